@@ -1,0 +1,120 @@
+"""Quantities with units, as they stand in a spec: `2M tokens`, `3 epochs of wiki`, `400 steps`, `5%`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic_core import core_schema
+
+SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_NUMBER = r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<scale>[kmbgt]?)"
+_BUDGET = re.compile(rf"{_NUMBER}\s*(?P<unit>tokens?|steps?|epochs?)(?:\s+of\s+(?P<source>[\w.-]+))?", re.IGNORECASE)
+_SHARE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
+
+
+def _scaled(match: re.Match[str]) -> float:
+    return float(match["number"].replace("_", "")) * SCALES[match["scale"].lower()]
+
+
+def short(number: float) -> str:
+    """1_500_000 -> '1.5M', exactly: what it prints reads back as the same number."""
+    for suffix, scale in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        text = f"{number / scale:g}"
+        if number >= scale and "e" not in text and float(text) * scale == number:
+            return text + suffix
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number).removesuffix(".0")
+
+
+class Text:
+    """A value written as text in the spec; subclasses parse it. Prints back to text that parses to an equal value."""
+
+    @classmethod
+    def parse(cls, value: object) -> Any:
+        raise NotImplementedError(cls)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        def validate(value: object) -> object:
+            return value if isinstance(value, cls) else cls.parse(value)
+
+        return core_schema.no_info_plain_validator_function(
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string", "description": (cls.__doc__ or "").strip().splitlines()[0]}
+
+
+@dataclass(frozen=True)
+class Budget(Text):
+    """How long to train: `2M tokens`, `400 steps` or `3 epochs of wiki`."""
+
+    amount: float
+    unit: Literal["tokens", "steps", "epochs"]
+    source: str | None = None
+
+    @classmethod
+    def parse(cls, value: object) -> Budget:
+        match = _BUDGET.fullmatch(str(value).strip())
+        if not match or isinstance(value, bool):
+            raise ValueError("expected a budget with its unit, such as `2M tokens`, `400 steps` or `3 epochs of wiki`")
+        unit, source, amount = match["unit"].lower().rstrip("s") + "s", match["source"], _scaled(match)
+        if (unit == "epochs") != (source is not None):
+            raise ValueError("epochs are counted on one source: `3 epochs of wiki`; tokens and steps name none")
+        if amount <= 0 or (unit != "epochs" and amount != int(amount)):
+            raise ValueError("a budget is more than nothing, and tokens and steps are whole")
+        return cls(amount, unit, source)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{short(self.amount)} {self.unit}" + (f" of {self.source}" if self.source else "")
+
+
+@dataclass(frozen=True)
+class Share(Text):
+    """A part of a whole: `85%`."""
+
+    percent: float
+
+    @classmethod
+    def parse(cls, value: object) -> Share:
+        match = _SHARE.fullmatch(str(value).strip())
+        if not match:
+            raise ValueError("expected a percentage, such as `85%`")
+        return cls(float(match["number"]))
+
+    @property
+    def fraction(self) -> float:
+        return self.percent / 100
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%" if float(f"{self.percent:g}") == self.percent else f"{self.percent!r}%"
+
+
+def count(number: float) -> str:
+    """A count for reading, rounded to three digits: 1_972_224 -> '1.97M'."""
+    for suffix, scale in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if abs(number) >= scale:
+            return f"{number / scale:.3g}{suffix}"
+    return f"{number:.3g}" if number != int(number) else str(int(number))
+
+
+def size(bytes_: float) -> str:
+    """Bytes for reading: 3_145_728 -> '3.0 MiB'."""
+    for suffix in ("B", "KiB", "MiB", "GiB"):
+        if abs(bytes_) < 1024:
+            return f"{bytes_:.0f} {suffix}" if suffix == "B" else f"{bytes_:.1f} {suffix}"
+        bytes_ /= 1024
+    return f"{bytes_:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for reading: 75 -> '1m15s'."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
