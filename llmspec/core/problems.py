@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 Path = tuple[str | int, ...]
+_PLAIN = re.compile(r'[^."\[\]=\s]+')
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a text: file name, 1-based line and column, and the offending text itself."""
+    """A place in a text: file name, 1-based line and column (line 0: no file, but an argument named `file`).
+
+    `text` is the line as written; `length` characters of it, from `caret` (0-based) on, are what is meant.
+    """
 
     file: str
     line: int
     column: int
     text: str = ""
+    caret: int = 0
+    length: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    def excerpt(self) -> str:
+        """The line, and carets below what is meant, each indented."""
+        if not self.text:
+            return ""
+        indent = len(self.text) - len(self.text.lstrip(" "))
+        under = f"\n    | {' ' * (self.caret - indent)}{'^' * self.length}" if self.length and self.caret >= indent else ""
+        return f"\n    | {self.text[indent:].rstrip()}".replace("\t", " ") + under
 
 
 @dataclass(frozen=True)
@@ -34,11 +53,11 @@ class Problem:
         return Problem(self.message, (*prefix, *self.path), self.hint, self.consequence, self.mark)
 
     def __str__(self) -> str:
-        where = f"{self.mark.file}:{self.mark.line}:{self.mark.column}: " if self.mark else ""
+        where = f"{self.mark}: " if self.mark else ""
         path = f"{dotted(self.path)}: " if self.path else ""
         text = f"{where}{path}{self.message}"
-        if self.mark and self.mark.text:
-            text += f"\n    | {self.mark.text}"
+        if self.mark:
+            text += self.mark.excerpt()
         if self.hint:
             text += f"\n    hint: {self.hint}"
         if self.consequence:
@@ -75,10 +94,14 @@ class RunError(LlmspecError):
 
 
 def dotted(path: Path) -> str:
-    """('phases', 'chat', 'stop', 0) -> 'phases.chat.stop[0]'."""
+    """('phases', 'chat', 'stop', 0) -> 'phases.chat.stop[0]'; a key that holds dots or brackets is quoted."""
     out = ""
     for part in path:
-        out += f"[{part}]" if isinstance(part, int) else (f".{part}" if out else part)
+        if isinstance(part, int):
+            out += f"[{part}]"
+            continue
+        shown = part if _PLAIN.fullmatch(part) else json.dumps(part, ensure_ascii=False)
+        out += f".{shown}" if out else shown
     return out
 
 

@@ -1,0 +1,47 @@
+"""The passes in their order."""
+
+from __future__ import annotations
+
+from llmspec.compiler import network, schedule
+from llmspec.compiler.draft import Draft, Pass
+from llmspec.compiler.plan import Measured, Plan, SourcePlan
+from llmspec.core.problems import Problem, SpecError
+from llmspec.spec.load import Sections
+from llmspec.spec.schema import Spec
+
+PASSES: tuple[Pass, ...] = (
+    Pass("choose device", ("device",), network.choose_device),
+    Pass("resolve parts", ("model", "tokenizer"), network.resolve_parts),
+    Pass("check parts", ("dims",), network.check_parts),
+    Pass("build tensor table", ("dims",), network.build_table),
+    Pass("order phases", ("phases",), schedule.order_phases),
+    Pass("plan phases", ("model", "order"), schedule.plan_phases),
+    Pass("address phases", ("model", "planned"), schedule.address_phases),
+)
+
+
+def run_passes(draft: Draft) -> Draft:
+    """Every pass whose needs are met, in order."""
+    for step in PASSES:
+        if draft.having(*step.needs):
+            draft = step.run(draft)
+    return draft
+
+
+def check_sections(sections: Sections) -> tuple[Problem, ...]:
+    """Problems of the sound sections of a spec, some of whose other sections may be broken."""
+    return run_passes(Draft(sections)).problems
+
+
+def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") -> Plan:
+    """The plan of a spec; with `measured`, every token count is exact. Raises SpecError with every problem."""
+    draft = run_passes(Draft(Sections.of(spec), measured))
+    if draft.problems:
+        raise SpecError(draft.problems)
+    assert draft.model is not None and draft.device is not None
+    return Plan(
+        name=spec.name, seed=spec.seed, device=draft.device, model=draft.model, tokenizer=spec.tokenizer,
+        sources=measured.sources if measured else tuple(
+            SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
+        phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base,
+    )

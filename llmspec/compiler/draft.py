@@ -1,0 +1,59 @@
+"""The frozen value that compiler passes hand on, and what a pass is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llmspec.compiler.plan import Decision, Measured, ModelPlan, PhasePlan
+from llmspec.core.problems import Problem
+from llmspec.parts.base import Default, Dims
+from llmspec.spec.load import Sections
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known so far. A pass whose needs are missing (their section was broken) is skipped."""
+
+    sections: Sections
+    measured: Measured | None = None
+    dims: Dims | None = None
+    device: str | None = None
+    model: ModelPlan | None = None
+    order: tuple[str, ...] = ()
+    planned: tuple[PhasePlan, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    problems: tuple[Problem, ...] = field(default=())
+
+    def having(self, *needs: str) -> bool:
+        """Whether every named section or result is there and sound."""
+        return all(getattr(self, n, None) or getattr(self.sections, n, None) for n in needs)
+
+    def decided(self, path: str, defaults: dict[str, Default]) -> tuple[Decision, ...]:
+        """The decisions so far with these added."""
+        new = (Decision(path=f"{path}.{key}" if path else key, value=d.value, why=d.why) for key, d in
+               defaults.items())
+        return (*self.decisions, *new)
+
+    def with_problems(self, problems: Any) -> Draft:
+        return replace(self, problems=(*self.problems, *problems))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named pure step of the compiler: what it needs, and Draft -> Draft."""
+
+    name: str
+    needs: tuple[str, ...]
+    run: Callable[[Draft], Draft]
+
+
+def open_keys(part: Any, defaults: dict[str, Default]) -> dict[str, Default]:
+    """Of a part's defaults, those of keys that the spec left open."""
+    return {key: d for key, d in defaults.items() if getattr(part, key) is None}
+
+
+def closed(part: Any, defaults: dict[str, Default]) -> Any:
+    """The part with its open keys filled."""
+    return part.model_copy(update={key: d.value for key, d in open_keys(part, defaults).items()})

@@ -1,0 +1,95 @@
+"""Passes that resolve the network: device, dimensions, tensors, cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmspec.compiler.draft import Draft, closed, open_keys
+from llmspec.compiler.plan import ModelPlan, TensorPlan
+from llmspec.core import devices
+from llmspec.parts.base import Default, Dims, ModelPart, TensorSpec
+from llmspec.spec.schema import ModelSpec
+
+
+def choose_device(draft: Draft) -> Draft:
+    """`auto` becomes the device that is here."""
+    device = draft.sections.device
+    if device != "auto":
+        return replace(draft, device=device)
+    found, why = devices.automatic()
+    return replace(draft, device=found, decisions=draft.decided("", {"device": Default(found, why)}))
+
+
+def resolve_parts(draft: Draft) -> Draft:
+    """Open keys of the model's parts get their values, and the dimensions follow."""
+    model, tokenizer = draft.sections.model, draft.sections.tokenizer
+    assert model is not None and tokenizer is not None
+    dims = Dims(model.d_model, model.layers, model.context, tokenizer.size())
+    decisions = draft.decisions
+    resolved = {}
+    for key in ("attention", "mlp", "position", "norm"):
+        part = getattr(model, key)
+        defaults = part.defaults(dims)
+        decisions = replace(draft, decisions=decisions).decided(f"model.{key}", open_keys(part, defaults))
+        resolved[key] = closed(part, defaults)
+    attention = resolved["attention"]
+    heads = attention.heads
+    dims = replace(dims, heads=heads, kv_heads=attention.key_value_heads(), head_dim=max(1, dims.d_model // heads))
+    sections = replace(draft.sections, model=model.model_copy(update=resolved))
+    return replace(draft, sections=sections, dims=dims, decisions=decisions)
+
+
+def check_parts(draft: Draft) -> Draft:
+    """Every part says what is wrong with its settings at these dimensions."""
+    assert draft.dims is not None
+    found = [
+        problem.at("model", key)
+        for key in ("attention", "mlp", "position", "norm")
+        for problem in getattr(draft.sections.model, key).check(draft.dims)
+    ]
+    return draft.with_problems(found)
+
+
+def tensors(model: ModelSpec, dims: Dims) -> list[TensorPlan]:
+    """The tensor table, in the order of the forward pass."""
+
+    def named(prefix: str, specs: tuple[TensorSpec, ...]) -> list[TensorPlan]:
+        return [
+            TensorPlan(name=f"{prefix}.{t.name}", shape=t.shape, role=t.role, init=model.init.init(t, dims))
+            for t in specs
+        ]
+
+    def single(name: str, role: str) -> list[TensorPlan]:
+        return named(name, (TensorSpec("weight", (dims.vocab, dims.d_model), role),))  # type: ignore[arg-type]
+
+    out = single("embed_tokens", "embedding") + named("position", model.position.tensors(dims))
+    for layer in range(dims.layers):
+        for name, part in block_parts(model):
+            out += named(f"layers.{layer}.{name}", part.tensors(dims))
+    if model.norm.placement == "pre":
+        out += named("final_norm", model.norm.tensors(dims))
+    if not model.tied_embeddings:
+        out += single("lm_head", "head")
+    return out
+
+
+def block_parts(model: ModelSpec | ModelPlan) -> list[tuple[str, ModelPart]]:
+    """(name, part) of one block, in the order of their tensors."""
+    return [("attention_norm", model.norm), ("attention", model.attention), ("mlp_norm", model.norm),
+            ("mlp", model.mlp)]
+
+
+def build_table(draft: Draft) -> Draft:
+    """The model's plan: parts, tensors and cost."""
+    model, dims = draft.sections.model, draft.dims
+    assert model is not None and dims is not None
+    if any(p.path[:1] == ("model",) for p in draft.problems):
+        return draft
+    block = sum(part.flops(dims) for _, part in block_parts(model))
+    plan = ModelPlan(
+        d_model=dims.d_model, layers=dims.layers, context=dims.context, vocab=dims.vocab, heads=dims.heads,
+        kv_heads=dims.kv_heads, head_dim=dims.head_dim, position=model.position, attention=model.attention,
+        mlp=model.mlp, norm=model.norm, tied_embeddings=model.tied_embeddings, dropout=model.dropout,
+        tensors=tuple(tensors(model, dims)), flops_per_token=dims.layers * block + 2.0 * dims.vocab * dims.d_model,
+    )
+    return replace(draft, model=plan)

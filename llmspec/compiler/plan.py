@@ -1,0 +1,158 @@
+"""The Plan: everything a run will do, as frozen data. parse(print(plan)) == plan; nothing here allocates or reads YAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmspec.core.hashing import digest
+from llmspec.parts.base import Dims, Frozen, Init, Role
+from llmspec.spec.decoding import Decoding
+from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer
+
+
+class Decision(Frozen):
+    """A value chosen for a key the spec left open."""
+
+    path: str
+    value: Any
+    why: str
+
+
+class TensorPlan(Frozen):
+    """One weight: its name in the state dict, shape (outputs, inputs), what it is and how it starts."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    init: Init
+    dtype: str = "float32"
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        n = 1
+        for s in self.shape:
+            n *= s
+        return n
+
+
+class ModelPlan(Frozen):
+    """The network with every dimension known."""
+
+    d_model: int
+    layers: int
+    context: int
+    vocab: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    position: AnyPosition
+    attention: AnyAttention
+    mlp: AnyMLP
+    norm: AnyNorm
+    tied_embeddings: bool
+    dropout: float
+    tensors: tuple[TensorPlan, ...]
+    flops_per_token: float
+    """FLOPs of one forward pass per token at full context, matrix products only."""
+
+    @property
+    def dims(self) -> Dims:
+        return Dims(self.d_model, self.layers, self.context, self.vocab, self.heads, self.kv_heads, self.head_dim)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(t.count for t in self.tensors)
+
+
+class SourcePlan(Frozen):
+    """A source with what was found in it (None before its text has been read)."""
+
+    name: str
+    source: AnySource
+    documents: int | None = None
+    train_tokens: int | None = None
+    validation_tokens: int | None = None
+    train_characters: int | None = None
+    validation_characters: int | None = None
+    in_both: int | None = None
+    """Training documents dropped since validation holds the same text."""
+
+
+class SharePlan(Frozen):
+    """What a phase takes of one source. Token counts are exact once the data have been read, None before."""
+
+    source: str
+    share: float
+    blocks: int | None = None
+    seen: int | None = None
+    """Input tokens read, padding excluded."""
+    supervised: int | None = None
+    """Targets that count in the loss."""
+    left_out: int | None = None
+    """Dialogues longer than the context."""
+    repeated: int | None = None
+    """Of the seen tokens, those read before in this phase."""
+    epochs: float | None = None
+
+
+class PhasePlan(Frozen):
+    """A phase with its length in steps and what it reads."""
+
+    name: str
+    phase: AnyPhase
+    steps: int | None
+    """Optimizer steps; None while a budget in epochs waits for the data."""
+    exact: bool
+    """Whether `steps` was computed from the data, or only from the budget."""
+    tokens: int | None
+    """Tokens read, padding excluded."""
+    shares: tuple[SharePlan, ...]
+    flops: float | None
+    """FLOPs of training, forward and backward, matrix products only."""
+    key: str = ""
+    """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
+
+
+class Plan(Frozen):
+    """Everything a run will do. Phases stand in the order in which they run."""
+
+    name: str
+    seed: int
+    device: str
+    model: ModelPlan
+    tokenizer: AnyTokenizer
+    sources: tuple[SourcePlan, ...]
+    phases: tuple[PhasePlan, ...]
+    decoding: Decoding
+    decisions: tuple[Decision, ...]
+    base: str = "."
+    """Folder of the spec; relative paths of sources start here."""
+
+    def dump(self) -> dict[str, Any]:
+        """JSON-able form, saved as plan.json."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """The plan that plan.json holds."""
+        return cls.model_validate_json(text)
+
+    def phase(self, name: str) -> PhasePlan:
+        return next(p for p in self.phases if p.name == name)
+
+    @property
+    def data_key(self) -> str:
+        """Hash of the settings that shape the tokens, before the sources' own fingerprints."""
+        return digest({"tokenizer": self.tokenizer.identity(), "sources": {s.name: s.source.identity() for s in
+                                                                          self.sources}})
+
+
+class Measured(Frozen):
+    """What reading the data found: fills the Nones of a Plan. Made by llmspec/data."""
+
+    fingerprint: str
+    """Hash of the sources' contents and of the tokenizer that was trained on them."""
+    sources: tuple[SourcePlan, ...]
+    phases: dict[str, tuple[SharePlan, ...]]

@@ -1,0 +1,89 @@
+"""Passes that resolve the phases: their order, their length, what they read, and their keys."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from llmspec.compiler.draft import Draft
+from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
+from llmspec.core.hashing import digest
+from llmspec.parts.phases import Phase
+
+SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every")
+"""Keys of a phase that change what is shown or saved on the way, never the result."""
+
+
+def order_phases(draft: Draft) -> Draft:
+    """Every phase after the one it starts from; otherwise as written."""
+    phases, order = draft.sections.phases, []
+    waiting = list(phases)
+    while waiting:
+        ready = next((n for n in waiting if phases[n].from_ not in waiting), None)
+        if ready is None:  # circular: already reported when the spec was read
+            return draft
+        waiting.remove(ready)
+        order.append(ready)
+    return replace(draft, order=tuple(order))
+
+
+def steps_of(phase: Phase, context: int) -> int | None:
+    """Optimizer steps that the budget alone gives, blocks taken as full; None for epochs."""
+    if phase.budget.unit == "steps":
+        return int(phase.budget.amount)
+    if phase.budget.unit == "tokens":
+        return math.ceil(phase.budget.amount / (phase.batch * phase.accumulation * context))
+    return None
+
+
+def plan_phases(draft: Draft) -> Draft:
+    """Length, shares and cost of each phase; exact where the data have been measured."""
+    model, measured = draft.model, draft.measured
+    assert model is not None
+    plans, problems = [], []
+    for name in draft.order:
+        phase = draft.sections.phases[name]
+        shares = measured.phases[name] if measured else planned_shares(phase, model)
+        blocks = sum(s.blocks or 0 for s in shares)
+        steps = blocks // (phase.batch * phase.accumulation) if measured else steps_of(phase, model.context)
+        if steps is not None:
+            problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
+        places = None if steps is None else steps * phase.batch * phase.accumulation * model.context
+        plans.append(PhasePlan(
+            name=name, phase=phase, steps=steps, exact=measured is not None,
+            tokens=sum(s.seen or 0 for s in shares) if measured else places, shares=shares,
+            flops=None if places is None else 3.0 * model.flops_per_token * places,
+        ))
+    return replace(draft, planned=tuple(plans)).with_problems(problems)
+
+
+def planned_shares(phase: Phase, model: ModelPlan) -> tuple[SharePlan, ...]:
+    """What the mixture says before any data have been read."""
+    return tuple(SharePlan(source=s, share=share.fraction) for s, share in phase.mixture.items())
+
+
+def address_phases(draft: Draft) -> Draft:
+    """Each phase's key: the hash of all that shapes its weights, parents included."""
+    assert draft.model is not None and draft.sections.tokenizer is not None
+    keys: dict[str, str] = {}
+    for plan in draft.planned:
+        phase = plan.phase
+        settings = {k: v for k, v in phase.identity().items() if k not in SHOWN_ONLY}
+        keys[plan.name] = digest({
+            "phase": settings,
+            "parts": [p.revision for p in (phase.optimizer, phase.schedule, phase.objective)],
+            "parent": keys.get(phase.from_ or ""),
+            "model": model_identity(draft.model),
+            "tokenizer": draft.sections.tokenizer.identity(),
+            "sources": {s: draft.sections.sources[s].identity() for s in phase.mixture if s in
+                        draft.sections.sources},
+            "data": draft.measured.fingerprint if draft.measured else None,
+            "seed": draft.sections.seed, "device": draft.device, "name": plan.name,
+        })
+    return replace(draft, planned=tuple(p.model_copy(update={"key": keys[p.name]}) for p in draft.planned))
+
+
+def model_identity(model: ModelPlan) -> dict[str, object]:
+    """What the network computes and how it starts, as a JSON-able value."""
+    parts = {k: getattr(model, k).identity() for k in ("position", "attention", "mlp", "norm")}
+    return {**parts, "dropout": model.dropout, "tensors": [t.model_dump(mode="json") for t in model.tensors]}

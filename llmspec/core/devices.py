@@ -1,0 +1,19 @@
+"""Which device `auto` means here, found without importing tinygrad."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+
+
+def automatic() -> tuple[str, str]:
+    """(device, why): what DEV names, else an NVIDIA GPU, else an Apple GPU, else the CPU."""
+    if named := os.environ.get("DEV", ""):
+        return named.split(":")[0].upper() if named.upper().startswith("CPU") else named.upper(), "DEV names it"
+    if shutil.which("nvidia-smi") and os.path.exists("/dev/nvidiactl"):
+        return "CUDA", "an NVIDIA GPU is here"
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "METAL", "an Apple GPU is here"
+    return "CPU", "no GPU was found"

@@ -1,0 +1,9 @@
+"""Logits to text: softmax, the chain of filters, one draw, stop conditions, prompts and the loop around them."""
+
+from llmspec.decoding.generate import Decoder, Event, FinishReason, Generation, generate, stream
+from llmspec.decoding.sampler import Choice
+from llmspec.decoding.template import chat_prompt, text_prompt
+
+__all__ = [
+    "Choice", "Decoder", "Event", "FinishReason", "Generation", "chat_prompt", "generate", "stream", "text_prompt",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Plan -> tinygrad graphs: weights, forward pass, and the steps that run under TinyJit."""

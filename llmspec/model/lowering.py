@@ -1,0 +1,64 @@
+"""Which operations a device runs: plain tinygrad everywhere, BLAS calls on the CPU."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinygrad import Tensor
+
+from llmspec.kernels import blas, native
+from llmspec.model.ops import Ops
+
+
+class CPUOps(Ops):
+    """Matrix products, embedding rows and the softmax as calls of C; everything else plain."""
+
+    def __init__(self, handles: dict[str, Tensor], int_bits: int, key: Tensor | None, dropout: float) -> None:
+        super().__init__(key, dropout)
+        self._blas, self._native, self._bits = handles["blas"], handles["native"], int_bits
+
+    def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+        return blas.matmul(self._blas, a, b, transpose_a=transpose_a, transpose_b=transpose_b, int_bits=self._bits)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        y = blas.linear(self._blas, x, weight, int_bits=self._bits)
+        return y if bias is None else y + bias
+
+    def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
+        return native.embedding(self._native, weight, ids)
+
+    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return native.softmax(self._native, scores, mask)
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Makes the operations of a device inside a jitted function, and names what that function has to receive."""
+
+    name: str
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    int_bits: int = 64
+
+    def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
+        """Operations that read the handles from `inputs`, the ones the jitted function was called with."""
+        return CPUOps(inputs, self.int_bits, key, dropout) if self.inputs else Ops(key, dropout)
+
+
+@functools.cache
+def lowering(device: str, plain: bool = False) -> Lowering:
+    """The lowering of a device. On a CPU without a usable BLAS it is the plain one, and its name says so."""
+    if plain or not device.startswith("CPU"):
+        return Lowering("plain")
+    found = blas.Blas.find()
+    if found is None:
+        return Lowering(f"plain ({blas.Blas.why_not()})")
+    return Lowering(found.name, {"blas": found.handle(), "native": native.handle()}, found.int_bits)
+
+
+def numpy_inputs(**arrays: Any) -> dict[str, Tensor]:
+    """Fresh tensors of numpy arrays, realized: what a jitted function takes."""
+    tensors = {name: Tensor(array) for name, array in arrays.items()}
+    Tensor.realize(*tensors.values())
+    return tensors

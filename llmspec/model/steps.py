@@ -1,0 +1,98 @@
+"""The steps that run under TinyJit: train, accumulate, evaluate.
+
+Whatever changes from call to call is an input: weights and optimizer state are held by the caller and assigned in
+place; learning rate, bias corrections, random key and the share of each target in the loss are tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinygrad import Tensor, TinyJit
+
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.model.lowering import Lowering
+from llmspec.model.transformer import Transformer, block_view
+
+Tensors = dict[str, Tensor]
+
+
+def captured_at_once(f: Any) -> TinyJit:
+    """A TinyJit that captures on its first call: everything it needs is realized, so no dry run is due."""
+    jit = TinyJit(f)
+    jit.cnt = 1
+    return jit
+
+
+class Steps:
+    """The graphs of one phase. `weights` and `state` are dicts of realized tensors that the steps assign in place."""
+
+    def __init__(self, plan: Plan, phase: PhasePlan, lowering: Lowering) -> None:
+        self._plan, self._phase, self._lowering = plan, phase.phase, lowering
+        self._model = Transformer(plan.model)
+        self._objective = self._phase.objective.build()
+        self._roles = {t.name: t.role for t in plan.model.tensors}
+        self.train = captured_at_once(self._train)
+        self.accumulate = captured_at_once(self._accumulate)
+        self.apply = captured_at_once(self._apply)
+        self.evaluate = captured_at_once(self._evaluate)
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Optimizer state by name `<weight>:<state>`; float32, zero at step 0."""
+        optimizer = self._phase.optimizer
+        return {f"{t.name}:{s}": t.shape for t in self._plan.model.tensors for s in optimizer.state(t.role)}
+
+    # -- the graphs ----------------------------------------------------------------------------------------------
+    def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None) -> Tensor:
+        """The weighted sum of the losses of a batch, in nats."""
+        tokens_BT = inputs["tokens"]
+        ops = self._lowering.ops(inputs, key, self._plan.model.dropout)
+        view = block_view(tokens_BT.shape[1], inputs.get("positions"), inputs.get("documents"))  # type: ignore[arg-type]
+        logits = self._model.logits(ops, tensors, tokens_BT, view)
+        losses_N = self._objective(ops, logits.reshape(-1, logits.shape[-1]), inputs["targets"].reshape(-1))
+        return (losses_N * inputs["shares"].reshape(-1)).sum()
+
+    def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, list[Tensor]]:
+        key = inputs["key"] if self._plan.model.dropout else None
+        loss = self._losses({**weights, **tables}, inputs, key)
+        gradients = loss.gradient(*weights.values())
+        Tensor.realize(loss, *gradients)
+        return loss, gradients
+
+    def _train(self, weights: Tensors, state: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, Tensor]:
+        loss, gradients = self._gradients(weights, tables, inputs)
+        return loss, self._update(weights, state, gradients, inputs)
+
+    def _accumulate(self, weights: Tensors, sums: Tensors, tables: Tensors, inputs: Tensors) -> Tensor:
+        """Adds a pass's gradients to `sums`; `inputs["keep"]` is 0 on the first pass of a step, else 1."""
+        loss, gradients = self._gradients(weights, tables, inputs)
+        for total, gradient in zip(sums.values(), gradients, strict=True):
+            total.assign(total * inputs["keep"] + gradient)
+        Tensor.realize(*sums.values())
+        return loss
+
+    def _apply(self, weights: Tensors, state: Tensors, sums: Tensors, inputs: Tensors) -> Tensor:
+        return self._update(weights, state, list(sums.values()), inputs)
+
+    def _update(self, weights: Tensors, state: Tensors, gradients: list[Tensor], inputs: Tensors) -> Tensor:
+        """Clips, then lets the optimizer update weights and state; returns the norm before clipping."""
+        # Realized apart: as one expression every parameter's sum would be fused into every kernel that uses the norm.
+        squares = [g.square().sum() for g in gradients]
+        Tensor.realize(*squares)
+        norm = Tensor.stack(*squares).sum().sqrt().realize()
+        if self._phase.clip is not None:
+            scale = (self._phase.clip / (norm + 1e-6)).minimum(1.0).realize()
+            gradients = [g * scale for g in gradients]
+        ops, optimizer, changed = self._lowering.ops(inputs), self._phase.optimizer, []
+        for (name, w), g in zip(weights.items(), gradients, strict=True):
+            role = self._roles[name]
+            old = {s: state[f"{name}:{s}"] for s in optimizer.state(role)}
+            new, after = optimizer.update(ops, role, w, g, old, inputs["scalars"])
+            assigned = [(w, new)] + [(old[s], after[s]) for s in old]
+            # The new values are drawn up before any is written: they read one another's old values.
+            changed += [tensor.assign(value.contiguous()) for tensor, value in assigned]
+        Tensor.realize(*changed)
+        return norm
+
+    def _evaluate(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> Tensor:
+        return self._losses({**weights, **tables}, inputs, None).realize()

@@ -1,0 +1,102 @@
+"""What every part is, and the small values that parts and compiler exchange.
+
+Shape letters: B batch, T tokens, S keys, D model width, H query heads, K key/value heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from llmspec.core.problems import Problem
+
+Role = Literal["embedding", "matrix", "head", "norm", "bias"]
+
+
+class Frozen(BaseModel):
+    """A strict, frozen value whose fields are its YAML keys."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True,
+        allow_inf_nan=False,
+    )
+
+
+class Part(Frozen):
+    """A part of a spec. Its fields are its YAML keys; `kind:` picks it from the table of its folder."""
+
+    revision: ClassVar[int] = 1
+    """Changes when the part's meaning does, so that results made with the old meaning are not reused."""
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-able value that addresses what this part does: its settings and its version."""
+        return {**self.model_dump(mode="json", by_alias=True), "revision": self.revision}
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The numbers that shape a model. Unit: elements."""
+
+    d_model: int
+    layers: int
+    context: int
+    vocab: int
+    heads: int = 1
+    kv_heads: int = 1
+    head_dim: int = 1
+
+
+class Default(NamedTuple):
+    """A value chosen for a key that the spec left open, and why."""
+
+    value: Any
+    why: str
+
+
+class Init(Frozen):
+    """How a tensor starts: zeros, ones, or normal with standard deviation `std`."""
+
+    distribution: Literal["zeros", "ones", "normal"] = "normal"
+    std: float = 0.0
+
+
+class TensorSpec(NamedTuple):
+    """A weight that a part wants: a name relative to the part, a shape, what it is, how it starts.
+
+    `residual` marks the projection that writes into the residual stream (initialised smaller in deep models).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    residual: bool = False
+
+
+class ModelPart(Part):
+    """A part that lives inside the network: it declares tensors, costs FLOPs and builds a function.
+
+    `build(dims)` returns a function whose first arguments are always `ops` (the device's operations) and
+    `w` (this part's weights by relative name); it imports no tensor library.
+    """
+
+    def defaults(self, dims: Dims) -> dict[str, Default]:
+        """Values for the keys that are None."""
+        return {}
+
+    def check(self, dims: Dims) -> Iterable[Problem]:
+        """What is wrong with these settings in a model of these dimensions."""
+        return ()
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        """The weights, in the order of use."""
+        return ()
+
+    def flops(self, dims: Dims) -> float:
+        """Floating-point operations of the matrix products of one forward pass, per token (a multiply-add is two)."""
+        return 2.0 * sum(t.shape[0] * t.shape[1] for t in self.tensors(dims) if t.role == "matrix")
+
+    def build(self, dims: Dims) -> Any:
+        raise TypeError(f"{type(self).__name__} builds nothing")

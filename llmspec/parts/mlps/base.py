@@ -1,0 +1,57 @@
+"""The two shapes of feed-forward block: plain (up, activation, down) and gated (Shazeer 2020, arXiv:2002.05202)."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from llmspec.parts.base import Default, Dims, ModelPart, TensorSpec
+
+
+class MLP(ModelPart):
+    """down(act(up(x))). build(dims) -> f(ops, w, x_BTD) -> x_BTD."""
+
+    activation: ClassVar[str]
+    d_ff: int | None = Field(None, gt=0)
+    """Width of the hidden layer; 4·d_model (plain) or 8/3·d_model rounded up to 32 (gated) where left open."""
+    bias: bool = False
+    """Whether the projections add a bias."""
+
+    def defaults(self, dims: Dims) -> dict[str, Default]:
+        return {"d_ff": Default(4 * dims.d_model, "4·d_model, as in Vaswani et al. 2017")}
+
+    def projections(self, dims: Dims) -> dict[str, tuple[int, int]]:
+        width = self.d_ff or 0
+        return {"up_proj": (width, dims.d_model), "down_proj": (dims.d_model, width)}
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        out: list[TensorSpec] = []
+        for name, shape in self.projections(dims).items():
+            out.append(TensorSpec(f"{name}.weight", shape, "matrix", residual=name == "down_proj"))
+            if self.bias:
+                out.append(TensorSpec(f"{name}.bias", shape[:1], "bias"))
+        return tuple(out)
+
+    def build(self, dims: Dims) -> Any:
+        def project(ops: Any, w: Any, name: str, x: Any) -> Any:
+            return ops.linear(x, w[f"{name}.weight"], w[f"{name}.bias"] if self.bias else None)
+
+        def forward(ops: Any, w: Any, x_BTD: Any) -> Any:
+            hidden = getattr(ops, self.activation)(project(ops, w, "up_proj", x_BTD))
+            return project(ops, w, "down_proj", hidden)
+
+        def gated(ops: Any, w: Any, x_BTD: Any) -> Any:
+            gate, up = project(ops, w, "gate_proj", x_BTD), project(ops, w, "up_proj", x_BTD)
+            return project(ops, w, "down_proj", ops.gated(self.activation, gate, up))
+
+        return gated if "gate_proj" in self.projections(dims) else forward
+
+
+class GatedMLP(MLP):
+    """down(act(gate(x)) · up(x)) (Shazeer 2020)."""
+
+    def defaults(self, dims: Dims) -> dict[str, Default]:
+        width = -(-8 * dims.d_model // 3 // 32) * 32
+        return {"d_ff": Default(width, "8/3·d_model rounded up to 32: as many weights as a plain block of 4·d_model")}
+
+    def projections(self, dims: Dims) -> dict[str, tuple[int, int]]:
+        return {"gate_proj": (self.d_ff or 0, dims.d_model), **super().projections(dims)}

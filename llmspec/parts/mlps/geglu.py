@@ -1,0 +1,12 @@
+"""Gated feed-forward block with GELU (Shazeer 2020, arXiv:2002.05202)."""
+
+from typing import ClassVar, Literal
+
+from llmspec.parts.mlps.base import GatedMLP
+
+
+class GeGLU(GatedMLP):
+    """down(gelu(gate(x)) · up(x)), with the tanh approximation of GELU."""
+
+    kind: Literal["geglu"] = "geglu"
+    activation: ClassVar[str] = "gelu"

@@ -1,0 +1,12 @@
+"""Plain feed-forward block with GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+
+from typing import ClassVar, Literal
+
+from llmspec.parts.mlps.base import MLP
+
+
+class GELU(MLP):
+    """down(gelu(up(x))), with the tanh approximation that GPT-2 uses."""
+
+    kind: Literal["gelu"] = "gelu"
+    activation: ClassVar[str] = "gelu"

@@ -1,0 +1,12 @@
+"""Plain feed-forward block with a rectifier (Vaswani et al. 2017, section 3.3)."""
+
+from typing import ClassVar, Literal
+
+from llmspec.parts.mlps.base import MLP
+
+
+class ReLU(MLP):
+    """down(max(0, up(x))), the original transformer's."""
+
+    kind: Literal["relu"] = "relu"
+    activation: ClassVar[str] = "relu"

@@ -1,0 +1,12 @@
+"""Plain feed-forward block with SiLU, x·sigmoid(x) (Elfwing et al. 2017, arXiv:1702.03118)."""
+
+from typing import ClassVar, Literal
+
+from llmspec.parts.mlps.base import MLP
+
+
+class SiLU(MLP):
+    """down(silu(up(x)))."""
+
+    kind: Literal["silu"] = "silu"
+    activation: ClassVar[str] = "silu"

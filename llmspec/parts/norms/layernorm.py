@@ -1,0 +1,21 @@
+"""Layer normalisation (Ba et al. 2016, arXiv:1607.06450)."""
+
+from typing import Any, Literal
+
+from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.norms.base import Norm
+
+
+class LayerNorm(Norm):
+    """(x - mean) / sqrt(variance + eps) · weight + bias (Ba et al. 2016)."""
+
+    kind: Literal["layernorm"] = "layernorm"
+    bias: bool = True
+    """Whether a trained bias is added."""
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        weight = TensorSpec("weight", (dims.d_model,), "norm")
+        return (weight, TensorSpec("bias", (dims.d_model,), "bias")) if self.bias else (weight,)
+
+    def build(self, dims: Dims) -> Any:
+        return lambda ops, w, x: ops.layer_norm(x, w["weight"], w["bias"] if self.bias else None, self.eps)

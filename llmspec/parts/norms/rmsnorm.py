@@ -1,0 +1,18 @@
+"""Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+from typing import Any, Literal
+
+from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.norms.base import Norm
+
+
+class RMSNorm(Norm):
+    """x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019)."""
+
+    kind: Literal["rmsnorm"] = "rmsnorm"
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("weight", (dims.d_model,), "norm"),)
+
+    def build(self, dims: Dims) -> Any:
+        return lambda ops, w, x: ops.rms_norm(x, w["weight"], self.eps)

@@ -1,0 +1,19 @@
+"""Next-token cross entropy."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llmspec.parts.base import Part
+
+
+class CrossEntropy(Part):
+    """Mean negative log-likelihood of the next token over the supervised positions, in nats."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each target spread evenly over the vocabulary (Szegedy et al. 2016, section 7)."""
+
+    def build(self) -> Any:
+        """f(ops, logits_NV, targets_N) -> losses_N in nats, one a position, before the mask of supervision."""
+        return lambda ops, logits, targets: ops.cross_entropy(logits, targets, self.label_smoothing)

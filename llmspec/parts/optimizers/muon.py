@@ -1,0 +1,57 @@
+"""Muon: momentum, orthogonalised (Jordan et al. 2024); scaled as in Liu et al. 2025 (arXiv:2502.16982, section 2.2)."""
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llmspec.parts.base import Role
+from llmspec.parts.optimizers.adamw import AdamW
+from llmspec.parts.optimizers.base import Optimizer
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
+
+
+class Muon(Optimizer):
+    """Momentum whose singular values are all driven to about one. Hidden matrices only; AdamW for the rest."""
+
+    kind: Literal["muon"] = "muon"
+    lr: float = Field(2e-2, gt=0)
+    """Peak learning rate of the hidden matrices."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """How much of the last direction is kept."""
+    nesterov: bool = True
+    """Look ahead along the momentum."""
+    iterations: int = Field(5, gt=0, le=12)
+    """Newton–Schulz iterations."""
+    rest: AdamW = Field(default_factory=AdamW)
+    """AdamW's settings for embeddings, head, norms and biases."""
+
+    def state(self, role: Role) -> tuple[str, ...]:
+        return ("momentum_buffer",) if role == "matrix" else self.rest.state(role)
+
+    def scalars(self, factor: float, step: int) -> tuple[float, ...]:
+        return (self.lr * factor, *self.rest.scalars(factor, step))
+
+    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> tuple[Any, dict]:
+        if role != "matrix":
+            return self.rest.update(ops, role, w, g, state, scalars[1:])
+        v = self.momentum * state["momentum_buffer"] + (1 - self.momentum) * g
+        direction = (1 - self.momentum) * g + self.momentum * v if self.nesterov else v
+        rows, columns = w.shape
+        step = orthogonalised(ops, direction, self.iterations) * math.sqrt(max(1.0, rows / columns))
+        return w - scalars[0] * (step + self.weight_decay * w), {"momentum_buffer": v}
+
+
+def orthogonalised(ops: Any, g_MN: Any, iterations: int) -> Any:
+    """The nearest matrix with singular values near one, by Newton–Schulz; wide form, so that products are small."""
+    a, b, c = NEWTON_SCHULZ
+    tall = g_MN.shape[0] > g_MN.shape[1]
+    x = ops.materialise(g_MN.transpose(0, 1) if tall else g_MN)
+    x = ops.materialise(x / (ops.materialise((x * x).sum()).sqrt() + 1e-7))
+    for _ in range(iterations):
+        gram = ops.matmul(x, x, transpose_b=True)
+        polynomial = ops.materialise(b * gram + c * ops.matmul(gram, gram))
+        x = ops.materialise(a * x + ops.matmul(polynomial, x))
+    return x.transpose(0, 1) if tall else x

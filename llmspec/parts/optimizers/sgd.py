@@ -1,0 +1,30 @@
+"""Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llmspec.parts.base import Role
+from llmspec.parts.optimizers.base import Optimizer
+
+
+class SGD(Optimizer):
+    """v ← momentum·v + g + decay·w;  w ← w − lr·v (or lr·(g + momentum·v) with nesterov), as torch.optim.SGD."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """How much of the last direction is kept."""
+    nesterov: bool = False
+    """Look ahead along the momentum."""
+
+    def state(self, role: Role) -> tuple[str, ...]:
+        return ("momentum_buffer",) if self.momentum else ()
+
+    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> tuple[Any, dict]:
+        if self.decay(role):
+            g = g + self.decay(role) * w
+        if not self.momentum:
+            return w - scalars[0] * g, {}
+        v = self.momentum * state["momentum_buffer"] + g
+        direction = g + self.momentum * v if self.nesterov else v
+        return w - scalars[0] * direction, {"momentum_buffer": v}

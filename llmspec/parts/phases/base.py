@@ -1,0 +1,65 @@
+"""What every training phase has."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, field_validator
+
+from llmspec.core.table import choice
+from llmspec.core.units import Budget, Share
+from llmspec.parts import objectives, optimizers, schedules
+from llmspec.parts.base import Part
+from llmspec.parts.schedules.base import Span
+
+
+def percent(value: float) -> Span:
+    return Span(Share(value))
+
+
+class Phase(Part):
+    """A stretch of training: from which weights, on what, how long, and how."""
+
+    loop: ClassVar[str] = "supervised"
+    """Which loop of llmspec/training runs it."""
+    dialogues: ClassVar[bool] = False
+    """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
+
+    from_: str | None = Field(None, alias="from")
+    """The phase whose weights this one starts from; freshly drawn weights where left open."""
+    mixture: dict[str, Share] = Field(min_length=1)
+    """Share of the tokens taken from each source, together 100%."""
+    budget: Budget
+    """How long: `2M tokens`, `400 steps` or `3 epochs of wiki`. Tokens are those read from data, padding excluded."""
+    batch: int = Field(16, gt=0)
+    """Sequences of `context` tokens per pass."""
+    accumulation: int = Field(1, gt=0)
+    """Passes whose gradients are summed before one optimizer step."""
+    optimizer: Annotated[optimizers.Optimizer, choice(optimizers.TABLE, "adamw")] = Field(default_factory=optimizers.AdamW)
+    """How weights follow their gradients."""
+    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(default_factory=schedules.Cosine)
+    """How the learning rate moves over the phase."""
+    objective: Annotated[objectives.CrossEntropy, choice(objectives.TABLE, "cross_entropy")] = Field(
+        default_factory=objectives.CrossEntropy
+    )
+    """What is minimised."""
+    clip: float | None = Field(1.0, gt=0)
+    """Largest global gradient norm; larger gradients are scaled down to it. null: no clipping."""
+    document_mask: bool = False
+    """Whether tokens see only their own document; positions then restart with each document."""
+    evaluate_every: Span = Field(default_factory=lambda: percent(20))
+    """How often the validation loss is taken; it always is at the end."""
+    checkpoint_every: Span = Field(default_factory=lambda: percent(20))
+    """How often a checkpoint is written; one always is at the end."""
+    sample_every: Span = Field(default_factory=lambda: percent(20))
+    """How often a sample of text is drawn and shown."""
+    prompts: tuple[str, ...] = ()
+    """Prompts of those samples; a start of a document where left open."""
+
+    @field_validator("mixture")
+    @classmethod
+    def _whole(cls, mixture: dict[str, Share]) -> dict[str, Share]:
+        total = sum(share.percent for share in mixture.values())
+        if abs(total - 100) > 1e-6:
+            raise ValueError(f"the shares of a mixture total 100%, not {total:g}%")
+        return mixture

@@ -1,0 +1,32 @@
+"""A penalty on the scores that grows with the distance (Press et al. 2022, section 3)."""
+
+from typing import Any, Literal
+
+from llmspec.parts.base import Dims
+from llmspec.parts.positions.base import Hooks, Position
+
+
+def slopes(heads: int) -> list[float]:
+    """The slope of each head: 2^(-8/n), 2^(-16/n) … for a power of two, interleaved from the next one otherwise."""
+    power = 1 << (heads.bit_length() - 1)
+    out = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    more = [2 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
+    return out + more[: heads - power]
+
+
+class Alibi(Position):
+    """Linear penalty on attention scores by distance, one slope a head (Press et al. 2022)."""
+
+    kind: Literal["alibi"] = "alibi"
+
+    def tables(self, dims: Dims) -> dict[str, Any]:
+        import numpy as np
+
+        return {"slopes": np.array(slopes(dims.heads), np.float32)}
+
+    def build(self, dims: Dims) -> Hooks:
+        def bias(ops: Any, w: Any, p_BT: Any, p_BS: Any) -> Any:
+            distance_BTS = (p_BT.unsqueeze(-1) - p_BS.unsqueeze(-2)).cast(w["slopes"].dtype)
+            return -w["slopes"].reshape(1, -1, 1, 1) * distance_BTS.unsqueeze(1)
+
+        return Hooks(bias=bias)

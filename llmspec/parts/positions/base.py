@@ -1,0 +1,32 @@
+"""The one form of every position kind: three optional hooks, so that no kind edits attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from llmspec.parts.base import Dims, ModelPart
+
+
+class Hooks(NamedTuple):
+    """What a position part does, each None where it does nothing. `p_BT` holds each token's position.
+
+    embed(ops, w, x_BTD, p_BT) -> x_BTD             added to the token embedding
+    rotate(ops, w, x_BHTd, p_BT) -> x_BHTd          turns queries and keys
+    bias(ops, w, p_BT, p_BS) -> (B or 1, H, T, S)   added to the attention scores
+    """
+
+    embed: Callable[..., Any] | None = None
+    rotate: Callable[..., Any] | None = None
+    bias: Callable[..., Any] | None = None
+
+
+class Position(ModelPart):
+    """How a model knows where a token stands."""
+
+    def tables(self, dims: Dims) -> dict[str, Any]:
+        """Constant float32 arrays by name, never trained; `w[name]` in the hooks."""
+        return {}
+
+    def build(self, dims: Dims) -> Hooks:
+        return Hooks()

@@ -1,0 +1,18 @@
+"""A trained vector per position, added to the token embedding (GPT-2)."""
+
+from typing import Literal
+
+from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.positions.base import Hooks, Position
+
+
+class Learned(Position):
+    """A trained vector per position, up to the context length (Radford et al. 2019)."""
+
+    kind: Literal["learned"] = "learned"
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("weight", (dims.context, dims.d_model), "embedding"),)
+
+    def build(self, dims: Dims) -> Hooks:
+        return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.embedding(w["weight"], p_BT))

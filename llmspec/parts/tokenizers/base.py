@@ -1,0 +1,125 @@
+"""What a tokenizer is: special ids that text can never spell, and a reversible map from text to ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from llmspec.core.problems import DataError, Problem
+from llmspec.parts.base import Part
+
+ChatRole = Literal["system", "developer", "user", "assistant"]
+ROLES: tuple[ChatRole, ...] = ("system", "developer", "user", "assistant")
+END, END_OF_TURN = "<|end|>", "<|end_of_turn|>"
+"""`<|end|>` stands before every document and after the last: it begins and ends text."""
+SPECIALS = (END, END_OF_TURN, *(f"<|{role}|>" for role in ROLES))
+"""Special tokens of every tokenizer; they take the first ids, in this order, the spec's own markers follow."""
+UNKNOWN = "<|unk|>"
+"""Stands for whatever a tokenizer without bytes cannot spell; only `char` has it."""
+
+# The name starts with a letter, so that pre-tokenizers split the spelling and no merge can ever rebuild it.
+_MARKER = re.compile(r"<\|[A-Za-z][A-Za-z0-9_-]*\|>")
+
+
+class Codec(Protocol):
+    """A trained tokenizer: what the rest of the program sees of one.
+
+    Special tokens have ids too, but `encode` never gives them: text that spells `<|user|>` is only text.
+    """
+
+    vocab: int
+    """Number of ids, specials included; a model has this many rows."""
+    specials: dict[str, int]
+    """Spelling -> id of the special tokens and markers."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, never the id of a role, an end or a marker. Raises DataError for lone surrogates."""
+
+    def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
+        """Text of ids; special tokens are left out, or spelled where asked. Broken UTF-8 becomes U+FFFD."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id adds to the text (a special token's: none)."""
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json; the part's `load` reads it back."""
+
+
+class Tokenizer(Part):
+    """How text becomes numbers."""
+
+    markers: tuple[str, ...] = ()
+    """Task markers of this spec, such as `<|summarize|>`: special tokens that templates and prompts may spell."""
+
+    @field_validator("markers")
+    @classmethod
+    def _well_spelled(cls, markers: tuple[str, ...]) -> tuple[str, ...]:
+        for marker in markers:
+            if not _MARKER.fullmatch(marker):
+                raise ValueError(f"a marker looks like `<|name|>` (letters, digits, - and _), not `{marker}`")
+            if marker in (*SPECIALS, UNKNOWN):
+                raise ValueError(f"`{marker}` is a special token already; choose another name")
+        if len(set(markers)) < len(markers):
+            raise ValueError("the markers of a spec differ from each other")
+        return markers
+
+    def size(self) -> int:
+        """Number of ids, known before any text is read."""
+        raise TypeError(f"{type(self).__name__} has no size")
+
+    def specials(self) -> tuple[str, ...]:
+        """All special tokens in the order of their ids, from 0."""
+        return (*SPECIALS, *self.markers)
+
+    def check(self) -> Iterable[Problem]:
+        """What is wrong with these settings, as far as can be known without text."""
+        return ()
+
+    def train(self, texts: Iterable[str]) -> Codec:
+        """A codec learned from texts (an iterable of pieces); raises DataError where they do not suffice."""
+        raise TypeError(f"{type(self).__name__} cannot be trained")
+
+    def load(self, text: str) -> Codec:
+        """The codec that `Codec.to_json` wrote; raises DataError where it belongs to other settings."""
+        raise TypeError(f"{type(self).__name__} cannot be loaded")
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "specials": list(self.specials())}
+
+    def _check_room(self, vocab: int, smallest: int, why: str) -> Iterable[Problem]:
+        if vocab < smallest:
+            message = f"a vocabulary of {vocab} is smaller than {why}"
+            yield Problem(message, ("vocab",), f"vocab: {smallest} or more", "some text could not be spelled")
+
+
+VOCAB_FIELD: Any = Field(gt=0, le=1_000_000)
+
+
+def utf8(text: str) -> bytes:
+    """The text's UTF-8 bytes; raises DataError for lone surrogates, which stand for no character."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.end + 20].encode("ascii", "backslashreplace").decode()
+        raise DataError(
+            f"half a surrogate pair (U+{ord(text[error.start]):04X}) is not text: {around}",
+            hint="write the whole character, or leave it out",
+            consequence="it could be neither written as UTF-8 nor learned",
+        ) from None
+
+
+def spell(pieces: Iterable[bytes]) -> str:
+    """Text of tokens' bytes; what is not UTF-8 becomes U+FFFD."""
+    return b"".join(pieces).decode(errors="replace")
+
+
+def foreign(kind: str) -> DataError:
+    """The error for a tokenizer.json that other settings wrote."""
+    return DataError(
+        f"this tokenizer.json was not written by a `{kind}` tokenizer with these special tokens",
+        hint="remove it, so that it is made again",
+        consequence="ids would mean other text than the model learned",
+    )

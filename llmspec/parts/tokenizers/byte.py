@@ -1,0 +1,53 @@
+"""Bytes as tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from llmspec.parts.tokenizers.base import Codec, Tokenizer, foreign, spell, utf8
+
+
+class Byte(Tokenizer):
+    """UTF-8 bytes: 256 ids after the specials; nothing to train."""
+
+    kind: Literal["byte"] = "byte"
+
+    def size(self) -> int:
+        return len(self.specials()) + 256
+
+    def train(self, texts: Iterable[str]) -> Codec:
+        return ByteCodec(self.specials())
+
+    def load(self, text: str) -> Codec:
+        codec = ByteCodec(self.specials())
+        if text != codec.to_json():
+            raise foreign("byte")
+        return codec
+
+
+class ByteCodec:
+    """id = byte + number of specials."""
+
+    def __init__(self, specials: Sequence[str]) -> None:
+        self.specials = {special: i for i, special in enumerate(specials)}
+        self.vocab = len(specials) + 256
+        self._first = len(specials)
+        self._spellings = list(specials)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        import numpy as np
+
+        return [(np.frombuffer(utf8(text), np.uint8).astype(np.int32) + self._first).tolist() for text in texts]
+
+    def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
+        return spell(
+            self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids
+        )
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes((token - self._first,)) if token >= self._first else b""
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "byte", "specials": self._spellings})

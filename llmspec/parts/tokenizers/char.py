@@ -1,0 +1,92 @@
+"""Characters as tokens."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from llmspec.core.problems import Problem
+from llmspec.parts.tokenizers.base import UNKNOWN, Codec, Tokenizer, foreign, spell, utf8
+
+
+class Char(Tokenizer):
+    """The most frequent characters of the training text; the others become `<|unk|>`, read back as U+FFFD."""
+
+    kind: Literal["char"] = "char"
+    vocab: int = Field(128, gt=0, le=1_000_000)
+    """Number of ids, special tokens included; those that the text does not fill stay unused."""
+
+    def size(self) -> int:
+        return self.vocab
+
+    def specials(self) -> tuple[str, ...]:
+        return (*super().specials(), UNKNOWN)
+
+    def check(self) -> Iterable[Problem]:
+        smallest = len(self.specials()) + 1
+        yield from self._check_room(self.vocab, smallest, f"its {smallest - 1} special tokens and one character")
+
+    def train(self, texts: Iterable[str]) -> Codec:
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text)
+        # Ties go to the smaller code point, so that the same text always gives the same ids.
+        ranked = sorted(counts, key=lambda c: (-counts[c], c))
+        return CharCodec(self.vocab, self.specials(), ranked[: self.vocab - len(self.specials())])
+
+    def load(self, text: str) -> Codec:
+        try:
+            saved = json.loads(text)
+            codec = CharCodec(saved["vocab"], saved["specials"], saved["characters"])
+        except (ValueError, KeyError, TypeError):
+            raise foreign("char") from None
+        if (codec.vocab, tuple(codec.specials)) != (self.vocab, self.specials()):
+            raise foreign("char")
+        return codec
+
+
+class CharCodec:
+    """Ids of the specials, then of the characters by falling frequency."""
+
+    def __init__(self, vocab: int, specials: Sequence[str], characters: Sequence[str]) -> None:
+        self.vocab = vocab
+        self.specials = {special: i for i, special in enumerate(specials)}
+        self._first, self._unknown = len(specials), self.specials[UNKNOWN]
+        self._spellings = [*specials, *characters]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        import numpy as np
+
+        characters = self._spellings[self._first :]
+        if not characters:
+            return [[self._unknown] * len(text) for text in texts]
+        codes = np.array([ord(c) for c in characters], np.uint32)
+        order = np.argsort(codes)
+        known, ids = codes[order], (order + self._first).astype(np.int32)
+
+        def one(text: str) -> list[int]:
+            utf8(text)
+            points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+            near = np.searchsorted(known, points).clip(max=len(known) - 1)
+            return np.where(known[near] == points, ids[near], self._unknown).tolist()
+
+        return [one(text) for text in texts]
+
+    def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
+        return spell(
+            self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids
+        )
+
+    def token_bytes(self, token: int) -> bytes:
+        if token == self._unknown:
+            return "\N{REPLACEMENT CHARACTER}".encode()
+        return self._spellings[token].encode() if self._first <= token < len(self._spellings) else b""
+
+    def to_json(self) -> str:
+        characters = self._spellings[self._first :]
+        saved = {"kind": "char", "vocab": self.vocab, "specials": list(self.specials), "characters": characters}
+        return json.dumps(saved, ensure_ascii=False)

@@ -1,0 +1,89 @@
+"""The typed spec: what one YAML file says, section by section. Every field's docstring is its description."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from llmspec.core.table import choice
+from llmspec.parts import attentions, inits, mlps, norms, phases, positions, sources, tokenizers
+from llmspec.parts.attentions import Attention
+from llmspec.parts.base import Frozen
+from llmspec.parts.inits import Initializer
+from llmspec.parts.mlps import MLP
+from llmspec.parts.norms import Norm
+from llmspec.parts.phases import Phase
+from llmspec.parts.positions import Position
+from llmspec.parts.sources import Source
+from llmspec.parts.tokenizers import Tokenizer
+from llmspec.spec.decoding import Decoding
+
+
+AnyPosition = Annotated[Position, choice(positions.TABLE)]
+AnyAttention = Annotated[Attention, choice(attentions.TABLE, "grouped_query")]
+AnyMLP = Annotated[MLP, choice(mlps.TABLE)]
+AnyNorm = Annotated[Norm, choice(norms.TABLE)]
+AnyInitializer = Annotated[Initializer, choice(inits.TABLE, "normal")]
+AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE)]
+AnySource = Annotated[Source, choice(sources.TABLE)]
+AnyPhase = Annotated[Phase, choice(phases.TABLE)]
+
+
+class ModelSpec(Frozen):
+    """Architecture: a decoder-only transformer made of parts."""
+
+    context: int = Field(gt=0, le=1 << 24)
+    """Longest sequence, in tokens."""
+    d_model: int = Field(gt=0, le=1 << 20)
+    """Width of the residual stream."""
+    layers: int = Field(gt=0, le=4096)
+    """Number of blocks."""
+    position: AnyPosition = Field(default_factory=positions.TABLE["rope"])
+    """How the model knows where a token stands."""
+    attention: AnyAttention = Field(
+        default_factory=attentions.TABLE["grouped_query"]
+    )
+    """How tokens look at each other."""
+    mlp: AnyMLP = Field(default_factory=mlps.TABLE["swiglu"])
+    """The feed-forward block."""
+    norm: AnyNorm = Field(default_factory=norms.TABLE["rmsnorm"])
+    """Normalisation and its place."""
+    init: AnyInitializer = Field(default_factory=inits.TABLE["normal"])
+    """How weights start."""
+    tied_embeddings: bool = True
+    """Whether the head is the transposed embedding (Press & Wolf 2017)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the embedding's and each block output's numbers dropped in training (Srivastava et al. 2014)."""
+
+
+class DataSpec(Frozen):
+    """Where the text comes from."""
+
+    sources: dict[str, AnySource] = Field(min_length=1)
+    """Sources by name; mixtures refer to them."""
+
+
+class Spec(Frozen):
+    """The whole life of a language model."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the model and of its run directory."""
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    """Everything random follows from it."""
+    device: str = Field("auto", pattern=r"^(auto|CPU|CUDA|METAL|NV|AMD|NULL)(:.*)?$")
+    """auto, or a tinygrad device: CPU, CUDA, METAL, NV, AMD."""
+    model: ModelSpec
+    """Architecture."""
+    tokenizer: AnyTokenizer = Field(default_factory=tokenizers.TABLE["byte"])
+    """How text becomes numbers."""
+    data: DataSpec
+    """Sources of text."""
+    phases: dict[str, AnyPhase] = Field(min_length=1)
+    """Training phases by name, in any order: `from:` says what follows what."""
+    decoding: Decoding = Field(default_factory=Decoding)
+    """How text is drawn from the model."""
+
+    def dump(self) -> dict[str, Any]:
+        """The spec as plain data, every default written out; reading it back gives an equal spec."""
+        return self.model_dump(mode="json", by_alias=True)
