@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from llmspec.compiler import network, schedule
-from llmspec.compiler.draft import Draft, Pass
+from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
 from llmspec.core.problems import Problem, SpecError
-from llmspec.spec.load import Sections
+from llmspec.spec.check import Sections
 from llmspec.spec.schema import Spec
 
 PASSES: tuple[Pass, ...] = (
@@ -35,7 +35,7 @@ def check_sections(sections: Sections) -> tuple[Problem, ...]:
 
 def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") -> Plan:
     """The plan of a spec; with `measured`, every token count is exact. Raises SpecError with every problem."""
-    draft = run_passes(Draft(Sections.of(spec), measured))
+    draft = run_passes(Draft(sections_of(spec), measured))
     if draft.problems:
         raise SpecError(draft.problems)
     assert draft.model is not None and draft.device is not None
@@ -45,3 +45,17 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
             SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
         phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base,
     )
+
+
+def complete(plan: Plan, measured: Measured) -> Plan:
+    """The plan with everything that only the data could tell: token counts, exact lengths, keys. Raises SpecError."""
+    sections = Sections(
+        name=plan.name, seed=plan.seed, device=plan.device, model=None, tokenizer=plan.tokenizer,
+        sources={s.name: s.source for s in plan.sources}, phases={p.name: p.phase for p in plan.phases},
+        decoding=plan.decoding,
+    )
+    draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
+    draft = schedule.address_phases(schedule.plan_phases(draft))
+    if draft.problems:
+        raise SpecError(draft.problems)
+    return plan.model_copy(update={"sources": measured.sources, "phases": draft.planned})

@@ -9,7 +9,8 @@ from typing import Any
 from llmspec.compiler.plan import Decision, Measured, ModelPlan, PhasePlan
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Default, Dims
-from llmspec.spec.load import Sections
+from llmspec.spec.check import Sections
+from llmspec.spec.schema import Spec
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,11 @@ def open_keys(part: Any, defaults: dict[str, Default]) -> dict[str, Default]:
 def closed(part: Any, defaults: dict[str, Default]) -> Any:
     """The part with its open keys filled."""
     return part.model_copy(update={key: d.value for key, d in open_keys(part, defaults).items()})
+
+
+def sections_of(spec: Spec) -> Sections:
+    """A sound spec as sections."""
+    return Sections(
+        name=spec.name, seed=spec.seed, device=spec.device, model=spec.model, tokenizer=spec.tokenizer,
+        sources=dict(spec.data.sources), phases=dict(spec.phases), decoding=spec.decoding, spec=spec,
+    )

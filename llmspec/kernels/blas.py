@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinygrad import Tensor, UOp, dtypes
-from tinygrad.renderer import Estimates
 from tinygrad.uop.ops import KernelInfo
 
 from llmspec.kernels import blas_library
 
 ROW_MAJOR, NO_TRANS, TRANS = 101, 111, 112
-GEMM, GEMV = 0, 1  # where each address stands in the handle
+GEMM, GEMV, SET_THREADS, THREADS = 0, 1, 2, 3  # what stands where in the handle
+# A product of a batch with fewer operations than this runs on one thread: it is no slower, and where another process
+# keeps a core busy, two threads wait for each other once a product, for a time slice of the scheduler each.
+ONE_THREAD_OPS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Blas:
     name: str
     int_bits: int
     threads: int
-    addresses: tuple[int, int]
+    addresses: tuple[int, int, int]  # of sgemm, sgemv and the function that sets the number of threads
 
     @staticmethod
     def find() -> Blas | None:
@@ -39,7 +41,7 @@ class Blas:
         found = blas_library.search()
         if isinstance(found, str):
             return None
-        return Blas(found.name, found.int_bits, found.threads, (found.sgemm, found.sgemv))
+        return Blas(found.name, found.int_bits, found.threads, (found.sgemm, found.sgemv, found.set_threads))
 
     @staticmethod
     def why_not() -> str:
@@ -48,12 +50,12 @@ class Blas:
         return found if isinstance(found, str) else ""
 
     def handle(self) -> Tensor:
-        """The addresses as a realized uint64 tensor of 2 on the CPU.
+        """The addresses and the number of threads as a realized uint64 tensor of 4 on the CPU.
 
         Make it once and pass it to jitted functions as an input: as a constant it would be captured with them, and a
         captured function that is loaded in another process would call what no longer lies there.
         """
-        return Tensor(list(self.addresses), dtype=dtypes.uint64, device="CPU").realize()
+        return Tensor([*self.addresses, self.threads], dtype=dtypes.uint64, device="CPU").realize()
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,8 @@ class _Product:
         return f"blas_{self.Z}_{self.M}_{self.N}_{self.K}_{'NT'[self.ta]}{'NT'[self.tb]}"
 
     @property
-    def estimates(self) -> Estimates:
-        moved = 4 * self.Z * (self.M * self.K + self.K * self.N + self.M * self.N)
-        return Estimates(ops=2 * self.Z * self.M * self.N * self.K, lds=moved, mem=moved)
+    def one_thread(self) -> bool:
+        return self.Z > 1 and 2 * self.M * self.N * self.K < ONE_THREAD_OPS
 
     @functools.cached_property
     def kernel(self) -> Callable[..., UOp]:
@@ -142,16 +143,25 @@ def _multiply(handle: Tensor, a: Tensor, b: Tensor, ta: bool, tb: bool, int_bits
 
 
 def _kernel(p: _Product, C: UOp, A: UOp, B: UOp, handle: UOp) -> UOp:
+    threads = handle[THREADS].load().cast(dtypes.int32)
+    before = handle.after(_set_threads(handle, UOp.const(1, dtypes.int32))) if p.one_thread else handle
     z = UOp.range(p.Z, 0)
     a, b, c = A[z * p.M * p.K], B[z * p.K * p.N], C[z * p.M * p.N]
     if p.M == 1:  # sgemm takes up to six times as long as sgemv on a single row
-        call = _gemv(p, handle, matrix=b, vector=a, out=c, rows=p.N if p.tb else p.K, transpose=not p.tb)
+        call = _gemv(p, before, matrix=b, vector=a, out=c, rows=p.N if p.tb else p.K, transpose=not p.tb)
     elif p.N == 1:
-        call = _gemv(p, handle, matrix=a, vector=b, out=c, rows=p.K if p.ta else p.M, transpose=p.ta)
+        call = _gemv(p, before, matrix=a, vector=b, out=c, rows=p.K if p.ta else p.M, transpose=p.ta)
     else:
-        call = _gemm(p, handle, a, b, c)
+        call = _gemm(p, before, a, b, c)
+    done = call.end(z)
+    if p.one_thread:
+        done = _set_threads(handle.after(done), threads)
     # opts_to_apply=(): otherwise the optimiser unrolls the loop of calls.
-    return UOp.sink(call.end(z), arg=KernelInfo(p.name, opts_to_apply=(), estimates=p.estimates))
+    return UOp.sink(done, arg=KernelInfo(p.name, opts_to_apply=()))
+
+
+def _set_threads(handle: UOp, threads: UOp) -> UOp:
+    return handle[SET_THREADS].load().call(threads, ret_dtype=dtypes.void)
 
 
 def _gemm(p: _Product, handle: UOp, a: UOp, b: UOp, c: UOp) -> UOp:

@@ -18,6 +18,13 @@ SYMBOLS = (
     ("scipy_cblas_sgemm", "scipy_cblas_sgemv", 32),
     ("cblas_sgemm", "cblas_sgemv", 0),
 )
+SET_THREADS = (
+    "scipy_openblas_set_num_threads64_",
+    "openblas_set_num_threads64_",
+    "scipy_openblas_set_num_threads",
+    "openblas_set_num_threads",
+    "MKL_Set_Num_Threads",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Found:
     threads: int
     sgemm: int
     sgemv: int
+    set_threads: int  # takes an int; where the library has no such function, one that does nothing
 
 
 @functools.cache
@@ -70,8 +78,15 @@ def _functions(library: ctypes.CDLL, name: str, threads: int) -> Found | str:
         bits = named_bits or (64 if _says_64(library) else 32)
         if not _multiplies(gemm, gemv, ctypes.c_int64 if bits == 64 else ctypes.c_int32):
             return f"has {gemm_name}, which gave wrong products"
-        return Found(name, bits, threads, _address(gemm), _address(gemv))
+        return Found(name, bits, threads, _address(gemm), _address(gemv), _address(_thread_setter(library)))
     return "has no cblas_sgemm under a name that is known here"
+
+
+def _thread_setter(library: ctypes.CDLL) -> Any:
+    for name in SET_THREADS:
+        if hasattr(library, name):
+            return getattr(library, name)
+    return ctypes.CDLL(None).abs  # from the C library: takes an int and changes nothing
 
 
 def _says_64(library: ctypes.CDLL) -> bool:

@@ -43,9 +43,16 @@ def _caller(name: str, sizes: tuple[int, ...], operations: int) -> Callable[...,
     def kernel(out: UOp, *rest: UOp) -> UOp:
         *buffers, addresses = rest
         once = UOp.range(1, 0)
-        call = addresses[FUNCTIONS.index(name)].load().call(
-            out[once], *(b[once] for b in buffers), *(UOp.const(n, dtypes.int64) for n in sizes),
-            ret_dtype=dtypes.void)
+        call = (
+            addresses[FUNCTIONS.index(name)]
+            .load()
+            .call(
+                out[once],
+                *(b[once] for b in buffers),
+                *(UOp.const(n, dtypes.int64) for n in sizes),
+                ret_dtype=dtypes.void,
+            )
+        )
         label = f"{name}_{'_'.join(map(str, sizes))}"
         info = KernelInfo(label, opts_to_apply=(), estimates=Estimates(ops=operations, lds=0, mem=0))
         return UOp.sink(call.end(once), arg=info)
@@ -53,8 +60,14 @@ def _caller(name: str, sizes: tuple[int, ...], operations: int) -> Callable[...,
     return kernel
 
 
-def _call(name: str, count: int, buffers: tuple[Tensor, ...], sizes: tuple[int, ...], address: Tensor,
-          gradient: Callable[..., tuple[UOp | None, ...]] | None = None) -> Tensor:
+def _call(
+    name: str,
+    count: int,
+    buffers: tuple[Tensor, ...],
+    sizes: tuple[int, ...],
+    address: Tensor,
+    gradient: Callable[..., tuple[UOp | None, ...]] | None = None,
+) -> Tensor:
     """A flat float32 tensor of `count`, filled by `name`."""
     out = Tensor.invalids(count, dtype=dtypes.float32, device=address.device)
     flat = tuple(b.reshape(-1) for b in buffers)
@@ -65,8 +78,14 @@ def _call(name: str, count: int, buffers: tuple[Tensor, ...], sizes: tuple[int, 
 def embedding(address: Tensor, weight_VD: Tensor, ids: Tensor) -> Tensor:
     """Rows of a table (V, D) at int32 ids (…) -> (…, D). An id outside 0…V-1 reads what is not the table's."""
     (v, d), n = weight_VD.shape, ids.numel()
-    return _call("gather_rows", n * d, (weight_VD, ids.cast(dtypes.int32)), (n, d), address,  # type: ignore[arg-type]
-                 _scatter(n, d, v)).reshape(*ids.shape, d)  # type: ignore[arg-type]
+    return _call(
+        "gather_rows",
+        n * d,
+        (weight_VD, ids.cast(dtypes.int32)),
+        (n, d),
+        address,  # type: ignore[arg-type]
+        _scatter(n, d, v),
+    ).reshape(*ids.shape, d)  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -82,8 +101,14 @@ def softmax(address: Tensor, scores_BHTS: Tensor, mask: Tensor) -> Tensor:
     """Softmax over S of (B, H, T, S) where mask (B or 1, 1, T, S) is True; exactly 0 elsewhere, also in empty rows."""
     b, h, t, s = scores_BHTS.shape
     sizes = (b, h, t, s, mask.shape[0])
-    done = _call("softmax_masked", b * h * t * s, (scores_BHTS, mask.cast(dtypes.uint8)), sizes, address,  # type: ignore
-                 _softmax_gradient(b * h * t, s))  # type: ignore[arg-type,operator]
+    done = _call(
+        "softmax_masked",
+        b * h * t * s,
+        (scores_BHTS, mask.cast(dtypes.uint8)),
+        sizes,
+        address,  # type: ignore
+        _softmax_gradient(b * h * t, s),
+    )  # type: ignore[arg-type,operator]
     return done.reshape(b, h, t, s)
 
 

@@ -97,6 +97,10 @@ class Tree:
     broken: frozenset[Path] = frozenset()
     """Keys that a syntax error hides (a map, where any of its keys may be): there, but unknown."""
 
+    def key_mark(self, path: Path) -> Mark | None:
+        """Where the key at the end of a path is written."""
+        return self.marks[path][0] if path in self.marks else None
+
     @classmethod
     def of(cls, root: Node, broken: frozenset[Path] = frozenset()) -> Tree:
         marks: dict[Path, tuple[Mark | None, Mark]] = {}

@@ -231,3 +231,13 @@ def test_resting_while_waiting(handle: Tensor, monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(RuntimeError, match="hang"):
         waiting._wait_signal(Stuck(), [0], 1)
+
+
+def test_a_batch_of_small_products_leaves_the_number_of_threads(handle: Tensor) -> None:
+    import threadpoolctl
+
+    counts = lambda: [info["num_threads"] for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
+    before, a = counts(), tensor(array(0, 5, 33, 64))
+    out = matmul(handle, a, a, transpose_b=True, int_bits=bits()).numpy()
+    close(out, a.numpy().astype(np.float64), a.numpy().astype(np.float64).swapaxes(-1, -2))
+    assert counts() == before

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llmspec.parts.sources.base import Document, Fetcher, Source
 
@@ -20,6 +20,12 @@ class Inline(Source):
     """Plain texts."""
     records: tuple[dict[str, Any], ...] = ()
     """Maps of named fields, shaped by `text` and `dialogue`."""
+
+    @field_validator("records")
+    @classmethod
+    def _tuples(cls, records: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        # YAML gives tuples and JSON lists: one form, so that a printed plan reads back as an equal one.
+        return tuple(_frozen(record) for record in records)
 
     @model_validator(mode="after")
     def _something(self) -> Inline:
@@ -41,3 +47,9 @@ class Inline(Source):
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "content": self.fingerprint(None)}  # type: ignore[arg-type]
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return {key: _frozen(item) for key, item in value.items()} if isinstance(value, dict) else value

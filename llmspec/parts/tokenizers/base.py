@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, field_validator
 
@@ -50,6 +50,9 @@ class Codec(Protocol):
 
 class Tokenizer(Part):
     """How text becomes numbers."""
+
+    learns: ClassVar[bool] = True
+    """Whether training looks at the text."""
 
     markers: tuple[str, ...] = ()
     """Task markers of this spec, such as `<|summarize|>`: special tokens that templates and prompts may spell."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from llmspec.parts.tokenizers.base import Codec, Tokenizer, foreign, spell, utf8
 
@@ -13,6 +13,7 @@ class Byte(Tokenizer):
     """UTF-8 bytes: 256 ids after the specials; nothing to train."""
 
     kind: Literal["byte"] = "byte"
+    learns: ClassVar[bool] = False
 
     def size(self) -> int:
         return len(self.specials()) + 256

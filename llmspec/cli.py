@@ -1,0 +1,253 @@
+"""The verbs: arguments -> one call -> render. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from llmspec.compiler.plan import Plan
+    from llmspec.spec import Loaded
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
+    help="One YAML file holds the whole life of a language model: architecture, tokenizer, data, training, decoding.\n\n"
+         "Start with `llmspec run specs/quickstart.yaml`, then `llmspec sample` and `llmspec explain`.",
+)
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec, such as specs/quickstart.yaml.")]
+RunPath = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run directory; the newest where left out.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
+                                                help="Override a key, e.g. phases.pretrain.optimizer.lr=3e-4.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail where a source is not cached.")]
+RUNS = Path("runs")
+
+
+@app.command(epilog="Examples:  `llmspec run specs/quickstart.yaml`  ·  "
+                    "`llmspec run specs/quickstart.yaml --set phases.pretrain.budget='3M tokens' --out runs/longer`")
+def run(
+    spec: SpecPath,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME where left out.")] = None,
+    set_: Sets = None,
+    offline: Offline = False,
+) -> None:
+    """Train what a spec describes; go on where an earlier run of it stopped."""
+    from llmspec.render.live import watcher
+    from llmspec.training.run import run as train
+
+    with failures():
+        loaded, plan = compiled(spec, set_)
+        folder = out or RUNS / plan.name
+        again = f"llmspec run {spec}" + "".join(f" --set '{s}'" for s in set_ or ()) + (f" --out {out}" if out else "")
+        with watcher(again) as watch:
+            train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline)
+
+
+@app.command(epilog="Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "
+                    "`llmspec sample runs/quickstart --prompt 'ROMEO' --n 4 --set decoding.temperature=0.5`")
+def sample(
+    run: RunPath = None,
+    prompt: Annotated[str, typer.Option(help="What to answer (chat models) or to continue.")] = "",
+    system: Annotated[str, typer.Option(help="What a chat model is told before the prompt.")] = "",
+    n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as text, also with a chat model.")] = False,
+    set_: Sets = None,
+    json_: Json = False,
+) -> None:
+    """Let a trained model write."""
+    from llmspec.render import samples
+
+    with failures():
+        model, settings = opened(run), decoding_overrides(set_)
+        chat = model.chat and not plain
+        turns: Any = [("system", system), ("user", prompt)] if chat and system else prompt
+        if json_:
+            answers = model.generate(turns, n=n, seed=seed, chat=chat, **settings)
+            print(json.dumps(samples.as_data(model, prompt, answers), ensure_ascii=False, indent=1))
+        else:
+            samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, **settings), n)
+
+
+@app.command(epilog="Examples:  `llmspec explain specs/quickstart.yaml`  ·  `llmspec explain runs/quickstart`  ·  "
+                    "`llmspec explain runs/quickstart --prompt 'What is a comet?'`")
+def explain(
+    what: Annotated[Path | None, typer.Argument(metavar="[SPEC | RUN]", help="A spec or a run directory; the newest "
+                                                                              "run where left out.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=20, help="Candidates shown for each token.")] = 5,
+    set_: Sets = None,
+    json_: Json = False,
+) -> None:
+    """Say what a spec will do, or what a run has done, or how a text was chosen."""
+    with failures():
+        if what is not None and (what.is_file() or what.suffix in (".yaml", ".yml")):
+            report = explained_spec(what, set_)
+        elif prompt is not None:
+            from llmspec.explain.decoding import explain_prompt
+
+            report = explain_prompt(opened(what), prompt, seed=seed, top=top, **decoding_overrides(set_))
+        else:
+            from llmspec.explain.run import explain_run
+            from llmspec.runs.run import RunFolder
+
+            report = explain_run(RunFolder.open(what) if what else RunFolder.latest(RUNS))
+        if json_:
+            print(json.dumps(report.as_data(), ensure_ascii=False, indent=1))
+        else:
+            from llmspec.render.reports import show
+
+            show(report)
+
+
+@app.command(epilog="Examples:  `llmspec check specs/quickstart.yaml`  ·  `llmspec check my.yaml --data`")
+def check(
+    spec: SpecPath,
+    set_: Sets = None,
+    data: Annotated[bool, typer.Option("--data", help="Read the data too, downloading what is missing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
+    with failures(json_):
+        _, plan = compiled(spec, set_)
+        if data:
+            plan = measured(plan, offline=False)
+        if json_:
+            print(json.dumps({"ok": True, "problems": []}))
+        else:
+            typer.echo(f"ok: {plan.name}, {plan.model.parameters:,} parameters, "
+                       f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}"
+                       + ("" if data else "; the data were not read (--data reads them)"))
+
+
+# -- between arguments and calls ---------------------------------------------------------------------------------
+def compiled(path: Path, overrides: list[str] | None) -> tuple[Loaded, Plan]:
+    """The spec and its plan. Raises SpecError with every problem, also where one section is broken and another wrong."""
+    from llmspec.compiler import check_sections, compile_spec
+    from llmspec.core.problems import SpecError
+    from llmspec.spec import Loaded, read_spec
+
+    reading = read_spec(path, overrides or ())
+    problems = reading.sorted((*reading.problems, *check_sections(reading.sections)))
+    if problems or not isinstance(reading, Loaded):
+        raise SpecError(problems)
+    return reading, compile_spec(reading.spec, base=str(path.parent.absolute()))
+
+
+def measured(plan: Plan, offline: bool) -> Plan:
+    """The plan with what its data say."""
+    from llmspec.compiler import complete
+    from llmspec.data.prepare import prepare
+    from llmspec.render.live import watcher
+
+    with watcher() as watch:
+        return complete(plan, prepare(plan, offline=offline, progress=watch.progress).measured)
+
+
+def explained_spec(path: Path, overrides: list[str] | None) -> Any:
+    """A spec's report; with token counts where the data are already here."""
+    from llmspec.compiler import complete
+    from llmspec.core.problems import DataError
+    from llmspec.data.prepare import prepare
+    from llmspec.explain.spec import explain_plan
+
+    _, plan = compiled(path, overrides)
+    try:
+        plan, note = complete(plan, prepare(plan, offline=True).measured), ""
+    except DataError as e:
+        note = f"token counts are missing: {e.problems[0].message}"
+    return explain_plan(plan, note)
+
+
+def written(loaded: Loaded, overrides: list[str] | None) -> dict[str, str]:
+    """The spec's texts by file name, and the overrides given beside them."""
+    files: dict[str, str] = {}
+    for path, text in loaded.files:
+        name, number = path.name, 1
+        while name in files:
+            number += 1
+            name = f"{path.stem}.{number}{path.suffix}"
+        files[name] = text
+    return {**files, "overrides.txt": "".join(f"{s}\n" for s in overrides)} if overrides else files
+
+
+def opened(path: Path | None) -> Any:
+    """The model of a run, the newest where none is named."""
+    from llmspec.decoding.language_model import open_model
+    from llmspec.runs.run import RunFolder
+
+    model = open_model(path or RunFolder.latest(RUNS).path)
+    for notice in model.notices:
+        typer.echo(f"note: {notice}", err=True)
+    return model
+
+
+def decoding_overrides(sets: list[str] | None) -> dict[str, Any]:
+    """`decoding.top_p=0.9` -> {"top_p": 0.9}; other sections cannot change after training."""
+    from llmspec.core.problems import LlmspecError, Problem, one_of
+    from llmspec.spec.decoding import Decoding
+    from llmspec.spec.yaml12 import scalar_or_flow
+
+    settings: dict[str, Any] = {}
+    for text in sets or ():
+        key, equals, value = text.partition("=")
+        section, _, name = key.strip().rpartition(".")
+        if not equals or section not in ("", "decoding"):
+            raise LlmspecError(f"`--set {text}` changes nothing here", hint="write --set decoding.temperature=0.5")
+        if name not in Decoding.model_fields:
+            raise LlmspecError(Problem(f"`{name}` is no setting of decoding", hint=one_of(name, Decoding.model_fields)))
+        settings[name] = scalar_or_flow(value)
+    return settings
+
+
+@contextmanager
+def failures(as_json: bool = False) -> Iterator[None]:
+    """A user's mistake is printed, never traced; 2 for mistakes, 130 for a stop that was asked for."""
+    from llmspec.core.problems import LlmspecError
+
+    try:
+        yield
+    except LlmspecError as e:
+        if as_json:
+            from dataclasses import asdict
+
+            print(json.dumps({"ok": False, "problems": [asdict(p) for p in e.problems]}, ensure_ascii=False))
+        else:
+            from llmspec.render.problems import show
+
+            show(e.problems)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(0) from None
+    except Exception as e:
+        if known := explained_failure(e):
+            typer.echo(known[1], err=True)
+            raise typer.Exit(known[0]) from None
+        raise
+
+
+def explained_failure(error: Exception) -> tuple[int, str] | None:
+    """(exit status, text) of failures that are no SpecError but are no mystery either."""
+    name, module = type(error).__name__, type(error).__module__
+    if module.startswith("llmspec"):
+        return (130 if name == "Interrupted" else 2), str(error)
+    if module.startswith("pydantic"):
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]  # type: ignore[attr-defined]
+        return 2, "\n".join(lines)
+    return None
+
+
+def main() -> None:
+    app(prog_name="llmspec")

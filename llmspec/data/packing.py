@@ -1,0 +1,135 @@
+"""Whole dialogues into blocks: packed, never cut.
+
+T tokens of a block, n dialogues kept, K blocks of one epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmspec.data.layout import Batch, Counts, shuffled
+from llmspec.data.tokens import TokenSet
+from llmspec.parts.tokenizers.base import ROLES
+
+TOO_LONG, NOTHING_LEARNED = "longer than the context", "nothing to learn from"
+
+
+class DialogueLayout:
+    """Dialogues packed once into blocks, which every epoch reads in a new order.
+
+    A dialogue of m tokens fills m - 1 places: inputs are all but its last token, targets all but its first. Targets
+    count where they are content, or the end of a turn, of a role in `learn`.
+    """
+
+    def __init__(self, data: TokenSet, learn: Sequence[str], context: int, end: int, mask: bool,
+                 names: tuple[object, ...] | None) -> None:
+        """`names` seed what is packed together and the order of blocks; None keeps the dialogues' own order."""
+        if data.speakers is None or data.spoken is None:
+            raise TypeError("these tokens are of plain documents")
+        self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
+        learned = [ROLES.index(role) for role in ROLES if role in learn]  # type: ignore[arg-type]
+        self._counts = np.zeros(len(ROLES) + 1, np.float32)
+        self._counts[[i + 1 for i in learned]] = 1
+        places = data.lengths - 1
+        supervised = data.spoken[:, learned].sum(axis=1)
+        fits, teaches = places <= context, supervised > 0
+        self.left_out = {TOO_LONG: int((~fits).sum()), NOTHING_LEARNED: int((fits & ~teaches).sum())}
+        self.kept = np.flatnonzero(fits & teaches)
+        """(n,) dialogues that are read."""
+        order = self.kept if names is None else self.kept[shuffled(len(self.kept), *names, "packing")]
+        self._pack(order, places)
+        self._filled = np.bincount(self._block, places[self._dialogue], self._blocks).astype(np.int64)
+        self._supervised = np.bincount(self._block, supervised[self._dialogue], self._blocks).astype(np.int64)
+        self.characters = int(data.characters[self.kept][:, learned].sum())
+        """Characters of the contents to learn."""
+        self.epoch_tokens = int(self._filled.sum())
+        self.blocks_per_epoch = float(self._blocks)
+        self.tokens_per_block = self.epoch_tokens / self._blocks if self._blocks else 0.0
+
+    def epochs(self, blocks: np.ndarray) -> np.ndarray:
+        return blocks // self._blocks
+
+    def counts(self, blocks: int) -> Counts:
+        full, rest = divmod(blocks, self._blocks)
+        last = self._order(full)[:rest]
+        seen = full * self.epoch_tokens + int(self._filled[last].sum())
+        supervised = full * int(self._supervised.sum()) + int(self._supervised[last].sum())
+        return Counts(seen, supervised, seen - self.epoch_tokens if full else 0)
+
+    def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
+        T, data = self._context, self._data
+        packed = np.array([self._order(b // self._blocks)[b % self._blocks] for b in blocks.tolist()], np.int64)
+        first, last = self._first[packed], self._first[packed + 1]
+        per_row = last - first
+        entry = _ranges(first, per_row)
+        dialogue = self._dialogue[entry]
+        places = data.offsets[dialogue + 1] - data.offsets[dialogue] - 1
+        source = _ranges(data.offsets[dialogue], places)
+        row = np.repeat(rows, per_row)
+        target = np.repeat(row * T + self._start[entry], places) + _ranges(np.zeros_like(places), places)
+        batch.tokens.reshape(-1)[target] = data.tokens[source]
+        batch.targets.reshape(-1)[target] = data.tokens[source + 1]
+        batch.weights.reshape(-1)[target] = self._counts[data.speakers[source + 1]]  # type: ignore[index]
+        filled = self._filled[packed]
+        batch.filled[rows] = filled
+        batch.repeated[rows] = np.where(blocks >= self._blocks, filled, 0)
+        if self._mask:
+            nth = _ranges(np.zeros_like(per_row), per_row)
+            batch.documents.reshape(-1)[target] = np.repeat(nth, places)
+            batch.positions.reshape(-1)[target] = _ranges(np.zeros_like(places), places)
+            pad_after(batch, rows, per_row, filled)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Packed blocks in the epoch's order."""
+        if self._names is None:
+            return np.arange(self._blocks)
+        if self._cached[0] != epoch:
+            self._cached = epoch, shuffled(self._blocks, *self._names, "blocks", epoch)
+        return self._cached[1]
+
+    def _pack(self, order: np.ndarray, places: np.ndarray) -> None:
+        """Best fit: each dialogue goes into the fullest open block that still has room for it."""
+        room_of: list[list[int]] = [[] for _ in range(self._context + 1)]
+        # Bit r says that a block with room r is open: the smallest sufficient one is found in one step.
+        open_ = 0
+        block, start = [], []
+        self._blocks = 0
+        for need in places[order].tolist():
+            fitting = open_ >> need
+            if fitting:
+                room = need + (fitting & -fitting).bit_length() - 1
+                into = room_of[room].pop()
+                if not room_of[room]:
+                    open_ ^= 1 << room
+            else:
+                room, into = self._context, self._blocks
+                self._blocks += 1
+            block.append(into)
+            start.append(self._context - room)
+            if left := room - need:
+                room_of[left].append(into)
+                open_ |= 1 << left
+        by_block = np.argsort(np.array(block, np.int64), kind="stable")
+        self._block = np.array(block, np.int64)[by_block]
+        self._start = np.array(start, np.int64)[by_block]
+        self._dialogue = order[by_block]
+        self._first = np.searchsorted(self._block, np.arange(self._blocks + 1))
+        self._cached: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+
+def pad_after(batch: Batch, rows: np.ndarray, documents: np.ndarray, filled: np.ndarray) -> None:
+    """Under a document mask: give what follows `filled` the next document number and positions from 0."""
+    T = batch.tokens.shape[1]
+    places = np.arange(T)
+    padding = places >= filled[:, None]
+    batch.documents[rows] = np.where(padding, documents[:, None], batch.documents[rows])
+    batch.positions[rows] = np.where(padding, places - filled[:, None], batch.positions[rows])
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... for each start, `length` of them, one after the other."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)

@@ -1,0 +1,228 @@
+"""From a plan to everything its phases read: texts, tokenizer, tokens, streams. Each is made once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmspec.core.hashing import digest
+from llmspec.core.problems import DataError, Problem
+from llmspec.data import entries
+from llmspec.data.entries import Entry
+from llmspec.data.fetch import Fetch, Progress
+from llmspec.data.reading import FORMAT, Reading, View, content_keys, read_all
+from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts
+from llmspec.parts.phases import Phase
+from llmspec.parts.sources import Source
+from llmspec.parts.tokenizers import Codec, Tokenizer
+from llmspec.parts.tokenizers.base import END
+
+if TYPE_CHECKING:
+    from llmspec.compiler.plan import Measured, Plan, SourcePlan
+    from llmspec.data.stream import PhaseStream
+    from llmspec.data.validation import ValidationSet
+
+TOKENIZER_TEXT = 100_000_000
+"""Characters that a tokenizer is trained on, at most; of more text, each document gives its first part."""
+
+
+class Attribution(NamedTuple):
+    """Whom to name for a source, and under which licence its text stands."""
+
+    source: str
+    license: str
+    attribution: str
+
+
+def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = None) -> Prepared:
+    """Read, split and tokenise what the plan's phases read; what was made before is only opened.
+
+    `progress(message, done, total)` is told of what takes long. With `offline`, nothing is downloaded.
+
+    Raises:
+        DataError: the problems of all sources at once, and of all phases.
+    """
+    report = progress or (lambda message, done, total: None)
+    fetch = Fetch(Path(plan.base), offline, report)
+    used = {share for phase in plan.phases for share, part in phase.phase.mixture.items() if part.percent > 0}
+    sources = {s.name: s.source for s in plan.sources if s.name in used}
+    if missing := sorted(used - sources.keys()):
+        raise DataError(f"no source is called {', '.join(missing)}", "write it under data.sources")
+    views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources)})
+    keys = content_keys(sources, fetch, plan.tokenizer.markers)
+    maker = _Maker(plan.tokenizer, sources, views, keys, fetch, report)
+    codec = maker.codec()
+    tokens = {view: maker.tokens(view, codec) for view in views}
+    prepared = Prepared(plan, codec, sources, {view: keys[view] for view in views}, tokens)
+    prepared.check()
+    return prepared
+
+
+def views_of(phase: Phase, sources: Mapping[str, Source]) -> list[View]:
+    """How a phase reads each source of its mixture."""
+    return [View(name, "dialogue" if phase.dialogues and sources[name].has_dialogues else "plain")
+            for name, share in phase.mixture.items() if share.percent > 0]
+
+
+@dataclass
+class _Maker:
+    """Makes what is missing in the cache. The texts are read at most once, and only if something is missing."""
+
+    tokenizer: Tokenizer
+    sources: Mapping[str, Source]
+    views: list[View]
+    keys: Mapping[View, str]
+    fetch: Fetch
+    report: Progress
+
+    @cached_property
+    def readings(self) -> dict[str, Reading]:
+        return read_all(self.sources, self.views, self.fetch, self.tokenizer.markers, self.report)
+
+    @property
+    def codec_key(self) -> str:
+        texts = [self.keys[View(name, "plain")] for name in self.sources] if self.tokenizer.learns else []
+        return digest({"format": FORMAT, "tokenizer": self.tokenizer.identity(), "texts": texts, "most": TOKENIZER_TEXT})
+
+    def codec(self) -> Codec:
+        entry = entries.find("tokenizers", self.codec_key)
+        if entry is not None:
+            try:
+                return self.tokenizer.load((entry.folder / "tokenizer.json").read_text(encoding="utf-8"))
+            except DataError:  # written by another version of the library
+                pass
+
+        def write(folder: Path) -> dict[str, Any]:
+            self.report("training the tokenizer", 0, 0)
+            codec = self.tokenizer.train(self._sample() if self.tokenizer.learns else ())
+            (folder / "tokenizer.json").write_text(codec.to_json(), encoding="utf-8")
+            return {"vocab": codec.vocab}
+
+        made = entries.make("tokenizers", self.codec_key, write)
+        return self.tokenizer.load((made.folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+    def _sample(self) -> list[str]:
+        """Training text of all sources in their order, each in proportion where there is too much."""
+        texts = ["".join(text) for reading in self.readings.values() for text in reading.texts(reading.train_of["plain"])]
+        share = TOKENIZER_TEXT / max(1, sum(map(len, texts)))
+        return texts if share >= 1 else [text[: max(1, int(len(text) * share))] for text in texts]
+
+    def tokens(self, view: View, codec: Codec) -> Entry:
+        key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json())})
+        return entries.find("tokens", key) or entries.make("tokens", key, lambda folder: self._write(folder, view, codec))
+
+    def _write(self, folder: Path, view: View, codec: Codec) -> dict[str, Any]:
+        reading = self.readings[view.source]
+        encode: Callable[..., TokenSet] = encode_texts if view.form == "plain" else encode_dialogues
+        shaped = reading.texts if view.form == "plain" else reading.dialogues
+        sides = {"train": shaped(reading.train_of[view.form]), "validation": shaped(reading.validation)}
+        total = sum(len(item.text) for side in (reading.train, reading.validation) for item in side)
+        done, counts = 0, {}
+
+        def tell(characters: int) -> None:
+            nonlocal done
+            done = min(total, done + characters)
+            self.report(f"tokenising {view.source}", done, total)
+
+        for name, side in sides.items():
+            found = encode(codec, side, tell)
+            found.save(folder, name)
+            counts[name] = {"documents": len(side), "tokens": len(found.tokens),
+                            "characters": int(found.characters.sum())}
+        return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
+                "in_both": reading.in_both[view.form], "empty": reading.left_out(view.form)}
+
+
+class Prepared:
+    """Everything the phases of a plan read, opened; nothing of it in memory but what is looked at."""
+
+    def __init__(self, plan: Plan, codec: Codec, sources: Mapping[str, Source], keys: Mapping[View, str],
+                 tokens: Mapping[View, Entry]) -> None:
+        self.codec = codec
+        self._plan, self._sources, self._keys, self._tokens = plan, sources, keys, tokens
+        self._phases: dict[str, Phase] = {phase.name: phase.phase for phase in plan.phases}
+        self._streams: dict[str, PhaseStream] = {}
+
+    def stream(self, phase: str) -> PhaseStream:
+        """The batches of a phase. Raises DataError where its sources are too short for it."""
+        from llmspec.data.stream import PhaseStream
+
+        if phase not in self._streams:
+            part = self._phases[phase]
+            views = views_of(part, self._sources)
+            self._streams[phase] = PhaseStream(
+                phase, part, {view.source: self._open(view, "train") for view in views},
+                max_epochs={name: source.max_epochs for name, source in self._sources.items()},
+                seed=self._plan.seed, context=self._plan.model.context, end=self.codec.specials[END],
+                content=self.fingerprint(phase), empty={view.source: self._tokens[view].about["empty"] for view in views},
+            )
+        return self._streams[phase]
+
+    def validation(self, phase: str) -> dict[str, ValidationSet]:
+        """Validation sets of a phase's mixture, by source; sources without `validation:` have none."""
+        from llmspec.data.validation import ValidationSet
+
+        part = self._phases[phase]
+        sets = {view.source: ValidationSet(view.source, part, self._open(view, "validation"), self._plan.model.context,
+                                           self.codec.specials[END])
+                for view in views_of(part, self._sources) if self._sources[view.source].validation}
+        return {name: found for name, found in sets.items() if found.tokens}
+
+    def fingerprint(self, phase: str) -> str:
+        """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
+        views = views_of(self._phases[phase], self._sources)
+        return digest({"tokenizer": self._codec_hash, "texts": [[*view, self._keys[view]] for view in views]})
+
+    @property
+    def attributions(self) -> tuple[Attribution, ...]:
+        """Licence and attribution of every source that is read."""
+        return tuple(Attribution(name, source.license, source.attribution) for name, source in self._sources.items())
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What reading found, for the plan."""
+        from llmspec.compiler.plan import Measured
+
+        texts = {name: self._about(name)["key"] for name in self._sources}
+        return Measured(
+            fingerprint=digest({"tokenizer": self._codec_hash, "texts": texts}),
+            sources=tuple(self._measured_source(s) for s in self._plan.sources),
+            phases={name: self.stream(name).planned() for name in self._phases},
+        )
+
+    def check(self) -> None:
+        """Open every stream; the problems of all phases in one DataError."""
+        problems: list[Problem] = []
+        for name in self._phases:
+            try:
+                self.stream(name)
+            except DataError as error:
+                problems += error.problems
+        if problems:
+            raise DataError(problems)
+
+    @cached_property
+    def _codec_hash(self) -> str:
+        return digest(self.codec.to_json())
+
+    def _open(self, view: View, side: str) -> TokenSet:
+        return TokenSet.load(self._tokens[view].folder, side)
+
+    def _about(self, name: str) -> dict[str, Any]:
+        """Notes on a source as plain text, or as dialogues where no phase reads it as text."""
+        view = View(name, "plain") if View(name, "plain") in self._tokens else View(name, "dialogue")
+        return {**self._tokens[view].about, "key": self._keys[view]}
+
+    def _measured_source(self, found: SourcePlan) -> SourcePlan:
+        if found.name not in self._sources:
+            return found
+        about = self._about(found.name)
+        return found.model_copy(update={
+            "documents": about["documents"], "in_both": about["in_both"],
+            "train_tokens": about["train"]["tokens"], "validation_tokens": about["validation"]["tokens"],
+            "train_characters": about["train"]["characters"],
+            "validation_characters": about["validation"]["characters"],
+        })

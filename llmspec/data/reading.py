@@ -1,0 +1,140 @@
+"""Sources to shaped, split documents: what trains, what validates, what was dropped and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from llmspec.core.hashing import digest
+from llmspec.core.problems import DataError, Problem
+from llmspec.data.shaping import Pieces, Turn, dialogue, plain_text
+from llmspec.data.split import Shaped, split, text_key, turns_key
+from llmspec.parts.sources import Document, Fetcher, Source
+
+FORMAT = 1
+"""Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
+MOST_PROBLEMS = 5
+
+Form = str
+"""How a source is read: `plain` or `dialogue`."""
+
+
+class View(NamedTuple):
+    """A source as a phase reads it."""
+
+    source: str
+    form: Form
+
+
+@dataclass
+class Reading:
+    """One source's documents. `left_out` counts those of a form with an empty field."""
+
+    documents: int
+    train: list[Shaped]
+    validation: list[Shaped]
+    in_both: dict[Form, int] = field(default_factory=lambda: {"plain": 0, "dialogue": 0})
+    """Training documents dropped since some source validates with the same text, or the same dialogue."""
+    train_of: dict[Form, list[Shaped]] = field(default_factory=dict)
+
+    def texts(self, side: Iterable[Shaped]) -> list[Pieces]:
+        """The plain texts of a side."""
+        return [item.plain for item in side if item.plain is not None]
+
+    def dialogues(self, side: Iterable[Shaped]) -> list[list[Turn]]:
+        """The dialogues of a side."""
+        return [item.turns for item in side if item.turns is not None]
+
+    def left_out(self, form: Form) -> int:
+        """Training documents without this form, since a field was empty."""
+        return sum((item.plain if form == "plain" else item.turns) is None for item in self.train_of[form])
+
+
+def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetcher, markers: Sequence[str],
+             progress: Callable[[str, int, int], None]) -> dict[str, Reading]:
+    """Read, shape and split every source, then drop from training what any source validates with.
+
+    Raises:
+        DataError: the problems of all sources at once, each with its path in the spec.
+    """
+    wanted = {view.source for view in views if view.form == "dialogue"}
+    readings: dict[str, Reading] = {}
+
+    def read(name: str, source: Source) -> None:
+        progress(f"reading {name}", len(readings), len(sources))
+        readings[name] = _read(source, fetch, markers, name in wanted)
+
+    each_source(sources, read)
+    _drop_in_both(readings.values())
+    return readings
+
+
+def each_source(sources: Mapping[str, Source], do: Callable[[str, Source], Any]) -> dict[str, Any]:
+    """`do` for every source; the DataErrors of all of them in one, at their paths in the spec."""
+    results, problems = {}, []
+    for name, source in sources.items():
+        try:
+            results[name] = do(name, source)
+        except DataError as error:
+            problems += [problem.at("data", "sources", name) for problem in error.problems]
+    if problems:
+        raise DataError(problems)
+    return results
+
+
+def content_keys(sources: Mapping[str, Source], fetch: Fetcher, markers: Sequence[str]) -> dict[View, str]:
+    """Hash of what each view's text depends on, found without reading the text.
+
+    A view depends on the validation text of every source, since what that holds is dropped from training.
+    """
+    prints = each_source(sources, lambda name, source: source.fingerprint(fetch))
+    own: dict[View, dict[str, Any]] = {}
+    for name, source in sources.items():
+        plain = {"format": FORMAT, "kind": getattr(source, "kind", ""), "revision": source.revision,
+                 "fingerprint": prints[name], "text": source.text, "messages": source.messages,
+                 "validation": str(source.validation), "markers": list(markers)}
+        own[View(name, "plain")] = plain
+        own[View(name, "dialogue")] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
+    held_out = {form: sorted(digest(own[View(name, form)]) for name, source in sources.items() if source.validation)
+                for form in ("plain", "dialogue")}
+    return {view: digest({"own": what, "form": view.form, "held_out": held_out[view.form]})
+            for view, what in own.items()}
+
+
+def _read(source: Source, fetch: Fetcher, markers: Sequence[str], dialogues: bool) -> Reading:
+    items: list[Shaped] = []
+    problems: list[Problem] = []
+    for document in source.documents(fetch):
+        try:
+            items.append(_shape(source, document, markers, dialogues))
+        except DataError as error:
+            problems += error.problems
+            if len(problems) >= MOST_PROBLEMS:
+                break
+    if problems:
+        raise DataError(problems)
+    if not items:
+        raise DataError("the source holds no document", "name other files", "there would be nothing to learn from")
+    sides = split(items, source.validation)
+    return Reading(len(items), sides.train, sides.validation)
+
+
+def _shape(source: Source, document: Document, markers: Sequence[str], dialogues: bool) -> Shaped:
+    plain = plain_text(source, document, markers)
+    turns = dialogue(source, document, markers) if dialogues else None
+    text = "".join(plain) if plain else json.dumps(document.record, ensure_ascii=False, default=str)
+    return Shaped(document, text, plain, turns)
+
+
+def _drop_in_both(readings: Iterable[Reading]) -> None:
+    """Fill `train_of` and `in_both` of every reading."""
+    readings = list(readings)
+    texts = {text_key(item.text) for reading in readings for item in reading.validation}
+    spoken = {turns_key(item.turns) for reading in readings for item in reading.validation if item.turns}
+    for reading in readings:
+        kept = [item for item in reading.train if text_key(item.text) not in texts] if texts else reading.train
+        fresh = [item for item in kept if not item.turns or turns_key(item.turns) not in spoken] if spoken else kept
+        reading.train_of = {"plain": kept, "dialogue": fresh}
+        reading.in_both = {"plain": len(reading.train) - len(kept), "dialogue": len(reading.train) - len(fresh)}

@@ -1,0 +1,144 @@
+"""The batches of a phase, each a pure function of its step: a cursor is no more than a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmspec.core.hashing import digest
+from llmspec.core.problems import DataError, Problem, RunError
+from llmspec.data.layout import Batch, Layout, PlainLayout, blank, random_bits
+from llmspec.data.ledger import Ledger
+from llmspec.data.mixture import Demand, portions, too_often
+from llmspec.data.packing import DialogueLayout
+from llmspec.data.tokens import TokenSet
+from llmspec.parts.phases import Phase
+
+if TYPE_CHECKING:
+    from llmspec.compiler.plan import SharePlan
+
+
+class PhaseStream:
+    """Random access to what a phase reads. Row order is drawn from the seed; shares hold in every stretch of it."""
+
+    def __init__(self, name: str, phase: Phase, data: Mapping[str, TokenSet], *, max_epochs: Mapping[str, float],
+                 seed: int, context: int, end: int, content: str = "", empty: Mapping[str, int] | None = None) -> None:
+        """`data` are the training tokens of the mixture's sources; `empty` counts documents left out before.
+
+        Raises:
+            DataError: a source shorter than a block, or read more often than it allows; all of them at once.
+        """
+        self.name, self.phase, self.context, self._end = name, phase, context, end
+        self.sources = tuple(source for source, share in phase.mixture.items() if share.percent > 0)
+        self.left_out: dict[str, dict[str, int]] = {}
+        """Source -> reason -> documents that the phase does not read."""
+        self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s)) for s in self.sources}
+        for source, layout in self._layouts.items():
+            before = {"an empty field": (empty or {}).get(source, 0)}
+            self.left_out[source] = {why: n for why, n in {**layout.left_out, **before}.items() if n}
+        self._check_length(data)
+        demands = [Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
+                   for s, layout in self._layouts.items()]
+        per_step = phase.batch * phase.accumulation
+        if problems := too_often(phase.budget, demands, per_step):
+            raise DataError(problem.at("phases", name) for problem in problems)
+        self.steps, blocks = portions(phase.budget, demands, per_step)
+        self._blocks = dict(zip(self.sources, blocks, strict=True))
+        self._order(seed)
+        self.key = digest({"content": content, "seed": seed, "context": context, "phase": name, "blocks": self._blocks,
+                           "batch": [phase.batch, phase.accumulation], "mask": phase.document_mask,
+                           "learn": list(getattr(phase, "learn", ()))})
+        """Hash of all that shapes the batches."""
+
+    def batch(self, step: int, micro: int = 0) -> Batch:
+        """What pass `micro` of optimizer step `step` reads. Raises IndexError outside the phase."""
+        if not (0 <= step < self.steps and 0 <= micro < self.phase.accumulation):
+            raise IndexError(f"{self.name} has no pass {micro} of step {step}")
+        size = self.phase.batch
+        begin = (step * self.phase.accumulation + micro) * size
+        source, block = self._source[begin : begin + size], self._block[begin : begin + size]
+        batch = blank(size, self.context, self._end)
+        batch.source[:] = source
+        for i, name in enumerate(self.sources):
+            if len(rows := np.flatnonzero(source == i)):
+                self._layouts[name].gather(batch, rows, block[rows])
+        return batch
+
+    def cursor(self, step: int) -> dict[str, Any]:
+        """JSON-able place before `step`."""
+        return {"phase": self.name, "step": step, "stream": self.key}
+
+    def check_cursor(self, cursor: Mapping[str, Any]) -> int:
+        """The step to go on with. Raises RunError where the cursor is of another stream."""
+        step = cursor.get("step")
+        if cursor.get("stream") != self.key or not isinstance(step, int) or not 0 <= step <= self.steps:
+            raise RunError(
+                f"the checkpoint of {self.name} was made on other data or in another order",
+                hint="begin the phase anew, or bring back the spec and the texts it was started with",
+                consequence="some text would be read twice and some never",
+            )
+        return step
+
+    def planned(self) -> tuple[SharePlan, ...]:
+        """What the whole phase reads of each source of its mixture; exact."""
+        from llmspec.compiler.plan import SharePlan
+
+        plans = []
+        for source, share in self.phase.mixture.items():
+            if source not in self._layouts:
+                plans.append(SharePlan(source=source, share=share.fraction, blocks=0, seen=0, supervised=0, left_out=0,
+                                       repeated=0, epochs=0.0))
+                continue
+            blocks, layout = self._blocks[source], self._layouts[source]
+            counts = layout.counts(blocks)
+            plans.append(SharePlan(
+                source=source, share=share.fraction, blocks=blocks, seen=counts.seen, supervised=counts.supervised,
+                left_out=sum(self.left_out[source].values()), repeated=counts.repeated,
+                epochs=blocks / layout.blocks_per_epoch,
+            ))
+        return tuple(plans)
+
+    def ledger(self) -> Ledger:
+        """An empty ledger for this stream's batches."""
+        return Ledger(self.sources)
+
+    def _check_length(self, data: Mapping[str, TokenSet]) -> None:
+        problems = []
+        for source, layout in self._layouts.items():
+            # A dialogue may be short, as what follows it in its block is padding; text fills blocks to the end.
+            enough = layout.epoch_tokens > 0 if data[source].spoken is not None else layout.blocks_per_epoch >= 1
+            if enough:
+                continue
+            why = "; ".join(f"{n} {reason}" for reason, n in self.left_out[source].items())
+            problems.append(Problem(
+                f"{source} has {layout.epoch_tokens} training tokens, and one block has {self.context}"
+                + (f" (left out: {why})" if why else ""),
+                ("phases", self.name, "mixture", source), "give it more text, or lower model.context",
+                "no block could be filled",
+            ))
+        if problems:
+            raise DataError(problems)
+
+    def _order(self, seed: int) -> None:
+        """Draw the order of all blocks: each source's epoch by epoch, and the sources evenly among each other."""
+        sources, blocks, places = [], [], []
+        for i, name in enumerate(self.sources):
+            n = self._blocks[name]
+            every = np.arange(n)
+            served = np.lexsort((random_bits(n, seed, self.name, name, "order"), self._layouts[name].epochs(every)))
+            sources.append(np.full(n, i, np.int32))
+            blocks.append(served)
+            jitter = (random_bits(n, seed, self.name, name, "jitter") >> np.uint64(11)) / 2.0**53
+            places.append((every + jitter) / max(n, 1))
+        order = np.argsort(np.concatenate(places), kind="stable")
+        self._source = np.concatenate(sources)[order]
+        self._block = np.concatenate(blocks)[order]
+
+
+def layout_of(data: TokenSet, phase: Phase, context: int, end: int, names: tuple[object, ...] | None) -> Layout:
+    """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
+    if data.spoken is None:
+        return PlainLayout(data, context, end, phase.document_mask, names)
+    return DialogueLayout(data, getattr(phase, "learn", ()), context, end, phase.document_mask, names)

@@ -1,0 +1,69 @@
+"""Validation text in blocks: every token once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from llmspec.data.layout import Batch, PlainLayout, blank
+from llmspec.data.packing import DialogueLayout, pad_after
+from llmspec.data.stream import layout_of
+from llmspec.data.tokens import TokenSet
+from llmspec.parts.phases import Phase
+
+
+class ValidationSet:
+    """Batches of one source's validation text, all of the same shape; iterate as often as you like.
+
+    Plain text is the stream `END v1 END v2 ... END`, each of whose targets counts once. Dialogues are packed whole,
+    and the targets are those of the roles that the phase learns. Losses per token divide by `tokens`, losses per
+    character by `characters`.
+    """
+
+    def __init__(self, source: str, phase: Phase, data: TokenSet, context: int, end: int) -> None:
+        self.source = source
+        self._rows, self._context, self._end, self._mask = phase.batch, context, end, phase.document_mask
+        self._layout = layout_of(data, phase, context, end, None)
+        self.left_out: dict[str, int] = {why: n for why, n in self._layout.left_out.items() if n}
+        """Reason -> dialogues that are not validated on."""
+        if isinstance(self._layout, DialogueLayout):
+            self._blocks = int(self._layout.blocks_per_epoch)
+            self.tokens = self._layout.counts(self._blocks).supervised if self._blocks else 0
+            self.characters = self._layout.characters
+        else:
+            self._blocks = -(-self._layout.epoch_tokens // context)
+            self.tokens = self._layout.epoch_tokens
+            self.characters = int(data.characters.sum())
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-self._blocks // self._rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for i in range(len(self)):
+            yield self.batch(i)
+
+    def batch(self, i: int) -> Batch:
+        """Batch i; rows after the last block are padding."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        blocks = np.arange(i * self._rows, min((i + 1) * self._rows, self._blocks))
+        rows = np.arange(len(blocks))
+        batch = blank(self._rows, self._context, self._end)
+        self._layout.gather(batch, rows, blocks)
+        if isinstance(self._layout, PlainLayout):
+            self._trim(batch, rows, blocks)
+        batch.repeated[:] = 0
+        return batch
+
+    def _trim(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
+        """Turn what lies past the text's end into padding."""
+        filled = np.minimum(self.tokens - blocks * self._context, self._context)
+        padding = np.arange(self._context) >= filled[:, None]
+        batch.filled[rows] = filled
+        for array, value in ((batch.tokens, self._end), (batch.targets, self._end), (batch.weights, 0)):
+            array[rows] = np.where(padding, value, array[rows])
+        if self._mask:
+            last = batch.documents[rows, filled - 1] + 1
+            pad_after(batch, rows, last, filled)

@@ -1,0 +1,118 @@
+"""Cached decoding: a prefill per prompt-length bucket and one decode step, all under TinyJit.
+
+Shape letters: R rows decoded side by side, T prompt tokens, S places of the cache (the context), K key/value heads,
+d head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinygrad import Tensor, UOp, dtypes
+
+from llmspec.compiler.masks import Mask
+from llmspec.compiler.plan import ModelPlan
+from llmspec.model.lowering import Lowering, numpy_inputs
+from llmspec.model.steps import Tensors, captured_at_once
+from llmspec.model.transformer import Transformer, View
+
+SHORTEST = 16
+"""Smallest prefill bucket, in tokens; buckets double from here up to the context."""
+
+
+class Decoder:
+    """Continues prompts with the weights it is given. Each row has its own cache; all rows stand at one position."""
+
+    def __init__(self, plan: ModelPlan, lowering: Lowering, weights: Tensors) -> None:
+        self.context, self.rows = plan.context, 0
+        self._plan, self._lowering, self._weights = plan, lowering, weights
+        self._model = Transformer(plan)
+        self._tables = numpy_inputs(**self._model.tables())
+        self._place = UOp.variable("place", 0, plan.context - 1)
+        self._length = 0
+
+    def _allocate(self, rows: int) -> None:
+        """Caches and graphs for another number of rows."""
+        plan = self._plan
+        names = [f"{kind}{layer}" for layer in range(plan.layers) for kind in "kv"]
+        shape = (rows, plan.kv_heads, plan.context, plan.head_dim)
+        self._cache = {n: Tensor.zeros(*shape, dtype=dtypes.float32).contiguous() for n in names}
+        Tensor.realize(*self._cache.values())
+        self._prefills: dict[int, Any] = {}
+        self._decode = captured_at_once(self._decode_step)
+        self.rows = rows
+
+    def use(self, weights: Tensors) -> None:
+        """Decode with these weights from now on."""
+        self._weights = weights
+
+    def start(self, tokens: Sequence[int], rows: int = 1) -> Any:
+        """Reads a prompt of 1 … context tokens into each of `rows` rows; logits (R, V) float32 of the token after it."""
+        import numpy as np
+
+        if rows != self.rows:
+            self._allocate(rows)
+        if not 1 <= len(tokens) <= self.context:
+            raise ValueError(f"a prompt has 1 to {self.context} tokens, not {len(tokens)}")
+        bucket = min(self.context, max(SHORTEST, 1 << (len(tokens) - 1).bit_length()))
+        padded = np.zeros((self.rows, bucket), np.int32)
+        padded[:, : len(tokens)] = tokens
+        if bucket not in self._prefills:
+            self._prefills[bucket] = captured_at_once(self._prefill_step)
+        inputs = numpy_inputs(tokens=padded, last=np.array([len(tokens) - 1], np.int32))
+        self._length = len(tokens)
+        return self._run(self._prefills[bucket], inputs)
+
+    def step(self, tokens: Sequence[int]) -> Any:
+        """Appends one token to each row; logits (R, V) float32 of the next."""
+        import numpy as np
+
+        if self._length >= self.context:
+            raise ValueError(f"the context of {self.context} tokens is full")
+        inputs = numpy_inputs(tokens=np.asarray(tokens, np.int32).reshape(self.rows, 1),
+                              position=np.array([[self._length]], np.int32))
+        place = self._place.bind(self._length)
+        self._length += 1
+        return self._run(self._decode, inputs, place)
+
+    def _run(self, jit: Any, inputs: Tensors, *place: UOp) -> Any:
+        out = jit(self._weights, self._tables, self._cache, {**inputs, **self._lowering.inputs}, *place)
+        return out.numpy().copy()  # the returned tensor is overwritten by the next call
+
+    # -- the graphs ----------------------------------------------------------------------------------------------
+    def _prefill_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:
+        tokens_RT = inputs["tokens"]
+        length = int(tokens_RT.shape[1])
+        place = Tensor.arange(length)
+        mask = Mask().allows(place.reshape(1, 1, length, 1), place.reshape(1, 1, 1, length))
+        positions = place.reshape(1, length)
+        view = View(positions, positions, mask, memory=self._writer(cache, 0, length, read=False))
+        return self._logits(weights, tables, inputs, view, inputs["last"])
+
+    def _decode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors, place: UOp) -> Tensor:
+        keys, query = Tensor.arange(self.context), inputs["position"]
+        mask = Mask().allows(query.reshape(1, 1, 1, 1), keys.reshape(1, 1, 1, -1))
+        view = View(query, keys.reshape(1, -1), mask, memory=self._writer(cache, place, 1, read=True))
+        return self._logits(weights, tables, inputs, view, None)
+
+    def _logits(self, weights: Tensors, tables: Tensors, inputs: Tensors, view: View, last: Tensor | None) -> Tensor:
+        ops, tensors = self._lowering.ops(inputs), {**weights, **tables}
+        hidden = self._model.hidden(ops, tensors, inputs["tokens"], view)
+        if last is not None:  # the prompt's last token, wherever padding starts
+            hidden = hidden.gather(1, last.reshape(1, 1, 1).expand(self.rows, 1, hidden.shape[-1]))
+        logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(self.rows, -1).contiguous()
+        Tensor.realize(logits, *self._written)
+        return logits
+
+    def _writer(self, cache: Tensors, place: int | UOp, length: int, read: bool) -> Any:
+        """Stores new keys and values at `place`; gives back the whole cache, or in a prefill just the new ones."""
+        self._written: list[Tensor] = []
+
+        def store(name: str, new_RKTd: Tensor) -> Tensor:
+            whole = cache[name]
+            written = whole.uop.after(whole[:, :, place : place + length, :].uop.store(new_RKTd.uop))
+            self._written.append(Tensor(written))
+            return self._written[-1] if read else new_RKTd
+
+        return lambda layer, k, v: (store(f"k{layer}", k), store(f"v{layer}", v))

@@ -1,0 +1,23 @@
+"""Makes a Plan's device ready: its compiler, its cache, tinygrad's default."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from llmspec.kernels import toolchain
+
+
+def open_device(device: str) -> None:
+    """Call before any tensor is made. Raises ToolchainError where a CPU has no compiler."""
+    if device.startswith("CPU"):
+        toolchain.prepare()
+    if "tinygrad" not in sys.modules:
+        os.environ["DEV"] = device
+    from tinygrad import Device
+
+    if Device.DEFAULT != device:
+        Device.DEFAULT = device
+    from llmspec.kernels.waiting import rest_while_waiting
+
+    rest_while_waiting()

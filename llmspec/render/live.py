@@ -1,0 +1,201 @@
+"""A run on the terminal: a plan summary, then a live line per phase; plain lines where it is not a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.units import count, duration
+from llmspec.training.stop import Interrupted
+from llmspec.training.watch import Score, Step, Watcher
+
+BARS = "▁▂▃▄▅▆▇█"
+PLAIN_SECONDS = 5.0
+"""Between two plain lines of progress."""
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """A curve of `width` characters, averaged where there are more values."""
+    if not values:
+        return ""
+    step = max(1.0, len(values) / width)
+    starts = [int(i * step) for i in range(min(width, len(values)))]
+    means = [sum(v := values[a : max(a + 1, int(a + step))]) / len(v) for a in starts]
+    low, high = min(means), max(means)
+    return "".join(BARS[int((m - low) / (high - low or 1.0) * (len(BARS) - 1))] for m in means)
+
+
+class Pace:
+    """Steps and tokens a second over the last steps, and the time left. The first step compiles and is left out."""
+
+    def __init__(self) -> None:
+        self.recent: deque[tuple[float, int]] = deque(maxlen=50)
+        self.first = True
+
+    def add(self, step: Step) -> None:
+        if not self.first:
+            self.recent.append((step.seconds, step.tokens))
+        self.first = False
+
+    def tokens_per_second(self) -> float:
+        seconds = sum(s for s, _ in self.recent)
+        return sum(t for _, t in self.recent) / seconds if seconds else 0.0
+
+    def eta(self, step: Step) -> str:
+        if not self.recent:
+            return "–"
+        mean = sum(s for s, _ in self.recent) / len(self.recent)
+        return duration(mean * (step.steps - step.step))
+
+
+class Plain(Watcher):
+    """One line now and then: for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.phase, self.pace, self.last, self.doing = console, "", Pace(), 0.0, ""
+        self.score = ""
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def notice(self, text: str) -> None:
+        self.say(f"note: {text}")
+
+    def progress(self, what: str, done: float, total: float) -> None:
+        now = time.monotonic()
+        if what != self.doing or now - self.last > PLAIN_SECONDS:
+            self.doing, self.last = what, now
+            self.say(what + (f" {done / total:.0%}" if total and done else ""))
+
+    def planned(self, plan: Plan, folder: Path) -> None:
+        self.console.print(summary(plan, folder))
+
+    def reused(self, phase: PhasePlan) -> None:
+        self.say(f"{phase.name}: trained before, its weights are taken")
+
+    def phase_starts(self, phase: PhasePlan, step: int) -> None:
+        self.phase, self.pace, self.last, self.score = phase.name, Pace(), time.monotonic(), ""
+        self.say(f"{phase.name}: {'goes on after' if step else 'starts,'} "
+                 f"{f'step {step} of' if step else ''} {phase.steps} steps")
+
+    def stepped(self, step: Step) -> None:
+        self.pace.add(step)
+        now = time.monotonic()
+        if step.step in (1, step.steps) or now - self.last > PLAIN_SECONDS:
+            self.last = now
+            self.say(f"{self.phase} {step.step}/{step.steps}  loss {step.loss:.3f}  lr {step.lr:.2e}  "
+                     f"norm {step.norm:.2f}  {count(self.pace.tokens_per_second())} tokens/s  "
+                     f"ETA {self.pace.eta(step)}")
+
+    def validated(self, step: int, scores: list[Score]) -> None:
+        for s in scores:
+            self.say(f"{self.phase} {step}  validation {s.source}: {s.per_token:.4f} nats/token, "
+                     f"{s.per_character:.4f} nats/character")
+
+    def sampled(self, step: int, prompt: str, text: str) -> None:
+        self.say(f"{self.phase} {step}  sample: {prompt!r} -> {text!r}")
+
+    def saved(self, step: int, folder: Path) -> None:
+        self.say(f"{self.phase} {step}  saved {folder}")
+
+    def phase_ends(self, phase: PhasePlan, ledger: list[dict[str, Any]]) -> None:
+        self.say(f"{phase.name}: done")
+
+
+class Display(Plain):
+    """A live panel: bar, loss with its curve, validation, speed, time left, and the latest sample."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None),
+                            TextColumn("{task.completed:.0f}/{task.total:.0f}"), expand=True)
+        self.task = self.bar.add_task("preparing", total=1)
+        self.losses: list[float] = []
+        self.line, self.text = Text(""), Text("")
+        self.live = Live(self, console=console, refresh_per_second=4, transient=True)
+
+    def __rich__(self) -> Group:
+        parts: list[Any] = [self.bar, self.line]
+        if self.losses:
+            parts.append(Text(sparkline(self.losses, max(10, self.console.width - 8)), style="cyan"))
+        if self.text:
+            parts.append(Panel(self.text, title="a sample", title_align="left", border_style="dim"))
+        return Group(*parts)
+
+    def progress(self, what: str, done: float, total: float) -> None:
+        self.bar.update(self.task, description=what, completed=done, total=total or None)
+
+    def phase_starts(self, phase: PhasePlan, step: int) -> None:
+        self.phase, self.pace, self.losses, self.score = phase.name, Pace(), [], ""
+        self.bar.update(self.task, description=phase.name, completed=step, total=phase.steps)
+        self.line = Text("compiling the first step …", style="dim")
+
+    def stepped(self, step: Step) -> None:
+        self.pace.add(step)
+        self.losses.append(step.loss)
+        self.bar.update(self.task, completed=step.step)
+        self.line = Text.assemble(
+            ("loss ", "dim"), (f"{step.loss:.3f}", "bold"), self.score, ("   lr ", "dim"), f"{step.lr:.1e}",
+            ("   ", ""), f"{count(self.pace.tokens_per_second())} tokens/s", ("   ETA ", "dim"), self.pace.eta(step))
+
+    def validated(self, step: int, scores: list[Score]) -> None:
+        super().validated(step, scores)
+        self.score = f"   validation {scores[0].per_character:.3f} nats/char" if scores else ""
+
+    def sampled(self, step: int, prompt: str, text: str) -> None:
+        self.text = Text.assemble((prompt, "bold"), " " if prompt and not prompt.endswith("\n") else "", text[:400])
+
+    def saved(self, step: int, folder: Path) -> None:
+        pass
+
+    def phase_ends(self, phase: PhasePlan, ledger: list[dict[str, Any]]) -> None:
+        self.say(f"{phase.name}: done, loss {self.losses[-1]:.3f}" if self.losses else f"{phase.name}: done")
+
+
+def summary(plan: Plan, folder: Path) -> Table:
+    """What is about to happen, in a table: a line a phase."""
+    title = (f"{plan.name}: {count(plan.model.parameters)} parameters, {plan.model.layers} layers, "
+             f"vocabulary {plan.model.vocab:,}, context {plan.model.context}, on {plan.device} → {folder}")
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in ("phase", "steps", "tokens", "mixture (tokens, epochs)", "TFLOPs"):
+        table.add_column(column, justify="right" if column in ("steps", "tokens", "TFLOPs") else "left")
+    for phase in plan.phases:
+        mixture = ", ".join(
+            f"{s.source} {s.share:.0%}" + (f" ({count(s.seen)}, {s.epochs:.2g}×)" if s.seen and s.epochs else "")
+            for s in phase.shares)
+        table.add_row(phase.name, count(phase.steps or 0), count(phase.tokens or 0), mixture,
+                      f"{(phase.flops or 0) / 1e12:.1f}")
+    return table
+
+
+@contextmanager
+def watcher(again: str = "") -> Iterator[Watcher]:
+    """A watcher for this terminal; says how to go on when a run was stopped, and what next when it ended."""
+    console = Console()
+    began = time.monotonic()
+    watch: Plain = Display(console) if console.is_terminal else Plain(console)
+    try:
+        if isinstance(watch, Display):
+            with watch.live:
+                yield watch
+        else:
+            yield watch
+    except Interrupted as stop:
+        console.print(f"stopped after step {stop.step} of {stop.phase}, and saved. Go on with:\n  {again}",
+                      highlight=False, soft_wrap=True)
+        raise
+    if again:
+        console.print(f"done in {duration(time.monotonic() - began)}. Try:  llmspec sample --prompt '…'   "
+                      "llmspec explain", highlight=False)

@@ -1,0 +1,36 @@
+"""Problems on the terminal: where, what, what to write instead, and what would have happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from llmspec.core.problems import Problem, dotted
+
+
+def show(problems: Sequence[Problem]) -> None:
+    """Prints every problem to standard error."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    for problem in problems:
+        console.print(as_text(problem))
+    if len(problems) > 1:
+        console.print(f"{len(problems)} problems")
+
+
+def as_text(problem: Problem) -> Text:
+    """One problem in a few lines."""
+    text = Text()
+    if problem.mark:
+        text.append(f"{problem.mark.file}:{problem.mark.line}:{problem.mark.column}: ", style="bold")
+    if problem.path:
+        text.append(f"{dotted(problem.path)}: ", style="cyan")
+    text.append(problem.message, style="red")
+    if problem.mark and problem.mark.text:
+        text.append(f"\n  | {problem.mark.text}", style="dim")
+    if problem.hint:
+        text.append("\n  hint: ", style="green").append(problem.hint)
+    if problem.consequence:
+        text.append("\n  otherwise: ", style="yellow").append(problem.consequence)
+    return text

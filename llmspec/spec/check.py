@@ -1,0 +1,142 @@
+"""Structure: each part of a spec is validated on its own, so that a broken one does not hide the others' problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from llmspec.core.problems import Path, Problem, nearest
+from llmspec.parts.phases import Phase
+from llmspec.parts.sources import Source
+from llmspec.parts.tokenizers import Tokenizer
+from llmspec.spec import messages
+from llmspec.spec.decoding import Decoding
+from llmspec.spec.references import check_references
+from llmspec.spec.schema import ModelSpec, Spec
+from llmspec.spec.shape import Shape, description, shape_of, spec_shape
+from llmspec.spec.translate import Translator
+from llmspec.spec.yaml12 import Tree
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The valid parts of a spec; what is broken is None, or not among the sources and phases.
+
+    A section that the file leaves out and that has a default is that default.
+    """
+
+    name: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    model: ModelSpec | None = None
+    tokenizer: Tokenizer | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+    phases: dict[str, Phase] = field(default_factory=dict)
+    decoding: Decoding | None = None
+    spec: Spec | None = None
+    """The whole, where nothing is broken."""
+
+
+def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
+    """The valid sections of a spec and what is wrong with the others. Never raises."""
+    checker = _Checker(tree)
+    spec = checker.part(spec_shape(), tree.data, ())
+    found = checker.valid
+    sections = Sections(
+        spec=spec if isinstance(spec, Spec) else None,
+        sources={str(p[2]): v for p, v in found.items() if p[:2] == ("data", "sources") and len(p) == 3},
+        phases={str(p[1]): v for p, v in found.items() if p[:1] == ("phases",) and len(p) == 2},
+        **{key: found.get((key,)) for key in ("name", "seed", "device", "model", "tokenizer", "decoding")},
+    )
+    problems = [*checker.problems, *check_references(tree)]
+    if sections.tokenizer is not None:
+        problems += [p.at("tokenizer") for p in sections.tokenizer.check()]
+    return sections, tuple(problems)
+
+
+class _Checker:
+    """Walks schema and data together. Leaves are validated by pydantic, and only its verdict on them is used."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.problems: list[Problem] = []
+        self.valid: dict[Path, Any] = {}
+        """What was found valid, down to the parts: path -> value."""
+
+    def part(self, shape: Shape, data: Any, path: Path) -> BaseModel | None:
+        """A part or section from its map of settings; None, and its problems noted, where it is broken."""
+        before = len(self.problems)
+        if not isinstance(data, Mapping):
+            self.problems.append(messages.not_a_map(shape, data, path))
+            return None
+        kind = shape.kind(data)
+        if kind is None or kind not in shape.parts:
+            if not self.hidden((*path, "kind")):
+                self.problems.append(messages.wrong_kind(shape, data.get("kind"), path))
+            return None
+        values = self.values(shape, kind, data, path)
+        built = self.build(shape, kind, values, data, path)
+        if len(self.problems) > before or built is None:
+            return None
+        self.valid[path] = built
+        return built
+
+    def values(self, shape: Shape, kind: str, data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """The settings with parts built; broken parts and unknown keys are left out."""
+        fields, values = shape.fields(kind), {}
+        unknown = [key for key in data if key not in fields]
+        for key in unknown:
+            problem = messages.unknown_key(shape, kind, key, data, path)
+            self.problems.append(replace(problem, mark=self.tree.key_mark((*path, key))))
+        for key, info in fields.items():
+            if key not in data:
+                if info.is_required() and not self.hidden((*path, key)) and nearest(key, unknown) is None:
+                    self.problems.append(messages.missing_key(key, description(shape.parts[kind], key), path))
+                continue
+            child, value, at = shape_of(info), data[key], (*path, key)
+            if child.item is not None:
+                value = self.items(child, value, at)
+            elif child.parts:
+                value = self.part(child, value, at)
+            if value is not None or not (child.item or child.parts):
+                values[key] = value
+        return values
+
+    def items(self, shape: Shape, data: Any, path: Path) -> dict[str, Any] | None:
+        """A map of names to parts."""
+        assert shape.item is not None
+        if not isinstance(data, Mapping):
+            self.problems.append(messages.not_a_map(shape, data, path))
+            return None
+        built = {name: self.part(shape.item, value, (*path, name)) for name, value in data.items()}
+        # One that is broken still counts as an entry, so that the map is not called empty.
+        return {k: v for k, v in built.items() if v is not None} if None not in built.values() else None
+
+    def build(self, shape: Shape, kind: str, values: dict[str, Any], data: Mapping[str, Any], path: Path) -> Any:
+        part, fields = shape.parts[kind], shape.fields(kind)
+        errors: list[Any] = []
+        built = None
+        try:
+            built = part.model_validate(values)
+        except ValidationError as e:
+            # A missing key has been reported, or stands for a part that has.
+            errors = [error for error in e.errors(include_url=False) if error["type"] != "missing"]
+            self.problems += Translator(part, path, data, self.tree.key_mark).problems(errors)
+        if not path:
+            self.top(fields, values, {str(error["loc"][0]) for error in errors if error["loc"]})
+        return built
+
+    def top(self, fields: Mapping[str, Any], values: dict[str, Any], bad: set[str]) -> None:
+        """Note what is valid at the top, which holds also where the whole is not."""
+        for key, info in fields.items():
+            if key in values and key not in bad:
+                self.valid[(key,)] = values[key]
+            elif key not in self.tree.data and not info.is_required() and not self.hidden((key,)):
+                self.valid[(key,)] = info.get_default(call_default_factory=True)
+
+    def hidden(self, path: Path) -> bool:
+        """Whether a syntax error hides what stands here."""
+        return path in self.tree.broken or path[:-1] in self.tree.broken

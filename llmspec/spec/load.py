@@ -1,0 +1,95 @@
+"""A spec file -> a typed Spec, or every problem of it at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+
+from llmspec.core.problems import Mark, Path, Problem, SpecError
+from llmspec.spec.check import Sections, check_structure
+from llmspec.spec.layers import Layers
+from llmspec.spec.schema import Spec
+from llmspec.spec.yaml12 import Node, Tree
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a spec, broken or not: passes can run on the `sections` that are valid."""
+
+    files: tuple[tuple[FilePath, str], ...]
+    """Every file read and its text, the spec itself first."""
+    tree: Tree
+    sections: Sections
+    problems: tuple[Problem, ...]
+    """All problems so far, in the order of the files, each with its mark."""
+
+    def locate(self, problem: Problem) -> Problem:
+        """The problem with the mark of its path, or of the deepest known place above it."""
+        if problem.mark is not None:
+            return problem
+        return replace(problem, mark=locate(problem.path, self.tree, self.files))
+
+    def sorted(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+        """Located problems in the order of the files, each once."""
+        order = {str(path): i for i, (path, _) in enumerate(self.files)}
+
+        def key(problem: Problem) -> tuple[int, int, int]:
+            mark = problem.mark or Mark("", 0, 0)
+            return order.get(mark.file, len(order)), mark.line, mark.column
+
+        return tuple(sorted(dict.fromkeys(self.locate(p) for p in problems), key=key))
+
+
+@dataclass(frozen=True)
+class Loaded(Reading):
+    """A valid spec, with the places of its values."""
+
+    spec: Spec
+
+    @property
+    def marks(self) -> dict[Path, tuple[Mark | None, Mark]]:
+        """Path -> (mark of the key, mark of the value)."""
+        return self.tree.marks
+
+
+def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Reading:
+    """Read a spec file, what it extends and `overrides` such as `phases.pretrain.optimizer.lr=3e-4`. Never raises.
+
+    Problems are in the result; `sections` holds what is valid.
+    """
+    layers = Layers()
+    root = layers.read(FilePath(path))
+    files = tuple(layers.files.items())
+    if root is None:
+        empty = Tree({}, {}, frozenset({()}))
+        return Reading(files, empty, Sections(), tuple(layers.problems))
+    root = layers.override(root, (overrides,) if isinstance(overrides, str) else overrides)
+    tree = Tree.of(Node(root.value, root.mark), frozenset(layers.broken))
+    sections, problems = check_structure(tree)
+    reading = Reading(files, tree, sections, ())
+    return replace(reading, problems=reading.sorted([*layers.problems, *problems]))
+
+
+def load_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
+    """Read and check a spec.
+
+    Raises:
+        SpecError: with every problem, in the order of the file.
+    """
+    reading = read_spec(path, overrides)
+    if reading.problems or reading.sections.spec is None:
+        raise SpecError(reading.problems)
+    return Loaded(reading.files, reading.tree, reading.sections, (), reading.sections.spec)
+
+
+def locate(path: Path, tree: Tree, files: tuple[tuple[FilePath, str], ...]) -> Mark:
+    """Mark of a path's value, or of the key of the deepest known place above it."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in tree.marks:
+            key, value = tree.marks[path[:length]]
+            # A map in lines of its own starts below its key, and the key is what the eye looks for.
+            whole = length == len(path) and (key is None or (key.file, key.line) == (value.file, value.line))
+            return value if whole or key is None else key
+    return Mark(str(files[0][0]) if files else "", 1, 1)

@@ -1,0 +1,125 @@
+"""Mistakes in plain words: keys that nobody reads or somebody misses, kinds that no table has. See also translate.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from llmspec.core.problems import Path, Problem, nearest, one_of
+from llmspec.core.units import Text
+from llmspec.spec.shape import Shape, default_of, places
+
+def shown(value: Any) -> str:
+    """A value as it would stand in YAML, shortened."""
+    if isinstance(value, Text):
+        return str(value)
+    if isinstance(value, BaseModel):
+        value = {k: v for k, v in value.model_dump(mode="json", by_alias=True).items() if k == "kind"} or "its own"
+        return "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}" if isinstance(value, dict) else value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def given(value: Any) -> str:
+    """What stands there, with its type where that is the point: `the text `3e-4``, `a list`."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return f"the text `{shown(value)}`" if value else "an empty text"
+    if isinstance(value, Mapping):
+        return "a map"
+    return "a list" if isinstance(value, tuple | list) else f"`{shown(value)}`"
+
+
+def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path: Path) -> Problem:
+    """A key that nothing reads."""
+    mine = shape.fields(kind)
+    owners = [k for k in shape.parts if key in shape.fields(k)]
+    at = (*path, key)
+    if owners:
+        of = " or ".join(owners)
+        return Problem(f"`{key}` belongs to kind {of}; this is {kind}", at,
+                       hint=f"remove `{key}`, or write `kind: {owners[0]}`", consequence="nothing would read it")
+    elsewhere = [p for p in places().get(key, ()) if p != _pattern(path)]
+    near = nearest(key, [k for k in mine if k not in data] + (["extends"] if not path else []))
+    if key == "extends":
+        return Problem("unknown key", at, hint="`extends:` stands at the top of the file", consequence="nothing would read it")
+    if elsewhere and (near is None or len(near) != len(key)):
+        inside = [p for p in elsewhere if p.startswith(_pattern(path))]
+        where = (inside or elsewhere)[0]
+        hint = f"`{key}` stands under `{where}`" if where else f"`{key}` stands at the top of the file"
+        return Problem("unknown key", at, hint=hint, consequence="nothing would read it")
+    if near is None:
+        return Problem("unknown key", at, hint=one_of(key, [k for k in mine if k not in data] or mine),
+                       consequence="nothing would read it")
+    return Problem("unknown key", at, hint=f"did you mean `{near}`?", consequence=_without(near, mine.get(near)))
+
+
+def _without(near: str, info: FieldInfo | None) -> str:
+    """What happens where `near` was meant and is not read."""
+    if info is None or info.is_required():
+        return f"nothing would read it, and `{near}` would be missing"
+    default = default_of(info)
+    kept = "would be left open" if default is None else f"would keep its default, {shown(default)}"
+    return f"nothing would read it, and `{near}` {kept}"
+
+
+def _pattern(path: Path) -> str:
+    """A path with the user's names left out, as `places` has them."""
+    steps = [str(step) for step in path]
+    for i, step in enumerate(steps[:-1]):
+        if (i, step) in ((0, "phases"), (1, "sources")):
+            steps[i + 1] = "<name>"
+    return ".".join(steps)
+
+
+def missing_key(key: str, description: str, path: Path) -> Problem:
+    return Problem(f"`{key}` is missing", (*path, key), hint=explained(key, description), consequence="it has no default")
+
+
+def explained(key: str, description: str) -> str:
+    """`layers: number of blocks`: the first sentence of a key's description."""
+    first = re.split(r"(?<=[a-z0-9)`])\. |[.;]$|; ", description)[0]
+    return f"{key}: {first[:1].lower()}{first[1:]}" if first else ""
+
+
+def wrong_kind(shape: Shape, kind: Any, path: Path) -> Problem:
+    """`kind:` is missing, or names nothing."""
+    table, label = shape.parts, _label(path)
+    if kind is None:
+        return Problem("`kind` is missing", (*path, "kind"), hint=f"one of: {', '.join(table)}",
+                       consequence=f"there would be no telling which {label} is meant")
+    if not isinstance(kind, str):
+        return Problem(f"a kind is a name, not {given(kind)}", (*path, "kind"), hint=f"one of: {', '.join(table)}")
+    near = nearest(kind, table)
+    return Problem(f"no {label} is of kind `{kind}`", (*path, "kind"),
+                   hint=f"did you mean `{near}`?" + (f" (kinds: {', '.join(table)})" if len(table) > 1 else "")
+                   if near else f"one of: {', '.join(table)}")
+
+
+def not_a_map(shape: Shape, value: Any, path: Path) -> Problem:
+    """Something else where a map of settings should be."""
+    label = _label(path)
+    if isinstance(value, str) and shape.has_kinds and (kind := nearest(value, shape.parts)):
+        hint = f"{path[-1]}: {{kind: {kind}}}"
+    elif value is None:
+        hint = "write its keys below it, indented; or remove it"
+    else:
+        names = list(shape.fields(next(iter(shape.parts), None)))[:3] or ["name"]
+        hint = f"write its keys below it: {', '.join(names)} …"
+    article = "an" if label[:1] in "aeiou" else "a"
+    one = f"`{label}`" if len(path) == 1 or shape.item else f"{article} {label}"
+    return Problem(f"{one} is a map of settings, not {given(value)}", path, hint=hint)
+
+
+def _label(path: Path) -> str:
+    """What a place is called: `source` for data.sources.wiki, `position` for model.position."""
+    if _pattern(path).endswith("<name>"):
+        return str(path[-2]).removesuffix("s")
+    names = [step for step in path if isinstance(step, str)]
+    return names[-1] if names else "spec"

@@ -1,0 +1,110 @@
+"""Names that sections use of each other: sources in mixtures and budgets, phases in `from:`.
+
+These checks read the plain data, so that a phase with another mistake is checked too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmspec.core.problems import Path, Problem, nearest
+from llmspec.core.units import Budget
+from llmspec.spec.yaml12 import Tree
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_references(tree: Tree) -> Iterator[Problem]:
+    """Problems of names."""
+    sources, phases = _names(tree, ("data", "sources")), _names(tree, ("phases",))
+    yield from _spelled(tree, ("data", "sources"), "source", "mixtures and budgets name it")
+    yield from _spelled(tree, ("phases",), "phase", "its folder in the run directory has this name")
+    for name, phase in _maps(tree, ("phases",)):
+        path = ("phases", name)
+        if sources is not None:
+            yield from _mixture(tree, phase, path, sources)
+        yield from _budget(phase, path)
+        start = phase.get("from")
+        if isinstance(start, str) and phases is not None and start not in phases:
+            yield Problem(f"no phase is called `{start}`", (*path, "from"), hint=_choose(start, [p for p in phases if p != name]),
+                          consequence="there would be no weights to start from")
+    yield from _cycles(tree)
+
+
+def _at(tree: Tree, path: Path) -> Any:
+    data: Any = tree.data
+    for step in path:
+        data = data.get(step) if isinstance(data, Mapping) else None
+    return data
+
+
+def _maps(tree: Tree, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    found = _at(tree, path)
+    if isinstance(found, Mapping):
+        yield from ((name, value) for name, value in found.items() if isinstance(value, Mapping))
+
+
+def _names(tree: Tree, path: Path) -> list[str] | None:
+    """The names in a map; None where they are not all known."""
+    found = _at(tree, path)
+    if not isinstance(found, Mapping) or any(path[:i] in tree.broken for i in range(1, len(path) + 1)):
+        return None
+    return [*found, *(str(p[-1]) for p in tree.broken if p[:-1] == path)]
+
+
+def _spelled(tree: Tree, path: Path, what: str, why: str) -> Iterator[Problem]:
+    for name in _at(tree, path) if isinstance(_at(tree, path), Mapping) else ():
+        if not _NAME.fullmatch(name):
+            mark = tree.key_mark((*path, name))
+            yield Problem(f"`{name}` cannot name a {what}: a letter or digit, then letters, digits, `.`, `_` and `-`",
+                          (*path, name), consequence=why, mark=mark)
+
+
+def _choose(word: str, names: list[str]) -> str:
+    near = nearest(word, names)
+    return f"did you mean `{near}`?" if near else f"there is {', '.join(f'`{n}`' for n in names)}" if names else ""
+
+
+def _mixture(tree: Tree, phase: Mapping[str, Any], path: Path, sources: list[str]) -> Iterator[Problem]:
+    mixture = phase.get("mixture")
+    for source in mixture if isinstance(mixture, Mapping) else ():
+        if source not in sources:
+            mark = tree.key_mark((*path, "mixture", source))
+            yield Problem(f"no source is called `{source}`", (*path, "mixture", source),
+                          hint=_choose(source, [s for s in sources if s not in mixture] or sources),
+                          consequence="the phase would have nothing to read for it", mark=mark)
+
+
+def _budget(phase: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    mixture = phase.get("mixture")
+    try:
+        source = Budget.parse(phase.get("budget")).source
+    except ValueError:
+        return
+    if source is not None and isinstance(mixture, Mapping) and source not in mixture:
+        yield Problem(f"epochs are counted on `{source}`, which is not in the mixture", (*path, "budget"),
+                      hint=_choose(source, list(mixture)), consequence="the phase would never end")
+
+
+def _cycles(tree: Tree) -> Iterator[Problem]:
+    """One problem for each circle of `from:`."""
+    starts = {name: phase["from"] for name, phase in _maps(tree, ("phases",)) if isinstance(phase.get("from"), str)}
+    seen: set[str] = set()
+    for name in starts:
+        chain: list[str] = []
+        at: str | None = name
+        while at in starts and at not in seen:
+            seen.add(at)
+            chain.append(at)
+            at = starts[at]
+        if at in chain:
+            circle = chain[chain.index(at) :]
+            path = ("phases", circle[-1], "from")
+            if len(circle) == 1:
+                yield Problem(f"the phase `{at}` starts from itself", path, hint="leave `from:` out, or name another phase",
+                              consequence="it could never run")
+            else:
+                yield Problem("phases start from each other in a circle: " + " → ".join(f"`{c}`" for c in (*circle, at)), path,
+                              hint="one of them starts without `from:`", consequence="none of them could run first")

@@ -1,0 +1,114 @@
+"""`llmspec run`: data, plan, phases in order; what was trained before is taken, what was cut short goes on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmspec.compiler import Plan, complete
+from llmspec.compiler.plan import PhasePlan
+from llmspec.core.hashing import digest
+from llmspec.core.problems import RunError
+from llmspec.data.prepare import Prepared, prepare
+from llmspec.runs.run import RunFolder
+from llmspec.training.stop import on_signals
+from llmspec.training.watch import Watcher
+
+PACKAGES = ("llmspec", "tinygrad", "numpy", "tokenizers", "safetensors")
+
+
+def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, watcher: Watcher | None = None,
+        offline: bool = False) -> RunFolder:
+    """Runs a plan's phases into a folder, or goes on where an earlier run of it stopped.
+
+    `files` are the spec's texts by name, kept in the folder. Raises DataError, RunError, SpecError, ToolchainError,
+    and Interrupted once a stop that was asked for has saved.
+    """
+    watcher, folder = watcher or Watcher(), RunFolder(Path(out))
+    prepared = prepare(plan, offline=offline, progress=watcher.progress)
+    plan = complete(plan, prepared.measured)
+    with folder.alone(), on_signals() as stop:
+        from llmspec.model.device import open_device
+
+        open_device(plan.device)
+        from llmspec.model.lowering import lowering
+        from llmspec.training.supervised import Bench
+
+        bench = Bench(plan, prepared, lowering(plan.device), watcher, stop)
+        if plan.device.startswith("CPU") and bench.lowering.name.startswith("plain"):
+            watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
+        folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), about(plan, prepared))
+        watcher.planned(plan, folder.path)
+        run_phases(bench, folder)
+    return folder
+
+
+def run_phases(bench: Any, folder: RunFolder) -> None:
+    """Every phase of the plan in order, each from the weights of the one it names."""
+    from llmspec.model.weights import drawn
+
+    finals: dict[str, Callable[[], dict[str, Any]]] = {}
+    for phase in bench.plan.phases:
+        place = folder.phase(phase.name)
+        if moved := place.set_aside(phase.key):
+            bench.watcher.notice(f"{phase.name} has changed: what was trained before is kept in {moved}")
+        if place.done(phase) and place.checkpoint()[0]:
+            bench.watcher.reused(phase)
+            finals[phase.name] = lambda place=place: place.checkpoint()[0].weights()
+            continue
+        place.note(key=phase.key, done=False)
+        parent = phase.phase.from_
+        start = finals[parent]() if parent else drawn(bench.plan.model, bench.plan.seed)
+        trained = loop(phase)(bench, phase, place, start).run()
+        finals[phase.name] = lambda trained=trained: trained
+
+
+def loop(phase: PhasePlan) -> Any:
+    """The loop that a phase kind names."""
+    from llmspec.training.supervised import Supervised
+
+    loops = {"supervised": Supervised}
+    if phase.phase.loop not in loops:
+        raise RunError(f"no loop `{phase.phase.loop}` runs phase {phase.name}")
+    return loops[phase.phase.loop]
+
+
+def resolved(plan: Plan) -> str:
+    """The plan's settings as one YAML text, every default written out."""
+    import yaml
+
+    settings = plan.dump()
+    kept = {k: settings[k] for k in ("name", "seed", "device", "tokenizer", "decoding")}
+    model = {k: v for k, v in settings["model"].items() if k not in ("tensors", "flops_per_token")}
+    phases = {p["name"]: p["phase"] for p in settings["phases"]}
+    sources = {s["name"]: s["source"] for s in settings["sources"]}
+    return yaml.safe_dump({**kept, "model": model, "data": {"sources": sources}, "phases": phases},
+                          sort_keys=False, allow_unicode=True, width=120)
+
+
+def about(plan: Plan, prepared: Prepared) -> dict[str, Any]:
+    """sources.json (licences, attributions) and lock.json (what the run was made of)."""
+    sources = {
+        s.name: {"kind": s.source.kind, "license": s.source.license, "attribution": s.source.attribution,  # type: ignore[attr-defined]
+                 "documents": s.documents, "tokens": s.train_tokens}
+        for s in plan.sources
+    }
+    lock = {
+        "plan": digest(plan.dump()), "data": prepared.measured.fingerprint,
+        "tokenizer": digest(prepared.codec.to_json()), "device": plan.device, "seed": plan.seed,
+        "phases": {p.name: p.key for p in plan.phases}, "python": platform.python_version(),
+        "machine": platform.machine(), "system": platform.system(),
+        "packages": {p: version(p) for p in PACKAGES},
+    }
+    return {"sources": sources, "lock": lock}
+
+
+def version(package: str) -> str:
+    """The installed version, or 'not installed' (a checkout that was never installed)."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

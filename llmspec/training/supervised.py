@@ -1,0 +1,185 @@
+"""The loop of supervised phases (pretraining, SFT): batches in, checkpoints out."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tinygrad import Tensor
+
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.problems import RunError
+from llmspec.data.prepare import Prepared
+from llmspec.data.stream import Ledger
+from llmspec.decoding.generate import generate
+from llmspec.decoding.template import chat_prompt, text_prompt
+from llmspec.model.decoder import Decoder
+from llmspec.model.lowering import Lowering, numpy_inputs
+from llmspec.model.steps import Steps
+from llmspec.model.transformer import Transformer
+from llmspec.runs import checkpoint
+from llmspec.runs.run import PhaseFolder
+from llmspec.training.stop import Interrupted, Stop
+from llmspec.training.watch import Score, Step, Watcher
+
+
+@dataclass
+class Bench:
+    """What every phase of a run shares."""
+
+    plan: Plan
+    prepared: Prepared
+    lowering: Lowering
+    watcher: Watcher
+    stop: Stop
+
+
+class Supervised:
+    """Trains one phase from `start` (name -> numpy array), or from the checkpoint in its folder."""
+
+    def __init__(self, bench: Bench, phase: PhasePlan, folder: PhaseFolder, start: dict[str, Any]) -> None:
+        import numpy as np
+
+        assert phase.steps is not None, "a phase is run with a completed plan"
+        self.bench, self.plan, self.folder, self.total = bench, phase, folder, phase.steps
+        self.phase = phase.phase
+        self.stream = bench.prepared.stream(phase.name)
+        self.steps = Steps(bench.plan, phase, bench.lowering)
+        self.tables = numpy_inputs(**Transformer(bench.plan.model).tables())
+        saved, notices = folder.checkpoint()
+        for notice in notices:
+            bench.watcher.notice(notice)
+        self.step = saved.step if saved else 0
+        self.ledger = Ledger.load(saved.cursor()["ledger"]) if saved else Ledger()
+        if saved:
+            self.stream.check_cursor(saved.cursor()["stream"])
+        start = saved.weights() if saved else start
+        self.weights = numpy_inputs(**{t.name: start[t.name] for t in bench.plan.model.tensors})
+        zeros = {n: np.zeros(shape, np.float32) for n, shape in self.steps.state_shapes().items()}
+        self.state = numpy_inputs(**(saved.state() if saved else zeros))
+        self.sums = numpy_inputs(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()}) \
+            if self.phase.accumulation > 1 else {}
+        self.decoder: Decoder | None = None
+        for rows in (folder.metrics, folder.timing, folder.samples):
+            rows.cut(self.step)
+
+    def run(self) -> dict[str, Any]:
+        """To the end of the phase; its weights as numpy arrays. Raises Interrupted once what was asked to stop is saved."""
+        self.bench.watcher.phase_starts(self.plan, self.step)
+        while self.step < self.total:
+            self.advance()
+            last = self.step == self.total
+            if self.due(self.phase.evaluate_every) or last:
+                self.validate()
+            if self.due(self.phase.sample_every) or last:
+                self.sample()
+            stopping = self.bench.stop.asked and not last
+            if self.due(self.phase.checkpoint_every) or last or stopping:
+                self.save()
+            if stopping:
+                raise Interrupted(self.plan.name, self.step)
+        ledger = self.ledger.rows()
+        self.folder.note(done=True, ledger=ledger)
+        self.bench.watcher.phase_ends(self.plan, ledger)
+        return {n: w.numpy().copy() for n, w in self.weights.items()}
+
+    def due(self, every: Any) -> bool:
+        steps = every.steps(self.total)
+        return steps > 0 and self.step % steps == 0
+
+    # -- one step ------------------------------------------------------------------------------------------------
+    def advance(self) -> None:
+        """One optimizer step: passes, update, and its row."""
+        began = time.perf_counter()
+        factor = self.phase.schedule.factor(self.step, self.total)
+        scalars = self.phase.optimizer.scalars(factor, self.step + 1)
+        batches = [self.stream.batch(self.step, m) for m in range(self.phase.accumulation)]
+        targets = sum(float(b.weights.sum()) for b in batches)
+        loss, norm = self._step(batches, targets, scalars)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise RunError(
+                f"the loss became {loss} (gradient norm {norm}) at step {self.step + 1} of {self.plan.name}",
+                hint="a lower learning rate, a longer warm-up or clipping usually helps",
+                consequence="every later step would have been NaN; the checkpoints before it are kept",
+            )
+        for batch in batches:
+            self.ledger.add(batch)
+        self.step += 1
+        row = {"step": self.step, "loss": loss, "lr": scalars[0], "norm": norm, "tokens": int(targets)}
+        seconds = time.perf_counter() - began
+        self.folder.metrics.append(row)
+        self.folder.timing.append({"step": self.step, "seconds": seconds})
+        self.bench.watcher.stepped(Step(self.step, self.total, loss, scalars[0], norm, int(targets), seconds))
+
+    def _step(self, batches: list[Any], targets: float, scalars: tuple[float, ...]) -> tuple[float, float]:
+        import numpy as np
+
+        common = {"scalars": np.array(scalars, np.float32)}
+        if len(batches) == 1:
+            inputs = self.inputs(batches[0], targets, **common)
+            loss, norm = self.steps.train(self.weights, self.state, self.tables, inputs)
+            return loss.item(), norm.item()
+        loss = 0.0
+        for micro, batch in enumerate(batches):
+            inputs = self.inputs(batch, targets, micro=micro, keep=np.array([float(micro > 0)], np.float32))
+            loss += self.steps.accumulate(self.weights, self.sums, self.tables, inputs).item()
+        inputs = {**numpy_inputs(**common), **self.bench.lowering.inputs}
+        return loss, self.steps.apply(self.weights, self.state, self.sums, inputs).item()
+
+    def inputs(self, batch: Any, targets: float, micro: int = 0, **more: Any) -> dict[str, Tensor]:
+        """What a graph reads of a batch; `shares` is each target's part of the mean."""
+        import numpy as np
+
+        arrays = {"tokens": batch.tokens, "targets": batch.targets,
+                  "shares": (batch.weights / max(targets, 1.0)).astype(np.float32), **more}
+        if self.phase.document_mask:
+            arrays |= {"documents": batch.documents, "positions": batch.positions}
+        if self.bench.plan.model.dropout:
+            arrays["key"] = random_key(self.bench.plan.seed, self.plan.name, self.step, micro)
+        return {**numpy_inputs(**arrays), **self.bench.lowering.inputs}
+
+    # -- now and then --------------------------------------------------------------------------------------------
+    def validate(self) -> None:
+        """Every validation token of the mixture's sources once."""
+        scores = []
+        for source, held_out in self.bench.prepared.validation(self.plan.name).items():
+            nats = tokens = 0.0
+            for batch in held_out:
+                nats += self.steps.evaluate(self.weights, self.tables, self.inputs(batch, 1.0)).item()
+                tokens += float(batch.weights.sum())
+            scores.append(Score(source, nats, int(tokens), held_out.characters))
+        if scores:
+            self.folder.metrics.append({"step": self.step, "validation": {
+                s.source: {"nats": s.nats, "tokens": s.tokens, "characters": s.characters} for s in scores}})
+            self.bench.watcher.validated(self.step, scores)
+
+    def sample(self) -> None:
+        """Text as the model writes it now; chat phases answer their prompts."""
+        plan, codec = self.bench.plan, self.bench.prepared.codec
+        if self.decoder is None:
+            self.decoder = Decoder(plan.model, self.bench.lowering, self.weights)
+        chat = self.phase.dialogues and bool(self.phase.prompts)
+        for prompt in self.phase.prompts or ("",):
+            tokens = chat_prompt(codec, [("user", prompt)]) if chat else text_prompt(codec, prompt, ())
+            answer = generate(self.decoder, codec, [tokens], plan.decoding, seed=plan.seed, chat=chat)[0]
+            self.folder.samples.append({"step": self.step, "prompt": prompt, "text": answer.text,
+                                        "finish_reason": answer.finish_reason})
+            self.bench.watcher.sampled(self.step, prompt, answer.text)
+
+    def save(self) -> None:
+        """A checkpoint from which the phase goes on bit for bit."""
+        arrays = [{n: t.numpy() for n, t in tensors.items()} for tensors in (self.weights, self.state)]
+        cursor = {"stream": self.stream.cursor(self.step), "ledger": self.ledger.dump(), "key": self.plan.key}
+        folder = checkpoint.save(self.folder.folder, self.step, arrays[0], arrays[1], cursor)
+        self.bench.watcher.saved(self.step, folder)
+
+
+def random_key(seed: int, phase: str, step: int, micro: int) -> Any:
+    """(2,) uint32 for dropout: a function of seed, phase, step and pass."""
+    import hashlib
+
+    import numpy as np
+
+    return np.frombuffer(hashlib.sha256(f"{seed}/{phase}/{step}/{micro}".encode()).digest()[:8], np.uint32).copy()

@@ -1,0 +1,104 @@
+"""What a run tells whoever watches. The default watcher says nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmspec.compiler.plan import PhasePlan, Plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step. `loss` in nats per token, `tokens` supervised targets, `seconds` wall time of the step."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    norm: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """Validation of one source: total nats over every validation token once."""
+
+    source: str
+    nats: float
+    tokens: int
+    characters: int
+
+    @property
+    def per_token(self) -> float:
+        return self.nats / max(1, self.tokens)
+
+    @property
+    def per_character(self) -> float:
+        return self.nats / max(1, self.characters)
+
+
+class Watcher:
+    """Override what you want to hear of."""
+
+    def notice(self, text: str) -> None:
+        """Something a person should know."""
+
+    def progress(self, what: str, done: float, total: float) -> None:
+        """Preparation: bytes, documents or tokens done of a total (0 if unknown)."""
+
+    def planned(self, plan: Plan, folder: Path) -> None:
+        """The plan is complete and its folder written."""
+
+    def reused(self, phase: PhasePlan) -> None:
+        """This very phase was trained before; its weights are taken."""
+
+    def phase_starts(self, phase: PhasePlan, step: int) -> None:
+        """A phase starts, or goes on after `step`."""
+
+    def stepped(self, step: Step) -> None:
+        """A step was taken."""
+
+    def validated(self, step: int, scores: list[Score]) -> None:
+        """The validation sets were read once."""
+
+    def sampled(self, step: int, prompt: str, text: str) -> None:
+        """A sample of text was drawn."""
+
+    def saved(self, step: int, folder: Path) -> None:
+        """A checkpoint was written."""
+
+    def phase_ends(self, phase: PhasePlan, ledger: list[dict[str, Any]]) -> None:
+        """A phase is done; what it read, by source."""
+
+
+@dataclass
+class Recorder(Watcher):
+    """Keeps what it is told: for tests and notebooks."""
+
+    steps: list[Step] = field(default_factory=list)
+    scores: list[tuple[int, list[Score]]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+
+    def stepped(self, step: Step) -> None:
+        self.steps.append(step)
+
+    def validated(self, step: int, scores: list[Score]) -> None:
+        self.scores.append((step, scores))
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def sampled(self, step: int, prompt: str, text: str) -> None:
+        self.samples.append(text)
+
+    def phase_starts(self, phase: PhasePlan, step: int) -> None:
+        self.phases.append(phase.name)
+
+    def reused(self, phase: PhasePlan) -> None:
+        self.taken.append(phase.name)

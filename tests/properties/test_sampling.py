@@ -1,0 +1,234 @@
+"""Draws, seeds, prompts and the loop of generation, against decoders without weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from llmspec.core.problems import LlmspecError
+from llmspec.decoding import Event, chat_prompt, generate, stream, text_prompt
+from llmspec.decoding.chain import entropy_bits, log_softmax, probabilities
+from llmspec.decoding.sampler import choose, draw, uniform
+from llmspec.parts.filters import Context
+from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
+from llmspec.spec.decoding import Decoding
+from tests.strategies_decoding import HashDecoder, ScriptDecoder, ToyCodec, decodings, logits
+
+CODEC = ToyCodec(markers=["<|sum|>", "<|sum|>>"])
+PROMPT = text_prompt(CODEC, "ab")
+NOTHING = Context(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
+
+
+def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def chi_square_limit(freedom: int) -> float:
+    """Where 1 of 10,000 draws would be called wrong (Wilson & Hilferty 1931)."""
+    return freedom * (1 - 2 / (9 * freedom) + 3.72 * (2 / (9 * freedom)) ** 0.5) ** 3
+
+
+# Draws
+
+
+@given(logits(), st.floats(0, 1, exclude_max=True) | st.just(1 - 2**-53))
+def test_a_draw_falls_where_the_number_lies(values: np.ndarray, number: float) -> None:
+    p = probabilities(values)
+    assume(p.sum() > 0)
+    token = draw(p, number)
+    assert p[token] > 0
+    assert p[:token].sum() <= number + 1e-12 and number <= p[: token + 1].sum() + 1e-12
+
+
+def test_a_draw_from_nothing_is_refused() -> None:
+    for p in (np.zeros(3), np.zeros(0)):
+        with pytest.raises(ValueError, match="no token left"):
+            draw(p, 0.5)
+
+
+@pytest.mark.parametrize("axis", ["seed", "sample", "position"])
+def test_draws_match_probabilities(axis: str) -> None:
+    p, count = np.array([0.5, 0.25, 0.15, 0.0, 0.07, 0.03]), 20_000
+    place = {"seed": 7, "sample": 3, "position": 5}
+    tokens = [draw(p, uniform(**{**place, axis: i})) for i in range(count)]
+    counts = np.bincount(tokens, minlength=6)
+    assert counts[3] == 0
+    assert chi_square(counts[p > 0], count * p[p > 0]) < chi_square_limit(4)
+
+
+@pytest.mark.parametrize("axis", ["seed", "sample", "position"])
+def test_neighbouring_draws_know_nothing_of_each_other(axis: str) -> None:
+    place = {"seed": 0, "sample": 0, "position": 0}
+    numbers = np.array([uniform(**{**place, axis: i}) for i in range(16_001)])
+    cells = (numbers * 4).astype(int)
+    pairs = np.bincount(4 * cells[:-1] + cells[1:], minlength=16)
+    assert chi_square(pairs, np.full(16, 1000.0)) < chi_square_limit(15)
+
+
+@given(logits(cut=False), st.floats(0, 1, exclude_max=True), decodings())
+def test_a_choice_reports_the_models_own_numbers(values: np.ndarray, number: float, decoding: Decoding) -> None:
+    choice = choose(values, NOTHING, decoding.chain(), number)
+    assert choice.logprob == log_softmax(values)[choice.token]
+    assert choice.entropy == pytest.approx(float(entropy_bits(probabilities(values))), abs=1e-9)
+    assert 0 < choice.probability <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("bad", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, -np.inf]])
+@pytest.mark.filterwarnings("error")
+def test_logits_that_are_not_numbers_are_named(bad: list[float]) -> None:
+    with pytest.raises(LlmspecError, match="not numbers"):
+        choose(np.array(bad), NOTHING, (), 0.5)
+
+
+# Generation
+
+
+@given(decodings(), st.integers(0, 2**70), st.booleans())
+@settings(max_examples=40)
+def test_same_seed_same_text_in_any_batch(decoding: Decoding, seed: int, chat: bool) -> None:
+    decoding = decoding.updated(max_tokens=8)
+    other = text_prompt(CODEC, "other")
+
+    def say(prompts: list[list[int]], n: int) -> list[tuple[object, ...]]:
+        answers = generate(HashDecoder(CODEC.vocab), CODEC, prompts, decoding, n=n, seed=seed, chat=chat)
+        assert [(a.prompt, a.sample) for a in answers] == [(p, s) for p in range(len(prompts)) for s in range(n)]
+        return [(a.text, a.choices, a.finish_reason) for a in answers]
+
+    alone, four = say([PROMPT], 1), say([PROMPT], 4)
+    assert alone[0] == four[0]
+    assert say([other, PROMPT], 4)[4:] == four
+    assert say([PROMPT], 4) == four
+
+
+@given(st.integers(0, 2**63 - 1))
+@settings(max_examples=20)
+def test_the_seed_may_stand_in_the_section(seed: int) -> None:
+    one = generate(HashDecoder(CODEC.vocab), CODEC, [PROMPT], Decoding(max_tokens=4, seed=seed))
+    two = generate(HashDecoder(CODEC.vocab), CODEC, [PROMPT], Decoding(max_tokens=4), seed=seed)
+    assert one == two
+
+
+def test_samples_and_seeds_differ() -> None:
+    answers = generate(HashDecoder(CODEC.vocab), CODEC, [PROMPT], Decoding(max_tokens=8), n=4, seed=0)
+    answers += generate(HashDecoder(CODEC.vocab), CODEC, [PROMPT], Decoding(max_tokens=8), n=4, seed=1)
+    assert len({tuple(a.tokens) for a in answers}) == 8
+
+
+def test_greedy_is_the_loop_of_argmax() -> None:
+    decoder, tokens = HashDecoder(CODEC.vocab), list(PROMPT)
+    while len(tokens) < len(PROMPT) + 12:
+        tokens.append(int(np.argmax(decoder.logits_of(tokens))))
+        if tokens[-1] == CODEC.specials[END]:
+            break
+    for seed in (0, 1):
+        (answer,) = generate(decoder, CODEC, [PROMPT], Decoding(temperature=0, max_tokens=12), seed=seed)
+        assert answer.tokens == tokens[len(PROMPT) :]
+        assert all(choice.probability == 1 for choice in answer.choices)
+
+
+@given(decodings(), st.booleans(), st.integers(1, 3))
+@settings(max_examples=40)
+def test_events_add_up_to_the_answer(decoding: Decoding, chat: bool, n: int) -> None:
+    events: list[Event] = []
+    decoder = HashDecoder(CODEC.vocab, context=20)
+    answers = generate(decoder, CODEC, [PROMPT], decoding, n=n, chat=chat, on_token=events.append)
+    assert events == list(stream(HashDecoder(CODEC.vocab, context=20), CODEC, [PROMPT], decoding, n=n, chat=chat))
+    for row, answer in enumerate(answers):
+        mine = [e for e in events if e.row == row]
+        assert [e.finish_reason for e in mine] == [None] * (len(mine) - 1) + [answer.finish_reason]
+        assert "".join(e.text for e in mine) == answer.text
+        whole = CODEC.decode(answer.tokens)
+        assert whole.startswith(answer.text) and (answer.finish_reason == "stop" or answer.text == whole)
+        assert len(answer.tokens) <= min(decoding.max_tokens, 20 - len(PROMPT))
+        read = list(PROMPT)
+        for choice in answer.choices:
+            assert choice.logprob == log_softmax(decoder.logits_of(read))[choice.token]
+            read.append(choice.token)
+
+
+def ids(*parts: str) -> list[int]:
+    return [i for p in parts for i in ([CODEC.specials[p]] if p in CODEC.specials else CODEC.encode([p])[0])]
+
+
+@pytest.mark.parametrize(
+    ("said", "chat", "keys", "text", "reason"),
+    [
+        (ids("xy", END), False, {}, "xy", "end"),
+        (ids("xy", END), True, {}, "xy", "end"),
+        (ids("xy", END_OF_TURN), True, {}, "xy", "stop"),
+        (ids("xy", "<|user|>"), True, {}, "xy", "stop"),
+        (ids("x", END_OF_TURN, "y", "<|user|>", END), False, {}, "xy", "end"),
+        (ids("x", "<|user|>", "y"), False, {"stop": ("<|user|>",)}, "x", "stop"),
+        (ids("x", END), False, {"stop": (END,)}, "x", "end"),
+        (ids("xyz"), False, {"stop": ("yz",)}, "x", "stop"),
+        (ids("xyz"), False, {"stop": ("yz",), "max_tokens": 2}, "xy", "max_tokens"),
+        (ids("xyz"), False, {"stop": ("yz",), "max_tokens": 3}, "x", "stop"),
+        (ids("xyé")[:3], False, {"max_tokens": 3}, "xy\ufffd", "max_tokens"),
+        (ids("x"), False, {}, "x" * 7, "length"),
+        (ids("x"), False, {"max_tokens": 7}, "x" * 7, "max_tokens"),
+    ],
+)
+def test_finish_reasons(said: list[int], chat: bool, keys: dict[str, object], text: str, reason: str) -> None:
+    decoding = Decoding(temperature=0).updated(**keys)
+    decoder = ScriptDecoder(CODEC.vocab, [said], context=len(PROMPT) + 7)
+    (answer,) = generate(decoder, CODEC, [PROMPT], decoding, chat=chat)
+    assert (answer.text, answer.finish_reason) == (text, reason)
+
+
+def test_rows_that_have_ended_are_fed_the_end_token_until_all_have() -> None:
+    decoder = ScriptDecoder(CODEC.vocab, [ids("x", END), ids("xyz", END)])
+    answers = generate(decoder, CODEC, [PROMPT], Decoding(temperature=0), n=2)
+    assert [a.text for a in answers] == ["x", "xyz"]
+    end = CODEC.specials[END]
+    assert decoder.fed == [[*ids("x"), *ids("x")], [end, *ids("y")], [end, *ids("z")]]
+
+
+@pytest.mark.parametrize("length", [0, 16, 17, 40])
+def test_a_prompt_without_room_is_refused(length: int) -> None:
+    with pytest.raises(LlmspecError) as caught:
+        generate(HashDecoder(CODEC.vocab, context=16), CODEC, [[0] * length], Decoding())
+    (problem,) = caught.value.problems
+    assert problem.hint and (length == 0 or (str(length) in problem.message and "16" in problem.message))
+    with pytest.raises(LlmspecError, match="prompt 2"):
+        generate(HashDecoder(CODEC.vocab, context=16), CODEC, [PROMPT, [0] * length], Decoding())
+
+
+def test_tracing_shows_every_filter() -> None:
+    decoding = Decoding(temperature=0.7, top_k=5, top_p=0.9)
+    for event in stream(HashDecoder(CODEC.vocab), CODEC, [PROMPT], decoding, tracing=True):
+        assert [s.filter for s in event.steps] == ["temperature", "top_k", "top_p"]
+        assert event.steps[-1].after[event.token] == pytest.approx(event.choice.probability, rel=1e-12)
+        assert np.log(event.steps[0].before[event.token]) == pytest.approx(event.choice.logprob, abs=1e-9)
+
+
+# Prompts
+
+
+def test_chat_prompt_is_the_template() -> None:
+    turns = [("system", "s"), ("user", "u"), ("assistant", ""), ("user", "w")]
+    parts = [x for role, text in turns for x in (f"<|{role}|>", text, END_OF_TURN)]
+    assert chat_prompt(CODEC, turns) == ids(END, *parts, "<|assistant|>")
+    with pytest.raises(LlmspecError, match="did you mean `user`"):
+        chat_prompt(CODEC, [("users", "u")])
+
+
+@given(st.lists(st.sampled_from([*CODEC.specials, "<|", "|>", "ab", "é"]), max_size=8).map("".join))
+def test_text_never_becomes_a_special_token_but_for_the_markers(text: str) -> None:
+    special = set(CODEC.specials.values())
+    plain = text_prompt(CODEC, text)
+    assert plain[0] == CODEC.specials[END] and not special & set(plain[1:])
+    assert CODEC.decode(plain) == text
+    # Fixed special tokens are no markers, even where they are passed as such.
+    marked = text_prompt(CODEC, text, [*CODEC.specials, "<|unknown|>"])
+    names = {i: name for name, i in CODEC.specials.items()}
+    assert not {CODEC.specials[f"<|{role}|>"] for role in ROLES} & set(marked)
+    assert {names[i] for i in marked[1:] if i in names} <= {"<|sum|>", "<|sum|>>"}
+    spelled = b"".join(names[i].encode() if i in names else CODEC.token_bytes(i) for i in marked[1:])
+    assert spelled.decode() == text
+    assert ("<|sum|>" in text) == any(i in names for i in marked[1:])
+
+
+def test_the_longer_marker_wins() -> None:
+    assert text_prompt(CODEC, "a<|sum|>>b", ["<|sum|>", "<|sum|>>"]) == ids(END, "a", "<|sum|>>", "b")

@@ -1,0 +1,193 @@
+"""Hypothesis strategies and small stand-ins for decoding: logits, contexts, settings of any filter, a toy codec."""
+
+from __future__ import annotations
+
+import itertools
+import types
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+import annotated_types as at
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
+
+from llmspec.parts.filters import TABLE, Context, Filter
+from llmspec.parts.tokenizers.base import SPECIALS
+from llmspec.spec.decoding import Decoding
+
+# Machines that run tests are busy: how long an example takes says nothing.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
+
+
+@st.composite
+def logits(draw: st.DrawFn, min_size: int = 1, max_size: int = 12, bound: float = 1e4, cut: bool = True) -> np.ndarray:
+    """Logits (V,) float64, read-only: any within ±bound, close ones, or ones with many ties; with `cut`, some -inf."""
+    size = draw(st.integers(min_size, max_size))
+    value = draw(
+        st.sampled_from(
+            [
+                st.floats(-bound, bound),
+                st.floats(-min(5, bound), min(5, bound)),
+                st.integers(-2, 2).map(float),
+            ]
+        )
+    )
+    values = draw(st.lists(st.one_of(value, st.just(-np.inf)) if cut else value, min_size=size, max_size=size))
+    return frozen(values)
+
+
+@st.composite
+def contexts(draw: st.DrawFn, vocab: int) -> Context:
+    """Prompt and generated tokens, either may be empty."""
+    ids = st.lists(st.integers(0, vocab - 1), max_size=8).map(lambda x: np.array(x, dtype=np.int64))
+    return Context(draw(ids), draw(ids))
+
+
+@st.composite
+def logits_in_context(draw: st.DrawFn, **kwargs: Any) -> tuple[np.ndarray, Context]:
+    """Logits (V,) and a context of tokens under V."""
+    values = draw(logits(**kwargs))
+    return values, draw(contexts(values.size))
+
+
+def settings_of(part: type[Filter]) -> st.SearchStrategy[Filter]:
+    """The filter with any settings that its fields allow, found from the fields themselves."""
+    return st.builds(part, **{key: values_of(field) for key, field in part.model_fields.items()})
+
+
+def decodings() -> st.SearchStrategy[Decoding]:
+    """Decoding sections: any filter settings, stops, and at times an explicit order of all filters."""
+    fields = {key: values_of(field) for part in TABLE.values() for key, field in part.model_fields.items()}
+    return st.builds(
+        Decoding,
+        **fields,
+        max_tokens=st.integers(1, 1000),
+        stop=st.lists(st.text(min_size=1, max_size=4), max_size=3).map(tuple),
+        order=st.none() | st.permutations(list(TABLE)).map(tuple),
+        seed=st.none() | st.integers(0, 2**63 - 1),
+    )
+
+
+def values_of(field: FieldInfo) -> st.SearchStrategy[Any]:
+    """Values that a field's type and bounds allow; numbers are mostly small, since most limits are there."""
+    return st.just(field.default) | _values(field.annotation, field.metadata)
+
+
+def _values(kind: Any, bounds: Iterable[Any]) -> st.SearchStrategy[Any]:
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) in (Union, types.UnionType):
+        return st.one_of(*(_values(member, bounds) for member in get_args(kind)))
+    if kind is types.NoneType:
+        return st.none()
+    if kind is bool:
+        return st.booleans()
+    low, high = (-(10**6), 10**6) if kind is int else (-1e300, 1e300)
+    open_low = open_high = False
+    for bound in bounds:
+        if isinstance(bound, at.Ge | at.Gt):
+            low, open_low = bound.ge if isinstance(bound, at.Ge) else bound.gt, isinstance(bound, at.Gt)
+        if isinstance(bound, at.Le | at.Lt):
+            high, open_high = bound.le if isinstance(bound, at.Le) else bound.lt, isinstance(bound, at.Lt)
+    if kind is int:
+        low, high = low + open_low, high - open_high
+        return st.integers(low, high) | st.integers(low, min(high, low + 8))
+    if kind is float:
+        wide = st.floats(low, high, exclude_min=open_low, exclude_max=open_high)
+        return wide | st.floats(low, min(high, low + 2), exclude_min=open_low, exclude_max=open_high)
+    raise TypeError(f"no strategy for fields of type {kind}: add one here")
+
+
+def frozen(values: Any) -> np.ndarray:
+    """A float64 array that cannot be written to, so that a filter which changes its input is found out."""
+    array = np.array(values, dtype=np.float64)
+    array.setflags(write=False)
+    return array
+
+
+class ToyCodec:
+    """Special tokens first, then any byte strings as tokens; by default the 256 single bytes."""
+
+    def __init__(self, pieces: Sequence[bytes] | None = None, markers: Sequence[str] = ()) -> None:
+        self.specials = {name: i for i, name in enumerate((*SPECIALS, *markers))}
+        self.pieces = [bytes([b]) for b in range(256)] if pieces is None else list(pieces)
+        self.vocab = len(self.specials) + len(self.pieces)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        first = len(self.specials)
+        return [[first + self.pieces.index(bytes([b])) for b in text.encode()] for text in texts]
+
+    def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"" if token < len(self.specials) else self.pieces[token - len(self.specials)]
+
+    def to_json(self) -> str:
+        return ""
+
+
+@st.composite
+def split_texts(draw: st.DrawFn, text: st.SearchStrategy[str]) -> tuple[str, ToyCodec, list[int]]:
+    """A text, a codec whose tokens are pieces of its UTF-8 cut anywhere, and the text's ids in that codec."""
+    drawn = draw(text)
+    data = drawn.encode()
+    cuts = sorted(draw(st.sets(st.integers(0, len(data)))) | {0, len(data)})
+    codec = ToyCodec([data[a:b] for a, b in itertools.pairwise(cuts)])
+    return drawn, codec, list(range(len(codec.specials), codec.vocab))
+
+
+class HashDecoder:
+    """A decoder without weights: a row's logits follow from the tokens it has read, and from nothing else.
+
+    Attributes:
+        fed: the (rows,) tokens of every step.
+    """
+
+    def __init__(self, vocab: int, context: int = 64, spread: float = 2.0) -> None:
+        self.vocab, self.context, self.spread = vocab, context, spread
+        self.fed: list[list[int]] = []
+        self._rows: list[list[int]] = []
+
+    def start(self, tokens: list[int], rows: int) -> np.ndarray:
+        self._rows = [list(tokens) for _ in range(rows)]
+        return self._logits()
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        self.fed.append(tokens.tolist())
+        for row, token in zip(self._rows, tokens.tolist(), strict=True):
+            row.append(token)
+        return self._logits()
+
+    def logits_of(self, tokens: Sequence[int]) -> np.ndarray:
+        """Logits (V,) float32 after these tokens."""
+        rng = np.random.default_rng(zlib.crc32(repr(list(tokens)).encode()))
+        return rng.normal(0, self.spread, self.vocab).astype(np.float32)
+
+    def _logits(self) -> np.ndarray:
+        assert len(self._rows[0]) < self.context, "read past the context"
+        return np.stack([self.logits_of(row) for row in self._rows])
+
+
+class ScriptDecoder(HashDecoder):
+    """A decoder whose row r says script[r], token by token, and then repeats its last token."""
+
+    def __init__(self, vocab: int, script: Sequence[Sequence[int]], context: int = 64) -> None:
+        super().__init__(vocab, context)
+        self.script, self._prompt = script, 0
+
+    def start(self, tokens: list[int], rows: int) -> np.ndarray:
+        self._prompt = len(tokens)
+        return super().start(tokens, rows)
+
+    def _logits(self) -> np.ndarray:
+        at = len(self._rows[0]) - self._prompt
+        out = np.full((len(self._rows), self.vocab), -5.0, dtype=np.float32)
+        for row in range(len(self._rows)):
+            said = self.script[row % len(self.script)]
+            out[row, said[min(at, len(said) - 1)]] = 5.0
+        return out
