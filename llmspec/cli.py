@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Plan
-    from llmspec.spec import Loaded
+    from llmspec.spec import Reading
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
@@ -129,17 +129,17 @@ def check(
 
 
 # -- between arguments and calls ---------------------------------------------------------------------------------
-def compiled(path: Path, overrides: list[str] | None) -> tuple[Loaded, Plan]:
+def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     """The spec and its plan. Raises SpecError with every problem, also where one section is broken and another wrong."""
     from llmspec.compiler import check_sections, compile_spec
     from llmspec.core.problems import SpecError
-    from llmspec.spec import Loaded, read_spec
+    from llmspec.spec import read_spec
 
     reading = read_spec(path, overrides or ())
     problems = reading.sorted((*reading.problems, *check_sections(reading.sections)))
-    if problems or not isinstance(reading, Loaded):
+    if problems or reading.sections.spec is None:
         raise SpecError(problems)
-    return reading, compile_spec(reading.spec, base=str(path.parent.absolute()))
+    return reading, compile_spec(reading.sections.spec, base=str(path.parent.absolute()))
 
 
 def measured(plan: Plan, offline: bool) -> Plan:
@@ -167,7 +167,7 @@ def explained_spec(path: Path, overrides: list[str] | None) -> Any:
     return explain_plan(plan, note)
 
 
-def written(loaded: Loaded, overrides: list[str] | None) -> dict[str, str]:
+def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:
     """The spec's texts by file name, and the overrides given beside them."""
     files: dict[str, str] = {}
     for path, text in loaded.files:

@@ -157,9 +157,9 @@ class HashDecoder:
         self._rows = [list(tokens) for _ in range(rows)]
         return self._logits()
 
-    def step(self, tokens: np.ndarray) -> np.ndarray:
-        self.fed.append(tokens.tolist())
-        for row, token in zip(self._rows, tokens.tolist(), strict=True):
+    def step(self, tokens: Sequence[int]) -> np.ndarray:
+        self.fed.append(list(tokens))
+        for row, token in zip(self._rows, tokens, strict=True):
             row.append(token)
         return self._logits()
 

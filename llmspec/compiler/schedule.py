@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from llmspec.compiler.draft import Draft
-from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
+from llmspec.compiler.plan import Measured, ModelPlan, PhasePlan, SharePlan
 from llmspec.core.hashing import digest
 from llmspec.parts.phases import Phase
 
@@ -77,10 +77,15 @@ def address_phases(draft: Draft) -> Draft:
             "tokenizer": draft.sections.tokenizer.identity(),
             "sources": {s: draft.sections.sources[s].identity() for s in phase.mixture if s in
                         draft.sections.sources},
-            "data": draft.measured.fingerprint if draft.measured else None,
+            "data": read_by(plan.name, draft.measured),
             "seed": draft.sections.seed, "device": draft.device, "name": plan.name,
         })
     return replace(draft, planned=tuple(p.model_copy(update={"key": keys[p.name]}) for p in draft.planned))
+
+
+def read_by(phase: str, measured: Measured | None) -> str | None:
+    """Hash of the tokens that a phase reads; None before the data have been read."""
+    return measured.fingerprints.get(phase, measured.fingerprint) if measured else None
 
 
 def model_identity(model: ModelPlan) -> dict[str, object]:

@@ -34,8 +34,10 @@ class Mark:
         if not self.text:
             return ""
         indent = len(self.text) - len(self.text.lstrip(" "))
-        under = f"\n    | {' ' * (self.caret - indent)}{'^' * self.length}" if self.length and self.caret >= indent else ""
-        return f"\n    | {self.text[indent:].rstrip()}".replace("\t", " ") + under
+        line = f"\n    | {self.text[indent:].rstrip()}".replace("\t", " ")
+        if not self.length or self.caret < indent:
+            return line
+        return f"{line}\n    | {' ' * (self.caret - indent)}{'^' * self.length}"
 
 
 @dataclass(frozen=True)

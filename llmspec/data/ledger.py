@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmspec.core.problems import RunError
@@ -18,8 +18,11 @@ COUNTED = ("blocks", "seen", "supervised", "repeated")
 class Ledger:
     """Counts per source, added up from the batches themselves, and a hash over every token in the order of reading."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        self.counts: dict[str, dict[str, int]] = {source: dict.fromkeys(COUNTED, 0) for source in sources}
+    def __init__(self, left_out: Mapping[str, int]) -> None:
+        """`left_out`: source -> documents that its layout could not use, in the order of the stream's sources."""
+        self.counts: dict[str, dict[str, int]] = {
+            source: {**dict.fromkeys(COUNTED, 0), "left_out": n} for source, n in left_out.items()
+        }
         self.order = ""
         """sha256 (hex) over tokens, targets and weights so far: equal only where the order of reading was."""
 
@@ -47,20 +50,24 @@ class Ledger:
     def load(cls, saved: dict[str, Any]) -> Ledger:
         """The ledger that `dump` wrote. Raises RunError where it is none."""
         try:
-            ledger = cls(list(saved["counts"]))
+            ledger = cls({source: int(found["left_out"]) for source, found in saved["counts"].items()})
             for source, found in saved["counts"].items():
-                ledger.counts[source] = {name: int(found[name]) for name in COUNTED}
+                ledger.counts[source].update({name: int(found[name]) for name in COUNTED})
             ledger.order = str(saved["order"])
         except (KeyError, TypeError, ValueError, AttributeError):
             raise RunError("the saved ledger cannot be read", "continue from an earlier checkpoint") from None
         return ledger
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a source: blocks, seen, supervised and repeated tokens, left out documents."""
+        return [{"source": source, **found} for source, found in self.counts.items()]
+
     def differences(self, planned: Sequence[SharePlan]) -> list[str]:
         """Where what was read is not what was planned, in words; empty after a whole phase."""
         out = []
         for share in planned:
-            found = self.counts.get(share.source, dict.fromkeys(COUNTED, 0))
-            for name in COUNTED:
+            found = self.counts.get(share.source, dict.fromkeys((*COUNTED, "left_out"), 0))
+            for name in found:
                 if (plan := getattr(share, name)) is not None and plan != found[name]:
                     out.append(f"{share.source}: {name} {found[name]:,}, planned {plan:,}")
         return out

@@ -30,6 +30,7 @@ class DialogueLayout:
             raise TypeError("these tokens are of plain documents")
         self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
         learned = [ROLES.index(role) for role in ROLES if role in learn]  # type: ignore[arg-type]
+        self._cached: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
         self._counts = np.zeros(len(ROLES) + 1, np.float32)
         self._counts[[i + 1 for i in learned]] = 1
         places = data.lengths - 1
@@ -116,7 +117,6 @@ class DialogueLayout:
         self._start = np.array(start, np.int64)[by_block]
         self._dialogue = order[by_block]
         self._first = np.searchsorted(self._block, np.arange(self._blocks + 1))
-        self._cached: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
 
 def pad_after(batch: Batch, rows: np.ndarray, documents: np.ndarray, filled: np.ndarray) -> None:

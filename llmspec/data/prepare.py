@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmspec.core.folders import cache_dir
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
 from llmspec.data import entries
 from llmspec.data.entries import Entry
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.reading import FORMAT, Reading, View, content_keys, read_all
-from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts
+from llmspec.data.reading import FORMAT, Reading, View, content_keys, read_all, thinned
+from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts, spelled
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 from llmspec.parts.tokenizers import Codec, Tokenizer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from llmspec.data.validation import ValidationSet
 
 TOKENIZER_TEXT = 100_000_000
-"""Characters that a tokenizer is trained on, at most; of more text, each document gives its first part."""
+"""Characters that a tokenizer is trained on, at most."""
 
 
 class Attribution(NamedTuple):
@@ -45,7 +46,17 @@ def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = No
     Raises:
         DataError: the problems of all sources at once, and of all phases.
     """
-    report = progress or (lambda message, done, total: None)
+    try:
+        return _prepare(plan, offline, progress or (lambda message, done, total: None))
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or cache_dir()}: {error.strerror or error}",
+            "make room or give permission there, or set LLMSPEC_CACHE to another folder",
+            "nothing half-written is ever used",
+        ) from error
+
+
+def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     fetch = Fetch(Path(plan.base), offline, report)
     used = {share for phase in plan.phases for share, part in phase.phase.mixture.items() if part.percent > 0}
     sources = {s.name: s.source for s in plan.sources if s.name in used}
@@ -53,10 +64,10 @@ def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = No
         raise DataError(f"no source is called {', '.join(missing)}", "write it under data.sources")
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources)})
     keys = content_keys(sources, fetch, plan.tokenizer.markers)
-    maker = _Maker(plan.tokenizer, sources, views, keys, fetch, report)
+    maker = _Maker(plan.tokenizer, sources, views, keys, weights_of(plan, sources), fetch, report)
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
-    prepared = Prepared(plan, codec, sources, {view: keys[view] for view in views}, tokens)
+    prepared = Prepared(plan, codec, maker, tokens)
     prepared.check()
     return prepared
 
@@ -67,6 +78,20 @@ def views_of(phase: Phase, sources: Mapping[str, Source]) -> list[View]:
             for name, share in phase.mixture.items() if share.percent > 0]
 
 
+def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
+    """Each source's share of the text that the tokenizer learns from: its mean share in the phases that start anew.
+
+    Later phases have no say but through their new sources, so that changing them leaves the tokenizer, and with it the
+    earlier phases, as they are. Such a source gets the smallest share of the others.
+    """
+    roots = [phase.phase.mixture for phase in plan.phases if phase.phase.from_ is None]
+    roots = roots or [phase.phase.mixture for phase in plan.phases]
+    shares = {name: sum(mixture[name].fraction for mixture in roots if name in mixture) / len(roots)
+              for name in sources}
+    least = min((share for share in shares.values() if share), default=1.0)
+    return {name: share or least for name, share in shares.items()}
+
+
 @dataclass
 class _Maker:
     """Makes what is missing in the cache. The texts are read at most once, and only if something is missing."""
@@ -75,6 +100,7 @@ class _Maker:
     sources: Mapping[str, Source]
     views: list[View]
     keys: Mapping[View, str]
+    weights: Mapping[str, float]
     fetch: Fetch
     report: Progress
 
@@ -85,7 +111,9 @@ class _Maker:
     @property
     def codec_key(self) -> str:
         texts = [self.keys[View(name, "plain")] for name in self.sources] if self.tokenizer.learns else []
-        return digest({"format": FORMAT, "tokenizer": self.tokenizer.identity(), "texts": texts, "most": TOKENIZER_TEXT})
+        settings = {"format": FORMAT, "tokenizer": self.tokenizer.identity()}
+        sample = {"most": TOKENIZER_TEXT, "weights": [self.weights[name] for name in self.sources]}
+        return digest({**settings, "texts": texts, "sample": sample if self.tokenizer.learns else {}})
 
     def codec(self) -> Codec:
         entry = entries.find("tokenizers", self.codec_key)
@@ -105,20 +133,25 @@ class _Maker:
         return self.tokenizer.load((made.folder / "tokenizer.json").read_text(encoding="utf-8"))
 
     def _sample(self) -> list[str]:
-        """Training text of all sources in their order, each in proportion where there is too much."""
-        texts = ["".join(text) for reading in self.readings.values() for text in reading.texts(reading.train_of["plain"])]
-        share = TOKENIZER_TEXT / max(1, sum(map(len, texts)))
-        return texts if share >= 1 else [text[: max(1, int(len(text) * share))] for text in texts]
+        """Training text in the proportions of the mixture, as far as each source's text goes."""
+        texts = {name: [spelled(text) for text in reading.texts(reading.train_of["plain"])]
+                 for name, reading in self.readings.items()}
+        sizes = {name: sum(map(len, found)) for name, found in texts.items()}
+        most = min(TOKENIZER_TEXT, sum(sizes.values()))
+        return [text for name, found in texts.items()
+                for text in thinned(found, self.weights[name] * most / max(1, sizes[name]))]
 
     def tokens(self, view: View, codec: Codec) -> Entry:
         key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json())})
-        return entries.find("tokens", key) or entries.make("tokens", key, lambda folder: self._write(folder, view, codec))
+        found = entries.find("tokens", key)
+        return found or entries.make("tokens", key, lambda folder: self._write(folder, view, codec))
 
     def _write(self, folder: Path, view: View, codec: Codec) -> dict[str, Any]:
         reading = self.readings[view.source]
         encode: Callable[..., TokenSet] = encode_texts if view.form == "plain" else encode_dialogues
         shaped = reading.texts if view.form == "plain" else reading.dialogues
-        sides = {"train": shaped(reading.train_of[view.form]), "validation": shaped(reading.validation)}
+        all_ = {"train": reading.train_of[view.form], "validation": reading.validation}
+        sides = {name: shaped(items) for name, items in all_.items()}
         total = sum(len(item.text) for side in (reading.train, reading.validation) for item in side)
         done, counts = 0, {}
 
@@ -131,18 +164,19 @@ class _Maker:
             found = encode(codec, side, tell)
             found.save(folder, name)
             counts[name] = {"documents": len(side), "tokens": len(found.tokens),
-                            "characters": int(found.characters.sum())}
+                            "characters": int(found.characters.sum()), "empty": len(all_[name]) - len(side)}
         return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
-                "in_both": reading.in_both[view.form], "empty": reading.left_out(view.form)}
+                "in_both": reading.in_both[view.form]}
 
 
 class Prepared:
     """Everything the phases of a plan read, opened; nothing of it in memory but what is looked at."""
 
-    def __init__(self, plan: Plan, codec: Codec, sources: Mapping[str, Source], keys: Mapping[View, str],
-                 tokens: Mapping[View, Entry]) -> None:
+    def __init__(self, plan: Plan, codec: Codec, maker: _Maker, tokens: Mapping[View, Entry]) -> None:
         self.codec = codec
-        self._plan, self._sources, self._keys, self._tokens = plan, sources, keys, tokens
+        """The tokenizer, trained."""
+        self._plan, self._maker, self._tokens = plan, maker, tokens
+        self._sources, self._keys = maker.sources, maker.keys
         self._phases: dict[str, Phase] = {phase.name: phase.phase for phase in plan.phases}
         self._streams: dict[str, PhaseStream] = {}
 
@@ -153,11 +187,12 @@ class Prepared:
         if phase not in self._streams:
             part = self._phases[phase]
             views = views_of(part, self._sources)
+            empty = {view.source: self._tokens[view].about["train"]["empty"] for view in views}
             self._streams[phase] = PhaseStream(
                 phase, part, {view.source: self._open(view, "train") for view in views},
                 max_epochs={name: source.max_epochs for name, source in self._sources.items()},
                 seed=self._plan.seed, context=self._plan.model.context, end=self.codec.specials[END],
-                content=self.fingerprint(phase), empty={view.source: self._tokens[view].about["empty"] for view in views},
+                content=self.fingerprint(phase), empty=empty,
             )
         return self._streams[phase]
 
@@ -165,16 +200,20 @@ class Prepared:
         """Validation sets of a phase's mixture, by source; sources without `validation:` have none."""
         from llmspec.data.validation import ValidationSet
 
-        part = self._phases[phase]
-        sets = {view.source: ValidationSet(view.source, part, self._open(view, "validation"), self._plan.model.context,
-                                           self.codec.specials[END])
+        part, context, end = self._phases[phase], self._plan.model.context, self.codec.specials[END]
+        return {view.source: ValidationSet(view.source, part, self._open(view, "validation"), context, end,
+                                           self._tokens[view].about["validation"]["empty"])
                 for view in views_of(part, self._sources) if self._sources[view.source].validation}
-        return {name: found for name, found in sets.items() if found.tokens}
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
         views = views_of(self._phases[phase], self._sources)
         return digest({"tokenizer": self._codec_hash, "texts": [[*view, self._keys[view]] for view in views]})
+
+    @property
+    def readings(self) -> Mapping[str, Reading]:
+        """The texts themselves, by source: read again where prepare() only opened tokens."""
+        return self._maker.readings
 
     @property
     def attributions(self) -> tuple[Attribution, ...]:
@@ -194,13 +233,15 @@ class Prepared:
         )
 
     def check(self) -> None:
-        """Open every stream; the problems of all phases in one DataError."""
+        """Open every stream and validation set; the problems of all phases in one DataError."""
         problems: list[Problem] = []
         for name in self._phases:
             try:
                 self.stream(name)
             except DataError as error:
                 problems += error.problems
+            problems += [_nothing_to_validate(name, found) for found in self.validation(name).values()
+                         if not found.tokens]
         if problems:
             raise DataError(problems)
 
@@ -226,3 +267,12 @@ class Prepared:
             "train_characters": about["train"]["characters"],
             "validation_characters": about["validation"]["characters"],
         })
+
+
+def _nothing_to_validate(phase: str, found: ValidationSet) -> Problem:
+    why = "; ".join(f"{n} {reason}" for reason, n in found.left_out.items())
+    return Problem(
+        f"the validation text of {found.source} has nothing that this phase learns" + (f" ({why})" if why else ""),
+        ("phases", phase, "mixture", found.source), "keep more of it for validation, or raise model.context",
+        "its validation loss would be a mean of nothing",
+    )

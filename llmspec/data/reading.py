@@ -16,6 +16,8 @@ from llmspec.parts.sources import Document, Fetcher, Source
 FORMAT = 1
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 MOST_PROBLEMS = 5
+_LONG = 10_000
+"""Characters from which a document can be shortened instead of left out."""
 
 Form = str
 """How a source is read: `plain` or `dialogue`."""
@@ -30,7 +32,7 @@ class View(NamedTuple):
 
 @dataclass
 class Reading:
-    """One source's documents. `left_out` counts those of a form with an empty field."""
+    """One source's documents."""
 
     documents: int
     train: list[Shaped]
@@ -38,6 +40,7 @@ class Reading:
     in_both: dict[Form, int] = field(default_factory=lambda: {"plain": 0, "dialogue": 0})
     """Training documents dropped since some source validates with the same text, or the same dialogue."""
     train_of: dict[Form, list[Shaped]] = field(default_factory=dict)
+    """Training documents without those."""
 
     def texts(self, side: Iterable[Shaped]) -> list[Pieces]:
         """The plain texts of a side."""
@@ -46,10 +49,6 @@ class Reading:
     def dialogues(self, side: Iterable[Shaped]) -> list[list[Turn]]:
         """The dialogues of a side."""
         return [item.turns for item in side if item.turns is not None]
-
-    def left_out(self, form: Form) -> int:
-        """Training documents without this form, since a field was empty."""
-        return sum((item.plain if form == "plain" else item.turns) is None for item in self.train_of[form])
 
 
 def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetcher, markers: Sequence[str],
@@ -101,6 +100,22 @@ def content_keys(sources: Mapping[str, Source], fetch: Fetcher, markers: Sequenc
                 for form in ("plain", "dialogue")}
     return {view: digest({"own": what, "form": view.form, "held_out": held_out[view.form]})
             for view, what in own.items()}
+
+
+def thinned(texts: Sequence[str], fraction: float) -> list[str]:
+    """About that fraction of the characters, spread evenly: of long texts the first part, of short ones every nth."""
+    if fraction >= 1:
+        return list(texts)
+    out, due = [], 0.0
+    for text in texts:
+        if len(text) >= _LONG:
+            out.append(text[: int(len(text) * fraction)])
+            continue
+        due += len(text) * fraction
+        if due >= len(text) / 2:
+            out.append(text)
+            due -= len(text)
+    return out
 
 
 def _read(source: Source, fetch: Fetcher, markers: Sequence[str], dialogues: bool) -> Reading:

@@ -19,6 +19,8 @@ from llmspec.parts.phases import Phase
 if TYPE_CHECKING:
     from llmspec.compiler.plan import SharePlan
 
+EMPTY = "an empty field"
+
 
 class PhaseStream:
     """Random access to what a phase reads. Row order is drawn from the seed; shares hold in every stretch of it."""
@@ -36,7 +38,7 @@ class PhaseStream:
         """Source -> reason -> documents that the phase does not read."""
         self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s)) for s in self.sources}
         for source, layout in self._layouts.items():
-            before = {"an empty field": (empty or {}).get(source, 0)}
+            before = {EMPTY: (empty or {}).get(source, 0)}
             self.left_out[source] = {why: n for why, n in {**layout.left_out, **before}.items() if n}
         self._check_length(data)
         demands = [Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
@@ -102,7 +104,7 @@ class PhaseStream:
 
     def ledger(self) -> Ledger:
         """An empty ledger for this stream's batches."""
-        return Ledger(self.sources)
+        return Ledger({source: sum(self.left_out[source].values()) for source in self.sources})
 
     def _check_length(self, data: Mapping[str, TokenSet]) -> None:
         problems = []

@@ -78,7 +78,7 @@ def encode_texts(codec: Codec, texts: Sequence[Pieces], report: Report = lambda 
     encoded = _encode(codec, parts, report)
     lengths = np.array([len(ids) for ids in encoded], np.int64)
     offsets = _offsets(lengths)[_offsets(np.array([len(text) for text in texts], np.int64))]
-    characters = np.array([[_spelled(text)] for text in texts], np.int64).reshape(-1, 1)
+    characters = np.array([[len(spelled(text))] for text in texts], np.int64).reshape(-1, 1)
     return TokenSet(_joined(encoded, codec), offsets, characters)
 
 
@@ -103,7 +103,7 @@ def encode_dialogues(codec: Codec, dialogues: Sequence[list[Turn]], report: Repo
             chunks += [special[f"<|{turn.role}|>"], *said, special[END_OF_TURN]]
             codes += [0, *([role + 1] * (len(said) + 1))]
             counts[i, role] += sum(map(len, said)) + 1
-            characters[i, role] += _spelled(turn.content)
+            characters[i, role] += len(spelled(turn.content))
         ends[i] = len(chunks)
     lengths = np.array([len(chunk) for chunk in chunks], np.int64)
     offsets = _offsets(lengths)[np.concatenate([[0], ends])] if len(dialogues) else np.zeros(1, np.int64)
@@ -111,9 +111,9 @@ def encode_dialogues(codec: Codec, dialogues: Sequence[list[Turn]], report: Repo
     return TokenSet(_joined(chunks, codec), offsets, characters, speakers, counts)
 
 
-def _spelled(pieces: Pieces) -> int:
-    """Characters of text; markers spell none."""
-    return sum(len(piece) for piece in pieces if not isinstance(piece, Marker))
+def spelled(pieces: Pieces) -> str:
+    """The text of pieces; markers spell none."""
+    return "".join(piece for piece in pieces if not isinstance(piece, Marker))
 
 
 def _encode(codec: Codec, pieces: Sequence[str], report: Report) -> list[np.ndarray]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 
 from llmspec.data.layout import Batch, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout, pad_after
-from llmspec.data.stream import layout_of
+from llmspec.data.stream import EMPTY, layout_of
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
 
@@ -21,24 +22,27 @@ class ValidationSet:
     character by `characters`.
     """
 
-    def __init__(self, source: str, phase: Phase, data: TokenSet, context: int, end: int) -> None:
+    def __init__(self, source: str, phase: Phase, data: TokenSet, context: int, end: int, empty: int = 0) -> None:
+        """`empty` counts documents without this form, since a field was empty."""
         self.source = source
         self._rows, self._context, self._end, self._mask = phase.batch, context, end, phase.document_mask
         self._layout = layout_of(data, phase, context, end, None)
-        self.left_out: dict[str, int] = {why: n for why, n in self._layout.left_out.items() if n}
-        """Reason -> dialogues that are not validated on."""
+        self.left_out: dict[str, int] = {
+            why: n for why, n in {**self._layout.left_out, EMPTY: empty}.items() if n
+        }
+        """Reason -> documents that are not validated on."""
         if isinstance(self._layout, DialogueLayout):
             self._blocks = int(self._layout.blocks_per_epoch)
             self.tokens = self._layout.counts(self._blocks).supervised if self._blocks else 0
             self.characters = self._layout.characters
         else:
-            self._blocks = -(-self._layout.epoch_tokens // context)
+            self._blocks = ceil(self._layout.epoch_tokens / context)
             self.tokens = self._layout.epoch_tokens
             self.characters = int(data.characters.sum())
 
     def __len__(self) -> int:
         """Number of batches."""
-        return -(-self._blocks // self._rows)
+        return ceil(self._blocks / self._rows)
 
     def __iter__(self) -> Iterator[Batch]:
         for i in range(len(self)):

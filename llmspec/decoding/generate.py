@@ -35,8 +35,8 @@ class Decoder(Protocol):
     def start(self, tokens: list[int], rows: int) -> NDArray[np.float32]:
         """Read one prompt for `rows` parallel continuations: logits (R, V) of the token after it."""
 
-    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Read one more token per row, (R,) ids: logits (R, V) of the tokens after them. Read before the next call."""
+    def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Read one more token per row, R ids: logits (R, V) of the tokens after them. Read before the next call."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _answers(
     drawn_RT = np.full((n, most), codec.specials[END], dtype=np.int64)
     prompt_ids = np.asarray(prompt, dtype=np.int64)
     for position in range(most):
-        logits_RV = decoder.start(prompt, n) if position == 0 else decoder.step(drawn_RT[:, position - 1].copy())
+        logits_RV = decoder.start(prompt, n) if position == 0 else decoder.step(drawn_RT[:, position - 1].tolist())
         # A copy: the caller may ask for the next token while the decoder uses the same memory again.
         logits_RV = np.array(logits_RV, dtype=np.float64)
         for row, text in list(texts.items()):

@@ -65,3 +65,56 @@ void softmax_backward(float *out, const float *gradient, const float *p, int64_t
     for (int64_t j = 0; j < s; j++) out[row * s + j] = y[j] * (g[j] - dot);
   }
 }
+
+static inline float sigmoid(float x) {
+  float e = exp_negative(x < 0.0f ? x : -x);
+  return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+
+// out = silu(gate) · up
+void silu_gated(float *out, const float *gate, const float *up, int64_t n) {
+  for (int64_t i = 0; i < n; i++) out[i] = gate[i] * sigmoid(gate[i]) * up[i];
+}
+
+// The gradients of silu_gated for gate and up, from that of its result
+void silu_gated_backward(float *to_gate, float *to_up, const float *gradient, const float *gate, const float *up,
+                         int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    float s = sigmoid(gate[i]), g = gradient[i];
+    to_up[i] = g * gate[i] * s;
+    to_gate[i] = g * up[i] * s * (1.0f + gate[i] * (1.0f - s));
+  }
+}
+
+// losses (n) = log Σ e^x - (1 - smoothing)·x[target] - smoothing·mean(x) over logits (n, v); totals (n) = log Σ e^x
+void cross_entropy(float *losses, float *totals, const float *logits, const int32_t *targets, int64_t n, int64_t v,
+                   int64_t smoothing_ppm) {
+  float smoothing = smoothing_ppm * 1e-6f;
+  for (int64_t i = 0; i < n; i++) {
+    const float *x = logits + i * v;
+    float high = x[0], sum = 0.0f, mean = 0.0f;
+    for (int64_t j = 0; j < v; j++) high = x[j] > high ? x[j] : high;
+    for (int64_t j = 0; j < v; j++) {
+      sum += exp_negative(x[j] - high);
+      mean += x[j] - high;
+    }
+    float log_sum = __builtin_logf(sum);
+    totals[i] = high + log_sum;
+    losses[i] = log_sum - (1.0f - smoothing) * (x[targets[i]] - high) - smoothing * (mean / v);
+  }
+}
+
+// The gradient of the losses for the logits: gradient · (softmax - (1 - smoothing)·[target] - smoothing / v)
+void cross_entropy_backward(float *out, const float *gradient, const float *logits, const float *totals,
+                            const int32_t *targets, int64_t n, int64_t v, int64_t smoothing_ppm) {
+  float smoothing = smoothing_ppm * 1e-6f;
+  for (int64_t i = 0; i < n; i++) {
+    const float *x = logits + i * v;
+    float *y = out + i * v, g = gradient[i], even = smoothing / v;
+    for (int64_t j = 0; j < v; j++) {
+      float below = x[j] - totals[i];
+      y[j] = g * (exp_negative(below < 0.0f ? below : 0.0f) - even);
+    }
+    y[targets[i]] -= g * (1.0f - smoothing);
+  }
+}

@@ -13,7 +13,7 @@ from llmspec.model.ops import Ops
 
 
 class CPUOps(Ops):
-    """Matrix products, embedding rows and the softmax as calls of C; everything else plain."""
+    """Matrix products, embedding rows, softmax, gated SiLU and the loss as calls of C; everything else plain."""
 
     def __init__(self, handles: dict[str, Tensor], int_bits: int, key: Tensor | None, dropout: float) -> None:
         super().__init__(key, dropout)
@@ -31,6 +31,12 @@ class CPUOps(Ops):
 
     def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
         return native.softmax(self._native, scores, mask)
+
+    def gated(self, activation: str, gate: Tensor, up: Tensor) -> Tensor:
+        return native.silu_gated(self._native, gate, up) if activation == "silu" else super().gated(activation, gate, up)
+
+    def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        return native.cross_entropy(self._native, logits_NV, targets_N, label_smoothing)
 
 
 @dataclass(frozen=True)

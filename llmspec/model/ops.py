@@ -79,7 +79,7 @@ class Ops:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / √(mean(x²) + eps) · weight over the last axis."""
-        return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+        return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt().contiguous() * weight
 
     def relu(self, x: Tensor) -> Tensor:
         return x.relu()

@@ -138,5 +138,5 @@ class _Checker:
                 self.valid[(key,)] = info.get_default(call_default_factory=True)
 
     def hidden(self, path: Path) -> bool:
-        """Whether a syntax error hides what stands here."""
-        return path in self.tree.broken or path[:-1] in self.tree.broken
+        """Whether a syntax error, or a base that cannot be read, hides what stands here."""
+        return any(path[:length] in self.tree.broken for length in range(len(path) + 1))

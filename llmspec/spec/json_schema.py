@@ -29,19 +29,28 @@ def json_schema() -> dict[str, Any]:
     required = [key for key, info in shape.fields("").items() if info.is_required()]
     paths = {"type": "string", "description": "Path of a spec, relative to this file."}
     root["properties"] = {
-        "extends": {"description": "Specs below this one: maps merge, lists and mixtures are replaced, a changed `kind` "
-                    "replaces its whole map, `null` removes.", "anyOf": [paths, {"type": "array", "items": paths}]},
+        "extends": {
+            "description": "Specs below this one: maps merge, lists and mixtures are replaced, a changed `kind` "
+            "replaces its whole map, `null` removes.",
+            "anyOf": [paths, {"type": "array", "items": paths}],
+        },
         **root["properties"],
     }
-    return {"$schema": DIALECT, "title": "llmspec", **root, "$defs": definitions,
-            "if": {"not": {"required": ["extends"]}}, "then": {"required": required}}
+    return {
+        "$schema": DIALECT,
+        "title": "llmspec",
+        **root,
+        "$defs": definitions,
+        "if": {"not": {"required": ["extends"]}},
+        "then": {"required": required},
+    }
 
 
 def _section(part: type[BaseModel], kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """One part or section: its keys and nothing else."""
     properties: dict[str, Any] = {}
     for key, info in Shape({kind: part}).fields(kind).items():
-        if key == "kind":
+        if key == "kind" and kind:
             properties[key] = {"const": kind, "description": _summary(part)}
             continue
         schema = _described(_value(shape_of(info), info, definitions), description(part, key))

@@ -35,10 +35,17 @@ class Layers:
 
     def read(self, path: FilePath, named_at: Mark | None = None, chain: tuple[FilePath, ...] = ()) -> Node | None:
         """The node of a file and of what it extends; None where it cannot be read."""
-        if path.resolve() in [link.resolve() for link in chain]:
+        if _real(path) in map(_real, chain):
             circle = " → ".join(f"`{link.name}`" for link in (*chain, path))
-            self.problems.append(Problem(f"specs extend each other in a circle: {circle}", ("extends",), mark=named_at,
-                                         hint="one of them has to stand alone", consequence="there would be no end to it"))
+            self.problems.append(
+                Problem(
+                    f"specs extend each other in a circle: {circle}",
+                    ("extends",),
+                    mark=named_at,
+                    hint="one of them has to stand alone",
+                    consequence="there would be no end to it",
+                )
+            )
             return None
         text = self.text(path, named_at)
         if text is None:
@@ -73,15 +80,22 @@ class Layers:
             if isinstance(item.value, str) and item.value:
                 yield item.value, item.mark
             else:
-                self.problems.append(Problem(f"expected the path of a spec, not {described(item.value)}", ("extends",),
-                                             mark=item.mark, hint="extends: base.yaml, or [base.yaml, more.yaml]"))
+                self.broken.add(())
+                self.problems.append(
+                    Problem(
+                        f"expected the path of a spec, not {described(item.value)}",
+                        ("extends",),
+                        mark=item.mark,
+                        hint="extends: base.yaml, or [base.yaml, more.yaml]",
+                    )
+                )
 
     def text(self, path: FilePath, named_at: Mark | None) -> str | None:
         """A file's text; None, and a problem noted, where there is none to read."""
         mark = named_at or Mark(str(path), 1, 1)
         where: Path = ("extends",) if named_at else ()
 
-        def wrong(message: str, hint: str = "", at: Mark = mark, key: Path = where) -> None:
+        def wrong(message: str, hint: str = "", at: Mark = mark, key: Path = where) -> Any:
             self.problems.append(Problem(message, key, hint=hint, mark=at))
 
         try:
@@ -93,14 +107,20 @@ class Layers:
         except (OSError, ValueError) as error:
             return wrong(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}")
         if len(raw) > MAX_BYTES:
-            return wrong(f"`{path}` has {len(raw) >> 20} MiB, which is no spec", "keep text in files under `data.sources`")
+            return wrong(
+                f"`{path}` has {len(raw) >> 20} MiB, which is no spec", "keep text in files under `data.sources`"
+            )
         try:
             return raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = raw.count(b"\n", 0, error.start) + 1
             column = len(raw[raw.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8", "replace")) + 1
-            return wrong(f"this is not UTF-8 (byte {raw[error.start]:#04x})", "save the file as UTF-8",
-                         Mark(str(path), line, column), ())
+            return wrong(
+                f"this is not UTF-8 (byte {raw[error.start]:#04x})",
+                "save the file as UTF-8",
+                Mark(str(path), line, column),
+                (),
+            )
 
     def override(self, root: Node, settings: Iterable[str]) -> Node:
         """`root` with `--set` on top: all of them make one layer, so that their order does not matter.
@@ -118,14 +138,18 @@ class Layers:
                     layer = _write(layer, steps, value)
             except _Refused as refused:
                 problem = refused.problem
-                self.problems.append(Problem(problem.message, problem.path, problem.hint, problem.consequence,
-                                             Mark(f"--set {setting}", 0, 0)))
+                self.problems.append(
+                    Problem(
+                        problem.message, problem.path, problem.hint, problem.consequence, Mark(f"--set {setting}", 0, 0)
+                    )
+                )
         return merge(root, layer)
 
     def setting(self, setting: str) -> tuple[Path, Node]:
         """`a.b[0]=value` as a path and a node whose marks name the setting."""
         mark = Mark(f"--set {setting}", 0, 0)
-        steps, at = [], 0
+        steps: list[str | int] = []
+        at = 0
         while (match := _STEP.match(setting, at)) and bool(match["dot"]) == (bool(steps) and match["index"] is None):
             name = match["name"] if match["quoted"] is None else match["quoted"].replace('\\"', '"')
             steps.append(int(match["index"]) if match["index"] else name)
@@ -135,8 +159,13 @@ class Layers:
         parsed = parse("value: " + setting[at + 1 :].strip(), mark.file)
         if parsed.problems or parsed.root is None or set(parsed.root.value) != {"value"}:
             why = parsed.problems[0].message if parsed.problems else "it holds more than one value"
-            raise _Refused(Problem(f"the value cannot be read: {why}", tuple(steps),
-                                   hint=f"text may need quotes: --set '{dotted(tuple(steps))}=\"…\"'"))
+            raise _Refused(
+                Problem(
+                    f"the value cannot be read: {why}",
+                    tuple(steps),
+                    hint=f"text may need quotes: --set '{dotted(tuple(steps))}=\"…\"'",
+                )
+            )
         return tuple(steps), _marked(parsed.root.value["value"], mark)
 
 
@@ -187,21 +216,30 @@ def check_path(root: Node, layer: Node, steps: Path, value: Node) -> None:
         here, last = steps[:i], i == len(steps) - 1
         if isinstance(step, int):
             if node is None or not isinstance(node.value, tuple):
-                raise _Refused(Problem(f"`{dotted(here)}` is no list in the file", steps, hint=f"--set {dotted(here)}=[…]"))
+                raise _Refused(
+                    Problem(f"`{dotted(here)}` is no list in the file", steps, hint=f"--set {dotted(here)}=[…]")
+                )
             if step >= len(node.value):
                 raise _Refused(Problem(f"`{dotted(here)}` has {len(node.value)} entries, counted from 0", steps))
             node, shape = node.value[step], None
             continue
         if node is not None and not node.is_map and node.value is not None:
-            raise _Refused(Problem(f"`{dotted(here)}` holds {described(node.value)}, which has no `{step}` inside", steps))
+            raise _Refused(
+                Problem(f"`{dotted(here)}` holds {described(node.value)}, which has no `{step}` inside", steps)
+            )
         names = list(node.value) if node is not None and node.is_map else []
         set_here = _at(layer, (*here, step)) is not None
         if shape is not None and shape.item and not last and step not in names and not set_here:
             near = nearest(step, names)
             what = str(here[-1]).removesuffix("s")
-            raise _Refused(Problem(f"there is no {what} `{step}` to set this in", steps,
-                                   hint=f"did you mean `{near}`?" if near else f"there is {', '.join(names)}" if names else "",
-                                   consequence=f"a {what} would be made of this one key"))
+            raise _Refused(
+                Problem(
+                    f"there is no {what} `{step}` to set this in",
+                    steps,
+                    hint=f"did you mean `{near}`?" if near else f"there is {', '.join(names)}" if names else "",
+                    consequence=f"a {what} would be made of this one key",
+                )
+            )
         kinds = {"kind": n.value} if node is not None and node.is_map and (n := node.value.get("kind")) else {}
         shape = shape.child(step, kinds) if shape else None
         node = node.value.get(step) if node is not None and node.is_map else None
@@ -233,7 +271,16 @@ def _marked(node: Node, mark: Mark) -> Node:
     """The same value, written in a `--set`."""
     if node.is_map:
         return Node({k: _marked(n, mark) for k, n in node.value.items()}, mark, mark)
-    return Node(tuple(_marked(n, mark) for n in node.value) if isinstance(node.value, tuple) else node.value, mark, mark)
+    return Node(
+        tuple(_marked(n, mark) for n in node.value) if isinstance(node.value, tuple) else node.value, mark, mark
+    )
+
+
+def _real(path: FilePath) -> str:
+    try:
+        return str(path.resolve())
+    except (OSError, ValueError, RuntimeError):  # a circle of links, or no path at all
+        return str(path)
 
 
 def _any_spec(folder: FilePath) -> str:

@@ -90,6 +90,7 @@ def locate(path: Path, tree: Tree, files: tuple[tuple[FilePath, str], ...]) -> M
         if path[:length] in tree.marks:
             key, value = tree.marks[path[:length]]
             # A map in lines of its own starts below its key, and the key is what the eye looks for.
-            whole = length == len(path) and (key is None or (key.file, key.line) == (value.file, value.line))
-            return value if whole or key is None else key
+            beside = key is None or (key.file, key.line) == (value.file, value.line)
+            there = value.length == 0 or value.caret < len(value.text.rstrip())
+            return value if key is None or (length == len(path) and beside and there) else key
     return Mark(str(files[0][0]) if files else "", 1, 1)

@@ -1,4 +1,4 @@
-"""Mistakes in plain words: keys that nobody reads or somebody misses, kinds that no table has. See also translate.py."""
+"""Mistakes in plain words: keys that nobody reads or somebody misses, kinds that no table has. Values: translate.py."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from llmspec.core.problems import Path, Problem, nearest, one_of
 from llmspec.core.units import Text
 from llmspec.spec.shape import Shape, default_of, places
+
 
 def shown(value: Any) -> str:
     """A value as it would stand in YAML, shortened."""
@@ -43,21 +44,28 @@ def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path
     at = (*path, key)
     if owners:
         of = " or ".join(owners)
-        return Problem(f"`{key}` belongs to kind {of}; this is {kind}", at,
-                       hint=f"remove `{key}`, or write `kind: {owners[0]}`", consequence="nothing would read it")
+        return Problem(
+            f"`{key}` belongs to kind {of}; this is {kind}",
+            at,
+            hint=f"remove `{key}`, or write `kind: {owners[0]}`",
+            consequence="nothing would read it",
+        )
     elsewhere = [p for p in places().get(key, ()) if p != _pattern(path)]
-    near = nearest(key, [k for k in mine if k not in data] + (["extends"] if not path else []))
+    absent = [k for k in mine if k not in data] + (["extends"] if not path else [])
+    near = nearest(key, absent) or nearest(key, mine)
     if key == "extends":
-        return Problem("unknown key", at, hint="`extends:` stands at the top of the file", consequence="nothing would read it")
+        return Problem(
+            "unknown key", at, hint="`extends:` stands at the top of the file", consequence="nothing would read it"
+        )
     if elsewhere and (near is None or len(near) != len(key)):
         inside = [p for p in elsewhere if p.startswith(_pattern(path))]
         where = (inside or elsewhere)[0]
         hint = f"`{key}` stands under `{where}`" if where else f"`{key}` stands at the top of the file"
         return Problem("unknown key", at, hint=hint, consequence="nothing would read it")
     if near is None:
-        return Problem("unknown key", at, hint=one_of(key, [k for k in mine if k not in data] or mine),
-                       consequence="nothing would read it")
-    return Problem("unknown key", at, hint=f"did you mean `{near}`?", consequence=_without(near, mine.get(near)))
+        return Problem("unknown key", at, hint=one_of(key, absent or mine), consequence="nothing would read it")
+    lost = _without(near, mine.get(near)) if near not in data else f"nothing would read it beside the `{near}` there is"
+    return Problem("unknown key", at, hint=f"did you mean `{near}`?", consequence=lost)
 
 
 def _without(near: str, info: FieldInfo | None) -> str:
@@ -79,7 +87,9 @@ def _pattern(path: Path) -> str:
 
 
 def missing_key(key: str, description: str, path: Path) -> Problem:
-    return Problem(f"`{key}` is missing", (*path, key), hint=explained(key, description), consequence="it has no default")
+    return Problem(
+        f"`{key}` is missing", (*path, key), hint=explained(key, description), consequence="it has no default"
+    )
 
 
 def explained(key: str, description: str) -> str:
@@ -92,14 +102,22 @@ def wrong_kind(shape: Shape, kind: Any, path: Path) -> Problem:
     """`kind:` is missing, or names nothing."""
     table, label = shape.parts, _label(path)
     if kind is None:
-        return Problem("`kind` is missing", (*path, "kind"), hint=f"one of: {', '.join(table)}",
-                       consequence=f"there would be no telling which {label} is meant")
+        return Problem(
+            "`kind` is missing",
+            (*path, "kind"),
+            hint=f"one of: {', '.join(table)}",
+            consequence=f"there would be no telling which {label} is meant",
+        )
     if not isinstance(kind, str):
         return Problem(f"a kind is a name, not {given(kind)}", (*path, "kind"), hint=f"one of: {', '.join(table)}")
     near = nearest(kind, table)
-    return Problem(f"no {label} is of kind `{kind}`", (*path, "kind"),
-                   hint=f"did you mean `{near}`?" + (f" (kinds: {', '.join(table)})" if len(table) > 1 else "")
-                   if near else f"one of: {', '.join(table)}")
+    return Problem(
+        f"no {label} is of kind `{kind}`",
+        (*path, "kind"),
+        hint=f"did you mean `{near}`?" + (f" (kinds: {', '.join(table)})" if len(table) > 1 else "")
+        if near
+        else f"one of: {', '.join(table)}",
+    )
 
 
 def not_a_map(shape: Shape, value: Any, path: Path) -> Problem:

@@ -12,8 +12,9 @@ from yaml.reader import ReaderError
 from llmspec.core.problems import Mark, Path, Problem
 from llmspec.spec.yaml12 import Broken, Composer, Node, Text, described, duplicate
 
-_KEY = re.compile(r"""(?P<indent>\ *)(?P<key>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#\-\[\]{},&*!|>'"%@`?:][^#\n]*?)\ *:(?=\s|$)""",
-                  re.VERBOSE)
+_KEY = re.compile(
+    r"""(?P<indent>\ *)(?P<key>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#\-\[\]{},&*!|>'"%@`?:][^#\n]*?)\ *:(?=\s|$)""", re.VERBOSE
+)
 _ONLY_KEY = re.compile(r"[^\n]*:[ \t]*(&\S+[ \t]*)?(#.*)?")
 JOIN = 6
 """Blocks that are tried together, since a bracket may be closed at the margin some lines below."""
@@ -37,11 +38,29 @@ def parse(text: str, file: str) -> Parsed:
     except (yaml.YAMLError, Broken) as error:
         return _Recovery(source).run(_problem(error, source, 0))
     if root is None or root.value is None:
-        return Parsed(None, (*composer.problems, Problem("the file is empty", mark=Mark(file, 1, 1),
-                      hint="a spec needs at least name, model, data and phases")))
+        return Parsed(
+            None,
+            (
+                *composer.problems,
+                Problem(
+                    "the file is empty",
+                    mark=Mark(file, 1, 1),
+                    hint="a spec needs at least name, model, data and phases",
+                ),
+            ),
+        )
     if not root.is_map:
-        return Parsed(None, (*composer.problems, Problem(f"a spec is a map of keys, not {described(root.value)}",
-                      mark=root.mark, hint="start with `name: my-model`")))
+        return Parsed(
+            None,
+            (
+                *composer.problems,
+                Problem(
+                    f"a spec is a map of keys, not {described(root.value)}",
+                    mark=root.mark,
+                    hint="start with `name: my-model`",
+                ),
+            ),
+        )
     return Parsed(root, tuple(composer.problems))
 
 
@@ -102,8 +121,11 @@ class _Recovery:
                 self.anchors |= composer.anchors
                 self.add(node.value if node else {}, path, entries)
                 return taken
-            first = first or Problem(f"{described(node.value)} stands where a key should", mark=node.mark,
-                                     hint="a line of a map reads `key: value`")
+            first = first or Problem(
+                f"{described(node.value)} stands where a key should",
+                mark=node.mark,
+                hint="a line of a map reads `key: value`",
+            )
         assert first is not None
         self.deeper(borders[0], borders[1], path, entries, first)
         return 1
@@ -115,7 +137,9 @@ class _Recovery:
         match = _KEY.match(line)
         assert match
         key = match["key"].strip("\"'")
-        mark = self.source.mark(self.source.starts[head] + match.start("key"), self.source.starts[head] + match.end("key"))
+        mark = self.source.mark(
+            self.source.starts[head] + match.start("key"), self.source.starts[head] + match.end("key")
+        )
         if not _ONLY_KEY.fullmatch(line) or high - head < 2 or len(path) > 8:
             self.give_up(error, path, low, high)
         else:
@@ -130,7 +154,11 @@ class _Recovery:
 
     def give_up(self, error: Problem, path: Path, low: int, high: int) -> None:
         self.problems.append(error)
-        hidden = [m["key"].strip("\"'") for line in self.source.lines[low:high] if (m := _KEY.match(line.lstrip()))]
+        # The first word, where a line is no entry: its colon may be what is missing.
+        lines = [
+            line.strip() for line in self.source.lines[low:high] if line.strip() and not line.strip().startswith("#")
+        ]
+        hidden = [m["key"].strip("\"'") if (m := _KEY.match(line)) else line.split()[0] for line in lines]
         self.broken |= {(*path, key) for key in hidden} or {path}
 
     def index(self, line: int) -> int:
@@ -143,22 +171,31 @@ def _problem(error: yaml.YAMLError | Broken, source: Text, offset: int) -> Probl
         return error.problem
     if isinstance(error, ReaderError):
         code = error.character if isinstance(error.character, int) else ord(error.character)
-        return Problem(f"the character U+{code:04X} cannot stand in a YAML file", mark=source.mark(error.position + offset),
-                       hint=f'remove it, or write it as "\\u{code:04x}" in double quotes')
+        return Problem(
+            f"the character U+{code:04X} cannot stand in a YAML file",
+            mark=source.mark(error.position + offset),
+            hint=f'remove it, or write it as "\\u{code:04x}" in double quotes',
+        )
     assert isinstance(error, yaml.MarkedYAMLError)
     what, context = error.problem or "", error.context or ""
     here = (error.problem_mark.index if error.problem_mark else 0) + offset
     there = (error.context_mark.index if error.context_mark else 0) + offset
     if "\\t" in what or "\t" in what:
-        return Problem("a tab stands here, and YAML takes only spaces", mark=source.mark(here),
-                       hint="indent with spaces; most editors convert tabs")
+        return Problem(
+            "a tab stands here, and YAML takes only spaces",
+            mark=source.mark(here),
+            hint="indent with spaces; most editors convert tabs",
+        )
     if "while parsing a flow" in context:
         return _bracket(source, what, there, here, offset)
     if "end of stream" in what or "document separator" in what:
         return Problem("this quote is never closed", mark=source.mark(there), hint="close it with the same quote")
     if "quoted scalar" in context:
-        return Problem("a `\\` in double quotes starts an escape, and this is none", mark=source.mark(here),
-                       hint="write the text in single quotes, or `\\\\` for one `\\`")
+        return Problem(
+            "a `\\` in double quotes starts an escape, and this is none",
+            mark=source.mark(here),
+            hint="write the text in single quotes, or `\\\\` for one `\\`",
+        )
     if "mapping values are not allowed" in what:
         return _colon(source, here)
     if "could not find expected ':'" in what:
@@ -172,9 +209,15 @@ def _problem(error: yaml.YAMLError | Broken, source: Text, offset: int) -> Probl
         sign = source.text[there : there + 1]
         return Problem(f"text that starts with `{sign}` has to be quoted", mark=source.mark(there), hint=f'"{sign}…"')
     if "tag" in context or "tag" in what:
-        return Problem("`!` starts a tag, and a spec has none", mark=source.mark(there), hint="quote text that starts with `!`")
+        return Problem(
+            "`!` starts a tag, and a spec has none", mark=source.mark(there), hint="quote text that starts with `!`"
+        )
     if "sequence entries are not allowed" in what:
-        return Problem("a list cannot start on this line", mark=source.mark(here), hint="start it on a line of its own, or write `[a, b]`")
+        return Problem(
+            "a list cannot start on this line",
+            mark=source.mark(here),
+            hint="start it on a line of its own, or write `[a, b]`",
+        )
     return Problem(f"this is not YAML: {what}", mark=source.mark(here))
 
 
@@ -187,8 +230,11 @@ def _bracket(source: Text, what: str, opened: int, here: int, offset: int) -> Pr
         return Problem(f"this `{sign}` is never closed", mark=source.mark(opened), hint=f"close it with `{close}`")
     if "node content" in what:
         return Problem("a value is missing before this", mark=source.mark(here), hint="remove the comma too many")
-    return Problem(f"a comma or `{close}` is missing before this", mark=source.mark(here),
-                   hint="entries between brackets are separated by commas: `{a: 1, b: 2}`")
+    return Problem(
+        f"a comma or `{close}` is missing before this",
+        mark=source.mark(here),
+        hint="entries between brackets are separated by commas: `{a: 1, b: 2}`",
+    )
 
 
 def _unclosed(text: str, end: int) -> int:
@@ -209,14 +255,20 @@ def _colon(source: Text, here: int) -> Problem:
     line, column = source.place(here)
     first = source.lines[line][:column]
     if re.search(r":\s", first):
-        return Problem("a second `: ` stands in this value", mark=source.mark(here), hint='quote the value: `key: "a: b"`')
+        return Problem(
+            "a second `: ` stands in this value", mark=source.mark(here), hint='quote the value: `key: "a: b"`'
+        )
     indent = len(first) - len(first.lstrip())
     before = next((i for i in range(line - 1, -1, -1) if source.lines[i].strip()), line)
     if len(source.lines[before]) - len(source.lines[before].lstrip()) >= indent:
-        return Problem("this line has no `:` after its key", mark=_line(source, source.starts[before]),
-                       hint="write `key: value`")
-    return Problem(f"this line is indented by {indent} spaces, unlike its neighbours", mark=_line(source, here),
-                   hint="keys of one map start in the same column")
+        return Problem(
+            "this line has no `:` after its key", mark=_line(source, source.starts[before]), hint="write `key: value`"
+        )
+    return Problem(
+        f"this line is indented by {indent} spaces, unlike its neighbours",
+        mark=_line(source, here),
+        hint="keys of one map start in the same column",
+    )
 
 
 def _block(source: Text, here: int, opened: int) -> Problem:
@@ -224,11 +276,16 @@ def _block(source: Text, here: int, opened: int) -> Problem:
     if sign in ("}", "]"):
         return Problem(f"this `{sign}` closes nothing", mark=source.mark(here), hint="remove it")
     if sign == ",":
-        return Problem("a comma stands outside of brackets", mark=source.mark(here), hint="remove it, or quote the text")
+        return Problem(
+            "a comma stands outside of brackets", mark=source.mark(here), hint="remove it, or quote the text"
+        )
     line, column = source.place(here)
     if not source.lines[line][:column].strip() and column != source.place(opened)[1]:
-        return Problem("this line is indented unlike its neighbours", mark=_line(source, here),
-                       hint="keys of one map start in the same column")
+        return Problem(
+            "this line is indented unlike its neighbours",
+            mark=_line(source, here),
+            hint="keys of one map start in the same column",
+        )
     return Problem("this does not belong to the value before it", mark=source.mark(here), hint="quote the whole value")
 
 

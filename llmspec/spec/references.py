@@ -28,8 +28,12 @@ def check_references(tree: Tree) -> Iterator[Problem]:
         yield from _budget(phase, path)
         start = phase.get("from")
         if isinstance(start, str) and phases is not None and start not in phases:
-            yield Problem(f"no phase is called `{start}`", (*path, "from"), hint=_choose(start, [p for p in phases if p != name]),
-                          consequence="there would be no weights to start from")
+            yield Problem(
+                f"no phase is called `{start}`",
+                (*path, "from"),
+                hint=_choose(start, [p for p in phases if p != name]),
+                consequence="there would be no weights to start from",
+            )
     yield from _cycles(tree)
 
 
@@ -49,7 +53,7 @@ def _maps(tree: Tree, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _names(tree: Tree, path: Path) -> list[str] | None:
     """The names in a map; None where they are not all known."""
     found = _at(tree, path)
-    if not isinstance(found, Mapping) or any(path[:i] in tree.broken for i in range(1, len(path) + 1)):
+    if not isinstance(found, Mapping) or any(path[:i] in tree.broken for i in range(len(path) + 1)):
         return None
     return [*found, *(str(p[-1]) for p in tree.broken if p[:-1] == path)]
 
@@ -58,8 +62,12 @@ def _spelled(tree: Tree, path: Path, what: str, why: str) -> Iterator[Problem]:
     for name in _at(tree, path) if isinstance(_at(tree, path), Mapping) else ():
         if not _NAME.fullmatch(name):
             mark = tree.key_mark((*path, name))
-            yield Problem(f"`{name}` cannot name a {what}: a letter or digit, then letters, digits, `.`, `_` and `-`",
-                          (*path, name), consequence=why, mark=mark)
+            yield Problem(
+                f"`{name}` cannot name a {what}: a letter or digit, then letters, digits, `.`, `_` and `-`",
+                (*path, name),
+                consequence=why,
+                mark=mark,
+            )
 
 
 def _choose(word: str, names: list[str]) -> str:
@@ -68,13 +76,17 @@ def _choose(word: str, names: list[str]) -> str:
 
 
 def _mixture(tree: Tree, phase: Mapping[str, Any], path: Path, sources: list[str]) -> Iterator[Problem]:
-    mixture = phase.get("mixture")
+    mixture: Any = phase.get("mixture")
     for source in mixture if isinstance(mixture, Mapping) else ():
         if source not in sources:
             mark = tree.key_mark((*path, "mixture", source))
-            yield Problem(f"no source is called `{source}`", (*path, "mixture", source),
-                          hint=_choose(source, [s for s in sources if s not in mixture] or sources),
-                          consequence="the phase would have nothing to read for it", mark=mark)
+            yield Problem(
+                f"no source is called `{source}`",
+                (*path, "mixture", source),
+                hint=_choose(source, [s for s in sources if s not in mixture] or sources),
+                consequence="the phase would have nothing to read for it",
+                mark=mark,
+            )
 
 
 def _budget(phase: Mapping[str, Any], path: Path) -> Iterator[Problem]:
@@ -84,8 +96,12 @@ def _budget(phase: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     except ValueError:
         return
     if source is not None and isinstance(mixture, Mapping) and source not in mixture:
-        yield Problem(f"epochs are counted on `{source}`, which is not in the mixture", (*path, "budget"),
-                      hint=_choose(source, list(mixture)), consequence="the phase would never end")
+        yield Problem(
+            f"epochs are counted on `{source}`, which is not in the mixture",
+            (*path, "budget"),
+            hint=_choose(source, list(mixture)),
+            consequence="the phase would never end",
+        )
 
 
 def _cycles(tree: Tree) -> Iterator[Problem]:
@@ -103,8 +119,16 @@ def _cycles(tree: Tree) -> Iterator[Problem]:
             circle = chain[chain.index(at) :]
             path = ("phases", circle[-1], "from")
             if len(circle) == 1:
-                yield Problem(f"the phase `{at}` starts from itself", path, hint="leave `from:` out, or name another phase",
-                              consequence="it could never run")
+                yield Problem(
+                    f"the phase `{at}` starts from itself",
+                    path,
+                    hint="leave `from:` out, or name another phase",
+                    consequence="it could never run",
+                )
             else:
-                yield Problem("phases start from each other in a circle: " + " → ".join(f"`{c}`" for c in (*circle, at)), path,
-                              hint="one of them starts without `from:`", consequence="none of them could run first")
+                yield Problem(
+                    "phases start from each other in a circle: " + " → ".join(f"`{c}`" for c in (*circle, at)),
+                    path,
+                    hint="one of them starts without `from:`",
+                    consequence="none of them could run first",
+                )

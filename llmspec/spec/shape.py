@@ -44,7 +44,7 @@ class Shape:
 
     def fields(self, kind: str | None) -> dict[str, FieldInfo]:
         """Fields by YAML key."""
-        return fields_of(self.parts[kind]) if kind in self.parts else {}
+        return fields_of(self.parts[kind]) if kind is not None and kind in self.parts else {}
 
     def child(self, key: str, data: Any) -> Shape | None:
         """What `key` holds in a map with these settings; None where nothing is known of it."""
@@ -136,7 +136,7 @@ def _default_kind(metadata: list[Any]) -> str | None:
             return hint.default
         if isinstance(hint, Discriminator) and callable(hint.discriminator):
             kind = hint.discriminator({})
-            return None if kind == "None" else kind
+            return kind if isinstance(kind, str) and kind != "None" else None
     return None
 
 

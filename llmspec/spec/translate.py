@@ -15,13 +15,25 @@ from llmspec.spec.messages import explained, given, shown
 from llmspec.spec.shape import default_of, description, expected, fields_of, is_union
 from llmspec.spec.yaml12 import scalar
 
-COMPARED = {"greater_than": ("gt", "more than"), "greater_than_equal": ("ge", "at least"),
-            "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most")}
-TYPES = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
-         "bool_type": "true or false", "string_type": "text", "tuple_type": "a list", "dict_type": "a map"}
+COMPARED = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a map",
+}
 YES, NO = ("yes", "on", "y", "1"), ("no", "off", "n", "0")
 _DECORATED = re.compile(
-    r"(?P<number>[-+]?\d[\d_, ]*(?:\.\d+)?(?:e[-+]?\d+)?)\s*(?P<scale>[kmbgt](?![a-z]))?(?P<unit>\s*[a-z]*|\s*%)", re.IGNORECASE
+    r"(?P<number>[-+]?\d[\d_, ]*(?:\.\d+)?(?:e[-+]?\d+)?)\s*(?P<scale>[kmbgt](?![a-z]))?(?P<unit>\s*[a-z]*|\s*%)",
+    re.IGNORECASE,
 )
 
 Error = Mapping[str, Any]
@@ -82,16 +94,26 @@ class Translator:
         if kind == "literal_error":
             return _choice(value, re.findall(r"'([^']*)'", str(context.get("expected", ""))))
         if kind in ("value_error", "assertion_error"):
-            return str(context.get("error", "")) or f"{given(value)} does not fit here", _with_unit(value, annotation), ""
+            return (
+                str(context.get("error", "")) or f"{given(value)} does not fit here",
+                _with_unit(value, annotation),
+                "",
+            )
         if "message" in context:
             return str(context["message"]), str(context.get("hint", "")), str(context.get("consequence", ""))
         if kind in ("too_short", "string_too_short"):
-            return (f"needs at least {context.get('min_length', 1)} {_entries(value, context.get('min_length', 1))}, "
-                    f"and has {len(value or ()) or 'none'}"), "", ""
+            return (
+                (
+                    f"needs at least {context.get('min_length', 1)} {_entries(value, context.get('min_length', 1))}, "
+                    f"and has {len(value or ()) or 'none'}"
+                ),
+                "",
+                "",
+            )
         if kind in ("too_long", "string_too_long"):
             return f"may have at most {context['max_length']} {_entries(value, context['max_length'])}", "", ""
         if kind == "finite_number":
-            return f"expected a finite number, not {_number(value)}", "", ""
+            return f"expected a finite number, not {_number(float(value or 0))}", "", ""
         if kind == "string_pattern_mismatch":
             return _misspelt(str(context.get("pattern")), str(value))
         return f"{given(value)} does not fit here", "", ""
@@ -104,7 +126,13 @@ class Translator:
             return f"leave the key out for its default, {shown(default)}" if default is not None else ""
         if what == "true or false":
             word = str(value).lower()
-            return "write `true`" if word in YES else "write `false`" if word in NO else "`true` or `false`, without quotes"
+            return (
+                "write `true`"
+                if word in YES
+                else "write `false`"
+                if word in NO
+                else "`true` or `false`, without quotes"
+            )
         if what == "text" and not isinstance(value, Mapping | tuple):
             return "put it in quotes, so that it stays text"
         if what == "a list" and isinstance(value, str):
@@ -145,8 +173,11 @@ def _misspelt(pattern: str, value: str) -> tuple[str, str, str]:
         return f"`{shown(value)}` is not one of the names that may stand here", one_of(value, choices[1].split("|")), ""
     if "._-" in pattern:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-._")
-        return (f"`{shown(value)}` cannot be a name: a letter or digit, then letters, digits, `.`, `_` and `-`",
-                f"such as `{name or 'my-model'}`", "")
+        return (
+            f"`{shown(value)}` cannot be a name: a letter or digit, then letters, digits, `.`, `_` and `-`",
+            f"such as `{name or 'my-model'}`",
+            "",
+        )
     return f"`{shown(value)}` is not written as it has to be", "", ""
 
 

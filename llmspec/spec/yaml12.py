@@ -29,8 +29,15 @@ _INT = re.compile(r"[-+]?[0-9]+")
 _OCTAL, _HEX = re.compile(r"0o[0-7]+"), re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"(?P<inf>(?P<sign>[-+]?)\.(inf|Inf|INF))|\.(nan|NaN|NAN)")
-_WORDS = {w: v for v, words in ((None, ("", "~", "null", "Null", "NULL")), (True, ("true", "True", "TRUE")),
-                                (False, ("false", "False", "FALSE"))) for w in words}
+_WORDS = {
+    w: v
+    for v, words in (
+        (None, ("", "~", "null", "Null", "NULL")),
+        (True, ("true", "True", "TRUE")),
+        (False, ("false", "False", "FALSE")),
+    )
+    for w in words
+}
 _DIGITS = 400
 
 
@@ -64,8 +71,8 @@ class Node:
     def __init__(self, value: Any, mark: Mark, key: Mark | None = None) -> None:
         self.value, self.mark, self.key = value, mark, key
         below = tuple(self.children())
-        self.size = 1 + sum(n.size for n in below)
-        self.depth = 1 + max((n.depth for n in below), default=0)
+        self.size: int = 1 + sum(n.size for n in below)
+        self.depth: int = 1 + max((n.depth for n in below), default=0)
 
     @property
     def is_map(self) -> bool:
@@ -174,8 +181,11 @@ class Composer:
             if isinstance(event, ev.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self.note(event, "a second document starts here; a spec is one document",
-                              hint="remove the `---` line, or keep the rest in a file of its own and `extends:` it")
+                    self.note(
+                        event,
+                        "a second document starts here; a spec is one document",
+                        hint="remove the `---` line, or keep the rest in a file of its own and `extends:` it",
+                    )
                     return found
             elif isinstance(event, ev.NodeEvent):
                 found = self.node(event, 1)
@@ -192,11 +202,19 @@ class Composer:
         if isinstance(event, ev.AliasEvent):
             return self.alias(event, depth, mark)
         if depth > MAX_DEPTH:
-            raise Broken(Problem(f"nested more than {MAX_DEPTH} levels deep", mark=mark,
-                                 hint="is a bracket repeated by mistake?"))
+            raise Broken(
+                Problem(
+                    f"nested more than {MAX_DEPTH} levels deep", mark=mark, hint="is a bracket repeated by mistake?"
+                )
+            )
         if event.tag is not None:
-            self.note(event, f"`{_tag(event.tag)}` is a tag, and a spec has none", path=path,
-                      hint="remove it; quote text that starts with `!`", consequence="tags can name code to run")
+            self.note(
+                event,
+                f"`{_tag(event.tag)}` is a tag, and a spec has none",
+                path=path,
+                hint="remove it; quote text that starts with `!`",
+                consequence="tags can name code to run",
+            )
         if isinstance(event, ev.ScalarEvent):
             node = Node(self.scalar(event, path), mark)
         elif isinstance(event, ev.SequenceStartEvent):
@@ -207,8 +225,14 @@ class Composer:
         else:
             node = Node(self.map(depth, path), mark)
         if node.size > MAX_NODES:
-            raise Broken(Problem(f"holds more than {MAX_NODES:,} values once its aliases are written out", path,
-                                 mark=mark, hint="keep large data in files, and name them under `data.sources`"))
+            raise Broken(
+                Problem(
+                    f"holds more than {MAX_NODES:,} values once its aliases are written out",
+                    path,
+                    mark=mark,
+                    hint="keep large data in files, and name them under `data.sources`",
+                )
+            )
         if event.anchor:
             self.anchors[event.anchor] = node
         return node
@@ -216,8 +240,13 @@ class Composer:
     def alias(self, event: Any, depth: int, mark: Mark) -> Node:
         node = self.anchors.get(event.anchor)
         if node is None:
-            raise Broken(Problem(f"`*{event.anchor}` repeats something that is not named before it", mark=mark,
-                                 hint=f"name it first with `&{event.anchor}`; quote text that starts with `*`"))
+            raise Broken(
+                Problem(
+                    f"`*{event.anchor}` repeats something that is not named before it",
+                    mark=mark,
+                    hint=f"name it first with `&{event.anchor}`; quote text that starts with `*`",
+                )
+            )
         if depth + node.depth > MAX_DEPTH:
             raise Broken(Problem(f"nested more than {MAX_DEPTH} levels deep", mark=mark))
         return node
@@ -240,14 +269,25 @@ class Composer:
         node = self.node(event, depth + 1, path)
         if isinstance(event, ev.ScalarEvent) and isinstance(node.value, str):
             if node.value == "<<" and event.implicit[0]:
-                self.note(event, "`<<` merges maps in YAML 1.1 only", path=path,
-                          hint="layer whole files with `extends:`, or write the keys out")
+                self.note(
+                    event,
+                    "`<<` merges maps in YAML 1.1 only",
+                    path=path,
+                    hint="layer whole files with `extends:`, or write the keys out",
+                )
                 return None
             return node.value
-        shown = f"`{event.value}` is read as {described(node.value)}" if isinstance(event, ev.ScalarEvent) else (
-            f"{described(node.value)} stands where a key should")
-        self.note(event, f"a key has to be text, and {shown}", path=path,
-                  hint=f'quote it: `"{event.value}":`' if isinstance(event, ev.ScalarEvent) and event.value else "")
+        shown = (
+            f"`{event.value}` is read as {described(node.value)}"
+            if isinstance(event, ev.ScalarEvent)
+            else (f"{described(node.value)} stands where a key should")
+        )
+        self.note(
+            event,
+            f"a key has to be text, and {shown}",
+            path=path,
+            hint=f'quote it: `"{event.value}":`' if isinstance(event, ev.ScalarEvent) and event.value else "",
+        )
         return None
 
     def scalar(self, event: Any, path: Path) -> Any:
@@ -256,16 +296,23 @@ class Composer:
         try:  # JSON spells characters beyond U+FFFF as two halves
             return event.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         except UnicodeDecodeError:
-            self.note(event, "holds half of a surrogate pair, which is no character", path=path,
-                      hint="remove the lone `\\ud800`…`\\udfff` escape")
+            self.note(
+                event,
+                "holds half of a surrogate pair, which is no character",
+                path=path,
+                hint="remove the lone `\\ud800`…`\\udfff` escape",
+            )
             return ""
 
 
 def duplicate(key: str, path: Path, mark: Mark, first: Node) -> Problem:
     line = first.key.line if first.key else first.mark.line
     return Problem(
-        f"`{key}` is written twice, here and on line {line}", (*path, key), mark=mark,
-        hint="keep one of the two", consequence="one of the two values would be dropped without a word",
+        f"`{key}` is written twice, here and on line {line}",
+        (*path, key),
+        mark=mark,
+        hint="keep one of the two",
+        consequence="one of the two values would be dropped without a word",
     )
 
 
@@ -282,4 +329,3 @@ def described(value: Any) -> str:
 
 def _tag(tag: str) -> str:
     return tag.replace("tag:yaml.org,2002:", "!!")
-

@@ -12,7 +12,7 @@ from tinygrad import Tensor
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
 from llmspec.data.prepare import Prepared
-from llmspec.data.stream import Ledger
+from llmspec.data.ledger import Ledger
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import Decoder
@@ -52,7 +52,7 @@ class Supervised:
         for notice in notices:
             bench.watcher.notice(notice)
         self.step = saved.step if saved else 0
-        self.ledger = Ledger.load(saved.cursor()["ledger"]) if saved else Ledger()
+        self.ledger = Ledger.load(saved.cursor()["ledger"]) if saved else self.stream.ledger()
         if saved:
             self.stream.check_cursor(saved.cursor()["stream"])
         start = saved.weights() if saved else start

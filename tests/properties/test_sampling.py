@@ -128,6 +128,21 @@ def test_greedy_is_the_loop_of_argmax() -> None:
         assert all(choice.probability == 1 for choice in answer.choices)
 
 
+@given(decodings(), st.integers(0, 99))
+@settings(max_examples=40)
+def test_filters_see_the_prompt_and_exactly_what_was_drawn(decoding: Decoding, seed: int) -> None:
+    decoding = decoding.updated(max_tokens=10, stop=(), frequency_penalty=3.0, order=None)
+    vocab = 10  # special tokens and a few bytes, so that tokens are drawn again and again
+    decoder = HashDecoder(vocab, spread=1.0)
+    (answer,) = generate(decoder, CODEC, [[0, 8, 8]], decoding, seed=seed)
+    drawn: list[int] = []
+    for position, choice in enumerate(answer.choices):
+        context = Context(np.array([0, 8, 8]), np.array(drawn, dtype=np.int64))
+        values = decoder.logits_of([0, 8, 8, *drawn]).astype(np.float64)
+        assert choice == choose(values, context, decoding.chain(), uniform(seed, 0, position))
+        drawn.append(choice.token)
+
+
 @given(decodings(), st.booleans(), st.integers(1, 3))
 @settings(max_examples=40)
 def test_events_add_up_to_the_answer(decoding: Decoding, chat: bool, n: int) -> None:

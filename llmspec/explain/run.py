@@ -1,0 +1,219 @@
+"""What a run has done, from its directory alone; also of one that has only begun, or was cut short."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
+from llmspec.core.problems import RunError
+from llmspec.explain.curves import Curve, Validation, curve, overfitting, validations
+from llmspec.explain.report import Report
+from llmspec.runs.run import PhaseFolder, RunFolder
+
+State = Literal["done", "begun", "waiting", "of another plan"]
+COUNTED = ("seen", "supervised", "repeated", "left_out")
+CLIPPED = 0.5
+"""Share of clipped steps from which on it is worth a remark."""
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What a phase was to read of a source and what it has read. Tokens (left_out: dialogues); None: not known."""
+
+    source: str
+    share: float
+    epochs: float | None
+    """Planned."""
+    planned: dict[str, int | None]
+    actual: dict[str, int | None]
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """What was counted and is not as planned."""
+        return tuple(k for k, n in self.actual.items() if n is not None and self.planned.get(k) not in (None, n))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Text that the model wrote during training."""
+
+    step: int
+    prompt: str
+    text: str
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class PhaseRun:
+    """What happened in one phase."""
+
+    name: str
+    kind: str
+    state: State
+    step: int
+    """Steps that are recorded."""
+    steps: int | None
+    """Steps that were planned."""
+    loss: Curve
+    validation: tuple[Validation, ...]
+    learning_rate: Curve
+    gradient_norm: Curve
+    """Before clipping."""
+    clip: float | None
+    clipped: float | None
+    """Share of the steps whose gradient was clipped."""
+    seconds: float
+    """Wall time of the steps; validation, samples and checkpoints excluded."""
+    slowest_step: float | None
+    """Seconds; mostly the first, which compiles."""
+    tokens_per_second: float | None
+    """Tokens read per second of a median step."""
+    speed: Curve
+    """Tokens read per second of each step."""
+    flops_per_second: float | None
+    ledger: tuple[LedgerRow, ...]
+    samples: tuple[Sample, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SourceCredit:
+    """Whom to name for a source."""
+
+    source: str
+    license: str
+    attribution: str
+
+
+@dataclass(frozen=True)
+class RunReport(Report):
+    """Everything a run has done."""
+
+    about: ClassVar[str] = "run"
+    name: str
+    path: str
+    state: str
+    device: str
+    machine: str
+    packages: dict[str, str]
+    seed: int
+    parameters: int
+    seconds: float
+    """Wall time of all recorded steps."""
+    phases: tuple[PhaseRun, ...]
+    sources: tuple[SourceCredit, ...]
+    remarks: tuple[str, ...]
+
+
+def explain_run(folder: RunFolder) -> RunReport:
+    """The report of a run directory. Raises RunError where its plan cannot be read."""
+    plan = folder.plan()
+    lock = _lock(folder)
+    phases = tuple(_phase(p, folder.phase(p.name)) for p in plan.phases)
+    machine = " ".join(str(lock[k]) for k in ("system", "machine") if lock.get(k))
+    return RunReport(
+        name=plan.name, path=str(folder.path), state=_state(phases), device=plan.device,
+        machine=machine + (f", Python {lock['python']}" if lock.get("python") else ""),
+        packages=dict(lock.get("packages") or {}), seed=plan.seed, parameters=plan.model.parameters,
+        seconds=sum(p.seconds for p in phases), phases=phases, sources=credits(plan),
+        remarks=tuple(f"{p.name}: {r}" for p in phases for r in p.remarks),
+    )
+
+
+def credits(plan: Plan) -> tuple[SourceCredit, ...]:
+    """Licence and attribution of every source that a phase reads."""
+    read = {s.source for p in plan.phases for s in p.shares if s.share > 0}
+    return tuple(SourceCredit(s.name, s.source.license, s.source.attribution) for s in plan.sources if s.name in read)
+
+
+def _lock(folder: RunFolder) -> Mapping[str, Any]:
+    from llmspec.runs.files import read_json
+
+    try:
+        return read_json(folder.path / "lock.json")
+    except RunError:  # begun but not yet written, or of an older version: the rest is worth showing
+        return {}
+
+
+def _state(phases: Sequence[PhaseRun]) -> str:
+    if all(p.state == "done" for p in phases):
+        return "done"
+    now = next(p for p in phases if p.state != "done")
+    if now.state == "begun":
+        return f"in {now.name}, after step {now.step:,} of {now.steps:,}" if now.steps else f"in {now.name}"
+    done = [p.name for p in phases if p.state == "done"]
+    return f"{now.name} has not begun" + (f"; {', '.join(done)} done" if done else "")
+
+
+def _phase(planned: PhasePlan, folder: PhaseFolder) -> PhaseRun:
+    about, rows, phase = folder.about, folder.metrics.read(), planned.phase
+    loss, norm = curve(rows, "loss"), curve(rows, "norm")
+    seconds, held_out = curve(folder.timing.read(), "seconds"), validations(rows)
+    per_step = planned.tokens / planned.steps if planned.tokens and planned.steps else None
+    median = statistics.median(seconds.values) if seconds.values else None
+    clipped = None
+    if phase.clip is not None and norm.values:
+        clipped = sum(v > phase.clip for v in norm.values) / len(norm.values)
+    tokens_per_second = per_step / median if per_step and median else None
+    flops = planned.flops / planned.steps / median if planned.flops and planned.steps and median else None
+    return PhaseRun(
+        name=planned.name, kind=phase.kind, state=_phase_state(about, planned),  # type: ignore[attr-defined]
+        step=loss.steps[-1] if loss.steps else 0, steps=planned.steps, loss=loss, validation=held_out,
+        learning_rate=curve(rows, "lr"), gradient_norm=norm, clip=phase.clip, clipped=clipped,
+        seconds=sum(seconds.values), slowest_step=max(seconds.values, default=None),
+        tokens_per_second=tokens_per_second, speed=_speed(seconds, per_step), flops_per_second=flops,
+        ledger=_ledger(planned.shares, about.get("ledger")), samples=_samples(folder),
+        remarks=tuple(_remarks(loss, held_out, clipped, about.get("ledger"), planned)),
+    )
+
+
+def _phase_state(about: Mapping[str, Any], planned: PhasePlan) -> State:
+    if not about:
+        return "waiting"
+    if about.get("key") != planned.key:
+        return "of another plan"
+    return "done" if about.get("done") else "begun"
+
+
+def _speed(seconds: Curve, tokens: float | None) -> Curve:
+    """Tokens per second of each step, from the seconds it took."""
+    found = [(s, tokens / v) for s, v in zip(seconds.steps, seconds.values, strict=True) if tokens and v > 0]
+    return Curve(tuple(s for s, _ in found), tuple(v for _, v in found))
+
+
+def _samples(folder: PhaseFolder) -> tuple[Sample, ...]:
+    texts = ("prompt", "text", "finish_reason")
+    return tuple(Sample(int(r["step"]), *(str(r.get(k, "")) for k in texts)) for r in folder.samples.read())
+
+
+def _ledger(shares: Sequence[SharePlan], saved: Any) -> tuple[LedgerRow, ...]:
+    """The plan's shares beside what was counted at the end of the phase."""
+    counted = counts_of(saved)
+    return tuple(
+        LedgerRow(s.source, s.share, s.epochs, {k: getattr(s, k) for k in COUNTED},
+                  {k: counted.get(s.source, {}).get(k) for k in COUNTED})
+        for s in shares
+    )
+
+
+def counts_of(saved: Any) -> dict[str, dict[str, int]]:
+    """Source -> counts, from a ledger as it is saved: `{counts: {source: ...}}` or rows that name their source."""
+    if isinstance(saved, Mapping):
+        return {str(s): dict(found) for s, found in saved.get("counts", {}).items()}
+    return {str(row["source"]): {k: v for k, v in row.items() if k in COUNTED} for row in saved or ()}
+
+
+def _remarks(loss: Curve, held_out: Sequence[Validation], clipped: float | None, ledger: Any,
+             planned: PhasePlan) -> list[str]:
+    """What a person who knows the field would say to these curves."""
+    found = overfitting(loss, held_out)
+    if clipped is not None and clipped > CLIPPED:
+        found.append(f"the gradient was clipped to {planned.phase.clip:g} in {clipped:.0%} of the steps: the learning "
+                     "rate counts for less than it says. A longer warm-up or a larger `clip` would change that.")
+    for row in _ledger(planned.shares, ledger):
+        found += [f"{row.source}: {k.replace('_', ' ')} {row.actual[k]:,}, planned {row.planned[k]:,}"
+                  for k in row.differences]
+    return found

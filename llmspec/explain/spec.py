@@ -1,0 +1,102 @@
+"""What a spec will do, from its plan alone: nothing is read, allocated or computed that a plan does not hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from llmspec.compiler.plan import Plan
+from llmspec.core.units import count
+from llmspec.explain.chain import ChainReport, chain_report
+from llmspec.explain.model import MaskPicture, Node, TensorRow, mask_pictures, model_tree, tensor_rows
+from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
+from llmspec.explain.report import Report, described
+
+COMPUTE_OPTIMAL = 20.0
+"""Training tokens per parameter at which a given compute is spent best (Hoffmann et al. 2022, arXiv:2203.15556)."""
+FAR = 2.0
+"""A ratio this many times above or below the optimum is called far from it."""
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+
+
+@dataclass(frozen=True)
+class DecisionReport:
+    """A value that was chosen for a key the spec left open."""
+
+    path: str
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class SpecReport(Report):
+    """Everything a spec will do."""
+
+    about: ClassVar[str] = "spec"
+    name: str
+    seed: int
+    device: str
+    parameters: int
+    weight_bytes: int
+    d_model: int
+    layers: int
+    context: int
+    """Tokens."""
+    vocab: int
+    tokenizer: str
+    tied_embeddings: bool
+    dropout: float
+    flops_per_token: float
+    """Forward pass at full context, matrix products only."""
+    flops: float | None
+    """Training, all phases; None while a length is unknown."""
+    model: Node
+    tensors: tuple[TensorRow, ...]
+    masks: tuple[MaskPicture, ...]
+    sources: tuple[SourceReport, ...]
+    phases: tuple[PhaseReport, ...]
+    decoding: ChainReport
+    decisions: tuple[DecisionReport, ...]
+    remarks: tuple[str, ...]
+    note: str = ""
+    """Why some numbers are missing."""
+
+
+def explain_plan(plan: Plan, note: str = "") -> SpecReport:
+    """The report of a plan; `note` says why some of its numbers are missing."""
+    model = plan.model
+    flops = [p.flops for p in plan.phases]
+    known = [f for f in flops if f is not None]
+    return SpecReport(
+        name=plan.name, seed=plan.seed, device=plan.device, parameters=model.parameters,
+        weight_bytes=sum(t.count * BYTES[t.dtype] for t in model.tensors), d_model=model.d_model,
+        layers=model.layers, context=model.context, vocab=model.vocab, tokenizer=described(plan.tokenizer, "vocab"),
+        tied_embeddings=model.tied_embeddings, dropout=model.dropout, flops_per_token=model.flops_per_token,
+        flops=sum(known) if len(known) == len(flops) else None, model=model_tree(plan.name, model),
+        tensors=tensor_rows(model), masks=mask_pictures(plan), sources=source_reports(plan),
+        phases=phase_reports(plan), decoding=chain_report(plan.decoding),
+        decisions=tuple(DecisionReport(d.path, d.value, d.why) for d in plan.decisions),
+        remarks=tuple(remarks(plan)), note=note,
+    )
+
+
+def remarks(plan: Plan) -> list[str]:
+    """What a person who knows the field would say to this plan."""
+    found = []
+    reading = [p.tokens for p in plan.phases if not p.phase.dialogues]
+    tokens = sum(t for t in reading if t)
+    if tokens and all(reading):
+        ratio = tokens / max(1, plan.model.parameters)
+        says = "near the ratio that spends a given compute best"
+        if ratio > COMPUTE_OPTIMAL * FAR:
+            says = "more than spends a given compute best: dearer to train, and better for its size"
+        elif ratio < COMPUTE_OPTIMAL / FAR:
+            says = "less than spends a given compute best: a smaller model that reads more would learn more from it"
+        found.append(f"{count(tokens)} tokens of plain text for {count(plan.model.parameters)} parameters are "
+                     f"{ratio:.2g} tokens per parameter, {says} (about {COMPUTE_OPTIMAL:g}, Hoffmann et al. 2022, "
+                     "measured on models of 70 million parameters and more).")
+    unlicensed = [s.name for s in plan.sources if not s.source.license]
+    if unlicensed:
+        found.append(f"no licence is given for {', '.join(unlicensed)}: write `license:` at the source, and it is "
+                     "named wherever its text is used.")
+    return found

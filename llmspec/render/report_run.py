@@ -1,0 +1,169 @@
+"""`explain RUN` on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llmspec.core.units import count, duration
+from llmspec.explain.curves import Curve, Validation
+from llmspec.explain.decoding import visible_text
+from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
+from llmspec.render.report_charts import MARKS, chart
+from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, spark, table
+
+SAMPLE_STAGES = 3
+"""Samples shown of each prompt: the first, the last and what lies between."""
+SAMPLE_LINES = 4
+STYLES = {"done": "green", "begun": "yellow", "waiting": "dim", "of another plan": "red"}
+
+
+def show(report: RunReport, console: Console) -> None:
+    """The whole report: where it stands, each phase, samples, whom to name."""
+    console.print(Text.assemble((report.name, "bold"), f": {report.state}"))
+    console.print(facts([
+        ("folder", report.path), ("parameters", number(report.parameters)),
+        ("device", ", ".join(x for x in (report.device, report.machine) if x)),
+        ("time", f"{duration(report.seconds)} in training steps" if report.seconds else ""),
+        ("seed", str(report.seed)),
+        ("packages", ", ".join(f"{name} {version}" for name, version in report.packages.items())),
+    ]))
+    for phase in report.phases:
+        show_phase(console, phase)
+    if any(p.samples for p in report.phases):
+        heading(console, "samples over time", "what it wrote; the prompt is bold")
+        for phase in report.phases:
+            show_samples(console, phase)
+    heading(console, "learned from", "name them wherever its text is shown")
+    for source in report.sources:
+        licence = source.license or "no licence given"
+        console.print(Padding(Text(", ".join(x for x in (f"{source.source}: {licence}", source.attribution) if x)),
+                              (0, 0, 0, 2)))
+    if report.remarks:
+        heading(console, "remarks")
+        bullets(console, report.remarks)
+
+
+def show_phase(console: Console, phase: PhaseRun) -> None:
+    heading(console, phase.name)
+    planned = f" of {number(phase.steps)}" if phase.steps else ""
+    stands = {"done": f"done, {number(phase.step)} steps", "begun": f"after step {number(phase.step)}{planned}",
+              "waiting": f"has not begun; {number(phase.steps)} steps are planned",
+              "of another plan": "was trained with other settings than this plan's"}[phase.state]
+    console.print(Text.assemble(f"  {phase.kind}: ", (stands, STYLES[phase.state])))
+    if phase.loss.values:
+        show_curves(console, phase)
+    if phase.validation:
+        console.print(Padding(scores(phase.validation), (0, 0, 0, 2)))
+    if phase.ledger and phase.state != "of another plan":
+        show_ledger(console, phase)
+
+
+# -- curves --------------------------------------------------------------------------------------------------------
+def show_curves(console: Console, phase: PhaseRun) -> None:
+    """The loss as a chart where there is room and a terminal, the rest as a line of bars each."""
+    drawn = None
+    if console.is_terminal and console.width >= NARROW and len(phase.loss.values) > 1:
+        drawn = chart(phase.loss, [v.curve for v in phase.validation], console.width - 4)
+    if drawn:
+        legend = Text.assemble("loss in nats per token: ", ("⠒ ", "cyan"), "training (averaged)")
+        for mark, validation in zip(MARKS, phase.validation, strict=False):
+            legend.append(f"   {mark} ", style="yellow").append(f"validation {validation.source}")
+        console.print(Padding(legend, (0, 0, 0, 2)))
+        console.print(Padding(drawn, (0, 0, 0, 2)))
+    width = max(8, min(40, console.width - 52))
+    console.print(facts(lines(phase, width, charted=drawn is not None)))
+
+
+def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any]]:
+    def line(curve: Curve, words: str, floor: float | None = None) -> Text:
+        return Text.assemble((spark(curve.values, width, floor), "cyan"), "  ", words)
+
+    loss = phase.loss
+    if loss.values:
+        ends = f"{loss.values[0]:.3f} → {loss.around(loss.steps[-1]):.3f} nats/token"
+        yield "loss", ends if charted else line(loss, ends)
+    if not charted:
+        for v in phase.validation:
+            curve = v.curve
+            yield f"validation {v.source}", line(curve, " → ".join(f"{x:.3f}" for x in dict.fromkeys(
+                (curve.values[0], curve.values[-1]))) + " nats/token")
+    if rates := phase.learning_rate.values:
+        yield "learning rate", line(phase.learning_rate, f"peak {max(rates):.3g}, now {rates[-1]:.3g}", 0.0)
+    if norms := phase.gradient_norm.values:
+        clipped = f", over {phase.clip:g} (clipped) in {phase.clipped:.0%}" if phase.clipped else ""
+        yield "gradient norm", line(phase.gradient_norm, f"{min(norms):.3g} to {max(norms):.3g}{clipped}")
+    if phase.tokens_per_second:
+        computes = f", {flops(phase.flops_per_second)}/s" if phase.flops_per_second else ""
+        yield "speed", line(phase.speed, f"{count(phase.tokens_per_second)} tokens/s{computes}", 0.0)
+    if phase.seconds:
+        yield "time", f"{duration(phase.seconds)} in steps, the slowest took {duration(phase.slowest_step or 0.0)}"
+
+
+def scores(found: tuple[Validation, ...]) -> Table:
+    """The last validation of each source, and its best where that is another."""
+    columns = ("nats/token", "nats/character", "perplexity", "tokens", "at step")
+    made = table("validation", *columns, right=columns, indent=0)
+    for v in found:
+        last, best = v.scores[-1], min(v.scores, key=lambda s: s.nats_per_token)
+        for name, score in ((v.source, last), *(((f"{v.source}, best", best),) if best.step != last.step else ())):
+            made.add_row(name, f"{score.nats_per_token:.4f}", f"{score.nats_per_character:.4f}",
+                         f"{score.perplexity:.4g}", number(score.tokens), number(score.step))
+    return made
+
+
+# -- ledger and samples --------------------------------------------------------------------------------------------
+def show_ledger(console: Console, phase: PhaseRun) -> None:
+    """What was read, held against the plan."""
+    counted = any(n is not None for row in phase.ledger for n in row.actual.values())
+    columns = ("seen", "supervised", "repeated", "left out")
+    made = table("ledger" if counted else "planned", *columns, "epochs", right=(*columns, "epochs"), indent=0)
+    for row in phase.ledger:
+        made.add_row(row.source, *(cell(row, k) for k in COUNTED), "?" if row.epochs is None else f"{row.epochs:.2f}")
+    console.print(Padding(made, (0, 0, 0, 2)))
+    if counted:
+        wrong = any(row.differences for row in phase.ledger)
+        verdict = ("not as planned: see the remarks", "red") if wrong else ("tokens counted while reading: as planned",
+                                                                            "green")
+        console.print(Padding(Text.assemble(verdict), (0, 0, 0, 2)))
+
+
+def cell(row: LedgerRow, key: str) -> Text:
+    """What was counted, marked where the plan says another number; the plan's number where nothing was counted."""
+    actual = row.actual.get(key)
+    if actual is None:
+        return Text(number(row.planned.get(key)))
+    wrong = key in row.differences
+    return Text(number(actual) + ("!" if wrong else ""), style="red" if wrong else "")
+
+
+def show_samples(console: Console, phase: PhaseRun) -> None:
+    """A few stages of each prompt, so that its learning can be seen."""
+    by_prompt: dict[str, list[Sample]] = {}
+    for sample in phase.samples:
+        by_prompt.setdefault(sample.prompt, []).append(sample)
+    for samples in by_prompt.values():
+        last = len(samples) - 1
+        chosen = sorted({round(i * last / (SAMPLE_STAGES - 1)) for i in range(SAMPLE_STAGES)})
+        for sample in (samples[i] for i in chosen):
+            show_sample(console, phase.name, sample)
+
+
+def show_sample(console: Console, phase: str, sample: Sample) -> None:
+    """One sample, cut to a few lines."""
+    console.print(Text(f"  {phase}, step {number(sample.step)}", style="dim"))
+    prompt = visible_text(sample.prompt).strip()
+    text = Text.assemble((prompt, "bold"), "\n" if sample.prompt.endswith("\n") else " " if prompt else "",
+                         visible_text(sample.text).strip() or "(nothing)")
+    text.expand_tabs(4)
+    wrapped = text.wrap(console, max(10, console.width - 4))
+    for line in wrapped[:SAMPLE_LINES]:
+        line.rstrip()
+        console.print(Padding(line, (0, 0, 0, 4)))
+    if len(wrapped) > SAMPLE_LINES:
+        console.print(Text("    …", style="dim"))

@@ -1,0 +1,190 @@
+"""`explain SPEC` on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llmspec.core.units import size
+from llmspec.explain.chain import ChainReport
+from llmspec.explain.model import MaskPicture, Node, TensorRow, folded
+from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
+from llmspec.explain.spec import SpecReport
+from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
+
+
+def show(report: SpecReport, console: Console) -> None:
+    """The whole report, from the outside in."""
+    title = Text.assemble((report.name, "bold"), f": {number(report.parameters)} parameters")
+    console.print(title)
+    console.print(header(report))
+    if report.note:
+        console.print(Text(report.note, style="yellow"))
+    heading(console, "model", "inputs → outputs of each part, and the parameters of all equal parts together")
+    console.print(tree(report.model, 8 if console.width >= 100 else 5))
+    heading(console, "tensors", "every weight: shape (outputs × inputs) and how it starts; * is each layer")
+    console.print(tensors(report.tensors))
+    heading(console, "attention mask", "■ this token (row) may look at that one (column); letters are documents")
+    console.print(Padding(Columns([mask(m) for m in report.masks], padding=(0, 4)), (0, 0, 0, 2)))
+    heading(console, "sources", "where the text comes from")
+    for source in report.sources:
+        console.print(Text(f"  {source.name}", style="bold"))
+        console.print(facts(source_facts(source), indent=4))
+    heading(console, "phases", "how it learns, in this order")
+    for index, phase in enumerate(report.phases, 1):
+        show_phase(console, index, phase)
+    heading(console, "decoding", "how text is drawn: each filter changes what the one above it leaves")
+    show_chain(console, report.decoding)
+    if report.decisions:
+        heading(console, "decided for you", "keys that the spec leaves open; write them to decide otherwise")
+        console.print(decisions(report))
+    if report.remarks:
+        heading(console, "remarks")
+        bullets(console, report.remarks)
+
+
+def header(report: SpecReport) -> Table:
+    return facts([
+        ("device", f"{report.device}, weights take {size(report.weight_bytes)}"),
+        ("network", f"{report.layers} layers, {report.d_model} wide"
+                    + (f", dropout {report.dropout:g}" if report.dropout else "")),
+        ("context", f"{number(report.context)} tokens"),
+        ("vocabulary", f"{number(report.vocab)} tokens ({report.tokenizer})"),
+        ("compute", f"{flops(report.flops_per_token)} per token read, {flops(report.flops)} for all training"
+                    if report.flops is not None else f"{flops(report.flops_per_token)} per token read"),
+        ("seed", str(report.seed)),
+    ])
+
+
+# -- model ---------------------------------------------------------------------------------------------------------
+def tree(root: Node, width: int) -> Table:
+    """The tree with its numbers in columns, and bars of up to `width` characters."""
+    made = table("part", "shape", "parameters", "share", "", right=("parameters", "share"))
+    for guide, node in walked(root.children, "  "):
+        name = Text.assemble((guide, "dim"), (node.name, "bold" if node.children else ""),
+                             (f" × {node.times}" if node.times > 1 else "", "cyan"))
+        name.no_wrap = True
+        what = Text.assemble(node.shape, "  " if node.shape and node.note else "", (node.note, "dim"))
+        counts = (number(node.parameters), percent(node.share)) if node.parameters else ("", "")
+        made.add_row(name, what, *counts, Text(bar(node.share, width), style="cyan", no_wrap=True))
+    made.add_row(Text("  total", style="bold"), "", number(root.parameters), percent(root.share), "")
+    return made
+
+
+def walked(nodes: tuple[Node, ...], indent: str) -> Iterator[tuple[str, Node]]:
+    """(the lines drawn before it, node), depth first."""
+    for i, node in enumerate(nodes):
+        last = i == len(nodes) - 1
+        yield indent + ("└─ " if last else "├─ "), node
+        yield from walked(node.children, indent + ("   " if last else "│  "))
+
+
+def tensors(rows: tuple[TensorRow, ...]) -> Table:
+    made = table("tensor", "", "shape", "each", "starts as", right=("each",))
+    for name, copies, row in folded(rows):
+        made.add_row(f"  {name}", f"× {copies}" if copies > 1 else "", " × ".join(map(str, row.shape)),
+                     number(row.parameters), row.init)
+    return made
+
+
+def mask(picture: MaskPicture) -> Text:
+    """A small square of who sees whom."""
+    letters = [chr(ord("a") + d) for d in picture.documents]
+    text = Text(f"{picture.name}\n", no_wrap=True)
+    text.append("  " + " ".join(letters) + "\n", style="dim")
+    for letter, row in zip(letters, picture.allowed, strict=True):
+        text.append(f"{letter} ", style="dim")
+        for seen in row:
+            text.append("■ " if seen else "· ", style="cyan" if seen else "dim")
+        text.append("\n")
+    return text.append(f"in {', '.join(picture.used_by)}" if picture.used_by else "(in no phase here)", style="dim")
+
+
+# -- sources and phases --------------------------------------------------------------------------------------------
+def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
+    yield "from", source.origin
+    yield "licence", source.license or Text("not given", style="yellow")
+    yield "attribution", source.attribution
+    kept = f" kept for validation ({source.validation})" if source.validation else "nothing is kept for validation"
+    if source.train_tokens is None:
+        yield "text", Text("not read yet; " + (f"for validation: {source.validation}" if source.validation else kept),
+                           style="dim")
+        return
+    ratio = f", {source.characters_per_token:.2f} characters each" if source.characters_per_token else ""
+    yield "text", (f"{number(source.documents)} documents: {number(source.train_tokens)} tokens to train on{ratio}; "
+                   + (f"{number(source.validation_tokens)}{kept}" if source.validation else kept))
+    if source.in_both:
+        yield "dropped", f"{number(source.in_both)} training documents that validation holds too"
+
+
+def show_phase(console: Console, index: int, phase: PhaseReport) -> None:
+    start = f"goes on from {phase.starts_from}" if phase.starts_from else "from freshly drawn weights"
+    console.print(Text.assemble(("" if index == 1 else "\n") + f"  {index} ", (phase.name, "bold"),
+                                f"  {phase.kind}, {start}"))
+    console.print(facts(phase_facts(phase, max(10, min(48, console.width - 46))), indent=4))
+    console.print(Padding(mixture(phase.shares), (0, 0, 0, 4)))
+
+
+def phase_facts(phase: PhaseReport, width: int) -> Iterator[tuple[str, Any]]:
+    passes = f" × {phase.accumulation} passes" if phase.accumulation > 1 else ""
+    if phase.steps is None:
+        yield "length", f"{phase.budget}: steps are known once the text has been read"
+    else:
+        steps = f"{'' if phase.exact else 'about '}{number(phase.steps)} steps"
+        yield "length", (f"{phase.budget}: {steps} of {phase.batch} × {phase.context} tokens{passes}, "
+                         f"{number(phase.tokens)} tokens in all")
+        yield "compute", f"{flops(phase.flops)} (matrix products, forward and backward)"
+    rates = [lr for _, lr in phase.learning_rate]
+    yield "learning rate", Text.assemble((spark(rates, width, floor=0.0), "cyan"), " " if rates else "",
+                                         f"peak {phase.peak_lr:g}, {phase.schedule}")
+    yield "optimizer", phase.optimizer
+    yield "gradient", f"clipped to a norm of {phase.clip:g}" if phase.clip is not None else "not clipped"
+    yield "sees", "earlier tokens of its own document" if phase.document_mask else "all earlier tokens of its block"
+
+
+def mixture(shares: tuple[ShareReport, ...]) -> Table:
+    """What is read of each source, and what is learned of it."""
+    known = any(s.seen is not None for s in shares)
+    columns = ("reads", "share", "tokens", "epochs", "supervised") if known else ("reads", "share")
+    made = table(*columns, "learns", right=columns[1:], indent=0)
+    for s in shares:
+        cells = [s.source, f"{s.share:.4g}" if s.share > 1 else f"{100 * s.share:.4g}%"]
+        if known:
+            epochs = "?" if s.epochs is None else f"{s.epochs:.2f}"
+            cells += [number(s.seen), epochs, number(s.supervised)]
+        left = f" ({number(s.left_out)} too long, left out)" if s.left_out else ""
+        made.add_row(*cells, s.learned + left)
+    return made
+
+
+# -- decoding and decisions ----------------------------------------------------------------------------------------
+def show_chain(console: Console, chain: ChainReport) -> None:
+    numbers = ("entropy", "tokens left", "best")
+    made = table("filter", "setting", *numbers, "the most probable", right=numbers)
+    width, top = 24 if console.width >= 100 else 12, max(max(e.best) for e in chain.effects)
+    for effect in chain.effects:
+        drawn = spark(effect.best[:width], width, floor=0.0, ceiling=top)
+        made.add_row(f"  {effect.filter or 'the model'}", effect.settings, f"{effect.entropy_bits:.2f}",
+                     number(effect.kept), percent(effect.best[0]), Text(drawn, style="cyan", no_wrap=True))
+    console.print(made)
+    if len(chain.effects) == 1:
+        console.print("  no filter is on: the draw is from the model's own probabilities")
+    console.print(Padding(Text(f"entropy in bits; on an example: {chain.example}", style="dim"), (0, 0, 0, 2)))
+    stop = "".join(f", or {json.dumps(s, ensure_ascii=False)}" for s in chain.stop)
+    ends = Text(f"an answer ends after {number(chain.max_tokens)} tokens, at an end token{stop}")
+    console.print(Padding(ends, (0, 0, 0, 2)))
+
+
+def decisions(report: SpecReport) -> Table:
+    made = table("key", "value", "why")
+    for decision in report.decisions:
+        value = json.dumps(decision.value, ensure_ascii=False)
+        made.add_row(f"  {decision.path}", value.strip('"'), decision.why)
+    return made

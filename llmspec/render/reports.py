@@ -1,0 +1,19 @@
+"""Prints a report of llmspec.explain: in colour on a terminal, as plain text elsewhere, never wider than it is."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from llmspec.explain.report import Report
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """Prints any report; its `about` names the module that knows how."""
+    console = console or Console(highlight=False, emoji=False, markup=False)
+    if report.about == "spec":
+        from llmspec.render import report_spec as printer
+    elif report.about == "run":
+        from llmspec.render import report_run as printer  # type: ignore[no-redef]
+    else:
+        from llmspec.render import report_prompt as printer  # type: ignore[no-redef]
+    printer.show(report, console)  # type: ignore[arg-type]

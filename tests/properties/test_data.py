@@ -1,0 +1,422 @@
+"""Blocks against a plain Python reading of the same rules: nothing lost, nothing twice, nothing learned by mistake."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmspec.core.problems import DataError, RunError
+from llmspec.core.units import Budget, Share
+from llmspec.data.layout import Batch, PlainLayout, blank, shuffled
+from llmspec.data.ledger import Ledger
+from llmspec.data.mixture import Demand, portions, too_often
+from llmspec.data.packing import NOTHING_LEARNED, TOO_LONG, DialogueLayout
+from llmspec.data.reading import thinned
+from llmspec.data.shaping import Marker, Turn
+from llmspec.data.split import Shaped, split
+from llmspec.data.stream import PhaseStream
+from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts
+from llmspec.data.validation import ValidationSet
+from llmspec.parts import phases
+from llmspec.parts.sources import Document, Validation
+from llmspec.parts.tokenizers import TABLE as TOKENIZERS
+from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
+
+CODEC = TOKENIZERS["byte"](markers=("<|m|>",)).train(())
+END_ID, EOT_ID = CODEC.specials[END], CODEC.specials[END_OF_TURN]
+quick = settings(deadline=None, max_examples=60)
+
+word = st.text("abcdefgh \n", min_size=1, max_size=12)
+texts = st.lists(word, min_size=1, max_size=8)
+turns = st.lists(st.builds(Turn, st.sampled_from(ROLES), st.tuples(word)), min_size=1, max_size=4)
+dialogues = st.lists(turns, min_size=1, max_size=9)
+roles = st.sets(st.sampled_from(ROLES), min_size=1).map(tuple)
+contexts = st.sampled_from([1, 2, 7, 16])
+
+
+def plain_set(documents: list[str]) -> TokenSet:
+    return encode_texts(CODEC, [(text,) for text in documents])
+
+
+def phase_of(kind: str, shares: dict[str, int], budget: str, **more: Any) -> Any:
+    mixture = {name: Share(percent) for name, percent in shares.items()}
+    return phases.TABLE[kind](mixture=mixture, budget=Budget.parse(budget), **more)
+
+
+def stream_of(phase: Any, data: dict[str, TokenSet], context: int = 8, seed: int = 3, most: float = 1e9) -> PhaseStream:
+    return PhaseStream("p", phase, data, max_epochs=dict.fromkeys(data, most), seed=seed, context=context, end=END_ID)
+
+
+def read(layout: Any, context: int, blocks: list[int]) -> Batch:
+    batch = blank(len(blocks), context, END_ID)
+    layout.gather(batch, np.arange(len(blocks)), np.array(blocks))
+    return batch
+
+
+# -- plain text ------------------------------------------------------------------------------------------------------
+
+def naive_stream(documents: list[str], names: tuple[object, ...], epochs: int) -> list[int]:
+    out = []
+    for epoch in range(epochs):
+        for i in shuffled(len(documents), *names, "documents", epoch):
+            out += [END_ID, *CODEC.encode([documents[i]])[0]]
+    return [*out, END_ID]
+
+
+@given(documents=texts, context=contexts, mask=st.booleans(), epochs=st.integers(1, 3), data=st.data())
+@quick
+def test_plain_blocks_are_the_naive_stream(documents: list[str], context: int, mask: bool, epochs: int,
+                                           data: st.DataObject) -> None:
+    names = ("seed", "source")
+    layout = PlainLayout(plain_set(documents), context, END_ID, mask, names)
+    stream = naive_stream(documents, names, epochs)
+    count = (len(stream) - 1) // context
+    blocks = data.draw(st.permutations(range(count)))
+    batch = read(layout, context, blocks)
+    for row, block in enumerate(blocks):
+        inputs = stream[block * context : (block + 1) * context]
+        assert batch.tokens[row].tolist() == inputs
+        assert batch.targets[row].tolist() == stream[block * context + 1 : (block + 1) * context + 1]
+        document = place = 0
+        for column, token in enumerate(inputs):
+            if column and token == END_ID:
+                document, place = document + 1, 0
+            expected = (document, place) if mask else (0, column)
+            assert (batch.documents[row, column], batch.positions[row, column]) == expected
+            place += 1
+    assert (batch.weights == 1).all() and (batch.filled == context).all()
+
+
+@given(documents=texts, context=contexts)
+@quick
+def test_every_target_of_an_epoch_counts_once(documents: list[str], context: int) -> None:
+    layout = PlainLayout(plain_set(documents), context, END_ID, False, ("s",))
+    # `context` epochs are a whole number of blocks.
+    batch = read(layout, context, list(range(layout.epoch_tokens)))
+    expected = sorted([id_ for text in documents for id_ in (*CODEC.encode([text])[0], END_ID)] * context)
+    assert sorted(batch.targets[batch.weights == 1].tolist()) == expected
+    assert sorted(batch.tokens.reshape(-1).tolist()) == expected
+    repeated = (context - 1) * layout.epoch_tokens
+    assert int(batch.repeated.sum()) == layout.counts(layout.epoch_tokens).repeated == repeated
+
+
+@given(n=st.integers(0, 50), a=st.integers(0, 5), b=st.integers(0, 5))
+@quick
+def test_a_shuffle_is_a_permutation_that_hangs_on_its_names_alone(n: int, a: int, b: int) -> None:
+    assert sorted(shuffled(n, a).tolist()) == list(range(n))
+    assert (shuffled(n, a).tolist() == shuffled(n, b).tolist()) or a != b
+    assert n < 30 or a == b or shuffled(n, a).tolist() != shuffled(n, b).tolist()
+
+
+# -- dialogues -------------------------------------------------------------------------------------------------------
+
+def naive_dialogue(turns: list[Turn], learn: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """Tokens, and for each whether it counts as a target."""
+    tokens, learned = [END_ID], [0]
+    for turn in turns:
+        said = CODEC.encode(["".join(turn.content)])[0]
+        tokens += [CODEC.specials[f"<|{turn.role}|>"], *said, EOT_ID]
+        learned += [0, *[int(turn.role in learn)] * (len(said) + 1)]
+    return tokens, learned
+
+
+def rows_to_dialogues(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """What each row holds, cut where its document numbers change, padding left out: (tokens, weights of targets)."""
+    found = []
+    for row in range(len(batch.tokens)):
+        filled = int(batch.filled[row])
+        numbers = batch.documents[row, :filled].tolist()
+        for n in sorted(set(numbers)):
+            at = [i for i, number in enumerate(numbers) if number == n]
+            assert at == list(range(at[0], at[-1] + 1)) and n == numbers[at[0]]
+            assert batch.positions[row, at].tolist() == list(range(len(at)))
+            inputs, targets = batch.tokens[row, at].tolist(), batch.targets[row, at].tolist()
+            assert inputs[1:] == targets[:-1]
+            found.append(((*inputs, targets[-1]), tuple(batch.weights[row, at].astype(int).tolist())))
+        assert (batch.weights[row, filled:] == 0).all() and (batch.tokens[row, filled:] == END_ID).all()
+        assert filled == batch.tokens.shape[1] or batch.documents[row, filled:].min() > max(numbers, default=-1)
+    return found
+
+
+@given(spoken=dialogues, learn=roles, context=st.sampled_from([4, 12, 24, 64]))
+@quick
+def test_dialogues_are_whole_and_only_learned_turns_count(spoken: list[list[Turn]], learn: tuple[str, ...],
+                                                          context: int) -> None:
+    layout = DialogueLayout(encode_dialogues(CODEC, spoken), learn, context, END_ID, True, ("s",))
+    expected, long, nothing = [], 0, 0
+    for turns in spoken:
+        tokens, learned = naive_dialogue(turns, learn)
+        if len(tokens) - 1 > context:
+            long += 1
+        elif not any(learned):
+            nothing += 1
+        else:
+            expected.append((tuple(tokens), tuple(learned[1:])))
+    assert layout.left_out == {TOO_LONG: long, NOTHING_LEARNED: nothing}
+    blocks = int(layout.blocks_per_epoch)
+    if not expected:
+        assert blocks == 0
+        return
+    for epoch in range(2):
+        batch = read(layout, context, list(range(epoch * blocks, (epoch + 1) * blocks)))
+        assert sorted(rows_to_dialogues(batch)) == sorted(expected)
+        assert batch.repeated.tolist() == (batch.filled if epoch else 0 * batch.filled).tolist()
+
+
+@given(spoken=dialogues, learn=roles)
+@quick
+def test_without_a_document_mask_only_numbers_and_places_differ(spoken: list[list[Turn]],
+                                                                learn: tuple[str, ...]) -> None:
+    data = encode_dialogues(CODEC, [*spoken, [Turn(role, ("hi",)) for role in learn]])
+    masked = DialogueLayout(data, learn, 64, END_ID, True, ("s",))
+    plain = DialogueLayout(data, learn, 64, END_ID, False, ("s",))
+    a, b = (read(layout, 64, list(range(int(masked.blocks_per_epoch)))) for layout in (masked, plain))
+    for name in ("tokens", "targets", "weights", "filled", "repeated"):
+        assert (getattr(a, name) == getattr(b, name)).all()
+    assert (b.documents == 0).all() and (b.positions == np.arange(64)).all()
+
+
+@given(spoken=st.lists(turns, min_size=1, max_size=30), context=st.sampled_from([32, 64]))
+@quick
+def test_packing_leaves_no_two_blocks_that_fit_into_one(spoken: list[list[Turn]], context: int) -> None:
+    data = encode_dialogues(CODEC, [*spoken, [Turn("user", ("hi",))]])
+    layout = DialogueLayout(data, ROLES, context, END_ID, True, ("s",))
+    filled = sorted(read(layout, context, list(range(int(layout.blocks_per_epoch)))).filled.tolist())
+    assert len(filled) < 2 or filled[0] + filled[1] > context
+
+
+def test_markers_of_templates_are_ids_and_spell_no_characters() -> None:
+    data = encode_texts(CODEC, [(Marker("<|m|>"), "ab <|m|>"), ("c",)])
+    marker = CODEC.specials["<|m|>"]
+    assert data.tokens[: data.offsets[1]].tolist() == [marker, *CODEC.encode(["ab <|m|>"])[0]]
+    assert data.characters.tolist() == [[8], [1]]
+    assert data.tokens.tolist().count(marker) == 1
+
+
+# -- mixtures --------------------------------------------------------------------------------------------------------
+
+demands = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.1, 500), st.floats(1, 256)), min_size=1, max_size=5)
+budgets = st.builds(Budget, st.integers(1, 10**6).map(float), st.just("tokens")) | st.builds(
+    Budget, st.integers(1, 2000).map(float), st.just("steps")) | st.builds(
+    Budget, st.floats(0.1, 20), st.just("epochs"), st.just("s0"))
+
+
+@given(drawn=demands, budget=budgets, per_step=st.sampled_from([1, 4, 48]))
+@settings(deadline=None, max_examples=300)
+def test_shares_hold_within_a_block_and_the_budget_is_met(drawn: list[tuple[float, float, float]], budget: Budget,
+                                                          per_step: int) -> None:
+    total = sum(share for share, _, _ in drawn)
+    parts = [Demand(f"s{i}", share / total, epoch, fill, 1e9) for i, (share, epoch, fill) in enumerate(drawn)]
+    steps, blocks = portions(budget, parts, per_step)
+    assert sum(blocks) == steps * per_step and steps >= 1
+    # Tokens in the proportions of the shares: blocks in proportion to share / tokens per block.
+    raw = [part.share / part.tokens_per_block for part in parts]
+    for n, x in zip(blocks, raw, strict=True):
+        assert abs(n - steps * per_step * x / sum(raw)) < 1 + 1e-6
+
+    def asked(steps: int) -> float:
+        """The budget's unit, for that many steps in exact shares."""
+        n = steps * per_step / sum(raw)
+        return {"tokens": n, "steps": steps, "epochs": n * raw[0] / parts[0].blocks_per_epoch}[budget.unit]
+
+    assert asked(steps) >= budget.amount * (1 - 1e-4)
+    slack = 1.01 / parts[0].blocks_per_epoch if budget.unit == "epochs" else 0
+    assert steps == 1 or asked(steps - 1) < budget.amount * (1 + 1e-4) + slack
+
+
+@given(drawn=demands, budget=budgets, most=st.floats(0.5, 4))
+@settings(deadline=None, max_examples=200)
+def test_a_source_is_refused_exactly_where_the_budget_repeats_it_too_often(
+        drawn: list[tuple[float, float, float]], budget: Budget, most: float) -> None:
+    total = sum(share for share, _, _ in drawn)
+    parts = [Demand(f"s{i}", share / total, epoch, fill, most) for i, (share, epoch, fill) in enumerate(drawn)]
+    refused = {problem.path[-1] for problem in too_often(budget, parts, 4)}
+    mean = 1 / sum(part.share / part.tokens_per_block for part in parts)
+    tokens = {"tokens": budget.amount, "steps": budget.amount * 4 * mean,
+              "epochs": budget.amount * parts[0].blocks_per_epoch * parts[0].tokens_per_block / parts[0].share}
+    for part in parts:
+        epochs = tokens[budget.unit] * part.share / (part.blocks_per_epoch * part.tokens_per_block)
+        if abs(epochs / most - 1) > 1e-4:
+            assert (part.source in refused) == (epochs > most)
+
+
+@given(a=texts, b=texts, spoken=dialogues, share=st.integers(1, 98), steps=st.integers(1, 12), batch=st.integers(1, 5),
+       accumulation=st.integers(1, 3), learn=roles, seed=st.integers(0, 9), data=st.data())
+@quick
+def test_streams_are_functions_of_the_step_and_end_as_planned(
+        a: list[str], b: list[str], spoken: list[list[Turn]], share: int, steps: int, batch: int, accumulation: int,
+        learn: tuple[str, ...], seed: int, data: st.DataObject) -> None:
+    spoken = [*spoken, [Turn(role, ("hi",)) for role in learn]]
+    sets = {"a": plain_set([*a, "c" * 32]), "b": plain_set([*b, "d" * 40]), "talk": encode_dialogues(CODEC, spoken)}
+    phase = phase_of("sft", {"talk": share, "b": 99 - share, "a": 1}, f"{steps} steps", batch=batch,
+                     accumulation=accumulation, learn=learn)
+    stream = stream_of(phase, sets, 32, seed)
+    assert stream.steps == steps
+    cells = [(step, micro) for step in range(steps) for micro in range(accumulation)]
+    first = {cell: stream.batch(*cell) for cell in cells}
+    again = stream_of(phase, sets, 32, seed)
+    for cell in data.draw(st.permutations(cells)):
+        for x, y in zip(first[cell], again.batch(*cell), strict=True):
+            assert x.dtype == y.dtype and (x == y).all()
+    ledger, stopped = stream.ledger(), data.draw(st.integers(0, len(cells)))
+    for i, cell in enumerate(cells):
+        if i == stopped:
+            ledger = Ledger.load(ledger.dump())
+        ledger.add(first[cell])
+    planned = stream.planned()
+    assert ledger.differences(planned) == []
+    assert sum(part.blocks or 0 for part in planned) == steps * batch * accumulation
+    ledger.add(first[cells[0]])
+    assert ledger.differences(planned) != []
+
+
+def test_the_order_of_reading_shows_in_the_ledger_and_hangs_on_the_seed() -> None:
+    sets = {"a": plain_set(["abcdefgh" * 20, "hgfedcba" * 20])}
+    phase = phase_of("pretrain", {"a": 100}, "8 steps", batch=2)
+    orders = []
+    for seed, steps in ((1, range(8)), (1, range(8)), (2, range(8)), (1, reversed(range(8)))):
+        stream = stream_of(phase, sets, seed=seed)
+        ledger = stream.ledger()
+        for step in steps:
+            ledger.add(stream.batch(step))
+        orders.append(ledger.order)
+    assert orders[0] == orders[1] and len({*orders}) == 3
+
+
+def test_shares_hold_in_every_stretch_and_epochs_come_in_order() -> None:
+    sets = {"a": plain_set(["x" * 700]), "b": plain_set(["y" * 400])}
+    stream = stream_of(phase_of("pretrain", {"a": 75, "b": 25}, "100 steps", batch=4), sets)
+    rows = np.concatenate([stream.batch(step).source for step in range(100)])
+    for end in range(4, 401, 4):
+        assert abs((rows[:end] == 0).sum() - 0.75 * end) <= 2
+    repeated = np.concatenate([stream.batch(step).repeated[stream.batch(step).source == 0] for step in range(100)])
+    # The block on the border of two epochs is repeated in part, and read with the first.
+    assert (np.diff((repeated == 8).astype(int)) >= 0).all() and repeated.max() == 8
+
+
+def test_cursors_go_on_only_in_their_own_stream() -> None:
+    sets = {"a": plain_set(["abcdefgh" * 20])}
+    stream = stream_of(phase_of("pretrain", {"a": 100}, "8 steps", batch=2), sets)
+    assert stream.check_cursor(stream.cursor(5)) == 5
+    for other in (stream_of(phase_of("pretrain", {"a": 100}, "9 steps", batch=2), sets),
+                  stream_of(phase_of("pretrain", {"a": 100}, "8 steps", batch=2), sets, seed=4)):
+        with pytest.raises(RunError, match="other data or in another order"):
+            other.check_cursor(stream.cursor(5))
+    for step, micro in ((8, 0), (-1, 0), (0, 1)):
+        with pytest.raises(IndexError):
+            stream.batch(step, micro)
+
+
+def test_a_source_shorter_than_a_block_or_read_too_often_is_named() -> None:
+    sets = {"a": plain_set(["abc"]), "b": plain_set(["abcdefgh" * 20]),
+            "talk": encode_dialogues(CODEC, [[Turn("assistant", ("much too long to fit",))]])}
+    with pytest.raises(DataError) as caught:
+        stream_of(phase_of("sft", {"a": 40, "b": 20, "talk": 40}, "8 steps"), sets)
+    said = str(caught.value)
+    assert "phases.p.mixture.a: a has 4 training tokens, and one block has 8" in said
+    assert "1 longer than the context" in said and "mixture.b" not in said
+    with pytest.raises(DataError, match=r"reads b 79\.5 times, and its max_epochs is 4"):
+        stream_of(phase_of("pretrain", {"b": 100}, "100 steps"), sets, most=4)
+
+
+# -- validation ------------------------------------------------------------------------------------------------------
+
+@given(documents=texts, context=contexts, rows=st.integers(1, 4), mask=st.booleans())
+@quick
+def test_every_validation_token_counts_once(documents: list[str], context: int, rows: int, mask: bool) -> None:
+    phase = phase_of("pretrain", {"a": 100}, "1 steps", batch=rows, document_mask=mask)
+    found = ValidationSet("a", phase, plain_set(documents), context, END_ID)
+    stream = [END_ID]
+    for text in documents:
+        stream += [*CODEC.encode([text])[0], END_ID]
+    batches = list(found)
+    assert len(batches) == len(found)
+    counted = np.concatenate([batch.targets[batch.weights == 1] for batch in batches])
+    inputs = np.concatenate([batch.tokens[batch.weights == 1] for batch in batches])
+    assert counted.tolist() == stream[1:] and inputs.tolist() == stream[:-1]
+    assert (found.tokens, found.characters) == (len(stream) - 1, sum(map(len, documents)))
+    for batch in batches:
+        assert batch.tokens.shape == (rows, context)
+        assert (batch.weights.sum(axis=1) == batch.filled).all()
+        if mask:
+            padding = batch.weights == 0
+            shared = [{*batch.documents[r][padding[r]]} & {*batch.documents[r][~padding[r]]} for r in range(rows)]
+            assert not any(shared)
+
+
+@given(spoken=dialogues, learn=roles)
+@quick
+def test_validation_dialogues_count_their_learned_turns_once(spoken: list[list[Turn]], learn: tuple[str, ...]) -> None:
+    phase = phase_of("sft", {"a": 100}, "1 steps", batch=2, learn=learn)
+    found = ValidationSet("a", phase, encode_dialogues(CODEC, spoken), 48, END_ID)
+    kept = [turns for turns in spoken if len(naive_dialogue(turns, learn)[0]) <= 49]
+    counted = [t for batch in found for t in batch.targets[batch.weights == 1].tolist()]
+    expected = [t for turns in kept for t, w in zip(*naive_dialogue(turns, learn), strict=True) if w]
+    assert sorted(counted) == sorted(expected) and found.tokens == len(expected)
+    said = [turn for turns in kept for turn in turns if turn.role in learn]
+    assert found.characters == sum(len("".join(turn.content)) for turn in said)
+
+
+# -- splits ----------------------------------------------------------------------------------------------------------
+
+def shaped(names: list[str], contents: list[str], records: bool) -> list[Shaped]:
+    return [Shaped(Document(name, "" if records else text, {"t": text} if records else None), text, (text,))
+            for name, text in zip(names, contents, strict=True)]
+
+
+@given(contents=st.lists(word.filter(str.strip), min_size=1, max_size=9), percent=st.integers(1, 99),
+       records=st.booleans(), how=st.sampled_from(["tail", "hash"]))
+@quick
+def test_a_split_loses_nothing_and_keeps_the_order(contents: list[str], percent: int, records: bool, how: str) -> None:
+    items = shaped([str(i) for i in range(len(contents))], contents, records)
+    try:
+        sides = split(items, Validation.parse(f"{how} {percent}%"))
+    except DataError as error:
+        assert "leaves nothing to" in str(error)
+        return
+    assert sides.train and sides.validation
+    if how == "tail":
+        joined = "".join(item.text for item in (*sides.train, *sides.validation))
+        # Only a side that would be nothing but white space may go.
+        assert "".join(joined.split()) == "".join("".join(contents).split())
+        if records:
+            assert [*sides.train, *sides.validation] == items
+    else:
+        assert not {item.text for item in sides.train} & {item.text for item in sides.validation}
+        assert sorted(item.document.name for side in sides for item in side) == sorted(i.document.name for i in items)
+
+
+def test_the_tail_is_cut_at_a_line_end_near_the_border() -> None:
+    text = "".join(f"line {i:03d} of the play\n" for i in range(200))
+    train, validation = split(shaped(["a"], [text], False), Validation.parse("tail 10%"))
+    assert train[0].text + validation[0].text == text and train[0].text.endswith("\n")
+    assert abs(len(validation[0].text) - len(text) // 10) <= 21
+
+
+def test_files_are_chosen_by_name() -> None:
+    items = shaped(["plays/a.md", "plays/b.md", "notes.md"], ["x", "y", "z"], False)
+    chosen = lambda pattern: [i.document.name for i in split(items, Validation.parse(pattern)).validation]
+    assert chosen("files plays/*.md") == ["plays/a.md", "plays/b.md"]
+    assert chosen("files b.md") == ["plays/b.md"]
+    with pytest.raises(DataError, match="leaves nothing to validate with") as caught:
+        chosen("files c.md")
+    assert "plays/a.md" in caught.value.problems[0].hint
+
+
+@given(contents=st.lists(st.text("ab", min_size=1, max_size=40), min_size=1, max_size=60), fraction=st.floats(0, 1.5))
+@quick
+def test_a_sample_of_text_has_about_its_share_of_characters(contents: list[str], fraction: float) -> None:
+    found = thinned(contents, fraction)
+    assert abs(sum(map(len, found)) - min(1, fraction) * sum(map(len, contents))) <= 40
+
+
+def test_positions_and_shapes_are_what_a_graph_expects() -> None:
+    stream = stream_of(phase_of("pretrain", {"a": 100}, "2 steps", batch=3), {"a": plain_set(["abcdefgh" * 20])})
+    batch = stream.batch(0)
+    kinds = {name: (array.shape, array.dtype.name) for name, array in batch._asdict().items()}
+    assert kinds == {**dict.fromkeys(("tokens", "targets", "documents", "positions"), ((3, 8), "int32")),
+                     "weights": ((3, 8), "float32"), **dict.fromkeys(("source", "filled", "repeated"), ((3,), "int32"))}
+    assert SimpleNamespace(**batch._asdict()).tokens.flags["C_CONTIGUOUS"]

@@ -1,0 +1,167 @@
+"""Tokenizers: text comes back as it was, and no text ever becomes a special token."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from llmspec.core.problems import DataError
+from llmspec.parts.tokenizers import TABLE
+from llmspec.parts.tokenizers.base import END, SPECIALS, UNKNOWN
+
+MARKERS = ("<|summarize|>", "<|a|>")
+TEXT = ["the cat and the hat, the bat; <|user|> said <|end|> of the <|a|>\n" * 3, "naïve façade – 日本語 😀"]
+TOKENIZERS = {
+    "byte": TABLE["byte"](markers=MARKERS),
+    "char": TABLE["char"](markers=MARKERS, vocab=64),
+    "bpe": TABLE["bpe"](markers=MARKERS, vocab=8 + 256 + 24),
+}
+CODECS = {kind: part.train(TEXT) for kind, part in TOKENIZERS.items()}
+unicode = st.text(st.characters(exclude_categories=["Cs"]))
+spellings = st.sampled_from([*SPECIALS, *MARKERS, UNKNOWN, "<|", "|>", "<", "|", "user", "Ġ", " ", "\n", "�"])
+spelled = st.lists(spellings | st.text(st.characters(exclude_categories=["Cs"]), max_size=3)).map("".join)
+
+
+def test_every_kind_is_tested() -> None:
+    assert TOKENIZERS.keys() == TABLE.keys()
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+@given(text=unicode | spelled)
+@example(text="\0\r\n\u2028﻿é́\U0010ffff")
+@settings(deadline=None)
+def test_text_comes_back(kind: str, text: str) -> None:
+    codec = CODECS[kind]
+    ids = codec.encode([text])[0]
+    assert codec.decode(ids) == text
+    assert b"".join(map(codec.token_bytes, ids)) == text.encode()
+
+
+@given(text=unicode | spelled)
+@settings(deadline=None)
+def test_char_keeps_what_it_knows_and_marks_the_rest(text: str) -> None:
+    codec = CODECS["char"]
+    known = {codec.token_bytes(i).decode() for i in range(codec.vocab) if codec.token_bytes(i)} - {"�"}
+    assert codec.decode(codec.encode([text])[0]) == "".join(c if c in known else "�" for c in text)
+
+
+@pytest.mark.parametrize("kind", TABLE)
+@given(text=spelled)
+@settings(deadline=None)
+def test_no_text_becomes_a_special_token(kind: str, text: str) -> None:
+    codec = CODECS[kind]
+    ids = codec.encode([text])[0]
+    allowed = {codec.specials[UNKNOWN]} if kind == "char" else set()
+    assert not {*ids} & ({*codec.specials.values()} - allowed)
+    assert all(0 <= i < codec.vocab for i in ids)
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_specials_take_the_first_ids_in_order(kind: str) -> None:
+    codec, part = CODECS[kind], TOKENIZERS[kind]
+    assert codec.specials == {special: i for i, special in enumerate(part.specials())}
+    assert list(codec.specials)[:8] == [*SPECIALS, *MARKERS]
+    assert codec.vocab == part.size()
+
+
+@pytest.mark.parametrize("kind", TABLE)
+@given(text=spelled)
+@settings(deadline=None, max_examples=25)
+def test_specials_are_left_out_or_spelled(kind: str, text: str) -> None:
+    codec = CODECS[kind]
+    ids = codec.encode([text])[0]
+    framed = [codec.specials[END], *ids, codec.specials["<|a|>"]]
+    assert codec.decode(framed) == codec.decode(ids)
+    assert codec.decode(framed, specials=True) == END + codec.decode(ids, specials=True) + "<|a|>"
+
+
+@pytest.mark.parametrize("kind", TABLE)
+@given(texts=st.lists(spelled, max_size=4))
+@settings(deadline=None, max_examples=25)
+def test_a_saved_tokenizer_is_the_same(kind: str, texts: list[str]) -> None:
+    codec = CODECS[kind]
+    again = TOKENIZERS[kind].load(codec.to_json())
+    assert again.encode(texts) == codec.encode(texts)
+    assert again.to_json() == codec.to_json()
+    assert (again.vocab, again.specials) == (codec.vocab, codec.specials)
+
+
+@pytest.mark.parametrize("kind", TABLE)
+@given(text=unicode, cut=st.integers(0, 200))
+@settings(deadline=None, max_examples=50)
+def test_broken_utf8_is_shown_not_raised(kind: str, text: str, cut: int) -> None:
+    codec = CODECS[kind]
+    ids = codec.encode([text])[0][cut:]
+    assert isinstance(codec.decode(ids), str)
+    assert codec.decode(ids) == b"".join(map(codec.token_bytes, ids)).decode(errors="replace")
+
+
+def test_bpe_is_a_plain_file_of_the_tokenizers_library() -> None:
+    from tokenizers import Tokenizer
+
+    theirs = Tokenizer.from_str(CODECS["bpe"].to_json())
+    text = "the cat naïve 😀"
+    assert theirs.encode(text).ids == CODECS["bpe"].encode([text])[0]
+    assert theirs.decode(theirs.encode(text).ids) == text
+
+
+def test_bpe_is_the_same_in_every_process() -> None:
+    script = ("from llmspec.parts.tokenizers import TABLE\nimport random\nrandom.seed(1)\n"
+              "words = [''.join(random.choices('abcdef', k=random.randint(1, 6))) for _ in range(4000)]\n"
+              "print(TABLE['bpe'](vocab=400).train([' '.join(words[i::7]) for i in range(7)]).to_json())")
+    made = {subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+            for _ in range(2)}
+    assert len(made) == 1 and "merges" in made.pop()
+
+
+def test_training_and_forking_print_nothing() -> None:
+    script = ("import os\nfrom llmspec.parts.tokenizers import TABLE\n"
+              "c = TABLE['bpe'](vocab=264).train(['abc abc abd abd abe abe'] * 9)\nc.encode(['x'] * 9)\n"
+              "pid = os.fork()\nif not pid: c.encode(['y'] * 9); os._exit(0)\nassert os.waitpid(pid, 0)[1] == 0")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+
+
+def test_char_ids_go_by_frequency_then_code_point() -> None:
+    codec = TABLE["char"](vocab=12).train(["bbaacz", "cz"])
+    assert [codec.token_bytes(i).decode() for i in range(7, 11)] == ["a", "b", "c", "z"]
+    assert codec.vocab == 12 and codec.token_bytes(11) == b""
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_half_a_surrogate_pair_is_named(kind: str) -> None:
+    with pytest.raises(DataError, match=r"U\+D83D"):
+        CODECS[kind].encode(["fine", "bad \ud83d here"])
+
+
+@pytest.mark.parametrize("kind, smallest", [("bpe", 8 + 256), ("char", 10)])
+def test_a_vocabulary_smaller_than_its_specials_is_found_without_text(kind: str, smallest: int) -> None:
+    small = TABLE[kind](markers=MARKERS, vocab=smallest - 1)
+    problem, = small.check()
+    assert problem.path == ("vocab",) and str(smallest) in problem.hint
+    assert not list(TABLE[kind](markers=MARKERS, vocab=smallest).check())
+
+
+def test_too_little_text_for_the_vocabulary_names_what_there_is() -> None:
+    with pytest.raises(DataError) as caught:
+        TABLE["bpe"](vocab=5000).train(["to be or not to be"])
+    hint = caught.value.problems[0].hint
+    assert hint.startswith("vocab: ")
+    assert TABLE["bpe"](vocab=int(hint.split()[1])).train(["to be or not to be"]).vocab == int(hint.split()[1])
+
+
+@pytest.mark.parametrize("markers", [("summarize",), ("<|user|>",), ("<|unk|>",), ("<|_|>",), ("<||>",), ("<|a b|>",),
+                                     ("<|a|>", "<|a|>")])
+def test_markers_are_well_spelled_and_new(markers: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"marker|special token"):
+        TABLE["byte"](markers=markers)
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_a_tokenizer_of_other_settings_is_refused(kind: str) -> None:
+    other = TOKENIZERS[kind].model_copy(update={"markers": ("<|other|>", "<|a|>")})
+    for text in (CODECS[kind].to_json(), "{}", "no json"):
+        with pytest.raises(DataError, match=r"tokenizer\.json"):
+            other.load(text)

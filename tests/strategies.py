@@ -1,0 +1,514 @@
+"""Specs for property tests: valid ones by construction, over every entry of every table, and ones broken on purpose.
+
+`specs()` draws plain data; `yaml_text` writes it down. Fields are drawn from their types and limits, so that a part
+added to a table is drawn from the day it is there; only what hangs together (heads and width, shares of a mixture,
+budget and text) is chosen by hand here. Shapes come from a small pool, so that builds stay cheap.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from llmspec.core.units import Share
+from llmspec.parts import (
+    attentions,
+    inits,
+    mlps,
+    norms,
+    objectives,
+    optimizers,
+    phases,
+    positions,
+    schedules,
+    sources,
+    tokenizers,
+)
+from llmspec.parts.schedules.base import Span
+from llmspec.parts.sources import Validation
+from llmspec.parts.tokenizers.base import ROLES
+from llmspec.spec.decoding import Decoding
+from llmspec.spec.dump import to_yaml
+from llmspec.spec.shape import fields_of
+
+Data = dict[str, Any]
+TABLES: dict[str, Mapping[str, type]] = {
+    "position": positions.TABLE,
+    "attention": attentions.TABLE,
+    "mlp": mlps.TABLE,
+    "norm": norms.TABLE,
+    "init": inits.TABLE,
+    "tokenizer": tokenizers.TABLE,
+    "source": sources.TABLE,
+    "phase": phases.TABLE,
+    "optimizer": optimizers.TABLE,
+    "schedule": schedules.TABLE,
+    "objective": objectives.TABLE,
+}
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "red", "hen", "run")
+NAMES = st.sampled_from(["a", "b2", "wiki", "plays", "my-text", "v1.0", "Notes_2"])
+BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3])}
+"""Values for keys whose limits allow more than a short training bears."""
+SHARES = st.integers(1, 99).map(lambda n: f"{n}%")
+
+
+def yaml_text(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML, a key a line where it can be, so that a mutation has a line of its own."""
+    return to_yaml(data)
+
+
+# -- values by type -------------------------------------------------------------------------------------------------
+
+
+def value_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> SearchStrategy[Any] | None:
+    """Values of a field's type within its limits; None for types that only a hand can fill."""
+    if hasattr(annotation, "__metadata__"):
+        return value_of(get_args(annotation)[0], (*metadata, *annotation.__metadata__))
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        members = [value_of(a, metadata) for a in arguments if a is not type(None)]
+        known = [m for m in members if m is not None]
+        return st.one_of(*([st.none()] if type(None) in arguments else []), *known) if known else None
+    if origin is Literal:
+        return st.sampled_from(arguments)
+    if annotation is Share:
+        return SHARES
+    if annotation is Span:
+        return st.one_of(st.integers(0, 50).map(lambda n: f"{n}%"), st.just("1 steps"))
+    if annotation is Validation:
+        return st.sampled_from(["tail 10%", "hash 20%"])
+    limits = {
+        name: v
+        for rule in metadata
+        for name in ("gt", "ge", "lt", "le")
+        if (v := getattr(rule, name, None)) is not None
+    }
+    if annotation is bool:
+        return st.booleans()
+    if annotation is int:
+        low = limits.get("ge", limits.get("gt", -8) + ("ge" not in limits))
+        return st.integers(low, min(limits.get("le", low + 8), limits.get("lt", low + 9) - 1, low + 8))
+    return _number(limits) if annotation is float else None
+
+
+def _number(limits: dict[str, float]) -> SearchStrategy[float]:
+    low, high = limits.get("ge", limits.get("gt", 0.0)), limits.get("le", limits.get("lt", 4.0))
+    inner = [low + (high - low) * share for share in (0.125, 0.25, 0.5, 0.875)]
+    ends = [v for k, v in limits.items() if k in ("ge", "le")]
+    return st.sampled_from([*inner, *ends])
+
+
+def settings(part: type[BaseModel], *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
+    """A map of some of a part's settings, each within its limits, with its `kind` if it has one."""
+    fields: dict[str, FieldInfo] = {k: v for k, v in fields_of(part).items() if k not in ("kind", *skip)}
+    typed = {k: BY_NAME[k] if k in BY_NAME else value_of(v.annotation, tuple(v.metadata)) for k, v in fields.items()}
+    drawn = {k: strategy for k, strategy in typed.items() if strategy is not None}
+    needed = {k: s for k, s in drawn.items() if fields[k].is_required()}
+    kind = {"kind": st.just(get_args(part.model_fields["kind"].annotation)[0])} if "kind" in part.model_fields else {}
+    return st.fixed_dictionaries({**kind, **needed}, optional={k: s for k, s in drawn.items() if k not in needed})
+
+
+def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
+    """Settings of any entry of a table of `TABLES`."""
+    return st.sampled_from(list(TABLES[table].values())).flatmap(lambda part: settings(part, skip=skip))
+
+
+# -- sections -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def models(draw: DrawFn) -> Data:
+    """`model:` of a network small enough to build."""
+    d_model = draw(st.sampled_from([8, 16]))
+    attention = draw(parts("attention", skip=("heads", "kv_heads")))
+    # Heads of at least two numbers, so that rope finds its pairs.
+    heads = draw(st.sampled_from([1, 2, 4]))
+    attention["heads"] = heads
+    if "kv_heads" in fields_of(attentions.TABLE[attention["kind"]]) and draw(st.booleans()):
+        attention["kv_heads"] = draw(st.sampled_from([k for k in (1, 2, 4) if heads % k == 0]))
+    mlp = draw(parts("mlp", skip=("d_ff",)))
+    if draw(st.booleans()):
+        mlp["d_ff"] = draw(st.sampled_from([8, 24]))
+    optional = {
+        "position": parts("position", skip=("theta",)),
+        "norm": parts("norm"),
+        "init": parts("init"),
+        "tied_embeddings": st.booleans(),
+        "dropout": st.sampled_from([0.0, 0.25]),
+    }
+    rest = draw(st.fixed_dictionaries({}, optional=optional))
+    shape = {"context": draw(st.sampled_from([8, 16])), "d_model": d_model, "layers": draw(st.integers(1, 2))}
+    return {**shape, "attention": attention, "mlp": mlp, **rest}
+
+
+@st.composite
+def tokenizer_settings(draw: DrawFn) -> Data:
+    kind = draw(st.sampled_from(list(tokenizers.TABLE)))
+    out = draw(settings(tokenizers.TABLE[kind], skip=("vocab",)))
+    out["markers"] = draw(st.lists(st.sampled_from(["<|sum|>", "<|task-2|>"]), unique=True, max_size=2))
+    if "vocab" in fields_of(tokenizers.TABLE[kind]):
+        # Specials, markers and all bytes fit; so few merges are learned from any of the texts below.
+        out["vocab"] = draw(st.sampled_from([266, 270])) if kind == "bpe" else draw(st.sampled_from([48, 64]))
+    return out
+
+
+def sentences(seed: int, count: int, length: int = 9) -> list[str]:
+    """Made-up sentences, each different."""
+    return [
+        " ".join(WORDS[(seed + i * (j + 3) + j * j) % len(WORDS)] for j in range(length)) + f" {i}."
+        for i in range(count)
+    ]
+
+
+@st.composite
+def inline_sources(draw: DrawFn) -> Data:
+    """An inline source with some 2,500 characters, more than any phase of `specs()` reads four times."""
+    seed = draw(st.integers(0, 11))
+    out: Data = {"kind": "inline"}
+    if draw(st.booleans()):
+        out["documents"] = sentences(seed, 60)
+    else:
+        out["records"] = [
+            {"q": q, "a": a} for q, a in zip(sentences(seed, 60, 1), sentences(seed + 1, 60, 8), strict=True)
+        ]
+        shapes = {
+            "text": st.just("{q} {a}"),
+            "dialogue": st.sampled_from(
+                [{"user": "{q}", "assistant": "{a}"}, [{"user": "{q}", "assistant": "{a}"}, {"system": "Go {q}"}]]
+            ),
+        }
+        out |= draw(st.fixed_dictionaries({}, optional=shapes))
+    common = {
+        "license": st.sampled_from(["", "CC0", "no: such thing", "yes"]),
+        "attribution": st.just("Zoë & “Co” #1"),
+        "validation": st.sampled_from(["tail 10%", "hash 20%"]),
+        "max_epochs": st.sampled_from([4, 5.0]),
+    }
+    return out | draw(st.fixed_dictionaries({}, optional=common))
+
+
+def other_sources() -> SearchStrategy[Data]:
+    """Sources that need a file or a network: valid to read, not to run."""
+    files = {"kind": st.just("files"), "path": st.sampled_from(["*.txt", ["a.md", "b/**/*.jsonl"]])}
+    package = {
+        "kind": st.just("package"),
+        "package": st.just("some-text"),
+        "version": st.just("1.0.2"),
+        "sha256": st.just("0af9" * 16),
+        "files": st.just("data/*.json"),
+    }
+    return st.one_of(st.fixed_dictionaries(files), st.fixed_dictionaries(package), st.just({"kind": "python_docs"}))
+
+
+@st.composite
+def mixtures(draw: DrawFn, names: list[str]) -> Data:
+    """Shares of some of the sources, together 100%."""
+    chosen = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    cuts = sorted(draw(st.lists(st.integers(1, 99), min_size=len(chosen) - 1, max_size=len(chosen) - 1, unique=True)))
+    shares = [b - a for a, b in zip([0, *cuts], [*cuts, 100], strict=True)]
+    return {name: f"{share}%" for name, share in zip(chosen, shares, strict=True)}
+
+
+@st.composite
+def phase_settings(draw: DrawFn, names: list[str], earlier: list[str]) -> Data:
+    """A phase of a few steps on these sources, from one of the earlier phases or from nothing."""
+    part = draw(st.sampled_from(list(phases.TABLE.values())))
+    out = draw(settings(part, skip=("from", "mixture", "budget", "batch", "accumulation", "prompts", "learn")))
+    out["mixture"] = draw(mixtures(names))
+    epochs = st.sampled_from(list(out["mixture"])).map(lambda name: f"1 epochs of {name}")
+    out["budget"] = draw(st.one_of(st.sampled_from(["4 steps", "6 steps", "256 tokens", "0.5k tokens"]), epochs))
+    if earlier and draw(st.booleans()):
+        out["from"] = draw(st.sampled_from(earlier))
+    optional = {
+        "batch": st.integers(1, 2),
+        "accumulation": st.integers(1, 2),
+        "optimizer": parts("optimizer"),
+        "schedule": parts("schedule"),
+        "objective": parts("objective"),
+        "prompts": st.just(["Once", "1e3"]),
+    }
+    if "learn" in fields_of(part):
+        others = st.lists(st.sampled_from([role for role in ROLES if role != "assistant"]), unique=True)
+        optional["learn"] = others.map(lambda roles: ["assistant", *roles])
+    return out | {"batch": 1} | draw(st.fixed_dictionaries({}, optional=optional))
+
+
+def decodings() -> SearchStrategy[Data]:
+    """`decoding:` with the settings of any filters."""
+    extra = {
+        "stop": st.lists(st.sampled_from(["<|user|>", "\n\n", "null", "end"]), unique=True, max_size=2),
+        "max_tokens": st.integers(1, 8),
+    }
+    chosen = settings(Decoding, skip=("order", "stop", "max_tokens"))
+    return st.builds(lambda a, b: a | b, chosen, st.fixed_dictionaries({}, optional=extra))
+
+
+@st.composite
+def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
+    """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
+    names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    text = {
+        name: draw(inline_sources() if runnable else st.one_of(inline_sources(), other_sources())) for name in names
+    }
+    stages: Data = {}
+    for stage in draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]])):
+        stages[stage] = draw(phase_settings(names, list(stages)))
+    top = {
+        "seed": st.integers(0, 99),
+        "tokenizer": tokenizer_settings(),
+        "decoding": decodings(),
+        "device": st.just("CPU"),
+    }
+    rest = draw(st.fixed_dictionaries({}, optional=top))
+    return {
+        "name": draw(st.sampled_from(["tiny", "gpt-0.1", "no", "1e3x"])),
+        "model": draw(models()),
+        "data": {"sources": text},
+        "phases": stages,
+        **rest,
+    }
+
+
+# -- broken specs ---------------------------------------------------------------------------------------------------
+
+
+class Broken(NamedTuple):
+    """A spec with one mistake: its text, what was done to it, the path that the problem names, and its line."""
+
+    text: str
+    mutation: str
+    path: tuple[str | int, ...]
+    line: int
+
+
+MARK = "MARK-HERE"
+"""Stands, as a comment, on the line where the mistake is, and is taken out before the text is used."""
+
+Path = tuple[str | int, ...]
+PHASE, SOURCE = "<phase>", "<source>"
+"""In a path: one of the spec's phases, its first source."""
+
+WRONG: dict[str, list[tuple[Path, Any]]] = {
+    "unknown_key": [
+        ((*where, "zzz_qqq"), 3)
+        for where in (
+            (),
+            ("model",),
+            ("phases", PHASE),
+            ("model", "attention"),
+            ("decoding",),
+            ("data", "sources", SOURCE),
+        )
+    ],
+    "wrong_type": [
+        (("model", "layers"), 1.5),
+        (("model", "tied_embeddings"), "yes"),
+        (("model", "position"), "rope"),
+        (("name",), 12),
+        (("model", "layers"), None),
+        (("phases", PHASE, "optimizer"), ["adamw"]),
+        (("decoding", "temperature"), "hot"),
+        (("decoding", "stop"), "end"),
+        (("phases", PHASE, "document_mask"), 1),
+        (("model", "d_model"), {"a": 1}),
+    ],
+    "wrong_unit": [
+        *((("phases", PHASE, "budget"), v) for v in ("300k", "3 epochs", 400, "2 hours", "0 steps", "1.5 steps")),
+        (("phases", PHASE, "checkpoint_every"), "3 epochs of a"),
+        (("phases", PHASE, "mixture", SOURCE), 100),
+        (("phases", PHASE, "schedule", "warmup"), "5 tokens"),
+        (("data", "sources", SOURCE, "validation"), "tail 1"),
+    ],
+    "unknown_kind": [
+        ((*where, "kind"), kind)
+        for kind in ("swigglu", "zzz", "ropee", "sftt")
+        for where in (
+            ("model", "mlp"),
+            ("model", "position"),
+            ("tokenizer",),
+            ("phases", PHASE),
+            ("data", "sources", SOURCE),
+        )
+    ],
+    "mixture_total": [(("phases", PHASE, "mixture"), {SOURCE: share}) for share in ("90%", "0%", "101%")],
+    "unknown_source": [(("phases", PHASE, "mixture", "wikki"), "100%")],
+    "from_unknown": [(("phases", PHASE, "from"), "pretrian")],
+    "from_circular": [(("phases", PHASE, "from"), PHASE)],
+    "negative_number": [
+        (("model", "layers"), -1),
+        (("model", "d_model"), 0),
+        (("seed",), -3),
+        (("model", "dropout"), -0.5),
+        (("phases", PHASE, "batch"), -2),
+    ],
+    "quoted_number": [
+        (("model", "layers"), "2"),
+        (("model", "dropout"), "1e-1"),
+        (("seed",), "0x1f"),
+        (("phases", PHASE, "clip"), "1.0"),
+    ],
+    "small_vocabulary": [(("tokenizer", "vocab"), 5)],
+    "another_kinds_key": [(("model", "attention", "kv_heads"), 1), (("phases", PHASE, "optimizer", "momentum"), 0.5)],
+}
+"""Mistakes that are one wrong value: name -> (path, value)."""
+BEFORE: dict[Path, Any] = {
+    ("phases", PHASE, "schedule", "warmup"): {"kind": "cosine"},
+    ("tokenizer", "vocab"): {"kind": "bpe"},
+    ("model", "attention", "kv_heads"): {"kind": "multi_head"},
+    ("phases", PHASE, "optimizer", "momentum"): {"kind": "adamw"},
+    ("phases", PHASE, "mixture", "wikki"): {},
+}
+"""What the map around such a value is first set to, so that nothing else is wrong in it."""
+MISSPELT: list[tuple[Path, str]] = [
+    (("model", "d_model"), "d_modle"),
+    (("model", "layers"), "layer"),
+    (("seed",), "sede"),
+    (("tokenizer",), "tokeniser"),
+    (("decoding", "temperature"), "temprature"),
+    (("model", "attention", "heads"), "haeds"),
+    (("phases", PHASE, "budget"), "bugdet"),
+]
+MISSING: list[Path] = [
+    ("model", "context"),
+    ("model", "d_model"),
+    ("phases", PHASE, "budget"),
+    ("phases", PHASE, "mixture"),
+    ("data", "sources", SOURCE, "kind"),
+    ("name",),
+    ("data",),
+]
+TEXTUAL: dict[str, list[tuple[Path, Callable[[str], str]]]] = {
+    "duplicate_key": [
+        (path, lambda line: f"{line}\n{line}")
+        for path in (("name",), ("model", "context"), ("model", "attention", "heads"), ("phases", PHASE, "budget"))
+    ],
+    "tab_indentation": [(("model", key), lambda line: "\t" + line.strip()) for key in ("d_model", "layers")],
+    "unclosed_bracket": [
+        (path, lambda line, end=end: line.split(":")[0] + end)
+        for end in (": [1, 2", ": {a: 1", ': "te', ": 'it")
+        for path in (("name",), ("model", "layers"), ("phases", PHASE, "batch"))
+    ],
+    "wrong_indentation": [(("model", "layers"), lambda line: " " + line)],
+    "python_tag": [(("name",), lambda line: "name: !!python/name:os.system x")],
+    "odd_key": [(("name",), lambda line, key=key: f"{key}: 1 #{MARK}\n{line}") for key in ("12", "true", "~", "[a]")],
+}
+"""Mistakes in the writing: name -> (path of a line, the line rewritten)."""
+MUTATIONS = (*WRONG, "misspelt_key", "missing_key", *TEXTUAL)
+
+
+def holder(data: Data, path: Path) -> Any:
+    """The map that the last step of a path leads into, made where there is none."""
+    for step in path[:-1]:
+        data = data.setdefault(step, {})
+    return data
+
+
+def marked(data: Data, path: Path) -> list[str]:
+    """Lines of YAML with a mark at the end of the one with a path's key."""
+    lines = yaml_text(data).split("\n")
+    at = 0
+    for depth, step in enumerate(path):
+        key = yaml_text({str(step): 0}).rpartition(":")[0]
+        at = next(i for i in range(at, len(lines)) if lines[i].startswith(f"{'  ' * depth}{key}:"))
+        at += depth < len(path) - 1
+    lines[at] += f" #{MARK}"
+    return lines
+
+
+def applied(draw: DrawFn, data: Data, name: str) -> Broken:
+    """`data` with one mistake."""
+    data = copy.deepcopy(data)
+    names = {PHASE: draw(st.sampled_from(list(data["phases"]))), SOURCE: next(iter(data["data"]["sources"]))}
+
+    def real(path: Path) -> Path:
+        return tuple(names.get(str(step), step) for step in path)
+
+    if name in WRONG:
+        path, value = draw(st.sampled_from(WRONG[name]))
+        if path in BEFORE:
+            holder(data, real(path[:-1]))[real(path)[-2]] = dict(BEFORE[path])
+        if isinstance(value, dict):
+            value = {names.get(k, k): v for k, v in value.items()}
+        path, value = real(path), names.get(value, value) if isinstance(value, str) else value
+        holder(data, path)[path[-1]] = value
+        lines = marked(data, path)
+    elif name == "misspelt_key":
+        right, wrong = draw(st.sampled_from(MISSPELT))
+        path = (*real(right)[:-1], wrong)
+        holder(data, path)[wrong] = holder(data, path).pop(right[-1], 1)
+        lines = marked(data, path)
+    elif name == "missing_key":
+        path = real(draw(st.sampled_from(MISSING)))
+        del holder(data, path)[path[-1]]
+        lines = marked(data, path[:-1]) if path[:-1] else [f"# #{MARK}", *yaml_text(data).split("\n")]
+    else:
+        path, rewritten = draw(st.sampled_from(TEXTUAL[name]))
+        path = real(path)
+        lines = marked(data, path)
+        at = next(i for i, line in enumerate(lines) if MARK in line)
+        new = rewritten(lines[at].removesuffix(f" #{MARK}"))
+        lines[at : at + 1] = (new if MARK in new else f"{new} #{MARK}").split("\n")
+    line = next(i for i, text in enumerate(lines, 1) if MARK in text)
+    return Broken("\n".join(text.replace(f" #{MARK}", "") for text in lines), name, path, line)
+
+
+@st.composite
+def broken_specs(draw: DrawFn, names: tuple[str, ...] = ()) -> Broken:
+    """A valid spec plus one named mistake (of `names`, or of all)."""
+    return applied(draw, draw(specs()), draw(st.sampled_from(names or MUTATIONS)))
+
+
+@st.composite
+def slips(draw: DrawFn) -> str:
+    """The text of a valid spec after one to three slips of the keyboard, wherever they fall."""
+    text = yaml_text(draw(specs()))
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(text)))
+        end = min(len(text), at + draw(st.sampled_from([0, 0, 1, 1, 2, 9, 40])))
+        put_in = draw(
+            st.sampled_from(
+                [
+                    "",
+                    "",
+                    " ",
+                    "  ",
+                    "\t",
+                    "\n",
+                    ":",
+                    ": ",
+                    "- ",
+                    "#",
+                    "{",
+                    "}",
+                    "[",
+                    "]",
+                    ",",
+                    "'",
+                    '"',
+                    "&a ",
+                    "*a",
+                    "!",
+                    "|",
+                    ">",
+                    "%",
+                    "@",
+                    "?",
+                    "-1",
+                    "null",
+                    "1e9",
+                    "\u2028",
+                    "\x00",
+                    "é",
+                    "---\n",
+                ]
+            )
+        )
+        text = text[:at] + put_in + text[end:]
+    return text

