@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
-    help="One YAML file holds the whole life of a language model: architecture, tokenizer, data, training, decoding.\n\n"
-         "Start with `llmspec run specs/quickstart.yaml`, then `llmspec sample` and `llmspec explain`.",
+    help="One YAML file holds the whole life of a language model: architecture, tokenizer, data, training, "
+         "decoding.\n\nStart with `llmspec run specs/quickstart.yaml`, then `llmspec sample` and `llmspec explain`.",
 )
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec, such as specs/quickstart.yaml.")]
@@ -58,7 +58,7 @@ def sample(
     system: Annotated[str, typer.Option(help="What a chat model is told before the prompt.")] = "",
     n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as text, also with a chat model.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as text, even with a chat model.")] = False,
     set_: Sets = None,
     json_: Json = False,
 ) -> None:
@@ -130,7 +130,7 @@ def check(
 
 # -- between arguments and calls ---------------------------------------------------------------------------------
 def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
-    """The spec and its plan. Raises SpecError with every problem, also where one section is broken and another wrong."""
+    """The spec and its plan. Raises SpecError with every problem, also those of one section beside a broken other."""
     from llmspec.compiler import check_sections, compile_spec
     from llmspec.core.problems import SpecError
     from llmspec.spec import read_spec

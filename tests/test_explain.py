@@ -399,7 +399,7 @@ def test_text_keeps_its_lines_but_not_its_controls() -> None:
 
 # -- numbers and curves --------------------------------------------------------------------------------------------
 def test_numbers_for_reading() -> None:
-    assert [flops(x) for x in (3.14e23, 21.25e12, 999, None)] == ["314 ZFLOPs", "21.2 TFLOPs", "999 FLOPs", "?"]
+    assert [flops(x) for x in (3.14e23, 21.25e12, 37568, 999, None)] == ["314 ZFLOPs", "21.2 TFLOPs", "37.6 kFLOPs", "999 FLOPs", "?"]
     assert [percent(x) for x in (0, 1e-5, 0.123, 0.9999, 1)] == ["0.0%", "<0.1%", "12.3%", "100%", "100%"]
     assert spark([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█" and spark([], 8) == ""
     assert spark([5.0] * 3, 9) == "▁▁▁" and spark([5.0] * 3, 9, floor=0.0) == "███"

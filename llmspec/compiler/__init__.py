@@ -1,4 +1,4 @@
-"""Spec -> Plan: an ordered tuple of pure passes over a frozen draft. Allocates nothing and imports no tensor library."""
+"""Spec -> Plan: an ordered tuple of pure passes over a frozen draft. Allocates nothing, imports no tensor library."""
 
 from llmspec.compiler.compile import PASSES, check_sections, compile_spec, complete
 from llmspec.compiler.plan import Measured, Plan

@@ -1,4 +1,4 @@
-"""The Plan: everything a run will do, as frozen data. parse(print(plan)) == plan; nothing here allocates or reads YAML."""
+"""The Plan: everything a run will do, as frozen data. parse(print(plan)) == plan; nothing here allocates."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def overfitting(training: Curve, held_out: Sequence[Validation]) -> list[str]:
         then, now = training.around(best.step), training.around(last.step)
         if last.nats_per_token > best.nats_per_token * (1 + RISE) and now < then:
             found.append(
-                f"overfitting: since step {best.step:,} the validation loss of {validation.source} rose from "
+                f"overfitting to {validation.source}: since step {best.step:,} its validation loss rose from "
                 f"{best.nats_per_token:.3f} to {last.nats_per_token:.3f}, while the training loss fell from {then:.3f} "
-                f"to {now:.3f}: it learns its text by heart. More text, fewer steps or dropout would help.")
+                f"to {now:.3f}. More text, fewer steps or dropout would help.")
     return found

@@ -107,8 +107,8 @@ def _origin(source: Any) -> str:
     words = [source.kind, *(str(getattr(source, k)) for k in ("package", "version") if getattr(source, k, None))]
     files = getattr(source, "files", None)
     if not files:
-        written = [f"{len(v)} {k}" for k, v in (("documents", getattr(source, "written", ())),
-                                                ("records", getattr(source, "records", ()))) if v]
+        written = [f"{len(v)} {k}{'' if len(v) == 1 else 's'}" for k, v in
+                   (("document", getattr(source, "written", ())), ("record", getattr(source, "records", ()))) if v]
         return " ".join(words) + (": " + ", ".join(written) + " in the spec" if written else "")
     return f"{' '.join(words)}: {files if isinstance(files, str) else ', '.join(files)}"
 

@@ -48,7 +48,7 @@ class Decoder:
         self._weights = weights
 
     def start(self, tokens: Sequence[int], rows: int = 1) -> Any:
-        """Reads a prompt of 1 … context tokens into each of `rows` rows; logits (R, V) float32 of the token after it."""
+        """Reads a prompt of 1 … context tokens into each of `rows` rows; logits (R, V) float32 of what follows."""
         import numpy as np
 
         if rows != self.rows:

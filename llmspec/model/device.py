@@ -16,7 +16,7 @@ def open_device(device: str) -> None:
         os.environ["DEV"] = device
     from tinygrad import Device
 
-    if Device.DEFAULT != device:
+    if device != Device.DEFAULT:
         Device.DEFAULT = device
     from llmspec.kernels.waiting import rest_while_waiting
 

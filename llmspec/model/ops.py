@@ -7,6 +7,7 @@ N positions (B·T), M/K rows and inner length of matrices.
 from __future__ import annotations
 
 import math
+
 from tinygrad import Tensor, dtypes
 
 

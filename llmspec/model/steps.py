@@ -17,7 +17,7 @@ from llmspec.model.transformer import Transformer, block_view
 Tensors = dict[str, Tensor]
 
 
-def captured_at_once(f: Any) -> TinyJit:
+def captured_at_once(f: Any) -> Any:
     """A TinyJit that captures on its first call: everything it needs is realized, so no dry run is due."""
     jit = TinyJit(f)
     jit.cnt = 1

@@ -118,8 +118,9 @@ def assert_complete(model: Transformer) -> None:
     tensors = {n: Tensor.empty(*s) for n, s in table.items()}
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
     w = Weights(tensors)
-    tokens = Tensor.empty(1, min(2, model.plan.context), dtype="int32")
-    out = model.logits(Ops(), w, tokens, block_view(tokens.shape[1], None, None))
+    length = min(2, model.plan.context)
+    tokens = Tensor.empty(1, length, dtype="int32")
+    out = model.logits(Ops(), w, tokens, block_view(length, None, None))
     unread = set(table) - w.read
     assert not unread, f"the forward pass never reads {sorted(unread)}"
     assert out.shape[-1] == model.plan.vocab

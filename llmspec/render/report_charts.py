@@ -11,6 +11,7 @@ from rich.text import Text
 from llmspec.explain.curves import Curve
 
 ROWS = 14
+TICKS = 5
 MARKS = "●▲■◆"
 """One for each validation curve, in order."""
 
@@ -27,23 +28,24 @@ def chart(training: Curve, held_out: Sequence[Curve], width: int) -> Text | None
     figure.clear()
     figure.theme("colorless")
     figure.plot_size(width, ROWS)
-    line = averaged(training, width)
-    figure.draw(figure.signal(list(line.steps), list(line.values), marker="braille"))
+    line = averaged(training, 2 * width)  # a braille character is two dots wide
+    figure.draw(figure.signal(list(line.steps), list(line.values), marker="braille").lines())
     for mark, curve in zip(MARKS, held_out, strict=False):
-        points = figure.signal(list(curve.steps), list(curve.values), marker=mark)
-        points.line(False)
-        figure.draw(points)
+        figure.draw(figure.signal(list(curve.steps), list(curve.values), marker=mark).lines(False))
+    first, last = line.steps[0], line.steps[-1]
+    ticks = sorted({round(first + (last - first) * i / (TICKS - 1)) for i in range(TICKS)})
+    figure.ruler("x").ticks(ticks, [f"{t:,}" for t in ticks])
     figure.label("step")
     return coloured(plotext.uncolorize(str(figure.build())), width)
 
 
 def averaged(curve: Curve, points: int) -> Curve:
-    """The curve with at most `points` values, each the mean of its neighbours, at the last step among them."""
+    """The curve with at most `points` values, each the mean of its neighbours, from the first step to the last."""
     n = len(curve.values)
-    edges = [i * n // min(points, n) for i in range(min(points, n) + 1)]
-    spans = list(pairwise(edges))
-    return Curve(tuple(curve.steps[b - 1] for _, b in spans),
-                 tuple(sum(curve.values[a:b]) / (b - a) for a, b in spans))
+    points = min(points, n)
+    edges = [i * n // points for i in range(points + 1)]
+    steps = tuple(curve.steps[i * (n - 1) // max(1, points - 1)] for i in range(points))
+    return Curve(steps, tuple(sum(curve.values[a:b]) / (b - a) for a, b in pairwise(edges)))
 
 
 def coloured(drawn: str, width: int) -> Text:

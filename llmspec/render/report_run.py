@@ -71,7 +71,7 @@ def show_curves(console: Console, phase: PhaseRun) -> None:
     if console.is_terminal and console.width >= NARROW and len(phase.loss.values) > 1:
         drawn = chart(phase.loss, [v.curve for v in phase.validation], console.width - 4)
     if drawn:
-        legend = Text.assemble("loss in nats per token: ", ("⠒ ", "cyan"), "training (averaged)")
+        legend = Text.assemble("nats per token: ", ("⠒ ", "cyan"), "training")
         for mark, validation in zip(MARKS, phase.validation, strict=False):
             legend.append(f"   {mark} ", style="yellow").append(f"validation {validation.source}")
         console.print(Padding(legend, (0, 0, 0, 2)))
@@ -96,7 +96,7 @@ def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any
     if rates := phase.learning_rate.values:
         yield "learning rate", line(phase.learning_rate, f"peak {max(rates):.3g}, now {rates[-1]:.3g}", 0.0)
     if norms := phase.gradient_norm.values:
-        clipped = f", over {phase.clip:g} (clipped) in {phase.clipped:.0%}" if phase.clipped else ""
+        clipped = f", clipped in {phase.clipped:.0%}" if phase.clipped else ""
         yield "gradient norm", line(phase.gradient_norm, f"{min(norms):.3g} to {max(norms):.3g}{clipped}")
     if phase.tokens_per_second:
         computes = f", {flops(phase.flops_per_second)}/s" if phase.flops_per_second else ""
@@ -122,15 +122,15 @@ def show_ledger(console: Console, phase: PhaseRun) -> None:
     """What was read, held against the plan."""
     counted = any(n is not None for row in phase.ledger for n in row.actual.values())
     columns = ("seen", "supervised", "repeated", "left out")
-    made = table("ledger" if counted else "planned", *columns, "epochs", right=(*columns, "epochs"), indent=0)
+    made = table("tokens" if counted else "planned tokens", *columns, "epochs", right=(*columns, "epochs"), indent=0)
     for row in phase.ledger:
         made.add_row(row.source, *(cell(row, k) for k in COUNTED), "?" if row.epochs is None else f"{row.epochs:.2f}")
     console.print(Padding(made, (0, 0, 0, 2)))
     if counted:
         wrong = any(row.differences for row in phase.ledger)
-        verdict = ("not as planned: see the remarks", "red") if wrong else ("tokens counted while reading: as planned",
-                                                                            "green")
-        console.print(Padding(Text.assemble(verdict), (0, 0, 0, 2)))
+        verdict = Text("not as planned: see the remarks" if wrong else "counted while reading: as planned",
+                       style="red" if wrong else "green")
+        console.print(Padding(verdict, (0, 0, 0, 2)))
 
 
 def cell(row: LedgerRow, key: str) -> Text:

@@ -118,10 +118,10 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
                            style="dim")
         return
     ratio = f", {source.characters_per_token:.2f} characters each" if source.characters_per_token else ""
-    yield "text", (f"{number(source.documents)} documents: {number(source.train_tokens)} tokens to train on{ratio}; "
+    yield "text", (f"{number(source.documents)} document{'' if source.documents == 1 else 's'}: {number(source.train_tokens)} tokens to train on{ratio}; "
                    + (f"{number(source.validation_tokens)}{kept}" if source.validation else kept))
     if source.in_both:
-        yield "dropped", f"{number(source.in_both)} training documents that validation holds too"
+        yield "dropped", f"{number(source.in_both)} of the training documents, since validation holds them too"
 
 
 def show_phase(console: Console, index: int, phase: PhaseReport) -> None:
@@ -137,8 +137,8 @@ def phase_facts(phase: PhaseReport, width: int) -> Iterator[tuple[str, Any]]:
     if phase.steps is None:
         yield "length", f"{phase.budget}: steps are known once the text has been read"
     else:
-        steps = f"{'' if phase.exact else 'about '}{number(phase.steps)} steps"
-        yield "length", (f"{phase.budget}: {steps} of {phase.batch} × {phase.context} tokens{passes}, "
+        asked = "" if phase.budget.endswith("steps") else f"{phase.budget}: {'' if phase.exact else 'about '}"
+        yield "length", (f"{asked}{number(phase.steps)} steps of {phase.batch} × {phase.context} tokens{passes}, "
                          f"{number(phase.tokens)} tokens in all")
         yield "compute", f"{flops(phase.flops)} (matrix products, forward and backward)"
     rates = [lr for _, lr in phase.learning_rate]

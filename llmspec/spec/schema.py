@@ -19,7 +19,6 @@ from llmspec.parts.sources import Source
 from llmspec.parts.tokenizers import Tokenizer
 from llmspec.spec.decoding import Decoding
 
-
 AnyPosition = Annotated[Position, choice(positions.TABLE)]
 AnyAttention = Annotated[Attention, choice(attentions.TABLE, "grouped_query")]
 AnyMLP = Annotated[MLP, choice(mlps.TABLE)]

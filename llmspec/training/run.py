@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from llmspec.compiler.plan import PhasePlan
 from llmspec.core.hashing import digest
 from llmspec.core.problems import RunError
 from llmspec.data.prepare import Prepared, prepare
-from llmspec.runs.run import RunFolder
+from llmspec.runs.run import PhaseFolder, RunFolder
 from llmspec.training.stop import on_signals
 from llmspec.training.watch import Watcher
 
@@ -55,15 +56,28 @@ def run_phases(bench: Any, folder: RunFolder) -> None:
         place = folder.phase(phase.name)
         if moved := place.set_aside(phase.key):
             bench.watcher.notice(f"{phase.name} has changed: what was trained before is kept in {moved}")
-        if place.done(phase) and place.checkpoint()[0]:
+        if finished(place, phase):
             bench.watcher.reused(phase)
-            finals[phase.name] = lambda place=place: place.checkpoint()[0].weights()
+            finals[phase.name] = partial(final_weights, place)
             continue
         place.note(key=phase.key, done=False)
         parent = phase.phase.from_
         start = finals[parent]() if parent else drawn(bench.plan.model, bench.plan.seed)
         trained = loop(phase)(bench, phase, place, start).run()
-        finals[phase.name] = lambda trained=trained: trained
+        finals[phase.name] = partial(dict, trained)
+
+
+def finished(place: PhaseFolder, phase: PhasePlan) -> bool:
+    """Whether this very phase was trained to its last step and the weights of that step are sound."""
+    saved, _ = place.checkpoint() if place.done(phase) else (None, [])
+    return saved is not None and saved.step == phase.steps
+
+
+def final_weights(place: PhaseFolder) -> dict[str, Any]:
+    """The weights of a finished phase, by name."""
+    saved, _ = place.checkpoint()
+    assert saved is not None, "a finished phase has a checkpoint"
+    return saved.weights()
 
 
 def loop(phase: PhasePlan) -> Any:

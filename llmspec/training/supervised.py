@@ -11,8 +11,8 @@ from tinygrad import Tensor
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
-from llmspec.data.prepare import Prepared
 from llmspec.data.ledger import Ledger
+from llmspec.data.prepare import Prepared
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import Decoder
@@ -66,7 +66,7 @@ class Supervised:
             rows.cut(self.step)
 
     def run(self) -> dict[str, Any]:
-        """To the end of the phase; its weights as numpy arrays. Raises Interrupted once what was asked to stop is saved."""
+        """To the end of the phase; its weights as numpy arrays. Raises Interrupted, once saved, where asked to stop."""
         self.bench.watcher.phase_starts(self.plan, self.step)
         while self.step < self.total:
             self.advance()
@@ -116,7 +116,7 @@ class Supervised:
     def _step(self, batches: list[Any], targets: float, scalars: tuple[float, ...]) -> tuple[float, float]:
         import numpy as np
 
-        common = {"scalars": np.array(scalars, np.float32)}
+        common: dict[str, Any] = {"scalars": np.array(scalars, np.float32)}
         if len(batches) == 1:
             inputs = self.inputs(batches[0], targets, **common)
             loss, norm = self.steps.train(self.weights, self.state, self.tables, inputs)

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from llmspec.compiler import compile_spec
 from llmspec.explain.chain import chain_report
 from llmspec.explain.decoding import visible

@@ -94,7 +94,7 @@ def test_the_stream_of_every_tokenizer_is_its_decode(kind: str, data: st.DataObj
 def trained(kind: str) -> Codec:
     part = tokenizers.TABLE[kind]
     if "vocab" in part.model_fields:
-        part = functools.partial(part, vocab=300)
+        part = functools.partial(part, vocab=280)
     return part().train(["the cat sat on the mat, né à Genève 🙂 " * 20])
 
 

@@ -22,7 +22,7 @@ class Optimizer(Part):
     """Decay of matrices and embeddings; norms and biases are never decayed."""
 
     def state(self, role: Role) -> tuple[str, ...]:
-        """Names of the state tensors a weight of this role keeps, each of the weight's shape, float32, zero at first."""
+        """Names of the state tensors of a weight of this role, each of its shape, float32, zero at first."""
         return ()
 
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:

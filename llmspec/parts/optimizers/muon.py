@@ -25,7 +25,7 @@ class Muon(Optimizer):
     """Look ahead along the momentum."""
     iterations: int = Field(5, gt=0, le=12)
     """Newton–Schulz iterations."""
-    rest: AdamW = Field(default_factory=AdamW)
+    rest: AdamW = Field(default_factory=lambda: AdamW())
     """AdamW's settings for embeddings, head, norms and biases."""
 
     def state(self, role: Role) -> tuple[str, ...]:

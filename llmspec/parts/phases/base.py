@@ -35,12 +35,14 @@ class Phase(Part):
     """Sequences of `context` tokens per pass."""
     accumulation: int = Field(1, gt=0)
     """Passes whose gradients are summed before one optimizer step."""
-    optimizer: Annotated[optimizers.Optimizer, choice(optimizers.TABLE, "adamw")] = Field(default_factory=optimizers.AdamW)
+    optimizer: Annotated[optimizers.Optimizer, choice(optimizers.TABLE, "adamw")] = Field(
+        default_factory=lambda: optimizers.AdamW()
+    )
     """How weights follow their gradients."""
-    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(default_factory=schedules.Cosine)
+    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(default_factory=lambda: schedules.Cosine())
     """How the learning rate moves over the phase."""
     objective: Annotated[objectives.CrossEntropy, choice(objectives.TABLE, "cross_entropy")] = Field(
-        default_factory=objectives.CrossEntropy
+        default_factory=lambda: objectives.CrossEntropy()
     )
     """What is minimised."""
     clip: float | None = Field(1.0, gt=0)

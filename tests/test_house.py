@@ -1,0 +1,116 @@
+"""The house keeps its order: which room imports which, how large a file gets, what parts may touch."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+
+PACKAGE = tiny.ROOT / "llmspec"
+FILES = sorted(PACKAGE.rglob("*.py"))
+FLOORS = ({"core"}, {"parts"}, {"spec"}, {"compiler"}, {"kernels", "model", "data", "runs"}, {"training", "decoding"},
+          {"explain"}, {"render"}, {"cli", "__main__"})
+"""A room imports rooms of its own floor or below."""
+HEAVY = {"tinygrad", "torch", "transformers"}
+KINDS = ("positions", "attentions", "norms", "mlps", "inits", "tokenizers", "sources", "objectives", "optimizers",
+         "schedules", "filters", "phases")
+
+
+def floor(room: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, top_level: bool = False) -> Iterator[str]:
+    """Modules that a file imports; with `top_level` only those imported when the file is."""
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "llmspec":
+                yield from (f"llmspec.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    if path.name == "__init__.py" and path.parent == PACKAGE:
+        return
+    for module in imports(path):
+        if module.startswith("llmspec."):
+            assert floor(module.split(".")[1]) <= floor(room(path)), f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("core", "parts", "spec", "compiler")],
+                         ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_heavy_up_to_the_compiler(path: Path) -> None:
+    assert not HEAVY & {m.split(".")[0] for m in imports(path)}
+    assert "numpy" not in {m.split(".")[0] for m in imports(path, top_level=True)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_is_one_file_named_by_its_value(kind: str) -> None:
+    table = importlib.import_module(f"llmspec.parts.{kind}").TABLE
+    for name, part in table.items():
+        assert part.__module__ == f"llmspec.parts.{kind}.{name}"
+        if kind != "filters":
+            assert part.model_fields["kind"].default == name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_is_described(kind: str) -> None:
+    for name, part in importlib.import_module(f"llmspec.parts.{kind}").TABLE.items():
+        assert part.__doc__, name
+        for key, field in part.model_fields.items():
+            assert key == "kind" or field.description, f"{name}.{key} has no docstring"
+
+
+def test_importing_the_compiler_stays_light() -> None:
+    code = ("import llmspec, llmspec.compiler, llmspec.spec, sys;"
+            "print([m for m in ('tinygrad', 'numpy', 'tokenizers', 'safetensors') if m in sys.modules])")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.ROOT, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_three_doorways_print_the_same_help() -> None:
+    import shutil
+
+    env = {"COLUMNS": "80", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(tiny.ROOT), "NO_COLOR": "1"}
+    doors = [[sys.executable, "-m", "llmspec", "--help"], [sys.executable, "cli.py", "--help"]]
+    script = Path(sys.executable).with_name("llmspec")
+    if script.exists() or shutil.which("llmspec"):
+        doors.append([str(script if script.exists() else shutil.which("llmspec")), "--help"])
+    said = [subprocess.run(d, capture_output=True, text=True, cwd=tiny.ROOT, env=env, check=True).stdout for d in doors]
+    assert said[0].strip() and all(s == said[0] for s in said)
+
+
+def test_help_answers_at_once() -> None:
+    """Processor seconds, since a busy machine says nothing about the program."""
+    import resource
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    def seconds() -> float:
+        before = spent()
+        subprocess.run(tiny.command("--help"), capture_output=True, cwd=tiny.ROOT, check=True)
+        return spent() - before
+
+    assert min(seconds() for _ in range(5)) < 0.5

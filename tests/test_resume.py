@@ -1,0 +1,158 @@
+"""A run that was stopped or killed anywhere goes on and ends with the same bits as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from llmspec.runs import checkpoint
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
+    """(spec, run directory, seconds) of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    spec = tiny.write(folder)
+    began = time.monotonic()
+    done = tiny.call("run", spec, "--out", folder / "run")
+    assert done.returncode == 0, done.stderr
+    return spec, folder / "run", time.monotonic() - began
+
+
+def facts(run: Path) -> dict[str, object]:
+    """All that must be equal: weights, optimizer state, rows, samples, ledger with its hash over the token order."""
+    out: dict[str, object] = {}
+    for phase in ("pretrain", "chat"):
+        newest, notices = checkpoint.newest(run / phase)
+        assert newest is not None and not notices
+        out[f"{phase} step"] = newest.step
+        for name in (checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.CURSOR):
+            out[f"{phase} {name}"] = (newest.folder / name).read_bytes()
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            out[f"{phase} {name}"] = (run / phase / name).read_text()
+    return out
+
+
+def same(a: dict[str, object], b: dict[str, object]) -> None:
+    assert a.keys() == b.keys()
+    differing = [name for name in a if a[name] != b[name]]
+    assert not differing
+
+
+def test_twice_the_same(straight: tuple[Path, Path, float], tmp_path: Path) -> None:
+    spec, run, _ = straight
+    assert tiny.call("run", spec, "--out", tmp_path / "again").returncode == 0
+    same(facts(run), facts(tmp_path / "again"))
+
+
+def test_killed_at_random_points(straight: tuple[Path, Path, float], tmp_path: Path) -> None:
+    spec, run, seconds = straight
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    chance, out, kills = random.Random(seed), tmp_path / "killed", 0
+    for attempt in range(12):
+        env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
+        process = subprocess.Popen(tiny.command("run", spec, "--out", out), env=env, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        try:
+            # Later attempts get longer, so that each makes way beyond the start-up and the last one ends.
+            process.wait(None if attempt == 11 else chance.uniform(0.3, 1.0) * seconds)
+            assert process.returncode == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 1, "nothing was killed: the test proved nothing"
+    same(facts(run), facts(out))
+
+
+def test_interrupt_saves_and_says_how_to_go_on(straight: tuple[Path, Path, float], tmp_path: Path) -> None:
+    spec, run, _ = straight
+    out = tmp_path / "stopped"
+    env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
+    process = subprocess.Popen(tiny.command("run", spec, "--out", out), env=env, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("pretrain 1/"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == 130
+    assert f"llmspec run {spec}" in rest.replace("\n", "")
+    newest, _ = checkpoint.newest(out / "pretrain")
+    assert newest is not None and newest.step < 24
+    assert tiny.call("run", spec, "--out", out).returncode == 0
+    same(facts(run), facts(out))
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(straight: tuple[Path, Path, float], tmp_path: Path) -> None:
+    import shutil
+
+    spec, run, _ = straight
+    out = tmp_path / "damaged"
+    shutil.copytree(run, out)
+    weights = out / "chat" / "step_12" / checkpoint.WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    sampled = tiny.call("sample", out, "--prompt", "one")
+    assert sampled.returncode == 0 and "step_12 is damaged" in sampled.stderr.replace("\n", "")
+    again = tiny.call("run", spec, "--out", out)
+    assert again.returncode == 0 and "is damaged" in again.stdout
+    same(facts(run), facts(out))
+
+
+def test_unchanged_phases_are_not_trained_again(straight: tuple[Path, Path, float], tmp_path: Path) -> None:
+    import shutil
+
+    spec, run, _ = straight
+    out = tmp_path / "changed"
+    shutil.copytree(run, out)
+    decoding = tiny.call("run", spec, "--out", out, "--set", "decoding.temperature=0.3")
+    assert decoding.stdout.count("trained before") == 2
+    chat = tiny.call("run", spec, "--out", out, "--set", "phases.chat.optimizer.lr=1e-4")
+    assert "pretrain: trained before" in chat.stdout and "chat: starts" in chat.stdout
+    assert list(out.glob("chat.*")), "the weights of the old chat phase are kept"
+    assert json.loads((out / "plan.json").read_text())["phases"][0]["key"] == \
+        json.loads((run / "plan.json").read_text())["phases"][0]["key"]
+
+
+def test_two_runs_in_one_folder_are_refused(straight: tuple[Path, Path, float], tmp_path: Path) -> None:
+    from llmspec.core.problems import RunError
+    from llmspec.runs.run import RunFolder
+
+    spec, _, _ = straight
+    with RunFolder(tmp_path).alone():
+        other = tiny.call("run", spec, "--out", tmp_path)
+    assert other.returncode == 2 and "another process" in other.stderr
+    with RunFolder(tmp_path).alone(), pytest.raises(RunError), RunFolder(tmp_path).alone():
+        pass
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    import numpy as np
+
+    from llmspec.core.problems import RunError
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoint.save(tmp_path, 1, {"w": np.ones(3, np.float32)}, {}, {})
+    monkeypatch.setattr(checkpoint, "_sync", full)
+    with pytest.raises(RunError, match="disk is full"):
+        checkpoint.save(tmp_path, 2, {"w": np.ones(3, np.float32)}, {}, {})
+    newest, notices = checkpoint.newest(tmp_path)
+    assert newest is not None and newest.step == 1 and not notices
+    assert not list(tmp_path.glob(".step_*"))
