@@ -10,6 +10,7 @@ import pytest
 
 from llmspec.core.problems import Mark, Problem, SpecError, dotted
 from llmspec.spec import load_spec, read_spec
+from llmspec.spec.yaml12 import scalar_or_flow
 
 GOOD = """\
 name: tiny
@@ -316,6 +317,14 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 
 def test_paths_print_so_that_set_can_read_them() -> None:
     assert dotted(("data", "sources", "my.wiki", "files", 0)) == 'data.sources."my.wiki".files[0]'
+
+
+def test_one_value_alone() -> None:
+    assert [scalar_or_flow(t) for t in ("3e-4", " no ", "[a, 1]", "{kind: rope}", '"3"', "")] == [
+        3e-4, "no", ("a", 1), {"kind": "rope"}, "3", None]
+    for text in ("[a", "a: b", "!x y", "1\nb: 2", "*a"):
+        with pytest.raises(SpecError, match="cannot be read as a value"):
+            scalar_or_flow(text)
 
 
 def test_importing_the_spec_language_imports_neither_numpy_nor_tinygrad() -> None:

@@ -156,5 +156,5 @@ class Measured(Frozen):
     """Hash of the sources' contents and of the tokenizer that was trained on them."""
     sources: tuple[SourcePlan, ...]
     phases: dict[str, tuple[SharePlan, ...]]
-    fingerprints: dict[str, str] = {}
+    fingerprints: dict[str, str]
     """By phase: hash of the tokens that the phase reads, so that another phase's sources do not matter to it."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from llmspec.compiler.draft import Draft
-from llmspec.compiler.plan import Measured, ModelPlan, PhasePlan, SharePlan
+from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.hashing import digest
 from llmspec.parts.phases import Phase
 
@@ -74,18 +74,20 @@ def address_phases(draft: Draft) -> Draft:
             "parts": [p.revision for p in (phase.optimizer, phase.schedule, phase.objective)],
             "parent": keys.get(phase.from_ or ""),
             "model": model_identity(draft.model),
-            "tokenizer": draft.sections.tokenizer.identity(),
-            "sources": {s: draft.sections.sources[s].identity() for s in phase.mixture if s in
-                        draft.sections.sources},
-            "data": read_by(plan.name, draft.measured),
+            "data": read_by(draft, plan),
             "seed": draft.sections.seed, "device": draft.device, "name": plan.name,
         })
     return replace(draft, planned=tuple(p.model_copy(update={"key": keys[p.name]}) for p in draft.planned))
 
 
-def read_by(phase: str, measured: Measured | None) -> str | None:
-    """Hash of the tokens that a phase reads; None before the data have been read."""
-    return measured.fingerprints.get(phase, measured.fingerprint) if measured else None
+def read_by(draft: Draft, plan: PhasePlan) -> object:
+    """What a phase reads: the hash of its very tokens once they are known, before that the settings that make them."""
+    if draft.measured:
+        return draft.measured.fingerprints[plan.name]
+    tokenizer, sources = draft.sections.tokenizer, draft.sections.sources
+    assert tokenizer is not None
+    mixture = {s: sources[s].identity() for s in plan.phase.mixture if s in sources}
+    return {"tokenizer": tokenizer.identity(), "sources": mixture}
 
 
 def model_identity(model: ModelPlan) -> dict[str, object]:

@@ -230,6 +230,7 @@ class Prepared:
             fingerprint=digest({"tokenizer": self._codec_hash, "texts": texts}),
             sources=tuple(self._measured_source(s) for s in self._plan.sources),
             phases={name: self.stream(name).planned() for name in self._phases},
+            fingerprints={name: self.fingerprint(name) for name in self._phases},
         )
 
     def check(self) -> None:

@@ -112,7 +112,8 @@ def explain_prompt(model: Any, prompt: str, seed: int | None = None, top: int = 
     settings = model.settings(**decoding)
     given, listener = model.tokens(prompt), Listener(model.decoder)
     drawn_from = model.seed(seed, settings)
-    tokens, text, reason = [], "", None
+    tokens: list[TokenReport] = []
+    text, reason = "", None
     for event in stream(listener, model.codec, [given], settings, seed=drawn_from, chat=model.chat, tracing=True):
         tokens.append(token_report(len(tokens) + 1, event, listener.logits[0], model.codec, top))
         text, reason = text + event.text, event.finish_reason

@@ -32,7 +32,7 @@ def show(report: PromptReport, console: Console) -> None:
         ("as tokens", Text(" ").join(Text(t, style="reverse dim") for t in report.prompt_tokens)),
         ("filters", chain or "none is on: the draw is from the model's own probabilities"),
         ("seed", str(report.seed)),
-        ("answer", Text(visible_text(report.text), style="bold")),
+        ("answer", Text(visible_text(report.text).strip() or "(nothing but white space)", style="bold")),
         ("ended by", ENDS.get(report.finish_reason or "", "")),
     ]))
     heading(console, "token by token")
@@ -81,10 +81,15 @@ def block(token: TokenReport, columns: Sequence[str], width: int) -> Text:
     text.append("".join(f"{h:.2f}".rjust(w) for h, w in zip(token.entropy_bits, widths, strict=True)) + "\n")
     text.append(fitted("    tokens left", TOKEN + 4), style="dim")
     text.append("".join(number(n).rjust(w) for n, w in zip(token.kept, widths, strict=True)) + "\n")
-    text.append(fitted(f"    drawn with {probability(token.probability)}, log-probability {token.logprob:.2f} nats"
-                       + (f", ends the answer: {token.finish_reason}" if token.finish_reason else ""), width).rstrip(),
-                style="dim")
-    return text
+    return text.append(fitted(outcome(token), width).rstrip(), style="dim")
+
+
+def outcome(token: TokenReport) -> str:
+    """How likely the draw was, and what the model itself thought of the token."""
+    rank = next(c.rank for c in token.candidates if c.chosen)
+    ends = f", the last: {token.finish_reason}" if token.finish_reason else ""
+    return (f"    drawn with {probability(token.probability)}, the model's no. {rank}, log-probability "
+            f"{token.logprob:.2f} nats{ends}")
 
 
 def append_candidate(text: Text, candidate: Candidate, widths: Sequence[int], room: int) -> None:

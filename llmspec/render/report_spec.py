@@ -112,14 +112,16 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
     yield "from", source.origin
     yield "licence", source.license or Text("not given", style="yellow")
     yield "attribution", source.attribution
-    kept = f" kept for validation ({source.validation})" if source.validation else "nothing is kept for validation"
     if source.train_tokens is None:
-        yield "text", Text("not read yet; " + (f"for validation: {source.validation}" if source.validation else kept),
-                           style="dim")
+        rule = f"{source.validation} is kept for validation" if source.validation else "nothing is kept for validation"
+        yield "text", Text(f"not read yet; {rule}", style="dim")
         return
+    kept = "nothing is kept for validation"
+    if source.validation:
+        kept = f"{number(source.validation_tokens)} kept for validation ({source.validation})"
     ratio = f", {source.characters_per_token:.2f} characters each" if source.characters_per_token else ""
-    yield "text", (f"{number(source.documents)} document{'' if source.documents == 1 else 's'}: {number(source.train_tokens)} tokens to train on{ratio}; "
-                   + (f"{number(source.validation_tokens)}{kept}" if source.validation else kept))
+    documents = f"{number(source.documents)} document{'' if source.documents == 1 else 's'}"
+    yield "text", f"{documents}: {number(source.train_tokens)} tokens to train on{ratio}; {kept}"
     if source.in_both:
         yield "dropped", f"{number(source.in_both)} of the training documents, since validation holds them too"
 

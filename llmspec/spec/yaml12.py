@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from yaml import events as ev
 
-from llmspec.core.problems import Mark, Path, Problem
+from llmspec.core.problems import Mark, Path, Problem, SpecError
 
 MAX_NODES = 50_000
 """Values a file may hold once its aliases are written out."""
@@ -329,3 +329,19 @@ def described(value: Any) -> str:
 
 def _tag(tag: str) -> str:
     return tag.replace("tag:yaml.org,2002:", "!!")
+
+
+def scalar_or_flow(text: str) -> Any:
+    """The value that stands after a key, on one line: `3e-4`, `no`, `[a, b]`, `{kind: rope}`.
+
+    Raises:
+        SpecError: it is none.
+    """
+    composer = Composer(Text(f"value: {text.strip()}", text))
+    try:
+        node = composer.compose(0, len(composer.text.text))
+    except (yaml.YAMLError, Broken):
+        node = None
+    if node is None or composer.problems or set(node.value) != {"value"}:
+        raise SpecError(Problem(f"`{text}` cannot be read as a value", hint="text may need quotes"))
+    return node.data()["value"]

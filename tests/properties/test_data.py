@@ -227,6 +227,11 @@ def test_shares_hold_within_a_block_and_the_budget_is_met(drawn: list[tuple[floa
     assert steps == 1 or asked(steps - 1) < budget.amount * (1 + 1e-4) + slack
 
 
+def test_spare_blocks_go_to_the_largest_remainders() -> None:
+    parts = [Demand(name, share, 100, 8, 1e9) for name, share in (("a", 0.13), ("b", 0.48), ("c", 0.39))]
+    assert portions(Budget.parse("1 steps"), parts, 10).blocks == (1, 5, 4)
+
+
 @given(drawn=demands, budget=budgets, most=st.floats(0.5, 4))
 @settings(deadline=None, max_examples=200)
 def test_a_source_is_refused_exactly_where_the_budget_repeats_it_too_often(
@@ -390,7 +395,7 @@ def test_a_split_loses_nothing_and_keeps_the_order(contents: list[str], percent:
 
 
 def test_the_tail_is_cut_at_a_line_end_near_the_border() -> None:
-    text = "".join(f"line {i:03d} of the play\n" for i in range(200))
+    text = "".join(f"line {i:03d} of the play\n" for i in range(197))
     train, validation = split(shaped(["a"], [text], False), Validation.parse("tail 10%"))
     assert train[0].text + validation[0].text == text and train[0].text.endswith("\n")
     assert abs(len(validation[0].text) - len(text) // 10) <= 21

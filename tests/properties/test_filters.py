@@ -24,6 +24,7 @@ from llmspec.parts.filters.top_p import ROUNDING, SORTED, TopP
 from llmspec.spec.decoding import Decoding
 from tests.strategies_decoding import decodings, frozen, logits, logits_in_context, settings_of
 
+pytestmark = pytest.mark.filterwarnings("error")
 EPS = np.finfo(np.float64).eps
 NOTHING = Context(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
 every_filter = pytest.mark.parametrize("name", list(TABLE))
@@ -71,7 +72,6 @@ def test_softmax_of_rows_is_softmax_of_each_row(rows: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(row, probabilities(values))
 
 
-@pytest.mark.filterwarnings("error")
 def test_softmax_of_a_fully_cut_row_is_zero() -> None:
     values = np.array([[-np.inf, -np.inf], [-np.inf, 3.0]])
     assert probabilities(values).tolist() == [[0, 0], [0, 1]]
@@ -116,7 +116,6 @@ def test_settings_that_are_not_active_change_nothing(name: str, data: st.DataObj
 
 
 @every_filter
-@pytest.mark.filterwarnings("error")
 @given(data=st.data())
 def test_filters_are_pure_and_keep_logits_sound(name: str, data: st.DataObject) -> None:
     part, (values, context) = data.draw(settings_of(TABLE[name])), data.draw(logits_in_context())
@@ -291,6 +290,14 @@ def test_a_growing_penalty_stays_finite() -> None:
 
 
 # The chain and the section
+
+
+@given(logits_in_context(), decodings())
+def test_a_chain_in_any_order_leaves_finite_logits(given_: tuple[np.ndarray, Context], decoding: Decoding) -> None:
+    values, context = given_
+    out = apply(values, context, decoding.chain())
+    assert not np.isnan(out).any() and not (out == np.inf).any()
+    assert kept(out) or not kept(values)
 
 
 @given(logits_in_context(), decodings())

@@ -16,6 +16,7 @@ from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
 from llmspec.spec.decoding import Decoding
 from tests.strategies_decoding import HashDecoder, ScriptDecoder, ToyCodec, decodings, logits
 
+pytestmark = pytest.mark.filterwarnings("error")
 CODEC = ToyCodec(markers=["<|sum|>", "<|sum|>>"])
 PROMPT = text_prompt(CODEC, "ab")
 NOTHING = Context(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
@@ -76,7 +77,6 @@ def test_a_choice_reports_the_models_own_numbers(values: np.ndarray, number: flo
 
 
 @pytest.mark.parametrize("bad", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, -np.inf]])
-@pytest.mark.filterwarnings("error")
 def test_logits_that_are_not_numbers_are_named(bad: list[float]) -> None:
     with pytest.raises(LlmspecError, match="not numbers"):
         choose(np.array(bad), NOTHING, (), 0.5)

@@ -68,7 +68,7 @@ def test_every_part_keeps_the_settings_it_is_given(table: str, kind: str, data: 
     drawn = data.draw(settings_of(part))
     if all(key in drawn for key, info in fields_of(part).items() if info.is_required()) and kind != "inline":
         printed = part.model_validate(drawn).model_dump(mode="json", by_alias=True)
-        assert {k: str(v) for k, v in drawn.items()} == {k: str(v) for k, v in printed.items() if k in drawn}
+        assert drawn == {k: v for k, v in printed.items() if k in drawn}
 
 
 SCALARS = st.one_of(
@@ -90,7 +90,7 @@ VALUES = st.recursive(
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), VALUES, min_size=1))
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), VALUES, min_size=1))
 def test_any_data_survives_the_printer(data: dict[str, Any]) -> None:
     for text in (to_yaml(data), json.dumps(data)):
         if "Infinity" in text:

@@ -11,6 +11,10 @@ from llmspec.parts.filters.base import Context, Filter
 if TYPE_CHECKING:
     from llmspec.parts.filters.base import Floats
 
+SMALLEST = 1e-100
+"""Lower temperatures than this, other than 0, count as this one, so that logits stay finite; it is as good as 0,
+but for exact ties, which share the probability."""
+
 
 class Temperature(Filter):
     """Divides the logits: below 1 sharpens, above 1 flattens.
@@ -29,14 +33,9 @@ class Temperature(Filter):
     def apply(self, logits: Floats, context: Context) -> Floats:
         import numpy as np
 
-        best = int(np.argmax(logits))
         if self.temperature == 0:
+            best = int(np.argmax(logits))
             only = np.full_like(logits, -np.inf)
             only[best] = logits[best]
             return only
-        with np.errstate(over="ignore"):
-            scaled = logits / self.temperature
-            if not np.isfinite(scaled[best]) and np.isfinite(logits[best]):
-                # Tiny temperatures overflow; the softmax is the same from logits counted down from the best.
-                scaled = (logits - logits[best]) / self.temperature
-        return scaled
+        return logits / max(self.temperature, SMALLEST)
