@@ -69,7 +69,8 @@ def measured() -> Plan:
     sources = tuple(SourcePlan(name=s.name, source=s.source, documents=4, train_tokens=900, validation_tokens=100,
                                train_characters=2700, validation_characters=300, in_both=1) for s in plan.sources)
     phases = {"pretrain": (share("plain", 0.75, 60), share("facts", 0.25, 20)), "chat": (share("facts", 1.0, 16, 2),)}
-    return compile_spec(Spec.model_validate(tiny()), Measured(fingerprint="f", sources=sources, phases=phases, fingerprints={n: n for n in phases}))
+    found = Measured(fingerprint="f", sources=sources, phases=phases, fingerprints={name: name for name in phases})
+    return compile_spec(Spec.model_validate(tiny()), found)
 
 
 def printed(report: Report, width: int, terminal: bool = False) -> str:

