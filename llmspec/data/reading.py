@@ -13,7 +13,7 @@ from llmspec.data.shaping import Pieces, Turn, dialogue, plain_text
 from llmspec.data.split import Shaped, split, text_key, turns_key
 from llmspec.parts.sources import Document, Fetcher, Source
 
-FORMAT = 1
+FORMAT = 2
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 MOST_PROBLEMS = 5
 _LONG = 10_000

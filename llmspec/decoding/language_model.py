@@ -55,11 +55,12 @@ class LanguageModel:
 
     def tokens(self, prompt: str | Sequence[tuple[str, str]], chat: bool | None = None) -> list[int]:
         """Ids of a prompt: a text, a user's turn, or turns of (role, text)."""
+        markers = self.plan.tokenizer.markers
         if not isinstance(prompt, str):
-            return chat_prompt(self.codec, list(prompt))  # type: ignore[arg-type]
+            return chat_prompt(self.codec, list(prompt), markers)  # type: ignore[arg-type]
         if self.chat if chat is None else chat:
-            return chat_prompt(self.codec, [("user", prompt)])
-        return text_prompt(self.codec, prompt, self.plan.tokenizer.markers)
+            return chat_prompt(self.codec, [("user", prompt)], markers)
+        return text_prompt(self.codec, prompt, markers)
 
     def settings(self, **decoding: Any) -> Decoding:
         """The run's decoding settings with these replaced; strict like the spec's."""

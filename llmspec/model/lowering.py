@@ -66,5 +66,6 @@ def lowering(device: str, plain: bool = False) -> Lowering:
 def numpy_inputs(**arrays: Any) -> dict[str, Tensor]:
     """Fresh tensors of numpy arrays, realized: what a jitted function takes."""
     tensors = {name: Tensor(array) for name, array in arrays.items()}
-    Tensor.realize(*tensors.values())
+    if tensors:  # positions without tables and optimizers without state have none
+        Tensor.realize(*tensors.values())
     return tensors

@@ -200,25 +200,29 @@ def _problem(error: yaml.YAMLError | Broken, source: Text, offset: int) -> Probl
         return _colon(source, here)
     if "could not find expected ':'" in what:
         return Problem("this line has no `:` after its key", mark=_line(source, there), hint="write `key: value`")
-    if "cannot start any token" in what:
-        sign = source.text[here : here + 1]
-        return Problem(f"text that starts with `{sign}` has to be quoted", mark=source.mark(here), hint=f'"{sign}…"')
-    if "expected <block end>" in what or "<document start>" in what:
+    if "<block end>" in what or "<document start>" in what or "node content" in what:
         return _block(source, here, there)
-    if "anchor" in context or "alias" in context:
-        sign = source.text[there : there + 1]
-        return Problem(f"text that starts with `{sign}` has to be quoted", mark=source.mark(there), hint=f'"{sign}…"')
-    if "tag" in context or "tag" in what:
+    if "block scalar" in context:
         return Problem(
-            "`!` starts a tag, and a spec has none", mark=source.mark(there), hint="quote text that starts with `!`"
+            "`|` and `>` start a text on the lines below",
+            mark=source.mark(there),
+            hint="quote text that starts with them",
         )
+    if "cannot start any token" in what or "keys are not allowed" in what:
+        return _unquoted(source, here)
+    if any(word in context for word in ("anchor", "alias", "tag", "directive")):
+        return _unquoted(source, there)
+    if "tag" in what:
+        return _unquoted(source, here)
     if "sequence entries are not allowed" in what:
-        return Problem(
-            "a list cannot start on this line",
-            mark=source.mark(here),
-            hint="start it on a line of its own, or write `[a, b]`",
-        )
+        hint = "start it on a line of its own, or write `[a, b]`"
+        return Problem("a list cannot start on this line", mark=source.mark(here), hint=hint)
     return Problem(f"this is not YAML: {what}", mark=source.mark(here))
+
+
+def _unquoted(source: Text, index: int) -> Problem:
+    sign = source.text[index : index + 1]
+    return Problem(f"text that starts with `{sign}` has to be quoted", mark=source.mark(index), hint=f'"{sign}…"')
 
 
 def _bracket(source: Text, what: str, opened: int, here: int, offset: int) -> Problem:

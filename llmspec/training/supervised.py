@@ -111,7 +111,8 @@ class Supervised:
         seconds = time.perf_counter() - began
         self.folder.metrics.append(row)
         self.folder.timing.append({"step": self.step, "seconds": seconds})
-        self.bench.watcher.stepped(Step(self.step, self.total, loss, scalars[0], norm, int(targets), seconds))
+        read = sum(int(b.filled.sum()) for b in batches)
+        self.bench.watcher.stepped(Step(self.step, self.total, loss, scalars[0], norm, read, seconds))
 
     def _step(self, batches: list[Any], targets: float, scalars: tuple[float, ...]) -> tuple[float, float]:
         import numpy as np
@@ -160,9 +161,9 @@ class Supervised:
         plan, codec = self.bench.plan, self.bench.prepared.codec
         if self.decoder is None:
             self.decoder = Decoder(plan.model, self.bench.lowering, self.weights)
-        chat = self.phase.dialogues and bool(self.phase.prompts)
+        chat, markers = self.phase.dialogues and bool(self.phase.prompts), plan.tokenizer.markers
         for prompt in self.phase.prompts or ("",):
-            tokens = chat_prompt(codec, [("user", prompt)]) if chat else text_prompt(codec, prompt, ())
+            tokens = (chat_prompt(codec, [("user", prompt)], markers) if chat else text_prompt(codec, prompt, markers))
             answer = generate(self.decoder, codec, [tokens], plan.decoding, seed=plan.seed, chat=chat)[0]
             self.folder.samples.append({"step": self.step, "prompt": prompt, "text": answer.text,
                                         "finish_reason": answer.finish_reason})

@@ -11,7 +11,7 @@ from llmspec.compiler.plan import PhasePlan, Plan
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step. `loss` in nats per token, `tokens` supervised targets, `seconds` wall time of the step."""
+    """One optimizer step. `loss` in nats per token, `tokens` read, `seconds` wall time of the step."""
 
     step: int
     steps: int

@@ -1,0 +1,163 @@
+"""Small networks that together hold every entry of the tables, and their captured graphs, each made once a process.
+
+Shapes stay the same, so that the tests of all files share their compiled kernels.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import reference
+from llmspec.compiler import compile_spec
+from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.model.device import open_device
+from llmspec.parts import attentions, mlps, norms, positions
+from llmspec.spec.schema import Spec
+
+open_device("CPU")
+
+from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402  (the compiler comes first)
+from llmspec.model.steps import Steps, captured_at_once  # noqa: E402
+from llmspec.model.transformer import Transformer, block_view  # noqa: E402
+
+EPS = 2.0**-24
+ROWS, CONTEXT, VOCAB = 2, 12, 24
+Arrays = dict[str, np.ndarray]
+
+_CHANGED = {"theta": 50.0, "eps": 0.02, "kv_heads": 2, "heads": 4}
+"""Settings that tests give a part that has them: none is a default, so that one that is ignored is noticed."""
+
+
+def part(kind: str, table: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """A part of this kind, with those of the settings that it has."""
+    changed = {**_CHANGED, **given}
+    return {"kind": kind, **{k: v for k, v in changed.items() if k in table[kind].model_fields}}
+
+
+def plan_of(model: dict[str, Any], **phase: Any) -> Plan:
+    """The plan of a spec with this model and one phase with these settings."""
+    spec = {
+        "name": "test",
+        "device": "CPU",
+        "model": {"context": CONTEXT, "d_model": 16, "layers": 2, **model},
+        "tokenizer": {"kind": "char", "vocab": VOCAB},
+        "data": {"sources": {"a": {"kind": "inline", "documents": ["x"]}}},
+        "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps", **phase}},
+    }
+    return compile_spec(Spec.model_validate_json(json.dumps(spec)))
+
+
+def _covering() -> dict[str, Plan]:
+    """Every position with every attention; the other tables' entries take turns."""
+    normed = list(itertools.product(norms.TABLE, ("pre", "post")))
+    out = {}
+    for i, (position, attention) in enumerate(itertools.product(positions.TABLE, attentions.TABLE)):
+        mlp, (norm, placement) = list(mlps.TABLE)[i % len(mlps.TABLE)], normed[i % len(normed)]
+        tied, biased = i // 2 % 2 == 0, i // 3 % 2 == 0
+        model = {
+            "position": part(position, positions.TABLE),
+            "attention": part(attention, attentions.TABLE, bias=biased, output_bias=i % 3 > 0),
+            "mlp": part(mlp, mlps.TABLE, d_ff=24, bias=biased),
+            "norm": part(norm, norms.TABLE, placement=placement, bias=not biased),
+            "tied_embeddings": tied,
+        }
+        name = f"{position}-{attention}-{mlp}-{norm}-{placement}{'-tied' * tied}{'-bias' * biased}"
+        out[name] = plan_of(model, objective={"kind": "cross_entropy", "label_smoothing": i % 2 * 0.1})
+    return out
+
+
+def traits(name: str) -> set[str]:
+    """What a network shows that another may not."""
+    position, attention, mlp, norm, placement, *rest = name.split("-")
+    return {position, attention, mlp, f"{norm} {placement}", f"tied {'tied' in rest}", f"bias {'bias' in rest}"}
+
+
+def _smallest_cover(names: list[str]) -> list[str]:
+    """A few of the networks that still show every trait."""
+    missing, chosen = set().union(*map(traits, names)), []
+    while missing:
+        chosen.append(max(names, key=lambda n: len(traits(n) & missing)))
+        missing -= traits(chosen[-1])
+    return chosen
+
+
+NETWORKS = _covering()
+PAIRS = list(NETWORKS)
+"""Every position with every attention."""
+FEW = _smallest_cover(PAIRS)
+"""Every entry of every table at least once."""
+
+
+def drawn_weights(plan: ModelPlan, seed: int) -> Arrays:
+    """Weights of every role away from zero and one, so that none of them can be left out unnoticed."""
+    out = {}
+    for i, t in enumerate(plan.tensors):
+        n = np.random.default_rng([seed, i]).standard_normal(t.shape)
+        scale = {"norm": 0.2, "bias": 0.3, "embedding": 0.7}.get(t.role, 1 / np.sqrt(t.shape[-1]))
+        out[t.name] = (n * scale + (t.role == "norm")).astype(np.float32)
+    return out
+
+
+def drawn_tokens(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng([seed, 99]).integers(0, VOCAB, shape or (ROWS, CONTEXT)).astype(np.int32)
+
+
+@functools.cache
+def _logits(name: str, plain: bool) -> Any:
+    model, ops = Transformer(NETWORKS[name].model), lowering("CPU", plain)
+
+    def logits(weights: Any, tables: Any, inputs: Any) -> Any:
+        view = block_view(CONTEXT, inputs["positions"], inputs["documents"])
+        return model.logits(ops.ops(inputs), {**weights, **tables}, inputs["tokens"], view).realize()
+
+    return captured_at_once(logits), numpy_inputs(**model.tables()), ops.inputs
+
+
+def logits(name: str, weights: Arrays, tokens: np.ndarray, documents: np.ndarray | None = None, *,
+           plain: bool = False) -> np.ndarray:
+    """Logits (ROWS, CONTEXT, VOCAB) by the network's graph, the same graph at every call."""
+    jit, tables, handles = _logits(name, plain)
+    documents = np.zeros_like(tokens) if documents is None else documents
+    inputs = numpy_inputs(tokens=tokens, documents=documents, positions=positions_of(documents))
+    return jit(numpy_inputs(**weights), tables, {**inputs, **handles}).numpy().copy()
+
+
+def positions_of(documents: np.ndarray) -> np.ndarray:
+    return np.stack([reference.restarted(row) for row in documents]).astype(np.int32)
+
+
+@functools.cache
+def _steps(name: str, plain: bool) -> Any:
+    plan, ops = NETWORKS[name], lowering("CPU", plain)
+    return Steps(plan, plan.phases[0], ops), ops.inputs
+
+
+def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False) -> tuple[float, Arrays]:
+    """Loss and gradients of a batch (tokens, targets, shares, documents), by the graph that trains.
+
+    On the CPU's lowering in float32, or with `double` on the plain one in float64.
+    """
+    steps, handles = _steps(name, double)
+    real = np.float64 if double else np.float32
+    w = numpy_inputs(**{n: v.astype(real) for n, v in weights.items()})
+    tables = {n: v.astype(real) for n, v in Transformer(NETWORKS[name].model).tables().items()}
+    sums = numpy_inputs(**{n: np.full(v.shape, 7, real) for n, v in weights.items()})
+    arrays = {**batch, "shares": batch["shares"].astype(real), "keep": np.zeros(1, real)}
+    inputs = numpy_inputs(**arrays, positions=positions_of(batch["documents"]))
+    loss = steps.accumulate(w, sums, numpy_inputs(**tables), {**inputs, **handles}).item()
+    return loss, {n: t.numpy().copy() for n, t in sums.items()}
+
+
+def smoothing(name: str) -> float:
+    return NETWORKS[name].phases[0].phase.objective.label_smoothing
+
+
+def apart(made: np.ndarray, exact: np.ndarray) -> float:
+    """Norm of the difference, relative to the norm of what is exact."""
+    return float(np.linalg.norm(made.astype(np.float64) - exact) / (np.linalg.norm(exact) + 1e-300))

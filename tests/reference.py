@@ -1,0 +1,198 @@
+"""A second implementation of what a Plan means: numpy, float64, from the papers' formulas, written to be read.
+
+It shares nothing with the graphs but the names of the weights. Rows are handled one by one, heads one by one.
+
+Shape letters: T tokens, D width, V vocabulary, N positions of a batch; d head width, F hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from llmspec.compiler.plan import ModelPlan
+
+Array = np.ndarray
+Weights = Mapping[str, Array]
+
+
+# -- activations, norms, softmax ------------------------------------------------------------------------------------
+
+
+def sigmoid(x: Array) -> Array:
+    return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
+
+
+def gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": gelu,
+    "silu": lambda x: x * sigmoid(x),
+    "swiglu": lambda x: x * sigmoid(x),
+    "geglu": gelu,
+}
+GATED = ("swiglu", "geglu")
+
+
+def layernorm(w: Weights, name: str, x_TD: Array, eps: float) -> Array:
+    mean, variance = x_TD.mean(-1, keepdims=True), x_TD.var(-1, keepdims=True)
+    return (x_TD - mean) / np.sqrt(variance + eps) * w[f"{name}.weight"] + w.get(f"{name}.bias", 0.0)
+
+
+def rmsnorm(w: Weights, name: str, x_TD: Array, eps: float) -> Array:
+    return x_TD / np.sqrt((x_TD**2).mean(-1, keepdims=True) + eps) * w[f"{name}.weight"]
+
+
+NORMS: dict[str, Callable[..., Array]] = {"layernorm": layernorm, "rmsnorm": rmsnorm}
+
+
+def softmax(x: Array, seen: Array | None = None) -> Array:
+    """Over the last axis, of the places that are seen; the others get 0, and a row that sees nothing is 0."""
+    seen = np.ones(x.shape, bool) if seen is None else np.broadcast_to(seen, x.shape)
+    low = np.where(seen, x, -np.inf)
+    high = low.max(-1, keepdims=True)
+    e = np.exp(low - np.where(np.isfinite(high), high, 0))
+    total = e.sum(-1, keepdims=True)
+    return np.divide(e, total, out=np.zeros_like(e), where=total > 0)
+
+
+def cross_entropy(logits_NV: Array, targets_N: Array, smoothing: float = 0.0) -> Array:
+    """Nats: the expected -log p under the target, `smoothing` of which is spread evenly (Szegedy et al. 2016)."""
+    high = logits_NV.max(-1, keepdims=True)
+    log_p = logits_NV - high - np.log(np.exp(logits_NV - high).sum(-1, keepdims=True))
+    wanted = np.full(logits_NV.shape, smoothing / logits_NV.shape[-1])
+    wanted[np.arange(len(targets_N)), targets_N] += 1 - smoothing
+    return -(wanted * log_p).sum(-1)
+
+
+# -- positions ------------------------------------------------------------------------------------------------------
+
+
+def sinusoid(position: float, width: int, theta: float) -> Array:
+    """PE(p, 2i) = sin(p / theta^(2i/D)), PE(p, 2i+1) = cos of the same."""
+    return np.array(
+        [(np.cos if c % 2 else np.sin)(position / theta ** ((c - c % 2) / width)) for c in range(width)], np.float64
+    )
+
+
+def rotated(x_Td: Array, positions: Array, theta: float) -> Array:
+    """Number i and number i + d/2 are one complex number, turned by p·theta^(-2i/d)."""
+    half = x_Td.shape[-1] // 2
+    turned = (x_Td[:, :half] + 1j * x_Td[:, half:]) * np.exp(
+        1j * positions[:, None] * theta ** (-2 * np.arange(half) / x_Td.shape[-1])
+    )
+    return np.concatenate([turned.real, turned.imag], -1)
+
+
+def slopes(heads: int) -> list[float]:
+    """2^(-8/n) and its powers; for other numbers of heads those of the power of two below, then every other above."""
+    if heads & (heads - 1) == 0:
+        return [2.0 ** (-8 * (i + 1) / heads) for i in range(heads)]
+    below = 1
+    while 2 * below < heads:
+        below *= 2
+    return slopes(below) + slopes(2 * below)[0::2][: heads - below]
+
+
+EMBEDDED: dict[str, Callable[..., Array]] = {
+    "learned": lambda part, w, p, width: w["position.weight"][p],
+    "sinusoidal": lambda part, w, p, width: np.stack([sinusoid(x, width, part.theta) for x in p]),
+}
+KNOWN_POSITIONS = ("learned", "sinusoidal", "rope", "alibi", "none")
+
+
+# -- the network ----------------------------------------------------------------------------------------------------
+
+
+def linear(w: Weights, name: str, x: Array) -> Array:
+    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+
+
+def attention(plan: ModelPlan, w: Weights, name: str, x_TD: Array, positions: Array, seen_TT: Array) -> Array:
+    d, share = plan.head_dim, plan.heads // plan.kv_heads
+    q, k, v = (linear(w, f"{name}.{p}_proj", x_TD) for p in "qkv")
+    heads = []
+    for h in range(plan.heads):
+        group = h // share
+        q_Td, k_Td, v_Td = q[:, h * d : (h + 1) * d], k[:, group * d : (group + 1) * d], v[:, group * d : (group + 1) * d]
+        if plan.position.kind == "rope":
+            q_Td, k_Td = (rotated(m, positions, plan.position.theta) for m in (q_Td, k_Td))
+        scores = q_Td @ k_Td.T / np.sqrt(d)
+        if plan.position.kind == "alibi":
+            scores = scores - slopes(plan.heads)[h] * (positions[:, None] - positions[None, :])
+        heads.append(softmax(scores, seen_TT) @ v_Td)
+    return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
+
+
+def mlp(plan: ModelPlan, w: Weights, name: str, x_TD: Array) -> Array:
+    kind = plan.mlp.kind
+    up = linear(w, f"{name}.up_proj", x_TD)
+    act = ACTIVATIONS[kind]
+    return linear(w, f"{name}.down_proj", act(linear(w, f"{name}.gate_proj", x_TD)) * up if kind in GATED else act(up))
+
+
+def row_logits(plan: ModelPlan, w: Weights, tokens: Array, documents: Array | None = None) -> Array:
+    """Logits (T, V) of one row; `documents` holds the document of each token, where they do not see one another."""
+    assert plan.position.kind in KNOWN_POSITIONS, "write down the formula of this position"
+    T = len(tokens)
+    seen, positions = np.tril(np.ones((T, T), bool)), np.arange(T)
+    if documents is not None:
+        seen &= documents[:, None] == documents[None, :]
+        positions = restarted(documents)
+    norm = lambda name, x: NORMS[plan.norm.kind](w, name, x, plan.norm.eps)
+    x = w["embed_tokens.weight"][tokens]
+    if plan.position.kind in EMBEDDED:
+        x = x + EMBEDDED[plan.position.kind](plan.position, w, positions, plan.d_model)
+    for i in range(plan.layers):
+        look = lambda h, i=i: attention(plan, w, f"layers.{i}.attention", h, positions, seen)
+        think = lambda h, i=i: mlp(plan, w, f"layers.{i}.mlp", h)
+        for name, f in ((f"layers.{i}.attention_norm", look), (f"layers.{i}.mlp_norm", think)):
+            x = x + f(norm(name, x)) if plan.norm.placement == "pre" else norm(name, x + f(x))
+    if plan.norm.placement == "pre":
+        x = norm("final_norm", x)
+    return x @ w["embed_tokens.weight" if plan.tied_embeddings else "lm_head.weight"].T
+
+
+def restarted(documents: Array) -> Array:
+    """Positions that start from 0 with each document of a row, whose tokens stand together."""
+    starts = [i for i in range(len(documents)) if i == 0 or documents[i] != documents[i - 1]]
+    return np.array([i - max(s for s in starts if s <= i) for i in range(len(documents))])
+
+
+def double(weights: Weights) -> dict[str, Array]:
+    return {name: value.astype(np.float64) for name, value in weights.items()}
+
+
+def logits(plan: ModelPlan, weights: Weights, tokens_BT: Array, documents_BT: Array | None = None) -> Array:
+    """Logits (B, T, V)."""
+    w = double(weights)
+    rows = range(len(tokens_BT))
+    return np.stack(
+        [row_logits(plan, w, tokens_BT[r], None if documents_BT is None else documents_BT[r]) for r in rows]
+    )
+
+
+def loss(plan: ModelPlan, weights: Weights, batch: Mapping[str, Any], smoothing: float) -> float:
+    """The sum of the losses of a batch, each times its share."""
+    out = logits(plan, weights, batch["tokens"], batch.get("documents"))
+    losses = cross_entropy(out.reshape(-1, plan.vocab), batch["targets"].reshape(-1), smoothing)
+    return float((losses * batch["shares"].reshape(-1).astype(np.float64)).sum())
+
+
+def parameters(plan: ModelPlan) -> int:
+    """Number of weights, from the sizes alone."""
+    D, kv = plan.d_model, plan.kv_heads * plan.head_dim
+    biased = plan.attention.bias
+    attention = 2 * D * D + 2 * D * kv + biased * (D + 2 * kv) + bool(plan.attention.output_bias) * D
+    F = plan.mlp.d_ff or 0
+    matrices = 3 if plan.mlp.kind in GATED else 2
+    block = attention + matrices * D * F + plan.mlp.bias * ((matrices - 1) * F + D)
+    norm = D * (2 if getattr(plan.norm, "bias", False) else 1)
+    norms = 2 * plan.layers + (plan.norm.placement == "pre")
+    tables = plan.vocab * D * (1 if plan.tied_embeddings else 2) + (plan.context * D if plan.position.kind == "learned" else 0)
+    return tables + plan.layers * block + norms * norm
