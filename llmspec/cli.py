@@ -58,7 +58,7 @@ def sample(
     system: Annotated[str, typer.Option(help="What a chat model is told before the prompt.")] = "",
     n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as text, even with a chat model.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as text, chat model or not.")] = False,
     set_: Sets = None,
     json_: Json = False,
 ) -> None:
@@ -66,14 +66,15 @@ def sample(
     from llmspec.render import samples
 
     with failures():
-        model, settings = opened(run), decoding_overrides(set_)
+        model = opened(run)
+        decoding = decoding_settings(model, set_)
         chat = model.chat and not plain
         turns: Any = [("system", system), ("user", prompt)] if chat and system else prompt
         if json_:
-            answers = model.generate(turns, n=n, seed=seed, chat=chat, **settings)
+            answers = model.generate(turns, n=n, seed=seed, chat=chat, decoding=decoding)
             print(json.dumps(samples.as_data(model, prompt, answers), ensure_ascii=False, indent=1))
         else:
-            samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, **settings), n)
+            samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n)
 
 
 @app.command(epilog="Examples:  `llmspec explain specs/quickstart.yaml`  ·  `llmspec explain runs/quickstart`  ·  "
@@ -94,7 +95,8 @@ def explain(
         elif prompt is not None:
             from llmspec.explain.decoding import explain_prompt
 
-            report = explain_prompt(opened(what), prompt, seed=seed, top=top, **decoding_overrides(set_))
+            model = opened(what)
+            report = explain_prompt(model, prompt, seed=seed, top=top, decoding=decoding_settings(model, set_))
         else:
             from llmspec.explain.run import explain_run
             from llmspec.runs.run import RunFolder
@@ -190,22 +192,11 @@ def opened(path: Path | None) -> Any:
     return model
 
 
-def decoding_overrides(sets: list[str] | None) -> dict[str, Any]:
-    """`decoding.top_p=0.9` -> {"top_p": 0.9}; other sections cannot change after training."""
-    from llmspec.core.problems import LlmspecError, Problem, one_of
-    from llmspec.spec.decoding import Decoding
-    from llmspec.spec.yaml12 import scalar_or_flow
+def decoding_settings(model: Any, sets: list[str] | None) -> Any:
+    """The run's decoding settings with the overrides on top. Raises SpecError."""
+    from llmspec.spec import override_decoding
 
-    settings: dict[str, Any] = {}
-    for text in sets or ():
-        key, equals, value = text.partition("=")
-        section, _, name = key.strip().rpartition(".")
-        if not equals or section not in ("", "decoding"):
-            raise LlmspecError(f"`--set {text}` changes nothing here", hint="write --set decoding.temperature=0.5")
-        if name not in Decoding.model_fields:
-            raise LlmspecError(Problem(f"`{name}` is no setting of decoding", hint=one_of(name, Decoding.model_fields)))
-        settings[name] = scalar_or_flow(value)
-    return settings
+    return override_decoding(model.plan.decoding, sets or ())
 
 
 @contextmanager

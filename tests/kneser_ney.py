@@ -1,4 +1,4 @@
-"""An interpolated Kneser–Ney bigram model (Chen & Goodman 1999, section 2.7): the least that a language model must beat."""
+"""An interpolated Kneser–Ney bigram model (Chen & Goodman 1999, section 2.7): the least a model must beat."""
 
 from __future__ import annotations
 

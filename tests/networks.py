@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-
 import reference
+
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.model.device import open_device

@@ -11,9 +11,9 @@ from llmspec.spec.schema import Spec
 
 PASSES: tuple[Pass, ...] = (
     Pass("choose device", ("device",), network.choose_device),
-    Pass("resolve parts", ("model", "tokenizer"), network.resolve_parts),
+    Pass("resolve parts", ("any_model",), network.resolve_parts),
     Pass("check parts", ("dims",), network.check_parts),
-    Pass("build tensor table", ("dims",), network.build_table),
+    Pass("build tensor table", ("dims", "whole_model", "tokenizer"), network.build_table),
     Pass("order phases", ("phases",), schedule.order_phases),
     Pass("plan phases", ("model", "order"), schedule.plan_phases),
     Pass("address phases", ("model", "planned"), schedule.address_phases),

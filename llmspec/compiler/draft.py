@@ -29,7 +29,9 @@ class Draft:
 
     def having(self, *needs: str) -> bool:
         """Whether every named section or result is there and sound."""
-        return all(getattr(self, n, None) or getattr(self.sections, n, None) for n in needs)
+        s = self.sections
+        known = {"any_model": s.model or s.rough_model, "whole_model": s.model}
+        return all(known.get(n) or getattr(self, n, None) or getattr(s, n, None) for n in needs)
 
     def decided(self, path: str, defaults: dict[str, Default]) -> tuple[Decision, ...]:
         """The decisions so far with these added."""

@@ -22,9 +22,9 @@ def choose_device(draft: Draft) -> Draft:
 
 def resolve_parts(draft: Draft) -> Draft:
     """Open keys of the model's parts get their values, and the dimensions follow."""
-    model, tokenizer = draft.sections.model, draft.sections.tokenizer
-    assert model is not None and tokenizer is not None
-    dims = Dims(model.d_model, model.layers, model.context, tokenizer.size())
+    model, tokenizer = draft.sections.model or draft.sections.rough_model, draft.sections.tokenizer
+    assert model is not None
+    dims = Dims(model.d_model, model.layers, model.context, tokenizer.size() if tokenizer else 0)
     decisions = draft.decisions
     resolved = {}
     for key in ("attention", "mlp", "position", "norm"):
@@ -35,19 +35,19 @@ def resolve_parts(draft: Draft) -> Draft:
     attention = resolved["attention"]
     heads = attention.heads
     dims = replace(dims, heads=heads, kv_heads=attention.key_value_heads(), head_dim=max(1, dims.d_model // heads))
-    sections = replace(draft.sections, model=model.model_copy(update=resolved))
+    filled = model.model_copy(update=resolved)
+    sections = draft.sections
+    sections = replace(sections, model=filled) if sections.model else replace(sections, rough_model=filled)
     return replace(draft, sections=sections, dims=dims, decisions=decisions)
 
 
 def check_parts(draft: Draft) -> Draft:
     """Every part says what is wrong with its settings at these dimensions."""
     assert draft.dims is not None
-    found = [
-        problem.at("model", key)
-        for key in ("attention", "mlp", "position", "norm")
-        for problem in getattr(draft.sections.model, key).check(draft.dims)
-    ]
-    return draft.with_problems(found)
+    sections, keys = draft.sections, ("attention", "mlp", "position", "norm")
+    model, sound = sections.model or sections.rough_model, keys if sections.model else sections.sound
+    return draft.with_problems(
+        p.at("model", k) for k in keys if k in sound for p in getattr(model, k).check(draft.dims))
 
 
 def tensors(model: ModelSpec, dims: Dims) -> list[TensorPlan]:

@@ -62,21 +62,22 @@ class LanguageModel:
             return chat_prompt(self.codec, [("user", prompt)], markers)
         return text_prompt(self.codec, prompt, markers)
 
-    def settings(self, **decoding: Any) -> Decoding:
-        """The run's decoding settings with these replaced; strict like the spec's."""
-        return Decoding.model_validate({**self.plan.decoding.model_dump(), **decoding})
+    def settings(self, decoding: Decoding | None = None, **changes: Any) -> Decoding:
+        """These decoding settings (the run's where none are given) with some replaced; strict like the spec's."""
+        return (decoding or self.plan.decoding).updated(**changes)
 
     def generate(self, prompt: str | Sequence[tuple[str, str]], *, n: int = 1, seed: int | None = None,
-                 chat: bool | None = None, **decoding: Any) -> list[Generation]:
-        """`n` answers to a prompt, with the run's decoding settings unless some are given."""
-        settings = self.settings(**decoding)
+                 chat: bool | None = None, decoding: Decoding | None = None, **changes: Any) -> list[Generation]:
+        """`n` answers to a prompt, with the run's decoding settings unless others, or changes to them, are given."""
+        settings = self.settings(decoding, **changes)
         return generate(self.decoder, self.codec, [self.tokens(prompt, chat)], settings, n=n,
                         seed=self.seed(seed, settings), chat=self.chat if chat is None else chat)
 
     def stream(self, prompt: str | Sequence[tuple[str, str]], *, n: int = 1, seed: int | None = None,
-               chat: bool | None = None, tracing: bool = False, **decoding: Any) -> Iterator[Event]:
+               chat: bool | None = None, tracing: bool = False, decoding: Decoding | None = None,
+               **changes: Any) -> Iterator[Event]:
         """The same, token by token; with `tracing` each event tells what every filter did."""
-        settings = self.settings(**decoding)
+        settings = self.settings(decoding, **changes)
         return stream(self.decoder, self.codec, [self.tokens(prompt, chat)], settings, n=n, tracing=tracing,
                       seed=self.seed(seed, settings), chat=self.chat if chat is None else chat)
 

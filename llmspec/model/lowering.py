@@ -33,7 +33,9 @@ class CPUOps(Ops):
         return native.softmax(self._native, scores, mask)
 
     def gated(self, activation: str, gate: Tensor, up: Tensor) -> Tensor:
-        return native.silu_gated(self._native, gate, up) if activation == "silu" else super().gated(activation, gate, up)
+        if activation != "silu":
+            return super().gated(activation, gate, up)
+        return native.silu_gated(self._native, gate, up)
 
     def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
         return native.cross_entropy(self._native, logits_NV, targets_N, label_smoothing)

@@ -23,12 +23,12 @@ def as_text(problem: Problem) -> Text:
     """One problem in a few lines."""
     text = Text()
     if problem.mark:
-        text.append(f"{problem.mark.file}:{problem.mark.line}:{problem.mark.column}: ", style="bold")
+        text.append(f"{problem.mark}: ", style="bold")
     if problem.path:
         text.append(f"{dotted(problem.path)}: ", style="cyan")
     text.append(problem.message, style="red")
     if problem.mark and problem.mark.text:
-        text.append(f"\n  | {problem.mark.text}", style="dim")
+        text.append("".join(f"\n  {line.strip()}" for line in problem.mark.excerpt().splitlines() if line), style="dim")
     if problem.hint:
         text.append("\n  hint: ", style="green").append(problem.hint)
     if problem.consequence:

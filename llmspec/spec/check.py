@@ -38,6 +38,10 @@ class Sections:
     decoding: Decoding | None = None
     spec: Spec | None = None
     """The whole, where nothing is broken."""
+    rough_model: ModelSpec | None = None
+    """Where `model` is broken: its sound keys, with defaults for the others; only for checks of those keys."""
+    sound: frozenset[str] = frozenset()
+    """The sound keys of `rough_model`."""
 
 
 def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
@@ -51,10 +55,39 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
         phases={str(p[1]): v for p, v in found.items() if p[:1] == ("phases",) and len(p) == 2},
         **{key: found.get((key,)) for key in ("name", "seed", "device", "model", "tokenizer", "decoding")},
     )
+    if sections.model is None:
+        sections = replace(sections, **rough_model(tree, found))
     problems = [*checker.problems, *check_references(tree)]
     if sections.tokenizer is not None:
         problems += [p.at("tokenizer") for p in sections.tokenizer.check()]
     return sections, tuple(problems)
+
+
+def rough_model(tree: Tree, found: Mapping[Path, Any]) -> dict[str, Any]:
+    """What can be said of a broken model: `rough_model` and `sound` of Sections, or nothing."""
+    written = tree.data.get("model") if isinstance(tree.data, Mapping) else None
+    if not isinstance(written, Mapping):
+        return {}
+    values = {k: found.get(("model", k), v) for k, v in written.items() if k in ModelSpec.model_fields}
+    while True:
+        try:
+            return {"rough_model": ModelSpec.model_validate(values), "sound": frozenset(values)}
+        except ValidationError as error:
+            bad = {str(e["loc"][0]) for e in error.errors(include_url=False)} & values.keys()
+            if not bad:  # what is missing has no default
+                return {}
+            values = {k: v for k, v in values.items() if k not in bad}
+
+
+def check_section(name: str, tree: Tree) -> tuple[Any, tuple[Problem, ...]]:
+    """One section of a tree that holds nothing else: what it builds, or None, and its problems."""
+    checker = _Checker(tree)
+    shape = spec_shape().child(name, {})
+    assert shape is not None
+    others = [Problem(f"`{key}` was settled in training", (key,), hint=f"only `{name}` can change now",
+                      consequence="nothing would read it") for key in tree.data if key != name]
+    built = checker.part(shape, tree.data[name], (name,))
+    return built, (*others, *checker.problems)
 
 
 class _Checker:

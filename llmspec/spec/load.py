@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 from llmspec.core.problems import Mark, Path, Problem, SpecError
-from llmspec.spec.check import Sections, check_structure
+from llmspec.spec.check import Sections, check_section, check_structure
+from llmspec.spec.decoding import Decoding
+from llmspec.spec.dump import to_yaml
 from llmspec.spec.layers import Layers
+from llmspec.spec.recovery import parse
 from llmspec.spec.schema import Spec
 from llmspec.spec.yaml12 import Node, Tree
 
@@ -82,6 +85,19 @@ def load_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Lo
     if reading.problems or reading.sections.spec is None:
         raise SpecError(reading.problems)
     return Loaded(reading.files, reading.tree, reading.sections, (), reading.sections.spec)
+
+
+def override_decoding(decoding: Decoding, overrides: Iterable[str]) -> Decoding:
+    """Decoding settings with `decoding.top_p=0.9` and the like on top, as strict as a spec. Raises SpecError."""
+    layers = Layers()
+    below = parse(to_yaml({"decoding": decoding.model_dump(mode="json")}), "decoding").root
+    assert below is not None
+    root = layers.override(below, overrides)
+    built, problems = check_section("decoding", Tree.of(Node(root.value, root.mark)))
+    if layers.problems or problems:
+        tree = Tree.of(Node(root.value, root.mark))
+        raise SpecError([*layers.problems, *(replace(p, mark=p.mark or locate(p.path, tree, ())) for p in problems)])
+    return built
 
 
 def locate(path: Path, tree: Tree, files: tuple[tuple[FilePath, str], ...]) -> Mark:

@@ -19,12 +19,12 @@ from llmspec.parts.sources import Source
 from llmspec.parts.tokenizers import Tokenizer
 from llmspec.spec.decoding import Decoding
 
-AnyPosition = Annotated[Position, choice(positions.TABLE)]
+AnyPosition = Annotated[Position, choice(positions.TABLE, "rope")]
 AnyAttention = Annotated[Attention, choice(attentions.TABLE, "grouped_query")]
-AnyMLP = Annotated[MLP, choice(mlps.TABLE)]
-AnyNorm = Annotated[Norm, choice(norms.TABLE)]
+AnyMLP = Annotated[MLP, choice(mlps.TABLE, "swiglu")]
+AnyNorm = Annotated[Norm, choice(norms.TABLE, "rmsnorm")]
 AnyInitializer = Annotated[Initializer, choice(inits.TABLE, "normal")]
-AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE)]
+AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE, "byte")]
 AnySource = Annotated[Source, choice(sources.TABLE)]
 AnyPhase = Annotated[Phase, choice(phases.TABLE)]
 

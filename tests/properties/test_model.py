@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import networks
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, apart, drawn_tokens, drawn_weights, plan_of
 
-import networks
-import reference
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.model.transformer import Transformer, assert_complete
 from llmspec.model.weights import drawn
 from llmspec.parts import attentions, inits, mlps, norms, positions
 from llmspec.parts.base import Init
-from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, apart, drawn_tokens, drawn_weights, plan_of
 
 seeds = st.integers(0, 2**32 - 1)
 few_draws = settings(deadline=None, max_examples=4)

@@ -39,7 +39,9 @@ class Phase(Part):
         default_factory=lambda: optimizers.AdamW()
     )
     """How weights follow their gradients."""
-    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(default_factory=lambda: schedules.Cosine())
+    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(
+        default_factory=lambda: schedules.Cosine()
+    )
     """How the learning rate moves over the phase."""
     objective: Annotated[objectives.CrossEntropy, choice(objectives.TABLE, "cross_entropy")] = Field(
         default_factory=lambda: objectives.CrossEntropy()
