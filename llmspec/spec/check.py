@@ -49,11 +49,14 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     checker = _Checker(tree)
     spec = checker.part(spec_shape(), tree.data, ())
     found = checker.valid
+    top: dict[str, Any] = {
+        key: found.get((key,)) for key in ("name", "seed", "device", "model", "tokenizer", "decoding")
+    }
     sections = Sections(
         spec=spec if isinstance(spec, Spec) else None,
         sources={str(p[2]): v for p, v in found.items() if p[:2] == ("data", "sources") and len(p) == 3},
         phases={str(p[1]): v for p, v in found.items() if p[:1] == ("phases",) and len(p) == 2},
-        **{key: found.get((key,)) for key in ("name", "seed", "device", "model", "tokenizer", "decoding")},
+        **top,
     )
     if sections.model is None:
         sections = replace(sections, **rough_model(tree, found))
