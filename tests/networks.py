@@ -22,7 +22,9 @@ from llmspec.spec.schema import Spec
 
 open_device("CPU")
 
-from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402  (the compiler comes first)
+from tinygrad.dtype import _to_np_dtype as to_numpy  # noqa: E402  (the compiler comes first)
+
+from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402
 from llmspec.model.steps import Steps, captured_at_once  # noqa: E402
 from llmspec.model.transformer import Transformer, block_view  # noqa: E402
 
@@ -108,24 +110,53 @@ def drawn_tokens(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng([seed, 99]).integers(0, VOCAB, shape or (ROWS, CONTEXT)).astype(np.int32)
 
 
+class Inputs(dict[str, Any]):
+    """Realized tensors of one graph, made once; what is put into them is written straight into their memory."""
+
+    def put(self, arrays: Mapping[str, np.ndarray]) -> Inputs:
+        if not self:
+            self.update(numpy_inputs(**arrays))
+        for name, array in arrays.items():
+            memory(self[name])[...] = array
+        return self
+
+
+def memory(tensor: Any) -> np.ndarray:
+    """A realized tensor's own numbers, not a copy: reading and writing past the scheduler saves most of a test."""
+    view = tensor.uop.base.buffer.as_memoryview(force_zero_copy=True)
+    return np.frombuffer(view, to_numpy(tensor.dtype)).reshape(tensor.shape)
+
+
+class Graph:
+    """One captured function of a network with its inputs."""
+
+    def __init__(self, plan: ModelPlan, plain: bool, call: Any) -> None:
+        self.handles, self.call = lowering("CPU", plain).inputs, call
+        self.weights, self.sums, self.batch = Inputs(), Inputs(), Inputs()
+        self._arrays, self._tables = Transformer(plan).tables(), Inputs()
+
+    def tables(self, real: Any = np.float32) -> Inputs:
+        return self._tables.put({n: v.astype(real) for n, v in self._arrays.items()})
+
+
 @functools.cache
-def _logits(name: str, plain: bool) -> Any:
-    model, ops = Transformer(NETWORKS[name].model), lowering("CPU", plain)
+def _logits(name: str, plain: bool) -> Graph:
+    model, low = Transformer(NETWORKS[name].model), lowering("CPU", plain)
 
     def logits(weights: Any, tables: Any, inputs: Any) -> Any:
         view = block_view(CONTEXT, inputs["positions"], inputs["documents"])
-        return model.logits(ops.ops(inputs), {**weights, **tables}, inputs["tokens"], view).realize()
+        return model.logits(low.ops(inputs), {**weights, **tables}, inputs["tokens"], view).realize()
 
-    return captured_at_once(logits), numpy_inputs(**model.tables()), ops.inputs
+    return Graph(model.plan, plain, captured_at_once(logits))
 
 
 def logits(name: str, weights: Arrays, tokens: np.ndarray, documents: np.ndarray | None = None, *,
            plain: bool = False) -> np.ndarray:
     """Logits (ROWS, CONTEXT, VOCAB) by the network's graph, the same graph at every call."""
-    jit, tables, handles = _logits(name, plain)
+    graph = _logits(name, plain)
     documents = np.zeros_like(tokens) if documents is None else documents
-    inputs = numpy_inputs(tokens=tokens, documents=documents, positions=positions_of(documents))
-    return jit(numpy_inputs(**weights), tables, {**inputs, **handles}).numpy().copy()
+    batch = graph.batch.put({"tokens": tokens, "documents": documents, "positions": positions_of(documents)})
+    return memory(graph.call(graph.weights.put(weights), graph.tables(), {**batch, **graph.handles})).copy()
 
 
 def positions_of(documents: np.ndarray) -> np.ndarray:
@@ -133,9 +164,9 @@ def positions_of(documents: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _steps(name: str, plain: bool) -> Any:
-    plan, ops = NETWORKS[name], lowering("CPU", plain)
-    return Steps(plan, plan.phases[0], ops), ops.inputs
+def _gradients(name: str, plain: bool) -> Graph:
+    plan = NETWORKS[name]
+    return Graph(plan.model, plain, Steps(plan, plan.phases[0], lowering("CPU", plain)).accumulate)
 
 
 def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False) -> tuple[float, Arrays]:
@@ -143,15 +174,13 @@ def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False
 
     On the CPU's lowering in float32, or with `double` on the plain one in float64.
     """
-    steps, handles = _steps(name, double)
-    real = np.float64 if double else np.float32
-    w = numpy_inputs(**{n: v.astype(real) for n, v in weights.items()})
-    tables = {n: v.astype(real) for n, v in Transformer(NETWORKS[name].model).tables().items()}
-    sums = numpy_inputs(**{n: np.full(v.shape, 7, real) for n, v in weights.items()})
-    arrays = {**batch, "shares": batch["shares"].astype(real), "keep": np.zeros(1, real)}
-    inputs = numpy_inputs(**arrays, positions=positions_of(batch["documents"]))
-    loss = steps.accumulate(w, sums, numpy_inputs(**tables), {**inputs, **handles}).item()
-    return loss, {n: t.numpy().copy() for n, t in sums.items()}
+    graph, real = _gradients(name, double), np.float64 if double else np.float32
+    w = graph.weights.put({n: v.astype(real) for n, v in weights.items()})
+    sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items()})
+    arrays = {**batch, "positions": positions_of(batch["documents"]), "keep": np.zeros(1, real)}
+    inputs = graph.batch.put({**arrays, "shares": batch["shares"].astype(real)})
+    loss = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})
+    return float(memory(loss)), {n: memory(t).copy() for n, t in sums.items()}
 
 
 def smoothing(name: str) -> float:

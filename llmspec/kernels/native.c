@@ -34,25 +34,54 @@ void scatter_rows(float *out, const float *gradient, const int32_t *ids, int64_t
   }
 }
 
-// out, scores (b, h, t, s); mask (bm, t, s) with bm = b or 1, nonzero where a key is seen. Masked places get 0.
+// The largest of x (n), at least -1e30. In lanes, since a comparison that minds NaN is not vectorised across a row.
+static inline float highest(const float *x, int64_t n) {
+  float lanes[16];
+  int64_t j = 0;
+  for (int k = 0; k < 16; k++) lanes[k] = -1e30f;
+  for (; j + 16 <= n; j += 16)
+    for (int k = 0; k < 16; k++) lanes[k] = x[j + k] > lanes[k] ? x[j + k] : lanes[k];
+  for (; j < n; j++) lanes[0] = x[j] > lanes[0] ? x[j] : lanes[0];
+  for (int k = 1; k < 16; k++) lanes[0] = lanes[k] > lanes[0] ? lanes[k] : lanes[0];
+  return lanes[0];
+}
+
+// y (n) = e^(x - max x) over its sum
+static inline void softmax_row(float *y, const float *x, int64_t n) {
+  float high = highest(x, n), total = 0.0f;
+  for (int64_t j = 0; j < n; j++) {
+    float e = exp_negative(x[j] - high);
+    y[j] = e;
+    total += e;
+  }
+  float scale = 1.0f / total;
+  for (int64_t j = 0; j < n; j++) y[j] *= scale;
+}
+
+static inline int64_t ones(const uint8_t *m, int64_t n) {
+  int64_t sum = 0;
+  for (int64_t j = 0; j < n; j++) sum += m[j];
+  return sum;
+}
+
+// out, scores (b, h, t, s); mask (bm, t, s) with bm = b or 1, 1 where a key is seen, else 0. Masked places get 0.
 void softmax_masked(float *out, const float *scores, const uint8_t *mask, int64_t b, int64_t h, int64_t t, int64_t s,
                     int64_t bm) {
   for (int64_t row = 0; row < b * h * t; row++) {
     const float *x = scores + row * s;
     const uint8_t *m = mask + ((bm == 1 ? 0 : row / (h * t)) * t + row % t) * s;
     float *y = out + row * s;
-    float high = -1e30f, total = 0.0f;
-    for (int64_t j = 0; j < s; j++) {
-      float seen = m[j] ? x[j] : -1e30f;
-      high = seen > high ? seen : high;
+    const uint8_t *first = memchr(m, 1, s);
+    int64_t start = first ? first - m : s, seen = ones(m, s), end = start + seen;
+    if (end <= s && ones(m + start, seen) == seen) { // a causal row, a document's row: one run of keys, or none
+      memset(y, 0, start * sizeof(float));
+      memset(y + end, 0, (s - end) * sizeof(float));
+      if (seen) softmax_row(y + start, x + start, seen);
+    } else { // any other mask: what is masked is far below the rest
+      for (int64_t j = 0; j < s; j++) y[j] = m[j] ? x[j] : -1e30f;
+      softmax_row(y, y, s);
+      for (int64_t j = 0; j < s; j++) y[j] = m[j] ? y[j] : 0.0f;
     }
-    for (int64_t j = 0; j < s; j++) {
-      float e = exp_negative(m[j] ? x[j] - high : -1e30f);
-      y[j] = m[j] ? e : 0.0f;
-      total += y[j];
-    }
-    float scale = total > 0.0f ? 1.0f / total : 0.0f;
-    for (int64_t j = 0; j < s; j++) y[j] *= scale;
   }
 }
 
@@ -61,8 +90,12 @@ void softmax_backward(float *out, const float *gradient, const float *p, int64_t
   for (int64_t row = 0; row < rows; row++) {
     const float *g = gradient + row * s, *y = p + row * s;
     float dot = 0.0f;
-    for (int64_t j = 0; j < s; j++) dot += g[j] * y[j];
-    for (int64_t j = 0; j < s; j++) out[row * s + j] = y[j] * (g[j] - dot);
+    static const float zeros[16];
+    int64_t end = s; // what is masked behind the last key stays 0
+    while (end >= 16 && !memcmp(y + end - 16, zeros, sizeof zeros)) end -= 16;
+    memset(out + row * s + end, 0, (s - end) * sizeof(float));
+    for (int64_t j = 0; j < end; j++) dot += g[j] * y[j];
+    for (int64_t j = 0; j < end; j++) out[row * s + j] = y[j] * (g[j] - dot);
   }
 }
 
@@ -92,8 +125,7 @@ void cross_entropy(float *losses, float *totals, const float *logits, const int3
   float smoothing = smoothing_ppm * 1e-6f;
   for (int64_t i = 0; i < n; i++) {
     const float *x = logits + i * v;
-    float high = x[0], sum = 0.0f, mean = 0.0f;
-    for (int64_t j = 0; j < v; j++) high = x[j] > high ? x[j] : high;
+    float high = highest(x, v), sum = 0.0f, mean = 0.0f;
     for (int64_t j = 0; j < v; j++) {
       sum += exp_negative(x[j] - high);
       mean += x[j] - high;
@@ -116,5 +148,32 @@ void cross_entropy_backward(float *out, const float *gradient, const float *logi
       y[j] = g * (exp_negative(below < 0.0f ? below : 0.0f) - even);
     }
     y[targets[i]] -= g * (1.0f - smoothing);
+  }
+}
+
+// out (n, d) = x · r · weight with r (n) = 1 / √(mean(x²) + eps); eps counts in 10⁻¹²
+void rms_norm(float *out, float *r, const float *x, const float *weight, int64_t n, int64_t d, int64_t eps) {
+  for (int64_t i = 0; i < n; i++) {
+    const float *row = x + i * d;
+    float squares = 0.0f;
+    for (int64_t j = 0; j < d; j++) squares += row[j] * row[j];
+    r[i] = 1.0f / __builtin_sqrtf(squares / d + eps * 1e-12f);
+    for (int64_t j = 0; j < d; j++) out[i * d + j] = row[j] * r[i] * weight[j];
+  }
+}
+
+// The gradients of rms_norm for x and weight, from that of its result
+void rms_norm_backward(float *to_x, float *to_weight, const float *gradient, const float *x, const float *weight,
+                       const float *r, int64_t n, int64_t d) {
+  memset(to_weight, 0, d * sizeof(float));
+  for (int64_t i = 0; i < n; i++) {
+    const float *row = x + i * d, *g = gradient + i * d;
+    float *out = to_x + i * d, dot = 0.0f;
+    for (int64_t j = 0; j < d; j++) dot += g[j] * weight[j] * row[j];
+    float pull = dot * r[i] * r[i] * r[i] / d;
+    for (int64_t j = 0; j < d; j++) {
+      out[j] = g[j] * weight[j] * r[i] - row[j] * pull;
+      to_weight[j] += g[j] * row[j] * r[i];
+    }
   }
 }

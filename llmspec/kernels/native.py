@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from tinygrad.uop.ops import KernelInfo
 from llmspec.kernels.toolchain import prepare
 
 FUNCTIONS = ("gather_rows", "scatter_rows", "softmax_masked", "softmax_backward", "silu_gated", "silu_gated_backward",
-             "cross_entropy", "cross_entropy_backward")
-FLAGS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
+             "cross_entropy", "cross_entropy_backward", "rms_norm", "rms_norm_backward")
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
+FLAGS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", *WIDE)
 """What lets clang vectorise the sums; nothing that assumes away NaN or infinity."""
 
 Gradient = Callable[..., "tuple[UOp | None, ...]"]
@@ -137,5 +139,23 @@ def _entropy_gradient(n: int, v: int, ppm: int) -> Gradient:
         logits, targets, address = (Tensor(u) for u in call.src[3:])
         back = _call("cross_entropy_backward", (n * v,), (Tensor(g), logits, totals, targets), (n, v, ppm), address)[0]
         return None, None, back.uop, None, None
+
+    return gradient
+
+
+def rms_norm(address: Tensor, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last axis; eps counts in 10⁻¹²."""
+    d, n, small = _sizes(weight_D.shape[0], x.numel() // weight_D.shape[0], round(eps * 1e12))
+    done = _call("rms_norm", (n * d, n), (x, weight_D), (n, d, small), address, _norm_gradient(n, d))[0]
+    return done.reshape(x.shape)
+
+
+@functools.cache
+def _norm_gradient(n: int, d: int) -> Gradient:
+    def gradient(g: UOp, call: UOp) -> tuple[UOp | None, ...]:
+        r = Tensor(call.src[2].after(call))
+        x, weight, address = (Tensor(u) for u in call.src[3:])
+        to_x, to_weight = _call("rms_norm_backward", (n * d, d), (Tensor(g), x, weight, r), (n, d), address)
+        return None, None, to_x.uop, to_weight.uop, None
 
     return gradient

@@ -15,9 +15,10 @@ def open_device(device: str) -> None:
     if "tinygrad" not in sys.modules:
         os.environ["DEV"] = device
     from tinygrad import Device
+    from tinygrad.helpers import DEV
 
     if device != Device.DEFAULT:
-        Device.DEFAULT = device
+        DEV.value = device  # type: ignore[assignment]  # Device.DEFAULT itself cannot be assigned any more
     from llmspec.kernels.waiting import rest_while_waiting
 
     rest_while_waiting()

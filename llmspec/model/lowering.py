@@ -13,7 +13,7 @@ from llmspec.model.ops import Ops
 
 
 class CPUOps(Ops):
-    """Matrix products, embedding rows, softmax, gated SiLU and the loss as calls of C; everything else plain."""
+    """Matrix products, embedding rows, softmax, RMSNorm, gated SiLU and the loss as calls of C; everything else plain."""
 
     def __init__(self, handles: dict[str, Tensor], int_bits: int, key: Tensor | None, dropout: float) -> None:
         super().__init__(key, dropout)
@@ -36,6 +36,9 @@ class CPUOps(Ops):
         if activation != "silu":
             return super().gated(activation, gate, up)
         return native.silu_gated(self._native, gate, up)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return native.rms_norm(self._native, x, weight, eps)
 
     def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
         return native.cross_entropy(self._native, logits_NV, targets_N, label_smoothing)

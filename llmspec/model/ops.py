@@ -45,6 +45,10 @@ class Ops:
         """A border that fusion does not cross, forward and backward."""
         return x.contiguous().contiguous_backward()
 
+    def assign(self, tensor: Tensor, value: Tensor) -> Tensor:
+        """Writes a value into a state tensor; whoever reads the result reads what was written."""
+        return tensor.assign(value)
+
     # -- attention -----------------------------------------------------------------------------------------------
     def rotate(self, x_BHTd: Tensor, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
         """Rotary positions in the half-split form: x·cos + swap(x)·sin, where swap(a, b) = (-b, a)."""
@@ -57,7 +61,7 @@ class Ops:
         """Softmax over the last axis; masked places get exactly 0, and a fully masked row is all zeros."""
         low = mask.where(scores, -1e30)
         e = mask.where((low - low.max(-1, keepdim=True).detach()).exp(), 0.0)
-        return e / e.sum(-1, keepdim=True).maximum(1e-30)
+        return self.materialise(e / e.sum(-1, keepdim=True).maximum(1e-30))
 
     def attention(self, q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
         """softmax(q·kᵀ/√d + bias | mask)·v -> (B, H, T, d); mask (B or 1, 1, T, S) is True where a key is seen."""
@@ -68,7 +72,7 @@ class Ops:
         k, v = (self.materialise(x).reshape(batch * kv, keys, width) for x in (k_BKSd, v_BKSd))
         scores = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
         weights = self.softmax(scores if bias is None else scores + bias, mask)
-        out = self.matmul(self.materialise(weights).reshape(batch * kv, group * queries, keys), v)
+        out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
         return out.reshape(batch, heads, queries, width)
 
     # -- norms and activations -----------------------------------------------------------------------------------

@@ -86,11 +86,9 @@ class Steps:
         ops, optimizer, changed = self._lowering.ops(inputs), self._phase.optimizer, []
         for (name, w), g in zip(weights.items(), gradients, strict=True):
             role = self._roles[name]
-            old = {s: state[f"{name}:{s}"] for s in optimizer.state(role)}
-            new, after = optimizer.update(ops, role, w, g, old, inputs["scalars"])
-            assigned = [(w, new)] + [(old[s], after[s]) for s in old]
-            # The new values are drawn up before any is written: they read one another's old values.
-            changed += [tensor.assign(value.contiguous()) for tensor, value in assigned]
+            own = {s: state[f"{name}:{s}"] for s in optimizer.state(role)}
+            new = optimizer.update(ops, role, w, g, own, inputs["scalars"])
+            changed += [w.assign(new), *own.values()]
         Tensor.realize(*changed)
         return norm
 

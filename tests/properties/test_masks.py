@@ -13,7 +13,7 @@ from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, drawn_toke
 from tinygrad import Tensor
 
 from llmspec.compiler.masks import Mask
-from llmspec.model.lowering import lowering, numpy_inputs
+from llmspec.model.lowering import lowering
 
 seeds = st.integers(0, 2**32 - 1)
 some = settings(deadline=None, max_examples=5)
@@ -160,7 +160,7 @@ floats = st.floats(-1e4, 1e4, width=32)
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 def test_masked_places_are_exactly_zero(plain: bool, shared: bool) -> None:
-    ops, handles = lowering("CPU", plain), lowering("CPU", plain).inputs
+    ops, handles, inputs = lowering("CPU", plain), lowering("CPU", plain).inputs, networks.Inputs()
 
     @networks.captured_at_once
     def graph(x: Tensor, mask: Tensor, g: Tensor, handles: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -173,8 +173,8 @@ def test_masked_places_are_exactly_zero(plain: bool, shared: bool) -> None:
            hnp.arrays(bool, (1 if shared else B, 1, T, S)), seeds)
     def check(x: np.ndarray, mask: np.ndarray, seed: int) -> None:
         g = np.random.default_rng(seed).standard_normal(x.shape).astype(np.float32)
-        t = numpy_inputs(x=x, mask=mask, g=g)
-        p, back = (out.numpy().copy() for out in graph(t["x"], t["mask"], t["g"], handles))
+        t = inputs.put({"x": x, "mask": mask, "g": g})
+        p, back = (networks.memory(out).copy() for out in graph(t["x"], t["mask"], t["g"], handles))
         seen = np.broadcast_to(mask, x.shape)
         assert np.isfinite(p).all() and np.isfinite(back).all()
         assert (p[~seen] == 0).all() and (back[~seen] == 0).all() and (p >= 0).all()

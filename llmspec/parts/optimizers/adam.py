@@ -26,13 +26,13 @@ class Adam(Optimizer):
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, 1 / (1 - self.beta1**step), 1 / (1 - self.beta2**step))
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> tuple[Any, dict]:
+    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
         lr, correct1, correct2 = scalars[0], scalars[1], scalars[2]
         if self.decay(role) and not self.decoupled:
             g = g + self.decay(role) * w
-        m = self.beta1 * state["exp_avg"] + (1 - self.beta1) * g
-        v = self.beta2 * state["exp_avg_sq"] + (1 - self.beta2) * g * g
+        m = ops.assign(state["exp_avg"], self.beta1 * state["exp_avg"] + (1 - self.beta1) * g)
+        v = ops.assign(state["exp_avg_sq"], self.beta2 * state["exp_avg_sq"] + (1 - self.beta2) * g * g)
         new = w - lr * (m * correct1) / ((v * correct2).sqrt() + self.eps)
         if self.decay(role) and self.decoupled:
             new = new - lr * self.decay(role) * w
-        return new, {"exp_avg": m, "exp_avg_sq": v}
+        return new

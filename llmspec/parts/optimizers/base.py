@@ -29,8 +29,8 @@ class Optimizer(Part):
         """What the graph reads at `step` (from 1); `factor` is the schedule's. The first is the learning rate."""
         return (self.lr * factor,)
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> tuple[Any, dict]:
-        """(new weight, new state) from weight, gradient and the float32 vector of `scalars`."""
+    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
+        """The new weight from weight, gradient and the float32 vector of `scalars`; writes `state` by ops.assign."""
         raise TypeError(f"{type(self).__name__} updates nothing")
 
     def decay(self, role: Role) -> float:

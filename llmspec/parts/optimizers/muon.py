@@ -34,14 +34,15 @@ class Muon(Optimizer):
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, *self.rest.scalars(factor, step))
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> tuple[Any, dict]:
+    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
         if role != "matrix":
             return self.rest.update(ops, role, w, g, state, scalars[1:])
-        v = self.momentum * state["momentum_buffer"] + (1 - self.momentum) * g
+        mean = self.momentum * state["momentum_buffer"] + (1 - self.momentum) * g
+        v = ops.assign(state["momentum_buffer"], mean)
         direction = (1 - self.momentum) * g + self.momentum * v if self.nesterov else v
         rows, columns = w.shape
         step = orthogonalised(ops, direction, self.iterations) * math.sqrt(max(1.0, rows / columns))
-        return w - scalars[0] * (step + self.weight_decay * w), {"momentum_buffer": v}
+        return w - scalars[0] * (step + self.weight_decay * w)
 
 
 def orthogonalised(ops: Any, g_MN: Any, iterations: int) -> Any:

@@ -20,11 +20,11 @@ class SGD(Optimizer):
     def state(self, role: Role) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> tuple[Any, dict]:
+    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
         if self.decay(role):
             g = g + self.decay(role) * w
         if not self.momentum:
-            return w - scalars[0] * g, {}
-        v = self.momentum * state["momentum_buffer"] + g
+            return w - scalars[0] * g
+        v = ops.assign(state["momentum_buffer"], self.momentum * state["momentum_buffer"] + g)
         direction = g + self.momentum * v if self.nesterov else v
-        return w - scalars[0] * direction, {"momentum_buffer": v}
+        return w - scalars[0] * direction
