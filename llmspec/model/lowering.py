@@ -13,7 +13,7 @@ from llmspec.model.ops import Ops
 
 
 class CPUOps(Ops):
-    """Matrix products, embedding rows, softmax, RMSNorm, gated SiLU and the loss as calls of C; everything else plain."""
+    """Matrix products, embedding rows, softmax, RMSNorm, gated SiLU and loss as calls of C; the rest plain."""
 
     def __init__(self, handles: dict[str, Tensor], int_bits: int, key: Tensor | None, dropout: float) -> None:
         super().__init__(key, dropout)
