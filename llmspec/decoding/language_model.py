@@ -11,7 +11,6 @@ from llmspec.decoding.generate import Event, Generation, generate, stream
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.lowering import lowering, numpy_inputs
-from llmspec.model.steps import captured_at_once
 from llmspec.model.transformer import Transformer, block_view
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.run import RunFolder
@@ -44,7 +43,7 @@ class LanguageModel:
         bucket = min(self.plan.model.context, max(SHORTEST, 1 << (length - 1).bit_length()))
         padded = np.zeros((rows, bucket), np.int32)
         padded[:, :length] = ids
-        jit = self._jits.setdefault((rows, bucket), captured_at_once(self._forward))
+        jit = self._jits.setdefault((rows, bucket), self._lowering.jit(self._forward))
         inputs = {**numpy_inputs(tokens=padded), **self._lowering.inputs}
         return jit(self._weights, self._tables, inputs).numpy()[:, :length].copy()
 

@@ -177,3 +177,20 @@ void rms_norm_backward(float *to_x, float *to_weight, const float *gradient, con
     }
   }
 }
+
+// Calls the kernels of a table (n, 64): a function's address, the number of its arguments (62 at most), the arguments as
+// 64-bit words. A callee reads as many as it has; words beyond them cost a few nanoseconds.
+#define A8(w) (w)[0], (w)[1], (w)[2], (w)[3], (w)[4], (w)[5], (w)[6], (w)[7]
+#define W8 uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t
+typedef void (*Short)(W8);
+typedef void (*Long)(W8, W8, W8, W8, W8, W8, W8, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+void replay(const uint64_t *table, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    const uint64_t *f = table + i * 64, *w = f + 2;
+    if (f[1] <= 8)
+      ((Short)f[0])(A8(w));
+    else
+      ((Long)f[0])(A8(w), A8(w + 8), A8(w + 16), A8(w + 24), A8(w + 32), A8(w + 40), A8(w + 48), w[56], w[57], w[58],
+                   w[59], w[60], w[61]);
+  }
+}

@@ -14,7 +14,7 @@ from tinygrad import Tensor, UOp, dtypes
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan
 from llmspec.model.lowering import Lowering, numpy_inputs
-from llmspec.model.steps import Tensors, captured_at_once
+from llmspec.model.steps import Tensors
 from llmspec.model.transformer import Transformer, View
 
 SHORTEST = 16
@@ -40,7 +40,7 @@ class Decoder:
         self._cache = {n: Tensor.zeros(*shape, dtype=dtypes.float32).contiguous() for n in names}
         Tensor.realize(*self._cache.values())
         self._prefills: dict[int, Any] = {}
-        self._decode = captured_at_once(self._decode_step)
+        self._decode = self._lowering.jit(self._decode_step)
         self.rows = rows
 
     def use(self, weights: Tensors) -> None:
@@ -59,7 +59,7 @@ class Decoder:
         padded = np.zeros((self.rows, bucket), np.int32)
         padded[:, : len(tokens)] = tokens
         if bucket not in self._prefills:
-            self._prefills[bucket] = captured_at_once(self._prefill_step)
+            self._prefills[bucket] = self._lowering.jit(self._prefill_step)
         inputs = numpy_inputs(tokens=padded, last=np.array([len(tokens) - 1], np.int32))
         self._length = len(tokens)
         return self._run(self._prefills[bucket], inputs)

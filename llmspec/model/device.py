@@ -19,6 +19,3 @@ def open_device(device: str) -> None:
 
     if device != Device.DEFAULT:
         DEV.value = device  # type: ignore[assignment]  # Device.DEFAULT itself cannot be assigned any more
-    from llmspec.kernels.waiting import rest_while_waiting
-
-    rest_while_waiting()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tinygrad import Tensor
 
 from llmspec.kernels import blas, native
+from llmspec.kernels.replay import Replayed
 from llmspec.model.ops import Ops
 
 
@@ -51,6 +53,10 @@ class Lowering:
     name: str
     inputs: dict[str, Tensor] = field(default_factory=dict)
     int_bits: int = 64
+
+    def jit(self, function: Callable[..., Any]) -> Any:
+        """A step (dicts of tensors, and bound variables, in; tensors out) that is captured on its first call."""
+        return Replayed(function, tables=bool(self.inputs))
 
     def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
         """Operations that read the handles from `inputs`, the ones the jitted function was called with."""

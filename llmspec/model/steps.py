@@ -6,22 +6,13 @@ place; learning rate, bias corrections, random key and the share of each target 
 
 from __future__ import annotations
 
-from typing import Any
-
-from tinygrad import Tensor, TinyJit
+from tinygrad import Tensor
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.model.lowering import Lowering
 from llmspec.model.transformer import Transformer, block_view
 
 Tensors = dict[str, Tensor]
-
-
-def captured_at_once(f: Any) -> Any:
-    """A TinyJit that captures on its first call: everything it needs is realized, so no dry run is due."""
-    jit = TinyJit(f)
-    jit.cnt = 1
-    return jit
 
 
 class Steps:
@@ -32,10 +23,10 @@ class Steps:
         self._model = Transformer(plan.model)
         self._objective = self._phase.objective.build()
         self._roles = {t.name: t.role for t in plan.model.tensors}
-        self.train = captured_at_once(self._train)
-        self.accumulate = captured_at_once(self._accumulate)
-        self.apply = captured_at_once(self._apply)
-        self.evaluate = captured_at_once(self._evaluate)
+        self.train = lowering.jit(self._train)
+        self.accumulate = lowering.jit(self._accumulate)
+        self.apply = lowering.jit(self._apply)
+        self.evaluate = lowering.jit(self._evaluate)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Optimizer state by name `<weight>:<state>`; float32, zero at step 0."""

@@ -20,7 +20,6 @@ prepare()
 from tinygrad import Tensor, TinyJit, dtypes  # noqa: E402  (the compiler comes first)
 from tinygrad.helpers import GlobalCounters  # noqa: E402
 
-from llmspec.kernels import waiting  # noqa: E402
 from llmspec.kernels.blas import Blas, linear, matmul  # noqa: E402
 
 FOUND = Blas.find()
@@ -208,29 +207,6 @@ def test_what_does_not_fit_is_refused(handle: Tensor) -> None:
 def test_the_blas_is_a_plain_value() -> None:
     assert FOUND is not None and pickle.loads(pickle.dumps(FOUND)) == FOUND
     assert FOUND.int_bits in (32, 64) and FOUND.threads >= 1 and Blas.why_not() == ""
-
-
-def test_resting_while_waiting(handle: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinygrad.runtime.ops_cpu import CPUDevice
-
-    monkeypatch.setattr(CPUDevice, "_wait_signal", CPUDevice._wait_signal)
-    monkeypatch.setattr(waiting, "KNOWN_VERSIONS", ())
-    if not getattr(CPUDevice._wait_signal, "rests", False):
-        assert not waiting.rest_while_waiting()
-    monkeypatch.undo()
-    monkeypatch.setattr(CPUDevice, "_wait_signal", CPUDevice._wait_signal)
-    assert waiting.rest_while_waiting() and waiting.rest_while_waiting()
-    x = tensor(array(0, 512, 512))
-    assert np.isfinite(linear(handle, x, x, int_bits=bits()).numpy()).all()
-
-    class Stuck:
-        can_recover, wait_timeout_ms, hung = False, 5, False
-
-        def on_device_hang(self) -> None:
-            raise RuntimeError("hang")
-
-    with pytest.raises(RuntimeError, match="hang"):
-        waiting._wait_signal(Stuck(), [0], 1)
 
 
 def test_a_batch_of_small_products_leaves_the_number_of_threads(handle: Tensor) -> None:

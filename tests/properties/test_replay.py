@@ -1,0 +1,71 @@
+"""A replayed step does what tinygrad's own launch of it does, bit for bit, whatever its inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmspec.model.device import open_device
+
+open_device("CPU")
+from tinygrad import Tensor, UOp  # noqa: E402
+
+from llmspec.kernels.replay import Replayed  # noqa: E402
+from llmspec.model.lowering import numpy_inputs  # noqa: E402
+
+
+def step(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
+    """Reads, writes in place, and reduces over enough numbers that a kernel is split over cores."""
+    loss = (state["w"] * inputs["x"]).sin().sum()
+    Tensor.realize(loss, state["w"].assign(state["w"] * 0.5 + inputs["x"]))
+    return loss
+
+
+def place(cache: dict[str, Tensor], inputs: dict[str, Tensor], at: UOp) -> Tensor:
+    whole = cache["c"]
+    written = Tensor(whole.uop.after(whole[at : at + 1].uop.store(inputs["x"].uop)))
+    out = written.sum()
+    Tensor.realize(out, written)
+    return out
+
+
+def run(function: Any, tables: bool) -> list[Any]:
+    rng = np.random.default_rng(0)
+    state = numpy_inputs(w=np.zeros((64, 1024), np.float32))
+    jit, out = Replayed(function, tables), []
+    for _ in range(5):
+        inputs = numpy_inputs(x=rng.standard_normal((64, 1024)).astype(np.float32))
+        out.append(jit(state, inputs).item())
+    assert (jit._table is not None) == tables
+    return [*out, state["w"].numpy().tobytes()]
+
+
+def test_it_equals_tinygrads_launch() -> None:
+    assert run(step, True) == run(step, False)
+
+
+def test_variables_and_fresh_inputs_reach_the_kernels() -> None:
+    at, cache = UOp.variable("at", 0, 7), numpy_inputs(c=np.zeros((8, 4), np.float32))
+    jit = Replayed(place)
+    for i in (3, 0, 7, 3):
+        jit(cache, numpy_inputs(x=np.full((1, 4), i + 1, np.float32)), at.bind(i))
+    assert cache["c"].numpy()[:, 0].tolist() == [1, 0, 0, 4, 0, 0, 0, 8]
+
+
+def test_other_weights_can_take_the_place_of_the_captured() -> None:
+    jit = Replayed(step)
+    one, two = (numpy_inputs(w=np.full((64, 1024), v, np.float32)) for v in (1, 2))
+    x = numpy_inputs(x=np.ones((64, 1024), np.float32))
+    jit(one, x)
+    jit(two, x)
+    assert two["w"].numpy()[0, 0] == 2.0 and one["w"].numpy()[0, 0] == 1.5
+
+
+def test_a_call_with_other_tensors_is_refused() -> None:
+    jit = Replayed(step)
+    x = numpy_inputs(x=np.ones((64, 1024), np.float32))
+    jit(numpy_inputs(w=np.ones((64, 1024), np.float32)), x)
+    with pytest.raises(ValueError, match="captured with 2 tensors, not 3"):
+        jit(numpy_inputs(w=np.ones((64, 1024), np.float32), v=np.ones(3, np.float32)), x)
