@@ -25,7 +25,7 @@ open_device("CPU")
 from tinygrad.dtype import _to_np_dtype as to_numpy  # noqa: E402  (the compiler comes first)
 
 from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402
-from llmspec.model.steps import Steps, captured_at_once  # noqa: E402
+from llmspec.model.steps import Steps  # noqa: E402
 from llmspec.model.transformer import Transformer, block_view  # noqa: E402
 
 EPS = 2.0**-24
@@ -147,7 +147,7 @@ def _logits(name: str, plain: bool) -> Graph:
         view = block_view(CONTEXT, inputs["positions"], inputs["documents"])
         return model.logits(low.ops(inputs), {**weights, **tables}, inputs["tokens"], view).realize()
 
-    return Graph(model.plan, plain, captured_at_once(logits))
+    return Graph(model.plan, plain, low.jit(logits))
 
 
 def logits(name: str, weights: Arrays, tokens: np.ndarray, documents: np.ndarray | None = None, *,

@@ -11,12 +11,12 @@ from llmspec.spec.schema import Spec
 
 PASSES: tuple[Pass, ...] = (
     Pass("choose device", ("device",), network.choose_device),
-    Pass("resolve parts", ("any_model",), network.resolve_parts),
+    Pass("resolve parts", ("any model",), network.resolve_parts),
     Pass("check parts", ("dims",), network.check_parts),
-    Pass("build tensor table", ("dims", "whole_model", "tokenizer"), network.build_table),
+    Pass("build tensor table", ("dims", "model", "tokenizer"), network.build_table),
     Pass("order phases", ("phases",), schedule.order_phases),
-    Pass("plan phases", ("model", "order"), schedule.plan_phases),
-    Pass("address phases", ("model", "planned"), schedule.address_phases),
+    Pass("plan phases", ("network", "order"), schedule.plan_phases),
+    Pass("address phases", ("network", "planned"), schedule.address_phases),
 )
 
 
@@ -38,9 +38,9 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
     draft = run_passes(Draft(sections_of(spec), measured))
     if draft.problems:
         raise SpecError(draft.problems)
-    assert draft.model is not None and draft.device is not None
+    assert draft.network is not None and draft.device is not None
     return Plan(
-        name=spec.name, seed=spec.seed, device=draft.device, model=draft.model, tokenizer=spec.tokenizer,
+        name=spec.name, seed=spec.seed, device=draft.device, model=draft.network, tokenizer=spec.tokenizer,
         sources=measured.sources if measured else tuple(
             SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
         phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base,

@@ -21,17 +21,18 @@ class Draft:
     measured: Measured | None = None
     dims: Dims | None = None
     device: str | None = None
-    model: ModelPlan | None = None
+    network: ModelPlan | None = None
     order: tuple[str, ...] = ()
     planned: tuple[PhasePlan, ...] = ()
     decisions: tuple[Decision, ...] = ()
     problems: tuple[Problem, ...] = field(default=())
 
     def having(self, *needs: str) -> bool:
-        """Whether every named section or result is there and sound."""
+        """Whether every named section (model, tokenizer, device, phases) or result of a pass is there and sound."""
         s = self.sections
-        known = {"any_model": s.model or s.rough_model, "whole_model": s.model}
-        return all(known.get(n) or getattr(self, n, None) or getattr(s, n, None) for n in needs)
+        known = {"any model": s.model or s.rough_model, "model": s.model, "tokenizer": s.tokenizer,
+                 "device": s.device, "phases": s.phases}
+        return all(known[n] if n in known else getattr(self, n) for n in needs)
 
     def decided(self, path: str, defaults: dict[str, Default]) -> tuple[Decision, ...]:
         """The decisions so far with these added."""

@@ -92,4 +92,4 @@ def build_table(draft: Draft) -> Draft:
         mlp=model.mlp, norm=model.norm, tied_embeddings=model.tied_embeddings, dropout=model.dropout,
         tensors=tuple(tensors(model, dims)), flops_per_token=dims.layers * block + 2.0 * dims.vocab * dims.d_model,
     )
-    return replace(draft, model=plan)
+    return replace(draft, network=plan)

@@ -38,7 +38,7 @@ def steps_of(phase: Phase, context: int) -> int | None:
 
 def plan_phases(draft: Draft) -> Draft:
     """Length, shares and cost of each phase; exact where the data have been measured."""
-    model, measured = draft.model, draft.measured
+    model, measured = draft.network, draft.measured
     assert model is not None
     plans, problems = [], []
     for name in draft.order:
@@ -64,7 +64,7 @@ def planned_shares(phase: Phase, model: ModelPlan) -> tuple[SharePlan, ...]:
 
 def address_phases(draft: Draft) -> Draft:
     """Each phase's key: the hash of all that shapes its weights, parents included."""
-    assert draft.model is not None and draft.sections.tokenizer is not None
+    assert draft.network is not None and draft.sections.tokenizer is not None
     keys: dict[str, str] = {}
     for plan in draft.planned:
         phase = plan.phase
@@ -73,7 +73,7 @@ def address_phases(draft: Draft) -> Draft:
             "phase": settings,
             "parts": [p.revision for p in (phase.optimizer, phase.schedule, phase.objective)],
             "parent": keys.get(phase.from_ or ""),
-            "model": model_identity(draft.model),
+            "model": model_identity(draft.network),
             "data": read_by(draft, plan),
             "seed": draft.sections.seed, "device": draft.device, "name": plan.name,
         })

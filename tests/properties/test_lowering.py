@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tinygrad import Tensor
 
 import reference
 from llmspec.kernels import native
-from llmspec.model.lowering import lowering
+from llmspec.model.lowering import CPUOps, Lowering, lowering
 from llmspec.model.ops import Ops
 from networks import EPS, Inputs, memory
-from llmspec.model.steps import captured_at_once
 
 seeds, sizes, spreads = st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([0.01, 1.0, 10.0, 1e4])
 drawn = settings(deadline=None, max_examples=60)
@@ -139,6 +139,21 @@ def test_cross_entropy_and_its_gradient(
     within(back, g.astype(np.float64)[:, None] * (p - wanted), room + TINY, "gradient")
 
 
+@drawn
+@given(seeds, st.integers(1, 9), st.integers(1, 200), st.sampled_from([0.0, 1e-3, 1.0, 1e3]), st.sampled_from([1e-12, 1e-5, 0.5]))
+def test_rms_norm_and_its_gradients(seed: int, n: int, d: int, spread: float, eps: float) -> None:
+    x, g, w = numbers(seed, n, d, spread=spread), numbers(seed + 1, n, d), numbers(seed, d)
+    y, r = call("rms_norm", [(n, d), (n,)], [x, w], [n, d, round(eps * 1e12)])
+    x64, g64, w64 = (a.astype(np.float64) for a in (x, g, w))
+    scale = 1 / np.sqrt((x64**2).mean(-1, keepdims=True) + eps)
+    within(y, x64 * scale * w64, EPS * (d + 8) * np.abs(x64 * scale * w64))
+    to_x, to_w = call("rms_norm_backward", [(n, d), (d,)], [g, x, w, r], [n, d])
+    pull = (g64 * w64 * x64).sum(-1, keepdims=True) * scale**3 / d
+    room = np.abs(g64 * w64) * scale + np.abs(x64) * np.abs(g64 * w64 * x64).sum(-1, keepdims=True) * scale**3 / d
+    within(to_x, g64 * w64 * scale - x64 * pull, EPS * (3 * d + 16) * room)
+    within(to_w, (g64 * x64 * scale).sum(0), EPS * (n + d + 8) * np.abs(g64 * x64 * scale).sum(0))
+
+
 # -- the same operations as parts of a graph ------------------------------------------------------------------------
 
 ODD = [(1, 1, 1), (1, 7, 3), (5, 1, 2), (3, 2, 33)]
@@ -170,6 +185,11 @@ def entropy_case(smoothing: float) -> Any:
     return case
 
 
+def norm_case(rows: int, columns: int, inner: int, seed: int) -> Any:
+    return ([(rows, columns, inner), (inner,)], {}, lambda ops, t, x, w: ops.rms_norm(x, w, 0.01),
+            lambda x, w: reference.rmsnorm({"n.weight": w}, "n", x, 0.01))
+
+
 def gated_case(activation: str) -> Any:
     def case(rows: int, columns: int, inner: int, seed: int) -> Any:
         return ([(rows, columns, inner)] * 2, {}, lambda ops, t, a, b: ops.gated(activation, a, b),
@@ -192,6 +212,7 @@ CASES = {
     "linear": linear_case,
     "embedding": embedding_case,
     "softmax": softmax_case,
+    "rms_norm": norm_case,
     "cross_entropy": entropy_case(0.0),
     "cross_entropy smoothed": entropy_case(0.25),
     **{f"gated {a}": gated_case(a) for a in ("silu", "gelu", "relu")},
@@ -215,6 +236,11 @@ def slopes(f: Any, values: list[Array], g: Array) -> list[Array]:
     return out
 
 
+def test_every_operation_of_the_cpu_has_a_case() -> None:
+    own = {name for name in vars(CPUOps) if not name.startswith("_")}
+    assert own == {name.split()[0] for name in CASES}
+
+
 @pytest.mark.parametrize("shape", ODD, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_in_a_graph(name: str, shape: tuple[int, int, int]) -> None:
@@ -233,9 +259,10 @@ def test_values_and_gradients_in_a_graph(name: str, shape: tuple[int, int, int])
             y = f(low.ops(handles), t, *variables)
             back = (y * t["g"]).sum().gradient(*variables)
             out = [x.contiguous() for x in (y, *back)]
-            return [x.realize() for x in out]
+            Tensor.realize(*out)
+            return out
 
-        jit = captured_at_once(graph)
+        jit = low.jit(graph)
         runs = [[memory(t).copy() for t in jit(inputs, low.inputs)] for _ in range(3)]
         assert all(a.tobytes() == b.tobytes() for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
         errors[low.name] = [float(np.abs(m - e).max()) for m, e in zip(runs[0], expected, strict=True)]
@@ -254,17 +281,18 @@ def test_values_and_gradients_in_a_graph(name: str, shape: tuple[int, int, int])
 def test_dropout(rate: float) -> None:
     shape, inputs = (64, 129), Inputs()  # an odd count: the last pair of random words is cut
 
-    def graph(x: Any, key: Any) -> list[Any]:
-        ops = Ops(key, rate)
-        first, second = ops.dropout(x), ops.dropout(x)
-        (back,) = (first * 3).sum().gradient(x)
-        return [t.contiguous().realize() for t in (first, second, back)]
+    def graph(t: dict[str, Tensor]) -> list[Tensor]:
+        ops = Ops(t["key"], rate)
+        first, second = ops.dropout(t["x"]), ops.dropout(t["x"])
+        (back,) = (first * 3).sum().gradient(t["x"])
+        out = [y.contiguous() for y in (first, second, back)]
+        Tensor.realize(*out)
+        return out
 
-    jit, x = captured_at_once(graph), numbers(0, *shape) + 10
+    jit, x = Lowering("plain").jit(graph), numbers(0, *shape) + 10
 
     def run(*key: int) -> list[Array]:
-        t = inputs.put({"x": x, "key": np.array(key, np.uint32)})
-        return [memory(out).copy() for out in jit(t["x"], t["key"])]
+        return [memory(out).copy() for out in jit(inputs.put({"x": x, "key": np.array(key, np.uint32)}))]
 
     first, second, back = run(1, 2)
     kept = first != 0

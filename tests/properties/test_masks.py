@@ -160,21 +160,23 @@ floats = st.floats(-1e4, 1e4, width=32)
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 def test_masked_places_are_exactly_zero(plain: bool, shared: bool) -> None:
-    ops, handles, inputs = lowering("CPU", plain), lowering("CPU", plain).inputs, networks.Inputs()
+    low, inputs = lowering("CPU", plain), networks.Inputs()
 
-    @networks.captured_at_once
-    def graph(x: Tensor, mask: Tensor, g: Tensor, handles: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        p = ops.ops(handles).softmax(x, mask)
-        (back,) = (p * g).sum().gradient(x)
-        return p.contiguous().realize(), back.contiguous().realize()
+    @low.jit
+    def graph(t: dict[str, Tensor], handles: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        p = low.ops(handles).softmax(t["x"], t["mask"])
+        (back,) = (p * t["g"]).sum().gradient(t["x"])
+        out = p.contiguous(), back.contiguous()
+        Tensor.realize(*out)
+        return out
 
     @settings(deadline=None, max_examples=25)
     @given(hnp.arrays(np.float32, (B, H, T, S), elements=floats),
            hnp.arrays(bool, (1 if shared else B, 1, T, S)), seeds)
     def check(x: np.ndarray, mask: np.ndarray, seed: int) -> None:
         g = np.random.default_rng(seed).standard_normal(x.shape).astype(np.float32)
-        t = inputs.put({"x": x, "mask": mask, "g": g})
-        p, back = (networks.memory(out).copy() for out in graph(t["x"], t["mask"], t["g"], handles))
+        made = graph(inputs.put({"x": x, "mask": mask, "g": g}), low.inputs)
+        p, back = (networks.memory(out).copy() for out in made)
         seen = np.broadcast_to(mask, x.shape)
         assert np.isfinite(p).all() and np.isfinite(back).all()
         assert (p[~seen] == 0).all() and (back[~seen] == 0).all() and (p >= 0).all()

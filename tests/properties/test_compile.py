@@ -1,0 +1,111 @@
+"""The compiler: check accepts exactly what builds, the plan is data, and its table is the built model's state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from strategies import broken_specs, specs, yaml_text
+
+from llmspec.compiler import Plan, check_sections, compile_spec, complete
+from llmspec.core.problems import DataError, SpecError
+from llmspec.model.device import open_device
+from llmspec.spec import load_spec, read_spec
+
+open_device("CPU")
+from llmspec.model.transformer import Transformer, assert_complete  # noqa: E402
+
+SHIPPED = sorted((tiny.ROOT / "specs").glob("*.yaml"))
+
+
+def problems(path: Path) -> tuple[Any, ...]:
+    reading = read_spec(path)
+    return reading.sorted((*reading.problems, *check_sections(reading.sections)))
+
+
+@settings(max_examples=60)
+@given(data=specs())
+def test_what_check_accepts_builds(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tiny.write(tmp_path_factory.mktemp("spec"), yaml_text(data))
+    assert not problems(path)
+    plan = compile_spec(load_spec(path).spec, base=str(path.parent))
+    assert_complete(Transformer(plan.model))
+    assert Plan.parse(json.dumps(plan.dump())) == plan
+
+
+@settings(max_examples=60)
+@given(broken=broken_specs())
+def test_what_check_refuses_never_gets_further(broken: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    path.write_text(broken.text, encoding="utf-8")
+    found = problems(path)
+    assert found and all(p.mark is not None for p in found), broken
+    with pytest.raises(SpecError):
+        load_spec(path)
+
+
+@settings(max_examples=30)
+@given(data=specs(), heads=st.sampled_from([3, 5, 7, 9]))
+def test_heads_that_do_not_divide(data: dict[str, Any], heads: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    data["model"]["attention"] = {"kind": "multi_head", "heads": heads}
+    path = tiny.write(tmp_path_factory.mktemp("spec"), yaml_text(data))
+    found = [p for p in problems(path) if p.path == ("model", "attention", "heads")]
+    assert found and "do not divide" in found[0].message and found[0].hint and found[0].mark is not None
+
+
+@settings(max_examples=15)
+@given(data=specs())
+def test_plans_are_completed_by_their_data(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    from llmspec.data.prepare import prepare
+
+    path = tiny.write(tmp_path_factory.mktemp("spec"), yaml_text(data))
+    plan = compile_spec(load_spec(path).spec, base=str(path.parent))
+    try:
+        prepared = prepare(plan, offline=True)
+    except DataError as refused:  # text that does not fit its context: said in words, with a way out
+        event("refused")
+        assert all(p.hint for p in refused.problems)
+        return
+    event("completed")
+    whole = complete(plan, prepared.measured)
+    assert whole.model == plan.model and Plan.parse(json.dumps(whole.dump())) == whole
+    assert all(p.exact and p.steps == prepared.stream(p.name).steps for p in whole.phases)
+    assert prepared.codec.vocab == plan.model.vocab
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_specs(path: Path) -> None:
+    assert not problems(path)
+    plan = compile_spec(load_spec(path).spec)
+    assert_complete(Transformer(plan.model))
+    assert plan.model.parameters == sum(t.count for t in plan.model.tensors)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_golden_plans(path: Path) -> None:
+    """The plan of a shipped spec changes only on purpose: delete the file to write it anew."""
+    golden = Path(__file__).parents[1] / "golden" / f"{path.stem}.plan.json"
+    found = compile_spec(load_spec(path, ["device=CPU"]).spec, base=".").dump()
+    if not golden.exists():
+        golden.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        pytest.fail(f"{golden.name} was missing and has been written: look at it and commit it")
+    assert found == json.loads(golden.read_text("utf-8"))
+
+
+def test_keys_of_phases_follow_what_shapes_them() -> None:
+    def keys(*overrides: str) -> dict[str, str]:
+        plan = compile_spec(load_spec(tiny.ROOT / "specs/quickstart.yaml", overrides).spec)
+        return {p.name: p.key for p in plan.phases}
+
+    base = keys()
+    assert keys("decoding.temperature=0.1") == base
+    assert keys("phases.pretrain.sample_every=50%", "phases.chat.prompts=[hello]") == base
+    chat = keys("phases.chat.optimizer.lr=1e-5")
+    assert chat["pretrain"] == base["pretrain"] and chat["chat"] != base["chat"]
+    for change in ("seed=2", "model.d_model=96", "phases.pretrain.budget=2M tokens", "tokenizer.vocab=1024"):
+        assert not set(keys(change).values()) & set(base.values()), change
