@@ -224,8 +224,10 @@ def failures(as_json: bool = False) -> Iterator[None]:
         raise typer.Exit(0) from None
     except Exception as e:
         if known := explained_failure(e):
-            typer.echo(known[1], err=True)
-            raise typer.Exit(known[0]) from None
+            status, text = known
+            if text:
+                typer.echo(text, err=True)
+            raise typer.Exit(status) from None
         raise
 
 
@@ -233,7 +235,7 @@ def explained_failure(error: Exception) -> tuple[int, str] | None:
     """(exit status, text) of failures that are no SpecError but are no mystery either."""
     name, module = type(error).__name__, type(error).__module__
     if module.startswith("llmspec"):
-        return (130 if name == "Interrupted" else 2), str(error)
+        return (130, "") if name == "Interrupted" else (2, str(error))
     if module.startswith("pydantic"):
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]  # type: ignore[attr-defined]
         return 2, "\n".join(lines)

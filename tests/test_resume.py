@@ -150,7 +150,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, "No space left on device")
 
     checkpoint.save(tmp_path, 1, {"w": np.ones(3, np.float32)}, {}, {})
-    monkeypatch.setattr(checkpoint, "_sync", full)
+    monkeypatch.setattr(checkpoint, "sync", full)
     with pytest.raises(RunError, match="disk is full"):
         checkpoint.save(tmp_path, 2, {"w": np.ones(3, np.float32)}, {}, {})
     newest, notices = checkpoint.newest(tmp_path)

@@ -46,3 +46,14 @@ def _cache_path() -> Path:
     shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG rules say that a relative path is to be ignored.
     return (shared if shared.is_absolute() else Path.home() / ".cache") / "llmspec"
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or the renames inside a folder, last through a power cut."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

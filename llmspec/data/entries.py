@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmspec.core.folders import cache_dir, private_folder
+from llmspec.core.folders import cache_dir, private_folder, sync
 from llmspec.core.problems import DataError
 
 ABOUT = "about.json"
@@ -54,12 +54,12 @@ def make(kind: str, key: str, write: Callable[[Path], dict[str, Any]]) -> Entry:
         files = {file.name: _summary(file) for file in sorted(aside.iterdir())}
         (aside / ABOUT).write_text(json.dumps({"files": files, "about": about}), encoding="utf-8")
         for file in aside.iterdir():
-            _sync(file)
-        _sync(aside)
+            sync(file)
+        sync(aside)
         for _ in range(5):
             try:
                 aside.rename(home / key)
-                _sync(home)
+                sync(home)
                 break
             except OSError:
                 if find(kind, key):
@@ -83,16 +83,6 @@ def _summary(file: Path) -> list[int]:
         sum_ = zlib.crc32(f.read(half))
         f.seek(size - half)
         return [size, zlib.crc32(f.read(half), sum_)]
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _discard(folder: Path) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmspec.core.folders import sync
 from llmspec.core.hashing import file_digest
 from llmspec.core.problems import RunError
-from llmspec.runs.files import disk_errors, read_json, sync_folder, write_json
+from llmspec.runs.files import disk_errors, read_json, write_json
 
 WEIGHTS, STATE, CURSOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "cursor.json", "manifest.json"
 KEPT = 2
@@ -58,12 +59,12 @@ def save(phase: Path, step: int, weights: dict[str, Any], state: dict[str, Any],
             write_json(aside / CURSOR, {"step": step, **cursor})
             write_json(aside / MANIFEST, {f.name: file_digest(f) for f in sorted(aside.iterdir())})
             for file in aside.iterdir():
-                _sync(file)
-            sync_folder(aside)
+                sync(file)
+            sync(aside)
             if target.exists():
                 shutil.rmtree(target)
             aside.rename(target)
-            sync_folder(phase)
+            sync(phase)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -72,11 +73,6 @@ def save(phase: Path, step: int, weights: dict[str, Any], state: dict[str, Any],
         for leftover in phase.glob(".step_*"):
             shutil.rmtree(leftover, ignore_errors=True)
     return target
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb+") as f:
-        os.fsync(f.fileno())
 
 
 def _steps(phase: Path) -> Iterator[tuple[int, Path]]:

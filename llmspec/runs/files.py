@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llmspec.core.folders import sync
 from llmspec.core.problems import RunError
 from llmspec.core.units import size
 
@@ -31,17 +32,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def sync_folder(path: Path) -> None:
-    """Makes renames inside a folder last through a power cut."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_text(path: Path, text: str) -> None:
     """Replaces a file's content in one step."""
     with disk_errors(path):
@@ -52,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
             f.flush()
             os.fsync(f.fileno())
         aside.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 
+import networks
 import numpy as np
 import pytest
+import reference
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, Inputs, drawn_tokens, drawn_weights, plan_of
 
-import networks
-import reference
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.lowering import lowering
-from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, Inputs, drawn_tokens, drawn_weights, plan_of
 
 seeds, starts = st.integers(0, 2**32 - 1), st.integers(1, CONTEXT)
 few_draws = settings(deadline=None, max_examples=3)

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import EPS, Inputs, memory
 from tinygrad import Tensor
 
-import reference
 from llmspec.kernels import native
 from llmspec.model.lowering import CPUOps, Lowering, lowering
 from llmspec.model.ops import Ops
-from networks import EPS, Inputs, memory
 
 seeds, sizes, spreads = st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([0.01, 1.0, 10.0, 1e4])
 drawn = settings(deadline=None, max_examples=60)

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import CONTEXT, EPS, ROWS, Arrays, Inputs, drawn_tokens, drawn_weights, memory, plan_of
 
-import networks
 from llmspec.compiler.plan import Plan
 from llmspec.model.lowering import lowering
 from llmspec.model.steps import Steps
 from llmspec.parts import optimizers
-from networks import CONTEXT, EPS, ROWS, Arrays, Inputs, drawn_tokens, drawn_weights, memory, plan_of
 
 seeds = st.integers(0, 2**32 - 1)
 State = dict[str, np.ndarray]
@@ -161,8 +160,9 @@ def batch(seed: int, counted: np.ndarray, keep: float) -> Arrays:
 @settings(deadline=None, max_examples=5)
 @given(seeds)
 def test_small_batches_add_up_to_the_large_one(seed: int) -> None:
-    plan, steps, weights, *_ = made("adamw")
-    weights, sums, data, handles = Inputs().put(drawn_weights(plan.model, seed)), Inputs(), Inputs(), lowering("CPU").inputs
+    plan, steps, *_ = made("adamw")
+    weights, handles = Inputs().put(drawn_weights(plan.model, seed)), lowering("CPU").inputs
+    sums, data = Inputs(), Inputs()
     rubbish = {t.name: np.full(t.shape, 3, np.float32) for t in plan.model.tensors}
 
     def run(*passes: Arrays) -> tuple[float, Arrays]:
@@ -185,12 +185,12 @@ def test_a_step_is_its_gradients_and_their_update() -> None:
     scalars = {"scalars": np.array(plan.phases[0].phase.optimizer.scalars(0.5, 1), np.float32)}
     zeros = {n: np.zeros(shape, np.float32) for n, shape in steps.state_shapes().items()}
     one, other = ((Inputs().put(w), Inputs().put(zeros)) for _ in range(2))
-    data = Inputs().put({**batch(4, np.ones((ROWS, CONTEXT)), 0.0), **scalars})
+    data, rates = Inputs().put(batch(4, np.ones((ROWS, CONTEXT)), 0.0)), Inputs().put(scalars)
     whole = {k: v for k, v in data.items() if k != "keep"}
     sums = Inputs().put({n: np.ones(v.shape, np.float32) for n, v in w.items()})
-    loss, norm = (float(memory(t)) for t in steps.train(*one, {}, {**whole, **handles}))
+    loss, norm = (float(memory(t)) for t in steps.train(*one, {}, {**whole, **rates, **handles}))
     assert loss == float(memory(steps.accumulate(other[0], sums, {}, {**data, **handles})))
-    apart = steps.apply(*other, sums, {"scalars": data["scalars"], **handles})
+    apart = steps.apply(*other, sums, {**rates, **handles})
     assert norm == pytest.approx(float(memory(apart)), rel=10 * EPS)
     for n, before in w.items():
         moved = np.linalg.norm(memory(one[0][n]) - before)
