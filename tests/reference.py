@@ -118,8 +118,8 @@ def attention(plan: ModelPlan, w: Weights, name: str, x_TD: Array, positions: Ar
     q, k, v = (linear(w, f"{name}.{p}_proj", x_TD) for p in "qkv")
     heads = []
     for h in range(plan.heads):
-        group = h // share
-        q_Td, k_Td, v_Td = q[:, h * d : (h + 1) * d], k[:, group * d : (group + 1) * d], v[:, group * d : (group + 1) * d]
+        own, shared = (slice(i * d, (i + 1) * d) for i in (h, h // share))
+        q_Td, k_Td, v_Td = q[:, own], k[:, shared], v[:, shared]
         if plan.position.kind == "rope":
             q_Td, k_Td = (rotated(m, positions, plan.position.theta) for m in (q_Td, k_Td))
         scores = q_Td @ k_Td.T / np.sqrt(d)
@@ -194,5 +194,5 @@ def parameters(plan: ModelPlan) -> int:
     block = attention + matrices * D * F + plan.mlp.bias * ((matrices - 1) * F + D)
     norm = D * (2 if getattr(plan.norm, "bias", False) else 1)
     norms = 2 * plan.layers + (plan.norm.placement == "pre")
-    tables = plan.vocab * D * (1 if plan.tied_embeddings else 2) + (plan.context * D if plan.position.kind == "learned" else 0)
-    return tables + plan.layers * block + norms * norm
+    rows = plan.vocab * (1 if plan.tied_embeddings else 2) + plan.context * (plan.position.kind == "learned")
+    return rows * D + plan.layers * block + norms * norm

@@ -16,7 +16,7 @@ from llmspec.data.prepare import Prepared
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import Decoder
-from llmspec.model.lowering import Lowering, numpy_inputs
+from llmspec.model.lowering import Feed, Lowering, numpy_inputs
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
 from llmspec.runs import checkpoint
@@ -61,6 +61,7 @@ class Supervised:
         self.state = numpy_inputs(**(saved.state() if saved else zeros))
         self.sums = numpy_inputs(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()}) \
             if self.phase.accumulation > 1 else {}
+        self.feed = Feed()
         self.decoder: Decoder | None = None
         for rows in (folder.metrics, folder.timing, folder.samples):
             rows.cut(self.step)
@@ -139,7 +140,7 @@ class Supervised:
             arrays |= {"documents": batch.documents, "positions": batch.positions}
         if self.bench.plan.model.dropout:
             arrays["key"] = random_key(self.bench.plan.seed, self.plan.name, self.step, micro)
-        return {**numpy_inputs(**arrays), **self.bench.lowering.inputs}
+        return {**self.feed(**arrays), **self.bench.lowering.inputs}
 
     # -- now and then --------------------------------------------------------------------------------------------
     def validate(self) -> None:

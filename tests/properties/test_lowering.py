@@ -140,7 +140,8 @@ def test_cross_entropy_and_its_gradient(
 
 
 @drawn
-@given(seeds, st.integers(1, 9), st.integers(1, 200), st.sampled_from([0.0, 1e-3, 1.0, 1e3]), st.sampled_from([1e-12, 1e-5, 0.5]))
+@given(seeds, st.integers(1, 9), st.integers(1, 200), st.sampled_from([0.0, 1e-3, 1.0, 1e3]),
+       st.sampled_from([1e-12, 1e-5, 0.5]))
 def test_rms_norm_and_its_gradients(seed: int, n: int, d: int, spread: float, eps: float) -> None:
     x, g, w = numbers(seed, n, d, spread=spread), numbers(seed + 1, n, d), numbers(seed, d)
     y, r = call("rms_norm", [(n, d), (n,)], [x, w], [n, d, round(eps * 1e12)])

@@ -8,9 +8,25 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, apart, drawn_tokens, drawn_weights, plan_of
+from networks import (
+    CONTEXT,
+    EPS,
+    FEW,
+    NETWORKS,
+    PAIRS,
+    ROWS,
+    VOCAB,
+    Inputs,
+    apart,
+    drawn_tokens,
+    drawn_weights,
+    memory,
+    plan_of,
+)
 
 from llmspec.compiler.plan import ModelPlan, TensorPlan
+from llmspec.model.lowering import lowering
+from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer, assert_complete
 from llmspec.model.weights import drawn
 from llmspec.parts import attentions, inits, mlps, norms, positions
@@ -138,7 +154,8 @@ def slope(plan: ModelPlan, weights: networks.Arrays, batch: networks.Arrays, smo
 @pytest.mark.parametrize("name", FEW)
 def test_gradients_are_the_slopes_of_the_loss(name: str) -> None:
     """The seed is fixed: a rectifier's kink within a step of a drawn point would have no slope."""
-    plan, weights, batch, smoothing = NETWORKS[name].model, drawn_weights(NETWORKS[name].model, 3), drawn_batch(3), networks.smoothing(name)
+    plan, batch, smoothing = NETWORKS[name].model, drawn_batch(3), networks.smoothing(name)
+    weights = drawn_weights(plan, 3)
     loss, made = networks.gradients(name, weights, batch, double=True)
     assert loss == pytest.approx(reference.loss(plan, weights, batch, smoothing), rel=1e-6)
     whole = np.sqrt(sum((g**2).sum() for g in made.values()))
@@ -163,4 +180,29 @@ def test_gradients_on_the_cpu_equal_the_plain_ones_in_float64(name: str, seed: i
     whole = np.sqrt(sum((g**2).sum() for g in exact.values()))
     for tensor, g in made.items():
         # What flows through a key's bias cancels exactly, so its error is that of the whole.
-        assert np.linalg.norm(g - exact[tensor]) < 2 * SUMMED * EPS * (np.linalg.norm(exact[tensor]) + whole / 8), tensor
+        room = 2 * SUMMED * EPS * (np.linalg.norm(exact[tensor]) + whole / 8)
+        assert np.linalg.norm(g - exact[tensor]) < room, tensor
+
+
+def test_dropout_acts_in_training_only() -> None:
+    """Evaluation takes no key; in training the key decides what is dropped, and nothing else does."""
+    model = {"position": {"kind": "learned"}, "attention": {"heads": 2}, "mlp": {"kind": "relu"}}
+    batch = {k: v for k, v in drawn_batch(1).items() if k != "documents"}
+    found = {}
+    for rate in (0.0, 0.5):
+        plan = plan_of({**model, "dropout": rate})
+        steps, handles = Steps(plan, plan.phases[0], lowering("CPU")), lowering("CPU").inputs
+        weights = Inputs().put(drawn_weights(plan.model, 1))
+        data, more, sums = Inputs().put(batch), Inputs(), Inputs().put({n: memory(t) for n, t in weights.items()})
+        found[rate] = float(memory(steps.evaluate(weights, {}, {**data, **handles})))
+    assert found[0.0] == found[0.5]
+
+    def train(*key: int) -> tuple[float, ...]:
+        keyed = more.put({"key": np.array(key, np.uint32), "keep": np.zeros(1, np.float32)})
+        loss = float(memory(steps.accumulate(weights, sums, {}, {**data, **keyed, **handles})))
+        return (loss, *(float(memory(t).sum()) for t in sums.values()))
+
+    first, other = train(1, 2), train(1, 3)
+    assert first == train(1, 2) and first[0] != other[0] and found[0.5] not in (first[0], other[0])
+    losses = [train(7, n)[0] for n in range(20)]
+    assert abs(np.mean(losses) - found[0.0]) < 5 * np.std(losses)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import settings as settings_of
 
 from llmspec.core.units import Share
 from llmspec.parts import optimizers, schedules
-from tests.strategies import settings as settings_of
 
 FORMULAS: dict[str, Any] = {
     "constant": lambda part, p: 1.0,

@@ -1,4 +1,7 @@
-"""Muon: momentum, orthogonalised (Jordan et al. 2024); scaled as in Liu et al. 2025 (arXiv:2502.16982, section 2.2)."""
+"""Muon: momentum, orthogonalised and scaled by √max(1, rows / columns) (Jordan et al. 2024).
+
+The decay is decoupled, as in Liu et al. 2025 (arXiv:2502.16982, section 2.2).
+"""
 
 import math
 from typing import Any, Literal
