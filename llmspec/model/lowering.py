@@ -89,7 +89,7 @@ class Feed:
             self._made[key] = numpy_inputs(**arrays)
             return self._made[key]
         for name, tensor in self._made[key].items():
-            tensor.uop.base.buffer.copyin(memoryview(np.ascontiguousarray(arrays[name])).cast("B"))  # type: ignore[union-attr]
+            tensor.uop.base.buffer.copyin(memoryview(np.ascontiguousarray(arrays[name])).cast("B"))  # type: ignore
         return self._made[key]
 
 
