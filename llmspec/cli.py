@@ -74,7 +74,7 @@ def sample(
             answers = model.generate(turns, n=n, seed=seed, chat=chat, decoding=decoding)
             print(json.dumps(samples.as_data(model, prompt, answers), ensure_ascii=False, indent=1))
         else:
-            samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n)
+            samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n, chat)
 
 
 @app.command(epilog="Examples:  `llmspec explain specs/quickstart.yaml`  ·  `llmspec explain runs/quickstart`  ·  "

@@ -145,7 +145,7 @@ def _entropy_gradient(n: int, v: int, ppm: int) -> Gradient:
 
 def rms_norm(address: Tensor, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / √(mean(x²) + eps) · weight over the last axis; eps counts in 10⁻¹²."""
-    d, n, small = _sizes(weight_D.shape[0], x.numel() // weight_D.shape[0], round(eps * 1e12))
+    d, n, small = _sizes(weight_D.shape[0], x.numel() // weight_D.shape[0], max(1, round(eps * 1e12)))
     done = _call("rms_norm", (n * d, n), (x, weight_D), (n, d, small), address, _norm_gradient(n, d))[0]
     return done.reshape(x.shape)
 

@@ -78,18 +78,20 @@ class Feed:
     """The changing inputs of a step in tensors made once: later arrays are copied in, which needs no graph."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[tuple[str, tuple[int, ...]], ...], dict[str, Tensor]] = {}
+        self._made: dict[tuple[tuple[str, tuple[int, ...], str], ...], dict[str, Tensor]] = {}
 
     def __call__(self, **arrays: Any) -> dict[str, Tensor]:
         """Tensors with these arrays' numbers; the tensors of the last call with the same names and shapes."""
         import numpy as np
 
-        key = tuple((name, array.shape) for name, array in arrays.items())
+        key = tuple((name, array.shape, str(array.dtype)) for name, array in arrays.items())
         if key not in self._made:
             self._made[key] = numpy_inputs(**arrays)
             return self._made[key]
         for name, tensor in self._made[key].items():
-            tensor.uop.base.buffer.copyin(memoryview(np.ascontiguousarray(arrays[name])).cast("B"))  # type: ignore
+            buffer: Any = tensor.uop.base.buffer
+            content: Any = np.ascontiguousarray(arrays[name])
+            buffer.allocator._copyin(buffer.ensure_allocated()._buf, memoryview(content).cast("B"))
         return self._made[key]
 
 

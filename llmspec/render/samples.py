@@ -35,7 +35,7 @@ def as_data(model: Any, prompt: str, answers: list[Any]) -> dict[str, Any]:
     }
 
 
-def show(model: Any, prompt: str, events: Iterator[Any], n: int) -> None:
+def show(model: Any, prompt: str, events: Iterator[Any], n: int, chat: bool) -> None:
     """Streams one answer as it is drawn; several answers one after the other, each when it is whole."""
     import time
 
@@ -43,7 +43,7 @@ def show(model: Any, prompt: str, events: Iterator[Any], n: int) -> None:
     began, tokens = time.perf_counter(), 0
     first = began
     texts, ends = [""] * n, [""] * n
-    if not model.chat and prompt:
+    if not chat and prompt:
         console.print(prompt, end="", style="bold", markup=False)
     for event in events:
         first = time.perf_counter() if not tokens else first

@@ -1,0 +1,102 @@
+"""The verbs as a person meets them: what is printed, and the exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    spec = tiny.write(folder)
+    done = tiny.call("run", spec, "--out", folder / "runs" / "tiny", "--set", "phases.pretrain.budget=4 steps",
+                     "--set", "phases.chat.budget=4 steps")
+    assert done.returncode == 0, done.stderr
+    assert "phase" in done.stdout and "validation docs" in done.stdout and "llmspec sample" in done.stdout
+    return folder / "runs" / "tiny"
+
+
+def test_a_run_directory_stands_alone(run: Path) -> None:
+    names = {p.name for p in run.iterdir()}
+    assert {"spec", "resolved.yaml", "plan.json", "lock.json", "tokenizer.json", "sources.json"} <= names
+    assert (run / "spec" / "tiny.yaml").read_text() == tiny.TINY
+    assert "budget=4 steps" in (run / "spec" / "overrides.txt").read_text()
+    assert json.loads((run / "sources.json").read_text())["docs"]["license"] == "PSF-2.0"
+    for phase in ("pretrain", "chat"):
+        assert {"metrics.jsonl", "timing.jsonl", "phase.json", "step_4"} <= {p.name for p in (run / phase).iterdir()}
+
+
+def test_sample_takes_the_newest_run_and_repeats_itself(run: Path) -> None:
+    said = [tiny.call("sample", "--prompt", "one", "--seed", "3", "--json", cwd=run.parents[1]) for _ in range(2)]
+    assert said[0].returncode == 0, said[0].stderr
+    data = json.loads(said[0].stdout)
+    assert data["chat"] and data["answers"][0]["finish_reason"] in ("stop", "end", "max_tokens", "length")
+    assert said[0].stdout == said[1].stdout
+
+
+def test_sample_streams_and_names_its_sources(run: Path) -> None:
+    done = tiny.call("sample", run, "--prompt", "one", "--plain", "--set", "decoding.max_tokens=4")
+    assert done.returncode == 0 and done.stdout.startswith("one")
+    assert "docs (PSF-2.0)" in done.stderr and "max_tokens" in done.stderr
+
+
+def test_explain_in_its_three_forms(run: Path) -> None:
+    spec = run / "spec" / "tiny.yaml"
+    for arguments in ((spec,), (run,), (run, "--prompt", "one", "--set", "decoding.max_tokens=2")):
+        plain = tiny.call("explain", *arguments, COLUMNS="80")
+        assert plain.returncode == 0, plain.stderr
+        assert max(len(line) for line in plain.stdout.splitlines()) <= 80
+        assert json.loads(tiny.call("explain", *arguments, "--json").stdout)
+
+
+def test_check_says_ok_or_everything(tmp_path: Path) -> None:
+    good = tiny.call("check", tiny.write(tmp_path))
+    assert good.returncode == 0 and good.stdout.startswith("ok: tiny")
+    text = tiny.TINY.replace("d_ff: 32", "d_f: 32").replace("heads: 2", "heads: 3").replace("docs: 20%", "dogs: 20%")
+    bad = tiny.call("check", tiny.write(tmp_path, text, "bad.yaml"))
+    assert bad.returncode == 2 and "Traceback" not in bad.stderr
+    for words in ("bad.yaml:9:", "`d_ff`", "3 heads do not divide", "no source is called `dogs`", "3 problems"):
+        assert words in bad.stderr, words
+    as_json = json.loads(tiny.call("check", tmp_path / "bad.yaml", "--json").stdout)
+    assert not as_json["ok"] and len(as_json["problems"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "no-such.yaml"), "no-such.yaml"),
+        (("sample", "nowhere"), "no run directory"),
+        (("explain", "nowhere"), "no run directory"),
+        (("sample",), "there is no run"),
+    ],
+)
+def test_mistakes_are_told_not_traced(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    done = tiny.call(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr.replace("\n", " ") and "Traceback" not in done.stderr
+
+
+def test_a_prompt_longer_than_the_context(run: Path) -> None:
+    done = tiny.call("sample", run, "--prompt", "one " * 30)
+    assert done.returncode == 2 and "the model's context is 16" in done.stderr.replace("\n", " ")
+
+
+def test_the_python_api(run: Path) -> None:
+    import numpy as np
+
+    import llmspec
+
+    model = llmspec.open(run)
+    tokens = np.array([[1, 2, 3], [3, 2, 1]])
+    logits = model.logits(tokens)
+    assert logits.shape == (2, 3, model.plan.model.vocab) and logits.dtype == np.float32
+    plain = llmspec.LanguageModel(model.plan, model.codec, {n: w.numpy() for n, w in model._weights.items()},
+                                  model.phase, plain=True)
+    assert np.abs(plain.logits(tokens) - logits).max() < 1e-5
+    one, two = (model.generate("two", seed=5, max_tokens=3)[0] for _ in range(2))
+    assert one.tokens == two.tokens and len(one.tokens) <= 3
+    plan = llmspec.compile(llmspec.load_spec(run / "spec" / "tiny.yaml", ["name=other"]).spec)
+    assert plan.name == "other" and plan.model == model.plan.model
