@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-settings.register_profile(
-    "llmspec", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-settings.load_profile("llmspec")
-# Kernels of many tiny shapes are compiled once and kept between test runs, apart from the user's own.
+CALM = {"deadline": None, "print_blob": True,
+        "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("llmspec", max_examples=50, **CALM)
+settings.register_profile("thorough", max_examples=1000, **CALM)
+# LLMSPEC_HYPOTHESIS=thorough draws twenty times as many examples, for a night or for a change of heart.
+settings.load_profile(os.environ.get("LLMSPEC_HYPOTHESIS", "llmspec"))
 os.environ.setdefault("NO_COLOR", "1")
