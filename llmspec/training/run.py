@@ -41,6 +41,8 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
         bench = Bench(plan, prepared, lowering(plan.device), watcher, stop)
         if plan.device.startswith("CPU") and bench.lowering.name.startswith("plain"):
             watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
+        if busy := others_at_work():
+            watcher.notice(busy)
         folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), about(plan, prepared))
         watcher.planned(plan, folder.path)
         run_phases(bench, folder)
@@ -88,6 +90,17 @@ def loop(phase: PhasePlan) -> Any:
     if phase.phase.loop not in loops:
         raise RunError(f"no loop `{phase.phase.loop}` runs phase {phase.name}")
     return loops[phase.phase.loop]
+
+
+def others_at_work() -> str:
+    """A notice where other processes keep the cores busy; '' where they do not, or the system does not say."""
+    import os
+
+    load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
+    if load < 0.75 * cores:
+        return ""
+    return (f"other processes are at work (load {load:.1f} on {cores} cores): the BLAS's threads will wait for each "
+            "other. Quieten the machine, or start with OPENBLAS_NUM_THREADS=1")
 
 
 def resolved(plan: Plan) -> str:

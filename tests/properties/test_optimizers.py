@@ -163,10 +163,10 @@ def test_small_batches_add_up_to_the_large_one(seed: int) -> None:
     plan, steps, *_ = made("adamw")
     weights, handles = Inputs().put(drawn_weights(plan.model, seed)), lowering("CPU").inputs
     sums, data = Inputs(), Inputs()
-    rubbish = {t.name: np.full(t.shape, 3, np.float32) for t in plan.model.tensors}
 
     def run(*passes: Arrays) -> tuple[float, Arrays]:
-        sums.put(rubbish)
+        # What an earlier step left in the sums, another amount each time: the first pass forgets it.
+        sums.put({t.name: np.full(t.shape, 3 * len(passes), np.float32) for t in plan.model.tensors})
         losses = [float(memory(steps.accumulate(weights, sums, {}, {**data.put(p), **handles}))) for p in passes]
         return sum(losses), {n: memory(t).astype(np.float64) for n, t in sums.items()}
 
