@@ -36,8 +36,10 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
 
         open_device(plan.device)
         from llmspec.model.lowering import lowering
+        from llmspec.model.transformer import Transformer, assert_complete
         from llmspec.training.supervised import Bench
 
+        assert_complete(Transformer(plan.model))
         bench = Bench(plan, prepared, lowering(plan.device), watcher, stop)
         if plan.device.startswith("CPU") and bench.lowering.name.startswith("plain"):
             watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
