@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmspec.core.hashing import digest
 from llmspec.parts.base import Dims, Frozen, Init, Role
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer
@@ -141,12 +140,6 @@ class Plan(Frozen):
 
     def phase(self, name: str) -> PhasePlan:
         return next(p for p in self.phases if p.name == name)
-
-    @property
-    def data_key(self) -> str:
-        """Hash of the settings that shape the tokens, before the sources' own fingerprints."""
-        return digest({"tokenizer": self.tokenizer.identity(), "sources": {s.name: s.source.identity() for s in
-                                                                          self.sources}})
 
 
 class Measured(Frozen):
