@@ -18,3 +18,18 @@ class Mask(NamedTuple):
         """Broadcasts over its arguments; True where the query may see the key."""
         seen = key <= query
         return seen & (query_document == key_document) if self.documents else seen
+
+    def spans(self, tokens: int, documents_BT: Any = None) -> Any:
+        """The relation as keys first … end - 1 of each query: int32 (B or 1, T, 2), a numpy array.
+
+        That is all of the relation, since a document's tokens stand side by side in a block.
+        """
+        import numpy as np
+
+        place = np.arange(tokens, dtype=np.int32)
+        if not self.documents:
+            return np.stack([np.zeros_like(place), place + 1], axis=-1)[None]
+        begins = np.ones(documents_BT.shape, bool)
+        begins[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+        first = np.maximum.accumulate(np.where(begins, place, 0), axis=1).astype(np.int32)
+        return np.stack([first, np.broadcast_to(place + 1, first.shape)], axis=-1)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import Plan
 from llmspec.decoding.generate import Event, Generation, generate, stream
 from llmspec.decoding.template import chat_prompt, text_prompt
@@ -44,11 +45,11 @@ class LanguageModel:
         padded = np.zeros((rows, bucket), np.int32)
         padded[:, :length] = ids
         jit = self._jits.setdefault((rows, bucket), self._lowering.jit(self._forward))
-        inputs = {**numpy_inputs(tokens=padded), **self._lowering.inputs}
+        inputs = {**numpy_inputs(tokens=padded, spans=Mask().spans(bucket)), **self._lowering.inputs}
         return jit(self._weights, self._tables, inputs).numpy()[:, :length].copy()
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
-        view = block_view(inputs["tokens"].shape[1], None, None)
+        view = block_view(inputs["tokens"].shape[1], inputs["spans"])
         ops = self._lowering.ops(inputs)
         return self._model.logits(ops, {**weights, **tables}, inputs["tokens"], view).realize()
 

@@ -18,8 +18,8 @@ from tinygrad.uop.ops import Ops
 
 from llmspec.kernels import native
 
-WORDS, HEAD = 64, 2
-"""Of a table row: the function, the number of its arguments, and 62 of these."""
+WORDS, HEAD, TOGETHER = 64, 2, 32
+"""Of a table row: the function, the number of its arguments with the number of rows that run together, 62 arguments."""
 
 
 def tensors_of(args: tuple[Any, ...]) -> list[Tensor]:
@@ -46,6 +46,8 @@ class Table:
         inputs = tuple(t.uop.base for t in tensors)
         bases = [address(t) for t in tensors]
         rows: list[list[int]] = []
+        self.names: list[str] = []
+        """What each row runs, for measurements."""
         self._places: list[tuple[int, int, int, int]] = []  # row, word, input, offset in bytes
         self._variables: list[tuple[int, int, str]] = []  # row, word, name
         for call in captured.linear.src:
@@ -69,8 +71,8 @@ class Table:
         if not isinstance(cores, int) or len(info.globals) + len(info.vars) > WORDS - HEAD:
             raise Unfit("a symbolic launch, or too many arguments")
         resolved = resolve_params(call, inputs)
-        for core in range(cores):
-            row = [runtime.addr, len(info.globals) + len(info.vars)]
+        for core in range(cores):  # split for cores: rows that do not depend on one another, which the first one says
+            row = [runtime.addr, len(info.globals) + len(info.vars) | (0 if core else cores << TOGETHER)]
             for index in info.globals:
                 where = resolved[index].buffer.ensure_allocated().get_buf("CPU").va_addr  # type: ignore[union-attr]
                 if (slot := _slot(own[index])) is not None:
@@ -83,6 +85,7 @@ class Table:
                     self._variables.append((len(rows), len(row), variable.expr))
                     row.append(0)
             rows.append(row)
+            self.names.append(info.name)
 
     def __call__(self, args: tuple[Any, ...]) -> None:
         """Runs every kernel on the inputs of this call."""

@@ -36,7 +36,7 @@ class Decoder:
         """Caches and graphs for another number of rows."""
         plan = self._plan
         names = [f"{kind}{layer}" for layer in range(plan.layers) for kind in "kv"]
-        shape = (rows, plan.kv_heads, plan.context, plan.head_dim)
+        shape = (rows, plan.context, plan.kv_heads, plan.head_dim)
         self._cache = {n: Tensor.zeros(*shape, dtype=dtypes.float32).contiguous() for n in names}
         Tensor.realize(*self._cache.values())
         self._prefills: dict[int, Any] = {}
@@ -60,7 +60,7 @@ class Decoder:
         padded[:, : len(tokens)] = tokens
         if bucket not in self._prefills:
             self._prefills[bucket] = self._lowering.jit(self._prefill_step)
-        inputs = numpy_inputs(tokens=padded, last=np.array([len(tokens) - 1], np.int32))
+        inputs = numpy_inputs(tokens=padded, last=np.array([len(tokens) - 1], np.int32), spans=Mask().spans(bucket))
         self._length = len(tokens)
         return self._run(self._prefills[bucket], inputs)
 
@@ -71,7 +71,8 @@ class Decoder:
         if self._length >= self.context:
             raise ValueError(f"the context of {self.context} tokens is full")
         inputs = numpy_inputs(tokens=np.asarray(tokens, np.int32).reshape(self.rows, 1),
-                              position=np.array([[self._length]], np.int32))
+                              position=np.array([[self._length]], np.int32),
+                              spans=np.array([[[0, self._length + 1]]], np.int32))
         place = self._place.bind(self._length)
         self._length += 1
         return self._run(self._decode, inputs, place)
@@ -84,16 +85,13 @@ class Decoder:
     def _prefill_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:
         tokens_RT = inputs["tokens"]
         length = int(tokens_RT.shape[1])
-        place = Tensor.arange(length)
-        mask = Mask().allows(place.reshape(1, 1, length, 1), place.reshape(1, 1, 1, length))
-        positions = place.reshape(1, length)
-        view = View(positions, positions, mask, memory=self._writer(cache, 0, length, read=False))
+        positions = Tensor.arange(length).reshape(1, length)
+        view = View(positions, positions, inputs["spans"], memory=self._writer(cache, 0, length, read=False))
         return self._logits(weights, tables, inputs, view, inputs["last"])
 
     def _decode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors, place: UOp) -> Tensor:
         keys, query = Tensor.arange(self.context), inputs["position"]
-        mask = Mask().allows(query.reshape(1, 1, 1, 1), keys.reshape(1, 1, 1, -1))
-        view = View(query, keys.reshape(1, -1), mask, memory=self._writer(cache, place, 1, read=True))
+        view = View(query, keys.reshape(1, -1), inputs["spans"], memory=self._writer(cache, place, 1, read=True))
         return self._logits(weights, tables, inputs, view, None)
 
     def _logits(self, weights: Tensors, tables: Tensors, inputs: Tensors, view: View, last: Tensor | None) -> Tensor:
@@ -109,10 +107,10 @@ class Decoder:
         """Stores new keys and values at `place`; gives back the whole cache, or in a prefill just the new ones."""
         self._written: list[Tensor] = []
 
-        def store(name: str, new_RKTd: Tensor) -> Tensor:
+        def store(name: str, new_RTKd: Tensor) -> Tensor:
             whole = cache[name]
-            written = whole.uop.after(whole[:, :, place : place + length, :].uop.store(new_RKTd.uop))
+            written = whole.uop.after(whole[:, place : place + length].uop.store(new_RTKd.uop))
             self._written.append(Tensor(written))
-            return self._written[-1] if read else new_RKTd
+            return self._written[-1] if read else new_RTKd
 
         return lambda layer, k, v: (store(f"k{layer}", k), store(f"v{layer}", v))

@@ -1,49 +1,72 @@
-"""Which operations a device runs: plain tinygrad everywhere, BLAS calls on the CPU."""
+"""Which operations a device runs: plain tinygrad everywhere, calls of C on the CPU."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tinygrad import Tensor
 
-from llmspec.kernels import blas, native
+from llmspec.kernels import calls, native
 from llmspec.kernels.replay import Replayed
 from llmspec.model.ops import Ops
 
 
 class CPUOps(Ops):
-    """Matrix products, embedding rows, softmax, RMSNorm, gated SiLU and loss as calls of C; the rest plain."""
+    """Everything hot as calls of C; dropout, residuals and what optimizers do beside Adam stay plain."""
 
-    def __init__(self, handles: dict[str, Tensor], int_bits: int, key: Tensor | None, dropout: float) -> None:
+    def __init__(self, address: Tensor, key: Tensor | None, dropout: float) -> None:
         super().__init__(key, dropout)
-        self._blas, self._native, self._bits = handles["blas"], handles["native"], int_bits
+        self._at = address
 
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        return blas.matmul(self._blas, a, b, transpose_a=transpose_a, transpose_b=transpose_b, int_bits=self._bits)
+        return calls.matmul(self._at, a, b, transpose_a, transpose_b)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = blas.linear(self._blas, x, weight, int_bits=self._bits)
-        return y if bias is None else y + bias
+    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        return calls.linears(self._at, x, layers)
 
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
-        return native.embedding(self._native, weight, ids)
+        return calls.embedding(self._at, weight, ids)
 
-    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return native.softmax(self._native, scores, mask)
+    def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
+        return calls.rotate(self._at, x_BTHd, heads, cos, sin, p_BT)
 
-    def gated(self, activation: str, gate: Tensor, up: Tensor) -> Tensor:
-        if activation != "silu":
-            return super().gated(activation, gate, up)
-        return native.silu_gated(self._native, gate, up)
+    def self_attention(self, qkv_BTNd: Tensor, heads: int, spans: Tensor, bias: Tensor | None) -> Tensor:
+        return calls.attention_packed(self._at, qkv_BTNd, heads, spans, bias)
+
+    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, spans: Tensor, bias: Tensor | None) -> Tensor:
+        return calls.attention(self._at, q_BTHd, k_BSKd, v_BSKd, spans, bias)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        return calls.layer_norm(self._at, x, weight, bias, eps)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return native.rms_norm(self._native, x, weight, eps)
+        return calls.rms_norm(self._at, x, weight, eps)
 
-    def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        return native.cross_entropy(self._native, logits_NV, targets_N, label_smoothing)
+    def gelu(self, x: Tensor) -> Tensor:
+        return calls.activation(self._at, x, calls.GELU)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return calls.activation(self._at, x, calls.SILU)
+
+    def gated(self, activation: str, both: Tensor) -> Tensor:
+        kinds = {"silu": calls.SILU, "gelu": calls.GELU}
+        if activation not in kinds:
+            return super().gated(activation, both)
+        return calls.gated(self._at, both, kinds[activation])
+
+    def linear_cross_entropy(self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor,
+                             label_smoothing: float = 0.0) -> Tensor:
+        return calls.linear_cross_entropy(self._at, hidden_ND, weight_VD, targets_N, label_smoothing)
+
+    def square_sum(self, x: Tensor) -> Tensor:
+        return calls.square_sum(self._at, x)
+
+    def adam(self, w: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, beta1: float,
+             beta2: float, eps: float, l2: float, decay: float) -> None:
+        self.written += calls.adam(self._at, w, m, v, g, scale, scalars, beta1, beta2, eps, l2, decay)
 
 
 @dataclass(frozen=True)
@@ -52,26 +75,22 @@ class Lowering:
 
     name: str
     inputs: dict[str, Tensor] = field(default_factory=dict)
-    int_bits: int = 64
 
     def jit(self, function: Callable[..., Any]) -> Any:
         """A step (dicts of tensors, and bound variables, in; tensors out) that is captured on its first call."""
         return Replayed(function, tables=bool(self.inputs))
 
     def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
-        """Operations that read the handles from `inputs`, the ones the jitted function was called with."""
-        return CPUOps(inputs, self.int_bits, key, dropout) if self.inputs else Ops(key, dropout)
+        """Operations that read the functions' addresses from `inputs`, which the jitted function was called with."""
+        return CPUOps(inputs["native"], key, dropout) if self.inputs else Ops(key, dropout)
 
 
 @functools.cache
 def lowering(device: str, plain: bool = False) -> Lowering:
-    """The lowering of a device. On a CPU without a usable BLAS it is the plain one, and its name says so."""
+    """The lowering of a device. Raises ToolchainError on a CPU without a compiler."""
     if plain or not device.startswith("CPU"):
         return Lowering("plain")
-    found = blas.Blas.find()
-    if found is None:
-        return Lowering(f"plain ({blas.Blas.why_not()})")
-    return Lowering(found.name, {"blas": found.handle(), "native": native.handle()}, found.int_bits)
+    return Lowering(native.products(), {"native": native.handle()})
 
 
 class Feed:

@@ -7,6 +7,7 @@ N positions (B·T), M/K rows and inner length of matrices.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from tinygrad import Tensor, dtypes
 
@@ -19,6 +20,8 @@ class Ops:
 
     def __init__(self, key: Tensor | None = None, dropout: float = 0.0) -> None:
         self._key, self._rate, self._sites = key, dropout, 0
+        self.written: list[Tensor] = []
+        """What is to be realized, so that everything assigned here is really written."""
 
     # -- products ------------------------------------------------------------------------------------------------
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
@@ -29,8 +32,14 @@ class Ops:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (…, inputs) by weight (outputs, inputs) -> (…, outputs)."""
-        y = x @ weight.transpose(0, 1)
-        return y if bias is None else y + bias
+        return self.linears(x, [(weight, bias)])
+
+    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Up to three layers of one input, weights and biases, -> (…, Σ outputs) side by side: one product."""
+        weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
+        joined = weights[0] if len(weights) == 1 else self.materialise(Tensor.cat(*weights))
+        y = x @ joined.transpose(0, 1)
+        return y + Tensor.cat(*biases) if biases else y
 
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
         """Rows of a trained table: (V, D), int (B, T) -> (B, T, D)."""
@@ -46,16 +55,23 @@ class Ops:
         return x.contiguous().contiguous_backward()
 
     def assign(self, tensor: Tensor, value: Tensor) -> Tensor:
-        """Writes a value into a state tensor; whoever reads the result reads what was written."""
-        return tensor.assign(value)
+        """Writes a value into a weight or a state tensor; whoever reads the result reads what was written."""
+        self.written.append(tensor.assign(value))
+        return tensor
 
     # -- attention -----------------------------------------------------------------------------------------------
-    def rotate(self, x_BHTd: Tensor, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
-        """Rotary positions in the half-split form: x·cos + swap(x)·sin, where swap(a, b) = (-b, a)."""
-        c, s = self.rows(cos, p_BT).unsqueeze(1), self.rows(sin, p_BT).unsqueeze(1)
-        half = x_BHTd.shape[-1] // 2
-        swapped = (-x_BHTd[..., half:]).cat(x_BHTd[..., :half], dim=-1)
-        return x_BHTd * c + swapped * s
+    def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
+        """Rotary positions for the first `heads`, in the half-split form: x·cos + swap(x)·sin, swap(a, b) = (-b, a)."""
+        c, s = self.rows(cos, p_BT).unsqueeze(2), self.rows(sin, p_BT).unsqueeze(2)
+        x, rest, half = x_BTHd[:, :, :heads], x_BTHd[:, :, heads:], x_BTHd.shape[-1] // 2
+        turned = x * c + (-x[..., half:]).cat(x[..., :half], dim=-1) * s
+        return turned.cat(rest, dim=2) if rest.shape[2] else turned
+
+    def self_attention(self, qkv_BTNd: Tensor, heads: int, spans: Tensor, bias: Tensor | None) -> Tensor:
+        """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2K, d) -> (B, T, H, d)."""
+        kv = (int(qkv_BTNd.shape[2]) - heads) // 2
+        q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
+        return self.attention(q, k, v, spans, bias)
 
     def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Softmax over the last axis; masked places get exactly 0, and a fully masked row is all zeros."""
@@ -63,17 +79,23 @@ class Ops:
         e = mask.where((low - low.max(-1, keepdim=True).detach()).exp(), 0.0)
         return self.materialise(e / e.sum(-1, keepdim=True).maximum(1e-30))
 
-    def attention(self, q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
-        """softmax(q·kᵀ/√d + bias | mask)·v -> (B, H, T, d); mask (B or 1, 1, T, S) is True where a key is seen."""
-        batch, heads, queries, width = q_BHTd.shape
-        kv, keys = k_BKSd.shape[1], k_BKSd.shape[2]
+    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, spans: Tensor, bias: Tensor | None) -> Tensor:
+        """softmax(q·kᵀ/√d + bias)·v -> (B, T, H, d), over the keys first … end - 1 of spans (B or 1, T, 2) int32.
+
+        `bias` (B or 1, H, T, S) is a constant: no gradient flows into it.
+        """
+        batch, queries, heads, width = q_BTHd.shape
+        keys, kv = k_BSKd.shape[1:3]
         group = heads // kv  # the queries of one key head become rows of one product
-        q = self.materialise(q_BHTd * (1 / math.sqrt(width))).reshape(batch * kv, group * queries, width)
-        k, v = (self.materialise(x).reshape(batch * kv, keys, width) for x in (k_BKSd, v_BKSd))
+        place = Tensor.arange(keys).reshape(1, 1, 1, keys)
+        mask = (place >= spans[:, None, :, :1]) & (place < spans[:, None, :, 1:])
+        q = self.materialise(q_BTHd.transpose(1, 2) * (1 / math.sqrt(width)))
+        q = q.reshape(batch * kv, group * queries, width)
+        k, v = (self.materialise(x.transpose(1, 2)).reshape(batch * kv, keys, width) for x in (k_BSKd, v_BSKd))
         scores = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
-        weights = self.softmax(scores if bias is None else scores + bias, mask)
+        weights = self.softmax(scores if bias is None else scores + bias.detach(), mask)
         out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
-        return out.reshape(batch, heads, queries, width)
+        return out.reshape(batch, heads, queries, width).transpose(1, 2)
 
     # -- norms and activations -----------------------------------------------------------------------------------
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -97,8 +119,9 @@ class Ops:
         """x·sigmoid(x)."""
         return x * x.sigmoid()
 
-    def gated(self, activation: str, gate: Tensor, up: Tensor) -> Tensor:
-        """activation(gate) · up."""
+    def gated(self, activation: str, both: Tensor) -> Tensor:
+        """activation(gate) · up, for gate and up side by side: (…, 2F) -> (…, F)."""
+        gate, up = self.materialise(both).chunk(2, dim=-1)
         return getattr(self, activation)(gate) * up
 
     def dropout(self, x: Tensor) -> Tensor:
@@ -113,11 +136,36 @@ class Ops:
         return keep.contiguous().where(x * (1 / (1 - self._rate)), 0.0)
 
     # -- loss ----------------------------------------------------------------------------------------------------
-    def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Negative log-likelihood of each target in nats (N,), targets smoothed evenly over the vocabulary."""
+    def linear_cross_entropy(self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor,
+                             label_smoothing: float = 0.0) -> Tensor:
+        """Negative log-likelihood of each target in nats (N,) under the logits hidden·weightᵀ.
+
+        Targets are smoothed evenly over the vocabulary. Head and loss are one operation, so that a device may keep the
+        logits (the largest tensor of a small model) once.
+        """
+        logits_NV = self.materialise(self.linear(hidden_ND, weight_VD))
         low = logits_NV - logits_NV.max(-1, keepdim=True).detach()
         log_total = low.exp().sum(-1).log()
         chosen = low.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
         if not label_smoothing:
             return log_total - chosen
         return log_total - (1 - label_smoothing) * chosen - label_smoothing * low.mean(-1)
+
+    # -- updates -------------------------------------------------------------------------------------------------
+    def square_sum(self, x: Tensor) -> Tensor:
+        """The sum of all squares, (1,)."""
+        return x.square().sum().reshape(1)
+
+    def adam(self, w: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, beta1: float,
+             beta2: float, eps: float, l2: float, decay: float) -> None:
+        """Adam's step on a weight and its moments, in place (Kingma & Ba 2015, algorithm 1).
+
+        `scale` (1,) multiplies the gradient; `scalars` are the learning rate and the two bias corrections; `l2` is a
+        decay added to the gradient, `decay` a decoupled one.
+        """
+        g = g * scale
+        g = g + l2 * w if l2 else g
+        m = self.assign(m, beta1 * m + (1 - beta1) * g)
+        v = self.assign(v, beta2 * v + (1 - beta2) * g * g)
+        new = w - scalars[0] * (m * scalars[1]) / ((v * scalars[2]).sqrt() + eps)
+        self.assign(w, new - scalars[0] * decay * w if decay else new)

@@ -38,9 +38,10 @@ class Steps:
         """The weighted sum of the losses of a batch, in nats."""
         tokens_BT = inputs["tokens"]
         ops = self._lowering.ops(inputs, key, self._plan.model.dropout)
-        view = block_view(tokens_BT.shape[1], inputs.get("positions"), inputs.get("documents"))  # type: ignore[arg-type]
-        logits = self._model.logits(ops, tensors, tokens_BT, view)
-        losses_N = self._objective(ops, logits.reshape(-1, logits.shape[-1]), inputs["targets"].reshape(-1))
+        view = block_view(tokens_BT.shape[1], inputs["spans"], inputs.get("positions"))  # type: ignore[arg-type]
+        hidden = self._model.hidden(ops, tensors, tokens_BT, view)
+        losses_N = self._objective(ops, hidden.reshape(-1, hidden.shape[-1]), self._model.head_weight(tensors),
+                                   inputs["targets"].reshape(-1))
         return (losses_N * inputs["shares"].reshape(-1)).sum()
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, list[Tensor]]:
@@ -67,20 +68,18 @@ class Steps:
 
     def _update(self, weights: Tensors, state: Tensors, gradients: list[Tensor], inputs: Tensors) -> Tensor:
         """Clips, then lets the optimizer update weights and state; returns the norm before clipping."""
+        ops, optimizer = self._lowering.ops(inputs), self._phase.optimizer
         # Realized apart: as one expression every parameter's sum would be fused into every kernel that uses the norm.
-        squares = [g.square().sum() for g in gradients]
+        squares = [ops.square_sum(g) for g in gradients]
         Tensor.realize(*squares)
-        norm = Tensor.stack(*squares).sum().sqrt().realize()
-        if self._phase.clip is not None:
-            scale = (self._phase.clip / (norm + 1e-6)).minimum(1.0).realize()
-            gradients = [g * scale for g in gradients]
-        ops, optimizer, changed = self._lowering.ops(inputs), self._phase.optimizer, []
+        norm = Tensor.cat(*squares).sum().sqrt().realize()
+        scale = Tensor.full((1,), 1.0) if self._phase.clip is None else self._phase.clip / (norm + 1e-6)
+        scale = scale.minimum(1.0).reshape(1).contiguous().realize()
         for (name, w), g in zip(weights.items(), gradients, strict=True):
             role = self._roles[name]
             own = {s: state[f"{name}:{s}"] for s in optimizer.state(role)}
-            new = optimizer.update(ops, role, w, g, own, inputs["scalars"])
-            changed += [w.assign(new), *own.values()]
-        Tensor.realize(*changed)
+            optimizer.update(ops, role, w, g, scale, own, inputs["scalars"])
+        Tensor.realize(*ops.written)
         return norm
 
     def _evaluate(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> Tensor:

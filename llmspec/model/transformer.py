@@ -11,7 +11,6 @@ from typing import Any
 
 from tinygrad import Tensor
 
-from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan
 from llmspec.model.ops import Ops
 
@@ -22,25 +21,16 @@ class View:
 
     queries: Tensor  # (B or 1, T) int32
     keys: Tensor  # (B or 1, S) int32
-    mask: Tensor  # (B or 1, 1, T, S) bool
+    spans: Tensor  # (B or 1, T, 2) int32: the keys first … end - 1 that a query sees
     memory: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    """(layer, new keys, new values) -> all that the queries may see; None in training: these alone."""
     layer: int = 0
 
-    def remember(self, k_BKTd: Tensor, v_BKTd: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values the queries may see: these alone in training, the cache's in decoding."""
-        return self.memory(self.layer, k_BKTd, v_BKTd) if self.memory else (k_BKTd, v_BKTd)
 
-
-def block_view(tokens: int, positions_BT: Tensor | None, documents_BT: Tensor | None) -> View:
-    """The view of whole blocks: causal, and within documents where their ids are given."""
-    place = Tensor.arange(tokens)
-    positions = place.reshape(1, tokens) if positions_BT is None else positions_BT
-    query, key = place.reshape(1, 1, tokens, 1), place.reshape(1, 1, 1, tokens)
-    if documents_BT is None:
-        return View(positions, positions, Mask().allows(query, key))
-    d = documents_BT
-    allowed = Mask(documents=True).allows(query, key, d.reshape(-1, 1, tokens, 1), d.reshape(-1, 1, 1, tokens))
-    return View(positions, positions, allowed.contiguous())
+def block_view(tokens: int, spans: Tensor, positions_BT: Tensor | None = None) -> View:
+    """The view of whole blocks; positions count from a document's start where they are given."""
+    positions = Tensor.arange(tokens).reshape(1, tokens) if positions_BT is None else positions_BT
+    return View(positions, positions, spans)
 
 
 class Weights(Mapping[str, Tensor]):
@@ -104,8 +94,12 @@ class Transformer:
 
     def head(self, ops: Ops, tensors: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         """Logits (…, V) of hidden states (…, D)."""
+        return ops.linear(hidden, self.head_weight(tensors))
+
+    def head_weight(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The matrix (V, D) that makes logits of hidden states."""
         w = tensors if isinstance(tensors, Weights) else Weights(tensors)
-        return ops.linear(hidden, w["embed_tokens.weight" if self.plan.tied_embeddings else "lm_head.weight"])
+        return w["embed_tokens.weight" if self.plan.tied_embeddings else "lm_head.weight"]
 
     def logits(self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: View) -> Tensor:
         """Logits (B, T, V)."""
@@ -120,7 +114,7 @@ def assert_complete(model: Transformer) -> None:
     w = Weights(tensors)
     length = min(2, model.plan.context)
     tokens = Tensor.empty(1, length, dtype="int32")
-    out = model.logits(Ops(), w, tokens, block_view(length, None, None))
+    out = model.logits(Ops(), w, tokens, block_view(length, Tensor.empty(1, length, 2, dtype="int32")))
     unread = set(table) - w.read
     assert not unread, f"the forward pass never reads {sorted(unread)}"
     assert out.shape[-1] == model.plan.vocab

@@ -9,6 +9,7 @@ from typing import Any
 
 from tinygrad import Tensor
 
+from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
 from llmspec.data.ledger import Ledger
@@ -136,8 +137,9 @@ class Supervised:
 
         arrays = {"tokens": batch.tokens, "targets": batch.targets,
                   "shares": (batch.weights / max(targets, 1.0)).astype(np.float32), **more}
+        arrays["spans"] = Mask(self.phase.document_mask).spans(batch.tokens.shape[1], batch.documents)
         if self.phase.document_mask:
-            arrays |= {"documents": batch.documents, "positions": batch.positions}
+            arrays["positions"] = batch.positions
         if self.bench.plan.model.dropout:
             arrays["key"] = random_key(self.bench.plan.seed, self.plan.name, self.step, micro)
         return {**self.feed(**arrays), **self.bench.lowering.inputs}

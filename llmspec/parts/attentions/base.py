@@ -16,7 +16,7 @@ class Attention(ModelPart):
     """softmax(q·kᵀ / √d + bias + mask)·v (Vaswani et al. 2017, section 3.2).
 
     build(dims, hooks) -> f(ops, w, pw, x_BTD, view) -> x_BTD, where `pw` are the position part's weights and
-    tables, and `view` says what each query sees: its mask, its positions and, in decoding, its cache.
+    tables, and `view` says what each query sees: its span of keys, its position and, in decoding, its cache.
     """
 
     heads: int | None = Field(None, gt=0)
@@ -67,21 +67,20 @@ class Attention(ModelPart):
         return super().flops(dims) + 4.0 * dims.context * dims.heads * dims.head_dim
 
     def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Any:  # noqa: B008
-        def heads_of(ops: Any, w: Any, name: str, x_BTD: Any, heads: int) -> Any:
-            y = ops.linear(x_BTD, w[f"{name}_proj.weight"], w[f"{name}_proj.bias"] if self.bias else None)
-            return y.reshape(*x_BTD.shape[:2], heads, dims.head_dim).transpose(1, 2)
+        heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
 
         def forward(ops: Any, w: Any, pw: Any, x_BTD: Any, view: Any) -> Any:
-            q_BHTd = heads_of(ops, w, "q", x_BTD, dims.heads)
-            k_BKTd = heads_of(ops, w, "k", x_BTD, dims.kv_heads)
-            v_BKTd = heads_of(ops, w, "v", x_BTD, dims.kv_heads)
-            if hooks.rotate:
-                q_BHTd = hooks.rotate(ops, pw, q_BHTd, view.queries)
-                k_BKTd = hooks.rotate(ops, pw, k_BKTd, view.queries)
-            k_BKSd, v_BKSd = view.remember(k_BKTd, v_BKTd)
+            layers = [(w[f"{n}_proj.weight"], w[f"{n}_proj.bias"] if self.bias else None) for n in "qkv"]
+            qkv_BTNd = ops.linears(x_BTD, layers).reshape(*x_BTD.shape[:2], heads + 2 * kv, width)
+            if hooks.rotate:  # queries and keys, side by side
+                qkv_BTNd = hooks.rotate(ops, pw, qkv_BTNd, heads + kv, view.queries)
             bias = hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None
-            y_BHTd = ops.attention(q_BHTd, k_BKSd, v_BKSd, mask=view.mask, bias=bias)
-            y_BTD = y_BHTd.transpose(1, 2).reshape(*x_BTD.shape[:2], dims.heads * dims.head_dim)
+            if view.memory is None:
+                y_BTHd = ops.self_attention(qkv_BTNd, heads, view.spans, bias)
+            else:
+                q_BTHd, k_BTKd, v_BTKd = qkv_BTNd.split([heads, kv, kv], dim=2)
+                y_BTHd = ops.attention(q_BTHd, *view.memory(view.layer, k_BTKd, v_BTKd), view.spans, bias)
+            y_BTD = y_BTHd.reshape(*x_BTD.shape[:2], heads * width)
             return ops.linear(y_BTD, w["o_proj.weight"], w["o_proj.bias"] if self.output_bias else None)
 
         return forward

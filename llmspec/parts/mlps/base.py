@@ -40,8 +40,8 @@ class MLP(ModelPart):
             return project(ops, w, "down_proj", hidden)
 
         def gated(ops: Any, w: Any, x_BTD: Any) -> Any:
-            gate, up = project(ops, w, "gate_proj", x_BTD), project(ops, w, "up_proj", x_BTD)
-            return project(ops, w, "down_proj", ops.gated(self.activation, gate, up))
+            layers = [(w[f"{n}.weight"], w[f"{n}.bias"] if self.bias else None) for n in ("gate_proj", "up_proj")]
+            return project(ops, w, "down_proj", ops.gated(self.activation, ops.linears(x_BTD, layers)))
 
         return gated if "gate_proj" in self.projections(dims) else forward
 

@@ -15,5 +15,5 @@ class CrossEntropy(Part):
     """Share of each target spread evenly over the vocabulary (Szegedy et al. 2016, section 7)."""
 
     def build(self) -> Any:
-        """f(ops, logits_NV, targets_N) -> losses_N in nats, one a position, before the mask of supervision."""
-        return lambda ops, logits, targets: ops.cross_entropy(logits, targets, self.label_smoothing)
+        """f(ops, hidden_ND, head_VD, targets_N) -> losses_N in nats, before the mask of supervision."""
+        return lambda ops, hidden, head, targets: ops.linear_cross_entropy(hidden, head, targets, self.label_smoothing)

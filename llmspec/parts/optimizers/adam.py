@@ -26,13 +26,7 @@ class Adam(Optimizer):
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, 1 / (1 - self.beta1**step), 1 / (1 - self.beta2**step))
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
-        lr, correct1, correct2 = scalars[0], scalars[1], scalars[2]
-        if self.decay(role) and not self.decoupled:
-            g = g + self.decay(role) * w
-        m = ops.assign(state["exp_avg"], self.beta1 * state["exp_avg"] + (1 - self.beta1) * g)
-        v = ops.assign(state["exp_avg_sq"], self.beta2 * state["exp_avg_sq"] + (1 - self.beta2) * g * g)
-        new = w - lr * (m * correct1) / ((v * correct2).sqrt() + self.eps)
-        if self.decay(role) and self.decoupled:
-            new = new - lr * self.decay(role) * w
-        return new
+    def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
+        decay = self.decay(role)
+        ops.adam(w, state["exp_avg"], state["exp_avg_sq"], g, scale, scalars, beta1=self.beta1, beta2=self.beta2,
+                 eps=self.eps, l2=0.0 if self.decoupled else decay, decay=decay if self.decoupled else 0.0)

@@ -29,8 +29,11 @@ class Optimizer(Part):
         """What the graph reads at `step` (from 1); `factor` is the schedule's. The first is the learning rate."""
         return (self.lr * factor,)
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
-        """The new weight from weight, gradient and the float32 vector of `scalars`; writes `state` by ops.assign."""
+    def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
+        """Writes weight and state by ops.assign, from the gradient scale·g and the float32 vector of `scalars`.
+
+        `scale` (1,) is what clipping leaves of the gradient; apart, so that no scaled copy of a gradient is made.
+        """
         raise TypeError(f"{type(self).__name__} updates nothing")
 
     def decay(self, role: Role) -> float:

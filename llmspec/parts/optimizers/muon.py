@@ -37,15 +37,17 @@ class Muon(Optimizer):
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, *self.rest.scalars(factor, step))
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
+    def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
         if role != "matrix":
-            return self.rest.update(ops, role, w, g, state, scalars[1:])
+            return self.rest.update(ops, role, w, g, scale, state, scalars[1:])
+        g = g * scale
         mean = self.momentum * state["momentum_buffer"] + (1 - self.momentum) * g
         v = ops.assign(state["momentum_buffer"], mean)
         direction = (1 - self.momentum) * g + self.momentum * v if self.nesterov else v
         rows, columns = w.shape
         step = orthogonalised(ops, direction, self.iterations) * math.sqrt(max(1.0, rows / columns))
-        return w - scalars[0] * (step + self.weight_decay * w)
+        ops.assign(w, w - scalars[0] * (step + self.weight_decay * w))
+        return None
 
 
 def orthogonalised(ops: Any, g_MN: Any, iterations: int) -> Any:

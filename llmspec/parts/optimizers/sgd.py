@@ -20,11 +20,13 @@ class SGD(Optimizer):
     def state(self, role: Role) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
+    def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
+        g = g * scale
         if self.decay(role):
             g = g + self.decay(role) * w
         if not self.momentum:
-            return w - scalars[0] * g
+            ops.assign(w, w - scalars[0] * g)
+            return
         v = ops.assign(state["momentum_buffer"], self.momentum * state["momentum_buffer"] + g)
         direction = g + self.momentum * v if self.nesterov else v
-        return w - scalars[0] * direction
+        ops.assign(w, w - scalars[0] * direction)

@@ -12,8 +12,8 @@ class Hooks(NamedTuple):
     """What a position part does, each None where it does nothing. `p_BT` holds each token's position.
 
     embed(ops, w, x_BTD, p_BT) -> x_BTD             added to the token embedding
-    rotate(ops, w, x_BHTd, p_BT) -> x_BHTd          turns queries and keys
-    bias(ops, w, p_BT, p_BS) -> (B or 1, H, T, S)   added to the attention scores
+    rotate(ops, w, x_BTHd, heads, p_BT) -> x_BTHd   turns the first heads: queries and keys
+    bias(ops, w, p_BT, p_BS) -> (B or 1, H, T, S)   added to the attention scores; constant, without gradient
     """
 
     embed: Callable[..., Any] | None = None

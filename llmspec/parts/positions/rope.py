@@ -32,4 +32,4 @@ class Rope(Position):
         return {"cos": np.cos(angle).astype(np.float32), "sin": np.sin(angle).astype(np.float32)}
 
     def build(self, dims: Dims) -> Hooks:
-        return Hooks(rotate=lambda ops, w, x_BHTd, p_BT: ops.rotate(x_BHTd, w["cos"], w["sin"], p_BT))
+        return Hooks(rotate=lambda ops, w, x_BTHd, heads, p_BT: ops.rotate(x_BTHd, heads, w["cos"], w["sin"], p_BT))

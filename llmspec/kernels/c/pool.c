@@ -1,0 +1,129 @@
+// A pool of threads for loops whose iterations do not depend on one another. What an iteration computes does not depend
+// on who runs it, so the bits are the same with any number of threads.
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_THREADS = 64, PATIENCE = 20000 };
+
+// Iteration i of a job, on a thread 0 … threads - 1.
+typedef void (*Task)(const void *job, int64_t i, int thread);
+
+static struct {
+  _Atomic uint64_t ticket;    // number of the job (32 bits), its next iteration (32 bits)
+  _Atomic int64_t unfinished; // iterations of the job that have not ended
+  _Atomic int64_t count;      // iterations of the job
+  Task task;
+  const void *job;
+  pthread_mutex_t lock;
+  pthread_cond_t wake;
+  _Atomic int asleep;
+  int threads;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .threads = 1};
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+static inline uint32_t number_of(uint64_t ticket) { return (uint32_t)(ticket >> 32); }
+
+// Takes iterations of one job until none is left. Whoever comes late finds another number and leaves: nobody waits for
+// a thread that the system has put aside, unless it holds an iteration.
+static void take(uint32_t number, int thread) {
+  for (;;) {
+    uint64_t t = atomic_load(&pool.ticket);
+    if (number_of(t) != number || (int64_t)(uint32_t)t >= atomic_load(&pool.count)) return;
+    if (!atomic_compare_exchange_weak(&pool.ticket, &t, t + 1)) continue;
+    pool.task(pool.job, (int64_t)(uint32_t)t, thread);
+    atomic_fetch_sub(&pool.unfinished, 1);
+  }
+}
+
+static void *worker(void *thread) {
+  uint32_t seen = 0;
+  for (;;) {
+    int spins = 0;
+    while (number_of(atomic_load(&pool.ticket)) == seen) {
+      if (++spins < PATIENCE) {
+        relax();
+        continue;
+      }
+      pthread_mutex_lock(&pool.lock);
+      atomic_fetch_add(&pool.asleep, 1);
+      while (number_of(atomic_load(&pool.ticket)) == seen) pthread_cond_wait(&pool.wake, &pool.lock);
+      atomic_fetch_sub(&pool.asleep, 1);
+      pthread_mutex_unlock(&pool.lock);
+    }
+    seen = number_of(atomic_load(&pool.ticket));
+    take(seen, (int)(intptr_t)thread);
+  }
+  return 0;
+}
+
+// Runs task(job, 0 … count - 1) on all threads; returns when every iteration has ended. From one thread at a time.
+static void parallel(Task task, const void *job, int64_t count) {
+  if (pool.threads == 1 || count <= 1) {
+    for (int64_t i = 0; i < count; i++) task(job, i, 0);
+    return;
+  }
+  uint32_t number = number_of(atomic_load(&pool.ticket)) + 1;
+  // Between these lines the old ticket stands beyond any count, so that no late thread takes part in a half-made job.
+  atomic_store(&pool.ticket, (uint64_t)(number - 1) << 32 | 0xffffffffu);
+  pool.task = task;
+  pool.job = job;
+  atomic_store(&pool.count, count);
+  atomic_store(&pool.unfinished, count);
+  atomic_store(&pool.ticket, (uint64_t)number << 32);
+  if (atomic_load(&pool.asleep)) {
+    pthread_mutex_lock(&pool.lock);
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+  }
+  take(number, 0);
+  for (int spins = 0; atomic_load(&pool.unfinished) > 0;)
+    if (++spins % PATIENCE)
+      relax();
+    else
+      sched_yield();
+}
+
+// Starts the threads, once a process. Fewer than asked for if the system refuses some.
+void start_threads(int64_t threads) {
+  if (pool.threads > 1) return;
+  int started = 1;
+  for (; started < threads && started < MOST_THREADS; started++) {
+    pthread_t id;
+    if (pthread_create(&id, 0, worker, (void *)(intptr_t)started)) break;
+    pthread_detach(id);
+  }
+  pool.threads = started;
+}
+
+int64_t thread_count(void) { return pool.threads; }
+
+// Memory of a thread's own that grows and is kept; `slot` tells its users apart. Aligned to 64 bytes.
+enum { SLOTS = 12 };
+static float *scratch(int thread, int slot, int64_t floats) {
+  static struct {
+    float *at;
+    int64_t floats;
+  } held[MOST_THREADS + 1][SLOTS];
+  if (held[thread][slot].floats < floats) {
+    free(held[thread][slot].at);
+    if (posix_memalign((void **)&held[thread][slot].at, 64, (size_t)floats * sizeof(float) + 64)) abort();
+    held[thread][slot].floats = floats;
+  }
+  return held[thread][slot].at;
+}
+enum { SHARED = MOST_THREADS }; // the scratch of all threads together
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }

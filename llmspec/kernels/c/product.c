@@ -1,0 +1,250 @@
+// Matrix products of float32: C (m, n) = A (m, k) · B (k, n), each operand at any two strides, one of them 1.
+//
+// Panels of A and B are copied side by side in memory, then multiplied tile by tile in registers (Goto & van de Geijn
+// 2008, "Anatomy of high-performance matrix multiplication"). numpy's OpenBLAS reaches 60 % of this on AVX-512.
+#if defined(__AVX512F__)
+enum { LANES = 16, MR = 14 };
+#elif defined(__AVX__)
+enum { LANES = 8, MR = 6 };
+#else
+enum { LANES = 4, MR = 12 };
+#endif
+enum { NR = 2 * LANES, KC = 384, NC = NR * 20, BAND = 8 * MR };
+typedef float Lanes __attribute__((vector_size(LANES * 4)));
+typedef float Loose __attribute__((vector_size(LANES * 4), aligned(4))); // the same at any address
+
+typedef struct {
+  const float *at;
+  int64_t row, column; // distance of the next row, of the next column
+} Matrix;
+
+static inline Matrix from(Matrix x, int64_t row, int64_t column) {
+  return (Matrix){x.at + row * x.row + column * x.column, x.row, x.column};
+}
+
+static inline Matrix transposed(Matrix x) { return (Matrix){x.at, x.column, x.row}; }
+
+// Lanes × Lanes numbers become their transpose, by exchanging ever larger blocks.
+#define LOW(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
+#define HIGH(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
+#define FOUR(f, l, s) f((l), s), f((l) + 1, s), f((l) + 2, s), f((l) + 3, s)
+#if defined(__AVX512F__)
+#define ALL(f, s) FOUR(f, 0, s), FOUR(f, 4, s), FOUR(f, 8, s), FOUR(f, 12, s)
+#elif defined(__AVX__)
+#define ALL(f, s) FOUR(f, 0, s), FOUR(f, 4, s)
+#else
+#define ALL(f, s) FOUR(f, 0, s)
+#endif
+#define EXCHANGE(s)                                                                                                    \
+  for (int i = 0; i < LANES; i++)                                                                                      \
+    if (!(i & (s))) {                                                                                                  \
+      Lanes low = __builtin_shufflevector(x[i], x[i + (s)], ALL(LOW, s));                                              \
+      x[i + (s)] = __builtin_shufflevector(x[i], x[i + (s)], ALL(HIGH, s));                                            \
+      x[i] = low;                                                                                                      \
+    }
+static inline __attribute__((always_inline)) void transpose_lanes(Lanes *x) {
+  EXCHANGE(1)
+  EXCHANGE(2)
+#if defined(__AVX__)
+  EXCHANGE(4)
+#endif
+#if defined(__AVX512F__)
+  EXCHANGE(8)
+#endif
+}
+
+// Packs `width` rows (of at most `panel`) of x, k columns: out[column * panel + row] = factor · x, missing rows 0.
+// Writes up to LANES numbers beyond the panel's end.
+static inline __attribute__((always_inline)) void pack(float *out, Matrix x, int64_t width, int64_t k, int64_t panel,
+                                                       float factor) {
+  if (x.row == 1) {
+    for (int64_t j = 0; j < k; j++) {
+      const float *from = x.at + j * x.column;
+      if (width == panel)
+        for (int64_t i = 0; i < panel; i++) out[j * panel + i] = factor * from[i];
+      else
+        for (int64_t i = 0; i < panel; i++) out[j * panel + i] = i < width ? factor * from[i] : 0.0f;
+    }
+    return;
+  }
+  int64_t body = x.column == 1 ? k / LANES * LANES : 0;
+  for (int64_t j = 0; j < body; j += LANES)
+    for (int64_t group = 0; group < panel; group += LANES) {
+      Lanes block[LANES];
+      for (int i = 0; i < LANES; i++)
+        block[i] = group + i < width ? factor * *(const Loose *)(x.at + (group + i) * x.row + j) : (Lanes){0};
+      transpose_lanes(block);
+      for (int i = 0; i < LANES; i++) *(Loose *)(out + (j + i) * panel + group) = block[i];
+    }
+  for (int64_t j = body; j < k; j++)
+    for (int64_t i = 0; i < panel; i++) out[j * panel + i] = i < width ? factor * x.at[i * x.row + j * x.column] : 0.0f;
+}
+
+// c (rows ≤ MR, columns ≤ NR) = or += the packed panels' product, plus bias (NR) where given
+static inline void tile(int64_t k, const float *a, const float *b, float *c, int64_t stride, int64_t rows,
+                        int64_t columns, int accumulate, const float *bias) {
+  Lanes sums[MR][2];
+  Lanes zero = {0};
+  for (int i = 0; i < MR; i++) sums[i][0] = sums[i][1] = zero;
+  for (int64_t p = 0; p < k; p++) {
+    Lanes b0 = *(const Lanes *)(b + p * NR), b1 = *(const Lanes *)(b + p * NR + LANES);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < MR; i++) {
+      float x = a[p * MR + i];
+      sums[i][0] += x * b0;
+      sums[i][1] += x * b1;
+    }
+  }
+  if (rows == MR && columns == NR) {
+    Lanes add0 = bias ? *(const Loose *)bias : zero, add1 = bias ? *(const Loose *)(bias + LANES) : zero;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < MR; i++) {
+      Loose *to = (Loose *)(c + i * stride);
+      Lanes old0 = accumulate ? to[0] : add0, old1 = accumulate ? to[1] : add1;
+      to[0] = sums[i][0] + old0;
+      to[1] = sums[i][1] + old1;
+    }
+    return;
+  }
+  float whole[MR][NR];
+  memcpy(whole, sums, sizeof whole);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < columns; j++) {
+      float old = accumulate ? c[i * stride + j] : bias ? bias[j] : 0.0f;
+      c[i * stride + j] = whole[i][j] + old;
+    }
+}
+
+typedef struct {
+  float *c;
+  int64_t stride;
+  Matrix a, b;
+  int64_t m, n, k;
+  int accumulate;
+  const float *bias;
+  int64_t rows, columns; // of C for one iteration
+  float *packed;         // of B
+} Product;
+
+static void pack_columns(const void *job, int64_t i, int thread) {
+  const Product *p = job;
+  (void)thread;
+  pack(p->packed + i * NR * p->k, from(transposed(p->b), i * NR, 0), least(NR, p->n - i * NR), p->k, NR, 1.0f);
+}
+
+static void multiply_block(const void *job, int64_t i, int thread) {
+  const Product *p = job;
+  int64_t across = parts(p->n, p->columns), top = i / across * p->rows, left = i % across * p->columns;
+  int64_t bottom = least(top + p->rows, p->m), right = least(left + p->columns, p->n);
+  float *a = scratch(thread, 0, MR * KC);
+  for (int64_t r = top; r < bottom; r += MR) {
+    int64_t rows = least(MR, bottom - r);
+    pack(a, from(p->a, r, 0), rows, p->k, MR, 1.0f);
+    for (int64_t c = left; c < right; c += NR)
+      tile(p->k, a, p->packed + c * p->k, p->c + r * p->stride + c, p->stride, rows, least(NR, right - c),
+           p->accumulate, p->bias ? p->bias + c : 0);
+  }
+}
+
+// y (m, n) = a (m, k) · wᵀ for few rows: each row of w (n, k) is read once
+enum { FEW = 4 };
+static void few_rows(const void *job, int64_t i, int thread) {
+  const Product *p = job;
+  (void)thread;
+  int64_t end = least((i + 1) * p->columns, p->n), body = p->k / LANES * LANES;
+  for (int64_t j = i * p->columns; j < end; j++) {
+    const float *w = p->b.at + j * p->b.column;
+    for (int64_t r = 0; r < p->m; r++) {
+      const float *x = p->a.at + r * p->a.row;
+      Lanes sums[4] = {{0}};
+      int64_t t = 0;
+      for (; t + 4 * LANES <= body; t += 4 * LANES)
+        for (int u = 0; u < 4; u++) sums[u] += *(const Loose *)(x + t + u * LANES) * *(const Loose *)(w + t + u * LANES);
+      for (; t < body; t += LANES) sums[0] += *(const Loose *)(x + t) * *(const Loose *)(w + t);
+      sums[0] += sums[1] + (sums[2] + sums[3]);
+      float sum = 0.0f;
+      for (int u = 0; u < LANES; u++) sum += sums[0][u];
+      for (; t < p->k; t++) sum += x[t] * w[t];
+      p->c[r * p->stride + j] = sum + (p->accumulate ? p->c[r * p->stride + j] : p->bias ? p->bias[j] : 0.0f);
+    }
+  }
+}
+
+// A BLAS's sgemm that computes the bands of a product instead, where this compiler's lanes are not its match.
+static struct {
+  void *sgemm;
+  int wide, whole; // whether its integers have 64 bits; whether it has threads of its own that are to be used
+} blas;
+
+void use_blas(void *sgemm, int64_t int_bits, int64_t whole) {
+  blas.sgemm = sgemm;
+  blas.wide = int_bits == 64;
+  blas.whole = (int)whole;
+}
+
+#define SGEMM(integer)                                                                                                 \
+  ((void (*)(int, int, int, integer, integer, integer, float, const float *, integer, const float *, integer, float,   \
+             float *, integer))blas.sgemm)(101, ta, tb, m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc)
+static void sgemm(int ta, int tb, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                  int64_t ldb, float beta, float *c, int64_t ldc) {
+  if (blas.wide)
+    SGEMM(int64_t);
+  else
+    SGEMM(int32_t);
+}
+
+static void blas_band(const void *job, int64_t i, int thread) {
+  const Product *p = job;
+  int64_t across = parts(p->n, p->columns), top = i / across * p->rows, left = i % across * p->columns;
+  int64_t m = least(p->rows, p->m - top), n = least(p->columns, p->n - left);
+  Matrix a = from(p->a, top, 0), b = from(p->b, 0, left);
+  int ta = a.column == 1 ? 111 : 112, tb = b.column == 1 ? 111 : 112;
+  float *c = p->c + top * p->stride + left;
+  (void)thread;
+  for (int64_t r = 0; r < m && p->bias; r++) memcpy(c + r * p->stride, p->bias + left, n * sizeof(float));
+  sgemm(ta, tb, m, n, p->k, a.at, most(1, ta == 111 ? a.row : a.column), b.at, most(1, tb == 111 ? b.row : b.column),
+        p->accumulate || p->bias ? 1.0f : 0.0f, c, p->stride);
+}
+
+// C = A · B, or C += A · B; bias (n) is added to every row where given
+static void multiply(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, int64_t n, int64_t k, int accumulate,
+                     const float *bias) {
+  if (m <= FEW && b.row == 1 && a.column == 1) {
+    Product all = {c, stride, a, b, m, n, k, accumulate, bias, m, most(1, least(64, parts(n, 8))), 0};
+    parallel(few_rows, &all, parts(n, all.columns));
+    return;
+  }
+  if (blas.sgemm) {
+    int64_t bands = blas.whole ? 1 : 4 * pool.threads, tall = m >= n;
+    Product all = {c, stride, a, b, m, n, k, accumulate, accumulate ? 0 : bias, m, n, 0};
+    if (tall) all.rows = most(16, parts(m, bands));
+    else all.columns = most(16, parts(n, bands));
+    parallel(blas_band, &all, parts(m, all.rows) * parts(n, all.columns));
+    return;
+  }
+  int64_t steps = most(1, parts(k, KC)), depth = parts(k, steps);
+  float *packed = scratch(SHARED, 0, NC * KC);
+  for (int64_t left = 0; left < n; left += NC) {
+    int64_t width = least(NC, n - left), panels = parts(width, NR);
+    int64_t rows = least(BAND, parts(parts(m, 8), MR) * MR), down = parts(m, rows);
+    int64_t across = least(panels, parts(4 * pool.threads, down));
+    for (int64_t step = 0, start = 0; step < steps; step++, start += depth) {
+      int64_t deep = most(0, least(depth, k - start));
+      Product one = {c + left, stride, from(a, 0, start), from(b, start, left), m, width, deep,
+                     accumulate || step, bias ? bias + left : 0, rows, parts(panels, across) * NR, packed};
+      parallel(pack_columns, &one, panels);
+      parallel(multiply_block, &one, down * parts(width, one.columns));
+    }
+  }
+}
+
+int64_t lanes(void) { return LANES; }
+
+// c (z, m, n) = op(a) · op(b) one after another, where op swaps the axes of (m, k) or (k, n) if asked
+void product(float *c, const float *a, const float *b, int64_t z, int64_t m, int64_t n, int64_t k, int64_t swap_a,
+             int64_t swap_b) {
+  for (int64_t i = 0; i < z; i++) {
+    Matrix x = {a + i * m * k, swap_a ? 1 : k, swap_a ? m : 1}, y = {b + i * k * n, swap_b ? 1 : n, swap_b ? k : 1};
+    multiply(c + i * m * n, n, x, y, m, n, k, 0, 0);
+  }
+}
