@@ -39,11 +39,13 @@ def bench(plan: Plan, *, only: Sequence[str] = (), against: Sequence[str] = (), 
     task = Task(side="llmspec", work="machine", plan=plan, phase=name, steps=steps)
     turns = [(work, side) for _ in range(rounds) for work in works if work != "machine"
              for side in sides(work, peers)]
-    say, total = progress or (lambda what, done, total: None), len(turns) + 1
-    say("machine", 0, total)
-    machine = Machine.model_validate_json(asked(task))
+    first = bool({"machine", "train"} & set(works))  # a step's share of the peak needs the peak
+    say, total = progress or (lambda what, done, total: None), len(turns) + first
+    if first:
+        say("machine", 0, total)
+    machine = Machine.model_validate_json(asked(task)) if first else None
     found: dict[tuple[Work, Side], list[Result]] = {}
-    for done, (work, side) in enumerate(turns, 1):
+    for done, (work, side) in enumerate(turns, int(first)):
         say(f"{work}, {side}", done, total)
         made = Result.model_validate_json(asked(task.model_copy(update={"work": work, "side": side})))
         if side != "llmspec":
@@ -54,7 +56,7 @@ def bench(plan: Plan, *, only: Sequence[str] = (), against: Sequence[str] = (), 
         name=plan.name, device=plan.device, parameters=plan.model.parameters, rounds=rounds,
         machine=machine if "machine" in works else None,
         works=tuple(reported(task.model_copy(update={"work": w}), [found[w, s] for s in sides(w, peers)],
-                             machine.peak_flops) for w in works if w != "machine"),
+                             machine.peak_flops if machine else None) for w in works if w != "machine"),
     )
 
 
@@ -115,7 +117,7 @@ def sides(work: Work, peers: Sequence[Side]) -> tuple[Side, ...]:
     return ("llmspec", *(p for p in peers if work in PEERS[p]))
 
 
-def reported(task: Task, found: list[list[Result]], peak: float) -> WorkReport:
+def reported(task: Task, found: list[list[Result]], peak: float | None) -> WorkReport:
     """The report of one work from what the processes of each side measured, llmspec's first."""
     work, ours, theirs = task.work, found[0], found[1] if len(found) > 1 else []
     seconds = [tuple(median(r.seconds) for r in side) for side in (ours, theirs)]
@@ -127,7 +129,7 @@ def reported(task: Task, found: list[list[Result]], peak: float) -> WorkReport:
 
     if work == "train":
         rows = [row(work, "step", "s", *seconds), rate(step_tokens(task), "speed", "tokens/s"),
-                rate(step_flops(task) / peak, "share of peak", "share")]
+                *([rate(step_flops(task) / peak, "share of peak", "share")] if peak else [])]
     elif work == "prefill":
         rows = [row(work, "prompt", "s", *seconds), rate(tokens_of(task)[0], "speed", "tokens/s")]
     else:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+from pydantic import ConfigDict
+
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.parts.base import Frozen
@@ -46,6 +48,8 @@ class Task(Frozen):
 
 class Result(Frozen):
     """What one process measured."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")  # a check may fail by being NaN
 
     name: str
     """The side and its version."""
