@@ -135,6 +135,17 @@ def test_a_phase_that_is_not_there() -> None:
         run.bench(compiled(SMALL), phase="pretrian")
 
 
+def test_what_a_peer_does_not_have_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(run, "asked", lambda task: pytest.fail("measured"))
+    model = {**SMALL["model"], "position": {"kind": "learned"}, "mlp": {"kind": "gelu", "bias": True},
+             "norm": {"kind": "layernorm", "placement": "post"}}
+    with pytest.raises(BenchError) as caught:
+        run.bench(compiled({**SMALL, "model": model}), against=["transformers"])
+    words = ("learned", "layernorm", "gelu", "biases", "norms after the blocks", "--against transformers", "rope")
+    assert all(word in str(caught.value) for word in words)
+
+
 def test_a_process_that_fails_is_a_plain_error(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(side="llmspec", work="train", plan=compiled(SMALL), phase="none")
     with pytest.raises(BenchError, match="ended with status 1: StopIteration"):
@@ -152,7 +163,7 @@ def test_the_machine_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(machine_room, name, value)
     made = machine_room.measure("CPU")
     assert [(p.rows, p.inner, p.columns) for p in made.products] == [(32, 32, 32), (64, 64, 64), (4, 32, 8)]
-    assert made.peak_flops == max(p.flops_per_second for p in made.products[:2])
+    assert made.peak_flops == max(p.flops_per_second for p in made.products)
     assert machine_room.peak_flops("CPU") == made.peak_flops, "what was measured is kept"
     assert made.cores >= 1 and made.processor and min(made.copy_bytes, made.product_bytes) > 1e6
 

@@ -15,7 +15,7 @@ from llmspec.kernels.compilers import processor, write_atomically
 from llmspec.model.device import open_device
 
 SQUARES = (512, 1024, 2048)
-"""Sides of the square products of which the fastest is the machine's peak."""
+"""Sides of square products; the fastest product of all is the machine's peak."""
 SHAPES = ((768, 128, 512), (2048, 384, 1536), (512, 768, 3072), (8, 2048, 2048))
 """(rows, inner, columns) as models have them: feed-forward blocks small and large, and a few tokens at once."""
 VECTOR = (4096, 8192)
@@ -37,7 +37,7 @@ def measure(device: str) -> Machine:
     products = tuple(
         Product(rows=m, inner=k, columns=n, flops_per_second=2.0 * m * k * n / product_seconds(device, m, k, n))
         for m, k, n in shapes)
-    peak = max(p.flops_per_second for p in products[: len(SQUARES)])
+    peak = max(p.flops_per_second for p in products)
     _remember(device, peak)
     inner, columns = VECTOR
     return Machine(
@@ -48,7 +48,7 @@ def measure(device: str) -> Machine:
 
 
 def peak_flops(device: str) -> float:
-    """FLOPs a second of the fastest square float32 product; measured once for a processor and compiler, then read.
+    """FLOPs a second of the fastest float32 product; measured once for a processor and compiler, then read.
 
     Raises ToolchainError where a CPU has no compiler.
     """

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import llmspec
+from llmspec.bench.known import require
 from llmspec.bench.report import BenchReport, Row, WorkReport, agree, row
 from llmspec.bench.task import PEERS, WORKS, BenchError, Machine, Result, Side, Task, Work, tokens_of
 from llmspec.compiler.plan import Plan
@@ -36,6 +37,8 @@ def bench(plan: Plan, *, only: Sequence[str] = (), against: Sequence[str] = (), 
     name = phase or plan.phases[0].name
     if name not in [p.name for p in plan.phases]:
         raise BenchError(Problem(f"there is no phase `{name}`", hint=one_of(name, [p.name for p in plan.phases])))
+    for peer in peers:
+        require(peer, plan.model)
     task = Task(side="llmspec", work="machine", plan=plan, phase=name, steps=steps)
     turns = [(work, side) for _ in range(rounds) for work in works if work != "machine"
              for side in sides(work, peers)]

@@ -80,7 +80,7 @@ class Machine(Frozen):
     products_by: str
     """The lowering of matrix products."""
     peak_flops: float
-    """FLOPs a second of the fastest square product, float32."""
+    """FLOPs a second of the fastest product, float32."""
     copy_bytes: float
     """Bytes a second read and written by numpy's copy of a large array, in one thread."""
     product_bytes: float
@@ -127,9 +127,3 @@ def greedy(begin: Callable[[], Any], step: Callable[[int], Any], decoded: int) -
         logits = step(int(logits[0].argmax()))
         seconds.append(time.perf_counter() - before)
     return tuple(seconds), check
-
-
-def unknown(side: Side, what: str, known: str) -> BenchError:
-    """The error for something that a peer's model does not have."""
-    return BenchError(Problem(f"the {side} side does not know {what}", hint=f"leave out `--against {side}`; "
-                              f"it knows {known}", consequence="two different models would be compared"))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmspec.bench.task import unknown
+from llmspec.bench.known import require, unknown
 from llmspec.compiler.plan import ModelPlan, Plan
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -23,9 +23,6 @@ NORMS: dict[str, Callable[[ModelPlan], nn.Module]] = {
     "layernorm": lambda p: nn.LayerNorm(p.d_model, p.norm.eps, bias=p.norm.bias),  # type: ignore[attr-defined]
     "rmsnorm": lambda p: nn.RMSNorm(p.d_model, p.norm.eps),
 }
-POSITIONS = ("learned", "sinusoidal", "rope", "alibi", "none")
-ATTENTIONS = ("multi_head", "grouped_query", "multi_query")
-MLPS = ("relu", "gelu", "silu", "swiglu", "geglu")
 
 
 class Attention(nn.Module):
@@ -86,7 +83,7 @@ class Peer(nn.Module):
 
     def __init__(self, plan: ModelPlan) -> None:
         super().__init__()
-        check(plan)
+        require("torch", plan)
         self.plan, self.kind = plan, plan.position.kind  # type: ignore[attr-defined]
         self.embed_tokens, self.drop = nn.Embedding(plan.vocab, plan.d_model), nn.Dropout(plan.dropout)
         if self.kind == "learned":
@@ -136,15 +133,6 @@ def turned(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions in the half-split form (Su et al. 2021), as transformers applies them."""
     a, b = x_BHTd.chunk(2, -1)
     return x_BHTd * cos + torch.cat((-b, a), -1) * sin
-
-
-def check(plan: ModelPlan) -> None:
-    """Raises BenchError for a part that is not in the tables above."""
-    known = (("position", POSITIONS), ("attention", ATTENTIONS), ("mlp", MLPS), ("norm", tuple(NORMS)))
-    for section, kinds in known:
-        kind = getattr(plan, section).kind
-        if kind not in kinds:
-            raise unknown("torch", f"model.{section} `{kind}`", ", ".join(kinds))
 
 
 def loaded(plan: Plan) -> Peer:

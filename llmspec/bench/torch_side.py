@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from llmspec.bench.batches import batch
+from llmspec.bench.known import unknown
 from llmspec.bench.memory import peak_bytes
-from llmspec.bench.task import WARM, Result, Task, timed, unknown
+from llmspec.bench.task import WARM, Result, Task, timed
 from llmspec.bench.torch_peer import loaded
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.parts.optimizers import Optimizer

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import transformers
 
 from llmspec.bench.batches import prompt
+from llmspec.bench.known import require, unknown
 from llmspec.bench.memory import peak_bytes
-from llmspec.bench.task import CHECKED, WARM, Numbers, Result, Task, greedy, timed, tokens_of, unknown
+from llmspec.bench.task import CHECKED, WARM, Numbers, Result, Task, greedy, timed, tokens_of
 from llmspec.bench.torch_side import device
 from llmspec.compiler.plan import ModelPlan, Plan
 
@@ -71,25 +71,11 @@ class Session:
         return out.logits[:, -1].cpu().numpy()
 
 
-def foreign(plan: ModelPlan) -> Iterator[str]:
-    """What of the plan LLaMA does not have."""
-    wanted = {"position": ("rope",), "norm": ("rmsnorm",), "mlp": ("swiglu",),
-              "attention": ("multi_head", "grouped_query", "multi_query")}
-    for section, kinds in wanted.items():
-        if (kind := getattr(plan, section).kind) not in kinds:
-            yield f"model.{section} `{kind}`"
-    if plan.norm.placement != "pre":
-        yield "norms after the blocks"
-    if any(t.role == "bias" for t in plan.tensors):
-        yield "biases"
-
-
 def loaded(plan: Plan) -> Any:
     """LlamaForCausalLM with the plan's weights of step 0."""
     from llmspec.model.weights import draw
 
-    if reasons := list(foreign(plan.model)):
-        raise unknown("transformers", ", ".join(reasons), "LLaMA: rope, rmsnorm before the blocks, swiglu, no biases")
+    require("transformers", plan.model)
     model = transformers.LlamaForCausalLM(config(plan.model))
     own, table = dict(model.named_parameters()), {their_name(t.name): t for t in plan.model.tensors}
     if own.keys() != table.keys():
