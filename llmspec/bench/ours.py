@@ -78,7 +78,7 @@ class Training:
         return float(sum(losses))
 
     def inputs(self, micro: int, step: int = 0, **more: Any) -> dict[str, Any]:
-        """What the graphs read of a pass."""
+        """What the graphs read of a pass of the running step, or without dropout of `step` (from 1)."""
         import numpy as np
 
         arrays = batch(self.plan, self.phase, ((step or self.step) - 1) * self.passes + micro)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -40,27 +41,34 @@ def bench(plan: Plan, *, only: Sequence[str] = (), against: Sequence[str] = (), 
     for peer in peers:
         require(peer, plan.model)
     task = Task(side="llmspec", work="machine", plan=plan, phase=name, steps=steps)
-    turns = [(work, side) for _ in range(rounds) for work in works if work != "machine"
-             for side in sides(work, peers)]
-    first = bool({"machine", "train"} & set(works))  # a step's share of the peak needs the peak
-    say, total = progress or (lambda what, done, total: None), len(turns) + first
-    if first:
-        say("machine", 0, total)
-    machine = Machine.model_validate_json(asked(task)) if first else None
-    found: dict[tuple[Work, Side], list[Result]] = {}
-    for done, (work, side) in enumerate(turns, int(first)):
-        say(f"{work}, {side}", done, total)
-        made = Result.model_validate_json(asked(task.model_copy(update={"work": work, "side": side})))
-        if side != "llmspec":
-            agree(found[work, "llmspec"][-1], made)
-        found.setdefault((work, side), []).append(made)
-    say("done", total, total)
+    turns = [task.model_copy(update={"work": work, "side": side}) for _ in range(rounds) for work in works
+             for side in sides(work, peers) if work != "machine"]
+    if {"machine", "train"} & set(works):  # a step's share of the peak needs the peak
+        turns.insert(0, task)
+    machine, found = taken(turns, progress or (lambda what, done, total: None))
     return BenchReport(
         name=plan.name, device=plan.device, parameters=plan.model.parameters, rounds=rounds,
         machine=machine if "machine" in works else None,
         works=tuple(reported(task.model_copy(update={"work": w}), [found[w, s] for s in sides(w, peers)],
                              machine.peak_flops if machine else None) for w in works if w != "machine"),
     )
+
+
+def taken(turns: Sequence[Task], say: Progress) -> tuple[Machine | None, dict[tuple[Work, Side], list[Result]]]:
+    """What the processes answer, each task a turn. Raises BenchError, also where a peer computes something else."""
+    machine: Machine | None = None
+    found: dict[tuple[Work, Side], list[Result]] = defaultdict(list)
+    for done, task in enumerate(turns):
+        say(f"{task.work}, {task.side}" if task.work != "machine" else "machine", done, len(turns))
+        answer = asked(task)
+        if task.work == "machine":
+            machine = Machine.model_validate_json(answer)
+            continue
+        found[task.work, task.side].append(Result.model_validate_json(answer))
+        if task.side != "llmspec":
+            agree(found[task.work, "llmspec"][-1], found[task.work, task.side][-1])
+    say("done", len(turns), len(turns))
+    return machine, found
 
 
 def shipped() -> Path:
