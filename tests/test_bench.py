@@ -130,6 +130,14 @@ def test_a_peer_that_is_missing_is_a_plain_error(only: Any, against: Any, words:
         assert "pip install 'llmspec[peers]'" in str(caught.value)
 
 
+def test_the_quickstart_stands_in_where_no_spec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run.shipped() == tiny.ROOT / "specs" / "quickstart.yaml"
+    monkeypatch.setattr("llmspec.__file__", str(tmp_path / "site-packages" / "llmspec" / "__init__.py"))
+    with pytest.raises(BenchError, match="quickstart.yaml is not here"):
+        run.shipped()
+
+
 def test_a_phase_that_is_not_there() -> None:
     with pytest.raises(BenchError, match="no phase `pretrian`"):
         run.bench(compiled(SMALL), phase="pretrian")
