@@ -134,7 +134,7 @@ def test_the_quickstart_stands_in_where_no_spec_is_named(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert run.shipped() == tiny.ROOT / "specs" / "quickstart.yaml"
     monkeypatch.setattr("llmspec.__file__", str(tmp_path / "site-packages" / "llmspec" / "__init__.py"))
-    with pytest.raises(BenchError, match="quickstart.yaml is not here"):
+    with pytest.raises(BenchError, match=r"quickstart\.yaml is not here"):
         run.shipped()
 
 
