@@ -1,0 +1,1 @@
+"""Measures this machine, a plan's training steps and its decoding, also beside other libraries."""

@@ -1,0 +1,136 @@
+"""What this machine can do: matrix products through the lowering that training uses, and its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+
+from llmspec.bench.task import FEWEST, Machine, Product, timed
+from llmspec.core.folders import cache_dir
+from llmspec.core.hashing import digest
+from llmspec.kernels import toolchain
+from llmspec.kernels.compilers import processor, write_atomically
+from llmspec.model.device import open_device
+
+SQUARES = (512, 1024, 2048)
+"""Sides of square products; the fastest product of all is the machine's peak."""
+SHAPES = ((768, 128, 512), (2048, 384, 1536), (512, 768, 3072), (8, 2048, 2048))
+"""(rows, inner, columns) as models have them: feed-forward blocks small and large, and a few tokens at once."""
+VECTOR = (4096, 8192)
+"""Columns and rows of the matrix by which a vector is multiplied: 128 MiB, more than a cache holds."""
+COPIED = 128 << 20
+"""Bytes of the array that is copied."""
+EACH = 0.4
+"""Seconds for each shape."""
+PEAKS = "peaks.json"
+
+
+def measure(device: str) -> Machine:
+    """Measures the machine for some 4 s, in this process. Raises ToolchainError where a CPU has no compiler."""
+    open_device(device)
+    from llmspec.model.lowering import lowering
+
+    shapes = [(n, n, n) for n in SQUARES] + list(SHAPES)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    products = tuple(
+        Product(rows=m, inner=k, columns=n, flops_per_second=2.0 * m * k * n / product_seconds(device, m, k, n))
+        for m, k, n in shapes)
+    peak = max(p.flops_per_second for p in products)
+    _remember(device, peak)
+    inner, columns = VECTOR
+    return Machine(
+        processor=processor_name(), cores=cores(), device=device, products=products,
+        products_by=lowering(device).name, peak_flops=peak, copy_bytes=2.0 * COPIED / copy_seconds(),
+        product_bytes=4.0 * inner * columns / product_seconds(device, 1, inner, columns), load=load,
+    )
+
+
+def peak_flops(device: str) -> float:
+    """FLOPs a second of the fastest float32 product; measured once for a processor and compiler, then read.
+
+    Raises ToolchainError where a CPU has no compiler.
+    """
+    open_device(device)
+    known = _peaks().get(_key(device))
+    if known is None:
+        known = max(2.0 * n**3 / product_seconds(device, n, n, n, seconds=0.1) for n in SQUARES[:2])
+        _remember(device, known)
+    return known
+
+
+def product_seconds(device: str, rows: int, inner: int, columns: int, seconds: float = EACH) -> float:
+    """The shortest time of (rows, inner) @ (columns, inner)ᵀ, in a graph of its own."""
+    import numpy as np
+    from tinygrad import Device, Tensor
+
+    from llmspec.model.lowering import lowering, numpy_inputs
+
+    low, rng = lowering(device), np.random.default_rng(0)
+
+    def multiply(inputs: dict[str, Tensor]) -> Tensor:
+        return low.ops(inputs).matmul(inputs["a"], inputs["b"], transpose_b=True).realize()
+
+    step, inputs = low.jit(multiply), numpy_inputs(
+        a=rng.standard_normal((rows, inner), np.float32), b=rng.standard_normal((columns, inner), np.float32))
+
+    def call() -> None:
+        step({**inputs, **low.inputs})
+        Device[Device.DEFAULT].synchronize()
+
+    for _ in range(3):  # capture, and threads that wake up
+        call()
+    # A small product is called often enough to meet a quiet moment.
+    call_seconds = max(min(timed(call, FEWEST)), 1e-6)
+    return min(timed(call, max(FEWEST, min(2000, int(seconds / call_seconds)))))
+
+
+def copy_seconds() -> float:
+    """The shortest time of copying `COPIED` bytes within memory."""
+    import numpy as np
+
+    source = np.ones(COPIED // 4, np.float32)
+    target = np.empty_like(source)
+    target[:] = 0  # the pages are made before the clock starts
+    return min(timed(lambda: np.copyto(target, source), None, EACH))
+
+
+def processor_name() -> str:
+    """The processor as its maker names it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as info:
+        for line in info:
+            if line.lower().startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# -- the peaks of earlier measurements -------------------------------------------------------------------------------
+def _key(device: str) -> str:
+    from llmspec.model.lowering import lowering
+
+    compiler = toolchain.prepare().identity if device.startswith("CPU") else ""
+    threads = {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")}
+    return digest([device, lowering(device).name, processor(), cores(), compiler, threads])
+
+
+def _peaks() -> dict[str, float]:
+    """Peaks by key; a file that is missing or damaged counts as empty, since every peak can be measured again."""
+    try:
+        held = json.loads((cache_dir() / PEAKS).read_bytes())
+        return {str(k): float(v) for k, v in held.items() if isinstance(v, int | float) and v > 0}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _remember(device: str, peak: float) -> None:
+    """Keeps the peak unless a higher one is known: a busy machine measures too little, never too much."""
+    key, peaks = _key(device), _peaks()
+    if peak > peaks.get(key, 0.0):
+        with contextlib.suppress(OSError):  # what cannot be kept is measured again
+            write_atomically(cache_dir() / PEAKS, json.dumps({**peaks, key: peak}).encode(), 0o600)

@@ -1,0 +1,170 @@
+"""`llmspec bench`: works and sides in processes of their own, in turns, and what they found as one report."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import llmspec
+from llmspec.bench.known import require
+from llmspec.bench.report import BenchReport, Row, WorkReport, agree, row
+from llmspec.bench.task import PEERS, WORKS, BenchError, Machine, Result, Side, Task, Work, tokens_of
+from llmspec.compiler.plan import Plan
+from llmspec.core.problems import Problem, one_of
+
+Progress = Callable[[str, int, int], None]
+"""progress(what begins, pieces done, pieces in all)."""
+
+
+def bench(plan: Plan, *, only: Sequence[str] = (), against: Sequence[str] = (), phase: str | None = None,
+          rounds: int = 3, steps: int | None = None, progress: Progress | None = None) -> BenchReport:
+    """Measures the machine and a plan's work; `against` names the peers, `only` the works (all where left out).
+
+    The sides take turns in fresh processes, `rounds` times, so that a machine that slows down slows both.
+
+    Raises:
+        BenchError: an unknown name, a peer that is not installed or does not know the model, a process that failed,
+            or two sides that do not compute the same.
+    """
+    works, peers = chosen(only, against)
+    name = phase or plan.phases[0].name
+    if name not in [p.name for p in plan.phases]:
+        raise BenchError(Problem(f"there is no phase `{name}`", hint=one_of(name, [p.name for p in plan.phases])))
+    for peer in peers:
+        require(peer, plan.model)
+    task = Task(side="llmspec", work="machine", plan=plan, phase=name, steps=steps)
+    turns = [task.model_copy(update={"work": work, "side": side}) for _ in range(rounds) for work in works
+             for side in sides(work, peers) if work != "machine"]
+    if {"machine", "train"} & set(works):  # a step's share of the peak needs the peak
+        turns.insert(0, task)
+    machine, found = taken(turns, progress or (lambda what, done, total: None))
+    return BenchReport(
+        name=plan.name, device=plan.device, parameters=plan.model.parameters, rounds=rounds,
+        machine=machine if "machine" in works else None,
+        works=tuple(reported(task.model_copy(update={"work": w}), [found[w, s] for s in sides(w, peers)],
+                             machine.peak_flops if machine else None) for w in works if w != "machine"),
+    )
+
+
+def taken(turns: Sequence[Task], say: Progress) -> tuple[Machine | None, dict[tuple[Work, Side], list[Result]]]:
+    """What the processes answer, each task a turn. Raises BenchError, also where a peer computes something else."""
+    machine: Machine | None = None
+    found: dict[tuple[Work, Side], list[Result]] = defaultdict(list)
+    for done, task in enumerate(turns):
+        say(f"{task.work}, {task.side}" if task.work != "machine" else "machine", done, len(turns))
+        answer = asked(task)
+        if task.work == "machine":
+            machine = Machine.model_validate_json(answer)
+            continue
+        found[task.work, task.side].append(Result.model_validate_json(answer))
+        if task.side != "llmspec":
+            agree(found[task.work, "llmspec"][-1], found[task.work, task.side][-1])
+    say("done", len(turns), len(turns))
+    return machine, found
+
+
+def shipped() -> Path:
+    """The quickstart's spec, below the working folder or in the checkout. Raises BenchError where it is in neither."""
+    name = Path("specs") / "quickstart.yaml"
+    for folder in (Path(), Path(llmspec.__file__).parents[1]):
+        if (folder / name).is_file():
+            return folder / name
+    raise BenchError(Problem(f"{name} is not here", hint="llmspec bench my.yaml",
+                             consequence="there would be no model to measure"))
+
+
+def chosen(only: Sequence[str], against: Sequence[str]) -> tuple[tuple[Work, ...], tuple[Side, ...]]:
+    """Works and peers by name. Raises BenchError for unknown names, peers that have nothing to do or are not here."""
+    problems = [Problem(f"there is nothing called `{name}` to measure", hint=one_of(name, WORKS))
+                for name in only if name not in WORKS]
+    problems += [Problem(f"there is no peer called `{name}`", hint=one_of(name, PEERS))
+                 for name in against if name not in PEERS]
+    if problems:
+        raise BenchError(problems)
+    works = tuple(w for w in WORKS if w in only or not only)
+    peers = tuple(p for p in PEERS if p in against)
+    for peer in peers:
+        if not set(PEERS[peer]) & set(works):
+            problems.append(Problem(f"{peer} is compared in {' and '.join(PEERS[peer])} only",
+                                    hint=f"add `--only {PEERS[peer][0]}`"))
+        problems += [Problem(f"{module} is not installed", hint="pip install 'llmspec[peers]'",
+                             consequence=f"there would be nothing to compare with in {' and '.join(PEERS[peer])}")
+                     for module in dict.fromkeys(("torch", peer)) if importlib.util.find_spec(module) is None]
+    if problems:
+        raise BenchError(problems)
+    return works, peers
+
+
+def asked(task: Task) -> str:
+    """What a fresh process answers the task. Raises BenchError."""
+    here = str(Path(llmspec.__file__).parents[1])
+    path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH", "")) if p)
+    done = subprocess.run([sys.executable, "-P", "-m", "llmspec.bench.work"], input=task.model_dump_json(by_alias=True),
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        status = f"by signal {-done.returncode}" if done.returncode < 0 else f"with status {done.returncode}"
+        raise BenchError(Problem(
+            f"the process that measured {task.work} on the side of {task.side} ended {status}: {said}",
+            hint="a smaller model or batch may fit" if done.returncode < 0 else "",
+            consequence="its figures would be missing"))
+    held: dict[str, Any] = json.loads(lines[-1])
+    if "problems" in held:
+        raise BenchError(Problem(p["message"], tuple(p["path"]), p["hint"], p["consequence"]) for p in held["problems"])
+    return lines[-1]
+
+
+def sides(work: Work, peers: Sequence[Side]) -> tuple[Side, ...]:
+    """Who does this work, in turns: llmspec, and the peer that is compared in it."""
+    return ("llmspec", *(p for p in peers if work in PEERS[p]))
+
+
+def reported(task: Task, found: list[list[Result]], peak: float | None) -> WorkReport:
+    """The report of one work from what the processes of each side measured, llmspec's first."""
+    work, ours, theirs = task.work, found[0], found[1] if len(found) > 1 else []
+    seconds = [tuple(median(r.seconds) for r in side) for side in (ours, theirs)]
+    memory = row(work, "peak memory", "bytes", *(tuple(float(r.peak_bytes) for r in s) for s in (ours, theirs)))
+    flops = step_flops(task) if work == "train" else None
+
+    def rate(amount: float, figure: str, unit: Any) -> Row:
+        return row(work, figure, unit, *(tuple(amount / s for s in side) for side in seconds))
+
+    if work == "train":
+        rows = [row(work, "step", "s", *seconds), rate(step_tokens(task), "speed", "tokens/s"),
+                *([rate(step_flops(task) / peak, "share of peak", "share")] if peak else [])]
+    elif work == "prefill":
+        rows = [row(work, "prompt", "s", *seconds), rate(tokens_of(task)[0], "speed", "tokens/s")]
+    else:
+        rows = [row(work, "token", "s", *seconds), rate(1, "speed", "tokens/s")]
+    return WorkReport(work=work, what=described(task), flops=flops, side=ours[0].name,
+                      peer=theirs[0].name if theirs else None, rows=(*rows, memory))
+
+
+def step_tokens(task: Task) -> int:
+    """Tokens of an optimizer step."""
+    phase = task.plan.phase(task.phase).phase
+    return phase.batch * phase.accumulation * task.plan.model.context
+
+
+def step_flops(task: Task) -> float:
+    """FLOPs of an optimizer step: forward once, backward twice as much, matrix products only."""
+    return 3.0 * task.plan.model.flops_per_token * step_tokens(task)
+
+
+def described(task: Task) -> str:
+    """What is measured, in words."""
+    if task.work == "train":
+        phase = task.plan.phase(task.phase).phase
+        passes = f" × {phase.accumulation} passes" if phase.accumulation > 1 else ""
+        return f"step of {task.phase}: {phase.batch} × {task.plan.model.context} tokens{passes}, {phase.optimizer.kind}"  # type: ignore[attr-defined]
+    prompt, decoded = tokens_of(task)
+    return f"a prompt of {prompt} tokens" if task.work == "prefill" else f"{decoded} tokens after {prompt + 1}, batch 1"

@@ -1,0 +1,129 @@
+"""What a measuring process is asked and what it answers: one line of JSON each way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from llmspec.compiler.plan import Plan
+from llmspec.core.problems import LlmspecError, Problem
+from llmspec.parts.base import Frozen
+
+Work = Literal["machine", "train", "prefill", "decode"]
+Numbers = tuple[float, ...]
+Side = Literal["llmspec", "torch", "transformers"]
+WORKS: tuple[Work, ...] = ("machine", "train", "prefill", "decode")
+PEERS: dict[Side, tuple[Work, ...]] = {"torch": ("train",), "transformers": ("prefill", "decode")}
+"""What each peer is compared in."""
+PROMPT = 128
+"""Tokens of a prompt, where the context holds as many."""
+DECODED = 32
+"""Tokens decoded, unless a number is given."""
+WARM = 3
+"""Calls before the clock starts: the first captures a graph, the next ones bring memory and caches to rest."""
+CHECKED = 64
+"""Logits that the sides compare."""
+SECONDS, FEWEST, MOST = 3.0, 5, 50
+"""How long a call is repeated where no number is given, and how often at least and at most."""
+
+
+class BenchError(LlmspecError):
+    """A measurement that cannot be made, or whose sides compute different things."""
+
+
+class Task(Frozen):
+    """One piece of work for one side."""
+
+    side: Side
+    work: Work
+    plan: Plan
+    phase: str
+    """The phase whose batch, optimizer and clipping a training step has."""
+    steps: int | None = None
+    """Timed calls; by time where None."""
+
+
+class Result(Frozen):
+    """What one process measured."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")  # a check may fail by being NaN
+
+    name: str
+    """The side and its version."""
+    seconds: tuple[float, ...]
+    """Of each timed call: a training step, a prefill, a decoded token."""
+    check: tuple[float, ...]
+    """Numbers that both sides have to agree on: the first loss in nats, or logits."""
+    peak_bytes: int
+    """The most memory that the process has held."""
+
+
+class Product(Frozen):
+    """A float32 matrix product (rows, inner) @ (inner, columns)."""
+
+    rows: int
+    inner: int
+    columns: int
+    flops_per_second: float
+
+
+class Machine(Frozen):
+    """What this machine can do, through the operations that training uses."""
+
+    processor: str
+    cores: int
+    device: str
+    products: tuple[Product, ...]
+    products_by: str
+    """The lowering of matrix products."""
+    peak_flops: float
+    """FLOPs a second of the fastest product, float32."""
+    copy_bytes: float
+    """Bytes a second read and written by numpy's copy of a large array, in one thread."""
+    product_bytes: float
+    """Bytes of weights a second that the product of one vector by a large matrix reads: what bounds decoding."""
+    load: float | None
+    """Processes that wanted a core in the last minute, before the measurement; None where the system does not say."""
+
+
+def tokens_of(task: Task) -> tuple[int, int]:
+    """(prompt, decoded): tokens of a prompt, and of the timed decoding after it and one token more.
+
+    Raises BenchError where the context has no room for that.
+    """
+    context = task.plan.model.context
+    if task.work == "prefill":
+        return min(PROMPT, context), 0
+    decoded = min(task.steps or DECODED, context // 2 - 1)
+    if decoded < 1:
+        raise BenchError(Problem(f"a context of {context} has no room for decoding", ("model", "context"),
+                                 "a context of 4 or more", "no token could be timed"))
+    return min(PROMPT, context - decoded - 1), decoded
+
+
+def timed(call: Callable[[], object], steps: int | None, seconds: float = SECONDS) -> Numbers:
+    """Seconds of each of `steps` calls, or of as many as fit in `seconds`."""
+    out: list[float] = []
+    began = time.perf_counter()
+    while len(out) < (steps or MOST):
+        if steps is None and len(out) >= FEWEST and time.perf_counter() - began > seconds:
+            break
+        before = time.perf_counter()
+        call()
+        out.append(time.perf_counter() - before)
+    return tuple(out)
+
+
+def greedy(begin: Callable[[], Any], step: Callable[[int], Any], decoded: int) -> tuple[Numbers, Numbers]:
+    """(seconds of `decoded` greedy steps, logits before them); `begin` and `step(token)` give logits (1, V)."""
+    for _ in range(WARM):
+        logits = begin()
+    check, seconds = tuple(map(float, logits[0, :CHECKED])), []
+    for _ in range(decoded):
+        before = time.perf_counter()
+        logits = step(int(logits[0].argmax()))
+        seconds.append(time.perf_counter() - before)
+    return tuple(seconds), check

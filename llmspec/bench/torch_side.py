@@ -1,0 +1,104 @@
+"""The training step of the PyTorch peer: forward, backward, clipping, optimizer, as a plain loop writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from llmspec.bench.batches import batch
+from llmspec.bench.known import unknown
+from llmspec.bench.memory import peak_bytes
+from llmspec.bench.task import WARM, Result, Task, timed
+from llmspec.bench.torch_peer import loaded
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.parts.optimizers import Optimizer
+
+DEVICES = {"CPU": "cpu", "CUDA": "cuda", "NV": "cuda", "METAL": "mps"}
+
+
+def run(task: Task) -> Result:
+    """Measures training steps in this process. Raises BenchError for what PyTorch or the peer does not have."""
+    training = Training(task.plan, task.plan.phase(task.phase))
+    check = training.first_loss()
+    for _ in range(WARM):
+        training.advance()
+    return Result(name=f"torch {torch.__version__}", seconds=timed(training.advance, task.steps), check=(check,),
+                  peak_bytes=peak_bytes())
+
+
+class Training:
+    """Optimizer steps of a phase on random batches, at its peak learning rate."""
+
+    def __init__(self, plan: Plan, phase: PhasePlan) -> None:
+        self.plan, self.phase, self.device = plan, phase, device(plan)
+        self.peer = loaded(plan).to(self.device)
+        self.optimizers = optimizers(phase.phase.optimizer, plan, dict(self.peer.named_parameters()))
+        self.passes, self.step = phase.phase.accumulation, 0
+        self.smoothing = phase.phase.objective.label_smoothing
+
+    def advance(self) -> float:
+        """One optimizer step; its mean loss in nats."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for micro in range(self.passes):
+            loss = self.loss(self.step * self.passes + micro) / self.passes
+            loss.backward()
+            total += loss.item()
+        if self.phase.phase.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.peer.parameters(), self.phase.phase.clip).item()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        return total
+
+    def loss(self, index: int) -> torch.Tensor:
+        """The mean loss of a pass, in nats."""
+        arrays = {n: torch.from_numpy(a).to(self.device) for n, a in batch(self.plan, self.phase, index).items()}
+        positions = arrays["positions"].long() if "positions" in arrays else None
+        logits = self.peer(arrays["tokens"].long(), arrays.get("documents"), positions)
+        targets = arrays["targets"].long().view(-1)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets, label_smoothing=self.smoothing)
+
+    @torch.no_grad()
+    def first_loss(self) -> float:
+        """The mean loss of the first step's batches without dropout."""
+        self.peer.eval()
+        losses = [self.loss(micro).item() for micro in range(self.passes)]
+        self.peer.train()
+        return sum(losses) / self.passes
+
+
+def device(plan: Plan) -> torch.device:
+    """PyTorch's name of the plan's device. Raises BenchError where it has none."""
+    name = DEVICES.get(plan.device.split(":")[0])
+    if name is None or (name == "cuda" and not torch.cuda.is_available()):
+        raise unknown("torch", f"the device {plan.device} here", "CPU, and CUDA and METAL where it was built for them")
+    return torch.device(name)
+
+
+def optimizers(part: Optimizer, plan: Plan, parameters: dict[str, Any]) -> list[Any]:
+    """The phase's optimizer with PyTorch's defaults (foreach, fused …); two of them for Muon and its rest."""
+    kind, roles = part.kind, {t.name: t.role for t in plan.model.tensors}  # type: ignore[attr-defined]
+    if kind == "muon" and hasattr(torch.optim, "Muon"):
+        hidden = [p for n, p in parameters.items() if roles[n] == "matrix"]
+        rest = {n: p for n, p in parameters.items() if roles[n] != "matrix"}
+        muon = torch.optim.Muon(hidden, lr=part.lr, momentum=part.momentum,  # type: ignore[attr-defined]
+                                nesterov=part.nesterov, weight_decay=part.weight_decay,  # type: ignore[attr-defined]
+                                ns_steps=part.iterations)  # type: ignore[attr-defined]
+        return [muon, *optimizers(part.rest, plan, rest)]  # type: ignore[attr-defined]
+    settings: dict[str, Any] = {"lr": part.lr}
+    if kind in ("adam", "adamw"):
+        settings |= {"betas": (part.beta1, part.beta2), "eps": part.eps}  # type: ignore[attr-defined]
+    elif kind == "sgd":
+        nesterov = part.nesterov and part.momentum > 0  # type: ignore[attr-defined]
+        settings |= {"momentum": part.momentum, "nesterov": nesterov}  # type: ignore[attr-defined]
+    else:
+        raise unknown("torch", f"the optimizer `{kind}`", "sgd, adam, adamw, and muon from torch 2.9 on")
+    free = [p for n, p in parameters.items() if not part.decay(roles[n])]
+    kept = [p for n, p in parameters.items() if part.decay(roles[n])]
+    groups = [{"params": kept, "weight_decay": part.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[kind]
+    return [made([g for g in groups if g["params"]], **settings)]
