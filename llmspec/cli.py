@@ -130,6 +130,22 @@ def check(
                        + ("" if data else "; the data were not read (--data reads them)"))
 
 
+@app.command(epilog="Example:  `llmspec schema -o specs/schema.json`, and in a spec's first line "
+                    "`# yaml-language-server: $schema=schema.json`")
+def schema(
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write it to this file.")] = None,
+) -> None:
+    """Print the JSON Schema of specs: editors complete, explain and check keys with it."""
+    from llmspec.runs.files import write_text
+    from llmspec.spec.json_schema import as_text
+
+    with failures():
+        if out:
+            write_text(out, as_text())
+        else:
+            typer.echo(as_text(), nl=False)
+
+
 # -- between arguments and calls ---------------------------------------------------------------------------------
 def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     """The spec and its plan. Raises SpecError with every problem, also those of one section beside a broken other."""
