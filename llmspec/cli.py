@@ -37,6 +37,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME where left out.")] = None,
     set_: Sets = None,
     offline: Offline = False,
+    locked: Annotated[bool, typer.Option("--locked", help="Refuse to run on anything else than the run directory's "
+                                                          "lock.json says.")] = False,
+    lock: Annotated[Path | None, typer.Option(help="The same with this lock.json, or that of this run.")] = None,
 ) -> None:
     """Train what a spec describes; go on where an earlier run of it stopped."""
     from llmspec.render.live import watcher
@@ -47,7 +50,8 @@ def run(
         folder = out or RUNS / plan.name
         again = f"llmspec run {spec}" + "".join(f" --set '{s}'" for s in set_ or ()) + (f" --out {out}" if out else "")
         with watcher(again) as watch:
-            train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline)
+            train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
+                  locked=lock or (folder if locked else None))
 
 
 @app.command(epilog="Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "

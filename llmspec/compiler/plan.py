@@ -114,6 +114,10 @@ class PhasePlan(Frozen):
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
 
 
+COMPUTED = ("tensors", "flops_per_token")
+"""Fields of ModelPlan that follow from the others."""
+
+
 class Plan(Frozen):
     """Everything a run will do. Phases stand in the order in which they run."""
 
@@ -132,6 +136,15 @@ class Plan(Frozen):
     def dump(self) -> dict[str, Any]:
         """JSON-able form, saved as plan.json."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def settings(self) -> dict[str, Any]:
+        """The spec that this plan follows from, as JSON-able data: every default written out, nothing computed."""
+        dumped = self.dump()
+        model = {k: v for k, v in dumped["model"].items() if k not in COMPUTED}
+        sources = {s["name"]: s["source"] for s in dumped["sources"]}
+        phases = {p["name"]: p["phase"] for p in dumped["phases"]}
+        kept = {k: dumped[k] for k in ("name", "seed", "device", "tokenizer", "decoding")}
+        return {**kept, "model": model, "data": {"sources": sources}, "phases": phases}
 
     @classmethod
     def parse(cls, text: str) -> Plan:

@@ -14,7 +14,7 @@ from llmspec.core.problems import DataError, Problem
 from llmspec.data import entries
 from llmspec.data.entries import Entry
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.reading import FORMAT, Reading, View, content_keys, read_all, thinned
+from llmspec.data.reading import FORMAT, Reading, View, content_keys, fingerprints, read_all, thinned
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts, spelled
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
@@ -63,8 +63,9 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     if missing := sorted(used - sources.keys()):
         raise DataError(f"no source is called {', '.join(missing)}", "write it under data.sources")
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources)})
-    keys = content_keys(sources, fetch, plan.tokenizer.markers)
-    maker = _Maker(plan.tokenizer, sources, views, keys, weights_of(plan, sources), fetch, report)
+    prints = fingerprints(sources, fetch)
+    keys = content_keys(sources, prints, plan.tokenizer.markers)
+    maker = _Maker(plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report)
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
     prepared = Prepared(plan, codec, maker, tokens)
@@ -99,6 +100,7 @@ class _Maker:
     tokenizer: Tokenizer
     sources: Mapping[str, Source]
     views: list[View]
+    prints: Mapping[str, Any]
     keys: Mapping[View, str]
     weights: Mapping[str, float]
     fetch: Fetch
@@ -209,6 +211,11 @@ class Prepared:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
         views = views_of(self._phases[phase], self._sources)
         return digest({"tokenizer": self._codec_hash, "texts": [[*view, self._keys[view]] for view in views]})
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """By source: hash of its documents as they are, whatever the spec makes of them."""
+        return {name: digest(found) for name, found in self._maker.prints.items()}
 
     @property
     def readings(self) -> Mapping[str, Reading]:

@@ -83,12 +83,16 @@ def each_source(sources: Mapping[str, Source], do: Callable[[str, Source], Any])
     return results
 
 
-def content_keys(sources: Mapping[str, Source], fetch: Fetcher, markers: Sequence[str]) -> dict[View, str]:
-    """Hash of what each view's text depends on, found without reading the text.
+def fingerprints(sources: Mapping[str, Source], fetch: Fetcher) -> dict[str, Any]:
+    """By source: a JSON-able value that changes when its documents do. Raises DataError as `read_all` does."""
+    return each_source(sources, lambda name, source: source.fingerprint(fetch))
+
+
+def content_keys(sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str]) -> dict[View, str]:
+    """Hash of what each view's text depends on, found without reading the text; `prints` are the fingerprints.
 
     A view depends on the validation text of every source, since what that holds is dropped from training.
     """
-    prints = each_source(sources, lambda name, source: source.fingerprint(fetch))
     own: dict[View, dict[str, Any]] = {}
     for name, source in sources.items():
         plain = {"format": FORMAT, "kind": getattr(source, "kind", ""), "revision": source.revision,

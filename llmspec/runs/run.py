@@ -13,6 +13,7 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
 from llmspec.runs.checkpoint import Checkpoint, newest
 from llmspec.runs.files import Rows, read_json, write_json, write_text
+from llmspec.runs.lock import LOCK, Lock
 
 
 class PhaseFolder:
@@ -92,14 +93,15 @@ class RunFolder:
                            hint="it is damaged or was written by another version; run its spec again with --out",
                            consequence="its weights would be given another meaning") from e
 
-    def begin(self, plan: Plan, files: dict[str, str], resolved: str, tokenizer: str, about: dict[str, Any]) -> None:
+    def begin(self, plan: Plan, files: dict[str, str], resolved: str, tokenizer: str, sources: dict[str, Any],
+              lock: Lock) -> None:
         """Writes what is known before step 0: the spec as written with every file it extends, resolved, planned."""
         for name, text in files.items():
             write_text(self.path / "spec" / name, text)
         write_text(self.path / "resolved.yaml", resolved)
         write_text(self.path / "tokenizer.json", tokenizer)
-        write_json(self.path / "sources.json", about["sources"])
-        write_json(self.path / "lock.json", about["lock"])
+        write_json(self.path / "sources.json", sources)
+        write_json(self.path / LOCK, lock.model_dump(mode="json"))
         write_json(self.path / "plan.json", plan.dump())
 
     def sources(self) -> dict[str, Any]:
