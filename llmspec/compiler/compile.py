@@ -43,7 +43,7 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
         name=spec.name, seed=spec.seed, device=draft.device, model=draft.network, tokenizer=spec.tokenizer,
         sources=measured.sources if measured else tuple(
             SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
-        phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base,
+        phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base, leaks=spec.data.leaks,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmspec.parts.base import Dims, Frozen, Init, Role
 from llmspec.spec.decoding import Decoding
-from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer
+from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer, Leaks
 
 
 class Decision(Frozen):
@@ -76,7 +76,7 @@ class SourcePlan(Frozen):
     train_characters: int | None = None
     validation_characters: int | None = None
     in_both: int | None = None
-    """Training documents dropped since validation holds the same text."""
+    """Training documents whose text validation holds too, but for looks: dropped, unless the plan allows leaks."""
 
 
 class SharePlan(Frozen):
@@ -90,7 +90,9 @@ class SharePlan(Frozen):
     supervised: int | None = None
     """Targets that count in the loss."""
     left_out: int | None = None
-    """Dialogues longer than the context."""
+    """Documents that no block holds: dialogues longer than the context, records with an empty field."""
+    in_both: int | None = None
+    """Training documents whose text validation holds too."""
     repeated: int | None = None
     """Of the seen tokens, those read before in this phase."""
     epochs: float | None = None
@@ -132,6 +134,8 @@ class Plan(Frozen):
     decisions: tuple[Decision, ...]
     base: str = "."
     """Folder of the spec; relative paths of sources start here."""
+    leaks: Leaks = "drop"
+    """What happens to training documents that are validated with too."""
 
     def dump(self) -> dict[str, Any]:
         """JSON-able form, saved as plan.json."""
@@ -144,7 +148,7 @@ class Plan(Frozen):
         sources = {s["name"]: s["source"] for s in dumped["sources"]}
         phases = {p["name"]: p["phase"] for p in dumped["phases"]}
         kept = {k: dumped[k] for k in ("name", "seed", "device", "tokenizer", "decoding")}
-        return {**kept, "model": model, "data": {"sources": sources}, "phases": phases}
+        return {**kept, "model": model, "data": {"leaks": dumped["leaks"], "sources": sources}, "phases": phases}
 
     @classmethod
     def parse(cls, text: str) -> Plan:

@@ -26,14 +26,17 @@ class PhaseStream:
     """Random access to what a phase reads. Row order is drawn from the seed; shares hold in every stretch of it."""
 
     def __init__(self, name: str, phase: Phase, data: Mapping[str, TokenSet], *, max_epochs: Mapping[str, float],
-                 seed: int, context: int, end: int, content: str = "", empty: Mapping[str, int] | None = None) -> None:
-        """`data` are the training tokens of the mixture's sources; `empty` counts documents left out before.
+                 seed: int, context: int, end: int, content: str = "", empty: Mapping[str, int] | None = None,
+                 in_both: Mapping[str, int] | None = None) -> None:
+        """`data` are the training tokens of the mixture's sources; `empty` counts documents left out before,
+        `in_both` those that are validated with too.
 
         Raises:
             DataError: a source shorter than a block, or read more often than it allows; all of them at once.
         """
         self.name, self.phase, self.context, self._end = name, phase, context, end
         self.sources = tuple(source for source, share in phase.mixture.items() if share.percent > 0)
+        self.in_both = {source: (in_both or {}).get(source, 0) for source in self.sources}
         self.left_out: dict[str, dict[str, int]] = {}
         """Source -> reason -> documents that the phase does not read."""
         self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s)) for s in self.sources}
@@ -91,20 +94,20 @@ class PhaseStream:
         for source, share in self.phase.mixture.items():
             if source not in self._layouts:
                 plans.append(SharePlan(source=source, share=share.fraction, blocks=0, seen=0, supervised=0, left_out=0,
-                                       repeated=0, epochs=0.0))
+                                       in_both=0, repeated=0, epochs=0.0))
                 continue
             blocks, layout = self._blocks[source], self._layouts[source]
             counts = layout.counts(blocks)
             plans.append(SharePlan(
                 source=source, share=share.fraction, blocks=blocks, seen=counts.seen, supervised=counts.supervised,
-                left_out=sum(self.left_out[source].values()), repeated=counts.repeated,
+                left_out=sum(self.left_out[source].values()), in_both=self.in_both[source], repeated=counts.repeated,
                 epochs=blocks / layout.blocks_per_epoch,
             ))
         return tuple(plans)
 
     def ledger(self) -> Ledger:
         """An empty ledger for this stream's batches."""
-        return Ledger({source: sum(self.left_out[source].values()) for source in self.sources})
+        return Ledger({source: sum(self.left_out[source].values()) for source in self.sources}, self.in_both)
 
     def _check_length(self, data: Mapping[str, TokenSet]) -> None:
         problems = []

@@ -14,7 +14,7 @@ from llmspec.explain.report import Report
 from llmspec.runs.run import PhaseFolder, RunFolder
 
 State = Literal["done", "begun", "waiting", "of another plan"]
-COUNTED = ("seen", "supervised", "repeated", "left_out")
+COUNTED = ("seen", "supervised", "repeated", "left_out", "in_both")
 CLIPPED = 0.5
 """Share of clipped steps from which on it is worth a remark."""
 

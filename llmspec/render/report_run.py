@@ -121,7 +121,7 @@ def scores(found: tuple[Validation, ...]) -> Table:
 def show_ledger(console: Console, phase: PhaseRun) -> None:
     """What was read, held against the plan."""
     counted = any(n is not None for row in phase.ledger for n in row.actual.values())
-    columns = ("seen", "supervised", "repeated", "left out")
+    columns = tuple(key.replace("_", " ") for key in COUNTED)
     made = table("tokens" if counted else "planned tokens", *columns, "epochs", right=(*columns, "epochs"), indent=0)
     for row in phase.ledger:
         made.add_row(row.source, *(cell(row, k) for k in COUNTED), "?" if row.epochs is None else f"{row.epochs:.2f}")

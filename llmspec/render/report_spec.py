@@ -123,7 +123,8 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
     documents = f"{number(source.documents)} document{'' if source.documents == 1 else 's'}"
     yield "text", f"{documents}: {number(source.train_tokens)} tokens to train on{ratio}; {kept}"
     if source.in_both:
-        yield "dropped", f"{number(source.in_both)} of the training documents, since validation holds them too"
+        done = "kept in training, as the spec allows" if source.leaks == "allow" else "dropped from training"
+        yield "in both", f"{number(source.in_both)} of its documents, which validation holds too: {done}"
 
 
 def show_phase(console: Console, index: int, phase: PhaseReport) -> None:

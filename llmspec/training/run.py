@@ -10,6 +10,7 @@ from typing import Any
 from llmspec.compiler import Plan, complete
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import RunError
+from llmspec.data import leaks
 from llmspec.data.prepare import prepare
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
@@ -32,6 +33,9 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
     lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
     if wanted and (found := differences(wanted, lock)):
         raise refused(found)
+    for source in plan.sources:
+        if source.in_both:
+            watcher.notice(leaks.notice(source.name, source.in_both, plan.leaks))
     with folder.alone(), on_signals() as stop:
         from llmspec.model.device import open_device
 
