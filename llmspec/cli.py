@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Plan
+    from llmspec.compiler.proofs import Proof
     from llmspec.spec import Reading
 
 app = typer.Typer(
@@ -123,15 +124,23 @@ def check(
 ) -> None:
     """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
     with failures(json_):
+        from llmspec.compiler import pending, prove, refuse
+
         _, plan = compiled(spec, set_)
-        if data:
-            plan = measured(plan, offline=False)
+        plan, shown = measured(plan) if data else (plan, pending(plan))
+        proofs = (*prove(plan), *shown)
+        refuse(proofs)
         if json_:
-            print(json.dumps({"ok": True, "problems": []}))
+            about = {"name": plan.name, "parameters": plan.model.parameters, "phases": [p.name for p in plan.phases],
+                     "proofs": [p.model_dump(mode="json") for p in proofs]}
+            print(json.dumps({"ok": True, "problems": [], **about}, ensure_ascii=False))
         else:
+            from llmspec.render.proofs import show
+
             typer.echo(f"ok: {plan.name}, {plan.model.parameters:,} parameters, "
                        f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}"
                        + ("" if data else "; the data were not read (--data reads them)"))
+            show(proofs)
 
 
 @app.command(epilog="Example:  `llmspec schema -o specs/schema.json`, and in a spec's first line "
@@ -164,14 +173,15 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     return reading, compile_spec(reading.sections.spec, base=str(path.parent.absolute()))
 
 
-def measured(plan: Plan, offline: bool) -> Plan:
-    """The plan with what its data say."""
+def measured(plan: Plan) -> tuple[Plan, tuple[Proof, ...]]:
+    """The plan with what its data say, and what they prove."""
     from llmspec.compiler import complete
     from llmspec.data.prepare import prepare
     from llmspec.render.live import watcher
 
     with watcher() as watch:
-        return complete(plan, prepare(plan, offline=offline, progress=watch.progress).measured)
+        prepared = prepare(plan, progress=watch.progress)
+        return complete(plan, prepared.measured), prepared.proofs
 
 
 def explained_spec(path: Path, overrides: list[str] | None) -> Any:
@@ -183,10 +193,10 @@ def explained_spec(path: Path, overrides: list[str] | None) -> Any:
 
     _, plan = compiled(path, overrides)
     try:
-        plan, note = complete(plan, prepare(plan, offline=True).measured), ""
+        prepared = prepare(plan, offline=True)
     except DataError as e:
-        note = f"token counts are missing: {e.problems[0].message}"
-    return explain_plan(plan, note)
+        return explain_plan(plan, f"token counts are missing: {e.problems[0].message}")
+    return explain_plan(complete(plan, prepared.measured), proofs=prepared.proofs)
 
 
 def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:

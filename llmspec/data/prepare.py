@@ -24,6 +24,7 @@ from llmspec.parts.tokenizers.base import END
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Measured, Plan, SourcePlan
+    from llmspec.compiler.proofs import Proof
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
 
@@ -216,6 +217,36 @@ class Prepared:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
         views = views_of(self._phases[phase], self._sources)
         return digest({"tokenizer": self._codec_hash, "texts": [[*view, self._keys[view]] for view in views]})
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Names of the plan's phases, in order."""
+        return tuple(self._phases)
+
+    @property
+    def leaks(self) -> str:
+        """What happens to training documents that are validated with too."""
+        return self._maker.leaks
+
+    @property
+    def in_both(self) -> dict[str, int]:
+        """Number of those, by source."""
+        return {name: self._about(name)["in_both"] for name in self._sources}
+
+    def sides(self) -> dict[str, list[tuple[str, TokenSet, TokenSet]]]:
+        """By form: (source, training tokens, validation tokens)."""
+        found: dict[str, list[tuple[str, TokenSet, TokenSet]]] = {}
+        for view in self._tokens:
+            found.setdefault(view.form, []).append(
+                (view.source, self._open(view, "train"), self._open(view, "validation")))
+        return found
+
+    @cached_property
+    def proofs(self) -> tuple[Proof, ...]:
+        """What was proven of the text; one that fails refuses the run."""
+        from llmspec.data.proofs import data_proofs
+
+        return data_proofs(self)
 
     @property
     def contents(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmspec.compiler import Plan, complete
+from llmspec.compiler import Plan, complete, prove, refuse
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import RunError
 from llmspec.data import leaks
@@ -30,6 +30,8 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
     wanted = Lock.read(locked) if locked else None
     prepared = prepare(plan, offline=offline, progress=watcher.progress)
     plan = complete(plan, prepared.measured)
+    proofs = (*prove(plan), *prepared.proofs)
+    refuse(proofs)
     lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
     if wanted and (found := differences(wanted, lock)):
         raise refused(found)
@@ -50,7 +52,9 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
             watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
         if busy := others_at_work():
             watcher.notice(busy)
-        folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), sources_of(plan), lock)
+        watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
+        folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), sources_of(plan), lock,
+                     proofs)
         watcher.planned(plan, folder.path)
         run_phases(bench, folder)
     return folder

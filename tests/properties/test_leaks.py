@@ -159,7 +159,8 @@ def test_the_same_text_under_two_names_is_refused(tmp_path: Path) -> None:
     assert problem.path == ("phases", "p", "mixture", "b") and "holds the same text as a" in problem.message
     assert "twice as often" in problem.consequence and "give a its share" in problem.hint
     # One text more, or another phase, and they are two sources.
-    prepare(plan_of(tmp_path, parts, ("p", "pretrain", {"a": 100}, "1 steps"), ("q", "pretrain", {"b": 100}, "1 steps")))
+    apart = [(phase, "pretrain", {name: 100}, "1 steps") for phase, name in (("p", "a"), ("q", "b"))]
+    prepare(plan_of(tmp_path, parts, *apart))
     lines(tmp_path, "b.jsonl", [*found, "one more"])
     prepare(plan_of(tmp_path, parts, ("p", "pretrain", {"a": 50, "b": 50}, "1 steps")))
 
