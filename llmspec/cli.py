@@ -41,18 +41,23 @@ def run(
     locked: Annotated[bool, typer.Option("--locked", help="Refuse to run on anything else than the run directory's "
                                                           "lock.json says.")] = False,
     lock: Annotated[Path | None, typer.Option(help="The same with this lock.json, or that of this run.")] = None,
+    json_: Json = False,
 ) -> None:
     """Train what a spec describes; go on where an earlier run of it stopped."""
     from llmspec.render.live import watcher
     from llmspec.training.run import run as train
 
-    with failures():
+    with failures(json_):
         loaded, plan = compiled(spec, set_)
         folder = out or RUNS / plan.name
         again = f"llmspec run {spec}" + "".join(f" --set '{s}'" for s in set_ or ()) + (f" --out {out}" if out else "")
-        with watcher(again) as watch:
-            train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
-                  locked=lock or (folder if locked else None))
+        with watcher(again, aside=json_) as watch:
+            done = train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
+                         locked=lock or (folder if locked else None))
+        if json_:
+            from llmspec.explain.summary import run_summary
+
+            print(json.dumps(run_summary(done, watch.taken), ensure_ascii=False, indent=1))
 
 
 @app.command(epilog="Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "
@@ -70,7 +75,7 @@ def sample(
     """Let a trained model write."""
     from llmspec.render import samples
 
-    with failures():
+    with failures(json_):
         model = opened(run)
         decoding = decoding_settings(model, set_)
         chat = model.chat and not plain
@@ -94,7 +99,7 @@ def explain(
     json_: Json = False,
 ) -> None:
     """Say what a spec will do, or what a run has done, or how a text was chosen."""
-    with failures():
+    with failures(json_):
         if what is not None and (what.is_file() or what.suffix in (".yaml", ".yml")):
             report = explained_spec(what, set_)
         elif prompt is not None:
@@ -127,7 +132,7 @@ def check(
         from llmspec.compiler import pending, prove, refuse
 
         _, plan = compiled(spec, set_)
-        plan, shown = measured(plan) if data else (plan, pending(plan))
+        plan, shown = measured(plan, aside=json_) if data else (plan, pending(plan))
         proofs = (*prove(plan), *shown)
         refuse(proofs)
         if json_:
@@ -173,13 +178,13 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     return reading, compile_spec(reading.sections.spec, base=str(path.parent.absolute()))
 
 
-def measured(plan: Plan) -> tuple[Plan, tuple[Proof, ...]]:
+def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
     """The plan with what its data say, and what they prove."""
     from llmspec.compiler import complete
     from llmspec.data.prepare import prepare
     from llmspec.render.live import watcher
 
-    with watcher() as watch:
+    with watcher(aside=aside) as watch:
         prepared = prepare(plan, progress=watch.progress)
         return complete(plan, prepared.measured), prepared.proofs
 
@@ -231,7 +236,8 @@ def decoding_settings(model: Any, sets: list[str] | None) -> Any:
 
 @contextmanager
 def failures(as_json: bool = False) -> Iterator[None]:
-    """A user's mistake is printed, never traced; 2 for mistakes, 130 for a stop that was asked for."""
+    """A user's mistake is printed, never traced, `as_json` where machines read; 2 for mistakes, 130 for a stop that
+    was asked for."""
     from llmspec.core.problems import LlmspecError
 
     try:
