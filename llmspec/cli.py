@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Plan
+    from llmspec.compiler.proofs import Proof
     from llmspec.spec import Reading
 
 app = typer.Typer(
@@ -37,17 +38,26 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME where left out.")] = None,
     set_: Sets = None,
     offline: Offline = False,
+    locked: Annotated[bool, typer.Option("--locked", help="Refuse to run on anything else than the run directory's "
+                                                          "lock.json says.")] = False,
+    lock: Annotated[Path | None, typer.Option(help="The same with this lock.json, or that of this run.")] = None,
+    json_: Json = False,
 ) -> None:
     """Train what a spec describes; go on where an earlier run of it stopped."""
     from llmspec.render.live import watcher
     from llmspec.training.run import run as train
 
-    with failures():
+    with failures(json_):
         loaded, plan = compiled(spec, set_)
         folder = out or RUNS / plan.name
         again = f"llmspec run {spec}" + "".join(f" --set '{s}'" for s in set_ or ()) + (f" --out {out}" if out else "")
-        with watcher(again) as watch:
-            train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline)
+        with watcher(again, aside=json_) as watch:
+            done = train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
+                         locked=lock or (folder if locked else None))
+        if json_:
+            from llmspec.explain.summary import run_summary
+
+            print(json.dumps(run_summary(done, watch.taken), ensure_ascii=False, indent=1))
 
 
 @app.command(epilog="Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "
@@ -65,7 +75,7 @@ def sample(
     """Let a trained model write."""
     from llmspec.render import samples
 
-    with failures():
+    with failures(json_):
         model = opened(run)
         decoding = decoding_settings(model, set_)
         chat = model.chat and not plain
@@ -89,7 +99,7 @@ def explain(
     json_: Json = False,
 ) -> None:
     """Say what a spec will do, or what a run has done, or how a text was chosen."""
-    with failures():
+    with failures(json_):
         if what is not None and (what.is_file() or what.suffix in (".yaml", ".yml")):
             report = explained_spec(what, set_)
         elif prompt is not None:
@@ -119,15 +129,39 @@ def check(
 ) -> None:
     """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
     with failures(json_):
+        from llmspec.compiler import pending, prove, refuse
+
         _, plan = compiled(spec, set_)
-        if data:
-            plan = measured(plan, offline=False)
+        plan, shown = measured(plan, aside=json_) if data else (plan, pending(plan))
+        proofs = (*prove(plan), *shown)
+        refuse(proofs)
         if json_:
-            print(json.dumps({"ok": True, "problems": []}))
+            about = {"name": plan.name, "parameters": plan.model.parameters, "phases": [p.name for p in plan.phases],
+                     "proofs": [p.model_dump(mode="json") for p in proofs]}
+            print(json.dumps({"ok": True, "problems": [], **about}, ensure_ascii=False))
         else:
+            from llmspec.render.proofs import show
+
             typer.echo(f"ok: {plan.name}, {plan.model.parameters:,} parameters, "
                        f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}"
                        + ("" if data else "; the data were not read (--data reads them)"))
+            show(proofs)
+
+
+@app.command(epilog="Example:  `llmspec schema -o specs/schema.json`, and in a spec's first line "
+                    "`# yaml-language-server: $schema=schema.json`")
+def schema(
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write it to this file.")] = None,
+) -> None:
+    """Print the JSON Schema of specs: editors complete, explain and check keys with it."""
+    from llmspec.runs.files import write_text
+    from llmspec.spec.json_schema import as_text
+
+    with failures():
+        if out:
+            write_text(out, as_text())
+        else:
+            typer.echo(as_text(), nl=False)
 
 
 @app.command(epilog="Examples:  `llmspec bench`  ·  `llmspec bench my.yaml --against torch --against transformers`  ·  "
@@ -173,14 +207,15 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     return reading, compile_spec(reading.sections.spec, base=str(path.parent.absolute()))
 
 
-def measured(plan: Plan, offline: bool) -> Plan:
-    """The plan with what its data say."""
+def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
+    """The plan with what its data say, and what they prove."""
     from llmspec.compiler import complete
     from llmspec.data.prepare import prepare
     from llmspec.render.live import watcher
 
-    with watcher() as watch:
-        return complete(plan, prepare(plan, offline=offline, progress=watch.progress).measured)
+    with watcher(aside=aside) as watch:
+        prepared = prepare(plan, progress=watch.progress)
+        return complete(plan, prepared.measured), prepared.proofs
 
 
 def explained_spec(path: Path, overrides: list[str] | None) -> Any:
@@ -192,10 +227,10 @@ def explained_spec(path: Path, overrides: list[str] | None) -> Any:
 
     _, plan = compiled(path, overrides)
     try:
-        plan, note = complete(plan, prepare(plan, offline=True).measured), ""
+        prepared = prepare(plan, offline=True)
     except DataError as e:
-        note = f"token counts are missing: {e.problems[0].message}"
-    return explain_plan(plan, note)
+        return explain_plan(plan, f"token counts are missing: {e.problems[0].message}")
+    return explain_plan(complete(plan, prepared.measured), proofs=prepared.proofs)
 
 
 def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:
@@ -230,7 +265,8 @@ def decoding_settings(model: Any, sets: list[str] | None) -> Any:
 
 @contextmanager
 def failures(as_json: bool = False) -> Iterator[None]:
-    """A user's mistake is printed, never traced; 2 for mistakes, 130 for a stop that was asked for."""
+    """A user's mistake is printed, never traced, `as_json` where machines read; 2 for mistakes, 130 for a stop that
+    was asked for."""
     from llmspec.core.problems import LlmspecError
 
     try:

@@ -56,6 +56,7 @@ WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "red", "hen
 NAMES = st.sampled_from(["a", "b2", "wiki", "plays", "my-text", "v1.0", "Notes_2"])
 BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3])}
 """Values for keys whose limits allow more than a short training bears."""
+LEAKS = st.fixed_dictionaries({}, optional={"leaks": st.sampled_from(["drop", "refuse", "allow"])})
 SHARES = st.integers(1, 99).map(lambda n: f"{n}%")
 
 
@@ -270,7 +271,7 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     return {
         "name": draw(st.sampled_from(["tiny", "gpt-0.1", "no", "1e3x"])),
         "model": draw(models()),
-        "data": {"sources": text},
+        "data": {"sources": text, **draw(LEAKS)},
         "phases": stages,
         **rest,
     }

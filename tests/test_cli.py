@@ -65,6 +65,26 @@ def test_check_says_ok_or_everything(tmp_path: Path) -> None:
     assert not as_json["ok"] and len(as_json["problems"]) == 3
 
 
+def test_a_run_ends_in_json_for_machines(run: Path) -> None:
+    spec, more = run / "spec" / "tiny.yaml", ("--set", "phases.pretrain.budget=4 steps", "--out", run)
+    done = tiny.call("run", spec, *more, "--set", "phases.chat.budget=4 steps", "--json")
+    told = json.loads(done.stdout)
+    assert told["ok"] and told["state"] == "done" and told["run"] == str(run) and "trained before" in done.stderr
+    assert [(p["name"], p["step"], p["reused"], p["as_planned"]) for p in told["phases"]] == [
+        ("pretrain", 4, True, True), ("chat", 4, True, True)]
+    pretrain, chat = told["phases"]
+    assert pretrain["validation"]["docs"]["nats_per_token"] > 0 and chat["ledger"]["facts"]["seen"] > 0
+    assert all(proof["holds"] for proof in told["proofs"])
+
+
+def test_mistakes_in_json_for_machines(tmp_path: Path) -> None:
+    bad = tiny.write(tmp_path, tiny.TINY.replace("d_ff: 32", "d_f: 32"))
+    for arguments in (("run", bad), ("check", bad), ("explain", bad), ("explain", "nowhere"), ("sample", "nowhere")):
+        done = tiny.call(*arguments, "--json", cwd=tmp_path)
+        told = json.loads(done.stdout)
+        assert done.returncode == 2 and not told["ok"] and told["problems"] and not done.stderr, arguments
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

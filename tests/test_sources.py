@@ -36,7 +36,7 @@ def source(kind: str, **settings: Any) -> Source:
 
 
 def plan_of(base: Path, parts: dict[str, Source], *stages: tuple[str, str, dict[str, int], str], context: int = 16,
-            tokenizer: Any = None, **more: Any) -> Any:
+            tokenizer: Any = None, leaks: str = "drop", **more: Any) -> Any:
     """A stand-in for a plan: stages are (name, kind, mixture in percent, budget)."""
     made = [SimpleNamespace(name=name, phase=phases.TABLE[kind](
         mixture={s: Share(p) for s, p in mixture.items()}, budget=Budget.parse(budget), batch=2, **more))
@@ -44,7 +44,7 @@ def plan_of(base: Path, parts: dict[str, Source], *stages: tuple[str, str, dict[
     from llmspec.compiler.plan import SourcePlan
 
     return SimpleNamespace(
-        base=str(base), seed=1, model=SimpleNamespace(context=context),
+        base=str(base), seed=1, leaks=leaks, model=SimpleNamespace(context=context),
         tokenizer=tokenizer or tokenizers.TABLE["byte"](), phases=made,
         sources=[SourcePlan(name=name, source=part) for name, part in parts.items()])
 
@@ -243,7 +243,7 @@ def test_dialogues_held_out_elsewhere_are_not_trained_on(tmp_path: Path) -> None
     reading = prepared.readings["a"]
     said = lambda items: {str(item.turns) for item in items}
     assert not said(reading.train_of["dialogue"]) & said(reading.validation)
-    assert prepared.measured.sources[0].in_both == reading.in_both["dialogue"] == len(reading.validation)
+    assert prepared.measured.sources[0].in_both == len(reading.leaks["dialogue"]) == len(reading.validation)
 
 
 def test_a_later_phase_changes_nothing_that_an_earlier_one_reads(tmp_path: Path) -> None:

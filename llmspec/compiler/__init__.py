@@ -2,5 +2,7 @@
 
 from llmspec.compiler.compile import PASSES, check_sections, compile_spec, complete
 from llmspec.compiler.plan import Measured, Plan
+from llmspec.compiler.proofs import Proof, pending, prove, refuse
 
-__all__ = ["PASSES", "Measured", "Plan", "check_sections", "compile_spec", "complete"]
+__all__ = ["PASSES", "Measured", "Plan", "Proof", "check_sections", "compile_spec", "complete", "pending", "prove",
+           "refuse"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmspec.compiler import network, schedule
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
+from llmspec.compiler.proofs import prove, refuse
 from llmspec.core.problems import Problem, SpecError
 from llmspec.spec.check import Sections
 from llmspec.spec.schema import Spec
@@ -39,12 +40,14 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
     if draft.problems:
         raise SpecError(draft.problems)
     assert draft.network is not None and draft.device is not None
-    return Plan(
+    plan = Plan(
         name=spec.name, seed=spec.seed, device=draft.device, model=draft.network, tokenizer=spec.tokenizer,
         sources=measured.sources if measured else tuple(
             SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
-        phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base,
+        phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base, leaks=spec.data.leaks,
     )
+    refuse(prove(plan))
+    return plan
 
 
 def complete(plan: Plan, measured: Measured) -> Plan:

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmspec.parts.base import Dims, Frozen, Init, Role
 from llmspec.spec.decoding import Decoding
-from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer
+from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer, Leaks
 
 
 class Decision(Frozen):
@@ -76,7 +76,7 @@ class SourcePlan(Frozen):
     train_characters: int | None = None
     validation_characters: int | None = None
     in_both: int | None = None
-    """Training documents dropped since validation holds the same text."""
+    """Training documents whose text validation holds too, but for looks: dropped, unless the plan allows leaks."""
 
 
 class SharePlan(Frozen):
@@ -90,7 +90,9 @@ class SharePlan(Frozen):
     supervised: int | None = None
     """Targets that count in the loss."""
     left_out: int | None = None
-    """Dialogues longer than the context."""
+    """Documents that no block holds: dialogues longer than the context, records with an empty field."""
+    in_both: int | None = None
+    """Training documents whose text validation holds too."""
     repeated: int | None = None
     """Of the seen tokens, those read before in this phase."""
     epochs: float | None = None
@@ -114,6 +116,10 @@ class PhasePlan(Frozen):
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
 
 
+COMPUTED = ("tensors", "flops_per_token")
+"""Fields of ModelPlan that follow from the others."""
+
+
 class Plan(Frozen):
     """Everything a run will do. Phases stand in the order in which they run."""
 
@@ -128,10 +134,21 @@ class Plan(Frozen):
     decisions: tuple[Decision, ...]
     base: str = "."
     """Folder of the spec; relative paths of sources start here."""
+    leaks: Leaks = "drop"
+    """What happens to training documents that are validated with too."""
 
     def dump(self) -> dict[str, Any]:
         """JSON-able form, saved as plan.json."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def settings(self) -> dict[str, Any]:
+        """The spec that this plan follows from, as JSON-able data: every default written out, nothing computed."""
+        dumped = self.dump()
+        model = {k: v for k, v in dumped["model"].items() if k not in COMPUTED}
+        sources = {s["name"]: s["source"] for s in dumped["sources"]}
+        phases = {p["name"]: p["phase"] for p in dumped["phases"]}
+        kept = {k: dumped[k] for k in ("name", "seed", "device", "tokenizer", "decoding")}
+        return {**kept, "model": model, "data": {"leaks": dumped["leaks"], "sources": sources}, "phases": phases}
 
     @classmethod
     def parse(cls, text: str) -> Plan:

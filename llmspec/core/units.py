@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic_core import core_schema
 
@@ -30,6 +30,9 @@ def short(number: float) -> str:
 class Text:
     """A value written as text in the spec; subclasses parse it. Prints back to text that parses to an equal value."""
 
+    examples: ClassVar[tuple[str, ...]] = ()
+    """How it may be written, for editors."""
+
     @classmethod
     def parse(cls, value: object) -> Any:
         raise NotImplementedError(cls)
@@ -45,12 +48,15 @@ class Text:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"type": "string", "description": (cls.__doc__ or "").strip().splitlines()[0]}
+        shown = {"examples": list(cls.examples)} if cls.examples else {}
+        return {"type": "string", "description": (cls.__doc__ or "").strip().splitlines()[0], **shown}
 
 
 @dataclass(frozen=True)
 class Budget(Text):
     """How long to train: `2M tokens`, `400 steps` or `3 epochs of wiki`."""
+
+    examples: ClassVar[tuple[str, ...]] = ("2M tokens", "400 steps", "3 epochs of wiki")
 
     amount: float
     unit: Literal["tokens", "steps", "epochs"]
@@ -75,6 +81,8 @@ class Budget(Text):
 @dataclass(frozen=True)
 class Share(Text):
     """A part of a whole: `85%`."""
+
+    examples: ClassVar[tuple[str, ...]] = ("85%",)
 
     percent: float
 

@@ -42,6 +42,9 @@ class Counts(NamedTuple):
     seen: int
     supervised: int
     repeated: int
+    blocks: int
+    least: int
+    """Supervised targets of the block that has the fewest."""
 
 
 class Layout(Protocol):
@@ -107,7 +110,7 @@ class PlainLayout:
 
     def counts(self, blocks: int) -> Counts:
         seen = blocks * self._context
-        return Counts(seen, seen, max(0, seen - self.epoch_tokens))
+        return Counts(seen, seen, max(0, seen - self.epoch_tokens), blocks, self._context if blocks else 0)
 
     def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
         T = self._context

@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from llmspec.data.layout import Batch
 
 COUNTED = ("blocks", "seen", "supervised", "repeated")
+DOCUMENTS = ("left_out", "in_both")
 
 
 class Ledger:
     """Counts per source, added up from the batches themselves, and a hash over every token in the order of reading."""
 
-    def __init__(self, left_out: Mapping[str, int]) -> None:
-        """`left_out`: source -> documents that its layout could not use, in the order of the stream's sources."""
+    def __init__(self, left_out: Mapping[str, int], in_both: Mapping[str, int] | None = None) -> None:
+        """`left_out`: source -> documents that its layout could not use, in the order of the stream's sources;
+        `in_both`: documents that are validated with too."""
         self.counts: dict[str, dict[str, int]] = {
-            source: {**dict.fromkeys(COUNTED, 0), "left_out": n} for source, n in left_out.items()
+            source: {**dict.fromkeys(COUNTED, 0), "left_out": n, "in_both": (in_both or {}).get(source, 0)}
+            for source, n in left_out.items()
         }
         self.order = ""
         """sha256 (hex) over tokens, targets and weights so far: equal only where the order of reading was."""
@@ -50,7 +53,8 @@ class Ledger:
     def load(cls, saved: dict[str, Any]) -> Ledger:
         """The ledger that `dump` wrote. Raises RunError where it is none."""
         try:
-            ledger = cls({source: int(found["left_out"]) for source, found in saved["counts"].items()})
+            kept = [{source: int(found[name]) for source, found in saved["counts"].items()} for name in DOCUMENTS]
+            ledger = cls(*kept)
             for source, found in saved["counts"].items():
                 ledger.counts[source].update({name: int(found[name]) for name in COUNTED})
             ledger.order = str(saved["order"])
@@ -59,14 +63,14 @@ class Ledger:
         return ledger
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a source: blocks, seen, supervised and repeated tokens, left out documents."""
+        """One row a source: blocks, seen, supervised and repeated tokens, documents left out and in both."""
         return [{"source": source, **found} for source, found in self.counts.items()]
 
     def differences(self, planned: Sequence[SharePlan]) -> list[str]:
         """Where what was read is not what was planned, in words; empty after a whole phase."""
         out = []
         for share in planned:
-            found = self.counts.get(share.source, dict.fromkeys((*COUNTED, "left_out"), 0))
+            found = self.counts.get(share.source, dict.fromkeys((*COUNTED, *DOCUMENTS), 0))
             for name in found:
                 if (plan := getattr(share, name)) is not None and plan != found[name]:
                     out.append(f"{share.source}: {name} {found[name]:,}, planned {plan:,}")

@@ -57,7 +57,9 @@ class DialogueLayout:
         last = self._order(full)[:rest]
         seen = full * self.epoch_tokens + int(self._filled[last].sum())
         supervised = full * int(self._supervised.sum()) + int(self._supervised[last].sum())
-        return Counts(seen, supervised, seen - self.epoch_tokens if full else 0)
+        read = self._supervised if full else self._supervised[last]
+        return Counts(seen, supervised, seen - self.epoch_tokens if full else 0, blocks, int(read.min(initial=1 << 62))
+                      if blocks else 0)
 
     def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
         T, data = self._context, self._data

@@ -14,7 +14,8 @@ from llmspec.core.problems import DataError, Problem
 from llmspec.data import entries
 from llmspec.data.entries import Entry
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.reading import FORMAT, Reading, View, content_keys, read_all, thinned
+from llmspec.data.leaks import EXAMPLES, doubled, refusal
+from llmspec.data.reading import FORMAT, Reading, View, content_keys, fingerprints, read_all, thinned
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts, spelled
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
@@ -23,6 +24,7 @@ from llmspec.parts.tokenizers.base import END
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Measured, Plan, SourcePlan
+    from llmspec.compiler.proofs import Proof
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
 
@@ -63,8 +65,9 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     if missing := sorted(used - sources.keys()):
         raise DataError(f"no source is called {', '.join(missing)}", "write it under data.sources")
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources)})
-    keys = content_keys(sources, fetch, plan.tokenizer.markers)
-    maker = _Maker(plan.tokenizer, sources, views, keys, weights_of(plan, sources), fetch, report)
+    prints = fingerprints(sources, fetch)
+    keys = content_keys(sources, prints, plan.tokenizer.markers, plan.leaks)
+    maker = _Maker(plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks)
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
     prepared = Prepared(plan, codec, maker, tokens)
@@ -99,14 +102,16 @@ class _Maker:
     tokenizer: Tokenizer
     sources: Mapping[str, Source]
     views: list[View]
+    prints: Mapping[str, Any]
     keys: Mapping[View, str]
     weights: Mapping[str, float]
     fetch: Fetch
     report: Progress
+    leaks: str
 
     @cached_property
     def readings(self) -> dict[str, Reading]:
-        return read_all(self.sources, self.views, self.fetch, self.tokenizer.markers, self.report)
+        return read_all(self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.leaks)
 
     @property
     def codec_key(self) -> str:
@@ -166,7 +171,8 @@ class _Maker:
             counts[name] = {"documents": len(side), "tokens": len(found.tokens),
                             "characters": int(found.characters.sum()), "empty": len(all_[name]) - len(side)}
         return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
-                "in_both": reading.in_both[view.form]}
+                "in_both": len(reading.leaks[view.form]), "leaks": reading.leaks[view.form][:EXAMPLES],
+                "content": reading.content.get(view.form, "")}
 
 
 class Prepared:
@@ -187,12 +193,14 @@ class Prepared:
         if phase not in self._streams:
             part = self._phases[phase]
             views = views_of(part, self._sources)
-            empty = {view.source: self._tokens[view].about["train"]["empty"] for view in views}
+            about = {view.source: self._tokens[view].about for view in views}
             self._streams[phase] = PhaseStream(
                 phase, part, {view.source: self._open(view, "train") for view in views},
                 max_epochs={name: source.max_epochs for name, source in self._sources.items()},
                 seed=self._plan.seed, context=self._plan.model.context, end=self.codec.specials[END],
-                content=self.fingerprint(phase), empty=empty,
+                content=self.fingerprint(phase),
+                empty={source: found["train"]["empty"] for source, found in about.items()},
+                in_both={source: found["in_both"] for source, found in about.items()},
             )
         return self._streams[phase]
 
@@ -209,6 +217,41 @@ class Prepared:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
         views = views_of(self._phases[phase], self._sources)
         return digest({"tokenizer": self._codec_hash, "texts": [[*view, self._keys[view]] for view in views]})
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Names of the plan's phases, in order."""
+        return tuple(self._phases)
+
+    @property
+    def leaks(self) -> str:
+        """What happens to training documents that are validated with too."""
+        return self._maker.leaks
+
+    @property
+    def in_both(self) -> dict[str, int]:
+        """Number of those, by source."""
+        return {name: self._about(name)["in_both"] for name in self._sources}
+
+    def sides(self) -> dict[str, list[tuple[str, TokenSet, TokenSet]]]:
+        """By form: (source, training tokens, validation tokens)."""
+        found: dict[str, list[tuple[str, TokenSet, TokenSet]]] = {}
+        for view in self._tokens:
+            found.setdefault(view.form, []).append(
+                (view.source, self._open(view, "train"), self._open(view, "validation")))
+        return found
+
+    @cached_property
+    def proofs(self) -> tuple[Proof, ...]:
+        """What was proven of the text; one that fails refuses the run."""
+        from llmspec.data.proofs import data_proofs
+
+        return data_proofs(self)
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """By source: hash of its documents as they are, whatever the spec makes of them."""
+        return {name: digest(found) for name, found in self._maker.prints.items()}
 
     @property
     def readings(self) -> Mapping[str, Reading]:
@@ -236,7 +279,12 @@ class Prepared:
     def check(self) -> None:
         """Open every stream and validation set; the problems of all phases in one DataError."""
         problems: list[Problem] = []
-        for name in self._phases:
+        if self._plan.leaks == "refuse":
+            problems += [refusal(view.source, about["in_both"], about["leaks"]) for view, about in
+                         ((view, entry.about) for view, entry in self._tokens.items()) if about["in_both"]]
+        for name, phase in self._phases.items():
+            views = views_of(phase, self._sources)
+            problems += doubled(name, {view: self._tokens[view].about["content"] for view in views})
             try:
                 self.stream(name)
             except DataError as error:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
+from llmspec.data.leaks import HeldOut, Leak, content
 from llmspec.data.shaping import Pieces, Turn, dialogue, plain_text
-from llmspec.data.split import Shaped, split, text_key, turns_key
+from llmspec.data.split import Shaped, split
 from llmspec.parts.sources import Document, Fetcher, Source
 
-FORMAT = 2
+FORMAT = 3
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 MOST_PROBLEMS = 5
 _LONG = 10_000
@@ -37,10 +38,12 @@ class Reading:
     documents: int
     train: list[Shaped]
     validation: list[Shaped]
-    in_both: dict[Form, int] = field(default_factory=lambda: {"plain": 0, "dialogue": 0})
-    """Training documents dropped since some source validates with the same text, or the same dialogue."""
+    content: dict[Form, str] = field(default_factory=dict)
+    """Hash that sources share which hold the same texts, or the same dialogues."""
+    leaks: dict[Form, list[Leak]] = field(default_factory=dict)
+    """Training documents that some source validates with, as text or as dialogue."""
     train_of: dict[Form, list[Shaped]] = field(default_factory=dict)
-    """Training documents without those."""
+    """Training documents that are read: those are not among them, unless leaks are allowed."""
 
     def texts(self, side: Iterable[Shaped]) -> list[Pieces]:
         """The plain texts of a side."""
@@ -52,8 +55,10 @@ class Reading:
 
 
 def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetcher, markers: Sequence[str],
-             progress: Callable[[str, int, int], None]) -> dict[str, Reading]:
+             progress: Callable[[str, int, int], None], leaks: str) -> dict[str, Reading]:
     """Read, shape and split every source, then drop from training what any source validates with.
+
+    With `leaks` "allow", it is found and kept; whether it is refused is for who asks.
 
     Raises:
         DataError: the problems of all sources at once, each with its path in the spec.
@@ -66,7 +71,10 @@ def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetche
         readings[name] = _read(source, fetch, markers, name in wanted)
 
     each_source(sources, read)
-    _drop_in_both(readings.values())
+    held_out = HeldOut({name: reading.validation for name, reading in readings.items()})
+    for reading in readings.values():
+        clean, reading.leaks = held_out.split(reading.train)
+        reading.train_of = dict.fromkeys(clean, reading.train) if leaks == "allow" else clean
     return readings
 
 
@@ -83,12 +91,17 @@ def each_source(sources: Mapping[str, Source], do: Callable[[str, Source], Any])
     return results
 
 
-def content_keys(sources: Mapping[str, Source], fetch: Fetcher, markers: Sequence[str]) -> dict[View, str]:
-    """Hash of what each view's text depends on, found without reading the text.
+def fingerprints(sources: Mapping[str, Source], fetch: Fetcher) -> dict[str, Any]:
+    """By source: a JSON-able value that changes when its documents do. Raises DataError as `read_all` does."""
+    return each_source(sources, lambda name, source: source.fingerprint(fetch))
+
+
+def content_keys(sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str],
+                 leaks: str) -> dict[View, str]:
+    """Hash of what each view's text depends on, found without reading the text; `prints` are the fingerprints.
 
     A view depends on the validation text of every source, since what that holds is dropped from training.
     """
-    prints = each_source(sources, lambda name, source: source.fingerprint(fetch))
     own: dict[View, dict[str, Any]] = {}
     for name, source in sources.items():
         plain = {"format": FORMAT, "kind": getattr(source, "kind", ""), "revision": source.revision,
@@ -98,7 +111,9 @@ def content_keys(sources: Mapping[str, Source], fetch: Fetcher, markers: Sequenc
         own[View(name, "dialogue")] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
     held_out = {form: sorted(digest(own[View(name, form)]) for name, source in sources.items() if source.validation)
                 for form in ("plain", "dialogue")}
-    return {view: digest({"own": what, "form": view.form, "held_out": held_out[view.form]})
+    # Refusing leaks changes no text, so that nothing is made or trained anew where there are none.
+    kept = {"leaks": leaks} if leaks == "allow" else {}
+    return {view: digest({"own": what, "form": view.form, "held_out": held_out[view.form], **kept})
             for view, what in own.items()}
 
 
@@ -133,7 +148,7 @@ def _read(source: Source, fetch: Fetcher, markers: Sequence[str], dialogues: boo
     if not items:
         raise DataError("the source holds no document", "name other files", "there would be nothing to learn from")
     sides = split(items, source.validation)
-    return Reading(len(items), sides.train, sides.validation)
+    return Reading(len(items), sides.train, sides.validation, content(items))
 
 
 def _shape(source: Source, document: Document, markers: Sequence[str], dialogues: bool) -> Shaped:
@@ -141,15 +156,3 @@ def _shape(source: Source, document: Document, markers: Sequence[str], dialogues
     turns = dialogue(source, document, markers) if dialogues else None
     text = "".join(plain) if plain else json.dumps(document.record, ensure_ascii=False, default=str)
     return Shaped(document, text, plain, turns)
-
-
-def _drop_in_both(readings: Iterable[Reading]) -> None:
-    """Fill `train_of` and `in_both` of every reading."""
-    readings = list(readings)
-    texts = {text_key(item.text) for reading in readings for item in reading.validation}
-    spoken = {turns_key(item.turns) for reading in readings for item in reading.validation if item.turns}
-    for reading in readings:
-        kept = [item for item in reading.train if text_key(item.text) not in texts] if texts else reading.train
-        fresh = [item for item in kept if not item.turns or turns_key(item.turns) not in spoken] if spoken else kept
-        reading.train_of = {"plain": kept, "dialogue": fresh}
-        reading.in_both = {"plain": len(reading.train) - len(kept), "dialogue": len(reading.train) - len(fresh)}

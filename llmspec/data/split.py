@@ -52,11 +52,6 @@ def text_key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def turns_key(turns: Sequence[Turn]) -> bytes:
-    """The same for dialogues; roles count too."""
-    return text_key("\0".join(f"{turn.role}\0{''.join(turn.content)}" for turn in turns))
-
-
 def _one_sided(items: Sequence[Shaped], how: Validation, what: str) -> DataError:
     names = sorted({item.document.name for item in items})
     hint = f"choose another share; there are {len(items)} documents, and records are never cut"

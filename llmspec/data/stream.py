@@ -9,7 +9,7 @@ import numpy as np
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem, RunError
-from llmspec.data.layout import Batch, Layout, PlainLayout, blank, random_bits
+from llmspec.data.layout import Batch, Counts, Layout, PlainLayout, blank, random_bits
 from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
@@ -26,14 +26,17 @@ class PhaseStream:
     """Random access to what a phase reads. Row order is drawn from the seed; shares hold in every stretch of it."""
 
     def __init__(self, name: str, phase: Phase, data: Mapping[str, TokenSet], *, max_epochs: Mapping[str, float],
-                 seed: int, context: int, end: int, content: str = "", empty: Mapping[str, int] | None = None) -> None:
-        """`data` are the training tokens of the mixture's sources; `empty` counts documents left out before.
+                 seed: int, context: int, end: int, content: str = "", empty: Mapping[str, int] | None = None,
+                 in_both: Mapping[str, int] | None = None) -> None:
+        """`data` are the training tokens of the mixture's sources; `empty` counts documents left out before,
+        `in_both` those that are validated with too.
 
         Raises:
             DataError: a source shorter than a block, or read more often than it allows; all of them at once.
         """
         self.name, self.phase, self.context, self._end = name, phase, context, end
         self.sources = tuple(source for source, share in phase.mixture.items() if share.percent > 0)
+        self.in_both = {source: (in_both or {}).get(source, 0) for source in self.sources}
         self.left_out: dict[str, dict[str, int]] = {}
         """Source -> reason -> documents that the phase does not read."""
         self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s)) for s in self.sources}
@@ -68,6 +71,23 @@ class PhaseStream:
                 self._layouts[name].gather(batch, rows, block[rows])
         return batch
 
+    def counts(self, source: str) -> Counts:
+        """Tokens that the whole phase reads of a source."""
+        return self._layouts[source].counts(self._blocks[source])
+
+    def speaks(self, source: str) -> bool:
+        """Whether a source is read as dialogues."""
+        return isinstance(self._layouts[source], DialogueLayout)
+
+    def drawn(self, source: str, most: int) -> Batch:
+        """Up to `most` of the blocks that the phase reads of a source, evenly spread, as the rows of one batch."""
+        n = self._blocks[source]
+        blocks = np.unique(np.linspace(0, max(0, n - 1), min(n, most)).round().astype(np.int64))
+        batch = blank(len(blocks), self.context, self._end)
+        if len(blocks):
+            self._layouts[source].gather(batch, np.arange(len(blocks)), blocks)
+        return batch
+
     def cursor(self, step: int) -> dict[str, Any]:
         """JSON-able place before `step`."""
         return {"phase": self.name, "step": step, "stream": self.key}
@@ -91,20 +111,19 @@ class PhaseStream:
         for source, share in self.phase.mixture.items():
             if source not in self._layouts:
                 plans.append(SharePlan(source=source, share=share.fraction, blocks=0, seen=0, supervised=0, left_out=0,
-                                       repeated=0, epochs=0.0))
+                                       in_both=0, repeated=0, epochs=0.0))
                 continue
-            blocks, layout = self._blocks[source], self._layouts[source]
-            counts = layout.counts(blocks)
+            blocks, layout, counts = self._blocks[source], self._layouts[source], self.counts(source)
             plans.append(SharePlan(
                 source=source, share=share.fraction, blocks=blocks, seen=counts.seen, supervised=counts.supervised,
-                left_out=sum(self.left_out[source].values()), repeated=counts.repeated,
+                left_out=sum(self.left_out[source].values()), in_both=self.in_both[source], repeated=counts.repeated,
                 epochs=blocks / layout.blocks_per_epoch,
             ))
         return tuple(plans)
 
     def ledger(self) -> Ledger:
         """An empty ledger for this stream's batches."""
-        return Ledger({source: sum(self.left_out[source].values()) for source in self.sources})
+        return Ledger({source: sum(self.left_out[source].values()) for source in self.sources}, self.in_both)
 
     def _check_length(self, data: Mapping[str, TokenSet]) -> None:
         problems = []
@@ -114,6 +133,9 @@ class PhaseStream:
             if enough:
                 continue
             why = "; ".join(f"{n} {reason}" for reason, n in self.left_out[source].items())
+            if data[source].spoken is not None:
+                problems.append(self._nothing_learned(source, why))
+                continue
             problems.append(Problem(
                 f"{source} has {layout.epoch_tokens} training tokens, and one block has {self.context}"
                 + (f" (left out: {why})" if why else ""),
@@ -122,6 +144,14 @@ class PhaseStream:
             ))
         if problems:
             raise DataError(problems)
+
+    def _nothing_learned(self, source: str, why: str) -> Problem:
+        roles = ", ".join(getattr(self.phase, "learn", ()))
+        return Problem(
+            f"nothing of {source} is ever learned here: of its dialogues, {why or 'there is none'}",
+            ("phases", self.name, "mixture", source),
+            f"raise model.context above {self.context}, choose other roles than `learn: [{roles}]`, or take {source} "
+            "out of the mixture", "its share of the training would teach nothing")
 
     def _order(self, seed: int) -> None:
         """Draw the order of all blocks: each source's epoch by epoch, and the sources evenly among each other."""

@@ -27,7 +27,9 @@ class SourceReport:
     validation_tokens: int | None
     characters_per_token: float | None
     in_both: int | None
-    """Training documents dropped since validation holds the same text."""
+    """Training documents whose text validation holds too."""
+    leaks: str
+    """What happens to those: `drop`, `refuse` or `allow`."""
     validation: str
     """The rule that keeps text for validation; empty where nothing is kept."""
     used_by: tuple[str, ...]
@@ -98,7 +100,8 @@ def _source(plan: Plan, found: SourcePlan) -> SourceReport:
                   p.phase.mixture[found.name].percent > 0)
     return SourceReport(
         found.name, source.kind, _origin(source), source.license, source.attribution, found.documents,
-        found.train_tokens, found.validation_tokens, ratio, found.in_both, str(source.validation or ""), users,
+        found.train_tokens, found.validation_tokens, ratio, found.in_both, plan.leaks,
+        str(source.validation or ""), users,
     )
 
 

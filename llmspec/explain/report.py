@@ -6,7 +6,7 @@ import math
 from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
 
-from llmspec.parts.base import Part
+from llmspec.parts.base import Frozen, Part
 
 
 class Report:
@@ -24,6 +24,8 @@ def plain(value: Any) -> Any:
     """JSON-able form of dataclasses, tuples and maps; numbers that JSON has no word for become null."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Frozen):
+        return plain(value.model_dump(mode="json", by_alias=True))
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
+from llmspec.compiler.proofs import Proof
 from llmspec.core.problems import RunError
 from llmspec.explain.curves import Curve, Validation, curve, overfitting, validations
 from llmspec.explain.report import Report
 from llmspec.runs.run import PhaseFolder, RunFolder
 
 State = Literal["done", "begun", "waiting", "of another plan"]
-COUNTED = ("seen", "supervised", "repeated", "left_out")
+COUNTED = ("seen", "supervised", "repeated", "left_out", "in_both")
 CLIPPED = 0.5
 """Share of clipped steps from which on it is worth a remark."""
 
@@ -104,6 +105,8 @@ class RunReport(Report):
     seconds: float
     """Wall time of all recorded steps."""
     phases: tuple[PhaseRun, ...]
+    proofs: tuple[Proof, ...]
+    """What was shown before step 0."""
     sources: tuple[SourceCredit, ...]
     remarks: tuple[str, ...]
 
@@ -118,7 +121,8 @@ def explain_run(folder: RunFolder) -> RunReport:
         name=plan.name, path=str(folder.path), state=_state(phases), device=plan.device,
         machine=machine + (f", Python {lock['python']}" if lock.get("python") else ""),
         packages=dict(lock.get("packages") or {}), seed=plan.seed, parameters=plan.model.parameters,
-        seconds=sum(p.seconds for p in phases), phases=phases, sources=credits(plan),
+        seconds=sum(p.seconds for p in phases), phases=phases,
+        proofs=folder.proofs(), sources=credits(plan),
         remarks=tuple(f"{p.name}: {r}" for p in phases for r in p.remarks),
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmspec.compiler.plan import Plan
+from llmspec.compiler.proofs import Proof, pending, prove
 from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
 from llmspec.explain.model import MaskPicture, Node, TensorRow, mask_pictures, model_tree, tensor_rows
@@ -57,13 +59,15 @@ class SpecReport(Report):
     phases: tuple[PhaseReport, ...]
     decoding: ChainReport
     decisions: tuple[DecisionReport, ...]
+    proofs: tuple[Proof, ...]
+    """What was shown before anything is spent."""
     remarks: tuple[str, ...]
     note: str = ""
     """Why some numbers are missing."""
 
 
-def explain_plan(plan: Plan, note: str = "") -> SpecReport:
-    """The report of a plan; `note` says why some of its numbers are missing."""
+def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = None) -> SpecReport:
+    """The report of a plan; `note` says why some of its numbers are missing, `proofs` are those of its data."""
     model = plan.model
     flops = [p.flops for p in plan.phases]
     known = [f for f in flops if f is not None]
@@ -76,7 +80,7 @@ def explain_plan(plan: Plan, note: str = "") -> SpecReport:
         tensors=tensor_rows(model), masks=mask_pictures(plan), sources=source_reports(plan),
         phases=phase_reports(plan), decoding=chain_report(plan.decoding),
         decisions=tuple(DecisionReport(d.path, d.value, d.why) for d in plan.decisions),
-        remarks=tuple(remarks(plan)), note=note,
+        proofs=(*prove(plan), *(pending(plan) if proofs is None else proofs)), remarks=tuple(remarks(plan)), note=note,
     )
 
 

@@ -65,7 +65,7 @@ class Plain(Watcher):
 
     def __init__(self, console: Console) -> None:
         self.console, self.phase, self.pace, self.last, self.doing = console, "", Pace(), 0.0, ""
-        self.score = ""
+        self.score, self.taken = "", list[str]()
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -83,6 +83,7 @@ class Plain(Watcher):
         self.console.print(summary(plan, folder))
 
     def reused(self, phase: PhasePlan) -> None:
+        self.taken.append(phase.name)
         self.say(f"{phase.name}: trained before, its weights are taken")
 
     def phase_starts(self, phase: PhasePlan, step: int) -> None:
@@ -181,9 +182,12 @@ def summary(plan: Plan, folder: Path) -> Table:
 
 
 @contextmanager
-def watcher(again: str = "") -> Iterator[Watcher]:
-    """A watcher for this terminal; says how to go on when a run was stopped, and what next when it ended."""
-    console = Console()
+def watcher(again: str = "", aside: bool = False) -> Iterator[Plain]:
+    """A watcher for this terminal; says how to go on when a run was stopped, and what next when it ended.
+
+    `aside`: on standard error, since standard output is for machines.
+    """
+    console = Console(stderr=aside)
     began = time.monotonic()
     watch: Plain = Display(console) if console.is_terminal else Plain(console)
     try:

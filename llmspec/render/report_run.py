@@ -14,6 +14,7 @@ from llmspec.core.units import count, duration
 from llmspec.explain.curves import Curve, Validation
 from llmspec.explain.decoding import visible_text
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
+from llmspec.render import proofs
 from llmspec.render.report_charts import MARKS, chart
 from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, spark, table
 
@@ -33,6 +34,9 @@ def show(report: RunReport, console: Console) -> None:
         ("seed", str(report.seed)),
         ("packages", ", ".join(f"{name} {version}" for name, version in report.packages.items())),
     ]))
+    if report.proofs:
+        heading(console, "proofs", "shown before step 0")
+        proofs.show(report.proofs, console)
     for phase in report.phases:
         show_phase(console, phase)
     if any(p.samples for p in report.phases):
@@ -121,7 +125,7 @@ def scores(found: tuple[Validation, ...]) -> Table:
 def show_ledger(console: Console, phase: PhaseRun) -> None:
     """What was read, held against the plan."""
     counted = any(n is not None for row in phase.ledger for n in row.actual.values())
-    columns = ("seen", "supervised", "repeated", "left out")
+    columns = tuple(key.replace("_", " ") for key in COUNTED)
     made = table("tokens" if counted else "planned tokens", *columns, "epochs", right=(*columns, "epochs"), indent=0)
     for row in phase.ledger:
         made.add_row(row.source, *(cell(row, k) for k in COUNTED), "?" if row.epochs is None else f"{row.epochs:.2f}")

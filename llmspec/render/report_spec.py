@@ -17,6 +17,7 @@ from llmspec.explain.chain import ChainReport
 from llmspec.explain.model import MaskPicture, Node, TensorRow, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
+from llmspec.render import proofs
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
 
 
@@ -42,6 +43,8 @@ def show(report: SpecReport, console: Console) -> None:
         show_phase(console, index, phase)
     heading(console, "decoding", "how text is drawn: each filter changes what the one above it leaves")
     show_chain(console, report.decoding)
+    heading(console, "proofs", "shown before anything is spent; one that fails refuses the run")
+    proofs.show(report.proofs, console)
     if report.decisions:
         heading(console, "decided for you", "keys that the spec leaves open; write them to decide otherwise")
         console.print(decisions(report))
@@ -123,7 +126,8 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
     documents = f"{number(source.documents)} document{'' if source.documents == 1 else 's'}"
     yield "text", f"{documents}: {number(source.train_tokens)} tokens to train on{ratio}; {kept}"
     if source.in_both:
-        yield "dropped", f"{number(source.in_both)} of the training documents, since validation holds them too"
+        done = "kept in training, as the spec allows" if source.leaks == "allow" else "dropped from training"
+        yield "in both", f"{number(source.in_both)} of its documents, which validation holds too: {done}"
 
 
 def show_phase(console: Console, index: int, phase: PhaseReport) -> None:

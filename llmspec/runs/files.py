@@ -27,8 +27,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise RunError(f"the disk is full: {path} could not be written ({free} free)",
                            hint="free some space, or give another folder with --out, and run the same command again",
                            consequence="nothing is lost: the run goes on from its last checkpoint") from e
-        if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise RunError(f"{path} cannot be written: {e.strerror}", hint="choose a folder with --out") from e
+        if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+            raise RunError(f"{path} cannot be written: {e.strerror}", hint="choose another place with --out") from e
         raise
 
 

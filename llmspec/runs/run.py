@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.compiler.proofs import Proof
 from llmspec.core.problems import RunError
 from llmspec.runs.checkpoint import Checkpoint, newest
 from llmspec.runs.files import Rows, read_json, write_json, write_text
+from llmspec.runs.lock import LOCK, Lock
 
 
 class PhaseFolder:
@@ -92,15 +95,26 @@ class RunFolder:
                            hint="it is damaged or was written by another version; run its spec again with --out",
                            consequence="its weights would be given another meaning") from e
 
-    def begin(self, plan: Plan, files: dict[str, str], resolved: str, tokenizer: str, about: dict[str, Any]) -> None:
+    def begin(self, plan: Plan, files: dict[str, str], resolved: str, tokenizer: str, sources: dict[str, Any],
+              lock: Lock, proofs: Iterable[Proof] = ()) -> None:
         """Writes what is known before step 0: the spec as written with every file it extends, resolved, planned."""
         for name, text in files.items():
             write_text(self.path / "spec" / name, text)
         write_text(self.path / "resolved.yaml", resolved)
         write_text(self.path / "tokenizer.json", tokenizer)
-        write_json(self.path / "sources.json", about["sources"])
-        write_json(self.path / "lock.json", about["lock"])
+        write_json(self.path / "sources.json", sources)
+        write_json(self.path / LOCK, lock.model_dump(mode="json"))
+        write_json(self.path / "proofs.json", [proof.model_dump(mode="json") for proof in proofs])
         write_json(self.path / "plan.json", plan.dump())
+
+    def proofs(self) -> tuple[Proof, ...]:
+        """What was proven before step 0; nothing of a run that an older version made. Raises RunError where damaged."""
+        if not (self.path / "proofs.json").exists():
+            return ()
+        try:
+            return tuple(Proof.model_validate_json(json.dumps(found)) for found in read_json(self.path / "proofs.json"))
+        except (TypeError, ValueError) as e:
+            raise RunError(f"{self.path / 'proofs.json'} cannot be read: {str(e).splitlines()[0]}") from e
 
     def sources(self) -> dict[str, Any]:
         """Licence and attribution of each source by name."""

@@ -6,6 +6,7 @@ any key may be `null`, which removes what is inherited.
 
 from __future__ import annotations
 
+import json
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -46,12 +47,17 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def as_text() -> str:
+    """The schema as the text of a file; `specs/schema.json` holds it."""
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 def _section(part: type[BaseModel], kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """One part or section: its keys and nothing else."""
     properties: dict[str, Any] = {}
     for key, info in Shape({kind: part}).fields(kind).items():
-        if key == "kind" and kind:
-            properties[key] = {"const": kind, "description": _summary(part)}
+        if key == "kind":
+            properties[key] = {"const": kind or info.default, "description": _summary(part)}
             continue
         schema = _described(_value(shape_of(info), info, definitions), description(part, key))
         if not info.is_required():
@@ -102,7 +108,7 @@ def _plain_type(annotation: Any) -> dict[str, Any]:
         keys = {"propertyNames": names} if "enum" in names else {}
         return {"type": "object", "additionalProperties": _plain_type(arguments[1]), **keys}
     if isinstance(annotation, type) and issubclass(annotation, Text):
-        return {"type": "string", "description": (annotation.__doc__ or "").strip().split("\n")[0]}
+        return annotation.__get_pydantic_json_schema__(None, None)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {"type": "object"}
     return {"type": _TYPES[annotation]} if annotation in _TYPES else {}

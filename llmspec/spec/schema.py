@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ AnyInitializer = Annotated[Initializer, choice(inits.TABLE, "normal")]
 AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE, "byte")]
 AnySource = Annotated[Source, choice(sources.TABLE)]
 AnyPhase = Annotated[Phase, choice(phases.TABLE)]
+Leaks = Literal["refuse", "drop", "allow"]
 
 
 class ModelSpec(Frozen):
@@ -61,6 +62,9 @@ class DataSpec(Frozen):
 
     sources: dict[str, AnySource] = Field(min_length=1)
     """Sources by name; mixtures refer to them."""
+    leaks: Leaks = "drop"
+    """What happens to training documents that some source validates with, case, spacing and punctuation aside:
+    `drop` leaves them out of training, `refuse` stops the run, `allow` trains on them and says so."""
 
 
 class Spec(Frozen):

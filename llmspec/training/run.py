@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmspec.compiler import Plan, complete
+from llmspec.compiler import Plan, complete, prove, refuse
 from llmspec.compiler.plan import PhasePlan
-from llmspec.core.hashing import digest
 from llmspec.core.problems import RunError
-from llmspec.data.prepare import Prepared, prepare
+from llmspec.data import leaks
+from llmspec.data.prepare import prepare
+from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
 from llmspec.training.stop import on_signals
 from llmspec.training.watch import Watcher
 
-PACKAGES = ("llmspec", "tinygrad", "numpy", "tokenizers", "safetensors")
-
 
 def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, watcher: Watcher | None = None,
-        offline: bool = False) -> RunFolder:
+        offline: bool = False, locked: Path | None = None) -> RunFolder:
     """Runs a plan's phases into a folder, or goes on where an earlier run of it stopped.
 
-    `files` are the spec's texts by name, kept in the folder. Raises DataError, RunError, SpecError, ToolchainError,
+    `files` are the spec's texts by name, kept in the folder. `locked` names a lock, or a run directory with one: any
+    difference from it is refused before the folder is touched. Raises DataError, RunError, SpecError, ToolchainError,
     and Interrupted once a stop that was asked for has saved.
     """
     watcher, folder = watcher or Watcher(), RunFolder(Path(out))
+    wanted = Lock.read(locked) if locked else None
     prepared = prepare(plan, offline=offline, progress=watcher.progress)
     plan = complete(plan, prepared.measured)
+    proofs = (*prove(plan), *prepared.proofs)
+    refuse(proofs)
+    lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
+    if wanted and (found := differences(wanted, lock)):
+        raise refused(found)
+    for source in plan.sources:
+        if source.in_both:
+            watcher.notice(leaks.notice(source.name, source.in_both, plan.leaks))
     with folder.alone(), on_signals() as stop:
         from llmspec.model.device import open_device
 
@@ -45,7 +52,9 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
             watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
         if busy := others_at_work():
             watcher.notice(busy)
-        folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), about(plan, prepared))
+        watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
+        folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), sources_of(plan), lock,
+                     proofs)
         watcher.planned(plan, folder.path)
         run_phases(bench, folder)
     return folder
@@ -109,35 +118,13 @@ def resolved(plan: Plan) -> str:
     """The plan's settings as one YAML text, every default written out."""
     import yaml
 
-    settings = plan.dump()
-    kept = {k: settings[k] for k in ("name", "seed", "device", "tokenizer", "decoding")}
-    model = {k: v for k, v in settings["model"].items() if k not in ("tensors", "flops_per_token")}
-    phases = {p["name"]: p["phase"] for p in settings["phases"]}
-    sources = {s["name"]: s["source"] for s in settings["sources"]}
-    return yaml.safe_dump({**kept, "model": model, "data": {"sources": sources}, "phases": phases},
-                          sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(plan.settings(), sort_keys=False, allow_unicode=True, width=120)
 
 
-def about(plan: Plan, prepared: Prepared) -> dict[str, Any]:
-    """sources.json (licences, attributions) and lock.json (what the run was made of)."""
-    sources = {
+def sources_of(plan: Plan) -> dict[str, Any]:
+    """sources.json: licence, attribution and size of each source."""
+    return {
         s.name: {"kind": s.source.kind, "license": s.source.license, "attribution": s.source.attribution,  # type: ignore[attr-defined]
                  "documents": s.documents, "tokens": s.train_tokens}
         for s in plan.sources
     }
-    lock = {
-        "plan": digest(plan.dump()), "data": prepared.measured.fingerprint,
-        "tokenizer": digest(prepared.codec.to_json()), "device": plan.device, "seed": plan.seed,
-        "phases": {p.name: p.key for p in plan.phases}, "python": platform.python_version(),
-        "machine": platform.machine(), "system": platform.system(),
-        "packages": {p: version(p) for p in PACKAGES},
-    }
-    return {"sources": sources, "lock": lock}
-
-
-def version(package: str) -> str:
-    """The installed version, or 'not installed' (a checkout that was never installed)."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

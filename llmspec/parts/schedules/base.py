@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ from llmspec.parts.base import Part
 
 class Span(Text):
     """A part of the phase: `5%` of its steps, or `100 steps`."""
+
+    examples: ClassVar[tuple[str, ...]] = ("5%", "100 steps")
 
     def __init__(self, value: Share | Budget) -> None:
         self.value = value
@@ -32,6 +34,11 @@ class Span(Text):
         if budget is None or budget.unit != "steps":
             raise ValueError("expected a share of the phase such as `5%`, or `100 steps`")
         return cls(budget)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        written = super().__get_pydantic_json_schema__(schema, handler)
+        return {"anyOf": [{"type": "string"}, {"const": 0}], **{k: v for k, v in written.items() if k != "type"}}
 
     def steps(self, total: int) -> int:
         """How many of `total` steps."""

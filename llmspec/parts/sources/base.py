@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
@@ -46,6 +46,8 @@ class Fetcher(Protocol):
 
 class Validation(Text):
     """What is kept for validation: `tail 10%`, `hash 5%` or `files plays/*.md`."""
+
+    examples: ClassVar[tuple[str, ...]] = ("tail 10%", "hash 5%", "files plays/*.md")
 
     def __init__(self, how: str, value: str) -> None:
         self.how, self.value = how, value

@@ -1,0 +1,155 @@
+"""What is proven of the data before step 0: everything learns, the right tokens do, documents stay apart, no leaks.
+
+B rows, T tokens of a block. Blocks are drawn evenly over what a phase will read of each source, and read anew from
+the special tokens in them, which text can never spell: not from the counts that made their weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmspec.compiler.proofs import LEARNED, MARKED, NUMBERED, UNSEEN, Proof
+from llmspec.data.layout import Batch
+from llmspec.data.stream import PhaseStream
+from llmspec.data.tokens import TokenSet
+from llmspec.parts.tokenizers import Codec
+from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
+
+if TYPE_CHECKING:
+    from llmspec.data.prepare import Prepared
+
+DRAWN = 32
+"""Blocks of each source that are looked at in each phase."""
+
+
+def data_proofs(prepared: Prepared) -> tuple[Proof, ...]:
+    """Every proof that hangs on the text of a prepared plan."""
+    streams = [prepared.stream(name) for name in prepared.phases]
+    drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
+    masked = any(stream.phase.document_mask for stream in streams)
+    return (teaching(streams, drawn), marking(prepared.codec, drawn),
+            *((numbering(prepared.codec, drawn),) if masked else ()), unseen(prepared))
+
+
+Drawn = Sequence[tuple[PhaseStream, str, Batch]]
+"""(stream, source, blocks of it)."""
+
+
+def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Proof:
+    """Every block has a supervised token: by the counts of all of them, and by looking at those that were drawn."""
+    for stream, source, batch in drawn:
+        empty = np.flatnonzero(batch.weights.sum(axis=1) == 0)
+        if len(empty) or (stream.counts(source).blocks and not stream.counts(source).least):
+            return Proof(name=LEARNED, holds=False, path=("phases", stream.name, "mixture", source),
+                         evidence=f"a block of {source} in {stream.name} has no supervised token",
+                         hint="look at what `learn:` names and at the dialogues of the source")
+    told = []
+    for stream in streams:
+        counts = {source: stream.counts(source) for source in stream.sources}
+        blocks = sum(c.blocks for c in counts.values())
+        told.append(f"{stream.name}: {blocks:,} blocks, at least {min(c.least for c in counts.values() if c.blocks):,} "
+                    f"of {stream.context:,} places supervised")
+        told += [f"{source} gets no block at so small a share" for source, c in counts.items() if not c.blocks]
+    return Proof(name=LEARNED, holds=True, evidence="; ".join(told))
+
+
+# -- what the marks say --------------------------------------------------------------------------------------------
+def marking(codec: Codec, drawn: Drawn) -> Proof:
+    """Exactly the turns that `learn` names, and their ends, are supervised; of plain text, everything."""
+    targets = 0
+    for stream, source, batch in drawn:
+        spoken = stream.speaks(source)
+        roles = getattr(stream.phase, "learn", ())
+        for row in range(len(batch.tokens)):
+            filled = int(batch.filled[row])
+            expected = marks(codec, batch.tokens[row, :filled].tolist(), roles) if spoken else [1] * filled
+            found = batch.weights[row].tolist()
+            targets += filled
+            if found != expected + [0] * (len(found) - filled):
+                place = next(i for i, w in enumerate([*expected, *[0] * (len(found) - filled)]) if w != found[i])
+                verb = "is learned and should not be" if found[place] else "should be learned and is not"
+                text = codec.decode([int(batch.targets[row, place])], specials=True)
+                return Proof(name=MARKED, holds=False, path=("phases", stream.name, "mixture", source),
+                             evidence=f"in a block of {source} in {stream.name}, place {place} ({text!r}) {verb}",
+                             hint="the layout in llmspec/data is at fault, not your spec")
+    blocks = sum(len(batch.tokens) for _, _, batch in drawn)
+    return Proof(name=MARKED, holds=True, evidence=f"{targets:,} targets of {blocks:,} drawn blocks, read from their "
+                                                   "role and end-of-turn tokens")
+
+
+def marks(codec: Codec, tokens: Sequence[int], learn: Sequence[str]) -> list[int]:
+    """For each input of packed dialogues, whether the token after it is learned: it is said by a role of `learn`."""
+    speakers = {codec.specials[f"<|{role}|>"]: role for role in ROLES}
+    silent = {codec.specials[END], codec.specials[END_OF_TURN]}
+    speaker, out = "", []
+    for token in tokens:
+        speaker = "" if token in silent else speakers.get(token, speaker)
+        out.append(int(speaker in learn))
+    return out
+
+
+def numbering(codec: Codec, drawn: Drawn) -> Proof:
+    """Under a document mask: the number changes where a document begins, positions restart, padding stands apart."""
+    places = 0
+    for stream, source, batch in drawn:
+        if not stream.phase.document_mask:
+            continue
+        for row in range(len(batch.tokens)):
+            filled, number, position = int(batch.filled[row]), 0, -1
+            seen = batch.documents[row].tolist()
+            for place, token in enumerate(batch.tokens[row, :filled].tolist()):
+                begins = place > 0 and token == codec.specials[END]
+                number, position = number + begins, 0 if begins else position + 1
+                places += 1
+                if (seen[place], int(batch.positions[row, place])) != (number, position):
+                    return _unnumbered(stream, source, f"place {place} counts as document {seen[place]}, position "
+                                       f"{batch.positions[row, place]}, and is in {number} at {position}")
+            if filled < len(seen) and min(seen[filled:]) <= number:
+                return _unnumbered(stream, source, f"the padding from place {filled} counts as a document")
+    return Proof(name=NUMBERED, holds=True, evidence=f"{places:,} places of drawn blocks, read from their end tokens")
+
+
+def _unnumbered(stream: PhaseStream, source: str, what: str) -> Proof:
+    return Proof(name=NUMBERED, holds=False, path=("phases", stream.name, "mixture", source),
+                 evidence=f"in a block of {source} in {stream.name}, {what}",
+                 hint="the layout in llmspec/data is at fault, not your spec")
+
+
+# -- leaks ---------------------------------------------------------------------------------------------------------
+def unseen(prepared: Prepared) -> Proof:
+    """No training document has the very tokens of a validation document, in any source."""
+    leaks = sum(prepared.in_both.values())
+    if prepared.leaks == "allow":
+        return Proof(name=UNSEEN, holds=None, evidence=f"not asked for (data.leaks: allow); {leaks:,} documents are")
+    compared = 0
+    for form, sets in prepared.sides().items():
+        held: dict[bytes, str] = {}
+        for source, _, validation in sets:
+            held.update((key, source) for _, key in documents(validation))
+        lengths = np.unique(np.concatenate([validation.lengths for _, _, validation in sets]))
+        for source, train, _ in sets:
+            compared += len(train.lengths)
+            for i, key in documents(train, lengths):
+                if key in held:
+                    return Proof(name=UNSEEN, holds=False, path=("data", "sources", source),
+                                 evidence=f"{form} document {i} of {source}'s training text validates {held[key]}",
+                                 hint="report it: llmspec/data should have left it out")
+    dropped = f"; {leaks:,} were left out, alike but for looks" if leaks else ""
+    return Proof(name=UNSEEN, holds=True, evidence=f"tokens of {compared:,} training documents compared{dropped}")
+
+
+def documents(data: TokenSet, lengths: Any = None) -> Iterator[tuple[int, bytes]]:
+    """(number, hash of its tokens) of every document that is not empty, or of those with one of these lengths."""
+    own = data.lengths
+    chosen = (own > 0) if lengths is None else (own > 0) & np.isin(own, lengths)
+    for i in np.flatnonzero(chosen).tolist():
+        tokens = np.ascontiguousarray(data.tokens[data.offsets[i] : data.offsets[i + 1]], np.uint32)
+        yield i, hashlib.sha256(tokens.data).digest()[:16]
+
+
+Sides = Mapping[str, list[tuple[str, TokenSet, TokenSet]]]
+"""Form -> (source, training tokens, validation tokens)."""

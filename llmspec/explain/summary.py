@@ -1,0 +1,33 @@
+"""A run in a few numbers, for machines: what `run --json` prints at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmspec.explain.report import plain
+from llmspec.explain.run import PhaseRun, explain_run
+from llmspec.runs.run import RunFolder
+
+
+def run_summary(folder: RunFolder, reused: list[str]) -> dict[str, Any]:
+    """Where the run lies, what each phase came to, what was proven; `reused` names phases that were trained before.
+
+    Losses in nats per token, times in seconds. Raises RunError where the run cannot be read.
+    """
+    report = explain_run(folder)
+    return plain({
+        "ok": True, "run": report.path, "name": report.name, "state": report.state, "device": report.device,
+        "parameters": report.parameters, "seconds": report.seconds, "proofs": report.proofs,
+        "phases": [{**_phase(phase), "reused": phase.name in reused} for phase in report.phases],
+        "remarks": report.remarks,
+    })
+
+
+def _phase(phase: PhaseRun) -> dict[str, Any]:
+    return {
+        "name": phase.name, "kind": phase.kind, "state": phase.state, "step": phase.step, "steps": phase.steps,
+        "loss": phase.loss.last, "seconds": phase.seconds, "tokens_per_second": phase.tokens_per_second,
+        "validation": {v.source: v.scores[-1] for v in phase.validation},
+        "ledger": {row.source: row.actual for row in phase.ledger},
+        "as_planned": not any(row.differences for row in phase.ledger),
+    }

@@ -1,0 +1,203 @@
+"""What validation holds is not trained on, whatever it looks like; what it does not hold is never lost."""
+
+from __future__ import annotations
+
+import json
+import time
+import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_sources import cache, plan_of, source  # noqa: F401
+
+from llmspec.core.problems import DataError
+from llmspec.data import prepare as preparing
+from llmspec.data.fetch import Fetch
+from llmspec.data.leaks import HeldOut, alike, content, normalised, notice, turns_alike
+from llmspec.data.prepare import prepare
+from llmspec.data.reading import View, content_keys, read_all
+from llmspec.data.shaping import Turn
+from llmspec.data.split import Shaped
+from llmspec.parts.sources import Document
+
+quick = settings(deadline=None, max_examples=60)
+word = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+texts = st.lists(word, min_size=1, max_size=5).map(" ".join)
+LOOKS = {
+    "verbatim": lambda t: t,
+    "case": str.swapcase,
+    "spaces": lambda t: "  " + t.replace(" ", "\n \t") + "\n",
+    "punctuation": lambda t: f"“{t}” -- !?",
+    "compatibility": lambda t: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in t),
+    "decomposed": lambda t: unicodedata.normalize("NFD", t),
+    "all of them": lambda t: f"...{unicodedata.normalize('NFD', t).upper()}\t",
+}
+"""Ways to make a text look another; the words stay."""
+
+
+def shaped(text: str, place: str = "", turns: list[Turn] | None = None) -> Shaped:
+    return Shaped(Document(place or "f", text), text, (text,), turns)
+
+
+# -- the relation ----------------------------------------------------------------------------------------------------
+
+@given(texts)
+@quick
+def test_normalising_is_done_once_and_forgets_looks_alone(text: str) -> None:
+    once = normalised(text)
+    assert normalised(once) == once and once == once.strip() and "  " not in once
+    assert not any(unicodedata.category(c)[0] == "P" for c in once)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@given(st.lists(st.text("abcdeéüßñж0123", min_size=1, max_size=8), min_size=1, max_size=6).map(" ".join))
+@quick
+def test_looks_do_not_hide_a_text(look: str, text: str) -> None:
+    changed = LOOKS[look](text)
+    assert alike(changed) == alike(text)
+    one, other = ([Turn("user", ("hi",)), Turn("assistant", (t,))] for t in (text, changed))
+    assert turns_alike(one) == turns_alike(other) != turns_alike([one[1], one[0]])
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("ab", "ba"), ("a b", "ab"), ("1+1", "11"), ("!!", "??"), ("…", ""), ("x = 1", "x 1"), ("naïve", "naive"),
+    ("कि", "क"), ("a\u0345", "a")])
+def test_what_says_something_else_stays_apart(one: str, other: str) -> None:
+    assert alike(one) != alike(other)
+
+
+# -- planted ---------------------------------------------------------------------------------------------------------
+
+@given(data=st.data(), count=st.integers(2, 12), names=st.integers(1, 3))
+@quick
+def test_all_that_is_planted_is_found_and_nothing_else(data: st.DataObject, count: int, names: int) -> None:
+    unique = [f"text number {i} of a kind" for i in range(2 * count)]
+    held, own = unique[:count], unique[count:]
+    sides = {f"v{i}": [shaped(t, f"v{n}") for n, t in enumerate(held) if n % names == i] for i in range(names)}
+    planted = data.draw(st.lists(st.tuples(st.sampled_from(held), st.sampled_from(list(LOOKS.values()))), max_size=8))
+    training = [(shaped(t), False) for t in own] + [(shaped(look(t)), True) for t, look in planted]
+    training = data.draw(st.permutations(training))
+    clean, leaks = HeldOut(sides).split([item for item, _ in training])
+    for form in ("plain", "dialogue"):
+        assert clean[form] == [item for item, leaked in training if not leaked]
+        assert len(leaks[form]) == len(planted)
+
+
+def lines(folder: Path, name: str, found: list[str]) -> str:
+    (folder / name).write_text("".join(json.dumps({"t": t}) + "\n" for t in found), encoding="utf-8")
+    return name
+
+
+def leaking(folder: Path, leaks: str = "drop") -> Any:
+    """A plan of two sources, the first of which validates; leaks are planted within it and across."""
+    own = [f"sentence {i} of the first" for i in range(40)]
+    other = [f"paragraph {i} of the second" for i in range(30)]
+    first = [own[35].upper(), *own[:35], *own[35:]]
+    second = [*other, own[36], f"“{own[37]}”!", own[38].replace(" ", "\n  ")]
+    parts = {"a": source("files", path=lines(folder, "a.jsonl", first), validation="tail 12%"),
+             "b": source("files", path=lines(folder, "b.jsonl", second))}
+    return plan_of(folder, parts, ("p", "pretrain", {"a": 50, "b": 50}, "1 steps"), context=16, leaks=leaks)
+
+
+def test_leaks_are_dropped_and_counted(tmp_path: Path) -> None:
+    prepared = prepare(leaking(tmp_path))
+    assert {s.name: s.in_both for s in prepared.measured.sources} == {"a": 1, "b": 3}
+    trained = {alike(i.text) for r in prepared.readings.values() for i in r.train_of["plain"]}
+    held = {alike(i.text) for r in prepared.readings.values() for i in r.validation}
+    assert held and not trained & held
+    assert [len(r.train_of["plain"]) for r in prepared.readings.values()] == [35, 30]
+    stream = prepared.stream("p")
+    assert [row["in_both"] for row in stream.ledger().rows()] == [1, 3]
+    assert [share.in_both for share in stream.planned()] == [1, 3]
+    assert "3 training documents of b were dropped" in notice("b", 3, "drop")
+
+
+def test_leaks_are_refused_where_the_spec_says_so_also_when_the_tokens_are_there(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for attempt in range(2):
+        with pytest.raises(DataError) as caught:
+            prepare(leaking(tmp_path, "refuse"))
+        first, second = caught.value.problems
+        assert first.path == ("data", "sources", "a") and second.path == ("data", "sources", "b")
+        assert "3 training documents of b are validated with too: b.jsonl:31 is a (a.jsonl:38)" in second.message
+        assert "1 training document of a is validated with too: a.jsonl:1 is a (a.jsonl:37)" in first.message
+        assert second.hint and second.consequence
+        if not attempt:
+            monkeypatch.setattr(preparing, "read_all", lambda *args: pytest.fail("the texts were read again"))
+    assert prepare(leaking(tmp_path)).measured.sources[1].in_both == 3
+
+
+def test_leaks_that_are_allowed_are_read_and_still_counted(tmp_path: Path) -> None:
+    dropped, allowed = prepare(leaking(tmp_path)), prepare(leaking(tmp_path, "allow"))
+    assert {s.name: s.in_both for s in allowed.measured.sources} == {"a": 1, "b": 3}
+    assert [len(r.train_of["plain"]) for r in allowed.readings.values()] == [36, 33]
+    assert allowed.fingerprint("p") != dropped.fingerprint("p")
+    assert "look better than it is" in notice("b", 3, "allow")
+
+
+def test_refusing_makes_nothing_anew_where_there_is_nothing_to_refuse(tmp_path: Path) -> None:
+    part = source("inline", documents=tuple(f"text {i} of many" for i in range(40)), validation="tail 20%")
+    stage = ("p", "pretrain", {"a": 100}, "1 steps")
+    one, other = (prepare(plan_of(tmp_path, {"a": part}, stage, leaks=how)) for how in ("drop", "refuse"))
+    assert one.stream("p").key == other.stream("p").key and one.measured == other.measured
+
+
+# -- doubled sources -------------------------------------------------------------------------------------------------
+
+def test_the_same_text_under_two_names_is_refused(tmp_path: Path) -> None:
+    found = [f"some text with the number {i}" for i in range(30)]
+    lines(tmp_path, "a.jsonl", found)
+    lines(tmp_path, "b.jsonl", [t.upper() for t in reversed(found)])
+    parts = {name: source("files", path=f"{name}.jsonl") for name in "ab"}
+    with pytest.raises(DataError) as caught:
+        prepare(plan_of(tmp_path, parts, ("p", "pretrain", {"a": 50, "b": 50}, "1 steps")))
+    (problem,) = caught.value.problems
+    assert problem.path == ("phases", "p", "mixture", "b") and "holds the same text as a" in problem.message
+    assert "twice as often" in problem.consequence and "give a its share" in problem.hint
+    # One text more, or another phase, and they are two sources.
+    apart = [(phase, "pretrain", {name: 100}, "1 steps") for phase, name in (("p", "a"), ("q", "b"))]
+    prepare(plan_of(tmp_path, parts, *apart))
+    lines(tmp_path, "b.jsonl", [*found, "one more"])
+    prepare(plan_of(tmp_path, parts, ("p", "pretrain", {"a": 50, "b": 50}, "1 steps")))
+
+
+def test_a_source_as_text_and_the_same_as_dialogues_are_two(tmp_path: Path) -> None:
+    records = tuple({"q": f"question {i}", "a": f"answer {i}"} for i in range(30))
+    parts = {"text": source("inline", records=records),
+             "chat": source("inline", records=records, dialogue={"user": "{q}", "assistant": "{a}"})}
+    prepare(plan_of(tmp_path, parts, ("p", "sft", {"text": 50, "chat": 50}, "1 steps"), context=64))
+
+
+@given(found=st.lists(texts, min_size=1, max_size=9), more=texts, data=st.data())
+@quick
+def test_content_is_the_set_of_texts(found: list[str], more: str, data: st.DataObject) -> None:
+    one = content([shaped(t) for t in found])
+    assert content([shaped(t) for t in data.draw(st.permutations([*found, found[0]]))]) == one
+    new = alike(more) not in {alike(t) for t in found}
+    assert (content([shaped(t) for t in [*found, more]]) != one) == new
+    assert "dialogue" not in one and set(content([shaped("a", turns=[Turn("user", ("a",))])])) == {"plain", "dialogue"}
+
+
+# -- speed -----------------------------------------------------------------------------------------------------------
+
+def test_a_hundred_thousand_documents_take_seconds(tmp_path: Path) -> None:
+    normalised("a")
+    items = [shaped(f"Document number {i}: it says “{i * i}”, and little else.") for i in range(100_000)]
+    began = time.process_time()
+    clean, leaks = HeldOut({"v": items[:10_000]}).split(items[5_000:])
+    found = content(items)
+    seconds = time.process_time() - began
+    assert len(leaks["plain"]) == 5_000 and len(clean["plain"]) == 90_000 and found
+    assert seconds < 6, seconds
+
+
+def test_keys_follow_what_is_done_with_leaks() -> None:
+    part = source("inline", documents=("a", "b"))
+    keys = {how: content_keys({"a": part}, {"a": "x"}, (), how) for how in ("drop", "refuse", "allow")}
+    assert keys["drop"] == keys["refuse"] != keys["allow"]
+    readings = read_all({"a": part}, [View("a", "plain")], Fetch(Path(".")), (), lambda *_: None, "drop")
+    assert SimpleNamespace(**vars(readings["a"])).leaks == {"plain": [], "dialogue": []}
