@@ -1,8 +1,8 @@
-"""Captured steps without Python between their kernels.
+"""Captured steps without Python between their kernels, and without tinygrad where an earlier process captured them.
 
-tinygrad 0.14 launches a CPU step's kernels one by one from Python, about 0.1 ms each: 130 ms of a step with 1,300. Here
-the addresses and arguments of all of them stand in one table that a C loop walks. Whatever is not a plain CPU kernel
-leaves the step to tinygrad.
+tinygrad 0.14 launches a CPU step's kernels one by one from Python, about 0.1 ms each, and needs seconds to make them.
+Here a captured step becomes a Program (machine code, and a table of what each kernel is called with) that a C loop
+walks and that the user's cache keeps. Whatever is not a plain CPU kernel leaves the step to tinygrad.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from tinygrad import Tensor, UOp
+from tinygrad import Device, Tensor, UOp
+from tinygrad.device import TinyELF
 from tinygrad.engine.jit import TinyJit
 from tinygrad.engine.realize import get_call_arg_uops, get_runtime, resolve_params
-from tinygrad.uop.ops import Ops
+from tinygrad.runtime.ops_cpu import CPUProgram
+from tinygrad.uop.ops import Ops, buffers
 
-from llmspec.kernels import native
+from llmspec.kernels import native, programs
+from llmspec.kernels.programs import HEAD, TOGETHER, WORDS, Program, Returned, Unfit
 
-WORDS, HEAD, TOGETHER = 64, 2, 32
-"""Of a table row: the function, the number of its arguments with the number of rows that run together, 62 arguments."""
+ALIGNED = 64
 
 
 def tensors_of(args: tuple[Any, ...]) -> list[Tensor]:
@@ -33,78 +35,86 @@ def tensors_of(args: tuple[Any, ...]) -> list[Tensor]:
 
 def address(tensor: Tensor) -> int:
     """Where a realized tensor's buffer lies."""
-    return tensor.uop.base.buffer.ensure_allocated().get_buf("CPU").va_addr  # type: ignore[union-attr]
+    return where(tensor.uop.base.buffer)
 
 
-class Table:
-    """The kernels of one captured step. Raises Unfit where some call is no CPU kernel of fixed size."""
+def where(buffer: Any) -> int:
+    return buffer.ensure_allocated().get_buf("CPU").va_addr  # type: ignore[no-any-return]
 
-    def __init__(self, captured: Any, args: tuple[Any, ...]) -> None:
-        import numpy as np
 
-        tensors = tensors_of(args)
-        inputs = tuple(t.uop.base for t in tensors)
-        bases = [address(t) for t in tensors]
-        rows: list[list[int]] = []
-        self.names: list[str] = []
-        """What each row runs, for measurements."""
-        self._places: list[tuple[int, int, int, int]] = []  # row, word, input, offset in bytes
-        self._variables: list[tuple[int, int, str]] = []  # row, word, name
+class Recorder:
+    """Turns a captured step into a Program. Raises Unfit where some call is no CPU kernel of fixed size."""
+
+    def __init__(self, captured: Any, args: tuple[Any, ...], before: set[int]) -> None:
+        self._tensors, self._before = tensors_of(args), before
+        self._inputs = tuple(t.uop.base for t in self._tensors)
+        self._bases = [address(t) for t in self._tensors]
+        self._rows: list[list[int]] = []
+        self._given: list[tuple[int, int, int, int]] = []  # row, word, input, offset in bytes
+        self._own: list[tuple[int, int, int, int]] = []  # row, word, buffer, offset in bytes
+        self._variables: list[tuple[int, int, str]] = []
+        self._buffers: dict[int, tuple[int, int]] = {}  # id of a tinygrad buffer -> number, bytes
+        self._codes: dict[int, tuple[int, bytes, str]] = {}  # id of a runtime -> number, code, name
+        self._captured = captured
         for call in captured.linear.src:
-            self._add(rows, call, inputs, bases)
-        self._table = np.zeros((len(rows), WORDS), np.uint64)
-        for row, words in enumerate(rows):
-            self._table[row, : len(words)] = words
-        places = np.array(self._places, np.int64).reshape(-1, 4)
-        self._at = tuple(places[:, :2].T)
-        self._slot, self._offset = places[:, 2], places[:, 3].astype(np.uint64)
-        self._held = captured  # owns the buffers and the code that the table points to
-        self._count = len(tensors)
+            self._add(call)
 
-    def _add(self, rows: list[list[int]], call: UOp, inputs: tuple[UOp, ...], bases: list[int]) -> None:
+    def program(self) -> Program:
+        """What was recorded."""
+        returned = self._captured.ret
+        single = isinstance(returned, Tensor)
+        return Program(
+            rows=self._rows, given=self._given, own=self._own, variables=self._variables,
+            buffers=[size for _, size in self._buffers.values()],
+            codes=[(code, name) for _, code, name in self._codes.values()],
+            inputs=len(self._tensors), single=single,
+            returned=[self._output(t) for t in ([returned] if single else returned)])
+
+    def _output(self, tensor: Tensor) -> Returned:
+        buffer = tensor.uop.base.buffer
+        number, offset = self._place(buffer)
+        return Returned(number, offset, tuple(int(n) for n in tensor.shape), tensor.dtype.name)
+
+    def _place(self, buffer: Any) -> tuple[int, int]:
+        """The number of the memory that a buffer is a part of, and where in it."""
+        base = buffer.base
+        if id(base) in self._before:
+            raise Unfit("a tensor that is no input")
+        number, _ = self._buffers.setdefault(id(base), (len(self._buffers), base.nbytes))
+        return number, where(buffer) - where(base)
+
+    def _code(self, program: UOp, runtime: Any) -> int:
+        if id(runtime) not in self._codes:
+            elf = program.to_elf()
+            self._codes[id(runtime)] = (len(self._codes), elf.lib, elf.name)
+        return self._codes[id(runtime)][0]
+
+    def _add(self, call: UOp) -> None:
         """The rows of one call: one, or one for each core that its kernel is split over."""
         program, own = call.src[0], get_call_arg_uops(call)
         if program.op is not Ops.PROGRAM or own[0].device != "CPU":
             raise Unfit(f"{program.op} on {own[0].device}")
         info, runtime = program.arg, get_runtime("CPU", program)
-        cores = info.global_size[0] if info.global_size else 1
-        if not isinstance(cores, int) or len(info.globals) + len(info.vars) > WORDS - HEAD:
+        cores, count = info.global_size[0] if info.global_size else 1, len(info.globals) + len(info.vars)
+        if not isinstance(cores, int) or count > WORDS - HEAD:
             raise Unfit("a symbolic launch, or too many arguments")
-        resolved = resolve_params(call, inputs)
+        resolved = resolve_params(call, self._inputs)
         for core in range(cores):  # split for cores: rows that do not depend on one another, which the first one says
-            row = [runtime.addr, len(info.globals) + len(info.vars) | (0 if core else cores << TOGETHER)]
+            row, at = [self._code(program, runtime), count | (0 if core else cores << TOGETHER)], len(self._rows)
             for index in info.globals:
-                where = resolved[index].buffer.ensure_allocated().get_buf("CPU").va_addr  # type: ignore[union-attr]
+                buffer = resolved[index].buffer
                 if (slot := _slot(own[index])) is not None:
-                    self._places.append((len(rows), len(row), slot, where - bases[slot]))
-                row.append(where)
+                    self._given.append((at, len(row), slot, where(buffer) - self._bases[slot]))
+                else:
+                    self._own.append((at, len(row), *self._place(buffer)))
+                row.append(0)
             for variable in info.vars:
                 if len(row) - HEAD == runtime.runtimevars.get("core_id"):
                     row.append(core)
                 else:
-                    self._variables.append((len(rows), len(row), variable.expr))
+                    self._variables.append((at, len(row), variable.expr))
                     row.append(0)
-            rows.append(row)
-            self.names.append(info.name)
-
-    def __call__(self, args: tuple[Any, ...]) -> None:
-        """Runs every kernel on the inputs of this call."""
-        import numpy as np
-
-        tensors = tensors_of(args)
-        if len(tensors) != self._count:
-            raise ValueError(f"the step was captured with {self._count} tensors, not {len(tensors)}")
-        bases = np.array([address(t) for t in tensors], np.uint64)
-        self._table[self._at] = bases[self._slot] + self._offset
-        bound = dict(a.unbind() for a in args if isinstance(a, UOp))
-        values = {variable.expr: value for variable, value in bound.items()}
-        for row, word, name in self._variables:
-            self._table[row, word] = values[name]
-        native.library().replay(self._table.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(self._table)))
-
-
-class Unfit(Exception):
-    """This step is left to tinygrad; the reason is for the lab, not for people."""
+            self._rows.append(row)
 
 
 def _slot(argument: UOp) -> int | None:
@@ -113,23 +123,90 @@ def _slot(argument: UOp) -> int | None:
     return found[0].arg.slot if found else None
 
 
-class Replayed:
-    """A jitted function: captured on its first call, replayed from a table afterwards."""
+class Running:
+    """A Program with its memory and its code in place."""
 
-    def __init__(self, function: Callable[..., Any], tables: bool = True) -> None:
-        self._jit: Any = TinyJit(function)
-        self._jit.cnt = 1  # everything it needs is realized, so no dry run is due
-        self._table: Table | None = None
-        self._tables = tables
+    def __init__(self, program: Program) -> None:
+        import numpy as np
+
+        self.program = program
+        starts = np.cumsum([0, *(-(-size // ALIGNED) * ALIGNED for size in program.buffers)])
+        self._memory = np.empty(int(starts[-1]) + ALIGNED, np.uint8)
+        bases = starts + -(-self._memory.ctypes.data // ALIGNED) * ALIGNED
+        device = Device["CPU"]
+        self._codes = [CPUProgram(device, TinyELF(code, name, device.renderer.target, ()))  # type: ignore[arg-type]
+                       for code, name in program.codes]
+        self._table = np.zeros((len(program.rows), WORDS), np.uint64)
+        for row, words in enumerate(program.rows):
+            self._table[row, : len(words)] = [self._codes[words[0]].addr, *words[1:]]
+        for row, word, number, offset in program.own:
+            self._table[row, word] = bases[number] + offset
+        places = np.array(program.given, np.int64).reshape(-1, 4)
+        self._at = tuple(places[:, :2].T)
+        self._inputs, self._offsets = places[:, 2], places[:, 3].astype(np.uint64)
+        made = [Tensor.from_blob(int(bases[r.buffer]) + r.offset, r.shape, dtype=r.dtype, device="CPU")
+                for r in program.returned]
+        self._returned: Any = made[0] if program.single else tuple(made)
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        """Runs every kernel on the inputs of this call. The returned tensors are overwritten by the next call."""
+        import numpy as np
+
+        tensors = tensors_of(args)
+        if len(tensors) != self.program.inputs:
+            raise ValueError(f"the step was captured with {self.program.inputs} tensors, not {len(tensors)}")
+        bases = np.array([address(t) for t in tensors], np.uint64)
+        self._table[self._at] = bases[self._inputs] + self._offsets
+        bound = dict(a.unbind() for a in args if isinstance(a, UOp))
+        values = {variable.expr: value for variable, value in bound.items()}
+        for row, word, name in self.program.variables:
+            self._table[row, word] = values[name]
+        native.library().replay(self._table.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(self._table)))
+        return self._returned
+
+
+class Replayed:
+    """A jitted function: captured on its first call, or found captured in the cache; replayed afterwards.
+
+    `key` names everything that shapes the graph beside the arguments, the machine and the code of this project; without
+    a key nothing is kept. With `replay` off, tinygrad launches every step.
+    """
+
+    def __init__(self, function: Callable[..., Any], replay: bool = True, key: str = "") -> None:
+        self._function, self._key, self._replay = function, key, replay
+        self._jit: Any = None
+        self.running: Running | None = None
 
     def __call__(self, *args: Any) -> Any:
-        if self._table is not None:
-            self._table(args)
-            return self._jit.captured.ret
+        if self.running is None and self._jit is None and self._replay and self._key:
+            kept = programs.load(self._name(args))
+            self.running = Running(kept) if kept else None
+        if self.running is not None:
+            return self.running(args)
+        if self._jit is None:
+            return self._capture(args)
+        return self._jit(*args)
+
+    def _name(self, args: tuple[Any, ...]) -> str:
+        shapes = [[(n, t.shape, t.dtype.name) for n, t in a.items()] if isinstance(a, dict)
+                  else (a.unbind()[0].expr, a.vmin, a.vmax) for a in args]
+        same = {id(t): i for i, t in enumerate(tensors_of(args))}
+        order = [same[id(t)] for a in args if isinstance(a, dict) for t in a.values()]
+        return programs.name(self._key, self._function.__qualname__, shapes, order)
+
+    def _capture(self, args: tuple[Any, ...]) -> Any:
+        before = {id(b.base) for b in list(buffers.values()) if hasattr(b, "base")}
+        name = self._name(args) if self._replay and self._key else ""
+        self._jit = TinyJit(self._function)
+        self._jit.cnt = 1  # everything it needs is realized, so no dry run is due
         out = self._jit(*args)
-        if self._tables:
+        if self._replay:
             try:
-                self._table = Table(self._jit.captured, args)
+                program = Recorder(self._jit.captured, args, before).program()
             except Unfit:
-                self._tables = False
+                self._replay = False
+                return out
+            if name:
+                programs.keep(name, program)
+            self.running, self._jit = Running(program), True
         return out

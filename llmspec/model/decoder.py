@@ -13,6 +13,7 @@ from tinygrad import Tensor, UOp, dtypes
 
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan
+from llmspec.core.hashing import digest
 from llmspec.model.lowering import Lowering, numpy_inputs
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import Transformer, View
@@ -27,7 +28,7 @@ class Decoder:
     def __init__(self, plan: ModelPlan, lowering: Lowering, weights: Tensors) -> None:
         self.context, self.rows = plan.context, 0
         self._plan, self._lowering, self._weights = plan, lowering, weights
-        self._model = Transformer(plan)
+        self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
         self._tables = numpy_inputs(**self._model.tables())
         self._place = UOp.variable("place", 0, plan.context - 1)
         self._length = 0
@@ -40,7 +41,7 @@ class Decoder:
         self._cache = {n: Tensor.zeros(*shape, dtype=dtypes.float32).contiguous() for n in names}
         Tensor.realize(*self._cache.values())
         self._prefills: dict[int, Any] = {}
-        self._decode = self._lowering.jit(self._decode_step)
+        self._decode = self._lowering.jit(self._decode_step, self._key)
         self.rows = rows
 
     def use(self, weights: Tensors) -> None:
@@ -59,7 +60,7 @@ class Decoder:
         padded = np.zeros((self.rows, bucket), np.int32)
         padded[:, : len(tokens)] = tokens
         if bucket not in self._prefills:
-            self._prefills[bucket] = self._lowering.jit(self._prefill_step)
+            self._prefills[bucket] = self._lowering.jit(self._prefill_step, self._key)
         inputs = numpy_inputs(tokens=padded, last=np.array([len(tokens) - 1], np.int32), spans=Mask().spans(bucket))
         self._length = len(tokens)
         return self._run(self._prefills[bucket], inputs)

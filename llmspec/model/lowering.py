@@ -76,9 +76,12 @@ class Lowering:
     name: str
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
-    def jit(self, function: Callable[..., Any]) -> Any:
-        """A step (dicts of tensors, and bound variables, in; tensors out) that is captured on its first call."""
-        return Replayed(function, tables=bool(self.inputs))
+    def jit(self, function: Callable[..., Any], key: str = "") -> Any:
+        """A step (dicts of tensors, and bound variables, in; tensors out) that is captured on its first call.
+
+        With a `key`, which names all that shapes the graph beside the arguments, a later process finds it captured.
+        """
+        return Replayed(function, bool(self.inputs), key)
 
     def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
         """Operations that read the functions' addresses from `inputs`, which the jitted function was called with."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from tinygrad import Tensor
 
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.hashing import digest
 from llmspec.model.lowering import Lowering
 from llmspec.model.transformer import Transformer, block_view
 
@@ -23,10 +24,15 @@ class Steps:
         self._model = Transformer(plan.model)
         self._objective = self._phase.objective.build()
         self._roles = {t.name: t.role for t in plan.model.tensors}
-        self.train = lowering.jit(self._train)
-        self.accumulate = lowering.jit(self._accumulate)
-        self.apply = lowering.jit(self._apply)
-        self.evaluate = lowering.jit(self._evaluate)
+        key = self._address()
+        self.train, self.accumulate = lowering.jit(self._train, key), lowering.jit(self._accumulate, key)
+        self.apply, self.evaluate = lowering.jit(self._apply, key), lowering.jit(self._evaluate, key)
+
+    def _address(self) -> str:
+        """A name for what the graphs are made from, beside their inputs."""
+        phase = self._phase
+        parts = [p.model_dump(mode="json") for p in (self._plan.model, phase.optimizer, phase.objective)]
+        return digest([*parts, phase.clip])
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Optimizer state by name `<weight>:<state>`; float32, zero at step 0."""
