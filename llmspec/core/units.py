@@ -11,6 +11,9 @@ from pydantic_core import core_schema
 SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<scale>[kmbgt]?)"
 _BUDGET = re.compile(rf"{_NUMBER}\s*(?P<unit>tokens?|steps?|epochs?)(?:\s+of\s+(?P<source>[\w.-]+))?", re.IGNORECASE)
+_BYTES = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>[kmgt]i?b|b)", re.IGNORECASE)
+BYTES = {"b": 1, **{f"{c}{i}b": (1024 if i else 1000) ** n for n, c in enumerate("kmgt", 1) for i in ("", "i")}}
+"""Bytes by unit, in lower case: kB counts in thousands, KiB in 1,024s."""
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
 
 
@@ -91,6 +94,29 @@ class Share(Text):
 
     def __str__(self) -> str:
         return f"{self.percent:g}%" if float(f"{self.percent:g}") == self.percent else f"{self.percent!r}%"
+
+
+@dataclass(frozen=True)
+class Bytes(Text):
+    """An amount of memory: `8 GiB`, `24 GB`, `512 MiB`."""
+
+    amount: int
+
+    @classmethod
+    def parse(cls, value: object) -> Bytes:
+        match = _BYTES.fullmatch(str(value).strip())
+        if not match:
+            raise ValueError("expected an amount of memory with its unit, such as `8 GiB` or `24 GB`")
+        amount = float(match["number"].replace("_", "")) * BYTES[match["unit"].lower()]
+        if amount < 1:
+            raise ValueError("memory is more than nothing")
+        return cls(round(amount))
+
+    def __str__(self) -> str:
+        for unit, one in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if self.amount % one == 0:
+                return f"{self.amount // one} {unit}"
+        return f"{self.amount} B"
 
 
 def count(number: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llmspec.core.problems import Path, Problem, nearest
+from llmspec.core.units import Bytes
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 from llmspec.parts.tokenizers import Tokenizer
@@ -31,6 +32,7 @@ class Sections:
     name: str | None = None
     seed: int | None = None
     device: str | None = None
+    memory_limit: Bytes | None = None
     model: ModelSpec | None = None
     tokenizer: Tokenizer | None = None
     sources: dict[str, Source] = field(default_factory=dict)
@@ -50,7 +52,7 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     spec = checker.part(spec_shape(), tree.data, ())
     found = checker.valid
     top: dict[str, Any] = {
-        key: found.get((key,)) for key in ("name", "seed", "device", "model", "tokenizer", "decoding")
+        key: found.get((key,)) for key in ("name", "seed", "device", "memory_limit", "model", "tokenizer", "decoding")
     }
     sections = Sections(
         spec=spec if isinstance(spec, Spec) else None,

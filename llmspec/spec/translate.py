@@ -206,4 +206,6 @@ def _with_unit(value: Any, annotation: Any) -> str:
         return f"write `{value * 100:g}%`" if 0 < value < 1 else f"write `{value:g}%`"
     if "Budget" in names:
         return f"write `{value:g} tokens` or `{value:g} steps`"
+    if "Bytes" in names:
+        return f"write `{value:g} GiB`"
     return f"write `{value:g} steps`, or a share such as `{value:g}%`" if "Span" in names else ""
