@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
+from llmspec.compiler.memory import memory_of
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.hashing import digest
 from llmspec.parts.phases import Phase
@@ -49,10 +51,13 @@ def plan_phases(draft: Draft) -> Draft:
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
         places = None if steps is None else steps * phase.batch * phase.accumulation * model.context
+        cost = step_cost(model, phase)
         plans.append(PhasePlan(
             name=name, phase=phase, steps=steps, exact=measured is not None,
             tokens=sum(s.seen or 0 for s in shares) if measured else places, shares=shares,
-            flops=None if places is None else 3.0 * model.flops_per_token * places,
+            flops=None if steps is None else steps * cost.products,
+            operations=None if steps is None else steps * cost.total,
+            memory=memory_of(model, phase, draft.device or ""),
         ))
     return replace(draft, planned=tuple(plans)).with_problems(problems)
 

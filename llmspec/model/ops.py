@@ -28,8 +28,12 @@ class Ops:
         return a @ b
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (…, inputs) by weight (outputs, inputs) -> (…, outputs)."""
-        y = x @ weight.transpose(0, 1)
+        """x (…, inputs) by weight (outputs, inputs) -> (…, outputs).
+
+        Products read numbers, never expressions: fused into a product's loops, an input's or a gradient's arithmetic
+        would be done again for every tile, and again in the backward pass.
+        """
+        y = (x.contiguous() @ weight.transpose(0, 1)).contiguous_backward()
         return y if bias is None else y + bias
 
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
@@ -70,16 +74,16 @@ class Ops:
         group = heads // kv  # the queries of one key head become rows of one product
         q = self.materialise(q_BHTd * (1 / math.sqrt(width))).reshape(batch * kv, group * queries, width)
         k, v = (self.materialise(x).reshape(batch * kv, keys, width) for x in (k_BKSd, v_BKSd))
-        scores = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
+        scores = self.matmul(q, k, transpose_b=True).contiguous_backward().reshape(batch, heads, queries, keys)
         weights = self.softmax(scores if bias is None else scores + bias, mask)
-        out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
+        out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v).contiguous_backward()
         return out.reshape(batch, heads, queries, width)
 
     # -- norms and activations -----------------------------------------------------------------------------------
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         """(x - mean) / √(variance + eps) · weight + bias over the last axis."""
-        centred = x - x.mean(-1, keepdim=True)
-        y = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+        centred = self.materialise(x - x.mean(-1, keepdim=True))
+        y = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt().contiguous() * weight
         return y if bias is None else y + bias
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -54,6 +54,8 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     top: dict[str, Any] = {
         key: found.get((key,)) for key in ("name", "seed", "device", "memory_limit", "model", "tokenizer", "decoding")
     }
+    if top["memory_limit"] is not None:  # valid text, perhaps of a spec that is broken elsewhere
+        top["memory_limit"] = Bytes.parse(top["memory_limit"])
     sections = Sections(
         spec=spec if isinstance(spec, Spec) else None,
         sources={str(p[2]): v for p, v in found.items() if p[:2] == ("data", "sources") and len(p) == 3},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
@@ -69,6 +70,7 @@ def run_phases(bench: Any, folder: RunFolder) -> None:
         start = finals[parent]() if parent else drawn(bench.plan.model, bench.plan.seed)
         trained = loop(phase)(bench, phase, place, start).run()
         finals[phase.name] = partial(dict, trained)
+        gc.collect()  # a phase's graphs hold each other, and with them all its memory
 
 
 def finished(place: PhaseFolder, phase: PhasePlan) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import GatedMLP
 
 
@@ -10,3 +11,4 @@ class GeGLU(GatedMLP):
 
     kind: Literal["geglu"] = "geglu"
     activation: ClassVar[str] = "gelu"
+    per_number: ClassVar[Pointwise] = Pointwise(10, 30.5)

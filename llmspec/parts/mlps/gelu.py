@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import MLP
 
 
@@ -10,3 +11,4 @@ class GELU(MLP):
 
     kind: Literal["gelu"] = "gelu"
     activation: ClassVar[str] = "gelu"
+    per_number: ClassVar[Pointwise] = Pointwise(7.5, 13)

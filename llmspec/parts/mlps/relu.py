@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import MLP
 
 
@@ -10,3 +11,4 @@ class ReLU(MLP):
 
     kind: Literal["relu"] = "relu"
     activation: ClassVar[str] = "relu"
+    per_number: ClassVar[Pointwise] = Pointwise(1, 2)

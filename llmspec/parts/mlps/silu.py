@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import MLP
 
 
@@ -10,3 +11,4 @@ class SiLU(MLP):
 
     kind: Literal["silu"] = "silu"
     activation: ClassVar[str] = "silu"
+    per_number: ClassVar[Pointwise] = Pointwise(5, 12)

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import GatedMLP
 
 
@@ -10,3 +11,4 @@ class SwiGLU(GatedMLP):
 
     kind: Literal["swiglu"] = "swiglu"
     activation: ClassVar[str] = "silu"
+    per_number: ClassVar[Pointwise] = Pointwise(6, 18.5)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from llmspec.parts.base import Part
+from llmspec.parts.base import Part, Pointwise
 
 
 class CrossEntropy(Part):
@@ -13,6 +13,10 @@ class CrossEntropy(Part):
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over the vocabulary (Szegedy et al. 2016, section 7)."""
+
+    def pointwise(self, vocab: int) -> Pointwise:
+        """Operations per token: the softmax over the vocabulary, and its gradient."""
+        return Pointwise(5, 9).times(vocab)
 
     def build(self) -> Any:
         """f(ops, logits_NV, targets_N) -> losses_N in nats, one a position, before the mask of supervision."""

@@ -26,6 +26,9 @@ class Adam(Optimizer):
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, 1 / (1 - self.beta1**step), 1 / (1 - self.beta2**step))
 
+    def pointwise(self, role: Role) -> float:
+        return 16.0 + 3.0 * bool(self.decay(role))
+
     def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
         lr, correct1, correct2 = scalars[0], scalars[1], scalars[2]
         if self.decay(role) and not self.decoupled:

@@ -37,6 +37,16 @@ class Muon(Optimizer):
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, *self.rest.scalars(factor, step))
 
+    def products(self, role: Role, shape: tuple[int, ...]) -> float:
+        """Newton–Schulz on the wide form (m, n): m·n·m, m·m·m and m·m·n multiply-adds an iteration."""
+        if role != "matrix":
+            return self.rest.products(role, shape)
+        m, n = sorted(shape)
+        return self.iterations * 2.0 * (2 * m * m * n + m**3)
+
+    def pointwise(self, role: Role) -> float:
+        return 14.0 + 5.0 * self.iterations if role == "matrix" else self.rest.pointwise(role)
+
     def update(self, ops: Any, role: Role, w: Any, g: Any, state: dict[str, Any], scalars: Any) -> Any:
         if role != "matrix":
             return self.rest.update(ops, role, w, g, state, scalars[1:])

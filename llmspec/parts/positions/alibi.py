@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from llmspec.parts.base import Dims
+from llmspec.parts.base import Dims, Pointwise
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -23,6 +23,13 @@ class Alibi(Position):
         import numpy as np
 
         return {"slopes": np.array(slopes(dims.heads), np.float32)}
+
+    def pointwise(self, dims: Dims) -> Pointwise:
+        """The penalty of each score in every layer."""
+        return Pointwise(4, 1).times(dims.layers * dims.heads * dims.context)
+
+    def table_numbers(self, dims: Dims) -> int:
+        return dims.heads
 
     def build(self, dims: Dims) -> Hooks:
         def bias(ops: Any, w: Any, p_BT: Any, p_BS: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from llmspec.core.problems import Problem
-from llmspec.parts.base import Dims
+from llmspec.parts.base import Dims, Pointwise
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -30,6 +30,13 @@ class Rope(Position):
         frequency = self.theta ** (-np.arange(0, dims.head_dim, 2) / dims.head_dim)
         angle = np.arange(dims.context)[:, None] * np.concatenate([frequency, frequency])[None]
         return {"cos": np.cos(angle).astype(np.float32), "sin": np.sin(angle).astype(np.float32)}
+
+    def pointwise(self, dims: Dims) -> Pointwise:
+        """Two products and a sum for each number of the queries and keys of every layer."""
+        return Pointwise(4, 4).times(dims.layers * (dims.heads + dims.kv_heads) * dims.head_dim)
+
+    def table_numbers(self, dims: Dims) -> int:
+        return 2 * dims.context * dims.head_dim
 
     def build(self, dims: Dims) -> Hooks:
         return Hooks(rotate=lambda ops, w, x_BHTd, p_BT: ops.rotate(x_BHTd, w["cos"], w["sin"], p_BT))

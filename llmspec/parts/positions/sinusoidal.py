@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from llmspec.parts.base import Dims
+from llmspec.parts.base import Dims, Pointwise
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -23,6 +23,12 @@ class Sinusoidal(Position):
         table = np.zeros((dims.context, dims.d_model), np.float32)
         table[:, 0::2], table[:, 1::2] = np.sin(angle), np.cos(angle)[:, : dims.d_model // 2]
         return {"table": table}
+
+    def pointwise(self, dims: Dims) -> Pointwise:
+        return Pointwise(1, 0).times(dims.d_model)
+
+    def table_numbers(self, dims: Dims) -> int:
+        return dims.context * dims.d_model
 
     def build(self, dims: Dims) -> Hooks:
         return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.rows(w["table"], p_BT))
