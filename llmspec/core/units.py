@@ -14,6 +14,8 @@ _BUDGET = re.compile(rf"{_NUMBER}\s*(?P<unit>tokens?|steps?|epochs?)(?:\s+of\s+(
 _BYTES = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>[kmgt]i?b|b)", re.IGNORECASE)
 BYTES = {"b": 1, **{f"{c}{i}b": (1024 if i else 1000) ** n for n, c in enumerate("kmgt", 1) for i in ("", "i")}}
 """Bytes by unit, in lower case: kB counts in thousands, KiB in 1,024s."""
+_FLOPS = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<scale>[kMGTPEZY]?)flops?", re.IGNORECASE)
+FLOP_SCALES = {"": 1.0, **{prefix: 1e3 ** n for n, prefix in enumerate("kmgtpezy", 1)}}
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
 
 
@@ -28,6 +30,16 @@ def short(number: float) -> str:
         if number >= scale and "e" not in text and float(text) * scale == number:
             return text + suffix
     return f"{number:g}" if float(f"{number:g}") == number else repr(number).removesuffix(".0")
+
+
+def flop_text(amount: float) -> str:
+    """2e15 -> '2 PFLOPs', exactly: what it prints reads back as the same number."""
+    for prefix in reversed("kMGTPEZY"):
+        text = f"{amount / FLOP_SCALES[prefix.lower()]:g}"
+        if amount >= FLOP_SCALES[prefix.lower()] and "e" not in text and \
+                float(text) * FLOP_SCALES[prefix.lower()] == amount:
+            return f"{text} {prefix}FLOPs"
+    return f"{amount!r} FLOPs"
 
 
 class Text:
@@ -53,17 +65,21 @@ class Text:
 
 @dataclass(frozen=True)
 class Budget(Text):
-    """How long to train: `2M tokens`, `400 steps` or `3 epochs of wiki`."""
+    """How long to train: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs` of matrix products."""
 
     amount: float
-    unit: Literal["tokens", "steps", "epochs"]
+    unit: Literal["tokens", "steps", "epochs", "FLOPs"]
     source: str | None = None
 
     @classmethod
     def parse(cls, value: object) -> Budget:
         match = _BUDGET.fullmatch(str(value).strip())
+        if (work := _FLOPS.fullmatch(str(value).strip())) and (
+                amount := float(work["number"].replace("_", "")) * FLOP_SCALES[work["scale"].lower()]) > 0:
+            return cls(amount, "FLOPs")
         if not match or isinstance(value, bool):
-            raise ValueError("expected a budget with its unit, such as `2M tokens`, `400 steps` or `3 epochs of wiki`")
+            raise ValueError("expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki` or "
+                             "`2 PFLOPs`")
         unit, source, amount = match["unit"].lower().rstrip("s") + "s", match["source"], _scaled(match)
         if (unit == "epochs") != (source is not None):
             raise ValueError("epochs are counted on one source: `3 epochs of wiki`; tokens and steps name none")
@@ -72,6 +88,8 @@ class Budget(Text):
         return cls(amount, unit, source)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
+        if self.unit == "FLOPs":
+            return flop_text(self.amount)
         return f"{short(self.amount)} {self.unit}" + (f" of {self.source}" if self.source else "")
 
 

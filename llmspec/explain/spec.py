@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llmspec.compiler.budget import COMPUTE_OPTIMAL
 from llmspec.compiler.plan import Plan
 from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
@@ -12,8 +13,6 @@ from llmspec.explain.model import MaskPicture, Node, TensorRow, mask_pictures, m
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
 from llmspec.explain.report import Report, described
 
-COMPUTE_OPTIMAL = 20.0
-"""Training tokens per parameter at which a given compute is spent best (Hoffmann et al. 2022, arXiv:2203.15556)."""
 FAR = 2.0
 """A ratio this many times above or below the optimum is called far from it."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
