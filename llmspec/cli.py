@@ -154,19 +154,37 @@ def measured(plan: Plan, offline: bool) -> Plan:
         return complete(plan, prepare(plan, offline=offline, progress=watch.progress).measured)
 
 
-def explained_spec(path: Path, overrides: list[str] | None) -> Any:
+def explained_spec(path: Path, overrides: list[str] | None, exact: bool = False) -> Any:
     """A spec's report; with token counts where the data are already here."""
+    from llmspec.explain.spec import explain_plan
+
+    plan, note = known_plan(path, overrides)
+    return explain_plan(plan, note, scheduled(plan) if exact else None)
+
+
+def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str]:
+    """A spec's plan, with token counts where the data are already here; otherwise a note on why they are missing."""
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
-    from llmspec.explain.spec import explain_plan
 
     _, plan = compiled(path, overrides)
     try:
-        plan, note = complete(plan, prepare(plan, offline=True).measured), ""
+        return complete(plan, prepare(plan, offline=True).measured), ""
     except DataError as e:
-        note = f"token counts are missing: {e.problems[0].message}"
-    return explain_plan(plan, note)
+        return plan, f"token counts are missing: {e.problems[0].message}"
+
+
+def scheduled(plan: Plan) -> dict[str, dict[str, int]]:
+    """What the graphs of each phase would hold. Raises SpecError where that is more than the device has."""
+    from llmspec.compiler.fit import over_limit
+    from llmspec.core.problems import SpecError
+    from llmspec.model.exact import exact
+
+    found = exact(plan)
+    if problems := over_limit(plan, {name: sum(items.values()) for name, items in found.items()}):
+        raise SpecError(problems)
+    return found
 
 
 def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from llmspec.compiler import network
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.memory import device_memory, memory_of
-from llmspec.compiler.plan import MemoryPlan, ModelPlan
+from llmspec.compiler.plan import MemoryPlan, ModelPlan, Plan
 from llmspec.core.problems import Problem
 from llmspec.core.units import size
 from llmspec.parts.phases import Phase
@@ -113,3 +113,12 @@ def replanned(draft: Draft, **changes: int) -> ModelPlan:
     made = network.build_table(network.resolve_parts(replace(draft, sections=sections, problems=()))).network
     assert made is not None
     return made
+
+
+def over_limit(plan: Plan, peaks: Mapping[str, int]) -> list[Problem]:
+    """Phases whose peak (bytes), found otherwise than by formula, is more than the device has."""
+    limit, whose = limit_of(plan.device, plan.memory_limit.amount if plan.memory_limit else None)
+    return [Problem(f"{name} would hold {size(peak)} at its peak, and {size(limit)} is {whose}",
+                    ("phases", name, "batch"), "a smaller batch with more accumulation learns the same",
+                    "the run would end in its first step, without memory")
+            for name, peak in peaks.items() if limit is not None and peak > limit]

@@ -66,6 +66,9 @@ class PhaseReport:
     context: int
     tokens: int | None
     flops: float | None
+    """Of all matrix products."""
+    operations: float | None
+    """Those and everything else, as plain kernels do it."""
     optimizer: str
     schedule: str
     peak_lr: float
@@ -124,6 +127,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         name=planned.name, kind=phase.kind, starts_from=phase.from_ or "", budget=str(phase.budget),  # type: ignore[attr-defined]
         steps=steps, exact=planned.exact, batch=phase.batch, accumulation=phase.accumulation,
         context=plan.model.context, tokens=planned.tokens, flops=planned.flops,
+        operations=planned.operations,
         optimizer=described(phase.optimizer), schedule=described(phase.schedule), peak_lr=phase.optimizer.lr,
         learning_rate=learning_rates(planned), clip=phase.clip, objective=described(phase.objective),
         document_mask=phase.document_mask, shares=tuple(_share(plan, phase, s) for s in planned.shares),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ from llmspec.compiler.budget import COMPUTE_OPTIMAL
 from llmspec.compiler.plan import Plan
 from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
+from llmspec.explain.memory import MemoryReport, memory_limit, memory_reports
 from llmspec.explain.model import MaskPicture, Node, TensorRow, mask_pictures, model_tree, tensor_rows
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
 from llmspec.explain.report import Report, described
@@ -57,13 +59,18 @@ class SpecReport(Report):
     decoding: ChainReport
     decisions: tuple[DecisionReport, ...]
     remarks: tuple[str, ...]
+    memory: tuple[MemoryReport, ...] = ()
+    memory_limit: int | None = None
+    """Bytes that the device may hold; None where nobody knows."""
+    memory_limit_from: str = ""
+    """Whose word that is."""
     note: str = ""
     """Why some numbers are missing."""
 
 
-def explain_plan(plan: Plan, note: str = "") -> SpecReport:
-    """The report of a plan; `note` says why some of its numbers are missing."""
-    model = plan.model
+def explain_plan(plan: Plan, note: str = "", exact: Mapping[str, Mapping[str, int]] | None = None) -> SpecReport:
+    """The report of a plan; `note` says why some of its numbers are missing, `exact` is what the graphs would hold."""
+    model, (limit, whose) = plan.model, memory_limit(plan)
     flops = [p.flops for p in plan.phases]
     known = [f for f in flops if f is not None]
     return SpecReport(
@@ -75,7 +82,8 @@ def explain_plan(plan: Plan, note: str = "") -> SpecReport:
         tensors=tensor_rows(model), masks=mask_pictures(plan), sources=source_reports(plan),
         phases=phase_reports(plan), decoding=chain_report(plan.decoding),
         decisions=tuple(DecisionReport(d.path, d.value, d.why) for d in plan.decisions),
-        remarks=tuple(remarks(plan)), note=note,
+        remarks=tuple(remarks(plan)), memory=memory_reports(plan, exact), memory_limit=limit,
+        memory_limit_from=whose if limit is not None else "", note=note,
     )
 
 
