@@ -78,10 +78,16 @@ def sample(
 
 
 @app.command(epilog="Examples:  `llmspec explain specs/quickstart.yaml`  ·  `llmspec explain runs/quickstart`  ·  "
-                    "`llmspec explain runs/quickstart --prompt 'What is a comet?'`")
+                    "`llmspec explain runs/quickstart --prompt 'What is a comet?'`  ·  "
+                    "`llmspec explain specs/quickstart.yaml --part model.attention`  ·  "
+                    "`llmspec explain A.yaml B.yaml`")
 def explain(
     what: Annotated[Path | None, typer.Argument(metavar="[SPEC | RUN]", help="A spec or a run directory; the newest "
                                                                               "run where left out.")] = None,
+    other: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="A second spec: what differs, and what "
+                                                                         "follows.")] = None,
+    part: Annotated[str | None, typer.Option(help="One part of a spec in depth, such as model.attention.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs for the memory of a spec.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     top: Annotated[int, typer.Option(min=1, max=20, help="Candidates shown for each token.")] = 5,
@@ -91,7 +97,7 @@ def explain(
     """Say what a spec will do, or what a run has done, or how a text was chosen."""
     with failures():
         if what is not None and (what.is_file() or what.suffix in (".yaml", ".yml")):
-            report = explained_spec(what, set_)
+            report = explained_pair(what, other, set_) if other else explained_spec(what, set_, part, exact)
         elif prompt is not None:
             from llmspec.explain.decoding import explain_prompt
 
@@ -114,6 +120,7 @@ def explain(
 def check(
     spec: SpecPath,
     set_: Sets = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs whether they fit.")] = False,
     data: Annotated[bool, typer.Option("--data", help="Read the data too, downloading what is missing.")] = False,
     json_: Json = False,
 ) -> None:
@@ -122,6 +129,8 @@ def check(
         _, plan = compiled(spec, set_)
         if data:
             plan = measured(plan, offline=False)
+        if exact:
+            scheduled(plan)
         if json_:
             print(json.dumps({"ok": True, "problems": []}))
         else:
@@ -154,12 +163,25 @@ def measured(plan: Plan, offline: bool) -> Plan:
         return complete(plan, prepare(plan, offline=offline, progress=watch.progress).measured)
 
 
-def explained_spec(path: Path, overrides: list[str] | None, exact: bool = False) -> Any:
-    """A spec's report; with token counts where the data are already here."""
+def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False) -> Any:
+    """A spec's report, or that of one of its parts; with token counts where the data are already here."""
+    from llmspec.explain.part import explain_part
     from llmspec.explain.spec import explain_plan
 
     plan, note = known_plan(path, overrides)
+    if part is not None:
+        return explain_part(plan, part)
     return explain_plan(plan, note, scheduled(plan) if exact else None)
+
+
+def explained_pair(first: Path, second: Path, overrides: list[str] | None) -> Any:
+    """What differs between two specs; with token counts only where those of both are known, so that keys compare."""
+    from llmspec.explain.compare import explain_difference
+
+    (a, a_note), (b, b_note) = known_plan(first, overrides), known_plan(second, overrides)
+    if a_note or b_note:
+        a, b = compiled(first, overrides)[1], compiled(second, overrides)[1]
+    return explain_difference(a, b, (str(first), str(second)), a_note or b_note)
 
 
 def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str]:

@@ -145,6 +145,17 @@ def count(number: float) -> str:
     return f"{number:.3g}" if number != int(number) else str(int(number))
 
 
+def flops(value: float | None) -> str:
+    """Floating-point operations for reading: 2.1e13 -> '21.3 TFLOPs'."""
+    if value is None:
+        return "?"
+    for prefix, scale in (("Y", 1e24), ("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6),
+                          ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}FLOPs"
+    return f"{value:.0f} FLOPs"
+
+
 def size(bytes_: float) -> str:
     """Bytes for reading: 3_145_728 -> '3.0 MiB'."""
     for suffix in ("B", "KiB", "MiB", "GiB"):

@@ -28,6 +28,8 @@ class Frozen(BaseModel):
 class Part(Frozen):
     """A part of a spec. Its fields are its YAML keys; `kind:` picks it from the table of its folder."""
 
+    formula: ClassVar[str] = ""
+    """What it computes, in one line; empty where that is no formula."""
     revision: ClassVar[int] = 1
     """Changes when the part's meaning does, so that results made with the old meaning are not reused."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ class Attention(ModelPart):
     tables, and `view` says what each query sees: its mask, its positions and, in decoding, its cache.
     """
 
+    formula: ClassVar[str] = "softmax(q·kᵀ/√d + bias, over the keys that the mask shows)·v, in each head"
     heads: int | None = Field(None, gt=0)
     """Query heads; d_model / 64 (at least one) where left open."""
     bias: bool = False

@@ -10,6 +10,7 @@ class LayerNorm(Norm):
     """(x - mean) / sqrt(variance + eps) · weight + bias (Ba et al. 2016)."""
 
     kind: Literal["layernorm"] = "layernorm"
+    formula: ClassVar[str] = "(x − mean(x)) / √(variance(x) + eps) · weight + bias"
     per_number: ClassVar[Pointwise] = Pointwise(9, 18)
     bias: bool = True
     """Whether a trained bias is added."""

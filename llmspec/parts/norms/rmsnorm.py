@@ -10,6 +10,7 @@ class RMSNorm(Norm):
     """x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019)."""
 
     kind: Literal["rmsnorm"] = "rmsnorm"
+    formula: ClassVar[str] = "x / √(mean(x²) + eps) · weight"
     per_number: ClassVar[Pointwise] = Pointwise(6, 10)
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:

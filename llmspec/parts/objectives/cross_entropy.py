@@ -1,6 +1,6 @@
 """Next-token cross entropy."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ class CrossEntropy(Part):
     """Mean negative log-likelihood of the next token over the supervised positions, in nats."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
+    formula: ClassVar[str] = "mean over the supervised positions of −log softmax(logits)[target]"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over the vocabulary (Szegedy et al. 2016, section 7)."""
 

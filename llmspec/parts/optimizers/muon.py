@@ -4,7 +4,7 @@ The decay is decoupled, as in Liu et al. 2025 (arXiv:2502.16982, section 2.2).
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ class Muon(Optimizer):
     """Momentum whose singular values are all driven to about one. Hidden matrices only; AdamW for the rest."""
 
     kind: Literal["muon"] = "muon"
+    formula: ClassVar[str] = "v ← μv + (1−μ)g;  w ← w − lr·(√max(1, rows/columns)·orthogonalised(v) + decay·w)"
     lr: float = Field(2e-2, gt=0)
     """Peak learning rate of the hidden matrices."""
     momentum: float = Field(0.95, ge=0, lt=1)

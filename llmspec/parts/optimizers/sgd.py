@@ -1,6 +1,6 @@
 """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ class SGD(Optimizer):
     """v ← momentum·v + g + decay·w;  w ← w − lr·v (or lr·(g + momentum·v) with nesterov), as torch.optim.SGD."""
 
     kind: Literal["sgd"] = "sgd"
+    formula: ClassVar[str] = "v ← momentum·v + g;  w ← w − lr·v"
     momentum: float = Field(0.0, ge=0, lt=1)
     """How much of the last direction is kept."""
     nesterov: bool = False

@@ -1,6 +1,6 @@
 """A penalty on the scores that grows with the distance (Press et al. 2022, section 3)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from llmspec.parts.base import Dims, Pointwise
 from llmspec.parts.positions.base import Hooks, Position
@@ -18,6 +18,7 @@ class Alibi(Position):
     """Linear penalty on attention scores by distance, one slope a head (Press et al. 2022)."""
 
     kind: Literal["alibi"] = "alibi"
+    formula: ClassVar[str] = "score − slope_h · (p_query − p_key),  slope_h = 2^(−8h/H)"
 
     def tables(self, dims: Dims) -> dict[str, Any]:
         import numpy as np

@@ -1,6 +1,6 @@
 """A trained vector per position, added to the token embedding (GPT-2)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from llmspec.parts.base import Dims, Pointwise, TensorSpec
 from llmspec.parts.positions.base import Hooks, Position
@@ -10,6 +10,7 @@ class Learned(Position):
     """A trained vector per position, up to the context length (Radford et al. 2019)."""
 
     kind: Literal["learned"] = "learned"
+    formula: ClassVar[str] = "x + table[p]"
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         return (TensorSpec("weight", (dims.context, dims.d_model), "embedding"),)

@@ -1,7 +1,7 @@
 """Rotary positions: queries and keys turn by an angle that grows with the position (Su et al. 2021, section 3.2)."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ class Rope(Position):
     """Rotates pairs (i, i + d/2) of each query and key, the half-split form of LLaMA and HF (Su et al. 2021)."""
 
     kind: Literal["rope"] = "rope"
+    formula: ClassVar[str] = "each pair (x_i, x_(i+d/2)) of q and k, turned by the angle p·θ^(−2i/d)"
     theta: float = Field(10_000.0, gt=1)
     """Base of the wavelengths; larger reaches further."""
 

@@ -1,6 +1,6 @@
 """Fixed sines and cosines added to the token embedding (Vaswani et al. 2017, section 3.5)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ class Sinusoidal(Position):
     """Fixed sines and cosines of geometrically growing wavelengths (Vaswani et al. 2017, section 3.5)."""
 
     kind: Literal["sinusoidal"] = "sinusoidal"
+    formula: ClassVar[str] = "x + (sin(p/θ^(2i/D)), cos(p/θ^(2i/D)), …)"
     theta: float = Field(10_000.0, gt=1)
     """Base of the wavelengths."""
 
