@@ -84,8 +84,8 @@ def sample(
 def explain(
     what: Annotated[Path | None, typer.Argument(metavar="[SPEC | RUN]", help="A spec or a run directory; the newest "
                                                                               "run where left out.")] = None,
-    other: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="A second spec: what differs, and what "
-                                                                         "follows.")] = None,
+    other: Annotated[Path | None, typer.Argument(metavar="[SPEC | RUN]", help="A second one: what differs, and "
+                                                                               "what follows.")] = None,
     part: Annotated[str | None, typer.Option(help="One part of a spec in depth, such as model.attention.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs for the memory of a spec.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
@@ -96,8 +96,10 @@ def explain(
 ) -> None:
     """Say what a spec will do, or what a run has done, or how a text was chosen."""
     with failures():
-        if what is not None and (what.is_file() or what.suffix in (".yaml", ".yml")):
-            report = explained_pair(what, other, set_) if other else explained_spec(what, set_, part, exact)
+        if what is not None and other is not None:
+            report = explained_pair(what, other, set_)
+        elif what is not None and (is_spec(what) or part is not None or exact):
+            report = explained_spec(what, set_, part, exact)
         elif prompt is not None:
             from llmspec.explain.decoding import explain_prompt
 
@@ -175,17 +177,26 @@ def explained_spec(path: Path, overrides: list[str] | None, part: str | None = N
 
 
 def explained_pair(first: Path, second: Path, overrides: list[str] | None) -> Any:
-    """What differs between two specs; with token counts only where those of both are known, so that keys compare."""
+    """What differs between two specs or runs; token counts only where those of both are known: so keys compare."""
     from llmspec.explain.compare import explain_difference
 
     (a, a_note), (b, b_note) = known_plan(first, overrides), known_plan(second, overrides)
     if a_note or b_note:
-        a, b = compiled(first, overrides)[1], compiled(second, overrides)[1]
+        a, b = (compiled(path, overrides)[1] if is_spec(path) else plan for path, plan in ((first, a), (second, b)))
     return explain_difference(a, b, (str(first), str(second)), a_note or b_note)
 
 
+def is_spec(path: Path) -> bool:
+    """Whether a path is meant as a spec, and not as a run directory."""
+    return path.is_file() or path.suffix in (".yaml", ".yml")
+
+
 def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str]:
-    """A spec's plan, with token counts where the data are already here; otherwise a note on why they are missing."""
+    """The plan of a run; or of a spec, with token counts where the data are already here, else a note on why not."""
+    if not is_spec(path):
+        from llmspec.runs.run import RunFolder
+
+        return RunFolder.open(path).plan(), ""
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare

@@ -17,7 +17,7 @@ from llmspec.compiler.memory import FLOAT
 from llmspec.compiler.network import block_parts
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import Problem, SpecError, one_of
-from llmspec.core.units import count, flops, size
+from llmspec.core.units import Text, count, flops, size
 from llmspec.explain.model import TensorRow, folded, tensor_rows
 from llmspec.explain.report import Report, described
 from llmspec.parts.base import ModelPart, Part
@@ -91,7 +91,8 @@ def sentences(part: type[Part]) -> Iterator[str]:
         if kind in (Part, ModelPart) or not issubclass(kind, Part):
             return
         if written := inspect.cleandoc(kind.__dict__.get("__doc__") or ""):
-            yield " ".join(written.split("\n\n")[0].split())
+            # What `build` makes is for those who write parts.
+            yield " ".join(written.split("\n\n")[0].split(" build(")[0].split())
 
 
 def papers(part: type[Part]) -> tuple[str, ...]:
@@ -113,12 +114,20 @@ def settings(part: Part) -> Iterator[SettingReport]:
     for key, info in fields_of(type(part)).items():
         if key == "kind":
             continue
-        default = info.get_default(call_default_factory=True)
-        shown = described(default) if isinstance(default, Part) else default
-        yield SettingReport(
-            key, described(getattr(part, key)) if isinstance(getattr(part, key, None), Part) else written[key],
-            None if default is PydanticUndefined else str(shown) if shown is not None else None,
-            description(type(part), key))
+        default, value = info.get_default(call_default_factory=True), getattr(part, key, None)
+        yield SettingReport(key, described(value) if isinstance(value, Part) else written[key], _plain(default),
+                            description(type(part), key))
+
+
+def _plain(default: Any) -> Any:
+    """A default as it would stand in a spec; None where there is none."""
+    if isinstance(default, Part):
+        return described(default)
+    if isinstance(default, Text):
+        return str(default)
+    if isinstance(default, tuple):
+        return [_plain(item) for item in default]
+    return None if default is PydanticUndefined else default
 
 
 def weights(plan: Plan, path: str) -> tuple[tuple[str, int, TensorRow], ...]:
@@ -138,8 +147,9 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
         yield "parameters", f"{held:,} ({held / model.parameters:.1%} of the model's)"
         copies = {"model.position": 1, "model.norm": 2 * model.layers + 1}.get(path, model.layers)
         products = copies * part.flops(model.dims)
-        yield "products", (f"{flops(products)} a token forward ({products / model.flops_per_token:.1%} of the "
-                           "model's), twice that backward")
+        if products:
+            yield "products", (f"{flops(products)} a token forward ({products / model.flops_per_token:.1%} of the "
+                               "model's), twice that backward")
         other = part.pointwise(model.dims).times(1 if path == "model.position" else copies)
         yield "other operations", f"about {count(other.forward)} a token forward, {count(other.backward)} backward"
         yield "kept for backward", f"{size(FLOAT * copies * part.kept(model.dims))} a token, scores apart"

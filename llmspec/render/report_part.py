@@ -7,10 +7,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from llmspec.explain.part import PartReport
 from llmspec.render.report_shared import facts, heading, number, spark, table
+
+WIDE = 110
+"""Columns from which on what a key means stands beside its value."""
 
 
 def show(report: PartReport, console: Console) -> None:
@@ -26,8 +30,8 @@ def show(report: PartReport, console: Console) -> None:
         for paper in report.papers:
             console.print(Padding(Text(paper), (0, 0, 0, 2)))
     if report.settings:
-        heading(console, "settings", "a value in bold differs from its default")
-        console.print(settings(report))
+        heading(console, "settings")
+        console.print(settings(report, console.width))
     if report.tensors:
         heading(console, "weights")
         made = table("tensor", "", "shape", "each", "starts as", right=("each",))
@@ -44,20 +48,28 @@ def show(report: PartReport, console: Console) -> None:
         console.print(facts(report.costs))
 
 
-def settings(report: PartReport) -> Any:
-    """Keys, values, defaults and what they mean."""
-    made = table("key", "value", "default", "means")
+def settings(report: PartReport, width: int) -> Table:
+    """Keys, values, defaults and what they mean; the meaning below the value where lines are short."""
+    below = width < WIDE
+    made = table("key", "value") if below else table("key", "value", "default", "means")
     for setting in report.settings:
-        value = written(setting.value)
-        changed = setting.default is not None and value not in (setting.default, written(setting.default))
-        default = "" if setting.default is None else written(setting.default)
-        made.add_row(f"  {setting.key}", Text(value, style="bold" if changed else ""), Text(default, style="dim"),
-                     Text(setting.means, style="dim"))
+        value, default = written(setting.value), "" if setting.default is None else written(setting.default)
+        changed = bool(default) and value != default
+        shown, means = Text(value, style="bold" if changed else ""), Text(setting.means, style="dim")
+        if below:
+            instead = f"  (default: {default})" if changed else ""
+            made.add_row(f"  {setting.key}", Text.assemble(shown, instead, "\n", means))
+        else:
+            made.add_row(f"  {setting.key}", shown, Text(default, style="dim"), means)
     return made
 
 
 def written(value: Any) -> str:
-    """A value as YAML has it, short."""
+    """A value as a spec has it, in one line."""
     if isinstance(value, str):
-        return value if value not in ("True", "False") else value.lower()
-    return json.dumps(value, ensure_ascii=False).strip('"')
+        return value
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {written(inner)}" for key, inner in value.items())
+    if isinstance(value, list) and value:
+        return ", ".join(map(written, value))
+    return json.dumps(value, ensure_ascii=False)
