@@ -121,8 +121,10 @@ def total(plan: Plan, key: str) -> float | None:
     return None if None in amounts else sum(amounts)
 
 
-def peak(plan: Plan) -> float:
-    return max((p.memory.peak for p in plan.phases if p.memory), default=0)
+def peak(plan: Plan) -> float | None:
+    """The largest of all phases; None where an older plan does not say."""
+    amounts = [p.memory.peak if p.memory else None for p in plan.phases]
+    return max((a for a in amounts if a is not None), default=None) if None not in amounts else None
 
 
 def tokens_of(plan: Plan, source: str) -> float | None:
