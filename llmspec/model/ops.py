@@ -22,10 +22,10 @@ class Ops:
 
     # -- products ------------------------------------------------------------------------------------------------
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        """(…, M, K) @ (…, K, N) -> (…, M, N), either side given transposed."""
+        """(…, M, K) @ (…, K, N) -> (…, M, N), either side given transposed; its gradient is written down once."""
         a = a.transpose(-1, -2) if transpose_a else a
         b = b.transpose(-1, -2) if transpose_b else b
-        return a @ b
+        return (a @ b).contiguous_backward()
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (…, inputs) by weight (outputs, inputs) -> (…, outputs).
@@ -74,9 +74,9 @@ class Ops:
         group = heads // kv  # the queries of one key head become rows of one product
         q = self.materialise(q_BHTd * (1 / math.sqrt(width))).reshape(batch * kv, group * queries, width)
         k, v = (self.materialise(x).reshape(batch * kv, keys, width) for x in (k_BKSd, v_BKSd))
-        scores = self.matmul(q, k, transpose_b=True).contiguous_backward().reshape(batch, heads, queries, keys)
+        scores = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
         weights = self.softmax(scores if bias is None else scores + bias, mask)
-        out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v).contiguous_backward()
+        out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
         return out.reshape(batch, heads, queries, width)
 
     # -- norms and activations -----------------------------------------------------------------------------------
