@@ -127,18 +127,21 @@ def check(
     json_: Json = False,
 ) -> None:
     """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
+    from llmspec.core.units import size
+
     with failures(json_):
         _, plan = compiled(spec, set_)
         if data:
             plan = measured(plan, offline=False)
-        if exact:
-            scheduled(plan)
+        peaks = {name: sum(items.values()) for name, items in scheduled(plan).items()} if exact else {}
         if json_:
-            print(json.dumps({"ok": True, "problems": []}))
+            print(json.dumps({"ok": True, "problems": [], **({"peaks": peaks} if exact else {})}))
         else:
             typer.echo(f"ok: {plan.name}, {plan.model.parameters:,} parameters, "
                        f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}"
                        + ("" if data else "; the data were not read (--data reads them)"))
+            for name, peak in peaks.items():
+                typer.echo(f"{name}: {size(peak)} at its peak, as scheduled")
 
 
 # -- between arguments and calls ---------------------------------------------------------------------------------

@@ -141,5 +141,7 @@ def test_the_verbs(tmp_path: Path) -> None:
     assert tight.returncode == 2 and "64.0 KiB is the spec's memory_limit" in " ".join(tight.stderr.split())
     no_spec = whole.call("explain", tmp_path / "nowhere", "--part", "tokenizer")
     assert no_spec.returncode == 2 and "Traceback" not in no_spec.stderr
+    checked = whole.call("check", spec, "--exact", "--json")
+    assert set(json.loads(checked.stdout)["peaks"]) == {"pretrain", "chat"}, checked.stderr
     exact = whole.call("explain", spec, "--exact", "--json")
     assert all(m["exact"] for m in json.loads(exact.stdout)["memory"][:-1]), exact.stderr
