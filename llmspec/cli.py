@@ -88,10 +88,16 @@ def sample(
 
 
 @app.command(epilog="Examples:  `llmspec explain specs/quickstart.yaml`  ·  `llmspec explain runs/quickstart`  ·  "
-                    "`llmspec explain runs/quickstart --prompt 'What is a comet?'`")
+                    "`llmspec explain runs/quickstart --prompt 'What is a comet?'`  ·  "
+                    "`llmspec explain specs/quickstart.yaml --part model.attention`  ·  "
+                    "`llmspec explain A.yaml B.yaml`")
 def explain(
     what: Annotated[Path | None, typer.Argument(metavar="[SPEC | RUN]", help="A spec or a run directory; the newest "
                                                                               "run where left out.")] = None,
+    other: Annotated[Path | None, typer.Argument(metavar="[SPEC | RUN]", help="A second one: what differs, and "
+                                                                               "what follows.")] = None,
+    part: Annotated[str | None, typer.Option(help="One part of a spec in depth, such as model.attention.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs for the memory of a spec.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     top: Annotated[int, typer.Option(min=1, max=20, help="Candidates shown for each token.")] = 5,
@@ -100,8 +106,10 @@ def explain(
 ) -> None:
     """Say what a spec will do, or what a run has done, or how a text was chosen."""
     with failures(json_):
-        if what is not None and (what.is_file() or what.suffix in (".yaml", ".yml")):
-            report = explained_spec(what, set_)
+        if what is not None and other is not None:
+            report = explained_pair(what, other, set_)
+        elif what is not None and (is_spec(what) or part is not None or exact):
+            report = explained_spec(what, set_, part, exact)
         elif prompt is not None:
             from llmspec.explain.decoding import explain_prompt
 
@@ -124,10 +132,13 @@ def explain(
 def check(
     spec: SpecPath,
     set_: Sets = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs whether they fit.")] = False,
     data: Annotated[bool, typer.Option("--data", help="Read the data too, downloading what is missing.")] = False,
     json_: Json = False,
 ) -> None:
     """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
+    from llmspec.core.units import size
+
     with failures(json_):
         from llmspec.compiler import pending, prove, refuse
 
@@ -135,9 +146,10 @@ def check(
         plan, shown = measured(plan, aside=json_) if data else (plan, pending(plan))
         proofs = (*prove(plan), *shown)
         refuse(proofs)
+        peaks = {name: sum(items.values()) for name, items in scheduled(plan).items()} if exact else {}
         if json_:
             about = {"name": plan.name, "parameters": plan.model.parameters, "phases": [p.name for p in plan.phases],
-                     "proofs": [p.model_dump(mode="json") for p in proofs]}
+                     "proofs": [p.model_dump(mode="json") for p in proofs], **({"peaks": peaks} if exact else {})}
             print(json.dumps({"ok": True, "problems": [], **about}, ensure_ascii=False))
         else:
             from llmspec.render.proofs import show
@@ -146,6 +158,8 @@ def check(
                        f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}"
                        + ("" if data else "; the data were not read (--data reads them)"))
             show(proofs)
+            for name, peak in peaks.items():
+                typer.echo(f"{name}: {size(peak)} at its peak, as scheduled")
 
 
 @app.command(epilog="Example:  `llmspec schema -o specs/schema.json`, and in a spec's first line "
@@ -218,19 +232,60 @@ def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
         return complete(plan, prepared.measured), prepared.proofs
 
 
-def explained_spec(path: Path, overrides: list[str] | None) -> Any:
-    """A spec's report; with token counts where the data are already here."""
+def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False) -> Any:
+    """A spec's report, or that of one of its parts; with token counts where the data are already here."""
+    from llmspec.explain.part import explain_part
+    from llmspec.explain.spec import explain_plan
+
+    plan, note, proofs = known_plan(path, overrides)
+    if part is not None:
+        return explain_part(plan, part)
+    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None)
+
+
+def explained_pair(first: Path, second: Path, overrides: list[str] | None) -> Any:
+    """What differs between two specs or runs; token counts only where those of both are known: so keys compare."""
+    from llmspec.explain.compare import explain_difference
+
+    (a, a_note, _), (b, b_note, _) = known_plan(first, overrides), known_plan(second, overrides)
+    if a_note or b_note:
+        a, b = (compiled(path, overrides)[1] if is_spec(path) else plan for path, plan in ((first, a), (second, b)))
+    return explain_difference(a, b, (str(first), str(second)), a_note or b_note)
+
+
+def is_spec(path: Path) -> bool:
+    """Whether a path is meant as a spec, and not as a run directory."""
+    return path.is_file() or path.suffix in (".yaml", ".yml")
+
+
+def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None]:
+    """The plan of a run; or of a spec, with counts and proofs where the data are already here, else a note on why."""
+    if not is_spec(path):
+        from llmspec.runs.run import RunFolder
+
+        return RunFolder.open(path).plan(), "", None
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
-    from llmspec.explain.spec import explain_plan
 
     _, plan = compiled(path, overrides)
     try:
         prepared = prepare(plan, offline=True)
     except DataError as e:
-        return explain_plan(plan, f"token counts are missing: {e.problems[0].message}")
-    return explain_plan(complete(plan, prepared.measured), proofs=prepared.proofs)
+        return plan, f"token counts are missing: {e.problems[0].message}", None
+    return complete(plan, prepared.measured), "", prepared.proofs
+
+
+def scheduled(plan: Plan) -> dict[str, dict[str, int]]:
+    """What the graphs of each phase would hold. Raises SpecError where that is more than the device has."""
+    from llmspec.compiler.fit import over_limit
+    from llmspec.core.problems import SpecError
+    from llmspec.model.exact import exact
+
+    found = exact(plan)
+    if problems := over_limit(plan, {name: sum(items.values()) for name, items in found.items()}):
+        raise SpecError(problems)
+    return found
 
 
 def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:

@@ -224,7 +224,8 @@ def phase_settings(draw: DrawFn, names: list[str], earlier: list[str]) -> Data:
     out = draw(settings(part, skip=("from", "mixture", "budget", "batch", "accumulation", "prompts", "learn")))
     out["mixture"] = draw(mixtures(names))
     epochs = st.sampled_from(list(out["mixture"])).map(lambda name: f"1 epochs of {name}")
-    out["budget"] = draw(st.one_of(st.sampled_from(["4 steps", "6 steps", "256 tokens", "0.5k tokens"]), epochs))
+    fixed = st.sampled_from(["4 steps", "6 steps", "256 tokens", "0.5k tokens", "2 MFLOPs"])
+    out["budget"] = draw(st.one_of(fixed, epochs))
     if earlier and draw(st.booleans()):
         out["from"] = draw(st.sampled_from(earlier))
     optional = {

@@ -182,7 +182,8 @@ def test_a_budget_that_waits_for_the_data() -> None:
 def test_a_model_of_175_billion_parameters_is_explained_at_once() -> None:
     spec = tiny(model={"context": 2048, "d_model": 12288, "layers": 96, "position": {"kind": "learned"},
                        "attention": {"heads": 96, "bias": True}, "mlp": {"kind": "gelu", "bias": True},
-                       "norm": {"kind": "layernorm"}}, tokenizer={"kind": "bpe", "vocab": 50257})
+                       "norm": {"kind": "layernorm"}}, tokenizer={"kind": "bpe", "vocab": 50257},
+                memory_limit="500 TiB")
     spec["phases"]["pretrain"] |= {"budget": "300B tokens", "batch": 1563}
     plan = compile_spec(Spec.model_validate(spec))
     began = time.process_time()

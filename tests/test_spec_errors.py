@@ -90,7 +90,7 @@ spec.yaml:7:19: tokenizer.kind: no tokenizer is of kind `bpee`
 spec.yaml:13:3: phases.pretrain.budget: `budget` is missing
     | pretrain: {kind: pretrain, mixture: {plays: 85%, wiki: 15%}}
     | ^^^^^^^^
-    hint: budget: how long: `2M tokens`, `400 steps` or `3 epochs of wiki`
+    hint: budget: how long: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`
     else: it has no default"""),
     "a number in quotes": ("0.8", '"8e-1"', """\
 spec.yaml:15:25: decoding.temperature: expected a number, not the text `8e-1`
@@ -118,7 +118,7 @@ spec.yaml:5:11: model.layers: has to be more than 0, not -1
     |         ^^
     hint: layers: number of blocks"""),
     "a budget without its unit": ("400 steps", "400", """\
-spec.yaml:13:72: phases.pretrain.budget: expected a budget with its unit, such as `2M tokens`, `400 steps` or `3 epochs of wiki`
+spec.yaml:13:72: phases.pretrain.budget: expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`
     | pretrain: {kind: pretrain, mixture: {plays: 85%, wiki: 15%}, budget: 400}
     |                                                                      ^^^
     hint: write `400 tokens` or `400 steps`"""),

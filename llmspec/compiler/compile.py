@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmspec.compiler import network, schedule
+from llmspec.compiler import fit, network, schedule
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
 from llmspec.compiler.proofs import prove, refuse
@@ -17,6 +17,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("build tensor table", ("dims", "model", "tokenizer"), network.build_table),
     Pass("order phases", ("phases",), schedule.order_phases),
     Pass("plan phases", ("network", "order"), schedule.plan_phases),
+    Pass("fit memory", ("model", "network", "planned"), fit.fit_memory),
     Pass("address phases", ("network", "planned"), schedule.address_phases),
 )
 
@@ -45,6 +46,7 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
         sources=measured.sources if measured else tuple(
             SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
         phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base, leaks=spec.data.leaks,
+        memory_limit=spec.memory_limit,
     )
     refuse(prove(plan))
     return plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmspec.core.units import Bytes
 from llmspec.parts.base import Dims, Frozen, Init, Role
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer, Leaks
@@ -79,6 +80,53 @@ class SourcePlan(Frozen):
     """Training documents whose text validation holds too, but for looks: dropped, unless the plan allows leaks."""
 
 
+class Cost(Frozen):
+    """Operations on numbers; a multiply-add is two."""
+
+    products: float
+    """FLOPs of the matrix products: exact, and the same on every device."""
+    other: float
+    """Everything else, as the plain lowering does it; estimated."""
+
+    @property
+    def total(self) -> float:
+        return self.products + self.other
+
+
+class MemoryPlan(Frozen):
+    """What one device holds when a phase holds most. Unit: bytes."""
+
+    weights: int
+    optimizer: int
+    """State of the optimizer."""
+    sums: int
+    """Gradients summed over the passes of a step; 0 where a step has one pass."""
+    batch: int
+    """Inputs of a step, and tables of positions."""
+    activations: int
+    """What the forward pass keeps for the backward pass, and what a block works with."""
+    logits: int
+    gradients: int
+    """Those held at the peak, when activations may not have made room for all of them yet."""
+    evaluation: int
+    """What validation works with; a captured step keeps its place."""
+    decoding: int
+    """The cache of keys and values that samples are drawn with."""
+    moment: str
+    """When a step holds most."""
+
+    @property
+    def items(self) -> dict[str, int]:
+        """The parts of the peak by name, largest first."""
+        named = {k: v for k, v in self if isinstance(v, int) and v}
+        return dict(sorted(named.items(), key=lambda item: -item[1]))
+
+    @property
+    def peak(self) -> int:
+        """All of them together."""
+        return sum(self.items.values())
+
+
 class SharePlan(Frozen):
     """What a phase takes of one source. Token counts are exact once the data have been read, None before."""
 
@@ -111,7 +159,10 @@ class PhasePlan(Frozen):
     """Tokens read, padding excluded."""
     shares: tuple[SharePlan, ...]
     flops: float | None
-    """FLOPs of training, forward and backward, matrix products only."""
+    """FLOPs of training, forward, backward and update, matrix products only."""
+    operations: float | None = None
+    """The same with all other operations, as the plain lowering does them; estimated."""
+    memory: MemoryPlan | None = None
     key: str = ""
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
 
@@ -132,6 +183,8 @@ class Plan(Frozen):
     phases: tuple[PhasePlan, ...]
     decoding: Decoding
     decisions: tuple[Decision, ...]
+    memory_limit: Bytes | None = None
+    """What one device may hold, where the spec says so."""
     base: str = "."
     """Folder of the spec; relative paths of sources start here."""
     leaks: Leaks = "drop"
@@ -147,7 +200,7 @@ class Plan(Frozen):
         model = {k: v for k, v in dumped["model"].items() if k not in COMPUTED}
         sources = {s["name"]: s["source"] for s in dumped["sources"]}
         phases = {p["name"]: p["phase"] for p in dumped["phases"]}
-        kept = {k: dumped[k] for k in ("name", "seed", "device", "tokenizer", "decoding")}
+        kept = {k: dumped[k] for k in ("name", "seed", "device", "memory_limit", "tokenizer", "decoding")}
         return {**kept, "model": model, "data": {"leaks": dumped["leaks"], "sources": sources}, "phases": phases}
 
     @classmethod

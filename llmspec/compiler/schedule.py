@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from llmspec.compiler.budget import SLACK, steps_of
+from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
+from llmspec.compiler.memory import memory_of
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.hashing import digest
+from llmspec.core.problems import Problem
 from llmspec.parts.phases import Phase
+from llmspec.parts.sources import Source
 
 SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every")
 """Keys of a phase that change what is shown or saved on the way, never the result."""
@@ -27,15 +32,6 @@ def order_phases(draft: Draft) -> Draft:
     return replace(draft, order=tuple(order))
 
 
-def steps_of(phase: Phase, context: int) -> int | None:
-    """Optimizer steps that the budget alone gives, blocks taken as full; None for epochs."""
-    if phase.budget.unit == "steps":
-        return int(phase.budget.amount)
-    if phase.budget.unit == "tokens":
-        return math.ceil(phase.budget.amount / (phase.batch * phase.accumulation * context))
-    return None
-
-
 def plan_phases(draft: Draft) -> Draft:
     """Length, shares and cost of each phase; exact where the data have been measured."""
     model, measured = draft.network, draft.measured
@@ -45,16 +41,34 @@ def plan_phases(draft: Draft) -> Draft:
         phase = draft.sections.phases[name]
         shares = measured.phases[name] if measured else planned_shares(phase, model)
         blocks = sum(s.blocks or 0 for s in shares)
-        steps = blocks // (phase.batch * phase.accumulation) if measured else steps_of(phase, model.context)
+        steps = blocks // (phase.batch * phase.accumulation) if measured else steps_of(phase.budget, model, phase)
+        problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
         places = None if steps is None else steps * phase.batch * phase.accumulation * model.context
+        cost = step_cost(model, phase)
         plans.append(PhasePlan(
             name=name, phase=phase, steps=steps, exact=measured is not None,
             tokens=sum(s.seen or 0 for s in shares) if measured else places, shares=shares,
-            flops=None if places is None else 3.0 * model.flops_per_token * places,
+            flops=None if steps is None else steps * cost.products,
+            operations=None if steps is None else steps * cost.total,
+            memory=memory_of(model, phase, draft.device or ""),
         ))
     return replace(draft, planned=tuple(plans)).with_problems(problems)
+
+
+def budget_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Problem]:
+    """What can be said of a budget before any text is read: epochs that its own source does not allow.
+
+    All other repetition is counted once the text is there, and refused then.
+    """
+    source = sources.get(phase.budget.source or "")
+    if source is not None and phase.budget.amount > source.max_epochs * (1 + SLACK):
+        yield Problem(
+            f"the budget reads {phase.budget.source} {phase.budget.amount:g} times, and its max_epochs is "
+            f"{source.max_epochs:g}", ("budget",),
+            f"`{source.max_epochs:g} epochs of {phase.budget.source}`, or `max_epochs: {phase.budget.amount:g}` at the "
+            "source", "it would be learned by heart")
 
 
 def planned_shares(phase: Phase, model: ModelPlan) -> tuple[SharePlan, ...]:

@@ -11,6 +11,11 @@ from pydantic_core import core_schema
 SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<scale>[kmbgt]?)"
 _BUDGET = re.compile(rf"{_NUMBER}\s*(?P<unit>tokens?|steps?|epochs?)(?:\s+of\s+(?P<source>[\w.-]+))?", re.IGNORECASE)
+_BYTES = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>[kmgt]i?b|b)", re.IGNORECASE)
+BYTES = {"b": 1, **{f"{c}{i}b": (1024 if i else 1000) ** n for n, c in enumerate("kmgt", 1) for i in ("", "i")}}
+"""Bytes by unit, in lower case: kB counts in thousands, KiB in 1,024s."""
+_FLOPS = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<scale>[kMGTPEZY]?)flops?", re.IGNORECASE)
+FLOP_SCALES = {"": 1.0, **{prefix: 1e3 ** n for n, prefix in enumerate("kmgtpezy", 1)}}
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
 
 
@@ -25,6 +30,16 @@ def short(number: float) -> str:
         if number >= scale and "e" not in text and float(text) * scale == number:
             return text + suffix
     return f"{number:g}" if float(f"{number:g}") == number else repr(number).removesuffix(".0")
+
+
+def flop_text(amount: float) -> str:
+    """2e15 -> '2 PFLOPs', exactly: what it prints reads back as the same number."""
+    for prefix in reversed("kMGTPEZY"):
+        text = f"{amount / FLOP_SCALES[prefix.lower()]:g}"
+        if amount >= FLOP_SCALES[prefix.lower()] and "e" not in text and \
+                float(text) * FLOP_SCALES[prefix.lower()] == amount:
+            return f"{text} {prefix}FLOPs"
+    return f"{amount!r} FLOPs"
 
 
 class Text:
@@ -54,19 +69,23 @@ class Text:
 
 @dataclass(frozen=True)
 class Budget(Text):
-    """How long to train: `2M tokens`, `400 steps` or `3 epochs of wiki`."""
+    """How long to train: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs` of matrix products."""
 
     examples: ClassVar[tuple[str, ...]] = ("2M tokens", "400 steps", "3 epochs of wiki")
 
     amount: float
-    unit: Literal["tokens", "steps", "epochs"]
+    unit: Literal["tokens", "steps", "epochs", "FLOPs"]
     source: str | None = None
 
     @classmethod
     def parse(cls, value: object) -> Budget:
         match = _BUDGET.fullmatch(str(value).strip())
+        if (work := _FLOPS.fullmatch(str(value).strip())) and (
+                amount := float(work["number"].replace("_", "")) * FLOP_SCALES[work["scale"].lower()]) > 0:
+            return cls(amount, "FLOPs")
         if not match or isinstance(value, bool):
-            raise ValueError("expected a budget with its unit, such as `2M tokens`, `400 steps` or `3 epochs of wiki`")
+            raise ValueError("expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki` or "
+                             "`2 PFLOPs`")
         unit, source, amount = match["unit"].lower().rstrip("s") + "s", match["source"], _scaled(match)
         if (unit == "epochs") != (source is not None):
             raise ValueError("epochs are counted on one source: `3 epochs of wiki`; tokens and steps name none")
@@ -75,6 +94,8 @@ class Budget(Text):
         return cls(amount, unit, source)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
+        if self.unit == "FLOPs":
+            return flop_text(self.amount)
         return f"{short(self.amount)} {self.unit}" + (f" of {self.source}" if self.source else "")
 
 
@@ -101,12 +122,46 @@ class Share(Text):
         return f"{self.percent:g}%" if float(f"{self.percent:g}") == self.percent else f"{self.percent!r}%"
 
 
+@dataclass(frozen=True)
+class Bytes(Text):
+    """An amount of memory: `8 GiB`, `24 GB`, `512 MiB`."""
+
+    amount: int
+
+    @classmethod
+    def parse(cls, value: object) -> Bytes:
+        match = _BYTES.fullmatch(str(value).strip())
+        if not match:
+            raise ValueError("expected an amount of memory with its unit, such as `8 GiB` or `24 GB`")
+        amount = float(match["number"].replace("_", "")) * BYTES[match["unit"].lower()]
+        if amount < 1:
+            raise ValueError("memory is more than nothing")
+        return cls(round(amount))
+
+    def __str__(self) -> str:
+        for unit, one in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if self.amount % one == 0:
+                return f"{self.amount // one} {unit}"
+        return f"{self.amount} B"
+
+
 def count(number: float) -> str:
     """A count for reading, rounded to three digits: 1_972_224 -> '1.97M'."""
     for suffix, scale in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if abs(number) >= scale:
             return f"{number / scale:.3g}{suffix}"
     return f"{number:.3g}" if number != int(number) else str(int(number))
+
+
+def flops(value: float | None) -> str:
+    """Floating-point operations for reading: 2.1e13 -> '21.3 TFLOPs'."""
+    if value is None:
+        return "?"
+    for prefix, scale in (("Y", 1e24), ("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6),
+                          ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}FLOPs"
+    return f"{value:.0f} FLOPs"
 
 
 def size(bytes_: float) -> str:

@@ -80,4 +80,6 @@ def _requested(budget: Budget, demands: Sequence[Demand], per_step: int, whole: 
         i = next(i for i, demand in enumerate(demands) if demand.source == budget.source)
         blocks = budget.amount * demands[i].blocks_per_epoch
         return (ceil(blocks - _SLACK) if whole else blocks) / _weights(demands)[i]
+    if budget.unit == "FLOPs":
+        raise ValueError("only the plan knows what a step computes: give its budget in steps")
     return budget.amount * per_step

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmspec.compiler.budget import readable
 from llmspec.core.folders import cache_dir
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
@@ -183,7 +184,7 @@ class Prepared:
         """The tokenizer, trained."""
         self._plan, self._maker, self._tokens = plan, maker, tokens
         self._sources, self._keys = maker.sources, maker.keys
-        self._phases: dict[str, Phase] = {phase.name: phase.phase for phase in plan.phases}
+        self._phases: dict[str, Phase] = {p.name: readable(plan.model, p.phase) for p in plan.phases}
         self._streams: dict[str, PhaseStream] = {}
 
     def stream(self, phase: str) -> PhaseStream:

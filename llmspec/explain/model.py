@@ -85,7 +85,7 @@ def model_tree(name: str, model: ModelPlan) -> Node:
     if "position" not in names:
         children.insert(1, Node("position", "", grower.notes["position"], 1, 0, 0.0))
     if model.tied_embeddings:
-        children.append(Node("lm_head", f"{model.d_model} → {model.vocab}", "tied to embed_tokens", 1, 0, 0.0))
+        children.append(Node("lm_head", f"{model.d_model} → {model.vocab}", "tied", 1, 0, 0.0))
     return Node(name, "", "", 1, model.parameters, 1.0, tuple(children))
 
 
@@ -94,7 +94,7 @@ class _Grower:
 
     def __init__(self, model: ModelPlan) -> None:
         self.total = max(1, model.parameters)
-        norm = described(model.norm, "eps", "bias")
+        norm = f"{described(model.norm, 'eps', 'bias', 'placement')}, {model.norm.placement}"
         shared = "" if model.kv_heads == model.heads else f", {model.kv_heads} key/value"
         self.notes = {
             "attention": f"{model.heads}{' query' if shared else ''}{shared} heads × {model.head_dim}",

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan, SourcePlan
 from llmspec.explain.report import described
-
-CURVE_POINTS = 120
-"""Points of a learning-rate curve, at most: a phase may have millions of steps."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,9 @@ class PhaseReport:
     context: int
     tokens: int | None
     flops: float | None
+    """Of all matrix products."""
+    operations: float | None
+    """Those and everything else, as plain kernels do it."""
     optimizer: str
     schedule: str
     peak_lr: float
@@ -129,6 +130,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         name=planned.name, kind=phase.kind, starts_from=phase.from_ or "", budget=str(phase.budget),  # type: ignore[attr-defined]
         steps=steps, exact=planned.exact, batch=phase.batch, accumulation=phase.accumulation,
         context=plan.model.context, tokens=planned.tokens, flops=planned.flops,
+        operations=planned.operations,
         optimizer=described(phase.optimizer), schedule=described(phase.schedule), peak_lr=phase.optimizer.lr,
         learning_rate=learning_rates(planned), clip=phase.clip, objective=described(phase.objective),
         document_mask=phase.document_mask, shares=tuple(_share(plan, phase, s) for s in planned.shares),
@@ -145,12 +147,3 @@ def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
     return ShareReport(share.source, share.share, share.blocks, share.seen, share.supervised, share.left_out,
                        share.repeated, share.epochs, learned)
 
-
-def learning_rates(planned: PhasePlan) -> tuple[tuple[int, float], ...]:
-    """What the optimizer will be given, at evenly spread steps, the first and the last among them."""
-    steps, phase = planned.steps, planned.phase
-    if not steps:
-        return ()
-    points = min(steps, CURVE_POINTS)
-    chosen = sorted({round(i * (steps - 1) / max(1, points - 1)) for i in range(points)})
-    return tuple((s + 1, phase.optimizer.scalars(phase.schedule.factor(s, steps), s + 1)[0]) for s in chosen)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llmspec.compiler.budget import COMPUTE_OPTIMAL
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.proofs import Proof, pending, prove
 from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
+from llmspec.explain.memory import MemoryReport, memory_limit, memory_reports
 from llmspec.explain.model import MaskPicture, Node, TensorRow, mask_pictures, model_tree, tensor_rows
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
 from llmspec.explain.report import Report, described
 
-COMPUTE_OPTIMAL = 20.0
-"""Training tokens per parameter at which a given compute is spent best (Hoffmann et al. 2022, arXiv:2203.15556)."""
 FAR = 2.0
 """A ratio this many times above or below the optimum is called far from it."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
@@ -62,13 +62,22 @@ class SpecReport(Report):
     proofs: tuple[Proof, ...]
     """What was shown before anything is spent."""
     remarks: tuple[str, ...]
+    memory: tuple[MemoryReport, ...] = ()
+    memory_limit: int | None = None
+    """Bytes that the device may hold; None where nobody knows."""
+    memory_limit_from: str = ""
+    """Whose word that is."""
     note: str = ""
     """Why some numbers are missing."""
 
 
-def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = None) -> SpecReport:
-    """The report of a plan; `note` says why some of its numbers are missing, `proofs` are those of its data."""
-    model = plan.model
+def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = None,
+                 exact: Mapping[str, Mapping[str, int]] | None = None) -> SpecReport:
+    """The report of a plan: `note` says why some of its numbers are missing, `proofs` are those of its data.
+
+    `exact` is what the graphs would hold, in bytes.
+    """
+    model, (limit, whose) = plan.model, memory_limit(plan)
     flops = [p.flops for p in plan.phases]
     known = [f for f in flops if f is not None]
     return SpecReport(
@@ -80,7 +89,9 @@ def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = No
         tensors=tensor_rows(model), masks=mask_pictures(plan), sources=source_reports(plan),
         phases=phase_reports(plan), decoding=chain_report(plan.decoding),
         decisions=tuple(DecisionReport(d.path, d.value, d.why) for d in plan.decisions),
-        proofs=(*prove(plan), *(pending(plan) if proofs is None else proofs)), remarks=tuple(remarks(plan)), note=note,
+        proofs=(*prove(plan), *(pending(plan) if proofs is None else proofs)), remarks=tuple(remarks(plan)),
+        memory=memory_reports(plan, exact), memory_limit=limit, memory_limit_from=whose if limit is not None else "",
+        note=note,
     )
 
 

@@ -145,7 +145,8 @@ def _pack(program: Program) -> bytes:
     }
     arrays = {
         "rows": np.array([w for row in program.rows for w in row], np.uint64), "lengths": np.array(lengths, np.int64),
-        "given": np.array(program.given, np.int64).reshape(-1, 4), "own": np.array(program.own, np.int64).reshape(-1, 4),
+        "given": np.array(program.given, np.int64).reshape(-1, 4),
+        "own": np.array(program.own, np.int64).reshape(-1, 4),
         "buffers": np.array(program.buffers, np.int64), "sizes": np.array([len(c) for c, _ in program.codes], np.int64),
         "codes": np.frombuffer(b"".join(c for c, _ in program.codes), np.uint8),
         "plain": np.frombuffer(json.dumps(plain).encode(), np.uint8),

@@ -25,20 +25,24 @@ class Ops:
 
     # -- products ------------------------------------------------------------------------------------------------
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        """(…, M, K) @ (…, K, N) -> (…, M, N), either side given transposed."""
+        """(…, M, K) @ (…, K, N) -> (…, M, N), either side given transposed; its gradient is written down once."""
         a = a.transpose(-1, -2) if transpose_a else a
         b = b.transpose(-1, -2) if transpose_b else b
-        return a @ b
+        return (a @ b).contiguous_backward()
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (…, inputs) by weight (outputs, inputs) -> (…, outputs)."""
         return self.linears(x, [(weight, bias)])
 
     def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
-        """Up to three layers of one input, weights and biases, -> (…, Σ outputs) side by side: one product."""
+        """Up to three layers of one input, weights and biases, -> (…, Σ outputs) side by side: one product.
+
+        Products read numbers, never expressions: fused into a product's loops, an input's or a gradient's arithmetic
+        would be done again for every tile, and again in the backward pass.
+        """
         weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
         joined = weights[0] if len(weights) == 1 else self.materialise(Tensor.cat(*weights))
-        y = x @ joined.transpose(0, 1)
+        y = (x.contiguous() @ joined.transpose(0, 1)).contiguous_backward()
         return y + Tensor.cat(*biases) if biases else y
 
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
@@ -100,8 +104,8 @@ class Ops:
     # -- norms and activations -----------------------------------------------------------------------------------
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         """(x - mean) / √(variance + eps) · weight + bias over the last axis."""
-        centred = x - x.mean(-1, keepdim=True)
-        y = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+        centred = self.materialise(x - x.mean(-1, keepdim=True))
+        y = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt().contiguous() * weight
         return y if bias is None else y + bias
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

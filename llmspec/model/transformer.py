@@ -76,14 +76,14 @@ class Transformer:
         x = ops.embedding(w["embed_tokens.weight"], tokens_BT)
         if self._hooks.embed:
             x = self._hooks.embed(ops, pw, x, view.queries)
-        x = ops.dropout(x)
+        x = ops.materialise(ops.dropout(x))
         for layer in range(self.plan.layers):
             view.layer = layer
             b = w.under(f"layers.{layer}")
             x = self._branch(ops, b.under("attention_norm"), x,
                              lambda h, b=b: self._attention(ops, b.under("attention"), pw, h, view))  # type: ignore[misc]
             x = self._branch(ops, b.under("mlp_norm"), x, lambda h, b=b: self._mlp(ops, b.under("mlp"), h))  # type: ignore[misc]
-        return self._norm(ops, w.under("final_norm"), x) if self.plan.norm.placement == "pre" else x
+        return ops.materialise(self._norm(ops, w.under("final_norm"), x)) if self.plan.norm.placement == "pre" else x
 
     def _branch(self, ops: Ops, norm: Weights, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """x + f(norm(x)), or norm(x + f(x)) where norms stand after."""

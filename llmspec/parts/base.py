@@ -28,6 +28,8 @@ class Frozen(BaseModel):
 class Part(Frozen):
     """A part of a spec. Its fields are its YAML keys; `kind:` picks it from the table of its folder."""
 
+    formula: ClassVar[str] = ""
+    """What it computes, in one line; empty where that is no formula."""
     revision: ClassVar[int] = 1
     """Changes when the part's meaning does, so that results made with the old meaning are not reused."""
 
@@ -75,6 +77,23 @@ class TensorSpec(NamedTuple):
     residual: bool = False
 
 
+class Pointwise(NamedTuple):
+    """Operations that are no matrix product, per token: what the plain lowering does in a forward and a backward pass.
+
+    Estimates, counted in tinygrad's kernels (as `GlobalCounters` does: a multiplication, a comparison or a choice is
+    one operation, indexing is none).
+    """
+
+    forward: float = 0.0
+    backward: float = 0.0
+
+    def times(self, factor: float) -> Pointwise:
+        return Pointwise(self.forward * factor, self.backward * factor)
+
+    def plus(self, *others: Pointwise) -> Pointwise:
+        return Pointwise(self.forward + sum(o.forward for o in others), self.backward + sum(o.backward for o in others))
+
+
 class ModelPart(Part):
     """A part that lives inside the network: it declares tensors, costs FLOPs and builds a function.
 
@@ -97,6 +116,14 @@ class ModelPart(Part):
     def flops(self, dims: Dims) -> float:
         """Floating-point operations of the matrix products of one forward pass, per token (a multiply-add is two)."""
         return 2.0 * sum(t.shape[0] * t.shape[1] for t in self.tensors(dims) if t.role == "matrix")
+
+    def pointwise(self, dims: Dims) -> Pointwise:
+        """The other operations, estimated."""
+        return Pointwise()
+
+    def kept(self, dims: Dims) -> float:
+        """Numbers per token that the backward pass reads and the forward pass therefore keeps."""
+        return 0.0
 
     def build(self, dims: Dims) -> Any:
         raise TypeError(f"{type(self).__name__} builds nothing")

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from llmspec.core.units import flops as flops
+
 BARS = "▁▂▃▄▅▆▇█"
 NARROW = 60
 """Columns below which a chart says less than a line of bars."""
@@ -59,17 +61,6 @@ def bullets(console: Console, texts: Iterable[str]) -> None:
 def number(value: float | None, unknown: str = "?") -> str:
     """1_234_567 -> '1,234,567'."""
     return unknown if value is None else f"{value:,.0f}"
-
-
-def flops(value: float | None) -> str:
-    """Floating-point operations for reading: 2.1e13 -> '21.3 TFLOPs'."""
-    if value is None:
-        return "?"
-    for prefix, scale in (("Y", 1e24), ("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6),
-                          ("k", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {prefix}FLOPs"
-    return f"{value:.0f} FLOPs"
 
 
 def percent(share: float) -> str:

@@ -18,6 +18,7 @@ from llmspec.explain.model import MaskPicture, Node, TensorRow, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
 from llmspec.render import proofs
+from llmspec.render.report_memory import show_memory
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
 
 
@@ -41,6 +42,7 @@ def show(report: SpecReport, console: Console) -> None:
     heading(console, "phases", "how it learns, in this order")
     for index, phase in enumerate(report.phases, 1):
         show_phase(console, index, phase)
+    show_memory(console, report.memory, report.memory_limit, report.memory_limit_from)
     heading(console, "decoding", "how text is drawn: each filter changes what the one above it leaves")
     show_chain(console, report.decoding)
     heading(console, "proofs", "shown before anything is spent; one that fails refuses the run")
@@ -62,8 +64,16 @@ def header(report: SpecReport) -> Table:
         ("vocabulary", f"{number(report.vocab)} tokens ({report.tokenizer})"),
         ("compute", f"{flops(report.flops_per_token)} per token read, {flops(report.flops)} for all training"
                     if report.flops is not None else f"{flops(report.flops_per_token)} per token read"),
+        ("memory", peak(report)),
         ("seed", str(report.seed)),
     ])
+
+
+def peak(report: SpecReport) -> str:
+    """The largest peak of all phases, and whose it is."""
+    most = max(report.memory, key=lambda phase: phase.peak)
+    has = f" of {size(report.memory_limit)}" if report.memory_limit is not None else ""
+    return f"{size(most.peak)}{has} at the peak, in {most.phase}"
 
 
 # -- model ---------------------------------------------------------------------------------------------------------
@@ -146,7 +156,7 @@ def phase_facts(phase: PhaseReport, width: int) -> Iterator[tuple[str, Any]]:
         asked = "" if phase.budget.endswith("steps") else f"{phase.budget}: {'' if phase.exact else 'about '}"
         yield "length", (f"{asked}{number(phase.steps)} steps of {phase.batch} × {phase.context} tokens{passes}, "
                          f"{number(phase.tokens)} tokens in all")
-        yield "compute", f"{flops(phase.flops)} (matrix products, forward and backward)"
+        yield "compute", f"{flops(phase.flops)} in matrix products, {flops(phase.operations)} with all else"
     rates = [lr for _, lr in phase.learning_rate]
     yield "learning rate", Text.assemble((spark(rates, width, floor=0.0), "cyan"), " " if rates else "",
                                          f"peak {phase.peak_lr:g}, {phase.schedule}")

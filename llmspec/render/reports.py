@@ -14,6 +14,10 @@ def show(report: Report, console: Console | None = None) -> None:
         from llmspec.render import report_spec as printer
     elif report.about == "run":
         from llmspec.render import report_run as printer  # type: ignore[no-redef]
+    elif report.about == "part":
+        from llmspec.render import report_part as printer  # type: ignore[no-redef]
+    elif report.about == "difference":
+        from llmspec.render import report_compare as printer  # type: ignore[no-redef]
     else:
         from llmspec.render import report_prompt as printer  # type: ignore[no-redef]
     printer.show(report, console)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llmspec.core.problems import Path, Problem, nearest
+from llmspec.core.units import Bytes
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 from llmspec.parts.tokenizers import Tokenizer
@@ -31,6 +32,7 @@ class Sections:
     name: str | None = None
     seed: int | None = None
     device: str | None = None
+    memory_limit: Bytes | None = None
     model: ModelSpec | None = None
     tokenizer: Tokenizer | None = None
     sources: dict[str, Source] = field(default_factory=dict)
@@ -50,8 +52,10 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     spec = checker.part(spec_shape(), tree.data, ())
     found = checker.valid
     top: dict[str, Any] = {
-        key: found.get((key,)) for key in ("name", "seed", "device", "model", "tokenizer", "decoding")
+        key: found.get((key,)) for key in ("name", "seed", "device", "memory_limit", "model", "tokenizer", "decoding")
     }
+    if top["memory_limit"] is not None:  # valid text, perhaps of a spec that is broken elsewhere
+        top["memory_limit"] = Bytes.parse(top["memory_limit"])
     sections = Sections(
         spec=spec if isinstance(spec, Spec) else None,
         sources={str(p[2]): v for p, v in found.items() if p[:2] == ("data", "sources") and len(p) == 3},

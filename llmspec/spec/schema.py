@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llmspec.core.table import choice
+from llmspec.core.units import Bytes
 from llmspec.parts import attentions, inits, mlps, norms, phases, positions, sources, tokenizers
 from llmspec.parts.attentions import Attention
 from llmspec.parts.base import Frozen
@@ -76,6 +77,8 @@ class Spec(Frozen):
     """Everything random follows from it."""
     device: str = Field("auto", pattern=r"^(auto|CPU|CUDA|METAL|NV|AMD|NULL)(:.*)?$")
     """auto, or a tinygrad device: CPU, CUDA, METAL, NV, AMD."""
+    memory_limit: Bytes | None = None
+    """What one device may hold, such as `8 GiB`; where left open, what this machine has, if it says so."""
     model: ModelSpec
     """Architecture."""
     tokenizer: AnyTokenizer = Field(default_factory=tokenizers.TABLE["byte"])

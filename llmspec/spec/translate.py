@@ -205,5 +205,7 @@ def _with_unit(value: Any, annotation: Any) -> str:
     if "Share" in names or (get_origin(annotation) is dict and Share in get_args(annotation)):
         return f"write `{value * 100:g}%`" if 0 < value < 1 else f"write `{value:g}%`"
     if "Budget" in names:
-        return f"write `{value:g} tokens` or `{value:g} steps`"
+        return f"write `{value:g} tokens` or `{value:g} steps`" if value < 1e13 else f"write `{value:g} FLOPs`"
+    if "Bytes" in names:
+        return f"write `{value:g} GiB`"
     return f"write `{value:g} steps`, or a share such as `{value:g}%`" if "Span" in names else ""

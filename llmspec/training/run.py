@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -78,6 +79,7 @@ def run_phases(bench: Any, folder: RunFolder) -> None:
         start = finals[parent]() if parent else drawn(bench.plan.model, bench.plan.seed)
         trained = loop(phase)(bench, phase, place, start).run()
         finals[phase.name] = partial(dict, trained)
+        gc.collect()  # a phase's graphs hold each other, and with them all its memory
 
 
 def finished(place: PhaseFolder, phase: PhasePlan) -> bool:
@@ -110,8 +112,7 @@ def others_at_work() -> str:
     load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
     if load < 0.75 * cores:
         return ""
-    return (f"other processes are at work (load {load:.1f} on {cores} cores): the BLAS's threads will wait for each "
-            "other. Quieten the machine, or start with OPENBLAS_NUM_THREADS=1")
+    return f"other processes are at work (load {load:.1f} on {cores} cores): this run is slower beside them"
 
 
 def resolved(plan: Plan) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from llmspec.core.problems import Problem
-from llmspec.parts.base import Default, Dims, ModelPart, TensorSpec
+from llmspec.parts.base import Default, Dims, ModelPart, Pointwise, TensorSpec
 from llmspec.parts.positions.base import Hooks
+
+SOFTMAX = Pointwise(15.5, 16)
+"""Operations for each score: the causal mask, the maximum, the exponential, the sum and the quotient."""
 
 
 class Attention(ModelPart):
@@ -19,6 +22,7 @@ class Attention(ModelPart):
     tables, and `view` says what each query sees: its span of keys, its position and, in decoding, its cache.
     """
 
+    formula: ClassVar[str] = "softmax(q·kᵀ/√d + bias, over the keys that the mask shows)·v, in each head"
     heads: int | None = Field(None, gt=0)
     """Query heads; d_model / 64 (at least one) where left open."""
     bias: bool = False
@@ -65,6 +69,16 @@ class Attention(ModelPart):
     def flops(self, dims: Dims) -> float:
         """Projections, and scores and weighted sum over the full context (as computed, the masked half included)."""
         return super().flops(dims) + 4.0 * dims.context * dims.heads * dims.head_dim
+
+    def pointwise(self, dims: Dims) -> Pointwise:
+        """The masked softmax over the full context, the scaling of queries, and biases."""
+        biases = sum(t.shape[0] for t in self.tensors(dims) if t.role == "bias")
+        return SOFTMAX.times(dims.heads * dims.context).plus(
+            Pointwise(1, 1).times(dims.heads * dims.head_dim + biases))
+
+    def kept(self, dims: Dims) -> float:
+        """Queries, keys, values and the heads' outputs; what is kept of the scores depends on the lowering."""
+        return 2.0 * (dims.heads + dims.kv_heads) * dims.head_dim
 
     def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Any:  # noqa: B008
         heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim

@@ -1,7 +1,7 @@
 """A spread that keeps the size of activations at any width (LeCun et al. 1998, section 4.6)."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ class FanIn(Initializer):
     """Normal with standard deviation gain / √(inputs) for matrices, and `embedding` for embeddings."""
 
     kind: Literal["fan_in"] = "fan_in"
+    formula: ClassVar[str] = "N(0, (gain/√inputs)²)"
     gain: float = Field(1.0, gt=0)
     """Factor on 1/√(inputs)."""
     embedding: float = Field(0.02, gt=0)

@@ -1,6 +1,6 @@
 """One standard deviation for every matrix (Radford et al. 2018, section 4.1)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ class Normal(Initializer):
     """Normal with the same standard deviation for embeddings and matrices, GPT-2's 0.02."""
 
     kind: Literal["normal"] = "normal"
+    formula: ClassVar[str] = "N(0, stddev²), over √(2·layers) for what writes into the residual stream"
     stddev: float = Field(0.02, gt=0)
     """Standard deviation."""
 

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import GatedMLP
 
 
@@ -9,4 +10,6 @@ class GeGLU(GatedMLP):
     """down(gelu(gate(x)) · up(x)), with the tanh approximation of GELU."""
 
     kind: Literal["geglu"] = "geglu"
+    formula: ClassVar[str] = "down(gelu(gate(x)) ⊙ up(x)),  gelu(z) = z/2 · (1 + tanh(√(2/π)·(z + 0.044715·z³)))"
     activation: ClassVar[str] = "gelu"
+    per_number: ClassVar[Pointwise] = Pointwise(10, 30.5)

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import MLP
 
 
@@ -9,4 +10,6 @@ class GELU(MLP):
     """down(gelu(up(x))), with the tanh approximation that GPT-2 uses."""
 
     kind: Literal["gelu"] = "gelu"
+    formula: ClassVar[str] = "down(gelu(up(x))),  gelu(z) = z/2 · (1 + tanh(√(2/π)·(z + 0.044715·z³)))"
     activation: ClassVar[str] = "gelu"
+    per_number: ClassVar[Pointwise] = Pointwise(7.5, 13)

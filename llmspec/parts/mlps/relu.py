@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import MLP
 
 
@@ -9,4 +10,6 @@ class ReLU(MLP):
     """down(max(0, up(x))), the original transformer's."""
 
     kind: Literal["relu"] = "relu"
+    formula: ClassVar[str] = "down(max(0, up(x)))"
     activation: ClassVar[str] = "relu"
+    per_number: ClassVar[Pointwise] = Pointwise(1, 2)

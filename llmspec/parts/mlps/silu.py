@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import MLP
 
 
@@ -9,4 +10,6 @@ class SiLU(MLP):
     """down(silu(up(x)))."""
 
     kind: Literal["silu"] = "silu"
+    formula: ClassVar[str] = "down(silu(up(x))),  silu(z) = z / (1 + e⁻ᶻ)"
     activation: ClassVar[str] = "silu"
+    per_number: ClassVar[Pointwise] = Pointwise(5, 12)

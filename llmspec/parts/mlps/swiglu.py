@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from llmspec.parts.base import Pointwise
 from llmspec.parts.mlps.base import GatedMLP
 
 
@@ -9,4 +10,6 @@ class SwiGLU(GatedMLP):
     """down(silu(gate(x)) · up(x)), LLaMA's."""
 
     kind: Literal["swiglu"] = "swiglu"
+    formula: ClassVar[str] = "down(silu(gate(x)) ⊙ up(x)),  silu(z) = z / (1 + e⁻ᶻ)"
     activation: ClassVar[str] = "silu"
+    per_number: ClassVar[Pointwise] = Pointwise(6, 18.5)

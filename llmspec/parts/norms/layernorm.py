@@ -1,8 +1,8 @@
 """Layer normalisation (Ba et al. 2016, arXiv:1607.06450)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.base import Dims, Pointwise, TensorSpec
 from llmspec.parts.norms.base import Norm
 
 
@@ -10,6 +10,8 @@ class LayerNorm(Norm):
     """(x - mean) / sqrt(variance + eps) · weight + bias (Ba et al. 2016)."""
 
     kind: Literal["layernorm"] = "layernorm"
+    formula: ClassVar[str] = "(x − mean(x)) / √(variance(x) + eps) · weight + bias"
+    per_number: ClassVar[Pointwise] = Pointwise(9, 18)
     bias: bool = True
     """Whether a trained bias is added."""
 

@@ -1,8 +1,8 @@
 """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.base import Dims, Pointwise, TensorSpec
 from llmspec.parts.norms.base import Norm
 
 
@@ -10,6 +10,8 @@ class RMSNorm(Norm):
     """x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019)."""
 
     kind: Literal["rmsnorm"] = "rmsnorm"
+    formula: ClassVar[str] = "x / √(mean(x²) + eps) · weight"
+    per_number: ClassVar[Pointwise] = Pointwise(6, 10)
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         return (TensorSpec("weight", (dims.d_model,), "norm"),)

@@ -12,6 +12,7 @@ class Adam(Optimizer):
     """Adam; weight decay is added to the gradient (L2), as torch.optim.Adam."""
 
     kind: Literal["adam"] = "adam"
+    formula: ClassVar[str] = "m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  w ← w − lr·m̂/(√v̂ + eps)"
     beta1: float = Field(0.9, ge=0, lt=1)
     """Memory of the mean gradient."""
     beta2: float = Field(0.95, ge=0, lt=1)
@@ -25,6 +26,9 @@ class Adam(Optimizer):
 
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, 1 / (1 - self.beta1**step), 1 / (1 - self.beta2**step))
+
+    def pointwise(self, role: Role) -> float:
+        return 16.0 + 3.0 * bool(self.decay(role))
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
         decay = self.decay(role)

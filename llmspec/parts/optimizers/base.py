@@ -36,5 +36,13 @@ class Optimizer(Part):
         """
         raise TypeError(f"{type(self).__name__} updates nothing")
 
+    def products(self, role: Role, shape: tuple[int, ...]) -> float:
+        """FLOPs of the matrix products of one update of a weight."""
+        return 0.0
+
+    def pointwise(self, role: Role) -> float:
+        """The other operations of one update, for each number of a weight; estimated, clipping apart."""
+        raise TypeError(f"{type(self).__name__} does not say what an update takes")
+
     def decay(self, role: Role) -> float:
         return 0.0 if role in ("norm", "bias") else self.weight_decay

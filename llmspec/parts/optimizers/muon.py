@@ -4,7 +4,7 @@ The decay is decoupled, as in Liu et al. 2025 (arXiv:2502.16982, section 2.2).
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ class Muon(Optimizer):
     """Momentum whose singular values are all driven to about one. Hidden matrices only; AdamW for the rest."""
 
     kind: Literal["muon"] = "muon"
+    formula: ClassVar[str] = "v ← μv + (1−μ)g;  w ← w − lr·(√max(1, rows/columns)·orthogonalised(v) + decay·w)"
     lr: float = Field(2e-2, gt=0)
     """Peak learning rate of the hidden matrices."""
     momentum: float = Field(0.95, ge=0, lt=1)
@@ -36,6 +37,16 @@ class Muon(Optimizer):
 
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, *self.rest.scalars(factor, step))
+
+    def products(self, role: Role, shape: tuple[int, ...]) -> float:
+        """Newton–Schulz on the wide form (m, n): m·n·m, m·m·m and m·m·n multiply-adds an iteration."""
+        if role != "matrix":
+            return self.rest.products(role, shape)
+        m, n = sorted(shape)
+        return self.iterations * 2.0 * (2 * m * m * n + m**3)
+
+    def pointwise(self, role: Role) -> float:
+        return 14.0 + 5.0 * self.iterations if role == "matrix" else self.rest.pointwise(role)
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
         if role != "matrix":

@@ -1,6 +1,6 @@
 """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ class SGD(Optimizer):
     """v ← momentum·v + g + decay·w;  w ← w − lr·v (or lr·(g + momentum·v) with nesterov), as torch.optim.SGD."""
 
     kind: Literal["sgd"] = "sgd"
+    formula: ClassVar[str] = "v ← momentum·v + g;  w ← w − lr·v"
     momentum: float = Field(0.0, ge=0, lt=1)
     """How much of the last direction is kept."""
     nesterov: bool = False
@@ -19,6 +20,9 @@ class SGD(Optimizer):
 
     def state(self, role: Role) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()
+
+    def pointwise(self, role: Role) -> float:
+        return 2.0 + 2.0 * bool(self.momentum) * (1 + self.nesterov) + 2.0 * bool(self.decay(role))
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
         g = g * scale

@@ -30,7 +30,8 @@ class Phase(Part):
     mixture: dict[str, Share] = Field(min_length=1)
     """Share of the tokens taken from each source, together 100%."""
     budget: Budget
-    """How long: `2M tokens`, `400 steps` or `3 epochs of wiki`. Tokens are those read from data, padding excluded."""
+    """How long: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`. Tokens are those read from data, padding
+    excluded; FLOPs are those of all matrix products, forward, backward and in the optimizer."""
     batch: int = Field(16, gt=0)
     """Sequences of `context` tokens per pass."""
     accumulation: int = Field(1, gt=0)

@@ -1,8 +1,8 @@
 """A penalty on the scores that grows with the distance (Press et al. 2022, section 3)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from llmspec.parts.base import Dims
+from llmspec.parts.base import Dims, Pointwise
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -18,11 +18,19 @@ class Alibi(Position):
     """Linear penalty on attention scores by distance, one slope a head (Press et al. 2022)."""
 
     kind: Literal["alibi"] = "alibi"
+    formula: ClassVar[str] = "score − slope_h · (p_query − p_key),  slope_h = 2^(−8h/H)"
 
     def tables(self, dims: Dims) -> dict[str, Any]:
         import numpy as np
 
         return {"slopes": np.array(slopes(dims.heads), np.float32)}
+
+    def pointwise(self, dims: Dims) -> Pointwise:
+        """The penalty of each score in every layer."""
+        return Pointwise(4, 1).times(dims.layers * dims.heads * dims.context)
+
+    def table_numbers(self, dims: Dims) -> int:
+        return dims.heads
 
     def build(self, dims: Dims) -> Hooks:
         def bias(ops: Any, w: Any, p_BT: Any, p_BS: Any) -> Any:

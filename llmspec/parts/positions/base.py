@@ -28,5 +28,9 @@ class Position(ModelPart):
         """Constant float32 arrays by name, never trained; `w[name]` in the hooks."""
         return {}
 
+    def table_numbers(self, dims: Dims) -> int:
+        """How many numbers those arrays hold, known without making them."""
+        return 0
+
     def build(self, dims: Dims) -> Hooks:
         return Hooks()

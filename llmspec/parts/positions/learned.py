@@ -1,8 +1,8 @@
 """A trained vector per position, added to the token embedding (GPT-2)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.base import Dims, Pointwise, TensorSpec
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -10,9 +10,14 @@ class Learned(Position):
     """A trained vector per position, up to the context length (Radford et al. 2019)."""
 
     kind: Literal["learned"] = "learned"
+    formula: ClassVar[str] = "x + table[p]"
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         return (TensorSpec("weight", (dims.context, dims.d_model), "embedding"),)
+
+    def pointwise(self, dims: Dims) -> Pointwise:
+        """A sum; its gradient is taken as a product with one-hot rows, once for all sequences."""
+        return Pointwise(1, 1).times(dims.d_model)
 
     def build(self, dims: Dims) -> Hooks:
         return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.embedding(w["weight"], p_BT))

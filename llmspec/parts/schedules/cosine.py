@@ -1,7 +1,7 @@
 """Half a cosine down (Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts)."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ class Cosine(Schedule):
     """Falls along half a cosine from the peak to `final` times the peak."""
 
     kind: Literal["cosine"] = "cosine"
+    formula: ClassVar[str] = "lr · (final + (1 − final)·(1 + cos πt)/2),  t from 0 to 1 after the warm-up"
     final: float = Field(0.1, ge=0, le=1)
     """Rate at the last step, as a fraction of the peak."""
 

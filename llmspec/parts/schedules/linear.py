@@ -1,6 +1,6 @@
 """A straight line down."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ class Linear(Schedule):
     """Falls in a straight line from the peak to `final` times the peak."""
 
     kind: Literal["linear"] = "linear"
+    formula: ClassVar[str] = "lr · (1 − (1 − final)·t),  t from 0 to 1 after the warm-up"
     final: float = Field(0.0, ge=0, le=1)
     """Rate at the last step, as a fraction of the peak."""
 

@@ -1,6 +1,6 @@
 """Warm-up, stable, decay (Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ class WSD(Schedule):
     """The peak rate, then a straight fall to `final` times the peak over the last `decay` of the steps."""
 
     kind: Literal["wsd"] = "wsd"
+    formula: ClassVar[str] = "lr, then a straight fall to final·lr over the last `decay` of the steps"
     decay: Share = Share(20.0)
     """Share of the steps after the warm-up that fall."""
     final: float = Field(0.0, ge=0, le=1)

@@ -1,0 +1,90 @@
+"""How long a phase is, in whichever unit the spec says it: tokens, steps, epochs of a source or FLOPs.
+
+All units meet in optimizer steps, which are whole: a budget is met by the first step that reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from llmspec.compiler.cost import step_cost
+from llmspec.compiler.plan import ModelPlan, PhasePlan
+from llmspec.core.units import Budget
+from llmspec.parts.phases import Phase
+
+SLACK = 1e-6
+"""A budget of just k steps does not become k + 1 by the rounding of a division."""
+CURVE_POINTS = 120
+"""Points of a learning-rate curve, at most: a phase may have millions of steps."""
+COMPUTE_OPTIMAL = 20.0
+"""Training tokens per parameter at which a given compute is spent best (Hoffmann et al. 2022, arXiv:2203.15556)."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """One length in every unit; blocks are taken as full."""
+
+    steps: int
+    tokens: int
+    flops: float
+    """Of matrix products."""
+    epochs: dict[str, float]
+    """Readings of each source whose size is known."""
+
+    def budget(self, unit: str, source: str | None = None) -> Budget:
+        """This length as a spec would ask for it."""
+        amounts = {"steps": float(self.steps), "tokens": float(self.tokens), "FLOPs": self.flops}
+        amount = self.epochs[source] if source is not None else amounts[unit]
+        return Budget(amount, unit, source)  # type: ignore[arg-type]
+
+
+def tokens_per_step(model: ModelPlan, phase: Phase) -> int:
+    return phase.batch * phase.accumulation * model.context
+
+
+def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] | None = None) -> int | None:
+    """Optimizer steps of a budget; None for epochs of a source whose tokens (`sizes`) are not known."""
+    if budget.unit == "steps":
+        return int(budget.amount)
+    if budget.unit == "FLOPs":
+        return max(1, ceil(budget.amount / step_cost(model, phase).products - SLACK))
+    tokens = budget.amount
+    if budget.source is not None:
+        share, size = phase.mixture[budget.source].fraction, (sizes or {}).get(budget.source)
+        if size is None or not share:
+            return None
+        tokens = budget.amount * size / share
+    return max(1, ceil(tokens / tokens_per_step(model, phase) - SLACK))
+
+
+def length(steps: int, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] | None = None) -> Length:
+    """A number of steps in every unit."""
+    tokens = steps * tokens_per_step(model, phase)
+    epochs = {name: tokens * phase.mixture[name].fraction / size
+              for name, size in (sizes or {}).items() if name in phase.mixture and size}
+    return Length(steps, tokens, steps * step_cost(model, phase).products, epochs)
+
+
+def readable(model: ModelPlan, phase: Phase) -> Phase:
+    """The phase with a budget that can be laid out in blocks without knowing what a step costs."""
+    if phase.budget.unit != "FLOPs":
+        return phase
+    return phase.model_copy(update={"budget": Budget(float(steps_of(phase.budget, model, phase) or 1), "steps")})
+
+
+# -- learning rates ------------------------------------------------------------------------------------------------
+def learning_rate(phase: Phase, step: int, steps: int) -> float:
+    """What the optimizer is given at `step` (from 1) of `steps`."""
+    return phase.optimizer.scalars(phase.schedule.factor(step - 1, steps), step)[0]
+
+
+def learning_rates(planned: PhasePlan) -> tuple[tuple[int, float], ...]:
+    """(step from 1, learning rate) at evenly spread steps, the first and the last among them."""
+    steps, phase = planned.steps, planned.phase
+    if not steps:
+        return ()
+    points = min(steps, CURVE_POINTS)
+    chosen = sorted({round(i * (steps - 1) / max(1, points - 1)) for i in range(points)})
+    return tuple((s + 1, learning_rate(phase, s + 1, steps)) for s in chosen)

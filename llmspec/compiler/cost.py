@@ -1,0 +1,78 @@
+"""What training computes: matrix products exactly, everything else estimated.
+
+Products are the unit of budgets and of promises, since every lowering does the same ones. The total is what tinygrad
+counts for its plain lowering, where the gradient of an embedding is a product with one-hot rows, too.
+"""
+
+from __future__ import annotations
+
+from llmspec.compiler.network import block_parts
+from llmspec.compiler.plan import Cost, ModelPlan
+from llmspec.parts.base import Pointwise
+from llmspec.parts.phases import Phase
+
+ONE_HOT, BESIDE_HEAD = 3.69, 2.58
+"""Operations per number of a table and token in the gradient of an embedding: compare, choose, multiply, add. Fewer
+where the head is tied: its gradient shares the loop."""
+DROPOUT = Pointwise(9.0, 1.5)
+"""Operations for each number at a site of dropout: a counted random number (as one operation), compare, choose."""
+CLIPPING = 3.0
+"""Operations for each gradient: its square, the sum and the scaling."""
+BACKWARD = 2.0
+"""Products of the backward pass for each one of the forward pass: by the inputs and by the weights."""
+
+
+def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
+    """FLOPs of one pass forward and backward over a batch."""
+    tokens = phase.batch * model.context
+    each = pointwise(model, phase)
+    other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
+    return Cost(products=(1 + BACKWARD) * model.flops_per_token * tokens, other=other)
+
+
+def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
+    """FLOPs of one pass forward with its losses, as in validation: no dropout."""
+    tokens = phase.batch * model.context
+    return Cost(products=model.flops_per_token * tokens,
+                other=tokens * pointwise(model.model_copy(update={"dropout": 0.0}), phase).forward)
+
+
+def update_cost(model: ModelPlan, phase: Phase) -> Cost:
+    """FLOPs of one optimizer step after its passes: clipping, summing of passes, update."""
+    optimizer, clip = phase.optimizer, 1 + CLIPPING * (phase.clip is not None)
+    sums = 2.0 * phase.accumulation * (phase.accumulation > 1)
+    return Cost(
+        products=sum(optimizer.products(t.role, t.shape) for t in model.tensors),
+        other=sum((optimizer.pointwise(t.role) + clip + sums) * t.count for t in model.tensors),
+    )
+
+
+def step_cost(model: ModelPlan, phase: Phase) -> Cost:
+    """FLOPs of one whole optimizer step."""
+    one, update = pass_cost(model, phase), update_cost(model, phase)
+    return Cost(products=one.products * phase.accumulation + update.products,
+                other=one.other * phase.accumulation + update.other)
+
+
+def pointwise(model: ModelPlan, phase: Phase) -> Pointwise:
+    """Operations per token that are no product, the gradients of embeddings apart."""
+    dims = model.dims
+    block = Pointwise().plus(*(part.pointwise(dims) for _, part in block_parts(model)))
+    sites = DROPOUT.times(dims.d_model * (1 + 2 * dims.layers)) if model.dropout else Pointwise()
+    last = model.norm.pointwise(dims) if model.norm.placement == "pre" else Pointwise()
+    return block.times(dims.layers).plus(
+        model.position.pointwise(dims), last, sites, phase.objective.pointwise(dims.vocab))
+
+
+def embedding_gradients(model: ModelPlan, phase: Phase) -> float:
+    """Operations of the gradients of all tables of embeddings in one pass: each is a product with one-hot rows.
+
+    A table of positions that do not restart with documents is read in its own order, and its gradient is a plain sum.
+    """
+    tokens, found = phase.batch * model.context, 0.0
+    for tensor in model.tensors:
+        if tensor.role == "embedding" and tensor.name == "embed_tokens.weight":
+            found += (BESIDE_HEAD if model.tied_embeddings else ONE_HOT) * tensor.count * tokens
+        elif tensor.role == "embedding" and phase.document_mask:
+            found += ONE_HOT * tensor.count * tokens
+    return found

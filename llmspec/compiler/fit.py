@@ -1,0 +1,124 @@
+"""Refuses a plan that its device cannot hold, with the cheapest changes that make it fit: each is planned anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from llmspec.compiler import network
+from llmspec.compiler.draft import Draft
+from llmspec.compiler.memory import device_memory, memory_of
+from llmspec.compiler.plan import MemoryPlan, ModelPlan, Plan
+from llmspec.core.problems import Problem
+from llmspec.core.units import size
+from llmspec.parts.phases import Phase
+
+SHORTEST = 32
+"""Contexts shorter than this are not proposed. Unit: tokens."""
+
+
+class Change(NamedTuple):
+    """A change of the spec in words, and what the phase would hold at its peak then (bytes)."""
+
+    words: str
+    peak: int
+
+
+def limit_of(device: str, written: int | None) -> tuple[int | None, str]:
+    """(bytes that a device may hold or None where nobody knows, whose word that is)."""
+    if written is not None:
+        return written, "the spec's memory_limit"
+    return device_memory(device), "what this machine has"
+
+
+def fit_memory(draft: Draft) -> Draft:
+    """One problem for each phase that would hold more than the device has."""
+    asked = draft.sections.memory_limit
+    limit, whose = limit_of(draft.device or "", asked.amount if asked else None)
+    if limit is None:
+        return draft
+    return draft.with_problems(
+        refusal(draft, p.name, p.phase, p.memory, limit, whose) for p in draft.planned
+        if p.memory is not None and p.memory.peak > limit)
+
+
+def refusal(draft: Draft, name: str, phase: Phase, memory: MemoryPlan, limit: int, whose: str) -> Problem:
+    """What does not fit, and what would."""
+    changes = list(fitting(draft, phase, limit))
+    largest = ", ".join(f"{item} {size(amount)}" for item, amount in list(memory.items.items())[:3])
+    hint = "; or ".join(f"{c.words} ({size(c.peak)})" for c in changes)
+    return Problem(
+        f"{name} would hold {size(memory.peak)} at its peak ({largest}), and {size(limit)} is {whose}",
+        ("phases", name, "batch"),
+        hint or "a model this large needs another device: write what that has as `memory_limit:`",
+        "the run would end in its first step, without memory",
+    )
+
+
+def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
+    """The smallest change of each sort that fits, the one that changes least about the result first."""
+    model, device = draft.network, draft.device or ""
+    assert model is not None
+    one = phase.model_copy(update={"batch": 1, "accumulation": phase.batch * phase.accumulation})
+    beside = f", batch: 1 and accumulation: {one.accumulation}" if phase.batch > 1 else ""
+    found = [*fewer_rows(model, phase, device, limit), *shorter_context(draft, phase, device, limit, "")]
+    if beside and memory_of(model, one, device).peak > limit:
+        found += shorter_context(draft, one, device, limit, beside)
+    yield from found or fewer_layers(draft, one, device, limit, beside)
+
+
+def fewer_rows(model: ModelPlan, phase: Phase, device: str, limit: int) -> Iterator[Change]:
+    """A smaller batch in more passes: the same steps, but for rounding."""
+    for batch in (b for b in range(phase.batch - 1, 0, -1) if phase.batch % b == 0):
+        passes = phase.accumulation * phase.batch // batch
+        peak = memory_of(model, phase.model_copy(update={"batch": batch, "accumulation": passes}), device).peak
+        if peak <= limit:
+            yield Change(f"batch: {batch} and accumulation: {passes}, which learns the same", peak)
+            return
+
+
+def shorter_context(draft: Draft, phase: Phase, device: str, limit: int, beside: str) -> Iterator[Change]:
+    """The longest of half, a quarter … of the context."""
+    assert draft.network is not None
+    context = draft.network.context // 2
+    while context >= SHORTEST:
+        peak = memory_of(replanned(draft, context=context), phase, device).peak
+        if peak <= limit:
+            yield Change(f"model.context: {context}{beside}", peak)
+            return
+        context //= 2
+
+
+def fewer_layers(draft: Draft, phase: Phase, device: str, limit: int, beside: str) -> Iterator[Change]:
+    """The most layers that fit, with one row a pass."""
+    assert draft.network is not None
+
+    def peak(layers: int) -> int:
+        return memory_of(replanned(draft, layers=layers), phase, device).peak
+
+    low, high = 0, draft.network.layers  # `low` layers fit, `high` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if peak(middle) <= limit else (low, middle)
+    if low:
+        yield Change(f"model.layers: {low}{beside}", peak(low))
+
+
+def replanned(draft: Draft, **changes: int) -> ModelPlan:
+    """The network with other dimensions, by the same passes."""
+    model = draft.sections.model
+    assert model is not None
+    sections = replace(draft.sections, model=model.model_copy(update=changes))
+    made = network.build_table(network.resolve_parts(replace(draft, sections=sections, problems=()))).network
+    assert made is not None
+    return made
+
+
+def over_limit(plan: Plan, peaks: Mapping[str, int]) -> list[Problem]:
+    """Phases whose peak (bytes), found otherwise than by formula, is more than the device has."""
+    limit, whose = limit_of(plan.device, plan.memory_limit.amount if plan.memory_limit else None)
+    return [Problem(f"{name} would hold {size(peak)} at its peak, and {size(limit)} is {whose}",
+                    ("phases", name, "batch"), "a smaller batch with more accumulation learns the same",
+                    "the run would end in its first step, without memory")
+            for name, peak in peaks.items() if limit is not None and peak > limit]

@@ -1,0 +1,125 @@
+"""Peak bytes of each phase, by formula: what stays, what the backward pass keeps, what passes by.
+
+A training step holds most at one of a few moments: as the backward pass starts (all activations, and the logits with
+their gradient), inside the backward pass of the last block (all activations, and what that block works with), inside
+that of the first block (one block's activations, and nearly all gradients), or in the update (all gradients). The
+formulas give each moment; the largest is the peak. llmspec.model.exact asks the graphs themselves.
+
+Letters: N tokens of a pass (batch · context), D width, F hidden width, V vocabulary, H heads, T context, W parameters.
+Numbers are float32 where nothing else is said.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from llmspec.compiler.network import block_parts
+from llmspec.compiler.plan import MemoryPlan, ModelPlan
+from llmspec.parts.phases import Phase
+
+FLOAT = 4
+"""Bytes of a number."""
+SAMPLED_ROWS = 1
+"""Texts that are decoded side by side while a phase trains."""
+
+
+class Habits(NamedTuple):
+    """What a lowering holds; unit: whole arrays of scores (B·H·T·T) or of logits (N·V)."""
+
+    scores_kept: float
+    """Arrays of scores that each block keeps for its backward pass; 0 where only a sum a row is kept."""
+    scores_passing: float
+    """Arrays of scores that the backward pass of one block works with beside those."""
+    scores_forward: float
+    """Arrays of scores that the forward pass of one block works with, where nothing is kept."""
+    logits: float
+    """Arrays of logits, their gradient included, as the backward pass starts."""
+
+
+PLAIN = Habits(scores_kept=2, scores_passing=3, scores_forward=2, logits=2)
+"""tinygrad's own kernels, on every GPU."""
+CPU = Habits(scores_kept=0, scores_passing=0, scores_forward=0, logits=1)
+"""Calls of C: attention keeps a sum a row, and the loss writes its gradient where the logits were."""
+
+
+def habits(device: str) -> Habits:
+    """How the lowering of a device holds scores and logits."""
+    return CPU if device.startswith("CPU") else PLAIN
+
+
+def device_memory(device: str) -> int | None:
+    """Bytes that a device has, as far as this machine says so: a CPU's physical memory; None for anything else."""
+    if not device.startswith("CPU") or not hasattr(os, "sysconf"):
+        return None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+
+
+def memory_of(model: ModelPlan, phase: Phase, device: str) -> MemoryPlan:
+    """What a phase holds at its peak, item by item."""
+    sizes = Sizes(model, phase, habits(device))
+    activations, logits, gradients, moment = max(sizes.moments(), key=lambda m: sum(m[:3]))
+    state = sum(t.count * len(phase.optimizer.state(t.role)) for t in model.tensors)
+    return MemoryPlan(
+        weights=FLOAT * model.parameters, optimizer=FLOAT * state,
+        sums=FLOAT * model.parameters if phase.accumulation > 1 else 0, batch=sizes.batch(),
+        activations=round(FLOAT * activations), logits=round(FLOAT * logits), gradients=round(FLOAT * gradients),
+        evaluation=round(FLOAT * sizes.evaluation()), decoding=decoding_bytes(model, SAMPLED_ROWS), moment=moment,
+    )
+
+
+def decoding_bytes(model: ModelPlan, rows: int) -> int:
+    """The cache of keys and values of a full context."""
+    return FLOAT * 2 * model.layers * rows * model.kv_heads * model.context * model.head_dim
+
+
+Moment = tuple[float, float, float, str]
+"""Numbers held as activations, as logits and as gradients, and when."""
+
+
+class Sizes:
+    """The arrays of one pass. Unit: numbers."""
+
+    def __init__(self, model: ModelPlan, phase: Phase, habits: Habits) -> None:
+        self.model, self.phase, self.habits = model, phase, habits
+        self.tokens = phase.batch * model.context
+        self.stream = float(self.tokens * model.d_model)
+        self.hidden = self.tokens * model.mlp.kept(model.dims)
+        self.scores = float(self.tokens * model.heads * model.context)
+        self.head = float(model.vocab * model.d_model)
+
+    def block(self) -> float:
+        """What one block keeps for its backward pass."""
+        parts = sum(part.kept(self.model.dims) for _, part in block_parts(self.model))
+        # A site of dropout keeps a byte for each number, which says whether it stays.
+        sites = 2 * self.model.d_model / FLOAT if self.model.dropout else 0
+        return self.tokens * (parts + sites) + self.habits.scores_kept * self.scores
+
+    def moments(self) -> list[Moment]:
+        """What a training step holds when it may hold most."""
+        kept, parameters, h = self.model.layers * self.block(), float(self.model.parameters), self.habits
+        logits = h.logits * self.tokens * self.model.vocab
+        # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
+        inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
+        # The update of several passes is a step of its own, which keeps a place for the clipped gradients.
+        clipped = parameters if self.phase.accumulation > 1 else 0.0
+        return [(a, b, c + clipped, when) for a, b, c, when in (
+            (kept + 4 * self.stream, logits, 0.0, "as the backward pass starts"),
+            (kept + inside, 0.0, self.head, "in the backward pass of the last block"),
+            (self.block() + inside, 0.0, parameters, "in the backward pass of the first block"),
+            (2 * self.stream, 0.0, parameters + (self.head if self.model.tied_embeddings else 0.0),
+             "in the gradient of the embeddings"),
+        )]
+
+    def evaluation(self) -> float:
+        """What a forward pass with its losses works with: one block at a time, or the logits."""
+        block = max(self.habits.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
+        return max(block, self.tokens * self.model.vocab + 2 * self.stream)
+
+    def batch(self) -> int:
+        """Bytes of tokens, targets and shares, of documents and positions, and of the tables of positions."""
+        arrays = 5 if self.phase.document_mask else 3
+        return FLOAT * arrays * self.tokens + FLOAT * self.model.position.table_numbers(self.model.dims)

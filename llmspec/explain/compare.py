@@ -1,0 +1,163 @@
+"""Two plans side by side: what differs, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from llmspec.compiler.budget import learning_rates
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.units import count, size
+from llmspec.explain.report import Report
+
+COMPUTED = ("tensors", "flops_per_token")
+"""Of a model's plan: what follows from the rest."""
+Fate = Literal["reused", "trained anew", "only in the first", "only in the second"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting; None where a spec has no such key."""
+
+    path: str
+    first: Any
+    second: Any
+
+
+@dataclass(frozen=True)
+class Consequence:
+    """One number that follows."""
+
+    name: str
+    first: float | None
+    second: float | None
+    first_text: str
+    second_text: str
+
+    @property
+    def ratio(self) -> float | None:
+        """The second over the first."""
+        return self.second / self.first if self.first and self.second is not None else None
+
+
+@dataclass(frozen=True)
+class PhaseDifference:
+    """What becomes of one phase when the second spec is run after the first, and its learning rates in both."""
+
+    name: str
+    fate: Fate
+    why: str
+    first_rates: tuple[float, ...]
+    second_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DifferenceReport(Report):
+    """What changes from one spec to another."""
+
+    about: ClassVar[str] = "difference"
+    first: str
+    second: str
+    differences: tuple[Difference, ...]
+    consequences: tuple[Consequence, ...]
+    phases: tuple[PhaseDifference, ...]
+    note: str = ""
+
+
+def explain_difference(first: Plan, second: Plan, names: tuple[str, str], note: str = "") -> DifferenceReport:
+    """The report of two plans; `names` is what to call them."""
+    return DifferenceReport(*names, tuple(differences(first, second)), tuple(consequences(first, second)),
+                            tuple(phase_differences(first, second)), note)
+
+
+# -- settings ------------------------------------------------------------------------------------------------------
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """Every setting of a plan by its path in a spec; nothing that is computed from others."""
+    dumped = plan.dump()
+    found: dict[str, Any] = {k: dumped[k] for k in ("name", "seed", "device", "memory_limit", "tokenizer", "decoding")}
+    found["model"] = {k: v for k, v in dumped["model"].items() if k not in COMPUTED}
+    found["data.sources"] = {s["name"]: s["source"] for s in dumped["sources"]}
+    found["phases"] = {p["name"]: p["phase"] for p in dumped["phases"]}
+    return dict(_flat(found, ""))
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
+
+
+def differences(first: Plan, second: Plan) -> Iterator[Difference]:
+    """Settings that are not the same, in the order of the first spec, then those that only the second has."""
+    a, b = settings_of(first), settings_of(second)
+    for path in dict.fromkeys([*a, *b]):
+        if a.get(path) != b.get(path):
+            yield Difference(path, a.get(path), b.get(path))
+
+
+# -- what follows --------------------------------------------------------------------------------------------------
+def consequences(first: Plan, second: Plan) -> Iterator[Consequence]:
+    """Numbers of both plans, those that are the same among them."""
+    rows: list[tuple[str, Callable[[Plan], float | None], Callable[[float], str]]] = [
+        ("parameters", lambda p: p.model.parameters, lambda n: f"{n:,.0f}"),
+        ("FLOPs a token, forward", lambda p: p.model.flops_per_token, count),
+        ("FLOPs of all training", lambda p: total(p, "flops"), count),
+        ("tokens of all training", lambda p: total(p, "tokens"), count),
+        ("memory at the peak", peak, size),
+    ]
+    rows += [(f"tokens of {name}", lambda p, name=name: tokens_of(p, name), count)  # type: ignore[misc]
+             for name in dict.fromkeys(s.name for plan in (first, second) for s in plan.sources)]
+    for name, value, text in rows:
+        a, b = value(first), value(second)
+        yield Consequence(name, a, b, *("?" if n is None else text(n) for n in (a, b)))
+
+
+def total(plan: Plan, key: str) -> float | None:
+    """The sum over all phases; None where one is not known yet."""
+    amounts = [getattr(p, key) for p in plan.phases]
+    return None if None in amounts else sum(amounts)
+
+
+def peak(plan: Plan) -> float | None:
+    """The largest of all phases; None where an older plan does not say."""
+    amounts = [p.memory.peak if p.memory else None for p in plan.phases]
+    return max((a for a in amounts if a is not None), default=None) if None not in amounts else None
+
+
+def tokens_of(plan: Plan, source: str) -> float | None:
+    """Tokens that all phases read of a source: counted where the data have been read, else by its shares."""
+    amounts = [share.seen if share.seen is not None else None if p.tokens is None else share.share * p.tokens
+               for p in plan.phases for share in p.shares if share.source == source]
+    known = [a for a in amounts if a is not None]
+    return sum(known) if len(known) == len(amounts) else None
+
+
+def phase_differences(first: Plan, second: Plan) -> Iterator[PhaseDifference]:
+    """Every phase of both: a phase with the same key is never trained twice."""
+    a, b = ({p.name: p for p in plan.phases} for plan in (first, second))
+    changed = [d.path for d in differences(first, second)]
+    for name in dict.fromkeys([*a, *b]):
+        one, other = a.get(name), b.get(name)
+        fate: Fate = "only in the second" if one is None else "only in the first" if other is None else \
+            "reused" if one.key == other.key else "trained anew"
+        why = reason(other, changed, b) if fate == "trained anew" and other is not None else ""
+        yield PhaseDifference(name, fate, why, *(rates(p) for p in (one, other)))
+
+
+def rates(phase: PhasePlan | None) -> tuple[float, ...]:
+    return tuple(rate for _, rate in learning_rates(phase)) if phase is not None else ()
+
+
+def reason(phase: PhasePlan, changed: list[str], phases: dict[str, PhasePlan]) -> str:
+    """Which of the changed settings shape the phase, the nearest first."""
+    own, shared = f"phases.{phase.name}.", ("model.", "tokenizer.", "seed", "device")
+    sources = tuple(f"data.sources.{s}." for s in phase.phase.mixture)
+    for found in ([p for p in changed if p.startswith(own)], [p for p in changed if p.startswith(shared)],
+                  [p for p in changed if p.startswith(sources)]):
+        if found:
+            return ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
+    parent = phase.phase.from_
+    return f"{parent} is trained anew" if parent in phases else "the text it reads"

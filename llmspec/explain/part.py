@@ -1,0 +1,160 @@
+"""One part of a plan in depth: what it is, its formula and its papers, its settings, its weights, what it costs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic_core import PydanticUndefined
+
+from llmspec.compiler.budget import learning_rates
+from llmspec.compiler.cost import update_cost
+from llmspec.compiler.memory import FLOAT
+from llmspec.compiler.network import block_parts
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.problems import Problem, SpecError, one_of
+from llmspec.core.units import Text, count, flops, size
+from llmspec.explain.model import TensorRow, folded, tensor_rows
+from llmspec.explain.report import Report, described
+from llmspec.parts.base import ModelPart, Part
+from llmspec.spec.shape import description, fields_of
+
+PAPER = re.compile(r"\(((?:[A-Z]|von |van |de )[^()]*\b(?:19|20)\d\d\b[^()]*)\)")
+"""An author and a year in brackets, as docstrings name their sources."""
+
+
+@dataclass(frozen=True)
+class SettingReport:
+    """A key of the part."""
+
+    key: str
+    value: Any
+    default: Any
+    means: str
+
+
+@dataclass(frozen=True)
+class PartReport(Report):
+    """Everything about one part."""
+
+    about: ClassVar[str] = "part"
+    path: str
+    kind: str
+    what: tuple[str, ...]
+    """Sentences, the part's own first."""
+    formula: str
+    papers: tuple[str, ...]
+    settings: tuple[SettingReport, ...]
+    tensors: tuple[tuple[str, int, TensorRow], ...]
+    """(name, how many equal ones, one of them)."""
+    costs: tuple[tuple[str, str], ...]
+    """(name, amount in words)."""
+    curve: tuple[float, ...]
+    """Learning rates over the phase, where the part shapes them."""
+
+
+def parts_of(plan: Plan) -> dict[str, Part]:
+    """Every part of a plan by its path in the spec."""
+    found: dict[str, Part] = {f"model.{k}": getattr(plan.model, k) for k in ("position", "attention", "mlp", "norm")}
+    found["tokenizer"] = plan.tokenizer
+    found |= {f"data.sources.{s.name}": s.source for s in plan.sources}
+    for planned in plan.phases:
+        found[f"phases.{planned.name}"] = planned.phase
+        for key in ("optimizer", "schedule", "objective"):
+            found[f"phases.{planned.name}.{key}"] = getattr(planned.phase, key)
+    return {**found, **{f"decoding.{part.kind}": part for part in plan.decoding.chain()}}
+
+
+def explain_part(plan: Plan, path: str) -> PartReport:
+    """The report of the part at `path`. Raises SpecError where there is none."""
+    parts = parts_of(plan)
+    if path not in parts:
+        raise SpecError(Problem(f"the spec has no part `{path}`", ("--part",), one_of(path, parts)))
+    part = parts[path]
+    planned = next((p for p in plan.phases if path.startswith(f"phases.{p.name}")), None)
+    shaping = planned is not None and path.endswith((".optimizer", ".schedule"))
+    return PartReport(
+        path=path, kind=getattr(part, "kind", ""), what=tuple(sentences(type(part))), formula=part.formula,
+        papers=papers(type(part)), settings=tuple(settings(part)), tensors=weights(plan, path),
+        costs=tuple(costs(plan, path, part, planned)),
+        curve=tuple(rate for _, rate in learning_rates(planned)) if shaping and planned else (),
+    )
+
+
+def sentences(part: type[Part]) -> Iterator[str]:
+    """The first paragraph of the docstring of the part and of what it is a kind of."""
+    for kind in part.__mro__:
+        if kind in (Part, ModelPart) or not issubclass(kind, Part):
+            return
+        if written := inspect.cleandoc(kind.__dict__.get("__doc__") or ""):
+            # What `build` makes is for those who write parts.
+            yield " ".join(written.split("\n\n")[0].split(" build(")[0].split())
+
+
+def papers(part: type[Part]) -> tuple[str, ...]:
+    """The sources that the docstrings of the part and of its module name, each once."""
+    found: dict[str, None] = {}
+    for kind in part.__mro__:
+        if kind in (Part, ModelPart) or not issubclass(kind, Part):
+            break
+        module = sys.modules[kind.__module__].__doc__ or ""
+        for text in (module, kind.__dict__.get("__doc__") or ""):
+            found |= dict.fromkeys(" ".join(paper.split()) for paper in PAPER.findall(text))
+    # `Su et al. 2021` says less than `Su et al. 2021, section 3.2`.
+    return tuple(p for p in found if not any(p != other and other.startswith(p) for other in found))
+
+
+def settings(part: Part) -> Iterator[SettingReport]:
+    """Every key but `kind`, as it is in the plan."""
+    written = part.model_dump(mode="json", by_alias=True)
+    for key, info in fields_of(type(part)).items():
+        if key == "kind":
+            continue
+        default, value = info.get_default(call_default_factory=True), getattr(part, key, None)
+        yield SettingReport(key, described(value) if isinstance(value, Part) else written[key], _plain(default),
+                            description(type(part), key))
+
+
+def _plain(default: Any) -> Any:
+    """A default as it would stand in a spec; None where there is none."""
+    if isinstance(default, Part):
+        return described(default)
+    if isinstance(default, Text):
+        return str(default)
+    if isinstance(default, tuple):
+        return [_plain(item) for item in default]
+    return None if default is PydanticUndefined else default
+
+
+def weights(plan: Plan, path: str) -> tuple[tuple[str, int, TensorRow], ...]:
+    """The rows of the tensor table that belong to a part of the model, equal layers folded."""
+    names = [name for name, part in block_parts(plan.model)]
+    owners = {"model.position": {"position"}, "model.attention": {"attention"}, "model.mlp": {"mlp"},
+              "model.norm": {*(n for n in names if n.endswith("norm")), "final_norm"}}
+    mine = owners.get(path, set())
+    return tuple(folded([row for row in tensor_rows(plan.model) if mine & set(row.name.split("."))]))
+
+
+def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Iterator[tuple[str, str]]:
+    """What a part costs: parameters, operations, memory."""
+    model = plan.model
+    if isinstance(part, ModelPart):
+        held = sum(copies * row.parameters for _, copies, row in weights(plan, path))
+        yield "parameters", f"{held:,} ({held / model.parameters:.1%} of the model's)"
+        copies = {"model.position": 1, "model.norm": 2 * model.layers + 1}.get(path, model.layers)
+        products = copies * part.flops(model.dims)
+        if products:
+            yield "products", (f"{flops(products)} a token forward ({products / model.flops_per_token:.1%} of the "
+                               "model's), twice that backward")
+        other = part.pointwise(model.dims).times(1 if path == "model.position" else copies)
+        yield "other operations", f"about {count(other.forward)} a token forward, {count(other.backward)} backward"
+        yield "kept for backward", f"{size(FLOAT * copies * part.kept(model.dims))} a token, scores apart"
+    if planned is not None and path.endswith(".optimizer"):
+        cost, optimizer = update_cost(model, planned.phase), planned.phase.optimizer
+        state = FLOAT * sum(t.count * len(optimizer.state(t.role)) for t in model.tensors)
+        yield "state", f"{size(state)}: {state / (FLOAT * model.parameters):.3g} numbers for each parameter"
+        yield "a step's update", f"{flops(cost.products)} in matrix products, {flops(cost.total)} with all else"

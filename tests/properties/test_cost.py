@@ -1,0 +1,123 @@
+"""FLOPs: the plan's products are those that the graph makes, and its total is what tinygrad counts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import given, settings
+from strategies import specs
+
+from llmspec.compiler import compile_spec
+from llmspec.compiler.cost import forward_cost, pass_cost, step_cost, update_cost
+from llmspec.compiler.plan import Plan
+from llmspec.model.device import open_device
+from llmspec.spec import load_spec
+from llmspec.spec.schema import Spec
+
+open_device("CPU")
+from tinygrad import Tensor  # noqa: E402
+
+from llmspec.model.exact import exact  # noqa: E402
+from llmspec.model.ops import Ops  # noqa: E402
+from llmspec.model.transformer import Transformer, block_view  # noqa: E402
+
+
+class Counting(Ops):
+    """Plain operations that note the FLOPs of every product they make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+        out = super().matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+        self.flops += 2 * out.numel() * a.shape[-2 if transpose_a else -1]
+        return out
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        out = super().linear(x, weight, bias)
+        self.flops += 2 * out.numel() * x.shape[-1]
+        return out
+
+    def assign(self, tensor: Tensor, value: Tensor) -> Tensor:
+        return value
+
+
+def counted(plan: Plan, batch: int) -> int:
+    """FLOPs of the products of a forward pass, from the shapes that meet in it; nothing is computed."""
+    model, ops = Transformer(plan.model), Counting()
+    tensors = {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors}
+    tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
+    tokens = Tensor.empty(batch, plan.model.context, dtype="int32")
+    model.logits(ops, tensors, tokens, block_view(plan.model.context, None, None))
+    return ops.flops
+
+
+def counted_update(plan: Plan, optimizer: Any) -> int:
+    ops = Counting()
+    scalars = Tensor.empty(len(optimizer.scalars(1.0, 1)))
+    for t in plan.model.tensors:
+        state = {s: Tensor.empty(*t.shape) for s in optimizer.state(t.role)}
+        optimizer.update(ops, t.role, Tensor.empty(*t.shape), Tensor.empty(*t.shape), state, scalars)
+    return ops.flops
+
+
+@settings(max_examples=25)
+@given(data=specs())
+def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
+    plan = compile_spec(Spec.model_validate_json(json.dumps(data)))
+    for planned in plan.phases:
+        phase = planned.phase
+        forward = counted(plan, phase.batch)
+        assert forward_cost(plan.model, phase).products == forward
+        assert plan.model.flops_per_token * phase.batch * plan.model.context == forward
+        # Each product has two gradients, by either side, of as many operations.
+        assert pass_cost(plan.model, phase).products == 3 * forward
+        assert update_cost(plan.model, phase).products == counted_update(plan, phase.optimizer)
+        step = 3 * forward * phase.accumulation + counted_update(plan, phase.optimizer)
+        assert step_cost(plan.model, phase).products == step
+        assert planned.flops is None or planned.flops == step * (planned.steps or 0)
+
+
+def test_six_times_parameters_times_tokens() -> None:
+    """6ND (Kaplan et al. 2020, section 2.1) leaves out the scores, and counts positions and norms as products."""
+    plan = compile_spec(load_spec(tiny.ROOT / "specs/llama2-7b.yaml").spec)
+    (phase,) = plan.phases
+    assert phase.flops is not None and phase.tokens is not None
+    attention = 12 * plan.model.layers * plan.model.context * plan.model.d_model * phase.tokens
+    embedding = 6 * plan.model.vocab * plan.model.d_model * phase.tokens
+    six = 6 * plan.model.parameters * phase.tokens - embedding
+    assert phase.flops == pytest.approx(six + attention, rel=1e-4)
+
+
+REALISTIC = {
+    "llama-like": ["phases.chat.optimizer={kind: muon}"],
+    "gpt-like": ["model.attention={kind: multi_head, heads: 6, bias: true}", "model.position={kind: learned}",
+                 "model.mlp={kind: gelu, bias: true}", "model.norm={kind: layernorm}", "model.dropout=0.1",
+                 "phases.chat.document_mask=false"],
+    "as in 2017": ["model.norm={kind: layernorm, placement: post}", "model.position={kind: sinusoidal}",
+                   "model.mlp={kind: relu}", "model.tied_embeddings=false", "phases.chat.optimizer={kind: adam}"],
+    "with penalties": ["model.position={kind: alibi}", "model.mlp={kind: geglu}", "phases.chat.batch=1",
+                       "phases.chat.optimizer={kind: sgd, momentum: 0.9}", "phases.chat.accumulation=2"],
+    "smoothed": ["model.mlp={kind: silu}", "phases.chat.objective={kind: cross_entropy, label_smoothing: 0.1}"],
+}
+
+
+def small(*overrides: str) -> Plan:
+    """The quickstart's second phase alone, on a GPU that is not here, with one layer and half its context."""
+    path = tiny.ROOT / "specs/quickstart.yaml"
+    first = ["phases.pretrain=null", "phases.chat.from=null", "device=CUDA", "model.layers=1", "model.context=128"]
+    return compile_spec(load_spec(path, [*first, *overrides]).spec)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if i < 2 else pytest.mark.nightly)
+                                  for i, n in enumerate(REALISTIC)])
+def test_totals_are_tinygrads_within_five_percent(name: str) -> None:
+    plan = small(*REALISTIC[name])
+    (phase,) = plan.phases
+    found = exact(plan, operations=True)["chat"]
+    assert step_cost(plan.model, phase.phase).total == pytest.approx(found["step operations"], rel=0.05)
+    assert forward_cost(plan.model, phase.phase).total == pytest.approx(found["forward operations"], rel=0.05)

@@ -1,0 +1,141 @@
+"""Memory: formulas agree with graphs, graphs with what a run allocates; what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import specs
+
+from llmspec.compiler import compile_spec
+from llmspec.compiler.memory import memory_of
+from llmspec.compiler.plan import Plan
+from llmspec.core.problems import SpecError
+from llmspec.core.units import Bytes
+from llmspec.model.exact import exact
+from llmspec.spec import load_spec
+from llmspec.spec.schema import Spec
+
+QUICKSTART = tiny.ROOT / "specs/quickstart.yaml"
+ONE = ["phases.pretrain=null", "phases.chat.from=null", "device=CPU", "memory_limit=64 GiB", "model.layers=2"]
+SHAPES = {
+    "as it is": [],
+    "wide": ["model.d_model=384"],
+    "long": ["model.context=512", "phases.chat.batch=2"],
+    "many words": ["tokenizer.vocab=8192", "phases.chat.batch=2"],
+    "one row": ["phases.chat.batch=1", "phases.chat.accumulation=4"],
+    "on a GPU": ["device=CUDA"],
+    "gpt-like": ["model.attention={kind: multi_head, heads: 6, bias: true}", "model.position={kind: learned}",
+                 "model.mlp={kind: gelu, bias: true}", "model.norm={kind: layernorm}", "model.dropout=0.1"],
+}
+
+
+def one(*overrides: str) -> Plan:
+    """The quickstart's second phase alone, with two layers."""
+    return compile_spec(load_spec(QUICKSTART, [*ONE, *overrides]).spec)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if i in (0, 4) else pytest.mark.nightly)
+                                  for i, n in enumerate(SHAPES)])
+def test_the_formulas_agree_with_the_graphs(name: str) -> None:
+    plan = one(*SHAPES[name])
+    memory, found = plan.phases[0].memory, exact(plan)["chat"]
+    assert memory is not None
+    assert memory.weights == found["weights"] and memory.optimizer == found["optimizer"]
+    assert memory.sums == found["sums"]
+    assert memory.batch == pytest.approx(found["tables"] + found["batch"], rel=0.02)
+    assert memory.peak - memory.decoding == pytest.approx(sum(found.values()), rel=0.1)
+
+
+def test_a_run_allocates_what_was_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator's high-water mark of two phases, of which the second does not keep the first one's memory."""
+    from llmspec.model.device import open_device
+
+    text = tiny.TINY.replace("context: 16", "context: 64").replace("d_model: 16", "d_model: 64")
+    path = tiny.write(tmp_path, text.replace("24 steps", "2 steps").replace("12 steps", "2 steps"))
+    plan = compile_spec(load_spec(path).spec, base=str(tmp_path))
+    found, peaks = exact(plan), allocated(plan, tmp_path, open_device, monkeypatch)
+    for phase in plan.phases:
+        assert phase.memory is not None
+        assert peaks[phase.name] == pytest.approx(sum(found[phase.name].values()) + phase.memory.decoding, rel=0.05)
+        assert peaks[phase.name] == pytest.approx(phase.memory.peak, rel=0.15)
+
+
+def allocated(plan: Plan, folder: Path, open_device: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Most bytes that tinygrad's buffers held during each phase of a run, those of earlier tests apart."""
+    open_device("CPU")
+    import tinygrad.device
+    from tinygrad.helpers import GlobalCounters
+
+    from llmspec.training.run import run
+    from llmspec.training.watch import Watcher
+
+    peaks: dict[str, int] = {}
+    before, at, allocate = GlobalCounters.mem_used, [""], tinygrad.device.Buffer.allocate
+
+    def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = allocate(self, *args, **kwargs)
+        peaks[at[0]] = max(peaks.get(at[0], 0), GlobalCounters.mem_used - before)
+        return out
+
+    class Naming(Watcher):
+        def phase_starts(self, phase: Any, step: int) -> None:
+            at[0] = phase.name
+
+    monkeypatch.setattr(tinygrad.device.Buffer, "allocate", noting)
+    run(plan, folder / "run", watcher=Naming())
+    return peaks
+
+
+@given(data=specs())
+def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
+    plan = compile_spec(Spec.model_validate_json(json.dumps(data)))
+    for phase in plan.phases:
+        assert phase.memory is not None
+        assert all(amount > 0 for amount in phase.memory.items.values())
+        assert phase.memory.peak == sum(v for _, v in phase.memory if isinstance(v, int))
+        assert phase.memory.weights == 4 * plan.model.parameters
+        twice = memory_of(plan.model, phase.phase.model_copy(update={"batch": 2 * phase.phase.batch}), plan.device)
+        assert phase.memory.peak < twice.peak <= 2 * phase.memory.peak
+
+
+@settings(max_examples=20)
+@given(limit=st.integers(2_000, 12_000).map(lambda n: f"{n} MiB"), batch=st.sampled_from([1, 4, 6, 16]))
+def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch: int) -> None:
+    path, given_ = tiny.ROOT / "specs/gpt2-124m.yaml", ["device=CPU", f"memory_limit={limit}",
+                                                        f"phases.pretrain.batch={batch}"]
+    allowed = Bytes.parse(limit).amount
+    try:
+        plan = compile_spec(load_spec(path, given_).spec)
+    except SpecError as refused:
+        (problem,) = refused.problems
+        assert problem.path == ("phases", "pretrain", "batch") and problem.consequence and problem.hint
+        for proposal in problem.hint.split("; or "):
+            fits = compile_spec(load_spec(path, [*given_, *overrides(proposal)]).spec).phases[0].memory
+            assert fits is not None and fits.peak <= allowed, proposal
+        return
+    assert plan.phases[0].memory is not None and plan.phases[0].memory.peak <= allowed
+
+
+def overrides(proposal: str) -> list[str]:
+    """`batch: 1 and accumulation: 4 …` as overrides."""
+    found = re.findall(r"(model\.context|model\.layers|batch|accumulation): (\d+)", proposal)
+    assert found, proposal
+    return [f"{key if key.startswith('model') else f'phases.pretrain.{key}'}={value}" for key, value in found]
+
+
+def test_a_gpu_that_is_not_here_has_any_amount_of_memory() -> None:
+    compile_spec(load_spec(tiny.ROOT / "specs/llama2-70b.yaml", ["device=CUDA", "memory_limit=null"]).spec)
+    with pytest.raises(SpecError, match="the spec's memory_limit"):
+        compile_spec(load_spec(tiny.ROOT / "specs/llama2-70b.yaml", ["device=CUDA", "memory_limit=80 GiB"]).spec)
+
+
+@given(st.integers(1, 1 << 50))
+def test_amounts_of_memory_print_as_they_read(amount: int) -> None:
+    assert Bytes.parse(str(Bytes(amount))) == Bytes(amount)
