@@ -294,3 +294,10 @@ def adam(address: Tensor, w: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Ten
     """Adam's step in place; weight and moments as they are afterwards, flat."""
     numbers = (math.prod(_shape(w)), beta1, 1 - beta1, beta2, 1 - beta2, eps, float(l2), float(decay))
     return call("adam", (w, m, v), (g, scalars, scale), numbers, address)
+
+
+def muon(address: Tensor, w: Tensor, m: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, momentum: float,
+         nesterov: bool, decay: float, iterations: int, coefficients: tuple[float, float, float]) -> list[Tensor]:
+    """Muon's step on a matrix in place; weight and momentum as they are afterwards, flat."""
+    numbers = (*_shape(w), int(nesterov), iterations, float(momentum), float(decay), *coefficients)
+    return call("muon", (w, m), (g, scalars, scale), numbers, address)

@@ -15,13 +15,13 @@ from tinygrad.uop.ops import KernelInfo
 from llmspec.kernels import blas_library
 from llmspec.kernels.toolchain import prepare
 
-SOURCES = ("pool", "product", "rows", "attention", "linear", "optimizer", "replay")
+SOURCES = ("pool", "product", "rows", "attention", "linear", "optimizer", "muon", "replay")
 """Files of kernels/c, in the order in which they build on one another."""
 FUNCTIONS = (
     "product", "linear", "linear_backward", "linear_cross_entropy", "linear_cross_entropy_backward", "gather_rows",
     "scatter_rows", "rms_norm", "rms_norm_backward", "layer_norm", "layer_norm_backward", "activation",
     "activation_backward", "gated", "gated_backward", "rotate", "attention", "attention_backward", "attention_packed",
-    "attention_packed_backward", "square_sum", "adam",
+    "attention_packed_backward", "square_sum", "adam", "muon",
 )
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 FLAGS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", *WIDE)

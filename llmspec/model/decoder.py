@@ -14,7 +14,7 @@ from tinygrad import Tensor, UOp, dtypes
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.hashing import digest
-from llmspec.model.lowering import Lowering, numpy_inputs
+from llmspec.model.lowering import Feed, Lowering, numpy_inputs
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import Transformer, View
 
@@ -31,7 +31,7 @@ class Decoder:
         self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
         self._tables = numpy_inputs(**self._model.tables())
         self._place = UOp.variable("place", 0, plan.context - 1)
-        self._length = 0
+        self._length, self._feed = 0, Feed()
 
     def _allocate(self, rows: int) -> None:
         """Caches and graphs for another number of rows."""
@@ -61,7 +61,7 @@ class Decoder:
         padded[:, : len(tokens)] = tokens
         if bucket not in self._prefills:
             self._prefills[bucket] = self._lowering.jit(self._prefill_step, self._key)
-        inputs = numpy_inputs(tokens=padded, last=np.array([len(tokens) - 1], np.int32), spans=Mask().spans(bucket))
+        inputs = self._feed(tokens=padded, last=np.array([len(tokens) - 1], np.int32), spans=Mask().spans(bucket))
         self._length = len(tokens)
         return self._run(self._prefills[bucket], inputs)
 
@@ -71,7 +71,7 @@ class Decoder:
 
         if self._length >= self.context:
             raise ValueError(f"the context of {self.context} tokens is full")
-        inputs = numpy_inputs(tokens=np.asarray(tokens, np.int32).reshape(self.rows, 1),
+        inputs = self._feed(tokens=np.asarray(tokens, np.int32).reshape(self.rows, 1),
                               position=np.array([[self._length]], np.int32),
                               spans=np.array([[[0, self._length + 1]]], np.int32))
         place = self._place.bind(self._length)

@@ -11,7 +11,7 @@ from tinygrad import Tensor
 
 from llmspec.kernels import calls, native
 from llmspec.kernels.replay import Replayed
-from llmspec.model.ops import Ops
+from llmspec.model.ops import NEWTON_SCHULZ, Ops
 
 
 class CPUOps(Ops):
@@ -67,6 +67,11 @@ class CPUOps(Ops):
     def adam(self, w: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, beta1: float,
              beta2: float, eps: float, l2: float, decay: float) -> None:
         self.written += calls.adam(self._at, w, m, v, g, scale, scalars, beta1, beta2, eps, l2, decay)
+
+    def muon(self, w: Tensor, m: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, momentum: float, nesterov: bool,
+             decay: float, iterations: int) -> None:
+        self.written += calls.muon(self._at, w, m, g, scale, scalars, momentum, nesterov, decay, iterations,
+                                   NEWTON_SCHULZ)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor, dtypes
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
+
 
 class Ops:
     """Plain tinygrad. A lowering for a device overrides what it can do faster, with the same meaning.
@@ -173,3 +176,28 @@ class Ops:
         v = self.assign(v, beta2 * v + (1 - beta2) * g * g)
         new = w - scalars[0] * (m * scalars[1]) / ((v * scalars[2]).sqrt() + eps)
         self.assign(w, new - scalars[0] * decay * w if decay else new)
+
+    def muon(self, w: Tensor, m: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, momentum: float, nesterov: bool,
+             decay: float, iterations: int) -> None:
+        """Muon's step on a matrix and its momentum, in place: scaled by √max(1, rows / columns) (Jordan et al. 2024).
+
+        `scale` (1,) multiplies the gradient; `scalars[0]` is the learning rate; `decay` is decoupled.
+        """
+        g = g * scale
+        v = self.assign(m, momentum * m + (1 - momentum) * g)
+        direction = (1 - momentum) * g + momentum * v if nesterov else v
+        rows, columns = int(w.shape[0]), int(w.shape[1])
+        step = self.orthogonalised(direction, iterations) * math.sqrt(max(1.0, rows / columns))
+        self.assign(w, w - scalars[0] * (step + decay * w))
+
+    def orthogonalised(self, g_MN: Tensor, iterations: int) -> Tensor:
+        """The nearest matrix with singular values near one, by Newton–Schulz; wide form, so that products are small."""
+        a, b, c = NEWTON_SCHULZ
+        tall = int(g_MN.shape[0]) > int(g_MN.shape[1])
+        x = self.materialise(g_MN.transpose(0, 1) if tall else g_MN)
+        x = self.materialise(x / (self.materialise((x * x).sum()).sqrt() + 1e-7))
+        for _ in range(iterations):
+            gram = self.matmul(x, x, transpose_b=True)
+            polynomial = self.materialise(b * gram + c * self.matmul(gram, gram))
+            x = self.materialise(a * x + self.matmul(polynomial, x))
+        return x.transpose(0, 1) if tall else x

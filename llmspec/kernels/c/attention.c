@@ -10,8 +10,6 @@ enum { A_PANEL = 0, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_P
 JOB(Attention, float *out, *sums; const float *q, *k, *v; const int32_t *spans; const float *bias, *gradient;
     float *to_q, *to_k, *to_v; int64_t b, t, s, h, g, d, bs, bb, q_step, k_step; float scale);
 
-static inline int64_t up(int64_t n, int64_t to) { return parts(n, to) * to; }
-
 // Panels of NR rows of x (n rows, k columns), missing rows 0: the right side of a product with xᵀ
 static void panels_of(float *out, Matrix x, int64_t n, int64_t k) {
   for (int64_t r = 0; r < n; r += NR) pack(out + r * k, from(x, r, 0), least(NR, n - r), k, NR, 1.0f);

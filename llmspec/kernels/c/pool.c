@@ -12,8 +12,16 @@ enum { MOST_THREADS = 64, PATIENCE = 20000 };
 // Iteration i of a job, on a thread 0 … threads - 1.
 typedef void (*Task)(const void *job, int64_t i, int thread);
 
+// Each thread begins with a range of its own, the same for jobs of the same size, so that the rows that it wrote are in
+// its cache when it reads them; then it helps the others. A ticket is a job's number (32 bits) and an iteration.
+typedef struct {
+  _Atomic uint64_t next;
+  char alone[56]; // in its cache line
+} Ticket;
+
 static struct {
-  _Atomic uint64_t ticket;    // number of the job (32 bits), its next iteration (32 bits)
+  Ticket tickets[MOST_THREADS];
+  _Atomic uint32_t number;
   _Atomic int64_t unfinished; // iterations of the job that have not ended
   _Atomic int64_t count;      // iterations of the job
   Task task;
@@ -32,17 +40,22 @@ static inline void relax(void) {
 #endif
 }
 
-static inline uint32_t number_of(uint64_t ticket) { return (uint32_t)(ticket >> 32); }
+static inline uint64_t ticket(uint32_t number, int64_t i) { return (uint64_t)number << 32 | (uint32_t)i; }
+static inline int64_t range_start(int64_t count, int thread) { return count * thread / pool.threads; }
 
 // Takes iterations of one job until none is left. Whoever comes late finds another number and leaves: nobody waits for
 // a thread that the system has put aside, unless it holds an iteration.
 static void take(uint32_t number, int thread) {
-  for (;;) {
-    uint64_t t = atomic_load(&pool.ticket);
-    if (number_of(t) != number || (int64_t)(uint32_t)t >= atomic_load(&pool.count)) return;
-    if (!atomic_compare_exchange_weak(&pool.ticket, &t, t + 1)) continue;
-    pool.task(pool.job, (int64_t)(uint32_t)t, thread);
-    atomic_fetch_sub(&pool.unfinished, 1);
+  for (int d = 0; d < pool.threads; d++) {
+    int owner = (thread + d) % pool.threads;
+    for (;;) {
+      uint64_t t = atomic_load(&pool.tickets[owner].next);
+      if ((uint32_t)(t >> 32) != number) return;
+      if ((int64_t)(uint32_t)t >= range_start(atomic_load(&pool.count), owner + 1)) break;
+      if (!atomic_compare_exchange_weak(&pool.tickets[owner].next, &t, t + 1)) continue;
+      pool.task(pool.job, (int64_t)(uint32_t)t, thread);
+      atomic_fetch_sub(&pool.unfinished, 1);
+    }
   }
 }
 
@@ -50,18 +63,18 @@ static void *worker(void *thread) {
   uint32_t seen = 0;
   for (;;) {
     int spins = 0;
-    while (number_of(atomic_load(&pool.ticket)) == seen) {
+    while (atomic_load(&pool.number) == seen) {
       if (++spins < PATIENCE) {
         relax();
         continue;
       }
       pthread_mutex_lock(&pool.lock);
       atomic_fetch_add(&pool.asleep, 1);
-      while (number_of(atomic_load(&pool.ticket)) == seen) pthread_cond_wait(&pool.wake, &pool.lock);
+      while (atomic_load(&pool.number) == seen) pthread_cond_wait(&pool.wake, &pool.lock);
       atomic_fetch_sub(&pool.asleep, 1);
       pthread_mutex_unlock(&pool.lock);
     }
-    seen = number_of(atomic_load(&pool.ticket));
+    seen = atomic_load(&pool.number);
     take(seen, (int)(intptr_t)thread);
   }
   return 0;
@@ -73,14 +86,15 @@ static void parallel(Task task, const void *job, int64_t count) {
     for (int64_t i = 0; i < count; i++) task(job, i, 0);
     return;
   }
-  uint32_t number = number_of(atomic_load(&pool.ticket)) + 1;
-  // Between these lines the old ticket stands beyond any count, so that no late thread takes part in a half-made job.
-  atomic_store(&pool.ticket, (uint64_t)(number - 1) << 32 | 0xffffffffu);
+  uint32_t number = atomic_load(&pool.number) + 1;
+  // Until the new tickets stand, the old ones lie beyond any count: no late thread takes part in a half-made job.
+  for (int t = 0; t < pool.threads; t++) atomic_store(&pool.tickets[t].next, ticket(number - 1, UINT32_MAX));
   pool.task = task;
   pool.job = job;
   atomic_store(&pool.count, count);
   atomic_store(&pool.unfinished, count);
-  atomic_store(&pool.ticket, (uint64_t)number << 32);
+  for (int t = 0; t < pool.threads; t++) atomic_store(&pool.tickets[t].next, ticket(number, range_start(count, t)));
+  atomic_store(&pool.number, number);
   if (atomic_load(&pool.asleep)) {
     pthread_mutex_lock(&pool.lock);
     pthread_cond_broadcast(&pool.wake);
@@ -127,3 +141,4 @@ enum { SHARED = MOST_THREADS }; // the scratch of all threads together
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static inline int64_t up(int64_t n, int64_t to) { return parts(n, to) * to; }

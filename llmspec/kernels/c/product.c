@@ -80,21 +80,25 @@ static inline __attribute__((always_inline)) void pack(float *out, Matrix x, int
     for (int64_t i = 0; i < panel; i++) out[j * panel + i] = i < width ? factor * x.at[i * x.row + j * x.column] : 0.0f;
 }
 
-// c (rows ≤ MR, columns ≤ NR) = or += the packed panels' product, plus bias (NR) where given
-static inline void tile(int64_t k, const float *a, const float *b, float *c, int64_t stride, int64_t rows,
-                        int64_t columns, int accumulate, const float *bias) {
-  Lanes sums[MR][2];
-  Lanes zero = {0};
-  for (int i = 0; i < MR; i++) sums[i][0] = sums[i][1] = zero;
+// sums (MR, NR) = A (MR, k) · a packed panel
+static inline __attribute__((always_inline)) void in_registers(Lanes (*sums)[2], int64_t k, Matrix a, const float *b) {
+  for (int i = 0; i < MR; i++) sums[i][0] = sums[i][1] = (Lanes){0};
   for (int64_t p = 0; p < k; p++) {
     Lanes b0 = *(const Lanes *)(b + p * NR), b1 = *(const Lanes *)(b + p * NR + LANES);
 #pragma clang loop unroll(full)
     for (int i = 0; i < MR; i++) {
-      float x = a[p * MR + i];
+      float x = a.at[i * a.row + p * a.column];
       sums[i][0] += x * b0;
       sums[i][1] += x * b1;
     }
   }
+}
+
+// c (rows ≤ MR, columns ≤ NR) = or += the packed panels' product, plus bias (NR) where given
+static inline void tile(int64_t k, const float *a, const float *b, float *c, int64_t stride, int64_t rows,
+                        int64_t columns, int accumulate, const float *bias) {
+  Lanes sums[MR][2], zero = {0};
+  in_registers(sums, k, (Matrix){a, 1, MR}, b);
   if (rows == MR && columns == NR) {
     Lanes add0 = bias ? *(const Loose *)bias : zero, add1 = bias ? *(const Loose *)(bias + LANES) : zero;
 #pragma clang loop unroll(full)

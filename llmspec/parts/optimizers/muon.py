@@ -3,7 +3,6 @@
 The decay is decoupled, as in Liu et al. 2025 (arXiv:2502.16982, section 2.2).
 """
 
-import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,9 +10,6 @@ from pydantic import Field
 from llmspec.parts.base import Role
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.optimizers.base import Optimizer
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
 
 
 class Muon(Optimizer):
@@ -50,25 +46,7 @@ class Muon(Optimizer):
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
         if role != "matrix":
-            return self.rest.update(ops, role, w, g, scale, state, scalars[1:])
-        g = g * scale
-        mean = self.momentum * state["momentum_buffer"] + (1 - self.momentum) * g
-        v = ops.assign(state["momentum_buffer"], mean)
-        direction = (1 - self.momentum) * g + self.momentum * v if self.nesterov else v
-        rows, columns = w.shape
-        step = orthogonalised(ops, direction, self.iterations) * math.sqrt(max(1.0, rows / columns))
-        ops.assign(w, w - scalars[0] * (step + self.weight_decay * w))
-        return None
-
-
-def orthogonalised(ops: Any, g_MN: Any, iterations: int) -> Any:
-    """The nearest matrix with singular values near one, by Newton–Schulz; wide form, so that products are small."""
-    a, b, c = NEWTON_SCHULZ
-    tall = g_MN.shape[0] > g_MN.shape[1]
-    x = ops.materialise(g_MN.transpose(0, 1) if tall else g_MN)
-    x = ops.materialise(x / (ops.materialise((x * x).sum()).sqrt() + 1e-7))
-    for _ in range(iterations):
-        gram = ops.matmul(x, x, transpose_b=True)
-        polynomial = ops.materialise(b * gram + c * ops.matmul(gram, gram))
-        x = ops.materialise(a * x + ops.matmul(polynomial, x))
-    return x.transpose(0, 1) if tall else x
+            self.rest.update(ops, role, w, g, scale, state, scalars[1:])
+            return
+        ops.muon(w, state["momentum_buffer"], g, scale, scalars, momentum=self.momentum, nesterov=self.nesterov,
+                 decay=self.weight_decay, iterations=self.iterations)
