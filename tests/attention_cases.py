@@ -87,13 +87,13 @@ def side_by_side(outputs: list[Output]) -> Output:
     return Output(*(np.concatenate([o[i] for o in outputs], axis=2) for i in range(2)))
 
 
-def attentions(pick: Pick, packed: bool | None = None) -> list[Case]:
-    """Forward and backward, heads apart or side by side; drawn alike for both."""
+def attentions(pick: Pick, packed: bool, longer: int | None = None) -> list[Case]:
+    """Forward and backward, heads side by side or apart; there, with keys beyond the queries, drawn or given."""
     seed, b, g, share = pick(SEEDS), pick((1, 2)), pick((1, 2)), pick((1, 3))
-    t, d, longer = pick((1, 2, 13, 55, 56, 57, 113)), pick((1, 2, 8, 17, 33)), pick((0, 1, 20, 70))
+    t, d = pick((1, 2, 13, 55, 56, 57, 113)), pick((1, 2, 8, 17, 33))
     bs, bb, spread = pick((1, b)), pick((0, 1, b)), pick((0.1, 1.0, 4.0))
-    packed = pick((False, True)) if packed is None else packed
-    s, h = t if packed is not None and packed else t + longer, g * share
+    longer = 0 if packed else pick((0, 1, 20, 70)) if longer is None else longer
+    s, h = t + longer, g * share
     q, k, v, grad = (numbers(seed + i, b, n, heads, d, spread=size) for i, (n, heads, size) in
                      enumerate(((t, h, spread), (s, g, spread), (s, g, 1.0), (t, h, 1.0))))
     spans = drawn_spans(pick, seed, bs, t, s)

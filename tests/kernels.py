@@ -53,11 +53,14 @@ def edged(values: Array) -> Iterator[Array]:
 
 @contextmanager
 def exactly_sized(values: Array) -> Iterator[Array]:
-    """A copy of the values in memory of the C library that ends where they end: what an address sanitizer guards."""
+    """A copy of the values in memory of the C library that ends where they end: what an address sanitizer guards.
+
+    It starts 4 bytes late, so that whatever needs more than a float's alignment is noticed.
+    """
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-    at = libc.malloc(values.nbytes)
-    inner = np.frombuffer((ctypes.c_char * values.nbytes).from_address(at), values.dtype).reshape(values.shape)
+    at = libc.malloc(4 + values.nbytes)
+    inner = np.frombuffer((ctypes.c_char * values.nbytes).from_address(at + 4), values.dtype).reshape(values.shape)
     inner[...] = values
     yield inner
     libc.free(at)
