@@ -15,6 +15,7 @@ import numpy as np
 import reference
 
 from llmspec.compiler import compile_spec
+from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.model.device import open_device
 from llmspec.parts import attentions, mlps, norms, positions
@@ -110,6 +111,12 @@ def drawn_tokens(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng([seed, 99]).integers(0, VOCAB, shape or (ROWS, CONTEXT)).astype(np.int32)
 
 
+def seen_by(spans: np.ndarray, keys: int) -> np.ndarray:
+    """What spans (B, T, 2) let each query see, as a relation: bool (B, T, keys)."""
+    place = np.arange(keys)
+    return (place >= spans[..., :1]) & (place < spans[..., 1:])
+
+
 class Inputs(dict[str, Any]):
     """Realized tensors of one graph, made once; what is put into them is written straight into their memory."""
 
@@ -144,7 +151,7 @@ def _logits(name: str, plain: bool) -> Graph:
     model, low = Transformer(NETWORKS[name].model), lowering("CPU", plain)
 
     def logits(weights: Any, tables: Any, inputs: Any) -> Any:
-        view = block_view(CONTEXT, inputs["positions"], inputs["documents"])
+        view = block_view(CONTEXT, inputs["spans"], inputs["positions"])
         return model.logits(low.ops(inputs), {**weights, **tables}, inputs["tokens"], view).realize()
 
     return Graph(model.plan, plain, low.jit(logits))
@@ -155,12 +162,14 @@ def logits(name: str, weights: Arrays, tokens: np.ndarray, documents: np.ndarray
     """Logits (ROWS, CONTEXT, VOCAB) by the network's graph, the same graph at every call."""
     graph = _logits(name, plain)
     documents = np.zeros_like(tokens) if documents is None else documents
-    batch = graph.batch.put({"tokens": tokens, "documents": documents, "positions": positions_of(documents)})
+    batch = graph.batch.put({"tokens": tokens, **apart_by(documents)})
     return memory(graph.call(graph.weights.put(weights), graph.tables(), {**batch, **graph.handles})).copy()
 
 
-def positions_of(documents: np.ndarray) -> np.ndarray:
-    return np.stack([reference.restarted(row) for row in documents]).astype(np.int32)
+def apart_by(documents: np.ndarray) -> Arrays:
+    """What a graph reads to keep documents (B, T) apart: the keys that each query sees, and restarted positions."""
+    positions = np.stack([reference.restarted(row) for row in documents]).astype(np.int32)
+    return {"spans": Mask(documents=True).spans(documents.shape[1], documents), "positions": positions}
 
 
 @functools.cache
@@ -177,7 +186,8 @@ def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False
     graph, real = _gradients(name, double), np.float64 if double else np.float32
     w = graph.weights.put({n: v.astype(real) for n, v in weights.items()})
     sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items()})
-    arrays = {**batch, "positions": positions_of(batch["documents"]), "keep": np.zeros(1, real)}
+    given = {k: v for k, v in batch.items() if k != "documents"}
+    arrays = {**given, **apart_by(batch["documents"]), "keep": np.zeros(1, real)}
     inputs = graph.batch.put({**arrays, "shares": batch["shares"].astype(real)})
     loss = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})
     return float(memory(loss)), {n: memory(t).copy() for n, t in sums.items()}

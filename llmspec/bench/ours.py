@@ -7,6 +7,7 @@ from typing import Any
 from llmspec.bench.batches import batch, prompt
 from llmspec.bench.memory import peak_bytes
 from llmspec.bench.task import CHECKED, WARM, Numbers, Result, Task, greedy, timed, tokens_of
+from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.model.device import open_device
 
@@ -81,12 +82,10 @@ class Training:
         """What the graphs read of a pass of the running step, or without dropout of `step` (from 1)."""
         import numpy as np
 
-        from llmspec.compiler.masks import Mask
-
         arrays = batch(self.plan, self.phase, ((step or self.step) - 1) * self.passes + micro)
-        spans = Mask(self.phase.phase.document_mask).spans(self.plan.model.context, arrays.pop("documents", None))
         targets = arrays["targets"].size * self.passes
-        arrays |= {"spans": spans, "shares": np.full(arrays["targets"].shape, 1 / targets, np.float32), **more}
+        arrays["spans"] = Mask(self.phase.phase.document_mask).spans(self.plan.model.context, arrays.pop("documents", None))
+        arrays |= {"shares": np.full(arrays["targets"].shape, 1 / targets, np.float32), **more}
         if self.plan.model.dropout and not step:
             arrays["key"] = np.array([self.step, micro], np.uint32)
         return {**self.feed(**arrays), **self.lowering.inputs}

@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 from networks import CONTEXT, EPS, ROWS, VOCAB, Inputs, apart, drawn_tokens, drawn_weights, memory, plan_of  # noqa: E402
 
+from llmspec.compiler.masks import Mask  # noqa: E402
 from llmspec.compiler.plan import ModelPlan  # noqa: E402
 from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402  (networks opens the device)
 from llmspec.model.transformer import Transformer, block_view  # noqa: E402
@@ -24,7 +25,8 @@ Arrays = dict[str, np.ndarray]
 def ours(plan: ModelPlan, weights: Arrays, tokens: np.ndarray, plain: bool) -> np.ndarray:
     model, low = Transformer(plan), lowering("CPU", plain)
     tensors = {**Inputs().put(weights), **numpy_inputs(**model.tables())}
-    out = model.logits(low.ops(low.inputs), tensors, numpy_inputs(t=tokens)["t"], block_view(CONTEXT, None, None))
+    read = numpy_inputs(tokens=tokens, spans=Mask().spans(CONTEXT))
+    out = model.logits(low.ops(low.inputs), tensors, read["tokens"], block_view(CONTEXT, read["spans"]))
     return memory(out.contiguous().realize()).copy()
 
 

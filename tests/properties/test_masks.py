@@ -43,6 +43,19 @@ def test_a_query_sees_its_own_past(docs: np.ndarray) -> None:
             assert causal[q, k] == (k <= q) and within[q, k] == (k <= q and docs[q] == docs[k])
 
 
+@given(st.integers(1, 3), st.integers(1, 20), st.data())
+def test_spans_are_the_relation(rows: int, tokens: int, data: st.DataObject) -> None:
+    """For document numbers that never fall, as blocks have them: that is when a span can say it all."""
+    steps = data.draw(hnp.arrays(np.int32, (rows, tokens), elements=st.integers(0, 2)))
+    docs, place = np.cumsum(steps, axis=1).astype(np.int32), np.arange(tokens)
+    for mask in (Mask(), Mask(documents=True)):
+        made = mask.spans(tokens, docs)
+        assert made.dtype == np.int32 and made.shape == (rows if mask.documents else 1, tokens, 2)
+        allowed = mask.allows(place[:, None], place[None], docs[:, :, None], docs[:, None])
+        assert (networks.seen_by(made, tokens) == allowed).all()
+    assert (Mask().spans(tokens) == Mask().spans(tokens, docs)).all()
+
+
 # -- logits ---------------------------------------------------------------------------------------------------------
 
 
@@ -151,37 +164,48 @@ def test_packed_documents_add_up_to_the_unpacked_ones(name: str, seed: int, cut:
         assert np.linalg.norm(g[tensor] - s) < 400 * EPS * (np.linalg.norm(s) + whole / 8), tensor
 
 
-# -- the softmax itself ---------------------------------------------------------------------------------------------
+# -- attention itself -----------------------------------------------------------------------------------------------
 
-B, H, T, S = 2, 3, 4, 5
-floats = st.floats(-1e4, 1e4, width=32)
+B, H, K, T, S, D = 2, 3, 1, 4, 5, 2
+floats = st.floats(-50, 50, width=32)
 
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_masked_places_are_exactly_zero(plain: bool, shared: bool) -> None:
+def test_hidden_keys_have_no_weight_and_no_gradient(plain: bool, shared: bool) -> None:
+    """Not even where they are huge; a query that sees nothing gives zeros and teaches nothing."""
     low, inputs = lowering("CPU", plain), networks.Inputs()
 
     @low.jit
-    def graph(t: dict[str, Tensor], handles: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        p = low.ops(handles).softmax(t["x"], t["mask"])
-        (back,) = (p * t["g"]).sum().gradient(t["x"])
-        out = p.contiguous(), back.contiguous()
+    def graph(t: dict[str, Tensor], handles: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        y = low.ops(handles).attention(t["q"], t["k"], t["v"], t["spans"], None)
+        out = [x.contiguous() for x in (y, *(y * t["g"]).sum().gradient(t["q"], t["k"], t["v"]))]
         Tensor.realize(*out)
-        return out
+        return tuple(out)
+
+    def run(q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, spans: np.ndarray) -> list[np.ndarray]:
+        return [networks.memory(x).copy() for x in
+                graph(inputs.put({"q": q, "k": k, "v": v, "g": g, "spans": spans}), low.inputs)]
 
     @settings(deadline=None, max_examples=25)
-    @given(hnp.arrays(np.float32, (B, H, T, S), elements=floats),
-           hnp.arrays(bool, (1 if shared else B, 1, T, S)), seeds)
-    def check(x: np.ndarray, mask: np.ndarray, seed: int) -> None:
-        g = np.random.default_rng(seed).standard_normal(x.shape).astype(np.float32)
-        made = graph(inputs.put({"x": x, "mask": mask, "g": g}), low.inputs)
-        p, back = (networks.memory(out).copy() for out in made)
-        seen = np.broadcast_to(mask, x.shape)
-        assert np.isfinite(p).all() and np.isfinite(back).all()
-        assert (p[~seen] == 0).all() and (back[~seen] == 0).all() and (p >= 0).all()
-        np.testing.assert_allclose(p.astype(np.float64).sum(-1), seen.any(-1), rtol=0, atol=4 * S * EPS)
-        # Differences of scores are rounded too, at most 104 of them before e^x is nothing.
-        np.testing.assert_allclose(p, reference.softmax(x.astype(np.float64), seen), rtol=400 * EPS, atol=1e-37)
+    @given(hnp.arrays(np.float32, (B, T, H, D), elements=floats), hnp.arrays(np.float32, (B, S, K, D), elements=floats),
+           hnp.arrays(np.int32, (1 if shared else B, T, 2), elements=st.integers(0, S)), seeds)
+    def check(q: np.ndarray, k: np.ndarray, ends: np.ndarray, seed: int) -> None:
+        spans = np.sort(ends, axis=-1)
+        rng = np.random.default_rng(seed)
+        v, g = (rng.standard_normal(shape).astype(np.float32) for shape in (k.shape, q.shape))
+        y, to_q, to_k, to_v = run(q, k, v, g, spans)
+        seen = np.broadcast_to(networks.seen_by(spans, S), (B, T, S))
+        scores = np.einsum("bthd,bskd->bhts", q.astype(np.float64), k.astype(np.float64)) / np.sqrt(D)
+        weights = reference.softmax(scores, seen[:, None])
+        # Products of scores are rounded, and e^x passes that on.
+        room = EPS * (64 + 4 * np.abs(scores).max()) * np.abs(v).max()
+        np.testing.assert_allclose(y, np.einsum("bhts,bskd->bthd", weights, v.astype(np.float64)), rtol=0, atol=room)
+        blind = ~seen.any(-1)
+        assert (y[blind] == 0).all() and (to_q[blind] == 0).all()
+        never = ~seen.any(1)
+        assert (to_k[never] == 0).all() and (to_v[never] == 0).all()
+        huge = np.where(never[:, :, None, None], np.float32(1e18), k)
+        assert all((a == b).all() for a, b in zip((y, to_q, to_k, to_v), run(q, huge, v, g, spans), strict=True))
 
     check()

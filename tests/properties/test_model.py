@@ -24,6 +24,7 @@ from networks import (
     plan_of,
 )
 
+from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.model.lowering import lowering
 from llmspec.model.steps import Steps
@@ -187,7 +188,7 @@ def test_gradients_on_the_cpu_equal_the_plain_ones_in_float64(name: str, seed: i
 def test_dropout_acts_in_training_only() -> None:
     """Evaluation takes no key; in training the key decides what is dropped, and nothing else does."""
     model = {"position": {"kind": "learned"}, "attention": {"heads": 2}, "mlp": {"kind": "relu"}}
-    batch = {k: v for k, v in drawn_batch(1).items() if k != "documents"}
+    batch = {k: v for k, v in drawn_batch(1).items() if k != "documents"} | {"spans": Mask().spans(CONTEXT)}
     found = {}
     for rate in (0.0, 0.5):
         plan = plan_of({**model, "dropout": rate})

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import CONTEXT, EPS, ROWS, Arrays, Inputs, drawn_tokens, drawn_weights, memory, plan_of
 
+from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import Plan
 from llmspec.model.lowering import lowering
 from llmspec.model.steps import Steps
@@ -154,7 +155,7 @@ def test_norms_and_biases_are_never_decayed(kind: str) -> None:
 def batch(seed: int, counted: np.ndarray, keep: float) -> Arrays:
     shares = np.random.default_rng(seed).uniform(0.01, 0.1, (ROWS, CONTEXT)) * counted
     return {"tokens": drawn_tokens(seed), "targets": drawn_tokens(seed + 1), "shares": shares.astype(np.float32),
-            "keep": np.full(1, keep, np.float32)}
+            "keep": np.full(1, keep, np.float32), "spans": Mask().spans(CONTEXT)}
 
 
 @settings(deadline=None, max_examples=5)

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import CONTEXT, EPS, FEW, NETWORKS, ROWS, VOCAB, drawn_weights
 
+from llmspec.compiler.masks import Mask
 from llmspec.data.layout import Batch, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.shaping import Turn
@@ -36,8 +37,17 @@ def graph_batch(batch: Batch, shares: np.ndarray) -> networks.Arrays:
             "shares": shares.astype(np.float32)}
 
 
+def spans_say_all(batch: Batch) -> None:
+    """A batch's spans are its mask's relation, padding and all."""
+    mask, place, docs = Mask(documents=True), np.arange(CONTEXT), batch.documents
+    allowed = mask.allows(place[:, None], place[None], docs[:, :, None], docs[:, None])
+    assert (networks.seen_by(mask.spans(CONTEXT, docs), CONTEXT) == allowed).all()
+
+
 def check(name: str, seed: int, packed: Batch, alone: list[Batch]) -> None:
     """The packed batch's mean loss and gradients are those of the batches that hold one document each."""
+    for batch in (packed, *alone):
+        spans_say_all(batch)
     weights = drawn_weights(NETWORKS[name].model, seed)
     total = float(packed.weights.sum())
     assert total and total == sum(float(b.weights.sum()) for b in alone)

@@ -206,8 +206,9 @@ static void blas_band(const void *job, int64_t i, int thread) {
   float *c = p->c + top * p->stride + left;
   (void)thread;
   for (int64_t r = 0; r < m && p->bias; r++) memcpy(c + r * p->stride, p->bias + left, n * sizeof(float));
-  sgemm(ta, tb, m, n, p->k, a.at, most(1, ta == 111 ? a.row : a.column), b.at, most(1, tb == 111 ? b.row : b.column),
-        p->accumulate || p->bias ? 1.0f : 0.0f, c, p->stride);
+  // A row or column that stands alone has any stride, while a BLAS wants none below its length.
+  int64_t lda = ta == 111 ? most(p->k, a.row) : most(m, a.column), ldb = tb == 111 ? most(n, b.row) : most(p->k, b.column);
+  sgemm(ta, tb, m, n, p->k, a.at, lda, b.at, ldb, p->accumulate || p->bias ? 1.0f : 0.0f, c, p->stride);
 }
 
 // C = A · B, or C += A · B; bias (n) is added to every row where given

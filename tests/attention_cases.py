@@ -1,0 +1,114 @@
+"""Drawn calls of attention with spans of any kind, as tests/kernel_cases.py has them for the other functions.
+
+B batch, T queries, S keys, H query heads, G key heads, d head width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import reference
+from kernel_cases import NEGLIGIBLE, SEEDS, TINY
+from kernels import EPS, Array, Case, Output, Pick, numbers
+
+
+def drawn_spans(pick: Pick, seed: int, rows: int, t: int, s: int) -> Array:
+    """Keys of each query, (rows, t, 2): its past, or any, some or all of them none."""
+    rng, kind = np.random.default_rng([seed, t, s]), pick(("past", "any", "empty", "few"))
+    ends = np.sort(rng.integers(0, s + 1, (rows, t, 2)), axis=-1)
+    if kind == "past":
+        ends[..., 0], ends[..., 1] = 0, np.minimum(np.arange(t) + 1 + max(0, s - t), s)
+    if kind == "empty":
+        ends[..., 1] = ends[..., 0]
+    if kind == "few":
+        ends[rng.random((rows, t)) < 0.7] = (s, s) if pick((0, 1)) else (0, 0)
+    return ends.astype(np.int32)
+
+
+def seen_scores(q: Array, k: Array, spans: Array, bias: Array | None) -> tuple[Array, Array, Array]:
+    """Scores (B, H, T, S) in float64, how far each may be off, and which keys are seen."""
+    share, d, keys = q.shape[2] // k.shape[2], q.shape[-1], np.arange(k.shape[1])
+    q64, k64 = q.astype(np.float64), np.repeat(k.astype(np.float64), share, axis=2)
+    scores = np.einsum("bthd,bshd->bhts", q64, k64) / np.sqrt(d)
+    off = 4 * EPS * (d + 4) * np.einsum("bthd,bshd->bhts", np.abs(q64), np.abs(k64)) / np.sqrt(d)
+    if bias is not None:
+        scores, off = scores + bias, off + 2 * EPS * (np.abs(bias) + np.abs(scores))
+    seen = (keys >= spans[..., :1]) & (keys < spans[..., 1:])
+    return scores, off, np.broadcast_to(seen[:, None], scores.shape)
+
+
+def forward(q: Array, k: Array, v: Array, spans: Array, bias: Array | None) -> list[Output]:
+    """The result (B, T, H, d), and the logarithm of each query's sum (B, T, H)."""
+    scores, off, seen = seen_scores(q, k, spans, bias)
+    v64 = np.repeat(v.astype(np.float64), q.shape[2] // v.shape[2], axis=2)
+    s = k.shape[1]
+    weights = reference.softmax(scores, seen)
+    slack = np.where(seen, off, 0).max(-1, keepdims=True)
+    wrong = weights * (np.expm1(2 * slack) + EPS * (2 * s + NEGLIGIBLE + 16)) + TINY * seen
+    out = np.einsum("bhts,bshd->bthd", weights, v64)
+    room = np.einsum("bhts,bshd->bthd", wrong, np.abs(v64))
+    high = np.where(seen, scores, -np.inf).max(-1)
+    some = seen.any(-1)
+    high = np.where(some, high, 0)
+    sums = np.where(some, high + np.log(np.where(seen, np.exp(np.where(seen, scores, 0) - high[..., None]), 0).sum(-1)
+                                        + ~some), 0)
+    far = np.where(some, 2 * slack[..., 0] + EPS * (2 * s + 16 + 4 * np.abs(high)), 0)
+    return [Output(out, room), Output(sums.transpose(0, 2, 1), far.transpose(0, 2, 1))]
+
+
+def backward(g: Array, out: Array, sums: Array, q: Array, k: Array, v: Array, spans: Array,
+             bias: Array | None) -> list[Output]:
+    """Gradients for q, k and v of the formula in float64, from the result and sums that were kept."""
+    scores, off, seen = seen_scores(q, k, spans, bias)
+    share, scale = q.shape[2] // k.shape[2], 1 / np.sqrt(q.shape[-1])
+    q64, g64, o64 = (a.astype(np.float64) for a in (q, g, out))
+    k64, v64 = (np.repeat(a.astype(np.float64), share, axis=2) for a in (k, v))
+    total = sums.astype(np.float64).transpose(0, 2, 1)[..., None]
+    weights = np.where(seen, np.exp(np.minimum(scores - total, 0, where=seen, out=np.zeros_like(scores))), 0)
+    wrong = weights * (np.expm1(off + 2 * EPS * (np.abs(scores) + np.abs(total))) + EPS * (NEGLIGIBLE + 16)) + TINY * seen
+    slope_of = lambda f: (np.einsum("bthd,bshd->bhts", f(g64), f(v64)),
+                          np.einsum("bthd,bthd->bht", f(g64), f(o64))[..., None])
+    (at, dot), (size, dots) = slope_of(lambda a: a), slope_of(np.abs)
+    slopes, rough = weights * (at - dot) * scale, size + dots
+    slopes_off = (wrong * np.abs(at - dot) + (weights + wrong) * 4 * EPS * (q.shape[-1] + 4) * rough) * scale
+    grouped = lambda a: a.reshape(*a.shape[:2], -1, share, a.shape[-1]).sum(3)
+    counts = 4 * EPS * (share * q.shape[1] + k.shape[1] + 4)
+
+    def summed(form: str, x: Array, x_off: Array, y: Array, regroup: bool) -> Output:
+        exact, size, wide = (np.einsum(form, a, b) for a, b in ((x, y), (np.abs(x), np.abs(y)), (x_off, np.abs(y))))
+        room = counts * size + wide * (1 + counts)
+        return Output(grouped(exact), grouped(room)) if regroup else Output(exact, room)
+
+    return [summed("bhts,bshd->bthd", slopes, slopes_off, k64, False),
+            summed("bhts,bthd->bshd", slopes, slopes_off, q64, True),
+            summed("bhts,bthd->bshd", weights, wrong, g64, True)]
+
+
+def side_by_side(outputs: list[Output]) -> Output:
+    return Output(*(np.concatenate([o[i] for o in outputs], axis=2) for i in range(2)))
+
+
+def attentions(pick: Pick, packed: bool, longer: int | None = None) -> list[Case]:
+    """Forward and backward, heads side by side or apart; there, with keys beyond the queries, drawn or given."""
+    seed, b, g, share = pick(SEEDS), pick((1, 2)), pick((1, 2)), pick((1, 3))
+    t, d = pick((1, 2, 13, 55, 56, 57, 113)), pick((1, 2, 8, 17, 33))
+    bs, bb, spread = pick((1, b)), pick((0, 1, b)), pick((0.1, 1.0, 4.0))
+    longer = 0 if packed else pick((0, 1, 20, 70)) if longer is None else longer
+    s, h = t + longer, g * share
+    q, k, v, grad = (numbers(seed + i, b, n, heads, d, spread=size) for i, (n, heads, size) in
+                     enumerate(((t, h, spread), (s, g, spread), (s, g, 1.0), (t, h, 1.0))))
+    spans = drawn_spans(pick, seed, bs, t, s)
+    bias = numbers(seed + 9, bb, h, t, s, spread=3.0) if bb else None
+    done = forward(q, k, v, spans, bias)
+    out, sums = (o.exact.astype(np.float32) for o in done)
+    back = backward(grad, out, sums, q, k, v, spans, bias)
+    extra = [spans, q if bias is None else bias]
+    if not packed:
+        sizes = [b, t, s, h, g, d, bs, bb]
+        return [Case("attention", done, [q, k, v, *extra], sizes),
+                Case("attention_backward", back, [grad, out, sums, q, k, v, *extra], sizes)]
+    qkv, sizes = np.concatenate([q, k, v], axis=2), [b, t, h, g, d, bs, bb]
+    return [Case("attention_packed", done, [qkv, *extra], sizes),
+            Case("attention_packed_backward", [side_by_side(back)], [grad, out, sums, qkv, *extra], sizes)]
+
+
+ATTENTION = {"attention": lambda pick: attentions(pick, False), "packed": lambda pick: attentions(pick, True)}
