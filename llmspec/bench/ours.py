@@ -83,8 +83,8 @@ class Training:
         import numpy as np
 
         arrays = batch(self.plan, self.phase, ((step or self.step) - 1) * self.passes + micro)
-        targets = arrays["targets"].size * self.passes
-        arrays["spans"] = Mask(self.phase.phase.document_mask).spans(self.plan.model.context, arrays.pop("documents", None))
+        targets, mask = arrays["targets"].size * self.passes, Mask(self.phase.phase.document_mask)
+        arrays["spans"] = mask.spans(self.plan.model.context, arrays.pop("documents", None))
         arrays |= {"shares": np.full(arrays["targets"].shape, 1 / targets, np.float32), **more}
         if self.plan.model.dropout and not step:
             arrays["key"] = np.array([self.step, micro], np.uint32)

@@ -38,7 +38,7 @@ def run(function: Any, tables: bool) -> list[Any]:
     for _ in range(5):
         inputs = numpy_inputs(x=rng.standard_normal((64, 1024)).astype(np.float32))
         out.append(jit(state, inputs).item())
-    assert (jit._table is not None) == tables
+    assert (jit.running is not None) == tables
     return [*out, state["w"].numpy().tobytes()]
 
 
@@ -69,3 +69,12 @@ def test_a_call_with_other_tensors_is_refused() -> None:
     jit(numpy_inputs(w=np.ones((64, 1024), np.float32)), x)
     with pytest.raises(ValueError, match="captured with 2 tensors, not 3"):
         jit(numpy_inputs(w=np.ones((64, 1024), np.float32), v=np.ones(3, np.float32)), x)
+
+
+def test_a_step_that_closes_over_a_tensor_is_left_to_tinygrad() -> None:
+    """Its content would not be there in another process."""
+    held = numpy_inputs(h=np.full((64, 1024), 3, np.float32))["h"]
+    jit = Replayed(lambda inputs: (inputs["x"] + held).sum().realize())
+    for value in (1.0, 2.0, 5.0):
+        assert jit(numpy_inputs(x=np.full((64, 1024), value, np.float32))).item() == (value + 3) * 65536
+    assert jit.running is None
