@@ -6,6 +6,8 @@ Sizes lie at and around the borders of tiles, panels and chunks. N rows, I input
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import reference
 from kernels import EPS, Array, Case, Output, Pick, numbers
@@ -49,7 +51,7 @@ def linears(pick: Pick) -> list[Case]:
     whole, more = np.concatenate(w), np.concatenate(bias).astype(np.float64) if biased else 0.0
     forward = Case("linear", [product_of(x, whole.T, more)], [x, *three(w), *three(bias)], [n, i, *wide, biased])
     ends = np.cumsum([0, *wide])
-    to_w = [product_of(g[:, a:b].T, x) if b > a else Output(None) for a, b in zip(ends, ends[1:], strict=False)]
+    to_w = [product_of(g[:, a:b].T, x) if b > a else Output(None) for a, b in itertools.pairwise(ends)]
     to_b = product_of(np.ones((1, n)), g) if biased else Output(None)
     to_b = Output(to_b.exact[0], to_b.room[0]) if to_b.exact is not None else to_b
     back = Case("linear_backward", [product_of(g, whole), *to_w, to_b], [g, x, *three(w)], [n, i, *wide, biased])
@@ -194,10 +196,10 @@ def updates(pick: Pick) -> list[Case]:
     v = (numbers(seed + 3, n, spread=spread) ** 2).astype(np.float32)
     scalars, scale = np.array([lr, 1.7, 2.3], np.float32), np.array([pick((1.0, 0.3))], np.float32)
     words = [beta1, 1 - beta1, beta2, 1 - beta2, eps, l2, decay]
-    b1, a1, b2, a2, e, l, k = (float(np.float32(x)) for x in words)
+    b1, a1, b2, a2, e, added, k = (float(np.float32(x)) for x in words)
     rate, c1, c2, f = (float(x) for x in (*scalars, *scale))
     w64, m64, v64, g64 = (a.astype(np.float64) for a in (w, m, v, g))
-    pulled, off = g64 * f + l * w64, 3 * EPS * (np.abs(g64 * f) + np.abs(l * w64))
+    pulled, off = g64 * f + added * w64, 3 * EPS * (np.abs(g64 * f) + np.abs(added * w64))
     m_new, m_off = b1 * m64 + a1 * pulled, 4 * EPS * (np.abs(b1 * m64) + np.abs(a1 * pulled)) + a1 * off
     v_new = b2 * v64 + a2 * pulled**2
     v_off = 6 * EPS * v_new + 2 * a2 * (np.abs(pulled) + off) * off

@@ -84,7 +84,8 @@ class Training:
 
         arrays = batch(self.plan, self.phase, ((step or self.step) - 1) * self.passes + micro)
         targets = arrays["targets"].size * self.passes
-        arrays["spans"] = Mask(self.phase.phase.document_mask).spans(self.plan.model.context, arrays.pop("documents", None))
+        mask, documents = Mask(self.phase.phase.document_mask), arrays.pop("documents", None)
+        arrays["spans"] = mask.spans(self.plan.model.context, documents)
         arrays |= {"shares": np.full(arrays["targets"].shape, 1 / targets, np.float32), **more}
         if self.plan.model.dropout and not step:
             arrays["key"] = np.array([self.step, micro], np.uint32)

@@ -168,7 +168,7 @@ def _user_cc(folder: Path) -> str | None:
     """CC as the user set it, also where this process was started by one that had set its own, in any cache folder."""
     current = os.environ.get("CC")
     ours = USER_CC in os.environ and current and Path(current).parent.name == SHIMS
-    if ours or current and Path(current).parent == folder / SHIMS:
+    if ours or (current and Path(current).parent == folder / SHIMS):
         return os.environ.get(USER_CC) or None
     return current or None
 
