@@ -64,7 +64,8 @@ def backward(g: Array, out: Array, sums: Array, q: Array, k: Array, v: Array, sp
     k64, v64 = (np.repeat(a.astype(np.float64), share, axis=2) for a in (k, v))
     total = sums.astype(np.float64).transpose(0, 2, 1)[..., None]
     weights = np.where(seen, np.exp(np.minimum(scores - total, 0, where=seen, out=np.zeros_like(scores))), 0)
-    wrong = weights * (np.expm1(off + 2 * EPS * (np.abs(scores) + np.abs(total))) + EPS * (NEGLIGIBLE + 16)) + TINY * seen
+    passed_on = np.expm1(off + 2 * EPS * (np.abs(scores) + np.abs(total)))
+    wrong = weights * (passed_on + EPS * (NEGLIGIBLE + 16)) + TINY * seen
     slope_of = lambda f: (np.einsum("bthd,bshd->bhts", f(g64), f(v64)),
                           np.einsum("bthd,bthd->bht", f(g64), f(o64))[..., None])
     (at, dot), (size, dots) = slope_of(lambda a: a), slope_of(np.abs)

@@ -6,6 +6,8 @@ Sizes lie at and around the borders of tiles, panels and chunks. N rows, I input
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import reference
 from kernels import EPS, Array, Case, Output, Pick, numbers
@@ -49,7 +51,7 @@ def linears(pick: Pick) -> list[Case]:
     whole, more = np.concatenate(w), np.concatenate(bias).astype(np.float64) if biased else 0.0
     forward = Case("linear", [product_of(x, whole.T, more)], [x, *three(w), *three(bias)], [n, i, *wide, biased])
     ends = np.cumsum([0, *wide])
-    to_w = [product_of(g[:, a:b].T, x) if b > a else Output(None) for a, b in zip(ends, ends[1:], strict=False)]
+    to_w = [product_of(g[:, a:b].T, x) if b > a else Output(None) for a, b in itertools.pairwise(ends)]
     to_b = product_of(np.ones((1, n)), g) if biased else Output(None)
     to_b = Output(to_b.exact[0], to_b.room[0]) if to_b.exact is not None else to_b
     back = Case("linear_backward", [product_of(g, whole), *to_w, to_b], [g, x, *three(w)], [n, i, *wide, biased])
@@ -194,10 +196,10 @@ def updates(pick: Pick) -> list[Case]:
     v = (numbers(seed + 3, n, spread=spread) ** 2).astype(np.float32)
     scalars, scale = np.array([lr, 1.7, 2.3], np.float32), np.array([pick((1.0, 0.3))], np.float32)
     words = [beta1, 1 - beta1, beta2, 1 - beta2, eps, l2, decay]
-    b1, a1, b2, a2, e, l, k = (float(np.float32(x)) for x in words)
+    b1, a1, b2, a2, e, added, k = (float(np.float32(x)) for x in words)
     rate, c1, c2, f = (float(x) for x in (*scalars, *scale))
     w64, m64, v64, g64 = (a.astype(np.float64) for a in (w, m, v, g))
-    pulled, off = g64 * f + l * w64, 3 * EPS * (np.abs(g64 * f) + np.abs(l * w64))
+    pulled, off = g64 * f + added * w64, 3 * EPS * (np.abs(g64 * f) + np.abs(added * w64))
     m_new, m_off = b1 * m64 + a1 * pulled, 4 * EPS * (np.abs(b1 * m64) + np.abs(a1 * pulled)) + a1 * off
     v_new = b2 * v64 + a2 * pulled**2
     v_off = 6 * EPS * v_new + 2 * a2 * (np.abs(pulled) + off) * off
@@ -213,6 +215,29 @@ def updates(pick: Pick) -> list[Case]:
             Case("adam", outputs, [g, scalars, scale], [n, *words])]
 
 
+def muons(pick: Pick) -> list[Case]:
+    """Muon's step in place: tall, wide and square; Newton–Schulz multiplies an error by 3.4445 an iteration at most."""
+    seed, rows, columns, iterations = pick(SEEDS), pick((1, 5, 33, 70)), pick((1, 7, 40, 70)), pick((1, 3, 5))
+    nesterov, momentum, decay, lr = pick((0, 1)), pick((0.0, 0.9)), pick((0.0, 0.5)), pick((0.0, 0.02))
+    w, m, g = (numbers(seed + i, rows, columns) for i in range(3))
+    scalars, scale = np.array([lr], np.float32), np.array([pick((1.0, 0.3))], np.float32)
+    a, b, c = 3.4445, -4.7750, 2.0315
+    keep, given = float(np.float32(momentum)), g.astype(np.float64) * float(scale[0])
+    m_new = keep * m.astype(np.float64) + (1 - keep) * given
+    x = (1 - keep) * given + keep * m_new if nesterov else m_new
+    x = x / (np.sqrt((x * x).sum()) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T if rows <= columns else x.T @ x
+        polynomial = b * gram + c * gram @ gram
+        x = a * x + (polynomial @ x if rows <= columns else x @ polynomial)
+    rate, stretch = float(scalars[0]), np.sqrt(max(1.0, rows / columns))
+    w_new = w.astype(np.float64) * (1 - rate * decay) - rate * stretch * x
+    room = rate * stretch * a**iterations * EPS * (16 + 2 * min(rows, columns)) + 4 * EPS * np.abs(w)
+    outputs = [Output(w_new, room, w), Output(m_new, 4 * EPS * (np.abs(m) + np.abs(given)), m)]
+    return [Case("muon", outputs, [g, scalars, scale],
+                 [rows, columns, nesterov, iterations, float(momentum), float(decay), a, b, c])]
+
+
 PRODUCTS = {"product": products, "linear": linears, "loss": losses}
 ROW_MAKERS = {"table": table_rows, "rms_norm": rms_norms, "layer_norm": layer_norms, "activation": activations,
-              "gated": gates, "rotate": rotations, "update": updates}
+              "gated": gates, "rotate": rotations, "update": updates, "muon": muons}

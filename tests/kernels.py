@@ -58,7 +58,8 @@ def exactly_sized(values: Array) -> Iterator[Array]:
     It starts 4 bytes late, so that whatever needs more than a float's alignment is noticed.
     """
     libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
     at = libc.malloc(4 + values.nbytes)
     inner = np.frombuffer((ctypes.c_char * values.nbytes).from_address(at + 4), values.dtype).reshape(values.shape)
     inner[...] = values

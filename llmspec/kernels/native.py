@@ -117,5 +117,7 @@ def call(name: str, outputs: tuple[int | Tensor, ...], inputs: tuple[Tensor, ...
     made = [o if isinstance(o, Tensor) else Tensor.invalids(o, dtype=dtypes.float32, device=address.device)
             for o in outputs]
     flat = [t.reshape(-1) for t in (*made, *inputs)]
+    if wrong := [t.dtype.name for t in flat if t.dtype not in (dtypes.float32, dtypes.int32)]:
+        raise TypeError(f"C functions read float32 and int32, not {', '.join(wrong)}")
     done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, numbers), grad_fxn=gradient)
     return done[: len(made)]

@@ -1,4 +1,4 @@
-"""Products, linear layers and the loss on top of them equal float64, their gradients too, the same bits on every run."""
+"""Products, linear layers and the loss on top equal float64, their gradients too, the same bits on every run."""
 
 from __future__ import annotations
 
