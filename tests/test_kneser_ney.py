@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from kneser_ney import Bigram
+from kneser_ney import Bigram, Trigram
 
 
 @given(st.lists(st.integers(0, 6), min_size=8, max_size=80))
@@ -16,6 +16,16 @@ def test_it_is_a_distribution(tokens: list[int]) -> None:
     model = Bigram(np.array(tokens), 7)
     for first in range(7):
         total = model.probability(np.full(7, first), np.arange(7)).sum()
+        assert abs(total - 1) < 1e-12
+
+
+@given(st.lists(st.integers(0, 4), min_size=30, max_size=200))
+def test_triples_are_a_distribution_too(tokens: list[int]) -> None:
+    model = Trigram(np.array(tokens), 5)
+    if not (0 < model.discount < 1 and 0 < model.triple_discount < 1):
+        return
+    for context in range(25):
+        total = model.after(np.full(5, context), np.arange(5)).sum()
         assert abs(total - 1) < 1e-12
 
 
