@@ -10,6 +10,7 @@ from llmspec.bench.rates import BACKWARD, Rates, measured_rates
 from llmspec.compiler.cost import DROPOUT
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
+from llmspec.core.units import count, duration
 from llmspec.kernels.toolchain import ToolchainError
 from llmspec.parts.base import Frozen
 from llmspec.parts.phases import Phase
@@ -68,6 +69,15 @@ class Forecast(Frozen):
     @property
     def total(self) -> float:
         return self.steps + self.validation + self.samples
+
+    @property
+    def sentence(self) -> str:
+        """All of it in words."""
+        beside = [f"{duration(s)} {of}" for s, of in ((self.validation, "of validation"), (self.samples, "of samples"))
+                  if s >= 0.05]
+        return (f"{self.phase}: about {duration(self.total)}"
+                + (f", {' and '.join(beside)} among them" if beside else "")
+                + f"; {count(self.tokens_per_second)} tokens/s, by {self.origin}")
 
 
 def forecasts(plan: Plan, rates: Rates | None, earlier: dict[str, Measured]) -> dict[str, Forecast]:

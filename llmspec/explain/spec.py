@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llmspec.bench.pace import Forecast
 from llmspec.compiler.budget import COMPUTE_OPTIMAL
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.proofs import Proof, pending, prove
@@ -67,15 +68,18 @@ class SpecReport(Report):
     """Bytes that the device may hold; None where nobody knows."""
     memory_limit_from: str = ""
     """Whose word that is."""
+    times: tuple[Forecast, ...] = ()
+    """What phases are expected to take, where this machine is known."""
     note: str = ""
     """Why some numbers are missing."""
 
 
 def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = None,
-                 exact: Mapping[str, Mapping[str, int]] | None = None) -> SpecReport:
+                 exact: Mapping[str, Mapping[str, int]] | None = None,
+                 times: Mapping[str, Forecast] | None = None) -> SpecReport:
     """The report of a plan: `note` says why some of its numbers are missing, `proofs` are those of its data.
 
-    `exact` is what the graphs would hold, in bytes.
+    `exact` is what the graphs would hold, in bytes; `times` what phases are expected to take, by name.
     """
     model, (limit, whose) = plan.model, memory_limit(plan)
     flops = [p.flops for p in plan.phases]
@@ -91,7 +95,7 @@ def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = No
         decisions=tuple(DecisionReport(d.path, d.value, d.why) for d in plan.decisions),
         proofs=(*prove(plan), *(pending(plan) if proofs is None else proofs)), remarks=tuple(remarks(plan)),
         memory=memory_reports(plan, exact), memory_limit=limit, memory_limit_from=whose if limit is not None else "",
-        note=note,
+        times=tuple((times or {}).values()), note=note,
     )
 
 
