@@ -246,17 +246,17 @@ def explained_spec(path: Path, overrides: list[str] | None, part: str | None = N
     from llmspec.explain.part import explain_part
     from llmspec.explain.spec import explain_plan
 
-    plan, note, proofs = known_plan(path, overrides)
+    plan, note, proofs, prepared = known_plan(path, overrides)
     if part is not None:
         return explain_part(plan, part)
-    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None, foretold(plan, time))
+    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None, foretold(plan, time), prepared)
 
 
 def explained_pair(first: Path, second: Path, overrides: list[str] | None) -> Any:
     """What differs between two specs or runs; token counts only where those of both are known: so keys compare."""
     from llmspec.explain.compare import explain_difference
 
-    (a, a_note, _), (b, b_note, _) = known_plan(first, overrides), known_plan(second, overrides)
+    (a, a_note, *_), (b, b_note, *_) = known_plan(first, overrides), known_plan(second, overrides)
     if a_note or b_note:
         a, b = (compiled(path, overrides)[1] if is_spec(path) else plan for path, plan in ((first, a), (second, b)))
     return explain_difference(a, b, (str(first), str(second)), a_note or b_note)
@@ -267,12 +267,12 @@ def is_spec(path: Path) -> bool:
     return path.is_file() or path.suffix in (".yaml", ".yml")
 
 
-def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None]:
-    """The plan of a run; or of a spec, with counts and proofs where the data are already here, else a note on why."""
+def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None, Any]:
+    """The plan of a run; or of a spec, with proofs and data where these are already here, else a note on why."""
     if not is_spec(path):
         from llmspec.runs.run import RunFolder
 
-        return RunFolder.open(path).plan(), "", None
+        return RunFolder.open(path).plan(), "", None, None
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
@@ -281,8 +281,8 @@ def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tupl
     try:
         prepared = prepare(plan, offline=True)
     except DataError as e:
-        return plan, f"token counts are missing: {e.problems[0].message}", None
-    return complete(plan, prepared.measured), "", prepared.proofs
+        return plan, f"token counts are missing: {e.problems[0].message}", None, None
+    return complete(plan, prepared.measured), "", prepared.proofs, prepared
 
 
 def scheduled(plan: Plan) -> dict[str, dict[str, int]]:

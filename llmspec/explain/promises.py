@@ -57,7 +57,8 @@ def facts_of(planned: PhasePlan, about: Mapping[str, Any], steps: int, seconds: 
 def _flops(planned: PhasePlan, steps: int, seconds: float, peak_flops: float | None) -> Fact:
     """Of all matrix products: every step computes the same."""
     done = planned.flops / planned.steps * steps if planned.flops and planned.steps else None
-    note = f"{done / seconds / peak_flops:.0%} of this machine's peak" if done and seconds and peak_flops else ""
+    share = done / seconds / peak_flops if done and seconds and peak_flops else None
+    note = "" if share is None else f"{'less than 1%' if share < 0.01 else f'{share:.0%}'} of this machine's peak"
     return Fact("matrix products", "FLOPs", planned.flops, done, note)
 
 

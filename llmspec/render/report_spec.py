@@ -19,6 +19,7 @@ from llmspec.explain.model import MaskPicture, Node, TensorRow, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
 from llmspec.render import proofs
+from llmspec.render.report_lessons import show_excerpts, show_spelling
 from llmspec.render.report_memory import show_memory
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
 
@@ -46,6 +47,10 @@ def show(report: SpecReport, console: Console) -> None:
     heading(console, "phases", "how it learns, in this order")
     for index, phase in enumerate(report.phases, 1):
         show_phase(console, index, phase, {found.phase: found for found in report.times}.get(phase.name))
+    if report.excerpts:
+        show_excerpts(console, report.excerpts)
+    if report.spelling:
+        show_spelling(console, report.spelling)
     show_memory(console, report.memory, report.memory_limit, report.memory_limit_from)
     heading(console, "decoding", "how text is drawn: each filter changes what the one above it leaves")
     show_chain(console, report.decoding)
