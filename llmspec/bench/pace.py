@@ -120,10 +120,9 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     dropped = (1 + 2 * model.layers) * width * sum(DROPOUT) / rates.plain if model.dropout else 0.0
     update = 0.0
     for t in model.tensors:
+        update += rates.update * t.count
         if work := phase.optimizer.products(t.role, t.shape):
-            update += work / rates.product(min(t.shape)) + phase.optimizer.pointwise(t.role) * t.count / rates.plain
-        else:
-            update += rates.update * t.count
+            update += work / rates.product(min(t.shape))
     return Pieces(
         products=sum(passed * t.count / rates.product(min(t.shape)) for t in matrices),
         attention=passed * 2 * model.layers * model.context * model.heads * model.head_dim / rates.attention,

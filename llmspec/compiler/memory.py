@@ -20,8 +20,6 @@ from llmspec.parts.phases import Phase
 
 FLOAT = 4
 """Bytes of a number."""
-ORTHOGONAL = 2.3
-"""Places for a number of a matrix that is made orthogonal. Measured."""
 SAMPLED_ROWS = 1
 """Texts that are decoded side by side while a phase trains."""
 
@@ -39,13 +37,15 @@ class Habits(NamedTuple):
     """Arrays of logits, their gradient included, as the backward pass starts."""
     adam: float
     """Places for a number of a weight that Adam's update works with, where that is a step of its own."""
+    muon: float
+    """The same of a matrix that Muon makes orthogonal. Measured."""
 
 
-PLAIN = Habits(scores_kept=2, scores_passing=3, scores_forward=2, logits=2, adam=2)
+PLAIN = Habits(scores_kept=2, scores_passing=3, scores_forward=2, logits=2, adam=2, muon=2.3)
 """tinygrad's own kernels, on every GPU."""
-CPU = Habits(scores_kept=0, scores_passing=0, scores_forward=0, logits=1, adam=0)
+CPU = Habits(scores_kept=0, scores_passing=0, scores_forward=0, logits=1, adam=0, muon=0)
 """Calls of C: attention keeps a sum a row, and the loss writes its gradient where the logits were; Adam's
-step is one call, in place."""
+and Muon's steps are calls in place."""
 
 
 def habits(device: str) -> Habits:
@@ -126,7 +126,7 @@ class Sizes:
         for t in self.model.tensors:
             states = len(optimizer.state(t.role))
             if optimizer.products(t.role, t.shape):  # Muon's products: the matrix, its square, the next one
-                found += ORTHOGONAL * t.count
+                found += self.habits.muon * t.count
             else:
                 found += t.count * (self.habits.adam if states == 2 else max(1, states))
         return found
