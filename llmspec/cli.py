@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from llmspec.bench.pace import Forecast
     from llmspec.compiler.plan import Plan
     from llmspec.compiler.proofs import Proof
     from llmspec.spec import Reading
@@ -98,6 +99,7 @@ def explain(
                                                                                "what follows.")] = None,
     part: Annotated[str | None, typer.Option(help="One part of a spec in depth, such as model.attention.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs for the memory of a spec.")] = False,
+    time: Annotated[bool, typer.Option("--time", help="Measure this machine, and say how long a spec takes.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     top: Annotated[int, typer.Option(min=1, max=20, help="Candidates shown for each token.")] = 5,
@@ -108,8 +110,8 @@ def explain(
     with failures(json_):
         if what is not None and other is not None:
             report = explained_pair(what, other, set_)
-        elif what is not None and (is_spec(what) or part is not None or exact):
-            report = explained_spec(what, set_, part, exact)
+        elif what is not None and (is_spec(what) or part is not None or exact or time):
+            report = explained_spec(what, set_, part, exact, time)
         elif prompt is not None:
             from llmspec.explain.decoding import explain_prompt
 
@@ -134,6 +136,8 @@ def check(
     set_: Sets = None,
     exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs whether they fit.")] = False,
     data: Annotated[bool, typer.Option("--data", help="Read the data too, downloading what is missing.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Build the model and see who influences whom in it.")] = False,
+    time: Annotated[bool, typer.Option("--time", help="Measure this machine, and say how long phases take.")] = False,
     json_: Json = False,
 ) -> None:
     """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
@@ -144,12 +148,14 @@ def check(
 
         _, plan = compiled(spec, set_)
         plan, shown = measured(plan, aside=json_) if data else (plan, pending(plan))
-        proofs = (*prove(plan), *shown)
+        proofs = (*prove(plan), *(graph_proofs(plan) if graph else ()), *shown)
         refuse(proofs)
+        times = foretold(plan, time)
         peaks = {name: sum(items.values()) for name, items in scheduled(plan).items()} if exact else {}
         if json_:
             about = {"name": plan.name, "parameters": plan.model.parameters, "phases": [p.name for p in plan.phases],
-                     "proofs": [p.model_dump(mode="json") for p in proofs], **({"peaks": peaks} if exact else {})}
+                     "proofs": [p.model_dump(mode="json") for p in proofs], **({"peaks": peaks} if exact else {}),
+                     "times": {name: found.model_dump(mode="json") for name, found in times.items()}}
             print(json.dumps({"ok": True, "problems": [], **about}, ensure_ascii=False))
         else:
             from llmspec.render.proofs import show
@@ -160,6 +166,8 @@ def check(
             show(proofs)
             for name, peak in peaks.items():
                 typer.echo(f"{name}: {size(peak)} at its peak, as scheduled")
+            for found in times.values():
+                typer.echo(found.sentence)
 
 
 @app.command(epilog="Example:  `llmspec schema -o specs/schema.json`, and in a spec's first line "
@@ -232,22 +240,23 @@ def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
         return complete(plan, prepared.measured), prepared.proofs
 
 
-def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False) -> Any:
+def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False,
+                   time: bool = False) -> Any:
     """A spec's report, or that of one of its parts; with token counts where the data are already here."""
     from llmspec.explain.part import explain_part
     from llmspec.explain.spec import explain_plan
 
-    plan, note, proofs = known_plan(path, overrides)
+    plan, note, proofs, prepared = known_plan(path, overrides)
     if part is not None:
         return explain_part(plan, part)
-    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None)
+    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None, foretold(plan, time), prepared)
 
 
 def explained_pair(first: Path, second: Path, overrides: list[str] | None) -> Any:
     """What differs between two specs or runs; token counts only where those of both are known: so keys compare."""
     from llmspec.explain.compare import explain_difference
 
-    (a, a_note, _), (b, b_note, _) = known_plan(first, overrides), known_plan(second, overrides)
+    (a, a_note, *_), (b, b_note, *_) = known_plan(first, overrides), known_plan(second, overrides)
     if a_note or b_note:
         a, b = (compiled(path, overrides)[1] if is_spec(path) else plan for path, plan in ((first, a), (second, b)))
     return explain_difference(a, b, (str(first), str(second)), a_note or b_note)
@@ -258,12 +267,12 @@ def is_spec(path: Path) -> bool:
     return path.is_file() or path.suffix in (".yaml", ".yml")
 
 
-def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None]:
-    """The plan of a run; or of a spec, with counts and proofs where the data are already here, else a note on why."""
+def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None, Any]:
+    """The plan of a run; or of a spec, with proofs and data where these are already here, else a note on why."""
     if not is_spec(path):
         from llmspec.runs.run import RunFolder
 
-        return RunFolder.open(path).plan(), "", None
+        return RunFolder.open(path).plan(), "", None, None
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
@@ -272,8 +281,8 @@ def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tupl
     try:
         prepared = prepare(plan, offline=True)
     except DataError as e:
-        return plan, f"token counts are missing: {e.problems[0].message}", None
-    return complete(plan, prepared.measured), "", prepared.proofs
+        return plan, f"token counts are missing: {e.problems[0].message}", None, None
+    return complete(plan, prepared.measured), "", prepared.proofs, prepared
 
 
 def scheduled(plan: Plan) -> dict[str, dict[str, int]]:
@@ -286,6 +295,22 @@ def scheduled(plan: Plan) -> dict[str, dict[str, int]]:
     if problems := over_limit(plan, {name: sum(items.values()) for name, items in found.items()}):
         raise SpecError(problems)
     return found
+
+
+def foretold(plan: Plan, measure: bool) -> Mapping[str, Forecast]:
+    """What phases are expected to take on this machine, by name; `measure` it first, or take what is known of it."""
+    from llmspec.bench.pace import calibrate, expected
+
+    if measure:
+        calibrate(plan.device)
+    return expected(plan)
+
+
+def graph_proofs(plan: Plan) -> tuple[Proof, ...]:
+    """What the built graph shows of the plan's masks."""
+    from llmspec.model.influence import graph_proof
+
+    return (graph_proof(plan),)
 
 
 def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:

@@ -167,8 +167,9 @@ def test_a_process_that_fails_is_a_plain_error(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_machine_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SQUARES": (32, 64), "SHAPES": ((4, 32, 8),), "VECTOR": (64, 128), "COPIED": 1 << 20,
-                        "EACH": 0.01, "cache_dir": lambda: tmp_path}.items():
+                        "EACH": 0.01}.items():
         monkeypatch.setattr(machine_room, name, value)
+    monkeypatch.setattr("llmspec.bench.kept.cache_dir", lambda: tmp_path)
     made = machine_room.measure("CPU")
     assert [(p.rows, p.inner, p.columns) for p in made.products] == [(32, 32, 32), (64, 64, 64), (4, 32, 8)]
     assert made.peak_flops == max(p.flops_per_second for p in made.products)
@@ -178,7 +179,7 @@ def test_the_machine_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_peak_is_measured_once_and_only_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(machine_room, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("llmspec.bench.kept.cache_dir", lambda: tmp_path)
     monkeypatch.setattr(machine_room, "product_seconds", lambda *a, **k: calls.append(1) or 0.01)
     peak = machine_room.peak_flops("CPU")
     assert peak == 2 * 1024**3 / 0.01 and calls
@@ -186,7 +187,7 @@ def test_the_peak_is_measured_once_and_only_grows(tmp_path: Path, monkeypatch: p
     assert machine_room.peak_flops("CPU") == peak and not calls
     machine_room._remember("CPU", peak / 2)
     assert machine_room.peak_flops("CPU") == peak
-    (tmp_path / machine_room.PEAKS).write_text("{broken")
+    (tmp_path / "peaks.json").write_text("{broken")
     assert machine_room.peak_flops("CPU") == peak and calls
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 
+from llmspec.bench.kept import Kept, cores, machine_key
 from llmspec.bench.task import FEWEST, Machine, Product, timed
-from llmspec.core.folders import cache_dir
-from llmspec.core.hashing import digest
-from llmspec.kernels import toolchain
-from llmspec.kernels.compilers import processor, write_atomically
 from llmspec.model.device import open_device
 
 SQUARES = (512, 1024, 2048)
@@ -24,7 +20,7 @@ COPIED = 128 << 20
 """Bytes of the array that is copied."""
 EACH = 0.4
 """Seconds for each shape."""
-PEAKS = "peaks.json"
+KEPT = Kept("peaks.json")
 
 
 def measure(device: str) -> Machine:
@@ -53,7 +49,7 @@ def peak_flops(device: str) -> float:
     Raises ToolchainError where a CPU has no compiler.
     """
     open_device(device)
-    known = _peaks().get(_key(device))
+    known = known_peak(device)
     if known is None:
         known = max(2.0 * n**3 / product_seconds(device, n, n, n, seconds=0.1) for n in SQUARES[:2])
         _remember(device, known)
@@ -105,32 +101,14 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # -- the peaks of earlier measurements -------------------------------------------------------------------------------
-def _key(device: str) -> str:
-    from llmspec.model.lowering import lowering
-
-    compiler = toolchain.prepare().identity if device.startswith("CPU") else ""
-    threads = {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")}
-    return digest([device, lowering(device).name, processor(), cores(), compiler, threads])
-
-
-def _peaks() -> dict[str, float]:
-    """Peaks by key; a file that is missing or damaged counts as empty, since every peak can be measured again."""
-    try:
-        held = json.loads((cache_dir() / PEAKS).read_bytes())
-        return {str(k): float(v) for k, v in held.items() if isinstance(v, int | float) and v > 0}
-    except (OSError, ValueError, AttributeError):
-        return {}
+def known_peak(device: str) -> float | None:
+    """The peak as an earlier measurement has it, after `open_device`; None where nothing was measured."""
+    peak = KEPT.read().get(machine_key(device))
+    return float(peak) if isinstance(peak, int | float) and peak > 0 else None
 
 
 def _remember(device: str, peak: float) -> None:
     """Keeps the peak unless a higher one is known: a busy machine measures too little, never too much."""
-    key, peaks = _key(device), _peaks()
-    if peak > peaks.get(key, 0.0):
-        with contextlib.suppress(OSError):  # what cannot be kept is measured again
-            write_atomically(cache_dir() / PEAKS, json.dumps({**peaks, key: peak}).encode(), 0o600)
+    if peak > (known_peak(device) or 0.0):
+        KEPT.keep(machine_key(device), peak)

@@ -35,12 +35,17 @@ class Habits(NamedTuple):
     """Arrays of scores that the forward pass of one block works with, where nothing is kept."""
     logits: float
     """Arrays of logits, their gradient included, as the backward pass starts."""
+    adam: float
+    """Places for a number of a weight that Adam's update works with, where that is a step of its own."""
+    muon: float
+    """The same of a matrix that Muon makes orthogonal. Measured."""
 
 
-PLAIN = Habits(scores_kept=2, scores_passing=3, scores_forward=2, logits=2)
+PLAIN = Habits(scores_kept=2, scores_passing=3, scores_forward=2, logits=2, adam=2, muon=2.3)
 """tinygrad's own kernels, on every GPU."""
-CPU = Habits(scores_kept=0, scores_passing=0, scores_forward=0, logits=1)
-"""Calls of C: attention keeps a sum a row, and the loss writes its gradient where the logits were."""
+CPU = Habits(scores_kept=0, scores_passing=0, scores_forward=0, logits=1, adam=0, muon=0)
+"""Calls of C: attention keeps a sum a row, and the loss writes its gradient where the logits were; Adam's
+and Muon's steps are calls in place."""
 
 
 def habits(device: str) -> Habits:
@@ -104,9 +109,9 @@ class Sizes:
         logits = h.logits * self.tokens * self.model.vocab
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
-        # The update of several passes is a step of its own, which keeps a place for the clipped gradients.
-        clipped = parameters if self.phase.accumulation > 1 else 0.0
-        return [(a, b, c + clipped, when) for a, b, c, when in (
+        # The update of several passes is a step of its own, whose places lie beside those of a pass.
+        update = self.update() if self.phase.accumulation > 1 else 0.0
+        return [(a, b, c + update, when) for a, b, c, when in (
             (kept + 4 * self.stream, logits, 0.0, "as the backward pass starts"),
             (kept + inside, 0.0, self.head, "in the backward pass of the last block"),
             (self.block() + inside, 0.0, parameters, "in the backward pass of the first block"),
@@ -114,12 +119,25 @@ class Sizes:
              "in the gradient of the embeddings"),
         )]
 
+    def update(self) -> float:
+        """What an update that is a step of its own works with: clipped gradients, and new values before they are
+        assigned."""
+        optimizer, found = self.phase.optimizer, 0.0
+        for t in self.model.tensors:
+            states = len(optimizer.state(t.role))
+            if optimizer.products(t.role, t.shape):  # Muon's products: the matrix, its square, the next one
+                found += self.habits.muon * t.count
+            else:
+                found += t.count * (self.habits.adam if states == 2 else max(1, states))
+        return found
+
     def evaluation(self) -> float:
         """What a forward pass with its losses works with: one block at a time, or the logits."""
         block = max(self.habits.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
         return max(block, self.tokens * self.model.vocab + 2 * self.stream)
 
     def batch(self) -> int:
-        """Bytes of tokens, targets and shares, of documents and positions, and of the tables of positions."""
-        arrays = 5 if self.phase.document_mask else 3
-        return FLOAT * arrays * self.tokens + FLOAT * self.model.position.table_numbers(self.model.dims)
+        """Bytes of tokens, targets and shares, of spans and positions, and of the tables of positions."""
+        # Without a document mask, all rows have the same spans (a first and an end), and positions are not given.
+        inputs = 6 * self.tokens if self.phase.document_mask else 3 * self.tokens + 2 * self.model.context
+        return FLOAT * inputs + FLOAT * self.model.position.table_numbers(self.model.dims)

@@ -11,6 +11,7 @@ from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.compiler.proofs import Proof
 from llmspec.core.problems import RunError
 from llmspec.explain.curves import Curve, Validation, curve, overfitting, validations
+from llmspec.explain.promises import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
 from llmspec.runs.run import PhaseFolder, RunFolder
 
@@ -75,6 +76,8 @@ class PhaseRun:
     speed: Curve
     """Tokens read per second of each step."""
     flops_per_second: float | None
+    facts: tuple[Fact, ...]
+    """What was promised of it, and what came."""
     ledger: tuple[LedgerRow, ...]
     samples: tuple[Sample, ...]
     remarks: tuple[str, ...]
@@ -104,6 +107,8 @@ class RunReport(Report):
     parameters: int
     seconds: float
     """Wall time of all recorded steps."""
+    peak_flops: float | None
+    """FLOPs a second of the machine's fastest product; None before the run's end."""
     phases: tuple[PhaseRun, ...]
     proofs: tuple[Proof, ...]
     """What was shown before step 0."""
@@ -115,13 +120,14 @@ def explain_run(folder: RunFolder) -> RunReport:
     """The report of a run directory. Raises RunError where its plan cannot be read."""
     plan = folder.plan()
     lock = _lock(folder)
-    phases = tuple(_phase(p, folder.phase(p.name)) for p in plan.phases)
+    peak = folder.facts.get("peak_flops")
+    phases = tuple(_phase(p, folder.phase(p.name), peak) for p in plan.phases)
     machine = " ".join(str(lock[k]) for k in ("system", "machine") if lock.get(k))
     return RunReport(
         name=plan.name, path=str(folder.path), state=_state(phases), device=plan.device,
         machine=machine + (f", Python {lock['python']}" if lock.get("python") else ""),
         packages=dict(lock.get("packages") or {}), seed=plan.seed, parameters=plan.model.parameters,
-        seconds=sum(p.seconds for p in phases), phases=phases,
+        seconds=sum(p.seconds for p in phases), peak_flops=peak, phases=phases,
         proofs=folder.proofs(), sources=credits(plan),
         remarks=tuple(f"{p.name}: {r}" for p in phases for r in p.remarks),
     )
@@ -152,7 +158,7 @@ def _state(phases: Sequence[PhaseRun]) -> str:
     return f"{now.name} has not begun" + (f"; {', '.join(done)} done" if done else "")
 
 
-def _phase(planned: PhasePlan, folder: PhaseFolder) -> PhaseRun:
+def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) -> PhaseRun:
     about, rows, phase = folder.about, folder.metrics.read(), planned.phase
     loss, norm = curve(rows, "loss"), curve(rows, "norm")
     seconds, held_out = curve(folder.timing.read(), "seconds"), validations(rows)
@@ -163,14 +169,18 @@ def _phase(planned: PhasePlan, folder: PhaseFolder) -> PhaseRun:
         clipped = sum(v > phase.clip for v in norm.values) / len(norm.values)
     tokens_per_second = per_step / median if per_step and median else None
     flops = planned.flops / planned.steps / median if planned.flops and planned.steps and median else None
+    step, state = loss.steps[-1] if loss.steps else 0, _phase_state(about, planned)
+    counts = [c.get("seen", 0) for c in counts_of(about.get("ledger")).values()]
+    promised = facts_of(planned, about, step, sum(seconds.values), sum(counts) if counts else None,
+                        peak_flops) if step and state != "of another plan" else ()
     return PhaseRun(
-        name=planned.name, kind=phase.kind, state=_phase_state(about, planned),  # type: ignore[attr-defined]
-        step=loss.steps[-1] if loss.steps else 0, steps=planned.steps, loss=loss, validation=held_out,
+        name=planned.name, kind=phase.kind, state=state, step=step,  # type: ignore[attr-defined]
+        steps=planned.steps, loss=loss, validation=held_out,
         learning_rate=curve(rows, "lr"), gradient_norm=norm, clip=phase.clip, clipped=clipped,
         seconds=sum(seconds.values), slowest_step=max(seconds.values, default=None),
         tokens_per_second=tokens_per_second, speed=_speed(seconds, per_step), flops_per_second=flops,
-        ledger=_ledger(planned.shares, about.get("ledger")), samples=_samples(folder),
-        remarks=tuple(_remarks(loss, held_out, clipped, about.get("ledger"), planned)),
+        facts=promised, ledger=_ledger(planned.shares, about.get("ledger")), samples=_samples(folder),
+        remarks=(*_remarks(loss, held_out, clipped, about.get("ledger"), planned), *remarks_on(promised)),
     )
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from llmspec.bench.pace import Forecast
 from llmspec.compiler.budget import COMPUTE_OPTIMAL
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.proofs import Proof, pending, prove
 from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
+from llmspec.explain.lessons import Excerpt, Spelling, excerpts, spelling
 from llmspec.explain.memory import MemoryReport, memory_limit, memory_reports
 from llmspec.explain.model import MaskPicture, Node, TensorRow, mask_pictures, model_tree, tensor_rows
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
 from llmspec.explain.report import Report, described
+
+if TYPE_CHECKING:
+    from llmspec.data.prepare import Prepared
 
 FAR = 2.0
 """A ratio this many times above or below the optimum is called far from it."""
@@ -67,15 +72,23 @@ class SpecReport(Report):
     """Bytes that the device may hold; None where nobody knows."""
     memory_limit_from: str = ""
     """Whose word that is."""
+    excerpts: tuple[Excerpt, ...] = ()
+    """A document of each source as phases read it, where the data are at hand."""
+    spelling: Spelling | None = None
+    """The tokenizer on a sentence, where it is trained."""
+    times: tuple[Forecast, ...] = ()
+    """What phases are expected to take, where this machine is known."""
     note: str = ""
     """Why some numbers are missing."""
 
 
 def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = None,
-                 exact: Mapping[str, Mapping[str, int]] | None = None) -> SpecReport:
+                 exact: Mapping[str, Mapping[str, int]] | None = None,
+                 times: Mapping[str, Forecast] | None = None, prepared: Prepared | None = None) -> SpecReport:
     """The report of a plan: `note` says why some of its numbers are missing, `proofs` are those of its data.
 
-    `exact` is what the graphs would hold, in bytes.
+    `exact` is what the graphs would hold, in bytes; `times` what phases are expected to take, by name; `prepared`
+    what they read, where that is at hand.
     """
     model, (limit, whose) = plan.model, memory_limit(plan)
     flops = [p.flops for p in plan.phases]
@@ -91,7 +104,8 @@ def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = No
         decisions=tuple(DecisionReport(d.path, d.value, d.why) for d in plan.decisions),
         proofs=(*prove(plan), *(pending(plan) if proofs is None else proofs)), remarks=tuple(remarks(plan)),
         memory=memory_reports(plan, exact), memory_limit=limit, memory_limit_from=whose if limit is not None else "",
-        note=note,
+        excerpts=excerpts(prepared) if prepared else (), spelling=spelling(prepared.codec) if prepared else None,
+        times=tuple((times or {}).values()), note=note,
     )
 
 

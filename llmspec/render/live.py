@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from llmspec.bench.pace import Forecast
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.units import count, duration
 from llmspec.training.stop import Interrupted
@@ -41,22 +42,30 @@ class Pace:
     """Steps and tokens a second over the last steps, and the time left. The first step compiles and is left out."""
 
     def __init__(self) -> None:
-        self.recent: deque[tuple[float, int]] = deque(maxlen=50)
+        self.recent: deque[Step] = deque(maxlen=50)
         self.first = True
 
     def add(self, step: Step) -> None:
         if not self.first:
-            self.recent.append((step.seconds, step.tokens))
+            self.recent.append(step)
         self.first = False
 
     def tokens_per_second(self) -> float:
-        seconds = sum(s for s, _ in self.recent)
-        return sum(t for _, t in self.recent) / seconds if seconds else 0.0
+        seconds = sum(s.seconds for s in self.recent)
+        return sum(s.tokens for s in self.recent) / seconds if seconds else 0.0
+
+    def speed(self, peak_flops: float | None) -> str:
+        """`1.2k tokens/s, 41% of peak`, the share where the machine's fastest product is known (FLOPs a second)."""
+        seconds = sum(s.seconds for s in self.recent)
+        words = f"{count(self.tokens_per_second())} tokens/s"
+        if not (peak_flops and seconds):
+            return words
+        return f"{words}, {sum(s.flops for s in self.recent) / seconds / peak_flops:.0%} of peak"
 
     def eta(self, step: Step) -> str:
         if not self.recent:
             return "–"
-        mean = sum(s for s, _ in self.recent) / len(self.recent)
+        mean = sum(s.seconds for s in self.recent) / len(self.recent)
         return duration(mean * (step.steps - step.step))
 
 
@@ -66,6 +75,8 @@ class Plain(Watcher):
     def __init__(self, console: Console) -> None:
         self.console, self.phase, self.pace, self.last, self.doing = console, "", Pace(), 0.0, ""
         self.score, self.taken = "", list[str]()
+        self.forecasts: Mapping[str, Forecast] = {}
+        self.peak: float | None = None
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -79,8 +90,12 @@ class Plain(Watcher):
             self.doing, self.last = what, now
             self.say(what + (f" {done / total:.0%}" if total and done else ""))
 
+    def expected(self, forecasts: Mapping[str, Forecast], peak_flops: float | None) -> None:
+        self.forecasts, self.peak = forecasts, peak_flops
+
     def planned(self, plan: Plan, folder: Path) -> None:
-        self.console.print(summary(plan, folder))
+        self.console.print(summary(plan, folder, self.forecasts))
+        self.say(origin(self.forecasts))
 
     def reused(self, phase: PhasePlan) -> None:
         self.taken.append(phase.name)
@@ -97,7 +112,7 @@ class Plain(Watcher):
         if step.step in (1, step.steps) or now - self.last > PLAIN_SECONDS:
             self.last = now
             self.say(f"{self.phase} {step.step}/{step.steps}  loss {step.loss:.3f}  lr {step.lr:.2e}  "
-                     f"norm {step.norm:.2f}  {count(self.pace.tokens_per_second())} tokens/s  "
+                     f"norm {step.norm:.2f}  {self.pace.speed(self.peak)}  "
                      f"ETA {self.pace.eta(step)}")
 
     def validated(self, step: int, scores: list[Score]) -> None:
@@ -149,7 +164,7 @@ class Display(Plain):
         self.bar.update(self.task, completed=step.step)
         self.line = Text.assemble(
             ("loss ", "dim"), (f"{step.loss:.3f}", "bold"), self.score, ("   lr ", "dim"), f"{step.lr:.1e}",
-            ("   ", ""), f"{count(self.pace.tokens_per_second())} tokens/s", ("   ETA ", "dim"), self.pace.eta(step))
+            ("   ", ""), self.pace.speed(self.peak), ("   ETA ", "dim"), self.pace.eta(step))
 
     def validated(self, step: int, scores: list[Score]) -> None:
         super().validated(step, scores)
@@ -165,19 +180,28 @@ class Display(Plain):
         self.say(f"{phase.name}: done, loss {self.losses[-1]:.3f}" if self.losses else f"{phase.name}: done")
 
 
-def summary(plan: Plan, folder: Path) -> Table:
+def origin(forecasts: Mapping[str, Forecast]) -> str:
+    """Where the times come from, and how to get some where there are none."""
+    if not forecasts:
+        return "time: not foretold on this machine yet; `llmspec check SPEC --time` measures what it needs"
+    found = {f.origin for f in forecasts.values()}
+    return f"time: by {' and by '.join(sorted(found))}"
+
+
+def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Table:
     """What is about to happen, in a table: a line a phase."""
     title = (f"{plan.name}: {count(plan.model.parameters)} parameters, {plan.model.layers} layers, "
              f"vocabulary {plan.model.vocab:,}, context {plan.model.context}, on {plan.device} → {folder}")
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for column in ("phase", "steps", "tokens", "mixture (tokens, epochs)", "TFLOPs"):
-        table.add_column(column, justify="right" if column in ("steps", "tokens", "TFLOPs") else "left")
+    for column in ("phase", "steps", "tokens", "mixture (tokens, epochs)", "TFLOPs", *(("time",) if forecasts else ())):
+        table.add_column(column, justify="left" if column in ("phase", "mixture (tokens, epochs)") else "right")
     for phase in plan.phases:
+        times = [f"≈ {duration(forecasts[phase.name].total)}" if phase.name in forecasts else "?"] if forecasts else []
         mixture = ", ".join(
             f"{s.source} {s.share:.0%}" + (f" ({count(s.seen)}, {s.epochs:.2g}×)" if s.seen and s.epochs else "")
             for s in phase.shares)
         table.add_row(phase.name, count(phase.steps or 0), count(phase.tokens or 0), mixture,
-                      f"{(phase.flops or 0) / 1e12:.1f}")
+                      f"{(phase.flops or 0) / 1e12:.1f}", *times)
     return table
 
 

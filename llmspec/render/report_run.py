@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,9 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from llmspec.core.units import count, duration
+from llmspec.core.units import count, duration, size
 from llmspec.explain.curves import Curve, Validation
 from llmspec.explain.decoding import visible_text
+from llmspec.explain.promises import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
 from llmspec.render import proofs
 from llmspec.render.report_charts import MARKS, chart
@@ -31,12 +32,15 @@ def show(report: RunReport, console: Console) -> None:
         ("folder", report.path), ("parameters", number(report.parameters)),
         ("device", ", ".join(x for x in (report.device, report.machine) if x)),
         ("time", f"{duration(report.seconds)} in training steps" if report.seconds else ""),
+        ("peak", f"{flops(report.peak_flops)}/s in its fastest product" if report.peak_flops else ""),
         ("seed", str(report.seed)),
         ("packages", ", ".join(f"{name} {version}" for name, version in report.packages.items())),
     ]))
     if report.proofs:
         heading(console, "proofs", "shown before step 0")
         proofs.show(report.proofs, console)
+    if any(phase.facts for phase in report.phases):
+        show_promises(console, report.phases)
     for phase in report.phases:
         show_phase(console, phase)
     if any(p.samples for p in report.phases):
@@ -51,6 +55,29 @@ def show(report: RunReport, console: Console) -> None:
     if report.remarks:
         heading(console, "remarks")
         bullets(console, report.remarks)
+
+
+# -- promises ------------------------------------------------------------------------------------------------------
+def show_promises(console: Console, phases: Sequence[PhaseRun]) -> None:
+    """What was promised before step 0 beside what came, a block a phase."""
+    heading(console, "promises and facts", "what was said before the first step, and what came of it")
+    for phase in phases:
+        if not phase.facts:
+            continue
+        made = table(phase.name, "promised", "came to", "off", "", right=("promised", "came to", "off"))
+        for fact in phase.facts:
+            off = "" if fact.off is None else "0" if fact.off == 0 else f"{fact.off:+.1%}"
+            made.add_row(f"  {fact.what}", amount(fact, fact.promised), amount(fact, fact.actual), off,
+                         Text(fact.note, style="dim"))
+        console.print(made)
+
+
+def amount(fact: Fact, value: float | None) -> str:
+    """A quantity in its unit; a dash where there is none."""
+    if value is None:
+        return "–"
+    shown = {"seconds": duration, "bytes": size, "FLOPs": flops, "joules": lambda v: f"{v:,.0f} J"}
+    return shown.get(fact.unit, number)(value)
 
 
 def show_phase(console: Console, phase: PhaseRun) -> None:

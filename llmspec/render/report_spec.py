@@ -12,12 +12,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llmspec.bench.pace import Forecast
 from llmspec.core.units import size
 from llmspec.explain.chain import ChainReport
 from llmspec.explain.model import MaskPicture, Node, TensorRow, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
 from llmspec.render import proofs
+from llmspec.render.report_lessons import show_excerpts, show_spelling
 from llmspec.render.report_memory import show_memory
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
 
@@ -27,6 +29,9 @@ def show(report: SpecReport, console: Console) -> None:
     title = Text.assemble((report.name, "bold"), f": {number(report.parameters)} parameters")
     console.print(title)
     console.print(header(report))
+    if not report.times:
+        console.print(Text("how long it takes is not known here yet: explain --time measures this machine first",
+                           style="dim"))
     if report.note:
         console.print(Text(report.note, style="yellow"))
     heading(console, "model", "inputs → outputs of each part, and the parameters of all equal parts together")
@@ -41,7 +46,11 @@ def show(report: SpecReport, console: Console) -> None:
         console.print(facts(source_facts(source), indent=4))
     heading(console, "phases", "how it learns, in this order")
     for index, phase in enumerate(report.phases, 1):
-        show_phase(console, index, phase)
+        show_phase(console, index, phase, {found.phase: found for found in report.times}.get(phase.name))
+    if report.excerpts:
+        show_excerpts(console, report.excerpts)
+    if report.spelling:
+        show_spelling(console, report.spelling)
     show_memory(console, report.memory, report.memory_limit, report.memory_limit_from)
     heading(console, "decoding", "how text is drawn: each filter changes what the one above it leaves")
     show_chain(console, report.decoding)
@@ -140,15 +149,15 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
         yield "in both", f"{number(source.in_both)} of its documents, which validation holds too: {done}"
 
 
-def show_phase(console: Console, index: int, phase: PhaseReport) -> None:
+def show_phase(console: Console, index: int, phase: PhaseReport, time: Forecast | None) -> None:
     start = f"goes on from {phase.starts_from}" if phase.starts_from else "from freshly drawn weights"
     console.print(Text.assemble(("" if index == 1 else "\n") + f"  {index} ", (phase.name, "bold"),
                                 f"  {phase.kind}, {start}"))
-    console.print(facts(phase_facts(phase, max(10, min(48, console.width - 46))), indent=4))
+    console.print(facts(phase_facts(phase, max(10, min(48, console.width - 46)), time), indent=4))
     console.print(Padding(mixture(phase.shares), (0, 0, 0, 4)))
 
 
-def phase_facts(phase: PhaseReport, width: int) -> Iterator[tuple[str, Any]]:
+def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterator[tuple[str, Any]]:
     passes = f" × {phase.accumulation} passes" if phase.accumulation > 1 else ""
     if phase.steps is None:
         yield "length", f"{phase.budget}: steps are known once the text has been read"
@@ -157,6 +166,8 @@ def phase_facts(phase: PhaseReport, width: int) -> Iterator[tuple[str, Any]]:
         yield "length", (f"{asked}{number(phase.steps)} steps of {phase.batch} × {phase.context} tokens{passes}, "
                          f"{number(phase.tokens)} tokens in all")
         yield "compute", f"{flops(phase.flops)} in matrix products, {flops(phase.operations)} with all else"
+    if time is not None:
+        yield "time", time.sentence.partition(": ")[2]
     rates = [lr for _, lr in phase.learning_rate]
     yield "learning rate", Text.assemble((spark(rates, width, floor=0.0), "cyan"), " " if rates else "",
                                          f"peak {phase.peak_lr:g}, {phase.schedule}")

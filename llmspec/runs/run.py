@@ -17,6 +17,8 @@ from llmspec.runs.checkpoint import Checkpoint, newest
 from llmspec.runs.files import Rows, read_json, write_json, write_text
 from llmspec.runs.lock import LOCK, Lock
 
+FACTS = "facts.json"
+
 
 class PhaseFolder:
     """What a run keeps of one phase."""
@@ -115,6 +117,15 @@ class RunFolder:
             return tuple(Proof.model_validate_json(json.dumps(found)) for found in read_json(self.path / "proofs.json"))
         except (TypeError, ValueError) as e:
             raise RunError(f"{self.path / 'proofs.json'} cannot be read: {str(e).splitlines()[0]}") from e
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """facts.json: what was measured of the machine as the run ended; {} before."""
+        return read_json(self.path / FACTS) if (self.path / FACTS).exists() else {}
+
+    def note_facts(self, **values: Any) -> None:
+        """Adds to facts.json."""
+        write_json(self.path / FACTS, {**self.facts, **values})
 
     def sources(self) -> dict[str, Any]:
         """Licence and attribution of each source by name."""

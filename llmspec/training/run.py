@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmspec.bench import pace
+from llmspec.bench.machine import known_peak, peak_flops
 from llmspec.compiler import Plan, complete, prove, refuse
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import RunError
@@ -56,12 +58,16 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
         watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
         folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), sources_of(plan), lock,
                      proofs)
+        promises = pace.expected(plan)
+        watcher.expected(promises, known_peak(plan.device))
         watcher.planned(plan, folder.path)
-        run_phases(bench, folder)
+        run_phases(bench, folder, promises)
+        # Only now, since measuring would have delayed the start.
+        folder.note_facts(peak_flops=peak_flops(plan.device))
     return folder
 
 
-def run_phases(bench: Any, folder: RunFolder) -> None:
+def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, pace.Forecast]) -> None:
     """Every phase of the plan in order, each from the weights of the one it names."""
     from llmspec.model.weights import drawn
 
@@ -74,7 +80,10 @@ def run_phases(bench: Any, folder: RunFolder) -> None:
             bench.watcher.reused(phase)
             finals[phase.name] = partial(final_weights, place)
             continue
-        place.note(key=phase.key, done=False)
+        promise = promises.get(phase.name)
+        foretold = promise.model_dump(mode="json") if promise else None
+        # A phase that goes on was promised as a whole when it began.
+        place.note(key=phase.key, done=False, promise=place.about.get("promise", foretold))
         parent = phase.phase.from_
         start = finals[parent]() if parent else drawn(bench.plan.model, bench.plan.seed)
         trained = loop(phase)(bench, phase, place, start).run()

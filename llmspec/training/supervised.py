@@ -9,6 +9,7 @@ from typing import Any
 
 from tinygrad import Tensor
 
+from llmspec.bench import pace
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
@@ -22,6 +23,7 @@ from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
 from llmspec.runs import checkpoint
 from llmspec.runs.run import PhaseFolder
+from llmspec.training.facts import Tally
 from llmspec.training.stop import Interrupted, Stop
 from llmspec.training.watch import Score, Step, Watcher
 
@@ -46,6 +48,7 @@ class Supervised:
         assert phase.steps is not None, "a phase is run with a completed plan"
         self.bench, self.plan, self.folder, self.total = bench, phase, folder, phase.steps
         self.phase = phase.phase
+        self.tally = Tally(folder.about.get("facts"))
         self.stream = bench.prepared.stream(phase.name)
         self.steps = Steps(bench.plan, phase, bench.lowering)
         self.tables = numpy_inputs(**Transformer(bench.plan.model).tables())
@@ -76,20 +79,31 @@ class Supervised:
             if self.due(self.phase.evaluate_every) or last:
                 self.validate()
             if self.due(self.phase.sample_every) or last:
-                self.sample()
+                with self.tally.spending("samples", len(self.phase.prompts) or 1):
+                    self.sample()
+            self.tally.holds(self.held())
             stopping = self.bench.stop.asked and not last
             if self.due(self.phase.checkpoint_every) or last or stopping:
                 self.save()
             if stopping:
                 raise Interrupted(self.plan.name, self.step)
         ledger = self.ledger.rows()
-        self.folder.note(done=True, ledger=ledger)
+        self.folder.note(done=True, ledger=ledger, facts=self.tally.dump())
+        if found := self.tally.measured():
+            pace.remember(self.bench.plan, self.phase, found)
         self.bench.watcher.phase_ends(self.plan, ledger)
         return {n: w.numpy().copy() for n, w in self.weights.items()}
 
     def due(self, every: Any) -> bool:
         steps = every.steps(self.total)
         return steps > 0 and self.step % steps == 0
+
+    def held(self) -> int:
+        """Bytes that are allocated: tinygrad's, and the places of captured steps, which it does not count."""
+        from tinygrad.helpers import GlobalCounters
+
+        steps = (self.steps.train, self.steps.accumulate, self.steps.apply, self.steps.evaluate)
+        return int(GlobalCounters.mem_used) + sum(sum(s.running.program.buffers) for s in steps if s.running)
 
     # -- one step ------------------------------------------------------------------------------------------------
     def advance(self) -> None:
@@ -113,8 +127,10 @@ class Supervised:
         seconds = time.perf_counter() - began
         self.folder.metrics.append(row)
         self.folder.timing.append({"step": self.step, "seconds": seconds})
+        self.tally.spent("steps", seconds)
         read = sum(int(b.filled.sum()) for b in batches)
-        self.bench.watcher.stepped(Step(self.step, self.total, loss, scalars[0], norm, read, seconds))
+        flops = (self.plan.flops or 0.0) / self.total
+        self.bench.watcher.stepped(Step(self.step, self.total, loss, scalars[0], norm, read, seconds, flops))
 
     def _step(self, batches: list[Any], targets: float, scalars: tuple[float, ...]) -> tuple[float, float]:
         import numpy as np
@@ -147,13 +163,14 @@ class Supervised:
     # -- now and then --------------------------------------------------------------------------------------------
     def validate(self) -> None:
         """Every validation token of the mixture's sources once."""
-        scores = []
+        scores, began = [], time.perf_counter()
         for source, held_out in self.bench.prepared.validation(self.plan.name).items():
             nats = tokens = 0.0
             for batch in held_out:
                 nats += self.steps.evaluate(self.weights, self.tables, self.inputs(batch, 1.0)).item()
                 tokens += float(batch.weights.sum())
             scores.append(Score(source, nats, int(tokens), held_out.characters))
+        self.tally.spent("validation", time.perf_counter() - began, sum(s.tokens for s in scores))
         if scores:
             self.folder.metrics.append({"step": self.step, "validation": {
                 s.source: {"nats": s.nats, "tokens": s.tokens, "characters": s.characters} for s in scores}})
@@ -173,7 +190,13 @@ class Supervised:
             self.bench.watcher.sampled(self.step, prompt, answer.text)
 
     def save(self) -> None:
-        """A checkpoint from which the phase goes on bit for bit."""
+        """A checkpoint from which the phase goes on bit for bit, and what it took so far."""
+        with self.tally.spending("checkpoints"):
+            self.write()
+        self.folder.note(facts=self.tally.dump())
+
+    def write(self) -> None:
+        """The checkpoint itself."""
         arrays = [{n: t.numpy() for n, t in tensors.items()} for tensors in (self.weights, self.state)]
         cursor = {"stream": self.stream.cursor(self.step), "ledger": self.ledger.dump(), "key": self.plan.key}
         folder = checkpoint.save(self.folder.folder, self.step, arrays[0], arrays[1], cursor)

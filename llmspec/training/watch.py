@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
+
+if TYPE_CHECKING:
+    from llmspec.bench.pace import Forecast
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step. `loss` in nats per token, `tokens` read, `seconds` wall time of the step."""
+    """One optimizer step. `loss` in nats per token, `tokens` read, `seconds` wall time of the step, `flops` of its
+    products."""
 
     step: int
     steps: int
@@ -20,6 +25,7 @@ class Step:
     norm: float
     tokens: int
     seconds: float
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class Watcher:
 
     def progress(self, what: str, done: float, total: float) -> None:
         """Preparation: bytes, documents or tokens done of a total (0 if unknown)."""
+
+    def expected(self, forecasts: Mapping[str, Forecast], peak_flops: float | None) -> None:
+        """What phases are expected to take, and this machine's fastest product in FLOPs a second, as far as known."""
 
     def planned(self, plan: Plan, folder: Path) -> None:
         """The plan is complete and its folder written."""

@@ -1,0 +1,159 @@
+"""What a machine makes of the pieces of a training step, measured once in some seconds, forward and backward.
+
+The pieces run through the operations that training uses, so that the rates hold kernels, threads and memory as they
+are. llmspec.bench.pace adds them up to the steps of a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llmspec.bench.task import FEWEST, timed
+from llmspec.model.device import open_device
+from llmspec.parts.base import Frozen
+
+TOKENS = 1024
+"""Of a measured pass."""
+WIDTHS = (64, 192, 512, 1024)
+"""Inner lengths of the measured products; other lengths lie between them, or are taken as the nearest."""
+HEADS, KEY_HEADS, HEAD_WIDTH, CONTEXT = 8, 4, 32, 256
+NUMBERS = 1 << 20
+"""Of the arrays on which norms, gates and updates are measured."""
+VOCAB = 2048
+EACH = 0.15
+"""Seconds for each piece."""
+BACKWARD = 3.0
+"""Products forward and backward for each one forward."""
+
+
+class Rates(Frozen):
+    """Seconds of the pieces of a step, or how fast they go; FLOPs are those of a Plan's products."""
+
+    widths: tuple[int, ...]
+    """Inner lengths of the products below."""
+    products: tuple[float, ...]
+    """FLOPs a second of a layer, with both gradients."""
+    attention: float
+    """FLOPs a second of attention, its softmax and masked places included."""
+    loss: float
+    """FLOPs a second of head and loss, beside the products' rate at the same width: a factor."""
+    norm: float
+    """Seconds a number of a norm and of what stands beside it on the residual stream."""
+    gate: float
+    """Seconds a number of the hidden layer."""
+    update: float
+    """Seconds a weight of clipping and Adam."""
+    plain: float
+    """Operations a second of kernels that are no calls of our own."""
+    call: float
+    """Seconds of the smallest step: what a step takes whatever its size, without its kernels."""
+
+    def product(self, width: float) -> float:
+        """FLOPs a second of products of this inner length."""
+        from itertools import pairwise
+        from math import log
+
+        known = list(zip(self.widths, self.products, strict=True))
+        for (below, slow), (above, fast) in pairwise(known):
+            if width <= above:
+                part = max(0.0, log(max(width, 1) / below) / log(above / below))
+                return slow + part * (fast - slow)
+        return known[-1][1]
+
+
+def measured_rates(device: str) -> Rates:
+    """Measures the pieces in this process. Raises ToolchainError where a CPU has no compiler."""
+    open_device(device)
+    from tinygrad import Tensor
+
+    def layer(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        y = ops.linear(t["x"], t["w"])
+        return y, *y.gradient(t["x"], t["w"], gradient=t["y"])
+
+    def attend(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        y = ops.self_attention(t["x"], HEADS, t["spans"], None)
+        return y, *y.gradient(t["x"], gradient=t["y"])
+
+    def lose(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        y = ops.linear_cross_entropy(t["x"], t["w"], t["targets"])
+        return y, *y.gradient(t["x"], t["w"], gradient=t["y"])
+
+    def norm(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        y = ops.materialise(t["x"] + ops.rms_norm(t["x"], t["w"], 1e-5))
+        return y, *y.gradient(t["x"], t["w"], gradient=t["y"])
+
+    def gate(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        y = ops.gated("silu", t["x"])
+        return y, *y.gradient(t["x"], gradient=t["y"])
+
+    def update(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        scale = 1.0 / (ops.square_sum(t["g"]).sqrt() + 1.0)
+        ops.adam(t["x"], t["m"], t["v"], t["g"], scale.contiguous().realize(), t["scalars"], beta1=0.9, beta2=0.95,
+                 eps=1e-8, l2=0.0, decay=0.1)
+        return tuple(ops.written)
+
+    def plain(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return ((t["x"] * 1.01 + t["y"]).maximum(0.1).contiguous(),)
+
+    def nothing(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        return ((t["x"] + 1).contiguous(),)
+
+    products = tuple(BACKWARD * 2 * TOKENS * d * 2 * d / _seconds(device, layer, x=(TOKENS, d), w=(2 * d, d),
+                                                                    y=(TOKENS, 2 * d)) for d in WIDTHS)
+    rows, width, n = TOKENS // CONTEXT, 256, NUMBERS
+    heads = _seconds(device, attend, x=(rows, CONTEXT, HEADS + 2 * KEY_HEADS, HEAD_WIDTH), spans=CONTEXT,
+                     y=(rows, CONTEXT, HEADS, HEAD_WIDTH))
+    loss = _seconds(device, lose, x=(TOKENS, width), w=(VOCAB, width), targets=TOKENS, y=(TOKENS,))
+    rates = Rates(
+        widths=WIDTHS, products=products, loss=1.0, plain=4 * n / _seconds(device, plain, x=(n,), y=(n,)),
+        attention=BACKWARD * 4 * TOKENS * CONTEXT * HEADS * HEAD_WIDTH / heads,
+        norm=_seconds(device, norm, x=(n // width, width), w=(width,), y=(n // width, width)) / n,
+        gate=_seconds(device, gate, x=(n // width // 2, 2 * width), y=(n // width // 2, width)) * 2 / n,
+        update=_seconds(device, update, x=(n,), m=(n,), v=(n,), g=(n,), scalars=3) / n,
+        call=_seconds(device, nothing, x=(1,)),
+    )
+    flops = BACKWARD * 2 * TOKENS * VOCAB * width
+    return rates.model_copy(update={"loss": flops / loss / rates.product(width)})
+
+
+def _seconds(device: str, piece: Callable[..., Any], **shapes: Any) -> float:
+    """The shortest time of a piece in a graph of its own; its tensors are drawn."""
+    from tinygrad import Device, Tensor
+
+    from llmspec.model.lowering import lowering, numpy_inputs
+
+    low, inputs = lowering(device), numpy_inputs(**{name: _array(name, shape) for name, shape in shapes.items()})
+
+    def step(tensors: dict[str, Tensor]) -> Any:
+        out = piece(low.ops(tensors), tensors)
+        Tensor.realize(*out)
+        return tuple(t for t in out if t.uop.base not in {i.uop.base for i in inputs.values()}) or out[0]
+
+    jitted = low.jit(step)
+
+    def call() -> None:
+        jitted({**inputs, **low.inputs})
+        Device[Device.DEFAULT].synchronize()
+
+    for _ in range(3):  # capture, and threads that wake up
+        call()
+    once = max(min(timed(call, FEWEST)), 1e-6)
+    return min(timed(call, max(FEWEST, min(500, int(EACH / once)))))
+
+
+def _array(name: str, shape: Any) -> Any:
+    """Drawn numbers of a shape; by name the integers that some operations read."""
+    import numpy as np
+
+    from llmspec.compiler.masks import Mask
+
+    if name == "spans":
+        return Mask().spans(shape)
+    rng = np.random.default_rng(0)
+    if name == "targets":
+        return rng.integers(0, VOCAB, shape).astype(np.int32)
+    if name == "scalars":
+        return np.array([1e-6, 1.0, 1.0], np.float32)
+    drawn = rng.standard_normal(shape, np.float32)
+    return np.abs(drawn) if name == "v" else drawn
