@@ -258,6 +258,9 @@ def kernel(body: UOp, step: str, renderer: Any, watching: Watching) -> Kernel:
 
 def main() -> None:
     """The process of its own."""
+    import gc
+
+    gc.disable()  # graphs are large and live to the end: looking through them again and again takes longer than making
     from llmspec.kernels.toolchain import keep_kernels
 
     keep_kernels()
