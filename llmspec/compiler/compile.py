@@ -43,7 +43,8 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
         raise SpecError(draft.problems)
     assert draft.network is not None and draft.device is not None
     plan = Plan(
-        name=spec.name, seed=spec.seed, device=draft.device, precision=spec.precision, beam=spec.beam, model=draft.network, tokenizer=spec.tokenizer,
+        name=spec.name, seed=spec.seed, device=draft.device, precision=spec.precision, beam=spec.beam,
+        model=draft.network, tokenizer=spec.tokenizer,
         sources=measured.sources if measured else tuple(
             SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
         phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base, leaks=spec.data.leaks,

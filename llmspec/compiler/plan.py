@@ -7,7 +7,17 @@ from typing import Any
 from llmspec.core.units import Bytes
 from llmspec.parts.base import Dims, Frozen, Init, Role
 from llmspec.spec.decoding import Decoding
-from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer, Leaks, Precision
+from llmspec.spec.schema import (
+    AnyAttention,
+    AnyMLP,
+    AnyNorm,
+    AnyPhase,
+    AnyPosition,
+    AnySource,
+    AnyTokenizer,
+    Leaks,
+    Precision,
+)
 
 
 class Decision(Frozen):

@@ -41,7 +41,8 @@ def parse(text: str) -> Target:
     device, _, architecture = text.partition(":")
     device = device.upper()
     if device not in DEFAULTS:
-        raise SpecError([Problem(f"kernels for `{text}` cannot be made here", (), "--device CUDA:sm_90 or --device METAL")])
+        raise SpecError([Problem(f"kernels for `{text}` cannot be made here", (),
+                                 "--device CUDA:sm_90 or --device METAL")])
     if architecture and not re.fullmatch(ARCHITECTURES[device], architecture):
         raise SpecError([Problem(f"{device} has no architecture called `{architecture}`", (),
                                  f"such as --device {device}:{DEFAULTS[device]}")])

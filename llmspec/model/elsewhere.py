@@ -1,4 +1,4 @@
-"""The kernels of a plan for a GPU that is not here: every graph is built, every kernel rendered and, for CUDA, compiled.
+"""The kernels of a plan for a GPU that is not here: graphs are built, kernels rendered and, for CUDA, compiled.
 
 `python -m llmspec.model.elsewhere TARGET` reads a plan (JSON) from standard input and prints a line of JSON for each
 step on the way, and at last what it found. It is a process of its own, since tinygrad chooses its device when it is
@@ -85,7 +85,7 @@ class Made(Frozen):
 def make(plan: Plan, target: Target, say: Say = lambda text: None) -> Made:
     """The kernels of a plan, made in a process of its own; `say` hears of progress.
 
-    Raises SpecError where such a GPU has no numbers of the plan's precision, and RunError where a graph cannot be built.
+    Raises SpecError where such a GPU lacks numbers of the plan's precision, and RunError where a graph cannot be built.
     """
     target.refuse(plan.precision)
     command = [sys.executable, "-m", "llmspec.model.elsewhere", target.name]

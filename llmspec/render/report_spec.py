@@ -59,8 +59,8 @@ def header(report: SpecReport) -> Table:
     return facts([
         ("device", f"{report.device}, weights take {size(report.weight_bytes)}"),
         ("precision", precision(report)),
-        *([("beam", f"{report.beam}: the first steps search each kernel's fastest form, for minutes; the cache keeps it "
-                    "for later runs")] if report.beam else []),
+        ("beam", f"{report.beam}: the first steps search each kernel's fastest form, for minutes; the cache keeps it "
+                 "for later runs" if report.beam else ""),
         ("network", f"{report.layers} layers, {report.d_model} wide"
                     + (f", dropout {report.dropout:g}" if report.dropout else "")),
         ("context", f"{number(report.context)} tokens"),
