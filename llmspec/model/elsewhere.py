@@ -34,6 +34,9 @@ LIBRARIES = {"NVRTC_PATH": "libnvrtc.so.*", "NVJITLINK_PATH": "libnvJitLink.so.*
 """tinygrad's variables for NVIDIA's compiler, and what the wheels of the extra `cuda-check` call these files."""
 TENSOR_CORES = ("mma.sync", "simdgroup_multiply_accumulate")
 """What the source of a kernel says that multiplies on tensor cores: CUDA, Metal."""
+PROBE = '#include <cuda_fp16.h>\n#include <cuda_bf16.h>\nextern "C" __global__ void probe() {}'
+"""Headers that kernels need, which NVIDIA ships apart from the compiler."""
+REMEDY = "pip install 'llmspec[cuda-check]'"
 EVERY = 20
 """Kernels between two words of progress."""
 Say = Callable[[str], None]
@@ -164,12 +167,16 @@ def compilers(target: Target) -> tuple[Watching, str]:
         module.MetalCompiler = lambda: watching
         sys.modules[module.__name__] = module
         return watching, "Metal's compiler is a part of macOS"
+    from tinygrad.device import CompileError
     from tinygrad.runtime.support import compiler_cuda
 
     try:
-        watching, why_not = Watching(compiler_cuda.NVRTCCompiler(target.architecture, ptx=False)), ""
-    except (AttributeError, OSError, RuntimeError) as error:
-        watching, why_not = Watching(), f"NVIDIA's compiler was not found ({error}): pip install 'llmspec[cuda-check]'"
+        real = compiler_cuda.NVRTCCompiler(target.architecture, ptx=False)
+        real.compile(PROBE)
+        watching, why_not = Watching(real), ""
+    except (AttributeError, OSError, RuntimeError, CompileError) as error:
+        reason = next((line for line in str(error).splitlines() if "error:" in line), str(error))
+        watching, why_not = Watching(), f"NVIDIA's compiler is not complete ({reason}): {REMEDY}"
     compiler_cuda.NVRTCCompiler = lambda *_, **__: watching  # type: ignore[assignment, misc]
     return watching, why_not
 
