@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
 from strategies import specs
 
@@ -127,9 +127,13 @@ def test_the_square_of_a_tensor_has_its_gradient() -> None:
 @settings(deadline=None, max_examples=5, phases=[Phase.explicit, Phase.generate])
 @given(specs(), st.sampled_from(["CUDA", "METAL", "NV", "AMD"]), st.sampled_from(["float32", "bfloat16", "float16"]))
 def test_a_gpu_gets_plain_operations_alone(data: dict[str, Any], device: str, precision: str) -> None:
+    try:
+        plan = compile_spec(Spec.model_validate_json(json.dumps({**data, "device": device})))
+    except SpecError:  # drawn without looking at the device
+        reject()
     chosen = lowering(device, precision=precision)
     assert not chosen.inputs and type(chosen.ops({})) is (Ops if precision == "float32" else MixedOps)
-    assert calls(compile_spec(Spec.model_validate_json(json.dumps({**data, "device": device}))), chosen) == {"SINK"}
+    assert calls(plan, chosen) == {"SINK"}
 
 
 def test_the_same_graphs_on_a_cpu_call_c(tmp_path: Path) -> None:
