@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,23 @@ def test_a_kernel_that_does_not_compile_is_a_problem() -> None:
 def test_the_search_tells_its_cost() -> None:
     search = Search()
     assert search(lambda n: n + 1)(1) == 2 and search.kernels == 1 and "1 kernels" in search.told()
+
+
+SEARCHED = """
+from llmspec.model.device import open_device, search
+open_device("NULL", 1)
+from tinygrad import Tensor
+(Tensor.empty(64, 64) @ Tensor.empty(64, 64)).realize()
+import sqlite3, tinygrad.helpers
+tables = sqlite3.connect(tinygrad.helpers.CACHEDB).execute("select name from sqlite_master").fetchall()
+print(search.kernels, tinygrad.helpers.CACHEDB, any(name.startswith("beam_search") for name, in tables))
+"""
+
+
+def test_what_beam_finds_is_kept_in_our_own_cache(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("CACHEDB", "DEV", "BEAM")}
+    done = subprocess.run([sys.executable, "-c", SEARCHED], capture_output=True, text=True, check=True,
+                          env={**environment, "PYTHONPATH": str(tiny.ROOT), "LLMSPEC_CACHE": str(tmp_path / "cache"),
+                               "PARALLEL": "0"})
+    searched, database, kept = done.stdout.split()
+    assert searched == "1" and Path(database).is_relative_to(tmp_path / "cache") and kept == "True"
