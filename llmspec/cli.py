@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from llmspec.bench.pace import Forecast
     from llmspec.compiler.plan import Plan
     from llmspec.compiler.proofs import Proof
+    from llmspec.core.targets import Target
+    from llmspec.model.elsewhere import Made
     from llmspec.spec import Reading
 
 app = typer.Typer(
@@ -130,7 +132,8 @@ def explain(
             show(report)
 
 
-@app.command(epilog="Examples:  `llmspec check specs/quickstart.yaml`  ·  `llmspec check my.yaml --data`")
+@app.command(epilog="Examples:  `llmspec check specs/quickstart.yaml`  ·  `llmspec check my.yaml --data`  ·  "
+                    "`llmspec check my.yaml --device CUDA:sm_90 --set precision=bfloat16`")
 def check(
     spec: SpecPath,
     set_: Sets = None,
@@ -138,6 +141,8 @@ def check(
     data: Annotated[bool, typer.Option("--data", help="Read the data too, downloading what is missing.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Build the model and see who influences whom in it.")] = False,
     time: Annotated[bool, typer.Option("--time", help="Measure this machine, and say how long phases take.")] = False,
+    device: Annotated[str | None, typer.Option(metavar="GPU", help="Make every kernel for a GPU that need not be here: "
+                                                                   "CUDA:sm_90, METAL.")] = None,
     json_: Json = False,
 ) -> None:
     """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
@@ -146,16 +151,19 @@ def check(
     with failures(json_):
         from llmspec.compiler import pending, prove, refuse
 
-        _, plan = compiled(spec, set_)
+        target = gpu(device) if device else None
+        _, plan = compiled(spec, [*(set_ or ()), f"device={target.device}"] if target else set_)
         plan, shown = measured(plan, aside=json_) if data else (plan, pending(plan))
         proofs = (*prove(plan), *(graph_proofs(plan) if graph else ()), *shown)
         refuse(proofs)
         times = foretold(plan, time)
         peaks = {name: sum(items.values()) for name, items in scheduled(plan).items()} if exact else {}
+        kernels = made_for(plan, target) if target else None
         if json_:
             about = {"name": plan.name, "parameters": plan.model.parameters, "phases": [p.name for p in plan.phases],
                      "proofs": [p.model_dump(mode="json") for p in proofs], **({"peaks": peaks} if exact else {}),
-                     "times": {name: found.model_dump(mode="json") for name, found in times.items()}}
+                     "times": {name: found.model_dump(mode="json") for name, found in times.items()},
+                     **({"kernels": kernels.model_dump(mode="json")} if kernels else {})}
             print(json.dumps({"ok": True, "problems": [], **about}, ensure_ascii=False))
         else:
             from llmspec.render.proofs import show
@@ -168,6 +176,10 @@ def check(
                 typer.echo(f"{name}: {size(peak)} at its peak, as scheduled")
             for found in times.values():
                 typer.echo(found.sentence)
+            if kernels:
+                from llmspec.render.report_kernels import show as show_kernels
+
+                show_kernels(kernels)
 
 
 @app.command(epilog="Example:  `llmspec schema -o specs/schema.json`, and in a spec's first line "
@@ -227,6 +239,26 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     if problems or reading.sections.spec is None:
         raise SpecError(problems)
     return reading, compile_spec(reading.sections.spec, base=str(path.parent.absolute()))
+
+
+def gpu(text: str) -> Target:
+    """The GPU that a person names. Raises SpecError."""
+    from llmspec.core.targets import parse
+
+    return parse(text)
+
+
+def made_for(plan: Plan, target: Target) -> Made:
+    """Every kernel of a plan, made for a GPU. Raises RunError naming those that do not compile."""
+    from llmspec.core.problems import RunError
+    from llmspec.model.elsewhere import make
+    from llmspec.render.report_kernels import progress
+
+    with progress(target.name) as say:
+        found = make(plan, target, say)
+    if problems := found.problems():
+        raise RunError(problems)
+    return found
 
 
 def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:

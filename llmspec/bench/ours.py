@@ -14,7 +14,7 @@ from llmspec.model.device import open_device
 
 def run(task: Task) -> Result:
     """Measures the task in this process. Raises ToolchainError where a CPU has no compiler."""
-    open_device(task.plan.device)
+    open_device(task.plan.device, task.plan.beam)
     measure = {"train": train, "prefill": prefill, "decode": decode}[task.work]
     seconds, check = measure(task)
     return Result(name=name(task.plan.device), seconds=seconds, check=check, peak_bytes=peak_bytes())
@@ -44,7 +44,7 @@ class Training:
         from llmspec.model.steps import Steps
         from llmspec.model.transformer import Transformer
 
-        self.plan, self.phase, self.lowering = plan, phase, lowering(plan.device)
+        self.plan, self.phase, self.lowering = plan, phase, lowering(plan.device, precision=plan.precision)
         self.steps, self.feed = Steps(plan, phase, self.lowering), Feed()
         self.tables, self.weights = numpy_inputs(**Transformer(plan.model).tables()), realized(plan)
         shapes = self.steps.state_shapes()
@@ -105,7 +105,7 @@ def decoder(plan: Plan) -> Any:
     from llmspec.model.decoder import Decoder
     from llmspec.model.lowering import lowering
 
-    return Decoder(plan.model, lowering(plan.device), realized(plan))
+    return Decoder(plan.model, lowering(plan.device, precision=plan.precision), realized(plan))
 
 
 def prefill(task: Task) -> tuple[Numbers, Numbers]:

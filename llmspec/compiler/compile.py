@@ -12,6 +12,7 @@ from llmspec.spec.schema import Spec
 
 PASSES: tuple[Pass, ...] = (
     Pass("choose device", ("device",), network.choose_device),
+    Pass("check device", ("device",), network.check_device),
     Pass("resolve parts", ("any model",), network.resolve_parts),
     Pass("check parts", ("dims",), network.check_parts),
     Pass("build tensor table", ("dims", "model", "tokenizer"), network.build_table),
@@ -42,7 +43,8 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
         raise SpecError(draft.problems)
     assert draft.network is not None and draft.device is not None
     plan = Plan(
-        name=spec.name, seed=spec.seed, device=draft.device, model=draft.network, tokenizer=spec.tokenizer,
+        name=spec.name, seed=spec.seed, device=draft.device, precision=spec.precision, beam=spec.beam,
+        model=draft.network, tokenizer=spec.tokenizer,
         sources=measured.sources if measured else tuple(
             SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
         phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base, leaks=spec.data.leaks,
@@ -55,7 +57,8 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
 def complete(plan: Plan, measured: Measured) -> Plan:
     """The plan with everything that only the data could tell: token counts, exact lengths, keys. Raises SpecError."""
     sections = Sections(
-        name=plan.name, seed=plan.seed, device=plan.device, model=None, tokenizer=plan.tokenizer,
+        name=plan.name, seed=plan.seed, device=plan.device, precision=plan.precision, beam=plan.beam, model=None,
+        tokenizer=plan.tokenizer,
         sources={s.name: s.source for s in plan.sources}, phases={p.name: p.phase for p in plan.phases},
         decoding=plan.decoding,
     )

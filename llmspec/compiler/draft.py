@@ -66,7 +66,8 @@ def closed(part: Any, defaults: dict[str, Default]) -> Any:
 def sections_of(spec: Spec) -> Sections:
     """A sound spec as sections."""
     return Sections(
-        name=spec.name, seed=spec.seed, device=spec.device, memory_limit=spec.memory_limit, model=spec.model,
+        name=spec.name, seed=spec.seed, device=spec.device, precision=spec.precision, beam=spec.beam,
+        memory_limit=spec.memory_limit, model=spec.model,
         tokenizer=spec.tokenizer, sources=dict(spec.data.sources), phases=dict(spec.phases), decoding=spec.decoding,
         spec=spec,
     )

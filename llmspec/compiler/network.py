@@ -7,6 +7,7 @@ from dataclasses import replace
 from llmspec.compiler.draft import Draft, closed, open_keys
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.core import devices
+from llmspec.core.problems import Problem
 from llmspec.parts.base import Default, Dims, ModelPart, TensorSpec
 from llmspec.spec.schema import ModelSpec
 
@@ -18,6 +19,26 @@ def choose_device(draft: Draft) -> Draft:
         return replace(draft, device=device)
     found, why = devices.automatic()
     return replace(draft, device=found, decisions=draft.decided("", {"device": Default(found, why)}))
+
+
+def check_device(draft: Draft) -> Draft:
+    """What only a GPU does is refused on a CPU, which would do it more slowly or not at all."""
+    device, sections = draft.device or "", draft.sections
+    if not device.startswith("CPU"):
+        return draft
+    here = f"the device is {device}" + (", which `auto` found here" if sections.device == "auto" else "")
+    problems = []
+    if sections.precision not in (None, "float32"):
+        problems.append(Problem(
+            f"products in {sections.precision} are for GPUs, and {here}", ("precision",),
+            "`precision: float32`, or a `device:` that multiplies such numbers (CUDA, METAL)",
+            "a CPU's products would be slower and less exact"))
+    if sections.beam:
+        problems.append(Problem(
+            f"beam searches for the fastest form of GPU kernels, and {here}", ("beam",),
+            "`beam: 0`, or a GPU as `device:` (CUDA, METAL)",
+            "the hot kernels of a CPU are written in C: minutes of search would gain nothing"))
+    return draft.with_problems(problems)
 
 
 def resolve_parts(draft: Draft) -> Draft:

@@ -7,7 +7,17 @@ from typing import Any
 from llmspec.core.units import Bytes
 from llmspec.parts.base import Dims, Frozen, Init, Role
 from llmspec.spec.decoding import Decoding
-from llmspec.spec.schema import AnyAttention, AnyMLP, AnyNorm, AnyPhase, AnyPosition, AnySource, AnyTokenizer, Leaks
+from llmspec.spec.schema import (
+    AnyAttention,
+    AnyMLP,
+    AnyNorm,
+    AnyPhase,
+    AnyPosition,
+    AnySource,
+    AnyTokenizer,
+    Leaks,
+    Precision,
+)
 
 
 class Decision(Frozen):
@@ -169,6 +179,8 @@ class PhasePlan(Frozen):
 
 COMPUTED = ("tensors", "flops_per_token")
 """Fields of ModelPlan that follow from the others."""
+KEPT = ("name", "seed", "device", "precision", "beam", "memory_limit", "tokenizer", "decoding")
+"""Keys of a spec that a Plan holds as they are, but for what the compiler closed."""
 
 
 class Plan(Frozen):
@@ -177,6 +189,10 @@ class Plan(Frozen):
     name: str
     seed: int
     device: str
+    precision: Precision = "float32"
+    """What the operands of products are rounded to."""
+    beam: int = 0
+    """Width of the search for the fastest form of each kernel; 0: none."""
     model: ModelPlan
     tokenizer: AnyTokenizer
     sources: tuple[SourcePlan, ...]
@@ -200,7 +216,7 @@ class Plan(Frozen):
         model = {k: v for k, v in dumped["model"].items() if k not in COMPUTED}
         sources = {s["name"]: s["source"] for s in dumped["sources"]}
         phases = {p["name"]: p["phase"] for p in dumped["phases"]}
-        kept = {k: dumped[k] for k in ("name", "seed", "device", "memory_limit", "tokenizer", "decoding")}
+        kept = {k: dumped[k] for k in KEPT}
         return {**kept, "model": model, "data": {"leaks": dumped["leaks"], "sources": sources}, "phases": phases}
 
     @classmethod

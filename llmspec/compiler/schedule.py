@@ -89,9 +89,15 @@ def address_phases(draft: Draft) -> Draft:
             "parent": keys.get(phase.from_ or ""),
             "model": model_identity(draft.network),
             "data": read_by(draft, plan),
-            "seed": draft.sections.seed, "device": draft.device, "name": plan.name,
+            "seed": draft.sections.seed, "device": draft.device, "name": plan.name, **arithmetic(draft),
         })
     return replace(draft, planned=tuple(p.model_copy(update={"key": keys[p.name]}) for p in draft.planned))
+
+
+def arithmetic(draft: Draft) -> dict[str, object]:
+    """How a device rounds and orders its sums, where that is not its plain way: so float32 keys stay what they were."""
+    asked = {"precision": draft.sections.precision, "beam": draft.sections.beam}
+    return {key: value for key, value in asked.items() if value not in (None, 0, "float32")}
 
 
 def read_by(draft: Draft, plan: PhasePlan) -> object:

@@ -25,7 +25,7 @@ class LanguageModel:
         self.plan, self.codec, self.phase = plan, codec, phase
         self.chat: bool = plan.phase(phase).phase.dialogues
         """Whether prompts are a user's turns, to be answered, rather than text to be continued."""
-        self._lowering = lowering(plan.device, plain)
+        self._lowering = lowering(plan.device, plain, plan.precision)
         self._weights = numpy_inputs(**{t.name: weights[t.name] for t in plan.model.tensors})
         self._model = Transformer(plan.model)
         self._tables = numpy_inputs(**self._model.tables())
@@ -92,7 +92,7 @@ def open_model(path: Path | str, *, plain: bool = False) -> LanguageModel:
     plan = folder.plan()
     from llmspec.model.device import open_device
 
-    open_device(plan.device)
+    open_device(plan.device, plan.beam)
     phase, checkpoint, notices = folder.weights(plan)
     codec = plan.tokenizer.load((folder.path / "tokenizer.json").read_text("utf-8"))
     model = LanguageModel(plan, codec, checkpoint.weights(), phase, plain)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from llmspec.compiler.budget import learning_rates
-from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.compiler.plan import COMPUTED, KEPT, PhasePlan, Plan
 from llmspec.core.units import count, size
 from llmspec.explain.report import Report
 
-COMPUTED = ("tensors", "flops_per_token")
 """Of a model's plan: what follows from the rest."""
 Fate = Literal["reused", "trained anew", "only in the first", "only in the second"]
 
@@ -75,7 +74,7 @@ def explain_difference(first: Plan, second: Plan, names: tuple[str, str], note: 
 def settings_of(plan: Plan) -> dict[str, Any]:
     """Every setting of a plan by its path in a spec; nothing that is computed from others."""
     dumped = plan.dump()
-    found: dict[str, Any] = {k: dumped[k] for k in ("name", "seed", "device", "memory_limit", "tokenizer", "decoding")}
+    found: dict[str, Any] = {k: dumped[k] for k in KEPT}
     found["model"] = {k: v for k, v in dumped["model"].items() if k not in COMPUTED}
     found["data.sources"] = {s["name"]: s["source"] for s in dumped["sources"]}
     found["phases"] = {p["name"]: p["phase"] for p in dumped["phases"]}
@@ -153,7 +152,7 @@ def rates(phase: PhasePlan | None) -> tuple[float, ...]:
 
 def reason(phase: PhasePlan, changed: list[str], phases: dict[str, PhasePlan]) -> str:
     """Which of the changed settings shape the phase, the nearest first."""
-    own, shared = f"phases.{phase.name}.", ("model.", "tokenizer.", "seed", "device")
+    own, shared = f"phases.{phase.name}.", ("model.", "tokenizer.", "seed", "device", "precision", "beam")
     sources = tuple(f"data.sources.{s}." for s in phase.phase.mixture)
     for found in ([p for p in changed if p.startswith(own)], [p for p in changed if p.startswith(shared)],
                   [p for p in changed if p.startswith(sources)]):

@@ -43,6 +43,10 @@ class SpecReport(Report):
     name: str
     seed: int
     device: str
+    precision: str
+    """What the operands of products are rounded to."""
+    beam: int
+    """Width of the search for the fastest form of each GPU kernel; 0: none."""
     parameters: int
     weight_bytes: int
     d_model: int
@@ -94,7 +98,8 @@ def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = No
     flops = [p.flops for p in plan.phases]
     known = [f for f in flops if f is not None]
     return SpecReport(
-        name=plan.name, seed=plan.seed, device=plan.device, parameters=model.parameters,
+        name=plan.name, seed=plan.seed, device=plan.device, precision=plan.precision, beam=plan.beam,
+        parameters=model.parameters,
         weight_bytes=sum(t.count * BYTES[t.dtype] for t in model.tensors), d_model=model.d_model,
         layers=model.layers, context=model.context, vocab=model.vocab, tokenizer=described(plan.tokenizer, "vocab"),
         tied_embeddings=model.tied_embeddings, dropout=model.dropout, flops_per_token=model.flops_per_token,

@@ -184,6 +184,22 @@ def _adopt(toolchain: Toolchain, user_cc: str | None) -> None:
     _correct_tinygrad(database)
 
 
+def keep_kernels(folder: Path | None = None) -> None:
+    """Give tinygrad a database of ours for a device that brings its own compiler: kernels, and what BEAM has found.
+
+    A CACHEDB that the user has set is left alone. Raises ToolchainError where the cache folder cannot be used.
+    """
+    try:
+        own = private_folder(private_folder(folder or cache_dir()) / KERNELS)
+        database = os.environ.get("CACHEDB")
+        if not database or own in Path(database).parents:
+            database = str(private_folder(own / f"tinygrad-{_tinygrad_version()}") / "tinygrad.db")
+            os.environ["CACHEDB"] = database
+        _correct_tinygrad(database)
+    except OSError as error:
+        raise ToolchainError(f"The cache folder cannot be used: {error}\nSet {CACHE_VARIABLE} to another.") from error
+
+
 def _correct_tinygrad(database: str) -> None:
     """tinygrad reads the environment once, on import: where that is past, put in what it would read now."""
     helpers: Any = sys.modules.get("tinygrad.helpers")

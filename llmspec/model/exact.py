@@ -42,8 +42,9 @@ class Graph:
         return sum(int(estimate_uop(call).ops) for call in compile_linear(self.linear).src)
 
 
-def graph_of(function: Callable[..., Any], *inputs: dict[str, Tensor]) -> Graph:
-    """The graph of a step, as TinyJit would capture and plan it; the inputs may be unallocated."""
+def graph_of(function: Callable[..., Any], *inputs: dict[str, Tensor] | UOp) -> Graph:
+    """The graph of a step, as TinyJit would capture and plan it; the inputs (bound variables among them) may be
+    unallocated."""
     from tinygrad.engine.realize import capturing
     from tinygrad.schedule.memory import memory_plan_rewrite
     from tinygrad.uop.ops import Ops, UOp
@@ -54,7 +55,7 @@ def graph_of(function: Callable[..., Any], *inputs: dict[str, Tensor]) -> Graph:
         result = function(*inputs)
     finally:
         capturing.clear()
-    given = {t.uop.base for tensors in inputs for t in tensors.values()}
+    given = {t.uop.base for tensors in inputs if isinstance(tensors, dict) for t in tensors.values()}
     returned = {u for t in (result if isinstance(result, tuple) else (result,)) for u in t.uop.toposort()
                 if u.op is Ops.BUFFER}
     linear = UOp(Ops.LINEAR, src=tuple(call for part in recorder.linears for call in part.src))
@@ -81,7 +82,7 @@ def recording(base: Lowering) -> Lowering:
         def jit(self, function: Callable[..., Any], key: str = "") -> Any:
             return lambda *inputs: graph_of(function, *inputs)
 
-    return Recording(base.name, base.inputs)
+    return Recording(base.name, base.inputs, base.precision)
 
 
 class Phase:
@@ -168,7 +169,7 @@ def main() -> None:
         open_device(device)
     from llmspec.model.lowering import lowering
 
-    chosen = lowering(device, plain=device == "NULL")
+    chosen = lowering(device, plain=device == "NULL", precision=plan.precision)
     found = {p.name: measure(plan, p, chosen, "--operations" in sys.argv) for p in plan.phases}
     print(json.dumps(found))
 

@@ -11,6 +11,7 @@ from tinygrad import Tensor
 
 from llmspec.kernels import calls, native
 from llmspec.kernels.replay import Replayed
+from llmspec.model.mixed import MixedOps
 from llmspec.model.ops import NEWTON_SCHULZ, Ops
 
 
@@ -80,6 +81,8 @@ class Lowering:
 
     name: str
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    precision: str = "float32"
+    """What the operands of products are rounded to."""
 
     def jit(self, function: Callable[..., Any], key: str = "") -> Any:
         """A step (dicts of tensors, and bound variables, in; tensors out) that is captured on its first call.
@@ -90,14 +93,19 @@ class Lowering:
 
     def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
         """Operations that read the functions' addresses from `inputs`, which the jitted function was called with."""
-        return CPUOps(inputs["native"], key, dropout) if self.inputs else Ops(key, dropout)
+        if self.inputs:
+            return CPUOps(inputs["native"], key, dropout)
+        return Ops(key, dropout) if self.precision == "float32" else MixedOps(self.precision, key, dropout)
 
 
 @functools.cache
-def lowering(device: str, plain: bool = False) -> Lowering:
-    """The lowering of a device. Raises ToolchainError on a CPU without a compiler."""
+def lowering(device: str, plain: bool = False, precision: str = "float32") -> Lowering:
+    """The lowering of a device. Raises ToolchainError on a CPU without a compiler.
+
+    `precision` is a Plan's, which has no other than float32 for a CPU's own lowering.
+    """
     if plain or not device.startswith("CPU"):
-        return Lowering("plain")
+        return Lowering("plain", precision=precision)
     return Lowering(native.products(), {"native": native.handle()})
 
 

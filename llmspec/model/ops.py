@@ -27,11 +27,15 @@ class Ops:
         """What is to be realized, so that everything assigned here is really written."""
 
     # -- products ------------------------------------------------------------------------------------------------
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """(…, M, K) @ (K, N) or (…, K, N) -> (…, M, N), its gradient written down once; every product ends here."""
+        return (a @ b).contiguous_backward()
+
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-        """(…, M, K) @ (…, K, N) -> (…, M, N), either side given transposed; its gradient is written down once."""
+        """(…, M, K) @ (…, K, N) -> (…, M, N), either side given transposed."""
         a = a.transpose(-1, -2) if transpose_a else a
         b = b.transpose(-1, -2) if transpose_b else b
-        return (a @ b).contiguous_backward()
+        return self.product(a, b)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (…, inputs) by weight (outputs, inputs) -> (…, outputs)."""
@@ -45,7 +49,7 @@ class Ops:
         """
         weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
         joined = weights[0] if len(weights) == 1 else self.materialise(Tensor.cat(*weights))
-        y = (x.contiguous() @ joined.transpose(0, 1)).contiguous_backward()
+        y = self.product(x.contiguous(), joined.transpose(0, 1))
         return y + Tensor.cat(*biases) if biases else y
 
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:

@@ -67,6 +67,9 @@ def show(report: SpecReport, console: Console) -> None:
 def header(report: SpecReport) -> Table:
     return facts([
         ("device", f"{report.device}, weights take {size(report.weight_bytes)}"),
+        ("precision", precision(report)),
+        ("beam", f"{report.beam}: the first steps search each kernel's fastest form, for minutes; the cache keeps it "
+                 "for later runs" if report.beam else ""),
         ("network", f"{report.layers} layers, {report.d_model} wide"
                     + (f", dropout {report.dropout:g}" if report.dropout else "")),
         ("context", f"{number(report.context)} tokens"),
@@ -76,6 +79,13 @@ def header(report: SpecReport) -> Table:
         ("memory", peak(report)),
         ("seed", str(report.seed)),
     ])
+
+
+def precision(report: SpecReport) -> str:
+    """How numbers are rounded, in a phrase."""
+    if report.precision == "float32":
+        return "float32 throughout"
+    return f"products of {report.precision}, summed in float32; weights, optimizer state, norms and losses in float32"
 
 
 def peak(report: SpecReport) -> str:

@@ -16,7 +16,7 @@ from llmspec.parts.tokenizers import Tokenizer
 from llmspec.spec import messages
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.references import check_references
-from llmspec.spec.schema import ModelSpec, Spec
+from llmspec.spec.schema import ModelSpec, Precision, Spec
 from llmspec.spec.shape import Shape, description, shape_of, spec_shape
 from llmspec.spec.translate import Translator
 from llmspec.spec.yaml12 import Tree
@@ -32,6 +32,8 @@ class Sections:
     name: str | None = None
     seed: int | None = None
     device: str | None = None
+    precision: Precision | None = None
+    beam: int | None = None
     memory_limit: Bytes | None = None
     model: ModelSpec | None = None
     tokenizer: Tokenizer | None = None
@@ -52,7 +54,8 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     spec = checker.part(spec_shape(), tree.data, ())
     found = checker.valid
     top: dict[str, Any] = {
-        key: found.get((key,)) for key in ("name", "seed", "device", "memory_limit", "model", "tokenizer", "decoding")
+        key: found.get((key,)) for key in ("name", "seed", "device", "precision", "beam", "memory_limit", "model",
+                                           "tokenizer", "decoding")
     }
     if top["memory_limit"] is not None:  # valid text, perhaps of a spec that is broken elsewhere
         top["memory_limit"] = Bytes.parse(top["memory_limit"])

@@ -29,6 +29,7 @@ AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE, "byte")]
 AnySource = Annotated[Source, choice(sources.TABLE)]
 AnyPhase = Annotated[Phase, choice(phases.TABLE)]
 Leaks = Literal["refuse", "drop", "allow"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class ModelSpec(Frozen):
@@ -77,6 +78,12 @@ class Spec(Frozen):
     """Everything random follows from it."""
     device: str = Field("auto", pattern=r"^(auto|CPU|CUDA|METAL|NV|AMD|NULL)(:.*)?$")
     """auto, or a tinygrad device: CPU, CUDA, METAL, NV, AMD."""
+    precision: Precision = "float32"
+    """What a GPU rounds the operands of matrix products to; weights, optimizer state, sums, norms and losses stay
+    float32."""
+    beam: int = Field(0, ge=0, le=32)
+    """Width of tinygrad's search for the fastest form of each GPU kernel, 0 for none: minutes in the first steps, kept
+    for later runs."""
     memory_limit: Bytes | None = None
     """What one device may hold, such as `8 GiB`; where left open, what this machine has, if it says so."""
     model: ModelSpec

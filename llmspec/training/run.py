@@ -42,15 +42,15 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
         if source.in_both:
             watcher.notice(leaks.notice(source.name, source.in_both, plan.leaks))
     with folder.alone(), on_signals() as stop:
-        from llmspec.model.device import open_device
+        from llmspec.model.device import open_device, search
 
-        open_device(plan.device)
+        open_device(plan.device, plan.beam)
         from llmspec.model.lowering import lowering
         from llmspec.model.transformer import Transformer, assert_complete
         from llmspec.training.supervised import Bench
 
         assert_complete(Transformer(plan.model))
-        bench = Bench(plan, prepared, lowering(plan.device), watcher, stop)
+        bench = Bench(plan, prepared, lowering(plan.device, precision=plan.precision), watcher, stop)
         if plan.device.startswith("CPU") and bench.lowering.name.startswith("plain"):
             watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
         if busy := others_at_work():
@@ -62,6 +62,8 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
         watcher.expected(promises, known_peak(plan.device))
         watcher.planned(plan, folder.path)
         run_phases(bench, folder, promises)
+        if search.kernels:
+            watcher.notice(search.told())
         # Only now, since measuring would have delayed the start.
         folder.note_facts(peak_flops=peak_flops(plan.device))
     return folder

@@ -1,0 +1,62 @@
+"""Kernels made for a GPU that is not here, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from llmspec.core.units import duration
+from llmspec.model.elsewhere import Kernel, Made
+from llmspec.render.report_shared import facts, heading, number, table
+
+LARGEST = 5
+"""Kernels that are shown, by the time they take to make."""
+
+
+@contextmanager
+def progress(target: str) -> Iterator[Callable[[str], None]]:
+    """A line on standard error that follows the work; a line each where that is not a terminal."""
+    console = Console(stderr=True, highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        yield lambda text: console.print(f"{target}: {text}")
+        return
+    with console.status(f"{target}: building the graphs") as status:
+        yield lambda text: status.update(f"{target}: {text}")
+
+
+def show(made: Made, console: Console | None = None) -> None:
+    """What was made, whether tensor cores work in it, and what was large."""
+    console = console or Console(highlight=False, emoji=False, markup=False)
+    heading(console, f"kernels for {made.target}", "made for a GPU that need not be here, and launched on none")
+    launches = ", ".join(f"{step.name} {step.launches}" for step in made.steps)
+    console.print(facts([
+        ("kernels", f"{number(len(made.kernels))}, {done(made)}"),
+        ("launches", launches),
+        ("tensor cores", tensor_cores(made)),
+        ("time", duration(made.seconds)),
+    ]))
+    rows = table("longest to make", "lines", "seconds", "of", right=("lines", "seconds"))
+    for kernel in sorted(made.kernels, key=seconds, reverse=True)[:LARGEST]:
+        rows.add_row("  " + kernel.name, number(kernel.lines), f"{seconds(kernel):.1f}", kernel.step)
+    console.print(rows)
+
+
+def done(made: Made) -> str:
+    """Compiled, or why not."""
+    return "all of them compile" if made.compiled else f"rendered, not compiled: {made.why_not}"
+
+
+def seconds(kernel: Kernel) -> float:
+    """What a kernel took to make."""
+    return kernel.render_seconds + (kernel.compile_seconds or 0.0)
+
+
+def tensor_cores(made: Made) -> str:
+    """How many kernels use them, or what would make them."""
+    using = sum(kernel.tensor_cores for kernel in made.kernels)
+    if using:
+        return f"in {using} kernels, for products of {made.precision}"
+    way = "sizes that are multiples of 16" if made.precision != "float32" else "`precision: bfloat16`"
+    return f"in none: {way} would let products use them"
