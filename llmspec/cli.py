@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from llmspec.bench.pace import Forecast
-    from llmspec.compiler.plan import Plan
-    from llmspec.compiler.proofs import Proof
-    from llmspec.core.targets import Target
-    from llmspec.model.elsewhere import Made
-    from llmspec.spec import Reading
+from llmspec.asked import (
+    RUNS,
+    compiled,
+    decoding_settings,
+    explained_pair,
+    explained_spec,
+    failures,
+    foretold,
+    gpu,
+    graph_proofs,
+    is_spec,
+    made_for,
+    measured,
+    opened,
+    scheduled,
+    written,
+)
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
@@ -31,7 +38,6 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
                                                 help="Override a key, e.g. phases.pretrain.optimizer.lr=3e-4.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail where a source is not cached.")]
-RUNS = Path("runs")
 
 
 @app.command(epilog="Examples:  `llmspec run specs/quickstart.yaml`  ·  "
@@ -225,198 +231,6 @@ def bench(
             print(report.model_dump_json())
         else:
             show(report)
-
-
-# -- between arguments and calls ---------------------------------------------------------------------------------
-def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
-    """The spec and its plan. Raises SpecError with every problem, also those of one section beside a broken other."""
-    from llmspec.compiler import check_sections, compile_spec
-    from llmspec.core.problems import SpecError
-    from llmspec.spec import read_spec
-
-    reading = read_spec(path, overrides or ())
-    problems = reading.sorted((*reading.problems, *check_sections(reading.sections)))
-    if problems or reading.sections.spec is None:
-        raise SpecError(problems)
-    return reading, compile_spec(reading.sections.spec, base=str(path.parent.absolute()))
-
-
-def gpu(text: str) -> Target:
-    """The GPU that a person names. Raises SpecError."""
-    from llmspec.core.targets import parse
-
-    return parse(text)
-
-
-def made_for(plan: Plan, target: Target) -> Made:
-    """Every kernel of a plan, made for a GPU. Raises RunError naming those that do not compile."""
-    from llmspec.core.problems import RunError
-    from llmspec.model.elsewhere import make
-    from llmspec.render.report_kernels import progress
-
-    with progress(target.name) as say:
-        found = make(plan, target, say)
-    if problems := found.problems():
-        raise RunError(problems)
-    return found
-
-
-def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
-    """The plan with what its data say, and what they prove."""
-    from llmspec.compiler import complete
-    from llmspec.data.prepare import prepare
-    from llmspec.render.live import watcher
-
-    with watcher(aside=aside) as watch:
-        prepared = prepare(plan, progress=watch.progress)
-        return complete(plan, prepared.measured), prepared.proofs
-
-
-def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False,
-                   time: bool = False) -> Any:
-    """A spec's report, or that of one of its parts; with token counts where the data are already here."""
-    from llmspec.explain.part import explain_part
-    from llmspec.explain.spec import explain_plan
-
-    plan, note, proofs, prepared = known_plan(path, overrides)
-    if part is not None:
-        return explain_part(plan, part)
-    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None, foretold(plan, time), prepared)
-
-
-def explained_pair(first: Path, second: Path, overrides: list[str] | None) -> Any:
-    """What differs between two specs or runs; token counts only where those of both are known: so keys compare."""
-    from llmspec.explain.compare import explain_difference
-
-    (a, a_note, *_), (b, b_note, *_) = known_plan(first, overrides), known_plan(second, overrides)
-    if a_note or b_note:
-        a, b = (compiled(path, overrides)[1] if is_spec(path) else plan for path, plan in ((first, a), (second, b)))
-    return explain_difference(a, b, (str(first), str(second)), a_note or b_note)
-
-
-def is_spec(path: Path) -> bool:
-    """Whether a path is meant as a spec, and not as a run directory."""
-    return path.is_file() or path.suffix in (".yaml", ".yml")
-
-
-def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None, Any]:
-    """The plan of a run; or of a spec, with proofs and data where these are already here, else a note on why."""
-    if not is_spec(path):
-        from llmspec.runs.run import RunFolder
-
-        return RunFolder.open(path).plan(), "", None, None
-    from llmspec.compiler import complete
-    from llmspec.core.problems import DataError
-    from llmspec.data.prepare import prepare
-
-    _, plan = compiled(path, overrides)
-    try:
-        prepared = prepare(plan, offline=True)
-    except DataError as e:
-        return plan, f"token counts are missing: {e.problems[0].message}", None, None
-    return complete(plan, prepared.measured), "", prepared.proofs, prepared
-
-
-def scheduled(plan: Plan) -> dict[str, dict[str, int]]:
-    """What the graphs of each phase would hold. Raises SpecError where that is more than the device has."""
-    from llmspec.compiler.fit import over_limit
-    from llmspec.core.problems import SpecError
-    from llmspec.model.exact import exact
-
-    found = exact(plan)
-    if problems := over_limit(plan, {name: sum(items.values()) for name, items in found.items()}):
-        raise SpecError(problems)
-    return found
-
-
-def foretold(plan: Plan, measure: bool) -> Mapping[str, Forecast]:
-    """What phases are expected to take on this machine, by name; `measure` it first, or take what is known of it."""
-    from llmspec.bench.pace import calibrate, expected
-
-    if measure:
-        calibrate(plan.device)
-    return expected(plan)
-
-
-def graph_proofs(plan: Plan) -> tuple[Proof, ...]:
-    """What the built graph shows of the plan's masks."""
-    from llmspec.model.influence import graph_proof
-
-    return (graph_proof(plan),)
-
-
-def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:
-    """The spec's texts by file name, and the overrides given beside them."""
-    files: dict[str, str] = {}
-    for path, text in loaded.files:
-        name, number = path.name, 1
-        while name in files:
-            number += 1
-            name = f"{path.stem}.{number}{path.suffix}"
-        files[name] = text
-    return {**files, "overrides.txt": "".join(f"{s}\n" for s in overrides)} if overrides else files
-
-
-def opened(path: Path | None) -> Any:
-    """The model of a run, the newest where none is named."""
-    from llmspec.decoding.language_model import open_model
-    from llmspec.runs.run import RunFolder
-
-    model = open_model(path or RunFolder.latest(RUNS).path)
-    for notice in model.notices:
-        typer.echo(f"note: {notice}", err=True)
-    return model
-
-
-def decoding_settings(model: Any, sets: list[str] | None) -> Any:
-    """The run's decoding settings with the overrides on top. Raises SpecError."""
-    from llmspec.spec import override_decoding
-
-    return override_decoding(model.plan.decoding, sets or ())
-
-
-@contextmanager
-def failures(as_json: bool = False) -> Iterator[None]:
-    """A user's mistake is printed, never traced, `as_json` where machines read; 2 for mistakes, 130 for a stop that
-    was asked for."""
-    from llmspec.core.problems import LlmspecError
-
-    try:
-        yield
-    except LlmspecError as e:
-        if as_json:
-            from dataclasses import asdict
-
-            print(json.dumps({"ok": False, "problems": [asdict(p) for p in e.problems]}, ensure_ascii=False))
-        else:
-            from llmspec.render.problems import show
-
-            show(e.problems)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise typer.Exit(0) from None
-    except Exception as e:
-        if known := explained_failure(e):
-            status, text = known
-            if text:
-                typer.echo(text, err=True)
-            raise typer.Exit(status) from None
-        raise
-
-
-def explained_failure(error: Exception) -> tuple[int, str] | None:
-    """(exit status, text) of failures that are no SpecError but are no mystery either."""
-    name, module = type(error).__name__, type(error).__module__
-    if module.startswith("llmspec"):
-        return (130, "") if name == "Interrupted" else (2, str(error))
-    if module.startswith("pydantic"):
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]  # type: ignore[attr-defined]
-        return 2, "\n".join(lines)
-    return None
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import tiny
 PACKAGE = tiny.ROOT / "llmspec"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = ({"core"}, {"parts"}, {"spec"}, {"compiler"}, {"kernels", "model", "data", "runs"},
-          {"training", "decoding", "bench"}, {"explain"}, {"render"}, {"cli", "__main__"})
+          {"training", "decoding", "bench"}, {"explain"}, {"render"}, {"asked"}, {"cli", "__main__"})
 """A room imports rooms of its own floor or below."""
 HEAVY = {"tinygrad", "torch", "transformers"}
 KINDS = ("positions", "attentions", "norms", "mlps", "inits", "tokenizers", "sources", "objectives", "optimizers",

@@ -52,10 +52,10 @@ def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str,
         return max(1, ceil(budget.amount / step_cost(model, phase).products - SLACK))
     tokens = budget.amount
     if budget.source is not None:
-        share, size = phase.mixture[budget.source].fraction, (sizes or {}).get(budget.source)
-        if size is None or not share:
+        share, size = phase.mixture.get(budget.source), (sizes or {}).get(budget.source)
+        if size is None or share is None or not share.fraction:
             return None
-        tokens = budget.amount * size / share
+        tokens = budget.amount * size / share.fraction
     return max(1, ceil(tokens / tokens_per_step(model, phase) - SLACK))
 
 
