@@ -58,23 +58,27 @@ class Training:
         """One optimizer step; its mean loss in nats."""
         import numpy as np
 
+        from llmspec.model.lowering import host
+
         self.step += 1
         scalars = np.array(self.phase.phase.optimizer.scalars(1.0, self.step), np.float32)
         if self.passes == 1:
             loss, norm = self.steps.train(self.weights, self.state, self.tables, self.inputs(0, scalars=scalars))
-            norm.item()
-            return float(loss.item())
+            host(norm)
+            return float(host(loss))
         total = 0.0
         for micro in range(self.passes):
             inputs = self.inputs(micro, keep=np.array([float(micro > 0)], np.float32))
-            total += self.steps.accumulate(self.weights, self.sums, self.tables, inputs).item()
+            total += float(host(self.steps.accumulate(self.weights, self.sums, self.tables, inputs)))
         inputs = {**self.feed(scalars=scalars), **self.lowering.inputs}
-        self.steps.apply(self.weights, self.state, self.sums, inputs).item()
+        host(self.steps.apply(self.weights, self.state, self.sums, inputs))
         return total
 
     def first_loss(self) -> float:
         """The mean loss of the first step's batches without dropout, which no two libraries draw alike."""
-        losses = [self.steps.evaluate(self.weights, self.tables, self.inputs(m, step=1)).item()
+        from llmspec.model.lowering import host
+
+        losses = [float(host(self.steps.evaluate(self.weights, self.tables, self.inputs(m, step=1))))
                   for m in range(self.passes)]
         return float(sum(losses))
 

@@ -14,7 +14,7 @@ from tinygrad import Tensor, UOp, dtypes
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.hashing import digest
-from llmspec.model.lowering import Feed, Lowering, numpy_inputs
+from llmspec.model.lowering import Feed, Lowering, host, numpy_inputs
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import Transformer, View
 
@@ -80,7 +80,7 @@ class Decoder:
 
     def _run(self, jit: Any, inputs: Tensors, *place: UOp) -> Any:
         out = jit(self._weights, self._tables, self._cache, {**inputs, **self._lowering.inputs}, *place)
-        return out.numpy().copy()  # the returned tensor is overwritten by the next call
+        return host(out)  # a copy: the returned tensor is overwritten by the next call
 
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _prefill_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:

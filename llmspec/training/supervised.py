@@ -18,7 +18,7 @@ from llmspec.data.prepare import Prepared
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import Decoder
-from llmspec.model.lowering import Feed, Lowering, numpy_inputs
+from llmspec.model.lowering import Feed, Lowering, host, numpy_inputs
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
 from llmspec.runs import checkpoint
@@ -139,13 +139,13 @@ class Supervised:
         if len(batches) == 1:
             inputs = self.inputs(batches[0], targets, **common)
             loss, norm = self.steps.train(self.weights, self.state, self.tables, inputs)
-            return loss.item(), norm.item()
+            return float(host(loss)), float(host(norm))
         loss = 0.0
         for micro, batch in enumerate(batches):
             inputs = self.inputs(batch, targets, micro=micro, keep=np.array([float(micro > 0)], np.float32))
-            loss += self.steps.accumulate(self.weights, self.sums, self.tables, inputs).item()
+            loss += float(host(self.steps.accumulate(self.weights, self.sums, self.tables, inputs)))
         inputs = {**numpy_inputs(**common), **self.bench.lowering.inputs}
-        return loss, self.steps.apply(self.weights, self.state, self.sums, inputs).item()
+        return loss, float(host(self.steps.apply(self.weights, self.state, self.sums, inputs)))
 
     def inputs(self, batch: Any, targets: float, micro: int = 0, **more: Any) -> dict[str, Tensor]:
         """What a graph reads of a batch; `shares` is each target's part of the mean."""
@@ -167,7 +167,7 @@ class Supervised:
         for source, held_out in self.bench.prepared.validation(self.plan.name).items():
             nats = tokens = 0.0
             for batch in held_out:
-                nats += self.steps.evaluate(self.weights, self.tables, self.inputs(batch, 1.0)).item()
+                nats += float(host(self.steps.evaluate(self.weights, self.tables, self.inputs(batch, 1.0))))
                 tokens += float(batch.weights.sum())
             scores.append(Score(source, nats, int(tokens), held_out.characters))
         self.tally.spent("validation", time.perf_counter() - began, sum(s.tokens for s in scores))
