@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -38,12 +39,13 @@ def unpack(wheel: Path, folder: Path) -> None:
 def folder_size(folder: Path) -> int:
     """Bytes of all files in a folder; files that vanish meanwhile count nothing."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            status = file.lstat()
-        except OSError:
-            continue
-        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    for at, _, names in os.walk(folder):  # unlike a glob, it passes over folders that vanish too
+        for name in names:
+            try:
+                status = Path(at, name).lstat()
+            except OSError:
+                continue
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 

@@ -49,6 +49,8 @@ class Supervised:
         self.bench, self.plan, self.folder, self.total = bench, phase, folder, phase.steps
         self.phase = phase.phase
         self.tally = Tally(folder.about.get("facts"))
+        self.others = allocated()
+        """Bytes of tensors that were there before: those of other models in this process."""
         self.stream = bench.prepared.stream(phase.name)
         self.steps = Steps(bench.plan, phase, bench.lowering)
         self.tables = numpy_inputs(**Transformer(bench.plan.model).tables())
@@ -100,10 +102,8 @@ class Supervised:
 
     def held(self) -> int:
         """Bytes that are allocated: tinygrad's, and the places of captured steps, which it does not count."""
-        from tinygrad.helpers import GlobalCounters
-
         steps = (self.steps.train, self.steps.accumulate, self.steps.apply, self.steps.evaluate)
-        return int(GlobalCounters.mem_used) + sum(sum(s.running.program.buffers) for s in steps if s.running)
+        return allocated() - self.others + sum(sum(s.running.program.buffers) for s in steps if s.running)
 
     # -- one step ------------------------------------------------------------------------------------------------
     def advance(self) -> None:
@@ -201,6 +201,13 @@ class Supervised:
         cursor = {"stream": self.stream.cursor(self.step), "ledger": self.ledger.dump(), "key": self.plan.key}
         folder = checkpoint.save(self.folder.folder, self.step, arrays[0], arrays[1], cursor)
         self.bench.watcher.saved(self.step, folder)
+
+
+def allocated() -> int:
+    """Bytes of all tensors of this process."""
+    from tinygrad.helpers import GlobalCounters
+
+    return int(GlobalCounters.mem_used)
 
 
 def random_key(seed: int, phase: str, step: int, micro: int) -> Any:
