@@ -8,6 +8,7 @@ walks and that the user's cache keeps. Whatever is not a plain CPU kernel leaves
 from __future__ import annotations
 
 import ctypes
+import gc
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -213,5 +214,8 @@ class Replayed:
                 return out
             if name:
                 programs.keep(name, program)
+            # What tinygrad allocated for its own run of the step goes before the step's memory is first touched.
             self.running, self._jit = Running(program), True
+            gc.collect()
+            Device["CPU"].allocator.free_cache()  # type: ignore[attr-defined]
         return out

@@ -127,16 +127,17 @@ void rms_norm(float *out, float *r, const float *x, const float *weight, int64_t
 static void rms_back_some(const void *job, int64_t i, int thread) {
   const Norm *p = job;
   int64_t d = p->d;
-  float *to_weight = p->held + i * d;
+  float *restrict to_weight = p->held + i * d;
+  const float *restrict weight = p->weight;
   (void)thread;
   memset(to_weight, 0, d * sizeof(float));
   for (int64_t row = i * ROWS; row < least((i + 1) * ROWS, p->n); row++) {
-    const float *x = p->x + row * d, *g = p->gradient + row * d;
-    float *out = p->out + row * d, dot = 0.0f, r = p->stats[row];
-    for (int64_t j = 0; j < d; j++) dot += g[j] * p->weight[j] * x[j];
+    const float *restrict x = p->x + row * d, *restrict g = p->gradient + row * d;
+    float *restrict out = p->out + row * d, dot = 0.0f, r = p->stats[row];
+    for (int64_t j = 0; j < d; j++) dot += g[j] * weight[j] * x[j];
     float pull = dot * r * r * r / d;
     for (int64_t j = 0; j < d; j++) {
-      out[j] = g[j] * p->weight[j] * r - x[j] * pull;
+      out[j] = g[j] * weight[j] * r - x[j] * pull;
       to_weight[j] += g[j] * x[j] * r;
     }
   }
@@ -182,21 +183,22 @@ void layer_norm(float *out, float *stats, const float *x, const float *weight, c
 static void layer_back_some(const void *job, int64_t i, int thread) {
   const Norm *p = job;
   int64_t d = p->d;
-  float *to_weight = p->held + 2 * i * d, *to_bias = to_weight + d;
+  float *restrict to_weight = p->held + 2 * i * d, *restrict to_bias = to_weight + d;
+  const float *restrict weight = p->weight;
   (void)thread;
   memset(to_weight, 0, 2 * d * sizeof(float));
   for (int64_t row = i * ROWS; row < least((i + 1) * ROWS, p->n); row++) {
-    const float *x = p->x + row * d, *g = p->gradient + row * d;
-    float *out = p->out + row * d, mean = p->stats[2 * row], r = p->stats[2 * row + 1], sum = 0.0f, dot = 0.0f;
+    const float *restrict x = p->x + row * d, *restrict g = p->gradient + row * d;
+    float *restrict out = p->out + row * d, mean = p->stats[2 * row], r = p->stats[2 * row + 1], sum = 0.0f, dot = 0.0f;
     for (int64_t j = 0; j < d; j++) {
-      float wg = g[j] * p->weight[j];
+      float wg = g[j] * weight[j];
       sum += wg;
       dot += wg * (x[j] - mean);
     }
     sum /= d;
     dot *= r * r / d;
     for (int64_t j = 0; j < d; j++) {
-      out[j] = (g[j] * p->weight[j] - sum - (x[j] - mean) * dot) * r;
+      out[j] = (g[j] * weight[j] - sum - (x[j] - mean) * dot) * r;
       to_weight[j] += g[j] * (x[j] - mean) * r;
       to_bias[j] += g[j];
     }
