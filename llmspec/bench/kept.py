@@ -47,15 +47,13 @@ class Kept:
 
 
 def machine_key(device: str) -> str:
-    """A name for all that sets the pace of this machine: processor, cores, lowering, compiler, threads.
+    """A name for all that sets the pace of this machine: processor, cores, compiler, threads.
 
-    Raises ToolchainError where a CPU has no compiler.
+    Nothing heavy is imported for it, since `explain` asks. Raises ToolchainError where a CPU has no compiler.
     """
-    from llmspec.model.lowering import lowering
-
     compiler = toolchain.prepare().identity if device.startswith("CPU") else ""
-    threads = {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")}
-    return digest([device, lowering(device).name, processor(), cores(), compiler, threads])
+    threads = {k: v for k, v in os.environ.items() if k.endswith(("_NUM_THREADS", "LLMSPEC_THREADS"))}
+    return digest([device, processor(), cores(), compiler, threads])
 
 
 def cores() -> int:

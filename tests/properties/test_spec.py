@@ -144,7 +144,7 @@ def survives(text: str) -> None:
         assert 1 <= problem.mark.column <= len(lines[problem.mark.line - 1]) + 1, str(problem)
 
 
-@settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))
 @given(slips())
 def test_slips_of_the_keyboard(text: str) -> None:
     survives(text)
