@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from llmspec.core.devices import cores
 from llmspec.core.folders import cache_dir
 from llmspec.core.hashing import digest
 from llmspec.kernels import toolchain
@@ -54,8 +55,3 @@ def machine_key(device: str) -> str:
     compiler = toolchain.prepare().identity if device.startswith("CPU") else ""
     threads = {k: v for k, v in os.environ.items() if k.endswith(("_NUM_THREADS", "LLMSPEC_THREADS"))}
     return digest([device, processor(), cores(), compiler, threads])
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

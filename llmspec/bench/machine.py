@@ -6,8 +6,9 @@ import contextlib
 import os
 import platform
 
-from llmspec.bench.kept import Kept, cores, machine_key
+from llmspec.bench.kept import Kept, machine_key
 from llmspec.bench.task import FEWEST, Machine, Product, timed
+from llmspec.core.devices import cores
 from llmspec.model.device import open_device
 
 SQUARES = (512, 1024, 2048)

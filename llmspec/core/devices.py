@@ -1,4 +1,4 @@
-"""Which device `auto` means here, found without importing tinygrad."""
+"""Which device `auto` means here, and its cores, found without importing tinygrad."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def automatic() -> tuple[str, str]:
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "METAL", "an Apple GPU is here"
     return "CPU", "no GPU was found"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

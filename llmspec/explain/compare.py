@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from llmspec.compiler.budget import learning_rates
-from llmspec.compiler.plan import COMPUTED, KEPT, PhasePlan, Plan
+from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.units import count, size
 from llmspec.explain.report import Report
 
@@ -73,12 +73,7 @@ def explain_difference(first: Plan, second: Plan, names: tuple[str, str], note: 
 # -- settings ------------------------------------------------------------------------------------------------------
 def settings_of(plan: Plan) -> dict[str, Any]:
     """Every setting of a plan by its path in a spec; nothing that is computed from others."""
-    dumped = plan.dump()
-    found: dict[str, Any] = {k: dumped[k] for k in KEPT}
-    found["model"] = {k: v for k, v in dumped["model"].items() if k not in COMPUTED}
-    found["data.sources"] = {s["name"]: s["source"] for s in dumped["sources"]}
-    found["phases"] = {p["name"]: p["phase"] for p in dumped["phases"]}
-    return dict(_flat(found, ""))
+    return dict(_flat(plan.settings(), ""))
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:

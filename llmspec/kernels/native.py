@@ -12,6 +12,7 @@ from pathlib import Path
 from tinygrad import Tensor, UOp, dtypes
 from tinygrad.uop.ops import KernelInfo
 
+from llmspec.core.devices import cores
 from llmspec.kernels import blas_library
 from llmspec.kernels.toolchain import prepare
 
@@ -44,7 +45,7 @@ def threads() -> int:
     asked = os.environ.get(THREADS, "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 @functools.cache
