@@ -54,12 +54,16 @@ static inline __attribute__((always_inline)) void transpose_lanes(Lanes *x) {
 }
 
 // Packs `width` rows (of at most `panel`) of x, k columns: out[column * panel + row] = factor · x, missing rows 0.
-// Writes up to LANES numbers beyond the panel's end.
+// Writes up to LANES numbers beyond the panel's end. Columns that lie far apart are asked for AHEAD of their turn: no
+// processor guesses them.
+enum { AHEAD = 16 };
 static inline __attribute__((always_inline)) void pack(float *out, Matrix x, int64_t width, int64_t k, int64_t panel,
                                                        float factor) {
   if (x.row == 1) {
     for (int64_t j = 0; j < k; j++) {
       const float *from = x.at + j * x.column;
+      __builtin_prefetch(from + AHEAD * x.column);
+      __builtin_prefetch(from + AHEAD * x.column + panel - 1);
       if (width == panel)
         for (int64_t i = 0; i < panel; i++) out[j * panel + i] = factor * from[i];
       else
@@ -80,10 +84,12 @@ static inline __attribute__((always_inline)) void pack(float *out, Matrix x, int
     for (int64_t i = 0; i < panel; i++) out[j * panel + i] = i < width ? factor * x.at[i * x.row + j * x.column] : 0.0f;
 }
 
-// sums (MR, NR) = A (MR, k) · a packed panel
-static inline __attribute__((always_inline)) void in_registers(Lanes (*sums)[2], int64_t k, Matrix a, const float *b) {
+// sums (MR, NR) = A (MR, k) · a packed panel. Meanwhile k · step numbers from `next` on come closer, where step is not 0.
+static inline __attribute__((always_inline)) void in_registers(Lanes (*sums)[2], int64_t k, Matrix a, const float *b,
+                                                               const float *next, int64_t step) {
   for (int i = 0; i < MR; i++) sums[i][0] = sums[i][1] = (Lanes){0};
   for (int64_t p = 0; p < k; p++) {
+    if (step) __builtin_prefetch(next + p * step, 0, 2);
     Lanes b0 = *(const Lanes *)(b + p * NR), b1 = *(const Lanes *)(b + p * NR + LANES);
 #pragma clang loop unroll(full)
     for (int i = 0; i < MR; i++) {
@@ -98,7 +104,7 @@ static inline __attribute__((always_inline)) void in_registers(Lanes (*sums)[2],
 static inline void tile(int64_t k, const float *a, const float *b, float *c, int64_t stride, int64_t rows,
                         int64_t columns, int accumulate, const float *bias) {
   Lanes sums[MR][2], zero = {0};
-  in_registers(sums, k, (Matrix){a, 1, MR}, b);
+  in_registers(sums, k, (Matrix){a, 1, MR}, b, 0, 0);
   if (rows == MR && columns == NR) {
     Lanes add0 = bias ? *(const Loose *)bias : zero, add1 = bias ? *(const Loose *)(bias + LANES) : zero;
 #pragma clang loop unroll(full)
@@ -174,6 +180,52 @@ static void few_rows(const void *job, int64_t i, int thread) {
   }
 }
 
+// y (m, n) = a (m, k) · wᵀ for the rows of a prompt. The weights come from far away and are read once, where they lie:
+// their rows take the place of A's, the lanes are rows of a, and each tile is turned as it is stored.
+enum { PROMPT = 256, SIDE = MR < LANES ? MR : LANES };
+
+static void pack_rows(const void *job, int64_t i, int thread) {
+  const Product *p = job;
+  (void)thread;
+  pack(p->packed + i * NR * p->k, from(p->a, i * NR, 0), least(NR, p->m - i * NR), p->k, NR, 1.0f);
+}
+
+// c (rows ≤ NR, columns ≤ MR) = the transpose of sums
+static inline void store_turned(const Lanes (*sums)[2], float *c, int64_t stride, int64_t rows, int64_t columns) {
+  for (int64_t top = 0; top < rows; top += LANES)
+    for (int64_t left = 0; left < columns; left += LANES) {
+      Lanes block[LANES];
+      for (int i = 0; i < LANES; i++) block[i] = left + i < MR ? sums[left + i][top / LANES] : (Lanes){0};
+      transpose_lanes(block);
+      for (int64_t i = 0; i < least(LANES, rows - top); i++) {
+        float *to = c + (top + i) * stride + left;
+        if (columns - left >= SIDE) memcpy(to, &block[i], SIDE * sizeof(float)); // of a size that the compiler knows
+        else memcpy(to, &block[i], (columns - left) * sizeof(float));
+      }
+    }
+}
+
+static void multiply_weights(const void *job, int64_t i, int thread) {
+  const Product *p = job;
+  int64_t left = i * MR, columns = least(MR, p->n - left), step = parts(MR, parts(p->m, NR));
+  Matrix w = from(transposed(p->b), left, 0);
+  const float *next = w.at + MR * w.row;
+  if (columns < MR || w.row % 1024 == 0) { // rows that lie at such distances push one another out of the cache
+    float *copy = scratch(thread, 0, MR * p->k);
+    pack(copy, w, columns, p->k, MR, 1.0f);
+    w = (Matrix){copy, 1, MR};
+  }
+  for (int64_t top = 0; top < p->m; top += NR) {
+    Lanes sums[MR][2];
+    in_registers(sums, p->k, w, p->packed + top * p->k, next + top / NR * p->k * step, step);
+    for (int64_t j = 0; p->bias && j < columns; j++) {
+      sums[j][0] += p->bias[left + j];
+      sums[j][1] += p->bias[left + j];
+    }
+    store_turned(sums, p->c + top * p->stride + left, p->stride, least(NR, p->m - top), columns);
+  }
+}
+
 // A BLAS's sgemm that computes the bands of a product instead, where this compiler's lanes are not its match.
 static struct {
   void *sgemm;
@@ -225,6 +277,12 @@ static void multiply(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, in
     if (tall) all.rows = most(16, parts(m, bands));
     else all.columns = most(16, parts(n, bands));
     parallel(blas_band, &all, parts(m, all.rows) * parts(n, all.columns));
+    return;
+  }
+  if (m <= PROMPT && b.row == 1 && a.column == 1 && !accumulate) {
+    Product all = {c, stride, a, b, m, n, k, 0, bias, m, n, scratch(SHARED, 6, up(m, NR) * k)};
+    parallel(pack_rows, &all, parts(m, NR));
+    parallel(multiply_weights, &all, parts(n, MR));
     return;
   }
   int64_t steps = most(1, parts(k, KC)), depth = parts(k, steps);
