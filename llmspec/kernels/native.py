@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinygrad import Tensor, UOp, dtypes
-from tinygrad.uop.ops import KernelInfo
+from tinygrad.uop.ops import KernelInfo, Ops
 
 from llmspec.core.devices import cores
 from llmspec.kernels import blas_library
@@ -122,3 +122,11 @@ def call(name: str, outputs: tuple[int | Tensor, ...], inputs: tuple[Tensor, ...
         raise TypeError(f"C functions read float32 and int32, not {', '.join(wrong)}")
     done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, numbers), grad_fxn=gradient)
     return done[: len(made)]
+
+
+def made(x: Tensor) -> bool:
+    """Whether a tensor is all that a call wrote, in its order: it has memory of its own already."""
+    node = x.uop
+    while node.op is Ops.RESHAPE:
+        node = node.src[0]
+    return node.op is Ops.AFTER

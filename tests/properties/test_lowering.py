@@ -16,6 +16,7 @@ import reference
 from kernels import Array, numbers
 from networks import EPS, Inputs, drawn_tokens, drawn_weights, memory, plan_of
 from tinygrad import Tensor
+from tinygrad.helpers import GlobalCounters
 
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import Plan
@@ -188,7 +189,19 @@ def run_twice(low: Lowering, graph: Callable[..., list[Tensor]], inputs: Inputs)
 
 def test_every_operation_of_the_cpu_has_a_case() -> None:
     own = {name for name in vars(CPUOps) if not name.startswith("_")}
-    assert own == {name.split()[0] for name in CASES} | {"square_sum", "adam", "muon"}
+    assert own == {name.split()[0] for name in CASES} | {"square_sum", "adam", "muon", "materialise"}
+
+
+def test_what_a_call_wrote_is_not_copied() -> None:
+    x, weight = Tensor(numbers(0, 2, 3, 8)).realize(), Tensor(numbers(1, 8)).realize()
+    low = lowering("CPU")
+    ops = low.ops(low.inputs)
+    GlobalCounters.reset()
+    ops.materialise(ops.rms_norm(x, weight, 1e-5)).realize()
+    assert GlobalCounters.kernel_count == 1
+    GlobalCounters.reset()
+    ops.materialise(ops.rms_norm(x, weight, 1e-5)[:, :, ::2]).realize()
+    assert GlobalCounters.kernel_count == 2
 
 
 @pytest.mark.parametrize("shape", ODD, ids=str)

@@ -3,12 +3,13 @@
 //
 // q, out (b, t, h, d); k, v (b, s, g, d), h a multiple of g; spans (bs, t, 2), bs = b or 1: a query sees the keys
 // first … end - 1, and a query without keys gets zeros; bias (bb, h, t, s) is added to the scores, bb = b, 1 or 0 (none).
-// One iteration is one sequence and one key head.
+// One iteration is one sequence and one key head; in the forward pass a share of its blocks of queries, where sequences
+// are fewer than threads could do.
 enum { BLOCK = 4 * MR };
 enum { A_PANEL = 0, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, TO_K, TO_V };
 
 JOB(Attention, float *out, *sums; const float *q, *k, *v; const int32_t *spans; const float *bias, *gradient;
-    float *to_q, *to_k, *to_v; int64_t b, t, s, h, g, d, bs, bb, q_step, k_step; float scale);
+    float *to_q, *to_k, *to_v; int64_t b, t, s, h, g, d, bs, bb, q_step, k_step; float scale; int64_t shares);
 
 // Panels of NR rows of x (n rows, k columns), missing rows 0: the right side of a product with xᵀ
 static void panels_of(float *out, Matrix x, int64_t n, int64_t k) {
@@ -60,7 +61,7 @@ static inline float exponentials(float *x, int64_t n, float *high) {
 
 static void attend(const void *job, int64_t i, int thread) {
   const Attention *p = job;
-  int64_t b = i / p->g, g = i % p->g, group = p->h / p->g, d = p->d, s = p->s, wide = up(s, NR);
+  int64_t share = i % p->shares, b = i / p->shares / p->g, g = i / p->shares % p->g, group = p->h / p->g, d = p->d, s = p->s, wide = up(s, NR);
   int64_t at = b * s * p->k_step + g * d;
   Matrix k = {p->k + at, p->k_step, 1}, v = {p->v + at, p->k_step, 1};
   const int32_t *spans = p->spans + (p->bs == 1 ? 0 : b) * p->t * 2;
@@ -68,28 +69,29 @@ static void attend(const void *job, int64_t i, int thread) {
   float *scores = scratch(thread, SCORES, BLOCK * wide);
   panels_of(k_t, k, s, d);
   panels_of(values, transposed(v), d, s);
-  for (int64_t head = g * group; head < (g + 1) * group; head++)
-    for (int64_t start = 0; start < p->t; start += BLOCK) {
-      Extent e = extent(p, spans + 2 * start, start);
-      int64_t first = (b * p->t + start) * p->h + head, width = e.high - e.low;
-      const float *q = p->q + (b * p->t + start) * p->q_step + head * d;
-      times(scores, wide, (Matrix){q, p->q_step, 1}, k_t + e.low * d, d, 0, e.rows, width, d, 0, p->scale,
-            thread);
-      for (int64_t r = 0; r < e.rows; r++) {
-        int64_t from = spans[2 * (start + r)] - e.low, n = spans[2 * (start + r) + 1] - e.low - from;
-        float *row = scores + r * wide, high, sum = 0.0f;
-        const float *bias = bias_of(p, b, head, start + r);
-        if (n <= 0) from = n = 0;
-        for (int64_t j = from; bias && j < from + n; j++) row[j] += bias[e.low + j];
-        if (n) sum = exponentials(row + from, n, &high);
-        p->sums[first + r * p->h] = n ? high + __builtin_logf(sum) : 0.0f;
-        float scale = n ? 1.0f / sum : 0.0f;
-        for (int64_t j = 0; j < n; j++) row[from + j] *= scale;
-        for (int64_t j = 0; j < from; j++) row[j] = 0.0f;
-        for (int64_t j = from + n; j < width; j++) row[j] = 0.0f;
-      }
-      times(p->out + first * d, p->h * d, (Matrix){scores, wide, 1}, values, s, e.low, e.rows, d, width, 0, 1.0f, thread);
+  int64_t blocks = parts(p->t, BLOCK), last = blocks * group * (share + 1) / p->shares;
+  for (int64_t block = blocks * group * share / p->shares; block < last; block++) {
+    int64_t head = g * group + block / blocks, start = block % blocks * BLOCK;
+    Extent e = extent(p, spans + 2 * start, start);
+    int64_t first = (b * p->t + start) * p->h + head, width = e.high - e.low;
+    const float *q = p->q + (b * p->t + start) * p->q_step + head * d;
+    times(scores, wide, (Matrix){q, p->q_step, 1}, k_t + e.low * d, d, 0, e.rows, width, d, 0, p->scale,
+          thread);
+    for (int64_t r = 0; r < e.rows; r++) {
+      int64_t from = spans[2 * (start + r)] - e.low, n = spans[2 * (start + r) + 1] - e.low - from;
+      float *row = scores + r * wide, high, sum = 0.0f;
+      const float *bias = bias_of(p, b, head, start + r);
+      if (n <= 0) from = n = 0;
+      for (int64_t j = from; bias && j < from + n; j++) row[j] += bias[e.low + j];
+      if (n) sum = exponentials(row + from, n, &high);
+      p->sums[first + r * p->h] = n ? high + __builtin_logf(sum) : 0.0f;
+      float scale = n ? 1.0f / sum : 0.0f;
+      for (int64_t j = 0; j < n; j++) row[from + j] *= scale;
+      for (int64_t j = 0; j < from; j++) row[j] = 0.0f;
+      for (int64_t j = from + n; j < width; j++) row[j] = 0.0f;
     }
+    times(p->out + first * d, p->h * d, (Matrix){scores, wide, 1}, values, s, e.low, e.rows, d, width, 0, 1.0f, thread);
+  }
 }
 
 // One query a sequence (decoding): scores, softmax and sum straight from the keys and values
@@ -113,16 +115,21 @@ static void attend_one(const void *job, int64_t i, int thread) {
     for (int64_t u = 0; u < d; u++) out[u] += row[j] / sum * v[(first + j) * step + u];
 }
 
+static void attend_all(Attention job) {
+  job.shares = least(job.h / job.g * parts(job.t, BLOCK), parts(4 * pool.threads, job.b * job.g));
+  parallel(attend, &job, job.b * job.g * job.shares);
+}
+
 // sums (b, t, h) = log Σ e^score of each query, for the backward pass
 void attention(float *out, float *sums, const float *q, const float *k, const float *v, const int32_t *spans,
                const float *bias, int64_t b, int64_t t, int64_t s, int64_t h, int64_t g, int64_t d, int64_t bs,
                int64_t bb) {
   float scale = 1.0f / __builtin_sqrtf((float)d);
-  Attention job = {out, sums, q, k, v, spans, bias, 0, 0, 0, 0, b, t, s, h, g, d, bs, bb, h * d, g * d, scale};
+  Attention job = {out, sums, q, k, v, spans, bias, 0, 0, 0, 0, b, t, s, h, g, d, bs, bb, h * d, g * d, scale, 1};
   if (t == 1)
     parallel(attend_one, &job, b * h);
   else
-    parallel(attend, &job, b * g);
+    attend_all(job);
 }
 
 static void attend_back(const void *job, int64_t i, int thread) {
@@ -180,7 +187,7 @@ void attention_backward(float *to_q, float *to_k, float *to_v, const float *grad
                         int64_t b, int64_t t, int64_t s, int64_t h, int64_t g, int64_t d, int64_t bs, int64_t bb) {
   float scale = 1.0f / __builtin_sqrtf((float)d);
   Attention job = {(float *)out, (float *)sums, q, k, v, spans, bias, gradient, to_q, to_k, to_v,
-                   b, t, s, h, g, d, bs, bb, h * d, g * d, scale};
+                   b, t, s, h, g, d, bs, bb, h * d, g * d, scale, 1};
   parallel(attend_back, &job, b * g);
 }
 
@@ -196,7 +203,7 @@ void attention_packed(float *out, float *sums, const float *qkv, const int32_t *
                       int64_t t, int64_t h, int64_t g, int64_t d, int64_t bs, int64_t bb) {
   Attention job = packed(qkv, (float *)qkv, b, t, h, g, d);
   job.out = out, job.sums = sums, job.spans = spans, job.bias = bias, job.bs = bs, job.bb = bb;
-  parallel(attend, &job, b * g);
+  attend_all(job);
 }
 
 void attention_packed_backward(float *to_qkv, const float *gradient, const float *out, const float *sums, const float *qkv,
