@@ -59,7 +59,9 @@ def run(
     with failures(json_):
         loaded, plan = compiled(spec, set_)
         folder = out or RUNS / plan.name
-        again = f"llmspec run {spec}" + "".join(f" --set '{s}'" for s in set_ or ()) + (f" --out {out}" if out else "")
+        given = [*(f"--set '{s}'" for s in set_ or ()), f"--out {out}" if out else "", "--offline" if offline else "",
+                 "--locked" if locked else "", f"--lock {lock}" if lock else "", "--json" if json_ else ""]
+        again = " ".join(["llmspec run", str(spec), *filter(None, given)])
         with watcher(again, aside=json_) as watch:
             done = train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
                          locked=lock or (folder if locked else None))

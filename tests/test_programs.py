@@ -122,3 +122,21 @@ def test_the_cache_is_private(cache: tuple[Path, str]) -> None:
     folder = cache[0] / "programs"
     assert folder.stat().st_mode & 0o077 == 0
     assert all(p.stat().st_mode & 0o077 == 0 for p in folder.iterdir())
+
+
+OPENED = """
+from llmspec.model.device import open_device
+open_device("CPU")
+from tinygrad import Device, Tensor
+helpers = Device["CPU"].prgs.values()
+assert len(helpers) == 4 and not any("made" in vars(h) for h in helpers)
+assert Device["CPU"].runtime_t.__name__ == "CPUProgram"
+assert (Tensor([1, 2]) + 1).tolist() == [2, 3]
+assert all(h.addr for h in helpers) and len({h.name for h in helpers}) == 4
+"""
+
+
+def test_tinygrads_own_helpers_are_made_when_it_needs_them() -> None:
+    env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
+    done = subprocess.run([sys.executable, "-c", OPENED], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tinygrad import Tensor, UOp, dtypes
+from tinygrad import Tensor, UOp
 
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan
@@ -35,11 +35,12 @@ class Decoder:
 
     def _allocate(self, rows: int) -> None:
         """Caches and graphs for another number of rows."""
+        import numpy as np
+
         plan = self._plan
         names = [f"{kind}{layer}" for layer in range(plan.layers) for kind in "kv"]
         shape = (rows, plan.context, plan.kv_heads, plan.head_dim)
-        self._cache = {n: Tensor.zeros(*shape, dtype=dtypes.float32).contiguous() for n in names}
-        Tensor.realize(*self._cache.values())
+        self._cache = numpy_inputs(**{n: np.zeros(shape, np.float32) for n in names})
         self._prefills: dict[int, Any] = {}
         self._decode = self._lowering.jit(self._decode_step, self._key)
         self.rows = rows

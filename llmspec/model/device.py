@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmspec.core.units import duration
-from llmspec.kernels import toolchain
+from llmspec.kernels import opening, toolchain
 
 
 @dataclass
@@ -52,12 +52,13 @@ def open_device(device: str, beam: int = 0) -> None:
         toolchain.keep_kernels()
     if "tinygrad" not in sys.modules:
         os.environ["DEV"] = device
-    from tinygrad import Device
     from tinygrad.helpers import DEV
 
-    if device != Device.DEFAULT:
-        DEV.value = device  # type: ignore[assignment]  # Device.DEFAULT itself cannot be assigned any more
-    if not device.startswith("CPU"):
+    if device != DEV.device:  # Device.DEFAULT would look for every kind of device there is, and cannot be assigned
+        DEV.value = device  # type: ignore[assignment]
+    if device.startswith("CPU"):
+        opening.open_cpu()
+    else:
         choose_search(beam)
 
 

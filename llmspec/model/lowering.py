@@ -122,25 +122,18 @@ class Feed:
 
     def __call__(self, **arrays: Any) -> dict[str, Tensor]:
         """Tensors with these arrays' numbers; the tensors of the last call with the same names and shapes."""
-        import numpy as np
-
         key = tuple((name, array.shape, str(array.dtype)) for name, array in arrays.items())
         if key not in self._made:
             self._made[key] = numpy_inputs(**arrays)
             return self._made[key]
         for name, tensor in self._made[key].items():
-            buffer: Any = tensor.uop.base.buffer
-            content: Any = np.ascontiguousarray(arrays[name])
-            buffer.allocator._copyin(buffer.ensure_allocated()._buf, memoryview(content).cast("B"))
+            native.refill(tensor, arrays[name])
         return self._made[key]
 
 
 def numpy_inputs(**arrays: Any) -> dict[str, Tensor]:
     """Fresh tensors of numpy arrays, realized: what a jitted function takes."""
-    tensors = {name: Tensor(array) for name, array in arrays.items()}
-    if tensors:  # positions without tables and optimizers without state have none
-        Tensor.realize(*tensors.values())
-    return tensors
+    return {name: native.tensor(array) for name, array in arrays.items()}
 
 
 def host(tensor: Tensor) -> Any:

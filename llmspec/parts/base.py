@@ -20,7 +20,7 @@ class Frozen(BaseModel):
     """A strict, frozen value whose fields are its YAML keys."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True,
+        frozen=True, strict=True, extra="forbid", populate_by_name=True,
         allow_inf_nan=False,
     )
 

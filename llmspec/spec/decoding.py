@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
@@ -14,7 +14,7 @@ from llmspec.parts.filters import TABLE, Filter
 
 
 def _joined(table: Mapping[str, type[Filter]]) -> Any:
-    """A model with the fields of all filters side by side: defaults, constraints and descriptions as they stand."""
+    """A model with the fields of all filters side by side: defaults and constraints as they stand."""
     fields: dict[str, Any] = {}
     for name, part in table.items():
         for key, field in part.model_fields.items():
@@ -30,6 +30,8 @@ FilterSettings: Any = _joined(TABLE)
 class Decoding(FilterSettings):
     """How text is drawn from the model: filters in a fixed order, one draw, and when to stop."""
 
+    joined: ClassVar[tuple[type[Filter], ...]] = tuple(TABLE.values())
+    """Whose fields these are too: their sources describe them."""
     max_tokens: int = Field(200, gt=0)
     """Most tokens drawn per answer."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), strict=False)

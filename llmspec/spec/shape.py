@@ -84,7 +84,7 @@ def description(part: type[BaseModel], key: str) -> str:
     """What a part's key means: the docstring of its field, read from the source only when somebody asks."""
     for name, info in part.model_fields.items():
         if key == (info.alias or name):
-            written = (_docstrings(c).get(name) for c in part.__mro__)
+            written = (_docstrings(c).get(name) for c in (*part.__mro__, *getattr(part, "joined", ())))
             return (info.description or next((text for text in written if text), "") or "").strip()
     return ""
 
