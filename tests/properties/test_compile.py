@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import tiny
-from hypothesis import event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
-from strategies import broken_specs, specs, yaml_text
+from strategies import broken_specs, slips, specs, yaml_text
 
+from llmspec.asked import compiled
 from llmspec.compiler import Plan, check_sections, compile_spec, complete
 from llmspec.core.problems import DataError, SpecError
 from llmspec.model.device import open_device
@@ -55,6 +56,47 @@ def test_what_check_refuses_never_gets_further(broken: Any, tmp_path_factory: py
     assert found and all(p.mark is not None for p in found), broken
     with pytest.raises(SpecError):
         load_spec(path)
+
+
+def what_is_accepted_builds(text: str, folder: Path) -> bool:
+    """A text that somebody slipped in: problems, each with its line, or a plan whose model can be put together."""
+    path = folder / "spec.yaml"
+    path.write_text(text, encoding="utf-8", newline="")
+    try:
+        _, plan = compiled(path, [])
+    except SpecError as error:
+        assert error.problems and all(p.mark is not None for p in error.problems), error
+        return False
+    if plan.model.layers <= 100:  # as a graph, a million layers are only slow
+        assert_complete(Transformer(plan.model))
+    return True
+
+
+@settings(max_examples=60)
+@given(text=slips())
+def test_what_is_accepted_after_slips_builds(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    what_is_accepted_builds(text, tmp_path_factory.mktemp("spec"))
+
+
+@pytest.mark.nightly
+def test_ten_thousand_mutated_specs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder, accepted = tmp_path_factory.mktemp("spec"), []
+
+    calm = settings(max_examples=5_000, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+
+    @calm
+    @given(text=slips())
+    def slipped(text: str) -> None:
+        accepted.append(what_is_accepted_builds(text, folder))
+
+    @calm
+    @given(broken=broken_specs())
+    def broken_on_purpose(broken: Any) -> None:
+        assert not what_is_accepted_builds(broken.text, folder), broken
+
+    slipped()
+    broken_on_purpose()
+    assert len(accepted) >= 5_000 and 0.02 < sum(accepted) / len(accepted) < 0.98
 
 
 @settings(max_examples=30)

@@ -22,6 +22,7 @@ from llmspec.parts.filters.temperature import Temperature
 from llmspec.parts.filters.top_k import TopK
 from llmspec.parts.filters.top_p import ROUNDING, SORTED, TopP
 from llmspec.spec.decoding import Decoding
+from llmspec.spec.shape import description
 from tests.strategies_decoding import decodings, frozen, logits, logits_in_context, settings_of
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -96,7 +97,7 @@ def test_entropy_of_equals(size: int) -> None:
 @every_filter
 def test_the_table_and_the_filter_agree_on_its_name(name: str) -> None:
     assert TABLE[name].kind == name
-    assert TABLE[name].__doc__ and all(f.description for f in TABLE[name].model_fields.values())
+    assert TABLE[name].__doc__ and all(description(TABLE[name], key) for key in TABLE[name].model_fields)
 
 
 @every_filter
@@ -326,7 +327,7 @@ def test_decoding_has_every_filters_keys_as_they_stand() -> None:
     for part in TABLE.values():
         for key, told in part.model_json_schema()["properties"].items():
             assert schema[key] == told
-    assert all("description" in told for told in schema.values())
+    assert all(description(Decoding, key) for key in schema)
     assert Decoding().chain() == ()
 
 
