@@ -78,7 +78,7 @@ def test_a_table_of_calls(together: int) -> None:
     """Calls with few and with many arguments, one after another or side by side, do what they do by themselves."""
     def drawn(name: str) -> list[Case]:
         cases = [kernel_cases.ROW_MAKERS[name](lambda values, i=i: values[i % len(values)])[0] for i in range(40)]
-        return [c for c in cases if np.prod(c.outputs[0].exact.shape[:2]) <= 32][:3]  # too short for threads of their own
+        return [c for c in cases if np.prod(c.outputs[0].exact.shape[:2]) <= 32][:3]  # no threads of their own
 
     cases = [*drawn("table"), *drawn("rotate")]
     assert len(cases) == 6
