@@ -21,9 +21,9 @@ static void times(float *c, int64_t stride, Matrix a, const float *b, int64_t de
                   int64_t k, int accumulate, float factor, int thread) {
   float *left = scratch(thread, A_PANEL, most(KC, k) * MR);
   for (int64_t r = 0; r < m; r += MR) {
-    pack(left, from(a, r, 0), least(MR, m - r), k, MR, factor);
+    Rows rows = rows_of(left, from(a, r, 0), least(MR, m - r), k, factor);
     for (int64_t j = 0; j < n; j += NR)
-      tile(k, left, b + j * depth + start * NR, c + r * stride + j, stride, least(MR, m - r), least(NR, n - j),
+      tile(k, rows, b + j * depth + start * NR, c + r * stride + j, stride, least(MR, m - r), least(NR, n - j),
            accumulate, 0);
   }
 }

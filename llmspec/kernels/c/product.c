@@ -122,11 +122,26 @@ static inline __attribute__((always_inline)) void rows_in_registers(Lanes (*sums
   memcpy(sums, own, sizeof own);
 }
 
-// c (rows ≤ MR, columns ≤ NR) = or += the packed panels' product, plus bias (NR) where given
-static inline void tile(int64_t k, const float *a, const float *b, float *c, int64_t stride, int64_t rows,
+// MR rows of A for a tile, `row` apart; 0 in a packed panel
+typedef struct {
+  const float *at;
+  int64_t row;
+} Rows;
+
+// Rows that can be read where they lie are, if `factor` is 1; `copy` (MR · k) takes the others: columns side by side, rows
+// that are missing, or at distances at which they push one another out of the cache.
+static inline Rows rows_of(float *copy, Matrix a, int64_t rows, int64_t k, float factor) {
+  if (a.column == 1 && rows == MR && a.row % 1024 && factor == 1.0f) return (Rows){a.at, a.row};
+  pack(copy, a, rows, k, MR, factor);
+  return (Rows){copy, 0};
+}
+
+// c (rows ≤ MR, columns ≤ NR) = or += rows of A by a packed panel, plus bias (NR) where given
+static inline void tile(int64_t k, Rows a, const float *b, float *c, int64_t stride, int64_t rows,
                         int64_t columns, int accumulate, const float *bias) {
   Lanes sums[MR][2], zero = {0};
-  in_registers(sums, k, a, b);
+  if (a.row) rows_in_registers(sums, k, a.at, a.row, b, a.at, 0);
+  else in_registers(sums, k, a.at, b);
   if (rows == MR && columns == NR) {
     Lanes add0 = bias ? *(const Loose *)bias : zero, add1 = bias ? *(const Loose *)(bias + LANES) : zero;
 #pragma clang loop unroll(full)
@@ -168,10 +183,10 @@ static void multiply_block(const void *job, int64_t i, int thread) {
   const Product *p = job;
   int64_t across = parts(p->n, p->columns), top = i / across * p->rows, left = i % across * p->columns;
   int64_t bottom = least(top + p->rows, p->m), right = least(left + p->columns, p->n);
-  float *a = scratch(thread, 0, MR * KC);
+  float *copy = scratch(thread, 0, MR * KC);
   for (int64_t r = top; r < bottom; r += MR) {
     int64_t rows = least(MR, bottom - r);
-    pack(a, from(p->a, r, 0), rows, p->k, MR, 1.0f);
+    Rows a = rows_of(copy, from(p->a, r, 0), rows, p->k, 1.0f);
     for (int64_t c = left; c < right; c += NR)
       tile(p->k, a, p->packed + c * p->k, p->c + r * p->stride + c, p->stride, rows, least(NR, right - c),
            p->accumulate, p->bias ? p->bias + c : 0);
@@ -231,14 +246,12 @@ static void multiply_weights(const void *job, int64_t i, int thread) {
   const Product *p = job;
   int64_t left = i * MR, columns = least(MR, p->n - left), step = parts(MR, parts(p->m, NR));
   Matrix w = from(transposed(p->b), left, 0);
-  // Rows that are missing, or at distances at which they push one another out of the cache
-  float *copy = columns < MR || w.row % 1024 == 0 ? scratch(thread, 0, MR * p->k) : 0;
-  if (copy) pack(copy, w, columns, p->k, MR, 1.0f);
+  Rows rows = rows_of(scratch(thread, 0, MR * p->k), w, columns, p->k, 1.0f);
   for (int64_t top = 0; top < p->m; top += NR) {
     Lanes sums[MR][2];
     const float *x = p->packed + top * p->k, *next = w.at + MR * w.row + top / NR * p->k * step;
-    if (copy) in_registers(sums, p->k, copy, x);
-    else rows_in_registers(sums, p->k, w.at, w.row, x, next, step);
+    if (rows.row) rows_in_registers(sums, p->k, rows.at, rows.row, x, next, step);
+    else in_registers(sums, p->k, rows.at, x);
     for (int64_t j = 0; p->bias && j < columns; j++) {
       sums[j][0] += p->bias[left + j];
       sums[j][1] += p->bias[left + j];
