@@ -27,7 +27,7 @@ from llmspec.spec import load_spec
 from llmspec.training.facts import Tally
 
 RATES = Rates(widths=(64, 256), products=(5e10, 1e11), attention=5e10, loss=1.0, norm=1e-9, gate=1e-9, update=1e-9,
-              plain=1e10, call=1e-5)
+              drop=1e-9, call=1e-5)
 
 
 def quickstart(*overrides: str) -> Plan:

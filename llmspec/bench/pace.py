@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from llmspec.bench.kept import Kept, machine_key
 from llmspec.bench.rates import BACKWARD, Rates, measured_rates
-from llmspec.compiler.cost import DROPOUT
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.units import count, duration
@@ -117,7 +116,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     passed = BACKWARD * 2 * tokens
     hidden = model.mlp.kept(dims) - (model.mlp.d_ff or 0)
     turned = (model.heads + 2 * model.kv_heads) * model.head_dim
-    dropped = (1 + 2 * model.layers) * width * sum(DROPOUT) / rates.plain if model.dropout else 0.0
+    dropped = (1 + 2 * model.layers) * width * rates.drop if model.dropout else 0.0
     update = 0.0
     for t in model.tensors:
         update += rates.update * t.count

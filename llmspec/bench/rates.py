@@ -44,8 +44,8 @@ class Rates(Frozen):
     """Seconds a number of the hidden layer."""
     update: float
     """Seconds a weight of clipping and Adam."""
-    plain: float
-    """Operations a second of kernels that are no calls of our own."""
+    drop: float
+    """Seconds a number of dropout, which draws each of them."""
     call: float
     """Seconds of the smallest step: what a step takes whatever its size, without its kernels."""
 
@@ -93,8 +93,9 @@ def measured_rates(device: str) -> Rates:
                  eps=1e-8, l2=0.0, decay=0.1)
         return tuple(ops.written)
 
-    def plain(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return ((t["x"] * 1.01 + t["y"]).maximum(0.1).contiguous(),)
+    def drop(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        y = ops.materialise(ops.dropout(t["x"]))
+        return y, *y.gradient(t["x"], gradient=t["y"])
 
     def nothing(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return ((t["x"] + 1).contiguous(),)
@@ -106,7 +107,7 @@ def measured_rates(device: str) -> Rates:
                      y=(rows, CONTEXT, HEADS, HEAD_WIDTH))
     loss = _seconds(device, lose, x=(TOKENS, width), w=(VOCAB, width), targets=TOKENS, y=(TOKENS,))
     rates = Rates(
-        widths=WIDTHS, products=products, loss=1.0, plain=4 * n / _seconds(device, plain, x=(n,), y=(n,)),
+        widths=WIDTHS, products=products, loss=1.0, drop=_seconds(device, drop, x=(n // width, width), y=(n // width, width), key=2) / n,
         attention=BACKWARD * 4 * TOKENS * CONTEXT * HEADS * HEAD_WIDTH / heads,
         norm=_seconds(device, norm, x=(n // width, width), w=(width,), y=(n // width, width)) / n,
         gate=_seconds(device, gate, x=(n // width // 2, 2 * width), y=(n // width // 2, width)) * 2 / n,
@@ -118,7 +119,9 @@ def measured_rates(device: str) -> Rates:
 
 
 def _seconds(device: str, piece: Callable[..., Any], **shapes: Any) -> float:
-    """The shortest time of a piece in a graph of its own; its tensors are drawn."""
+    """The usual time of a piece in a graph of its own; its tensors are drawn."""
+    from statistics import median
+
     from tinygrad import Device, Tensor
 
     from llmspec.model.lowering import lowering, numpy_inputs
@@ -126,7 +129,8 @@ def _seconds(device: str, piece: Callable[..., Any], **shapes: Any) -> float:
     low, inputs = lowering(device), numpy_inputs(**{name: _array(name, shape) for name, shape in shapes.items()})
 
     def step(tensors: dict[str, Tensor]) -> Any:
-        out = piece(low.ops(tensors), tensors)
+        key = tensors.get("key")
+        out = piece(low.ops(tensors, key, 0.1 if key is not None else 0.0), tensors)
         Tensor.realize(*out)
         return tuple(t for t in out if t.uop.base not in {i.uop.base for i in inputs.values()}) or out[0]
 
@@ -139,7 +143,7 @@ def _seconds(device: str, piece: Callable[..., Any], **shapes: Any) -> float:
     for _ in range(3):  # capture, and threads that wake up
         call()
     once = max(min(timed(call, FEWEST)), 1e-6)
-    return min(timed(call, max(FEWEST, min(500, int(EACH / once)))))
+    return median(timed(call, max(FEWEST, min(500, int(EACH / once)))))
 
 
 def _array(name: str, shape: Any) -> Any:
@@ -153,6 +157,8 @@ def _array(name: str, shape: Any) -> Any:
     rng = np.random.default_rng(0)
     if name == "targets":
         return rng.integers(0, VOCAB, shape).astype(np.int32)
+    if name == "key":
+        return np.array([1, 2], np.uint32)
     if name == "scalars":
         return np.array([1e-6, 1.0, 1.0], np.float32)
     drawn = rng.standard_normal(shape, np.float32)
