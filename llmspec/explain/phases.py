@@ -124,7 +124,7 @@ def phase_reports(plan: Plan) -> tuple[PhaseReport, ...]:
 
 def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
     phase, steps = planned.phase, planned.steps
-    every = {k: None if steps is None else getattr(phase, k).steps(steps)
+    every = {k: None if steps is None else getattr(phase, k).interval(steps)
              for k in ("evaluate_every", "checkpoint_every", "sample_every")}
     return PhaseReport(
         name=planned.name, kind=phase.kind, starts_from=phase.from_ or "", budget=str(phase.budget),  # type: ignore[attr-defined]

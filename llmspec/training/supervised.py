@@ -97,7 +97,7 @@ class Supervised:
         return {n: w.numpy().copy() for n, w in self.weights.items()}
 
     def due(self, every: Any) -> bool:
-        steps = every.steps(self.total)
+        steps = every.interval(self.total)
         return steps > 0 and self.step % steps == 0
 
     def held(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from strategies import settings as settings_of
 
 from llmspec.core.units import Share
 from llmspec.parts import optimizers, schedules
+from llmspec.parts.schedules.base import Span
 
 FORMULAS: dict[str, Any] = {
     "constant": lambda part, p: 1.0,
@@ -79,3 +81,11 @@ def test_the_graph_reads_the_scheduled_rate_first(kind: str, factor: float, step
     scalars = part.scalars(factor, step)
     assert scalars[0] == part.lr * factor and np.isfinite(scalars).all()
     assert np.isfinite(np.array(scalars, np.float32)).all()
+
+
+@given(st.integers(1, 100), st.integers(1, 5000))
+def test_a_share_is_due_no_more_often_than_it_says(share: int, total: int) -> None:
+    interval = Span.parse(f"{share}%").interval(total)
+    assert 1 <= interval <= total
+    assert math.ceil(total / interval) <= math.ceil(100 / share)
+    assert share * total % 100 or interval == share * total // 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -43,6 +44,13 @@ class Span(Text):
     def steps(self, total: int) -> int:
         """How many of `total` steps."""
         return round(self.value.fraction * total) if isinstance(self.value, Share) else int(self.value.amount)
+
+    def interval(self, total: int) -> int:
+        """Steps from one event to the next where it is due every such span; 0 for never.
+
+        Rounded up: every 50% of 125 steps is at 63 and at the end, not at 62, 124 and at the end.
+        """
+        return ceil(self.value.fraction * total - 1e-9) if isinstance(self.value, Share) else int(self.value.amount)
 
     def __str__(self) -> str:
         return str(self.value)
