@@ -107,7 +107,8 @@ def measured_rates(device: str) -> Rates:
                      y=(rows, CONTEXT, HEADS, HEAD_WIDTH))
     loss = _seconds(device, lose, x=(TOKENS, width), w=(VOCAB, width), targets=TOKENS, y=(TOKENS,))
     rates = Rates(
-        widths=WIDTHS, products=products, loss=1.0, drop=_seconds(device, drop, x=(n // width, width), y=(n // width, width), key=2) / n,
+        widths=WIDTHS, products=products, loss=1.0,
+        drop=_seconds(device, drop, x=(n // width, width), y=(n // width, width), key=2) / n,
         attention=BACKWARD * 4 * TOKENS * CONTEXT * HEADS * HEAD_WIDTH / heads,
         norm=_seconds(device, norm, x=(n // width, width), w=(width,), y=(n // width, width)) / n,
         gate=_seconds(device, gate, x=(n // width // 2, 2 * width), y=(n // width // 2, width)) * 2 / n,
