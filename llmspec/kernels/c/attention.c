@@ -61,7 +61,8 @@ static inline float exponentials(float *x, int64_t n, float *high) {
 
 static void attend(const void *job, int64_t i, int thread) {
   const Attention *p = job;
-  int64_t share = i % p->shares, b = i / p->shares / p->g, g = i / p->shares % p->g, group = p->h / p->g, d = p->d, s = p->s, wide = up(s, NR);
+  int64_t share = i % p->shares, b = i / p->shares / p->g, g = i / p->shares % p->g, group = p->h / p->g;
+  int64_t d = p->d, s = p->s, wide = up(s, NR);
   int64_t at = b * s * p->k_step + g * d;
   Matrix k = {p->k + at, p->k_step, 1}, v = {p->v + at, p->k_step, 1};
   const int32_t *spans = p->spans + (p->bs == 1 ? 0 : b) * p->t * 2;
@@ -115,6 +116,7 @@ static void attend_one(const void *job, int64_t i, int thread) {
     for (int64_t u = 0; u < d; u++) out[u] += row[j] / sum * v[(first + j) * step + u];
 }
 
+// Divides the queries of a key head as far as four iterations a thread ask for; each of them packs keys and values anew.
 static void attend_all(Attention job) {
   job.shares = least(job.h / job.g * parts(job.t, BLOCK), parts(4 * pool.threads, job.b * job.g));
   parallel(attend, &job, job.b * job.g * job.shares);

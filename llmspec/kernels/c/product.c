@@ -170,7 +170,7 @@ typedef struct {
   int accumulate;
   const float *bias;
   int64_t rows, columns; // of C for one iteration
-  float *packed;         // of B
+  float *packed;         // of B; of A where B's columns are a prompt's weights
 } Product;
 
 static void pack_columns(const void *job, int64_t i, int thread) {
