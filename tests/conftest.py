@@ -6,9 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from llmspec.core.devices import cores
 
 CALM = {"deadline": None, "print_blob": True,
         "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
@@ -17,3 +20,8 @@ settings.register_profile("thorough", max_examples=1000, **CALM)
 # LLMSPEC_HYPOTHESIS=thorough draws twenty times as many examples, for a night or for a change of heart.
 settings.load_profile(os.environ.get("LLMSPEC_HYPOTHESIS", "llmspec"))
 os.environ.setdefault("NO_COLOR", "1")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto` is a worker a core, up to four, since each has threads of its own; and none beside a measurement."""
+    return 0 if "benchmark" in config.option.markexpr.replace("not benchmark", "") else min(4, cores())

@@ -239,7 +239,10 @@ def phase_settings(draw: DrawFn, names: list[str], earlier: list[str]) -> Data:
     if "learn" in fields_of(part):
         others = st.lists(st.sampled_from([role for role in ROLES if role != "assistant"]), unique=True)
         optional["learn"] = others.map(lambda roles: ["assistant", *roles])
-    return out | {"batch": 1} | draw(st.fixed_dictionaries({}, optional=optional))
+    out |= {"batch": 1} | draw(st.fixed_dictionaries({}, optional=optional))
+    if "steps" not in out["budget"]:  # it may come to a single step, of which a warm-up in steps leaves nothing
+        out.get("schedule", {}).pop("warmup", None)
+    return out
 
 
 def decodings() -> SearchStrategy[Data]:

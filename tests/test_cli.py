@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,16 @@ def test_mistakes_are_told_not_traced(arguments: tuple[str, ...], words: str, tm
 def test_a_prompt_longer_than_the_context(run: Path) -> None:
     done = tiny.call("sample", run, "--prompt", "one " * 30)
     assert done.returncode == 2 and "the model's context is 16" in done.stderr.replace("\n", " ")
+
+
+def test_a_model_trained_on_what_is_not_here_runs_on_what_is(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    plan = json.loads((moved / "plan.json").read_text("utf-8"))
+    (moved / "plan.json").write_text(json.dumps(plan | {"device": tiny.ABSENT}), "utf-8")
+    here, there = (tiny.call("sample", folder, "--prompt", "one", "--json") for folder in (run, moved))
+    assert json.loads(there.stdout)["answers"] == json.loads(here.stdout)["answers"]
+    assert f"trained on {tiny.ABSENT}, which is not here" in there.stderr.replace("\n", " ")
 
 
 def test_the_python_api(run: Path) -> None:

@@ -20,6 +20,7 @@ from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
 from llmspec.core import targets
 from llmspec.core.problems import SpecError
+from llmspec.kernels import nvidia
 from llmspec.model import elsewhere
 from llmspec.model.device import Search, open_device
 from llmspec.spec import load_spec
@@ -49,7 +50,7 @@ phases: {pretrain: {kind: pretrain, mixture: {docs: 100%}, budget: 4 steps, batc
 """
 EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Largest relative error of a rounded operand."""
-WHEELS = pytest.mark.skipif("NVRTC_PATH" not in elsewhere.libraries(), reason="pip install 'llmspec[cuda-check]'")
+WHEELS = pytest.mark.skipif("NVRTC_PATH" not in nvidia.libraries(), reason="pip install 'llmspec[cuda]'")
 
 
 def planned(folder: Path, *overrides: str) -> Plan:
@@ -201,9 +202,22 @@ def test_a_kernel_that_does_not_compile_is_a_problem() -> None:
     assert "E_4" in problem.message and "no such thing" in problem.message
 
 
-def test_the_search_tells_its_cost() -> None:
-    search = Search()
-    assert search(lambda n: n + 1)(1) == 2 and search.kernels == 1 and "1 kernels" in search.told()
+def test_the_search_tells_its_cost_and_how_far_it_is() -> None:
+    heard: list[str] = []
+    search = Search(say=heard.append)
+    assert search(lambda n: n + 1)(1) == 2 and search.kernels == 1 and "1 kernels" in search.told() and not heard
+    search.seconds = 100.0
+    search(str)(1)
+    search(str)(1)
+    assert len(heard) == 1 and "2 so far, in 1m40s" in heard[0]
+
+
+# -- a device that is not here -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("verb", [("run",), ("check", "--time"), ("bench", "--only", "train")])
+def test_a_device_that_is_not_here_is_told_not_traced(verb: tuple[str, ...], tmp_path: Path) -> None:
+    done = tiny.call(*verb, tiny.write(tmp_path), "--set", f"device={tiny.ABSENT}", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"{tiny.ABSENT} cannot be opened" in done.stderr and "hint" in done.stderr
 
 
 SEARCHED = """

@@ -68,6 +68,9 @@ phases:
 decoding: {temperature: 0.8, max_tokens: 12}
 """
 
+ABSENT = "CUDA" if sys.platform == "darwin" else "METAL"
+"""A device that this machine certainly has not."""
+
 
 def write(folder: Path, text: str = TINY, name: str = "tiny.yaml") -> Path:
     """The spec as a file."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from typing import Any
 
 from llmspec.bench.kept import Kept, machine_key
-from llmspec.bench.task import FEWEST, Machine, Product, timed
+from llmspec.bench.pieces import graph_seconds
+from llmspec.bench.task import Machine, Product, timed
 from llmspec.core.devices import cores
 from llmspec.model.device import open_device
 
-SQUARES = (512, 1024, 2048)
-"""Sides of square products; the fastest product of all is the machine's peak."""
+SQUARES, LARGER = (512, 1024, 2048), (4096, 8192)
+"""Sides of square products, and of those for a GPU beside them; the fastest product of all is the machine's peak."""
 SHAPES = ((768, 128, 512), (2048, 384, 1536), (512, 768, 3072), (8, 2048, 2048))
 """(rows, inner, columns) as models have them: feed-forward blocks small and large, and a few tokens at once."""
 VECTOR = (4096, 8192)
@@ -29,7 +31,7 @@ def measure(device: str) -> Machine:
     open_device(device)
     from llmspec.model.lowering import lowering
 
-    shapes = [(n, n, n) for n in SQUARES] + list(SHAPES)
+    shapes = [(n, n, n) for n in squares(device)] + list(SHAPES)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     products = tuple(
         Product(rows=m, inner=k, columns=n, flops_per_second=2.0 * m * k * n / product_seconds(device, m, k, n))
@@ -39,9 +41,14 @@ def measure(device: str) -> Machine:
     inner, columns = VECTOR
     return Machine(
         processor=processor_name(), cores=cores(), device=device, products=products,
-        products_by=lowering(device).name, peak_flops=peak, copy_bytes=2.0 * COPIED / copy_seconds(),
+        products_by=lowering(device).name, peak_flops=peak, copy_bytes=2.0 * COPIED / copy_seconds(device),
         product_bytes=4.0 * inner * columns / product_seconds(device, 1, inner, columns), load=load,
     )
+
+
+def squares(device: str) -> tuple[int, ...]:
+    """Sides of the square products that a device is measured by."""
+    return SQUARES if device.startswith("CPU") else SQUARES + LARGER
 
 
 def peak_flops(device: str) -> float:
@@ -52,7 +59,7 @@ def peak_flops(device: str) -> float:
     open_device(device)
     known = known_peak(device)
     if known is None:
-        known = max(2.0 * n**3 / product_seconds(device, n, n, n, seconds=0.1) for n in SQUARES[:2])
+        known = max(2.0 * n**3 / product_seconds(device, n, n, n, seconds=0.1) for n in squares(device)[:-1])
         _remember(device, known)
     return known
 
@@ -60,34 +67,24 @@ def peak_flops(device: str) -> float:
 def product_seconds(device: str, rows: int, inner: int, columns: int, seconds: float = EACH) -> float:
     """The shortest time of (rows, inner) @ (columns, inner)ᵀ, in a graph of its own."""
     import numpy as np
-    from tinygrad import Device, Tensor
 
-    from llmspec.model.lowering import lowering, numpy_inputs
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in
+              (("a", (rows, inner)), ("b", (columns, inner)))}
 
-    low, rng = lowering(device), np.random.default_rng(0)
+    def multiply(ops: Any, t: dict[str, Any]) -> tuple[Any, ...]:
+        return (ops.matmul(t["a"], t["b"], transpose_b=True),)
 
-    def multiply(inputs: dict[str, Tensor]) -> Tensor:
-        return low.ops(inputs).matmul(inputs["a"], inputs["b"], transpose_b=True).realize()
-
-    step, inputs = low.jit(multiply), numpy_inputs(
-        a=rng.standard_normal((rows, inner), np.float32), b=rng.standard_normal((columns, inner), np.float32))
-
-    def call() -> None:
-        step({**inputs, **low.inputs})
-        Device[Device.DEFAULT].synchronize()
-
-    for _ in range(3):  # capture, and threads that wake up
-        call()
-    # A small product is called often enough to meet a quiet moment.
-    call_seconds = max(min(timed(call, FEWEST)), 1e-6)
-    return min(timed(call, max(FEWEST, min(2000, int(seconds / call_seconds)))))
+    return min(graph_seconds(device, multiply, arrays, seconds))
 
 
-def copy_seconds() -> float:
-    """The shortest time of copying `COPIED` bytes within memory."""
+def copy_seconds(device: str) -> float:
+    """The shortest time of reading and writing `COPIED` bytes of a device's memory."""
     import numpy as np
 
     source = np.ones(COPIED // 4, np.float32)
+    if not device.startswith("CPU"):
+        return min(graph_seconds(device, lambda ops, t: ((t["a"] + 1).contiguous(),), {"a": source}, EACH))
     target = np.empty_like(source)
     target[:] = 0  # the pages are made before the clock starts
     return min(timed(lambda: np.copyto(target, source), None, EACH))

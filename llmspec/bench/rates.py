@@ -7,9 +7,10 @@ are. llmspec.bench.pace adds them up to the steps of a plan.
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
-from llmspec.bench.task import FEWEST, timed
+from llmspec.bench.pieces import graph_seconds
 from llmspec.model.device import open_device
 from llmspec.parts.base import Frozen
 
@@ -21,6 +22,7 @@ HEADS, KEY_HEADS, HEAD_WIDTH, CONTEXT = 8, 4, 32, 256
 NUMBERS = 1 << 20
 """Of the arrays on which norms, gates and updates are measured."""
 VOCAB = 2048
+DROPOUT = 0.1
 EACH = 0.15
 """Seconds for each piece."""
 BACKWARD = 3.0
@@ -120,31 +122,9 @@ def measured_rates(device: str) -> Rates:
 
 
 def _seconds(device: str, piece: Callable[..., Any], **shapes: Any) -> float:
-    """The usual time of a piece in a graph of its own; its tensors are drawn."""
-    from statistics import median
-
-    from tinygrad import Device, Tensor
-
-    from llmspec.model.lowering import lowering, numpy_inputs
-
-    low, inputs = lowering(device), numpy_inputs(**{name: _array(name, shape) for name, shape in shapes.items()})
-
-    def step(tensors: dict[str, Tensor]) -> Any:
-        key = tensors.get("key")
-        out = piece(low.ops(tensors, key, 0.1 if key is not None else 0.0), tensors)
-        Tensor.realize(*out)
-        return tuple(t for t in out if t.uop.base not in {i.uop.base for i in inputs.values()}) or out[0]
-
-    jitted = low.jit(step)
-
-    def call() -> None:
-        jitted({**inputs, **low.inputs})
-        Device[Device.DEFAULT].synchronize()
-
-    for _ in range(3):  # capture, and threads that wake up
-        call()
-    once = max(min(timed(call, FEWEST)), 1e-6)
-    return median(timed(call, max(FEWEST, min(500, int(EACH / once)))))
+    """The usual time of a piece on drawn tensors of these shapes."""
+    arrays = {name: _array(name, shape) for name, shape in shapes.items()}
+    return median(graph_seconds(device, piece, arrays, EACH, dropout=DROPOUT))
 
 
 def _array(name: str, shape: Any) -> Any:

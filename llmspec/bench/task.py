@@ -58,7 +58,7 @@ class Result(Frozen):
     check: tuple[float, ...]
     """Numbers that both sides have to agree on: the first loss in nats, or logits."""
     peak_bytes: int
-    """The most memory that the process has held."""
+    """The most memory that the process has held on a CPU, that its tensors have on a GPU."""
 
 
 class Product(Frozen):
@@ -82,7 +82,7 @@ class Machine(Frozen):
     peak_flops: float
     """FLOPs a second of the fastest product, float32."""
     copy_bytes: float
-    """Bytes a second read and written by numpy's copy of a large array, in one thread."""
+    """Bytes a second read and written in going once through a large array: on a CPU by numpy's copy, in one thread."""
     product_bytes: float
     """Bytes of weights a second that the product of one vector by a large matrix reads: what bounds decoding."""
     load: float | None

@@ -9,9 +9,8 @@ import transformers
 
 from llmspec.bench.batches import prompt
 from llmspec.bench.known import require, unknown
-from llmspec.bench.memory import peak_bytes
 from llmspec.bench.task import CHECKED, WARM, Numbers, Result, Task, greedy, timed, tokens_of
-from llmspec.bench.torch_side import device
+from llmspec.bench.torch_side import device, held
 from llmspec.compiler.plan import ModelPlan, Plan
 
 NAMES = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "attention": "self_attn"}
@@ -23,7 +22,7 @@ def run(task: Task) -> Result:
     with torch.inference_mode():
         seconds, check = (prefill if task.work == "prefill" else decode)(task)
     return Result(name=f"transformers {transformers.__version__}", seconds=seconds, check=check,
-                  peak_bytes=peak_bytes())
+                  peak_bytes=held(device(task.plan)))
 
 
 def prefill(task: Task) -> tuple[Numbers, Numbers]:

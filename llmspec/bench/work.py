@@ -46,7 +46,7 @@ def answer(text: str) -> str:
         task = Task.model_validate_json(text)
         reading = peak_bytes() - before
         made = measured(task)
-        if isinstance(made, Result) and task.side != "llmspec":
+        if isinstance(made, Result) and task.side != "llmspec" and task.plan.device.startswith("CPU"):
             # A peer's program would not have read a plan.
             made = made.model_copy(update={"peak_bytes": made.peak_bytes - reading})
         return made.model_dump_json()

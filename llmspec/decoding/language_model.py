@@ -8,6 +8,8 @@ from typing import Any
 
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import Plan
+from llmspec.core.devices import automatic
+from llmspec.core.problems import RunError
 from llmspec.decoding.generate import Event, Generation, generate, stream
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import SHORTEST, Decoder
@@ -89,12 +91,25 @@ class LanguageModel:
 def open_model(path: Path | str, *, plain: bool = False) -> LanguageModel:
     """The newest weights of a run directory. `plain` forces the reference operations. Raises RunError."""
     folder = RunFolder.open(Path(path))
-    plan = folder.plan()
-    from llmspec.model.device import open_device
-
-    open_device(plan.device, plan.beam)
+    plan, elsewhere = here(folder.plan())
     phase, checkpoint, notices = folder.weights(plan)
     codec = plan.tokenizer.load((folder.path / "tokenizer.json").read_text("utf-8"))
     model = LanguageModel(plan, codec, checkpoint.weights(), phase, plain)
-    model.notices = notices
+    model.notices = [*elsewhere, *notices]
     return model
+
+
+def here(plan: Plan) -> tuple[Plan, list[str]]:
+    """The plan on a device that is open, and a notice where that is another than it was trained on. Raises RunError."""
+    from llmspec.model.device import open_device
+
+    try:
+        open_device(plan.device, plan.beam)
+        return plan, []
+    except RunError:
+        device, _ = automatic()
+        if device == plan.device:
+            raise
+        open_device(device)
+        notice = f"trained on {plan.device}, which is not here: it runs on {device}"
+        return plan.model_copy(update={"device": device, "beam": 0}), [notice]

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llmspec.core.problems import RunError
 from llmspec.core.units import duration
-from llmspec.kernels import opening, toolchain
+from llmspec.kernels import nvidia, opening, toolchain
+
+MISSING = {"nvrtc": nvidia.REMEDY, "cuda": "NVIDIA's driver, which brings libcuda"}
+"""Libraries that tinygrad may miss, by its names for them, and what brings them."""
+
+EVERY = 15.0
+"""Seconds of search between two words of progress."""
 
 
 @dataclass
@@ -18,6 +26,10 @@ class Search:
 
     kernels: int = 0
     seconds: float = 0.0
+    say: Callable[[str], None] = lambda text: None
+    """Hears now and then how far it has come; how many kernels there will be is not known before."""
+    said: float = 0.0
+    """Seconds of the search when that was last told."""
 
     def told(self) -> str:
         """One line for people."""
@@ -33,6 +45,10 @@ class Search:
                 return found(*args, **kwargs)
             finally:
                 self.kernels, self.seconds = self.kernels + 1, self.seconds + time.perf_counter() - start
+                if self.seconds - self.said > EVERY:
+                    self.said = self.seconds
+                    self.say(f"searching for fast kernels: {self.kernels} so far, in {duration(self.seconds)}; what is "
+                             "found is kept")
 
         timed.__dict__["timed"] = True
         return timed
@@ -44,11 +60,12 @@ search = Search()
 def open_device(device: str, beam: int = 0) -> None:
     """Call before any tensor is made; `beam` is the width of the search for each kernel of a GPU.
 
-    Raises ToolchainError where a CPU has no compiler.
+    Raises ToolchainError where a CPU has no compiler, and RunError where another device cannot be opened.
     """
     if device.startswith("CPU"):
         toolchain.prepare()
     else:
+        os.environ.update(nvidia.libraries())
         toolchain.keep_kernels()
     if "tinygrad" not in sys.modules:
         os.environ["DEV"] = device
@@ -59,7 +76,31 @@ def open_device(device: str, beam: int = 0) -> None:
     if device.startswith("CPU"):
         opening.open_cpu()
     else:
+        open_gpu(device)
         choose_search(beam)
+
+
+def open_gpu(device: str) -> None:
+    """Opens a GPU and its compiler. Raises RunError where one of them is not here."""
+    from tinygrad import Device
+
+    try:
+        _ = Device[device].renderer
+    except Exception as error:  # whatever a driver says; tinygrad has no one error for it
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        brings = next((f"what is missing comes with {what}" for name, what in MISSING.items()
+                       if f"load library {name}:" in reason), "")
+        raise RunError(f"{device} cannot be opened: {reason}", brings or "`device: auto` takes what is here",
+                       "nothing could be computed on it") from error
+
+
+def allocated() -> int:
+    """Bytes of all tensors of this process, on every device."""
+    from tinygrad.helpers import GlobalCounters
+
+    return int(GlobalCounters.mem_used)
 
 
 def choose_search(beam: int) -> None:

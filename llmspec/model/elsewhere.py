@@ -14,8 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from llmspec.compiler.plan import Plan
 from llmspec.core import targets
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.targets import Target
+from llmspec.kernels import nvidia
 from llmspec.parts.base import Frozen
 
 if TYPE_CHECKING:
@@ -30,13 +29,10 @@ if TYPE_CHECKING:
 
     from llmspec.model.exact import Graph
 
-LIBRARIES = {"NVRTC_PATH": "libnvrtc.so.*", "NVJITLINK_PATH": "libnvJitLink.so.*"}
-"""tinygrad's variables for NVIDIA's compiler, and what the wheels of the extra `cuda-check` call these files."""
 TENSOR_CORES = ("mma.sync", "simdgroup_multiply_accumulate")
 """What the source of a kernel says that multiplies on tensor cores: CUDA, Metal."""
 PROBE = '#include <cuda_fp16.h>\n#include <cuda_bf16.h>\nextern "C" __global__ void probe() {}'
 """Headers that kernels need, which NVIDIA ships apart from the compiler."""
-REMEDY = "pip install 'llmspec[cuda-check]'"
 EVERY = 20
 """Kernels between two words of progress."""
 Say = Callable[[str], None]
@@ -92,7 +88,7 @@ def make(plan: Plan, target: Target, say: Say = lambda text: None) -> Made:
     """
     target.refuse(plan.precision)
     command = [sys.executable, "-m", "llmspec.model.elsewhere", target.name]
-    environment = {**os.environ, **libraries(), "DEV": f"NULL:{target.name}", "PARALLEL": "0", "BEAM": "0",
+    environment = {**os.environ, **nvidia.libraries(), "DEV": f"NULL:{target.name}", "PARALLEL": "0", "BEAM": "0",
                    "PYTHONPATH": os.pathsep.join(sys.path)}
     last: dict[str, Any] = {}
     with tempfile.TemporaryFile("w+") as plan_file, tempfile.TemporaryFile("w+") as errors:
@@ -112,18 +108,6 @@ def make(plan: Plan, target: Target, say: Say = lambda text: None) -> Made:
                            "the same spec on the CPU, or a smaller one, shows whether the device is the reason",
                            "the run would fail on such a GPU")
     return Made.model_validate_json(json.dumps(last["made"]))
-
-
-def libraries() -> dict[str, str]:
-    """Variables that lead tinygrad to NVIDIA's compiler in Python's packages; what the user has set stays."""
-    found = find_spec("nvidia")
-    folders = [Path(p) for p in found.submodule_search_locations or ()] if found else []
-    named = {variable: next((str(f) for folder in folders for f in sorted(folder.glob(f"*/lib/{pattern}"))), "")
-             for variable, pattern in LIBRARIES.items()}
-    headers = next((f.parent.parent for folder in folders for f in folder.glob("*/include/cuda_fp16.h")), None)
-    if headers is not None:
-        named["CUDA_PATH"] = str(headers)
-    return {k: v for k, v in named.items() if v and not os.environ.get(k)}
 
 
 # -- in the process of its own -------------------------------------------------------------------------------------
@@ -176,7 +160,7 @@ def compilers(target: Target) -> tuple[Watching, str]:
         watching, why_not = Watching(real), ""
     except (AttributeError, OSError, RuntimeError, CompileError) as error:
         reason = next((line for line in str(error).splitlines() if "error:" in line), str(error))
-        watching, why_not = Watching(), f"NVIDIA's compiler is not complete ({reason}): {REMEDY}"
+        watching, why_not = Watching(), f"NVIDIA's compiler is not complete ({reason}): {nvidia.REMEDY}"
     compiler_cuda.NVRTCCompiler = lambda *_, **__: watching  # type: ignore[assignment, misc]
     return watching, why_not
 
@@ -225,11 +209,13 @@ def kernels_of(graph: Graph) -> list[UOp]:
 
 def made(plan: Plan, target: Target, say: Say) -> Made:
     """Builds every graph, then makes every kernel once."""
-    from tinygrad import Device
+    from tinygrad import Device, dtypes
 
     start = time.perf_counter()
     watching, why_not = compilers(target)
-    renderer = Device[Device.DEFAULT].renderer
+    renderer: Any = Device[Device.DEFAULT].renderer
+    if target.device == "CUDA":  # as on the GPU itself, where tinygrad leaves out what would round float32 (TF32)
+        renderer.tensor_cores = [core for core in renderer.tensor_cores if core.dtype_in != dtypes.float]
     steps: list[Step] = []
     bodies: dict[bytes, tuple[UOp, str]] = {}
     for name, graph in graphs(plan):

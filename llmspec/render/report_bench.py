@@ -38,7 +38,8 @@ def machine_facts(machine: Machine) -> Iterator[tuple[str, str]]:
     """What the machine is and does."""
     yield "processor", f"{machine.processor}, {machine.cores} core{'s' * (machine.cores > 1)}"
     yield "peak", f"{rate(machine.peak_flops)} in matrix products by {machine.products_by}"
-    yield "memory", (f"{machine.copy_bytes / 1e9:.1f} GB/s copied in one thread, "
+    copied = "copied in one thread" if machine.device.startswith("CPU") else "read and written"
+    yield "memory", (f"{machine.copy_bytes / 1e9:.1f} GB/s {copied}, "
                      f"{machine.product_bytes / 1e9:.1f} GB/s of weights read by a vector's product")
     if machine.load is not None and machine.load > 0.5:
         yield "note", f"other processes were at work ({machine.load:.1f} cores in the last minute): figures are low"

@@ -44,6 +44,7 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
     with folder.alone(), on_signals() as stop:
         from llmspec.model.device import open_device, search
 
+        search.say = watcher.notice
         open_device(plan.device, plan.beam)
         from llmspec.model.lowering import lowering
         from llmspec.model.transformer import Transformer, assert_complete

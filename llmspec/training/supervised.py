@@ -18,6 +18,7 @@ from llmspec.data.prepare import Prepared
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import Decoder
+from llmspec.model.device import allocated
 from llmspec.model.lowering import Feed, Lowering, host, numpy_inputs
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
@@ -201,13 +202,6 @@ class Supervised:
         cursor = {"stream": self.stream.cursor(self.step), "ledger": self.ledger.dump(), "key": self.plan.key}
         folder = checkpoint.save(self.folder.folder, self.step, arrays[0], arrays[1], cursor)
         self.bench.watcher.saved(self.step, folder)
-
-
-def allocated() -> int:
-    """Bytes of all tensors of this process."""
-    from tinygrad.helpers import GlobalCounters
-
-    return int(GlobalCounters.mem_used)
 
 
 def random_key(seed: int, phase: str, step: int, micro: int) -> Any:
