@@ -165,6 +165,13 @@ def activations(pick: Pick) -> list[Case]:
     return [Case("activation", [y], [x], [n, kind]), Case("activation_backward", [to_x], [g, x], [n, kind])]
 
 
+def sums(pick: Pick) -> list[Case]:
+    seed, n = pick(SEEDS), pick((1, 17, 200, 8191, 8193, 20000))
+    x, y = numbers(seed, n, spread=pick(SPREADS)), numbers(seed + 1, n)
+    exact = x.astype(np.float64) + y
+    return [Case("add", [Output(exact, EPS * np.abs(exact))], [x, y], [n])]
+
+
 def gates(pick: Pick) -> list[Case]:
     seed, n, d, kind = pick(SEEDS), pick(COUNTS), pick(WIDTHS), pick((0, 1))
     x, up, g = numbers(seed, n, d, spread=pick(SPREADS)), numbers(seed + 1, n, d), numbers(seed + 2, n, d)
@@ -239,5 +246,5 @@ def muons(pick: Pick) -> list[Case]:
 
 
 PRODUCTS = {"product": products, "linear": linears, "loss": losses}
-ROW_MAKERS = {"table": table_rows, "rms_norm": rms_norms, "layer_norm": layer_norms, "activation": activations,
-              "gated": gates, "rotate": rotations, "update": updates, "muon": muons}
+ROW_MAKERS = {"table": table_rows, "rms_norm": rms_norms, "layer_norm": layer_norms, "sum": sums,
+              "activation": activations, "gated": gates, "rotate": rotations, "update": updates, "muon": muons}

@@ -215,7 +215,7 @@ def _turn_back(*sizes: int) -> Gradient:
     return gradient
 
 
-# -- norms and activations ---------------------------------------------------------------------------------------------
+# -- norms, sums and activations -----------------------------------------------------------------------------------
 def rms_norm(address: Tensor, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / √(mean(x²) + eps) · weight over the last axis."""
     d, n = _shape(x)[-1], math.prod(_shape(x)[:-1])
@@ -250,6 +250,16 @@ def _layer_gradient(n: int, d: int, biased: int) -> Gradient:
         return None, None, to_x.uop, to_both[:d].uop, to_both[d:].uop if biased else None, None
 
     return gradient
+
+
+def add(address: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """x + y, of one shape."""
+    n = math.prod(_shape(x))
+    return call("add", (n,), (x, y), (n,), address, _both)[0].reshape(_shape(x))
+
+
+def _both(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+    return None, g, g, None
 
 
 def activation(address: Tensor, x: Tensor, kind: int) -> Tensor:

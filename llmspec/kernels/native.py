@@ -22,7 +22,7 @@ SOURCES = ("pool", "product", "rows", "attention", "linear", "optimizer", "muon"
 """Files of kernels/c, in the order in which they build on one another."""
 FUNCTIONS = (
     "product", "linear", "linear_backward", "linear_cross_entropy", "linear_cross_entropy_backward", "gather_rows",
-    "scatter_rows", "rms_norm", "rms_norm_backward", "layer_norm", "layer_norm_backward", "activation",
+    "scatter_rows", "rms_norm", "rms_norm_backward", "layer_norm", "layer_norm_backward", "add", "activation",
     "activation_backward", "gated", "gated_backward", "rotate", "attention", "attention_backward", "attention_packed",
     "attention_packed_backward", "square_sum", "adam", "muon",
 )

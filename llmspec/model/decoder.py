@@ -89,6 +89,7 @@ class Decoder:
         length = int(tokens_RT.shape[1])
         positions = Tensor.arange(length).reshape(1, length)
         view = View(positions, positions, inputs["spans"], memory=self._writer(cache, 0, length, read=False))
+        # The prompt's last token, wherever padding starts.
         return self._logits(weights, tables, inputs, view, inputs["last"])
 
     def _decode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors, place: UOp) -> Tensor:
@@ -98,21 +99,23 @@ class Decoder:
 
     def _logits(self, weights: Tensors, tables: Tensors, inputs: Tensors, view: View, last: Tensor | None) -> Tensor:
         ops, tensors = self._lowering.ops(inputs), {**weights, **tables}
-        hidden = self._model.hidden(ops, tensors, inputs["tokens"], view)
-        if last is not None:  # the prompt's last token, wherever padding starts
-            hidden = hidden.gather(1, last.reshape(1, 1, 1).expand(self.rows, 1, hidden.shape[-1]))
+        hidden = self._model.hidden(ops, tensors, inputs["tokens"], view, last)
         logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(self.rows, -1).contiguous()
         Tensor.realize(logits, *self._written)
         return logits
 
     def _writer(self, cache: Tensors, place: int | UOp, length: int, read: bool) -> Any:
-        """Stores new keys and values at `place`; gives back the whole cache, or in a prefill just the new ones."""
+        """Stores new keys and values at `place`; gives back the whole cache, or in a prefill nothing."""
         self._written: list[Tensor] = []
 
         def store(name: str, new_RTKd: Tensor) -> Tensor:
             whole = cache[name]
             written = whole.uop.after(whole[:, place : place + length].uop.store(new_RTKd.uop))
             self._written.append(Tensor(written))
-            return self._written[-1] if read else new_RTKd
+            return self._written[-1]
 
-        return lambda layer, k, v: (store(f"k{layer}", k), store(f"v{layer}", v))
+        def memory(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
+            seen = store(f"k{layer}", k), store(f"v{layer}", v)
+            return seen if read else None
+
+        return memory

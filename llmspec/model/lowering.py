@@ -18,7 +18,7 @@ from llmspec.model.ops import NEWTON_SCHULZ, Ops
 
 
 class CPUOps(Ops):
-    """Everything hot as calls of C; dropout, residuals and what optimizers do beside Adam stay plain."""
+    """Everything hot as calls of C; dropout and what optimizers do beside Adam and Muon stay plain."""
 
     def __init__(self, address: Tensor, key: Tensor | None, dropout: float) -> None:
         super().__init__(key, dropout)
@@ -26,6 +26,10 @@ class CPUOps(Ops):
 
     def materialise(self, x: Tensor) -> Tensor:
         return x if native.made(x) else super().materialise(x)  # what a call wrote would only be copied
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        # Dropout draws its numbers in the kernel that adds.
+        return super().residual(x, y) if self.drops else calls.add(self._at, x, y)
 
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
         return calls.matmul(self._at, a, b, transpose_a, transpose_b)

@@ -65,6 +65,10 @@ class Ops:
         """A border that fusion does not cross, forward and backward."""
         return x.contiguous().contiguous_backward()
 
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """What a branch adds to the residual stream: x + dropout(y), of one shape, and a border."""
+        return self.materialise(x + self.dropout(y))
+
     def assign(self, tensor: Tensor, value: Tensor) -> Tensor:
         """Writes a value into a weight or a state tensor; whoever reads the result reads what was written."""
         self.written.append(tensor.assign(value))
@@ -135,9 +139,14 @@ class Ops:
         gate, up = self.materialise(both).chunk(2, dim=-1)
         return getattr(self, activation)(gate) * up
 
+    @property
+    def drops(self) -> bool:
+        """Whether `dropout` changes anything."""
+        return self._key is not None and bool(self._rate)
+
     def dropout(self, x: Tensor) -> Tensor:
         """Drops each number with the model's rate and scales the rest; each call is a site with bits of its own."""
-        if self._key is None or not self._rate:
+        if not self.drops:
             return x
         self._sites += 1
         half = -(-x.numel() // 2)

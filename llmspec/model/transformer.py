@@ -22,8 +22,8 @@ class View:
     queries: Tensor  # (B or 1, T) int32
     keys: Tensor  # (B or 1, S) int32
     spans: Tensor  # (B or 1, T, 2) int32: the keys first … end - 1 that a query sees
-    memory: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-    """(layer, new keys, new values) -> all that the queries may see; None in training: these alone."""
+    memory: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor] | None] | None = None
+    """Takes (layer, new keys, new values), gives all that the queries may see; None: the new ones alone."""
     layer: int = 0
 
 
@@ -69,8 +69,12 @@ class Transformer:
         """Constant float32 numpy arrays of the position part, by full name; inputs of every step, never trained."""
         return {f"position.{k}": v for k, v in self.plan.position.tables(self.plan.dims).items()}
 
-    def hidden(self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: View) -> Tensor:
-        """Hidden states (B, T, D) before the head; `tensors` holds weights and tables by full name."""
+    def hidden(self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: View,
+               last: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, D) before the head; `tensors` holds weights and tables by full name.
+
+        With `last` (1,) int32 that token's alone, (B, 1, D): what follows the others' last attention is left out.
+        """
         w = tensors if isinstance(tensors, Weights) else Weights(tensors)
         pw = w.under("position")
         x = ops.embedding(w["embed_tokens.weight"], tokens_BT)
@@ -82,6 +86,8 @@ class Transformer:
             b = w.under(f"layers.{layer}")
             x = self._branch(ops, b.under("attention_norm"), x,
                              lambda h, b=b: self._attention(ops, b.under("attention"), pw, h, view))  # type: ignore[misc]
+            if last is not None and layer == self.plan.layers - 1:
+                x = x.gather(1, last.reshape(1, 1, 1).expand(x.shape[0], 1, x.shape[2])).contiguous()
             x = self._branch(ops, b.under("mlp_norm"), x, lambda h, b=b: self._mlp(ops, b.under("mlp"), h))  # type: ignore[misc]
         return ops.materialise(self._norm(ops, w.under("final_norm"), x)) if self.plan.norm.placement == "pre" else x
 
@@ -89,8 +95,8 @@ class Transformer:
         """x + f(norm(x)), or norm(x + f(x)) where norms stand after."""
         if self.plan.norm.placement == "pre":
             h = ops.materialise(self._norm(ops, norm, x))
-            return ops.materialise(x + ops.dropout(f(h)))
-        return ops.materialise(self._norm(ops, norm, ops.materialise(x + ops.dropout(f(x)))))
+            return ops.residual(x, f(h))
+        return ops.materialise(self._norm(ops, norm, ops.residual(x, f(x))))
 
     def head(self, ops: Ops, tensors: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         """Logits (…, V) of hidden states (…, D)."""

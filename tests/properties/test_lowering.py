@@ -122,6 +122,11 @@ def rms_norm_case(rows: int, columns: int, inner: int) -> Case:
                 lambda x, w: reference.rmsnorm({"n.weight": w}, "n", x, 0.01))
 
 
+def residual_case(rows: int, columns: int, inner: int) -> Case:
+    shape = (rows, columns, inner)
+    return Case([shape, shape], {}, lambda ops, t, x, y: ops.residual(x, y), lambda x, y: x + y)
+
+
 def activation_case(name: str) -> Any:
     return lambda rows, columns, inner: Case([(rows, columns, inner)], {}, lambda ops, t, x: getattr(ops, name)(x),
                                              reference.ACTIVATIONS[name])
@@ -155,6 +160,7 @@ CASES: dict[str, Callable[[int, int, int], Case]] = {
     "layer_norm": layer_norm_case(False),
     "layer_norm biased": layer_norm_case(True),
     "rms_norm": rms_norm_case,
+    "residual": residual_case,
     "silu": activation_case("silu"),
     "gelu": activation_case("gelu"),
     **{f"gated {a}": gated_case(a) for a in ("silu", "gelu", "relu")},

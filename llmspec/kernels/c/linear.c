@@ -6,8 +6,14 @@ void linear(float *y, const float *x, const float *w1, const float *w2, const fl
             const float *b3, int64_t n, int64_t i, int64_t o1, int64_t o2, int64_t o3, int64_t biased) {
   const float *w[] = {w1, w2, w3}, *b[] = {b1, b2, b3};
   int64_t o[] = {o1, o2, o3}, wide = o1 + o2 + o3;
+  Product each[3];
+  int count = 0;
   for (int j = 0; j < 3; y += o[j++])
-    if (o[j]) multiply(y, wide, (Matrix){x, i, 1}, (Matrix){w[j], 1, i}, n, o[j], i, 0, biased ? b[j] : 0);
+    if (o[j])
+      each[count++] = (Product){y, wide, {x, i, 1}, {w[j], 1, i}, n, o[j], i, 0, biased ? b[j] : 0, 0, 0, 0};
+  if (by_weights(each, count)) return;
+  for (int j = 0; j < count; j++)
+    multiply(each[j].c, wide, each[j].a, each[j].b, n, each[j].n, i, 0, each[j].bias);
 }
 
 // The gradients of linear for x, each w, and the biases side by side

@@ -297,26 +297,54 @@ static void blas_band(const void *job, int64_t i, int thread) {
   sgemm(ta, tb, m, n, p->k, a.at, lda, b.at, ldb, p->accumulate || p->bias ? 1.0f : 0.0f, c, p->stride);
 }
 
+// Products of the same few rows by up to three weights where they lie: one job, so that the rows are packed once and the
+// threads meet once.
+typedef struct {
+  Product each[3];
+  int64_t iterations[3];
+  Task task;
+} Joined;
+
+static void one_of(const void *job, int64_t i, int thread) {
+  const Joined *p = job;
+  int j = 0;
+  while (i >= p->iterations[j]) i -= p->iterations[j++];
+  p->task(&p->each[j], i, thread);
+}
+
+// Does them, or returns 0 where they are no such products.
+static int by_weights(const Product *each, int count) {
+  Product rows = each[0];
+  int few = rows.m <= FEW;
+  if (rows.a.column != 1 || rows.b.row != 1) return 0;
+  if (!few && (rows.m > PROMPT || rows.accumulate || blas.sgemm)) return 0;
+  if (!few) {
+    rows.packed = scratch(SHARED, 6, up(rows.m, NR) * rows.k);
+    parallel(pack_rows, &rows, parts(rows.m, NR));
+  }
+  Joined all = {.task = few ? few_rows : multiply_weights};
+  int64_t total = 0;
+  for (int j = 0; j < count; j++) {
+    all.each[j] = each[j];
+    all.each[j].packed = rows.packed;
+    all.each[j].columns = few ? most(1, least(64, parts(each[j].n, 8))) : MR;
+    total += all.iterations[j] = parts(each[j].n, all.each[j].columns);
+  }
+  parallel(one_of, &all, total);
+  return 1;
+}
+
 // C = A · B, or C += A · B; bias (n) is added to every row where given
 static void multiply(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, int64_t n, int64_t k, int accumulate,
                      const float *bias) {
-  if (m <= FEW && b.row == 1 && a.column == 1) {
-    Product all = {c, stride, a, b, m, n, k, accumulate, bias, m, most(1, least(64, parts(n, 8))), 0};
-    parallel(few_rows, &all, parts(n, all.columns));
-    return;
-  }
+  Product one = {c, stride, a, b, m, n, k, accumulate, bias, 0, 0, 0};
+  if (by_weights(&one, 1)) return;
   if (blas.sgemm) {
     int64_t bands = blas.whole ? 1 : 4 * pool.threads, tall = m >= n;
     Product all = {c, stride, a, b, m, n, k, accumulate, accumulate ? 0 : bias, m, n, 0};
     if (tall) all.rows = most(16, parts(m, bands));
     else all.columns = most(16, parts(n, bands));
     parallel(blas_band, &all, parts(m, all.rows) * parts(n, all.columns));
-    return;
-  }
-  if (m <= PROMPT && b.row == 1 && a.column == 1 && !accumulate) {
-    Product all = {c, stride, a, b, m, n, k, 0, bias, m, n, scratch(SHARED, 6, up(m, NR) * k)};
-    parallel(pack_rows, &all, parts(m, NR));
-    parallel(multiply_weights, &all, parts(n, MR));
     return;
   }
   int64_t steps = most(1, parts(k, KC)), depth = parts(k, steps);
@@ -327,10 +355,10 @@ static void multiply(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, in
     int64_t across = least(panels, parts(4 * pool.threads, down));
     for (int64_t step = 0, start = 0; step < steps; step++, start += depth) {
       int64_t deep = most(0, least(depth, k - start));
-      Product one = {c + left, stride, from(a, 0, start), from(b, start, left), m, width, deep,
+      Product part = {c + left, stride, from(a, 0, start), from(b, start, left), m, width, deep,
                      accumulate || step, bias ? bias + left : 0, rows, parts(panels, across) * NR, packed};
-      parallel(pack_columns, &one, panels);
-      parallel(multiply_block, &one, down * parts(width, one.columns));
+      parallel(pack_columns, &part, panels);
+      parallel(multiply_block, &part, down * parts(width, part.columns));
     }
   }
 }

@@ -215,6 +215,21 @@ void layer_norm_backward(float *to_x, float *to_both, const float *gradient, con
   parallel(add_up_stripe, &sums, parts(2 * d, STRIPE));
 }
 
+// -- sums of two -------------------------------------------------------------------------------------------------------
+JOB(Sum, float *out; const float *x, *y; int64_t n);
+
+static void add_some(const void *job, int64_t i, int thread) {
+  const Sum *p = job;
+  (void)thread;
+  for (int64_t j = i * CHUNK; j < least((i + 1) * CHUNK, p->n); j++) p->out[j] = p->x[j] + p->y[j];
+}
+
+// out (n) = x + y
+void add(float *out, const float *x, const float *y, int64_t n) {
+  Sum job = {out, x, y, n};
+  parallel(add_some, &job, parts(n, CHUNK));
+}
+
 // -- activations --------------------------------------------------------------------------------------------------------
 // GELU in its tanh form is x · sigmoid(2u) with u = √(2/π)·(x + 0.044715·x³), since (1 + tanh u) / 2 = sigmoid(2u).
 enum { SILU, GELU };

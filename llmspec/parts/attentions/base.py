@@ -89,11 +89,12 @@ class Attention(ModelPart):
             if hooks.rotate:  # queries and keys, side by side
                 qkv_BTNd = hooks.rotate(ops, pw, qkv_BTNd, heads + kv, view.queries)
             bias = hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None
-            if view.memory is None:
+            q_BTHd, k_BTKd, v_BTKd = qkv_BTNd.split([heads, kv, kv], dim=2)
+            seen = view.memory(view.layer, k_BTKd, v_BTKd) if view.memory else None
+            if seen is None:
                 y_BTHd = ops.self_attention(qkv_BTNd, heads, view.spans, bias)
             else:
-                q_BTHd, k_BTKd, v_BTKd = qkv_BTNd.split([heads, kv, kv], dim=2)
-                y_BTHd = ops.attention(q_BTHd, *view.memory(view.layer, k_BTKd, v_BTKd), view.spans, bias)
+                y_BTHd = ops.attention(q_BTHd, *seen, view.spans, bias)
             y_BTD = y_BTHd.reshape(*x_BTD.shape[:2], heads * width)
             return ops.linear(y_BTD, w["o_proj.weight"], w["o_proj.bias"] if self.output_bias else None)
 
