@@ -6,7 +6,6 @@
 // One iteration is one sequence and one key head; in the forward pass a share of its blocks of queries, where sequences
 // are fewer than threads could do.
 enum { BLOCK = 4 * MR };
-enum { A_PANEL = 0, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, TO_K, TO_V };
 
 JOB(Attention, float *out, *sums; const float *q, *k, *v; const int32_t *spans; const float *bias, *gradient;
     float *to_q, *to_k, *to_v; int64_t b, t, s, h, g, d, bs, bb, q_step, k_step; float scale; int64_t shares);
@@ -19,7 +18,7 @@ static void panels_of(float *out, Matrix x, int64_t n, int64_t k) {
 // c (m, n) = or += factor · A (m, k) · the product's right side in panels of `depth` numbers a column, from row `start`
 static void times(float *c, int64_t stride, Matrix a, const float *b, int64_t depth, int64_t start, int64_t m, int64_t n,
                   int64_t k, int accumulate, float factor, int thread) {
-  float *left = scratch(thread, A_PANEL, most(KC, k) * MR);
+  float *left = scratch(thread, COPIED_ROWS, most(KC, k) * MR);
   for (int64_t r = 0; r < m; r += MR) {
     Rows rows = rows_of(left, from(a, r, 0), least(MR, m - r), k, factor);
     for (int64_t j = 0; j < n; j += NR)

@@ -70,7 +70,7 @@ static void scale_some(const void *job, int64_t i, int thread) {
 // The gradients of linear_cross_entropy for hidden and w, from that (n) of its losses
 void linear_cross_entropy_backward(float *to_hidden, float *to_w, const float *gradient, const float *slopes,
                                    const float *hidden, const float *w, int64_t n, int64_t d, int64_t v) {
-  Scaling rows = {to_hidden, to_hidden, gradient, n, d}, scaled = {scratch(SHARED, 1, n * d), hidden, gradient, n, d};
+  Scaling rows = {to_hidden, to_hidden, gradient, n, d}, scaled = {scratch(SHARED, PARTIAL, n * d), hidden, gradient, n, d};
   multiply(to_hidden, d, (Matrix){slopes, v, 1}, (Matrix){w, d, 1}, n, d, v, 0, 0);
   parallel(scale_some, &rows, parts(n, ROWS));
   parallel(scale_some, &scaled, parts(n, ROWS));

@@ -44,8 +44,8 @@ void muon(float *w, float *m, const float *g, const float *scalars, const float 
           int64_t nesterov, int64_t iterations, float momentum, float decay, float a, float b, float c) {
   int tall = rows > columns;
   int64_t small = least(rows, columns), large = most(rows, columns), n = rows * columns;
-  float *x = scratch(SHARED, 2, n), *y = scratch(SHARED, 3, n), *gram = scratch(SHARED, 4, small * small);
-  float *square = scratch(SHARED, 5, small * small), squares, lr = scalars[0];
+  float *x = scratch(SHARED, MUON_X, n), *y = scratch(SHARED, MUON_Y, n), *gram = scratch(SHARED, MUON_GRAM, small * small);
+  float *square = scratch(SHARED, MUON_SQUARE, small * small), squares, lr = scalars[0];
   Momentum first = {m, x, g, rows, columns, momentum, *scale, (int)nesterov, tall};
   parallel(direct_row, &first, rows);
   square_sum(&squares, x, n);

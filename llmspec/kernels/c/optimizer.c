@@ -18,7 +18,7 @@ static void square_some(const void *job, int64_t i, int thread) {
 // out (1) = the sum of the squares of x (n)
 void square_sum(float *out, const float *x, int64_t n) {
   int64_t chunks = parts(n, CHUNK);
-  Squares job = {(double *)scratch(SHARED, 1, 2 * chunks), x, n};
+  Squares job = {(double *)scratch(SHARED, PARTIAL, 2 * chunks), x, n};
   double total = 0.0;
   parallel(square_some, &job, chunks);
   for (int64_t i = 0; i < chunks; i++) total += job.held[i];

@@ -122,8 +122,11 @@ void start_threads(int64_t threads) {
 
 int64_t thread_count(void) { return pool.threads; }
 
-// Memory of a thread's own that grows and is kept; `slot` tells its users apart. Aligned to 64 bytes.
-enum { SLOTS = 12 };
+// Who uses memory that is kept: of each thread's own, and of all threads together (thread SHARED).
+enum { COPIED_ROWS, TO_TURN, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, TO_K, TO_V, SLOTS };
+enum { SHARED = MOST_THREADS, PACKED = 0, PACKED_ROWS, PARTIAL, MUON_X, MUON_Y, MUON_GRAM, MUON_SQUARE };
+
+// Memory that grows and is kept, aligned to 64 bytes. What is in it lasts until the next user of the slot.
 static float *scratch(int thread, int slot, int64_t floats) {
   static struct {
     float *at;
@@ -136,7 +139,6 @@ static float *scratch(int thread, int slot, int64_t floats) {
   }
   return held[thread][slot].at;
 }
-enum { SHARED = MOST_THREADS }; // the scratch of all threads together
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }

@@ -183,7 +183,7 @@ static void multiply_block(const void *job, int64_t i, int thread) {
   const Product *p = job;
   int64_t across = parts(p->n, p->columns), top = i / across * p->rows, left = i % across * p->columns;
   int64_t bottom = least(top + p->rows, p->m), right = least(left + p->columns, p->n);
-  float *copy = scratch(thread, 0, MR * KC);
+  float *copy = scratch(thread, COPIED_ROWS, MR * KC);
   for (int64_t r = top; r < bottom; r += MR) {
     int64_t rows = least(MR, bottom - r);
     Rows a = rows_of(copy, from(p->a, r, 0), rows, p->k, 1.0f);
@@ -218,8 +218,9 @@ static void few_rows(const void *job, int64_t i, int thread) {
 }
 
 // y (m, n) = a (m, k) · wᵀ for the rows of a prompt. The weights come from far away and are read once, where they lie:
-// their rows take the place of A's, the lanes are rows of a, and each tile is turned as it is stored.
-enum { PROMPT = 256, SIDE = MR < LANES ? MR : LANES };
+// their rows take the place of A's, and the lanes are rows of a. An iteration's results are turned together and written in
+// whole lines, which are asked for meanwhile: waiting for them took up to a fifth of the time.
+enum { PROMPT = 256, TURNED = 4 * MR };
 
 static void pack_rows(const void *job, int64_t i, int thread) {
   const Product *p = job;
@@ -227,37 +228,50 @@ static void pack_rows(const void *job, int64_t i, int thread) {
   pack(p->packed + i * NR * p->k, from(p->a, i * NR, 0), least(NR, p->m - i * NR), p->k, NR, 1.0f);
 }
 
-// c (rows ≤ NR, columns ≤ MR) = the transpose of sums
-static inline void store_turned(const Lanes (*sums)[2], float *c, int64_t stride, int64_t rows, int64_t columns) {
+// c (rows, columns) = the transpose of x (columns, rows), whose rows are `wide` apart, plus bias (columns) where given
+static void turn(float *c, int64_t stride, const float *x, int64_t wide, int64_t rows, int64_t columns, const float *bias) {
   for (int64_t top = 0; top < rows; top += LANES)
     for (int64_t left = 0; left < columns; left += LANES) {
-      Lanes block[LANES];
-      for (int i = 0; i < LANES; i++) block[i] = left + i < MR ? sums[left + i][top / LANES] : (Lanes){0};
+      int64_t across = least(LANES, columns - left);
+      Lanes block[LANES], add = {0};
+      for (int64_t i = 0; i < LANES; i++)
+        block[i] = i < across ? *(const Lanes *)(x + (left + i) * wide + top) : (Lanes){0};
       transpose_lanes(block);
+      if (bias) memcpy(&add, bias + left, across * sizeof(float));
       for (int64_t i = 0; i < least(LANES, rows - top); i++) {
         float *to = c + (top + i) * stride + left;
-        if (columns - left >= SIDE) memcpy(to, &block[i], SIDE * sizeof(float)); // of a size that the compiler knows
-        else memcpy(to, &block[i], (columns - left) * sizeof(float));
+        block[i] += add;
+        if (across == LANES) *(Loose *)to = block[i];
+        else memcpy(to, &block[i], across * sizeof(float));
       }
     }
 }
 
 static void multiply_weights(const void *job, int64_t i, int thread) {
   const Product *p = job;
-  int64_t left = i * MR, columns = least(MR, p->n - left), step = parts(MR, parts(p->m, NR));
-  Matrix w = from(transposed(p->b), left, 0);
-  Rows rows = rows_of(scratch(thread, 0, MR * p->k), w, columns, p->k, 1.0f);
-  for (int64_t top = 0; top < p->m; top += NR) {
-    Lanes sums[MR][2];
-    const float *x = p->packed + top * p->k, *next = w.at + MR * w.row + top / NR * p->k * step;
-    if (rows.row) rows_in_registers(sums, p->k, rows.at, rows.row, x, next, step);
-    else in_registers(sums, p->k, rows.at, x);
-    for (int64_t j = 0; p->bias && j < columns; j++) {
-      sums[j][0] += p->bias[left + j];
-      sums[j][1] += p->bias[left + j];
+  int64_t left = i * p->columns, columns = least(p->columns, p->n - left), wide = up(p->m, NR);
+  int64_t step = parts(MR, wide / NR), share = parts(p->m, parts(columns, MR) * (wide / NR)), near = 0;
+  float *to_turn = scratch(thread, TO_TURN, TURNED * PROMPT), *copy = scratch(thread, COPIED_ROWS, MR * p->k);
+  for (int64_t at = 0; at < columns; at += MR) {
+    Matrix w = from(transposed(p->b), left + at, 0);
+    Rows rows = rows_of(copy, w, least(MR, columns - at), p->k, 1.0f);
+    for (int64_t top = 0; top < p->m; top += NR) {
+      for (int64_t end = least(near + share, p->m); near < end; near++) // a tile's share of y comes closer
+        for (int64_t j = 0; j < columns; j += LANES) __builtin_prefetch(p->c + near * p->stride + left + j, 1, 2);
+      Lanes sums[MR][2];
+      const float *x = p->packed + top * p->k, *next = w.at + MR * w.row + top / NR * p->k * step;
+      if (rows.row) rows_in_registers(sums, p->k, rows.at, rows.row, x, next, step);
+      else in_registers(sums, p->k, rows.at, x);
+      for (int j = 0; j < MR; j++) memcpy(to_turn + (at + j) * wide + top, sums[j], sizeof sums[j]);
     }
-    store_turned(sums, p->c + top * p->stride + left, p->stride, least(NR, p->m - top), columns);
   }
+  turn(p->c + left, p->stride, to_turn, wide, p->m, columns, p->bias ? p->bias + left : 0);
+}
+
+// Columns of y for an iteration: a multiple of MR, so that each thread has two iterations if there are columns enough
+static int64_t turned_together(int64_t n) {
+  int64_t tiles = parts(n, MR), iterations = most(parts(n, TURNED), least(tiles, 2 * pool.threads));
+  return parts(tiles, iterations) * MR;
 }
 
 // A BLAS's sgemm that computes the bands of a product instead, where this compiler's lanes are not its match.
@@ -319,7 +333,7 @@ static int by_weights(const Product *each, int count) {
   if (rows.a.column != 1 || rows.b.row != 1) return 0;
   if (!few && (rows.m > PROMPT || rows.accumulate || blas.sgemm)) return 0;
   if (!few) {
-    rows.packed = scratch(SHARED, 6, up(rows.m, NR) * rows.k);
+    rows.packed = scratch(SHARED, PACKED_ROWS, up(rows.m, NR) * rows.k);
     parallel(pack_rows, &rows, parts(rows.m, NR));
   }
   Joined all = {.task = few ? few_rows : multiply_weights};
@@ -327,7 +341,7 @@ static int by_weights(const Product *each, int count) {
   for (int j = 0; j < count; j++) {
     all.each[j] = each[j];
     all.each[j].packed = rows.packed;
-    all.each[j].columns = few ? most(1, least(64, parts(each[j].n, 8))) : MR;
+    all.each[j].columns = few ? most(1, least(64, parts(each[j].n, 8))) : turned_together(each[j].n);
     total += all.iterations[j] = parts(each[j].n, all.each[j].columns);
   }
   parallel(one_of, &all, total);
@@ -348,7 +362,7 @@ static void multiply(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, in
     return;
   }
   int64_t steps = most(1, parts(k, KC)), depth = parts(k, steps);
-  float *packed = scratch(SHARED, 0, NC * KC);
+  float *packed = scratch(SHARED, PACKED, NC * KC);
   for (int64_t left = 0; left < n; left += NC) {
     int64_t width = least(NC, n - left), panels = parts(width, NR);
     int64_t rows = least(BAND, parts(parts(m, 8), MR) * MR), down = parts(m, rows);

@@ -97,7 +97,7 @@ static void column_chunk(const void *job, int64_t i, int thread) {
 // out (d) = the sum of the rows of x (n, d): the gradient of a bias
 void column_sums(float *out, const float *x, int64_t n, int64_t d) {
   int64_t chunks = parts(n, ROWS);
-  Columns job = {x, out, scratch(SHARED, 1, chunks * d), n, d, chunks};
+  Columns job = {x, out, scratch(SHARED, PARTIAL, chunks * d), n, d, chunks};
   parallel(column_chunk, &job, chunks);
   parallel(add_up_stripe, &job, parts(d, STRIPE));
 }
@@ -147,7 +147,7 @@ static void rms_back_some(const void *job, int64_t i, int thread) {
 void rms_norm_backward(float *to_x, float *to_weight, const float *gradient, const float *x, const float *weight,
                        const float *r, int64_t n, int64_t d) {
   int64_t chunks = parts(n, ROWS);
-  Norm job = {to_x, (float *)r, x, weight, 0, gradient, scratch(SHARED, 1, chunks * d), n, d, 0};
+  Norm job = {to_x, (float *)r, x, weight, 0, gradient, scratch(SHARED, PARTIAL, chunks * d), n, d, 0};
   parallel(rms_back_some, &job, chunks);
   Columns sums = {0, to_weight, job.held, n, d, chunks};
   parallel(add_up_stripe, &sums, parts(d, STRIPE));
@@ -209,7 +209,7 @@ static void layer_back_some(const void *job, int64_t i, int thread) {
 void layer_norm_backward(float *to_x, float *to_both, const float *gradient, const float *x, const float *weight,
                          const float *stats, int64_t n, int64_t d) {
   int64_t chunks = parts(n, ROWS);
-  Norm job = {to_x, (float *)stats, x, weight, 0, gradient, scratch(SHARED, 1, chunks * 2 * d), n, d, 0};
+  Norm job = {to_x, (float *)stats, x, weight, 0, gradient, scratch(SHARED, PARTIAL, chunks * 2 * d), n, d, 0};
   parallel(layer_back_some, &job, chunks);
   Columns sums = {0, to_both, job.held, n, 2 * d, chunks};
   parallel(add_up_stripe, &sums, parts(2 * d, STRIPE));
