@@ -66,6 +66,16 @@ def test_heads_side_by_side_or_apart_are_the_same_bits(data: st.DataObject) -> N
     assert whole.tobytes() == np.concatenate(parts, axis=2).tobytes()
 
 
+@pytest.mark.parametrize("n", [1, 40_000])
+def test_numbers_too_small_for_a_mantissa_count_as_zero_within_a_call_alone(n: int) -> None:
+    """On every thread, and a caller's own arithmetic stays as it was."""
+    tiny, out = np.full(n, 1e-40, np.float32), np.ones(n, np.float32)
+    pointer = lambda array: ctypes.c_void_p(array.ctypes.data)
+    native.library().add(pointer(out), pointer(tiny), pointer(tiny), ctypes.c_int64(n))
+    assert (out == 0.0).all()
+    assert (tiny + tiny > 0.0).all()
+
+
 def test_gelu_by_a_sigmoid_is_gelu() -> None:
     import reference
 
