@@ -1,19 +1,21 @@
-"""Times one piece of work in a graph of its own."""
+"""Times pieces of work, each in a graph of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 from llmspec.bench.task import FEWEST, Numbers, timed
 
 MOST = 2000
 """Calls timed at most: a small piece is called often enough to meet a quiet moment."""
+Piece = Callable[[Any, dict[str, Any]], tuple[Any, ...]]
+"""(operations, tensors by name) -> what a graph computes."""
 
 
-def graph_seconds(device: str, piece: Callable[[Any, dict[str, Any]], tuple[Any, ...]], arrays: dict[str, Any],
-                  seconds: float, dropout: float = 0.0) -> Numbers:
-    """Seconds of each call of `piece(operations, tensors)`, repeated for some `seconds`; the device is open.
+def graph_call(device: str, piece: Piece, arrays: dict[str, Any], dropout: float = 0.0) -> Callable[[], None]:
+    """A call of the piece's graph that returns when the device is done; captured and warm. The device is open.
 
     `arrays` are numpy's. One called `key` (2,) uint32 is the key of dropout, which is off without it.
     """
@@ -38,5 +40,24 @@ def graph_seconds(device: str, piece: Callable[[Any, dict[str, Any]], tuple[Any,
 
     for _ in range(3):  # capture, and threads that wake up
         call()
+    return call
+
+
+def graph_seconds(device: str, piece: Piece, arrays: dict[str, Any], seconds: float) -> Numbers:
+    """Seconds of each call of a piece, repeated for some `seconds`."""
+    call = graph_call(device, piece, arrays)
     once = max(min(timed(call, FEWEST)), 1e-6)
     return timed(call, max(FEWEST, min(MOST, int(seconds / once))))
+
+
+def usual_seconds(calls: Sequence[Callable[[], None]], rounds: int, each: float) -> list[float]:
+    """The median time of each call, timed for some `each` seconds in every one of `rounds` turns of them all.
+
+    A machine's speed drifts within seconds: in turns, no call has a fast or a slow moment to itself.
+    """
+    found: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, times in zip(calls, found, strict=True):
+            (once,) = timed(call, 1)
+            times += timed(call, max(1, min(MOST, int(each / max(once, 1e-6)))))
+    return [median(times) for times in found]

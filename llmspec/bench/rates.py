@@ -6,11 +6,9 @@ are. llmspec.bench.pace adds them up to the steps of a plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
-from llmspec.bench.pieces import graph_seconds
+from llmspec.bench.pieces import Piece, graph_call, usual_seconds
 from llmspec.model.device import open_device
 from llmspec.parts.base import Frozen
 
@@ -23,8 +21,8 @@ NUMBERS = 1 << 20
 """Of the arrays on which norms, gates and updates are measured."""
 VOCAB = 2048
 DROPOUT = 0.1
-EACH = 0.15
-"""Seconds for each piece."""
+EACH, ROUNDS = 0.04, 8
+"""Seconds for each piece in a turn of all pieces, and turns."""
 BACKWARD = 3.0
 """Products forward and backward for each one forward."""
 
@@ -102,29 +100,29 @@ def measured_rates(device: str) -> Rates:
     def nothing(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return ((t["x"] + 1).contiguous(),)
 
-    products = tuple(BACKWARD * 2 * TOKENS * d * 2 * d / _seconds(device, layer, x=(TOKENS, d), w=(2 * d, d),
-                                                                    y=(TOKENS, 2 * d)) for d in WIDTHS)
     rows, width, n = TOKENS // CONTEXT, 256, NUMBERS
-    heads = _seconds(device, attend, x=(rows, CONTEXT, HEADS + 2 * KEY_HEADS, HEAD_WIDTH), spans=CONTEXT,
-                     y=(rows, CONTEXT, HEADS, HEAD_WIDTH))
-    loss = _seconds(device, lose, x=(TOKENS, width), w=(VOCAB, width), targets=TOKENS, y=(TOKENS,))
+    flat = (n // width, width)
+    pieces: dict[str, tuple[Piece, dict[str, Any]]] = {
+        **{f"layer {d}": (layer, {"x": (TOKENS, d), "w": (2 * d, d), "y": (TOKENS, 2 * d)}) for d in WIDTHS},
+        "attend": (attend, {"x": (rows, CONTEXT, HEADS + 2 * KEY_HEADS, HEAD_WIDTH), "spans": CONTEXT,
+                            "y": (rows, CONTEXT, HEADS, HEAD_WIDTH)}),
+        "lose": (lose, {"x": (TOKENS, width), "w": (VOCAB, width), "targets": TOKENS, "y": (TOKENS,)}),
+        "norm": (norm, {"x": flat, "w": (width,), "y": flat}),
+        "gate": (gate, {"x": (n // width // 2, 2 * width), "y": (n // width // 2, width)}),
+        "update": (update, {"x": (n,), "m": (n,), "v": (n,), "g": (n,), "scalars": 3}),
+        "drop": (drop, {"x": flat, "y": flat, "key": 2}),
+        "nothing": (nothing, {"x": (1,)}),
+    }
+    calls = [graph_call(device, piece, {name: _array(name, shape) for name, shape in shapes.items()}, DROPOUT)
+             for piece, shapes in pieces.values()]
+    took = dict(zip(pieces, usual_seconds(calls, ROUNDS, EACH), strict=True))
     rates = Rates(
-        widths=WIDTHS, products=products, loss=1.0,
-        drop=_seconds(device, drop, x=(n // width, width), y=(n // width, width), key=2) / n,
-        attention=BACKWARD * 4 * TOKENS * CONTEXT * HEADS * HEAD_WIDTH / heads,
-        norm=_seconds(device, norm, x=(n // width, width), w=(width,), y=(n // width, width)) / n,
-        gate=_seconds(device, gate, x=(n // width // 2, 2 * width), y=(n // width // 2, width)) * 2 / n,
-        update=_seconds(device, update, x=(n,), m=(n,), v=(n,), g=(n,), scalars=3) / n,
-        call=_seconds(device, nothing, x=(1,)),
+        widths=WIDTHS, products=tuple(BACKWARD * 2 * TOKENS * d * 2 * d / took[f"layer {d}"] for d in WIDTHS), loss=1.0,
+        attention=BACKWARD * 4 * TOKENS * CONTEXT * HEADS * HEAD_WIDTH / took["attend"], norm=took["norm"] / n,
+        gate=took["gate"] * 2 / n, update=took["update"] / n, drop=took["drop"] / n, call=took["nothing"],
     )
-    flops = BACKWARD * 2 * TOKENS * VOCAB * width
-    return rates.model_copy(update={"loss": flops / loss / rates.product(width)})
-
-
-def _seconds(device: str, piece: Callable[..., Any], **shapes: Any) -> float:
-    """The usual time of a piece on drawn tensors of these shapes."""
-    arrays = {name: _array(name, shape) for name, shape in shapes.items()}
-    return median(graph_seconds(device, piece, arrays, EACH, dropout=DROPOUT))
+    lost = BACKWARD * 2 * TOKENS * VOCAB * width / took["lose"]
+    return rates.model_copy(update={"loss": lost / rates.product(width)})
 
 
 def _array(name: str, shape: Any) -> Any:

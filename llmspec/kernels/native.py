@@ -26,6 +26,9 @@ FUNCTIONS = (
     "activation_backward", "gated", "gated_backward", "rotate", "attention", "attention_backward", "attention_packed",
     "attention_packed_backward", "square_sum", "adam", "muon",
 )
+SMALL = {"muon": 2}
+"""Functions whose work is too small to be divided well, and how many buffers, the first ones, they write: where a step
+calls several one after another, each thread does its own."""
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 FLAGS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", *WIDE)
 """What lets clang vectorise the sums; nothing that assumes away NaN or infinity."""

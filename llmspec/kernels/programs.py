@@ -23,10 +23,10 @@ from llmspec.kernels import native
 from llmspec.kernels.compilers import write_atomically
 from llmspec.kernels.toolchain import prepare
 
-WORDS, HEAD, TOGETHER = 64, 2, 32
+WORDS, HEAD, TOGETHER, WHOLE = 64, 2, 32, 1 << 16
 """Of a table row: its words; the first two are the function and the number of arguments, whose upper half (from bit
-TOGETHER) is the number of rows that run together."""
-FORMAT = 1
+TOGETHER) is the number of rows that run together, split for cores or, with the bit WHOLE, each on one thread."""
+FORMAT = 2
 FOLDER, SECRET, SUFFIX, SECRET_BYTES = "programs", "secret", ".program", 32
 KEPT_BYTES = 256 << 20
 """The oldest entries go when the folder grows beyond this."""

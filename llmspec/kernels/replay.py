@@ -21,7 +21,7 @@ from tinygrad.runtime.ops_cpu import CPUProgram
 from tinygrad.uop.ops import Ops, buffers
 
 from llmspec.kernels import native, programs
-from llmspec.kernels.programs import HEAD, TOGETHER, WORDS, Program, Returned, Unfit
+from llmspec.kernels.programs import HEAD, TOGETHER, WHOLE, WORDS, Program, Returned, Unfit
 
 ALIGNED = 64
 
@@ -60,6 +60,7 @@ class Recorder:
         self._captured = captured
         for call in captured.linear.src:
             self._add(call)
+        self._join_small()
 
     def program(self) -> Program:
         """What was recorded."""
@@ -117,6 +118,27 @@ class Recorder:
                     self._variables.append((at, len(row), variable.expr))
                     row.append(0)
             self._rows.append(row)
+
+
+    def _join_small(self) -> None:
+        """Marks small calls that follow one another and do not depend on one another: each thread does its own."""
+        names = [name for _, _, name in self._codes.values()]
+        places: list[dict[int, tuple[int, ...]]] = [{} for _ in range(len(self._rows) + 1)]
+        for kind, entries in enumerate((self._given, self._own)):
+            for row, word, number, offset in entries:
+                places[row][word] = (kind, number, offset)
+        start, seen, written = 0, set[Any](), set[Any]()
+        for row, touched in enumerate(places):  # the last one, of no row, ends what is open
+            function = names[self._rows[row][0]].split("_")[0] if touched else ""
+            writes = {touched[HEAD + i] for i in range(native.SMALL.get(function, 0))}
+            reads = set(touched.values()) - writes
+            if not writes or writes & seen or reads & written:
+                if row - start > 1:
+                    arguments = self._rows[start][1] & (1 << TOGETHER) - 1
+                    self._rows[start][1] = arguments | (row - start) << TOGETHER | WHOLE
+                start, seen, written = row if writes else row + 1, set(), set()
+            if writes:
+                seen, written = seen | reads | writes, written | writes
 
 
 def _slot(argument: UOp) -> int | None:

@@ -12,8 +12,9 @@ from llmspec.model.device import open_device
 open_device("CPU")
 from tinygrad import Tensor, UOp  # noqa: E402
 
+from llmspec.kernels.programs import TOGETHER, WHOLE  # noqa: E402
 from llmspec.kernels.replay import Replayed  # noqa: E402
-from llmspec.model.lowering import numpy_inputs  # noqa: E402
+from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402
 
 
 def step(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
@@ -44,6 +45,36 @@ def run(function: Any, tables: bool) -> list[Any]:
 
 def test_it_equals_tinygrads_launch() -> None:
     assert run(step, True) == run(step, False)
+
+
+def test_small_calls_run_side_by_side_unless_one_reads_what_another_writes() -> None:
+    """Muon's steps on twelve matrices, the last one a second time: the same bits as one after another."""
+    low, names = lowering("CPU"), [f"w{i}" for i in range(12)]
+
+    def update(weights: dict[str, Tensor], moments: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        ops = low.ops(inputs)
+        for name in (*names, names[-1]):
+            ops.muon(weights[name], moments[name], inputs["g"], inputs["scale"], inputs["scalars"], momentum=0.9,
+                     nesterov=True, decay=0.1, iterations=3)
+            if name == names[-1]:
+                Tensor.realize(*ops.written)
+                ops.written.clear()
+        return (inputs["g"] + 1).realize()
+
+    def trained(replayed: bool) -> tuple[Any, list[bytes]]:
+        rng = np.random.default_rng(0)
+        drawn = lambda: {n: rng.standard_normal((40, 24)).astype(np.float32) for n in names}
+        weights, moments, jit = numpy_inputs(**drawn()), numpy_inputs(**drawn()), Replayed(update, replayed)
+        for _ in range(3):
+            inputs = numpy_inputs(g=rng.standard_normal((40, 24)).astype(np.float32), scale=np.ones(1, np.float32),
+                                  scalars=np.array([0.1], np.float32))
+            jit(weights, moments, {**inputs, **low.inputs})
+        return jit.running, [t.numpy().tobytes() for t in (*weights.values(), *moments.values())]
+
+    running, found = trained(True)
+    assert found == trained(False)[1]
+    counts = [row[1] >> TOGETHER for row in running.program.rows if row[1] & WHOLE]
+    assert counts == [12]
 
 
 def test_variables_and_fresh_inputs_reach_the_kernels() -> None:

@@ -9,6 +9,11 @@
 
 enum { MOST_THREADS = 64, PATIENCE = 20000 };
 
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static inline int64_t up(int64_t n, int64_t to) { return parts(n, to) * to; }
+
 // Iteration i of a job, on a thread 0 … threads - 1.
 typedef void (*Task)(const void *job, int64_t i, int thread);
 
@@ -127,11 +132,14 @@ static void share_out(Task task, const void *job, int64_t count) {
       sched_yield();
 }
 
+// The thread that does all of a call by itself, while its neighbours do others; -1 where calls are divided.
+static _Thread_local int alone = -1;
+
 // Runs task(job, 0 … count - 1) on all threads; returns when every iteration has ended. From one thread at a time.
 static void parallel(Task task, const void *job, int64_t count) {
   uint64_t before = flush_denormals();
-  if (pool.threads == 1 || count <= 1)
-    for (int64_t i = 0; i < count; i++) task(job, i, 0);
+  if (alone >= 0 || pool.threads == 1 || count <= 1)
+    for (int64_t i = 0; i < count; i++) task(job, i, (int)most(0, alone));
   else
     share_out(task, job, count);
   restore(before);
@@ -160,7 +168,8 @@ static float *scratch(int thread, int slot, int64_t floats) {
   static struct {
     float *at;
     int64_t floats;
-  } held[MOST_THREADS + 1][SLOTS];
+  } held[2 * MOST_THREADS + 1][SLOTS];
+  if (thread == SHARED && alone >= 0) thread += 1 + alone;
   if (held[thread][slot].floats < floats) {
     free(held[thread][slot].at);
     if (posix_memalign((void **)&held[thread][slot].at, 64, (size_t)floats * sizeof(float) + 64)) abort();
@@ -168,8 +177,3 @@ static float *scratch(int thread, int slot, int64_t floats) {
   }
   return held[thread][slot].at;
 }
-
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
-static inline int64_t up(int64_t n, int64_t to) { return parts(n, to) * to; }
