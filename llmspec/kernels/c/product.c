@@ -193,8 +193,9 @@ static void multiply_block(const void *job, int64_t i, int thread) {
   }
 }
 
-// y (m, n) = a (m, k) · wᵀ for few rows: each row of w (n, k) is read once
-enum { FEW = 4 };
+// y (m, n) = a (m, k) · wᵀ for few rows: each row of w (n, k) is read once. Weights are asked for LONG numbers ahead, since
+// what a processor guesses by itself leaves a fifth of the memory's speed unused.
+enum { FEW = 4, LONG = 4096 };
 static void few_rows(const void *job, int64_t i, int thread) {
   const Product *p = job;
   (void)thread;
@@ -206,7 +207,10 @@ static void few_rows(const void *job, int64_t i, int thread) {
       Lanes sums[4] = {{0}};
       int64_t t = 0;
       for (; t + 4 * LANES <= body; t += 4 * LANES)
-        for (int u = 0; u < 4; u++) sums[u] += *(const Loose *)(x + t + u * LANES) * *(const Loose *)(w + t + u * LANES);
+        for (int u = 0; u < 4; u++) {
+          __builtin_prefetch(w + t + u * LANES + LONG, 0, 2);
+          sums[u] += *(const Loose *)(x + t + u * LANES) * *(const Loose *)(w + t + u * LANES);
+        }
       for (; t < body; t += LANES) sums[0] += *(const Loose *)(x + t) * *(const Loose *)(w + t);
       sums[0] += sums[1] + (sums[2] + sums[3]);
       float sum = 0.0f;
