@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from llmspec.compiler import network
 from llmspec.compiler.draft import Draft
-from llmspec.compiler.memory import device_memory, memory_of
+from llmspec.compiler.memory import Habits, device_memory, habits, memory_of
 from llmspec.compiler.plan import MemoryPlan, ModelPlan, Plan
 from llmspec.core.problems import Problem
 from llmspec.core.units import size
@@ -58,44 +58,56 @@ def refusal(draft: Draft, name: str, phase: Phase, memory: MemoryPlan, limit: in
 
 def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
     """The smallest change of each sort that fits, the one that changes least about the result first."""
-    model, device = draft.network, draft.device or ""
+    model, held = draft.network, habits(draft.device, draft.sections.precision)
     assert model is not None
     one = phase.model_copy(update={"batch": 1, "accumulation": phase.batch * phase.accumulation})
     beside = f", batch: 1 and accumulation: {one.accumulation}" if phase.batch > 1 else ""
-    found = [*fewer_rows(model, phase, device, limit), *shorter_context(draft, phase, device, limit, "")]
-    if beside and memory_of(model, one, device).peak > limit:
-        found += shorter_context(draft, one, device, limit, beside)
-    yield from found or fewer_layers(draft, one, device, limit, beside)
+    found = [*fewer_rows(model, phase, held, limit), *rounded_products(draft, phase, held, limit),
+             *shorter_context(draft, phase, held, limit, "")]
+    if beside and memory_of(model, one, held).peak > limit:
+        found += shorter_context(draft, one, held, limit, beside)
+    yield from found or fewer_layers(draft, one, held, limit, beside)
 
 
-def fewer_rows(model: ModelPlan, phase: Phase, device: str, limit: int) -> Iterator[Change]:
+def fewer_rows(model: ModelPlan, phase: Phase, held: Habits, limit: int) -> Iterator[Change]:
     """A smaller batch in more passes: the same steps, but for rounding."""
     for batch in (b for b in range(phase.batch - 1, 0, -1) if phase.batch % b == 0):
         passes = phase.accumulation * phase.batch // batch
-        peak = memory_of(model, phase.model_copy(update={"batch": batch, "accumulation": passes}), device).peak
+        peak = memory_of(model, phase.model_copy(update={"batch": batch, "accumulation": passes}), held).peak
         if peak <= limit:
             yield Change(f"batch: {batch} and accumulation: {passes}, which learns the same", peak)
             return
 
 
-def shorter_context(draft: Draft, phase: Phase, device: str, limit: int, beside: str) -> Iterator[Change]:
+def rounded_products(draft: Draft, phase: Phase, held: Habits, limit: int) -> Iterator[Change]:
+    """16-bit operands of products, where the device has them and the spec leaves them open."""
+    assert draft.network is not None
+    rounded = habits(draft.device, "bfloat16")
+    if rounded == held or rounded == habits(draft.device, "float32"):  # they are rounded already, or the device cannot
+        return
+    peak = memory_of(draft.network, phase, rounded).peak
+    if peak <= limit:
+        yield Change("precision: bfloat16, which rounds what is multiplied", peak)
+
+
+def shorter_context(draft: Draft, phase: Phase, held: Habits, limit: int, beside: str) -> Iterator[Change]:
     """The longest of half, a quarter … of the context."""
     assert draft.network is not None
     context = draft.network.context // 2
     while context >= SHORTEST:
-        peak = memory_of(replanned(draft, context=context), phase, device).peak
+        peak = memory_of(replanned(draft, context=context), phase, held).peak
         if peak <= limit:
             yield Change(f"model.context: {context}{beside}", peak)
             return
         context //= 2
 
 
-def fewer_layers(draft: Draft, phase: Phase, device: str, limit: int, beside: str) -> Iterator[Change]:
+def fewer_layers(draft: Draft, phase: Phase, held: Habits, limit: int, beside: str) -> Iterator[Change]:
     """The most layers that fit, with one row a pass."""
     assert draft.network is not None
 
     def peak(layers: int) -> int:
-        return memory_of(replanned(draft, layers=layers), phase, device).peak
+        return memory_of(replanned(draft, layers=layers), phase, held).peak
 
     low, high = 0, draft.network.layers  # `low` layers fit, `high` do not
     while high - low > 1:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmspec.compiler.budget import SLACK, steps_of
 from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
-from llmspec.compiler.memory import memory_of
+from llmspec.compiler.memory import habits, memory_of
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem
@@ -52,7 +52,7 @@ def plan_phases(draft: Draft) -> Draft:
             tokens=sum(s.seen or 0 for s in shares) if measured else places, shares=shares,
             flops=None if steps is None else steps * cost.products,
             operations=None if steps is None else steps * cost.total,
-            memory=memory_of(model, phase, draft.device or ""),
+            memory=memory_of(model, phase, habits(draft.device, draft.sections.precision)),
         ))
     return replace(draft, planned=tuple(plans)).with_problems(problems)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import specs
 
 from llmspec.compiler import compile_spec
-from llmspec.compiler.memory import memory_of
+from llmspec.compiler.memory import habits, memory_of
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import SpecError
 from llmspec.core.units import Bytes
@@ -32,6 +32,7 @@ SHAPES = {
     "many words": ["tokenizer.vocab=8192", "phases.chat.batch=2"],
     "one row": ["phases.chat.batch=1", "phases.chat.accumulation=4"],
     "on a GPU": ["device=CUDA"],
+    "rounded": ["device=CUDA", "precision=bfloat16"],
     "gpt-like": ["model.attention={kind: multi_head, heads: 6, bias: true}", "model.position={kind: learned}",
                  "model.mlp={kind: gelu, bias: true}", "model.norm={kind: layernorm}", "model.dropout=0.1"],
 }
@@ -82,14 +83,17 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
         assert all(amount > 0 for amount in phase.memory.items.values())
         assert phase.memory.peak == sum(v for _, v in phase.memory if isinstance(v, int))
         assert phase.memory.weights == 4 * plan.model.parameters
-        twice = memory_of(plan.model, phase.phase.model_copy(update={"batch": 2 * phase.phase.batch}), plan.device)
+        twice = memory_of(plan.model, phase.phase.model_copy(update={"batch": 2 * phase.phase.batch}),
+                          habits(plan.device, plan.precision))
         assert phase.memory.peak < twice.peak <= 2 * phase.memory.peak
 
 
 @settings(max_examples=20)
-@given(limit=st.integers(2_000, 12_000).map(lambda n: f"{n} MiB"), batch=st.sampled_from([1, 4, 6, 16]))
-def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch: int) -> None:
-    path, given_ = tiny.ROOT / "specs/gpt2-124m.yaml", ["device=CPU", f"memory_limit={limit}",
+@given(limit=st.integers(2_000, 12_000).map(lambda n: f"{n} MiB"), batch=st.sampled_from([1, 4, 6, 16]),
+       device=st.sampled_from(["CPU", "CUDA"]))
+@example(limit="3700 MiB", batch=1, device="CUDA")
+def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch: int, device: str) -> None:
+    path, given_ = tiny.ROOT / "specs/gpt2-124m.yaml", [f"device={device}", f"memory_limit={limit}",
                                                         f"phases.pretrain.batch={batch}"]
     allowed = Bytes.parse(limit).amount
     try:
@@ -106,9 +110,21 @@ def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch:
 
 def overrides(proposal: str) -> list[str]:
     """`batch: 1 and accumulation: 4 …` as overrides."""
-    found = re.findall(r"(model\.context|model\.layers|batch|accumulation): (\d+)", proposal)
+    found = re.findall(r"(model\.context|model\.layers|batch|accumulation|precision): (\w+)", proposal)
     assert found, proposal
-    return [f"{key if key.startswith('model') else f'phases.pretrain.{key}'}={value}" for key, value in found]
+    return [f"phases.pretrain.{key}={value}" if key in ("batch", "accumulation") else f"{key}={value}"
+            for key, value in found]
+
+
+def test_rounded_products_are_proposed_where_a_device_has_them() -> None:
+    asked = ["memory_limit=3700 MiB", "phases.pretrain.batch=1", "phases.pretrain.accumulation=1"]
+    hints = {}
+    for device in ("CPU", "CUDA"):
+        try:
+            compile_spec(load_spec(tiny.ROOT / "specs/gpt2-124m.yaml", [*asked, f"device={device}"]).spec)
+        except SpecError as refused:
+            hints[device] = refused.problems[0].hint
+    assert "precision: bfloat16" in hints["CUDA"] and "precision" not in hints.get("CPU", "")
 
 
 def test_a_gpu_that_is_not_here_has_any_amount_of_memory() -> None:
