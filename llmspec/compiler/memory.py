@@ -48,7 +48,7 @@ class Habits(NamedTuple):
 PLAIN = Habits(scores_kept=2, scores_passing=3, scores_forward=2, logits=2, adam=2, muon=2.3)
 """tinygrad's own kernels, on every GPU."""
 MIXED = PLAIN._replace(scores_kept=1.5, parts_kept=0.7, rounded=0.5)
-"""The same with products of 16-bit numbers. Fitted to the graphs of five shapes, which it meets within 5 %."""
+"""The same with products of 16-bit numbers. Fitted to the graphs of five shapes."""
 CPU = Habits(scores_kept=0, scores_passing=0, scores_forward=0, logits=1, adam=0, muon=0)
 """Calls of C: attention keeps a sum a row, and the loss writes its gradient where the logits were; Adam's
 and Muon's steps are calls in place."""
