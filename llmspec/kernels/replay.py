@@ -119,7 +119,6 @@ class Recorder:
                     row.append(0)
             self._rows.append(row)
 
-
     def _join_small(self) -> None:
         """Marks small calls that follow one another and do not depend on one another: each thread does its own."""
         names = [name for _, _, name in self._codes.values()]
