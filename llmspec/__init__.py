@@ -1,6 +1,6 @@
 """One YAML file holds the whole life of a language model: architecture, tokenizer, data, training phases, decoding.
 
-    spec = llmspec.load_spec("specs/quickstart.yaml", ["phases.pretrain.budget=1M tokens"]).spec
+    spec = llmspec.load_spec("quickstart", ["phases.pretrain.budget=1M tokens"]).spec
     plan = llmspec.compile(spec)                     # everything a run will do, nothing allocated
     run = llmspec.run(plan, "runs/mine")
     model = llmspec.open("runs/mine")

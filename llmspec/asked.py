@@ -33,7 +33,7 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     problems = reading.sorted((*reading.problems, *check_sections(reading.sections)))
     if problems or reading.sections.spec is None:
         raise SpecError(problems)
-    return reading, compile_spec(reading.sections.spec, base=str(path.parent.absolute()))
+    return reading, compile_spec(reading.sections.spec, base=reading.base)
 
 
 def gpu(text: str) -> Target:
@@ -60,11 +60,12 @@ def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
     """The plan with what its data say, and what they prove."""
     from llmspec.compiler import complete
     from llmspec.data.prepare import prepare
+    from llmspec.data.proofs import data_proofs
     from llmspec.render.live import watcher
 
     with watcher(aside=aside) as watch:
         prepared = prepare(plan, progress=watch.progress)
-        return complete(plan, prepared.measured), prepared.proofs
+        return complete(plan, prepared.measured), data_proofs(prepared)
 
 
 def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False,
@@ -91,7 +92,9 @@ def explained_pair(first: Path, second: Path, overrides: list[str] | None) -> An
 
 def is_spec(path: Path) -> bool:
     """Whether a path is meant as a spec, and not as a run directory."""
-    return path.is_file() or path.suffix in (".yaml", ".yml")
+    from llmspec.core.shipped import find
+
+    return path.is_file() or path.suffix in (".yaml", ".yml") or (not path.exists() and find(path) is not None)
 
 
 def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None, Any]:
@@ -103,13 +106,14 @@ def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tupl
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
+    from llmspec.data.proofs import data_proofs
 
     _, plan = compiled(path, overrides)
     try:
         prepared = prepare(plan, offline=True)
     except DataError as e:
         return plan, f"token counts are missing: {e.problems[0].message}", None, None
-    return complete(plan, prepared.measured), "", prepared.proofs, prepared
+    return complete(plan, prepared.measured), "", data_proofs(prepared), prepared
 
 
 def scheduled(plan: Plan) -> dict[str, dict[str, int]]:

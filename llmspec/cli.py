@@ -29,10 +29,11 @@ from llmspec.asked import (
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
     help="One YAML file holds the whole life of a language model: architecture, tokenizer, data, training, "
-         "decoding.\n\nStart with `llmspec run specs/quickstart.yaml`, then `llmspec sample` and `llmspec explain`.",
+         "decoding.\n\nStart with `llmspec run quickstart`, then `llmspec sample` and `llmspec explain`.",
 )
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec, such as specs/quickstart.yaml.")]
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec: a file, or the name of a shipped one, such as "
+                                                               "quickstart.")]
 RunPath = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run directory; the newest where left out.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
                                                 help="Override a key, e.g. phases.pretrain.optimizer.lr=3e-4.")]
@@ -40,8 +41,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail where a source is not cached.")]
 
 
-@app.command(epilog="Examples:  `llmspec run specs/quickstart.yaml`  ·  "
-                    "`llmspec run specs/quickstart.yaml --set phases.pretrain.budget='3M tokens' --out runs/longer`")
+@app.command(epilog="Examples:  `llmspec run quickstart`  ·  "
+                    "`llmspec run quickstart --set phases.pretrain.budget='3M tokens' --out runs/longer`")
 def run(
     spec: SpecPath,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME where left out.")] = None,
@@ -98,9 +99,9 @@ def sample(
             samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n, chat)
 
 
-@app.command(epilog="Examples:  `llmspec explain specs/quickstart.yaml`  ·  `llmspec explain runs/quickstart`  ·  "
+@app.command(epilog="Examples:  `llmspec explain quickstart`  ·  `llmspec explain runs/quickstart`  ·  "
                     "`llmspec explain runs/quickstart --prompt 'What is a comet?'`  ·  "
-                    "`llmspec explain specs/quickstart.yaml --part model.attention`  ·  "
+                    "`llmspec explain quickstart --part model.attention`  ·  "
                     "`llmspec explain A.yaml B.yaml`")
 def explain(
     what: Annotated[Path | None, typer.Argument(metavar="[SPEC | RUN]", help="A spec or a run directory; the newest "
@@ -140,7 +141,7 @@ def explain(
             show(report)
 
 
-@app.command(epilog="Examples:  `llmspec check specs/quickstart.yaml`  ·  `llmspec check my.yaml --data`  ·  "
+@app.command(epilog="Examples:  `llmspec check quickstart`  ·  `llmspec check my.yaml --data`  ·  "
                     "`llmspec check my.yaml --device CUDA:sm_90 --set precision=bfloat16`")
 def check(
     spec: SpecPath,
@@ -222,10 +223,9 @@ def bench(
     """Measure this machine, and a spec's training and decoding on it, also beside other libraries."""
     with failures():
         from llmspec.bench.run import bench as measure
-        from llmspec.bench.run import shipped
         from llmspec.render.report_bench import progress, show
 
-        _, plan = compiled(spec or shipped(), set_)
+        _, plan = compiled(spec or Path("quickstart"), set_)
         with progress() as say:
             report = measure(plan, only=only or (), against=against or (), phase=phase, rounds=rounds, steps=steps,
                              progress=say)

@@ -131,11 +131,16 @@ def test_a_peer_that_is_missing_is_a_plain_error(only: Any, against: Any, words:
 
 
 def test_the_quickstart_stands_in_where_no_spec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from llmspec.cli import app
+
     monkeypatch.chdir(tmp_path)
-    assert run.shipped() == tiny.ROOT / "specs" / "quickstart.yaml"
-    monkeypatch.setattr("llmspec.__file__", str(tmp_path / "site-packages" / "llmspec" / "__init__.py"))
-    with pytest.raises(BenchError, match=r"quickstart\.yaml is not here"):
-        run.shipped()
+    done = CliRunner().invoke(app, ["bench", "--phase", "chatt"])
+    assert done.exit_code == 2 and "there is no phase `chatt`" in done.output and "`chat`" in done.output
+    monkeypatch.setattr("llmspec.core.shipped.PACKAGE", tmp_path / "site-packages" / "llmspec")
+    done = CliRunner().invoke(app, ["bench"])
+    assert done.exit_code == 2 and "there is no file `quickstart`" in done.output
 
 
 def test_a_phase_that_is_not_there() -> None:

@@ -40,18 +40,74 @@ def imports(path: Path, top_level: bool = False) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            if node.module == "llmspec":
-                yield from (f"llmspec.{alias.name}" for alias in node.names)
+            for alias in node.names:  # what is imported from a package may be a module of it
+                below = f"{node.module}.{alias.name}"
+                yield below if below in MODULES else node.module
+
+
+def module(path: Path) -> str:
+    """A file's name as a module."""
+    parts = (PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in FILES}
+DOORWAYS = {"llmspec", "llmspec.cli", "llmspec.asked", "llmspec.__main__"}
+"""Modules that stand above all rooms; the package itself among them, since it opens every room."""
+
+
+def arrows(path: Path) -> set[str]:
+    """Modules of ours that a file imports, wherever in it."""
+    return {found for found in imports(path) if found in MODULES and found != module(path)}
+
+
+def rooms_imported() -> set[tuple[str, str]]:
+    return {(room(path), room(MODULES[found])) for path in FILES for found in arrows(path)
+            if module(path) not in DOORWAYS and found not in DOORWAYS and room(path) != room(MODULES[found])}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Names that lead back to the first of them, or []."""
+    done: set[str] = set()
+
+    def walk(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name):], name]
+        if name in done:
+            return []
+        for below in sorted(graph.get(name, ())):
+            if found := walk(below, [*trail, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := walk(name, []))), [])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_one_way(path: Path) -> None:
-    if path.name == "__init__.py" and path.parent == PACKAGE:
+    if module(path) == "llmspec":
         return
-    for module in imports(path):
-        if module.startswith("llmspec."):
-            assert floor(module.split(".")[1]) <= floor(room(path)), f"{path.name} imports {module}"
+    for found in imports(path):
+        assert found != "llmspec" or module(path) in DOORWAYS, f"{path.name} imports the package itself, and so all"
+        if found.startswith("llmspec.") and found.split(".")[1] in {room(p) for p in FILES}:
+            assert floor(found.split(".")[1]) <= floor(room(path)), f"{path.name} imports {found}"
+
+
+def test_rooms_of_one_floor_do_not_import_each_other() -> None:
+    graph: dict[str, set[str]] = {}
+    for above, below in rooms_imported():
+        graph.setdefault(above, set()).add(below)
+    assert not circle(graph)
+
+
+def test_files_do_not_import_each_other_in_a_circle() -> None:
+    assert not circle({module(path): arrows(path) for path in FILES})
+
+
+def test_a_circle_is_seen() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}) == ["a", "b", "c", "a"]
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -9,16 +9,15 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import llmspec
 from llmspec.bench.known import require
 from llmspec.bench.report import BenchReport, Row, WorkReport, agree, row
 from llmspec.bench.task import PEERS, WORKS, BenchError, Machine, Result, Side, Task, Work, tokens_of
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import Problem, one_of
+from llmspec.core.shipped import PACKAGE
 
 Progress = Callable[[str, int, int], None]
 """progress(what begins, pieces done, pieces in all)."""
@@ -71,16 +70,6 @@ def taken(turns: Sequence[Task], say: Progress) -> tuple[Machine | None, dict[tu
     return machine, found
 
 
-def shipped() -> Path:
-    """The quickstart's spec, below the working folder or in the checkout. Raises BenchError where it is in neither."""
-    name = Path("specs") / "quickstart.yaml"
-    for folder in (Path(), Path(llmspec.__file__).parents[1]):
-        if (folder / name).is_file():
-            return folder / name
-    raise BenchError(Problem(f"{name} is not here", hint="llmspec bench my.yaml",
-                             consequence="there would be no model to measure"))
-
-
 def chosen(only: Sequence[str], against: Sequence[str]) -> tuple[tuple[Work, ...], tuple[Side, ...]]:
     """Works and peers by name. Raises BenchError for unknown names, peers that have nothing to do or are not here."""
     problems = [Problem(f"there is nothing called `{name}` to measure", hint=one_of(name, WORKS))
@@ -105,7 +94,7 @@ def chosen(only: Sequence[str], against: Sequence[str]) -> tuple[tuple[Work, ...
 
 def asked(task: Task) -> str:
     """What a fresh process answers the task. Raises BenchError."""
-    here = str(Path(llmspec.__file__).parents[1])
+    here = str(PACKAGE.parent)
     path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH", "")) if p)
     done = subprocess.run([sys.executable, "-P", "-m", "llmspec.bench.work"], input=task.model_dump_json(by_alias=True),
                           capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})

@@ -25,7 +25,6 @@ from llmspec.parts.tokenizers.base import END
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Measured, Plan, SourcePlan
-    from llmspec.compiler.proofs import Proof
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
 
@@ -241,13 +240,6 @@ class Prepared:
             found.setdefault(view.form, []).append(
                 (view.source, self._open(view, "train"), self._open(view, "validation")))
         return found
-
-    @cached_property
-    def proofs(self) -> tuple[Proof, ...]:
-        """What was proven of the text; one that fails refuses the run."""
-        from llmspec.data.proofs import data_proofs
-
-        return data_proofs(self)
 
     @property
     def contents(self) -> dict[str, str]:

@@ -81,7 +81,7 @@ class RunFolder:
         """The run that was written last below a folder. Raises RunError where there is none."""
         found = sorted(runs.glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
         if not found:
-            raise RunError(f"there is no run in {runs}/ yet", hint="llmspec run specs/quickstart.yaml")
+            raise RunError(f"there is no run in {runs}/ yet", hint="llmspec run quickstart")
         return cls(found[-1].parent)
 
     def phase(self, name: str) -> PhaseFolder:

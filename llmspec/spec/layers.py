@@ -6,12 +6,14 @@ settings never leak into another. `null` removes what is inherited, unless it is
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
+from llmspec.core import shipped
 from llmspec.core.problems import Mark, Path, Problem, dotted, nearest
 from llmspec.spec.recovery import Parsed, parse
 from llmspec.spec.shape import Shape, spec_shape
@@ -64,7 +66,7 @@ class Layers:
         entries = dict(root.value)
         below: Node | None = None
         for name, mark in self.extended(entries.pop("extends", None)):
-            base = self.read(FilePath(path.parent, name), mark, (*chain, path))
+            base = self.read(beside(path, name), mark, (*chain, path))
             if base is None:  # whatever it would have given is not missing, but unknown
                 self.broken.add(())
             elif below is None:
@@ -172,6 +174,12 @@ class Layers:
 class _Refused(Exception):
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+
+
+def beside(path: FilePath, name: str) -> FilePath:
+    """The file that `extends: name` means in the spec at `path`: one beside it, else the shipped spec of that name."""
+    found = FilePath(path.parent, os.path.expanduser(name))
+    return found if found.exists() else shipped.find(FilePath(name)) or found
 
 
 def merge(base: Node, over: Node, shape: Shape | None = None, path: Path = ()) -> Node:
@@ -293,8 +301,11 @@ def _other_file(path: FilePath) -> str:
         names = [p.name for p in path.parent.iterdir() if p.is_file()]
     except OSError:
         return f"there is no folder `{path.parent}`"
-    near = nearest(path.name, names)
-    return f"did you mean `{path.parent / near}`?" if near else ""
+    if near := nearest(path.name, names):
+        return f"did you mean `{path.parent / near}`?"
+    if near := nearest(path.stem, shipped.names()):
+        return f"did you mean the shipped spec `{near}`?"
+    return f"shipped specs are: {', '.join(shipped.names())}" if len(path.parts) == 1 and shipped.names() else ""
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 from llmspec.core.problems import Mark, Path, Problem, SpecError
+from llmspec.core.shipped import spec_file
 from llmspec.spec.check import Sections, check_section, check_structure
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.dump import to_yaml
@@ -27,6 +28,11 @@ class Reading:
     sections: Sections
     problems: tuple[Problem, ...]
     """All problems so far, in the order of the files, each with its mark."""
+
+    @property
+    def base(self) -> str:
+        """Folder of the spec, absolute: relative paths start here."""
+        return str(self.files[0][0].absolute().parent) if self.files else "."
 
     def locate(self, problem: Problem) -> Problem:
         """The problem with the mark of its path, or of the deepest known place above it."""
@@ -60,10 +66,11 @@ class Loaded(Reading):
 def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Reading:
     """Read a spec file, what it extends and `overrides` such as `phases.pretrain.optimizer.lr=3e-4`. Never raises.
 
-    Problems are in the result; `sections` holds what is valid.
+    A name that is no file, such as `quickstart`, is a shipped spec. Problems are in the result; `sections` holds what
+    is valid.
     """
     layers = Layers()
-    root = layers.read(FilePath(path))
+    root = layers.read(spec_file(FilePath(path)))
     files = tuple(layers.files.items())
     if root is None:
         empty = Tree({}, {}, frozenset({()}))

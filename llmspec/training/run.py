@@ -15,6 +15,7 @@ from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import RunError
 from llmspec.data import leaks
 from llmspec.data.prepare import prepare
+from llmspec.data.proofs import data_proofs
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
 from llmspec.training.stop import on_signals
@@ -33,7 +34,7 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
     wanted = Lock.read(locked) if locked else None
     prepared = prepare(plan, offline=offline, progress=watcher.progress)
     plan = complete(plan, prepared.measured)
-    proofs = (*prove(plan), *prepared.proofs)
+    proofs = (*prove(plan), *data_proofs(prepared))
     refuse(proofs)
     lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
     if wanted and (found := differences(wanted, lock)):

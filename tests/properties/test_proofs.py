@@ -22,6 +22,7 @@ from llmspec.data.layout import PlainLayout
 from llmspec.data.leaks import HeldOut
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.prepare import Prepared, prepare
+from llmspec.data.proofs import data_proofs
 from llmspec.spec import load_spec
 
 
@@ -74,17 +75,17 @@ def test_what_runs_is_proven(data: dict[str, Any], tmp_path_factory: pytest.Temp
         event("refused")
         return
     event("completed")
-    found = (*prove(complete(plan, prepared.measured)), *prepared.proofs)
+    found = (*prove(complete(plan, prepared.measured)), *data_proofs(prepared))
     assert not failed(found), found
     allowed = data["data"].get("leaks") == "allow"
     assert {p.name for p in found if p.holds is None} == ({UNSEEN} if allowed else set())
-    assert {p.name for p in pending(plan)} == {p.name for p in prepared.proofs}
+    assert {p.name for p in pending(plan)} == {p.name for p in data_proofs(prepared)}
     assert all(Proof.model_validate_json(p.model_dump_json()) == p for p in found)
 
 
 @pytest.mark.parametrize("mask", [True, False])
 def test_data_are_proven_with_counts(tmp_path: Path, mask: bool) -> None:
-    found = {proof.name: proof for proof in prepare(chat_plan(tmp_path, mask=mask)).proofs}
+    found = {proof.name: proof for proof in data_proofs(prepare(chat_plan(tmp_path, mask=mask)))}
     assert set(found) == {LEARNED, MARKED, UNSEEN, *([NUMBERED] if mask else [])}
     assert all(proof.holds for proof in found.values()) and "8 blocks" in found[LEARNED].evidence
     assert "compared" in found[UNSEEN].evidence and "drawn blocks" in found[MARKED].evidence
@@ -169,45 +170,46 @@ def tampered(plan: Any, layout: type, **arrays: Any) -> Prepared:
 
 def test_a_lost_sft_mask_is_caught(tmp_path: Path) -> None:
     everything = tampered(chat_plan(tmp_path), DialogueLayout, _counts=np.ones_like)
-    assert failed(everything.proofs) == [MARKED]
-    (proof,) = [p for p in everything.proofs if p.holds is False]
+    assert failed(data_proofs(everything)) == [MARKED]
+    (proof,) = [p for p in data_proofs(everything) if p.holds is False]
     assert "'question" in proof.evidence or "is learned and should not be" in proof.evidence
     assert proof.path == ("phases", "chat", "mixture", "talk")
 
 
 def test_learning_the_wrong_side_is_caught(tmp_path: Path) -> None:
-    assert failed(tampered(chat_plan(tmp_path), DialogueLayout, _counts=lambda c: np.roll(c, 1)).proofs) == [MARKED]
+    swapped = tampered(chat_plan(tmp_path), DialogueLayout, _counts=lambda c: np.roll(c, 1))
+    assert failed(data_proofs(swapped)) == [MARKED]
 
 
 def test_a_batch_with_nothing_to_learn_is_caught(tmp_path: Path) -> None:
-    assert LEARNED in failed(tampered(chat_plan(tmp_path), DialogueLayout, _counts=np.zeros_like).proofs)
+    assert LEARNED in failed(data_proofs(tampered(chat_plan(tmp_path), DialogueLayout, _counts=np.zeros_like)))
     counts = tampered(chat_plan(tmp_path), DialogueLayout, _supervised=np.zeros_like)
-    assert failed(counts.proofs) == [LEARNED]
+    assert failed(data_proofs(counts)) == [LEARNED]
 
 
 @pytest.mark.parametrize("layout", [DialogueLayout, PlainLayout])
 def test_a_leak_across_documents_is_caught(layout: type, tmp_path: Path) -> None:
     unmasked = tampered(chat_plan(tmp_path), layout, _mask=lambda mask: False)
-    assert failed(unmasked.proofs) == [NUMBERED]
+    assert failed(data_proofs(unmasked)) == [NUMBERED]
 
 
 def test_a_validation_document_in_training_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = chat_plan(tmp_path)
     plan.sources[0] = plan.sources[0].model_copy(update={"source": source(
         "inline", records=tuple({"q": "one", "a": f"some text, number {i}"} for i in range(100)), text="{a}")})
-    assert not failed(prepare(plan).proofs) and prepare(plan).in_both["talk"] > 0
+    assert not failed(data_proofs(prepare(plan))) and prepare(plan).in_both["talk"] > 0
     monkeypatch.setattr(HeldOut, "split", lambda self, items: ({"plain": items, "dialogue": items},
                                                               {"plain": [], "dialogue": []}))
     monkeypatch.setattr(reading_texts, "FORMAT", -1)
-    (proof,) = [p for p in prepare(plan).proofs if p.holds is False]
+    (proof,) = [p for p in data_proofs(prepare(plan)) if p.holds is False]
     assert proof.name == UNSEEN and "of talk's training text validates text" in proof.evidence
 
 
 def test_leaks_that_are_allowed_are_said_and_not_refused(tmp_path: Path) -> None:
     prepared = prepare(chat_plan(tmp_path, leaks="allow"))
-    (proof,) = [p for p in prepared.proofs if p.name == UNSEEN]
+    (proof,) = [p for p in data_proofs(prepared) if p.name == UNSEEN]
     assert proof.holds is None and "data.leaks: allow" in proof.evidence
-    refuse(prepared.proofs)
+    refuse(data_proofs(prepared))
 
 
 @pytest.mark.parametrize(("change", "reason"), [
