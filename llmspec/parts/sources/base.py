@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from llmspec.core.units import Share, Text
 from llmspec.parts.base import Part
+from llmspec.parts.sources.notes import Notes
 from llmspec.parts.sources.template import parse
 from llmspec.parts.tokenizers.base import SPECIALS, ChatRole
 
@@ -36,6 +37,8 @@ class Fetcher(Protocol):
 
     base: Path
     """Folder of the spec: relative paths start here."""
+    notes: Notes
+    """What is left out or guessed on the way is added here; `noting` gives a source its own."""
 
     def package(self, name: str, version: str, sha256: str) -> Path:
         """Folder of the unpacked wheel; raises DataError (no network, wrong hash, unsafe archive, offline)."""

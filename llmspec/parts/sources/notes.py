@@ -1,0 +1,45 @@
+"""What reading a source left out or had to guess, counted by reason: said to the user, never silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SHOWN = 5
+"""Examples kept for a reason; the others are only counted."""
+
+
+@dataclass
+class Notes:
+    """Counts by reason, with the first few names of each. One for a source: `source.documents(fetch.noting(notes))`.
+
+    A reason reads well after a number and "files" or "records": `empty files`, `folders of runs`, `links to files that
+    are read already`.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str = "", count: int = 1) -> None:
+        """`count` more for a reason; `name` says which one."""
+        self.counts[reason] = self.counts.get(reason, 0) + count
+        if name and len(shown := self.examples.setdefault(reason, [])) < SHOWN:
+            shown.append(name)
+
+    def lines(self) -> Iterator[str]:
+        """A line for each reason: `3 empty files: a.txt, b.txt, c.txt`."""
+        for reason, count in self.counts.items():
+            shown = self.examples.get(reason, [])
+            more = ", ..." if shown and count > len(shown) else ""
+            yield f"{count:,} {reason}" + (f": {', '.join(shown)}{more}" if shown else "")
+
+    def dump(self) -> dict[str, Any]:
+        """JSON-able: kept beside what was made of the source, since reading it again is not needed to say it again."""
+        return {reason: [count, self.examples.get(reason, [])] for reason, count in self.counts.items()}
+
+    @classmethod
+    def parse(cls, dumped: Mapping[str, Any]) -> Notes:
+        """The notes of a dump()."""
+        return cls({reason: int(found[0]) for reason, found in dumped.items()},
+                   {reason: list(found[1]) for reason, found in dumped.items() if found[1]})
