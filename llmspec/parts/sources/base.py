@@ -19,12 +19,15 @@ class Document(NamedTuple):
     """One document: plain `text`, or a `record` of named fields that templates shape.
 
     `name` is where it stood (a file, a topic), `item` which of several there: a line number or a key.
+    A long text comes in stretches, one after another: all but the last have `more`.
     """
 
     name: str
     text: str = ""
     record: dict[str, Any] | None = None
     item: str = ""
+    more: bool = False
+    """Whether the next one goes on with this text, character by character."""
 
     @property
     def where(self) -> str:
