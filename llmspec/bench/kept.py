@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from llmspec.core.devices import cores
+from llmspec.core.devices import cores, threads
 from llmspec.core.folders import cache_dir
 from llmspec.core.hashing import digest
 from llmspec.kernels import toolchain
@@ -53,5 +53,5 @@ def machine_key(device: str) -> str:
     Nothing heavy is imported for it, since `explain` asks. Raises ToolchainError where a CPU has no compiler.
     """
     compiler = toolchain.prepare().identity if device.startswith("CPU") else ""
-    threads = {k: v for k, v in os.environ.items() if k.endswith(("_NUM_THREADS", "LLMSPEC_THREADS"))}
-    return digest([device, processor(), cores(), compiler, threads])
+    others = {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")}
+    return digest([device, processor(), cores(), threads(), compiler, others])

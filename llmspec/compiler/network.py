@@ -7,7 +7,7 @@ from dataclasses import replace
 from llmspec.compiler.draft import Draft, closed, open_keys
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.core import devices
-from llmspec.core.problems import Problem
+from llmspec.core.problems import Problem, RunError
 from llmspec.parts.base import Default, Dims, ModelPart, TensorSpec
 from llmspec.spec.schema import ModelSpec
 
@@ -22,10 +22,15 @@ def choose_device(draft: Draft) -> Draft:
 
 
 def check_device(draft: Draft) -> Draft:
-    """What only a GPU does is refused on a CPU, which would do it more slowly or not at all."""
+    """What only a GPU does is refused on a CPU, which would do it more slowly or not at all; so is a number of threads
+    that is none."""
     device, sections = draft.device or "", draft.sections
     if not device.startswith("CPU"):
         return draft
+    try:
+        devices.threads()
+    except RunError as wrong:
+        draft = draft.with_problems(list(wrong.problems))
     here = f"the device is {device}" + (", which `auto` found here" if sections.device == "auto" else "")
     problems = []
     if sections.precision not in (None, "float32"):

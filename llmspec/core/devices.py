@@ -1,24 +1,94 @@
-"""Which device `auto` means here, and its cores, found without importing tinygrad."""
+"""Which device `auto` means here, and how many threads to use, found without importing tinygrad."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import re
 import shutil
 import sys
+from pathlib import Path
+
+from llmspec.core import cgroups
+from llmspec.core.problems import RunError, nearest
+
+THREADS, OMP_THREADS = "LLMSPEC_THREADS", "OMP_NUM_THREADS"
+MOST_THREADS = 64
+"""As many as the C functions have room for (kernels/c/pool.c)."""
+DEVICES = ("CPU", "CUDA", "METAL", "NV", "AMD")
+"""What DEV may name; its further parts, as in CUDA:1, are tinygrad's."""
+VARIABLES = ("LLMSPEC_CACHE", "LLMSPEC_THREADS", "LLMSPEC_TINYGRAD", "LLMSPEC_HYPOTHESIS", "LLMSPEC_QUICKSTART")
+"""Environment variables of llmspec; the last two are for its tests."""
 
 
 def automatic() -> tuple[str, str]:
-    """(device, why): what DEV names, else an NVIDIA GPU, else an Apple GPU, else the CPU."""
-    if named := os.environ.get("DEV", ""):
-        return named.split(":")[0].upper() if named.upper().startswith("CPU") else named.upper(), "DEV names it"
+    """(device, why): what DEV names, else an NVIDIA GPU, else an Apple GPU, else the CPU.
+
+    A DEV that names no device, as other programs use it (`DEV=production`), is ignored, and the reason says so.
+    """
+    named, ignored = os.environ.get("DEV", ""), ""
+    if named:
+        device = named.upper()
+        if re.fullmatch(rf"({'|'.join(DEVICES)})(:[\w.,+-]*)*", device):
+            return "CPU" if device.startswith("CPU") else device, "DEV names it"
+        ignored = f"; DEV={named[:40]!r} names no device ({', '.join(DEVICES)}) and is ignored"
     if shutil.which("nvidia-smi") and os.path.exists("/dev/nvidiactl"):
-        return "CUDA", "an NVIDIA GPU is here"
+        return "CUDA", "an NVIDIA GPU is here" + ignored
     if sys.platform == "darwin" and platform.machine() == "arm64":
-        return "METAL", "an Apple GPU is here"
-    return "CPU", "no GPU was found"
+        return "METAL", "an Apple GPU is here" + ignored
+    return "CPU", "no GPU was found" + ignored
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def affinity() -> int:
+    """Cores that this process may be put on: all, or what `taskset` or a batch system left."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores(root: Path = Path("/")) -> int:
+    """Cores that this process may keep busy: its affinity, and its container's quota of time, rounded.
+
+    Of a quota of 1.5 a second thread makes half again as much; of one of 1.2 it takes as much as it gives.
+    """
+    limit = cgroups.quota(root) if sys.platform == "linux" else None
+    return affinity() if limit is None else min(affinity(), max(1, math.floor(limit + 0.5)))
+
+
+def threads(root: Path = Path("/")) -> int:
+    """Threads to compute with: LLMSPEC_THREADS, else OMP_NUM_THREADS up to `cores()`, else `cores()`.
+
+    Raises RunError where LLMSPEC_THREADS is no number of threads. An OMP_NUM_THREADS that is none is ignored, as OpenMP
+    does; `remarks()` tells.
+    """
+    asked = os.environ.get(THREADS, "").strip()
+    if asked:
+        if not re.fullmatch(r"\+?0*[1-9]\d{0,8}", asked) or int(asked) > MOST_THREADS:
+            raise RunError(f"{THREADS}={asked[:40]!r} is no number of threads",
+                           f"a number from 1 to {MOST_THREADS}; unset, it would be {cores(root)} here",
+                           "the number of threads would be a guess")
+        return int(asked)
+    limit = _omp_threads()
+    return cores(root) if limit is None else min(limit, cores(root))
+
+
+def remarks(root: Path = Path("/")) -> list[str]:
+    """What this process's environment says that is not done as it is written, one sentence each."""
+    found = []
+    said = os.environ.get(OMP_THREADS, "").strip()
+    if said and not os.environ.get(THREADS, "").strip():
+        limit, here = _omp_threads(), cores(root)
+        if limit is None:
+            found.append(f"{OMP_THREADS}={said[:40]!r} is no number of threads and is ignored")
+        elif limit > here:
+            found.append(f"{OMP_THREADS}={limit} is more than the {here} cores that this process may use: "
+                         f"{here} threads; {THREADS}={min(limit, MOST_THREADS)} would insist")
+    for name in sorted(n for n in os.environ if n.startswith("LLMSPEC_") and n not in VARIABLES):
+        near = nearest(name, VARIABLES[:3])
+        found.append(f"{name} is no variable of llmspec and is ignored" + (f"; did you mean {near}?" if near else ""))
+    return found
+
+
+def _omp_threads() -> int | None:
+    """OMP_NUM_THREADS as OpenMP reads it: a positive number, or a list of them, of which the first is the outermost."""
+    levels = [word.strip() for word in os.environ.get(OMP_THREADS, "").split(",")]
+    return int(levels[0]) if all(re.fullmatch(r"\+?0*[1-9]\d{0,17}", word) for word in levels) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from tinygrad import Tensor, UOp, dtypes
 from tinygrad.uop.ops import KernelInfo, Ops
 
-from llmspec.core.devices import cores
+from llmspec.core.devices import threads
 from llmspec.kernels import blas_library
 from llmspec.kernels.toolchain import prepare
 
@@ -32,7 +31,6 @@ calls several one after another, each thread does its own."""
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 FLAGS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", *WIDE)
 """What lets clang vectorise the sums; nothing that assumes away NaN or infinity."""
-THREADS = "LLMSPEC_THREADS"
 AVX512_LANES = 16
 
 Gradient = Callable[..., "tuple[UOp | None, ...]"]
@@ -43,14 +41,6 @@ def source() -> str:
     """All of kernels/c as one text; the compiler's messages name the files."""
     folder = Path(__file__).with_name("c")
     return "\n".join(f'#line 1 "{n}.c"\n{(folder / f"{n}.c").read_text("utf-8")}' for n in SOURCES)
-
-
-def threads() -> int:
-    """Cores that this process may use, or what LLMSPEC_THREADS says."""
-    asked = os.environ.get(THREADS, "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    return cores()
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from llmspec.bench import pace
 from llmspec.bench.machine import known_peak, peak_flops
 from llmspec.compiler import Plan, complete, prove, refuse
 from llmspec.compiler.plan import PhasePlan
+from llmspec.core import devices
 from llmspec.core.problems import RunError
 from llmspec.data import leaks
 from llmspec.data.prepare import prepare
@@ -55,8 +56,8 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
         bench = Bench(plan, prepared, lowering(plan.device, precision=plan.precision), watcher, stop)
         if plan.device.startswith("CPU") and bench.lowering.name.startswith("plain"):
             watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
-        if busy := others_at_work():
-            watcher.notice(busy)
+        for said in (*devices.remarks(), *others_at_work()):
+            watcher.notice(said)
         watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
         folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), sources_of(plan), lock,
                      proofs)
@@ -118,14 +119,14 @@ def loop(phase: PhasePlan) -> Any:
     return loops[phase.phase.loop]
 
 
-def others_at_work() -> str:
-    """A notice where other processes keep the cores busy; '' where they do not, or the system does not say."""
+def others_at_work() -> list[str]:
+    """A notice where other processes keep the cores busy; none where they do not, or the system does not say."""
     import os
 
     load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
     if load < 0.75 * cores:
-        return ""
-    return f"other processes are at work (load {load:.1f} on {cores} cores): this run is slower beside them"
+        return []
+    return [f"other processes are at work (load {load:.1f} on {cores} cores): this run is slower beside them"]
 
 
 def resolved(plan: Plan) -> str:

@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_THREADS = 64, PATIENCE = 20000 };
+// Waiting threads spin, since waking one takes longer than most jobs. Now and then they offer their core to whoever else
+// wants it: where other processes are at work, or cores are fewer than threads, spinning would take what a job needs.
+enum { MOST_THREADS = 64, PATIENCE = 20000, POLITE = 256 };
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -93,7 +95,10 @@ static void *worker(void *thread) {
     int spins = 0;
     while (atomic_load(&pool.number) == seen) {
       if (++spins < PATIENCE) {
-        relax();
+        if (spins % POLITE)
+          relax();
+        else
+          sched_yield();
         continue;
       }
       pthread_mutex_lock(&pool.lock);
@@ -126,7 +131,7 @@ static void share_out(Task task, const void *job, int64_t count) {
   }
   take(number, 0);
   for (int spins = 0; atomic_load(&pool.unfinished) > 0;)
-    if (++spins % PATIENCE)
+    if (++spins % POLITE)
       relax();
     else
       sched_yield();
