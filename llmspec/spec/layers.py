@@ -15,6 +15,8 @@ from typing import Any
 
 from llmspec.core import shipped
 from llmspec.core.problems import Mark, Path, Problem, dotted, nearest
+from llmspec.core.regular import NotRegular, TooLarge, read_regular
+from llmspec.core.units import size
 from llmspec.spec.recovery import Parsed, parse
 from llmspec.spec.shape import Shape, spec_shape
 from llmspec.spec.yaml12 import Node, described
@@ -101,17 +103,17 @@ class Layers:
             self.problems.append(Problem(message, key, hint=hint, mark=at))
 
         try:
-            raw = path.read_bytes()
+            raw = read_regular(path, MAX_BYTES)
         except FileNotFoundError:
             return wrong(f"there is no file `{path}`", _other_file(path))
-        except IsADirectoryError:
-            return wrong(f"`{path}` is a folder", "name the spec file inside it: " + (_any_spec(path) or "spec.yaml"))
+        except TooLarge as error:
+            return wrong(f"`{path}` has {size(error.size)}, which is no spec", "keep text in files of its own")
+        except NotRegular as error:
+            if path.is_dir():
+                return wrong(f"`{path}` is a folder", f"name the spec file inside it: {_any_spec(path) or 'spec.yaml'}")
+            return wrong(f"`{path}` is {error.strerror}", "save the spec as a file, and name that")
         except (OSError, ValueError) as error:
             return wrong(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}")
-        if len(raw) > MAX_BYTES:
-            return wrong(
-                f"`{path}` has {len(raw) >> 20} MiB, which is no spec", "keep text in files under `data.sources`"
-            )
         try:
             return raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
