@@ -17,7 +17,7 @@ from llmspec.core.units import Budget, Share
 from llmspec.data import prepare as preparing
 from llmspec.data.fetch import Fetch
 from llmspec.data.prepare import Prepared, prepare
-from llmspec.data.shaping import Marker, Turn, dialogue, fill, plain_text
+from llmspec.data.shaping import Dropped, Marker, Turn, dialogue, fill, plain_text
 from llmspec.parts import phases, sources, tokenizers
 from llmspec.parts.sources import Document, Source, Validation
 from llmspec.parts.sources.template import parse
@@ -151,10 +151,10 @@ def test_templates_know_names_and_nothing_else() -> None:
 
 
 def test_markers_count_in_templates_and_never_in_fields() -> None:
-    record = Document("f", record={"a": "say <|m|> now", "n": 3, "yes": True})
-    assert fill("{n} <|m|>{a}<|x|>{yes}", record, ("<|m|>",)) == ("3 ", "<|m|>", "say <|m|> now<|x|>true")
-    assert [isinstance(p, Marker) for p in fill("{n} <|m|>{a}", record, ("<|m|>",)) or ()] == [False, True, False]
-    assert fill("{n} <|m|>", record) == ("3 <|m|>",)
+    fields = {"a": "say <|m|> now", "n": 3, "yes": True}
+    assert fill("{n} <|m|>{a}<|x|>{yes}", fields, ("<|m|>",)) == ("3 ", "<|m|>", "say <|m|> now<|x|>true")
+    assert [isinstance(p, Marker) for p in fill("{n} <|m|>{a}", fields, ("<|m|>",))] == [False, True, False]
+    assert fill("{n} <|m|>", fields) == ("3 <|m|>",)
 
 
 def test_records_as_text_and_as_dialogues() -> None:
@@ -165,7 +165,7 @@ def test_records_as_text_and_as_dialogues() -> None:
     assert plain_text(source("inline", records=(record,), text="{title}: {n}"), document) == ("Hen: 3",)
     assert dialogue(part, document) == [Turn("user", ("Hen?",)), Turn("assistant", ("a bird.",)), Turn("user", ("so",))]
     for field in ("empty", "none"):
-        assert plain_text(source("inline", records=(record,), text=f"{{{field}}}!"), document) is None
+        assert plain_text(source("inline", records=(record,), text=f"{{{field}}}!"), document) == Dropped("empty")
     chat = Document("f", record={"chat": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})
     part = source("inline", records=(record,), messages="chat")
     assert dialogue(part, chat) == [Turn("user", ("hi",)), Turn("assistant", ("ho",))]
@@ -200,7 +200,7 @@ def test_a_plan_becomes_streams_once(kind: str, tmp_path: Path, cache: Path, mon
     plan = small_plan(tmp_path, tokenizer=tokenizers.TABLE[kind](**settings))
     first = prepare(plan)
     left_out = first.measured.phases["chat"][0].left_out
-    assert left_out and left_out + first.validation("chat")["wiki"].left_out["an empty field"] == len(EMPTY)
+    assert left_out and left_out + first.validation("chat")["wiki"].left_out["empty"] == len(EMPTY)
     play, wiki = first.measured.sources
     assert (play.documents, wiki.documents) == (1, len(WIKI) + len(EMPTY))
     assert (play.train_characters or 0) + (play.validation_characters or 0) == len((tmp_path / "play.txt").read_text())

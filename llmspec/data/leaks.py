@@ -94,7 +94,7 @@ class HeldOut:
             text = self._texts.get(alike(item.text)) if self._texts else None
             spoken = self._spoken.get(turns_alike(item.turns)) if self._spoken and item.turns else None
             for form, place in (("plain", text), ("dialogue", text or spoken)):
-                if place is None:
+                if place is None or form in item.dropped:
                     clean[form].append(item)
                 else:
                     leaks[form].append(Leak(item.document.where, place))

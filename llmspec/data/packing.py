@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmspec.data.layout import Batch, Counts, shuffled
+from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.tokenizers.base import ROLES
-
-TOO_LONG, NOTHING_LEARNED = "longer than the context", "nothing to learn from"
 
 
 class DialogueLayout:

@@ -16,7 +16,18 @@ from llmspec.data import entries
 from llmspec.data.entries import Entry
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.leaks import EXAMPLES, doubled, refusal
-from llmspec.data.reading import FORMAT, Reading, View, content_keys, fingerprints, read_all, thinned
+from llmspec.data.reading import (
+    FORMAT,
+    Reading,
+    View,
+    content_keys,
+    dropped,
+    each_source,
+    fingerprints,
+    read_all,
+    thinned,
+)
+from llmspec.data.recognition import Found, form_of, recognise, unrecognised
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts, spelled
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
@@ -64,10 +75,19 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     sources = {s.name: s.source for s in plan.sources if s.name in used}
     if missing := sorted(used - sources.keys()):
         raise DataError(f"no source is called {', '.join(missing)}", "write it under data.sources")
-    views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources)})
     prints = fingerprints(sources, fetch)
+    try:
+        found = each_source(sources, lambda name, source: recognise(source, fetch, prints[name]))
+    except DataError:
+        # Reading everything finds the problems of all sources at once, not of the first records alone.
+        read_all(sources, (), fetch, plan.tokenizer.markers, report, plan.leaks)
+        raise
+    if problems := [problem for phase in plan.phases for problem in unrecognised(phase.name, phase.phase, found)]:
+        raise DataError(problems)
+    views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.leaks)
-    maker = _Maker(plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks)
+    maker = _Maker(plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks,
+                   found)
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
     prepared = Prepared(plan, codec, maker, tokens)
@@ -75,9 +95,9 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     return prepared
 
 
-def views_of(phase: Phase, sources: Mapping[str, Source]) -> list[View]:
+def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[View]:
     """How a phase reads each source of its mixture."""
-    return [View(name, "dialogue" if phase.dialogues and sources[name].has_dialogues else "plain")
+    return [View(name, form_of(phase, sources[name], found[name]))
             for name, share in phase.mixture.items() if share.percent > 0]
 
 
@@ -108,6 +128,7 @@ class _Maker:
     fetch: Fetch
     report: Progress
     leaks: str
+    found: Mapping[str, Found]
 
     @cached_property
     def readings(self) -> dict[str, Reading]:
@@ -168,8 +189,9 @@ class _Maker:
         for name, side in sides.items():
             found = encode(codec, side, tell)
             found.save(folder, name)
+            lost, examples = dropped(all_[name], view.form)
             counts[name] = {"documents": len(side), "tokens": len(found.tokens),
-                            "characters": int(found.characters.sum()), "empty": len(all_[name]) - len(side)}
+                            "characters": int(found.characters.sum()), "dropped": lost, "examples": examples}
         return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
                 "in_both": len(reading.leaks[view.form]), "leaks": reading.leaks[view.form][:EXAMPLES],
                 "content": reading.content.get(view.form, "")}
@@ -192,14 +214,14 @@ class Prepared:
 
         if phase not in self._streams:
             part = self._phases[phase]
-            views = views_of(part, self._sources)
+            views = views_of(part, self._sources, self._maker.found)
             about = {view.source: self._tokens[view].about for view in views}
             self._streams[phase] = PhaseStream(
                 phase, part, {view.source: self._open(view, "train") for view in views},
                 max_epochs={name: source.max_epochs for name, source in self._sources.items()},
                 seed=self._plan.seed, context=self._plan.model.context, end=self.codec.specials[END],
                 content=self.fingerprint(phase),
-                empty={source: found["train"]["empty"] for source, found in about.items()},
+                dropped={source: found["train"]["dropped"] for source, found in about.items()},
                 in_both={source: found["in_both"] for source, found in about.items()},
             )
         return self._streams[phase]
@@ -210,12 +232,12 @@ class Prepared:
 
         part, context, end = self._phases[phase], self._plan.model.context, self.codec.specials[END]
         return {view.source: ValidationSet(view.source, part, self._open(view, "validation"), context, end,
-                                           self._tokens[view].about["validation"]["empty"])
-                for view in views_of(part, self._sources) if self._sources[view.source].validation}
+                                           self._tokens[view].about["validation"]["dropped"])
+                for view in views_of(part, self._sources, self._maker.found) if self._sources[view.source].validation}
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
-        views = views_of(self._phases[phase], self._sources)
+        views = views_of(self._phases[phase], self._sources, self._maker.found)
         return digest({"tokenizer": self._codec_hash, "texts": [[*view, self._keys[view]] for view in views]})
 
     @property
@@ -276,7 +298,7 @@ class Prepared:
             problems += [refusal(view.source, about["in_both"], about["leaks"]) for view, about in
                          ((view, entry.about) for view, entry in self._tokens.items()) if about["in_both"]]
         for name, phase in self._phases.items():
-            views = views_of(phase, self._sources)
+            views = views_of(phase, self._sources, self._maker.found)
             problems += doubled(name, {view: self._tokens[view].about["content"] for view in views})
             try:
                 self.stream(name)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from llmspec.core.hashing import digest
-from llmspec.core.problems import DataError, Problem
+from llmspec.core.problems import DataError, one_of
+from llmspec.data.formats import FORMATS, TEXTS
 from llmspec.data.leaks import HeldOut, Leak, content
-from llmspec.data.shaping import Pieces, Turn, dialogue, plain_text
+from llmspec.data.shaping import Dropped, Pieces, Turn, dialogue, plain_text
 from llmspec.data.split import Shaped, split
 from llmspec.parts.sources import Document, Fetcher, Source
 
-FORMAT = 3
+FORMAT = 4
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
-MOST_PROBLEMS = 5
+DROPPED_EXAMPLES = 3
+"""Dropped documents that are named for each reason; all are counted."""
 _LONG = 10_000
 """Characters from which a document can be shortened instead of left out."""
 
@@ -106,7 +109,8 @@ def content_keys(sources: Mapping[str, Source], prints: Mapping[str, Any], marke
     for name, source in sources.items():
         plain = {"format": FORMAT, "kind": getattr(source, "kind", ""), "revision": source.revision,
                  "fingerprint": prints[name], "text": source.text, "messages": source.messages,
-                 "validation": str(source.validation), "markers": list(markers)}
+                 "validation": str(source.validation), "markers": list(markers),
+                 **({} if source.shaped else {"recognised": [FORMATS, TEXTS]})}
         own[View(name, "plain")] = plain
         own[View(name, "dialogue")] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
     held_out = {form: sorted(digest(own[View(name, form)]) for name, source in sources.items() if source.validation)
@@ -133,26 +137,55 @@ def thinned(texts: Sequence[str], fraction: float) -> list[str]:
     return out
 
 
+def dropped(items: Iterable[Shaped], form: Form) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Of documents that are not read in that form: reason -> how many, and reason -> the first of them, in words."""
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    for item in items:
+        if (why := item.dropped.get(form)) is None:
+            continue
+        counts[why.reason] += 1
+        told = examples.setdefault(why.reason, [])
+        if len(told) < DROPPED_EXAMPLES:
+            told.append(item.document.where + (f": {why.detail}" if why.detail else ""))
+    return dict(counts), examples
+
+
 def _read(source: Source, fetch: Fetcher, markers: Sequence[str], dialogues: bool) -> Reading:
     items: list[Shaped] = []
-    problems: list[Problem] = []
+    missing = set(source.fields(dialogues))
+    record: Document | None = None
     for document in source.documents(fetch):
-        try:
-            items.append(_shape(source, document, markers, dialogues))
-        except DataError as error:
-            problems += error.problems
-            if len(problems) >= MOST_PROBLEMS:
-                break
-    if problems:
-        raise DataError(problems)
+        if document.record is not None:
+            missing -= document.record.keys()
+            record = record or document
+        items.append(_shape(source, document, markers, dialogues))
     if not items:
         raise DataError("the source holds no document", "name other files", "there would be nothing to learn from")
+    if missing:
+        raise _no_field(sorted(missing), record, items[0].document)
     sides = split(items, source.validation)
     return Reading(len(items), sides.train, sides.validation, content(items))
 
 
+def _no_field(names: Sequence[str], record: Document | None, first: Document) -> DataError:
+    """The problem of templates whose fields no record has."""
+    what = ", ".join(f"`{name}`" for name in names)
+    if record is None or record.record is None:
+        return DataError(
+            f"{first.where} is plain text, without the fields {what} that the templates need",
+            "take out `text:`, `dialogue:` and `messages:`, or read records from .jsonl or .json files",
+            "there would be nothing to fill the templates with")
+    keys = [str(key) for key in record.record]
+    return DataError(f"no record has a field {what}; {record.where} has {', '.join(keys)}", one_of(names[0], keys),
+                     "the template could not be filled")
+
+
 def _shape(source: Source, document: Document, markers: Sequence[str], dialogues: bool) -> Shaped:
-    plain = plain_text(source, document, markers)
-    turns = dialogue(source, document, markers) if dialogues else None
+    found: dict[Form, Any] = {"plain": plain_text(source, document, markers)}
+    if dialogues:
+        found["dialogue"] = dialogue(source, document, markers)
+    why = {form: value for form, value in found.items() if isinstance(value, Dropped)}
+    plain, turns = (None if form in why else found.get(form) for form in ("plain", "dialogue"))
     text = "".join(plain) if plain else json.dumps(document.record, ensure_ascii=False, default=str)
-    return Shaped(document, text, plain, turns)
+    return Shaped(document, text, plain, turns, why)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from llmspec.core.problems import DataError, Problem
-from llmspec.data.shaping import Pieces, Turn
+from llmspec.data.shaping import Dropped, Pieces, Turn
 from llmspec.parts.sources import Document, Validation
 
 
 class Shaped(NamedTuple):
-    """A document with what is made of it; None where a field it needs is empty or that form is not wanted."""
+    """A document with what is made of it; None where that form is dropped or not wanted."""
 
     document: Document
     text: str
     """What it is recognised by: its plain text, or its whole record where that has none."""
     plain: Pieces | None
     turns: list[Turn] | None = None
+    dropped: Mapping[str, Dropped] = {}
+    """Form -> why the document is not read in it."""
 
 
 class Split(NamedTuple):
@@ -86,12 +88,12 @@ def _tail(items: Sequence[Shaped], fraction: float) -> Split:
             sides.validation.append(item)
         elif cut >= length:
             sides.train.append(item)
-        elif item.document.record is not None:
+        elif item.document.record is not None or item.plain is None:
             (sides.train if 2 * cut >= length else sides.validation).append(item)
         else:
             for side, text in zip(sides, _cut(item.text, cut), strict=True):
                 if text.strip():
-                    side.append(Shaped(item.document._replace(text=text), text, (text,)))
+                    side.append(item._replace(document=item.document._replace(text=text), text=text, plain=(text,)))
         start += length
     return sides
 

@@ -19,16 +19,16 @@ from llmspec.parts.phases import Phase
 if TYPE_CHECKING:
     from llmspec.compiler.plan import SharePlan
 
-EMPTY = "an empty field"
 
 
 class PhaseStream:
     """Random access to what a phase reads. Row order is drawn from the seed; shares hold in every stretch of it."""
 
     def __init__(self, name: str, phase: Phase, data: Mapping[str, TokenSet], *, max_epochs: Mapping[str, float],
-                 seed: int, context: int, end: int, content: str = "", empty: Mapping[str, int] | None = None,
+                 seed: int, context: int, end: int, content: str = "",
+                 dropped: Mapping[str, Mapping[str, int]] | None = None,
                  in_both: Mapping[str, int] | None = None) -> None:
-        """`data` are the training tokens of the mixture's sources; `empty` counts documents left out before,
+        """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
         `in_both` those that are validated with too.
 
         Raises:
@@ -41,8 +41,8 @@ class PhaseStream:
         """Source -> reason -> documents that the phase does not read."""
         self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s)) for s in self.sources}
         for source, layout in self._layouts.items():
-            before = {EMPTY: (empty or {}).get(source, 0)}
-            self.left_out[source] = {why: n for why, n in {**layout.left_out, **before}.items() if n}
+            before = (dropped or {}).get(source, {})
+            self.left_out[source] = {why: n for why, n in {**before, **layout.left_out}.items() if n}
         self._check_length(data)
         demands = [Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
                    for s, layout in self._layouts.items()]

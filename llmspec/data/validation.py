@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import ceil
 
 import numpy as np
 
 from llmspec.data.layout import Batch, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout, pad_after
-from llmspec.data.stream import EMPTY, layout_of
+from llmspec.data.stream import layout_of
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
 
@@ -22,13 +22,14 @@ class ValidationSet:
     character by `characters`.
     """
 
-    def __init__(self, source: str, phase: Phase, data: TokenSet, context: int, end: int, empty: int = 0) -> None:
-        """`empty` counts documents without this form, since a field was empty."""
+    def __init__(self, source: str, phase: Phase, data: TokenSet, context: int, end: int,
+                 dropped: Mapping[str, int] | None = None) -> None:
+        """`dropped` counts documents that are not read in this form, by reason."""
         self.source = source
         self._rows, self._context, self._end, self._mask = phase.batch, context, end, phase.document_mask
         self._layout = layout_of(data, phase, context, end, None)
         self.left_out: dict[str, int] = {
-            why: n for why, n in {**self._layout.left_out, EMPTY: empty}.items() if n
+            why: n for why, n in {**(dropped or {}), **self._layout.left_out}.items() if n
         }
         """Reason -> documents that are not validated on."""
         if isinstance(self._layout, DialogueLayout):

@@ -13,9 +13,9 @@ from llmspec.core.units import Budget, Share
 from llmspec.data.layout import Batch, PlainLayout, blank, shuffled
 from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
-from llmspec.data.packing import NOTHING_LEARNED, TOO_LONG, DialogueLayout
+from llmspec.data.packing import DialogueLayout
 from llmspec.data.reading import thinned
-from llmspec.data.shaping import Marker, Turn
+from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG, Marker, Turn
 from llmspec.data.split import Shaped, split
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts
@@ -322,7 +322,7 @@ def test_a_source_shorter_than_a_block_or_read_too_often_is_named() -> None:
         stream_of(phase_of("sft", {"a": 40, "b": 20, "talk": 40}, "8 steps"), sets)
     said = str(caught.value)
     assert "phases.p.mixture.a: a has 4 training tokens, and one block has 8" in said
-    assert "1 longer than the context" in said and "mixture.b" not in said
+    assert "1 too long" in said and "mixture.b" not in said
     with pytest.raises(DataError, match=r"reads b 79\.5 times, and its max_epochs is 4"):
         stream_of(phase_of("pretrain", {"b": 100}, "100 steps"), sets, most=4)
 

@@ -167,7 +167,7 @@ def test_the_same_text_under_two_names_is_refused(tmp_path: Path) -> None:
 
 def test_a_source_as_text_and_the_same_as_dialogues_are_two(tmp_path: Path) -> None:
     records = tuple({"q": f"question {i}", "a": f"answer {i}"} for i in range(30))
-    parts = {"text": source("inline", records=records),
+    parts = {"text": source("inline", records=records, text="{q}\n\n{a}"),
              "chat": source("inline", records=records, dialogue={"user": "{q}", "assistant": "{a}"})}
     prepare(plan_of(tmp_path, parts, ("p", "sft", {"text": 50, "chat": 50}, "1 steps"), context=64))
 

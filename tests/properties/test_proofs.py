@@ -213,8 +213,8 @@ def test_leaks_that_are_allowed_are_said_and_not_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"dialogue": {"user": "{q}", "system": "{a}"}}, "nothing to learn from"),
-    ({"records": tuple({"q": "why? " * 30, "a": f"{i}"} for i in range(9))}, "longer than the context")])
+    ({"dialogue": {"user": "{q}", "system": "{a}"}}, "nothing to learn"),
+    ({"records": tuple({"q": "why? " * 30, "a": f"{i}"} for i in range(9))}, "too long")])
 def test_a_source_that_teaches_nothing_is_refused_with_its_reason(change: dict[str, Any], reason: str,
                                                                   tmp_path: Path) -> None:
     plan = chat_plan(tmp_path)

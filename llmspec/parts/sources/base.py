@@ -136,8 +136,21 @@ class Source(Part):
 
     @property
     def has_dialogues(self) -> bool:
-        """Whether its records can be read as dialogues."""
+        """Whether the spec says how its records are read as dialogues."""
         return self.dialogue is not None or self.messages is not None
+
+    @property
+    def shaped(self) -> bool:
+        """Whether the spec says how its records are read; otherwise their format is recognised."""
+        return self.text is not None or self.has_dialogues
+
+    def fields(self, dialogues: bool) -> tuple[str, ...]:
+        """Fields of records that are read as text, and as dialogues where that is wanted; as far as the spec says."""
+        text = (self.text,) if self.text is not None else ()
+        spoken = tuple(template for _, template in self.rounds) if dialogues else ()
+        listed = (self.messages,) if self.messages is not None and (dialogues or self.text is None) else ()
+        named = (piece.text for template in (*text, *spoken) for piece in parse(template) if piece.field)
+        return tuple(dict.fromkeys((*named, *listed)))
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
         """Every document, in a fixed order. Raises DataError."""

@@ -1,0 +1,103 @@
+"""What the records of a source are where the spec does not say it: found in its first record, once, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llmspec.core.hashing import digest
+from llmspec.core.problems import Problem
+from llmspec.data import entries
+from llmspec.data.formats import FORMATS, TEXTS, Format, is_metadata, recognised, text_field
+from llmspec.parts.phases import Phase
+from llmspec.parts.sources import Fetcher, Source
+from llmspec.parts.sources.template import parse
+
+LOOKED_AT = 100
+"""Documents among which the first record is looked for."""
+_REVISION = 1
+"""Changes when what is noted of a source does."""
+
+
+class Found(NamedTuple):
+    """The first record of a source, and which of its fields are read; all empty where it holds plain texts."""
+
+    where: str = ""
+    fields: tuple[str, ...] = ()
+    dialogue: str = ""
+    """Name of the format in which it is a dialogue; empty where it is none."""
+    spoken: tuple[str, ...] = ()
+    """Its fields that the dialogue is made of."""
+    text: tuple[str, ...] = ()
+    """Its fields that the plain text is made of."""
+    whole: bool = False
+    """Whether its text is one field of it: then it is no dialogue that was not recognised."""
+
+    def sentence(self, form: str) -> tuple[str, str]:
+        """(value, why) of the decision how the records are read in a form."""
+        read = self.spoken if form == "dialogue" else self.text
+        beside = [name for name in self.fields if name not in read]
+        why = f"the first record ({self.where}) has {', '.join(self.fields)}"
+        if beside:
+            why += f"; not read: {', '.join(beside)}"
+        return (f"dialogues in the {self.dialogue} format" if form == "dialogue" else
+                f"plain text of {' + '.join(read) or 'nothing'}"), why
+
+
+def recognise(source: Source, fetch: Fetcher, fingerprint: Any) -> Found:
+    """What an unshaped source holds, or nothing where the spec says how its records are read. Raises DataError."""
+    if source.shaped:
+        return Found()
+    key = digest({"revision": _REVISION, "formats": [FORMATS, TEXTS], "kind": getattr(source, "kind", ""),
+                  "source": source.revision, "fingerprint": fingerprint})
+    entry = entries.find("formats", key)
+    if entry is None:
+        def write(folder: Path) -> dict[str, Any]:
+            first = next((d for d in islice(source.documents(fetch), LOOKED_AT) if d.record is not None), None)
+            return (found_in(first.where, first.record or {}) if first else Found())._asdict()
+
+        entry = entries.make("formats", key, write)
+    kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                            for name, value in entry.about.items()}
+    return Found(**kept)
+
+
+def found_in(where: str, record: Mapping[str, Any]) -> Found:
+    """What one record is."""
+    fields, form, whole = tuple(map(str, record)), recognised(record), text_field(record)
+    spoken = tuple(name for name in fields if name in read_by(form)) if form else ()
+    if whole is not None:
+        text: tuple[str, ...] = (whole,)
+    else:
+        text = spoken or tuple(str(name) for name, value in record.items()
+                               if isinstance(value, str) and not is_metadata(str(name), value))
+    return Found(where, fields, form.name if form else "", spoken, text, len(text) == 1)
+
+
+def read_by(form: Format) -> set[str]:
+    """The fields that a format reads."""
+    named = {piece.text for _, template in form.turns for piece in parse(template) if piece.field}
+    return {*named, *form.lists, *((form.history,) if form.history else ())}
+
+
+def form_of(phase: Phase, source: Source, found: Found) -> str:
+    """How a phase reads a source: `plain` or `dialogue`."""
+    return "dialogue" if phase.dialogues and (source.has_dialogues or found.dialogue) else "plain"
+
+
+def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterable[Problem]:
+    """Sources of a phase of dialogues whose records are neither dialogues nor documents of one text."""
+    for source in phase.mixture if phase.dialogues else ():
+        first = found.get(source, Found())
+        if not first.where or first.dialogue or first.whole:
+            continue
+        asks, answers = (first.text[0], first.text[-1]) if len(first.text) > 1 else ("question", "answer")
+        whole = "\\n\\n".join(f"{{{field}}}" for field in first.text) or "{text}"
+        yield Problem(
+            f"the records of {source} are dialogues of no known format: the first one ({first.where}) has "
+            f"{', '.join(first.fields)}", ("phases", name, "mixture", source),
+            f'at data.sources.{source} write how they are to be read, such as `dialogue: {{user: "{{{asks}}}", '
+            f'assistant: "{{{answers}}}"}}`, or `text: "{whole}"` to read them as plain text',
+            "the phase could not tell the turns of one role from those of another")
