@@ -31,6 +31,7 @@ from llmspec.data.recognition import Found, form_of, recognise, unrecognised
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts, spelled
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
+from llmspec.parts.sources.notes import Notes
 from llmspec.parts.tokenizers import Codec, Tokenizer
 from llmspec.parts.tokenizers.base import END
 
@@ -189,12 +190,11 @@ class _Maker:
         for name, side in sides.items():
             found = encode(codec, side, tell)
             found.save(folder, name)
-            lost, examples = dropped(all_[name], view.form)
             counts[name] = {"documents": len(side), "tokens": len(found.tokens),
-                            "characters": int(found.characters.sum()), "dropped": lost, "examples": examples}
+                            "characters": int(found.characters.sum()), "dropped": dropped(all_[name], view.form).dump()}
         return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
                 "in_both": len(reading.leaks[view.form]), "leaks": reading.leaks[view.form][:EXAMPLES],
-                "content": reading.content.get(view.form, "")}
+                "content": reading.content.get(view.form, ""), "notes": reading.notes.dump()}
 
 
 class Prepared:
@@ -221,7 +221,7 @@ class Prepared:
                 max_epochs={name: source.max_epochs for name, source in self._sources.items()},
                 seed=self._plan.seed, context=self._plan.model.context, end=self.codec.specials[END],
                 content=self.fingerprint(phase),
-                dropped={source: found["train"]["dropped"] for source, found in about.items()},
+                dropped={source: Notes.parse(found["train"]["dropped"]).counts for source, found in about.items()},
                 in_both={source: found["in_both"] for source, found in about.items()},
             )
         return self._streams[phase]
@@ -232,7 +232,7 @@ class Prepared:
 
         part, context, end = self._phases[phase], self._plan.model.context, self.codec.specials[END]
         return {view.source: ValidationSet(view.source, part, self._open(view, "validation"), context, end,
-                                           self._tokens[view].about["validation"]["dropped"])
+                                           Notes.parse(self._tokens[view].about["validation"]["dropped"]).counts)
                 for view in views_of(part, self._sources, self._maker.found) if self._sources[view.source].validation}
 
     def fingerprint(self, phase: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,11 +14,10 @@ from llmspec.data.leaks import HeldOut, Leak, content
 from llmspec.data.shaping import Dropped, Pieces, Turn, dialogue, plain_text
 from llmspec.data.split import Shaped, split
 from llmspec.parts.sources import Document, Fetcher, Source
+from llmspec.parts.sources.notes import Notes
 
 FORMAT = 4
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
-DROPPED_EXAMPLES = 3
-"""Dropped documents that are named for each reason; all are counted."""
 _LONG = 10_000
 """Characters from which a document can be shortened instead of left out."""
 
@@ -47,6 +45,8 @@ class Reading:
     """Training documents that some source validates with, as text or as dialogue."""
     train_of: dict[Form, list[Shaped]] = field(default_factory=dict)
     """Training documents that are read: those are not among them, unless leaks are allowed."""
+    notes: Notes = field(default_factory=Notes)
+    """What its files have that no document is made of."""
 
     def texts(self, side: Iterable[Shaped]) -> list[Pieces]:
         """The plain texts of a side."""
@@ -137,25 +137,21 @@ def thinned(texts: Sequence[str], fraction: float) -> list[str]:
     return out
 
 
-def dropped(items: Iterable[Shaped], form: Form) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """Of documents that are not read in that form: reason -> how many, and reason -> the first of them, in words."""
-    counts: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
+def dropped(items: Iterable[Shaped], form: Form) -> Notes:
+    """The documents that are not read in that form, by reason."""
+    notes = Notes()
     for item in items:
-        if (why := item.dropped.get(form)) is None:
-            continue
-        counts[why.reason] += 1
-        told = examples.setdefault(why.reason, [])
-        if len(told) < DROPPED_EXAMPLES:
-            told.append(item.document.where + (f": {why.detail}" if why.detail else ""))
-    return dict(counts), examples
+        if (why := item.dropped.get(form)) is not None:
+            notes.add(why.reason, item.document.where + (f" ({why.detail})" if why.detail else ""))
+    return notes
 
 
 def _read(source: Source, fetch: Fetcher, markers: Sequence[str], dialogues: bool) -> Reading:
     items: list[Shaped] = []
     missing = set(source.fields(dialogues))
     record: Document | None = None
-    for document in source.documents(fetch):
+    notes = Notes()
+    for document in source.documents(fetch.noting(notes)):
         if document.record is not None:
             missing -= document.record.keys()
             record = record or document
@@ -165,7 +161,7 @@ def _read(source: Source, fetch: Fetcher, markers: Sequence[str], dialogues: boo
     if missing:
         raise _no_field(sorted(missing), record, items[0].document)
     sides = split(items, source.validation)
-    return Reading(len(items), sides.train, sides.validation, content(items))
+    return Reading(len(items), sides.train, sides.validation, content(items), notes=notes)
 
 
 def _no_field(names: Sequence[str], record: Document | None, first: Document) -> DataError:

@@ -43,6 +43,9 @@ class Fetcher(Protocol):
     notes: Notes
     """What is left out or guessed on the way is added here; `noting` gives a source its own."""
 
+    def noting(self, notes: Notes) -> Fetcher:
+        """The same one, which adds what a source leaves out to `notes`."""
+
     def package(self, name: str, version: str, sha256: str) -> Path:
         """Folder of the unpacked wheel; raises DataError (no network, wrong hash, unsafe archive, offline)."""
 
