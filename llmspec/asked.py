@@ -211,7 +211,7 @@ def explained_failure(error: Exception) -> tuple[int, str] | None:
     """(exit status, text) of failures that are no SpecError but are no mystery either."""
     name, module = type(error).__name__, type(error).__module__
     if module.startswith("llmspec"):
-        return (130, "") if name == "Interrupted" else (2, str(error))
+        return (error.status, "") if name == "Interrupted" else (2, str(error))  # type: ignore[attr-defined]
     if module.startswith("pydantic"):
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]  # type: ignore[attr-defined]
         return 2, "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from llmspec.compiler.draft import Draft, closed, open_keys
@@ -78,25 +79,28 @@ def check_parts(draft: Draft) -> Draft:
 
 def tensors(model: ModelSpec, dims: Dims) -> list[TensorPlan]:
     """The tensor table, in the order of the forward pass."""
+    return [TensorPlan(name=name, shape=t.shape, role=t.role, init=model.init.init(t, dims))
+            for name, t in named_tensors(model, dims)]
 
-    def named(prefix: str, specs: tuple[TensorSpec, ...]) -> list[TensorPlan]:
-        return [
-            TensorPlan(name=f"{prefix}.{t.name}", shape=t.shape, role=t.role, init=model.init.init(t, dims))
-            for t in specs
-        ]
 
-    def single(name: str, role: str) -> list[TensorPlan]:
+def named_tensors(model: ModelSpec | ModelPlan, dims: Dims) -> Iterator[tuple[str, TensorSpec]]:
+    """(full name, tensor) of every weight, in the order of the forward pass."""
+
+    def named(prefix: str, specs: tuple[TensorSpec, ...]) -> Iterator[tuple[str, TensorSpec]]:
+        return ((f"{prefix}.{t.name}", t) for t in specs)
+
+    def single(name: str, role: str) -> Iterator[tuple[str, TensorSpec]]:
         return named(name, (TensorSpec("weight", (dims.vocab, dims.d_model), role),))  # type: ignore[arg-type]
 
-    out = single("embed_tokens", "embedding") + named("position", model.position.tensors(dims))
+    yield from single("embed_tokens", "embedding")
+    yield from named("position", model.position.tensors(dims))
     for layer in range(dims.layers):
         for name, part in block_parts(model):
-            out += named(f"layers.{layer}.{name}", part.tensors(dims))
+            yield from named(f"layers.{layer}.{name}", part.tensors(dims))
     if model.norm.placement == "pre":
-        out += named("final_norm", model.norm.tensors(dims))
+        yield from named("final_norm", model.norm.tensors(dims))
     if not model.tied_embeddings:
-        out += single("lm_head", "head")
-    return out
+        yield from single("lm_head", "head")
 
 
 def block_parts(model: ModelSpec | ModelPlan) -> list[tuple[str, ModelPart]]:

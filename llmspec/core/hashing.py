@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -21,4 +22,9 @@ def digest(value: Any) -> str:
 def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes, read in pieces."""
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        return stream_digest(f)
+
+
+def stream_digest(file: BufferedReader) -> str:
+    """sha256 (hex) of an open file's bytes, from where it stands."""
+    return hashlib.file_digest(file, "sha256").hexdigest()

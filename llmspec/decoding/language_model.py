@@ -8,6 +8,7 @@ from typing import Any
 
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import Plan
+from llmspec.compiler.sound import too_large
 from llmspec.core.devices import automatic
 from llmspec.core.problems import RunError
 from llmspec.decoding.generate import Event, Generation, generate, stream
@@ -88,13 +89,20 @@ class LanguageModel:
         return next((s for s in (given, settings.seed) if s is not None), self.plan.seed)
 
 
-def open_model(path: Path | str, *, plain: bool = False) -> LanguageModel:
-    """The newest weights of a run directory. `plain` forces the reference operations. Raises RunError."""
+def open_model(path: Path | str, *, plain: bool = False, phase: str | None = None) -> LanguageModel:
+    """The newest weights of a run directory, or those of one `phase`. `plain` forces the reference operations.
+
+    Nothing in the directory is believed: names, shapes, types and hashes are compared with its plan and its lock
+    before anything is made of them. Raises RunError and DataError.
+    """
     folder = RunFolder.open(Path(path))
-    plan, elsewhere = here(folder.plan())
-    phase, checkpoint, notices = folder.weights(plan)
-    codec = plan.tokenizer.load((folder.path / "tokenizer.json").read_text("utf-8"))
-    model = LanguageModel(plan, codec, checkpoint.weights(), phase, plain)
+    written = folder.plan()
+    if why := too_large(written):
+        raise RunError(f"{folder.path} cannot be opened here: {why}", hint="open it on a machine with more memory")
+    codec = folder.tokenizer(written)
+    of, weights, notices = folder.weights(written, phase)
+    plan, elsewhere = here(written)
+    model = LanguageModel(plan, codec, weights, of, plain)
     model.notices = [*elsewhere, *notices]
     return model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +221,10 @@ def watcher(again: str = "", aside: bool = False) -> Iterator[Plain]:
         else:
             yield watch
     except Interrupted as stop:
-        console.print(f"stopped after step {stop.step} of {stop.phase}, and saved. Go on with:\n  {again}",
-                      highlight=False, soft_wrap=True)
+        with suppress(OSError):  # a closed terminal may be what ended it
+            console.print(f"{stop}, and all of it is saved. Go on with:\n  {again}" if stop.phase else
+                          f"{stop}: nothing was trained yet. Start again with:\n  {again}",
+                          highlight=False, soft_wrap=True)
         raise
     if again:
         console.print(f"done in {duration(time.monotonic() - began)}. Try:  llmspec sample --prompt '…'   "

@@ -2,64 +2,131 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from llmspec.core.disk import explained, read_bytes, reading, real_folder
 from llmspec.core.folders import sync
-from llmspec.core.hashing import file_digest
+from llmspec.core.hashing import stream_digest
 from llmspec.core.problems import RunError
-from llmspec.runs.files import disk_errors, read_json, write_json
+from llmspec.runs import tensors
+from llmspec.runs.files import LARGEST, disk_errors, read_json, write_json
 
 WEIGHTS, STATE, CURSOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "cursor.json", "manifest.json"
 KEPT = 2
 """Checkpoints kept of a phase: should the newest be damaged, the one before it serves."""
+T = TypeVar("T")
+
+
+class Damaged(Exception):
+    """A checkpoint whose files are not what was written; its text says which and how."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk, its digests checked."""
+    """A checkpoint on disk. Its arrays are read with the names and shapes that they must have."""
 
     folder: Path
     step: int
 
-    def weights(self) -> dict[str, Any]:
-        """Name -> numpy array."""
-        return _load(self.folder / WEIGHTS)
+    def weights(self, expected: tensors.Shapes) -> dict[str, Any]:
+        """Name -> float32 array. Raises Damaged, and RunError where they are whole but of another model."""
+        return self._arrays(WEIGHTS, expected)
 
-    def state(self) -> dict[str, Any]:
-        """`<weight>:<state>` -> numpy array."""
-        return _load(self.folder / STATE)
+    def state(self, expected: tensors.Shapes) -> dict[str, Any]:
+        """`<weight>:<state>` -> float32 array. Raises as `weights`."""
+        return self._arrays(STATE, expected)
 
     def cursor(self) -> dict[str, Any]:
-        return read_json(self.folder / CURSOR)
+        """Step, phase key, place in the stream and ledger. Raises RunError where it is none."""
+        path = self.folder / CURSOR
+        found = read_json(path)
+        types = {"step": int, "key": str, "stream": dict, "ledger": dict}
+        if not isinstance(found, dict):
+            raise RunError(f"{path} is damaged: it holds no table of names and values")
+        if wrong := [name for name, kind in types.items() if name in found and type(found[name]) is not kind]:
+            raise RunError(f"{path} is damaged: {', '.join(wrong)} is not what it should be")
+        return found
+
+    def check(self) -> None:
+        """Compares every file with its digest. Raises Damaged."""
+        for name in (WEIGHTS, STATE, CURSOR):
+            with _reading(self.folder / name), reading(self.folder / name) as f:
+                found = stream_digest(f)
+            self._compare(name, found)
+
+    def belongs(self, key: str) -> None:
+        """Compares its cursor with its folder's name and the phase's `key`. Raises Damaged, and RunError where it is
+        another phase's or another step's."""
+        with _reading(self.folder / CURSOR):
+            self._compare(CURSOR, hashlib.sha256(read_bytes(self.folder / CURSOR, LARGEST)).hexdigest())
+        found = self.cursor()
+        if found.get("step") != self.step:
+            raise _foreign(self.folder, f"it was saved after step {found.get('step')}, and its folder says "
+                                        f"{self.step}", "rename it to the step it is of, or remove it")
+        if key and found.get("key") != key:
+            raise _foreign(self.folder, "it is of another run, or of another phase: its key is "
+                                        f"{str(found.get('key'))[:8]}, and the plan's is {key[:8]}",
+                           "put back the folder that belongs there, or remove it")
+
+    def _arrays(self, name: str, expected: tensors.Shapes) -> dict[str, Any]:
+        path = self.folder / name
+        with _reading(path):
+            try:
+                found, hashed = tensors.read(path, expected)
+            except tensors.Unfit as e:
+                with reading(path) as f:
+                    self._compare(name, stream_digest(f))  # damage is the likelier cause, and said first
+                raise _foreign(path, str(e), "put back the file that belongs there, or remove the checkpoint") from None
+        self._compare(name, hashed)
+        return found
+
+    def _compare(self, name: str, found: str) -> None:
+        try:
+            manifest = read_json(self.folder / MANIFEST)
+        except RunError as e:
+            if isinstance(e.__cause__, PermissionError):
+                raise
+            raise Damaged(e.problems[0].message) from None
+        if not isinstance(manifest, dict) or manifest.get(name) != found:
+            raise Damaged(f"{name} does not have the digest that was written with it")
 
 
-def _load(path: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
+def _foreign(path: Path, why: str, hint: str) -> RunError:
+    return RunError(f"{path} does not belong here: {why}", hint=hint,
+                    consequence="the model would go on from numbers that mean something else")
 
-    return load_file(path)
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What the system says while a checkpoint is read: no access is the user's to mend, everything else is damage."""
+    try:
+        yield
+    except PermissionError as e:
+        raise RunError(explained(e, path)) from e
+    except OSError as e:
+        raise Damaged(explained(e, path).message) from e
 
 
 def save(phase: Path, step: int, weights: dict[str, Any], state: dict[str, Any], cursor: dict[str, Any]) -> Path:
     """Writes `step_N` aside, syncs, renames; then drops what is older than the last KEPT. Raises RunError."""
-    from safetensors.numpy import save_file
-
     target, aside = phase / f"step_{step}", phase / f".step_{step}.{os.getpid()}"
     with disk_errors(phase):
         phase.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
-            save_file(weights, aside / WEIGHTS)
-            save_file(state, aside / STATE)
+            manifest = {WEIGHTS: tensors.write(aside / WEIGHTS, weights), STATE: tensors.write(aside / STATE, state)}
             write_json(aside / CURSOR, {"step": step, **cursor})
-            write_json(aside / MANIFEST, {f.name: file_digest(f) for f in sorted(aside.iterdir())})
-            for file in aside.iterdir():
-                sync(file)
+            with reading(aside / CURSOR) as f:
+                manifest[CURSOR] = stream_digest(f)
+            write_json(aside / MANIFEST, manifest)
             sync(aside)
             if target.exists():
                 shutil.rmtree(target)
@@ -76,29 +143,41 @@ def save(phase: Path, step: int, weights: dict[str, Any], state: dict[str, Any],
 
 
 def _steps(phase: Path) -> Iterator[tuple[int, Path]]:
-    """(step, folder), newest first."""
-    found = [(int(f.name[5:]), f) for f in phase.glob("step_*") if f.name[5:].isdigit() and f.is_dir()]
+    """(step, folder), newest first. Raises RunError where the phase's folder cannot be read."""
+    if os.path.lexists(phase) and not real_folder(phase):
+        raise _foreign(phase, "it is no folder that a run has written", "remove it")
+    try:
+        names = os.listdir(phase) if real_folder(phase) else []
+    except OSError as e:
+        raise RunError(explained(e, phase)) from e
+    found = [(int(name[5:]), phase / name) for name in names
+             if name.startswith("step_") and name[5:].isascii() and name[5:].isdigit()]
     yield from sorted(found, reverse=True)
 
 
-def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint, or ''."""
-    try:
-        manifest = read_json(folder / MANIFEST)
-        for name in (WEIGHTS, STATE, CURSOR):
-            if file_digest(folder / name) != manifest[name]:
-                return f"{name} does not have the digest that was written with it"
-    except (RunError, OSError, KeyError, TypeError, AttributeError) as e:
-        return str(e) or type(e).__name__
-    return ""
+def newest(phase: Path, key: str = "") -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint of a phase, and a notice for each damaged one that was passed over.
+
+    Raises RunError where one is whole but not of this phase (by its `key`), or may not be read.
+    """
+    found, notices = attempt(phase, key, Checkpoint.check)
+    return (found[0] if found else None), notices
 
 
-def newest(phase: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest sound checkpoint of a phase, and a notice for each damaged one that was passed over."""
-    notices: list[str] = []
+def attempt(phase: Path, key: str, use: Callable[[Checkpoint], T]) -> tuple[tuple[Checkpoint, T] | None, list[str]]:
+    """The newest checkpoint that `use` finds sound, with what it made of it; and notices, as `newest`."""
+    wrong: list[tuple[Path, str]] = []
     for step, folder in _steps(phase):
-        wrong = damage(folder)
-        if not wrong:
-            return Checkpoint(folder, step), notices
-        notices.append(f"checkpoint {folder} is damaged ({wrong}); the one before it is used")
-    return None, notices
+        if not real_folder(folder) or folder.name != f"step_{step}":
+            raise _foreign(folder, "it is no folder that a run has written", "remove it")
+        saved = Checkpoint(folder, step)
+        try:
+            saved.belongs(key)
+            return (saved, use(saved)), [_passed_over(*one, f"{folder.name} is used instead") for one in wrong]
+        except Damaged as e:
+            wrong.append((folder, str(e)))
+    return None, [_passed_over(*one, "and no other is left") for one in wrong]
+
+
+def _passed_over(folder: Path, why: str, instead: str) -> str:
+    return f"checkpoint {folder} is damaged ({why}); {instead}"

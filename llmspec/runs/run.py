@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.compiler.proofs import Proof
-from llmspec.core.problems import RunError
-from llmspec.runs.checkpoint import Checkpoint, newest
-from llmspec.runs.files import Rows, read_json, write_json, write_text
+from llmspec.compiler.sound import contradictions
+from llmspec.core import strict_json
+from llmspec.core.disk import real_folder
+from llmspec.core.hashing import digest
+from llmspec.core.problems import Problem, RunError
+from llmspec.runs.checkpoint import Checkpoint, attempt, newest
+from llmspec.runs.claim import accept, alone
+from llmspec.runs.files import Rows, read_json, read_table, read_text, write_json, write_text
 from llmspec.runs.lock import LOCK, Lock
+from llmspec.runs.notes import MachineNotes, PhaseNotes, validated
+from llmspec.runs.tensors import Shapes
 
 FACTS = "facts.json"
 
@@ -34,7 +40,11 @@ class PhaseFolder:
     @property
     def about(self) -> dict[str, Any]:
         """phase.json: key, whether it is done, the ledger at its end; {} before it started."""
-        return read_json(self.folder / "phase.json") if (self.folder / "phase.json").exists() else {}
+        if os.path.lexists(self.folder) and not real_folder(self.folder):
+            raise RunError(f"{self.folder} is no folder that a run has written", hint="remove it",
+                           consequence="what lies elsewhere would be read and written in its place")
+        path = self.folder / "phase.json"
+        return validated(PhaseNotes, read_table(path), path)
 
     def note(self, **values: Any) -> None:
         """Adds to phase.json."""
@@ -44,9 +54,15 @@ class PhaseFolder:
         """Whether this very phase was trained to its end."""
         return self.about.get("key") == plan.key and bool(self.about.get("done"))
 
-    def checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest sound checkpoint, and notices about damaged ones."""
-        return newest(self.folder)
+    def checkpoint(self, key: str = "") -> tuple[Checkpoint | None, list[str]]:
+        """The newest sound checkpoint, and notices about damaged ones. Raises RunError where one is not of the phase
+        with this key."""
+        return newest(self.folder, key)
+
+    def weights(self, expected: Shapes) -> tuple[Checkpoint | None, dict[str, Any], list[str]]:
+        """The weights of the newest sound checkpoint of the phase that is noted here, with notices as `checkpoint`."""
+        found, notices = attempt(self.folder, str(self.about.get("key", "")), lambda saved: saved.weights(expected))
+        return (*found, notices) if found else (None, {}, notices)
 
     def set_aside(self, key: str) -> Path | None:
         """Moves away what another plan left here, keeping it; returns where it went."""
@@ -71,7 +87,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """An existing run. Raises RunError where there is none."""
-        if not (path / "plan.json").is_file():
+        if not os.path.lexists(path / "plan.json"):
             raise RunError(f"{path} is no run directory: it has no plan.json",
                            hint="give the folder that `llmspec run` wrote, or run a spec first")
         return cls(path)
@@ -79,7 +95,7 @@ class RunFolder:
     @classmethod
     def latest(cls, runs: Path) -> RunFolder:
         """The run that was written last below a folder. Raises RunError where there is none."""
-        found = sorted(runs.glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
+        found = sorted(runs.glob("*/plan.json"), key=lambda p: p.lstat().st_mtime)
         if not found:
             raise RunError(f"there is no run in {runs}/ yet", hint="llmspec run quickstart")
         return cls(found[-1].parent)
@@ -87,15 +103,45 @@ class RunFolder:
     def phase(self, name: str) -> PhaseFolder:
         return PhaseFolder(self.path / name)
 
+    def accept(self, plan: Plan) -> None:
+        """Refuses a folder that holds anything else than a run, before it is touched. Raises RunError."""
+        accept(self.path, plan)
+
+    def alone(self) -> AbstractContextManager[list[str]]:
+        """Held while a run writes; a second process is refused. Gives notices; raises RunError."""
+        return alone(self.path)
+
     def plan(self) -> Plan:
-        """The plan of the run. Raises RunError where plan.json is damaged or of another version."""
+        """The plan of the run. Raises RunError where plan.json is damaged, contradicts itself or is of another version.
+        """
+        path = self.path / "plan.json"
+        text = read_text(path)
         try:
-            return Plan.parse((self.path / "plan.json").read_text("utf-8"))
-        except (OSError, ValueError) as e:
-            first = str(e).splitlines()[0]
-            raise RunError(f"{self.path / 'plan.json'} cannot be read: {first}",
+            strict_json.loads(text)
+            plan = Plan.parse(text)
+            wrong = next(contradictions(plan), "")
+        except ValueError as e:
+            wrong = said(e)
+        if wrong:
+            raise RunError(f"{path} cannot be read: {wrong}",
                            hint="it is damaged or was written by another version; run its spec again with --out",
-                           consequence="its weights would be given another meaning") from e
+                           consequence="its weights would be given another meaning")
+        return plan
+
+    def tokenizer(self, plan: Plan) -> Any:
+        """The codec of the run. Raises RunError where tokenizer.json is not the one that its lock names, and DataError
+        where it is not the plan's."""
+        path = self.path / "tokenizer.json"
+        text, locked = read_text(path), read_table(self.path / LOCK).get("tokenizer")
+        if locked is not None and locked != digest(text):
+            raise RunError(f"{path} is not the tokenizer that this run was trained with: {LOCK} has another hash of it",
+                           hint="put back the tokenizer.json that was here, or run its spec again with --out",
+                           consequence="the model would read and write other text than it learned")
+        codec = plan.tokenizer.load(text)
+        if codec.vocab != plan.model.vocab:
+            raise RunError(f"{path} has {codec.vocab:,} tokens, and the model {plan.model.vocab:,}",
+                           hint="put back the tokenizer.json that was here")
+        return codec
 
     def begin(self, plan: Plan, files: dict[str, str], resolved: str, tokenizer: str, sources: dict[str, Any],
               lock: Lock, proofs: Iterable[Proof] = ()) -> None:
@@ -111,52 +157,64 @@ class RunFolder:
 
     def proofs(self) -> tuple[Proof, ...]:
         """What was proven before step 0; nothing of a run that an older version made. Raises RunError where damaged."""
-        if not (self.path / "proofs.json").exists():
+        path = self.path / "proofs.json"
+        if not os.path.lexists(path):
             return ()
         try:
-            return tuple(Proof.model_validate_json(json.dumps(found)) for found in read_json(self.path / "proofs.json"))
+            return tuple(Proof.model_validate_json(json.dumps(found)) for found in read_json(path))
         except (TypeError, ValueError) as e:
-            raise RunError(f"{self.path / 'proofs.json'} cannot be read: {str(e).splitlines()[0]}") from e
+            raise RunError(f"{path} cannot be read: {said(e)}") from e
 
     @property
     def facts(self) -> dict[str, Any]:
         """facts.json: what was measured of the machine as the run ended; {} before."""
-        return read_json(self.path / FACTS) if (self.path / FACTS).exists() else {}
+        return validated(MachineNotes, read_table(self.path / FACTS), self.path / FACTS)
 
     def note_facts(self, **values: Any) -> None:
         """Adds to facts.json."""
         write_json(self.path / FACTS, {**self.facts, **values})
 
-    def sources(self) -> dict[str, Any]:
-        """Licence and attribution of each source by name."""
-        return read_json(self.path / "sources.json")
+    def weights(self, plan: Plan, phase: str | None = None) -> tuple[str, dict[str, Any], list[str]]:
+        """(phase, its weights by name, notices): those of the latest phase that has any, or of the `phase` asked for.
 
-    def weights(self, plan: Plan) -> tuple[str, Checkpoint, list[str]]:
-        """(phase, checkpoint, notices): the newest weights of the latest phase that has any."""
-        for phase in reversed(plan.phases):
-            folder = self.phase(phase.name)
-            checkpoint, notices = folder.checkpoint()
-            if checkpoint and folder.about.get("key") == phase.key:
-                return phase.name, checkpoint, notices
-        raise RunError(f"{self.path} has no weights yet", hint="llmspec run the spec to its first checkpoint")
+        A phase that has not come to a checkpoint yet gives way to the one before it, with a notice. One whose
+        checkpoints are damaged does not: raises RunError, and where there are no weights at all.
+        """
+        expected = {t.name: t.shape for t in plan.model.tensors}
+        before: list[str] = []
+        for planned in [p for p in reversed(plan.phases) if phase in (None, p.name)]:
+            folder = self.phase(planned.name)
+            about = folder.about
+            if about and about.get("key") != planned.key:
+                before.append(f"{planned.name} was trained with other settings than this run's")
+                continue
+            saved, weights, notices = folder.weights(expected)
+            if saved:
+                given = [f"{'; '.join(before)}: these are the weights of {planned.name}"] if before else []
+                return planned.name, weights, [*given, *notices]
+            if notices or about.get("done"):
+                raise lost(folder, planned.name, notices, plan)
+            before.append(f"{planned.name} has {'no checkpoint yet' if about else 'not begun yet'}")
+        if phase is not None and not before:
+            raise RunError(f"the run has no phase {phase}", hint=f"one of: {', '.join(p.name for p in plan.phases)}")
+        raise RunError(f"{self.path} has no weights yet: {'; '.join(reversed(before))}",
+                       hint="llmspec run the spec to its first checkpoint")
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Held while a run writes; a second process is refused."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if sys.platform == "win32":
-            yield
-            return
-        import fcntl
 
-        with (self.path / ".lock").open("a+") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(f"another process is training in {self.path}",
-                               hint="wait for it, or choose another folder with --out") from None
-            f.seek(0)
-            f.truncate()
-            f.write(str(os.getpid()))
-            f.flush()
-            yield
+def lost(folder: PhaseFolder, name: str, notices: list[str], plan: Plan) -> RunError:
+    """The error of a phase that has come to checkpoints, none of which can be read."""
+    earlier = next((p.name for p in plan.phases if p.name != name), "")
+    hint = "run its spec again into this folder, which trains the phase anew"
+    return RunError([Problem(
+        f"no checkpoint of {name} is left that can be read", consequence="older weights would have answered instead",
+        hint=hint + (f", or take the weights of another phase: --phase {earlier}" if earlier else "")),
+        *(Problem(notice) for notice in notices)])
+
+
+def said(error: Exception) -> str:
+    """What is wrong with data, in one line."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    first = errors()[0]
+    return f"{'.'.join(map(str, first['loc']))[:80]}: {first['msg']}"

@@ -6,21 +6,25 @@ import gc
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmspec.bench import pace
 from llmspec.bench.machine import known_peak, peak_flops
 from llmspec.compiler import Plan, complete, prove, refuse
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core import devices
-from llmspec.core.problems import RunError
+from llmspec.core.problems import Problem, RunError
 from llmspec.data import leaks
-from llmspec.data.prepare import prepare
+from llmspec.data.prepare import Prepared, prepare
 from llmspec.data.proofs import data_proofs
+from llmspec.runs.claim import check_room
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
-from llmspec.training.stop import on_signals
-from llmspec.training.watch import Watcher
+from llmspec.training.stop import Stop, on_signals
+from llmspec.training.watch import Shielded, Watcher
+
+if TYPE_CHECKING:
+    from llmspec.training.supervised import Bench
 
 
 def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, watcher: Watcher | None = None,
@@ -31,45 +35,65 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
     difference from it is refused before the folder is touched. Raises DataError, RunError, SpecError, ToolchainError,
     and Interrupted once a stop that was asked for has saved.
     """
-    watcher, folder = watcher or Watcher(), RunFolder(Path(out))
-    wanted = Lock.read(locked) if locked else None
-    prepared = prepare(plan, offline=offline, progress=watcher.progress)
-    plan = complete(plan, prepared.measured)
+    folder = RunFolder(Path(out))
+    with on_signals() as stop:
+        watcher = Shielded(watcher or Watcher(), stop)
+        wanted = Lock.read(locked) if locked else None
+        # What would end the run late is found before the data are read.
+        folder.accept(plan)
+        with folder.alone() as notices:
+            for notice in notices:
+                watcher.notice(notice)
+            check_room(folder.path, plan)
+            prepared = prepare(plan, offline=offline, progress=watcher.progress)
+            train(folder, complete(plan, prepared.measured), prepared, dict(files or {}), watcher, stop, wanted)
+        if stop.broken:
+            raise stop.interrupted()
+    return folder
+
+
+def train(folder: RunFolder, plan: Plan, prepared: Prepared, files: dict[str, str], watcher: Watcher, stop: Stop,
+          wanted: Lock | None) -> None:
+    """A complete plan's phases, in a folder that nobody else writes to."""
     proofs = (*prove(plan), *data_proofs(prepared))
     refuse(proofs)
+    check_room(folder.path, plan)
     lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
     if wanted and (found := differences(wanted, lock)):
         raise refused(found)
+    bench = set_up(plan, prepared, watcher, stop)
+    watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
+    bench.restore = partial(folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock,
+                            proofs)
+    bench.restore()
+    promises = pace.expected(plan)
+    watcher.expected(promises, known_peak(plan.device))
+    watcher.planned(plan, folder.path)
+    run_phases(bench, folder, promises)
+    # Only now, since measuring would have delayed the start.
+    folder.note_facts(peak_flops=peak_flops(plan.device))
+
+
+def set_up(plan: Plan, prepared: Prepared, watcher: Watcher, stop: Stop) -> Bench:
+    """The device, the operations on it, and notices about both."""
+    from llmspec.model.device import open_device, search
+
     for source in plan.sources:
         if source.in_both:
             watcher.notice(leaks.notice(source.name, source.in_both, plan.leaks))
-    with folder.alone(), on_signals() as stop:
-        from llmspec.model.device import open_device, search
+    search.say = watcher.notice
+    open_device(plan.device, plan.beam)
+    from llmspec.model.lowering import lowering
+    from llmspec.model.transformer import Transformer, assert_complete
+    from llmspec.training.supervised import Bench
 
-        search.say = watcher.notice
-        open_device(plan.device, plan.beam)
-        from llmspec.model.lowering import lowering
-        from llmspec.model.transformer import Transformer, assert_complete
-        from llmspec.training.supervised import Bench
-
-        assert_complete(Transformer(plan.model))
-        bench = Bench(plan, prepared, lowering(plan.device, precision=plan.precision), watcher, stop)
-        if plan.device.startswith("CPU") and bench.lowering.name.startswith("plain"):
-            watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
-        for said in (*devices.remarks(), *others_at_work()):
-            watcher.notice(said)
-        watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
-        folder.begin(plan, dict(files or {}), resolved(plan), prepared.codec.to_json(), sources_of(plan), lock,
-                     proofs)
-        promises = pace.expected(plan)
-        watcher.expected(promises, known_peak(plan.device))
-        watcher.planned(plan, folder.path)
-        run_phases(bench, folder, promises)
-        if search.kernels:
-            watcher.notice(search.told())
-        # Only now, since measuring would have delayed the start.
-        folder.note_facts(peak_flops=peak_flops(plan.device))
-    return folder
+    assert_complete(Transformer(plan.model))
+    bench = Bench(plan, prepared, lowering(plan.device, precision=plan.precision), watcher, stop)
+    if plan.device.startswith("CPU") and bench.lowering.name.startswith("plain"):
+        watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
+    for said in (*devices.remarks(), *others_at_work()):
+        watcher.notice(said)
+    return bench
 
 
 def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, pace.Forecast]) -> None:
@@ -78,12 +102,14 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, pace.Foreca
 
     finals: dict[str, Callable[[], dict[str, Any]]] = {}
     for phase in bench.plan.phases:
+        if bench.stop.asked:
+            raise bench.stop.interrupted()
         place = folder.phase(phase.name)
         if moved := place.set_aside(phase.key):
             bench.watcher.notice(f"{phase.name} has changed: what was trained before is kept in {moved}")
         if finished(place, phase):
             bench.watcher.reused(phase)
-            finals[phase.name] = partial(final_weights, place)
+            finals[phase.name] = partial(final_weights, place, bench.plan)
             continue
         promise = promises.get(phase.name)
         foretold = promise.model_dump(mode="json") if promise else None
@@ -94,19 +120,24 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, pace.Foreca
         trained = loop(phase)(bench, phase, place, start).run()
         finals[phase.name] = partial(dict, trained)
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
+    from llmspec.model.device import search
+
+    if search.kernels:
+        bench.watcher.notice(search.told())
 
 
 def finished(place: PhaseFolder, phase: PhasePlan) -> bool:
     """Whether this very phase was trained to its last step and the weights of that step are sound."""
-    saved, _ = place.checkpoint() if place.done(phase) else (None, [])
+    saved, _ = place.checkpoint(phase.key) if place.done(phase) else (None, [])
     return saved is not None and saved.step == phase.steps
 
 
-def final_weights(place: PhaseFolder) -> dict[str, Any]:
-    """The weights of a finished phase, by name."""
-    saved, _ = place.checkpoint()
-    assert saved is not None, "a finished phase has a checkpoint"
-    return saved.weights()
+def final_weights(place: PhaseFolder, plan: Plan) -> dict[str, Any]:
+    """The weights of a finished phase, by name. Raises RunError where they were damaged since."""
+    saved, weights, notices = place.weights({t.name: t.shape for t in plan.model.tensors})
+    if saved is None or notices:
+        raise RunError([*map(Problem, notices), Problem(f"the weights of {place.folder.name} cannot be read any more")])
+    return weights
 
 
 def loop(phase: PhasePlan) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,10 @@ from llmspec.model.lowering import Feed, Lowering, host, numpy_inputs
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
 from llmspec.runs import checkpoint
+from llmspec.runs.checkpoint import attempt
 from llmspec.runs.run import PhaseFolder
 from llmspec.training.facts import Tally
-from llmspec.training.stop import Interrupted, Stop
+from llmspec.training.stop import Stop
 from llmspec.training.watch import Score, Step, Watcher
 
 
@@ -38,6 +40,8 @@ class Bench:
     lowering: Lowering
     watcher: Watcher
     stop: Stop
+    restore: Callable[[], None] = lambda: None
+    """Writes what stands in the run's folder beside its phases, again."""
 
 
 class Supervised:
@@ -55,26 +59,53 @@ class Supervised:
         self.stream = bench.prepared.stream(phase.name)
         self.steps = Steps(bench.plan, phase, bench.lowering)
         self.tables = numpy_inputs(**Transformer(bench.plan.model).tables())
-        saved, notices = folder.checkpoint()
+        shapes, states = {t.name: t.shape for t in bench.plan.model.tensors}, self.steps.state_shapes()
+        found, notices = attempt(folder.folder, phase.key, lambda saved: (saved.weights(shapes), saved.state(states)))
         for notice in notices:
-            bench.watcher.notice(notice)
-        self.step = saved.step if saved else 0
-        self.ledger = Ledger.load(saved.cursor()["ledger"]) if saved else self.stream.ledger()
-        if saved:
-            self.stream.check_cursor(saved.cursor()["stream"])
-        start = saved.weights() if saved else start
+            bench.watcher.notice(notice if found else f"{notice}: {phase.name} starts anew")
+        self.step, self.ledger = 0, self.stream.ledger()
+        state = {n: np.zeros(shape, np.float32) for n, shape in states.items()}
+        if found:
+            saved, (start, state) = found
+            cursor, self.step = saved.cursor(), saved.step
+            if self.stream.check_cursor(cursor.get("stream", {})) != self.step or self.step > self.total:
+                raise RunError(f"{saved.folder} does not belong here: its place in the data is not after step "
+                               f"{self.step} of {self.total}", hint="remove it, so that the one before it is used")
+            self.ledger = Ledger.load(cursor.get("ledger", {}))
+            bench.stop.saved(phase.name, self.step)
+            if odd := not_finite({**start, **state}):
+                bench.watcher.notice(f"{saved.folder} holds numbers that are not finite: {odd}")
         self.weights = numpy_inputs(**{t.name: start[t.name] for t in bench.plan.model.tensors})
-        zeros = {n: np.zeros(shape, np.float32) for n, shape in self.steps.state_shapes().items()}
-        self.state = numpy_inputs(**(saved.state() if saved else zeros))
+        self.state = numpy_inputs(**state)
         self.sums = numpy_inputs(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()}) \
             if self.phase.accumulation > 1 else {}
         self.feed = Feed()
         self.decoder: Decoder | None = None
         for rows in (folder.metrics, folder.timing, folder.samples):
-            rows.cut(self.step)
+            if lines := rows.cut(self.step):
+                bench.watcher.notice(f"{rows.path}: {lines} damaged line{'s' * (lines > 1)} left out")
 
     def run(self) -> dict[str, Any]:
         """To the end of the phase; its weights as numpy arrays. Raises Interrupted, once saved, where asked to stop."""
+        try:
+            return self.train()
+        except RunError as e:
+            if self.folder.folder.is_dir():
+                raise
+            raise self.rescued() from e
+
+    def rescued(self) -> RunError:
+        """Writes the run's folder again, which somebody removed, with a checkpoint; the error that says so."""
+        self.bench.restore()
+        self.folder.note(key=self.plan.key, done=False)
+        self.write()
+        return RunError(
+            f"{self.folder.folder} was removed while it trained; it was written again with a checkpoint after step "
+            f"{self.step}", hint="the same command goes on from there",
+            consequence="earlier rows of metrics and samples, and the checkpoints of other phases, are lost")
+
+    def train(self) -> dict[str, Any]:
+        """The loop itself."""
         self.bench.watcher.phase_starts(self.plan, self.step)
         while self.step < self.total:
             self.advance()
@@ -89,7 +120,7 @@ class Supervised:
             if self.due(self.phase.checkpoint_every) or last or stopping:
                 self.save()
             if stopping:
-                raise Interrupted(self.plan.name, self.step)
+                raise self.bench.stop.interrupted()
         ledger = self.ledger.rows()
         self.folder.note(done=True, ledger=ledger, facts=self.tally.dump())
         if found := self.tally.measured():
@@ -124,6 +155,7 @@ class Supervised:
         for batch in batches:
             self.ledger.add(batch)
         self.step += 1
+        self.bench.stop.unsaved = True
         row = {"step": self.step, "loss": loss, "lr": scalars[0], "norm": norm, "tokens": int(targets)}
         seconds = time.perf_counter() - began
         self.folder.metrics.append(row)
@@ -192,6 +224,8 @@ class Supervised:
 
     def save(self) -> None:
         """A checkpoint from which the phase goes on bit for bit, and what it took so far."""
+        if not self.folder.folder.is_dir():
+            raise RunError(f"{self.folder.folder} is not there any more")
         with self.tally.spending("checkpoints"):
             self.write()
         self.folder.note(facts=self.tally.dump())
@@ -201,7 +235,17 @@ class Supervised:
         arrays = [{n: t.numpy() for n, t in tensors.items()} for tensors in (self.weights, self.state)]
         cursor = {"stream": self.stream.cursor(self.step), "ledger": self.ledger.dump(), "key": self.plan.key}
         folder = checkpoint.save(self.folder.folder, self.step, arrays[0], arrays[1], cursor)
+        self.bench.stop.saved(self.plan.name, self.step)
         self.bench.watcher.saved(self.step, folder)
+
+
+def not_finite(arrays: Mapping[str, Any]) -> str:
+    """How many numbers are NaN or infinite and where the first are; '' for none."""
+    import numpy as np
+
+    counts = {name: int(np.count_nonzero(~np.isfinite(a))) for name, a in arrays.items()}
+    first = next((name for name, n in counts.items() if n), "")
+    return f"{sum(counts.values()):,}, {first} first" if first else ""
 
 
 def random_key(seed: int, phase: str, step: int, micro: int) -> Any:

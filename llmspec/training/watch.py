@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.training.stop import Stop
 
 if TYPE_CHECKING:
     from llmspec.bench.pace import Forecast
@@ -81,6 +82,33 @@ class Watcher:
 
     def phase_ends(self, phase: PhasePlan, ledger: list[dict[str, Any]]) -> None:
         """A phase is done; what it read, by source."""
+
+
+class Shielded(Watcher):
+    """Passes everything on to another watcher; where that cannot write its output, the run saves and ends.
+
+    A closed terminal, a pipe that nobody reads any more and a full disk behind it cost no step that was taken.
+    """
+
+    def __init__(self, inner: Watcher, stop: Stop) -> None:
+        def guarded(method: Callable[..., None]) -> Callable[..., None]:
+            def told(*given: Any) -> None:
+                if stop.broken:
+                    return
+                try:
+                    method(*given)
+                except (OSError, ValueError) as e:
+                    if isinstance(e, ValueError) and "closed file" not in str(e):
+                        raise
+                    stop.broken, stop.status = True, 141 if isinstance(e, BrokenPipeError) else 2
+                    stop.ask(f"its output could not be written: {getattr(e, 'strerror', None) or e}")
+                    if not stop.unsaved:
+                        raise stop.interrupted() from e
+
+            return told
+
+        for name in [n for n in vars(Watcher) if not n.startswith("_")]:
+            setattr(self, name, guarded(getattr(inner, name)))
 
 
 @dataclass

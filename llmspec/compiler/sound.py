@@ -1,0 +1,76 @@
+"""Whether a plan that was read from a file says one and the same thing everywhere, before anything is made by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from llmspec.compiler.memory import decoding_bytes, device_memory
+from llmspec.compiler.network import block_parts, named_tensors
+from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.core.units import size
+
+FORBIDDEN = {"", ".", ".."}
+FLOAT = 4
+
+
+def contradictions(plan: Plan) -> Iterator[str]:
+    """What is wrong with a plan, in words; nothing is allocated, whatever its numbers say."""
+    before: set[str] = set()
+    for planned in plan.phases:
+        if not plain_name(planned.name):
+            yield f"a phase is called {planned.name[:80]!r}, which is no name of a folder"
+        if planned.name in before:
+            yield f"two phases are called {planned.name}"
+        if planned.phase.from_ is not None and planned.phase.from_ not in before:
+            yield f"{planned.name} starts from {planned.phase.from_}, which does not come before it"
+        before.add(planned.name)
+    if not plan.phases:
+        yield "it has no phase"
+    if plan.tokenizer.size() != plan.model.vocab:
+        yield f"its tokenizer has {plan.tokenizer.size():,} tokens, and its model {plan.model.vocab:,}"
+    try:
+        yield from model_contradictions(plan.model)
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
+        yield f"its model cannot be built: {e}"
+
+
+def plain_name(name: str) -> bool:
+    """Whether a name is that of one folder, and of none outside or hidden."""
+    return name not in FORBIDDEN and name.isprintable() and not name.startswith(".") and not set(name) & set("/\\:")
+
+
+def model_contradictions(model: ModelPlan) -> Iterator[str]:
+    """What is wrong with a model's plan: dimensions, parts, tensors."""
+    dims = model.dims
+    for name in ("d_model", "layers", "context", "vocab", "heads", "kv_heads", "head_dim"):
+        if getattr(dims, name) < 1:
+            yield f"model.{name} is {getattr(dims, name):,}"
+            return
+    if model.attention.heads != dims.heads or model.attention.key_value_heads() != dims.kv_heads:
+        yield "the heads of its attention are not those of its model"
+    if dims.head_dim != max(1, dims.d_model // dims.heads):
+        yield f"heads of {dims.head_dim:,} numbers do not fill d_model {dims.d_model:,}"
+    for _, part in [*block_parts(model), ("position", model.position)]:
+        yield from (p.message for p in part.check(dims))
+    found = [(t.name, t.shape, t.role) for t in model.tensors]
+    # One more than the table has: a number of layers is not believed either.
+    wanted = [(name, t.shape, t.role) for name, t in islice(named_tensors(model, dims), len(found) + 1)]
+    if found != wanted:
+        wrong = next((w for f, w in zip(found, wanted, strict=False) if f != w), (wanted or found)[-1])
+        yield f"its table of tensors is not that of its model: {wrong[0]} {list(wrong[1])} is not there"
+    if any(t.dtype != "float32" for t in model.tensors):
+        yield "some of its tensors are no float32"
+
+
+def too_large(plan: Plan) -> str:
+    """Why this machine cannot hold the model to decode with it, '' where it can or nobody knows."""
+    model, here = plan.model, device_memory(plan.device)
+    if here is None:
+        return ""
+    tables = FLOAT * model.position.table_numbers(model.dims)
+    need = FLOAT * model.parameters + tables + decoding_bytes(model, 1)
+    if need <= here:
+        return ""
+    return (f"its weights and what decoding keeps at a context of {model.context:,} tokens take {size(need)}, and this "
+            f"machine has {size(here)}")

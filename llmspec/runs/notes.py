@@ -1,0 +1,69 @@
+"""What a run notes beside its rows, so that whoever reads it knows the types: phase.json and facts.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llmspec.core.problems import RunError
+
+
+class _Notes(BaseModel):
+    """Keys may be added by other versions, and none is needed."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Promise(_Notes):
+    """What a phase was expected to take. Unit: seconds."""
+
+    steps: float | None = None
+    validation: float | None = None
+    samples: float | None = None
+    origin: str | None = None
+
+
+class Facts(_Notes):
+    """What a phase has taken so far: seconds and how often, by what they went into; bytes; joules."""
+
+    seconds: dict[str, float] | None = None
+    times: dict[str, int] | None = None
+    held_bytes: int | None = None
+    process_bytes: int | None = None
+    joules: float | None = None
+
+
+class LedgerNotes(BaseModel):
+    """What was read of a source."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, int | None]
+    source: str
+
+
+class PhaseNotes(_Notes):
+    """phase.json."""
+
+    key: str | None = None
+    done: bool | None = None
+    promise: Promise | None = None
+    facts: Facts | None = None
+    ledger: list[LedgerNotes] | None = None
+
+
+class MachineNotes(_Notes):
+    """facts.json. Unit: FLOPs a second."""
+
+    peak_flops: float | None = None
+
+
+def validated(kind: type[BaseModel], found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What was found, as it is. Raises RunError where a value is of another type than `kind` says."""
+    try:
+        kind.model_validate(found)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise RunError(f"{path} is damaged: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None
+    return found

@@ -1,0 +1,138 @@
+"""Arrays in safetensors files (huggingface/safetensors, README, "Format"), written and read without trust.
+
+Written here so that a full disk is an OSError with its number, and each array goes to the file without a copy of all of
+them; read here so that nothing of a header is believed: names, shapes and types are compared with those that are
+expected before a byte is placed, and bytes are hashed as they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmspec.core import strict_json
+from llmspec.core.disk import open_plain, reading
+
+Shapes = Mapping[str, tuple[int, ...]]
+HEADER = 100_000_000
+"""Bytes of a header, at most: the library's own limit."""
+_AT_ONCE = 16 << 20
+"""Bytes written, read and hashed at a time."""
+
+
+class Unfit(Exception):
+    """A file of arrays that is not what was expected; its text says where."""
+
+
+def write(path: Path, arrays: Mapping[str, Any]) -> str:
+    """Writes float32 arrays into a new file, synced; returns its sha256 (hex). Raises OSError."""
+    import numpy as np
+
+    names = sorted(arrays)  # as the library orders them: by type, of which there is one here, then by name
+    header: dict[str, Any] = {}
+    end = 0
+    for name in names:
+        start, end = end, end + 4 * arrays[name].size
+        header[name] = {"dtype": "F32", "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    hashed = hashlib.sha256()
+    with os.fdopen(open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb", buffering=0) as f:
+        def put(data: Any) -> None:
+            view = memoryview(data).cast("B")
+            for start in range(0, len(view), _AT_ONCE):
+                piece = view[start : start + _AT_ONCE]
+                hashed.update(piece)
+                while piece:
+                    piece = piece[f.write(piece) :]
+
+        put(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            if arrays[name].size:
+                put(np.ascontiguousarray(arrays[name], "<f4").reshape(-1))
+        os.fsync(f.fileno())
+    return hashed.hexdigest()
+
+
+def read(path: Path, expected: Shapes) -> tuple[dict[str, Any], str]:
+    """(name -> float32 array, sha256 of the file): exactly the arrays of `expected`.
+
+    Raises:
+        OSError: the file cannot be read.
+        Unfit: other names, shapes or types than expected, or a file that is none of these.
+    """
+    import numpy as np
+
+    with reading(path) as f:
+        found = os.fstat(f.fileno()).st_size
+        hashed = hashlib.sha256()
+        places, start = _header(f, found, expected, hashed)
+        out = {name: np.empty(shape, np.float32) for name, shape in expected.items()}
+        for name in sorted(places, key=lambda n: places[n]):
+            if out[name].size:
+                _fill(f, out[name].reshape(-1).view(np.uint8).data, hashed)
+        if f.read(1) or f.tell() != found or found != start + sum(a.nbytes for a in out.values()):
+            raise Unfit("its length changed while it was read")
+    return out, hashed.hexdigest()
+
+
+def _fill(f: Any, view: memoryview, hashed: Any) -> None:
+    for start in range(0, len(view), _AT_ONCE):
+        piece = view[start : start + _AT_ONCE]
+        if f.readinto(piece) != len(piece):
+            raise Unfit("it is cut short")
+        hashed.update(piece)
+
+
+def _header(f: Any, found: int, expected: Shapes, hashed: Any) -> tuple[dict[str, int], int]:
+    """(name -> first byte, where the arrays begin); everything checked against `expected` and the file's length."""
+    first = f.read(8)
+    length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+    if not 2 <= length <= min(HEADER, found - 8):
+        raise Unfit(f"its header would have {length:,} bytes, and the file has {found:,}")
+    text = f.read(length)
+    hashed.update(first + text)
+    try:
+        header = strict_json.loads(text)
+    except ValueError as e:
+        raise Unfit(f"its header cannot be read: {e}") from None
+    if not isinstance(header, dict):
+        raise Unfit("its header is no table of arrays")
+    header.pop("__metadata__", None)
+    if wrong := _names(set(header), set(expected)):
+        raise Unfit(wrong)
+    places, end = {}, 0
+    for name, about in header.items():
+        shape = list(expected[name])
+        if not isinstance(about, dict) or about.get("dtype") != "F32" or about.get("shape") != shape:
+            given = about if isinstance(about, dict) else {}
+            raise Unfit(f"{name} is {str(given.get('dtype'))[:20]} {str(given.get('shape'))[:60]}, and the plan says "
+                        f"F32 {shape}")
+        offsets, count = about.get("data_offsets"), 4
+        for n in shape:
+            count *= n
+        if not (isinstance(offsets, list) and [type(n) for n in offsets] == [int, int]
+                and offsets[1] - offsets[0] == count and offsets[0] >= 0):
+            raise Unfit(f"the bytes of {name} do not lie where an array of its shape can lie")
+        places[name] = offsets[0]
+    for name in sorted(places, key=lambda n: header[n]["data_offsets"]):
+        if places[name] != end:
+            raise Unfit(f"the bytes of {name} overlap others, or leave a gap")
+        end = header[name]["data_offsets"][1]
+    if 8 + length + end != found:
+        raise Unfit(f"it has {found:,} bytes, and its arrays need {8 + length + end:,}")
+    return places, 8 + length
+
+
+def _names(found: set[str], expected: set[str]) -> str:
+    missing, more = sorted(expected - found), sorted(found - expected)
+    if missing:
+        return f"{len(missing)} arrays of the plan are missing, {missing[0][:80]} first"
+    if more:
+        return f"{len(more)} arrays are not of the plan, {more[0][:80]!r} first"
+    return ""
