@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 if TYPE_CHECKING:
     from llmspec.bench.pace import Forecast
     from llmspec.compiler.plan import Plan
     from llmspec.compiler.proofs import Proof
+    from llmspec.core.problems import Problem
     from llmspec.core.targets import Target
     from llmspec.model.elsewhere import Made
     from llmspec.spec import Reading
+
+from llmspec.core.visible import command, path_word
 
 RUNS = Path("runs")
 """Where runs lie, below the folder that a command is given in."""
@@ -29,11 +27,23 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     from llmspec.core.problems import SpecError
     from llmspec.spec import read_spec
 
+    if (path / "plan.json").is_file():
+        raise SpecError(_no_spec(path))
     reading = read_spec(path, overrides or ())
     problems = reading.sorted((*reading.problems, *check_sections(reading.sections)))
     if problems or reading.sections.spec is None:
         raise SpecError(problems)
     return reading, compile_spec(reading.sections.spec, base=reading.base)
+
+
+def _no_spec(run: Path) -> Problem:
+    """What is said of a run directory that stands where a spec is meant."""
+    from llmspec.core.problems import Problem
+
+    kept = sorted((run / "spec").glob("*.y*ml"))
+    spec = path_word(kept[0]) if len(kept) == 1 else "SPEC"
+    return Problem(f"`{run}` is a run directory, and a spec is meant here",
+                   hint=f"{command('run', spec, f'--out={run}')} goes on with it; llmspec explain shows it")
 
 
 def gpu(text: str) -> Target:
@@ -107,10 +117,13 @@ def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tupl
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
     from llmspec.data.proofs import data_proofs
+    from llmspec.render.waiting import waiting
 
     _, plan = compiled(path, overrides)
     try:
-        prepared = prepare(plan, offline=True)
+        with waiting("reading the data", lines=True) as say:
+            prepared = prepare(plan, offline=True, progress=lambda what, done, total: say(
+                what + (f" {done / total:.0%}" if total and done else "")))
     except DataError as e:
         return plan, f"token counts are missing: {e.problems[0].message}", None, None
     return complete(plan, prepared.measured), "", data_proofs(prepared), prepared
@@ -159,12 +172,27 @@ def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:
 def opened(path: Path | None) -> Any:
     """The model of a run, the newest where none is named."""
     from llmspec.decoding.language_model import open_model
+    from llmspec.render.terminal import err
+    from llmspec.render.waiting import waiting
+
+    with waiting("opening the model"):
+        model = open_model(run_folder(path).path)
+    for notice in model.notices:
+        err().print(f"note: {notice}")
+    return model
+
+
+def run_folder(path: Path | None) -> Any:
+    """A run directory, the newest below `runs/` where none is named. Raises RunError, also for a spec."""
+    from llmspec.core.problems import RunError
     from llmspec.runs.run import RunFolder
 
-    model = open_model(path or RunFolder.latest(RUNS).path)
-    for notice in model.notices:
-        typer.echo(f"note: {notice}", err=True)
-    return model
+    if path is None:
+        return RunFolder.latest(RUNS)
+    if is_spec(path) and not path.is_dir():
+        raise RunError(f"`{path}` is a spec, and a run directory is meant here",
+                       hint=f"{command('run', path_word(path))} makes one, below {RUNS}/")
+    return RunFolder.open(path)
 
 
 def decoding_settings(model: Any, sets: list[str] | None) -> Any:
@@ -172,47 +200,3 @@ def decoding_settings(model: Any, sets: list[str] | None) -> Any:
     from llmspec.spec import override_decoding
 
     return override_decoding(model.plan.decoding, sets or ())
-
-
-@contextmanager
-def failures(as_json: bool = False) -> Iterator[None]:
-    """A user's mistake is printed, never traced, `as_json` where machines read; 2 for mistakes, 130 for a stop that
-    was asked for."""
-    from llmspec.core.problems import LlmspecError
-
-    try:
-        yield
-    except LlmspecError as e:
-        if as_json:
-            from dataclasses import asdict
-
-            print(json.dumps({"ok": False, "problems": [asdict(p) for p in e.problems]}, ensure_ascii=False))
-        else:
-            from llmspec.render.problems import show
-
-            show(e.problems)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise typer.Exit(0) from None
-    except Exception as e:
-        if known := explained_failure(e):
-            status, text = known
-            if text:
-                typer.echo(text, err=True)
-            raise typer.Exit(status) from None
-        raise
-
-
-def explained_failure(error: Exception) -> tuple[int, str] | None:
-    """(exit status, text) of failures that are no SpecError but are no mystery either."""
-    name, module = type(error).__name__, type(error).__module__
-    if module.startswith("llmspec"):
-        return (error.status, "") if name == "Interrupted" else (2, str(error))  # type: ignore[attr-defined]
-    if module.startswith("pydantic"):
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]  # type: ignore[attr-defined]
-        return 2, "\n".join(lines)
-    return None

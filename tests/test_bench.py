@@ -12,7 +12,6 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from strategies import specs
 
 from llmspec.bench import machine as machine_room
@@ -23,6 +22,7 @@ from llmspec.bench.task import BenchError, Machine, Product, Result, Task, timed
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
 from llmspec.render.report_bench import show
+from llmspec.render.terminal import Screen
 from llmspec.spec.schema import Spec
 
 MACHINE = Machine(processor="A processor with a name of some length, as their makers give them", cores=2, device="CPU",
@@ -51,7 +51,7 @@ def result(name: str, *check: float) -> Result:
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_report_fits_its_terminal(width: int) -> None:
     out = io.StringIO()
-    show(REPORT, Console(file=out, width=width, highlight=False, markup=False))
+    show(REPORT, Screen(file=out, width=width))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(out.getvalue().split())
@@ -133,7 +133,7 @@ def test_a_peer_that_is_missing_is_a_plain_error(only: Any, against: Any, words:
 def test_the_quickstart_stands_in_where_no_spec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from llmspec.cli import app
+    from llmspec.verbs import app
 
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["bench", "--phase", "chatt"])

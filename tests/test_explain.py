@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
 
 from llmspec.compiler import Plan, compile_spec
 from llmspec.compiler.plan import Measured, SharePlan, SourcePlan
-from llmspec.explain.decoding import explain_prompt, visible, visible_text
+from llmspec.core.visible import visible
+from llmspec.explain.decoding import explain_prompt, spelled
 from llmspec.explain.model import Node, folded
 from llmspec.explain.report import Report
 from llmspec.explain.run import counts_of, explain_run
 from llmspec.explain.spec import explain_plan
 from llmspec.render.report_shared import bar, flops, percent, spark
 from llmspec.render.reports import show
+from llmspec.render.terminal import Screen
 from llmspec.runs.files import write_json, write_text
 from llmspec.runs.run import RunFolder
 from llmspec.spec.decoding import Decoding
@@ -76,8 +77,7 @@ def measured() -> Plan:
 def printed(report: Report, width: int, terminal: bool = False) -> str:
     """What `show` prints on a terminal of a width, or into a file."""
     out = io.StringIO()
-    show(report, Console(file=out, width=width, force_terminal=terminal, color_system=None, highlight=False,
-                         emoji=False, markup=False, legacy_windows=False))
+    show(report, Screen(file=out, width=width, force_terminal=terminal, color_system=None, legacy_windows=False))
     return out.getvalue()
 
 
@@ -384,11 +384,11 @@ def test_blocks_stand_side_by_side_where_there_is_room() -> None:
     ("\U000e0001".encode(), "\\U000e0001"), ("漢".encode(), "漢"), ("\xa0".encode(), "\\xa0"),
 ])
 def test_nothing_hides_in_a_token(data: bytes, text: str) -> None:
-    assert visible(data) == text
+    assert spelled(data) == text
 
 
 def test_text_keeps_its_lines_but_not_its_controls() -> None:
-    assert visible_text("a b\n\tc\x1b[31m") == "a b\n\tc\\x1b[31m"
+    assert visible("a b\n\tc\x1b[31m") == "a b\n\tc\\x1b[31m"
 
 
 # -- numbers and curves --------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from llmspec.spec.shape import description, fields_of
 PACKAGE = tiny.ROOT / "llmspec"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = ({"core"}, {"parts"}, {"spec"}, {"compiler"}, {"kernels", "model", "data", "runs"},
-          {"training", "decoding", "bench"}, {"explain"}, {"render"}, {"asked"}, {"cli", "__main__"})
+          {"training", "decoding", "bench"}, {"explain"}, {"render"}, {"asked"},
+          {"forms", "failures"}, {"verb"}, {"verbs"}, {"cli", "__main__"})
 """A room imports rooms of its own floor or below."""
 HEAVY = {"tinygrad", "torch", "transformers"}
 KINDS = ("positions", "attentions", "norms", "mlps", "inits", "tokenizers", "sources", "objectives", "optimizers",
@@ -52,7 +53,7 @@ def module(path: Path) -> str:
 
 
 MODULES = {module(path): path for path in FILES}
-DOORWAYS = {"llmspec", "llmspec.cli", "llmspec.asked", "llmspec.__main__"}
+DOORWAYS = {"llmspec", "llmspec.cli", "llmspec.verbs", "llmspec.asked", "llmspec.__main__"}
 """Modules that stand above all rooms; the package itself among them, since it opens every room."""
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from llmspec.core.visible import visible
+
 Path = tuple[str | int, ...]
+EXCERPT = 160
+"""Characters that are shown of a line."""
 _PLAIN = re.compile(r'[^."\[\]=\s]+')
 
 
@@ -30,14 +35,21 @@ class Mark:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
     def excerpt(self) -> str:
-        """The line, and carets below what is meant, each indented."""
+        """The line, and carets below what is meant, each indented; of a long line what lies around it."""
         if not self.text:
             return ""
         indent = len(self.text) - len(self.text.lstrip(" "))
-        line = f"\n    | {self.text[indent:].rstrip()}".replace("\t", " ")
+        line = self.text.rstrip().replace("\t", " ")
+        start = max(indent, self.caret - EXCERPT // 2)
+        end = start + EXCERPT
+        lead, tail = "…" if start > indent else "", "…" if len(line) > end else ""
+        shown = f"\n    | {lead}{visible(line[start:end], keep='')}{tail}"
         if not self.length or self.caret < indent:
-            return line
-        return f"{line}\n    | {' ' * (self.caret - indent)}{'^' * self.length}"
+            return shown
+        before, meant = (visible(line[a:b], keep="") for a, b in ((start, self.caret), (
+            self.caret, min(end, self.caret + self.length))))
+        carets = "^" * max(1, columns(meant) if meant else min(self.length, EXCERPT))
+        return f"{shown}\n    | {' ' * (columns(lead + before))}{carets}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,11 @@ def dotted(path: Path) -> str:
         shown = part if _PLAIN.fullmatch(part) else json.dumps(part, ensure_ascii=False)
         out += f".{shown}" if out else shown
     return out
+
+
+def columns(text: str) -> int:
+    """The columns that a text takes on a terminal: East Asian wide characters take two, marks none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from llmspec.core.visible import escaped
 from llmspec.explain.chain import chain_settings
 from llmspec.explain.report import Report
 
@@ -155,27 +155,12 @@ def token_report(position: int, event: Event, logits_V: Any, codec: Codec, top: 
 def token_text(codec: Codec, token: int) -> str:
     """A token's characters made visible; a special token's spelling."""
     special = next((s for s, i in codec.specials.items() if i == token), None)
-    return special if special is not None else visible(codec.token_bytes(token)) or "(empty)"
+    return special if special is not None else spelled(codec.token_bytes(token)) or "(empty)"
 
 
-def visible(data: bytes) -> str:
+def spelled(data: bytes) -> str:
     r"""Text in which nothing hides: spaces are `·`, newlines `⏎`, what is not a whole character is `\xe2`."""
-    out = []
-    for character in data.decode("utf-8", "surrogateescape"):
-        code = ord(character)
-        if 0xDC80 <= code <= 0xDCFF:
-            out.append(f"\\x{code - 0xDC00:02x}")
-        elif character in SIGNS:
-            out.append(SIGNS[character])
-        elif character in SIGNS.values() or unicodedata.category(character)[0] in "CZM":
-            # Signs themselves, controls, odd spaces, and marks that would sit on their neighbour.
-            out.append(f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}")
-        else:
-            out.append(character)
-    return "".join(out)
-
-
-def visible_text(text: str, keep: Sequence[str] = ("\n", "\t", " ")) -> str:
-    """Text as it is, but for control characters, which a terminal would obey: they are escaped."""
-    return "".join(c if c in keep or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else visible(
-        c.encode("utf-8", "surrogatepass")) for c in text)
+    # Controls, odd spaces, and marks that would sit on their neighbour; a byte that is no character; the signs.
+    return "".join(
+        SIGNS[c] if c in SIGNS else escaped(c) if c in SIGNS.values() or unicodedata.category(c)[0] in "CZM" else c
+        for c in data.decode("utf-8", "surrogateescape"))

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
-from rich.text import Text
 
 from llmspec.bench.pace import Forecast
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.units import count, duration
+from llmspec.render.terminal import Screen, Text, err, out
 from llmspec.training.stop import Interrupted
 from llmspec.training.watch import Score, Step, Watcher
 
@@ -72,14 +73,19 @@ class Pace:
 class Plain(Watcher):
     """One line now and then: for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self.console, self.phase, self.pace, self.last, self.doing = console, "", Pace(), 0.0, ""
         self.score, self.taken = "", list[str]()
         self.forecasts: Mapping[str, Forecast] = {}
         self.peak: float | None = None
 
+    def show(self, what: RenderableType) -> None:
+        """Prints; a string without breaking its lines."""
+        self.console.print(what, soft_wrap=isinstance(what, str))
+
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """A line; on a terminal it breaks between words, and goes on below its second word."""
+        self.show(hanging(text, self.console.width) if self.console.is_terminal else text)
 
     def notice(self, text: str) -> None:
         self.say(f"note: {text}")
@@ -94,7 +100,7 @@ class Plain(Watcher):
         self.forecasts, self.peak = forecasts, peak_flops
 
     def planned(self, plan: Plan, folder: Path) -> None:
-        self.console.print(summary(plan, folder, self.forecasts))
+        self.show(summary(plan, folder, self.forecasts))
         self.say(origin(self.forecasts))
 
     def reused(self, phase: PhasePlan) -> None:
@@ -103,8 +109,8 @@ class Plain(Watcher):
 
     def phase_starts(self, phase: PhasePlan, step: int) -> None:
         self.phase, self.pace, self.last, self.score = phase.name, Pace(), time.monotonic(), ""
-        self.say(f"{phase.name}: {'goes on after' if step else 'starts,'} "
-                 f"{f'step {step} of' if step else ''} {phase.steps} steps")
+        begins = f"goes on after step {step} of" if step else "starts,"
+        self.say(f"{phase.name}: {begins} {phase.steps} steps")
 
     def stepped(self, step: Step) -> None:
         self.pace.add(step)
@@ -133,10 +139,10 @@ class Plain(Watcher):
 class Display(Plain):
     """A live panel: bar, loss with its curve, validation, speed, time left, and the latest sample."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         super().__init__(console)
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None),
-                            TextColumn("{task.completed:.0f}/{task.total:.0f}"), expand=True)
+        self.bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+                            TextColumn("{task.completed:.0f}/{task.total:.0f}"), expand=True, console=console)
         self.task = self.bar.add_task("preparing", total=1)
         self.losses: list[float] = []
         self.line, self.text = Text(""), Text("")
@@ -183,16 +189,17 @@ class Display(Plain):
 def origin(forecasts: Mapping[str, Forecast]) -> str:
     """Where the times come from, and how to get some where there are none."""
     if not forecasts:
-        return "time: not foretold on this machine yet; `llmspec check SPEC --time` measures what it needs"
+        return "time: not estimated on this machine yet; `llmspec check SPEC --time` measures what it needs"
     found = {f.origin for f in forecasts.values()}
     return f"time: by {' and by '.join(sorted(found))}"
 
 
 def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Table:
     """What is about to happen, in a table: a line a phase."""
-    title = (f"{plan.name}: {count(plan.model.parameters)} parameters, {plan.model.layers} layers, "
+    layers = f"{plan.model.layers} layer{'s' * (plan.model.layers != 1)}"
+    title = (f"{plan.name}: {count(plan.model.parameters)} parameters, {layers}, "
              f"vocabulary {plan.model.vocab:,}, context {plan.model.context}, on {plan.device} → {folder}")
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("phase", "steps", "tokens", "mixture (tokens, epochs)", "TFLOPs", *(("time",) if forecasts else ())):
         table.add_column(column, justify="left" if column in ("phase", "mixture (tokens, epochs)") else "right")
     for phase in plan.phases:
@@ -205,13 +212,26 @@ def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Tabl
     return table
 
 
-@contextmanager
-def watcher(again: str = "", aside: bool = False) -> Iterator[Plain]:
-    """A watcher for this terminal; says how to go on when a run was stopped, and what next when it ended.
+def hanging(text: str, width: int) -> Padding | str:
+    """Text that goes on below its second word where it takes more than a line of `width` columns."""
+    first, _, rest = text.partition(" ")
+    if len(text) <= width or not rest or len(first) > width // 3:
+        return text
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(first, rest)
+    return Padding(grid, 0)
 
-    `aside`: on standard error, since standard output is for machines.
+
+@contextmanager
+def watcher(again: str = "", then: Sequence[str] = (), aside: bool = False) -> Iterator[Plain]:
+    """A watcher for this terminal; says how to go on (`again`) when a run was stopped, and what next (`then`) when
+    it ended.
+
+    `aside`: on standard error, since standard output is for machines. Raises OutputLost where nobody hears it.
     """
-    console = Console(stderr=aside)
+    console = err() if aside else out()
     began = time.monotonic()
     watch: Plain = Display(console) if console.is_terminal else Plain(console)
     try:
@@ -222,10 +242,15 @@ def watcher(again: str = "", aside: bool = False) -> Iterator[Plain]:
             yield watch
     except Interrupted as stop:
         with suppress(OSError):  # a closed terminal may be what ended it
-            console.print(f"{stop}, and all of it is saved. Go on with:\n  {again}" if stop.phase else
-                          f"{stop}: nothing was trained yet. Start again with:\n  {again}",
-                          highlight=False, soft_wrap=True)
+            told = err() if console.lost else console
+            told.print(f"{stop}, and all of it is saved. Go on with:\n  {again}" if stop.phase else
+                       f"{stop}: nothing was trained yet. Start again with:\n  {again}", soft_wrap=True)
+        if console.lost:
+            console.lost.told = True
+            raise console.lost from stop
         raise
-    if again:
-        console.print(f"done in {duration(time.monotonic() - began)}. Try:  llmspec sample --prompt '…'   "
-                      "llmspec explain", highlight=False)
+    if console.lost:
+        raise console.lost
+    if then:
+        console.print(f"done in {duration(time.monotonic() - began)}. Try:", *(f"\n  {line}" for line in then), sep="",
+                      soft_wrap=True)

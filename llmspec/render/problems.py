@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.text import Text
-
 from llmspec.core.problems import Problem, dotted
+from llmspec.core.visible import visible
+from llmspec.render.terminal import Text, err
 
 
 def show(problems: Sequence[Problem]) -> None:
     """Prints every problem to standard error."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = err(soft_wrap=True)
     for problem in problems:
         console.print(as_text(problem))
     if len(problems) > 1:
@@ -23,9 +22,9 @@ def as_text(problem: Problem) -> Text:
     """One problem in a few lines."""
     text = Text()
     if problem.mark:
-        text.append(f"{problem.mark}: ", style="bold")
+        text.append(f"{one_line(str(problem.mark))}: ", style="bold")
     if problem.path:
-        text.append(f"{dotted(problem.path)}: ", style="cyan")
+        text.append(f"{one_line(dotted(problem.path))}: ", style="cyan")
     text.append(problem.message, style="red")
     if problem.mark and problem.mark.text:
         text.append("".join(f"\n  {line.strip()}" for line in problem.mark.excerpt().splitlines() if line), style="dim")
@@ -34,3 +33,8 @@ def as_text(problem: Problem) -> Text:
     if problem.consequence:
         text.append("\n  otherwise: ", style="yellow").append(problem.consequence)
     return text
+
+
+def one_line(text: str) -> str:
+    """A name in one line, also where it holds a line's end."""
+    return visible(text, keep="")

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from llmspec.compiler.plan import Plan
 from llmspec.compiler.proofs import Proof
+from llmspec.core.units import size
+from llmspec.render.terminal import Screen, Text, out
 
 SIGNS = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "yellow")}
 """Shown, wrong, and not shown yet."""
 
 
-def show(proofs: Iterable[Proof], console: Console | None = None) -> None:
+def checked(plan: Plan, proofs: Iterable[Proof], peaks: Mapping[str, int], times: Iterable[str], data: bool) -> None:
+    """What `check` says of a spec that is right; `peaks` are bytes by phase."""
+    console = out()
+    phases = f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}"
+    console.print(f"ok: {plan.name}, {plan.model.parameters:,} parameters, {phases}"
+                  + ("" if data else "; the data were not read (--data reads them)"), soft_wrap=True)
+    show(proofs, console)
+    for name, peak in peaks.items():
+        console.print(f"{name}: {size(peak)} at its peak, as scheduled", soft_wrap=True)
+    for sentence in times:
+        console.print(sentence, soft_wrap=True)
+
+
+def show(proofs: Iterable[Proof], console: Screen | None = None) -> None:
     """A line for each proof, and its evidence below it."""
-    console = console or Console(highlight=False, emoji=False, markup=False)
+    console = console or out()
     for proof in proofs:
         sign, style = SIGNS[proof.holds]
         grid = Table.grid(padding=(0, 1, 0, 0))

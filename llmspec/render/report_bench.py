@@ -6,21 +6,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from llmspec.bench.report import BenchReport, Row, WorkReport
 from llmspec.bench.task import Machine
 from llmspec.core.units import count, duration, size
 from llmspec.render.report_shared import bullets, facts, flops, heading, number, percent, table
+from llmspec.render.terminal import Screen, Text, err, out, spinner
 
 LESS_IS_BETTER = ("s", "bytes")
 
 
-def show(report: BenchReport, console: Console | None = None) -> None:
+def show(report: BenchReport, console: Screen | None = None) -> None:
     """The whole report."""
-    console = console or Console(highlight=False, emoji=False, markup=False)
+    console = console or out()
     rounds = f", median of {report.rounds} rounds" if report.rounds > 1 and report.works else ""
     console.print(Text.assemble((report.name, "bold"), f": {count(report.parameters)} parameters on {report.device}",
                                 rounds))
@@ -99,14 +98,14 @@ def rate(flops_per_second: float) -> str:
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """Says on stderr what is being measured and how long it will take: in place on a terminal, else a line each."""
-    console, began = Console(stderr=True, highlight=False), time.monotonic()
+    console, began = err(), time.monotonic()
 
     def line(what: str, done: int, total: int) -> str:
         left = f", {duration((time.monotonic() - began) / done * (total - done))} left" if done else ""
         return f"{done}/{total} {what}{left}"
 
     if not console.is_terminal:
-        yield lambda what, done, total: console.print(line(what, done, total), markup=False, soft_wrap=True)
+        yield lambda what, done, total: console.print(line(what, done, total), soft_wrap=True)
         return
-    with console.status("measuring") as status:
-        yield lambda what, done, total: status.update(line(what, done, total))
+    with console.status("measuring", spinner=spinner(console)) as status:
+        yield lambda what, done, total: status.update(Text(line(what, done, total)))

@@ -6,9 +6,8 @@ import importlib
 from collections.abc import Sequence
 from itertools import pairwise
 
-from rich.text import Text
-
 from llmspec.explain.curves import Curve
+from llmspec.render.terminal import Text
 
 ROWS = 14
 TICKS = 5

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.padding import Padding
-from rich.text import Text
 
 from llmspec.explain.compare import DifferenceReport, PhaseDifference
 from llmspec.render.report_part import written
 from llmspec.render.report_shared import heading, spark, table
+from llmspec.render.terminal import Screen, Text
 
 STYLES = {"reused": "green", "trained anew": "yellow"}
 
 
-def show(report: DifferenceReport, console: Console) -> None:
+def show(report: DifferenceReport, console: Screen) -> None:
     """What differs, then what follows."""
     console.print(Text.assemble((report.first, "bold"), " → ", (report.second, "bold")))
     if report.note:
@@ -39,7 +38,7 @@ def show(report: DifferenceReport, console: Console) -> None:
         show_phase(console, phase)
 
 
-def show_phase(console: Console, phase: PhaseDifference) -> None:
+def show_phase(console: Screen, phase: PhaseDifference) -> None:
     """The fate of one phase, and both curves to the same scale where they differ."""
     line = Text.assemble(f"  {phase.name}  ", (phase.fate, STYLES.get(phase.fate, "dim")))
     console.print(line.append(f": {phase.why}" if phase.why else "", style="dim"))

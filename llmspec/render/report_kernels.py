@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 from llmspec.core.units import duration
 from llmspec.model.elsewhere import Kernel, Made
 from llmspec.render.report_shared import facts, heading, number, table
+from llmspec.render.terminal import Screen, Text, err, out, spinner
 
 LARGEST = 5
 """Kernels that are shown, by the time they take to make."""
@@ -18,17 +17,17 @@ LARGEST = 5
 @contextmanager
 def progress(target: str) -> Iterator[Callable[[str], None]]:
     """A line on standard error that follows the work; a line each where that is not a terminal."""
-    console = Console(stderr=True, highlight=False, emoji=False, markup=False)
+    console = err()
     if not console.is_terminal:
         yield lambda text: console.print(f"{target}: {text}")
         return
-    with console.status(f"{target}: building the graphs") as status:
-        yield lambda text: status.update(f"{target}: {text}")
+    with console.status(Text(f"{target}: building the graphs"), spinner=spinner(console)) as status:
+        yield lambda text: status.update(Text(f"{target}: {text}"))
 
 
-def show(made: Made, console: Console | None = None) -> None:
+def show(made: Made, console: Screen | None = None) -> None:
     """What was made, whether tensor cores work in it, and what was large."""
-    console = console or Console(highlight=False, emoji=False, markup=False)
+    console = console or out()
     heading(console, f"kernels for {made.target}", "made for a GPU that need not be here, and launched on none")
     launches = ", ".join(f"{step.name} {step.launches}" for step in made.steps)
     console.print(facts([

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.padding import Padding
-from rich.text import Text
 
 from llmspec.core.units import size
 from llmspec.explain.memory import WORDS, MemoryReport
 from llmspec.render.report_shared import heading, table
+from llmspec.render.terminal import Screen, Text
 
 SIDE_BY_SIDE = 3
 """Phases in one table: more would not fit 80 columns."""
 
 
-def show_memory(console: Console, reports: tuple[MemoryReport, ...], limit: int | None, whose: str) -> None:
+def show_memory(console: Screen, reports: tuple[MemoryReport, ...], limit: int | None, whose: str) -> None:
     """One column for each phase, the largest items of the table first to be seen."""
     has = f"; {size(limit)} is {whose}" if limit is not None else ""
     heading(console, "memory", f"what one device holds when a phase holds most{has}")

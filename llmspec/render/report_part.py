@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from llmspec.explain.part import PartReport
 from llmspec.render.report_shared import facts, heading, number, spark, table
+from llmspec.render.terminal import Screen, Text
 
 WIDE = 110
 """Columns from which on what a key means stands beside its value."""
 
 
-def show(report: PartReport, console: Console) -> None:
+def show(report: PartReport, console: Screen) -> None:
     """From what it is to what it costs."""
     console.print(Text.assemble((report.path, "bold"), f": {report.kind}" if report.kind else ""))
     for sentence in report.what:

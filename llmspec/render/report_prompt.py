@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
-from llmspec.explain.decoding import Candidate, PromptReport, TokenReport, visible_text
+from llmspec.core.visible import visible
+from llmspec.explain.decoding import Candidate, PromptReport, TokenReport
 from llmspec.render.report_shared import bar, facts, heading, number
+from llmspec.render.terminal import Screen, Text
 
 BLOCK = 66
 """Columns that a token's block takes at least, when several stand side by side."""
@@ -23,16 +23,16 @@ ENDS = {"stop": "a stop sequence or the end of the turn", "end": "the end token"
         "length": "the end of the context"}
 
 
-def show(report: PromptReport, console: Console) -> None:
+def show(report: PromptReport, console: Screen) -> None:
     """Prompt, answer, how to read the blocks, the blocks."""
     console.print(Text.assemble((report.name, "bold"), f", after {report.phase}: how each token was chosen"))
     chain = " → ".join(f"{name} ({settings})" for name, settings in report.filters)
     console.print(facts([
-        ("prompt", visible_text(report.prompt) or "(empty)"),
+        ("prompt", visible(report.prompt) or "(empty)"),
         ("as tokens", Text(" ").join(Text(t, style="reverse dim") for t in report.prompt_tokens)),
         ("filters", chain or "none is on: the draw is from the model's own probabilities"),
         ("seed", str(report.seed)),
-        ("answer", Text(visible_text(report.text).strip() or "(nothing but white space)", style="bold")),
+        ("answer", Text(visible(report.text).strip() or "(nothing but white space)", style="bold")),
         ("ended by", ENDS.get(report.finish_reason or "", "")),
     ]))
     heading(console, "token by token")
@@ -51,7 +51,7 @@ def show(report: PromptReport, console: Console) -> None:
         console.print(Padding(Text(f"learned from {source['source']} ({credit})", style="dim"), (0, 0, 0, 2)))
 
 
-def explain_blocks(console: Console, report: PromptReport) -> None:
+def explain_blocks(console: Screen, report: PromptReport) -> None:
     """What the columns and signs mean."""
     words = ("Each row is a token that could have come next, the most probable first, and ▸ the one that was drawn. "
              "The column `model` is the probability that the model gives it")

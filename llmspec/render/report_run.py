@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from llmspec.core.units import count, duration, size
+from llmspec.core.visible import visible
 from llmspec.explain.curves import Curve, Validation
-from llmspec.explain.decoding import visible_text
 from llmspec.explain.promises import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
 from llmspec.render import proofs
 from llmspec.render.report_charts import MARKS, chart
 from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, spark, table
+from llmspec.render.terminal import Screen, Text
 
 SAMPLE_STAGES = 3
 """Samples shown of each prompt: the first, the last and what lies between."""
@@ -25,7 +24,7 @@ SAMPLE_LINES = 4
 STYLES = {"done": "green", "begun": "yellow", "waiting": "dim", "of another plan": "red"}
 
 
-def show(report: RunReport, console: Console) -> None:
+def show(report: RunReport, console: Screen) -> None:
     """The whole report: where it stands, each phase, samples, whom to name."""
     console.print(Text.assemble((report.name, "bold"), f": {report.state}"))
     console.print(facts([
@@ -58,7 +57,7 @@ def show(report: RunReport, console: Console) -> None:
 
 
 # -- promises ------------------------------------------------------------------------------------------------------
-def show_promises(console: Console, phases: Sequence[PhaseRun]) -> None:
+def show_promises(console: Screen, phases: Sequence[PhaseRun]) -> None:
     """What was promised before step 0 beside what came, a block a phase."""
     heading(console, "promises and facts", "what was said before the first step, and what came of it")
     for phase in phases:
@@ -80,7 +79,7 @@ def amount(fact: Fact, value: float | None) -> str:
     return shown.get(fact.unit, number)(value)
 
 
-def show_phase(console: Console, phase: PhaseRun) -> None:
+def show_phase(console: Screen, phase: PhaseRun) -> None:
     heading(console, phase.name)
     planned = f" of {number(phase.steps)}" if phase.steps else ""
     stands = {"done": f"done, {number(phase.step)} steps", "begun": f"after step {number(phase.step)}{planned}",
@@ -96,7 +95,7 @@ def show_phase(console: Console, phase: PhaseRun) -> None:
 
 
 # -- curves --------------------------------------------------------------------------------------------------------
-def show_curves(console: Console, phase: PhaseRun) -> None:
+def show_curves(console: Screen, phase: PhaseRun) -> None:
     """The loss as a chart where there is room and a terminal, the rest as a line of bars each."""
     drawn = None
     if console.is_terminal and console.width >= NARROW and len(phase.loss.values) > 1:
@@ -149,7 +148,7 @@ def scores(found: tuple[Validation, ...]) -> Table:
 
 
 # -- ledger and samples --------------------------------------------------------------------------------------------
-def show_ledger(console: Console, phase: PhaseRun) -> None:
+def show_ledger(console: Screen, phase: PhaseRun) -> None:
     """What was read, held against the plan."""
     counted = any(n is not None for row in phase.ledger for n in row.actual.values())
     columns = tuple(key.replace("_", " ") for key in COUNTED)
@@ -173,7 +172,7 @@ def cell(row: LedgerRow, key: str) -> Text:
     return Text(number(actual) + ("!" if wrong else ""), style="red" if wrong else "")
 
 
-def show_samples(console: Console, phase: PhaseRun) -> None:
+def show_samples(console: Screen, phase: PhaseRun) -> None:
     """A few stages of each prompt, so that its learning can be seen."""
     by_prompt: dict[str, list[Sample]] = {}
     for sample in phase.samples:
@@ -185,12 +184,12 @@ def show_samples(console: Console, phase: PhaseRun) -> None:
             show_sample(console, phase.name, sample)
 
 
-def show_sample(console: Console, phase: str, sample: Sample) -> None:
+def show_sample(console: Screen, phase: str, sample: Sample) -> None:
     """One sample, cut to a few lines."""
     console.print(Text(f"  {phase}, step {number(sample.step)}", style="dim"))
-    prompt = visible_text(sample.prompt).strip()
+    prompt = visible(sample.prompt).strip()
     text = Text.assemble((prompt, "bold"), "\n" if sample.prompt.endswith("\n") else " " if prompt else "",
-                         visible_text(sample.text).strip() or "(nothing)")
+                         visible(sample.text).strip() or "(nothing)")
     text.expand_tabs(4)
     wrapped = text.wrap(console, max(10, console.width - 4))
     for line in wrapped[:SAMPLE_LINES]:

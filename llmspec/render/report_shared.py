@@ -6,18 +6,17 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from llmspec.core.units import flops as flops
+from llmspec.render.terminal import Screen, Text
 
 BARS = "▁▂▃▄▅▆▇█"
 NARROW = 60
 """Columns below which a chart says less than a line of bars."""
 
 
-def heading(console: Console, title: str, explanation: str = "") -> None:
+def heading(console: Screen, title: str, explanation: str = "") -> None:
     """A section's title on a line of its own, and a line for who sees such a section for the first time."""
     console.print()
     line = Text.assemble((f"{title} ", "bold cyan"))
@@ -34,7 +33,7 @@ def facts(rows: Iterable[tuple[str, Any]], indent: int = 2) -> Table:
     grid.add_column(overflow="fold")
     for name, value in rows:
         if value not in ("", None):
-            grid.add_row(" " * indent + name, value if isinstance(value, Text) else str(value))
+            grid.add_row(" " * indent + name, str(value) if isinstance(value, str | int | float) else value)
     return grid
 
 
@@ -47,7 +46,7 @@ def table(*columns: str, right: Sequence[str] = (), indent: int = 2) -> Table:
     return made
 
 
-def bullets(console: Console, texts: Iterable[str]) -> None:
+def bullets(console: Screen, texts: Iterable[str]) -> None:
     """Sentences, each with a dot before it."""
     for text in texts:
         grid = Table.grid(padding=(0, 1, 0, 0))

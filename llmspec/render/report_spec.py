@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.columns import Columns
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from llmspec.bench.pace import Forecast
 from llmspec.core.units import size
@@ -22,9 +20,10 @@ from llmspec.render import proofs
 from llmspec.render.report_lessons import show_excerpts, show_spelling
 from llmspec.render.report_memory import show_memory
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
+from llmspec.render.terminal import Screen, Text
 
 
-def show(report: SpecReport, console: Console) -> None:
+def show(report: SpecReport, console: Screen) -> None:
     """The whole report, from the outside in."""
     title = Text.assemble((report.name, "bold"), f": {number(report.parameters)} parameters")
     console.print(title)
@@ -159,7 +158,7 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
         yield "in both", f"{number(source.in_both)} of its documents, which validation holds too: {done}"
 
 
-def show_phase(console: Console, index: int, phase: PhaseReport, time: Forecast | None) -> None:
+def show_phase(console: Screen, index: int, phase: PhaseReport, time: Forecast | None) -> None:
     start = f"goes on from {phase.starts_from}" if phase.starts_from else "from freshly drawn weights"
     console.print(Text.assemble(("" if index == 1 else "\n") + f"  {index} ", (phase.name, "bold"),
                                 f"  {phase.kind}, {start}"))
@@ -202,7 +201,7 @@ def mixture(shares: tuple[ShareReport, ...]) -> Table:
 
 
 # -- decoding and decisions ----------------------------------------------------------------------------------------
-def show_chain(console: Console, chain: ChainReport) -> None:
+def show_chain(console: Screen, chain: ChainReport) -> None:
     numbers = ("entropy", "tokens left", "best")
     made = table("filter", "setting", *numbers, "the most probable", right=numbers)
     width, top = 24 if console.width >= 100 else 12, max(max(e.best) for e in chain.effects)

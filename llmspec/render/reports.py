@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from llmspec.explain.report import Report
+from llmspec.render.terminal import Screen, out
 
 
-def show(report: Report, console: Console | None = None) -> None:
+def show(report: Report, console: Screen | None = None) -> None:
     """Prints any report; its `about` names the module that knows how."""
-    console = console or Console(highlight=False, emoji=False, markup=False)
+    console = console or out()
     if report.about == "spec":
         from llmspec.render import report_spec as printer
     elif report.about == "run":

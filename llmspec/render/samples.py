@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-
 from llmspec.core.units import duration
+from llmspec.render.terminal import err, out
+from llmspec.render.waiting import waiting
 
 
 def attributions(model: Any) -> list[dict[str, str]]:
@@ -39,29 +39,40 @@ def show(model: Any, prompt: str, events: Iterator[Any], n: int, chat: bool) -> 
     """Streams one answer as it is drawn; several answers one after the other, each when it is whole."""
     import time
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = out()
     began, tokens = time.perf_counter(), 0
     first = began
     texts, ends = [""] * n, [""] * n
-    if not chat and prompt:
-        console.print(prompt, end="", style="bold", markup=False)
-    for event in events:
+    if not chat and prompt and n == 1:
+        console.write(prompt, "bold")
+    for event in waited(events):
         first = time.perf_counter() if not tokens else first
         tokens += 1
         texts[event.row] += event.text
         ends[event.row] = event.finish_reason or ends[event.row]
         if n == 1:
-            console.print(event.text, end="", markup=False)
+            console.write(event.text)
     if n == 1:
-        console.print()
+        console.write("\n")
     else:
         for row, text in enumerate(texts):
             console.rule(f"{row + 1} of {n}", align="left", style="dim")
-            console.print(text, markup=False)
+            if not chat:
+                console.write(prompt, "bold")
+            console.write(text + "\n")
     seconds = time.perf_counter() - first
     speed = f"{(tokens - 1) / seconds:.0f} tokens/s, " if tokens > 1 and seconds > 0 else ""
     reasons = ", ".join(dict.fromkeys(ends))
-    notes = Console(stderr=True, highlight=False, style="dim", soft_wrap=True)
-    notes.print(f"[{tokens} tokens, {speed}first after {duration(first - began)}, ended by {reasons}]", markup=False)
+    notes = err(style="dim", soft_wrap=True)
+    notes.print(f"[{tokens} tokens, {speed}first after {duration(first - began)}, ended by {reasons}]")
     if line := credit(model):
-        notes.print(line, markup=False)
+        notes.print(line)
+
+
+def waited(events: Iterator[Any]) -> Iterator[Any]:
+    """The events, and a word on standard error while the first of them takes long."""
+    with waiting("compiling the first tokens' kernels"):
+        first = next(events, None)
+    if first is not None:
+        yield first
+        yield from events

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmspec.compiler import compile_spec
 from llmspec.explain.chain import chain_report
-from llmspec.explain.decoding import visible
+from llmspec.explain.decoding import spelled
 from llmspec.explain.model import Node, folded
 from llmspec.explain.spec import explain_plan
 from llmspec.parts import attentions, mlps, norms, positions
@@ -67,7 +67,7 @@ def test_a_chain_has_one_effect_per_filter_that_is_on(decoding: Decoding) -> Non
 
 @given(st.binary(max_size=12))
 def test_visible_text_hides_nothing(data: bytes) -> None:
-    text = visible(data)
+    text = spelled(data)
     assert text.isprintable() and " " not in text and bool(text) == bool(data)
 
 
