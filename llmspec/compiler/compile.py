@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmspec.compiler import fit, network, schedule
+from llmspec.compiler import fit, keys, network, schedule
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
 from llmspec.compiler.proofs import prove, refuse
@@ -19,7 +19,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("order phases", ("phases",), schedule.order_phases),
     Pass("plan phases", ("network", "order"), schedule.plan_phases),
     Pass("fit memory", ("model", "network", "planned"), fit.fit_memory),
-    Pass("address phases", ("network", "planned"), schedule.address_phases),
+    Pass("address phases", ("network", "planned"), keys.address_phases),
 )
 
 
@@ -56,14 +56,24 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
 
 def complete(plan: Plan, measured: Measured) -> Plan:
     """The plan with everything that only the data could tell: token counts, exact lengths, keys. Raises SpecError."""
+    draft = planned_again(plan, measured)
+    if draft.problems:
+        raise SpecError(draft.problems)
+    return plan.model_copy(update={"sources": measured.sources, "phases": draft.planned})
+
+
+def unread(plan: Plan) -> Plan:
+    """The plan as it was before its data were read: its keys compare with those of a spec whose data are not here."""
+    return plan.model_copy(update={"phases": planned_again(plan, None).planned})
+
+
+def planned_again(plan: Plan, measured: Measured | None) -> Draft:
+    """The phases of a plan, planned with other knowledge of the data."""
     sections = Sections(
         name=plan.name, seed=plan.seed, device=plan.device, precision=plan.precision, beam=plan.beam, model=None,
         tokenizer=plan.tokenizer,
         sources={s.name: s.source for s in plan.sources}, phases={p.name: p.phase for p in plan.phases},
-        decoding=plan.decoding,
+        decoding=plan.decoding, leaks=plan.leaks,
     )
     draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
-    draft = schedule.address_phases(schedule.plan_phases(draft))
-    if draft.problems:
-        raise SpecError(draft.problems)
-    return plan.model_copy(update={"sources": measured.sources, "phases": draft.planned})
+    return keys.address_phases(schedule.plan_phases(draft))

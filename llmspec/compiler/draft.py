@@ -69,5 +69,5 @@ def sections_of(spec: Spec) -> Sections:
         name=spec.name, seed=spec.seed, device=spec.device, precision=spec.precision, beam=spec.beam,
         memory_limit=spec.memory_limit, model=spec.model,
         tokenizer=spec.tokenizer, sources=dict(spec.data.sources), phases=dict(spec.phases), decoding=spec.decoding,
-        spec=spec,
+        leaks=spec.data.leaks, spec=spec,
     )

@@ -119,7 +119,7 @@ def build_table(draft: Draft) -> Draft:
     plan = ModelPlan(
         d_model=dims.d_model, layers=dims.layers, context=dims.context, vocab=dims.vocab, heads=dims.heads,
         kv_heads=dims.kv_heads, head_dim=dims.head_dim, position=model.position, attention=model.attention,
-        mlp=model.mlp, norm=model.norm, tied_embeddings=model.tied_embeddings, dropout=model.dropout,
+        mlp=model.mlp, norm=model.norm, init=model.init, tied_embeddings=model.tied_embeddings, dropout=model.dropout,
         tensors=tuple(tensors(model, dims)), flops_per_token=dims.layers * block + 2.0 * dims.vocab * dims.d_model,
     )
     return replace(draft, network=plan)

@@ -9,6 +9,7 @@ from llmspec.parts.base import Dims, Frozen, Init, Role
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import (
     AnyAttention,
+    AnyInitializer,
     AnyMLP,
     AnyNorm,
     AnyPhase,
@@ -60,6 +61,8 @@ class ModelPlan(Frozen):
     attention: AnyAttention
     mlp: AnyMLP
     norm: AnyNorm
+    init: AnyInitializer | None = None
+    """What `tensors` start by; None where an older version wrote the plan."""
     tied_embeddings: bool
     dropout: float
     tensors: tuple[TensorPlan, ...]
@@ -177,8 +180,8 @@ class PhasePlan(Frozen):
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
 
 
-COMPUTED = ("tensors", "flops_per_token")
-"""Fields of ModelPlan that follow from the others."""
+COMPUTED = ("vocab", "heads", "kv_heads", "head_dim", "tensors", "flops_per_token")
+"""Fields of ModelPlan that follow from a spec's keys and are none themselves."""
 KEPT = ("name", "seed", "device", "precision", "beam", "memory_limit", "tokenizer", "decoding")
 """Keys of a spec that a Plan holds as they are, but for what the compiler closed."""
 
@@ -213,7 +216,7 @@ class Plan(Frozen):
     def settings(self) -> dict[str, Any]:
         """The spec that this plan follows from, as JSON-able data: every default written out, nothing computed."""
         dumped = self.dump()
-        model = {k: v for k, v in dumped["model"].items() if k not in COMPUTED}
+        model = {k: v for k, v in dumped["model"].items() if k not in COMPUTED and (k, v) != ("init", None)}
         sources = {s["name"]: s["source"] for s in dumped["sources"]}
         phases = {p["name"]: p["phase"] for p in dumped["phases"]}
         kept = {k: dumped[k] for k in KEPT}

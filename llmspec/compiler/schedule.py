@@ -1,4 +1,4 @@
-"""Passes that resolve the phases: their order, their length, what they read, and their keys."""
+"""Passes that resolve the phases: their order, their length and what they read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.memory import habits, memory_of
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
-from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
-
-SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every")
-"""Keys of a phase that change what is shown or saved on the way, never the result."""
 
 
 def order_phases(draft: Draft) -> Draft:
@@ -74,43 +70,3 @@ def budget_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
 def planned_shares(phase: Phase, model: ModelPlan) -> tuple[SharePlan, ...]:
     """What the mixture says before any data have been read."""
     return tuple(SharePlan(source=s, share=share.fraction) for s, share in phase.mixture.items())
-
-
-def address_phases(draft: Draft) -> Draft:
-    """Each phase's key: the hash of all that shapes its weights, parents included."""
-    assert draft.network is not None and draft.sections.tokenizer is not None
-    keys: dict[str, str] = {}
-    for plan in draft.planned:
-        phase = plan.phase
-        settings = {k: v for k, v in phase.identity().items() if k not in SHOWN_ONLY}
-        keys[plan.name] = digest({
-            "phase": settings,
-            "parts": [p.revision for p in (phase.optimizer, phase.schedule, phase.objective)],
-            "parent": keys.get(phase.from_ or ""),
-            "model": model_identity(draft.network),
-            "data": read_by(draft, plan),
-            "seed": draft.sections.seed, "device": draft.device, "name": plan.name, **arithmetic(draft),
-        })
-    return replace(draft, planned=tuple(p.model_copy(update={"key": keys[p.name]}) for p in draft.planned))
-
-
-def arithmetic(draft: Draft) -> dict[str, object]:
-    """How a device rounds and orders its sums, where that is not its plain way: so float32 keys stay what they were."""
-    asked = {"precision": draft.sections.precision, "beam": draft.sections.beam}
-    return {key: value for key, value in asked.items() if value not in (None, 0, "float32")}
-
-
-def read_by(draft: Draft, plan: PhasePlan) -> object:
-    """What a phase reads: the hash of its very tokens once they are known, before that the settings that make them."""
-    if draft.measured:
-        return draft.measured.fingerprints[plan.name]
-    tokenizer, sources = draft.sections.tokenizer, draft.sections.sources
-    assert tokenizer is not None
-    mixture = {s: sources[s].identity() for s in plan.phase.mixture if s in sources}
-    return {"tokenizer": tokenizer.identity(), "sources": mixture}
-
-
-def model_identity(model: ModelPlan) -> dict[str, object]:
-    """What the network computes and how it starts, as a JSON-able value."""
-    parts = {k: getattr(model, k).identity() for k in ("position", "attention", "mlp", "norm")}
-    return {**parts, "dropout": model.dropout, "tensors": [t.model_dump(mode="json") for t in model.tensors]}

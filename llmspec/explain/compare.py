@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from llmspec.compiler import unread
 from llmspec.compiler.budget import learning_rates
+from llmspec.compiler.keys import SHOWN_ONLY
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.units import count, size
 from llmspec.explain.report import Report
 
-"""Of a model's plan: what follows from the rest."""
 Fate = Literal["reused", "trained anew", "only in the first", "only in the second"]
 
 
@@ -131,13 +132,16 @@ def tokens_of(plan: Plan, source: str) -> float | None:
 
 def phase_differences(first: Plan, second: Plan) -> Iterator[PhaseDifference]:
     """Every phase of both: a phase with the same key is never trained twice."""
+    if {p.exact for p in first.phases} != {p.exact for p in second.phases}:  # such keys hash different things
+        first, second = unread(first), unread(second)
     a, b = ({p.name: p for p in plan.phases} for plan in (first, second))
     changed = [d.path for d in differences(first, second)]
+    anew = {name for name in a if name in b and a[name].key != b[name].key}
     for name in dict.fromkeys([*a, *b]):
         one, other = a.get(name), b.get(name)
         fate: Fate = "only in the second" if one is None else "only in the first" if other is None else \
-            "reused" if one.key == other.key else "trained anew"
-        why = reason(other, changed, b) if fate == "trained anew" and other is not None else ""
+            "trained anew" if name in anew else "reused"
+        why = reason(other, changed, anew) if name in anew and other is not None else ""
         yield PhaseDifference(name, fate, why, *(rates(p) for p in (one, other)))
 
 
@@ -145,13 +149,21 @@ def rates(phase: PhasePlan | None) -> tuple[float, ...]:
     return tuple(rate for _, rate in learning_rates(phase)) if phase is not None else ()
 
 
-def reason(phase: PhasePlan, changed: list[str], phases: dict[str, PhasePlan]) -> str:
-    """Which of the changed settings shape the phase, the nearest first."""
+def reason(phase: PhasePlan, changed: list[str], anew: set[str]) -> str:
+    """Which of the changed settings shape the phase, the nearest first; `anew` are the phases that are trained anew."""
     own, shared = f"phases.{phase.name}.", ("model.", "tokenizer.", "seed", "device", "precision", "beam")
+    shown = tuple(own + key for key in SHOWN_ONLY)
     sources = tuple(f"data.sources.{s}." for s in phase.phase.mixture)
-    for found in ([p for p in changed if p.startswith(own)], [p for p in changed if p.startswith(shared)],
-                  [p for p in changed if p.startswith(sources)]):
+    mine = [p for p in changed if p.startswith(own) and not p.startswith(shown)]
+    for found in (mine, [p for p in changed if p.startswith(shared)], [p for p in changed if p.startswith(sources)]):
         if found:
-            return ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
-    parent = phase.phase.from_
-    return f"{parent} is trained anew" if parent in phases else "the text it reads"
+            return listed(found)
+    if phase.phase.from_ in anew:
+        return f"{phase.phase.from_} is trained anew"
+    # Text that any source validates with is left out, and a tokenizer learns from all of them.
+    others = [p for p in changed if p.startswith("data.") or ".mixture." in p]
+    return listed(others) if others else "the text it reads, or the version of llmspec"
+
+
+def listed(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")

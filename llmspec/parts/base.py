@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens, S keys, D model width, H query heads, K key/va
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -35,6 +35,24 @@ class Part(Frozen):
     def identity(self) -> dict[str, Any]:
         """JSON-able value that addresses what this part does: its settings and its version."""
         return {**self.model_dump(mode="json", by_alias=True), "revision": self.revision}
+
+
+def parts_of(value: Any) -> Iterator[tuple[str, Part]]:
+    """(kind and name, such as `optimizers.muon`; part) of every part in a value, however deep."""
+    if isinstance(value, Part):
+        yield ".".join(type(value).__module__.split(".")[-2:]), value
+    if isinstance(value, Frozen):
+        value = [getattr(value, name) for name in type(value).model_fields]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for below in value:
+            yield from parts_of(below)
+
+
+def revisions_of(value: Any) -> dict[str, int]:
+    """Revision of every part in a value, however deep."""
+    return {name: part.revision for name, part in sorted(parts_of(value), key=lambda one: one[0])}
 
 
 @dataclass(frozen=True)

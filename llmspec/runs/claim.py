@@ -15,17 +15,14 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core import strict_json
 from llmspec.core.disk import open_plain, read_bytes, real_folder
 from llmspec.core.problems import RunError
+from llmspec.core.run_names import LOCK_FILE, OURS
 from llmspec.core.units import size
 from llmspec.runs.checkpoint import KEPT
 from llmspec.runs.files import LARGEST, disk_errors
 
-OURS = ("spec", "resolved.yaml", "tokenizer.json", "sources.json", "lock.json", "proofs.json", "plan.json",
-        "facts.json")
-"""What a run writes beside its phases, in the order of writing: a start that was killed leaves some of it."""
 OF_A_PHASE = ("phase.json", "metrics.jsonl", "timing.jsonl", "samples.jsonl")
 PLANS = {"name", "seed", "model", "tokenizer", "phases", "decoding"}
 """Keys by which a plan.json is known as one of llmspec's, of whatever version."""
-LOCK_FILE = ".lock"
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 """What a file system answers that has no locks."""
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from llmspec.compiler.plan import Plan
 from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, RunError
-from llmspec.parts.base import Frozen, Part
+from llmspec.parts.base import Frozen, revisions_of
 from llmspec.runs.files import read_json
 
 PACKAGES = ("llmspec", "tinygrad", "numpy", "tokenizers", "safetensors")
@@ -89,21 +89,7 @@ def sections(plan: Plan) -> dict[str, str]:
 
 def revisions(plan: Plan) -> dict[str, int]:
     """Revision of every part in use."""
-    found = _parts([plan, plan.decoding.chain()])
-    return {name: part.revision for name, part in sorted(found, key=lambda one: one[0])}
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Part]]:
-    """(folder.kind, part) of every part in a value, however deep."""
-    if isinstance(value, Part):
-        yield ".".join(type(value).__module__.split(".")[-2:]), value
-    if isinstance(value, Frozen):
-        value = [getattr(value, name) for name in type(value).model_fields]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for below in value:
-            yield from _parts(below)
+    return revisions_of([plan, plan.decoding.chain()])
 
 
 def version(package: str) -> str:

@@ -64,19 +64,6 @@ class PhaseFolder:
         found, notices = attempt(self.folder, str(self.about.get("key", "")), lambda saved: saved.weights(expected))
         return (*found, notices) if found else (None, {}, notices)
 
-    def set_aside(self, key: str) -> Path | None:
-        """Moves away what another plan left here, keeping it; returns where it went."""
-        if not self.folder.exists() or self.about.get("key") == key:
-            return None
-        old = self.about.get("key", "unfinished")[:8]
-        target = self.folder.with_name(f"{self.folder.name}.{old}")
-        number = 1
-        while target.exists():
-            number += 1
-            target = self.folder.with_name(f"{self.folder.name}.{old}.{number}")
-        self.folder.rename(target)
-        return target
-
 
 class RunFolder:
     """A run directory. Stands alone: `sample` and `explain` need nothing else."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llmspec.core import run_names
 from llmspec.core.problems import Path, Problem, nearest
 from llmspec.core.units import Budget
 from llmspec.spec.yaml12 import Tree
@@ -21,6 +22,7 @@ def check_references(tree: Tree) -> Iterator[Problem]:
     sources, phases = _names(tree, ("data", "sources")), _names(tree, ("phases",))
     yield from _spelled(tree, ("data", "sources"), "source", "mixtures and budgets name it")
     yield from _spelled(tree, ("phases",), "phase", "its folder in the run directory has this name")
+    yield from _folders(tree)
     for name, phase in _maps(tree, ("phases",)):
         path = ("phases", name)
         if sources is not None:
@@ -67,6 +69,27 @@ def _spelled(tree: Tree, path: Path, what: str, why: str) -> Iterator[Problem]:
                 (*path, name),
                 consequence=why,
                 mark=mark,
+            )
+
+
+def _folders(tree: Tree) -> Iterator[Problem]:
+    """A phase's folder in the run directory has its name: what stands there already, or twice, cannot be one."""
+    found = _at(tree, ("phases",))
+    phases = [name for name in found if _NAME.fullmatch(name)] if isinstance(found, Mapping) else []
+    first: dict[str, str] = {}
+    for name in phases:
+        twin = first.setdefault(name.lower(), name)
+        what, consequence = run_names.wrong(name)
+        if twin != name:
+            what = f"differs from `{twin}` in nothing but capital letters"
+            consequence = "on many file systems both would be one folder"
+        if what:
+            yield Problem(
+                f"`{name}` cannot name a phase: it {what}",
+                ("phases", name),
+                hint=f"such as `{run_names.free(name, phases)}`",
+                consequence=consequence,
+                mark=tree.key_mark(("phases", name)),
             )
 
 

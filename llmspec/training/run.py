@@ -17,6 +17,7 @@ from llmspec.core.problems import Problem, RunError
 from llmspec.data import leaks
 from llmspec.data.prepare import Prepared, prepare
 from llmspec.data.proofs import data_proofs
+from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
@@ -105,8 +106,8 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, pace.Foreca
         if bench.stop.asked:
             raise bench.stop.interrupted()
         place = folder.phase(phase.name)
-        if moved := place.set_aside(phase.key):
-            bench.watcher.notice(f"{phase.name} has changed: what was trained before is kept in {moved}")
+        if said := moves(phase.name, *put_in_place(place, phase.key)):
+            bench.watcher.notice(said)
         if finished(place, phase):
             bench.watcher.reused(phase)
             finals[phase.name] = partial(final_weights, place, bench.plan)
@@ -124,6 +125,15 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, pace.Foreca
 
     if search.kernels:
         bench.watcher.notice(search.told())
+
+
+def moves(name: str, moved: Path | None, back: Path | None) -> str:
+    """What `put_in_place` did to a phase's folder, for people; '' for nothing."""
+    kept = f"what was trained with other settings is kept in {moved}" if moved else ""
+    if back:
+        return f"{name} was trained with these settings before: it is taken back from {back}" + (
+            f"; {kept}" if kept else "")
+    return f"{name} has changed: {kept}" if kept else ""
 
 
 def finished(place: PhaseFolder, phase: PhasePlan) -> bool:

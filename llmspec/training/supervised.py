@@ -147,11 +147,7 @@ class Supervised:
         targets = sum(float(b.weights.sum()) for b in batches)
         loss, norm = self._step(batches, targets, scalars)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise RunError(
-                f"the loss became {loss} (gradient norm {norm}) at step {self.step + 1} of {self.plan.name}",
-                hint="a lower learning rate, a longer warm-up or clipping usually helps",
-                consequence="every later step would have been NaN; the checkpoints before it are kept",
-            )
+            raise self.diverged(loss, norm)
         for batch in batches:
             self.ledger.add(batch)
         self.step += 1
@@ -164,6 +160,19 @@ class Supervised:
         read = sum(int(b.filled.sum()) for b in batches)
         flops = (self.plan.flops or 0.0) / self.total
         self.bench.watcher.stepped(Step(self.step, self.total, loss, scalars[0], norm, read, seconds, flops))
+
+    def diverged(self, loss: float, norm: float) -> RunError:
+        """The error of a step that gave no numbers: what helps with these settings, and what is on disk."""
+        saved, _ = self.folder.checkpoint()
+        clipping = "" if self.phase.clip is not None else " or clipping (`clip: 1.0`)"
+        kept = f"the checkpoint of step {saved.step:,} is kept in {saved.folder}" if saved else \
+            f"no checkpoint of {self.plan.name} had been written yet"
+        return RunError(
+            f"the loss became {loss} (gradient norm {norm}) at step {self.step + 1} of {self.plan.name}",
+            hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now), a longer warm-up{clipping} usually "
+                 "helps; a changed phase starts from step 0",
+            consequence=f"every later step would have been NaN; {kept}",
+        )
 
     def _step(self, batches: list[Any], targets: float, scalars: tuple[float, ...]) -> tuple[float, float]:
         import numpy as np

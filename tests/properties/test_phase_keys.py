@@ -1,0 +1,282 @@
+"""A phase's key changes with everything that shapes its weights, and with nothing else; `explain A B` says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import tiny
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from strategies import TABLES, Data, fields_of, models, parts, phase_settings, specs, value_of, yaml_text
+
+from llmspec.compiler import compile_spec, complete
+from llmspec.compiler.draft import Draft, sections_of
+from llmspec.compiler.keys import DERIVED, SHOWN_ONLY, address_phases
+from llmspec.compiler.plan import ModelPlan, Plan, TensorPlan
+from llmspec.core.problems import DataError, SpecError
+from llmspec.core.table import Choice
+from llmspec.core.units import Budget, Share
+from llmspec.explain.compare import explain_difference
+from llmspec.parts import attentions, optimizers, phases
+from llmspec.parts.base import Frozen, Init, Part, parts_of
+from llmspec.parts.schedules.base import Span
+from llmspec.spec import load_spec
+from llmspec.spec.schema import ModelSpec
+
+SHAPED = ("position", "attention", "mlp", "norm", "init", "optimizer", "schedule", "objective")
+"""Tables whose parts stand in a model or in a phase."""
+BY_HAND: dict[str, tuple[Any, ...]] = {
+    "from_": (None,), "mixture": ({"facts": Share(50.0), "docs": Share(50.0)},),
+    "budget": (Budget(9.0, "steps"), Budget(9.0, "tokens"), Budget(3.0, "epochs", "facts"), Budget(9.0, "FLOPs")),
+    "prompts": (("never said",),), "learn": (("user",), ("assistant", "user")),
+    "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
+    "init": tuple(kind() for kind in TABLES["init"].values()),
+}
+"""Values of fields that the field's type does not give."""
+
+
+@pytest.fixture(scope="module")
+def draft(tmp_path_factory: pytest.TempPathFactory) -> Draft:
+    """A planned spec of two phases, before its keys."""
+    loaded = load_spec(tiny.write(tmp_path_factory.mktemp("keys")))
+    plan = compile_spec(loaded.spec)
+    made = Draft(sections_of(loaded.spec), None, plan.model.dims, plan.device, plan.model, (), plan.phases)
+    assert keys(made) == [p.key for p in plan.phases], "the pass gives the keys of the plan"
+    return made
+
+
+def keys(draft: Draft) -> list[str]:
+    return [p.key for p in address_phases(draft).planned]
+
+
+def with_phase(draft: Draft, phase: Any) -> Draft:
+    """The draft with another last phase."""
+    return replace(draft, planned=(draft.planned[0], draft.planned[1].model_copy(update={"phase": phase})))
+
+
+# -- every field, by its type ------------------------------------------------------------------------------------------
+def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
+    """Some values of a field that are not the one it has. Fails for fields whose type gives none and that nobody named
+    above, so that a new field has to be thought of here."""
+    info = owner.model_fields[name]
+    if name in BY_HAND and (owner is ModelPlan or issubclass(owner, phases.Phase)):
+        found = list(BY_HAND[name])
+    elif isinstance(now, Part):
+        table = next((m.table for m in info.metadata if isinstance(m, Choice)), {})
+        found = [*(kind() for kind in table.values()), *(value for _, value in changes(now))]
+    else:
+        found = [typed(info.annotation, v) for v in drawn(info)]
+    found = [value for value in found if value != now]
+    assert found, f"{owner.__name__}.{name}: no other value is known; add some to BY_HAND"
+    return found
+
+
+def drawn(info: Any) -> list[Any]:
+    """Values that a field's type and limits allow; the same each time."""
+    strategy = value_of(info.annotation, tuple(info.metadata))
+    assert strategy is not None, f"no value is known for a {info.annotation}"
+    found: list[Any] = []
+
+    @settings(max_examples=8, database=None, derandomize=True)
+    @given(strategy)
+    def collect(value: Any) -> None:
+        found.append(value)
+
+    collect()
+    return found
+
+
+def typed(annotation: Any, value: Any) -> Any:
+    """A value as the part would hold it: `5%` becomes what it is read as."""
+    kinds = [annotation, *get_args(annotation)]
+    reads = next((k for k in kinds if k in (Share, Span)), None)
+    return reads.parse(value) if reads and isinstance(value, str) else value
+
+
+def changes(value: Frozen) -> Iterator[tuple[str, Any]]:
+    """(field, the value with that field changed), for every field but its kind."""
+    for name in type(value).model_fields:
+        if name != "kind":
+            for other in others(type(value), name, getattr(value, name)):
+                yield name, value.model_copy(update={name: other})
+
+
+def test_every_field_of_a_model(draft: Draft) -> None:
+    assert draft.network is not None
+    base, seen = set(keys(draft)), set()
+    assert set(ModelSpec.model_fields) <= set(ModelPlan.model_fields), "what a spec says of a model, its plan holds"
+    for name, other in changes(draft.network):
+        same = base & set(keys(replace(draft, network=other)))
+        assert same == (base if name in DERIVED else set()), name
+        seen.add(name)
+    assert seen == set(ModelPlan.model_fields)
+
+
+@pytest.mark.parametrize(("table", "kind"), [(t, k) for t in SHAPED for k in TABLES[t]])
+def test_every_field_of_every_part(draft: Draft, table: str, kind: str) -> None:
+    """Of parts in parts too: Muon's AdamW."""
+    part = TABLES[table][kind]()
+    assert draft.network is not None
+
+    def placed(value: Any) -> Draft:
+        assert draft.network is not None
+        if table in ModelPlan.model_fields:
+            return replace(draft, network=draft.network.model_copy(update={table: value}))
+        return with_phase(draft, draft.planned[1].phase.model_copy(update={table: value}))
+
+    base = keys(placed(part))[1]
+    for name, other in changes(part):
+        assert keys(placed(other))[1] != base, f"{table}.{kind}.{name}: {getattr(other, name)!r}"
+
+
+@pytest.mark.parametrize("kind", list(phases.TABLE))
+def test_every_field_of_every_phase(draft: Draft, kind: str) -> None:
+    phase = phases.TABLE[kind](mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain",
+                               prompts=("one",))
+    first, base = keys(with_phase(draft, phase))
+    for name, other in changes(phase):
+        changed = keys(with_phase(draft, other))
+        assert changed[0] == first, "the phase before it is left alone"
+        assert (changed[1] == base) == (name in SHOWN_ONLY), f"{name}: {getattr(other, name)!r}"
+    assert set(SHOWN_ONLY) <= set(phases.Phase.model_fields), "only keys that there are"
+
+
+@pytest.mark.parametrize(("table", "kind"), [(t, k) for t in (*SHAPED, "phase") for k in TABLES[t]])
+def test_every_revision(draft: Draft, table: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert draft.network is not None
+    part = TABLES[table][kind]
+    if table == "phase":
+        made = with_phase(draft, part(mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain"))
+    elif table in ModelPlan.model_fields:
+        made = replace(draft, network=draft.network.model_copy(update={table: part()}))
+    else:
+        made = with_phase(draft, draft.planned[1].phase.model_copy(update={table: part()}))
+    base = keys(made)[1]
+    monkeypatch.setattr(part, "revision", 77)
+    assert keys(made)[1] != base
+
+
+def test_revisions_of_parts_in_parts_and_of_what_is_read(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(draft.planned[0].phase.optimizer, optimizers.TABLE["muon"])
+    nested = {name for name, _ in parts_of(draft.planned[0].phase)}
+    assert {"optimizers.muon", "optimizers.adamw", "schedules.cosine", "objectives.cross_entropy"} <= nested
+    for part in (optimizers.TABLE["adamw"], type(draft.sections.tokenizer), type(draft.sections.sources["docs"])):
+        base = keys(draft)
+        with monkeypatch.context() as patch:
+            patch.setattr(part, "revision", 77)
+            assert not set(keys(draft)) & set(base), part
+    assert attentions.TABLE  # the tables are those that specs are made of
+
+
+@pytest.mark.parametrize(("field", "value"), [("seed", 8), ("device", "CUDA"), ("precision", "bfloat16"), ("beam", 2),
+                                              ("leaks", "allow")])
+def test_what_a_whole_spec_says(draft: Draft, field: str, value: Any) -> None:
+    other = replace(draft, device=value) if field == "device" else \
+        replace(draft, sections=replace(draft.sections, **{field: value}))
+    assert not set(keys(draft)) & set(keys(other))
+
+
+def test_a_part_without_its_fields_in_the_key_is_found(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above can fail: a key that leaves something out is caught."""
+    from llmspec.compiler import keys as module
+
+    monkeypatch.setattr(module, "DERIVED", (*DERIVED, "context"))
+    with pytest.raises(AssertionError, match="context"):
+        test_every_field_of_a_model(draft)
+
+
+# -- explain A B -------------------------------------------------------------------------------------------------------
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Data, Data]:
+    """A spec, and the same with one section or key drawn anew."""
+    first = draw(specs())
+    second = {**first, "phases": {name: dict(phase) for name, phase in first["phases"].items()}}
+    name = draw(st.sampled_from(list(second["phases"])))
+    phase, sources = second["phases"][name], list(first["data"]["sources"])
+    what = draw(st.sampled_from(["model", "part", "phase", "shown", "source", "top", "leaks", "nothing"]))
+    if what == "model":
+        second["model"] = draw(models())
+    elif what == "part":
+        table = draw(st.sampled_from(["optimizer", "schedule", "objective"]))
+        phase[table] = draw(parts(table))
+        phase[table].pop("warmup", None)
+    elif what == "phase":
+        kept = {k: phase[k] for k in ("from", "kind") if k in phase}
+        second["phases"][name] = {**draw(phase_settings(sources, [])), **kept}
+    elif what == "shown":
+        phase |= {"prompts": ["Other"], "sample_every": "1 steps", "checkpoint_every": "2 steps", "evaluate_every": 0}
+    elif what == "source":
+        source = draw(st.sampled_from(sources))
+        change = draw(st.sampled_from([{"validation": "hash 30%"}, {"license": "MIT"}, {"max_epochs": 6},
+                                       {"attribution": "somebody"}]))
+        second["data"] = {**first["data"], "sources": {**first["data"]["sources"], source: {
+            **first["data"]["sources"][source], **change}}}
+    elif what == "top":
+        second |= draw(st.sampled_from([{"seed": 100}, {"name": "another"}, {"decoding": {"top_k": 3}}]))
+    elif what == "leaks":
+        second["data"] = {**first["data"], "leaks": draw(st.sampled_from(["drop", "refuse", "allow"]))}
+    return first, second
+
+
+def plans_of(data: Data, folder: Path) -> tuple[Plan, Plan | None]:
+    """(plan before its data are read, plan after; None where the data do not do)."""
+    from llmspec.data.prepare import prepare
+
+    path = tiny.write(folder, yaml_text(data))
+    plan = compile_spec(load_spec(path).spec, base=str(folder))
+    try:
+        return plan, complete(plan, prepare(plan, offline=True).measured)
+    except (DataError, SpecError):
+        return plan, None
+
+
+@settings(max_examples=40)
+@given(pair=pairs())
+def test_explaining_two_specs_says_what_a_run_will_do(pair: tuple[Data, Data],
+                                                      tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("pair")
+    try:
+        (a, a_read), (b, b_read) = (plans_of(data, folder) for data in pair)
+    except SpecError:  # heads, widths and steps that do not go together
+        event("refused")
+        return
+    fates = []
+    for first, second in ((a, b), (a_read, b_read), (a, b_read), (a_read, b)):
+        if first is None or second is None:
+            continue
+        report = explain_difference(first, second, ("a", "b"))
+        fates.append({p.name: p.fate for p in report.phases})
+        changed = [d.path for d in report.differences]
+        for found in report.phases:
+            shown = tuple(f"phases.{found.name}.{key}" for key in SHOWN_ONLY)
+            assert (found.fate == "trained anew") == bool(found.why)
+            assert not any(word.startswith(shown) for word in found.why.split(", "))
+            if not changed:
+                assert found.fate == "reused"
+            if found.fate == "trained anew":
+                assert found.why != "the text it reads, or the version of llmspec", changed
+    event(" ".join(sorted(set(fates[0].values()))))
+    if a_read and b_read:
+        # What a run will do follows from the keys of plans whose data were read.
+        really = {p.name: "reused" if p.key == b_read.phase(p.name).key else "trained anew" for p in a_read.phases}
+        assert all(found == really for found in fates), fates
+
+
+def test_the_resolved_spec_is_a_spec_and_keeps_the_keys(tmp_path: Path) -> None:
+    from llmspec.training.run import resolved
+
+    plan = compile_spec(load_spec(tiny.write(tmp_path), ["model.init.stddev=0.05"]).spec)
+    again = compile_spec(load_spec(tiny.write(tmp_path, resolved(plan), "resolved.yaml")).spec)
+    assert [p.key for p in again.phases] == [p.key for p in plan.phases] and again.model == plan.model
+
+
+def test_the_tables_above_are_all_that_models_and_phases_hold() -> None:
+    def tables(owner: type[BaseModel]) -> set[str]:
+        return {name for name, info in fields_of(owner).items() if any(isinstance(m, Choice) for m in info.metadata)}
+
+    assert tables(ModelSpec) | tables(phases.Phase) == set(SHAPED)
