@@ -44,12 +44,13 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     assert "is not a folder" in nowhere.hint
 
 
-def test_empty_and_broken_files_are_all_told_at_once(tmp_path: Path) -> None:
+def test_broken_files_are_all_told_at_once_and_empty_ones_refuse_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(" \n")
     (tmp_path / "b.txt").write_bytes(b"good line\nna\xefve line\nmore")
-    empty, broken = problems(source("files", path="*.txt"), tmp_path)
-    assert "a.txt is empty" in empty.message
-    assert "0xef at offset 12" in broken.message and "iconv" in broken.hint
+    (tmp_path / "c.txt").write_bytes(b"a\0b")
+    broken, null = problems(source("files", path="*.txt"), tmp_path)
+    assert "byte 0xef" in broken.message and "iconv" in broken.hint
+    assert "a NUL character" in null.message and str(null).startswith("c.txt:1:2")
     assert broken.mark and (broken.mark.file, broken.mark.line, broken.mark.column) == ("b.txt", 2, 3)
     assert broken.mark.text == "na\\xefve line"
 
@@ -63,7 +64,8 @@ def test_malformed_jsonl_lines_are_named(tmp_path: Path) -> None:
     assert "a list" in found[1].message and "a text" in found[2].message and "without fields" in found[3].message
     assert str(found[0]).startswith("r.jsonl:2:7: not JSON")
     (tmp_path / "r.jsonl").write_text("x\n" * 50)
-    assert len(problems(source("files", path="r.jsonl"), tmp_path)) == 5
+    found = problems(source("files", path="r.jsonl"), tmp_path)
+    assert len(found) == 6 and found[-1].message == "45 more problems like these"
 
 
 @pytest.mark.parametrize("text, said", [("[1, 2]", "entry `0`: a record is a map"), ("3", "neither a list nor a map"),

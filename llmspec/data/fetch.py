@@ -9,15 +9,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmspec.core.folders import cache_dir, private_folder
-from llmspec.core.hashing import digest, file_digest
+from llmspec.core.hashing import file_digest
 from llmspec.core.problems import DataError
 from llmspec.core.units import size
+from llmspec.data.digests import digests
 from llmspec.data.wheels import folder_size, unpack
+from llmspec.parts.sources.base import Found
 from llmspec.parts.sources.notes import Notes
 
 Progress = Callable[[str, int, int], None]
@@ -33,6 +34,7 @@ class Fetch:
     def __init__(self, base: Path, offline: bool = False, progress: Progress | None = None) -> None:
         self.base = base
         self.notes = Notes()
+        self._promised: dict[Path, str] = {}
         self._offline = offline
         self._progress = progress or (lambda message, done, total: None)
 
@@ -64,24 +66,24 @@ class Fetch:
             _place(Path(new) / "ready", folder, {"package": name, "version": version})
         return folder / "files"
 
-    def digest(self, file: Path) -> str:
-        """sha256 (hex) of a file, remembered with its size and times so that big files are read once."""
-        status = file.stat()
-        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        note = private_folder(cache_dir() / "digests") / digest(str(file.resolve()))
-        try:
-            known_state, known = json.loads(note.read_text())
-            if known_state == state:
-                return known
-        except (OSError, ValueError):
-            pass
-        found = file_digest(file)
-        # A file changed within the clock's tick could change again and keep its times.
-        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > 2_000_000_000:
-            aside = note.with_name(f"{note.name}.{os.getpid()}")
-            aside.write_text(json.dumps([state, found]))
-            aside.replace(note)
+    @property
+    def cache(self) -> Path:
+        """The cache folder: never read as text."""
+        return cache_dir()
+
+    def digests(self, files: Sequence[Found], patterns: Sequence[str]) -> list[str]:
+        """sha256 (hex) of each file that `patterns` found; unchanged ones are not read. Raises DataError."""
+        found = digests(files, self.base, patterns, self)
+        self._promised.update(zip((file.path for file in files), found, strict=True))
         return found
+
+    def promised(self, file: Path) -> str | None:
+        """What `digests` said of a file, or the wheel that holds it: reading it has to find the same."""
+        return self._promised.get(file)
+
+    def progress(self, message: str, done: int, total: int) -> None:
+        """Say what is being done; `total` 0: not known."""
+        self._progress(message, done, total)
 
     def _download(self, name: str, version: str, folder: Path) -> Path:
         """The wheel, downloaded by pip into `folder`. A wheel is only unpacked: no build, no import."""

@@ -18,6 +18,7 @@ from llmspec.core.problems import Mark, Path, Problem, dotted, nearest
 from llmspec.core.regular import NotRegular, TooLarge, read_regular
 from llmspec.core.units import size
 from llmspec.spec.recovery import Parsed, parse
+from llmspec.spec.relative import folder_of, from_working_directory, rebased
 from llmspec.spec.shape import Shape, spec_shape
 from llmspec.spec.yaml12 import Node, described
 
@@ -68,7 +69,9 @@ class Layers:
         entries = dict(root.value)
         below: Node | None = None
         for name, mark in self.extended(entries.pop("extends", None)):
-            base = self.read(beside(path, name), mark, (*chain, path))
+            named = beside(path, name)
+            base = self.read(named, mark, (*chain, path))
+            base = base and rebased(base, folder_of(name, named))
             if base is None:  # whatever it would have given is not missing, but unknown
                 self.broken.add(())
             elif below is None:
@@ -132,10 +135,12 @@ class Layers:
         Only an index into a list, which no layer can reach, is written in place.
         """
         layer = Node({}, Mark("--set", 0, 0))
+        here = from_working_directory(next(iter(self.files))) if self.files else ""
         for setting in settings:
             try:
                 steps, value = self.setting(setting)
                 check_path(root, layer, steps, value)
+                value = rebased(value, here, steps)
                 if any(isinstance(step, int) for step in steps):
                     root = _write(root, steps, value)
                 else:

@@ -14,6 +14,7 @@ from llmspec.spec.decoding import Decoding
 from llmspec.spec.dump import to_yaml
 from llmspec.spec.layers import Layers
 from llmspec.spec.recovery import parse
+from llmspec.spec.relative import start
 from llmspec.spec.schema import Spec
 from llmspec.spec.yaml12 import Node, Tree
 
@@ -31,8 +32,8 @@ class Reading:
 
     @property
     def base(self) -> str:
-        """Folder of the spec, absolute: relative paths start here."""
-        return str(self.files[0][0].absolute().parent) if self.files else "."
+        """Folder in which relative paths start, absolute."""
+        return str(start(self.files[0][0])) if self.files else "."
 
     def locate(self, problem: Problem) -> Problem:
         """The problem with the mark of its path, or of the deepest known place above it."""

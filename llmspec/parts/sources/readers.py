@@ -1,129 +1,105 @@
-"""Files to documents, by suffix. Every problem names its file, and its line where there is one."""
+"""Files to documents, by suffix, one by one. Every problem names its file, and its line where there is one."""
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from llmspec.core.problems import DataError, Mark, Problem
-from llmspec.parts.sources.base import Document
+from llmspec.core.problems import DataError, Problem
+from llmspec.parts.sources.base import Document, Fetcher, Found
+from llmspec.parts.sources.json_files import read_json, read_jsonl
+from llmspec.parts.sources.notes import Problems
+from llmspec.parts.sources.opening import PACKED, Text, texts
+from llmspec.parts.sources.tables import read_csv, read_tsv
 
-MOST_PROBLEMS = 5
-"""Problems told of one file; the rest are likely of the same kind."""
+STRETCH = 1 << 22
+"""Characters of a plain text after which it goes on in another stretch."""
 
 
-def read_files(files: list[tuple[str, Path]]) -> Iterator[Document]:
-    """Documents of files given as (name, path), in order; one DataError with the problems of all of them."""
-    problems: list[Problem] = []
-    for name, path in files:
+def read_files(files: list[Found], fetch: Fetcher, encoding: str = "utf-8") -> Iterator[Document]:
+    """Documents of files, in order; one DataError with the problems of all of them, the first few in words."""
+    problems = Problems()
+    for found in files:
+        before, empty = problems.count, True
         try:
-            documents = read_file(name, path)
+            for document in read_file(found, fetch, problems, encoding):
+                empty = False
+                if not problems.count:
+                    yield document
         except DataError as error:
-            problems += error.problems
-        else:
-            if not problems:
-                yield from documents
-    if problems:
-        raise DataError(problems)
+            problems.add(*error.problems)
+        if problems.count > before:
+            problems.files += 1
+        elif empty:
+            fetch.notes.add("empty files", found.name)
+    problems.check()
 
 
-def read_file(name: str, path: Path) -> list[Document]:
-    """Documents of one file: a text, or the records of a .jsonl or .json."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror or error}", "give it read permission") from None
-    text = _decoded(name, raw)
-    if not text.strip():
-        raise DataError(f"{name} is empty", "fill it, remove it, or narrow the pattern", "it would teach nothing")
-    return READERS.get(path.suffix.lower(), _plain)(name, text)
+def read_file(found: Found, fetch: Fetcher, problems: Problems, encoding: str = "utf-8") -> Iterator[Document]:
+    """Documents of one file: a text, or its records; none where it is empty.
+
+    What is wrong with single records is added to `problems`. Raises DataError where the file cannot be read on.
+    """
+    path = found.path
+    packed = path.suffix.lower() in PACKED
+    suffix = (Path(path.stem) if packed else path).suffix.lower()
+    if suffix in _BINARY:
+        raise _binary(found, suffix)
+    if suffix in (".html", ".htm", ".xml"):
+        fetch.notes.add("files of markup, read with their tags", found.name)
+    text = Text(found.name, texts(found, fetch, encoding), fetch.notes, problems)
+    yield from READERS.get(suffix, _plain)(text)
 
 
-def _decoded(name: str, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        begin = raw.rfind(b"\n", 0, error.start) + 1
-        around = raw[max(begin, error.start - 40) : error.end + 40].split(b"\n")[0].decode(errors="backslashreplace")
-        raise DataError(Problem(
-            f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}",
-            hint=f"convert it, for example: iconv -f latin1 -t utf-8 {Path(name).name}",
-            consequence="its characters would be guessed",
-            mark=Mark(name, line, error.start - begin + 1, around),
-        )) from None
+def _plain(text: Text) -> Iterator[Document]:
+    """One document; a long one in stretches."""
+    held: list[str] = []
+    length, begun = 0, False
+    for piece in text.pieces:
+        if length >= STRETCH:
+            yield Document(text.name, "".join(held), more=True)
+            held, length, begun = [], 0, True
+        held.append(piece)
+        length += len(piece)
+    last = "".join(held)
+    if begun or last.strip():
+        yield Document(text.name, last)
 
 
-def _plain(name: str, text: str) -> list[Document]:
-    return [Document(name, text)]
-
-
-def _jsonl(name: str, text: str) -> list[Document]:
-    documents, problems = [], []
-    # Not splitlines(): JSON strings may hold U+2028 and its like as they are.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            documents.append(Document(name, record=_record(json.loads(line)), item=str(number)))
-        except json.JSONDecodeError as error:
-            problems.append(_bad_line(name, number, error.colno, line, f"not JSON: {error.msg}"))
-        except (ValueError, RecursionError) as error:
-            problems.append(_bad_line(name, number, 1, line, str(error)))
-        if len(problems) == MOST_PROBLEMS:
-            break
-    if problems:
-        raise DataError(problems)
-    return documents
-
-
-def _bad_line(name: str, number: int, column: int, line: str, message: str) -> Problem:
-    shown = line.strip("\r")
-    shown = shown if len(shown) <= 100 else shown[:97] + "..."
-    return Problem(message, hint='every line is one record, such as {"question": "...", "answer": "..."}',
-                   consequence="the record would be lost", mark=Mark(name, number, column, shown))
-
-
-def _json(name: str, text: str) -> list[Document]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        line = text.split("\n")[error.lineno - 1]
-        around = line[max(0, error.colno - 60) : error.colno + 40]
-        mark = Mark(name, error.lineno, error.colno, around)
-        raise DataError(Problem(f"not JSON: {error.msg}", hint="mend it, or take it out", mark=mark)) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} cannot be read as JSON: {error}", "mend it, or take it out") from None
-    if not isinstance(value, dict | list):
-        raise DataError(f"{name} holds neither a list nor a map of records", 'write [{"question": "..."}, ...]')
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    documents, problems = [], []
-    for key, record in items:
-        try:
-            documents.append(Document(name, record=_record(record), item=str(key)))
-        except ValueError as error:
-            problems.append(Problem(f"{name}: entry `{key}`: {error}", hint='write {"key": {"field": "text"}, ...}'))
-            if len(problems) == MOST_PROBLEMS:
-                break
-    if problems:
-        raise DataError(problems)
-    return documents
-
-
-def _record(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"a record is a map of named fields, not {_kind(value)}")
-    if not value:
-        raise ValueError("a record without fields")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number"}
-    return names.get(type(value), "null")
-
-
-READERS: dict[str, Callable[[str, str], list[Document]]] = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json}
+READERS: dict[str, Callable[[Text], Iterator[Document]]] = {
+    ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".json": read_json, ".csv": read_csv, ".tsv": read_tsv,
+    ".tab": read_tsv}
 """Suffix -> reader; every other file is one plain document."""
+
+_TO_TEXT = "take its text out first: {}"
+_UNPACK = "unpack it, and name the files inside"
+_NO_TEXT = "narrow the pattern, so that only text is read"
+_PANDOC = _TO_TEXT.format("pandoc -t plain {file} -o {text}")
+_PANDAS = _TO_TEXT.format("python -c 'import pandas, sys; pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], "
+                          'orient="records", lines=True)\' {file} {records}')
+_BINARY: dict[str, tuple[str, str]] = {
+    ".pdf": ("a PDF document", _TO_TEXT.format("pdftotext {file} {text}")),
+    **dict.fromkeys((".docx", ".odt", ".epub", ".rtf"), ("a word processor's document or an e-book", _PANDOC)),
+    **dict.fromkeys((".doc", ".ppt", ".pptx"), ("an office document", "save it as plain text")),
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), ("a spreadsheet", "save it as .csv")),
+    ".parquet": ("Parquet data", _PANDAS), **dict.fromkeys((".arrow", ".feather"), (
+        "Arrow data", "write its records as .jsonl")),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".whl"), ("an archive", _UNPACK)),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".webp", ".ico", ".mp3", ".wav", ".flac", ".ogg", ".mp4", ".mkv"),
+                    ("a picture, sound or film", _NO_TEXT)),
+    **dict.fromkeys((".pyc", ".so", ".o", ".dll", ".exe", ".class", ".bin"), ("a program", _NO_TEXT)),
+    **dict.fromkeys((".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".safetensors", ".gguf", ".h5", ".onnx"),
+                    ("an array or a model", _NO_TEXT)),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3"), ("a database", "write its records as .jsonl or .csv")),
+}
+"""Suffix of a format that is no text -> what it is, what to do."""
+
+
+def _binary(found: Found, suffix: str) -> DataError:
+    what, hint = _BINARY[suffix]
+    names = {"file": found.path, "text": found.path.with_suffix(".txt"), "records": found.path.with_suffix(".jsonl")}
+    for name, path in names.items():
+        hint = hint.replace(f"{{{name}}}", shlex.quote(str(path)))
+    return DataError(Problem(f"{found.name} is {what}, and only text is read", hint=hint,
+                             consequence="its bytes would be learned as text"))

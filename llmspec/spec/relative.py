@@ -1,0 +1,74 @@
+"""Paths in a spec start in the folder of the file that says them, also where another file extends it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from functools import cache
+from pathlib import Path as FilePath
+
+from llmspec.core import shipped
+from llmspec.core.problems import Path
+from llmspec.parts.sources import TABLE
+from llmspec.spec.yaml12 import Node
+
+_SOURCES = ("data", "sources")
+
+
+def start(spec: FilePath) -> FilePath:
+    """Absolute folder in which the relative paths of a spec start: its own. A spec that came with an installed llmspec
+    has nothing of the user's beside it, and starts in the working directory."""
+    folder = spec.absolute().parent
+    return FilePath.cwd() if folder == shipped.PACKAGE / "specs" else folder
+
+
+def folder_of(name: str, found: FilePath) -> str:
+    """The folder of the file `found` that an `extends: name` means, as seen from the spec that says so."""
+    return "" if start(found) != found.absolute().parent else os.path.dirname(os.path.expanduser(name))
+
+
+def rebased(node: Node, folder: str, at: Path = ()) -> Node:
+    """`node`, which stands at path `at`, with its relative paths started in `folder` instead.
+
+    `folder` is the one of the file that says them, as seen from the folder of the file that extends it.
+    """
+    if folder in ("", "."):
+        return node
+    if isinstance(node.value, str) and _is_path(at):
+        return Node(_joined(folder, node.value), node.mark, node.key)
+    if node.is_map and _leads_on(at):
+        below = {key: rebased(child, folder, (*at, key)) for key, child in node.value.items()}
+        return Node(below, node.mark, node.key)
+    if isinstance(node.value, tuple) and _is_path(at):
+        return Node(tuple(rebased(child, folder, (*at, i)) for i, child in enumerate(node.value)), node.mark, node.key)
+    return node
+
+
+def from_working_directory(spec: FilePath) -> str:
+    """The working directory, as seen from where a spec's paths start: the paths of `--set` start there."""
+    here, there = os.path.realpath(os.curdir), os.path.realpath(start(spec))
+    try:
+        return os.path.relpath(here, there)
+    except ValueError:  # another drive
+        return here
+
+
+@cache
+def _keys() -> frozenset[str]:
+    return frozenset(key for source in TABLE.values() for key in source.relative)
+
+
+def _is_path(at: Path) -> bool:
+    """Whether a path, or a list of paths, stands at `at`."""
+    return at[:2] == _SOURCES and 4 <= len(at) <= 5 and at[3] in _keys()
+
+
+def _leads_on(at: Path) -> bool:
+    return len(at) < 4 and at[:2] == _SOURCES[: len(at)]
+
+
+def _joined(folder: str, pattern: str) -> str:
+    """A pattern in a folder, whose own name may hold glob characters."""
+    if os.path.isabs(os.path.expanduser(pattern)):
+        return pattern
+    return FilePath(glob.escape(folder), pattern).as_posix() if pattern else pattern
