@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import isqrt
 from typing import NamedTuple
 
 from llmspec.compiler import network
@@ -71,12 +73,23 @@ def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
 
 def fewer_rows(model: ModelPlan, phase: Phase, held: Habits, limit: int) -> Iterator[Change]:
     """A smaller batch in more passes: the same steps, but for rounding."""
-    for batch in (b for b in range(phase.batch - 1, 0, -1) if phase.batch % b == 0):
+
+    def peak(batch: int) -> int:
         passes = phase.accumulation * phase.batch // batch
-        peak = memory_of(model, phase.model_copy(update={"batch": batch, "accumulation": passes}), held).peak
-        if peak <= limit:
-            yield Change(f"batch: {batch} and accumulation: {passes}, which learns the same", peak)
-            return
+        return memory_of(model, phase.model_copy(update={"batch": batch, "accumulation": passes}), held).peak
+
+    smaller = divisors(phase.batch)[:-1]
+    # Fewer rows hold less, so the largest number that fits is found by halving.
+    if fit := bisect_right(smaller, limit, key=peak):
+        batch = smaller[fit - 1]
+        passes = phase.accumulation * phase.batch // batch
+        yield Change(f"batch: {batch} and accumulation: {passes}, which learns the same", peak(batch))
+
+
+def divisors(number: int) -> list[int]:
+    """All of them, in order."""
+    small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]
 
 
 def rounded_products(draft: Draft, phase: Phase, held: Habits, limit: int) -> Iterator[Change]:

@@ -19,8 +19,19 @@ FLOP_SCALES = {"": 1.0, **{prefix: 1e3 ** n for n, prefix in enumerate("kmgtpezy
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
 
 
-def _scaled(match: re.Match[str]) -> float:
-    return float(match["number"].replace("_", "")) * SCALES[match["scale"].lower()]
+MOST = 1e18
+"""Largest amount of steps, tokens or epochs, and far beyond what anybody trains on."""
+MOST_FLOPS = 1e60
+MOST_BYTES = 1 << 60
+
+
+def _scaled(match: re.Match[str], scale: float, most: float) -> float:
+    """The number of a quantity times its scale. Raises ValueError where that is more than `most`."""
+    amount = float(match["number"].replace("_", "")) * scale
+    if amount > most:
+        raise ValueError(f"{short(amount) if amount < float('inf') else 'that'} is more than any machine could do; "
+                         f"the most is {short(float(most))}")
+    return amount
 
 
 def short(number: float) -> str:
@@ -81,12 +92,13 @@ class Budget(Text):
     def parse(cls, value: object) -> Budget:
         match = _BUDGET.fullmatch(str(value).strip())
         if (work := _FLOPS.fullmatch(str(value).strip())) and (
-                amount := float(work["number"].replace("_", "")) * FLOP_SCALES[work["scale"].lower()]) > 0:
+                amount := _scaled(work, FLOP_SCALES[work["scale"].lower()], MOST_FLOPS)) > 0:
             return cls(amount, "FLOPs")
         if not match or isinstance(value, bool):
             raise ValueError("expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki` or "
                              "`2 PFLOPs`")
-        unit, source, amount = match["unit"].lower().rstrip("s") + "s", match["source"], _scaled(match)
+        unit, source = match["unit"].lower().rstrip("s") + "s", match["source"]
+        amount = _scaled(match, SCALES[match["scale"].lower()], MOST)
         if (unit == "epochs") != (source is not None):
             raise ValueError("epochs are counted on one source: `3 epochs of wiki`; tokens and steps name none")
         if amount <= 0 or (unit != "epochs" and amount != int(amount)):
@@ -112,7 +124,7 @@ class Share(Text):
         match = _SHARE.fullmatch(str(value).strip())
         if not match:
             raise ValueError("expected a percentage, such as `85%`")
-        return cls(float(match["number"]))
+        return cls(_scaled(match, 1.0, MOST))
 
     @property
     def fraction(self) -> float:
@@ -133,7 +145,7 @@ class Bytes(Text):
         match = _BYTES.fullmatch(str(value).strip())
         if not match:
             raise ValueError("expected an amount of memory with its unit, such as `8 GiB` or `24 GB`")
-        amount = float(match["number"].replace("_", "")) * BYTES[match["unit"].lower()]
+        amount = _scaled(match, BYTES[match["unit"].lower()], MOST_BYTES)
         if amount < 1:
             raise ValueError("memory is more than nothing")
         return cls(round(amount))

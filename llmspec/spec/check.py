@@ -21,6 +21,9 @@ from llmspec.spec.shape import Shape, description, shape_of, spec_shape
 from llmspec.spec.translate import Translator
 from llmspec.spec.yaml12 import Tree
 
+WORDS = 1000
+"""Unknown keys among which a missing one is looked for, misspelt."""
+
 
 @dataclass(frozen=True)
 class Sections:
@@ -55,8 +58,8 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     spec = checker.part(spec_shape(), tree.data, ())
     found = checker.valid
     top: dict[str, Any] = {
-        key: found.get((key,)) for key in ("name", "seed", "device", "precision", "beam", "memory_limit", "model",
-                                           "tokenizer", "decoding")
+        key: found.get((key,))
+        for key in ("name", "seed", "device", "precision", "beam", "memory_limit", "model", "tokenizer", "decoding")
     }
     if top["memory_limit"] is not None:  # valid text, perhaps of a spec that is broken elsewhere
         top["memory_limit"] = Bytes.parse(top["memory_limit"])
@@ -95,8 +98,16 @@ def check_section(name: str, tree: Tree) -> tuple[Any, tuple[Problem, ...]]:
     checker = _Checker(tree)
     shape = spec_shape().child(name, {})
     assert shape is not None
-    others = [Problem(f"`{key}` was settled in training", (key,), hint=f"only `{name}` can change now",
-                      consequence="nothing would read it") for key in tree.data if key != name]
+    others = [
+        Problem(
+            f"`{key}` was settled in training",
+            (key,),
+            hint=f"only `{name}` can change now",
+            consequence="nothing would read it",
+        )
+        for key in tree.data
+        if key != name
+    ]
     built = checker.part(shape, tree.data[name], (name,))
     return built, (*others, *checker.problems)
 
@@ -132,12 +143,16 @@ class _Checker:
         """The settings with parts built; broken parts and unknown keys are left out."""
         fields, values = shape.fields(kind), {}
         unknown = [key for key in data if key not in fields]
-        for key in unknown:
+        for key in unknown[: messages.MOST_ALIKE]:
             problem = messages.unknown_key(shape, kind, key, data, path)
             self.problems.append(replace(problem, mark=self.tree.key_mark((*path, key))))
+        if rest := unknown[messages.MOST_ALIKE :]:
+            self.problems.append(
+                replace(messages.more(len(rest), "unknown keys", path), mark=self.tree.key_mark((*path, rest[0])))
+            )
         for key, info in fields.items():
             if key not in data:
-                if info.is_required() and not self.hidden((*path, key)) and nearest(key, unknown) is None:
+                if info.is_required() and not self.hidden((*path, key)) and nearest(key, unknown[:WORDS]) is None:
                     self.problems.append(messages.missing_key(key, description(shape.parts[kind], key), path))
                 continue
             child, value, at = shape_of(info), data[key], (*path, key)

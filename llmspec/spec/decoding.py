@@ -32,7 +32,7 @@ class Decoding(FilterSettings):
 
     joined: ClassVar[tuple[type[Filter], ...]] = tuple(TABLE.values())
     """Whose fields these are too: their sources describe them."""
-    max_tokens: int = Field(200, gt=0)
+    max_tokens: int = Field(200, gt=0, le=1 << 31)
     """Most tokens drawn per answer."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), strict=False)
     """Text that ends the answer and is not shown; it may cross token borders or spell a special token."""

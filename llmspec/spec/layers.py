@@ -20,13 +20,17 @@ from llmspec.core.units import size
 from llmspec.spec.recovery import Parsed, parse
 from llmspec.spec.relative import folder_of, from_working_directory, rebased
 from llmspec.spec.shape import Shape, spec_shape
-from llmspec.spec.yaml12 import Node, described
+from llmspec.spec.yaml12 import WINDOW, Node, described
 
-MAX_BYTES = 4 << 20
+MAX_BYTES = 2 << 20
 """Size of a spec file; more belongs under `data.sources`."""
+MAX_CHAIN = 32
+"""Specs that extend one another in a row, at most."""
+MAX_STEPS = 32
+"""Keys in the path of a `--set`, at most."""
 REPLACED = "mixture"
 """The key whose map is replaced whole: the shares of two mixtures do not add up."""
-_STEP = re.compile(r"""(?P<dot>\.?)(?:(?P<name>[^."\[\]=\s]+)|"(?P<quoted>(?:[^"\\]|\\.)*)")|\[(?P<index>\d+)\]""")
+_STEP = re.compile(r"""(?P<dot>\.?)(?:(?P<name>[^."\[\]=\s]+)|"(?P<quoted>(?:[^"\\]|\\.)*)")|\[(?P<index>\d{1,9})\]""")
 
 
 @dataclass
@@ -37,6 +41,8 @@ class Layers:
     broken: set[Path] = field(default_factory=set)
     files: dict[FilePath, str] = field(default_factory=dict)
     """Every file read, the first one first -> its text."""
+    known: dict[str, Node | None] = field(default_factory=dict)
+    """What was made of each file with all that it extends, so that one that many extend is read and merged once."""
 
     def read(self, path: FilePath, named_at: Mark | None = None, chain: tuple[FilePath, ...] = ()) -> Node | None:
         """The node of a file and of what it extends; None where it cannot be read."""
@@ -52,16 +58,27 @@ class Layers:
                 )
             )
             return None
-        text = self.text(path, named_at)
-        if text is None:
+        if len(chain) >= MAX_CHAIN:
+            self.problems.append(
+                Problem(
+                    f"more than {MAX_CHAIN} specs extend one another in a row, down to `{path}`",
+                    ("extends",),
+                    mark=named_at,
+                    hint="put what they have in common into fewer files",
+                    consequence="nobody could say where a value comes from",
+                )
+            )
             return None
-        known = path in self.files
-        self.files.setdefault(path, text)
-        parsed = parse(text, str(path))
-        if not known:
+        if _real(path) not in self.known:
+            text = self.text(path, named_at)
+            if text is None:
+                return None
+            self.files[path] = text
+            parsed = parse(text, str(path))
             self.problems += parsed.problems
             self.broken |= parsed.broken
-        return self.layered(parsed, path, chain) if parsed.root is not None else None
+            self.known[_real(path)] = None if parsed.root is None else self.layered(parsed, path, chain)
+        return self.known[_real(path)]
 
     def layered(self, parsed: Parsed, path: FilePath, chain: tuple[FilePath, ...]) -> Node | None:
         root = parsed.root
@@ -148,15 +165,13 @@ class Layers:
             except _Refused as refused:
                 problem = refused.problem
                 self.problems.append(
-                    Problem(
-                        problem.message, problem.path, problem.hint, problem.consequence, Mark(f"--set {setting}", 0, 0)
-                    )
+                    Problem(problem.message, problem.path, problem.hint, problem.consequence, argument(setting))
                 )
         return merge(root, layer)
 
     def setting(self, setting: str) -> tuple[Path, Node]:
         """`a.b[0]=value` as a path and a node whose marks name the setting."""
-        mark = Mark(f"--set {setting}", 0, 0)
+        mark = argument(setting)
         steps: list[str | int] = []
         at = 0
         while (match := _STEP.match(setting, at)) and bool(match["dot"]) == (bool(steps) and match["index"] is None):
@@ -165,6 +180,10 @@ class Layers:
             at = match.end()
         if not steps or isinstance(steps[0], int) or setting[at : at + 1] != "=":
             raise _Refused(Problem("expected a path, `=` and a value", hint="--set phases.pretrain.optimizer.lr=3e-4"))
+        if len(steps) > MAX_STEPS:
+            raise _Refused(
+                Problem(f"a path of {len(steps):,} keys, and no value of a spec lies deeper than {MAX_STEPS}")
+            )
         parsed = parse("value: " + setting[at + 1 :].strip(), mark.file)
         if parsed.problems or parsed.root is None or set(parsed.root.value) != {"value"}:
             why = parsed.problems[0].message if parsed.problems else "it holds more than one value"
@@ -176,6 +195,11 @@ class Layers:
                 )
             )
         return tuple(steps), _marked(parsed.root.value["value"], mark)
+
+
+def argument(setting: str) -> Mark:
+    """Where a `--set` was given."""
+    return Mark(f"--set {setting if len(setting) <= WINDOW else setting[: WINDOW - 1] + '…'}", 0, 0)
 
 
 class _Refused(Exception):

@@ -18,6 +18,9 @@ from llmspec.spec.relative import start
 from llmspec.spec.schema import Spec
 from llmspec.spec.yaml12 import Node, Tree
 
+MOST = 100
+"""Problems that are told one by one; of the rest, the number."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -49,7 +52,9 @@ class Reading:
             mark = problem.mark or Mark("", 0, 0)
             return order.get(mark.file, len(order)), mark.line, mark.column
 
-        return tuple(sorted(dict.fromkeys(self.locate(p) for p in problems), key=key))
+        found = sorted(dict.fromkeys(self.locate(p) for p in problems), key=key)
+        rest = [Problem(f"and {len(found) - MOST:,} more problems")] if len(found) > MOST + 1 else found[MOST:]
+        return (*found[:MOST], *rest)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,14 @@ from llmspec.core.problems import Path, Problem, nearest, one_of
 from llmspec.core.units import Text
 from llmspec.spec.shape import Shape, default_of, places
 
+MOST_ALIKE = 20
+"""Mistakes of one kind in one place that are told one by one; of the rest, the number."""
+
+
+def more(count: int, what: str, path: Path) -> Problem:
+    """Stands for the mistakes beyond MOST_ALIKE."""
+    return Problem(f"and {count:,} more {what} here", path)
+
 
 def shown(value: Any) -> str:
     """A value as it would stand in YAML, shortened."""

@@ -16,6 +16,8 @@ _KEY = re.compile(
     r"""(?P<indent>\ *)(?P<key>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#\-\[\]{},&*!|>'"%@`?:][^#\n]*?)\ *:(?=\s|$)""", re.VERBOSE
 )
 _ONLY_KEY = re.compile(r"[^\n]*:[ \t]*(&\S+[ \t]*)?(#.*)?")
+MOST = 20
+"""Mistakes after which the rest of a broken text is not read."""
 JOIN = 6
 """Blocks that are tried together, since a bracket may be closed at the margin some lines below."""
 
@@ -36,6 +38,8 @@ def parse(text: str, file: str) -> Parsed:
     try:
         root = composer.compose(0, len(text))
     except (yaml.YAMLError, Broken) as error:
+        if isinstance(error, Broken) and error.final:
+            return Parsed(None, (error.problem,), frozenset({()}))
         return _Recovery(source).run(_problem(error, source, 0))
     if root is None or root.value is None:
         return Parsed(
@@ -90,8 +94,23 @@ class _Recovery:
         borders[0] = low
         at = 0
         while at < len(borders):
-            at += self.piece([*borders[at:], high], path, entries)
+            if len(self.problems) >= MOST:
+                self.stop(borders[at], path)
+                break
+            at += self.piece(borders[at : at + JOIN] + [*borders[at + JOIN :], high][:1], path, entries)
         return entries
+
+    def stop(self, line: int, path: Path) -> None:
+        """Say that nothing was read from a line on: what stands there is not missing, but unknown."""
+        if () not in self.broken:
+            self.problems.append(
+                Problem(
+                    f"with {len(self.problems)} mistakes above, the rest of the file was not read",
+                    mark=self.source.mark(self.source.starts[line]),
+                    hint="mend the first ones: they often are the cause of the others",
+                )
+            )
+        self.broken |= {(), path}
 
     def borders(self, low: int, high: int) -> Iterator[int]:
         """Lines that start an entry of the block's outermost level; none in a list."""

@@ -12,6 +12,7 @@ from typing import Any
 from llmspec.core import run_names
 from llmspec.core.problems import Path, Problem, nearest
 from llmspec.core.units import Budget
+from llmspec.spec.messages import MOST_ALIKE, more
 from llmspec.spec.yaml12 import Tree
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -61,15 +62,17 @@ def _names(tree: Tree, path: Path) -> list[str] | None:
 
 
 def _spelled(tree: Tree, path: Path, what: str, why: str) -> Iterator[Problem]:
-    for name in _at(tree, path) if isinstance(_at(tree, path), Mapping) else ():
-        if not _NAME.fullmatch(name):
-            mark = tree.key_mark((*path, name))
-            yield Problem(
-                f"`{name}` cannot name a {what}: a letter or digit, then letters, digits, `.`, `_` and `-`",
-                (*path, name),
-                consequence=why,
-                mark=mark,
-            )
+    names = _at(tree, path)
+    wrong = [n for n in names if not _NAME.fullmatch(n)] if isinstance(names, Mapping) else []
+    for name in wrong[:MOST_ALIKE]:
+        yield Problem(
+            f"`{name}` cannot name a {what}: a letter or digit, then letters, digits, `.`, `_` and `-`",
+            (*path, name),
+            consequence=why,
+            mark=tree.key_mark((*path, name)),
+        )
+    if rest := wrong[MOST_ALIKE:]:
+        yield more(len(rest), f"names that no {what} can have", path)
 
 
 def _folders(tree: Tree) -> Iterator[Problem]:
@@ -95,21 +98,25 @@ def _folders(tree: Tree) -> Iterator[Problem]:
 
 def _choose(word: str, names: list[str]) -> str:
     near = nearest(word, names)
-    return f"did you mean `{near}`?" if near else f"there is {', '.join(f'`{n}`' for n in names)}" if names else ""
+    some = ", ".join(f"`{n}`" for n in names[:MOST_ALIKE]) + (" ..." if len(names) > MOST_ALIKE else "")
+    return f"did you mean `{near}`?" if near else f"there is {some}" if names else ""
 
 
 def _mixture(tree: Tree, phase: Mapping[str, Any], path: Path, sources: list[str]) -> Iterator[Problem]:
     mixture: Any = phase.get("mixture")
-    for source in mixture if isinstance(mixture, Mapping) else ():
-        if source not in sources:
-            mark = tree.key_mark((*path, "mixture", source))
-            yield Problem(
-                f"no source is called `{source}`",
-                (*path, "mixture", source),
-                hint=_choose(source, [s for s in sources if s not in mixture] or sources),
-                consequence="the phase would have nothing to read for it",
-                mark=mark,
-            )
+    known = set(sources)
+    unknown = [s for s in mixture if s not in known] if isinstance(mixture, Mapping) else []
+    unused = [s for s in sources if s not in mixture] if unknown else []
+    for source in unknown[:MOST_ALIKE]:
+        yield Problem(
+            f"no source is called `{source}`",
+            (*path, "mixture", source),
+            hint=_choose(source, unused or sources),
+            consequence="the phase would have nothing to read for it",
+            mark=tree.key_mark((*path, "mixture", source)),
+        )
+    if rest := unknown[MOST_ALIKE:]:
+        yield more(len(rest), "unknown sources", (*path, "mixture"))
 
 
 def _budget(phase: Mapping[str, Any], path: Path) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -191,6 +192,8 @@ def _as_number(what: str, text: str) -> str:
         return ""
     number = float(re.sub(r"[_, ]", "", match["number"])) * SCALES[(match["scale"] or "").lower()]
     number /= 100 if "%" in match["unit"] else 1
+    if not isfinite(number):
+        return "no number is that large"
     if what == "a whole number" and number != int(number):
         return "a whole number has no fraction"
     plain = str(int(number)) if number == int(number) and abs(number) < 1e16 else f"{number:g}"

@@ -38,14 +38,15 @@ _WORDS = {
     )
     for w in words
 }
-_DIGITS = 400
+_DIGITS = 250
+"""Characters of a number, at most: a whole one that is longer would fit into no float, and is text."""
 
 
 def scalar(text: str) -> Any:
     """The value of an unquoted scalar in YAML 1.2's core schema (section 10.3.2)."""
     if text in _WORDS:
         return _WORDS[text]
-    if len(text) > _DIGITS:  # no number is that long, and Python takes quadratic time over such digits
+    if len(text) > _DIGITS:
         return text
     if _INT.fullmatch(text):
         return int(text)
@@ -152,10 +153,10 @@ class Text:
 
 
 class Broken(Exception):
-    """Reading cannot go on from here."""
+    """Reading cannot go on from here; `final` where it should not be tried again on smaller pieces."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, final: bool = False) -> None:
+        self.problem, self.final = problem, final
 
 
 @dataclass
@@ -165,6 +166,8 @@ class Composer:
     text: Text
     problems: list[Problem] = field(default_factory=list)
     anchors: dict[str, Node] = field(default_factory=dict)
+    made: int = 0
+    """Keys and values read so far."""
 
     def compose(self, start: int, end: int) -> Node | None:
         """The document between two character indices, None where there is none.
@@ -215,6 +218,9 @@ class Composer:
                 hint="remove it; quote text that starts with `!`",
                 consequence="tags can name code to run",
             )
+        self.made += 1
+        if self.made > MAX_NODES:
+            raise Broken(too_many(path, mark, f"holds more than {MAX_NODES:,} keys and values"), final=True)
         if isinstance(event, ev.ScalarEvent):
             node = Node(self.scalar(event, path), mark)
         elif isinstance(event, ev.SequenceStartEvent):
@@ -225,14 +231,7 @@ class Composer:
         else:
             node = Node(self.map(depth, path), mark)
         if node.size > MAX_NODES:
-            raise Broken(
-                Problem(
-                    f"holds more than {MAX_NODES:,} values once its aliases are written out",
-                    path,
-                    mark=mark,
-                    hint="keep large data in files, and name them under `data.sources`",
-                )
-            )
+            raise Broken(too_many(path, mark, f"holds more than {MAX_NODES:,} values once its aliases are written out"))
         if event.anchor:
             self.anchors[event.anchor] = node
         return node
@@ -303,6 +302,10 @@ class Composer:
                 hint="remove the lone `\\ud800`…`\\udfff` escape",
             )
             return ""
+
+
+def too_many(path: Path, mark: Mark, message: str) -> Problem:
+    return Problem(message, path, "keep large data in files, and name them under `data.sources`", mark=mark)
 
 
 def duplicate(key: str, path: Path, mark: Mark, first: Node) -> Problem:

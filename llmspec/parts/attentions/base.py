@@ -23,7 +23,7 @@ class Attention(ModelPart):
     """
 
     formula: ClassVar[str] = "softmax(q·kᵀ/√d + bias, over the keys that the mask shows)·v, in each head"
-    heads: int | None = Field(None, gt=0)
+    heads: int | None = Field(None, gt=0, le=1 << 20)
     """Query heads; d_model / 64 (at least one) where left open."""
     bias: bool = False
     """Whether the query, key and value projections add a bias."""

@@ -12,7 +12,7 @@ class GroupedQuery(Attention):
     """`kv_heads` heads of keys and values, each shared by heads / kv_heads query heads."""
 
     kind: Literal["grouped_query"] = "grouped_query"
-    kv_heads: int | None = Field(None, gt=0)
+    kv_heads: int | None = Field(None, gt=0, le=1 << 20)
     """Key/value heads; as many as `heads` (multi-head attention) where left open."""
 
     def key_value_heads(self) -> int:

@@ -32,9 +32,9 @@ class Phase(Part):
     budget: Budget
     """How long: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`. Tokens are those read from data, padding
     excluded; FLOPs are those of all matrix products, forward, backward and in the optimizer."""
-    batch: int = Field(16, gt=0)
+    batch: int = Field(16, gt=0, le=1 << 24)
     """Sequences of `context` tokens per pass."""
-    accumulation: int = Field(1, gt=0)
+    accumulation: int = Field(1, gt=0, le=1 << 24)
     """Passes whose gradients are summed before one optimizer step."""
     optimizer: Annotated[optimizers.Optimizer, choice(optimizers.TABLE, "adamw")] = Field(
         default_factory=lambda: optimizers.AdamW()

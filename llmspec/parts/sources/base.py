@@ -123,7 +123,7 @@ class Source(Part):
     """Who is to be named wherever text of this source, or made from it, is shown."""
     validation: Validation | None = None
     """What is kept for validation; nothing where left open."""
-    max_epochs: float = Field(4.0, gt=0)
+    max_epochs: float = Field(4.0, gt=0, le=1e9)
     """How often a phase may read the source; up to 4 repeats cost little (Muennighoff et al. 2023, section 5)."""
     text: str | None = None
     """Template of a record as plain text, such as `{title}: {extract}`; where left open, its text fields in order."""
