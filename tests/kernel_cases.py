@@ -89,7 +89,7 @@ def table_rows(pick: Pick) -> list[Case]:
     table, g = numbers(seed, v, d), numbers(seed + 1, n, d)
     ids = np.random.default_rng(seed).integers(0, v, n).astype(np.int32)  # often repeated: n may exceed v
     one_hot = (ids[None] == np.arange(v)[:, None]).astype(np.float64)
-    return [Case("gather_rows", [Output(table[ids].astype(np.float64))], [table, ids], [n, d]),
+    return [Case("gather_rows", [Output(table[ids].astype(np.float64))], [table, ids], [n, d, v]),
             Case("scatter_rows", [product_of(one_hot, g)], [g, ids], [n, d, v])]
 
 
@@ -191,7 +191,7 @@ def rotations(pick: Pick) -> list[Case]:
     swapped = np.concatenate([-x64[..., d // 2 :], x64[..., : d // 2]], -1)
     exact, room = x64 * c + sign * swapped * s, 3 * EPS * (np.abs(x64 * c) + np.abs(swapped * s))
     exact[:, :, turned:], room[:, :, turned:] = x64[:, :, turned:], 0.0
-    return [Case("rotate", [Output(exact, room)], [x, cos, sin, places], [b, t, h, d, turned, rows, sign])]
+    return [Case("rotate", [Output(exact, room)], [x, cos, sin, places], [b, t, h, d, turned, rows, len(cos), sign])]
 
 
 def updates(pick: Pick) -> list[Case]:

@@ -151,26 +151,25 @@ class HashDecoder:
     def __init__(self, vocab: int, context: int = 64, spread: float = 2.0) -> None:
         self.vocab, self.context, self.spread = vocab, context, spread
         self.fed: list[list[int]] = []
-        self._rows: list[list[int]] = []
 
-    def start(self, tokens: list[int], rows: int) -> np.ndarray:
-        self._rows = [list(tokens) for _ in range(rows)]
-        return self._logits()
+    def prefill(self, tokens: list[int], rows: int) -> tuple[list[list[int]], np.ndarray]:
+        cache = [list(tokens) for _ in range(rows)]
+        return cache, self._logits(cache)
 
-    def step(self, tokens: Sequence[int]) -> np.ndarray:
+    def step(self, cache: list[list[int]], tokens: Sequence[int]) -> np.ndarray:
         self.fed.append(list(tokens))
-        for row, token in zip(self._rows, tokens, strict=True):
+        for row, token in zip(cache, tokens, strict=True):
             row.append(token)
-        return self._logits()
+        return self._logits(cache)
 
     def logits_of(self, tokens: Sequence[int]) -> np.ndarray:
         """Logits (V,) float32 after these tokens."""
         rng = np.random.default_rng(zlib.crc32(repr(list(tokens)).encode()))
         return rng.normal(0, self.spread, self.vocab).astype(np.float32)
 
-    def _logits(self) -> np.ndarray:
-        assert len(self._rows[0]) < self.context, "read past the context"
-        return np.stack([self.logits_of(row) for row in self._rows])
+    def _logits(self, cache: list[list[int]]) -> np.ndarray:
+        assert len(cache[0]) < self.context, "read past the context"
+        return np.stack([self.logits_of(row) for row in cache])
 
 
 class ScriptDecoder(HashDecoder):
@@ -180,14 +179,14 @@ class ScriptDecoder(HashDecoder):
         super().__init__(vocab, context)
         self.script, self._prompt = script, 0
 
-    def start(self, tokens: list[int], rows: int) -> np.ndarray:
+    def prefill(self, tokens: list[int], rows: int) -> tuple[list[list[int]], np.ndarray]:
         self._prompt = len(tokens)
-        return super().start(tokens, rows)
+        return super().prefill(tokens, rows)
 
-    def _logits(self) -> np.ndarray:
-        at = len(self._rows[0]) - self._prompt
-        out = np.full((len(self._rows), self.vocab), -5.0, dtype=np.float32)
-        for row in range(len(self._rows)):
+    def _logits(self, cache: list[list[int]]) -> np.ndarray:
+        at = len(cache[0]) - self._prompt
+        out = np.full((len(cache), self.vocab), -5.0, dtype=np.float32)
+        for row in range(len(cache)):
             said = self.script[row % len(self.script)]
             out[row, said[min(at, len(said) - 1)]] = 5.0
         return out

@@ -117,19 +117,20 @@ def decoder(plan: Plan) -> Any:
 def prefill(task: Task) -> tuple[Numbers, Numbers]:
     """(seconds of prefills, logits of what follows the prompt)."""
     made, tokens = decoder(task.plan), prompt(task.plan, tokens_of(task)[0])
-    logits = made.start(tokens)
+    cache, logits = made.prefill(tokens)
     for _ in range(WARM - 1):
-        made.start(tokens)
-    return timed(lambda: made.start(tokens), task.steps), tuple(logits[0, :CHECKED].tolist())
+        made.prefill(tokens, cache=cache)
+    return timed(lambda: made.prefill(tokens, cache=cache), task.steps), tuple(logits[0, :CHECKED].tolist())
 
 
 def decode(task: Task) -> tuple[Numbers, Numbers]:
     """(seconds of each decoded token, logits after the first)."""
     length, decoded = tokens_of(task)
     made, tokens = decoder(task.plan), prompt(task.plan, length + 1)
+    cache = made.cache()
 
     def begin() -> Any:
-        made.start(tokens[:length])
-        return made.step(tokens[length:])
+        made.prefill(tokens[:length], cache=cache)
+        return made.step(cache, tokens[length:])
 
-    return greedy(begin, lambda token: made.step([token]), decoded)
+    return greedy(begin, lambda token: made.step(cache, [token]), decoded)

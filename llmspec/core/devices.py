@@ -18,8 +18,9 @@ MOST_THREADS = 64
 """As many as the C functions have room for (kernels/c/pool.c)."""
 DEVICES = ("CPU", "CUDA", "METAL", "NV", "AMD")
 """What DEV may name; its further parts, as in CUDA:1, are tinygrad's."""
-VARIABLES = ("LLMSPEC_CACHE", "LLMSPEC_THREADS", "LLMSPEC_TINYGRAD", "LLMSPEC_HYPOTHESIS", "LLMSPEC_QUICKSTART")
-"""Environment variables of llmspec; the last two are for its tests."""
+VARIABLES = ("LLMSPEC_CACHE", "LLMSPEC_THREADS", "LLMSPEC_TINYGRAD", "LLMSPEC_HYPOTHESIS", "LLMSPEC_QUICKSTART",
+             "LLMSPEC_INSTRUCTIONS")
+"""Environment variables of llmspec; the last three are for its tests."""
 
 
 def automatic() -> tuple[str, str]:

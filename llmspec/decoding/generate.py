@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding.chain import Step, trace
@@ -32,11 +32,11 @@ class Decoder(Protocol):
     def context(self) -> int:
         """Most tokens of one row, prompt included."""
 
-    def start(self, tokens: list[int], rows: int) -> NDArray[np.float32]:
-        """Read one prompt for `rows` parallel continuations: logits (R, V) of the token after it."""
+    def prefill(self, tokens: list[int], rows: int) -> tuple[Any, NDArray[np.float32]]:
+        """Read one prompt for `rows` parallel continuations: their KV cache, and logits (R, V) of what follows."""
 
-    def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Read one more token per row, R ids: logits (R, V) of the tokens after them. Read before the next call."""
+    def step(self, cache: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Read one more token per row, R ids: logits (R, V) of the tokens after them."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,10 @@ def _answers(
     drawn_RT = np.full((n, most), codec.specials[END], dtype=np.int64)
     prompt_ids = np.asarray(prompt, dtype=np.int64)
     for position in range(most):
-        logits_RV = decoder.start(prompt, n) if position == 0 else decoder.step(drawn_RT[:, position - 1].tolist())
-        # A copy: the caller may ask for the next token while the decoder uses the same memory again.
+        if position == 0:
+            cache, logits_RV = decoder.prefill(prompt, n)
+        else:
+            logits_RV = decoder.step(cache, drawn_RT[:, position - 1].tolist())
         logits_RV = np.array(logits_RV, dtype=np.float64)
         for row, text in list(texts.items()):
             context = Context(prompt_ids, drawn_RT[row, :position])

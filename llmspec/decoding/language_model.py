@@ -2,65 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmspec.compiler.masks import Mask
+from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
 from llmspec.core.devices import automatic
 from llmspec.core.problems import RunError
+from llmspec.core.units import size
 from llmspec.decoding.generate import Event, Generation, generate, stream
 from llmspec.decoding.template import chat_prompt, text_prompt
+from llmspec.kernels import owner
 from llmspec.model.decoder import SHORTEST, Decoder
-from llmspec.model.lowering import lowering, numpy_inputs
+from llmspec.model.ids import token_ids, whole
+from llmspec.model.lowering import Graphs, host, lowering, numpy_inputs
 from llmspec.model.transformer import Transformer, block_view
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.run import RunFolder
 from llmspec.spec.decoding import Decoding
 
+MOST_ANSWERS = 1 << 16
+Prompt = str | Sequence[tuple[str, str]]
+
 
 class LanguageModel:
-    """Weights, tokenizer and decoding settings of a run. Open it with `llmspec.open`."""
+    """Weights, tokenizer and decoding settings of a run. Open it with `llmspec.open`.
+
+    From any thread: calls queue for the device, a stream token by token. After a fork the child goes on with a copy; on
+    other devices than a CPU, and on other systems than Linux, its calls raise RunError. Wrong arguments raise
+    TypeError, ValueError or LlmspecError, and where memory ends RunError.
+    """
 
     def __init__(self, plan: Plan, codec: Codec, weights: dict[str, Any], phase: str, plain: bool = False) -> None:
         self.plan, self.codec, self.phase = plan, codec, phase
         self.chat: bool = plan.phase(phase).phase.dialogues
         """Whether prompts are a user's turns, to be answered, rather than text to be continued."""
-        self._lowering = lowering(plan.device, plain, plan.precision)
-        self._weights = numpy_inputs(**{t.name: weights[t.name] for t in plan.model.tensors})
-        self._model = Transformer(plan.model)
-        self._tables = numpy_inputs(**self._model.tables())
-        self._jits: dict[tuple[int, int], Any] = {}
-        self.decoder = Decoder(plan.model, self._lowering, self._weights)
+        with owner.turn():
+            self._lowering = lowering(plan.device, plain, plan.precision)
+            self._weights = numpy_inputs(**{t.name: weights[t.name] for t in plan.model.tensors})
+            self._model = Transformer(plan.model)
+            self._tables = numpy_inputs(**self._model.tables())
+            self._graphs = Graphs(lambda: self._lowering.jit(self._forward))
+            self.decoder = Decoder(plan.model, self._lowering, self._weights)
         self.notices: list[str] = []
 
     def logits(self, tokens: Any) -> Any:
-        """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context."""
+        """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context; for (T,) B is 1.
+
+        Raises TypeError or ValueError for what are no ids of this model, RunError where memory ends.
+        """
         import numpy as np
 
-        ids = np.atleast_2d(np.asarray(tokens, np.int32))
+        model = self.plan.model
+        ids = np.atleast_2d(token_ids(tokens, model.vocab, model.context))
         rows, length = ids.shape
-        if not 1 <= length <= self.plan.model.context:
-            raise ValueError(f"1 to {self.plan.model.context} tokens, not {length}")
-        bucket = min(self.plan.model.context, max(SHORTEST, 1 << (length - 1).bit_length()))
+        bucket = min(model.context, max(SHORTEST, 1 << (length - 1).bit_length()))
+        needed, there = 4 * rows * bucket * model.vocab, device_memory(self.plan.device)
+        if there is not None and needed > there:
+            raise owner.out_of_memory(f"the logits of {rows} rows take {size(needed)}; this machine has {size(there)}")
         padded = np.zeros((rows, bucket), np.int32)
         padded[:, :length] = ids
-        jit = self._jits.setdefault((rows, bucket), self._lowering.jit(self._forward))
-        inputs = {**numpy_inputs(tokens=padded, spans=Mask().spans(bucket)), **self._lowering.inputs}
-        return jit(self._weights, self._tables, inputs).numpy()[:, :length].copy()
+        with owner.turn():
+            inputs = {**numpy_inputs(tokens=padded, spans=Mask().spans(bucket)), **self._lowering.inputs}
+            return host(self._graphs[rows, bucket](self._weights, self._tables, inputs))[:, :length]
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
         view = block_view(inputs["tokens"].shape[1], inputs["spans"])
         ops = self._lowering.ops(inputs)
         return self._model.logits(ops, {**weights, **tables}, inputs["tokens"], view).realize()
 
-    def tokens(self, prompt: str | Sequence[tuple[str, str]], chat: bool | None = None) -> list[int]:
-        """Ids of a prompt: a text, a user's turn, or turns of (role, text)."""
+    def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:
+        """Ids of a prompt: a text, a user's turn, or turns of (role, text). Raises TypeError, LlmspecError."""
         markers = self.plan.tokenizer.markers
         if not isinstance(prompt, str):
-            return chat_prompt(self.codec, list(prompt), markers)  # type: ignore[arg-type]
+            return chat_prompt(self.codec, turns_of(prompt), markers)
         if self.chat if chat is None else chat:
             return chat_prompt(self.codec, [("user", prompt)], markers)
         return text_prompt(self.codec, prompt, markers)
@@ -69,24 +87,39 @@ class LanguageModel:
         """These decoding settings (the run's where none are given) with some replaced; strict like the spec's."""
         return (decoding or self.plan.decoding).updated(**changes)
 
-    def generate(self, prompt: str | Sequence[tuple[str, str]], *, n: int = 1, seed: int | None = None,
+    def generate(self, prompt: Prompt, *, n: int = 1, seed: int | None = None,
                  chat: bool | None = None, decoding: Decoding | None = None, **changes: Any) -> list[Generation]:
         """`n` answers to a prompt, with the run's decoding settings unless others, or changes to them, are given."""
-        settings = self.settings(decoding, **changes)
+        settings, n = self.settings(decoding, **changes), whole("n", n, 1, MOST_ANSWERS)
         return generate(self.decoder, self.codec, [self.tokens(prompt, chat)], settings, n=n,
                         seed=self.seed(seed, settings), chat=self.chat if chat is None else chat)
 
-    def stream(self, prompt: str | Sequence[tuple[str, str]], *, n: int = 1, seed: int | None = None,
-               chat: bool | None = None, tracing: bool = False, decoding: Decoding | None = None,
-               **changes: Any) -> Iterator[Event]:
-        """The same, token by token; with `tracing` each event tells what every filter did."""
-        settings = self.settings(decoding, **changes)
+    def stream(self, prompt: Prompt, *, n: int = 1, seed: int | None = None, chat: bool | None = None,
+               tracing: bool = False, decoding: Decoding | None = None, **changes: Any) -> Iterator[Event]:
+        """The same, token by token; with `tracing` each event tells what every filter did.
+
+        A stream has a KV cache of its own: others, and whole answers, may come between its tokens.
+        """
+        settings, n = self.settings(decoding, **changes), whole("n", n, 1, MOST_ANSWERS)
         return stream(self.decoder, self.codec, [self.tokens(prompt, chat)], settings, n=n, tracing=tracing,
                       seed=self.seed(seed, settings), chat=self.chat if chat is None else chat)
 
     def seed(self, given: int | None, settings: Decoding) -> int:
         """The seed asked for, else the decoding's, else the spec's."""
-        return next((s for s in (given, settings.seed) if s is not None), self.plan.seed)
+        if given is not None:
+            return whole("seed", given, -(1 << 63), (1 << 64) - 1)
+        return self.plan.seed if settings.seed is None else settings.seed
+
+
+def turns_of(prompt: Any) -> list[tuple[str, str]]:
+    """The turns of a dialogue. Raises TypeError for what is none."""
+    turns = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, bytes | dict) else None
+    if turns is None or not all(isinstance(t, tuple | list) and len(t) == 2 and all(isinstance(x, str) for x in t)
+                                for t in turns):
+        raise TypeError("a prompt is a text, or turns such as [('user', 'What is a comet?')]")
+    if not turns:
+        raise ValueError("a dialogue without turns is no prompt")
+    return [(role, text) for role, text in turns]
 
 
 def open_model(path: Path | str, *, plain: bool = False, phase: str | None = None) -> LanguageModel:

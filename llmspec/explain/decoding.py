@@ -90,14 +90,15 @@ class Listener:
     def context(self) -> int:
         return self.decoder.context
 
-    def start(self, tokens: list[int], rows: int) -> Any:
-        return self._kept(self.decoder.start(tokens, rows))
+    def prefill(self, tokens: list[int], rows: int) -> tuple[Any, Any]:
+        cache, logits_RV = self.decoder.prefill(tokens, rows)
+        return cache, self._kept(logits_RV)
 
-    def step(self, tokens: Any) -> Any:
-        return self._kept(self.decoder.step(tokens))
+    def step(self, cache: Any, tokens: Any) -> Any:
+        return self._kept(self.decoder.step(cache, tokens))
 
     def _kept(self, logits_RV: Any) -> Any:
-        self.logits = logits_RV.astype("float64")  # a copy: the decoder may use its memory again
+        self.logits = logits_RV.astype("float64")
         return logits_RV
 
 

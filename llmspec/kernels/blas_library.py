@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ SYMBOLS = (
     ("scipy_cblas_sgemm", "scipy_cblas_sgemv", 32),
     ("cblas_sgemm", "cblas_sgemv", 0),
 )
-SET_THREADS = (
-    "scipy_openblas_set_num_threads64_",
-    "openblas_set_num_threads64_",
-    "scipy_openblas_set_num_threads",
-    "openblas_set_num_threads",
-    "MKL_Set_Num_Threads",
+THREADS = (
+    ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"),
+    ("openblas_get_num_threads64_", "openblas_set_num_threads64_"),
+    ("scipy_openblas_get_num_threads", "scipy_openblas_set_num_threads"),
+    ("openblas_get_num_threads", "openblas_set_num_threads"),
+    ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
 )
+"""Functions that tell and set the number of threads."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,15 @@ class Found:
     threads: int
     sgemm: int
     sgemv: int
-    set_threads: int  # takes an int; where the library has no such function, one that does nothing
+    library: ctypes.CDLL
+
+    def thread_functions(self) -> tuple[Callable[[], int], Callable[[int], object]]:
+        """What tells and what sets the number of threads; where the library has no such functions, they do nothing."""
+        for get, put in THREADS:
+            if hasattr(self.library, get) and hasattr(self.library, put):
+                return (ctypes.CFUNCTYPE(ctypes.c_int)((get, self.library)),
+                        ctypes.CFUNCTYPE(None, ctypes.c_int)((put, self.library)))
+        return lambda: 1, lambda threads: None
 
 
 @functools.cache
@@ -78,15 +87,8 @@ def _functions(library: ctypes.CDLL, name: str, threads: int) -> Found | str:
         bits = named_bits or (64 if _says_64(library) else 32)
         if not _multiplies(gemm, gemv, ctypes.c_int64 if bits == 64 else ctypes.c_int32):
             return f"has {gemm_name}, which gave wrong products"
-        return Found(name, bits, threads, _address(gemm), _address(gemv), _address(_thread_setter(library)))
+        return Found(name, bits, threads, _address(gemm), _address(gemv), library)
     return "has no cblas_sgemm under a name that is known here"
-
-
-def _thread_setter(library: ctypes.CDLL) -> Any:
-    for name in SET_THREADS:
-        if hasattr(library, name):
-            return getattr(library, name)
-    return ctypes.CDLL(None).abs  # from the C library: takes an int and changes nothing
 
 
 def _says_64(library: ctypes.CDLL) -> bool:

@@ -129,9 +129,9 @@ def _entropy_gradient(n: int, d: int, v: int) -> Gradient:
 
 
 def embedding(address: Tensor, weight_VD: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a table (V, D) at ids (…) -> (…, D). Ids must lie in 0 … V-1: nothing checks them here."""
+    """Rows of a table (V, D) at ids (…) -> (…, D). Others than 0 … V-1 end the step that reads them."""
     (v, d), n = _shape(weight_VD), math.prod(_shape(ids))
-    rows = call("gather_rows", (n * d,), (weight_VD, ids.cast(dtypes.int32)), (n, d), address, _scatter(n, d, v))[0]
+    rows = call("gather_rows", (n * d,), (weight_VD, ids.cast(dtypes.int32)), (n, d, v), address, _scatter(n, d, v))[0]
     return rows.reshape(*_shape(ids), d)
 
 
@@ -195,7 +195,7 @@ def _packed_gradient(*sizes: int) -> Gradient:
 
 def rotate(address: Tensor, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, places: Tensor) -> Tensor:
     """Rotary positions at places (B or 1, T) for the first `heads`, in the half-split form; tables (context, d)."""
-    sizes = (*_shape(x_BTHd), heads, _shape(places)[0])
+    sizes = (*_shape(x_BTHd), heads, _shape(places)[0], _shape(cos)[0])
     return _turn(address, x_BTHd, cos, sin, places.cast(dtypes.int32), sizes, 1).reshape(_shape(x_BTHd))
 
 

@@ -14,7 +14,9 @@ from tinygrad import Tensor, UOp, dtypes
 from tinygrad.uop.ops import KernelInfo, Ops
 
 from llmspec.core.devices import threads
-from llmspec.kernels import blas_library
+from llmspec.core.problems import RunError, one_of
+from llmspec.core.units import size
+from llmspec.kernels import blas_library, owner
 from llmspec.kernels.toolchain import prepare
 
 SOURCES = ("pool", "product", "rows", "attention", "linear", "optimizer", "muon", "replay")
@@ -31,6 +33,11 @@ calls several one after another, each thread does its own."""
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 FLAGS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", *WIDE)
 """What lets clang vectorise the sums; nothing that assumes away NaN or infinity."""
+INSTRUCTIONS = "LLMSPEC_INSTRUCTIONS"
+"""For tests: the instructions that the functions are compiled for, by a name below, instead of all that are here."""
+SETS: dict[str, tuple[str, ...]] = {"": ()}
+if WIDE:
+    SETS |= {"avx2": ("-march=haswell",), "sse": ("-march=nehalem",)}
 AVX512_LANES = 16
 
 Gradient = Callable[..., "tuple[UOp | None, ...]"]
@@ -43,12 +50,41 @@ def source() -> str:
     return "\n".join(f'#line 1 "{n}.c"\n{(folder / f"{n}.c").read_text("utf-8")}' for n in SOURCES)
 
 
+def instructions() -> str:
+    """What LLMSPEC_INSTRUCTIONS names, or nothing. Raises RunError for a name that is not in SETS."""
+    asked = os.environ.get(INSTRUCTIONS, "")
+    if asked not in SETS:
+        raise RunError(f"{INSTRUCTIONS}={asked} names no set of instructions", one_of(asked, filter(None, SETS)))
+    return asked
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled functions, their threads started. Raises ToolchainError where no compiler is found."""
-    found = ctypes.CDLL(str(prepare().shared_library(source(), "native", FLAGS)))
-    found.start_threads(ctypes.c_int64(threads()))
+    found = ctypes.CDLL(str(prepare().shared_library(source(), "native", (*FLAGS, *SETS[instructions()]))))
+
+    def start() -> None:
+        found.forget_threads()
+        found.start_threads(ctypes.c_int64(threads()))
+
+    start()
+    owner.after_fork(start)
     return found
+
+
+NO_MEMORY, NO_SUCH_INDEX = 1, 2
+
+
+def raise_trouble() -> None:
+    """Raises RunError where a C function has failed since this was last asked; its results are then worth nothing."""
+    words = (ctypes.c_int64 * 2)()
+    kind = library().take_trouble(words)
+    if kind == NO_MEMORY:
+        raise owner.out_of_memory(f"{size(words[0])} more were wanted while computing")
+    if kind == NO_SUCH_INDEX:
+        raise RunError(f"{words[0]} was looked up in a table of {words[1]} rows, which are counted from 0",
+                       "a token id or a position is wrong; ids are 0 … vocabulary - 1",
+                       "memory that belongs to something else would have been read")
 
 
 @functools.cache
@@ -66,7 +102,7 @@ def products() -> str:
         return f"{own}; no BLAS: {blas}"
     whole = blas.name == "Accelerate"
     if not whole:  # ours call it side by side; its own threads would fight with them
-        ctypes.CFUNCTYPE(None, ctypes.c_int)(blas.set_threads)(1)
+        owner.bands_by(*blas.thread_functions())
     library().use_blas(ctypes.c_void_p(blas.sgemm), ctypes.c_int64(blas.int_bits), ctypes.c_int64(whole))
     return f"{blas.name}, {library().thread_count()} threads"
 
@@ -85,16 +121,18 @@ def handle() -> Tensor:
 
 def tensor(array: Any, device: str | None = None) -> Tensor:
     """A realized tensor with a numpy array's numbers, copied without a graph, which would take 10 ms and more."""
-    made = Tensor.empty(*array.shape, dtype=getattr(dtypes, array.dtype.name), device=device)
-    if array.size:
-        refill(made, array)
-    return made
+    with owner.turn():
+        made = Tensor.empty(*array.shape, dtype=getattr(dtypes, array.dtype.name), device=device)
+        if array.size:
+            refill(made, array)
+        return made
 
 
 def refill(tensor: Tensor, array: Any) -> None:
     """Copies an array of its shape and type into a tensor that has memory of its own."""
-    buffer: Any = tensor.uop.base.buffer.ensure_allocated()  # type: ignore[union-attr]
-    buffer.allocator._copyin(buffer._buf, memoryview(np.ascontiguousarray(array).data).cast("B"))
+    with owner.turn():
+        buffer: Any = tensor.uop.base.buffer.ensure_allocated()  # type: ignore[union-attr]
+        buffer.allocator._copyin(buffer._buf, memoryview(np.ascontiguousarray(array).data).cast("B"))
 
 
 @functools.cache
@@ -107,11 +145,14 @@ def _caller(name: str, numbers: tuple[Number, ...]) -> Callable[..., UOp]:
         once = UOp.range(1, 0)
         call = addresses[FUNCTIONS.index(name)].load().call(*(b[once] for b in rest), *constants, ret_dtype=dtypes.void)
         label = "_".join(str(n) if isinstance(n, int) else format(n, "g").translate(LETTERS) for n in numbers)
+        CALLED[f"{name}_{label}"] = name
         return UOp.sink(call.end(once), arg=KernelInfo(f"{name}_{label}", opts_to_apply=()))
 
     return kernel
 
 
+CALLED: dict[str, str] = {}
+"""The function that a kernel calls, by the kernel's name."""
 LETTERS = str.maketrans({".": "p", "-": "m", "+": ""})
 
 

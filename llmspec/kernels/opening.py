@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from llmspec.kernels import sharing
+
 
 class Later:
     """Stands for an object that is made on the first use of one of its attributes."""
@@ -30,6 +32,7 @@ def open_cpu() -> None:
 
     if "CPU" in Device._opened_devices:
         return
+    sharing.private_memory(ops_cpu)
     compile_now, program_now = ops_cpu.do_to_program, ops_cpu.CPUProgram
 
     def elf(*args: Any) -> Any:
@@ -42,5 +45,6 @@ def open_cpu() -> None:
     try:
         device: Any = Device["CPU"]
         device.runtime_t = program_now
+        sharing.opened(device)
     finally:
         module.do_to_program, module.CPUProgram = compile_now, program_now

@@ -72,7 +72,7 @@ def _surroundings() -> list[Any]:
 
     flags = {k: str(v.value) for k, v in sorted(ContextVar._cache.items())}
     sources = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(__file__).parents[1].rglob("*.py"))]
-    return [prepare().identity, native.products(), native.source(), platform.python_version(), flags, sources]
+    return [prepare().identity, native.source(), platform.python_version(), flags, sources]
 
 
 # -- entries -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tinygrad.engine.realize import get_call_arg_uops, get_runtime, resolve_para
 from tinygrad.runtime.ops_cpu import CPUProgram
 from tinygrad.uop.ops import Ops, buffers
 
-from llmspec.kernels import native, programs
+from llmspec.kernels import native, owner, programs
 from llmspec.kernels.programs import HEAD, TOGETHER, WHOLE, WORDS, Program, Returned, Unfit
 
 ALIGNED = 64
@@ -57,6 +57,7 @@ class Recorder:
         self._variables: list[tuple[int, int, str]] = []
         self._buffers: dict[int, tuple[int, int]] = {}  # id of a tinygrad buffer -> number, bytes
         self._codes: dict[int, tuple[int, bytes, str]] = {}  # id of a runtime -> number, code, name
+        self._touched: list[list[range]] = []  # of each row: the addresses that its arguments have here
         self._captured = captured
         for call in captured.linear.src:
             self._add(call)
@@ -111,6 +112,8 @@ class Recorder:
                 else:
                     self._own.append((at, len(row), *self._place(buffer)))
                 row.append(0)
+            given = [resolved[index].buffer for index in info.globals]
+            self._touched.append([range(where(b), where(b) + b.nbytes) for b in given])
             for variable in info.vars:
                 if len(row) - HEAD == runtime.runtimevars.get("core_id"):
                     row.append(core)
@@ -121,23 +124,32 @@ class Recorder:
 
     def _join_small(self) -> None:
         """Marks small calls that follow one another and do not depend on one another: each thread does its own."""
-        names = [name for _, _, name in self._codes.values()]
-        places: list[dict[int, tuple[int, ...]]] = [{} for _ in range(len(self._rows) + 1)]
-        for kind, entries in enumerate((self._given, self._own)):
-            for row, word, number, offset in entries:
-                places[row][word] = (kind, number, offset)
-        start, seen, written = 0, set[Any](), set[Any]()
-        for row, touched in enumerate(places):  # the last one, of no row, ends what is open
-            function = names[self._rows[row][0]].split("_")[0] if touched else ""
-            writes = {touched[HEAD + i] for i in range(native.SMALL.get(function, 0))}
-            reads = set(touched.values()) - writes
-            if not writes or writes & seen or reads & written:
+        functions = [native.CALLED.get(name, "") for _, _, name in self._codes.values()]
+        start, seen, written = 0, list[range](), list[range]()
+        for row, touched in enumerate([*self._touched, []]):  # the last one, of no row, ends what is open
+            count = native.SMALL.get(functions[self._rows[row][0]], 0) if touched else 0
+            writes, reads = touched[:count], touched[count:]
+            if not writes or overlap(writes, seen) or overlap(reads, written):
                 if row - start > 1:
                     arguments = self._rows[start][1] & (1 << TOGETHER) - 1
                     self._rows[start][1] = arguments | (row - start) << TOGETHER | WHOLE
-                start, seen, written = row if writes else row + 1, set(), set()
+                start, seen, written = row if writes else row + 1, [], []
             if writes:
-                seen, written = seen | reads | writes, written | writes
+                seen, written = [*seen, *touched], [*written, *writes]
+
+
+def overlap(some: list[range], others: list[range]) -> bool:
+    """Whether any two pieces of memory, one of each list, have a byte in common."""
+    return any(a.start < b.stop and b.start < a.stop for a in some for b in others)
+
+
+def finished(out: Any) -> Any:
+    """What a step returned that tinygrad launched on a CPU, once it has ended. Raises RunError where C has failed."""
+    first = out[0] if isinstance(out, tuple | list) and out else out
+    if isinstance(first, Tensor) and first.device == "CPU":
+        Device["CPU"].synchronize()
+        native.raise_trouble()
+    return out
 
 
 def _slot(argument: UOp) -> int | None:
@@ -167,6 +179,7 @@ class Running:
         places = np.array(program.given, np.int64).reshape(-1, 4)
         self._at = tuple(places[:, :2].T)
         self._placed: list[UOp | None] = [None] * program.inputs
+        self._bases = np.zeros(program.inputs, np.uint64)
         self._inputs, self._offsets = places[:, 2], places[:, 3].astype(np.uint64)
         made = [Tensor.from_blob(int(bases[r.buffer]) + r.offset, r.shape, dtype=r.dtype, device="CPU")
                 for r in program.returned]
@@ -174,21 +187,23 @@ class Running:
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """Runs every kernel on the inputs of this call. The returned tensors are overwritten by the next call."""
-        import numpy as np
 
         tensors = tensors_of(args)
         if len(tensors) != self.program.inputs:
             raise ValueError(f"the step was captured with {self.program.inputs} tensors, not {len(tensors)}")
         nodes: list[UOp | None] = [t.uop for t in tensors]
         if not all(map(operator.is_, nodes, self._placed)):  # the same weights again, as a rule: 4 ms for 300 of them
-            bases = np.array([address(t) for t in tensors], np.uint64)
-            self._table[self._at] = bases[self._inputs] + self._offsets
-            self._placed = list(nodes)
+            for i, (node, placed) in enumerate(zip(nodes, self._placed, strict=True)):
+                if node is not placed:
+                    self._bases[i] = address(tensors[i])
+            self._table[self._at] = self._bases[self._inputs] + self._offsets
+            self._placed = nodes
         bound = dict(a.unbind() for a in args if isinstance(a, UOp))
         values = {variable.expr: value for variable, value in bound.items()}
         for row, word, name in self.program.variables:
             self._table[row, word] = values[name]
         native.library().replay(self._table.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(self._table)))
+        native.raise_trouble()
         return self._returned
 
 
@@ -205,14 +220,19 @@ class Replayed:
         self.running: Running | None = None
 
     def __call__(self, *args: Any) -> Any:
+        """One thread at a time; RunError where the step fails. What is returned is overwritten by the next call."""
+        with owner.turn():
+            return self._called(args)
+
+    def _called(self, args: tuple[Any, ...]) -> Any:
         if self.running is None and self._jit is None and self._replay and self._key:
             kept = programs.load(self._name(args))
             self.running = Running(kept) if kept else None
         if self.running is not None:
             return self.running(args)
         if self._jit is None:
-            return self._capture(args)
-        return self._jit(*args)
+            return finished(self._capture(args))
+        return finished(self._jit(*args))
 
     def _name(self, args: tuple[Any, ...]) -> str:
         shapes = [[(n, t.shape, t.dtype.name) for n, t in a.items()] if isinstance(a, dict)

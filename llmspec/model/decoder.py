@@ -1,4 +1,4 @@
-"""Cached decoding: a prefill per prompt-length bucket and one decode step, all under TinyJit.
+"""Cached decoding: a prefill per prompt-length bucket and one decode step, all under TinyJit, for any number of caches.
 
 Shape letters: R rows decoded side by side, T prompt tokens, S places of the cache (the context), K key/value heads,
 d head width, V vocabulary.
@@ -6,15 +6,20 @@ d head width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from tinygrad import Tensor, UOp
 
 from llmspec.compiler.masks import Mask
+from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.hashing import digest
-from llmspec.model.lowering import Feed, Lowering, host, numpy_inputs
+from llmspec.core.units import size
+from llmspec.kernels import owner
+from llmspec.model.ids import token_ids, whole
+from llmspec.model.lowering import Feed, Graphs, Lowering, host, numpy_inputs
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import Transformer, View
 
@@ -22,65 +27,88 @@ SHORTEST = 16
 """Smallest prefill bucket, in tokens; buckets double from here up to the context."""
 
 
+class KVCache:
+    """Keys and values of what R rows have read, and how far they have come. A Decoder fills it; it goes with its owner.
+
+    Several caches of one decoder do not know of each other.
+    """
+
+    def __init__(self, tensors: Tensors, rows: int) -> None:
+        self.tensors, self.rows = tensors, rows
+        self.length = 0
+        """Tokens read: all rows stand at one position."""
+
+    def __del__(self) -> None:
+        owner.drop(self.tensors)
+
+
 class Decoder:
-    """Continues prompts with the weights it is given. Each row has its own cache; all rows stand at one position."""
+    """Continues prompts with the weights it is given."""
 
     def __init__(self, plan: ModelPlan, lowering: Lowering, weights: Tensors) -> None:
-        self.context, self.rows = plan.context, 0
+        self.context, self.vocab = plan.context, plan.vocab
         self._plan, self._lowering, self._weights = plan, lowering, weights
         self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
         self._tables = numpy_inputs(**self._model.tables())
         self._place = UOp.variable("place", 0, plan.context - 1)
-        self._length, self._feed = 0, Feed()
+        self._feed = Feed()
+        self._prefills = Graphs(lambda: lowering.jit(self._prefill_step, self._key))
+        self._steps = Graphs(lambda: lowering.jit(self._decode_step, self._key))
 
-    def _allocate(self, rows: int) -> None:
-        """Caches and graphs for another number of rows."""
+    def cache(self, rows: int = 1) -> KVCache:
+        """An empty cache of `rows` rows. Raises RunError where memory does not suffice."""
         import numpy as np
 
-        plan = self._plan
+        plan, rows = self._plan, whole("the number of rows", rows, 1)
         names = [f"{kind}{layer}" for layer in range(plan.layers) for kind in "kv"]
         shape = (rows, plan.context, plan.kv_heads, plan.head_dim)
-        self._cache = numpy_inputs(**{n: np.zeros(shape, np.float32) for n in names})
-        self._prefills: dict[int, Any] = {}
-        self._decode = self._lowering.jit(self._decode_step, self._key)
-        self.rows = rows
+        needed, there = 4 * math.prod(shape) * len(names), device_memory("CPU")
+        if self._lowering.inputs and there is not None and needed > there:
+            raise owner.out_of_memory(f"the KV caches of {rows} rows take {size(needed)}, and this machine has "
+                                      f"{size(there)}")
+        with owner.turn():
+            return KVCache(numpy_inputs(**{n: np.zeros(shape, np.float32) for n in names}), rows)
 
     def use(self, weights: Tensors) -> None:
         """Decode with these weights from now on."""
         self._weights = weights
 
-    def start(self, tokens: Sequence[int], rows: int = 1) -> Any:
-        """Reads a prompt of 1 … context tokens into each of `rows` rows; logits (R, V) float32 of what follows."""
+    def prefill(self, tokens: Sequence[int], rows: int = 1, cache: KVCache | None = None) -> tuple[KVCache, Any]:
+        """Reads 1 … context tokens into each of `rows` rows: their cache, and logits (R, V) float32 of what follows.
+
+        A `cache` that is given is filled anew instead of another. Raises TypeError or ValueError for wrong tokens,
+        RunError where memory ends. From any thread; each cache from one at a time.
+        """
         import numpy as np
 
-        if rows != self.rows:
-            self._allocate(rows)
-        if not 1 <= len(tokens) <= self.context:
-            raise ValueError(f"a prompt has 1 to {self.context} tokens, not {len(tokens)}")
-        bucket = min(self.context, max(SHORTEST, 1 << (len(tokens) - 1).bit_length()))
-        padded = np.zeros((self.rows, bucket), np.int32)
-        padded[:, : len(tokens)] = tokens
-        if bucket not in self._prefills:
-            self._prefills[bucket] = self._lowering.jit(self._prefill_step, self._key)
-        inputs = self._feed(tokens=padded, last=np.array([len(tokens) - 1], np.int32), spans=Mask().spans(bucket))
-        self._length = len(tokens)
-        return self._run(self._prefills[bucket], inputs)
+        ids = token_ids(tokens, self.vocab, self.context, axes=(1,))
+        cache = cache or self.cache(rows)
+        bucket = min(self.context, max(SHORTEST, 1 << (len(ids) - 1).bit_length()))
+        padded = np.zeros((cache.rows, bucket), np.int32)
+        padded[:, : len(ids)] = ids
+        with owner.turn():
+            inputs = self._feed(tokens=padded, last=np.array([len(ids) - 1], np.int32), spans=Mask().spans(bucket))
+            cache.length = len(ids)
+            return cache, self._run(self._prefills[cache.rows, bucket], cache, inputs)
 
-    def step(self, tokens: Sequence[int]) -> Any:
-        """Appends one token to each row; logits (R, V) float32 of the next."""
+    def step(self, cache: KVCache, tokens: Sequence[int]) -> Any:
+        """Appends one token to each row; logits (R, V) float32 of the next. Raises as `prefill` does."""
         import numpy as np
 
-        if self._length >= self.context:
-            raise ValueError(f"the context of {self.context} tokens is full")
-        inputs = self._feed(tokens=np.asarray(tokens, np.int32).reshape(self.rows, 1),
-                              position=np.array([[self._length]], np.int32),
-                              spans=np.array([[[0, self._length + 1]]], np.int32))
-        place = self._place.bind(self._length)
-        self._length += 1
-        return self._run(self._decode, inputs, place)
+        ids = token_ids(tokens, self.vocab, cache.rows, axes=(1,))
+        if len(ids) != cache.rows:
+            raise ValueError(f"a step takes one token for each of {cache.rows} rows, not {len(ids)}")
+        if not 1 <= cache.length < self.context:
+            raise ValueError(f"the context of {self.context} tokens is full" if cache.length else "no prompt was read")
+        with owner.turn():
+            inputs = self._feed(tokens=ids.reshape(cache.rows, 1), position=np.array([[cache.length]], np.int32),
+                                spans=np.array([[[0, cache.length + 1]]], np.int32))
+            place = self._place.bind(cache.length)
+            cache.length += 1
+            return self._run(self._steps[cache.rows,], cache, inputs, place)
 
-    def _run(self, jit: Any, inputs: Tensors, *place: UOp) -> Any:
-        out = jit(self._weights, self._tables, self._cache, {**inputs, **self._lowering.inputs}, *place)
+    def _run(self, jit: Any, cache: KVCache, inputs: Tensors, *place: UOp) -> Any:
+        out = jit(self._weights, self._tables, cache.tensors, {**inputs, **self._lowering.inputs}, *place)
         return host(out)  # a copy: the returned tensor is overwritten by the next call
 
     # -- the graphs ----------------------------------------------------------------------------------------------
@@ -100,7 +128,7 @@ class Decoder:
     def _logits(self, weights: Tensors, tables: Tensors, inputs: Tensors, view: View, last: Tensor | None) -> Tensor:
         ops, tensors = self._lowering.ops(inputs), {**weights, **tables}
         hidden = self._model.hidden(ops, tensors, inputs["tokens"], view, last)
-        logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(self.rows, -1).contiguous()
+        logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(int(hidden.shape[0]), -1).contiguous()
         Tensor.realize(logits, *self._written)
         return logits
 

@@ -183,18 +183,19 @@ def decoding(plan: Plan, recorder: Any) -> Iterator[tuple[str, Graph]]:
     """The graphs that write text: the longest prefill, and a step."""
     from tinygrad import Tensor
 
-    from llmspec.model.decoder import Decoder
+    from llmspec.model.decoder import Decoder, KVCache
 
     class Graphs(Decoder):
         """Gives a step's graph where the steps would give logits."""
 
-        def _run(self, jit: Any, inputs: Any, *place: UOp) -> Any:
-            return jit(self._weights, self._tables, self._cache, inputs, *place)
+        def _run(self, jit: Any, cache: KVCache, inputs: Any, *place: UOp) -> Any:
+            return jit(self._weights, self._tables, cache.tensors, inputs, *place)
 
     decoder = Graphs(plan.model, recorder, {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors})
-    yield "prefill", decoder.start([0] * max(1, plan.model.context - 1))
+    cache, graph = decoder.prefill([0] * max(1, plan.model.context - 1))
+    yield "prefill", graph
     if plan.model.context > 1:
-        yield "decode step", decoder.step([0])
+        yield "decode step", decoder.step(cache, [0])
 
 
 def kernels_of(graph: Graph) -> list[UOp]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tinygrad import Device, Tensor, dtypes
 
-from llmspec.kernels import calls, native
+from llmspec.kernels import calls, native, owner, sharing
 from llmspec.kernels.replay import Replayed, address
 from llmspec.model.mixed import MixedOps
 from llmspec.model.ops import NEWTON_SCHULZ, Ops
@@ -113,9 +113,28 @@ def lowering(device: str, plain: bool = False, precision: str = "float32") -> Lo
 
     `precision` is a Plan's, which has no other than float32 for a CPU's own lowering.
     """
-    if plain or not device.startswith("CPU"):
-        return Lowering("plain", precision=precision)
-    return Lowering(native.products(), {"native": native.handle()})
+    with owner.turn():
+        sharing.any_thread()
+        if plain or not device.startswith("CPU"):
+            return Lowering("plain", precision=precision)
+        return Lowering(native.products(), {"native": native.handle()})
+
+
+class Graphs:
+    """Captured steps by their shapes; of many the latest stay, since each keeps memory of its own."""
+
+    MOST = 8
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._held = make, dict[tuple[int, ...], Any]()
+
+    def __getitem__(self, shape: tuple[int, ...]) -> Any:
+        """Within a turn of `owner`."""
+        found = self._held.pop(shape, None) or self._make()
+        self._held[shape] = found
+        while len(self._held) > self.MOST:
+            del self._held[next(iter(self._held))]
+        return found
 
 
 class Feed:
@@ -147,10 +166,11 @@ def host(tensor: Tensor) -> Any:
     """
     import numpy as np
 
-    count = math.prod(int(n) for n in tensor.shape)
-    whole = tensor.uop.is_realized and getattr(tensor.uop.base.buffer, "size", 0) == count  # no part of another tensor
-    if tensor.device != "CPU" or tensor.dtype != dtypes.float32 or not whole:
-        return tensor.numpy().copy()
-    Device["CPU"].synchronize()
-    held = (ctypes.c_float * count).from_address(address(tensor))
-    return np.ctypeslib.as_array(held).reshape(tensor.shape).copy()
+    with owner.turn():
+        count = math.prod(int(n) for n in tensor.shape)
+        whole = tensor.uop.is_realized and getattr(tensor.uop.base.buffer, "size", 0) == count  # no part of another
+        if tensor.device != "CPU" or tensor.dtype != dtypes.float32 or not whole:
+            return tensor.numpy().copy()
+        Device["CPU"].synchronize()
+        held = (ctypes.c_float * count).from_address(address(tensor))
+        return np.ctypeslib.as_array(held).reshape(tensor.shape).copy()

@@ -31,9 +31,9 @@ def decoded(name: str, seed: int, tokens: np.ndarray, start: int) -> np.ndarray:
     """Logits (ROWS, CONTEXT - start + 1, VOCAB) from the prompt's last token on; all rows share the prompt."""
     made, weights = decoder(name)
     weights.put(drawn_weights(NETWORKS[name].model, seed))
-    out = [made.start(tokens[0, :start].tolist(), rows=ROWS)]
-    out += [made.step(tokens[:, at].tolist()) for at in range(start, CONTEXT)]
-    return np.stack(out, axis=1)
+    cache, first = made.prefill(tokens[0, :start].tolist(), rows=ROWS)
+    rest = [made.step(cache, tokens[:, at].tolist()) for at in range(start, CONTEXT)]
+    return np.stack([first, *rest], axis=1)
 
 
 def drawn(seed: int, start: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_greedy_text_is_that_of_the_whole_pass(name: str, seed: int, start: int)
     weights = drawn_weights(NETWORKS[name].model, seed)
     inputs.put(weights)
     text = drawn_tokens(seed)[0, :start].tolist()
-    logits = made.start(text, rows=ROWS)
+    cache, logits = made.prefill(text, rows=ROWS)
     while len(text) < CONTEXT:
         padded = np.array([text + [0] * (CONTEXT - len(text))] * ROWS, np.int32)
         whole = networks.logits(name, weights, padded)[0, len(text) - 1]
@@ -80,7 +80,7 @@ def test_greedy_text_is_that_of_the_whole_pass(name: str, seed: int, start: int)
         if best - second > 2 * TOLERANCE * np.linalg.norm(whole):
             assert (logits.argmax(-1) == whole.argmax()).all()
         text.append(int(whole.argmax()))
-        logits = made.step([text[-1]] * ROWS)
+        logits = made.step(cache, [text[-1]] * ROWS)
 
 
 @functools.cache
@@ -106,17 +106,18 @@ def test_prompts_of_every_length_and_another_number_of_rows(seed: int, start: in
     values = {n: networks.memory(t) for n, t in weights.items()}
     exact = reference.logits(made._plan, values, tokens)[0]
     rows = 1 + seed % 2
-    close(made.start(tokens[0, :start].tolist(), rows=rows), exact[None, start - 1])
+    cache, logits = made.prefill(tokens[0, :start].tolist(), rows=rows)
+    close(logits, exact[None, start - 1])
     for at in range(start, min(start + 3, LONG)):
-        close(made.step([int(tokens[0, at])] * rows), exact[None, at])
+        close(made.step(cache, [int(tokens[0, at])] * rows), exact[None, at])
 
 
 def test_what_does_not_fit_is_refused() -> None:
     made, _ = decoder(PAIRS[0])
-    for length in (0, CONTEXT + 1):
-        with pytest.raises(ValueError, match=f"1 to {CONTEXT} tokens"):
-            made.start([1] * length, rows=ROWS)
-    logits = made.start([1] * CONTEXT, rows=ROWS)
+    for length, why in ((0, "no tokens"), (CONTEXT + 1, f"1 to {CONTEXT} tokens")):
+        with pytest.raises(ValueError, match=why):
+            made.prefill([1] * length, rows=ROWS)
+    cache, logits = made.prefill([1] * CONTEXT, rows=ROWS)
     assert logits.shape == (ROWS, VOCAB) and logits.dtype == np.float32
     with pytest.raises(ValueError, match="full"):
-        made.step([1] * ROWS)
+        made.step(cache, [1] * ROWS)

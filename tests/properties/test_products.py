@@ -208,7 +208,7 @@ if isinstance(blas, str):
     raise SystemExit
 def use(sgemm, whole):
     library.use_blas(ctypes.c_void_p(sgemm), ctypes.c_int64(blas.int_bits), ctypes.c_int64(whole))
-ctypes.CFUNCTYPE(None, ctypes.c_int)(blas.set_threads)(1)
+blas.thread_functions()[1](1)
 runs = []
 for sgemm, whole in ((0, 0), (blas.sgemm, 0), (blas.sgemm, 1), (0, 0)):
     use(sgemm, whole)

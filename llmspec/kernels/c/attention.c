@@ -19,6 +19,7 @@ static void panels_of(float *out, Matrix x, int64_t n, int64_t k) {
 static void times(float *c, int64_t stride, Matrix a, const float *b, int64_t depth, int64_t start, int64_t m, int64_t n,
                   int64_t k, int accumulate, float factor, int thread) {
   float *left = scratch(thread, COPIED_ROWS, most(KC, k) * MR);
+  if (!left) return;
   for (int64_t r = 0; r < m; r += MR) {
     Rows rows = rows_of(left, from(a, r, 0), least(MR, m - r), k, factor);
     for (int64_t j = 0; j < n; j += NR)
@@ -34,6 +35,13 @@ typedef struct {
 // Where the bias of a query's keys lies, or 0
 static inline const float *bias_of(const Attention *p, int64_t b, int64_t head, int64_t query) {
   return p->bb ? p->bias + (((p->bb == 1 ? 0 : b) * p->h + head) * p->t + query) * p->s : 0;
+}
+
+// Whether all keys that the queries see are among `s`
+static int keys_inside(const int32_t *spans, int64_t queries, int64_t s) {
+  for (int64_t i = 0; i < queries; i++)
+    if (spans[2 * i] < spans[2 * i + 1] && !(inside(spans[2 * i], s) && inside(spans[2 * i + 1] - 1, s))) return 0;
+  return 1;
 }
 
 static Extent extent(const Attention *p, const int32_t *spans, int64_t start) {
@@ -67,6 +75,7 @@ static void attend(const void *job, int64_t i, int thread) {
   const int32_t *spans = p->spans + (p->bs == 1 ? 0 : b) * p->t * 2;
   float *k_t = scratch(thread, K_T, wide * d), *values = scratch(thread, V_PANELS, s * up(d, NR));
   float *scores = scratch(thread, SCORES, BLOCK * wide);
+  if (!k_t || !values || !scores) return;
   panels_of(k_t, k, s, d);
   panels_of(values, transposed(v), d, s);
   int64_t blocks = parts(p->t, BLOCK), last = blocks * group * (share + 1) / p->shares;
@@ -103,6 +112,7 @@ static void attend_one(const void *job, int64_t i, int thread) {
   const float *bias = bias_of(p, b, head, 0);
   int64_t first = span[0], n = most(0, span[1] - first);
   float *row = scratch(thread, SCORES, most(p->s, BLOCK)), *out = p->out + (b * p->h + head) * d, high = 0.0f, sum = 1.0f;
+  if (!row) return;
   for (int64_t j = 0; j < n; j++) {
     float dot = 0.0f;
     for (int64_t u = 0; u < d; u++) dot += q[u] * k[(first + j) * step + u];
@@ -127,6 +137,7 @@ void attention(float *out, float *sums, const float *q, const float *k, const fl
                int64_t bb) {
   float scale = 1.0f / __builtin_sqrtf((float)d);
   Attention job = {out, sums, q, k, v, spans, bias, 0, 0, 0, 0, b, t, s, h, g, d, bs, bb, h * d, g * d, scale, 1};
+  if (!keys_inside(spans, bs * t, s)) return;
   if (t == 1)
     parallel(attend_one, &job, b * h);
   else
@@ -144,6 +155,7 @@ static void attend_back(const void *job, int64_t i, int thread) {
   float *weights = scratch(thread, WEIGHTS, BLOCK * wide), *slopes = scratch(thread, SCORES, BLOCK * wide);
   float *queries = scratch(thread, Q_PANELS, BLOCK * up(d, NR)), *given = scratch(thread, D_PANELS, BLOCK * up(d, NR));
   float *to_k = p->to_k + at, *to_v = p->to_v + at;
+  if (!k_t || !v_t || !keys || !weights || !slopes || !queries || !given) return;
   panels_of(k_t, k, s, d);
   panels_of(v_t, v, s, d);
   panels_of(keys, transposed(k), d, s);
@@ -189,7 +201,7 @@ void attention_backward(float *to_q, float *to_k, float *to_v, const float *grad
   float scale = 1.0f / __builtin_sqrtf((float)d);
   Attention job = {(float *)out, (float *)sums, q, k, v, spans, bias, gradient, to_q, to_k, to_v,
                    b, t, s, h, g, d, bs, bb, h * d, g * d, scale, 1};
-  parallel(attend_back, &job, b * g);
+  if (keys_inside(spans, bs * t, s)) parallel(attend_back, &job, b * g);
 }
 
 // Both again, with queries, keys and values side by side in qkv (b, t, h + 2g, d), and so their gradients
@@ -204,7 +216,7 @@ void attention_packed(float *out, float *sums, const float *qkv, const int32_t *
                       int64_t t, int64_t h, int64_t g, int64_t d, int64_t bs, int64_t bb) {
   Attention job = packed(qkv, (float *)qkv, b, t, h, g, d);
   job.out = out, job.sums = sums, job.spans = spans, job.bias = bias, job.bs = bs, job.bb = bb;
-  attend_all(job);
+  if (keys_inside(spans, bs * t, t)) attend_all(job);
 }
 
 void attention_packed_backward(float *to_qkv, const float *gradient, const float *out, const float *sums, const float *qkv,
@@ -213,5 +225,5 @@ void attention_packed_backward(float *to_qkv, const float *gradient, const float
   Attention job = packed(qkv, to_qkv, b, t, h, g, d);
   job.out = (float *)out, job.sums = (float *)sums, job.gradient = gradient;
   job.spans = spans, job.bias = bias, job.bs = bs, job.bb = bb;
-  parallel(attend_back, &job, b * g);
+  if (keys_inside(spans, bs * t, t)) parallel(attend_back, &job, b * g);
 }

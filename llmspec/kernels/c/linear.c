@@ -54,6 +54,8 @@ static void lose_one(const void *job, int64_t i, int thread) {
 void linear_cross_entropy(float *losses, float *slopes, const float *hidden, const float *w, const int32_t *targets,
                           int64_t n, int64_t d, int64_t v, float smoothing) {
   multiply(slopes, v, (Matrix){hidden, d, 1}, (Matrix){w, 1, d}, n, v, d, 0, 0);
+  for (int64_t i = 0; i < n; i++)
+    if (!inside(targets[i], v)) return;
   Loss job = {losses, slopes, targets, n, v, smoothing};
   parallel(lose_one, &job, n);
 }
@@ -71,6 +73,7 @@ static void scale_some(const void *job, int64_t i, int thread) {
 void linear_cross_entropy_backward(float *to_hidden, float *to_w, const float *gradient, const float *slopes,
                                    const float *hidden, const float *w, int64_t n, int64_t d, int64_t v) {
   Scaling rows = {to_hidden, to_hidden, gradient, n, d}, scaled = {scratch(SHARED, PARTIAL, n * d), hidden, gradient, n, d};
+  if (!scaled.out) return;
   multiply(to_hidden, d, (Matrix){slopes, v, 1}, (Matrix){w, d, 1}, n, d, v, 0, 0);
   parallel(scale_some, &rows, parts(n, ROWS));
   parallel(scale_some, &scaled, parts(n, ROWS));

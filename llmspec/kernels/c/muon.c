@@ -46,6 +46,7 @@ void muon(float *w, float *m, const float *g, const float *scalars, const float 
   int64_t small = least(rows, columns), large = most(rows, columns), n = rows * columns;
   float *x = scratch(SHARED, MUON_X, n), *y = scratch(SHARED, MUON_Y, n), *gram = scratch(SHARED, MUON_GRAM, small * small);
   float *square = scratch(SHARED, MUON_SQUARE, small * small), squares, lr = scalars[0];
+  if (!x || !y || !gram || !square) return;
   Momentum first = {m, x, g, rows, columns, momentum, *scale, (int)nesterov, tall};
   parallel(direct_row, &first, rows);
   square_sum(&squares, x, n);

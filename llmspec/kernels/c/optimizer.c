@@ -20,6 +20,7 @@ void square_sum(float *out, const float *x, int64_t n) {
   int64_t chunks = parts(n, CHUNK);
   Squares job = {(double *)scratch(SHARED, PARTIAL, 2 * chunks), x, n};
   double total = 0.0;
+  if (!job.held) return;
   parallel(square_some, &job, chunks);
   for (int64_t i = 0; i < chunks; i++) total += job.held[i];
   *out = (float)total;

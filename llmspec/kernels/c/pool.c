@@ -16,6 +16,39 @@ static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
 static inline int64_t up(int64_t n, int64_t to) { return parts(n, to) * to; }
 
+// What went wrong first since somebody last asked. A function that fails leaves its results as they are and returns; the
+// process goes on, and the caller, who asks, says it in words.
+enum { FINE, NO_MEMORY, NO_SUCH_INDEX };
+static struct {
+  _Atomic int kind;
+  int64_t value, limit; // bytes that were wanted; the index, and how many there are
+} trouble;
+
+static void fail(int kind, int64_t value, int64_t limit) {
+  int none = FINE;
+  if (!atomic_compare_exchange_strong(&trouble.kind, &none, kind)) return;
+  trouble.value = value;
+  trouble.limit = limit;
+}
+
+static inline int failed(void) { return atomic_load_explicit(&trouble.kind, memory_order_relaxed) != FINE; }
+
+// Gives what went wrong in its words (value, limit) and forgets it; FINE if nothing has. Not while a call runs.
+int64_t take_trouble(int64_t *words) {
+  int kind = atomic_load(&trouble.kind);
+  words[0] = trouble.value;
+  words[1] = trouble.limit;
+  atomic_store(&trouble.kind, FINE);
+  return kind;
+}
+
+// Whether an index into `limit` rows leads anywhere; one that does not is told.
+static inline int inside(int64_t index, int64_t limit) {
+  if (index >= 0 && index < limit) return 1;
+  fail(NO_SUCH_INDEX, index, limit);
+  return 0;
+}
+
 // Iteration i of a job, on a thread 0 … threads - 1.
 typedef void (*Task)(const void *job, int64_t i, int thread);
 
@@ -164,21 +197,39 @@ void start_threads(int64_t threads) {
 
 int64_t thread_count(void) { return pool.threads; }
 
+// In the child of a fork, which has none of the threads: as before the start. No job may have been running.
+void forget_threads(void) {
+  pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
+  pool.lock = lock;
+  pool.wake = wake;
+  atomic_store(&pool.asleep, 0);
+  pool.threads = 1;
+}
+
 // Who uses memory that is kept: of each thread's own, and of all threads together (thread SHARED).
 enum { COPIED_ROWS, TO_TURN, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, TO_K, TO_V, SLOTS };
 enum { SHARED = MOST_THREADS, PACKED = 0, PACKED_ROWS, PARTIAL, MUON_X, MUON_Y, MUON_GRAM, MUON_SQUARE };
 
-// Memory that grows and is kept, aligned to 64 bytes. What is in it lasts until the next user of the slot.
+// For tests: memory beyond so many bytes a piece is refused, as by a system that has no more.
+static int64_t most_bytes = INT64_MAX;
+void limit_memory(int64_t bytes) { most_bytes = bytes; }
+
+// Memory that grows and is kept, aligned to 64 bytes, or 0 where there is none, which is told. What is in it lasts until
+// the next user of the slot.
 static float *scratch(int thread, int slot, int64_t floats) {
   static struct {
     float *at;
     int64_t floats;
   } held[2 * MOST_THREADS + 1][SLOTS];
   if (thread == SHARED && alone >= 0) thread += 1 + alone;
-  if (held[thread][slot].floats < floats) {
+  if (held[thread][slot].floats < floats || !held[thread][slot].at) {
+    int64_t bytes = floats * (int64_t)sizeof(float) + 64;
+    void *made = 0;
     free(held[thread][slot].at);
-    if (posix_memalign((void **)&held[thread][slot].at, 64, (size_t)floats * sizeof(float) + 64)) abort();
-    held[thread][slot].floats = floats;
+    if (bytes > most_bytes || posix_memalign(&made, 64, (size_t)bytes)) made = 0, fail(NO_MEMORY, bytes, 0);
+    held[thread][slot].at = made;
+    held[thread][slot].floats = made ? floats : 0;
   }
   return held[thread][slot].at;
 }

@@ -184,6 +184,7 @@ static void multiply_block(const void *job, int64_t i, int thread) {
   int64_t across = parts(p->n, p->columns), top = i / across * p->rows, left = i % across * p->columns;
   int64_t bottom = least(top + p->rows, p->m), right = least(left + p->columns, p->n);
   float *copy = scratch(thread, COPIED_ROWS, MR * KC);
+  if (!copy) return;
   for (int64_t r = top; r < bottom; r += MR) {
     int64_t rows = least(MR, bottom - r);
     Rows a = rows_of(copy, from(p->a, r, 0), rows, p->k, 1.0f);
@@ -256,6 +257,7 @@ static void multiply_weights(const void *job, int64_t i, int thread) {
   int64_t left = i * p->columns, columns = least(p->columns, p->n - left), wide = up(p->m, NR);
   int64_t step = parts(MR, wide / NR), share = parts(p->m, parts(columns, MR) * (wide / NR)), near = 0;
   float *to_turn = scratch(thread, TO_TURN, TURNED * PROMPT), *copy = scratch(thread, COPIED_ROWS, MR * p->k);
+  if (!to_turn || !copy) return;
   for (int64_t at = 0; at < columns; at += MR) {
     Matrix w = from(transposed(p->b), left + at, 0);
     Rows rows = rows_of(copy, w, least(MR, columns - at), p->k, 1.0f);
@@ -301,6 +303,11 @@ static void sgemm(int ta, int tb, int64_t m, int64_t n, int64_t k, const float *
     SGEMM(int32_t);
 }
 
+// Rows or columns of a band: so many that there are 16 bands, within limits. By the size alone, since a BLAS sums up in an
+// order that follows the sizes it is given: bands that followed the threads would give each number of threads other bits.
+enum { BANDS = 16, THIN = 32, THICK = 128 };
+static int64_t band(int64_t n) { return least(THICK, most(THIN, up(parts(n, BANDS), 16))); }
+
 static void blas_band(const void *job, int64_t i, int thread) {
   const Product *p = job;
   int64_t across = parts(p->n, p->columns), top = i / across * p->rows, left = i % across * p->columns;
@@ -330,7 +337,7 @@ static void one_of(const void *job, int64_t i, int thread) {
   p->task(&p->each[j], i, thread);
 }
 
-// Does them, or returns 0 where they are no such products.
+// Does them (or fails), or returns 0 where they are no such products.
 static int by_weights(const Product *each, int count) {
   Product rows = each[0];
   int few = rows.m <= FEW;
@@ -338,6 +345,7 @@ static int by_weights(const Product *each, int count) {
   if (!few && (rows.m > PROMPT || rows.accumulate || blas.sgemm)) return 0;
   if (!few) {
     rows.packed = scratch(SHARED, PACKED_ROWS, up(rows.m, NR) * rows.k);
+    if (!rows.packed) return 1;
     parallel(pack_rows, &rows, parts(rows.m, NR));
   }
   Joined all = {.task = few ? few_rows : multiply_weights};
@@ -358,19 +366,19 @@ static void multiply(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, in
   Product one = {c, stride, a, b, m, n, k, accumulate, bias, 0, 0, 0};
   if (by_weights(&one, 1)) return;
   if (blas.sgemm) {
-    int64_t bands = blas.whole ? 1 : 4 * pool.threads, tall = m >= n;
     Product all = {c, stride, a, b, m, n, k, accumulate, accumulate ? 0 : bias, m, n, 0};
-    if (tall) all.rows = most(16, parts(m, bands));
-    else all.columns = most(16, parts(n, bands));
+    if (!blas.whole && m >= n) all.rows = band(m);
+    else if (!blas.whole) all.columns = band(n);
     parallel(blas_band, &all, parts(m, all.rows) * parts(n, all.columns));
     return;
   }
   int64_t steps = most(1, parts(k, KC)), depth = parts(k, steps);
   float *packed = scratch(SHARED, PACKED, NC * KC);
+  if (!packed) return;
   for (int64_t left = 0; left < n; left += NC) {
     int64_t width = least(NC, n - left), panels = parts(width, NR);
     int64_t rows = least(BAND, parts(parts(m, 8), MR) * MR), down = parts(m, rows);
-    int64_t across = least(panels, parts(4 * pool.threads, down));
+    int64_t across = least(panels, parts(4 * pool.threads, down)); // whole tiles, so that no bits follow the threads
     for (int64_t step = 0, start = 0; step < steps; step++, start += depth) {
       int64_t deep = most(0, least(depth, k - start));
       Product part = {c + left, stride, from(a, 0, start), from(b, start, left), m, width, deep,

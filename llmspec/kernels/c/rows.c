@@ -45,12 +45,12 @@ static void gather_some(const void *job, int64_t i, int thread) {
   const Gather *p = job;
   (void)thread;
   for (int64_t r = i * ROWS; r < least((i + 1) * ROWS, p->n); r++)
-    memcpy(p->out + r * p->d, p->in + (int64_t)p->ids[r] * p->d, p->d * sizeof(float));
+    if (inside(p->ids[r], p->v)) memcpy(p->out + r * p->d, p->in + (int64_t)p->ids[r] * p->d, p->d * sizeof(float));
 }
 
 // out (n, d) = table (v, d) at ids (n)
-void gather_rows(float *out, const float *table, const int32_t *ids, int64_t n, int64_t d) {
-  Gather job = {out, table, ids, n, d, 0};
+void gather_rows(float *out, const float *table, const int32_t *ids, int64_t n, int64_t d, int64_t v) {
+  Gather job = {out, table, ids, n, d, v};
   parallel(gather_some, &job, parts(n, ROWS));
 }
 
@@ -61,6 +61,7 @@ static void scatter_stripe(const void *job, int64_t i, int thread) {
   (void)thread;
   for (int64_t r = 0; r < p->v; r++) memset(p->out + r * p->d + start, 0, width * sizeof(float));
   for (int64_t r = 0; r < p->n; r++) {
+    if (!inside(p->ids[r], p->v)) return;
     float *row = p->out + (int64_t)p->ids[r] * p->d + start;
     const float *g = p->in + r * p->d + start;
     for (int64_t j = 0; j < width; j++) row[j] += g[j];
@@ -98,6 +99,7 @@ static void column_chunk(const void *job, int64_t i, int thread) {
 void column_sums(float *out, const float *x, int64_t n, int64_t d) {
   int64_t chunks = parts(n, ROWS);
   Columns job = {x, out, scratch(SHARED, PARTIAL, chunks * d), n, d, chunks};
+  if (!job.held) return;
   parallel(column_chunk, &job, chunks);
   parallel(add_up_stripe, &job, parts(d, STRIPE));
 }
@@ -148,6 +150,7 @@ void rms_norm_backward(float *to_x, float *to_weight, const float *gradient, con
                        const float *r, int64_t n, int64_t d) {
   int64_t chunks = parts(n, ROWS);
   Norm job = {to_x, (float *)r, x, weight, 0, gradient, scratch(SHARED, PARTIAL, chunks * d), n, d, 0};
+  if (!job.held) return;
   parallel(rms_back_some, &job, chunks);
   Columns sums = {0, to_weight, job.held, n, d, chunks};
   parallel(add_up_stripe, &sums, parts(d, STRIPE));
@@ -210,6 +213,7 @@ void layer_norm_backward(float *to_x, float *to_both, const float *gradient, con
                          const float *stats, int64_t n, int64_t d) {
   int64_t chunks = parts(n, ROWS);
   Norm job = {to_x, (float *)stats, x, weight, 0, gradient, scratch(SHARED, PARTIAL, chunks * 2 * d), n, d, 0};
+  if (!job.held) return;
   parallel(layer_back_some, &job, chunks);
   Columns sums = {0, to_both, job.held, n, 2 * d, chunks};
   parallel(add_up_stripe, &sums, parts(2 * d, STRIPE));
@@ -306,7 +310,8 @@ void gated_backward(float *to_both, const float *gradient, const float *both, in
 }
 
 // -- rotary positions ---------------------------------------------------------------------------------------------------
-JOB(Rotation, float *out; const float *x, *cosine, *sine; const int32_t *places; int64_t b, t, h, d, turned, rows; float sign);
+JOB(Rotation, float *out; const float *x, *cosine, *sine; const int32_t *places; int64_t b, t, h, d, turned, rows, angles;
+    float sign);
 
 static void rotate_some(const void *job, int64_t i, int thread) {
   const Rotation *p = job;
@@ -314,6 +319,7 @@ static void rotate_some(const void *job, int64_t i, int thread) {
   (void)thread;
   for (int64_t r = i * ROWS; r < least((i + 1) * ROWS, p->b * p->t); r++) {
     int64_t place = p->places[p->rows == 1 ? r % p->t : r];
+    if (!inside(place, p->angles)) return;
     const float *c = p->cosine + place * p->d, *s = p->sine + place * p->d;
     for (int64_t h = 0; h < p->h; h++) {
       const float *x = p->x + (r * p->h + h) * p->d;
@@ -331,10 +337,10 @@ static void rotate_some(const void *job, int64_t i, int thread) {
   }
 }
 
-// out (b, t, h, d) = x with its first heads turned by the angles at places (rows, t), rows = b or 1, and the others as
-// they are; sign -1 turns back (the gradient)
+// out (b, t, h, d) = x with its first heads turned by the angles at places (rows, t), rows = b or 1, of a table that has so
+// many, and the others as they are; sign -1 turns back (the gradient)
 void rotate(float *out, const float *x, const float *cosine, const float *sine, const int32_t *places, int64_t b,
-            int64_t t, int64_t h, int64_t d, int64_t turned, int64_t rows, int64_t sign) {
-  Rotation job = {out, x, cosine, sine, places, b, t, h, d, turned, rows, (float)sign};
+            int64_t t, int64_t h, int64_t d, int64_t turned, int64_t rows, int64_t angles, int64_t sign) {
+  Rotation job = {out, x, cosine, sine, places, b, t, h, d, turned, rows, angles, (float)sign};
   parallel(rotate_some, &job, parts(b * t, ROWS));
 }

@@ -1,0 +1,69 @@
+"""What a run computes does not follow the number of threads: on every set of instructions, by a BLAS or without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+RUN = """
+import hashlib, sys
+from llmspec.compiler import compile_spec
+from llmspec.spec.schema import Spec
+plan = compile_spec(Spec.model_validate_json(sys.argv[1]))
+from llmspec.bench.ours import Training, decoder
+from llmspec.model.device import open_device
+open_device("CPU")
+from llmspec.kernels import native
+from llmspec.model.lowering import host
+
+def told(name, *arrays):
+    print(name, hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16])
+
+print(native.products(), file=sys.stderr)
+for phase in plan.phases:
+    training = Training(plan, phase)
+    losses = [training.advance() for _ in range(3)]
+    told(f"{phase.name}: {losses}", *map(host, training.weights.values()), *map(host, training.state.values()))
+made = decoder(plan)
+for length in (2, 100):  # few rows, and a prompt of several panels
+    cache, logits = made.prefill([i % 50 for i in range(length)], rows=2)
+    told(f"prefill of {length}", logits)
+    told("decode steps", *(made.step(cache, [i, i + 1]) for i in range(3)))
+"""
+SPEC = """
+{"name": "threads", "device": "CPU", "seed": 3,
+ "model": {"context": 128, "d_model": 72, "layers": 1, "position": {"kind": "rope"}, "dropout": 0.1,
+           "attention": {"heads": 6, "kv_heads": 2}, "mlp": {"kind": "swiglu", "d_ff": 200}},
+ "tokenizer": {"kind": "bpe", "vocab": 600},
+ "data": {"sources": {"a": {"kind": "inline", "documents": ["x"]}}},
+ "phases": {
+   "muon": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "9 steps", "batch": 3,
+            "optimizer": {"kind": "muon"}},
+   "adamw": {"kind": "pretrain", "from": "muon", "mixture": {"a": "100%"}, "budget": "9 steps", "batch": 2,
+             "optimizer": {"kind": "adamw"}}}}
+"""
+SETS = {"avx2": ("1", "2", "3", "5"), "": ("1", "5"), "sse": ("1", "3")}
+
+
+def computed(instructions: str, threads: str) -> tuple[str, str]:
+    """(all digests, what multiplied)."""
+    env = {**os.environ, "PYTHONPATH": str(tiny.ROOT), "LLMSPEC_INSTRUCTIONS": instructions, "LLMSPEC_THREADS": threads,
+           **({"OPENBLAS_CORETYPE": "Haswell"} if instructions else {})}
+    done = subprocess.run([sys.executable, "-c", RUN, SPEC], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("instructions", SETS)
+def test_no_bits_follow_the_number_of_threads(instructions: str) -> None:
+    if instructions and os.uname().machine != "x86_64":
+        pytest.skip("sets of instructions of x86")
+    made = {threads: computed(instructions, threads) for threads in SETS[instructions]}
+    assert all(f"{threads} threads" in by for threads, (_, by) in made.items())
+    assert len({text for text, _ in made.values()}) == 1
+    if instructions:
+        assert "lanes" not in made["1"][1], "numpy's BLAS was to multiply"
