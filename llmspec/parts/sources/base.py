@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
     name: str
     """As in messages: what the pattern says, `/` between folders, always valid Unicode."""
-    path: Path
+    path: str
     state: tuple[int, int, int, int]
     """Size in bytes, modification and change time in ns, inode: equal for as long as nobody wrote to it."""
 
@@ -69,8 +69,8 @@ class Fetcher(Protocol):
         Raises DataError for all those that cannot be read.
         """
 
-    def promised(self, file: Path) -> str | None:
-        """sha256 (hex) that the file is to have when it is read, as far as somebody said so."""
+    def promised(self, path: str) -> str | None:
+        """sha256 (hex) that a file is to have when it is read, as far as somebody said so."""
 
     def progress(self, message: str, done: int, total: int) -> None:
         """Say what is being done; `total` 0: not known."""

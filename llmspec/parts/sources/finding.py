@@ -101,7 +101,8 @@ class _Walk:
         self.visited: set[tuple[int, int, int]] = set()
         self.todo: deque[_Place] = deque()
         self.links: deque[_Place] = deque()
-        self.candidates: list[tuple[bool, str, str, os.stat_result]] = []
+        self.candidates: list[tuple[bool, list[str], str, os.stat_result]] = []
+        """Files that match: whether a link led there, the name in its parts, path, status."""
         self.listed: tuple[str, list[os.DirEntry[str]]] = ("", [])
         self.problems: list[Problem] = []
         self.left_out: Counter[str] = Counter()
@@ -113,10 +114,13 @@ class _Walk:
             self.file(self.start.path, self.start.name or ".", False, named=True)
         while self.todo or self.links:
             self.visit((self.todo or self.links).popleft())
-        self.candidates.sort(key=lambda c: (c[0], c[1].split("/")))
+        self.candidates.sort(key=lambda candidate: candidate[:2])
         self.matched = bool(self.candidates)
-        kept = [found for candidate in self.candidates if (found := self.unseen(*candidate))]
-        return sorted(kept, key=lambda f: f.name.split("/"))
+        kept = [(parts, found) for linked, parts, path, status in self.candidates
+                if (found := self.unseen(linked, "/".join(parts), path, status))]
+        if any(linked for linked, *_ in self.candidates):
+            kept.sort(key=lambda each: each[0])
+        return [found for _, found in kept]
 
     def unseen(self, linked: bool, name: str, path: str, status: os.stat_result) -> Found | None:
         """The file, unless it is read already under this or another name."""
@@ -124,7 +128,7 @@ class _Walk:
         known = self.seen.files.get(key)
         if known is None:
             self.seen.files[key] = name
-            return Found(name, Path(path), (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            return Found(name, path, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
         if known != name:
             self.seen.note("links to files that are read already" if linked or os.path.islink(path)
                            else "further names (hard links) of files that are read already", name)
@@ -139,7 +143,7 @@ class _Walk:
             return
         if part == "**" and self.magic[place.at]:
             for entry in self.entries(place):
-                if not entry.name.startswith("."):
+                if (last or _is_folder(entry)) and not entry.name.startswith("."):
                     self.step(place, entry, place.at, files=last)
             if not last:
                 self.todo.appendleft(place._replace(at=place.at + 1))
@@ -158,11 +162,8 @@ class _Walk:
         """One entry of a folder that matches."""
         self.seen.entry()
         name = _joined(place.name, entry.name)
-        try:
-            linked, folder = entry.is_symlink(), entry.is_dir()
-        except OSError:
-            linked, folder = False, False
-        if not folder:
+        linked = entry.is_symlink()
+        if not _is_folder(entry):
             if files:
                 self.file(entry.path, name, place.linked or linked)
         elif folders:
@@ -225,7 +226,7 @@ class _Walk:
         if stat.S_ISREG(status.st_mode):
             if problem := _sparse(path, name, status):
                 self.problems.append(problem)
-            self.candidates.append((linked, shown(name), path, status))
+            self.candidates.append((linked, shown(name).split("/"), path, status))
         elif named and stat.S_ISDIR(status.st_mode):
             self.problems.append(_a_folder(path, name))
         elif named:
@@ -234,6 +235,13 @@ class _Walk:
                 hint="write its text into a file, and name that", consequence="reading it might never end"))
         elif not stat.S_ISDIR(status.st_mode):
             self.leave("pipes, sockets and devices", name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a circle of links
+        return False
 
 
 def shown(name: str) -> str:
@@ -319,12 +327,5 @@ def _missing(folder: Path, pattern: str, key: str, left_out: Iterable[str]) -> P
     elif glob.has_magic(str(whole.parent)):
         hint = "try a wider pattern; `**` crosses folders"
     else:
-        hint = f"{shortened(str(whole.parent))} is {'empty' if _is_folder(whole.parent) else 'not a folder'}"
+        hint = f"{shortened(str(whole.parent))} is {'empty' if os.path.isdir(whole.parent) else 'not a folder'}"
     return Problem(f"no file matches `{shortened(pattern)}` in {folder}", (key,), hint, "the source would have no text")
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False

@@ -9,12 +9,13 @@ import io
 import lzma
 import os
 import shlex
-import stat
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmspec.core.problems import DataError, Mark, Problem
+from llmspec.core.regular import NotRegular, open_regular
 from llmspec.parts.sources import encodings
 from llmspec.parts.sources.base import Fetcher, Found
 from llmspec.parts.sources.notes import Notes, Problems
@@ -39,14 +40,13 @@ def opened(found: Found, hashed: Any) -> Iterator[bytes]:
         DataError: it cannot be read, or is no regular file any more.
     """
     try:
-        # Not to wait for ever where a pipe was put in the file's place.
-        handle = os.open(found.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise DataError(f"{found.name} is no regular file any more", "put the file back, and run again")
+        with open_regular(Path(found.path)) as file:
             while piece := file.read(PIECE):
                 hashed.update(piece)
                 yield piece
+    except NotRegular as error:
+        raise DataError(f"{found.name} is {error.strerror} any more", "put the file back, and run again",
+                        "reading it might never end") from None
     except OSError as error:
         raise DataError(f"{found.name} cannot be read: {error.strerror or error}",
                         "give it read permission, put it back, or narrow the pattern",
@@ -67,9 +67,13 @@ def pieces(found: Found, fetch: Fetcher) -> Iterator[bytes]:
             fetch.progress(f"reading {found.name}", done, found.state[0])
         yield piece
     promised = fetch.promised(found.path)
-    if promised is not None and hashed.hexdigest() != promised:
-        raise DataError(f"{found.name} changed while it was read", "let whatever writes to it end, and run again",
-                        "its text would be kept under the name of what it held before")
+    if promised is None or hashed.hexdigest() == promised:
+        return
+    if fetch.cache in Path(found.path).parents:
+        raise DataError(f"{found.path} is not what was unpacked there", "remove it, and run again",
+                        "its text could be anything")
+    raise DataError(f"{found.name} changed while it was read", "let whatever writes to it end, and run again",
+                    "its text would be kept under the name of what it held before")
 
 
 def texts(found: Found, fetch: Fetcher, encoding: str = "utf-8") -> Iterator[str]:
@@ -79,7 +83,7 @@ def texts(found: Found, fetch: Fetcher, encoding: str = "utf-8") -> Iterator[str
         DataError: damaged compression, another encoding, NUL characters.
     """
     raw = pieces(found, fetch)
-    new = PACKED.get(found.path.suffix.lower())
+    new = PACKED.get(os.path.splitext(found.path)[1].lower())
     return _Decoding(found, encoding).run(raw if new is None else _unpacked(found, raw, new))
 
 
@@ -307,7 +311,7 @@ class _Decoding:
 
     def convert(self, likely: str) -> str:
         """What to do about another encoding."""
-        file = str(self.found.path)
+        file = self.found.path
         convert = f"-t UTF-8 {shlex.quote(file)} > {shlex.quote(file + '.utf8')}"
         if not likely:
             return ("its encoding could not be told; say it with `encoding:` in the source, or convert the file: "

@@ -41,7 +41,7 @@ def read_file(found: Found, fetch: Fetcher, problems: Problems, encoding: str = 
 
     What is wrong with single records is added to `problems`. Raises DataError where the file cannot be read on.
     """
-    path = found.path
+    path = Path(found.path)
     packed = path.suffix.lower() in PACKED
     suffix = (Path(path.stem) if packed else path).suffix.lower()
     if suffix in _BINARY:
@@ -98,7 +98,8 @@ _BINARY: dict[str, tuple[str, str]] = {
 
 def _binary(found: Found, suffix: str) -> DataError:
     what, hint = _BINARY[suffix]
-    names = {"file": found.path, "text": found.path.with_suffix(".txt"), "records": found.path.with_suffix(".jsonl")}
+    path = Path(found.path)
+    names = {"file": path, "text": path.with_suffix(".txt"), "records": path.with_suffix(".jsonl")}
     for name, path in names.items():
         hint = hint.replace(f"{{{name}}}", shlex.quote(str(path)))
     return DataError(Problem(f"{found.name} is {what}, and only text is read", hint=hint,
