@@ -72,10 +72,14 @@ def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
     from llmspec.data.prepare import prepare
     from llmspec.data.proofs import data_proofs
     from llmspec.render.live import watcher
+    from llmspec.training.prompts import rehearse
 
     with watcher(aside=aside) as watch:
         prepared = prepare(plan, progress=watch.progress)
-        return complete(plan, prepared.measured), data_proofs(prepared)
+        plan = complete(plan, prepared.measured)
+        for notice in rehearse(plan, prepared):
+            watch.notice(notice)
+        return plan, data_proofs(prepared)
 
 
 def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False,

@@ -105,7 +105,7 @@ def run(
              *([f"--lock={lock}"] if lock else ()), *(["--json"] if json_ else ())]
     again = command("run", path_word(spec), *given)
     then = (command("sample", path_word(folder), "--prompt", "…"), command("explain", path_word(folder)))
-    with watcher(again, then, aside=json_) as watch:
+    with loaded.placing(), watcher(again, then, aside=json_) as watch:
         done = train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
                      locked=lock or (folder if locked else None))
     if json_:
@@ -197,10 +197,11 @@ def check(
     from llmspec.compiler import pending, prove, refuse
 
     target = gpu(device) if device else None
-    _, plan = compiled(spec, [*(set_ or ()), f"device={target.device}"] if target else set_)
-    plan, shown = measured(plan, aside=json_) if data else (plan, pending(plan))
-    proofs = (*prove(plan), *(graph_proofs(plan) if graph else ()), *shown)
-    refuse(proofs)
+    loaded, plan = compiled(spec, [*(set_ or ()), f"device={target.device}"] if target else set_)
+    with loaded.placing():
+        plan, shown = measured(plan, aside=json_) if data else (plan, pending(plan))
+        proofs = (*prove(plan), *(graph_proofs(plan) if graph else ()), *shown)
+        refuse(proofs)
     times = foretold(plan, time)
     peaks = {name: sum(items.values()) for name, items in scheduled(plan).items()} if exact else {}
     kernels = made_for(plan, target) if target else None

@@ -96,7 +96,7 @@ def _forecast(plan: Plan, planned: PhasePlan, steps: int, tokens: int, rates: Ra
     step = known.step if known else guess.total if guess else 0.0
     held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
     read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
-    drawn = max(1, len(phase.prompts)) * _times(phase.sample_every.interval(steps), steps)
+    drawn = phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
     of_pass = step / phase.accumulation / BACKWARD / (phase.batch * plan.model.context)
     each = known.validation if known and known.validation is not None else of_pass
     text = known.sample if known and known.sample is not None else DECODED * of_pass * plan.decoding.max_tokens

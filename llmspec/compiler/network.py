@@ -73,8 +73,12 @@ def check_parts(draft: Draft) -> Draft:
     assert draft.dims is not None
     sections, keys = draft.sections, ("attention", "mlp", "position", "norm")
     model, sound = sections.model or sections.rough_model, keys if sections.model else sections.sound
-    return draft.with_problems(
-        p.at("model", k) for k in keys if k in sound for p in getattr(model, k).check(draft.dims))
+    narrow = [Problem(
+        f"a context of {draft.dims.context} token leaves no room for an answer: every text begins with <|end|>",
+        ("model", "context"), "context: 2 or more", "the model could never say anything"
+    )] if draft.dims.context < 2 else []
+    return draft.with_problems([
+        *narrow, *(p.at("model", k) for k in keys if k in sound for p in getattr(model, k).check(draft.dims))])
 
 
 def tensors(model: ModelSpec, dims: Dims) -> list[TensorPlan]:

@@ -46,6 +46,10 @@ class Sample:
     prompt: str
     text: str
     finish_reason: str
+    origin: str = ""
+    """Where its prompt was taken from, where the spec has none."""
+    error: str = ""
+    """Why it could not be drawn."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def _speed(seconds: Curve, tokens: float | None) -> Curve:
 
 
 def _samples(folder: PhaseFolder) -> tuple[Sample, ...]:
-    texts = ("prompt", "text", "finish_reason")
+    texts = ("prompt", "text", "finish_reason", "from", "error")
     return tuple(Sample(int(r["step"]), *(str(r.get(k, "")) for k in texts)) for r in folder.samples.read())
 
 

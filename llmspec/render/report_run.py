@@ -186,10 +186,12 @@ def show_samples(console: Screen, phase: PhaseRun) -> None:
 
 def show_sample(console: Screen, phase: str, sample: Sample) -> None:
     """One sample, cut to a few lines."""
-    console.print(Text(f"  {phase}, step {number(sample.step)}", style="dim"))
+    origin = f", prompt from the {visible(sample.origin)}" if sample.origin else ""
+    console.print(Text(f"  {phase}, step {number(sample.step)}{origin}", style="dim"))
     prompt = visible(sample.prompt).strip()
+    nothing = f"(it failed: {visible(sample.error)})" if sample.error else "(nothing)"
     text = Text.assemble((prompt, "bold"), "\n" if sample.prompt.endswith("\n") else " " if prompt else "",
-                         visible(sample.text).strip() or "(nothing)")
+                         visible(sample.text).strip() or nothing)
     text.expand_tabs(4)
     wrapped = text.wrap(console, max(10, console.width - 4))
     for line in wrapped[:SAMPLE_LINES]:

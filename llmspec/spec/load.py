@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
-from llmspec.core.problems import Mark, Path, Problem, SpecError
+from llmspec.core.problems import LlmspecError, Mark, Path, Problem, SpecError
 from llmspec.core.shipped import spec_file
 from llmspec.spec.check import Sections, check_section, check_structure
 from llmspec.spec.decoding import Decoding
@@ -43,6 +44,15 @@ class Reading:
         if problem.mark is not None:
             return problem
         return replace(problem, mark=locate(problem.path, self.tree, self.files))
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """Problems that are raised inside and name a key of this spec say where it stands."""
+        try:
+            yield
+        except LlmspecError as e:
+            e.problems = tuple(self.locate(p) if p.path else p for p in e.problems)
+            raise
 
     def sorted(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
         """Located problems in the order of the files, each once."""

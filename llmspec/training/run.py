@@ -21,6 +21,7 @@ from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
+from llmspec.training.prompts import rehearse
 from llmspec.training.stop import Stop, on_signals
 from llmspec.training.watch import Shielded, Watcher
 
@@ -58,11 +59,14 @@ def train(folder: RunFolder, plan: Plan, prepared: Prepared, files: dict[str, st
     """A complete plan's phases, in a folder that nobody else writes to."""
     proofs = (*prove(plan), *data_proofs(prepared))
     refuse(proofs)
+    notices = rehearse(plan, prepared)
     check_room(folder.path, plan)
     lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
     if wanted and (found := differences(wanted, lock)):
         raise refused(found)
     bench = set_up(plan, prepared, watcher, stop)
+    for notice in notices:
+        watcher.notice(notice)
     watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
     bench.restore = partial(folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock,
                             proofs)

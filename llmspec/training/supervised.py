@@ -13,11 +13,10 @@ from tinygrad import Tensor
 from llmspec.bench import pace
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import PhasePlan, Plan
-from llmspec.core.problems import RunError
+from llmspec.core.problems import LlmspecError, RunError
 from llmspec.data.ledger import Ledger
 from llmspec.data.prepare import Prepared
 from llmspec.decoding.generate import generate
-from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import Decoder
 from llmspec.model.device import allocated
 from llmspec.model.lowering import Feed, Lowering, host, numpy_inputs
@@ -27,6 +26,7 @@ from llmspec.runs import checkpoint
 from llmspec.runs.checkpoint import attempt
 from llmspec.runs.run import PhaseFolder
 from llmspec.training.facts import Tally
+from llmspec.training.prompts import Prompt, prompts_of
 from llmspec.training.stop import Stop
 from llmspec.training.watch import Score, Step, Watcher
 
@@ -81,6 +81,7 @@ class Supervised:
             if self.phase.accumulation > 1 else {}
         self.feed = Feed()
         self.decoder: Decoder | None = None
+        self.prompts = prompts_of(bench.plan, phase, bench.prepared)
         for rows in (folder.metrics, folder.timing, folder.samples):
             if lines := rows.cut(self.step):
                 bench.watcher.notice(f"{rows.path}: {lines} damaged line{'s' * (lines > 1)} left out")
@@ -113,7 +114,7 @@ class Supervised:
             if self.due(self.phase.evaluate_every) or last:
                 self.validate()
             if self.due(self.phase.sample_every) or last:
-                with self.tally.spending("samples", len(self.phase.prompts) or 1):
+                with self.tally.spending("samples", len(self.prompts)):
                     self.sample()
             self.tally.holds(self.held())
             stopping = self.bench.stop.asked and not last
@@ -202,6 +203,10 @@ class Supervised:
             arrays["key"] = random_key(self.bench.plan.seed, self.plan.name, self.step, micro)
         return {**self.feed(**arrays), **self.bench.lowering.inputs}
 
+    def say(self, what: str, how: str) -> None:
+        """A notice of something that went wrong beside the training, which it does not end."""
+        self.bench.watcher.notice(f"{what} after step {self.step} of {self.plan.name} {how}; training goes on")
+
     # -- now and then --------------------------------------------------------------------------------------------
     def validate(self) -> None:
         """Every validation token of the mixture's sources once."""
@@ -211,7 +216,10 @@ class Supervised:
             for batch in held_out:
                 nats += float(host(self.steps.evaluate(self.weights, self.tables, self.inputs(batch, 1.0))))
                 tokens += float(batch.weights.sum())
-            scores.append(Score(source, nats, int(tokens), held_out.characters))
+            if math.isfinite(nats):
+                scores.append(Score(source, nats, int(tokens), held_out.characters))
+            else:
+                self.say(f"the validation loss of {source}", f"is {nats}, and is left out of the metrics")
         self.tally.spent("validation", time.perf_counter() - began, sum(s.tokens for s in scores))
         if scores:
             self.folder.metrics.append({"step": self.step, "validation": {
@@ -219,17 +227,28 @@ class Supervised:
             self.bench.watcher.validated(self.step, scores)
 
     def sample(self) -> None:
-        """Text as the model writes it now; chat phases answer their prompts."""
+        """Text as the model writes it now; chat phases answer their prompts. One that fails is said, and no more."""
+        for prompt in self.prompts:
+            row: dict[str, Any] = {"step": self.step, "prompt": prompt.text}
+            row |= {"from": prompt.origin} if prompt.origin else {}
+            try:
+                text, reason = self.answer(prompt)
+            except Exception as e:
+                self.decoder = None  # nobody knows where it stopped
+                why = e.problems[0].message if isinstance(e, LlmspecError) else f"{type(e).__name__}: {e}"
+                self.folder.samples.append({**row, "text": "", "finish_reason": "error", "error": why})
+                self.say("a sample", f"could not be drawn ({why})")
+                continue
+            self.folder.samples.append({**row, "text": text, "finish_reason": reason})
+            self.bench.watcher.sampled(self.step, prompt.text, text)
+
+    def answer(self, prompt: Prompt) -> tuple[str, str]:
+        """(what the model says to a prompt, why it ends there)."""
         plan, codec = self.bench.plan, self.bench.prepared.codec
         if self.decoder is None:
             self.decoder = Decoder(plan.model, self.bench.lowering, self.weights)
-        chat, markers = self.phase.dialogues and bool(self.phase.prompts), plan.tokenizer.markers
-        for prompt in self.phase.prompts or ("",):
-            tokens = (chat_prompt(codec, [("user", prompt)], markers) if chat else text_prompt(codec, prompt, markers))
-            answer = generate(self.decoder, codec, [tokens], plan.decoding, seed=plan.seed, chat=chat)[0]
-            self.folder.samples.append({"step": self.step, "prompt": prompt, "text": answer.text,
-                                        "finish_reason": answer.finish_reason})
-            self.bench.watcher.sampled(self.step, prompt, answer.text)
+        said = generate(self.decoder, codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[0]
+        return said.text, said.finish_reason
 
     def save(self) -> None:
         """A checkpoint from which the phase goes on bit for bit, and what it took so far."""

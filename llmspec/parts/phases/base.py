@@ -12,6 +12,9 @@ from llmspec.parts import objectives, optimizers, schedules
 from llmspec.parts.base import Part
 from llmspec.parts.schedules.base import Span
 
+FROM_DIALOGUES = 3
+"""Dialogues that samples of a chat phase without prompts begin with."""
+
 
 def percent(value: float) -> Span:
     return Span(Share(value))
@@ -59,7 +62,12 @@ class Phase(Part):
     sample_every: Span = Field(default_factory=lambda: percent(20))
     """How often a sample of text is drawn and shown."""
     prompts: tuple[str, ...] = ()
-    """Prompts of those samples; a start of a document where left open."""
+    """Prompts of those samples; where left open, the first held-out dialogues in SFT, else the start of a document."""
+
+    @property
+    def texts_drawn(self) -> int:
+        """Texts that are drawn each time samples are."""
+        return len(self.prompts) or (FROM_DIALOGUES if self.dialogues else 1)
 
     @field_validator("mixture")
     @classmethod

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from llmspec.core.units import Share
 from llmspec.parts.schedules.base import Schedule
@@ -17,6 +17,13 @@ class WSD(Schedule):
     """Share of the steps after the warm-up that fall."""
     final: float = Field(0.0, ge=0, le=1)
     """Rate at the last step, as a fraction of the peak."""
+
+    @field_validator("decay")
+    @classmethod
+    def _part_of_the_steps(cls, decay: Share) -> Share:
+        if decay.percent > 100:
+            raise ValueError(f"a phase has no {decay} of its steps; at most `100%` of them can fall")
+        return decay
 
     def after(self, progress: float) -> float:
         start = 1.0 - self.decay.fraction

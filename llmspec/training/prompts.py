@@ -1,0 +1,166 @@
+"""What a phase's samples continue or answer, as tokens; and a rehearsal of that before step 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.problems import LlmspecError, Problem, SpecError
+from llmspec.decoding.generate import generate
+from llmspec.decoding.template import chat_prompt, text_prompt
+from llmspec.parts.tokenizers import Codec
+from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES, UNKNOWN
+
+if TYPE_CHECKING:
+    from llmspec.data.prepare import Prepared
+    from llmspec.data.tokens import TokenSet
+
+LOOKED_AT = 1000
+"""Dialogues of each source among which prompts are looked for, at most."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one sample begins with."""
+
+    text: str
+    """As it is shown and recorded."""
+    tokens: list[int]
+    chat: bool
+    """Whether it is answered, rather than continued."""
+    origin: str = ""
+    """Where it was taken from; '' for what the spec says."""
+
+
+def prompts_of(plan: Plan, phase: PhasePlan, prepared: Prepared) -> tuple[Prompt, ...]:
+    """What samples of a phase begin with: its `prompts:`; else the users' turns of the first held-out dialogues, or of
+    training dialogues where none are held out; else the start of a document. Raises LlmspecError."""
+    part, codec = phase.phase, prepared.codec
+    if part.prompts:
+        return tuple(written(plan, part, codec, text) for text in part.prompts)
+    found = [p for p in openings(phase, prepared) if len(p.tokens) < plan.model.context] if part.dialogues else []
+    return tuple(found[: part.texts_drawn]) or (Prompt("", text_prompt(codec, ""), False),)
+
+
+def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
+    """A prompt of the spec. Raises LlmspecError where it is no text."""
+    markers = plan.tokenizer.markers
+    tokens = chat_prompt(codec, [("user", text)], markers) if part.dialogues else text_prompt(codec, text, markers)
+    return Prompt(text, tokens, part.dialogues)
+
+
+# -- prompts from dialogues --------------------------------------------------------------------------------------------
+def openings(phase: PhasePlan, prepared: Prepared) -> list[Prompt]:
+    """The first dialogues of a phase up to their first answer: the held-out ones, else those it is trained on."""
+    sets = {source: (train, held) for source, train, held in prepared.sides().get("dialogue", ())}
+    shares = sorted((s for s in phase.shares if s.share > 0 and s.source in sets), key=lambda s: -s.share)
+    for which, side in ((1, "validation text"), (0, "training text")):
+        found = [prompt for share in shares
+                 for prompt in opened(prepared.codec, sets[share.source][which], f"{side} of {share.source}")]
+        if found:
+            return found
+    return []
+
+
+def opened(codec: Codec, dialogues: TokenSet, origin: str) -> Iterator[Prompt]:
+    """The beginnings of a source's first dialogues."""
+    for i in range(min(LOOKED_AT, len(dialogues.lengths))):
+        ids = dialogues.tokens[dialogues.offsets[i]: dialogues.offsets[i + 1]].tolist()
+        answer = codec.specials["<|assistant|>"]
+        tokens = ids[: ids.index(answer) + 1] if answer in ids else [*ids, answer]
+        if text := "\n".join(turns(codec, tokens)):
+            yield Prompt(text, tokens, True, origin)
+
+
+def turns(codec: Codec, tokens: Sequence[int]) -> Iterator[str]:
+    """The contents of a dialogue's finished turns."""
+    roles, content = {codec.specials[f"<|{role}|>"] for role in ROLES}, list[int]()
+    for token in tokens:
+        if token == codec.specials[END_OF_TURN]:
+            yield codec.decode(content, specials=True)
+        content = [] if token in roles or token == codec.specials[END] else [*content, token]
+
+
+# -- before step 0 -----------------------------------------------------------------------------------------------------
+def rehearse(plan: Plan, prepared: Prepared) -> list[str]:
+    """Tries what samples will do, with a model that knows nothing; what a person should know of it.
+
+    Raises SpecError with every prompt that does not fit, and with settings that no text can be drawn by.
+    """
+    problems, notices = [], list[str]()
+    for phase in plan.phases:
+        for i, text in enumerate(phase.phase.prompts):
+            wrong, said = tried(plan, phase, prepared.codec, text)
+            problems += [p.at("phases", phase.name, "prompts", i) for p in wrong]
+            notices += [f"{phase.name}, prompt {i + 1}: {s}" for s in said]
+        if phase.phase.dialogues and not phase.phase.prompts:
+            notices += chosen(plan, phase, prepared)
+    if not problems and (wrong_settings := drawn(plan, prepared.codec)):
+        problems.append(wrong_settings)
+    if problems:
+        raise SpecError(problems)
+    return notices
+
+
+def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[Problem], list[str]]:
+    """(what is wrong with a prompt, what is worth saying of it)."""
+    context = plan.model.context
+    try:
+        prompt = written(plan, phase.phase, codec, text)
+    except LlmspecError as e:
+        return [Problem(p.message, (), p.hint, p.consequence) for p in e.problems], []
+    length = len(prompt.tokens)
+    if length >= context:
+        marks = len(written(plan, phase.phase, codec, "").tokens)
+        special = f"{marks} special token{'s' * (marks > 1)}"
+        return [Problem(
+            f"this prompt has {length:,} tokens, {special} around its text among them, and the model's context is "
+            f"{context:,}", hint=f"shorten it by {length - context + 1:,} or more tokens, or raise model.context"
+            if length - context < length - marks else f"raise model.context to {length + 1:,} or more",
+            consequence="there would be no room for an answer")], []
+    unknown = prompt.tokens.count(codec.specials[UNKNOWN]) if UNKNOWN in codec.specials else 0
+    return [], [f"{unknown} of its characters are not in the vocabulary, and are read as {UNKNOWN}"] if unknown else []
+
+
+def chosen(plan: Plan, phase: PhasePlan, prepared: Prepared) -> list[str]:
+    """What samples of a chat phase without prompts begin with."""
+    found, taken = openings(phase, prepared), prompts_of(plan, phase, prepared)
+    if not found:
+        return []
+    long = sum(len(p.tokens) >= plan.model.context for p in found)
+    fit = len(found) - long
+    said = [f"{phase.name} has no `prompts:`; its samples answer the first {len(taken)} dialogues of the "
+            f"{taken[0].origin}"] if fit else [f"{phase.name} has no `prompts:`, and no dialogue leaves room for an "
+                                               "answer; its samples begin with nothing"]
+    return [said[0] + (f" ({long:,} of {len(found):,} are longer than the context and passed over)" if long else "")]
+
+
+def drawn(plan: Plan, codec: Codec) -> Problem | None:
+    """What is wrong with the decoding settings: two tokens are drawn by them."""
+    start = text_prompt(codec, "")
+    most = min(2, plan.model.context - len(start))
+    try:
+        generate(Dice(plan.model.vocab, plan.model.context), codec, [start], plan.decoding.updated(max_tokens=most),
+                 seed=plan.seed, chat=True)
+    except Exception as e:  # whatever it is, it would have come in the middle of training
+        said = e.problems[0].message if isinstance(e, LlmspecError) else f"{type(e).__name__}: {e}"
+        return Problem(f"no text can be drawn with these settings: {said}", ("decoding",),
+                       "leave out what is unusual among them", "no sample could be drawn, in training or after it")
+    return None
+
+
+class Dice:
+    """A decoder that has read nothing: the same random logits each time."""
+
+    def __init__(self, vocab: int, context: int) -> None:
+        self.vocab, self.context = vocab, context
+
+    def prefill(self, tokens: list[int], rows: int) -> tuple[None, Any]:
+        return None, self.step(None, [0] * rows)
+
+    def step(self, cache: None, tokens: Sequence[int]) -> Any:
+        import numpy as np
+
+        return np.random.default_rng(0).normal(0, 3, (len(tokens), self.vocab)).astype(np.float32)
