@@ -30,9 +30,14 @@ def answered(arguments: list[str]) -> int:
         found = app(arguments, prog_name="llmspec", standalone_mode=False)
         sys.stdout.flush()
         return found if isinstance(found, int) else 0
-    except (Exception, KeyboardInterrupt) as error:
-        ended = lost(error) if isinstance(error, OSError) and not error.filename else error
-        failure = explained(usage(error, arguments) if hasattr(error, "format_message") else ended)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        # typer ends the process itself, and without a word, where its help meets a closed pipe
+        cause = error.__context__ if isinstance(error, SystemExit) else error
+        if isinstance(error, SystemExit) and not isinstance(cause, OSError):
+            raise
+        if isinstance(cause, OSError) and not cause.filename:
+            cause = lost(cause)
+        failure = explained(usage(cause, arguments) if hasattr(cause, "format_message") else cause or error)
         settle()
         tell(failure, Answer(sys.stdout) if "--json" in arguments else None)
         return failure.status

@@ -19,17 +19,7 @@ from rich.console import Console
 from rich.segment import Segment
 
 from llmspec.core.visible import acts, escaped, visible
-
-ASCII = str.maketrans({
-    **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)), **dict.fromkeys("▏▎▍▌", " "), **dict.fromkeys("▋▊▉", "#"),
-    **dict.fromkeys("─━╴╶╸╺", "-"), **dict.fromkeys("│┃", "|"), **dict.fromkeys("├└┌┐┘┤┬┴┼╭╮╯╰╭", "+"),
-    "■": "#", "·": ".", "•": "*", "●": "o", "▲": "^", "◆": "+", "▸": ">", "⏎": "$", "⟦": "[", "⟧": "]", "…": "...",
-    "×": "x", "→": "->", "≈": "~", "≤": "<=", "≥": ">=", "–": "-", "—": "-", "✓": "+", "✗": "x", "’": "'", "‘": "'",
-    "“": '"', "”": '"', "−": "-", "¹": "^1", "²": "^2", "³": "^3",
-    **{chr(code): "." for code in range(0x2800, 0x2900)},
-})
-"""What stands for our own signs where an output cannot write them."""
-
+from llmspec.render.ascii import ASCII
 
 class OutputLost(OSError):
     """What is printed no longer arrives: a terminal that is gone, a full disk behind `>`."""
@@ -39,10 +29,10 @@ class OutputLost(OSError):
 
     def __init__(self, error: OSError | ValueError) -> None:
         why = getattr(error, "strerror", None) or str(error)
-        super().__init__(getattr(error, "errno", None), f"the output cannot be written: {why}")
+        super().__init__(getattr(error, "errno", None), why)
 
     def __str__(self) -> str:
-        return str(self.strerror)
+        return f"the output cannot be written: {self.strerror}"
 
 
 class PipeClosed(OutputLost, BrokenPipeError):
@@ -53,7 +43,9 @@ class PipeClosed(OutputLost, BrokenPipeError):
 
 
 def lost(error: OSError | ValueError) -> OutputLost:
-    """The failure of an output."""
+    """The failure of an output, as what it means."""
+    if isinstance(error, OutputLost):
+        return error
     return PipeClosed(error) if isinstance(error, BrokenPipeError) else OutputLost(error)
 
 
@@ -96,6 +88,9 @@ class Screen(Console):
             self.lost = lost(error)
             if threading.current_thread() is threading.main_thread():  # a live display's own thread has nobody to tell
                 raise self.lost from error
+
+    def on_broken_pipe(self) -> None:
+        _raise_again(self)
 
     def write(self, text: str, style: str = "") -> None:
         """Text as it is where the output is no terminal, byte for byte; on a terminal it does not act."""
@@ -153,11 +148,17 @@ def finite(value: Any) -> Any:
 
 
 # -- streams -------------------------------------------------------------------------------------------------------
+def _raise_again(console: Console) -> None:
+    """A closed pipe stays an exception; rich by itself would end the process without a word."""
+    raise
+
+
 def prepare_streams() -> tuple[str, ...]:
     """Standard streams that never fail on a character; the names of those that were closed before we began.
 
     A closed one is opened on the null device, also so that no file of a run gets its number and is printed into.
     """
+    Console.on_broken_pipe = _raise_again  # type: ignore[method-assign,assignment]  # typer prints its help on one of its own
     closed = []
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
