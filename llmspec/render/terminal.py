@@ -21,6 +21,7 @@ from rich.segment import Segment
 from llmspec.core.visible import acts, escaped, visible
 from llmspec.render.ascii import ASCII
 
+
 class OutputLost(OSError):
     """What is printed no longer arrives: a terminal that is gone, a full disk behind `>`."""
 
@@ -150,7 +151,8 @@ def finite(value: Any) -> Any:
 # -- streams -------------------------------------------------------------------------------------------------------
 def _raise_again(console: Console) -> None:
     """A closed pipe stays an exception; rich by itself would end the process without a word."""
-    raise
+    if error := sys.exc_info()[1]:
+        raise error
 
 
 def prepare_streams() -> tuple[str, ...]:
