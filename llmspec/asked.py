@@ -43,7 +43,7 @@ def _no_spec(run: Path) -> Problem:
     kept = sorted((run / "spec").glob("*.y*ml"))
     spec = path_word(kept[0]) if len(kept) == 1 else "SPEC"
     return Problem(f"`{run}` is a run directory, and a spec is meant here",
-                   hint=f"{command('run', spec, f'--out={run}')} goes on with it; llmspec explain shows it")
+                   hint=f"{command('run', spec, f'--out={path_word(run)}')} goes on with it; llmspec explain shows it")
 
 
 def gpu(text: str) -> Target:

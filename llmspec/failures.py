@@ -140,7 +140,7 @@ def _bug(error: BaseException) -> Failure:
     kept = _keep(error)
     hint = (f"please report it, with {kept}, which says where it happened" if kept
             else f"please report it, with what the same command prints after {TRACEBACK}=1")
-    return Failure(BUG, (Problem(f"llmspec made a mistake: {type(error).__name__}: {error}", hint=hint,
+    return Failure(BUG, (Problem(f"a mistake of llmspec itself: {type(error).__name__}: {error}", hint=hint,
                                  consequence="nothing that you gave is known to be wrong"),))
 
 

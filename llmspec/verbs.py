@@ -100,18 +100,23 @@ def run(
 
     loaded, plan = compiled(spec, set_)
     folder = out or RUNS / plan.name
-    given = [*(f"--set={s}" for s in set_ or ()), *([f"--out={out}"] if out else ()),
-             *(["--offline"] if offline else ()), *(["--locked"] if locked else ()),
-             *([f"--lock={lock}"] if lock else ()), *(["--json"] if json_ else ())]
-    again = command("run", path_word(spec), *given)
+    go_on = again(spec, out, set_, offline, locked, lock, json_)
     then = (command("sample", path_word(folder), "--prompt", "…"), command("explain", path_word(folder)))
-    with loaded.placing(), watcher(again, then, aside=json_) as watch:
+    with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
         done = train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
                      locked=lock or (folder if locked else None))
     if json_:
         from llmspec.explain.summary import run_summary
 
         return run_summary(done, watch.taken)
+
+
+def again(spec: Path, out: Path | None, set_: list[str] | None, offline: bool, locked: bool, lock: Path | None,
+          json_: bool) -> str:
+    """The command that goes on with a run, for a shell."""
+    flags = {"--offline": offline, "--locked": locked, "--json": json_}
+    return command("run", path_word(spec), *(f"--set={s}" for s in set_ or ()), *([f"--out={path_word(out)}"] if out else ()),
+                   *(flag for flag, given in flags.items() if given), *([f"--lock={path_word(lock)}"] if lock else ()))
 
 
 @app.command(cls=Verb, epilog="Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "

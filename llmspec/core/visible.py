@@ -48,8 +48,8 @@ def quoted(word: str) -> str:
 
 
 def path_word(path: object) -> str:
-    """A path as an argument that no one takes for an option: `-x.yaml` becomes `./-x.yaml`."""
-    return f"./{path}" if str(path).startswith("-") else str(path)
+    """A path as an argument that no one takes for an option or a home folder: `-x.yaml` becomes `./-x.yaml`."""
+    return f"./{path}" if str(path).startswith(("-", "~")) else str(path)
 
 
 def _dollar(character: str) -> str:
