@@ -115,8 +115,10 @@ def again(spec: Path, out: Path | None, set_: list[str] | None, offline: bool, l
           json_: bool) -> str:
     """The command that goes on with a run, for a shell."""
     flags = {"--offline": offline, "--locked": locked, "--json": json_}
-    return command("run", path_word(spec), *(f"--set={s}" for s in set_ or ()), *([f"--out={path_word(out)}"] if out else ()),
-                   *(flag for flag, given in flags.items() if given), *([f"--lock={path_word(lock)}"] if lock else ()))
+    places = {"--out": out, "--lock": lock}
+    return command("run", path_word(spec), *(f"--set={s}" for s in set_ or ()),
+                   *(f"{name}={path_word(place)}" for name, place in places.items() if place),
+                   *(flag for flag, given in flags.items() if given))
 
 
 @app.command(cls=Verb, epilog="Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "

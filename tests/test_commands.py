@@ -6,6 +6,7 @@ import ast
 import io
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,13 @@ FOREIGN = re.compile(r"compilers|toolchain|kernels/|data/fetch|model/exact")
 """Files whose options are those of compilers, of pip, and of processes of our own."""
 
 
-def texts() -> Iterator[tuple[str, str]]:
+@cache
+def texts() -> tuple[tuple[str, str], ...]:
     """(where, text) of every string in the package, and the README's lines."""
+    return tuple(_texts())
+
+
+def _texts() -> Iterator[tuple[str, str]]:
     for path in sorted((tiny.ROOT / "llmspec").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             where = f"{path.relative_to(tiny.ROOT)}:{getattr(node, 'lineno', 0)}"
