@@ -59,7 +59,8 @@ def complete(plan: Plan, measured: Measured) -> Plan:
     draft = planned_again(plan, measured)
     if draft.problems:
         raise SpecError(draft.problems)
-    return plan.model_copy(update={"sources": measured.sources, "phases": draft.planned})
+    decisions = (*plan.decisions, *(d for d in measured.decisions if d not in plan.decisions))
+    return plan.model_copy(update={"sources": measured.sources, "phases": draft.planned, "decisions": decisions})
 
 
 def unread(plan: Plan) -> Plan:

@@ -90,7 +90,15 @@ class SourcePlan(Frozen):
     train_characters: int | None = None
     validation_characters: int | None = None
     in_both: int | None = None
-    """Training documents whose text validation holds too, but for looks: dropped, unless the plan allows leaks."""
+    """Training documents whose text validation holds too, but for typography: dropped, unless leaks are allowed."""
+    duplicates: int | None = None
+    """Documents that repeat another one of the source, but for typography; they are kept."""
+    format: str | None = None
+    """Format of dialogues that was recognised in its records; empty where the spec says it, or there is none."""
+    unknown: float | None = None
+    """Share of the characters of its training text that the tokenizer does not know."""
+    validation_unknown: float | None = None
+    """The same of its validation text."""
 
 
 class Cost(Frozen):
@@ -151,7 +159,11 @@ class SharePlan(Frozen):
     supervised: int | None = None
     """Targets that count in the loss."""
     left_out: int | None = None
-    """Documents that no block holds: dialogues longer than the context, records with an empty field."""
+    """Training documents that no block holds: the sum of the reasons in `dropped` but of those validated with too."""
+    dropped: dict[str, int] | None = None
+    """Reason -> training documents that the phase does not read; each counts under one reason."""
+    validation_dropped: dict[str, int] | None = None
+    """The same of the documents kept for validation."""
     in_both: int | None = None
     """Training documents whose text validation holds too."""
     repeated: int | None = None
@@ -240,3 +252,5 @@ class Measured(Frozen):
     phases: dict[str, tuple[SharePlan, ...]]
     fingerprints: dict[str, str]
     """By phase: hash of the tokens that the phase reads, so that another phase's sources do not matter to it."""
+    decisions: tuple[Decision, ...] = ()
+    """How records are read where the spec does not say it."""

@@ -1,4 +1,4 @@
-"""Texts that training and validation share, exactly or but for case, spacing and punctuation, and doubled sources.
+"""Texts that training and validation share, exactly or but for typography, and doubled sources.
 
 By hashes: one pass over the documents, whatever their number.
 """
@@ -6,7 +6,7 @@ By hashes: one pass over the documents, whatever their number.
 from __future__ import annotations
 
 import hashlib
-import sys
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -23,24 +23,49 @@ EXAMPLES = 3
 
 
 def normalised(text: str) -> str:
-    """What is left of a text when looks are taken away: NFKC, case folded, no punctuation, single spaces."""
+    """A text without what is only typography: case, shapes of quotes, dashes and letters, spacing, a final full stop.
+
+    Signs, numbers, operators, accents and all other punctuation carry meaning and stay: `-5` is not `5`, `a+b` is not
+    `a-b`. Unicode's composed and decomposed forms are one (NFC).
+    """
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    # Folding can take a text out of its normal form (U+0345), and case-insensitive matching asks for it again.
-    folded = text.casefold()
-    if not folded.isascii():
-        folded = unicodedata.normalize("NFKC", folded)
-    return " ".join(folded.translate(_punctuation()).split())
+        # Folding can take a text out of its normal form (U+0345), and case-insensitive matching asks for it again.
+        text = unicodedata.normalize("NFC", text).translate(_shapes())
+        text = unicodedata.normalize("NFC", text.casefold())
+    return _FULL_STOP.sub("", " ".join(text.casefold().split()))
+
+
+_FULL_STOP = re.compile(r"(?<=[\w)\]}\"'])[.。]\Z")
+"""The full stop that ends a text, after a letter, digit, bracket or quote."""
+_QUOTES = {'"': "“”„‟«»〝〞〟❝❞", "'": "‘’‚‛‹›❛❜"}
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+_UNSEEN = "\u00ad\u200b\u2060\ufeff"
+"""Soft hyphen, zero width space, word joiner, mark of byte order; joiners within scripts and emoji count."""
+_SAME_LETTER = ("<compat>", "<wide>", "<narrow>", "<noBreak>", "<initial>", "<medial>", "<final>", "<isolated>",
+                "<vertical>", "<small>")
+"""Kinds of Unicode compatibility that are a matter of shape: superscripts, fractions and circled digits are not."""
+_LAST_SHAPE = 0x1FFFF
+"""No character above is another one's shape."""
 
 
 @cache
-def _punctuation() -> dict[int, None]:
-    """Every character of the Unicode categories P (punctuation); symbols such as + and = say something and stay."""
-    return {code: None for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] == "P"}
+def _shapes() -> dict[int, str]:
+    """Code point -> what it is but for its shape, as in normal text."""
+    marks = {ord(c): plain for plain, found in _QUOTES.items() for c in found}
+    marks |= {**{ord(c): "-" for c in _DASHES}, **{ord(c): "" for c in _UNSEEN}}
+    table = {}
+    for code in range(0x80, _LAST_SHAPE + 1):
+        kind = unicodedata.decomposition(chr(code)).partition(" ")[0]
+        if kind in _SAME_LETTER:
+            plain = unicodedata.normalize("NFKC", chr(code))
+            # A spacing accent is not a space with an accent over it.
+            if not plain.startswith(" ") or plain == " ":
+                table[code] = plain.translate(marks)
+    return {**table, **marks}
 
 
 def alike(text: str) -> bytes:
-    """16 bytes that are the same for texts that are the same normalised; punctuation alone stands for itself."""
+    """16 bytes that are the same for texts that are the same normalised."""
     return _digest(normalised(text) or text)
 
 
@@ -54,12 +79,24 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def content(items: Iterable[Shaped]) -> dict[str, str]:
-    """By form that occurs: a hash of the set of texts, or of dialogues, the same for sources that hold the same."""
+class Content(NamedTuple):
+    """The set of texts of a source."""
+
+    key: str
+    """Hash that sources share which hold the same."""
+    documents: int
+    duplicates: int
+    """Documents that are another one but for typography."""
+
+
+def content(items: Iterable[Shaped]) -> dict[str, Content]:
+    """By form that occurs: the set of texts, or of dialogues."""
     items = list(items)
-    keys = {"plain": {alike(item.text) for item in items},
-            "dialogue": {turns_alike(item.turns) for item in items if item.turns}}
-    return {form: hashlib.sha256(b"".join(sorted(found))).hexdigest() for form, found in keys.items() if found}
+    keys = {"plain": [alike(item.text) for item in items if item.plain],
+            "dialogue": [turns_alike(item.turns) for item in items if item.turns]}
+    distinct = {form: sorted(set(found)) for form, found in keys.items() if found}
+    return {form: Content(hashlib.sha256(b"".join(found)).hexdigest(), len(keys[form]), len(keys[form]) - len(found))
+            for form, found in distinct.items()}
 
 
 class Leak(NamedTuple):
@@ -109,7 +146,7 @@ def refusal(source: str, count: int, examples: Sequence[Sequence[str]]) -> Probl
         f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too: "
         f"{named}{' ...' if count > len(examples) else ''}", ("data", "sources", source),
         "take them out, or write `data: {leaks: drop}` and they are left out of training",
-        "the validation loss would praise what was learned by heart")
+        "the validation loss would look better than the model is: it would measure what was memorised")
 
 
 def doubled(phase: str, contents: Mapping[Any, str]) -> list[Problem]:
@@ -128,13 +165,15 @@ def doubled(phase: str, contents: Mapping[Any, str]) -> list[Problem]:
     return problems
 
 
-def notice(source: str, count: int, policy: str) -> str:
+def notice(source: str, count: int, policy: str, examples: Sequence[Sequence[str]] = ()) -> str:
     """What a person should know of a source whose training documents are validated with too."""
     what = _documents(count, source)
+    named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
+    named = f": {named}{'; ...' if count > len(examples) else ''}" if named else ""
     if policy == "allow":
         return (f"{what} {'are' if count > 1 else 'is'} validated with too, and data.leaks allows it: the validation "
-                "loss will look better than it is")
-    return f"{what} {'were' if count > 1 else 'was'} dropped, since validation holds the same text"
+                f"loss will look better than it is{named}")
+    return f"{what} {'were' if count > 1 else 'was'} dropped, since validation holds the same text{named}"
 
 
 def _documents(count: int, source: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ from llmspec.core.problems import DataError, Problem
 from llmspec.data import entries
 from llmspec.data.entries import Entry
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.leaks import EXAMPLES, doubled, refusal
+from llmspec.data.leaks import EXAMPLES, Content, doubled, refusal
+from llmspec.data.losses import Loss, loss, too_many, unknown_letters
 from llmspec.data.reading import (
     FORMAT,
     Reading,
@@ -27,8 +28,9 @@ from llmspec.data.reading import (
     read_all,
     thinned,
 )
-from llmspec.data.recognition import Found, form_of, recognise, unrecognised
+from llmspec.data.recognition import Found, recognise, unrecognised, views_of
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts, spelled
+from llmspec.data.unknown import Unknown, share
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.notes import Notes
@@ -36,7 +38,7 @@ from llmspec.parts.tokenizers import Codec, Tokenizer
 from llmspec.parts.tokenizers.base import END
 
 if TYPE_CHECKING:
-    from llmspec.compiler.plan import Measured, Plan, SourcePlan
+    from llmspec.compiler.plan import Decision, Measured, Plan, SharePlan, SourcePlan
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
 
@@ -94,12 +96,6 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     prepared = Prepared(plan, codec, maker, tokens)
     prepared.check()
     return prepared
-
-
-def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[View]:
-    """How a phase reads each source of its mixture."""
-    return [View(name, form_of(phase, sources[name], found[name]))
-            for name, share in phase.mixture.items() if share.percent > 0]
 
 
 def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
@@ -175,6 +171,7 @@ class _Maker:
 
     def _write(self, folder: Path, view: View, codec: Codec) -> dict[str, Any]:
         reading = self.readings[view.source]
+        held = reading.content.get(view.form, Content("", 0, 0))
         encode: Callable[..., TokenSet] = encode_texts if view.form == "plain" else encode_dialogues
         shaped = reading.texts if view.form == "plain" else reading.dialogues
         all_ = {"train": reading.train_of[view.form], "validation": reading.validation}
@@ -190,11 +187,13 @@ class _Maker:
         for name, side in sides.items():
             found = encode(codec, side, tell)
             found.save(folder, name)
+            letters = Unknown(codec).add(spelled(text) for item in side for text in view.contents(item))
             counts[name] = {"documents": len(side), "tokens": len(found.tokens),
-                            "characters": int(found.characters.sum()), "dropped": dropped(all_[name], view.form).dump()}
+                            "characters": int(found.characters.sum()), "unknown": letters.dump(),
+                            "dropped": dropped(all_[name], view.form).dump()}
         return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
                 "in_both": len(reading.leaks[view.form]), "leaks": reading.leaks[view.form][:EXAMPLES],
-                "content": reading.content.get(view.form, ""), "notes": reading.notes.dump()}
+                "content": held.key, "duplicates": held.duplicates, "notes": reading.notes.dump()}
 
 
 class Prepared:
@@ -253,7 +252,28 @@ class Prepared:
     @property
     def in_both(self) -> dict[str, int]:
         """Number of those, by source."""
-        return {name: self._about(name)["in_both"] for name in self._sources}
+        return {name: about["in_both"] for name, about in self.about.items()}
+
+    @property
+    def about(self) -> dict[str, dict[str, Any]]:
+        """What was noted of each source."""
+        return {name: self._about(name) for name in self._sources}
+
+    @property
+    def prompts(self) -> dict[str, tuple[str, ...]]:
+        """Prompts of each phase's samples."""
+        return {name: phase.prompts for name, phase in self._phases.items()}
+
+    @property
+    def losses(self) -> list[Loss]:
+        """What each phase leaves out of each source."""
+        return [found for name in self._phases for found in self._losses(name)]
+
+    def _losses(self, phase: str) -> list[Loss]:
+        trained, validated = self.stream(phase).left_out, self.validation(phase)
+        return [loss(phase, view.source, self._tokens[view].about, self.leaks == "allow", trained[view.source],
+                     validated[view.source].left_out if view.source in validated else {})
+                for view in views_of(self._phases[phase], self._sources, self._maker.found)]
 
     def sides(self) -> dict[str, list[tuple[str, TokenSet, TokenSet]]]:
         """By form: (source, training tokens, validation tokens)."""
@@ -287,7 +307,8 @@ class Prepared:
         return Measured(
             fingerprint=digest({"tokenizer": self._codec_hash, "texts": texts}),
             sources=tuple(self._measured_source(s) for s in self._plan.sources),
-            phases={name: self.stream(name).planned() for name in self._phases},
+            phases={name: self._shares(name) for name in self._phases},
+            decisions=tuple(self._decisions()),
             fingerprints={name: self.fingerprint(name) for name in self._phases},
         )
 
@@ -297,6 +318,8 @@ class Prepared:
         if self._plan.leaks == "refuse":
             problems += [refusal(view.source, about["in_both"], about["leaks"]) for view, about in
                          ((view, entry.about) for view, entry in self._tokens.items()) if about["in_both"]]
+        most = self._plan.tokenizer.most_unknown
+        problems += [problem for name, about in self.about.items() for problem in unknown_letters(name, about, most)]
         for name, phase in self._phases.items():
             views = views_of(phase, self._sources, self._maker.found)
             problems += doubled(name, {view: self._tokens[view].about["content"] for view in views})
@@ -304,6 +327,9 @@ class Prepared:
                 self.stream(name)
             except DataError as error:
                 problems += error.problems
+            else:
+                problems += [problem for found in self._losses(name) for problem in too_many(
+                    found, self._sources[found.source].max_dropped.fraction, self._plan.model.context)]
             problems += [_nothing_to_validate(name, found) for found in self.validation(name).values()
                          if not found.tokens]
         if problems:
@@ -321,12 +347,29 @@ class Prepared:
         view = View(name, "plain") if View(name, "plain") in self._tokens else View(name, "dialogue")
         return {**self._tokens[view].about, "key": self._keys[view]}
 
+    def _shares(self, phase: str) -> tuple[SharePlan, ...]:
+        """What a phase reads of its sources, and what it leaves out."""
+        lost = {found.source: {"dropped": found.dropped.counts, "validation_dropped": found.not_validated.counts}
+                for found in self._losses(phase)}
+        return tuple(share.model_copy(update=lost.get(share.source, {})) for share in self.stream(phase).planned())
+
+    def _decisions(self) -> Iterator[Decision]:
+        """How records were read whose sources do not say it."""
+        from llmspec.compiler.plan import Decision
+
+        for view in self._tokens:
+            if (first := self._maker.found[view.source]).where:
+                value, why = first.sentence(view.form)
+                yield Decision(path=f"data.sources.{view.source}", value=value, why=why)
+
     def _measured_source(self, found: SourcePlan) -> SourcePlan:
         if found.name not in self._sources:
             return found
         about = self._about(found.name)
         return found.model_copy(update={
-            "documents": about["documents"], "in_both": about["in_both"],
+            "documents": about["documents"], "in_both": about["in_both"], "duplicates": about["duplicates"],
+            "format": self._maker.found[found.name].dialogue,
+            "unknown": share(about["train"]["unknown"]), "validation_unknown": share(about["validation"]["unknown"]),
             "train_tokens": about["train"]["tokens"], "validation_tokens": about["validation"]["tokens"],
             "train_characters": about["train"]["characters"],
             "validation_characters": about["validation"]["characters"],

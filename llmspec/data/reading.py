@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, one_of
 from llmspec.data.formats import FORMATS, TEXTS
-from llmspec.data.leaks import HeldOut, Leak, content
+from llmspec.data.leaks import Content, HeldOut, Leak, content
 from llmspec.data.shaping import Dropped, Pieces, Turn, dialogue, plain_text
 from llmspec.data.split import Shaped, split
 from llmspec.parts.sources import Document, Fetcher, Source
@@ -31,6 +31,10 @@ class View(NamedTuple):
     source: str
     form: Form
 
+    def contents(self, item: Any) -> list[Pieces]:
+        """The texts of a document in this form: of a dialogue, each turn's."""
+        return [item] if self.form == "plain" else [turn.content for turn in item]
+
 
 @dataclass
 class Reading:
@@ -39,8 +43,8 @@ class Reading:
     documents: int
     train: list[Shaped]
     validation: list[Shaped]
-    content: dict[Form, str] = field(default_factory=dict)
-    """Hash that sources share which hold the same texts, or the same dialogues."""
+    content: dict[Form, Content] = field(default_factory=dict)
+    """The set of texts, or of dialogues."""
     leaks: dict[Form, list[Leak]] = field(default_factory=dict)
     """Training documents that some source validates with, as text or as dialogue."""
     train_of: dict[Form, list[Shaped]] = field(default_factory=dict)

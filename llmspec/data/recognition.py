@@ -11,6 +11,7 @@ from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem
 from llmspec.data import entries
 from llmspec.data.formats import FORMATS, TEXTS, Format, is_metadata, recognised, text_field
+from llmspec.data.reading import View
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Fetcher, Source
 from llmspec.parts.sources.template import parse
@@ -82,9 +83,10 @@ def read_by(form: Format) -> set[str]:
     return {*named, *form.lists, *((form.history,) if form.history else ())}
 
 
-def form_of(phase: Phase, source: Source, found: Found) -> str:
-    """How a phase reads a source: `plain` or `dialogue`."""
-    return "dialogue" if phase.dialogues and (source.has_dialogues or found.dialogue) else "plain"
+def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[View]:
+    """How a phase reads each source of its mixture."""
+    return [View(name, "dialogue" if phase.dialogues and (sources[name].has_dialogues or found[name].dialogue) else "plain")
+            for name, share in phase.mixture.items() if share.percent > 0]
 
 
 def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterable[Problem]:

@@ -31,12 +31,34 @@ LOOKS = {
     "verbatim": lambda t: t,
     "case": str.swapcase,
     "spaces": lambda t: "  " + t.replace(" ", "\n \t") + "\n",
-    "punctuation": lambda t: f"“{t}” -- !?",
+    "a full stop": lambda t: f"{t}.",
+    "unseen characters": lambda t: "\ufeff" + t.replace(" ", "\u00a0\u200b"),
     "compatibility": lambda t: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in t),
     "decomposed": lambda t: unicodedata.normalize("NFD", t),
-    "all of them": lambda t: f"...{unicodedata.normalize('NFD', t).upper()}\t",
+    "all of them": lambda t: f"\t{unicodedata.normalize('NFD', t).upper()}.\u200b\n",
 }
-"""Ways to make a text look another; the words stay."""
+"""Ways to make a text look another; what it says stays."""
+
+APART = [
+    ("ab", "ba"), ("a b", "ab"), ("-5 degrees", "5 degrees"), ("a+b", "a-b"), ("a*b", "a/b"), ("1+1", "11"),
+    ("1.5", "15"), ("3,14", "314"), ("3,14", "3.14"), ("1,000", "1.000"), ("v1.2.3", "v1.23"), ("10:30", "1030"),
+    ("5%", "5"), ("$5", "5"), ("€5", "£5"), ("C#", "C"), ("C++", "C"), ("!x", "x"), ("x != y", "x = y"),
+    ("a < b", "a > b"), ("x == 1", "x = 1"), ("x[0]", "x(0)"), ("x'", "x"), ("#5", "5"), ("~5", "5"), ("a_b", "ab"),
+    ("a@b.c", "ab.c"), ("http://a.b/c", "http://a.b/d"), ("a.b/c?d=1", "a.b/cd1"), ("/etc", "etc"), ("-x", "--x"),
+    ("can't", "cant"), ("well-known", "well known"), ("re-sign", "resign"), ("Stop!", "Stop?"), ("no?", "no"),
+    ("(a)", "a"), ("“a”", "a"), ("Let's eat, Kim", "Let's eat Kim"), ("x = 1", "x 1"), ("!!", "??"), ("…", ""),
+    ("naïve", "naive"), ("año", "ano"), ("कि", "क"), ("ก่า", "กา"), ("كَتَبَ", "كُتِبَ"), ("می‌خواهم", "میخواهم"),
+    ("a\u0345", "a"), ("x²", "x2"), ("½", "12"), ("H₂O", "H2O"), ("①", "1"), ("👍", "👎"), ("👍🏽", "👍"), ("🙂", ""),
+    ("a→b", "a←b"), ("∀x", "∃x"), ("x ∈ A", "x ∉ A"), ("¬p", "p"), ("5°", "5"), ("50 €", "50"), ("ı", "i"),
+    ("は", "ば")]
+"""Texts that say different things."""
+ALIKE = [
+    ("The Cat", "the cat"), ("US", "us"), ("STRASSE", "straße"), ("“so”", '"so"'), ("„so“", '"so"'), ("«so»", '"so"'),
+    ("it’s", "it's"), ("‘so’", "'so'"), ("a – b", "a — b"), ("a\u2011b", "a-b"), ("\u22125", "-5"), ("a  b", "a\n\tb"),
+    ("a\u00a0b", "a b"), ("a\u3000b", "a b"), ("é", "e\u0301"), ("각", "\u1100\u1161\u11a8"), ("ﬁne", "fine"),
+    ("wait…", "wait..."), ("ＡＢ１", "ab1"), ("ｱ", "ア"), ("so\u00adft", "soft"), ("a\u200bb", "ab"), ("ﻻ", "لا"),
+    ("Ⅳ", "iv"), ("ẞ", "ss")]
+"""Texts that differ in typography."""
 
 
 def shaped(text: str, place: str = "", turns: list[Turn] | None = None) -> Shaped:
@@ -50,7 +72,6 @@ def shaped(text: str, place: str = "", turns: list[Turn] | None = None) -> Shape
 def test_normalising_is_done_once_and_forgets_looks_alone(text: str) -> None:
     once = normalised(text)
     assert normalised(once) == once and once == once.strip() and "  " not in once
-    assert not any(unicodedata.category(c)[0] == "P" for c in once)
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -63,11 +84,28 @@ def test_looks_do_not_hide_a_text(look: str, text: str) -> None:
     assert turns_alike(one) == turns_alike(other) != turns_alike([one[1], one[0]])
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ("ab", "ba"), ("a b", "ab"), ("1+1", "11"), ("!!", "??"), ("…", ""), ("x = 1", "x 1"), ("naïve", "naive"),
-    ("कि", "क"), ("a\u0345", "a")])
+@pytest.mark.parametrize(("one", "other"), APART)
 def test_what_says_something_else_stays_apart(one: str, other: str) -> None:
-    assert alike(one) != alike(other)
+    for frame in ("{}", "It says {} here.", "{}.", "f({})\n"):
+        a, b = frame.format(one), frame.format(other)
+        assert alike(a) != alike(b)
+        assert turns_alike([Turn("user", (a,))]) != turns_alike([Turn("user", (b,))])
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_what_differs_in_typography_is_the_same_text(one: str, other: str) -> None:
+    for frame in ("{}", "It says {} here.", "a\n{}"):
+        assert alike(frame.format(one)) == alike(frame.format(other))
+
+
+@given(st.text(alphabet="ab01 +-*/=.,:;!?#%&$()[]{}<>|^~_@\\'\"", max_size=12), st.data())
+@quick
+def test_no_sign_within_a_text_is_lost(text: str, data: st.DataObject) -> None:
+    signs = [i for i, c in enumerate(text) if not c.isalnum() and not c.isspace()]
+    if not signs:
+        return
+    at = data.draw(st.sampled_from(signs))
+    assert alike(f"a{text}b") != alike(f"a{text[:at]}{text[at + 1:]}b")
 
 
 # -- planted ---------------------------------------------------------------------------------------------------------
@@ -97,7 +135,7 @@ def leaking(folder: Path, leaks: str = "drop") -> Any:
     own = [f"sentence {i} of the first" for i in range(40)]
     other = [f"paragraph {i} of the second" for i in range(30)]
     first = [own[35].upper(), *own[:35], *own[35:]]
-    second = [*other, own[36], f"“{own[37]}”!", own[38].replace(" ", "\n  ")]
+    second = [*other, own[36], f"{own[37]}.", own[38].replace(" ", "\n  ")]
     parts = {"a": source("files", path=lines(folder, "a.jsonl", first), validation="tail 12%"),
              "b": source("files", path=lines(folder, "b.jsonl", second))}
     return plan_of(folder, parts, ("p", "pretrain", {"a": 50, "b": 50}, "1 steps"), context=16, leaks=leaks)

@@ -111,6 +111,10 @@ class Validation(Text):
         return hash(str(self))
 
 
+LIMITS_AND_CREDITS = {"license", "attribution", "max_epochs", "max_dropped"}
+"""Keys of a source that do not shape its text."""
+
+
 class Source(Part):
     """Where text comes from."""
 
@@ -125,12 +129,18 @@ class Source(Part):
     """What is kept for validation; nothing where left open."""
     max_epochs: float = Field(4.0, gt=0, le=1e9)
     """How often a phase may read the source; up to 4 repeats cost little (Muennighoff et al. 2023, section 5)."""
+    max_dropped: Share = Share(10)
+    """Share of its training records that a phase may leave out (empty, too long, of an unknown role, ...)."""
     text: str | None = None
-    """Template of a record as plain text, such as `{title}: {extract}`; where left open, its text fields in order."""
+    """Template of a record as plain text, such as `{title}: {extract}`. An empty field leaves its paragraph or line out
+    where no other field stands in it. Where left open, `text` or `content`, or else its texts in order, without
+    identifiers, URLs and dates."""
     dialogue: dict[ChatRole, str] | tuple[dict[ChatRole, str], ...] | None = None
-    """Turns of a record as a dialogue: role -> template; a list of such maps for several rounds."""
+    """Turns of a record as a dialogue: role -> template; a list of such maps for several rounds. Where `text`,
+    `dialogue` and `messages` are left open, the usual formats are recognised: messages, ShareGPT, Alpaca,
+    prompt/completion, question/answer."""
     messages: str | None = None
-    """Field of a record that holds a list of {role, content}; instead of `dialogue`."""
+    """Field of a record that holds a list of {role, content} or {from, value}; instead of `dialogue`."""
 
     @field_validator("text")
     @classmethod
@@ -191,7 +201,7 @@ class Source(Part):
 
     def identity(self) -> dict[str, Any]:
         """What shapes the text. Licences and limits do not, and the order of turns, which maps do not keep, does."""
-        settings = self.model_dump(mode="json", by_alias=True, exclude={"license", "attribution", "max_epochs"})
+        settings = self.model_dump(mode="json", by_alias=True, exclude=LIMITS_AND_CREDITS)
         settings["dialogue"] = [list(turn) for turn in self.rounds]
         return {"settings": settings, "revision": self.revision}
 

@@ -54,6 +54,9 @@ class Tokenizer(Part):
     learns: ClassVar[bool] = True
     """Whether training looks at the text."""
 
+    most_unknown: ClassVar[float] = 0.0
+    """Share of a text's characters that may be unknown; of tokenizers with bytes, none is."""
+
     markers: tuple[str, ...] = ()
     """Task markers of this spec, such as `<|summarize|>`: special tokens that templates and prompts may spell."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from llmspec.core.problems import Problem
+from llmspec.core.units import Share
 from llmspec.parts.tokenizers.base import UNKNOWN, Codec, Tokenizer, foreign, spell, utf8
 
 
@@ -19,6 +20,16 @@ class Char(Tokenizer):
     kind: Literal["char"] = "char"
     vocab: int = Field(128, gt=0, le=1_000_000)
     """Number of ids, special tokens included; those that the text does not fill stay unused."""
+    max_unknown: Share = Share(5)
+    """Share of a source's characters that may be missing from the vocabulary and become `<|unk|>`."""
+
+    @property
+    def most_unknown(self) -> float:  # type: ignore[override]
+        return self.max_unknown.fraction
+
+    def identity(self) -> dict[str, Any]:
+        # A limit shapes no text.
+        return {key: value for key, value in super().identity().items() if key != "max_unknown"}
 
     def size(self) -> int:
         return self.vocab
