@@ -66,9 +66,10 @@ def made_for(plan: Plan, target: Target) -> Made:
     return found
 
 
-def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
-    """The plan with what its data say, and what they prove."""
+def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...], tuple[str, ...]]:
+    """The plan with what its data say, what they prove, and what a person should know of them."""
     from llmspec.compiler import complete
+    from llmspec.data.notices import notices
     from llmspec.data.prepare import prepare
     from llmspec.data.proofs import data_proofs
     from llmspec.render.live import watcher
@@ -79,7 +80,7 @@ def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...]]:
         plan = complete(plan, prepared.measured)
         for notice in rehearse(plan, prepared):
             watch.notice(notice)
-        return plan, data_proofs(prepared)
+        return plan, data_proofs(prepared), tuple(notices(prepared))
 
 
 def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False,

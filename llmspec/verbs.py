@@ -206,7 +206,7 @@ def check(
     target = gpu(device) if device else None
     loaded, plan = compiled(spec, [*(set_ or ()), f"device={target.device}"] if target else set_)
     with loaded.placing():
-        plan, shown = measured(plan, aside=json_) if data else (plan, pending(plan))
+        plan, shown, notices = measured(plan, aside=json_) if data else (plan, pending(plan), ())
         proofs = (*prove(plan), *(graph_proofs(plan) if graph else ()), *shown)
         refuse(proofs)
     times = foretold(plan, time)
@@ -214,13 +214,14 @@ def check(
     kernels = made_for(plan, target) if target else None
     if json_:
         about = {"name": plan.name, "parameters": plan.model.parameters, "phases": [p.name for p in plan.phases],
-                 "proofs": [p.model_dump(mode="json") for p in proofs], **({"peaks": peaks} if exact else {}),
+                 "proofs": [p.model_dump(mode="json") for p in proofs], "notices": list(notices),
+                 **({"peaks": peaks} if exact else {}),
                  "times": {name: found.model_dump(mode="json") for name, found in times.items()},
                  **({"kernels": kernels.model_dump(mode="json")} if kernels else {})}
         return {"ok": True, "problems": [], **about}
     from llmspec.render.proofs import checked
 
-    checked(plan, proofs, peaks, [found.sentence for found in times.values()], data)
+    checked(plan, proofs, peaks, [found.sentence for found in times.values()], data, notices)
     if kernels:
         from llmspec.render.report_kernels import show
 

@@ -191,6 +191,7 @@ def inline_sources(draw: DrawFn) -> Data:
         "attribution": st.just("Zoë & “Co” #1"),
         "validation": st.sampled_from(["tail 10%", "hash 20%"]),
         "max_epochs": st.sampled_from([4, 5.0]),
+        "max_dropped": st.sampled_from(["10%", "100%"]),
     }
     return out | draw(st.fixed_dictionaries({}, optional=common))
 

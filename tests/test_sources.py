@@ -30,6 +30,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def source(kind: str, **settings: Any) -> Source:
+    if "max_dropped" in settings:
+        settings["max_dropped"] = Share(settings["max_dropped"])
     if "validation" in settings:
         settings["validation"] = Validation.parse(settings["validation"])
     return sources.TABLE[kind](**settings)
@@ -185,7 +187,7 @@ def small_plan(folder: Path, **more: Any) -> Any:
     (folder / "wiki.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*WIKI, *EMPTY]))
     parts = {"play": source("files", path="play.txt", validation="tail 10%"),
              "wiki": source("files", path="wiki.jsonl", validation="hash 20%", license="CC0", attribution="us",
-                            dialogue={"user": "{title}?", "assistant": "{gloss}"})}
+                            max_dropped=30, dialogue={"user": "{title}?", "assistant": "{gloss}"})}
     return plan_of(folder, parts, ("pre", "pretrain", {"play": 80, "wiki": 20}, "600 tokens"),
                    ("chat", "sft", {"wiki": 90, "play": 10}, "1 epochs of wiki"), context=64, **more)
 
@@ -224,7 +226,8 @@ def test_a_plan_becomes_streams_once(kind: str, tmp_path: Path, cache: Path, mon
 def test_no_text_is_both_trained_and_validated_on(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"t": f"text {i % 30}"}) + "\n" for i in range(60)))
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"t": f"text {i}"}) + "\n" for i in range(60)))
-    parts = {"a": source("files", path="a.jsonl", validation="tail 30%"), "b": source("files", path="b.jsonl")}
+    parts = {"a": source("files", path="a.jsonl", validation="tail 30%", max_dropped=90),
+             "b": source("files", path="b.jsonl", max_dropped=90)}
     plan = plan_of(tmp_path, parts, ("pre", "pretrain", {"a": 50, "b": 50}, "1 steps"))
     prepared = prepare(plan)
     readings = prepared.readings
@@ -239,7 +242,7 @@ def test_no_text_is_both_trained_and_validated_on(tmp_path: Path) -> None:
 def test_dialogues_held_out_elsewhere_are_not_trained_on(tmp_path: Path) -> None:
     records = tuple({"q": f"q{i % 20}", "a": "yes", "id": str(i)} for i in range(40))
     shape = {"user": "{q}", "assistant": "{a}"}
-    parts = {"a": source("inline", records=records, validation="tail 30%", dialogue=shape)}
+    parts = {"a": source("inline", records=records, validation="tail 30%", dialogue=shape, max_dropped=90)}
     prepared = prepare(plan_of(tmp_path, parts, ("chat", "sft", {"a": 100}, "1 steps"), context=32))
     reading = prepared.readings["a"]
     said = lambda items: {str(item.turns) for item in items}

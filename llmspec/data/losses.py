@@ -1,19 +1,15 @@
-"""What phases do not read of their sources, by reason: said before step 0, and refused where it is much."""
+"""What phases do not read of their sources, by reason, and refused where it is much."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llmspec.core.problems import Problem
-from llmspec.data import leaks
 from llmspec.data.shaping import EMPTY, FORMAT, NOTHING_LEARNED, ROLE, TOO_LONG, VALIDATED
-from llmspec.data.unknown import Unknown, named, share
+from llmspec.data.unknown import named, share
 from llmspec.parts.sources.notes import Notes
-
-if TYPE_CHECKING:
-    from llmspec.data.prepare import Prepared
 
 SHOWN = 2
 """Places that are named for each reason in a sentence."""
@@ -70,13 +66,13 @@ def loss(phase: str, source: str, about: Mapping[str, Any], allowed: bool, train
 
 
 def reasons(notes: Notes) -> str:
-    """`7 empty (qa.jsonl:12), 3 too long`, the largest number first."""
+    """`7 empty (qa.jsonl:12; ...), 3 too long`, the largest number first."""
     told = []
     for reason, count in sorted(notes.counts.items(), key=lambda item: -item[1]):
         places = notes.examples.get(reason, [])[:SHOWN]
-        more = ", ..." if places and count > len(places) else ""
-        told.append(f"{count:,} {reason}" + (f": {'; '.join(places)}{more}" if places else ""))
-    return ", ".join(told) if not any(notes.examples.values()) else "; ".join(told)
+        more = "; ..." if count > len(places) else ""
+        told.append(f"{count:,} {reason}" + (f" ({'; '.join(places)}{more})" if places else ""))
+    return ", ".join(told)
 
 
 def too_many(found: Loss, most: float, context: int) -> Iterator[Problem]:
@@ -99,37 +95,13 @@ def unknown_letters(source: str, about: Mapping[str, Any], most: float) -> Itera
         found = about[side]["unknown"]
         if share(found) > most:
             yield Problem(
-                f"{_percent(share(found))} of the {what} text of {source} are characters that the vocabulary has not: "
+                f"{percent(share(found))} of the {what} text of {source} are characters that the vocabulary has not: "
                 f"{named(found)}", ("data", "sources", source),
                 "raise tokenizer.vocab, use `tokenizer: {kind: byte}` or `{kind: bpe, ...}`, or write "
                 f"`tokenizer: {{max_unknown: {ceil(100 * share(found))}%}}`",
                 "each of them would be read and written as the same unknown token <|unk|>")
 
 
-def notices(prepared: Prepared) -> Iterator[str]:
-    """Everything that a person should know of the data before step 0, in sentences."""
-    for source, about in prepared.about.items():
-        yield from (f"{source}: left out {line}" for line in Notes.parse(about["notes"]).lines())
-        if about["duplicates"]:
-            n = about["duplicates"]
-            yield (f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "
-                   "and are kept")
-        if about["in_both"] and prepared.leaks == "allow":
-            yield leaks.notice(source, about["in_both"], prepared.leaks, about["leaks"])
-        for side, what in (("train", "training"), ("validation", "validation")):
-            if (found := about[side]["unknown"])["unknown"]:
-                yield (f"{source}: {found['unknown']:,} characters of its {what} text ({_percent(share(found))}) are "
-                       f"not in the vocabulary and become <|unk|>: {named(found)}")
-    for found in prepared.losses:
-        for notes, records, what in ((found.dropped, found.records, "training records of"),
-                                     (found.not_validated, found.held_out, "validation records of")):
-            if lost := sum(notes.counts.values()):
-                yield (f"{found.phase} leaves out {lost:,} of {records:,} {what} {found.source}: {reasons(notes)}")
-    for name, prompts in prepared.prompts.items():
-        if (found := Unknown(prepared.codec).add(prompts).dump())["unknown"]:
-            yield (f"the prompts of {name} have {found['unknown']:,} characters that are not in the vocabulary: "
-                   f"{named(found)}")
-
-
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """0.0123 -> '1.2%'."""
     return f"{100 * value:.2g}%" if value < 0.995 else f"{100 * value:.0f}%"

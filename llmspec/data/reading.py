@@ -146,7 +146,7 @@ def dropped(items: Iterable[Shaped], form: Form) -> Notes:
     notes = Notes()
     for item in items:
         if (why := item.dropped.get(form)) is not None:
-            notes.add(why.reason, item.document.where + (f" ({why.detail})" if why.detail else ""))
+            notes.add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
     return notes
 
 

@@ -85,7 +85,9 @@ def read_by(form: Format) -> set[str]:
 
 def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[View]:
     """How a phase reads each source of its mixture."""
-    return [View(name, "dialogue" if phase.dialogues and (sources[name].has_dialogues or found[name].dialogue) else "plain")
+    spoken = {name for name in phase.mixture
+              if phase.dialogues and name in sources and (sources[name].has_dialogues or found[name].dialogue)}
+    return [View(name, "dialogue" if name in spoken else "plain")
             for name, share in phase.mixture.items() if share.percent > 0]
 
 

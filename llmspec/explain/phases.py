@@ -24,6 +24,13 @@ class SourceReport:
     train_tokens: int | None
     validation_tokens: int | None
     characters_per_token: float | None
+    format: str | None
+    """Format of dialogues that was recognised in its records; empty where there is none."""
+    duplicates: int | None
+    """Documents that repeat another one, and are kept."""
+    unknown: float | None
+    """Share of its training characters that the tokenizer does not know."""
+    validation_unknown: float | None
     in_both: int | None
     """Training documents whose text validation holds too."""
     leaks: str
@@ -44,7 +51,9 @@ class ShareReport:
     seen: int | None
     supervised: int | None
     left_out: int | None
-    """Dialogues longer than the context."""
+    """Training documents that are not read."""
+    dropped: dict[str, int] | None
+    """Those and the ones that are validated with too, by reason."""
     repeated: int | None
     epochs: float | None
     learned: str
@@ -101,7 +110,8 @@ def _source(plan: Plan, found: SourcePlan) -> SourceReport:
                   p.phase.mixture[found.name].percent > 0)
     return SourceReport(
         found.name, source.kind, _origin(source), source.license, source.attribution, found.documents,
-        found.train_tokens, found.validation_tokens, ratio, found.in_both, plan.leaks,
+        found.train_tokens, found.validation_tokens, ratio, found.format, found.duplicates, found.unknown,
+        found.validation_unknown, found.in_both, plan.leaks,
         str(source.validation or ""), users,
     )
 
@@ -139,11 +149,14 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
 
 
 def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
-    source = next((s.source for s in plan.sources if s.name == share.source), None)
+    found = next((s for s in plan.sources if s.name == share.source), None)
     learned = "every token"
-    if phase.dialogues and source is not None and source.has_dialogues:
+    if phase.dialogues and found is not None and (found.source.has_dialogues or found.format
+                                                  or (found.format is None and not found.source.shaped)):
         roles = ", ".join(getattr(phase, "learn", ()))
         learned = f"turns of {roles}, and where they end"
+        if not found.source.has_dialogues and found.format is None:
+            learned += "; every token where it holds no dialogues"
     return ShareReport(share.source, share.share, share.blocks, share.seen, share.supervised, share.left_out,
-                       share.repeated, share.epochs, learned)
+                       share.dropped, share.repeated, share.epochs, learned)
 

@@ -153,6 +153,13 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
     ratio = f", {source.characters_per_token:.2f} characters each" if source.characters_per_token else ""
     documents = f"{number(source.documents)} document{'' if source.documents == 1 else 's'}"
     yield "text", f"{documents}: {number(source.train_tokens)} tokens to train on{ratio}; {kept}"
+    if source.format:
+        yield "format", f"dialogues in the {source.format} format, as recognised in its records"
+    if source.duplicates:
+        yield "duplicates", f"{number(source.duplicates)} of its documents repeat another one, and are kept"
+    if source.unknown or source.validation_unknown:
+        yield "unknown", (f"{percent(source.unknown or 0)} of its characters are not in the vocabulary, "
+                          f"{percent(source.validation_unknown or 0)} of those kept for validation")
     if source.in_both:
         done = "kept in training, as the spec allows" if source.leaks == "allow" else "dropped from training"
         yield "in both", f"{number(source.in_both)} of its documents, which validation holds too: {done}"
@@ -195,8 +202,8 @@ def mixture(shares: tuple[ShareReport, ...]) -> Table:
         if known:
             epochs = "?" if s.epochs is None else f"{s.epochs:.2f}"
             cells += [number(s.seen), epochs, number(s.supervised)]
-        left = f" ({number(s.left_out)} too long, left out)" if s.left_out else ""
-        made.add_row(*cells, s.learned + left)
+        reasons = ", ".join(f"{number(n)} {reason}" for reason, n in (s.dropped or {}).items())
+        made.add_row(*cells, s.learned + (f" (left out: {reasons})" if reasons else ""))
     return made
 
 

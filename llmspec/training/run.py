@@ -14,7 +14,7 @@ from llmspec.compiler import Plan, complete, prove, refuse
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core import devices
 from llmspec.core.problems import Problem, RunError
-from llmspec.data import leaks
+from llmspec.data.notices import notices
 from llmspec.data.prepare import Prepared, prepare
 from llmspec.data.proofs import data_proofs
 from llmspec.runs.aside import put_in_place
@@ -83,9 +83,8 @@ def set_up(plan: Plan, prepared: Prepared, watcher: Watcher, stop: Stop) -> Benc
     """The device, the operations on it, and notices about both."""
     from llmspec.model.device import open_device, search
 
-    for source in plan.sources:
-        if source.in_both:
-            watcher.notice(leaks.notice(source.name, source.in_both, plan.leaks))
+    for said in notices(prepared):
+        watcher.notice(said)
     search.say = watcher.notice
     open_device(plan.device, plan.beam)
     from llmspec.model.lowering import lowering

@@ -213,11 +213,13 @@ def test_a_source_as_text_and_the_same_as_dialogues_are_two(tmp_path: Path) -> N
 @given(found=st.lists(texts, min_size=1, max_size=9), more=texts, data=st.data())
 @quick
 def test_content_is_the_set_of_texts(found: list[str], more: str, data: st.DataObject) -> None:
-    one = content([shaped(t) for t in found])
-    assert content([shaped(t) for t in data.draw(st.permutations([*found, found[0]]))]) == one
+    one = content([shaped(t) for t in found])["plain"]
+    again = content([shaped(t) for t in data.draw(st.permutations([*found, found[0]]))])["plain"]
+    assert again == (one.key, len(found) + 1, one.duplicates + 1)
+    assert one.documents - one.duplicates == len({alike(t) for t in found})
     new = alike(more) not in {alike(t) for t in found}
-    assert (content([shaped(t) for t in [*found, more]]) != one) == new
-    assert "dialogue" not in one and set(content([shaped("a", turns=[Turn("user", ("a",))])])) == {"plain", "dialogue"}
+    assert (content([shaped(t) for t in [*found, more]])["plain"].key != one.key) == new
+    assert set(content([shaped("a", turns=[Turn("user", ("a",))])])) == {"plain", "dialogue"}
 
 
 # -- speed -----------------------------------------------------------------------------------------------------------

@@ -196,7 +196,8 @@ def test_a_leak_across_documents_is_caught(layout: type, tmp_path: Path) -> None
 def test_a_validation_document_in_training_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = chat_plan(tmp_path)
     plan.sources[0] = plan.sources[0].model_copy(update={"source": source(
-        "inline", records=tuple({"q": "one", "a": f"some text, number {i}"} for i in range(100)), text="{a}")})
+        "inline", records=tuple({"q": "one", "a": f"some text, number {i}"} for i in range(100)), text="{a}",
+        max_dropped=30)})
     assert not failed(data_proofs(prepare(plan))) and prepare(plan).in_both["talk"] > 0
     monkeypatch.setattr(HeldOut, "split", lambda self, items: ({"plain": items, "dialogue": items},
                                                               {"plain": [], "dialogue": []}))

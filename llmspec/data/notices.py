@@ -1,0 +1,37 @@
+"""What a person should know of the data before step 0, in sentences: `run` and `check --data` say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmspec.data import leaks
+from llmspec.data.losses import percent, reasons
+from llmspec.data.prepare import Prepared
+from llmspec.data.unknown import Unknown, named, share
+from llmspec.parts.sources.notes import Notes
+
+
+def notices(prepared: Prepared) -> Iterator[str]:
+    """Everything that a person should know of the data before step 0, in sentences."""
+    yield from (f"{said.path}: {said.value}; {said.why}" for said in prepared.measured.decisions)
+    for source, about in prepared.about.items():
+        yield from (f"{source}: left out {line}" for line in Notes.parse(about["notes"]).lines())
+        if about["duplicates"]:
+            n = about["duplicates"]
+            yield (f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "
+                   "and are kept")
+        if about["in_both"] and prepared.leaks == "allow":
+            yield leaks.notice(source, about["in_both"], prepared.leaks, about["leaks"])
+        for side, what in (("train", "training"), ("validation", "validation")):
+            if (found := about[side]["unknown"])["unknown"]:
+                yield (f"{source}: {found['unknown']:,} characters of its {what} text ({percent(share(found))}) are "
+                       f"not in the vocabulary and become <|unk|>: {named(found)}")
+    for found in prepared.losses:
+        for notes, records, what in ((found.dropped, found.records, "training records of"),
+                                     (found.not_validated, found.held_out, "validation records of")):
+            if lost := sum(notes.counts.values()):
+                yield (f"{found.phase} leaves out {lost:,} of {records:,} {what} {found.source}: {reasons(notes)}")
+    for name, prompts in prepared.prompts.items():
+        if (found := Unknown(prepared.codec).add(prompts).dump())["unknown"]:
+            yield (f"{found['unknown']:,} of the {found['characters']:,} characters of {name}'s prompts are not in the "
+                   f"vocabulary and become <|unk|>: {named(found)}")
