@@ -212,8 +212,8 @@ def pairs(draw: st.DrawFn) -> tuple[Data, Data]:
         phase |= {"prompts": ["Other"], "sample_every": "1 steps", "checkpoint_every": "2 steps", "evaluate_every": 0}
     elif what == "source":
         source = draw(st.sampled_from(sources))
-        change = draw(st.sampled_from([{"validation": "hash 30%"}, {"license": "MIT"}, {"max_epochs": 6}, {"max_dropped": "90%"},
-                                       {"attribution": "somebody"}]))
+        change = draw(st.sampled_from([{"validation": "hash 30%"}, {"license": "MIT"}, {"max_epochs": 6},
+                                       {"max_dropped": "90%"}, {"attribution": "somebody"}]))
         second["data"] = {**first["data"], "sources": {**first["data"]["sources"], source: {
             **first["data"]["sources"][source], **change}}}
     elif what == "top":
