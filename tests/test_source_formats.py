@@ -61,7 +61,8 @@ def test_rows_are_records(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     notes = Notes()
     assert records(tmp_path, "s.csv", ";q\n0;x\n", notes=notes) == [{"q": "x"}]
-    assert set(notes.counts) == {"tables separated by semicolons", "columns without a name, which are left out"}
+    assert list(notes.said()) == ["read 1 tables with semicolons between the fields: s.csv",
+                                  "left out 1 columns without a name: s.csv"]
     assert csv.field_size_limit() == before
     assert records(tmp_path, "none.csv", "q,a\n") == []
 
@@ -88,10 +89,10 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path: Path, text: str, sentence
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
 
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.floats(allow_nan=False),
-                      lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3), v, max_size=3),
-                      max_leaves=6)
-RECORDS = st.lists(st.dictionaries(st.text(max_size=4), VALUES, min_size=1, max_size=3), max_size=4)
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | WORDS | st.floats(allow_nan=False),
+                      lambda v: st.lists(v, max_size=3) | st.dictionaries(WORDS, v, max_size=3), max_leaves=6)
+RECORDS = st.lists(st.dictionaries(WORDS, VALUES, min_size=1, max_size=3), max_size=4)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -194,7 +195,7 @@ def test_formats_that_are_no_text_are_known_by_their_first_bytes(tmp_path: Path,
 def test_markup_is_read_and_said(tmp_path: Path) -> None:
     notes = Notes()
     assert read(tmp_path, "a.html", b"<p>text</p>", notes=notes)[0].text == "<p>text</p>"
-    assert list(notes.lines()) == ["1 files of markup, read with their tags: a.html"]
+    assert list(notes.said()) == ["read 1 files of markup with their tags: a.html"]
 
 
 # -- encodings and line ends -----------------------------------------------------------------------------------------
@@ -247,6 +248,22 @@ def test_what_cannot_be_told_is_not_guessed(tmp_path: Path) -> None:
     assert text.startswith("a.txt:2:8: a NUL character") and "binary or damaged" in text
     late = b"word\n" * 500_000 + b"caf\xe9 and more\n"
     assert said(tmp_path, "a.txt", late).startswith("a.txt:500001:4: not UTF-8: byte 0xe9")
+
+
+def test_no_way_leads_a_nul_into_the_text(tmp_path: Path) -> None:
+    for raw, name in ((b'{"a": "x"}\n{"a": [{"b": "x\\u0000"}]}', "r.jsonl"), 
+                      (b'[{"a": "x"}, {"b\\u0000": 1}]', "r.json"),
+                      (b"q,a\nx,\0\n", "t.csv"), (b"x\0", "t.txt"), ("x\0".encode("utf-16"), "u.txt")):
+        assert "a NUL character" in said(tmp_path, name, raw, encoding="utf-16" if name == "u.txt" else "utf-8")
+    assert len(read(tmp_path, "r.jsonl", b'{"a": "\\\\u0000"}')) == 1  # a backslash, and letters
+    for settings_ in ({"documents": ("a\0b",)}, {"records": ({"a": ("x", {"y": "\0"})},)}):
+        with pytest.raises(ValueError, match="NUL"):
+            TABLE["inline"](**settings_)
+
+
+def test_an_encoding_is_told_from_what_comes_before_the_fault(tmp_path: Path) -> None:
+    message = said(tmp_path, "a.txt", b"first\nun caf\xe9")
+    assert message.startswith("a.txt:2:7: not UTF-8: byte 0xe9; it looks like CP1252\n    | un caf\\xe9")
 
 
 @pytest.mark.parametrize("name, fine", [("utf-8", True), ("UTF8", True), ("latin1", True), ("shift-jis", True),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from llmspec.parts.sources.base import Document, Fetcher, Source
+from llmspec.parts.sources.json_files import null_in
 
 
 class Inline(Source):
@@ -33,6 +34,9 @@ class Inline(Source):
             raise ValueError("an inline source has `documents:` or `records:`")
         if not all(self.records) or not all(text.strip() for text in self.written):
             raise ValueError("an empty document or record teaches nothing")
+        if any("\0" in text for text in self.written) or any(
+                null_in(record) is not None for record in self.records):
+            raise ValueError("a NUL character, which no text has")
         return self
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:

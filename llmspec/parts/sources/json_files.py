@@ -20,9 +20,9 @@ _HINT = 'write [{"question": "..."}, ...]'
 def read_json(text: Text) -> Iterator[Document]:
     """The entries of the list or map, each a record."""
     entries = _Entries(text)
-    for key, line, value in entries.run():
+    for key, line, value, written in entries.run():
         try:
-            document = Document(text.name, record=record(value), item=str(key))
+            document = Document(text.name, record=record(value, written), item=str(key))
         except ValueError as error:
             text.problems.add(Problem(f"entry `{str(key)[:60]}`: {error}", mark=Mark(text.name, line, 1),
                                       hint=entries.advice or 'write {"key": {"field": "text"}, ...}'))
@@ -36,7 +36,7 @@ def read_jsonl(text: Text) -> Iterator[Document]:
         if not line.strip():
             continue
         try:
-            document = Document(text.name, record=record(json.loads(line)), item=str(number))
+            document = Document(text.name, record=record(json.loads(line), line), item=str(number))
         except json.JSONDecodeError as error:
             text.problems.add(_bad_line(text.name, number, error.colno, line, f"not JSON: {error.msg}"))
         except (ValueError, RecursionError) as error:
@@ -53,13 +53,28 @@ def _bad_line(name: str, number: int, column: int, line: str, message: str) -> P
     return Problem(message, hint=hint, consequence="the record would be lost", mark=Mark(name, number, column, excerpt))
 
 
-def record(value: Any) -> dict[str, Any]:
-    """A record as JSON holds it. Raises ValueError."""
+def record(value: Any, written: str) -> dict[str, Any]:
+    """A record as JSON holds it; `written` is its text. Raises ValueError."""
     if not isinstance(value, dict):
         raise ValueError(f"a record is a map of named fields, not {_kind(value)}")
     if not value:
         raise ValueError("a record without fields")
+    if "\\u0000" in written and (name := null_in(value)) is not None:
+        raise ValueError(f"a NUL character in the field `{name[:60]}`")
     return value
+
+
+def null_in(value: dict[str, Any]) -> str | None:
+    """The field of a record that holds a NUL character, which no text does; None where there is none."""
+    return next((name for name, found in value.items() if _holds_null(name) or _holds_null(found)), None)
+
+
+def _holds_null(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(map(_holds_null, (*value, *value.values())))
+    return isinstance(value, list | tuple) and any(map(_holds_null, value))
 
 
 def _kind(value: Any) -> str:
@@ -73,14 +88,16 @@ class _Entries:
     def __init__(self, text: Text) -> None:
         self.text = text
         self.held, self.at = "", 0
+        self.begin = 0
+        """Where the value that was read last begins in what is held."""
         self.ended = False
         self.line, self.before, self.counted = 1, 0, 0
         """Line of the character at `counted`, and how many characters of that line came before it."""
         self.decoder = json.JSONDecoder()
         self.advice = ""
 
-    def run(self) -> Iterator[tuple[str | int, int, Any]]:
-        """(key or index, line, value) of every entry. Raises DataError."""
+    def run(self) -> Iterator[tuple[str | int, int, Any, str]]:
+        """(key or index, line, value, the value as it is written) of every entry. Raises DataError."""
         opening = self.peek()
         if not opening:
             return
@@ -100,7 +117,8 @@ class _Entries:
                 key = self.key()
             self.peek()
             line = self.place()[0]
-            yield key, line, self.value()
+            value = self.value()
+            yield key, line, value, self.held[self.begin : self.at]
             index += 1
         self.at += 1
         if self.peek():
@@ -144,6 +162,7 @@ class _Entries:
     def value(self) -> Any:
         """The value that begins here; reads on for as long as it may not be whole."""
         while True:
+            begin = self.at
             try:
                 value, end = self.decoder.raw_decode(self.held, self.at)
             except json.JSONDecodeError as error:
@@ -158,7 +177,7 @@ class _Entries:
             else:
                 # A number may go on in what is not read yet.
                 if end < len(self.held) or not self.more():
-                    self.at = end
+                    self.begin, self.at = self.at, self.at + end - begin
                     return value
 
     def more(self, double: bool = False) -> bool:

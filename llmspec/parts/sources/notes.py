@@ -8,6 +8,8 @@ from typing import Any
 
 from llmspec.core.problems import DataError, Problem
 
+READ = "read: "
+"""Begins a reason of what was read nevertheless: `read: files of markup, with their tags`."""
 SHOWN = 5
 """Examples kept for a reason; the others are only counted."""
 
@@ -16,8 +18,8 @@ SHOWN = 5
 class Notes:
     """Counts by reason, with the first few names of each. One for a source: `source.documents(fetch.noting(notes))`.
 
-    A reason reads well after a number and "files" or "records": `empty files`, `folders of runs`, `links to files that
-    are read already`.
+    A reason reads well after a number: `empty files`, `folders of runs`, `links to files that are read already`. One of
+    what was not left out, but read in a way that had to be guessed, begins with `READ`.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -34,7 +36,12 @@ class Notes:
         for reason, count in self.counts.items():
             shown = self.examples.get(reason, [])
             more = ", ..." if shown and count > len(shown) else ""
-            yield f"{count:,} {reason}" + (f": {', '.join(shown)}{more}" if shown else "")
+            yield f"{count:,} {reason.removeprefix(READ)}" + (f": {', '.join(shown)}{more}" if shown else "")
+
+    def said(self) -> Iterator[str]:
+        """The same as sentences: `left out 3 empty files: a.txt, b.txt, c.txt`, `read 1 ...`."""
+        for reason, line in zip(self.counts, self.lines(), strict=True):
+            yield f"{'read' if reason.startswith(READ) else 'left out'} {line}"
 
     def dump(self) -> dict[str, Any]:
         """JSON-able: kept beside what was made of the source, since reading it again is not needed to say it again."""

@@ -242,7 +242,7 @@ class _Decoding:
 
     def __init__(self, found: Found, encoding: str) -> None:
         self.found, self.encoding = found, encoding
-        self.first = b""
+        self.first = self.last = b""
         self.line, self.column = 1, 1
         """Of what comes next, counted from 1."""
 
@@ -254,6 +254,7 @@ class _Decoding:
             if not self.first:
                 self.first = data[: encodings.SAMPLE]
                 self.check(utf8)
+            self.last = data
             yield from self.piece(decoder, data)
         yield from self.piece(decoder, b"", final=True)
 
@@ -289,10 +290,11 @@ class _Decoding:
 
     def undecodable(self, error: UnicodeDecodeError) -> Problem:
         raw, start = error.object, error.start
-        good = raw[:start].decode(error.encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
-        self.move(good)
+        self.move(raw[:start].decode(error.encoding, "replace").replace("\r\n", "\n").replace("\r", "\n"))
+        if len(raw) < len(self.last):  # the text ends within a character: what came before shows what it is
+            raw, start = self.last, len(self.last) - len(raw) + start
         before = raw[max(raw.rfind(b"\n", 0, start) + 1, start - 40) : start]
-        around = (before + raw[start : error.end + 40].split(b"\n")[0]).decode("utf-8", "backslashreplace")
+        around = (before + raw[start : start + 40].split(b"\n")[0]).decode("utf-8", "backslashreplace")
         sample = raw[raw.rfind(b"\n", 0, max(0, start - encodings.SAMPLE // 2)) + 1 :][: encodings.SAMPLE]
         likely = encodings.likely(self.first if b"\0" in self.first else sample)
         name = "UTF-8" if error.encoding.startswith("utf-8") else self.encoding

@@ -9,7 +9,7 @@ from pathlib import Path
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.sources.base import Document, Fetcher, Found
 from llmspec.parts.sources.json_files import read_json, read_jsonl
-from llmspec.parts.sources.notes import Problems
+from llmspec.parts.sources.notes import READ, Problems
 from llmspec.parts.sources.opening import PACKED, Text, texts
 from llmspec.parts.sources.tables import read_csv, read_tsv
 
@@ -47,7 +47,7 @@ def read_file(found: Found, fetch: Fetcher, problems: Problems, encoding: str = 
     if suffix in _BINARY:
         raise _binary(found, suffix)
     if suffix in (".html", ".htm", ".xml"):
-        fetch.notes.add("files of markup, read with their tags", found.name)
+        fetch.notes.add(f"{READ}files of markup with their tags", found.name)
     text = Text(found.name, texts(found, fetch, encoding), fetch.notes, problems)
     yield from READERS.get(suffix, _plain)(text)
 

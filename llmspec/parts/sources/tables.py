@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from llmspec.core.problems import DataError, Mark, Problem, nearest
 from llmspec.parts.sources.base import Document
+from llmspec.parts.sources.notes import READ
 from llmspec.parts.sources.opening import LONGEST, Text, lines, too_long
 
 _LONGEST_NAME = 100
@@ -71,7 +72,7 @@ class _Table:
         """The separator that the suffix says, unless the header has none of it but semicolons or tabs."""
         for other, name in ((";", "semicolons"), ("\t", "tabs")):
             if self.separator == "," and "," not in first and other in first:
-                self.text.notes.add(f"tables separated by {name}", self.text.name)
+                self.text.notes.add(f"{READ}tables with {name} between the fields", self.text.name)
                 return other
         return self.separator
 
@@ -93,7 +94,7 @@ class _Table:
                 consequence="the first record would be taken for names",
                 mark=Mark(self.text.name, 1, 1, _excerpt(self.separator.join(row)))))
         if unnamed := columns.count(""):
-            self.text.notes.add("columns without a name, which are left out", self.text.name, unnamed)
+            self.text.notes.add("columns without a name", self.text.name, unnamed)
         return columns
 
     def _broken(self, start: int, said: str) -> DataError:
