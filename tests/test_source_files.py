@@ -179,7 +179,8 @@ def test_any_name_of_a_file_is_read_and_can_be_written_down(tmp_path: Path, name
     ("n" * 300, "cannot be read: File name too long"), ("x/" * 3000 + "y", "no file"),
     ("**/nothing", "no file"),
     ("notes", "`notes` is a folder"), ("notes/", "write `notes/**/*.md` for what it holds"),
-    (".", "is a folder"),
+    (".", "is a folder"), ("notes\\*.md", "parted by `/`: `notes/*.md`"), ("notes/*.{md,txt}", "write a list"),
+    ("$HOME/*.md", "variables are not replaced"), ("%TEMP%/*.md", "variables are not replaced"),
     ("~nobody/x.txt", "no file matches"), ("nots/*.md", "nots is not a folder"),
     ("notes/a.txt", "there are: a.md, b.md")])
 def test_patterns_that_match_nothing(tmp_path: Path, pattern: str, sentence: str) -> None:
@@ -189,7 +190,7 @@ def test_patterns_that_match_nothing(tmp_path: Path, pattern: str, sentence: str
     assert "did you mean `notes`" not in text
 
 
-@pytest.mark.parametrize("path", ["", " ", "a\0b", ()])
+@pytest.mark.parametrize("path", ["", " ", "a\0b", (), "https://example.org/a.txt", "file:///a.txt", "s3://b/*.md"])
 def test_paths_that_name_nothing_are_found_without_data(path: Any) -> None:
     with pytest.raises(ValueError):
         TABLE["files"](path=path)

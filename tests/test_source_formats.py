@@ -115,7 +115,8 @@ def test_json_is_read_in_pieces_of_any_size(tmp_path: Path, written: list[Any], 
     ('{"a": {"b": 1}, c: {}}', "property name"), ('{"a": "b"}\n{"a": "c"}', "ends with .jsonl"),
     ("plain words", "not JSON: Expecting value"), ('"text"', "neither a list nor a map"), ('[{"a": "b', "Unterminated"),
     ('[{"a": ' + "[" * 100_000, "cannot be read as JSON"), ('[{"a": 1}, 7]', "entry `1`: a record is a map"),
-    ("[" + "9" * 5000 + "]", "cannot be read as JSON")])
+    ("[" + "9" * 5000 + "]", "cannot be read as JSON"),
+    ('{"data set": [{"a": 1}]}', """jq '.["data set"]' r.json >""")])
 def test_what_is_wrong_with_json_is_named(tmp_path: Path, text: str, sentence: str) -> None:
     assert sentence in said(tmp_path, "r.json", text.encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 import zlib
@@ -14,10 +15,14 @@ from typing import Any, NamedTuple
 
 from llmspec.core.folders import cache_dir, private_folder, sync
 from llmspec.core.problems import DataError
+from llmspec.core.regular import open_regular, read_regular
 
 ABOUT = "about.json"
 SUMMED_WHOLE = 64 * 2**20
-"""Files up to this many bytes are compared with their checksum when opened; of longer ones, both ends."""
+"""Files up to this many bytes are compared with their checksum whenever they are opened; longer ones where their size
+or times are not those that they were written with."""
+MOST_ABOUT = 64 * 2**20
+"""Bytes of the notes on an entry, at most."""
 _STALE = 24 * 3600
 """Seconds after which a half-written folder surely has no writer left."""
 
@@ -33,10 +38,11 @@ def find(kind: str, key: str) -> Entry | None:
     """The entry of that kind and key, or None where there is none or it is damaged."""
     folder = cache_dir() / kind / key
     try:
-        saved = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if all(_summary(folder / name) == summary for name, summary in saved["files"].items()):
+        saved = json.loads(read_regular(folder / ABOUT, MOST_ABOUT).decode("utf-8"))
+        whole = saved["sum"] == _sum(saved["files"], saved["about"])
+        if whole and all(_holds(folder / name, *noted) for name, noted in saved["files"].items()):
             return Entry(folder, saved["about"])
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         pass
     return None
 
@@ -51,8 +57,10 @@ def make(kind: str, key: str, write: Callable[[Path], dict[str, Any]]) -> Entry:
     aside = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
     try:
         about = write(aside)
-        files = {file.name: _summary(file) for file in sorted(aside.iterdir())}
-        (aside / ABOUT).write_text(json.dumps({"files": files, "about": about}), encoding="utf-8")
+        files = {file.name: [_state(file.stat()), _checksum(file)] for file in sorted(aside.iterdir())}
+        about = json.loads(json.dumps(about))
+        noted = {"files": files, "about": about, "sum": _sum(files, about)}
+        (aside / ABOUT).write_text(json.dumps(noted), encoding="utf-8")
         for file in aside.iterdir():
             sync(file)
         sync(aside)
@@ -73,16 +81,29 @@ def make(kind: str, key: str, write: Callable[[Path], dict[str, Any]]) -> Entry:
     return entry
 
 
-def _summary(file: Path) -> list[int]:
-    """Size and checksum."""
-    size = file.stat().st_size
-    with file.open("rb") as f:
-        if size <= SUMMED_WHOLE:
-            return [size, zlib.crc32(f.read())]
-        half = SUMMED_WHOLE // 2
-        sum_ = zlib.crc32(f.read(half))
-        f.seek(size - half)
-        return [size, zlib.crc32(f.read(half), sum_)]
+def _holds(file: Path, state: list[int], checksum: int) -> bool:
+    """Whether a file is as it was written. A large one is read only where its times say that somebody wrote to it."""
+    found = file.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size != state[0]:
+        return False
+    return (found.st_size > SUMMED_WHOLE and _state(found) == state) or _checksum(file) == checksum
+
+
+def _sum(files: Any, about: Any) -> int:
+    return zlib.crc32(json.dumps([files, about]).encode())
+
+
+def _state(status: os.stat_result) -> list[int]:
+    """Size in bytes, times in ns, inode."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _checksum(file: Path) -> int:
+    found = 0
+    with open_regular(file) as f:
+        while piece := f.read(1 << 20):
+            found = zlib.crc32(piece, found)
+    return found
 
 
 def _discard(folder: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
+import struct
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from llmspec.core.problems import DataError
@@ -30,10 +33,16 @@ def unpack(wheel: Path, folder: Path) -> None:
             left = LARGEST_FOLDER
             for member in members:
                 left = _copy(archive, member, folder / PurePosixPath(member.filename), left)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise _unsafe(wheel.name, f"it holds {Path(str(error.filename)).name} twice") from None
+    except OSError as error:
+        if error.errno is not None:  # of the disk; decompressors of the standard library give none
+            raise DataError(f"{wheel.name} cannot be unpacked into {folder}: {error.strerror}",
+                            "make room there, or set LLMSPEC_CACHE to another folder") from None
         raise DataError(f"{wheel.name} is not a readable wheel: {error}", "take another version") from None
-    except FileExistsError as error:
-        raise _unsafe(wheel.name, f"it holds {Path(error.filename).name} twice") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError,
+            ValueError, OverflowError) as error:
+        raise DataError(f"{wheel.name} is not a readable wheel: {error}", "take another version") from None
 
 
 def folder_size(folder: Path) -> int:

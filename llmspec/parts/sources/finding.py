@@ -308,6 +308,17 @@ def _a_folder(path: str, name: str) -> Problem:
                    f"holds{'' if suffixes else '; it is empty now'}", consequence="the source would have no text")
 
 
+def _no_glob(pattern: str) -> str:
+    """What to write instead of what patterns do not know; empty where they know all of it."""
+    if os.sep == "/" and "\\" in pattern:
+        return f"folders are parted by `/`: `{pattern.replace(chr(92), '/')}`"
+    if re.search(r"\{[^{}]*,[^{}]*\}", pattern):
+        return "braces are no part of patterns; write a list, such as `[notes/*.md, notes/*.txt]`"
+    if "$" in pattern or re.search(r"%\w+%", pattern):
+        return "variables are not replaced in a spec; write the path out, or `~` for the home folder"
+    return ""
+
+
 def _missing(folder: Path, pattern: str, key: str, left_out: Iterable[str]) -> Problem:
     """A pattern that matches nothing: the nearest name, or what there is."""
     whole = folder / os.path.expanduser(pattern)
@@ -320,6 +331,8 @@ def _missing(folder: Path, pattern: str, key: str, left_out: Iterable[str]) -> P
     if reasons:
         hint = f"left out, since they are no text of yours: {shown(reasons[0])}"
         hint += f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    elif other := _no_glob(pattern):
+        hint = other
     elif near and near != whole.name:
         hint = f"did you mean `{(Path(pattern).parent / near).as_posix()}`?"
     elif there:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ def read_json(text: Text) -> Iterator[Document]:
             document = Document(text.name, record=record(value, written), item=str(key))
         except ValueError as error:
             text.problems.add(Problem(f"entry `{str(key)[:60]}`: {error}", mark=Mark(text.name, line, 1),
-                                      hint=entries.advice or 'write {"key": {"field": "text"}, ...}'))
+                                      hint=entries.advice or _advice(text.name, str(key), value)))
         else:
             yield document
 
@@ -48,8 +49,8 @@ def read_jsonl(text: Text) -> Iterator[Document]:
 def _bad_line(name: str, number: int, column: int, line: str, message: str) -> Problem:
     excerpt = line if len(line) <= 100 else line[:97] + "..."
     hint = 'every line is one record, such as {"question": "...", "answer": "..."}'
-    if number == 1 and line.lstrip().startswith("["):
-        hint = "one list of records belongs into a file that ends with .json; in .jsonl every line is one record"
+    if number == 1 and (line.lstrip().startswith("[") or line.strip() == "{"):
+        hint = "in .jsonl every line is one record; what goes over several lines belongs into a .json file"
     return Problem(message, hint=hint, consequence="the record would be lost", mark=Mark(name, number, column, excerpt))
 
 
@@ -80,6 +81,14 @@ def _holds_null(value: Any) -> bool:
 def _kind(value: Any) -> str:
     names = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number"}
     return names.get(type(value), "null")
+
+
+def _advice(name: str, key: str, value: Any) -> str:
+    """What to do about an entry that is no record: perhaps it holds them."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        command = shlex.join(["jq", f".[{json.dumps(key)}]", name])
+        return f"if it holds the records, take them out into a file of their own: {command} > records.json"
+    return 'write {"key": {"field": "text"}, ...} or [{"field": "text"}, ...]'
 
 
 class _Entries:
