@@ -20,7 +20,7 @@ def answered(arguments: list[str]) -> int:
     from llmspec.render.terminal import lost, prepare_streams, settle
 
     closed = prepare_streams()
-    from llmspec.failures import Answer, explained, tell
+    from llmspec.failures import STOPPED, Answer, Ended, explained, tell
     from llmspec.verb import usage
     from llmspec.verbs import app
 
@@ -29,11 +29,13 @@ def answered(arguments: list[str]) -> int:
             refuse_silence(arguments)
         found = app(arguments, prog_name="llmspec", standalone_mode=False)
         sys.stdout.flush()
+        if found == STOPPED:  # typer's answer to Ctrl-C before a verb has begun
+            raise KeyboardInterrupt
         return found if isinstance(found, int) else 0
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         # typer ends the process itself, and without a word, where its help meets a closed pipe
         cause = error.__context__ if isinstance(error, SystemExit) else error
-        if isinstance(error, SystemExit) and not isinstance(cause, OSError):
+        if isinstance(error, Ended) or (isinstance(error, SystemExit) and not isinstance(cause, OSError)):
             raise
         if isinstance(cause, OSError) and not cause.filename:
             cause = lost(cause)

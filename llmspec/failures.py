@@ -47,6 +47,10 @@ class Failure:
     """Said already, on the terminal."""
 
 
+class Ended(SystemExit):
+    """The end of a verb that has said why."""
+
+
 class Answer:
     """Where a verb's JSON goes, while everything else that is printed goes to standard error."""
 
@@ -60,7 +64,7 @@ class Answer:
 @contextmanager
 def failures(verb: str, as_json: bool = False) -> Iterator[Answer]:
     """Turns whatever ends a verb into words on standard error, or `as_json` into one document on standard output, and
-    SystemExit with its status."""
+    Ended with its status."""
     real = sys.stdout
     answer = Answer(real)
     if as_json:  # also for what a library may print
@@ -73,7 +77,7 @@ def failures(verb: str, as_json: bool = False) -> Iterator[Answer]:
         sys.stdout = real
         settle()
         tell(failure, answer if as_json and not isinstance(error, OutputLost) else None)
-        raise SystemExit(failure.status) from None
+        raise Ended(failure.status) from None
     finally:
         sys.stdout = real
 

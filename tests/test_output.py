@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from terminals import HOSTILE, acting, environment, on_terminal
 
-from llmspec.core.problems import Mark, Problem
+from llmspec.core.problems import Mark, Problem, columns
 from llmspec.core.visible import acts, visible
 from llmspec.render import samples
 from llmspec.render.ascii import ASCII
+from llmspec.render.live import Plain
 from llmspec.render.problems import as_text
 from llmspec.render.terminal import Screen, Text, print_json
 
@@ -178,3 +179,27 @@ def test_everything_goes_through_the_gate() -> None:
                 loud = called in ("print", "typer.echo", "typer.secho") or called.endswith((
                     "stdout.write", "stderr.write", "print_exc"))
                 assert not loud or name in answering, f"{name}:{node.lineno}: {called}"
+
+
+NOTE = ("proven before step 0: no token sees the future; no token sees another document; " + "x" * 45 + "; "
+        "matrix products run in plain tinygrad, 漢字 many times slower: [no] compiler :dog:")
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 300])
+def test_notes_break_between_words_and_hang(width: int) -> None:
+    screen = Screen(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    Plain(screen).notice(NOTE)
+    lines = [line.rstrip() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert lines[0].startswith("note: ") and all(line.startswith("     ") for line in lines[1:])
+    assert all(columns(line) <= width for line in lines)
+    longest = {w for w in NOTE.split() if columns(w) > width - 6}
+    assert (set(NOTE.split()) - longest) <= {w for line in lines for w in line.split()}
+    file = Screen(file=io.StringIO(), width=width)
+    Plain(file).notice(NOTE)
+    assert file.file.getvalue() == f"note: {NOTE}\n"  # type: ignore[attr-defined]  # a log's line stays one
+
+
+@pytest.mark.parametrize("columns_", ["0", "1", "5", "-3", "many", "100000"])
+def test_no_width_is_too_odd(columns_: str) -> None:
+    done = tiny.call("explain", "quickstart", "--part", "model.mlp", COLUMNS=columns_)
+    assert done.returncode == 0 and not done.stderr, done.stderr
