@@ -19,8 +19,8 @@ from llmspec.data import wheels
 from llmspec.data.fetch import Fetch
 from llmspec.data.prepare import prepare
 from llmspec.data.shaping import Dropped, dialogue
-from llmspec.data.tokens import TokenSet
 from llmspec.data.wheels import unpack
+from llmspec.data.writing import FileRows
 from llmspec.parts import tokenizers
 from llmspec.parts.sources import Document
 
@@ -330,7 +330,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, cache: P
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(TokenSet, "save", full)
+        broken.setattr(FileRows, "append", full)
         with pytest.raises(DataError, match="No space left on device") as caught:
             prepare(plan)
     assert "LLMSPEC_CACHE" in caught.value.problems[0].hint

@@ -14,7 +14,7 @@ import pytest
 
 from llmspec.core.problems import DataError
 from llmspec.core.units import Budget, Share
-from llmspec.data import prepare as preparing
+from llmspec.data import making
 from llmspec.data.fetch import Fetch
 from llmspec.data.prepare import Prepared, prepare
 from llmspec.data.shaping import Dropped, Marker, Turn, dialogue, fill, plain_text
@@ -216,7 +216,7 @@ def test_a_plan_becomes_streams_once(kind: str, tmp_path: Path, cache: Path, mon
             ledger.add(stream.batch(step))
         assert ledger.differences(stream.planned()) == []
     # The second time nothing is read: the texts may even be unreadable.
-    monkeypatch.setattr(preparing, "read_all", lambda *args: pytest.fail("the texts were read again"))
+    monkeypatch.setattr(making, "read_all", lambda *args: pytest.fail("the texts were read again"))
     second = prepare(plan, offline=True)
     assert second.measured == first.measured and all_tokens(second) == all_tokens(first)
     assert second.codec.to_json() == first.codec.to_json()
@@ -247,7 +247,7 @@ def test_dialogues_held_out_elsewhere_are_not_trained_on(tmp_path: Path) -> None
     reading = prepared.readings["a"]
     said = lambda items: {str(item.turns) for item in items}
     assert not said(reading.train_of["dialogue"]) & said(reading.validation)
-    assert prepared.measured.sources[0].in_both == len(reading.leaks["dialogue"]) == len(reading.validation)
+    assert prepared.measured.sources[0].in_both == reading.in_both["dialogue"] == len(reading.validation)
 
 
 def test_a_later_phase_changes_nothing_that_an_earlier_one_reads(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ from llmspec.core.problems import Problem
 from llmspec.data.shaping import Turn
 
 if TYPE_CHECKING:
-    from llmspec.data.split import Shaped
+    import numpy as np
 
 EXAMPLES = 3
 """Leaks of a source that are named; all are counted."""
@@ -28,11 +28,16 @@ def normalised(text: str) -> str:
     Signs, numbers, operators, accents and all other punctuation carry meaning and stay: `-5` is not `5`, `a+b` is not
     `a-b`. Unicode's composed and decomposed forms are one (NFC).
     """
+    return _FULL_STOP.sub("", _untypeset(text))
+
+
+def _untypeset(text: str) -> str:
+    """All of that but for the full stop: word by word, so that _untypeset("a b") is that of "a" and of "b"."""
     if not text.isascii():
         # Folding can take a text out of its normal form (U+0345), and case-insensitive matching asks for it again.
         text = unicodedata.normalize("NFC", text).translate(_shapes())
         text = unicodedata.normalize("NFC", text.casefold())
-    return _FULL_STOP.sub("", " ".join(text.casefold().split()))
+    return " ".join(text.casefold().split())
 
 
 _FULL_STOP = re.compile(r"(?<=[\w)\]}\"'])[.。]\Z")
@@ -76,7 +81,56 @@ def turns_alike(turns: Sequence[Turn]) -> bytes:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+    return hashlib.sha256(_encoded(text)).digest()[:16]
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+class Alike:
+    """`alike` of a text that comes in stretches, in bounded memory."""
+
+    MOST = 1 << 20
+    """Characters that are kept while no white space comes; then the text is cut between any two."""
+
+    def __init__(self) -> None:
+        self._normal, self._raw = hashlib.sha256(), hashlib.sha256()
+        self._rest = self._last = ""
+        self._glued = self._some = False
+
+    def add(self, text: str) -> None:
+        """The text goes on."""
+        self._raw.update(_encoded(text))
+        text = self._rest + text
+        # What white space sets apart is normalised apart: see `_untypeset`.
+        cut = max(text.rfind("\n"), text.rfind(" ")) + 1
+        forced = not cut and len(text) > self.MOST
+        if cut or forced:
+            self._word(text[: cut or len(text)])
+            self._glued = forced
+            text = text[cut or len(text) :]
+        self._rest = text
+
+    def _word(self, text: str) -> None:
+        """Words that go on with no others, but after a forced cut."""
+        apart = not self._glued or text[:1].isspace()
+        found = _untypeset(text)
+        if not found:
+            self._glued = self._glued and not apart
+            return
+        if self._last and apart:
+            self._last += " "
+        self._normal.update(_encoded(self._last))
+        self._some, self._last = True, found
+
+    def digest(self) -> bytes:
+        """The 16 bytes; nothing may follow."""
+        self._word(self._rest)
+        if not self._some:
+            return self._raw.digest()[:16]
+        self._normal.update(_encoded(_FULL_STOP.sub("", self._last)))
+        return self._normal.digest()[:16]
 
 
 class Content(NamedTuple):
@@ -89,14 +143,12 @@ class Content(NamedTuple):
     """Documents that are another one but for typography."""
 
 
-def content(items: Iterable[Shaped]) -> dict[str, Content]:
-    """By form that occurs: the set of texts, or of dialogues."""
-    items = list(items)
-    keys = {"plain": [alike(item.text) for item in items if item.plain],
-            "dialogue": [turns_alike(item.turns) for item in items if item.turns]}
-    distinct = {form: sorted(set(found)) for form, found in keys.items() if found}
-    return {form: Content(hashlib.sha256(b"".join(found)).hexdigest(), len(keys[form]), len(keys[form]) - len(found))
-            for form, found in distinct.items()}
+def content(keys: np.ndarray) -> Content:
+    """The set of documents with these keys (n,) S16."""
+    import numpy as np
+
+    distinct = np.unique(keys)
+    return Content(hashlib.sha256(distinct.tobytes()).hexdigest(), len(keys), len(keys) - len(distinct))
 
 
 class Leak(NamedTuple):
@@ -106,36 +158,22 @@ class Leak(NamedTuple):
     validated: str
 
 
-class HeldOut:
-    """The validation text of all sources: texts and dialogues by key, each with its place."""
+class Held:
+    """Keys (n,) S16 of validation documents, to look others up in."""
 
-    def __init__(self, sides: Mapping[str, Sequence[Shaped]]) -> None:
-        """`sides`: source -> its validation documents."""
-        self._texts: dict[bytes, str] = {}
-        self._spoken: dict[bytes, str] = {}
-        for source, side in sides.items():
-            for item in side:
-                place = f"{source} ({item.document.where})"
-                self._texts.setdefault(alike(item.text), place)
-                if item.turns:
-                    self._spoken.setdefault(turns_alike(item.turns), place)
+    def __init__(self, keys: np.ndarray) -> None:
+        import numpy as np
 
-    def split(self, items: Sequence[Shaped]) -> tuple[dict[str, list[Shaped]], dict[str, list[Leak]]]:
-        """By form: the items that are nowhere held out, and the others as leaks.
+        self._sorted, self._first = np.unique(keys, return_index=True)
 
-        As dialogues, items may not be held out in either form: what is read aloud is read.
-        """
-        clean: dict[str, list[Shaped]] = {"plain": [], "dialogue": []}
-        leaks: dict[str, list[Leak]] = {"plain": [], "dialogue": []}
-        for item in items:
-            text = self._texts.get(alike(item.text)) if self._texts else None
-            spoken = self._spoken.get(turns_alike(item.turns)) if self._spoken and item.turns else None
-            for form, place in (("plain", text), ("dialogue", text or spoken)):
-                if place is None or form in item.dropped:
-                    clean[form].append(item)
-                else:
-                    leaks[form].append(Leak(item.document.where, place))
-        return clean, leaks
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """(m,) int64: for each key, the first held one that is the same; -1 where there is none."""
+        import numpy as np
+
+        if not len(self._sorted):
+            return np.full(len(keys), -1, np.int64)
+        near = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[near] == keys, self._first[near], -1)
 
 
 # -- what is said of them ------------------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,38 +11,25 @@ from llmspec.compiler.budget import readable
 from llmspec.core.folders import cache_dir
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
-from llmspec.data import entries
 from llmspec.data.entries import Entry
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.leaks import EXAMPLES, Content, doubled, refusal
+from llmspec.data.leaks import doubled, refusal
 from llmspec.data.losses import Loss, loss, too_many, unknown_letters
-from llmspec.data.reading import (
-    FORMAT,
-    Reading,
-    View,
-    content_keys,
-    dropped,
-    each_source,
-    fingerprints,
-    read_all,
-    thinned,
-)
-from llmspec.data.recognition import Found, recognise, unrecognised, views_of
-from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts, spelled
-from llmspec.data.unknown import Unknown, share
+from llmspec.data.making import Maker
+from llmspec.data.reading import Reading, View, content_keys, each_source, fingerprints, read_all
+from llmspec.data.recognition import recognise, unrecognised, views_of
+from llmspec.data.tokens import TokenSet
+from llmspec.data.unknown import share
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.notes import Notes
-from llmspec.parts.tokenizers import Codec, Tokenizer
+from llmspec.parts.tokenizers import Codec
 from llmspec.parts.tokenizers.base import END
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Decision, Measured, Plan, SharePlan, SourcePlan
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
-
-TOKENIZER_TEXT = 100_000_000
-"""Characters that a tokenizer is trained on, at most."""
 
 
 class Attribution(NamedTuple):
@@ -89,7 +75,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
         raise DataError(problems)
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.leaks)
-    maker = _Maker(plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks,
+    maker = Maker(plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks,
                    found)
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
@@ -112,94 +98,10 @@ def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
     return {name: share or least for name, share in shares.items()}
 
 
-@dataclass
-class _Maker:
-    """Makes what is missing in the cache. The texts are read at most once, and only if something is missing."""
-
-    tokenizer: Tokenizer
-    sources: Mapping[str, Source]
-    views: list[View]
-    prints: Mapping[str, Any]
-    keys: Mapping[View, str]
-    weights: Mapping[str, float]
-    fetch: Fetch
-    report: Progress
-    leaks: str
-    found: Mapping[str, Found]
-
-    @cached_property
-    def readings(self) -> dict[str, Reading]:
-        return read_all(self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.leaks)
-
-    @property
-    def codec_key(self) -> str:
-        texts = [self.keys[View(name, "plain")] for name in self.sources] if self.tokenizer.learns else []
-        settings = {"format": FORMAT, "tokenizer": self.tokenizer.identity()}
-        sample = {"most": TOKENIZER_TEXT, "weights": [self.weights[name] for name in self.sources]}
-        return digest({**settings, "texts": texts, "sample": sample if self.tokenizer.learns else {}})
-
-    def codec(self) -> Codec:
-        entry = entries.find("tokenizers", self.codec_key)
-        if entry is not None:
-            try:
-                return self.tokenizer.load((entry.folder / "tokenizer.json").read_text(encoding="utf-8"))
-            except DataError:  # written by another version of the library
-                pass
-
-        def write(folder: Path) -> dict[str, Any]:
-            self.report("training the tokenizer", 0, 0)
-            codec = self.tokenizer.train(self._sample() if self.tokenizer.learns else ())
-            (folder / "tokenizer.json").write_text(codec.to_json(), encoding="utf-8")
-            return {"vocab": codec.vocab}
-
-        made = entries.make("tokenizers", self.codec_key, write)
-        return self.tokenizer.load((made.folder / "tokenizer.json").read_text(encoding="utf-8"))
-
-    def _sample(self) -> list[str]:
-        """Training text in the proportions of the mixture, as far as each source's text goes."""
-        texts = {name: [spelled(text) for text in reading.texts(reading.train_of["plain"])]
-                 for name, reading in self.readings.items()}
-        sizes = {name: sum(map(len, found)) for name, found in texts.items()}
-        most = min(TOKENIZER_TEXT, sum(sizes.values()))
-        return [text for name, found in texts.items()
-                for text in thinned(found, self.weights[name] * most / max(1, sizes[name]))]
-
-    def tokens(self, view: View, codec: Codec) -> Entry:
-        key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json())})
-        found = entries.find("tokens", key)
-        return found or entries.make("tokens", key, lambda folder: self._write(folder, view, codec))
-
-    def _write(self, folder: Path, view: View, codec: Codec) -> dict[str, Any]:
-        reading = self.readings[view.source]
-        held = reading.content.get(view.form, Content("", 0, 0))
-        encode: Callable[..., TokenSet] = encode_texts if view.form == "plain" else encode_dialogues
-        shaped = reading.texts if view.form == "plain" else reading.dialogues
-        all_ = {"train": reading.train_of[view.form], "validation": reading.validation}
-        sides = {name: shaped(items) for name, items in all_.items()}
-        total = sum(len(item.text) for side in (reading.train, reading.validation) for item in side)
-        done, counts = 0, {}
-
-        def tell(characters: int) -> None:
-            nonlocal done
-            done = min(total, done + characters)
-            self.report(f"tokenising {view.source}", done, total)
-
-        for name, side in sides.items():
-            found = encode(codec, side, tell)
-            found.save(folder, name)
-            letters = Unknown(codec).add(spelled(text) for item in side for text in view.contents(item))
-            counts[name] = {"documents": len(side), "tokens": len(found.tokens),
-                            "characters": int(found.characters.sum()), "unknown": letters.dump(),
-                            "dropped": dropped(all_[name], view.form).dump()}
-        return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
-                "in_both": len(reading.leaks[view.form]), "leaks": reading.leaks[view.form][:EXAMPLES],
-                "content": held.key, "duplicates": held.duplicates, "notes": reading.notes.dump()}
-
-
 class Prepared:
     """Everything the phases of a plan read, opened; nothing of it in memory but what is looked at."""
 
-    def __init__(self, plan: Plan, codec: Codec, maker: _Maker, tokens: Mapping[View, Entry]) -> None:
+    def __init__(self, plan: Plan, codec: Codec, maker: Maker, tokens: Mapping[View, Entry]) -> None:
         self.codec = codec
         """The tokenizer, trained."""
         self._plan, self._maker, self._tokens = plan, maker, tokens

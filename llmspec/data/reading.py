@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from llmspec.core.hashing import digest
-from llmspec.core.problems import DataError, one_of
+from llmspec.core.problems import DataError, Problem, one_of
 from llmspec.data.formats import FORMATS, TEXTS
-from llmspec.data.leaks import Content, HeldOut, Leak, content
+from llmspec.data.leaks import EXAMPLES, Content, Held, Leak
 from llmspec.data.shaping import Dropped, Pieces, Turn, dialogue, plain_text
-from llmspec.data.split import Shaped, split
+from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
+from llmspec.data.survey import Changed, Read, Survey, survey, walk
 from llmspec.parts.sources import Document, Fetcher, Source
 from llmspec.parts.sources.notes import Notes
 
@@ -20,6 +23,8 @@ FORMAT = 4
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 _LONG = 10_000
 """Characters from which a document can be shortened instead of left out."""
+_TOLD = 1_000_000
+"""Characters after which it is told how far reading has come."""
 
 Form = str
 """How a source is read: `plain` or `dialogue`."""
@@ -31,26 +36,98 @@ class View(NamedTuple):
     source: str
     form: Form
 
-    def contents(self, item: Any) -> list[Pieces]:
-        """The texts of a document in this form: of a dialogue, each turn's."""
-        return [item] if self.form == "plain" else [turn.content for turn in item]
+    def contents(self, item: Shaped) -> list[Pieces]:
+        """The texts of a document in this form, where it has it: of a dialogue, each turn's."""
+        if self.form == "plain":
+            return [item.plain] if item.plain is not None else []
+        return [turn.content for turn in item.turns or ()]
+
+
+class Side:
+    """Some documents of a source, read anew each time they are gone through."""
+
+    def __init__(self, reading: Reading, side: int, chosen: np.ndarray) -> None:
+        """`chosen` (n,) bool: those of the side that belong to it."""
+        self._reading, self._side, self._chosen = reading, side, chosen
+
+    def __len__(self) -> int:
+        return int(self._chosen.sum())
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the documents."""
+        return [int(i) for i in self._chosen.nonzero()[0]]
+
+    def __iter__(self) -> Iterator[Shaped]:
+        return joined(item for _, item in self.stretches())
+
+    def stretches(self) -> Iterator[tuple[int, Shaped]]:
+        """(number of the document, stretch of it)."""
+        return ((number, item) for side, number, item in self._reading.walk()
+                if side == self._side and self._chosen[number])
 
 
 @dataclass
 class Reading:
-    """One source's documents."""
+    """One source's documents: what a first pass found of them. They themselves are read again wherever it matters."""
 
-    documents: int
-    train: list[Shaped]
-    validation: list[Shaped]
-    content: dict[Form, Content] = field(default_factory=dict)
-    """The set of texts, or of dialogues."""
-    leaks: dict[Form, list[Leak]] = field(default_factory=dict)
-    """Training documents that some source validates with, as text or as dialogue."""
-    train_of: dict[Form, list[Shaped]] = field(default_factory=dict)
-    """Training documents that are read: those are not among them, unless leaks are allowed."""
-    notes: Notes = field(default_factory=Notes)
+    name: str
+    read: Read
+    survey: Survey
+    notes: Notes
     """What its files have that no document is made of."""
+    wanted: tuple[Form, ...]
+    """How phases read it; plain text is always looked at."""
+    leaked: dict[Form, np.ndarray] = field(default_factory=dict)
+    """(n,) bool by form: training documents that some source validates with, as text or as dialogue."""
+    leaks: dict[Form, list[Leak]] = field(default_factory=dict)
+    """The first of them."""
+    allowed: bool = False
+    """Whether those are read nevertheless."""
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return self.survey.documents
+
+    @property
+    def content(self) -> dict[Form, Content]:
+        """The set of texts, or of dialogues."""
+        return self.survey.contents()
+
+    @property
+    def in_both(self) -> dict[Form, int]:
+        """Number of training documents that some source validates with."""
+        return {form: int(found.sum()) for form, found in self.leaked.items()}
+
+    @property
+    def train(self) -> Side:
+        """Training documents."""
+        return Side(self, TRAINS, self.survey.on(TRAINS))
+
+    @property
+    def validation(self) -> Side:
+        """Validation documents."""
+        return Side(self, VALIDATES, self.survey.on(VALIDATES))
+
+    @property
+    def train_of(self) -> dict[Form, Side]:
+        """Training documents that are read: no leaks are among them, unless they are allowed."""
+        on = self.survey.on(TRAINS)
+        return {form: Side(self, TRAINS, on if self.allowed else on & ~found) for form, found in self.leaked.items()}
+
+    def walk(self) -> Iterator[tuple[int, int, Shaped]]:
+        """(side, number, stretch) of all documents. Raises DataError where they have changed since the first pass."""
+        try:
+            yield from walk(self.read, self.survey)
+        except Changed:
+            raise changed(self.name) from None
+        except DataError as error:
+            raise DataError(problem.at("data", "sources", self.name) for problem in error.problems) from None
+
+    def length(self, number: int) -> int:
+        """Characters of a document's plain text, as far as it trains."""
+        return self.survey.cut.at if number == self.survey.border else int(self.survey.spelled[number])
 
     def texts(self, side: Iterable[Shaped]) -> list[Pieces]:
         """The plain texts of a side."""
@@ -61,28 +138,89 @@ class Reading:
         return [item.turns for item in side if item.turns is not None]
 
 
+def changed(name: str) -> DataError:
+    """The error for a source whose files are written while they are read."""
+    return DataError(Problem(
+        f"the files of {name} have changed while they were read", ("data", "sources", name),
+        "start again when nothing writes to them", "text of two versions would be mixed"))
+
+
 def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetcher, markers: Sequence[str],
              progress: Callable[[str, int, int], None], leaks: str) -> dict[str, Reading]:
-    """Read, shape and split every source, then drop from training what any source validates with.
+    """Look at every document of every source, split them, and find in training what any source validates with.
 
     With `leaks` "allow", it is found and kept; whether it is refused is for who asks.
 
     Raises:
         DataError: the problems of all sources at once, each with its path in the spec.
     """
-    wanted = {view.source for view in views if view.form == "dialogue"}
-    readings: dict[str, Reading] = {}
+    wanted: dict[str, tuple[Form, ...]] = dict.fromkeys(sources, ("plain",))
+    wanted.update((view.source, ("plain", "dialogue")) for view in views if view.form == "dialogue")
 
-    def read(name: str, source: Source) -> None:
-        progress(f"reading {name}", len(readings), len(sources))
-        readings[name] = _read(source, fetch, markers, name in wanted)
+    def read(name: str, source: Source) -> Reading:
+        return _read(name, source, fetch, markers, wanted[name],
+                     lambda done: progress(f"reading {name}", done, 0))
 
-    each_source(sources, read)
-    held_out = HeldOut({name: reading.validation for name, reading in readings.items()})
+    readings: dict[str, Reading] = each_source(sources, read)
+    find_leaks(readings)
     for reading in readings.values():
-        clean, reading.leaks = held_out.split(reading.train)
-        reading.train_of = dict.fromkeys(clean, reading.train) if leaks == "allow" else clean
+        reading.allowed = leaks == "allow"
     return readings
+
+
+def find_leaks(readings: Mapping[str, Reading]) -> None:
+    """Note what trains and validates.
+
+    As dialogues, documents may not be held out in either form: what is read aloud is read.
+    """
+    numbers = {name: np.flatnonzero(r.survey.on(VALIDATES)) for name, r in readings.items()}
+    speaking = {name: found[readings[name].survey.speaks[found]] for name, found in numbers.items()}
+    texts = Held(_keys(readings[name].survey.keys(VALIDATES)[found] for name, found in numbers.items()))
+    spoken = Held(_keys(readings[name].survey.spoken[found] for name, found in speaking.items()))
+    for reading in readings.values():
+        survey, on = reading.survey, np.flatnonzero(reading.survey.on(TRAINS))
+        as_text = texts.find(survey.keys(TRAINS)[on])
+        as_spoken = np.where(survey.speaks[on], spoken.find(survey.spoken[on]), -1)
+        heard = survey.speaks if "dialogue" in reading.wanted else np.ones(survey.documents, bool)
+        for form, found, has in (("plain", as_text >= 0, survey.plain),
+                                 ("dialogue", (as_text >= 0) | (as_spoken >= 0), heard)):
+            found = found & has[on]
+            reading.leaked[form] = np.zeros(survey.documents, bool)
+            reading.leaked[form][on[found]] = True
+            first = np.flatnonzero(found)[:EXAMPLES].tolist()
+            reading.leaks[form] = _named(readings, reading.name, [
+                (int(on[i]), *(_owner(numbers, int(as_text[i])) if as_text[i] >= 0
+                               else _owner(speaking, int(as_spoken[i])))) for i in first])
+
+
+def _keys(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, "S16"), *parts])
+
+
+def _owner(numbers: Mapping[str, np.ndarray], place: int) -> tuple[str, int]:
+    """The source and the number in it of what stands at a place of all of them."""
+    for name, found in numbers.items():
+        if place < len(found):
+            return name, int(found[place])
+        place -= len(found)
+    raise IndexError(place)
+
+
+def _named(readings: Mapping[str, Reading], source: str, found: Sequence[tuple[int, str, int]]) -> list[Leak]:
+    """(number in `source`, source that validates, number in it) as places."""
+    wanted: dict[str, set[int]] = {}
+    for trained, name, validated in found:
+        wanted.setdefault(source, set()).add(trained)
+        wanted.setdefault(name, set()).add(validated)
+    where: dict[tuple[str, int], str] = {}
+    for name, numbers in wanted.items():
+        last = max(numbers)
+        for _, number, item in readings[name].walk():
+            if number in numbers:
+                where[name, number] = item.document.where
+            if number >= last:
+                break
+    return [Leak(where[source, trained], f"{name} ({where[name, validated]})") for trained, name, validated in found]
 
 
 def each_source(sources: Mapping[str, Source], do: Callable[[str, Source], Any]) -> dict[str, Any]:
@@ -125,47 +263,92 @@ def content_keys(sources: Mapping[str, Source], prints: Mapping[str, Any], marke
             for view, what in own.items()}
 
 
-def thinned(texts: Sequence[str], fraction: float) -> list[str]:
-    """About that fraction of the characters, spread evenly: of long texts the first part, of short ones every nth."""
-    if fraction >= 1:
-        return list(texts)
-    out, due = [], 0.0
-    for text in texts:
-        if len(text) >= _LONG:
-            out.append(text[: int(len(text) * fraction)])
-            continue
-        due += len(text) * fraction
-        if due >= len(text) / 2:
-            out.append(text)
-            due -= len(text)
-    return out
+def thinned(stretches: Iterable[tuple[int, str, bool]], fraction: float) -> Iterator[tuple[str, bool]]:
+    """About that fraction of the characters, spread evenly: of long texts the first part, of short ones every nth.
+
+    Stretches of texts are (characters of the whole text, stretch, whether the next one goes on with it); so come those
+    that stay.
+    """
+    due, begin = 0.0, 0
+    for length, text, more in stretches:
+        if fraction >= 1:
+            yield text, more
+        elif length >= _LONG:
+            yield text[: max(0, int(length * fraction) - begin)], more
+            begin = begin + len(text) if more else 0
+        else:
+            due += length * fraction
+            if due >= length / 2:
+                yield text, more
+                due -= length
 
 
-def dropped(items: Iterable[Shaped], form: Form) -> Notes:
-    """The documents that are not read in that form, by reason."""
-    notes = Notes()
-    for item in items:
-        if (why := item.dropped.get(form)) is not None:
-            notes.add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
-    return notes
+def dropped(notes: Notes, item: Shaped, form: Form) -> None:
+    """Note a document that is not read in that form, by reason."""
+    if not item.document.more and (why := item.dropped.get(form)) is not None:
+        notes.add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
 
 
-def _read(source: Source, fetch: Fetcher, markers: Sequence[str], dialogues: bool) -> Reading:
-    items: list[Shaped] = []
-    missing = set(source.fields(dialogues))
-    record: Document | None = None
-    notes = Notes()
-    for document in source.documents(fetch.noting(notes)):
+def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...],
+          report: Callable[[int], None]) -> Reading:
+    notes, fields = Notes(), _Fields(source.fields("dialogue" in wanted))
+    first = True
+
+    def read() -> Iterator[Shaped]:
+        nonlocal first
+        # Later passes would only count the same once more.
+        now, first = (notes if first else Notes()), False
+        return _stretches(source, fetch.noting(now), markers, wanted)
+
+    def looked_at() -> Iterator[Shaped]:
+        done = told = 0
+        for item in read():
+            fields.look(item.document)
+            yield item
+            done += len(item.text)
+            if done - told >= _TOLD:
+                report(told := done)
+        fields.check()
+
+    report(0)
+    passes = iter((looked_at,))
+    return Reading(name, read, survey(lambda: next(passes, read)(), source.validation), notes, wanted)
+
+
+def _stretches(source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...]) -> Iterator[Shaped]:
+    """Every document, shaped; a long text in stretches."""
+    inside = False
+    for document in source.documents(fetch):
+        item = _shape(source, document, markers, "dialogue" in wanted)
+        if inside or document.more:
+            # A stretch of nothing but white space is text all the same.
+            why = {form: drop for form, drop in item.dropped.items() if form == "dialogue" or source.text is not None}
+            item = Shaped(document, document.text, None if "plain" in why else (document.text,), None, why)
+        yield item
+        inside = document.more
+
+
+class _Fields:
+    """Looks for the fields that templates need."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._missing = set(names)
+        self._first: Document | None = None
+        self._record: Document | None = None
+
+    def look(self, document: Document) -> None:
+        """The next document."""
+        self._first = self._first or document
         if document.record is not None:
-            missing -= document.record.keys()
-            record = record or document
-        items.append(_shape(source, document, markers, dialogues))
-    if not items:
-        raise DataError("the source holds no document", "name other files", "there would be nothing to learn from")
-    if missing:
-        raise _no_field(sorted(missing), record, items[0].document)
-    sides = split(items, source.validation)
-    return Reading(len(items), sides.train, sides.validation, content(items), notes=notes)
+            self._missing -= document.record.keys()
+            self._record = self._record or document
+
+    def check(self) -> None:
+        """Raises DataError where there was no document, or none with one of the fields."""
+        if self._first is None:
+            raise DataError("the source holds no document", "name other files", "there would be nothing to learn from")
+        if self._missing:
+            raise _no_field(sorted(self._missing), self._record, self._first)
 
 
 def _no_field(names: Sequence[str], record: Document | None, first: Document) -> DataError:

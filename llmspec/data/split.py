@@ -1,20 +1,30 @@
-"""Which documents train and which validate; no text does both."""
+"""Which documents train and which validate; no text does both.
+
+n documents.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.core.problems import DataError, Problem
 from llmspec.data.shaping import Dropped, Pieces, Turn
 from llmspec.parts.sources import Document, Validation
 
+if TYPE_CHECKING:
+    import numpy as np
+
+TRAINS, VALIDATES, BORDER = 0, 1, 2
+"""Sides of a document; of a text on the border, the first part trains and the rest validates."""
+
 
 class Shaped(NamedTuple):
-    """A document with what is made of it; None where that form is dropped or not wanted."""
+    """A document, or a stretch of one, with what is made of it; None where that form is dropped or not wanted."""
 
     document: Document
     text: str
@@ -25,84 +35,84 @@ class Shaped(NamedTuple):
     """Form -> why the document is not read in it."""
 
 
-class Split(NamedTuple):
-    """Documents in their order, each on one side."""
-
-    train: list[Shaped]
-    validation: list[Shaped]
-
-
-def split(items: Sequence[Shaped], how: Validation | None) -> Split:
-    """Split documents as `how` says. Raises DataError where one of the sides stays empty."""
-    if how is None:
-        return Split(list(items), [])
-    if how.how == "tail":
-        sides = _tail(items, how.fraction)
-    elif how.how == "hash":
-        sides = _sides(items, [_fraction(item.text) < how.fraction for item in items])
-    else:
-        sides = _sides(items, [_matches(item.document.name, how.value) for item in items])
-    if not sides.validation:
-        raise _one_sided(items, how, "to validate with")
-    if not sides.train:
-        raise _one_sided(items, how, "to train on")
-    return sides
+def joined(stretches: Iterable[Shaped]) -> Iterator[Shaped]:
+    """Whole documents."""
+    held: list[Shaped] = []
+    for item in stretches:
+        if not held and not item.document.more:
+            yield item
+            continue
+        held.append(item)
+        if not item.document.more:
+            text = "".join(found.text for found in held)
+            yield Shaped(item.document._replace(text=text), text, (text,))
+            held = []
 
 
-def text_key(text: str) -> bytes:
-    """What makes two texts the same one: 16 bytes of their sha256."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+def tail(lengths: np.ndarray, records: np.ndarray, fraction: float) -> tuple[np.ndarray, int, int]:
+    """The last share by characters: (n,) sides, the text on the border (-1: none), and how far into it that lies.
+
+    A record goes where most of it is.
+    """
+    import numpy as np
+
+    before = np.cumsum(lengths) - lengths
+    cut = round(int(lengths.sum()) * (1 - fraction)) - before
+    sides = np.where(cut <= 0, VALIDATES, TRAINS).astype(np.uint8)
+    for i in np.flatnonzero((cut > 0) & (cut < lengths)).tolist():
+        if not records[i]:
+            sides[i] = BORDER
+            return sides, i, int(cut[i])
+        sides[i] = TRAINS if 2 * cut[i] >= lengths[i] else VALIDATES
+    return sides, -1, 0
 
 
-def _one_sided(items: Sequence[Shaped], how: Validation, what: str) -> DataError:
-    names = sorted({item.document.name for item in items})
-    hint = f"choose another share; there are {len(items)} documents, and records are never cut"
+def chosen(how: Validation, name: str, text_digest: bytes) -> bool:
+    """Whether a document validates by its file's name, or by the sha256 of its text, so that equal texts stay together.
+    """
     if how.how == "files":
-        hint = f"its files: {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}"
+        return fnmatchcase(name, how.value) or PurePosixPath(name).match(how.value)
+    return how.how == "hash" and int.from_bytes(text_digest[:8]) / 2**64 < how.fraction
+
+
+def text_digest(text: str) -> bytes:
+    """sha256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+class Cut(NamedTuple):
+    """Where a text is cut in two, and which of the sides are more than white space."""
+
+    at: int
+    trains: bool
+    validates: bool
+
+
+def cut(stretches: Iterable[str], near: int) -> Cut:
+    """The text in two, at the first line end from `near` on; without one, at the last before it, or else at `near`."""
+    begin = 0
+    after, before, first, last = -1, -1, -1, -1
+    for text in stretches:
+        if first < 0 and (inside := text.lstrip()):
+            first = begin + len(text) - len(inside)
+        if inside := text.rstrip():
+            last = begin + len(inside) - 1
+        if after < 0 and (found := text.find("\n", max(0, near - 1 - begin))) >= 0:
+            after = begin + found
+        if begin < near and (found := text.rfind("\n", 0, near - begin)) >= 0:
+            before = begin + found
+        begin += len(text)
+    at = after + 1 if after >= 0 and last > after else before + 1
+    if first < 0 or first >= at:
+        at = near
+    return Cut(at, 0 <= first < at, last >= at)
+
+
+def one_sided(how: Validation, what: str, documents: int, names: Iterable[str]) -> DataError:
+    """The problem of a split with nothing on one side."""
+    hint = f"choose another share; there are {documents} documents, and records are never cut"
+    if how.how == "files":
+        shown = sorted(set(islice(names, 1000)))
+        hint = f"its files: {', '.join(shown[:6])}{' ...' if len(shown) > 6 else ''}"
     return DataError(Problem(f"`validation: {how}` leaves nothing {what}", ("validation",), hint,
                              "there would be no loss to train or to judge by"))
-
-
-def _sides(items: Sequence[Shaped], validates: Sequence[bool]) -> Split:
-    both = list(zip(items, validates, strict=True))
-    return Split([item for item, chosen in both if not chosen], [item for item, chosen in both if chosen])
-
-
-def _fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone, so that equal texts stay together."""
-    return int.from_bytes(text_key(text)[:8]) / 2**64
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or PurePosixPath(name).match(pattern)
-
-
-def _tail(items: Sequence[Shaped], fraction: float) -> Split:
-    """The last share by characters. A text on the border is cut at a line end; a record goes where most of it is."""
-    border = round(sum(len(item.text) for item in items) * (1 - fraction))
-    sides = Split([], [])
-    start = 0
-    for item in items:
-        length, cut = len(item.text), border - start
-        if cut <= 0:
-            sides.validation.append(item)
-        elif cut >= length:
-            sides.train.append(item)
-        elif item.document.record is not None or item.plain is None:
-            (sides.train if 2 * cut >= length else sides.validation).append(item)
-        else:
-            for side, text in zip(sides, _cut(item.text, cut), strict=True):
-                if text.strip():
-                    side.append(item._replace(document=item.document._replace(text=text), text=text, plain=(text,)))
-        start += length
-    return sides
-
-
-def _cut(text: str, near: int) -> tuple[str, str]:
-    """The text in two, at the first line end from `near` on; without one, at the last before it, or else at `near`."""
-    at = text.find("\n", near - 1) + 1
-    if not at or not text[at:].strip():
-        at = text.rfind("\n", 0, near) + 1
-    if not text[:at].strip():
-        at = near
-    return text[:at], text[at:]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documents import split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.reading import thinned
 from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG, Marker, Turn
-from llmspec.data.split import Shaped, split
+from llmspec.data.split import Shaped
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts
 from llmspec.data.validation import ValidationSet
@@ -378,19 +379,19 @@ def shaped(names: list[str], contents: list[str], records: bool) -> list[Shaped]
 def test_a_split_loses_nothing_and_keeps_the_order(contents: list[str], percent: int, records: bool, how: str) -> None:
     items = shaped([str(i) for i in range(len(contents))], contents, records)
     try:
-        sides = split(items, Validation.parse(f"{how} {percent}%"))
+        train, validation = sides = split(items, Validation.parse(f"{how} {percent}%"))
     except DataError as error:
         assert "leaves nothing to" in str(error)
         return
-    assert sides.train and sides.validation
+    assert train and validation
     if how == "tail":
-        joined = "".join(item.text for item in (*sides.train, *sides.validation))
+        joined = "".join(item.text for item in (*train, *validation))
         # Only a side that would be nothing but white space may go.
         assert "".join(joined.split()) == "".join("".join(contents).split())
         if records:
-            assert [*sides.train, *sides.validation] == items
+            assert [*train, *validation] == items
     else:
-        assert not {item.text for item in sides.train} & {item.text for item in sides.validation}
+        assert not {item.text for item in train} & {item.text for item in validation}
         assert sorted(item.document.name for side in sides for item in side) == sorted(i.document.name for i in items)
 
 
@@ -403,7 +404,7 @@ def test_the_tail_is_cut_at_a_line_end_near_the_border() -> None:
 
 def test_files_are_chosen_by_name() -> None:
     items = shaped(["plays/a.md", "plays/b.md", "notes.md"], ["x", "y", "z"], False)
-    chosen = lambda pattern: [i.document.name for i in split(items, Validation.parse(pattern)).validation]
+    chosen = lambda pattern: [i.document.name for i in split(items, Validation.parse(pattern))[1]]
     assert chosen("files plays/*.md") == ["plays/a.md", "plays/b.md"]
     assert chosen("files b.md") == ["plays/b.md"]
     with pytest.raises(DataError, match="leaves nothing to validate with") as caught:
@@ -414,7 +415,7 @@ def test_files_are_chosen_by_name() -> None:
 @given(contents=st.lists(st.text("ab", min_size=1, max_size=40), min_size=1, max_size=60), fraction=st.floats(0, 1.5))
 @quick
 def test_a_sample_of_text_has_about_its_share_of_characters(contents: list[str], fraction: float) -> None:
-    found = thinned(contents, fraction)
+    found = [text for text, _ in thinned(((len(text), text, False) for text in contents), fraction)]
     assert abs(sum(map(len, found)) - min(1, fraction) * sum(map(len, contents))) <= 40
 
 

@@ -9,19 +9,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from documents import reading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sources import cache, plan_of, source  # noqa: F401
 
 from llmspec.core.problems import DataError
-from llmspec.data import prepare as preparing
+from llmspec.data import making
 from llmspec.data.fetch import Fetch
-from llmspec.data.leaks import HeldOut, alike, content, normalised, notice, turns_alike
+from llmspec.data.leaks import EXAMPLES, alike, content, normalised, notice, turns_alike
 from llmspec.data.prepare import prepare
-from llmspec.data.reading import View, content_keys, read_all
+from llmspec.data.reading import View, content_keys, find_leaks, read_all
 from llmspec.data.shaping import Turn
-from llmspec.data.split import Shaped
+from llmspec.data.split import VALIDATES, Shaped
 from llmspec.parts.sources import Document
 
 quick = settings(deadline=None, max_examples=60)
@@ -115,14 +117,17 @@ def test_no_sign_within_a_text_is_lost(text: str, data: st.DataObject) -> None:
 def test_all_that_is_planted_is_found_and_nothing_else(data: st.DataObject, count: int, names: int) -> None:
     unique = [f"text number {i} of a kind" for i in range(2 * count)]
     held, own = unique[:count], unique[count:]
-    sides = {f"v{i}": [shaped(t, f"v{n}") for n, t in enumerate(held) if n % names == i] for i in range(names)}
+    sides = {f"v{i}": reading([shaped(t, f"v{n}") for n, t in enumerate(held) if n % names == i], VALIDATES, f"v{i}")
+             for i in range(names)}
     planted = data.draw(st.lists(st.tuples(st.sampled_from(held), st.sampled_from(list(LOOKS.values()))), max_size=8))
     training = [(shaped(t), False) for t in own] + [(shaped(look(t)), True) for t, look in planted]
     training = data.draw(st.permutations(training))
-    clean, leaks = HeldOut(sides).split([item for item, _ in training])
+    own_ = reading([item for item, _ in training])
+    find_leaks({**sides, "a": own_})
     for form in ("plain", "dialogue"):
-        assert clean[form] == [item for item, leaked in training if not leaked]
-        assert len(leaks[form]) == len(planted)
+        assert own_.leaked[form].tolist() == [leaked for _, leaked in training]
+        assert own_.in_both[form] == len(planted) and len(own_.leaks[form]) == min(EXAMPLES, len(planted))
+    assert [item.text for item in own_.train_of["plain"]] == [item.text for item, leaked in training if not leaked]
 
 
 def lines(folder: Path, name: str, found: list[str]) -> str:
@@ -165,7 +170,7 @@ def test_leaks_are_refused_where_the_spec_says_so_also_when_the_tokens_are_there
         assert "1 training document of a is validated with too: a.jsonl:1 is a (a.jsonl:37)" in first.message
         assert second.hint and second.consequence
         if not attempt:
-            monkeypatch.setattr(preparing, "read_all", lambda *args: pytest.fail("the texts were read again"))
+            monkeypatch.setattr(making, "read_all", lambda *args: pytest.fail("the texts were read again"))
     assert prepare(leaking(tmp_path)).measured.sources[1].in_both == 3
 
 
@@ -213,13 +218,15 @@ def test_a_source_as_text_and_the_same_as_dialogues_are_two(tmp_path: Path) -> N
 @given(found=st.lists(texts, min_size=1, max_size=9), more=texts, data=st.data())
 @quick
 def test_content_is_the_set_of_texts(found: list[str], more: str, data: st.DataObject) -> None:
-    one = content([shaped(t) for t in found])["plain"]
-    again = content([shaped(t) for t in data.draw(st.permutations([*found, found[0]]))])["plain"]
-    assert again == (one.key, len(found) + 1, one.duplicates + 1)
+    keys = lambda texts: content(np.array([alike(t) for t in texts], "S16"))
+    one = keys(found)
+    twice = keys(data.draw(st.permutations([*found, found[0]])))
+    assert (twice.key, twice.documents, twice.duplicates) == (one.key, one.documents + 1, one.duplicates + 1)
     assert one.documents - one.duplicates == len({alike(t) for t in found})
     new = alike(more) not in {alike(t) for t in found}
-    assert (content([shaped(t) for t in [*found, more]])["plain"].key != one.key) == new
-    assert set(content([shaped("a", turns=[Turn("user", ("a",))])])) == {"plain", "dialogue"}
+    assert (keys([*found, more]).key != one.key) == new
+    assert set(reading([shaped("a")]).content) == {"plain"}
+    assert set(reading([shaped("a", turns=[Turn("user", ("a",))])]).content) == {"plain", "dialogue"}
 
 
 # -- speed -----------------------------------------------------------------------------------------------------------
@@ -228,10 +235,10 @@ def test_a_hundred_thousand_documents_take_seconds(tmp_path: Path) -> None:
     normalised("a")
     items = [shaped(f"Document number {i}: it says “{i * i}”, and little else.") for i in range(100_000)]
     began = time.process_time()
-    clean, leaks = HeldOut({"v": items[:10_000]}).split(items[5_000:])
-    found = content(items)
+    trained = reading(items[5_000:])
+    find_leaks({"v": reading(items[:10_000], VALIDATES, "v"), "a": trained})
     seconds = time.process_time() - began
-    assert len(leaks["plain"]) == 5_000 and len(clean["plain"]) == 90_000 and found
+    assert trained.in_both["plain"] == 5_000 and len(trained.train_of["plain"]) == 90_000 and trained.content
     assert seconds < 6, seconds
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, field_validator
 
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.base import Part
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ChatRole = Literal["system", "developer", "user", "assistant"]
 ROLES: tuple[ChatRole, ...] = ("system", "developer", "user", "assistant")
@@ -37,6 +40,9 @@ class Codec(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, never the id of a role, an end or a marker. Raises DataError for lone surrogates."""
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The same without a list: all ids one after another (N,) int32, and how many each text has (n,) int64."""
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
         """Text of ids; special tokens are left out, or spelled where asked. Broken UTF-8 becomes U+FFFD."""
@@ -84,9 +90,16 @@ class Tokenizer(Part):
         """What is wrong with these settings, as far as can be known without text."""
         return ()
 
-    def train(self, texts: Iterable[str]) -> Codec:
-        """A codec learned from texts (an iterable of pieces); raises DataError where they do not suffice."""
+    def train(self, texts: Iterable[str], tell: Callable[[str], None] = lambda what: None) -> Codec:
+        """A codec learned from texts (an iterable of pieces); raises DataError where they do not suffice.
+
+        `tell` hears each second what is being done."""
         raise TypeError(f"{type(self).__name__} cannot be trained")
+
+    def cut(self, text: str, begin: int, end: int) -> int:
+        """The last place in (begin, end] where `text`, a piece of which begins at `begin` and which goes on behind
+        `end`, may be cut: both parts have together the tokens of the whole."""
+        return end
 
     def load(self, text: str) -> Codec:
         """The codec that `Codec.to_json` wrote; raises DataError where it belongs to other settings."""

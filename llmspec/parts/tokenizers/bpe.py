@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
-from typing import Any, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal
 
+from llmspec.core.folders import cache_dir
 from llmspec.core.problems import DataError, Problem
+from llmspec.parts.tokenizers import learner
 from llmspec.parts.tokenizers.base import VOCAB_FIELD, Codec, Tokenizer, foreign, spell, utf8
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _PARALLEL = "TOKENIZERS_PARALLELISM"
+AT_ONCE = 200_000
+"""Characters that are learned from in this process: it takes less than a second."""
+_LOOKED_AHEAD = 4
+"""Characters after a word that may have a say in where it ends."""
+Tell = Callable[[str], None]
+"""Told now and then what is being done."""
 _HOME = os.getpid()
 """The process that may use the library's threads: not one that was forked from it."""
 
@@ -30,31 +46,77 @@ class BPE(Tokenizer):
         n = len(self.specials())
         yield from self._check_room(self.vocab, n + 256, f"its {n} special tokens and the 256 bytes")
 
-    def train(self, texts: Iterable[str]) -> Codec:
+    def train(self, texts: Iterable[str], tell: Tell = lambda what: None) -> Codec:
         from tokenizers import Tokenizer as HF
-        from tokenizers import decoders, models, pre_tokenizers, trainers
 
         if problems := tuple(self.check()):
             raise DataError(problems)
-        tokenizer = HF(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab,
-            # A pair that was seen once teaches nothing about text that was not.
-            min_frequency=2,
-            special_tokens=list(self.specials()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        with _threads():
-            tokenizer.train_from_iterator(_checked(texts), trainer)
+        texts, head, size = _checked(texts), list[str](), 0
+        for text in texts:
+            head.append(text)
+            size += len(text)
+            if size > AT_ONCE:
+                tokenizer = HF.from_str(self._learned_apart(chain(head, texts), tell))
+                break
+        else:
+            with _threads():
+                tokenizer = learner.learn(head, self.vocab, self.specials())
         if (found := tokenizer.get_vocab_size()) < self.vocab:
             raise DataError(Problem(
                 f"the training text yields only {found} tokens, not {self.vocab}", ("tokenizer", "vocab"),
                 f"vocab: {found}", f"{self.vocab - found} rows of the model would never be used",
             ))
         return BPECodec(tokenizer)
+
+    def _learned_apart(self, texts: Iterable[str], tell: Tell) -> str:
+        """tokenizer.json, learned by another process, which ends with this one and where this one is stopped."""
+        with tempfile.TemporaryFile(dir=cache_dir()) as sample, tempfile.TemporaryFile() as out, \
+                tempfile.TemporaryFile() as err:
+            learner.spool(texts, sample)
+            size = sample.tell()
+            part = learner.share(sample)
+            what = f"training the tokenizer on {size / 1e6:,.0f} MB"
+            if part < 1:
+                what += f", {part:.0%} of it, since there are so many different words"
+            sample.flush()
+            sample.seek(0)
+            asked = {"vocab": self.vocab, "specials": self.specials(), "share": part}
+            process = subprocess.Popen([sys.executable, "-P", learner.__file__, json.dumps(asked)], stdin=sample,
+                                       stdout=out, stderr=err, env={_PARALLEL: "true", **_outside()})
+            try:
+                while process.poll() is None:
+                    tell(what)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(1)
+            finally:
+                process.kill()
+                process.wait()
+            out.seek(0)
+            err.seek(0)
+            if process.returncode:
+                said = err.read().decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+                raise DataError(f"training the tokenizer ended with status {process.returncode}: {said[0]}",
+                                "there may be too little memory: take less text or a smaller vocabulary")
+            return out.read().decode()
+
+    def cut(self, text: str, begin: int, end: int) -> int:
+        place = end
+        while place > begin + 1:
+            # White space after something else always begins a new word, and no pattern looks back.
+            place = max(text.rfind(" ", begin + 1, place), text.rfind("\n", begin + 1, place))
+            if place > begin and not text[place - 1].isspace():
+                return place
+        return self._cut_word(text, begin, end)
+
+    def _cut_word(self, text: str, begin: int, end: int) -> int:
+        """The same where no word ends at white space: at the end of a run of the pattern, tried out."""
+        window = text[begin : end + 1]
+        ends = _ends(window)
+        for i in range(len(ends) - 1, -1, -1):
+            # What is matched near the window's end could be longer than the window.
+            if ends[i] <= len(window) - _LOOKED_AHEAD and _ends(window[: ends[i]]) == ends[: i + 1]:
+                return begin + ends[i]
+        raise AssertionError("a run of the pattern is bounded, and the window holds many")
 
     def load(self, text: str) -> Codec:
         from tokenizers import Tokenizer as HF
@@ -66,6 +128,16 @@ class BPE(Tokenizer):
         if codec.specials != {s: i for i, s in enumerate(self.specials())} or codec.vocab != self.vocab:
             raise foreign("bpe")
         return codec
+
+
+def _ends(text: str) -> list[int]:
+    """Where the words of a text end."""
+    return [end for _, (_, end) in _words().pre_tokenize_str(text)]
+
+
+@cache
+def _words() -> Any:
+    return learner.words()
 
 
 class BPECodec:
@@ -98,6 +170,15 @@ class BPECodec:
         texts = list(_checked(texts))
         with _threads():
             return [found.ids for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        import numpy as np
+
+        texts = list(_checked(texts))
+        with _threads():
+            found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        return np.fromiter(chain.from_iterable(one.ids for one in found), np.int32, int(lengths.sum())), lengths
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
         return spell(map((self._spelled if specials else self._table).__getitem__, ids))
@@ -138,6 +219,11 @@ def _threads() -> Iterator[None]:
         yield
     finally:
         os.environ[_PARALLEL] = "false"
+
+
+def _outside() -> dict[str, str]:
+    """The environment, without what this module has set itself."""
+    return {name: value for name, value in os.environ.items() if name != _PARALLEL or _chosen_by_user()}
 
 
 @cache

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.tokenizers.base import Codec, Tokenizer, foreign, spell, utf8
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Byte(Tokenizer):
@@ -18,7 +21,7 @@ class Byte(Tokenizer):
     def size(self) -> int:
         return len(self.specials()) + 256
 
-    def train(self, texts: Iterable[str]) -> Codec:
+    def train(self, texts: Iterable[str], tell: Callable[[str], None] = lambda what: None) -> Codec:
         return ByteCodec(self.specials())
 
     def load(self, text: str) -> Codec:
@@ -38,9 +41,14 @@ class ByteCodec:
         self._spellings = list(specials)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode_flat([text])[0].tolist() for text in texts]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         import numpy as np
 
-        return [(np.frombuffer(utf8(text), np.uint8).astype(np.int32) + self._first).tolist() for text in texts]
+        spelled = [utf8(text) for text in texts]
+        ids = np.frombuffer(b"".join(spelled), np.uint8).astype(np.int32) + self._first
+        return ids, np.fromiter(map(len, spelled), np.int64, len(spelled))
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
         return spell(

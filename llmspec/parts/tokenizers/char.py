@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.core.units import Share
 from llmspec.parts.tokenizers.base import UNKNOWN, Codec, Tokenizer, foreign, spell, utf8
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Char(Tokenizer):
@@ -41,7 +45,7 @@ class Char(Tokenizer):
         smallest = len(self.specials()) + 1
         yield from self._check_room(self.vocab, smallest, f"its {smallest - 1} special tokens and one character")
 
-    def train(self, texts: Iterable[str]) -> Codec:
+    def train(self, texts: Iterable[str], tell: Callable[[str], None] = lambda what: None) -> Codec:
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text)
@@ -70,22 +74,29 @@ class CharCodec:
         self._spellings = [*specials, *characters]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode_flat([text])[0].tolist() for text in texts]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         import numpy as np
 
-        characters = self._spellings[self._first :]
-        if not characters:
-            return [[self._unknown] * len(text) for text in texts]
-        codes = np.array([ord(c) for c in characters], np.uint32)
-        order = np.argsort(codes)
-        known, ids = codes[order], (order + self._first).astype(np.int32)
-
-        def one(text: str) -> list[int]:
+        for text in texts:
             utf8(text)
-            points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-            near = np.searchsorted(known, points).clip(max=len(known) - 1)
-            return np.where(known[near] == points, ids[near], self._unknown).tolist()
+        points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        known, ids = self._known
+        if not len(known):
+            return np.full(len(points), self._unknown, np.int32), lengths
+        near = np.searchsorted(known, points).clip(max=len(known) - 1)
+        return np.where(known[near] == points, ids[near], self._unknown).astype(np.int32), lengths
 
-        return [one(text) for text in texts]
+    @cached_property
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Code points that have ids, in order, and their ids."""
+        import numpy as np
+
+        codes = np.array([ord(c) for c in self._spellings[self._first :]], np.uint32)
+        order = np.argsort(codes)
+        return codes[order], (order + self._first).astype(np.int32)
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
         return spell(

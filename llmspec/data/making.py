@@ -1,0 +1,137 @@
+"""What phases read, made from texts where the cache does not have it: the tokenizer, and token files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmspec.core.hashing import digest
+from llmspec.core.problems import DataError
+from llmspec.data import entries
+from llmspec.data.entries import Entry
+from llmspec.data.fetch import Fetch, Progress
+from llmspec.data.leaks import Content
+from llmspec.data.reading import FORMAT, Reading, View, changed, dropped, fingerprints, read_all, thinned
+from llmspec.data.recognition import Found
+from llmspec.data.split import TRAINS
+from llmspec.data.tokens import spelled
+from llmspec.data.unknown import Unknown
+from llmspec.data.writing import Cutter, FileRows, TokenWriter
+from llmspec.parts.sources import Source
+from llmspec.parts.sources.notes import Notes
+from llmspec.parts.tokenizers import Codec, Tokenizer
+
+TOKENIZER_TEXT = 100_000_000
+"""Characters that a tokenizer is trained on, at most."""
+SIDES = ("train", "validation")
+"""Names of the sides' files, in the order of TRAINS and VALIDATES."""
+
+
+@dataclass
+class Maker:
+    """Makes what is missing in the cache. Texts are read only if something is missing, and never kept in memory."""
+
+    tokenizer: Tokenizer
+    sources: Mapping[str, Source]
+    views: list[View]
+    prints: Mapping[str, Any]
+    keys: Mapping[View, str]
+    weights: Mapping[str, float]
+    fetch: Fetch
+    report: Progress
+    leaks: str
+    found: Mapping[str, Found]
+
+    @cached_property
+    def readings(self) -> dict[str, Reading]:
+        return read_all(self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.leaks)
+
+    @property
+    def codec_key(self) -> str:
+        texts = [self.keys[View(name, "plain")] for name in self.sources] if self.tokenizer.learns else []
+        settings = {"format": FORMAT, "tokenizer": self.tokenizer.identity()}
+        sample = {"most": TOKENIZER_TEXT, "weights": [self.weights[name] for name in self.sources]}
+        return digest({**settings, "texts": texts, "sample": sample if self.tokenizer.learns else {}})
+
+    def codec(self) -> Codec:
+        entry = entries.find("tokenizers", self.codec_key)
+        if entry is not None:
+            try:
+                return self.tokenizer.load((entry.folder / "tokenizer.json").read_text(encoding="utf-8"))
+            except DataError:  # written by another version of the library
+                pass
+
+        def write(folder: Path) -> dict[str, Any]:
+            self.report("training the tokenizer", 0, 0)
+            codec = self.tokenizer.train(self._sample() if self.tokenizer.learns else (),
+                                         lambda what: self.report(what, 0, 0))
+            (folder / "tokenizer.json").write_text(codec.to_json(), encoding="utf-8")
+            return {"vocab": codec.vocab}
+
+        made = entries.make("tokenizers", self.codec_key, write)
+        return self.tokenizer.load((made.folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+    def _sample(self) -> Iterator[str]:
+        """Training text in the proportions of the mixture, as far as each source's text goes; long texts in pieces."""
+        sides = {name: reading.train_of["plain"] for name, reading in self.readings.items()}
+        sizes = {name: sum(self.readings[name].length(i) for i in side.numbers) for name, side in sides.items()}
+        most = min(TOKENIZER_TEXT, sum(sizes.values()))
+        cutter = Cutter(self.tokenizer.cut)
+        for name, side in sides.items():
+            texts = ((self.readings[name].length(number), spelled(item.plain), item.document.more)
+                     for number, item in side.stretches() if item.plain is not None)
+            for text, more in thinned(texts, self.weights[name] * most / max(1, sizes[name])):
+                yield from cutter.push(text)
+                if not more:
+                    yield from cutter.end()
+
+    def tokens(self, view: View, codec: Codec) -> Entry:
+        key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json())})
+        found = entries.find("tokens", key)
+        return found or entries.make("tokens", key, lambda folder: self._write(folder, view, codec))
+
+    def _write(self, folder: Path, view: View, codec: Codec) -> dict[str, Any]:
+        """One pass over a source, to the files of both sides."""
+        reading = self.readings[view.source]
+        held = reading.content.get(view.form, Content("", 0, 0))
+        total, done = int(reading.survey.lengths.sum()), 0
+
+        def tell(characters: int) -> None:
+            nonlocal done
+            done = min(total, done + characters)
+            self.report(f"tokenising {view.source}", done, total)
+
+        def files(side: str) -> Callable[..., FileRows]:
+            return lambda field, kind, shape: FileRows(folder / f"{side}.{field}.npy", kind, shape)
+
+        spoken = view.form == "dialogue"
+        writers = [TokenWriter(codec, files(side), self.tokenizer.cut, spoken, tell) for side in SIDES]
+        notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
+        leaked = np.zeros(reading.documents, bool) if reading.allowed else reading.leaked[view.form]
+        for side, number, item in reading.walk():
+            if side == TRAINS and leaked[number]:
+                continue
+            dropped(notes[side], item, view.form)
+            if spoken and item.turns is not None:
+                writers[side].dialogue(item.turns)
+            elif not spoken and item.plain is not None:
+                writers[side].text(item.plain, item.document.more)
+            letters[side].add(spelled(text) for text in view.contents(item))
+        counts = {name: {**writer.close(), "unknown": found.dump(), "dropped": noted.dump()}
+                  for name, writer, found, noted in zip(SIDES, writers, letters, notes, strict=True)}
+        self._check_unchanged()
+        return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
+                "in_both": reading.in_both[view.form], "leaks": reading.leaks[view.form],
+                "content": held.key, "duplicates": held.duplicates, "notes": reading.notes.dump()}
+
+    def _check_unchanged(self) -> None:
+        """Raises DataError where sources have changed since their text's key was made."""
+        now = fingerprints(self.sources, self.fetch)
+        if problems := [problem for name in self.sources if now[name] != self.prints[name]
+                        for problem in changed(name).problems]:
+            raise DataError(problems)

@@ -1,0 +1,226 @@
+"""Token files as they grow: whatever the length of a corpus, no more than a few megabytes of it are in memory.
+
+N tokens, n documents, R roles (the order of ROLES).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from llmspec.data.shaping import Marker, Pieces, Turn
+from llmspec.parts.tokenizers import Codec
+from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES, UNKNOWN
+
+CHARACTERS_AT_ONCE = 1_000_000
+"""Text handed to the tokenizer in one go: enough to keep every core busy, little enough to stop within a second."""
+PIECE = 1 << 16
+"""Characters from which a text is tokenised in pieces, so that one long text keeps every core busy too."""
+
+Cut = Callable[[str, int, int], int]
+"""(text, begin, end) -> the last place after `begin`, up to `end`, where tokens always end; see Tokenizer.cut."""
+Report = Callable[[int], None]
+"""Called with the number of characters tokenised since the last call."""
+
+
+class Rows(Protocol):
+    """An array that grows along its first axis."""
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows of the array's shape."""
+
+    def close(self) -> np.ndarray | None:
+        """No more will come."""
+
+
+class MemoryRows:
+    """Rows in memory."""
+
+    def __init__(self, kind: type, shape: tuple[int, ...] = ()) -> None:
+        self._parts: list[np.ndarray] = [np.zeros((0, *shape), kind)]
+
+    def append(self, rows: np.ndarray) -> None:
+        self._parts.append(rows.astype(self._parts[0].dtype))
+
+    def close(self) -> np.ndarray:
+        return np.concatenate(self._parts)
+
+
+class FileRows:
+    """Rows in a .npy file, the same bytes as np.save writes."""
+
+    def __init__(self, path: Path, kind: type, shape: tuple[int, ...] = ()) -> None:
+        self._kind, self._shape, self._rows = np.dtype(kind), shape, 0
+        self._file = path.open("w+b")
+        self._begin()
+
+    def _begin(self) -> None:
+        # numpy leaves room for the first axis to grow, so that a header of more rows takes no more bytes.
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(self._file, {
+            "descr": np.lib.format.dtype_to_descr(self._kind), "fortran_order": False,
+            "shape": (self._rows, *self._shape)})
+
+    def append(self, rows: np.ndarray) -> None:
+        self._rows += len(rows)
+        self._file.write(np.ascontiguousarray(rows, self._kind).data)
+
+    def close(self) -> None:
+        with self._file:
+            begins = np.lib.format.MAGIC_LEN + 2
+            length = self._rows * self._kind.itemsize * int(np.prod(self._shape, dtype=np.int64))
+            self._begin()
+            size = self._file.seek(0, 2)
+            if size - length < begins or (size - length) % 64:
+                raise OSError(f"{self._file.name} has {size} bytes, and {length} of rows were written")
+
+
+class Cutter:
+    """Text that comes in stretches, in pieces that are tokenised apart as they would be together."""
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut, self._rest = cut, ""
+
+    def push(self, text: str) -> Iterator[str]:
+        """Pieces that are sure, now that `text` has come."""
+        if not self._rest and len(text) <= PIECE:
+            self._rest = text
+            return
+        text, begin = self._rest + text, 0
+        while len(text) - begin > PIECE:
+            end = self._cut(text, begin, begin + PIECE)
+            yield text[begin:end]
+            begin = end
+        self._rest = text[begin:]
+
+    def end(self) -> Iterator[str]:
+        """The last piece."""
+        last, self._rest = self._rest, ""
+        if last:
+            yield last
+
+
+class TokenWriter:
+    """Documents to tokens, into the arrays of a TokenSet that `open_(field, kind, shape of a row)` gives."""
+
+    def __init__(self, codec: Codec, open_: Callable[[str, type, tuple[int, ...]], Rows], cut: Cut, dialogues: bool,
+                 report: Report = lambda done: None) -> None:
+        self._codec, self._report, self._dialogues = codec, report, dialogues
+        self._cutter = Cutter(cut)
+        width = len(ROLES) if dialogues else 1
+        self.rows: dict[str, Rows] = {
+            "tokens": open_("tokens", np.uint16 if codec.vocab <= 1 << 16 else np.uint32, ()),
+            "offsets": open_("offsets", np.int64, ()), "characters": open_("characters", np.int64, (width,))}
+        if dialogues:
+            self.rows["speakers"] = open_("speakers", np.uint8, ())
+            self.rows["spoken"] = open_("spoken", np.int64, (width,))
+        self.rows["offsets"].append(np.zeros(1, np.int64))
+        self.documents = self.tokens = self.characters = self.unknown = 0
+        self._said = [0] * width
+        self._width = width
+        self._unknown = codec.specials.get(UNKNOWN)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._texts: list[str] = []
+        self._specials, self._codes, self._ends, self._counts = array("q"), bytearray(), array("q"), array("q")
+        self._size = 0
+
+    # -- what comes ------------------------------------------------------------------------------------------------
+    def text(self, pieces: Pieces, more: bool = False) -> None:
+        """A plain document, or with `more` a stretch of it. It has no end token: the layout puts those between."""
+        for i, piece in enumerate(pieces, 1):
+            if isinstance(piece, Marker):
+                self._special(piece)
+                continue
+            self._said[0] += len(piece)
+            self._put(piece, 0, more and i == len(pieces))
+        if not more:
+            self._end()
+
+    def dialogue(self, turns: Sequence[Turn]) -> None:
+        """END, and for every turn its role's token, its content and the end of turn."""
+        self._special(END)
+        for turn in turns:
+            role = ROLES.index(turn.role)
+            self._special(f"<|{turn.role}|>")
+            for piece in turn.content:
+                if isinstance(piece, Marker):
+                    self._special(piece, role + 1)
+                    continue
+                self._said[role] += len(piece)
+                self._put(piece, role + 1)
+            self._special(END_OF_TURN, role + 1)
+        self._end()
+
+    def close(self) -> dict[str, Any]:
+        """Write the rest; the numbers of documents, tokens, characters and unknown characters."""
+        self._flush()
+        self.arrays = {name: rows.close() for name, rows in self.rows.items()}
+        return {"documents": self.documents, "tokens": self.tokens, "characters": self.characters,
+                "unknown": self.unknown}
+
+    # -- on the way ------------------------------------------------------------------------------------------------
+    def _special(self, spelling: str, code: int = 0) -> None:
+        self._specials.append(self._codec.specials[spelling])
+        self._codes.append(code)
+
+    def _put(self, text: str, code: int, more: bool = False) -> None:
+        """A text; with `more`, the next one goes on with it."""
+        for piece in self._cutter.push(text):
+            self._piece(piece, code)
+        if not more:
+            for piece in self._cutter.end():
+                self._piece(piece, code)
+
+    def _piece(self, piece: str, code: int) -> None:
+        self._texts.append(piece)
+        self._specials.append(-1)
+        self._codes.append(code)
+        self._size += len(piece)
+        # Dialogues are counted by document, so that those are written whole.
+        if self._size >= CHARACTERS_AT_ONCE and not self._dialogues:
+            self._flush()
+
+    def _end(self) -> None:
+        self._ends.append(len(self._codes))
+        self._counts.extend(self._said)
+        self._said = [0] * self._width
+        if self._size >= CHARACTERS_AT_ONCE or len(self._codes) >= CHARACTERS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Tokenise and write what has gathered."""
+        ids, lengths = self._codec.encode_flat(self._texts)
+        specials = np.frombuffer(self._specials, np.int64)
+        codes = np.frombuffer(bytes(self._codes), np.uint8)
+        of_piece = np.ones(len(specials), np.int64)
+        of_piece[specials < 0] = lengths
+        after = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_piece)])
+        tokens = np.empty(after[-1], np.int32)
+        text = np.ones(len(tokens), bool)
+        text[after[:-1][specials >= 0]] = False
+        tokens[text], tokens[~text] = ids, specials[specials >= 0]
+        ends = np.frombuffer(self._ends, np.int64)
+        counts = np.frombuffer(self._counts, np.int64).reshape(-1, self._width)
+        if self._unknown is not None:
+            self.unknown += int(np.count_nonzero(ids == self._unknown))
+        self.rows["tokens"].append(tokens)
+        self.rows["offsets"].append(self.tokens + after[ends])
+        self.rows["characters"].append(counts)
+        if self._dialogues:
+            self.rows["speakers"].append(np.repeat(codes, of_piece))
+            document = np.searchsorted(ends, np.arange(len(codes)), side="right")
+            said = codes > 0
+            cell = document[said] * self._width + codes[said] - 1
+            spoken = np.bincount(cell, of_piece[said], len(ends) * self._width).astype(np.int64)
+            self.rows["spoken"].append(spoken.reshape(-1, self._width))
+        self.tokens += len(tokens)
+        self.documents += len(ends)
+        self.characters += int(counts.sum())
+        self._report(self._size)
+        self._clear()
