@@ -40,10 +40,12 @@ class Fetch:
         self._offline = offline
         self._progress = progress or (lambda message, done, total: None)
 
-    def noting(self, notes: Notes) -> Fetch:
-        """The same one, which adds what a source leaves out to `notes`."""
+    def noting(self, notes: Notes, quiet: bool = False) -> Fetch:
+        """The same one, which adds what a source leaves out to `notes`; `quiet`, it does not say what it reads."""
         other = copy.copy(self)
         other.notes = notes
+        if quiet:
+            other._progress = lambda message, done, total: None
         return other
 
     def package(self, name: str, version: str, sha256: str) -> Path:

@@ -19,12 +19,10 @@ from llmspec.data.survey import Changed, Read, Survey, survey, walk
 from llmspec.parts.sources import Document, Fetcher, Source
 from llmspec.parts.sources.notes import Notes
 
-FORMAT = 4
+FORMAT = 5
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 _LONG = 10_000
 """Characters from which a document can be shortened instead of left out."""
-_TOLD = 1_000_000
-"""Characters after which it is told how far reading has come."""
 
 Form = str
 """How a source is read: `plain` or `dialogue`."""
@@ -158,8 +156,8 @@ def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetche
     wanted.update((view.source, ("plain", "dialogue")) for view in views if view.form == "dialogue")
 
     def read(name: str, source: Source) -> Reading:
-        return _read(name, source, fetch, markers, wanted[name],
-                     lambda done: progress(f"reading {name}", done, 0))
+        progress(f"reading {name}", 0, 0)
+        return _read(name, source, fetch, markers, wanted[name])
 
     readings: dict[str, Reading] = each_source(sources, read)
     find_leaks(readings)
@@ -289,28 +287,22 @@ def dropped(notes: Notes, item: Shaped, form: Form) -> None:
         notes.add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
 
 
-def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...],
-          report: Callable[[int], None]) -> Reading:
+def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...]) -> Reading:
     notes, fields = Notes(), _Fields(source.fields("dialogue" in wanted))
     first = True
 
     def read() -> Iterator[Shaped]:
         nonlocal first
-        # Later passes would only count the same once more.
-        now, first = (notes if first else Notes()), False
-        return _stretches(source, fetch.noting(now), markers, wanted)
+        # Later passes would only count the same once more, and say that they read amid what they read for.
+        now, first = (fetch.noting(notes) if first else fetch.noting(Notes(), quiet=True)), False
+        return _stretches(source, now, markers, wanted)
 
     def looked_at() -> Iterator[Shaped]:
-        done = told = 0
         for item in read():
             fields.look(item.document)
             yield item
-            done += len(item.text)
-            if done - told >= _TOLD:
-                report(told := done)
         fields.check()
 
-    report(0)
     passes = iter((looked_at,))
     return Reading(name, read, survey(lambda: next(passes, read)(), source.validation), notes, wanted)
 

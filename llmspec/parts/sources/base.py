@@ -53,7 +53,7 @@ class Fetcher(Protocol):
     notes: Notes
     """What is left out or guessed on the way is added here; `noting` gives a source its own."""
 
-    def noting(self, notes: Notes) -> Fetcher:
+    def noting(self, notes: Notes, quiet: bool = False) -> Fetcher:
         """The same one, which adds what a source leaves out to `notes`."""
 
     def package(self, name: str, version: str, sha256: str) -> Path:
