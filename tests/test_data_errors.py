@@ -331,7 +331,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, cache: P
 
     with monkeypatch.context() as broken:
         broken.setattr(FileRows, "append", full)
-        with pytest.raises(DataError, match="No space left on device") as caught:
+        with pytest.raises(DataError, match="the disk is full") as caught:
             prepare(plan)
     assert "LLMSPEC_CACHE" in caught.value.problems[0].hint
     assert list((cache / "tokens").iterdir()) == []

@@ -7,10 +7,11 @@ import os
 import shutil
 import stat
 import sys
-from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 from llmspec.core.problems import Problem
+from llmspec.core.regular import KINDS, NotRegular, TooLarge, open_regular, read_regular
 from llmspec.core.units import size
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -22,6 +23,8 @@ SMALLEST = 64 << 10
 def explained(error: OSError, path: Path | str | None = None, hint: str = "") -> Problem:
     """What went wrong with a file and what to do about it; `hint` says how to choose another place for it."""
     named = Path(path or os.fsdecode(error.filename or "a file"))
+    if isinstance(error, NotRegular | TooLarge):
+        return Problem(f"{named}: it {'is ' if isinstance(error, NotRegular) else ''}{error.strerror}", hint=hint)
     number = error.errno or 0
     if number in NO_ROOM or (not number and "written" in str(error)):  # numpy's short writes carry no number
         return _no_room(named, number, hint)
@@ -89,9 +92,9 @@ def _owner(path: Path) -> str:
     return f" (it belongs to {whose}, mode {stat.S_IMODE(found.st_mode):04o})"
 
 
-# -- reading without trust ----------------------------------------------------------------------------------------
-def open_plain(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """A descriptor of a regular file: links are not followed, and pipes, sockets and devices neither wait nor open.
+# -- opening without trust ----------------------------------------------------------------------------------------
+def open_plain(path: Path, flags: int, mode: int = 0o666) -> int:
+    """A descriptor of a regular file that may be made: links are not followed, pipes and devices neither wait nor open.
 
     Raises:
         OSError: it is no such file, or cannot be opened; `strerror` says so in plain words.
@@ -102,29 +105,20 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
         handle = os.open(path, flags, mode)
     except OSError as e:
         raise OSError(e.errno, SAID.get(e.errno or 0, e.strerror), str(path)) from None
-    kind = stat.S_IFMT(os.fstat(handle).st_mode)
-    if kind != stat.S_IFREG:
+    if not stat.S_ISREG(kind := os.fstat(handle).st_mode):
         os.close(handle)
-        what = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}.get(kind, "a device")
-        number = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
-        raise OSError(number, f"it is {what}, not a file", str(path))
+        raise NotRegular(errno.EINVAL, f"{KINDS.get(stat.S_IFMT(kind), 'something else')}, not a file", str(path))
     return handle
 
 
-def reading(path: Path, most: int | None = None) -> BufferedReader:
-    """A regular file opened for reading. Raises OSError, also where it has more than `most` bytes."""
-    handle = open_plain(path)
-    found = os.fstat(handle).st_size
-    if most is not None and found > most:
-        os.close(handle)
-        raise OSError(errno.EINVAL, f"it has {size(found)}, and such a file has {size(most)} at most", str(path))
-    return os.fdopen(handle, "rb")
+def reading(path: Path) -> BinaryIO:
+    """A regular file opened for reading; a link to one is none. Raises OSError."""
+    return open_regular(path, links=False)
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """All of a regular file of at most `most` bytes. Raises OSError."""
-    with reading(path, most) as f:
-        return f.read(most)
+    """All of a regular file of at most `most` bytes; a link to one is none. Raises OSError."""
+    return read_regular(path, most, links=False)
 
 
 def real_folder(path: Path) -> bool:

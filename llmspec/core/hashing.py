@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def canonical(value: Any) -> str:
@@ -25,6 +24,6 @@ def file_digest(path: Path) -> str:
         return stream_digest(f)
 
 
-def stream_digest(file: BufferedReader) -> str:
+def stream_digest(file: BinaryIO) -> str:
     """sha256 (hex) of an open file's bytes, from where it stands."""
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmspec.compiler.budget import readable
+from llmspec.core.disk import explained
 from llmspec.core.folders import cache_dir
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
@@ -51,11 +52,13 @@ def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = No
     try:
         return _prepare(plan, offline, progress or (lambda message, done, total: None))
     except OSError as error:
-        raise DataError(
-            f"{error.filename or cache_dir()}: {error.strerror or error}",
-            "make room or give permission there, or set LLMSPEC_CACHE to another folder",
-            "nothing half-written is ever used",
-        ) from error
+        place = "set LLMSPEC_CACHE to another folder" if within_cache(error) else ""
+        raise DataError(explained(error, error.filename or cache_dir(), place)) from error
+
+
+def within_cache(error: OSError) -> bool:
+    """Whether it is the cache that could not be written or read, rather than a text."""
+    return not error.filename or str(error.filename).startswith(str(cache_dir()))
 
 
 def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:

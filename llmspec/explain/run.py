@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.compiler.proofs import Proof
-from llmspec.core.problems import RunError
 from llmspec.explain.curves import Curve, Validation, curve, overfitting, validations
 from llmspec.explain.promises import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
+from llmspec.runs.files import read_table
 from llmspec.runs.run import PhaseFolder, RunFolder
 
 State = Literal["done", "begun", "waiting", "of another plan"]
@@ -144,12 +144,11 @@ def credits(plan: Plan) -> tuple[SourceCredit, ...]:
 
 
 def _lock(folder: RunFolder) -> Mapping[str, Any]:
-    from llmspec.runs.files import read_json
-
-    try:
-        return read_json(folder.path / "lock.json")
-    except RunError:  # begun but not yet written, or of an older version: the rest is worth showing
-        return {}
+    """What the lock says, as far as it is of the right types: an older version's rest is worth showing."""
+    found = read_table(folder.path / "lock.json")
+    packages = found.get("packages")
+    return {**{k: v for k, v in found.items() if isinstance(v, str)},
+            "packages": {k: str(v) for k, v in packages.items()} if isinstance(packages, dict) else {}}
 
 
 def _state(phases: Sequence[PhaseRun]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -54,12 +55,17 @@ class Checkpoint:
             raise RunError(f"{path} is damaged: {', '.join(wrong)} is not what it should be")
         return found
 
-    def check(self) -> None:
-        """Compares every file with its digest. Raises Damaged."""
+    def check(self, most: int | None = None) -> None:
+        """Compares every file with its digest. Raises Damaged, also where one has more than `most` bytes of arrays."""
         for name in (WEIGHTS, STATE, CURSOR):
-            with _reading(self.folder / name), reading(self.folder / name) as f:
-                found = stream_digest(f)
-            self._compare(name, found)
+            self._compare(name, self._digest(name, most))
+
+    def _digest(self, name: str, most: int | None) -> str:
+        with _reading(self.folder / name), reading(self.folder / name) as f:
+            found = os.fstat(f.fileno()).st_size
+            if most is not None and found > most + tensors.HEADER:
+                raise Damaged(f"{name} has {found:,} bytes, and the plan's arrays take {most:,}")
+            return stream_digest(f)
 
     def belongs(self, key: str) -> None:
         """Compares its cursor with its folder's name and the phase's `key`. Raises Damaged, and RunError where it is
@@ -81,8 +87,8 @@ class Checkpoint:
             try:
                 found, hashed = tensors.read(path, expected)
             except tensors.Unfit as e:
-                with reading(path) as f:
-                    self._compare(name, stream_digest(f))  # damage is the likelier cause, and said first
+                # Damage is the likelier cause, and said first.
+                self._compare(name, self._digest(name, 4 * sum(map(math.prod, expected.values()))))
                 raise _foreign(path, str(e), "put back the file that belongs there, or remove the checkpoint") from None
         self._compare(name, hashed)
         return found
@@ -155,12 +161,13 @@ def _steps(phase: Path) -> Iterator[tuple[int, Path]]:
     yield from sorted(found, reverse=True)
 
 
-def newest(phase: Path, key: str = "") -> tuple[Checkpoint | None, list[str]]:
-    """The newest sound checkpoint of a phase, and a notice for each damaged one that was passed over.
+def newest(phase: Path, key: str = "", most: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint of a phase, and a notice for each damaged one that was passed over; no file of it
+    has more than `most` bytes of arrays.
 
     Raises RunError where one is whole but not of this phase (by its `key`), or may not be read.
     """
-    found, notices = attempt(phase, key, Checkpoint.check)
+    found, notices = attempt(phase, key, lambda saved: saved.check(most))
     return (found[0] if found else None), notices
 
 

@@ -17,7 +17,7 @@ from llmspec.core.problems import Problem, RunError
 
 LARGEST = 256 << 20
 """Bytes of a JSON file, at most."""
-LONGEST = 64 << 20
+LONGEST = 16 << 20
 """Bytes of a row, at most."""
 
 
@@ -134,6 +134,8 @@ class Rows:
             return
         with read_errors(self.path), reading(self.path) as f:
             while line := f.readline(LONGEST):
+                if len(line) == LONGEST:
+                    raise RunError(f"{self.path} is damaged: it has a line of more than {LONGEST:,} bytes")
                 yield line if line.endswith(b"\n") else line + b"\n", _row(line)
 
 

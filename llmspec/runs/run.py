@@ -54,10 +54,10 @@ class PhaseFolder:
         """Whether this very phase was trained to its end."""
         return self.about.get("key") == plan.key and bool(self.about.get("done"))
 
-    def checkpoint(self, key: str = "") -> tuple[Checkpoint | None, list[str]]:
+    def checkpoint(self, key: str = "", most: int | None = None) -> tuple[Checkpoint | None, list[str]]:
         """The newest sound checkpoint, and notices about damaged ones. Raises RunError where one is not of the phase
         with this key."""
-        return newest(self.folder, key)
+        return newest(self.folder, key, most)
 
     def weights(self, expected: Shapes) -> tuple[Checkpoint | None, dict[str, Any], list[str]]:
         """The weights of the newest sound checkpoint of the phase that is noted here, with notices as `checkpoint`."""
@@ -119,8 +119,8 @@ class RunFolder:
         """The codec of the run. Raises RunError where tokenizer.json is not the one that its lock names, and DataError
         where it is not the plan's."""
         path = self.path / "tokenizer.json"
-        text, locked = read_text(path), read_table(self.path / LOCK).get("tokenizer")
-        if locked is not None and locked != digest(text):
+        text, locked = read_text(path), read_table(self.path / LOCK)
+        if locked and locked.get("tokenizer") != digest(text):
             raise RunError(f"{path} is not the tokenizer that this run was trained with: {LOCK} has another hash of it",
                            hint="put back the tokenizer.json that was here, or run its spec again with --out",
                            consequence="the model would read and write other text than it learned")

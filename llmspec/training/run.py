@@ -18,7 +18,7 @@ from llmspec.data.notices import notices
 from llmspec.data.prepare import Prepared, prepare
 from llmspec.data.proofs import data_proofs
 from llmspec.runs.aside import put_in_place
-from llmspec.runs.claim import check_room
+from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
 from llmspec.training.prompts import rehearse
@@ -111,7 +111,7 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, pace.Foreca
         place = folder.phase(phase.name)
         if said := moves(phase.name, *put_in_place(place, phase.key)):
             bench.watcher.notice(said)
-        if finished(place, phase):
+        if finished(place, phase, checkpoint_bytes(bench.plan, phase)[1]):
             bench.watcher.reused(phase)
             finals[phase.name] = partial(final_weights, place, bench.plan)
             continue
@@ -139,9 +139,10 @@ def moves(name: str, moved: Path | None, back: Path | None) -> str:
     return f"{name} has changed: {kept}" if kept else ""
 
 
-def finished(place: PhaseFolder, phase: PhasePlan) -> bool:
-    """Whether this very phase was trained to its last step and the weights of that step are sound."""
-    saved, _ = place.checkpoint(phase.key) if place.done(phase) else (None, [])
+def finished(place: PhaseFolder, phase: PhasePlan, most: int) -> bool:
+    """Whether this very phase was trained to its last step and the weights of that step are sound; a file of them has
+    `most` bytes of arrays."""
+    saved, _ = place.checkpoint(phase.key, most) if place.done(phase) else (None, [])
     return saved is not None and saved.step == phase.steps
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from llmspec.core import strict_json
 from llmspec.core.problems import Problem
 from llmspec.core.units import Share
 from llmspec.parts.tokenizers.base import UNKNOWN, Codec, Tokenizer, foreign, spell, utf8
@@ -55,13 +56,20 @@ class Char(Tokenizer):
 
     def load(self, text: str) -> Codec:
         try:
-            saved = json.loads(text)
+            saved = strict_json.loads(text)
             codec = CharCodec(saved["vocab"], saved["specials"], saved["characters"])
         except (ValueError, KeyError, TypeError):
             raise foreign("char") from None
-        if (codec.vocab, tuple(codec.specials)) != (self.vocab, self.specials()):
+        if (codec.vocab, tuple(codec.specials)) != (self.vocab, self.specials()) or not sound(
+                saved["characters"], self.vocab - len(codec.specials)):
             raise foreign("char")
         return codec
+
+
+def sound(characters: Any, most: int) -> bool:
+    """Whether these are characters, each once, and no more than there are ids for."""
+    return (isinstance(characters, list) and len(characters) <= most and len(set(characters)) == len(characters)
+            and all(isinstance(c, str) and len(c) == 1 and not "\ud800" <= c <= "\udfff" for c in characters))
 
 
 class CharCodec:

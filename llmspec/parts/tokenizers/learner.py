@@ -38,13 +38,19 @@ def words() -> Any:
     return pre_tokenizers.Split(Regex(WORDS), "isolated")
 
 
+def cutting() -> Any:
+    """What cuts text into the pieces that are learned from, as bytes."""
+    from tokenizers import pre_tokenizers
+
+    return pre_tokenizers.Sequence([words(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
 def learn(texts: Iterable[str], vocab: int, specials: Sequence[str]) -> Any:
     """A tokenizer of the `tokenizers` library with up to `vocab` ids."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [words(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = cutting()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
