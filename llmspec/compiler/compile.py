@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmspec.compiler import fit, keys, network, schedule
+from llmspec.compiler import fit, keys, network, numbers, schedule
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
 from llmspec.compiler.proofs import prove, refuse
@@ -15,7 +15,9 @@ PASSES: tuple[Pass, ...] = (
     Pass("check device", ("device",), network.check_device),
     Pass("resolve parts", ("any model",), network.resolve_parts),
     Pass("check parts", ("dims",), network.check_parts),
+    Pass("check numbers", (), numbers.check_numbers),
     Pass("build tensor table", ("dims", "model", "tokenizer"), network.build_table),
+    Pass("check start", ("network",), numbers.check_start),
     Pass("order phases", ("phases",), schedule.order_phases),
     Pass("plan phases", ("network", "order"), schedule.plan_phases),
     Pass("fit memory", ("model", "network", "planned"), fit.fit_memory),

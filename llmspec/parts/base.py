@@ -31,6 +31,14 @@ class Part(Frozen):
     """What it computes, in one line; empty where that is no formula."""
     revision: ClassVar[int] = 1
     """Changes when the part's meaning does, so that results made with the old meaning are not reused."""
+    effects: ClassVar[dict[str, tuple[str, str]]] = {}
+    """Key of a number -> what would happen if float32 made 0 of it, and infinity (or 1, where it has to be less)."""
+    in_float64: ClassVar[tuple[str, ...]] = ()
+    """Keys of numbers that only the host computes with, in float64."""
+
+    def strained(self) -> Iterable[Problem]:
+        """What is wrong with numbers that float32 holds, since it does not hold what the graph makes of them."""
+        return ()
 
     def identity(self) -> dict[str, Any]:
         """JSON-able value that addresses what this part does: its settings and its version."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class ModelSpec(Frozen):
     """Architecture: a decoder-only transformer made of parts."""
 
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        "dropout": ("nothing would be dropped", "everything would be dropped")}
     context: int = Field(gt=0, le=1 << 24)
     """Longest sequence, in tokens."""
     d_model: int = Field(gt=0, le=1 << 20)

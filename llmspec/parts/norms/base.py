@@ -1,10 +1,16 @@
 """What every norm has: where it stands and its epsilon."""
 
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from llmspec.core.float32 import LARGEST
+from llmspec.core.problems import Problem
 from llmspec.parts.base import Dims, ModelPart, Pointwise
+
+SMALLEST_EPS = 1.01 * LARGEST ** (-2 / 3)
+"""About 2.1e-26."""
 
 
 class Norm(ModelPart):
@@ -12,10 +18,19 @@ class Norm(ModelPart):
 
     per_number: ClassVar[Pointwise]
     """Operations for each number, the sum with the residual stream included."""
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        "eps": ("a constant vector would be divided by 0 and become NaN", "every vector would become 0")}
     placement: Literal["pre", "post"] = "pre"
     """pre: x + f(norm(x)), with one more norm before the head; post: norm(x + f(x)), as in Vaswani et al. 2017."""
     eps: float = Field(1e-5, gt=0)
     """Added to the variance, so that a constant vector does not divide by zero."""
+
+    def strained(self) -> Iterable[Problem]:
+        """The gradient divides by (variance + eps)^1.5, and the variance of a constant vector is 0."""
+        if self.eps < SMALLEST_EPS:
+            yield Problem(f"{self.eps!r} to the power of -1.5, as in the gradient, is infinite in float32", ("eps",),
+                          f"eps: {SMALLEST_EPS:.2g} or more; 1e-05 is the default",
+                          "the gradient of a constant vector would be NaN")
 
     def pointwise(self, dims: Dims) -> Pointwise:
         return self.per_number.times(dims.d_model)

@@ -1,9 +1,11 @@
 """Adam (Kingma & Ba 2015, algorithm 1)."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
 from llmspec.parts.optimizers.base import Optimizer
 
@@ -20,6 +22,11 @@ class Adam(Optimizer):
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
     decoupled: ClassVar[bool] = False
+
+    def together(self, clip: float | None) -> Iterator[Problem]:
+        yield from self.seen_squares(clip, self.beta2)
+        if self.decoupled:
+            yield from self.decoupled_decay()
 
     def state(self, role: Role) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")

@@ -6,16 +6,26 @@ enters the graph as one float32 vector, since a Python number is frozen when a g
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from math import sqrt
+from typing import Any, ClassVar
 
 from pydantic import Field
 
+from llmspec.core.float32 import SMALLEST, STEP_BELOW_ONE
+from llmspec.core.problems import Problem
 from llmspec.parts.base import Part, Role
 
 
 class Optimizer(Part):
     """How weights follow their gradients."""
 
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        "lr": ("no weight would ever move", "every weight would be infinite after one step"),
+        "weight_decay": ("nothing would decay", "every weight would be infinite after one step"),
+        **dict.fromkeys(("momentum", "beta1", "beta2"), ("nothing would be remembered", "nothing would be forgotten")),
+        "eps": ("weights whose gradient is 0 would be divided by 0 and become NaN", "no weight would ever move"),
+    }
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate; the schedule multiplies it."""
     weight_decay: float = Field(0.0, ge=0)
@@ -43,6 +53,29 @@ class Optimizer(Part):
     def pointwise(self, role: Role) -> float:
         """The other operations of one update, for each number of a weight; estimated, clipping apart."""
         raise TypeError(f"{type(self).__name__} does not say what an update takes")
+
+    def together(self, clip: float | None) -> Iterator[Problem]:
+        """What float32 makes of one number beside another; `clip` is the largest norm of a gradient, if there is one.
+        """
+        return iter(())
+
+    def decoupled_decay(self) -> Iterator[Problem]:
+        """Of a decay that takes lr · weight_decay of a weight each step."""
+        taken = self.lr * self.weight_decay
+        if 0 < taken <= STEP_BELOW_ONE:
+            yield Problem(
+                f"at a learning rate of {self.lr:g} it takes {taken:.2g} of a weight each step, and 1 - {taken:.2g} is "
+                "1 in float32", ("weight_decay",), f"weight_decay: 0, or {1.1 * STEP_BELOW_ONE / self.lr:.2g} and more",
+                "nothing would decay")
+
+    def seen_squares(self, clip: float | None, beta2: float) -> Iterator[Problem]:
+        """Of clipped gradients whose squares are kept."""
+        least = sqrt(SMALLEST / (1 - beta2))
+        if clip is not None and clip < least:
+            yield Problem(
+                f"gradients are clipped to {clip:g}, and the squares of numbers below {least:.2g} are 0 in float32",
+                ("clip",), "clip: 1 is the default, null clips nothing",
+                "the optimizer would see no gradient, and weights would hardly move")
 
     def decay(self, role: Role) -> float:
         return 0.0 if role in ("norm", "bias") else self.weight_decay

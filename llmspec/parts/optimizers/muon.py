@@ -3,10 +3,12 @@
 The decay is decoupled, as in Liu et al. 2025 (arXiv:2502.16982, section 2.2).
 """
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.optimizers.base import Optimizer
@@ -17,6 +19,8 @@ class Muon(Optimizer):
 
     kind: Literal["muon"] = "muon"
     formula: ClassVar[str] = "v ← μv + (1−μ)g;  w ← w − lr·(√max(1, rows/columns)·orthogonalised(v) + decay·w)"
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        **Optimizer.effects, "momentum": ("nothing would be remembered", "no gradient would count, and no weight move")}
     lr: float = Field(2e-2, gt=0)
     """Peak learning rate of the hidden matrices."""
     momentum: float = Field(0.95, ge=0, lt=1)
@@ -27,6 +31,10 @@ class Muon(Optimizer):
     """Newton–Schulz iterations."""
     rest: AdamW = Field(default_factory=lambda: AdamW())
     """AdamW's settings for embeddings, head, norms and biases."""
+
+    def together(self, clip: float | None) -> Iterator[Problem]:
+        yield from self.decoupled_decay()
+        yield from (p if p.path == ("clip",) else p.at("rest") for p in self.rest.together(clip))
 
     def state(self, role: Role) -> tuple[str, ...]:
         return ("momentum_buffer",) if role == "matrix" else self.rest.state(role)

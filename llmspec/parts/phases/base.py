@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
+from llmspec.core.float32 import lost
+from llmspec.core.problems import Problem
 from llmspec.core.table import choice
 from llmspec.core.units import Budget, Share
 from llmspec.parts import objectives, optimizers, schedules
@@ -27,6 +30,9 @@ class Phase(Part):
     """Which loop of llmspec/training runs it."""
     dialogues: ClassVar[bool] = False
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
+
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        "clip": ("every gradient would become 0, and no weight would move", "nothing would be clipped: `clip: null`")}
 
     from_: str | None = Field(None, alias="from")
     """The phase whose weights this one starts from; freshly drawn weights where left open."""
@@ -68,6 +74,15 @@ class Phase(Part):
     def texts_drawn(self) -> int:
         """Texts that are drawn each time samples are."""
         return len(self.prompts) or (FROM_DIALOGUES if self.dialogues else 1)
+
+    def together(self) -> Iterator[Problem]:
+        """What float32 makes of one number beside another."""
+        for problem in self.optimizer.together(self.clip):
+            yield problem if problem.path == ("clip",) else problem.at("optimizer")
+        lr, final = self.optimizer.lr, getattr(self.schedule, "final", 0.0)
+        if final and (what := lost(lr * final)):
+            yield Problem(f"the last learning rate, {final:g} · {lr:g}, {what}",
+                          ("schedule", "final"), "final: 0 says so", "the last steps would move no weight")
 
     @field_validator("mixture")
     @classmethod

@@ -15,6 +15,7 @@ class Rope(Position):
 
     kind: Literal["rope"] = "rope"
     formula: ClassVar[str] = "each pair (x_i, x_(i+d/2)) of q and k, turned by the angle p·θ^(−2i/d)"
+    in_float64: ClassVar[tuple[str, ...]] = ("theta",)
     theta: float = Field(10_000.0, gt=1)
     """Base of the wavelengths; larger reaches further."""
 

@@ -13,6 +13,7 @@ class Sinusoidal(Position):
 
     kind: Literal["sinusoidal"] = "sinusoidal"
     formula: ClassVar[str] = "x + (sin(p/θ^(2i/D)), cos(p/θ^(2i/D)), …)"
+    in_float64: ClassVar[tuple[str, ...]] = ("theta",)
     theta: float = Field(10_000.0, gt=1)
     """Base of the wavelengths."""
 
