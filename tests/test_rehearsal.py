@@ -69,7 +69,7 @@ def test_both_verbs_say_so_with_line_and_column(tmp_path: Path, verb: tuple[str,
 
 
 def test_letters_that_the_vocabulary_lacks_are_counted(tmp_path: Path) -> None:
-    said = prompts.rehearse(*made(tmp_path, "tokenizer={kind: char, vocab: 20}", "phases.second.prompts=[oéné]"))
+    said = prompts.rehearse(*made(tmp_path, "tokenizer={kind: char, vocab: 64}", "phases.second.prompts=[oéné]"))
     assert any("second, prompt 1: 2 of its characters" in s and "<|unk|>" in s for s in said)
 
 
@@ -174,7 +174,7 @@ EXTREMES = {
                         "model.mlp.d_ff=1"),
     "one step each": ("phases.first.budget=1 steps", "phases.second.budget=1 steps",
                       "phases.first.sample_every=9 steps"),
-    "a vocabulary of one letter": ("tokenizer={kind: char, vocab: 8}",),
+    "a vocabulary of one letter": ("tokenizer={kind: char, vocab: 8, max_unknown: 100%}",),
     "one token drawn": ("decoding.max_tokens=1", "decoding.temperature=1e-300", "decoding.stop=['<|end|>']"),
 }
 
