@@ -44,14 +44,17 @@ EXPLAIN_PLAN = _form("explain RUN --exact", "exact time json")
 EXPLAIN_RUN_PART = _form("explain RUN --part PART", "part json")
 EXPLAIN_PROMPT = _form("explain [RUN] --prompt TEXT", "prompt seed top set json")
 CHECK = _form("check SPEC", "set exact data graph time device json")
+NEW = _form("new FOLDER --text PATH", "text chat minutes json")
+NEW_CHAT = _form("new FOLDER --chat PATH", "text chat minutes json")
+NEW_EXAMPLE = _form("new FOLDER", "text chat json", "without --text or --chat")
 SCHEMA = _form("schema", "out")
 BENCH = _form("bench [SPEC]", "against only phase rounds steps set json")
 BENCH_DECODING = _form("bench --only decode", "against only rounds steps set json")
 BENCH_MACHINE = _form("bench --only machine", "only set json")
 
 FORMS = (RUN, SAMPLE_CHAT, SAMPLE_PLAIN, SAMPLE_TEXT, EXPLAIN_SPEC, EXPLAIN_PART, EXPLAIN_PAIR, EXPLAIN_RUNS,
-         EXPLAIN_RUN, EXPLAIN_PLAN, EXPLAIN_RUN_PART, EXPLAIN_PROMPT, CHECK, SCHEMA, BENCH, BENCH_DECODING,
-         BENCH_MACHINE)
+         EXPLAIN_RUN, EXPLAIN_PLAN, EXPLAIN_RUN_PART, EXPLAIN_PROMPT, CHECK, NEW, NEW_CHAT, NEW_EXAMPLE, SCHEMA,
+         BENCH, BENCH_DECODING, BENCH_MACHINE)
 
 EXCLUSIVE = (("run", "locked", "lock", "--lock names the lock that --locked would take from the run directory"),)
 """Options of a verb of which one would silence the other, and why."""
@@ -63,6 +66,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
         return _explain(values)
     if verb == "sample":  # whether the model is one for dialogues is known once it is open: `refuse` is asked again
         return SAMPLE_PLAIN if values.get("plain") else SAMPLE_CHAT
+    if verb == "new":
+        return NEW if values.get("text") else NEW_CHAT if values.get("chat") else NEW_EXAMPLE
     if verb == "bench" and (only := set(values.get("only") or ())):
         return BENCH_MACHINE if only == {"machine"} else BENCH_DECODING if "train" not in only else BENCH
     return next(found for found in FORMS if found.verb == verb)

@@ -12,6 +12,7 @@ from llmspec.core.visible import command, path_word
 from llmspec.failures import failures
 
 MEANT = {
+    "new": "init create setup scaffold template wizard make",
     "run": "train fit start resume continue pretrain finetune fine-tune sft launch go",
     "sample": "generate chat talk ask answer complete infer inference predict decode prompt write test",
     "explain": "show info inspect describe summary plan print report diff compare plot status log logs ls list stats",

@@ -228,6 +228,32 @@ def check(
         show(kernels)
 
 
+@app.command(cls=Verb, epilog="Examples:  `llmspec new notes --text ~/notes`  ·  "
+                    "`llmspec new helper --chat answers.jsonl`  ·  "
+                    "`llmspec new both --text docs --chat faq.csv --minutes 30`")
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=place, help="Where the spec is written, and what "
+                                                                                "it is called after.")],
+    text: Annotated[Path | None, typer.Option(metavar="PATH", parser=place, help="A folder of text, or one file, to be "
+                                                                                 "learned and continued.")] = None,
+    chat: Annotated[Path | None, typer.Option(metavar="PATH", parser=place, help="Dialogues to answer like: .jsonl, "
+                                                                                 ".json, .csv or .tsv.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, max=10_000, help="How long training is to take here.")] = 10.0,
+    json_: Json = False,
+) -> Any:
+    """Write a commented spec for your own files, after looking at them; without files, the quickstart to change."""
+    from llmspec.render.report_new import show
+    from llmspec.render.waiting import waiting
+    from llmspec.scaffold.new import create
+
+    with waiting("looking at the files") as say:
+        made = create(folder, text, chat, minutes, lambda what, done, total: say(
+            f"{what}, {100 * done / total:.0f}%" if total else what))
+    if json_:
+        return made.model_dump(mode="json")
+    show(made)
+
+
 @app.command(cls=Verb, epilog="Example:  `llmspec schema -o specs/schema.json`, and in a spec's first line "
                     "`# yaml-language-server: $schema=schema.json`")
 def schema(

@@ -17,7 +17,7 @@ from llmspec.spec.shape import description, fields_of
 PACKAGE = tiny.ROOT / "llmspec"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = ({"core"}, {"parts"}, {"spec"}, {"compiler"}, {"kernels", "model", "data", "runs"},
-          {"training", "decoding", "bench"}, {"explain"}, {"render"}, {"asked"},
+          {"training", "decoding", "bench"}, {"explain", "scaffold"}, {"render"}, {"asked"},
           {"forms", "failures"}, {"verb"}, {"verbs"}, {"cli", "__main__"})
 """A room imports rooms of its own floor or below."""
 HEAVY = {"tinygrad", "torch", "transformers"}

@@ -152,6 +152,14 @@ def calibrate(device: str) -> Rates:
     return rates
 
 
+def known_rates(device: str) -> Rates | None:
+    """This machine's rates, where they were measured before."""
+    try:
+        return _read(Rates, RATES.read().get(machine_key(device))) if RATES.there() else None
+    except ToolchainError:
+        return None
+
+
 def expected(plan: Plan) -> dict[str, Forecast]:
     """Forecasts by phase from what is kept of this machine: nothing is measured, and nothing known gives none."""
     if not (RATES.there() or STEPS.there()):
