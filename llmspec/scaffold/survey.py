@@ -82,6 +82,7 @@ def look(path: Path, chat: bool, progress: Progress | None = None) -> Survey:
         patterns, found, left_out = chosen(found, path, chat)
     else:
         left_out = {}
+    size = sum(file.state[0] for file in found)
     # Found anew by the patterns that the spec will name, so that what is looked at is what will be read.
     notes = Notes()
     source = Files(path=patterns)
@@ -89,17 +90,16 @@ def look(path: Path, chat: bool, progress: Progress | None = None) -> Survey:
     for document in source.documents(fetch.noting(notes)):
         seen.add(document)
         if progress and seen.documents % 1000 == 0:
-            progress("looking at the files", seen.characters, min(MOST_CHARACTERS, sum(f.state[0] for f in found)))
+            progress("looking at the files", seen.characters, min(MOST_CHARACTERS, size))
         if seen.characters >= MOST_CHARACTERS:
             break
     if not seen.characters:
         raise DataError(f"`{path}` holds no text", "name other files", "there would be nothing to learn from")
     if chat:
         seen.check_dialogues(path)
-    size = sum(file.state[0] for file in found)
     whole = seen.characters < MOST_CHARACTERS
     # Compressed files hold about three times their bytes.
-    packed = sum(file.state[0] for file in found if file.path.suffix.lower() in PACKED)
+    packed = sum(file.state[0] for file in found if Path(file.name).suffix.lower() in PACKED)
     scale = 1.0 if whole else max(1.0, (size + 2 * packed) / max(1, seen.bytes))
     lengths = sorted(seen.lengths)
     return Survey(
