@@ -28,7 +28,7 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 
 
 def prose(words: int, seed: int = 0) -> str:
-    return " ".join(WORDS[(i * i + seed * 7 + i // 5) % len(WORDS)] + str(i % 97) * (i % 11 == 0)
+    return " ".join(WORDS[(i * i + seed * 7 + i // 5) % len(WORDS)] + str(i % 97 + seed) * (i % 11 == 0)
                     for i in range(words))
 
 

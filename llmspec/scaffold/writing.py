@@ -71,6 +71,11 @@ decoding:                     # how text is drawn; `llmspec explain RUN --prompt
 """
 
 
+HELD_OUT = ((500, "hash 5%", "a twentieth of the documents"), (100, "hash 10%", "a tenth of the documents"),
+            (0, "tail 10%", "the last tenth"))
+"""Fewest documents, what is kept for validation, and in words."""
+
+
 def spec(name: str, file: str, text: tuple[str, Survey] | None, chat: tuple[str, Survey] | None, sizes: Sizes,
          shape: Shape, lengths: tuple[Length, Length | None], why: str) -> str:
     """The YAML text. `text` and `chat` are (folder as the spec names it, what was found in it)."""
@@ -115,13 +120,12 @@ def source(name: str, where: str, found: Survey, epochs: float) -> str:
     often = ""
     if epochs > EPOCHS:
         often = f"\n      max_epochs: {_padded(str(most), 12)}# so little text, so often: the model will memorise it"
-    by_document = found.documents >= 100
-    validation = "hash 5%" if by_document else "tail 10%"
+    # So many that none of them being held out by its hash is less likely than one in ten thousand.
+    validation, judged = next(choice for least, *choice in HELD_OUT if found.documents >= least)
     return SOURCE.format(
         name=name, about=about, path=paths[0] if len(paths) == 1 else f"[{', '.join(paths)}]", extra=extra,
         epochs=often,
-        validation=validation, validation_why="a twentieth of the documents is kept to judge by" if by_document else
-        "the last tenth is kept to judge by", pad=" " * (25 - len(name)), validation_pad=" " * (12 - len(validation)))
+        validation=validation, validation_why=f"{judged} is kept to judge by", pad=" " * (25 - len(name)), validation_pad=" " * (12 - len(validation)))
 
 
 def named(folder: str) -> str:
