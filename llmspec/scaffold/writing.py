@@ -125,7 +125,8 @@ def source(name: str, where: str, found: Survey, epochs: float) -> str:
     return SOURCE.format(
         name=name, about=about, path=paths[0] if len(paths) == 1 else f"[{', '.join(paths)}]", extra=extra,
         epochs=often,
-        validation=validation, validation_why=f"{judged} is kept to judge by", pad=" " * (25 - len(name)), validation_pad=" " * (12 - len(validation)))
+        validation=validation, validation_why=f"{judged} is kept to judge by",
+        pad=" " * (25 - len(name)), validation_pad=" " * (12 - len(validation)))
 
 
 def named(folder: str) -> str:
