@@ -22,12 +22,13 @@ BASES = {
     "explain SPEC --part PART": ["a.yaml", "--part=model"], "explain SPEC SPEC": ["a.yaml", "b.yaml"],
     "explain RUN RUN": ["r", "s"], "explain [RUN]": ["r"], "explain RUN --exact": ["r", "--exact"],
     "explain RUN --part PART": ["r", "--part=model"], "explain [RUN] --prompt TEXT": ["r", "--prompt=x"],
-    "check SPEC": ["a.yaml"], "schema": [], "bench [SPEC]": [], "bench --only decode": ["--only=decode"],
+    "check SPEC": ["a.yaml"], "new FOLDER --text PATH": ["a", "--text=x"], "new FOLDER --chat PATH": ["a", "--chat=x"],
+    "new FOLDER": ["a"], "schema": [], "bench [SPEC]": [], "bench --only decode": ["--only=decode"],
     "bench --only machine": ["--only=machine"],
 }
 """Arguments that make a form, by its line."""
-VALUES = {"set": "seed=1", "n": "2", "seed": "1", "top": "2", "rounds": "2", "steps": "2", "only": "machine",
-          "against": "torch"}
+VALUES = {"set": "seed=1", "n": "2", "seed": "1", "top": "2", "rounds": "2", "steps": "2", "minutes": "5",
+          "only": "machine", "against": "torch"}
 
 
 def options(verb: str) -> dict[str, str]:
@@ -115,12 +116,12 @@ def test_every_path_expands_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
             if parameter.metavar not in ("SPEC", "RUN", "SPEC | RUN", "FOLDER", "FILE", "PATH"):
                 assert "Path" not in str(getattr(parameter, "type", "")), (verb, parameter.name)
                 continue
-            needed = ["a.yaml"] if verb in ("run", "check") and kind == "option" else []
+            needed = ["a.yaml"] if verb in ("run", "check", "new") and kind == "option" else []
             given = ["~/x"] if kind == "argument" else [f"{parameter.opts[-1]}=~/x"]
             context = command.make_context(verb, [*needed, *(["r"] if parameter.name == "other" else []), *given])
             assert context.params[parameter.name] == Path("/home/somebody/x"), (verb, parameter.name)
             seen += 1
-    assert seen == 9
+    assert seen == 12
 
 
 def test_empty_paths_and_paths_with_a_nul_are_refused() -> None:
