@@ -53,7 +53,7 @@ def files(folder: Path, case: str) -> dict[str, Path]:
         return {"text": at}
     if case == "source code":
         for i in range(5):
-            (at / f"m{i}.py").write_text(f"def f{i}(x):\n    return x + {i}\n" * 60)
+            (at / f"m{i}.py").write_text("".join(f"def f{i}_{j}(x):\n    return x + {j}\n" for j in range(60)))
         return {"text": at}
     if case == "dialogues":
         (at / "qa.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
