@@ -8,10 +8,10 @@ import os
 from typing import Any
 
 from llmspec.core.devices import cores, threads
-from llmspec.core.folders import cache_dir
+from llmspec.core.folders import cache_dir, write_atomically
 from llmspec.core.hashing import digest
 from llmspec.kernels import toolchain
-from llmspec.kernels.compilers import processor, write_atomically
+from llmspec.kernels.compilers import processor
 
 ENTRIES = 500
 """The newest entries that a file keeps."""

@@ -84,7 +84,7 @@ def remarks(root: Path = Path("/")) -> list[str]:
             found.append(f"{OMP_THREADS}={limit} is more than the {here} cores that this process may use: "
                          f"{here} threads; {THREADS}={min(limit, MOST_THREADS)} would insist")
     for name in sorted(n for n in os.environ if n.startswith("LLMSPEC_") and n not in VARIABLES):
-        near = nearest(name, VARIABLES[:3])
+        near = nearest(name, VARIABLES[:4])
         found.append(f"{name} is no variable of llmspec and is ignored" + (f"; did you mean {near}?" if near else ""))
     return found
 

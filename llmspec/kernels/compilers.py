@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmspec.core.folders import write_atomically
+
 PROBE_SOURCE = "void probe(float* restrict a, float* restrict b) { for (int i = 0; i < 64; i++) a[i] += b[i]; }\n"
 PROBE_SECONDS = 60  # a cold binary of 170 MB on a slow disk takes a while
 CLANG_VERSIONS = range(40, 10, -1)
@@ -90,15 +92,15 @@ def processor() -> str:
     return f"{machine()} " + " ".join(v.strip() for k, _, v in lines if k.strip().lower().startswith(kept))
 
 
-def probe(candidate: Candidate, program: Path) -> str:
-    """Compile a line of C through `program` as tinygrad would; return the compiler's version, one line.
+def probe(candidate: Candidate) -> str:
+    """Compile a line of C as tinygrad would; return the compiler's version, one line.
 
     Raises:
         Rejected: with the reason, for people.
     """
-    made = _run([str(program), *object_flags(), "-", "-o", "-"], PROBE_SOURCE)
+    made = _run([*candidate.command, *object_flags(), "-", "-o", "-"], PROBE_SOURCE)
     _check_object(made)
-    lines = _run([str(program), "--version"]).decode(errors="replace").splitlines()
+    lines = _run([*candidate.command, "--version"]).decode(errors="replace").splitlines()
     return lines[0].strip() if lines else "unknown version"
 
 
@@ -152,21 +154,6 @@ class Memory:
         text = json.dumps({"format": MEMORY_FORMAT, "verdicts": newest}, indent=1)
         with contextlib.suppress(OSError):
             write_atomically(self.path, text.encode(), 0o600)
-
-
-def write_atomically(path: Path, content: bytes, mode: int) -> None:
-    """Write a whole file or none: readers see the old or the new content, never a part."""
-    import tempfile
-
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, mode)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _words(user_cc: str) -> tuple[str, ...]:

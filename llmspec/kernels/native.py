@@ -62,7 +62,7 @@ def instructions() -> str:
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled functions, their threads started. Raises ToolchainError where no compiler is found."""
-    found = ctypes.CDLL(str(prepare().shared_library(source(), "native", (*FLAGS, *SETS[instructions()]))))
+    found = prepare().load(source(), "native", (*FLAGS, *SETS[instructions()]))
 
     def start() -> None:
         found.forget_threads()

@@ -1,11 +1,12 @@
 """Captured steps in the user's private cache: addressed by everything that shaped them, checked before they are run.
 
-A Program is machine code, so an entry is read only from a folder that belongs to the user alone, and only if its keyed
-digest is right; the key is made once and never leaves that folder. Entries are plain arrays and JSON, never pickles.
+A Program is machine code, so an entry is read only where nobody but the user can write, and only if its keyed digest is
+right; the key is made once and never leaves that folder. Entries are plain arrays and JSON, never pickles.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -13,14 +14,15 @@ import io
 import json
 import os
 import platform
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmspec.core.folders import cache_dir, private_folder
+from llmspec.core.folders import cache_dir, private_folder, read_private, write_atomically
 from llmspec.core.hashing import digest
 from llmspec.kernels import native
-from llmspec.kernels.compilers import write_atomically
 from llmspec.kernels.toolchain import prepare
 
 WORDS, HEAD, TOGETHER, WHOLE = 64, 2, 32, 1 << 16
@@ -91,16 +93,14 @@ def load(name: str) -> Program | None:
     """The entry of this name; None where there is none, or a foreign or damaged one, which is made anew."""
     try:
         path = _folder() / f"{name}{SUFFIX}"
-        status = path.stat()
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-            return None
-        whole = path.read_bytes()
+        whole = read_private(path)
         seal, content = whole[:SECRET_BYTES], whole[SECRET_BYTES:]
         if not hmac.compare_digest(seal, _seal(content)):
             return None
-        os.utime(path)
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            os.utime(path)
         return _unpack(content)
-    except OSError:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 
@@ -113,13 +113,13 @@ def _secret(folder: Path) -> bytes:
     path = folder / SECRET
     for _ in range(2):
         try:
-            held = path.read_bytes()
+            held = read_private(path)
             if len(held) == SECRET_BYTES:
                 return held
-        except FileNotFoundError:
+        except OSError:
             pass
         write_atomically(path, os.urandom(SECRET_BYTES), 0o600)  # two processes at once: the last one's stays
-    return path.read_bytes()
+    return read_private(path)
 
 
 def _seal(content: bytes) -> bytes:

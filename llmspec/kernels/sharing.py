@@ -15,7 +15,7 @@ import threading
 from typing import Any
 
 from llmspec.core.problems import RunError
-from llmspec.kernels import owner
+from llmspec.kernels import owner, workers
 
 OURS: set[int] = set()
 """CPU devices, by id, all of whose memory is private."""
@@ -94,7 +94,7 @@ def _leave_to_parent() -> None:
 
     shared: Any = helpers
     pool: Any = worker.worker_pool
-    _kept.extend((shared._db_connection, pool))
+    _kept.extend((shared._db_connection, pool, *workers.leave_to_parent()))
     shared._db_connection = None
     if pool is not None:
         pool._state = "CLOSE"  # or this process would close it when it ends

@@ -1,19 +1,23 @@
 """Making tinygrad's CPU device work on a machine as it comes, and a C compiler for small libraries of our own.
 
-`prepare()` before tinygrad is first used; after it, `Tensor` operations on the CPU find their compiler and keep
-their compiled kernels in a database of their own.
+After `prepare()`, `Tensor` operations on the CPU find their compiler and keep their compiled kernels in a database of
+their own. The environment of this process, and of those that it starts, stays as it is.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import hashlib
+import json
 import os
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmspec.core.folders import CACHE_VARIABLE, cache_dir, private_folder
+from llmspec.core.folders import CACHE_VARIABLE, ELSEWHERE, cache_dir, private_folder, read_private, write_atomically
+from llmspec.core.problems import RunError
+from llmspec.kernels import database, shield, workers
 from llmspec.kernels.compilers import (
     Candidate,
     Memory,
@@ -26,13 +30,11 @@ from llmspec.kernels.compilers import (
     object_flags,
     probe,
     processor,
-    write_atomically,
 )
 
-SHIMS, KERNELS, LIBRARIES, ZIG = "shims", "kernels", "libraries", "zig"
-# What the user had in CC, kept for our own child processes, which see our CC instead.
-USER_CC = "LLMSPEC_USER_CC"
-LIBRARY_SECONDS = 300
+KERNELS, LIBRARIES, ZIG = "kernels", "libraries", "zig"
+KERNEL_SECONDS, LIBRARY_SECONDS = 300, 300
+"""As long as a compiler may take for one kernel, and for a library, before it is taken for stuck."""
 REMEDIES = (
     "pip install ziglang                 (a whole clang as a Python package, any system)",
     "apt-get install clang               (Debian, Ubuntu)",
@@ -41,7 +43,7 @@ REMEDIES = (
 )
 
 
-class ToolchainError(RuntimeError):
+class ToolchainError(RunError):
     """No usable C compiler, or one that failed; the message says what was tried and what to do."""
 
 
@@ -49,7 +51,6 @@ class ToolchainError(RuntimeError):
 class Toolchain:
     """A compiler that tinygrad's CPU device can use, found and tried."""
 
-    compiler: Path  # what tinygrad runs: the compiler, or a script of ours that calls it
     kind: str  # 'CC' (the user's), 'clang' (on the PATH) or 'zig' (the clang inside zig)
     version: str  # the compiler's own first line about itself
     identity: str  # hash of compiler, version, flags, processor and tinygrad's version
@@ -60,7 +61,8 @@ class Toolchain:
     def shared_library(self, source: str, name: str, flags: tuple[str, ...] = ()) -> Path:
         """Compile C `source` for this processor into a shared library, once; return its path.
 
-        Functions of the C and mathematics libraries may be used: they resolve in the loading process.
+        Functions of the C and mathematics libraries may be used: they resolve in the loading process. A library that
+        an earlier process made is taken if it is whole and nobody else can have written it, and made anew otherwise.
 
         Args:
             source: C, complete.
@@ -68,14 +70,36 @@ class Toolchain:
             flags: more flags, e.g. `("-ffast-math",)`.
 
         Raises:
-            ToolchainError: with the compiler's own message.
+            ToolchainError: with the compiler's own message, or where the cache folder cannot be written.
         """
         command = self._library_command(flags)
-        folder = private_folder(self.cache / LIBRARIES)
-        path = folder / f"{name}-{digest(source, self.identity, command)}.so"
-        if not path.exists():
-            _compile_library(command, source, path, self._environment())
-        return path
+        try:
+            folder = private_folder(self.cache / LIBRARIES)
+            note = folder / f"{name}-{digest(source, self.identity, command)}.json"
+            return _whole_library(note) or _keep_library(note, name, self._made_library(command, source, name, folder))
+        except OSError as error:
+            raise _unusable(error) from error
+
+    def load(self, source: str, name: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+        """The same library, loaded into this process. Raises ToolchainError."""
+        path = self.shared_library(source, name, flags)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            why = "it lies on a file system that is mounted noexec" if _mounted_noexec(path) else str(error)
+            raise ToolchainError(f"{path} cannot be loaded: {why}", f"set {CACHE_VARIABLE} to a folder on another file "
+                                 "system", "the C functions that train and decode would be missing") from error
+
+    def _made_library(self, command: list[str], source: str, name: str, folder: Path) -> bytes:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:
+            made = Path(place) / "made.so"
+            try:
+                workers.call([*command, "-", "-o", str(made)], source, LIBRARY_SECONDS, self._environment())
+                return made.read_bytes()
+            except workers.CompilerError as error:
+                raise ToolchainError(f"{name} could not be compiled: {error}") from error
 
     def _library_command(self, flags: tuple[str, ...]) -> list[str]:
         common = ["-x", "c", "-O3", *native_flags(), "-fno-math-errno", "-shared", "-fPIC", *flags]
@@ -94,26 +118,29 @@ _prepared: dict[tuple[str, ...], Toolchain] = {}
 
 
 def prepare(cache: Path | None = None) -> Toolchain:
-    """Find a compiler and point tinygrad's CPU device at it, through the environment; cheap when called again.
+    """Find a compiler and have tinygrad's CPU device use it, whether it is imported already or later.
 
-    Best called before tinygrad is imported; if it already is, what it has read too early is put right. A CACHEDB
-    that the user has set is left alone. About 1 ms when an earlier process has probed the same compiler.
+    Cheap when called again, and about 1 ms when an earlier process has probed the same compiler. A CACHEDB that the
+    user has set is left alone. tinygrad is not imported.
 
     Args:
-        cache: the folder for scripts, kernels and libraries; by default `cache_dir()`.
+        cache: the folder for kernels and libraries; by default `cache_dir()`.
 
     Raises:
-        ToolchainError: no candidate works, or the cache folder cannot be used.
+        ToolchainError: no candidate works.
+        CacheError: the cache folder cannot be used.
     """
     try:
         folder = private_folder(Path(cache).absolute()) if cache is not None else cache_dir()
-        user_cc = _user_cc(folder)
+        user_cc = os.environ.get("CC") or None
         key = (str(folder), user_cc or "", os.environ.get("PATH", ""))
-        if key not in _prepared or not _prepared[key].compiler.exists():
+        if key not in _prepared or not Path(_prepared[key].command[0]).exists():
             _prepared[key] = _search(folder, user_cc)
-        _adopt(_prepared[key], user_cc)
+        adopt(folder, _prepared[key])
+    except RunError:
+        raise
     except OSError as error:
-        raise ToolchainError(f"The cache folder cannot be used: {error}\nSet {CACHE_VARIABLE} to another.") from error
+        raise _unusable(error) from error
     return _prepared[key]
 
 
@@ -126,17 +153,16 @@ def _search(folder: Path, user_cc: str | None) -> Toolchain:
         refused.clear()
         for candidate in found or candidates(user_cc):
             try:
-                program = _program(candidate, folder)
-                version = _verdict(candidate, program, memory, fresh)
+                version = _verdict(candidate, memory, fresh)
             except Rejected as why:
                 refused.append(f"{candidate.label}: {why}")
                 continue
             identity = digest(candidate.command, version, object_flags(), processor(), _tinygrad_version())
-            return Toolchain(program, candidate.kind, version, identity, candidate.command, folder, tuple(refused))
+            return Toolchain(candidate.kind, version, identity, candidate.command, folder, tuple(refused))
     raise ToolchainError(_nothing_found(refused))
 
 
-def _verdict(candidate: Candidate, program: Path, memory: Memory, fresh: bool) -> str:
+def _verdict(candidate: Candidate, memory: Memory, fresh: bool) -> str:
     key = fingerprint(candidate)
     held = memory.verdicts.get(key, {})
     if "version" in held:
@@ -144,7 +170,7 @@ def _verdict(candidate: Candidate, program: Path, memory: Memory, fresh: bool) -
     if "reason" in held and not fresh:
         raise Rejected(held["reason"])
     try:
-        version = probe(candidate, program)
+        version = probe(candidate)
     except Rejected as why:
         if why.lasting:
             memory.keep(key, {"reason": str(why)})
@@ -153,65 +179,49 @@ def _verdict(candidate: Candidate, program: Path, memory: Memory, fresh: bool) -
     return version
 
 
-def _program(candidate: Candidate, folder: Path) -> Path:
-    """The one program that stands for the candidate's command: itself, or a script where it is several words."""
-    if len(candidate.command) == 1:
-        return Path(candidate.command[0])
-    text = f'#!/bin/sh\nexec {shlex.join(candidate.command)} "$@"\n'
-    shim = private_folder(folder / SHIMS) / f"{candidate.kind.lower()}-{digest(text)}"
-    if not shim.exists():
-        write_atomically(shim, text.encode(), 0o700)
-    return shim
+_adopted: list[Any] = []
 
 
-def _user_cc(folder: Path) -> str | None:
-    """CC as the user set it, also where this process was started by one that had set its own, in any cache folder."""
-    current = os.environ.get("CC")
-    ours = USER_CC in os.environ and current and Path(current).parent.name == SHIMS
-    if ours or (current and Path(current).parent == folder / SHIMS):
-        return os.environ.get(USER_CC) or None
-    return current or None
+def adopt(cache: Path, toolchain: Toolchain | None) -> None:
+    """Has tinygrad keep its kernels in this cache and, with a toolchain, compile those of the CPU by it; once."""
+    theirs = os.environ.get("CACHEDB")
+    what = [cache, toolchain, theirs]
+    if _adopted == what:
+        return
+    if theirs:
+        database.use(Path(theirs).absolute(), ours=False)
+    else:
+        name = toolchain.identity if toolchain else f"tinygrad-{_tinygrad_version()}"
+        database.use(private_folder(private_folder(cache / KERNELS) / name) / "tinygrad.db", ours=True)
+    if toolchain is not None:
+        patch = functools.partial(_compile_by, toolchain)
+        shield.when_imported("tinygrad.runtime.support.compiler_cpu", "compiler", patch)
+    workers.use(_as_in_parent, dict(shield.given), cache, toolchain)
+    _adopted[:] = what
 
 
-def _adopt(toolchain: Toolchain, user_cc: str | None) -> None:
-    own_kernels = toolchain.cache / KERNELS
-    os.environ[USER_CC] = user_cc or ""
-    os.environ["CC"] = str(toolchain.compiler)
-    database = os.environ.get("CACHEDB")
-    if not database or own_kernels in Path(database).parents:
-        database = str(private_folder(private_folder(own_kernels) / toolchain.identity) / "tinygrad.db")
-        os.environ["CACHEDB"] = database
-    _correct_tinygrad(database)
+def _as_in_parent(given: dict[str, str], cache: Path, toolchain: Toolchain | None) -> None:
+    shield.give(**given)
+    adopt(cache, toolchain)
 
 
 def keep_kernels(folder: Path | None = None) -> None:
     """Give tinygrad a database of ours for a device that brings its own compiler: kernels, and what BEAM has found.
 
-    A CACHEDB that the user has set is left alone. Raises ToolchainError where the cache folder cannot be used.
+    A CACHEDB that the user has set is left alone. Raises CacheError where the cache folder cannot be used.
     """
-    try:
-        own = private_folder(private_folder(folder or cache_dir()) / KERNELS)
-        database = os.environ.get("CACHEDB")
-        if not database or own in Path(database).parents:
-            database = str(private_folder(own / f"tinygrad-{_tinygrad_version()}") / "tinygrad.db")
-            os.environ["CACHEDB"] = database
-        _correct_tinygrad(database)
-    except OSError as error:
-        raise ToolchainError(f"The cache folder cannot be used: {error}\nSet {CACHE_VARIABLE} to another.") from error
+    adopt(folder or cache_dir(), None)
 
 
-def _correct_tinygrad(database: str) -> None:
-    """tinygrad reads the environment once, on import: where that is past, put in what it would read now."""
-    helpers: Any = sys.modules.get("tinygrad.helpers")
-    if helpers is None:
-        return
-    helpers.getenv.cache_clear()
-    if database == helpers.CACHEDB:
-        return
-    if helpers._db_connection is not None:
-        helpers._db_connection.close()
-    helpers._db_connection, helpers.CACHEDB = None, database
-    helpers._db_tables.clear()
+def _compile_by(toolchain: Toolchain, module: Any) -> None:
+    """Instead of tinygrad's call of what CC names: a compiler that is killed or hangs is no riddle."""
+
+    def compile_(self: Any, source: str) -> bytes:
+        flags = ["-c", "-x", "c", "-O2", "-fPIC", "-ffreestanding", "-fno-math-errno", "-nostdlib", "-fno-ident"]
+        target = f"--target={self.arch}-none-unknown-elf"
+        return workers.call([*toolchain.command, *flags, target, *self.args, "-", "-o", "-"], source, KERNEL_SECONDS)
+
+    module.ClangCompiler.compile = compile_
 
 
 def _tinygrad_version() -> str:
@@ -231,21 +241,37 @@ def _tinygrad_version() -> str:
         return "unknown"
 
 
-def _compile_library(command: list[str], source: str, path: Path, environment: dict[str, str]) -> None:
-    import subprocess
-    import tempfile
+# -- libraries ---------------------------------------------------------------------------------------------------------
+def _whole_library(note: Path) -> Path | None:
+    """The library that a note names, if both are this user's and it is what was written; None where it is not."""
+    try:
+        held = json.loads(read_private(note))
+        path = note.with_name(f"{held['name']}-{held['sha256'][:32]}.so")
+        return path if hashlib.sha256(read_private(path)).hexdigest() == held["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
-        made = Path(folder) / "made.so"
-        try:
-            done = subprocess.run([*command, "-", "-o", str(made)], input=source, text=True, timeout=LIBRARY_SECONDS,
-                                  capture_output=True, env=environment)  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ToolchainError(f"{path.stem} could not be compiled: {error}") from error
-        if done.returncode or not made.exists():
-            raise ToolchainError(f"{path.stem} did not compile with {shlex.join(command)}:\n{done.stderr.strip()}")
-        os.chmod(made, 0o700)
-        os.replace(made, path)
+
+def _keep_library(note: Path, name: str, content: bytes) -> Path:
+    """Writes a library under its own digest, so that none ever changes while somebody loads it; then what names it."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = note.with_name(f"{name}-{sha256[:32]}.so")
+    write_atomically(path, content, 0o700)
+    write_atomically(note, json.dumps({"name": name, "sha256": sha256}).encode(), 0o600)
+    return path
+
+
+def _mounted_noexec(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & getattr(os, "ST_NOEXEC", 0))
+    except (OSError, AttributeError):
+        return False
+
+
+def _unusable(error: OSError) -> ToolchainError:
+    where = f"{error.filename}: " if error.filename else ""
+    return ToolchainError(f"The cache folder cannot be used: {where}{error.strerror or error}",
+                          f"make room or give permission there, or {ELSEWHERE}", "nothing could be compiled")
 
 
 def _nothing_found(refused: list[str]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import Any
 
 from llmspec.core.problems import RunError
 from llmspec.core.units import duration
-from llmspec.kernels import nvidia, opening, toolchain
+from llmspec.kernels import nvidia, opening, shield, toolchain
 
 MISSING = {"nvrtc": nvidia.REMEDY, "cuda": "NVIDIA's driver, which brings libcuda"}
 """Libraries that tinygrad may miss, by its names for them, and what brings them."""
@@ -65,14 +63,13 @@ def open_device(device: str, beam: int = 0) -> None:
     if device.startswith("CPU"):
         toolchain.prepare()
     else:
-        os.environ.update(nvidia.libraries())
+        shield.give(**nvidia.libraries())
         toolchain.keep_kernels()
-    if "tinygrad" not in sys.modules:
-        os.environ["DEV"] = device
-    from tinygrad.helpers import DEV
+    from tinygrad.helpers import DEV, JIT
 
     if device != DEV.device:  # Device.DEFAULT would look for every kind of device there is, and cannot be assigned
         DEV.value = device  # type: ignore[assignment]
+    JIT.value = max(1, JIT.value)  # steps are captured
     if device.startswith("CPU"):
         opening.open_cpu()
     else:

@@ -21,7 +21,8 @@ from llmspec.compiler.plan import Plan
 from llmspec.core import targets
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.targets import Target
-from llmspec.kernels import nvidia
+from llmspec.kernels import nvidia, shield
+from llmspec.kernels.workers import how_it_ended
 from llmspec.parts.base import Frozen
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ def make(plan: Plan, target: Target, say: Say = lambda text: None) -> Made:
     """
     target.refuse(plan.precision)
     command = [sys.executable, "-m", "llmspec.model.elsewhere", target.name]
-    environment = {**os.environ, **nvidia.libraries(), "DEV": f"NULL:{target.name}", "PARALLEL": "0", "BEAM": "0",
-                   "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     last: dict[str, Any] = {}
     with tempfile.TemporaryFile("w+") as plan_file, tempfile.TemporaryFile("w+") as errors:
         plan_file.write(json.dumps(plan.dump()))
@@ -103,8 +103,8 @@ def make(plan: Plan, target: Target, say: Say = lambda text: None) -> Made:
                     say(last["say"])
         errors.seek(0)
         if child.returncode or "made" not in last:
-            reason = (errors.read().strip().splitlines() or ["no reason was given"])[-1]
-            raise RunError(f"the graphs could not be built for {target.name}: {reason}",
+            raise RunError(f"the graphs could not be built for {target.name}: "
+                           f"{how_it_ended(child.returncode, errors.read())}",
                            "the same spec on the CPU, or a smaller one, shows whether the device is the reason",
                            "the run would fail on such a GPU")
     return Made.model_validate_json(json.dumps(last["made"]))
@@ -257,8 +257,9 @@ def main() -> None:
     gc.disable()  # graphs are large and live to the end: looking through them again and again takes longer than making
     from llmspec.kernels.toolchain import keep_kernels
 
-    keep_kernels()
     plan, target = Plan.parse(sys.stdin.read()), targets.parse(sys.argv[1])
+    shield.give(**nvidia.libraries(), DEV=f"NULL:{target.name}", PARALLEL="0")
+    keep_kernels()
     found = made(plan, target, lambda text: print(json.dumps({"say": text}), flush=True))
     print(json.dumps({"made": found.model_dump(mode="json")}), flush=True)
 

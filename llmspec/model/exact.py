@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
+from llmspec.kernels import shield
+from llmspec.kernels.workers import how_it_ended
 
 if TYPE_CHECKING:
     from tinygrad import Tensor, UOp
@@ -148,13 +150,13 @@ def measure(plan: Plan, phase: PhasePlan, lowering: Lowering, operations: bool =
 
 def exact(plan: Plan, operations: bool = False) -> dict[str, dict[str, int]]:
     """`measure` of every phase by name, in a process of its own. Raises RunError where that fails."""
-    command = [sys.executable, "-m", "llmspec.model.exact", *(["--operations"] if operations else [])]
     device = plan.device if plan.device.startswith("CPU") and not operations else "NULL"
+    command = [sys.executable, "-m", "llmspec.model.exact", device, *(["--operations"] if operations else [])]
     done = subprocess.run(command, input=json.dumps(plan.dump()), capture_output=True, text=True,
-                          env={**os.environ, "DEV": device, "PYTHONPATH": os.pathsep.join(sys.path)})
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
-        raise RunError(f"the steps could not be scheduled: {last}", "leave out --exact for the analytic figures")
+        raise RunError(f"the steps could not be scheduled: {how_it_ended(done.returncode, done.stderr)}",
+                       "leave out --exact for the analytic figures")
     found: dict[str, dict[str, int]] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
@@ -162,8 +164,10 @@ def exact(plan: Plan, operations: bool = False) -> dict[str, dict[str, int]]:
 def main() -> None:
     """The process of its own."""
     plan = Plan.parse(sys.stdin.read())
-    device = os.environ["DEV"]
-    if device != "NULL":
+    device = sys.argv[1]
+    if device == "NULL":
+        shield.give(DEV=device)
+    else:
         from llmspec.model.device import open_device
 
         open_device(device)

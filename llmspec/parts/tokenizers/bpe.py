@@ -86,7 +86,7 @@ class BPE(Tokenizer):
             sample.seek(0)
             asked = {"vocab": self.vocab, "specials": self.specials(), "share": part}
             process = subprocess.Popen([sys.executable, "-P", learner.__file__, json.dumps(asked)], stdin=sample,
-                                       stdout=out, stderr=err, env={_PARALLEL: "true", **_outside()})
+                                       stdout=out, stderr=err, env={_PARALLEL: "true", **os.environ})
             try:
                 while process.poll() is None:
                     tell(what)
@@ -231,27 +231,13 @@ def _alphabet() -> list[str]:
 
 @contextmanager
 def _threads() -> Iterator[None]:
-    """Let the library use its threads in here, and only in here, unless the user's environment says otherwise.
-
-    Left unset, the variable makes every later fork print a warning; left on, a forked child, which has none of its
-    parent's threads, may hang.
-    """
-    if _chosen_by_user() or os.getpid() != _HOME:
+    """Let the library use its threads in here, unless the user's environment says otherwise; a forked child, which has
+    none of its parent's threads, would hang."""
+    if _PARALLEL in os.environ:
         yield
         return
-    os.environ[_PARALLEL] = "true"
+    os.environ[_PARALLEL] = "true" if os.getpid() == _HOME else "false"
     try:
         yield
     finally:
-        os.environ[_PARALLEL] = "false"
-
-
-def _outside() -> dict[str, str]:
-    """The environment, without what this module has set itself."""
-    return {name: value for name, value in os.environ.items() if name != _PARALLEL or _chosen_by_user()}
-
-
-@cache
-def _chosen_by_user() -> bool:
-    """Whether the variable was set before this module first set it."""
-    return _PARALLEL in os.environ
+        os.environ.pop(_PARALLEL, None)
