@@ -64,7 +64,7 @@ def budget_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
             f"the budget reads {phase.budget.source} {phase.budget.amount:g} times, and its max_epochs is "
             f"{source.max_epochs:g}", ("budget",),
             f"`{source.max_epochs:g} epochs of {phase.budget.source}`, or `max_epochs: {phase.budget.amount:g}` at the "
-            "source", "it would be learned by heart")
+            "source", "the model would memorise it")
 
 
 def planned_shares(phase: Phase, model: ModelPlan) -> tuple[SharePlan, ...]:

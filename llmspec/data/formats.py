@@ -17,7 +17,7 @@ class Format(NamedTuple):
 
     name: str
     needs: tuple[str, ...] = ()
-    """Fields that every such record has, with text or a number in each (or null)."""
+    """Fields that every such record has."""
     turns: tuple[tuple[ChatRole, str], ...] = ()
     """(role, template); fields that a record has not are empty."""
     lists: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ _DATE = re.compile(r"[\d\s:./,+TZ-]*\d[\d\s:./,+TZ-]*(?:UTC|GMT|AM|PM|am|pm)?"
 
 def _fits(form: Format, record: Mapping[str, Any]) -> bool:
     return (all(_lists_messages(record.get(name)) for name in form.lists)
-            and all(name in record and _scalar(record[name]) for name in form.needs))
+            and all(name in record for name in form.needs))
 
 
 def _lists_messages(value: Any) -> bool:

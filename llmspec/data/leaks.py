@@ -184,7 +184,7 @@ def refusal(source: str, count: int, examples: Sequence[Sequence[str]]) -> Probl
         f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too: "
         f"{named}{' ...' if count > len(examples) else ''}", ("data", "sources", source),
         "take them out, or write `data: {leaks: drop}` and they are left out of training",
-        "the validation loss would look better than the model is: it would measure what was memorised")
+        "the validation loss would measure what the model has memorised")
 
 
 def doubled(phase: str, contents: Mapping[Any, str]) -> list[Problem]:
@@ -203,15 +203,11 @@ def doubled(phase: str, contents: Mapping[Any, str]) -> list[Problem]:
     return problems
 
 
-def notice(source: str, count: int, policy: str, examples: Sequence[Sequence[str]] = ()) -> str:
-    """What a person should know of a source whose training documents are validated with too."""
-    what = _documents(count, source)
+def notice(source: str, count: int, examples: Sequence[Sequence[str]]) -> str:
+    """What a person should know of a source whose training documents are validated with too, where that is allowed."""
     named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
-    named = f": {named}{'; ...' if count > len(examples) else ''}" if named else ""
-    if policy == "allow":
-        return (f"{what} {'are' if count > 1 else 'is'} validated with too, and data.leaks allows it: the validation "
-                f"loss will look better than it is{named}")
-    return f"{what} {'were' if count > 1 else 'was'} dropped, since validation holds the same text{named}"
+    return (f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too, and data.leaks allows it: "
+            f"the validation loss will look better than it is ({named}{'; ...' if count > len(examples) else ''})")
 
 
 def _documents(count: int, source: str) -> str:

@@ -60,7 +60,7 @@ def too_often(budget: Budget, demands: Sequence[Demand], per_step: int) -> list[
             ("mixture", demand.source),
             f"lower its share below {floor(100 * demand.share * fair):d}% or the budget to {100 * fair:.0f}%, or write "
             f"`max_epochs: {ceil(epochs * 10) / 10:g}` at the source",
-            "it would be learned by heart",
+            "the model would memorise it",
         ))
     return problems
 

@@ -21,7 +21,7 @@ def notices(prepared: Prepared) -> Iterator[str]:
             yield (f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "
                    "and are kept")
         if about["in_both"] and prepared.leaks == "allow":
-            yield leaks.notice(source, about["in_both"], prepared.leaks, about["leaks"])
+            yield leaks.notice(source, about["in_both"], about["leaks"])
         for side, what in (("train", "training"), ("validation", "validation")):
             if (found := about[side]["unknown"])["unknown"]:
                 yield (f"{source}: {found['unknown']:,} characters of its {what} text ({percent(share(found))}) are "

@@ -31,6 +31,10 @@ class LedgerRow:
     """Planned."""
     planned: dict[str, int | None]
     actual: dict[str, int | None]
+    dropped: dict[str, int] | None
+    """Training documents that are not read, by reason."""
+    validation_dropped: dict[str, int] | None
+    """The same of those kept for validation."""
 
     @property
     def differences(self) -> tuple[str, ...]:
@@ -211,7 +215,7 @@ def _ledger(shares: Sequence[SharePlan], saved: Any) -> tuple[LedgerRow, ...]:
     counted = counts_of(saved)
     return tuple(
         LedgerRow(s.source, s.share, s.epochs, {k: getattr(s, k) for k in COUNTED},
-                  {k: counted.get(s.source, {}).get(k) for k in COUNTED})
+                  {k: counted.get(s.source, {}).get(k) for k in COUNTED}, s.dropped, s.validation_dropped)
         for s in shares
     )
 

@@ -156,6 +156,10 @@ def show_ledger(console: Screen, phase: PhaseRun) -> None:
     for row in phase.ledger:
         made.add_row(row.source, *(cell(row, k) for k in COUNTED), "?" if row.epochs is None else f"{row.epochs:.2f}")
     console.print(Padding(made, (0, 0, 0, 2)))
+    for row in phase.ledger:
+        for counts, what in ((row.dropped, ""), (row.validation_dropped, ", of those kept for validation")):
+            if reasons := ", ".join(f"{number(n)} {reason}" for reason, n in (counts or {}).items()):
+                console.print(Padding(Text(f"{row.source}{what}: left out: {reasons}"), (0, 0, 0, 2)))
     if counted:
         wrong = any(row.differences for row in phase.ledger)
         verdict = Text("not as planned: see the remarks" if wrong else "counted while reading: as planned",

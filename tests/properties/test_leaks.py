@@ -19,7 +19,8 @@ from test_sources import cache, plan_of, source  # noqa: F401
 from llmspec.core.problems import DataError
 from llmspec.data import making
 from llmspec.data.fetch import Fetch
-from llmspec.data.leaks import EXAMPLES, alike, content, normalised, notice, turns_alike
+from llmspec.data.leaks import EXAMPLES, alike, content, normalised, turns_alike
+from llmspec.data.notices import notices
 from llmspec.data.prepare import prepare
 from llmspec.data.reading import View, content_keys, find_leaks, read_all
 from llmspec.data.shaping import Turn
@@ -156,7 +157,9 @@ def test_leaks_are_dropped_and_counted(tmp_path: Path) -> None:
     stream = prepared.stream("p")
     assert [row["in_both"] for row in stream.ledger().rows()] == [1, 3]
     assert [share.in_both for share in stream.planned()] == [1, 3]
-    assert "3 training documents of b were dropped" in notice("b", 3, "drop")
+    said = list(notices(prepared))
+    assert any(line.startswith("p leaves out 3 of 33 training records of b: 3 validated with too (b.jsonl:31 is a "
+                               "(a.jsonl:38); ") for line in said), said
 
 
 def test_leaks_are_refused_where_the_spec_says_so_also_when_the_tokens_are_there(
@@ -179,7 +182,8 @@ def test_leaks_that_are_allowed_are_read_and_still_counted(tmp_path: Path) -> No
     assert {s.name: s.in_both for s in allowed.measured.sources} == {"a": 1, "b": 3}
     assert [len(r.train_of["plain"]) for r in allowed.readings.values()] == [36, 33]
     assert allowed.fingerprint("p") != dropped.fingerprint("p")
-    assert "look better than it is" in notice("b", 3, "allow")
+    assert any("3 training documents of b are validated with too, and data.leaks allows it" in line
+               for line in notices(allowed))
 
 
 def test_refusing_makes_nothing_anew_where_there_is_nothing_to_refuse(tmp_path: Path) -> None:

@@ -1,0 +1,208 @@
+"""What a phase leaves out of its sources: every record once, said before step 0, and refused where it is much."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from records import FORMATS, SPOILED, dropped_for, record
+from test_sources import cache, plan_of, source  # noqa: F401
+
+from llmspec.core.problems import DataError, Problem
+from llmspec.data.losses import Loss
+from llmspec.data.notices import notices
+from llmspec.data.prepare import Prepared, prepare
+from llmspec.data.shaping import EMPTY, FORMAT, NOT_TEXT, ROLE, UNREADABLE
+from llmspec.data.unknown import Unknown
+from llmspec.parts import tokenizers
+
+FORM, HOW = st.sampled_from(list(FORMATS)), st.sampled_from(list(SPOILED))
+REASONS = {EMPTY, ROLE, NOT_TEXT, UNREADABLE, FORMAT}
+
+
+# -- whole sources ---------------------------------------------------------------------------------------------------
+
+def written(folder: Path, records: list[dict[str, Any]]) -> None:
+    (folder / "r.jsonl").write_text("".join(json.dumps(found) + "\n" for found in records))
+
+
+def talk(folder: Path, records: list[dict[str, Any]], kind: str = "sft", **more: Any) -> Any:
+    """A phase of that kind that reads these records, whatever they lose."""
+    written(folder, records)
+    part = source("files", path="r.jsonl", **{"max_dropped": 100, **more})
+    return plan_of(folder, {"r": part}, ("p", kind, {"r": 100}, "1 steps"), context=128)
+
+
+def learned(prepared: Prepared) -> int:
+    """Training documents that blocks are made of."""
+    layout = prepared.stream("p")._layouts["r"]
+    return len(getattr(layout, "kept", prepared.sides()["plain"][0][1].lengths if "plain" in prepared.sides() else ()))
+
+
+@pytest.mark.parametrize("kind", ["sft", "pretrain"])
+@given(made=st.lists(st.tuples(FORM, HOW, st.integers(0, 30)), min_size=1, max_size=25), held=st.booleans())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_record_is_learned_or_counted_under_one_reason(
+        kind: str, made: list[tuple[str, str, int]], held: bool, tmp_path: Path) -> None:
+    sound = [FORMATS["Alpaca"](i) for i in range(100, 112)]
+    records = [*sound, *(record(*one) for one in made)]
+    prepared = prepare(talk(tmp_path, records, kind, **({"validation": "hash 30%"} if held else {})))
+    (loss,) = prepared.losses
+    assert loss.records + loss.held_out == len(records) == prepared.about["r"]["documents"]
+    assert learned(prepared) == loss.records - sum(loss.dropped.counts.values())
+    (share,) = prepared.measured.phases["p"]
+    assert share.dropped == loss.dropped.counts and share.validation_dropped == loss.not_validated.counts
+    assert (share.left_out or 0) + (share.in_both or 0) == sum(loss.dropped.counts.values())
+    if kind == "sft":
+        assert counted(loss) == expected(made)
+
+
+def counted(loss: Loss) -> dict[str, int]:
+    """Reason -> documents of both sides, but of those that are dropped since validation holds them."""
+    both = {reason: loss.dropped.counts.get(reason, 0) + loss.not_validated.counts.get(reason, 0)
+            for reason in (*loss.dropped.counts, *loss.not_validated.counts)}
+    both.pop("validated with too", None)
+    both.pop("too long", None), both.pop("nothing to learn", None)
+    return both
+
+
+def expected(made: list[tuple[str, str, int]]) -> dict[str, int]:
+    reasons = [reason for form, spoiled, _ in made if (reason := dropped_for(form, spoiled)) in REASONS]
+    return {reason: reasons.count(reason) for reason in reasons}
+
+
+def refused(plan: Any) -> tuple[Problem, ...]:
+    with pytest.raises(DataError) as caught:
+        prepare(plan)
+    return caught.value.problems
+
+
+def test_a_phase_that_loses_more_than_a_tenth_asks_for_a_word(tmp_path: Path) -> None:
+    records = [record("Alpaca", "an empty answer" if i % 5 == 0 else "as it is", i) for i in range(40)]
+    (problem,) = refused(talk(tmp_path, records, max_dropped=10))
+    assert problem.path == ("phases", "p", "mixture", "r")
+    assert problem.message.startswith("p would leave out 8 of 40 records of r, more than its max_dropped of 10%: "
+                                      "8 empty (r.jsonl:1: a turn of assistant; r.jsonl:6: ")
+    assert "`max_dropped: 20%` at data.sources.r" in problem.hint and "the other 32" in problem.consequence
+    prepare(talk(tmp_path, records, max_dropped=20))
+    prepare(talk(tmp_path, records[1:5] * 10 + records[:4], max_dropped=10))
+    written(tmp_path, [FORMATS["messages"](i) for i in range(3)])
+
+
+def test_each_reason_is_counted_apart_and_said(tmp_path: Path) -> None:
+    records = [FORMATS["ShareGPT"](i) for i in range(60)]
+    records += [record("ShareGPT", how, 70 + i) for i, how in enumerate(
+        ["a tool", "an image", "an empty answer", "no answer", "a huge answer", "no role", "another record", "a tool"])]
+    said = list(notices(prepare(talk(tmp_path, records))))
+    assert said[0] == ("data.sources.r: dialogues in the ShareGPT format; the first record (r.jsonl:1) has id, "
+                       "conversations; not read: id")
+    (lost,) = [line for line in said if "leaves out" in line]
+    assert lost.startswith("p leaves out 8 of 68 training records of r: 2 unknown role (r.jsonl:61: `tool`; "
+                           "r.jsonl:68: ")
+    for reason in ("1 not text (r.jsonl:62: a part of kind `image_url`)", "1 empty (r.jsonl:63: a turn of assistant)",
+                   "1 nothing to learn", "1 too long", "1 unreadable (r.jsonl:66",
+                   "1 unknown format (r.jsonl:67: it has title, body)"):
+        assert reason in lost
+
+
+def test_the_same_text_again_is_said_and_kept(tmp_path: Path) -> None:
+    records = [FORMATS["question and answer"](i % 30) for i in range(40)]
+    prepared = prepare(talk(tmp_path, records))
+    assert "r: 10 of its 40 documents repeat another one of it, and are kept" in list(notices(prepared))
+    assert prepared.measured.sources[0].duplicates == 10 and not prepared.losses[0].dropped.counts
+
+
+@pytest.mark.parametrize(("found", "hint"), [
+    ({"titel": "a", "body": "b", "id": "x1"}, '`dialogue: {user: "{titel}", assistant: "{body}"}`'),
+    ({"q": "a", "a": "b"}, '`text: "{q}\\n\\n{a}"`'), ({"n": 3, "tags": ["a"]}, "`dialogue: ")])
+def test_dialogues_of_no_known_format_are_refused_with_what_was_found(found: dict[str, Any], hint: str,
+                                                                      tmp_path: Path) -> None:
+    (problem,) = refused(talk(tmp_path, [found] * 30))
+    assert problem.path == ("phases", "p", "mixture", "r") and f"has {', '.join(found)}" in problem.message
+    assert "(r.jsonl:1)" in problem.message and hint in problem.hint and "data.sources.r" in problem.hint
+
+
+@pytest.mark.parametrize("found", [{"text": "some words"}, {"id": "a1", "content": "some words", "url": "http://a.b"},
+                                   {"headline": "some words", "n": 3}])
+def test_records_of_one_text_are_plain_text_in_a_phase_of_dialogues(found: dict[str, Any], tmp_path: Path) -> None:
+    prepared = prepare(talk(tmp_path, [{**found, "n": i} for i in range(90)]))
+    assert not prepared.stream("p").speaks("r") and prepared.about["r"]["train"]["characters"] == 900
+
+
+def test_what_the_spec_says_wins_over_what_is_recognised(tmp_path: Path) -> None:
+    records = [{**FORMATS["Alpaca"](i), "text": f"text {i}"} for i in range(40)]
+    spoken = prepare(talk(tmp_path, records))
+    assert spoken.stream("p").speaks("r") and spoken.measured.sources[0].format == "Alpaca"
+    plain = prepare(talk(tmp_path, records, text="{text}"))
+    assert not plain.stream("p").speaks("r") and not plain.measured.decisions and not plain.measured.sources[0].format
+    turns = prepare(talk(tmp_path, records, dialogue={"user": "{text}", "assistant": "{output}"}))
+    assert turns.stream("p").speaks("r") and not turns.measured.decisions
+    assert len({p.fingerprint("p") for p in (spoken, plain, turns)}) == 3
+
+
+# -- unknown letters -------------------------------------------------------------------------------------------------
+
+def lettered(folder: Path, foreign: int, **settings: Any) -> Any:
+    """Text with so many foreign letters in 1,000, the alphabet of which the vocabulary has no room for."""
+    text = "".join("жщю"[i % 3] if i < foreign else "abcde fgh\n"[i % 10] for i in range(1000))
+    (folder / "t.txt").write_text(text * 3, encoding="utf-8")
+    tokenizer = tokenizers.TABLE["char"](vocab=len(tokenizers.TABLE["char"]().specials()) + 10, **settings)
+    return plan_of(folder, {"t": source("files", path="t.txt")}, ("p", "pretrain", {"t": 100}, "1 steps"),
+                   tokenizer=tokenizer, prompts=("aж",))
+
+
+def test_unknown_letters_are_said_and_too_many_are_refused(tmp_path: Path) -> None:
+    from llmspec.core.units import Share
+
+    said = list(notices(prepare(lettered(tmp_path, 30))))
+    assert "t: 90 characters of its training text (3%) are not in the vocabulary and become <|unk|>: ж щ ю" in said
+    assert "1 of the 2 characters of p's prompts are not in the vocabulary and become <|unk|>: ж" in said
+    (problem,) = refused(lettered(tmp_path, 90))
+    assert problem.message == ("9% of the training text of t are characters that the vocabulary has not: ж щ ю")
+    assert problem.path == ("data", "sources", "t") and "max_unknown: 9%" in problem.hint
+    allowed = prepare(lettered(tmp_path, 90, max_unknown=Share(9)))
+    assert allowed.measured.sources[0].unknown == pytest.approx(0.09)
+    # A limit shapes no text: the key of what was made under it is the same.
+    assert allowed.fingerprint("p") == prepare(lettered(tmp_path, 90, max_unknown=Share(99))).fingerprint("p")
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_tokenizers_with_bytes_know_every_letter(kind: str) -> None:
+    codec = tokenizers.TABLE["byte"]().train(()) if kind == "byte" else tokenizers.TABLE["bpe"](vocab=270).train(
+        ["abcabcabc " * 50, "a b c " * 50])
+    assert Unknown(codec).add(["жщю\u0378"]).dump()["unknown"] == 0
+
+
+@given(st.text("abж\n", max_size=30), st.text("abcdжщ", max_size=30))
+def test_unknown_letters_are_counted_as_they_are_encoded(known: str, text: str) -> None:
+    part = tokenizers.TABLE["char"](vocab=30)
+    codec = part.train([known])
+    found = Unknown(codec).add([text]).dump()
+    ids = codec.encode([text])[0]
+    assert found["unknown"] == ids.count(codec.specials["<|unk|>"]) == sum(c not in known for c in text)
+    assert found["characters"] == len(text) and set(found["letters"]) == set(text) - set(known)
+
+
+# -- the commands ----------------------------------------------------------------------------------------------------
+
+def test_the_commands_say_what_is_left_out(tmp_path: Path) -> None:
+    records = [record("Alpaca", "an empty answer" if i in (3, 4) else "an empty input", i) for i in range(40)]
+    written(tmp_path, records)
+    spec = tiny.TINY.partition("data:")[0].replace("context: 16", "context: 64") + (
+        "data: {sources: {r: {kind: files, path: r.jsonl}}}\n"
+        "phases: {p: {kind: sft, mixture: {r: 100%}, budget: 1 steps, batch: 2}}\n")
+    path = tiny.write(tmp_path, spec)
+    said = "p leaves out 2 of 40 training records of r: 2 empty (r.jsonl:4: a turn of assistant; r.jsonl:5: "
+    found = json.loads(tiny.call("check", path, "--data", "--json").stdout)
+    assert any(notice.startswith(said) for notice in found["notices"]), found
+    report = " ".join(tiny.call("explain", path).stdout.split())
+    assert "(left out: 2 empty)" in report and "dialogues in the Alpaca format" in report
+    out = tmp_path / "out"
+    ran = tiny.call("run", path, "--out", out)
+    assert said in " ".join(ran.stdout.split()), ran.stdout + ran.stderr
+    assert "left out: 2 empty" in " ".join(tiny.call("explain", out).stdout.split())
