@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_sources import plan_of
 
 from llmspec.core.problems import DataError
 from llmspec.data import digests as hashing
 from llmspec.data.fetch import Fetch
+from llmspec.data.notices import notices
+from llmspec.data.prepare import prepare
 from llmspec.parts.sources import TABLE, opening
 from llmspec.parts.sources.notes import SHOWN, Notes
 
@@ -32,7 +35,10 @@ def files(*path: str, **more: Any) -> Any:
 def names(folder: Path, *path: str) -> tuple[list[str], Notes]:
     """Names of the documents, and what was said."""
     notes = Notes()
-    found = [d.name for d in files(*path).documents(Fetch(folder).noting(notes))]
+    fetch = Fetch(folder).noting(notes)
+    prints = files(*path).fingerprint(fetch)
+    found = [d.name for d in files(*path).documents(fetch)]
+    assert [name for name, _ in prints if name in found] == found
     return found, notes
 
 
@@ -54,8 +60,8 @@ def test_notes_count_every_one_and_name_the_first_few() -> None:
         notes.add("empty files", f"{i}.txt")
     notes.add("folders of runs", "runs/a")
     notes.add("rows", count=7)
-    assert list(notes.lines()) == ["500 empty files: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, ...",
-                                   "1 folders of runs: runs/a", "7 rows"]
+    assert list(notes.said()) == ["left out empty files (500): 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, ...",
+                                  "left out folders of runs (1): runs/a", "left out rows (7)"]
     assert Notes.parse(notes.dump()) == notes and len(notes.examples["empty files"]) == SHOWN
 
 
@@ -202,6 +208,17 @@ def test_the_home_folder_is_written_as_a_tilde(tmp_path: Path, monkeypatch: pyte
     assert names(tmp_path / "nowhere", "~/notes/*.md")[0] == ["~/notes/a.md"]
     assert names(tmp_path / "nowhere", "~/notes/a.md")[0] == ["~/notes/a.md"]
     assert names(tmp_path / "nowhere", str(tmp_path / "home/n*/a.md"))[0] == [f"{tmp_path}/home/notes/a.md"]
+
+
+def test_what_is_left_out_is_said_also_where_nothing_is_read_again(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt", "b.txt")
+    (tmp_path / "c.txt").write_text("")
+    plan = plan_of(tmp_path, {"t": files("**/*.txt")}, ("p", "pretrain", {"t": 100}, "1 steps"), context=4)
+    assert list(notices(prepare(plan))) == ["t: left out empty files (1): c.txt"]
+    write(tmp_path, "runs/x/plan.json", "runs/x/lock.json", "runs/x/d.txt")
+    for _ in range(2):
+        assert list(notices(prepare(plan))) == ["t: left out folders of runs (1): runs/x",
+                                                "t: left out empty files (1): c.txt"]
 
 
 # -- hashing, and reading what was hashed ----------------------------------------------------------------------------

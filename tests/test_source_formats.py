@@ -61,8 +61,8 @@ def test_rows_are_records(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     notes = Notes()
     assert records(tmp_path, "s.csv", ";q\n0;x\n", notes=notes) == [{"q": "x"}]
-    assert list(notes.said()) == ["read 1 tables with semicolons between the fields: s.csv",
-                                  "left out 1 columns without a name: s.csv"]
+    assert list(notes.said()) == ["read tables with semicolons between the fields (1): s.csv",
+                                  "left out columns without a name (1): s.csv"]
     assert csv.field_size_limit() == before
     assert records(tmp_path, "none.csv", "q,a\n") == []
 
@@ -196,7 +196,7 @@ def test_formats_that_are_no_text_are_known_by_their_first_bytes(tmp_path: Path,
 def test_markup_is_read_and_said(tmp_path: Path) -> None:
     notes = Notes()
     assert read(tmp_path, "a.html", b"<p>text</p>", notes=notes)[0].text == "<p>text</p>"
-    assert list(notes.said()) == ["read 1 files of markup with their tags: a.html"]
+    assert list(notes.said()) == ["read files of markup with their tags (1): a.html"]
 
 
 # -- encodings and line ends -----------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ class Maker:
 
     def _check_unchanged(self) -> None:
         """Raises DataError where sources have changed since their text's key was made."""
-        now = fingerprints(self.sources, self.fetch)
+        now = fingerprints(self.sources, self.fetch, {})
         if problems := [problem for name in self.sources if now[name] != self.prints[name]
                         for problem in changed(name).problems]:
             raise DataError(problems)

@@ -15,7 +15,8 @@ def notices(prepared: Prepared) -> Iterator[str]:
     """Everything that a person should know of the data before step 0, in sentences."""
     yield from (f"{said.path}: {said.value}; {said.why}" for said in prepared.measured.decisions)
     for source, about in prepared.about.items():
-        yield from (f"{source}: left out {line}" for line in Notes.parse(about["notes"]).lines())
+        for notes in (prepared.not_found.get(source, Notes()), Notes.parse(about["notes"])):
+            yield from (f"{source}: {line}" for line in notes.said())
         if about["duplicates"]:
             n = about["duplicates"]
             yield (f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "

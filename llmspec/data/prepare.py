@@ -67,7 +67,8 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     sources = {s.name: s.source for s in plan.sources if s.name in used}
     if missing := sorted(used - sources.keys()):
         raise DataError(f"no source is called {', '.join(missing)}", "write it under data.sources")
-    prints = fingerprints(sources, fetch)
+    noted: dict[str, Notes] = {}
+    prints = fingerprints(sources, fetch, noted)
     try:
         found = each_source(sources, lambda name, source: recognise(source, fetch, prints[name]))
     except DataError:
@@ -83,6 +84,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
     prepared = Prepared(plan, codec, maker, tokens)
+    prepared.not_found = noted
     prepared.check()
     return prepared
 
@@ -111,6 +113,8 @@ class Prepared:
         self._sources, self._keys = maker.sources, maker.keys
         self._phases: dict[str, Phase] = {p.name: readable(plan.model, p.phase) for p in plan.phases}
         self._streams: dict[str, PhaseStream] = {}
+        self.not_found: Mapping[str, Notes] = {}
+        """By source: files and folders that its patterns pass over."""
 
     def stream(self, phase: str) -> PhaseStream:
         """The batches of a phase. Raises DataError where its sources are too short for it."""

@@ -234,9 +234,16 @@ def each_source(sources: Mapping[str, Source], do: Callable[[str, Source], Any])
     return results
 
 
-def fingerprints(sources: Mapping[str, Source], fetch: Fetcher) -> dict[str, Any]:
-    """By source: a JSON-able value that changes when its documents do. Raises DataError as `read_all` does."""
-    return each_source(sources, lambda name, source: source.fingerprint(fetch))
+def fingerprints(sources: Mapping[str, Source], fetch: Fetcher, notes: dict[str, Notes]) -> dict[str, Any]:
+    """By source: a JSON-able value that changes when its documents do. Raises DataError as `read_all` does.
+
+    `notes` gets what each source leaves out of what it finds, which can change while its text stays.
+    """
+    def of(name: str, source: Source) -> Any:
+        notes[name] = Notes()
+        return source.fingerprint(fetch.noting(notes[name]))
+
+    return each_source(sources, of)
 
 
 def content_keys(sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str],

@@ -37,4 +37,4 @@ def lines(key: str, found: Survey) -> list[str]:
             f"{about}{found.documents:,} {what}, {about}{count(found.characters)} characters"]
     if found.left_out:
         said.append("left out: " + ", ".join(f"{n:,} {suffix}" for suffix, n in found.left_out.items()))
-    return [*said, *(f"left out: {note}" for note in found.notes)]
+    return [*said, *found.notes]

@@ -57,7 +57,7 @@ class Survey(Frozen):
     """The dialogue that two fields of unknown names are guessed to be."""
     whole: bool
     notes: tuple[str, ...] = ()
-    """What reading left out, in words."""
+    """What finding and reading left out or had to guess, in sentences."""
 
     @property
     def files(self) -> int:
@@ -107,7 +107,7 @@ def look(path: Path, chat: bool, progress: Progress | None = None) -> Survey:
         documents=round(seen.documents * scale), characters=round(seen.characters * scale), letters=len(seen.letters),
         middle=lengths[len(lengths) // 2], long=lengths[len(lengths) * 9 // 10],
         sample=tuple(seen.sample), records=seen.records > 0, format=seen.format, template=seen.template,
-        whole=whole, notes=tuple(notes.lines()))
+        whole=whole, notes=(*fetch.notes.said(), *notes.said()))
 
 
 def chosen(found: list[Found], path: Path, chat: bool) -> tuple[tuple[str, ...], list[Found], dict[str, int]]:

@@ -196,7 +196,10 @@ class Source(Part):
         raise TypeError(f"{type(self).__name__} has no documents")
 
     def fingerprint(self, fetch: Fetcher) -> Any:
-        """JSON-able value that changes when the documents do, found without reading them all where possible."""
+        """JSON-able value that changes when the documents do, found without reading them all where possible.
+
+        What is passed over while looking for the documents goes to `fetch.notes` here, and not in `documents`.
+        """
         raise TypeError(f"{type(self).__name__} has no fingerprint")
 
     def identity(self) -> dict[str, Any]:

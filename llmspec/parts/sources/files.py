@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from llmspec.parts.sources import encodings
 from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
 from llmspec.parts.sources.finding import find
+from llmspec.parts.sources.notes import Notes
 from llmspec.parts.sources.readers import read_files
 
 
@@ -47,7 +48,8 @@ class Files(Source):
         return encodings.check(encoding)
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
-        found = find(fetch, fetch.base, patterns(self.path), "path")
+        # What is passed over is said with the fingerprint, which is taken anew whenever the source is used.
+        found = find(fetch.noting(Notes()), fetch.base, patterns(self.path), "path")
         yield from read_files(found, fetch, self.encoding)
 
     def fingerprint(self, fetch: Fetcher) -> Any:

@@ -18,8 +18,8 @@ SHOWN = 5
 class Notes:
     """Counts by reason, with the first few names of each. One for a source: `source.documents(fetch.noting(notes))`.
 
-    A reason reads well after a number: `empty files`, `folders of runs`, `links to files that are read already`. One of
-    what was not left out, but read in a way that had to be guessed, begins with `READ`.
+    A reason is a plural: `empty files`, `folders of runs`, `links to files that are read already`. One of what was not
+    left out, but read in a way that had to be guessed, begins with `READ`.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -31,17 +31,14 @@ class Notes:
         if name and len(shown := self.examples.setdefault(reason, [])) < SHOWN:
             shown.append(name)
 
-    def lines(self) -> Iterator[str]:
-        """A line for each reason: `3 empty files: a.txt, b.txt, c.txt`."""
+    def said(self) -> Iterator[str]:
+        """A sentence for each reason: `left out empty files (7): a.txt, b.txt, ...`, `read files of ... (1): c`."""
         for reason, count in self.counts.items():
             shown = self.examples.get(reason, [])
             more = ", ..." if shown and count > len(shown) else ""
-            yield f"{count:,} {reason.removeprefix(READ)}" + (f": {', '.join(shown)}{more}" if shown else "")
-
-    def said(self) -> Iterator[str]:
-        """The same as sentences: `left out 3 empty files: a.txt, b.txt, c.txt`, `read 1 ...`."""
-        for reason, line in zip(self.counts, self.lines(), strict=True):
-            yield f"{'read' if reason.startswith(READ) else 'left out'} {line}"
+            verb = "read" if reason.startswith(READ) else "left out"
+            names = f": {', '.join(shown)}{more}" if shown else ""
+            yield f"{verb} {reason.removeprefix(READ)} ({count:,}){names}"
 
     def dump(self) -> dict[str, Any]:
         """JSON-able: kept beside what was made of the source, since reading it again is not needed to say it again."""
