@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 from llmspec.core.visible import command, path_word
 
+SECTIONS = ("model", "tokenizer", "data", "phases", "decoding")
+"""Parts of a spec, whose names people give in place of a spec's."""
 RUNS = Path("runs")
 """Where runs lie, below the folder that a command is given in."""
 
@@ -115,9 +118,7 @@ def is_spec(path: Path) -> bool:
 def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None, Any]:
     """The plan of a run; or of a spec, with proofs and data where these are already here, else a note on why."""
     if not is_spec(path):
-        from llmspec.runs.run import RunFolder
-
-        return RunFolder.open(path).plan(), "", None, None
+        return run_folder(path).plan(), "", None, None
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
@@ -194,10 +195,33 @@ def run_folder(path: Path | None) -> Any:
 
     if path is None:
         return RunFolder.latest(RUNS)
-    if is_spec(path) and not path.is_dir():
-        raise RunError(f"`{path}` is a spec, and a run directory is meant here",
-                       hint=f"{command('run', path_word(path))} makes one, below {RUNS}/")
-    return RunFolder.open(path)
+    if os.path.lexists(path / "plan.json"):
+        return RunFolder.open(path)
+    hint = meant(path)
+    if path.suffix in (".yaml", ".yml") or (not path.exists() and is_spec(path)):
+        raise RunError(f"`{path}` is a spec, and no run directory",
+                       hint=hint or f"{command('run', path_word(path))} makes one, below {RUNS}/")
+    there = "it has no plan.json" if path.is_dir() else "it is a file" if path.exists() else "there is nothing there"
+    raise RunError(f"`{path}` is no run directory: {there}",
+                   hint=hint or "give the folder that `llmspec run` wrote, or run a spec first")
+
+
+def meant(path: Path) -> str:
+    """Which run may be meant by a path that is none; '' where nothing is near."""
+    from llmspec.core.problems import nearest
+
+    if (path.parent / "plan.json").is_file() and path.parent != path:
+        return f"the run is {path.parent}"
+    below = sorted(str(p.parent) for p in path.glob("*/plan.json")) if path.is_dir() else []
+    if below:
+        return f"name one of the runs in it: {', '.join(below[:5])}" + (" …" if len(below) > 5 else "")
+    if " " in str(path):
+        return "a prompt is given by --prompt"
+    if path.parts and path.parts[0].split(".")[0] in SECTIONS and not path.exists():
+        return f"{command('explain', 'SPEC', '--part', path)} explains a part of a spec"
+    runs = {p.parent.name: str(p.parent) for p in RUNS.glob("*/plan.json")}
+    near = nearest(path.name, runs)
+    return f"did you mean `{runs[near]}`?" if near else ""
 
 
 def decoding_settings(model: Any, sets: list[str] | None) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 from llmspec.core.problems import LlmspecError, Problem, nearest
-from llmspec.core.visible import command, path_word
+from llmspec.core.visible import command, path_word, quoted
 from llmspec.failures import failures
 
 MEANT = {
@@ -54,11 +55,16 @@ class Verbs(TyperGroup):
 
 def unknown(word: str, rest: list[str], verbs: list[str]) -> Problem:
     """What is said of a word that is no verb."""
+    later = next((w for w in rest if w in verbs), None)
+    others = [w for w in rest if w != later]
     if Path(word).suffix in (".yaml", ".yml") or Path(word).is_file():
-        return Problem(f"`{word}` is a spec, and the verb is missing", hint=command("run", path_word(word), *rest))
+        return Problem(f"`{word}` is a spec, and a verb stands first",
+                       hint=command(later or "run", path_word(word), *others))
     if Path(word, "plan.json").is_file():
-        return Problem(f"`{word}` is a run directory, and the verb is missing",
-                       hint=command("explain", path_word(word), *rest))
+        return Problem(f"`{word}` is a run directory, and a verb stands first",
+                       hint=command(later or ("sample" if "--prompt" in rest else "explain"), path_word(word), *others))
+    if word in ("help", "version"):
+        return Problem(f"there is no verb `{word}`", hint=command(*([later] if later else []), f"--{word}"))
     near = next((verb for verb, words in MEANT.items() if word.lower() in words.split()), None) or nearest(word, verbs)
     return Problem(f"there is no verb `{word}`",
                    hint=f"did you mean: {command(near, *rest)}" if near else f"verbs are: {', '.join(verbs)}")
@@ -75,13 +81,47 @@ def check_texts(values: dict[str, Any]) -> None:
 
 def usage(error: Any, arguments: list[str]) -> LlmspecError:
     """A mistake in the command line itself, as typer found it; without problems where the help was all."""
-    context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "llmspec"
+    context, kind = getattr(error, "ctx", None), type(error).__name__
     message = error.format_message().strip().rstrip(".")
     if not message:
         return LlmspecError(())
-    hint = f"{where} --help says what it takes"
-    verbs = getattr(getattr(context, "command", None), "commands", {})
-    if verb := next((word for word in arguments if word in verbs), None):
-        hint = f"options stand after the verb: {command(verb, *(w for w in arguments if w != verb))}"
+    verb = next((word for word in arguments if word in MEANT), "")
+    hint = f"{command(*([verb] if verb else []), '--help')} says what it takes"
+    if kind == "NoSuchOption":
+        message, hint = f"there is no option `{error.option_name}`" + (f" of `llmspec {verb}`" if verb else ""), (
+            _option(error, context, verb, arguments) or hint)
+    elif extra := re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message, re.DOTALL):
+        message, hint = f"`{extra[1]}` is one argument too many", _extra(extra[1], verb, arguments) or hint
+    elif kind == "MissingParameter" and "'SPEC'" in message:
+        message, hint = "a spec is missing", f"its file, or a shipped one, as in {command(verb, 'quickstart')}; {hint}"
     return LlmspecError(message[:1].lower() + message[1:], hint=hint)
+
+
+def _option(error: Any, context: Any, verb: str, arguments: list[str]) -> str:
+    """What may be meant by an option that is none."""
+    name, command_ = str(error.option_name), getattr(context, "command", None)
+    if hasattr(command_, "commands"):  # it stands before the verb
+        if name in ("-v", "-V"):
+            return command("--version")
+        return f"options stand after the verb: {command(verb, *(w for w in arguments if w != verb))}" if verb else ""
+    options = [o for p in getattr(command_, "params", ()) for o in p.opts if o.startswith("--")]
+    starts = [o for o in options if o[2:].startswith(name.lstrip("-"))]
+    if near := starts[0] if len(starts) == 1 else nearest(name, options) if len(name) > 4 else None:
+        return f"did you mean `{near}`?"
+    if starts:
+        return f"did you mean {' or '.join(f'`{o}`' for o in starts)}?"
+    value = next((a for a in arguments if a.startswith(f"{name}=")), "=VALUE").partition("=")[2]
+    key = name.lstrip("-").replace("-", "_")
+    place = {"sample": "decoding.", "explain": "decoding."}.get(verb, "PATH.")
+    return f"keys of a spec are given by --set, as in --set {place}{key}={value}" if "--set" in options else ""
+
+
+def _extra(word: str, verb: str, arguments: list[str]) -> str:
+    """What may be meant by an argument too many."""
+    before = arguments[arguments.index(word) - 1] if word in arguments[1:] else ""
+    if "=" in word:
+        return f"--set {quoted(word)} overrides a key"
+    if re.fullmatch(r"[\w.]+", before) and "." in before and "--set" in arguments:
+        return f"a key and its value are one word: --set {quoted(f'{before}={word}')}"
+    return {"run": f"--out {quoted(word)} names the run directory", "sample": f"--prompt {quoted(word)} gives a prompt",
+            "schema": f"-o {quoted(word)} writes it to a file"}.get(verb, "")

@@ -25,6 +25,7 @@ from llmspec.asked import (
     scheduled,
     written,
 )
+from llmspec.core.problems import LlmspecError, RunError
 from llmspec.core.visible import command, path_word
 from llmspec.failures import STATUSES
 from llmspec.verb import Verb, Verbs
@@ -67,6 +68,8 @@ def place(text: str) -> Path:
         raise typer.BadParameter("a path cannot be empty")
     if "\0" in text:
         raise typer.BadParameter("a path cannot hold a NUL")
+    if "://" in text:
+        raise typer.BadParameter(f"{text} is an address of the web: download it first, and give the file")
     return Path(os.path.expanduser(text))
 
 
@@ -84,7 +87,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail
                     "`llmspec run quickstart --set phases.pretrain.budget='3M tokens' --out runs/longer`")
 def run(
     spec: SpecPath,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", parser=place,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FOLDER", parser=place,
                                              help="Run directory; runs/NAME where left out.")] = None,
     set_: Sets = None,
     offline: Offline = False,
@@ -265,7 +268,10 @@ def schema(
     from llmspec.spec.json_schema import as_text
 
     if out:
-        write_text(out, as_text())
+        try:
+            write_text(out, as_text())
+        except RunError as e:  # its hints are those of a run
+            raise LlmspecError(e.problems[0].message) from None
     else:
         from llmspec.render.terminal import out as standard_output
 

@@ -73,7 +73,9 @@ def explain_part(plan: Plan, path: str) -> PartReport:
     """The report of the part at `path`. Raises SpecError where there is none."""
     parts = parts_of(plan)
     if path not in parts:
-        raise SpecError(Problem(f"the spec has no part `{path}`", ("--part",), one_of(path, parts)))
+        ends = [name for name in parts if name.endswith(f".{path}")]
+        hint = f"did you mean `{ends[0]}`?" if len(ends) == 1 else one_of(path, ends or parts)
+        raise SpecError(Problem(f"the spec has no part `{path}`", ("--part",), hint))
     part = parts[path]
     planned = next((p for p in plan.phases if path.startswith(f"phases.{p.name}")), None)
     shaping = planned is not None and path.endswith((".optimizer", ".schedule"))
