@@ -72,7 +72,7 @@ def make(kind: str, key: str, write: Callable[[Path], dict[str, Any]]) -> Entry:
             except OSError:
                 if find(kind, key):
                     break
-                _discard(home / key)
+                discard(home / key)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     entry = find(kind, key)
@@ -106,7 +106,7 @@ def _checksum(file: Path) -> int:
     return found
 
 
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Take a damaged entry away in one step: whoever has it open keeps reading what he opened."""
     grave = folder.with_name(f".old-{folder.name}-{os.getpid()}")
     try:

@@ -140,7 +140,7 @@ class PlainLayout:
             source = self._data.offsets[order[nth]] + inside - 1
             found = np.full(len(inside), self._end, np.int32)
             text = inside > 0
-            found[text] = self._data.tokens[source[text]]
+            found[text] = self._data.ids(source[text])
             tokens[here], starts[here] = found, ~text
         return tokens, starts
 

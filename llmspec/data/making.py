@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmspec.core.hashing import digest
-from llmspec.core.problems import DataError
+from llmspec.core.problems import DataError, RunError
 from llmspec.data import entries
 from llmspec.data.entries import Entry
 from llmspec.data.fetch import Fetch, Progress
@@ -19,7 +19,7 @@ from llmspec.data.leaks import Content
 from llmspec.data.reading import FORMAT, Reading, View, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.split import TRAINS
-from llmspec.data.tokens import spelled
+from llmspec.data.tokens import TokenSet, spelled
 from llmspec.data.unknown import Unknown
 from llmspec.data.writing import Cutter, FileRows, TokenWriter
 from llmspec.parts.sources import Source
@@ -92,8 +92,14 @@ class Maker:
 
     def tokens(self, view: View, codec: Codec) -> Entry:
         key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json())})
-        found = entries.find("tokens", key)
-        return found or entries.make("tokens", key, lambda folder: self._write(folder, view, codec))
+        if found := entries.find("tokens", key):
+            try:
+                for side in SIDES:
+                    TokenSet.load(found.folder, side, codec.vocab, found.about[side])
+                return found
+            except (RunError, KeyError, TypeError):
+                entries.discard(found.folder)
+        return entries.make("tokens", key, lambda folder: self._write(folder, view, codec))
 
     def _write(self, folder: Path, view: View, codec: Codec) -> dict[str, Any]:
         """One pass over a source, to the files of both sides."""

@@ -71,9 +71,9 @@ class DialogueLayout:
         source = _ranges(data.offsets[dialogue], places)
         row = np.repeat(rows, per_row)
         target = np.repeat(row * T + self._start[entry], places) + _ranges(np.zeros_like(places), places)
-        batch.tokens.reshape(-1)[target] = data.tokens[source]
-        batch.targets.reshape(-1)[target] = data.tokens[source + 1]
-        batch.weights.reshape(-1)[target] = self._counts[data.speakers[source + 1]]  # type: ignore[index]
+        batch.tokens.reshape(-1)[target] = data.ids(source)
+        batch.targets.reshape(-1)[target] = data.ids(source + 1)
+        batch.weights.reshape(-1)[target] = self._counts[data.codes(source + 1)]
         filled = self._filled[packed]
         batch.filled[rows] = filled
         batch.repeated[rows] = np.where(blocks >= self._blocks, filled, 0)

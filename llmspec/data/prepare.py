@@ -249,7 +249,8 @@ class Prepared:
         return digest(self.codec.to_json())
 
     def _open(self, view: View, side: str) -> TokenSet:
-        return TokenSet.load(self._tokens[view].folder, side)
+        entry = self._tokens[view]
+        return TokenSet.load(entry.folder, side, self.codec.vocab, entry.about[side])
 
     def _about(self, name: str) -> dict[str, Any]:
         """Notes on a source as plain text, or as dialogues where no phase reads it as text."""

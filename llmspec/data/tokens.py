@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmspec.core.problems import RunError
 from llmspec.data.shaping import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
+from llmspec.parts.tokenizers.base import ROLES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,27 @@ class TokenSet(NamedTuple):
     """(N,) uint8, dialogues only: 1 + role of whose content or end of turn the token is; 0 for END and role tokens."""
     spoken: np.ndarray | None = None
     """(n, R) int64, dialogues only: tokens of each role's contents and ends of turn."""
+    vocab: int = 1 << 32
+    """Ids that the tokenizer has: the files may have rotted since they were written."""
+    file: Path = Path("tokens")
+    """Where the tokens lie."""
+
+    def ids(self, places: np.ndarray) -> np.ndarray:
+        """Tokens at some places. Raises RunError where one is no id: nothing made of it would be told from sense."""
+        found = self.tokens[places]
+        if found.size and int(found.max()) >= self.vocab:
+            at = int(_first(places, found >= self.vocab))
+            raise damaged(self.file, f"token {at:,} is {int(self.tokens[at])}, of {self.vocab:,} in the vocabulary")
+        return found
+
+    def codes(self, places: np.ndarray) -> np.ndarray:
+        """`speakers` at some places. Raises RunError where one is no role."""
+        assert self.speakers is not None
+        found = self.speakers[places]
+        if found.size and int(found.max()) > len(ROLES):
+            at = int(_first(places, found > len(ROLES)))
+            raise damaged(_beside(self.file, "speakers"), f"token {at:,} is said by role {int(self.speakers[at])}")
+        return found
 
     @property
     def lengths(self) -> np.ndarray:
@@ -43,10 +65,10 @@ class TokenSet(NamedTuple):
         return self.offsets[1:] - self.offsets[:-1]
 
     @classmethod
-    def load(cls, folder: Path, name: str) -> TokenSet:
+    def load(cls, folder: Path, name: str, vocab: int = 1 << 32, about: Mapping[str, Any] | None = None) -> TokenSet:
         """Open the files `<name>.<field>.npy`; long arrays are mapped, so that opening costs nothing.
 
-        Raises RunError where they are not what a TokenWriter writes, or do not fit each other.
+        Raises RunError where they are not what a TokenWriter writes, or do not fit each other and what it noted.
         """
         import numpy as np
 
@@ -59,9 +81,25 @@ class TokenSet(NamedTuple):
             except (ValueError, EOFError, OSError, SyntaxError, OverflowError, MemoryError):
                 raise damaged(file, "it is no array") from None
 
-        arrays = {field: open_(field) for field in cls._fields}
-        _check(arrays, folder / f"{name}.tokens.npy")
-        return cls(**arrays)  # type: ignore[arg-type]
+        arrays, file = {field: open_(field) for field in FIELDS}, folder / f"{name}.tokens.npy"
+        _check(arrays, file)
+        found = cls(**arrays, vocab=vocab, file=file)  # type: ignore[arg-type]
+        if about is not None:
+            _compare(found, about)
+        return found
+
+
+FIELDS = ("tokens", "offsets", "characters", "speakers", "spoken")
+"""What lies in files."""
+
+
+def _first(places: np.ndarray, wrong: np.ndarray) -> int:
+    """The first place that is wrong."""
+    return int(places[wrong].min())
+
+
+def _beside(file: Path, field: str) -> Path:
+    return file.with_name(file.name.replace(".tokens.", f".{field}."))
 
 
 def _check(arrays: Mapping[str, Any], file: Path) -> None:
@@ -73,20 +111,28 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
     for field, array in arrays.items():
         if array is None:
             if spoken or field in ("tokens", "offsets", "characters"):
-                raise damaged(file.with_name(file.name.replace(".tokens.", f".{field}.")), "it is not there")
+                raise damaged(_beside(file, field), "it is not there")
             continue
-        ndim = 2 if field in ("characters", "spoken") else 1
-        if array.dtype.str[1:] not in kinds[field] or array.ndim != ndim or not array.flags.c_contiguous:
-            raise damaged(file.with_name(file.name.replace(".tokens.", f".{field}.")),
-                          f"it holds {array.dtype} of shape {array.shape}")
+        row = (len(ROLES) if spoken else 1,) if field in ("characters", "spoken") else ()
+        if array.dtype.str[1:] not in kinds[field] or array.shape[1:] != row or not array.flags.c_contiguous:
+            raise damaged(_beside(file, field), f"it holds {array.dtype} of shape {array.shape}")
     tokens, offsets = arrays["tokens"], arrays["offsets"]
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or np.any(offsets[1:] < offsets[:-1]):
-        raise damaged(file.with_name(file.name.replace(".tokens.", ".offsets.")),
-                      f"it leads outside the {len(tokens)} tokens")
+        raise damaged(_beside(file, "offsets"), f"it leads outside the {len(tokens)} tokens")
     per_document = [arrays[field] for field in ("characters", "spoken") if arrays[field] is not None]
     if any(len(array) != len(offsets) - 1 for array in per_document) or (
             arrays["speakers"] is not None and len(arrays["speakers"]) != len(tokens)):
         raise damaged(file, "the files beside it are of another number of documents or tokens")
+
+
+def _compare(found: TokenSet, about: Mapping[str, Any]) -> None:
+    """Hold the files against what their writer noted. Raises RunError."""
+    spoken = 0 if found.spoken is None else int(found.spoken.sum())
+    counts = {"documents": len(found.lengths), "tokens": len(found.tokens), "characters": int(found.characters.sum()),
+              "spoken": spoken}
+    for name, count in counts.items():
+        if count != about[name]:
+            raise damaged(found.file, f"there are {count} {name}, and {about[name]} were written")
 
 
 def damaged(file: Path, what: str) -> RunError:

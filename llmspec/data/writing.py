@@ -14,7 +14,7 @@ import numpy as np
 
 from llmspec.data.shaping import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES, UNKNOWN
+from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
 
 CHARACTERS_AT_ONCE = 1_000_000
 """Text handed to the tokenizer in one go: enough to keep every core busy, little enough to stop within a second."""
@@ -119,10 +119,9 @@ class TokenWriter:
             self.rows["speakers"] = open_("speakers", np.uint8, ())
             self.rows["spoken"] = open_("spoken", np.int64, (width,))
         self.rows["offsets"].append(np.zeros(1, np.int64))
-        self.documents = self.tokens = self.characters = self.unknown = 0
+        self.documents = self.tokens = self.characters = self.spoken = 0
         self._said = [0] * width
         self._width = width
-        self._unknown = codec.specials.get(UNKNOWN)
         self._clear()
 
     def _clear(self) -> None:
@@ -158,11 +157,11 @@ class TokenWriter:
         self._end()
 
     def close(self) -> dict[str, Any]:
-        """Write the rest; the numbers of documents, tokens, characters and unknown characters."""
+        """Write the rest; the numbers of documents, tokens, characters, and tokens of contents and ends of turn."""
         self._flush()
         self.arrays = {name: rows.close() for name, rows in self.rows.items()}
         return {"documents": self.documents, "tokens": self.tokens, "characters": self.characters,
-                "unknown": self.unknown}
+                "spoken": self.spoken}
 
     # -- on the way ------------------------------------------------------------------------------------------------
     def _special(self, spelling: str, code: int = 0) -> None:
@@ -207,8 +206,6 @@ class TokenWriter:
         tokens[text], tokens[~text] = ids, specials[specials >= 0]
         ends = np.frombuffer(self._ends, np.int64)
         counts = np.frombuffer(self._counts, np.int64).reshape(-1, self._width)
-        if self._unknown is not None:
-            self.unknown += int(np.count_nonzero(ids == self._unknown))
         self.rows["tokens"].append(tokens)
         self.rows["offsets"].append(self.tokens + after[ends])
         self.rows["characters"].append(counts)
@@ -219,6 +216,7 @@ class TokenWriter:
             cell = document[said] * self._width + codes[said] - 1
             spoken = np.bincount(cell, of_piece[said], len(ends) * self._width).astype(np.int64)
             self.rows["spoken"].append(spoken.reshape(-1, self._width))
+            self.spoken += int(spoken.sum())
         self.tokens += len(tokens)
         self.documents += len(ends)
         self.characters += int(counts.sum())
