@@ -123,13 +123,14 @@ def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tupl
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
     from llmspec.data.proofs import data_proofs
+    from llmspec.render.headway import Headway
     from llmspec.render.waiting import waiting
 
     _, plan = compiled(path, overrides)
     try:
         with waiting("reading the data", lines=True) as say:
-            prepared = prepare(plan, offline=True, progress=lambda what, done, total: say(
-                what + (f" {done / total:.0%}" if total and done else "")))
+            headway = Headway()
+            prepared = prepare(plan, offline=True, progress=lambda *found: say(headway.line(*found)))
     except DataError as e:
         return plan, f"token counts are missing: {e.problems[0].message}", None, None
     return complete(plan, prepared.measured), "", data_proofs(prepared), prepared

@@ -108,7 +108,7 @@ def explained(error: BaseException, verb: str = "") -> Failure:
         status = BROKEN_PIPE if isinstance(error, PipeClosed) else NO_OUTPUT
         return Failure(status, (Problem(str(error)),), error.told)
     if isinstance(error, KeyboardInterrupt):
-        return Failure(STOPPED, (Problem("stopped"),))
+        return Failure(STOPPED, (Problem(str(error) or "stopped"),))
     if name == "Interrupted" and module.startswith("llmspec"):
         return Failure(getattr(error, "status", STOPPED), (Problem(str(error)),), told=True)
     if module.startswith("pydantic") and hasattr(error, "errors"):

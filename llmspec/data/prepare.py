@@ -49,8 +49,20 @@ def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = No
     Raises:
         DataError: the problems of all sources at once, and of all phases.
     """
+    doing = "the data were looked for"
+
+    def report(message: str, done: int, total: int) -> None:
+        nonlocal doing
+        doing = message
+        if progress:
+            progress(message, done, total)
+
     try:
-        return _prepare(plan, offline, progress or (lambda message, done, total: None))
+        return _prepare(plan, offline, report)
+    except KeyboardInterrupt as stop:
+        if not stop.args:
+            stop.args = (f"stopped while {doing}: nothing half-written is kept, and what is whole stays in the cache",)
+        raise
     except OSError as error:
         place = "set LLMSPEC_CACHE to another folder" if within_cache(error) else ""
         raise DataError(explained(error, error.filename or cache_dir(), place)) from error

@@ -19,6 +19,7 @@ from rich.table import Table
 from llmspec.bench.pace import Forecast
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.units import count, duration
+from llmspec.render.headway import Headway
 from llmspec.render.terminal import Screen, Text, err, out
 from llmspec.training.stop import Interrupted
 from llmspec.training.watch import Score, Step, Watcher
@@ -78,6 +79,7 @@ class Plain(Watcher):
         self.score, self.taken = "", list[str]()
         self.forecasts: Mapping[str, Forecast] = {}
         self.peak: float | None = None
+        self.headway = Headway()
 
     def show(self, what: RenderableType) -> None:
         """Prints; a string without breaking its lines."""
@@ -94,7 +96,7 @@ class Plain(Watcher):
         now = time.monotonic()
         if what != self.doing or now - self.last > PLAIN_SECONDS:
             self.doing, self.last = what, now
-            self.say(what + (f" {done / total:.0%}" if total and done else ""))
+            self.say(self.headway.line(what, done, total))
 
     def expected(self, forecasts: Mapping[str, Forecast], peak_flops: float | None) -> None:
         self.forecasts, self.peak = forecasts, peak_flops
@@ -157,7 +159,8 @@ class Display(Plain):
         return Group(*parts)
 
     def progress(self, what: str, done: float, total: float) -> None:
-        self.bar.update(self.task, description=what, completed=done, total=total or None)
+        line = self.headway.line(what, done, total)
+        self.bar.update(self.task, description=line, completed=done, total=total or None)
 
     def phase_starts(self, phase: PhasePlan, step: int) -> None:
         self.phase, self.pace, self.losses, self.score = phase.name, Pace(), [], ""
