@@ -167,6 +167,20 @@ def test_a_validation_loss_that_is_no_number_is_said(tmp_path: Path, monkeypatch
     assert not any("validation" in row for row in Rows(tmp_path / "run/first/metrics.jsonl").read())
 
 
+def test_what_is_measured_beside_the_training_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmspec.training import run as module
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(module, "peak_flops", broken)
+    monkeypatch.setattr(supervised.pace, "remember", broken)
+    heard = trained(tmp_path)
+    assert len(heard.steps) == 10
+    assert [n for n in heard.notices if "Input/output error" in n and ("peak" in n or "how long" in n)]
+    assert trained(tmp_path).taken == ["first", "second"]
+
+
 EXTREMES = {
     "the shortest context": ("model.context=2", "phases.second={kind: pretrain, mixture: {facts: 100%}, budget: 2 steps"
                              "}"),

@@ -131,10 +131,10 @@ def chosen(plan: Plan, phase: PhasePlan, prepared: Prepared) -> list[str]:
         return []
     long = sum(len(p.tokens) >= plan.model.context for p in found)
     fit = len(found) - long
-    said = [f"{phase.name} has no `prompts:`; its samples answer the first {len(taken)} dialogues of the "
-            f"{taken[0].origin}"] if fit else [f"{phase.name} has no `prompts:`, and no dialogue leaves room for an "
-                                               "answer; its samples begin with nothing"]
-    return [said[0] + (f" ({long:,} of {len(found):,} are longer than the context and passed over)" if long else "")]
+    count = "first dialogue" if len(taken) == 1 else f"first {len(taken)} dialogues"
+    said = f"{phase.name} has no `prompts:`; its samples answer the {count} of the {taken[0].origin}" if fit else \
+        f"{phase.name} has no `prompts:`, and no dialogue leaves room for an answer; its samples begin with nothing"
+    return [said + (f" ({long:,} of {len(found):,} are passed over, since they leave no room)" if long else "")]
 
 
 def drawn(plan: Plan, codec: Codec) -> Problem | None:

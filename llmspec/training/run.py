@@ -24,7 +24,7 @@ from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
 from llmspec.training.prompts import rehearse
 from llmspec.training.stop import Stop, on_signals
-from llmspec.training.watch import Shielded, Watcher
+from llmspec.training.watch import Shielded, Watcher, only_noted
 
 if TYPE_CHECKING:
     from llmspec.training.supervised import Bench
@@ -77,7 +77,8 @@ def train(folder: RunFolder, plan: Plan, prepared: Prepared, files: dict[str, st
     watcher.planned(plan, folder.path)
     run_phases(bench, folder, promises)
     # Only now, since measuring would have delayed the start.
-    folder.note_facts(peak_flops=peak_flops(plan.device))
+    with only_noted(watcher, "this machine's peak could not be measured"):
+        folder.note_facts(peak_flops=peak_flops(plan.device))
 
 
 def set_up(plan: Plan, prepared: Prepared, watcher: Watcher, stop: Stop) -> Bench:

@@ -28,7 +28,7 @@ from llmspec.runs.run import PhaseFolder
 from llmspec.training.facts import Tally
 from llmspec.training.prompts import Prompt, prompts_of
 from llmspec.training.stop import Stop
-from llmspec.training.watch import Score, Step, Watcher
+from llmspec.training.watch import Score, Step, Watcher, only_noted
 
 
 @dataclass
@@ -125,7 +125,8 @@ class Supervised:
         ledger = self.ledger.rows()
         self.folder.note(done=True, ledger=ledger, facts=self.tally.dump())
         if found := self.tally.measured():
-            pace.remember(self.bench.plan, self.phase, found)
+            with only_noted(self.bench.watcher, "how long the steps took could not be kept"):
+                pace.remember(self.bench.plan, self.phase, found)
         self.bench.watcher.phase_ends(self.plan, ledger)
         return {n: w.numpy().copy() for n, w in self.weights.items()}
 
@@ -168,11 +169,13 @@ class Supervised:
         clipping = "" if self.phase.clip is not None else " or clipping (`clip: 1.0`)"
         kept = f"the checkpoint of step {saved.step:,} is kept in {saved.folder}" if saved else \
             f"no checkpoint of {self.plan.name} had been written yet"
+        what = f"the loss became {loss} (gradient norm {norm})" if not math.isfinite(loss) else \
+            f"the norm of the gradient became {norm} (loss {loss:.4g})"
         return RunError(
-            f"the loss became {loss} (gradient norm {norm}) at step {self.step + 1} of {self.plan.name}",
+            f"{what} at step {self.step + 1} of {self.plan.name}",
             hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now), a longer warm-up{clipping} usually "
                  "helps; a changed phase starts from step 0",
-            consequence=f"every later step would have been NaN; {kept}",
+            consequence=f"every later step would be of no use; {kept}",
         )
 
     def _step(self, batches: list[Any], targets: float, scalars: tuple[float, ...]) -> tuple[float, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.problems import LlmspecError
 from llmspec.training.stop import Stop
 
 if TYPE_CHECKING:
@@ -109,6 +111,16 @@ class Shielded(Watcher):
 
         for name in [n for n in vars(Watcher) if not n.startswith("_")]:
             setattr(self, name, guarded(getattr(inner, name)))
+
+
+@contextmanager
+def only_noted(watcher: Watcher, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside is told, and ends nothing: for what a run is not made for."""
+    try:
+        yield
+    except Exception as e:
+        said = e.problems[0].message if isinstance(e, LlmspecError) else f"{type(e).__name__}: {e}"
+        watcher.notice(f"{what} ({said})")
 
 
 @dataclass
