@@ -74,12 +74,13 @@ def test_a_file_is_read_once_however_many_links_lead_to_it(tmp_path: Path) -> No
     (tmp_path / "a.txt").symlink_to(tmp_path / "b" / "one.txt")
     os.link(tmp_path / "b" / "two.txt", tmp_path / "b" / "zwei.txt")
     (tmp_path / "b" / "gone.txt").symlink_to("nowhere.txt")
+    (tmp_path / "b" / "self.txt").symlink_to("self.txt")
     found, notes = names(tmp_path, "**/*.txt", "b/*.txt")
     assert found == ["b/one.txt", "b/two.txt"]
     assert notes.counts["links to files that are read already"] == 1
     assert notes.counts["further names (hard links) of files that are read already"] == 1
     assert notes.examples["links to folders that are read already"] == ["a", "b/loop"]
-    assert notes.examples["links that lead nowhere"] == ["b/gone.txt"]
+    assert notes.examples["links that lead nowhere"] == ["b/gone.txt", "b/self.txt"]
 
 
 def test_a_link_out_of_the_folder_is_followed(tmp_path: Path) -> None:

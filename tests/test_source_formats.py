@@ -64,6 +64,7 @@ def test_rows_are_records(tmp_path: Path) -> None:
     assert list(notes.said()) == ["read tables with semicolons between the fields (1): s.csv",
                                   "left out columns without a name (1): s.csv"]
     assert csv.field_size_limit() == before
+    assert read(tmp_path, "e.csv", b"sep=;\r\nq;a\r\n1;2\r\n") == [Document("e.csv", "", {"q": "1", "a": "2"}, "3")]
     assert records(tmp_path, "none.csv", "q,a\n") == []
 
 
@@ -130,6 +131,19 @@ def test_records_without_an_end_are_refused_before_memory_ends(tmp_path: Path, m
     assert "a record of more than" in said(tmp_path, "a.json", b'[{"a": "' + long)
     assert "a record of more than" in said(tmp_path, "a.csv", b"q,a\n" + long)
     assert "a record of more than" in said(tmp_path, "b.csv", b'q,a\n"' + b"x\n" * (2 << 20))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(raw=st.binary(max_size=60) | st.text("[]{}:,\"'\\\r\n\t;ue0aé ", max_size=40).map(str.encode),
+       suffix=st.sampled_from([".txt", ".csv", ".tsv", ".json", ".jsonl", ".gz", ".bz2", ".xz", ".zst"]),
+       encoding=st.sampled_from(["utf-8", "utf-16", "utf-16-le", "shift_jis", "latin-1", "utf-32"]))
+def test_whatever_a_file_holds_there_are_documents_or_a_sentence(tmp_path: Path, raw: bytes, suffix: str,
+                                                                 encoding: str) -> None:
+    try:
+        for document in read(tmp_path, "f" + suffix, raw, encoding=encoding):
+            assert "\0" not in document.text and "\r" not in document.text
+    except DataError as error:
+        assert f"f{suffix}" in str(error) and all(len(line) < 500 for line in str(error).splitlines())
 
 
 # -- compressed ------------------------------------------------------------------------------------------------------

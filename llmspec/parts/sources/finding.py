@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import os
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from llmspec.core.problems import Problem, nearest
 from llmspec.core.units import size
 from llmspec.parts.sources.base import Fetcher, Found
-from llmspec.parts.sources.notes import Notes, Problems
+from llmspec.parts.sources.notes import SHOWN, Notes, Problems
 
 _TOLD = 5_000
 """Entries between two reports of progress."""
@@ -43,7 +44,9 @@ def find(fetch: Fetcher, folder: Path, globs: tuple[str, ...], key: str) -> list
         matches = walk.run()
         found += matches
         if not walk.matched and not walk.problems:
-            walk.problems.append(_missing(folder, pattern, key, walk.left_out))
+            hint = _nearest(folder, pattern, walk.left_out) if seen.problems.count < SHOWN else ""
+            walk.problems.append(Problem(f"no file matches `{shortened(pattern)}` in {folder}", (key,), hint,
+                                         "the source would have no text"))
         seen.problems.add(*(problem if problem.path else problem.at(key) for problem in walk.problems))
     seen.problems.check()
     return found
@@ -221,7 +224,10 @@ class _Walk:
         except NotADirectoryError:
             return
         except OSError as error:
-            self.problems.append(_unreadable(name, error))
+            if error.errno == errno.ELOOP and not named:
+                self.leave("links that lead nowhere", name)
+            else:
+                self.problems.append(_unreadable(name, error))
             return
         if stat.S_ISREG(status.st_mode):
             if problem := _sparse(path, name, status):
@@ -319,8 +325,8 @@ def _no_glob(pattern: str) -> str:
     return ""
 
 
-def _missing(folder: Path, pattern: str, key: str, left_out: Iterable[str]) -> Problem:
-    """A pattern that matches nothing: the nearest name, or what there is."""
+def _nearest(folder: Path, pattern: str, left_out: Iterable[str]) -> str:
+    """What to do about a pattern that matches nothing: the nearest name, or what there is."""
     whole = folder / os.path.expanduser(pattern)
     try:
         there = sorted(shown(name) for name in os.listdir(whole.parent))
@@ -341,4 +347,4 @@ def _missing(folder: Path, pattern: str, key: str, left_out: Iterable[str]) -> P
         hint = "try a wider pattern; `**` crosses folders"
     else:
         hint = f"{shortened(str(whole.parent))} is {'empty' if os.path.isdir(whole.parent) else 'not a folder'}"
-    return Problem(f"no file matches `{shortened(pattern)}` in {folder}", (key,), hint, "the source would have no text")
+    return hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,6 +12,8 @@ from llmspec.parts.sources.base import Document
 from llmspec.parts.sources.notes import READ
 from llmspec.parts.sources.opening import LONGEST, Text, lines, too_long
 
+_SAYS = re.compile(r"sep=([,;\t|])\n", re.IGNORECASE)
+"""A line above the header that names the separator."""
 _LONGEST_NAME = 100
 """Characters of a column's name; what is longer is a text, in a file without a header."""
 
@@ -50,11 +53,14 @@ class _Table:
         """The rows below the header. Raises DataError for a header that is none, and for quotes that do not end."""
         source = (line + "\n" for line in lines(self.text))
         first = next((line for line in source if line.strip()), "")
+        skipped = 0
+        if said := _SAYS.fullmatch(first):  # as Excel writes it
+            self.separator, first, skipped = said[1], next(source, ""), 1
         if not first:
             return
         self.separator = self._separator(first)
         reader = csv.reader(_chain(first, source), delimiter=self.separator, strict=True)
-        start = 1
+        start = 1 + skipped
         while True:
             try:
                 row = _next(reader)
@@ -66,7 +72,7 @@ class _Table:
                 self.columns = self._header(row)
             elif row:
                 yield start, row
-            start = reader.line_num + 1
+            start = reader.line_num + 1 + skipped
 
     def _separator(self, first: str) -> str:
         """The separator that the suffix says, unless the header has none of it but semicolons or tabs."""
