@@ -34,6 +34,7 @@ LOWER = {
            "`llmspec explain SPEC` says what takes how much",
     "sample": "a smaller --n or decoding.max_tokens", "check": "a smaller model, or leave out --exact, --graph, --data",
     "explain": "a smaller model, or leave out --exact", "bench": "a smaller model or batch, as in --set model.layers=2",
+    "new": "a folder with fewer or smaller files",
 }
 
 

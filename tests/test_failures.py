@@ -30,7 +30,8 @@ from llmspec.training.stop import Interrupted
 from llmspec.verbs import app
 
 VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-NEEDED = {"run": ["a.yaml"], "check": ["a.yaml"]}
+NEEDED = {verb: ["a.yaml" for p in made.params if p.param_type_name == "argument" and p.required]
+          for verb, made in VERBS.items()}
 JSON = [verb for verb, made in VERBS.items() if any(p.name == "json_" for p in made.params)]
 
 
@@ -67,7 +68,7 @@ def test_every_end_is_a_sentence_and_a_status(error: BaseException, status: int,
     monkeypatch.setattr(TyperCommand, "invoke", fail)
     for verb in JSON if as_json else VERBS:
         with pytest.raises(SystemExit) as ended:
-            answered([verb, *NEEDED.get(verb, []), *(["--json"] if as_json else [])])
+            answered([verb, *NEEDED[verb], *(["--json"] if as_json else [])])
         said = capsys.readouterr()
         assert ended.value.code == status and "Traceback" not in said.err
         assert f"{status} " in failures.STATUSES and not re.search(r"\x1b\[2J", said.out + said.err)
