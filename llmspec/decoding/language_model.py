@@ -11,6 +11,7 @@ from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
 from llmspec.core.devices import automatic
+from llmspec.core.hashing import digest
 from llmspec.core.problems import RunError
 from llmspec.core.units import size
 from llmspec.decoding.generate import Event, Generation, generate, stream
@@ -45,7 +46,7 @@ class LanguageModel:
             self._weights = numpy_inputs(**{t.name: weights[t.name] for t in plan.model.tensors})
             self._model = Transformer(plan.model)
             self._tables = numpy_inputs(**self._model.tables())
-            self._graphs = Graphs(lambda: self._lowering.jit(self._forward))
+            self._graphs = Graphs(lambda: self._lowering.jit(self._forward, digest(plan.model.model_dump(mode="json"))))
             self.decoder = Decoder(plan.model, self._lowering, self._weights)
         self.notices: list[str] = []
 

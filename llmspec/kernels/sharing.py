@@ -36,9 +36,11 @@ class _AnyThread:
         return sqlite3.connect(*arguments, **{**more, "check_same_thread": False})
 
 
-def any_thread() -> None:
-    """Lets every thread use tinygrad's database of kernels. Within a turn of `owner`."""
+def share() -> None:
+    """Lets every thread use tinygrad, and children where they can. Within a turn of `owner`; cheap when called again."""
     from tinygrad import helpers
+
+    owner.after_fork(mend)
 
     shared: Any = helpers
     if not isinstance(shared.sqlite3, _AnyThread):
@@ -68,7 +70,6 @@ def private_memory(module: Any) -> None:
 def opened(device: Any) -> None:
     """A CPU has been opened with `private_memory`: children can use it."""
     OURS.add(id(device))
-    owner.after_fork(mend)
 
 
 def mend() -> None:
@@ -88,7 +89,10 @@ def mend() -> None:
 
 
 def _leave_to_parent() -> None:
-    """Connections and processes that are the parent's: held, so that nobody closes them here, and made anew."""
+    """Connections and processes that are the parent's: held, so that nobody closes them here.
+
+    A child compiles by itself: processes of its own would stay where it ends by os._exit.
+    """
     from tinygrad import helpers
     from tinygrad.engine import worker
 
@@ -99,6 +103,7 @@ def _leave_to_parent() -> None:
     if pool is not None:
         pool._state = "CLOSE"  # or this process would close it when it ends
         worker.worker_pool = None
+    shared.PARALLEL.value = 0
 
 
 def _restart(device: Any, worker: Any) -> None:

@@ -114,7 +114,7 @@ def lowering(device: str, plain: bool = False, precision: str = "float32") -> Lo
     `precision` is a Plan's, which has no other than float32 for a CPU's own lowering.
     """
     with owner.turn():
-        sharing.any_thread()
+        sharing.share()
         if plain or not device.startswith("CPU"):
             return Lowering("plain", precision=precision)
         return Lowering(native.products(), {"native": native.handle()})

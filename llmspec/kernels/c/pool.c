@@ -197,12 +197,15 @@ void start_threads(int64_t threads) {
 
 int64_t thread_count(void) { return pool.threads; }
 
-// In the child of a fork, which has none of the threads: as before the start. No job may have been running.
+// In the child of a fork, which has none of the threads: as before the start, so that new threads see no job that has
+// ended. No job may have been running.
 void forget_threads(void) {
   pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
   pool.lock = lock;
   pool.wake = wake;
+  for (int t = 0; t < MOST_THREADS; t++) atomic_store(&pool.tickets[t].next, 0);
+  atomic_store(&pool.number, 0);
   atomic_store(&pool.asleep, 0);
   pool.threads = 1;
 }
