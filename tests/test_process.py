@@ -1,4 +1,4 @@
-"""The process belongs to the user: threads, forks and streams may use a model as they like, and nothing is left behind."""
+"""The process belongs to the user: threads, forks and streams may use a model as they like; nothing is left behind."""
 
 from __future__ import annotations
 

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
 from llmspec.core.devices import automatic
 from llmspec.core.hashing import digest
-from llmspec.core.problems import RunError
+from llmspec.core.problems import Problem, RunError, SpecError, one_of
 from llmspec.core.units import size
 from llmspec.decoding.generate import Event, Generation, generate, stream
 from llmspec.decoding.template import chat_prompt, text_prompt
@@ -24,6 +26,7 @@ from llmspec.model.transformer import Transformer, block_view
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.run import RunFolder
 from llmspec.spec.decoding import Decoding
+from llmspec.spec.translate import Translator
 
 MOST_ANSWERS = 1 << 16
 Prompt = str | Sequence[tuple[str, str]]
@@ -78,6 +81,8 @@ class LanguageModel:
     def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:
         """Ids of a prompt: a text, a user's turn, or turns of (role, text). Raises TypeError, LlmspecError."""
         markers = self.plan.tokenizer.markers
+        if not isinstance(chat, bool | None):
+            raise TypeError(f"chat is True, False or None, not {chat!r}")
         if not isinstance(prompt, str):
             return chat_prompt(self.codec, turns_of(prompt), markers)
         if self.chat if chat is None else chat:
@@ -85,8 +90,19 @@ class LanguageModel:
         return text_prompt(self.codec, prompt, markers)
 
     def settings(self, decoding: Decoding | None = None, **changes: Any) -> Decoding:
-        """These decoding settings (the run's where none are given) with some replaced; strict like the spec's."""
-        return (decoding or self.plan.decoding).updated(**changes)
+        """These decoding settings (the run's where none are given) with some replaced; strict like the spec's.
+
+        Raises SpecError with every setting that is wrong.
+        """
+        if not isinstance(decoding, Decoding | None):
+            raise TypeError(f"decoding is a Decoding, such as `model.settings()` gives, not {decoding!r}")
+        if unknown := [k for k in changes if k not in Decoding.model_fields]:
+            raise SpecError(Problem(f"no decoding setting is named `{k}`", hint=one_of(k, Decoding.model_fields))
+                            for k in unknown)
+        try:
+            return (decoding or self.plan.decoding).updated(**changes)
+        except ValidationError as error:
+            raise SpecError(Translator(Decoding, (), changes, lambda path: None).problems(error.errors())) from None
 
     def generate(self, prompt: Prompt, *, n: int = 1, seed: int | None = None,
                  chat: bool | None = None, decoding: Decoding | None = None, **changes: Any) -> list[Generation]:
@@ -113,8 +129,10 @@ class LanguageModel:
 
 
 def turns_of(prompt: Any) -> list[tuple[str, str]]:
-    """The turns of a dialogue. Raises TypeError for what is none."""
+    """The turns of a dialogue: (role, text), or maps with `role` and `content`. Raises TypeError for what is none."""
     turns = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, bytes | dict) else None
+    turns = turns and [(t["role"], t["content"]) if isinstance(t, dict) and {*t} == {"role", "content"} else t
+                       for t in turns]
     if turns is None or not all(isinstance(t, tuple | list) and len(t) == 2 and all(isinstance(x, str) for x in t)
                                 for t in turns):
         raise TypeError("a prompt is a text, or turns such as [('user', 'What is a comet?')]")

@@ -37,7 +37,7 @@ class _AnyThread:
 
 
 def share() -> None:
-    """Lets every thread use tinygrad, and children where they can. Within a turn of `owner`; cheap when called again."""
+    """Lets every thread use tinygrad, and children where they can. Within a turn of `owner`; cheap to call again."""
     from tinygrad import helpers
 
     owner.after_fork(mend)

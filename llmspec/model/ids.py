@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import Any
+
+LONG = 1 << 20
+"""Tokens of a row that no model reads at once: such a row is refused by its length, not looked through."""
 
 
 def token_ids(given: Any, vocab: int, longest: int, axes: tuple[int, ...] = (1, 2)) -> Any:
@@ -20,10 +24,10 @@ def token_ids(given: Any, vocab: int, longest: int, axes: tuple[int, ...] = (1, 
     _are_whole(given, ids)
     if ids.ndim not in axes:
         raise ValueError(f"token ids have the shape {_shapes(axes)}, not {ids.shape}")
-    if not 1 <= ids.shape[-1] <= longest or not ids.size:
-        many = ids.shape[-1] if ids.ndim else 0
-        raise ValueError(f"1 to {longest} tokens, the model's context, can be read at once, not {many}"
-                         if ids.size or many != 0 else "there are no tokens, and a model needs one to begin with")
+    if not ids.size:
+        raise ValueError("there are no tokens, and a model needs one to begin with")
+    if ids.shape[-1] > longest:
+        raise ValueError(f"1 to {longest} tokens can be read at once, not {ids.shape[-1]}")
     wrong = (ids < 0) | (ids >= vocab)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -36,15 +40,22 @@ def _are_whole(given: Any, ids: Any) -> None:
     """Raises TypeError for what is no integer, and for True and False, which would count as 1 and 0."""
     if not ids.size and not isinstance(given, str | bytes):
         return
-    if ids.dtype.kind in "iu" and not _holds_bool(given):
+    if ids.dtype.kind in "iu" and (ids.shape[-1:] > (LONG,) or not _holds_bool(given)):
         return
     if ids.dtype == object and ids.ndim and all(isinstance(i, int) and not isinstance(i, bool) for i in ids.flat):
         return  # integers beyond 64 bits, which are in no vocabulary
-    first = given
-    while isinstance(first, list | tuple) and first:
-        first = next((x for x in first if isinstance(x, bool) or not isinstance(x, int)), first[0])
-    kind = type(first).__name__ if ids.dtype.kind in "OUSb" else f"{ids.dtype}"
+    kinds = _other_types(given) if isinstance(given, list | tuple) else iter([type(given).__name__] * (not ids.ndim))
+    kind = next(kinds, ids.dtype.name)
     raise TypeError(f"token ids are integers, not {kind}; text becomes ids with `tokens` or a tokenizer")
+
+
+def _other_types(given: Any) -> Iterator[str]:
+    """Names of the types of what is no integer, in lists of lists."""
+    for x in given:
+        if isinstance(x, list | tuple):
+            yield from _other_types(x)
+        elif isinstance(x, bool) or not hasattr(x, "__index__"):
+            yield type(x).__name__
 
 
 def _holds_bool(given: Any) -> bool:
