@@ -126,3 +126,38 @@ def drive(library: Any, makers: dict[str, Callable[[Pick], list[Case]]], rounds:
             done = [check(library, case, memory) for case in maker(pick)]
             lines.append(f"{name} {turn} {digest([a for made in done for a in made])}")
     return lines
+
+
+def trouble(library: Any) -> tuple[int, int, int]:
+    """(kind, value, limit) of what went wrong since this was last asked; kind 0 for nothing."""
+    words = (ctypes.c_int64 * 2)()
+    return int(library.take_trouble(words)), words[0], words[1]
+
+
+def misled(case: Case) -> Iterator[Case]:
+    """The case with an index that leads out of its table, one at a time; nothing for a case without indices."""
+    for at, values in enumerate(case.given):
+        if values.dtype != np.int32:
+            continue
+        spans = case.function.startswith("attention")  # pairs of first key and end
+        changes = [{1: 2**31 - 1}, {0: -5, 1: 1}] if spans else [{-1: 2**31 - 1}, {-1: -(2**31)}, {0: -1}, {0: 10**6}]
+        for change in changes:
+            other = values.copy()
+            for place, index in change.items():
+                other.flat[place] = index
+            yield case._replace(given=[*case.given[:at], other, *case.given[at + 1 :]])
+
+
+def mislead(library: Any, makers: dict[str, Callable[[Pick], list[Case]]], memory: Any = edged) -> set[str]:
+    """Calls every function with indices that lead out of their tables, which it has to tell; names of those called."""
+    names = set()
+    for maker in makers.values():
+        for turn in range(4):
+            rng = np.random.default_rng(turn)
+            for case in maker(lambda values, rng=rng: values[int(rng.integers(len(values)))]):
+                for wrong in misled(case):
+                    _once(library, wrong, 0, memory)
+                    assert trouble(library)[0] == 2, f"{case.function} followed an index out of its table"
+                    names.add(case.function)
+    assert trouble(library)[0] == 0
+    return names

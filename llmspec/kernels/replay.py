@@ -140,7 +140,7 @@ class Recorder:
 
 def overlap(some: list[range], others: list[range]) -> bool:
     """Whether any two pieces of memory, one of each list, have a byte in common."""
-    return any(a.start < b.stop and b.start < a.stop for a in some for b in others)
+    return any(max(a.start, b.start) < min(a.stop, b.stop) for a in some for b in others)
 
 
 def finished(out: Any) -> Any:

@@ -111,7 +111,7 @@ FLAGS = ["-x", "c", "-std=gnu11", "-O1", "-g", "-march=native", "-shared", "-fPI
          "-fno-sanitize-recover=undefined", "-Wno-unknown-pragmas"]
 SANITIZED = """
 import ctypes, sys
-from kernels import drive, exactly_sized
+from kernels import drive, exactly_sized, mislead
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
 library = ctypes.CDLL(sys.argv[1])
@@ -120,9 +120,10 @@ makers = {**PRODUCTS, **ROW_MAKERS, **ATTENTION}
 if sys.argv[2] == "0":  # one row more than there is
     case = makers["table"](lambda values: values[-1])[0]
     arrays = [exactly_sized(a).__enter__() for a in (case.outputs[0].exact.astype("f4"), *case.given)]
-    rows, width = map(ctypes.c_int64, (case.numbers[0] + 1, case.numbers[1]))
-    library.gather_rows(*(ctypes.c_void_p(a.ctypes.data) for a in arrays), rows, width)
+    rows, width, table = map(ctypes.c_int64, (case.numbers[0] + 1, case.numbers[1], case.numbers[2]))
+    library.gather_rows(*(ctypes.c_void_p(a.ctypes.data) for a in arrays), rows, width, table)
 print(len(drive(library, makers, int(sys.argv[2]), exactly_sized)), "driven")
+print(len(mislead(library, makers, exactly_sized)), "misled")
 """
 
 
@@ -150,5 +151,5 @@ def test_no_access_beyond_a_buffer_and_nothing_undefined(rounds: int, tmp_path: 
                                         capture_output=True, text=True, env=environment, timeout=600)
     done, planted = run(rounds), run(0)
     assert done.returncode == 0, done.stderr[-6000:]
-    assert "driven" in done.stdout and "runtime error" not in done.stderr
+    assert "driven" in done.stdout and "misled" in done.stdout and "runtime error" not in done.stderr
     assert planted.returncode and "heap-buffer-overflow" in planted.stderr, "the sanitizer sleeps"
