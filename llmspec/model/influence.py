@@ -67,7 +67,7 @@ def influences(plan: Plan, model: ModelPlan, mask: Mask) -> tuple[Any, Any]:
     open_device(plan.device)
     from tinygrad import Tensor
 
-    from llmspec.model.lowering import Feed, lowering, numpy_inputs
+    from llmspec.model.lowering import Feed, host, lowering, numpy_inputs
     from llmspec.model.transformer import Transformer, block_view
 
     length, low, network = min(TOKENS, model.context), lowering(plan.device), Transformer(model)
@@ -89,7 +89,7 @@ def influences(plan: Plan, model: ModelPlan, mask: Mask) -> tuple[Any, Any]:
     def outputs(tokens: Any) -> Any:
         arrays = {"tokens": tokens[None], "spans": mask.spans(length, documents),
                   "positions": positions[None].astype(np.int32)}
-        return step(weights, tables, {**feed(**arrays), **low.inputs}).numpy()[0].copy()
+        return host(step(weights, tables, {**feed(**arrays), **low.inputs}))[0]
 
     tokens = rng.integers(0, model.vocab, length).astype(np.int32)
     first, seen = outputs(tokens), np.zeros((length, length), bool)

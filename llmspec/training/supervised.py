@@ -19,6 +19,7 @@ from llmspec.data.prepare import Prepared
 from llmspec.decoding.generate import generate
 from llmspec.model.decoder import Decoder
 from llmspec.model.device import allocated
+from llmspec.model.ids import read_ids
 from llmspec.model.lowering import Feed, Lowering, host, numpy_inputs
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
@@ -128,7 +129,7 @@ class Supervised:
             with only_noted(self.bench.watcher, "how long the steps took could not be kept"):
                 pace.remember(self.bench.plan, self.phase, found)
         self.bench.watcher.phase_ends(self.plan, ledger)
-        return {n: w.numpy().copy() for n, w in self.weights.items()}
+        return {n: host(w) for n, w in self.weights.items()}
 
     def due(self, every: Any) -> bool:
         steps = every.interval(self.total)
@@ -197,6 +198,8 @@ class Supervised:
         """What a graph reads of a batch; `shares` is each target's part of the mean."""
         import numpy as np
 
+        for ids in (batch.tokens, batch.targets):
+            read_ids(ids, self.bench.plan.model.vocab)
         arrays = {"tokens": batch.tokens, "targets": batch.targets,
                   "shares": (batch.weights / max(targets, 1.0)).astype(np.float32), **more}
         arrays["spans"] = Mask(self.phase.document_mask).spans(batch.tokens.shape[1], batch.documents)
@@ -263,7 +266,7 @@ class Supervised:
 
     def write(self) -> None:
         """The checkpoint itself."""
-        arrays = [{n: t.numpy() for n, t in tensors.items()} for tensors in (self.weights, self.state)]
+        arrays = [{n: host(t) for n, t in tensors.items()} for tensors in (self.weights, self.state)]
         cursor = {"stream": self.stream.cursor(self.step), "ledger": self.ledger.dump(), "key": self.plan.key}
         folder = checkpoint.save(self.folder.folder, self.step, arrays[0], arrays[1], cursor)
         self.bench.stop.saved(self.plan.name, self.step)

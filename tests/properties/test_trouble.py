@@ -28,6 +28,7 @@ from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
 
 from llmspec.kernels import native, owner  # noqa: E402
 from llmspec.kernels.replay import Replayed, overlap  # noqa: E402
+from llmspec.model.ids import read_ids  # noqa: E402
 from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,3 +163,12 @@ def test_trouble_is_told_once_and_of_several_the_first() -> None:
         library.gather_rows(pointer(out), *map(pointer, given_), *map(ctypes.c_int64, case.numbers))
     assert trouble(library) == (2, -3, case.numbers[-1]) and trouble(library)[0] == 0
     check(library, case)
+
+
+@pytest.mark.parametrize("wrong", [-1, 24, 2**31 - 1])
+def test_wrong_ids_in_a_batch_end_a_run_before_its_step(wrong: int) -> None:
+    ids = np.arange(24, dtype=np.int32).reshape(2, 12)
+    read_ids(ids, 24)
+    ids[1, 3] = wrong
+    with pytest.raises(RunError, match=f"the data hold the token id {wrong}, and the model's ids are 0 … 23"):
+        read_ids(ids, 24)
