@@ -131,13 +131,13 @@ def test_what_no_machine_has_is_refused_before_it_is_asked_for() -> None:
     model = models.opened()
     with pytest.raises(RunError, match=r"the KV caches of 9000000000 rows take .* and this machine has"):
         model.decoder.prefill([1], rows=9_000_000_000)
-    with pytest.raises(RunError, match="the logits of 1000000 rows take .* this machine has"):
+    with pytest.raises(RunError, match=r"the logits of 1000000 rows take .* this machine has"):
         model.logits(np.broadcast_to(np.ones(1, np.int32), (1_000_000, 48)))
 
 
 @pytest.mark.parametrize("error", [MemoryError("no room for 3 GiB"), OSError(12, "Cannot allocate memory")])
 def test_memory_that_ends_within_a_turn_is_a_sentence(error: BaseException) -> None:
-    with pytest.raises(RunError, match="memory ended: .*(3 GiB|Cannot allocate)"), owner.turn():
+    with pytest.raises(RunError, match=r"memory ended: .*(3 GiB|Cannot allocate)"), owner.turn():
         raise error
     with pytest.raises(OSError, match="disk"), owner.turn():
         raise OSError(28, "disk")
@@ -170,5 +170,5 @@ def test_wrong_ids_in_a_batch_end_a_run_before_its_step(wrong: int) -> None:
     ids = np.arange(24, dtype=np.int32).reshape(2, 12)
     read_ids(ids, 24)
     ids[1, 3] = wrong
-    with pytest.raises(RunError, match=f"the data hold the token id {wrong}, and the model's ids are 0 … 23"):
+    with pytest.raises(RunError, match=f"the data hold token id {wrong}, and the model's ids are 0 … 23"):
         read_ids(ids, 24)
