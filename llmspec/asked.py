@@ -176,14 +176,14 @@ def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:
     return {**files, "overrides.txt": "".join(f"{s}\n" for s in overrides)} if overrides else files
 
 
-def opened(path: Path | None) -> Any:
-    """The model of a run, the newest where none is named."""
+def opened(path: Path | None, phase: str | None = None) -> Any:
+    """The model of a run, the newest where none is named; with the weights of a phase, the last where none is."""
     from llmspec.decoding.language_model import open_model
     from llmspec.render.terminal import err
     from llmspec.render.waiting import waiting
 
     with waiting("opening the model"):
-        model = open_model(run_folder(path).path)
+        model = open_model(run_folder(path).path, phase=phase)
     for notice in model.notices:
         err().print(f"note: {notice}")
     return model

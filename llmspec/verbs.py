@@ -133,6 +133,8 @@ def sample(
     n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as text, chat model or not.")] = False,
+    phase: Annotated[str | None, typer.Option(help="Take the weights of this phase; the last that has some where left "
+                                                   "out.")] = None,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
@@ -140,7 +142,7 @@ def sample(
     from llmspec.forms import turns_for
     from llmspec.render import samples
 
-    model = opened(run)
+    model = opened(run, phase)
     decoding = decoding_settings(model, set_)
     chat = model.chat and not plain
     turns = turns_for(model, chat, prompt, system)

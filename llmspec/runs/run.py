@@ -194,7 +194,7 @@ def lost(folder: PhaseFolder, name: str, notices: list[str], plan: Plan) -> RunE
     hint = "run its spec again into this folder, which trains the phase anew"
     return RunError([Problem(
         f"no checkpoint of {name} is left that can be read", consequence="older weights would have answered instead",
-        hint=hint + (f", or take the weights of another phase: --phase {earlier}" if earlier else "")),
+        hint=hint + (f", or take the weights of another phase: `llmspec sample --phase {earlier}`" if earlier else "")),
         *(Problem(notice) for notice in notices)])
 
 

@@ -118,10 +118,9 @@ class Supervised:
                 with self.tally.spending("samples", len(self.prompts)):
                     self.sample()
             self.tally.holds(self.held())
-            stopping = self.bench.stop.asked and not last
-            if self.due(self.phase.checkpoint_every) or last or stopping:
+            if self.due(self.phase.checkpoint_every) or last or self.bench.stop.asked:
                 self.save()
-            if stopping:
+            if self.bench.stop.asked and not last:  # also while it was saved
                 raise self.bench.stop.interrupted()
         ledger = self.ledger.rows()
         self.folder.note(done=True, ledger=ledger, facts=self.tally.dump())

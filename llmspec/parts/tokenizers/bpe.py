@@ -127,7 +127,8 @@ class BPE(Tokenizer):
 
         try:
             saved = strict_json.loads(text)
-            plain = {key: (saved[key] or {}).get("type") for key in _SHAPE} == _SHAPE and _cuts_as_ours(saved)
+            pieces = {key: saved[key] and saved[key].get("type", "?") for key in _SHAPE}
+            plain = pieces == _SHAPE and _cuts_as_ours(saved)
             tokenizer = HF.from_str(text)
             codec = BPECodec(tokenizer)
             ids = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
