@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ SHOWN = 2
 """Places that are named for each reason in a sentence."""
 ADVICE = {
     EMPTY: "a field that may be empty stands on a line or in a turn of its own",
-    TOO_LONG: "raise model.context above {context}",
+    TOO_LONG: "raise model.context: at {needed}, no more than a tenth would be too long",
     ROLE: "turns are of system, developer, user and assistant",
     FORMAT: "`dialogue:` or `messages:` says how a record is read",
     NOTHING_LEARNED: "look at which roles `learn:` names",
@@ -75,13 +75,16 @@ def reasons(notes: Notes) -> str:
     return ", ".join(told)
 
 
-def too_many(found: Loss, most: float, context: int) -> Iterator[Problem]:
-    """The problem of a phase that would lose more of a source than `most` (a share) allows."""
+def too_many(found: Loss, most: float, needed: int) -> Iterator[Problem]:
+    """The problem of a phase that would lose more of a source than `most` (a share) allows.
+
+    `needed` tokens of context hold nine tenths of its dialogues.
+    """
     if found.share <= most:
         return
     lost = sum(found.dropped.counts.values())
     first = max(found.dropped.counts, key=lambda reason: found.dropped.counts[reason])
-    advice = ADVICE.get(first, "mend the records").format(context=context)
+    advice = ADVICE.get(first, "mend the records").format(needed=needed)
     yield Problem(
         f"{found.phase} would leave out {lost:,} of {found.records:,} records of {found.source}, more than its "
         f"max_dropped of {100 * most:g}%: {reasons(found.dropped)}", ("phases", found.phase, "mixture", found.source),
@@ -89,13 +92,13 @@ def too_many(found: Loss, most: float, context: int) -> Iterator[Problem]:
         f"the phase would train on the other {found.records - lost:,} alone")
 
 
-def unknown_letters(source: str, about: Mapping[str, Any], most: float) -> Iterator[Problem]:
-    """The problems of a source with more unknown characters than `most` (a share) allows."""
+def unknown_letters(source: str, abouts: Sequence[Mapping[str, Any]], most: float) -> Iterator[Problem]:
+    """The problems of a source with more unknown characters than `most` (a share) allows, in any of its forms."""
     for side, what in (("train", "training"), ("validation", "validation")):
-        found = about[side]["unknown"]
+        found = max((about[side]["unknown"] for about in abouts), key=share)
         if share(found) > most:
             yield Problem(
-                f"{percent(share(found))} of the {what} text of {source} are characters that the vocabulary has not: "
+                f"{percent(share(found))} of the characters in the {what} text of {source} are not in the vocabulary: "
                 f"{named(found)}", ("data", "sources", source),
                 "raise tokenizer.vocab, use `tokenizer: {kind: byte}` or `{kind: bpe, ...}`, or write "
                 f"`tokenizer: {{max_unknown: {ceil(100 * share(found))}%}}`",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from llmspec.data import leaks
 from llmspec.data.losses import percent, reasons
 from llmspec.data.prepare import Prepared
-from llmspec.data.unknown import Unknown, named, share
+from llmspec.data.unknown import named, share
 from llmspec.parts.sources.notes import Notes
 
 
@@ -32,7 +32,3 @@ def notices(prepared: Prepared) -> Iterator[str]:
                                      (found.not_validated, found.held_out, "validation records of")):
             if lost := sum(notes.counts.values()):
                 yield (f"{found.phase} leaves out {lost:,} of {records:,} {what} {found.source}: {reasons(notes)}")
-    for name, prompts in prepared.prompts.items():
-        if (found := Unknown(prepared.codec).add(prompts).dump())["unknown"]:
-            yield (f"{found['unknown']:,} of the {found['characters']:,} characters of {name}'s prompts are not in the "
-                   f"vocabulary and become <|unk|>: {named(found)}")

@@ -35,6 +35,8 @@ class DialogueLayout:
         places = data.lengths - 1
         supervised = data.spoken[:, learned].sum(axis=1)
         fits, teaches = places <= context, supervised > 0
+        self.needed = int(np.quantile(places, 0.9, method="higher")) if len(places) else 0
+        """Tokens of a block that holds all but the longest tenth of the dialogues."""
         self.left_out = {TOO_LONG: int((~fits).sum()), NOTHING_LEARNED: int((fits & ~teaches).sum())}
         self.kept = np.flatnonzero(fits & teaches)
         """(n,) dialogues that are read."""

@@ -181,11 +181,6 @@ class Prepared:
         return {name: self._about(name) for name in self._sources}
 
     @property
-    def prompts(self) -> dict[str, tuple[str, ...]]:
-        """Prompts of each phase's samples."""
-        return {name: phase.prompts for name, phase in self._phases.items()}
-
-    @property
     def losses(self) -> list[Loss]:
         """What each phase leaves out of each source."""
         return [found for name in self._phases for found in self._losses(name)]
@@ -240,7 +235,8 @@ class Prepared:
             problems += [refusal(view.source, about["in_both"], about["leaks"]) for view, about in
                          ((view, entry.about) for view, entry in self._tokens.items()) if about["in_both"]]
         most = self._plan.tokenizer.most_unknown
-        problems += [problem for name, about in self.about.items() for problem in unknown_letters(name, about, most)]
+        problems += [problem for name in self._sources for problem in unknown_letters(
+            name, [entry.about for view, entry in self._tokens.items() if view.source == name], most)]
         for name, phase in self._phases.items():
             views = views_of(phase, self._sources, self._maker.found)
             problems += doubled(name, {view: self._tokens[view].about["content"] for view in views})
@@ -250,7 +246,7 @@ class Prepared:
                 problems += error.problems
             else:
                 problems += [problem for found in self._losses(name) for problem in too_many(
-                    found, self._sources[found.source].max_dropped.fraction, self._plan.model.context)]
+                    found, self._sources[found.source].max_dropped.fraction, self.stream(name).needed(found.source))]
             problems += [_nothing_to_validate(name, found) for found in self.validation(name).values()
                          if not found.tokens]
         if problems:

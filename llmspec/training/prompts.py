@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, Problem, SpecError
+from llmspec.data.unknown import Unknown, named
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.parts.tokenizers import Codec
@@ -120,8 +121,9 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
             f"{context:,}", hint=f"shorten it by {length - context + 1:,} or more tokens, or raise model.context"
             if length - context < length - marks else f"raise model.context to {length + 1:,} or more",
             consequence="there would be no room for an answer")], []
-    unknown = prompt.tokens.count(codec.specials[UNKNOWN]) if UNKNOWN in codec.specials else 0
-    return [], [f"{unknown} of its characters are not in the vocabulary, and are read as {UNKNOWN}"] if unknown else []
+    found = Unknown(codec).add([text]).dump()
+    return [], [f"{found['unknown']:,} of its characters are not in the vocabulary, and are read as {UNKNOWN}: "
+                f"{named(found)}"] if found["unknown"] else []
 
 
 def chosen(plan: Plan, phase: PhasePlan, prepared: Prepared) -> list[str]:

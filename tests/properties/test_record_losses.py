@@ -90,8 +90,14 @@ def test_a_phase_that_loses_more_than_a_tenth_asks_for_a_word(tmp_path: Path) ->
                                       "8 empty (r.jsonl:1: a turn of assistant; r.jsonl:6: ")
     assert "`max_dropped: 20%` at data.sources.r" in problem.hint and "the other 32" in problem.consequence
     prepare(talk(tmp_path, records, max_dropped=20))
+    long = [{"prompt": "p", "completion": "word " * n} for n in range(2, 102)]
+    (problem,) = refused(talk(tmp_path, long, max_dropped=10))
+    needed = int(problem.hint.partition("raise model.context: at ")[2].partition(",")[0])
+    assert 440 < needed < 480 and "too long" in problem.message
+    plan = talk(tmp_path, long, max_dropped=10)
+    plan.model.context = needed
+    assert prepare(plan).losses[0].dropped.counts == {"too long": 9}
     prepare(talk(tmp_path, records[1:5] * 10 + records[:4], max_dropped=10))
-    written(tmp_path, [FORMATS["messages"](i) for i in range(3)])
 
 
 def test_each_reason_is_counted_apart_and_said(tmp_path: Path) -> None:
@@ -153,7 +159,7 @@ def lettered(folder: Path, foreign: int, **settings: Any) -> Any:
     (folder / "t.txt").write_text(text * 3, encoding="utf-8")
     tokenizer = tokenizers.TABLE["char"](vocab=len(tokenizers.TABLE["char"]().specials()) + 10, **settings)
     return plan_of(folder, {"t": source("files", path="t.txt")}, ("p", "pretrain", {"t": 100}, "1 steps"),
-                   tokenizer=tokenizer, prompts=("aж",))
+                   tokenizer=tokenizer)
 
 
 def test_unknown_letters_are_said_and_too_many_are_refused(tmp_path: Path) -> None:
@@ -161,9 +167,8 @@ def test_unknown_letters_are_said_and_too_many_are_refused(tmp_path: Path) -> No
 
     said = list(notices(prepare(lettered(tmp_path, 30))))
     assert "t: 90 characters of its training text (3%) are not in the vocabulary and become <|unk|>: ж щ ю" in said
-    assert "1 of the 2 characters of p's prompts are not in the vocabulary and become <|unk|>: ж" in said
     (problem,) = refused(lettered(tmp_path, 90))
-    assert problem.message == ("9% of the training text of t are characters that the vocabulary has not: ж щ ю")
+    assert problem.message == "9% of the characters in the training text of t are not in the vocabulary: ж щ ю"
     assert problem.path == ("data", "sources", "t") and "max_unknown: 9%" in problem.hint
     allowed = prepare(lettered(tmp_path, 90, max_unknown=Share(9)))
     assert allowed.measured.sources[0].unknown == pytest.approx(0.09)
