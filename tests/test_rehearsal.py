@@ -69,7 +69,8 @@ def test_both_verbs_say_so_with_line_and_column(tmp_path: Path, verb: tuple[str,
 
 
 def test_letters_that_the_vocabulary_lacks_are_counted(tmp_path: Path) -> None:
-    said = prompts.rehearse(*made(tmp_path, "tokenizer={kind: char, vocab: 64}", "phases.second.prompts=[oéné]"))
+    tokenizer = "tokenizer={kind: char, vocab: 64, max_unknown: 100%}"
+    said = prompts.rehearse(*made(tmp_path, tokenizer, "phases.second.prompts=[oéné]"))
     assert any("second, prompt 1: 2 of its characters" in s and "<|unk|>" in s for s in said)
 
 
