@@ -36,6 +36,11 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
+    import sys
 
     module, attribute = _PLACES[name]
-    return getattr(importlib.import_module(module), attribute)
+    limit = sys.getrecursionlimit()
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    finally:
+        sys.setrecursionlimit(limit)  # which tinygrad raises for the whole process

@@ -144,7 +144,7 @@ def state():
         "what children see": os.popen("env | grep -v '^_=' | sort").read(),
         "signals": {s: signal.getsignal(s) for s in signal.valid_signals() if s not in (9, 19)},
         "alarm": signal.getitimer(signal.ITIMER_REAL),
-        "warnings": list(warnings.filters), "locale": locale.setlocale(0),
+        "warnings": list(warnings.filters), "recursion": sys.getrecursionlimit(), "locale": locale.setlocale(0),
         "numpy errors": np.geterr(), "numpy prints": np.get_printoptions(),
         "numpy random": repr(np.random.get_state()), "random": random.getstate(),
         "logging": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),
@@ -185,4 +185,34 @@ print("same")
 def test_nothing_of_the_process_changes(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WHOLE, tiny.write(tmp_path)], text=True, capture_output=True,
                           cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tiny.ROOT)}, timeout=600)
+    assert done.stdout.strip().endswith("same"), done.stderr[-3000:]
+
+
+EARLY = """
+import sys
+from tinygrad import Device, Tensor
+from tinygrad.helpers import BEAM, DEBUG, DEV, JIT
+import llmspec
+def ours():
+    return str(DEV.value), JIT.value, BEAM.value, DEBUG.value, Device.DEFAULT, Tensor([1.0]).device
+before = ours()
+assert before[4] == "PYTHON" and before[1] == 0, before
+short = ["phases.pretrain.budget=2 steps", "phases.chat.budget=2 steps"]
+plan = llmspec.compile(llmspec.load_spec(sys.argv[1], short).spec)
+llmspec.run(plan, "run")
+assert ours() == before, ours()
+model = llmspec.open("run")
+assert ours() == before, ours()
+first = model.logits([[1, 2, 3]])
+assert ours() == before, ours()
+assert (model.logits([[1, 2, 3]]) == first).all() and model.generate("one")[0].text == model.generate("one")[0].text
+for event in model.stream("one"):
+    assert ours() == before and Tensor([2.0, 3.0]).sum().item() == 5.0
+print("same")
+"""
+
+
+def test_a_tinygrad_of_the_users_own_keeps_its_device_and_settings(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY, tiny.write(tmp_path)], text=True, capture_output=True,
+                          cwd=tmp_path, env=clean(DEV="PYTHON", JIT="0"), timeout=600)
     assert done.stdout.strip().endswith("same"), done.stderr[-3000:]

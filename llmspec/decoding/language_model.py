@@ -18,7 +18,7 @@ from llmspec.core.problems import Problem, RunError, SpecError, one_of
 from llmspec.core.units import size
 from llmspec.decoding.generate import Event, Generation, generate, stream
 from llmspec.decoding.template import chat_prompt, text_prompt
-from llmspec.kernels import owner
+from llmspec.kernels import guest, owner
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.lowering import Graphs, host, lowering, numpy_inputs
@@ -146,6 +146,12 @@ def open_model(path: Path | str, *, plain: bool = False, phase: str | None = Non
 
     Nothing in the directory is believed: names, shapes, types and hashes are compared with its plan and its lock
     before anything is made of them. Raises RunError and DataError.
+
+    The environment, signal handlers, the number of threads of numpy's BLAS and the recursion limit are afterwards what
+    they were. What stays, while the process lives: the threads that compute, asleep; tinygrad, imported without the
+    environment's variables for it (`LLMSPEC_TINYGRAD` names those that it is to read), whose kernels for the CPU are
+    compiled by the compiler that was found and kept in llmspec's cache, unless CACHEDB names a file. If tinygrad was
+    imported before, it keeps what it has read, and its DEV, JIT and BEAM are ours only while we compute.
     """
     folder = RunFolder.open(Path(path))
     written = folder.plan()
@@ -153,8 +159,9 @@ def open_model(path: Path | str, *, plain: bool = False, phase: str | None = Non
         raise RunError(f"{folder.path} cannot be opened here: {why}", hint="open it on a machine with more memory")
     codec = folder.tokenizer(written)
     of, weights, notices = folder.weights(written, phase)
-    plan, elsewhere = here(written)
-    model = LanguageModel(plan, codec, weights, of, plain)
+    with guest.visit():
+        plan, elsewhere = here(written)
+        model = LanguageModel(plan, codec, weights, of, plain)
     model.notices = [*elsewhere, *notices]
     return model
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmspec.core.problems import RunError
+from llmspec.kernels import guest
 
 _lock = threading.RLock()
 _dropped: deque[Any] = deque()
@@ -30,6 +31,8 @@ class _State:
     """Reads and sets the number of threads of the BLAS that computes the bands of a product."""
     blas_threads = 0
     """What that number was before this turn."""
+    before: dict[str, Any] = {}
+    """tinygrad's settings before this turn."""
     forked = False
     """Whether this process is a child of one that had opened something, and has computed nothing yet."""
     after_fork: tuple[Callable[[], None], ...] = ()
@@ -61,6 +64,7 @@ def turn() -> Iterator[None]:
 def _begin() -> None:
     if _state.forked:
         _mend()
+    _state.before = guest.enter()
     _dropped.clear()
     _one_blas_thread()
 
@@ -74,6 +78,7 @@ def _one_blas_thread() -> None:
 
 
 def _end() -> None:
+    guest.leave(_state.before)
     if _state.blas and _state.blas_threads > 1:
         _state.blas[1](_state.blas_threads)
     _state.blas_threads = 0

@@ -30,6 +30,8 @@ READERS = ("tinygrad", "tinygrad.helpers")
 
 given: dict[str, str] = {}
 """What llmspec gives tinygrad to read."""
+early = False
+"""Whether the user had imported tinygrad before."""
 _patches: dict[str, dict[str, Callable[[Any], None]]] = defaultdict(dict)
 
 
@@ -66,6 +68,8 @@ def _parsed(text: str) -> dict[str, str]:
 
 def stand() -> None:
     """Stand between tinygrad, once it is imported, and the environment. Nothing is imported now."""
+    global early
+    early = early or (not given and "tinygrad.helpers" in sys.modules)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

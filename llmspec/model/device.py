@@ -9,7 +9,7 @@ from typing import Any
 
 from llmspec.core.problems import RunError
 from llmspec.core.units import duration
-from llmspec.kernels import nvidia, opening, shield, toolchain
+from llmspec.kernels import guest, nvidia, opening, shield, toolchain
 
 MISSING = {"nvrtc": nvidia.REMEDY, "cuda": "NVIDIA's driver, which brings libcuda"}
 """Libraries that tinygrad may miss, by its names for them, and what brings them."""
@@ -65,16 +65,13 @@ def open_device(device: str, beam: int = 0) -> None:
     else:
         shield.give(**nvidia.libraries())
         toolchain.keep_kernels()
-    from tinygrad.helpers import DEV, JIT
-
-    if device != DEV.device:  # Device.DEFAULT would look for every kind of device there is, and cannot be assigned
-        DEV.value = device  # type: ignore[assignment]
-    JIT.value = max(1, JIT.value)  # steps are captured
+    guest.choose(device, 0 if device.startswith("CPU") else beam)
     if device.startswith("CPU"):
         opening.open_cpu()
     else:
         open_gpu(device)
-        choose_search(beam)
+        if beam:
+            tell_of_search()
 
 
 def open_gpu(device: str) -> None:
@@ -100,11 +97,9 @@ def allocated() -> int:
     return int(GlobalCounters.mem_used)
 
 
-def choose_search(beam: int) -> None:
-    """What the Plan says holds, whatever BEAM is set to in the environment."""
+def tell_of_search() -> None:
+    """Times tinygrad's search for fast kernels."""
     import tinygrad.codegen.opt.search as module
-    from tinygrad.helpers import BEAM
 
-    BEAM.value = beam
-    if beam and not hasattr(module.beam_search, "timed"):
+    if not hasattr(module.beam_search, "timed"):
         module.beam_search = search(module.beam_search)

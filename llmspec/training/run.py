@@ -17,7 +17,7 @@ from llmspec.core.problems import Problem, RunError
 from llmspec.data.notices import notices
 from llmspec.data.prepare import Prepared, prepare
 from llmspec.data.proofs import data_proofs
-from llmspec.kernels import workers
+from llmspec.kernels import guest, workers
 from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
@@ -44,7 +44,7 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
         wanted = Lock.read(locked) if locked else None
         # What would end the run late is found before the data are read.
         folder.accept(plan)
-        with folder.alone() as notices, workers.kept():
+        with folder.alone() as notices, workers.kept(), guest.visit():
             for notice in notices:
                 watcher.notice(notice)
             check_room(folder.path, plan)
