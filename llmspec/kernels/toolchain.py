@@ -99,7 +99,11 @@ class Toolchain:
                 workers.call([*command, "-", "-o", str(made)], source, LIBRARY_SECONDS, self._environment())
                 return made.read_bytes()
             except workers.CompilerError as error:
-                raise ToolchainError(f"{name} could not be compiled: {error}") from error
+                told = error.problems[0]
+                full = "nospaceleft" in told.message.lower().replace(" ", "")
+                raise ToolchainError(f"{name} could not be compiled: {told.message}",
+                                     f"make room there, or {ELSEWHERE}" if full else told.hint,
+                                     "the C functions that train and decode would be missing") from error
 
     def _library_command(self, flags: tuple[str, ...]) -> list[str]:
         common = ["-x", "c", "-O3", *native_flags(), "-fno-math-errno", "-shared", "-fPIC", *flags]
