@@ -29,6 +29,7 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     from llmspec.compiler import check_sections, compile_spec
     from llmspec.core.problems import SpecError
     from llmspec.spec import read_spec
+    from llmspec.training.prompts import check_prompts
 
     if (path / "plan.json").is_file():
         raise SpecError(_no_spec(path))
@@ -36,7 +37,10 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     problems = reading.sorted((*reading.problems, *check_sections(reading.sections)))
     if problems or reading.sections.spec is None:
         raise SpecError(problems)
-    return reading, compile_spec(reading.sections.spec, base=reading.base)
+    plan = compile_spec(reading.sections.spec, base=reading.base)
+    with reading.placing():
+        check_prompts(plan)
+    return reading, plan
 
 
 def _no_spec(run: Path) -> Problem:

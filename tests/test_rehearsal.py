@@ -57,9 +57,11 @@ def test_the_hint_is_enough(tmp_path: Path) -> None:
         prompts.rehearse(*made(tmp_path, f"phases.second.prompts=['{LONG[by - 1:]}']"))
 
 
-@pytest.mark.parametrize("verb", [("check", "--data"), ("run",)])
+@pytest.mark.parametrize("verb", [("check",), ("check", "--data"), ("run",)])
 def test_both_verbs_say_so_with_line_and_column(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    spec = tiny.write(tmp_path, SHORT.replace("prompts: [one]", f"prompts: [one, {LONG}]"))
+    learned = "tokenizer: {kind: char, vocab: 64}" if len(verb) > 1 else "tokenizer: {kind: byte}"
+    text = SHORT.replace("prompts: [one]", f"prompts: [one, {LONG}]").replace("tokenizer: {kind: byte}", learned)
+    spec = tiny.write(tmp_path, text)
     out = ("--out", tmp_path / "run") if verb == ("run",) else ()
     done = tiny.call(verb[0], spec, *verb[1:], *out)
     line = next(i for i, text in enumerate(spec.read_text().splitlines(), 1) if LONG in text)

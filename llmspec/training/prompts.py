@@ -90,12 +90,8 @@ def rehearse(plan: Plan, prepared: Prepared) -> list[str]:
 
     Raises SpecError with every prompt that does not fit, and with settings that no text can be drawn by.
     """
-    problems, notices = [], list[str]()
+    problems, notices = looked_at(plan, prepared.codec)
     for phase in plan.phases:
-        for i, text in enumerate(phase.phase.prompts):
-            wrong, said = tried(plan, phase, prepared.codec, text)
-            problems += [p.at("phases", phase.name, "prompts", i) for p in wrong]
-            notices += [f"{phase.name}, prompt {i + 1}: {s}" for s in said]
         if phase.phase.dialogues and not phase.phase.prompts:
             notices += chosen(plan, phase, prepared)
     if not problems and (wrong_settings := drawn(plan, prepared.codec)):
@@ -103,6 +99,23 @@ def rehearse(plan: Plan, prepared: Prepared) -> list[str]:
     if problems:
         raise SpecError(problems)
     return notices
+
+
+def check_prompts(plan: Plan) -> None:
+    """Raises SpecError with every prompt that does not fit, where the tokenizer is known before any text is read."""
+    if not plan.tokenizer.learns and (problems := looked_at(plan, plan.tokenizer.train(()))[0]):
+        raise SpecError(problems)
+
+
+def looked_at(plan: Plan, codec: Codec) -> tuple[list[Problem], list[str]]:
+    """(what is wrong with the spec's prompts, what is worth saying of them)."""
+    problems, notices = list[Problem](), list[str]()
+    for phase in plan.phases:
+        for i, text in enumerate(phase.phase.prompts):
+            wrong, said = tried(plan, phase, codec, text)
+            problems += [p.at("phases", phase.name, "prompts", i) for p in wrong]
+            notices += [f"{phase.name}, prompt {i + 1}: {s}" for s in said]
+    return problems, notices
 
 
 def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[Problem], list[str]]:

@@ -25,6 +25,9 @@ from llmspec.explain.compare import explain_difference
 from llmspec.parts import attentions, optimizers, phases
 from llmspec.parts.base import Frozen, Init, Part, parts_of
 from llmspec.parts.schedules.base import Span
+from llmspec.parts.sources import Source, Validation
+from llmspec.parts.sources.base import LIMITS_AND_CREDITS
+from llmspec.parts.tokenizers.base import Tokenizer
 from llmspec.spec import load_spec
 from llmspec.spec.schema import ModelSpec
 
@@ -36,6 +39,11 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "prompts": (("never said",),), "learn": (("user",), ("assistant", "user")),
     "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
     "init": tuple(kind() for kind in TABLES["init"].values()),
+    "text": ("{a}",), "dialogue": ({"user": "{a}"}, {"assistant": "{q}", "user": "{a}"}), "messages": ("turns",),
+    "license": ("MIT",), "attribution": ("somebody",), "path": ("b.txt", ("a.txt", "b.txt")), "encoding": ("cp1252",),
+    "written": (("another",),), "records": (({"q": "1", "a": "3"},),), "package": ("other-text",),
+    "version": ("2.0",), "sha256": ("1" * 64,), "files": ("*.json", ("a", "b")), "markers": (("<|sum|>",),),
+    "validation": (None, Validation("tail", "30%"), Validation("hash", "10%")),
 }
 """Values of fields that the field's type does not give."""
 
@@ -64,7 +72,7 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     """Some values of a field that are not the one it has. Fails for fields whose type gives none and that nobody named
     above, so that a new field has to be thought of here."""
     info = owner.model_fields[name]
-    if name in BY_HAND and (owner is ModelPlan or issubclass(owner, phases.Phase)):
+    if name in BY_HAND and (owner is ModelPlan or issubclass(owner, phases.Phase | Source | Tokenizer)):
         found = list(BY_HAND[name])
     elif isinstance(now, Part):
         table = next((m.table for m in info.metadata if isinstance(m, Choice)), {})
@@ -171,6 +179,36 @@ def test_revisions_of_parts_in_parts_and_of_what_is_read(draft: Draft, monkeypat
             patch.setattr(part, "revision", 77)
             assert not set(keys(draft)) & set(base), part
     assert attentions.TABLE  # the tables are those that specs are made of
+
+
+SOURCES = {
+    "files": {"path": "a.txt"}, "inline": {"records": ({"q": "1", "a": "2"},)}, "python_docs": {},
+    "package": {"package": "some-text", "version": "1.0", "sha256": "0" * 64, "files": "*.txt"}}
+"""What a source of each kind cannot be without."""
+
+
+@pytest.mark.parametrize("kind", list(TABLES["source"]))
+def test_every_field_of_every_source(draft: Draft, kind: str) -> None:
+    """Before any text is read; once it is, its own hash stands there."""
+    source = TABLES["source"][kind](**SOURCES[kind], validation=Validation("tail", "10%"))
+
+    def placed(value: Any) -> Draft:
+        read = {**draft.sections.sources, "docs": value}
+        return replace(draft, sections=replace(draft.sections, sources=read))
+
+    base = keys(placed(source))
+    for name, other in changes(source):
+        same = keys(placed(other)) == base
+        assert same == (name in LIMITS_AND_CREDITS), f"{name}: {getattr(other, name)!r}"
+
+
+@pytest.mark.parametrize("kind", list(TABLES["tokenizer"]))
+def test_every_field_of_every_tokenizer(draft: Draft, kind: str) -> None:
+    tokenizer = TABLES["tokenizer"][kind](**({"vocab": 300} if kind == "bpe" else {}))
+    base = keys(replace(draft, sections=replace(draft.sections, tokenizer=tokenizer)))
+    for name, other in changes(tokenizer):
+        same = keys(replace(draft, sections=replace(draft.sections, tokenizer=other))) == base
+        assert same == (name == "max_unknown"), f"{name}: {getattr(other, name)!r}"
 
 
 @pytest.mark.parametrize(("field", "value"), [("seed", 8), ("device", "CUDA"), ("precision", "bfloat16"), ("beam", 2),
