@@ -83,7 +83,8 @@ def test_malformed_json_is_named(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize("settings", [
     {"package": "a/b"}, {"package": "--index-url=x"}, {"package": "a b"}, {"package": ""}, {"version": ">=1.0"},
     {"version": "1.*"}, {"version": "1.0,2.0"}, {"version": "-r x"}, {"version": ""}, {"sha256": "ab"},
-    {"sha256": "g" * 64}, {"files": "../x"}, {"files": "/etc/*"}, {"files": ("a", "b/../../c")}, {"files": "a\\b"}])
+    {"sha256": "g" * 64}, {"files": "../x"}, {"files": "/etc/*"}, {"files": ("a", "b/../../c")}, {"files": "a\\b"},
+    {"files": "~/a"}, {"files": "a\0b"}, {"files": " "}, {"files": ("",)}])
 def test_what_a_package_source_refuses(settings: dict[str, Any]) -> None:
     good = {"package": "texts", "version": "1.0", "sha256": "0" * 64, "files": "*.md"}
     source("package", **good)

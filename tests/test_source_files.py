@@ -115,12 +115,13 @@ def test_patterns_mean_what_pythons_glob_means(tmp_path_factory: pytest.TempPath
 def test_runs_and_the_cache_are_never_read(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMSPEC_CACHE", str(tmp_path / "kept"))
     write(tmp_path, "a.jsonl", "runs/x/metrics.jsonl", "runs/x/plan.json", "runs/x/lock.json", "kept/b.jsonl",
-          "runs/x/deep/c.jsonl", "plans/plan.json", "plans/d.jsonl")
+          "runs/x/deep/c.jsonl", "plans/plan.json", "plans/d.jsonl", "runs/new/lock.json", "runs/new/sources.json",
+          "runs/new/e.jsonl")
     for file in tmp_path.rglob("*.jsonl"):
         file.write_text('{"t": "x"}\n')
     found, notes = names(tmp_path, "**/*.jsonl")
     assert found == ["a.jsonl", "plans/d.jsonl"]
-    assert notes.examples["folders of runs"] == ["runs/x"] and notes.counts["folders of runs"] == 1
+    assert notes.examples["folders of runs"] == ["runs/new", "runs/x"]
     assert notes.examples["the cache of llmspec"] == ["kept"]
     for pattern in ("runs/x/*.jsonl", "runs/*/metrics.jsonl", str(tmp_path / "runs" / "x" / "metrics.jsonl")):
         assert "left out, since they are no text of yours: folders of runs" in said(tmp_path, pattern)

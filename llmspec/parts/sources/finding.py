@@ -23,6 +23,8 @@ _TOLD = 5_000
 """Entries between two reports of progress."""
 _COMPARED = 2_000
 """Neighbours that a misspelt name is compared with."""
+_OF_A_RUN = ("plan.json", "lock.json", "sources.json", "resolved.yaml")
+"""Files of which two lie together in a run's folder alone, from its first moments on."""
 _SMALL = 1 << 20
 """Bytes up to which a hole in a file costs nothing."""
 _KINDS = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -278,8 +280,7 @@ def _cache(folder: Path) -> tuple[int, int] | None:
 
 def _is_run(folder: str) -> bool:
     """Whether llmspec wrote this folder: reading a run's own metrics would make each run see other data."""
-    holds = lambda name: os.path.isfile(os.path.join(folder, name))
-    return holds("plan.json") and (holds("lock.json") or holds("metrics.jsonl"))
+    return sum(os.path.isfile(os.path.join(folder, name)) for name in _OF_A_RUN) > 1
 
 
 def _unreadable(name: str, error: OSError) -> Problem:
@@ -346,5 +347,6 @@ def _nearest(folder: Path, pattern: str, left_out: Iterable[str]) -> str:
     elif glob.has_magic(str(whole.parent)):
         hint = "try a wider pattern; `**` crosses folders"
     else:
-        hint = f"{shortened(str(whole.parent))} is {'empty' if os.path.isdir(whole.parent) else 'not a folder'}"
+        there_is = "empty" if os.path.isdir(whole.parent) else "not a folder"
+        hint = f"{shortened(os.path.realpath(whole.parent))} is {there_is}"
     return hint

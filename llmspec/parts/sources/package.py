@@ -53,7 +53,9 @@ class Package(Source):
     @classmethod
     def _inside(cls, files: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for pattern in patterns(files):
-            if pattern.startswith("/") or "\\" in pattern or ".." in PurePosixPath(pattern).parts:
+            if not pattern.strip() or "\0" in pattern:
+                raise ValueError(f"{pattern!r} names no file; write a pattern, such as `texts/*.md`")
+            if pattern.startswith(("/", "~")) or "\\" in pattern or ".." in PurePosixPath(pattern).parts:
                 raise ValueError(f"`{pattern}` leaves the wheel; patterns start inside it")
         return files
 
