@@ -20,6 +20,8 @@ from llmspec.core.visible import command, path_word
 
 SECTIONS = ("model", "tokenizer", "data", "phases", "decoding")
 """Parts of a spec, whose names people give in place of a spec's."""
+READ_ANEW = 50_000_000
+"""Characters of a source that `explain` tokenises, at most, where nobody has before: some half a minute."""
 RUNS = Path("runs")
 """Where runs lie, below the folder that a command is given in."""
 
@@ -134,9 +136,11 @@ def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tupl
     try:
         with waiting("reading the data", lines=True) as say:
             headway = Headway()
-            prepared = prepare(plan, offline=True, progress=lambda *found: say(headway.line(*found)))
+            prepared = prepare(plan, offline=True, progress=lambda *found: say(headway.line(*found)), most=READ_ANEW)
     except DataError as e:
-        return plan, f"token counts are missing: {e.problems[0].message}", None, None
+        first = e.problems[0]
+        why = first.message + (f"; {first.hint}" if first.hint else "")
+        return plan, f"token counts are missing: {why}", None, None
     return complete(plan, prepared.measured), "", data_proofs(prepared), prepared
 
 

@@ -46,10 +46,13 @@ class Maker:
     report: Progress
     leaks: str
     found: Mapping[str, Found]
+    most: int | None = None
+    """Characters of a source that may be read anew."""
 
     @cached_property
     def readings(self) -> dict[str, Reading]:
-        return read_all(self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.leaks)
+        return read_all(self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.leaks,
+                        self.most)
 
     @property
     def codec_key(self) -> str:

@@ -41,10 +41,12 @@ class Attribution(NamedTuple):
     attribution: str
 
 
-def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = None) -> Prepared:
+def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = None,
+            most: int | None = None) -> Prepared:
     """Read, split and tokenise what the plan's phases read; what was made before is only opened.
 
-    `progress(message, done, total)` is told of what takes long. With `offline`, nothing is downloaded.
+    `progress(message, done, total)` is told of what takes long. With `offline`, nothing is downloaded;
+    with `most`, a source of more characters is refused where the cache does not have it.
 
     Raises:
         DataError: the problems of all sources at once, and of all phases.
@@ -58,7 +60,7 @@ def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = No
             progress(message, done, total)
 
     try:
-        return _prepare(plan, offline, report)
+        return _prepare(plan, offline, report, most)
     except KeyboardInterrupt as stop:
         if not stop.args:
             stop.args = (f"stopped while {doing}: nothing half-written is kept, and what is whole stays in the cache",)
@@ -73,7 +75,7 @@ def within_cache(error: OSError) -> bool:
     return not error.filename or str(error.filename).startswith(str(cache_dir()))
 
 
-def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
+def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> Prepared:
     fetch = Fetch(Path(plan.base), offline, report)
     used = {share for phase in plan.phases for share, part in phase.phase.mixture.items() if part.percent > 0}
     sources = {s.name: s.source for s in plan.sources if s.name in used}
@@ -92,7 +94,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress) -> Prepared:
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.leaks)
     maker = Maker(plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks,
-                   found)
+                   found, most)
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
     prepared = Prepared(plan, codec, maker, tokens)

@@ -144,10 +144,11 @@ def changed(name: str) -> DataError:
 
 
 def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetcher, markers: Sequence[str],
-             progress: Callable[[str, int, int], None], leaks: str) -> dict[str, Reading]:
+             progress: Callable[[str, int, int], None], leaks: str, most: int | None = None) -> dict[str, Reading]:
     """Look at every document of every source, split them, and find in training what any source validates with.
 
-    With `leaks` "allow", it is found and kept; whether it is refused is for who asks.
+    With `leaks` "allow", it is found and kept; whether it is refused is for who asks. A source of more than `most`
+    characters is refused.
 
     Raises:
         DataError: the problems of all sources at once, each with its path in the spec.
@@ -157,7 +158,7 @@ def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetche
 
     def read(name: str, source: Source) -> Reading:
         progress(f"reading {name}", 0, 0)
-        return _read(name, source, fetch, markers, wanted[name])
+        return _read(name, source, fetch, markers, wanted[name], most)
 
     readings: dict[str, Reading] = each_source(sources, read)
     find_leaks(readings)
@@ -294,7 +295,8 @@ def dropped(notes: Notes, item: Shaped, form: Form) -> None:
         notes.add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
 
 
-def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...]) -> Reading:
+def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...],
+          most: int | None) -> Reading:
     notes, fields = Notes(), _Fields(source.fields("dialogue" in wanted))
     first = True
 
@@ -305,8 +307,13 @@ def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wan
         return _stretches(source, now, markers, wanted)
 
     def looked_at() -> Iterator[Shaped]:
+        size = 0
         for item in read():
             fields.look(item.document)
+            size += len(item.text)
+            if most is not None and size > most:
+                raise DataError(f"more than {most / 1e6:.0f} million characters of {name} are not tokenised yet",
+                                "`llmspec check SPEC --data` does it, once", "it would take longer than asked for")
             yield item
         fields.check()
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from documents import split, stretches
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +23,7 @@ from llmspec.data import reading as reading_texts
 from llmspec.data import writing
 from llmspec.data.leaks import Alike, alike
 from llmspec.data.prepare import prepare
+from llmspec.data.proofs import traits
 from llmspec.data.shaping import Marker
 from llmspec.data.split import joined
 from llmspec.data.survey import survey
@@ -144,6 +149,19 @@ def test_stretches_are_split_as_the_text_is(text: str, other: str, ends: list[in
     assert found[0] == found[1]
 
 
+@given(documents=st.lists(st.lists(st.integers(0, 3), max_size=5), min_size=1, max_size=30))
+@quick
+def test_traits_are_shared_by_equal_documents(documents: list[list[int]]) -> None:
+    offsets = np.cumsum([0, *map(len, documents)])
+    tokens = np.array([t for document in documents for t in document], np.uint16)
+    found = traits(TokenSet(tokens, offsets, np.zeros((len(documents), 1), np.int64))).tolist()
+    of = {tuple(document): trait for document, trait in zip(documents, found, strict=True)}
+    assert all(of[tuple(document)] == trait for document, trait in zip(documents, found, strict=True))
+    # Those of up to three tokens are all different.
+    short = {trait for document, trait in of.items() if len(document) <= 3}
+    assert len(short) == sum(len(document) <= 3 for document in of)
+
+
 # -- from files ------------------------------------------------------------------------------------------------------
 
 def prepared_of(folder: Path, **settings: Any) -> Any:
@@ -173,6 +191,15 @@ def test_a_long_file_is_prepared_as_if_it_were_short(validation: str | None, tmp
     assert hashes[0] == hashes[1]
 
 
+def test_no_more_is_read_anew_than_asked_for(tmp_path: Path, cache: Path) -> None:  # noqa: F811
+    (tmp_path / "a.txt").write_text("some text, some more of it\n" * 400)
+    plan = plan_of(tmp_path, {"a": source("files", path="a.txt")}, ("p", "pretrain", {"a": 100}, "1 steps"), context=8)
+    with pytest.raises(DataError, match="characters of a are not tokenised yet") as caught:
+        prepare(plan, most=10_000)
+    assert caught.value.problems[0].path == ("data", "sources", "a") and "check SPEC --data" in str(caught.value)
+    assert prepare(plan).measured == prepare(plan, most=10_000).measured
+
+
 @pytest.mark.parametrize("change", ["longer", "shorter", "other", "more", "fewer"])
 def test_a_file_that_changes_while_it_is_read_is_noticed(change: str, tmp_path: Path, cache: Path,  # noqa: F811
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,3 +224,37 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(change: str, tmp_path: 
         prepare(plan_of(tmp_path, parts, ("p", "pretrain", {"a": 100}, "1 steps"), context=8))
     assert caught.value.problems[0].path == ("data", "sources", "a")
     assert not list((cache / "tokens").glob("[!.]*")) and not list(cache.rglob(".new-*"))
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+import test_sources as t
+from llmspec.parts import tokenizers
+kind, name, settings = sys.argv[1], sys.argv[2], {"bpe": {"vocab": 500}}
+part = tokenizers.TABLE[kind](**settings.get(kind, {}))
+plan = t.plan_of(Path.cwd(), {"a": t.source("files", path=name, validation="tail 10%")},
+                 ("p", "pretrain", {"a": 100}, "1 steps"), context=64, tokenizer=part)
+found = t.prepare(plan).measured.sources[0]
+print(found.train_tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.parametrize(("kind", "name", "size", "most"), [
+    ("byte", "a.txt", 12, 200), ("byte", "a.jsonl", 6, 200), pytest.param("bpe", "a.txt", 300, 500,
+                                                                          marks=pytest.mark.nightly)])
+def test_memory_does_not_grow_with_the_text(kind: str, name: str, size: int, most: int, tmp_path: Path,
+                                            cache: Path) -> None:  # noqa: F811
+    """`size` million characters in one file; at most `most` MB, of which Python and numpy take 60."""
+    written = number = 0
+    with (tmp_path / name).open("w", encoding="utf-8") as file:
+        while written < size * 1_000_000:
+            number += 1
+            text = f"number {number} of many, é{number * number}"
+            written += file.write((text if name == "a.txt" else json.dumps({"text": text})) + "\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tiny.ROOT), str(tiny.ROOT / "tests")])}
+    done = subprocess.run([sys.executable, "-c", MEASURED, kind, name], cwd=tmp_path, env=env, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    tokens, megabytes = map(int, done.stdout.split())
+    assert tokens > size * 100_000 and megabytes < most, megabytes
