@@ -101,6 +101,8 @@ SPOILED: dict[str, tuple[Callable[[Record], None], str | None]] = {
     "an empty answer": (answered(""), "empty"),
     "a null answer": (answered(None), "empty"),
     "a blank answer": (answered(" \n\t"), "empty"),
+    "a missing answer of a table": (answered(float("nan")), "empty"),
+    "an endless number": (answered(float("inf")), "not text"),
     "an empty question": (asked(""), "empty"),
     "a map as answer": (answered({"a": 1}), "not text"),
     "half a surrogate pair": (answered("\ud83d"), "unreadable"),

@@ -18,6 +18,9 @@ from llmspec.parts.sources.template import parse
 
 LOOKED_AT = 100
 """Documents among which the first record is looked for."""
+ASKS = ("prompt", "question", "query", "instruction", "problem", "input", "source", "q")
+ANSWERS = ("chosen", "answer", "response", "completion", "solution", "output", "reply", "target", "a")
+"""Fields that are likely to hold a question, and its answer, for what is proposed to a person."""
 _REVISION = 1
 """Changes when what is noted of a source does."""
 
@@ -98,6 +101,8 @@ def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterabl
         if not first.where or first.dialogue or first.whole:
             continue
         asks, answers = (first.text[0], first.text[-1]) if len(first.text) > 1 else ("question", "answer")
+        asks = next((field for field in first.text if field in ASKS), asks)
+        answers = next((field for field in first.text if field in ANSWERS), answers)
         whole = "\\n\\n".join(f"{{{field}}}" for field in first.text) or "{text}"
         yield Problem(
             f"the records of {source} are dialogues of no known format: the first one ({first.where}) has "

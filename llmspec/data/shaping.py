@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from math import isfinite, isnan
 from typing import Any, NamedTuple
 
 from llmspec.core.problems import DataError
@@ -263,6 +264,10 @@ def _text(record: Mapping[str, Any], name: str) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and not isfinite(value):
+        if isnan(value):  # how tables write that there is none
+            return ""
+        raise _Unfit(NOT_TEXT, f"`{name}` holds no finite number")
     if isinstance(value, str | int | float):
         return _checked(str(value))
     raise _Unfit(NOT_TEXT, f"`{name}` holds {'a map' if isinstance(value, dict) else 'a list'}")

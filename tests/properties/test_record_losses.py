@@ -125,6 +125,7 @@ def test_the_same_text_again_is_said_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("found", "hint"), [
     ({"titel": "a", "body": "b", "id": "x1"}, '`dialogue: {user: "{titel}", assistant: "{body}"}`'),
+    ({"prompt": "a", "chosen": "b", "rejected": "c"}, '`dialogue: {user: "{prompt}", assistant: "{chosen}"}`'),
     ({"q": "a", "a": "b"}, '`text: "{q}\\n\\n{a}"`'), ({"n": 3, "tags": ["a"]}, "`dialogue: ")])
 def test_dialogues_of_no_known_format_are_refused_with_what_was_found(found: dict[str, Any], hint: str,
                                                                       tmp_path: Path) -> None:
