@@ -14,10 +14,10 @@ from llmspec.parts.sources.notes import Notes
 SHOWN = 2
 """Places that are named for each reason in a sentence."""
 ADVICE = {
-    EMPTY: "a field that may be empty stands on a line or in a turn of its own",
+    EMPTY: "in a template, a field that may be empty needs a line or a turn of its own",
     TOO_LONG: "raise model.context: at {needed}, no more than a tenth would be too long",
-    ROLE: "turns are of system, developer, user and assistant",
-    FORMAT: "`dialogue:` or `messages:` says how a record is read",
+    ROLE: "rename the roles to system, developer, user or assistant",
+    FORMAT: "say with `dialogue:` or `messages:` how a record is read",
     NOTHING_LEARNED: "look at which roles `learn:` names",
     VALIDATED: "take the twins out of the source",
 }
