@@ -223,6 +223,14 @@ def test_what_is_left_out_is_said_also_where_nothing_is_read_again(tmp_path: Pat
                                                 "t: left out empty files (1): c.txt"]
 
 
+def test_a_source_of_empty_files_says_so(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("\n")
+    plan = plan_of(tmp_path, {"t": files("*.txt")}, ("p", "pretrain", {"t": 100}, "1 steps"), context=4)
+    with pytest.raises(DataError, match=r"holds no document; left out empty files \(2\): a.txt, b.txt"):
+        prepare(plan)
+
+
 # -- hashing, and reading what was hashed ----------------------------------------------------------------------------
 
 def test_unchanged_files_are_hashed_once_and_one_index_remembers(tmp_path: Path, cache: Path,

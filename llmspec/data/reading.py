@@ -315,7 +315,7 @@ def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wan
                 raise DataError(f"more than {most / 1e6:.0f} million characters of {name} are not tokenised yet",
                                 "`llmspec check SPEC --data` does it, once", "it would take longer than asked for")
             yield item
-        fields.check()
+        fields.check(notes)
 
     passes = iter((looked_at,))
     return Reading(name, read, survey(lambda: next(passes, read)(), source.validation), notes, wanted)
@@ -349,10 +349,11 @@ class _Fields:
             self._missing -= document.record.keys()
             self._record = self._record or document
 
-    def check(self) -> None:
-        """Raises DataError where there was no document, or none with one of the fields."""
+    def check(self, notes: Notes) -> None:
+        """Raises DataError where there was no document, or none with one of the fields; `notes`: of what was read."""
         if self._first is None:
-            raise DataError("the source holds no document", "name other files", "there would be nothing to learn from")
+            raise DataError("; ".join(["the source holds no document", *notes.said()]), "name other files",
+                            "there would be nothing to learn from")
         if self._missing:
             raise _no_field(sorted(self._missing), self._record, self._first)
 
