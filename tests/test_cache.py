@@ -192,6 +192,15 @@ def test_another_source_is_another_library(made: tuple[Toolchain, list[int]]) ->
     assert compiler.shared_library("one", "native") != compiler.shared_library("two", "native") and len(calls) == 2
 
 
+def test_several_may_make_one_library_at_once(made: tuple[Toolchain, list[int]]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    compiler, _ = made
+    with ThreadPoolExecutor(8) as pool:
+        paths = set(pool.map(lambda n: compiler.shared_library("source", "native"), range(40)))
+    assert len(paths) == 1 and read_private(paths.pop()) == b"source" * 100
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 kB that nothing may be run from."""

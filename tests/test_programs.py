@@ -140,3 +140,16 @@ def test_tinygrads_own_helpers_are_made_when_it_needs_them() -> None:
     env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
     done = subprocess.run([sys.executable, "-c", OPENED], capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"garbage" * 99, bytes(999)])
+def test_what_is_sealed_and_still_no_step_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                       content: bytes) -> None:
+    from llmspec.kernels import programs
+
+    monkeypatch.setenv("LLMSPEC_CACHE", str(tmp_path))
+    programs.keep("good", programs.Program([[0, 1, 2]], [], [], [], [8], [(b"code", "name")], 1, True, []))
+    assert programs.load("good") is not None
+    (path,) = (tmp_path / "programs").glob("*.program")
+    path.write_bytes(programs._seal(content) + content)
+    assert programs.load("good") is None

@@ -82,6 +82,17 @@ def test_processes_that_hang_are_noticed(pool: Workers, monkeypatch: pytest.Monk
         list(pool.imap_unordered(sleep, [1]))
 
 
+@pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), ImportError("no semaphores"),
+                                   RuntimeError("can't start new thread"), BlockingIOError(11, "try again")])
+def test_where_no_process_can_be_started_this_one_does_it(pool: Workers, monkeypatch: pytest.MonkeyPatch,
+                                                          error: Exception) -> None:
+    def none(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor.submit", none)
+    assert list(pool.imap_unordered(double, [(n, "") for n in range(9)])) == [2 * n for n in range(9)]
+
+
 def test_processes_end_with_their_parent() -> None:
     code = ("import sys, time; sys.path.insert(0, 'tests')\n"
             "from test_workers import begin, sleep; from llmspec.kernels.workers import Workers\n"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmspec.core.folders import write_atomically
+from llmspec.core.folders import read_private, write_atomically
 
 PROBE_SOURCE = "void probe(float* restrict a, float* restrict b) { for (int i = 0; i < 64; i++) a[i] += b[i]; }\n"
 PROBE_SECONDS = 60  # a cold binary of 170 MB on a slow disk takes a while
@@ -139,7 +139,7 @@ class Memory:
 
     def _read(self) -> dict[str, dict[str, str]]:
         try:
-            held = json.loads(self.path.read_bytes())
+            held = json.loads(read_private(self.path))
             if held["format"] != MEMORY_FORMAT:
                 return {}
             texts = lambda v: isinstance(v, dict) and all(isinstance(text, str) for text in v.values())

@@ -23,6 +23,8 @@ HARMLESS = ("CPU", "NPY", "PYTHON", "DISK", "NULL", "TINYFS")
 REFUSED = "this process was forked from one that had opened a model, and {why}"
 HINT = "start it with multiprocessing's `spawn` method, or open the model in the child alone"
 CONSEQUENCE = "it would wait for ever, or write into its parent's memory"
+WAIT = 5.0
+"""Seconds that another process may keep the database locked, before kernels are made without it."""
 _kept: list[Any] = []
 
 
@@ -33,7 +35,7 @@ class _AnyThread:
         return getattr(sqlite3, name)
 
     def connect(self, *arguments: Any, **more: Any) -> sqlite3.Connection:
-        return sqlite3.connect(*arguments, **{**more, "check_same_thread": False})
+        return sqlite3.connect(*arguments, **{**more, "check_same_thread": False, "timeout": WAIT})
 
 
 def share() -> None:

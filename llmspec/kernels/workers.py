@@ -135,11 +135,19 @@ class Workers:
                             "there would be no kernel to run")
 
     def _results(self, count: int, function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[tuple[int, Any]]:
-        from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+        from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(count, _Context(), _begin, (self._start, self._arguments))
-        futures = {self._pool.submit(function, task): number for number, task in enumerate(tasks)}
+        try:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(count, _Context(), _begin, (self._start, self._arguments))
+            futures = {self._pool.submit(function, task): number for number, task in enumerate(tasks)}
+        except BrokenExecutor:
+            raise
+        except (OSError, ImportError, NotImplementedError, RuntimeError):
+            # No shared memory here, or as many processes as are allowed: it only takes longer in this one.
+            self.end()
+            yield from ((number, function(task)) for number, task in enumerate(tasks))
+            return
         while futures:
             done = wait(futures, PATIENCE, FIRST_COMPLETED).done
             if not done:
