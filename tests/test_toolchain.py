@@ -138,6 +138,15 @@ def test_a_shared_library_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         toolchain.shared_library("int broken(", "broken")
 
 
+def test_candidates_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("clang", "zig"):
+        (tmp_path / "bin" / name).touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "bin")
+    assert all(os.path.isabs(c.command[0]) for c in candidates("bin/clang")) and len(list(candidates(None))) > 1
+
+
 def test_candidates_come_in_order() -> None:
     kinds = [candidate.kind for candidate in candidates("gcc")]
     assert kinds[0] == "CC" and kinds == sorted(kinds, key=["CC", "clang", "zig"].index)

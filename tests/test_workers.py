@@ -135,6 +135,21 @@ def test_a_compiler_that_fails_is_a_sentence(script: str, said: str) -> None:
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.parametrize(("number", "hint"), [("KILL", "memory"), ("XFSZ", "ulimit -f"), ("SEGV", "crashed"),
+                                               ("USR1", "")])
+def test_the_hint_fits_the_signal(number: str, hint: str) -> None:
+    with pytest.raises(CompilerError, match=f"SIG{number}") as told:
+        call(["sh", "-c", f"kill -{number} $$"], "", 20)
+    assert hint in told.value.problems[0].hint and (hint or not told.value.problems[0].hint)
+
+
+def test_a_compiler_runs_where_the_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert call(["sh", "-c", "cat; pwd"], "source in ", 20) == b"source in /\n"
+
+
 def test_a_compiler_that_is_not_there_is_a_sentence() -> None:
     with pytest.raises(CompilerError, match="/nonexistent cannot be run: No such file"):
         call(["/nonexistent"], "", 1)

@@ -73,11 +73,11 @@ def candidates(user_cc: str | None) -> Iterator[Candidate]:
         yield Candidate("CC", _words(user_cc))
     for name in ("clang", *(f"clang-{version}" for version in CLANG_VERSIONS)):
         if found := shutil.which(name):
-            yield Candidate("clang", (found,))
+            yield Candidate("clang", (os.path.abspath(found),))
     # `zig clang` is the unmodified clang driver: no flags to rewrite, and 24 ms a kernel where `zig cc` takes 38.
     for zig in (_packaged_zig(), shutil.which("zig")):
         if zig:
-            yield Candidate("zig", (zig, "clang"))
+            yield Candidate("zig", (os.path.abspath(zig), "clang"))
 
 
 def processor() -> str:
@@ -183,7 +183,8 @@ def _run(command: list[str], stdin: str = "") -> bytes:
     import subprocess
 
     try:
-        done = subprocess.run(command, input=stdin.encode(), capture_output=True, timeout=PROBE_SECONDS)
+        done = subprocess.run(command, input=stdin.encode(), capture_output=True, timeout=PROBE_SECONDS,
+                              cwd=None if sys.platform == "win32" else "/")
     except subprocess.TimeoutExpired:
         raise Rejected(f"no answer within {PROBE_SECONDS} s", lasting=False) from None
     except OSError as error:

@@ -32,6 +32,15 @@ KERNELS = "tinygrad.engine.realize"
 FEW = 8
 """Kernels fewer than these are sooner made in this process than others have started."""
 MEMORY = "systems do that where memory runs out: free some, or set LLMSPEC_THREADS=1"
+ENDINGS = {
+    "SIGKILL": MEMORY, "SIGXFSZ": "files may not grow that large here: see `ulimit -f`",
+    "SIGXCPU": "processor time is limited here: see `ulimit -t`", "SIGSEGV": "it crashed; another one may do: set CC",
+    "SIGBUS": "it crashed: is a disk full, or its file damaged?", "SIGILL": "it is made for another processor: set CC",
+    "SIGABRT": "it crashed; another one may do: set CC",
+}
+"""What the signals that end a process mean."""
+ANYWHERE = None if sys.platform == "win32" else "/"
+"""Where compilers run: the folder that this process is in may be gone."""
 
 
 class CompilerError(RunError):
@@ -53,7 +62,8 @@ def call(command: Sequence[str], source: str, seconds: float, environment: dict[
     shown = "\n".join(lines[:20])
     if status > 0:
         raise CompilerError(f"the compiler does not compile this, with {shlex.join(command)}:\n{shown}")
-    raise CompilerError(f"the compiler {command[0]} was ended twice by {_signal(-status)}", MEMORY,
+    ended = _signal(-status)
+    raise CompilerError(f"the compiler {command[0]} was ended twice by {ended}", ENDINGS.get(ended, ""),
                         "there would be no kernel to run")
 
 
@@ -63,7 +73,7 @@ def _call(command: Sequence[str], source: str, seconds: float,
     alone: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
     try:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                 env=environment, **alone)
+                                 env=environment, cwd=ANYWHERE, **alone)
     except OSError as error:
         raise CompilerError(f"the compiler {command[0]} cannot be run: {error.strerror or error}") from error
     with child:
@@ -97,7 +107,8 @@ def _signal(number: int) -> str:
 def how_it_ended(status: int, said: str) -> str:
     """Why a process of ours failed, in one line: the signal that ended it, or the last that it said."""
     if status < 0:
-        return f"the process was ended by {_signal(-status)}; {MEMORY}"
+        ended = _signal(-status)
+        return f"the process was ended by {ended}" + (f"; {ENDINGS[ended]}" if ended in ENDINGS else "")
     return (said.strip().splitlines() or ["no reason was given"])[-1]
 
 
