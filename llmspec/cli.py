@@ -12,7 +12,18 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status = 130
+    finally:
+        forget_interruption()
     sys.exit(status)
+
+
+def forget_interruption() -> None:
+    """Lets the process end with its status after a Ctrl-C that was dealt with.
+
+    Python keeps a note of each KeyboardInterrupt that left code run by `exec`, as dataclasses make their methods, even
+    where it was caught later, and at the end would kill the process by that signal. Any other `exec` removes the note.
+    """
+    exec("")
 
 
 def answered(arguments: list[str]) -> int:

@@ -103,7 +103,7 @@ def explained(error: BaseException, verb: str = "") -> Failure:
 
         err(soft_wrap=True).print("".join(traceback.format_exception(error)))
     name, module = type(error).__name__, type(error).__module__
-    if isinstance(error, LlmspecError):
+    if isinstance(error, LlmspecError) and (error.problems or not verb):
         return Failure(MISTAKE, error.problems)
     if isinstance(error, OutputLost):
         status = BROKEN_PIPE if isinstance(error, PipeClosed) else NO_OUTPUT
@@ -123,7 +123,7 @@ def explained(error: BaseException, verb: str = "") -> Failure:
         return Failure(MISTAKE, (Problem("the input is nested deeper than can be read"),))
     if isinstance(error, OSError) and (error.filename is not None or error.errno):
         return Failure(MISTAKE, (Problem(_system(error)),))
-    if module.startswith("llmspec"):
+    if module.startswith("llmspec") and str(error):
         return Failure(MISTAKE, (Problem(str(error)),))
     return _library(error) or _bug(error)
 

@@ -169,3 +169,23 @@ def test_ctrl_c_while_anything_is_imported(arguments: list[str], module: str, tm
     assert done.returncode == 130, done.stderr
     said = json.loads(done.stdout)["problems"][0]["message"] if "--json" in arguments else done.stderr.strip()
     assert said.startswith("stopped") and "Traceback" not in done.stderr
+
+
+def test_the_status_is_that_of_a_stop_also_where_python_would_end_by_the_signal(tmp_path: Path) -> None:
+    """A KeyboardInterrupt inside `exec` makes `python -m` kill itself at its end, even if it was caught."""
+    (tmp_path / "pressed.py").write_text(
+        "import sys, llmspec.verb\n"
+        "def invoke(self, ctx):\n"
+        "    exec('import os; os.kill(os.getpid(), 2); [0 for _ in range(10**6)]')\n"
+        "llmspec.verb.TyperCommand.invoke = invoke\n"
+        "sys.argv[1:] = ['schema']\n"
+        "from llmspec.cli import main\nmain()")
+    done = subprocess.run([sys.executable, "-m", "pressed"], capture_output=True, text=True, cwd=tmp_path,
+                          env=environment())
+    assert done.returncode == 130 and done.stderr.strip() == "stopped", (done.returncode, done.stderr)
+
+
+def test_no_failure_is_silent() -> None:
+    for error in (SpecError(()), RuntimeError()):
+        failure = failures.explained(error, "check")
+        assert failure.status == 70 and failure.problems
