@@ -59,7 +59,7 @@ def test_the_hint_is_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", [("check",), ("check", "--data"), ("run",)])
 def test_both_verbs_say_so_with_line_and_column(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    learned = "tokenizer: {kind: char, vocab: 64}" if len(verb) > 1 else "tokenizer: {kind: byte}"
+    learned = "tokenizer: {kind: char, vocab: 64, max_unknown: 50%}" if len(verb) > 1 else "tokenizer: {kind: byte}"
     text = SHORT.replace("prompts: [one]", f"prompts: [one, {LONG}]").replace("tokenizer: {kind: byte}", learned)
     spec = tiny.write(tmp_path, text)
     out = ("--out", tmp_path / "run") if verb == ("run",) else ()
@@ -74,6 +74,12 @@ def test_letters_that_the_vocabulary_lacks_are_counted(tmp_path: Path) -> None:
     tokenizer = "tokenizer={kind: char, vocab: 64, max_unknown: 100%}"
     said = prompts.rehearse(*made(tmp_path, tokenizer, "phases.second.prompts=[oéné]"))
     assert any("second, prompt 1: 2 of its characters" in s and "<|unk|>" in s for s in said)
+
+
+def test_prompts_that_leave_little_room_are_named(tmp_path: Path) -> None:
+    sets = ("phases.first.prompts=[twelve chars]", "phases.second.prompts=[one]", "decoding.max_tokens=40")
+    said = prompts.rehearse(*made(tmp_path, *sets))
+    assert said == ["first, prompt 1: it leaves room for 3 tokens of an answer, and max_tokens is 40"]
 
 
 def test_settings_that_draw_nothing_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,8 @@ class Maker:
                     yield from cutter.end()
 
     def tokens(self, view: View, codec: Codec) -> Entry:
-        key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json())})
+        key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json()),
+                      "revision": self.tokenizer.revision})
         if found := entries.find("tokens", key):
             try:
                 for side in SIDES:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LOOKED_AT = 1000
 """Dialogues of each source among which prompts are looked for, at most."""
 
+SHORT = 8
+"""Tokens of an answer, below which it is worth saying that there is no room for more."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -134,9 +137,14 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
             f"{context:,}", hint=f"shorten it by {length - context + 1:,} or more tokens, or raise model.context"
             if length - context < length - marks else f"raise model.context to {length + 1:,} or more",
             consequence="there would be no room for an answer")], []
+    room, most = context - length, plan.decoding.max_tokens
+    said = [f"it leaves room for {room} token{'s' * (room > 1)} of an answer, and max_tokens is {most}"] \
+        if room < min(SHORT, most) else []
     found = Unknown(codec).add([text]).dump()
-    return [], [f"{found['unknown']:,} of its characters are not in the vocabulary, and are read as {UNKNOWN}: "
-                f"{named(found)}"] if found["unknown"] else []
+    if found["unknown"]:
+        said.append(f"{found['unknown']:,} of its characters are not in the vocabulary, and are read as {UNKNOWN}: "
+                    f"{named(found)}")
+    return [], said
 
 
 def chosen(plan: Plan, phase: PhasePlan, prepared: Prepared) -> list[str]:
