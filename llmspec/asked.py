@@ -233,6 +233,15 @@ def meant(path: Path) -> str:
     return f"did you mean `{runs[near]}`?" if near else ""
 
 
+def tell_unknown(model: Any, prompt: str, system: str = "") -> None:
+    """Say what the model's vocabulary does not know of a prompt."""
+    from llmspec.data.unknown import of_prompt
+    from llmspec.render.terminal import err
+
+    if said := of_prompt(model.codec, system + prompt, model.plan.tokenizer.markers):
+        err().print(f"note: the prompt: {said}")
+
+
 def decoding_settings(model: Any, sets: list[str] | None) -> Any:
     """The run's decoding settings with the overrides on top. Raises SpecError."""
     from llmspec.spec import override_decoding

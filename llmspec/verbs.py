@@ -23,6 +23,7 @@ from llmspec.asked import (
     opened,
     run_folder,
     scheduled,
+    tell_unknown,
     written,
 )
 from llmspec.core.problems import LlmspecError, RunError
@@ -146,6 +147,7 @@ def sample(
     decoding = decoding_settings(model, set_)
     chat = model.chat and not plain
     turns = turns_for(model, chat, prompt, system)
+    tell_unknown(model, prompt, system)
     if json_:
         answers = model.generate(turns, n=n, seed=seed, chat=chat, decoding=decoding)
         return samples.as_data(model, prompt, answers)
@@ -180,6 +182,7 @@ def explain(
         from llmspec.explain.decoding import explain_prompt
 
         model = opened(what)
+        tell_unknown(model, prompt)
         report = explain_prompt(model, prompt, seed=seed, top=top, decoding=decoding_settings(model, set_))
     else:
         from llmspec.explain.run import explain_run

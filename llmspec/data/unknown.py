@@ -44,6 +44,17 @@ class Unknown:
         return {"unknown": self._counts.total(), "characters": self._all, "letters": ranked[:SHOWN]}
 
 
+def of_prompt(codec: Codec, text: str, markers: Iterable[str] = ()) -> str:
+    """What a person should know of a prompt's letters, in words; '' where all are known. Markers are no letters."""
+    for marker in markers:
+        text = text.replace(marker, "")
+    found = Unknown(codec).add([text]).dump()
+    if not found["unknown"]:
+        return ""
+    many = f"{found['unknown']:,} of its characters"
+    return f"{many} are not in the vocabulary, and are read as {UNKNOWN}: {named(found)}"
+
+
 def share(dumped: dict[str, Any]) -> float:
     """Unknown characters for each character, from a dump()."""
     return dumped["unknown"] / dumped["characters"] if dumped["characters"] else 0.0

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, Problem, SpecError
-from llmspec.data.unknown import Unknown, named
+from llmspec.data.unknown import of_prompt
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES, UNKNOWN
+from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import Prepared
@@ -140,11 +140,8 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
     room, most = context - length, plan.decoding.max_tokens
     said = [f"it leaves room for {room} token{'s' * (room > 1)} of an answer, and max_tokens is {most}"] \
         if room < min(SHORT, most) else []
-    found = Unknown(codec).add([text]).dump()
-    if found["unknown"]:
-        said.append(f"{found['unknown']:,} of its characters are not in the vocabulary, and are read as {UNKNOWN}: "
-                    f"{named(found)}")
-    return [], said
+    unknown = of_prompt(codec, text, plan.tokenizer.markers)
+    return [], [*said, unknown] if unknown else said
 
 
 def chosen(plan: Plan, phase: PhasePlan, prepared: Prepared) -> list[str]:

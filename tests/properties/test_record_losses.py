@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from records import FORMATS, SPOILED, dropped_for, record
 from test_sources import cache, plan_of, source  # noqa: F401
 
+from llmspec.asked import tell_unknown
 from llmspec.core.problems import DataError, Problem
 from llmspec.data.losses import Loss
 from llmspec.data.notices import notices
 from llmspec.data.prepare import Prepared, prepare
 from llmspec.data.shaping import EMPTY, FORMAT, NOT_TEXT, ROLE, UNREADABLE
-from llmspec.data.unknown import Unknown
+from llmspec.data.unknown import Unknown, of_prompt
 from llmspec.parts import tokenizers
 
 FORM, HOW = st.sampled_from(list(FORMATS)), st.sampled_from(list(SPOILED))
@@ -182,6 +184,19 @@ def test_tokenizers_with_bytes_know_every_letter(kind: str) -> None:
     codec = tokenizers.TABLE["byte"]().train(()) if kind == "byte" else tokenizers.TABLE["bpe"](vocab=270).train(
         ["abcabcabc " * 50, "a b c " * 50])
     assert Unknown(codec).add(["жщю\u0378"]).dump()["unknown"] == 0
+
+
+def test_unknown_letters_of_prompts_are_told_and_markers_are_no_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    part = tokenizers.TABLE["char"](vocab=30, markers=("<|m|>",))
+    codec = part.train(["ab"])
+    assert of_prompt(codec, "a<|m|>b", part.markers) == ""
+    said = "2 of its characters are not in the vocabulary, and are read as <|unk|>: ж"
+    assert of_prompt(codec, "a<|m|>жbж", part.markers) == said
+    model = SimpleNamespace(codec=codec, plan=SimpleNamespace(tokenizer=part))
+    tell_unknown(model, "ab<|m|>")
+    assert capsys.readouterr() == ("", "")
+    tell_unknown(model, "жb", "ж")
+    assert " ".join(capsys.readouterr().err.split()) == f"note: the prompt: {said}"
 
 
 @given(st.text("abж\n", max_size=30), st.text("abcdжщ", max_size=30))
