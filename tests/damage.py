@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,16 +124,18 @@ DAMAGES: dict[str, Damage] = {
 @contextmanager
 def done_to(path: Path, damage: str) -> Iterator[None]:
     """A file damaged while inside, and as it was after."""
-    kept = path.with_name(f".kept-{path.name}")
-    shutil.copy2(path, kept)
-    try:
-        DAMAGES[damage](path)
-        yield
-    finally:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        kept.replace(path)
-        path.with_name("elsewhere").unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as apart:
+        kept = Path(shutil.copy2(path, apart))
+        try:
+            DAMAGES[damage](path)
+            yield
+        finally:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)  # what is made anew may have another name
+            shutil.move(kept, path)
+            path.with_name("elsewhere").unlink(missing_ok=True)
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -158,8 +158,12 @@ class RunFolder:
         return validated(MachineNotes, read_table(self.path / FACTS), self.path / FACTS)
 
     def note_facts(self, **values: Any) -> None:
-        """Adds to facts.json."""
-        write_json(self.path / FACTS, {**self.facts, **values})
+        """Adds to facts.json; what is damaged in it is measured again, and so written over."""
+        try:
+            known = self.facts
+        except RunError:
+            known = {}
+        write_json(self.path / FACTS, {**known, **values})
 
     def weights(self, plan: Plan, phase: str | None = None) -> tuple[str, dict[str, Any], list[str]]:
         """(phase, its weights by name, notices): those of the latest phase that has any, or of the `phase` asked for.
