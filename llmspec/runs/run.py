@@ -16,6 +16,7 @@ from llmspec.core import strict_json
 from llmspec.core.disk import real_folder
 from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, RunError
+from llmspec.core.visible import command, path_word
 from llmspec.runs.checkpoint import Checkpoint, attempt, newest
 from llmspec.runs.claim import accept, alone
 from llmspec.runs.files import Rows, read_json, read_table, read_text, write_json, write_text
@@ -196,9 +197,12 @@ def lost(folder: PhaseFolder, name: str, notices: list[str], plan: Plan) -> RunE
     """The error of a phase that has come to checkpoints, none of which can be read."""
     earlier = next((p.name for p in plan.phases if p.name != name), "")
     hint = "run its spec again into this folder, which trains the phase anew"
+    if earlier:
+        other = command("sample", path_word(folder.folder.parent), "--phase", earlier)
+        hint += f", or take the weights of another phase: {other}"
     return RunError([Problem(
         f"no checkpoint of {name} is left that can be read", consequence="older weights would have answered instead",
-        hint=hint + (f", or take the weights of another phase: `llmspec sample --phase {earlier}`" if earlier else "")),
+        hint=hint),
         *(Problem(notice) for notice in notices)])
 
 
