@@ -23,7 +23,7 @@ class TooLarge(OSError):
     size = 0
 
 
-def open_regular(path: Path, *, links: bool = True) -> BinaryIO:
+def open_regular(path: Path | str, *, links: bool = True) -> BinaryIO:
     """A regular file, open for reading. A pipe without a writer is not waited for, a device not touched.
 
     Args:
@@ -64,12 +64,12 @@ def read_regular(path: Path, most: int, *, links: bool = True) -> bytes:
     return raw
 
 
-def _mode(path: Path, links: bool) -> int | None:
+def _mode(path: Path | str, links: bool) -> int | None:
     try:
         return (os.stat if links else os.lstat)(path).st_mode
     except OSError:
         return None
 
 
-def _not_regular(path: Path, mode: int) -> NotRegular:
+def _not_regular(path: Path | str, mode: int) -> NotRegular:
     return NotRegular(errno.EINVAL, f"{KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file", str(path))

@@ -36,6 +36,7 @@ class Fetch:
     def __init__(self, base: Path, offline: bool = False, progress: Progress | None = None) -> None:
         self.base = base
         self.notes = Notes()
+        self.listed: dict[tuple[str, ...], list[Found]] = {}
         self._promised: dict[str, str] = {}
         self._offline = offline
         self._progress = progress or (lambda message, done, total: None)

@@ -52,6 +52,8 @@ class Fetcher(Protocol):
     """Folder of the spec: relative paths start here."""
     notes: Notes
     """What is left out or guessed on the way is added here; `noting` gives a source its own."""
+    listed: dict[tuple[str, ...], list[Found]]
+    """By patterns: the files of the last fingerprint, which are those to read, whatever was added since."""
 
     def noting(self, notes: Notes, quiet: bool = False) -> Fetcher:
         """The same one, which adds what a source leaves out to `notes`."""

@@ -48,12 +48,15 @@ class Files(Source):
         return encodings.check(encoding)
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
-        # What is passed over is said with the fingerprint, which is taken anew whenever the source is used.
-        found = find(fetch.noting(Notes()), fetch.base, patterns(self.path), "path")
+        found = fetch.listed.get(patterns(self.path))
+        if found is None:
+            # What is passed over is said with the fingerprint, which is taken anew whenever the source is used.
+            found = find(fetch.noting(Notes()), fetch.base, patterns(self.path), "path")
         yield from read_files(found, fetch, self.encoding)
 
     def fingerprint(self, fetch: Fetcher) -> Any:
         found = find(fetch, fetch.base, patterns(self.path), "path")
+        fetch.listed[patterns(self.path)] = found
         hashes = fetch.digests(found, patterns(self.path))
         files = [[file.name, digest] for file, digest in zip(found, hashes, strict=True)]
         return files if self.encoding == "utf-8" else {"encoding": self.encoding, "files": files}

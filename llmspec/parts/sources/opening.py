@@ -40,7 +40,7 @@ def opened(found: Found, hashed: Any) -> Iterator[bytes]:
         DataError: it cannot be read, or is no regular file any more.
     """
     try:
-        with open_regular(Path(found.path)) as file:
+        with open_regular(found.path) as file:
             while piece := file.read(PIECE):
                 hashed.update(piece)
                 yield piece
@@ -260,7 +260,8 @@ class _Decoding:
 
     def check(self, utf8: bool) -> None:
         """Refuse what begins as no text does."""
-        if what := next((what for magic, what in _MAGIC.items() if self.first.startswith(magic)), ""):
+        if self.first.startswith(tuple(_MAGIC)):
+            what = next(what for magic, what in _MAGIC.items() if self.first.startswith(magic))
             packed = "compressed" in what
             raise DataError(f"{self.found.name} is {what}, not plain text",
                             "give it the suffix that says so (.gz, .bz2, .xz, .zst)" if packed else

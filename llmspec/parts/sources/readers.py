@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,9 +42,9 @@ def read_file(found: Found, fetch: Fetcher, problems: Problems, encoding: str = 
 
     What is wrong with single records is added to `problems`. Raises DataError where the file cannot be read on.
     """
-    path = Path(found.path)
-    packed = path.suffix.lower() in PACKED
-    suffix = (Path(path.stem) if packed else path).suffix.lower()
+    stem, suffix = os.path.splitext(found.path.lower())
+    if suffix in PACKED:
+        suffix = os.path.splitext(stem)[1]
     if suffix in _BINARY:
         raise _binary(found, suffix)
     if suffix in (".html", ".htm", ".xml"):
