@@ -81,7 +81,8 @@ def test_what_csv_writes_is_read(tmp_path: Path, rows: list[Any], delimiter: str
 
 @pytest.mark.parametrize("text, sentence", [
     ("q,a\nx\ny,z\nu,v,w\n", "t.csv:2:1: this row has 1 field, and the header 2"),
-    ("q,a\n1,2\n\"x\n\n3,4\n", "t.csv:3:1: a quoted field does not end"), ("q,a\n1,\"x\"y\n", "t.csv:2:1: this row"),
+    ("q,a\n1,2\n\"x\n\n3,4\n", "t.csv:3:1: a quoted field does not end"),
+    ("q,a\n1,\"x\"y\n", "t.csv:2:1: a field that"),
     ("q,q\n1,2\n", "names `q` twice"), ("1,2\n3,4\n", "`1` is no name"), (",\n1,2\n", "it is empty"),
     ("x" * 200 + ",b\n1,2\n", "is no name")])
 def test_what_is_wrong_with_a_table_is_named(tmp_path: Path, text: str, sentence: str) -> None:

@@ -106,7 +106,11 @@ class _Table:
     def _broken(self, start: int, said: str) -> DataError:
         if "field larger" in said:
             return too_long(self.text.name, start)
-        what = "a quoted field does not end" if "end of data" in said else f"this row cannot be read: {said}"
+        what = f"this row cannot be read: {said}"
+        if "end of data" in said:
+            what = "a quoted field does not end"
+        elif "expected after" in said:
+            what = "a field that begins with a double quote goes on after the quote that ends it"
         return DataError(Problem(what, hint='write a double quote inside a quoted field twice, as in "say ""hi"""',
                                  consequence="all that follows would be one field",
                                  mark=Mark(self.text.name, start, 1)))
