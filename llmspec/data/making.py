@@ -28,6 +28,8 @@ from llmspec.parts.tokenizers import Codec, Tokenizer
 
 TOKENIZER_TEXT = 100_000_000
 """Characters that a tokenizer is trained on, at most."""
+_TOLD = 1_000_000
+"""Characters after which it is told how far gathering has come."""
 SIDES = ("train", "validation")
 """Names of the sides' files, in the order of TRAINS and VALIDATES."""
 
@@ -82,16 +84,19 @@ class Maker:
     def _sample(self) -> Iterator[str]:
         """Training text in the proportions of the mixture, as far as each source's text goes; long texts in pieces."""
         sides = {name: reading.train_of["plain"] for name, reading in self.readings.items()}
-        sizes = {name: sum(self.readings[name].length(i) for i in side.numbers) for name, side in sides.items()}
-        most = min(TOKENIZER_TEXT, sum(sizes.values()))
+        sizes = {name: side.spelled for name, side in sides.items()}
+        most, done = min(TOKENIZER_TEXT, sum(sizes.values())), 0
         cutter = Cutter(self.tokenizer.cut)
         for name, side in sides.items():
-            texts = ((self.readings[name].length(number), spelled(item.plain), item.document.more)
+            lengths = self.readings[name].lengths(TRAINS)
+            texts = ((int(lengths[number]), spelled(item.plain), item.document.more)
                      for number, item in side.stretches() if item.plain is not None)
             for text, more in thinned(texts, self.weights[name] * most / max(1, sizes[name])):
                 yield from cutter.push(text)
                 if not more:
                     yield from cutter.end()
+                if done // _TOLD < (done := done + len(text)) // _TOLD:
+                    self.report("gathering text for the tokenizer", done, most)
 
     def tokens(self, view: View, codec: Codec) -> Entry:
         key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json()),

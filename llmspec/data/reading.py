@@ -52,9 +52,10 @@ class Side:
         return int(self._chosen.sum())
 
     @property
-    def numbers(self) -> list[int]:
-        """Numbers of the documents."""
-        return [int(i) for i in self._chosen.nonzero()[0]]
+    def spelled(self) -> int:
+        """Characters of the plain texts of all of them, markers excluded."""
+        lengths = self._reading.lengths(self._side)
+        return int(lengths[self._chosen].sum())
 
     def __iter__(self) -> Iterator[Shaped]:
         return joined(item for _, item in self.stretches())
@@ -123,9 +124,14 @@ class Reading:
         except DataError as error:
             raise DataError(problem.at("data", "sources", self.name) for problem in error.problems) from None
 
-    def length(self, number: int) -> int:
-        """Characters of a document's plain text, as far as it trains."""
-        return self.survey.cut.at if number == self.survey.border else int(self.survey.spelled[number])
+    def lengths(self, side: int) -> np.ndarray:
+        """(n,) characters of each document's plain text, markers excluded, as far as it is on that side."""
+        survey = self.survey
+        if survey.border < 0:
+            return survey.spelled
+        found = survey.spelled.copy()
+        found[survey.border] = survey.cut.at if side == TRAINS else found[survey.border] - survey.cut.at
+        return found
 
     def texts(self, side: Iterable[Shaped]) -> list[Pieces]:
         """The plain texts of a side."""
