@@ -21,7 +21,7 @@ class Format(NamedTuple):
     turns: tuple[tuple[ChatRole, str], ...] = ()
     """(role, template); fields that a record has not are empty."""
     lists: tuple[str, ...] = ()
-    """Fields that every such record has, each a list of messages; they follow one another."""
+    """Fields that every such record has, each a list of messages (or one as JSON text); they follow one another."""
     history: str = ""
     """Field that may hold earlier rounds, as a list of (user, assistant) pairs."""
 
@@ -100,6 +100,8 @@ def _fits(form: Format, record: Mapping[str, Any]) -> bool:
 
 
 def _lists_messages(value: Any) -> bool:
+    if isinstance(value, str):  # a list that a table holds as text
+        return bool(re.match(r"\s*\[\s*\{", value))
     return isinstance(value, list | tuple) and (not value or isinstance(value[0], dict))
 
 

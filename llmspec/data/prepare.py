@@ -288,7 +288,7 @@ class Prepared:
         about = self._about(found.name)
         return found.model_copy(update={
             "documents": about["documents"], "in_both": about["in_both"], "duplicates": about["duplicates"],
-            "format": self._maker.found[found.name].dialogue,
+            "format": self._maker.found[found.name].dialogue if View(found.name, "dialogue") in self._tokens else "",
             "unknown": share(about["train"]["unknown"]), "validation_unknown": share(about["validation"]["unknown"]),
             "train_tokens": about["train"]["tokens"], "validation_tokens": about["validation"]["tokens"],
             "train_characters": about["train"]["characters"],

@@ -19,7 +19,7 @@ from llmspec.data.survey import Changed, Read, Survey, survey, walk
 from llmspec.parts.sources import Document, Fetcher, Source
 from llmspec.parts.sources.notes import Notes
 
-FORMAT = 5
+FORMAT = 6
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 _LONG = 10_000
 """Characters from which a document can be shortened instead of left out."""

@@ -100,13 +100,14 @@ def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterabl
         first = found.get(source, Found())
         if not first.where or first.dialogue or first.whole:
             continue
-        asks, answers = (first.text[0], first.text[-1]) if len(first.text) > 1 else ("question", "answer")
-        asks = next((field for field in first.text if field in ASKS), asks)
-        answers = next((field for field in first.text if field in ANSWERS), answers)
-        whole = "\\n\\n".join(f"{{{field}}}" for field in first.text) or "{text}"
+        asks = next((field for field in first.text if field in ASKS), first.text[0] if first.text else "")
+        answers = next((field for field in first.text if field in ANSWERS), first.text[-1] if first.text else "")
+        whole = "\\n\\n".join(f"{{{field}}}" for field in first.text)
+        hint = (f'at data.sources.{source} write how they are to be read, such as `dialogue: {{user: "{{{asks}}}", '
+                f'assistant: "{{{answers}}}"}}`, or `text: "{whole}"` to read them as plain text')
+        if not first.text:
+            hint = 'none of these holds text; write records such as {"question": "...", "answer": "..."}'
         yield Problem(
             f"the records of {source} are dialogues of no known format: the first one ({first.where}) has "
-            f"{', '.join(first.fields)}", ("phases", name, "mixture", source),
-            f'at data.sources.{source} write how they are to be read, such as `dialogue: {{user: "{{{asks}}}", '
-            f'assistant: "{{{answers}}}"}}`, or `text: "{whole}"` to read them as plain text',
+            f"{', '.join(first.fields)}", ("phases", name, "mixture", source), hint,
             "the phase could not tell the turns of one role from those of another")

@@ -5,6 +5,7 @@ A record's fields go into templates as plain text that spells nothing else.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -278,6 +279,8 @@ def _messages(value: Any, field: str) -> list[Turn]:
     """The turns of a list of {role, content} or {from, value}."""
     if value is None:
         return []
+    if isinstance(value, str):
+        value = _parsed(value)
     if not isinstance(value, list | tuple):
         raise _Unfit(UNREADABLE, f"`{field}` is not a list")
     turns = []
@@ -293,6 +296,14 @@ def _messages(value: Any, field: str) -> list[Turn]:
             raise _Unfit(NOT_TEXT, f"entry {i} of `{field}` calls a tool")
         turns.append(Turn(role, content))
     return turns
+
+
+def _parsed(text: str) -> Any:
+    """What a text says that is JSON, as tables hold lists; the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _content(value: Any, field: str) -> Pieces:

@@ -128,12 +128,12 @@ def test_the_same_text_again_is_said_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("found", "hint"), [
     ({"titel": "a", "body": "b", "id": "x1"}, '`dialogue: {user: "{titel}", assistant: "{body}"}`'),
     ({"prompt": "a", "chosen": "b", "rejected": "c"}, '`dialogue: {user: "{prompt}", assistant: "{chosen}"}`'),
-    ({"q": "a", "a": "b"}, '`text: "{q}\\n\\n{a}"`'), ({"n": 3, "tags": ["a"]}, "`dialogue: ")])
+    ({"q": "a", "a": "b"}, '`text: "{q}\\n\\n{a}"`'), ({"n": 3, "tags": ["a"]}, "none of these holds text")])
 def test_dialogues_of_no_known_format_are_refused_with_what_was_found(found: dict[str, Any], hint: str,
                                                                       tmp_path: Path) -> None:
     (problem,) = refused(talk(tmp_path, [found] * 30))
     assert problem.path == ("phases", "p", "mixture", "r") and f"has {', '.join(found)}" in problem.message
-    assert "(r.jsonl:1)" in problem.message and hint in problem.hint and "data.sources.r" in problem.hint
+    assert "(r.jsonl:1)" in problem.message and hint in problem.hint
 
 
 @pytest.mark.parametrize("found", [{"text": "some words"}, {"id": "a1", "content": "some words", "url": "http://a.b"},
@@ -149,6 +149,8 @@ def test_what_the_spec_says_wins_over_what_is_recognised(tmp_path: Path) -> None
     assert spoken.stream("p").speaks("r") and spoken.measured.sources[0].format == "Alpaca"
     plain = prepare(talk(tmp_path, records, text="{text}"))
     assert not plain.stream("p").speaks("r") and not plain.measured.decisions and not plain.measured.sources[0].format
+    read = prepare(talk(tmp_path, records, "pretrain"))
+    assert read.measured.sources[0].format == "" and "plain text of text" in read.measured.decisions[0].value
     turns = prepare(talk(tmp_path, records, dialogue={"user": "{text}", "assistant": "{output}"}))
     assert turns.stream("p").speaks("r") and not turns.measured.decisions
     assert len({p.fingerprint("p") for p in (spoken, plain, turns)}) == 3

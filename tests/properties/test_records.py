@@ -76,6 +76,8 @@ def test_formats_are_recognised(form: str) -> None:
     ({"instruction": "a", "input": "c", "output": "b", "system": "s", "history": [["x", "y"]]},
      [("system", "s"), ("user", "x"), ("assistant", "y"), ("user", "a\nc"), ("assistant", "b")]),
     ({"instruction": "a", "context": "c", "response": "b"}, [("user", "a\nc"), ("assistant", "b")]),
+    ({"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'},
+     [("user", "a"), ("assistant", "b")]),
     ({"system_prompt": "", "question": "a", "response": "b"}, [("user", "a"), ("assistant", "b")]),
     ({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
      [("user", "a"), ("assistant", "b")]),
