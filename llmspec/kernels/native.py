@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from tinygrad import Tensor, UOp, dtypes
+from tinygrad.dtype import _to_np_dtype
 from tinygrad.uop.ops import KernelInfo, Ops
 
 from llmspec.core.devices import threads
@@ -127,6 +128,18 @@ def tensor(array: Any, device: str | None = None) -> Tensor:
         if array.size:
             refill(made, array)
         return made
+
+
+def memory(tensor: Tensor) -> Any:
+    """The memory of a whole realized tensor as a numpy array while the tensor lives; None where it is no CPU's.
+
+    To be read and written within a turn of `owner`, at whose beginning nothing is under way.
+    """
+    if tensor.device != "CPU" or not tensor.shape or 0 in tensor.shape:
+        return None
+    buffer: Any = tensor.uop.base.buffer.ensure_allocated()  # type: ignore[union-attr]
+    held = (ctypes.c_char * buffer.nbytes).from_address(buffer.get_buf("CPU").va_addr)
+    return np.frombuffer(held, _to_np_dtype(tensor.dtype)).reshape(tensor.shape)
 
 
 def refill(tensor: Tensor, array: Any) -> None:

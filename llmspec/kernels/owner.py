@@ -11,8 +11,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from llmspec.core.problems import RunError
@@ -39,26 +38,36 @@ class _State:
     refused: RunError | None = None
 
 
-@contextmanager
-def turn() -> Iterator[None]:
-    """Waits until no other thread computes, and keeps them waiting.
+class _Turn:
+    """What `turn` gives: no generator, which would take a hundredth of a small model's token."""
+
+    def __enter__(self) -> None:
+        _lock.acquire()
+        try:
+            if _state.depth == 0:
+                _begin()
+        except BaseException:
+            _lock.release()
+            raise
+        _state.depth += 1
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        _state.depth -= 1
+        try:
+            if _state.depth == 0:
+                _end()
+        finally:
+            _lock.release()
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            raise out_of_memory(str(error)) from error
+
+
+def turn() -> _Turn:
+    """A context within which no other thread computes: waits until none does.
 
     Raises RunError where memory ends within, and in a child process that cannot go on with what its parent opened.
     """
-    with _lock:
-        if _state.depth == 0:
-            _begin()
-        _state.depth += 1
-        try:
-            yield
-        except (MemoryError, OSError) as error:
-            if isinstance(error, OSError) and error.errno != errno.ENOMEM:
-                raise
-            raise out_of_memory(str(error)) from error
-        finally:
-            _state.depth -= 1
-            if _state.depth == 0:
-                _end()
+    return _one_turn
 
 
 def _begin() -> None:
@@ -136,6 +145,6 @@ def _mend() -> None:
     _state.forked = False
 
 
-_state = _State()
+_state, _one_turn = _State(), _Turn()
 if sys.platform != "win32":
     os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_in_child)

@@ -202,8 +202,8 @@ class Running:
         values = {variable.expr: value for variable, value in bound.items()}
         for row, word, name in self.program.variables:
             self._table[row, word] = values[name]
-        native.library().replay(self._table.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(self._table)))
-        native.raise_trouble()
+        if native.library().replay(self._table.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(self._table))):
+            native.raise_trouble()
         return self._returned
 
 

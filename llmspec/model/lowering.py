@@ -141,17 +141,23 @@ class Feed:
     """The changing inputs of a step in tensors made once: later arrays are copied in, which needs no graph."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[tuple[str, tuple[int, ...], str], ...], dict[str, Tensor]] = {}
+        self._made: dict[Any, tuple[dict[str, Tensor], dict[str, Any]]] = {}
 
     def __call__(self, **arrays: Any) -> dict[str, Tensor]:
         """Tensors with these arrays' numbers; the tensors of the last call with the same names and shapes."""
-        key = tuple((name, array.shape, str(array.dtype)) for name, array in arrays.items())
-        if key not in self._made:
-            self._made[key] = numpy_inputs(**arrays)
-            return self._made[key]
-        for name, tensor in self._made[key].items():
-            native.refill(tensor, arrays[name])
-        return self._made[key]
+        key = tuple((name, array.shape, array.dtype) for name, array in arrays.items())
+        with owner.turn():
+            if key not in self._made:
+                tensors = numpy_inputs(**arrays)
+                self._made[key] = tensors, {n: native.memory(t) for n, t in tensors.items()}
+                return tensors
+            tensors, places = self._made[key]
+            for name, place in places.items():
+                if place is None:
+                    native.refill(tensors[name], arrays[name])
+                else:
+                    place[...] = arrays[name]
+        return tensors
 
 
 def numpy_inputs(**arrays: Any) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ static void call_whole(const void *job, int64_t i, int thread) {
   alone = -1;
 }
 
-// Stops at the first call that fails: take_trouble says how.
-void replay(const uint64_t *table, int64_t n) {
+// Stops at the first call that fails, and returns 1: take_trouble says how.
+int replay(const uint64_t *table, int64_t n) {
   for (int64_t i = 0; i < n && !failed();) {
     const uint64_t *first = table + i * 64;
     int64_t together = most(1, (int64_t)(first[1] >> 32));
@@ -37,4 +37,5 @@ void replay(const uint64_t *table, int64_t n) {
       for (int64_t j = 0; j < together; j++) call(first, j, 0);
     i += together;
   }
+  return failed();
 }
