@@ -159,7 +159,7 @@ def open_model(path: Path | str, *, plain: bool = False, phase: str | None = Non
         raise RunError(f"{folder.path} cannot be opened here: {why}", hint="open it on a machine with more memory")
     codec = folder.tokenizer(written)
     of, weights, notices = folder.weights(written, phase)
-    with guest.visit():
+    with owner.turn(), guest.visit():
         plan, elsewhere = here(written)
         model = LanguageModel(plan, codec, weights, of, plain)
     model.notices = [*elsewhere, *notices]
