@@ -29,7 +29,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
     """Model sections of any parts."""
     attention = {**draw(kinds(attentions.TABLE)), "heads": 4, "bias": draw(st.booleans())}
     return {
-        "context": draw(st.integers(1, 64)), "d_model": 8 * draw(st.integers(1, 4)), "layers": draw(st.integers(1, 9)),
+        "context": draw(st.integers(2, 64)), "d_model": 8 * draw(st.integers(1, 4)), "layers": draw(st.integers(1, 9)),
         "position": draw(kinds(positions.TABLE)), "attention": attention,
         "mlp": {**draw(kinds(mlps.TABLE)), "d_ff": draw(st.integers(1, 40)), "bias": draw(st.booleans())},
         "norm": {**draw(kinds(norms.TABLE)), "placement": draw(st.sampled_from(["pre", "post"]))},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -311,6 +312,17 @@ def test_the_resolved_spec_is_a_spec_and_keeps_the_keys(tmp_path: Path) -> None:
     plan = compile_spec(load_spec(tiny.write(tmp_path), ["model.init.stddev=0.05"]).spec)
     again = compile_spec(load_spec(tiny.write(tmp_path, resolved(plan), "resolved.yaml")).spec)
     assert [p.key for p in again.phases] == [p.key for p in plan.phases] and again.model == plan.model
+
+
+def test_a_plan_of_an_older_version_still_opens(tmp_path: Path) -> None:
+    """It does not say how weights started; what is not known is not made up."""
+    plan = compile_spec(load_spec(tiny.write(tmp_path)).spec)
+    dumped = plan.dump()
+    del dumped["model"]["init"]
+    old = Plan.parse(json.dumps(dumped))
+    assert old.model.init is None and "init" not in old.settings()["model"] and old.model.tensors == plan.model.tensors
+    report = explain_difference(old, plan, ("old", "new"))
+    assert {p.fate for p in report.phases} == {"reused"}, "keys are compared as they stand"
 
 
 def test_the_tables_above_are_all_that_models_and_phases_hold() -> None:
