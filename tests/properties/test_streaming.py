@@ -25,8 +25,8 @@ from llmspec.data.leaks import Alike, alike
 from llmspec.data.prepare import prepare
 from llmspec.data.proofs import traits
 from llmspec.data.shaping import Marker
-from llmspec.data.split import joined
-from llmspec.data.survey import survey
+from llmspec.data.split import cut, joined
+from llmspec.data.survey import Changed, survey, walk
 from llmspec.data.tokens import TokenSet, encode_texts
 from llmspec.data.writing import Cutter, FileRows, MemoryRows, TokenWriter
 from llmspec.parts.sources import Validation, readers
@@ -160,6 +160,32 @@ def test_traits_are_shared_by_equal_documents(documents: list[list[int]]) -> Non
     # Those of up to three tokens are all different.
     short = {trait for document, trait in of.items() if len(document) <= 3}
     assert len(short) == sum(len(document) <= 3 for document in of)
+
+
+def cut_whole(text: str, near: int) -> int:
+    """At the first line end from `near` on; without one before more text, after the last before it, or at `near`."""
+    at = text.find("\n", near - 1) + 1
+    if not at or not text[at:].strip():
+        at = text.rfind("\n", 0, near) + 1
+    return at if text[:at].strip() else near
+
+
+@given(text=st.text(st.sampled_from("ab \n"), min_size=2, max_size=60).filter(str.strip), ends=places, data=st.data())
+@settings(deadline=None, max_examples=400)
+def test_a_text_is_cut_at_a_line_end(text: str, ends: list[int], data: st.DataObject) -> None:
+    near = data.draw(st.integers(1, len(text) - 1))
+    at = cut_whole(text, near)
+    found = cut((item.text for item in stretches(text, [end % 60 for end in ends])), near)
+    assert found == (at, bool(text[:at].strip()), bool(text[at:].strip()))
+
+
+@pytest.mark.parametrize("later", [["ab"], ["ab", "c", "d"], ["ab", "cd"], ["a", "c"], []])
+def test_other_documents_in_a_later_pass_are_noticed(later: list[str]) -> None:
+    first, second = ([stretches(text, [])[0] for text in texts] for texts in (["ab", "c"], later))
+    found = survey(lambda: iter(first), None)
+    assert [item for _, _, item in walk(lambda: iter(first), found)] == first
+    with pytest.raises(Changed):
+        list(walk(lambda: iter(second), found))
 
 
 # -- from files ------------------------------------------------------------------------------------------------------
