@@ -72,9 +72,8 @@ class Maker:
                 pass
 
         def write(folder: Path) -> dict[str, Any]:
-            self.report("training the tokenizer", 0, 0)
-            codec = self.tokenizer.train(self._sample() if self.tokenizer.learns else (),
-                                         lambda what: self.report(what, 0, 0))
+            sample = self._sample() if self.tokenizer.learns else ()
+            codec = self.tokenizer.train(sample, lambda what: self.report(what, 0, 0))
             (folder / "tokenizer.json").write_text(codec.to_json(), encoding="utf-8")
             return {"vocab": codec.vocab}
 
