@@ -117,7 +117,7 @@ def explained(error: BaseException, verb: str = "") -> Failure:
                                       for e in error.errors()))
     if isinstance(error, MemoryError):
         doing = f" in `llmspec {verb}`" if verb else ""
-        return Failure(MISTAKE, (Problem(f"the memory of this machine did not suffice{doing}"
+        return Failure(MISTAKE, (Problem(f"out of memory{doing}"
                                          + (f": {error}" if str(error) else ""), hint=LOWER.get(verb, "")),))
     if isinstance(error, RecursionError):
         return Failure(MISTAKE, (Problem("the input is nested deeper than can be read"),))

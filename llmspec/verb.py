@@ -38,7 +38,7 @@ class Verb(TyperCommand):
         with failures(verb, bool(values.get("json"))) as answer:
             refuse(form(verb, values), given)
             check_sets(values.get("set") or ())
-            check_texts(values)
+            read_texts(ctx.params)
             found = super().invoke(ctx)
             if found is not None:
                 answer(found, None if verb in LINES else 1)
@@ -70,13 +70,27 @@ def unknown(word: str, rest: list[str], verbs: list[str]) -> Problem:
                    hint=f"did you mean: {command(near, *rest)}" if near else f"verbs are: {', '.join(verbs)}")
 
 
-def check_texts(values: dict[str, Any]) -> None:
-    """Raises LlmspecError for words that are no text: bytes of an argument that are no UTF-8, or a NUL."""
-    wrong = [name for name, value in values.items() for text in (value if isinstance(value, list) else [value])
-             if isinstance(text, str) and any(0xD800 <= ord(c) <= 0xDFFF for c in text)]
+def read_texts(params: dict[str, Any]) -> None:
+    """Texts whose bytes Python could not read in this locale, read as UTF-8 in place.
+
+    Raises LlmspecError for those that are none.
+    """
+    wrong = []
+    for name, value in params.items():
+        try:
+            if isinstance(value, str):
+                params[name] = utf8(value)
+            elif isinstance(value, list | tuple):
+                params[name] = [utf8(v) if isinstance(v, str) else v for v in value]
+        except UnicodeError:
+            wrong.append(Problem(f"--{name.rstrip('_')} is not UTF-8 text", hint="give it in UTF-8"))
     if wrong:
-        raise LlmspecError([Problem(f"--{name} is not UTF-8 text", hint="give it in UTF-8, or as \\u escapes of YAML")
-                            for name in dict.fromkeys(wrong)])
+        raise LlmspecError(wrong)
+
+
+def utf8(text: str) -> str:
+    """A word of the command line as UTF-8, where the locale (LC_ALL=C) hid that it is. Raises UnicodeError."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8")
 
 
 def usage(error: Any, arguments: list[str]) -> LlmspecError:

@@ -219,3 +219,13 @@ def test_what_takes_long_is_told_and_what_is_quick_is_not(monkeypatch: pytest.Mo
         said = screen.file.getvalue()  # type: ignore[attr-defined]
         assert ("reading docs [/x] 50%" in said) == told and not acting(said)
         assert said == "reading docs [/x] 50% …\n" or terminal or not told
+
+
+def test_words_that_the_locale_hides_are_read_as_utf8(hostile: Path) -> None:
+    run = "[:dog:][x]\x1b[2J"
+    env = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    for prompt, status in (("ü→", 0), (os.fsdecode(b"\xff"), 2)):
+        command = tiny.command("sample", run, "--prompt", prompt, "--json")
+        done = subprocess.run(command, capture_output=True, cwd=hostile, env=env)
+        told = json.loads(done.stdout.decode("ascii"))
+        assert done.returncode == status and (told.get("prompt") == prompt or told["problems"])
