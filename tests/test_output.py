@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,6 +129,22 @@ def test_no_verb_lets_a_text_act(hostile: Path, arguments: tuple[str, ...]) -> N
     assert status in (0, 2) and "Traceback" not in said and not acting(said) and "🐶" not in said, said
     if "--json" in arguments:
         json.loads(said)
+
+
+def test_a_word_about_waiting_does_not_wipe_the_prompt_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "AFTER", 0.01)
+    both = Screen(file=io.StringIO(), force_terminal=True, color_system=None)
+    for name in ("out", "err"):
+        monkeypatch.setattr(samples, name, lambda **more: both)
+    monkeypatch.setattr(waiting, "err", lambda: both)
+
+    def slowly() -> Iterator[Any]:
+        time.sleep(0.2)
+        yield SimpleNamespace(row=0, text=" soft", finish_reason="stop")
+
+    samples.show(SimpleNamespace(plan=SimpleNamespace(sources=[])), "But", slowly(), 1, chat=False)
+    said = both.file.getvalue()  # type: ignore[attr-defined]
+    assert "compiling" in said and "But soft\n" in said and "\x1b" not in said[said.index("But"):]
 
 
 def test_text_that_is_redirected_is_exact(hostile: Path) -> None:

@@ -43,9 +43,10 @@ def show(model: Any, prompt: str, events: Iterator[Any], n: int, chat: bool) -> 
     began, tokens = time.perf_counter(), 0
     first = began
     texts, ends = [""] * n, [""] * n
-    if not chat and prompt and n == 1:
+    events = waited(events)  # before the prompt is written: the line of what takes long would wipe it away
+    if not chat and n == 1:
         console.write(prompt, "bold")
-    for event in waited(events):
+    for event in events:
         first = time.perf_counter() if not tokens else first
         tokens += 1
         texts[event.row] += event.text
@@ -70,9 +71,9 @@ def show(model: Any, prompt: str, events: Iterator[Any], n: int, chat: bool) -> 
 
 
 def waited(events: Iterator[Any]) -> Iterator[Any]:
-    """The events, and a word on standard error while the first of them takes long."""
+    """The events, once the first of them has come; with a word on standard error while that takes long."""
+    from itertools import chain
+
     with waiting("compiling the first tokens' kernels"):
         first = next(events, None)
-    if first is not None:
-        yield first
-        yield from events
+    return events if first is None else chain([first], events)
