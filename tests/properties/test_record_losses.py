@@ -47,13 +47,15 @@ def learned(prepared: Prepared) -> int:
 
 
 @pytest.mark.parametrize("kind", ["sft", "pretrain"])
-@given(made=st.lists(st.tuples(FORM, HOW, st.integers(0, 30)), min_size=1, max_size=25), held=st.booleans())
+@given(made=st.lists(st.tuples(FORM, HOW, st.integers(0, 30)), min_size=1, max_size=25),
+       twins=st.integers(0, 9), held=st.sampled_from(["", "hash 30%", "tail 50%"]))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_record_is_learned_or_counted_under_one_reason(
-        kind: str, made: list[tuple[str, str, int]], held: bool, tmp_path: Path) -> None:
+        kind: str, made: list[tuple[str, str, int]], twins: int, held: str, tmp_path: Path) -> None:
     sound = [FORMATS["Alpaca"](i) for i in range(100, 112)]
-    records = [*sound, *(record(*one) for one in made)]
-    prepared = prepare(talk(tmp_path, records, kind, **({"validation": "hash 30%"} if held else {})))
+    made = [*made, *made[:twins]]
+    records = [*sound[:6], *(record(*one) for one in made), *sound[6:]]
+    prepared = prepare(talk(tmp_path, records, kind, **({"validation": held} if held else {})))
     (loss,) = prepared.losses
     assert loss.records + loss.held_out == len(records) == prepared.about["r"]["documents"]
     assert learned(prepared) == loss.records - sum(loss.dropped.counts.values())
