@@ -22,7 +22,7 @@ from typing import Any
 
 from llmspec.core.folders import cache_dir, private_folder, read_private, write_atomically
 from llmspec.core.hashing import digest
-from llmspec.kernels import native
+from llmspec.kernels import native, shield
 from llmspec.kernels.toolchain import prepare
 
 WORDS, HEAD, TOGETHER, WHOLE = 64, 2, 32, 1 << 16
@@ -74,7 +74,7 @@ def _surroundings() -> list[Any]:
 
     flags = {k: str(v.value) for k, v in sorted(ContextVar._cache.items())}
     sources = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(__file__).parents[1].rglob("*.py"))]
-    return [prepare().identity, native.source(), platform.python_version(), flags, sources]
+    return [prepare().identity, native.source(), platform.python_version(), flags, shield.named(), sources]
 
 
 # -- entries -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
@@ -71,7 +70,7 @@ def stand() -> None:
     global early
     early = early or (not given and "tinygrad.helpers" in sys.modules)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]  # importlib.abc takes 7 ms to import
 
 
 def give(**variables: str) -> None:
@@ -92,7 +91,7 @@ def when_imported(module: str, name: str, patch: Callable[[Any], None]) -> None:
         patch(sys.modules[module])
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds tinygrad's modules as usual, and loads some of them in our way."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
