@@ -332,7 +332,8 @@ def _other_file(path: FilePath) -> str:
         names = [p.name for p in path.parent.iterdir() if p.is_file()]
     except OSError:
         return f"there is no folder `{path.parent}`"
-    if near := nearest(path.name, names):
+    if near := next((name for name in names if FilePath(name).stem == path.name and name.endswith((".yaml", ".yml"))),
+                    None) or nearest(path.name, names):
         return f"did you mean `{path.parent / near}`?"
     if near := nearest(path.stem, shipped.names()):
         return f"did you mean the shipped spec `{near}`?"
