@@ -12,7 +12,7 @@ from typing import Any
 from llmspec.core import run_names
 from llmspec.core.problems import Path, Problem, nearest
 from llmspec.core.units import Budget
-from llmspec.spec.messages import MOST_ALIKE, more
+from llmspec.spec.messages import MOST_ALIKE, more, shown
 from llmspec.spec.yaml12 import Tree
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -32,7 +32,7 @@ def check_references(tree: Tree) -> Iterator[Problem]:
         start = phase.get("from")
         if isinstance(start, str) and phases is not None and start not in phases:
             yield Problem(
-                f"no phase is called `{start}`",
+                f"no phase is called `{shown(start)}`",
                 (*path, "from"),
                 hint=_choose(start, [p for p in phases if p != name]),
                 consequence="there would be no weights to start from",
@@ -66,7 +66,7 @@ def _spelled(tree: Tree, path: Path, what: str, why: str) -> Iterator[Problem]:
     wrong = [n for n in names if not _NAME.fullmatch(n)] if isinstance(names, Mapping) else []
     for name in wrong[:MOST_ALIKE]:
         yield Problem(
-            f"`{name}` cannot name a {what}: a letter or digit, then letters, digits, `.`, `_` and `-`",
+            f"`{shown(name)}` cannot name a {what}: a letter or digit, then letters, digits, `.`, `_` and `-`",
             (*path, name),
             consequence=why,
             mark=tree.key_mark((*path, name)),
@@ -88,7 +88,7 @@ def _folders(tree: Tree) -> Iterator[Problem]:
             consequence = "on many file systems both would be one folder"
         if what:
             yield Problem(
-                f"`{name}` cannot name a phase: it {what}",
+                f"`{shown(name)}` cannot name a phase: it {what}",
                 ("phases", name),
                 hint=f"such as `{run_names.free(name, phases)}`",
                 consequence=consequence,
@@ -98,7 +98,7 @@ def _folders(tree: Tree) -> Iterator[Problem]:
 
 def _choose(word: str, names: list[str]) -> str:
     near = nearest(word, names)
-    some = ", ".join(f"`{n}`" for n in names[:MOST_ALIKE]) + (" ..." if len(names) > MOST_ALIKE else "")
+    some = ", ".join(f"`{shown(n)}`" for n in names[:MOST_ALIKE]) + (" ..." if len(names) > MOST_ALIKE else "")
     return f"did you mean `{near}`?" if near else f"there is {some}" if names else ""
 
 
@@ -109,7 +109,7 @@ def _mixture(tree: Tree, phase: Mapping[str, Any], path: Path, sources: list[str
     unused = [s for s in sources if s not in mixture] if unknown else []
     for source in unknown[:MOST_ALIKE]:
         yield Problem(
-            f"no source is called `{source}`",
+            f"no source is called `{shown(source)}`",
             (*path, "mixture", source),
             hint=_choose(source, unused or sources),
             consequence="the phase would have nothing to read for it",
@@ -127,7 +127,7 @@ def _budget(phase: Mapping[str, Any], path: Path) -> Iterator[Problem]:
         return
     if source is not None and isinstance(mixture, Mapping) and source not in mixture:
         yield Problem(
-            f"epochs are counted on `{source}`, which is not in the mixture",
+            f"epochs are counted on `{shown(source)}`, which is not in the mixture",
             (*path, "budget"),
             hint=_choose(source, list(mixture)),
             consequence="the phase would never end",
