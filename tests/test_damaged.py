@@ -126,6 +126,14 @@ def test_some_damage_is_told_in_a_sentence(made: Path, place: str) -> None:
         judge(made, chance.choice(files_of(made, place)), kind, verb)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "sparse"])
+def test_nothing_in_the_cache_is_waited_for(made: Path, kind: str) -> None:
+    """A file of each folder and ending of the cache."""
+    files = {(p.relative_to(made / "cache").parts[0], p.suffix): p for p in files_of(made, "cache")}
+    for path in files.values():
+        judge(made, path, kind, "check --data")
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("kind", damage.DAMAGES)
 @pytest.mark.parametrize("place", READ_BY)

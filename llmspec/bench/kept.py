@@ -10,9 +10,12 @@ from typing import Any
 from llmspec.core.devices import cores, threads
 from llmspec.core.folders import cache_dir, write_atomically
 from llmspec.core.hashing import digest
+from llmspec.core.regular import read_regular
 from llmspec.kernels import toolchain
 from llmspec.kernels.compilers import processor
 
+MOST = 64 << 20
+"""Bytes of a file that are read, at most."""
 ENTRIES = 500
 """The newest entries that a file keeps."""
 
@@ -33,7 +36,7 @@ class Kept:
     def read(self) -> dict[str, Any]:
         """All entries by key."""
         try:
-            held = json.loads((cache_dir() / self._file).read_bytes())
+            held = json.loads(read_regular(cache_dir() / self._file, MOST))
         except (OSError, ValueError, RecursionError):
             return {}
         return held if isinstance(held, dict) else {}

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llmspec.core.regular import open_regular
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
@@ -20,7 +22,7 @@ def digest(value: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes, read in pieces."""
-    with path.open("rb") as f:
+    with open_regular(path) as f:
         return stream_digest(f)
 
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from llmspec.core.folders import cache_dir, private_folder
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError
+from llmspec.core.regular import read_regular
 from llmspec.parts.sources.base import Fetcher, Found
 from llmspec.parts.sources.notes import Problems
 from llmspec.parts.sources.opening import opened
 
+LARGEST = 1 << 30
+"""Bytes of an index, at most."""
 _RACY = 2_000_000_000
 """Nanoseconds after a change within which a file could change again and keep its times."""
 _SAVED = 20.0
@@ -98,7 +101,7 @@ class _Hashing:
 def _load(index: Path) -> Index:
     """The index; empty where there is none or it is damaged."""
     try:
-        checksum, _, body = index.read_text(encoding="utf-8").partition("\n")
+        checksum, _, body = read_regular(index, LARGEST).decode("utf-8").partition("\n")
         if int(checksum, 16) != zlib.crc32(body.encode()):
             return {}
         found = json.loads(body)

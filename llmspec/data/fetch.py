@@ -17,6 +17,7 @@ from typing import Any
 from llmspec.core.folders import cache_dir, private_folder
 from llmspec.core.hashing import file_digest
 from llmspec.core.problems import DataError
+from llmspec.core.regular import read_regular
 from llmspec.core.units import size
 from llmspec.data.digests import digests
 from llmspec.data.wheels import folder_size, unpack
@@ -26,6 +27,8 @@ from llmspec.parts.sources.notes import Notes
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0: not known)."""
 
+MOST_NOTED = 256 << 20
+"""Bytes of what is noted of a wheel, at most."""
 LARGEST_WHEEL = 512 * 2**20
 """Bytes of a download, at most."""
 
@@ -178,7 +181,7 @@ def _whole(folder: Path) -> dict[str, str]:
     Files whose size and times are as they were written are not read.
     """
     try:
-        noted = json.loads((folder / "wheel.json").read_text(encoding="utf-8"))["files"]
+        noted = json.loads(read_regular(folder / "wheel.json", MOST_NOTED).decode("utf-8"))["files"]
         there = {path.relative_to(folder / "files").as_posix(): path for path in _files(folder / "files")}
         if there.keys() != noted.keys() or not all(
                 list(_state(path)) == noted[name][:3] or file_digest(path) == noted[name][3]
