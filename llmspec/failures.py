@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -101,7 +101,8 @@ def explained(error: BaseException, verb: str = "") -> Failure:
     if os.environ.get(TRACEBACK, "") not in ("", "0"):
         from llmspec.render.terminal import err
 
-        err(soft_wrap=True).print("".join(traceback.format_exception(error)))
+        with suppress(OutputLost):
+            err(soft_wrap=True).print("".join(traceback.format_exception(error)))
     name, module = type(error).__name__, type(error).__module__
     if isinstance(error, LlmspecError) and (error.problems or not verb):
         return Failure(MISTAKE, error.problems)
@@ -159,6 +160,6 @@ def _keep(error: BaseException) -> Path | None:
         folder.mkdir(exist_ok=True)
         path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
         path.write_text(text, "utf-8", "backslashreplace")
-    except (OSError, RuntimeError):
+    except Exception:  # whatever is wrong with the cache, it is not what is to be said now
         return None
     return path

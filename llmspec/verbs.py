@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,7 @@ from llmspec.asked import (
     tell_unknown,
     written,
 )
-from llmspec.core.problems import LlmspecError, RunError
+from llmspec.core.problems import LlmspecError, Problem, RunError
 from llmspec.core.visible import command, path_word
 from llmspec.failures import STATUSES
 from llmspec.verb import Verb, Verbs
@@ -82,6 +84,15 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
                                                 help="Override a key, e.g. phases.pretrain.optimizer.lr=3e-4.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail where a source is not cached.")]
+
+
+@contextmanager
+def no_run() -> Iterator[None]:
+    """Where no run is meant: a file that cannot be written is told without the hints that a run gives."""
+    try:
+        yield
+    except RunError as e:
+        raise LlmspecError([Problem(p.message) for p in e.problems]) from None
 
 
 @app.command(cls=Verb, epilog="Examples:  `llmspec run quickstart`  ·  "
@@ -254,7 +265,12 @@ def new(
     from llmspec.render.waiting import waiting
     from llmspec.scaffold.new import create
 
-    with waiting("looking at the files") as say:
+    if folder.is_file():
+        raise LlmspecError(f"`{folder}` is a file, and a folder is meant here", hint=command("new", "FOLDER"))
+    if (folder / "plan.json").is_file():
+        raise LlmspecError(f"`{folder}` is a run directory, and a spec stands outside of it",
+                           hint=command("new", "FOLDER"))
+    with no_run(), waiting("looking at the files") as say:
         made = create(folder, text, chat, minutes, lambda what, done, total: say(
             f"{what}, {100 * done / total:.0f}%" if total else what))
     if json_:
@@ -273,10 +289,8 @@ def schema(
     from llmspec.spec.json_schema import as_text
 
     if out:
-        try:
+        with no_run():
             write_text(out, as_text())
-        except RunError as e:  # its hints are those of a run
-            raise LlmspecError(e.problems[0].message) from None
     else:
         from llmspec.render.terminal import out as standard_output
 

@@ -74,6 +74,8 @@ CLUMSY = [
     ("explain tiny.yaml --part mlp", "no part `mlp`", "`model.mlp`"),
     ("schema x.json", "one argument too many", "-o x.json"),
     ("bench --only speed", "called `speed`", "machine"), ("check tiny.yaml --device H100", "H100", "CUDA:sm_90"),
+    ("init mine", "no verb `init`", "llmspec new mine"), ("new tiny.yaml", "`tiny.yaml` is a file, and a folder", ""),
+    ("new runs/mine", "is a run directory", "new FOLDER"), ("new", "missing argument 'FOLDER'", "new --help"),
     ("schema -o dir", "dir", ""), ("check '~no-such-user/x.yaml'", "~no-such-user/x.yaml", ""),
 ]
 
@@ -85,6 +87,7 @@ def test_the_answer_says_what_is_meant(line: str, message: str, hint: str, here:
     status, out, said = give(shlex.split(line), capsys)
     assert status == 2 and not out and message in said and hint in said, said
     assert "Traceback" not in said and "unexpected" not in said
+    assert "last checkpoint" not in said or line.startswith("run")
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["-h"], ["run", "-h"], ["--help", "run"]])

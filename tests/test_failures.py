@@ -98,6 +98,15 @@ def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch: pytest.MonkeyPa
     assert "SpecError: wrong" in capsys.readouterr().err
 
 
+def test_a_mistake_of_ours_is_told_also_where_no_traceback_can_be_kept(monkeypatch: pytest.MonkeyPatch,
+                                                                       tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for cache in ("/dev/null/x", str(tmp_path / "file"), "a\0b"):
+        monkeypatch.setattr("os.environ", {**os.environ, "LLMSPEC_CACHE": cache})
+        failure = failures.explained(KeyError("x"), "check")
+        assert failure.status == 70 and "LLMSPEC_TRACEBACK=1" in failure.problems[0].hint
+
+
 def test_statuses_are_in_the_help() -> None:
     said = " ".join(tiny.call("--help", COLUMNS="200").stdout.split())
     assert failures.STATUSES in said
