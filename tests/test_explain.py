@@ -18,6 +18,7 @@ from rich.cells import cell_len
 
 from llmspec.compiler import Plan, compile_spec
 from llmspec.compiler.plan import Measured, SharePlan, SourcePlan
+from llmspec.core.problems import RunError
 from llmspec.core.visible import visible
 from llmspec.explain.decoding import explain_prompt, spelled
 from llmspec.explain.model import Node, folded
@@ -236,12 +237,15 @@ def trained(run: RunFolder, name: str, steps: int, rising: bool = False, done: b
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
-    write_text(tmp_path / "lock.json", "{")
-    report = explain_run(begun(tmp_path))
+    run = begun(tmp_path)
+    report = explain_run(run)
     assert report.state == "pretrain has not begun" and report.seconds == 0 and report.machine == ""
     assert [p.state for p in report.phases] == ["waiting", "waiting"]
     as_json(report)
     assert_fits(report)
+    write_text(tmp_path / "lock.json", "{")
+    with pytest.raises(RunError, match=r"lock\.json is damaged"):
+        explain_run(run)
 
 
 def test_a_run_that_was_cut_short(tmp_path: Path) -> None:
