@@ -216,3 +216,23 @@ def test_a_tinygrad_of_the_users_own_keeps_its_device_and_settings(tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", EARLY, tiny.write(tmp_path)], text=True, capture_output=True,
                           cwd=tmp_path, env=clean(DEV="PYTHON", JIT="0"), timeout=600)
     assert done.stdout.strip().endswith("same"), done.stderr[-3000:]
+
+
+def test_visits_that_overlap_leave_what_was_before() -> None:
+    code = """
+import sys, threading
+from llmspec.kernels import guest
+sys.setrecursionlimit(1234)
+first, second = guest.visit(), guest.visit()
+first.__enter__(); second.__enter__(); assert sys.getrecursionlimit() == guest.DEPTH
+first.__exit__(None, None, None); assert sys.getrecursionlimit() == guest.DEPTH
+second.__exit__(None, None, None)
+def work():
+    for _ in range(3000):
+        with guest.visit():
+            assert sys.getrecursionlimit() == guest.DEPTH
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(sys.getrecursionlimit())
+"""
+    assert python(code).strip() == "1234"

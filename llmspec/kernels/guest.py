@@ -6,7 +6,9 @@ stay as llmspec has set them, since nobody else has asked for any.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +18,11 @@ from llmspec.kernels import shield
 DEPTH = 10_000
 """The recursion limit that tinygrad's graphs need; it sets it itself, for the whole process, when it is imported."""
 NAMES = ("DEV", "JIT", "BEAM")
+_lock = threading.Lock()
 _ours: dict[str, Any] = {}
+_before: dict[str, Any] = {}
+"""What holds once the last visit has ended."""
+_visits: list[int] = []
 
 
 def choose(device: str, beam: int) -> None:
@@ -27,43 +33,47 @@ def choose(device: str, beam: int) -> None:
         DEV.value = device  # type: ignore[assignment]
     JIT.value = max(1, JIT.value)  # steps are captured
     _set({"BEAM": beam})
-    _ours.update(_now())
-
-
-def enter() -> dict[str, Any]:
-    """Our settings; returns those of before, for `leave`."""
-    before = _now()
-    if shield.early:
-        _set(_ours)
-    if before and before["depth"] < DEPTH:
-        sys.setrecursionlimit(DEPTH)
-    return before
-
-
-def leave(before: dict[str, Any]) -> None:
-    """The settings of before."""
-    if before:
-        sys.setrecursionlimit(before["depth"])
-        if shield.early:
-            _set(before)
+    _ours.update({"DEV": DEV.value, "JIT": JIT.value, "BEAM": beam})
 
 
 @contextmanager
 def visit() -> Iterator[None]:
-    """What is imported, opened and set within changes no setting of tinygrad, and no recursion limit, beyond it."""
-    before = _now() or {"depth": sys.getrecursionlimit()}
-    sys.setrecursionlimit(max(before["depth"], DEPTH))
+    """Our settings within, and those of before once nobody is within any more: threads and visits may overlap."""
+    enter()
     try:
         yield
     finally:
-        leave(before)
+        leave()
+
+
+def enter() -> None:
+    """The beginning of a visit."""
+    with _lock:
+        if not _visits:
+            _before.clear()
+            _before.update(_now())
+        _visits.append(1)
+        if shield.early:
+            _set(_ours)
+        if sys.getrecursionlimit() < DEPTH:
+            sys.setrecursionlimit(DEPTH)
+
+
+def leave() -> None:
+    """The end of a visit."""
+    with _lock:
+        _visits.pop()
+        if not _visits:
+            sys.setrecursionlimit(_before["depth"])
+            if shield.early:
+                _set(_before)
 
 
 def _now() -> dict[str, Any]:
     helpers: Any = sys.modules.get("tinygrad.helpers")
-    if helpers is None:
-        return {}
-    return {"depth": sys.getrecursionlimit(), **{name: helpers.ContextVar._cache[name].value for name in NAMES}}
+    wanted = NAMES if helpers is not None and shield.early else ()
+    held = {name: helpers.ContextVar._cache[name].value for name in wanted}
+    return {"depth": sys.getrecursionlimit(), **held}
 
 
 def _set(values: dict[str, Any]) -> None:
@@ -71,3 +81,7 @@ def _set(values: dict[str, Any]) -> None:
     for name in NAMES:
         if name in values:
             helpers.ContextVar._cache[name].value = values[name]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

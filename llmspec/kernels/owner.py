@@ -30,8 +30,6 @@ class _State:
     """Reads and sets the number of threads of the BLAS that computes the bands of a product."""
     blas_threads = 0
     """What that number was before this turn."""
-    before: dict[str, Any] = {}
-    """tinygrad's settings before this turn."""
     forked = False
     """Whether this process is a child of one that had opened something, and has computed nothing yet."""
     after_fork: tuple[Callable[[], None], ...] = ()
@@ -73,7 +71,7 @@ def turn() -> _Turn:
 def _begin() -> None:
     if _state.forked:
         _mend()
-    _state.before = guest.enter()
+    guest.enter()
     _dropped.clear()
     _one_blas_thread()
 
@@ -87,7 +85,7 @@ def _one_blas_thread() -> None:
 
 
 def _end() -> None:
-    guest.leave(_state.before)
+    guest.leave()
     if _state.blas and _state.blas_threads > 1:
         _state.blas[1](_state.blas_threads)
     _state.blas_threads = 0
