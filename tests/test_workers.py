@@ -143,6 +143,17 @@ def test_the_hint_fits_the_signal(number: str, hint: str) -> None:
     assert hint in told.value.problems[0].hint and (hint or not told.value.problems[0].hint)
 
 
+@pytest.mark.parametrize(("status", "said", "told"), [
+    (-9, "", "ended by SIGKILL; systems do that where memory runs out"), (-10, "words", "ended by SIGUSR1"),
+    (1, "Traceback\n  File\nMemoryError", "memory ran out"),
+    (1, "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9 TiB", "memory ran out"),
+    (1, "Traceback\nValueError: x is y\n", "ValueError: x is y"), (1, "", "no reason was given"),
+    (-99, "", "ended by signal 99"),
+])
+def test_how_a_process_ended_is_said_in_words(status: int, said: str, told: str) -> None:
+    assert told in workers.how_it_ended(status, said)
+
+
 def test_a_compiler_runs_where_the_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -109,7 +109,8 @@ def how_it_ended(status: int, said: str) -> str:
     if status < 0:
         ended = _signal(-status)
         return f"the process was ended by {ended}" + (f"; {ENDINGS[ended]}" if ended in ENDINGS else "")
-    return (said.strip().splitlines() or ["no reason was given"])[-1]
+    last = (said.strip().splitlines() or ["no reason was given"])[-1]
+    return "its memory ran out; a smaller model, batch or context needs less" if "MemoryError" in last else last
 
 
 class Workers:
