@@ -40,6 +40,11 @@ def address(tensor: Tensor) -> int:
     return where(tensor.uop.base.buffer)
 
 
+def bytes_of(tensor: Tensor) -> int:
+    """Bytes of a realized tensor's buffer."""
+    return tensor.uop.base.buffer.nbytes  # type: ignore[union-attr]
+
+
 def where(buffer: Any) -> int:
     return buffer.ensure_allocated().get_buf("CPU").va_addr  # type: ignore[no-any-return]
 
@@ -159,9 +164,9 @@ def _slot(argument: UOp) -> int | None:
 
 
 class Running:
-    """A Program with its memory and its code in place."""
+    """A Program with its memory and its code in place, for tensors as large as these."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, args: tuple[Any, ...]) -> None:
         import numpy as np
 
         self.program = program
@@ -180,6 +185,7 @@ class Running:
         self._at = tuple(places[:, :2].T)
         self._placed: list[UOp | None] = [None] * program.inputs
         self._bases = np.zeros(program.inputs, np.uint64)
+        self._sizes = [bytes_of(t) for t in tensors_of(args)]
         self._inputs, self._offsets = places[:, 2], places[:, 3].astype(np.uint64)
         made = [Tensor.from_blob(int(bases[r.buffer]) + r.offset, r.shape, dtype=r.dtype, device="CPU")
                 for r in program.returned]
@@ -195,6 +201,8 @@ class Running:
         if not all(map(operator.is_, nodes, self._placed)):  # the same weights again, as a rule: 4 ms for 300 of them
             for i, (node, placed) in enumerate(zip(nodes, self._placed, strict=True)):
                 if node is not placed:
+                    if (size := bytes_of(tensors[i])) != self._sizes[i]:
+                        raise ValueError(f"tensor {i} of the step was captured with {self._sizes[i]} bytes, not {size}")
                     self._bases[i] = address(tensors[i])
             self._table[self._at] = self._bases[self._inputs] + self._offsets
             self._placed = nodes
@@ -227,7 +235,7 @@ class Replayed:
     def _called(self, args: tuple[Any, ...]) -> Any:
         if self.running is None and self._jit is None and self._replay and self._key:
             kept = programs.load(self._name(args))
-            self.running = Running(kept) if kept else None
+            self.running = Running(kept, args) if kept else None
         if self.running is not None:
             return self.running(args)
         if self._jit is None:
@@ -256,7 +264,7 @@ class Replayed:
             if name:
                 programs.keep(name, program)
             # What tinygrad allocated for its own run of the step goes before the step's memory is first touched.
-            self.running, self._jit = Running(program), True
+            self.running, self._jit = Running(program, args), True
             gc.collect()
             Device["CPU"].allocator.free_cache()  # type: ignore[attr-defined]
         return out

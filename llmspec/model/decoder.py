@@ -33,8 +33,8 @@ class KVCache:
     Several caches of one decoder do not know of each other.
     """
 
-    def __init__(self, tensors: Tensors, rows: int) -> None:
-        self.tensors, self.rows = tensors, rows
+    def __init__(self, tensors: Tensors, rows: int, model: str) -> None:
+        self.tensors, self.rows, self.model = tensors, rows, model
         self.length = 0
         """Tokens read: all rows stand at one position."""
 
@@ -67,7 +67,7 @@ class Decoder:
             raise owner.out_of_memory(f"the KV caches of {rows} rows take {size(needed)}, and this machine has "
                                       f"{size(there)}")
         with owner.turn():
-            return KVCache(numpy_inputs(**{n: np.zeros(shape, np.float32) for n in names}), rows)
+            return KVCache(numpy_inputs(**{n: np.zeros(shape, np.float32) for n in names}), rows, self._key)
 
     def use(self, weights: Tensors) -> None:
         """Decode with these weights from now on."""
@@ -82,7 +82,9 @@ class Decoder:
         import numpy as np
 
         ids = token_ids(tokens, self.vocab, self.context, axes=(1,))
-        cache = cache or self.cache(rows)
+        if cache is not None and rows not in (1, cache.rows):
+            raise ValueError(f"the cache has {cache.rows} rows, not {rows}")
+        cache = self._own(cache or self.cache(rows))
         bucket = min(self.context, max(SHORTEST, 1 << (len(ids) - 1).bit_length()))
         padded = np.zeros((cache.rows, bucket), np.int32)
         padded[:, : len(ids)] = ids
@@ -95,7 +97,7 @@ class Decoder:
         """Appends one token to each row; logits (R, V) float32 of the next. Raises as `prefill` does."""
         import numpy as np
 
-        ids = token_ids(tokens, self.vocab, cache.rows, axes=(1,))
+        ids = token_ids(tokens, self.vocab, self._own(cache).rows, axes=(1,))
         if len(ids) != cache.rows:
             raise ValueError(f"a step takes one token for each of {cache.rows} rows, not {len(ids)}")
         if not 1 <= cache.length < self.context:
@@ -106,6 +108,14 @@ class Decoder:
             place = self._place.bind(cache.length)
             cache.length += 1
             return self._run(self._steps[cache.rows,], cache, inputs, place)
+
+    def _own(self, cache: KVCache) -> KVCache:
+        """Raises TypeError or ValueError for what is no cache of this model."""
+        if not isinstance(cache, KVCache):
+            raise TypeError(f"a KV cache is what `prefill` gives, not {type(cache).__name__}")
+        if cache.model != self._key:
+            raise ValueError("the KV cache belongs to a model of another shape")
+        return cache
 
     def _run(self, jit: Any, cache: KVCache, inputs: Tensors, *place: UOp) -> Any:
         out = jit(self._weights, self._tables, cache.tensors, {**inputs, **self._lowering.inputs}, *place)

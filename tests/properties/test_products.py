@@ -191,8 +191,12 @@ print("\\n".join(drive(library, {**PRODUCTS, **ROW_MAKERS, **ATTENTION}, 12)))
 """
 
 
-def test_the_same_bits_with_any_number_of_threads() -> None:
-    made = {threads: child(DRIVE, LLMSPEC_THREADS=threads).splitlines() for threads in ("1", "2", "5")}
+@pytest.mark.parametrize("instructions", ["", *(pytest.param(name, marks=pytest.mark.nightly)
+                                                for name in native.SETS if name)])
+def test_the_same_bits_with_any_number_of_threads(instructions: str) -> None:
+    """Own products, which are those without a BLAS; test_thread_bits.py has what a run computes."""
+    run = lambda threads: child(DRIVE, LLMSPEC_THREADS=threads, LLMSPEC_INSTRUCTIONS=instructions).splitlines()
+    made = {threads: run(threads) for threads in ("1", "2", "5")}
     assert all(lines[0] == threads for threads, lines in made.items())
     assert made["1"][1:] == made["2"][1:] == made["5"][1:] and len(made["1"]) > 100
 

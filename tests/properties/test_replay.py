@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmspec.model.device import open_device
 
 open_device("CPU")
 from tinygrad import Tensor, UOp  # noqa: E402
 
+from llmspec.kernels import native  # noqa: E402
 from llmspec.kernels.programs import TOGETHER, WHOLE  # noqa: E402
-from llmspec.kernels.replay import Replayed  # noqa: E402
+from llmspec.kernels.replay import Recorder, Replayed  # noqa: E402
 from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402
 
 
@@ -77,6 +82,32 @@ def test_small_calls_run_side_by_side_unless_one_reads_what_another_writes() -> 
     assert counts == [12]
 
 
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from(["muon_2_3", "muon_lookalike"]),
+                          st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), min_size=3, max_size=4)),
+                min_size=1, max_size=7))
+def test_calls_that_run_side_by_side_share_no_byte_that_one_writes(
+        calls: list[tuple[str, list[tuple[int, int]]]]) -> None:
+    """Wherever their arguments begin, views of one piece of memory at other offsets too; and only functions of the
+    table run so, not whatever is named like one."""
+    made: Any = object.__new__(Recorder)
+    made._codes = {i: (i, b"", name) for i, (name, _) in enumerate(calls)}
+    made._rows = [[i, len(touched) | 1 << TOGETHER] for i, (_, touched) in enumerate(calls)]
+    made._touched = [[range(at, at + size) for at, size in touched] for _, touched in calls]
+    with mock.patch.dict(native.CALLED, {"muon_2_3": "muon"}, clear=True):
+        made._join_small()
+    row = 0
+    while row < len(calls):
+        together = made._rows[row][1] >> TOGETHER
+        group = range(row, row + together)
+        assert (together > 1) == bool(made._rows[row][1] & WHOLE)
+        for one, other in itertools.permutations(group, 2):
+            assert calls[one][0] == "muon_2_3"
+            written, seen = made._touched[one][: native.SMALL["muon"]], made._touched[other]
+            assert not {*itertools.chain(*written)} & {*itertools.chain(*seen)}
+        row += together
+
+
 def test_variables_and_fresh_inputs_reach_the_kernels() -> None:
     at, cache = UOp.variable("at", 0, 7), numpy_inputs(c=np.zeros((8, 4), np.float32))
     jit = Replayed(place)
@@ -100,6 +131,8 @@ def test_a_call_with_other_tensors_is_refused() -> None:
     jit(numpy_inputs(w=np.ones((64, 1024), np.float32)), x)
     with pytest.raises(ValueError, match="captured with 2 tensors, not 3"):
         jit(numpy_inputs(w=np.ones((64, 1024), np.float32), v=np.ones(3, np.float32)), x)
+    with pytest.raises(ValueError, match="tensor 1 of the step was captured with 262144 bytes, not 256"):
+        jit(numpy_inputs(w=np.ones((64, 1024), np.float32)), numpy_inputs(x=np.ones((64, 1), np.float32)))
 
 
 def test_a_step_that_closes_over_a_tensor_is_left_to_tinygrad() -> None:
