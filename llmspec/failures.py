@@ -112,7 +112,7 @@ def explained(error: BaseException, verb: str = "") -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return Failure(STOPPED, (Problem(str(error) or "stopped"),))
     if name == "Interrupted" and module.startswith("llmspec"):
-        return Failure(getattr(error, "status", STOPPED), (Problem(str(error)),), told=True)
+        return Failure(getattr(error, "status", STOPPED), (Problem(str(error)),), told=getattr(error, "told", True))
     if module.startswith("pydantic") and hasattr(error, "errors"):
         return Failure(MISTAKE, tuple(Problem(f"{e['msg']} (given: {e['input']!r})", tuple(e["loc"]))
                                       for e in error.errors()))

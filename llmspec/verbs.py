@@ -110,16 +110,19 @@ def run(
     json_: Json = False,
 ) -> Any:
     """Train what a spec describes; go on where an earlier run of it stopped."""
-    from llmspec.render.live import watcher
-    from llmspec.training.run import run as train
+    from llmspec.training.stop import on_signals
 
-    loaded, plan = compiled(spec, set_)
-    folder = out or RUNS / plan.name
-    go_on = again(spec, out, set_, offline, locked, lock, json_)
-    then = (command("sample", path_word(folder), "--prompt", "…"), command("explain", path_word(folder)))
-    with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
-        done = train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
-                     locked=lock or (folder if locked else None))
+    with on_signals():  # before anything large is imported
+        from llmspec.render.live import watcher
+        from llmspec.training.run import run as train
+
+        loaded, plan = compiled(spec, set_)
+        folder = out or RUNS / plan.name
+        go_on = again(spec, out, set_, offline, locked, lock, json_)
+        then = (command("sample", path_word(folder), "--prompt", "…"), command("explain", path_word(folder)))
+        with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
+            done = train(plan, folder, files=written(loaded, set_), watcher=watch, offline=offline,
+                         locked=lock or (folder if locked else None))
     if json_:
         from llmspec.explain.summary import run_summary
 

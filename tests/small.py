@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,24 @@ def Heard() -> Any:
     from llmspec.training.watch import Recorder
 
     return Recorder()
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """(exit status, what was printed) of a command line, run in this process."""
+    from llmspec import cli
+    from llmspec.render import terminal
+
+    out, before = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), sys.argv
+    sys.argv = ["llmspec", *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        sys.argv = before
+        terminal.settle()
+    out.seek(0)
+    status = ended.value.code
+    return (status if isinstance(status, int) else int(status is not None)), out.read()
 
 
 def as_nobody(do: Callable[[], str]) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import random
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +13,7 @@ from pathlib import Path
 import damage
 import pytest
 import small
-
-from llmspec.render import terminal
+from small import call
 
 VERBS: dict[str, list[str]] = {
     "explain": ["explain", "run"], "explain --json": ["explain", "run", "--json"],
@@ -48,23 +44,6 @@ def world(folder: Path) -> None:
               'text: "{q}: {a}", dialogue: {user: "{q}", assistant: "{a}"}}\n')
     spec = small.SPEC[:begin] + source + small.SPEC[end:]
     (folder / "small.yaml").write_text(spec.replace("kind: bpe, vocab: 267", "kind: char"))
-
-
-def call(*arguments: str) -> tuple[int, str]:
-    """(exit status, what was printed) of a command line, run in this process."""
-    from llmspec import cli
-
-    out, before = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), sys.argv
-    sys.argv = ["llmspec", *arguments]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-        terminal.settle()
-    out.seek(0)
-    status = ended.value.code
-    return (status if isinstance(status, int) else int(status is not None)), out.read()
 
 
 @pytest.fixture(scope="module")

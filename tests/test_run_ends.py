@@ -113,6 +113,15 @@ def test_before_the_first_step_they_end_at_once(tmp_path: Path, monkeypatch: pyt
     assert caught.value.status == 128 + number and not (tmp_path / "run").exists()
 
 
+def test_nor_do_they_end_the_command_without_a_word_while_it_reads_its_spec(tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmspec import verbs
+
+    monkeypatch.setattr(verbs, "compiled", lambda *_: signal.raise_signal(signal.SIGUSR2))
+    status, said = small.call("run", str(tiny.write(tmp_path)))
+    assert status == 128 + signal.SIGUSR2 and "stopped before the first step (SIGUSR2)" in said
+
+
 def test_what_was_ignored_stays_ignored() -> None:
     """As `nohup` starts a program, or a shell one in the background."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

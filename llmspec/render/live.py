@@ -244,6 +244,7 @@ def watcher(again: str = "", then: Sequence[str] = (), aside: bool = False) -> I
         else:
             yield watch
     except Interrupted as stop:
+        stop.told = True
         with suppress(OSError):  # a closed terminal may be what ended it
             told = err() if console.lost else console
             told.print(f"{stop}, and all of it is saved. Go on with:\n  {again}" if stop.phase else

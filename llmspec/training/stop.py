@@ -20,6 +20,8 @@ class Interrupted(Exception):
         where = f"in {phase} after step {step}" if phase else "before the first step"
         super().__init__(f"stopped {where}" + (f" ({why})" if why else ""))
         self.phase, self.step, self.why, self.status = phase, step, why, status
+        self.told = False
+        """Whether somebody has said so."""
 
 
 class Now(KeyboardInterrupt):
