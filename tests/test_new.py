@@ -13,8 +13,8 @@ from llmspec.compiler import compile_spec, complete
 from llmspec.core.problems import LlmspecError
 from llmspec.data.prepare import prepare
 from llmspec.scaffold import new
+from llmspec.scaffold.contents import look
 from llmspec.scaffold.new import UNMEASURED, create
-from llmspec.scaffold.survey import look
 from llmspec.spec import load_spec
 
 WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on")
@@ -149,7 +149,7 @@ def test_large_files_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for i in range(40):
         (tmp_path / f"{i}.txt").write_text(prose(1000, i))
     whole = look(tmp_path, False)
-    monkeypatch.setattr("llmspec.scaffold.survey.MOST_CHARACTERS", whole.characters // 4)
+    monkeypatch.setattr("llmspec.scaffold.contents.MOST_CHARACTERS", whole.characters // 4)
     part = look(tmp_path, False)
     assert whole.whole and not part.whole
     assert part.characters == pytest.approx(whole.characters, rel=0.1)

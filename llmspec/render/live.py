@@ -197,12 +197,12 @@ def origin(forecasts: Mapping[str, Forecast]) -> str:
     return f"time: by {' and by '.join(sorted(found))}"
 
 
-def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Table:
-    """What is about to happen, in a table: a line a phase."""
+def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Group:
+    """What is about to happen, and a table of it: a line a phase."""
     layers = f"{plan.model.layers} layer{'s' * (plan.model.layers != 1)}"
     title = (f"{plan.name}: {count(plan.model.parameters)} parameters, {layers}, "
              f"vocabulary {plan.model.vocab:,}, context {plan.model.context}, on {plan.device} → {folder}")
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("phase", "steps", "tokens", "mixture (tokens, epochs)", "TFLOPs", *(("time",) if forecasts else ())):
         table.add_column(column, justify="left" if column in ("phase", "mixture (tokens, epochs)") else "right")
     for phase in plan.phases:
@@ -212,7 +212,7 @@ def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Tabl
             for s in phase.shares)
         table.add_row(phase.name, count(phase.steps or 0), count(phase.tokens or 0), mixture,
                       f"{(phase.flops or 0) / 1e12:.1f}", *times)
-    return table
+    return Group(Text(title, style="bold"), table)  # a table's own title would be as narrow as the table
 
 
 def hanging(text: str, width: int) -> Padding | str:

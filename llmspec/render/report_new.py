@@ -5,8 +5,8 @@ from __future__ import annotations
 from llmspec.core.units import count, duration, size
 from llmspec.core.visible import command, path_word
 from llmspec.render.terminal import Text, out
+from llmspec.scaffold.contents import Contents
 from llmspec.scaffold.new import Created
-from llmspec.scaffold.survey import Survey
 
 
 def show(created: Created) -> None:
@@ -26,7 +26,7 @@ def show(created: Created) -> None:
         console.print(Text(f"  {command(*words)}"), soft_wrap=True)
 
 
-def lines(key: str, found: Survey) -> list[str]:
+def lines(key: str, found: Contents) -> list[str]:
     """What was found in the files of a source."""
     about = "" if found.whole else "about "
     what = f"in the {found.format} format" if found.format else (

@@ -19,8 +19,8 @@ from llmspec.kernels.toolchain import ToolchainError
 from llmspec.parts.base import Frozen
 from llmspec.runs.files import write_text
 from llmspec.scaffold import writing
+from llmspec.scaffold.contents import Contents, look, relative
 from llmspec.scaffold.sizing import EPOCHS, PER_PARAMETER, SHAPES, Length, Shape, Sizes, budgets, sizes
-from llmspec.scaffold.survey import Survey, look, relative
 from llmspec.spec import load_spec
 
 GUESSED = 8e9
@@ -33,8 +33,8 @@ class Created(Frozen):
 
     path: str
     name: str
-    text: Survey | None = None
-    chat: Survey | None = None
+    text: Contents | None = None
+    chat: Contents | None = None
     sizes: Sizes | None = None
     parameters: int = 0
     seconds: float | None = None
@@ -75,10 +75,10 @@ def create(folder: Path, text: Path | None = None, chat: Path | None = None, min
         plan = compiled(example)
         write_text(path, example)
         return Created(path=str(path), name=name, parameters=plan.model.parameters)
-    found = surveys({"text": text, "chat": chat}, say)
+    found = looked_at({"text": text, "chat": chat}, say)
     chosen = sizes(found["text"], found["chat"])
-    sources = {key: (relative(at if at.is_dir() else at.parent, folder), survey)
-               for key, at in (("text", text), ("chat", chat)) if at is not None and (survey := found[key])}
+    sources = {key: (relative(at if at.is_dir() else at.parent, folder), contents)
+               for key, at in (("text", text), ("chat", chat)) if at is not None and (contents := found[key])}
     rates, origin = known_rates(say)
 
     def written(shape: Shape, lengths: Lengths, why: str) -> str:
@@ -90,9 +90,9 @@ def create(folder: Path, text: Path | None = None, chat: Path | None = None, min
                    parameters=fit.plan.model.parameters, seconds=fit.seconds, origin=origin)
 
 
-def surveys(paths: dict[str, Path | None], say: Progress) -> dict[str, Survey | None]:
+def looked_at(paths: dict[str, Path | None], say: Progress) -> dict[str, Contents | None]:
     """What lies at each path. Raises one LlmspecError with the problems of all."""
-    found: dict[str, Survey | None] = {}
+    found: dict[str, Contents | None] = {}
     problems: list[Problem] = []
     for key, at in paths.items():
         try:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from llmspec.core.problems import DataError, LlmspecError
 from llmspec.parts.base import Frozen
 from llmspec.parts.tokenizers.bpe import BPE
-from llmspec.scaffold.survey import Survey
+from llmspec.scaffold.contents import Contents
 
 VOCABULARIES = (512, 1024, 2048, 4096, 8192)
 BYTES = 256
@@ -60,17 +60,17 @@ class Sizes(Frozen):
         return "byte" if self.vocab == BYTES else "bpe"
 
 
-def sizes(text: Survey | None, chat: Survey | None) -> Sizes:
+def sizes(text: Contents | None, chat: Contents | None) -> Sizes:
     """Vocabulary, context and batch for what was found; the vocabulary is tried on a sample.
 
     Raises LlmspecError where there is too little text.
     """
-    surveys = [found for found in (text, chat) if found is not None]
-    characters = sum(found.characters for found in surveys)
-    sample = [piece for found in surveys for piece in found.sample]
+    given = [found for found in (text, chat) if found is not None]
+    characters = sum(found.characters for found in given)
+    sample = [piece for found in given for piece in found.sample]
     vocab, tokens = vocabulary(sample, characters)
     each = tokens / max(1, sum(map(len, sample)))
-    least = min(found.characters for found in surveys) * each
+    least = min(found.characters for found in given) * each
     if least < FEWEST:
         raise LlmspecError(f"there are about {least:.0f} tokens to train on",
                            f"give it more text: {FEWEST} tokens are the fewest that fill some blocks")

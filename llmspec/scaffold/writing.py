@@ -7,8 +7,8 @@ import re
 from math import ceil
 
 from llmspec.core.units import count
+from llmspec.scaffold.contents import Contents
 from llmspec.scaffold.sizing import BYTES, EPOCHS, Length, Shape, Sizes, rounded
-from llmspec.scaffold.survey import Survey
 
 HEAD = """\
 # {title}
@@ -76,7 +76,7 @@ HELD_OUT = ((500, "hash 5%", "a twentieth of the documents"), (100, "hash 10%", 
 """Fewest documents, what is kept for validation, and in words."""
 
 
-def spec(name: str, file: str, text: tuple[str, Survey] | None, chat: tuple[str, Survey] | None, sizes: Sizes,
+def spec(name: str, file: str, text: tuple[str, Contents] | None, chat: tuple[str, Contents] | None, sizes: Sizes,
          shape: Shape, lengths: tuple[Length, Length | None], why: str) -> str:
     """The YAML text. `text` and `chat` are (folder as the spec names it, what was found in it)."""
     bpe = f"{{kind: bpe, vocab: {sizes.vocab}}}"
@@ -102,7 +102,7 @@ def spec(name: str, file: str, text: tuple[str, Survey] | None, chat: tuple[str,
     return out + DECODING.format(most=min(120, sizes.context // 2))
 
 
-def source(name: str, where: str, found: Survey, epochs: float) -> str:
+def source(name: str, where: str, found: Contents, epochs: float) -> str:
     """One source of the spec, read `epochs` times."""
     paths = [_path(where, pattern) for pattern in found.patterns]
     kinds = ", ".join(f"{n:,} {suffix or 'file'}" for suffix, n in found.kinds.items())
@@ -143,7 +143,7 @@ def _padded(text: str, width: int) -> str:
     return text + " " * max(2, width - len(text))
 
 
-def _total(*found: tuple[str, Survey] | None) -> str:
+def _total(*found: tuple[str, Contents] | None) -> str:
     return f"{count(sum(one[1].characters for one in found if one))} characters"
 
 

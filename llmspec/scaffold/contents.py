@@ -30,7 +30,7 @@ SAMPLE = 2_000_000
 """Characters kept, from which a vocabulary is learned to see how many a token holds."""
 
 
-class Survey(Frozen):
+class Contents(Frozen):
     """What was found below a path. Numbers of documents and characters are estimates unless `whole`."""
 
     patterns: tuple[str, ...]
@@ -64,7 +64,7 @@ class Survey(Frozen):
         return sum(self.kinds.values())
 
 
-def look(path: Path, chat: bool, progress: Progress | None = None) -> Survey:
+def look(path: Path, chat: bool, progress: Progress | None = None) -> Contents:
     """Read what lies at a path, a file or a folder, as far as MOST_CHARACTERS.
 
     Raises:
@@ -102,7 +102,7 @@ def look(path: Path, chat: bool, progress: Progress | None = None) -> Survey:
     packed = sum(file.state[0] for file in found if Path(file.name).suffix.lower() in PACKED)
     scale = 1.0 if whole else max(1.0, (size + 2 * packed) / max(1, seen.bytes))
     lengths = sorted(seen.lengths)
-    return Survey(
+    return Contents(
         patterns=patterns, kinds=dict(Counter(_suffix(file) for file in found)), left_out=left_out, bytes=size,
         documents=round(seen.documents * scale), characters=round(seen.characters * scale), letters=len(seen.letters),
         middle=lengths[len(lengths) // 2], long=lengths[len(lengths) * 9 // 10],
