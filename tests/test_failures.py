@@ -25,6 +25,7 @@ from typer.main import get_command
 from llmspec import failures
 from llmspec.cli import answered
 from llmspec.core.problems import SpecError
+from llmspec.kernels.workers import undisturbed
 from llmspec.render.terminal import OutputLost, PipeClosed
 from llmspec.training.stop import Interrupted
 from llmspec.verbs import app
@@ -201,3 +202,16 @@ def test_no_failure_is_silent() -> None:
     for error in (SpecError(()), RuntimeError()):
         failure = failures.explained(error, "check")
         assert failure.status == 70 and failure.problems
+
+
+def test_ctrl_c_waits_while_processes_are_started() -> None:
+    import signal
+
+    before, done = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        done.append("started")
+    assert done and signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(ZeroDivisionError), undisturbed():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is before

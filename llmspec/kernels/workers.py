@@ -152,7 +152,8 @@ class Workers:
         try:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(count, _Context(), _begin, (self._start, self._arguments))
-            futures = {self._pool.submit(function, task): number for number, task in enumerate(tasks)}
+            with undisturbed():
+                futures = {self._pool.submit(function, task): number for number, task in enumerate(tasks)}
         except BrokenExecutor:
             raise
         except (OSError, ImportError, NotImplementedError, RuntimeError):
@@ -175,6 +176,23 @@ class Workers:
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.kill()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C waits for the end of this: a process that is left half started prints how Python ended."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    came: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *given: came.append(given))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(*came[0])
 
 
 def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
