@@ -76,12 +76,16 @@ def _sparse(path: Path) -> None:
 
 
 def _altered(change: Callable[[Any], Any]) -> Damage:
-    """Of JSON: the value changed; of anything else, nothing is done."""
+    """Of JSON: the value changed; of JSON lines, each of them; of anything else, something that only begins well."""
     def do(path: Path) -> None:
-        try:
-            path.write_text(json.dumps(change(json.loads(path.read_text()))))
-        except (ValueError, UnicodeDecodeError):
-            path.write_bytes(b"\x93NUMPY\x01\x00" + b"\xff" * 64)
+        text = path.read_bytes()
+        for lines in ([text], text.strip().split(b"\n")):
+            try:
+                path.write_text("".join(json.dumps(change(json.loads(line))) + "\n" for line in lines))
+                return
+            except ValueError:
+                continue
+        path.write_bytes(b"\x93NUMPY\x01\x00" + b"\xff" * 64)
     return do
 
 
@@ -103,6 +107,15 @@ def _huge(value: Any) -> Any:
     return 10**30 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _huge_rows(value: Any) -> Any:
+    """The same, but for the step, so that a row stays one."""
+    return {**_huge(value), "step": 1} if isinstance(value, dict) else value
+
+
+def _mistyped_rows(value: Any) -> Any:
+    return {**_mistyped(value), "step": 1} if isinstance(value, dict) else value
+
+
 def _emptied(value: Any) -> Any:
     """Every list and table within empty."""
     return {k: type(v)() if isinstance(v, dict | list) else v for k, v in value.items()} \
@@ -117,7 +130,12 @@ DAMAGES: dict[str, Damage] = {
     "digits": _replaced(b'{"step": ' + b"9" * 400 + b', "seed": ' + b"9" * 5000 + b"}\n"),
     "twice": _replaced(b'{"key": 1, "key": 2}\n'), "surrogate": _replaced(b'{"name": "\\ud800", "step": 1}\n'),
     "header": _replaced(struct.pack("<Q", 1 << 60) + b"{}"), "mistyped": _altered(_mistyped), "huge": _altered(_huge),
-    "emptied": _altered(_emptied), "unexpected": _altered(lambda v: {"another": v}),
+    "emptied": _altered(_emptied), "huge rows": _altered(_huge_rows), "mistyped rows": _altered(_mistyped_rows),
+    "other rows": _altered(lambda v: {"step": 10**30, "loss": 1, "validation": [1], "text": {}}),
+    "no scores": _altered(lambda v: {"step": 1, "validation": {"facts": {"nats": 0, "tokens": 0, "characters": 0}}}),
+    "odd scores": _altered(lambda v: {"step": 1, "validation": {"facts": [1]}}),
+    "large scores": _altered(lambda v: {"step": 1, "seconds": 0, "loss": 1e308, "norm": 1e308, "validation": {"facts": {
+        "nats": 1e308, "tokens": 1, "characters": 1}}}), "unexpected": _altered(lambda v: {"another": v}),
 }
 
 

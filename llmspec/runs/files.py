@@ -14,6 +14,7 @@ from llmspec.core import strict_json
 from llmspec.core.disk import explained, open_plain, read_bytes, reading
 from llmspec.core.folders import sync
 from llmspec.core.problems import Problem, RunError
+from llmspec.runs.notes import Row
 
 LARGEST = 256 << 20
 """Bytes of a JSON file, at most."""
@@ -142,7 +143,7 @@ class Rows:
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
         found = strict_json.loads(line)
+        Row.model_validate(found)
     except ValueError:
         return None
-    whole = isinstance(found, dict) and type(found.get("step")) is int and found["step"] >= 0
-    return found if whole else None
+    return found  # type: ignore[no-any-return]

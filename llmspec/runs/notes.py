@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmspec.core.problems import RunError
 
@@ -41,6 +41,29 @@ class LedgerNotes(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, int | None]
     source: str
+
+
+class ScoreNotes(_Notes):
+    """Validation of one source."""
+
+    nats: float
+    tokens: int
+    characters: int
+
+
+class Row(_Notes):
+    """A row of metrics.jsonl, timing.jsonl or samples.jsonl."""
+
+    step: int = Field(ge=0)
+    loss: float | None = None
+    lr: float | None = None
+    norm: float | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    validation: dict[str, ScoreNotes] | None = None
+    prompt: str | None = None
+    text: str | None = None
+    finish_reason: str | None = None
 
 
 class PhaseNotes(_Notes):
