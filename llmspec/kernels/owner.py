@@ -104,7 +104,8 @@ def drop(held: Any) -> None:
     _dropped.append(held)
     if _lock.acquire(blocking=False):
         try:
-            _dropped.clear()
+            if _state.depth == 0:  # a garbage collector may come in the midst of this thread's own turn
+                _dropped.clear()
         finally:
             _lock.release()
 
