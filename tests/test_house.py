@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import house_map
 import pytest
 import tiny
 
@@ -104,6 +105,13 @@ def test_rooms_of_one_floor_do_not_import_each_other() -> None:
 
 def test_files_do_not_import_each_other_in_a_circle() -> None:
     assert not circle({module(path): arrows(path) for path in FILES})
+
+
+def test_the_map_is_that_of_the_house() -> None:
+    """docs/MAP.md is made anew by `python tests/house_map.py > docs/MAP.md`."""
+    assert (tiny.ROOT / "docs" / "MAP.md").read_text("utf-8") == house_map.written(FLOORS)
+    for path in FILES:
+        assert house_map.sentence(path) or path.name in ("__init__.py", "__main__.py"), f"{path} says nothing of itself"
 
 
 def test_a_circle_is_seen() -> None:
