@@ -14,8 +14,8 @@ PACKAGE = ROOT / "llmspec"
 HEAD = """\
 # The map
 
-A line a file, in the words of its docstring. Rooms stand in the order of their floors: imports go from lower ones in this
-list to higher ones, never back (tests/test_house.py). Made by `python tests/house_map.py > docs/MAP.md`.
+A line a file, in the words of its docstring. A room imports only what stands above it in this list, or a neighbour of its
+own floor (tests/test_house.py). Made by `python tests/house_map.py > docs/MAP.md`.
 """
 
 
