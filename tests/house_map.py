@@ -14,8 +14,8 @@ PACKAGE = ROOT / "llmspec"
 HEAD = """\
 # The map
 
-A line a file, in the words of its docstring. A room imports only what stands above it in this list, or a neighbour of its
-own floor (tests/test_house.py). Made by `python tests/house_map.py > docs/MAP.md`.
+A line a file, in the words of its docstring. A room imports only what stands above it in this list, or a neighbour of
+its own floor (tests/test_house.py). Made by `python tests/house_map.py > docs/MAP.md`.
 """
 
 
