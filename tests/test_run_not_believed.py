@@ -176,6 +176,17 @@ def test_a_damaged_last_phase_does_not_give_way_silently(run: Path) -> None:
     assert any("starts anew" in said for said in heard.notices) and llmspec.open(run).notices == []
 
 
+def test_a_damaged_note_says_how_to_go_on(run: Path) -> None:
+    (run / "chat/phase.json").write_text('{"key": 3}')
+    for use in (llmspec.open, lambda place: llmspec.run(small.plan(), place)):
+        with pytest.raises(RunError, match="key: Input should be a valid string") as caught:
+            use(run)
+        assert "trains the phase anew" in caught.value.problems[0].hint
+    (run / "chat").rename(run.parent / "away")
+    llmspec.run(small.plan(), run)
+    assert llmspec.open(run).phase == "chat"
+
+
 def test_a_phase_that_has_not_begun_gives_way_with_a_word(run: Path) -> None:
     shutil.rmtree(run / "chat")
     opened = llmspec.open(run)

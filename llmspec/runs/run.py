@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,11 @@ class PhaseFolder:
             raise RunError(f"{self.folder} is no folder that a run has written", hint="remove it",
                            consequence="what lies elsewhere would be read and written in its place")
         path = self.folder / "phase.json"
-        return validated(PhaseNotes, read_table(path), path)
+        try:
+            return validated(PhaseNotes, read_table(path), path)
+        except RunError as e:
+            anew = f"move {self.folder} away and run the spec again, which trains the phase anew"
+            raise RunError(replace(p, hint=p.hint or anew) for p in e.problems) from e
 
     def note(self, **values: Any) -> None:
         """Adds to phase.json."""
