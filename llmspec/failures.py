@@ -17,7 +17,8 @@ from llmspec.render.terminal import OutputLost, PipeClosed, print_json, settle
 
 MISTAKE, BUG, NO_OUTPUT, STOPPED, BROKEN_PIPE = 2, 70, 74, 130, 141
 STATUSES = ("Exit status: 0 done, 2 a mistake that you can mend, 70 a mistake of llmspec itself, 74 the output cannot "
-            "be written, 130 stopped by Ctrl-C or a signal, 141 the output's reader has ended (a closed pipe).")
+            "be written, 130 stopped by Ctrl-C (by another signal: 128 + its number), 141 the output's reader has "
+            "ended (a closed pipe).")
 TRACEBACK = "LLMSPEC_TRACEBACK"
 LIBRARIES = {
     ("safetensors", "SafetensorError"): "a file of weights is damaged, or cannot be written",
