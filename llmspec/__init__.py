@@ -33,6 +33,13 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     """Each name is imported when it is first used, so that `import llmspec` costs nothing."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("llmspec")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return "0"
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -119,15 +119,34 @@ def _option(error: Any, context: Any, verb: str, arguments: list[str]) -> str:
             return command("--version")
         return f"options stand after the verb: {command(verb, *(w for w in arguments if w != verb))}" if verb else ""
     options = [o for p in getattr(command_, "params", ()) for o in p.opts if o.startswith("--")]
+    key = name.lstrip("-").replace("-", "_")
+    at = next((i for i, a in enumerate(arguments) if a.partition("=")[0] == name), 0)
+    value = arguments[at].partition("=")[2] or next((a for a in arguments[at + 1 : at + 2] if a[:1] != "-"), "VALUE")
+    if "--set" in options and (setting := _setting(key, value, verb)):
+        return f"keys of a spec are given by --set, as in --set {setting}"
     starts = [o for o in options if o[2:].startswith(name.lstrip("-"))]
     if near := starts[0] if len(starts) == 1 else nearest(name, options) if len(name) > 4 else None:
         return f"did you mean `{near}`?"
     if starts:
         return f"did you mean {' or '.join(f'`{o}`' for o in starts)}?"
-    value = next((a for a in arguments if a.startswith(f"{name}=")), "=VALUE").partition("=")[2]
-    key = name.lstrip("-").replace("-", "_")
-    place = {"sample": "decoding.", "explain": "decoding."}.get(verb, "PATH.")
-    return f"keys of a spec are given by --set, as in --set {place}{key}={value}" if "--set" in options else ""
+    return f"keys of a spec are given by --set, as in --set phases.pretrain.batch={value}" if "--set" in options else ""
+
+
+def _setting(key: str, value: str, verb: str) -> str:
+    """The `--set` that an option named like a key of a spec, of this tool or of another, stands for; else ""."""
+    from llmspec.spec import foreign
+    from llmspec.spec.shape import places
+
+    if "." in key and key.partition(".")[0] in places():
+        return quoted(f"{key}={value}")
+    where = [f"{place}.{key}".strip(".") for place in places().get(key, ())]
+    if not where and (other := foreign.told(key, value, "", (), {})) and other[1]:
+        where = [other[1]]
+        if (meant := re.search(r"`budget: (.*)`", other[0])):
+            value = meant[1].replace("N", value, 1)
+    if verb in ("sample", "explain"):
+        where = [place for place in where if place.startswith("decoding.")]
+    return quoted(f"{where[0].replace('<name>', 'NAME')}={value}") if where else ""
 
 
 def _extra(word: str, verb: str, arguments: list[str]) -> str:

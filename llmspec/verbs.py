@@ -292,6 +292,8 @@ def schema(
     from llmspec.spec.json_schema import as_text
 
     if out:
+        if out.is_dir():
+            raise LlmspecError(f"`{out}` is a folder", hint=f"-o {path_word(out / 'schema.json')} names a file in it")
         with no_run():
             write_text(out, as_text())
     else:

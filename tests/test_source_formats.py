@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from llmspec.core.problems import DataError
 from llmspec.data.fetch import Fetch
 from llmspec.parts.sources import TABLE, Document, encodings, opening, readers
+from llmspec.parts.sources.no_text import NO_TEXT
 from llmspec.parts.sources.notes import Notes
 
 
@@ -196,7 +197,7 @@ def test_without_its_library_zstandard_says_what_to_install(tmp_path: Path, monk
 
 # -- what is no text -------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("suffix", sorted(readers._BINARY))
+@pytest.mark.parametrize("suffix", sorted(NO_TEXT))
 def test_formats_that_are_no_text_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
     for name in (f"a b{suffix}", f"a b{suffix.upper()}", f"a b{suffix}.gz"):
         text = said(tmp_path, name, gzip.compress(b"fine text") if name.endswith(".gz") else b"fine text")

@@ -173,12 +173,12 @@ spec.yaml:11:58: data.sources.wiki.dialogue.usr: `usr` is not a role
     |                                                      ^^^
     hint: did you mean `user`?"""),
     "a name that cannot be a folder": ("name: tiny", "name: my model/2", """\
-spec.yaml:1:7: name: `my model/2` cannot be a name: a letter or digit, then letters, digits, `.`, `_` and `-`
+spec.yaml:1:7: name: `my model/2` cannot be a name: a letter (a to z) or digit, then letters, digits, `.`, `_` and `-`
     | name: my model/2
     |       ^^^^^^^^^^
     hint: such as `my-model-2`"""),
     "a phase that climbs out of the run": ("  chat:", "  ../chat:", """\
-spec.yaml:14:3: phases."../chat": `../chat` cannot name a phase: a letter or digit, then letters, digits, `.`, `_` and `-`
+spec.yaml:14:3: phases."../chat": `../chat` cannot name a phase: a letter (a to z) or digit, then letters, digits, `.`, `_` and `-`
     | ../chat: {kind: sft, from: pretrain, mixture: {wiki: 100%}, budget: 2 epochs of wiki}
     | ^^^^^^^
     else: its folder in the run directory has this name"""),

@@ -38,8 +38,15 @@ def check_sections(sections: Sections) -> tuple[Problem, ...]:
     return run_passes(Draft(sections)).problems
 
 
-def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") -> Plan:
-    """The plan of a spec; with `measured`, every token count is exact. Raises SpecError with every problem."""
+def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None = None) -> Plan:
+    """The plan of a spec; with `measured`, every token count is exact.
+
+    Relative paths start in `base`, or where it is left out in the folder that the spec was loaded from. Raises
+    SpecError with every problem, and TypeError for what is no spec.
+    """
+    if not isinstance(spec, Spec):
+        meant = "the `spec` of what load_spec returns" if hasattr(spec, "spec") else "llmspec.load_spec(path).spec"
+        raise TypeError(f"llmspec.compile takes a Spec, {meant}, not {type(spec).__name__}")
     draft = run_passes(Draft(sections_of(spec), measured))
     if draft.problems:
         raise SpecError(draft.problems)
@@ -49,7 +56,8 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str = ".") 
         model=draft.network, tokenizer=spec.tokenizer,
         sources=measured.sources if measured else tuple(
             SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
-        phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions, base=base, leaks=spec.data.leaks,
+        phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions,
+        base=spec.folder if base is None else base, leaks=spec.data.leaks,
         memory_limit=spec.memory_limit,
     )
     refuse(prove(plan))

@@ -99,6 +99,11 @@ class Budget(Text):
                              "`2 PFLOPs`")
         unit, source = match["unit"].lower().rstrip("s") + "s", match["source"]
         amount = _scaled(match, SCALES[match["scale"].lower()], MOST)
+        plain = not match["scale"] and "e" not in match["number"].lower()
+        if unit != "epochs" and plain and "." in match["number"]:
+            whole = match["number"].replace(".", "")
+            raise ValueError(f"`{match['number']}` has a decimal point, and {unit} are whole: write `{whole} {unit}` "
+                             "where that is meant")
         if (unit == "epochs") != (source is not None):
             raise ValueError("epochs are counted on one source: `3 epochs of wiki`; tokens and steps name none")
         if amount <= 0 or (unit != "epochs" and amount != int(amount)):

@@ -55,14 +55,28 @@ def too_often(budget: Budget, demands: Sequence[Demand], per_step: int) -> list[
             continue
         fair = demand.max_epochs / epochs
         problems.append(Problem(
-            f"the budget of {budget} reads {demand.source} {epochs:.3g} times, and its max_epochs is "
+            f"the budget of {budget} reads {demand.source} {times(epochs)} times, and its max_epochs is "
             f"{demand.max_epochs:g}; one epoch has {demand.blocks_per_epoch * demand.tokens_per_block:,.0f} tokens",
             ("mixture", demand.source),
-            f"lower its share below {floor(100 * demand.share * fair):d}% or the budget to {100 * fair:.0f}%, or write "
+            f"{_less(budget, demand.share, fair, len(demands) == 1)}, or write "
             f"`max_epochs: {ceil(epochs * 10) / 10:g}` at the source",
             "the model would memorise it",
         ))
     return problems
+
+
+def times(epochs: float) -> str:
+    """How often something is read: 0.153 -> '0.15', 1024.3 -> '1,024'."""
+    return f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
+
+
+def _less(budget: Budget, share: float, fair: float, alone: bool) -> str:
+    """What makes a budget, or the share of a source that is not alone, `fair` of what it is."""
+    amount = budget.amount * fair
+    if budget.unit in ("tokens", "steps"):
+        amount = float(floor(amount))
+    lower = f"lower the budget to {Budget(amount, budget.unit, budget.source)}" if amount > 0 else "give it more text"
+    return lower if alone else f"lower its share below {floor(100 * share * fair):d}%, or {lower}"
 
 
 def _weights(demands: Sequence[Demand]) -> list[float]:

@@ -111,6 +111,8 @@ def cut(stretches: Iterable[str], near: int) -> Cut:
 def one_sided(how: Validation, what: str, documents: int, names: Iterable[str]) -> DataError:
     """The problem of a split with nothing on one side."""
     hint = f"choose another share; there are {documents} documents, and records are never cut"
+    if documents == 1:
+        hint = "there is only one record, and records are never cut: add more, or validate with another source"
     if how.how == "files":
         shown = sorted(set(islice(names, 1000)))
         hint = f"its files: {', '.join(shown[:6])}{' ...' if len(shown) > 6 else ''}"

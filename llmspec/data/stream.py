@@ -13,6 +13,7 @@ from llmspec.data.layout import Batch, Counts, Layout, PlainLayout, blank, rando
 from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
+from llmspec.data.shaping import VALIDATED
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
 
@@ -137,7 +138,8 @@ class PhaseStream:
             enough = layout.epoch_tokens > 0 if data[source].spoken is not None else layout.blocks_per_epoch >= 1
             if enough:
                 continue
-            why = "; ".join(f"{n} {reason}" for reason, n in self.left_out[source].items())
+            reasons = {**self.left_out[source], VALIDATED: self.in_both[source]}
+            why = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items() if n)
             if data[source].spoken is not None:
                 problems.append(self._nothing_learned(source, why))
                 continue

@@ -53,6 +53,15 @@ class LanguageModel:
             self.decoder = Decoder(plan.model, self._lowering, self._weights)
         self.notices: list[str] = []
 
+    def __repr__(self) -> str:
+        model = self.plan.model
+        return (f"<LanguageModel {self.plan.name}, weights of {self.phase}: {model.parameters:,} parameters, "
+                f"vocabulary {model.vocab:,}, context {model.context:,}, on {self.plan.device}>")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a LanguageModel cannot be pickled or copied, since it holds compiled code and memory of this "
+                        "process: call llmspec.open with the run's folder where it is needed")
+
     def logits(self, tokens: Any) -> Any:
         """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context; for (T,) B is 1.
 
@@ -153,6 +162,8 @@ def open_model(path: Path | str, *, plain: bool = False, phase: str | None = Non
     compiled by the compiler that was found and kept in llmspec's cache, unless CACHEDB names a file. If tinygrad was
     imported before, it keeps what it has read, and its DEV, JIT and BEAM are ours only while we compute.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"llmspec.open takes the path of a run directory, not {type(path).__name__}")
     folder = RunFolder.open(Path(path))
     written = folder.plan()
     if why := too_large(written):

@@ -197,6 +197,11 @@ def origin(forecasts: Mapping[str, Forecast]) -> str:
     return f"time: by {' and by '.join(sorted(found))}"
 
 
+def _times(epochs: float) -> str:
+    """How often a source is read: 0.31, 4.5, 1,024."""
+    return f"{epochs:.2g}" if epochs < 99.5 else f"{epochs:,.0f}"
+
+
 def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Group:
     """What is about to happen, and a table of it: a line a phase."""
     layers = f"{plan.model.layers} layer{'s' * (plan.model.layers != 1)}"
@@ -208,7 +213,7 @@ def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Grou
     for phase in plan.phases:
         times = [f"≈ {duration(forecasts[phase.name].total)}" if phase.name in forecasts else "?"] if forecasts else []
         mixture = ", ".join(
-            f"{s.source} {s.share:.0%}" + (f" ({count(s.seen)}, {s.epochs:.2g}×)" if s.seen and s.epochs else "")
+            f"{s.source} {s.share:.0%}" + (f" ({count(s.seen)}, {_times(s.epochs)}×)" if s.seen and s.epochs else "")
             for s in phase.shares)
         table.add_row(phase.name, count(phase.steps or 0), count(phase.tokens or 0), mixture,
                       f"{(phase.flops or 0) / 1e12:.1f}", *times)

@@ -13,11 +13,11 @@ from llmspec.core.units import Bytes
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 from llmspec.parts.tokenizers import Tokenizer
-from llmspec.spec import messages
+from llmspec.spec import foreign, messages
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.references import check_references
 from llmspec.spec.schema import Leaks, ModelSpec, Precision, Spec
-from llmspec.spec.shape import Shape, description, shape_of, spec_shape
+from llmspec.spec.shape import Shape, description, places, shape_of, spec_shape
 from llmspec.spec.translate import Translator
 from llmspec.spec.yaml12 import Tree
 
@@ -99,12 +99,11 @@ def check_section(name: str, tree: Tree) -> tuple[Any, tuple[Problem, ...]]:
     shape = spec_shape().child(name, {})
     assert shape is not None
     others = [
-        Problem(
-            f"`{key}` was settled in training",
-            (key,),
-            hint=f"only `{name}` can change now",
-            consequence="nothing would read it",
-        )
+        Problem("unknown key", (key,), hint=f"`{key}` stands under `{name}`: --set {name}.{key}=…",
+                consequence="nothing would read it")
+        if places().get(key, ()) == (name,) else
+        Problem(f"`{key}` was settled in training", (key,), hint=f"only `{name}` can change now",
+                consequence="nothing would read it")
         for key in tree.data
         if key != name
     ]
@@ -150,9 +149,11 @@ class _Checker:
             self.problems.append(
                 replace(messages.more(len(rest), "unknown keys", path), mark=self.tree.key_mark((*path, rest[0])))
             )
+        meant = {foreign.stands_for(key, messages.pattern(path)) for key in unknown[:WORDS]}
         for key, info in fields.items():
             if key not in data:
-                if info.is_required() and not self.hidden((*path, key)) and nearest(key, unknown[:WORDS]) is None:
+                if info.is_required() and key not in meant and not self.hidden((*path, key)) and \
+                        nearest(key, unknown[:WORDS]) is None:
                     self.problems.append(messages.missing_key(key, description(shape.parts[kind], key), path))
                 continue
             child, value, at = shape_of(info), data[key], (*path, key)

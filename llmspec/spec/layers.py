@@ -17,6 +17,7 @@ from llmspec.core import shipped
 from llmspec.core.problems import Mark, Path, Problem, dotted, nearest
 from llmspec.core.regular import NotRegular, TooLarge, read_regular
 from llmspec.core.units import size
+from llmspec.core.visible import quoted
 from llmspec.spec.recovery import Parsed, parse
 from llmspec.spec.relative import folder_of, from_working_directory, rebased
 from llmspec.spec.shape import Shape, spec_shape
@@ -125,6 +126,8 @@ class Layers:
         try:
             raw = read_regular(path, MAX_BYTES)
         except FileNotFoundError:
+            if str(path) == "-":
+                return wrong("a spec is read from a file, not from standard input", "save it as a file, and name that")
             return wrong(f"there is no file `{path}`", _other_file(path))
         except TooLarge as error:
             return wrong(f"`{path}` has {size(error.size)}, which is no spec", "keep text in files of its own")
@@ -179,7 +182,8 @@ class Layers:
             steps.append(int(match["index"]) if match["index"] else name)
             at = match.end()
         if not steps or isinstance(steps[0], int) or setting[at : at + 1] != "=":
-            raise _Refused(Problem("expected a path, `=` and a value", hint="--set phases.pretrain.optimizer.lr=3e-4"))
+            raise _Refused(Problem("expected a path, `=` and a value",
+                                   hint=f"--set {_respelt(setting) or 'phases.pretrain.optimizer.lr=3e-4'}"))
         if len(steps) > MAX_STEPS:
             raise _Refused(
                 Problem(f"a path of {len(steps):,} keys, and no value of a spec lies deeper than {MAX_STEPS}")
@@ -195,6 +199,16 @@ class Layers:
                 )
             )
         return tuple(steps), _marked(parsed.root.value["value"], mark)
+
+
+def _respelt(setting: str) -> str:
+    """A setting in the wrong punctuation as it was meant: `a.b: 1`, `a.b = 1`, `a[b]=1`; "" where that is not plain."""
+    meant = re.fullmatch(r"\s*(?P<key>[\w.\[\]'-]+?)\s*(?:=|:\s)\s*(?P<value>[^\s=].*)", setting)
+    if not meant:
+        return ""
+    key = re.sub(r"\[['\"]?([A-Za-z_][\w-]*)['\"]?\]", r".\1", meant["key"])
+    respelt = f"{key}={meant['value'].rstrip()}"
+    return "" if respelt == setting else quoted(respelt)
 
 
 def argument(setting: str) -> Mark:

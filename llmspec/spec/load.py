@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -98,15 +98,21 @@ def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Re
     return replace(reading, problems=reading.sorted([*layers.problems, *problems]))
 
 
-def load_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
+def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     """Read and check a spec.
 
     Raises:
         SpecError: with every problem, in the order of the file.
+        TypeError: where `path` is no path, or `overrides` are no texts such as `seed=3`.
     """
-    reading = read_spec(path, overrides)
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"a spec is named by the path of its file, not {type(path).__name__}")
+    if isinstance(overrides, Mapping) or not all(isinstance(o, str) for o in overrides):
+        raise TypeError("overrides are a list of texts, such as [\"seed=3\", \"model.layers=2\"]")
+    reading = read_spec(path, [overrides] if isinstance(overrides, str) else overrides)
     if reading.problems or reading.sections.spec is None:
         raise SpecError(reading.problems)
+    reading.sections.spec.__dict__["folder"] = reading.base
     return Loaded(reading.files, reading.tree, reading.sections, (), reading.sections.spec)
 
 

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from llmspec.core.problems import Path, Problem, nearest, one_of
 from llmspec.core.units import Text
+from llmspec.spec import foreign
 from llmspec.spec.shape import Shape, default_of, places
 
 MOST_ALIKE = 20
@@ -58,7 +59,12 @@ def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path
             hint=f"remove `{key}`, or write `kind: {owners[0]}`",
             consequence="nothing would read it",
         )
-    elsewhere = [p for p in places().get(key, ()) if p != _pattern(path)]
+    section = pattern(path)
+    if slip := slipped(key, data, path):
+        return Problem("unknown key", at, hint=slip, consequence="nothing would read it")
+    if key not in places() and (other := foreign.told(key, data[key], section, path, data)) is not None:
+        return Problem("unknown key", at, hint=other[0], consequence="nothing would read it")
+    elsewhere = [p for p in places().get(key, ()) if p != section]
     absent = [k for k in mine if k not in data] + (["extends"] if not path else [])
     near = nearest(key, absent) or nearest(key, mine)
     if key == "extends":
@@ -66,14 +72,33 @@ def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path
             "unknown key", at, hint="`extends:` stands at the top of the file", consequence="nothing would read it"
         )
     if elsewhere and (near is None or len(near) != len(key)):
-        inside = [p for p in elsewhere if p.startswith(_pattern(path))]
-        where = (inside or elsewhere)[0]
+        inside = [p for p in elsewhere if p.startswith(section)]
+        where = foreign.named((inside or elsewhere)[0], section, path, data)
         hint = f"`{key}` stands under `{where}`" if where else f"`{key}` stands at the top of the file"
         return Problem("unknown key", at, hint=hint, consequence="nothing would read it")
     if near is None:
         return Problem("unknown key", at, hint=one_of(key, absent or mine), consequence="nothing would read it")
     lost = _without(near, mine.get(near)) if near not in data else f"nothing would read it beside the `{near}` there is"
     return Problem("unknown key", at, hint=f"did you mean `{near}`?", consequence=lost)
+
+
+def slipped(key: str, data: Mapping[str, Any], path: Path) -> str:
+    """A hint for a key that is none of its own: a colon without its space, a path with slashes, a phase at the top."""
+    name, colon, value = key.partition(":")
+    if colon and value and data[key] is None:
+        return f"a colon needs a space behind it: `{name}: {value}`"
+    if path:
+        return ""
+    if key.partition("/")[0] in data and "/" in key:
+        return f"dots separate the keys of a path: `{key.replace('/', '.')}`"
+    for section, names in (("phases", data.get("phases")), ("data.sources", _inside(data.get("data"), "sources"))):
+        if isinstance(names, Mapping) and key in names:
+            return f"`{key}` stands under `{section}`: `{section}.{key}`"
+    return ""
+
+
+def _inside(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else None
 
 
 def _without(near: str, info: FieldInfo | None) -> str:
@@ -85,7 +110,7 @@ def _without(near: str, info: FieldInfo | None) -> str:
     return f"nothing would read it, and `{near}` {kept}"
 
 
-def _pattern(path: Path) -> str:
+def pattern(path: Path) -> str:
     """A path with the user's names left out, as `places` has them."""
     steps = [str(step) for step in path]
     for i, step in enumerate(steps[:-1]):
@@ -102,7 +127,7 @@ def missing_key(key: str, description: str, path: Path) -> Problem:
 
 def explained(key: str, description: str) -> str:
     """`layers: number of blocks`: the first sentence of a key's description."""
-    first = re.split(r"(?<=[a-z0-9)`])\. |[.;]$|; ", description)[0]
+    first = re.split(r"(?<=[a-z0-9)`])\. |[.;]$|; ", " ".join(description.partition("\n\n")[0].split()))[0]
     return f"{key}: {first[:1].lower()}{first[1:]}" if first else ""
 
 
@@ -145,7 +170,7 @@ def not_a_map(shape: Shape, value: Any, path: Path) -> Problem:
 
 def _label(path: Path) -> str:
     """What a place is called: `source` for data.sources.wiki, `position` for model.position."""
-    if _pattern(path).endswith("<name>"):
+    if pattern(path).endswith("<name>"):
         return str(path[-2]).removesuffix("s")
     names = [step for step in path if isinstance(step, str)]
     return names[-1] if names else "spec"

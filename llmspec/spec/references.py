@@ -12,7 +12,7 @@ from typing import Any
 from llmspec.core import run_names
 from llmspec.core.problems import Path, Problem, nearest
 from llmspec.core.units import Budget
-from llmspec.spec.messages import MOST_ALIKE, more, shown
+from llmspec.spec.messages import MOST_ALIKE, more, shown, slipped
 from llmspec.spec.yaml12 import Tree
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -66,7 +66,7 @@ def _spelled(tree: Tree, path: Path, what: str, why: str) -> Iterator[Problem]:
     wrong = [n for n in names if not _NAME.fullmatch(n)] if isinstance(names, Mapping) else []
     for name in wrong[:MOST_ALIKE]:
         yield Problem(
-            f"`{shown(name)}` cannot name a {what}: a letter or digit, then letters, digits, `.`, `_` and `-`",
+            f"`{shown(name)}` cannot name a {what}: a letter (a to z) or digit, then letters, digits, `.`, `_` and `-`",
             (*path, name),
             consequence=why,
             mark=tree.key_mark((*path, name)),
@@ -111,7 +111,7 @@ def _mixture(tree: Tree, phase: Mapping[str, Any], path: Path, sources: list[str
         yield Problem(
             f"no source is called `{shown(source)}`",
             (*path, "mixture", source),
-            hint=_choose(source, unused or sources),
+            hint=slipped(source, mixture, path) or _choose(source, unused or sources),
             consequence="the phase would have nothing to read for it",
             mark=tree.key_mark((*path, "mixture", source)),
         )

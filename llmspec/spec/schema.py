@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -98,6 +99,11 @@ class Spec(Frozen):
     """Training phases by name, in any order: `from:` says what follows what."""
     decoding: Decoding = Field(default_factory=Decoding)
     """How text is drawn from the model."""
+
+    @cached_property
+    def folder(self) -> str:
+        """Where relative paths of its sources start; `load_spec` makes it the folder of the spec's file."""
+        return "."
 
     def dump(self) -> dict[str, Any]:
         """The spec as plain data, every default written out; reading it back gives an equal spec."""

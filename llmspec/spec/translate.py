@@ -36,6 +36,8 @@ _DECORATED = re.compile(
     r"(?P<number>[-+]?\d[\d_, ]*(?:\.\d+)?(?:e[-+]?\d+)?)\s*(?P<scale>[kmbgt](?![a-z]))?(?P<unit>\s*[a-z]*|\s*%)",
     re.IGNORECASE,
 )
+_COMMA = re.compile(r"(?P<whole>[-+]?\d+),(?P<fraction>\d+)(?P<rest>e[-+]?\d+|)", re.IGNORECASE)
+"""A number as much of Europe writes it, or with one comma between its thousands."""
 
 Error = Mapping[str, Any]
 """One of pydantic's error dicts: type, loc, input, ctx."""
@@ -136,6 +138,8 @@ class Translator:
             )
         if what == "text" and not isinstance(value, Mapping | tuple):
             return "put it in quotes, so that it stays text"
+        if what == "a map" and key == "mixture" and isinstance(value, str) and value:
+            return f"write `mixture: {{{shown(value)}: 100%}}`"
         if what == "a list" and isinstance(value, str):
             return f"brackets make a list: `[{shown(value)}]`"
         if what in ("a number", "a whole number") and isinstance(value, str | float) and not isinstance(value, bool):
@@ -175,7 +179,7 @@ def _misspelt(pattern: str, value: str) -> tuple[str, str, str]:
     if "._-" in pattern:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-._")
         return (
-            f"`{shown(value)}` cannot be a name: a letter or digit, then letters, digits, `.`, `_` and `-`",
+            f"`{shown(value)}` cannot be a name: a letter (a to z) or digit, then letters, digits, `.`, `_` and `-`",
             f"such as `{name or 'my-model'}`",
             "",
         )
@@ -187,6 +191,14 @@ def _as_number(what: str, text: str) -> str:
     read = scalar(text)
     if isinstance(read, int | float) and not isinstance(read, bool) and what == "a number":
         return f"write `{text}` without quotes"
+    if comma := _COMMA.fullmatch(text):
+        whole, fraction, rest = comma["whole"], comma["fraction"], comma["rest"]
+        point, joined = f"{whole}.{fraction}{rest}", f"{whole}{fraction}{rest}"
+        if what == "a whole number" and len(fraction) != 3:
+            return "a whole number has no fraction"
+        if what == "a number":
+            either = whole.lstrip("+-") != "0" and len(fraction) == 3
+            return f"numbers have a decimal point: write `{point}`" + (f", or `{joined}`" if either else "")
     match = _DECORATED.fullmatch(text)
     if not match:
         return ""
@@ -200,13 +212,36 @@ def _as_number(what: str, text: str) -> str:
     return f"write `{plain}`, " + ("without quotes" if plain == text else "as a plain number")
 
 
+def _names(annotation: Any) -> set[str]:
+    return {getattr(a, "__name__", "") for a in (annotation, *get_args(annotation))} if annotation else set()
+
+
+def _quantity(value: str, annotation: Any) -> str:
+    """What a quantity in words that cannot be read may have been meant to be."""
+    text, names = value.strip(), _names(annotation)
+    if comma := re.match(r"(.*?\d),(\d+)(?![\d,])(.*)", text):
+        before, after, rest = comma.groups()
+        thousands = len(after) == 3 and before.lstrip("+-") != "0"
+        return f"numbers have a decimal point and no commas: write `{before}{'' if thousands else '.'}{after}{rest}`"
+    if "Budget" not in names:
+        return ""
+    if re.fullmatch(r"\d[\d_.]*\s*[kmbgt]?", text, re.IGNORECASE):
+        return f"write `{text} tokens` or `{text} steps`"
+    if re.search(r"\d\s*(s|secs?|seconds?|m|min|mins|minutes?|h|hours?|d|days?)$", text, re.IGNORECASE):
+        return "a budget is no time; `llmspec check SPEC --time` says how long one takes on this machine"
+    return ""
+
+
 def _with_unit(value: Any, annotation: Any) -> str:
-    """For a number where text with a unit should be: the likely units."""
+    """For a number where text with a unit should be: the likely units; for text with a comma: its decimal point."""
+    if isinstance(value, str):
+        return _quantity(value, annotation)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    names = {getattr(a, "__name__", "") for a in (annotation, *get_args(annotation))} if annotation else set()
+    names = _names(annotation)
     if "Share" in names or (get_origin(annotation) is dict and Share in get_args(annotation)):
-        return f"write `{value * 100:g}%`" if 0 < value < 1 else f"write `{value:g}%`"
+        return f"write `{value * 100:g}%`" if 0 < value < 1 else \
+            "write `100%` where all is meant, or `1%`" if value == 1 else f"write `{value:g}%`"
     if "Budget" in names:
         return f"write `{value:g} tokens` or `{value:g} steps`" if value < 1e13 else f"write `{value:g} FLOPs`"
     if "Bytes" in names:

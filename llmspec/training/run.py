@@ -38,6 +38,9 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
     difference from it is refused before the folder is touched. Raises DataError, RunError, SpecError, ToolchainError,
     and Interrupted once a stop that was asked for has saved.
     """
+    if not isinstance(plan, Plan):
+        raise TypeError("llmspec.run takes a Plan, llmspec.compile(llmspec.load_spec(path).spec), "
+                        f"not {type(plan).__name__}")
     folder = RunFolder(Path(out))
     with on_signals() as stop:
         watcher = Shielded(watcher or Watcher(), stop)

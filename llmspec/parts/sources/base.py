@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -94,8 +95,14 @@ class Validation(Text):
             share = Share.parse(rest)
             if 0 < share.percent < 100:
                 return cls(how, str(share))
+            what = "train on" if share.percent else "validate with"
+            raise ValueError(f"`{how} {rest}` would leave nothing to {what}: the share lies between 0% and 100%")
         elif how == "files" and rest:
             return cls(how, rest)
+        amount = str(value).strip()
+        if re.fullmatch(r"[\d.]+\s*%|0?\.\d+", amount):
+            percent = amount if amount.endswith("%") else f"{float(amount) * 100:g}%"
+            raise ValueError(f"write `tail {percent}` (the last documents) or `hash {percent}` (some from everywhere)")
         raise ValueError("expected `tail 10%` (the last tenth), `hash 5%` (by document) or `files PATTERN`")
 
     @property

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from llmspec.core.problems import Problem, nearest
 from llmspec.core.units import size
 from llmspec.parts.sources.base import Fetcher, Found
+from llmspec.parts.sources.no_text import NO_TEXT
 from llmspec.parts.sources.notes import SHOWN, Notes, Problems
 
 _TOLD = 5_000
@@ -310,9 +311,13 @@ def _a_folder(path: str, name: str) -> Problem:
         suffixes.update(Path(n).suffix for n in names if not n.startswith("."))
         if suffixes.total() > _COMPARED:
             break
-    usual = suffixes.most_common(1)[0][0] if suffixes else ""
-    return Problem(f"`{shown(name)}` is a folder", hint=f"write `{_joined(shown(name), '**/*')}{usual}` for what it "
-                   f"holds{'' if suffixes else '; it is empty now'}", consequence="the source would have no text")
+    text = {s: n for s, n in suffixes.items() if s.lower() not in NO_TEXT}
+    hint = f"write `{_joined(shown(name), '**/*')}{max(text, key=text.__getitem__, default='')}` for what it holds"
+    if suffixes and not text:
+        what = sorted({NO_TEXT[s.lower()][0] for s in suffixes})
+        hint = f"it holds {' and '.join(what[:3])} ({suffixes.total():,} files): take the text out of each first"
+    return Problem(f"`{shown(name)}` is a folder", hint=hint + ("" if suffixes else "; it is empty now"),
+                   consequence="the source would have no text")
 
 
 def _no_glob(pattern: str) -> str:

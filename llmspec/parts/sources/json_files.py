@@ -49,8 +49,15 @@ def read_jsonl(text: Text) -> Iterator[Document]:
 def _bad_line(name: str, number: int, column: int, line: str, message: str) -> Problem:
     excerpt = line if len(line) <= 100 else line[:97] + "..."
     hint = 'every line is one record, such as {"question": "...", "answer": "..."}'
-    if number == 1 and (line.lstrip().startswith("[") or line.strip() == "{"):
-        hint = "in .jsonl every line is one record; what goes over several lines belongs into a .json file"
+    stripped = line.strip()
+    if stripped.endswith("},"):
+        hint = f"a record has no comma behind it: sed -i 's/,[[:space:]]*$//' {shlex.quote(name)}"
+    elif stripped.endswith((",}", ", }")):
+        hint = "JSON has no comma before the closing brace"
+    elif stripped.startswith("{'"):
+        hint = "JSON has double quotes; from Python write json.dumps(record), not str(record)"
+    if number == 1 and (stripped.startswith("[") or stripped == "{"):
+        hint = "in .jsonl every line is one record; what goes over several lines belongs into a .json file: rename it"
     return Problem(message, hint=hint, consequence="the record would be lost", mark=Mark(name, number, column, excerpt))
 
 

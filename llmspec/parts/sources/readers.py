@@ -10,6 +10,7 @@ from pathlib import Path
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.sources.base import Document, Fetcher, Found
 from llmspec.parts.sources.json_files import read_json, read_jsonl
+from llmspec.parts.sources.no_text import NO_TEXT
 from llmspec.parts.sources.notes import READ, Problems
 from llmspec.parts.sources.opening import PACKED, Text, texts
 from llmspec.parts.sources.tables import read_csv, read_tsv
@@ -45,7 +46,7 @@ def read_file(found: Found, fetch: Fetcher, problems: Problems, encoding: str = 
     stem, suffix = os.path.splitext(found.path.lower())
     if suffix in PACKED:
         suffix = os.path.splitext(stem)[1]
-    if suffix in _BINARY:
+    if suffix in NO_TEXT:
         raise _binary(found, suffix)
     if suffix in (".html", ".htm", ".xml"):
         fetch.notes.add(f"{READ}files of markup with their tags", found.name)
@@ -73,32 +74,9 @@ READERS: dict[str, Callable[[Text], Iterator[Document]]] = {
     ".tab": read_tsv}
 """Suffix -> reader; every other file is one plain document."""
 
-_TO_TEXT = "take its text out first: {}"
-_UNPACK = "unpack it, and name the files inside"
-_NO_TEXT = "narrow the pattern, so that only text is read"
-_PANDOC = _TO_TEXT.format("pandoc -t plain {file} -o {text}")
-_PANDAS = _TO_TEXT.format("python -c 'import pandas, sys; pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], "
-                          'orient="records", lines=True)\' {file} {records}')
-_BINARY: dict[str, tuple[str, str]] = {
-    ".pdf": ("a PDF document", _TO_TEXT.format("pdftotext {file} {text}")),
-    **dict.fromkeys((".docx", ".odt", ".epub", ".rtf"), ("a word processor's document or an e-book", _PANDOC)),
-    **dict.fromkeys((".doc", ".ppt", ".pptx"), ("an office document", "save it as plain text")),
-    **dict.fromkeys((".xls", ".xlsx", ".ods"), ("a spreadsheet", "save it as .csv")),
-    ".parquet": ("Parquet data", _PANDAS), **dict.fromkeys((".arrow", ".feather"), (
-        "Arrow data", "write its records as .jsonl")),
-    **dict.fromkeys((".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".whl"), ("an archive", _UNPACK)),
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".webp", ".ico", ".mp3", ".wav", ".flac", ".ogg", ".mp4", ".mkv"),
-                    ("a picture, sound or film", _NO_TEXT)),
-    **dict.fromkeys((".pyc", ".so", ".o", ".dll", ".exe", ".class", ".bin"), ("a program", _NO_TEXT)),
-    **dict.fromkeys((".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".safetensors", ".gguf", ".h5", ".onnx"),
-                    ("an array or a model", _NO_TEXT)),
-    **dict.fromkeys((".db", ".sqlite", ".sqlite3"), ("a database", "write its records as .jsonl or .csv")),
-}
-"""Suffix of a format that is no text -> what it is, what to do."""
-
 
 def _binary(found: Found, suffix: str) -> DataError:
-    what, hint = _BINARY[suffix]
+    what, hint = NO_TEXT[suffix]
     path = Path(found.path)
     names = {"file": path, "text": path.with_suffix(".txt"), "records": path.with_suffix(".jsonl")}
     for name, path in names.items():
