@@ -33,8 +33,8 @@ def loads(text: str | bytes) -> Any:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > DIGITS:
-        raise ValueError(f"it holds a number of {len(digits)} digits")
+    if (count := len(digits.lstrip("-"))) > DIGITS:
+        raise ValueError(f"it holds a number of {count} digits")
     return int(digits)
 
 

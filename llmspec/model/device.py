@@ -9,7 +9,7 @@ from typing import Any
 
 from llmspec.core.problems import RunError
 from llmspec.core.units import duration
-from llmspec.kernels import guest, nvidia, opening, shield, toolchain
+from llmspec.kernels import guest, nvidia, opening, owner, shield, toolchain
 
 MISSING = {"nvrtc": nvidia.REMEDY, "cuda": "NVIDIA's driver, which brings libcuda"}
 """Libraries that tinygrad may miss, by its names for them, and what brings them."""
@@ -91,10 +91,11 @@ def open_gpu(device: str) -> None:
 
 
 def allocated() -> int:
-    """Bytes of all tensors of this process, on every device."""
+    """Bytes of all tensors of this process, on every device; what was let go of no longer counts."""
     from tinygrad.helpers import GlobalCounters
 
-    return int(GlobalCounters.mem_used)
+    with owner.turn():
+        return int(GlobalCounters.mem_used)
 
 
 def tell_of_search() -> None:

@@ -39,6 +39,9 @@ _DECORATED = re.compile(
 _COMMA = re.compile(r"(?P<whole>[-+]?\d+),(?P<fraction>\d+)(?P<rest>e[-+]?\d+|)", re.IGNORECASE)
 """A number as much of Europe writes it, or with one comma between its thousands."""
 
+LONGEST = 40
+"""Characters of a quantity that is worth repeating in a hint."""
+
 Error = Mapping[str, Any]
 """One of pydantic's error dicts: type, loc, input, ctx."""
 
@@ -219,6 +222,8 @@ def _names(annotation: Any) -> set[str]:
 def _quantity(value: str, annotation: Any) -> str:
     """What a quantity in words that cannot be read may have been meant to be."""
     text, names = value.strip(), _names(annotation)
+    if len(text) > LONGEST:
+        return ""
     if comma := re.match(r"(.*?\d),(\d+)(?![\d,])(.*)", text):
         before, after, rest = comma.groups()
         thousands = len(after) == 3 and before.lstrip("+-") != "0"

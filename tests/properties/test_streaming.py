@@ -253,16 +253,17 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(change: str, tmp_path: 
 
 
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
 import test_sources as t
+from llmspec.bench.memory import peak_bytes
 from llmspec.parts import tokenizers
 kind, name, settings = sys.argv[1], sys.argv[2], {"bpe": {"vocab": 500}}
 part = tokenizers.TABLE[kind](**settings.get(kind, {}))
 plan = t.plan_of(Path.cwd(), {"a": t.source("files", path=name, validation="tail 10%")},
                  ("p", "pretrain", {"a": 100}, "1 steps"), context=64, tokenizer=part)
 found = t.prepare(plan).measured.sources[0]
-print(found.train_tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(found.train_tokens, peak_bytes() // 2**20)
 """
 
 
