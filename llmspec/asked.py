@@ -35,6 +35,8 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
 
     if (path / "plan.json").is_file():
         raise SpecError(_no_spec(path))
+    if path.suffix in (".json", ".jsonl") and (path.parent / "plan.json").is_file():
+        raise SpecError(_no_spec(path.parent))
     reading = read_spec(path, overrides or ())
     problems = reading.sorted((*reading.problems, *check_sections(reading.sections)))
     if problems or reading.sections.spec is None:
@@ -52,7 +54,8 @@ def _no_spec(run: Path) -> Problem:
     kept = sorted((run / "spec").glob("*.y*ml"))
     spec = path_word(kept[0]) if len(kept) == 1 else "SPEC"
     return Problem(f"`{run}` is a run directory, and a spec is meant here",
-                   hint=f"{command('run', spec, f'--out={path_word(run)}')} goes on with it; llmspec explain shows it")
+                   hint=f"{command('run', spec, f'--out={path_word(run)}')} goes on with it; "
+                        f"{command('explain', path_word(run))} shows it")
 
 
 def gpu(text: str) -> Target:

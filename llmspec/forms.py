@@ -1,7 +1,10 @@
-"""Which options do something in which form of a verb. What would do nothing is refused: nobody asks for nothing."""
+"""Which options do something in which form of a verb: what would do nothing is refused. And what a prompt means."""
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,3 +124,34 @@ def turns_for(model: Any, chat: bool, prompt: str, system: str) -> Any:
         raise LlmspecError("the prompt is empty, and a chat model answers one", hint="--prompt 'What is a violin?', or "
                            "--plain to let it write from nothing")
     return [("system", system), ("user", prompt)] if chat and system else prompt
+
+
+def prompt_of(given: str) -> str:
+    """The prompt that a person gives: `-` is what stands on standard input. Says so where that goes unread."""
+    from llmspec.render.terminal import err
+
+    try:
+        if given == "-" and not sys.stdin.isatty():
+            return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
+        if (not given and stat.S_ISREG((about := os.fstat(0)).st_mode) and about.st_size) or (not given and _waiting()):
+            err().print("note: standard input is not read; --prompt - reads it")
+    except UnicodeDecodeError:
+        raise LlmspecError("standard input is not UTF-8 text", hint="give it in UTF-8") from None
+    except (OSError, ValueError, AttributeError, ImportError):  # no standard input, or one that cannot be asked
+        pass
+    return given
+
+
+def _waiting() -> bool:
+    """Whether a pipe on standard input holds something."""
+    import select
+
+    if not stat.S_ISFIFO(os.fstat(0).st_mode) or not select.select([0], [], [], 0)[0]:
+        return False
+    import array
+    import fcntl
+    import termios
+
+    held = array.array("i", [0])
+    fcntl.ioctl(0, termios.FIONREAD, held)
+    return held[0] > 0

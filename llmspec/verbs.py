@@ -143,7 +143,8 @@ def again(spec: Path, out: Path | None, set_: list[str] | None, offline: bool, l
                     "`llmspec sample runs/quickstart --prompt 'ROMEO' --n 4 --set decoding.temperature=0.5`")
 def sample(
     run: RunPath = None,
-    prompt: Annotated[str, typer.Option(help="What to answer (chat models) or to continue.")] = "",
+    prompt: Annotated[str, typer.Option(help="What to answer (chat models) or to continue; - reads "
+                                       "standard input.")] = "",
     system: Annotated[str, typer.Option(help="What a chat model is told before the prompt.")] = "",
     n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
@@ -154,9 +155,10 @@ def sample(
     json_: Json = False,
 ) -> Any:
     """Let a trained model write."""
-    from llmspec.forms import turns_for
+    from llmspec.forms import prompt_of, turns_for
     from llmspec.render import samples
 
+    prompt = prompt_of(prompt)
     model = opened(run, phase)
     decoding = decoding_settings(model, set_)
     chat = model.chat and not plain
@@ -194,7 +196,9 @@ def explain(
         report = explained_spec(what, set_, part, exact, time)
     elif prompt is not None:
         from llmspec.explain.decoding import explain_prompt
+        from llmspec.forms import prompt_of
 
+        prompt = prompt_of(prompt)
         model = opened(what)
         tell_unknown(model, prompt)
         report = explain_prompt(model, prompt, seed=seed, top=top, decoding=decoding_settings(model, set_))
@@ -270,6 +274,9 @@ def new(
 
     if folder.is_file():
         raise LlmspecError(f"`{folder}` is a file, and a folder is meant here", hint=command("new", "FOLDER"))
+    if folder.suffix in (".yaml", ".yml") and not folder.exists():
+        raise LlmspecError(f"`{folder}` is named like a file, and a folder is meant here",
+                           hint=f"{command('new', path_word(folder.with_suffix('')))} writes the spec into that folder")
     if (folder / "plan.json").is_file():
         raise LlmspecError(f"`{folder}` is a run directory, and a spec stands outside of it",
                            hint=command("new", "FOLDER"))
@@ -293,7 +300,8 @@ def schema(
 
     if out:
         if out.is_dir():
-            raise LlmspecError(f"`{out}` is a folder", hint=f"-o {path_word(out / 'schema.json')} names a file in it")
+            raise LlmspecError(f"the schema cannot be written: `{out}` is a folder",
+                               hint=f"-o {path_word(out / 'schema.json')} names a file in it")
         with no_run():
             write_text(out, as_text())
     else:

@@ -100,7 +100,7 @@ class Budget(Text):
         unit, source = match["unit"].lower().rstrip("s") + "s", match["source"]
         amount = _scaled(match, SCALES[match["scale"].lower()], MOST)
         plain = not match["scale"] and "e" not in match["number"].lower()
-        if unit != "epochs" and plain and "." in match["number"]:
+        if unit != "epochs" and plain and len(match["number"]) < 40 and "." in match["number"]:
             whole = match["number"].replace(".", "")
             raise ValueError(f"`{match['number']}` has a decimal point, and {unit} are whole: write `{whole} {unit}` "
                              "where that is meant")

@@ -195,7 +195,15 @@ class RunFolder:
         if phase is not None and not before:
             raise RunError(f"the run has no phase {phase}", hint=f"one of: {', '.join(p.name for p in plan.phases)}")
         raise RunError(f"{self.path} has no weights yet: {'; '.join(reversed(before))}",
-                       hint="llmspec run the spec to its first checkpoint")
+                       hint=first_checkpoint(plan, phase))
+
+
+def first_checkpoint(plan: Plan, phase: str | None) -> str:
+    """When a run, or a phase of it, comes to its first weights."""
+    planned = next((p for p in plan.phases if phase in (None, p.name)), plan.phases[0])
+    due = planned.phase.checkpoint_every.interval(planned.steps or 0) if planned.steps else 0
+    when = f"after step {due:,} of {planned.name}" if due else f"at the end of {planned.name}"
+    return f"its first checkpoint comes {when} (`checkpoint_every`): let `llmspec run` come that far"
 
 
 def lost(folder: PhaseFolder, name: str, notices: list[str], plan: Plan) -> RunError:

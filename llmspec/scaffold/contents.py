@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from llmspec.core.problems import DataError, Problem
+from llmspec.core.regular import read_regular
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.formats import is_metadata, recognised
 from llmspec.parts.base import Frozen
@@ -26,6 +28,8 @@ PROSE = (".txt", ".md", ".markdown", ".rst", ".text", ".org", ".tex", ".adoc")
 """Suffixes of plain text; others are taken where a folder has neither these nor records."""
 MOST_CHARACTERS = 32_000_000
 """Text that is looked at; of larger sources the rest is estimated by its bytes."""
+LOOKED_AT = 50
+"""JSON files of a folder that are looked into, to see whether they are records."""
 SAMPLE = 2_000_000
 """Characters kept, from which a vocabulary is learned to see how many a token holds."""
 
@@ -117,7 +121,10 @@ def chosen(found: list[Found], path: Path, chat: bool) -> tuple[tuple[str, ...],
         by_suffix.setdefault(_suffix(file), []).append(file)
     plain = {suffix: _bare(suffix) for suffix in by_suffix}
     records = {suffix for suffix, bare in plain.items() if bare in READERS}
-    wanted = records if chat else records | {suffix for suffix, bare in plain.items() if bare in PROSE}
+    prose = {suffix for suffix, bare in plain.items() if bare in PROSE}
+    if prose and not chat:  # beside texts lie settings and the like, as in a repository: these are no records
+        records = {s for s in records if plain[s] != ".json" or all(map(_may_hold_records, by_suffix[s][:LOOKED_AT]))}
+    wanted = records if chat else records | prose
     if not wanted and not chat:  # source code and the like: whatever reads as text
         wanted = {suffix for suffix, files in by_suffix.items() if suffix and all(map(_is_text, files[:3]))}
     if not wanted:
@@ -129,6 +136,16 @@ def chosen(found: list[Found], path: Path, chat: bool) -> tuple[tuple[str, ...],
     kept = [file for file in found if _suffix(file) in wanted]
     left_out = {suffix or "no suffix": len(files) for suffix, files in by_suffix.items() if suffix not in wanted}
     return tuple(f"**/*{glob.escape(suffix)}" for suffix in sorted(wanted)), kept, left_out
+
+
+def _may_hold_records(file: Found) -> bool:
+    """Whether a JSON file is a list or map of maps; one that is large, packed or broken may be."""
+    try:
+        value = json.loads(read_regular(Path(file.path), SAMPLE))
+    except (OSError, ValueError, RecursionError):
+        return True
+    entries = list(value.values()) if isinstance(value, dict) else value
+    return isinstance(entries, list) and bool(entries) and all(isinstance(entry, dict) and entry for entry in entries)
 
 
 class _Seen:

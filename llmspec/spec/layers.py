@@ -142,8 +142,9 @@ class Layers:
         except UnicodeDecodeError as error:
             line = raw.count(b"\n", 0, error.start) + 1
             column = len(raw[raw.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8", "replace")) + 1
+            wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
             return wrong(
-                f"this is not UTF-8 (byte {raw[error.start]:#04x})",
+                "this is UTF-16" if wide else f"this is not UTF-8 (byte {raw[error.start]:#04x})",
                 "save the file as UTF-8",
                 Mark(str(path), line, column),
                 (),

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from llmspec.core.problems import Path, Problem, nearest, one_of
 from llmspec.core.units import Text
 from llmspec.spec import foreign
+from llmspec.spec.recovery import ODD_SPACES
 from llmspec.spec.shape import Shape, default_of, places
 
 MOST_ALIKE = 20
@@ -87,6 +88,8 @@ def slipped(key: str, data: Mapping[str, Any], path: Path) -> str:
     name, colon, value = key.partition(":")
     if colon and value and data[key] is None:
         return f"a colon needs a space behind it: `{name}: {value}`"
+    if odd := next((c for c in key if c in ODD_SPACES), ""):
+        return f"a no-break space (U+{ord(odd):04X}) stands where a space is meant: type it anew"
     if path:
         return ""
     if key.partition("/")[0] in data and "/" in key:

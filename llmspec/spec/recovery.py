@@ -15,7 +15,10 @@ from llmspec.spec.yaml12 import Broken, Composer, Node, Text, described, duplica
 _KEY = re.compile(
     r"""(?P<indent>\ *)(?P<key>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#\-\[\]{},&*!|>'"%@`?:][^#\n]*?)\ *:(?=\s|$)""", re.VERBOSE
 )
+_TOML = re.compile(r"\s*(#[^\n]*\n\s*)*(\[[\w.-]+\]\s*\n|[\w.-]+ *= *\S)")
 _ONLY_KEY = re.compile(r"[^\n]*:[ \t]*(&\S+[ \t]*)?(#.*)?")
+ODD_SPACES = "\u00a0\u2007\u202f\u3000"
+"""Characters that look like a space and are none to YAML."""
 MOST = 20
 """Mistakes after which the rest of a broken text is not read."""
 JOIN = 6
@@ -34,6 +37,9 @@ class Parsed:
 def parse(text: str, file: str) -> Parsed:
     """Read YAML text; never raises."""
     source = Text(text, file)
+    if _TOML.match(text) and not any(map(_KEY.match, source.lines)):
+        problem = Problem("this is TOML, and a spec is YAML", mark=Mark(file, 1, 1), hint="write `key: value`")
+        return Parsed(None, (problem,), frozenset({()}))
     composer = Composer(source)
     try:
         root = composer.compose(0, len(text))
@@ -162,6 +168,8 @@ class _Recovery:
         if not _ONLY_KEY.fullmatch(line) or high - head < 2 or len(path) > 8:
             self.give_up(error, path, low, high)
         else:
+            for stray in (i for i in range(low, head) if self.source.lines[i].split("#")[0].strip()):
+                self.give_up(_no_colon(self.source, self.source.starts[stray]), path, stray, stray + 1)
             self.add({key: Node(self.block(head + 1, high, (*path, key), error), mark, mark)}, path, entries)
 
     def add(self, new: dict[str, Node], path: Path, entries: dict[str, Node]) -> None:
@@ -177,7 +185,8 @@ class _Recovery:
         lines = [
             line.strip() for line in self.source.lines[low:high] if line.strip() and not line.strip().startswith("#")
         ]
-        hidden = [m["key"].strip("\"'") if (m := _KEY.match(line)) else line.split()[0] for line in lines]
+        hidden = [m["key"].strip("\"'") if (m := _KEY.match(line)) else re.split(r"[:=\s]", line)[0] or line
+                  for line in lines]
         self.broken |= {(*path, key) for key in hidden} or {path}
 
     def index(self, line: int) -> int:
@@ -218,7 +227,7 @@ def _problem(error: yaml.YAMLError | Broken, source: Text, offset: int) -> Probl
     if "mapping values are not allowed" in what:
         return _colon(source, here)
     if "could not find expected ':'" in what:
-        return Problem("this line has no `:` after its key", mark=_line(source, there), hint="write `key: value`")
+        return _no_colon(source, there)
     if "<block end>" in what or "<document start>" in what or "node content" in what:
         return _block(source, here, there)
     if "block scalar" in context:
@@ -241,6 +250,8 @@ def _problem(error: yaml.YAMLError | Broken, source: Text, offset: int) -> Probl
 
 def _unquoted(source: Text, index: int) -> Problem:
     sign = source.text[index : index + 1]
+    if source.text.startswith("```", index):
+        return Problem("a fence of Markdown stands here", mark=source.mark(index), hint="leave the lines with ``` out")
     return Problem(f"text that starts with `{sign}` has to be quoted", mark=source.mark(index), hint=f'"{sign}…"')
 
 
@@ -274,9 +285,22 @@ def _unclosed(text: str, end: int) -> int:
     return opened[-1] if opened else max(0, end - 1)
 
 
+def _no_colon(source: Text, index: int) -> Problem:
+    """A line that should be an entry, without the colon of one or without the space behind it."""
+    mark = _line(source, index)
+    entry = re.fullmatch(r"\s*([\w.-]+)(:|\s*=)\s*(\S.*)", mark.text)
+    if not entry:
+        return Problem("this line has no `:` after its key", mark=mark, hint="write `key: value`")
+    said = "a colon needs a space behind it" if entry[2] == ":" else "YAML has a colon between a key and its value"
+    return Problem(said, mark=mark, hint=f"write `{entry[1]}: {entry[3].rstrip()}`")
+
+
 def _colon(source: Text, here: int) -> Problem:
     line, column = source.place(here)
     first = source.lines[line][:column]
+    if (odd := re.search(f":[{ODD_SPACES}]", first)) is not None:
+        return Problem(f"a no-break space (U+{ord(odd[0][1]):04X}) stands where a space is meant",
+                       mark=source.mark(source.starts[line] + odd.start() + 1), hint="type it anew")
     if re.search(r":\s", first):
         return Problem(
             "a second `: ` stands in this value", mark=source.mark(here), hint='quote the value: `key: "a: b"`'
@@ -284,9 +308,7 @@ def _colon(source: Text, here: int) -> Problem:
     indent = len(first) - len(first.lstrip())
     before = next((i for i in range(line - 1, -1, -1) if source.lines[i].strip()), line)
     if len(source.lines[before]) - len(source.lines[before].lstrip()) >= indent:
-        return Problem(
-            "this line has no `:` after its key", mark=_line(source, source.starts[before]), hint="write `key: value`"
-        )
+        return _no_colon(source, source.starts[before])
     return Problem(
         f"this line is indented by {indent} spaces, unlike its neighbours",
         mark=_line(source, here),

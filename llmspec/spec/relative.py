@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from functools import cache
 from pathlib import Path as FilePath
 
 from llmspec.core import shipped
 from llmspec.core.problems import Path
+from llmspec.core.regular import read_regular
 from llmspec.parts.sources import TABLE
 from llmspec.spec.yaml12 import Node
 
+MOST = 64 << 20
+"""Bytes of a plan.json, at most."""
 _SOURCES = ("data", "sources")
 
 
 def start(spec: FilePath) -> FilePath:
     """Absolute folder in which the relative paths of a spec start: its own. A spec that came with an installed llmspec
-    has nothing of the user's beside it, and starts in the working directory."""
+    has nothing of the user's beside it, and starts in the working directory; one that a run kept starts where the run
+    was started from."""
     folder = spec.absolute().parent
-    return FilePath.cwd() if folder == shipped.PACKAGE / "specs" else folder
+    return FilePath.cwd() if folder == shipped.PACKAGE / "specs" else _of_run(spec.absolute()) or folder
+
+
+def _of_run(spec: FilePath) -> FilePath | None:
+    """The folder in which the paths of a run's kept spec started; None where it is none, or that folder is not here."""
+    run = spec.parent.parent if spec.parent.name == "spec" else spec.parent if spec.name == "resolved.yaml" else None
+    try:
+        plan = json.loads(read_regular(run / "plan.json", MOST)) if run else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    base = plan.get("base") if isinstance(plan, dict) else None
+    return FilePath(base) if isinstance(base, str) and os.path.isabs(base) and os.path.isdir(base) else None
 
 
 def folder_of(name: str, found: FilePath) -> str:
     """The folder of the file `found` that an `extends: name` means, as seen from the spec that says so."""
-    return "" if start(found) != found.absolute().parent else os.path.dirname(os.path.expanduser(name))
+    begin = start(found)
+    if begin == found.absolute().parent:
+        return os.path.dirname(os.path.expanduser(name))
+    return "" if found.absolute().parent == shipped.PACKAGE / "specs" else str(begin)
 
 
 def rebased(node: Node, folder: str, at: Path = ()) -> Node:

@@ -31,6 +31,11 @@ TYPES = {
     "tuple_type": "a list",
     "dict_type": "a map",
 }
+SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+"""Types of numbers as other tools call them."""
+DEVICES = {"gpu": "`CUDA` (NVIDIA), `METAL` (Apple) or `AMD`, or `auto` for what is there", "mps": "`METAL`",
+           "nvidia": "`CUDA`", "rocm": "`AMD`", "apple": "`METAL`", "none": "`CPU`"}
+"""Devices as other tools call them."""
 YES, NO = ("yes", "on", "y", "1"), ("no", "off", "n", "0")
 _DECORATED = re.compile(
     r"(?P<number>[-+]?\d[\d_, ]*(?:\.\d+)?(?:e[-+]?\d+)?)\s*(?P<scale>[kmbgt](?![a-z]))?(?P<unit>\s*[a-z]*|\s*%)",
@@ -171,13 +176,15 @@ def _entries(value: Any, count: int) -> str:
 def _choice(value: Any, choices: list[str]) -> tuple[str, str, str]:
     if not isinstance(value, str):
         return f"expected a name, not {given(value)}", f"one of: {', '.join(choices)}", ""
-    near = nearest(value, choices)
+    near = SHORT.get(value.lower()) if SHORT.get(value.lower()) in choices else nearest(value, choices)
     what = "a role" if {"user", "assistant"} <= set(choices) else "one of the names that may stand here"
     return f"`{shown(value)}` is not {what}", f"did you mean `{near}`?" if near else f"one of: {', '.join(choices)}", ""
 
 
 def _misspelt(pattern: str, value: str) -> tuple[str, str, str]:
     if choices := re.match(r"\^\(([\w|]+)\)", pattern):
+        if "CUDA" in choices[1].split("|") and (meant := DEVICES.get(value.lower())):
+            return f"`{shown(value)}` is not the name of a device", f"write {meant}", ""
         return f"`{shown(value)}` is not one of the names that may stand here", one_of(value, choices[1].split("|")), ""
     if "._-" in pattern:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-._")
@@ -194,7 +201,7 @@ def _as_number(what: str, text: str) -> str:
     read = scalar(text)
     if isinstance(read, int | float) and not isinstance(read, bool) and what == "a number":
         return f"write `{text}` without quotes"
-    if comma := _COMMA.fullmatch(text):
+    if len(text) <= LONGEST and (comma := _COMMA.fullmatch(text)):
         whole, fraction, rest = comma["whole"], comma["fraction"], comma["rest"]
         point, joined = f"{whole}.{fraction}{rest}", f"{whole}{fraction}{rest}"
         if what == "a whole number" and len(fraction) != 3:
@@ -228,6 +235,8 @@ def _quantity(value: str, annotation: Any) -> str:
         before, after, rest = comma.groups()
         thousands = len(after) == 3 and before.lstrip("+-") != "0"
         return f"numbers have a decimal point and no commas: write `{before}{'' if thousands else '.'}{after}{rest}`"
+    if "Span" in names and re.fullmatch(r"never|none|off|no|false|0 *(steps?|%)?", text, re.IGNORECASE):
+        return "`100%` does it once, at the end"
     if "Budget" not in names:
         return ""
     if re.fullmatch(r"\d[\d_.]*\s*[kmbgt]?", text, re.IGNORECASE):
