@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,34 @@ MEANT = {
     "bench": "benchmark speed perf profile time measure", "schema": "json-schema jsonschema",
 }
 """What people call a verb elsewhere."""
+OPTIONS = {
+    "`llmspec run` goes on where an earlier run stopped, without being told": "resume continue restart",
+    "an earlier run is never written over: --out DIR names another folder": "force overwrite yes clean",
+    "--set device=CUDA trains on a GPU": "gpu gpus cuda use-cuda",
+    "llmspec check SPEC --data looks at everything and trains nothing": "dry-run dryrun",
+    "the spec stands without an option: llmspec run FILE": "config spec config-file yaml cfg",
+    "the run stands without an option: llmspec sample runs/NAME": "model run checkpoint ckpt model-path weights",
+    "--prompt - reads standard input, as in llmspec sample --prompt - < FILE": "file prompt-file input interactive",
+    "the environment variable LLMSPEC_THREADS says how many": "threads num-threads workers num-workers cpus",
+    "what is printed goes to a file with > FILE": "quiet silent log log-file output-file verbose debug",
+}
+"""What to do in place of an option of other tools -> the options."""
 LINES = ("check", "bench")
 """Verbs whose JSON is one line, so that logs can collect it."""
 
 
 class Verb(TyperCommand):
     """A verb: returns what `--json` prints, or None when it has said everything itself."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        given: list[Any] = []
+        with suppress(Exception):  # what is wrong with them is said below
+            given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        if twice := [p for p in dict.fromkeys(given) if p.param_type_name == "option" and not p.multiple
+                     and not getattr(p, "is_flag", False) and given.count(p) > 1]:
+            raise LlmspecError([Problem(f"{p.opts[-1]} is given {given.count(p)} times", hint="keep one of them",
+                                        consequence="the last would have been taken") for p in twice])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         from llmspec.forms import check_sets, form, refuse
@@ -122,14 +145,22 @@ def _option(error: Any, context: Any, verb: str, arguments: list[str]) -> str:
     key = name.lstrip("-").replace("-", "_")
     at = next((i for i, a in enumerate(arguments) if a.partition("=")[0] == name), 0)
     value = arguments[at].partition("=")[2] or next((a for a in arguments[at + 1 : at + 2] if a[:1] != "-"), "VALUE")
+    word = name.lstrip("-").replace("_", "-")
+    if said := next((said for said, words in OPTIONS.items() if word in words.split()), ""):
+        return said
     if "--set" in options and (setting := _setting(key, value, verb)):
         return f"keys of a spec are given by --set, as in --set {setting}"
     starts = [o for o in options if o[2:].startswith(name.lstrip("-"))]
-    if near := starts[0] if len(starts) == 1 else nearest(name, options) if len(name) > 4 else None:
-        return f"did you mean `{near}`?"
+    if near := starts[0][2:] if len(starts) == 1 else nearest(name.lstrip("-"), [o[2:] for o in options]):
+        return f"did you mean `--{near}`?"
     if starts:
         return f"did you mean {' or '.join(f'`{o}`' for o in starts)}?"
-    return f"keys of a spec are given by --set, as in --set phases.pretrain.batch={value}" if "--set" in options else ""
+    from llmspec.spec import foreign
+
+    absent = foreign.told(key, value, "", (), {})
+    if absent and absent[1]:
+        return "that was settled in training; what can change now is given as in --set decoding.temperature=0.5"
+    return absent[0] if absent else ""
 
 
 def _setting(key: str, value: str, verb: str) -> str:
@@ -152,6 +183,8 @@ def _setting(key: str, value: str, verb: str) -> str:
 def _extra(word: str, verb: str, arguments: list[str]) -> str:
     """What may be meant by an argument too many."""
     before = arguments[arguments.index(word) - 1] if word in arguments[1:] else ""
+    if verb in ("run", "check") and Path(word).suffix in (".yaml", ".yml"):
+        return "one spec at a time; `extends:` in a spec joins it with others"
     if "=" in word:
         return f"--set {quoted(word)} overrides a key"
     if re.fullmatch(r"[\w.]+", before) and "." in before and "--set" in arguments:

@@ -123,3 +123,18 @@ def test_no_command_line_ends_in_a_traceback(arguments: list[str]) -> None:
 def test_a_run_is_opened_whatever_it_is_called(here: Path) -> None:
     (here / "runs" / "mine").rename(here / "odd.yaml")
     assert run_folder(Path("odd.yaml")).path == Path("odd.yaml")
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("run tiny.yaml --resume", "goes on where an earlier run stopped"), ("run tiny.yaml --gpu 0", "--set device=CUDA"),
+    ("run tiny.yaml --dry_run", "llmspec check SPEC --data"), ("run --config tiny.yaml", "llmspec run FILE"),
+    ("sample --model runs/mine", "llmspec sample runs/NAME"), ("run tiny.yaml --lora-r 8", "no LoRA"),
+    ("run tiny.yaml --outt x", "did you mean `--out`?"), ("run tiny.yaml --nonsense", "llmspec run --help"),
+    ("run tiny.yaml b.yaml", "one spec at a time"), ("sample --prompt a --prompt b", "--prompt is given 2 times"),
+    ("sample --seed 1 --n 2 --seed=2", "--seed is given 2 times"),
+    ("run tiny.yaml --out a --out a", "--out is given 2"),
+])
+def test_options_of_other_tools_and_options_given_twice(line: str, said: str, here: Path, capsys: Any) -> None:
+    status, out, err = give(line.split(), capsys)
+    assert status == 2 and said in err and not out
+    assert "`--set`" not in err

@@ -129,3 +129,18 @@ def test_a_run_without_weights_says_when_it_has_some(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         run.weights(plan)
     assert caught.value.problems[0].hint == first_checkpoint(plan, None)
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("kind: files, ", "", "write `kind: files`"), ("kind: files", "kind: jsonl", "did you mean `files`?"),
+    ("kind: pretrain", "kind: train", "did you mean `pretrain`?"), ("kind: pretrain", "kind: instruct", "`sft`"),
+    ("{sources: {me: {kind: files, path: \"*.txt\", validation: tail 10%}}}", "me.txt", "kind: files, path: me.txt"),
+    ("{me: {kind: files, path: \"*.txt\", validation: tail 10%}}", "[{name: me, path: a}]", "below it `me: {…}`"),
+    ("{first: {kind: pretrain", "{first: {kind: pretrain}, x: {kind: pretrain", "`mixture` is missing"),
+    ("{first: {kind: pretrain, mixture: {me: 100%}, budget: 50 steps, batch: 2}}",
+     "{kind: pretrain, mixture: {me: 100%}, budget: 50 steps}", "the phase has no name; phases: {my-phase:"),
+])
+def test_names_and_kinds(old: str, new: str, said: str, tmp_path: Path) -> None:
+    assert old in SPEC
+    problems = read_spec(tiny.write(tmp_path, SPEC.replace(old, new))).problems
+    assert said in " | ".join(f"{p.message}; {p.hint}" for p in problems)

@@ -129,7 +129,7 @@ class _Checker:
         kind = shape.kind(data)
         if kind is None or kind not in shape.parts:
             if not self.hidden((*path, "kind")):
-                self.problems.append(messages.wrong_kind(shape, data.get("kind"), path))
+                self.problems.append(messages.wrong_kind(shape, data.get("kind"), path, list(data)))
             return None
         values = self.values(shape, kind, data, path)
         built = self.build(shape, kind, values, data, path)
@@ -170,6 +170,12 @@ class _Checker:
         assert shape.item is not None
         if not isinstance(data, Mapping):
             self.problems.append(messages.not_a_map(shape, data, path))
+            return None
+        if isinstance(kind := data.get("kind"), str) and kind in shape.item.parts:  # one entry without its name
+            what = str(path[-1]).removesuffix("s")
+            hint = f"{path[-1]}: {{my-{what}: {{kind: {kind}, …}}}}"
+            mark = self.tree.key_mark((*path, "kind"))
+            self.problems.append(Problem(f"the {what} has no name", path, hint, mark=mark))
             return None
         built = {name: self.part(shape.item, value, (*path, name)) for name, value in data.items()}
         # One that is broken still counts as an entry, so that the map is not called empty.

@@ -64,6 +64,14 @@ BUDGETS: Mapping[str, str] = {
     "{value} tokens": "train_tokens total_tokens num_tokens",
 }
 """What a phase's budget says -> the keys that other tools have for it."""
+KINDS: Mapping[str, str] = {
+    **dict.fromkeys(["text", "txt", "csv", "json", "jsonl", "file", "folder", "directory", "dir"], "files"),
+    **dict.fromkeys(["train", "lm", "causal_lm", "clm", "pretraining", "base"], "pretrain"),
+    **dict.fromkeys(["finetune", "fine-tune", "fine_tune", "instruct", "instruction", "chat", "dialogue"], "sft"),
+    **dict.fromkeys(["gpt2", "sentencepiece", "tiktoken", "wordpiece", "huggingface"], "bpe"), "character": "char",
+    "gqa": "grouped_query", "mqa": "multi_query", "mha": "multi_head", "rotary": "rope", "sine": "sinusoidal",
+}
+"""A kind as other tools call it -> the kind here, wherever it is one."""
 ABSENT: Mapping[str, str] = {
     "llmspec trains every weight: it has no LoRA, and no quantised training":
         "lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear lora peft peft_config adapter "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -134,19 +134,20 @@ def explained(key: str, description: str) -> str:
     return f"{key}: {first[:1].lower()}{first[1:]}" if first else ""
 
 
-def wrong_kind(shape: Shape, kind: Any, path: Path) -> Problem:
-    """`kind:` is missing, or names nothing."""
+def wrong_kind(shape: Shape, kind: Any, path: Path, given_keys: Collection[str] = ()) -> Problem:
+    """`kind:` is missing beside `given_keys`, or names nothing."""
     table, label = shape.parts, _label(path)
     if kind is None:
+        fits = [k for k in table if set(given_keys) <= set(shape.fields(k))] if given_keys else []
         return Problem(
             "`kind` is missing",
             (*path, "kind"),
-            hint=f"one of: {', '.join(table)}",
+            hint=f"write `kind: {fits[0]}`, which has these keys" if len(fits) == 1 else f"one of: {', '.join(table)}",
             consequence=f"there would be no telling which {label} is meant",
         )
     if not isinstance(kind, str):
         return Problem(f"a kind is a name, not {given(kind)}", (*path, "kind"), hint=f"one of: {', '.join(table)}")
-    near = nearest(kind, table)
+    near = next((k for k in foreign.KINDS.get(kind.lower(), "").split() if k in table), None) or nearest(kind, table)
     return Problem(
         f"no {label} is of kind `{kind}`",
         (*path, "kind"),
@@ -163,6 +164,12 @@ def not_a_map(shape: Shape, value: Any, path: Path) -> Problem:
         hint = f"{path[-1]}: {{kind: {kind}}}"
     elif value is None:
         hint = "write its keys below it, indented; or remove it"
+    elif shape.item is not None:
+        first = value[0] if isinstance(value, tuple | list) and value else None
+        named = first.get("name") if isinstance(first, Mapping) else None
+        hint = f"names stand where lists have dashes: `{path[-1]}:`, and below it `{named or 'NAME'}: {{…}}`"
+    elif path == ("data",) and isinstance(value, str) and value:
+        hint = f"data: {{sources: {{text: {{kind: files, path: {shown(value)}}}}}}}"
     else:
         names = list(shape.fields(next(iter(shape.parts), None)))[:3] or ["name"]
         hint = f"write its keys below it: {', '.join(names)} …"

@@ -17,7 +17,7 @@ _KEY = re.compile(
 )
 _TOML = re.compile(r"\s*(#[^\n]*\n\s*)*(\[[\w.-]+\]\s*\n|[\w.-]+ *= *\S)")
 _ONLY_KEY = re.compile(r"[^\n]*:[ \t]*(&\S+[ \t]*)?(#.*)?")
-ODD_SPACES = "\u00a0\u2007\u202f\u3000"
+ODD_SPACES = "".join(map(chr, (0xA0, 0x2007, 0x202F, 0x3000)))
 """Characters that look like a space and are none to YAML."""
 MOST = 20
 """Mistakes after which the rest of a broken text is not read."""
