@@ -222,8 +222,9 @@ def meant(path: Path) -> str:
     """Which run may be meant by a path that is none; '' where nothing is near."""
     from llmspec.core.problems import nearest
 
-    if (path.parent / "plan.json").is_file() and path.parent != path:
-        return f"the run is {path.parent}"
+    for above in path.parents[:3]:  # a file, a phase, a checkpoint, its weights
+        if (above / "plan.json").is_file() and above != path:
+            return f"the run is {above}"
     below = sorted(str(p.parent) for p in path.glob("*/plan.json")) if path.is_dir() else []
     if below:
         return f"name one of the runs in it: {', '.join(below[:5])}" + (" …" if len(below) > 5 else "")

@@ -144,3 +144,20 @@ def test_names_and_kinds(old: str, new: str, said: str, tmp_path: Path) -> None:
     assert old in SPEC
     problems = read_spec(tiny.write(tmp_path, SPEC.replace(old, new))).problems
     assert said in " | ".join(f"{p.message}; {p.hint}" for p in problems)
+
+
+def test_whatever_is_named_inside_a_run_the_run_is_told(tmp_path: Path, capsys: Any,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine/first/step_5").mkdir(parents=True)
+    Path("runs/mine/plan.json").write_text("{}")
+    Path("runs/mine/first/step_5/weights.safetensors").touch()
+    for inside in ("plan.json", "first", "first/step_5", "first/step_5/weights.safetensors"):
+        status, said = give(["sample", f"runs/mine/{inside}", "--prompt", "x"], capsys)
+        assert status == 2 and "the run is runs/mine" in said
+
+
+def test_a_run_without_its_tokenizer_says_how_to_get_it_back(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        RunFolder(tmp_path).tokenizer(None)  # type: ignore[arg-type]
+    assert "tokenizer.json is missing" in str(caught.value) and f"--out {tmp_path}" in str(caught.value)

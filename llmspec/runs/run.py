@@ -125,6 +125,9 @@ class RunFolder:
         """The codec of the run. Raises RunError where tokenizer.json is not the one that its lock names, and DataError
         where it is not the plan's."""
         path = self.path / "tokenizer.json"
+        if not path.exists():
+            raise RunError(f"{path} is missing", hint="run its spec again with --out "
+                           f"{path_word(self.path)}, which makes it anew and keeps what is trained")
         text, locked = read_text(path), read_table(self.path / LOCK)
         if locked and locked.get("tokenizer") != digest(text):
             raise RunError(f"{path} is not the tokenizer that this run was trained with: {LOCK} has another hash of it",
