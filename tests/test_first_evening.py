@@ -161,3 +161,17 @@ def test_a_run_without_its_tokenizer_says_how_to_get_it_back(tmp_path: Path) -> 
     with pytest.raises(RunError) as caught:
         RunFolder(tmp_path).tokenizer(None)  # type: ignore[arg-type]
     assert "tokenizer.json is missing" in str(caught.value) and f"--out {tmp_path}" in str(caught.value)
+
+
+def test_a_list_with_a_broken_entry_is_not_called_empty_too(tmp_path: Path) -> None:
+    chat = ", chat: {kind: sft, learn: [LEARN], from: first, mixture: {me: 100%}, budget: 5 steps, batch: 2}}"
+    for learn, count in (("bot", 1), ("bot, user", 1), ("", 1)):
+        spec = SPEC.rstrip().removesuffix("}") + chat.replace("LEARN", learn) + "\n"
+        problems = read_spec(tiny.write(tmp_path, spec)).problems
+        assert len(problems) == count, problems
+        assert ("needs at least 1" in problems[0].message) == (not learn)
+
+
+def test_comments_of_other_languages(tmp_path: Path) -> None:
+    problems = read_spec(tiny.write(tmp_path, "// note: mine\n" + SPEC)).problems
+    assert [p.hint for p in problems] == ["a comment starts with `#`"]

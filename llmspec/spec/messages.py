@@ -88,6 +88,8 @@ def slipped(key: str, data: Mapping[str, Any], path: Path) -> str:
     name, colon, value = key.partition(":")
     if colon and value and data[key] is None:
         return f"a colon needs a space behind it: `{name}: {value}`"
+    if key.startswith("//"):
+        return "a comment starts with `#`"
     if odd := next((c for c in key if c in ODD_SPACES), ""):
         return f"a no-break space (U+{ord(odd):04X}) stands where a space is meant: type it anew"
     if path:
@@ -173,7 +175,7 @@ def not_a_map(shape: Shape, value: Any, path: Path) -> Problem:
     else:
         names = list(shape.fields(next(iter(shape.parts), None)))[:3] or ["name"]
         hint = f"write its keys below it: {', '.join(names)} …"
-    article = "an" if label[:1] in "aeiou" else "a"
+    article = "an" if label[:1] in "aeiou" or label == "mlp" else "a"
     one = f"`{label}`" if len(path) == 1 or shape.item else f"{article} {label}"
     return Problem(f"{one} is a map of settings, not {given(value)}", path, hint=hint)
 

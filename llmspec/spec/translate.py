@@ -63,6 +63,8 @@ class Translator:
     def problems(self, errors: Iterable[Error]) -> list[Problem]:
         by_key: dict[Path, list[tuple[Path, Error]]] = {}
         for error in errors:
+            if error["type"] == "too_short" and len(error.get("input") or ()) >= error["ctx"]["min_length"]:
+                continue  # counted without its broken entries, which are told themselves
             where = self.located(error["loc"])
             by_key.setdefault(where[:1], []).append((where, error))
         out = []
