@@ -127,7 +127,7 @@ def test_a_run_is_opened_whatever_it_is_called(here: Path) -> None:
 
 @pytest.mark.parametrize(("line", "said"), [
     ("run tiny.yaml --resume", "goes on where an earlier run stopped"), ("run tiny.yaml --gpu 0", "--set device=CUDA"),
-    ("run tiny.yaml --dry_run", "llmspec check SPEC --data"), ("run --config tiny.yaml", "llmspec run FILE"),
+    ("run tiny.yaml --dry_run", "`llmspec check SPEC --data`"), ("run --config tiny.yaml", "llmspec run FILE"),
     ("sample --model runs/mine", "llmspec sample runs/NAME"), ("run tiny.yaml --lora-r 8", "no LoRA"),
     ("run tiny.yaml --outt x", "did you mean `--out`?"), ("run tiny.yaml --nonsense", "llmspec run --help"),
     ("run tiny.yaml b.yaml", "one spec at a time"), ("sample --prompt a --prompt b", "--prompt is given 2 times"),

@@ -62,9 +62,9 @@ def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
         "kind": "pretrain", "datasets": "me", "num_epochs": 3, "learning_rate": 1e-3, "lora_r": 8}
     said = problems(tmp_path, spec)
     assert not [line for line in said.values() if "missing" in line]
-    assert "`lr`, and it stands under `phases.first.optimizer`" in said["phases.first.learning_rate"]
+    assert "`lr` here, and stands under `phases.first.optimizer`" in said["phases.first.learning_rate"]
     assert "`budget: 3 epochs of SOURCE`" in said["phases.first.num_epochs"]
-    assert "`heads`, and it stands under `model.attention`" in said["model.n_head"]
+    assert "`heads` here, and stands under `model.attention`" in said["model.n_head"]
     assert "no LoRA" in said["phases.first.lora_r"]
 
 

@@ -73,13 +73,13 @@ KINDS: Mapping[str, str] = {
 }
 """A kind as other tools call it -> the kind here, wherever it is one."""
 ABSENT: Mapping[str, str] = {
-    "llmspec trains every weight: it has no LoRA, and no quantised training":
+    "every weight is trained here: there is no LoRA, and no quantised training":
         "lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear lora peft peft_config adapter "
         "load_in_4bit load_in_8bit quantization finetuning_type use_lora",
-    "llmspec trains its models from the start, and takes no weights of other models":
+    "models are trained from the start here: weights of other models are not taken":
         "base_model model_name_or_path model_name pretrained_model_name_or_path model_id init_from model_type "
         "tokenizer_name tokenizer_name_or_path",
-    "the command names the run directory: llmspec run SPEC --out DIR": "output_dir out_dir save_dir run_dir save_path",
+    "the command names the run directory: `llmspec run SPEC --out DIR`": "output_dir out_dir save_dir run_dir",
     "`llmspec run` goes on where a run was stopped, without being told":
         "resume resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir",
     "every step is logged; `llmspec explain RUN` shows the curves":
@@ -110,11 +110,11 @@ def told(key: str, value: Any, section: str, path: Path, data: Mapping[str, Any]
         holder, _, name = place.rpartition(".")
         here, where = ".".join(map(str, path)), named(holder, section, path, data)
         if name == "kind":
-            return f"llmspec calls it the `kind` of `{where}`", place
-        called = f"llmspec calls it `{name}`"
+            return f"it is the `kind` of `{where}` here", place
+        called = f"it is called `{name}` here"
         if where == here:
             return called, place
-        return f"{called}, and it stands " + (f"under `{where}`" if where else "at the top of the file"), place
+        return f"{called}, and stands " + (f"under `{where}`" if where else "at the top of the file"), place
     return next(((text, "") for text, words in ABSENT.items() if word in words.split()), None)
 
 
