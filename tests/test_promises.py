@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_a_tally_goes_on_and_leaves_out_the_step_that_captures() -> None:
 
 # -- a run -----------------------------------------------------------------------------------------------------------
 
+def abandoned() -> None:
+    """Leaves tensors that only the garbage collector will find: a later run's memory is counted without them."""
+    import numpy as np
+    from tinygrad import Tensor
+
+    from llmspec.model.device import open_device
+
+    open_device("CPU")
+    held: list[Any] = [Tensor(np.zeros(1 << 20, np.float32), device="CPU").contiguous().realize()]
+    held.append(held)
+
+
 def test_a_run_keeps_its_promises_beside_its_facts(tmp_path: Path) -> None:
     from llmspec.training.run import run
     from llmspec.training.watch import Watcher
@@ -149,6 +162,10 @@ def test_a_run_keeps_its_promises_beside_its_facts(tmp_path: Path) -> None:
         def expected(self, forecasts: Any, peak_flops: float | None) -> None:
             told.append((dict(forecasts), peak_flops))
 
+        def stepped(self, step: Any) -> None:
+            gc.collect()
+
+    abandoned()
     reports = [explain_run(run(plan, tmp_path / name, watcher=Told())) for name in ("one", "two")]
     assert {f.origin for f in told[1][0].values()} == {EARLIER} and told[1][1]
     for report in reports:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -55,6 +56,8 @@ class Supervised:
         self.bench, self.plan, self.folder, self.total = bench, phase, folder, phase.steps
         self.phase = phase.phase
         self.tally = Tally(folder.about.get("facts"))
+        if allocated():
+            gc.collect()  # models that nobody holds any more would go while this one is measured
         self.others = allocated()
         """Bytes of tensors that were there before: those of other models in this process."""
         self.stream = bench.prepared.stream(phase.name)
