@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 SPEC = """\
 name: small
@@ -25,23 +26,7 @@ model:
 tokenizer: {kind: bpe, vocab: 267}
 data:
   sources:
-    facts:
-      kind: inline
-      validation: tail 20%
-      max_epochs: 500
-      records:
-        - {q: "one", a: "uno"}
-        - {q: "two", a: "dos"}
-        - {q: "three", a: "tres"}
-        - {q: "four", a: "cuatro"}
-        - {q: "five", a: "cinco"}
-        - {q: "six", a: "seis"}
-        - {q: "seven", a: "siete"}
-        - {q: "eight", a: "ocho"}
-        - {q: "nine", a: "nueve"}
-        - {q: "ten", a: "diez"}
-      text: "{q}: {a}"
-      dialogue: {user: "{q}", assistant: "{a}"}
+""" + tiny.FACTS + """\
 phases:
   pretrain: {kind: pretrain, mixture: {facts: 100%}, budget: 4 steps, batch: 2, checkpoint_every: 2 steps}
   chat:

@@ -9,22 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-TINY = """\
-name: tiny
-seed: 7
-device: CPU
-model:
-  context: 16
-  d_model: 16
-  layers: 1
-  position: {kind: rope}
-  attention: {heads: 2, kv_heads: 1}
-  mlp: {kind: swiglu, d_ff: 32}
-  dropout: 0.1
-tokenizer: {kind: byte}
-data:
-  sources:
-    docs: {kind: python_docs, validation: tail 1%, license: PSF-2.0}
+FACTS = """\
     facts:
       kind: inline
       validation: tail 20%
@@ -42,6 +27,26 @@ data:
         - {q: "ten", a: "diez"}
       text: "{q}: {a}"
       dialogue: {user: "{q}", assistant: "{a}"}
+"""
+"""A source of ten records, as text and as dialogues."""
+
+TINY = """\
+name: tiny
+seed: 7
+device: CPU
+model:
+  context: 16
+  d_model: 16
+  layers: 1
+  position: {kind: rope}
+  attention: {heads: 2, kv_heads: 1}
+  mlp: {kind: swiglu, d_ff: 32}
+  dropout: 0.1
+tokenizer: {kind: byte}
+data:
+  sources:
+    docs: {kind: python_docs, validation: tail 1%, license: PSF-2.0}
+""" + FACTS + """\
 phases:
   pretrain:
     kind: pretrain
