@@ -25,7 +25,6 @@ from llmspec.explain.model import Node, folded
 from llmspec.explain.report import Report
 from llmspec.explain.run import counts_of, explain_run
 from llmspec.explain.spec import explain_plan
-from llmspec.render.report_shared import bar, flops, percent, spark
 from llmspec.render.reports import show
 from llmspec.render.terminal import Screen
 from llmspec.runs.files import write_json, write_text
@@ -393,13 +392,3 @@ def test_nothing_hides_in_a_token(data: bytes, text: str) -> None:
 
 def test_text_keeps_its_lines_but_not_its_controls() -> None:
     assert visible("a b\n\tc\x1b[31m") == "a b\n\tc\\x1b[31m"
-
-
-# -- numbers and curves --------------------------------------------------------------------------------------------
-def test_numbers_for_reading() -> None:
-    read = {3.14e23: "314 ZFLOPs", 21.25e12: "21.2 TFLOPs", 37568: "37.6 kFLOPs", 999: "999 FLOPs", None: "?"}
-    assert {x: flops(x) for x in read} == read
-    assert [percent(x) for x in (0, 1e-5, 0.123, 0.9999, 1)] == ["0.0%", "<0.1%", "12.3%", "100%", "100%"]
-    assert spark([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█" and spark([], 8) == ""
-    assert spark([5.0] * 3, 9) == "▁▁▁" and spark([5.0] * 3, 9, floor=0.0) == "███"
-    assert bar(1, 4) == "████" and bar(0, 4) == "" and bar(0.5, 4) == "██"

@@ -13,9 +13,11 @@ from test_explain import as_json, assert_fits, measured, planned, printed, tiny
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import SpecError
+from llmspec.core.units import flops
 from llmspec.explain.compare import explain_difference
 from llmspec.explain.part import explain_part, parts_of
 from llmspec.explain.spec import explain_plan
+from llmspec.render.report_shared import bar, percent, spark
 from llmspec.spec.schema import Spec
 
 
@@ -145,3 +147,13 @@ def test_the_verbs(tmp_path: Path) -> None:
     assert set(json.loads(checked.stdout)["peaks"]) == {"pretrain", "chat"}, checked.stderr
     exact = whole.call("explain", spec, "--exact", "--json")
     assert all(m["exact"] for m in json.loads(exact.stdout)["memory"][:-1]), exact.stderr
+
+
+# -- numbers and curves --------------------------------------------------------------------------------------------
+def test_numbers_for_reading() -> None:
+    read = {3.14e23: "314 ZFLOPs", 21.25e12: "21.2 TFLOPs", 37568: "37.6 kFLOPs", 999: "999 FLOPs", None: "?"}
+    assert {x: flops(x) for x in read} == read
+    assert [percent(x) for x in (0, 1e-5, 0.123, 0.9999, 1)] == ["0.0%", "<0.1%", "12.3%", "100%", "100%"]
+    assert spark([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█" and spark([], 8) == ""
+    assert spark([5.0] * 3, 9) == "▁▁▁" and spark([5.0] * 3, 9, floor=0.0) == "███"
+    assert bar(1, 4) == "████" and bar(0, 4) == "" and bar(0.5, 4) == "██"
