@@ -353,10 +353,3 @@ def _other_file(path: FilePath) -> str:
     if near := nearest(path.stem, shipped.names()):
         return f"did you mean the shipped spec `{near}`?"
     return f"shipped specs are: {', '.join(shipped.names())}" if len(path.parts) == 1 and shipped.names() else ""
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, for whoever writes YAML or JSON."""
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, tuple | list) else value
