@@ -1,10 +1,10 @@
 """One YAML file holds the whole life of a language model: architecture, tokenizer, data, training phases, decoding.
 
-    spec = llmspec.load_spec("quickstart", ["phases.pretrain.budget=1M tokens"]).spec
-    plan = llmspec.compile(spec)                     # everything a run will do, nothing allocated
-    run = llmspec.run(plan, "runs/mine")
-    model = llmspec.open("runs/mine")
-    print(model.generate("What is a comet?", temperature=0.5)[0].text)
+spec = llmspec.load_spec("quickstart", ["phases.pretrain.budget=1M tokens"]).spec
+plan = llmspec.compile(spec)                     # everything a run will do, nothing allocated
+run = llmspec.run(plan, "runs/mine")
+model = llmspec.open("runs/mine")
+print(model.generate("What is a comet?", temperature=0.5)[0].text)
 """
 
 from __future__ import annotations

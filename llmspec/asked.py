@@ -53,9 +53,11 @@ def _no_spec(run: Path) -> Problem:
 
     kept = sorted((run / "spec").glob("*.y*ml"))
     spec = path_word(kept[0]) if len(kept) == 1 else "SPEC"
-    return Problem(f"`{run}` is a run directory, and a spec is meant here",
-                   hint=f"{command('run', spec, f'--out={path_word(run)}')} goes on with it; "
-                        f"{command('explain', path_word(run))} shows it")
+    return Problem(
+        f"`{run}` is a run directory, and a spec is meant here",
+        hint=f"{command('run', spec, f'--out={path_word(run)}')} goes on with it; "
+        f"{command('explain', path_word(run))} shows it",
+    )
 
 
 def gpu(text: str) -> Target:
@@ -95,8 +97,9 @@ def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...], tuple[st
         return plan, data_proofs(prepared), tuple(notices(prepared))
 
 
-def explained_spec(path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False,
-                   time: bool = False) -> Any:
+def explained_spec(
+    path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False, time: bool = False
+) -> Any:
     """A spec's report, or that of one of its parts; with token counts where the data are already here."""
     from llmspec.explain.part import explain_part
     from llmspec.explain.spec import explain_plan
@@ -211,11 +214,15 @@ def run_folder(path: Path | None) -> Any:
         return RunFolder.open(path)
     hint = meant(path)
     if path.suffix in (".yaml", ".yml") or (not path.exists() and is_spec(path)):
-        raise RunError(f"`{path}` is a spec, and no run directory",
-                       hint=hint or f"{command('run', path_word(path))} makes one, below {RUNS}/")
+        raise RunError(
+            f"`{path}` is a spec, and no run directory",
+            hint=hint or f"{command('run', path_word(path))} makes one, below {RUNS}/",
+        )
     there = "it has no plan.json" if path.is_dir() else "it is a file" if path.exists() else "there is nothing there"
-    raise RunError(f"`{path}` is no run directory: {there}",
-                   hint=hint or "give the folder that `llmspec run` wrote, or run a spec first")
+    raise RunError(
+        f"`{path}` is no run directory: {there}",
+        hint=hint or "give the folder that `llmspec run` wrote, or run a spec first",
+    )
 
 
 def meant(path: Path) -> str:

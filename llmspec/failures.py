@@ -16,9 +16,11 @@ from llmspec.core.problems import LlmspecError, Problem
 from llmspec.render.terminal import OutputLost, PipeClosed, print_json, settle
 
 MISTAKE, BUG, NO_OUTPUT, STOPPED, BROKEN_PIPE = 2, 70, 74, 130, 141
-STATUSES = ("Exit status: 0 done, 2 a mistake that you can mend, 70 a mistake of llmspec itself, 74 the output cannot "
-            "be written, 130 stopped by Ctrl-C (by another signal: 128 + its number), 141 the output's reader has "
-            "ended (a closed pipe).")
+STATUSES = (
+    "Exit status: 0 done, 2 a mistake that you can mend, 70 a mistake of llmspec itself, 74 the output cannot "
+    "be written, 130 stopped by Ctrl-C (by another signal: 128 + its number), 141 the output's reader has "
+    "ended (a closed pipe)."
+)
 TRACEBACK = "LLMSPEC_TRACEBACK"
 LIBRARIES = {
     ("safetensors", "SafetensorError"): "a file of weights is damaged, or cannot be written",
@@ -32,9 +34,11 @@ LIBRARIES = {
 """Exceptions of libraries by module and name ('' for all): what of a user's is wrong."""
 LOWER = {
     "run": "a smaller phases.PHASE.batch (with more accumulation), model.context or model; "
-           "`llmspec explain SPEC` says what takes how much",
-    "sample": "a smaller --n or decoding.max_tokens", "check": "a smaller model, or leave out --exact, --graph, --data",
-    "explain": "a smaller model, or leave out --exact", "bench": "a smaller model or batch, as in --set model.layers=2",
+    "`llmspec explain SPEC` says what takes how much",
+    "sample": "a smaller --n or decoding.max_tokens",
+    "check": "a smaller model, or leave out --exact, --graph, --data",
+    "explain": "a smaller model, or leave out --exact",
+    "bench": "a smaller model or batch, as in --set model.layers=2",
     "new": "a folder with fewer or smaller files",
 }
 
@@ -115,12 +119,15 @@ def explained(error: BaseException, verb: str = "") -> Failure:
     if name == "Interrupted" and module.startswith("llmspec"):
         return Failure(getattr(error, "status", STOPPED), (Problem(str(error)),), told=getattr(error, "told", True))
     if module.startswith("pydantic") and hasattr(error, "errors"):
-        return Failure(MISTAKE, tuple(Problem(f"{e['msg']} (given: {e['input']!r})", tuple(e["loc"]))
-                                      for e in error.errors()))
+        return Failure(
+            MISTAKE, tuple(Problem(f"{e['msg']} (given: {e['input']!r})", tuple(e["loc"])) for e in error.errors())
+        )
     if isinstance(error, MemoryError):
         doing = f" in `llmspec {verb}`" if verb else ""
-        return Failure(MISTAKE, (Problem(f"out of memory{doing}"
-                                         + (f": {error}" if str(error) else ""), hint=LOWER.get(verb, "")),))
+        return Failure(
+            MISTAKE,
+            (Problem(f"out of memory{doing}" + (f": {error}" if str(error) else ""), hint=LOWER.get(verb, "")),),
+        )
     if isinstance(error, RecursionError):
         return Failure(MISTAKE, (Problem("the input is nested deeper than can be read"),))
     if isinstance(error, OSError) and (error.filename is not None or error.errno):
@@ -145,10 +152,21 @@ def _library(error: BaseException) -> Failure | None:
 def _bug(error: BaseException) -> Failure:
     """A mistake of ours: short, with the traceback in a file."""
     kept = _keep(error)
-    hint = (f"please report it, with {kept}, which says where it happened" if kept
-            else f"please report it, with what the same command prints after {TRACEBACK}=1")
-    return Failure(BUG, (Problem(f"a mistake of llmspec itself: {type(error).__name__}: {error}", hint=hint,
-                                 consequence="nothing that you gave is known to be wrong"),))
+    hint = (
+        f"please report it, with {kept}, which says where it happened"
+        if kept
+        else f"please report it, with what the same command prints after {TRACEBACK}=1"
+    )
+    return Failure(
+        BUG,
+        (
+            Problem(
+                f"a mistake of llmspec itself: {type(error).__name__}: {error}",
+                hint=hint,
+                consequence="nothing that you gave is known to be wrong",
+            ),
+        ),
+    )
 
 
 def _keep(error: BaseException) -> Path | None:

@@ -55,9 +55,28 @@ BENCH = _form("bench [SPEC]", "against only phase rounds steps set json")
 BENCH_DECODING = _form("bench --only decode", "against only rounds steps set json")
 BENCH_MACHINE = _form("bench --only machine", "only set json")
 
-FORMS = (RUN, SAMPLE_CHAT, SAMPLE_PLAIN, SAMPLE_TEXT, EXPLAIN_SPEC, EXPLAIN_PART, EXPLAIN_PAIR, EXPLAIN_RUNS,
-         EXPLAIN_RUN, EXPLAIN_PLAN, EXPLAIN_RUN_PART, EXPLAIN_PROMPT, CHECK, NEW, NEW_CHAT, NEW_EXAMPLE, SCHEMA,
-         BENCH, BENCH_DECODING, BENCH_MACHINE)
+FORMS = (
+    RUN,
+    SAMPLE_CHAT,
+    SAMPLE_PLAIN,
+    SAMPLE_TEXT,
+    EXPLAIN_SPEC,
+    EXPLAIN_PART,
+    EXPLAIN_PAIR,
+    EXPLAIN_RUNS,
+    EXPLAIN_RUN,
+    EXPLAIN_PLAN,
+    EXPLAIN_RUN_PART,
+    EXPLAIN_PROMPT,
+    CHECK,
+    NEW,
+    NEW_CHAT,
+    NEW_EXAMPLE,
+    SCHEMA,
+    BENCH,
+    BENCH_DECODING,
+    BENCH_MACHINE,
+)
 
 EXCLUSIVE = (("run", "locked", "lock", "--lock names the lock that --locked would take from the run directory"),)
 """Options of a verb of which one would silence the other, and why."""
@@ -96,11 +115,18 @@ def refuse(found: Form, given: Collection[str]) -> None:
     for option in sorted(given):
         elsewhere = [str(f) for f in FORMS if f.verb == found.verb and option in f.acts]
         if option not in found.acts:
-            problems.append(Problem(f"--{option} does nothing in {found}",
-                                    hint=f"it belongs to {' and '.join(elsewhere)}",
-                                    consequence="it would have been ignored"))
-    problems += [Problem(f"--{one} and --{two} cannot be given together", hint=f"leave one out: {why}")
-                 for verb, one, two, why in EXCLUSIVE if verb == found.verb and {one, two} <= set(given)]
+            problems.append(
+                Problem(
+                    f"--{option} does nothing in {found}",
+                    hint=f"it belongs to {' and '.join(elsewhere)}",
+                    consequence="it would have been ignored",
+                )
+            )
+    problems += [
+        Problem(f"--{one} and --{two} cannot be given together", hint=f"leave one out: {why}")
+        for verb, one, two, why in EXCLUSIVE
+        if verb == found.verb and {one, two} <= set(given)
+    ]
     if problems:
         raise LlmspecError(problems)
 
@@ -109,8 +135,16 @@ def check_sets(sets: Collection[str]) -> None:
     """Raises LlmspecError for a key that `--set` is given twice: which one is meant cannot be known."""
     keys = [text.partition("=")[0].strip() for text in sets if "=" in text]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise LlmspecError([Problem(f"--set gives `{key}` {keys.count(key)} times", hint="keep one of them",
-                                    consequence="the last would have been taken") for key in twice])
+        raise LlmspecError(
+            [
+                Problem(
+                    f"--set gives `{key}` {keys.count(key)} times",
+                    hint="keep one of them",
+                    consequence="the last would have been taken",
+                )
+                for key in twice
+            ]
+        )
 
 
 def turns_for(model: Any, chat: bool, prompt: str, system: str) -> Any:
@@ -121,8 +155,10 @@ def turns_for(model: Any, chat: bool, prompt: str, system: str) -> Any:
     if system and not chat:
         refuse(SAMPLE_TEXT, ["system"])
     if chat and not prompt.strip():
-        raise LlmspecError("the prompt is empty, and a chat model answers one", hint="--prompt 'What is a violin?', or "
-                           "--plain to let it write from nothing")
+        raise LlmspecError(
+            "the prompt is empty, and a chat model answers one",
+            hint="--prompt 'What is a violin?', or --plain to let it write from nothing",
+        )
     return [("system", system), ("user", prompt)] if chat and system else prompt
 
 

@@ -19,7 +19,8 @@ MEANT = {
     "sample": "generate chat talk ask answer complete infer inference predict decode prompt write test",
     "explain": "show info inspect describe summary plan print report diff compare plot status log logs ls list stats",
     "check": "validate lint verify dry-run dryrun estimate doctor",
-    "bench": "benchmark speed perf profile time measure", "schema": "json-schema jsonschema",
+    "bench": "benchmark speed perf profile time measure",
+    "schema": "json-schema jsonschema",
 }
 """What people call a verb elsewhere."""
 OPTIONS = {
@@ -45,10 +46,24 @@ class Verb(TyperCommand):
         given: list[Any] = []
         with suppress(Exception):  # what is wrong with them is said below
             given = self.make_parser(ctx).parse_args(args=list(args))[2]
-        if twice := [p for p in dict.fromkeys(given) if p.param_type_name == "option" and not p.multiple
-                     and not getattr(p, "is_flag", False) and given.count(p) > 1]:
-            raise LlmspecError([Problem(f"{p.opts[-1]} is given {given.count(p)} times", hint="keep one of them",
-                                        consequence="the last would have been taken") for p in twice])
+        if twice := [
+            p
+            for p in dict.fromkeys(given)
+            if p.param_type_name == "option"
+            and not p.multiple
+            and not getattr(p, "is_flag", False)
+            and given.count(p) > 1
+        ]:
+            raise LlmspecError(
+                [
+                    Problem(
+                        f"{p.opts[-1]} is given {given.count(p)} times",
+                        hint="keep one of them",
+                        consequence="the last would have been taken",
+                    )
+                    for p in twice
+                ]
+            )
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -56,8 +71,11 @@ class Verb(TyperCommand):
 
         verb, values = str(self.name), {name.rstrip("_"): value for name, value in ctx.params.items()}
         options = {p.name: str(p.name).rstrip("_") for p in self.params if p.param_type_name == "option"}
-        given = {plain for name, plain in options.items()
-                 if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+        given = {
+            plain
+            for name, plain in options.items()
+            if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        }
         with failures(verb, bool(values.get("json"))) as answer:
             refuse(form(verb, values), given)
             check_sets(values.get("set") or ())
@@ -81,16 +99,21 @@ def unknown(word: str, rest: list[str], verbs: list[str]) -> Problem:
     later = next((w for w in rest if w in verbs), None)
     others = [w for w in rest if w != later]
     if Path(word).suffix in (".yaml", ".yml") or Path(word).is_file():
-        return Problem(f"`{word}` is a spec, and a verb stands first",
-                       hint=command(later or "run", path_word(word), *others))
+        return Problem(
+            f"`{word}` is a spec, and a verb stands first", hint=command(later or "run", path_word(word), *others)
+        )
     if Path(word, "plan.json").is_file():
-        return Problem(f"`{word}` is a run directory, and a verb stands first",
-                       hint=command(later or ("sample" if "--prompt" in rest else "explain"), path_word(word), *others))
+        return Problem(
+            f"`{word}` is a run directory, and a verb stands first",
+            hint=command(later or ("sample" if "--prompt" in rest else "explain"), path_word(word), *others),
+        )
     if word in ("help", "version"):
         return Problem(f"there is no verb `{word}`", hint=command(*([later] if later else []), f"--{word}"))
     near = next((verb for verb, words in MEANT.items() if word.lower() in words.split()), None) or nearest(word, verbs)
-    return Problem(f"there is no verb `{word}`",
-                   hint=f"did you mean: {command(near, *rest)}" if near else f"verbs are: {', '.join(verbs)}")
+    return Problem(
+        f"there is no verb `{word}`",
+        hint=f"did you mean: {command(near, *rest)}" if near else f"verbs are: {', '.join(verbs)}",
+    )
 
 
 def read_texts(params: dict[str, Any]) -> None:
@@ -125,8 +148,10 @@ def usage(error: Any, arguments: list[str]) -> LlmspecError:
     verb = next((word for word in arguments if word in MEANT), "")
     hint = f"{command(*([verb] if verb else []), '--help')} says what it takes"
     if kind == "NoSuchOption":
-        message, hint = f"there is no option `{error.option_name}`" + (f" of `llmspec {verb}`" if verb else ""), (
-            _option(error, context, verb, arguments) or hint)
+        message, hint = (
+            f"there is no option `{error.option_name}`" + (f" of `llmspec {verb}`" if verb else ""),
+            (_option(error, context, verb, arguments) or hint),
+        )
     elif extra := re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message, re.DOTALL):
         message, hint = f"`{extra[1]}` is one argument too many", _extra(extra[1], verb, arguments) or hint
     elif kind == "MissingParameter" and "'SPEC'" in message:
@@ -173,7 +198,7 @@ def _setting(key: str, value: str, verb: str) -> str:
     where = [f"{place}.{key}".strip(".") for place in places().get(key, ())]
     if not where and (other := foreign.told(key, value, "", (), {})) and other[1]:
         where = [other[1]]
-        if (meant := re.search(r"`budget: (.*)`", other[0])):
+        if meant := re.search(r"`budget: (.*)`", other[0]):
             value = meant[1].replace("N", value, 1)
     if verb in ("sample", "explain"):
         where = [place for place in where if place.startswith("decoding.")]
@@ -189,5 +214,8 @@ def _extra(word: str, verb: str, arguments: list[str]) -> str:
         return f"--set {quoted(word)} overrides a key"
     if re.fullmatch(r"[\w.]+", before) and "." in before and "--set" in arguments:
         return f"a key and its value are one word: --set {quoted(f'{before}={word}')}"
-    return {"run": f"--out {quoted(word)} names the run directory", "sample": f"--prompt {quoted(word)} gives a prompt",
-            "schema": f"-o {quoted(word)} writes it to a file"}.get(verb, "")
+    return {
+        "run": f"--out {quoted(word)} names the run directory",
+        "sample": f"--prompt {quoted(word)} gives a prompt",
+        "schema": f"-o {quoted(word)} writes it to a file",
+    }.get(verb, "")

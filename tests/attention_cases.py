@@ -49,14 +49,16 @@ def forward(q: Array, k: Array, v: Array, spans: Array, bias: Array | None) -> l
     high = np.where(seen, scores, -np.inf).max(-1)
     some = seen.any(-1)
     high = np.where(some, high, 0)
-    sums = np.where(some, high + np.log(np.where(seen, np.exp(np.where(seen, scores, 0) - high[..., None]), 0).sum(-1)
-                                        + ~some), 0)
+    sums = np.where(
+        some, high + np.log(np.where(seen, np.exp(np.where(seen, scores, 0) - high[..., None]), 0).sum(-1) + ~some), 0
+    )
     far = np.where(some, 2 * slack[..., 0] + EPS * (2 * s + 16 + 4 * np.abs(high)), 0)
     return [Output(out, room), Output(sums.transpose(0, 2, 1), far.transpose(0, 2, 1))]
 
 
-def backward(g: Array, out: Array, sums: Array, q: Array, k: Array, v: Array, spans: Array,
-             bias: Array | None) -> list[Output]:
+def backward(
+    g: Array, out: Array, sums: Array, q: Array, k: Array, v: Array, spans: Array, bias: Array | None
+) -> list[Output]:
     """Gradients for q, k and v of the formula in float64, from the result and sums that were kept."""
     scores, off, seen = seen_scores(q, k, spans, bias)
     share, scale = q.shape[2] // k.shape[2], 1 / np.sqrt(q.shape[-1])
@@ -66,8 +68,10 @@ def backward(g: Array, out: Array, sums: Array, q: Array, k: Array, v: Array, sp
     weights = np.where(seen, np.exp(np.minimum(scores - total, 0, where=seen, out=np.zeros_like(scores))), 0)
     passed_on = np.expm1(off + 2 * EPS * (np.abs(scores) + np.abs(total)))
     wrong = weights * (passed_on + EPS * (NEGLIGIBLE + 16)) + TINY * seen
-    slope_of = lambda f: (np.einsum("bthd,bshd->bhts", f(g64), f(v64)),
-                          np.einsum("bthd,bthd->bht", f(g64), f(o64))[..., None])
+    slope_of = lambda f: (
+        np.einsum("bthd,bshd->bhts", f(g64), f(v64)),
+        np.einsum("bthd,bthd->bht", f(g64), f(o64))[..., None],
+    )
     (at, dot), (size, dots) = slope_of(lambda a: a), slope_of(np.abs)
     slopes, rough = weights * (at - dot) * scale, size + dots
     slopes_off = (wrong * np.abs(at - dot) + (weights + wrong) * 4 * EPS * (q.shape[-1] + 4) * rough) * scale
@@ -79,9 +83,11 @@ def backward(g: Array, out: Array, sums: Array, q: Array, k: Array, v: Array, sp
         room = counts * size + wide * (1 + counts)
         return Output(grouped(exact), grouped(room)) if regroup else Output(exact, room)
 
-    return [summed("bhts,bshd->bthd", slopes, slopes_off, k64, False),
-            summed("bhts,bthd->bshd", slopes, slopes_off, q64, True),
-            summed("bhts,bthd->bshd", weights, wrong, g64, True)]
+    return [
+        summed("bhts,bshd->bthd", slopes, slopes_off, k64, False),
+        summed("bhts,bthd->bshd", slopes, slopes_off, q64, True),
+        summed("bhts,bthd->bshd", weights, wrong, g64, True),
+    ]
 
 
 def side_by_side(outputs: list[Output]) -> Output:
@@ -95,8 +101,10 @@ def attentions(pick: Pick, packed: bool, longer: int | None = None) -> list[Case
     bs, bb, spread = pick((1, b)), pick((0, 1, b)), pick((0.1, 1.0, 4.0))
     longer = 0 if packed else pick((0, 1, 20, 70)) if longer is None else longer
     s, h = t + longer, g * share
-    q, k, v, grad = (numbers(seed + i, b, n, heads, d, spread=size) for i, (n, heads, size) in
-                     enumerate(((t, h, spread), (s, g, spread), (s, g, 1.0), (t, h, 1.0))))
+    q, k, v, grad = (
+        numbers(seed + i, b, n, heads, d, spread=size)
+        for i, (n, heads, size) in enumerate(((t, h, spread), (s, g, spread), (s, g, 1.0), (t, h, 1.0)))
+    )
     spans = drawn_spans(pick, seed, bs, t, s)
     bias = numbers(seed + 9, bb, h, t, s, spread=3.0) if bb else None
     done = forward(q, k, v, spans, bias)
@@ -105,11 +113,15 @@ def attentions(pick: Pick, packed: bool, longer: int | None = None) -> list[Case
     extra = [spans, q if bias is None else bias]
     if not packed:
         sizes = [b, t, s, h, g, d, bs, bb]
-        return [Case("attention", done, [q, k, v, *extra], sizes),
-                Case("attention_backward", back, [grad, out, sums, q, k, v, *extra], sizes)]
+        return [
+            Case("attention", done, [q, k, v, *extra], sizes),
+            Case("attention_backward", back, [grad, out, sums, q, k, v, *extra], sizes),
+        ]
     qkv, sizes = np.concatenate([q, k, v], axis=2), [b, t, h, g, d, bs, bb]
-    return [Case("attention_packed", done, [qkv, *extra], sizes),
-            Case("attention_packed_backward", [side_by_side(back)], [grad, out, sums, qkv, *extra], sizes)]
+    return [
+        Case("attention_packed", done, [qkv, *extra], sizes),
+        Case("attention_packed_backward", [side_by_side(back)], [grad, out, sums, qkv, *extra], sizes),
+    ]
 
 
 ATTENTION = {"attention": lambda pick: attentions(pick, False), "packed": lambda pick: attentions(pick, True)}

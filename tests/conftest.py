@@ -13,8 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from llmspec.core.devices import cores
 
-CALM = {"deadline": None, "print_blob": True,
-        "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+CALM = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
 settings.register_profile("llmspec", max_examples=50, **CALM)
 settings.register_profile("thorough", max_examples=1000, **CALM)
 # LLMSPEC_HYPOTHESIS=thorough draws twenty times as many examples, for a night or for a change of heart.

@@ -19,6 +19,7 @@ Damage = Callable[[Path], None]
 def _replaced(content: bytes) -> Damage:
     def do(path: Path) -> None:
         path.write_bytes(content)
+
     return do
 
 
@@ -77,6 +78,7 @@ def _sparse(path: Path) -> None:
 
 def _altered(change: Callable[[Any], Any]) -> Damage:
     """Of JSON: the value changed; of JSON lines, each of them; of anything else, something that only begins well."""
+
     def do(path: Path) -> None:
         text = path.read_bytes()
         for lines in ([text], text.strip().split(b"\n")):
@@ -86,6 +88,7 @@ def _altered(change: Callable[[Any], Any]) -> Damage:
             except ValueError:
                 continue
         path.write_bytes(b"\x93NUMPY\x01\x00" + b"\xff" * 64)
+
     return do
 
 
@@ -118,24 +121,52 @@ def _mistyped_rows(value: Any) -> Any:
 
 def _emptied(value: Any) -> Any:
     """Every list and table within empty."""
-    return {k: type(v)() if isinstance(v, dict | list) else v for k, v in value.items()} \
-        if isinstance(value, dict) else type(value)()
+    return (
+        {k: type(v)() if isinstance(v, dict | list) else v for k, v in value.items()}
+        if isinstance(value, dict)
+        else type(value)()
+    )
 
 
 DAMAGES: dict[str, Damage] = {
-    "missing": Path.unlink, "empty": _replaced(b""), "flipped": _flipped, "cut": _cut, "longer": _longer,
-    "folder": _folder, "pipe": _pipe, "socket": _socket, "link": _link, "dangling": _dangling, "sparse": _sparse,
-    "not utf-8": _replaced(b"\xff\xfe{}\x00"), "list": _replaced(b"[]"), "null": _replaced(b"null\n"),
-    "nan": _replaced(b'{"step": NaN, "key": 1e999}\n'), "deep": _replaced(b"[" * 100_000),
+    "missing": Path.unlink,
+    "empty": _replaced(b""),
+    "flipped": _flipped,
+    "cut": _cut,
+    "longer": _longer,
+    "folder": _folder,
+    "pipe": _pipe,
+    "socket": _socket,
+    "link": _link,
+    "dangling": _dangling,
+    "sparse": _sparse,
+    "not utf-8": _replaced(b"\xff\xfe{}\x00"),
+    "list": _replaced(b"[]"),
+    "null": _replaced(b"null\n"),
+    "nan": _replaced(b'{"step": NaN, "key": 1e999}\n'),
+    "deep": _replaced(b"[" * 100_000),
     "digits": _replaced(b'{"step": ' + b"9" * 400 + b', "seed": ' + b"9" * 5000 + b"}\n"),
-    "twice": _replaced(b'{"key": 1, "key": 2}\n'), "surrogate": _replaced(b'{"name": "\\ud800", "step": 1}\n'),
-    "header": _replaced(struct.pack("<Q", 1 << 60) + b"{}"), "mistyped": _altered(_mistyped), "huge": _altered(_huge),
-    "emptied": _altered(_emptied), "huge rows": _altered(_huge_rows), "mistyped rows": _altered(_mistyped_rows),
+    "twice": _replaced(b'{"key": 1, "key": 2}\n'),
+    "surrogate": _replaced(b'{"name": "\\ud800", "step": 1}\n'),
+    "header": _replaced(struct.pack("<Q", 1 << 60) + b"{}"),
+    "mistyped": _altered(_mistyped),
+    "huge": _altered(_huge),
+    "emptied": _altered(_emptied),
+    "huge rows": _altered(_huge_rows),
+    "mistyped rows": _altered(_mistyped_rows),
     "other rows": _altered(lambda v: {"step": 10**30, "loss": 1, "validation": [1], "text": {}}),
     "no scores": _altered(lambda v: {"step": 1, "validation": {"facts": {"nats": 0, "tokens": 0, "characters": 0}}}),
     "odd scores": _altered(lambda v: {"step": 1, "validation": {"facts": [1]}}),
-    "large scores": _altered(lambda v: {"step": 1, "seconds": 0, "loss": 1e308, "norm": 1e308, "validation": {"facts": {
-        "nats": 1e308, "tokens": 1, "characters": 1}}}), "unexpected": _altered(lambda v: {"another": v}),
+    "large scores": _altered(
+        lambda v: {
+            "step": 1,
+            "seconds": 0,
+            "loss": 1e308,
+            "norm": 1e308,
+            "validation": {"facts": {"nats": 1e308, "tokens": 1, "characters": 1}},
+        }
+    ),
+    "unexpected": _altered(lambda v: {"another": v}),
 }
 
 

@@ -17,8 +17,13 @@ from llmspec.parts.sources.notes import Notes
 def reading(items: Sequence[Shaped], side: int = TRAINS, name: str = "a") -> Reading:
     """All of them on one side."""
     found = survey(lambda: iter(items), None)
-    return Reading(name, lambda: iter(items), found._replace(sides=np.full(len(items), side, np.uint8)), Notes(),
-                   ("plain", "dialogue") if any(item.turns for item in items) else ("plain",))
+    return Reading(
+        name,
+        lambda: iter(items),
+        found._replace(sides=np.full(len(items), side, np.uint8)),
+        Notes(),
+        ("plain", "dialogue") if any(item.turns for item in items) else ("plain",),
+    )
 
 
 def split(items: Sequence[Shaped], how: Validation) -> tuple[list[Shaped], list[Shaped]]:

@@ -70,8 +70,9 @@ def losses(pick: Pick) -> list[Case]:
     low = logits.exact - logits.exact.max(-1, keepdims=True)
     reach = np.abs(low[np.arange(n), targets]) + np.float32(smoothing) * v * np.abs(low).mean(-1)
     smooth = float(np.float32(smoothing))
-    loss = Output(reference.cross_entropy(logits.exact, targets, smooth),
-                  2 * slack[:, 0] + EPS * (2 * v + 16 + 4 * reach))
+    loss = Output(
+        reference.cross_entropy(logits.exact, targets, smooth), 2 * slack[:, 0] + EPS * (2 * v + 16 + 4 * reach)
+    )
     p, wanted = reference.softmax(logits.exact), np.full((n, v), smooth / v)
     wanted[np.arange(n), targets] += 1 - smooth
     # Logits' own rounding is passed on by e^x, and what is left of a difference of theirs.
@@ -80,8 +81,10 @@ def losses(pick: Pick) -> list[Case]:
     to_hidden, to_w = product_of(held, w), product_of(held.T, g.astype(np.float64)[:, None] * hidden)
     to_w = to_w._replace(room=to_w.room + TINY)
     scaled = Output(to_hidden.exact * g[:, None], to_hidden.room * np.abs(g)[:, None] + TINY)
-    return [Case("linear_cross_entropy", [loss, slopes], [hidden, w, targets], [n, d, v, smooth]),
-            Case("linear_cross_entropy_backward", [scaled, to_w], [g, held, hidden, w], [n, d, v])]
+    return [
+        Case("linear_cross_entropy", [loss, slopes], [hidden, w, targets], [n, d, v, smooth]),
+        Case("linear_cross_entropy_backward", [scaled, to_w], [g, held, hidden, w], [n, d, v]),
+    ]
 
 
 def table_rows(pick: Pick) -> list[Case]:
@@ -89,8 +92,10 @@ def table_rows(pick: Pick) -> list[Case]:
     table, g = numbers(seed, v, d), numbers(seed + 1, n, d)
     ids = np.random.default_rng(seed).integers(0, v, n).astype(np.int32)  # often repeated: n may exceed v
     one_hot = (ids[None] == np.arange(v)[:, None]).astype(np.float64)
-    return [Case("gather_rows", [Output(table[ids].astype(np.float64))], [table, ids], [n, d, v]),
-            Case("scatter_rows", [product_of(one_hot, g)], [g, ids], [n, d, v])]
+    return [
+        Case("gather_rows", [Output(table[ids].astype(np.float64))], [table, ids], [n, d, v]),
+        Case("scatter_rows", [product_of(one_hot, g)], [g, ids], [n, d, v]),
+    ]
 
 
 def norm_rows(pick: Pick) -> tuple[int, int, float, Array, Array, Array]:
@@ -113,8 +118,10 @@ def rms_norms(pick: Pick) -> list[Case]:
     to_x = g64 * w64 * r - x64 * dot(g64 * w64 * x64) * r**3 / d
     room = np.abs(g64 * w64) * r + np.abs(x64) * dot(np.abs(g64 * w64 * x64)) * r**3 / d
     to_w = Output((g64 * x64 * r).sum(0), EPS * (n + 8) * np.abs(g64 * x64 * r).sum(0))
-    return [Case("rms_norm", forward, [x, w], [n, d, eps]),
-            Case("rms_norm_backward", [Output(to_x, EPS * (d + 16) * room + TINY), to_w], [g, x, w, given], [n, d])]
+    return [
+        Case("rms_norm", forward, [x, w], [n, d, eps]),
+        Case("rms_norm_backward", [Output(to_x, EPS * (d + 16) * room + TINY), to_w], [g, x, w, given], [n, d]),
+    ]
 
 
 def layer_norms(pick: Pick) -> list[Case]:
@@ -126,8 +133,10 @@ def layer_norms(pick: Pick) -> list[Case]:
     centred = x64 - mean
     # A mean that is off moves the variance by its square.
     far = EPS * (d + 10) + (off * r) ** 2
-    y = Output(centred * r * w64 + b64, np.abs(w64) * r * (off + np.abs(centred) * far) + 4 * EPS * np.abs(b64)
-               + 4 * EPS * np.abs(centred * r * w64))
+    y = Output(
+        centred * r * w64 + b64,
+        np.abs(w64) * r * (off + np.abs(centred) * far) + 4 * EPS * np.abs(b64) + 4 * EPS * np.abs(centred * r * w64),
+    )
     stats = Output(np.concatenate([mean, r], -1), np.concatenate([off, r * far], -1))
     held = stats.exact.astype(np.float32)
     mean, r = held.astype(np.float64)[:, :1], held.astype(np.float64)[:, 1:]
@@ -135,9 +144,15 @@ def layer_norms(pick: Pick) -> list[Case]:
     to_x = (wg - average(wg) - c * average(wg * c) * r**2) * r
     room = (np.abs(wg) + average(np.abs(wg)) + np.abs(c) * average(np.abs(wg * c)) * r**2) * r
     both, size = (np.stack([f(g64 * c * r).sum(0), f(g64).sum(0)]) for f in (lambda a: a, np.abs))
-    return [Case("layer_norm", [y, stats], [x, w, bias], [n, d, biased, eps]),
-            Case("layer_norm_backward", [Output(to_x, EPS * (3 * d + 16) * room + TINY),
-                                         Output(both, EPS * (n + 8) * size)], [g, x, w, held], [n, d])]
+    return [
+        Case("layer_norm", [y, stats], [x, w, bias], [n, d, biased, eps]),
+        Case(
+            "layer_norm_backward",
+            [Output(to_x, EPS * (3 * d + 16) * room + TINY), Output(both, EPS * (n + 8) * size)],
+            [g, x, w, held],
+            [n, d],
+        ),
+    ]
 
 
 def gate(x: Array, kind: int) -> tuple[Array, Array, Array]:
@@ -153,9 +168,11 @@ def pointwise(x: Array, up: Array, g: Array, kind: int) -> tuple[Output, Output,
     s, slope, grown = gate(x, kind)
     room = TINY * (1 + np.abs(x) * slope) * (1 + np.abs(g)) * (1 + np.abs(up))
     derivative, size = s * (1 + x * (1 - s) * slope), s * (1 + np.abs(x) * slope)
-    return (Output(x * s * up, grown * np.abs(x * s * up) + room),
-            Output(g * up * derivative, grown * np.abs(g * up) * size + room),
-            Output(g * x * s, grown * np.abs(g * x * s) + room))
+    return (
+        Output(x * s * up, grown * np.abs(x * s * up) + room),
+        Output(g * up * derivative, grown * np.abs(g * up) * size + room),
+        Output(g * x * s, grown * np.abs(g * x * s) + room),
+    )
 
 
 def activations(pick: Pick) -> list[Case]:
@@ -197,8 +214,9 @@ def rotations(pick: Pick) -> list[Case]:
 def updates(pick: Pick) -> list[Case]:
     """The sum of squares, and Adam's step in place."""
     seed, n, spread = pick(SEEDS), pick((1, 15, 17, 8191, 8193, 20000)), pick((1e-3, 1.0, 1e3))
-    lr, beta1, beta2, eps, l2, decay = (pick(x) for x in ((0.0, 0.02), (0.0, 0.9), (0.5, 0.99), (1e-8, 1e-4),
-                                                         (0.0, 0.1), (0.0, 0.5)))
+    lr, beta1, beta2, eps, l2, decay = (
+        pick(x) for x in ((0.0, 0.02), (0.0, 0.9), (0.5, 0.99), (1e-8, 1e-4), (0.0, 0.1), (0.0, 0.5))
+    )
     w, m, g = numbers(seed, n), numbers(seed + 1, n, spread=spread), numbers(seed + 2, n, spread=spread)
     v = (numbers(seed + 3, n, spread=spread) ** 2).astype(np.float32)
     scalars, scale = np.array([lr, 1.7, 2.3], np.float32), np.array([pick((1.0, 0.3))], np.float32)
@@ -215,11 +233,16 @@ def updates(pick: Pick) -> list[Case]:
     move = rate * m_new * c1 / (root + e)
     move_off = 2 * (rate * c1 * m_off + np.abs(move) * root_off) / (root + e) + 8 * EPS * np.abs(move)
     w_new = w64 * (1 - rate * k) - move
-    outputs = [Output(w_new, 4 * EPS * (np.abs(w64) + np.abs(w_new)) + move_off, w), Output(m_new, m_off + TINY, m),
-               Output(v_new, v_off + TINY, v)]
+    outputs = [
+        Output(w_new, 4 * EPS * (np.abs(w64) + np.abs(w_new)) + move_off, w),
+        Output(m_new, m_off + TINY, m),
+        Output(v_new, v_off + TINY, v),
+    ]
     total = np.array([(g64**2).sum()])
-    return [Case("square_sum", [Output(total, 520 * EPS * total)], [g], [n]),
-            Case("adam", outputs, [g, scalars, scale], [n, *words])]
+    return [
+        Case("square_sum", [Output(total, 520 * EPS * total)], [g], [n]),
+        Case("adam", outputs, [g, scalars, scale], [n, *words]),
+    ]
 
 
 def muons(pick: Pick) -> list[Case]:
@@ -241,10 +264,25 @@ def muons(pick: Pick) -> list[Case]:
     w_new = w.astype(np.float64) * (1 - rate * decay) - rate * stretch * x
     room = rate * stretch * a**iterations * EPS * (16 + 2 * min(rows, columns)) + 4 * EPS * np.abs(w)
     outputs = [Output(w_new, room, w), Output(m_new, 4 * EPS * (np.abs(m) + np.abs(given)), m)]
-    return [Case("muon", outputs, [g, scalars, scale],
-                 [rows, columns, nesterov, iterations, float(momentum), float(decay), a, b, c])]
+    return [
+        Case(
+            "muon",
+            outputs,
+            [g, scalars, scale],
+            [rows, columns, nesterov, iterations, float(momentum), float(decay), a, b, c],
+        )
+    ]
 
 
 PRODUCTS = {"product": products, "linear": linears, "loss": losses}
-ROW_MAKERS = {"table": table_rows, "rms_norm": rms_norms, "layer_norm": layer_norms, "sum": sums,
-              "activation": activations, "gated": gates, "rotate": rotations, "update": updates, "muon": muons}
+ROW_MAKERS = {
+    "table": table_rows,
+    "rms_norm": rms_norms,
+    "layer_norm": layer_norms,
+    "sum": sums,
+    "activation": activations,
+    "gated": gates,
+    "rotate": rotations,
+    "update": updates,
+    "muon": muons,
+}

@@ -7,9 +7,17 @@ import json
 from typing import Any
 
 SPEC = {
-    "name": "small", "device": "CPU", "seed": 3,
-    "model": {"context": 48, "d_model": 24, "layers": 2, "position": {"kind": "rope"},
-              "attention": {"heads": 2, "kv_heads": 1}, "mlp": {"kind": "swiglu", "d_ff": 40}},
+    "name": "small",
+    "device": "CPU",
+    "seed": 3,
+    "model": {
+        "context": 48,
+        "d_model": 24,
+        "layers": 2,
+        "position": {"kind": "rope"},
+        "attention": {"heads": 2, "kv_heads": 1},
+        "mlp": {"kind": "swiglu", "d_ff": 40},
+    },
     "tokenizer": {"kind": "byte"},
     "data": {"sources": {"a": {"kind": "inline", "documents": ["x"]}}},
     "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps"}},

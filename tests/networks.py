@@ -157,8 +157,9 @@ def _logits(name: str, plain: bool) -> Graph:
     return Graph(model.plan, plain, low.jit(logits))
 
 
-def logits(name: str, weights: Arrays, tokens: np.ndarray, documents: np.ndarray | None = None, *,
-           plain: bool = False) -> np.ndarray:
+def logits(
+    name: str, weights: Arrays, tokens: np.ndarray, documents: np.ndarray | None = None, *, plain: bool = False
+) -> np.ndarray:
     """Logits (ROWS, CONTEXT, VOCAB) by the network's graph, the same graph at every call."""
     graph = _logits(name, plain)
     documents = np.zeros_like(tokens) if documents is None else documents

@@ -9,8 +9,13 @@ Record = dict[str, Any]
 
 
 def messages(i: int) -> Record:
-    return {"messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": f"what is {i}?"},
-                         {"role": "assistant", "content": f"number {i}"}]}
+    return {
+        "messages": [
+            {"role": "system", "content": "Be short."},
+            {"role": "user", "content": f"what is {i}?"},
+            {"role": "assistant", "content": f"number {i}"},
+        ]
+    }
 
 
 def sharegpt(i: int) -> Record:
@@ -30,8 +35,12 @@ def question(i: int) -> Record:
 
 
 FORMATS: dict[str, Callable[[int], Record]] = {
-    "messages": messages, "ShareGPT": sharegpt, "Alpaca": alpaca, "prompt and completion": completion,
-    "question and answer": question}
+    "messages": messages,
+    "ShareGPT": sharegpt,
+    "Alpaca": alpaca,
+    "prompt and completion": completion,
+    "question and answer": question,
+}
 """Name in the table -> record number i of the format."""
 LISTS, KEYS = ("messages", "conversations"), (("role", "content"), ("from", "value"))
 ANSWERS = ("output", "completion", "answer")
@@ -47,29 +56,35 @@ def turn_of(record: Record, nth: int) -> tuple[Record, str, str] | None:
 
 def answered(value: Any) -> Callable[[Record], None]:
     """Sets the answer."""
+
     def change(record: Record) -> None:
         if turn := turn_of(record, -1):
             turn[0][turn[2]] = value
         else:
             record[next(name for name in ANSWERS if name in record)] = value
+
     return change
 
 
 def asked(value: Any) -> Callable[[Record], None]:
     """Sets the question."""
+
     def change(record: Record) -> None:
         if turn := turn_of(record, -2):
             turn[0][turn[2]] = value
         else:
             record[next(name for name in QUESTIONS if name in record)] = value
+
     return change
 
 
 def listed(do: Callable[[list[Record], str, str], None]) -> Callable[[Record], None]:
     """Changes a list of messages; other formats stay as they are."""
+
     def change(record: Record) -> None:
         if turn := turn_of(record, 0):
             do(next(record[name] for name in LISTS if name in record), turn[1], turn[2])
+
     return change
 
 
@@ -87,17 +102,27 @@ def broken_list(record: Record) -> None:
 SPOILED: dict[str, tuple[Callable[[Record], None], str | None]] = {
     "as it is": (lambda record: None, None),
     "an empty input": (without_input, None),
-    "an empty system turn": (listed(lambda m, role, content: m[0].update({content: ""}) if m[0][role] == "system"
-                                    else None), None),
+    "an empty system turn": (
+        listed(lambda m, role, content: m[0].update({content: ""}) if m[0][role] == "system" else None),
+        None,
+    ),
     "a null system turn": (listed(lambda m, role, content: m.insert(0, {role: "system", content: None})), None),
-    "fields of other kinds beside": (lambda record: record.update(id="a-1", date="2024-01-02", score=0.5, tags=["x"]),
-                                     None),
+    "fields of other kinds beside": (
+        lambda record: record.update(id="a-1", date="2024-01-02", score=0.5, tags=["x"]),
+        None,
+    ),
     "a number as answer": (answered(42), None),
     "the assistant first": (listed(lambda m, role, content: m.insert(0, {role: m[-1][role], content: "hello"})), None),
     "a question last": (listed(lambda m, role, content: m.append(dict(m[-2], **{content: "and now?"}))), None),
     "two questions in a row": (listed(lambda m, role, content: m.insert(-1, dict(m[-2]))), None),
-    "content parts": (listed(lambda m, role, content: m[-1].update({content: [{"type": "text", "text": "a"},
-                                                                              {"type": "text", "text": "b"}]})), None),
+    "content parts": (
+        listed(
+            lambda m, role, content: m[-1].update(
+                {content: [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+            )
+        ),
+        None,
+    ),
     "an empty answer": (answered(""), "empty"),
     "a null answer": (answered(None), "empty"),
     "a blank answer": (answered(" \n\t"), "empty"),
@@ -108,8 +133,10 @@ SPOILED: dict[str, tuple[Callable[[Record], None], str | None]] = {
     "half a surrogate pair": (answered("\ud83d"), "unreadable"),
     "a huge answer": (answered("very " * 400 + "long"), "too long"),
     "a tool": (listed(lambda m, role, content: m.insert(1, {role: "tool", content: "{}"})), "unknown role"),
-    "an image": (listed(lambda m, role, content: m[-1].update({content: [{"type": "image_url", "image_url": "u"}]})),
-                 "not text"),
+    "an image": (
+        listed(lambda m, role, content: m[-1].update({content: [{"type": "image_url", "image_url": "u"}]})),
+        "not text",
+    ),
     "no answer": (listed(lambda m, role, content: m.pop()), "nothing to learn"),
     "no role": (broken_list, "unreadable"),
     "another record": (lambda record: (record.clear(), record.update(title="a", body="b"))[0], "unknown format"),

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import tiny
 
-SPEC = """\
+SPEC = (
+    """\
 name: small
 seed: 7
 device: CPU
@@ -26,7 +27,9 @@ model:
 tokenizer: {kind: bpe, vocab: 267}
 data:
   sources:
-""" + tiny.FACTS + """\
+"""
+    + tiny.FACTS
+    + """\
 phases:
   pretrain: {kind: pretrain, mixture: {facts: 100%}, budget: 4 steps, batch: 2, checkpoint_every: 2 steps}
   chat:
@@ -39,6 +42,7 @@ phases:
     prompts: ["one"]
 decoding: {temperature: 0.8, max_tokens: 4}
 """
+)
 
 
 def plan(*overrides: str) -> Any:

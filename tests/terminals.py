@@ -28,8 +28,9 @@ def on_terminal(*arguments: str | Path, cwd: Path | None = None, columns: int = 
     """(exit status, what a terminal got) of a command whose three streams are a terminal."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, columns))
-    process = subprocess.Popen(tiny.command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd,
-                               env=environment())
+    process = subprocess.Popen(
+        tiny.command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=environment()
+    )
     os.close(theirs)
     found = b""
     try:
@@ -49,12 +50,22 @@ def acting(text: str) -> str:
 def shell(line: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     """A line for bash, in which $LLMSPEC is the command."""
     command = " ".join(tiny.command())
-    return subprocess.run(["bash", "-c", line.replace("$LLMSPEC", command)], capture_output=True, text=True, cwd=cwd,
-                          env=environment(**more), timeout=600)
+    return subprocess.run(
+        ["bash", "-c", line.replace("$LLMSPEC", command)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(**more),
+        timeout=600,
+    )
 
 
 def shell_words(line: str) -> list[str]:
     """The words that bash makes of a line, as Python has them in sys.argv."""
-    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True,
-                          env={**os.environ, "LC_ALL": "C.UTF-8"})
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
     return [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]

@@ -25,19 +25,47 @@ from llmspec.render.report_bench import show
 from llmspec.render.terminal import Screen
 from llmspec.spec.schema import Spec
 
-MACHINE = Machine(processor="A processor with a name of some length, as their makers give them", cores=2, device="CPU",
-                  products=(Product(rows=512, inner=512, columns=512, flops_per_second=1.5e11),), products_by="a BLAS",
-                  peak_flops=2e11, copy_bytes=1.5e10, product_bytes=3e10, load=1.2)
-REPORT = BenchReport(name="a-name", device="CPU", parameters=1_967_808, rounds=2, machine=MACHINE, works=(
-    WorkReport(work="train", what="step of pretrain: 8 × 256 tokens, muon", flops=2.9e10, side="llmspec, a BLAS",
-               peer="torch 2.13.0+cpu", rows=(
-                   row("train", "step", "s", (0.101, 0.1), (0.2, 0.22)),
-                   row("train", "speed", "tokens/s", (20_000.0, 21_000.0), (10_000.0, 9_000.0)),
-                   row("train", "share of peak", "share", (0.4, 0.42), (0.2, 0.18)),
-                   row("train", "peak memory", "bytes", (3e8, 3e8), (4e8, 4e8)))),
-    WorkReport(work="decode", what="32 tokens after 129, batch 1", flops=None, side="llmspec, a BLAS", peer=None,
-               rows=(row("decode", "token", "s", (1.5, 1.6), ()),)),
-))
+MACHINE = Machine(
+    processor="A processor with a name of some length, as their makers give them",
+    cores=2,
+    device="CPU",
+    products=(Product(rows=512, inner=512, columns=512, flops_per_second=1.5e11),),
+    products_by="a BLAS",
+    peak_flops=2e11,
+    copy_bytes=1.5e10,
+    product_bytes=3e10,
+    load=1.2,
+)
+REPORT = BenchReport(
+    name="a-name",
+    device="CPU",
+    parameters=1_967_808,
+    rounds=2,
+    machine=MACHINE,
+    works=(
+        WorkReport(
+            work="train",
+            what="step of pretrain: 8 × 256 tokens, muon",
+            flops=2.9e10,
+            side="llmspec, a BLAS",
+            peer="torch 2.13.0+cpu",
+            rows=(
+                row("train", "step", "s", (0.101, 0.1), (0.2, 0.22)),
+                row("train", "speed", "tokens/s", (20_000.0, 21_000.0), (10_000.0, 9_000.0)),
+                row("train", "share of peak", "share", (0.4, 0.42), (0.2, 0.18)),
+                row("train", "peak memory", "bytes", (3e8, 3e8), (4e8, 4e8)),
+            ),
+        ),
+        WorkReport(
+            work="decode",
+            what="32 tokens after 129, batch 1",
+            flops=None,
+            side="llmspec, a BLAS",
+            peer=None,
+            rows=(row("decode", "token", "s", (1.5, 1.6), ()),),
+        ),
+    ),
+)
 
 
 def compiled(data: dict[str, Any]) -> Plan:
@@ -55,8 +83,18 @@ def test_the_report_fits_its_terminal(width: int) -> None:
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(out.getvalue().split())
-    for words in ("1.97M parameters", "200 GFLOP/s", "train, step", "0.48× (0.45–0.51)", "torch 2.13.0+cpu", "41.0%",
-                  "1.55 s –", "other processes were at work", "75.0%", "29 GFLOPs"):
+    for words in (
+        "1.97M parameters",
+        "200 GFLOP/s",
+        "train, step",
+        "0.48× (0.45–0.51)",
+        "torch 2.13.0+cpu",
+        "41.0%",
+        "1.55 s –",
+        "other processes were at work",
+        "75.0%",
+        "29 GFLOPs",
+    ):
         assert words in text, words
 
 
@@ -114,15 +152,19 @@ def test_a_clock_stops_by_number_or_by_time() -> None:
     assert len(timed(lambda: None, None)) == 50
 
 
-@pytest.mark.parametrize(("only", "against", "words"), [
-    ((), ("torch",), "torch is not installed"),
-    ((), ("transformers",), "transformers is not installed"),
-    (("decode",), ("torch",), "compared in train only"),
-    (("trian",), (), "did you mean `train`?"),
-    ((), ("pytorch",), "did you mean `torch`?"),
-])
-def test_a_peer_that_is_missing_is_a_plain_error(only: Any, against: Any, words: str,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("only", "against", "words"),
+    [
+        ((), ("torch",), "torch is not installed"),
+        ((), ("transformers",), "transformers is not installed"),
+        (("decode",), ("torch",), "compared in train only"),
+        (("trian",), (), "did you mean `train`?"),
+        ((), ("pytorch",), "did you mean `torch`?"),
+    ],
+)
+def test_a_peer_that_is_missing_is_a_plain_error(
+    only: Any, against: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BenchError, match=words.replace("?", r"\?")) as caught:
         run.bench(compiled(SMALL), only=only, against=against)
@@ -151,8 +193,12 @@ def test_a_phase_that_is_not_there() -> None:
 def test_what_a_peer_does_not_have_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(run, "asked", lambda task: pytest.fail("measured"))
-    model = {**SMALL["model"], "position": {"kind": "learned"}, "mlp": {"kind": "gelu", "bias": True},
-             "norm": {"kind": "layernorm", "placement": "post"}}
+    model = {
+        **SMALL["model"],
+        "position": {"kind": "learned"},
+        "mlp": {"kind": "gelu", "bias": True},
+        "norm": {"kind": "layernorm", "placement": "post"},
+    }
     with pytest.raises(BenchError) as caught:
         run.bench(compiled({**SMALL, "model": model}), against=["transformers"])
     words = ("learned", "layernorm", "gelu", "biases", "norms after the blocks", "--against transformers", "rope")
@@ -171,8 +217,13 @@ def test_a_process_that_fails_is_a_plain_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_machine_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SQUARES": (32, 64), "SHAPES": ((4, 32, 8),), "VECTOR": (64, 128), "COPIED": 1 << 20,
-                        "EACH": 0.01}.items():
+    for name, value in {
+        "SQUARES": (32, 64),
+        "SHAPES": ((4, 32, 8),),
+        "VECTOR": (64, 128),
+        "COPIED": 1 << 20,
+        "EACH": 0.01,
+    }.items():
         monkeypatch.setattr(machine_room, name, value)
     monkeypatch.setattr("llmspec.bench.kept.cache_dir", lambda: tmp_path)
     made = machine_room.measure("CPU")
@@ -208,8 +259,11 @@ def test_the_verb_measures_and_prints_one_line(tmp_path: Path) -> None:
 
 
 SMALL: dict[str, Any] = {
-    "name": "small", "device": "CPU", "model": {"context": 16, "d_model": 16, "layers": 1},
-    "tokenizer": {"kind": "byte"}, "data": {"sources": {"a": {"kind": "inline", "documents": ["x"]}}},
+    "name": "small",
+    "device": "CPU",
+    "model": {"context": 16, "d_model": 16, "layers": 1},
+    "tokenizer": {"kind": "byte"},
+    "data": {"sources": {"a": {"kind": "inline", "documents": ["x"]}}},
     "phases": {"pretrain": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps"}},
 }
 CRAMPED = {**SMALL, "model": {"context": 3, "d_model": 16, "layers": 1}}

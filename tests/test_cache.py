@@ -35,13 +35,23 @@ def test_what_is_made_is_private_whatever_the_umask(tmp_path: Path) -> None:
     assert mode(tmp_path / "new") == mode(tmp_path / "new" / "folder") == 0o700
 
 
-@pytest.mark.parametrize(("given", "accepted"), [
-    (0o700, True), (0o755, True), (0o500, True), (0o770, False), (0o775, False), (0o777, False), (0o757, False),
-])
+@pytest.mark.parametrize(
+    ("given", "accepted"),
+    [
+        (0o700, True),
+        (0o755, True),
+        (0o500, True),
+        (0o770, False),
+        (0o775, False),
+        (0o777, False),
+        (0o757, False),
+    ],
+)
 @pytest.mark.parametrize("where", ["itself", "above it", "behind a link"])
 @ROOT_ONLY
-def test_an_existing_folder_is_taken_as_it_is_or_refused(tmp_path: Path, given: int, accepted: bool,
-                                                         where: str) -> None:
+def test_an_existing_folder_is_taken_as_it_is_or_refused(
+    tmp_path: Path, given: int, accepted: bool, where: str
+) -> None:
     place = tmp_path / "place"
     place.mkdir()
     os.chown(place, 0, STRANGER)  # a group that is nobody's own
@@ -97,16 +107,20 @@ def test_in_a_folder_for_everybody_it_is_one_of_our_own(tmp_path: Path, monkeypa
     assert cache_dir() == shared / f"llmspec-{os.getuid()}" and mode(cache_dir()) == 0o700 and mode(shared) == 0o1777
 
 
-@pytest.mark.parametrize(("environment", "said"), [
-    ({"HOME": "/nowhere/at/all"}, "the home folder /nowhere/at/all does not exist"),
-    ({"HOME": "relative"}, "the home folder relative does not exist"),
-    ({"LLMSPEC_CACHE": "~nobody-of-this-name/x"}, "names no home folder"),
-    ({"LLMSPEC_CACHE": "/dev/null/x"}, "cannot be used as a cache folder"),
-    ({"LLMSPEC_CACHE": "/" + "x" * 300}, "cannot be used as a cache folder"),
-    ({"LLMSPEC_CACHE": "/proc/llmspec"}, "cannot be used as a cache folder"),
-])
-def test_a_cache_without_a_place_is_a_sentence(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str],
-                                               said: str) -> None:
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"HOME": "/nowhere/at/all"}, "the home folder /nowhere/at/all does not exist"),
+        ({"HOME": "relative"}, "the home folder relative does not exist"),
+        ({"LLMSPEC_CACHE": "~nobody-of-this-name/x"}, "names no home folder"),
+        ({"LLMSPEC_CACHE": "/dev/null/x"}, "cannot be used as a cache folder"),
+        ({"LLMSPEC_CACHE": "/" + "x" * 300}, "cannot be used as a cache folder"),
+        ({"LLMSPEC_CACHE": "/proc/llmspec"}, "cannot be used as a cache folder"),
+    ],
+)
+def test_a_cache_without_a_place_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], said: str
+) -> None:
     for name in ("LLMSPEC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -174,10 +188,12 @@ def harm(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("which", [".so", ".json"])
-@pytest.mark.parametrize("how", ["flip", "cut", "empty", "gone", "pipe", "link", "open to all",
-                                 pytest.param("foreign", marks=ROOT_ONLY)])
-def test_a_library_that_is_not_whole_or_not_ours_is_made_anew(made: tuple[Toolchain, list[int]], which: str,
-                                                              how: str) -> None:
+@pytest.mark.parametrize(
+    "how", ["flip", "cut", "empty", "gone", "pipe", "link", "open to all", pytest.param("foreign", marks=ROOT_ONLY)]
+)
+def test_a_library_that_is_not_whole_or_not_ours_is_made_anew(
+    made: tuple[Toolchain, list[int]], which: str, how: str
+) -> None:
     compiler, calls = made
     path = compiler.shared_library("source", "native")
     assert compiler.shared_library("source", "native") == path and len(calls) == 1
@@ -206,8 +222,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 kB that nothing may be run from."""
     place = tmp_path / "disk"
     place.mkdir(mode=0o700)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,noexec,mode=0700", "tmpfs", place],
-                      capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k,noexec,mode=0700", "tmpfs", place], capture_output=True
+    ).returncode:
         pytest.skip("nothing can be mounted here")
     yield place
     subprocess.run(["umount", "-l", place], check=True)
@@ -251,8 +268,13 @@ except problems.RunError as error:
 
 
 def asked(path: Path, whose: str = "ours") -> str:
-    done = subprocess.run([sys.executable, "-c", DATABASE, path, whose], text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(tiny.ROOT), "HOME": str(path.parent)}, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", DATABASE, path, whose],
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(tiny.ROOT), "HOME": str(path.parent)},
+        timeout=100,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().replace(str(b"kernel" * 2000), "it")
 
@@ -265,8 +287,20 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("how", ["garbage", "flip", "cut", "empty", "open to all", "pipe", "link",
-                                 "a pickle of another", pytest.param("foreign", marks=ROOT_ONLY)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "garbage",
+        "flip",
+        "cut",
+        "empty",
+        "open to all",
+        "pipe",
+        "link",
+        "a pickle of another",
+        pytest.param("foreign", marks=ROOT_ONLY),
+    ],
+)
 def test_a_broken_database_of_ours_is_made_anew(kernels: bytes, tmp_path: Path, how: str) -> None:
     path = tmp_path / "tinygrad.db"
     path.write_bytes(b"garbage" * 999 if how == "garbage" else kernels)

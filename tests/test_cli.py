@@ -14,8 +14,16 @@ import tiny
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     spec = tiny.write(folder)
-    done = tiny.call("run", spec, "--out", folder / "runs" / "tiny", "--set", "phases.pretrain.budget=4 steps",
-                     "--set", "phases.chat.budget=4 steps")
+    done = tiny.call(
+        "run",
+        spec,
+        "--out",
+        folder / "runs" / "tiny",
+        "--set",
+        "phases.pretrain.budget=4 steps",
+        "--set",
+        "phases.chat.budget=4 steps",
+    )
     assert done.returncode == 0, done.stderr
     assert "phase" in done.stdout and "validation docs" in done.stdout and "llmspec sample" in done.stdout
     return folder / "runs" / "tiny"
@@ -72,7 +80,9 @@ def test_a_run_ends_in_json_for_machines(run: Path) -> None:
     told = json.loads(done.stdout)
     assert told["ok"] and told["state"] == "done" and told["run"] == str(run) and "trained before" in done.stderr
     assert [(p["name"], p["step"], p["reused"], p["as_planned"]) for p in told["phases"]] == [
-        ("pretrain", 4, True, True), ("chat", 4, True, True)]
+        ("pretrain", 4, True, True),
+        ("chat", 4, True, True),
+    ]
     pretrain, chat = told["phases"]
     assert pretrain["validation"]["docs"]["nats_per_token"] > 0 and chat["ledger"]["facts"]["seen"] > 0
     assert all(proof["holds"] for proof in told["proofs"])
@@ -124,8 +134,9 @@ def test_the_python_api(run: Path) -> None:
     tokens = np.array([[1, 2, 3], [3, 2, 1]])
     logits = model.logits(tokens)
     assert logits.shape == (2, 3, model.plan.model.vocab) and logits.dtype == np.float32
-    plain = llmspec.LanguageModel(model.plan, model.codec, {n: w.numpy() for n, w in model._weights.items()},
-                                  model.phase, plain=True)
+    plain = llmspec.LanguageModel(
+        model.plan, model.codec, {n: w.numpy() for n, w in model._weights.items()}, model.phase, plain=True
+    )
     assert np.abs(plain.logits(tokens) - logits).max() < 1e-5
     one, two = (model.generate("two", seed=5, max_tokens=3)[0] for _ in range(2))
     assert one.tokens == two.tokens and len(one.tokens) <= 3

@@ -40,24 +40,31 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 CLUMSY = [
     ("train quickstart", "no verb `train`", "did you mean: llmspec run quickstart"),
     ("generate --prompt x", "no verb `generate`", "llmspec sample --prompt x"),
-    ("validate tiny.yaml", "no verb", "llmspec check tiny.yaml"), ("rnu", "no verb `rnu`", "llmspec run"),
-    ("flub", "no verb `flub`", "verbs are: run, sample"), ("help", "no verb `help`", "llmspec --help"),
-    ("help run", "no verb `help`", "llmspec run --help"), ("version", "no verb", "llmspec --version"),
-    ("-V", "no option `-V`", "llmspec --version"), ("tiny.yaml", "a verb stands first", "llmspec run tiny.yaml"),
+    ("validate tiny.yaml", "no verb", "llmspec check tiny.yaml"),
+    ("rnu", "no verb `rnu`", "llmspec run"),
+    ("flub", "no verb `flub`", "verbs are: run, sample"),
+    ("help", "no verb `help`", "llmspec --help"),
+    ("help run", "no verb `help`", "llmspec run --help"),
+    ("version", "no verb", "llmspec --version"),
+    ("-V", "no option `-V`", "llmspec --version"),
+    ("tiny.yaml", "a verb stands first", "llmspec run tiny.yaml"),
     ("tiny.yaml check --exact", "a verb stands first", "llmspec check tiny.yaml"),
     ("runs/mine", "is a run directory, and a verb stands first", "llmspec explain runs/mine"),
     ("--set seed=1 run tiny.yaml", "no option `--set`", "llmspec run --set seed=1 tiny.yaml"),
-    ("run", "a spec is missing", "llmspec run quickstart"), ("run Quickstart", "no file `Quickstart`", "`quickstart`"),
+    ("run", "a spec is missing", "llmspec run quickstart"),
+    ("run Quickstart", "no file `Quickstart`", "`quickstart`"),
     ("run tiny.yml", "no file `tiny.yml`", "`tiny.yaml`"),
     ("run empty.yaml", "empty.yaml:1:1: the file is empty", "name"),
-    ("run text.txt", "not text", "name: my-model"), ("run dir", "`dir` is a folder", ""),
+    ("run text.txt", "not text", "name: my-model"),
+    ("run dir", "`dir` is a folder", ""),
     ("run runs/mine", "is a run directory, and a spec is meant", "llmspec explain"),
     ("run tiny.yaml runs/x", "`runs/x` is one argument too many", "--out runs/x"),
     ("run tiny.yaml seed=3", "`seed=3` is one argument too many", "--set seed=3"),
     ("run tiny.yaml --set model.layers 3", "`3` is one argument too many", "--set model.layers=3"),
     ("run tiny.yaml --output x", "no option `--output`", "did you mean `--out`?"),
     ("run tiny.yaml --lr 1", "no option `--lr` of `llmspec run`", "by --set"),
-    ("run tiny.yaml --set seed", "seed", "="), ("run tiny.yaml --set =1", "=1", ""),
+    ("run tiny.yaml --set seed", "seed", "="),
+    ("run tiny.yaml --set =1", "=1", ""),
     ("run https://example.com/a.yaml", "https://example.com/a.yaml", "download it first"),
     ("sample 'What is a violin?'", "no run directory", "--prompt"),
     ("sample runs/mine 'a b'", "one argument too many", "--prompt 'a b'"),
@@ -67,16 +74,22 @@ CLUMSY = [
     ("sample quickstart", "is a spec, and no run directory", "llmspec run quickstart"),
     ("sample mine2", "no run directory", "did you mean `runs/mine`?"),
     ("sample --prompt", "requires an argument", "sample"),
-    ("sample runs", "no run directory", "runs/mine"), ("explain runs/mine/pretrain", "no run", "the run is runs/mine"),
-    ("sample runs/mine/plan.json", "it is a file", "the run is runs/mine"), ("sample --n 0", "--n", "sample --help"),
+    ("sample runs", "no run directory", "runs/mine"),
+    ("explain runs/mine/pretrain", "no run", "the run is runs/mine"),
+    ("sample runs/mine/plan.json", "it is a file", "the run is runs/mine"),
+    ("sample --n 0", "--n", "sample --help"),
     ("explain model.mlp", "no run directory", "--part model.mlp"),
     ("explain a b c", "`c` is one argument too many", ""),
     ("explain tiny.yaml --part mlp", "no part `mlp`", "`model.mlp`"),
     ("schema x.json", "one argument too many", "-o x.json"),
-    ("bench --only speed", "called `speed`", "machine"), ("check tiny.yaml --device H100", "H100", "CUDA:sm_90"),
-    ("init mine", "no verb `init`", "llmspec new mine"), ("new tiny.yaml", "`tiny.yaml` is a file, and a folder", ""),
-    ("new runs/mine", "is a run directory", "new FOLDER"), ("new", "missing argument 'FOLDER'", "new --help"),
-    ("schema -o dir", "dir", ""), ("check '~no-such-user/x.yaml'", "~no-such-user/x.yaml", ""),
+    ("bench --only speed", "called `speed`", "machine"),
+    ("check tiny.yaml --device H100", "H100", "CUDA:sm_90"),
+    ("init mine", "no verb `init`", "llmspec new mine"),
+    ("new tiny.yaml", "`tiny.yaml` is a file, and a folder", ""),
+    ("new runs/mine", "is a run directory", "new FOLDER"),
+    ("new", "missing argument 'FOLDER'", "new --help"),
+    ("schema -o dir", "dir", ""),
+    ("check '~no-such-user/x.yaml'", "~no-such-user/x.yaml", ""),
 ]
 
 
@@ -103,10 +116,42 @@ def test_no_arguments_show_the_help(capsys: Any) -> None:
     assert status == 2 and "Usage: llmspec" in out + said
 
 
-WORDS = st.sampled_from(["run", "sample", "explain", "check", "bench", "schema", "--json", "--set", "seed=1", "--n",
-                         "x.yaml", "runs", "-h", "--part", "--", "-", "", "--out=", "--top=3", "2", "--lock", "-o",
-                         "--prompt", "[/x]", "\x1b[2J", "\udcff", "--seed=9" * 9, "--only",
-                         "a=b", "--exact", "--version", "~"])
+WORDS = st.sampled_from(
+    [
+        "run",
+        "sample",
+        "explain",
+        "check",
+        "bench",
+        "schema",
+        "--json",
+        "--set",
+        "seed=1",
+        "--n",
+        "x.yaml",
+        "runs",
+        "-h",
+        "--part",
+        "--",
+        "-",
+        "",
+        "--out=",
+        "--top=3",
+        "2",
+        "--lock",
+        "-o",
+        "--prompt",
+        "[/x]",
+        "\x1b[2J",
+        "\udcff",
+        "--seed=9" * 9,
+        "--only",
+        "a=b",
+        "--exact",
+        "--version",
+        "~",
+    ]
+)
 
 
 @given(st.lists(WORDS | st.text(max_size=3), max_size=6))
@@ -125,15 +170,23 @@ def test_a_run_is_opened_whatever_it_is_called(here: Path) -> None:
     assert run_folder(Path("odd.yaml")).path == Path("odd.yaml")
 
 
-@pytest.mark.parametrize(("line", "said"), [
-    ("run tiny.yaml --resume", "goes on where an earlier run stopped"), ("run tiny.yaml --gpu 0", "--set device=CUDA"),
-    ("run tiny.yaml --dry_run", "`llmspec check SPEC --data`"), ("run --config tiny.yaml", "llmspec run FILE"),
-    ("sample --model runs/mine", "llmspec sample runs/NAME"), ("run tiny.yaml --lora-r 8", "no LoRA"),
-    ("run tiny.yaml --outt x", "did you mean `--out`?"), ("run tiny.yaml --nonsense", "llmspec run --help"),
-    ("run tiny.yaml b.yaml", "one spec at a time"), ("sample --prompt a --prompt b", "--prompt is given 2 times"),
-    ("sample --seed 1 --n 2 --seed=2", "--seed is given 2 times"),
-    ("run tiny.yaml --out a --out a", "--out is given 2"),
-])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run tiny.yaml --resume", "goes on where an earlier run stopped"),
+        ("run tiny.yaml --gpu 0", "--set device=CUDA"),
+        ("run tiny.yaml --dry_run", "`llmspec check SPEC --data`"),
+        ("run --config tiny.yaml", "llmspec run FILE"),
+        ("sample --model runs/mine", "llmspec sample runs/NAME"),
+        ("run tiny.yaml --lora-r 8", "no LoRA"),
+        ("run tiny.yaml --outt x", "did you mean `--out`?"),
+        ("run tiny.yaml --nonsense", "llmspec run --help"),
+        ("run tiny.yaml b.yaml", "one spec at a time"),
+        ("sample --prompt a --prompt b", "--prompt is given 2 times"),
+        ("sample --seed 1 --n 2 --seed=2", "--seed is given 2 times"),
+        ("run tiny.yaml --out a --out a", "--out is given 2"),
+    ],
+)
 def test_options_of_other_tools_and_options_given_twice(line: str, said: str, here: Path, capsys: Any) -> None:
     status, out, err = give(line.split(), capsys)
     assert status == 2 and said in err and not out

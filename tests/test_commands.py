@@ -30,7 +30,7 @@ NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"
 
 # -- pasted --------------------------------------------------------------------------------------------------------
 @given(st.lists(NAMES, min_size=1, max_size=3))
-@example(["it's", "$HOME `x` \"y\"", "-rf", "\x1b[31m1", "a\nb", "ü \u202e", "~", "*", "", "!x", "#", "a=b c"])
+@example(["it's", '$HOME `x` "y"', "-rf", "\x1b[31m1", "a\nb", "ü \u202e", "~", "*", "", "!x", "#", "a=b c"])
 def test_a_shell_reads_back_what_was_said(words: list[str]) -> None:
     line = command(*words)
     assert shell_words(line) == ["llmspec", *words] and not any(acts(c) for c in line)
@@ -39,10 +39,18 @@ def test_a_shell_reads_back_what_was_said(words: list[str]) -> None:
 @given(NAMES, st.none() | NAMES, st.lists(NAMES.map(lambda text: f"name={text}"), max_size=2), st.booleans())
 @example("-x.yaml", "-o ut", ["phases.pretrain.budget=3M tokens"], True)
 @example("a b.yaml", "it's $x", [], False)
-def test_the_command_that_goes_on_is_the_command_that_was_given(spec: str, out: str | None, sets: list[str],
-                                                                flag: bool) -> None:
-    values = {"spec": Path(spec), "out": Path(out) if out else None, "set_": sets, "offline": flag, "locked": flag,
-              "lock": None if flag else Path("x y"), "json_": flag}
+def test_the_command_that_goes_on_is_the_command_that_was_given(
+    spec: str, out: str | None, sets: list[str], flag: bool
+) -> None:
+    values = {
+        "spec": Path(spec),
+        "out": Path(out) if out else None,
+        "set_": sets,
+        "offline": flag,
+        "locked": flag,
+        "lock": None if flag else Path("x y"),
+        "json_": flag,
+    }
     line = again(**values)
     console = Screen(file=io.StringIO(), width=20)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
@@ -50,7 +58,7 @@ def test_the_command_that_goes_on_is_the_command_that_was_given(spec: str, out: 
         with live.watcher(line):
             raise Interrupted("pretrain", 3)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    verb, *arguments = shell_words(said[said.index("llmspec "):].rstrip("\n"))[1:]
+    verb, *arguments = shell_words(said[said.index("llmspec ") :].rstrip("\n"))[1:]
     assert VERBS[verb].make_context(verb, arguments).params == {**values, "set_": sets or ()}
 
 
@@ -65,8 +73,17 @@ def test_a_path_is_never_taken_for_an_option(name: str) -> None:
 
 def test_what_to_try_names_the_run(tmp_path: Path) -> None:
     spec = tiny.write(tmp_path)
-    done = tiny.call("run", spec, "--set", "phases.pretrain.budget=1 steps", "--set", "phases.chat.budget=1 steps",
-                     "--out", "-o $ut", cwd=tmp_path)
+    done = tiny.call(
+        "run",
+        spec,
+        "--set",
+        "phases.pretrain.budget=1 steps",
+        "--set",
+        "phases.chat.budget=1 steps",
+        "--out",
+        "-o $ut",
+        cwd=tmp_path,
+    )
     assert (done.returncode == 2 and "--out" in done.stderr) or done.returncode == 0, done.stderr
     lines = [shell_words(line) for line in done.stdout.splitlines() if line.startswith("  llmspec ")]
     assert [words[1] for words in lines] == ["sample", "explain"], done.stdout
@@ -112,9 +129,14 @@ def calls() -> Iterator[tuple[str, list[str]]]:
     for path in sorted((tiny.ROOT / "llmspec").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "command" and "run" not in path.name:
-                words = ["".join(str(v.value) if isinstance(v, ast.Constant) else "X" for v in a.values)
-                         if isinstance(a, ast.JoinedStr) else str(a.value) if isinstance(a, ast.Constant) else "X"
-                         for a in node.args]
+                words = [
+                    "".join(str(v.value) if isinstance(v, ast.Constant) else "X" for v in a.values)
+                    if isinstance(a, ast.JoinedStr)
+                    else str(a.value)
+                    if isinstance(a, ast.Constant)
+                    else "X"
+                    for a in node.args
+                ]
                 yield f"{path.name}:{node.lineno}", words
 
 
@@ -137,6 +159,11 @@ def test_printed_commands_exist() -> None:
 
 def test_printed_options_exist() -> None:
     every = set().union(*OPTIONS.values()) | {"--version"}
-    bad = [(where, option) for where, text in texts() if not FOREIGN.search(where) and "pip install" not in text
-           for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text) if option not in every]
+    bad = [
+        (where, option)
+        for where, text in texts()
+        if not FOREIGN.search(where) and "pip install" not in text
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)
+        if option not in every
+    ]
     assert not bad

@@ -16,14 +16,23 @@ import small
 from small import call
 
 VERBS: dict[str, list[str]] = {
-    "explain": ["explain", "run"], "explain --json": ["explain", "run", "--json"],
-    "sample": ["sample", "run", "--prompt", "one", "--seed", "1"], "run": ["run", "small.yaml", "--out", "run"],
-    "run --locked": ["run", "small.yaml", "--out", "run", "--locked"], "explain A B": ["explain", "run", "small.yaml"],
-    "explain --prompt": ["explain", "run", "--prompt", "one"], "explain SPEC": ["explain", "small.yaml"],
-    "check": ["check", "small.yaml"], "check --data": ["check", "small.yaml", "--data"],
+    "explain": ["explain", "run"],
+    "explain --json": ["explain", "run", "--json"],
+    "sample": ["sample", "run", "--prompt", "one", "--seed", "1"],
+    "run": ["run", "small.yaml", "--out", "run"],
+    "run --locked": ["run", "small.yaml", "--out", "run", "--locked"],
+    "explain A B": ["explain", "run", "small.yaml"],
+    "explain --prompt": ["explain", "run", "--prompt", "one"],
+    "explain SPEC": ["explain", "small.yaml"],
+    "check": ["check", "small.yaml"],
+    "check --data": ["check", "small.yaml", "--data"],
 }
-READ_BY = {"run": list(VERBS)[:7], "cache": ["check --data", "explain SPEC", "run"],
-           "texts": ["check --data", "explain SPEC", "run"], "small.yaml": ["run", "explain SPEC", "check"]}
+READ_BY = {
+    "run": list(VERBS)[:7],
+    "cache": ["check --data", "explain SPEC", "run"],
+    "texts": ["check --data", "explain SPEC", "run"],
+    "small.yaml": ["run", "explain SPEC", "check"],
+}
 """What reads the files of each place."""
 SECONDS = 30
 CODE = ("libraries", "programs", "kernels", "zig", "shims")
@@ -40,8 +49,10 @@ def world(folder: Path) -> None:
     (texts / "b.json").write_text(json.dumps([{"q": f"{q}s", "a": a} for q, a in words.items()]))
     (texts / "c.csv").write_text("q,a\n" + "".join(f"{q} more,{a}\n" for q, a in words.items()))
     begin, end = small.SPEC.index("    facts:\n"), small.SPEC.index("phases:\n")
-    source = ('    facts: {kind: files, path: "texts/*", validation: tail 20%, max_epochs: 500, max_dropped: 100%, '
-              'text: "{q}: {a}", dialogue: {user: "{q}", assistant: "{a}"}}\n')
+    source = (
+        '    facts: {kind: files, path: "texts/*", validation: tail 20%, max_epochs: 500, max_dropped: 100%, '
+        'text: "{q}: {a}", dialogue: {user: "{q}", assistant: "{a}"}}\n'
+    )
     spec = small.SPEC[:begin] + source + small.SPEC[end:]
     (folder / "small.yaml").write_text(spec.replace("kind: bpe, vocab: 267", "kind: char"))
 
@@ -132,4 +143,3 @@ def test_what_a_run_leaves_is_a_run(made: Path, kind: str) -> None:
             assert status == 2 or kind == "folder" or call(*VERBS["explain"])[0] == 0, said
         shutil.rmtree(made / "run")
         shutil.copytree(made / "kept-run", made / "run")
-

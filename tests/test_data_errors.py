@@ -39,6 +39,7 @@ def problems(part: Any, folder: Path) -> tuple[Problem, ...]:
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
+
 def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "plays.txt").write_text("x")
     missing, nowhere = problems(source("files", path=("play.txt", "no/where/*.md")), tmp_path)
@@ -71,8 +72,15 @@ def test_malformed_jsonl_lines_are_named(tmp_path: Path) -> None:
     assert len(found) == 6 and found[-1].message == "45 more problems like these"
 
 
-@pytest.mark.parametrize("text, said", [("[1, 2]", "entry `0`: a record is a map"), ("3", "neither a list nor a map"),
-                                        ('{"a": {"b": 1},\n "c" 2}', "not JSON"), ("[" * 100_000, "cannot be read")])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("[1, 2]", "entry `0`: a record is a map"),
+        ("3", "neither a list nor a map"),
+        ('{"a": {"b": 1},\n "c" 2}', "not JSON"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
 def test_malformed_json_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "r.json").write_text(text)
     assert said in str(problems(source("files", path="r.json"), tmp_path)[0])
@@ -80,11 +88,31 @@ def test_malformed_json_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 # -- packages --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("settings", [
-    {"package": "a/b"}, {"package": "--index-url=x"}, {"package": "a b"}, {"package": ""}, {"version": ">=1.0"},
-    {"version": "1.*"}, {"version": "1.0,2.0"}, {"version": "-r x"}, {"version": ""}, {"sha256": "ab"},
-    {"sha256": "g" * 64}, {"files": "../x"}, {"files": "/etc/*"}, {"files": ("a", "b/../../c")}, {"files": "a\\b"},
-    {"files": "~/a"}, {"files": "a\0b"}, {"files": " "}, {"files": ("",)}])
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"package": "a/b"},
+        {"package": "--index-url=x"},
+        {"package": "a b"},
+        {"package": ""},
+        {"version": ">=1.0"},
+        {"version": "1.*"},
+        {"version": "1.0,2.0"},
+        {"version": "-r x"},
+        {"version": ""},
+        {"sha256": "ab"},
+        {"sha256": "g" * 64},
+        {"files": "../x"},
+        {"files": "/etc/*"},
+        {"files": ("a", "b/../../c")},
+        {"files": "a\\b"},
+        {"files": "~/a"},
+        {"files": "a\0b"},
+        {"files": " "},
+        {"files": ("",)},
+    ],
+)
 def test_what_a_package_source_refuses(settings: dict[str, Any]) -> None:
     good = {"package": "texts", "version": "1.0", "sha256": "0" * 64, "files": "*.md"}
     source("package", **good)
@@ -97,26 +125,33 @@ def package(sha256: str, **settings: Any) -> Any:
     return source("package", **{**good, **settings})
 
 
-def test_another_hash_is_refused_before_unpacking(tmp_path: Path, index: Path, cache: Path,  # noqa: F811
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_hash_is_refused_before_unpacking(
+    tmp_path: Path,
+    index: Path,
+    cache: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sha = wheel(index, {"texts/a.md": "alpha"})
     monkeypatch.setattr(fetching, "unpack", lambda *args: pytest.fail("unpacked"))
-    problem, = problems(package("1" * 64), tmp_path)
+    (problem,) = problems(package("1" * 64), tmp_path)
     assert sha in problem.message and "1" * 64 in problem.message
     assert list((cache / "packages").iterdir()) == []
 
 
-def test_no_such_version_no_network_and_offline(tmp_path: Path, index: Path,  # noqa: F811
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_such_version_no_network_and_offline(
+    tmp_path: Path,
+    index: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wheel(index, {"texts/a.md": "alpha"})
-    problem, = problems(package("1" * 64, version="2.0"), tmp_path)
+    (problem,) = problems(package("1" * 64, version="2.0"), tmp_path)
     assert "texts 2.0 could not be downloaded" in problem.message and "check the name and the version" in problem.hint
     assert "No matching distribution" in problem.message
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    problem, = problems(package("1" * 64), tmp_path)
+    (problem,) = problems(package("1" * 64), tmp_path)
     assert "check the network" in problem.hint
     with pytest.raises(DataError, match=r"texts 1\.0 is not in the cache, and downloading is switched off"):
         Fetch(tmp_path, offline=True).package("texts", "1.0", "1" * 64)
@@ -131,15 +166,18 @@ def test_a_source_distribution_is_never_built(tmp_path: Path, index: Path) -> No
         member = tarfile.TarInfo("texts-1.0/setup.py")
         member.size = len(script)
         archive.addfile(member, io.BytesIO(script))
-    problem, = problems(package("1" * 64), tmp_path)
+    (problem,) = problems(package("1" * 64), tmp_path)
     assert "could not be downloaded" in problem.message and not (tmp_path / "ran").exists()
 
 
-def test_a_download_larger_than_allowed_is_refused(tmp_path: Path, index: Path,  # noqa: F811
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_larger_than_allowed_is_refused(
+    tmp_path: Path,
+    index: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sha = wheel(index, {"texts/a.md": "alpha"})
     monkeypatch.setattr(fetching, "LARGEST_WHEEL", 100)
-    problem, = problems(package(sha), tmp_path)
+    (problem,) = problems(package(sha), tmp_path)
     assert "larger than 100 B" in problem.message
 
 
@@ -151,18 +189,29 @@ def rotten(file: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("damage", [
-    rotten, lambda file: file.unlink(), lambda file: file.with_name("c.md").write_text("more"),
-    lambda file: (file.unlink(), file.symlink_to("b.md")), lambda file: (file.unlink(), os.mkfifo(file)),
-    lambda file: (file.unlink(), file.mkdir()),
-    *(lambda file, text=text: (file.parents[2] / "wheel.json").write_text(text)
-      for text in ("", "[]", '{"files": 3}', '{"files": {"texts/a.md": []}}'))])
-def test_a_package_that_was_altered_in_the_cache_is_made_anew(tmp_path: Path, cache: Path, damage: Any,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        rotten,
+        lambda file: file.unlink(),
+        lambda file: file.with_name("c.md").write_text("more"),
+        lambda file: (file.unlink(), file.symlink_to("b.md")),
+        lambda file: (file.unlink(), os.mkfifo(file)),
+        lambda file: (file.unlink(), file.mkdir()),
+        *(
+            lambda file, text=text: (file.parents[2] / "wheel.json").write_text(text)
+            for text in ("", "[]", '{"files": 3}', '{"files": {"texts/a.md": []}}')
+        ),
+    ],
+)
+def test_a_package_that_was_altered_in_the_cache_is_made_anew(
+    tmp_path: Path, cache: Path, damage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sha = wheel(tmp_path / "index", {"texts/a.md": "alpha", "texts/b.md": "beta"})
-    file, = (tmp_path / "index").iterdir()
-    monkeypatch.setattr(Fetch, "_download", lambda self, name, version, folder:
-                        Path(shutil.copy(file, folder / file.name)))
+    (file,) = (tmp_path / "index").iterdir()
+    monkeypatch.setattr(
+        Fetch, "_download", lambda self, name, version, folder: Path(shutil.copy(file, folder / file.name))
+    )
     first = list(package(sha).documents(Fetch(tmp_path)))
     text = cache / "packages" / sha / "files" / "texts" / "a.md"
     assert not text.stat().st_mode & 0o222
@@ -173,15 +222,22 @@ def test_a_package_that_was_altered_in_the_cache_is_made_anew(tmp_path: Path, ca
     assert list(package(sha).documents(Fetch(tmp_path, offline=True))) == first
 
 
-def test_a_disk_that_forgets_is_noticed_while_reading(tmp_path: Path, index: Path, cache: Path,  # noqa: F811
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_forgets_is_noticed_while_reading(
+    tmp_path: Path,
+    index: Path,
+    cache: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sha = wheel(index, {"texts/a.md": "alpha"})
     list(package(sha).documents(Fetch(tmp_path)))
     rotten(cache / "packages" / sha / "files" / "texts" / "a.md")
     note = json.loads((cache / "packages" / sha / "wheel.json").read_text())
-    monkeypatch.setattr(fetching, "_state", lambda path: tuple(next(
-        found for name, found in note["files"].items() if str(path).endswith(name))[:3]))
-    problem, = problems(package(sha), tmp_path)
+    monkeypatch.setattr(
+        fetching,
+        "_state",
+        lambda path: tuple(next(found for name, found in note["files"].items() if str(path).endswith(name))[:3]),
+    )
+    (problem,) = problems(package(sha), tmp_path)
     assert "a.md is not what was unpacked there" in problem.message
 
 
@@ -237,12 +293,15 @@ def test_no_damage_of_a_wheel_ends_in_anything_but_a_sentence(tmp_path: Path) ->
 
 # -- shaping ---------------------------------------------------------------------------------------------------------
 
+
 def test_templates_whose_fields_no_record_has(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('\n{"title": "x", "tags": ["a"]}\n' * 9)
     (tmp_path / "a.txt").write_text("text " * 50)
-    parts = {"near": source("files", path="r.jsonl", text="{titel}"),
-             "plain": source("files", path="a.txt", text="{x}"),
-             "spoken": source("files", path="a.txt", dialogue={"user": "{x}", "assistant": "{y}"})}
+    parts = {
+        "near": source("files", path="r.jsonl", text="{titel}"),
+        "plain": source("files", path="a.txt", text="{x}"),
+        "spoken": source("files", path="a.txt", dialogue={"user": "{x}", "assistant": "{y}"}),
+    }
     with pytest.raises(DataError) as caught:
         prepare(plan_of(tmp_path, parts, ("p", "sft", dict.fromkeys(parts, 30) | {"near": 40}, "1 steps")))
     near, plain, spoken = caught.value.problems
@@ -251,23 +310,39 @@ def test_templates_whose_fields_no_record_has(tmp_path: Path) -> None:
     assert "a.txt is plain text, without the fields `x` that" in plain.message and "`x`, `y`" in spoken.message
 
 
-@pytest.mark.parametrize("messages, reason, detail", [
-    ("hi", "unreadable", "`chat` is not a list"), ([{"content": "x"}], "unreadable", "entry 1 of `chat` has no `role`"),
-    ([{"role": "user"}], "empty", "a turn of user"), ([{"role": "usr", "content": "x"}], "unknown role", "`usr`"),
-    ([{"role": "user", "content": {"x": 3}}], "not text", "`chat` holds a map"),
-    ([{"role": "user", "content": json.loads('"\\ud800"')}], "unreadable",
-     "half a surrogate pair (U+D800) is not text: \\ud800")])
+@pytest.mark.parametrize(
+    "messages, reason, detail",
+    [
+        ("hi", "unreadable", "`chat` is not a list"),
+        ([{"content": "x"}], "unreadable", "entry 1 of `chat` has no `role`"),
+        ([{"role": "user"}], "empty", "a turn of user"),
+        ([{"role": "usr", "content": "x"}], "unknown role", "`usr`"),
+        ([{"role": "user", "content": {"x": 3}}], "not text", "`chat` holds a map"),
+        (
+            [{"role": "user", "content": json.loads('"\\ud800"')}],
+            "unreadable",
+            "half a surrogate pair (U+D800) is not text: \\ud800",
+        ),
+    ],
+)
 def test_malformed_messages(messages: Any, reason: str, detail: str) -> None:
     part = source("files", path="x", messages="chat")
     assert dialogue(part, Document("r.jsonl", record={"chat": messages}, item="1")) == Dropped(reason, detail)
 
 
-@pytest.mark.parametrize("settings, said", [
-    ({"text": "{a"}, "no partner"), ({"dialogue": {"user": "{}"}}, "without a name"), ({"text": " "}, "empty template"),
-    ({"dialogue": {"user": "<|assistant|> {a}"}}, "cannot be written in a template"),
-    ({"dialogue": ()}, "without turns"), ({"dialogue": ({"user": "x"}, {})}, "without turns"),
-    ({"dialogue": {"user": "x"}, "messages": "m"}, "keep one"),
-    ({"dialogue": {"robot": "x"}}, "robot")])
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"text": "{a"}, "no partner"),
+        ({"dialogue": {"user": "{}"}}, "without a name"),
+        ({"text": " "}, "empty template"),
+        ({"dialogue": {"user": "<|assistant|> {a}"}}, "cannot be written in a template"),
+        ({"dialogue": ()}, "without turns"),
+        ({"dialogue": ({"user": "x"}, {})}, "without turns"),
+        ({"dialogue": {"user": "x"}, "messages": "m"}, "keep one"),
+        ({"dialogue": {"robot": "x"}}, "robot"),
+    ],
+)
 def test_settings_that_make_no_sense_are_found_without_data(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         source("files", path="x", **settings)
@@ -275,12 +350,16 @@ def test_settings_that_make_no_sense_are_found_without_data(settings: dict[str, 
 
 # -- preparation -----------------------------------------------------------------------------------------------------
 
+
 def test_the_problems_of_all_sources_come_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{")
     (tmp_path / "good.txt").write_text("fine " * 50)
     (tmp_path / "r.jsonl").write_text('{"a": "x"}\n' * 9)
-    parts = {"bad": source("files", path="bad.jsonl"), "good": source("files", path="good.txt"),
-             "shape": source("files", path="r.jsonl", text="{b}")}
+    parts = {
+        "bad": source("files", path="bad.jsonl"),
+        "good": source("files", path="good.txt"),
+        "shape": source("files", path="r.jsonl", text="{b}"),
+    }
     mixture = {name: 33 + (name == "bad") for name in parts}
     with pytest.raises(DataError) as caught:
         prepare(plan_of(tmp_path, parts, ("p", "pretrain", mixture, "1 steps")))
@@ -322,8 +401,9 @@ def test_validation_dialogues_that_never_fit_are_named(tmp_path: Path) -> None:
         prepare(plan_of(tmp_path, parts, ("p", "sft", {"a": 100}, "1 steps"), context=32))
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, cache: Path,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_and_leaves_nothing_behind(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = {"a": source("inline", documents=("hello " * 40,))}
     plan = plan_of(tmp_path, parts, ("p", "pretrain", {"a": 100}, "1 steps"))
 

@@ -96,8 +96,12 @@ def test_targets_are_named_in_full_or_refused(tmp_path: Path) -> None:
 
 # -- rounded products ----------------------------------------------------------------------------------------------
 @settings(deadline=None, max_examples=6)
-@given(st.sampled_from(sorted(EPS)), st.sampled_from([((3, 5), (5, 2)), ((2, 3, 16), (16, 4)), ((2, 1, 7), (2, 7, 3))]),
-       st.sampled_from([1e-9, 1.0, 1e6]), st.integers(0, 99))
+@given(
+    st.sampled_from(sorted(EPS)),
+    st.sampled_from([((3, 5), (5, 2)), ((2, 3, 16), (16, 4)), ((2, 1, 7), (2, 7, 3))]),
+    st.sampled_from([1e-9, 1.0, 1e6]),
+    st.integers(0, 99),
+)
 def test_rounded_products_and_their_gradients(precision: str, shapes: Any, scale: float, seed: int) -> None:
     """Within the bound of twice rounded operands, |error| ≤ 2.1·ε·|A||B|; gradients too, however small or large."""
     rng = np.random.default_rng(seed)
@@ -164,16 +168,26 @@ def test_kernels_for_metal_are_rendered(tmp_path: Path) -> None:
     said: list[str] = []
     made = elsewhere.make(planned(tmp_path, "device=METAL"), targets.parse("METAL"), said.append)
     assert not made.compiled and "macOS" in made.why_not and not made.problems() and len(said) > 4
-    assert {step.name for step in made.steps} == {"pretrain, training step", "pretrain, evaluation", "prefill",
-                                                  "decode step"}
+    assert {step.name for step in made.steps} == {
+        "pretrain, training step",
+        "pretrain, evaluation",
+        "prefill",
+        "decode step",
+    }
     assert uses_tensor_cores(made) >= 4 and max(k.render_seconds for k in made.kernels) < 10
 
 
 @WHEELS
 def test_kernels_for_cuda_compile(tmp_path: Path) -> None:
     """As a person asks for it, with the figures for machines."""
-    done = tiny.call("check", tiny.write(tmp_path, SMALL), "--device", "CUDA:sm_90", "--json",
-                     PYTHONPATH=os.pathsep.join([str(tiny.ROOT), *sys.path]))
+    done = tiny.call(
+        "check",
+        tiny.write(tmp_path, SMALL),
+        "--device",
+        "CUDA:sm_90",
+        "--json",
+        PYTHONPATH=os.pathsep.join([str(tiny.ROOT), *sys.path]),
+    )
     assert done.returncode == 0, done.stderr
     assert "CUDA:sm_90: prefill" in done.stderr
     made = elsewhere.Made.model_validate_json(json.dumps(json.loads(done.stdout)["kernels"]))
@@ -194,10 +208,18 @@ def test_a_kernel_that_does_not_compile_is_a_problem() -> None:
 
     watching = elsewhere.Watching(Refusing())
     assert watching.compile_cached("") == b"" and watching.error == "<null>(3): error: no such thing"
-    kernel = elsewhere.Kernel(name="E_4", step="prefill", lines=3, tensor_cores=False, render_seconds=0.1,
-                              compile_seconds=watching.seconds, error=watching.error)
-    made = elsewhere.Made(target="CUDA:sm_90", precision="float32", compiled=True, steps=(), kernels=(kernel,),
-                          seconds=1.0)
+    kernel = elsewhere.Kernel(
+        name="E_4",
+        step="prefill",
+        lines=3,
+        tensor_cores=False,
+        render_seconds=0.1,
+        compile_seconds=watching.seconds,
+        error=watching.error,
+    )
+    made = elsewhere.Made(
+        target="CUDA:sm_90", precision="float32", compiled=True, steps=(), kernels=(kernel,), seconds=1.0
+    )
     (problem,) = made.problems()
     assert "E_4" in problem.message and "no such thing" in problem.message
 
@@ -233,8 +255,12 @@ print(search.kernels, tinygrad.helpers.CACHEDB, any(name.startswith("beam_search
 
 def test_what_beam_finds_is_kept_in_our_own_cache(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("CACHEDB", "DEV", "BEAM")}
-    done = subprocess.run([sys.executable, "-c", SEARCHED], capture_output=True, text=True, check=True,
-                          env={**environment, "PYTHONPATH": str(tiny.ROOT), "LLMSPEC_CACHE": str(tmp_path / "cache"),
-                               "PARALLEL": "0"})
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCHED],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**environment, "PYTHONPATH": str(tiny.ROOT), "LLMSPEC_CACHE": str(tmp_path / "cache"), "PARALLEL": "0"},
+    )
     searched, database, kept = done.stdout.split()
     assert searched == "1" and Path(database).is_relative_to(tmp_path / "cache") and kept == "True"

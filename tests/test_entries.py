@@ -46,10 +46,17 @@ def test_a_changed_byte_anywhere_is_noticed(large: bool, monkeypatch: pytest.Mon
         assert entries.find("tokens", "k") is not None
 
 
-@pytest.mark.parametrize("damage", [
-    lambda f: f.unlink(), lambda f: f.write_bytes(b""), lambda f: (f.unlink(), os.mkfifo(f)),
-    lambda f: (f.unlink(), f.mkdir()), lambda f: (f.rename(f.with_name("x")), f.symlink_to("x")),
-    lambda f: os.truncate(f, 1 << 40)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: f.unlink(),
+        lambda f: f.write_bytes(b""),
+        lambda f: (f.unlink(), os.mkfifo(f)),
+        lambda f: (f.unlink(), f.mkdir()),
+        lambda f: (f.rename(f.with_name("x")), f.symlink_to("x")),
+        lambda f: os.truncate(f, 1 << 40),
+    ],
+)
 @pytest.mark.parametrize("name", ["tokens.bin", entries.ABOUT])
 def test_what_is_no_such_file_any_more_is_made_anew(damage: Callable[[Path], Any], name: str) -> None:
     folder = make()
@@ -70,8 +77,9 @@ def test_notes_that_say_nothing_are_made_anew(notes: str) -> None:
 def test_a_large_file_is_not_read_while_nobody_wrote_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make()
     monkeypatch.setattr(entries, "SUMMED_WHOLE", 10)
-    monkeypatch.setattr(entries, "_checksum", lambda file: pytest.fail(f"{file.name} was read") if file.stat().st_size
-                        else 0)
+    monkeypatch.setattr(
+        entries, "_checksum", lambda file: pytest.fail(f"{file.name} was read") if file.stat().st_size else 0
+    )
     assert entries.find("tokens", "k") is not None
     monkeypatch.undo()
     os.utime(folder / "tokens.bin", (1, 1))  # as after a copy: read once more, and fine

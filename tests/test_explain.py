@@ -38,16 +38,30 @@ WIDTHS = (40, 80, 140)
 
 def tiny(**changes: Any) -> dict[str, Any]:
     """A small spec as YAML would give it, two phases on two inline sources."""
-    facts = {"kind": "inline", "records": ({"q": "What is a comet?", "a": "a small body of ice."},) * 4,
-             "license": "CC BY-SA 4.0", "attribution": "Somebody", "validation": "tail 25%",
-             "text": "{q} {a}", "dialogue": {"user": "{q}", "assistant": "{a}"}}
+    facts = {
+        "kind": "inline",
+        "records": ({"q": "What is a comet?", "a": "a small body of ice."},) * 4,
+        "license": "CC BY-SA 4.0",
+        "attribution": "Somebody",
+        "validation": "tail 25%",
+        "text": "{q} {a}",
+        "dialogue": {"user": "{q}", "assistant": "{a}"},
+    }
     return {
-        "name": "tiny", "seed": 3, "device": "CPU",
+        "name": "tiny",
+        "seed": 3,
+        "device": "CPU",
         "model": {"context": 32, "d_model": 16, "layers": 3, "attention": {"heads": 4, "kv_heads": 2}},
         "data": {"sources": {"plain": {"kind": "inline", "documents": ("to be or not to be " * 9,)}, "facts": facts}},
         "phases": {
-            "pretrain": {"kind": "pretrain", "mixture": {"plain": "75%", "facts": "25%"}, "budget": "40 steps",
-                         "batch": 2, "schedule": {"kind": "cosine", "warmup": "10%"}, "prompts": ("to",)},
+            "pretrain": {
+                "kind": "pretrain",
+                "mixture": {"plain": "75%", "facts": "25%"},
+                "budget": "40 steps",
+                "batch": 2,
+                "schedule": {"kind": "cosine", "warmup": "10%"},
+                "prompts": ("to",),
+            },
             "chat": {"kind": "sft", "from": "pretrain", "mixture": {"facts": "100%"}, "budget": "8 steps", "batch": 2},
         },
         "decoding": {"temperature": 0.8, "top_p": 0.95, "frequency_penalty": 0.2, "max_tokens": 6, "stop": ("\n",)},
@@ -64,11 +78,30 @@ def measured() -> Plan:
     plan = planned()
 
     def share(source: str, part: float, blocks: int, left_out: int = 0) -> SharePlan:
-        return SharePlan(source=source, share=part, blocks=blocks, seen=blocks * 32, supervised=blocks * 30,
-                         left_out=left_out, repeated=0, epochs=1.5)
+        return SharePlan(
+            source=source,
+            share=part,
+            blocks=blocks,
+            seen=blocks * 32,
+            supervised=blocks * 30,
+            left_out=left_out,
+            repeated=0,
+            epochs=1.5,
+        )
 
-    sources = tuple(SourcePlan(name=s.name, source=s.source, documents=4, train_tokens=900, validation_tokens=100,
-                               train_characters=2700, validation_characters=300, in_both=1) for s in plan.sources)
+    sources = tuple(
+        SourcePlan(
+            name=s.name,
+            source=s.source,
+            documents=4,
+            train_tokens=900,
+            validation_tokens=100,
+            train_characters=2700,
+            validation_characters=300,
+            in_both=1,
+        )
+        for s in plan.sources
+    )
     phases = {"pretrain": (share("plain", 0.75, 60), share("facts", 0.25, 20)), "chat": (share("facts", 1.0, 16, 2),)}
     found = Measured(fingerprint="f", sources=sources, phases=phases, fingerprints={name: name for name in phases})
     return compile_spec(Spec.model_validate(tiny()), found)
@@ -109,8 +142,9 @@ def test_the_tree_adds_up_to_the_tensor_table() -> None:
 
 
 def test_a_matrix_is_drawn_as_data_flows_through_it() -> None:
-    report = explain_plan(planned(model={"context": 32, "d_model": 16, "layers": 2, "mlp": {"kind": "gelu", "d_ff": 48,
-                                                                                           "bias": True}}))
+    report = explain_plan(
+        planned(model={"context": 32, "d_model": 16, "layers": 2, "mlp": {"kind": "gelu", "d_ff": 48, "bias": True}})
+    )
     (up,) = (n for n in leaves(report.model) if n.name == "up_proj")
     assert up.shape == "16 → 48 + bias" and up.parameters == 2 * (16 * 48 + 48)
 
@@ -163,8 +197,20 @@ def test_filters_on_the_example() -> None:
     assert (greedy.effects[-1].kept, greedy.effects[-1].entropy_bits) == (1, 0)
 
 
-@pytest.mark.parametrize("decoding", [{}, {"top_k": 5, "min_p": 0.1, "top_p": 0.5, "temperature": 2.0,
-                                           "repetition_penalty": 1.3, "stop": ["<|user|>", "\x1b[31m"]}])
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        {},
+        {
+            "top_k": 5,
+            "min_p": 0.1,
+            "top_p": 0.5,
+            "temperature": 2.0,
+            "repetition_penalty": 1.3,
+            "stop": ["<|user|>", "\x1b[31m"],
+        },
+    ],
+)
 def test_a_spec_fits_any_terminal(decoding: dict[str, Any]) -> None:
     assert_fits(explain_plan(planned(decoding=decoding), "token counts are missing: " + "nobody knows " * 12))
     assert_fits(explain_plan(measured()))
@@ -180,10 +226,19 @@ def test_a_budget_that_waits_for_the_data() -> None:
 
 
 def test_a_model_of_175_billion_parameters_is_explained_at_once() -> None:
-    spec = tiny(model={"context": 2048, "d_model": 12288, "layers": 96, "position": {"kind": "learned"},
-                       "attention": {"heads": 96, "bias": True}, "mlp": {"kind": "gelu", "bias": True},
-                       "norm": {"kind": "layernorm"}}, tokenizer={"kind": "bpe", "vocab": 50257},
-                memory_limit="500 TiB")
+    spec = tiny(
+        model={
+            "context": 2048,
+            "d_model": 12288,
+            "layers": 96,
+            "position": {"kind": "learned"},
+            "attention": {"heads": 96, "bias": True},
+            "mlp": {"kind": "gelu", "bias": True},
+            "norm": {"kind": "layernorm"},
+        },
+        tokenizer={"kind": "bpe", "vocab": 50257},
+        memory_limit="500 TiB",
+    )
     spec["phases"]["pretrain"] |= {"budget": "300B tokens", "batch": 1563}
     plan = compile_spec(Spec.model_validate(spec))
     began = time.process_time()
@@ -195,9 +250,11 @@ def test_a_model_of_175_billion_parameters_is_explained_at_once() -> None:
 
 
 def test_explaining_a_spec_imports_no_tensor_library() -> None:
-    code = ("import sys, tests.test_explain as t; from llmspec.explain.spec import explain_plan\n"
-            "t.printed(explain_plan(t.planned()), 80)\n"
-            "assert not {'tinygrad', 'torch', 'plotext'} & set(sys.modules), sorted(sys.modules)")
+    code = (
+        "import sys, tests.test_explain as t; from llmspec.explain.spec import explain_plan\n"
+        "t.printed(explain_plan(t.planned()), 80)\n"
+        "assert not {'tinygrad', 'torch', 'plotext'} & set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
@@ -228,10 +285,18 @@ def trained(run: RunFolder, name: str, steps: int, rising: bool = False, done: b
             nats = 100 * (1 + step / 40 if rising else 3 - step / 40)
             score = {"nats": nats, "tokens": 100, "characters": 300}
             place.metrics.append({"step": step, "validation": {"facts": score}})
-            place.samples.append({"step": step, "prompt": "to\n", "text": "be \x1b[31mred\a or\tnot " * 40,
-                                  "finish_reason": "max_tokens"})
-    ledger = [{"source": s.source, "blocks": s.blocks, "seen": s.seen, "supervised": s.supervised, "repeated": 0}
-              for s in plan.shares]
+            place.samples.append(
+                {
+                    "step": step,
+                    "prompt": "to\n",
+                    "text": "be \x1b[31mred\a or\tnot " * 40,
+                    "finish_reason": "max_tokens",
+                }
+            )
+    ledger = [
+        {"source": s.source, "blocks": s.blocks, "seen": s.seen, "supervised": s.supervised, "repeated": 0}
+        for s in plan.shares
+    ]
     place.note(key=plan.key, done=done, **({"ledger": ledger} if done else {}))
 
 
@@ -340,9 +405,15 @@ def model(**settings: Any) -> Any:
     source = SimpleNamespace(name="wiki", source=SimpleNamespace(license="CC BY-SA 4.0", attribution="Somebody"))
     base = Decoding(**{"max_tokens": 8, **settings})
     return SimpleNamespace(
-        plan=SimpleNamespace(name="toy", sources=(source,)), phase="chat", chat=False, codec=codec,
-        decoder=HashDecoder(codec.vocab), settings=lambda **more: base.updated(**more),
-        tokens=lambda prompt: [0, 6, 7], seed=lambda given, found: 7 if given is None else given)
+        plan=SimpleNamespace(name="toy", sources=(source,)),
+        phase="chat",
+        chat=False,
+        codec=codec,
+        decoder=HashDecoder(codec.vocab),
+        settings=lambda **more: base.updated(**more),
+        tokens=lambda prompt: [0, 6, 7],
+        seed=lambda given, found: 7 if given is None else given,
+    )
 
 
 ALL_ON = {"temperature": 0.7, "top_p": 0.9, "top_k": 9, "min_p": 0.01, "frequency_penalty": 0.5}
@@ -381,11 +452,23 @@ def test_blocks_stand_side_by_side_where_there_is_room() -> None:
     assert len(printed(report, 140).splitlines()) < 0.75 * len(printed(report, 80).splitlines())
 
 
-@pytest.mark.parametrize(("data", "text"), [
-    (b" a b", "·a·b"), (b"\n\t", "⏎⇥"), ("é".encode(), "é"), ("é".encode()[:1], "\\xc3"), (b"\x1b[0m", "\\x1b[0m"),
-    ("·".encode(), "\\xb7"), ("\u0301".encode(), "\\u0301"), ("\u202e".encode(), "\\u202e"), (b"", ""),
-    ("\U000e0001".encode(), "\\U000e0001"), ("漢".encode(), "漢"), ("\xa0".encode(), "\\xa0"),
-])
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b" a b", "·a·b"),
+        (b"\n\t", "⏎⇥"),
+        ("é".encode(), "é"),
+        ("é".encode()[:1], "\\xc3"),
+        (b"\x1b[0m", "\\x1b[0m"),
+        ("·".encode(), "\\xb7"),
+        ("\u0301".encode(), "\\u0301"),
+        ("\u202e".encode(), "\\u202e"),
+        (b"", ""),
+        ("\U000e0001".encode(), "\\U000e0001"),
+        ("漢".encode(), "漢"),
+        ("\xa0".encode(), "\\xa0"),
+    ],
+)
 def test_nothing_hides_in_a_token(data: bytes, text: str) -> None:
     assert spelled(data) == text
 

@@ -81,8 +81,12 @@ def test_a_part_in_depth() -> None:
 
 def test_the_parts_weights_are_all_weights_but_the_embeddings() -> None:
     plan = planned()
-    rows = [r for path in ("model.position", "model.attention", "model.mlp", "model.norm")
-            for _, copies, row in explain_part(plan, path).tensors for r in [row.parameters * copies]]
+    rows = [
+        r
+        for path in ("model.position", "model.attention", "model.mlp", "model.norm")
+        for _, copies, row in explain_part(plan, path).tensors
+        for r in [row.parameters * copies]
+    ]
     assert sum(rows) + plan.model.vocab * plan.model.d_model == plan.model.parameters
 
 
@@ -104,7 +108,9 @@ def test_a_changed_phase_is_trained_anew_and_no_other() -> None:
     report = explain_difference(planned(), changed(budget="16 steps"), ("a.yaml", "b.yaml"))
     assert [(d.path, d.first, d.second) for d in report.differences] == [("phases.chat.budget", "8 steps", "16 steps")]
     assert [(p.name, p.fate, p.why) for p in report.phases] == [
-        ("pretrain", "reused", ""), ("chat", "trained anew", "phases.chat.budget")]
+        ("pretrain", "reused", ""),
+        ("chat", "trained anew", "phases.chat.budget"),
+    ]
     found = {c.name: c for c in report.consequences}
     assert found["parameters"].ratio == 1 and found["tokens of facts"].ratio != 1
     assert found["tokens of plain"].ratio == 1

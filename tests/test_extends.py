@@ -276,34 +276,53 @@ def test_a_wrong_set_is_explained(tmp_path: Path, setting: str, message: str, hi
 
 # -- paths -----------------------------------------------------------------------------------------------------------
 
+
 def paths(reading: Reading) -> Any:
     assert reading.sections.spec is not None, reading.problems
-    return {name: source.path for name, source in reading.sections.spec.data.sources.items()  # type: ignore[attr-defined]
-            if source.kind == "files"}  # type: ignore[attr-defined]
+    return {
+        name: source.path
+        for name, source in reading.sections.spec.data.sources.items()  # type: ignore[attr-defined]
+        if source.kind == "files"
+    }  # type: ignore[attr-defined]
 
 
 def texts(reading: Reading) -> set[str]:
     """Names of the files that a spec's sources find."""
     assert reading.sections.spec is not None, reading.problems
-    return {Path(reading.base, document.name).resolve().name
-            for source in reading.sections.spec.data.sources.values() if source.kind == "files"  # type: ignore[attr-defined]
-            for document in source.documents(Fetch(Path(reading.base)))}
+    return {
+        Path(reading.base, document.name).resolve().name
+        for source in reading.sections.spec.data.sources.values()
+        if source.kind == "files"  # type: ignore[attr-defined]
+        for document in source.documents(Fetch(Path(reading.base)))
+    }
 
 
 WITH_FILES = BASE.replace("{kind: inline, documents: [one, two]}", "{kind: files, path: 'texts/*.txt'}").replace(
-    "{kind: inline, documents: [three]}", "{kind: files, path: ['more/b.txt', 'texts/a.txt']}")
+    "{kind: inline, documents: [three]}", "{kind: files, path: ['more/b.txt', 'texts/a.txt']}"
+)
 
 
-@pytest.mark.parametrize("folder, top, name", [
-    ("shared", "top.yaml", "shared/base.yaml"), ("shared", "deep/in/top.yaml", "../../shared/base.yaml"),
-    ("sh[a]red *", "top.yaml", "sh[a]red */base.yaml"), ("shared", "top.yaml", "{root}/shared/base.yaml"),
-    ("shared", "top.yaml", "~/shared/base.yaml"), (".", "deep/top.yaml", "../base.yaml")])
-def test_a_path_starts_in_the_folder_of_the_file_that_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                             folder: str, top: str, name: str) -> None:
+@pytest.mark.parametrize(
+    "folder, top, name",
+    [
+        ("shared", "top.yaml", "shared/base.yaml"),
+        ("shared", "deep/in/top.yaml", "../../shared/base.yaml"),
+        ("sh[a]red *", "top.yaml", "sh[a]red */base.yaml"),
+        ("shared", "top.yaml", "{root}/shared/base.yaml"),
+        ("shared", "top.yaml", "~/shared/base.yaml"),
+        (".", "deep/top.yaml", "../base.yaml"),
+    ],
+)
+def test_a_path_starts_in_the_folder_of_the_file_that_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, top: str, name: str
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     child = (tmp_path / top).parent
-    for file in (tmp_path / folder / "texts" / "a.txt", tmp_path / folder / "more" / "b.txt",
-                 child / "texts" / "other.txt"):
+    for file in (
+        tmp_path / folder / "texts" / "a.txt",
+        tmp_path / folder / "more" / "b.txt",
+        child / "texts" / "other.txt",
+    ):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("text")
     (tmp_path / folder / "base.yaml").write_text(WITH_FILES)
@@ -313,30 +332,46 @@ def test_a_path_starts_in_the_folder_of_the_file_that_says_it(tmp_path: Path, mo
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "c.txt").write_text("text")
     (tmp_path / "far" / "last.yaml").write_text(
-        f"extends: ../{top}\ndata: {{sources: {{c: {{kind: files, path: c.txt}}}}}}\n")
+        f"extends: ../{top}\ndata: {{sources: {{c: {{kind: files, path: c.txt}}}}}}\n"
+    )
     assert texts(read_spec(tmp_path / "far" / "last.yaml")) == {"a.txt", "b.txt", "c.txt"}
 
 
 def test_absolute_paths_and_home_folders_stay(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "base.yaml").write_text(BASE.replace(
-        "{kind: inline, documents: [one, two]}", "{kind: files, path: ['/data/*.txt', '~/x.txt', 'y/../z.txt']}"))
+    (tmp_path / "shared" / "base.yaml").write_text(
+        BASE.replace(
+            "{kind: inline, documents: [one, two]}", "{kind: files, path: ['/data/*.txt', '~/x.txt', 'y/../z.txt']}"
+        )
+    )
     (tmp_path / "top.yaml").write_text("extends: shared/base.yaml\n")
     assert paths(read_spec(tmp_path / "top.yaml"))["a"] == ("/data/*.txt", "~/x.txt", "shared/y/../z.txt")
 
 
-def test_a_path_of_the_command_line_starts_in_the_working_directory(tmp_path: Path,
-                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_of_the_command_line_starts_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "specs").mkdir()
     (tmp_path / "work").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "specs")
     (tmp_path / "specs" / "top.yaml").write_text(WITH_FILES)
     monkeypatch.chdir(tmp_path / "work")
     for spec in ("../specs/top.yaml", "../link/top.yaml"):
-        found = paths(read_spec(spec, ["data.sources.a.path=x/*.txt", "data.sources.b.path[1]=y.txt",
-                                       "data.sources.c={kind: files, path: [z.txt, /w.txt, ~/v.txt]}"]))
-        assert found == {"a": "../work/x/*.txt", "b": ("more/b.txt", "../work/y.txt"),
-                         "c": ("../work/z.txt", "/w.txt", "~/v.txt")}
+        found = paths(
+            read_spec(
+                spec,
+                [
+                    "data.sources.a.path=x/*.txt",
+                    "data.sources.b.path[1]=y.txt",
+                    "data.sources.c={kind: files, path: [z.txt, /w.txt, ~/v.txt]}",
+                ],
+            )
+        )
+        assert found == {
+            "a": "../work/x/*.txt",
+            "b": ("more/b.txt", "../work/y.txt"),
+            "c": ("../work/z.txt", "/w.txt", "~/v.txt"),
+        }
     monkeypatch.chdir(tmp_path / "specs")
     assert paths(read_spec("top.yaml", ["data.sources.a.path=x/*.txt"]))["a"] == "x/*.txt"
 

@@ -31,8 +31,10 @@ from llmspec.training.stop import Interrupted
 from llmspec.verbs import app
 
 VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-NEEDED = {verb: ["a.yaml" for p in made.params if p.param_type_name == "argument" and p.required]
-          for verb, made in VERBS.items()}
+NEEDED = {
+    verb: ["a.yaml" for p in made.params if p.param_type_name == "argument" and p.required]
+    for verb, made in VERBS.items()
+}
 JSON = [verb for verb, made in VERBS.items() if any(p.name == "json_" for p in made.params)]
 
 
@@ -45,22 +47,35 @@ def invalid() -> ValidationError:
 
 
 ENDS: list[tuple[BaseException, int]] = [
-    (SpecError("wrong", hint="right"), 2), (KeyboardInterrupt(), 130), (Interrupted("pretrain", 3), 130),
-    (MemoryError(), 2), (MemoryError("Unable to allocate 9 TiB"), 2), (RecursionError("maximum recursion"), 2),
-    (invalid(), 2), (PipeClosed(BrokenPipeError(errno.EPIPE, "Broken pipe")), 141),
-    (OutputLost(OSError(errno.ENOSPC, "No space left on device")), 74), (SafetensorError("InvalidHeader"), 2),
-    (zlib.error("Error -3"), 2), (sqlite3.OperationalError("disk I/O error"), 2),
-    (json.JSONDecodeError("x", "y", 0), 2), (OSError(errno.EIO, "I/O error"), 2),
+    (SpecError("wrong", hint="right"), 2),
+    (KeyboardInterrupt(), 130),
+    (Interrupted("pretrain", 3), 130),
+    (MemoryError(), 2),
+    (MemoryError("Unable to allocate 9 TiB"), 2),
+    (RecursionError("maximum recursion"), 2),
+    (invalid(), 2),
+    (PipeClosed(BrokenPipeError(errno.EPIPE, "Broken pipe")), 141),
+    (OutputLost(OSError(errno.ENOSPC, "No space left on device")), 74),
+    (SafetensorError("InvalidHeader"), 2),
+    (zlib.error("Error -3"), 2),
+    (sqlite3.OperationalError("disk I/O error"), 2),
+    (json.JSONDecodeError("x", "y", 0), 2),
+    (OSError(errno.EIO, "I/O error"), 2),
     (FileNotFoundError(errno.ENOENT, "No such file or directory", "a\x1b[2Jb"), 2),
-    (OverflowError("int too large"), 70), (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), 70),
-    (MarkupError("closing tag '[/x]'"), 70), (KeyError("[/x]\x1b[2J"), 70), (AssertionError(), 70), (Exception(), 70),
+    (OverflowError("int too large"), 70),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), 70),
+    (MarkupError("closing tag '[/x]'"), 70),
+    (KeyError("[/x]\x1b[2J"), 70),
+    (AssertionError(), 70),
+    (Exception(), 70),
 ]
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["words", "json"])
 @pytest.mark.parametrize(("error", "status"), ENDS, ids=lambda x: type(x).__name__)
-def test_every_end_is_a_sentence_and_a_status(error: BaseException, status: int, as_json: bool,
-                                              monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+def test_every_end_is_a_sentence_and_a_status(
+    error: BaseException, status: int, as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
     def fail(self: Any, ctx: Any) -> None:
         print("a library says something")
         raise error
@@ -102,8 +117,9 @@ def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch: pytest.MonkeyPa
     assert "SpecError: wrong" in capsys.readouterr().err
 
 
-def test_a_mistake_of_ours_is_told_also_where_no_traceback_can_be_kept(monkeypatch: pytest.MonkeyPatch,
-                                                                       tmp_path: Path) -> None:
+def test_a_mistake_of_ours_is_told_also_where_no_traceback_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     for cache in ("/dev/null/x", str(tmp_path / "file"), "a\0b"):
         monkeypatch.setattr("os.environ", {**os.environ, "LLMSPEC_CACHE": cache})
@@ -116,14 +132,27 @@ def test_statuses_are_in_the_help() -> None:
     assert failures.STATUSES in said
 
 
-@pytest.mark.parametrize("arguments", [
-    ("run", "--json"), ("sample", "a", "b", "--json"), ("trian", "--json"), ("check", "x.yaml", "--no", "--json"),
-    ("explain", "--top", "99", "--json"), ("bench", "no.yaml", "--json"), ("explain", "a.yaml", "--seed=1", "--json"),
-    ("check", "a.yaml", "--set=name", "--json"), ("--json",), ("check", "--json", "--device=abacus", "quickstart"),
-    ("sample", "--prompt=x", "--json"), ("explain", "runs", "--json"),
-], ids=" ".join)
-def test_json_is_one_document_also_of_a_mistake(arguments: tuple[str, ...], tmp_path: Path, capsys: Any,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--json"),
+        ("sample", "a", "b", "--json"),
+        ("trian", "--json"),
+        ("check", "x.yaml", "--no", "--json"),
+        ("explain", "--top", "99", "--json"),
+        ("bench", "no.yaml", "--json"),
+        ("explain", "a.yaml", "--seed=1", "--json"),
+        ("check", "a.yaml", "--set=name", "--json"),
+        ("--json",),
+        ("check", "--json", "--device=abacus", "quickstart"),
+        ("sample", "--prompt=x", "--json"),
+        ("explain", "runs", "--json"),
+    ],
+    ids=" ".join,
+)
+def test_json_is_one_document_also_of_a_mistake(
+    arguments: tuple[str, ...], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     try:
         status = answered(list(arguments))
@@ -145,8 +174,11 @@ def test_an_output_that_is_gone_is_told_on_the_other(arguments: str, tmp_path: P
 
 
 def test_both_outputs_gone_and_no_input(tmp_path: Path) -> None:
-    done = shell("$LLMSPEC schema >/dev/full 2>&1; echo $?; $LLMSPEC schema <&- 2>&- | head -c 2; "
-                 "$LLMSPEC check no.yaml >&- 2>&- <&-; echo $?", tmp_path)
+    done = shell(
+        "$LLMSPEC schema >/dev/full 2>&1; echo $?; $LLMSPEC schema <&- 2>&- | head -c 2; "
+        "$LLMSPEC check no.yaml >&- 2>&- <&-; echo $?",
+        tmp_path,
+    )
     assert done.stdout.split() == ["74", "{", "74"] and not done.stderr
 
 
@@ -157,28 +189,44 @@ def test_a_run_whose_reader_ends_saves_and_says_how_to_go_on(tmp_path: Path) -> 
     assert done.returncode == 141, done.stderr
     assert "all of it is saved" in done.stderr and "Traceback" not in done.stderr
     assert list((tmp_path / "o ut" / "pretrain").glob("step_*"))
-    again = done.stderr[done.stderr.index("llmspec run"):].strip().removeprefix("llmspec ")
+    again = done.stderr[done.stderr.index("llmspec run") :].strip().removeprefix("llmspec ")
     done = shell(f"$LLMSPEC {again} | grep -m1 'goes on'; exit 0", tmp_path)
     assert "goes on after step" in done.stdout, done.stderr
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("arguments", "module"), [
-    (["--help"], "typer"), (["schema"], "llmspec.verbs"), (["check", "quickstart"], "pydantic"),
-    (["check", "quickstart", "--data"], "numpy"), (["explain", "quickstart"], "llmspec.data.prepare"),
-    (["bench", "--json"], "llmspec.bench.run"), (["sample"], "llmspec.runs.run"), (["run", "quickstart"], "rich.live"),
-    (["schema"], "rich.console"),
-], ids=lambda x: " ".join(x) if isinstance(x, list) else x)
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (["--help"], "typer"),
+        (["schema"], "llmspec.verbs"),
+        (["check", "quickstart"], "pydantic"),
+        (["check", "quickstart", "--data"], "numpy"),
+        (["explain", "quickstart"], "llmspec.data.prepare"),
+        (["bench", "--json"], "llmspec.bench.run"),
+        (["sample"], "llmspec.runs.run"),
+        (["run", "quickstart"], "rich.live"),
+        (["schema"], "rich.console"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else x,
+)
 def test_ctrl_c_while_anything_is_imported(arguments: list[str], module: str, tmp_path: Path) -> None:
-    code = ("import os, sys\n"
-            "class Press:\n"
-            "    def find_spec(self, name, path=None, target=None):\n"
-            f"        if name == {module!r}: sys.meta_path.remove(press); os.kill(os.getpid(), 2)\n"
-            "press = Press(); sys.meta_path.insert(0, press)\n"
-            f"sys.argv[1:] = {arguments!r}\n"
-            "from llmspec.cli import main\nmain()")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
-                          env=environment(LLMSPEC_CACHE=os.environ.get("LLMSPEC_CACHE", str(tmp_path / "cache"))))
+    code = (
+        "import os, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: sys.meta_path.remove(press); os.kill(os.getpid(), 2)\n"
+        "press = Press(); sys.meta_path.insert(0, press)\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "from llmspec.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(LLMSPEC_CACHE=os.environ.get("LLMSPEC_CACHE", str(tmp_path / "cache"))),
+    )
     assert done.returncode == 130, done.stderr
     said = json.loads(done.stdout)["problems"][0]["message"] if "--json" in arguments else done.stderr.strip()
     assert said.startswith("stopped") and "Traceback" not in done.stderr
@@ -192,9 +240,11 @@ def test_the_status_is_that_of_a_stop_also_where_python_would_end_by_the_signal(
         "    exec('import os; os.kill(os.getpid(), 2); [0 for _ in range(10**6)]')\n"
         "llmspec.verb.TyperCommand.invoke = invoke\n"
         "sys.argv[1:] = ['schema']\n"
-        "from llmspec.cli import main\nmain()")
-    done = subprocess.run([sys.executable, "-m", "pressed"], capture_output=True, text=True, cwd=tmp_path,
-                          env=environment())
+        "from llmspec.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pressed"], capture_output=True, text=True, cwd=tmp_path, env=environment()
+    )
     assert done.returncode == 130 and done.stderr.strip() == "stopped", (done.returncode, done.stderr)
 
 

@@ -34,18 +34,23 @@ def give(line: list[str], capsys: Any) -> tuple[int, str]:
     return status, " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize(("old", "new", "said"), [
-    ("name: mine", "name:mine", "a colon needs a space behind it; write `name: mine`"),
-    ("model: {", "model:\n  d_model:16\n  layers: 1\nx: {", "write `d_model: 16`"),
-    ("name: mine\n", "name = mine\n", "YAML has a colon between a key and its value; write `name: mine`"),
-    ("name: mine", "```yaml\nname: mine", "leave the lines with ``` out"),
-    (SPEC, '[model]\nd_model = 16\n', "TOML"), (SPEC, 'name = "mine"\n', "TOML"),
-    ("model: {", "model:\u00a0{", "no-break space (U+00A0)"),
-    ("name: mine", "name: mine\ndevice: gpu", "write `CUDA` (NVIDIA)"),
-    ("name: mine", "name: mine\ndevice: mps", "write `METAL`"),
-    ("name: mine", "name: mine\nprecision: bf16", "bfloat16"),
-    ("batch: 2", "sample_every: never", "`100%` does it once"), ("batch: 2", "evaluate_every: 0 steps", "`100%`"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: mine", "name:mine", "a colon needs a space behind it; write `name: mine`"),
+        ("model: {", "model:\n  d_model:16\n  layers: 1\nx: {", "write `d_model: 16`"),
+        ("name: mine\n", "name = mine\n", "YAML has a colon between a key and its value; write `name: mine`"),
+        ("name: mine", "```yaml\nname: mine", "leave the lines with ``` out"),
+        (SPEC, "[model]\nd_model = 16\n", "TOML"),
+        (SPEC, 'name = "mine"\n', "TOML"),
+        ("model: {", "model:\u00a0{", "no-break space (U+00A0)"),
+        ("name: mine", "name: mine\ndevice: gpu", "write `CUDA` (NVIDIA)"),
+        ("name: mine", "name: mine\ndevice: mps", "write `METAL`"),
+        ("name: mine", "name: mine\nprecision: bf16", "bfloat16"),
+        ("batch: 2", "sample_every: never", "`100%` does it once"),
+        ("batch: 2", "evaluate_every: 0 steps", "`100%`"),
+    ],
+)
 def test_slips_of_yaml(old: str, new: str, said: str, tmp_path: Path) -> None:
     problems = read_spec(tiny.write(tmp_path, SPEC.replace(old, new))).problems
     found = " | ".join(f"{p.message}; {p.hint}" for p in problems)
@@ -63,8 +68,13 @@ def test_the_spec_that_a_run_kept_starts_where_the_run_was_started(tmp_path: Pat
     home.mkdir()
     (run / "spec").mkdir(parents=True)
     kept = [tiny.write(run / "spec", SPEC), tiny.write(run, SPEC, "resolved.yaml")]
-    for text, base in ((json.dumps({"base": str(home)}), home), (json.dumps({"base": str(home / "gone")}), None),
-                       (json.dumps({"base": "."}), None), ("[" * 9999, None), ("null", None)):
+    for text, base in (
+        (json.dumps({"base": str(home)}), home),
+        (json.dumps({"base": str(home / "gone")}), None),
+        (json.dumps({"base": "."}), None),
+        ("[" * 9999, None),
+        ("null", None),
+    ):
         (run / "plan.json").write_text(text)
         for spec in kept:
             assert Path(read_spec(spec).base) == (base or spec.parent), text
@@ -76,10 +86,17 @@ def test_the_spec_that_a_run_kept_starts_where_the_run_was_started(tmp_path: Pat
         assert Path(reading.base, source.path) == home / "*.txt"
 
 
-@pytest.mark.parametrize(("given", "stream", "prompt", "noted"), [
-    ("-", "Über\n", "Über", False), ("-", "a\n\nb\r\n", "a\n\nb", False), ("-", "", "", False),
-    ("", "unread", "", True), ("", "", "", False), ("x", "unread", "x", False),
-])
+@pytest.mark.parametrize(
+    ("given", "stream", "prompt", "noted"),
+    [
+        ("-", "Über\n", "Über", False),
+        ("-", "a\n\nb\r\n", "a\n\nb", False),
+        ("-", "", "", False),
+        ("", "unread", "", True),
+        ("", "", "", False),
+        ("x", "unread", "x", False),
+    ],
+)
 def test_a_prompt_from_standard_input(given: str, stream: str, prompt: str, noted: bool, tmp_path: Path) -> None:
     code = f"from llmspec.forms import prompt_of\nprint(ascii(prompt_of({given!r})))"
     (tmp_path / "in").write_bytes(stream.encode())
@@ -131,23 +148,32 @@ def test_a_run_without_weights_says_when_it_has_some(tmp_path: Path) -> None:
     assert caught.value.problems[0].hint == first_checkpoint(plan, None)
 
 
-@pytest.mark.parametrize(("old", "new", "said"), [
-    ("kind: files, ", "", "write `kind: files`"), ("kind: files", "kind: jsonl", "did you mean `files`?"),
-    ("kind: pretrain", "kind: train", "did you mean `pretrain`?"), ("kind: pretrain", "kind: instruct", "`sft`"),
-    ("{sources: {me: {kind: files, path: \"*.txt\", validation: tail 10%}}}", "me.txt", "kind: files, path: me.txt"),
-    ("{me: {kind: files, path: \"*.txt\", validation: tail 10%}}", "[{name: me, path: a}]", "below it `me: {…}`"),
-    ("{first: {kind: pretrain", "{first: {kind: pretrain}, x: {kind: pretrain", "`mixture` is missing"),
-    ("{first: {kind: pretrain, mixture: {me: 100%}, budget: 50 steps, batch: 2}}",
-     "{kind: pretrain, mixture: {me: 100%}, budget: 50 steps}", "the phase has no name; phases: {my-phase:"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("kind: files, ", "", "write `kind: files`"),
+        ("kind: files", "kind: jsonl", "did you mean `files`?"),
+        ("kind: pretrain", "kind: train", "did you mean `pretrain`?"),
+        ("kind: pretrain", "kind: instruct", "`sft`"),
+        ('{sources: {me: {kind: files, path: "*.txt", validation: tail 10%}}}', "me.txt", "kind: files, path: me.txt"),
+        ('{me: {kind: files, path: "*.txt", validation: tail 10%}}', "[{name: me, path: a}]", "below it `me: {…}`"),
+        ("{first: {kind: pretrain", "{first: {kind: pretrain}, x: {kind: pretrain", "`mixture` is missing"),
+        (
+            "{first: {kind: pretrain, mixture: {me: 100%}, budget: 50 steps, batch: 2}}",
+            "{kind: pretrain, mixture: {me: 100%}, budget: 50 steps}",
+            "the phase has no name; phases: {my-phase:",
+        ),
+    ],
+)
 def test_names_and_kinds(old: str, new: str, said: str, tmp_path: Path) -> None:
     assert old in SPEC
     problems = read_spec(tiny.write(tmp_path, SPEC.replace(old, new))).problems
     assert said in " | ".join(f"{p.message}; {p.hint}" for p in problems)
 
 
-def test_whatever_is_named_inside_a_run_the_run_is_told(tmp_path: Path, capsys: Any,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_is_named_inside_a_run_the_run_is_told(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs/mine/first/step_5").mkdir(parents=True)
     Path("runs/mine/plan.json").write_text("{}")

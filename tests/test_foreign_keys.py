@@ -14,7 +14,8 @@ from llmspec.spec.load import read_spec
 from llmspec.spec.shape import places
 
 SPEC: dict[str, Any] = {
-    "name": "mine", "model": {"d_model": 32, "layers": 1, "context": 32, "attention": {"heads": 2}},
+    "name": "mine",
+    "model": {"d_model": 32, "layers": 1, "context": 32, "attention": {"heads": 2}},
     "data": {"sources": {"me": {"kind": "files", "path": "*.txt"}}},
     "phases": {"first": {"kind": "pretrain", "mixture": {"me": "100%"}, "budget": "15 steps", "batch": 4}},
 }
@@ -33,8 +34,11 @@ def test_every_place_is_one_and_no_word_of_ours_is_taken() -> None:
     for place in foreign.PLACES:
         holder, _, key = place.rpartition(".")
         assert key == "<name>" or holder in ours[key], place
-    words = [w for words in (*foreign.PLACES.values(), *foreign.BUDGETS.values(), *foreign.ABSENT.values())
-             for w in words.split()]
+    words = [
+        w
+        for words in (*foreign.PLACES.values(), *foreign.BUDGETS.values(), *foreign.ABSENT.values())
+        for w in words.split()
+    ]
     assert not {w for w in words if w in ours} - {"max_epochs"}
     assert all(w == w.lower() and "-" not in w for w in words)
 
@@ -59,7 +63,12 @@ def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
     spec = yaml.safe_load(yaml.safe_dump(SPEC))
     spec["model"] = {"n_embd": 32, "n_layer": 1, "block_size": 32, "n_head": 2}
     spec["phases"]["first"] = {
-        "kind": "pretrain", "datasets": "me", "num_epochs": 3, "learning_rate": 1e-3, "lora_r": 8}
+        "kind": "pretrain",
+        "datasets": "me",
+        "num_epochs": 3,
+        "learning_rate": 1e-3,
+        "lora_r": 8,
+    }
     said = problems(tmp_path, spec)
     assert not [line for line in said.values() if "missing" in line]
     assert "`lr` here, and stands under `phases.first.optimizer`" in said["phases.first.learning_rate"]
@@ -68,23 +77,33 @@ def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
     assert "no LoRA" in said["phases.first.lora_r"]
 
 
-@pytest.mark.parametrize(("setting", "hint"), [
-    ("phases.first.batch = 8", "--set phases.first.batch=8"), ("phases.first.batch: 8", "--set phases.first.batch=8"),
-    ("phases[first].batch=8", "--set phases.first.batch=8"), ("lr=1", "`lr` stands under `phases.first.optimizer`"),
-    ("first.batch=8", "`phases.first`"), ("model/layers=2", "`model.layers`"),
-    ("phases.first.optimizer={kind:adamw}", "a colon needs a space behind it: `kind: adamw`"),
-    ("phases.first.mixture={me:100%}", "a colon needs a space behind it: `me: 100%`"),
-    ("phases.first.optimizer.lr=0,001", "write `0.001`"),
-    ("phases.first.optimizer.lr=1,500", "or `1500`"),
-    ("model.layers=1,5", "no fraction"), ("phases.first.budget=1,5M tokens", "write `1.5M tokens`"),
-    ("phases.first.budget=1,000 tokens", "write `1000 tokens`"),
-    ("phases.first.budget=5k", "`5k tokens` or `5k steps`"),
-    ("phases.first.budget=1.000 tokens", "`1000 tokens`"), ("phases.first.budget=10 minutes", "--time"),
-    ("data.sources.me.validation=10%", "write `tail 10%`"), ("data.sources.me.validation=0.1", "write `tail 10%`"),
-    ("data.sources.me.validation=tail 100%", "nothing to train on"), ("phases.first.mixture=me", "{me: 100%}"),
-    ("phases.first.mixture.me=1.0", "`100%`"),
-    ("data.sources.me.validation=tail 0%", "nothing to validate with"),
-])
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("phases.first.batch = 8", "--set phases.first.batch=8"),
+        ("phases.first.batch: 8", "--set phases.first.batch=8"),
+        ("phases[first].batch=8", "--set phases.first.batch=8"),
+        ("lr=1", "`lr` stands under `phases.first.optimizer`"),
+        ("first.batch=8", "`phases.first`"),
+        ("model/layers=2", "`model.layers`"),
+        ("phases.first.optimizer={kind:adamw}", "a colon needs a space behind it: `kind: adamw`"),
+        ("phases.first.mixture={me:100%}", "a colon needs a space behind it: `me: 100%`"),
+        ("phases.first.optimizer.lr=0,001", "write `0.001`"),
+        ("phases.first.optimizer.lr=1,500", "or `1500`"),
+        ("model.layers=1,5", "no fraction"),
+        ("phases.first.budget=1,5M tokens", "write `1.5M tokens`"),
+        ("phases.first.budget=1,000 tokens", "write `1000 tokens`"),
+        ("phases.first.budget=5k", "`5k tokens` or `5k steps`"),
+        ("phases.first.budget=1.000 tokens", "`1000 tokens`"),
+        ("phases.first.budget=10 minutes", "--time"),
+        ("data.sources.me.validation=10%", "write `tail 10%`"),
+        ("data.sources.me.validation=0.1", "write `tail 10%`"),
+        ("data.sources.me.validation=tail 100%", "nothing to train on"),
+        ("phases.first.mixture=me", "{me: 100%}"),
+        ("phases.first.mixture.me=1.0", "`100%`"),
+        ("data.sources.me.validation=tail 0%", "nothing to validate with"),
+    ],
+)
 def test_a_slip_in_a_setting_is_answered_with_what_was_meant(setting: str, hint: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(SPEC))
@@ -92,18 +111,24 @@ def test_a_slip_in_a_setting_is_answered_with_what_was_meant(setting: str, hint:
     assert hint in said
 
 
-@pytest.mark.parametrize(("line", "hint"), [
-    ("run mine.yaml --budget 30", "--set phases.NAME.budget=30"),
-    ("check mine.yaml --layers=2", "--set model.layers=2"),
-    ("check mine.yaml --model.layers 2", "--set model.layers=2"),
-    ("run mine.yaml --batch-size 8", "phases.NAME.batch=8"),
-    ("run mine.yaml --epochs 3", "--set 'phases.NAME.budget=3 epochs of SOURCE'"),
-    ("sample --max-new-tokens 3", "--set decoding.max_tokens=3"), ("sample --top-k=3", "--set decoding.top_k=3"),
-    ("sample --prompt x --learning-rate 3", "--set"), ("check -", "not from standard input"),
-    ("schema -o .", "-o schema.json"),
-])
-def test_an_option_in_other_words_is_answered_with_its_setting(line: str, hint: str, tmp_path: Path, capsys: Any,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("run mine.yaml --budget 30", "--set phases.NAME.budget=30"),
+        ("check mine.yaml --layers=2", "--set model.layers=2"),
+        ("check mine.yaml --model.layers 2", "--set model.layers=2"),
+        ("run mine.yaml --batch-size 8", "phases.NAME.batch=8"),
+        ("run mine.yaml --epochs 3", "--set 'phases.NAME.budget=3 epochs of SOURCE'"),
+        ("sample --max-new-tokens 3", "--set decoding.max_tokens=3"),
+        ("sample --top-k=3", "--set decoding.top_k=3"),
+        ("sample --prompt x --learning-rate 3", "--set"),
+        ("check -", "not from standard input"),
+        ("schema -o .", "-o schema.json"),
+    ],
+)
+def test_an_option_in_other_words_is_answered_with_its_setting(
+    line: str, hint: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     try:
         status = answered(line.split())

@@ -18,17 +18,38 @@ from llmspec.verbs import app
 
 VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 BASES = {
-    "run SPEC": ["a.yaml"], "sample": [], "sample --plain": ["--plain"], "explain SPEC": ["a.yaml"],
-    "explain SPEC --part PART": ["a.yaml", "--part=model"], "explain SPEC SPEC": ["a.yaml", "b.yaml"],
-    "explain RUN RUN": ["r", "s"], "explain [RUN]": ["r"], "explain RUN --exact": ["r", "--exact"],
-    "explain RUN --part PART": ["r", "--part=model"], "explain [RUN] --prompt TEXT": ["r", "--prompt=x"],
-    "check SPEC": ["a.yaml"], "new FOLDER --text PATH": ["a", "--text=x"], "new FOLDER --chat PATH": ["a", "--chat=x"],
-    "new FOLDER": ["a"], "schema": [], "bench [SPEC]": [], "bench --only decode": ["--only=decode"],
+    "run SPEC": ["a.yaml"],
+    "sample": [],
+    "sample --plain": ["--plain"],
+    "explain SPEC": ["a.yaml"],
+    "explain SPEC --part PART": ["a.yaml", "--part=model"],
+    "explain SPEC SPEC": ["a.yaml", "b.yaml"],
+    "explain RUN RUN": ["r", "s"],
+    "explain [RUN]": ["r"],
+    "explain RUN --exact": ["r", "--exact"],
+    "explain RUN --part PART": ["r", "--part=model"],
+    "explain [RUN] --prompt TEXT": ["r", "--prompt=x"],
+    "check SPEC": ["a.yaml"],
+    "new FOLDER --text PATH": ["a", "--text=x"],
+    "new FOLDER --chat PATH": ["a", "--chat=x"],
+    "new FOLDER": ["a"],
+    "schema": [],
+    "bench [SPEC]": [],
+    "bench --only decode": ["--only=decode"],
     "bench --only machine": ["--only=machine"],
 }
 """Arguments that make a form, by its line."""
-VALUES = {"set": "seed=1", "n": "2", "seed": "1", "top": "2", "rounds": "2", "steps": "2", "minutes": "5",
-          "only": "machine", "against": "torch"}
+VALUES = {
+    "set": "seed=1",
+    "n": "2",
+    "seed": "1",
+    "top": "2",
+    "rounds": "2",
+    "steps": "2",
+    "minutes": "5",
+    "only": "machine",
+    "against": "torch",
+}
 
 
 def options(verb: str) -> dict[str, str]:
@@ -56,8 +77,9 @@ def meet(verb: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def pairs() -> list[tuple[str, str, str]]:
-    return [(f.line, verb, option) for f in FORMS for verb in (f.verb,) for option in options(verb)
-            if f is not SAMPLE_TEXT]
+    return [
+        (f.line, verb, option) for f in FORMS for verb in (f.verb,) for option in options(verb) if f is not SAMPLE_TEXT
+    ]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -67,8 +89,9 @@ def test_every_option_has_a_form_in_which_it_does_something(verb: str) -> None:
 
 
 @pytest.mark.parametrize(("line", "verb", "option"), pairs())
-def test_an_option_acts_or_is_refused(line: str, verb: str, option: str, monkeypatch: pytest.MonkeyPatch,
-                                      capsys: Any) -> None:
+def test_an_option_acts_or_is_refused(
+    line: str, verb: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     base = [a for a in BASES[line] if not a.startswith(f"--{option}")]
     found, began, said = meet(verb, [*base, options(verb)[option]], monkeypatch, capsys)
     given = {option, *(a[2:].partition("=")[0] for a in base if a.startswith("--"))}
@@ -79,19 +102,31 @@ def test_an_option_acts_or_is_refused(line: str, verb: str, option: str, monkeyp
         assert belongs, said
 
 
-@pytest.mark.parametrize(("verb", "arguments", "refused"), [
-    ("explain", ["a.yaml", "--prompt=x"], "prompt"), ("explain", ["a.yaml", "b.yaml", "--part=model"], "part"),
-    ("explain", ["r", "--set=seed=1"], "set"), ("explain", ["r", "--top=3"], "top"),
-    ("explain", ["r", "--seed=3"], "seed"), ("explain", ["r", "--part=model", "--set=seed=1"], "set"),
-    ("explain", ["a.yaml", "--part=model", "--exact"], "exact"), ("explain", ["--time"], "time"),
-    ("explain", ["r", "s", "--set=seed=1"], "set"), ("explain", ["r", "--prompt=x", "--exact"], "exact"),
-    ("sample", ["--plain", "--system=x"], "system"), ("bench", ["--only=machine", "--steps=3"], "steps"),
-    ("bench", ["--only=machine", "--phase=chat"], "phase"), ("bench", ["--only=decode", "--phase=chat"], "phase"),
-    ("bench", ["--only=machine", "--rounds=9"], "rounds"), ("run", ["a.yaml", "--locked", "--lock=x"], "lock"),
-    ("check", ["a.yaml", "--set=seed=1", "--set=seed=2"], "set"),
-])
-def test_what_did_nothing_is_refused(verb: str, arguments: list[str], refused: str, monkeypatch: pytest.MonkeyPatch,
-                                     capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("verb", "arguments", "refused"),
+    [
+        ("explain", ["a.yaml", "--prompt=x"], "prompt"),
+        ("explain", ["a.yaml", "b.yaml", "--part=model"], "part"),
+        ("explain", ["r", "--set=seed=1"], "set"),
+        ("explain", ["r", "--top=3"], "top"),
+        ("explain", ["r", "--seed=3"], "seed"),
+        ("explain", ["r", "--part=model", "--set=seed=1"], "set"),
+        ("explain", ["a.yaml", "--part=model", "--exact"], "exact"),
+        ("explain", ["--time"], "time"),
+        ("explain", ["r", "s", "--set=seed=1"], "set"),
+        ("explain", ["r", "--prompt=x", "--exact"], "exact"),
+        ("sample", ["--plain", "--system=x"], "system"),
+        ("bench", ["--only=machine", "--steps=3"], "steps"),
+        ("bench", ["--only=machine", "--phase=chat"], "phase"),
+        ("bench", ["--only=decode", "--phase=chat"], "phase"),
+        ("bench", ["--only=machine", "--rounds=9"], "rounds"),
+        ("run", ["a.yaml", "--locked", "--lock=x"], "lock"),
+        ("check", ["a.yaml", "--set=seed=1", "--set=seed=2"], "set"),
+    ],
+)
+def test_what_did_nothing_is_refused(
+    verb: str, arguments: list[str], refused: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     _, began, said = meet(verb, arguments, monkeypatch, capsys)
     assert not began and f"--{refused}" in said
 

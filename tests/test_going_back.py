@@ -19,12 +19,16 @@ from llmspec.training.run import run
 from llmspec.training.watch import Recorder, Step
 
 DOCS, FACTS, PHASES = (tiny.TINY.index(key) for key in ("    docs:", "    facts:", "phases:"))
-SHORT = (tiny.TINY[:DOCS] + tiny.TINY[FACTS:PHASES] + """\
+SHORT = (
+    tiny.TINY[:DOCS]
+    + tiny.TINY[FACTS:PHASES]
+    + """\
 phases:
   first: {kind: pretrain, mixture: {facts: 100%}, budget: 6 steps, batch: 2, checkpoint_every: 2 steps}
   second: {kind: sft, from: first, mixture: {facts: 100%}, budget: 4 steps, batch: 2, prompts: [one]}
 decoding: {max_tokens: 4}
-""")
+"""
+)
 
 
 class Halting(Recorder):
@@ -109,8 +113,11 @@ def test_what_was_cut_short_comes_back_and_goes_on(folder: Path) -> None:
 
 
 def test_what_only_shows_trains_nothing_again(folder: Path) -> None:
-    shown = [f"phases.{p}.{key}" for p in ("first", "second") for key in (
-        "evaluate_every=1 steps", "sample_every=3 steps", "checkpoint_every=1 steps", "prompts=[two]")]
+    shown = [
+        f"phases.{p}.{key}"
+        for p in ("first", "second")
+        for key in ("evaluate_every=1 steps", "sample_every=3 steps", "checkpoint_every=1 steps", "prompts=[two]")
+    ]
     assert trained(folder, *shown).taken == ["first", "second"]
     fresh = folder.with_name("fresh")
     fresh.mkdir()
@@ -150,15 +157,23 @@ def test_an_odd_key_leads_nowhere_else(tmp_path: Path, key: str) -> None:
     assert moved is not None and moved.parent == tmp_path and moved.is_dir()
 
 
-@pytest.mark.parametrize(("sets", "said"), [
-    ((), "no checkpoint of first had been written yet"),
-    (("phases.first.checkpoint_every=1 steps", "phases.first.schedule.warmup=3 steps"), "the checkpoint of step 1 is")])
-def test_a_loss_that_is_no_number_says_which_checkpoint_there_is(tmp_path: Path, sets: tuple[str, ...],
-                                                                 said: str) -> None:
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ((), "no checkpoint of first had been written yet"),
+        (
+            ("phases.first.checkpoint_every=1 steps", "phases.first.schedule.warmup=3 steps"),
+            "the checkpoint of step 1 is",
+        ),
+    ],
+)
+def test_a_loss_that_is_no_number_says_which_checkpoint_there_is(
+    tmp_path: Path, sets: tuple[str, ...], said: str
+) -> None:
     high = ("phases.first.optimizer.kind=sgd", "phases.first.optimizer.lr=1e30", "phases.first.clip=null")
     with pytest.raises(RunError) as caught:
         trained(tmp_path, *high, *sets)
-    problem, = caught.value.problems
+    (problem,) = caught.value.problems
     newest, _ = checkpoint.newest(tmp_path / "run" / "first")
     assert said in problem.consequence and "`clip: 1.0`" in problem.hint and "1e+30" in problem.hint
     assert (newest is None) == ("no checkpoint" in said)

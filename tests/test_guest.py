@@ -15,12 +15,45 @@ import pytest
 import tiny
 
 HOSTILE = ("true", "dev", "repo/app:1", "", "0", "1", "2", "-1", "production")
-READ_ON_PURPOSE = {"CC", "CACHEDB", "DEV", "CUDA_PATH", "LD_LIBRARY_PATH", "NVJITLINK_PATH", "NVRTC_PATH", "ROCM_PATH",
-                   "XDG_CACHE_HOME", "PATH", "HOME"}
+READ_ON_PURPOSE = {
+    "CC",
+    "CACHEDB",
+    "DEV",
+    "CUDA_PATH",
+    "LD_LIBRARY_PATH",
+    "NVJITLINK_PATH",
+    "NVRTC_PATH",
+    "ROCM_PATH",
+    "XDG_CACHE_HOME",
+    "PATH",
+    "HOME",
+}
 """What says where something lies, or which compiler and device to take."""
-KNOWN = {"DEBUG", "PROFILE", "IMAGE", "JIT", "SPEC", "VIZ", "TC", "BEAM", "NOOPT", "CACHELEVEL", "TRACEMETA",
-         "NO_COLOR", "TYPED", "THREADS", "CPU_LLVM", "CPU", "GPU", "PORT", "BROWSER", "HALF",
-         "DEBUG_GC", "CPU_CC", "PARALLEL"}
+KNOWN = {
+    "DEBUG",
+    "PROFILE",
+    "IMAGE",
+    "JIT",
+    "SPEC",
+    "VIZ",
+    "TC",
+    "BEAM",
+    "NOOPT",
+    "CACHELEVEL",
+    "TRACEMETA",
+    "NO_COLOR",
+    "TYPED",
+    "THREADS",
+    "CPU_LLVM",
+    "CPU",
+    "GPU",
+    "PORT",
+    "BROWSER",
+    "HALF",
+    "DEBUG_GC",
+    "CPU_CC",
+    "PARALLEL",
+}
 """Some that must be among them, or that are read under a name made up on the way."""
 FORWARD = """
 import json, os, sys
@@ -68,8 +101,9 @@ def clean(**more: str) -> dict[str, str]:
 
 
 def python(code: str, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, env=clean(**environment),
-                          timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, env=clean(**environment), timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -85,8 +119,9 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]
 
 def tiny_call(verb: str, spec: str, **environment: str) -> str:
     arguments = [verb] if verb == "--help" else [*verb.split()[:1], spec, *verb.split()[1:]]
-    done = subprocess.run(tiny.command(*arguments), text=True, capture_output=True, env=clean(**environment),
-                          timeout=300)
+    done = subprocess.run(
+        tiny.command(*arguments), text=True, capture_output=True, env=clean(**environment), timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -123,14 +158,17 @@ def test_what_is_meant_reaches_tinygrad() -> None:
 
 @pytest.mark.parametrize("text", ["DEBUG", "debug=1", "=1", "DEBUG=1,NOOPT", "DEBUG=many"])
 def test_what_tinygrad_cannot_read_is_a_sentence(text: str) -> None:
-    code = ("from llmspec.core.problems import RunError\nimport llmspec.kernels\n"
-            "try:\n  import tinygrad.helpers\nexcept RunError as error: print(error)")
+    code = (
+        "from llmspec.core.problems import RunError\nimport llmspec.kernels\n"
+        "try:\n  import tinygrad.helpers\nexcept RunError as error: print(error)"
+    )
     assert "LLMSPEC_TINYGRAD" in python(code, LLMSPEC_TINYGRAD=text)
 
 
 @pytest.mark.parametrize(("name", "value"), [("JIT", "0"), ("NOOPT", "1"), ("IMAGE", "2"), ("VIZ", "-1")])
-def test_a_tinygrad_that_the_user_imported_keeps_what_it_read(name: str, value: str,
-                                                              usual: tuple[str, dict[str, str]]) -> None:
+def test_a_tinygrad_that_the_user_imported_keeps_what_it_read(
+    name: str, value: str, usual: tuple[str, dict[str, str]]
+) -> None:
     early = f"from tinygrad.helpers import ContextVar; assert str(ContextVar._cache[{name!r}].value) == {value!r}\n"
     assert python(early + FORWARD, **{name: value, "DEV": "CPU"}).count('"') == usual[0].count('"')
 
@@ -155,7 +193,9 @@ def state():
         "open files": len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") and COUNT else 0,
     }
 """
-WHOLE = STATE.replace("COUNT", "False") + """
+WHOLE = (
+    STATE.replace("COUNT", "False")
+    + """
 os.environ.update(CC="gcc", DEBUG="true", OWN="1")
 warnings.simplefilter("error")
 import llmspec
@@ -180,11 +220,18 @@ for event in model.stream("one"):
     same("stream")
 print("same")
 """
+)
 
 
 def test_nothing_of_the_process_changes(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", WHOLE, tiny.write(tmp_path)], text=True, capture_output=True,
-                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tiny.ROOT)}, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", WHOLE, tiny.write(tmp_path)],
+        text=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tiny.ROOT)},
+        timeout=600,
+    )
     assert done.stdout.strip().endswith("same"), done.stderr[-3000:]
 
 
@@ -213,8 +260,14 @@ print("same")
 
 
 def test_a_tinygrad_of_the_users_own_keeps_its_device_and_settings(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", EARLY, tiny.write(tmp_path)], text=True, capture_output=True,
-                          cwd=tmp_path, env=clean(DEV="PYTHON", JIT="0"), timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, tiny.write(tmp_path)],
+        text=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env=clean(DEV="PYTHON", JIT="0"),
+        timeout=600,
+    )
     assert done.stdout.strip().endswith("same"), done.stderr[-3000:]
 
 

@@ -21,14 +21,43 @@ from llmspec.spec import load_spec, read_spec
 SECONDS, BYTES = 2.0, 200e6
 """Processor time and memory of a refusal, at most."""
 
-HOSTILE = ("9" * 399, "-" + "9" * 399, "9" * 5000, "1e999", "-1e999", "1e308", "5e-324", "0", "-1", ".nan",
-           "1e999 tokens", "1e300 tokens", "1e300 YFLOPs", "1e999 epochs of docs", "9" * 399 + "%", "9" * 399 + " TB",
-           "1e999 steps", "1e17 steps", "''", "[[[[]]]]", "{}", '"\\U0001F600"')
+HOSTILE = (
+    "9" * 399,
+    "-" + "9" * 399,
+    "9" * 5000,
+    "1e999",
+    "-1e999",
+    "1e308",
+    "5e-324",
+    "0",
+    "-1",
+    ".nan",
+    "1e999 tokens",
+    "1e300 tokens",
+    "1e300 YFLOPs",
+    "1e999 epochs of docs",
+    "9" * 399 + "%",
+    "9" * 399 + " TB",
+    "1e999 steps",
+    "1e17 steps",
+    "''",
+    "[[[[]]]]",
+    "{}",
+    '"\\U0001F600"',
+)
 FULL = [
-    "model.attention={kind: grouped_query, heads: 2, kv_heads: 1}", "model.init={kind: fan_in}",
-    "tokenizer={kind: bpe, vocab: 300}", "memory_limit=8 GiB", "decoding.seed=1", "decoding.top_k=5",
-    "decoding.top_p=0.9", "decoding.min_p=0.1", "phases.chat.optimizer={kind: adamw}", "phases.chat.clip=1",
-    "phases.chat.schedule={kind: wsd}", "model.position={kind: rope}",
+    "model.attention={kind: grouped_query, heads: 2, kv_heads: 1}",
+    "model.init={kind: fan_in}",
+    "tokenizer={kind: bpe, vocab: 300}",
+    "memory_limit=8 GiB",
+    "decoding.seed=1",
+    "decoding.top_k=5",
+    "decoding.top_p=0.9",
+    "decoding.min_p=0.1",
+    "phases.chat.optimizer={kind: adamw}",
+    "phases.chat.clip=1",
+    "phases.chat.schedule={kind: wsd}",
+    "model.position={kind: rope}",
 ]
 """Settings that bring keys into play which the tiny spec leaves out."""
 
@@ -48,8 +77,12 @@ def keys(tmp: Path) -> list[str]:
 
 def test_no_value_at_any_key_ends_in_a_traceback(tmp_path: Path) -> None:
     path, found = tiny.write(tmp_path), keys(tmp_path)
-    assert len(found) > 70 and {"seed", "memory_limit", "phases.pretrain.optimizer.adamw.lr",
-                                "phases.pretrain.optimizer.rest.lr"} & set(found)
+    assert len(found) > 70 and {
+        "seed",
+        "memory_limit",
+        "phases.pretrain.optimizer.adamw.lr",
+        "phases.pretrain.optimizer.rest.lr",
+    } & set(found)
     slow = []
     for i, key in enumerate(found):
         for value in HOSTILE[i % 3 :: 3]:  # each key meets a third; neighbours, often of one kind, meet the others
@@ -89,8 +122,11 @@ def largest(sound: dict[str, Any]) -> dict[str, Any]:
             if child is not None and isinstance(value, dict) and (child.parts or child.item):
                 out[key] = {n: grow(child.item, v) for n, v in value.items()} if child.item else grow(child, value)
             elif info is not None and isinstance(value, int) and not isinstance(value, bool):
-                limits = [getattr(m, "le", None) or (getattr(m, "lt", None) or 1) - 1 for m in info.metadata
-                          if hasattr(m, "le") or hasattr(m, "lt")]
+                limits = [
+                    getattr(m, "le", None) or (getattr(m, "lt", None) or 1) - 1
+                    for m in info.metadata
+                    if hasattr(m, "le") or hasattr(m, "lt")
+                ]
                 out[key] = limits[0] if limits else value
         return out
 
@@ -102,20 +138,25 @@ def many(name: str, folder: Path) -> list[str]:
     spec = tiny.TINY
     plain = {
         "unknown keys": spec + "".join(f"k{i}: 1\n" for i in range(40_000)),
-        "unknown keys in a map": spec.replace("kind: rope", "kind: rope, " + ", ".join(
-            f"k{i}: 1" for i in range(20_000))),
+        "unknown keys in a map": spec.replace(
+            "kind: rope", "kind: rope, " + ", ".join(f"k{i}: 1" for i in range(20_000))
+        ),
         "unknown sources": spec.replace("docs: 100%", "docs: 100%, " + ", ".join(f"s{i}: 0%" for i in range(20_000))),
         "broken lines": "".join(f"k{i}: [\n" for i in range(20_000)),
         "brackets": "a: " + "[" * 3000 + "]" * 3000 + "\n",
         "steps to the right": "".join(" " * i + f"k{i}:\n" for i in range(1500)),
-        "aliases": "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
-            f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)),
+        "aliases": "a: &a [1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)),
         "a long line": 'a: "' + "x" * 1_900_000 + '"\n',
         "a large batch": spec.replace("batch: 4", f"batch: {(1 << 24) - 3}"),
-        "a batch with many divisors": spec.replace("batch: 4", "batch: 14414400").replace("context: 16",
-                                                                                          "context: 1048576"),
-        "phases": spec.replace("phases:\n", "phases:\n" + "".join(
-            f"  p{i}: {{kind: sft, mixture: {{facts: 100%}}, budget: 12 steps}}\n" for i in range(500))),
+        "a batch with many divisors": spec.replace("batch: 4", "batch: 14414400").replace(
+            "context: 16", "context: 1048576"
+        ),
+        "phases": spec.replace(
+            "phases:\n",
+            "phases:\n"
+            + "".join(f"  p{i}: {{kind: sft, mixture: {{facts: 100%}}, budget: 12 steps}}\n" for i in range(500)),
+        ),
         "a name of 300 letters": spec.replace("name: tiny", "name: " + "a" * 300),
     }
     if name == "a chain":
@@ -156,22 +197,50 @@ def many(name: str, folder: Path) -> list[str]:
     return [str(folder / "spec.yaml")]
 
 
-CASES = ("unknown keys", "unknown keys in a map", "unknown sources", "broken lines", "brackets", "steps to the right",
-         "aliases", "a long line", "a large batch", "a batch with many divisors", "phases", "a name of 300 letters",
-         "a chain", "doubling", "all maxima", "a deep setting", "a deep value", "zeros", "a pipe", "a terabyte",
-         "a file name that is no text", "a long file name")
+CASES = (
+    "unknown keys",
+    "unknown keys in a map",
+    "unknown sources",
+    "broken lines",
+    "brackets",
+    "steps to the right",
+    "aliases",
+    "a long line",
+    "a large batch",
+    "a batch with many divisors",
+    "phases",
+    "a name of 300 letters",
+    "a chain",
+    "doubling",
+    "all maxima",
+    "a deep setting",
+    "a deep value",
+    "zeros",
+    "a pipe",
+    "a terabyte",
+    "a file name that is no text",
+    "a long file name",
+)
 SOUND = ("phases", "doubling", "a file name that is no text", "a name of 300 letters")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_hostile_spec_is_a_sentence_soon_and_in_little_memory(name: str, tmp_path: Path) -> None:
     arguments = many(name, tmp_path)
-    code = ("import atexit, sys; from llmspec.bench.memory import peak_bytes; from llmspec.cli import main\n"
-            "atexit.register(lambda: print('\\npeak', peak_bytes()))\n"
-            "sys.argv[1:] = ['check', *sys.argv[1:]]; main()")
+    code = (
+        "import atexit, sys; from llmspec.bench.memory import peak_bytes; from llmspec.cli import main\n"
+        "atexit.register(lambda: print('\\npeak', peak_bytes()))\n"
+        "sys.argv[1:] = ['check', *sys.argv[1:]]; main()"
+    )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60,
-                          cwd=tiny.ROOT, errors="replace")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tiny.ROOT,
+        errors="replace",
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     *said, peak = done.stdout.strip().splitlines()
@@ -186,5 +255,6 @@ def test_what_is_cut_short_is_counted(tmp_path: Path) -> None:
     found = read_spec(tmp_path / "spec.yaml").problems
     assert any(problem.message == "and 19,980 more unknown keys here" for problem in found)
     many("broken lines", tmp_path)
-    assert any("the rest of the file was not read" in problem.message
-               for problem in read_spec(tmp_path / "spec.yaml").problems)
+    assert any(
+        "the rest of the file was not read" in problem.message for problem in read_spec(tmp_path / "spec.yaml").problems
+    )

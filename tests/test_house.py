@@ -17,13 +17,37 @@ from llmspec.spec.shape import description, fields_of
 
 PACKAGE = tiny.ROOT / "llmspec"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FLOORS = ({"core"}, {"parts"}, {"spec"}, {"compiler"}, {"kernels", "model", "data", "runs"},
-          {"training", "decoding", "bench"}, {"explain", "scaffold"}, {"render"}, {"asked"},
-          {"forms", "failures"}, {"verb"}, {"verbs"}, {"cli", "__main__"})
+FLOORS = (
+    {"core"},
+    {"parts"},
+    {"spec"},
+    {"compiler"},
+    {"kernels", "model", "data", "runs"},
+    {"training", "decoding", "bench"},
+    {"explain", "scaffold"},
+    {"render"},
+    {"asked"},
+    {"forms", "failures"},
+    {"verb"},
+    {"verbs"},
+    {"cli", "__main__"},
+)
 """A room imports rooms of its own floor or below."""
 HEAVY = {"tinygrad", "torch", "transformers"}
-KINDS = ("positions", "attentions", "norms", "mlps", "inits", "tokenizers", "sources", "objectives", "optimizers",
-         "schedules", "filters", "phases")
+KINDS = (
+    "positions",
+    "attentions",
+    "norms",
+    "mlps",
+    "inits",
+    "tokenizers",
+    "sources",
+    "objectives",
+    "optimizers",
+    "schedules",
+    "filters",
+    "phases",
+)
 
 
 def floor(room: str) -> int:
@@ -64,8 +88,12 @@ def arrows(path: Path) -> set[str]:
 
 
 def rooms_imported() -> set[tuple[str, str]]:
-    return {(room(path), room(MODULES[found])) for path in FILES for found in arrows(path)
-            if module(path) not in DOORWAYS and found not in DOORWAYS and room(path) != room(MODULES[found])}
+    return {
+        (room(path), room(MODULES[found]))
+        for path in FILES
+        for found in arrows(path)
+        if module(path) not in DOORWAYS and found not in DOORWAYS and room(path) != room(MODULES[found])
+    }
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
@@ -74,7 +102,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
     def walk(name: str, trail: list[str]) -> list[str]:
         if name in trail:
-            return [*trail[trail.index(name):], name]
+            return [*trail[trail.index(name) :], name]
         if name in done:
             return []
         for below in sorted(graph.get(name, ())):
@@ -124,8 +152,11 @@ def test_files_stay_small(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= 400
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("core", "parts", "spec", "compiler")],
-                         ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if room(p) in ("core", "parts", "spec", "compiler")],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
 def test_nothing_heavy_up_to_the_compiler(path: Path) -> None:
     assert not HEAVY & {m.split(".")[0] for m in imports(path)}
     assert "numpy" not in {m.split(".")[0] for m in imports(path, top_level=True)}
@@ -149,8 +180,10 @@ def test_every_key_is_described(kind: str) -> None:
 
 
 def test_importing_the_compiler_stays_light() -> None:
-    code = ("import llmspec, llmspec.compiler, llmspec.spec, sys;"
-            "print([m for m in ('tinygrad', 'numpy', 'tokenizers', 'safetensors') if m in sys.modules])")
+    code = (
+        "import llmspec, llmspec.compiler, llmspec.spec, sys;"
+        "print([m for m in ('tinygrad', 'numpy', 'tokenizers', 'safetensors') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.ROOT, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -31,8 +31,11 @@ def changed(field: str) -> dict[str, Any]:
     if isinstance(value, dict):
         first = next(iter(value))
         other = value[first] + 1 if isinstance(value[first], int) else value[first] + "x"
-        return {"another": {**value, first: other}, "one more": {**value, "new.one": value[first]},
-                "one less": {k: v for k, v in value.items() if k != first}}
+        return {
+            "another": {**value, first: other},
+            "one more": {**value, "new.one": value[first]},
+            "one less": {k: v for k, v in value.items() if k != first},
+        }
     return {"another": value + 1 if isinstance(value, int) else value + "x"}
 
 
@@ -42,8 +45,17 @@ CHANGES = [(field, what) for field in FIELDS for what in changed(field)]
 def test_a_lock_holds_what_the_result_follows_from() -> None:
     assert set(LOCKED.packages) == set(PACKAGES) and set(ADVICE) == set(FIELDS)
     assert {"model", "tokenizer", "decoding", "data.sources.wiki", "phases.chat", "name"} <= set(LOCKED.spec)
-    assert {"attentions.grouped_query", "optimizers.muon", "optimizers.adamw", "schedules.linear", "phases.sft",
-            "sources.package", "tokenizers.bpe", "objectives.cross_entropy", "filters.top_p"} <= set(LOCKED.parts)
+    assert {
+        "attentions.grouped_query",
+        "optimizers.muon",
+        "optimizers.adamw",
+        "schedules.linear",
+        "phases.sft",
+        "sources.package",
+        "tokenizers.bpe",
+        "objectives.cross_entropy",
+        "filters.top_p",
+    } <= set(LOCKED.parts)
 
 
 def test_it_reads_back_equal_and_differs_from_itself_in_nothing(tmp_path: Path) -> None:
@@ -61,12 +73,21 @@ def test_each_field_gives_exactly_its_own_difference(field: str, what: str) -> N
     assert problem.hint and problem.consequence and "{" not in problem.hint
 
 
-@pytest.mark.parametrize(("override", "expected"), [
-    ("phases.chat.optimizer.lr=1e-5", ["spec.phases.chat"]), ("model.dropout=0.1", ["spec.model"]),
-    ("model.init.stddev=0.5", ["spec.model"]), ("seed=2", ["seed"]), ("decoding.top_p=0.5", ["spec.decoding"]),
-    ("tokenizer.vocab=1024", ["spec.tokenizer", "spec.model"]), ("device=CUDA", ["device"]), ("name=b", ["spec.name"]),
-    ("data.sources.wiki.validation=hash 4%", ["spec.data.sources.wiki"]),
-    ("model.mlp.kind=gelu", ["spec.model", "parts.mlps.gelu", "parts.mlps.swiglu"])])
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("phases.chat.optimizer.lr=1e-5", ["spec.phases.chat"]),
+        ("model.dropout=0.1", ["spec.model"]),
+        ("model.init.stddev=0.5", ["spec.model"]),
+        ("seed=2", ["seed"]),
+        ("decoding.top_p=0.5", ["spec.decoding"]),
+        ("tokenizer.vocab=1024", ["spec.tokenizer", "spec.model"]),
+        ("device=CUDA", ["device"]),
+        ("name=b", ["spec.name"]),
+        ("data.sources.wiki.validation=hash 4%", ["spec.data.sources.wiki"]),
+        ("model.mlp.kind=gelu", ["spec.model", "parts.mlps.gelu", "parts.mlps.swiglu"]),
+    ],
+)
 def test_what_a_spec_changes_is_named_and_nothing_else(override: str, expected: list[str]) -> None:
     assert sorted(d.what for d in differences(LOCKED, lock_of(override))) == sorted(expected)
 
@@ -75,8 +96,9 @@ def test_a_part_of_another_revision_is_another_part(monkeypatch: pytest.MonkeyPa
     from llmspec.parts import optimizers
 
     monkeypatch.setattr(optimizers.TABLE["muon"], "revision", 7)
-    assert differences(LOCKED, lock_of()) == [Difference("parts.optimizers.muon", str(LOCKED.parts["optimizers.muon"]),
-                                                         "7")]
+    assert differences(LOCKED, lock_of()) == [
+        Difference("parts.optimizers.muon", str(LOCKED.parts["optimizers.muon"]), "7")
+    ]
     plan = compile_spec(load_spec(tiny.ROOT / "specs/quickstart.yaml").spec)
     assert revisions(plan)["optimizers.muon"] == 7 and set(sections(plan)) == set(LOCKED.spec)
 
@@ -96,7 +118,8 @@ def test_the_command_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "facts.jsonl").write_text("".join(records))
     text = tiny.TINY[: tiny.TINY.index("    docs:")] + (
         "    facts: {kind: files, path: facts.jsonl, validation: tail 20%}\n"
-        "phases:\n  p: {kind: pretrain, mixture: {facts: 100%}, budget: 3 steps, batch: 2}\n")
+        "phases:\n  p: {kind: pretrain, mixture: {facts: 100%}, budget: 3 steps, batch: 2}\n"
+    )
     spec, out = tiny.write(tmp_path, text), tmp_path / "out"
     arguments = ("run", spec, "--out", out)
 
@@ -108,8 +131,10 @@ def test_the_command_end_to_end(tmp_path: Path) -> None:
         again = tiny.call(*arguments, *more)
         assert again.returncode == 0 and "trained before" in again.stdout, again.stderr
 
-    for sets, said in ((("--set", "seed=9"), ["the seed is 9, and 7 in the lock", "--set seed=7"]),
-                       (("--set", "phases.p.batch=3"), ["phases.p has changed", "under spec/"])):
+    for sets, said in (
+        (("--set", "seed=9"), ["the seed is 9, and 7 in the lock", "--set seed=7"]),
+        (("--set", "phases.p.batch=3"), ["phases.p has changed", "under spec/"]),
+    ):
         other = tiny.call(*arguments, "--locked", *sets)
         assert other.returncode == 2 and all(words in other.stderr for words in said), other.stderr
         assert "problems" not in other.stderr

@@ -20,8 +20,12 @@ from llmspec.core.problems import DataError
 from llmspec.parts.tokenizers import TABLE, bpe, learner
 from llmspec.render.headway import Headway
 
-LETTERS = {"DNA": "ACGT", "Chinese": "".join(map(chr, range(0x4E00, 0x4E00 + 900))),
-           "base64": "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", "spaces": "\n \t"}
+LETTERS = {
+    "DNA": "ACGT",
+    "Chinese": "".join(map(chr, range(0x4E00, 0x4E00 + 900))),
+    "base64": "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
+    "spaces": "\n \t",
+}
 
 
 def stretch(kind: str, length: int, seed: int = 0) -> str:
@@ -77,8 +81,12 @@ def test_a_process_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize(("kind", "least", "most"), [("words", 1.0, 1.0), ("base64", 0.2, 0.4), ("DNA", 0.2, 0.4)])
 def test_different_words_are_bounded(kind: str, least: float, most: float) -> None:
     rng = np.random.default_rng(0)
-    texts = [" ".join(f"word{i}" for i in rng.zipf(1.5, 10_000) if i < 10**6) if kind == "words"
-             else stretch(kind, 60_000, seed) for seed in range(30)]
+    texts = [
+        " ".join(f"word{i}" for i in rng.zipf(1.5, 10_000) if i < 10**6)
+        if kind == "words"
+        else stretch(kind, 60_000, seed)
+        for seed in range(30)
+    ]
     file = BytesIO()
     learner.spool(texts, file)
     assert list(learner.unspool(file)) == texts
@@ -103,8 +111,13 @@ data: {sources: {a: {kind: files, path: dna.txt}}}
 phases: {p: {kind: pretrain, mixture: {a: 100%}, budget: 1 steps, batch: 1, optimizer: {kind: adamw, lr: 1e-3}}}
 """)
     command = [sys.executable, "-m", "llmspec", "check", str(spec), "--data"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               env={**os.environ, "PYTHONPATH": str(tiny.ROOT)})
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tiny.ROOT)},
+    )
     assert process.stdout
     said = ""
     while "training the tokenizer on 3 MB" not in said:

@@ -28,8 +28,9 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 
 
 def prose(words: int, seed: int = 0) -> str:
-    return " ".join(WORDS[(i * i + seed * 7 + i // 5) % len(WORDS)] + str(i % 97 + seed) * (i % 11 == 0)
-                    for i in range(words))
+    return " ".join(
+        WORDS[(i * i + seed * 7 + i // 5) % len(WORDS)] + str(i % 97 + seed) * (i % 11 == 0) for i in range(words)
+    )
 
 
 def files(folder: Path, case: str) -> dict[str, Path]:
@@ -62,8 +63,9 @@ def files(folder: Path, case: str) -> dict[str, Path]:
         (at / "qa.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(p) + "\n" for p in pairs).encode()))
         return {"chat": at}
     if case == "two unknown fields":
-        (at / "qa.csv").write_text("id,frage,antwort\n" + "".join(f"{i},Was ist {i}?,Das ist {i}.\n"
-                                                                  for i in range(80)))
+        (at / "qa.csv").write_text(
+            "id,frage,antwort\n" + "".join(f"{i},Was ist {i}?,Das ist {i}.\n" for i in range(80))
+        )
         return {"chat": at / "qa.csv"}
     assert case == "both"
     (at / "a.txt").write_text(prose(20_000))
@@ -71,8 +73,17 @@ def files(folder: Path, case: str) -> dict[str, Path]:
     return {"text": at / "a.txt", "chat": at / "qa.jsonl"}
 
 
-CASES = ("one small text", "many texts", "a large text", "another alphabet", "source code", "dialogues",
-         "compressed dialogues", "two unknown fields", "both")
+CASES = (
+    "one small text",
+    "many texts",
+    "a large text",
+    "another alphabet",
+    "source code",
+    "dialogues",
+    "compressed dialogues",
+    "two unknown fields",
+    "both",
+)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -107,16 +118,19 @@ def test_without_files_it_is_the_quickstart_under_another_name(tmp_path: Path) -
     assert ours.model_copy(update={"name": theirs.name}) == theirs
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda at: {"text": at / "nothing"}, "--text: there is nothing at"),
-    (lambda at: {"chat": at / "nothing"}, "--chat: there is nothing at"),
-    (lambda at: {"text": at / "empty"}, "holds no files"),
-    (lambda at: {"chat": at / "plain.txt"}, "is plain text, and a dialogue needs records"),
-    (lambda at: {"chat": at / "odd.jsonl"}, "the first (odd.jsonl:1) has a, b, c"),
-    (lambda at: {"text": at / "pictures"}, "holds no text: there are 1 .png"),
-    (lambda at: {"text": at / "spaces.txt"}, "holds no text"),
-    (lambda at: {"text": at / "plain.txt"}, "there are about 5 tokens to train on"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda at: {"text": at / "nothing"}, "--text: there is nothing at"),
+        (lambda at: {"chat": at / "nothing"}, "--chat: there is nothing at"),
+        (lambda at: {"text": at / "empty"}, "holds no files"),
+        (lambda at: {"chat": at / "plain.txt"}, "is plain text, and a dialogue needs records"),
+        (lambda at: {"chat": at / "odd.jsonl"}, "the first (odd.jsonl:1) has a, b, c"),
+        (lambda at: {"text": at / "pictures"}, "holds no text: there are 1 .png"),
+        (lambda at: {"text": at / "spaces.txt"}, "holds no text"),
+        (lambda at: {"text": at / "plain.txt"}, "there are about 5 tokens to train on"),
+    ],
+)
 def test_what_cannot_be_read_is_named_and_nothing_is_written(make: object, message: str, tmp_path: Path) -> None:
     at = tmp_path / "given"
     for folder in ("empty", "pictures"):
@@ -161,6 +175,15 @@ def test_the_command_says_what_to_run_and_that_runs(tmp_path: Path) -> None:
     done = tiny.call("new", "mine", "--chat", "given/qa.csv", "--minutes", "0.1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "llmspec run mine/mine.yaml" in done.stdout and "user {frage}, assistant {antwort}" in done.stdout
-    done = tiny.call("run", "mine/mine.yaml", "--set", "decoding.max_tokens=4", "--set", "model.d_model=16", "--set",
-                     "model.layers=1", cwd=tmp_path)
+    done = tiny.call(
+        "run",
+        "mine/mine.yaml",
+        "--set",
+        "decoding.max_tokens=4",
+        "--set",
+        "model.d_model=16",
+        "--set",
+        "model.layers=1",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

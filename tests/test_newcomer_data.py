@@ -35,15 +35,18 @@ def said(folder: Path, path: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize(("text", "hint"), [
-    ("".join(f"{line},\n" for line in LINES), "no comma behind it: sed -i"),
-    ("\n".join(line.replace("}", ",}") for line in LINES), "no comma before the closing brace"),
-    ("\n".join(line.replace('"', "'") for line in LINES), "double quotes; from Python write json.dumps"),
-    ("[\n" + ",\n".join(LINES) + "\n]", "into a .json file: rename it"),
-    (LINES[0], "only one record"),
-    ("\n".join([LINES[0]] * 300), "validated with too"),
-    ("\n".join(LINES), ""),
-])
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("".join(f"{line},\n" for line in LINES), "no comma behind it: sed -i"),
+        ("\n".join(line.replace("}", ",}") for line in LINES), "no comma before the closing brace"),
+        ("\n".join(line.replace('"', "'") for line in LINES), "double quotes; from Python write json.dumps"),
+        ("[\n" + ",\n".join(LINES) + "\n]", "into a .json file: rename it"),
+        (LINES[0], "only one record"),
+        ("\n".join([LINES[0]] * 300), "validated with too"),
+        ("\n".join(LINES), ""),
+    ],
+)
 def test_jsonl_as_people_write_it(text: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(text)
     found = said(tmp_path, "*.jsonl")

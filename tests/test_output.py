@@ -36,8 +36,10 @@ def test_no_visible_text_acts(text: str) -> None:
     shown = visible(text)
     assert not any(acts(c) for c in shown if c not in "\n\t") and visible(shown) == shown
     assert visible(text, keep="").isprintable() or any(c.isspace() or ord(c) > 127 for c in text)
-    for screen in (Screen(file=io.StringIO(), force_terminal=True, width=40),
-                   Screen(file=io.StringIO(), force_terminal=False, width=40)):
+    for screen in (
+        Screen(file=io.StringIO(), force_terminal=True, width=40),
+        Screen(file=io.StringIO(), force_terminal=False, width=40),
+    ):
         screen.print(text)
         screen.print(Text(text, style="bold"), Text.assemble((text, "red"), text))
         screen.rule(text)
@@ -73,9 +75,15 @@ def test_text_of_a_model_is_itself_in_a_file_and_harmless_on_a_terminal(monkeypa
         assert (not acting(said.getvalue()) and ":dog:\tx" in said.getvalue()) if terminal else said.getvalue() == exact
 
 
-@given(st.recursive(ANY | st.floats() | st.integers() | st.none() | st.booleans(),
-                    lambda inner: st.lists(inner) | st.dictionaries(ANY, inner), max_leaves=8),
-       st.sampled_from(["utf-8", "ascii", "latin-1"]), st.sampled_from([1, None]))
+@given(
+    st.recursive(
+        ANY | st.floats() | st.integers() | st.none() | st.booleans(),
+        lambda inner: st.lists(inner) | st.dictionaries(ANY, inner),
+        max_leaves=8,
+    ),
+    st.sampled_from(["utf-8", "ascii", "latin-1"]),
+    st.sampled_from([1, None]),
+)
 def test_json_is_json_in_every_encoding(value: Any, encoding: str, indent: int | None) -> None:
     raw = io.BytesIO()
     print_json(value, file := io.TextIOWrapper(raw, encoding=encoding, newline=""), indent)
@@ -104,9 +112,13 @@ def numbered(value: Any) -> Any:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a spec that holds hostile text wherever text may stand, and its run, made on a terminal."""
     text, quoted = tiny.TINY, json.dumps(HOSTILE)
-    for old, new in (("license: PSF-2.0", f"license: {quoted}, attribution: {quoted}"), ("context: 16", "context: 64"),
-                     ('prompts: ["one"]', f"prompts: [{quoted}]"), ('a: "uno"', f"a: {quoted}"),
-                     ("max_tokens: 12", f"max_tokens: 4, stop: [{quoted}]")):
+    for old, new in (
+        ("license: PSF-2.0", f"license: {quoted}, attribution: {quoted}"),
+        ("context: 16", "context: 64"),
+        ('prompts: ["one"]', f"prompts: [{quoted}]"),
+        ('a: "uno"', f"a: {quoted}"),
+        ("max_tokens: 12", f"max_tokens: 4, stop: [{quoted}]"),
+    ):
         assert old in text
         text = text.replace(old, new)
     folder = tmp_path_factory.mktemp("hostile")
@@ -117,12 +129,23 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("arguments", [
-    ("sample", "RUN", "--prompt", HOSTILE, "--n", "2"), ("sample", "RUN", "--plain", "--prompt", HOSTILE[:20]),
-    ("explain", "RUN"), ("explain", "SPEC"), ("explain", "RUN", "--prompt", HOSTILE, "--top", "2"),
-    ("check", "SPEC", "--set", f"model.{HOSTILE}=1", "--set", f"name={HOSTILE}"), ("check", HOSTILE), (HOSTILE,),
-    ("explain", "RUN", "--json"), ("explain", "SPEC", "--part", HOSTILE), ("run", "SPEC", f"--{HOSTILE}"),
-], ids=lambda given: " ".join(given)[:12])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sample", "RUN", "--prompt", HOSTILE, "--n", "2"),
+        ("sample", "RUN", "--plain", "--prompt", HOSTILE[:20]),
+        ("explain", "RUN"),
+        ("explain", "SPEC"),
+        ("explain", "RUN", "--prompt", HOSTILE, "--top", "2"),
+        ("check", "SPEC", "--set", f"model.{HOSTILE}=1", "--set", f"name={HOSTILE}"),
+        ("check", HOSTILE),
+        (HOSTILE,),
+        ("explain", "RUN", "--json"),
+        ("explain", "SPEC", "--part", HOSTILE),
+        ("run", "SPEC", f"--{HOSTILE}"),
+    ],
+    ids=lambda given: " ".join(given)[:12],
+)
 def test_no_verb_lets_a_text_act(hostile: Path, arguments: tuple[str, ...]) -> None:
     words = {"RUN": "[:dog:][x]\x1b[2J", "SPEC": "\x1b[2J[red].yaml"}
     status, said = on_terminal(*(words.get(a, a) for a in arguments), cwd=hostile)
@@ -144,7 +167,7 @@ def test_a_word_about_waiting_does_not_wipe_the_prompt_away(monkeypatch: pytest.
 
     samples.show(SimpleNamespace(plan=SimpleNamespace(sources=[])), "But", slowly(), 1, chat=False)
     said = both.file.getvalue()  # type: ignore[attr-defined]
-    assert "compiling" in said and "But soft\n" in said and "\x1b" not in said[said.index("But"):]
+    assert "compiling" in said and "But soft\n" in said and "\x1b" not in said[said.index("But") :]
 
 
 def test_text_that_is_redirected_is_exact(hostile: Path) -> None:
@@ -153,12 +176,26 @@ def test_text_that_is_redirected_is_exact(hostile: Path) -> None:
     assert done.returncode == 0 and done.stdout.startswith(prompt), done.stderr
 
 
-@pytest.mark.parametrize("arguments", [
-    ("run", "SPEC", "--out", "[:dog:][x]\x1b[2J", *STEPS), ("sample", "RUN", "--prompt", "ü→"), ("explain", "SPEC"),
-    ("explain", "RUN"), ("explain", "RUN", "--prompt", "ü"), ("check", "SPEC"), ("schema",), ("check", "ü→.yaml"),
-    ("--help",), ("explain", "RUN", "--json"), ("check", os.fsdecode(b"\xff.yaml")), ("explain", "SPEC", "SPEC"),
-    ("explain", "SPEC", "--part", "model.mlp"), ("bench", "SPEC", "--phase", "ü"),
-], ids=lambda given: " ".join(given)[:24])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "SPEC", "--out", "[:dog:][x]\x1b[2J", *STEPS),
+        ("sample", "RUN", "--prompt", "ü→"),
+        ("explain", "SPEC"),
+        ("explain", "RUN"),
+        ("explain", "RUN", "--prompt", "ü"),
+        ("check", "SPEC"),
+        ("schema",),
+        ("check", "ü→.yaml"),
+        ("--help",),
+        ("explain", "RUN", "--json"),
+        ("check", os.fsdecode(b"\xff.yaml")),
+        ("explain", "SPEC", "SPEC"),
+        ("explain", "SPEC", "--part", "model.mlp"),
+        ("bench", "SPEC", "--phase", "ü"),
+    ],
+    ids=lambda given: " ".join(given)[:24],
+)
 def test_no_output_is_too_poor(hostile: Path, arguments: tuple[str, ...]) -> None:
     encoding = "latin-1" if arguments[0] == "check" else "ascii"
     words = {"RUN": "[:dog:][x]\x1b[2J", "SPEC": "\x1b[2J[red].yaml"}
@@ -171,8 +208,14 @@ def test_no_output_is_too_poor(hostile: Path, arguments: tuple[str, ...]) -> Non
 
 
 def test_our_own_signs_have_ascii_forms() -> None:
-    elsewhere = ("core/visible.py", "spec/dump.py", "render/ascii.py", "data/", "parts/sources/",
-                 "parts/tokenizers/")  # the last hold letters of data
+    elsewhere = (
+        "core/visible.py",
+        "spec/dump.py",
+        "render/ascii.py",
+        "data/",
+        "parts/sources/",
+        "parts/tokenizers/",
+    )  # the last hold letters of data
     package = tiny.ROOT / "llmspec"
     for path in sorted(package.rglob("*.py")):
         if str(path.relative_to(package)).startswith(elsewhere):
@@ -195,13 +238,16 @@ def test_everything_goes_through_the_gate() -> None:
                 assert not {a.name for a in node.names} & {"Console", "Text"}, f"{name}:{node.lineno}"
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                loud = called in ("print", "typer.echo", "typer.secho") or called.endswith((
-                    "stdout.write", "stderr.write", "print_exc"))
+                loud = called in ("print", "typer.echo", "typer.secho") or called.endswith(
+                    ("stdout.write", "stderr.write", "print_exc")
+                )
                 assert not loud or name in answering, f"{name}:{node.lineno}: {called}"
 
 
-NOTE = ("proven before step 0: no token sees the future; no token sees another document; " + "x" * 45 + "; "
-        "matrix products run in plain tinygrad, 漢字 many times slower: [no] compiler :dog:")
+NOTE = (
+    "proven before step 0: no token sees the future; no token sees another document; " + "x" * 45 + "; "
+    "matrix products run in plain tinygrad, 漢字 many times slower: [no] compiler :dog:"
+)
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 300])
@@ -226,8 +272,13 @@ def test_no_width_is_too_odd(columns_: str) -> None:
 
 def test_what_takes_long_is_told_and_what_is_quick_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "AFTER", 0.05)
-    for terminal, lines, seconds, told in ((False, True, 0.3, True), (False, True, 0, False), (True, False, 0, False),
-                                           (False, False, 0.3, False), (True, False, 0.3, True)):
+    for terminal, lines, seconds, told in (
+        (False, True, 0.3, True),
+        (False, True, 0, False),
+        (True, False, 0, False),
+        (False, False, 0.3, False),
+        (True, False, 0.3, True),
+    ):
         screen = Screen(file=io.StringIO(), force_terminal=terminal, width=40)
         monkeypatch.setattr(waiting, "err", lambda screen=screen: screen)
         with waiting.waiting("reading \x1b[2J", lines=lines) as say:

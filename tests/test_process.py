@@ -21,8 +21,13 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child is
 def child(code: str, **environment: str) -> list[str]:
     """Lines that a fresh process prints."""
     paths = os.pathsep.join([str(tiny.ROOT), str(tiny.ROOT / "tests")])
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120,
-                          env={**os.environ, "PYTHONPATH": paths, **environment})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout.splitlines()
 
@@ -75,8 +80,14 @@ def test_a_stream_holds_up_nobody_between_its_tokens() -> None:
 
 # -- streams -----------------------------------------------------------------------------------------------------------
 @settings(deadline=None, max_examples=15)
-@given(st.lists(st.tuples(st.sampled_from(["a", "bc", "a longer prompt, of another bucket"]), st.integers(1, 2)),
-                min_size=2, max_size=3), st.data())
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "bc", "a longer prompt, of another bucket"]), st.integers(1, 2)),
+        min_size=2,
+        max_size=3,
+    ),
+    st.data(),
+)
 def test_streams_of_one_model_take_turns_and_do_not_mix(asked: list[tuple[str, int]], data: st.DataObject) -> None:
     model = models.opened()
     alone = [[(e.row, e.token) for e in model.stream(prompt, n=n, seed=i)] for i, (prompt, n) in enumerate(asked)]

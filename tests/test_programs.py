@@ -42,8 +42,9 @@ print("captured" if jit._jit else "found", file=sys.stderr)
 
 def start(cache: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     env = {**os.environ, "PYTHONPATH": str(tiny.ROOT), "LLMSPEC_CACHE": str(cache), **more}
-    return subprocess.Popen([sys.executable, "-c", STEP, *arguments], env=env, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", STEP, *arguments], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
@@ -144,8 +145,9 @@ def test_tinygrads_own_helpers_are_made_when_it_needs_them() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"garbage" * 99, bytes(999)])
-def test_what_is_sealed_and_still_no_step_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                       content: bytes) -> None:
+def test_what_is_sealed_and_still_no_step_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
     from llmspec.kernels import programs
 
     monkeypatch.setenv("LLMSPEC_CACHE", str(tmp_path))

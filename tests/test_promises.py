@@ -27,8 +27,17 @@ from llmspec.explain.run import explain_run
 from llmspec.spec import load_spec
 from llmspec.training.facts import Tally
 
-RATES = Rates(widths=(64, 256), products=(5e10, 1e11), attention=5e10, loss=1.0, norm=1e-9, gate=1e-9, update=1e-9,
-              drop=1e-9, call=1e-5)
+RATES = Rates(
+    widths=(64, 256),
+    products=(5e10, 1e11),
+    attention=5e10,
+    loss=1.0,
+    norm=1e-9,
+    gate=1e-9,
+    update=1e-9,
+    drop=1e-9,
+    call=1e-5,
+)
 
 
 def quickstart(*overrides: str) -> Plan:
@@ -43,6 +52,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 # -- time ------------------------------------------------------------------------------------------------------------
+
 
 @given(st.floats(1, 1e5))
 def test_rates_between_two_widths_lie_between_theirs(width: float) -> None:
@@ -94,6 +104,7 @@ def test_a_damaged_file_counts_as_empty(cache: Path, damage: str) -> None:
 
 # -- memory, energy, tally -------------------------------------------------------------------------------------------
 
+
 def test_the_high_water_mark_starts_anew() -> None:
     if not restart_peak():
         pytest.skip("the system does not tell")
@@ -136,6 +147,7 @@ def test_a_tally_goes_on_and_leaves_out_the_step_that_captures() -> None:
 
 
 # -- a run -----------------------------------------------------------------------------------------------------------
+
 
 def abandoned() -> None:
     """Leaves tensors that only the garbage collector will find: a later run's memory is counted without them."""
@@ -185,8 +197,11 @@ def test_a_run_keeps_its_promises_beside_its_facts(tmp_path: Path) -> None:
 
 def test_a_broken_promise_is_a_remark() -> None:
     planned = quickstart().phase("chat")
-    about = {"done": True, "promise": {"steps": 10.0, "origin": GUESS},
-             "facts": {"held_bytes": 2 * (planned.memory.peak if planned.memory else 0)}}
+    about = {
+        "done": True,
+        "promise": {"steps": 10.0, "origin": GUESS},
+        "facts": {"held_bytes": 2 * (planned.memory.peak if planned.memory else 0)},
+    }
     found = remarks_on(facts_of(planned, about, planned.steps or 0, 30.0, (planned.tokens or 0) - 1, 1e12))
     assert [r.split(":")[0] for r in found] == ["tokens", "time in steps", "memory at its peak"]
     assert not remarks_on(facts_of(planned, {}, 3, 30.0, None, None))
@@ -194,13 +209,17 @@ def test_a_broken_promise_is_a_remark() -> None:
 
 # -- what is learned ---------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("mask", [False, True])
 def test_excerpts_mark_what_an_assistant_says(tmp_path: Path, cache: Path, mask: bool) -> None:
     records = tuple({"q": f"question {i}?", "a": f"answer {i}."} for i in range(60))
-    parts = {"talk": source("inline", records=records, dialogue={"user": "{q}", "assistant": "{a}"}),
-             "text": source("inline", documents=("plain words " * 80,))}
-    plan = plan_of(tmp_path, parts, ("chat", "sft", {"talk": 60, "text": 40}, "4 steps"), context=64,
-                   document_mask=mask)
+    parts = {
+        "talk": source("inline", records=records, dialogue={"user": "{q}", "assistant": "{a}"}),
+        "text": source("inline", documents=("plain words " * 80,)),
+    }
+    plan = plan_of(
+        tmp_path, parts, ("chat", "sft", {"talk": 60, "text": 40}, "4 steps"), context=64, document_mask=mask
+    )
     prepared = prepare(plan)
     talk, text = excerpts(prepared)
     assert (talk.source, text.source, talk.phase) == ("talk", "text", "chat")

@@ -26,8 +26,16 @@ def odd(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "kind"), [("folder", "a folder"), ("pipe", "a pipe"), ("zero", "a device"),
-                                            ("terminal", "a device"), ("socket", "a socket")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("folder", "a folder"),
+        ("pipe", "a pipe"),
+        ("zero", "a device"),
+        ("terminal", "a device"),
+        ("socket", "a socket"),
+    ],
+)
 def test_what_is_no_file_is_named_and_not_waited_for(odd: Path, name: str, kind: str) -> None:
     with pytest.raises(NotRegular, match=f"{kind}, not a file"):
         open_regular(odd / name)

@@ -35,13 +35,18 @@ def rows(folder: Path, phase: str) -> list[dict[str, Any]]:
 def test_every_prompt_that_does_not_fit_is_named_at_once(tmp_path: Path) -> None:
     """With the tokens that mark turns: a user's turn has four more than its text, a document one."""
     fits, chat_fits = "x" * 14, "x" * 11
-    sets = (f"phases.first.prompts=[{fits}, {fits}y, '{LONG}']", f"phases.second.prompts=['{LONG}', {chat_fits}, "
-            f"{chat_fits}y]")
+    sets = (
+        f"phases.first.prompts=[{fits}, {fits}y, '{LONG}']",
+        f"phases.second.prompts=['{LONG}', {chat_fits}, {chat_fits}y]",
+    )
     with pytest.raises(SpecError) as caught:
         prompts.rehearse(*made(tmp_path, *sets))
     assert [p.path for p in caught.value.problems] == [
-        ("phases", "first", "prompts", 1), ("phases", "first", "prompts", 2), ("phases", "second", "prompts", 0),
-        ("phases", "second", "prompts", 2)]
+        ("phases", "first", "prompts", 1),
+        ("phases", "first", "prompts", 2),
+        ("phases", "second", "prompts", 0),
+        ("phases", "second", "prompts", 2),
+    ]
     assert all("context is 16" in p.message and p.hint and p.consequence for p in caught.value.problems)
     _, prepared = made(tmp_path)
     assert len(text_prompt(prepared.codec, fits)) == len(chat_prompt(prepared.codec, [("user", chat_fits)])) == 15
@@ -50,11 +55,11 @@ def test_every_prompt_that_does_not_fit_is_named_at_once(tmp_path: Path) -> None
 def test_the_hint_is_enough(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         prompts.rehearse(*made(tmp_path, f"phases.second.prompts=['{LONG}']"))
-    problem, = caught.value.problems
+    (problem,) = caught.value.problems
     by = int(problem.hint.split(" by ")[1].split(" or ")[0])
     prompts.rehearse(*made(tmp_path, f"phases.second.prompts=['{LONG[by:]}']"))
     with pytest.raises(SpecError):
-        prompts.rehearse(*made(tmp_path, f"phases.second.prompts=['{LONG[by - 1:]}']"))
+        prompts.rehearse(*made(tmp_path, f"phases.second.prompts=['{LONG[by - 1 :]}']"))
 
 
 @pytest.mark.parametrize("verb", [("check",), ("check", "--data"), ("run",)])
@@ -104,20 +109,30 @@ def test_a_context_of_one_token_is_refused(tmp_path: Path) -> None:
 
 
 # -- prompts of chat phases that have none -----------------------------------------------------------------------------
-@pytest.mark.parametrize(("sets", "expected", "side"), [
-    ((), ["nine", "ten"], "validation text of facts"),
-    (("data.sources.facts.validation=null",), ["one", "two", "three"], "training text of facts"),
-    (('data.sources.facts.dialogue=[{system: "s", user: "{q}", assistant: "{a}"}]', "model.context=32"),
-     ["s\nnine", "s\nten"], "validation text of facts")])
-def test_samples_answer_the_first_dialogues(tmp_path: Path, sets: tuple[str, ...], expected: list[str],
-                                            side: str) -> None:
+@pytest.mark.parametrize(
+    ("sets", "expected", "side"),
+    [
+        ((), ["nine", "ten"], "validation text of facts"),
+        (("data.sources.facts.validation=null",), ["one", "two", "three"], "training text of facts"),
+        (
+            ('data.sources.facts.dialogue=[{system: "s", user: "{q}", assistant: "{a}"}]', "model.context=32"),
+            ["s\nnine", "s\nten"],
+            "validation text of facts",
+        ),
+    ],
+)
+def test_samples_answer_the_first_dialogues(
+    tmp_path: Path, sets: tuple[str, ...], expected: list[str], side: str
+) -> None:
     plan, prepared = made(tmp_path, "phases.second.prompts=[]", *sets)
     found = prompts.prompts_of(plan, plan.phase("second"), prepared)
     assert [p.text for p in found] == expected and {p.origin for p in found} == {side} and all(p.chat for p in found)
-    spoken = [chat_prompt(prepared.codec, [*([("system", "s")] if "\n" in t else []), ("user", t.split("\n")[-1])])
-              for t in expected]
+    spoken = [
+        chat_prompt(prepared.codec, [*([("system", "s")] if "\n" in t else []), ("user", t.split("\n")[-1])])
+        for t in expected
+    ]
     assert [p.tokens for p in found] == spoken, "the very tokens that a user's turn has"
-    said, = prompts.rehearse(plan, prepared)
+    (said,) = prompts.rehearse(plan, prepared)
     assert f"first {len(expected)} dialogues of the {side}" in said
 
 
@@ -127,7 +142,7 @@ def test_dialogues_that_do_not_fit_are_passed_over_and_counted(tmp_path: Path) -
         small = plan.model_copy(update={"model": plan.model.model_copy(update={"context": context})})
         found = prompts.prompts_of(small, plan.phase("second"), prepared)
         assert [p.text for p in found] == left
-        said, = prompts.rehearse(small, prepared)
+        (said,) = prompts.rehearse(small, prepared)
         assert words in said
 
 
@@ -135,7 +150,9 @@ def test_the_rows_say_where_a_prompt_comes_from(tmp_path: Path) -> None:
     heard = trained(tmp_path, "phases.second.prompts=[]", "phases.second.sample_every=100%")
     assert any("has no `prompts:`" in n for n in heard.notices)
     assert [(r["prompt"], r["from"], r["step"]) for r in rows(tmp_path, "second")] == [
-        ("nine", "validation text of facts", 4), ("ten", "validation text of facts", 4)]
+        ("nine", "validation text of facts", 4),
+        ("ten", "validation text of facts", 4),
+    ]
     assert all(r["prompt"] == "" and "from" not in r for r in rows(tmp_path, "first"))
 
 
@@ -191,12 +208,21 @@ def test_what_is_measured_beside_the_training_ends_nothing(tmp_path: Path, monke
 
 
 EXTREMES = {
-    "the shortest context": ("model.context=2", "phases.second={kind: pretrain, mixture: {facts: 100%}, budget: 2 steps"
-                             "}"),
-    "one number wide": ("model.d_model=1", "model.attention={heads: 1, kv_heads: 1}", "model.position.kind=alibi",
-                        "model.mlp.d_ff=1"),
-    "one step each": ("phases.first.budget=1 steps", "phases.second.budget=1 steps",
-                      "phases.first.sample_every=9 steps"),
+    "the shortest context": (
+        "model.context=2",
+        "phases.second={kind: pretrain, mixture: {facts: 100%}, budget: 2 steps}",
+    ),
+    "one number wide": (
+        "model.d_model=1",
+        "model.attention={heads: 1, kv_heads: 1}",
+        "model.position.kind=alibi",
+        "model.mlp.d_ff=1",
+    ),
+    "one step each": (
+        "phases.first.budget=1 steps",
+        "phases.second.budget=1 steps",
+        "phases.first.sample_every=9 steps",
+    ),
     "a vocabulary of one letter": ("tokenizer={kind: char, vocab: 8, max_unknown: 100%}",),
     "one token drawn": ("decoding.max_tokens=1", "decoding.temperature=1e-300", "decoding.stop=['<|end|>']"),
 }

@@ -80,8 +80,9 @@ def test_killed_at_random_points(straight: tuple[Path, Path], tmp_path: Path) ->
     kills = 0
     for more in [1, *plan]:
         env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
-        process = subprocess.Popen(tiny.command("run", spec, "--out", out), env=env, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            tiny.command("run", spec, "--out", out), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         kills += kill_after(process, out, more, chance.uniform(0, 0.5 if more == 0 else 0.05))
     assert kills >= 1, "nothing was killed: the test proved nothing"
     assert tiny.call("run", spec, "--out", out).returncode == 0
@@ -92,8 +93,9 @@ def test_interrupt_saves_and_says_how_to_go_on(straight: tuple[Path, Path], tmp_
     spec, run = straight
     out = tmp_path / "stopped"
     env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
-    process = subprocess.Popen(tiny.command("run", spec, "--out", out), env=env, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        tiny.command("run", spec, "--out", out), env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("pretrain 1/"):
@@ -136,8 +138,10 @@ def test_unchanged_phases_are_not_trained_again(straight: tuple[Path, Path], tmp
     chat = tiny.call("run", spec, "--out", out, "--set", "phases.chat.optimizer.lr=1e-4")
     assert "pretrain: trained before" in chat.stdout and "chat: starts" in chat.stdout
     assert list(out.glob("chat.*")), "the weights of the old chat phase are kept"
-    assert json.loads((out / "plan.json").read_text())["phases"][0]["key"] == \
-        json.loads((run / "plan.json").read_text())["phases"][0]["key"]
+    assert (
+        json.loads((out / "plan.json").read_text())["phases"][0]["key"]
+        == json.loads((run / "plan.json").read_text())["phases"][0]["key"]
+    )
 
 
 def test_two_runs_in_one_folder_are_refused(straight: tuple[Path, Path], tmp_path: Path) -> None:

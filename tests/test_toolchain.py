@@ -79,8 +79,9 @@ def test_no_candidate_names_the_ways(tmp_path: Path) -> None:
 def test_a_child_process_sees_the_users_own_environment(tmp_path: Path) -> None:
     child = "import os, subprocess, sys; print(subprocess.check_output(['printenv', 'CC', 'DEV']), dict(os.environ))"
     before = "import os; before = dict(os.environ)\n"
-    out = output(run(before + PREPARE + COMPUTE + "\n" + child + "\nassert dict(os.environ) == before", tmp_path,
-                     CC="gcc"))
+    out = output(
+        run(before + PREPARE + COMPUTE + "\n" + child + "\nassert dict(os.environ) == before", tmp_path, CC="gcc")
+    )
     assert "b'gcc\\nCPU\\n'" in out and "sum 12.0" in out and "LLMSPEC_USER_CC" not in out
 
 

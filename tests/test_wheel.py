@@ -22,16 +22,27 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which a built wheel was unpacked, as an installer does."""
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=tiny.ROOT,
-                   check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""})
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=tiny.ROOT,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(folder / "site")
     return folder / "site"
 
 
 def call(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "llmspec", *arguments], cwd=cwd, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(installed)}, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "llmspec", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        timeout=300,
+    )
 
 
 def test_every_shipped_spec_is_in_the_wheel(installed: Path) -> None:
@@ -51,7 +62,8 @@ def test_a_users_spec_extends_a_shipped_one_and_trains(installed: Path, tmp_path
         " attention: {heads: 2, kv_heads: 1}, mlp: {d_ff: 16}}\n"
         "tokenizer: {kind: byte}\ndata: {sources: {plays: null, wiki: null, docs: {kind: python_docs}}}\n"
         "phases: {chat: null, pretrain: {mixture: {docs: 100%}, budget: 2 steps, prompts: []}}\n"
-        "decoding: {max_tokens: 4}\n")
+        "decoding: {max_tokens: 4}\n"
+    )
     done = call(installed, tmp_path, "run", "mine.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "mine" / "spec" / "quickstart.yaml").is_file()
@@ -71,12 +83,16 @@ def test_a_file_of_the_user_comes_before_a_shipped_spec(tmp_path: Path, monkeypa
     assert load_spec("quickstart").spec.name == "quickstart"
 
 
-@pytest.mark.parametrize(("written", "hint"), [
-    ("quikstart", "did you mean the shipped spec `quickstart`?"),
-    ("something-else", "shipped specs are: gpt2-124m"),
-])
-def test_a_name_that_is_none_says_which_there_are(written: str, hint: str, tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("quikstart", "did you mean the shipped spec `quickstart`?"),
+        ("something-else", "shipped specs are: gpt2-124m"),
+    ],
+)
+def test_a_name_that_is_none_says_which_there_are(
+    written: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from llmspec.spec import read_spec
 
     monkeypatch.chdir(tmp_path)

@@ -82,10 +82,18 @@ def test_processes_that_hang_are_noticed(pool: Workers, monkeypatch: pytest.Monk
         list(pool.imap_unordered(sleep, [1]))
 
 
-@pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), ImportError("no semaphores"),
-                                   RuntimeError("can't start new thread"), BlockingIOError(11, "try again")])
-def test_where_no_process_can_be_started_this_one_does_it(pool: Workers, monkeypatch: pytest.MonkeyPatch,
-                                                          error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(38, "Function not implemented"),
+        ImportError("no semaphores"),
+        RuntimeError("can't start new thread"),
+        BlockingIOError(11, "try again"),
+    ],
+)
+def test_where_no_process_can_be_started_this_one_does_it(
+    pool: Workers, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def none(*arguments: object) -> None:
         raise error
 
@@ -94,13 +102,20 @@ def test_where_no_process_can_be_started_this_one_does_it(pool: Workers, monkeyp
 
 
 def test_processes_end_with_their_parent() -> None:
-    code = ("import sys, time; sys.path.insert(0, 'tests')\n"
-            "from test_workers import begin, sleep; from llmspec.kernels.workers import Workers\n"
-            "pool = Workers(begin); it = pool._results(1, sleep, [1])\n"
-            "import threading; threading.Timer(3, lambda: print(*pool._pool._processes, flush=True)).start()\n"
-            "next(it)")
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, "PYTHONPATH": str(tiny.ROOT)})
+    code = (
+        "import sys, time; sys.path.insert(0, 'tests')\n"
+        "from test_workers import begin, sleep; from llmspec.kernels.workers import Workers\n"
+        "pool = Workers(begin); it = pool._results(1, sleep, [1])\n"
+        "import threading; threading.Timer(3, lambda: print(*pool._pool._processes, flush=True)).start()\n"
+        "next(it)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tiny.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tiny.ROOT)},
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.kill()
@@ -122,12 +137,15 @@ def test_a_compiler_that_is_killed_is_called_once_more(tmp_path: Path) -> None:
     assert call(["sh", "-c", script], "source", 20) == b"source"
 
 
-@pytest.mark.parametrize(("script", "said"), [
-    ("kill -9 $$", "ended twice by SIGKILL"),
-    ("echo 'line 1: error: no such thing' >&2; exit 1", "error: no such thing"),
-    ("sleep 60", "no answer within 1 s"),
-    ("sleep 60 & wait", "no answer within 1 s"),
-])
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("kill -9 $$", "ended twice by SIGKILL"),
+        ("echo 'line 1: error: no such thing' >&2; exit 1", "error: no such thing"),
+        ("sleep 60", "no answer within 1 s"),
+        ("sleep 60 & wait", "no answer within 1 s"),
+    ],
+)
 def test_a_compiler_that_fails_is_a_sentence(script: str, said: str) -> None:
     start = time.monotonic()
     with pytest.raises(CompilerError, match=said):
@@ -135,21 +153,27 @@ def test_a_compiler_that_fails_is_a_sentence(script: str, said: str) -> None:
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.parametrize(("number", "hint"), [("KILL", "memory"), ("XFSZ", "ulimit -f"), ("SEGV", "crashed"),
-                                               ("USR1", "")])
+@pytest.mark.parametrize(
+    ("number", "hint"), [("KILL", "memory"), ("XFSZ", "ulimit -f"), ("SEGV", "crashed"), ("USR1", "")]
+)
 def test_the_hint_fits_the_signal(number: str, hint: str) -> None:
     with pytest.raises(CompilerError, match=f"SIG{number}") as told:
         call(["sh", "-c", f"kill -{number} $$"], "", 20)
     assert hint in told.value.problems[0].hint and (hint or not told.value.problems[0].hint)
 
 
-@pytest.mark.parametrize(("status", "said", "told"), [
-    (-9, "", "ended by SIGKILL; systems do that where memory runs out"), (-10, "words", "ended by SIGUSR1"),
-    (1, "Traceback\n  File\nMemoryError", "memory ran out"),
-    (1, "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9 TiB", "memory ran out"),
-    (1, "Traceback\nValueError: x is y\n", "ValueError: x is y"), (1, "", "no reason was given"),
-    (-99, "", "ended by signal 99"),
-])
+@pytest.mark.parametrize(
+    ("status", "said", "told"),
+    [
+        (-9, "", "ended by SIGKILL; systems do that where memory runs out"),
+        (-10, "words", "ended by SIGUSR1"),
+        (1, "Traceback\n  File\nMemoryError", "memory ran out"),
+        (1, "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9 TiB", "memory ran out"),
+        (1, "Traceback\nValueError: x is y\n", "ValueError: x is y"),
+        (1, "", "no reason was given"),
+        (-99, "", "ended by signal 99"),
+    ],
+)
 def test_how_a_process_ended_is_said_in_words(status: int, said: str, told: str) -> None:
     assert told in workers.how_it_ended(status, said)
 
@@ -168,12 +192,20 @@ def test_a_compiler_that_is_not_there_is_a_sentence() -> None:
 
 def test_ctrl_c_of_the_terminal_reaches_the_program_and_not_the_compiler(tmp_path: Path) -> None:
     """The terminal's Ctrl-C goes to a whole group; the program decides when its compilers end."""
-    code = ("import os, signal, threading; from llmspec.kernels.workers import call\n"
-            "heard = []; signal.signal(signal.SIGINT, lambda *a: heard.append(1))\n"
-            "threading.Timer(1, os.killpg, (os.getpgrp(), signal.SIGINT)).start()\n"
-            "print(call(['sh', '-c', 'sleep 2; cat'], 'source', 20), heard)")
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, start_new_session=True,
-                          env={**os.environ, "PYTHONPATH": str(tiny.ROOT)}, timeout=60)
+    code = (
+        "import os, signal, threading; from llmspec.kernels.workers import call\n"
+        "heard = []; signal.signal(signal.SIGINT, lambda *a: heard.append(1))\n"
+        "threading.Timer(1, os.killpg, (os.getpgrp(), signal.SIGINT)).start()\n"
+        "print(call(['sh', '-c', 'sleep 2; cat'], 'source', 20), heard)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        text=True,
+        capture_output=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(tiny.ROOT)},
+        timeout=60,
+    )
     assert done.stdout.strip() == "b'source' [1]", done.stderr
 
 

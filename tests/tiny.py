@@ -30,7 +30,8 @@ FACTS = """\
 """
 """A source of ten records, as text and as dialogues."""
 
-TINY = """\
+TINY = (
+    """\
 name: tiny
 seed: 7
 device: CPU
@@ -46,7 +47,9 @@ tokenizer: {kind: byte}
 data:
   sources:
     docs: {kind: python_docs, validation: tail 1%, license: PSF-2.0}
-""" + FACTS + """\
+"""
+    + FACTS
+    + """\
 phases:
   pretrain:
     kind: pretrain
@@ -72,6 +75,7 @@ phases:
     prompts: ["one"]
 decoding: {temperature: 0.8, max_tokens: 12}
 """
+)
 
 ABSENT = "CUDA" if sys.platform == "darwin" else "METAL"
 """A device that this machine certainly has not."""

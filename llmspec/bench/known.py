@@ -38,5 +38,10 @@ def require(side: Side, plan: ModelPlan) -> None:
 
 def unknown(side: Side, what: str, known: str) -> BenchError:
     """The error for something that a peer's model does not have."""
-    return BenchError(Problem(f"the {side} side does not know {what}", hint=f"leave out `--against {side}`; "
-                              f"it knows {known}", consequence="two different models would be compared"))
+    return BenchError(
+        Problem(
+            f"the {side} side does not know {what}",
+            hint=f"leave out `--against {side}`; it knows {known}",
+            consequence="two different models would be compared",
+        )
+    )

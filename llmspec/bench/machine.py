@@ -35,14 +35,21 @@ def measure(device: str) -> Machine:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     products = tuple(
         Product(rows=m, inner=k, columns=n, flops_per_second=2.0 * m * k * n / product_seconds(device, m, k, n))
-        for m, k, n in shapes)
+        for m, k, n in shapes
+    )
     peak = max(p.flops_per_second for p in products)
     _remember(device, peak)
     inner, columns = VECTOR
     return Machine(
-        processor=processor_name(), cores=cores(), device=device, products=products,
-        products_by=lowering(device).name, peak_flops=peak, copy_bytes=2.0 * COPIED / copy_seconds(device),
-        product_bytes=4.0 * inner * columns / product_seconds(device, 1, inner, columns), load=load,
+        processor=processor_name(),
+        cores=cores(),
+        device=device,
+        products=products,
+        products_by=lowering(device).name,
+        peak_flops=peak,
+        copy_bytes=2.0 * COPIED / copy_seconds(device),
+        product_bytes=4.0 * inner * columns / product_seconds(device, 1, inner, columns),
+        load=load,
     )
 
 
@@ -69,8 +76,9 @@ def product_seconds(device: str, rows: int, inner: int, columns: int, seconds: f
     import numpy as np
 
     rng = np.random.default_rng(0)
-    arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in
-              (("a", (rows, inner)), ("b", (columns, inner)))}
+    arrays = {
+        name: rng.standard_normal(shape, np.float32) for name, shape in (("a", (rows, inner)), ("b", (columns, inner)))
+    }
 
     def multiply(ops: Any, t: dict[str, Any]) -> tuple[Any, ...]:
         return (ops.matmul(t["a"], t["b"], transpose_b=True),)

@@ -52,8 +52,11 @@ class Training:
         shapes = self.steps.state_shapes()
         self.state = {n: numpy_inputs(s=np.zeros(shape, np.float32))["s"] for n, shape in shapes.items()}
         self.passes = phase.phase.accumulation
-        self.sums = numpy_inputs(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()}) \
-            if self.passes > 1 else {}
+        self.sums = (
+            numpy_inputs(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()})
+            if self.passes > 1
+            else {}
+        )
         self.step = 0
 
     def advance(self) -> float:
@@ -80,8 +83,10 @@ class Training:
         """The mean loss of the first step's batches without dropout, which no two libraries draw alike."""
         from llmspec.model.lowering import host
 
-        losses = [float(host(self.steps.evaluate(self.weights, self.tables, self.inputs(m, step=1))))
-                  for m in range(self.passes)]
+        losses = [
+            float(host(self.steps.evaluate(self.weights, self.tables, self.inputs(m, step=1))))
+            for m in range(self.passes)
+        ]
         return float(sum(losses))
 
     def inputs(self, micro: int, step: int = 0, **more: Any) -> dict[str, Any]:

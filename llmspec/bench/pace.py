@@ -72,11 +72,16 @@ class Forecast(Frozen):
     @property
     def sentence(self) -> str:
         """All of it in words."""
-        beside = [f"{duration(s)} {of}" for s, of in ((self.validation, "of validation"), (self.samples, "of samples"))
-                  if s >= 0.05]
-        return (f"{self.phase}: about {duration(self.total)}"
-                + (f", {' and '.join(beside)} among them" if beside else "")
-                + f"; {count(self.tokens_per_second)} tokens/s, by {self.origin}")
+        beside = [
+            f"{duration(s)} {of}"
+            for s, of in ((self.validation, "of validation"), (self.samples, "of samples"))
+            if s >= 0.05
+        ]
+        return (
+            f"{self.phase}: about {duration(self.total)}"
+            + (f", {' and '.join(beside)} among them" if beside else "")
+            + f"; {count(self.tokens_per_second)} tokens/s, by {self.origin}"
+        )
 
 
 def forecasts(plan: Plan, rates: Rates | None, earlier: dict[str, Measured]) -> dict[str, Forecast]:
@@ -89,8 +94,9 @@ def forecasts(plan: Plan, rates: Rates | None, earlier: dict[str, Measured]) -> 
     return found
 
 
-def _forecast(plan: Plan, planned: PhasePlan, steps: int, tokens: int, rates: Rates | None,
-              known: Measured | None) -> Forecast:
+def _forecast(
+    plan: Plan, planned: PhasePlan, steps: int, tokens: int, rates: Rates | None, known: Measured | None
+) -> Forecast:
     phase = planned.phase
     guess = step_pieces(plan.model, phase, rates) if rates else None
     step = known.step if known else guess.total if guess else 0.0
@@ -100,8 +106,14 @@ def _forecast(plan: Plan, planned: PhasePlan, steps: int, tokens: int, rates: Ra
     of_pass = step / phase.accumulation / BACKWARD / (phase.batch * plan.model.context)
     each = known.validation if known and known.validation is not None else of_pass
     text = known.sample if known and known.sample is not None else DECODED * of_pass * plan.decoding.max_tokens
-    return Forecast(phase=planned.name, steps=step * steps, validation=each * read, samples=text * drawn,
-                    tokens_per_second=tokens / steps / step, origin=EARLIER if known else GUESS)
+    return Forecast(
+        phase=planned.name,
+        steps=step * steps,
+        validation=each * read,
+        samples=text * drawn,
+        tokens_per_second=tokens / steps / step,
+        origin=EARLIER if known else GUESS,
+    )
 
 
 def _times(every: int, steps: int) -> int:
@@ -126,19 +138,31 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
         products=sum(passed * t.count / rates.product(min(t.shape)) for t in matrices),
         attention=passed * 2 * model.layers * model.context * model.heads * model.head_dim / rates.attention,
         head=passed * model.vocab * width / (rates.loss * rates.product(width)),
-        other=tokens * (rates.norm * (2 * model.layers + 2) * width + dropped
-                        + model.layers * (rates.gate * hidden + rates.norm * turned)),
-        update=update + (2 * rates.update * model.parameters / 7 * phase.accumulation
-                         if phase.accumulation > 1 else 0.0),
+        other=tokens
+        * (
+            rates.norm * (2 * model.layers + 2) * width
+            + dropped
+            + model.layers * (rates.gate * hidden + rates.norm * turned)
+        ),
+        update=update
+        + (2 * rates.update * model.parameters / 7 * phase.accumulation if phase.accumulation > 1 else 0.0),
         beside=BESIDE_STEP * phase.accumulation + rates.call,
     )
 
 
 def shape_key(model: ModelPlan, phase: Phase) -> str:
     """A name for all that shapes a step: phases of equal keys take equally long a step."""
-    return digest([model.model_dump(mode="json"), phase.batch, phase.accumulation, phase.document_mask,
-                   phase.clip is not None, phase.optimizer.model_dump(mode="json"),
-                   phase.objective.model_dump(mode="json")])
+    return digest(
+        [
+            model.model_dump(mode="json"),
+            phase.batch,
+            phase.accumulation,
+            phase.document_mask,
+            phase.clip is not None,
+            phase.optimizer.model_dump(mode="json"),
+            phase.objective.model_dump(mode="json"),
+        ]
+    )
 
 
 # -- what is kept ----------------------------------------------------------------------------------------------------
@@ -169,8 +193,11 @@ def expected(plan: Plan) -> dict[str, Forecast]:
     except ToolchainError:  # a plan for a CPU can be explained where none can be trained
         return {}
     rates, prefix = _read(Rates, RATES.read().get(machine)), f"{machine}/"
-    earlier = {key.removeprefix(prefix): found for key, value in STEPS.read().items()
-               if key.startswith(prefix) and (found := _read(Measured, value))}
+    earlier = {
+        key.removeprefix(prefix): found
+        for key, value in STEPS.read().items()
+        if key.startswith(prefix) and (found := _read(Measured, value))
+    }
     return forecasts(plan, rates, earlier)
 
 

@@ -89,8 +89,19 @@ def measured_rates(device: str) -> Rates:
 
     def update(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
         scale = 1.0 / (ops.square_sum(t["g"]).sqrt() + 1.0)
-        ops.adam(t["x"], t["m"], t["v"], t["g"], scale.contiguous().realize(), t["scalars"], beta1=0.9, beta2=0.95,
-                 eps=1e-8, l2=0.0, decay=0.1)
+        ops.adam(
+            t["x"],
+            t["m"],
+            t["v"],
+            t["g"],
+            scale.contiguous().realize(),
+            t["scalars"],
+            beta1=0.9,
+            beta2=0.95,
+            eps=1e-8,
+            l2=0.0,
+            decay=0.1,
+        )
         return tuple(ops.written)
 
     def drop(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -104,8 +115,14 @@ def measured_rates(device: str) -> Rates:
     flat = (n // width, width)
     pieces: dict[str, tuple[Piece, dict[str, Any]]] = {
         **{f"layer {d}": (layer, {"x": (TOKENS, d), "w": (2 * d, d), "y": (TOKENS, 2 * d)}) for d in WIDTHS},
-        "attend": (attend, {"x": (rows, CONTEXT, HEADS + 2 * KEY_HEADS, HEAD_WIDTH), "spans": CONTEXT,
-                            "y": (rows, CONTEXT, HEADS, HEAD_WIDTH)}),
+        "attend": (
+            attend,
+            {
+                "x": (rows, CONTEXT, HEADS + 2 * KEY_HEADS, HEAD_WIDTH),
+                "spans": CONTEXT,
+                "y": (rows, CONTEXT, HEADS, HEAD_WIDTH),
+            },
+        ),
         "lose": (lose, {"x": (TOKENS, width), "w": (VOCAB, width), "targets": TOKENS, "y": (TOKENS,)}),
         "norm": (norm, {"x": flat, "w": (width,), "y": flat}),
         "gate": (gate, {"x": (n // width // 2, 2 * width), "y": (n // width // 2, width)}),
@@ -113,13 +130,21 @@ def measured_rates(device: str) -> Rates:
         "drop": (drop, {"x": flat, "y": flat, "key": 2}),
         "nothing": (nothing, {"x": (1,)}),
     }
-    calls = [graph_call(device, piece, {name: _array(name, shape) for name, shape in shapes.items()}, DROPOUT)
-             for piece, shapes in pieces.values()]
+    calls = [
+        graph_call(device, piece, {name: _array(name, shape) for name, shape in shapes.items()}, DROPOUT)
+        for piece, shapes in pieces.values()
+    ]
     took = dict(zip(pieces, usual_seconds(calls, ROUNDS, EACH), strict=True))
     rates = Rates(
-        widths=WIDTHS, products=tuple(BACKWARD * 2 * TOKENS * d * 2 * d / took[f"layer {d}"] for d in WIDTHS), loss=1.0,
-        attention=BACKWARD * 4 * TOKENS * CONTEXT * HEADS * HEAD_WIDTH / took["attend"], norm=took["norm"] / n,
-        gate=took["gate"] * 2 / n, update=took["update"] / n, drop=took["drop"] / n, call=took["nothing"],
+        widths=WIDTHS,
+        products=tuple(BACKWARD * 2 * TOKENS * d * 2 * d / took[f"layer {d}"] for d in WIDTHS),
+        loss=1.0,
+        attention=BACKWARD * 4 * TOKENS * CONTEXT * HEADS * HEAD_WIDTH / took["attend"],
+        norm=took["norm"] / n,
+        gate=took["gate"] * 2 / n,
+        update=took["update"] / n,
+        drop=took["drop"] / n,
+        call=took["nothing"],
     )
     lost = BACKWARD * 2 * TOKENS * VOCAB * width / took["lose"]
     return rates.model_copy(update={"loss": lost / rates.product(width)})

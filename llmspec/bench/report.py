@@ -72,8 +72,15 @@ def row(work: Work, figure: str, unit: Unit, ours: tuple[float, ...], theirs: tu
     if not theirs:
         return made
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return made.model_copy(update={"peer": median(theirs), "peer_rounds": theirs, "low": min(ratios),
-                                   "high": max(ratios), "ratio": median(ours) / median(theirs)})
+    return made.model_copy(
+        update={
+            "peer": median(theirs),
+            "peer_rounds": theirs,
+            "low": min(ratios),
+            "high": max(ratios),
+            "ratio": median(ours) / median(theirs),
+        }
+    )
 
 
 def agree(ours: Result, theirs: Result) -> None:
@@ -81,9 +88,14 @@ def agree(ours: Result, theirs: Result) -> None:
     difference = sum((a - b) ** 2 for a, b in zip(ours.check, theirs.check, strict=True)) ** 0.5
     scale = sum(b * b for b in theirs.check) ** 0.5
     if not difference <= AGREEMENT * scale:  # so that NaN is no agreement
-        shown = [f"{name}: {', '.join(f'{x:.6g}' for x in r.check[:3])}{' …' * (len(r.check) > 3)}"
-                 for name, r in ((ours.name, ours), (theirs.name, theirs))]
-        raise BenchError(Problem(
-            f"the two sides do not compute the same ({'; '.join(shown)})",
-            hint="report this: with the same weights and tokens they should agree to 1e-4",
-            consequence="a ratio of times would compare two different computations"))
+        shown = [
+            f"{name}: {', '.join(f'{x:.6g}' for x in r.check[:3])}{' …' * (len(r.check) > 3)}"
+            for name, r in ((ours.name, ours), (theirs.name, theirs))
+        ]
+        raise BenchError(
+            Problem(
+                f"the two sides do not compute the same ({'; '.join(shown)})",
+                hint="report this: with the same weights and tokens they should agree to 1e-4",
+                consequence="a ratio of times would compare two different computations",
+            )
+        )

@@ -23,8 +23,16 @@ Progress = Callable[[str, int, int], None]
 """progress(what begins, pieces done, pieces in all)."""
 
 
-def bench(plan: Plan, *, only: Sequence[str] = (), against: Sequence[str] = (), phase: str | None = None,
-          rounds: int = 3, steps: int | None = None, progress: Progress | None = None) -> BenchReport:
+def bench(
+    plan: Plan,
+    *,
+    only: Sequence[str] = (),
+    against: Sequence[str] = (),
+    phase: str | None = None,
+    rounds: int = 3,
+    steps: int | None = None,
+    progress: Progress | None = None,
+) -> BenchReport:
     """Measures the machine and a plan's work; `against` names the peers, `only` the works (all where left out).
 
     The sides take turns in fresh processes, `rounds` times, so that a machine that slows down slows both.
@@ -40,16 +48,31 @@ def bench(plan: Plan, *, only: Sequence[str] = (), against: Sequence[str] = (), 
     for peer in peers:
         require(peer, plan.model)
     task = Task(side="llmspec", work="machine", plan=plan, phase=name, steps=steps)
-    turns = [task.model_copy(update={"work": work, "side": side}) for _ in range(rounds) for work in works
-             for side in sides(work, peers) if work != "machine"]
+    turns = [
+        task.model_copy(update={"work": work, "side": side})
+        for _ in range(rounds)
+        for work in works
+        for side in sides(work, peers)
+        if work != "machine"
+    ]
     if {"machine", "train"} & set(works):  # a step's share of the peak needs the peak
         turns.insert(0, task)
     machine, found = taken(turns, progress or (lambda what, done, total: None))
     return BenchReport(
-        name=plan.name, device=plan.device, parameters=plan.model.parameters, rounds=rounds,
+        name=plan.name,
+        device=plan.device,
+        parameters=plan.model.parameters,
+        rounds=rounds,
         machine=machine if "machine" in works else None,
-        works=tuple(reported(task.model_copy(update={"work": w}), [found[w, s] for s in sides(w, peers)],
-                             machine.peak_flops if machine else None) for w in works if w != "machine"),
+        works=tuple(
+            reported(
+                task.model_copy(update={"work": w}),
+                [found[w, s] for s in sides(w, peers)],
+                machine.peak_flops if machine else None,
+            )
+            for w in works
+            if w != "machine"
+        ),
     )
 
 
@@ -72,21 +95,34 @@ def taken(turns: Sequence[Task], say: Progress) -> tuple[Machine | None, dict[tu
 
 def chosen(only: Sequence[str], against: Sequence[str]) -> tuple[tuple[Work, ...], tuple[Side, ...]]:
     """Works and peers by name. Raises BenchError for unknown names, peers that have nothing to do or are not here."""
-    problems = [Problem(f"there is nothing called `{name}` to measure", hint=one_of(name, WORKS))
-                for name in only if name not in WORKS]
-    problems += [Problem(f"there is no peer called `{name}`", hint=one_of(name, PEERS))
-                 for name in against if name not in PEERS]
+    problems = [
+        Problem(f"there is nothing called `{name}` to measure", hint=one_of(name, WORKS))
+        for name in only
+        if name not in WORKS
+    ]
+    problems += [
+        Problem(f"there is no peer called `{name}`", hint=one_of(name, PEERS)) for name in against if name not in PEERS
+    ]
     if problems:
         raise BenchError(problems)
     works = tuple(w for w in WORKS if w in only or not only)
     peers = tuple(p for p in PEERS if p in against)
     for peer in peers:
         if not set(PEERS[peer]) & set(works):
-            problems.append(Problem(f"{peer} is compared in {' and '.join(PEERS[peer])} only",
-                                    hint=f"add `--only {PEERS[peer][0]}`"))
-        problems += [Problem(f"{module} is not installed", hint="pip install 'llmspec[peers]'",
-                             consequence=f"there would be nothing to compare with in {' and '.join(PEERS[peer])}")
-                     for module in dict.fromkeys(("torch", peer)) if importlib.util.find_spec(module) is None]
+            problems.append(
+                Problem(
+                    f"{peer} is compared in {' and '.join(PEERS[peer])} only", hint=f"add `--only {PEERS[peer][0]}`"
+                )
+            )
+        problems += [
+            Problem(
+                f"{module} is not installed",
+                hint="pip install 'llmspec[peers]'",
+                consequence=f"there would be nothing to compare with in {' and '.join(PEERS[peer])}",
+            )
+            for module in dict.fromkeys(("torch", peer))
+            if importlib.util.find_spec(module) is None
+        ]
     if problems:
         raise BenchError(problems)
     return works, peers
@@ -96,16 +132,24 @@ def asked(task: Task) -> str:
     """What a fresh process answers the task. Raises BenchError."""
     here = str(PACKAGE.parent)
     path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH", "")) if p)
-    done = subprocess.run([sys.executable, "-P", "-m", "llmspec.bench.work"], input=task.model_dump_json(by_alias=True),
-                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "llmspec.bench.work"],
+        input=task.model_dump_json(by_alias=True),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         status = f"by signal {-done.returncode}" if done.returncode < 0 else f"with status {done.returncode}"
-        raise BenchError(Problem(
-            f"the process that measured {task.work} on the side of {task.side} ended {status}: {said}",
-            hint="a smaller model or batch may fit" if done.returncode < 0 else "",
-            consequence="its figures would be missing"))
+        raise BenchError(
+            Problem(
+                f"the process that measured {task.work} on the side of {task.side} ended {status}: {said}",
+                hint="a smaller model or batch may fit" if done.returncode < 0 else "",
+                consequence="its figures would be missing",
+            )
+        )
     held: dict[str, Any] = json.loads(lines[-1])
     if "problems" in held:
         raise BenchError(Problem(p["message"], tuple(p["path"]), p["hint"], p["consequence"]) for p in held["problems"])
@@ -128,14 +172,23 @@ def reported(task: Task, found: list[list[Result]], peak: float | None) -> WorkR
         return row(work, figure, unit, *(tuple(amount / s for s in side) for side in seconds))
 
     if work == "train":
-        rows = [row(work, "step", "s", *seconds), rate(step_tokens(task), "speed", "tokens/s"),
-                *([rate(step_flops(task) / peak, "share of peak", "share")] if peak else [])]
+        rows = [
+            row(work, "step", "s", *seconds),
+            rate(step_tokens(task), "speed", "tokens/s"),
+            *([rate(step_flops(task) / peak, "share of peak", "share")] if peak else []),
+        ]
     elif work == "prefill":
         rows = [row(work, "prompt", "s", *seconds), rate(tokens_of(task)[0], "speed", "tokens/s")]
     else:
         rows = [row(work, "token", "s", *seconds), rate(1, "speed", "tokens/s")]
-    return WorkReport(work=work, what=described(task), flops=flops, side=ours[0].name,
-                      peer=theirs[0].name if theirs else None, rows=(*rows, memory))
+    return WorkReport(
+        work=work,
+        what=described(task),
+        flops=flops,
+        side=ours[0].name,
+        peer=theirs[0].name if theirs else None,
+        rows=(*rows, memory),
+    )
 
 
 def step_tokens(task: Task) -> int:

@@ -99,8 +99,14 @@ def tokens_of(task: Task) -> tuple[int, int]:
         return min(PROMPT, context), 0
     decoded = min(task.steps or DECODED, context // 2 - 1)
     if decoded < 1:
-        raise BenchError(Problem(f"a context of {context} has no room for decoding", ("model", "context"),
-                                 "a context of 4 or more", "no token could be timed"))
+        raise BenchError(
+            Problem(
+                f"a context of {context} has no room for decoding",
+                ("model", "context"),
+                "a context of 4 or more",
+                "no token could be timed",
+            )
+        )
     return min(PROMPT, context - decoded - 1), decoded
 
 

@@ -17,7 +17,9 @@ from llmspec.bench.known import require, unknown
 from llmspec.compiler.plan import ModelPlan, Plan
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu, "silu": F.silu, "gelu": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": partial(F.gelu, approximate="tanh"),
 }
 NORMS: dict[str, Callable[[ModelPlan], nn.Module]] = {
     "layernorm": lambda p: nn.LayerNorm(p.d_model, p.norm.eps, bias=p.norm.bias),  # type: ignore[attr-defined]
@@ -37,12 +39,15 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         plan, (rows, length, _) = self.plan, x_BTD.shape
-        q, k, v = (project(x_BTD).view(rows, length, -1, plan.head_dim).transpose(1, 2)
-                   for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            project(x_BTD).view(rows, length, -1, plan.head_dim).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
         if turn is not None:
             q, k = turned(q, *turn), turned(k, *turn)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
-                                           enable_gqa=plan.kv_heads != plan.heads)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=plan.kv_heads != plan.heads
+        )
         return self.o_proj(y.transpose(1, 2).reshape(rows, length, plan.heads * plan.head_dim))
 
 
@@ -96,8 +101,9 @@ class Peer(nn.Module):
         if not plan.tied_embeddings:
             self.lm_head = nn.Linear(plan.d_model, plan.vocab, bias=False)
 
-    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None,
-                positions_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens_BT: Tensor, documents_BT: Tensor | None = None, positions_BT: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, T, V) of int64 tokens; with documents, tokens see only their own."""
         length = tokens_BT.shape[1]
         place = torch.arange(length, device=tokens_BT.device) if positions_BT is None else positions_BT

@@ -24,8 +24,12 @@ def run(task: Task) -> Result:
     check = training.first_loss()
     for _ in range(WARM):
         training.advance()
-    return Result(name=f"torch {torch.__version__}", seconds=timed(training.advance, task.steps), check=(check,),
-                  peak_bytes=held(training.device))
+    return Result(
+        name=f"torch {torch.__version__}",
+        seconds=timed(training.advance, task.steps),
+        check=(check,),
+        peak_bytes=held(training.device),
+    )
 
 
 def held(on: torch.device) -> int:
@@ -92,9 +96,14 @@ def optimizers(part: Optimizer, plan: Plan, parameters: dict[str, Any]) -> list[
     if kind == "muon" and hasattr(torch.optim, "Muon"):
         hidden = [p for n, p in parameters.items() if roles[n] == "matrix"]
         rest = {n: p for n, p in parameters.items() if roles[n] != "matrix"}
-        muon = torch.optim.Muon(hidden, lr=part.lr, momentum=part.momentum,  # type: ignore[attr-defined]
-                                nesterov=part.nesterov, weight_decay=part.weight_decay,  # type: ignore[attr-defined]
-                                ns_steps=part.iterations)  # type: ignore[attr-defined]
+        muon = torch.optim.Muon(
+            hidden,
+            lr=part.lr,
+            momentum=part.momentum,  # type: ignore[attr-defined]
+            nesterov=part.nesterov,
+            weight_decay=part.weight_decay,  # type: ignore[attr-defined]
+            ns_steps=part.iterations,
+        )  # type: ignore[attr-defined]
         return [muon, *optimizers(part.rest, plan, rest)]  # type: ignore[attr-defined]
     settings: dict[str, Any] = {"lr": part.lr}
     if kind in ("adam", "adamw"):

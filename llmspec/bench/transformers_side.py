@@ -21,8 +21,12 @@ def run(task: Task) -> Result:
     transformers.logging.set_verbosity_error()
     with torch.inference_mode():
         seconds, check = (prefill if task.work == "prefill" else decode)(task)
-    return Result(name=f"transformers {transformers.__version__}", seconds=seconds, check=check,
-                  peak_bytes=held(device(task.plan)))
+    return Result(
+        name=f"transformers {transformers.__version__}",
+        seconds=seconds,
+        check=check,
+        peak_bytes=held(device(task.plan)),
+    )
 
 
 def prefill(task: Task) -> tuple[Numbers, Numbers]:
@@ -96,11 +100,21 @@ def config(plan: ModelPlan) -> Any:
     """LLaMA's settings for the plan's dimensions."""
     theta = plan.position.theta  # type: ignore[attr-defined]
     made = transformers.LlamaConfig(
-        vocab_size=plan.vocab, hidden_size=plan.d_model, intermediate_size=plan.mlp.d_ff, head_dim=plan.head_dim,
-        num_hidden_layers=plan.layers, num_attention_heads=plan.heads, num_key_value_heads=plan.kv_heads,
-        max_position_embeddings=plan.context, rms_norm_eps=plan.norm.eps, tie_word_embeddings=plan.tied_embeddings,
-        bos_token_id=None, eos_token_id=None, pad_token_id=None,
-        rope_parameters={"rope_type": "default", "rope_theta": theta})
+        vocab_size=plan.vocab,
+        hidden_size=plan.d_model,
+        intermediate_size=plan.mlp.d_ff,
+        head_dim=plan.head_dim,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.kv_heads,
+        max_position_embeddings=plan.context,
+        rms_norm_eps=plan.norm.eps,
+        tie_word_embeddings=plan.tied_embeddings,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+    )
     if hasattr(made, "rope_theta"):  # before transformers 5
         made.rope_theta = theta
     return made

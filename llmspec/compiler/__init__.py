@@ -4,5 +4,16 @@ from llmspec.compiler.compile import PASSES, check_sections, compile_spec, compl
 from llmspec.compiler.plan import Measured, Plan
 from llmspec.compiler.proofs import Proof, pending, prove, refuse
 
-__all__ = ["PASSES", "Measured", "Plan", "Proof", "check_sections", "compile_spec", "complete", "pending", "prove",
-           "refuse", "unread"]
+__all__ = [
+    "PASSES",
+    "Measured",
+    "Plan",
+    "Proof",
+    "check_sections",
+    "compile_spec",
+    "complete",
+    "pending",
+    "prove",
+    "refuse",
+    "unread",
+]

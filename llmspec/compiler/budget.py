@@ -62,8 +62,11 @@ def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str,
 def length(steps: int, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] | None = None) -> Length:
     """A number of steps in every unit."""
     tokens = steps * tokens_per_step(model, phase)
-    epochs = {name: tokens * phase.mixture[name].fraction / size
-              for name, size in (sizes or {}).items() if name in phase.mixture and size}
+    epochs = {
+        name: tokens * phase.mixture[name].fraction / size
+        for name, size in (sizes or {}).items()
+        if name in phase.mixture and size
+    }
     return Length(steps, tokens, steps * step_cost(model, phase).products, epochs)
 
 

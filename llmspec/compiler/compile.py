@@ -52,12 +52,21 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None 
         raise SpecError(draft.problems)
     assert draft.network is not None and draft.device is not None
     plan = Plan(
-        name=spec.name, seed=spec.seed, device=draft.device, precision=spec.precision, beam=spec.beam,
-        model=draft.network, tokenizer=spec.tokenizer,
-        sources=measured.sources if measured else tuple(
-            SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
-        phases=draft.planned, decoding=spec.decoding, decisions=draft.decisions,
-        base=spec.folder if base is None else base, leaks=spec.data.leaks,
+        name=spec.name,
+        seed=spec.seed,
+        device=draft.device,
+        precision=spec.precision,
+        beam=spec.beam,
+        model=draft.network,
+        tokenizer=spec.tokenizer,
+        sources=measured.sources
+        if measured
+        else tuple(SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
+        phases=draft.planned,
+        decoding=spec.decoding,
+        decisions=draft.decisions,
+        base=spec.folder if base is None else base,
+        leaks=spec.data.leaks,
         memory_limit=spec.memory_limit,
     )
     refuse(prove(plan))
@@ -81,10 +90,17 @@ def unread(plan: Plan) -> Plan:
 def planned_again(plan: Plan, measured: Measured | None) -> Draft:
     """The phases of a plan, planned with other knowledge of the data."""
     sections = Sections(
-        name=plan.name, seed=plan.seed, device=plan.device, precision=plan.precision, beam=plan.beam, model=None,
+        name=plan.name,
+        seed=plan.seed,
+        device=plan.device,
+        precision=plan.precision,
+        beam=plan.beam,
+        model=None,
         tokenizer=plan.tokenizer,
-        sources={s.name: s.source for s in plan.sources}, phases={p.name: p.phase for p in plan.phases},
-        decoding=plan.decoding, leaks=plan.leaks,
+        sources={s.name: s.source for s in plan.sources},
+        phases={p.name: p.phase for p in plan.phases},
+        decoding=plan.decoding,
+        leaks=plan.leaks,
     )
     draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
     return keys.address_phases(schedule.plan_phases(draft))

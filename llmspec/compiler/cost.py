@@ -33,8 +33,10 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
 def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward with its losses, as in validation: no dropout."""
     tokens = phase.batch * model.context
-    return Cost(products=model.flops_per_token * tokens,
-                other=tokens * pointwise(model.model_copy(update={"dropout": 0.0}), phase).forward)
+    return Cost(
+        products=model.flops_per_token * tokens,
+        other=tokens * pointwise(model.model_copy(update={"dropout": 0.0}), phase).forward,
+    )
 
 
 def update_cost(model: ModelPlan, phase: Phase) -> Cost:
@@ -50,8 +52,10 @@ def update_cost(model: ModelPlan, phase: Phase) -> Cost:
 def step_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one whole optimizer step."""
     one, update = pass_cost(model, phase), update_cost(model, phase)
-    return Cost(products=one.products * phase.accumulation + update.products,
-                other=one.other * phase.accumulation + update.other)
+    return Cost(
+        products=one.products * phase.accumulation + update.products,
+        other=one.other * phase.accumulation + update.other,
+    )
 
 
 def pointwise(model: ModelPlan, phase: Phase) -> Pointwise:
@@ -61,7 +65,8 @@ def pointwise(model: ModelPlan, phase: Phase) -> Pointwise:
     sites = DROPOUT.times(dims.d_model * (1 + 2 * dims.layers)) if model.dropout else Pointwise()
     last = model.norm.pointwise(dims) if model.norm.placement == "pre" else Pointwise()
     return block.times(dims.layers).plus(
-        model.position.pointwise(dims), last, sites, phase.objective.pointwise(dims.vocab))
+        model.position.pointwise(dims), last, sites, phase.objective.pointwise(dims.vocab)
+    )
 
 
 def embedding_gradients(model: ModelPlan, phase: Phase) -> float:

@@ -30,14 +30,18 @@ class Draft:
     def having(self, *needs: str) -> bool:
         """Whether every named section (model, tokenizer, device, phases) or result of a pass is there and sound."""
         s = self.sections
-        known = {"any model": s.model or s.rough_model, "model": s.model, "tokenizer": s.tokenizer,
-                 "device": s.device, "phases": s.phases}
+        known = {
+            "any model": s.model or s.rough_model,
+            "model": s.model,
+            "tokenizer": s.tokenizer,
+            "device": s.device,
+            "phases": s.phases,
+        }
         return all(known[n] if n in known else getattr(self, n) for n in needs)
 
     def decided(self, path: str, defaults: dict[str, Default]) -> tuple[Decision, ...]:
         """The decisions so far with these added."""
-        new = (Decision(path=f"{path}.{key}" if path else key, value=d.value, why=d.why) for key, d in
-               defaults.items())
+        new = (Decision(path=f"{path}.{key}" if path else key, value=d.value, why=d.why) for key, d in defaults.items())
         return (*self.decisions, *new)
 
     def with_problems(self, problems: Any) -> Draft:
@@ -66,8 +70,17 @@ def closed(part: Any, defaults: dict[str, Default]) -> Any:
 def sections_of(spec: Spec) -> Sections:
     """A sound spec as sections."""
     return Sections(
-        name=spec.name, seed=spec.seed, device=spec.device, precision=spec.precision, beam=spec.beam,
-        memory_limit=spec.memory_limit, model=spec.model,
-        tokenizer=spec.tokenizer, sources=dict(spec.data.sources), phases=dict(spec.phases), decoding=spec.decoding,
-        leaks=spec.data.leaks, spec=spec,
+        name=spec.name,
+        seed=spec.seed,
+        device=spec.device,
+        precision=spec.precision,
+        beam=spec.beam,
+        memory_limit=spec.memory_limit,
+        model=spec.model,
+        tokenizer=spec.tokenizer,
+        sources=dict(spec.data.sources),
+        phases=dict(spec.phases),
+        decoding=spec.decoding,
+        leaks=spec.data.leaks,
+        spec=spec,
     )

@@ -41,8 +41,10 @@ def fit_memory(draft: Draft) -> Draft:
     if limit is None:
         return draft
     return draft.with_problems(
-        refusal(draft, p.name, p.phase, p.memory, limit, whose) for p in draft.planned
-        if p.memory is not None and p.memory.peak > limit)
+        refusal(draft, p.name, p.phase, p.memory, limit, whose)
+        for p in draft.planned
+        if p.memory is not None and p.memory.peak > limit
+    )
 
 
 def refusal(draft: Draft, name: str, phase: Phase, memory: MemoryPlan, limit: int, whose: str) -> Problem:
@@ -64,8 +66,11 @@ def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
     assert model is not None
     one = phase.model_copy(update={"batch": 1, "accumulation": phase.batch * phase.accumulation})
     beside = f", batch: 1 and accumulation: {one.accumulation}" if phase.batch > 1 else ""
-    found = [*fewer_rows(model, phase, held, limit), *rounded_products(draft, phase, held, limit),
-             *shorter_context(draft, phase, held, limit, "")]
+    found = [
+        *fewer_rows(model, phase, held, limit),
+        *rounded_products(draft, phase, held, limit),
+        *shorter_context(draft, phase, held, limit, ""),
+    ]
     if beside and memory_of(model, one, held).peak > limit:
         found += shorter_context(draft, one, held, limit, beside)
     yield from found or fewer_layers(draft, one, held, limit, beside)
@@ -143,7 +148,13 @@ def replanned(draft: Draft, **changes: int) -> ModelPlan:
 def over_limit(plan: Plan, peaks: Mapping[str, int]) -> list[Problem]:
     """Phases whose peak (bytes), found otherwise than by formula, is more than the device has."""
     limit, whose = limit_of(plan.device, plan.memory_limit.amount if plan.memory_limit else None)
-    return [Problem(f"{name} would hold {size(peak)} at its peak, and {size(limit)} is {whose}",
-                    ("phases", name, "batch"), "a smaller batch with more accumulation learns the same",
-                    "the run would end in its first step, without memory")
-            for name, peak in peaks.items() if limit is not None and peak > limit]
+    return [
+        Problem(
+            f"{name} would hold {size(peak)} at its peak, and {size(limit)} is {whose}",
+            ("phases", name, "batch"),
+            "a smaller batch with more accumulation learns the same",
+            "the run would end in its first step, without memory",
+        )
+        for name, peak in peaks.items()
+        if limit is not None and peak > limit
+    ]

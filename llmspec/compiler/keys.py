@@ -27,21 +27,28 @@ def address_phases(draft: Draft) -> Draft:
     assert draft.network is not None and draft.sections.tokenizer is not None
     model, keys = model_identity(draft.network), dict[str, str]()
     for plan in draft.planned:
-        keys[plan.name] = digest({
-            "phase": phase_identity(plan.phase),
-            "parent": keys.get(plan.phase.from_ or ""),
-            "model": model,
-            "data": read_by(draft, plan),
-            "seed": draft.sections.seed, "device": draft.device, "name": plan.name,
-            "precision": draft.sections.precision, "beam": draft.sections.beam,
-        })
+        keys[plan.name] = digest(
+            {
+                "phase": phase_identity(plan.phase),
+                "parent": keys.get(plan.phase.from_ or ""),
+                "model": model,
+                "data": read_by(draft, plan),
+                "seed": draft.sections.seed,
+                "device": draft.device,
+                "name": plan.name,
+                "precision": draft.sections.precision,
+                "beam": draft.sections.beam,
+            }
+        )
     return replace(draft, planned=tuple(p.model_copy(update={"key": keys[p.name]}) for p in draft.planned))
 
 
 def model_identity(model: ModelPlan) -> dict[str, Any]:
     """What the network computes and how it starts, as a JSON-able value."""
-    return {"settings": model.model_dump(mode="json", by_alias=True, exclude=set(DERIVED)),
-            "revisions": revisions_of(model)}
+    return {
+        "settings": model.model_dump(mode="json", by_alias=True, exclude=set(DERIVED)),
+        "revisions": revisions_of(model),
+    }
 
 
 def phase_identity(phase: Phase) -> dict[str, Any]:
@@ -58,11 +65,17 @@ def read_by(draft: Draft, plan: PhasePlan) -> dict[str, Any]:
     own = {name: sources[name] for name in plan.phase.mixture if name in sources}
     revisions = revisions_of([tokenizer, own])
     if draft.measured:
-        return {"tokens": draft.measured.fingerprints[plan.name], "steps": plan.steps,
-                "blocks": [s.blocks for s in plan.shares], "revisions": revisions}
+        return {
+            "tokens": draft.measured.fingerprints[plan.name],
+            "steps": plan.steps,
+            "blocks": [s.blocks for s in plan.shares],
+            "revisions": revisions,
+        }
     used = used_by(draft.sections.phases, sources)
     return {
-        "tokenizer": tokenizer.identity(), "sources": identities(own), "revisions": revisions,
+        "tokenizer": tokenizer.identity(),
+        "sources": identities(own),
+        "revisions": revisions,
         # What any source validates with is left out of training.
         "validated": identities({name: source for name, source in used.items() if source.validation}),
         "leaks": draft.sections.leaks == "allow",
@@ -82,5 +95,8 @@ def used_by(phases: Mapping[str, Phase], sources: Mapping[str, Source]) -> dict[
 
 def first_mixtures(phases: Mapping[str, Phase]) -> list[dict[str, str]]:
     """Mixtures of the phases that start from no other: a tokenizer learns from text in their proportions."""
-    return [{name: str(share) for name, share in sorted(phase.mixture.items())}
-            for phase in phases.values() if phase.from_ is None]
+    return [
+        {name: str(share) for name, share in sorted(phase.mixture.items())}
+        for phase in phases.values()
+        if phase.from_ is None
+    ]

@@ -78,10 +78,16 @@ def memory_of(model: ModelPlan, phase: Phase, habits: Habits) -> MemoryPlan:
     activations, logits, gradients, moment = max(sizes.moments(), key=lambda m: sum(m[:3]))
     state = sum(t.count * len(phase.optimizer.state(t.role)) for t in model.tensors)
     return MemoryPlan(
-        weights=FLOAT * model.parameters, optimizer=FLOAT * state,
-        sums=FLOAT * model.parameters if phase.accumulation > 1 else 0, batch=sizes.batch(),
-        activations=round(FLOAT * activations), logits=round(FLOAT * logits), gradients=round(FLOAT * gradients),
-        evaluation=round(FLOAT * sizes.evaluation()), decoding=decoding_bytes(model, SAMPLED_ROWS), moment=moment,
+        weights=FLOAT * model.parameters,
+        optimizer=FLOAT * state,
+        sums=FLOAT * model.parameters if phase.accumulation > 1 else 0,
+        batch=sizes.batch(),
+        activations=round(FLOAT * activations),
+        logits=round(FLOAT * logits),
+        gradients=round(FLOAT * gradients),
+        evaluation=round(FLOAT * sizes.evaluation()),
+        decoding=decoding_bytes(model, SAMPLED_ROWS),
+        moment=moment,
     )
 
 
@@ -121,13 +127,20 @@ class Sizes:
         inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
         # The update of several passes is a step of its own, whose places lie beside those of a pass.
         update = self.update() if self.phase.accumulation > 1 else 0.0
-        return [(a, b, c + update, when) for a, b, c, when in (
-            (kept + 4 * self.stream, logits, 0.0, "as the backward pass starts"),
-            (kept + inside, 0.0, self.head, "in the backward pass of the last block"),
-            (self.block() + inside, 0.0, parameters, "in the backward pass of the first block"),
-            (2 * self.stream, 0.0, parameters + (self.head if self.model.tied_embeddings else 0.0),
-             "in the gradient of the embeddings"),
-        )]
+        return [
+            (a, b, c + update, when)
+            for a, b, c, when in (
+                (kept + 4 * self.stream, logits, 0.0, "as the backward pass starts"),
+                (kept + inside, 0.0, self.head, "in the backward pass of the last block"),
+                (self.block() + inside, 0.0, parameters, "in the backward pass of the first block"),
+                (
+                    2 * self.stream,
+                    0.0,
+                    parameters + (self.head if self.model.tied_embeddings else 0.0),
+                    "in the gradient of the embeddings",
+                ),
+            )
+        ]
 
     def update(self) -> float:
         """What an update that is a step of its own works with: clipped gradients, and new values before they are

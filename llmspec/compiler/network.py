@@ -35,15 +35,23 @@ def check_device(draft: Draft) -> Draft:
     here = f"the device is {device}" + (", which `auto` found here" if sections.device == "auto" else "")
     problems = []
     if sections.precision not in (None, "float32"):
-        problems.append(Problem(
-            f"products in {sections.precision} are for GPUs, and {here}", ("precision",),
-            "`precision: float32`, or a `device:` that multiplies such numbers (CUDA, METAL)",
-            "a CPU's products would be slower and less exact"))
+        problems.append(
+            Problem(
+                f"products in {sections.precision} are for GPUs, and {here}",
+                ("precision",),
+                "`precision: float32`, or a `device:` that multiplies such numbers (CUDA, METAL)",
+                "a CPU's products would be slower and less exact",
+            )
+        )
     if sections.beam:
-        problems.append(Problem(
-            f"beam searches for the fastest form of GPU kernels, and {here}", ("beam",),
-            "`beam: 0`, or a GPU as `device:` (CUDA, METAL)",
-            "the hot kernels of a CPU are written in C: minutes of search would gain nothing"))
+        problems.append(
+            Problem(
+                f"beam searches for the fastest form of GPU kernels, and {here}",
+                ("beam",),
+                "`beam: 0`, or a GPU as `device:` (CUDA, METAL)",
+                "the hot kernels of a CPU are written in C: minutes of search would gain nothing",
+            )
+        )
     return draft.with_problems(problems)
 
 
@@ -73,18 +81,29 @@ def check_parts(draft: Draft) -> Draft:
     assert draft.dims is not None
     sections, keys = draft.sections, ("attention", "mlp", "position", "norm")
     model, sound = sections.model or sections.rough_model, keys if sections.model else sections.sound
-    narrow = [Problem(
-        f"a context of {draft.dims.context} token leaves no room for an answer: every text begins with <|end|>",
-        ("model", "context"), "context: 2 or more", "the model could never say anything"
-    )] if draft.dims.context < 2 else []
-    return draft.with_problems([
-        *narrow, *(p.at("model", k) for k in keys if k in sound for p in getattr(model, k).check(draft.dims))])
+    narrow = (
+        [
+            Problem(
+                f"a context of {draft.dims.context} token leaves no room for an answer: every text begins with <|end|>",
+                ("model", "context"),
+                "context: 2 or more",
+                "the model could never say anything",
+            )
+        ]
+        if draft.dims.context < 2
+        else []
+    )
+    return draft.with_problems(
+        [*narrow, *(p.at("model", k) for k in keys if k in sound for p in getattr(model, k).check(draft.dims))]
+    )
 
 
 def tensors(model: ModelSpec, dims: Dims) -> list[TensorPlan]:
     """The tensor table, in the order of the forward pass."""
-    return [TensorPlan(name=name, shape=t.shape, role=t.role, init=model.init.init(t, dims))
-            for name, t in named_tensors(model, dims)]
+    return [
+        TensorPlan(name=name, shape=t.shape, role=t.role, init=model.init.init(t, dims))
+        for name, t in named_tensors(model, dims)
+    ]
 
 
 def named_tensors(model: ModelSpec | ModelPlan, dims: Dims) -> Iterator[tuple[str, TensorSpec]]:
@@ -109,8 +128,12 @@ def named_tensors(model: ModelSpec | ModelPlan, dims: Dims) -> Iterator[tuple[st
 
 def block_parts(model: ModelSpec | ModelPlan) -> list[tuple[str, ModelPart]]:
     """(name, part) of one block, in the order of their tensors."""
-    return [("attention_norm", model.norm), ("attention", model.attention), ("mlp_norm", model.norm),
-            ("mlp", model.mlp)]
+    return [
+        ("attention_norm", model.norm),
+        ("attention", model.attention),
+        ("mlp_norm", model.norm),
+        ("mlp", model.mlp),
+    ]
 
 
 def build_table(draft: Draft) -> Draft:
@@ -121,9 +144,21 @@ def build_table(draft: Draft) -> Draft:
         return draft
     block = sum(part.flops(dims) for _, part in block_parts(model))
     plan = ModelPlan(
-        d_model=dims.d_model, layers=dims.layers, context=dims.context, vocab=dims.vocab, heads=dims.heads,
-        kv_heads=dims.kv_heads, head_dim=dims.head_dim, position=model.position, attention=model.attention,
-        mlp=model.mlp, norm=model.norm, init=model.init, tied_embeddings=model.tied_embeddings, dropout=model.dropout,
-        tensors=tuple(tensors(model, dims)), flops_per_token=dims.layers * block + 2.0 * dims.vocab * dims.d_model,
+        d_model=dims.d_model,
+        layers=dims.layers,
+        context=dims.context,
+        vocab=dims.vocab,
+        heads=dims.heads,
+        kv_heads=dims.kv_heads,
+        head_dim=dims.head_dim,
+        position=model.position,
+        attention=model.attention,
+        mlp=model.mlp,
+        norm=model.norm,
+        init=model.init,
+        tied_embeddings=model.tied_embeddings,
+        dropout=model.dropout,
+        tensors=tuple(tensors(model, dims)),
+        flops_per_token=dims.layers * block + 2.0 * dims.vocab * dims.d_model,
     )
     return replace(draft, network=plan)

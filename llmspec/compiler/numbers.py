@@ -26,8 +26,14 @@ def check_numbers(draft: Draft) -> Draft:
         keys = set(type(model).model_fields) if sections.model else sections.sound
         found += [p.at("model") for p in number_problems(model) if p.path[0] in keys]
         if "dropout" in keys and 0 < model.dropout < 2.0**-32 and not lost(model.dropout):
-            found.append(Problem(f"{model.dropout:g} is less than the smallest random number that it is compared with",
-                                 ("model", "dropout"), "dropout: 0.1 is usual, 0 is none", "nothing would be dropped"))
+            found.append(
+                Problem(
+                    f"{model.dropout:g} is less than the smallest random number that it is compared with",
+                    ("model", "dropout"),
+                    "dropout: 0.1 is usual, 0 is none",
+                    "nothing would be dropped",
+                )
+            )
     return draft.with_problems(found)
 
 
@@ -74,12 +80,20 @@ def check_start(draft: Draft) -> Draft:
         std = tensor.init.std
         if tensor.init.distribution != "normal":
             continue
-        what = lost(std) or ("has squares that are infinite in float32" if lost((SPREAD * std) ** 2).startswith(
-            "is infinite") else "")
+        what = lost(std) or (
+            "has squares that are infinite in float32" if lost((SPREAD * std) ** 2).startswith("is infinite") else ""
+        )
         if what and not any(p.path[:2] == ("model", "init") for p in draft.problems):
-            return draft.with_problems([Problem(
-                f"{tensor.name} would start with a standard deviation of {std:g}, which {what}", ("model", "init"),
-                "a standard deviation of 0.02 is usual",
-                "all its weights would start as 0, and learn the same" if std < 1 else
-                "the first forward pass would give infinities")])
+            return draft.with_problems(
+                [
+                    Problem(
+                        f"{tensor.name} would start with a standard deviation of {std:g}, which {what}",
+                        ("model", "init"),
+                        "a standard deviation of 0.02 is usual",
+                        "all its weights would start as 0, and learn the same"
+                        if std < 1
+                        else "the first forward pass would give infinities",
+                    )
+                ]
+            )
     return draft

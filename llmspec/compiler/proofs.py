@@ -45,8 +45,12 @@ class Proof(Frozen):
     @property
     def problem(self) -> Problem:
         """What a proof that fails says to the user."""
-        return Problem(f"not so: {self.name}. {self.evidence}", self.path, self.hint,
-                       "the run would compute something else than the spec says")
+        return Problem(
+            f"not so: {self.name}. {self.evidence}",
+            self.path,
+            self.hint,
+            "the run would compute something else than the spec says",
+        )
 
 
 def refuse(proofs: Iterable[Proof]) -> None:
@@ -81,8 +85,12 @@ def mask_proofs(plan: Plan) -> tuple[Proof, ...]:
 
 def _mask_proof(name: str, mask: masks.Mask, where: str) -> Proof:
     wrong, evidence = examined(mask, type(mask).allows)
-    return Proof(name=name, holds=not wrong, evidence=f"{wrong or evidence} ({where})",
-                 hint="the relation in llmspec/compiler/masks.py is at fault, not your spec" if wrong else "")
+    return Proof(
+        name=name,
+        holds=not wrong,
+        evidence=f"{wrong or evidence} ({where})",
+        hint="the relation in llmspec/compiler/masks.py is at fault, not your spec" if wrong else "",
+    )
 
 
 @cache
@@ -106,8 +114,10 @@ def examined(mask: masks.Mask, relation: Callable[..., Any]) -> tuple[str, str]:
     except TypeError as error:
         return f"the relation does more than compare ({error}), so that nothing follows for longer blocks", ""
     divided = f", every division into documents up to {DIVIDED}" if mask.documents else ""
-    return "", (f"{pairs:,} pairs of query and key in all blocks up to {DIVIDED if mask.documents else PLACES} "
-                f"places{divided}; longer ones by order alone, since the relation only compares")
+    return "", (
+        f"{pairs:,} pairs of query and key in all blocks up to {DIVIDED if mask.documents else PLACES} "
+        f"places{divided}; longer ones by order alone, since the relation only compares"
+    )
 
 
 def blocks(divided: bool) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -174,20 +184,28 @@ def parameter_proof(model: ModelPlan) -> Proof:
     dims, width = model.dims, model.vocab * model.d_model
     of_parts = {name: sum(_count(t.shape) for t in part.tensors(dims)) for name, part in block_parts(model)}
     layer = sum(of_parts.values())
-    once = {"position": sum(_count(t.shape) for t in model.position.tensors(dims)),
-            "final_norm": of_parts["attention_norm"] if model.norm.placement == "pre" else 0,
-            "lm_head": 0 if model.tied_embeddings else width}
+    once = {
+        "position": sum(_count(t.shape) for t in model.position.tensors(dims)),
+        "final_norm": of_parts["attention_norm"] if model.norm.placement == "pre" else 0,
+        "lm_head": 0 if model.tied_embeddings else width,
+    }
     expected = width + model.layers * layer + sum(once.values())
-    terms = [f"{model.vocab:,} × {model.d_model:,} of the embedding", f"{model.layers:,} × {layer:,} of a layer",
-             *(f"{n:,} of {name}" for name, n in once.items() if n)]
+    terms = [
+        f"{model.vocab:,} × {model.d_model:,} of the embedding",
+        f"{model.layers:,} × {layer:,} of a layer",
+        *(f"{n:,} of {name}" for name, n in once.items() if n),
+    ]
     names = [t.name for t in model.tensors]
     if twice := sorted({n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()):
         return Proof(name=COUNTED, holds=False, evidence=f"the table has {twice[0]} twice")
     found = model.parameters
     relation = f"{' + '.join(terms)} = {expected:,}"
-    return Proof(name=COUNTED, holds=found == expected,
-                 evidence=f"{relation}, and the table of {len(names):,} tensors has {found:,}",
-                 hint="" if found == expected else "a part's `tensors` is at fault, not your spec")
+    return Proof(
+        name=COUNTED,
+        holds=found == expected,
+        evidence=f"{relation}, and the table of {len(names):,} tensors has {found:,}",
+        hint="" if found == expected else "a part's `tensors` is at fault, not your spec",
+    )
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -237,11 +255,18 @@ def _lengths(planned: PhasePlan, caps: dict[str, float], context: int) -> Wrong:
         filling = per_step + 1 + (share.blocks / counted if counted else 0)
         allowed = caps.get(share.source, 0.0) + filling * share.epochs / share.blocks
         if share.epochs > allowed * (1 + 1e-6):
-            yield f"{share.source} is read {share.epochs:.4g} times, and its max_epochs is {caps[share.source]:g}", (
-                "mixture", share.source)
+            yield (
+                f"{share.source} is read {share.epochs:.4g} times, and its max_epochs is {caps[share.source]:g}",
+                ("mixture", share.source),
+            )
         if (share.seen or 0) > share.blocks * context or (share.supervised or 0) > (share.seen or 0):
-            yield (f"{share.source}: {share.supervised} supervised of {share.seen} tokens are more than {share.blocks} "
-                   "blocks hold"), ("mixture", share.source)
+            yield (
+                (
+                    f"{share.source}: {share.supervised} supervised of {share.seen} tokens are more than {share.blocks} "
+                    "blocks hold"
+                ),
+                ("mixture", share.source),
+            )
 
 
 def _rates(planned: PhasePlan) -> Wrong:

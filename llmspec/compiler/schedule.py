@@ -43,13 +43,19 @@ def plan_phases(draft: Draft) -> Draft:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
         places = None if steps is None else steps * phase.batch * phase.accumulation * model.context
         cost = step_cost(model, phase)
-        plans.append(PhasePlan(
-            name=name, phase=phase, steps=steps, exact=measured is not None,
-            tokens=sum(s.seen or 0 for s in shares) if measured else places, shares=shares,
-            flops=None if steps is None else steps * cost.products,
-            operations=None if steps is None else steps * cost.total,
-            memory=memory_of(model, phase, habits(draft.device, draft.sections.precision)),
-        ))
+        plans.append(
+            PhasePlan(
+                name=name,
+                phase=phase,
+                steps=steps,
+                exact=measured is not None,
+                tokens=sum(s.seen or 0 for s in shares) if measured else places,
+                shares=shares,
+                flops=None if steps is None else steps * cost.products,
+                operations=None if steps is None else steps * cost.total,
+                memory=memory_of(model, phase, habits(draft.device, draft.sections.precision)),
+            )
+        )
     return replace(draft, planned=tuple(plans)).with_problems(problems)
 
 
@@ -62,9 +68,12 @@ def budget_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
     if source is not None and phase.budget.amount > source.max_epochs * (1 + SLACK):
         yield Problem(
             f"the budget reads {phase.budget.source} {phase.budget.amount:g} times, and its max_epochs is "
-            f"{source.max_epochs:g}", ("budget",),
+            f"{source.max_epochs:g}",
+            ("budget",),
             f"`{source.max_epochs:g} epochs of {phase.budget.source}`, or `max_epochs: {phase.budget.amount:g}` at the "
-            "source", "the model would memorise it")
+            "source",
+            "the model would memorise it",
+        )
 
 
 def planned_shares(phase: Phase, model: ModelPlan) -> tuple[SharePlan, ...]:

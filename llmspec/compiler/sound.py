@@ -72,5 +72,7 @@ def too_large(plan: Plan) -> str:
     need = FLOAT * model.parameters + tables + decoding_bytes(model, 1)
     if need <= here:
         return ""
-    return (f"its weights and what decoding keeps at a context of {model.context:,} tokens take {size(need)}, and this "
-            f"machine has {size(here)}")
+    return (
+        f"its weights and what decoding keeps at a context of {model.context:,} tokens take {size(need)}, and this "
+        f"machine has {size(here)}"
+    )

@@ -18,8 +18,14 @@ MOST_THREADS = 64
 """As many as the C functions have room for (kernels/c/pool.c)."""
 DEVICES = ("CPU", "CUDA", "METAL", "NV", "AMD")
 """What DEV may name; its further parts, as in CUDA:1, are tinygrad's."""
-VARIABLES = ("LLMSPEC_CACHE", "LLMSPEC_THREADS", "LLMSPEC_TINYGRAD", "LLMSPEC_HYPOTHESIS", "LLMSPEC_QUICKSTART",
-             "LLMSPEC_INSTRUCTIONS")
+VARIABLES = (
+    "LLMSPEC_CACHE",
+    "LLMSPEC_THREADS",
+    "LLMSPEC_TINYGRAD",
+    "LLMSPEC_HYPOTHESIS",
+    "LLMSPEC_QUICKSTART",
+    "LLMSPEC_INSTRUCTIONS",
+)
 """Environment variables of llmspec; the last three are for its tests."""
 
 
@@ -64,9 +70,11 @@ def threads(root: Path = Path("/")) -> int:
     asked = os.environ.get(THREADS, "").strip()
     if asked:
         if not re.fullmatch(r"\+?0*[1-9]\d{0,8}", asked) or int(asked) > MOST_THREADS:
-            raise RunError(f"{THREADS}={asked[:40]!r} is no number of threads",
-                           f"a number from 1 to {MOST_THREADS}; unset, it would be {cores(root)} here",
-                           "the number of threads would be a guess")
+            raise RunError(
+                f"{THREADS}={asked[:40]!r} is no number of threads",
+                f"a number from 1 to {MOST_THREADS}; unset, it would be {cores(root)} here",
+                "the number of threads would be a guess",
+            )
         return int(asked)
     limit = _omp_threads()
     return cores(root) if limit is None else min(limit, cores(root))
@@ -81,8 +89,10 @@ def remarks(root: Path = Path("/")) -> list[str]:
         if limit is None:
             found.append(f"{OMP_THREADS}={said[:40]!r} is no number of threads and is ignored")
         elif limit > here:
-            found.append(f"{OMP_THREADS}={limit} is more than the {here} cores that this process may use: "
-                         f"{here} threads; {THREADS}={min(limit, MOST_THREADS)} would insist")
+            found.append(
+                f"{OMP_THREADS}={limit} is more than the {here} cores that this process may use: "
+                f"{here} threads; {THREADS}={min(limit, MOST_THREADS)} would insist"
+            )
     for name in sorted(n for n in os.environ if n.startswith("LLMSPEC_") and n not in VARIABLES):
         near = nearest(name, VARIABLES[:4])
         found.append(f"{name} is no variable of llmspec and is ignored" + (f"; did you mean {near}?" if near else ""))

@@ -29,13 +29,17 @@ def explained(error: OSError, path: Path | str | None = None, hint: str = "") ->
     if number in NO_ROOM or (not number and "written" in str(error)):  # numpy's short writes carry no number
         return _no_room(named, number, hint)
     if number in (errno.EACCES, errno.EPERM):
-        return Problem(f"{named}: permission denied{_owner(named)}",
-                       hint=_joined("let its owner give you access (chmod, chown)", hint))
+        return Problem(
+            f"{named}: permission denied{_owner(named)}",
+            hint=_joined("let its owner give you access (chmod, chown)", hint),
+        )
     if number == errno.EROFS:
         return Problem(f"{named}: its file system is read-only", hint=_joined("mount it for writing", hint))
     if number == errno.EIO:
-        return Problem(f"{named}: the disk or its connection reports an input/output error",
-                       hint=_joined("look at the system's log (dmesg): the disk may be failing", hint))
+        return Problem(
+            f"{named}: the disk or its connection reports an input/output error",
+            hint=_joined("look at the system's log (dmesg): the disk may be failing", hint),
+        )
     said = SAID.get(number) or error.strerror or str(error) or type(error).__name__
     return Problem(f"{named}: {said[:1].lower()}{said[1:]}", hint=hint)
 
@@ -59,19 +63,27 @@ def _joined(*hints: str) -> str:
 
 def _no_room(path: Path, number: int, hint: str) -> Problem:
     if number == errno.EDQUOT:
-        return Problem(f"the disk quota is used up: {path} could not be written",
-                       hint=_joined("delete some of your files or ask for a larger quota", hint))
+        return Problem(
+            f"the disk quota is used up: {path} could not be written",
+            hint=_joined("delete some of your files or ask for a larger quota", hint),
+        )
     if number == errno.EFBIG:
-        return Problem(f"{path} would be larger than a file may be here",
-                       hint=_joined("raise the limit (`ulimit -f unlimited`)", hint))
+        return Problem(
+            f"{path} would be larger than a file may be here",
+            hint=_joined("raise the limit (`ulimit -f unlimited`)", hint),
+        )
     place = next((p for p in (path, *path.parents) if p.exists()), Path())
     free = shutil.disk_usage(place).free
     nodes = os.statvfs(place) if hasattr(os, "statvfs") else None
     if free > SMALLEST and nodes is not None and nodes.f_files and not nodes.f_favail:
-        return Problem(f"the disk is full: {path} could not be written, since its file system holds as many files as "
-                       f"it can ({size(free)} free)", hint=_joined("delete some files there", hint))
-    return Problem(f"the disk is full: {path} could not be written ({size(free)} free)",
-                   hint=_joined("free some space", hint))
+        return Problem(
+            f"the disk is full: {path} could not be written, since its file system holds as many files as "
+            f"it can ({size(free)} free)",
+            hint=_joined("delete some files there", hint),
+        )
+    return Problem(
+        f"the disk is full: {path} could not be written ({size(free)} free)", hint=_joined("free some space", hint)
+    )
 
 
 def _owner(path: Path) -> str:

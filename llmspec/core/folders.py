@@ -53,8 +53,11 @@ def private_folder(folder: Path) -> Path:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         place = getattr(error, "filename", None) or folder
-        raise CacheError(f"{place} cannot be used as a cache folder: {reason}", ELSEWHERE,
-                         "kernels, tokens and downloads would have no place to be kept") from error
+        raise CacheError(
+            f"{place} cannot be used as a cache folder: {reason}",
+            ELSEWHERE,
+            "kernels, tokens and downloads would have no place to be kept",
+        ) from error
     if strange:
         raise CacheError(strange, ELSEWHERE, "code kept below it is run later, and others could put theirs there")
     return folder
@@ -115,8 +118,9 @@ def _cache_path() -> Path:
         what = f"{CACHE_VARIABLE}={named}" if named else "HOME is not set, and this user"
         raise CacheError(f"{what} names no home folder", ELSEWHERE, "there would be no place for a cache") from error
     if not home.is_absolute() or not home.is_dir():
-        raise CacheError(f"the home folder {home} does not exist", f"set HOME, or {ELSEWHERE}",
-                         "there would be no place for a cache")
+        raise CacheError(
+            f"the home folder {home} does not exist", f"set HOME, or {ELSEWHERE}", "there would be no place for a cache"
+        )
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "llmspec"
 
 

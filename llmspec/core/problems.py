@@ -46,8 +46,10 @@ class Mark:
         shown = f"\n    | {lead}{visible(line[start:end], keep='')}{tail}"
         if not self.length or self.caret < indent:
             return shown
-        before, meant = (visible(line[a:b], keep="") for a, b in ((start, self.caret), (
-            self.caret, min(end, self.caret + self.length))))
+        before, meant = (
+            visible(line[a:b], keep="")
+            for a, b in ((start, self.caret), (self.caret, min(end, self.caret + self.length)))
+        )
         carets = "^" * max(1, columns(meant) if meant else min(self.length, EXCERPT))
         return f"{shown}\n    | {' ' * (columns(lead + before))}{carets}"
 

@@ -8,8 +8,14 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-         stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder"}
+KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+}
 """What a path can be instead of a file, by the type in its mode."""
 
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-OURS = ("spec", "resolved.yaml", "tokenizer.json", "sources.json", "lock.json", "proofs.json", "plan.json",
-        "facts.json")
+OURS = (
+    "spec",
+    "resolved.yaml",
+    "tokenizer.json",
+    "sources.json",
+    "lock.json",
+    "proofs.json",
+    "plan.json",
+    "facts.json",
+)
 """What a run writes beside its phases, in the order of writing: a start that was killed leaves some of it."""
 LOCK_FILE = ".lock"
 """Held while a process writes there."""
@@ -42,11 +50,15 @@ def wrong(phase: str) -> tuple[str, str]:
     Letters of either case count as the same: on many file systems they name the same file.
     """
     if phase.lower() in WRITTEN:
-        return "is the name of a file that a run writes itself", "the phase's folder and that file would be in each " \
-            "other's way"
+        return (
+            "is the name of a file that a run writes itself",
+            "the phase's folder and that file would be in each other's way",
+        )
     if _ASIDE.fullmatch(phase):
-        return "looks like a folder in which a run keeps what was trained with other settings", \
-            "the one could be taken for the other"
+        return (
+            "looks like a folder in which a run keeps what was trained with other settings",
+            "the one could be taken for the other",
+        )
     if _DEVICE.fullmatch(phase):
         return "is the name of a device on Windows", "its folder could not be made or copied there"
     if phase.endswith("."):

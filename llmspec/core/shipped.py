@@ -10,8 +10,10 @@ PACKAGE = Path(__file__).parents[1]
 
 def folder() -> Path | None:
     """Where the shipped specs lie; None in an installation that was made without them."""
-    return next((place for place in (PACKAGE / "specs", PACKAGE.parent / "specs")
-                 if (place / "quickstart.yaml").is_file()), None)
+    return next(
+        (place for place in (PACKAGE / "specs", PACKAGE.parent / "specs") if (place / "quickstart.yaml").is_file()),
+        None,
+    )
 
 
 def names() -> tuple[str, ...]:

@@ -18,8 +18,9 @@ def loads(text: str | bytes) -> Any:
         except UnicodeDecodeError as e:
             raise ValueError(f"it is not UTF-8 (byte {e.start})") from None
     try:
-        value = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_constant,
-                           object_pairs_hook=_pairs)
+        value = json.loads(
+            text, parse_int=_integer, parse_float=_number, parse_constant=_constant, object_pairs_hook=_pairs
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as e:

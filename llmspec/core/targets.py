@@ -30,10 +30,17 @@ class Target:
         number = re.fullmatch(ARCHITECTURES[self.device], self.architecture)
         first = BFLOAT16_FROM[self.device]
         if precision == "bfloat16" and number and int(number[1]) < first:
-            raise SpecError([Problem(f"{self.name} has no bfloat16", ("precision",),
-                                     f"`precision: float16`, or {self.device} from "
-                                     f"{'sm_' if self.device == 'CUDA' else 'Apple'}{first} on",
-                                     "its kernels would not compile")])
+            raise SpecError(
+                [
+                    Problem(
+                        f"{self.name} has no bfloat16",
+                        ("precision",),
+                        f"`precision: float16`, or {self.device} from "
+                        f"{'sm_' if self.device == 'CUDA' else 'Apple'}{first} on",
+                        "its kernels would not compile",
+                    )
+                ]
+            )
 
 
 def parse(text: str) -> Target:
@@ -41,9 +48,17 @@ def parse(text: str) -> Target:
     device, _, architecture = text.partition(":")
     device = device.upper()
     if device not in DEFAULTS:
-        raise SpecError([Problem(f"kernels for `{text}` cannot be made here", (),
-                                 "--device CUDA:sm_90 or --device METAL")])
+        raise SpecError(
+            [Problem(f"kernels for `{text}` cannot be made here", (), "--device CUDA:sm_90 or --device METAL")]
+        )
     if architecture and not re.fullmatch(ARCHITECTURES[device], architecture):
-        raise SpecError([Problem(f"{device} has no architecture called `{architecture}`", (),
-                                 f"such as --device {device}:{DEFAULTS[device]}")])
+        raise SpecError(
+            [
+                Problem(
+                    f"{device} has no architecture called `{architecture}`",
+                    (),
+                    f"such as --device {device}:{DEFAULTS[device]}",
+                )
+            ]
+        )
     return Target(device, architecture or DEFAULTS[device])

@@ -15,7 +15,7 @@ _BYTES = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>[kmgt]i?b|b)", r
 BYTES = {"b": 1, **{f"{c}{i}b": (1024 if i else 1000) ** n for n, c in enumerate("kmgt", 1) for i in ("", "i")}}
 """Bytes by unit, in lower case: kB counts in thousands, KiB in 1,024s."""
 _FLOPS = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<scale>[kMGTPEZY]?)flops?", re.IGNORECASE)
-FLOP_SCALES = {"": 1.0, **{prefix: 1e3 ** n for n, prefix in enumerate("kmgtpezy", 1)}}
+FLOP_SCALES = {"": 1.0, **{prefix: 1e3**n for n, prefix in enumerate("kmgtpezy", 1)}}
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
 
 
@@ -29,8 +29,10 @@ def _scaled(match: re.Match[str], scale: float, most: float) -> float:
     """The number of a quantity times its scale. Raises ValueError where that is more than `most`."""
     amount = float(match["number"].replace("_", "")) * scale
     if amount > most:
-        raise ValueError(f"{short(amount) if amount < float('inf') else 'that'} is more than any machine could do; "
-                         f"the most is {short(float(most))}")
+        raise ValueError(
+            f"{short(amount) if amount < float('inf') else 'that'} is more than any machine could do; "
+            f"the most is {short(float(most))}"
+        )
     return amount
 
 
@@ -47,8 +49,11 @@ def flop_text(amount: float) -> str:
     """2e15 -> '2 PFLOPs', exactly: what it prints reads back as the same number."""
     for prefix in reversed("kMGTPEZY"):
         text = f"{amount / FLOP_SCALES[prefix.lower()]:g}"
-        if amount >= FLOP_SCALES[prefix.lower()] and "e" not in text and \
-                float(text) * FLOP_SCALES[prefix.lower()] == amount:
+        if (
+            amount >= FLOP_SCALES[prefix.lower()]
+            and "e" not in text
+            and float(text) * FLOP_SCALES[prefix.lower()] == amount
+        ):
             return f"{text} {prefix}FLOPs"
     return f"{amount!r} FLOPs"
 
@@ -92,18 +97,22 @@ class Budget(Text):
     def parse(cls, value: object) -> Budget:
         match = _BUDGET.fullmatch(str(value).strip())
         if (work := _FLOPS.fullmatch(str(value).strip())) and (
-                amount := _scaled(work, FLOP_SCALES[work["scale"].lower()], MOST_FLOPS)) > 0:
+            amount := _scaled(work, FLOP_SCALES[work["scale"].lower()], MOST_FLOPS)
+        ) > 0:
             return cls(amount, "FLOPs")
         if not match or isinstance(value, bool):
-            raise ValueError("expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki` or "
-                             "`2 PFLOPs`")
+            raise ValueError(
+                "expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`"
+            )
         unit, source = match["unit"].lower().rstrip("s") + "s", match["source"]
         amount = _scaled(match, SCALES[match["scale"].lower()], MOST)
         plain = not match["scale"] and "e" not in match["number"].lower()
         if unit != "epochs" and plain and len(match["number"]) < 40 and "." in match["number"]:
             whole = match["number"].replace(".", "")
-            raise ValueError(f"`{match['number']}` has a decimal point, and {unit} are whole: write `{whole} {unit}` "
-                             "where that is meant")
+            raise ValueError(
+                f"`{match['number']}` has a decimal point, and {unit} are whole: write `{whole} {unit}` "
+                "where that is meant"
+            )
         if (unit == "epochs") != (source is not None):
             raise ValueError("epochs are counted on one source: `3 epochs of wiki`; tokens and steps name none")
         if amount <= 0 or (unit != "epochs" and amount != int(amount)):
@@ -174,8 +183,16 @@ def flops(value: float | None) -> str:
     """Floating-point operations for reading: 2.1e13 -> '21.3 TFLOPs'."""
     if value is None:
         return "?"
-    for prefix, scale in (("Y", 1e24), ("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6),
-                          ("k", 1e3)):
+    for prefix, scale in (
+        ("Y", 1e24),
+        ("Z", 1e21),
+        ("E", 1e18),
+        ("P", 1e15),
+        ("T", 1e12),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("k", 1e3),
+    ):
         if value >= scale:
             return f"{value / scale:.3g} {prefix}FLOPs"
     return f"{value:.0f} FLOPs"

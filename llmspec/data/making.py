@@ -53,8 +53,9 @@ class Maker:
 
     @cached_property
     def readings(self) -> dict[str, Reading]:
-        return read_all(self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.leaks,
-                        self.most)
+        return read_all(
+            self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.leaks, self.most
+        )
 
     @property
     def codec_key(self) -> str:
@@ -88,8 +89,11 @@ class Maker:
         cutter = Cutter(self.tokenizer.cut)
         for name, side in sides.items():
             lengths = self.readings[name].lengths(TRAINS)
-            texts = ((int(lengths[number]), spelled(item.plain), item.document.more)
-                     for number, item in side.stretches() if item.plain is not None)
+            texts = (
+                (int(lengths[number]), spelled(item.plain), item.document.more)
+                for number, item in side.stretches()
+                if item.plain is not None
+            )
             for text, more in thinned(texts, self.weights[name] * most / max(1, sizes[name])):
                 yield from cutter.push(text)
                 if not more:
@@ -98,8 +102,14 @@ class Maker:
                     self.report("gathering text for the tokenizer", done, most)
 
     def tokens(self, view: View, codec: Codec) -> Entry:
-        key = digest({"format": FORMAT, "text": self.keys[view], "tokenizer": digest(codec.to_json()),
-                      "revision": self.tokenizer.revision})
+        key = digest(
+            {
+                "format": FORMAT,
+                "text": self.keys[view],
+                "tokenizer": digest(codec.to_json()),
+                "revision": self.tokenizer.revision,
+            }
+        )
         if found := entries.find("tokens", key):
             try:
                 for side in SIDES:
@@ -136,16 +146,27 @@ class Maker:
             elif not spoken and item.plain is not None:
                 writers[side].text(item.plain, item.document.more)
             letters[side].add(spelled(text) for text in view.contents(item))
-        counts = {name: {**writer.close(), "unknown": found.dump(), "dropped": noted.dump()}
-                  for name, writer, found, noted in zip(SIDES, writers, letters, notes, strict=True)}
+        counts = {
+            name: {**writer.close(), "unknown": found.dump(), "dropped": noted.dump()}
+            for name, writer, found, noted in zip(SIDES, writers, letters, notes, strict=True)
+        }
         self._check_unchanged()
-        return {**counts, "source": view.source, "form": view.form, "documents": reading.documents,
-                "in_both": reading.in_both[view.form], "leaks": reading.leaks[view.form],
-                "content": held.key, "duplicates": held.duplicates, "notes": reading.notes.dump()}
+        return {
+            **counts,
+            "source": view.source,
+            "form": view.form,
+            "documents": reading.documents,
+            "in_both": reading.in_both[view.form],
+            "leaks": reading.leaks[view.form],
+            "content": held.key,
+            "duplicates": held.duplicates,
+            "notes": reading.notes.dump(),
+        }
 
     def _check_unchanged(self) -> None:
         """Raises DataError where sources have changed since their text's key was made."""
         now = fingerprints(self.sources, self.fetch, {})
-        if problems := [problem for name in self.sources if now[name] != self.prints[name]
-                        for problem in changed(name).problems]:
+        if problems := [
+            problem for name in self.sources if now[name] != self.prints[name] for problem in changed(name).problems
+        ]:
             raise DataError(problems)

@@ -54,14 +54,16 @@ def too_often(budget: Budget, demands: Sequence[Demand], per_step: int) -> list[
         if epochs <= demand.max_epochs * (1 + _SLACK):
             continue
         fair = demand.max_epochs / epochs
-        problems.append(Problem(
-            f"the budget of {budget} reads {demand.source} {times(epochs)} times, and its max_epochs is "
-            f"{demand.max_epochs:g}; one epoch has {demand.blocks_per_epoch * demand.tokens_per_block:,.0f} tokens",
-            ("mixture", demand.source),
-            f"{_less(budget, demand.share, fair, len(demands) == 1)}, or write "
-            f"`max_epochs: {ceil(epochs * 10) / 10:g}` at the source",
-            "the model would memorise it",
-        ))
+        problems.append(
+            Problem(
+                f"the budget of {budget} reads {demand.source} {times(epochs)} times, and its max_epochs is "
+                f"{demand.max_epochs:g}; one epoch has {demand.blocks_per_epoch * demand.tokens_per_block:,.0f} tokens",
+                ("mixture", demand.source),
+                f"{_less(budget, demand.share, fair, len(demands) == 1)}, or write "
+                f"`max_epochs: {ceil(epochs * 10) / 10:g}` at the source",
+                "the model would memorise it",
+            )
+        )
     return problems
 
 

@@ -19,16 +19,22 @@ def notices(prepared: Prepared) -> Iterator[str]:
             yield from (f"{source}: {line}" for line in notes.said())
         if about["duplicates"]:
             n = about["duplicates"]
-            yield (f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "
-                   "and are kept")
+            yield (
+                f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "
+                "and are kept"
+            )
         if about["in_both"] and prepared.leaks == "allow":
             yield leaks.notice(source, about["in_both"], about["leaks"])
         for side, what in (("train", "training"), ("validation", "validation")):
             if (found := about[side]["unknown"])["unknown"]:
-                yield (f"{source}: {found['unknown']:,} characters of its {what} text ({percent(share(found))}) are "
-                       f"not in the vocabulary and become <|unk|>: {named(found)}")
+                yield (
+                    f"{source}: {found['unknown']:,} characters of its {what} text ({percent(share(found))}) are "
+                    f"not in the vocabulary and become <|unk|>: {named(found)}"
+                )
     for found in prepared.losses:
-        for notes, records, what in ((found.dropped, found.records, "training records of"),
-                                     (found.not_validated, found.held_out, "validation records of")):
+        for notes, records, what in (
+            (found.dropped, found.records, "training records of"),
+            (found.not_validated, found.held_out, "validation records of"),
+        ):
             if lost := sum(notes.counts.values()):
                 yield (f"{found.phase} leaves out {lost:,} of {records:,} {what} {found.source}: {reasons(notes)}")

@@ -22,8 +22,9 @@ class DialogueLayout:
     count where they are content, or the end of a turn, of a role in `learn`.
     """
 
-    def __init__(self, data: TokenSet, learn: Sequence[str], context: int, end: int, mask: bool,
-                 names: tuple[object, ...] | None) -> None:
+    def __init__(
+        self, data: TokenSet, learn: Sequence[str], context: int, end: int, mask: bool, names: tuple[object, ...] | None
+    ) -> None:
         """`names` seed what is packed together and the order of blocks; None keeps the dialogues' own order."""
         if data.speakers is None or data.spoken is None:
             raise TypeError("these tokens are of plain documents")
@@ -59,8 +60,13 @@ class DialogueLayout:
         seen = full * self.epoch_tokens + int(self._filled[last].sum())
         supervised = full * int(self._supervised.sum()) + int(self._supervised[last].sum())
         read = self._supervised if full else self._supervised[last]
-        return Counts(seen, supervised, seen - self.epoch_tokens if full else 0, blocks, int(read.min(initial=1 << 62))
-                      if blocks else 0)
+        return Counts(
+            seen,
+            supervised,
+            seen - self.epoch_tokens if full else 0,
+            blocks,
+            int(read.min(initial=1 << 62)) if blocks else 0,
+        )
 
     def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
         T, data = self._context, self._data

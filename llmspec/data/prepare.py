@@ -41,8 +41,9 @@ class Attribution(NamedTuple):
     attribution: str
 
 
-def prepare(plan: Plan, *, offline: bool = False, progress: Progress | None = None,
-            most: int | None = None) -> Prepared:
+def prepare(
+    plan: Plan, *, offline: bool = False, progress: Progress | None = None, most: int | None = None
+) -> Prepared:
     """Read, split and tokenise what the plan's phases read; what was made before is only opened.
 
     `progress(message, done, total)` is told of what takes long. With `offline`, nothing is downloaded;
@@ -93,8 +94,9 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         raise DataError(problems)
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.leaks)
-    maker = Maker(plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks,
-                   found, most)
+    maker = Maker(
+        plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks, found, most
+    )
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
     prepared = Prepared(plan, codec, maker, tokens)
@@ -111,8 +113,9 @@ def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
     """
     roots = [phase.phase.mixture for phase in plan.phases if phase.phase.from_ is None]
     roots = roots or [phase.phase.mixture for phase in plan.phases]
-    shares = {name: sum(mixture[name].fraction for mixture in roots if name in mixture) / len(roots)
-              for name in sources}
+    shares = {
+        name: sum(mixture[name].fraction for mixture in roots if name in mixture) / len(roots) for name in sources
+    }
     least = min((share for share in shares.values() if share), default=1.0)
     return {name: share or least for name, share in shares.items()}
 
@@ -139,9 +142,13 @@ class Prepared:
             views = views_of(part, self._sources, self._maker.found)
             about = {view.source: self._tokens[view].about for view in views}
             self._streams[phase] = PhaseStream(
-                phase, part, {view.source: self._open(view, "train") for view in views},
+                phase,
+                part,
+                {view.source: self._open(view, "train") for view in views},
                 max_epochs={name: source.max_epochs for name, source in self._sources.items()},
-                seed=self._plan.seed, context=self._plan.model.context, end=self.codec.specials[END],
+                seed=self._plan.seed,
+                context=self._plan.model.context,
+                end=self.codec.specials[END],
                 content=self.fingerprint(phase),
                 dropped={source: Notes.parse(found["train"]["dropped"]).counts for source, found in about.items()},
                 in_both={source: found["in_both"] for source, found in about.items()},
@@ -153,9 +160,18 @@ class Prepared:
         from llmspec.data.validation import ValidationSet
 
         part, context, end = self._phases[phase], self._plan.model.context, self.codec.specials[END]
-        return {view.source: ValidationSet(view.source, part, self._open(view, "validation"), context, end,
-                                           Notes.parse(self._tokens[view].about["validation"]["dropped"]).counts)
-                for view in views_of(part, self._sources, self._maker.found) if self._sources[view.source].validation}
+        return {
+            view.source: ValidationSet(
+                view.source,
+                part,
+                self._open(view, "validation"),
+                context,
+                end,
+                Notes.parse(self._tokens[view].about["validation"]["dropped"]).counts,
+            )
+            for view in views_of(part, self._sources, self._maker.found)
+            if self._sources[view.source].validation
+        }
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
@@ -189,16 +205,25 @@ class Prepared:
 
     def _losses(self, phase: str) -> list[Loss]:
         trained, validated = self.stream(phase).left_out, self.validation(phase)
-        return [loss(phase, view.source, self._tokens[view].about, self.leaks == "allow", trained[view.source],
-                     validated[view.source].left_out if view.source in validated else {})
-                for view in views_of(self._phases[phase], self._sources, self._maker.found)]
+        return [
+            loss(
+                phase,
+                view.source,
+                self._tokens[view].about,
+                self.leaks == "allow",
+                trained[view.source],
+                validated[view.source].left_out if view.source in validated else {},
+            )
+            for view in views_of(self._phases[phase], self._sources, self._maker.found)
+        ]
 
     def sides(self) -> dict[str, list[tuple[str, TokenSet, TokenSet]]]:
         """By form: (source, training tokens, validation tokens)."""
         found: dict[str, list[tuple[str, TokenSet, TokenSet]]] = {}
         for view in self._tokens:
             found.setdefault(view.form, []).append(
-                (view.source, self._open(view, "train"), self._open(view, "validation")))
+                (view.source, self._open(view, "train"), self._open(view, "validation"))
+            )
         return found
 
     @property
@@ -234,11 +259,19 @@ class Prepared:
         """Open every stream and validation set; the problems of all phases in one DataError."""
         problems: list[Problem] = []
         if self._plan.leaks == "refuse":
-            problems += [refusal(view.source, about["in_both"], about["leaks"]) for view, about in
-                         ((view, entry.about) for view, entry in self._tokens.items()) if about["in_both"]]
+            problems += [
+                refusal(view.source, about["in_both"], about["leaks"])
+                for view, about in ((view, entry.about) for view, entry in self._tokens.items())
+                if about["in_both"]
+            ]
         most = self._plan.tokenizer.most_unknown
-        problems += [problem for name in self._sources for problem in unknown_letters(
-            name, [entry.about for view, entry in self._tokens.items() if view.source == name], most)]
+        problems += [
+            problem
+            for name in self._sources
+            for problem in unknown_letters(
+                name, [entry.about for view, entry in self._tokens.items() if view.source == name], most
+            )
+        ]
         for name, phase in self._phases.items():
             views = views_of(phase, self._sources, self._maker.found)
             problems += doubled(name, {view: self._tokens[view].about["content"] for view in views})
@@ -247,10 +280,16 @@ class Prepared:
             except DataError as error:
                 problems += error.problems
             else:
-                problems += [problem for found in self._losses(name) for problem in too_many(
-                    found, self._sources[found.source].max_dropped.fraction, self.stream(name).needed(found.source))]
-            problems += [_nothing_to_validate(name, found) for found in self.validation(name).values()
-                         if not found.tokens]
+                problems += [
+                    problem
+                    for found in self._losses(name)
+                    for problem in too_many(
+                        found, self._sources[found.source].max_dropped.fraction, self.stream(name).needed(found.source)
+                    )
+                ]
+            problems += [
+                _nothing_to_validate(name, found) for found in self.validation(name).values() if not found.tokens
+            ]
         if problems:
             raise DataError(problems)
 
@@ -269,8 +308,10 @@ class Prepared:
 
     def _shares(self, phase: str) -> tuple[SharePlan, ...]:
         """What a phase reads of its sources, and what it leaves out."""
-        lost = {found.source: {"dropped": found.dropped.counts, "validation_dropped": found.not_validated.counts}
-                for found in self._losses(phase)}
+        lost = {
+            found.source: {"dropped": found.dropped.counts, "validation_dropped": found.not_validated.counts}
+            for found in self._losses(phase)
+        }
         return tuple(share.model_copy(update=lost.get(share.source, {})) for share in self.stream(phase).planned())
 
     def _decisions(self) -> Iterator[Decision]:
@@ -286,20 +327,29 @@ class Prepared:
         if found.name not in self._sources:
             return found
         about = self._about(found.name)
-        return found.model_copy(update={
-            "documents": about["documents"], "in_both": about["in_both"], "duplicates": about["duplicates"],
-            "format": self._maker.found[found.name].dialogue if View(found.name, "dialogue") in self._tokens else "",
-            "unknown": share(about["train"]["unknown"]), "validation_unknown": share(about["validation"]["unknown"]),
-            "train_tokens": about["train"]["tokens"], "validation_tokens": about["validation"]["tokens"],
-            "train_characters": about["train"]["characters"],
-            "validation_characters": about["validation"]["characters"],
-        })
+        return found.model_copy(
+            update={
+                "documents": about["documents"],
+                "in_both": about["in_both"],
+                "duplicates": about["duplicates"],
+                "format": self._maker.found[found.name].dialogue
+                if View(found.name, "dialogue") in self._tokens
+                else "",
+                "unknown": share(about["train"]["unknown"]),
+                "validation_unknown": share(about["validation"]["unknown"]),
+                "train_tokens": about["train"]["tokens"],
+                "validation_tokens": about["validation"]["tokens"],
+                "train_characters": about["train"]["characters"],
+                "validation_characters": about["validation"]["characters"],
+            }
+        )
 
 
 def _nothing_to_validate(phase: str, found: ValidationSet) -> Problem:
     why = "; ".join(f"{n} {reason}" for reason, n in found.left_out.items())
     return Problem(
         f"the validation text of {found.source} has nothing that this phase learns" + (f" ({why})" if why else ""),
-        ("phases", phase, "mixture", found.source), "keep more of it for validation, or raise model.context",
+        ("phases", phase, "mixture", found.source),
+        "keep more of it for validation, or raise model.context",
         "its validation loss would be a mean of nothing",
     )

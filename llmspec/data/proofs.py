@@ -33,8 +33,12 @@ def data_proofs(prepared: Prepared) -> tuple[Proof, ...]:
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
     masked = any(stream.phase.document_mask for stream in streams)
-    return (teaching(streams, drawn), marking(prepared.codec, drawn),
-            *((numbering(prepared.codec, drawn),) if masked else ()), unseen(prepared))
+    return (
+        teaching(streams, drawn),
+        marking(prepared.codec, drawn),
+        *((numbering(prepared.codec, drawn),) if masked else ()),
+        unseen(prepared),
+    )
 
 
 Drawn = Sequence[tuple[PhaseStream, str, Batch]]
@@ -46,15 +50,21 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Proof:
     for stream, source, batch in drawn:
         empty = np.flatnonzero(batch.weights.sum(axis=1) == 0)
         if len(empty) or (stream.counts(source).blocks and not stream.counts(source).least):
-            return Proof(name=LEARNED, holds=False, path=("phases", stream.name, "mixture", source),
-                         evidence=f"a block of {source} in {stream.name} has no supervised token",
-                         hint="look at what `learn:` names and at the dialogues of the source")
+            return Proof(
+                name=LEARNED,
+                holds=False,
+                path=("phases", stream.name, "mixture", source),
+                evidence=f"a block of {source} in {stream.name} has no supervised token",
+                hint="look at what `learn:` names and at the dialogues of the source",
+            )
     told = []
     for stream in streams:
         counts = {source: stream.counts(source) for source in stream.sources}
         blocks = sum(c.blocks for c in counts.values())
-        told.append(f"{stream.name}: {blocks:,} blocks, at least {min(c.least for c in counts.values() if c.blocks):,} "
-                    f"of {stream.context:,} places supervised")
+        told.append(
+            f"{stream.name}: {blocks:,} blocks, at least {min(c.least for c in counts.values() if c.blocks):,} "
+            f"of {stream.context:,} places supervised"
+        )
         told += [f"{source} gets no block at so small a share" for source, c in counts.items() if not c.blocks]
     return Proof(name=LEARNED, holds=True, evidence="; ".join(told))
 
@@ -75,12 +85,19 @@ def marking(codec: Codec, drawn: Drawn) -> Proof:
                 place = next(i for i, w in enumerate([*expected, *[0] * (len(found) - filled)]) if w != found[i])
                 verb = "is learned and should not be" if found[place] else "should be learned and is not"
                 text = codec.decode([int(batch.targets[row, place])], specials=True)
-                return Proof(name=MARKED, holds=False, path=("phases", stream.name, "mixture", source),
-                             evidence=f"in a block of {source} in {stream.name}, place {place} ({text!r}) {verb}",
-                             hint="the layout in llmspec/data is at fault, not your spec")
+                return Proof(
+                    name=MARKED,
+                    holds=False,
+                    path=("phases", stream.name, "mixture", source),
+                    evidence=f"in a block of {source} in {stream.name}, place {place} ({text!r}) {verb}",
+                    hint="the layout in llmspec/data is at fault, not your spec",
+                )
     blocks = sum(len(batch.tokens) for _, _, batch in drawn)
-    return Proof(name=MARKED, holds=True, evidence=f"{targets:,} targets of {blocks:,} drawn blocks, read from their "
-                                                   "role and end-of-turn tokens")
+    return Proof(
+        name=MARKED,
+        holds=True,
+        evidence=f"{targets:,} targets of {blocks:,} drawn blocks, read from their role and end-of-turn tokens",
+    )
 
 
 def marks(codec: Codec, tokens: Sequence[int], learn: Sequence[str]) -> list[int]:
@@ -108,17 +125,25 @@ def numbering(codec: Codec, drawn: Drawn) -> Proof:
                 number, position = number + begins, 0 if begins else position + 1
                 places += 1
                 if (seen[place], int(batch.positions[row, place])) != (number, position):
-                    return _unnumbered(stream, source, f"place {place} counts as document {seen[place]}, position "
-                                       f"{batch.positions[row, place]}, and is in {number} at {position}")
+                    return _unnumbered(
+                        stream,
+                        source,
+                        f"place {place} counts as document {seen[place]}, position "
+                        f"{batch.positions[row, place]}, and is in {number} at {position}",
+                    )
             if filled < len(seen) and min(seen[filled:]) <= number:
                 return _unnumbered(stream, source, f"the padding from place {filled} counts as a document")
     return Proof(name=NUMBERED, holds=True, evidence=f"{places:,} places of drawn blocks, read from their end tokens")
 
 
 def _unnumbered(stream: PhaseStream, source: str, what: str) -> Proof:
-    return Proof(name=NUMBERED, holds=False, path=("phases", stream.name, "mixture", source),
-                 evidence=f"in a block of {source} in {stream.name}, {what}",
-                 hint="the layout in llmspec/data is at fault, not your spec")
+    return Proof(
+        name=NUMBERED,
+        holds=False,
+        path=("phases", stream.name, "mixture", source),
+        evidence=f"in a block of {source} in {stream.name}, {what}",
+        hint="the layout in llmspec/data is at fault, not your spec",
+    )
 
 
 # -- leaks ---------------------------------------------------------------------------------------------------------
@@ -138,9 +163,13 @@ def unseen(prepared: Prepared) -> Proof:
             compared += len(train.lengths)
             for i, key in documents(train, np.isin(found, shared)):
                 if key in held:
-                    return Proof(name=UNSEEN, holds=False, path=("data", "sources", source),
-                                 evidence=f"{form} document {i} of {source}'s training text validates {held[key]}",
-                                 hint="report it: llmspec/data should have left it out")
+                    return Proof(
+                        name=UNSEEN,
+                        holds=False,
+                        path=("data", "sources", source),
+                        evidence=f"{form} document {i} of {source}'s training text validates {held[key]}",
+                        hint="report it: llmspec/data should have left it out",
+                    )
     dropped = f"; {leaks:,} were left out, alike but for looks" if leaks else ""
     return Proof(name=UNSEEN, holds=True, evidence=f"tokens of {compared:,} training documents compared{dropped}")
 

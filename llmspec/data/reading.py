@@ -62,8 +62,9 @@ class Side:
 
     def stretches(self) -> Iterator[tuple[int, Shaped]]:
         """(number of the document, stretch of it)."""
-        return ((number, item) for side, number, item in self._reading.walk()
-                if side == self._side and self._chosen[number])
+        return (
+            (number, item) for side, number, item in self._reading.walk() if side == self._side and self._chosen[number]
+        )
 
 
 @dataclass
@@ -144,13 +145,25 @@ class Reading:
 
 def changed(name: str) -> DataError:
     """The error for a source whose files are written while they are read."""
-    return DataError(Problem(
-        f"the files of {name} have changed while they were read", ("data", "sources", name),
-        "start again when nothing writes to them", "text of two versions would be mixed"))
+    return DataError(
+        Problem(
+            f"the files of {name} have changed while they were read",
+            ("data", "sources", name),
+            "start again when nothing writes to them",
+            "text of two versions would be mixed",
+        )
+    )
 
 
-def read_all(sources: Mapping[str, Source], views: Iterable[View], fetch: Fetcher, markers: Sequence[str],
-             progress: Callable[[str, int, int], None], leaks: str, most: int | None = None) -> dict[str, Reading]:
+def read_all(
+    sources: Mapping[str, Source],
+    views: Iterable[View],
+    fetch: Fetcher,
+    markers: Sequence[str],
+    progress: Callable[[str, int, int], None],
+    leaks: str,
+    most: int | None = None,
+) -> dict[str, Reading]:
     """Look at every document of every source, split them, and find in training what any source validates with.
 
     With `leaks` "allow", it is found and kept; whether it is refused is for who asks. A source of more than `most`
@@ -187,15 +200,25 @@ def find_leaks(readings: Mapping[str, Reading]) -> None:
         as_text = texts.find(survey.keys(TRAINS)[on])
         as_spoken = np.where(survey.speaks[on], spoken.find(survey.spoken[on]), -1)
         heard = survey.speaks if "dialogue" in reading.wanted else np.ones(survey.documents, bool)
-        for form, found, has in (("plain", as_text >= 0, survey.plain),
-                                 ("dialogue", (as_text >= 0) | (as_spoken >= 0), heard)):
+        for form, found, has in (
+            ("plain", as_text >= 0, survey.plain),
+            ("dialogue", (as_text >= 0) | (as_spoken >= 0), heard),
+        ):
             found = found & has[on]
             reading.leaked[form] = np.zeros(survey.documents, bool)
             reading.leaked[form][on[found]] = True
             first = np.flatnonzero(found)[:EXAMPLES].tolist()
-            reading.leaks[form] = _named(readings, reading.name, [
-                (int(on[i]), *(_owner(numbers, int(as_text[i])) if as_text[i] >= 0
-                               else _owner(speaking, int(as_spoken[i])))) for i in first])
+            reading.leaks[form] = _named(
+                readings,
+                reading.name,
+                [
+                    (
+                        int(on[i]),
+                        *(_owner(numbers, int(as_text[i])) if as_text[i] >= 0 else _owner(speaking, int(as_spoken[i]))),
+                    )
+                    for i in first
+                ],
+            )
 
 
 def _keys(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -246,6 +269,7 @@ def fingerprints(sources: Mapping[str, Source], fetch: Fetcher, notes: dict[str,
 
     `notes` gets what each source leaves out of what it finds, which can change while its text stays.
     """
+
     def of(name: str, source: Source) -> Any:
         notes[name] = Notes()
         return source.fingerprint(fetch.noting(notes[name]))
@@ -253,26 +277,38 @@ def fingerprints(sources: Mapping[str, Source], fetch: Fetcher, notes: dict[str,
     return each_source(sources, of)
 
 
-def content_keys(sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str],
-                 leaks: str) -> dict[View, str]:
+def content_keys(
+    sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str], leaks: str
+) -> dict[View, str]:
     """Hash of what each view's text depends on, found without reading the text; `prints` are the fingerprints.
 
     A view depends on the validation text of every source, since what that holds is dropped from training.
     """
     own: dict[View, dict[str, Any]] = {}
     for name, source in sources.items():
-        plain = {"format": FORMAT, "kind": getattr(source, "kind", ""), "revision": source.revision,
-                 "fingerprint": prints[name], "text": source.text, "messages": source.messages,
-                 "validation": str(source.validation), "markers": list(markers),
-                 **({} if source.shaped else {"recognised": [FORMATS, TEXTS]})}
+        plain = {
+            "format": FORMAT,
+            "kind": getattr(source, "kind", ""),
+            "revision": source.revision,
+            "fingerprint": prints[name],
+            "text": source.text,
+            "messages": source.messages,
+            "validation": str(source.validation),
+            "markers": list(markers),
+            **({} if source.shaped else {"recognised": [FORMATS, TEXTS]}),
+        }
         own[View(name, "plain")] = plain
         own[View(name, "dialogue")] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
-    held_out = {form: sorted(digest(own[View(name, form)]) for name, source in sources.items() if source.validation)
-                for form in ("plain", "dialogue")}
+    held_out = {
+        form: sorted(digest(own[View(name, form)]) for name, source in sources.items() if source.validation)
+        for form in ("plain", "dialogue")
+    }
     # Refusing leaks changes no text, so that nothing is made or trained anew where there are none.
     kept = {"leaks": leaks} if leaks == "allow" else {}
-    return {view: digest({"own": what, "form": view.form, "held_out": held_out[view.form], **kept})
-            for view, what in own.items()}
+    return {
+        view: digest({"own": what, "form": view.form, "held_out": held_out[view.form], **kept})
+        for view, what in own.items()
+    }
 
 
 def thinned(stretches: Iterable[tuple[int, str, bool]], fraction: float) -> Iterator[tuple[str, bool]]:
@@ -301,8 +337,9 @@ def dropped(notes: Notes, item: Shaped, form: Form) -> None:
         notes.add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
 
 
-def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...],
-          most: int | None) -> Reading:
+def _read(
+    name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...], most: int | None
+) -> Reading:
     notes, fields = Notes(), _Fields(source.fields("dialogue" in wanted))
     first = True
 
@@ -318,8 +355,11 @@ def _read(name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wan
             fields.look(item.document)
             size += len(item.text)
             if most is not None and size > most:
-                raise DataError(f"more than {most / 1e6:.0f} million characters of {name} are not tokenised yet",
-                                "`llmspec check SPEC --data` does it, once", "it would take longer than asked for")
+                raise DataError(
+                    f"more than {most / 1e6:.0f} million characters of {name} are not tokenised yet",
+                    "`llmspec check SPEC --data` does it, once",
+                    "it would take longer than asked for",
+                )
             yield item
         fields.check(notes)
 
@@ -358,8 +398,11 @@ class _Fields:
     def check(self, notes: Notes) -> None:
         """Raises DataError where there was no document, or none with one of the fields; `notes`: of what was read."""
         if self._first is None:
-            raise DataError("; ".join(["the source holds no document", *notes.said()]), "name other files",
-                            "there would be nothing to learn from")
+            raise DataError(
+                "; ".join(["the source holds no document", *notes.said()]),
+                "name other files",
+                "there would be nothing to learn from",
+            )
         if self._missing:
             raise _no_field(sorted(self._missing), self._record, self._first)
 
@@ -371,10 +414,14 @@ def _no_field(names: Sequence[str], record: Document | None, first: Document) ->
         return DataError(
             f"{first.where} is plain text, without the fields {what} that the templates need",
             "take out `text:`, `dialogue:` and `messages:`, or read records from .jsonl or .json files",
-            "there would be nothing to fill the templates with")
+            "there would be nothing to fill the templates with",
+        )
     keys = [str(key) for key in record.record]
-    return DataError(f"no record has a field {what}; {record.where} has {', '.join(keys)}", one_of(names[0], keys),
-                     "the template could not be filled")
+    return DataError(
+        f"no record has a field {what}; {record.where} has {', '.join(keys)}",
+        one_of(names[0], keys),
+        "the template could not be filled",
+    )
 
 
 def _shape(source: Source, document: Document, markers: Sequence[str], dialogues: bool) -> Shaped:

@@ -46,25 +46,37 @@ class Found(NamedTuple):
         why = f"the first record ({self.where}) has {', '.join(self.fields)}"
         if beside:
             why += f"; not read: {', '.join(beside)}"
-        return (f"dialogues in the {self.dialogue} format" if form == "dialogue" else
-                f"plain text of {' + '.join(read) or 'nothing'}"), why
+        return (
+            f"dialogues in the {self.dialogue} format"
+            if form == "dialogue"
+            else f"plain text of {' + '.join(read) or 'nothing'}"
+        ), why
 
 
 def recognise(source: Source, fetch: Fetcher, fingerprint: Any) -> Found:
     """What an unshaped source holds, or nothing where the spec says how its records are read. Raises DataError."""
     if source.shaped:
         return Found()
-    key = digest({"revision": _REVISION, "formats": [FORMATS, TEXTS], "kind": getattr(source, "kind", ""),
-                  "source": source.revision, "fingerprint": fingerprint})
+    key = digest(
+        {
+            "revision": _REVISION,
+            "formats": [FORMATS, TEXTS],
+            "kind": getattr(source, "kind", ""),
+            "source": source.revision,
+            "fingerprint": fingerprint,
+        }
+    )
     entry = entries.find("formats", key)
     if entry is None:
+
         def write(folder: Path) -> dict[str, Any]:
             first = next((d for d in islice(source.documents(fetch), LOOKED_AT) if d.record is not None), None)
             return (found_in(first.where, first.record or {}) if first else Found())._asdict()
 
         entry = entries.make("formats", key, write)
-    kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                            for name, value in entry.about.items()}
+    kept: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entry.about.items()
+    }
     return Found(**kept)
 
 
@@ -75,8 +87,9 @@ def found_in(where: str, record: Mapping[str, Any]) -> Found:
     if whole is not None:
         text: tuple[str, ...] = (whole,)
     else:
-        text = spoken or tuple(str(name) for name, value in record.items()
-                               if isinstance(value, str) and not is_metadata(str(name), value))
+        text = spoken or tuple(
+            str(name) for name, value in record.items() if isinstance(value, str) and not is_metadata(str(name), value)
+        )
     return Found(where, fields, form.name if form else "", spoken, text, len(text) == 1)
 
 
@@ -88,10 +101,16 @@ def read_by(form: Format) -> set[str]:
 
 def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[View]:
     """How a phase reads each source of its mixture."""
-    spoken = {name for name in phase.mixture
-              if phase.dialogues and name in sources and (sources[name].has_dialogues or found[name].dialogue)}
-    return [View(name, "dialogue" if name in spoken else "plain")
-            for name, share in phase.mixture.items() if share.percent > 0]
+    spoken = {
+        name
+        for name in phase.mixture
+        if phase.dialogues and name in sources and (sources[name].has_dialogues or found[name].dialogue)
+    }
+    return [
+        View(name, "dialogue" if name in spoken else "plain")
+        for name, share in phase.mixture.items()
+        if share.percent > 0
+    ]
 
 
 def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterable[Problem]:
@@ -103,11 +122,16 @@ def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterabl
         asks = next((field for field in first.text if field in ASKS), first.text[0] if first.text else "")
         answers = next((field for field in first.text if field in ANSWERS), first.text[-1] if first.text else "")
         whole = "\\n\\n".join(f"{{{field}}}" for field in first.text)
-        hint = (f'at data.sources.{source} write how they are to be read, such as `dialogue: {{user: "{{{asks}}}", '
-                f'assistant: "{{{answers}}}"}}`, or `text: "{whole}"` to read them as plain text')
+        hint = (
+            f'at data.sources.{source} write how they are to be read, such as `dialogue: {{user: "{{{asks}}}", '
+            f'assistant: "{{{answers}}}"}}`, or `text: "{whole}"` to read them as plain text'
+        )
         if not first.text:
             hint = 'none of these holds text; write records such as {"question": "...", "answer": "..."}'
         yield Problem(
             f"the records of {source} are dialogues of no known format: the first one ({first.where}) has "
-            f"{', '.join(first.fields)}", ("phases", name, "mixture", source), hint,
-            "the phase could not tell the turns of one role from those of another")
+            f"{', '.join(first.fields)}",
+            ("phases", name, "mixture", source),
+            hint,
+            "the phase could not tell the turns of one role from those of another",
+        )

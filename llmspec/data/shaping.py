@@ -83,8 +83,11 @@ def _plain(source: Source, document: Document, markers: Sequence[str]) -> Pieces
             return _some((_text(record, name),))
         if form := recognised(record):
             return _joined(_formatted(form, record))
-    texts = [value for name, value in record.items() if isinstance(value, str) and value.strip()
-             and (source.dialogue is not None or not is_metadata(name, value))]
+    texts = [
+        value
+        for name, value in record.items()
+        if isinstance(value, str) and value.strip() and (source.dialogue is not None or not is_metadata(name, value))
+    ]
     return _some((_checked("\n\n".join(texts)),))
 
 
@@ -134,8 +137,11 @@ def _formatted(form: Format, record: Mapping[str, Any]) -> list[Turn]:
     pairs = earlier if isinstance(earlier, list | tuple) else (None,)
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         raise _Unfit(UNREADABLE, f"`{form.history}` is no list of pairs")
-    between = [turn for user, assistant in pairs for turn in (
-        Turn("user", _content(user, form.history)), Turn("assistant", _content(assistant, form.history)))]
+    between = [
+        turn
+        for user, assistant in pairs
+        for turn in (Turn("user", _content(user, form.history)), Turn("assistant", _content(assistant, form.history)))
+    ]
     return [*turns, *made[:1], *between, *made[1:]]
 
 
@@ -165,15 +171,25 @@ def fill(template: str, record: Mapping[str, Any], markers: Sequence[str] = ()) 
     line; an empty field that spaces alone set apart from its neighbours goes with them. Any other drops the record.
     """
     lines = _lines(template, tuple(markers))
-    filled = [[_Part(piece) if isinstance(piece, Marker) else _Part(_text(record, piece.text), piece.text)
-               if piece.field else _Part(piece.text) for piece in line.pieces] for line in lines]
+    filled = [
+        [
+            _Part(piece)
+            if isinstance(piece, Marker)
+            else _Part(_text(record, piece.text), piece.text)
+            if piece.field
+            else _Part(piece.text)
+            for piece in line.pieces
+        ]
+        for line in lines
+    ]
     fields = [part for parts in filled for part in parts if part.field]
     if any(part.empty for part in fields):
         if all(part.empty for part in fields):
             return ()
         return _merged(_without_empty(lines, filled))
-    return _merged(text for line, parts in zip(lines, filled, strict=True) for text in
-                   (*(part.text for part in parts), line.ends))
+    return _merged(
+        text for line, parts in zip(lines, filled, strict=True) for text in (*(part.text for part in parts), line.ends)
+    )
 
 
 def _merged(texts: Iterable[str]) -> Pieces:
@@ -309,12 +325,22 @@ def _parsed(text: str) -> Any:
 def _content(value: Any, field: str) -> Pieces:
     """What a message says: a text, a number, or a list of OpenAI's content parts, which are joined."""
     if isinstance(value, list | tuple):
-        texts = [part if isinstance(part, str) else part.get("text") if isinstance(part, dict)
-                 and part.get("type", "text") in TEXT_PARTS else None for part in value]
+        texts = [
+            part
+            if isinstance(part, str)
+            else part.get("text")
+            if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS
+            else None
+            for part in value
+        ]
         if any(not isinstance(text, str) for text in texts):
             kinds = [str(part.get("type", "?")) if isinstance(part, dict) else type(part).__name__ for part in value]
-            raise _Unfit(NOT_TEXT, f"a part of kind `{next(k for k in kinds if k not in TEXT_PARTS)}`"
-                         if set(kinds) - set(TEXT_PARTS) else f"a part without text in `{field}`")
+            raise _Unfit(
+                NOT_TEXT,
+                f"a part of kind `{next(k for k in kinds if k not in TEXT_PARTS)}`"
+                if set(kinds) - set(TEXT_PARTS)
+                else f"a part without text in `{field}`",
+            )
         value = "".join(map(str, texts))
     content = _text({field: value}, field)
     return (content,) if content.strip() else ()

@@ -68,8 +68,7 @@ def tail(lengths: np.ndarray, records: np.ndarray, fraction: float) -> tuple[np.
 
 
 def chosen(how: Validation, name: str, text_digest: bytes) -> bool:
-    """Whether a document validates by its file's name, or by the sha256 of its text, so that equal texts stay together.
-    """
+    """Whether a document validates by its file's name, or by the sha256 of its text, so that equal texts stay together."""
     if how.how == "files":
         return fnmatchcase(name, how.value) or PurePosixPath(name).match(how.value)
     return how.how == "hash" and int.from_bytes(text_digest[:8]) / 2**64 < how.fraction
@@ -116,5 +115,11 @@ def one_sided(how: Validation, what: str, documents: int, names: Iterable[str]) 
     if how.how == "files":
         shown = sorted(set(islice(names, 1000)))
         hint = f"its files: {', '.join(shown[:6])}{' ...' if len(shown) > 6 else ''}"
-    return DataError(Problem(f"`validation: {how}` leaves nothing {what}", ("validation",), hint,
-                             "there would be no loss to train or to judge by"))
+    return DataError(
+        Problem(
+            f"`validation: {how}` leaves nothing {what}",
+            ("validation",),
+            hint,
+            "there would be no loss to train or to judge by",
+        )
+    )

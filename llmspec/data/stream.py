@@ -21,14 +21,23 @@ if TYPE_CHECKING:
     from llmspec.compiler.plan import SharePlan
 
 
-
 class PhaseStream:
     """Random access to what a phase reads. Row order is drawn from the seed; shares hold in every stretch of it."""
 
-    def __init__(self, name: str, phase: Phase, data: Mapping[str, TokenSet], *, max_epochs: Mapping[str, float],
-                 seed: int, context: int, end: int, content: str = "",
-                 dropped: Mapping[str, Mapping[str, int]] | None = None,
-                 in_both: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        phase: Phase,
+        data: Mapping[str, TokenSet],
+        *,
+        max_epochs: Mapping[str, float],
+        seed: int,
+        context: int,
+        end: int,
+        content: str = "",
+        dropped: Mapping[str, Mapping[str, int]] | None = None,
+        in_both: Mapping[str, int] | None = None,
+    ) -> None:
         """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
         `in_both` those that are validated with too.
 
@@ -45,17 +54,28 @@ class PhaseStream:
             before = (dropped or {}).get(source, {})
             self.left_out[source] = {why: n for why, n in {**before, **layout.left_out}.items() if n}
         self._check_length(data)
-        demands = [Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
-                   for s, layout in self._layouts.items()]
+        demands = [
+            Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
+            for s, layout in self._layouts.items()
+        ]
         per_step = phase.batch * phase.accumulation
         if problems := too_often(phase.budget, demands, per_step):
             raise DataError(problem.at("phases", name) for problem in problems)
         self.steps, blocks = portions(phase.budget, demands, per_step)
         self._blocks = dict(zip(self.sources, blocks, strict=True))
         self._order(seed)
-        self.key = digest({"content": content, "seed": seed, "context": context, "phase": name, "blocks": self._blocks,
-                           "batch": [phase.batch, phase.accumulation], "mask": phase.document_mask,
-                           "learn": list(getattr(phase, "learn", ()))})
+        self.key = digest(
+            {
+                "content": content,
+                "seed": seed,
+                "context": context,
+                "phase": name,
+                "blocks": self._blocks,
+                "batch": [phase.batch, phase.accumulation],
+                "mask": phase.document_mask,
+                "learn": list(getattr(phase, "learn", ())),
+            }
+        )
         """Hash of all that shapes the batches."""
 
     def batch(self, step: int, micro: int = 0) -> Batch:
@@ -116,15 +136,34 @@ class PhaseStream:
         plans = []
         for source, share in self.phase.mixture.items():
             if source not in self._layouts:
-                plans.append(SharePlan(source=source, share=share.fraction, blocks=0, seen=0, supervised=0, left_out=0,
-                                       in_both=0, repeated=0, epochs=0.0))
+                plans.append(
+                    SharePlan(
+                        source=source,
+                        share=share.fraction,
+                        blocks=0,
+                        seen=0,
+                        supervised=0,
+                        left_out=0,
+                        in_both=0,
+                        repeated=0,
+                        epochs=0.0,
+                    )
+                )
                 continue
             blocks, layout, counts = self._blocks[source], self._layouts[source], self.counts(source)
-            plans.append(SharePlan(
-                source=source, share=share.fraction, blocks=blocks, seen=counts.seen, supervised=counts.supervised,
-                left_out=sum(self.left_out[source].values()), in_both=self.in_both[source], repeated=counts.repeated,
-                epochs=blocks / layout.blocks_per_epoch,
-            ))
+            plans.append(
+                SharePlan(
+                    source=source,
+                    share=share.fraction,
+                    blocks=blocks,
+                    seen=counts.seen,
+                    supervised=counts.supervised,
+                    left_out=sum(self.left_out[source].values()),
+                    in_both=self.in_both[source],
+                    repeated=counts.repeated,
+                    epochs=blocks / layout.blocks_per_epoch,
+                )
+            )
         return tuple(plans)
 
     def ledger(self) -> Ledger:
@@ -143,12 +182,15 @@ class PhaseStream:
             if data[source].spoken is not None:
                 problems.append(self._nothing_learned(source, why))
                 continue
-            problems.append(Problem(
-                f"{source} has {layout.epoch_tokens} training tokens, and one block has {self.context}"
-                + (f" (left out: {why})" if why else ""),
-                ("phases", self.name, "mixture", source), "give it more text, or lower model.context",
-                "no block could be filled",
-            ))
+            problems.append(
+                Problem(
+                    f"{source} has {layout.epoch_tokens} training tokens, and one block has {self.context}"
+                    + (f" (left out: {why})" if why else ""),
+                    ("phases", self.name, "mixture", source),
+                    "give it more text, or lower model.context",
+                    "no block could be filled",
+                )
+            )
         if problems:
             raise DataError(problems)
 
@@ -158,7 +200,9 @@ class PhaseStream:
             f"nothing of {source} is ever learned here: of its dialogues, {why or 'there is none'}",
             ("phases", self.name, "mixture", source),
             f"raise model.context above {self.context}, choose other roles than `learn: [{roles}]`, or take {source} "
-            "out of the mixture", "its share of the training would teach nothing")
+            "out of the mixture",
+            "its share of the training would teach nothing",
+        )
 
     def _order(self, seed: int) -> None:
         """Draw the order of all blocks: each source's epoch by epoch, and the sources evenly among each other."""

@@ -83,8 +83,18 @@ def survey(read: Read, how: Validation | None) -> Survey:
             part, halves = _halved(read, border, near)
     else:
         sides = np.where(flags & _CHOSEN, VALIDATES, TRAINS).astype(np.uint8)
-    made = Survey(lengths, spelled, flags & _PLAIN > 0, flags & _SPEAKS > 0, np.frombuffer(found.texts, "S16"),
-                  np.frombuffer(found.spoken, "S16"), sides, border, part, halves)
+    made = Survey(
+        lengths,
+        spelled,
+        flags & _PLAIN > 0,
+        flags & _SPEAKS > 0,
+        np.frombuffer(found.texts, "S16"),
+        np.frombuffer(found.spoken, "S16"),
+        sides,
+        border,
+        part,
+        halves,
+    )
     for side, what in ((VALIDATES, "to validate with"), (TRAINS, "to train on")):
         if how is not None and not made.on(side).any():
             raise one_sided(how, what, made.documents, (item.document.name for item in read()))
@@ -119,8 +129,12 @@ class _Columns:
         self.texts += key
         self.spoken += turns_alike(item.turns) if item.turns else bytes(16)
         picked = self._how is not None and chosen(self._how, item.document.name, digest)
-        self.flags.append(_PLAIN * (item.plain is not None) | _SPEAKS * bool(item.turns)
-                          | _RECORD * (item.document.record is not None) | _CHOSEN * picked)
+        self.flags.append(
+            _PLAIN * (item.plain is not None)
+            | _SPEAKS * bool(item.turns)
+            | _RECORD * (item.document.record is not None)
+            | _CHOSEN * picked
+        )
 
 
 class _Long:

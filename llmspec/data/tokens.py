@@ -121,15 +121,20 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
         raise damaged(_beside(file, "offsets"), f"it leads outside the {len(tokens)} tokens")
     per_document = [arrays[field] for field in ("characters", "spoken") if arrays[field] is not None]
     if any(len(array) != len(offsets) - 1 for array in per_document) or (
-            arrays["speakers"] is not None and len(arrays["speakers"]) != len(tokens)):
+        arrays["speakers"] is not None and len(arrays["speakers"]) != len(tokens)
+    ):
         raise damaged(file, "the files beside it are of another number of documents or tokens")
 
 
 def _compare(found: TokenSet, about: Mapping[str, Any]) -> None:
     """Hold the files against what their writer noted. Raises RunError."""
     spoken = 0 if found.spoken is None else int(found.spoken.sum())
-    counts = {"documents": len(found.lengths), "tokens": len(found.tokens), "characters": int(found.characters.sum()),
-              "spoken": spoken}
+    counts = {
+        "documents": len(found.lengths),
+        "tokens": len(found.tokens),
+        "characters": int(found.characters.sum()),
+        "spoken": spoken,
+    }
     for name, count in counts.items():
         if count != about[name]:
             raise damaged(found.file, f"there are {count} {name}, and {about[name]} were written")
@@ -165,8 +170,9 @@ def encode_dialogues(codec: Codec, dialogues: Iterable[list[Turn]]) -> TokenSet:
 def _in_memory(codec: Codec, dialogues: bool) -> Any:
     from llmspec.data.writing import MemoryRows, TokenWriter
 
-    return TokenWriter(codec, lambda field, kind, shape: MemoryRows(kind, shape), lambda text, begin, end: len(text),
-                       dialogues)
+    return TokenWriter(
+        codec, lambda field, kind, shape: MemoryRows(kind, shape), lambda text, begin, end: len(text), dialogues
+    )
 
 
 def spelled(pieces: Pieces) -> str:

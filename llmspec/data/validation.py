@@ -22,15 +22,20 @@ class ValidationSet:
     character by `characters`.
     """
 
-    def __init__(self, source: str, phase: Phase, data: TokenSet, context: int, end: int,
-                 dropped: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        phase: Phase,
+        data: TokenSet,
+        context: int,
+        end: int,
+        dropped: Mapping[str, int] | None = None,
+    ) -> None:
         """`dropped` counts documents that are not read in this form, by reason."""
         self.source = source
         self._rows, self._context, self._end, self._mask = phase.batch, context, end, phase.document_mask
         self._layout = layout_of(data, phase, context, end, None)
-        self.left_out: dict[str, int] = {
-            why: n for why, n in {**(dropped or {}), **self._layout.left_out}.items() if n
-        }
+        self.left_out: dict[str, int] = {why: n for why, n in {**(dropped or {}), **self._layout.left_out}.items() if n}
         """Reason -> documents that are not validated on."""
         if isinstance(self._layout, DialogueLayout):
             self._blocks = int(self._layout.blocks_per_epoch)

@@ -37,11 +37,22 @@ def unpack(wheel: Path, folder: Path) -> None:
         raise _unsafe(wheel.name, f"it holds {Path(str(error.filename)).name} twice") from None
     except OSError as error:
         if error.errno is not None:  # of the disk; decompressors of the standard library give none
-            raise DataError(f"{wheel.name} cannot be unpacked into {folder}: {error.strerror}",
-                            "make room there, or set LLMSPEC_CACHE to another folder") from None
+            raise DataError(
+                f"{wheel.name} cannot be unpacked into {folder}: {error.strerror}",
+                "make room there, or set LLMSPEC_CACHE to another folder",
+            ) from None
         raise DataError(f"{wheel.name} is not a readable wheel: {error}", "take another version") from None
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError,
-            ValueError, OverflowError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+    ) as error:
         raise DataError(f"{wheel.name} is not a readable wheel: {error}", "take another version") from None
 
 
@@ -89,5 +100,8 @@ def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, left: i
 
 
 def _unsafe(name: str, why: str) -> DataError:
-    return DataError(f"the archive {Path(name).name} is not safe to unpack: {why}", "take another package",
-                     "it could fill the disk or write over your files")
+    return DataError(
+        f"the archive {Path(name).name} is not safe to unpack: {why}",
+        "take another package",
+        "it could fill the disk or write over your files",
+    )

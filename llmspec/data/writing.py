@@ -61,9 +61,14 @@ class FileRows:
     def _begin(self) -> None:
         # numpy leaves room for the first axis to grow, so that a header of more rows takes no more bytes.
         self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, {
-            "descr": np.lib.format.dtype_to_descr(self._kind), "fortran_order": False,
-            "shape": (self._rows, *self._shape)})
+        np.lib.format.write_array_header_1_0(
+            self._file,
+            {
+                "descr": np.lib.format.dtype_to_descr(self._kind),
+                "fortran_order": False,
+                "shape": (self._rows, *self._shape),
+            },
+        )
 
     def append(self, rows: np.ndarray) -> None:
         self._rows += len(rows)
@@ -107,14 +112,22 @@ class Cutter:
 class TokenWriter:
     """Documents to tokens, into the arrays of a TokenSet that `open_(field, kind, shape of a row)` gives."""
 
-    def __init__(self, codec: Codec, open_: Callable[[str, type, tuple[int, ...]], Rows], cut: Cut, dialogues: bool,
-                 report: Report = lambda done: None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        open_: Callable[[str, type, tuple[int, ...]], Rows],
+        cut: Cut,
+        dialogues: bool,
+        report: Report = lambda done: None,
+    ) -> None:
         self._codec, self._report, self._dialogues = codec, report, dialogues
         self._cutter = Cutter(cut)
         width = len(ROLES) if dialogues else 1
         self.rows: dict[str, Rows] = {
             "tokens": open_("tokens", np.uint16 if codec.vocab <= 1 << 16 else np.uint32, ()),
-            "offsets": open_("offsets", np.int64, ()), "characters": open_("characters", np.int64, (width,))}
+            "offsets": open_("offsets", np.int64, ()),
+            "characters": open_("characters", np.int64, (width,)),
+        }
         if dialogues:
             self.rows["speakers"] = open_("speakers", np.uint8, ())
             self.rows["spoken"] = open_("spoken", np.int64, (width,))
@@ -160,8 +173,12 @@ class TokenWriter:
         """Write the rest; the numbers of documents, tokens, characters, and tokens of contents and ends of turn."""
         self._flush()
         self.arrays = {name: rows.close() for name, rows in self.rows.items()}
-        return {"documents": self.documents, "tokens": self.tokens, "characters": self.characters,
-                "spoken": self.spoken}
+        return {
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "characters": self.characters,
+            "spoken": self.spoken,
+        }
 
     # -- on the way ------------------------------------------------------------------------------------------------
     def _special(self, spelling: str, code: int = 0) -> None:

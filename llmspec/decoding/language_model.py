@@ -55,12 +55,16 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         model = self.plan.model
-        return (f"<LanguageModel {self.plan.name}, weights of {self.phase}: {model.parameters:,} parameters, "
-                f"vocabulary {model.vocab:,}, context {model.context:,}, on {self.plan.device}>")
+        return (
+            f"<LanguageModel {self.plan.name}, weights of {self.phase}: {model.parameters:,} parameters, "
+            f"vocabulary {model.vocab:,}, context {model.context:,}, on {self.plan.device}>"
+        )
 
     def __reduce__(self) -> Any:
-        raise TypeError("a LanguageModel cannot be pickled or copied, since it holds compiled code and memory of this "
-                        "process: call llmspec.open with the run's folder where it is needed")
+        raise TypeError(
+            "a LanguageModel cannot be pickled or copied, since it holds compiled code and memory of this "
+            "process: call llmspec.open with the run's folder where it is needed"
+        )
 
     def logits(self, tokens: Any) -> Any:
         """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context; for (T,) B is 1.
@@ -106,29 +110,62 @@ class LanguageModel:
         if not isinstance(decoding, Decoding | None):
             raise TypeError(f"decoding is a Decoding, such as `model.settings()` gives, not {decoding!r}")
         if unknown := [k for k in changes if k not in Decoding.model_fields]:
-            raise SpecError(Problem(f"no decoding setting is named `{k}`", hint=one_of(k, Decoding.model_fields))
-                            for k in unknown)
+            raise SpecError(
+                Problem(f"no decoding setting is named `{k}`", hint=one_of(k, Decoding.model_fields)) for k in unknown
+            )
         try:
             return (decoding or self.plan.decoding).updated(**changes)
         except ValidationError as error:
             raise SpecError(Translator(Decoding, (), changes, lambda path: None).problems(error.errors())) from None
 
-    def generate(self, prompt: Prompt, *, n: int = 1, seed: int | None = None,
-                 chat: bool | None = None, decoding: Decoding | None = None, **changes: Any) -> list[Generation]:
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        n: int = 1,
+        seed: int | None = None,
+        chat: bool | None = None,
+        decoding: Decoding | None = None,
+        **changes: Any,
+    ) -> list[Generation]:
         """`n` answers to a prompt, with the run's decoding settings unless others, or changes to them, are given."""
         settings, n = self.settings(decoding, **changes), whole("n", n, 1, MOST_ANSWERS)
-        return generate(self.decoder, self.codec, [self.tokens(prompt, chat)], settings, n=n,
-                        seed=self.seed(seed, settings), chat=self.chat if chat is None else chat)
+        return generate(
+            self.decoder,
+            self.codec,
+            [self.tokens(prompt, chat)],
+            settings,
+            n=n,
+            seed=self.seed(seed, settings),
+            chat=self.chat if chat is None else chat,
+        )
 
-    def stream(self, prompt: Prompt, *, n: int = 1, seed: int | None = None, chat: bool | None = None,
-               tracing: bool = False, decoding: Decoding | None = None, **changes: Any) -> Iterator[Event]:
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        n: int = 1,
+        seed: int | None = None,
+        chat: bool | None = None,
+        tracing: bool = False,
+        decoding: Decoding | None = None,
+        **changes: Any,
+    ) -> Iterator[Event]:
         """The same, token by token; with `tracing` each event tells what every filter did.
 
         A stream has a KV cache of its own: others, and whole answers, may come between its tokens.
         """
         settings, n = self.settings(decoding, **changes), whole("n", n, 1, MOST_ANSWERS)
-        return stream(self.decoder, self.codec, [self.tokens(prompt, chat)], settings, n=n, tracing=tracing,
-                      seed=self.seed(seed, settings), chat=self.chat if chat is None else chat)
+        return stream(
+            self.decoder,
+            self.codec,
+            [self.tokens(prompt, chat)],
+            settings,
+            n=n,
+            tracing=tracing,
+            seed=self.seed(seed, settings),
+            chat=self.chat if chat is None else chat,
+        )
 
     def seed(self, given: int | None, settings: Decoding) -> int:
         """The seed asked for, else the decoding's, else the spec's."""
@@ -140,10 +177,12 @@ class LanguageModel:
 def turns_of(prompt: Any) -> list[tuple[str, str]]:
     """The turns of a dialogue: (role, text), or maps with `role` and `content`. Raises TypeError for what is none."""
     turns = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, bytes | dict) else None
-    turns = turns and [(t["role"], t["content"]) if isinstance(t, dict) and {*t} == {"role", "content"} else t
-                       for t in turns]
-    if turns is None or not all(isinstance(t, tuple | list) and len(t) == 2 and all(isinstance(x, str) for x in t)
-                                for t in turns):
+    turns = turns and [
+        (t["role"], t["content"]) if isinstance(t, dict) and {*t} == {"role", "content"} else t for t in turns
+    ]
+    if turns is None or not all(
+        isinstance(t, tuple | list) and len(t) == 2 and all(isinstance(x, str) for x in t) for t in turns
+    ):
         raise TypeError("a prompt is a text, or turns such as [('user', 'What is a comet?')]")
     if not turns:
         raise ValueError("a dialogue without turns is no prompt")

@@ -67,8 +67,13 @@ class DifferenceReport(Report):
 
 def explain_difference(first: Plan, second: Plan, names: tuple[str, str], note: str = "") -> DifferenceReport:
     """The report of two plans; `names` is what to call them."""
-    return DifferenceReport(*names, tuple(differences(first, second)), tuple(consequences(first, second)),
-                            tuple(phase_differences(first, second)), note)
+    return DifferenceReport(
+        *names,
+        tuple(differences(first, second)),
+        tuple(consequences(first, second)),
+        tuple(phase_differences(first, second)),
+        note,
+    )
 
 
 # -- settings ------------------------------------------------------------------------------------------------------
@@ -103,8 +108,10 @@ def consequences(first: Plan, second: Plan) -> Iterator[Consequence]:
         ("tokens of all training", lambda p: total(p, "tokens"), count),
         ("memory at the peak", peak, size),
     ]
-    rows += [(f"tokens of {name}", lambda p, name=name: tokens_of(p, name), count)  # type: ignore[misc]
-             for name in dict.fromkeys(s.name for plan in (first, second) for s in plan.sources)]
+    rows += [
+        (f"tokens of {name}", lambda p, name=name: tokens_of(p, name), count)  # type: ignore[misc]
+        for name in dict.fromkeys(s.name for plan in (first, second) for s in plan.sources)
+    ]
     for name, value, text in rows:
         a, b = value(first), value(second)
         yield Consequence(name, a, b, *("?" if n is None else text(n) for n in (a, b)))
@@ -124,8 +131,12 @@ def peak(plan: Plan) -> float | None:
 
 def tokens_of(plan: Plan, source: str) -> float | None:
     """Tokens that all phases read of a source: counted where the data have been read, else by its shares."""
-    amounts = [share.seen if share.seen is not None else None if p.tokens is None else share.share * p.tokens
-               for p in plan.phases for share in p.shares if share.source == source]
+    amounts = [
+        share.seen if share.seen is not None else None if p.tokens is None else share.share * p.tokens
+        for p in plan.phases
+        for share in p.shares
+        if share.source == source
+    ]
     known = [a for a in amounts if a is not None]
     return sum(known) if len(known) == len(amounts) else None
 
@@ -139,8 +150,15 @@ def phase_differences(first: Plan, second: Plan) -> Iterator[PhaseDifference]:
     anew = {name for name in a if name in b and a[name].key != b[name].key}
     for name in dict.fromkeys([*a, *b]):
         one, other = a.get(name), b.get(name)
-        fate: Fate = "only in the second" if one is None else "only in the first" if other is None else \
-            "trained anew" if name in anew else "reused"
+        fate: Fate = (
+            "only in the second"
+            if one is None
+            else "only in the first"
+            if other is None
+            else "trained anew"
+            if name in anew
+            else "reused"
+        )
         why = reason(other, changed, anew) if name in anew and other is not None else ""
         yield PhaseDifference(name, fate, why, *(rates(p) for p in (one, other)))
 

@@ -91,5 +91,6 @@ def overfitting(training: Curve, held_out: Sequence[Validation]) -> list[str]:
             found.append(
                 f"overfitting to {validation.source}: since step {best.step:,} its validation loss rose from "
                 f"{best.nats_per_token:.3f} to {last.nats_per_token:.3f}, while the training loss fell from {then:.3f} "
-                f"to {now:.3f}. More text, fewer steps or dropout would help.")
+                f"to {now:.3f}. More text, fewer steps or dropout would help."
+            )
     return found

@@ -119,12 +119,22 @@ def explain_prompt(model: Any, prompt: str, seed: int | None = None, top: int = 
         tokens.append(token_report(len(tokens) + 1, event, listener.logits[0], model.codec, top))
         text, reason = text + event.text, event.finish_reason
     return PromptReport(
-        name=model.plan.name, phase=model.phase, chat=model.chat, prompt=prompt,
-        prompt_tokens=tuple(token_text(model.codec, t) for t in given), seed=drawn_from,
-        filters=chain_settings(settings), vocab=model.codec.vocab, tokens=tuple(tokens), text=text,
-        finish_reason=reason, sources=tuple(
+        name=model.plan.name,
+        phase=model.phase,
+        chat=model.chat,
+        prompt=prompt,
+        prompt_tokens=tuple(token_text(model.codec, t) for t in given),
+        seed=drawn_from,
+        filters=chain_settings(settings),
+        vocab=model.codec.vocab,
+        tokens=tuple(tokens),
+        text=text,
+        finish_reason=reason,
+        sources=tuple(
             {"source": s.name, "license": s.source.license, "attribution": s.source.attribution}
-            for s in model.plan.sources if s.source.license or s.source.attribution),
+            for s in model.plan.sources
+            if s.source.license or s.source.attribution
+        ),
     )
 
 
@@ -146,9 +156,15 @@ def token_report(position: int, event: Event, logits_V: Any, codec: Codec, top: 
         for t in shown
     )
     return TokenReport(
-        position, event.token, token_text(codec, event.token), event.choice.logprob, event.choice.probability,
-        tuple(float(h) for h in entropy_bits(columns)), tuple(int(n) for n in (columns > 0).sum(axis=1)),
-        candidates, event.finish_reason,
+        position,
+        event.token,
+        token_text(codec, event.token),
+        event.choice.logprob,
+        event.choice.probability,
+        tuple(float(h) for h in entropy_bits(columns)),
+        tuple(int(n) for n in (columns > 0).sum(axis=1)),
+        candidates,
+        event.finish_reason,
     )
 
 
@@ -164,4 +180,5 @@ def spelled(data: bytes) -> str:
     # Controls, odd spaces, and marks that would sit on their neighbour; a byte that is no character; the signs.
     return "".join(
         SIGNS[c] if c in SIGNS else escaped(c) if c in SIGNS.values() or unicodedata.category(c)[0] in "CZM" else c
-        for c in data.decode("utf-8", "surrogateescape"))
+        for c in data.decode("utf-8", "surrogateescape")
+    )

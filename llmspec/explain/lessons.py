@@ -67,23 +67,26 @@ def _of_phase(stream: PhaseStream, codec: Codec) -> list[Excerpt]:
 def _excerpt(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Excerpt:
     """The row's inputs, each marked by whether it was a target that counts; of dialogues, the first one."""
     filled = int(batch.filled[row])
-    ids = [int(batch.tokens[row, 0]), *map(int, batch.targets[row, : filled])]
-    learned = [False, *(bool(w) for w in batch.weights[row, : filled])]
+    ids = [int(batch.tokens[row, 0]), *map(int, batch.targets[row, :filled])]
+    learned = [False, *(bool(w) for w in batch.weights[row, :filled])]
     most = min(len(ids), SHOWN)
     if stream.speaks(source):  # the second dialogue's first input is the end token, which is never a target
         begins = (i for i in range(1, filled) if batch.tokens[row, i] == codec.specials[END])
         most = min(most, next(begins, filled) + 1)
     marked = zip(ids[:most], learned[:most], strict=True)
-    pieces = tuple((codec.decode([i for i, _ in group], specials=True), taught)
-                   for taught, group in groupby(marked, key=lambda pair: pair[1]))
+    pieces = tuple(
+        (codec.decode([i for i, _ in group], specials=True), taught)
+        for taught, group in groupby(marked, key=lambda pair: pair[1])
+    )
     return Excerpt(stream.name, source, pieces, most < len(ids))
 
 
 def spelling(codec: Codec) -> Spelling:
     """The tokenizer on a sentence, and what it learned to join first."""
     (ids,) = codec.encode([SENTENCE])
-    return Spelling(SENTENCE, tuple(codec.decode([i], specials=True) for i in ids), len(SENTENCE) / max(1, len(ids)),
-                    _merges(codec))
+    return Spelling(
+        SENTENCE, tuple(codec.decode([i], specials=True) for i in ids), len(SENTENCE) / max(1, len(ids)), _merges(codec)
+    )
 
 
 def _merges(codec: Codec) -> tuple[tuple[str, str], ...]:

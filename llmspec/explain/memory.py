@@ -12,8 +12,14 @@ from llmspec.compiler.plan import Plan
 SAMPLING = "sampling"
 """The name of what happens after all phases: one text is drawn from the trained model."""
 WORDS = {
-    "weights": "weights", "optimizer": "optimizer's state", "gradients": "gradients", "sums": "gradients, summed",
-    "activations": "activations", "logits": "logits", "evaluation": "validation", "decoding": "keys and values",
+    "weights": "weights",
+    "optimizer": "optimizer's state",
+    "gradients": "gradients",
+    "sums": "gradients, summed",
+    "activations": "activations",
+    "logits": "logits",
+    "evaluation": "validation",
+    "decoding": "keys and values",
     "batch": "inputs and tables",
 }
 """The items of a MemoryPlan in words, in the order in which they are shown."""

@@ -98,8 +98,11 @@ class _Grower:
         shared = "" if model.kv_heads == model.heads else f", {model.kv_heads} key/value"
         self.notes = {
             "attention": f"{model.heads}{' query' if shared else ''}{shared} heads × {model.head_dim}",
-            "mlp": described(model.mlp, "bias"), "position": described(model.position),
-            "attention_norm": norm, "mlp_norm": norm, "final_norm": norm,
+            "mlp": described(model.mlp, "bias"),
+            "position": described(model.position),
+            "attention_norm": norm,
+            "mlp_norm": norm,
+            "final_norm": norm,
         }
 
     def children(self, entries: list[Entry], copies: int) -> list[Node]:

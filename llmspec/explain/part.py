@@ -80,8 +80,13 @@ def explain_part(plan: Plan, path: str) -> PartReport:
     planned = next((p for p in plan.phases if path.startswith(f"phases.{p.name}")), None)
     shaping = planned is not None and path.endswith((".optimizer", ".schedule"))
     return PartReport(
-        path=path, kind=getattr(part, "kind", ""), what=tuple(sentences(type(part))), formula=part.formula,
-        papers=papers(type(part)), settings=tuple(settings(part)), tensors=weights(plan, path),
+        path=path,
+        kind=getattr(part, "kind", ""),
+        what=tuple(sentences(type(part))),
+        formula=part.formula,
+        papers=papers(type(part)),
+        settings=tuple(settings(part)),
+        tensors=weights(plan, path),
         costs=tuple(costs(plan, path, part, planned)),
         curve=tuple(rate for _, rate in learning_rates(planned)) if shaping and planned else (),
     )
@@ -117,8 +122,12 @@ def settings(part: Part) -> Iterator[SettingReport]:
         if key == "kind":
             continue
         default, value = info.get_default(call_default_factory=True), getattr(part, key, None)
-        yield SettingReport(key, described(value) if isinstance(value, Part) else written[key], _plain(default),
-                            description(type(part), key))
+        yield SettingReport(
+            key,
+            described(value) if isinstance(value, Part) else written[key],
+            _plain(default),
+            description(type(part), key),
+        )
 
 
 def _plain(default: Any) -> Any:
@@ -135,8 +144,12 @@ def _plain(default: Any) -> Any:
 def weights(plan: Plan, path: str) -> tuple[tuple[str, int, TensorRow], ...]:
     """The rows of the tensor table that belong to a part of the model, equal layers folded."""
     names = [name for name, part in block_parts(plan.model)]
-    owners = {"model.position": {"position"}, "model.attention": {"attention"}, "model.mlp": {"mlp"},
-              "model.norm": {*(n for n in names if n.endswith("norm")), "final_norm"}}
+    owners = {
+        "model.position": {"position"},
+        "model.attention": {"attention"},
+        "model.mlp": {"mlp"},
+        "model.norm": {*(n for n in names if n.endswith("norm")), "final_norm"},
+    }
     mine = owners.get(path, set())
     return tuple(folded([row for row in tensor_rows(plan.model) if mine & set(row.name.split("."))]))
 
@@ -150,8 +163,13 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
         copies = {"model.position": 1, "model.norm": 2 * model.layers + 1}.get(path, model.layers)
         products = copies * part.flops(model.dims)
         if products:
-            yield "products", (f"{flops(products)} a token forward ({products / model.flops_per_token:.1%} of the "
-                               "model's), twice that backward")
+            yield (
+                "products",
+                (
+                    f"{flops(products)} a token forward ({products / model.flops_per_token:.1%} of the "
+                    "model's), twice that backward"
+                ),
+            )
         other = part.pointwise(model.dims).times(1 if path == "model.position" else copies)
         yield "other operations", f"about {count(other.forward)} a token forward, {count(other.backward)} backward"
         yield "kept for backward", f"{size(FLOAT * copies * part.kept(model.dims))} a token, scores apart"

@@ -106,13 +106,27 @@ def _source(plan: Plan, found: SourcePlan) -> SourceReport:
     ratio = None
     if found.train_tokens and found.train_characters:
         ratio = found.train_characters / found.train_tokens
-    users = tuple(p.name for p in plan.phases if p.phase.mixture.get(found.name) and
-                  p.phase.mixture[found.name].percent > 0)
+    users = tuple(
+        p.name for p in plan.phases if p.phase.mixture.get(found.name) and p.phase.mixture[found.name].percent > 0
+    )
     return SourceReport(
-        found.name, source.kind, _origin(source), source.license, source.attribution, found.documents,
-        found.train_tokens, found.validation_tokens, ratio, found.format, found.duplicates, found.unknown,
-        found.validation_unknown, found.in_both, plan.leaks,
-        str(source.validation or ""), users,
+        found.name,
+        source.kind,
+        _origin(source),
+        source.license,
+        source.attribution,
+        found.documents,
+        found.train_tokens,
+        found.validation_tokens,
+        ratio,
+        found.format,
+        found.duplicates,
+        found.unknown,
+        found.validation_unknown,
+        found.in_both,
+        plan.leaks,
+        str(source.validation or ""),
+        users,
     )
 
 
@@ -121,8 +135,11 @@ def _origin(source: Any) -> str:
     words = [source.kind, *(str(getattr(source, k)) for k in ("package", "version") if getattr(source, k, None))]
     files = getattr(source, "files", None) or getattr(source, "path", None)
     if not files:
-        written = [f"{len(v)} {k}{'' if len(v) == 1 else 's'}" for k, v in
-                   (("document", getattr(source, "written", ())), ("record", getattr(source, "records", ()))) if v]
+        written = [
+            f"{len(v)} {k}{'' if len(v) == 1 else 's'}"
+            for k, v in (("document", getattr(source, "written", ())), ("record", getattr(source, "records", ())))
+            if v
+        ]
         return " ".join(words) + (": " + ", ".join(written) + " in the spec" if written else "")
     return f"{' '.join(words)}: {files if isinstance(files, str) else ', '.join(files)}"
 
@@ -134,29 +151,58 @@ def phase_reports(plan: Plan) -> tuple[PhaseReport, ...]:
 
 def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
     phase, steps = planned.phase, planned.steps
-    every = {k: None if steps is None else getattr(phase, k).interval(steps)
-             for k in ("evaluate_every", "checkpoint_every", "sample_every")}
+    every = {
+        k: None if steps is None else getattr(phase, k).interval(steps)
+        for k in ("evaluate_every", "checkpoint_every", "sample_every")
+    }
     return PhaseReport(
-        name=planned.name, kind=phase.kind, starts_from=phase.from_ or "", budget=str(phase.budget),  # type: ignore[attr-defined]
-        steps=steps, exact=planned.exact, batch=phase.batch, accumulation=phase.accumulation,
-        context=plan.model.context, tokens=planned.tokens, flops=planned.flops,
+        name=planned.name,
+        kind=phase.kind,
+        starts_from=phase.from_ or "",
+        budget=str(phase.budget),  # type: ignore[attr-defined]
+        steps=steps,
+        exact=planned.exact,
+        batch=phase.batch,
+        accumulation=phase.accumulation,
+        context=plan.model.context,
+        tokens=planned.tokens,
+        flops=planned.flops,
         operations=planned.operations,
-        optimizer=described(phase.optimizer), schedule=described(phase.schedule), peak_lr=phase.optimizer.lr,
-        learning_rate=learning_rates(planned), clip=phase.clip, objective=described(phase.objective),
-        document_mask=phase.document_mask, shares=tuple(_share(plan, phase, s) for s in planned.shares),
-        prompts=phase.prompts, key=planned.key, **every,
+        optimizer=described(phase.optimizer),
+        schedule=described(phase.schedule),
+        peak_lr=phase.optimizer.lr,
+        learning_rate=learning_rates(planned),
+        clip=phase.clip,
+        objective=described(phase.objective),
+        document_mask=phase.document_mask,
+        shares=tuple(_share(plan, phase, s) for s in planned.shares),
+        prompts=phase.prompts,
+        key=planned.key,
+        **every,
     )
 
 
 def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
     found = next((s for s in plan.sources if s.name == share.source), None)
     learned = "every token"
-    if phase.dialogues and found is not None and (found.source.has_dialogues or found.format
-                                                  or (found.format is None and not found.source.shaped)):
+    if (
+        phase.dialogues
+        and found is not None
+        and (found.source.has_dialogues or found.format or (found.format is None and not found.source.shaped))
+    ):
         roles = ", ".join(getattr(phase, "learn", ()))
         learned = f"turns of {roles}, and where they end"
         if not found.source.has_dialogues and found.format is None:
             learned += "; every token where it holds no dialogues"
-    return ShareReport(share.source, share.share, share.blocks, share.seen, share.supervised, share.left_out,
-                       share.dropped, share.repeated, share.epochs, learned)
-
+    return ShareReport(
+        share.source,
+        share.share,
+        share.blocks,
+        share.seen,
+        share.supervised,
+        share.left_out,
+        share.dropped,
+        share.repeated,
+        share.epochs,
+        learned,
+    )

@@ -31,8 +31,9 @@ class Fact:
         return self.actual / self.promised - 1
 
 
-def facts_of(planned: PhasePlan, about: Mapping[str, Any], steps: int, seconds: float, seen: int | None,
-             peak_flops: float | None) -> tuple[Fact, ...]:
+def facts_of(
+    planned: PhasePlan, about: Mapping[str, Any], steps: int, seconds: float, seen: int | None, peak_flops: float | None
+) -> tuple[Fact, ...]:
     """Of a phase after `steps` recorded steps that took `seconds`; `about` is its phase.json, `seen` what its ledger
     counted (None before its end), `peak_flops` the machine's fastest product."""
     found, promise = about.get("facts") or {}, about.get("promise") or {}

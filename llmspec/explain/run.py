@@ -132,11 +132,19 @@ def explain_run(folder: RunFolder) -> RunReport:
     phases = tuple(_phase(p, folder.phase(p.name), peak) for p in plan.phases)
     machine = " ".join(str(lock[k]) for k in ("system", "machine") if lock.get(k))
     return RunReport(
-        name=plan.name, path=str(folder.path), state=_state(phases), device=plan.device,
+        name=plan.name,
+        path=str(folder.path),
+        state=_state(phases),
+        device=plan.device,
         machine=machine + (f", Python {lock['python']}" if lock.get("python") else ""),
-        packages=dict(lock.get("packages") or {}), seed=plan.seed, parameters=plan.model.parameters,
-        seconds=sum(p.seconds for p in phases), peak_flops=peak, phases=phases,
-        proofs=folder.proofs(), sources=credits(plan),
+        packages=dict(lock.get("packages") or {}),
+        seed=plan.seed,
+        parameters=plan.model.parameters,
+        seconds=sum(p.seconds for p in phases),
+        peak_flops=peak,
+        phases=phases,
+        proofs=folder.proofs(),
+        sources=credits(plan),
         remarks=tuple(f"{p.name}: {r}" for p in phases for r in p.remarks),
     )
 
@@ -151,8 +159,10 @@ def _lock(folder: RunFolder) -> Mapping[str, Any]:
     """What the lock says, as far as it is of the right types: an older version's rest is worth showing."""
     found = read_table(folder.path / "lock.json")
     packages = found.get("packages")
-    return {**{k: v for k, v in found.items() if isinstance(v, str)},
-            "packages": {k: str(v) for k, v in packages.items()} if isinstance(packages, dict) else {}}
+    return {
+        **{k: v for k, v in found.items() if isinstance(v, str)},
+        "packages": {k: str(v) for k, v in packages.items()} if isinstance(packages, dict) else {},
+    }
 
 
 def _state(phases: Sequence[PhaseRun]) -> str:
@@ -178,15 +188,31 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
     flops = planned.flops / planned.steps / median if planned.flops and planned.steps and median else None
     step, state = loss.steps[-1] if loss.steps else 0, _phase_state(about, planned)
     counts = [c.get("seen", 0) for c in counts_of(about.get("ledger")).values()]
-    promised = facts_of(planned, about, step, sum(seconds.values), sum(counts) if counts else None,
-                        peak_flops) if step and state != "of another plan" else ()
+    promised = (
+        facts_of(planned, about, step, sum(seconds.values), sum(counts) if counts else None, peak_flops)
+        if step and state != "of another plan"
+        else ()
+    )
     return PhaseRun(
-        name=planned.name, kind=phase.kind, state=state, step=step,  # type: ignore[attr-defined]
-        steps=planned.steps, loss=loss, validation=held_out,
-        learning_rate=curve(rows, "lr"), gradient_norm=norm, clip=phase.clip, clipped=clipped,
-        seconds=sum(seconds.values), slowest_step=max(seconds.values, default=None),
-        tokens_per_second=tokens_per_second, speed=_speed(seconds, per_step), flops_per_second=flops,
-        facts=promised, ledger=_ledger(planned.shares, about.get("ledger")), samples=_samples(folder),
+        name=planned.name,
+        kind=phase.kind,
+        state=state,
+        step=step,  # type: ignore[attr-defined]
+        steps=planned.steps,
+        loss=loss,
+        validation=held_out,
+        learning_rate=curve(rows, "lr"),
+        gradient_norm=norm,
+        clip=phase.clip,
+        clipped=clipped,
+        seconds=sum(seconds.values),
+        slowest_step=max(seconds.values, default=None),
+        tokens_per_second=tokens_per_second,
+        speed=_speed(seconds, per_step),
+        flops_per_second=flops,
+        facts=promised,
+        ledger=_ledger(planned.shares, about.get("ledger")),
+        samples=_samples(folder),
         remarks=(*_remarks(loss, held_out, clipped, about.get("ledger"), planned), *remarks_on(promised)),
     )
 
@@ -214,8 +240,15 @@ def _ledger(shares: Sequence[SharePlan], saved: Any) -> tuple[LedgerRow, ...]:
     """The plan's shares beside what was counted at the end of the phase."""
     counted = counts_of(saved)
     return tuple(
-        LedgerRow(s.source, s.share, s.epochs, {k: getattr(s, k) for k in COUNTED},
-                  {k: counted.get(s.source, {}).get(k) for k in COUNTED}, s.dropped, s.validation_dropped)
+        LedgerRow(
+            s.source,
+            s.share,
+            s.epochs,
+            {k: getattr(s, k) for k in COUNTED},
+            {k: counted.get(s.source, {}).get(k) for k in COUNTED},
+            s.dropped,
+            s.validation_dropped,
+        )
         for s in shares
     )
 
@@ -227,14 +260,19 @@ def counts_of(saved: Any) -> dict[str, dict[str, int]]:
     return {str(row["source"]): {k: v for k, v in row.items() if k in COUNTED} for row in saved or ()}
 
 
-def _remarks(loss: Curve, held_out: Sequence[Validation], clipped: float | None, ledger: Any,
-             planned: PhasePlan) -> list[str]:
+def _remarks(
+    loss: Curve, held_out: Sequence[Validation], clipped: float | None, ledger: Any, planned: PhasePlan
+) -> list[str]:
     """What a person who knows the field would say to these curves."""
     found = overfitting(loss, held_out)
     if clipped is not None and clipped > CLIPPED:
-        found.append(f"the gradient was clipped to {planned.phase.clip:g} in {clipped:.0%} of the steps: the learning "
-                     "rate counts for less than it says. A longer warm-up or a larger `clip` would change that.")
+        found.append(
+            f"the gradient was clipped to {planned.phase.clip:g} in {clipped:.0%} of the steps: the learning "
+            "rate counts for less than it says. A longer warm-up or a larger `clip` would change that."
+        )
     for row in _ledger(planned.shares, ledger):
-        found += [f"{row.source}: {k.replace('_', ' ')} {row.actual[k]:,}, planned {row.planned[k]:,}"
-                  for k in row.differences]
+        found += [
+            f"{row.source}: {k.replace('_', ' ')} {row.actual[k]:,}, planned {row.planned[k]:,}"
+            for k in row.differences
+        ]
     return found

@@ -86,9 +86,14 @@ class SpecReport(Report):
     """Why some numbers are missing."""
 
 
-def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = None,
-                 exact: Mapping[str, Mapping[str, int]] | None = None,
-                 times: Mapping[str, Forecast] | None = None, prepared: Prepared | None = None) -> SpecReport:
+def explain_plan(
+    plan: Plan,
+    note: str = "",
+    proofs: Sequence[Proof] | None = None,
+    exact: Mapping[str, Mapping[str, int]] | None = None,
+    times: Mapping[str, Forecast] | None = None,
+    prepared: Prepared | None = None,
+) -> SpecReport:
     """The report of a plan: `note` says why some of its numbers are missing, `proofs` are those of its data.
 
     `exact` is what the graphs would hold, in bytes; `times` what phases are expected to take, by name; `prepared`
@@ -98,19 +103,38 @@ def explain_plan(plan: Plan, note: str = "", proofs: Sequence[Proof] | None = No
     flops = [p.flops for p in plan.phases]
     known = [f for f in flops if f is not None]
     return SpecReport(
-        name=plan.name, seed=plan.seed, device=plan.device, precision=plan.precision, beam=plan.beam,
+        name=plan.name,
+        seed=plan.seed,
+        device=plan.device,
+        precision=plan.precision,
+        beam=plan.beam,
         parameters=model.parameters,
-        weight_bytes=sum(t.count * BYTES[t.dtype] for t in model.tensors), d_model=model.d_model,
-        layers=model.layers, context=model.context, vocab=model.vocab, tokenizer=described(plan.tokenizer, "vocab"),
-        tied_embeddings=model.tied_embeddings, dropout=model.dropout, flops_per_token=model.flops_per_token,
-        flops=sum(known) if len(known) == len(flops) else None, model=model_tree(plan.name, model),
-        tensors=tensor_rows(model), masks=mask_pictures(plan), sources=source_reports(plan),
-        phases=phase_reports(plan), decoding=chain_report(plan.decoding),
+        weight_bytes=sum(t.count * BYTES[t.dtype] for t in model.tensors),
+        d_model=model.d_model,
+        layers=model.layers,
+        context=model.context,
+        vocab=model.vocab,
+        tokenizer=described(plan.tokenizer, "vocab"),
+        tied_embeddings=model.tied_embeddings,
+        dropout=model.dropout,
+        flops_per_token=model.flops_per_token,
+        flops=sum(known) if len(known) == len(flops) else None,
+        model=model_tree(plan.name, model),
+        tensors=tensor_rows(model),
+        masks=mask_pictures(plan),
+        sources=source_reports(plan),
+        phases=phase_reports(plan),
+        decoding=chain_report(plan.decoding),
         decisions=tuple(DecisionReport(d.path, d.value, d.why) for d in plan.decisions),
-        proofs=(*prove(plan), *(pending(plan) if proofs is None else proofs)), remarks=tuple(remarks(plan)),
-        memory=memory_reports(plan, exact), memory_limit=limit, memory_limit_from=whose if limit is not None else "",
-        excerpts=excerpts(prepared) if prepared else (), spelling=spelling(prepared.codec) if prepared else None,
-        times=tuple((times or {}).values()), note=note,
+        proofs=(*prove(plan), *(pending(plan) if proofs is None else proofs)),
+        remarks=tuple(remarks(plan)),
+        memory=memory_reports(plan, exact),
+        memory_limit=limit,
+        memory_limit_from=whose if limit is not None else "",
+        excerpts=excerpts(prepared) if prepared else (),
+        spelling=spelling(prepared.codec) if prepared else None,
+        times=tuple((times or {}).values()),
+        note=note,
     )
 
 
@@ -126,11 +150,15 @@ def remarks(plan: Plan) -> list[str]:
             says = "more than spends a given compute best: dearer to train, and better for its size"
         elif ratio < COMPUTE_OPTIMAL / FAR:
             says = "less than spends a given compute best: a smaller model that reads more would learn more from it"
-        found.append(f"{count(tokens)} tokens of plain text for {count(plan.model.parameters)} parameters are "
-                     f"{ratio:.2g} tokens per parameter, {says} (about {COMPUTE_OPTIMAL:g}, Hoffmann et al. 2022, "
-                     "measured on models of 70 million parameters and more).")
+        found.append(
+            f"{count(tokens)} tokens of plain text for {count(plan.model.parameters)} parameters are "
+            f"{ratio:.2g} tokens per parameter, {says} (about {COMPUTE_OPTIMAL:g}, Hoffmann et al. 2022, "
+            "measured on models of 70 million parameters and more)."
+        )
     unlicensed = [s.name for s in plan.sources if not s.source.license]
     if unlicensed:
-        found.append(f"no licence is given for {', '.join(unlicensed)}: write `license:` at the source, and it is "
-                     "named wherever its text is used.")
+        found.append(
+            f"no licence is given for {', '.join(unlicensed)}: write `license:` at the source, and it is "
+            "named wherever its text is used."
+        )
     return found

@@ -15,18 +15,32 @@ def run_summary(folder: RunFolder, reused: list[str]) -> dict[str, Any]:
     Losses in nats per token, times in seconds. Raises RunError where the run cannot be read.
     """
     report = explain_run(folder)
-    return plain({
-        "ok": True, "run": report.path, "name": report.name, "state": report.state, "device": report.device,
-        "parameters": report.parameters, "seconds": report.seconds, "proofs": report.proofs,
-        "phases": [{**_phase(phase), "reused": phase.name in reused} for phase in report.phases],
-        "remarks": report.remarks,
-    })
+    return plain(
+        {
+            "ok": True,
+            "run": report.path,
+            "name": report.name,
+            "state": report.state,
+            "device": report.device,
+            "parameters": report.parameters,
+            "seconds": report.seconds,
+            "proofs": report.proofs,
+            "phases": [{**_phase(phase), "reused": phase.name in reused} for phase in report.phases],
+            "remarks": report.remarks,
+        }
+    )
 
 
 def _phase(phase: PhaseRun) -> dict[str, Any]:
     return {
-        "name": phase.name, "kind": phase.kind, "state": phase.state, "step": phase.step, "steps": phase.steps,
-        "loss": phase.loss.last, "seconds": phase.seconds, "tokens_per_second": phase.tokens_per_second,
+        "name": phase.name,
+        "kind": phase.kind,
+        "state": phase.state,
+        "step": phase.step,
+        "steps": phase.steps,
+        "loss": phase.loss.last,
+        "seconds": phase.seconds,
+        "tokens_per_second": phase.tokens_per_second,
         "validation": {v.source: v.scores[-1] for v in phase.validation},
         "ledger": {row.source: row.actual for row in phase.ledger},
         "as_planned": not any(row.differences for row in phase.ledger),

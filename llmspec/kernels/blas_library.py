@@ -43,8 +43,10 @@ class Found:
         """What tells and what sets the number of threads; where the library has no such functions, they do nothing."""
         for get, put in THREADS:
             if hasattr(self.library, get) and hasattr(self.library, put):
-                return (ctypes.CFUNCTYPE(ctypes.c_int)((get, self.library)),
-                        ctypes.CFUNCTYPE(None, ctypes.c_int)((put, self.library)))
+                return (
+                    ctypes.CFUNCTYPE(ctypes.c_int)((get, self.library)),
+                    ctypes.CFUNCTYPE(None, ctypes.c_int)((put, self.library)),
+                )
         return lambda: 1, lambda threads: None
 
 

@@ -63,10 +63,16 @@ def _product_gradient(z: int, m: int, n: int, k: int, ta: int, tb: int) -> Gradi
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
         _, (a, b, address) = _given(node, 1)
         # In the operands' stored forms, so that a transposed operand needs no transposed copy.
-        to_a = _product(address, b, Tensor(g), (z, k, m, n, tb, 1)) if ta else \
-            _product(address, Tensor(g), b, (z, m, k, n, 0, 1 - tb))
-        to_b = _product(address, Tensor(g), a, (z, n, k, m, 1, ta)) if tb else \
-            _product(address, a, Tensor(g), (z, k, n, m, 1 - ta, 0))
+        to_a = (
+            _product(address, b, Tensor(g), (z, k, m, n, tb, 1))
+            if ta
+            else _product(address, Tensor(g), b, (z, m, k, n, 0, 1 - tb))
+        )
+        to_b = (
+            _product(address, Tensor(g), a, (z, n, k, m, 1, ta))
+            if tb
+            else _product(address, a, Tensor(g), (z, k, n, m, 1 - ta, 0))
+        )
         return None, to_a.uop, to_b.uop, None
 
     return gradient
@@ -108,21 +114,29 @@ def _linear_gradient(n: int, i: int, *wide_biased: int) -> Gradient:
     return gradient
 
 
-def linear_cross_entropy(address: Tensor, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor,
-                         label_smoothing: float) -> Tensor:
+def linear_cross_entropy(
+    address: Tensor, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float
+) -> Tensor:
     """Losses (N,) in nats of targets in 0 … V-1 under the logits hidden·weightᵀ, which are stored once and reused."""
     (n, d), v = _shape(hidden_ND), _shape(weight_VD)[0]
     inputs = (hidden_ND, weight_VD, targets_N.cast(dtypes.int32))
-    return call("linear_cross_entropy", (n, n * v), inputs, (n, d, v, float(label_smoothing)), address,
-                _entropy_gradient(n, d, v))[0]
+    return call(
+        "linear_cross_entropy",
+        (n, n * v),
+        inputs,
+        (n, d, v, float(label_smoothing)),
+        address,
+        _entropy_gradient(n, d, v),
+    )[0]
 
 
 @functools.cache
 def _entropy_gradient(n: int, d: int, v: int) -> Gradient:
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
         (_, slopes), (hidden, weight, _, address) = _given(node, 2)
-        to_hidden, to_weight = call("linear_cross_entropy_backward", (n * d, v * d),
-                                    (Tensor(g), slopes, hidden, weight), (n, d, v), address)
+        to_hidden, to_weight = call(
+            "linear_cross_entropy_backward", (n * d, v * d), (Tensor(g), slopes, hidden, weight), (n, d, v), address
+        )
         return None, None, to_hidden.uop, to_weight.uop, None, None
 
     return gradient
@@ -145,8 +159,9 @@ def _scatter(n: int, d: int, v: int) -> Gradient:
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
-def attention(address: Tensor, q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, spans: Tensor,
-              bias: Tensor | None) -> Tensor:
+def attention(
+    address: Tensor, q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, spans: Tensor, bias: Tensor | None
+) -> Tensor:
     """softmax(q·kᵀ/√d + bias)·v over the keys first … end - 1 of spans (B or 1, T, 2) -> (B, T, H, d).
 
     `bias` (B or 1, H, T, S) is a constant: no gradient flows into it.
@@ -154,8 +169,9 @@ def attention(address: Tensor, q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, s
     (b, t, h, d), (s, g) = _shape(q_BTHd), _shape(k_BSGd)[1:3]
     sizes = (b, t, s, h, g, d, _shape(spans)[0], _shape(bias)[0] if bias is not None else 0)
     inputs = (q_BTHd, k_BSGd, v_BSGd, spans.cast(dtypes.int32), q_BTHd if bias is None else bias)
-    return call("attention", (b * t * h * d, b * t * h), inputs, sizes, address,
-                _attention_gradient(*sizes))[0].reshape(_shape(q_BTHd))
+    return call("attention", (b * t * h * d, b * t * h), inputs, sizes, address, _attention_gradient(*sizes))[
+        0
+    ].reshape(_shape(q_BTHd))
 
 
 @functools.cache
@@ -164,8 +180,13 @@ def _attention_gradient(*sizes: int) -> Gradient:
 
     def gradient(grad: UOp, node: UOp) -> tuple[UOp | None, ...]:
         (out, sums), (q, k, v, spans, bias, address) = _given(node, 2)
-        to_q, to_k, to_v = call("attention_backward", (b * t * h * d, b * s * g * d, b * s * g * d),
-                                (Tensor(grad), out, sums, q, k, v, spans, bias), sizes, address)
+        to_q, to_k, to_v = call(
+            "attention_backward",
+            (b * t * h * d, b * s * g * d, b * s * g * d),
+            (Tensor(grad), out, sums, q, k, v, spans, bias),
+            sizes,
+            address,
+        )
         return None, None, to_q.uop, to_k.uop, to_v.uop, None, None, None
 
     return gradient
@@ -176,8 +197,9 @@ def attention_packed(address: Tensor, qkv_BTNd: Tensor, heads: int, spans: Tenso
     b, t, n, d = _shape(qkv_BTNd)
     sizes = (b, t, heads, (n - heads) // 2, d, _shape(spans)[0], _shape(bias)[0] if bias is not None else 0)
     inputs = (qkv_BTNd, spans.cast(dtypes.int32), qkv_BTNd if bias is None else bias)
-    return call("attention_packed", (b * t * heads * d, b * t * heads), inputs, sizes, address,
-                _packed_gradient(*sizes))[0].reshape(b, t, heads, d)
+    return call(
+        "attention_packed", (b * t * heads * d, b * t * heads), inputs, sizes, address, _packed_gradient(*sizes)
+    )[0].reshape(b, t, heads, d)
 
 
 @functools.cache
@@ -199,10 +221,12 @@ def rotate(address: Tensor, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor
     return _turn(address, x_BTHd, cos, sin, places.cast(dtypes.int32), sizes, 1).reshape(_shape(x_BTHd))
 
 
-def _turn(address: Tensor, x: Tensor, cos: Tensor, sin: Tensor, places: Tensor, sizes: tuple[int, ...],
-          sign: int) -> Tensor:
-    return call("rotate", (math.prod(sizes[:4]),), (x, cos, sin, places), (*sizes, sign), address,
-                _turn_back(*sizes, sign))[0]
+def _turn(
+    address: Tensor, x: Tensor, cos: Tensor, sin: Tensor, places: Tensor, sizes: tuple[int, ...], sign: int
+) -> Tensor:
+    return call(
+        "rotate", (math.prod(sizes[:4]),), (x, cos, sin, places), (*sizes, sign), address, _turn_back(*sizes, sign)
+    )[0]
 
 
 @functools.cache
@@ -238,8 +262,9 @@ def layer_norm(address: Tensor, x: Tensor, weight_D: Tensor, bias_D: Tensor | No
     d, n = _shape(x)[-1], math.prod(_shape(x)[:-1])
     biased = int(bias_D is not None)
     inputs = (x, weight_D, weight_D if bias_D is None else bias_D)
-    return call("layer_norm", (n * d, 2 * n), inputs, (n, d, biased, float(eps)), address,
-                _layer_gradient(n, d, biased))[0].reshape(_shape(x))
+    return call(
+        "layer_norm", (n * d, 2 * n), inputs, (n, d, biased, float(eps)), address, _layer_gradient(n, d, biased)
+    )[0].reshape(_shape(x))
 
 
 @functools.cache
@@ -281,7 +306,8 @@ def gated(address: Tensor, both: Tensor, kind: int) -> Tensor:
     """activation(x) · up, for x and up side by side: (…, 2D) -> (…, D)."""
     n, d = math.prod(_shape(both)[:-1]), _shape(both)[-1] // 2
     return call("gated", (n * d,), (both,), (n, d, kind), address, _gated_gradient(n, d, kind))[0].reshape(
-        *_shape(both)[:-1], d)
+        *_shape(both)[:-1], d
+    )
 
 
 @functools.cache
@@ -299,15 +325,38 @@ def square_sum(address: Tensor, x: Tensor) -> Tensor:
     return call("square_sum", (1,), (x,), (math.prod(_shape(x)),), address)[0]
 
 
-def adam(address: Tensor, w: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, beta1: float,
-         beta2: float, eps: float, l2: float, decay: float) -> list[Tensor]:
+def adam(
+    address: Tensor,
+    w: Tensor,
+    m: Tensor,
+    v: Tensor,
+    g: Tensor,
+    scale: Tensor,
+    scalars: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    l2: float,
+    decay: float,
+) -> list[Tensor]:
     """Adam's step in place; weight and moments as they are afterwards, flat."""
     numbers = (math.prod(_shape(w)), beta1, 1 - beta1, beta2, 1 - beta2, eps, float(l2), float(decay))
     return call("adam", (w, m, v), (g, scalars, scale), numbers, address)
 
 
-def muon(address: Tensor, w: Tensor, m: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, momentum: float,
-         nesterov: bool, decay: float, iterations: int, coefficients: tuple[float, float, float]) -> list[Tensor]:
+def muon(
+    address: Tensor,
+    w: Tensor,
+    m: Tensor,
+    g: Tensor,
+    scale: Tensor,
+    scalars: Tensor,
+    momentum: float,
+    nesterov: bool,
+    decay: float,
+    iterations: int,
+    coefficients: tuple[float, float, float],
+) -> list[Tensor]:
     """Muon's step on a matrix in place; weight and momentum as they are afterwards, flat."""
     numbers = (*_shape(w), int(nesterov), iterations, float(momentum), float(decay), *coefficients)
     return call("muon", (w, m), (g, scalars, scale), numbers, address)

@@ -183,8 +183,13 @@ def _run(command: list[str], stdin: str = "") -> bytes:
     import subprocess
 
     try:
-        done = subprocess.run(command, input=stdin.encode(), capture_output=True, timeout=PROBE_SECONDS,
-                              cwd=None if sys.platform == "win32" else "/")
+        done = subprocess.run(
+            command,
+            input=stdin.encode(),
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            cwd=None if sys.platform == "win32" else "/",
+        )
     except subprocess.TimeoutExpired:
         raise Rejected(f"no answer within {PROBE_SECONDS} s", lasting=False) from None
     except OSError as error:

@@ -36,8 +36,11 @@ def use(path: Path, ours: bool) -> None:
     """
     if wrong := _wrong(path):
         if not ours:
-            raise RunError(f"CACHEDB={path}: {wrong}", "unset CACHEDB, or name a file of your own",
-                           "kernels are loaded from it and run")
+            raise RunError(
+                f"CACHEDB={path}: {wrong}",
+                "unset CACHEDB, or name a file of your own",
+                "kernels are loaded from it and run",
+            )
         _remove(path)
     shield.give(CACHEDB=str(path))
     shield.when_imported("tinygrad.helpers", "database", functools.partial(_guard, path, ours))
@@ -129,8 +132,11 @@ def _theirs(path: Path, helpers: Any, get: Call, put: Call) -> tuple[Call, Call]
                 return call(*args, **kwargs)
             except (sqlite3.Error, OSError, pickle.UnpicklingError, EOFError) as error:
                 _forget(helpers)
-                raise RunError(f"CACHEDB={path} cannot be used: {error}", "unset CACHEDB, or remove that file",
-                               "kernels would have no place to be kept") from error
+                raise RunError(
+                    f"CACHEDB={path} cannot be used: {error}",
+                    "unset CACHEDB, or remove that file",
+                    "kernels would have no place to be kept",
+                ) from error
 
         return told
 

@@ -24,10 +24,30 @@ from llmspec.kernels.toolchain import prepare
 SOURCES = ("pool", "product", "rows", "attention", "linear", "optimizer", "muon", "replay")
 """Files of kernels/c, in the order in which they build on one another."""
 FUNCTIONS = (
-    "product", "linear", "linear_backward", "linear_cross_entropy", "linear_cross_entropy_backward", "gather_rows",
-    "scatter_rows", "rms_norm", "rms_norm_backward", "layer_norm", "layer_norm_backward", "add", "activation",
-    "activation_backward", "gated", "gated_backward", "rotate", "attention", "attention_backward", "attention_packed",
-    "attention_packed_backward", "square_sum", "adam", "muon",
+    "product",
+    "linear",
+    "linear_backward",
+    "linear_cross_entropy",
+    "linear_cross_entropy_backward",
+    "gather_rows",
+    "scatter_rows",
+    "rms_norm",
+    "rms_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "add",
+    "activation",
+    "activation_backward",
+    "gated",
+    "gated_backward",
+    "rotate",
+    "attention",
+    "attention_backward",
+    "attention_packed",
+    "attention_packed_backward",
+    "square_sum",
+    "adam",
+    "muon",
 )
 SMALL = {"muon": 2}
 """Functions whose work is too small to be divided well, and how many buffers, the first ones, they write: where a step
@@ -84,9 +104,11 @@ def raise_trouble() -> None:
     if kind == NO_MEMORY:
         raise owner.out_of_memory(f"{size(words[0])} more were wanted while computing")
     if kind == NO_SUCH_INDEX:
-        raise RunError(f"{words[0]} was looked up in a table of {words[1]} rows, which are counted from 0",
-                       "a token id or a position is wrong; ids are 0 … vocabulary - 1",
-                       "memory that belongs to something else would have been read")
+        raise RunError(
+            f"{words[0]} was looked up in a table of {words[1]} rows, which are counted from 0",
+            "a token id or a position is wrong; ids are 0 … vocabulary - 1",
+            "memory that belongs to something else would have been read",
+        )
 
 
 @functools.cache
@@ -170,8 +192,14 @@ CALLED: dict[str, str] = {}
 LETTERS = str.maketrans({".": "p", "-": "m", "+": ""})
 
 
-def call(name: str, outputs: tuple[int | Tensor, ...], inputs: tuple[Tensor, ...], numbers: tuple[Number, ...],
-         address: Tensor, gradient: Gradient | None = None) -> list[Tensor]:
+def call(
+    name: str,
+    outputs: tuple[int | Tensor, ...],
+    inputs: tuple[Tensor, ...],
+    numbers: tuple[Number, ...],
+    address: Tensor,
+    gradient: Gradient | None = None,
+) -> list[Tensor]:
     """`name`(*outputs, *inputs, *numbers) inside the graph.
 
     An output is a number of float32 elements to make, or a tensor to change in place. Returns the outputs, flat, as
@@ -179,8 +207,9 @@ def call(name: str, outputs: tuple[int | Tensor, ...], inputs: tuple[Tensor, ...
     """
     if not all(isinstance(n, int | float) for n in numbers):
         raise TypeError(f"C functions need sizes that are known, not {numbers}")
-    made = [o if isinstance(o, Tensor) else Tensor.invalids(o, dtype=dtypes.float32, device=address.device)
-            for o in outputs]
+    made = [
+        o if isinstance(o, Tensor) else Tensor.invalids(o, dtype=dtypes.float32, device=address.device) for o in outputs
+    ]
     flat = [t.reshape(-1) for t in (*made, *inputs)]
     if wrong := [t.dtype.name for t in flat if t.dtype not in (dtypes.float32, dtypes.int32)]:
         raise TypeError(f"C functions read float32 and int32, not {', '.join(wrong)}")

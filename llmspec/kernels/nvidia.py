@@ -15,8 +15,10 @@ def libraries() -> dict[str, str]:
     """Variables that lead tinygrad to NVIDIA's compiler in Python's packages; what the user has set stays."""
     found = find_spec("nvidia")
     folders = [Path(p) for p in found.submodule_search_locations or ()] if found else []
-    named = {variable: next((str(f) for folder in folders for f in sorted(folder.glob(f"*/lib/{pattern}"))), "")
-             for variable, pattern in LIBRARIES.items()}
+    named = {
+        variable: next((str(f) for folder in folders for f in sorted(folder.glob(f"*/lib/{pattern}"))), "")
+        for variable, pattern in LIBRARIES.items()
+    }
     headers = next((f.parent.parent for folder in folders for f in folder.glob("*/include/cuda_fp16.h")), None)
     if headers is not None:
         named["CUDA_PATH"] = str(headers)

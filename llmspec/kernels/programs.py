@@ -140,14 +140,19 @@ def _pack(program: Program) -> bytes:
 
     lengths = [len(row) for row in program.rows]
     plain = {
-        "variables": program.variables, "inputs": program.inputs, "single": program.single,
-        "names": [n for _, n in program.codes], "returned": [asdict(r) for r in program.returned],
+        "variables": program.variables,
+        "inputs": program.inputs,
+        "single": program.single,
+        "names": [n for _, n in program.codes],
+        "returned": [asdict(r) for r in program.returned],
     }
     arrays = {
-        "rows": np.array([w for row in program.rows for w in row], np.uint64), "lengths": np.array(lengths, np.int64),
+        "rows": np.array([w for row in program.rows for w in row], np.uint64),
+        "lengths": np.array(lengths, np.int64),
         "given": np.array(program.given, np.int64).reshape(-1, 4),
         "own": np.array(program.own, np.int64).reshape(-1, 4),
-        "buffers": np.array(program.buffers, np.int64), "sizes": np.array([len(c) for c, _ in program.codes], np.int64),
+        "buffers": np.array(program.buffers, np.int64),
+        "sizes": np.array([len(c) for c, _ in program.codes], np.int64),
         "codes": np.frombuffer(b"".join(c for c, _ in program.codes), np.uint8),
         "plain": np.frombuffer(json.dumps(plain).encode(), np.uint8),
     }
@@ -165,8 +170,13 @@ def _unpack(content: bytes) -> Program:
     rows = [row.tolist() for row in np.split(held["rows"], ends[:-1])]
     codes = [c.tobytes() for c in np.split(held["codes"], code_ends[:-1])]
     return Program(
-        rows=rows, given=[tuple(x) for x in held["given"].tolist()], own=[tuple(x) for x in held["own"].tolist()],
-        variables=[tuple(v) for v in plain["variables"]], buffers=held["buffers"].tolist(),
-        codes=list(zip(codes, plain["names"], strict=True)), inputs=plain["inputs"], single=plain["single"],
+        rows=rows,
+        given=[tuple(x) for x in held["given"].tolist()],
+        own=[tuple(x) for x in held["own"].tolist()],
+        variables=[tuple(v) for v in plain["variables"]],
+        buffers=held["buffers"].tolist(),
+        codes=list(zip(codes, plain["names"], strict=True)),
+        inputs=plain["inputs"],
+        single=plain["single"],
         returned=[Returned(**{**r, "shape": tuple(r["shape"])}) for r in plain["returned"]],
     )

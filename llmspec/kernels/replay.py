@@ -73,11 +73,16 @@ class Recorder:
         returned = self._captured.ret
         single = isinstance(returned, Tensor)
         return Program(
-            rows=self._rows, given=self._given, own=self._own, variables=self._variables,
+            rows=self._rows,
+            given=self._given,
+            own=self._own,
+            variables=self._variables,
             buffers=[size for _, size in self._buffers.values()],
             codes=[(code, name) for _, code, name in self._codes.values()],
-            inputs=len(self._tensors), single=single,
-            returned=[self._output(t) for t in ([returned] if single else returned)])
+            inputs=len(self._tensors),
+            single=single,
+            returned=[self._output(t) for t in ([returned] if single else returned)],
+        )
 
     def _output(self, tensor: Tensor) -> Returned:
         buffer = tensor.uop.base.buffer
@@ -174,8 +179,10 @@ class Running:
         self._memory = np.empty(int(starts[-1]) + ALIGNED, np.uint8)
         bases = starts + -(-self._memory.ctypes.data // ALIGNED) * ALIGNED
         device = Device["CPU"]
-        self._codes = [CPUProgram(device, TinyELF(code, name, device.renderer.target, ()))  # type: ignore[arg-type]
-                       for code, name in program.codes]
+        self._codes = [
+            CPUProgram(device, TinyELF(code, name, device.renderer.target, ()))  # type: ignore[arg-type]
+            for code, name in program.codes
+        ]
         self._table = np.zeros((len(program.rows), WORDS), np.uint64)
         for row, words in enumerate(program.rows):
             self._table[row, : len(words)] = [self._codes[words[0]].addr, *words[1:]]
@@ -187,8 +194,10 @@ class Running:
         self._bases = np.zeros(program.inputs, np.uint64)
         self._sizes = [bytes_of(t) for t in tensors_of(args)]
         self._inputs, self._offsets = places[:, 2], places[:, 3].astype(np.uint64)
-        made = [Tensor.from_blob(int(bases[r.buffer]) + r.offset, r.shape, dtype=r.dtype, device="CPU")
-                for r in program.returned]
+        made = [
+            Tensor.from_blob(int(bases[r.buffer]) + r.offset, r.shape, dtype=r.dtype, device="CPU")
+            for r in program.returned
+        ]
         self._returned: Any = made[0] if program.single else tuple(made)
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
@@ -243,8 +252,12 @@ class Replayed:
         return finished(self._jit(*args))
 
     def _name(self, args: tuple[Any, ...]) -> str:
-        shapes = [[(n, t.shape, t.dtype.name) for n, t in a.items()] if isinstance(a, dict)
-                  else (a.unbind()[0].expr, a.vmin, a.vmax) for a in args]
+        shapes = [
+            [(n, t.shape, t.dtype.name) for n, t in a.items()]
+            if isinstance(a, dict)
+            else (a.unbind()[0].expr, a.vmin, a.vmax)
+            for a in args
+        ]
         same = {id(t): i for i, t in enumerate(tensors_of(args))}
         order = [same[id(t)] for a in args if isinstance(a, dict) for t in a.values()]
         return programs.name(self._key, self._function.__qualname__, shapes, order)

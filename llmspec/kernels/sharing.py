@@ -117,8 +117,9 @@ def _restart(device: Any, worker: Any) -> None:
     for counter in (worker.put, worker.done):
         counter._buf.cpu_view().view(fmt="Q")[0] = 0
     words = (worker.ring._buf.va_addr, device.func_ptr("sem_wait")._buf.va_addr, worker.done._buf.va_addr, semaphore)
-    worker.thread = threading.Thread(target=device.prgs[worker_prog].fxn, daemon=True,
-                                     args=[ctypes.c_uint64(word) for word in words])
+    worker.thread = threading.Thread(
+        target=device.prgs[worker_prog].fxn, daemon=True, args=[ctypes.c_uint64(word) for word in words]
+    )
     worker.thread.start()
 
 
@@ -129,8 +130,12 @@ def _own_page(semaphore: int) -> None:
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     page = semaphore // mmap.PAGESIZE * mmap.PAGESIZE
     fixed = 0x10  # MAP_FIXED, which Python's module does not name
-    if libc.mmap(page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE,
-                 mmap.MAP_PRIVATE | mmap.MAP_ANON | fixed, -1, 0) != page:
+    if (
+        libc.mmap(
+            page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANON | fixed, -1, 0
+        )
+        != page
+    ):
         raise _refused("its memory cannot be mapped anew")
     if libc.sem_init(ctypes.c_void_p(semaphore), 0, 0):
         raise _refused("no semaphore can be made")

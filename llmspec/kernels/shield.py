@@ -60,8 +60,11 @@ def named() -> dict[str, str]:
 def _parsed(text: str) -> dict[str, str]:
     words = text.split()
     if wrong := [w for w in words if not re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", w)]:
-        raise RunError(f"{VARIABLE}: {wrong[0][:60]!r} is not NAME=VALUE", f'{VARIABLE}="DEBUG=2 NOOPT=1"',
-                       "tinygrad would not see it")
+        raise RunError(
+            f"{VARIABLE}: {wrong[0][:60]!r} is not NAME=VALUE",
+            f'{VARIABLE}="DEBUG=2 NOOPT=1"',
+            "tinygrad would not see it",
+        )
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 

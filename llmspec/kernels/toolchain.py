@@ -87,8 +87,11 @@ class Toolchain:
             return ctypes.CDLL(str(path))
         except OSError as error:
             why = "it lies on a file system that is mounted noexec" if _mounted_noexec(path) else str(error)
-            raise ToolchainError(f"{path} cannot be loaded: {why}", f"set {CACHE_VARIABLE} to a folder on another file "
-                                 "system", "the C functions that train and decode would be missing") from error
+            raise ToolchainError(
+                f"{path} cannot be loaded: {why}",
+                f"set {CACHE_VARIABLE} to a folder on another file system",
+                "the C functions that train and decode would be missing",
+            ) from error
 
     def _made_library(self, command: list[str], source: str, name: str, folder: Path) -> bytes:
         import tempfile
@@ -101,9 +104,11 @@ class Toolchain:
             except workers.CompilerError as error:
                 told = error.problems[0]
                 full = "nospaceleft" in told.message.lower().replace(" ", "")
-                raise ToolchainError(f"{name} could not be compiled: {told.message}",
-                                     f"make room there, or {ELSEWHERE}" if full else told.hint,
-                                     "the C functions that train and decode would be missing") from error
+                raise ToolchainError(
+                    f"{name} could not be compiled: {told.message}",
+                    f"make room there, or {ELSEWHERE}" if full else told.hint,
+                    "the C functions that train and decode would be missing",
+                ) from error
 
     def _library_command(self, flags: tuple[str, ...]) -> list[str]:
         common = ["-x", "c", "-O3", *native_flags(), "-fno-math-errno", "-shared", "-fPIC", *flags]
@@ -274,8 +279,11 @@ def _mounted_noexec(path: Path) -> bool:
 
 def _unusable(error: OSError) -> ToolchainError:
     where = f"{error.filename}: " if error.filename else ""
-    return ToolchainError(f"The cache folder cannot be used: {where}{error.strerror or error}",
-                          f"make room or give permission there, or {ELSEWHERE}", "nothing could be compiled")
+    return ToolchainError(
+        f"The cache folder cannot be used: {where}{error.strerror or error}",
+        f"make room or give permission there, or {ELSEWHERE}",
+        "nothing could be compiled",
+    )
 
 
 def _nothing_found(refused: list[str]) -> str:

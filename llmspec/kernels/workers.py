@@ -33,9 +33,12 @@ FEW = 8
 """Kernels fewer than these are sooner made in this process than others have started."""
 MEMORY = "systems do that where memory runs out: free some, or set LLMSPEC_THREADS=1"
 ENDINGS = {
-    "SIGKILL": MEMORY, "SIGXFSZ": "files may not grow that large here: see `ulimit -f`",
-    "SIGXCPU": "processor time is limited here: see `ulimit -t`", "SIGSEGV": "it crashed; another one may do: set CC",
-    "SIGBUS": "it crashed: is a disk full, or its file damaged?", "SIGILL": "it is made for another processor: set CC",
+    "SIGKILL": MEMORY,
+    "SIGXFSZ": "files may not grow that large here: see `ulimit -f`",
+    "SIGXCPU": "processor time is limited here: see `ulimit -t`",
+    "SIGSEGV": "it crashed; another one may do: set CC",
+    "SIGBUS": "it crashed: is a disk full, or its file damaged?",
+    "SIGILL": "it is made for another processor: set CC",
     "SIGABRT": "it crashed; another one may do: set CC",
 }
 """What the signals that end a process mean."""
@@ -63,17 +66,28 @@ def call(command: Sequence[str], source: str, seconds: float, environment: dict[
     if status > 0:
         raise CompilerError(f"the compiler does not compile this, with {shlex.join(command)}:\n{shown}")
     ended = _signal(-status)
-    raise CompilerError(f"the compiler {command[0]} was ended twice by {ended}", ENDINGS.get(ended, ""),
-                        "there would be no kernel to run")
+    raise CompilerError(
+        f"the compiler {command[0]} was ended twice by {ended}",
+        ENDINGS.get(ended, ""),
+        "there would be no kernel to run",
+    )
 
 
-def _call(command: Sequence[str], source: str, seconds: float,
-          environment: dict[str, str] | None) -> tuple[int, bytes, bytes]:
+def _call(
+    command: Sequence[str], source: str, seconds: float, environment: dict[str, str] | None
+) -> tuple[int, bytes, bytes]:
     # In a group of its own: Ctrl-C goes to all of the terminal's group, and would fail kernels that a stop waits for.
     alone: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
     try:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                 env=environment, cwd=ANYWHERE, **alone)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=ANYWHERE,
+            **alone,
+        )
     except OSError as error:
         raise CompilerError(f"the compiler {command[0]} cannot be run: {error.strerror or error}") from error
     with child:
@@ -81,9 +95,11 @@ def _call(command: Sequence[str], source: str, seconds: float,
             out, said = child.communicate(source.encode(), timeout=seconds)
             return child.returncode, out, said
         except subprocess.TimeoutExpired:
-            raise CompilerError(f"the compiler {command[0]} gave no answer within {seconds:.0f} s",
-                                "is the machine very busy, or the compiler on a slow network folder?",
-                                "the run would wait for ever") from None
+            raise CompilerError(
+                f"the compiler {command[0]} gave no answer within {seconds:.0f} s",
+                "is the machine very busy, or the compiler on a slow network folder?",
+                "the run would wait for ever",
+            ) from None
         finally:
             if child.poll() is None:
                 _kill(child)
@@ -143,8 +159,9 @@ class Workers:
             except BaseException:  # also where the reader of the results stops reading
                 self.end()
                 raise
-        raise CompilerError("a process that makes kernels was ended from outside, twice", MEMORY,
-                            "there would be no kernel to run")
+        raise CompilerError(
+            "a process that makes kernels was ended from outside, twice", MEMORY, "there would be no kernel to run"
+        )
 
     def _results(self, count: int, function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[tuple[int, Any]]:
         from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
@@ -164,8 +181,11 @@ class Workers:
         while futures:
             done = wait(futures, PATIENCE, FIRST_COMPLETED).done
             if not done:
-                raise CompilerError(f"no kernel was made within {PATIENCE:.0f} s", "is the machine very busy?",
-                                    "the run would wait for ever")
+                raise CompilerError(
+                    f"no kernel was made within {PATIENCE:.0f} s",
+                    "is the machine very busy?",
+                    "the run would wait for ever",
+                )
             for future in done:
                 yield futures.pop(future), future.result()
 
@@ -276,4 +296,3 @@ def _chosen() -> Workers | None:
     from tinygrad.helpers import PARALLEL
 
     return None if current_process().daemon or PARALLEL.value == 0 or threads() == 1 else _workers
-

@@ -64,8 +64,9 @@ class Decoder:
         shape = (rows, plan.context, plan.kv_heads, plan.head_dim)
         needed, there = 4 * math.prod(shape) * len(names), device_memory("CPU")
         if self._lowering.inputs and there is not None and needed > there:
-            raise owner.out_of_memory(f"the KV caches of {rows} rows take {size(needed)}, and this machine has "
-                                      f"{size(there)}")
+            raise owner.out_of_memory(
+                f"the KV caches of {rows} rows take {size(needed)}, and this machine has {size(there)}"
+            )
         with owner.turn():
             return KVCache(numpy_inputs(**{n: np.zeros(shape, np.float32) for n in names}), rows, self._key)
 
@@ -103,8 +104,11 @@ class Decoder:
         if not 1 <= cache.length < self.context:
             raise ValueError(f"the context of {self.context} tokens is full" if cache.length else "no prompt was read")
         with owner.turn():
-            inputs = self._feed(tokens=ids.reshape(cache.rows, 1), position=np.array([[cache.length]], np.int32),
-                                spans=np.array([[[0, cache.length + 1]]], np.int32))
+            inputs = self._feed(
+                tokens=ids.reshape(cache.rows, 1),
+                position=np.array([[cache.length]], np.int32),
+                spans=np.array([[[0, cache.length + 1]]], np.int32),
+            )
             place = self._place.bind(cache.length)
             cache.length += 1
             return self._run(self._steps[cache.rows,], cache, inputs, place)

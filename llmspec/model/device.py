@@ -31,8 +31,10 @@ class Search:
 
     def told(self) -> str:
         """One line for people."""
-        return (f"the search for fast kernels took {duration(self.seconds)} for {self.kernels} kernels; later runs "
-                "find what it has found")
+        return (
+            f"the search for fast kernels took {duration(self.seconds)} for {self.kernels} kernels; later runs "
+            "find what it has found"
+        )
 
     def __call__(self, found: Any) -> Any:
         """The function of tinygrad that searches, timed."""
@@ -45,8 +47,10 @@ class Search:
                 self.kernels, self.seconds = self.kernels + 1, self.seconds + time.perf_counter() - start
                 if self.seconds - self.said > EVERY:
                     self.said = self.seconds
-                    self.say(f"searching for fast kernels: {self.kernels} so far, in {duration(self.seconds)}; what is "
-                             "found is kept")
+                    self.say(
+                        f"searching for fast kernels: {self.kernels} so far, in {duration(self.seconds)}; what is "
+                        "found is kept"
+                    )
 
         timed.__dict__["timed"] = True
         return timed
@@ -84,10 +88,19 @@ def open_gpu(device: str) -> None:
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        brings = next((f"what is missing comes with {what}" for name, what in MISSING.items()
-                       if f"load library {name}:" in reason), "")
-        raise RunError(f"{device} cannot be opened: {reason}", brings or "`device: auto` takes what is here",
-                       "nothing could be computed on it") from error
+        brings = next(
+            (
+                f"what is missing comes with {what}"
+                for name, what in MISSING.items()
+                if f"load library {name}:" in reason
+            ),
+            "",
+        )
+        raise RunError(
+            f"{device} cannot be opened: {reason}",
+            brings or "`device: auto` takes what is here",
+            "nothing could be computed on it",
+        ) from error
 
 
 def allocated() -> int:

@@ -76,9 +76,16 @@ class Made(Frozen):
 
     def problems(self) -> list[Problem]:
         """One for each kernel that does not compile."""
-        return [Problem(f"the kernel {k.name} of {k.step} does not compile for {self.target}: {k.error}", (),
-                        "another model.* shape or `precision:` may avoid it; it is worth a report",
-                        f"{k.step} would fail on such a GPU") for k in self.kernels if k.error]
+        return [
+            Problem(
+                f"the kernel {k.name} of {k.step} does not compile for {self.target}: {k.error}",
+                (),
+                "another model.* shape or `precision:` may avoid it; it is worth a report",
+                f"{k.step} would fail on such a GPU",
+            )
+            for k in self.kernels
+            if k.error
+        ]
 
 
 # -- in the caller's process ---------------------------------------------------------------------------------------
@@ -94,8 +101,9 @@ def make(plan: Plan, target: Target, say: Say = lambda text: None) -> Made:
     with tempfile.TemporaryFile("w+") as plan_file, tempfile.TemporaryFile("w+") as errors:
         plan_file.write(json.dumps(plan.dump()))
         plan_file.seek(0)
-        with subprocess.Popen(command, stdin=plan_file, stdout=subprocess.PIPE, stderr=errors, text=True,
-                              env=environment) as child:
+        with subprocess.Popen(
+            command, stdin=plan_file, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as child:
             assert child.stdout is not None
             for line in child.stdout:
                 last = json.loads(line)
@@ -103,10 +111,11 @@ def make(plan: Plan, target: Target, say: Say = lambda text: None) -> Made:
                     say(last["say"])
         errors.seek(0)
         if child.returncode or "made" not in last:
-            raise RunError(f"the graphs could not be built for {target.name}: "
-                           f"{how_it_ended(child.returncode, errors.read())}",
-                           "the same spec on the CPU, or a smaller one, shows whether the device is the reason",
-                           "the run would fail on such a GPU")
+            raise RunError(
+                f"the graphs could not be built for {target.name}: {how_it_ended(child.returncode, errors.read())}",
+                "the same spec on the CPU, or a smaller one, shows whether the device is the reason",
+                "the run would fail on such a GPU",
+            )
     return Made.model_validate_json(json.dumps(last["made"]))
 
 
@@ -230,8 +239,15 @@ def made(plan: Plan, target: Target, say: Say) -> Made:
         if number % EVERY == 0:
             say(f"kernel {number} of {len(bodies)}")
         kernels.append(kernel(body, name, renderer, watching))
-    return Made(target=target.name, precision=plan.precision, compiled=not why_not, why_not=why_not,
-                steps=tuple(steps), kernels=tuple(kernels), seconds=time.perf_counter() - start)
+    return Made(
+        target=target.name,
+        precision=plan.precision,
+        compiled=not why_not,
+        why_not=why_not,
+        steps=tuple(steps),
+        kernels=tuple(kernels),
+        seconds=time.perf_counter() - start,
+    )
 
 
 def kernel(body: UOp, step: str, renderer: Any, watching: Watching) -> Kernel:
@@ -245,9 +261,14 @@ def kernel(body: UOp, step: str, renderer: Any, watching: Watching) -> Kernel:
     seconds = time.perf_counter() - start
     source = next(str(u.arg) for u in program.src if u.op is Ops.SOURCE)
     return Kernel(
-        name=program.src[0].arg.function_name, step=step, lines=source.count("\n") + 1,
+        name=program.src[0].arg.function_name,
+        step=step,
+        lines=source.count("\n") + 1,
         tensor_cores=any(word in source for word in TENSOR_CORES),
-        render_seconds=seconds - (watching.seconds or 0.0), compile_seconds=watching.seconds, error=watching.error)
+        render_seconds=seconds - (watching.seconds or 0.0),
+        compile_seconds=watching.seconds,
+        error=watching.error,
+    )
 
 
 def main() -> None:

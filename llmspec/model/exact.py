@@ -58,8 +58,9 @@ def graph_of(function: Callable[..., Any], *inputs: dict[str, Tensor] | UOp) -> 
     finally:
         capturing.clear()
     given = {t.uop.base for tensors in inputs if isinstance(tensors, dict) for t in tensors.values()}
-    returned = {u for t in (result if isinstance(result, tuple) else (result,)) for u in t.uop.toposort()
-                if u.op is Ops.BUFFER}
+    returned = {
+        u for t in (result if isinstance(result, tuple) else (result,)) for u in t.uop.toposort() if u.op is Ops.BUFFER
+    }
     linear = UOp(Ops.LINEAR, src=tuple(call for part in recorder.linears for call in part.src))
     planned = memory_plan_rewrite(linear, given | returned)
     own = {u for u in planned.toposort() if u.op is Ops.BUFFER} - given
@@ -107,8 +108,12 @@ class Phase:
     def _inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and type of what changes from step to step."""
         phase, shape = self.phase, (self.phase.batch, self.plan.model.context)
-        names = {"tokens": (shape, "int32"), "targets": (shape, "int32"), "shares": (shape, "float32"),
-                 "scalars": ((len(phase.optimizer.scalars(1.0, 1)),), "float32")}
+        names = {
+            "tokens": (shape, "int32"),
+            "targets": (shape, "int32"),
+            "shares": (shape, "float32"),
+            "scalars": ((len(phase.optimizer.scalars(1.0, 1)),), "float32"),
+        }
         names["spans"] = ((shape[0] if phase.document_mask else 1, shape[1], 2), "int32")
         if phase.document_mask:
             names["positions"] = (shape, "int32")
@@ -121,8 +126,10 @@ class Phase:
         inputs = {**self.batch, **self.lowering.inputs}
         if not self.sums:
             return [self._steps.train(self.weights, self.state, self.tables, inputs)]
-        return [self._steps.accumulate(self.weights, self.sums, self.tables, inputs),
-                self._steps.apply(self.weights, self.state, self.sums, inputs)]
+        return [
+            self._steps.accumulate(self.weights, self.sums, self.tables, inputs),
+            self._steps.apply(self.weights, self.state, self.sums, inputs),
+        ]
 
     def evaluate(self) -> Graph:
         """The graph of a forward pass with its losses."""
@@ -130,8 +137,13 @@ class Phase:
 
     def held(self) -> dict[str, int]:
         """Bytes of what stays allocated while the phase runs, by name."""
-        groups = {"weights": self.weights, "optimizer": self.state, "sums": self.sums, "tables": self.tables,
-                  "batch": self.batch}
+        groups = {
+            "weights": self.weights,
+            "optimizer": self.state,
+            "sums": self.sums,
+            "tables": self.tables,
+            "batch": self.batch,
+        }
         return {name: sum(t.nbytes() for t in tensors.values()) for name, tensors in groups.items()}
 
 
@@ -152,11 +164,18 @@ def exact(plan: Plan, operations: bool = False) -> dict[str, dict[str, int]]:
     """`measure` of every phase by name, in a process of its own. Raises RunError where that fails."""
     device = plan.device if plan.device.startswith("CPU") and not operations else "NULL"
     command = [sys.executable, "-m", "llmspec.model.exact", device, *(["--operations"] if operations else [])]
-    done = subprocess.run(command, input=json.dumps(plan.dump()), capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run(
+        command,
+        input=json.dumps(plan.dump()),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     if done.returncode:
-        raise RunError(f"the steps could not be scheduled: {how_it_ended(done.returncode, done.stderr)}",
-                       "leave out --exact for the analytic figures")
+        raise RunError(
+            f"the steps could not be scheduled: {how_it_ended(done.returncode, done.stderr)}",
+            "leave out --exact for the analytic figures",
+        )
     found: dict[str, dict[str, int]] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 

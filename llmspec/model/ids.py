@@ -46,9 +46,12 @@ def read_ids(ids: Any, vocab: int) -> None:
     """Raises RunError where an array of ids that was read from data has one that is not in 0 … vocab - 1."""
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab:
-        raise RunError(f"the data hold token id {low if low < 0 else high}, and the model's ids are 0 … {vocab - 1}",
-                       "the tokens were made by another tokenizer, or their file is damaged: delete the run's cached "
-                       "tokens, and they are made anew", "the model would be trained on what no text says")
+        raise RunError(
+            f"the data hold token id {low if low < 0 else high}, and the model's ids are 0 … {vocab - 1}",
+            "the tokens were made by another tokenizer, or their file is damaged: delete the run's cached "
+            "tokens, and they are made anew",
+            "the model would be trained on what no text says",
+        )
 
 
 def _are_whole(given: Any, ids: Any) -> None:

@@ -36,17 +36,22 @@ def graph_proof(plan: Plan, relation: Mask | None = None) -> Proof:
         seen, documents = influences(plan, model, mask)
         wrong, evidence = compared(seen, documents, relation or mask)
         if wrong:
-            return Proof(name=BUILT, holds=False, evidence=wrong, path=("model", "attention"),
-                         hint="a part's `build` or the device's operations are at fault, not your spec")
+            return Proof(
+                name=BUILT,
+                holds=False,
+                evidence=wrong,
+                path=("model", "attention"),
+                hint="a part's `build` or the device's operations are at fault, not your spec",
+            )
         told.append(f"{'documents apart' if mask.documents else 'blocks'}: {evidence}")
     return Proof(name=BUILT, holds=True, evidence=f"{'; '.join(told)}, by {cut} on {plan.device}")
 
 
 def small_enough(model: ModelPlan) -> tuple[ModelPlan | None, str]:
     """(the model with as many layers and words as can be drawn or None, that in words)."""
+
     def shortened(layers: int, vocab: int) -> ModelPlan:
-        kept = [t for t in model.tensors
-                if not t.name.startswith("layers.") or int(t.name.split(".")[1]) < layers]
+        kept = [t for t in model.tensors if not t.name.startswith("layers.") or int(t.name.split(".")[1]) < layers]
         words = {"embed_tokens.weight", "lm_head.weight"}
         tensors = tuple(t.model_copy(update={"shape": (vocab, *t.shape[1:])}) if t.name in words else t for t in kept)
         return model.model_copy(update={"layers": layers, "vocab": vocab, "tensors": tensors})
@@ -87,8 +92,11 @@ def influences(plan: Plan, model: ModelPlan, mask: Mask) -> tuple[Any, Any]:
     step, feed = low.jit(hidden), Feed()
 
     def outputs(tokens: Any) -> Any:
-        arrays = {"tokens": tokens[None], "spans": mask.spans(length, documents),
-                  "positions": positions[None].astype(np.int32)}
+        arrays = {
+            "tokens": tokens[None],
+            "spans": mask.spans(length, documents),
+            "positions": positions[None].astype(np.int32),
+        }
         return host(step(weights, tables, {**feed(**arrays), **low.inputs}))[0]
 
     tokens = rng.integers(0, model.vocab, length).astype(np.int32)
@@ -117,11 +125,15 @@ def compared(seen: Any, documents: Any, mask: Mask) -> tuple[str, str]:
     allowed = np.broadcast_to(mask.allows(place[:, None], place[None], documents[:, None], documents[None]), seen.shape)
     if len(found := np.argwhere(seen & ~allowed)):
         query, key = found[0]
-        return (f"changing the token at place {key} of document {documents[key]} changes the output at place {query} "
-                f"of document {documents[query]}"), ""
+        return (
+            f"changing the token at place {key} of document {documents[key]} changes the output at place {query} "
+            f"of document {documents[query]}"
+        ), ""
     shown = int((seen & allowed).sum())
     if shown < SHOWN * allowed.sum() or not seen.diagonal().all():
         query, key = np.argwhere(allowed & ~seen)[0]
         return f"the output at place {query} does not change with the token at place {key}, which it may see", ""
-    return "", (f"{int((~allowed).sum()):,} forbidden pairs of {seen.size:,} changed no bit, {shown:,} of "
-                f"{int(allowed.sum()):,} allowed ones showed")
+    return "", (
+        f"{int((~allowed).sum()):,} forbidden pairs of {seen.size:,} changed no bit, {shown:,} of "
+        f"{int(allowed.sum()):,} allowed ones showed"
+    )

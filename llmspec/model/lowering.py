@@ -67,21 +67,47 @@ class CPUOps(Ops):
             return super().gated(activation, both)
         return calls.gated(self._at, both, kinds[activation])
 
-    def linear_cross_entropy(self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor,
-                             label_smoothing: float = 0.0) -> Tensor:
+    def linear_cross_entropy(
+        self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+    ) -> Tensor:
         return calls.linear_cross_entropy(self._at, hidden_ND, weight_VD, targets_N, label_smoothing)
 
     def square_sum(self, x: Tensor) -> Tensor:
         return calls.square_sum(self._at, x)
 
-    def adam(self, w: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, beta1: float,
-             beta2: float, eps: float, l2: float, decay: float) -> None:
+    def adam(
+        self,
+        w: Tensor,
+        m: Tensor,
+        v: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        l2: float,
+        decay: float,
+    ) -> None:
         self.written += calls.adam(self._at, w, m, v, g, scale, scalars, beta1, beta2, eps, l2, decay)
 
-    def muon(self, w: Tensor, m: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, momentum: float, nesterov: bool,
-             decay: float, iterations: int) -> None:
-        self.written += calls.muon(self._at, w, m, g, scale, scalars, momentum, nesterov, decay, iterations,
-                                   NEWTON_SCHULZ)
+    def muon(
+        self,
+        w: Tensor,
+        m: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        momentum: float,
+        nesterov: bool,
+        decay: float,
+        iterations: int,
+    ) -> None:
+        self.written += calls.muon(
+            self._at, w, m, g, scale, scalars, momentum, nesterov, decay, iterations, NEWTON_SCHULZ
+        )
 
 
 @dataclass(frozen=True)

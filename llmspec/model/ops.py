@@ -156,8 +156,9 @@ class Ops:
         return keep.contiguous().where(x * (1 / (1 - self._rate)), 0.0)
 
     # -- loss ----------------------------------------------------------------------------------------------------
-    def linear_cross_entropy(self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor,
-                             label_smoothing: float = 0.0) -> Tensor:
+    def linear_cross_entropy(
+        self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+    ) -> Tensor:
         """Negative log-likelihood of each target in nats (N,) under the logits hidden·weightᵀ.
 
         Targets are smoothed evenly over the vocabulary. Head and loss are one operation, so that a device may keep the
@@ -176,8 +177,21 @@ class Ops:
         """The sum of all squares, (1,)."""
         return x.square().sum().reshape(1)
 
-    def adam(self, w: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, beta1: float,
-             beta2: float, eps: float, l2: float, decay: float) -> None:
+    def adam(
+        self,
+        w: Tensor,
+        m: Tensor,
+        v: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        l2: float,
+        decay: float,
+    ) -> None:
         """Adam's step on a weight and its moments, in place (Kingma & Ba 2015, algorithm 1).
 
         `scale` (1,) multiplies the gradient; `scalars` are the learning rate and the two bias corrections; `l2` is a
@@ -190,8 +204,19 @@ class Ops:
         new = w - scalars[0] * (m * scalars[1]) / ((v * scalars[2]).sqrt() + eps)
         self.assign(w, new - scalars[0] * decay * w if decay else new)
 
-    def muon(self, w: Tensor, m: Tensor, g: Tensor, scale: Tensor, scalars: Tensor, *, momentum: float, nesterov: bool,
-             decay: float, iterations: int) -> None:
+    def muon(
+        self,
+        w: Tensor,
+        m: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        momentum: float,
+        nesterov: bool,
+        decay: float,
+        iterations: int,
+    ) -> None:
         """Muon's step on a matrix and its momentum, in place: scaled by √max(1, rows / columns) (Jordan et al. 2024).
 
         `scale` (1,) multiplies the gradient; `scalars[0]` is the learning rate; `decay` is decoupled.

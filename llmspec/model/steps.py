@@ -46,8 +46,9 @@ class Steps:
         ops = self._lowering.ops(inputs, key, self._plan.model.dropout)
         view = block_view(tokens_BT.shape[1], inputs["spans"], inputs.get("positions"))  # type: ignore[arg-type]
         hidden = self._model.hidden(ops, tensors, tokens_BT, view)
-        losses_N = self._objective(ops, hidden.reshape(-1, hidden.shape[-1]), self._model.head_weight(tensors),
-                                   inputs["targets"].reshape(-1))
+        losses_N = self._objective(
+            ops, hidden.reshape(-1, hidden.shape[-1]), self._model.head_weight(tensors), inputs["targets"].reshape(-1)
+        )
         return (losses_N * inputs["shares"].reshape(-1)).sum()
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, list[Tensor]]:

@@ -46,7 +46,7 @@ class Weights(Mapping[str, Tensor]):
         return self._tensors[full]
 
     def __iter__(self) -> Any:
-        return (n[len(self._prefix):] for n in self._tensors if n.startswith(self._prefix))
+        return (n[len(self._prefix) :] for n in self._tensors if n.startswith(self._prefix))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -69,8 +69,9 @@ class Transformer:
         """Constant float32 numpy arrays of the position part, by full name; inputs of every step, never trained."""
         return {f"position.{k}": v for k, v in self.plan.position.tables(self.plan.dims).items()}
 
-    def hidden(self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: View,
-               last: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: View, last: Tensor | None = None
+    ) -> Tensor:
         """Hidden states (B, T, D) before the head; `tensors` holds weights and tables by full name.
 
         With `last` (1,) int32 that token's alone, (B, 1, D): what follows the others' last attention is left out.
@@ -84,8 +85,12 @@ class Transformer:
         for layer in range(self.plan.layers):
             view.layer = layer
             b = w.under(f"layers.{layer}")
-            x = self._branch(ops, b.under("attention_norm"), x,
-                             lambda h, b=b: self._attention(ops, b.under("attention"), pw, h, view))  # type: ignore[misc]
+            x = self._branch(
+                ops,
+                b.under("attention_norm"),
+                x,
+                lambda h, b=b: self._attention(ops, b.under("attention"), pw, h, view),
+            )  # type: ignore[misc]
             if last is not None and layer == self.plan.layers - 1:
                 x = x.gather(1, last.reshape(1, 1, 1).expand(x.shape[0], 1, x.shape[2])).contiguous()
             x = self._branch(ops, b.under("mlp_norm"), x, lambda h, b=b: self._mlp(ops, b.under("mlp"), h))  # type: ignore[misc]

@@ -20,7 +20,11 @@ class Frozen(BaseModel):
     """A strict, frozen value whose fields are its YAML keys."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", populate_by_name=True, allow_inf_nan=False,
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
 

@@ -119,14 +119,18 @@ class Plain(Watcher):
         now = time.monotonic()
         if step.step in (1, step.steps) or now - self.last > PLAIN_SECONDS:
             self.last = now
-            self.say(f"{self.phase} {step.step}/{step.steps}  loss {step.loss:.3f}  lr {step.lr:.2e}  "
-                     f"norm {step.norm:.2f}  {self.pace.speed(self.peak)}  "
-                     f"ETA {self.pace.eta(step)}")
+            self.say(
+                f"{self.phase} {step.step}/{step.steps}  loss {step.loss:.3f}  lr {step.lr:.2e}  "
+                f"norm {step.norm:.2f}  {self.pace.speed(self.peak)}  "
+                f"ETA {self.pace.eta(step)}"
+            )
 
     def validated(self, step: int, scores: list[Score]) -> None:
         for s in scores:
-            self.say(f"{self.phase} {step}  validation {s.source}: {s.per_token:.4f} nats/token, "
-                     f"{s.per_character:.4f} nats/character")
+            self.say(
+                f"{self.phase} {step}  validation {s.source}: {s.per_token:.4f} nats/token, "
+                f"{s.per_character:.4f} nats/character"
+            )
 
     def sampled(self, step: int, prompt: str, text: str) -> None:
         self.say(f"{self.phase} {step}  sample: {prompt!r} -> {text!r}")
@@ -143,8 +147,13 @@ class Display(Plain):
 
     def __init__(self, console: Screen) -> None:
         super().__init__(console)
-        self.bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
-                            TextColumn("{task.completed:.0f}/{task.total:.0f}"), expand=True, console=console)
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            expand=True,
+            console=console,
+        )
         self.task = self.bar.add_task("preparing", total=1)
         self.losses: list[float] = []
         self.line, self.text = Text(""), Text("")
@@ -172,8 +181,16 @@ class Display(Plain):
         self.losses.append(step.loss)
         self.bar.update(self.task, completed=step.step)
         self.line = Text.assemble(
-            ("loss ", "dim"), (f"{step.loss:.3f}", "bold"), self.score, ("   lr ", "dim"), f"{step.lr:.1e}",
-            ("   ", ""), self.pace.speed(self.peak), ("   ETA ", "dim"), self.pace.eta(step))
+            ("loss ", "dim"),
+            (f"{step.loss:.3f}", "bold"),
+            self.score,
+            ("   lr ", "dim"),
+            f"{step.lr:.1e}",
+            ("   ", ""),
+            self.pace.speed(self.peak),
+            ("   ETA ", "dim"),
+            self.pace.eta(step),
+        )
 
     def validated(self, step: int, scores: list[Score]) -> None:
         super().validated(step, scores)
@@ -205,8 +222,10 @@ def _times(epochs: float) -> str:
 def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Group:
     """What is about to happen, and a table of it: a line a phase."""
     layers = f"{plan.model.layers} layer{'s' * (plan.model.layers != 1)}"
-    title = (f"{plan.name}: {count(plan.model.parameters)} parameters, {layers}, "
-             f"vocabulary {plan.model.vocab:,}, context {plan.model.context}, on {plan.device} → {folder}")
+    title = (
+        f"{plan.name}: {count(plan.model.parameters)} parameters, {layers}, "
+        f"vocabulary {plan.model.vocab:,}, context {plan.model.context}, on {plan.device} → {folder}"
+    )
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("phase", "steps", "tokens", "mixture (tokens, epochs)", "TFLOPs", *(("time",) if forecasts else ())):
         table.add_column(column, justify="left" if column in ("phase", "mixture (tokens, epochs)") else "right")
@@ -214,9 +233,16 @@ def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Grou
         times = [f"≈ {duration(forecasts[phase.name].total)}" if phase.name in forecasts else "?"] if forecasts else []
         mixture = ", ".join(
             f"{s.source} {s.share:.0%}" + (f" ({count(s.seen)}, {_times(s.epochs)}×)" if s.seen and s.epochs else "")
-            for s in phase.shares)
-        table.add_row(phase.name, count(phase.steps or 0), count(phase.tokens or 0), mixture,
-                      f"{(phase.flops or 0) / 1e12:.1f}", *times)
+            for s in phase.shares
+        )
+        table.add_row(
+            phase.name,
+            count(phase.steps or 0),
+            count(phase.tokens or 0),
+            mixture,
+            f"{(phase.flops or 0) / 1e12:.1f}",
+            *times,
+        )
     return Group(Text(title, style="bold"), table)  # a table's own title would be as narrow as the table
 
 
@@ -252,8 +278,12 @@ def watcher(again: str = "", then: Sequence[str] = (), aside: bool = False) -> I
         stop.told = True
         with suppress(OSError):  # a closed terminal may be what ended it
             told = err() if console.lost else console
-            told.print(f"{stop}, and all of it is saved. Go on with:\n  {again}" if stop.phase else
-                       f"{stop}: nothing was trained yet. Start again with:\n  {again}", soft_wrap=True)
+            told.print(
+                f"{stop}, and all of it is saved. Go on with:\n  {again}"
+                if stop.phase
+                else f"{stop}: nothing was trained yet. Start again with:\n  {again}",
+                soft_wrap=True,
+            )
         if console.lost:
             console.lost.told = True
             raise console.lost from stop
@@ -261,5 +291,9 @@ def watcher(again: str = "", then: Sequence[str] = (), aside: bool = False) -> I
     if console.lost:
         raise console.lost
     if then:
-        console.print(f"done in {duration(time.monotonic() - began)}. Try:", *(f"\n  {line}" for line in then), sep="",
-                      soft_wrap=True)
+        console.print(
+            f"done in {duration(time.monotonic() - began)}. Try:",
+            *(f"\n  {line}" for line in then),
+            sep="",
+            soft_wrap=True,
+        )

@@ -15,13 +15,22 @@ SIGNS = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "yellow")}
 """Shown, wrong, and not shown yet."""
 
 
-def checked(plan: Plan, proofs: Iterable[Proof], peaks: Mapping[str, int], times: Iterable[str], data: bool,
-            notices: Iterable[str] = ()) -> None:
+def checked(
+    plan: Plan,
+    proofs: Iterable[Proof],
+    peaks: Mapping[str, int],
+    times: Iterable[str],
+    data: bool,
+    notices: Iterable[str] = (),
+) -> None:
     """What `check` says of a spec that is right; `peaks` are bytes by phase, `notices` what to know of the data."""
     console = out()
     phases = f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}"
-    console.print(f"ok: {plan.name}, {plan.model.parameters:,} parameters, {phases}"
-                  + ("" if data else "; the data were not read (--data reads them)"), soft_wrap=True)
+    console.print(
+        f"ok: {plan.name}, {plan.model.parameters:,} parameters, {phases}"
+        + ("" if data else "; the data were not read (--data reads them)"),
+        soft_wrap=True,
+    )
     for notice in notices:
         console.print(f"note: {notice}")
     show(proofs, console)

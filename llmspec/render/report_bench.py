@@ -21,8 +21,9 @@ def show(report: BenchReport, console: Screen | None = None) -> None:
     """The whole report."""
     console = console or out()
     rounds = f", median of {report.rounds} rounds" if report.rounds > 1 and report.works else ""
-    console.print(Text.assemble((report.name, "bold"), f": {count(report.parameters)} parameters on {report.device}",
-                                rounds))
+    console.print(
+        Text.assemble((report.name, "bold"), f": {count(report.parameters)} parameters on {report.device}", rounds)
+    )
     if report.machine is not None:
         heading(console, "machine", "what this machine does at its best, in float32")
         console.print(facts(machine_facts(report.machine)))
@@ -38,8 +39,13 @@ def machine_facts(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "processor", f"{machine.processor}, {machine.cores} core{'s' * (machine.cores > 1)}"
     yield "peak", f"{rate(machine.peak_flops)} in matrix products by {machine.products_by}"
     copied = "copied in one thread" if machine.device.startswith("CPU") else "read and written"
-    yield "memory", (f"{machine.copy_bytes / 1e9:.1f} GB/s {copied}, "
-                     f"{machine.product_bytes / 1e9:.1f} GB/s of weights read by a vector's product")
+    yield (
+        "memory",
+        (
+            f"{machine.copy_bytes / 1e9:.1f} GB/s {copied}, "
+            f"{machine.product_bytes / 1e9:.1f} GB/s of weights read by a vector's product"
+        ),
+    )
     if machine.load is not None and machine.load > 0.5:
         yield "note", f"other processes were at work ({machine.load:.1f} cores in the last minute): figures are low"
 
@@ -48,8 +54,11 @@ def products(machine: Machine) -> Table:
     """Each shape's rate and its share of the peak."""
     made = table("product (rows × inner × columns)", "rate", "of peak", right=("rate", "of peak"))
     for p in machine.products:
-        made.add_row(f"  {p.rows} × {p.inner} × {p.columns}", rate(p.flops_per_second),
-                     percent(p.flops_per_second / machine.peak_flops))
+        made.add_row(
+            f"  {p.rows} × {p.inner} × {p.columns}",
+            rate(p.flops_per_second),
+            percent(p.flops_per_second / machine.peak_flops),
+        )
     return made
 
 
@@ -58,8 +67,12 @@ def works(reports: tuple[WorkReport, ...]) -> Table:
     made = table("work", "llmspec", "peer", "ratio (spread)", right=("llmspec", "peer"))
     for report in reports:
         for row in report.rows:
-            made.add_row(f"  {row.work}, {row.figure}", value(row.ours, row), "–" if row.peer is None
-                         else value(row.peer, row), ratio(row))
+            made.add_row(
+                f"  {row.work}, {row.figure}",
+                value(row.ours, row),
+                "–" if row.peer is None else value(row.peer, row),
+                ratio(row),
+            )
     return made
 
 

@@ -21,8 +21,13 @@ def show(report: DifferenceReport, console: Screen) -> None:
     if report.differences:
         made = table("key", "first", "second")
         for difference in report.differences:
-            made.add_row(f"  {difference.path}", *(Text("—" if v is None else written(v), style=style) for v, style in
-                                                   ((difference.first, "dim"), (difference.second, ""))))
+            made.add_row(
+                f"  {difference.path}",
+                *(
+                    Text("—" if v is None else written(v), style=style)
+                    for v, style in ((difference.first, "dim"), (difference.second, ""))
+                ),
+            )
         console.print(made)
     else:
         console.print("  nothing")
@@ -30,8 +35,12 @@ def show(report: DifferenceReport, console: Screen) -> None:
     made = table("", "first", "second", "ratio", right=("first", "second", "ratio"))
     for found in report.consequences:
         ratio = "" if found.ratio is None else "same" if found.ratio == 1 else f"{found.ratio:.3g}×"
-        made.add_row(f"  {found.name}", found.first_text, found.second_text,
-                     Text(ratio, style="dim" if ratio == "same" else "bold"))
+        made.add_row(
+            f"  {found.name}",
+            found.first_text,
+            found.second_text,
+            Text(ratio, style="dim" if ratio == "same" else "bold"),
+        )
     console.print(made)
     heading(console, "phases", "what happens to each when the second is run after the first, in the same place")
     for phase in report.phases:

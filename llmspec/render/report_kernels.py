@@ -30,12 +30,16 @@ def show(made: Made, console: Screen | None = None) -> None:
     console = console or out()
     heading(console, f"kernels for {made.target}", "made for a GPU that need not be here, and launched on none")
     launches = ", ".join(f"{step.name} {step.launches}" for step in made.steps)
-    console.print(facts([
-        ("kernels", f"{number(len(made.kernels))}, {done(made)}"),
-        ("launches", launches),
-        ("tensor cores", tensor_cores(made)),
-        ("time", duration(made.seconds)),
-    ]))
+    console.print(
+        facts(
+            [
+                ("kernels", f"{number(len(made.kernels))}, {done(made)}"),
+                ("launches", launches),
+                ("tensor cores", tensor_cores(made)),
+                ("time", duration(made.seconds)),
+            ]
+        )
+    )
     rows = table("longest to make", "lines", "seconds", "of", right=("lines", "seconds"))
     for kernel in sorted(made.kernels, key=seconds, reverse=True)[:LARGEST]:
         rows.add_row("  " + kernel.name, number(kernel.lines), f"{seconds(kernel):.1f}", kernel.step)

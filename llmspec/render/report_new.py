@@ -12,9 +12,18 @@ from llmspec.scaffold.new import Created
 def show(created: Created) -> None:
     """Prints it."""
     console = out()
-    console.print(Text(f"wrote {created.path}: {count(created.parameters)} parameters" + (
-        f", {'bytes' if created.sizes.tokenizer == 'byte' else f'a vocabulary of {created.sizes.vocab:,}'}, "
-        f"context {created.sizes.context}" if created.sizes else "")), soft_wrap=True)
+    console.print(
+        Text(
+            f"wrote {created.path}: {count(created.parameters)} parameters"
+            + (
+                f", {'bytes' if created.sizes.tokenizer == 'byte' else f'a vocabulary of {created.sizes.vocab:,}'}, "
+                f"context {created.sizes.context}"
+                if created.sizes
+                else ""
+            )
+        ),
+        soft_wrap=True,
+    )
     for key, found in (("text", created.text), ("dialogues", created.chat)):
         if found:
             for line in lines(key, found):
@@ -29,12 +38,22 @@ def show(created: Created) -> None:
 def lines(key: str, found: Contents) -> list[str]:
     """What was found in the files of a source."""
     about = "" if found.whole else "about "
-    what = f"in the {found.format} format" if found.format else (
-        "guessed from two fields: " + ", ".join(f"{role} {field}" for role, field in found.template.items())
-        if found.template else "records" if found.records else "documents")
-    said = [f"{key}: {found.files:,} file{'s' * (found.files != 1)} "
-            f"({', '.join(f'{n:,} {suffix}' for suffix, n in found.kinds.items())}), {size(found.bytes)}; "
-            f"{about}{found.documents:,} {what}, {about}{count(found.characters)} characters"]
+    what = (
+        f"in the {found.format} format"
+        if found.format
+        else (
+            "guessed from two fields: " + ", ".join(f"{role} {field}" for role, field in found.template.items())
+            if found.template
+            else "records"
+            if found.records
+            else "documents"
+        )
+    )
+    said = [
+        f"{key}: {found.files:,} file{'s' * (found.files != 1)} "
+        f"({', '.join(f'{n:,} {suffix}' for suffix, n in found.kinds.items())}), {size(found.bytes)}; "
+        f"{about}{found.documents:,} {what}, {about}{count(found.characters)} characters"
+    ]
     if found.left_out:
         said.append("left out: " + ", ".join(f"{n:,} {suffix}" for suffix, n in found.left_out.items()))
     return [*said, *found.notes]

@@ -35,8 +35,13 @@ def show(report: PartReport, console: Screen) -> None:
         heading(console, "weights")
         made = table("tensor", "", "shape", "each", "starts as", right=("each",))
         for name, copies, row in report.tensors:
-            made.add_row(f"  {name}", f"× {copies}" if copies > 1 else "", " × ".join(map(str, row.shape)),
-                         number(row.parameters), row.init)
+            made.add_row(
+                f"  {name}",
+                f"× {copies}" if copies > 1 else "",
+                " × ".join(map(str, row.shape)),
+                number(row.parameters),
+                row.init,
+            )
         console.print(made)
     if report.curve:
         heading(console, "learning rate", f"{max(report.curve):.3g} at its highest, {report.curve[-1]:.3g} at the end")

@@ -19,22 +19,30 @@ BLOCK = 66
 TOKEN = 16
 """Columns for a token's text."""
 BAR = 10
-ENDS = {"stop": "a stop sequence or the end of the turn", "end": "the end token", "max_tokens": "max_tokens",
-        "length": "the end of the context"}
+ENDS = {
+    "stop": "a stop sequence or the end of the turn",
+    "end": "the end token",
+    "max_tokens": "max_tokens",
+    "length": "the end of the context",
+}
 
 
 def show(report: PromptReport, console: Screen) -> None:
     """Prompt, answer, how to read the blocks, the blocks."""
     console.print(Text.assemble((report.name, "bold"), f", after {report.phase}: how each token was chosen"))
     chain = " → ".join(f"{name} ({settings})" for name, settings in report.filters)
-    console.print(facts([
-        ("prompt", visible(report.prompt) or "(empty)"),
-        ("as tokens", Text(" ").join(Text(t, style="reverse dim") for t in report.prompt_tokens)),
-        ("filters", chain or "none is on: the draw is from the model's own probabilities"),
-        ("seed", str(report.seed)),
-        ("answer", Text(visible(report.text).strip() or "(nothing but white space)", style="bold")),
-        ("ended by", ENDS.get(report.finish_reason or "", "")),
-    ]))
+    console.print(
+        facts(
+            [
+                ("prompt", visible(report.prompt) or "(empty)"),
+                ("as tokens", Text(" ").join(Text(t, style="reverse dim") for t in report.prompt_tokens)),
+                ("filters", chain or "none is on: the draw is from the model's own probabilities"),
+                ("seed", str(report.seed)),
+                ("answer", Text(visible(report.text).strip() or "(nothing but white space)", style="bold")),
+                ("ended by", ENDS.get(report.finish_reason or "", "")),
+            ]
+        )
+    )
     heading(console, "token by token")
     explain_blocks(console, report)
     columns = max(1, (console.width + 2) // (BLOCK + 2)) if len(report.columns) <= 4 else 1
@@ -53,13 +61,20 @@ def show(report: PromptReport, console: Screen) -> None:
 
 def explain_blocks(console: Screen, report: PromptReport) -> None:
     """What the columns and signs mean."""
-    words = ("Each row is a token that could have come next, the most probable first, and ▸ the one that was drawn. "
-             "The column `model` is the probability that the model gives it")
-    words += ("; each further column is what the filter of that name leaves of it, and – a token that it cut. "
-              if report.filters else ". ")
-    words += ("Entropy (bits) says how open the choice is: 0 is none, 1 a coin's, "
-              f"{bits_of_any(report.vocab):.1f} any of all {number(report.vocab)} tokens alike. "
-              "· is a space, ⏎ a new line, \\x.. a byte that is no whole character.")
+    words = (
+        "Each row is a token that could have come next, the most probable first, and ▸ the one that was drawn. "
+        "The column `model` is the probability that the model gives it"
+    )
+    words += (
+        "; each further column is what the filter of that name leaves of it, and – a token that it cut. "
+        if report.filters
+        else ". "
+    )
+    words += (
+        "Entropy (bits) says how open the choice is: 0 is none, 1 a coin's, "
+        f"{bits_of_any(report.vocab):.1f} any of all {number(report.vocab)} tokens alike. "
+        "· is a space, ⏎ a new line, \\x.. a byte that is no whole character."
+    )
     console.print(Text(words, style="dim"))
 
 
@@ -88,8 +103,10 @@ def outcome(token: TokenReport) -> str:
     """How likely the draw was, and what the model itself thought of the token."""
     rank = next(c.rank for c in token.candidates if c.chosen)
     ends = f", the last: {token.finish_reason}" if token.finish_reason else ""
-    return (f"    drawn with {probability(token.probability)}, the model's no. {rank}, log-probability "
-            f"{token.logprob:.2f} nats{ends}")
+    return (
+        f"    drawn with {probability(token.probability)}, the model's no. {rank}, log-probability "
+        f"{token.logprob:.2f} nats{ends}"
+    )
 
 
 def append_candidate(text: Text, candidate: Candidate, widths: Sequence[int], room: int) -> None:

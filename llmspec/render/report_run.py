@@ -27,14 +27,19 @@ STYLES = {"done": "green", "begun": "yellow", "waiting": "dim", "of another plan
 def show(report: RunReport, console: Screen) -> None:
     """The whole report: where it stands, each phase, samples, whom to name."""
     console.print(Text.assemble((report.name, "bold"), f": {report.state}"))
-    console.print(facts([
-        ("folder", report.path), ("parameters", number(report.parameters)),
-        ("device", ", ".join(x for x in (report.device, report.machine) if x)),
-        ("time", f"{duration(report.seconds)} in training steps" if report.seconds else ""),
-        ("peak", f"{flops(report.peak_flops)}/s in its fastest product" if report.peak_flops else ""),
-        ("seed", str(report.seed)),
-        ("packages", ", ".join(f"{name} {version}" for name, version in report.packages.items())),
-    ]))
+    console.print(
+        facts(
+            [
+                ("folder", report.path),
+                ("parameters", number(report.parameters)),
+                ("device", ", ".join(x for x in (report.device, report.machine) if x)),
+                ("time", f"{duration(report.seconds)} in training steps" if report.seconds else ""),
+                ("peak", f"{flops(report.peak_flops)}/s in its fastest product" if report.peak_flops else ""),
+                ("seed", str(report.seed)),
+                ("packages", ", ".join(f"{name} {version}" for name, version in report.packages.items())),
+            ]
+        )
+    )
     if report.proofs:
         heading(console, "proofs", "shown before step 0")
         proofs.show(report.proofs, console)
@@ -49,8 +54,9 @@ def show(report: RunReport, console: Screen) -> None:
     heading(console, "learned from", "name them wherever its text is shown")
     for source in report.sources:
         licence = source.license or "no licence given"
-        console.print(Padding(Text(", ".join(x for x in (f"{source.source}: {licence}", source.attribution) if x)),
-                              (0, 0, 0, 2)))
+        console.print(
+            Padding(Text(", ".join(x for x in (f"{source.source}: {licence}", source.attribution) if x)), (0, 0, 0, 2))
+        )
     if report.remarks:
         heading(console, "remarks")
         bullets(console, report.remarks)
@@ -66,8 +72,13 @@ def show_promises(console: Screen, phases: Sequence[PhaseRun]) -> None:
         made = table(phase.name, "promised", "came to", "off", "", right=("promised", "came to", "off"))
         for fact in phase.facts:
             off = "" if fact.off is None else "0" if fact.off == 0 else f"{fact.off:+.1%}"
-            made.add_row(f"  {fact.what}", amount(fact, fact.promised), amount(fact, fact.actual), off,
-                         Text(fact.note, style="dim"))
+            made.add_row(
+                f"  {fact.what}",
+                amount(fact, fact.promised),
+                amount(fact, fact.actual),
+                off,
+                Text(fact.note, style="dim"),
+            )
         console.print(made)
 
 
@@ -82,9 +93,12 @@ def amount(fact: Fact, value: float | None) -> str:
 def show_phase(console: Screen, phase: PhaseRun) -> None:
     heading(console, phase.name)
     planned = f" of {number(phase.steps)}" if phase.steps else ""
-    stands = {"done": f"done, {number(phase.step)} steps", "begun": f"after step {number(phase.step)}{planned}",
-              "waiting": f"has not begun; {number(phase.steps)} steps are planned",
-              "of another plan": "was trained with other settings than this plan's"}[phase.state]
+    stands = {
+        "done": f"done, {number(phase.step)} steps",
+        "begun": f"after step {number(phase.step)}{planned}",
+        "waiting": f"has not begun; {number(phase.steps)} steps are planned",
+        "of another plan": "was trained with other settings than this plan's",
+    }[phase.state]
     console.print(Text.assemble(f"  {phase.kind}: ", (stands, STYLES[phase.state])))
     if phase.loss.values:
         show_curves(console, phase)
@@ -121,8 +135,13 @@ def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any
     if not charted:
         for v in phase.validation:
             curve = v.curve
-            yield f"validation {v.source}", line(curve, " → ".join(f"{x:.3f}" for x in dict.fromkeys(
-                (curve.values[0], curve.values[-1]))) + " nats/token")
+            yield (
+                f"validation {v.source}",
+                line(
+                    curve,
+                    " → ".join(f"{x:.3f}" for x in dict.fromkeys((curve.values[0], curve.values[-1]))) + " nats/token",
+                ),
+            )
     if rates := phase.learning_rate.values:
         yield "learning rate", line(phase.learning_rate, f"peak {max(rates):.3g}, now {rates[-1]:.3g}", 0.0)
     if norms := phase.gradient_norm.values:
@@ -142,8 +161,14 @@ def scores(found: tuple[Validation, ...]) -> Table:
     for v in found:
         last, best = v.scores[-1], min(v.scores, key=lambda s: s.nats_per_token)
         for name, score in ((v.source, last), *(((f"{v.source}, best", best),) if best.step != last.step else ())):
-            made.add_row(name, f"{score.nats_per_token:.4f}", f"{score.nats_per_character:.4f}",
-                         f"{score.perplexity:.4g}", number(score.tokens), number(score.step))
+            made.add_row(
+                name,
+                f"{score.nats_per_token:.4f}",
+                f"{score.nats_per_character:.4f}",
+                f"{score.perplexity:.4g}",
+                number(score.tokens),
+                number(score.step),
+            )
     return made
 
 
@@ -162,8 +187,10 @@ def show_ledger(console: Screen, phase: PhaseRun) -> None:
                 console.print(Padding(Text(f"{row.source}{what}: left out: {reasons}"), (0, 0, 0, 2)))
     if counted:
         wrong = any(row.differences for row in phase.ledger)
-        verdict = Text("not as planned: see the remarks" if wrong else "counted while reading: as planned",
-                       style="red" if wrong else "green")
+        verdict = Text(
+            "not as planned: see the remarks" if wrong else "counted while reading: as planned",
+            style="red" if wrong else "green",
+        )
         console.print(Padding(verdict, (0, 0, 0, 2)))
 
 
@@ -194,8 +221,11 @@ def show_sample(console: Screen, phase: str, sample: Sample) -> None:
     console.print(Text(f"  {phase}, step {number(sample.step)}{origin}", style="dim"))
     prompt = visible(sample.prompt).strip()
     nothing = f"(it failed: {visible(sample.error)})" if sample.error else "(nothing)"
-    text = Text.assemble((prompt, "bold"), "\n" if sample.prompt.endswith("\n") else " " if prompt else "",
-                         visible(sample.text).strip() or nothing)
+    text = Text.assemble(
+        (prompt, "bold"),
+        "\n" if sample.prompt.endswith("\n") else " " if prompt else "",
+        visible(sample.text).strip() or nothing,
+    )
     text.expand_tabs(4)
     wrapped = text.wrap(console, max(10, console.width - 4))
     for line in wrapped[:SAMPLE_LINES]:

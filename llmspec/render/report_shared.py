@@ -41,8 +41,12 @@ def table(*columns: str, right: Sequence[str] = (), indent: int = 2) -> Table:
     """A table without lines, `right` columns aligned to the right."""
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, show_edge=False)
     for i, name in enumerate(columns):
-        made.add_column((" " * indent if i == 0 else "") + name, justify="right" if name in right else "left",
-                        overflow="fold", no_wrap=name in right)
+        made.add_column(
+            (" " * indent if i == 0 else "") + name,
+            justify="right" if name in right else "left",
+            overflow="fold",
+            no_wrap=name in right,
+        )
     return made
 
 

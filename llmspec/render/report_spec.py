@@ -29,8 +29,9 @@ def show(report: SpecReport, console: Screen) -> None:
     console.print(title)
     console.print(header(report))
     if not report.times:
-        console.print(Text("how long it takes is not known here yet: explain --time measures this machine first",
-                           style="dim"))
+        console.print(
+            Text("how long it takes is not known here yet: explain --time measures this machine first", style="dim")
+        )
     if report.note:
         console.print(Text(report.note, style="yellow"))
     heading(console, "model", "inputs → outputs of each part, and the parameters of all equal parts together")
@@ -64,20 +65,34 @@ def show(report: SpecReport, console: Screen) -> None:
 
 
 def header(report: SpecReport) -> Table:
-    return facts([
-        ("device", f"{report.device}, weights take {size(report.weight_bytes)}"),
-        ("precision", precision(report)),
-        ("beam", f"{report.beam}: the first steps search each kernel's fastest form, for minutes; the cache keeps it "
-                 "for later runs" if report.beam else ""),
-        ("network", f"{report.layers} layers, {report.d_model} wide"
-                    + (f", dropout {report.dropout:g}" if report.dropout else "")),
-        ("context", f"{number(report.context)} tokens"),
-        ("vocabulary", f"{number(report.vocab)} tokens ({report.tokenizer})"),
-        ("compute", f"{flops(report.flops_per_token)} per token read, {flops(report.flops)} for all training"
-                    if report.flops is not None else f"{flops(report.flops_per_token)} per token read"),
-        ("memory", peak(report)),
-        ("seed", str(report.seed)),
-    ])
+    return facts(
+        [
+            ("device", f"{report.device}, weights take {size(report.weight_bytes)}"),
+            ("precision", precision(report)),
+            (
+                "beam",
+                f"{report.beam}: the first steps search each kernel's fastest form, for minutes; the cache keeps it "
+                "for later runs"
+                if report.beam
+                else "",
+            ),
+            (
+                "network",
+                f"{report.layers} layers, {report.d_model} wide"
+                + (f", dropout {report.dropout:g}" if report.dropout else ""),
+            ),
+            ("context", f"{number(report.context)} tokens"),
+            ("vocabulary", f"{number(report.vocab)} tokens ({report.tokenizer})"),
+            (
+                "compute",
+                f"{flops(report.flops_per_token)} per token read, {flops(report.flops)} for all training"
+                if report.flops is not None
+                else f"{flops(report.flops_per_token)} per token read",
+            ),
+            ("memory", peak(report)),
+            ("seed", str(report.seed)),
+        ]
+    )
 
 
 def precision(report: SpecReport) -> str:
@@ -99,8 +114,11 @@ def tree(root: Node, width: int) -> Table:
     """The tree with its numbers in columns, and bars of up to `width` characters."""
     made = table("part", "shape", "parameters", "share", "", right=("parameters", "share"))
     for guide, node in walked(root.children, "  "):
-        name = Text.assemble((guide, "dim"), (node.name, "bold" if node.children else ""),
-                             (f" × {node.times}" if node.times > 1 else "", "cyan"))
+        name = Text.assemble(
+            (guide, "dim"),
+            (node.name, "bold" if node.children else ""),
+            (f" × {node.times}" if node.times > 1 else "", "cyan"),
+        )
         name.no_wrap = True
         what = Text.assemble(node.shape, "  " if node.shape and node.note else "", (node.note, "dim"))
         counts = (number(node.parameters), percent(node.share)) if node.parameters else ("", "")
@@ -120,8 +138,13 @@ def walked(nodes: tuple[Node, ...], indent: str) -> Iterator[tuple[str, Node]]:
 def tensors(rows: tuple[TensorRow, ...]) -> Table:
     made = table("tensor", "", "shape", "each", "starts as", right=("each",))
     for name, copies, row in folded(rows):
-        made.add_row(f"  {name}", f"× {copies}" if copies > 1 else "", " × ".join(map(str, row.shape)),
-                     number(row.parameters), row.init)
+        made.add_row(
+            f"  {name}",
+            f"× {copies}" if copies > 1 else "",
+            " × ".join(map(str, row.shape)),
+            number(row.parameters),
+            row.init,
+        )
     return made
 
 
@@ -158,8 +181,13 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
     if source.duplicates:
         yield "duplicates", f"{number(source.duplicates)} of its documents repeat another one, and are kept"
     if source.unknown or source.validation_unknown:
-        yield "unknown", (f"{percent(source.unknown or 0)} of its characters are not in the vocabulary, "
-                          f"{percent(source.validation_unknown or 0)} of those kept for validation")
+        yield (
+            "unknown",
+            (
+                f"{percent(source.unknown or 0)} of its characters are not in the vocabulary, "
+                f"{percent(source.validation_unknown or 0)} of those kept for validation"
+            ),
+        )
     if source.in_both:
         done = "kept in training, as the spec allows" if source.leaks == "allow" else "dropped from training"
         yield "in both", f"{number(source.in_both)} of its documents, which validation holds too: {done}"
@@ -167,8 +195,9 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
 
 def show_phase(console: Screen, index: int, phase: PhaseReport, time: Forecast | None) -> None:
     start = f"goes on from {phase.starts_from}" if phase.starts_from else "from freshly drawn weights"
-    console.print(Text.assemble(("" if index == 1 else "\n") + f"  {index} ", (phase.name, "bold"),
-                                f"  {phase.kind}, {start}"))
+    console.print(
+        Text.assemble(("" if index == 1 else "\n") + f"  {index} ", (phase.name, "bold"), f"  {phase.kind}, {start}")
+    )
     console.print(facts(phase_facts(phase, max(10, min(48, console.width - 46)), time), indent=4))
     console.print(Padding(mixture(phase.shares), (0, 0, 0, 4)))
 
@@ -179,14 +208,23 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
         yield "length", f"{phase.budget}: steps are known once the text has been read"
     else:
         asked = "" if phase.budget.endswith("steps") else f"{phase.budget}: {'' if phase.exact else 'about '}"
-        yield "length", (f"{asked}{number(phase.steps)} steps of {phase.batch} × {phase.context} tokens{passes}, "
-                         f"{number(phase.tokens)} tokens in all")
+        yield (
+            "length",
+            (
+                f"{asked}{number(phase.steps)} steps of {phase.batch} × {phase.context} tokens{passes}, "
+                f"{number(phase.tokens)} tokens in all"
+            ),
+        )
         yield "compute", f"{flops(phase.flops)} in matrix products, {flops(phase.operations)} with all else"
     if time is not None:
         yield "time", time.sentence.partition(": ")[2]
     rates = [lr for _, lr in phase.learning_rate]
-    yield "learning rate", Text.assemble((spark(rates, width, floor=0.0), "cyan"), " " if rates else "",
-                                         f"peak {phase.peak_lr:g}, {phase.schedule}")
+    yield (
+        "learning rate",
+        Text.assemble(
+            (spark(rates, width, floor=0.0), "cyan"), " " if rates else "", f"peak {phase.peak_lr:g}, {phase.schedule}"
+        ),
+    )
     yield "optimizer", phase.optimizer
     yield "gradient", f"clipped to a norm of {phase.clip:g}" if phase.clip is not None else "not clipped"
     yield "sees", "earlier tokens of its own document" if phase.document_mask else "all earlier tokens of its block"
@@ -214,8 +252,14 @@ def show_chain(console: Screen, chain: ChainReport) -> None:
     width, top = 24 if console.width >= 100 else 12, max(max(e.best) for e in chain.effects)
     for effect in chain.effects:
         drawn = spark(effect.best[:width], width, floor=0.0, ceiling=top)
-        made.add_row(f"  {effect.filter or 'the model'}", effect.settings, f"{effect.entropy_bits:.2f}",
-                     number(effect.kept), percent(effect.best[0]), Text(drawn, style="cyan", no_wrap=True))
+        made.add_row(
+            f"  {effect.filter or 'the model'}",
+            effect.settings,
+            f"{effect.entropy_bits:.2f}",
+            number(effect.kept),
+            percent(effect.best[0]),
+            Text(drawn, style="cyan", no_wrap=True),
+        )
     console.print(made)
     if len(chain.effects) == 1:
         console.print("  no filter is on: the draw is from the model's own probabilities")

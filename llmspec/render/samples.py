@@ -12,25 +12,37 @@ from llmspec.render.waiting import waiting
 
 def attributions(model: Any) -> list[dict[str, str]]:
     """Licence and attribution of each source the model has read."""
-    return [{"source": s.name, "license": s.source.license, "attribution": s.source.attribution}
-            for s in model.plan.sources if s.source.license or s.source.attribution]
+    return [
+        {"source": s.name, "license": s.source.license, "attribution": s.source.attribution}
+        for s in model.plan.sources
+        if s.source.license or s.source.attribution
+    ]
 
 
 def credit(model: Any) -> str:
     """One line that names the sources."""
-    parts = [f"{a['source']} ({', '.join(x for x in (a['license'], a['attribution']) if x)})" for a in
-             attributions(model)]
+    parts = [
+        f"{a['source']} ({', '.join(x for x in (a['license'], a['attribution']) if x)})" for a in attributions(model)
+    ]
     return "learned from " + ", ".join(parts) if parts else ""
 
 
 def as_data(model: Any, prompt: str, answers: list[Any]) -> dict[str, Any]:
     """JSON-able form of the answers to a prompt."""
     return {
-        "model": model.plan.name, "phase": model.phase, "chat": model.chat, "prompt": prompt,
-        "answers": [{
-            "text": a.text, "finish_reason": a.finish_reason, "tokens": a.tokens,
-            "logprobs": [c.logprob for c in a.choices],
-        } for a in answers],
+        "model": model.plan.name,
+        "phase": model.phase,
+        "chat": model.chat,
+        "prompt": prompt,
+        "answers": [
+            {
+                "text": a.text,
+                "finish_reason": a.finish_reason,
+                "tokens": a.tokens,
+                "logprobs": [c.logprob for c in a.choices],
+            }
+            for a in answers
+        ],
         "sources": attributions(model),
     }
 

@@ -77,8 +77,7 @@ class Screen(Console):
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         # The last gate, for whatever rich was given past `Text` and `render_str`.
-        return super()._render_buffer(
-            s if s.control else Segment(visible(s.text), s.style) for s in buffer)
+        return super()._render_buffer(s if s.control else Segment(visible(s.text), s.style) for s in buffer)
 
     def _write_buffer(self) -> None:
         try:

@@ -24,8 +24,9 @@ def set_aside(place: PhaseFolder, key: str) -> Path | None:
     if not place.folder.exists() or place.about.get("key") == key:
         return None
     number = 1
-    while (target := place.folder.with_name(
-            run_names.aside(place.folder.name, place.about.get("key"), number))).exists():
+    while (
+        target := place.folder.with_name(run_names.aside(place.folder.name, place.about.get("key"), number))
+    ).exists():
         number += 1
     with disk_errors(place.folder.parent):
         place.folder.rename(target)

@@ -74,12 +74,18 @@ class Checkpoint:
             self._compare(CURSOR, hashlib.sha256(read_bytes(self.folder / CURSOR, LARGEST)).hexdigest())
         found = self.cursor()
         if found.get("step") != self.step:
-            raise _foreign(self.folder, f"it was saved after step {found.get('step')}, and its folder says "
-                                        f"{self.step}", "rename it to the step it is of, or remove it")
+            raise _foreign(
+                self.folder,
+                f"it was saved after step {found.get('step')}, and its folder says {self.step}",
+                "rename it to the step it is of, or remove it",
+            )
         if key and found.get("key") != key:
-            raise _foreign(self.folder, "it is of another run, or of another phase: its key is "
-                                        f"{str(found.get('key'))[:8]}, and the plan's is {key[:8]}",
-                           "put back the folder that belongs there, or remove it")
+            raise _foreign(
+                self.folder,
+                "it is of another run, or of another phase: its key is "
+                f"{str(found.get('key'))[:8]}, and the plan's is {key[:8]}",
+                "put back the folder that belongs there, or remove it",
+            )
 
     def _arrays(self, name: str, expected: tensors.Shapes) -> dict[str, Any]:
         path = self.folder / name
@@ -105,8 +111,11 @@ class Checkpoint:
 
 
 def _foreign(path: Path, why: str, hint: str) -> RunError:
-    return RunError(f"{path} does not belong here: {why}", hint=hint,
-                    consequence="the model would go on from numbers that mean something else")
+    return RunError(
+        f"{path} does not belong here: {why}",
+        hint=hint,
+        consequence="the model would go on from numbers that mean something else",
+    )
 
 
 @contextmanager
@@ -156,8 +165,11 @@ def _steps(phase: Path) -> Iterator[tuple[int, Path]]:
         names = os.listdir(phase) if real_folder(phase) else []
     except OSError as e:
         raise RunError(explained(e, phase)) from e
-    found = [(int(name[5:]), phase / name) for name in names
-             if name.startswith("step_") and name[5:].isascii() and name[5:].isdigit()]
+    found = [
+        (int(name[5:]), phase / name)
+        for name in names
+        if name.startswith("step_") and name[5:].isascii() and name[5:].isdigit()
+    ]
     yield from sorted(found, reverse=True)
 
 

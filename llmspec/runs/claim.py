@@ -46,9 +46,11 @@ def accept(path: Path, plan: Plan) -> None:
 
 
 def _not_a_run(path: Path, why: str) -> RunError:
-    return RunError(f"{path} is not empty and no run: {why}",
-                    hint="choose another folder with --out: one that is absent, empty, or a run",
-                    consequence="files of that folder would have been moved or written over")
+    return RunError(
+        f"{path} is not empty and no run: {why}",
+        hint="choose another folder with --out: one that is absent, empty, or a run",
+        consequence="files of that folder would have been moved or written over",
+    )
 
 
 def _is_plan(path: Path) -> bool:
@@ -79,16 +81,20 @@ def _accept_folder(folder: Path, is_phase: bool) -> None:
     if not os.path.lexists(folder):
         return
     if not real_folder(folder):
-        raise RunError(f"{folder} is in the way: a run keeps a folder of that name, and this is none (or a link)",
-                       hint="move it, or choose another folder with --out",
-                       consequence="it would have been written over")
+        raise RunError(
+            f"{folder} is in the way: a run keeps a folder of that name, and this is none (or a link)",
+            hint="move it, or choose another folder with --out",
+            consequence="it would have been written over",
+        )
     if not is_phase or (folder / "phase.json").exists():
         return
     names = os.listdir(folder)
     if foreign := sorted(n for n in names if not n.startswith((".", "step_")) and n not in OF_A_PHASE):
-        raise RunError(f"{folder} is in the way: a run keeps a phase of that name there, and it has {foreign[0]}",
-                       hint="move it, give the phase another name, or choose another folder with --out",
-                       consequence="it would have been moved away")
+        raise RunError(
+            f"{folder} is in the way: a run keeps a phase of that name there, and it has {foreign[0]}",
+            hint="move it, give the phase another name, or choose another folder with --out",
+            consequence="it would have been moved away",
+        )
 
 
 @contextmanager
@@ -123,8 +129,11 @@ def _locked_file(path: Path) -> int:
     content = os.read(handle, 40)
     if os.fstat(handle).st_nlink > 1 or (content.strip() and not content.strip().isdigit()):
         os.close(handle)
-        raise RunError(f"{path} is in the way: a run keeps the number of its process there, and this is another file",
-                       hint="move it, or choose another folder with --out", consequence="it would have been emptied")
+        raise RunError(
+            f"{path} is in the way: a run keeps the number of its process there, and this is another file",
+            hint="move it, or choose another folder with --out",
+            consequence="it would have been emptied",
+        )
     return handle
 
 
@@ -138,13 +147,17 @@ def _lock(handle: int, path: Path) -> list[str]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno in NO_LOCKS:
-            return [f"the file system of {path} has no locks ({e.strerror}): see to it yourself that no second "
-                    "process trains in this folder"]
+            return [
+                f"the file system of {path} has no locks ({e.strerror}): see to it yourself that no second "
+                "process trains in this folder"
+            ]
         if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise RunError(f"another process is training in {path}",
-                           hint="wait for it, or choose another folder with --out") from None
-        raise RunError(f"{path / LOCK_FILE} cannot be locked: {e.strerror}",
-                       hint="choose another folder with --out") from e
+            raise RunError(
+                f"another process is training in {path}", hint="wait for it, or choose another folder with --out"
+            ) from None
+        raise RunError(
+            f"{path / LOCK_FILE} cannot be locked: {e.strerror}", hint="choose another folder with --out"
+        ) from e
     return []
 
 
@@ -164,13 +177,17 @@ def check_room(path: Path, plan: Plan) -> None:
     if wanted - there > free:
         raise RunError(
             f"the checkpoints of this run take {size(wanted)}"
-            + (f", {size(there)} of which are there," if there else "") + f" and {path} has {size(free)} free",
+            + (f", {size(there)} of which are there," if there else "")
+            + f" and {path} has {size(free)} free",
             hint="free some space, or choose another folder with --out",
             consequence=f"the disk would be full in the middle of training: {KEPT} checkpoints of each phase are kept, "
-                        "and the next one is written beside them")
+            "and the next one is written beside them",
+        )
     if nodes is not None and nodes.f_files and nodes.f_favail < 16:
-        raise RunError(f"the file system of {path} holds {nodes.f_favail} more files, and a run needs 16 at least",
-                       hint="delete some files there, or choose another folder with --out")
+        raise RunError(
+            f"the file system of {path} holds {nodes.f_favail} more files, and a run needs 16 at least",
+            hint="delete some files there, or choose another folder with --out",
+        )
 
 
 def checkpoint_bytes(plan: Plan, phase: PhasePlan) -> tuple[int, int]:
@@ -196,6 +213,8 @@ def _check_limit(path: Path, phase: str, largest: int) -> None:
 
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and largest > limit:
-        raise RunError(f"a checkpoint of {phase} has a file of {size(largest)}, and no file may be larger than "
-                       f"{size(limit)} here", hint="raise the limit: `ulimit -f unlimited`",
-                       consequence=f"no checkpoint could be written to {path}")
+        raise RunError(
+            f"a checkpoint of {phase} has a file of {size(largest)}, and no file may be larger than {size(limit)} here",
+            hint="raise the limit: `ulimit -f unlimited`",
+            consequence=f"no checkpoint could be written to {path}",
+        )

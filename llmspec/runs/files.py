@@ -29,10 +29,13 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         problem = explained(e, path, "give another folder with --out")
-        raise RunError(Problem(
-            problem.message if problem.message.startswith("the disk") else f"cannot be written: {problem.message}",
-            hint=f"{problem.hint}; then run the same command again",
-            consequence="nothing that was saved is lost: the run goes on from its last checkpoint")) from e
+        raise RunError(
+            Problem(
+                problem.message if problem.message.startswith("the disk") else f"cannot be written: {problem.message}",
+                hint=f"{problem.hint}; then run the same command again",
+                consequence="nothing that was saved is lost: the run goes on from its last checkpoint",
+            )
+        ) from e
 
 
 @contextmanager

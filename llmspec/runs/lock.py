@@ -54,9 +54,16 @@ class Lock(Frozen):
     def of(cls, plan: Plan, contents: Mapping[str, str], tokenizer: str) -> Lock:
         """The lock of a plan on this machine: `contents` are the hashes of its sources, `tokenizer` its text."""
         return cls(
-            spec=sections(plan), data=dict(contents), tokenizer=digest(tokenizer), parts=revisions(plan),
-            packages={name: version(name) for name in PACKAGES}, device=plan.device, seed=plan.seed,
-            python=platform.python_version(), machine=platform.machine(), system=platform.system(),
+            spec=sections(plan),
+            data=dict(contents),
+            tokenizer=digest(tokenizer),
+            parts=revisions(plan),
+            packages={name: version(name) for name in PACKAGES},
+            device=plan.device,
+            seed=plan.seed,
+            python=platform.python_version(),
+            machine=platform.machine(),
+            system=platform.system(),
         )
 
     @classmethod
@@ -67,13 +74,16 @@ class Lock(Frozen):
             raise RunError(
                 f"there is no lock at {path}",
                 hint="run once without --locked, which writes lock.json into the run folder, or name one with --lock",
-                consequence="nothing would say what the run has to be made of")
+                consequence="nothing would say what the run has to be made of",
+            )
         try:
             return cls.model_validate(read_json(path))
         except ValidationError as e:
             wrong = ", ".join(sorted({".".join(map(str, error["loc"])) for error in e.errors()}))
-            raise RunError(f"{path} is no lock that this version reads ({wrong})",
-                           hint="run once without --locked, which writes it anew") from None
+            raise RunError(
+                f"{path} is no lock that this version reads ({wrong})",
+                hint="run once without --locked, which writes it anew",
+            ) from None
 
 
 def sections(plan: Plan) -> dict[str, str]:
@@ -135,8 +145,13 @@ def refused(found: list[Difference]) -> RunError:
     problems = []
     for what, was, now in found:
         field, _, name = what.partition(".")
-        subject = {"spec": name, "data": f"the text of {name}", "tokenizer": "the trained tokenizer",
-                   "parts": f"the part {name}", "packages": f"the package {name}"}.get(field, f"the {field}")
+        subject = {
+            "spec": name,
+            "data": f"the text of {name}",
+            "tokenizer": "the trained tokenizer",
+            "parts": f"the part {name}",
+            "packages": f"the package {name}",
+        }.get(field, f"the {field}")
         if not was:
             message = f"{subject} is new: the lock does not know it"
         elif not now:
@@ -145,6 +160,11 @@ def refused(found: list[Difference]) -> RunError:
             message = f"{subject} has changed ({was[:8]} in the lock, {now[:8]} now)"
         else:
             message = f"{subject} is {'at revision ' if field == 'parts' else ''}{now}, and {was} in the lock"
-        problems.append(Problem(message, hint=ADVICE[field].format(name=name, was=was or "nothing"),
-                                consequence="the result would not be that of the locked run"))
+        problems.append(
+            Problem(
+                message,
+                hint=ADVICE[field].format(name=name, was=was or "nothing"),
+                consequence="the result would not be that of the locked run",
+            )
+        )
     return RunError(problems)

@@ -43,8 +43,11 @@ class PhaseFolder:
     def about(self) -> dict[str, Any]:
         """phase.json: key, whether it is done, the ledger at its end; {} before it started."""
         if os.path.lexists(self.folder) and not real_folder(self.folder):
-            raise RunError(f"{self.folder} is no folder that a run has written", hint="remove it",
-                           consequence="what lies elsewhere would be read and written in its place")
+            raise RunError(
+                f"{self.folder} is no folder that a run has written",
+                hint="remove it",
+                consequence="what lies elsewhere would be read and written in its place",
+            )
         path = self.folder / "phase.json"
         try:
             return validated(PhaseNotes, read_table(path), path)
@@ -81,8 +84,10 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """An existing run. Raises RunError where there is none."""
         if not os.path.lexists(path / "plan.json"):
-            raise RunError(f"{path} is no run directory: it has no plan.json",
-                           hint="give the folder that `llmspec run` wrote, or run a spec first")
+            raise RunError(
+                f"{path} is no run directory: it has no plan.json",
+                hint="give the folder that `llmspec run` wrote, or run a spec first",
+            )
         return cls(path)
 
     @classmethod
@@ -105,8 +110,7 @@ class RunFolder:
         return alone(self.path)
 
     def plan(self) -> Plan:
-        """The plan of the run. Raises RunError where plan.json is damaged, contradicts itself or is of another version.
-        """
+        """The plan of the run. Raises RunError where plan.json is damaged, contradicts itself or is of another version."""
         path = self.path / "plan.json"
         text = read_text(path)
         try:
@@ -116,9 +120,11 @@ class RunFolder:
         except ValueError as e:
             wrong = said(e)
         if wrong:
-            raise RunError(f"{path} cannot be read: {wrong}",
-                           hint="it is damaged or was written by another version; run its spec again with --out",
-                           consequence="its weights would be given another meaning")
+            raise RunError(
+                f"{path} cannot be read: {wrong}",
+                hint="it is damaged or was written by another version; run its spec again with --out",
+                consequence="its weights would be given another meaning",
+            )
         return plan
 
     def tokenizer(self, plan: Plan) -> Any:
@@ -126,21 +132,36 @@ class RunFolder:
         where it is not the plan's."""
         path = self.path / "tokenizer.json"
         if not path.exists():
-            raise RunError(f"{path} is missing", hint="run its spec again with --out "
-                           f"{path_word(self.path)}, which makes it anew and keeps what is trained")
+            raise RunError(
+                f"{path} is missing",
+                hint="run its spec again with --out "
+                f"{path_word(self.path)}, which makes it anew and keeps what is trained",
+            )
         text, locked = read_text(path), read_table(self.path / LOCK)
         if locked and locked.get("tokenizer") != digest(text):
-            raise RunError(f"{path} is not the tokenizer that this run was trained with: {LOCK} has another hash of it",
-                           hint="put back the tokenizer.json that was here, or run its spec again with --out",
-                           consequence="the model would read and write other text than it learned")
+            raise RunError(
+                f"{path} is not the tokenizer that this run was trained with: {LOCK} has another hash of it",
+                hint="put back the tokenizer.json that was here, or run its spec again with --out",
+                consequence="the model would read and write other text than it learned",
+            )
         codec = plan.tokenizer.load(text)
         if codec.vocab != plan.model.vocab:
-            raise RunError(f"{path} has {codec.vocab:,} tokens, and the model {plan.model.vocab:,}",
-                           hint="put back the tokenizer.json that was here")
+            raise RunError(
+                f"{path} has {codec.vocab:,} tokens, and the model {plan.model.vocab:,}",
+                hint="put back the tokenizer.json that was here",
+            )
         return codec
 
-    def begin(self, plan: Plan, files: dict[str, str], resolved: str, tokenizer: str, sources: dict[str, Any],
-              lock: Lock, proofs: Iterable[Proof] = ()) -> None:
+    def begin(
+        self,
+        plan: Plan,
+        files: dict[str, str],
+        resolved: str,
+        tokenizer: str,
+        sources: dict[str, Any],
+        lock: Lock,
+        proofs: Iterable[Proof] = (),
+    ) -> None:
         """Writes what is known before step 0: the spec as written with every file it extends, resolved, planned."""
         for name, text in files.items():
             write_text(self.path / "spec" / name, text)
@@ -197,8 +218,9 @@ class RunFolder:
             before.append(f"{planned.name} has {'no checkpoint yet' if about else 'not begun yet'}")
         if phase is not None and not before:
             raise RunError(f"the run has no phase {phase}", hint=f"one of: {', '.join(p.name for p in plan.phases)}")
-        raise RunError(f"{self.path} has no weights yet: {'; '.join(reversed(before))}",
-                       hint=first_checkpoint(plan, phase))
+        raise RunError(
+            f"{self.path} has no weights yet: {'; '.join(reversed(before))}", hint=first_checkpoint(plan, phase)
+        )
 
 
 def first_checkpoint(plan: Plan, phase: str | None) -> str:
@@ -216,10 +238,16 @@ def lost(folder: PhaseFolder, name: str, notices: list[str], plan: Plan) -> RunE
     if earlier:
         other = command("sample", path_word(folder.folder.parent), "--phase", earlier)
         hint += f", or take the weights of another phase: {other}"
-    return RunError([Problem(
-        f"no checkpoint of {name} is left that can be read", consequence="older weights would have answered instead",
-        hint=hint),
-        *(Problem(notice) for notice in notices)])
+    return RunError(
+        [
+            Problem(
+                f"no checkpoint of {name} is left that can be read",
+                consequence="older weights would have answered instead",
+                hint=hint,
+            ),
+            *(Problem(notice) for notice in notices),
+        ]
+    )
 
 
 def said(error: Exception) -> str:

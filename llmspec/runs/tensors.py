@@ -43,6 +43,7 @@ def write(path: Path, arrays: Mapping[str, Any]) -> str:
     text += b" " * (-len(text) % 8)
     hashed = hashlib.sha256()
     with os.fdopen(open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb", buffering=0) as f:
+
         def put(data: Any) -> None:
             view = memoryview(data).cast("B")
             for start in range(0, len(view), _AT_ONCE):
@@ -111,13 +112,19 @@ def _header(f: Any, found: int, expected: Shapes, hashed: Any) -> tuple[dict[str
         shape = list(expected[name])
         if not isinstance(about, dict) or about.get("dtype") != "F32" or about.get("shape") != shape:
             given = about if isinstance(about, dict) else {}
-            raise Unfit(f"{name} is {str(given.get('dtype'))[:20]} {str(given.get('shape'))[:60]}, and the plan says "
-                        f"F32 {shape}")
+            raise Unfit(
+                f"{name} is {str(given.get('dtype'))[:20]} {str(given.get('shape'))[:60]}, and the plan says "
+                f"F32 {shape}"
+            )
         offsets, count = about.get("data_offsets"), 4
         for n in shape:
             count *= n
-        if not (isinstance(offsets, list) and [type(n) for n in offsets] == [int, int]
-                and offsets[1] - offsets[0] == count and offsets[0] >= 0):
+        if not (
+            isinstance(offsets, list)
+            and [type(n) for n in offsets] == [int, int]
+            and offsets[1] - offsets[0] == count
+            and offsets[0] >= 0
+        ):
             raise Unfit(f"the bytes of {name} do not lie where an array of its shape can lie")
         places[name] = offsets[0]
     for name in sorted(places, key=lambda n: header[n]["data_offsets"]):

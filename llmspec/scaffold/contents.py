@@ -107,11 +107,22 @@ def look(path: Path, chat: bool, progress: Progress | None = None) -> Contents:
     scale = 1.0 if whole else max(1.0, (size + 2 * packed) / max(1, seen.bytes))
     lengths = sorted(seen.lengths)
     return Contents(
-        patterns=patterns, kinds=dict(Counter(_suffix(file) for file in found)), left_out=left_out, bytes=size,
-        documents=round(seen.documents * scale), characters=round(seen.characters * scale), letters=len(seen.letters),
-        middle=lengths[len(lengths) // 2], long=lengths[len(lengths) * 9 // 10],
-        sample=tuple(seen.sample), records=seen.records > 0, format=seen.format, template=seen.template,
-        whole=whole, notes=(*fetch.notes.said(), *notes.said()))
+        patterns=patterns,
+        kinds=dict(Counter(_suffix(file) for file in found)),
+        left_out=left_out,
+        bytes=size,
+        documents=round(seen.documents * scale),
+        characters=round(seen.characters * scale),
+        letters=len(seen.letters),
+        middle=lengths[len(lengths) // 2],
+        long=lengths[len(lengths) * 9 // 10],
+        sample=tuple(seen.sample),
+        records=seen.records > 0,
+        format=seen.format,
+        template=seen.template,
+        whole=whole,
+        notes=(*fetch.notes.said(), *notes.said()),
+    )
 
 
 def chosen(found: list[Found], path: Path, chat: bool) -> tuple[tuple[str, ...], list[Found], dict[str, int]]:
@@ -129,10 +140,14 @@ def chosen(found: list[Found], path: Path, chat: bool) -> tuple[tuple[str, ...],
         wanted = {suffix for suffix, files in by_suffix.items() if suffix and all(map(_is_text, files[:3]))}
     if not wanted:
         kinds = ", ".join(f"{len(files)} {suffix or 'without a suffix'}" for suffix, files in by_suffix.items())
-        raise DataError(Problem(
-            f"`{path}` holds no {'records' if chat else 'text'}: there are {kinds or 'no files'}",
-            hint="dialogues are read from .jsonl, .json, .csv and .tsv" if chat else
-            "text is read from .txt, .md and the like, records from .jsonl, .json, .csv and .tsv"))
+        raise DataError(
+            Problem(
+                f"`{path}` holds no {'records' if chat else 'text'}: there are {kinds or 'no files'}",
+                hint="dialogues are read from .jsonl, .json, .csv and .tsv"
+                if chat
+                else "text is read from .txt, .md and the like, records from .jsonl, .json, .csv and .tsv",
+            )
+        )
     kept = [file for file in found if _suffix(file) in wanted]
     left_out = {suffix or "no suffix": len(files) for suffix, files in by_suffix.items() if suffix not in wanted}
     return tuple(f"**/*{glob.escape(suffix)}" for suffix in sorted(wanted)), kept, left_out
@@ -186,19 +201,25 @@ class _Seen:
     def check_dialogues(self, path: Path) -> None:
         """Note the format of the dialogues. Raises DataError where there are none."""
         if not self.records:
-            raise DataError(f"`{path}` is plain text, and a dialogue needs records",
-                            'write records such as {"question": "...", "answer": "..."}, one a line, or use --text')
+            raise DataError(
+                f"`{path}` is plain text, and a dialogue needs records",
+                'write records such as {"question": "...", "answer": "..."}, one a line, or use --text',
+            )
         self.format = next((name for name, _ in self.formats.most_common() if name), "")
         if self.format:
             return
-        fields = [name for name, value in self.first.record.items()
-                  if isinstance(value, str) and value.strip() and not is_metadata(name, value)]
+        fields = [
+            name
+            for name, value in self.first.record.items()
+            if isinstance(value, str) and value.strip() and not is_metadata(name, value)
+        ]
         if len(fields) != 2:
             raise DataError(
                 f"the records of `{path}` are no dialogues in a known format: the first ({self.first.where}) has "
                 f"{', '.join(map(str, self.first.record))}",
                 "rename two of its fields to question and answer, or write a spec with "
-                '`dialogue: {user: "{FIELD}", assistant: "{FIELD}"}` at the source')
+                '`dialogue: {user: "{FIELD}", assistant: "{FIELD}"}` at the source',
+            )
         self.template = {"user": f"{{{fields[0]}}}", "assistant": f"{{{fields[1]}}}"}
 
 

@@ -57,8 +57,13 @@ class Fit(NamedTuple):
     plan: Plan
 
 
-def create(folder: Path, text: Path | None = None, chat: Path | None = None, minutes: float = 10.0,
-           progress: Progress | None = None) -> Created:
+def create(
+    folder: Path,
+    text: Path | None = None,
+    chat: Path | None = None,
+    minutes: float = 10.0,
+    progress: Progress | None = None,
+) -> Created:
     """Writes `folder/NAME.yaml` for the files at `text` (to be continued) and `chat` (dialogues to answer like).
 
     Without either it is the shipped quickstart under a name of its own. Raises LlmspecError: a spec is there already,
@@ -68,8 +73,11 @@ def create(folder: Path, text: Path | None = None, chat: Path | None = None, min
     name = writing.named(folder.absolute().name)
     path = folder / f"{name}.yaml"
     if path.exists() or path.is_symlink():
-        raise LlmspecError(f"`{path}` is there already", "choose another folder, or move that file away",
-                           "what stands in it would be lost")
+        raise LlmspecError(
+            f"`{path}` is there already",
+            "choose another folder, or move that file away",
+            "what stands in it would be lost",
+        )
     if text is None and chat is None:
         example = writing.example(name, path.name, shipped_text())
         plan = compiled(example)
@@ -77,8 +85,11 @@ def create(folder: Path, text: Path | None = None, chat: Path | None = None, min
         return Created(path=str(path), name=name, parameters=plan.model.parameters)
     found = looked_at({"text": text, "chat": chat}, say)
     chosen = sizes(found["text"], found["chat"])
-    sources = {key: (relative(at if at.is_dir() else at.parent, folder), contents)
-               for key, at in (("text", text), ("chat", chat)) if at is not None and (contents := found[key])}
+    sources = {
+        key: (relative(at if at.is_dir() else at.parent, folder), contents)
+        for key, at in (("text", text), ("chat", chat))
+        if at is not None and (contents := found[key])
+    }
     rates, origin = known_rates(say)
 
     def written(shape: Shape, lengths: Lengths, why: str) -> str:
@@ -86,8 +97,16 @@ def create(folder: Path, text: Path | None = None, chat: Path | None = None, min
 
     fit = fitting(chosen, minutes * 60, rates, origin, written)
     write_text(path, fit.text)
-    return Created(path=str(path), name=name, text=found["text"], chat=found["chat"], sizes=chosen,
-                   parameters=fit.plan.model.parameters, seconds=fit.seconds, origin=origin)
+    return Created(
+        path=str(path),
+        name=name,
+        text=found["text"],
+        chat=found["chat"],
+        sizes=chosen,
+        parameters=fit.plan.model.parameters,
+        seconds=fit.seconds,
+        origin=origin,
+    )
 
 
 def looked_at(paths: dict[str, Path | None], say: Progress) -> dict[str, Contents | None]:
@@ -117,15 +136,15 @@ def known_rates(say: Progress) -> tuple[Rates | None, str]:
     return rates, MEASURED if rates else UNMEASURED
 
 
-def fitting(chosen: Sizes, seconds: float, rates: Rates | None, origin: str,
-            written: Callable[[Shape, Lengths, str], str]) -> Fit:
+def fitting(
+    chosen: Sizes, seconds: float, rates: Rates | None, origin: str, written: Callable[[Shape, Lengths, str], str]
+) -> Fit:
     """The largest shape that reads enough for its size in the time, else the smallest; its budgets and its spec."""
     found: Fit | None = None
     for shape in SHAPES:
         plan = compiled(written(shape, budgets(chosen, 0.0, seconds), ""))
         forecast = pace.forecasts(plan, rates, {}) if rates else {}
-        speed = (min(f.tokens_per_second for f in forecast.values()) if forecast
-                 else GUESSED / plan.model.parameters)
+        speed = min(f.tokens_per_second for f in forecast.values()) if forecast else GUESSED / plan.model.parameters
         lengths = budgets(chosen, speed, seconds)
         total = sum(length.tokens for length in lengths if length)
         if found is not None and total < PER_PARAMETER * plan.model.parameters:

@@ -38,8 +38,13 @@ class Shape(NamedTuple):
     d_ff: int
 
 
-SHAPES = (Shape(128, 3, 4, 2, 352), Shape(192, 4, 6, 2, 512), Shape(256, 6, 8, 2, 704), Shape(384, 8, 6, 2, 1024),
-          Shape(512, 12, 8, 2, 1408))
+SHAPES = (
+    Shape(128, 3, 4, 2, 352),
+    Shape(192, 4, 6, 2, 512),
+    Shape(256, 6, 8, 2, 704),
+    Shape(384, 8, 6, 2, 1024),
+    Shape(512, 12, 8, 2, 1408),
+)
 """From 0.5 to 35 million parameters beside the vocabulary; the widths suit the processors' vectors."""
 
 
@@ -72,8 +77,10 @@ def sizes(text: Contents | None, chat: Contents | None) -> Sizes:
     each = tokens / max(1, sum(map(len, sample)))
     least = min(found.characters for found in given) * each
     if least < FEWEST:
-        raise LlmspecError(f"there are about {least:.0f} tokens to train on",
-                           f"give it more text: {FEWEST} tokens are the fewest that fill some blocks")
+        raise LlmspecError(
+            f"there are about {least:.0f} tokens to train on",
+            f"give it more text: {FEWEST} tokens are the fewest that fill some blocks",
+        )
     # A block has to be filled several times over, by what validation leaves.
     room = 1 << int(least / 8).bit_length() - 1
     if chat is not None:
@@ -82,9 +89,13 @@ def sizes(text: Contents | None, chat: Contents | None) -> Sizes:
         assert text is not None
         context = clipped(text.middle * each * 1.5 if text.documents > 100 else 1e9, 64, 256)
     context = min(context, room)
-    return Sizes(vocab=vocab, context=context, batch=max(4, 2048 // context),
-                 text_tokens=round(text.characters * each) if text else 0,
-                 chat_tokens=round(chat.characters * each) if chat else 0)
+    return Sizes(
+        vocab=vocab,
+        context=context,
+        batch=max(4, 2048 // context),
+        text_tokens=round(text.characters * each) if text else 0,
+        chat_tokens=round(chat.characters * each) if chat else 0,
+    )
 
 
 def vocabulary(sample: list[str], characters: int) -> tuple[int, int]:
@@ -127,8 +138,10 @@ def budgets(found: Sizes, tokens_per_second: float, seconds: float) -> tuple[Len
 
     if not found.chat_tokens:
         return length(whole, found.text_tokens), None
-    return (length(whole * (1 - CHAT_SHARE), found.text_tokens or found.chat_tokens),
-            length(whole * CHAT_SHARE, found.chat_tokens))
+    return (
+        length(whole * (1 - CHAT_SHARE), found.text_tokens or found.chat_tokens),
+        length(whole * CHAT_SHARE, found.chat_tokens),
+    )
 
 
 def rounded(tokens: int) -> str:

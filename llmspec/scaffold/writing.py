@@ -71,21 +71,41 @@ decoding:                     # how text is drawn; `llmspec explain RUN --prompt
 """
 
 
-HELD_OUT = ((500, "hash 5%", "a twentieth of the documents"), (100, "hash 10%", "a tenth of the documents"),
-            (0, "tail 10%", "the last tenth"))
+HELD_OUT = (
+    (500, "hash 5%", "a twentieth of the documents"),
+    (100, "hash 10%", "a tenth of the documents"),
+    (0, "tail 10%", "the last tenth"),
+)
 """Fewest documents, what is kept for validation, and in words."""
 
 
-def spec(name: str, file: str, text: tuple[str, Contents] | None, chat: tuple[str, Contents] | None, sizes: Sizes,
-         shape: Shape, lengths: tuple[Length, Length | None], why: str) -> str:
+def spec(
+    name: str,
+    file: str,
+    text: tuple[str, Contents] | None,
+    chat: tuple[str, Contents] | None,
+    sizes: Sizes,
+    shape: Shape,
+    lengths: tuple[Length, Length | None],
+    why: str,
+) -> str:
     """The YAML text. `text` and `chat` are (folder as the spec names it, what was found in it)."""
     bpe = f"{{kind: bpe, vocab: {sizes.vocab}}}"
-    tokenizer = (f"{{kind: byte}}              # {_total(text, chat)} are too few to learn a vocabulary from"
-                 if sizes.vocab == BYTES else f"{_padded(bpe, 19)}# trained on the text below")
+    tokenizer = (
+        f"{{kind: byte}}              # {_total(text, chat)} are too few to learn a vocabulary from"
+        if sizes.vocab == BYTES
+        else f"{_padded(bpe, 19)}# trained on the text below"
+    )
     out = HEAD.format(
         title=f"A model of {' and '.join(where for where, _ in filter(None, (text, chat)))}".replace("\n", " "),
-        file=file, name=name, context=sizes.context, context_pad=" " * (19 - len(str(sizes.context))),
-        context_why="; nine dialogues of ten fit" if chat else "", tokenizer=tokenizer, **shape._asdict())
+        file=file,
+        name=name,
+        context=sizes.context,
+        context_pad=" " * (19 - len(str(sizes.context))),
+        context_why="; nine dialogues of ten fit" if chat else "",
+        tokenizer=tokenizer,
+        **shape._asdict(),
+    )
     pretrain, sft = lengths
     epochs = (sft.epochs if sft else 0.0) if text else max(pretrain.epochs, sft.epochs if sft else 0.0)
     if text:
@@ -93,12 +113,22 @@ def spec(name: str, file: str, text: tuple[str, Contents] | None, chat: tuple[st
     if chat:
         out += source("dialogues", *chat, epochs)
     budget = rounded(pretrain.tokens)
-    out += "\nphases:\n" + PRETRAIN.format(source="text" if text else "dialogues", budget=budget, batch=sizes.batch,
-                                           why=why, pad=" " * max(1, 18 - len(budget)))
+    out += "\nphases:\n" + PRETRAIN.format(
+        source="text" if text else "dialogues",
+        budget=budget,
+        batch=sizes.batch,
+        why=why,
+        pad=" " * max(1, 18 - len(budget)),
+    )
     if sft:
         budget = rounded(sft.tokens)
-        out += SFT.format(source="dialogues", budget=budget, batch=sizes.batch, why="within that time",
-                          pad=" " * max(1, 18 - len(budget)))
+        out += SFT.format(
+            source="dialogues",
+            budget=budget,
+            batch=sizes.batch,
+            why="within that time",
+            pad=" " * max(1, 18 - len(budget)),
+        )
     return out + DECODING.format(most=min(120, sizes.context // 2))
 
 
@@ -106,14 +136,18 @@ def source(name: str, where: str, found: Contents, epochs: float) -> str:
     """One source of the spec, read `epochs` times."""
     paths = [_path(where, pattern) for pattern in found.patterns]
     kinds = ", ".join(f"{n:,} {suffix or 'file'}" for suffix, n in found.kinds.items())
-    about = (f"{kinds}: {'' if found.whole else 'about '}{found.documents:,} "
-             f"{'dialogues' if found.format or found.template else 'records' if found.records else 'documents'}, "
-             f"{count(found.characters)} characters")
+    about = (
+        f"{kinds}: {'' if found.whole else 'about '}{found.documents:,} "
+        f"{'dialogues' if found.format or found.template else 'records' if found.records else 'documents'}, "
+        f"{count(found.characters)} characters"
+    )
     extra = ""
     if found.template:
-        extra = (f"\n      # guessed from the only two fields of text; swap them if it is the other way round"
-                 f"\n      dialogue: {{user: {json.dumps(found.template['user'], ensure_ascii=False)}, "
-                 f"assistant: {json.dumps(found.template['assistant'], ensure_ascii=False)}}}")
+        extra = (
+            f"\n      # guessed from the only two fields of text; swap them if it is the other way round"
+            f"\n      dialogue: {{user: {json.dumps(found.template['user'], ensure_ascii=False)}, "
+            f"assistant: {json.dumps(found.template['assistant'], ensure_ascii=False)}}}"
+        )
     elif found.format:
         extra = f"   # records in the {found.format} format are recognised"
     most = ceil(epochs * 3)  # a wide margin: how much of so little text validation takes cannot be foreseen
@@ -123,10 +157,16 @@ def source(name: str, where: str, found: Contents, epochs: float) -> str:
     # So many that none of them being held out by its hash is less likely than one in ten thousand.
     validation, judged = next(choice for least, *choice in HELD_OUT if found.documents >= least)
     return SOURCE.format(
-        name=name, about=about, path=paths[0] if len(paths) == 1 else f"[{', '.join(paths)}]", extra=extra,
+        name=name,
+        about=about,
+        path=paths[0] if len(paths) == 1 else f"[{', '.join(paths)}]",
+        extra=extra,
         epochs=often,
-        validation=validation, validation_why=f"{judged} is kept to judge by",
-        pad=" " * (25 - len(name)), validation_pad=" " * (12 - len(validation)))
+        validation=validation,
+        validation_why=f"{judged} is kept to judge by",
+        pad=" " * (25 - len(name)),
+        validation_pad=" " * (12 - len(validation)),
+    )
 
 
 def named(folder: str) -> str:
@@ -149,8 +189,10 @@ def _total(*found: tuple[str, Contents] | None) -> str:
 
 def example(name: str, file: str, quickstart: str) -> str:
     """The quickstart's spec under another name, for whoever wants to change it step by step."""
-    head = (f"# The shipped quickstart, to be changed: `llmspec run {file}` trains it, `llmspec check {file}`\n"
-            "# says what is wrong with it. With --text or --chat, `llmspec new` looks at your own files instead.\n")
+    head = (
+        f"# The shipped quickstart, to be changed: `llmspec run {file}` trains it, `llmspec check {file}`\n"
+        "# says what is wrong with it. With --text or --chat, `llmspec new` looks at your own files instead.\n"
+    )
     lines = quickstart.splitlines(keepends=True)
     start = next(i for i, line in enumerate(lines) if line.startswith("name:"))
     return head + f"name: {name}\n" + "".join(lines[start + 1 :])

@@ -64,7 +64,8 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     if top["memory_limit"] is not None:  # valid text, perhaps of a spec that is broken elsewhere
         top["memory_limit"] = Bytes.parse(top["memory_limit"])
     sections = Sections(
-        spec=spec if isinstance(spec, Spec) else None, leaks=spec.data.leaks if isinstance(spec, Spec) else None,
+        spec=spec if isinstance(spec, Spec) else None,
+        leaks=spec.data.leaks if isinstance(spec, Spec) else None,
         sources={str(p[2]): v for p, v in found.items() if p[:2] == ("data", "sources") and len(p) == 3},
         phases={str(p[1]): v for p, v in found.items() if p[:1] == ("phases",) and len(p) == 2},
         **top,
@@ -99,11 +100,19 @@ def check_section(name: str, tree: Tree) -> tuple[Any, tuple[Problem, ...]]:
     shape = spec_shape().child(name, {})
     assert shape is not None
     others = [
-        Problem("unknown key", (key,), hint=f"`{key}` stands under `{name}`: --set {name}.{key}=…",
-                consequence="nothing would read it")
-        if places().get(key, ()) == (name,) else
-        Problem(f"`{key}` was settled in training", (key,), hint=f"only `{name}` can change now",
-                consequence="nothing would read it")
+        Problem(
+            "unknown key",
+            (key,),
+            hint=f"`{key}` stands under `{name}`: --set {name}.{key}=…",
+            consequence="nothing would read it",
+        )
+        if places().get(key, ()) == (name,)
+        else Problem(
+            f"`{key}` was settled in training",
+            (key,),
+            hint=f"only `{name}` can change now",
+            consequence="nothing would read it",
+        )
         for key in tree.data
         if key != name
     ]
@@ -152,8 +161,12 @@ class _Checker:
         meant = {foreign.stands_for(key, messages.pattern(path)) for key in unknown[:WORDS]}
         for key, info in fields.items():
             if key not in data:
-                if info.is_required() and key not in meant and not self.hidden((*path, key)) and \
-                        nearest(key, unknown[:WORDS]) is None:
+                if (
+                    info.is_required()
+                    and key not in meant
+                    and not self.hidden((*path, key))
+                    and nearest(key, unknown[:WORDS]) is None
+                ):
                     self.problems.append(messages.missing_key(key, description(shape.parts[kind], key), path))
                 continue
             child, value, at = shape_of(info), data[key], (*path, key)

@@ -11,8 +11,8 @@ PLACES: Mapping[str, str] = {
     "model.d_model": "width dim hidden_size hidden_dim n_embd embed_dim embedding_dim emb_dim model_dim",
     "model.layers": "num_hidden_layers num_layers n_layer n_layers depth n_blocks num_blocks",
     "model.context": "block_size max_position_embeddings seq_len seq_length sequence_len sequence_length "
-                     "context_length context_size n_ctx n_positions max_seq_len max_seq_length max_length "
-                     "model_max_length cutoff_len",
+    "context_length context_size n_ctx n_positions max_seq_len max_seq_length max_length "
+    "model_max_length cutoff_len",
     "model.attention.heads": "num_attention_heads n_head n_heads num_heads",
     "model.attention.kv_heads": "num_key_value_heads num_kv_heads n_kv_heads n_kv_head n_head_kv",
     "model.mlp.d_ff": "intermediate_size ffn_dim n_inner ffn_hidden_size feed_forward_dim hidden_dim ffn_size",
@@ -68,22 +68,23 @@ KINDS: Mapping[str, str] = {
     **dict.fromkeys(["text", "txt", "csv", "json", "jsonl", "file", "folder", "directory", "dir"], "files"),
     **dict.fromkeys(["train", "lm", "causal_lm", "clm", "pretraining", "base"], "pretrain"),
     **dict.fromkeys(["finetune", "fine-tune", "fine_tune", "instruct", "instruction", "chat", "dialogue"], "sft"),
-    **dict.fromkeys(["gpt2", "sentencepiece", "tiktoken", "wordpiece", "huggingface"], "bpe"), "character": "char",
-    "gqa": "grouped_query", "mqa": "multi_query", "mha": "multi_head", "rotary": "rope", "sine": "sinusoidal",
+    **dict.fromkeys(["gpt2", "sentencepiece", "tiktoken", "wordpiece", "huggingface"], "bpe"),
+    "character": "char",
+    "gqa": "grouped_query",
+    "mqa": "multi_query",
+    "mha": "multi_head",
+    "rotary": "rope",
+    "sine": "sinusoidal",
 }
 """A kind as other tools call it -> the kind here, wherever it is one."""
 ABSENT: Mapping[str, str] = {
-    "every weight is trained here: there is no LoRA, and no quantised training":
-        "lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear lora peft peft_config adapter "
-        "load_in_4bit load_in_8bit quantization finetuning_type use_lora",
-    "models are trained from the start here: weights of other models are not taken":
-        "base_model model_name_or_path model_name pretrained_model_name_or_path model_id init_from model_type "
-        "tokenizer_name tokenizer_name_or_path",
+    "every weight is trained here: there is no LoRA, and no quantised training": "lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear lora peft peft_config adapter "
+    "load_in_4bit load_in_8bit quantization finetuning_type use_lora",
+    "models are trained from the start here: weights of other models are not taken": "base_model model_name_or_path model_name pretrained_model_name_or_path model_id init_from model_type "
+    "tokenizer_name tokenizer_name_or_path",
     "the command names the run directory: `llmspec run SPEC --out DIR`": "output_dir out_dir save_dir run_dir",
-    "`llmspec run` goes on where a run was stopped, without being told":
-        "resume resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir",
-    "every step is logged; `llmspec explain RUN` shows the curves":
-        "logging_steps log_interval log_every report_to wandb wandb_project wandb_log logging_dir tensorboard",
+    "`llmspec run` goes on where a run was stopped, without being told": "resume resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir",
+    "every step is logged; `llmspec explain RUN` shows the curves": "logging_steps log_interval log_every report_to wandb wandb_project wandb_log logging_dir tensorboard",
     "temperature 0 always takes the likeliest token, any other one samples": "do_sample greedy use_sampling",
     "sequences are always packed into blocks": "packing pad_to_sequence_len group_by_length",
 }

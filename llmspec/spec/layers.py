@@ -183,8 +183,12 @@ class Layers:
             steps.append(int(match["index"]) if match["index"] else name)
             at = match.end()
         if not steps or isinstance(steps[0], int) or setting[at : at + 1] != "=":
-            raise _Refused(Problem("expected a path, `=` and a value",
-                                   hint=f"--set {_respelt(setting) or 'phases.pretrain.optimizer.lr=3e-4'}"))
+            raise _Refused(
+                Problem(
+                    "expected a path, `=` and a value",
+                    hint=f"--set {_respelt(setting) or 'phases.pretrain.optimizer.lr=3e-4'}",
+                )
+            )
         if len(steps) > MAX_STEPS:
             raise _Refused(
                 Problem(f"a path of {len(steps):,} keys, and no value of a spec lies deeper than {MAX_STEPS}")
@@ -347,8 +351,9 @@ def _other_file(path: FilePath) -> str:
         names = [p.name for p in path.parent.iterdir() if p.is_file()]
     except OSError:
         return f"there is no folder `{path.parent}`"
-    if near := next((name for name in names if FilePath(name).stem == path.name and name.endswith((".yaml", ".yml"))),
-                    None) or nearest(path.name, names):
+    if near := next(
+        (name for name in names if FilePath(name).stem == path.name and name.endswith((".yaml", ".yml"))), None
+    ) or nearest(path.name, names):
         return f"did you mean `{path.parent / near}`?"
     if near := nearest(path.stem, shipped.names()):
         return f"did you mean the shipped spec `{near}`?"

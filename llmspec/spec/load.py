@@ -108,7 +108,7 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Lo
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"a spec is named by the path of its file, not {type(path).__name__}")
     if isinstance(overrides, Mapping) or not all(isinstance(o, str) for o in overrides):
-        raise TypeError("overrides are a list of texts, such as [\"seed=3\", \"model.layers=2\"]")
+        raise TypeError('overrides are a list of texts, such as ["seed=3", "model.layers=2"]')
     reading = read_spec(path, [overrides] if isinstance(overrides, str) else overrides)
     if reading.problems or reading.sections.spec is None:
         raise SpecError(reading.problems)

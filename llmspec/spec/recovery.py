@@ -185,8 +185,9 @@ class _Recovery:
         lines = [
             line.strip() for line in self.source.lines[low:high] if line.strip() and not line.strip().startswith("#")
         ]
-        hidden = [m["key"].strip("\"'") if (m := _KEY.match(line)) else re.split(r"[:=\s]", line)[0] or line
-                  for line in lines]
+        hidden = [
+            m["key"].strip("\"'") if (m := _KEY.match(line)) else re.split(r"[:=\s]", line)[0] or line for line in lines
+        ]
         self.broken |= {(*path, key) for key in hidden} or {path}
 
     def index(self, line: int) -> int:
@@ -299,8 +300,11 @@ def _colon(source: Text, here: int) -> Problem:
     line, column = source.place(here)
     first = source.lines[line][:column]
     if (odd := re.search(f":[{ODD_SPACES}]", first)) is not None:
-        return Problem(f"a no-break space (U+{ord(odd[0][1]):04X}) stands where a space is meant",
-                       mark=source.mark(source.starts[line] + odd.start() + 1), hint="type it anew")
+        return Problem(
+            f"a no-break space (U+{ord(odd[0][1]):04X}) stands where a space is meant",
+            mark=source.mark(source.starts[line] + odd.start() + 1),
+            hint="type it anew",
+        )
     if re.search(r":\s", first):
         return Problem(
             "a second `: ` stands in this value", mark=source.mark(here), hint='quote the value: `key: "a: b"`'

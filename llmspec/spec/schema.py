@@ -37,7 +37,8 @@ class ModelSpec(Frozen):
     """Architecture: a decoder-only transformer made of parts."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = {
-        "dropout": ("nothing would be dropped", "everything would be dropped")}
+        "dropout": ("nothing would be dropped", "everything would be dropped")
+    }
     context: int = Field(gt=0, le=1 << 24)
     """Longest sequence, in tokens."""
     d_model: int = Field(gt=0, le=1 << 20)
@@ -46,9 +47,7 @@ class ModelSpec(Frozen):
     """Number of blocks."""
     position: AnyPosition = Field(default_factory=positions.TABLE["rope"])
     """How the model knows where a token stands."""
-    attention: AnyAttention = Field(
-        default_factory=attentions.TABLE["grouped_query"]
-    )
+    attention: AnyAttention = Field(default_factory=attentions.TABLE["grouped_query"])
     """How tokens look at each other."""
     mlp: AnyMLP = Field(default_factory=mlps.TABLE["swiglu"])
     """The feed-forward block."""

@@ -33,8 +33,14 @@ TYPES = {
 }
 SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 """Types of numbers as other tools call them."""
-DEVICES = {"gpu": "`CUDA` (NVIDIA), `METAL` (Apple) or `AMD`, or `auto` for what is there", "mps": "`METAL`",
-           "nvidia": "`CUDA`", "rocm": "`AMD`", "apple": "`METAL`", "none": "`CPU`"}
+DEVICES = {
+    "gpu": "`CUDA` (NVIDIA), `METAL` (Apple) or `AMD`, or `auto` for what is there",
+    "mps": "`METAL`",
+    "nvidia": "`CUDA`",
+    "rocm": "`AMD`",
+    "apple": "`METAL`",
+    "none": "`CPU`",
+}
 """Devices as other tools call them."""
 YES, NO = ("yes", "on", "y", "1"), ("no", "off", "n", "0")
 _DECORATED = re.compile(
@@ -256,8 +262,13 @@ def _with_unit(value: Any, annotation: Any) -> str:
         return ""
     names = _names(annotation)
     if "Share" in names or (get_origin(annotation) is dict and Share in get_args(annotation)):
-        return f"write `{value * 100:g}%`" if 0 < value < 1 else \
-            "write `100%` where all is meant, or `1%`" if value == 1 else f"write `{value:g}%`"
+        return (
+            f"write `{value * 100:g}%`"
+            if 0 < value < 1
+            else "write `100%` where all is meant, or `1%`"
+            if value == 1
+            else f"write `{value:g}%`"
+        )
     if "Budget" in names:
         return f"write `{value:g} tokens` or `{value:g} steps`" if value < 1e13 else f"write `{value:g} FLOPs`"
     if "Bytes" in names:

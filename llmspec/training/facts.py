@@ -53,8 +53,13 @@ class Tally:
         joules = self._meter.joules()
         if joules is not None:
             self._joules, self._meter = (self._joules or 0.0) + joules, Meter()
-        return {"seconds": dict(self.seconds), "times": dict(self.times), "held_bytes": self._held,
-                "process_bytes": self._process, "joules": self._joules}
+        return {
+            "seconds": dict(self.seconds),
+            "times": dict(self.times),
+            "held_bytes": self._held,
+            "process_bytes": self._process,
+            "joules": self._joules,
+        }
 
     def measured(self) -> Measured | None:
         """What this process took for each, the first time left out, which captures graphs; None without steps."""

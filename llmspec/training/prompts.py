@@ -61,8 +61,11 @@ def openings(phase: PhasePlan, prepared: Prepared) -> list[Prompt]:
     sets = {source: (train, held) for source, train, held in prepared.sides().get("dialogue", ())}
     shares = sorted((s for s in phase.shares if s.share > 0 and s.source in sets), key=lambda s: -s.share)
     for which, side in ((1, "validation text"), (0, "training text")):
-        found = [prompt for share in shares
-                 for prompt in opened(prepared.codec, sets[share.source][which], f"{side} of {share.source}")]
+        found = [
+            prompt
+            for share in shares
+            for prompt in opened(prepared.codec, sets[share.source][which], f"{side} of {share.source}")
+        ]
         if found:
             return found
     return []
@@ -71,7 +74,7 @@ def openings(phase: PhasePlan, prepared: Prepared) -> list[Prompt]:
 def opened(codec: Codec, dialogues: TokenSet, origin: str) -> Iterator[Prompt]:
     """The beginnings of a source's first dialogues."""
     for i in range(min(LOOKED_AT, len(dialogues.lengths))):
-        ids = dialogues.tokens[dialogues.offsets[i]: dialogues.offsets[i + 1]].tolist()
+        ids = dialogues.tokens[dialogues.offsets[i] : dialogues.offsets[i + 1]].tolist()
         answer = codec.specials["<|assistant|>"]
         tokens = ids[: ids.index(answer) + 1] if answer in ids else [*ids, answer]
         if text := "\n".join(turns(codec, tokens)):
@@ -132,14 +135,22 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
     if length >= context:
         marks = len(written(plan, phase.phase, codec, "").tokens)
         special = f"{marks} special token{'s' * (marks > 1)}"
-        return [Problem(
-            f"this prompt has {length:,} tokens, {special} around its text among them, and the model's context is "
-            f"{context:,}", hint=f"shorten it by {length - context + 1:,} or more tokens, or raise model.context"
-            if length - context < length - marks else f"raise model.context to {length + 1:,} or more",
-            consequence="there would be no room for an answer")], []
+        return [
+            Problem(
+                f"this prompt has {length:,} tokens, {special} around its text among them, and the model's context is "
+                f"{context:,}",
+                hint=f"shorten it by {length - context + 1:,} or more tokens, or raise model.context"
+                if length - context < length - marks
+                else f"raise model.context to {length + 1:,} or more",
+                consequence="there would be no room for an answer",
+            )
+        ], []
     room, most = context - length, plan.decoding.max_tokens
-    said = [f"it leaves room for {room} token{'s' * (room > 1)} of an answer, and max_tokens is {most}"] \
-        if room < min(SHORT, most) else []
+    said = (
+        [f"it leaves room for {room} token{'s' * (room > 1)} of an answer, and max_tokens is {most}"]
+        if room < min(SHORT, most)
+        else []
+    )
     unknown = of_prompt(codec, text, plan.tokenizer.markers)
     return [], [*said, unknown] if unknown else said
 
@@ -152,8 +163,11 @@ def chosen(plan: Plan, phase: PhasePlan, prepared: Prepared) -> list[str]:
     long = sum(len(p.tokens) >= plan.model.context for p in found)
     fit = len(found) - long
     count = "first dialogue" if len(taken) == 1 else f"first {len(taken)} dialogues"
-    said = f"{phase.name} has no `prompts:`; its samples answer the {count} of the {taken[0].origin}" if fit else \
-        f"{phase.name} has no `prompts:`, and no dialogue leaves room for an answer; its samples begin with nothing"
+    said = (
+        f"{phase.name} has no `prompts:`; its samples answer the {count} of the {taken[0].origin}"
+        if fit
+        else f"{phase.name} has no `prompts:`, and no dialogue leaves room for an answer; its samples begin with nothing"
+    )
     return [said + (f" ({long:,} of {len(found):,} are passed over, since they leave no room)" if long else "")]
 
 
@@ -162,12 +176,22 @@ def drawn(plan: Plan, codec: Codec) -> Problem | None:
     start = text_prompt(codec, "")
     most = min(2, plan.model.context - len(start))
     try:
-        generate(Dice(plan.model.vocab, plan.model.context), codec, [start], plan.decoding.updated(max_tokens=most),
-                 seed=plan.seed, chat=True)
+        generate(
+            Dice(plan.model.vocab, plan.model.context),
+            codec,
+            [start],
+            plan.decoding.updated(max_tokens=most),
+            seed=plan.seed,
+            chat=True,
+        )
     except Exception as e:  # whatever it is, it would have come in the middle of training
         said = e.problems[0].message if isinstance(e, LlmspecError) else f"{type(e).__name__}: {e}"
-        return Problem(f"no text can be drawn with these settings: {said}", ("decoding",),
-                       "leave out what is unusual among them", "no sample could be drawn, in training or after it")
+        return Problem(
+            f"no text can be drawn with these settings: {said}",
+            ("decoding",),
+            "leave out what is unusual among them",
+            "no sample could be drawn, in training or after it",
+        )
     return None
 
 

@@ -30,8 +30,15 @@ if TYPE_CHECKING:
     from llmspec.training.supervised import Bench
 
 
-def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, watcher: Watcher | None = None,
-        offline: bool = False, locked: Path | None = None) -> RunFolder:
+def run(
+    plan: Plan,
+    out: Path | str,
+    *,
+    files: Mapping[str, str] | None = None,
+    watcher: Watcher | None = None,
+    offline: bool = False,
+    locked: Path | None = None,
+) -> RunFolder:
     """Runs a plan's phases into a folder, or goes on where an earlier run of it stopped.
 
     `files` are the spec's texts by name, kept in the folder. `locked` names a lock, or a run directory with one: any
@@ -39,8 +46,9 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
     and Interrupted once a stop that was asked for has saved.
     """
     if not isinstance(plan, Plan):
-        raise TypeError("llmspec.run takes a Plan, llmspec.compile(llmspec.load_spec(path).spec), "
-                        f"not {type(plan).__name__}")
+        raise TypeError(
+            f"llmspec.run takes a Plan, llmspec.compile(llmspec.load_spec(path).spec), not {type(plan).__name__}"
+        )
     folder = RunFolder(Path(out))
     with on_signals() as stop:
         watcher = Shielded(watcher or Watcher(), stop)
@@ -58,8 +66,15 @@ def run(plan: Plan, out: Path | str, *, files: Mapping[str, str] | None = None, 
     return folder
 
 
-def train(folder: RunFolder, plan: Plan, prepared: Prepared, files: dict[str, str], watcher: Watcher, stop: Stop,
-          wanted: Lock | None) -> None:
+def train(
+    folder: RunFolder,
+    plan: Plan,
+    prepared: Prepared,
+    files: dict[str, str],
+    watcher: Watcher,
+    stop: Stop,
+    wanted: Lock | None,
+) -> None:
     """A complete plan's phases, in a folder that nobody else writes to."""
     proofs = (*prove(plan), *data_proofs(prepared))
     refuse(proofs)
@@ -72,8 +87,9 @@ def train(folder: RunFolder, plan: Plan, prepared: Prepared, files: dict[str, st
     for notice in notices:
         watcher.notice(notice)
     watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
-    bench.restore = partial(folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock,
-                            proofs)
+    bench.restore = partial(
+        folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock, proofs
+    )
     bench.restore()
     promises = pace.expected(plan)
     watcher.expected(promises, known_peak(plan.device))
@@ -140,7 +156,8 @@ def moves(name: str, moved: Path | None, back: Path | None) -> str:
     kept = f"what was trained with other settings is kept in {moved}" if moved else ""
     if back:
         return f"{name} was trained with these settings before: it is taken back from {back}" + (
-            f"; {kept}" if kept else "")
+            f"; {kept}" if kept else ""
+        )
     return f"{name} has changed: {kept}" if kept else ""
 
 
@@ -189,7 +206,12 @@ def resolved(plan: Plan) -> str:
 def sources_of(plan: Plan) -> dict[str, Any]:
     """sources.json: licence, attribution and size of each source."""
     return {
-        s.name: {"kind": s.source.kind, "license": s.source.license, "attribution": s.source.attribution,  # type: ignore[attr-defined]
-                 "documents": s.documents, "tokens": s.train_tokens}
+        s.name: {
+            "kind": s.source.kind,
+            "license": s.source.license,
+            "attribution": s.source.attribution,  # type: ignore[attr-defined]
+            "documents": s.documents,
+            "tokens": s.train_tokens,
+        }
         for s in plan.sources
     }

@@ -73,16 +73,22 @@ class Supervised:
             saved, (start, state) = found
             cursor, self.step = saved.cursor(), saved.step
             if self.stream.check_cursor(cursor.get("stream", {})) != self.step or self.step > self.total:
-                raise RunError(f"{saved.folder} does not belong here: its place in the data is not after step "
-                               f"{self.step} of {self.total}", hint="remove it, so that the one before it is used")
+                raise RunError(
+                    f"{saved.folder} does not belong here: its place in the data is not after step "
+                    f"{self.step} of {self.total}",
+                    hint="remove it, so that the one before it is used",
+                )
             self.ledger = Ledger.load(cursor.get("ledger", {}))
             bench.stop.saved(phase.name, self.step)
             if odd := not_finite({**start, **state}):
                 bench.watcher.notice(f"{saved.folder} holds numbers that are not finite: {odd}")
         self.weights = numpy_inputs(**{t.name: start[t.name] for t in bench.plan.model.tensors})
         self.state = numpy_inputs(**state)
-        self.sums = numpy_inputs(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()}) \
-            if self.phase.accumulation > 1 else {}
+        self.sums = (
+            numpy_inputs(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()})
+            if self.phase.accumulation > 1
+            else {}
+        )
         self.feed = Feed()
         self.decoder: Decoder | None = None
         self.prompts = prompts_of(bench.plan, phase, bench.prepared)
@@ -106,8 +112,10 @@ class Supervised:
         self.write()
         return RunError(
             f"{self.folder.folder} was removed while it trained; it was written again with a checkpoint after step "
-            f"{self.step}", hint="the same command goes on from there",
-            consequence="earlier rows of metrics and samples, and the checkpoints of other phases, are lost")
+            f"{self.step}",
+            hint="the same command goes on from there",
+            consequence="earlier rows of metrics and samples, and the checkpoints of other phases, are lost",
+        )
 
     def train(self) -> dict[str, Any]:
         """The loop itself."""
@@ -170,14 +178,20 @@ class Supervised:
         """The error of a step that gave no numbers: what helps with these settings, and what is on disk."""
         saved, _ = self.folder.checkpoint()
         clipping = "" if self.phase.clip is not None else " or clipping (`clip: 1.0`)"
-        kept = f"the checkpoint of step {saved.step:,} is kept in {saved.folder}" if saved else \
-            f"no checkpoint of {self.plan.name} had been written yet"
-        what = f"the loss became {loss} (gradient norm {norm})" if not math.isfinite(loss) else \
-            f"the norm of the gradient became {norm} (loss {loss:.4g})"
+        kept = (
+            f"the checkpoint of step {saved.step:,} is kept in {saved.folder}"
+            if saved
+            else f"no checkpoint of {self.plan.name} had been written yet"
+        )
+        what = (
+            f"the loss became {loss} (gradient norm {norm})"
+            if not math.isfinite(loss)
+            else f"the norm of the gradient became {norm} (loss {loss:.4g})"
+        )
         return RunError(
             f"{what} at step {self.step + 1} of {self.plan.name}",
             hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now), a longer warm-up{clipping} usually "
-                 "helps; a changed phase starts from step 0",
+            "helps; a changed phase starts from step 0",
             consequence=f"every later step would be of no use; {kept}",
         )
 
@@ -202,8 +216,12 @@ class Supervised:
 
         for ids in (batch.tokens, batch.targets):
             read_ids(ids, self.bench.plan.model.vocab)
-        arrays = {"tokens": batch.tokens, "targets": batch.targets,
-                  "shares": (batch.weights / max(targets, 1.0)).astype(np.float32), **more}
+        arrays = {
+            "tokens": batch.tokens,
+            "targets": batch.targets,
+            "shares": (batch.weights / max(targets, 1.0)).astype(np.float32),
+            **more,
+        }
         arrays["spans"] = Mask(self.phase.document_mask).spans(batch.tokens.shape[1], batch.documents)
         if self.phase.document_mask:
             arrays["positions"] = batch.positions
@@ -230,8 +248,14 @@ class Supervised:
                 self.say(f"the validation loss of {source}", f"is {nats}, and is left out of the metrics")
         self.tally.spent("validation", time.perf_counter() - began, sum(s.tokens for s in scores))
         if scores:
-            self.folder.metrics.append({"step": self.step, "validation": {
-                s.source: {"nats": s.nats, "tokens": s.tokens, "characters": s.characters} for s in scores}})
+            self.folder.metrics.append(
+                {
+                    "step": self.step,
+                    "validation": {
+                        s.source: {"nats": s.nats, "tokens": s.tokens, "characters": s.characters} for s in scores
+                    },
+                }
+            )
             self.bench.watcher.validated(self.step, scores)
 
     def sample(self) -> None:

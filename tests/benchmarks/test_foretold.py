@@ -23,12 +23,26 @@ from llmspec.spec import load_spec
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.network]
 SPECS = tiny.ROOT / "specs"
-PRETRAIN = ["phases.chat=null", "phases.pretrain.budget=60 steps", "phases.pretrain.evaluate_every=100%",
-            "phases.pretrain.sample_every=100%"]
-CHAT = ["phases.pretrain=null", "phases.chat.from=null", "phases.chat.budget=60 steps",
-        "phases.chat.evaluate_every=100%", "phases.chat.sample_every=100%"]
-GPT = ["model.attention={kind: multi_head, heads: 6, bias: true}", "model.position={kind: learned}",
-       "model.mlp={kind: gelu, bias: true}", "model.norm={kind: layernorm}", "model.dropout=0.1"]
+PRETRAIN = [
+    "phases.chat=null",
+    "phases.pretrain.budget=60 steps",
+    "phases.pretrain.evaluate_every=100%",
+    "phases.pretrain.sample_every=100%",
+]
+CHAT = [
+    "phases.pretrain=null",
+    "phases.chat.from=null",
+    "phases.chat.budget=60 steps",
+    "phases.chat.evaluate_every=100%",
+    "phases.chat.sample_every=100%",
+]
+GPT = [
+    "model.attention={kind: multi_head, heads: 6, bias: true}",
+    "model.position={kind: learned}",
+    "model.mlp={kind: gelu, bias: true}",
+    "model.norm={kind: layernorm}",
+    "model.dropout=0.1",
+]
 TRAINED = {
     "the quickstart": PRETRAIN,
     "dialogues": CHAT,
@@ -39,8 +53,13 @@ TRAINED = {
     "accumulated": [*PRETRAIN, "phases.pretrain.batch=2", "phases.pretrain.accumulation=4"],
     "documents apart": [*PRETRAIN, "phases.pretrain.document_mask=true", "model.position={kind: alibi}"],
     "two layers, a big batch": [*PRETRAIN, "model.layers=2", "phases.pretrain.batch=24"],
-    "characters": [*PRETRAIN, "tokenizer={kind: byte}", "model.d_model=128", "model.attention.heads=4",
-                   "phases.pretrain.optimizer={kind: adamw, lr: 1e-3}"],
+    "characters": [
+        *PRETRAIN,
+        "tokenizer={kind: byte}",
+        "model.d_model=128",
+        "model.attention.heads=4",
+        "phases.pretrain.optimizer={kind: adamw, lr: 1e-3}",
+    ],
 }
 
 
@@ -64,7 +83,16 @@ def test_it_came_true(name: str, tmp_path: Path) -> None:
         "time, rates": guess.steps / took,
         "time, earlier run": earlier.steps / took,
     }
-    print("\n" + json.dumps({"spec": name, "held_bytes": held, "seconds": round(took, 2),
-                             **{what: round(ratio, 3) for what, ratio in found.items()}}))
+    print(
+        "\n"
+        + json.dumps(
+            {
+                "spec": name,
+                "held_bytes": held,
+                "seconds": round(took, 2),
+                **{what: round(ratio, 3) for what, ratio in found.items()},
+            }
+        )
+    )
     limits = {"memory, graph": 0.05, "memory, formulas": 0.15, "time, rates": 0.2, "time, earlier run": 0.2}
     assert {what: r for what, r in found.items() if abs(r - 1) > limits[what]} == {}

@@ -53,16 +53,31 @@ def test_pretraining_beats_a_bigram(quickstart: tuple[Path, float], prepared: An
     end = prepared.codec.specials[END]
     held_out = prepared.validation("pretrain")["plays"]
     reading = prepared.readings["plays"]
-    train = [end, *(t for text in prepared.codec.encode(["".join(p) for p in reading.texts(reading.train)])
-                    for t in (*text, end))]
+    train = [
+        end,
+        *(
+            t
+            for text in prepared.codec.encode(["".join(p) for p in reading.texts(reading.train)])
+            for t in (*text, end)
+        ),
+    ]
     validation = joined(held_out, end)
     bigram = Bigram(np.array(train), prepared.codec.vocab).nats(validation) / held_out.characters
     rows = RunFolder.open(quickstart[0]).phase("pretrain").metrics.read()
     score = [r["validation"]["plays"] for r in rows if "validation" in r][-1]
     model = score["nats"] / score["characters"]
     assert score["tokens"] == len(validation) - 1
-    print(json.dumps({"quickstart": "pretrain", "seconds": quickstart[1], "nats_per_character": model,
-                      "bigram_nats_per_character": bigram, "cores": os.cpu_count()}))
+    print(
+        json.dumps(
+            {
+                "quickstart": "pretrain",
+                "seconds": quickstart[1],
+                "nats_per_character": model,
+                "bigram_nats_per_character": bigram,
+                "cores": os.cpu_count(),
+            }
+        )
+    )
     assert model < bigram
 
 

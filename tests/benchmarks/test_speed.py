@@ -45,10 +45,21 @@ def measured(name: str, work: str, peer: str) -> BenchReport:
 def said(row: str, found: Row, limit: str, target: float) -> None:
     """Prints the row's line and holds it to the target: `limit` is `most` or `least`."""
     assert found.ratio is not None
-    print("\n" + json.dumps({
-        "row": row, "figure": found.figure, "unit": found.unit, "llmspec": found.ours, "peer": found.peer,
-        "ratio": round(found.ratio, 3), "spread": [round(found.low or 0, 3), round(found.high or 0, 3)],
-        f"at_{limit}": target}))
+    print(
+        "\n"
+        + json.dumps(
+            {
+                "row": row,
+                "figure": found.figure,
+                "unit": found.unit,
+                "llmspec": found.ours,
+                "peer": found.peer,
+                "ratio": round(found.ratio, 3),
+                "spread": [round(found.low or 0, 3), round(found.high or 0, 3)],
+                f"at_{limit}": target,
+            }
+        )
+    )
     assert found.ratio <= target if limit == "most" else found.ratio >= target
 
 
@@ -82,15 +93,27 @@ DOUBLED: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("what", DOUBLED)
 def test_growth(what: str) -> None:
-    tasks = [Task(side="llmspec", work="train", plan=plan_of("growth", *changes), phase="train")
-             for changes in ([], DOUBLED[what])]
-    rounds: list[list[Any]] = [[median(Result.model_validate_json(asked(task)).seconds) for task in tasks]
-                               for _ in range(ROUNDS)]
+    tasks = [
+        Task(side="llmspec", work="train", plan=plan_of("growth", *changes), phase="train")
+        for changes in ([], DOUBLED[what])
+    ]
+    rounds: list[list[Any]] = [
+        [median(Result.model_validate_json(asked(task)).seconds) for task in tasks] for _ in range(ROUNDS)
+    ]
     base, doubled = (median(r[side] for r in rounds) for side in (0, 1))
     allowed = step_flops(tasks[1]) / step_flops(tasks[0])
     ratios = [r[1] / r[0] for r in rounds]
-    print("\n" + json.dumps({
-        "row": f"growth, {what} doubled", "seconds": [base, doubled], "ratio": round(doubled / base, 3),
-        "spread": [round(min(ratios), 3), round(max(ratios), 3)], "flops_ratio": round(allowed, 3),
-        "at_most": round(allowed * GROWTH, 3)}))
+    print(
+        "\n"
+        + json.dumps(
+            {
+                "row": f"growth, {what} doubled",
+                "seconds": [base, doubled],
+                "ratio": round(doubled / base, 3),
+                "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+                "flops_ratio": round(allowed, 3),
+                "at_most": round(allowed * GROWTH, 3),
+            }
+        )
+    )
     assert doubled / base <= allowed * GROWTH

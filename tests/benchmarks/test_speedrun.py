@@ -52,8 +52,21 @@ def test_speedrun(tmp_path: Path) -> None:
     rows = RunFolder.open(out).phase("pretrain").metrics.read()
     score = [r["validation"]["plays"] for r in rows if "validation" in r][-1]
     found = score["nats"] / score["characters"]
-    grams = {kind.__name__.lower(): round(kind(train, prepared.codec.vocab).nats(validation) / held_out.characters, 4)
-             for kind in (Bigram, Trigram)}
-    print("\n" + json.dumps({"speedrun": round(found, 4), "unit": "nats per character", "seconds": round(seconds, 1),
-                             "allowed_seconds": round(allowed, 1), **grams, "cores": os.cpu_count()}))
+    grams = {
+        kind.__name__.lower(): round(kind(train, prepared.codec.vocab).nats(validation) / held_out.characters, 4)
+        for kind in (Bigram, Trigram)
+    }
+    print(
+        "\n"
+        + json.dumps(
+            {
+                "speedrun": round(found, 4),
+                "unit": "nats per character",
+                "seconds": round(seconds, 1),
+                "allowed_seconds": round(allowed, 1),
+                **grams,
+                "cores": os.cpu_count(),
+            }
+        )
+    )
     assert found <= REACH and seconds <= allowed

@@ -22,20 +22,35 @@ from llmspec.bench.task import BenchError, Task  # noqa: E402
 from llmspec.bench.torch_peer import Peer  # noqa: E402
 from llmspec.compiler.plan import ModelPlan, Plan  # noqa: E402
 
-GPT2 = {"position": {"kind": "learned"}, "attention": {"kind": "multi_head", "heads": 2, "bias": True},
-        "mlp": {"kind": "gelu", "bias": True}, "norm": {"kind": "layernorm"}}
+GPT2 = {
+    "position": {"kind": "learned"},
+    "attention": {"kind": "multi_head", "heads": 2, "bias": True},
+    "mlp": {"kind": "gelu", "bias": True},
+    "norm": {"kind": "layernorm"},
+}
 LLAMA = {"position": {"kind": "rope"}, "attention": {"kind": "grouped_query", "heads": 4, "kv_heads": 2}}
 PHASES: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": {"kind": "adamw", "lr": 0.01}, "clip": 0.1},
-    "adam, smoothed": {"optimizer": {"kind": "adam", "lr": 0.01, "weight_decay": 0.1}, "clip": None,
-                       "objective": {"kind": "cross_entropy", "label_smoothing": 0.1}},
-    "sgd, passes, documents": {"optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9}, "accumulation": 2,
-                               "document_mask": True},
+    "adam, smoothed": {
+        "optimizer": {"kind": "adam", "lr": 0.01, "weight_decay": 0.1},
+        "clip": None,
+        "objective": {"kind": "cross_entropy", "label_smoothing": 0.1},
+    },
+    "sgd, passes, documents": {
+        "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9},
+        "accumulation": 2,
+        "document_mask": True,
+    },
 }
 
 
-def peer_logits(plan: ModelPlan, weights: dict[str, np.ndarray], tokens: np.ndarray, documents: np.ndarray | None,
-                positions: np.ndarray | None) -> np.ndarray:
+def peer_logits(
+    plan: ModelPlan,
+    weights: dict[str, np.ndarray],
+    tokens: np.ndarray,
+    documents: np.ndarray | None,
+    positions: np.ndarray | None,
+) -> np.ndarray:
     peer = Peer(plan).double().eval()
     own = dict(peer.named_parameters())
     assert own.keys() == {t.name for t in plan.tensors}
@@ -54,9 +69,12 @@ def same_logits(plan: ModelPlan, lengths: list[int] | None, seed: int) -> None:
         edges = np.minimum(np.cumsum(lengths), plan.context)
         documents = np.tile(np.searchsorted(edges, np.arange(plan.context), side="right"), (2, 1))
         positions = np.stack([reference.restarted(row) for row in documents])
-    exact = np.stack([reference.row_logits(plan, reference.double(weights), row,
-                                           None if documents is None else documents[i])
-                      for i, row in enumerate(tokens)])
+    exact = np.stack(
+        [
+            reference.row_logits(plan, reference.double(weights), row, None if documents is None else documents[i])
+            for i, row in enumerate(tokens)
+        ]
+    )
     assert apart(peer_logits(plan, weights, tokens, documents, positions), exact) < 100 * EPS
 
 

@@ -16,17 +16,25 @@ from llmspec.model.lowering import lowering  # noqa: E402  (networks opens the d
 from llmspec.model.steps import Steps  # noqa: E402
 
 MODEL: dict[str, Any] = {
-    "layers": 1, "position": {"kind": "learned"}, "attention": {"kind": "multi_head", "heads": 2, "bias": True},
-    "mlp": {"kind": "gelu", "d_ff": 24}, "norm": {"kind": "layernorm"}, "tied_embeddings": False,
+    "layers": 1,
+    "position": {"kind": "learned"},
+    "attention": {"kind": "multi_head", "heads": 2, "bias": True},
+    "mlp": {"kind": "gelu", "d_ff": 24},
+    "norm": {"kind": "layernorm"},
+    "tied_embeddings": False,
 }
 STEPS = 10
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SGD": ({"kind": "sgd", "lr": 0.05, "weight_decay": 0.1}, {}),
-    "SGD nesterov": ({"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-                     {"momentum": 0.9, "nesterov": True}),
+    "SGD nesterov": (
+        {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True},
+    ),
     "SGD momentum": ({"kind": "sgd", "lr": 0.05, "momentum": 0.9}, {"momentum": 0.9}),
-    "Adam": ({"kind": "adam", "lr": 0.01, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1},
-             {"betas": (0.9, 0.99), "eps": 1e-6}),
+    "Adam": (
+        {"kind": "adam", "lr": 0.01, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1},
+        {"betas": (0.9, 0.99), "eps": 1e-6},
+    ),
     "AdamW": ({"kind": "adamw", "lr": 0.01, "beta1": 0.8, "weight_decay": 0.3}, {"betas": (0.8, 0.95)}),
 }
 """Ours, and torch's name and settings beside learning rate and decay."""
@@ -119,8 +127,9 @@ def test_cross_entropy(smoothing: float, plain: bool) -> None:
     made = [out.contiguous() for out in (losses, *back)]
     type(losses).realize(*made)
     hidden, head = (torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in (x, w))
-    exact = torch.nn.functional.cross_entropy(hidden @ head.T, torch.tensor(ids).long(), reduction="none",
-                                              label_smoothing=smoothing)
+    exact = torch.nn.functional.cross_entropy(
+        hidden @ head.T, torch.tensor(ids).long(), reduction="none", label_smoothing=smoothing
+    )
     (exact * torch.tensor(g)).sum().backward()
     for ours, theirs in zip(made, (exact.detach(), hidden.grad, head.grad), strict=True):
         np.testing.assert_allclose(memory(ours), theirs.numpy(), rtol=0, atol=400 * EPS)

@@ -40,11 +40,17 @@ def theirs(model: Any, state: Arrays, tokens: np.ndarray) -> np.ndarray:
 
 
 def test_gpt2() -> None:
-    plan = plan_of({
-        "d_model": D, "layers": LAYERS, "position": {"kind": "learned"}, "norm": {"kind": "layernorm"},
-        "attention": {"kind": "multi_head", "heads": HEADS, "bias": True},
-        "mlp": {"kind": "gelu", "d_ff": D_FF, "bias": True}, "tied_embeddings": True,
-    }).model
+    plan = plan_of(
+        {
+            "d_model": D,
+            "layers": LAYERS,
+            "position": {"kind": "learned"},
+            "norm": {"kind": "layernorm"},
+            "attention": {"kind": "multi_head", "heads": HEADS, "bias": True},
+            "mlp": {"kind": "gelu", "d_ff": D_FF, "bias": True},
+            "tied_embeddings": True,
+        }
+    ).model
     w = drawn_weights(plan, 1)
     state = {"transformer.wte.weight": w["embed_tokens.weight"], "transformer.wpe.weight": w["position.weight"]}
     state |= {f"transformer.ln_f.{k}": w[f"final_norm.{k}"] for k in ("weight", "bias")}
@@ -53,14 +59,25 @@ def test_gpt2() -> None:
         for kind in ("weight", "bias"):
             flip = (lambda m: m.T) if kind == "weight" else (lambda m: m)  # their Conv1D is (inputs, outputs)
             state[f"{to}.ln_1.{kind}"], state[f"{to}.ln_2.{kind}"] = (
-                w[f"{at}.{n}.{kind}"] for n in ("attention_norm", "mlp_norm"))
+                w[f"{at}.{n}.{kind}"] for n in ("attention_norm", "mlp_norm")
+            )
             qkv = [w[f"{at}.attention.{p}_proj.{kind}"] for p in "qkv"]
             state[f"{to}.attn.c_attn.{kind}"] = flip(np.concatenate(qkv))
-            for name, source in (("attn.c_proj", "attention.o_proj"), ("mlp.c_fc", "mlp.up_proj"),
-                                 ("mlp.c_proj", "mlp.down_proj")):
+            for name, source in (
+                ("attn.c_proj", "attention.o_proj"),
+                ("mlp.c_fc", "mlp.up_proj"),
+                ("mlp.c_proj", "mlp.down_proj"),
+            ):
                 state[f"{to}.{name}.{kind}"] = flip(w[f"{at}.{source}.{kind}"])
-    config = transformers.GPT2Config(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=D, n_layer=LAYERS, n_head=HEADS,
-                                     n_inner=D_FF, activation_function="gelu_new")
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB,
+        n_positions=CONTEXT,
+        n_embd=D,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        n_inner=D_FF,
+        activation_function="gelu_new",
+    )
     exact = theirs(transformers.GPT2LMHeadModel(config), state, drawn_tokens(1))
     for plain in (False, True):
         assert apart(ours(plan, w, drawn_tokens(1), plain), exact) < 400 * EPS
@@ -68,23 +85,40 @@ def test_gpt2() -> None:
 
 @pytest.mark.parametrize("theta", [100.0, 10_000.0])
 def test_llama(theta: float) -> None:
-    plan = plan_of({
-        "d_model": D, "layers": LAYERS, "position": {"kind": "rope", "theta": theta},
-        "attention": {"kind": "grouped_query", "heads": HEADS, "kv_heads": KV_HEADS},
-        "mlp": {"kind": "swiglu", "d_ff": D_FF}, "norm": {"kind": "rmsnorm", "eps": 1e-3}, "tied_embeddings": False,
-    }).model
+    plan = plan_of(
+        {
+            "d_model": D,
+            "layers": LAYERS,
+            "position": {"kind": "rope", "theta": theta},
+            "attention": {"kind": "grouped_query", "heads": HEADS, "kv_heads": KV_HEADS},
+            "mlp": {"kind": "swiglu", "d_ff": D_FF},
+            "norm": {"kind": "rmsnorm", "eps": 1e-3},
+            "tied_embeddings": False,
+        }
+    ).model
     w = drawn_weights(plan, 2)
     names = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "attention": "self_attn"}
-    state = {"model.norm.weight": w["final_norm.weight"], "lm_head.weight": w["lm_head.weight"],
-             "model.embed_tokens.weight": w["embed_tokens.weight"]}
+    state = {
+        "model.norm.weight": w["final_norm.weight"],
+        "lm_head.weight": w["lm_head.weight"],
+        "model.embed_tokens.weight": w["embed_tokens.weight"],
+    }
     for name, value in w.items():
         if name.startswith("layers."):
             _, i, part, rest = name.split(".", 3)
             state[f"model.layers.{i}.{names.get(part, part)}.{rest}"] = value
     config = transformers.LlamaConfig(
-        vocab_size=VOCAB, hidden_size=D, intermediate_size=D_FF, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS, max_position_embeddings=CONTEXT, rms_norm_eps=1e-3, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": theta})
+        vocab_size=VOCAB,
+        hidden_size=D,
+        intermediate_size=D_FF,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        max_position_embeddings=CONTEXT,
+        rms_norm_eps=1e-3,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+    )
     if hasattr(config, "rope_theta"):  # before transformers 5
         config.rope_theta = theta
     exact = theirs(transformers.LlamaForCausalLM(config), state, drawn_tokens(2))

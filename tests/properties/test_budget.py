@@ -29,11 +29,17 @@ UNITS = [("steps", None), ("tokens", None), ("FLOPs", None), ("epochs", "wiki"),
 @st.composite
 def drawn_phases(draw: st.DrawFn) -> Any:
     share = draw(st.integers(1, 99))
-    return phases.TABLE["pretrain"].model_validate({
-        "kind": "pretrain", "mixture": {"wiki": f"{share}%", "plays": f"{100 - share}%"}, "budget": "1 steps",
-        "batch": draw(st.integers(1, 64)), "accumulation": draw(st.integers(1, 16)),
-        "optimizer": draw(parts("optimizer")), "schedule": draw(parts("schedule", skip=("warmup",))),
-    })
+    return phases.TABLE["pretrain"].model_validate(
+        {
+            "kind": "pretrain",
+            "mixture": {"wiki": f"{share}%", "plays": f"{100 - share}%"},
+            "budget": "1 steps",
+            "batch": draw(st.integers(1, 64)),
+            "accumulation": draw(st.integers(1, 16)),
+            "optimizer": draw(parts("optimizer")),
+            "schedule": draw(parts("schedule", skip=("warmup",))),
+        }
+    )
 
 
 @given(drawn_phases(), st.integers(1, 10**7), st.sampled_from(UNITS), st.sampled_from(UNITS))
@@ -63,8 +69,9 @@ def test_flops_print_as_they_read(amount: float, prefix: str, word: str) -> None
     assert Budget.parse(str(budget)) == budget and budget.unit == "FLOPs"
 
 
-@pytest.mark.parametrize(("text", "amount"), [("1e15 FLOPs", 1e15), ("2 PFLOPs", 2e15), ("3.14e23 flops", 3.14e23),
-                                              ("500 GFLOPs", 5e11)])
+@pytest.mark.parametrize(
+    ("text", "amount"), [("1e15 FLOPs", 1e15), ("2 PFLOPs", 2e15), ("3.14e23 flops", 3.14e23), ("500 GFLOPs", 5e11)]
+)
 def test_flops_as_people_write_them(text: str, amount: float) -> None:
     assert Budget.parse(text) == Budget(amount, "FLOPs")
 

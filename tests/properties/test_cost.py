@@ -63,8 +63,7 @@ def counted_update(plan: Plan, optimizer: Any) -> int:
     scalars = Tensor.empty(len(optimizer.scalars(1.0, 1)))
     for t in plan.model.tensors:
         state = {s: Tensor.empty(*t.shape) for s in optimizer.state(t.role)}
-        optimizer.update(ops, t.role, Tensor.empty(*t.shape), Tensor.empty(*t.shape), Tensor.empty(1), state,
-                         scalars)
+        optimizer.update(ops, t.role, Tensor.empty(*t.shape), Tensor.empty(*t.shape), Tensor.empty(1), state, scalars)
     return ops.flops
 
 
@@ -98,13 +97,28 @@ def test_six_times_parameters_times_tokens() -> None:
 
 REALISTIC = {
     "llama-like": ["phases.chat.optimizer={kind: muon}"],
-    "gpt-like": ["model.attention={kind: multi_head, heads: 6, bias: true}", "model.position={kind: learned}",
-                 "model.mlp={kind: gelu, bias: true}", "model.norm={kind: layernorm}", "model.dropout=0.1",
-                 "phases.chat.document_mask=false"],
-    "as in 2017": ["model.norm={kind: layernorm, placement: post}", "model.position={kind: sinusoidal}",
-                   "model.mlp={kind: relu}", "model.tied_embeddings=false", "phases.chat.optimizer={kind: adam}"],
-    "with penalties": ["model.position={kind: alibi}", "model.mlp={kind: geglu}", "phases.chat.batch=1",
-                       "phases.chat.optimizer={kind: sgd, momentum: 0.9}", "phases.chat.accumulation=2"],
+    "gpt-like": [
+        "model.attention={kind: multi_head, heads: 6, bias: true}",
+        "model.position={kind: learned}",
+        "model.mlp={kind: gelu, bias: true}",
+        "model.norm={kind: layernorm}",
+        "model.dropout=0.1",
+        "phases.chat.document_mask=false",
+    ],
+    "as in 2017": [
+        "model.norm={kind: layernorm, placement: post}",
+        "model.position={kind: sinusoidal}",
+        "model.mlp={kind: relu}",
+        "model.tied_embeddings=false",
+        "phases.chat.optimizer={kind: adam}",
+    ],
+    "with penalties": [
+        "model.position={kind: alibi}",
+        "model.mlp={kind: geglu}",
+        "phases.chat.batch=1",
+        "phases.chat.optimizer={kind: sgd, momentum: 0.9}",
+        "phases.chat.accumulation=2",
+    ],
     "smoothed": ["model.mlp={kind: silu}", "phases.chat.objective={kind: cross_entropy, label_smoothing: 0.1}"],
 }
 
@@ -116,8 +130,9 @@ def small(*overrides: str) -> Plan:
     return compile_spec(load_spec(path, [*first, *overrides]).spec)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if i < 1 else pytest.mark.nightly)
-                                  for i, n in enumerate(REALISTIC)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if i < 1 else pytest.mark.nightly) for i, n in enumerate(REALISTIC)]
+)
 def test_totals_are_tinygrads_within_five_percent(name: str) -> None:
     plan = small(*REALISTIC[name])
     (phase,) = plan.phases

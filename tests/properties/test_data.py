@@ -59,6 +59,7 @@ def read(layout: Any, context: int, blocks: list[int]) -> Batch:
 
 # -- plain text ------------------------------------------------------------------------------------------------------
 
+
 def naive_stream(documents: list[str], names: tuple[object, ...], epochs: int) -> list[int]:
     out = []
     for epoch in range(epochs):
@@ -69,8 +70,9 @@ def naive_stream(documents: list[str], names: tuple[object, ...], epochs: int) -
 
 @given(documents=texts, context=contexts, mask=st.booleans(), epochs=st.integers(1, 3), data=st.data())
 @quick
-def test_plain_blocks_are_the_naive_stream(documents: list[str], context: int, mask: bool, epochs: int,
-                                           data: st.DataObject) -> None:
+def test_plain_blocks_are_the_naive_stream(
+    documents: list[str], context: int, mask: bool, epochs: int, data: st.DataObject
+) -> None:
     names = ("seed", "source")
     layout = PlainLayout(plain_set(documents), context, END_ID, mask, names)
     stream = naive_stream(documents, names, epochs)
@@ -114,6 +116,7 @@ def test_a_shuffle_is_a_permutation_that_hangs_on_its_names_alone(n: int, a: int
 
 # -- dialogues -------------------------------------------------------------------------------------------------------
 
+
 def naive_dialogue(turns: list[Turn], learn: tuple[str, ...]) -> tuple[list[int], list[int]]:
     """Tokens, and for each whether it counts as a target."""
     tokens, learned = [END_ID], [0]
@@ -144,8 +147,9 @@ def rows_to_dialogues(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ..
 
 @given(spoken=dialogues, learn=roles, context=st.sampled_from([4, 12, 24, 64]))
 @quick
-def test_dialogues_are_whole_and_only_learned_turns_count(spoken: list[list[Turn]], learn: tuple[str, ...],
-                                                          context: int) -> None:
+def test_dialogues_are_whole_and_only_learned_turns_count(
+    spoken: list[list[Turn]], learn: tuple[str, ...], context: int
+) -> None:
     layout = DialogueLayout(encode_dialogues(CODEC, spoken), learn, context, END_ID, True, ("s",))
     expected, long, nothing = [], 0, 0
     for turns in spoken:
@@ -169,8 +173,9 @@ def test_dialogues_are_whole_and_only_learned_turns_count(spoken: list[list[Turn
 
 @given(spoken=dialogues, learn=roles)
 @quick
-def test_without_a_document_mask_only_numbers_and_places_differ(spoken: list[list[Turn]],
-                                                                learn: tuple[str, ...]) -> None:
+def test_without_a_document_mask_only_numbers_and_places_differ(
+    spoken: list[list[Turn]], learn: tuple[str, ...]
+) -> None:
     data = encode_dialogues(CODEC, [*spoken, [Turn(role, ("hi",)) for role in learn]])
     masked = DialogueLayout(data, learn, 64, END_ID, True, ("s",))
     plain = DialogueLayout(data, learn, 64, END_ID, False, ("s",))
@@ -200,15 +205,18 @@ def test_markers_of_templates_are_ids_and_spell_no_characters() -> None:
 # -- mixtures --------------------------------------------------------------------------------------------------------
 
 demands = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.1, 500), st.floats(1, 256)), min_size=1, max_size=5)
-budgets = st.builds(Budget, st.integers(1, 10**6).map(float), st.just("tokens")) | st.builds(
-    Budget, st.integers(1, 2000).map(float), st.just("steps")) | st.builds(
-    Budget, st.floats(0.1, 20), st.just("epochs"), st.just("s0"))
+budgets = (
+    st.builds(Budget, st.integers(1, 10**6).map(float), st.just("tokens"))
+    | st.builds(Budget, st.integers(1, 2000).map(float), st.just("steps"))
+    | st.builds(Budget, st.floats(0.1, 20), st.just("epochs"), st.just("s0"))
+)
 
 
 @given(drawn=demands, budget=budgets, per_step=st.sampled_from([1, 4, 48]))
 @settings(deadline=None, max_examples=300)
-def test_shares_hold_within_a_block_and_the_budget_is_met(drawn: list[tuple[float, float, float]], budget: Budget,
-                                                          per_step: int) -> None:
+def test_shares_hold_within_a_block_and_the_budget_is_met(
+    drawn: list[tuple[float, float, float]], budget: Budget, per_step: int
+) -> None:
     total = sum(share for share, _, _ in drawn)
     parts = [Demand(f"s{i}", share / total, epoch, fill, 1e9) for i, (share, epoch, fill) in enumerate(drawn)]
     steps, blocks = portions(budget, parts, per_step)
@@ -236,29 +244,58 @@ def test_spare_blocks_go_to_the_largest_remainders() -> None:
 @given(drawn=demands, budget=budgets, most=st.floats(0.5, 4))
 @settings(deadline=None, max_examples=200)
 def test_a_source_is_refused_exactly_where_the_budget_repeats_it_too_often(
-        drawn: list[tuple[float, float, float]], budget: Budget, most: float) -> None:
+    drawn: list[tuple[float, float, float]], budget: Budget, most: float
+) -> None:
     total = sum(share for share, _, _ in drawn)
     parts = [Demand(f"s{i}", share / total, epoch, fill, most) for i, (share, epoch, fill) in enumerate(drawn)]
     refused = {problem.path[-1] for problem in too_often(budget, parts, 4)}
     mean = 1 / sum(part.share / part.tokens_per_block for part in parts)
-    tokens = {"tokens": budget.amount, "steps": budget.amount * 4 * mean,
-              "epochs": budget.amount * parts[0].blocks_per_epoch * parts[0].tokens_per_block / parts[0].share}
+    tokens = {
+        "tokens": budget.amount,
+        "steps": budget.amount * 4 * mean,
+        "epochs": budget.amount * parts[0].blocks_per_epoch * parts[0].tokens_per_block / parts[0].share,
+    }
     for part in parts:
         epochs = tokens[budget.unit] * part.share / (part.blocks_per_epoch * part.tokens_per_block)
         if abs(epochs / most - 1) > 1e-4:
             assert (part.source in refused) == (epochs > most)
 
 
-@given(a=texts, b=texts, spoken=dialogues, share=st.integers(1, 98), steps=st.integers(1, 12), batch=st.integers(1, 5),
-       accumulation=st.integers(1, 3), learn=roles, seed=st.integers(0, 9), data=st.data())
+@given(
+    a=texts,
+    b=texts,
+    spoken=dialogues,
+    share=st.integers(1, 98),
+    steps=st.integers(1, 12),
+    batch=st.integers(1, 5),
+    accumulation=st.integers(1, 3),
+    learn=roles,
+    seed=st.integers(0, 9),
+    data=st.data(),
+)
 @quick
 def test_streams_are_functions_of_the_step_and_end_as_planned(
-        a: list[str], b: list[str], spoken: list[list[Turn]], share: int, steps: int, batch: int, accumulation: int,
-        learn: tuple[str, ...], seed: int, data: st.DataObject) -> None:
+    a: list[str],
+    b: list[str],
+    spoken: list[list[Turn]],
+    share: int,
+    steps: int,
+    batch: int,
+    accumulation: int,
+    learn: tuple[str, ...],
+    seed: int,
+    data: st.DataObject,
+) -> None:
     spoken = [*spoken, [Turn(role, ("hi",)) for role in learn]]
     sets = {"a": plain_set([*a, "c" * 32]), "b": plain_set([*b, "d" * 40]), "talk": encode_dialogues(CODEC, spoken)}
-    phase = phase_of("sft", {"talk": share, "b": 99 - share, "a": 1}, f"{steps} steps", batch=batch,
-                     accumulation=accumulation, learn=learn)
+    phase = phase_of(
+        "sft",
+        {"talk": share, "b": 99 - share, "a": 1},
+        f"{steps} steps",
+        batch=batch,
+        accumulation=accumulation,
+        learn=learn,
+    )
     stream = stream_of(phase, sets, 32, seed)
     assert stream.steps == steps
     cells = [(step, micro) for step in range(steps) for micro in range(accumulation)]
@@ -307,8 +344,10 @@ def test_cursors_go_on_only_in_their_own_stream() -> None:
     sets = {"a": plain_set(["abcdefgh" * 20])}
     stream = stream_of(phase_of("pretrain", {"a": 100}, "8 steps", batch=2), sets)
     assert stream.check_cursor(stream.cursor(5)) == 5
-    for other in (stream_of(phase_of("pretrain", {"a": 100}, "9 steps", batch=2), sets),
-                  stream_of(phase_of("pretrain", {"a": 100}, "8 steps", batch=2), sets, seed=4)):
+    for other in (
+        stream_of(phase_of("pretrain", {"a": 100}, "9 steps", batch=2), sets),
+        stream_of(phase_of("pretrain", {"a": 100}, "8 steps", batch=2), sets, seed=4),
+    ):
         with pytest.raises(RunError, match="other data or in another order"):
             other.check_cursor(stream.cursor(5))
     for step, micro in ((8, 0), (-1, 0), (0, 1)):
@@ -317,8 +356,11 @@ def test_cursors_go_on_only_in_their_own_stream() -> None:
 
 
 def test_a_source_shorter_than_a_block_or_read_too_often_is_named() -> None:
-    sets = {"a": plain_set(["abc"]), "b": plain_set(["abcdefgh" * 20]),
-            "talk": encode_dialogues(CODEC, [[Turn("assistant", ("much too long to fit",))]])}
+    sets = {
+        "a": plain_set(["abc"]),
+        "b": plain_set(["abcdefgh" * 20]),
+        "talk": encode_dialogues(CODEC, [[Turn("assistant", ("much too long to fit",))]]),
+    }
     with pytest.raises(DataError) as caught:
         stream_of(phase_of("sft", {"a": 40, "b": 20, "talk": 40}, "8 steps"), sets)
     said = str(caught.value)
@@ -329,6 +371,7 @@ def test_a_source_shorter_than_a_block_or_read_too_often_is_named() -> None:
 
 
 # -- validation ------------------------------------------------------------------------------------------------------
+
 
 @given(documents=texts, context=contexts, rows=st.integers(1, 4), mask=st.booleans())
 @quick
@@ -368,13 +411,20 @@ def test_validation_dialogues_count_their_learned_turns_once(spoken: list[list[T
 
 # -- splits ----------------------------------------------------------------------------------------------------------
 
+
 def shaped(names: list[str], contents: list[str], records: bool) -> list[Shaped]:
-    return [Shaped(Document(name, "" if records else text, {"t": text} if records else None), text, (text,))
-            for name, text in zip(names, contents, strict=True)]
+    return [
+        Shaped(Document(name, "" if records else text, {"t": text} if records else None), text, (text,))
+        for name, text in zip(names, contents, strict=True)
+    ]
 
 
-@given(contents=st.lists(word.filter(str.strip), min_size=1, max_size=9), percent=st.integers(1, 99),
-       records=st.booleans(), how=st.sampled_from(["tail", "hash"]))
+@given(
+    contents=st.lists(word.filter(str.strip), min_size=1, max_size=9),
+    percent=st.integers(1, 99),
+    records=st.booleans(),
+    how=st.sampled_from(["tail", "hash"]),
+)
 @quick
 def test_a_split_loses_nothing_and_keeps_the_order(contents: list[str], percent: int, records: bool, how: str) -> None:
     items = shaped([str(i) for i in range(len(contents))], contents, records)
@@ -423,6 +473,9 @@ def test_positions_and_shapes_are_what_a_graph_expects() -> None:
     stream = stream_of(phase_of("pretrain", {"a": 100}, "2 steps", batch=3), {"a": plain_set(["abcdefgh" * 20])})
     batch = stream.batch(0)
     kinds = {name: (array.shape, array.dtype.name) for name, array in batch._asdict().items()}
-    assert kinds == {**dict.fromkeys(("tokens", "targets", "documents", "positions"), ((3, 8), "int32")),
-                     "weights": ((3, 8), "float32"), **dict.fromkeys(("source", "filled", "repeated"), ((3,), "int32"))}
+    assert kinds == {
+        **dict.fromkeys(("tokens", "targets", "documents", "positions"), ((3, 8), "int32")),
+        "weights": ((3, 8), "float32"),
+        **dict.fromkeys(("source", "filled", "repeated"), ((3,), "int32")),
+    }
     assert SimpleNamespace(**batch._asdict()).tokens.flags["C_CONTIGUOUS"]

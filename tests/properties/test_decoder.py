@@ -85,8 +85,15 @@ def test_greedy_text_is_that_of_the_whole_pass(name: str, seed: int, start: int)
 
 @functools.cache
 def long() -> tuple[Decoder, Inputs]:
-    plan = plan_of({"context": LONG, "layers": 1, "position": {"kind": "rope"}, "mlp": {"kind": "relu"},
-                    "attention": {"heads": 2, "kv_heads": 1}}).model
+    plan = plan_of(
+        {
+            "context": LONG,
+            "layers": 1,
+            "position": {"kind": "rope"},
+            "mlp": {"kind": "relu"},
+            "attention": {"heads": 2, "kv_heads": 1},
+        }
+    ).model
     weights = Inputs().put(drawn_weights(plan, 5))
     return Decoder(plan, lowering("CPU"), weights), weights
 

@@ -29,8 +29,11 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
     """Model sections of any parts."""
     attention = {**draw(kinds(attentions.TABLE)), "heads": 4, "bias": draw(st.booleans())}
     return {
-        "context": draw(st.integers(2, 64)), "d_model": 8 * draw(st.integers(1, 4)), "layers": draw(st.integers(1, 9)),
-        "position": draw(kinds(positions.TABLE)), "attention": attention,
+        "context": draw(st.integers(2, 64)),
+        "d_model": 8 * draw(st.integers(1, 4)),
+        "layers": draw(st.integers(1, 9)),
+        "position": draw(kinds(positions.TABLE)),
+        "attention": attention,
         "mlp": {**draw(kinds(mlps.TABLE)), "d_ff": draw(st.integers(1, 40)), "bias": draw(st.booleans())},
         "norm": {**draw(kinds(norms.TABLE)), "placement": draw(st.sampled_from(["pre", "post"]))},
         "tied_embeddings": draw(st.booleans()),
@@ -47,11 +50,19 @@ def check_sums(node: Node) -> None:
 
 @given(models())
 def test_the_tree_adds_up_at_every_node(model: dict[str, Any]) -> None:
-    report = explain_plan(compile_spec(Spec.model_validate({
-        "name": "drawn", "device": "CPU", "model": model,
-        "data": {"sources": {"a": {"kind": "inline", "documents": ("text",)}}},
-        "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "5 steps"}},
-    })))
+    report = explain_plan(
+        compile_spec(
+            Spec.model_validate(
+                {
+                    "name": "drawn",
+                    "device": "CPU",
+                    "model": model,
+                    "data": {"sources": {"a": {"kind": "inline", "documents": ("text",)}}},
+                    "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "5 steps"}},
+                }
+            )
+        )
+    )
     check_sums(report.model)
     assert report.model.parameters == sum(math.prod(t.shape) for t in report.tensors)
     assert sum(n * row.parameters for _, n, row in folded(report.tensors)) == report.parameters

@@ -27,16 +27,38 @@ from llmspec.parts.norms.base import SMALLEST_EPS
 from llmspec.spec import read_spec
 from llmspec.spec.schema import ModelSpec
 
-EXTREMES = [5e-324, 1e-46, 1e-40, math.nextafter(SMALLEST, 0), SMALLEST, 1e-37, 1e-9, 0.5, math.nextafter(1, 0),
-            1 - 2.0**-26, 1 - 2.0**-24, 1.0, 1e30, LARGEST, 3.5e38, 1e39, 1e308, 0.0]
+EXTREMES = [
+    5e-324,
+    1e-46,
+    1e-40,
+    math.nextafter(SMALLEST, 0),
+    SMALLEST,
+    1e-37,
+    1e-9,
+    0.5,
+    math.nextafter(1, 0),
+    1 - 2.0**-26,
+    1 - 2.0**-24,
+    1.0,
+    1e30,
+    LARGEST,
+    3.5e38,
+    1e39,
+    1e308,
+    0.0,
+]
 ON_THE_HOST = {"theta", "final"}
 """Keys whose numbers never enter a graph as they are; each is a decision."""
 
 
 def holders() -> list[Frozen]:
     """Everything with numbers that a model or a phase can hold, and both themselves."""
-    shaped = [part() for name, table in TABLES.items() if name not in ("source", "phase", "tokenizer")
-              for part in table.values()]
+    shaped = [
+        part()
+        for name, table in TABLES.items()
+        if name not in ("source", "phase", "tokenizer")
+        for part in table.values()
+    ]
     made = [kind(mixture={"a": Share(100.0)}, budget=Budget(2.0, "steps")) for kind in phases.TABLE.values()]
     return [*shaped, *made, ModelSpec(context=8, d_model=8, layers=1)]
 
@@ -58,8 +80,12 @@ def replaced(value: Any, path: tuple[str, ...], number: float) -> Any:
 
 def allowed(info: Any, number: float) -> bool:
     """Whether the field itself takes a number."""
-    tests = {Gt: lambda r: number > r.gt, Ge: lambda r: number >= r.ge, Lt: lambda r: number < r.lt,
-             Le: lambda r: number <= r.le}
+    tests = {
+        Gt: lambda r: number > r.gt,
+        Ge: lambda r: number >= r.ge,
+        Lt: lambda r: number < r.lt,
+        Le: lambda r: number <= r.le,
+    }
     return all(test(rule) for rule in info.metadata for kind, test in tests.items() if isinstance(rule, kind))
 
 
@@ -67,16 +93,20 @@ open_device("CPU")
 CASES = [(value, path, info) for value in holders() for path, info in numbers(value)]
 
 
-@pytest.mark.parametrize(("value", "path", "info"), CASES,
-                         ids=[f"{type(v).__name__}.{'.'.join(p)}" for v, p, _ in CASES])
+@pytest.mark.parametrize(
+    ("value", "path", "info"), CASES, ids=[f"{type(v).__name__}.{'.'.join(p)}" for v, p, _ in CASES]
+)
 def test_every_number_of_every_part(value: Any, path: tuple[str, ...], info: Any) -> None:
     """Found by the types of fields, so that a number that is added is checked from its first day."""
     below_one = any(isinstance(rule, Lt) and rule.lt == 1 for rule in info.metadata)
     for number in (n for n in EXTREMES if allowed(info, n)):
         near = float(np.float32(number)) if number <= LARGEST else math.inf
         is_lost = (number != 0 and abs(near) < SMALLEST) or math.isinf(near) or (below_one and near == 1)
-        found = [p for p in number_problems(replaced(value, path, number))
-                 if p.path == path and "to the power of" not in p.message]
+        found = [
+            p
+            for p in number_problems(replaced(value, path, number))
+            if p.path == path and "to the power of" not in p.message
+        ]
         assert bool(found) == (is_lost and path[-1] not in ON_THE_HOST), number
         for problem in found:
             assert "float32" in problem.message and problem.consequence
@@ -110,39 +140,61 @@ def test_a_decay_that_takes_nothing_is_refused(lr: float, decay: float, kind: st
         assert np.float32(1) - np.float32(lr * least) < 1
 
 
-@pytest.mark.parametrize(("sets", "path"), [
-    ("phases.chat.optimizer.eps=1e-40", ("phases", "chat", "optimizer", "eps")),
-    ("phases.pretrain.optimizer.rest.eps=1e-40", ("phases", "pretrain", "optimizer", "rest", "eps")),
-    ("phases.chat.optimizer.lr=1e39", ("phases", "chat", "optimizer", "lr")),
-    ("phases.pretrain.clip=1e39", ("phases", "pretrain", "clip")),
-    ("phases.chat.clip=1e-25", ("phases", "chat", "clip")),
-    ("phases.pretrain.clip=1e-25", ("phases", "pretrain", "clip")),
-    ("phases.chat.schedule={final: 1e-38}", ("phases", "chat", "schedule", "final")),
-    ("phases.chat.objective={label_smoothing: 1e-40}", ("phases", "chat", "objective", "label_smoothing")),
-    ("model.norm={eps: 1e-40}", ("model", "norm", "eps")), ("model.dropout=1e-10", ("model", "dropout")),
-    ("model.init={stddev: 1e-40}", ("model", "init", "stddev")), ("model.init={stddev: 1e19}", ("model", "init")),
-    ("model.init={kind: fan_in, gain: 2e-38}", ("model", "init")),
-])
+@pytest.mark.parametrize(
+    ("sets", "path"),
+    [
+        ("phases.chat.optimizer.eps=1e-40", ("phases", "chat", "optimizer", "eps")),
+        ("phases.pretrain.optimizer.rest.eps=1e-40", ("phases", "pretrain", "optimizer", "rest", "eps")),
+        ("phases.chat.optimizer.lr=1e39", ("phases", "chat", "optimizer", "lr")),
+        ("phases.pretrain.clip=1e39", ("phases", "pretrain", "clip")),
+        ("phases.chat.clip=1e-25", ("phases", "chat", "clip")),
+        ("phases.pretrain.clip=1e-25", ("phases", "pretrain", "clip")),
+        ("phases.chat.schedule={final: 1e-38}", ("phases", "chat", "schedule", "final")),
+        ("phases.chat.objective={label_smoothing: 1e-40}", ("phases", "chat", "objective", "label_smoothing")),
+        ("model.norm={eps: 1e-40}", ("model", "norm", "eps")),
+        ("model.dropout=1e-10", ("model", "dropout")),
+        ("model.init={stddev: 1e-40}", ("model", "init", "stddev")),
+        ("model.init={stddev: 1e19}", ("model", "init")),
+        ("model.init={kind: fan_in, gain: 2e-38}", ("model", "init")),
+    ],
+)
 def test_check_names_the_place(tmp_path: Path, sets: str, path: tuple[str, ...]) -> None:
     reading = read_spec(tiny.write(tmp_path), [sets])
-    problem, = reading.sorted((*reading.problems, *check_sections(reading.sections)))
+    (problem,) = reading.sorted((*reading.problems, *check_sections(reading.sections)))
     assert problem.path == path and problem.mark is not None and problem.hint and problem.consequence
 
 
 def test_all_are_named_at_once_beside_a_broken_section(tmp_path: Path) -> None:
-    reading = read_spec(tiny.write(tmp_path), [
-        "model.tied_embeddings=7", "model.norm={eps: 1e-40}", "phases.chat.optimizer.lr=1e39",
-        "phases.pretrain.clip=1e-46"])
+    reading = read_spec(
+        tiny.write(tmp_path),
+        [
+            "model.tied_embeddings=7",
+            "model.norm={eps: 1e-40}",
+            "phases.chat.optimizer.lr=1e39",
+            "phases.pretrain.clip=1e-46",
+        ],
+    )
     found = {p.path for p in (*reading.problems, *check_sections(reading.sections))}
-    assert found == {("model", "tied_embeddings"), ("model", "norm", "eps"), ("phases", "chat", "optimizer", "lr"),
-                     ("phases", "pretrain", "clip")}
+    assert found == {
+        ("model", "tied_embeddings"),
+        ("model", "norm", "eps"),
+        ("phases", "chat", "optimizer", "lr"),
+        ("phases", "pretrain", "clip"),
+    }
 
 
 # -- what is accepted works ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "cpu"])
-@pytest.mark.parametrize(("kind", "settings"), [
-    ("adam", {"eps": 1.2e-38}), ("adamw", {"eps": 1.2e-38, "beta1": 1 - 2.0**-24, "beta2": 1 - 2.0**-24}),
-    ("sgd", {"momentum": 1 - 2.0**-24}), ("muon", {"momentum": 1 - 2.0**-24}), ("adamw", {"beta1": 0.0, "beta2": 0.0})])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("adam", {"eps": 1.2e-38}),
+        ("adamw", {"eps": 1.2e-38, "beta1": 1 - 2.0**-24, "beta2": 1 - 2.0**-24}),
+        ("sgd", {"momentum": 1 - 2.0**-24}),
+        ("muon", {"momentum": 1 - 2.0**-24}),
+        ("adamw", {"beta1": 0.0, "beta2": 0.0}),
+    ],
+)
 def test_the_last_numbers_that_pass_make_no_nan(kind: str, settings: dict[str, float], plain: bool) -> None:
     """Where every gradient is 0, as those of unseen tokens are; and the weights stay what they were, but for decay."""
     optimizer = optimizers.TABLE[kind](weight_decay=0.0, **settings)
@@ -150,17 +202,22 @@ def test_the_last_numbers_that_pass_make_no_nan(kind: str, settings: dict[str, f
     chosen = lowering("CPU", plain)
     before = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
     names = optimizer.state("matrix")
-    held = numpy_inputs(w=before, g=np.zeros_like(before), scale=np.ones(1, np.float32),
-                        scalars=np.array(optimizer.scalars(1.0, 1), np.float32),
-                        **{name: np.zeros_like(before) for name in names})
+    held = numpy_inputs(
+        w=before,
+        g=np.zeros_like(before),
+        scale=np.ones(1, np.float32),
+        scalars=np.array(optimizer.scalars(1.0, 1), np.float32),
+        **{name: np.zeros_like(before) for name in names},
+    )
     inputs = {**held, **chosen.inputs}
 
     def step(inputs: dict[str, Any]) -> Any:
         from tinygrad import Tensor
 
         ops = chosen.ops(inputs)
-        optimizer.update(ops, "matrix", inputs["w"], inputs["g"], inputs["scale"], {n: inputs[n] for n in names},
-                         inputs["scalars"])
+        optimizer.update(
+            ops, "matrix", inputs["w"], inputs["g"], inputs["scale"], {n: inputs[n] for n in names}, inputs["scalars"]
+        )
         Tensor.realize(*ops.written)
 
     step(inputs)
@@ -176,16 +233,26 @@ def test_constant_vectors_pass_the_smallest_norm(kind: str, plain: bool) -> None
 
     norm, chosen = TABLES["norm"][kind](eps=SMALLEST_EPS), lowering("CPU", plain)
     assert not list(number_problems(norm)) and list(number_problems(type(norm)(eps=0.9 * SMALLEST_EPS)))
-    inputs = {**numpy_inputs(x=np.stack([np.zeros(4), np.ones(4)]).astype(np.float32)[None],
-                             weight=np.ones(4, np.float32), bias=np.zeros(4, np.float32)), **chosen.inputs}
+    inputs = {
+        **numpy_inputs(
+            x=np.stack([np.zeros(4), np.ones(4)]).astype(np.float32)[None],
+            weight=np.ones(4, np.float32),
+            bias=np.zeros(4, np.float32),
+        ),
+        **chosen.inputs,
+    }
     weights = {"weight": inputs["weight"], "bias": inputs["bias"]}
     y = norm.build(Dims(4, 1, 2, 9))(chosen.ops(inputs), weights, inputs["x"])
-    to_x, = (y * y).sum().gradient(inputs["x"])
+    (to_x,) = (y * y).sum().gradient(inputs["x"])
     Tensor.realize(y, to_x)
     assert np.isfinite(y.numpy()).all() and np.isfinite(to_x.numpy()).all()
 
 
 def test_phases_are_looked_at_whole() -> None:
-    phase = phases.TABLE["pretrain"](mixture={"a": Share(100.0)}, budget=Budget(2.0, "steps"), clip=1e-40,
-                                     optimizer=optimizers.TABLE["adamw"](lr=1e39))
+    phase = phases.TABLE["pretrain"](
+        mixture={"a": Share(100.0)},
+        budget=Budget(2.0, "steps"),
+        clip=1e-40,
+        optimizer=optimizers.TABLE["adamw"](lr=1e39),
+    )
     assert {p.path for p in phase_problems(phase)} == {("clip",), ("optimizer", "lr")}

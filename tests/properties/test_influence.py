@@ -25,8 +25,13 @@ def test_every_part_looks_where_the_mask_says(name: str) -> None:
 
 
 def test_documents_stay_apart_and_a_mask_one_too_wide_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ["device=CPU", "model.layers=1", "model.context=32", "tokenizer.vocab=300",
-                 "phases.chat.document_mask=true"]
+    overrides = [
+        "device=CPU",
+        "model.layers=1",
+        "model.context=32",
+        "tokenizer.vocab=300",
+        "phases.chat.document_mask=true",
+    ]
     plan = compile_spec(load_spec(tiny.ROOT / "specs/quickstart.yaml", overrides).spec)
     assert "documents apart" in graph_proof(plan).evidence
     spans = Mask.spans

@@ -43,24 +43,99 @@ LOOKS = {
 """Ways to make a text look another; what it says stays."""
 
 APART = [
-    ("ab", "ba"), ("a b", "ab"), ("-5 degrees", "5 degrees"), ("a+b", "a-b"), ("a*b", "a/b"), ("1+1", "11"),
-    ("1.5", "15"), ("3,14", "314"), ("3,14", "3.14"), ("1,000", "1.000"), ("v1.2.3", "v1.23"), ("10:30", "1030"),
-    ("5%", "5"), ("$5", "5"), ("€5", "£5"), ("C#", "C"), ("C++", "C"), ("!x", "x"), ("x != y", "x = y"),
-    ("a < b", "a > b"), ("x == 1", "x = 1"), ("x[0]", "x(0)"), ("x'", "x"), ("#5", "5"), ("~5", "5"), ("a_b", "ab"),
-    ("a@b.c", "ab.c"), ("http://a.b/c", "http://a.b/d"), ("a.b/c?d=1", "a.b/cd1"), ("/etc", "etc"), ("-x", "--x"),
-    ("can't", "cant"), ("well-known", "well known"), ("re-sign", "resign"), ("Stop!", "Stop?"), ("no?", "no"),
-    ("(a)", "a"), ("“a”", "a"), ("Let's eat, Kim", "Let's eat Kim"), ("x = 1", "x 1"), ("!!", "??"), ("…", ""),
-    ("naïve", "naive"), ("año", "ano"), ("कि", "क"), ("ก่า", "กา"), ("كَتَبَ", "كُتِبَ"), ("می‌خواهم", "میخواهم"),
-    ("a\u0345", "a"), ("x²", "x2"), ("½", "12"), ("H₂O", "H2O"), ("①", "1"), ("👍", "👎"), ("👍🏽", "👍"), ("🙂", ""),
-    ("a→b", "a←b"), ("∀x", "∃x"), ("x ∈ A", "x ∉ A"), ("¬p", "p"), ("5°", "5"), ("50 €", "50"), ("ı", "i"),
-    ("は", "ば")]
+    ("ab", "ba"),
+    ("a b", "ab"),
+    ("-5 degrees", "5 degrees"),
+    ("a+b", "a-b"),
+    ("a*b", "a/b"),
+    ("1+1", "11"),
+    ("1.5", "15"),
+    ("3,14", "314"),
+    ("3,14", "3.14"),
+    ("1,000", "1.000"),
+    ("v1.2.3", "v1.23"),
+    ("10:30", "1030"),
+    ("5%", "5"),
+    ("$5", "5"),
+    ("€5", "£5"),
+    ("C#", "C"),
+    ("C++", "C"),
+    ("!x", "x"),
+    ("x != y", "x = y"),
+    ("a < b", "a > b"),
+    ("x == 1", "x = 1"),
+    ("x[0]", "x(0)"),
+    ("x'", "x"),
+    ("#5", "5"),
+    ("~5", "5"),
+    ("a_b", "ab"),
+    ("a@b.c", "ab.c"),
+    ("http://a.b/c", "http://a.b/d"),
+    ("a.b/c?d=1", "a.b/cd1"),
+    ("/etc", "etc"),
+    ("-x", "--x"),
+    ("can't", "cant"),
+    ("well-known", "well known"),
+    ("re-sign", "resign"),
+    ("Stop!", "Stop?"),
+    ("no?", "no"),
+    ("(a)", "a"),
+    ("“a”", "a"),
+    ("Let's eat, Kim", "Let's eat Kim"),
+    ("x = 1", "x 1"),
+    ("!!", "??"),
+    ("…", ""),
+    ("naïve", "naive"),
+    ("año", "ano"),
+    ("कि", "क"),
+    ("ก่า", "กา"),
+    ("كَتَبَ", "كُتِبَ"),
+    ("می‌خواهم", "میخواهم"),
+    ("a\u0345", "a"),
+    ("x²", "x2"),
+    ("½", "12"),
+    ("H₂O", "H2O"),
+    ("①", "1"),
+    ("👍", "👎"),
+    ("👍🏽", "👍"),
+    ("🙂", ""),
+    ("a→b", "a←b"),
+    ("∀x", "∃x"),
+    ("x ∈ A", "x ∉ A"),
+    ("¬p", "p"),
+    ("5°", "5"),
+    ("50 €", "50"),
+    ("ı", "i"),
+    ("は", "ば"),
+]
 """Texts that say different things."""
 ALIKE = [
-    ("The Cat", "the cat"), ("US", "us"), ("STRASSE", "straße"), ("“so”", '"so"'), ("„so“", '"so"'), ("«so»", '"so"'),
-    ("it’s", "it's"), ("‘so’", "'so'"), ("a – b", "a — b"), ("a\u2011b", "a-b"), ("\u22125", "-5"), ("a  b", "a\n\tb"),
-    ("a\u00a0b", "a b"), ("a\u3000b", "a b"), ("é", "e\u0301"), ("각", "\u1100\u1161\u11a8"), ("ﬁne", "fine"),
-    ("wait…", "wait..."), ("ＡＢ１", "ab1"), ("ｱ", "ア"), ("so\u00adft", "soft"), ("a\u200bb", "ab"), ("ﻻ", "لا"),
-    ("Ⅳ", "iv"), ("ẞ", "ss")]
+    ("The Cat", "the cat"),
+    ("US", "us"),
+    ("STRASSE", "straße"),
+    ("“so”", '"so"'),
+    ("„so“", '"so"'),
+    ("«so»", '"so"'),
+    ("it’s", "it's"),
+    ("‘so’", "'so'"),
+    ("a – b", "a — b"),
+    ("a\u2011b", "a-b"),
+    ("\u22125", "-5"),
+    ("a  b", "a\n\tb"),
+    ("a\u00a0b", "a b"),
+    ("a\u3000b", "a b"),
+    ("é", "e\u0301"),
+    ("각", "\u1100\u1161\u11a8"),
+    ("ﬁne", "fine"),
+    ("wait…", "wait..."),
+    ("ＡＢ１", "ab1"),
+    ("ｱ", "ア"),
+    ("so\u00adft", "soft"),
+    ("a\u200bb", "ab"),
+    ("ﻻ", "لا"),
+    ("Ⅳ", "iv"),
+    ("ẞ", "ss"),
+]
 """Texts that differ in typography."""
 
 
@@ -69,6 +144,7 @@ def shaped(text: str, place: str = "", turns: list[Turn] | None = None) -> Shape
 
 
 # -- the relation ----------------------------------------------------------------------------------------------------
+
 
 @given(texts)
 @quick
@@ -108,18 +184,21 @@ def test_no_sign_within_a_text_is_lost(text: str, data: st.DataObject) -> None:
     if not signs:
         return
     at = data.draw(st.sampled_from(signs))
-    assert alike(f"a{text}b") != alike(f"a{text[:at]}{text[at + 1:]}b")
+    assert alike(f"a{text}b") != alike(f"a{text[:at]}{text[at + 1 :]}b")
 
 
 # -- planted ---------------------------------------------------------------------------------------------------------
+
 
 @given(data=st.data(), count=st.integers(2, 12), names=st.integers(1, 3))
 @quick
 def test_all_that_is_planted_is_found_and_nothing_else(data: st.DataObject, count: int, names: int) -> None:
     unique = [f"text number {i} of a kind" for i in range(2 * count)]
     held, own = unique[:count], unique[count:]
-    sides = {f"v{i}": reading([shaped(t, f"v{n}") for n, t in enumerate(held) if n % names == i], VALIDATES, f"v{i}")
-             for i in range(names)}
+    sides = {
+        f"v{i}": reading([shaped(t, f"v{n}") for n, t in enumerate(held) if n % names == i], VALIDATES, f"v{i}")
+        for i in range(names)
+    }
     planted = data.draw(st.lists(st.tuples(st.sampled_from(held), st.sampled_from(list(LOOKS.values()))), max_size=8))
     training = [(shaped(t), False) for t in own] + [(shaped(look(t)), True) for t, look in planted]
     training = data.draw(st.permutations(training))
@@ -142,8 +221,10 @@ def leaking(folder: Path, leaks: str = "drop") -> Any:
     other = [f"paragraph {i} of the second" for i in range(30)]
     first = [own[35].upper(), *own[:35], *own[35:]]
     second = [*other, own[36], f"{own[37]}.", own[38].replace(" ", "\n  ")]
-    parts = {"a": source("files", path=lines(folder, "a.jsonl", first), validation="tail 12%"),
-             "b": source("files", path=lines(folder, "b.jsonl", second))}
+    parts = {
+        "a": source("files", path=lines(folder, "a.jsonl", first), validation="tail 12%"),
+        "b": source("files", path=lines(folder, "b.jsonl", second)),
+    }
     return plan_of(folder, parts, ("p", "pretrain", {"a": 50, "b": 50}, "1 steps"), context=16, leaks=leaks)
 
 
@@ -158,12 +239,17 @@ def test_leaks_are_dropped_and_counted(tmp_path: Path) -> None:
     assert [row["in_both"] for row in stream.ledger().rows()] == [1, 3]
     assert [share.in_both for share in stream.planned()] == [1, 3]
     said = list(notices(prepared))
-    assert any(line.startswith("p leaves out 3 of 33 training records of b: 3 validated with too (b.jsonl:31 is a "
-                               "(a.jsonl:38); ") for line in said), said
+    assert any(
+        line.startswith(
+            "p leaves out 3 of 33 training records of b: 3 validated with too (b.jsonl:31 is a (a.jsonl:38); "
+        )
+        for line in said
+    ), said
 
 
 def test_leaks_are_refused_where_the_spec_says_so_also_when_the_tokens_are_there(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for attempt in range(2):
         with pytest.raises(DataError) as caught:
             prepare(leaking(tmp_path, "refuse"))
@@ -182,8 +268,10 @@ def test_leaks_that_are_allowed_are_read_and_still_counted(tmp_path: Path) -> No
     assert {s.name: s.in_both for s in allowed.measured.sources} == {"a": 1, "b": 3}
     assert [len(r.train_of["plain"]) for r in allowed.readings.values()] == [36, 33]
     assert allowed.fingerprint("p") != dropped.fingerprint("p")
-    assert any("3 training documents of b are validated with too, and data.leaks allows it" in line
-               for line in notices(allowed))
+    assert any(
+        "3 training documents of b are validated with too, and data.leaks allows it" in line
+        for line in notices(allowed)
+    )
 
 
 def test_refusing_makes_nothing_anew_where_there_is_nothing_to_refuse(tmp_path: Path) -> None:
@@ -194,6 +282,7 @@ def test_refusing_makes_nothing_anew_where_there_is_nothing_to_refuse(tmp_path: 
 
 
 # -- doubled sources -------------------------------------------------------------------------------------------------
+
 
 def test_the_same_text_under_two_names_is_refused(tmp_path: Path) -> None:
     found = [f"some text with the number {i}" for i in range(30)]
@@ -214,8 +303,10 @@ def test_the_same_text_under_two_names_is_refused(tmp_path: Path) -> None:
 
 def test_a_source_as_text_and_the_same_as_dialogues_are_two(tmp_path: Path) -> None:
     records = tuple({"q": f"question {i}", "a": f"answer {i}"} for i in range(30))
-    parts = {"text": source("inline", records=records, text="{q}\n\n{a}"),
-             "chat": source("inline", records=records, dialogue={"user": "{q}", "assistant": "{a}"})}
+    parts = {
+        "text": source("inline", records=records, text="{q}\n\n{a}"),
+        "chat": source("inline", records=records, dialogue={"user": "{q}", "assistant": "{a}"}),
+    }
     prepare(plan_of(tmp_path, parts, ("p", "sft", {"text": 50, "chat": 50}, "1 steps"), context=64))
 
 
@@ -234,6 +325,7 @@ def test_content_is_the_set_of_texts(found: list[str], more: str, data: st.DataO
 
 
 # -- speed -----------------------------------------------------------------------------------------------------------
+
 
 def test_a_hundred_thousand_documents_take_seconds(tmp_path: Path) -> None:
     normalised("a")

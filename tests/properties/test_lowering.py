@@ -45,8 +45,11 @@ def ids_below(n: int, seed: int, *shape: int) -> Array:
 def matmul_case(ta: bool, tb: bool) -> Any:
     flip = lambda m, flag: np.swapaxes(m, -1, -2) if flag else m
     return lambda rows, columns, inner: Case(
-        [(2, inner, rows) if ta else (2, rows, inner), (2, columns, inner) if tb else (2, inner, columns)], {},
-        lambda ops, t, a, b: ops.matmul(a, b, transpose_a=ta, transpose_b=tb), lambda a, b: flip(a, ta) @ flip(b, tb))
+        [(2, inner, rows) if ta else (2, rows, inner), (2, columns, inner) if tb else (2, inner, columns)],
+        {},
+        lambda ops, t, a, b: ops.matmul(a, b, transpose_a=ta, transpose_b=tb),
+        lambda a, b: flip(a, ta) @ flip(b, tb),
+    )
 
 
 def linears_case(layers: int, biased: bool) -> Any:
@@ -54,8 +57,12 @@ def linears_case(layers: int, biased: bool) -> Any:
         wide = [columns + j for j in range(layers)]
         shapes = [(2, rows, inner), *((o, inner) for o in wide), *((o,) for o in wide if biased)]
         pairs = lambda more: [(w, more[layers + j] if biased else None) for j, w in enumerate(more[:layers])]
-        return Case(shapes, {}, lambda ops, t, x, *more: ops.linears(x, pairs(more)),
-                    lambda x, *more: np.concatenate([x @ w.T + (0 if b is None else b) for w, b in pairs(more)], -1))
+        return Case(
+            shapes,
+            {},
+            lambda ops, t, x, *more: ops.linears(x, pairs(more)),
+            lambda x, *more: np.concatenate([x @ w.T + (0 if b is None else b) for w, b in pairs(more)], -1),
+        )
 
     return case
 
@@ -75,8 +82,12 @@ def rotate_case(rows: int, columns: int, inner: int) -> Case:
         turned = x * c + np.concatenate([-x[..., inner:], x[..., :inner]], -1) * s
         return np.concatenate([turned[:, :, :rows], x[:, :, rows:]], 2)
 
-    return Case([(2, columns, rows + 1, 2 * inner)], {"cos": cos, "sin": sin, "places": places},
-                lambda ops, t, x: ops.rotate(x, rows, t["cos"], t["sin"], t["places"]), exact)
+    return Case(
+        [(2, columns, rows + 1, 2 * inner)],
+        {"cos": cos, "sin": sin, "places": places},
+        lambda ops, t, x: ops.rotate(x, rows, t["cos"], t["sin"], t["places"]),
+        exact,
+    )
 
 
 def attended(q: Array, k: Array, v: Array, spans: Array, bias: Array | None) -> Array:
@@ -88,6 +99,7 @@ def attended(q: Array, k: Array, v: Array, spans: Array, bias: Array | None) -> 
 
 def attention_case(packed: bool, biased: bool) -> Any:
     """Two key heads for four queries'; documents, and a query that sees nothing. Packed, keys are the queries' own."""
+
     def case(t: int, more: int, d: int) -> Case:
         s, h, g = t if packed else t + more, 4, 2
         spans = np.concatenate([Mask(documents=True).spans(t, np.arange(t)[None] // 2)] * 2).astype(np.int32)
@@ -98,12 +110,18 @@ def attention_case(packed: bool, biased: bool) -> Any:
         of = lambda t: t["bias"] if biased else None
         if packed:
             split = lambda x: np.split(x, [h, h + g], axis=2)
-            return Case([(2, t, h + 2 * g, d)], constants,
-                        lambda ops, t, x: ops.self_attention(x, h, t["spans"], of(t)),
-                        lambda x: attended(*split(x), spans, bias))
-        return Case([(2, t, h, d), (2, s, g, d), (2, s, g, d)], constants,
-                    lambda ops, t, q, k, v: ops.attention(q, k, v, t["spans"], of(t)),
-                    lambda q, k, v: attended(q, k, v, spans, bias))
+            return Case(
+                [(2, t, h + 2 * g, d)],
+                constants,
+                lambda ops, t, x: ops.self_attention(x, h, t["spans"], of(t)),
+                lambda x: attended(*split(x), spans, bias),
+            )
+        return Case(
+            [(2, t, h, d), (2, s, g, d), (2, s, g, d)],
+            constants,
+            lambda ops, t, q, k, v: ops.attention(q, k, v, t["spans"], of(t)),
+            lambda q, k, v: attended(q, k, v, spans, bias),
+        )
 
     return case
 
@@ -113,13 +131,20 @@ def layer_norm_case(biased: bool) -> Any:
         return reference.layernorm({"n.weight": w, **({"n.bias": b[0]} if b else {})}, "n", x, 0.01)
 
     return lambda rows, columns, inner: Case(
-        [(rows, columns, inner), (inner,), *([(inner,)] if biased else [])], {},
-        lambda ops, t, x, w, *b: ops.layer_norm(x, w, b[0] if b else None, 0.01), exact)
+        [(rows, columns, inner), (inner,), *([(inner,)] if biased else [])],
+        {},
+        lambda ops, t, x, w, *b: ops.layer_norm(x, w, b[0] if b else None, 0.01),
+        exact,
+    )
 
 
 def rms_norm_case(rows: int, columns: int, inner: int) -> Case:
-    return Case([(rows, columns, inner), (inner,)], {}, lambda ops, t, x, w: ops.rms_norm(x, w, 0.01),
-                lambda x, w: reference.rmsnorm({"n.weight": w}, "n", x, 0.01))
+    return Case(
+        [(rows, columns, inner), (inner,)],
+        {},
+        lambda ops, t, x, w: ops.rms_norm(x, w, 0.01),
+        lambda x, w: reference.rmsnorm({"n.weight": w}, "n", x, 0.01),
+    )
 
 
 def residual_case(rows: int, columns: int, inner: int) -> Case:
@@ -128,8 +153,9 @@ def residual_case(rows: int, columns: int, inner: int) -> Case:
 
 
 def activation_case(name: str) -> Any:
-    return lambda rows, columns, inner: Case([(rows, columns, inner)], {}, lambda ops, t, x: getattr(ops, name)(x),
-                                             reference.ACTIVATIONS[name])
+    return lambda rows, columns, inner: Case(
+        [(rows, columns, inner)], {}, lambda ops, t, x: getattr(ops, name)(x), reference.ACTIVATIONS[name]
+    )
 
 
 def gated_case(name: str) -> Any:
@@ -137,16 +163,20 @@ def gated_case(name: str) -> Any:
         gate, up = np.split(both, 2, axis=-1)
         return reference.ACTIVATIONS[name](gate) * up
 
-    return lambda rows, columns, inner: Case([(rows, columns, 2 * inner)], {},
-                                             lambda ops, t, both: ops.gated(name, both), exact)
+    return lambda rows, columns, inner: Case(
+        [(rows, columns, 2 * inner)], {}, lambda ops, t, both: ops.gated(name, both), exact
+    )
 
 
 def entropy_case(smoothing: float) -> Any:
     def case(rows: int, columns: int, inner: int) -> Case:
         ids = ids_below(inner, 1, rows)
-        return Case([(rows, columns), (inner, columns)], {"ids": ids},
-                    lambda ops, t, x, w: ops.linear_cross_entropy(x, w, t["ids"], smoothing),
-                    lambda x, w: reference.cross_entropy(x @ w.T, ids, smoothing))
+        return Case(
+            [(rows, columns), (inner, columns)],
+            {"ids": ids},
+            lambda ops, t, x, w: ops.linear_cross_entropy(x, w, t["ids"], smoothing),
+            lambda x, w: reference.cross_entropy(x @ w.T, ids, smoothing),
+        )
 
     return case
 
@@ -245,7 +275,9 @@ def test_updates_in_a_graph(options: tuple[float, ...]) -> None:
     """Adam's step in place and the sum of squares, three steps on end."""
     beta1, beta2, eps, l2, decay = options
     start = {n: numbers(i, 3, 7) for i, n in enumerate("wmvg")} | {
-        "scalars": np.array([0.02, 1.7, 2.3], np.float32), "scale": np.array([0.3], np.float32)}
+        "scalars": np.array([0.02, 1.7, 2.3], np.float32),
+        "scale": np.array([0.3], np.float32),
+    }
     start["v"] = start["v"] ** 2
     errors = []
     for plain in (True, False):
@@ -254,8 +286,19 @@ def test_updates_in_a_graph(options: tuple[float, ...]) -> None:
         def graph(t: Any, handles: Any, low: Any = low) -> Tensor:
             ops = low.ops(handles)
             total = ops.square_sum(t["g"]).realize()
-            ops.adam(t["w"], t["m"], t["v"], t["g"], t["scale"], t["scalars"], beta1=beta1, beta2=beta2, eps=eps, l2=l2,
-                     decay=decay)
+            ops.adam(
+                t["w"],
+                t["m"],
+                t["v"],
+                t["g"],
+                t["scale"],
+                t["scalars"],
+                beta1=beta1,
+                beta2=beta2,
+                eps=eps,
+                l2=l2,
+                decay=decay,
+            )
             Tensor.realize(*ops.written)
             return total
 
@@ -279,8 +322,16 @@ STEPS = 200
 @functools.cache
 def trained(plain: bool) -> tuple[Plan, Steps, Inputs, Inputs]:
     """Graphs that all seeds share, their weights and their state."""
-    plan = plan_of({"layers": 1, "position": {"kind": "rope"}, "attention": {"heads": 4, "kv_heads": 2},
-                    "mlp": {"kind": "swiglu"}}, optimizer={"kind": "adamw", "lr": 0.01}, clip=1.0)
+    plan = plan_of(
+        {
+            "layers": 1,
+            "position": {"kind": "rope"},
+            "attention": {"heads": 4, "kv_heads": 2},
+            "mlp": {"kind": "swiglu"},
+        },
+        optimizer={"kind": "adamw", "lr": 0.01},
+        clip=1.0,
+    )
     return plan, Steps(plan, plan.phases[0], lowering("CPU", plain)), Inputs(), Inputs()
 
 
@@ -294,10 +345,15 @@ def curve(plain: bool, seed: int) -> Array:
     for step in range(1, STEPS + 1):
         tokens = drawn_tokens(1000 * seed + step)
         targets = (tokens * 5 + 7) % networks.VOCAB
-        inputs = data.put({"tokens": tokens, "targets": targets.astype(np.int32),
-                           "spans": Mask().spans(networks.CONTEXT),
-                           "shares": np.full(tokens.shape, 1 / tokens.size, np.float32),
-                           "scalars": np.array(part.scalars(1.0, step), np.float32)})
+        inputs = data.put(
+            {
+                "tokens": tokens,
+                "targets": targets.astype(np.int32),
+                "spans": Mask().spans(networks.CONTEXT),
+                "shares": np.full(tokens.shape, 1 / tokens.size, np.float32),
+                "scalars": np.array(part.scalars(1.0, step), np.float32),
+            }
+        )
         loss, _ = steps.train(weights, state, tables, {**inputs, **low.inputs})
         losses.append(float(memory(loss)))
     return np.array(losses)

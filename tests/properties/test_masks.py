@@ -102,8 +102,12 @@ def test_documents_never_change_one_anothers_logits(name: str, seed: int, cut: l
 def batch(seed: int, docs: np.ndarray, counted: np.ndarray) -> networks.Arrays:
     """A batch in which the counted targets have drawn shares of the loss, and the others none."""
     shares = np.random.default_rng([seed, 6]).uniform(0.1, 1, (ROWS, CONTEXT)) * counted
-    return {"tokens": drawn_tokens(seed), "targets": drawn_tokens(seed + 1), "documents": docs,
-            "shares": shares.astype(np.float32)}
+    return {
+        "tokens": drawn_tokens(seed),
+        "targets": drawn_tokens(seed + 1),
+        "documents": docs,
+        "shares": shares.astype(np.float32),
+    }
 
 
 def same(name: str, weights: networks.Arrays, one: networks.Arrays, other: networks.Arrays) -> None:
@@ -184,12 +188,18 @@ def test_hidden_keys_have_no_weight_and_no_gradient(plain: bool, shared: bool) -
         return tuple(out)
 
     def run(q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, spans: np.ndarray) -> list[np.ndarray]:
-        return [networks.memory(x).copy() for x in
-                graph(inputs.put({"q": q, "k": k, "v": v, "g": g, "spans": spans}), low.inputs)]
+        return [
+            networks.memory(x).copy()
+            for x in graph(inputs.put({"q": q, "k": k, "v": v, "g": g, "spans": spans}), low.inputs)
+        ]
 
     @settings(deadline=None, max_examples=25)
-    @given(hnp.arrays(np.float32, (B, T, H, D), elements=floats), hnp.arrays(np.float32, (B, S, K, D), elements=floats),
-           hnp.arrays(np.int32, (1 if shared else B, T, 2), elements=st.integers(0, S)), seeds)
+    @given(
+        hnp.arrays(np.float32, (B, T, H, D), elements=floats),
+        hnp.arrays(np.float32, (B, S, K, D), elements=floats),
+        hnp.arrays(np.int32, (1 if shared else B, T, 2), elements=st.integers(0, S)),
+        seeds,
+    )
     def check(q: np.ndarray, k: np.ndarray, ends: np.ndarray, seed: int) -> None:
         spans = np.sort(ends, axis=-1)
         rng = np.random.default_rng(seed)

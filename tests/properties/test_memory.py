@@ -33,8 +33,13 @@ SHAPES = {
     "one row": ["phases.chat.batch=1", "phases.chat.accumulation=4"],
     "on a GPU": ["device=CUDA"],
     "rounded": ["device=CUDA", "precision=bfloat16"],
-    "gpt-like": ["model.attention={kind: multi_head, heads: 6, bias: true}", "model.position={kind: learned}",
-                 "model.mlp={kind: gelu, bias: true}", "model.norm={kind: layernorm}", "model.dropout=0.1"],
+    "gpt-like": [
+        "model.attention={kind: multi_head, heads: 6, bias: true}",
+        "model.position={kind: learned}",
+        "model.mlp={kind: gelu, bias: true}",
+        "model.norm={kind: layernorm}",
+        "model.dropout=0.1",
+    ],
 }
 
 
@@ -43,8 +48,9 @@ def one(*overrides: str) -> Plan:
     return compile_spec(load_spec(QUICKSTART, [*ONE, *overrides]).spec)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if i in (0, 4) else pytest.mark.nightly)
-                                  for i, n in enumerate(SHAPES)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if i in (0, 4) else pytest.mark.nightly) for i, n in enumerate(SHAPES)]
+)
 def test_the_formulas_agree_with_the_graphs(name: str) -> None:
     plan = one(*SHAPES[name])
     memory, found = plan.phases[0].memory, exact(plan)["chat"]
@@ -83,18 +89,26 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
         assert all(amount > 0 for amount in phase.memory.items.values())
         assert phase.memory.peak == sum(v for _, v in phase.memory if isinstance(v, int))
         assert phase.memory.weights == 4 * plan.model.parameters
-        twice = memory_of(plan.model, phase.phase.model_copy(update={"batch": 2 * phase.phase.batch}),
-                          habits(plan.device, plan.precision))
+        twice = memory_of(
+            plan.model,
+            phase.phase.model_copy(update={"batch": 2 * phase.phase.batch}),
+            habits(plan.device, plan.precision),
+        )
         assert phase.memory.peak < twice.peak <= 2 * phase.memory.peak
 
 
 @settings(max_examples=20)
-@given(limit=st.integers(2_000, 12_000).map(lambda n: f"{n} MiB"), batch=st.sampled_from([1, 4, 6, 16]),
-       device=st.sampled_from(["CPU", "CUDA"]))
+@given(
+    limit=st.integers(2_000, 12_000).map(lambda n: f"{n} MiB"),
+    batch=st.sampled_from([1, 4, 6, 16]),
+    device=st.sampled_from(["CPU", "CUDA"]),
+)
 @example(limit="3700 MiB", batch=1, device="CUDA")
 def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch: int, device: str) -> None:
-    path, given_ = tiny.ROOT / "specs/gpt2-124m.yaml", [f"device={device}", f"memory_limit={limit}",
-                                                        f"phases.pretrain.batch={batch}"]
+    path, given_ = (
+        tiny.ROOT / "specs/gpt2-124m.yaml",
+        [f"device={device}", f"memory_limit={limit}", f"phases.pretrain.batch={batch}"],
+    )
     allowed = Bytes.parse(limit).amount
     try:
         plan = compile_spec(load_spec(path, given_).spec)
@@ -112,8 +126,10 @@ def overrides(proposal: str) -> list[str]:
     """`batch: 1 and accumulation: 4 …` as overrides."""
     found = re.findall(r"(model\.context|model\.layers|batch|accumulation|precision): (\w+)", proposal)
     assert found, proposal
-    return [f"phases.pretrain.{key}={value}" if key in ("batch", "accumulation") else f"{key}={value}"
-            for key, value in found]
+    return [
+        f"phases.pretrain.{key}={value}" if key in ("batch", "accumulation") else f"{key}={value}"
+        for key, value in found
+    ]
 
 
 def test_rounded_products_are_proposed_where_a_device_has_them() -> None:

@@ -43,8 +43,9 @@ SUMMED = 400
 def cut(seed: int) -> np.ndarray:
     """Documents of each row: two or three that follow one another, of drawn lengths."""
     rng = np.random.default_rng([seed, 5])
-    return np.stack([np.searchsorted(np.sort(rng.integers(0, CONTEXT + 1, 2)), np.arange(CONTEXT), "right")
-                     for _ in range(ROWS)]).astype(np.int32)
+    return np.stack(
+        [np.searchsorted(np.sort(rng.integers(0, CONTEXT + 1, 2)), np.arange(CONTEXT), "right") for _ in range(ROWS)]
+    ).astype(np.int32)
 
 
 def test_the_networks_hold_every_entry() -> None:
@@ -140,12 +141,23 @@ def test_alibi_slopes_for_any_number_of_heads(heads: int) -> None:
 def drawn_batch(seed: int) -> networks.Arrays:
     rng = np.random.default_rng([seed, 7])
     shares = rng.random((ROWS, CONTEXT)) * (rng.random((ROWS, CONTEXT)) < 0.8)
-    return {"tokens": drawn_tokens(seed), "targets": drawn_tokens(seed + 1), "documents": cut(seed),
-            "shares": (shares / shares.sum()).astype(np.float32)}
+    return {
+        "tokens": drawn_tokens(seed),
+        "targets": drawn_tokens(seed + 1),
+        "documents": cut(seed),
+        "shares": (shares / shares.sum()).astype(np.float32),
+    }
 
 
-def slope(plan: ModelPlan, weights: networks.Arrays, batch: networks.Arrays, smoothing: float, tensor: str,
-          direction: np.ndarray, step: float = 1e-5) -> float:
+def slope(
+    plan: ModelPlan,
+    weights: networks.Arrays,
+    batch: networks.Arrays,
+    smoothing: float,
+    tensor: str,
+    direction: np.ndarray,
+    step: float = 1e-5,
+) -> float:
     """Finite difference of the float64 reference's loss along a direction of one tensor."""
     w = reference.double(weights)
     at = lambda t: reference.loss(plan, {**w, tensor: w[tensor] + t * direction}, batch, smoothing)

@@ -86,6 +86,7 @@ def test_gelu_by_a_sigmoid_is_gelu() -> None:
 @pytest.mark.parametrize("together", [1, 3])
 def test_a_table_of_calls(together: int) -> None:
     """Calls with few and with many arguments, one after another or side by side, do what they do by themselves."""
+
     def drawn(name: str) -> list[Case]:
         cases = [kernel_cases.ROW_MAKERS[name](lambda values, i=i: values[i % len(values)])[0] for i in range(40)]
         return [c for c in cases if np.prod(c.outputs[0].exact.shape[:2]) <= 32][:3]  # no threads of their own
@@ -107,8 +108,19 @@ def test_a_table_of_calls(together: int) -> None:
 
 # -- under a sanitizer ----------------------------------------------------------------------------------------------
 
-FLAGS = ["-x", "c", "-std=gnu11", "-O1", "-g", "-march=native", "-shared", "-fPIC", "-fsanitize=address,undefined",
-         "-fno-sanitize-recover=undefined", "-Wno-unknown-pragmas"]
+FLAGS = [
+    "-x",
+    "c",
+    "-std=gnu11",
+    "-O1",
+    "-g",
+    "-march=native",
+    "-shared",
+    "-fPIC",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-Wno-unknown-pragmas",
+]
 SANITIZED = """
 import ctypes, sys
 from kernels import drive, exactly_sized, mislead
@@ -139,16 +151,30 @@ def _runtime(name: str) -> str | None:
 @pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=pytest.mark.nightly)])
 def test_no_access_beyond_a_buffer_and_nothing_undefined(rounds: int, tmp_path: Path) -> None:
     library = tmp_path / "native.so"
-    made = subprocess.run(["gcc", *FLAGS, "-", "-o", str(library), "-lm", "-lpthread"], input=native.source(),
-                          text=True, capture_output=True)
+    made = subprocess.run(
+        ["gcc", *FLAGS, "-", "-o", str(library), "-lm", "-lpthread"],
+        input=native.source(),
+        text=True,
+        capture_output=True,
+    )
     if made.returncode and "__builtin_shufflevector" in made.stderr:
         pytest.skip("a gcc before 12")
     assert made.returncode == 0, made.stderr
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-                   "LD_PRELOAD": str(_runtime("libasan.so")), "ASAN_OPTIONS": "detect_leaks=0",
-                   "UBSAN_OPTIONS": "print_stacktrace=1", "OPENBLAS_NUM_THREADS": "1"}
-    run = lambda rounds: subprocess.run([sys.executable, "-c", SANITIZED, str(library), str(rounds)],
-                                        capture_output=True, text=True, env=environment, timeout=600)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "LD_PRELOAD": str(_runtime("libasan.so")),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    run = lambda rounds: subprocess.run(
+        [sys.executable, "-c", SANITIZED, str(library), str(rounds)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
+    )
     done, planted = run(rounds), run(0)
     assert done.returncode == 0, done.stderr[-6000:]
     assert "driven" in done.stdout and "misled" in done.stdout and "runtime error" not in done.stderr

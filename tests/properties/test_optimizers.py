@@ -21,8 +21,12 @@ seeds = st.integers(0, 2**32 - 1)
 State = dict[str, np.ndarray]
 
 MODEL: dict[str, Any] = {
-    "layers": 1, "position": {"kind": "learned"}, "attention": {"kind": "multi_head", "heads": 2, "bias": True},
-    "mlp": {"kind": "gelu", "d_ff": 24}, "norm": {"kind": "layernorm"}, "tied_embeddings": False,
+    "layers": 1,
+    "position": {"kind": "learned"},
+    "attention": {"kind": "multi_head", "heads": 2, "bias": True},
+    "mlp": {"kind": "gelu", "d_ff": 24},
+    "norm": {"kind": "layernorm"},
+    "tied_embeddings": False,
 }
 """Every role, and matrices that are square, tall and wide."""
 
@@ -32,8 +36,16 @@ CHOSEN: dict[str, tuple[dict[str, Any], float | None]] = {
     "sgd looking ahead": ({"kind": "sgd", "lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.2}, 2.0),
     "adam": ({"kind": "adam", "lr": 0.02, "beta1": 0.8, "beta2": 0.9, "eps": 1e-4, "weight_decay": 0.2}, 1.0),
     "adamw": ({"kind": "adamw", "lr": 0.02, "beta1": 0.7, "beta2": 0.99, "weight_decay": 0.5}, 1.0),
-    "muon": ({"kind": "muon", "lr": 0.03, "momentum": 0.9, "weight_decay": 0.4,
-              "rest": {"kind": "adamw", "lr": 0.01, "weight_decay": 0.3}}, None),
+    "muon": (
+        {
+            "kind": "muon",
+            "lr": 0.03,
+            "momentum": 0.9,
+            "weight_decay": 0.4,
+            "rest": {"kind": "adamw", "lr": 0.01, "weight_decay": 0.3},
+        },
+        None,
+    ),
     "muon not looking ahead": ({"kind": "muon", "lr": 0.03, "nesterov": False, "iterations": 3}, 1.0),
 }
 """By name: settings, and the largest gradient norm."""
@@ -154,8 +166,13 @@ def test_norms_and_biases_are_never_decayed(kind: str) -> None:
 
 def batch(seed: int, counted: np.ndarray, keep: float) -> Arrays:
     shares = np.random.default_rng(seed).uniform(0.01, 0.1, (ROWS, CONTEXT)) * counted
-    return {"tokens": drawn_tokens(seed), "targets": drawn_tokens(seed + 1), "shares": shares.astype(np.float32),
-            "keep": np.full(1, keep, np.float32), "spans": Mask().spans(CONTEXT)}
+    return {
+        "tokens": drawn_tokens(seed),
+        "targets": drawn_tokens(seed + 1),
+        "shares": shares.astype(np.float32),
+        "keep": np.full(1, keep, np.float32),
+        "spans": Mask().spans(CONTEXT),
+    }
 
 
 @settings(deadline=None, max_examples=5)

@@ -33,8 +33,12 @@ def test_every_token_has_a_row() -> None:
 
 
 def graph_batch(batch: Batch, shares: np.ndarray) -> networks.Arrays:
-    return {"tokens": batch.tokens, "targets": batch.targets, "documents": batch.documents,
-            "shares": shares.astype(np.float32)}
+    return {
+        "tokens": batch.tokens,
+        "targets": batch.targets,
+        "documents": batch.documents,
+        "shares": shares.astype(np.float32),
+    }
 
 
 def spans_say_all(batch: Batch) -> None:
@@ -66,8 +70,9 @@ def check(name: str, seed: int, packed: Batch, alone: list[Batch]) -> None:
 @pytest.mark.parametrize("name", FEW)
 @some
 @given(seed=seeds, spoken=st.lists(turns, min_size=2, max_size=5), learn=st.sets(st.sampled_from(ROLES), min_size=1))
-def test_packed_dialogues_cost_what_they_cost_alone(name: str, seed: int, spoken: list[list[Turn]],
-                                                    learn: set[str]) -> None:
+def test_packed_dialogues_cost_what_they_cost_alone(
+    name: str, seed: int, spoken: list[list[Turn]], learn: set[str]
+) -> None:
     def layout(dialogues: list[list[Turn]], mask: bool = True) -> DialogueLayout:
         return DialogueLayout(encode_dialogues(CODEC, dialogues), tuple(learn), CONTEXT, END_ID, mask, None)
 
@@ -96,7 +101,7 @@ def test_packed_texts_cost_what_they_cost_alone(name: str, seed: int, documents:
     lengths = [len(text) + 1 for text in documents]  # the END before each is its first input
     ends = [end for end in np.cumsum(lengths).tolist() if end <= CONTEXT]
     assume(ends)
-    packed.weights[0, ends[-1]:] = 0
+    packed.weights[0, ends[-1] :] = 0
     alone = []
     for start, end in zip([0, *ends], ends, strict=False):
         alone.append(blank(ROWS, CONTEXT, END_ID))

@@ -35,15 +35,27 @@ from llmspec.spec.schema import ModelSpec
 SHAPED = ("position", "attention", "mlp", "norm", "init", "optimizer", "schedule", "objective")
 """Tables whose parts stand in a model or in a phase."""
 BY_HAND: dict[str, tuple[Any, ...]] = {
-    "from_": (None,), "mixture": ({"facts": Share(50.0), "docs": Share(50.0)},),
+    "from_": (None,),
+    "mixture": ({"facts": Share(50.0), "docs": Share(50.0)},),
     "budget": (Budget(9.0, "steps"), Budget(9.0, "tokens"), Budget(3.0, "epochs", "facts"), Budget(9.0, "FLOPs")),
-    "prompts": (("never said",),), "learn": (("user",), ("assistant", "user")),
+    "prompts": (("never said",),),
+    "learn": (("user",), ("assistant", "user")),
     "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
     "init": tuple(kind() for kind in TABLES["init"].values()),
-    "text": ("{a}",), "dialogue": ({"user": "{a}"}, {"assistant": "{q}", "user": "{a}"}), "messages": ("turns",),
-    "license": ("MIT",), "attribution": ("somebody",), "path": ("b.txt", ("a.txt", "b.txt")), "encoding": ("cp1252",),
-    "written": (("another",),), "records": (({"q": "1", "a": "3"},),), "package": ("other-text",),
-    "version": ("2.0",), "sha256": ("1" * 64,), "files": ("*.json", ("a", "b")), "markers": (("<|sum|>",),),
+    "text": ("{a}",),
+    "dialogue": ({"user": "{a}"}, {"assistant": "{q}", "user": "{a}"}),
+    "messages": ("turns",),
+    "license": ("MIT",),
+    "attribution": ("somebody",),
+    "path": ("b.txt", ("a.txt", "b.txt")),
+    "encoding": ("cp1252",),
+    "written": (("another",),),
+    "records": (({"q": "1", "a": "3"},),),
+    "package": ("other-text",),
+    "version": ("2.0",),
+    "sha256": ("1" * 64,),
+    "files": ("*.json", ("a", "b")),
+    "markers": (("<|sum|>",),),
     "validation": (None, Validation("tail", "30%"), Validation("hash", "10%")),
 }
 """Values of fields that the field's type does not give."""
@@ -145,8 +157,9 @@ def test_every_field_of_every_part(draft: Draft, table: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", list(phases.TABLE))
 def test_every_field_of_every_phase(draft: Draft, kind: str) -> None:
-    phase = phases.TABLE[kind](mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain",
-                               prompts=("one",))
+    phase = phases.TABLE[kind](
+        mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain", prompts=("one",)
+    )
     first, base = keys(with_phase(draft, phase))
     for name, other in changes(phase):
         changed = keys(with_phase(draft, other))
@@ -183,8 +196,11 @@ def test_revisions_of_parts_in_parts_and_of_what_is_read(draft: Draft, monkeypat
 
 
 SOURCES = {
-    "files": {"path": "a.txt"}, "inline": {"records": ({"q": "1", "a": "2"},)}, "python_docs": {},
-    "package": {"package": "some-text", "version": "1.0", "sha256": "0" * 64, "files": "*.txt"}}
+    "files": {"path": "a.txt"},
+    "inline": {"records": ({"q": "1", "a": "2"},)},
+    "python_docs": {},
+    "package": {"package": "some-text", "version": "1.0", "sha256": "0" * 64, "files": "*.txt"},
+}
 """What a source of each kind cannot be without."""
 
 
@@ -212,11 +228,15 @@ def test_every_field_of_every_tokenizer(draft: Draft, kind: str) -> None:
         assert same == (name == "max_unknown"), f"{name}: {getattr(other, name)!r}"
 
 
-@pytest.mark.parametrize(("field", "value"), [("seed", 8), ("device", "CUDA"), ("precision", "bfloat16"), ("beam", 2),
-                                              ("leaks", "allow")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("seed", 8), ("device", "CUDA"), ("precision", "bfloat16"), ("beam", 2), ("leaks", "allow")]
+)
 def test_what_a_whole_spec_says(draft: Draft, field: str, value: Any) -> None:
-    other = replace(draft, device=value) if field == "device" else \
-        replace(draft, sections=replace(draft.sections, **{field: value}))
+    other = (
+        replace(draft, device=value)
+        if field == "device"
+        else replace(draft, sections=replace(draft.sections, **{field: value}))
+    )
     assert not set(keys(draft)) & set(keys(other))
 
 
@@ -251,10 +271,21 @@ def pairs(draw: st.DrawFn) -> tuple[Data, Data]:
         phase |= {"prompts": ["Other"], "sample_every": "1 steps", "checkpoint_every": "2 steps", "evaluate_every": 0}
     elif what == "source":
         source = draw(st.sampled_from(sources))
-        change = draw(st.sampled_from([{"validation": "hash 30%"}, {"license": "MIT"}, {"max_epochs": 6},
-                                       {"max_dropped": "90%"}, {"attribution": "somebody"}]))
-        second["data"] = {**first["data"], "sources": {**first["data"]["sources"], source: {
-            **first["data"]["sources"][source], **change}}}
+        change = draw(
+            st.sampled_from(
+                [
+                    {"validation": "hash 30%"},
+                    {"license": "MIT"},
+                    {"max_epochs": 6},
+                    {"max_dropped": "90%"},
+                    {"attribution": "somebody"},
+                ]
+            )
+        )
+        second["data"] = {
+            **first["data"],
+            "sources": {**first["data"]["sources"], source: {**first["data"]["sources"][source], **change}},
+        }
     elif what == "top":
         second |= draw(st.sampled_from([{"seed": 100}, {"name": "another"}, {"decoding": {"top_k": 3}}]))
     elif what == "leaks":
@@ -276,8 +307,9 @@ def plans_of(data: Data, folder: Path) -> tuple[Plan, Plan | None]:
 
 @settings(max_examples=40)
 @given(pair=pairs())
-def test_explaining_two_specs_says_what_a_run_will_do(pair: tuple[Data, Data],
-                                                      tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_explaining_two_specs_says_what_a_run_will_do(
+    pair: tuple[Data, Data], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("pair")
     try:
         (a, a_read), (b, b_read) = (plans_of(data, folder) for data in pair)

@@ -165,8 +165,13 @@ w = Tensor([[1.0] * 4] * 2).realize()
 
 def child(code: str, **environment: str) -> str:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": paths, "DEV": "CPU", **environment})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        text=True,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": paths, "DEV": "CPU", **environment},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -191,8 +196,9 @@ print("\\n".join(drive(library, {**PRODUCTS, **ROW_MAKERS, **ATTENTION}, 12)))
 """
 
 
-@pytest.mark.parametrize("instructions", ["", *(pytest.param(name, marks=pytest.mark.nightly)
-                                                for name in native.SETS if name)])
+@pytest.mark.parametrize(
+    "instructions", ["", *(pytest.param(name, marks=pytest.mark.nightly) for name in native.SETS if name)]
+)
 def test_the_same_bits_with_any_number_of_threads(instructions: str) -> None:
     """Own products, which are those without a BLAS; test_thread_bits.py has what a run computes."""
     run = lambda threads: child(DRIVE, LLMSPEC_THREADS=threads, LLMSPEC_INSTRUCTIONS=instructions).splitlines()

@@ -46,13 +46,22 @@ SHAPE = {"user": "{q}", "assistant": "{a}"}
 def chat_plan(folder: Path, context: int = 64, leaks: str = "drop", mask: bool = True) -> Any:
     """A chat phase on dialogues and text, both with validation."""
     (folder / "text.jsonl").write_text("".join(json.dumps({"t": f"some text, number {i}"}) + "\n" for i in range(80)))
-    parts = {"talk": source("inline", records=RECORDS, dialogue=SHAPE, validation="tail 20%"),
-             "text": source("files", path="text.jsonl", validation="hash 20%")}
-    return plan_of(folder, parts, ("chat", "sft", {"talk": 60, "text": 40}, "4 steps"), context=context, leaks=leaks,
-                   document_mask=mask)
+    parts = {
+        "talk": source("inline", records=RECORDS, dialogue=SHAPE, validation="tail 20%"),
+        "text": source("files", path="text.jsonl", validation="hash 20%"),
+    }
+    return plan_of(
+        folder,
+        parts,
+        ("chat", "sft", {"talk": 60, "text": 40}, "4 steps"),
+        context=context,
+        leaks=leaks,
+        document_mask=mask,
+    )
 
 
 # -- sound plans -----------------------------------------------------------------------------------------------------
+
 
 def test_a_shipped_spec_is_proven_with_counts() -> None:
     plan = quickstart()
@@ -125,25 +134,43 @@ def test_the_right_masks_are_proven_for_every_length() -> None:
 
 # -- planted: parameters and budgets ---------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("what", ["one too many", "one missing", "another shape", "twice"])
 def test_a_wrong_parameter_count_is_caught(what: str) -> None:
     model = quickstart().model
     first, *rest = model.tensors
-    tensors = {"one too many": (*model.tensors, first.model_copy(update={"name": "new"})), "one missing": tuple(rest),
-               "another shape": (first.model_copy(update={"shape": (2049, 192)}), *rest),
-               "twice": (first, *rest[:-1], rest[0])}[what]
+    tensors = {
+        "one too many": (*model.tensors, first.model_copy(update={"name": "new"})),
+        "one missing": tuple(rest),
+        "another shape": (first.model_copy(update={"shape": (2049, 192)}), *rest),
+        "twice": (first, *rest[:-1], rest[0]),
+    }[what]
     proof = proofs.parameter_proof(model.model_copy(update={"tensors": tensors}))
     assert proof.holds is False and proof.name == COUNTED and "table" in proof.evidence
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"blocks": 7}, "blocks"), ({"epochs": 900.0}, "max_epochs is 4"), ({"seen": 10**9}, "more than"),
-    ({"supervised": 10**9}, "more than")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"blocks": 7}, "blocks"),
+        ({"epochs": 900.0}, "max_epochs is 4"),
+        ({"seen": 10**9}, "more than"),
+        ({"supervised": 10**9}, "more than"),
+    ],
+)
 def test_a_budget_that_does_not_hold_is_caught(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    spec = tiny.write(tmp_path, yaml_text({
-        "name": "x", "device": "CPU", "model": {"context": 16, "d_model": 16, "layers": 1},
-        "data": {"sources": {"a": {"kind": "inline", "documents": ["some text " * 50]}}},
-        "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps", "batch": 2}}}))
+    spec = tiny.write(
+        tmp_path,
+        yaml_text(
+            {
+                "name": "x",
+                "device": "CPU",
+                "model": {"context": 16, "d_model": 16, "layers": 1},
+                "data": {"sources": {"a": {"kind": "inline", "documents": ["some text " * 50]}}},
+                "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps", "batch": 2}},
+            }
+        ),
+    )
     plan = compile_spec(load_spec(spec).spec)
     plan = complete(plan, prepare(plan).measured)
     assert proofs.budget_proof(plan).holds
@@ -156,6 +183,7 @@ def test_a_budget_that_does_not_hold_is_caught(change: dict[str, Any], said: str
 
 
 # -- planted: data ---------------------------------------------------------------------------------------------------
+
 
 def tampered(plan: Any, layout: type, **arrays: Any) -> Prepared:
     """The prepared data of a plan, some arrays of one kind of layout overwritten in every phase."""
@@ -195,9 +223,16 @@ def test_a_leak_across_documents_is_caught(layout: type, tmp_path: Path) -> None
 
 def test_a_validation_document_in_training_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = chat_plan(tmp_path)
-    plan.sources[0] = plan.sources[0].model_copy(update={"source": source(
-        "inline", records=tuple({"q": "one", "a": f"some text, number {i}"} for i in range(100)), text="{a}",
-        max_dropped=30)})
+    plan.sources[0] = plan.sources[0].model_copy(
+        update={
+            "source": source(
+                "inline",
+                records=tuple({"q": "one", "a": f"some text, number {i}"} for i in range(100)),
+                text="{a}",
+                max_dropped=30,
+            )
+        }
+    )
     assert not failed(data_proofs(prepare(plan))) and prepare(plan).in_both["talk"] > 0
     monkeypatch.setattr(Held, "find", lambda self, keys: np.full(len(keys), -1))
     monkeypatch.setattr(reading_texts, "FORMAT", -1)
@@ -212,11 +247,16 @@ def test_leaks_that_are_allowed_are_said_and_not_refused(tmp_path: Path) -> None
     refuse(data_proofs(prepared))
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"dialogue": {"user": "{q}", "system": "{a}"}}, "nothing to learn"),
-    ({"records": tuple({"q": "why? " * 30, "a": f"{i}"} for i in range(9))}, "too long")])
-def test_a_source_that_teaches_nothing_is_refused_with_its_reason(change: dict[str, Any], reason: str,
-                                                                  tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"dialogue": {"user": "{q}", "system": "{a}"}}, "nothing to learn"),
+        ({"records": tuple({"q": "why? " * 30, "a": f"{i}"} for i in range(9))}, "too long"),
+    ],
+)
+def test_a_source_that_teaches_nothing_is_refused_with_its_reason(
+    change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
     plan = chat_plan(tmp_path)
     part = plan.sources[0].source.model_copy(update={**change, "validation": None})
     plan.sources[0] = plan.sources[0].model_copy(update={"source": part})
@@ -229,12 +269,21 @@ def test_a_source_that_teaches_nothing_is_refused_with_its_reason(change: dict[s
 
 # -- the commands ----------------------------------------------------------------------------------------------------
 
+
 def test_the_commands_list_the_proofs(tmp_path: Path) -> None:
-    text = yaml_text({
-        "name": "x", "device": "CPU", "model": {"context": 32, "d_model": 8, "layers": 1},
-        "data": {"sources": {"a": {"kind": "inline", "records": list(RECORDS), "dialogue": SHAPE,
-                                   "validation": "tail 10%"}}},
-        "phases": {"p": {"kind": "sft", "mixture": {"a": "100%"}, "budget": "2 steps", "batch": 2}}})
+    text = yaml_text(
+        {
+            "name": "x",
+            "device": "CPU",
+            "model": {"context": 32, "d_model": 8, "layers": 1},
+            "data": {
+                "sources": {
+                    "a": {"kind": "inline", "records": list(RECORDS), "dialogue": SHAPE, "validation": "tail 10%"}
+                }
+            },
+            "phases": {"p": {"kind": "sft", "mixture": {"a": "100%"}, "budget": "2 steps", "batch": 2}},
+        }
+    )
     spec, out = tiny.write(tmp_path, text), tmp_path / "out"
     plain = tiny.call("check", spec, COLUMNS="80")
     assert plain.returncode == 0 and plain.stdout.count("✓") == 3 and plain.stdout.count("·") == 5

@@ -29,6 +29,7 @@ REASONS = {EMPTY, ROLE, NOT_TEXT, UNREADABLE, FORMAT}
 
 # -- whole sources ---------------------------------------------------------------------------------------------------
 
+
 def written(folder: Path, records: list[dict[str, Any]]) -> None:
     (folder / "r.jsonl").write_text("".join(json.dumps(found) + "\n" for found in records))
 
@@ -47,11 +48,15 @@ def learned(prepared: Prepared) -> int:
 
 
 @pytest.mark.parametrize("kind", ["sft", "pretrain"])
-@given(made=st.lists(st.tuples(FORM, HOW, st.integers(0, 30)), min_size=1, max_size=25),
-       twins=st.integers(0, 9), held=st.sampled_from(["", "hash 30%", "tail 50%"]))
+@given(
+    made=st.lists(st.tuples(FORM, HOW, st.integers(0, 30)), min_size=1, max_size=25),
+    twins=st.integers(0, 9),
+    held=st.sampled_from(["", "hash 30%", "tail 50%"]),
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_record_is_learned_or_counted_under_one_reason(
-        kind: str, made: list[tuple[str, str, int]], twins: int, held: str, tmp_path: Path) -> None:
+    kind: str, made: list[tuple[str, str, int]], twins: int, held: str, tmp_path: Path
+) -> None:
     sound = [FORMATS["Alpaca"](i) for i in range(100, 112)]
     made = [*made, *made[:twins]]
     records = [*sound[:6], *(record(*one) for one in made), *sound[6:]]
@@ -68,8 +73,10 @@ def test_every_record_is_learned_or_counted_under_one_reason(
 
 def counted(loss: Loss) -> dict[str, int]:
     """Reason -> documents of both sides, but of those that are dropped since validation holds them."""
-    both = {reason: loss.dropped.counts.get(reason, 0) + loss.not_validated.counts.get(reason, 0)
-            for reason in (*loss.dropped.counts, *loss.not_validated.counts)}
+    both = {
+        reason: loss.dropped.counts.get(reason, 0) + loss.not_validated.counts.get(reason, 0)
+        for reason in (*loss.dropped.counts, *loss.not_validated.counts)
+    }
     both.pop("validated with too", None)
     both.pop("too long", None), both.pop("nothing to learn", None)
     return both
@@ -90,8 +97,10 @@ def test_a_phase_that_loses_more_than_a_tenth_asks_for_a_word(tmp_path: Path) ->
     records = [record("Alpaca", "an empty answer" if i % 5 == 0 else "as it is", i) for i in range(40)]
     (problem,) = refused(talk(tmp_path, records, max_dropped=10))
     assert problem.path == ("phases", "p", "mixture", "r")
-    assert problem.message.startswith("p would leave out 8 of 40 records of r, more than its max_dropped of 10%: "
-                                      "8 empty (r.jsonl:1: a turn of assistant; r.jsonl:6: ")
+    assert problem.message.startswith(
+        "p would leave out 8 of 40 records of r, more than its max_dropped of 10%: "
+        "8 empty (r.jsonl:1: a turn of assistant; r.jsonl:6: "
+    )
     assert "`max_dropped: 20%` at data.sources.r" in problem.hint and "the other 32" in problem.consequence
     prepare(talk(tmp_path, records, max_dropped=20))
     long = [{"prompt": "p", "completion": "word " * n} for n in range(2, 102)]
@@ -106,17 +115,38 @@ def test_a_phase_that_loses_more_than_a_tenth_asks_for_a_word(tmp_path: Path) ->
 
 def test_each_reason_is_counted_apart_and_said(tmp_path: Path) -> None:
     records = [FORMATS["ShareGPT"](i) for i in range(60)]
-    records += [record("ShareGPT", how, 70 + i) for i, how in enumerate(
-        ["a tool", "an image", "an empty answer", "no answer", "a huge answer", "no role", "another record", "a tool"])]
+    records += [
+        record("ShareGPT", how, 70 + i)
+        for i, how in enumerate(
+            [
+                "a tool",
+                "an image",
+                "an empty answer",
+                "no answer",
+                "a huge answer",
+                "no role",
+                "another record",
+                "a tool",
+            ]
+        )
+    ]
     said = list(notices(prepare(talk(tmp_path, records))))
-    assert said[0] == ("data.sources.r: dialogues in the ShareGPT format; the first record (r.jsonl:1) has id, "
-                       "conversations; not read: id")
+    assert said[0] == (
+        "data.sources.r: dialogues in the ShareGPT format; the first record (r.jsonl:1) has id, "
+        "conversations; not read: id"
+    )
     (lost,) = [line for line in said if "leaves out" in line]
-    assert lost.startswith("p leaves out 8 of 68 training records of r: 2 unknown role (r.jsonl:61: `tool`; "
-                           "r.jsonl:68: ")
-    for reason in ("1 not text (r.jsonl:62: a part of kind `image_url`)", "1 empty (r.jsonl:63: a turn of assistant)",
-                   "1 nothing to learn", "1 too long", "1 unreadable (r.jsonl:66",
-                   "1 unknown format (r.jsonl:67: it has title, body)"):
+    assert lost.startswith(
+        "p leaves out 8 of 68 training records of r: 2 unknown role (r.jsonl:61: `tool`; r.jsonl:68: "
+    )
+    for reason in (
+        "1 not text (r.jsonl:62: a part of kind `image_url`)",
+        "1 empty (r.jsonl:63: a turn of assistant)",
+        "1 nothing to learn",
+        "1 too long",
+        "1 unreadable (r.jsonl:66",
+        "1 unknown format (r.jsonl:67: it has title, body)",
+    ):
         assert reason in lost
 
 
@@ -127,19 +157,31 @@ def test_the_same_text_again_is_said_and_kept(tmp_path: Path) -> None:
     assert prepared.measured.sources[0].duplicates == 10 and not prepared.losses[0].dropped.counts
 
 
-@pytest.mark.parametrize(("found", "hint"), [
-    ({"titel": "a", "body": "b", "id": "x1"}, '`dialogue: {user: "{titel}", assistant: "{body}"}`'),
-    ({"prompt": "a", "chosen": "b", "rejected": "c"}, '`dialogue: {user: "{prompt}", assistant: "{chosen}"}`'),
-    ({"q": "a", "a": "b"}, '`text: "{q}\\n\\n{a}"`'), ({"n": 3, "tags": ["a"]}, "none of these holds text")])
-def test_dialogues_of_no_known_format_are_refused_with_what_was_found(found: dict[str, Any], hint: str,
-                                                                      tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("found", "hint"),
+    [
+        ({"titel": "a", "body": "b", "id": "x1"}, '`dialogue: {user: "{titel}", assistant: "{body}"}`'),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, '`dialogue: {user: "{prompt}", assistant: "{chosen}"}`'),
+        ({"q": "a", "a": "b"}, '`text: "{q}\\n\\n{a}"`'),
+        ({"n": 3, "tags": ["a"]}, "none of these holds text"),
+    ],
+)
+def test_dialogues_of_no_known_format_are_refused_with_what_was_found(
+    found: dict[str, Any], hint: str, tmp_path: Path
+) -> None:
     (problem,) = refused(talk(tmp_path, [found] * 30))
     assert problem.path == ("phases", "p", "mixture", "r") and f"has {', '.join(found)}" in problem.message
     assert "(r.jsonl:1)" in problem.message and hint in problem.hint
 
 
-@pytest.mark.parametrize("found", [{"text": "some words"}, {"id": "a1", "content": "some words", "url": "http://a.b"},
-                                   {"headline": "some words", "n": 3}])
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"text": "some words"},
+        {"id": "a1", "content": "some words", "url": "http://a.b"},
+        {"headline": "some words", "n": 3},
+    ],
+)
 def test_records_of_one_text_are_plain_text_in_a_phase_of_dialogues(found: dict[str, Any], tmp_path: Path) -> None:
     prepared = prepare(talk(tmp_path, [{**found, "n": i} for i in range(90)]))
     assert not prepared.stream("p").speaks("r") and prepared.about["r"]["train"]["characters"] == 900
@@ -160,13 +202,15 @@ def test_what_the_spec_says_wins_over_what_is_recognised(tmp_path: Path) -> None
 
 # -- unknown letters -------------------------------------------------------------------------------------------------
 
+
 def lettered(folder: Path, foreign: int, **settings: Any) -> Any:
     """Text with so many foreign letters in 1,000, the alphabet of which the vocabulary has no room for."""
     text = "".join("жщю"[i % 3] if i < foreign else "abcde fgh\n"[i % 10] for i in range(1000))
     (folder / "t.txt").write_text(text * 3, encoding="utf-8")
     tokenizer = tokenizers.TABLE["char"](vocab=len(tokenizers.TABLE["char"]().specials()) + 10, **settings)
-    return plan_of(folder, {"t": source("files", path="t.txt")}, ("p", "pretrain", {"t": 100}, "1 steps"),
-                   tokenizer=tokenizer)
+    return plan_of(
+        folder, {"t": source("files", path="t.txt")}, ("p", "pretrain", {"t": 100}, "1 steps"), tokenizer=tokenizer
+    )
 
 
 def test_unknown_letters_are_said_and_too_many_are_refused(tmp_path: Path) -> None:
@@ -185,8 +229,11 @@ def test_unknown_letters_are_said_and_too_many_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["byte", "bpe"])
 def test_tokenizers_with_bytes_know_every_letter(kind: str) -> None:
-    codec = tokenizers.TABLE["byte"]().train(()) if kind == "byte" else tokenizers.TABLE["bpe"](vocab=270).train(
-        ["abcabcabc " * 50, "a b c " * 50])
+    codec = (
+        tokenizers.TABLE["byte"]().train(())
+        if kind == "byte"
+        else tokenizers.TABLE["bpe"](vocab=270).train(["abcabcabc " * 50, "a b c " * 50])
+    )
     assert Unknown(codec).add(["жщю\u0378"]).dump()["unknown"] == 0
 
 
@@ -215,12 +262,14 @@ def test_unknown_letters_are_counted_as_they_are_encoded(known: str, text: str) 
 
 # -- the commands ----------------------------------------------------------------------------------------------------
 
+
 def test_the_commands_say_what_is_left_out(tmp_path: Path) -> None:
     records = [record("Alpaca", "an empty answer" if i in (3, 4) else "an empty input", i) for i in range(40)]
     written(tmp_path, records)
     spec = tiny.TINY.partition("data:")[0].replace("context: 16", "context: 64") + (
         "data: {sources: {r: {kind: files, path: r.jsonl}}}\n"
-        "phases: {p: {kind: sft, mixture: {r: 100%}, budget: 1 steps, batch: 2}}\n")
+        "phases: {p: {kind: sft, mixture: {r: 100%}, budget: 1 steps, batch: 2}}\n"
+    )
     path = tiny.write(tmp_path, spec)
     said = "p leaves out 2 of 40 training records of r: 2 empty (r.jsonl:4: a turn of assistant; r.jsonl:5: "
     found = json.loads(tiny.call("check", path, "--data", "--json").stdout)

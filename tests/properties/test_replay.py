@@ -59,8 +59,17 @@ def test_small_calls_run_side_by_side_unless_one_reads_what_another_writes() -> 
     def update(weights: dict[str, Tensor], moments: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
         ops = low.ops(inputs)
         for name in (*names, names[-1]):
-            ops.muon(weights[name], moments[name], inputs["g"], inputs["scale"], inputs["scalars"], momentum=0.9,
-                     nesterov=True, decay=0.1, iterations=3)
+            ops.muon(
+                weights[name],
+                moments[name],
+                inputs["g"],
+                inputs["scale"],
+                inputs["scalars"],
+                momentum=0.9,
+                nesterov=True,
+                decay=0.1,
+                iterations=3,
+            )
             if name == names[-1]:
                 Tensor.realize(*ops.written)
                 ops.written.clear()
@@ -71,8 +80,11 @@ def test_small_calls_run_side_by_side_unless_one_reads_what_another_writes() -> 
         drawn = lambda: {n: rng.standard_normal((40, 24)).astype(np.float32) for n in names}
         weights, moments, jit = numpy_inputs(**drawn()), numpy_inputs(**drawn()), Replayed(update, replayed)
         for _ in range(3):
-            inputs = numpy_inputs(g=rng.standard_normal((40, 24)).astype(np.float32), scale=np.ones(1, np.float32),
-                                  scalars=np.array([0.1], np.float32))
+            inputs = numpy_inputs(
+                g=rng.standard_normal((40, 24)).astype(np.float32),
+                scale=np.ones(1, np.float32),
+                scalars=np.array([0.1], np.float32),
+            )
             jit(weights, moments, {**inputs, **low.inputs})
         return jit.running, [t.numpy().tobytes() for t in (*weights.values(), *moments.values())]
 
@@ -83,11 +95,19 @@ def test_small_calls_run_side_by_side_unless_one_reads_what_another_writes() -> 
 
 
 @settings(max_examples=200)
-@given(st.lists(st.tuples(st.sampled_from(["muon_2_3", "muon_lookalike"]),
-                          st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), min_size=3, max_size=4)),
-                min_size=1, max_size=7))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["muon_2_3", "muon_lookalike"]),
+            st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), min_size=3, max_size=4),
+        ),
+        min_size=1,
+        max_size=7,
+    )
+)
 def test_calls_that_run_side_by_side_share_no_byte_that_one_writes(
-        calls: list[tuple[str, list[tuple[int, int]]]]) -> None:
+    calls: list[tuple[str, list[tuple[int, int]]]],
+) -> None:
     """Wherever their arguments begin, views of one piece of memory at other offsets too; and only functions of the
     table run so, not whatever is named like one."""
     made: Any = object.__new__(Recorder)

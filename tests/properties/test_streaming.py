@@ -35,18 +35,24 @@ from llmspec.parts.tokenizers.learner import LONGEST
 
 quick = settings(deadline=None, max_examples=150)
 SAMPLE = ["It's a  comet, isn't it?\n\n Yes: 3.14 of them - they'll glow.  \n\tNaïve 彗星 и кометы! "] * 3
-PARTS: dict[str, Any] = {"byte": TOKENIZERS["byte"](), "char": TOKENIZERS["char"](vocab=40),
-                         "bpe": TOKENIZERS["bpe"](vocab=300)}
+PARTS: dict[str, Any] = {
+    "byte": TOKENIZERS["byte"](),
+    "char": TOKENIZERS["char"](vocab=40),
+    "bpe": TOKENIZERS["bpe"](vocab=300),
+}
 CODECS = {kind: part.train(SAMPLE) for kind, part in PARTS.items()}
 pieces = st.one_of(
     st.text(st.sampled_from("ab'slld 1!\n\t\u3000\u00a0é彗\u200b\u0301"), max_size=40),
     st.sampled_from([" ", "\n", "a", "1", "!", "é", "'", "'ll", " \n", "\u0301", "彗"]).flatmap(
-        lambda unit: st.integers(1, 3 * LONGEST).map(lambda n: unit * n)))
+        lambda unit: st.integers(1, 3 * LONGEST).map(lambda n: unit * n)
+    ),
+)
 long_texts = st.lists(pieces, min_size=1, max_size=8).map("".join)
 places = st.lists(st.integers(1, 900), max_size=5)
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("kind", PARTS)
 @given(text=long_texts, ends=places, size=st.integers(2 * LONGEST + 8, 600))
@@ -68,14 +74,16 @@ def test_pieces_have_the_tokens_of_the_whole(kind: str, text: str, ends: list[in
 @pytest.mark.parametrize("kind", PARTS)
 @given(texts=st.lists(long_texts, max_size=5), ends=places, at_once=st.integers(1, 500))
 @quick
-def test_token_files_are_those_of_whole_texts(kind: str, texts: list[str], ends: list[int], at_once: int,
-                                              tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_token_files_are_those_of_whole_texts(
+    kind: str, texts: list[str], ends: list[int], at_once: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder, codec = tmp_path_factory.mktemp("tokens"), CODECS[kind]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "PIECE", 300)
         patch.setattr(writing, "CHARACTERS_AT_ONCE", at_once)
-        writer = TokenWriter(codec, lambda field, type_, shape: FileRows(folder / f"x.{field}.npy", type_, shape),
-                             PARTS[kind].cut, False)
+        writer = TokenWriter(
+            codec, lambda field, type_, shape: FileRows(folder / f"x.{field}.npy", type_, shape), PARTS[kind].cut, False
+        )
         for text in texts:
             for item in stretches(text, ends):
                 writer.text((item.text,), item.document.more)
@@ -120,6 +128,7 @@ def test_ordinary_text_has_the_words_of_gpt2() -> None:
 
 # -- keys and splits -------------------------------------------------------------------------------------------------
 
+
 @given(text=st.text(st.sampled_from("aB.,'“ß\u00a0\u200b\u0301e \n\t.)…"), max_size=60), ends=places)
 @settings(deadline=None, max_examples=400)
 def test_likeness_of_stretches_is_that_of_the_text(text: str, ends: list[int]) -> None:
@@ -129,8 +138,13 @@ def test_likeness_of_stretches_is_that_of_the_text(text: str, ends: list[int]) -
     assert found.digest() == alike(text)
 
 
-@given(text=st.text(st.sampled_from("ab \n"), min_size=1, max_size=80), other=st.text("ab\n ", min_size=1, max_size=30),
-       ends=st.lists(st.integers(1, 80), max_size=5), percent=st.integers(1, 99), how=st.sampled_from(["tail", "hash"]))
+@given(
+    text=st.text(st.sampled_from("ab \n"), min_size=1, max_size=80),
+    other=st.text("ab\n ", min_size=1, max_size=30),
+    ends=st.lists(st.integers(1, 80), max_size=5),
+    percent=st.integers(1, 99),
+    how=st.sampled_from(["tail", "hash"]),
+)
 @settings(deadline=None, max_examples=400)
 def test_stretches_are_split_as_the_text_is(text: str, other: str, ends: list[int], percent: int, how: str) -> None:
     found: list[Any] = []
@@ -145,7 +159,8 @@ def test_stretches_are_split_as_the_text_is(text: str, other: str, ends: list[in
         for side in (0, 1):
             numbers = np.flatnonzero(keys.on(side))
             assert [alike(item) for item in found[-1][side]] == [
-                key.ljust(16, b"\0") for key in keys.keys(side)[numbers].tolist()]
+                key.ljust(16, b"\0") for key in keys.keys(side)[numbers].tolist()
+            ]
     assert found[0] == found[1]
 
 
@@ -190,15 +205,23 @@ def test_other_documents_in_a_later_pass_are_noticed(later: list[str]) -> None:
 
 # -- from files ------------------------------------------------------------------------------------------------------
 
+
 def prepared_of(folder: Path, **settings: Any) -> Any:
     parts = {"a": source("files", path="*.txt", **settings)}
-    return prepare(plan_of(folder, parts, ("p", "pretrain", {"a": 100}, "1 steps"), context=8,
-                           tokenizer=TOKENIZERS["bpe"](vocab=300)))
+    return prepare(
+        plan_of(
+            folder, parts, ("p", "pretrain", {"a": 100}, "1 steps"), context=8, tokenizer=TOKENIZERS["bpe"](vocab=300)
+        )
+    )
 
 
 @pytest.mark.parametrize("validation", ["tail 20%", "hash 50%", "files b.txt", None])
-def test_a_long_file_is_prepared_as_if_it_were_short(validation: str | None, tmp_path: Path, cache: Path,  # noqa: F811
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_file_is_prepared_as_if_it_were_short(
+    validation: str | None,
+    tmp_path: Path,
+    cache: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(1)
     for name in "abcd":
         words = rng.integers(0, 50, 3000)
@@ -207,8 +230,13 @@ def test_a_long_file_is_prepared_as_if_it_were_short(validation: str | None, tmp
     for _ in range(2):
         found = prepared_of(tmp_path, **({"validation": Validation.parse(validation)} if validation else {}))
         ((_, *sides),) = found.sides()["plain"]
-        hashes.append([found.codec.to_json(), found.measured.sources[0],
-                       *(hashlib.sha256(x.tobytes()).hexdigest() for s in sides for x in s[:3])])
+        hashes.append(
+            [
+                found.codec.to_json(),
+                found.measured.sources[0],
+                *(hashlib.sha256(x.tobytes()).hexdigest() for s in sides for x in s[:3]),
+            ]
+        )
         monkeypatch.setattr(reading_texts, "FORMAT", -1)
         monkeypatch.setattr("llmspec.data.making.FORMAT", -1)
         monkeypatch.setattr(readers, "STRETCH", 1000)
@@ -227,8 +255,12 @@ def test_no_more_is_read_anew_than_asked_for(tmp_path: Path, cache: Path) -> Non
 
 
 @pytest.mark.parametrize("change", ["longer", "shorter", "other", "more", "fewer"])
-def test_a_file_that_changes_while_it_is_read_is_noticed(change: str, tmp_path: Path, cache: Path,  # noqa: F811
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_read_is_noticed(
+    change: str,
+    tmp_path: Path,
+    cache: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     files = [tmp_path / f"{name}.jsonl" for name in "ab"]
     for file in files:
         file.write_text("".join(json.dumps({"t": f"{file.name} {i}"}) + "\n" for i in range(40)))
@@ -267,11 +299,17 @@ print(found.train_tokens, peak_bytes() // 2**20)
 """
 
 
-@pytest.mark.parametrize(("kind", "name", "size", "most"), [
-    ("byte", "a.txt", 12, 200), ("byte", "a.jsonl", 6, 200), pytest.param("bpe", "a.txt", 100, 400,
-                                                                          marks=pytest.mark.nightly)])
-def test_memory_does_not_grow_with_the_text(kind: str, name: str, size: int, most: int, tmp_path: Path,
-                                            cache: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize(
+    ("kind", "name", "size", "most"),
+    [
+        ("byte", "a.txt", 12, 200),
+        ("byte", "a.jsonl", 6, 200),
+        pytest.param("bpe", "a.txt", 100, 400, marks=pytest.mark.nightly),
+    ],
+)
+def test_memory_does_not_grow_with_the_text(
+    kind: str, name: str, size: int, most: int, tmp_path: Path, cache: Path
+) -> None:  # noqa: F811
     """`size` million characters in one file; at most `most` MB, of which Python and numpy take 60."""
     written = number = 0
     with (tmp_path / name).open("w", encoding="utf-8") as file:
@@ -280,8 +318,9 @@ def test_memory_does_not_grow_with_the_text(kind: str, name: str, size: int, mos
             text = f"number {number} of many, é{number * number}"
             written += file.write((text if name == "a.txt" else json.dumps({"text": text})) + "\n")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tiny.ROOT), str(tiny.ROOT / "tests")])}
-    done = subprocess.run([sys.executable, "-c", MEASURED, kind, name], cwd=tmp_path, env=env, capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, kind, name], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     tokens, megabytes = map(int, done.stdout.split())
     assert tokens > size * 100_000 and megabytes < most, megabytes

@@ -108,18 +108,24 @@ def test_bpe_is_a_plain_file_of_the_tokenizers_library() -> None:
 
 
 def test_bpe_is_the_same_in_every_process() -> None:
-    script = ("from llmspec.parts.tokenizers import TABLE\nimport random\nrandom.seed(1)\n"
-              "words = [''.join(random.choices('abcdef', k=random.randint(1, 6))) for _ in range(4000)]\n"
-              "print(TABLE['bpe'](vocab=400).train([' '.join(words[i::7]) for i in range(7)]).to_json())")
-    made = {subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-            for _ in range(2)}
+    script = (
+        "from llmspec.parts.tokenizers import TABLE\nimport random\nrandom.seed(1)\n"
+        "words = [''.join(random.choices('abcdef', k=random.randint(1, 6))) for _ in range(4000)]\n"
+        "print(TABLE['bpe'](vocab=400).train([' '.join(words[i::7]) for i in range(7)]).to_json())"
+    )
+    made = {
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
     assert len(made) == 1 and "merges" in made.pop()
 
 
 def test_training_and_forking_print_nothing() -> None:
-    script = ("import os\nfrom llmspec.parts.tokenizers import TABLE\n"
-              "c = TABLE['bpe'](vocab=264).train(['abc abc abd abd abe abe'] * 9)\nc.encode(['x'] * 9)\n"
-              "pid = os.fork()\nif not pid: c.encode(['y'] * 9); os._exit(0)\nassert os.waitpid(pid, 0)[1] == 0")
+    script = (
+        "import os\nfrom llmspec.parts.tokenizers import TABLE\n"
+        "c = TABLE['bpe'](vocab=264).train(['abc abc abd abd abe abe'] * 9)\nc.encode(['x'] * 9)\n"
+        "pid = os.fork()\nif not pid: c.encode(['y'] * 9); os._exit(0)\nassert os.waitpid(pid, 0)[1] == 0"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
 
@@ -139,7 +145,7 @@ def test_half_a_surrogate_pair_is_named(kind: str) -> None:
 @pytest.mark.parametrize("kind, smallest", [("bpe", 8 + 256), ("char", 10)])
 def test_a_vocabulary_smaller_than_its_specials_is_found_without_text(kind: str, smallest: int) -> None:
     small = TABLE[kind](markers=MARKERS, vocab=smallest - 1)
-    problem, = small.check()
+    (problem,) = small.check()
     assert problem.path == ("vocab",) and str(smallest) in problem.hint
     assert not list(TABLE[kind](markers=MARKERS, vocab=smallest).check())
 
@@ -152,8 +158,9 @@ def test_too_little_text_for_the_vocabulary_names_what_there_is() -> None:
     assert TABLE["bpe"](vocab=int(hint.split()[1])).train(["to be or not to be"]).vocab == int(hint.split()[1])
 
 
-@pytest.mark.parametrize("markers", [("summarize",), ("<|user|>",), ("<|unk|>",), ("<|_|>",), ("<||>",), ("<|a b|>",),
-                                     ("<|a|>", "<|a|>")])
+@pytest.mark.parametrize(
+    "markers", [("summarize",), ("<|user|>",), ("<|unk|>",), ("<|_|>",), ("<||>",), ("<|a b|>",), ("<|a|>", "<|a|>")]
+)
 def test_markers_are_well_spelled_and_new(markers: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"marker|special token"):
         TABLE["byte"](markers=markers)

@@ -33,8 +33,16 @@ from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKERS = {**kernel_cases.PRODUCTS, **kernel_cases.ROW_MAKERS, **ATTENTION}
-WITH_INDICES = {"gather_rows", "scatter_rows", "linear_cross_entropy", "rotate", "attention", "attention_backward",
-                "attention_packed", "attention_packed_backward"}
+WITH_INDICES = {
+    "gather_rows",
+    "scatter_rows",
+    "linear_cross_entropy",
+    "rotate",
+    "attention",
+    "attention_backward",
+    "attention_packed",
+    "attention_packed_backward",
+}
 
 
 def test_no_index_leads_out_of_its_table() -> None:
@@ -83,8 +91,13 @@ print(sorted(name for name, kinds in found.items() if kinds[-1]))
 
 def child(code: str, **environment: str) -> str:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120,
-                          env={**os.environ, "PYTHONPATH": paths, "DEV": "CPU", **environment})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": paths, "DEV": "CPU", **environment},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -94,9 +107,21 @@ def test_memory_that_ends_is_told_and_the_process_goes_on(threads: str) -> None:
     """An allocator that refuses, for every function; with memory again all are right."""
     failed, after = child(FAILING, LLMSPEC_THREADS=threads).splitlines()
     assert after == "[]"
-    need = {"product", "linear", "linear_backward", "linear_cross_entropy", "linear_cross_entropy_backward", "muon",
-            "rms_norm_backward", "layer_norm_backward", "square_sum", "attention", "attention_backward",
-            "attention_packed", "attention_packed_backward"}
+    need = {
+        "product",
+        "linear",
+        "linear_backward",
+        "linear_cross_entropy",
+        "linear_cross_entropy_backward",
+        "muon",
+        "rms_norm_backward",
+        "layer_norm_backward",
+        "square_sum",
+        "attention",
+        "attention_backward",
+        "attention_packed",
+        "attention_packed_backward",
+    }
     assert set(ast.literal_eval(failed)) == need
 
 

@@ -47,12 +47,15 @@ class Attention(ModelPart):
             below, above = [h for h in fits if h < dims.heads], [h for h in fits if h > dims.heads]
             near = " or ".join(str(h) for h in (*below[-1:], *above[:1]))
             yield Problem(
-                f"{dims.heads} heads do not divide d_model {dims.d_model}", ("heads",), hint=f"heads: {near}",
+                f"{dims.heads} heads do not divide d_model {dims.d_model}",
+                ("heads",),
+                hint=f"heads: {near}",
                 consequence="the projections could not be split into equal heads",
             )
         if dims.heads % dims.kv_heads:
             yield Problem(
-                f"{dims.kv_heads} key/value heads do not divide {dims.heads} query heads", ("kv_heads",),
+                f"{dims.kv_heads} key/value heads do not divide {dims.heads} query heads",
+                ("kv_heads",),
                 hint="kv_heads: " + ", ".join(str(k) for k in range(1, dims.heads + 1) if dims.heads % k == 0),
                 consequence="some query heads would have no keys to look at",
             )
@@ -73,8 +76,7 @@ class Attention(ModelPart):
     def pointwise(self, dims: Dims) -> Pointwise:
         """The masked softmax over the full context, the scaling of queries, and biases."""
         biases = sum(t.shape[0] for t in self.tensors(dims) if t.role == "bias")
-        return SOFTMAX.times(dims.heads * dims.context).plus(
-            Pointwise(1, 1).times(dims.heads * dims.head_dim + biases))
+        return SOFTMAX.times(dims.heads * dims.context).plus(Pointwise(1, 1).times(dims.heads * dims.head_dim + biases))
 
     def kept(self, dims: Dims) -> float:
         """Queries, keys, values and the heads' outputs; what is kept of the scores depends on the lowering."""

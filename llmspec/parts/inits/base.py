@@ -9,8 +9,10 @@ from llmspec.parts.base import Dims, Init, Part, TensorSpec
 class Initializer(Part):
     """Gives each tensor its starting distribution: norms one, biases zero, the rest by `std`."""
 
-    effects: ClassVar[dict[str, tuple[str, str]]] = dict.fromkeys(("stddev", "gain", "embedding"), (
-        "every weight would start as 0, and all would learn the same", "weights would start as infinity"))
+    effects: ClassVar[dict[str, tuple[str, str]]] = dict.fromkeys(
+        ("stddev", "gain", "embedding"),
+        ("every weight would start as 0, and all would learn the same", "weights would start as infinity"),
+    )
     scale_residual: bool = True
     """Divide the spread of projections into the residual stream by √(2·layers) (Radford et al. 2019, section 2.3)."""
 

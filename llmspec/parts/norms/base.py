@@ -19,7 +19,8 @@ class Norm(ModelPart):
     per_number: ClassVar[Pointwise]
     """Operations for each number, the sum with the residual stream included."""
     effects: ClassVar[dict[str, tuple[str, str]]] = {
-        "eps": ("a constant vector would be divided by 0 and become NaN", "every vector would become 0")}
+        "eps": ("a constant vector would be divided by 0 and become NaN", "every vector would become 0")
+    }
     placement: Literal["pre", "post"] = "pre"
     """pre: x + f(norm(x)), with one more norm before the head; post: norm(x + f(x)), as in Vaswani et al. 2017."""
     eps: float = Field(1e-5, gt=0)
@@ -28,9 +29,12 @@ class Norm(ModelPart):
     def strained(self) -> Iterable[Problem]:
         """The gradient divides by (variance + eps)^1.5, and the variance of a constant vector is 0."""
         if self.eps < SMALLEST_EPS:
-            yield Problem(f"{self.eps!r} to the power of -1.5, as in the gradient, is infinite in float32", ("eps",),
-                          f"eps: {SMALLEST_EPS:.2g} or more; 1e-05 is the default",
-                          "the gradient of a constant vector would be NaN")
+            yield Problem(
+                f"{self.eps!r} to the power of -1.5, as in the gradient, is infinite in float32",
+                ("eps",),
+                f"eps: {SMALLEST_EPS:.2g} or more; 1e-05 is the default",
+                "the gradient of a constant vector would be NaN",
+            )
 
     def pointwise(self, dims: Dims) -> Pointwise:
         return self.per_number.times(dims.d_model)

@@ -13,7 +13,8 @@ class CrossEntropy(Part):
     kind: Literal["cross_entropy"] = "cross_entropy"
     formula: ClassVar[str] = "mean over the supervised positions of −log softmax(logits)[target]"
     effects: ClassVar[dict[str, tuple[str, str]]] = {
-        "label_smoothing": ("nothing would be smoothed", "the targets themselves would count for nothing")}
+        "label_smoothing": ("nothing would be smoothed", "the targets themselves would count for nothing")
+    }
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over the vocabulary (Szegedy et al. 2016, section 7)."""
 

@@ -39,5 +39,16 @@ class Adam(Optimizer):
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
         decay = self.decay(role)
-        ops.adam(w, state["exp_avg"], state["exp_avg_sq"], g, scale, scalars, beta1=self.beta1, beta2=self.beta2,
-                 eps=self.eps, l2=0.0 if self.decoupled else decay, decay=decay if self.decoupled else 0.0)
+        ops.adam(
+            w,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            g,
+            scale,
+            scalars,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            l2=0.0 if self.decoupled else decay,
+            decay=decay if self.decoupled else 0.0,
+        )

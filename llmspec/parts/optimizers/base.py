@@ -55,8 +55,7 @@ class Optimizer(Part):
         raise TypeError(f"{type(self).__name__} does not say what an update takes")
 
     def together(self, clip: float | None) -> Iterator[Problem]:
-        """What float32 makes of one number beside another; `clip` is the largest norm of a gradient, if there is one.
-        """
+        """What float32 makes of one number beside another; `clip` is the largest norm of a gradient, if there is one."""
         return iter(())
 
     def decoupled_decay(self) -> Iterator[Problem]:
@@ -65,8 +64,11 @@ class Optimizer(Part):
         if 0 < taken <= STEP_BELOW_ONE:
             yield Problem(
                 f"at a learning rate of {self.lr:g} it takes {taken:.2g} of a weight each step, and 1 - {taken:.2g} is "
-                "1 in float32", ("weight_decay",), f"weight_decay: 0, or {1.1 * STEP_BELOW_ONE / self.lr:.2g} and more",
-                "nothing would decay")
+                "1 in float32",
+                ("weight_decay",),
+                f"weight_decay: 0, or {1.1 * STEP_BELOW_ONE / self.lr:.2g} and more",
+                "nothing would decay",
+            )
 
     def seen_squares(self, clip: float | None, beta2: float) -> Iterator[Problem]:
         """Of clipped gradients whose squares are kept."""
@@ -74,8 +76,10 @@ class Optimizer(Part):
         if clip is not None and clip < least:
             yield Problem(
                 f"gradients are clipped to {clip:g}, and the squares of numbers below {least:.2g} are 0 in float32",
-                ("clip",), "clip: 1 is the default, null clips nothing",
-                "the optimizer would see no gradient, and weights would hardly move")
+                ("clip",),
+                "clip: 1 is the default, null clips nothing",
+                "the optimizer would see no gradient, and weights would hardly move",
+            )
 
     def decay(self, role: Role) -> float:
         return 0.0 if role in ("norm", "bias") else self.weight_decay

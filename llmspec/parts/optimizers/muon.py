@@ -20,7 +20,9 @@ class Muon(Optimizer):
     kind: Literal["muon"] = "muon"
     formula: ClassVar[str] = "v ← μv + (1−μ)g;  w ← w − lr·(√max(1, rows/columns)·orthogonalised(v) + decay·w)"
     effects: ClassVar[dict[str, tuple[str, str]]] = {
-        **Optimizer.effects, "momentum": ("nothing would be remembered", "no gradient would count, and no weight move")}
+        **Optimizer.effects,
+        "momentum": ("nothing would be remembered", "no gradient would count, and no weight move"),
+    }
     lr: float = Field(2e-2, gt=0)
     """Peak learning rate of the hidden matrices."""
     momentum: float = Field(0.95, ge=0, lt=1)
@@ -56,5 +58,14 @@ class Muon(Optimizer):
         if role != "matrix":
             self.rest.update(ops, role, w, g, scale, state, scalars[1:])
             return
-        ops.muon(w, state["momentum_buffer"], g, scale, scalars, momentum=self.momentum, nesterov=self.nesterov,
-                 decay=self.weight_decay, iterations=self.iterations)
+        ops.muon(
+            w,
+            state["momentum_buffer"],
+            g,
+            scale,
+            scalars,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            decay=self.weight_decay,
+            iterations=self.iterations,
+        )

@@ -32,7 +32,8 @@ class Phase(Part):
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = {
-        "clip": ("every gradient would become 0, and no weight would move", "nothing would be clipped: `clip: null`")}
+        "clip": ("every gradient would become 0, and no weight would move", "nothing would be clipped: `clip: null`")
+    }
 
     from_: str | None = Field(None, alias="from")
     """The phase whose weights this one starts from; freshly drawn weights where left open."""
@@ -81,8 +82,12 @@ class Phase(Part):
             yield problem if problem.path == ("clip",) else problem.at("optimizer")
         lr, final = self.optimizer.lr, getattr(self.schedule, "final", 0.0)
         if final and (what := lost(lr * final)):
-            yield Problem(f"the last learning rate, {final:g} · {lr:g}, {what}",
-                          ("schedule", "final"), "final: 0 says so", "the last steps would move no weight")
+            yield Problem(
+                f"the last learning rate, {final:g} · {lr:g}, {what}",
+                ("schedule", "final"),
+                "final: 0 says so",
+                "the last steps would move no weight",
+            )
 
     @field_validator("mixture")
     @classmethod

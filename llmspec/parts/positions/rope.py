@@ -22,7 +22,8 @@ class Rope(Position):
     def check(self, dims: Dims) -> Iterable[Problem]:
         if dims.d_model % dims.heads == 0 and dims.head_dim % 2:
             yield Problem(
-                f"rope turns pairs, and a head of {dims.head_dim} numbers cannot be paired", ("kind",),
+                f"rope turns pairs, and a head of {dims.head_dim} numbers cannot be paired",
+                ("kind",),
                 hint="choose d_model and heads so that d_model / heads is even",
             )
 

@@ -85,5 +85,11 @@ class Schedule(Part):
         """The warm-up has to end before the phase does."""
         if self.warmup.steps(steps) < steps:
             return []
-        return [Problem(f"a warm-up of {self.warmup} leaves nothing of {steps} steps", ("warmup",),
-                        hint="a warm-up of 1% to 10% is usual", consequence="the peak rate would never be used")]
+        return [
+            Problem(
+                f"a warm-up of {self.warmup} leaves nothing of {steps} steps",
+                ("warmup",),
+                hint="a warm-up of 1% to 10% is usual",
+                consequence="the peak rate would never be used",
+            )
+        ]

@@ -7,10 +7,20 @@ from collections.abc import Callable, Iterator
 
 SAMPLE = 1 << 16
 """Bytes that are looked at."""
-_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
-          (codecs.BOM_UTF16_BE, "utf-16"))
-_ICONV = {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE", "utf-32-le": "UTF-32LE", "utf-32-be": "UTF-32BE",
-          "iso8859_5": "ISO-8859-5", "mac_roman": "MACINTOSH"}
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_ICONV = {
+    "utf-16-le": "UTF-16LE",
+    "utf-16-be": "UTF-16BE",
+    "utf-32-le": "UTF-32LE",
+    "utf-32-be": "UTF-32BE",
+    "iso8859_5": "ISO-8859-5",
+    "mac_roman": "MACINTOSH",
+}
 _NOT_TEXT = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "utf_7", "mbcs", "oem"}
 
 
@@ -43,8 +53,10 @@ def check(name: str) -> str:
         info = codecs.lookup(name)
         text = bool(getattr(info, "_is_text_encoding", True)) and info.incrementaldecoder is not None
     except (LookupError, ValueError):
-        raise ValueError(f"`{name}` is no encoding that Python knows; such as utf-8, utf-16, cp1252, shift_jis, "
-                         "gb18030, koi8-r, euc-kr") from None
+        raise ValueError(
+            f"`{name}` is no encoding that Python knows; such as utf-8, utf-16, cp1252, shift_jis, "
+            "gb18030, koi8-r, euc-kr"
+        ) from None
     if not text or info.name.replace("-", "_") in _NOT_TEXT:
         raise ValueError(f"`{name}` is no encoding of text files; such as utf-8, utf-16, cp1252, shift_jis, gb18030")
     return name
@@ -106,6 +118,7 @@ def _korean(text: str) -> float:
 
 def _chinese(encoding: str, first: int, last: int) -> Callable[[str], float]:
     """Most of what is written is of the frequent characters, which Chinese encodings have in a block of their own."""
+
     def frequent(c: str) -> bool:
         raw = c.encode(encoding, "ignore")
         return len(raw) == 2 and (first <= raw[0] <= last) and "\u4e00" <= c <= "\u9fff"
@@ -147,8 +160,13 @@ def _western(signs_alone: float) -> Callable[[str], float]:
 
     def score(text: str) -> float:
         words = list(_words(text))
-        fine = [w for w in words if all(c.isascii() or c.lower() in common for c in w)
-                and 3 * sum(not c.isascii() for c in w) <= 2 + len(w) and (w[1:].islower() or w.isupper())]
+        fine = [
+            w
+            for w in words
+            if all(c.isascii() or c.lower() in common for c in w)
+            and 3 * sum(not c.isascii() for c in w) <= 2 + len(w)
+            and (w[1:].islower() or w.isupper())
+        ]
         signs = _share(text, lambda c: c in "“”‘’–—…€«»°£§·©®\u00a0´•™¿¡" or c.isalpha(), _foreign)
         return 0.9 * signs * (len(fine) / len(words) if words else signs_alone)
 
@@ -157,9 +175,17 @@ def _western(signs_alone: float) -> Callable[[str], float]:
 
 _russian = _alphabet("\u0400", "\u045f", "оеаинтсрвл")
 _SCORES: dict[str, Callable[[str], float]] = {
-    "cp932": _japanese, "euc_jp": _japanese, "cp949": _korean, "gb18030": _chinese("gb18030", 0xB0, 0xD7),
-    "big5": _chinese("big5", 0xA4, 0xC6), "koi8_r": _russian, "cp1251": _russian, "iso8859_5": _russian,
+    "cp932": _japanese,
+    "euc_jp": _japanese,
+    "cp949": _korean,
+    "gb18030": _chinese("gb18030", 0xB0, 0xD7),
+    "big5": _chinese("big5", 0xA4, 0xC6),
+    "koi8_r": _russian,
+    "cp1251": _russian,
+    "iso8859_5": _russian,
     "cp866": _russian,
     "cp1253": _alphabet("\u0370", "\u03ff", "αοιετσηρν"),
-    "cp1252": _western(0.9), "mac_roman": _western(0.0), "cp850": _western(0.0),
+    "cp1252": _western(0.9),
+    "mac_roman": _western(0.0),
+    "cp850": _western(0.0),
 }

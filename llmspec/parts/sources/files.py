@@ -36,8 +36,10 @@ class Files(Source):
     def _paths(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for pattern in patterns(path):
             if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", pattern):
-                raise ValueError(f"`{pattern}` is an address, and only files of this machine are read; download it, "
-                                 "and name the file")
+                raise ValueError(
+                    f"`{pattern}` is an address, and only files of this machine are read; download it, "
+                    "and name the file"
+                )
             if not pattern.strip() or "\0" in pattern:
                 raise ValueError(f"{pattern!r} names no file; write a path or a pattern, such as `notes/**/*.md`")
         return path

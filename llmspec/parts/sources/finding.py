@@ -48,8 +48,11 @@ def find(fetch: Fetcher, folder: Path, globs: tuple[str, ...], key: str) -> list
         found += matches
         if not walk.matched and not walk.problems:
             hint = _nearest(folder, pattern, walk.left_out) if seen.problems.count < SHOWN else ""
-            walk.problems.append(Problem(f"no file matches `{shortened(pattern)}` in {folder}", (key,), hint,
-                                         "the source would have no text"))
+            walk.problems.append(
+                Problem(
+                    f"no file matches `{shortened(pattern)}` in {folder}", (key,), hint, "the source would have no text"
+                )
+            )
         seen.problems.add(*(problem if problem.path else problem.at(key) for problem in walk.problems))
     seen.problems.check()
     return found
@@ -122,8 +125,11 @@ class _Walk:
             self.visit((self.todo or self.links).popleft())
         self.candidates.sort(key=lambda candidate: candidate[:2])
         self.matched = bool(self.candidates)
-        kept = [(parts, found) for linked, parts, path, status in self.candidates
-                if (found := self.unseen(linked, "/".join(parts), path, status))]
+        kept = [
+            (parts, found)
+            for linked, parts, path, status in self.candidates
+            if (found := self.unseen(linked, "/".join(parts), path, status))
+        ]
         if any(linked for linked, *_ in self.candidates):
             kept.sort(key=lambda each: each[0])
         return [found for _, found in kept]
@@ -136,8 +142,12 @@ class _Walk:
             self.seen.files[key] = name
             return Found(name, path, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
         if known != name:
-            self.seen.note("links to files that are read already" if linked or os.path.islink(path)
-                           else "further names (hard links) of files that are read already", name)
+            self.seen.note(
+                "links to files that are read already"
+                if linked or os.path.islink(path)
+                else "further names (hard links) of files that are read already",
+                name,
+            )
         return None
 
     def visit(self, place: _Place) -> None:
@@ -161,8 +171,9 @@ class _Walk:
         elif last:
             self.file(os.path.join(place.path, part), _joined(place.name, part), place.linked, named=True)
         else:
-            self.todo.append(_Place(os.path.join(place.path, part), _joined(place.name, part), place.at + 1,
-                                    place.linked))
+            self.todo.append(
+                _Place(os.path.join(place.path, part), _joined(place.name, part), place.at + 1, place.linked)
+            )
 
     def step(self, place: _Place, entry: os.DirEntry[str], at: int, files: bool, folders: bool = True) -> None:
         """One entry of a folder that matches."""
@@ -192,8 +203,11 @@ class _Walk:
         self.visited.add(key)
         if place.path == self.base:
             return True
-        ours = "the cache of llmspec" if _identity(status) == self.seen.cache else (
-            "folders of runs" if _is_run(place.path) else "")
+        ours = (
+            "the cache of llmspec"
+            if _identity(status) == self.seen.cache
+            else ("folders of runs" if _is_run(place.path) else "")
+        )
         if ours:
             self.leave(ours, place.name)
         return not ours
@@ -239,9 +253,13 @@ class _Walk:
         elif named and stat.S_ISDIR(status.st_mode):
             self.problems.append(_a_folder(path, name))
         elif named:
-            self.problems.append(Problem(
-                f"`{shown(name)}` is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no regular file')}, not a regular file",
-                hint="write its text into a file, and name that", consequence="reading it might never end"))
+            self.problems.append(
+                Problem(
+                    f"`{shown(name)}` is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no regular file')}, not a regular file",
+                    hint="write its text into a file, and name that",
+                    consequence="reading it might never end",
+                )
+            )
         elif not stat.S_ISDIR(status.st_mode):
             self.leave("pipes, sockets and devices", name)
 
@@ -285,8 +303,11 @@ def _is_run(folder: str) -> bool:
 
 
 def _unreadable(name: str, error: OSError) -> Problem:
-    return Problem(f"`{shortened(shown(name))}` cannot be read: {error.strerror or error}",
-                   hint="give permission to read it, or narrow the pattern", consequence="its text would be missing")
+    return Problem(
+        f"`{shortened(shown(name))}` cannot be read: {error.strerror or error}",
+        hint="give permission to read it, or narrow the pattern",
+        consequence="its text would be missing",
+    )
 
 
 def _sparse(path: str, name: str, status: os.stat_result) -> Problem | None:
@@ -299,9 +320,15 @@ def _sparse(path: str, name: str, status: os.stat_result) -> Problem | None:
     except (OSError, AttributeError):  # no permission, or a system that does not tell; reading it will
         return None
     name = shortened(shown(name))
-    return None if hole >= status.st_size else Problem(
-        f"`{name}` is a sparse file of {size(status.st_size)}: from byte {hole:,} on nothing was written",
-        hint="write it anew, or narrow the pattern", consequence="the hole would be read as NUL characters")
+    return (
+        None
+        if hole >= status.st_size
+        else Problem(
+            f"`{name}` is a sparse file of {size(status.st_size)}: from byte {hole:,} on nothing was written",
+            hint="write it anew, or narrow the pattern",
+            consequence="the hole would be read as NUL characters",
+        )
+    )
 
 
 def _a_folder(path: str, name: str) -> Problem:
@@ -316,8 +343,11 @@ def _a_folder(path: str, name: str) -> Problem:
     if suffixes and not text:
         what = sorted({NO_TEXT[s.lower()][0] for s in suffixes})
         hint = f"it holds {' and '.join(what[:3])} ({suffixes.total():,} files): take the text out of each first"
-    return Problem(f"`{shown(name)}` is a folder", hint=hint + ("" if suffixes else "; it is empty now"),
-                   consequence="the source would have no text")
+    return Problem(
+        f"`{shown(name)}` is a folder",
+        hint=hint + ("" if suffixes else "; it is empty now"),
+        consequence="the source would have no text",
+    )
 
 
 def _no_glob(pattern: str) -> str:

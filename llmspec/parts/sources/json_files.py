@@ -25,8 +25,13 @@ def read_json(text: Text) -> Iterator[Document]:
         try:
             document = Document(text.name, record=record(value, written), item=str(key))
         except ValueError as error:
-            text.problems.add(Problem(f"entry `{str(key)[:60]}`: {error}", mark=Mark(text.name, line, 1),
-                                      hint=entries.advice or _advice(text.name, str(key), value)))
+            text.problems.add(
+                Problem(
+                    f"entry `{str(key)[:60]}`: {error}",
+                    mark=Mark(text.name, line, 1),
+                    hint=entries.advice or _advice(text.name, str(key), value),
+                )
+            )
         else:
             yield document
 
@@ -188,8 +193,9 @@ class _Entries:
                     self.at += beyond
                     raise self.wrong(error.msg) from None
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{self.text.name} cannot be read as JSON: {error}",
-                                "mend it, or take it out") from None
+                raise DataError(
+                    f"{self.text.name} cannot be read as JSON: {error}", "mend it, or take it out"
+                ) from None
             else:
                 # A number may go on in what is not read yet.
                 if end < len(self.held) or not self.more():
@@ -226,5 +232,10 @@ class _Entries:
         line, column = self.place()
         begin = self.held.rfind("\n", 0, self.at) + 1
         around = self.held[max(begin, self.at - 60) : self.at + 40].split("\n")[0]
-        return DataError(Problem(f"not JSON: {message}", hint=self.advice or "mend it, or take it out",
-                                 mark=Mark(self.text.name, line, column, around)))
+        return DataError(
+            Problem(
+                f"not JSON: {message}",
+                hint=self.advice or "mend it, or take it out",
+                mark=Mark(self.text.name, line, column, around),
+            )
+        )

@@ -47,8 +47,10 @@ class Notes:
     @classmethod
     def parse(cls, dumped: Mapping[str, Any]) -> Notes:
         """The notes of a dump()."""
-        return cls({reason: int(found[0]) for reason, found in dumped.items()},
-                   {reason: list(found[1]) for reason, found in dumped.items() if found[1]})
+        return cls(
+            {reason: int(found[0]) for reason, found in dumped.items()},
+            {reason: list(found[1]) for reason, found in dumped.items() if found[1]},
+        )
 
 
 @dataclass
@@ -71,6 +73,10 @@ class Problems:
         more = []
         if left := self.count - len(self.first):
             among = f", in {self.files:,} files altogether" if self.files > 1 else ""
-            more = [Problem(f"{left:,} more problem{'s' * (left > 1)} like {'these' if left > 1 else 'this'}{among}",
-                            self.first[0].path)]
+            more = [
+                Problem(
+                    f"{left:,} more problem{'s' * (left > 1)} like {'these' if left > 1 else 'this'}{among}",
+                    self.first[0].path,
+                )
+            ]
         raise DataError([*self.first, *more])

@@ -45,12 +45,17 @@ def opened(found: Found, hashed: Any) -> Iterator[bytes]:
                 hashed.update(piece)
                 yield piece
     except NotRegular as error:
-        raise DataError(f"{found.name} is {error.strerror} any more", "put the file back, and run again",
-                        "reading it might never end") from None
+        raise DataError(
+            f"{found.name} is {error.strerror} any more",
+            "put the file back, and run again",
+            "reading it might never end",
+        ) from None
     except OSError as error:
-        raise DataError(f"{found.name} cannot be read: {error.strerror or error}",
-                        "give it read permission, put it back, or narrow the pattern",
-                        "its text would be missing") from None
+        raise DataError(
+            f"{found.name} cannot be read: {error.strerror or error}",
+            "give it read permission, put it back, or narrow the pattern",
+            "its text would be missing",
+        ) from None
 
 
 def pieces(found: Found, fetch: Fetcher) -> Iterator[bytes]:
@@ -70,10 +75,14 @@ def pieces(found: Found, fetch: Fetcher) -> Iterator[bytes]:
     if promised is None or hashed.hexdigest() == promised:
         return
     if fetch.cache in Path(found.path).parents:
-        raise DataError(f"{found.path} is not what was unpacked there", "remove it, and run again",
-                        "its text could be anything")
-    raise DataError(f"{found.name} changed while it was read", "let whatever writes to it end, and run again",
-                    "its text would be kept under the name of what it held before")
+        raise DataError(
+            f"{found.path} is not what was unpacked there", "remove it, and run again", "its text could be anything"
+        )
+    raise DataError(
+        f"{found.name} changed while it was read",
+        "let whatever writes to it end, and run again",
+        "its text would be kept under the name of what it held before",
+    )
 
 
 def texts(found: Found, fetch: Fetcher, encoding: str = "utf-8") -> Iterator[str]:
@@ -118,12 +127,18 @@ def lines(text: Text) -> Iterator[str]:
 
 
 def too_long(name: str, line: int) -> DataError:
-    return DataError(Problem(f"a record of more than {LONGEST >> 20} million characters",
-                             hint="is it one of the format that the suffix says? give a record its own line",
-                             consequence="it would be held in memory whole", mark=Mark(name, line, 1)))
+    return DataError(
+        Problem(
+            f"a record of more than {LONGEST >> 20} million characters",
+            hint="is it one of the format that the suffix says? give a record its own line",
+            consequence="it would be held in memory whole",
+            mark=Mark(name, line, 1),
+        )
+    )
 
 
 # -- compression -----------------------------------------------------------------------------------------------------
+
 
 def _unpacked(found: Found, raw: Iterator[bytes], new: Callable[[], _Unpacker]) -> Iterator[bytes]:
     """What compressed bytes hold; several members follow each other as one."""
@@ -141,19 +156,27 @@ def _unpacked(found: Found, raw: Iterator[bytes], new: Callable[[], _Unpacker]) 
                 for out in member.feed(data):
                     unpacked += len(out)
                     if unpacked > FREE and unpacked > RATIO * packed:
-                        raise DataError(f"{found.name} unpacks to more than {RATIO} times its size",
-                                        "if that is meant, unpack it yourself and name what comes out",
-                                        "it could fill memory and disk")
+                        raise DataError(
+                            f"{found.name} unpacks to more than {RATIO} times its size",
+                            "if that is meant, unpack it yourself and name what comes out",
+                            "it could fill memory and disk",
+                        )
                     if out:
                         yield out
                 data = member.rest
                 member = None if member.ended else member
     except (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, MemoryError, _zstd_error()) as error:
-        raise DataError(f"{found.name} is damaged, or not compressed as its name says: {error}",
-                        "fetch or compress it again; `file` tells what it is", "its text would be cut short") from None
+        raise DataError(
+            f"{found.name} is damaged, or not compressed as its name says: {error}",
+            "fetch or compress it again; `file` tells what it is",
+            "its text would be cut short",
+        ) from None
     if member is not None:
-        raise DataError(f"{found.name} ends too early: its compressed data are cut off", "fetch or compress it again",
-                        "its text would be cut short")
+        raise DataError(
+            f"{found.name} ends too early: its compressed data are cut off",
+            "fetch or compress it again",
+            "its text would be cut short",
+        )
 
 
 class _Unpacker:
@@ -205,8 +228,11 @@ def _zstandard() -> Any:
     try:
         import zstandard
     except ImportError:
-        raise DataError("reading .zst files takes a package that is not installed", "pip install zstandard",
-                        "its text would be missing") from None
+        raise DataError(
+            "reading .zst files takes a package that is not installed",
+            "pip install zstandard",
+            "its text would be missing",
+        ) from None
     return zstandard
 
 
@@ -228,13 +254,23 @@ PACKED: dict[str, Callable[[], _Unpacker]] = {
 
 # -- text ------------------------------------------------------------------------------------------------------------
 
-_MAGIC = {b"%PDF-": "a PDF document", b"PK\3\4": "a zip archive, as .docx, .xlsx and .epub are",
-          b"PAR1": "Parquet data",
-          b"\x1f\x8b": "compressed with gzip", b"BZh": "compressed with bzip2", b"\xfd7zXZ\0": "compressed with xz",
-          b"\x28\xb5\x2f\xfd": "compressed with Zstandard", b"\x89PNG": "a PNG picture",
-          b"\xff\xd8\xff": "a JPEG picture", b"GIF8": "a GIF picture", b"\x7fELF": "a program",
-          b"SQLite format 3\0": "an SQLite database",
-          b"\x89HDF": "HDF5 data", b"ARROW1": "Arrow data", b"\x93NUMPY": "a numpy array"}
+_MAGIC = {
+    b"%PDF-": "a PDF document",
+    b"PK\3\4": "a zip archive, as .docx, .xlsx and .epub are",
+    b"PAR1": "Parquet data",
+    b"\x1f\x8b": "compressed with gzip",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ\0": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"\x7fELF": "a program",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\x89HDF": "HDF5 data",
+    b"ARROW1": "Arrow data",
+    b"\x93NUMPY": "a numpy array",
+}
 
 
 class _Decoding:
@@ -263,13 +299,19 @@ class _Decoding:
         if self.first.startswith(tuple(_MAGIC)):
             what = next(what for magic, what in _MAGIC.items() if self.first.startswith(magic))
             packed = "compressed" in what
-            raise DataError(f"{self.found.name} is {what}, not plain text",
-                            "give it the suffix that says so (.gz, .bz2, .xz, .zst)" if packed else
-                            "take its text out into a file of its own, or narrow the pattern",
-                            "its bytes would be learned as text")
+            raise DataError(
+                f"{self.found.name} is {what}, not plain text",
+                "give it the suffix that says so (.gz, .bz2, .xz, .zst)"
+                if packed
+                else "take its text out into a file of its own, or narrow the pattern",
+                "its bytes would be learned as text",
+            )
         if utf8 and (marked := encodings.marked(self.first)):
-            raise DataError(f"{self.found.name} is {encodings.iconv(marked)}, as its byte-order mark says, not UTF-8",
-                            self.convert(marked), "its characters would be guessed")
+            raise DataError(
+                f"{self.found.name} is {encodings.iconv(marked)}, as its byte-order mark says, not UTF-8",
+                self.convert(marked),
+                "its characters would be guessed",
+            )
 
     def piece(self, decoder: io.IncrementalNewlineDecoder, data: bytes, final: bool = False) -> Iterator[str]:
         try:
@@ -301,23 +343,33 @@ class _Decoding:
         name = "UTF-8" if error.encoding.startswith("utf-8") else self.encoding
         return Problem(
             f"not {name}: byte 0x{raw[start]:02x}" + (f"; it looks like {encodings.iconv(likely)}" if likely else ""),
-            hint=self.convert(likely), consequence="its characters would be guessed",
-            mark=Mark(self.found.name, self.line, self.column, around))
+            hint=self.convert(likely),
+            consequence="its characters would be guessed",
+            mark=Mark(self.found.name, self.line, self.column, around),
+        )
 
     def null(self, text: str, at: int) -> Problem:
         self.move(text[:at])
         likely = encodings.likely(self.first)
         hint = self.convert(likely) if likely else "mend it, or narrow the pattern so that only text is read"
         what = f"; it looks like {encodings.iconv(likely)}" if likely else ", as no text has: it is binary or damaged"
-        return Problem(f"a NUL character{what}", hint=hint, consequence="NULs would be learned as text",
-                       mark=Mark(self.found.name, self.line, self.column))
+        return Problem(
+            f"a NUL character{what}",
+            hint=hint,
+            consequence="NULs would be learned as text",
+            mark=Mark(self.found.name, self.line, self.column),
+        )
 
     def convert(self, likely: str) -> str:
         """What to do about another encoding."""
         file = self.found.path
         convert = f"-t UTF-8 {shlex.quote(file)} > {shlex.quote(file + '.utf8')}"
         if not likely:
-            return ("its encoding could not be told; say it with `encoding:` in the source, or convert the file: "
-                    f"iconv -f ENCODING {convert}")
-        return (f"say `encoding: {likely.replace('_', '-')}` in the source if all its files are so, or convert this "
-                f"one: iconv -f {encodings.iconv(likely)} {convert}")
+            return (
+                "its encoding could not be told; say it with `encoding:` in the source, or convert the file: "
+                f"iconv -f ENCODING {convert}"
+            )
+        return (
+            f"say `encoding: {likely.replace('_', '-')}` in the source if all its files are so, or convert this "
+            f"one: iconv -f {encodings.iconv(likely)} {convert}"
+        )

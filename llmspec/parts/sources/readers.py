@@ -70,8 +70,13 @@ def _plain(text: Text) -> Iterator[Document]:
 
 
 READERS: dict[str, Callable[[Text], Iterator[Document]]] = {
-    ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".json": read_json, ".csv": read_csv, ".tsv": read_tsv,
-    ".tab": read_tsv}
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".tab": read_tsv,
+}
 """Suffix -> reader; every other file is one plain document."""
 
 
@@ -81,5 +86,10 @@ def _binary(found: Found, suffix: str) -> DataError:
     names = {"file": path, "text": path.with_suffix(".txt"), "records": path.with_suffix(".jsonl")}
     for name, path in names.items():
         hint = hint.replace(f"{{{name}}}", shlex.quote(str(path)))
-    return DataError(Problem(f"{found.name} is {what}, and only text is read", hint=hint,
-                             consequence="its bytes would be learned as text"))
+    return DataError(
+        Problem(
+            f"{found.name} is {what}, and only text is read",
+            hint=hint,
+            consequence="its bytes would be learned as text",
+        )
+    )

@@ -33,10 +33,14 @@ def _rows(text: Text, delimiter: str) -> Iterator[Document]:
     for start, row in table.rows():
         if len(row) != len(table.columns):
             many = f"{len(row)} field{'s' * (len(row) != 1)}, and the header {len(table.columns)}"
-            text.problems.add(Problem(
-                f"this row has {many}", hint="put texts that hold the separator or line ends into double quotes",
-                consequence="its texts would stand under the wrong names",
-                mark=Mark(text.name, start, 1, _excerpt(table.separator.join(row)))))
+            text.problems.add(
+                Problem(
+                    f"this row has {many}",
+                    hint="put texts that hold the separator or line ends into double quotes",
+                    consequence="its texts would stand under the wrong names",
+                    mark=Mark(text.name, start, 1, _excerpt(table.separator.join(row))),
+                )
+            )
         else:
             named = {name: value for name, value in zip(table.columns, row, strict=True) if name}
             yield Document(text.name, record=named, item=str(start))
@@ -95,10 +99,14 @@ class _Table:
             message = "the first row names the columns, and it is empty"
         if message:
             example = "question<tab>answer" if self.separator == "\t" else f"question{self.separator}answer"
-            raise DataError(Problem(
-                message, hint=f"put a first row above it, such as {example}",
-                consequence="the first record would be taken for names",
-                mark=Mark(self.text.name, 1, 1, _excerpt(self.separator.join(row)))))
+            raise DataError(
+                Problem(
+                    message,
+                    hint=f"put a first row above it, such as {example}",
+                    consequence="the first record would be taken for names",
+                    mark=Mark(self.text.name, 1, 1, _excerpt(self.separator.join(row))),
+                )
+            )
         if unnamed := columns.count(""):
             self.text.notes.add("columns without a name", self.text.name, unnamed)
         return columns
@@ -111,9 +119,14 @@ class _Table:
             what = "a quoted field does not end"
         elif "expected after" in said:
             what = "a field that begins with a double quote goes on after the quote that ends it"
-        return DataError(Problem(what, hint='write a double quote inside a quoted field twice, as in "say ""hi"""',
-                                 consequence="all that follows would be one field",
-                                 mark=Mark(self.text.name, start, 1)))
+        return DataError(
+            Problem(
+                what,
+                hint='write a double quote inside a quoted field twice, as in "say ""hi"""',
+                consequence="all that follows would be one field",
+                mark=Mark(self.text.name, start, 1),
+            )
+        )
 
 
 def _next(reader: Iterator[list[str]]) -> list[str] | None:

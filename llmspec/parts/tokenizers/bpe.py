@@ -29,8 +29,14 @@ _LOOKED_AHEAD = 4
 """Characters after a word that may have a say in where it ends."""
 Tell = Callable[[str], None]
 """Told now and then what is being done."""
-_SHAPE = {"truncation": None, "padding": None, "normalizer": None, "post_processor": None, "decoder": "ByteLevel",
-          "model": "BPE"}
+_SHAPE = {
+    "truncation": None,
+    "padding": None,
+    "normalizer": None,
+    "post_processor": None,
+    "decoder": "ByteLevel",
+    "model": "BPE",
+}
 """What `train` makes a tokenizer of, by the type of each of its pieces: others would change or cut texts."""
 _HOME = os.getpid()
 """The process that may use the library's threads: not one that was forked from it."""
@@ -66,16 +72,23 @@ class BPE(Tokenizer):
             with _threads():
                 tokenizer = learner.learn(head, self.vocab, self.specials())
         if (found := tokenizer.get_vocab_size()) < self.vocab:
-            raise DataError(Problem(
-                f"the training text yields only {found} tokens, not {self.vocab}", ("tokenizer", "vocab"),
-                f"vocab: {found}", f"{self.vocab - found} rows of the model would never be used",
-            ))
+            raise DataError(
+                Problem(
+                    f"the training text yields only {found} tokens, not {self.vocab}",
+                    ("tokenizer", "vocab"),
+                    f"vocab: {found}",
+                    f"{self.vocab - found} rows of the model would never be used",
+                )
+            )
         return BPECodec(tokenizer)
 
     def _learned_apart(self, texts: Iterable[str], tell: Tell) -> str:
         """tokenizer.json, learned by another process, which ends with this one and where this one is stopped."""
-        with tempfile.TemporaryFile(dir=cache_dir()) as sample, tempfile.TemporaryFile() as out, \
-                tempfile.TemporaryFile() as err:
+        with (
+            tempfile.TemporaryFile(dir=cache_dir()) as sample,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
             learner.spool(texts, sample)
             size = sample.tell()
             part = learner.share(sample)
@@ -85,8 +98,13 @@ class BPE(Tokenizer):
             sample.flush()
             sample.seek(0)
             asked = {"vocab": self.vocab, "specials": self.specials(), "share": part}
-            process = subprocess.Popen([sys.executable, "-P", learner.__file__, json.dumps(asked)], stdin=sample,
-                                       stdout=out, stderr=err, env={_PARALLEL: "true", **os.environ})
+            process = subprocess.Popen(
+                [sys.executable, "-P", learner.__file__, json.dumps(asked)],
+                stdin=sample,
+                stdout=out,
+                stderr=err,
+                env={_PARALLEL: "true", **os.environ},
+            )
             try:
                 while process.poll() is None:
                     tell(what)
@@ -99,8 +117,10 @@ class BPE(Tokenizer):
             err.seek(0)
             if process.returncode:
                 said = err.read().decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-                raise DataError(f"training the tokenizer ended with status {process.returncode}: {said[0]}",
-                                "there may be too little memory: take less text or a smaller vocabulary")
+                raise DataError(
+                    f"training the tokenizer ended with status {process.returncode}: {said[0]}",
+                    "there may be too little memory: take less text or a smaller vocabulary",
+                )
             return out.read().decode()
 
     def cut(self, text: str, begin: int, end: int) -> int:

@@ -51,9 +51,7 @@ class ByteCodec:
         return ids, np.fromiter(map(len, spelled), np.int64, len(spelled))
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
-        return spell(
-            self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids
-        )
+        return spell(self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids)
 
     def token_bytes(self, token: int) -> bytes:
         return bytes((token - self._first,)) if token >= self._first else b""

@@ -61,15 +61,20 @@ class Char(Tokenizer):
         except (ValueError, KeyError, TypeError):
             raise foreign("char") from None
         if (codec.vocab, tuple(codec.specials)) != (self.vocab, self.specials()) or not sound(
-                saved["characters"], self.vocab - len(codec.specials)):
+            saved["characters"], self.vocab - len(codec.specials)
+        ):
             raise foreign("char")
         return codec
 
 
 def sound(characters: Any, most: int) -> bool:
     """Whether these are characters, each once, and no more than there are ids for."""
-    return (isinstance(characters, list) and len(characters) <= most and len(set(characters)) == len(characters)
-            and all(isinstance(c, str) and len(c) == 1 and not "\ud800" <= c <= "\udfff" for c in characters))
+    return (
+        isinstance(characters, list)
+        and len(characters) <= most
+        and len(set(characters)) == len(characters)
+        and all(isinstance(c, str) and len(c) == 1 and not "\ud800" <= c <= "\udfff" for c in characters)
+    )
 
 
 class CharCodec:
@@ -107,9 +112,7 @@ class CharCodec:
         return codes[order], (order + self._first).astype(np.int32)
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
-        return spell(
-            self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids
-        )
+        return spell(self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids)
 
     def token_bytes(self, token: int) -> bytes:
         if token == self._unknown:

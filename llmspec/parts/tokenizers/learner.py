@@ -22,8 +22,10 @@ LONGEST = 128
 Learning takes the square of a word's length, and text without spaces (DNA, base64, Chinese) is one long word. In
 ordinary text no word is that long, so that its tokens are those of GPT-2's pattern.
 """
-WORDS = (rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}{{1,{LONGEST}}}| ?\p{{N}}{{1,{LONGEST}}}"
-         rf"| ?[^\s\p{{L}}\p{{N}}]{{1,{LONGEST}}}|\s{{1,{LONGEST}}}(?!\S)|\s{{1,{LONGEST}}}")
+WORDS = (
+    rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}{{1,{LONGEST}}}| ?\p{{N}}{{1,{LONGEST}}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]{{1,{LONGEST}}}|\s{{1,{LONGEST}}}(?!\S)|\s{{1,{LONGEST}}}"
+)
 """GPT-2's pattern (openai/gpt-2, encoder.py) with runs of bounded length."""
 DISTINCT = 6_000_000
 """Bytes of different words that are learned from, at most: each takes some 65 (Chinese) to 90 (DNA) bytes of memory."""
