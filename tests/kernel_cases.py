@@ -1,7 +1,8 @@
 """Drawn calls of every C function beside attention, with their exact results and the errors that rounding allows.
 
 The bounds hold for any order of summation: c·eps·K·(|A|·|B|) for a sum of K products (Higham 2002, section 3.5).
-Sizes lie at and around the borders of tiles, panels and chunks. N rows, I inputs, O outputs, D width, V vocabulary.
+Sizes lie at and around the borders of tiles, panels and chunks. N rows, I inputs, O outputs, D width, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ def gate(x: Array, kind: int) -> tuple[Array, Array, Array]:
     return reference.sigmoid(inside), slope, EPS * (16 + 6 * np.minimum(np.abs(inside), NEGLIGIBLE))
 
 
-def pointwise(x: Array, up: Array, g: Array, kind: int) -> tuple[Output, Output, Output]:
+def elementwise(x: Array, up: Array, g: Array, kind: int) -> tuple[Output, Output, Output]:
     """x·gate(x)·up, and the gradients for x and up."""
     x, up, g = (a.astype(np.float64) for a in (x, up, g))
     s, slope, grown = gate(x, kind)
@@ -178,7 +179,7 @@ def pointwise(x: Array, up: Array, g: Array, kind: int) -> tuple[Output, Output,
 def activations(pick: Pick) -> list[Case]:
     seed, n, kind = pick(SEEDS), pick((1, 17, 200, 8191, 8193, 20000)), pick((0, 1))
     x, g = numbers(seed, n, spread=pick(SPREADS)), numbers(seed + 1, n)
-    y, to_x, _ = pointwise(x, np.ones_like(x), g, kind)
+    y, to_x, _ = elementwise(x, np.ones_like(x), g, kind)
     return [Case("activation", [y], [x], [n, kind]), Case("activation_backward", [to_x], [g, x], [n, kind])]
 
 
@@ -192,7 +193,7 @@ def sums(pick: Pick) -> list[Case]:
 def gates(pick: Pick) -> list[Case]:
     seed, n, d, kind = pick(SEEDS), pick(COUNTS), pick(WIDTHS), pick((0, 1))
     x, up, g = numbers(seed, n, d, spread=pick(SPREADS)), numbers(seed + 1, n, d), numbers(seed + 2, n, d)
-    y, to_x, to_up = pointwise(x, up, g, kind)
+    y, to_x, to_up = elementwise(x, up, g, kind)
     both = Output(np.concatenate([to_x.exact, to_up.exact], -1), np.concatenate([to_x.room, to_up.room], -1))
     side = np.concatenate([x, up], -1)
     return [Case("gated", [y], [side], [n, d, kind]), Case("gated_backward", [both], [g, side], [n, d, kind])]

@@ -25,9 +25,9 @@ open_device("CPU")
 
 from tinygrad.dtype import _to_np_dtype as to_numpy  # noqa: E402  (the compiler comes first)
 
-from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402
+from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402
 from llmspec.model.steps import Steps  # noqa: E402
-from llmspec.model.transformer import Transformer, block_view  # noqa: E402
+from llmspec.model.transformer import Transformer, block_context  # noqa: E402
 
 EPS = 2.0**-24
 ROWS, CONTEXT, VOCAB = 2, 12, 24
@@ -122,7 +122,7 @@ class Inputs(dict[str, Any]):
 
     def put(self, arrays: Mapping[str, np.ndarray]) -> Inputs:
         if not self:
-            self.update(numpy_inputs(**arrays))
+            self.update(tensors_from_numpy(**arrays))
         for name, array in arrays.items():
             memory(self[name])[...] = array
         return self
@@ -138,7 +138,7 @@ class Graph:
     """One captured function of a network with its inputs."""
 
     def __init__(self, plan: ModelPlan, plain: bool, call: Any) -> None:
-        self.handles, self.call = lowering("CPU", plain).inputs, call
+        self.handles, self.call = backend("CPU", plain).inputs, call
         self.weights, self.sums, self.batch = Inputs(), Inputs(), Inputs()
         self._arrays, self._tables = Transformer(plan).tables(), Inputs()
 
@@ -148,10 +148,10 @@ class Graph:
 
 @functools.cache
 def _logits(name: str, plain: bool) -> Graph:
-    model, low = Transformer(NETWORKS[name].model), lowering("CPU", plain)
+    model, low = Transformer(NETWORKS[name].model), backend("CPU", plain)
 
     def logits(weights: Any, tables: Any, inputs: Any) -> Any:
-        view = block_view(CONTEXT, inputs["spans"], inputs["positions"])
+        view = block_context(CONTEXT, inputs["spans"], inputs["positions"])
         return model.logits(low.ops(inputs), {**weights, **tables}, inputs["tokens"], view).realize()
 
     return Graph(model.plan, plain, low.jit(logits))
@@ -176,13 +176,13 @@ def apart_by(documents: np.ndarray) -> Arrays:
 @functools.cache
 def _gradients(name: str, plain: bool) -> Graph:
     plan = NETWORKS[name]
-    return Graph(plan.model, plain, Steps(plan, plan.phases[0], lowering("CPU", plain)).accumulate)
+    return Graph(plan.model, plain, Steps(plan, plan.phases[0], backend("CPU", plain)).accumulate)
 
 
 def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False) -> tuple[float, Arrays]:
     """Loss and gradients of a batch (tokens, targets, shares, documents), by the graph that trains.
 
-    On the CPU's lowering in float32, or with `double` on the plain one in float64.
+    On the CPU's backend in float32, or with `double` on the plain one in float64.
     """
     graph, real = _gradients(name, double), np.float64 if double else np.float32
     w = graph.weights.put({n: v.astype(real) for n, v in weights.items()})

@@ -71,7 +71,7 @@ _MADE: list[Path] = []
 
 def Heard() -> Any:
     """A watcher that keeps what it is told."""
-    from llmspec.training.watch import Recorder
+    from llmspec.training.callbacks import Recorder
 
     return Recorder()
 

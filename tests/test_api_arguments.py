@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmspec.backends.backend import backend
 from llmspec.core.problems import LlmspecError
 from llmspec.model.decoder import Decoder
-from llmspec.model.lowering import lowering
 
 model = functools.cache(models.opened)
 VOCAB, CONTEXT = models.plan().model.vocab, models.plan().model.context
@@ -144,7 +144,7 @@ def test_a_cache_belongs_to_its_rows_and_begins_with_a_prompt() -> None:
     with pytest.raises(TypeError, match="number of rows is an integer"):
         model().decoder.prefill([1], rows=1.5)
     other = networks.NETWORKS[networks.FEW[0]].model
-    foreign = Decoder(other, lowering("CPU"), networks.Inputs().put(networks.drawn_weights(other, 0)))
+    foreign = Decoder(other, backend("CPU"), networks.Inputs().put(networks.drawn_weights(other, 0)))
     for wrong, why in ((foreign.cache(2), "another shape"), (None, "what `prefill` gives")):
         with pytest.raises((TypeError, ValueError), match=why):
             model().decoder.step(wrong, [1, 2])

@@ -14,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import specs
 
-from llmspec.bench import machine as machine_room
 from llmspec.bench import run
 from llmspec.bench.batches import batch, prompt
 from llmspec.bench.report import BenchReport, WorkReport, agree, row
-from llmspec.bench.task import BenchError, Machine, Product, Result, Task, timed, tokens_of
+from llmspec.bench.task import BenchError, Result, Task, tokens_of
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
+from llmspec.forecast import machine as machine_room
+from llmspec.forecast.report import Machine, Product
+from llmspec.forecast.timing import timed
 from llmspec.render.report_bench import show
 from llmspec.render.terminal import Screen
 from llmspec.spec.schema import Spec
@@ -175,7 +177,7 @@ def test_a_peer_that_is_missing_is_a_plain_error(
 def test_the_quickstart_stands_in_where_no_spec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from llmspec.verbs import app
+    from llmspec.cli.verbs import app
 
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["bench", "--phase", "chatt"])
@@ -225,7 +227,7 @@ def test_the_machine_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "EACH": 0.01,
     }.items():
         monkeypatch.setattr(machine_room, name, value)
-    monkeypatch.setattr("llmspec.bench.kept.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("llmspec.forecast.measurements.cache_dir", lambda: tmp_path)
     made = machine_room.measure("CPU")
     assert [(p.rows, p.inner, p.columns) for p in made.products] == [(32, 32, 32), (64, 64, 64), (4, 32, 8)]
     assert made.peak_flops == max(p.flops_per_second for p in made.products)
@@ -235,7 +237,7 @@ def test_the_machine_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_peak_is_measured_once_and_only_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr("llmspec.bench.kept.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("llmspec.forecast.measurements.cache_dir", lambda: tmp_path)
     monkeypatch.setattr(machine_room, "product_seconds", lambda *a, **k: calls.append(1) or 0.01)
     peak = machine_room.peak_flops("CPU")
     assert peak == 2 * 1024**3 / 0.01 and calls

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import tiny
 
+from llmspec.backends.cpu import toolchain
+from llmspec.backends.cpu.toolchain import Toolchain, ToolchainError
 from llmspec.core.folders import CacheError, cache_dir, private_folder, read_private
-from llmspec.kernels import toolchain
-from llmspec.kernels.toolchain import Toolchain, ToolchainError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes of POSIX")
 ROOT_ONLY = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give files away")
@@ -252,11 +252,11 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_half(disk: Path, monkeypat
 # -- tinygrad's database ---------------------------------------------------------------------------------------------
 DATABASE = """
 import sys, pathlib
-from llmspec.kernels import database
+from llmspec.backends import kernel_database
 import llmspec.core.problems as problems
 path, ours = pathlib.Path(sys.argv[1]), sys.argv[2] == "ours"
 try:
-    database.use(path, ours)
+    kernel_database.use(path, ours)
     from tinygrad import helpers, device
     assert device.diskcache_get is helpers.diskcache_get
     print("found", device.diskcache_get("kernels", "key"))

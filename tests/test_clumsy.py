@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.core import TyperCommand
 
-from llmspec.asked import run_folder
+from llmspec.api import run_folder
 from llmspec.cli import answered
 
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from terminals import shell_words
 from typer.main import get_command
 
+from llmspec.cli.verbs import again, app
 from llmspec.core.visible import acts, command, path_word
 from llmspec.render import live
 from llmspec.render.terminal import Screen
 from llmspec.training.stop import Interrupted
-from llmspec.verbs import again, app
 
 VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {verb: {o for p in made.params for o in p.opts} | {"--help", "-h"} for verb, made in VERBS.items()}

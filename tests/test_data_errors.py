@@ -127,8 +127,8 @@ def package(sha256: str, **settings: Any) -> Any:
 
 def test_another_hash_is_refused_before_unpacking(
     tmp_path: Path,
-    index: Path,
-    cache: Path,  # noqa: F811
+    index: Path,  # noqa: F811
+    cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sha = wheel(index, {"texts/a.md": "alpha"})
@@ -224,8 +224,8 @@ def test_a_package_that_was_altered_in_the_cache_is_made_anew(
 
 def test_a_disk_that_forgets_is_noticed_while_reading(
     tmp_path: Path,
-    index: Path,
-    cache: Path,  # noqa: F811
+    index: Path,  # noqa: F811
+    cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sha = wheel(index, {"texts/a.md": "alpha"})

@@ -22,13 +22,12 @@ from terminals import environment, shell
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from llmspec import failures
-from llmspec.cli import answered
+from llmspec.backends.workers import undisturbed
+from llmspec.cli import answered, failures
+from llmspec.cli.verbs import app
 from llmspec.core.problems import SpecError
-from llmspec.kernels.workers import undisturbed
 from llmspec.render.terminal import OutputLost, PipeClosed
 from llmspec.training.stop import Interrupted
-from llmspec.verbs import app
 
 VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 NEEDED = {
@@ -199,7 +198,7 @@ def test_a_run_whose_reader_ends_saves_and_says_how_to_go_on(tmp_path: Path) -> 
     ("arguments", "module"),
     [
         (["--help"], "typer"),
-        (["schema"], "llmspec.verbs"),
+        (["schema"], "llmspec.cli.verbs"),
         (["check", "quickstart"], "pydantic"),
         (["check", "quickstart", "--data"], "numpy"),
         (["explain", "quickstart"], "llmspec.data.prepare"),
@@ -235,10 +234,10 @@ def test_ctrl_c_while_anything_is_imported(arguments: list[str], module: str, tm
 def test_the_status_is_that_of_a_stop_also_where_python_would_end_by_the_signal(tmp_path: Path) -> None:
     """A KeyboardInterrupt inside `exec` makes `python -m` kill itself at its end, even if it was caught."""
     (tmp_path / "pressed.py").write_text(
-        "import sys, llmspec.verb\n"
+        "import sys, llmspec.cli.verb\n"
         "def invoke(self, ctx):\n"
         "    exec('import os; os.kill(os.getpid(), 2); [0 for _ in range(10**6)]')\n"
-        "llmspec.verb.TyperCommand.invoke = invoke\n"
+        "llmspec.cli.verb.TyperCommand.invoke = invoke\n"
         "sys.argv[1:] = ['schema']\n"
         "from llmspec.cli import main\nmain()"
     )

@@ -98,7 +98,7 @@ def test_the_spec_that_a_run_kept_starts_where_the_run_was_started(tmp_path: Pat
     ],
 )
 def test_a_prompt_from_standard_input(given: str, stream: str, prompt: str, noted: bool, tmp_path: Path) -> None:
-    code = f"from llmspec.forms import prompt_of\nprint(ascii(prompt_of({given!r})))"
+    code = f"from llmspec.cli.forms import prompt_of\nprint(ascii(prompt_of({given!r})))"
     (tmp_path / "in").write_bytes(stream.encode())
     with open(tmp_path / "in", "rb") as file:
         kinds: list[dict[str, Any]] = [{"input": stream.encode()}, {"stdin": file}]

@@ -15,8 +15,8 @@ from llmspec.core.problems import RunError
 from llmspec.runs import aside, checkpoint
 from llmspec.runs.run import PhaseFolder
 from llmspec.spec import load_spec
+from llmspec.training.callbacks import Recorder, Step
 from llmspec.training.run import run
-from llmspec.training.watch import Recorder, Step
 
 DOCS, FACTS, PHASES = (tiny.TINY.index(key) for key in ("    docs:", "    facts:", "phases:"))
 SHORT = (

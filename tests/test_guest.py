@@ -64,12 +64,12 @@ open_device("CPU")
 import numpy as np
 from tinygrad import Tensor
 from tinygrad.helpers import ContextVar
-from llmspec.model.lowering import lowering, numpy_inputs
-chosen = lowering("CPU")
+from llmspec.backends.backend import backend, tensors_from_numpy
+chosen = backend("CPU")
 def step(weights, inputs):
     ops = chosen.ops(inputs)
     return (ops.linear(ops.gelu(ops.linear(inputs["x"], weights["w"])), weights["w"]) * 2).contiguous().realize()
-made = numpy_inputs(w=np.full((8, 8), 0.1, np.float32), x=np.ones((4, 8), np.float32))
+made = tensors_from_numpy(w=np.full((8, 8), 0.1, np.float32), x=np.ones((4, 8), np.float32))
 ones = {"w": made["w"]}, {"x": made["x"], **chosen.inputs}
 jit = chosen.jit(step)
 out = [jit(*ones).numpy().tobytes().hex() for _ in range(2)]
@@ -152,14 +152,14 @@ def test_each_alone_changes_nothing(usual: tuple[str, dict[str, str]], name: str
 
 
 def test_what_is_meant_reaches_tinygrad() -> None:
-    code = "import llmspec.kernels; from tinygrad.helpers import DEBUG, NOOPT; print(DEBUG.value, NOOPT.value)"
+    code = "import llmspec.backends; from tinygrad.helpers import DEBUG, NOOPT; print(DEBUG.value, NOOPT.value)"
     assert python(code, LLMSPEC_TINYGRAD="DEBUG=2  NOOPT=1", NOOPT="0").split() == ["2", "1"]
 
 
 @pytest.mark.parametrize("text", ["DEBUG", "debug=1", "=1", "DEBUG=1,NOOPT", "DEBUG=many"])
 def test_what_tinygrad_cannot_read_is_a_sentence(text: str) -> None:
     code = (
-        "from llmspec.core.problems import RunError\nimport llmspec.kernels\n"
+        "from llmspec.core.problems import RunError\nimport llmspec.backends\n"
         "try:\n  import tinygrad.helpers\nexcept RunError as error: print(error)"
     )
     assert "LLMSPEC_TINYGRAD" in python(code, LLMSPEC_TINYGRAD=text)
@@ -274,7 +274,7 @@ def test_a_tinygrad_of_the_users_own_keeps_its_device_and_settings(tmp_path: Pat
 def test_visits_that_overlap_leave_what_was_before() -> None:
     code = """
 import sys, threading
-from llmspec.kernels import guest
+from llmspec.backends import guest
 sys.setrecursionlimit(1234)
 first, second = guest.visit(), guest.visit()
 first.__enter__(); second.__enter__(); assert sys.getrecursionlimit() == guest.DEPTH

@@ -228,7 +228,7 @@ SOUND = ("phases", "doubling", "a file name that is no text", "a name of 300 let
 def test_a_hostile_spec_is_a_sentence_soon_and_in_little_memory(name: str, tmp_path: Path) -> None:
     arguments = many(name, tmp_path)
     code = (
-        "import atexit, sys; from llmspec.bench.memory import peak_bytes; from llmspec.cli import main\n"
+        "import atexit, sys; from llmspec.forecast.process_memory import peak_bytes; from llmspec.cli import main\n"
         "atexit.register(lambda: print('\\npeak', peak_bytes()))\n"
         "sys.argv[1:] = ['check', *sys.argv[1:]]; main()"
     )

@@ -163,7 +163,7 @@ def test_children_go_on_with_a_copy_while_threads_of_the_parent_compute() -> Non
 
 REFUSED = """
 import os
-from llmspec.kernels.toolchain import prepare
+from llmspec.backends.cpu.toolchain import prepare
 prepare()
 from tinygrad import Tensor
 Tensor([1.0]).realize()  # somebody else's CPU, whose memory children share
@@ -192,7 +192,9 @@ def test_a_child_that_cannot_go_on_is_told_so_and_how() -> None:
 BLAS = """
 import numpy, threadpoolctl
 import models
-from llmspec.kernels import blas_library, native, owner
+from llmspec.backends.cpu import blas_library
+from llmspec.backends.cpu import native
+from llmspec.backends import owner
 threads = lambda: [i["num_threads"] for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
 for wanted in (3, 2):
     with threadpoolctl.threadpool_limits(wanted, "blas"):

@@ -11,7 +11,7 @@ from test_going_back import SHORT, trained
 
 from llmspec.compiler import compile_spec, complete
 from llmspec.core.problems import SpecError
-from llmspec.data.prepare import Prepared, prepare
+from llmspec.data.prepare import PreparedData, prepare
 from llmspec.decoding import chat_prompt, text_prompt
 from llmspec.runs.files import Rows
 from llmspec.spec import load_spec, read_spec
@@ -20,7 +20,7 @@ from llmspec.training import prompts, supervised
 LONG = "a prompt that is much longer than the context"
 
 
-def made(folder: Path, *sets: str) -> tuple[Any, Prepared]:
+def made(folder: Path, *sets: str) -> tuple[Any, PreparedData]:
     """(complete plan, its data) of the short spec."""
     plan = compile_spec(load_spec(tiny.write(folder, SHORT), sets).spec)
     prepared = prepare(plan, offline=True)

@@ -21,8 +21,8 @@ import tiny
 import llmspec
 from llmspec.core.problems import RunError
 from llmspec.runs import checkpoint
+from llmspec.training.callbacks import Recorder, Step
 from llmspec.training.stop import NAMES, Interrupted, on_signals
-from llmspec.training.watch import Recorder, Step
 
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
@@ -118,7 +118,7 @@ def test_before_the_first_step_they_end_at_once(
 def test_nor_do_they_end_the_command_without_a_word_while_it_reads_its_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmspec import verbs
+    from llmspec.cli import verbs
 
     monkeypatch.setattr(verbs, "compiled", lambda *_: signal.raise_signal(signal.SIGUSR2))
     status, said = small.call("run", str(tiny.write(tmp_path)))

@@ -58,7 +58,8 @@ def test_answers_at_once_and_allocates_no_weights(name: str, verb: str) -> None:
     assert min(spent(*arguments) for _ in range(2)) - spent("--help") < 2.0
     # Asked of the process itself: what its parent held would count as its own otherwise.
     code = (
-        "import atexit, sys; from llmspec.bench.memory import peak_bytes; from llmspec.verbs import app\n"
+        "import atexit, sys; from llmspec.forecast.process_memory import peak_bytes\n"
+        "from llmspec.cli.verbs import app\n"
         "atexit.register(lambda: print(peak_bytes(), file=sys.stderr)); app(sys.argv[1:])"
     )
     done = subprocess.run(

@@ -16,7 +16,7 @@ from llmspec.core.problems import DataError
 from llmspec.core.units import Budget, Share
 from llmspec.data import making
 from llmspec.data.fetch import Fetch
-from llmspec.data.prepare import Prepared, prepare
+from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.shaping import Dropped, Marker, Turn, dialogue, fill, plain_text
 from llmspec.parts import phases, sources, tokenizers
 from llmspec.parts.sources import Document, Source, Validation
@@ -237,7 +237,7 @@ def small_plan(folder: Path, **more: Any) -> Any:
     )
 
 
-def all_tokens(prepared: Prepared) -> list[Any]:
+def all_tokens(prepared: PreparedData) -> list[Any]:
     streams = [prepared.stream(name) for name in ("pre", "chat")]
     return [stream.batch(step).tokens.tolist() for stream in streams for step in range(stream.steps)]
 

@@ -14,11 +14,11 @@ import hashlib, sys
 from llmspec.compiler import compile_spec
 from llmspec.spec.schema import Spec
 plan = compile_spec(Spec.model_validate_json(sys.argv[1]))
-from llmspec.bench.ours import Training, decoder
+from llmspec.bench.llmspec_side import Training, decoder
 from llmspec.model.device import open_device
 open_device("CPU")
-from llmspec.kernels import native
-from llmspec.model.lowering import host
+from llmspec.backends.cpu import native
+from llmspec.backends.backend import host
 
 def told(name, *arrays):
     print(name, hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16])

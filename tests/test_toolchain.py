@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from llmspec.kernels import compilers
-from llmspec.kernels.compilers import Memory, candidates, machine
-from llmspec.kernels.toolchain import ToolchainError, prepare
+from llmspec.backends.cpu import compilers
+from llmspec.backends.cpu.compilers import Memory, candidates, machine
+from llmspec.backends.cpu.toolchain import ToolchainError, prepare
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="scripts are for POSIX shells")
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE_PATH = "/usr/bin:/bin"
 COMPUTE = "from tinygrad import Tensor; print('sum', (Tensor([1.0, 2.0, 3.0], device='CPU') * 2).sum().item())"
-PREPARE = "from llmspec.kernels.toolchain import prepare; tc = prepare(); print('kind', tc.kind, tc.identity); "
+PREPARE = "from llmspec.backends.cpu.toolchain import prepare; tc = prepare(); print('kind', tc.kind, tc.identity); "
 NO_ZIG = "import sys; sys.modules['ziglang'] = None\n"
 
 
@@ -69,7 +69,7 @@ def test_no_candidate_names_the_ways(tmp_path: Path) -> None:
     empty = tmp_path / "bin"
     empty.mkdir()
     catch = "\ntry: prepare()\nexcept ToolchainError as error: print(error)"
-    code = NO_ZIG + "from llmspec.kernels.toolchain import prepare, ToolchainError" + catch
+    code = NO_ZIG + "from llmspec.backends.cpu.toolchain import prepare, ToolchainError" + catch
     said = output(run(code, tmp_path, PATH=str(empty), CC="/usr/bin/nothing"))
     for way in ("pip install ziglang", "apt-get install clang", "xcode-select --install", "CC=", "/usr/bin/nothing"):
         assert way in said
@@ -111,7 +111,7 @@ def test_a_verdict_is_remembered_and_a_changed_compiler_probed_again(
     assert prepare(tmp_path / "second").kind == "CC"
     held = json.loads((tmp_path / "second" / compilers.MEMORY_FILE).read_text())["verdicts"]
     own.write_text("#!/bin/sh\nexit 1\n")
-    monkeypatch.setattr("llmspec.kernels.toolchain._prepared", {})
+    monkeypatch.setattr("llmspec.backends.cpu.toolchain._prepared", {})
     changed = prepare(tmp_path / "second")
     assert changed.kind != "CC" and "own clang" in changed.passed_over[0]
     assert len(Memory(tmp_path / "second").verdicts) > len(held)
@@ -156,5 +156,5 @@ def test_candidates_come_in_order() -> None:
 def isolate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `prepare` search anew for the length of one test, and leave tinygrad as it is."""
     monkeypatch.setenv("CC", "")
-    monkeypatch.setattr("llmspec.kernels.toolchain._prepared", {})
-    monkeypatch.setattr("llmspec.kernels.toolchain.adopt", lambda *what: None)
+    monkeypatch.setattr("llmspec.backends.cpu.toolchain._prepared", {})
+    monkeypatch.setattr("llmspec.backends.cpu.toolchain.adopt", lambda *what: None)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from llmspec.kernels import workers
-from llmspec.kernels.workers import CompilerError, Workers, call
+from llmspec.backends import workers
+from llmspec.backends.workers import CompilerError, Workers, call
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -104,7 +104,7 @@ def test_where_no_process_can_be_started_this_one_does_it(
 def test_processes_end_with_their_parent() -> None:
     code = (
         "import sys, time; sys.path.insert(0, 'tests')\n"
-        "from test_workers import begin, sleep; from llmspec.kernels.workers import Workers\n"
+        "from test_workers import begin, sleep; from llmspec.backends.workers import Workers\n"
         "pool = Workers(begin); it = pool._results(1, sleep, [1])\n"
         "import threading; threading.Timer(3, lambda: print(*pool._pool._processes, flush=True)).start()\n"
         "next(it)"
@@ -193,7 +193,7 @@ def test_a_compiler_that_is_not_there_is_a_sentence() -> None:
 def test_ctrl_c_of_the_terminal_reaches_the_program_and_not_the_compiler(tmp_path: Path) -> None:
     """The terminal's Ctrl-C goes to a whole group; the program decides when its compilers end."""
     code = (
-        "import os, signal, threading; from llmspec.kernels.workers import call\n"
+        "import os, signal, threading; from llmspec.backends.workers import call\n"
         "heard = []; signal.signal(signal.SIGINT, lambda *a: heard.append(1))\n"
         "threading.Timer(1, os.killpg, (os.getpgrp(), signal.SIGINT)).start()\n"
         "print(call(['sh', '-c', 'sleep 2; cat'], 'source', 20), heard)"
@@ -211,7 +211,7 @@ def test_ctrl_c_of_the_terminal_reaches_the_program_and_not_the_compiler(tmp_pat
 
 def test_a_run_whose_compilers_are_killed_ends_with_a_sentence(tmp_path: Path) -> None:
     killer = tmp_path / "clang"
-    found = "from llmspec.kernels.toolchain import prepare; import shlex; print(shlex.join(prepare().command))"
+    found = "from llmspec.backends.cpu.toolchain import prepare; import shlex; print(shlex.join(prepare().command))"
     env = {**os.environ, "PYTHONPATH": str(tiny.ROOT), "CC": ""}
     real = subprocess.run([sys.executable, "-c", found], text=True, capture_output=True, env=env, check=True).stdout
     killer.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) kill -9 $$;; esac\nexec {real.strip()} "$@"\n')

@@ -5,8 +5,9 @@ from __future__ import annotations
 from statistics import median
 from typing import Literal
 
-from llmspec.bench.task import BenchError, Machine, Result, Work
+from llmspec.bench.task import BenchError, Result, Work
 from llmspec.core.problems import Problem
+from llmspec.forecast.report import Machine
 from llmspec.parts.base import Frozen
 
 Unit = Literal["s", "tokens/s", "share", "bytes"]
@@ -41,7 +42,7 @@ class WorkReport(Frozen):
     flops: float | None
     """FLOPs of a training step, matrix products only; None for decoding."""
     side: str
-    """Our side and its lowering."""
+    """Our side and its backend."""
     peer: str | None
     """The peer and its version."""
     rows: tuple[Row, ...]

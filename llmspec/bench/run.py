@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from llmspec.bench.known import require
+from llmspec.bench.peer_support import require
 from llmspec.bench.report import BenchReport, Row, WorkReport, agree, row
-from llmspec.bench.task import PEERS, WORKS, BenchError, Machine, Result, Side, Task, Work, tokens_of
+from llmspec.bench.task import PEERS, WORKS, BenchError, Result, Side, Task, Work, tokens_of
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import Problem, one_of
 from llmspec.core.shipped import PACKAGE
+from llmspec.forecast.report import Machine
 
 Progress = Callable[[str, int, int], None]
 """progress(what begins, pieces done, pieces in all)."""
@@ -133,7 +134,7 @@ def asked(task: Task) -> str:
     here = str(PACKAGE.parent)
     path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH", "")) if p)
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "llmspec.bench.work"],
+        [sys.executable, "-P", "-m", "llmspec.bench.worker"],
         input=task.model_dump_json(by_alias=True),
         capture_output=True,
         text=True,

@@ -10,10 +10,10 @@ from pydantic import ConfigDict
 
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import LlmspecError, Problem
+from llmspec.forecast.timing import Numbers
 from llmspec.parts.base import Frozen
 
 Work = Literal["machine", "train", "prefill", "decode"]
-Numbers = tuple[float, ...]
 Side = Literal["llmspec", "torch", "transformers"]
 WORKS: tuple[Work, ...] = ("machine", "train", "prefill", "decode")
 PEERS: dict[Side, tuple[Work, ...]] = {"torch": ("train",), "transformers": ("prefill", "decode")}
@@ -26,8 +26,6 @@ WARM = 3
 """Calls before the clock starts: the first captures a graph, the next ones bring memory and caches to rest."""
 CHECKED = 64
 """Logits that the sides compare."""
-SECONDS, FEWEST, MOST = 3.0, 5, 50
-"""How long a call is repeated where no number is given, and how often at least and at most."""
 
 
 class BenchError(LlmspecError):
@@ -61,34 +59,6 @@ class Result(Frozen):
     """The most memory that the process has held on a CPU, that its tensors have on a GPU."""
 
 
-class Product(Frozen):
-    """A float32 matrix product (rows, inner) @ (inner, columns)."""
-
-    rows: int
-    inner: int
-    columns: int
-    flops_per_second: float
-
-
-class Machine(Frozen):
-    """What this machine can do, through the operations that training uses."""
-
-    processor: str
-    cores: int
-    device: str
-    products: tuple[Product, ...]
-    products_by: str
-    """The lowering of matrix products."""
-    peak_flops: float
-    """FLOPs a second of the fastest product, float32."""
-    copy_bytes: float
-    """Bytes a second read and written in going once through a large array: on a CPU by numpy's copy, in one thread."""
-    product_bytes: float
-    """Bytes of weights a second that the product of one vector by a large matrix reads: what bounds decoding."""
-    load: float | None
-    """Processes that wanted a core in the last minute, before the measurement; None where the system does not say."""
-
-
 def tokens_of(task: Task) -> tuple[int, int]:
     """(prompt, decoded): tokens of a prompt, and of the timed decoding after it and one token more.
 
@@ -108,19 +78,6 @@ def tokens_of(task: Task) -> tuple[int, int]:
             )
         )
     return min(PROMPT, context - decoded - 1), decoded
-
-
-def timed(call: Callable[[], object], steps: int | None, seconds: float = SECONDS) -> Numbers:
-    """Seconds of each of `steps` calls, or of as many as fit in `seconds`."""
-    out: list[float] = []
-    began = time.perf_counter()
-    while len(out) < (steps or MOST):
-        if steps is None and len(out) >= FEWEST and time.perf_counter() - began > seconds:
-            break
-        before = time.perf_counter()
-        call()
-        out.append(time.perf_counter() - before)
-    return tuple(out)
 
 
 def greedy(begin: Callable[[], Any], step: Callable[[int], Any], decoded: int) -> tuple[Numbers, Numbers]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmspec.bench.known import require, unknown
+from llmspec.bench.peer_support import require, unknown
 from llmspec.compiler.plan import ModelPlan, Plan
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

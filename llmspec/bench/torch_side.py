@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from llmspec.bench.batches import batch
-from llmspec.bench.known import unknown
-from llmspec.bench.memory import peak_bytes
-from llmspec.bench.task import WARM, Result, Task, timed
+from llmspec.bench.peer_support import unknown
+from llmspec.bench.task import WARM, Result, Task
 from llmspec.bench.torch_peer import loaded
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.forecast.process_memory import peak_bytes
+from llmspec.forecast.timing import timed
 from llmspec.parts.optimizers import Optimizer
 
 DEVICES = {"CPU": "cpu", "CUDA": "cuda", "NV": "cuda", "METAL": "mps"}
@@ -100,10 +101,10 @@ def optimizers(part: Optimizer, plan: Plan, parameters: dict[str, Any]) -> list[
             hidden,
             lr=part.lr,
             momentum=part.momentum,  # type: ignore[attr-defined]
-            nesterov=part.nesterov,
+            nesterov=part.nesterov,  # type: ignore[attr-defined]
             weight_decay=part.weight_decay,  # type: ignore[attr-defined]
-            ns_steps=part.iterations,
-        )  # type: ignore[attr-defined]
+            ns_steps=part.iterations,  # type: ignore[attr-defined]
+        )
         return [muon, *optimizers(part.rest, plan, rest)]  # type: ignore[attr-defined]
     settings: dict[str, Any] = {"lr": part.lr}
     if kind in ("adam", "adamw"):

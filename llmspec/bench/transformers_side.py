@@ -8,10 +8,11 @@ import torch
 import transformers
 
 from llmspec.bench.batches import prompt
-from llmspec.bench.known import require, unknown
-from llmspec.bench.task import CHECKED, WARM, Numbers, Result, Task, greedy, timed, tokens_of
+from llmspec.bench.peer_support import require, unknown
+from llmspec.bench.task import CHECKED, WARM, Result, Task, greedy, tokens_of
 from llmspec.bench.torch_side import device, held
 from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.forecast.timing import Numbers, timed
 
 NAMES = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "attention": "self_attn"}
 

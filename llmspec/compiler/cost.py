@@ -1,20 +1,20 @@
 """What training computes: matrix products exactly, everything else estimated.
 
-Products are the unit of budgets and of promises, since every lowering does the same ones. The total is what tinygrad
-counts for its plain lowering, where the gradient of an embedding is a product with one-hot rows, too.
+Products are the unit of budgets and of promises, since every backend does the same ones. The total is what tinygrad
+counts for its plain backend, where the gradient of an embedding is a product with one-hot rows, too.
 """
 
 from __future__ import annotations
 
 from llmspec.compiler.network import block_parts
 from llmspec.compiler.plan import Cost, ModelPlan
-from llmspec.parts.base import Pointwise
+from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.phases import Phase
 
 ONE_HOT, BESIDE_HEAD = 3.69, 2.58
 """Operations per number of a table and token in the gradient of an embedding: compare, choose, multiply, add. Fewer
 where the head is tied: its gradient shares the loop."""
-DROPOUT = Pointwise(9.0, 1.5)
+DROPOUT = ElementwiseOps(9.0, 1.5)
 """Operations for each number at a site of dropout: a counted random number (as one operation), compare, choose."""
 CLIPPING = 3.0
 """Operations for each gradient: its square, the sum and the scaling."""
@@ -25,7 +25,7 @@ BACKWARD = 2.0
 def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward and backward over a batch."""
     tokens = phase.batch * model.context
-    each = pointwise(model, phase)
+    each = elementwise(model, phase)
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
     return Cost(products=(1 + BACKWARD) * model.flops_per_token * tokens, other=other)
 
@@ -35,7 +35,7 @@ def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     tokens = phase.batch * model.context
     return Cost(
         products=model.flops_per_token * tokens,
-        other=tokens * pointwise(model.model_copy(update={"dropout": 0.0}), phase).forward,
+        other=tokens * elementwise(model.model_copy(update={"dropout": 0.0}), phase).forward,
     )
 
 
@@ -45,7 +45,7 @@ def update_cost(model: ModelPlan, phase: Phase) -> Cost:
     sums = 2.0 * phase.accumulation * (phase.accumulation > 1)
     return Cost(
         products=sum(optimizer.products(t.role, t.shape) for t in model.tensors),
-        other=sum((optimizer.pointwise(t.role) + clip + sums) * t.count for t in model.tensors),
+        other=sum((optimizer.elementwise(t.role) + clip + sums) * t.count for t in model.tensors),
     )
 
 
@@ -58,14 +58,14 @@ def step_cost(model: ModelPlan, phase: Phase) -> Cost:
     )
 
 
-def pointwise(model: ModelPlan, phase: Phase) -> Pointwise:
+def elementwise(model: ModelPlan, phase: Phase) -> ElementwiseOps:
     """Operations per token that are no product, the gradients of embeddings apart."""
     dims = model.dims
-    block = Pointwise().plus(*(part.pointwise(dims) for _, part in block_parts(model)))
-    sites = DROPOUT.times(dims.d_model * (1 + 2 * dims.layers)) if model.dropout else Pointwise()
-    last = model.norm.pointwise(dims) if model.norm.placement == "pre" else Pointwise()
+    block = ElementwiseOps().plus(*(part.elementwise(dims) for _, part in block_parts(model)))
+    sites = DROPOUT.times(dims.d_model * (1 + 2 * dims.layers)) if model.dropout else ElementwiseOps()
+    last = model.norm.elementwise(dims) if model.norm.placement == "pre" else ElementwiseOps()
     return block.times(dims.layers).plus(
-        model.position.pointwise(dims), last, sites, phase.objective.pointwise(dims.vocab)
+        model.position.elementwise(dims), last, sites, phase.objective.elementwise(dims.vocab)
     )
 
 

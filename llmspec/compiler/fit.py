@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from llmspec.compiler import network
 from llmspec.compiler.draft import Draft
-from llmspec.compiler.memory import Habits, device_memory, habits, memory_of
+from llmspec.compiler.memory import MemoryModel, device_memory, memory_model, memory_of
 from llmspec.compiler.plan import MemoryPlan, ModelPlan, Plan
 from llmspec.core.problems import Problem
 from llmspec.core.units import size
@@ -62,7 +62,7 @@ def refusal(draft: Draft, name: str, phase: Phase, memory: MemoryPlan, limit: in
 
 def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
     """The smallest change of each sort that fits, the one that changes least about the result first."""
-    model, held = draft.network, habits(draft.device, draft.sections.precision)
+    model, held = draft.network, memory_model(draft.device, draft.sections.precision)
     assert model is not None
     one = phase.model_copy(update={"batch": 1, "accumulation": phase.batch * phase.accumulation})
     beside = f", batch: 1 and accumulation: {one.accumulation}" if phase.batch > 1 else ""
@@ -76,7 +76,7 @@ def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
     yield from found or fewer_layers(draft, one, held, limit, beside)
 
 
-def fewer_rows(model: ModelPlan, phase: Phase, held: Habits, limit: int) -> Iterator[Change]:
+def fewer_rows(model: ModelPlan, phase: Phase, held: MemoryModel, limit: int) -> Iterator[Change]:
     """A smaller batch in more passes: the same steps, but for rounding."""
 
     def peak(batch: int) -> int:
@@ -97,18 +97,20 @@ def divisors(number: int) -> list[int]:
     return small + [number // d for d in reversed(small) if d * d != number]
 
 
-def rounded_products(draft: Draft, phase: Phase, held: Habits, limit: int) -> Iterator[Change]:
+def rounded_products(draft: Draft, phase: Phase, held: MemoryModel, limit: int) -> Iterator[Change]:
     """16-bit operands of products, where the device has them and the spec leaves them open."""
     assert draft.network is not None
-    rounded = habits(draft.device, "bfloat16")
-    if rounded == held or rounded == habits(draft.device, "float32"):  # they are rounded already, or the device cannot
+    rounded = memory_model(draft.device, "bfloat16")
+    if rounded == held or rounded == memory_model(
+        draft.device, "float32"
+    ):  # they are rounded already, or the device cannot
         return
     peak = memory_of(draft.network, phase, rounded).peak
     if peak <= limit:
         yield Change("precision: bfloat16, which rounds what is multiplied", peak)
 
 
-def shorter_context(draft: Draft, phase: Phase, held: Habits, limit: int, beside: str) -> Iterator[Change]:
+def shorter_context(draft: Draft, phase: Phase, held: MemoryModel, limit: int, beside: str) -> Iterator[Change]:
     """The longest of half, a quarter … of the context."""
     assert draft.network is not None
     context = draft.network.context // 2
@@ -120,7 +122,7 @@ def shorter_context(draft: Draft, phase: Phase, held: Habits, limit: int, beside
         context //= 2
 
 
-def fewer_layers(draft: Draft, phase: Phase, held: Habits, limit: int, beside: str) -> Iterator[Change]:
+def fewer_layers(draft: Draft, phase: Phase, held: MemoryModel, limit: int, beside: str) -> Iterator[Change]:
     """The most layers that fit, with one row a pass."""
     assert draft.network is not None
 

@@ -3,7 +3,7 @@
 A training step holds most at one of a few moments: as the backward pass starts (all activations, and the logits with
 their gradient), inside the backward pass of the last block (all activations, and what that block works with), inside
 that of the first block (one block's activations, and nearly all gradients), or in the update (all gradients). The
-formulas give each moment; the largest is the peak. llmspec.model.exact asks the graphs themselves.
+formulas give each moment; the largest is the peak. llmspec.model.graph_memory asks the graphs themselves.
 
 Letters: N tokens of a pass (batch · context), D width, F hidden width, V vocabulary, H heads, T context, W parameters.
 Numbers are float32 where nothing else is said.
@@ -24,8 +24,8 @@ SAMPLED_ROWS = 1
 """Texts that are decoded side by side while a phase trains."""
 
 
-class Habits(NamedTuple):
-    """What a lowering holds; unit: whole arrays of scores (B·H·T·T) or of logits (N·V)."""
+class MemoryModel(NamedTuple):
+    """What a backend holds; unit: whole arrays of scores (B·H·T·T) or of logits (N·V)."""
 
     scores_kept: float
     """Arrays of scores that each block keeps for its backward pass; 0 where only a sum a row is kept."""
@@ -45,17 +45,17 @@ class Habits(NamedTuple):
     """Places for a weight's rounded copy, which the backward pass reads."""
 
 
-PLAIN = Habits(scores_kept=2, scores_passing=3, scores_forward=2, logits=2, adam=2, muon=2.3)
+PLAIN = MemoryModel(scores_kept=2, scores_passing=3, scores_forward=2, logits=2, adam=2, muon=2.3)
 """tinygrad's own kernels, on every GPU."""
 MIXED = PLAIN._replace(scores_kept=1.5, parts_kept=0.7, rounded=0.5)
 """The same with products of 16-bit numbers. Fitted to the graphs of five shapes."""
-CPU = Habits(scores_kept=0, scores_passing=0, scores_forward=0, logits=1, adam=0, muon=0)
+CPU = MemoryModel(scores_kept=0, scores_passing=0, scores_forward=0, logits=1, adam=0, muon=0)
 """Calls of C: attention keeps a sum a row, and the loss writes its gradient where the logits were; Adam's
 and Muon's steps are calls in place."""
 
 
-def habits(device: str | None, precision: str | None) -> Habits:
-    """How the lowering of a device holds what it computes; of what is not known, the most."""
+def memory_model(device: str | None, precision: str | None) -> MemoryModel:
+    """How the backend of a device holds what it computes; of what is not known, the most."""
     device, precision = device or "", precision or "float32"
     if device.startswith("CPU"):
         return CPU
@@ -72,9 +72,9 @@ def device_memory(device: str) -> int | None:
         return None
 
 
-def memory_of(model: ModelPlan, phase: Phase, habits: Habits) -> MemoryPlan:
+def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> MemoryPlan:
     """What a phase holds at its peak, item by item."""
-    sizes = Sizes(model, phase, habits)
+    sizes = ActivationSizes(model, phase, memory_model)
     activations, logits, gradients, moment = max(sizes.moments(), key=lambda m: sum(m[:3]))
     state = sum(t.count * len(phase.optimizer.state(t.role)) for t in model.tensors)
     return MemoryPlan(
@@ -96,31 +96,33 @@ def decoding_bytes(model: ModelPlan, rows: int) -> int:
     return FLOAT * 2 * model.layers * rows * model.kv_heads * model.context * model.head_dim
 
 
-Moment = tuple[float, float, float, str]
+PeakCandidate = tuple[float, float, float, str]
 """Numbers held as activations, as logits and as gradients, and when."""
 
 
-class Sizes:
+class ActivationSizes:
     """The arrays of one pass. Unit: numbers."""
 
-    def __init__(self, model: ModelPlan, phase: Phase, habits: Habits) -> None:
-        self.model, self.phase, self.habits = model, phase, habits
+    def __init__(self, model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> None:
+        self.model, self.phase, self.memory_model = model, phase, memory_model
         self.tokens = phase.batch * model.context
         self.stream = float(self.tokens * model.d_model)
-        self.hidden = self.tokens * model.mlp.kept(model.dims)
+        self.hidden = self.tokens * model.mlp.saved_for_backward(model.dims)
         self.scores = float(self.tokens * model.heads * model.context)
         self.head = float(model.vocab * model.d_model)
 
     def block(self) -> float:
         """What one block keeps for its backward pass."""
-        parts = sum(part.kept(self.model.dims) for _, part in block_parts(self.model))
+        parts = sum(part.saved_for_backward(self.model.dims) for _, part in block_parts(self.model))
         # A site of dropout keeps a byte for each number, which says whether it stays.
         sites = 2 * self.model.d_model / FLOAT if self.model.dropout else 0
-        return self.tokens * (self.habits.parts_kept * parts + sites) + self.habits.scores_kept * self.scores
+        return (
+            self.tokens * (self.memory_model.parts_kept * parts + sites) + self.memory_model.scores_kept * self.scores
+        )
 
-    def moments(self) -> list[Moment]:
+    def moments(self) -> list[PeakCandidate]:
         """What a training step holds when it may hold most."""
-        parameters, h = float(self.model.parameters), self.habits
+        parameters, h = float(self.model.parameters), self.memory_model
         kept = self.model.layers * self.block() + h.rounded * parameters
         logits = h.logits * self.tokens * self.model.vocab
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
@@ -149,14 +151,14 @@ class Sizes:
         for t in self.model.tensors:
             states = len(optimizer.state(t.role))
             if optimizer.products(t.role, t.shape):  # Muon's products: the matrix, its square, the next one
-                found += self.habits.muon * t.count
+                found += self.memory_model.muon * t.count
             else:
-                found += t.count * (self.habits.adam if states == 2 else max(1, states))
+                found += t.count * (self.memory_model.adam if states == 2 else max(1, states))
         return found
 
     def evaluation(self) -> float:
         """What a forward pass with its losses works with: one block at a time, or the logits."""
-        block = max(self.habits.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
+        block = max(self.memory_model.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
         return max(block, self.tokens * self.model.vocab + 2 * self.stream)
 
     def batch(self) -> int:

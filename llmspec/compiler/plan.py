@@ -107,7 +107,7 @@ class Cost(Frozen):
     products: float
     """FLOPs of the matrix products: exact, and the same on every device."""
     other: float
-    """Everything else, as the plain lowering does it; estimated."""
+    """Everything else, as the plain backend does it; estimated."""
 
     @property
     def total(self) -> float:
@@ -186,7 +186,7 @@ class PhasePlan(Frozen):
     flops: float | None
     """FLOPs of training, forward, backward and update, matrix products only."""
     operations: float | None = None
-    """The same with all other operations, as the plain lowering does them; estimated."""
+    """The same with all other operations, as the plain backend does them; estimated."""
     memory: MemoryPlan | None = None
     key: str = ""
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""

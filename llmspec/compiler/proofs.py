@@ -262,8 +262,8 @@ def _lengths(planned: PhasePlan, caps: dict[str, float], context: int) -> Wrong:
         if (share.seen or 0) > share.blocks * context or (share.supervised or 0) > (share.seen or 0):
             yield (
                 (
-                    f"{share.source}: {share.supervised} supervised of {share.seen} tokens are more than {share.blocks} "
-                    "blocks hold"
+                    f"{share.source}: {share.supervised} supervised of {share.seen} tokens are more than "
+                    f"{share.blocks} blocks hold"
                 ),
                 ("mixture", share.source),
             )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmspec.compiler.budget import SLACK, steps_of
 from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
-from llmspec.compiler.memory import habits, memory_of
+from llmspec.compiler.memory import memory_model, memory_of
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.problems import Problem
 from llmspec.parts.phases import Phase
@@ -53,7 +53,7 @@ def plan_phases(draft: Draft) -> Draft:
                 shares=shares,
                 flops=None if steps is None else steps * cost.products,
                 operations=None if steps is None else steps * cost.total,
-                memory=memory_of(model, phase, habits(draft.device, draft.sections.precision)),
+                memory=memory_of(model, phase, memory_model(draft.device, draft.sections.precision)),
             )
         )
     return replace(draft, planned=tuple(plans)).with_problems(problems)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from llmspec.data import leaks
 from llmspec.data.losses import percent, reasons
-from llmspec.data.prepare import Prepared
+from llmspec.data.prepare import PreparedData
 from llmspec.data.unknown import named, share
 from llmspec.parts.sources.notes import Notes
 
 
-def notices(prepared: Prepared) -> Iterator[str]:
+def notices(prepared: PreparedData) -> Iterator[str]:
     """Everything that a person should know of the data before step 0, in sentences."""
     yield from (f"{said.path}: {said.value}; {said.why}" for said in prepared.measured.decisions)
     for source, about in prepared.about.items():

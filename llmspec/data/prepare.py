@@ -43,7 +43,7 @@ class Attribution(NamedTuple):
 
 def prepare(
     plan: Plan, *, offline: bool = False, progress: Progress | None = None, most: int | None = None
-) -> Prepared:
+) -> PreparedData:
     """Read, split and tokenise what the plan's phases read; what was made before is only opened.
 
     `progress(message, done, total)` is told of what takes long. With `offline`, nothing is downloaded;
@@ -76,7 +76,7 @@ def within_cache(error: OSError) -> bool:
     return not error.filename or str(error.filename).startswith(str(cache_dir()))
 
 
-def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> Prepared:
+def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> PreparedData:
     fetch = Fetch(Path(plan.base), offline, report)
     used = {share for phase in plan.phases for share, part in phase.phase.mixture.items() if part.percent > 0}
     sources = {s.name: s.source for s in plan.sources if s.name in used}
@@ -99,7 +99,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
     )
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
-    prepared = Prepared(plan, codec, maker, tokens)
+    prepared = PreparedData(plan, codec, maker, tokens)
     prepared.not_found = noted
     prepared.check()
     return prepared
@@ -120,7 +120,7 @@ def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
     return {name: share or least for name, share in shares.items()}
 
 
-class Prepared:
+class PreparedData:
     """Everything the phases of a plan read, opened; nothing of it in memory but what is looked at."""
 
     def __init__(self, plan: Plan, codec: Codec, maker: Maker, tokens: Mapping[View, Entry]) -> None:

@@ -20,7 +20,7 @@ from llmspec.parts.tokenizers import Codec
 from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
 
 if TYPE_CHECKING:
-    from llmspec.data.prepare import Prepared
+    from llmspec.data.prepare import PreparedData
 
 DRAWN = 32
 """Blocks of each source that are looked at in each phase."""
@@ -28,7 +28,7 @@ AT_ONCE = 1 << 20
 """Tokens of a document that are hashed in one go."""
 
 
-def data_proofs(prepared: Prepared) -> tuple[Proof, ...]:
+def data_proofs(prepared: PreparedData) -> tuple[Proof, ...]:
     """Every proof that hangs on the text of a prepared plan."""
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
@@ -147,7 +147,7 @@ def _unnumbered(stream: PhaseStream, source: str, what: str) -> Proof:
 
 
 # -- leaks ---------------------------------------------------------------------------------------------------------
-def unseen(prepared: Prepared) -> Proof:
+def unseen(prepared: PreparedData) -> Proof:
     """No training document has the very tokens of a validation document, in any source."""
     leaks = sum(prepared.in_both.values())
     if prepared.leaks == "allow":

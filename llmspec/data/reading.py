@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmspec.core.hashing import digest
-from llmspec.core.problems import DataError, Problem, one_of
+from llmspec.core.problems import DataError, Problem
+from llmspec.data.fields import Fields
 from llmspec.data.formats import FORMATS, TEXTS
 from llmspec.data.leaks import EXAMPLES, Content, Held, Leak
 from llmspec.data.shaping import Dropped, Pieces, Turn, dialogue, plain_text
@@ -340,7 +341,7 @@ def dropped(notes: Notes, item: Shaped, form: Form) -> None:
 def _read(
     name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...], most: int | None
 ) -> Reading:
-    notes, fields = Notes(), _Fields(source.fields("dialogue" in wanted))
+    notes, fields = Notes(), Fields(source.fields("dialogue" in wanted))
     first = True
 
     def read() -> Iterator[Shaped]:
@@ -378,50 +379,6 @@ def _stretches(source: Source, fetch: Fetcher, markers: Sequence[str], wanted: t
             item = Shaped(document, document.text, None if "plain" in why else (document.text,), None, why)
         yield item
         inside = document.more
-
-
-class _Fields:
-    """Looks for the fields that templates need."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._missing = set(names)
-        self._first: Document | None = None
-        self._record: Document | None = None
-
-    def look(self, document: Document) -> None:
-        """The next document."""
-        self._first = self._first or document
-        if document.record is not None:
-            self._missing -= document.record.keys()
-            self._record = self._record or document
-
-    def check(self, notes: Notes) -> None:
-        """Raises DataError where there was no document, or none with one of the fields; `notes`: of what was read."""
-        if self._first is None:
-            raise DataError(
-                "; ".join(["the source holds no document", *notes.said()]),
-                "name other files",
-                "there would be nothing to learn from",
-            )
-        if self._missing:
-            raise _no_field(sorted(self._missing), self._record, self._first)
-
-
-def _no_field(names: Sequence[str], record: Document | None, first: Document) -> DataError:
-    """The problem of templates whose fields no record has."""
-    what = ", ".join(f"`{name}`" for name in names)
-    if record is None or record.record is None:
-        return DataError(
-            f"{first.where} is plain text, without the fields {what} that the templates need",
-            "take out `text:`, `dialogue:` and `messages:`, or read records from .jsonl or .json files",
-            "there would be nothing to fill the templates with",
-        )
-    keys = [str(key) for key in record.record]
-    return DataError(
-        f"no record has a field {what}; {record.where} has {', '.join(keys)}",
-        one_of(names[0], keys),
-        "the template could not be filled",
-    )
 
 
 def _shape(source: Source, document: Document, markers: Sequence[str], dialogues: bool) -> Shaped:

@@ -68,7 +68,7 @@ def tail(lengths: np.ndarray, records: np.ndarray, fraction: float) -> tuple[np.
 
 
 def chosen(how: Validation, name: str, text_digest: bytes) -> bool:
-    """Whether a document validates by its file's name, or by the sha256 of its text, so that equal texts stay together."""
+    """Whether a document validates: by its file's name, or by its text's sha256, so that equal texts stay together."""
     if how.how == "files":
         return fnmatchcase(name, how.value) or PurePosixPath(name).match(how.value)
     return how.how == "hash" and int.from_bytes(text_digest[:8]) / 2**64 < how.fraction

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmspec.backends import guest, owner
+from llmspec.backends.backend import Graphs, backend, host, tensors_from_numpy
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
@@ -18,11 +20,9 @@ from llmspec.core.problems import Problem, RunError, SpecError, one_of
 from llmspec.core.units import size
 from llmspec.decoding.generate import Event, Generation, generate, stream
 from llmspec.decoding.template import chat_prompt, text_prompt
-from llmspec.kernels import guest, owner
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
-from llmspec.model.lowering import Graphs, host, lowering, numpy_inputs
-from llmspec.model.transformer import Transformer, block_view
+from llmspec.model.transformer import Transformer, block_context
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.run import RunFolder
 from llmspec.spec.decoding import Decoding
@@ -45,10 +45,10 @@ class LanguageModel:
         self.chat: bool = plan.phase(phase).phase.dialogues
         """Whether prompts are a user's turns, to be answered, rather than text to be continued."""
         with owner.turn():
-            self._lowering = lowering(plan.device, plain, plan.precision)
-            self._weights = numpy_inputs(**{t.name: weights[t.name] for t in plan.model.tensors})
+            self._lowering = backend(plan.device, plain, plan.precision)
+            self._weights = tensors_from_numpy(**{t.name: weights[t.name] for t in plan.model.tensors})
             self._model = Transformer(plan.model)
-            self._tables = numpy_inputs(**self._model.tables())
+            self._tables = tensors_from_numpy(**self._model.tables())
             self._graphs = Graphs(lambda: self._lowering.jit(self._forward, digest(plan.model.model_dump(mode="json"))))
             self.decoder = Decoder(plan.model, self._lowering, self._weights)
         self.notices: list[str] = []
@@ -83,11 +83,11 @@ class LanguageModel:
         padded = np.zeros((rows, bucket), np.int32)
         padded[:, :length] = ids
         with owner.turn():
-            inputs = {**numpy_inputs(tokens=padded, spans=Mask().spans(bucket)), **self._lowering.inputs}
+            inputs = {**tensors_from_numpy(tokens=padded, spans=Mask().spans(bucket)), **self._lowering.inputs}
             return host(self._graphs[rows, bucket](self._weights, self._tables, inputs))[:, :length]
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
-        view = block_view(inputs["tokens"].shape[1], inputs["spans"])
+        view = block_context(inputs["tokens"].shape[1], inputs["spans"])
         ops = self._lowering.ops(inputs)
         return self._model.logits(ops, {**weights, **tables}, inputs["tokens"], view).realize()
 

@@ -40,7 +40,7 @@ class MemoryReport:
 
 
 def memory_reports(plan: Plan, exact: Mapping[str, Mapping[str, int]] | None = None) -> tuple[MemoryReport, ...]:
-    """Every phase, and sampling after them; `exact` is what llmspec.model.exact found."""
+    """Every phase, and sampling after them; `exact` is what llmspec.model.graph_memory found."""
     found = []
     for planned in plan.phases:
         if (memory := planned.memory) is None:

@@ -170,9 +170,9 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
                     "model's), twice that backward"
                 ),
             )
-        other = part.pointwise(model.dims).times(1 if path == "model.position" else copies)
+        other = part.elementwise(model.dims).times(1 if path == "model.position" else copies)
         yield "other operations", f"about {count(other.forward)} a token forward, {count(other.backward)} backward"
-        yield "kept for backward", f"{size(FLOAT * copies * part.kept(model.dims))} a token, scores apart"
+        yield "kept for backward", f"{size(FLOAT * copies * part.saved_for_backward(model.dims))} a token, scores apart"
     if planned is not None and path.endswith(".optimizer"):
         cost, optimizer = update_cost(model, planned.phase), planned.phase.optimizer
         state = FLOAT * sum(t.count * len(optimizer.state(t.role)) for t in model.tensors)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.compiler.proofs import Proof
 from llmspec.explain.curves import Curve, Validation, curve, overfitting, validations
-from llmspec.explain.promises import Fact, facts_of, remarks_on
+from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
 from llmspec.runs.files import read_table
 from llmspec.runs.run import PhaseFolder, RunFolder

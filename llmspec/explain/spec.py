@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmspec.bench.pace import Forecast
 from llmspec.compiler.budget import COMPUTE_OPTIMAL
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.proofs import Proof, pending, prove
 from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
-from llmspec.explain.lessons import Excerpt, Spelling, excerpts, spelling
+from llmspec.explain.examples import Excerpt, Spelling, excerpts, spelling
 from llmspec.explain.memory import MemoryReport, memory_limit, memory_reports
 from llmspec.explain.model import MaskPicture, Node, TensorRow, mask_pictures, model_tree, tensor_rows
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
 from llmspec.explain.report import Report, described
+from llmspec.forecast.estimates import Forecast
 
 if TYPE_CHECKING:
-    from llmspec.data.prepare import Prepared
+    from llmspec.data.prepare import PreparedData
 
 FAR = 2.0
 """A ratio this many times above or below the optimum is called far from it."""
@@ -92,7 +92,7 @@ def explain_plan(
     proofs: Sequence[Proof] | None = None,
     exact: Mapping[str, Mapping[str, int]] | None = None,
     times: Mapping[str, Forecast] | None = None,
-    prepared: Prepared | None = None,
+    prepared: PreparedData | None = None,
 ) -> SpecReport:
     """The report of a plan: `note` says why some of its numbers are missing, `proofs` are those of its data.
 

@@ -1,3 +1,3 @@
 """Plan -> tinygrad graphs: weights, forward pass, and the steps that run under TinyJit."""
 
-import llmspec.kernels  # noqa: F401  (before anything here imports tinygrad, which reads the environment)
+import llmspec.backends  # noqa: F401  (before anything here imports tinygrad, which reads the environment)

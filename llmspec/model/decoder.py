@@ -12,16 +12,16 @@ from typing import Any
 
 from tinygrad import Tensor, UOp
 
+from llmspec.backends import owner
+from llmspec.backends.backend import Backend, Graphs, StaticInputs, host, tensors_from_numpy
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.hashing import digest
 from llmspec.core.units import size
-from llmspec.kernels import owner
 from llmspec.model.ids import token_ids, whole
-from llmspec.model.lowering import Feed, Graphs, Lowering, host, numpy_inputs
 from llmspec.model.steps import Tensors
-from llmspec.model.transformer import Transformer, View
+from llmspec.model.transformer import AttentionContext, Transformer
 
 SHORTEST = 16
 """Smallest prefill bucket, in tokens; buckets double from here up to the context."""
@@ -45,15 +45,15 @@ class KVCache:
 class Decoder:
     """Continues prompts with the weights it is given."""
 
-    def __init__(self, plan: ModelPlan, lowering: Lowering, weights: Tensors) -> None:
+    def __init__(self, plan: ModelPlan, backend: Backend, weights: Tensors) -> None:
         self.context, self.vocab = plan.context, plan.vocab
-        self._plan, self._lowering, self._weights = plan, lowering, weights
+        self._plan, self._lowering, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
-        self._tables = numpy_inputs(**self._model.tables())
+        self._tables = tensors_from_numpy(**self._model.tables())
         self._place = UOp.variable("place", 0, plan.context - 1)
-        self._feed = Feed()
-        self._prefills = Graphs(lambda: lowering.jit(self._prefill_step, self._key))
-        self._steps = Graphs(lambda: lowering.jit(self._decode_step, self._key))
+        self._feed = StaticInputs()
+        self._prefills = Graphs(lambda: backend.jit(self._prefill_step, self._key))
+        self._steps = Graphs(lambda: backend.jit(self._decode_step, self._key))
 
     def cache(self, rows: int = 1) -> KVCache:
         """An empty cache of `rows` rows. Raises RunError where memory does not suffice."""
@@ -68,7 +68,7 @@ class Decoder:
                 f"the KV caches of {rows} rows take {size(needed)}, and this machine has {size(there)}"
             )
         with owner.turn():
-            return KVCache(numpy_inputs(**{n: np.zeros(shape, np.float32) for n in names}), rows, self._key)
+            return KVCache(tensors_from_numpy(**{n: np.zeros(shape, np.float32) for n in names}), rows, self._key)
 
     def use(self, weights: Tensors) -> None:
         """Decode with these weights from now on."""
@@ -130,16 +130,22 @@ class Decoder:
         tokens_RT = inputs["tokens"]
         length = int(tokens_RT.shape[1])
         positions = Tensor.arange(length).reshape(1, length)
-        view = View(positions, positions, inputs["spans"], memory=self._writer(cache, 0, length, read=False))
+        view = AttentionContext(
+            positions, positions, inputs["spans"], memory=self._writer(cache, 0, length, read=False)
+        )
         # The prompt's last token, wherever padding starts.
         return self._logits(weights, tables, inputs, view, inputs["last"])
 
     def _decode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors, place: UOp) -> Tensor:
         keys, query = Tensor.arange(self.context), inputs["position"]
-        view = View(query, keys.reshape(1, -1), inputs["spans"], memory=self._writer(cache, place, 1, read=True))
+        view = AttentionContext(
+            query, keys.reshape(1, -1), inputs["spans"], memory=self._writer(cache, place, 1, read=True)
+        )
         return self._logits(weights, tables, inputs, view, None)
 
-    def _logits(self, weights: Tensors, tables: Tensors, inputs: Tensors, view: View, last: Tensor | None) -> Tensor:
+    def _logits(
+        self, weights: Tensors, tables: Tensors, inputs: Tensors, view: AttentionContext, last: Tensor | None
+    ) -> Tensor:
         ops, tensors = self._lowering.ops(inputs), {**weights, **tables}
         hidden = self._model.hidden(ops, tensors, inputs["tokens"], view, last)
         logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(int(hidden.shape[0]), -1).contiguous()

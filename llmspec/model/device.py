@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llmspec.backends import guest, nvidia, owner, shield
+from llmspec.backends.cpu import tinygrad_startup, toolchain
 from llmspec.core.problems import RunError
 from llmspec.core.units import duration
-from llmspec.kernels import guest, nvidia, opening, owner, shield, toolchain
 
 MISSING = {"nvrtc": nvidia.REMEDY, "cuda": "NVIDIA's driver, which brings libcuda"}
 """Libraries that tinygrad may miss, by its names for them, and what brings them."""
@@ -71,7 +72,7 @@ def open_device(device: str, beam: int = 0) -> None:
         toolchain.keep_kernels()
     guest.choose(device, 0 if device.startswith("CPU") else beam)
     if device.startswith("CPU"):
-        opening.open_cpu()
+        tinygrad_startup.open_cpu()
     else:
         open_gpu(device)
         if beam:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from tinygrad import Tensor
 
+from llmspec.backends.backend import Backend
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.hashing import digest
-from llmspec.model.lowering import Lowering
-from llmspec.model.transformer import Transformer, block_view
+from llmspec.model.transformer import Transformer, block_context
 
 Tensors = dict[str, Tensor]
 
@@ -19,14 +19,14 @@ Tensors = dict[str, Tensor]
 class Steps:
     """The graphs of one phase. `weights` and `state` are dicts of realized tensors that the steps assign in place."""
 
-    def __init__(self, plan: Plan, phase: PhasePlan, lowering: Lowering) -> None:
-        self._plan, self._phase, self._lowering = plan, phase.phase, lowering
+    def __init__(self, plan: Plan, phase: PhasePlan, backend: Backend) -> None:
+        self._plan, self._phase, self._lowering = plan, phase.phase, backend
         self._model = Transformer(plan.model)
         self._objective = self._phase.objective.build()
         self._roles = {t.name: t.role for t in plan.model.tensors}
         key = self._address()
-        self.train, self.accumulate = lowering.jit(self._train, key), lowering.jit(self._accumulate, key)
-        self.apply, self.evaluate = lowering.jit(self._apply, key), lowering.jit(self._evaluate, key)
+        self.train, self.accumulate = backend.jit(self._train, key), backend.jit(self._accumulate, key)
+        self.apply, self.evaluate = backend.jit(self._apply, key), backend.jit(self._evaluate, key)
 
     def _address(self) -> str:
         """A name for what the graphs are made from, beside their inputs."""
@@ -44,7 +44,7 @@ class Steps:
         """The weighted sum of the losses of a batch, in nats."""
         tokens_BT = inputs["tokens"]
         ops = self._lowering.ops(inputs, key, self._plan.model.dropout)
-        view = block_view(tokens_BT.shape[1], inputs["spans"], inputs.get("positions"))  # type: ignore[arg-type]
+        view = block_context(tokens_BT.shape[1], inputs["spans"], inputs.get("positions"))  # type: ignore[arg-type]
         hidden = self._model.hidden(ops, tensors, tokens_BT, view)
         losses_N = self._objective(
             ops, hidden.reshape(-1, hidden.shape[-1]), self._model.head_weight(tensors), inputs["targets"].reshape(-1)

@@ -11,12 +11,12 @@ from typing import Any
 
 from tinygrad import Tensor
 
+from llmspec.backends.plain.ops import Ops
 from llmspec.compiler.plan import ModelPlan
-from llmspec.model.ops import Ops
 
 
 @dataclass
-class View:
+class AttentionContext:
     """What the queries of one call see: their positions, the keys' positions, the mask, and the memory of keys."""
 
     queries: Tensor  # (B or 1, T) int32
@@ -27,10 +27,10 @@ class View:
     layer: int = 0
 
 
-def block_view(tokens: int, spans: Tensor, positions_BT: Tensor | None = None) -> View:
+def block_context(tokens: int, spans: Tensor, positions_BT: Tensor | None = None) -> AttentionContext:
     """The view of whole blocks; positions count from a document's start where they are given."""
     positions = Tensor.arange(tokens).reshape(1, tokens) if positions_BT is None else positions_BT
-    return View(positions, positions, spans)
+    return AttentionContext(positions, positions, spans)
 
 
 class Weights(Mapping[str, Tensor]):
@@ -70,7 +70,12 @@ class Transformer:
         return {f"position.{k}": v for k, v in self.plan.position.tables(self.plan.dims).items()}
 
     def hidden(
-        self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: View, last: Tensor | None = None
+        self,
+        ops: Ops,
+        tensors: Mapping[str, Tensor],
+        tokens_BT: Tensor,
+        view: AttentionContext,
+        last: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) before the head; `tensors` holds weights and tables by full name.
 
@@ -81,7 +86,7 @@ class Transformer:
         x = ops.embedding(w["embed_tokens.weight"], tokens_BT)
         if self._hooks.embed:
             x = self._hooks.embed(ops, pw, x, view.queries)
-        x = ops.materialise(ops.dropout(x))
+        x = ops.contiguous_barrier(ops.dropout(x))
         for layer in range(self.plan.layers):
             view.layer = layer
             b = w.under(f"layers.{layer}")
@@ -89,19 +94,23 @@ class Transformer:
                 ops,
                 b.under("attention_norm"),
                 x,
-                lambda h, b=b: self._attention(ops, b.under("attention"), pw, h, view),
-            )  # type: ignore[misc]
+                lambda h, b=b: self._attention(ops, b.under("attention"), pw, h, view),  # type: ignore[misc]
+            )
             if last is not None and layer == self.plan.layers - 1:
                 x = x.gather(1, last.reshape(1, 1, 1).expand(x.shape[0], 1, x.shape[2])).contiguous()
             x = self._branch(ops, b.under("mlp_norm"), x, lambda h, b=b: self._mlp(ops, b.under("mlp"), h))  # type: ignore[misc]
-        return ops.materialise(self._norm(ops, w.under("final_norm"), x)) if self.plan.norm.placement == "pre" else x
+        return (
+            ops.contiguous_barrier(self._norm(ops, w.under("final_norm"), x))
+            if self.plan.norm.placement == "pre"
+            else x
+        )
 
     def _branch(self, ops: Ops, norm: Weights, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """x + f(norm(x)), or norm(x + f(x)) where norms stand after."""
         if self.plan.norm.placement == "pre":
-            h = ops.materialise(self._norm(ops, norm, x))
+            h = ops.contiguous_barrier(self._norm(ops, norm, x))
             return ops.residual(x, f(h))
-        return ops.materialise(self._norm(ops, norm, ops.residual(x, f(x))))
+        return ops.contiguous_barrier(self._norm(ops, norm, ops.residual(x, f(x))))
 
     def head(self, ops: Ops, tensors: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         """Logits (…, V) of hidden states (…, D)."""
@@ -112,7 +121,7 @@ class Transformer:
         w = tensors if isinstance(tensors, Weights) else Weights(tensors)
         return w["embed_tokens.weight" if self.plan.tied_embeddings else "lm_head.weight"]
 
-    def logits(self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: View) -> Tensor:
+    def logits(self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: AttentionContext) -> Tensor:
         """Logits (B, T, V)."""
         return self.head(ops, tensors, self.hidden(ops, tensors, tokens_BT, view))
 
@@ -125,7 +134,7 @@ def assert_complete(model: Transformer) -> None:
     w = Weights(tensors)
     length = min(2, model.plan.context)
     tokens = Tensor.empty(1, length, dtype="int32")
-    out = model.logits(Ops(), w, tokens, block_view(length, Tensor.empty(1, length, 2, dtype="int32")))
+    out = model.logits(Ops(), w, tokens, block_context(length, Tensor.empty(1, length, 2, dtype="int32")))
     unread = set(table) - w.read
     assert not unread, f"the forward pass never reads {sorted(unread)}"
     assert out.shape[-1] == model.plan.vocab

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,6 +30,12 @@ class Frozen(BaseModel):
 
 class Part(Frozen):
     """A part of a spec. Its fields are its YAML keys; `kind:` picks it from the table of its folder."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def kind(self) -> str:
+            """The value of its `kind:`; each part has it as a field."""
 
     formula: ClassVar[str] = ""
     """What it computes, in one line; empty where that is no formula."""
@@ -106,8 +112,8 @@ class TensorSpec(NamedTuple):
     residual: bool = False
 
 
-class Pointwise(NamedTuple):
-    """Operations that are no matrix product, per token: what the plain lowering does in a forward and a backward pass.
+class ElementwiseOps(NamedTuple):
+    """Operations that are no matrix product, per token: what the plain backend does in a forward and a backward pass.
 
     Estimates, counted in tinygrad's kernels (as `GlobalCounters` does: a multiplication, a comparison or a choice is
     one operation, indexing is none).
@@ -116,11 +122,13 @@ class Pointwise(NamedTuple):
     forward: float = 0.0
     backward: float = 0.0
 
-    def times(self, factor: float) -> Pointwise:
-        return Pointwise(self.forward * factor, self.backward * factor)
+    def times(self, factor: float) -> ElementwiseOps:
+        return ElementwiseOps(self.forward * factor, self.backward * factor)
 
-    def plus(self, *others: Pointwise) -> Pointwise:
-        return Pointwise(self.forward + sum(o.forward for o in others), self.backward + sum(o.backward for o in others))
+    def plus(self, *others: ElementwiseOps) -> ElementwiseOps:
+        return ElementwiseOps(
+            self.forward + sum(o.forward for o in others), self.backward + sum(o.backward for o in others)
+        )
 
 
 class ModelPart(Part):
@@ -146,11 +154,11 @@ class ModelPart(Part):
         """Floating-point operations of the matrix products of one forward pass, per token (a multiply-add is two)."""
         return 2.0 * sum(t.shape[0] * t.shape[1] for t in self.tensors(dims) if t.role == "matrix")
 
-    def pointwise(self, dims: Dims) -> Pointwise:
+    def elementwise(self, dims: Dims) -> ElementwiseOps:
         """The other operations, estimated."""
-        return Pointwise()
+        return ElementwiseOps()
 
-    def kept(self, dims: Dims) -> float:
+    def saved_for_backward(self, dims: Dims) -> float:
         """Numbers per token that the backward pass reads and the forward pass therefore keeps."""
         return 0.0
 

@@ -16,13 +16,13 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from llmspec.bench.pace import Forecast
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.units import count, duration
+from llmspec.forecast.estimates import Forecast
 from llmspec.render.headway import Headway
 from llmspec.render.terminal import Screen, Text, err, out
+from llmspec.training.callbacks import Callback, Score, Step
 from llmspec.training.stop import Interrupted
-from llmspec.training.watch import Score, Step, Watcher
 
 BARS = "▁▂▃▄▅▆▇█"
 PLAIN_SECONDS = 5.0
@@ -71,7 +71,7 @@ class Pace:
         return duration(mean * (step.steps - step.step))
 
 
-class Plain(Watcher):
+class Plain(Callback):
     """One line now and then: for logs and pipes."""
 
     def __init__(self, console: Screen) -> None:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.table import Table
 
 from llmspec.bench.report import BenchReport, Row, WorkReport
-from llmspec.bench.task import Machine
 from llmspec.core.units import count, duration, size
+from llmspec.forecast.report import Machine
 from llmspec.render.report_shared import bullets, facts, flops, heading, number, percent, table
 from llmspec.render.terminal import Screen, Text, err, out, spinner
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llmspec.core.units import duration
-from llmspec.model.elsewhere import Kernel, Made
+from llmspec.model.cross_compile import Kernel, Made
 from llmspec.render.report_shared import facts, heading, number, table
 from llmspec.render.terminal import Screen, Text, err, out, spinner
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from llmspec.core.units import count, duration, size
 from llmspec.core.visible import visible
 from llmspec.explain.curves import Curve, Validation
-from llmspec.explain.promises import Fact
+from llmspec.explain.plan_vs_actual import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
 from llmspec.render import proofs
 from llmspec.render.report_charts import MARKS, chart

@@ -10,14 +10,14 @@ from rich.columns import Columns
 from rich.padding import Padding
 from rich.table import Table
 
-from llmspec.bench.pace import Forecast
 from llmspec.core.units import size
 from llmspec.explain.chain import ChainReport
 from llmspec.explain.model import MaskPicture, Node, TensorRow, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
+from llmspec.forecast.estimates import Forecast
 from llmspec.render import proofs
-from llmspec.render.report_lessons import show_excerpts, show_spelling
+from llmspec.render.report_examples import show_excerpts, show_spelling
 from llmspec.render.report_memory import show_memory
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
 from llmspec.render.terminal import Screen, Text

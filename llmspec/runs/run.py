@@ -110,7 +110,7 @@ class RunFolder:
         return alone(self.path)
 
     def plan(self) -> Plan:
-        """The plan of the run. Raises RunError where plan.json is damaged, contradicts itself or is of another version."""
+        """The plan of the run. Raises RunError where plan.json is damaged, inconsistent or of another version."""
         path = self.path / "plan.json"
         text = read_text(path)
         try:

@@ -7,20 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from llmspec.bench import pace
-from llmspec.bench.rates import Rates
+from llmspec.backends.cpu.toolchain import ToolchainError
 from llmspec.compiler import Plan, compile_spec
 from llmspec.core import shipped
 from llmspec.core.devices import automatic
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.core.units import duration
 from llmspec.data.fetch import Progress
-from llmspec.kernels.toolchain import ToolchainError
+from llmspec.forecast import estimates
+from llmspec.forecast.calibration import Rates
 from llmspec.parts.base import Frozen
 from llmspec.runs.files import write_text
 from llmspec.scaffold import writing
 from llmspec.scaffold.contents import Contents, look, relative
-from llmspec.scaffold.sizing import EPOCHS, PER_PARAMETER, SHAPES, Length, Shape, Sizes, budgets, sizes
+from llmspec.scaffold.sizing import EPOCHS, PER_PARAMETER, SHAPES, ActivationSizes, Length, Shape, budgets, sizes
 from llmspec.spec import load_spec
 
 GUESSED = 8e9
@@ -35,7 +35,7 @@ class Created(Frozen):
     name: str
     text: Contents | None = None
     chat: Contents | None = None
-    sizes: Sizes | None = None
+    sizes: ActivationSizes | None = None
     parameters: int = 0
     seconds: float | None = None
     """Of training, estimated."""
@@ -126,25 +126,29 @@ def looked_at(paths: dict[str, Path | None], say: Progress) -> dict[str, Content
 def known_rates(say: Progress) -> tuple[Rates | None, str]:
     """The machine's rates, measured for some seconds where they are not known, and what an estimate stands on."""
     device, _ = automatic()
-    rates = pace.known_rates(device)
+    rates = estimates.known_rates(device)
     if rates is None and device == "CPU":
         say("measuring this machine", 0, 0)
         try:
-            rates = pace.calibrate(device)
+            rates = estimates.calibrate(device)
         except ToolchainError:
             rates = None
     return rates, MEASURED if rates else UNMEASURED
 
 
 def fitting(
-    chosen: Sizes, seconds: float, rates: Rates | None, origin: str, written: Callable[[Shape, Lengths, str], str]
+    chosen: ActivationSizes,
+    seconds: float,
+    rates: Rates | None,
+    origin: str,
+    written: Callable[[Shape, Lengths, str], str],
 ) -> Fit:
     """The largest shape that reads enough for its size in the time, else the smallest; its budgets and its spec."""
     found: Fit | None = None
     for shape in SHAPES:
         plan = compiled(written(shape, budgets(chosen, 0.0, seconds), ""))
-        forecast = pace.forecasts(plan, rates, {}) if rates else {}
-        speed = min(f.tokens_per_second for f in forecast.values()) if forecast else GUESSED / plan.model.parameters
+        expected = estimates.forecasts(plan, rates, {}) if rates else {}
+        speed = min(f.tokens_per_second for f in expected.values()) if expected else GUESSED / plan.model.parameters
         lengths = budgets(chosen, speed, seconds)
         total = sum(length.tokens for length in lengths if length)
         if found is not None and total < PER_PARAMETER * plan.model.parameters:

@@ -48,7 +48,7 @@ SHAPES = (
 """From 0.5 to 35 million parameters beside the vocabulary; the widths suit the processors' vectors."""
 
 
-class Sizes(Frozen):
+class ActivationSizes(Frozen):
     """What goes into the spec. Lengths in tokens."""
 
     vocab: int
@@ -65,7 +65,7 @@ class Sizes(Frozen):
         return "byte" if self.vocab == BYTES else "bpe"
 
 
-def sizes(text: Contents | None, chat: Contents | None) -> Sizes:
+def sizes(text: Contents | None, chat: Contents | None) -> ActivationSizes:
     """Vocabulary, context and batch for what was found; the vocabulary is tried on a sample.
 
     Raises LlmspecError where there is too little text.
@@ -89,7 +89,7 @@ def sizes(text: Contents | None, chat: Contents | None) -> Sizes:
         assert text is not None
         context = clipped(text.middle * each * 1.5 if text.documents > 100 else 1e9, 64, 256)
     context = min(context, room)
-    return Sizes(
+    return ActivationSizes(
         vocab=vocab,
         context=context,
         batch=max(4, 2048 // context),
@@ -127,7 +127,7 @@ class Length(NamedTuple):
     """Readings of its source."""
 
 
-def budgets(found: Sizes, tokens_per_second: float, seconds: float) -> tuple[Length, Length | None]:
+def budgets(found: ActivationSizes, tokens_per_second: float, seconds: float) -> tuple[Length, Length | None]:
     """Pretraining and SFT: what fits into the time, at most as often as the text is worth, but some steps at least."""
     whole, least = tokens_per_second * seconds, LEAST_STEPS * found.batch * found.context
 

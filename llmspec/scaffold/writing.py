@@ -8,7 +8,7 @@ from math import ceil
 
 from llmspec.core.units import count
 from llmspec.scaffold.contents import Contents
-from llmspec.scaffold.sizing import BYTES, EPOCHS, Length, Shape, Sizes, rounded
+from llmspec.scaffold.sizing import BYTES, EPOCHS, ActivationSizes, Length, Shape, rounded
 
 HEAD = """\
 # {title}
@@ -84,7 +84,7 @@ def spec(
     file: str,
     text: tuple[str, Contents] | None,
     chat: tuple[str, Contents] | None,
-    sizes: Sizes,
+    sizes: ActivationSizes,
     shape: Shape,
     lengths: tuple[Length, Length | None],
     why: str,

@@ -78,15 +78,23 @@ KINDS: Mapping[str, str] = {
 }
 """A kind as other tools call it -> the kind here, wherever it is one."""
 ABSENT: Mapping[str, str] = {
-    "every weight is trained here: there is no LoRA, and no quantised training": "lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear lora peft peft_config adapter "
-    "load_in_4bit load_in_8bit quantization finetuning_type use_lora",
-    "models are trained from the start here: weights of other models are not taken": "base_model model_name_or_path model_name pretrained_model_name_or_path model_id init_from model_type "
-    "tokenizer_name tokenizer_name_or_path",
-    "the command names the run directory: `llmspec run SPEC --out DIR`": "output_dir out_dir save_dir run_dir",
-    "`llmspec run` goes on where a run was stopped, without being told": "resume resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir",
-    "every step is logged; `llmspec explain RUN` shows the curves": "logging_steps log_interval log_every report_to wandb wandb_project wandb_log logging_dir tensorboard",
-    "temperature 0 always takes the likeliest token, any other one samples": "do_sample greedy use_sampling",
-    "sequences are always packed into blocks": "packing pad_to_sequence_len group_by_length",
+    "every weight is trained here: there is no LoRA, and no quantised training": (
+        "lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear lora peft peft_config adapter "
+        "load_in_4bit load_in_8bit quantization finetuning_type use_lora"
+    ),
+    "models are trained from the start here: weights of other models are not taken": (
+        "base_model model_name_or_path model_name pretrained_model_name_or_path model_id init_from model_type "
+        "tokenizer_name tokenizer_name_or_path"
+    ),
+    "the command names the run directory: `llmspec run SPEC --out DIR`": ("output_dir out_dir save_dir run_dir"),
+    "`llmspec run` goes on where a run was stopped, without being told": (
+        "resume resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir"
+    ),
+    "every step is logged; `llmspec explain RUN` shows the curves": (
+        "logging_steps log_interval log_every report_to wandb wandb_project wandb_log logging_dir tensorboard"
+    ),
+    "temperature 0 always takes the likeliest token, any other one samples": ("do_sample greedy use_sampling"),
+    "sequences are always packed into blocks": ("packing pad_to_sequence_len group_by_length"),
 }
 """What to say where there is no such key -> the keys."""
 

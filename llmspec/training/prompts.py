@@ -15,7 +15,7 @@ from llmspec.parts.tokenizers import Codec
 from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
 
 if TYPE_CHECKING:
-    from llmspec.data.prepare import Prepared
+    from llmspec.data.prepare import PreparedData
     from llmspec.data.tokens import TokenSet
 
 LOOKED_AT = 1000
@@ -38,7 +38,7 @@ class Prompt:
     """Where it was taken from; '' for what the spec says."""
 
 
-def prompts_of(plan: Plan, phase: PhasePlan, prepared: Prepared) -> tuple[Prompt, ...]:
+def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Prompt, ...]:
     """What samples of a phase begin with: its `prompts:`; else the users' turns of the first held-out dialogues, or of
     training dialogues where none are held out; else the start of a document. Raises LlmspecError."""
     part, codec = phase.phase, prepared.codec
@@ -56,7 +56,7 @@ def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
 
 
 # -- prompts from dialogues --------------------------------------------------------------------------------------------
-def openings(phase: PhasePlan, prepared: Prepared) -> list[Prompt]:
+def openings(phase: PhasePlan, prepared: PreparedData) -> list[Prompt]:
     """The first dialogues of a phase up to their first answer: the held-out ones, else those it is trained on."""
     sets = {source: (train, held) for source, train, held in prepared.sides().get("dialogue", ())}
     shares = sorted((s for s in phase.shares if s.share > 0 and s.source in sets), key=lambda s: -s.share)
@@ -91,7 +91,7 @@ def turns(codec: Codec, tokens: Sequence[int]) -> Iterator[str]:
 
 
 # -- before step 0 -----------------------------------------------------------------------------------------------------
-def rehearse(plan: Plan, prepared: Prepared) -> list[str]:
+def rehearse(plan: Plan, prepared: PreparedData) -> list[str]:
     """Tries what samples will do, with a model that knows nothing; what a person should know of it.
 
     Raises SpecError with every prompt that does not fit, and with settings that no text can be drawn by.
@@ -155,7 +155,7 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
     return [], [*said, unknown] if unknown else said
 
 
-def chosen(plan: Plan, phase: PhasePlan, prepared: Prepared) -> list[str]:
+def chosen(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> list[str]:
     """What samples of a chat phase without prompts begin with."""
     found, taken = openings(phase, prepared), prompts_of(plan, phase, prepared)
     if not found:
@@ -166,7 +166,8 @@ def chosen(plan: Plan, phase: PhasePlan, prepared: Prepared) -> list[str]:
     said = (
         f"{phase.name} has no `prompts:`; its samples answer the {count} of the {taken[0].origin}"
         if fit
-        else f"{phase.name} has no `prompts:`, and no dialogue leaves room for an answer; its samples begin with nothing"
+        else f"{phase.name} has no `prompts:`, and no dialogue leaves room for an answer; "
+        "its samples begin with nothing"
     )
     return [said + (f" ({long:,} of {len(found):,} are passed over, since they leave no room)" if long else "")]
 

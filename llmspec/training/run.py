@@ -8,26 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmspec.bench import pace
-from llmspec.bench.machine import known_peak, peak_flops
+from llmspec.backends import guest, workers
 from llmspec.compiler import Plan, complete, prove, refuse
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core import devices
 from llmspec.core.problems import Problem, RunError
 from llmspec.data.notices import notices
-from llmspec.data.prepare import Prepared, prepare
+from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.proofs import data_proofs
-from llmspec.kernels import guest, workers
+from llmspec.forecast import estimates
+from llmspec.forecast.machine import known_peak, peak_flops
 from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
+from llmspec.training.callbacks import Callback, Shielded, only_noted
 from llmspec.training.prompts import rehearse
 from llmspec.training.stop import Stop, on_signals
-from llmspec.training.watch import Shielded, Watcher, only_noted
 
 if TYPE_CHECKING:
-    from llmspec.training.supervised import Bench
+    from llmspec.training.supervised import RunContext
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
     out: Path | str,
     *,
     files: Mapping[str, str] | None = None,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
     offline: bool = False,
     locked: Path | None = None,
 ) -> RunFolder:
@@ -51,7 +51,7 @@ def run(
         )
     folder = RunFolder(Path(out))
     with on_signals() as stop:
-        watcher = Shielded(watcher or Watcher(), stop)
+        watcher = Shielded(watcher or Callback(), stop)
         wanted = Lock.read(locked) if locked else None
         # What would end the run late is found before the data are read.
         folder.accept(plan)
@@ -69,9 +69,9 @@ def run(
 def train(
     folder: RunFolder,
     plan: Plan,
-    prepared: Prepared,
+    prepared: PreparedData,
     files: dict[str, str],
-    watcher: Watcher,
+    watcher: Callback,
     stop: Stop,
     wanted: Lock | None,
 ) -> None:
@@ -91,7 +91,7 @@ def train(
         folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock, proofs
     )
     bench.restore()
-    promises = pace.expected(plan)
+    promises = estimates.expected(plan)
     watcher.expected(promises, known_peak(plan.device))
     watcher.planned(plan, folder.path)
     run_phases(bench, folder, promises)
@@ -100,7 +100,7 @@ def train(
         folder.note_facts(peak_flops=peak_flops(plan.device))
 
 
-def set_up(plan: Plan, prepared: Prepared, watcher: Watcher, stop: Stop) -> Bench:
+def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) -> RunContext:
     """The device, the operations on it, and notices about both."""
     from llmspec.model.device import open_device, search
 
@@ -108,20 +108,20 @@ def set_up(plan: Plan, prepared: Prepared, watcher: Watcher, stop: Stop) -> Benc
         watcher.notice(said)
     search.say = watcher.notice
     open_device(plan.device, plan.beam)
-    from llmspec.model.lowering import lowering
+    from llmspec.backends.backend import backend
     from llmspec.model.transformer import Transformer, assert_complete
-    from llmspec.training.supervised import Bench
+    from llmspec.training.supervised import RunContext
 
     assert_complete(Transformer(plan.model))
-    bench = Bench(plan, prepared, lowering(plan.device, precision=plan.precision), watcher, stop)
-    if plan.device.startswith("CPU") and bench.lowering.name.startswith("plain"):
-        watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.lowering.name}")
+    bench = RunContext(plan, prepared, backend(plan.device, precision=plan.precision), watcher, stop)
+    if plan.device.startswith("CPU") and bench.backend.name.startswith("plain"):
+        watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.backend.name}")
     for said in (*devices.remarks(), *others_at_work()):
         watcher.notice(said)
     return bench
 
 
-def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, pace.Forecast]) -> None:
+def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.Forecast]) -> None:
     """Every phase of the plan in order, each from the weights of the one it names."""
     from llmspec.model.weights import drawn
 

@@ -11,36 +11,36 @@ from typing import Any
 
 from tinygrad import Tensor
 
-from llmspec.bench import pace
+from llmspec.backends.backend import Backend, StaticInputs, host, tensors_from_numpy
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, RunError
 from llmspec.data.ledger import Ledger
-from llmspec.data.prepare import Prepared
+from llmspec.data.prepare import PreparedData
 from llmspec.decoding.generate import generate
+from llmspec.forecast import estimates
 from llmspec.model.decoder import Decoder
 from llmspec.model.device import allocated
 from llmspec.model.ids import read_ids
-from llmspec.model.lowering import Feed, Lowering, host, numpy_inputs
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
 from llmspec.runs import checkpoint
 from llmspec.runs.checkpoint import attempt
 from llmspec.runs.run import PhaseFolder
-from llmspec.training.facts import Tally
+from llmspec.training.callbacks import Callback, Score, Step, only_noted
+from llmspec.training.phase_stats import PhaseStats
 from llmspec.training.prompts import Prompt, prompts_of
 from llmspec.training.stop import Stop
-from llmspec.training.watch import Score, Step, Watcher, only_noted
 
 
 @dataclass
-class Bench:
+class RunContext:
     """What every phase of a run shares."""
 
     plan: Plan
-    prepared: Prepared
-    lowering: Lowering
-    watcher: Watcher
+    prepared: PreparedData
+    backend: Backend
+    watcher: Callback
     stop: Stop
     restore: Callable[[], None] = lambda: None
     """Writes what stands in the run's folder beside its phases, again."""
@@ -49,20 +49,20 @@ class Bench:
 class Supervised:
     """Trains one phase from `start` (name -> numpy array), or from the checkpoint in its folder."""
 
-    def __init__(self, bench: Bench, phase: PhasePlan, folder: PhaseFolder, start: dict[str, Any]) -> None:
+    def __init__(self, bench: RunContext, phase: PhasePlan, folder: PhaseFolder, start: dict[str, Any]) -> None:
         import numpy as np
 
         assert phase.steps is not None, "a phase is run with a completed plan"
         self.bench, self.plan, self.folder, self.total = bench, phase, folder, phase.steps
         self.phase = phase.phase
-        self.tally = Tally(folder.about.get("facts"))
+        self.tally = PhaseStats(folder.about.get("facts"))
         if allocated():
             gc.collect()  # models that nobody holds any more would go while this one is measured
         self.others = allocated()
         """Bytes of tensors that were there before: those of other models in this process."""
         self.stream = bench.prepared.stream(phase.name)
-        self.steps = Steps(bench.plan, phase, bench.lowering)
-        self.tables = numpy_inputs(**Transformer(bench.plan.model).tables())
+        self.steps = Steps(bench.plan, phase, bench.backend)
+        self.tables = tensors_from_numpy(**Transformer(bench.plan.model).tables())
         shapes, states = {t.name: t.shape for t in bench.plan.model.tensors}, self.steps.state_shapes()
         found, notices = attempt(folder.folder, phase.key, lambda saved: (saved.weights(shapes), saved.state(states)))
         for notice in notices:
@@ -82,14 +82,14 @@ class Supervised:
             bench.stop.saved(phase.name, self.step)
             if odd := not_finite({**start, **state}):
                 bench.watcher.notice(f"{saved.folder} holds numbers that are not finite: {odd}")
-        self.weights = numpy_inputs(**{t.name: start[t.name] for t in bench.plan.model.tensors})
-        self.state = numpy_inputs(**state)
+        self.weights = tensors_from_numpy(**{t.name: start[t.name] for t in bench.plan.model.tensors})
+        self.state = tensors_from_numpy(**state)
         self.sums = (
-            numpy_inputs(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()})
+            tensors_from_numpy(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()})
             if self.phase.accumulation > 1
             else {}
         )
-        self.feed = Feed()
+        self.feed = StaticInputs()
         self.decoder: Decoder | None = None
         self.prompts = prompts_of(bench.plan, phase, bench.prepared)
         for rows in (folder.metrics, folder.timing, folder.samples):
@@ -137,7 +137,7 @@ class Supervised:
         self.folder.note(done=True, ledger=ledger, facts=self.tally.dump())
         if found := self.tally.measured():
             with only_noted(self.bench.watcher, "how long the steps took could not be kept"):
-                pace.remember(self.bench.plan, self.phase, found)
+                estimates.remember(self.bench.plan, self.phase, found)
         self.bench.watcher.phase_ends(self.plan, ledger)
         return {n: host(w) for n, w in self.weights.items()}
 
@@ -207,7 +207,7 @@ class Supervised:
         for micro, batch in enumerate(batches):
             inputs = self.inputs(batch, targets, micro=micro, keep=np.array([float(micro > 0)], np.float32))
             loss += float(host(self.steps.accumulate(self.weights, self.sums, self.tables, inputs)))
-        inputs = {**numpy_inputs(**common), **self.bench.lowering.inputs}
+        inputs = {**tensors_from_numpy(**common), **self.bench.backend.inputs}
         return loss, float(host(self.steps.apply(self.weights, self.state, self.sums, inputs)))
 
     def inputs(self, batch: Any, targets: float, micro: int = 0, **more: Any) -> dict[str, Tensor]:
@@ -227,7 +227,7 @@ class Supervised:
             arrays["positions"] = batch.positions
         if self.bench.plan.model.dropout:
             arrays["key"] = random_key(self.bench.plan.seed, self.plan.name, self.step, micro)
-        return {**self.feed(**arrays), **self.bench.lowering.inputs}
+        return {**self.feed(**arrays), **self.bench.backend.inputs}
 
     def say(self, what: str, how: str) -> None:
         """A notice of something that went wrong beside the training, which it does not end."""
@@ -278,7 +278,7 @@ class Supervised:
         """(what the model says to a prompt, why it ends there)."""
         plan, codec = self.bench.plan, self.bench.prepared.codec
         if self.decoder is None:
-            self.decoder = Decoder(plan.model, self.bench.lowering, self.weights)
+            self.decoder = Decoder(plan.model, self.bench.backend, self.weights)
         said = generate(self.decoder, codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[0]
         return said.text, said.finish_reason
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st  # noqa: E402
 from networks import EPS, NETWORKS, VOCAB, apart, drawn_weights, plan_of  # noqa: E402
 from strategies import models  # noqa: E402
 
-from llmspec.bench import ours, torch_side  # noqa: E402
-from llmspec.bench.known import KNOWN  # noqa: E402
+from llmspec.bench import llmspec_side, torch_side  # noqa: E402
+from llmspec.bench.peer_support import KNOWN  # noqa: E402
 from llmspec.bench.task import BenchError, Task  # noqa: E402
 from llmspec.bench.torch_peer import Peer  # noqa: E402
 from llmspec.compiler.plan import ModelPlan, Plan  # noqa: E402
@@ -94,7 +94,7 @@ def test_every_part(name: str) -> None:
 def test_three_steps(model: dict[str, Any], name: str) -> None:
     """Losses before and after two updates: batches, passes, mask, gradients, clipping and optimizer are the same."""
     plan = plan_of(model, batch=2, **PHASES[name])
-    our, their = ours.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
+    our, their = llmspec_side.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
     losses = [(our.advance(), their.advance()) for _ in range(3)]
     assert len({round(a, 4) for a, _ in losses}) == 3
     for a, b in losses:
@@ -105,14 +105,14 @@ def test_three_steps(model: dict[str, Any], name: str) -> None:
 def test_muon_and_its_rest() -> None:
     """torch iterates in bfloat16, which has 8 bits."""
     plan = plan_of(LLAMA, optimizer={"kind": "muon", "lr": 0.02, "rest": {"lr": 0.01}})
-    our, their = ours.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
+    our, their = llmspec_side.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
     for room in (1e-5, 1e-3, 1e-3):
         assert our.advance() == pytest.approx(their.advance(), rel=room)
 
 
 def test_dropout_is_left_out_of_the_comparison() -> None:
     plan = plan_of({**GPT2, "dropout": 0.3})
-    our, their = ours.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
+    our, their = llmspec_side.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
     assert our.first_loss() == pytest.approx(their.first_loss(), rel=1e-5)
     assert our.advance() != pytest.approx(our.first_loss(), rel=1e-3)
 
@@ -134,7 +134,10 @@ def task(plan: Plan, side: Any, work: Any) -> Task:
 def test_transformers_reads_the_same_model(model: dict[str, Any], work: str) -> None:
     transformers_side = pytest.importorskip("llmspec.bench.transformers_side")
     plan = plan_of({**LLAMA, **model})
-    made = [side.run(task(plan, name, work)) for side, name in ((ours, "llmspec"), (transformers_side, "transformers"))]
+    made = [
+        side.run(task(plan, name, work))
+        for side, name in ((llmspec_side, "llmspec"), (transformers_side, "transformers"))
+    ]
     np.testing.assert_allclose(made[0].check, made[1].check, rtol=1e-4, atol=1e-6)
     assert len(made[0].seconds) == len(made[1].seconds) == 3
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from networks import EPS, Inputs, drawn_weights, memory, plan_of  # noqa: E402
 
-from llmspec.model.lowering import lowering  # noqa: E402  (networks opens the device)
+from llmspec.backends.backend import backend  # noqa: E402  (networks opens the device)
 from llmspec.model.steps import Steps  # noqa: E402
 
 MODEL: dict[str, Any] = {
@@ -43,7 +43,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def run(options: dict[str, Any], clip: float | None, their: Any) -> tuple[Any, Inputs, dict[str, Any], list[Any]]:
     """Ten steps of ours and of the optimizers that `their(plan, parameters)` makes, on the same gradients."""
     plan = plan_of(MODEL, optimizer=options, clip=clip)
-    part, steps = plan.phases[0].phase.optimizer, Steps(plan, plan.phases[0], lowering("CPU"))
+    part, steps = plan.phases[0].phase.optimizer, Steps(plan, plan.phases[0], backend("CPU"))
     w = drawn_weights(plan.model, 1)
     weights, state, sums, common = Inputs().put(w), Inputs(), Inputs(), Inputs()
     state.put({n: np.zeros(shape, np.float32) for n, shape in steps.state_shapes().items()})
@@ -53,7 +53,7 @@ def run(options: dict[str, Any], clip: float | None, their: Any) -> tuple[Any, I
         g = drawn_weights(plan.model, 100 + step)
         factor = step / STEPS
         inputs = common.put({"scalars": np.array(part.scalars(factor, step), np.float32)})
-        norm = float(memory(steps.apply(weights, state, sums.put(g), {**inputs, **lowering("CPU").inputs})))
+        norm = float(memory(steps.apply(weights, state, sums.put(g), {**inputs, **backend("CPU").inputs})))
         for n, p in parameters.items():
             p.grad = torch.tensor(g[n], dtype=torch.float64)
         if clip is not None:
@@ -118,7 +118,7 @@ def test_muon(nesterov: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("plain", [False, True])
 def test_cross_entropy(smoothing: float, plain: bool) -> None:
-    rng, low = np.random.default_rng(3), lowering("CPU", plain)
+    rng, low = np.random.default_rng(3), backend("CPU", plain)
     x, w = ((rng.standard_normal(shape) * 1.5).astype(np.float32) for shape in ((5, 7), (24, 7)))
     g, ids = rng.standard_normal(5).astype(np.float32), rng.integers(0, 24, 5).astype(np.int32)
     t = Inputs().put({"x": x, "w": w, "g": g, "ids": ids})

@@ -13,20 +13,20 @@ transformers = pytest.importorskip("transformers")
 
 from networks import CONTEXT, EPS, ROWS, VOCAB, Inputs, apart, drawn_tokens, drawn_weights, memory, plan_of  # noqa: E402
 
+from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402  (networks opens the device)
 from llmspec.compiler.masks import Mask  # noqa: E402
 from llmspec.compiler.plan import ModelPlan  # noqa: E402
-from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402  (networks opens the device)
-from llmspec.model.transformer import Transformer, block_view  # noqa: E402
+from llmspec.model.transformer import Transformer, block_context  # noqa: E402
 
 D, HEADS, KV_HEADS, LAYERS, D_FF = 16, 4, 2, 2, 40
 Arrays = dict[str, np.ndarray]
 
 
 def ours(plan: ModelPlan, weights: Arrays, tokens: np.ndarray, plain: bool) -> np.ndarray:
-    model, low = Transformer(plan), lowering("CPU", plain)
-    tensors = {**Inputs().put(weights), **numpy_inputs(**model.tables())}
-    read = numpy_inputs(tokens=tokens, spans=Mask().spans(CONTEXT))
-    out = model.logits(low.ops(low.inputs), tensors, read["tokens"], block_view(CONTEXT, read["spans"]))
+    model, low = Transformer(plan), backend("CPU", plain)
+    tensors = {**Inputs().put(weights), **tensors_from_numpy(**model.tables())}
+    read = tensors_from_numpy(tokens=tokens, spans=Mask().spans(CONTEXT))
+    out = model.logits(low.ops(low.inputs), tensors, read["tokens"], block_context(CONTEXT, read["spans"]))
     return memory(out.contiguous().realize()).copy()
 
 

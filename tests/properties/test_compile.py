@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from strategies import broken_specs, slips, specs, yaml_text
 
-from llmspec.asked import compiled
+from llmspec.api import compiled
 from llmspec.compiler import Plan, check_sections, compile_spec, complete
 from llmspec.core.problems import DataError, SpecError
 from llmspec.model.device import open_device

@@ -21,9 +21,9 @@ from llmspec.spec.schema import Spec
 open_device("CPU")
 from tinygrad import Tensor  # noqa: E402
 
-from llmspec.model.exact import exact  # noqa: E402
-from llmspec.model.ops import Ops  # noqa: E402
-from llmspec.model.transformer import Transformer, block_view  # noqa: E402
+from llmspec.backends.plain.ops import Ops  # noqa: E402
+from llmspec.model.graph_memory import exact  # noqa: E402
+from llmspec.model.transformer import Transformer, block_context  # noqa: E402
 
 
 class Counting(Ops):
@@ -54,7 +54,7 @@ def counted(plan: Plan, batch: int) -> int:
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
     tokens = Tensor.empty(batch, plan.model.context, dtype="int32")
     spans = Tensor.empty(1, plan.model.context, 2, dtype="int32")
-    model.logits(ops, tensors, tokens, block_view(plan.model.context, spans))
+    model.logits(ops, tensors, tokens, block_context(plan.model.context, spans))
     return ops.flops
 
 

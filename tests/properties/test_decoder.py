@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, Inputs, drawn_tokens, drawn_weights, plan_of
 
+from llmspec.backends.backend import backend
 from llmspec.model.decoder import SHORTEST, Decoder
-from llmspec.model.lowering import lowering
 
 seeds, starts = st.integers(0, 2**32 - 1), st.integers(1, CONTEXT)
 few_draws = settings(deadline=None, max_examples=3)
@@ -24,7 +24,7 @@ TOLERANCE = 400 * EPS
 @functools.cache
 def decoder(name: str) -> tuple[Decoder, Inputs]:
     weights = Inputs().put(drawn_weights(NETWORKS[name].model, 0))
-    return Decoder(NETWORKS[name].model, lowering("CPU"), weights), weights
+    return Decoder(NETWORKS[name].model, backend("CPU"), weights), weights
 
 
 def decoded(name: str, seed: int, tokens: np.ndarray, start: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def long() -> tuple[Decoder, Inputs]:
         }
     ).model
     weights = Inputs().put(drawn_weights(plan, 5))
-    return Decoder(plan, lowering("CPU"), weights), weights
+    return Decoder(plan, backend("CPU"), weights), weights
 
 
 LONG = SHORTEST + 8

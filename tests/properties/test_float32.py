@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import TABLES
 
+from llmspec.backends.backend import backend, tensors_from_numpy
 from llmspec.compiler import check_sections
 from llmspec.compiler.numbers import number_problems, phase_problems
 from llmspec.core.float32 import LARGEST, SMALLEST, lost, rounded
 from llmspec.core.units import Budget, Share
 from llmspec.model.device import open_device
-from llmspec.model.lowering import lowering, numpy_inputs
 from llmspec.parts import optimizers, phases
 from llmspec.parts.base import Dims, Frozen, Part
 from llmspec.parts.norms.base import SMALLEST_EPS
@@ -199,10 +199,10 @@ def test_the_last_numbers_that_pass_make_no_nan(kind: str, settings: dict[str, f
     """Where every gradient is 0, as those of unseen tokens are; and the weights stay what they were, but for decay."""
     optimizer = optimizers.TABLE[kind](weight_decay=0.0, **settings)
     assert not list(number_problems(optimizer)) and not list(optimizer.together(None))
-    chosen = lowering("CPU", plain)
+    chosen = backend("CPU", plain)
     before = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
     names = optimizer.state("matrix")
-    held = numpy_inputs(
+    held = tensors_from_numpy(
         w=before,
         g=np.zeros_like(before),
         scale=np.ones(1, np.float32),
@@ -231,10 +231,10 @@ def test_constant_vectors_pass_the_smallest_norm(kind: str, plain: bool) -> None
     """Forward and backward, of zeros and of ones."""
     from tinygrad import Tensor
 
-    norm, chosen = TABLES["norm"][kind](eps=SMALLEST_EPS), lowering("CPU", plain)
+    norm, chosen = TABLES["norm"][kind](eps=SMALLEST_EPS), backend("CPU", plain)
     assert not list(number_problems(norm)) and list(number_problems(type(norm)(eps=0.9 * SMALLEST_EPS)))
     inputs = {
-        **numpy_inputs(
+        **tensors_from_numpy(
             x=np.stack([np.zeros(4), np.ones(4)]).astype(np.float32)[None],
             weight=np.ones(4, np.float32),
             bias=np.zeros(4, np.float32),

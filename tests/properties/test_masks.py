@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, drawn_tokens, drawn_weights
 from tinygrad import Tensor
 
+from llmspec.backends.backend import backend
 from llmspec.compiler.masks import Mask
-from llmspec.model.lowering import lowering
 
 seeds = st.integers(0, 2**32 - 1)
 some = settings(deadline=None, max_examples=5)
@@ -178,7 +178,7 @@ floats = st.floats(-50, 50, width=32)
 @pytest.mark.parametrize("shared", [False, True])
 def test_hidden_keys_have_no_weight_and_no_gradient(plain: bool, shared: bool) -> None:
     """Not even where they are huge; a query that sees nothing gives zeros and teaches nothing."""
-    low, inputs = lowering("CPU", plain), networks.Inputs()
+    low, inputs = backend("CPU", plain), networks.Inputs()
 
     @low.jit
     def graph(t: dict[str, Tensor], handles: dict[str, Tensor]) -> tuple[Tensor, ...]:

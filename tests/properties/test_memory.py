@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from strategies import specs
 
 from llmspec.compiler import compile_spec
-from llmspec.compiler.memory import habits, memory_of
+from llmspec.compiler.memory import memory_model, memory_of
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import SpecError
 from llmspec.core.units import Bytes
-from llmspec.model.exact import exact
+from llmspec.model.graph_memory import exact
 from llmspec.runs.run import RunFolder
 from llmspec.spec import load_spec
 from llmspec.spec.schema import Spec
@@ -92,7 +92,7 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
         twice = memory_of(
             plan.model,
             phase.phase.model_copy(update={"batch": 2 * phase.phase.batch}),
-            habits(plan.device, plan.precision),
+            memory_model(plan.device, plan.precision),
         )
         assert phase.memory.peak < twice.peak <= 2 * phase.memory.peak
 

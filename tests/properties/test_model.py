@@ -24,9 +24,9 @@ from networks import (
     plan_of,
 )
 
+from llmspec.backends.backend import backend
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import ModelPlan, TensorPlan
-from llmspec.model.lowering import lowering
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer, assert_complete
 from llmspec.model.weights import drawn
@@ -204,7 +204,7 @@ def test_dropout_acts_in_training_only() -> None:
     found = {}
     for rate in (0.0, 0.5):
         plan = plan_of({**model, "dropout": rate})
-        steps, handles = Steps(plan, plan.phases[0], lowering("CPU")), lowering("CPU").inputs
+        steps, handles = Steps(plan, plan.phases[0], backend("CPU")), backend("CPU").inputs
         weights = Inputs().put(drawn_weights(plan.model, 1))
         data, more, sums = Inputs().put(batch), Inputs(), Inputs().put({n: memory(t) for n, t in weights.items()})
         found[rate] = float(memory(steps.evaluate(weights, {}, {**data, **handles})))

@@ -24,7 +24,7 @@ from llmspec.model.device import open_device
 
 open_device("CPU")
 
-from llmspec.kernels import native  # noqa: E402  (the compiler comes first)
+from llmspec.backends.cpu import native  # noqa: E402  (the compiler comes first)
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKERS = {**kernel_cases.ROW_MAKERS, **attention_cases.ATTENTION}

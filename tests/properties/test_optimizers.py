@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import CONTEXT, EPS, ROWS, Arrays, Inputs, drawn_tokens, drawn_weights, memory, plan_of
 
+from llmspec.backends.backend import backend
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import Plan
-from llmspec.model.lowering import lowering
 from llmspec.model.steps import Steps
 from llmspec.parts import optimizers
 
@@ -110,7 +110,7 @@ def expected(o: Any, role: str, w: np.ndarray, g: np.ndarray, s: State, factor: 
 def made(name: str) -> tuple[Plan, Steps, Inputs, Inputs, Inputs, Inputs]:
     options, clip = CHOSEN[name]
     plan = plan_of(MODEL, optimizer=options, clip=clip)
-    return plan, Steps(plan, plan.phases[0], lowering("CPU")), Inputs(), Inputs(), Inputs(), Inputs()
+    return plan, Steps(plan, plan.phases[0], backend("CPU")), Inputs(), Inputs(), Inputs(), Inputs()
 
 
 def test_every_optimizer_is_chosen() -> None:
@@ -137,7 +137,7 @@ def test_steps_follow_the_formulas(name: str, seed: int, spread: float, factors:
         g = {n: v * spread for n, v in drawn_weights(plan.model, (seed + step) % 2**32).items()}
         g = {n: v.astype(np.float32) for n, v in g.items()}
         inputs = common.put({"scalars": np.array(o.scalars(factor, step), np.float32)})
-        norm = memory(steps.apply(weights, state, sums.put(g), {**inputs, **lowering("CPU").inputs}))
+        norm = memory(steps.apply(weights, state, sums.put(g), {**inputs, **backend("CPU").inputs}))
         whole = np.sqrt(sum((v.astype(np.float64) ** 2).sum() for v in g.values()))
         assert float(norm) == pytest.approx(whole, rel=100 * EPS)
         shrink = 1.0 if clip is None else min(1.0, clip / (whole + 1e-6))
@@ -179,7 +179,7 @@ def batch(seed: int, counted: np.ndarray, keep: float) -> Arrays:
 @given(seeds)
 def test_small_batches_add_up_to_the_large_one(seed: int) -> None:
     plan, steps, *_ = made("adamw")
-    weights, handles = Inputs().put(drawn_weights(plan.model, seed)), lowering("CPU").inputs
+    weights, handles = Inputs().put(drawn_weights(plan.model, seed)), backend("CPU").inputs
     sums, data = Inputs(), Inputs()
 
     def run(*passes: Arrays) -> tuple[float, Arrays]:
@@ -199,7 +199,7 @@ def test_small_batches_add_up_to_the_large_one(seed: int) -> None:
 
 def test_a_step_is_its_gradients_and_their_update() -> None:
     plan, steps, *_ = made("adamw")
-    handles, w = lowering("CPU").inputs, drawn_weights(plan.model, 1)
+    handles, w = backend("CPU").inputs, drawn_weights(plan.model, 1)
     scalars = {"scalars": np.array(plan.phases[0].phase.optimizer.scalars(0.5, 1), np.float32)}
     zeros = {n: np.zeros(shape, np.float32) for n, shape in steps.state_shapes().items()}
     one, other = ((Inputs().put(w), Inputs().put(zeros)) for _ in range(2))

@@ -21,8 +21,8 @@ open_device("CPU")
 from tinygrad import Tensor, TinyJit  # noqa: E402  (the compiler comes first)
 from tinygrad.helpers import GlobalCounters  # noqa: E402
 
-from llmspec.kernels import native  # noqa: E402
-from llmspec.kernels.calls import linears, matmul  # noqa: E402
+from llmspec.backends.cpu import native  # noqa: E402
+from llmspec.backends.cpu.autograd import linears, matmul  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 sizes = st.sampled_from([1, 2, 3, 7, 33, 64])
@@ -153,11 +153,11 @@ def test_what_does_not_fit_is_refused() -> None:
 
 CAPTURE = """
 import pickle, sys
-from llmspec.kernels.toolchain import prepare
+from llmspec.backends.cpu.toolchain import prepare
 prepare()
 from tinygrad import Tensor, TinyJit
-from llmspec.kernels.native import handle
-from llmspec.kernels.calls import linears
+from llmspec.backends.cpu.native import handle
+from llmspec.backends.cpu.autograd import linears
 x = Tensor([[float(4 * i + j) for j in range(4)] for i in range(3)]).realize()
 w = Tensor([[1.0] * 4] * 2).realize()
 """
@@ -186,7 +186,7 @@ def test_a_pickled_capture_runs_in_another_process(tmp_path: Path) -> None:
 
 
 DRIVE = """
-from llmspec.kernels import native
+from llmspec.backends.cpu import native
 from kernels import drive
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
@@ -209,7 +209,8 @@ def test_the_same_bits_with_any_number_of_threads(instructions: str) -> None:
 
 BLAS = """
 import ctypes
-from llmspec.kernels import blas_library, native
+from llmspec.backends.cpu import blas_library
+from llmspec.backends.cpu import native
 from kernels import drive
 from kernel_cases import PRODUCTS
 library, blas = native.library(), blas_library.search()

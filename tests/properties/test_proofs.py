@@ -21,7 +21,7 @@ from llmspec.data import reading as reading_texts
 from llmspec.data.layout import PlainLayout
 from llmspec.data.leaks import Held
 from llmspec.data.packing import DialogueLayout
-from llmspec.data.prepare import Prepared, prepare
+from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.proofs import data_proofs
 from llmspec.spec import load_spec
 
@@ -185,7 +185,7 @@ def test_a_budget_that_does_not_hold_is_caught(change: dict[str, Any], said: str
 # -- planted: data ---------------------------------------------------------------------------------------------------
 
 
-def tampered(plan: Any, layout: type, **arrays: Any) -> Prepared:
+def tampered(plan: Any, layout: type, **arrays: Any) -> PreparedData:
     """The prepared data of a plan, some arrays of one kind of layout overwritten in every phase."""
     prepared = prepare(plan)
     for name in prepared.phases:

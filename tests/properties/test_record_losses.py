@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from records import FORMATS, SPOILED, dropped_for, record
 from test_sources import cache, plan_of, source  # noqa: F401
 
-from llmspec.asked import tell_unknown
+from llmspec.api import tell_unknown
 from llmspec.core.problems import DataError, Problem
 from llmspec.data.losses import Loss
 from llmspec.data.notices import notices
-from llmspec.data.prepare import Prepared, prepare
+from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.shaping import EMPTY, FORMAT, NOT_TEXT, ROLE, UNREADABLE
 from llmspec.data.unknown import Unknown, of_prompt
 from llmspec.parts import tokenizers
@@ -41,7 +41,7 @@ def talk(folder: Path, records: list[dict[str, Any]], kind: str = "sft", **more:
     return plan_of(folder, {"r": part}, ("p", kind, {"r": 100}, "1 steps"), context=128)
 
 
-def learned(prepared: Prepared) -> int:
+def learned(prepared: PreparedData) -> int:
     """Training documents that blocks are made of."""
     layout = prepared.stream("p")._layouts["r"]
     return len(getattr(layout, "kept", prepared.sides()["plain"][0][1].lengths if "plain" in prepared.sides() else ()))

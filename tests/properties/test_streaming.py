@@ -288,7 +288,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 import test_sources as t
-from llmspec.bench.memory import peak_bytes
+from llmspec.forecast.process_memory import peak_bytes
 from llmspec.parts import tokenizers
 kind, name, settings = sys.argv[1], sys.argv[2], {"bpe": {"vocab": 500}}
 part = tokenizers.TABLE[kind](**settings.get(kind, {}))
@@ -308,8 +308,13 @@ print(found.train_tokens, peak_bytes() // 2**20)
     ],
 )
 def test_memory_does_not_grow_with_the_text(
-    kind: str, name: str, size: int, most: int, tmp_path: Path, cache: Path
-) -> None:  # noqa: F811
+    kind: str,
+    name: str,
+    size: int,
+    most: int,
+    tmp_path: Path,
+    cache: Path,  # noqa: F811
+) -> None:
     """`size` million characters in one file; at most `most` MB, of which Python and numpy take 60."""
     written = number = 0
     with (tmp_path / name).open("w", encoding="utf-8") as file:

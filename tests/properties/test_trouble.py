@@ -26,10 +26,11 @@ open_device("CPU")
 
 from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
 
-from llmspec.kernels import native, owner  # noqa: E402
-from llmspec.kernels.replay import Replayed, overlap  # noqa: E402
+from llmspec.backends import owner  # noqa: E402
+from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402
+from llmspec.backends.cpu import native  # noqa: E402
+from llmspec.backends.cpu.captured_step import CapturedStep, overlap  # noqa: E402
 from llmspec.model.ids import read_ids  # noqa: E402
-from llmspec.model.lowering import lowering, numpy_inputs  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKERS = {**kernel_cases.PRODUCTS, **kernel_cases.ROW_MAKERS, **ATTENTION}
@@ -52,13 +53,13 @@ def test_no_index_leads_out_of_its_table() -> None:
 @pytest.mark.parametrize("replayed", [True, False])
 @pytest.mark.parametrize("id_", [7, -1, 2**31 - 1])
 def test_a_step_that_reads_a_wrong_id_ends_in_a_sentence(id_: int, replayed: bool) -> None:
-    low = lowering("CPU")
+    low = backend("CPU")
 
     def step(inputs: dict[str, Tensor]) -> Tensor:
         return low.ops(inputs).embedding(inputs["w"], inputs["ids"]).sum().realize()
 
-    jit, w = Replayed(step, replayed), np.ones((7, 3), np.float32)
-    feed = lambda *ids: {**numpy_inputs(w=w, ids=np.array(ids, np.int32)), **low.inputs}
+    jit, w = CapturedStep(step, replayed), np.ones((7, 3), np.float32)
+    feed = lambda *ids: {**tensors_from_numpy(w=w, ids=np.array(ids, np.int32)), **low.inputs}
     assert jit(feed(0, 6)).item() == 6
     with pytest.raises(RunError, match=f"{id_} was looked up in a table of 7 rows"):
         jit(feed(0, id_))
@@ -71,7 +72,7 @@ import numpy as np
 from kernels import _once, check, edged, trouble
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
-from llmspec.kernels import native
+from llmspec.backends.cpu import native  # noqa: E402
 library = native.library()
 found = {}
 for bytes_ in (0, 64 << 10, 1 << 40):

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from llmspec.core.problems import Problem
-from llmspec.parts.base import Default, Dims, ModelPart, Pointwise, TensorSpec
+from llmspec.parts.base import Default, Dims, ElementwiseOps, ModelPart, TensorSpec
 from llmspec.parts.positions.base import Hooks
 
-SOFTMAX = Pointwise(15.5, 16)
+SOFTMAX = ElementwiseOps(15.5, 16)
 """Operations for each score: the causal mask, the maximum, the exponential, the sum and the quotient."""
 
 
@@ -73,13 +73,15 @@ class Attention(ModelPart):
         """Projections, and scores and weighted sum over the full context (as computed, the masked half included)."""
         return super().flops(dims) + 4.0 * dims.context * dims.heads * dims.head_dim
 
-    def pointwise(self, dims: Dims) -> Pointwise:
+    def elementwise(self, dims: Dims) -> ElementwiseOps:
         """The masked softmax over the full context, the scaling of queries, and biases."""
         biases = sum(t.shape[0] for t in self.tensors(dims) if t.role == "bias")
-        return SOFTMAX.times(dims.heads * dims.context).plus(Pointwise(1, 1).times(dims.heads * dims.head_dim + biases))
+        return SOFTMAX.times(dims.heads * dims.context).plus(
+            ElementwiseOps(1, 1).times(dims.heads * dims.head_dim + biases)
+        )
 
-    def kept(self, dims: Dims) -> float:
-        """Queries, keys, values and the heads' outputs; what is kept of the scores depends on the lowering."""
+    def saved_for_backward(self, dims: Dims) -> float:
+        """Queries, keys, values and the heads' outputs; what is kept of the scores depends on the backend."""
         return 2.0 * (dims.heads + dims.kv_heads) * dims.head_dim
 
     def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Any:  # noqa: B008

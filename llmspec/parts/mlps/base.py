@@ -4,14 +4,14 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from llmspec.parts.base import Default, Dims, ModelPart, Pointwise, TensorSpec
+from llmspec.parts.base import Default, Dims, ElementwiseOps, ModelPart, TensorSpec
 
 
 class MLP(ModelPart):
     """down(act(up(x))). build(dims) -> f(ops, w, x_BTD) -> x_BTD."""
 
     activation: ClassVar[str]
-    per_number: ClassVar[Pointwise]
+    per_number: ClassVar[ElementwiseOps]
     """Operations of the activation, and of the gate where there is one, for each number of the hidden layer."""
     d_ff: int | None = Field(None, gt=0, le=1 << 24)
     """Width of the hidden layer; 4·d_model (plain) or 8/3·d_model rounded up to 32 (gated) where left open."""
@@ -21,12 +21,12 @@ class MLP(ModelPart):
     def defaults(self, dims: Dims) -> dict[str, Default]:
         return {"d_ff": Default(4 * dims.d_model, "4·d_model, as in Vaswani et al. 2017")}
 
-    def pointwise(self, dims: Dims) -> Pointwise:
+    def elementwise(self, dims: Dims) -> ElementwiseOps:
         """The activation, the gate and biases."""
         biases = sum(t.shape[0] for t in self.tensors(dims) if t.role == "bias")
-        return self.per_number.times(self.d_ff or 0).plus(Pointwise(1, 1).times(biases))
+        return self.per_number.times(self.d_ff or 0).plus(ElementwiseOps(1, 1).times(biases))
 
-    def kept(self, dims: Dims) -> float:
+    def saved_for_backward(self, dims: Dims) -> float:
         """The projections' outputs and the hidden layer."""
         return float(len(self.projections(dims)) * (self.d_ff or 0))
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from llmspec.parts.base import Pointwise
+from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.mlps.base import GatedMLP
 
 
@@ -12,4 +12,4 @@ class GeGLU(GatedMLP):
     kind: Literal["geglu"] = "geglu"
     formula: ClassVar[str] = "down(gelu(gate(x)) ⊙ up(x)),  gelu(z) = z/2 · (1 + tanh(√(2/π)·(z + 0.044715·z³)))"
     activation: ClassVar[str] = "gelu"
-    per_number: ClassVar[Pointwise] = Pointwise(10, 30.5)
+    per_number: ClassVar[ElementwiseOps] = ElementwiseOps(10, 30.5)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from llmspec.parts.base import Pointwise
+from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.mlps.base import MLP
 
 
@@ -12,4 +12,4 @@ class GELU(MLP):
     kind: Literal["gelu"] = "gelu"
     formula: ClassVar[str] = "down(gelu(up(x))),  gelu(z) = z/2 · (1 + tanh(√(2/π)·(z + 0.044715·z³)))"
     activation: ClassVar[str] = "gelu"
-    per_number: ClassVar[Pointwise] = Pointwise(7.5, 13)
+    per_number: ClassVar[ElementwiseOps] = ElementwiseOps(7.5, 13)

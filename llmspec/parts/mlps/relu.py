@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from llmspec.parts.base import Pointwise
+from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.mlps.base import MLP
 
 
@@ -12,4 +12,4 @@ class ReLU(MLP):
     kind: Literal["relu"] = "relu"
     formula: ClassVar[str] = "down(max(0, up(x)))"
     activation: ClassVar[str] = "relu"
-    per_number: ClassVar[Pointwise] = Pointwise(1, 2)
+    per_number: ClassVar[ElementwiseOps] = ElementwiseOps(1, 2)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from llmspec.parts.base import Pointwise
+from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.mlps.base import MLP
 
 
@@ -12,4 +12,4 @@ class SiLU(MLP):
     kind: Literal["silu"] = "silu"
     formula: ClassVar[str] = "down(silu(up(x))),  silu(z) = z / (1 + e⁻ᶻ)"
     activation: ClassVar[str] = "silu"
-    per_number: ClassVar[Pointwise] = Pointwise(5, 12)
+    per_number: ClassVar[ElementwiseOps] = ElementwiseOps(5, 12)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from llmspec.parts.base import Pointwise
+from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.mlps.base import GatedMLP
 
 
@@ -12,4 +12,4 @@ class SwiGLU(GatedMLP):
     kind: Literal["swiglu"] = "swiglu"
     formula: ClassVar[str] = "down(silu(gate(x)) ⊙ up(x)),  silu(z) = z / (1 + e⁻ᶻ)"
     activation: ClassVar[str] = "silu"
-    per_number: ClassVar[Pointwise] = Pointwise(6, 18.5)
+    per_number: ClassVar[ElementwiseOps] = ElementwiseOps(6, 18.5)

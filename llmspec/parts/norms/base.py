@@ -7,7 +7,7 @@ from pydantic import Field
 
 from llmspec.core.float32 import LARGEST
 from llmspec.core.problems import Problem
-from llmspec.parts.base import Dims, ModelPart, Pointwise
+from llmspec.parts.base import Dims, ElementwiseOps, ModelPart
 
 SMALLEST_EPS = 1.01 * LARGEST ** (-2 / 3)
 """About 2.1e-26."""
@@ -16,7 +16,7 @@ SMALLEST_EPS = 1.01 * LARGEST ** (-2 / 3)
 class Norm(ModelPart):
     """Normalises each token's vector. build(dims) -> f(ops, w, x_BTD) -> x_BTD."""
 
-    per_number: ClassVar[Pointwise]
+    per_number: ClassVar[ElementwiseOps]
     """Operations for each number, the sum with the residual stream included."""
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "eps": ("a constant vector would be divided by 0 and become NaN", "every vector would become 0")
@@ -36,9 +36,9 @@ class Norm(ModelPart):
                 "the gradient of a constant vector would be NaN",
             )
 
-    def pointwise(self, dims: Dims) -> Pointwise:
+    def elementwise(self, dims: Dims) -> ElementwiseOps:
         return self.per_number.times(dims.d_model)
 
-    def kept(self, dims: Dims) -> float:
+    def saved_for_backward(self, dims: Dims) -> float:
         """What it gives, and the sum that it is taken of."""
         return 2.0 * dims.d_model

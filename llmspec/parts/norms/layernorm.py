@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from llmspec.parts.base import Dims, Pointwise, TensorSpec
+from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.norms.base import Norm
 
 
@@ -11,7 +11,7 @@ class LayerNorm(Norm):
 
     kind: Literal["layernorm"] = "layernorm"
     formula: ClassVar[str] = "(x − mean(x)) / √(variance(x) + eps) · weight + bias"
-    per_number: ClassVar[Pointwise] = Pointwise(9, 18)
+    per_number: ClassVar[ElementwiseOps] = ElementwiseOps(9, 18)
     bias: bool = True
     """Whether a trained bias is added."""
 

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from llmspec.parts.base import Dims, Pointwise, TensorSpec
+from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.norms.base import Norm
 
 
@@ -11,7 +11,7 @@ class RMSNorm(Norm):
 
     kind: Literal["rmsnorm"] = "rmsnorm"
     formula: ClassVar[str] = "x / √(mean(x²) + eps) · weight"
-    per_number: ClassVar[Pointwise] = Pointwise(6, 10)
+    per_number: ClassVar[ElementwiseOps] = ElementwiseOps(6, 10)
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         return (TensorSpec("weight", (dims.d_model,), "norm"),)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llmspec.parts.base import Part, Pointwise
+from llmspec.parts.base import ElementwiseOps, Part
 
 
 class CrossEntropy(Part):
@@ -18,9 +18,9 @@ class CrossEntropy(Part):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over the vocabulary (Szegedy et al. 2016, section 7)."""
 
-    def pointwise(self, vocab: int) -> Pointwise:
+    def elementwise(self, vocab: int) -> ElementwiseOps:
         """Operations per token: the softmax over the vocabulary, and its gradient."""
-        return Pointwise(5, 9).times(vocab)
+        return ElementwiseOps(5, 9).times(vocab)
 
     def build(self) -> Any:
         """f(ops, hidden_ND, head_VD, targets_N) -> losses_N in nats, before the mask of supervision."""

@@ -34,7 +34,7 @@ class Adam(Optimizer):
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, 1 / (1 - self.beta1**step), 1 / (1 - self.beta2**step))
 
-    def pointwise(self, role: Role) -> float:
+    def elementwise(self, role: Role) -> float:
         return 16.0 + 3.0 * bool(self.decay(role))
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:

@@ -50,12 +50,12 @@ class Optimizer(Part):
         """FLOPs of the matrix products of one update of a weight."""
         return 0.0
 
-    def pointwise(self, role: Role) -> float:
+    def elementwise(self, role: Role) -> float:
         """The other operations of one update, for each number of a weight; estimated, clipping apart."""
         raise TypeError(f"{type(self).__name__} does not say what an update takes")
 
     def together(self, clip: float | None) -> Iterator[Problem]:
-        """What float32 makes of one number beside another; `clip` is the largest norm of a gradient, if there is one."""
+        """What float32 makes of one number beside another; `clip` is the largest gradient norm, if there is one."""
         return iter(())
 
     def decoupled_decay(self) -> Iterator[Problem]:

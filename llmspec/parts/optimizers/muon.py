@@ -51,8 +51,8 @@ class Muon(Optimizer):
         m, n = sorted(shape)
         return self.iterations * 2.0 * (2 * m * m * n + m**3)
 
-    def pointwise(self, role: Role) -> float:
-        return 14.0 + 5.0 * self.iterations if role == "matrix" else self.rest.pointwise(role)
+    def elementwise(self, role: Role) -> float:
+        return 14.0 + 5.0 * self.iterations if role == "matrix" else self.rest.elementwise(role)
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
         if role != "matrix":

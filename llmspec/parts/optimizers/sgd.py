@@ -21,7 +21,7 @@ class SGD(Optimizer):
     def state(self, role: Role) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()
 
-    def pointwise(self, role: Role) -> float:
+    def elementwise(self, role: Role) -> float:
         return 2.0 + 2.0 * bool(self.momentum) * (1 + self.nesterov) + 2.0 * bool(self.decay(role))
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:

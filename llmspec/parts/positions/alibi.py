@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from llmspec.parts.base import Dims, Pointwise
+from llmspec.parts.base import Dims, ElementwiseOps
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -25,9 +25,9 @@ class Alibi(Position):
 
         return {"slopes": np.array(slopes(dims.heads), np.float32)}
 
-    def pointwise(self, dims: Dims) -> Pointwise:
+    def elementwise(self, dims: Dims) -> ElementwiseOps:
         """The penalty of each score in every layer."""
-        return Pointwise(4, 1).times(dims.layers * dims.heads * dims.context)
+        return ElementwiseOps(4, 1).times(dims.layers * dims.heads * dims.context)
 
     def table_numbers(self, dims: Dims) -> int:
         return dims.heads

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from llmspec.parts.base import Dims, Pointwise, TensorSpec
+from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -15,9 +15,9 @@ class Learned(Position):
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         return (TensorSpec("weight", (dims.context, dims.d_model), "embedding"),)
 
-    def pointwise(self, dims: Dims) -> Pointwise:
+    def elementwise(self, dims: Dims) -> ElementwiseOps:
         """A sum; its gradient is taken as a product with one-hot rows, once for all sequences."""
-        return Pointwise(1, 1).times(dims.d_model)
+        return ElementwiseOps(1, 1).times(dims.d_model)
 
     def build(self, dims: Dims) -> Hooks:
         return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.embedding(w["weight"], p_BT))

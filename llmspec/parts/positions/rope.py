@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.core.problems import Problem
-from llmspec.parts.base import Dims, Pointwise
+from llmspec.parts.base import Dims, ElementwiseOps
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -34,9 +34,9 @@ class Rope(Position):
         angle = np.arange(dims.context)[:, None] * np.concatenate([frequency, frequency])[None]
         return {"cos": np.cos(angle).astype(np.float32), "sin": np.sin(angle).astype(np.float32)}
 
-    def pointwise(self, dims: Dims) -> Pointwise:
+    def elementwise(self, dims: Dims) -> ElementwiseOps:
         """Two products and a sum for each number of the queries and keys of every layer."""
-        return Pointwise(4, 4).times(dims.layers * (dims.heads + dims.kv_heads) * dims.head_dim)
+        return ElementwiseOps(4, 4).times(dims.layers * (dims.heads + dims.kv_heads) * dims.head_dim)
 
     def table_numbers(self, dims: Dims) -> int:
         return 2 * dims.context * dims.head_dim

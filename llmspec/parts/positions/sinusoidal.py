@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llmspec.parts.base import Dims, Pointwise
+from llmspec.parts.base import Dims, ElementwiseOps
 from llmspec.parts.positions.base import Hooks, Position
 
 
@@ -26,8 +26,8 @@ class Sinusoidal(Position):
         table[:, 0::2], table[:, 1::2] = np.sin(angle), np.cos(angle)[:, : dims.d_model // 2]
         return {"table": table}
 
-    def pointwise(self, dims: Dims) -> Pointwise:
-        return Pointwise(1, 0).times(dims.d_model)
+    def elementwise(self, dims: Dims) -> ElementwiseOps:
+        return ElementwiseOps(1, 0).times(dims.d_model)
 
     def table_numbers(self, dims: Dims) -> int:
         return dims.context * dims.d_model

@@ -255,7 +255,8 @@ class _Walk:
         elif named:
             self.problems.append(
                 Problem(
-                    f"`{shown(name)}` is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no regular file')}, not a regular file",
+                    f"`{shown(name)}` is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no regular file')}, "
+                    "not a regular file",
                     hint="write its text into a file, and name that",
                     consequence="reading it might never end",
                 )

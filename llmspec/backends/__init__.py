@@ -1,0 +1,5 @@
+"""C functions, their compiler, and what makes tinygrad a guest that changes nothing of its host process."""
+
+from llmspec.backends import shield
+
+shield.stand()

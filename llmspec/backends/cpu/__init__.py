@@ -1,0 +1,1 @@
+"""The CPU backend: C functions, their compiler, their gradients, and captured steps."""

@@ -1,0 +1,362 @@
+"""The operations of kernels/c as functions of tensors, with their gradients.
+
+Stock tinygrad recomputes the softmax in its backward pass, computes the gradient of an embedding as a one-hot product
+and spends most of an activation in a scalar polynomial; the lab book has what each of these calls gains.
+
+Shape letters: B batch, T queries, S keys, H query heads, G key heads, d head width, N rows, I inputs, O outputs,
+D width, V vocabulary or rows. Everything is float32, ids and places are int32.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+from tinygrad import Tensor, UOp, dtypes
+
+from llmspec.backends.cpu.native import Gradient, call
+
+SILU, GELU = 0, 1
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    """A tensor's shape as plain integers. Raises TypeError for a symbolic one."""
+    if not all(isinstance(n, int) for n in x.shape):
+        raise TypeError(f"C functions need sizes that are known, not {x.shape}")
+    return x.shape  # type: ignore[return-value]
+
+
+def _given(node: UOp, outputs: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs (as they are after the call) and inputs of a call, its address last."""
+    return [Tensor(u.after(node)) for u in node.src[1 : 1 + outputs]], [Tensor(u) for u in node.src[1 + outputs :]]
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+def matmul(address: Tensor, a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+    """op(a) (…, M, K) by op(b) (…, K, N) -> (…, M, N); leading axes are equal, or `b` has none and serves all rows."""
+    (m, k), (inner, n) = _swap(_shape(a), transpose_a), _swap(_shape(b), transpose_b)
+    if inner != k:
+        raise ValueError(f"shapes do not fit: {_shape(a)}{' transposed' * transpose_a} by {_shape(b)}")
+    batch, leading = _shape(a)[:-2], math.prod(_shape(b)[:-2])
+    z = math.prod(batch)
+    if leading == 1 and not transpose_a:
+        z, m = 1, z * m
+    elif batch != _shape(b)[:-2]:
+        raise ValueError(f"leading axes differ: {_shape(a)} and {_shape(b)}")
+    out = _product(address, a, b, (z, m, n, k, int(transpose_a), int(transpose_b)))
+    return out.reshape(*batch, m // (math.prod(batch) if z == 1 else 1), n)
+
+
+def _swap(shape: tuple[int, ...], swapped: bool) -> tuple[int, int]:
+    rows, columns = shape[-2:]
+    return (columns, rows) if swapped else (rows, columns)
+
+
+def _product(address: Tensor, a: Tensor, b: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    z, m, n = sizes[:3]
+    return call("product", (z * m * n,), (a, b), sizes, address, _product_gradient(*sizes))[0]
+
+
+@functools.cache
+def _product_gradient(z: int, m: int, n: int, k: int, ta: int, tb: int) -> Gradient:
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        _, (a, b, address) = _given(node, 1)
+        # In the operands' stored forms, so that a transposed operand needs no transposed copy.
+        to_a = (
+            _product(address, b, Tensor(g), (z, k, m, n, tb, 1))
+            if ta
+            else _product(address, Tensor(g), b, (z, m, k, n, 0, 1 - tb))
+        )
+        to_b = (
+            _product(address, Tensor(g), a, (z, n, k, m, 1, ta))
+            if tb
+            else _product(address, a, Tensor(g), (z, k, n, m, 1 - ta, 0))
+        )
+        return None, to_a.uop, to_b.uop, None
+
+    return gradient
+
+
+def linears(address: Tensor, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """x (…, I) by up to three weights (O, I), plus biases -> (…, ΣO), side by side.
+
+    One call, so that the gradients of x are summed where they are made. Either all layers have a bias or none.
+    """
+    n, i = math.prod(_shape(x)[:-1]), _shape(x)[-1]
+    weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
+    wide = tuple(_shape(w)[0] for w in weights) + (0,) * (3 - len(layers))
+    sizes = (n, i, *wide, int(bool(biases)))
+    inputs = (x, *_three(weights), *_three(biases or weights))
+    y = call("linear", (n * sum(wide),), inputs, sizes, address, _linear_gradient(*sizes))[0]
+    return y.reshape(*_shape(x)[:-1], -1)
+
+
+def _three(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A C function has a fixed number of arguments: those that are not there are the first again, and not read."""
+    return [*tensors, *[tensors[0]] * (3 - len(tensors))]
+
+
+@functools.cache
+def _linear_gradient(n: int, i: int, *wide_biased: int) -> Gradient:
+    *wide, biased = wide_biased
+
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        _, (x, *weights) = _given(node, 1)
+        counts = (n * i, *(max(1, o * i) for o in wide), sum(wide) if biased else 1)
+        inputs = (Tensor(g), x, *weights[:3])
+        to_x, *to_w, to_b = call("linear_backward", counts, inputs, (n, i, *wide_biased), weights[-1])
+        starts = [sum(wide[:j]) for j in range(3)]
+        given = [g.uop if o else None for g, o in zip(to_w, wide, strict=True)]
+        more = [to_b[s : s + o].uop if o and biased else None for s, o in zip(starts, wide, strict=True)]
+        return None, to_x.uop, *given, *more, None
+
+    return gradient
+
+
+def linear_cross_entropy(
+    address: Tensor, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float
+) -> Tensor:
+    """Losses (N,) in nats of targets in 0 … V-1 under the logits hidden·weightᵀ, which are stored once and reused."""
+    (n, d), v = _shape(hidden_ND), _shape(weight_VD)[0]
+    inputs = (hidden_ND, weight_VD, targets_N.cast(dtypes.int32))
+    return call(
+        "linear_cross_entropy",
+        (n, n * v),
+        inputs,
+        (n, d, v, float(label_smoothing)),
+        address,
+        _entropy_gradient(n, d, v),
+    )[0]
+
+
+@functools.cache
+def _entropy_gradient(n: int, d: int, v: int) -> Gradient:
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        (_, slopes), (hidden, weight, _, address) = _given(node, 2)
+        to_hidden, to_weight = call(
+            "linear_cross_entropy_backward", (n * d, v * d), (Tensor(g), slopes, hidden, weight), (n, d, v), address
+        )
+        return None, None, to_hidden.uop, to_weight.uop, None, None
+
+    return gradient
+
+
+def embedding(address: Tensor, weight_VD: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a table (V, D) at ids (…) -> (…, D). Others than 0 … V-1 end the step that reads them."""
+    (v, d), n = _shape(weight_VD), math.prod(_shape(ids))
+    rows = call("gather_rows", (n * d,), (weight_VD, ids.cast(dtypes.int32)), (n, d, v), address, _scatter(n, d, v))[0]
+    return rows.reshape(*_shape(ids), d)
+
+
+@functools.cache
+def _scatter(n: int, d: int, v: int) -> Gradient:
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        _, (_, ids, address) = _given(node, 1)
+        return None, call("scatter_rows", (v * d,), (Tensor(g), ids), (n, d, v), address)[0].uop, None, None
+
+    return gradient
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+def attention(
+    address: Tensor, q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, spans: Tensor, bias: Tensor | None
+) -> Tensor:
+    """softmax(q·kᵀ/√d + bias)·v over the keys first … end - 1 of spans (B or 1, T, 2) -> (B, T, H, d).
+
+    `bias` (B or 1, H, T, S) is a constant: no gradient flows into it.
+    """
+    (b, t, h, d), (s, g) = _shape(q_BTHd), _shape(k_BSGd)[1:3]
+    sizes = (b, t, s, h, g, d, _shape(spans)[0], _shape(bias)[0] if bias is not None else 0)
+    inputs = (q_BTHd, k_BSGd, v_BSGd, spans.cast(dtypes.int32), q_BTHd if bias is None else bias)
+    return call("attention", (b * t * h * d, b * t * h), inputs, sizes, address, _attention_gradient(*sizes))[
+        0
+    ].reshape(_shape(q_BTHd))
+
+
+@functools.cache
+def _attention_gradient(*sizes: int) -> Gradient:
+    b, t, s, h, g, d = sizes[:6]
+
+    def gradient(grad: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        (out, sums), (q, k, v, spans, bias, address) = _given(node, 2)
+        to_q, to_k, to_v = call(
+            "attention_backward",
+            (b * t * h * d, b * s * g * d, b * s * g * d),
+            (Tensor(grad), out, sums, q, k, v, spans, bias),
+            sizes,
+            address,
+        )
+        return None, None, to_q.uop, to_k.uop, to_v.uop, None, None, None
+
+    return gradient
+
+
+def attention_packed(address: Tensor, qkv_BTNd: Tensor, heads: int, spans: Tensor, bias: Tensor | None) -> Tensor:
+    """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2G, d) -> (B, T, H, d)."""
+    b, t, n, d = _shape(qkv_BTNd)
+    sizes = (b, t, heads, (n - heads) // 2, d, _shape(spans)[0], _shape(bias)[0] if bias is not None else 0)
+    inputs = (qkv_BTNd, spans.cast(dtypes.int32), qkv_BTNd if bias is None else bias)
+    return call(
+        "attention_packed", (b * t * heads * d, b * t * heads), inputs, sizes, address, _packed_gradient(*sizes)
+    )[0].reshape(b, t, heads, d)
+
+
+@functools.cache
+def _packed_gradient(*sizes: int) -> Gradient:
+    b, t, h, g, d = sizes[:5]
+
+    def gradient(grad: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        (out, sums), (qkv, spans, bias, address) = _given(node, 2)
+        inputs = (Tensor(grad), out, sums, qkv, spans, bias)
+        back = call("attention_packed_backward", (b * t * (h + 2 * g) * d,), inputs, sizes, address)[0]
+        return None, None, back.uop, None, None, None
+
+    return gradient
+
+
+def rotate(address: Tensor, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, places: Tensor) -> Tensor:
+    """Rotary positions at places (B or 1, T) for the first `heads`, in the half-split form; tables (context, d)."""
+    sizes = (*_shape(x_BTHd), heads, _shape(places)[0], _shape(cos)[0])
+    return _turn(address, x_BTHd, cos, sin, places.cast(dtypes.int32), sizes, 1).reshape(_shape(x_BTHd))
+
+
+def _turn(
+    address: Tensor, x: Tensor, cos: Tensor, sin: Tensor, places: Tensor, sizes: tuple[int, ...], sign: int
+) -> Tensor:
+    return call(
+        "rotate", (math.prod(sizes[:4]),), (x, cos, sin, places), (*sizes, sign), address, _turn_back(*sizes, sign)
+    )[0]
+
+
+@functools.cache
+def _turn_back(*sizes: int) -> Gradient:
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        _, (_, cos, sin, places, address) = _given(node, 1)
+        back = _turn(address, Tensor(g), cos, sin, places, sizes[:-1], -sizes[-1])
+        return None, back.uop, None, None, None, None
+
+    return gradient
+
+
+# -- norms, sums and activations -----------------------------------------------------------------------------------
+def rms_norm(address: Tensor, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last axis."""
+    d, n = _shape(x)[-1], math.prod(_shape(x)[:-1])
+    done = call("rms_norm", (n * d, n), (x, weight_D), (n, d, float(eps)), address, _rms_gradient(n, d))[0]
+    return done.reshape(_shape(x))
+
+
+@functools.cache
+def _rms_gradient(n: int, d: int) -> Gradient:
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        (_, r), (x, weight, address) = _given(node, 2)
+        to_x, to_weight = call("rms_norm_backward", (n * d, d), (Tensor(g), x, weight, r), (n, d), address)
+        return None, None, to_x.uop, to_weight.uop, None
+
+    return gradient
+
+
+def layer_norm(address: Tensor, x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float) -> Tensor:
+    """(x - mean) / √(variance + eps) · weight + bias over the last axis."""
+    d, n = _shape(x)[-1], math.prod(_shape(x)[:-1])
+    biased = int(bias_D is not None)
+    inputs = (x, weight_D, weight_D if bias_D is None else bias_D)
+    return call(
+        "layer_norm", (n * d, 2 * n), inputs, (n, d, biased, float(eps)), address, _layer_gradient(n, d, biased)
+    )[0].reshape(_shape(x))
+
+
+@functools.cache
+def _layer_gradient(n: int, d: int, biased: int) -> Gradient:
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        (_, stats), (x, weight, _, address) = _given(node, 2)
+        to_x, to_both = call("layer_norm_backward", (n * d, 2 * d), (Tensor(g), x, weight, stats), (n, d), address)
+        return None, None, to_x.uop, to_both[:d].uop, to_both[d:].uop if biased else None, None
+
+    return gradient
+
+
+def add(address: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """x + y, of one shape."""
+    n = math.prod(_shape(x))
+    return call("add", (n,), (x, y), (n,), address, _both)[0].reshape(_shape(x))
+
+
+def _both(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+    return None, g, g, None
+
+
+def activation(address: Tensor, x: Tensor, kind: int) -> Tensor:
+    """SiLU, or GELU in its tanh form, element by element."""
+    n = math.prod(_shape(x))
+    return call("activation", (n,), (x,), (n, kind), address, _activation_gradient(n, kind))[0].reshape(_shape(x))
+
+
+@functools.cache
+def _activation_gradient(n: int, kind: int) -> Gradient:
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        _, (x, address) = _given(node, 1)
+        return None, call("activation_backward", (n,), (Tensor(g), x), (n, kind), address)[0].uop, None
+
+    return gradient
+
+
+def gated(address: Tensor, both: Tensor, kind: int) -> Tensor:
+    """activation(x) · up, for x and up side by side: (…, 2D) -> (…, D)."""
+    n, d = math.prod(_shape(both)[:-1]), _shape(both)[-1] // 2
+    return call("gated", (n * d,), (both,), (n, d, kind), address, _gated_gradient(n, d, kind))[0].reshape(
+        *_shape(both)[:-1], d
+    )
+
+
+@functools.cache
+def _gated_gradient(n: int, d: int, kind: int) -> Gradient:
+    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
+        _, (both, address) = _given(node, 1)
+        return None, call("gated_backward", (2 * n * d,), (Tensor(g), both), (n, d, kind), address)[0].uop, None
+
+    return gradient
+
+
+# -- updates -----------------------------------------------------------------------------------------------------------
+def square_sum(address: Tensor, x: Tensor) -> Tensor:
+    """The sum of all squares, (1,)."""
+    return call("square_sum", (1,), (x,), (math.prod(_shape(x)),), address)[0]
+
+
+def adam(
+    address: Tensor,
+    w: Tensor,
+    m: Tensor,
+    v: Tensor,
+    g: Tensor,
+    scale: Tensor,
+    scalars: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    l2: float,
+    decay: float,
+) -> list[Tensor]:
+    """Adam's step in place; weight and moments as they are afterwards, flat."""
+    numbers = (math.prod(_shape(w)), beta1, 1 - beta1, beta2, 1 - beta2, eps, float(l2), float(decay))
+    return call("adam", (w, m, v), (g, scalars, scale), numbers, address)
+
+
+def muon(
+    address: Tensor,
+    w: Tensor,
+    m: Tensor,
+    g: Tensor,
+    scale: Tensor,
+    scalars: Tensor,
+    momentum: float,
+    nesterov: bool,
+    decay: float,
+    iterations: int,
+    coefficients: tuple[float, float, float],
+) -> list[Tensor]:
+    """Muon's step on a matrix in place; weight and momentum as they are afterwards, flat."""
+    numbers = (*_shape(w), int(nesterov), iterations, float(momentum), float(decay), *coefficients)
+    return call("muon", (w, m), (g, scalars, scale), numbers, address)

@@ -1,0 +1,226 @@
+"""The C functions of kernels/c: compiled once for this processor, called by address from tinygrad's CPU graph."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tinygrad import Tensor, UOp, dtypes
+from tinygrad.dtype import _to_np_dtype
+from tinygrad.uop.ops import KernelInfo, Ops
+
+from llmspec.backends import owner
+from llmspec.backends.cpu import blas_library
+from llmspec.backends.cpu.toolchain import prepare
+from llmspec.core.devices import threads
+from llmspec.core.problems import RunError, one_of
+from llmspec.core.units import size
+
+SOURCES = ("pool", "product", "rows", "attention", "linear", "optimizer", "muon", "replay")
+"""Files of kernels/c, in the order in which they build on one another."""
+FUNCTIONS = (
+    "product",
+    "linear",
+    "linear_backward",
+    "linear_cross_entropy",
+    "linear_cross_entropy_backward",
+    "gather_rows",
+    "scatter_rows",
+    "rms_norm",
+    "rms_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "add",
+    "activation",
+    "activation_backward",
+    "gated",
+    "gated_backward",
+    "rotate",
+    "attention",
+    "attention_backward",
+    "attention_packed",
+    "attention_packed_backward",
+    "square_sum",
+    "adam",
+    "muon",
+)
+SMALL = {"muon": 2}
+"""Functions whose work is too small to be divided well, and how many buffers, the first ones, they write: where a step
+calls several one after another, each thread does its own."""
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
+FLAGS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", *WIDE)
+"""What lets clang vectorise the sums; nothing that assumes away NaN or infinity."""
+INSTRUCTIONS = "LLMSPEC_INSTRUCTIONS"
+"""For tests: the instructions that the functions are compiled for, by a name below, instead of all that are here."""
+SETS: dict[str, tuple[str, ...]] = {"": ()}
+if WIDE:
+    SETS |= {"avx2": ("-march=haswell",), "sse": ("-march=nehalem",)}
+AVX512_LANES = 16
+
+Gradient = Callable[..., "tuple[UOp | None, ...]"]
+Number = int | float
+
+
+def source() -> str:
+    """All of kernels/c as one text; the compiler's messages name the files."""
+    folder = Path(__file__).with_name("c")
+    return "\n".join(f'#line 1 "{n}.c"\n{(folder / f"{n}.c").read_text("utf-8")}' for n in SOURCES)
+
+
+def instructions() -> str:
+    """What LLMSPEC_INSTRUCTIONS names, or nothing. Raises RunError for a name that is not in SETS."""
+    asked = os.environ.get(INSTRUCTIONS, "")
+    if asked not in SETS:
+        raise RunError(f"{INSTRUCTIONS}={asked} names no set of instructions", one_of(asked, filter(None, SETS)))
+    return asked
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled functions, their threads started. Raises ToolchainError where no compiler is found."""
+    found = prepare().load(source(), "native", (*FLAGS, *SETS[instructions()]))
+
+    def start() -> None:
+        found.forget_threads()
+        found.start_threads(ctypes.c_int64(threads()))
+
+    start()
+    owner.after_fork(start)
+    return found
+
+
+NO_MEMORY, NO_SUCH_INDEX = 1, 2
+
+
+def raise_trouble() -> None:
+    """Raises RunError where a C function has failed since this was last asked; its results are then worth nothing."""
+    words = (ctypes.c_int64 * 2)()
+    kind = library().take_trouble(words)
+    if kind == NO_MEMORY:
+        raise owner.out_of_memory(f"{size(words[0])} more were wanted while computing")
+    if kind == NO_SUCH_INDEX:
+        raise RunError(
+            f"{words[0]} was looked up in a table of {words[1]} rows, which are counted from 0",
+            "a token id or a position is wrong; ids are 0 … vocabulary - 1",
+            "memory that belongs to something else would have been read",
+        )
+
+
+@functools.cache
+def products() -> str:
+    """Chooses what multiplies matrices, by the processor alone so that bits stay the same; its name, for people.
+
+    Our own tiles reach 1.5 times OpenBLAS's speed on AVX-512. Elsewhere numpy's BLAS does the bands of a product, and
+    without a BLAS our own tiles do.
+    """
+    own = f"own products of {library().lanes()} lanes, {library().thread_count()} threads"
+    if library().lanes() >= AVX512_LANES:
+        return own
+    blas = blas_library.search()
+    if isinstance(blas, str):
+        return f"{own}; no BLAS: {blas}"
+    whole = blas.name == "Accelerate"
+    if not whole:  # ours call it side by side; its own threads would fight with them
+        owner.bands_by(*blas.thread_functions())
+    library().use_blas(ctypes.c_void_p(blas.sgemm), ctypes.c_int64(blas.int_bits), ctypes.c_int64(whole))
+    return f"{blas.name}, {library().thread_count()} threads"
+
+
+@functools.cache
+def handle() -> Tensor:
+    """The functions' addresses as a realized uint64 tensor, in the order of FUNCTIONS: an input of jitted functions.
+
+    As constants they would be captured, and a captured function that another process loads would call what no longer
+    lies there.
+    """
+    products()
+    found = [ctypes.cast(getattr(library(), name), ctypes.c_void_p).value for name in FUNCTIONS]
+    return tensor(np.array(found, np.uint64), "CPU")
+
+
+def tensor(array: Any, device: str | None = None) -> Tensor:
+    """A realized tensor with a numpy array's numbers, copied without a graph, which would take 10 ms and more."""
+    with owner.turn():
+        made = Tensor.empty(*array.shape, dtype=getattr(dtypes, array.dtype.name), device=device)
+        if array.size:
+            refill(made, array)
+        return made
+
+
+def memory(tensor: Tensor) -> Any:
+    """The memory of a whole realized tensor as a numpy array while the tensor lives; None where it is no CPU's.
+
+    To be read and written within a turn of `owner`, at whose beginning nothing is under way.
+    """
+    if tensor.device != "CPU" or not tensor.shape or 0 in tensor.shape:
+        return None
+    buffer: Any = tensor.uop.base.buffer.ensure_allocated()  # type: ignore[union-attr]
+    held = (ctypes.c_char * buffer.nbytes).from_address(buffer.get_buf("CPU").va_addr)
+    return np.frombuffer(held, _to_np_dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def refill(tensor: Tensor, array: Any) -> None:
+    """Copies an array of its shape and type into a tensor that has memory of its own."""
+    with owner.turn():
+        buffer: Any = tensor.uop.base.buffer.ensure_allocated()  # type: ignore[union-attr]
+        buffer.allocator._copyin(buffer._buf, memoryview(np.ascontiguousarray(array).data).cast("B"))
+
+
+@functools.cache
+def _caller(name: str, numbers: tuple[Number, ...]) -> Callable[..., UOp]:
+    """A kernel that calls `name`(*buffers, *numbers). One object for each, since graphs are cached by identity."""
+    constants = [UOp.const(n, dtypes.int64 if isinstance(n, int) else dtypes.float32) for n in numbers]
+
+    def kernel(*buffers: UOp) -> UOp:
+        *rest, addresses = buffers
+        once = UOp.range(1, 0)
+        call = addresses[FUNCTIONS.index(name)].load().call(*(b[once] for b in rest), *constants, ret_dtype=dtypes.void)
+        label = "_".join(str(n) if isinstance(n, int) else format(n, "g").translate(LETTERS) for n in numbers)
+        CALLED[f"{name}_{label}"] = name
+        return UOp.sink(call.end(once), arg=KernelInfo(f"{name}_{label}", opts_to_apply=()))
+
+    return kernel
+
+
+CALLED: dict[str, str] = {}
+"""The function that a kernel calls, by the kernel's name."""
+LETTERS = str.maketrans({".": "p", "-": "m", "+": ""})
+
+
+def call(
+    name: str,
+    outputs: tuple[int | Tensor, ...],
+    inputs: tuple[Tensor, ...],
+    numbers: tuple[Number, ...],
+    address: Tensor,
+    gradient: Gradient | None = None,
+) -> list[Tensor]:
+    """`name`(*outputs, *inputs, *numbers) inside the graph.
+
+    An output is a number of float32 elements to make, or a tensor to change in place. Returns the outputs, flat, as
+    they are after the call; `gradient(g, call)` gives the gradients for outputs, inputs and `address`.
+    """
+    if not all(isinstance(n, int | float) for n in numbers):
+        raise TypeError(f"C functions need sizes that are known, not {numbers}")
+    made = [
+        o if isinstance(o, Tensor) else Tensor.invalids(o, dtype=dtypes.float32, device=address.device) for o in outputs
+    ]
+    flat = [t.reshape(-1) for t in (*made, *inputs)]
+    if wrong := [t.dtype.name for t in flat if t.dtype not in (dtypes.float32, dtypes.int32)]:
+        raise TypeError(f"C functions read float32 and int32, not {', '.join(wrong)}")
+    done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, numbers), grad_fxn=gradient)
+    return done[: len(made)]
+
+
+def made(x: Tensor) -> bool:
+    """Whether a tensor is all that a call wrote, in its order: it has memory of its own already."""
+    node = x.uop
+    while node.op is Ops.RESHAPE:
+        node = node.src[0]
+    return node.op is Ops.AFTER

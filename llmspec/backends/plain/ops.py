@@ -1,0 +1,241 @@
+"""The operations that parts build with, in plain tinygrad: the reference for every backend, and what GPUs run.
+
+Shape letters: B batch, T queries, S keys, D width, H query heads, K key/value heads, d head width, V vocabulary,
+N positions (B·T), M/K rows and inner length of matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tinygrad import Tensor, dtypes
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
+
+
+class Ops:
+    """Plain tinygrad. A backend for a device overrides what it can do faster, with the same meaning.
+
+    `key` (2,) uint32 seeds dropout for one step; None means no dropout (evaluation, decoding).
+    """
+
+    def __init__(self, key: Tensor | None = None, dropout: float = 0.0) -> None:
+        self._key, self._rate, self._sites = key, dropout, 0
+        self.written: list[Tensor] = []
+        """What is to be realized, so that everything assigned here is really written."""
+
+    # -- products ------------------------------------------------------------------------------------------------
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """(…, M, K) @ (K, N) or (…, K, N) -> (…, M, N), its gradient written down once; every product ends here."""
+        return (a @ b).contiguous_backward()
+
+    def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+        """(…, M, K) @ (…, K, N) -> (…, M, N), either side given transposed."""
+        a = a.transpose(-1, -2) if transpose_a else a
+        b = b.transpose(-1, -2) if transpose_b else b
+        return self.product(a, b)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (…, inputs) by weight (outputs, inputs) -> (…, outputs)."""
+        return self.linears(x, [(weight, bias)])
+
+    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Up to three layers of one input, weights and biases, -> (…, Σ outputs) side by side: one product.
+
+        Products read numbers, never expressions: fused into a product's loops, an input's or a gradient's arithmetic
+        would be done again for every tile, and again in the backward pass.
+        """
+        weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
+        joined = weights[0] if len(weights) == 1 else self.contiguous_barrier(Tensor.cat(*weights))
+        y = self.product(x.contiguous(), joined.transpose(0, 1))
+        return y + Tensor.cat(*biases) if biases else y
+
+    def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
+        """Rows of a trained table: (V, D), int (B, T) -> (B, T, D)."""
+        return weight[ids]
+
+    def rows(self, table: Tensor, ids: Tensor) -> Tensor:
+        """Rows of a constant table; no gradient."""
+        return table[ids].detach()
+
+    # -- shapes in memory ----------------------------------------------------------------------------------------
+    def contiguous_barrier(self, x: Tensor) -> Tensor:
+        """A border that fusion does not cross, forward and backward."""
+        return x.contiguous().contiguous_backward()
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """What a branch adds to the residual stream: x + dropout(y), of one shape, and a border."""
+        return self.contiguous_barrier(x + self.dropout(y))
+
+    def assign(self, tensor: Tensor, value: Tensor) -> Tensor:
+        """Writes a value into a weight or a state tensor; whoever reads the result reads what was written."""
+        self.written.append(tensor.assign(value))
+        return tensor
+
+    # -- attention -----------------------------------------------------------------------------------------------
+    def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
+        """Rotary positions for the first `heads`, in the half-split form: x·cos + swap(x)·sin, swap(a, b) = (-b, a)."""
+        c, s = self.rows(cos, p_BT).unsqueeze(2), self.rows(sin, p_BT).unsqueeze(2)
+        x, rest, half = x_BTHd[:, :, :heads], x_BTHd[:, :, heads:], x_BTHd.shape[-1] // 2
+        turned = x * c + (-x[..., half:]).cat(x[..., :half], dim=-1) * s
+        return turned.cat(rest, dim=2) if rest.shape[2] else turned
+
+    def self_attention(self, qkv_BTNd: Tensor, heads: int, spans: Tensor, bias: Tensor | None) -> Tensor:
+        """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2K, d) -> (B, T, H, d)."""
+        kv = (int(qkv_BTNd.shape[2]) - heads) // 2
+        q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
+        return self.attention(q, k, v, spans, bias)
+
+    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Softmax over the last axis; masked places get exactly 0, and a fully masked row is all zeros."""
+        low = mask.where(scores, -1e30)
+        e = mask.where((low - low.max(-1, keepdim=True).detach()).exp(), 0.0)
+        return self.contiguous_barrier(e / e.sum(-1, keepdim=True).maximum(1e-30))
+
+    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, spans: Tensor, bias: Tensor | None) -> Tensor:
+        """softmax(q·kᵀ/√d + bias)·v -> (B, T, H, d), over the keys first … end - 1 of spans (B or 1, T, 2) int32.
+
+        `bias` (B or 1, H, T, S) is a constant: no gradient flows into it.
+        """
+        batch, queries, heads, width = q_BTHd.shape
+        keys, kv = k_BSKd.shape[1:3]
+        group = heads // kv  # the queries of one key head become rows of one product
+        place = Tensor.arange(keys).reshape(1, 1, 1, keys)
+        mask = (place >= spans[:, None, :, :1]) & (place < spans[:, None, :, 1:])
+        q = self.contiguous_barrier(q_BTHd.transpose(1, 2) * (1 / math.sqrt(width)))
+        q = q.reshape(batch * kv, group * queries, width)
+        k, v = (self.contiguous_barrier(x.transpose(1, 2)).reshape(batch * kv, keys, width) for x in (k_BSKd, v_BSKd))
+        scores = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
+        weights = self.softmax(scores if bias is None else scores + bias.detach(), mask)
+        out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
+        return out.reshape(batch, heads, queries, width).transpose(1, 2)
+
+    # -- norms and activations -----------------------------------------------------------------------------------
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        """(x - mean) / √(variance + eps) · weight + bias over the last axis."""
+        centred = self.contiguous_barrier(x - x.mean(-1, keepdim=True))
+        y = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt().contiguous() * weight
+        return y if bias is None else y + bias
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / √(mean(x²) + eps) · weight over the last axis."""
+        return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt().contiguous() * weight
+
+    def relu(self, x: Tensor) -> Tensor:
+        return x.relu()
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))."""
+        return x.gelu()
+
+    def silu(self, x: Tensor) -> Tensor:
+        """x·sigmoid(x)."""
+        return x * x.sigmoid()
+
+    def gated(self, activation: str, both: Tensor) -> Tensor:
+        """activation(gate) · up, for gate and up side by side: (…, 2F) -> (…, F)."""
+        gate, up = self.contiguous_barrier(both).chunk(2, dim=-1)
+        return getattr(self, activation)(gate) * up
+
+    @property
+    def drops(self) -> bool:
+        """Whether `dropout` changes anything."""
+        return self._key is not None and bool(self._rate)
+
+    def dropout(self, x: Tensor) -> Tensor:
+        """Drops each number with the model's rate and scales the rest; each call is a site with bits of its own."""
+        if not self.drops:
+            return x
+        self._sites += 1
+        half = -(-x.numel() // 2)
+        site = Tensor.full((half,), self._sites, dtype=dtypes.uint32)
+        bits = Tensor._threefry_random_bits(self._key, Tensor.arange(half, dtype=dtypes.uint32), site)
+        keep = bits[: x.numel()].reshape(x.shape) >= int(self._rate * 2**32)
+        return keep.contiguous().where(x * (1 / (1 - self._rate)), 0.0)
+
+    # -- loss ----------------------------------------------------------------------------------------------------
+    def linear_cross_entropy(
+        self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """Negative log-likelihood of each target in nats (N,) under the logits hidden·weightᵀ.
+
+        Targets are smoothed evenly over the vocabulary. Head and loss are one operation, so that a device may keep the
+        logits (the largest tensor of a small model) once.
+        """
+        logits_NV = self.contiguous_barrier(self.linear(hidden_ND, weight_VD))
+        low = logits_NV - logits_NV.max(-1, keepdim=True).detach()
+        log_total = low.exp().sum(-1).log()
+        chosen = low.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
+        if not label_smoothing:
+            return log_total - chosen
+        return log_total - (1 - label_smoothing) * chosen - label_smoothing * low.mean(-1)
+
+    # -- updates -------------------------------------------------------------------------------------------------
+    def square_sum(self, x: Tensor) -> Tensor:
+        """The sum of all squares, (1,)."""
+        return x.square().sum().reshape(1)
+
+    def adam(
+        self,
+        w: Tensor,
+        m: Tensor,
+        v: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        l2: float,
+        decay: float,
+    ) -> None:
+        """Adam's step on a weight and its moments, in place (Kingma & Ba 2015, algorithm 1).
+
+        `scale` (1,) multiplies the gradient; `scalars` are the learning rate and the two bias corrections; `l2` is a
+        decay added to the gradient, `decay` a decoupled one.
+        """
+        g = g * scale
+        g = g + l2 * w if l2 else g
+        m = self.assign(m, beta1 * m + (1 - beta1) * g)
+        v = self.assign(v, beta2 * v + (1 - beta2) * g * g)
+        new = w - scalars[0] * (m * scalars[1]) / ((v * scalars[2]).sqrt() + eps)
+        self.assign(w, new - scalars[0] * decay * w if decay else new)
+
+    def muon(
+        self,
+        w: Tensor,
+        m: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        momentum: float,
+        nesterov: bool,
+        decay: float,
+        iterations: int,
+    ) -> None:
+        """Muon's step on a matrix and its momentum, in place: scaled by √max(1, rows / columns) (Jordan et al. 2024).
+
+        `scale` (1,) multiplies the gradient; `scalars[0]` is the learning rate; `decay` is decoupled.
+        """
+        g = g * scale
+        v = self.assign(m, momentum * m + (1 - momentum) * g)
+        direction = (1 - momentum) * g + momentum * v if nesterov else v
+        rows, columns = int(w.shape[0]), int(w.shape[1])
+        step = self.orthogonalised(direction, iterations) * math.sqrt(max(1.0, rows / columns))
+        self.assign(w, w - scalars[0] * (step + decay * w))
+
+    def orthogonalised(self, g_MN: Tensor, iterations: int) -> Tensor:
+        """The nearest matrix with singular values near one, by Newton–Schulz; wide form, so that products are small."""
+        a, b, c = NEWTON_SCHULZ
+        tall = int(g_MN.shape[0]) > int(g_MN.shape[1])
+        x = self.contiguous_barrier(g_MN.transpose(0, 1) if tall else g_MN)
+        x = self.contiguous_barrier(x / (self.contiguous_barrier((x * x).sum()).sqrt() + 1e-7))
+        for _ in range(iterations):
+            gram = self.matmul(x, x, transpose_b=True)
+            polynomial = self.contiguous_barrier(b * gram + c * self.matmul(gram, gram))
+            x = self.contiguous_barrier(a * x + self.matmul(polynomial, x))
+        return x.transpose(0, 1) if tall else x

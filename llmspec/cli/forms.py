@@ -1,0 +1,193 @@
+"""Which options do something in which form of a verb: what would do nothing is refused. And what a prompt means."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmspec.api import is_spec
+from llmspec.core.problems import LlmspecError, Problem
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to give a verb: as it is written, and the options (by parameter name) that do something in it."""
+
+    line: str
+    acts: frozenset[str]
+    where: str = ""
+    """What holds besides, where that cannot be seen from the line."""
+
+    @property
+    def verb(self) -> str:
+        return self.line.split()[0]
+
+    def __str__(self) -> str:
+        return f"`llmspec {self.line}`" + (f" {self.where}" if self.where else "")
+
+
+def _form(line: str, acts: str, where: str = "") -> Form:
+    return Form(line, frozenset(acts.split()), where)
+
+
+RUN = _form("run SPEC", "out set offline locked lock json")
+SAMPLE_CHAT = _form("sample", "prompt system n seed plain phase set json", "with a chat model")
+SAMPLE_PLAIN = _form("sample --plain", "prompt n seed plain phase set json")
+SAMPLE_TEXT = _form("sample", "prompt n seed plain phase set json", "with a model that was not trained on dialogues")
+EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
+EXPLAIN_PART = _form("explain SPEC --part PART", "part set json")
+EXPLAIN_PAIR = _form("explain SPEC SPEC", "set json")
+EXPLAIN_RUNS = _form("explain RUN RUN", "json")
+EXPLAIN_RUN = _form("explain [RUN]", "json")
+EXPLAIN_PLAN = _form("explain RUN --exact", "exact time json")
+EXPLAIN_RUN_PART = _form("explain RUN --part PART", "part json")
+EXPLAIN_PROMPT = _form("explain [RUN] --prompt TEXT", "prompt seed top set json")
+CHECK = _form("check SPEC", "set exact data graph time device json")
+NEW = _form("new FOLDER --text PATH", "text chat minutes json")
+NEW_CHAT = _form("new FOLDER --chat PATH", "text chat minutes json")
+NEW_EXAMPLE = _form("new FOLDER", "text chat json", "without --text or --chat")
+SCHEMA = _form("schema", "out")
+BENCH = _form("bench [SPEC]", "against only phase rounds steps set json")
+BENCH_DECODING = _form("bench --only decode", "against only rounds steps set json")
+BENCH_MACHINE = _form("bench --only machine", "only set json")
+
+FORMS = (
+    RUN,
+    SAMPLE_CHAT,
+    SAMPLE_PLAIN,
+    SAMPLE_TEXT,
+    EXPLAIN_SPEC,
+    EXPLAIN_PART,
+    EXPLAIN_PAIR,
+    EXPLAIN_RUNS,
+    EXPLAIN_RUN,
+    EXPLAIN_PLAN,
+    EXPLAIN_RUN_PART,
+    EXPLAIN_PROMPT,
+    CHECK,
+    NEW,
+    NEW_CHAT,
+    NEW_EXAMPLE,
+    SCHEMA,
+    BENCH,
+    BENCH_DECODING,
+    BENCH_MACHINE,
+)
+
+EXCLUSIVE = (("run", "locked", "lock", "--lock names the lock that --locked would take from the run directory"),)
+"""Options of a verb of which one would silence the other, and why."""
+
+
+def form(verb: str, values: Mapping[str, Any]) -> Form:
+    """The form in which a verb was given, by the values of its parameters."""
+    if verb == "explain":
+        return _explain(values)
+    if verb == "sample":  # whether the model is one for dialogues is known once it is open: `refuse` is asked again
+        return SAMPLE_PLAIN if values.get("plain") else SAMPLE_CHAT
+    if verb == "new":
+        return NEW if values.get("text") else NEW_CHAT if values.get("chat") else NEW_EXAMPLE
+    if verb == "bench" and (only := set(values.get("only") or ())):
+        return BENCH_MACHINE if only == {"machine"} else BENCH_DECODING if "train" not in only else BENCH
+    return next(found for found in FORMS if found.verb == verb)
+
+
+def _explain(values: Mapping[str, Any]) -> Form:
+    what, other = values.get("what"), values.get("other")
+    part, prompt = values.get("part") is not None, values.get("prompt") is not None
+    if what is not None and other is not None:
+        return EXPLAIN_PAIR if is_spec(what) or is_spec(other) else EXPLAIN_RUNS
+    if what is not None and is_spec(what):
+        return EXPLAIN_PART if part else EXPLAIN_SPEC
+    if prompt:
+        return EXPLAIN_PROMPT
+    if what is not None and part:
+        return EXPLAIN_RUN_PART
+    return EXPLAIN_PLAN if what is not None and (values.get("exact") or values.get("time")) else EXPLAIN_RUN
+
+
+def refuse(found: Form, given: Collection[str]) -> None:
+    """Raises LlmspecError for every given option that would do nothing in this form."""
+    problems = []
+    for option in sorted(given):
+        elsewhere = [str(f) for f in FORMS if f.verb == found.verb and option in f.acts]
+        if option not in found.acts:
+            problems.append(
+                Problem(
+                    f"--{option} does nothing in {found}",
+                    hint=f"it belongs to {' and '.join(elsewhere)}",
+                    consequence="it would have been ignored",
+                )
+            )
+    problems += [
+        Problem(f"--{one} and --{two} cannot be given together", hint=f"leave one out: {why}")
+        for verb, one, two, why in EXCLUSIVE
+        if verb == found.verb and {one, two} <= set(given)
+    ]
+    if problems:
+        raise LlmspecError(problems)
+
+
+def check_sets(sets: Collection[str]) -> None:
+    """Raises LlmspecError for a key that `--set` is given twice: which one is meant cannot be known."""
+    keys = [text.partition("=")[0].strip() for text in sets if "=" in text]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise LlmspecError(
+            [
+                Problem(
+                    f"--set gives `{key}` {keys.count(key)} times",
+                    hint="keep one of them",
+                    consequence="the last would have been taken",
+                )
+                for key in twice
+            ]
+        )
+
+
+def turns_for(model: Any, chat: bool, prompt: str, system: str) -> Any:
+    """What a model is given: a dialogue's turns where it is to chat, a text where it is to continue.
+
+    Raises LlmspecError where a dialogue has nothing to answer, or a text cannot have what only dialogues have.
+    """
+    if system and not chat:
+        refuse(SAMPLE_TEXT, ["system"])
+    if chat and not prompt.strip():
+        raise LlmspecError(
+            "the prompt is empty, and a chat model answers one",
+            hint="--prompt 'What is a violin?', or --plain to let it write from nothing",
+        )
+    return [("system", system), ("user", prompt)] if chat and system else prompt
+
+
+def prompt_of(given: str) -> str:
+    """The prompt that a person gives: `-` is what stands on standard input. Says so where that goes unread."""
+    from llmspec.render.terminal import err
+
+    try:
+        if given == "-" and not sys.stdin.isatty():
+            return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
+        if (not given and stat.S_ISREG((about := os.fstat(0)).st_mode) and about.st_size) or (not given and _waiting()):
+            err().print("note: standard input is not read; --prompt - reads it")
+    except UnicodeDecodeError:
+        raise LlmspecError("standard input is not UTF-8 text", hint="give it in UTF-8") from None
+    except (OSError, ValueError, AttributeError, ImportError):  # no standard input, or one that cannot be asked
+        pass
+    return given
+
+
+def _waiting() -> bool:
+    """Whether a pipe on standard input holds something."""
+    import select
+
+    if not stat.S_ISFIFO(os.fstat(0).st_mode) or not select.select([0], [], [], 0)[0]:
+        return False
+    import array
+    import fcntl
+    import termios
+
+    held = array.array("i", [0])
+    fcntl.ioctl(0, termios.FIONREAD, held)
+    return held[0] > 0

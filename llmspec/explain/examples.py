@@ -1,0 +1,99 @@
+"""What is really read: a document of each source with the tokens that are learned, and the tokenizer at work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from llmspec.parts.tokenizers import Codec
+from llmspec.parts.tokenizers.base import END
+
+if TYPE_CHECKING:
+    from llmspec.data.prepare import PreparedData
+    from llmspec.data.stream import PhaseStream
+
+SHOWN = 64
+"""Tokens of an excerpt, at most."""
+SEARCHED = 200
+"""Batches in which a row of each source is looked for."""
+SENTENCE = "What is a comet? It is a small body of ice, which warms and begins to release gases."
+MERGES = 24
+"""First merges that are shown."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The beginning of a row that a phase reads of a source."""
+
+    phase: str
+    source: str
+    pieces: tuple[tuple[str, bool], ...]
+    """(text, whether its tokens are learned), one after another; special tokens are spelled."""
+    cut: bool
+    """Whether the row goes on."""
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A trained tokenizer on a sentence."""
+
+    sentence: str
+    tokens: tuple[str, ...]
+    characters_per_token: float
+    merges: tuple[tuple[str, str], ...]
+    """The first pairs that were joined, where the tokenizer learns any."""
+
+
+def excerpts(prepared: PreparedData) -> tuple[Excerpt, ...]:
+    """A row of each source of each phase, as its first batches have it."""
+    return tuple(found for name in prepared.phases for found in _of_phase(prepared.stream(name), prepared.codec))
+
+
+def _of_phase(stream: PhaseStream, codec: Codec) -> list[Excerpt]:
+    found: dict[str, Excerpt] = {}
+    for step in range(min(stream.steps, SEARCHED)):
+        batch = stream.batch(step)
+        for row, number in enumerate(batch.source):
+            source = stream.sources[int(number)]
+            if source not in found:
+                found[source] = _excerpt(stream, source, batch, row, codec)
+        if len(found) == len(stream.sources):
+            break
+    return [found[source] for source in stream.sources if source in found]
+
+
+def _excerpt(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Excerpt:
+    """The row's inputs, each marked by whether it was a target that counts; of dialogues, the first one."""
+    filled = int(batch.filled[row])
+    ids = [int(batch.tokens[row, 0]), *map(int, batch.targets[row, :filled])]
+    learned = [False, *(bool(w) for w in batch.weights[row, :filled])]
+    most = min(len(ids), SHOWN)
+    if stream.speaks(source):  # the second dialogue's first input is the end token, which is never a target
+        begins = (i for i in range(1, filled) if batch.tokens[row, i] == codec.specials[END])
+        most = min(most, next(begins, filled) + 1)
+    marked = zip(ids[:most], learned[:most], strict=True)
+    pieces = tuple(
+        (codec.decode([i for i, _ in group], specials=True), taught)
+        for taught, group in groupby(marked, key=lambda pair: pair[1])
+    )
+    return Excerpt(stream.name, source, pieces, most < len(ids))
+
+
+def spelling(codec: Codec) -> Spelling:
+    """The tokenizer on a sentence, and what it learned to join first."""
+    (ids,) = codec.encode([SENTENCE])
+    return Spelling(
+        SENTENCE, tuple(codec.decode([i], specials=True) for i in ids), len(SENTENCE) / max(1, len(ids)), _merges(codec)
+    )
+
+
+def _merges(codec: Codec) -> tuple[tuple[str, str], ...]:
+    """Of tokenizers whose file lists merges, the first ones as text."""
+    model = json.loads(codec.to_json()).get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
+        return ()
+    pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"][:MERGES]]
+    ids = model["vocab"]
+    return tuple((codec.decode([ids[a]]), codec.decode([ids[b]])) for a, b in pairs)

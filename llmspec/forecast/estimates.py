@@ -1,0 +1,217 @@
+"""How long a plan's phases take: a first guess from the machine's rates, or what an earlier run of such steps took."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from llmspec.backends.cpu.toolchain import ToolchainError
+from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
+from llmspec.core.hashing import digest
+from llmspec.core.units import count, duration
+from llmspec.forecast.calibration import BACKWARD, Rates, measured_rates
+from llmspec.forecast.measurements import Kept, machine_key
+from llmspec.parts.base import Frozen
+from llmspec.parts.phases import Phase
+
+Origin = Literal["a first guess from this machine's rates", "an earlier run of such steps"]
+GUESS: Origin = "a first guess from this machine's rates"
+EARLIER: Origin = "an earlier run of such steps"
+BESIDE_STEP = 1.5e-3
+"""Seconds of a step that the host takes for its batch, its rows and its call. Measured."""
+DECODED = 40
+"""Products of one row read their weights and do little else: so many times slower than those of a pass. Measured."""
+
+
+class Pieces(NamedTuple):
+    """Seconds of one optimizer step by what takes them, forward and backward."""
+
+    products: float
+    """Of the layers' weights."""
+    attention: float
+    head: float
+    """Head and loss."""
+    other: float
+    """Norms, activations, residuals and dropout."""
+    update: float
+    """Clipping and optimizer."""
+    beside: float
+    """The host's own work."""
+
+    @property
+    def total(self) -> float:
+        return sum(self)
+
+
+class Measured(Frozen):
+    """What a run took. Unit: seconds."""
+
+    step: float
+    """A step, the first one left out."""
+    validation: float | None
+    """A validation token."""
+    sample: float | None
+    """A drawn text."""
+
+
+class Forecast(Frozen):
+    """What a phase is expected to take. Unit: seconds."""
+
+    phase: str
+    steps: float
+    validation: float
+    samples: float
+    tokens_per_second: float
+    """Read in steps."""
+    origin: Origin
+
+    @property
+    def total(self) -> float:
+        return self.steps + self.validation + self.samples
+
+    @property
+    def sentence(self) -> str:
+        """All of it in words."""
+        beside = [
+            f"{duration(s)} {of}"
+            for s, of in ((self.validation, "of validation"), (self.samples, "of samples"))
+            if s >= 0.05
+        ]
+        return (
+            f"{self.phase}: about {duration(self.total)}"
+            + (f", {' and '.join(beside)} among them" if beside else "")
+            + f"; {count(self.tokens_per_second)} tokens/s, by {self.origin}"
+        )
+
+
+def forecasts(plan: Plan, rates: Rates | None, earlier: dict[str, Measured]) -> dict[str, Forecast]:
+    """By phase, as far as lengths and rates are known; `earlier` is what runs of such steps took, by `shape_key`."""
+    found = {}
+    for planned in plan.phases:
+        known = earlier.get(shape_key(plan.model, planned.phase))
+        if planned.steps and planned.tokens and (known or rates):
+            found[planned.name] = _forecast(plan, planned, planned.steps, planned.tokens, rates, known)
+    return found
+
+
+def _forecast(
+    plan: Plan, planned: PhasePlan, steps: int, tokens: int, rates: Rates | None, known: Measured | None
+) -> Forecast:
+    phase = planned.phase
+    guess = step_pieces(plan.model, phase, rates) if rates else None
+    step = known.step if known else guess.total if guess else 0.0
+    held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
+    read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
+    drawn = phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
+    of_pass = step / phase.accumulation / BACKWARD / (phase.batch * plan.model.context)
+    each = known.validation if known and known.validation is not None else of_pass
+    text = known.sample if known and known.sample is not None else DECODED * of_pass * plan.decoding.max_tokens
+    return Forecast(
+        phase=planned.name,
+        steps=step * steps,
+        validation=each * read,
+        samples=text * drawn,
+        tokens_per_second=tokens / steps / step,
+        origin=EARLIER if known else GUESS,
+    )
+
+
+def _times(every: int, steps: int) -> int:
+    """How often something happens that is due every so many steps (0: never), and at the end."""
+    return steps // every + (steps % every > 0) if every else 1
+
+
+def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
+    """What the pieces of a step take, each by its own rate."""
+    tokens, width = phase.batch * model.context * phase.accumulation, model.d_model
+    dims, matrices = model.dims, [t for t in model.tensors if t.role == "matrix"]
+    passed = BACKWARD * 2 * tokens
+    hidden = model.mlp.saved_for_backward(dims) - (model.mlp.d_ff or 0)
+    turned = (model.heads + 2 * model.kv_heads) * model.head_dim
+    dropped = (1 + 2 * model.layers) * width * rates.drop if model.dropout else 0.0
+    update = 0.0
+    for t in model.tensors:
+        update += rates.update * t.count
+        if work := phase.optimizer.products(t.role, t.shape):
+            update += work / rates.product(min(t.shape))
+    return Pieces(
+        products=sum(passed * t.count / rates.product(min(t.shape)) for t in matrices),
+        attention=passed * 2 * model.layers * model.context * model.heads * model.head_dim / rates.attention,
+        head=passed * model.vocab * width / (rates.loss * rates.product(width)),
+        other=tokens
+        * (
+            rates.norm * (2 * model.layers + 2) * width
+            + dropped
+            + model.layers * (rates.gate * hidden + rates.norm * turned)
+        ),
+        update=update
+        + (2 * rates.update * model.parameters / 7 * phase.accumulation if phase.accumulation > 1 else 0.0),
+        beside=BESIDE_STEP * phase.accumulation + rates.call,
+    )
+
+
+def shape_key(model: ModelPlan, phase: Phase) -> str:
+    """A name for all that shapes a step: phases of equal keys take equally long a step."""
+    return digest(
+        [
+            model.model_dump(mode="json"),
+            phase.batch,
+            phase.accumulation,
+            phase.document_mask,
+            phase.clip is not None,
+            phase.optimizer.model_dump(mode="json"),
+            phase.objective.model_dump(mode="json"),
+        ]
+    )
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+RATES, STEPS = Kept("rates.json"), Kept("steps.json")
+
+
+def calibrate(device: str) -> Rates:
+    """Measures the machine's rates for some seconds, and keeps them. Raises ToolchainError without a compiler."""
+    rates = measured_rates(device)
+    RATES.keep(machine_key(device), rates.model_dump(mode="json"))
+    return rates
+
+
+def known_rates(device: str) -> Rates | None:
+    """This machine's rates, where they were measured before."""
+    try:
+        return _read(Rates, RATES.read().get(machine_key(device))) if RATES.there() else None
+    except ToolchainError:
+        return None
+
+
+def expected(plan: Plan) -> dict[str, Forecast]:
+    """Forecasts by phase from what is kept of this machine: nothing is measured, and nothing known gives none."""
+    if not (RATES.there() or STEPS.there()):
+        return {}
+    try:
+        machine = machine_key(plan.device)
+    except ToolchainError:  # a plan for a CPU can be explained where none can be trained
+        return {}
+    rates, prefix = _read(Rates, RATES.read().get(machine)), f"{machine}/"
+    earlier = {
+        key.removeprefix(prefix): found
+        for key, value in STEPS.read().items()
+        if key.startswith(prefix) and (found := _read(Measured, value))
+    }
+    return forecasts(plan, rates, earlier)
+
+
+def remember(plan: Plan, phase: Phase, found: Measured) -> None:
+    """Keeps what a run took, so that the next one of such steps is foretold by it."""
+    STEPS.keep(f"{machine_key(plan.device)}/{shape_key(plan.model, phase)}", found.model_dump(mode="json"))
+
+
+Entry = TypeVar("Entry", bound=Frozen)
+
+
+def _read(sort: type[Entry], value: Any) -> Entry | None:
+    """An entry; None where there is none, or one that another version wrote."""
+    try:
+        return sort.model_validate_json(json.dumps(value)) if value is not None else None
+    except ValueError:
+        return None

@@ -1,0 +1,40 @@
+"""What is really read, on the terminal: excerpts with what is learned, and the tokenizer's pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.padding import Padding
+
+from llmspec.core.visible import visible
+from llmspec.explain.decoding import spelled
+from llmspec.explain.examples import Excerpt, Spelling
+from llmspec.render.report_shared import heading
+from llmspec.render.terminal import Screen, Text
+
+OPEN, CLOSE = "⟦", "⟧"
+"""Around what is learned, so that it shows without colours too."""
+
+
+def show_excerpts(console: Screen, found: Sequence[Excerpt]) -> None:
+    """A paragraph for each source of each phase."""
+    heading(console, "what is learned", f"the first tokens of a row; {OPEN}between these{CLOSE} they count in the loss")
+    for excerpt in found:
+        console.print(Text.assemble("  ", (excerpt.phase, "bold"), f" of {excerpt.source}"))
+        text = Text()
+        for piece, learned in excerpt.pieces:
+            shown = " ".join(visible(piece).split("\n"))
+            text.append(f"{OPEN}{shown}{CLOSE}" if learned else shown, style="green" if learned else "dim")
+        console.print(Padding(text.append(" …" if excerpt.cut else ""), (0, 0, 0, 4)))
+
+
+def show_spelling(console: Screen, found: Spelling) -> None:
+    """A sentence cut into tokens, and the first merges in their order."""
+    heading(console, "tokenizer", f"a sentence as tokens, {found.characters_per_token:.2f} characters each")
+    text = Text()
+    for index, token in enumerate(found.tokens):
+        text.append("│" if index else "", style="dim").append(spelled(token.encode()))
+    console.print(Padding(text, (0, 0, 0, 2)))
+    if found.merges:
+        pairs = "  ".join(f"{spelled(a.encode())}+{spelled(b.encode())}" for a, b in found.merges)
+        console.print(Padding(Text(f"joined first: {pairs}", style="dim"), (0, 0, 0, 2)))

@@ -1,0 +1,409 @@
+"""The CPU's operations as parts of a graph: their values and gradients, against float64 and against plain tinygrad.
+
+test_native.py and test_products.py call the C functions behind them on drawn sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import networks
+import numpy as np
+import pytest
+import reference
+from kernels import Array, numbers
+from networks import EPS, Inputs, drawn_tokens, drawn_weights, memory, plan_of
+from tinygrad import Tensor
+from tinygrad.helpers import GlobalCounters
+
+from llmspec.backends.backend import Backend, CPUOps, backend
+from llmspec.backends.plain.ops import Ops
+from llmspec.compiler.masks import Mask
+from llmspec.compiler.plan import Plan
+from llmspec.model.steps import Steps
+from llmspec.model.transformer import Transformer
+
+ODD = [(3, 4, 5), *(pytest.param(s, marks=pytest.mark.nightly) for s in ((1, 1, 2), (5, 1, 3), (3, 4, 17)))]
+"""(rows, columns, inner): one row, one column, a context of one, lengths that no vector divides."""
+
+
+class Case(NamedTuple):
+    """One operation: trained inputs by shape, constants, the call, and the same in numpy."""
+
+    shapes: list[tuple[int, ...]]
+    constants: dict[str, Array]
+    graph: Callable[..., Tensor]
+    exact: Callable[..., Array]
+
+
+def ids_below(n: int, seed: int, *shape: int) -> Array:
+    return np.random.default_rng([seed, n]).integers(0, n, shape).astype(np.int32)
+
+
+def matmul_case(ta: bool, tb: bool) -> Any:
+    flip = lambda m, flag: np.swapaxes(m, -1, -2) if flag else m
+    return lambda rows, columns, inner: Case(
+        [(2, inner, rows) if ta else (2, rows, inner), (2, columns, inner) if tb else (2, inner, columns)],
+        {},
+        lambda ops, t, a, b: ops.matmul(a, b, transpose_a=ta, transpose_b=tb),
+        lambda a, b: flip(a, ta) @ flip(b, tb),
+    )
+
+
+def linears_case(layers: int, biased: bool) -> Any:
+    def case(rows: int, columns: int, inner: int) -> Case:
+        wide = [columns + j for j in range(layers)]
+        shapes = [(2, rows, inner), *((o, inner) for o in wide), *((o,) for o in wide if biased)]
+        pairs = lambda more: [(w, more[layers + j] if biased else None) for j, w in enumerate(more[:layers])]
+        return Case(
+            shapes,
+            {},
+            lambda ops, t, x, *more: ops.linears(x, pairs(more)),
+            lambda x, *more: np.concatenate([x @ w.T + (0 if b is None else b) for w, b in pairs(more)], -1),
+        )
+
+    return case
+
+
+def embedding_case(rows: int, columns: int, inner: int) -> Case:
+    ids = ids_below(columns, 1, 2, rows)
+    return Case([(columns, inner)], {"ids": ids}, lambda ops, t, w: ops.embedding(w, t["ids"]), lambda w: w[ids])
+
+
+def rotate_case(rows: int, columns: int, inner: int) -> Case:
+    """One head more than those that are turned."""
+    angles = np.tile(numbers(3, 9, inner), 2)
+    cos, sin, places = np.cos(angles), np.sin(angles), ids_below(9, 1, 2, columns)
+
+    def exact(x: Array) -> Array:
+        c, s = cos.astype(np.float64)[places][:, :, None], sin.astype(np.float64)[places][:, :, None]
+        turned = x * c + np.concatenate([-x[..., inner:], x[..., :inner]], -1) * s
+        return np.concatenate([turned[:, :, :rows], x[:, :, rows:]], 2)
+
+    return Case(
+        [(2, columns, rows + 1, 2 * inner)],
+        {"cos": cos, "sin": sin, "places": places},
+        lambda ops, t, x: ops.rotate(x, rows, t["cos"], t["sin"], t["places"]),
+        exact,
+    )
+
+
+def attended(q: Array, k: Array, v: Array, spans: Array, bias: Array | None) -> Array:
+    k, v = (np.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
+    scores = np.einsum("bthd,bshd->bhts", q, k) / np.sqrt(q.shape[-1]) + (0 if bias is None else bias)
+    seen = networks.seen_by(spans, k.shape[1])[:, None]
+    return np.einsum("bhts,bshd->bthd", reference.softmax(scores, seen), v)
+
+
+def attention_case(packed: bool, biased: bool) -> Any:
+    """Two key heads for four queries'; documents, and a query that sees nothing. Packed, keys are the queries' own."""
+
+    def case(t: int, more: int, d: int) -> Case:
+        s, h, g = t if packed else t + more, 4, 2
+        spans = np.concatenate([Mask(documents=True).spans(t, np.arange(t)[None] // 2)] * 2).astype(np.int32)
+        spans[1, :, 1] = np.minimum(spans[1, :, 1] + s - t, s)
+        spans[1, -1] = (0, s) if t < 3 else (1, 1)
+        constants = {"spans": spans, "bias": numbers(4, 1, h, t, s)}
+        bias = constants["bias"].astype(np.float64) if biased else None
+        of = lambda t: t["bias"] if biased else None
+        if packed:
+            split = lambda x: np.split(x, [h, h + g], axis=2)
+            return Case(
+                [(2, t, h + 2 * g, d)],
+                constants,
+                lambda ops, t, x: ops.self_attention(x, h, t["spans"], of(t)),
+                lambda x: attended(*split(x), spans, bias),
+            )
+        return Case(
+            [(2, t, h, d), (2, s, g, d), (2, s, g, d)],
+            constants,
+            lambda ops, t, q, k, v: ops.attention(q, k, v, t["spans"], of(t)),
+            lambda q, k, v: attended(q, k, v, spans, bias),
+        )
+
+    return case
+
+
+def layer_norm_case(biased: bool) -> Any:
+    def exact(x: Array, w: Array, *b: Array) -> Array:
+        return reference.layernorm({"n.weight": w, **({"n.bias": b[0]} if b else {})}, "n", x, 0.01)
+
+    return lambda rows, columns, inner: Case(
+        [(rows, columns, inner), (inner,), *([(inner,)] if biased else [])],
+        {},
+        lambda ops, t, x, w, *b: ops.layer_norm(x, w, b[0] if b else None, 0.01),
+        exact,
+    )
+
+
+def rms_norm_case(rows: int, columns: int, inner: int) -> Case:
+    return Case(
+        [(rows, columns, inner), (inner,)],
+        {},
+        lambda ops, t, x, w: ops.rms_norm(x, w, 0.01),
+        lambda x, w: reference.rmsnorm({"n.weight": w}, "n", x, 0.01),
+    )
+
+
+def residual_case(rows: int, columns: int, inner: int) -> Case:
+    shape = (rows, columns, inner)
+    return Case([shape, shape], {}, lambda ops, t, x, y: ops.residual(x, y), lambda x, y: x + y)
+
+
+def activation_case(name: str) -> Any:
+    return lambda rows, columns, inner: Case(
+        [(rows, columns, inner)], {}, lambda ops, t, x: getattr(ops, name)(x), reference.ACTIVATIONS[name]
+    )
+
+
+def gated_case(name: str) -> Any:
+    def exact(both: Array) -> Array:
+        gate, up = np.split(both, 2, axis=-1)
+        return reference.ACTIVATIONS[name](gate) * up
+
+    return lambda rows, columns, inner: Case(
+        [(rows, columns, 2 * inner)], {}, lambda ops, t, both: ops.gated(name, both), exact
+    )
+
+
+def entropy_case(smoothing: float) -> Any:
+    def case(rows: int, columns: int, inner: int) -> Case:
+        ids = ids_below(inner, 1, rows)
+        return Case(
+            [(rows, columns), (inner, columns)],
+            {"ids": ids},
+            lambda ops, t, x, w: ops.linear_cross_entropy(x, w, t["ids"], smoothing),
+            lambda x, w: reference.cross_entropy(x @ w.T, ids, smoothing),
+        )
+
+    return case
+
+
+CASES: dict[str, Callable[[int, int, int], Case]] = {
+    **{f"matmul {'NT'[a]}{'NT'[b]}": matmul_case(a, b) for a in (False, True) for b in (False, True)},
+    **{f"linears {n}{' biased' * b}": linears_case(n, b) for n, b in ((1, True), (2, False), (3, True))},
+    "embedding": embedding_case,
+    "rotate": rotate_case,
+    **{f"{'self_' * p}attention{' biased' * b}": attention_case(p, b) for p in (False, True) for b in (False, True)},
+    "layer_norm": layer_norm_case(False),
+    "layer_norm biased": layer_norm_case(True),
+    "rms_norm": rms_norm_case,
+    "residual": residual_case,
+    "silu": activation_case("silu"),
+    "gelu": activation_case("gelu"),
+    **{f"gated {a}": gated_case(a) for a in ("silu", "gelu", "relu")},
+    "linear_cross_entropy": entropy_case(0.0),
+    "linear_cross_entropy smoothed": entropy_case(0.25),
+}
+
+
+def slopes(f: Any, values: list[Array], g: Array) -> list[Array]:
+    """Finite differences in float64 of the sum of f(*values)·g, number by number."""
+    out = []
+    for i, value in enumerate(values):
+        slope = np.zeros(value.shape)
+        for at in np.ndindex(value.shape):
+            ends = []
+            for step in (1e-5, -1e-5):
+                moved = value.copy()
+                moved[at] += step
+                ends.append((f(*values[:i], moved, *values[i + 1 :]) * g).sum())
+            slope[at] = (ends[0] - ends[1]) / 2e-5
+        out.append(slope)
+    return out
+
+
+def run_twice(low: Backend, graph: Callable[..., list[Tensor]], inputs: Inputs) -> list[Array]:
+    """What a captured graph gives, at the first call and at the next ones."""
+    jit = low.jit(graph)
+    runs = [[memory(t).copy() for t in jit(inputs, low.inputs)] for _ in range(3)]
+    assert all(a.tobytes() == b.tobytes() for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
+    return runs[0]
+
+
+def test_every_operation_of_the_cpu_has_a_case() -> None:
+    own = {name for name in vars(CPUOps) if not name.startswith("_")}
+    assert own == {name.split()[0] for name in CASES} | {"square_sum", "adam", "muon", "contiguous_barrier"}
+
+
+def test_what_a_call_wrote_is_not_copied() -> None:
+    x, weight = Tensor(numbers(0, 2, 3, 8)).realize(), Tensor(numbers(1, 8)).realize()
+    low = backend("CPU")
+    ops = low.ops(low.inputs)
+    GlobalCounters.reset()
+    ops.contiguous_barrier(ops.rms_norm(x, weight, 1e-5)).realize()
+    assert GlobalCounters.kernel_count == 1
+    GlobalCounters.reset()
+    ops.contiguous_barrier(ops.rms_norm(x, weight, 1e-5)[:, :, ::2]).realize()
+    assert GlobalCounters.kernel_count == 2
+
+
+@pytest.mark.parametrize("shape", ODD, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_in_a_graph(name: str, shape: tuple[int, int, int]) -> None:
+    """Within bounds of float64, and never much farther from it than plain tinygrad."""
+    case = CASES[name](*shape)
+    values = [numbers(i, *s) for i, s in enumerate(case.shapes)]
+    doubles = [v.astype(np.float64) for v in values]
+    g = numbers(9, *case.exact(*doubles).shape)
+    expected = [case.exact(*doubles), *slopes(case.exact, doubles, g.astype(np.float64))]
+    errors: list[list[float]] = []
+    for plain in (True, False):
+        low, inputs = backend("CPU", plain), Inputs()
+        inputs.put({**{str(i): v for i, v in enumerate(values)}, **case.constants, "g": g})
+
+        def graph(t: Any, handles: Any, low: Any = low) -> list[Tensor]:
+            variables = [t[str(i)] for i in range(len(values))]
+            y = case.graph(low.ops(handles), t, *variables)
+            out = [x.contiguous() for x in (y, *(y * t["g"]).sum().gradient(*variables))]
+            Tensor.realize(*out)
+            return out
+
+        made = run_twice(low, graph, inputs)
+        errors.append([float(np.abs(m - e).max()) for m, e in zip(made, expected, strict=True)])
+        for m, wanted in zip(made, expected, strict=True):
+            # 1e-9 is what a finite difference is off by itself.
+            assert np.abs(m - wanted).max() <= EPS * (sum(shape) + 16) * max(1, np.abs(wanted).max()) * 4 + 1e-9
+    for theirs, ours, wanted in zip(*errors, expected, strict=True):
+        assert ours <= 4 * theirs + 8 * EPS * max(1, np.abs(wanted).max()), errors
+
+
+@pytest.mark.parametrize("options", [(0.9, 0.99, 1e-8, 0.0, 0.1), (0.0, 0.5, 1e-4, 0.1, 0.0)], ids=str)
+def test_updates_in_a_graph(options: tuple[float, ...]) -> None:
+    """Adam's step in place and the sum of squares, three steps on end."""
+    beta1, beta2, eps, l2, decay = options
+    start = {n: numbers(i, 3, 7) for i, n in enumerate("wmvg")} | {
+        "scalars": np.array([0.02, 1.7, 2.3], np.float32),
+        "scale": np.array([0.3], np.float32),
+    }
+    start["v"] = start["v"] ** 2
+    errors = []
+    for plain in (True, False):
+        low, state = backend("CPU", plain), Inputs().put(start)
+
+        def graph(t: Any, handles: Any, low: Any = low) -> Tensor:
+            ops = low.ops(handles)
+            total = ops.square_sum(t["g"]).realize()
+            ops.adam(
+                t["w"],
+                t["m"],
+                t["v"],
+                t["g"],
+                t["scale"],
+                t["scalars"],
+                beta1=beta1,
+                beta2=beta2,
+                eps=eps,
+                l2=l2,
+                decay=decay,
+            )
+            Tensor.realize(*ops.written)
+            return total
+
+        jit, w, m, v = low.jit(graph), *(start[n].astype(np.float64) for n in "wmv")
+        for _ in range(3):
+            total = float(memory(jit(state, low.inputs))[0])
+            g = start["g"] * 0.3 + l2 * w
+            m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+            w = w - 0.02 * decay * w - 0.02 * m * 1.7 / (np.sqrt(v * 2.3) + eps)
+        assert total == pytest.approx(float((start["g"].astype(np.float64) ** 2).sum()), rel=32 * EPS)
+        errors.append([float(np.abs(memory(state[n]) - exact).max()) for n, exact in (("w", w), ("m", m), ("v", v))])
+        assert max(errors[-1]) < 100 * EPS
+    assert all(ours <= 4 * theirs + 16 * EPS for theirs, ours in zip(*errors, strict=True)), errors
+
+
+# -- training -------------------------------------------------------------------------------------------------------
+
+STEPS = 200
+
+
+@functools.cache
+def trained(plain: bool) -> tuple[Plan, Steps, Inputs, Inputs]:
+    """Graphs that all seeds share, their weights and their state."""
+    plan = plan_of(
+        {
+            "layers": 1,
+            "position": {"kind": "rope"},
+            "attention": {"heads": 4, "kv_heads": 2},
+            "mlp": {"kind": "swiglu"},
+        },
+        optimizer={"kind": "adamw", "lr": 0.01},
+        clip=1.0,
+    )
+    return plan, Steps(plan, plan.phases[0], backend("CPU", plain)), Inputs(), Inputs()
+
+
+def curve(plain: bool, seed: int) -> Array:
+    """Losses of small steps on a task that can be learned: the next token is a function of the last."""
+    plan, steps, weights, state = trained(plain)
+    low, _ = backend("CPU", plain), weights.put(drawn_weights(plan.model, seed))
+    state.put({n: np.zeros(shape, np.float32) for n, shape in steps.state_shapes().items()})
+    tables, data, losses = Inputs().put(Transformer(plan.model).tables()), Inputs(), []
+    part = plan.phases[0].phase.optimizer
+    for step in range(1, STEPS + 1):
+        tokens = drawn_tokens(1000 * seed + step)
+        targets = (tokens * 5 + 7) % networks.VOCAB
+        inputs = data.put(
+            {
+                "tokens": tokens,
+                "targets": targets.astype(np.int32),
+                "spans": Mask().spans(networks.CONTEXT),
+                "shares": np.full(tokens.shape, 1 / tokens.size, np.float32),
+                "scalars": np.array(part.scalars(1.0, step), np.float32),
+            }
+        )
+        loss, _ = steps.train(weights, state, tables, {**inputs, **low.inputs})
+        losses.append(float(memory(loss)))
+    return np.array(losses)
+
+
+@pytest.mark.nightly  # plain kernels take half a minute to compile
+def test_training_follows_the_plain_operations() -> None:
+    """Rounding parts the two in time, but by less than another seed would."""
+    ours, theirs = curve(False, 1), curve(True, 1)
+    others = [curve(False, seed) for seed in (2, 3, 4, 5)]
+    assert np.abs(ours[:20] - theirs[:20]).max() < 1e-4 * ours[0] and ours[-1] < ours[0] / 2
+    late = slice(STEPS // 2, STEPS)
+    assert abs(ours[late].mean() - theirs[late].mean()) <= np.std([c[late].mean() for c in others]) / 2
+
+
+# -- dropout --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout(rate: float) -> None:
+    shape, inputs = (64, 129), Inputs()  # an odd count: the last pair of random words is cut
+
+    def graph(t: dict[str, Tensor]) -> list[Tensor]:
+        ops = Ops(t["key"], rate)
+        first, second = ops.dropout(t["x"]), ops.dropout(t["x"])
+        (back,) = (first * 3).sum().gradient(t["x"])
+        out = [y.contiguous() for y in (first, second, back)]
+        Tensor.realize(*out)
+        return out
+
+    jit, x = Backend("plain").jit(graph), numbers(0, *shape) + 10
+
+    def run(*key: int) -> list[Array]:
+        return [memory(out).copy() for out in jit(inputs.put({"x": x, "key": np.array(key, np.uint32)}))]
+
+    first, second, back = run(1, 2)
+    kept = first != 0
+    for out in (first, second):
+        room = 4 * np.sqrt(rate * (1 - rate) / x.size)  # four standard errors
+        assert abs((out != 0).mean() - (1 - rate)) < room
+        assert abs((out != 0).mean(0) - (1 - rate)).max() < 5 * np.sqrt(rate * (1 - rate) / shape[0])
+    np.testing.assert_allclose(first[kept], x[kept] / (1 - rate), rtol=1e-6)
+    np.testing.assert_allclose(back, np.where(kept, 3 / (1 - rate), 0), rtol=1e-6)
+    agree = (kept == (second != 0)).mean()
+    assert abs(agree - (rate**2 + (1 - rate) ** 2)) < 0.03, "two sites share their bits"
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(run(1, 2), (first, second, back), strict=True))
+    for other in ((1, 3), (2, 2), (2, 1)):
+        assert abs(((run(*other)[0] != 0) == kept).mean() - (rate**2 + (1 - rate) ** 2)) < 0.03
+
+
+def test_no_dropout_without_a_key_or_a_rate() -> None:
+    x = object()
+    assert Ops(None, 0.5).dropout(x) is x and Ops(object(), 0.0).dropout(x) is x  # type: ignore[arg-type]

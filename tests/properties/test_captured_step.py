@@ -1,0 +1,168 @@
+"""A replayed step does what tinygrad's own launch of it does, bit for bit, whatever its inputs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmspec.model.device import open_device
+
+open_device("CPU")
+from tinygrad import Tensor, UOp  # noqa: E402
+
+from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402
+from llmspec.backends.cpu import native  # noqa: E402
+from llmspec.backends.cpu.captured_step import CapturedStep, Recorder  # noqa: E402
+from llmspec.backends.cpu.step_cache import TOGETHER, WHOLE  # noqa: E402
+
+
+def step(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
+    """Reads, writes in place, and reduces over enough numbers that a kernel is split over cores."""
+    loss = (state["w"] * inputs["x"]).sin().sum()
+    Tensor.realize(loss, state["w"].assign(state["w"] * 0.5 + inputs["x"]))
+    return loss
+
+
+def place(cache: dict[str, Tensor], inputs: dict[str, Tensor], at: UOp) -> Tensor:
+    whole = cache["c"]
+    written = Tensor(whole.uop.after(whole[at : at + 1].uop.store(inputs["x"].uop)))
+    out = written.sum()
+    Tensor.realize(out, written)
+    return out
+
+
+def run(function: Any, tables: bool) -> list[Any]:
+    rng = np.random.default_rng(0)
+    state = tensors_from_numpy(w=np.zeros((64, 1024), np.float32))
+    jit, out = CapturedStep(function, tables), []
+    for _ in range(5):
+        inputs = tensors_from_numpy(x=rng.standard_normal((64, 1024)).astype(np.float32))
+        out.append(jit(state, inputs).item())
+    assert (jit.running is not None) == tables
+    return [*out, state["w"].numpy().tobytes()]
+
+
+def test_it_equals_tinygrads_launch() -> None:
+    assert run(step, True) == run(step, False)
+
+
+def test_small_calls_run_side_by_side_unless_one_reads_what_another_writes() -> None:
+    """Muon's steps on twelve matrices, the last one a second time: the same bits as one after another."""
+    low, names = backend("CPU"), [f"w{i}" for i in range(12)]
+
+    def update(weights: dict[str, Tensor], moments: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        ops = low.ops(inputs)
+        for name in (*names, names[-1]):
+            ops.muon(
+                weights[name],
+                moments[name],
+                inputs["g"],
+                inputs["scale"],
+                inputs["scalars"],
+                momentum=0.9,
+                nesterov=True,
+                decay=0.1,
+                iterations=3,
+            )
+            if name == names[-1]:
+                Tensor.realize(*ops.written)
+                ops.written.clear()
+        return (inputs["g"] + 1).realize()
+
+    def trained(replayed: bool) -> tuple[Any, list[bytes]]:
+        rng = np.random.default_rng(0)
+        drawn = lambda: {n: rng.standard_normal((40, 24)).astype(np.float32) for n in names}
+        weights, moments, jit = (
+            tensors_from_numpy(**drawn()),
+            tensors_from_numpy(**drawn()),
+            CapturedStep(update, replayed),
+        )
+        for _ in range(3):
+            inputs = tensors_from_numpy(
+                g=rng.standard_normal((40, 24)).astype(np.float32),
+                scale=np.ones(1, np.float32),
+                scalars=np.array([0.1], np.float32),
+            )
+            jit(weights, moments, {**inputs, **low.inputs})
+        return jit.running, [t.numpy().tobytes() for t in (*weights.values(), *moments.values())]
+
+    running, found = trained(True)
+    assert found == trained(False)[1]
+    counts = [row[1] >> TOGETHER for row in running.program.rows if row[1] & WHOLE]
+    assert counts == [12]
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["muon_2_3", "muon_lookalike"]),
+            st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), min_size=3, max_size=4),
+        ),
+        min_size=1,
+        max_size=7,
+    )
+)
+def test_calls_that_run_side_by_side_share_no_byte_that_one_writes(
+    calls: list[tuple[str, list[tuple[int, int]]]],
+) -> None:
+    """Wherever their arguments begin, views of one piece of memory at other offsets too; and only functions of the
+    table run so, not whatever is named like one."""
+    made: Any = object.__new__(Recorder)
+    made._codes = {i: (i, b"", name) for i, (name, _) in enumerate(calls)}
+    made._rows = [[i, len(touched) | 1 << TOGETHER] for i, (_, touched) in enumerate(calls)]
+    made._touched = [[range(at, at + size) for at, size in touched] for _, touched in calls]
+    with mock.patch.dict(native.CALLED, {"muon_2_3": "muon"}, clear=True):
+        made._join_small()
+    row = 0
+    while row < len(calls):
+        together = made._rows[row][1] >> TOGETHER
+        group = range(row, row + together)
+        assert (together > 1) == bool(made._rows[row][1] & WHOLE)
+        for one, other in itertools.permutations(group, 2):
+            assert calls[one][0] == "muon_2_3"
+            written, seen = made._touched[one][: native.SMALL["muon"]], made._touched[other]
+            assert not {*itertools.chain(*written)} & {*itertools.chain(*seen)}
+        row += together
+
+
+def test_variables_and_fresh_inputs_reach_the_kernels() -> None:
+    at, cache = UOp.variable("at", 0, 7), tensors_from_numpy(c=np.zeros((8, 4), np.float32))
+    jit = CapturedStep(place)
+    for i in (3, 0, 7, 3):
+        jit(cache, tensors_from_numpy(x=np.full((1, 4), i + 1, np.float32)), at.bind(i))
+    assert cache["c"].numpy()[:, 0].tolist() == [1, 0, 0, 4, 0, 0, 0, 8]
+
+
+def test_other_weights_can_take_the_place_of_the_captured() -> None:
+    jit = CapturedStep(step)
+    one, two = (tensors_from_numpy(w=np.full((64, 1024), v, np.float32)) for v in (1, 2))
+    x = tensors_from_numpy(x=np.ones((64, 1024), np.float32))
+    jit(one, x)
+    jit(two, x)
+    assert two["w"].numpy()[0, 0] == 2.0 and one["w"].numpy()[0, 0] == 1.5
+
+
+def test_a_call_with_other_tensors_is_refused() -> None:
+    jit = CapturedStep(step)
+    x = tensors_from_numpy(x=np.ones((64, 1024), np.float32))
+    jit(tensors_from_numpy(w=np.ones((64, 1024), np.float32)), x)
+    with pytest.raises(ValueError, match="captured with 2 tensors, not 3"):
+        jit(tensors_from_numpy(w=np.ones((64, 1024), np.float32), v=np.ones(3, np.float32)), x)
+    with pytest.raises(ValueError, match="tensor 1 of the step was captured with 262144 bytes, not 256"):
+        jit(tensors_from_numpy(w=np.ones((64, 1024), np.float32)), tensors_from_numpy(x=np.ones((64, 1), np.float32)))
+
+
+def test_a_step_that_closes_over_a_tensor_is_left_to_tinygrad() -> None:
+    """Its content would not be there in another process."""
+    held = tensors_from_numpy(h=np.full((64, 1024), 3, np.float32))["h"]
+    jit = CapturedStep(lambda inputs: (inputs["x"] + held).sum().realize())
+    for value in (1.0, 2.0, 5.0):
+        assert jit(tensors_from_numpy(x=np.full((64, 1024), value, np.float32))).item() == (value + 3) * 65536
+    assert jit.running is None
