@@ -1,23 +1,33 @@
-"""What stands between a command's arguments and the rooms: plans, reports, and failures in plain words."""
+"""Use cases behind the command line: what each verb computes, as values. Nothing here prints or reads arguments."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmspec.core.visible import command, path_word
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Plan
     from llmspec.compiler.proofs import Proof
     from llmspec.core.problems import Problem
     from llmspec.core.targets import Target
+    from llmspec.data.prepare import PreparedData
+    from llmspec.decoding.language_model import LanguageModel
+    from llmspec.explain.compare import DifferenceReport
+    from llmspec.explain.part import PartReport
+    from llmspec.explain.spec import SpecReport
     from llmspec.forecast.estimates import Forecast
     from llmspec.model.cross_compile import Made
+    from llmspec.runs.run import RunFolder
     from llmspec.spec import Reading
+    from llmspec.spec.decoding import Decoding
 
-from llmspec.core.visible import command, path_word
-
+Progress = Callable[[str, float, float], None]
+"""Is told `(what, done, total)` of work that takes long; a total of 0 is one that is not known."""
 SECTIONS = ("model", "tokenizer", "data", "phases", "decoding")
 """Parts of a spec, whose names people give in place of a spec's."""
 READ_ANEW = 50_000_000
@@ -26,6 +36,7 @@ RUNS = Path("runs")
 """Where runs lie, below the folder that a command is given in."""
 
 
+# -- specs ---------------------------------------------------------------------------------------------------------
 def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
     """The spec and its plan. Raises SpecError with every problem, also those of one section beside a broken other."""
     from llmspec.compiler import check_sections, compile_spec
@@ -60,66 +71,6 @@ def _no_spec(run: Path) -> Problem:
     )
 
 
-def gpu(text: str) -> Target:
-    """The GPU that a person names. Raises SpecError."""
-    from llmspec.core.targets import parse
-
-    return parse(text)
-
-
-def made_for(plan: Plan, target: Target) -> Made:
-    """Every kernel of a plan, made for a GPU. Raises RunError naming those that do not compile."""
-    from llmspec.core.problems import RunError
-    from llmspec.model.cross_compile import make
-    from llmspec.render.report_kernels import progress
-
-    with progress(target.name) as say:
-        found = make(plan, target, say)
-    if problems := found.problems():
-        raise RunError(problems)
-    return found
-
-
-def measured(plan: Plan, aside: bool) -> tuple[Plan, tuple[Proof, ...], tuple[str, ...]]:
-    """The plan with what its data say, what they prove, and what a person should know of them."""
-    from llmspec.compiler import complete
-    from llmspec.data.notices import notices
-    from llmspec.data.prepare import prepare
-    from llmspec.data.proofs import data_proofs
-    from llmspec.render.live import watcher
-    from llmspec.training.prompts import rehearse
-
-    with watcher(aside=aside) as watch:
-        prepared = prepare(plan, progress=watch.progress)
-        plan = complete(plan, prepared.measured)
-        for notice in rehearse(plan, prepared):
-            watch.notice(notice)
-        return plan, data_proofs(prepared), tuple(notices(prepared))
-
-
-def explained_spec(
-    path: Path, overrides: list[str] | None, part: str | None = None, exact: bool = False, time: bool = False
-) -> Any:
-    """A spec's report, or that of one of its parts; with token counts where the data are already here."""
-    from llmspec.explain.part import explain_part
-    from llmspec.explain.spec import explain_plan
-
-    plan, note, proofs, prepared = known_plan(path, overrides)
-    if part is not None:
-        return explain_part(plan, part)
-    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None, foretold(plan, time), prepared)
-
-
-def explained_pair(first: Path, second: Path, overrides: list[str] | None) -> Any:
-    """What differs between two specs or runs; token counts only where those of both are known: so keys compare."""
-    from llmspec.explain.compare import explain_difference
-
-    (a, a_note, *_), (b, b_note, *_) = known_plan(first, overrides), known_plan(second, overrides)
-    if a_note or b_note:
-        a, b = (compiled(path, overrides)[1] if is_spec(path) else plan for path, plan in ((first, a), (second, b)))
-    return explain_difference(a, b, (str(first), str(second)), a_note or b_note)
-
-
 def is_spec(path: Path) -> bool:
     """Whether a path is meant as a spec, and not as a run directory."""
     from llmspec.core.shipped import find
@@ -127,31 +78,98 @@ def is_spec(path: Path) -> bool:
     return path.is_file() or path.suffix in (".yaml", ".yml") or (not path.exists() and find(path) is not None)
 
 
-def known_plan(path: Path, overrides: list[str] | None) -> tuple[Plan, str, tuple[Proof, ...] | None, Any]:
-    """The plan of a run; or of a spec, with proofs and data where these are already here, else a note on why."""
-    if not is_spec(path):
-        return run_folder(path).plan(), "", None, None
+# -- check ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Checked:
+    """A plan that passed its checks, and what was asked for besides."""
+
+    plan: Plan
+    proofs: tuple[Proof, ...]
+    notices: tuple[str, ...]
+    """What a person should know of the data, in sentences; nothing where they were not read."""
+    times: Mapping[str, Forecast]
+    """What phases are expected to take on this machine, by name, as far as that is known."""
+    peaks: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that the graphs of each phase hold at their peak, where the graphs were asked."""
+
+    def as_data(self) -> dict[str, Any]:
+        """JSON-able form, without `peaks`."""
+        return {
+            "name": self.plan.name,
+            "parameters": self.plan.model.parameters,
+            "phases": [p.name for p in self.plan.phases],
+            "proofs": [p.model_dump(mode="json") for p in self.proofs],
+            "notices": list(self.notices),
+            "times": {name: found.model_dump(mode="json") for name, found in self.times.items()},
+        }
+
+
+def checked(
+    reading: Reading,
+    plan: Plan,
+    *,
+    data: Callable[[Plan], tuple[Plan, tuple[Proof, ...], tuple[str, ...]]] | None = None,
+    graph: bool = False,
+    time: bool = False,
+    exact: bool = False,
+) -> Checked:
+    """Every check of a compiled spec.
+
+    `data` reads what the phases read (`measured`, with somebody to tell of its progress); `graph` builds the model
+    and changes its inputs; `time` measures this machine first; `exact` asks the scheduled graphs for their memory.
+    Raises SpecError or DataError with every check that failed.
+    """
+    from llmspec.compiler import pending, prove, refuse
+
+    with reading.placing():
+        plan, shown, notices = data(plan) if data else (plan, pending(plan), ())
+        proofs = (*prove(plan), *(graph_proofs(plan) if graph else ()), *shown)
+        refuse(proofs)
+    times = expected_times(plan, time)
+    peaks = {name: sum(items.values()) for name, items in scheduled(plan).items()} if exact else {}
+    return Checked(plan, proofs, notices, times, peaks)
+
+
+def measured(
+    plan: Plan, progress: Progress, notice: Callable[[str], None]
+) -> tuple[Plan, tuple[Proof, ...], tuple[str, ...]]:
+    """The plan with what its data say, what they prove, and what a person should know of them."""
     from llmspec.compiler import complete
-    from llmspec.core.problems import DataError
+    from llmspec.data.notices import notices
     from llmspec.data.prepare import prepare
     from llmspec.data.proofs import data_proofs
-    from llmspec.render.headway import Headway
-    from llmspec.render.waiting import waiting
+    from llmspec.training.prompts import rehearse
 
-    _, plan = compiled(path, overrides)
-    try:
-        with waiting("reading the data", lines=True) as say:
-            headway = Headway()
-            prepared = prepare(plan, offline=True, progress=lambda *found: say(headway.line(*found)), most=READ_ANEW)
-    except DataError as e:
-        first = e.problems[0]
-        why = first.message + (f"; {first.hint}" if first.hint else "")
-        return plan, f"token counts are missing: {why}", None, None
-    return complete(plan, prepared.measured), "", data_proofs(prepared), prepared
+    prepared = prepare(plan, progress=progress)
+    plan = complete(plan, prepared.measured)
+    for said in rehearse(plan, prepared):
+        notice(said)
+    return plan, data_proofs(prepared), tuple(notices(prepared))
+
+
+def graph_proofs(plan: Plan) -> tuple[Proof, ...]:
+    """What the built graph shows of the plan's masks."""
+    from llmspec.model.mask_check import graph_proof
+
+    return (graph_proof(plan),)
+
+
+def kernels_for(plan: Plan, target: Target, say: Callable[[str], None]) -> Made:
+    """Every kernel of a plan, made for a GPU. Raises RunError naming those that do not compile."""
+    from llmspec.core.problems import RunError
+    from llmspec.model.cross_compile import make
+
+    found = make(plan, target, say)
+    if problems := found.problems():
+        raise RunError(problems)
+    return found
 
 
 def scheduled(plan: Plan) -> dict[str, dict[str, int]]:
-    """What the graphs of each phase would hold. Raises SpecError where that is more than the device has."""
+    """Bytes that the graphs of each phase would hold, by phase and item.
+
+    Raises SpecError where that is more than the device has.
+    """
     from llmspec.compiler.fit import over_limit
     from llmspec.core.problems import SpecError
     from llmspec.model.graph_memory import exact
@@ -162,7 +180,7 @@ def scheduled(plan: Plan) -> dict[str, dict[str, int]]:
     return found
 
 
-def foretold(plan: Plan, measure: bool) -> Mapping[str, Forecast]:
+def expected_times(plan: Plan, measure: bool = False) -> Mapping[str, Forecast]:
     """What phases are expected to take on this machine, by name; `measure` it first, or take what is known of it."""
     from llmspec.forecast.estimates import calibrate, expected
 
@@ -171,39 +189,79 @@ def foretold(plan: Plan, measure: bool) -> Mapping[str, Forecast]:
     return expected(plan)
 
 
-def graph_proofs(plan: Plan) -> tuple[Proof, ...]:
-    """What the built graph shows of the plan's masks."""
-    from llmspec.model.mask_check import graph_proof
+# -- explain -------------------------------------------------------------------------------------------------------
+class Known(NamedTuple):
+    """A plan with what is known of its data here."""
 
-    return (graph_proof(plan),)
-
-
-def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:
-    """The spec's texts by file name, and the overrides given beside them."""
-    files: dict[str, str] = {}
-    for path, text in loaded.files:
-        name, number = path.name, 1
-        while name in files:
-            number += 1
-            name = f"{path.stem}.{number}{path.suffix}"
-        files[name] = text
-    return {**files, "overrides.txt": "".join(f"{s}\n" for s in overrides)} if overrides else files
+    plan: Plan
+    note: str = ""
+    """Why token counts are missing; '' where they are not."""
+    proofs: tuple[Proof, ...] | None = None
+    prepared: PreparedData | None = None
 
 
-def opened(path: Path | None, phase: str | None = None) -> Any:
+def known(path: Path, overrides: list[str] | None, progress: Progress | None = None) -> Known:
+    """The plan of a run; or of a spec, with proofs and data where these are already here, else a note on why."""
+    if not is_spec(path):
+        return Known(run_folder(path).plan())
+    from llmspec.compiler import complete
+    from llmspec.core.problems import DataError
+    from llmspec.data.prepare import prepare
+    from llmspec.data.proofs import data_proofs
+
+    _, plan = compiled(path, overrides)
+    try:
+        prepared = prepare(plan, offline=True, progress=progress, most=READ_ANEW)
+    except DataError as e:
+        first = e.problems[0]
+        why = first.message + (f"; {first.hint}" if first.hint else "")
+        return Known(plan, f"token counts are missing: {why}")
+    return Known(complete(plan, prepared.measured), "", data_proofs(prepared), prepared)
+
+
+def explained_spec(found: Known, *, exact: bool = False, time: bool = False) -> SpecReport:
+    """A spec's report; `exact` asks its graphs for their memory, `time` measures this machine first."""
+    from llmspec.explain.spec import explain_plan
+
+    plan, note, proofs, prepared = found
+    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None, expected_times(plan, time), prepared)
+
+
+def explained_part(found: Known, part: str) -> PartReport:
+    """The report of one part of a spec, by its path. Raises SpecError where there is none."""
+    from llmspec.explain.part import explain_part
+
+    return explain_part(found.plan, part)
+
+
+def explained_pair(
+    first: Path, second: Path, overrides: list[str] | None, progress: Progress | None = None
+) -> DifferenceReport:
+    """What differs between two specs or runs; token counts only where those of both are known: so keys compare."""
+    from llmspec.explain.compare import explain_difference
+
+    (a, a_note, *_), (b, b_note, *_) = known(first, overrides, progress), known(second, overrides, progress)
+    if a_note or b_note:
+        a, b = (compiled(path, overrides)[1] if is_spec(path) else plan for path, plan in ((first, a), (second, b)))
+    return explain_difference(a, b, (str(first), str(second)), a_note or b_note)
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+def open_run(path: Path | None, phase: str | None = None) -> LanguageModel:
     """The model of a run, the newest where none is named; with the weights of a phase, the last where none is."""
     from llmspec.decoding.language_model import open_model
-    from llmspec.render.terminal import err
-    from llmspec.render.waiting import waiting
 
-    with waiting("opening the model"):
-        model = open_model(run_folder(path).path, phase=phase)
-    for notice in model.notices:
-        err().print(f"note: {notice}")
-    return model
+    return open_model(run_folder(path).path, phase=phase)
 
 
-def run_folder(path: Path | None) -> Any:
+def decoding_settings(model: LanguageModel, overrides: list[str] | None) -> Decoding:
+    """The run's decoding settings with the overrides on top. Raises SpecError."""
+    from llmspec.spec import override_decoding
+
+    return override_decoding(model.plan.decoding, overrides or ())
+
+
+def run_folder(path: Path | None) -> RunFolder:
     """A run directory, the newest below `runs/` where none is named. Raises RunError, also for a spec."""
     from llmspec.core.problems import RunError
     from llmspec.runs.run import RunFolder
@@ -242,19 +300,3 @@ def meant(path: Path) -> str:
     runs = {p.parent.name: str(p.parent) for p in RUNS.glob("*/plan.json")}
     near = nearest(path.name, runs)
     return f"did you mean `{runs[near]}`?" if near else ""
-
-
-def tell_unknown(model: Any, prompt: str, system: str = "") -> None:
-    """Say what the model's vocabulary does not know of a prompt."""
-    from llmspec.data.unknown import of_prompt
-    from llmspec.render.terminal import err
-
-    if said := of_prompt(model.codec, system + prompt, model.plan.tokenizer.markers):
-        err().print(f"note: the prompt: {said}")
-
-
-def decoding_settings(model: Any, sets: list[str] | None) -> Any:
-    """The run's decoding settings with the overrides on top. Raises SpecError."""
-    from llmspec.spec import override_decoding
-
-    return override_decoding(model.plan.decoding, sets or ())

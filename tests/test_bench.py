@@ -177,7 +177,7 @@ def test_a_peer_that_is_missing_is_a_plain_error(
 def test_the_quickstart_stands_in_where_no_spec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from llmspec.cli.verbs import app
+    from llmspec.cli.app import app
 
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["bench", "--phase", "chatt"])

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from terminals import shell_words
 from typer.main import get_command
 
-from llmspec.cli.verbs import again, app
+from llmspec.cli.app import app
+from llmspec.cli.run import again
 from llmspec.core.visible import acts, command, path_word
 from llmspec.render import live
 from llmspec.render.terminal import Screen
@@ -93,7 +94,7 @@ def test_what_to_try_names_the_run(tmp_path: Path) -> None:
 
 
 # -- true ----------------------------------------------------------------------------------------------------------
-FOREIGN = re.compile(r"compilers|toolchain|kernels/|data/fetch|model/exact")
+FOREIGN = re.compile(r"compilers|toolchain|backends/|data/fetch|model/graph_memory")
 """Files whose options are those of compilers, of pip, and of processes of our own."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from strategies_decoding import HashDecoder, ToyCodec
 
 from llmspec.compiler import Plan, compile_spec
 from llmspec.compiler.plan import Measured, SharePlan, SourcePlan
@@ -31,7 +32,6 @@ from llmspec.runs.files import write_json, write_text
 from llmspec.runs.run import RunFolder
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import Spec
-from tests.strategies_decoding import HashDecoder, ToyCodec
 
 WIDTHS = (40, 80, 140)
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies import specs, yaml_text
 
 from llmspec.core.problems import Mark
 from llmspec.data.fetch import Fetch
 from llmspec.spec import Reading, read_spec
 from llmspec.spec.layers import merge
 from llmspec.spec.yaml12 import Node
-from tests.strategies import specs, yaml_text
 
 HERE = Mark("x", 1, 1)
 BASE = """\

@@ -24,7 +24,7 @@ from typer.main import get_command
 
 from llmspec.backends.workers import undisturbed
 from llmspec.cli import answered, failures
-from llmspec.cli.verbs import app
+from llmspec.cli.app import app
 from llmspec.core.problems import SpecError
 from llmspec.render.terminal import OutputLost, PipeClosed
 from llmspec.training.stop import Interrupted
@@ -198,7 +198,7 @@ def test_a_run_whose_reader_ends_saves_and_says_how_to_go_on(tmp_path: Path) -> 
     ("arguments", "module"),
     [
         (["--help"], "typer"),
-        (["schema"], "llmspec.cli.verbs"),
+        (["schema"], "llmspec.cli.app"),
         (["check", "quickstart"], "pydantic"),
         (["check", "quickstart", "--data"], "numpy"),
         (["explain", "quickstart"], "llmspec.data.prepare"),

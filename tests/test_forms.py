@@ -12,8 +12,8 @@ import tiny
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from llmspec.cli.app import app
 from llmspec.cli.forms import FORMS, SAMPLE_PLAIN, SAMPLE_TEXT, Form, form, turns_for
-from llmspec.cli.verbs import app
 from llmspec.core.problems import LlmspecError
 
 VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]

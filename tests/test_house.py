@@ -28,8 +28,8 @@ FLOORS = (
     {"training", "decoding"},
     {"bench"},
     {"explain", "scaffold"},
-    {"render"},
     {"api"},
+    {"render"},
     {"cli", "__main__"},
 )
 """A room imports rooms of its own floor or below."""
@@ -78,7 +78,7 @@ def module(path: Path) -> str:
 
 
 MODULES = {module(path): path for path in FILES}
-DOORWAYS = {"llmspec", "llmspec.cli", "llmspec.cli.verbs", "llmspec.api", "llmspec.__main__"}
+DOORWAYS = {"llmspec", "llmspec.cli", "llmspec.cli.app", "llmspec.__main__"}
 """Modules that stand above all rooms; the package itself among them, since it opens every room."""
 
 

@@ -59,7 +59,7 @@ def test_answers_at_once_and_allocates_no_weights(name: str, verb: str) -> None:
     # Asked of the process itself: what its parent held would count as its own otherwise.
     code = (
         "import atexit, sys; from llmspec.forecast.process_memory import peak_bytes\n"
-        "from llmspec.cli.verbs import app\n"
+        "from llmspec.cli.app import app\n"
         "atexit.register(lambda: print(peak_bytes(), file=sys.stderr)); app(sys.argv[1:])"
     )
     done = subprocess.run(

@@ -31,9 +31,9 @@ def answered(arguments: list[str]) -> int:
     from llmspec.render.terminal import lost, prepare_streams, settle
 
     closed = prepare_streams()
+    from llmspec.cli.app import app
     from llmspec.cli.failures import STOPPED, Answer, Ended, explained, tell
     from llmspec.cli.verb import usage
-    from llmspec.cli.verbs import app
 
     try:
         if "stdout" in closed:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies_decoding import decodings
 
 from llmspec.compiler import compile_spec
 from llmspec.explain.chain import chain_report
@@ -17,7 +18,6 @@ from llmspec.parts import attentions, mlps, norms, positions
 from llmspec.render.report_shared import spark
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import Spec
-from tests.strategies_decoding import decodings
 
 
 def kinds(table: Any) -> st.SearchStrategy[dict[str, str]]:

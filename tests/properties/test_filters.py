@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from strategies_decoding import decodings, frozen, logits, logits_in_context, settings_of
 
 from llmspec.decoding.chain import apply, entropy_bits, log_softmax, probabilities, trace
 from llmspec.parts.filters import TABLE, Context
@@ -23,7 +24,6 @@ from llmspec.parts.filters.top_k import TopK
 from llmspec.parts.filters.top_p import ROUNDING, SORTED, TopP
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.shape import description
-from tests.strategies_decoding import decodings, frozen, logits, logits_in_context, settings_of
 
 pytestmark = pytest.mark.filterwarnings("error")
 EPS = np.finfo(np.float64).eps

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from records import FORMATS, SPOILED, dropped_for, record
 from test_sources import cache, plan_of, source  # noqa: F401
 
-from llmspec.api import tell_unknown
+from llmspec.cli.opening import tell_unknown
 from llmspec.core.problems import DataError, Problem
 from llmspec.data.losses import Loss
 from llmspec.data.notices import notices

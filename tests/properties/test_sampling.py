@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from strategies_decoding import HashDecoder, ScriptDecoder, ToyCodec, decodings, logits
 
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding import Event, chat_prompt, generate, stream, text_prompt
@@ -14,7 +15,6 @@ from llmspec.decoding.sampler import choose, draw, uniform
 from llmspec.parts.filters import Context
 from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
 from llmspec.spec.decoding import Decoding
-from tests.strategies_decoding import HashDecoder, ScriptDecoder, ToyCodec, decodings, logits
 
 pytestmark = pytest.mark.filterwarnings("error")
 CODEC = ToyCodec(markers=["<|sum|>", "<|sum|>>"])

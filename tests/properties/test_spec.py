@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from strategies import MUTATIONS, TABLES, Broken, applied, broken_specs, slips, specs, yaml_text
+from strategies import settings as settings_of
 
 from llmspec.core.problems import SpecError
 from llmspec.spec import Reading, dump, load_spec, read_spec
@@ -20,8 +22,6 @@ from llmspec.spec.json_schema import json_schema
 from llmspec.spec.recovery import parse
 from llmspec.spec.shape import fields_of
 from llmspec.spec.yaml12 import Tree
-from tests.strategies import MUTATIONS, TABLES, Broken, applied, broken_specs, slips, specs, yaml_text
-from tests.strategies import settings as settings_of
 
 slow = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

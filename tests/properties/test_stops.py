@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from strategies_decoding import ToyCodec, split_texts
 
 from llmspec.decoding.stops import TextStream
 from llmspec.parts import tokenizers
 from llmspec.parts.tokenizers.base import END, END_OF_TURN, SPECIALS, Codec
-from tests.strategies_decoding import ToyCodec, split_texts
 
 # Few letters, so that stops occur, overlap and nearly occur; of one, two, three and four bytes.
 few = st.text("aé€🙂", max_size=20)

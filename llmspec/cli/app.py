@@ -1,0 +1,60 @@
+"""The command line, put together: a file for each verb, arguments -> one call -> render."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmspec.cli import bench, check, explain, new, run, sample, schema
+from llmspec.cli.failures import STATUSES
+from llmspec.cli.verb import Verb, Verbs
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=STATUSES,
+    help="One YAML file holds the whole life of a language model: architecture, tokenizer, data, training, "
+    "decoding.\n\nStart with `llmspec run quickstart`, then `llmspec sample` and `llmspec explain`.",
+)
+
+
+def version(asked: bool) -> None:
+    """Prints the version and ends."""
+    if asked:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
+
+        from llmspec.render.terminal import out
+
+        try:
+            number = installed("llmspec")
+        except PackageNotFoundError:  # a checkout that is not installed
+            number = "(not installed)"
+        out().print(f"llmspec {number}")
+        raise typer.Exit()
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for verb, examples in (
+    (run.run, run.EXAMPLES),
+    (sample.sample, sample.EXAMPLES),
+    (explain.explain, explain.EXAMPLES),
+    (check.check, check.EXAMPLES),
+    (new.new, new.EXAMPLES),
+    (schema.schema, schema.EXAMPLES),
+    (bench.bench, bench.EXAMPLES),
+):
+    app.command(cls=Verb, epilog=examples)(verb)

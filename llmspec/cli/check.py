@@ -1,0 +1,69 @@
+"""`llmspec check`: finds every problem of a spec before anything is spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmspec.api import checked, compiled, kernels_for, measured
+from llmspec.cli.arguments import Json, Sets, SpecPath
+
+if TYPE_CHECKING:
+    from llmspec.compiler.plan import Plan
+    from llmspec.compiler.proofs import Proof
+
+EXAMPLES = (
+    "Examples:  `llmspec check quickstart`  ·  `llmspec check my.yaml --data`  ·  "
+    "`llmspec check my.yaml --device CUDA:sm_90 --set precision=bfloat16`"
+)
+
+
+def check(
+    spec: SpecPath,
+    set_: Sets = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs whether they fit.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Read the data too, downloading what is missing.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Build the model and see who influences whom in it.")] = False,
+    time: Annotated[bool, typer.Option("--time", help="Measure this machine, and say how long phases take.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="GPU", help="Make every kernel for a GPU that need not be here: CUDA:sm_90, METAL."),
+    ] = None,
+    json_: Json = False,
+) -> Any:
+    """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
+    from llmspec.core.targets import parse
+
+    target = parse(device) if device else None
+    loaded, plan = compiled(spec, [*(set_ or ()), f"device={target.device}"] if target else set_)
+
+    def reading(plan: Plan) -> tuple[Plan, tuple[Proof, ...], tuple[str, ...]]:
+        from llmspec.render.live import watcher
+
+        with watcher(aside=json_) as watch:
+            return measured(plan, watch.progress, watch.notice)
+
+    found = checked(loaded, plan, data=reading if data else None, graph=graph, time=time, exact=exact)
+    kernels = None
+    if target:
+        from llmspec.render.report_kernels import progress
+
+        with progress(target.name) as say:
+            kernels = kernels_for(found.plan, target, say)
+    if json_:
+        return {
+            "ok": True,
+            "problems": [],
+            **found.as_data(),
+            **({"peaks": found.peaks} if exact else {}),
+            **({"kernels": kernels.model_dump(mode="json")} if kernels else {}),
+        }
+    from llmspec.render import proofs
+
+    times = [expected.sentence for expected in found.times.values()]
+    proofs.checked(found.plan, found.proofs, found.peaks, times, data, found.notices)
+    if kernels:
+        from llmspec.render.report_kernels import show
+
+        show(kernels)

@@ -1,0 +1,92 @@
+"""`llmspec explain`: what a spec will do, what a run has done, how a text was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmspec.api import (
+    Progress,
+    decoding_settings,
+    explained_pair,
+    explained_part,
+    explained_spec,
+    is_spec,
+    known,
+    run_folder,
+)
+from llmspec.cli.arguments import Json, Sets, place
+from llmspec.cli.opening import opened, tell_unknown
+
+EXAMPLES = (
+    "Examples:  `llmspec explain quickstart`  ·  `llmspec explain runs/quickstart`  ·  "
+    "`llmspec explain runs/quickstart --prompt 'What is a comet?'`  ·  "
+    "`llmspec explain quickstart --part model.attention`  ·  "
+    "`llmspec explain A.yaml B.yaml`"
+)
+
+
+def explain(
+    what: Annotated[
+        Path | None,
+        typer.Argument(metavar="SPEC | RUN", parser=place, help="A spec or a run; the newest run where left out."),
+    ] = None,
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="SPEC | RUN", parser=place, help="A second one: what differs, and what follows."),
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="One part of a spec in depth, such as model.attention.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs for the memory of a spec.")] = False,
+    time: Annotated[bool, typer.Option("--time", help="Measure this machine, and say how long a spec takes.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=20, help="Candidates shown for each token.")] = 5,
+    set_: Sets = None,
+    json_: Json = False,
+) -> Any:
+    """Say what a spec will do, or what a run has done, or how a text was chosen."""
+    report: Any
+    if what is not None and other is not None:
+        with reading() as progress:
+            report = explained_pair(what, other, set_, progress)
+    elif prompt is None and what is not None and (is_spec(what) or part is not None or exact or time):
+        with reading() as progress:
+            found = known(what, set_, progress)
+        report = explained_part(found, part) if part is not None else explained_spec(found, exact=exact, time=time)
+    elif prompt is not None:
+        report = explained_answer(what, prompt, seed, top, set_)
+    else:
+        from llmspec.explain.run import explain_run
+
+        report = explain_run(run_folder(what))
+    if json_:
+        return report.as_data()
+    from llmspec.render.reports import show
+
+    show(report)
+
+
+@contextmanager
+def reading() -> Iterator[Progress]:
+    """Says that data are read, and how far that is, where it takes long."""
+    from llmspec.render.headway import Headway
+    from llmspec.render.waiting import waiting
+
+    with waiting("reading the data", lines=True) as say:
+        headway = Headway()
+        yield lambda *found: say(headway.line(*found))
+
+
+def explained_answer(what: Path | None, prompt: str, seed: int | None, top: int, sets: list[str] | None) -> Any:
+    """The report of one answer by a run's model."""
+    from llmspec.cli.forms import prompt_of
+    from llmspec.explain.decoding import explain_prompt
+
+    prompt = prompt_of(prompt)
+    model = opened(what)
+    tell_unknown(model, prompt)
+    return explain_prompt(model, prompt, seed=seed, top=top, decoding=decoding_settings(model, sets))

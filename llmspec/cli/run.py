@@ -1,0 +1,90 @@
+"""`llmspec run`: trains what a spec describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmspec.api import RUNS, compiled
+from llmspec.cli.arguments import Json, Offline, Sets, SpecPath, place
+from llmspec.core.visible import command, path_word
+
+if TYPE_CHECKING:
+    from llmspec.spec import Reading
+
+EXAMPLES = (
+    "Examples:  `llmspec run quickstart`  ·  "
+    "`llmspec run quickstart --set phases.pretrain.budget='3M tokens' --out runs/longer`"
+)
+
+
+def run(
+    spec: SpecPath,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FOLDER", parser=place, help="Run directory; runs/NAME where left out."),
+    ] = None,
+    set_: Sets = None,
+    offline: Offline = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse to run on anything else than the run directory's lock.json says.")
+    ] = False,
+    lock: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=place, help="The same with this lock.json, or that of this run."),
+    ] = None,
+    json_: Json = False,
+) -> Any:
+    """Train what a spec describes; go on where an earlier run of it stopped."""
+    from llmspec.training.stop import on_signals
+
+    with on_signals():  # before anything large is imported
+        from llmspec.render.live import watcher
+        from llmspec.training.run import run as train
+
+        loaded, plan = compiled(spec, set_)
+        folder = out or RUNS / plan.name
+        go_on = again(spec, out, set_, offline, locked, lock, json_)
+        then = (command("sample", path_word(folder), "--prompt", "…"), command("explain", path_word(folder)))
+        with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
+            done = train(
+                plan,
+                folder,
+                files=written(loaded, set_),
+                watcher=watch,
+                offline=offline,
+                locked=lock or (folder if locked else None),
+            )
+    if json_:
+        from llmspec.explain.summary import run_summary
+
+        return run_summary(done, watch.taken)
+
+
+def again(
+    spec: Path, out: Path | None, set_: list[str] | None, offline: bool, locked: bool, lock: Path | None, json_: bool
+) -> str:
+    """The command that goes on with a run, for a shell."""
+    flags = {"--offline": offline, "--locked": locked, "--json": json_}
+    places = {"--out": out, "--lock": lock}
+    return command(
+        "run",
+        path_word(spec),
+        *(f"--set={s}" for s in set_ or ()),
+        *(f"{name}={path_word(place)}" for name, place in places.items() if place),
+        *(flag for flag, given in flags.items() if given),
+    )
+
+
+def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:
+    """The spec's texts by file name, and the overrides given beside them."""
+    files: dict[str, str] = {}
+    for path, text in loaded.files:
+        name, number = path.name, 1
+        while name in files:
+            number += 1
+            name = f"{path.stem}.{number}{path.suffix}"
+        files[name] = text
+    return {**files, "overrides.txt": "".join(f"{s}\n" for s in overrides)} if overrides else files

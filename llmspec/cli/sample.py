@@ -1,0 +1,47 @@
+"""`llmspec sample`: lets a trained model write."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from llmspec.api import decoding_settings
+from llmspec.cli.arguments import Json, RunPath, Sets
+from llmspec.cli.opening import opened, tell_unknown
+
+EXAMPLES = (
+    "Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "
+    "`llmspec sample runs/quickstart --prompt 'ROMEO' --n 4 --set decoding.temperature=0.5`"
+)
+
+
+def sample(
+    run: RunPath = None,
+    prompt: Annotated[
+        str, typer.Option(help="What to answer (chat models) or to continue; - reads standard input.")
+    ] = "",
+    system: Annotated[str, typer.Option(help="What a chat model is told before the prompt.")] = "",
+    n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as text, chat model or not.")] = False,
+    phase: Annotated[
+        str | None, typer.Option(help="Take the weights of this phase; the last that has some where left out.")
+    ] = None,
+    set_: Sets = None,
+    json_: Json = False,
+) -> Any:
+    """Let a trained model write."""
+    from llmspec.cli.forms import prompt_of, turns_for
+    from llmspec.render import samples
+
+    prompt = prompt_of(prompt)
+    model = opened(run, phase)
+    decoding = decoding_settings(model, set_)
+    chat = model.chat and not plain
+    turns = turns_for(model, chat, prompt, system)
+    tell_unknown(model, prompt, system)
+    if json_:
+        answers = model.generate(turns, n=n, seed=seed, chat=chat, decoding=decoding)
+        return samples.as_data(model, prompt, answers)
+    samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n, chat)
