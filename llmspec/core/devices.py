@@ -18,15 +18,9 @@ MOST_THREADS = 64
 """As many as the C functions have room for (kernels/c/pool.c)."""
 DEVICES = ("CPU", "CUDA", "METAL", "NV", "AMD")
 """What DEV may name; its further parts, as in CUDA:1, are tinygrad's."""
-VARIABLES = (
-    "LLMSPEC_CACHE",
-    "LLMSPEC_THREADS",
-    "LLMSPEC_TINYGRAD",
-    "LLMSPEC_HYPOTHESIS",
-    "LLMSPEC_QUICKSTART",
-    "LLMSPEC_INSTRUCTIONS",
-)
-"""Environment variables of llmspec; the last three are for its tests."""
+FOR_USERS = ("LLMSPEC_CACHE", "LLMSPEC_THREADS", "LLMSPEC_TINYGRAD", "LLMSPEC_TRACEBACK", "LLMSPEC_INSTRUCTIONS")
+VARIABLES = (*FOR_USERS, "LLMSPEC_HYPOTHESIS", "LLMSPEC_QUICKSTART")
+"""Environment variables of llmspec; the last two are for its tests."""
 
 
 def automatic() -> tuple[str, str]:
@@ -94,7 +88,7 @@ def remarks(root: Path = Path("/")) -> list[str]:
                 f"{here} threads; {THREADS}={min(limit, MOST_THREADS)} would insist"
             )
     for name in sorted(n for n in os.environ if n.startswith("LLMSPEC_") and n not in VARIABLES):
-        near = nearest(name, VARIABLES[:4])
+        near = nearest(name, FOR_USERS)
         found.append(f"{name} is no variable of llmspec and is ignored" + (f"; did you mean {near}?" if near else ""))
     return found
 

@@ -1,0 +1,155 @@
+"""What is written about the program is what the program does: reference, commands, specs, links, pictures."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+DOCS = tiny.ROOT / "docs"
+PAGES = sorted([*tiny.ROOT.glob("*.md"), *DOCS.glob("*.md")])
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+
+
+def script(name: str) -> ModuleType:
+    """A module of docs/, which is no package."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(DOCS))
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced blocks of a page in these languages."""
+    return [text for language, text in FENCED.findall(page.read_text("utf-8")) if language in languages]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of every llmspec command in a page's shell blocks, continued lines joined."""
+    found = []
+    for block in blocks(page, "sh", "console"):
+        for line in block.replace("\\\n", " ").split("\n"):
+            for part in re.split(r"&&|\|", line.split("  #")[0].lstrip("$ ")):
+                words = shlex.split(part)
+                if words and words[0].rsplit("/", 1)[-1] == "llmspec":
+                    found.append(words[1:])
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_the_reference_is_the_programs_own() -> None:
+    """docs/reference.md is made anew by `python docs/spec_reference.py > docs/reference.md`."""
+    assert (DOCS / "reference.md").read_text("utf-8") == script("spec_reference").reference()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for one, other in LINK.findall(FENCED.sub("", page.read_text("utf-8"))):
+        target, _, anchor = (one or other).partition("#")
+        if target.startswith(("http://", "https://")):
+            continue
+        to = (page.parent / target) if target else page
+        assert to.exists(), target
+        assert not anchor or anchor in anchors(to), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_exist(page: Path) -> None:
+    """Every verb and option that a page shows is known to the program."""
+    import typer
+
+    from llmspec.cli.verbs import app
+
+    group: Any = typer.main.get_command(app)
+    for words in commands(page):
+        if words[0].startswith("-"):
+            continue
+        assert words[0] in group.commands, words
+        known = {o for p in group.commands[words[0]].params for o in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
+        assert {w.split("=")[0] for w in words if re.match(r"--?[a-z]", w)} <= known, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_specs_are_specs(page: Path, tmp_path: Path) -> None:
+    """Every whole spec in a page is one that compiles."""
+    import llmspec
+
+    for text in blocks(page, "yaml"):
+        if re.search(r"^name:", text, re.MULTILINE):
+            (tmp_path / "spec.yaml").write_text(text, "utf-8")
+            assert llmspec.compile(llmspec.load_spec(tmp_path / "spec.yaml").spec).name
+
+
+def test_the_readme_is_short() -> None:
+    assert len((tiny.ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", ["run", "explain"])
+def test_pictures_can_be_drawn_and_say_nothing_of_their_machine(name: str) -> None:
+    text = (DOCS / f"{name}.svg").read_text("utf-8")
+    picture = ElementTree.fromstring(text)
+    assert picture.tag.endswith("svg") and len(list(picture.iter())) > 50
+    assert not re.search(r"/(home|root|tmp|work|Users)/", text)
+    assert re.search("@keyframes", text)
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("one\r\ntwo", ["one", "two", ""]),
+        ("one\rTWO", ["TWO", "", ""]),
+        ("one\r\ntwo\x1b[1A\x1b[2K\rthree", ["three", "two", ""]),
+        ("one\r\ntwo\r\nthree\r\nfour", ["two", "three", "four"]),
+        ("a\x1b[31mb\x1b[0m\x1b[?25lc", ["abc", "", ""]),
+        ("0123456789ab", ["0123456789", "ab", ""]),
+        ("猫c", ["猫c", "", ""]),
+        ("one\r\ntwo\x1b[H\x1b[J", ["", "", ""]),
+    ],
+)
+def test_a_terminal_shows(written: str, shown: list[str]) -> None:
+    terminal = script("terminal").Terminal(10, 3)
+    terminal.feed(written)
+    assert ["".join(c for c, _ in line) for line in terminal.screen()] == shown
+
+
+def test_a_terminal_knows_colours() -> None:
+    module = script("terminal")
+    terminal = module.Terminal(10, 3)
+    terminal.feed("\x1b[1;31ma\x1b[22;38;5;196mb\x1b[39;48;2;1;2;3mc\x1b[0md")
+    looks = [style for _, style in terminal.screen()[0]]
+    assert looks == [
+        module.Style(color=module.PALETTE[1], bold=True),
+        module.Style(color="#ff0000"),
+        module.Style(background="#010203"),
+        module.PLAIN,
+    ]
+    with pytest.raises(ValueError, match="unknown control"):
+        terminal.feed("\x1b[5n")
+
+
+@given(st.lists(st.sampled_from(["ab", "\r\n", "\x1b[1A", "\x1b[2K", "\x1b[1;32m", "é", "\x1b[0m"])), st.integers(1, 5))
+def test_pieces_of_output_make_one_output(pieces: list[str], size: int) -> None:
+    """However a program's output is cut into pieces, the screen is the same."""
+    module, text = script("terminal"), "".join(pieces)
+    whole, cut = module.Terminal(7, 4), module.Terminal(7, 4)
+    whole.feed(text)
+    for at in range(0, len(text), size):
+        cut.feed(text[at : at + size])
+    assert whole.screen() == cut.screen() and whole.written() == cut.written()
