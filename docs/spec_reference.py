@@ -265,7 +265,7 @@ def commands() -> Iterator[str]:
     """Every verb with its arguments and options, as `--help` has them."""
     import typer
 
-    from llmspec.cli.verbs import app
+    from llmspec.cli.app import app
 
     yield "## Commands\n"
     yield "`llmspec COMMAND --help` says the same.\n"

@@ -75,7 +75,7 @@ def test_commands_exist(page: Path) -> None:
     """Every verb and option that a page shows is known to the program."""
     import typer
 
-    from llmspec.cli.verbs import app
+    from llmspec.cli.app import app
 
     group: Any = typer.main.get_command(app)
     for words in commands(page):
@@ -95,6 +95,14 @@ def test_specs_are_specs(page: Path, tmp_path: Path) -> None:
         if re.search(r"^name:", text, re.MULTILINE):
             (tmp_path / "spec.yaml").write_text(text, "utf-8")
             assert llmspec.compile(llmspec.load_spec(tmp_path / "spec.yaml").spec).name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    if page.name in ("LOG.md", "CHANGELOG.md"):  # they tell of what was there once
+        return
+    named = re.findall(r"(?<![\w/.])((?:tests|docs|specs|llmspec)/[\w/.-]+\.\w+)", page.read_text("utf-8"))
+    assert not [name for name in named if not (tiny.ROOT / name).exists()]
 
 
 def test_the_readme_is_short() -> None:
