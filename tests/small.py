@@ -31,13 +31,13 @@ data:
     + tiny.FACTS
     + """\
 phases:
-  pretrain: {kind: pretrain, mixture: {facts: 100%}, budget: 4 steps, batch: 2, checkpoint_every: 2 steps}
+  pretrain: {kind: pretrain, mixture: {facts: 100%}, budget: 4 steps, micro_batch_size: 2, checkpoint_every: 2 steps}
   chat:
     kind: sft
     from: pretrain
     mixture: {facts: 100%}
     budget: 4 steps
-    batch: 2
+    micro_batch_size: 2
     checkpoint_every: 2 steps
     prompts: ["one"]
 decoding: {temperature: 0.8, max_tokens: 4}

@@ -56,7 +56,7 @@ WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "red", "hen
 NAMES = st.sampled_from(["a", "b2", "wiki", "plays", "my-text", "v1.0", "Notes_2"])
 BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3])}
 """Values for keys whose limits allow more than a short training bears."""
-LEAKS = st.fixed_dictionaries({}, optional={"leaks": st.sampled_from(["drop", "refuse", "allow"])})
+LEAKS = st.fixed_dictionaries({}, optional={"contamination": st.sampled_from(["drop", "refuse", "allow"])})
 SHARES = st.integers(1, 99).map(lambda n: f"{n}%")
 
 
@@ -222,7 +222,20 @@ def mixtures(draw: DrawFn, names: list[str]) -> Data:
 def phase_settings(draw: DrawFn, names: list[str], earlier: list[str]) -> Data:
     """A phase of a few steps on these sources, from one of the earlier phases or from nothing."""
     part = draw(st.sampled_from(list(phases.TABLE.values())))
-    out = draw(settings(part, skip=("from", "mixture", "budget", "batch", "accumulation", "prompts", "learn")))
+    out = draw(
+        settings(
+            part,
+            skip=(
+                "from",
+                "mixture",
+                "budget",
+                "micro_batch_size",
+                "gradient_accumulation_steps",
+                "prompts",
+                "train_on",
+            ),
+        )
+    )
     out["mixture"] = draw(mixtures(names))
     epochs = st.sampled_from(list(out["mixture"])).map(lambda name: f"1 epochs of {name}")
     fixed = st.sampled_from(["4 steps", "6 steps", "256 tokens", "0.5k tokens", "2 MFLOPs"])
@@ -230,17 +243,17 @@ def phase_settings(draw: DrawFn, names: list[str], earlier: list[str]) -> Data:
     if earlier and draw(st.booleans()):
         out["from"] = draw(st.sampled_from(earlier))
     optional = {
-        "batch": st.integers(1, 2),
-        "accumulation": st.integers(1, 2),
+        "micro_batch_size": st.integers(1, 2),
+        "gradient_accumulation_steps": st.integers(1, 2),
         "optimizer": parts("optimizer"),
         "schedule": parts("schedule"),
         "objective": parts("objective"),
         "prompts": st.just(["Once", "1e3"]),
     }
-    if "learn" in fields_of(part):
+    if "train_on" in fields_of(part):
         others = st.lists(st.sampled_from([role for role in ROLES if role != "assistant"]), unique=True)
-        optional["learn"] = others.map(lambda roles: ["assistant", *roles])
-    out |= {"batch": 1} | draw(st.fixed_dictionaries({}, optional=optional))
+        optional["train_on"] = others.map(lambda roles: ["assistant", *roles])
+    out |= {"micro_batch_size": 1} | draw(st.fixed_dictionaries({}, optional=optional))
     if "steps" not in out["budget"]:  # it may come to a single step, of which a warm-up in steps leaves nothing
         out.get("schedule", {}).pop("warmup", None)
     return out
@@ -352,13 +365,13 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("model", "d_model"), 0),
         (("seed",), -3),
         (("model", "dropout"), -0.5),
-        (("phases", PHASE, "batch"), -2),
+        (("phases", PHASE, "micro_batch_size"), -2),
     ],
     "quoted_number": [
         (("model", "layers"), "2"),
         (("model", "dropout"), "1e-1"),
         (("seed",), "0x1f"),
-        (("phases", PHASE, "clip"), "1.0"),
+        (("phases", PHASE, "max_grad_norm"), "1.0"),
     ],
     "small_vocabulary": [(("tokenizer", "vocab"), 5)],
     "another_kinds_key": [(("model", "attention", "kv_heads"), 1), (("phases", PHASE, "optimizer", "momentum"), 0.5)],
@@ -399,7 +412,7 @@ TEXTUAL: dict[str, list[tuple[Path, Callable[[str], str]]]] = {
     "unclosed_bracket": [
         (path, lambda line, end=end: line.split(":")[0] + end)
         for end in (": [1, 2", ": {a: 1", ': "te', ": 'it")
-        for path in (("name",), ("model", "layers"), ("phases", PHASE, "batch"))
+        for path in (("name",), ("model", "layers"), ("phases", PHASE, "micro_batch_size"))
     ],
     "wrong_indentation": [(("model", "layers"), lambda line: " " + line)],
     "python_tag": [(("name",), lambda line: "name: !!python/name:os.system x")],

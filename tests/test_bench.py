@@ -131,7 +131,7 @@ def test_batches_are_numbers_of_the_plan_alone(data: dict[str, Any], index: int)
     for phase in plan.phases:
         made, again = batch(plan, phase, index), batch(plan, phase, index)
         assert made.keys() == again.keys() and all((made[k] == again[k]).all() for k in made)
-        shape = (phase.phase.batch, plan.model.context)
+        shape = (phase.phase.micro_batch_size, plan.model.context)
         assert all(a.shape == shape and a.dtype == np.int32 and a.min() >= 0 for a in made.values())
         assert max(made["tokens"].max(), made["targets"].max()) < plan.model.vocab
         assert (made["tokens"][:, 1:] == made["targets"][:, :-1]).all()

@@ -46,7 +46,8 @@ model:
   mlp: {kind: relu, d_ff: 32}
 tokenizer: {kind: byte}
 data: {sources: {docs: {kind: python_docs, license: PSF-2.0}}}
-phases: {pretrain: {kind: pretrain, mixture: {docs: 100%}, budget: 4 steps, batch: 2, optimizer: {kind: sgd, lr: 1e-2}}}
+phases: {pretrain: {kind: pretrain, mixture: {docs: 100%}, budget: 4 steps, micro_batch_size: 2,
+    optimizer: {kind: sgd, lr: 1e-2}}}
 """
 EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Largest relative error of a rounded operand."""

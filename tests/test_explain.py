@@ -58,11 +58,17 @@ def tiny(**changes: Any) -> dict[str, Any]:
                 "kind": "pretrain",
                 "mixture": {"plain": "75%", "facts": "25%"},
                 "budget": "40 steps",
-                "batch": 2,
+                "micro_batch_size": 2,
                 "schedule": {"kind": "cosine", "warmup": "10%"},
                 "prompts": ("to",),
             },
-            "chat": {"kind": "sft", "from": "pretrain", "mixture": {"facts": "100%"}, "budget": "8 steps", "batch": 2},
+            "chat": {
+                "kind": "sft",
+                "from": "pretrain",
+                "mixture": {"facts": "100%"},
+                "budget": "8 steps",
+                "micro_batch_size": 2,
+            },
         },
         "decoding": {"temperature": 0.8, "top_p": 0.95, "frequency_penalty": 0.2, "max_tokens": 6, "stop": ("\n",)},
         **changes,
@@ -239,7 +245,7 @@ def test_a_model_of_175_billion_parameters_is_explained_at_once() -> None:
         tokenizer={"kind": "bpe", "vocab": 50257},
         memory_limit="500 TiB",
     )
-    spec["phases"]["pretrain"] |= {"budget": "300B tokens", "batch": 1563}
+    spec["phases"]["pretrain"] |= {"budget": "300B tokens", "micro_batch_size": 1563}
     plan = compile_spec(Spec.model_validate(spec))
     began = time.process_time()
     printed(report := explain_plan(plan), 80)

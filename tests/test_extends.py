@@ -139,23 +139,23 @@ def test_null_deletes_unless_it_is_itself_a_setting(tmp_path: Path) -> None:
         top="""\
 extends: base.yaml
 model: {mlp: {d_ff: null}, position: null}
-phases: {p: {mixture: {a: 100%}, clip: null, prompts: null}}
+phases: {p: {mixture: {a: 100%}, max_grad_norm: null, prompts: null}}
 data: {sources: {b: null}}
 """,
     )
     spec = reading.sections.spec
     assert spec is not None, reading.problems
     assert list(spec.data.sources) == ["a"] and spec.phases["p"].prompts == ()
-    assert spec.phases["p"].clip is None and spec.model.position.theta == 10_000  # type: ignore[attr-defined]
+    assert spec.phases["p"].max_grad_norm is None and spec.model.position.theta == 10_000  # type: ignore[attr-defined]
 
 
 def test_clip_null_above_a_clip_turns_clipping_off(tmp_path: Path) -> None:
     files = {
-        "top": "extends: mid.yaml\nphases: {p: {clip: null}}",
-        "mid": "extends: base.yaml\nphases: {p: {clip: 2.0}}",
+        "top": "extends: mid.yaml\nphases: {p: {max_grad_norm: null}}",
+        "mid": "extends: base.yaml\nphases: {p: {max_grad_norm: 2.0}}",
     }
     spec = read(tmp_path, **files).sections.spec
-    assert spec is not None and spec.phases["p"].clip is None
+    assert spec is not None and spec.phases["p"].max_grad_norm is None
 
 
 def test_several_bases_are_layered_in_order(tmp_path: Path) -> None:
@@ -244,8 +244,8 @@ def test_the_order_of_overrides_of_different_keys_does_not_matter(tmp_path: Path
 
 
 def test_null_by_set_restores_the_default(tmp_path: Path) -> None:
-    spec = read(tmp_path, "decoding.temperature=null", "phases.p.clip=null").sections.spec
-    assert spec is not None and spec.decoding.temperature == 1.0 and spec.phases["p"].clip is None
+    spec = read(tmp_path, "decoding.temperature=null", "phases.p.max_grad_norm=null").sections.spec
+    assert spec is not None and spec.decoding.temperature == 1.0 and spec.phases["p"].max_grad_norm is None
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ SPEC = """\
 name: mine
 model: {d_model: 16, layers: 1, context: 16, attention: {heads: 2}}
 data: {sources: {me: {kind: files, path: "*.txt", validation: tail 10%}}}
-phases: {first: {kind: pretrain, mixture: {me: 100%}, budget: 50 steps, batch: 2}}
+phases: {first: {kind: pretrain, mixture: {me: 100%}, budget: 50 steps, micro_batch_size: 2}}
 """
 
 
@@ -47,8 +47,8 @@ def give(line: list[str], capsys: Any) -> tuple[int, str]:
         ("name: mine", "name: mine\ndevice: gpu", "write `CUDA` (NVIDIA)"),
         ("name: mine", "name: mine\ndevice: mps", "write `METAL`"),
         ("name: mine", "name: mine\nprecision: bf16", "bfloat16"),
-        ("batch: 2", "sample_every: never", "`100%` does it once"),
-        ("batch: 2", "evaluate_every: 0 steps", "`100%`"),
+        ("micro_batch_size: 2", "sample_every: never", "`100%` does it once"),
+        ("micro_batch_size: 2", "evaluate_every: 0 steps", "`100%`"),
     ],
 )
 def test_slips_of_yaml(old: str, new: str, said: str, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_run_without_weights_says_when_it_has_some(tmp_path: Path) -> None:
         ('{me: {kind: files, path: "*.txt", validation: tail 10%}}', "[{name: me, path: a}]", "below it `me: {…}`"),
         ("{first: {kind: pretrain", "{first: {kind: pretrain}, x: {kind: pretrain", "`mixture` is missing"),
         (
-            "{first: {kind: pretrain, mixture: {me: 100%}, budget: 50 steps, batch: 2}}",
+            "{first: {kind: pretrain, mixture: {me: 100%}, budget: 50 steps, micro_batch_size: 2}}",
             "{kind: pretrain, mixture: {me: 100%}, budget: 50 steps}",
             "the phase has no name; phases: {my-phase:",
         ),
@@ -190,7 +190,8 @@ def test_a_run_without_its_tokenizer_says_how_to_get_it_back(tmp_path: Path) -> 
 
 
 def test_a_list_with_a_broken_entry_is_not_called_empty_too(tmp_path: Path) -> None:
-    chat = ", chat: {kind: sft, learn: [LEARN], from: first, mixture: {me: 100%}, budget: 5 steps, batch: 2}}"
+    chat = ", chat: {kind: sft, train_on: [LEARN], from: first, mixture: {me: 100%}, budget: 5 steps, "
+    chat += "micro_batch_size: 2}}"
     for learn, count in (("bot", 1), ("bot, user", 1), ("", 1)):
         spec = SPEC.rstrip().removesuffix("}") + chat.replace("LEARN", learn) + "\n"
         problems = read_spec(tiny.write(tmp_path, spec)).problems

@@ -17,7 +17,7 @@ SPEC: dict[str, Any] = {
     "name": "mine",
     "model": {"d_model": 32, "layers": 1, "context": 32, "attention": {"heads": 2}},
     "data": {"sources": {"me": {"kind": "files", "path": "*.txt"}}},
-    "phases": {"first": {"kind": "pretrain", "mixture": {"me": "100%"}, "budget": "15 steps", "batch": 4}},
+    "phases": {"first": {"kind": "pretrain", "mixture": {"me": "100%"}, "budget": "15 steps", "micro_batch_size": 4}},
 }
 EVERY = [(place, word) for place, words in foreign.PLACES.items() for word in words.split()]
 
@@ -31,12 +31,17 @@ def problems(folder: Path, spec: dict[str, Any]) -> dict[str, str]:
 
 def test_every_place_is_one_and_no_word_of_ours_is_taken() -> None:
     ours = places()
-    for place in foreign.PLACES:
+    for place in (*foreign.PLACES, *foreign.FORMER):
         holder, _, key = place.rpartition(".")
         assert key == "<name>" or holder in ours[key], place
     words = [
         w
-        for words in (*foreign.PLACES.values(), *foreign.BUDGETS.values(), *foreign.ABSENT.values())
+        for words in (
+            *foreign.PLACES.values(),
+            *foreign.FORMER.values(),
+            *foreign.BUDGETS.values(),
+            *foreign.ABSENT.values(),
+        )
         for w in words.split()
     ]
     assert not {w for w in words if w in ours} - {"max_epochs"}
@@ -57,6 +62,27 @@ def test_every_word_is_told_wherever_it_stands(section: str, tmp_path: Path) -> 
             names = {p.rpartition(".")[2] for p, w in EVERY if w == word} | {"kind"}
             assert any(f"`{name}`" in line for name in names), line
             assert "<name>" not in line or section, line  # one phase and one source: they are named
+
+
+@pytest.mark.parametrize(("place", "old"), foreign.FORMER.items())
+def test_a_key_of_earlier_versions_is_answered_with_its_new_name(place: str, old: str, tmp_path: Path) -> None:
+    spec = yaml.safe_load(yaml.safe_dump(SPEC))
+    *sections, new = place.replace("<name>", "first").split(".")
+    inside = spec
+    for step in sections:
+        inside = inside.setdefault(step, {})
+    value = inside.pop(new, 1)
+    inside[old] = value
+    line = problems(tmp_path, spec)[".".join((*sections, old))]
+    assert line.startswith("unknown key") and f"did you mean `{new}`?" in line, line
+    assert f"--set {place.replace('<name>', 'NAME')}=8" in foreign_option(old)
+
+
+def foreign_option(key: str) -> str:
+    """What `llmspec check --KEY 8` is answered with."""
+    from llmspec.cli.verb import _setting
+
+    return f"--set {_setting(key, '8', 'check')}"
 
 
 def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
@@ -80,11 +106,11 @@ def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "hint"),
     [
-        ("phases.first.batch = 8", "--set phases.first.batch=8"),
-        ("phases.first.batch: 8", "--set phases.first.batch=8"),
-        ("phases[first].batch=8", "--set phases.first.batch=8"),
+        ("phases.first.micro_batch_size = 8", "--set phases.first.micro_batch_size=8"),
+        ("phases.first.micro_batch_size: 8", "--set phases.first.micro_batch_size=8"),
+        ("phases[first].micro_batch_size=8", "--set phases.first.micro_batch_size=8"),
         ("lr=1", "`lr` stands under `phases.first.optimizer`"),
-        ("first.batch=8", "`phases.first`"),
+        ("first.micro_batch_size=8", "`phases.first`"),
         ("model/layers=2", "`model.layers`"),
         ("phases.first.optimizer={kind:adamw}", "a colon needs a space behind it: `kind: adamw`"),
         ("phases.first.mixture={me:100%}", "a colon needs a space behind it: `me: 100%`"),
@@ -117,7 +143,7 @@ def test_a_slip_in_a_setting_is_answered_with_what_was_meant(setting: str, hint:
         ("run mine.yaml --budget 30", "--set phases.NAME.budget=30"),
         ("check mine.yaml --layers=2", "--set model.layers=2"),
         ("check mine.yaml --model.layers 2", "--set model.layers=2"),
-        ("run mine.yaml --batch-size 8", "phases.NAME.batch=8"),
+        ("run mine.yaml --batch-size 8", "phases.NAME.micro_batch_size=8"),
         ("run mine.yaml --epochs 3", "--set 'phases.NAME.budget=3 epochs of SOURCE'"),
         ("sample --max-new-tokens 3", "--set decoding.max_tokens=3"),
         ("sample --top-k=3", "--set decoding.top_k=3"),

@@ -24,8 +24,8 @@ SHORT = (
     + tiny.TINY[FACTS:PHASES]
     + """\
 phases:
-  first: {kind: pretrain, mixture: {facts: 100%}, budget: 6 steps, batch: 2, checkpoint_every: 2 steps}
-  second: {kind: sft, from: first, mixture: {facts: 100%}, budget: 4 steps, batch: 2, prompts: [one]}
+  first: {kind: pretrain, mixture: {facts: 100%}, budget: 6 steps, micro_batch_size: 2, checkpoint_every: 2 steps}
+  second: {kind: sft, from: first, mixture: {facts: 100%}, budget: 4 steps, micro_batch_size: 2, prompts: [one]}
 decoding: {max_tokens: 4}
 """
 )
@@ -170,12 +170,12 @@ def test_an_odd_key_leads_nowhere_else(tmp_path: Path, key: str) -> None:
 def test_a_loss_that_is_no_number_says_which_checkpoint_there_is(
     tmp_path: Path, sets: tuple[str, ...], said: str
 ) -> None:
-    high = ("phases.first.optimizer.kind=sgd", "phases.first.optimizer.lr=1e30", "phases.first.clip=null")
+    high = ("phases.first.optimizer.kind=sgd", "phases.first.optimizer.lr=1e30", "phases.first.max_grad_norm=null")
     with pytest.raises(RunError) as caught:
         trained(tmp_path, *high, *sets)
     (problem,) = caught.value.problems
     newest, _ = checkpoint.newest(tmp_path / "run" / "first")
-    assert said in problem.consequence and "`clip: 1.0`" in problem.hint and "1e+30" in problem.hint
+    assert said in problem.consequence and "`max_grad_norm: 1.0`" in problem.hint and "1e+30" in problem.hint
     assert (newest is None) == ("no checkpoint" in said)
     if newest is not None:
         assert str(newest.folder) in problem.consequence

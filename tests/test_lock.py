@@ -78,7 +78,7 @@ def test_each_field_gives_exactly_its_own_difference(field: str, what: str) -> N
     [
         ("phases.chat.optimizer.lr=1e-5", ["spec.phases.chat"]),
         ("model.dropout=0.1", ["spec.model"]),
-        ("model.init.stddev=0.5", ["spec.model"]),
+        ("model.init.std=0.5", ["spec.model"]),
         ("seed=2", ["seed"]),
         ("decoding.top_p=0.5", ["spec.decoding"]),
         ("tokenizer.vocab=1024", ["spec.tokenizer", "spec.model"]),
@@ -118,7 +118,7 @@ def test_the_command_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "facts.jsonl").write_text("".join(records))
     text = tiny.TINY[: tiny.TINY.index("    docs:")] + (
         "    facts: {kind: files, path: facts.jsonl, validation: tail 20%}\n"
-        "phases:\n  p: {kind: pretrain, mixture: {facts: 100%}, budget: 3 steps, batch: 2}\n"
+        "phases:\n  p: {kind: pretrain, mixture: {facts: 100%}, budget: 3 steps, micro_batch_size: 2}\n"
     )
     spec, out = tiny.write(tmp_path, text), tmp_path / "out"
     arguments = ("run", spec, "--out", out)
@@ -133,7 +133,7 @@ def test_the_command_end_to_end(tmp_path: Path) -> None:
 
     for sets, said in (
         (("--set", "seed=9"), ["the seed is 9, and 7 in the lock", "--set seed=7"]),
-        (("--set", "phases.p.batch=3"), ["phases.p has changed", "under spec/"]),
+        (("--set", "phases.p.micro_batch_size=3"), ["phases.p has changed", "under spec/"]),
     ):
         other = tiny.call(*arguments, "--locked", *sets)
         assert other.returncode == 2 and all(words in other.stderr for words in said), other.stderr

@@ -108,7 +108,8 @@ model: {context: 16, d_model: 16, layers: 1, position: {kind: rope}, attention: 
         mlp: {kind: swiglu, d_ff: 16}, norm: {kind: rmsnorm, placement: pre}, tied_embeddings: true}
 tokenizer: {kind: bpe, vocab: 20000}
 data: {sources: {a: {kind: files, path: dna.txt}}}
-phases: {p: {kind: pretrain, mixture: {a: 100%}, budget: 1 steps, batch: 1, optimizer: {kind: adamw, lr: 1e-3}}}
+phases: {p: {kind: pretrain, mixture: {a: 100%}, budget: 1 steps, micro_batch_size: 1,
+    optimizer: {kind: adamw, lr: 1e-3}}}
 """)
     command = [sys.executable, "-m", "llmspec", "check", str(spec), "--data"]
     process = subprocess.Popen(

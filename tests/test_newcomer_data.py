@@ -18,7 +18,7 @@ name: mine
 model: {d_model: 16, layers: 1, context: 16, attention: {heads: 2}}
 tokenizer: {kind: byte}
 data: {sources: {me: {kind: files, path: "PATH", validation: tail 10%}}}
-phases: {first: {kind: pretrain, mixture: {me: 100%}, budget: 5 steps, batch: 2}}
+phases: {first: {kind: pretrain, mixture: {me: 100%}, budget: 5 steps, micro_batch_size: 2}}
 """
 LINES = [f'{{"text": "the {n}th record of a file"}}' for n in range(300)]
 

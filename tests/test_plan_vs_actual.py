@@ -63,9 +63,11 @@ def test_rates_between_two_widths_lie_between_theirs(width: float) -> None:
 def test_more_work_takes_longer_and_nothing_takes_no_time(batch: int, accumulation: int) -> None:
     plan = quickstart("model.dropout=0.1")
     for planned in plan.phases:
-        phase = planned.phase.model_copy(update={"batch": batch, "accumulation": accumulation})
+        phase = planned.phase.model_copy(
+            update={"micro_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        )
         pieces = step_pieces(plan.model, phase, RATES)
-        larger = step_pieces(plan.model, phase.model_copy(update={"batch": batch + 1}), RATES)
+        larger = step_pieces(plan.model, phase.model_copy(update={"micro_batch_size": batch + 1}), RATES)
         assert all(seconds > 0 for seconds in pieces)
         assert pieces.total < larger.total <= pieces.total * (batch + 1) / batch * (1 + 1e-9)
 
@@ -87,7 +89,7 @@ def test_a_first_guess_gives_way_to_an_earlier_run_of_such_steps() -> None:
 def test_what_shapes_a_step_and_nothing_else_names_it() -> None:
     plan, chat = quickstart(), quickstart().phase("chat").phase
     longer = quickstart("phases.chat.budget=1M tokens").phase("chat").phase
-    wider = quickstart("phases.chat.batch=4").phase("chat").phase
+    wider = quickstart("phases.chat.micro_batch_size=4").phase("chat").phase
     assert shape_key(plan.model, chat) == shape_key(plan.model, longer) != shape_key(plan.model, wider)
 
 

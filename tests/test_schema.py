@@ -93,7 +93,7 @@ def test_quantities_and_layers_in_every_form() -> None:
 
     assert check.is_valid(base | {"extends": "a.yaml"}) and check.is_valid({"extends": "a.yaml", "name": "b"})
     assert takes(budget="2M tokens") and takes(evaluate_every=0) and takes(schedule={"warmup": "100 steps"})
-    assert takes(optimizer={"kind": "adamw", "lr": 3e-4}) and takes(optimizer={"lr": 1}) and takes(clip=None)
+    assert takes(optimizer={"kind": "adamw", "lr": 3e-4}) and takes(optimizer={"lr": 1}) and takes(max_grad_norm=None)
     assert not takes(budget=400) and not takes(evaluate_every=3) and not takes(optimizer={"lr": "high"})
     assert not takes(bugdet="2M tokens") and not takes(optimizer={"kind": "adamww"})
 

@@ -43,7 +43,7 @@ def plan_of(
     *stages: tuple[str, str, dict[str, int], str],
     context: int = 16,
     tokenizer: Any = None,
-    leaks: str = "drop",
+    contamination: str = "drop",
     **more: Any,
 ) -> Any:
     """A stand-in for a plan: stages are (name, kind, mixture in percent, budget)."""
@@ -51,7 +51,10 @@ def plan_of(
         SimpleNamespace(
             name=name,
             phase=phases.TABLE[kind](
-                mixture={s: Share(p) for s, p in mixture.items()}, budget=Budget.parse(budget), batch=2, **more
+                mixture={s: Share(p) for s, p in mixture.items()},
+                budget=Budget.parse(budget),
+                micro_batch_size=2,
+                **more,
             ),
         )
         for name, kind, mixture, budget in stages
@@ -61,7 +64,7 @@ def plan_of(
     return SimpleNamespace(
         base=str(base),
         seed=1,
-        leaks=leaks,
+        contamination=contamination,
         model=SimpleNamespace(context=context),
         tokenizer=tokenizer or tokenizers.TABLE["byte"](),
         phases=made,

@@ -41,9 +41,9 @@ SPEC = """
  "tokenizer": {"kind": "bpe", "vocab": 600},
  "data": {"sources": {"a": {"kind": "inline", "documents": ["x"]}}},
  "phases": {
-   "muon": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "9 steps", "batch": 3,
+   "muon": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "9 steps", "micro_batch_size": 3,
             "optimizer": {"kind": "muon"}},
-   "adamw": {"kind": "pretrain", "from": "muon", "mixture": {"a": "100%"}, "budget": "9 steps", "batch": 2,
+   "adamw": {"kind": "pretrain", "from": "muon", "mixture": {"a": "100%"}, "budget": "9 steps", "micro_batch_size": 2,
              "optimizer": {"kind": "adamw"}}}}
 """
 SETS = {"avx2": ("1", "2", "3", "5"), "": ("1", "5"), "sse": ("1", "3")}

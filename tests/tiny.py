@@ -55,9 +55,9 @@ phases:
     kind: pretrain
     mixture: {docs: 100%}
     budget: 24 steps
-    batch: 4
-    accumulation: 2
-    optimizer: {kind: muon, lr: 1e-2, rest: {lr: 1e-3}}
+    micro_batch_size: 4
+    gradient_accumulation_steps: 2
+    optimizer: {kind: muon, lr: 1e-2, adamw: {lr: 1e-3}}
     schedule: {kind: cosine, warmup: 10%}
     evaluate_every: 12 steps
     checkpoint_every: 3 steps
@@ -68,7 +68,7 @@ phases:
     from: pretrain
     mixture: {facts: 80%, docs: 20%}
     budget: 12 steps
-    batch: 4
+    micro_batch_size: 4
     evaluate_every: 6 steps
     checkpoint_every: 2 steps
     sample_every: 12 steps

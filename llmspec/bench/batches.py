@@ -14,7 +14,7 @@ def batch(plan: Plan, phase: PhasePlan, index: int) -> dict[str, Any]:
     """One pass: tokens and targets (B, T) int32; with a document mask also documents and positions, two a row."""
     import numpy as np
 
-    rows, length = phase.phase.batch, plan.model.context
+    rows, length = phase.phase.micro_batch_size, plan.model.context
     ids = np.random.default_rng([plan.seed, index % DISTINCT]).integers(0, plan.model.vocab, (rows, length + 1))
     out = {"tokens": ids[:, :-1].astype(np.int32), "targets": ids[:, 1:].astype(np.int32)}
     if phase.phase.document_mask:

@@ -52,7 +52,7 @@ class Training:
         self.tables, self.weights = tensors_from_numpy(**Transformer(plan.model).tables()), realized(plan)
         shapes = self.steps.state_shapes()
         self.state = {n: tensors_from_numpy(s=np.zeros(shape, np.float32))["s"] for n, shape in shapes.items()}
-        self.passes = phase.phase.accumulation
+        self.passes = phase.phase.gradient_accumulation_steps
         self.sums = (
             tensors_from_numpy(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()})
             if self.passes > 1

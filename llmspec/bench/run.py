@@ -195,7 +195,7 @@ def reported(task: Task, found: list[list[Result]], peak: float | None) -> WorkR
 def step_tokens(task: Task) -> int:
     """Tokens of an optimizer step."""
     phase = task.plan.phase(task.phase).phase
-    return phase.batch * phase.accumulation * task.plan.model.context
+    return phase.micro_batch_size * phase.gradient_accumulation_steps * task.plan.model.context
 
 
 def step_flops(task: Task) -> float:
@@ -207,7 +207,8 @@ def described(task: Task) -> str:
     """What is measured, in words."""
     if task.work == "train":
         phase = task.plan.phase(task.phase).phase
-        passes = f" × {phase.accumulation} passes" if phase.accumulation > 1 else ""
-        return f"step of {task.phase}: {phase.batch} × {task.plan.model.context} tokens{passes}, {phase.optimizer.kind}"  # type: ignore[attr-defined]
+        passes = f" × {phase.gradient_accumulation_steps} passes" if phase.gradient_accumulation_steps > 1 else ""
+        shape = f"{phase.micro_batch_size} × {task.plan.model.context} tokens{passes}"
+        return f"step of {task.phase}: {shape}, {phase.optimizer.kind}"  # type: ignore[attr-defined]
     prompt, decoded = tokens_of(task)
     return f"a prompt of {prompt} tokens" if task.work == "prefill" else f"{decoded} tokens after {prompt + 1}, batch 1"

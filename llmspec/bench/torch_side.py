@@ -47,7 +47,7 @@ class Training:
         self.plan, self.phase, self.device = plan, phase, device(plan)
         self.peer = loaded(plan).to(self.device)
         self.optimizers = optimizers(phase.phase.optimizer, plan, dict(self.peer.named_parameters()))
-        self.passes, self.step = phase.phase.accumulation, 0
+        self.passes, self.step = phase.phase.gradient_accumulation_steps, 0
         self.smoothing = phase.phase.objective.label_smoothing
 
     def advance(self) -> float:
@@ -59,8 +59,8 @@ class Training:
             loss = self.loss(self.step * self.passes + micro) / self.passes
             loss.backward()
             total += loss.item()
-        if self.phase.phase.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.peer.parameters(), self.phase.phase.clip).item()
+        if self.phase.phase.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.peer.parameters(), self.phase.phase.max_grad_norm).item()
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
@@ -105,7 +105,7 @@ def optimizers(part: Optimizer, plan: Plan, parameters: dict[str, Any]) -> list[
             weight_decay=part.weight_decay,  # type: ignore[attr-defined]
             ns_steps=part.iterations,  # type: ignore[attr-defined]
         )
-        return [muon, *optimizers(part.rest, plan, rest)]  # type: ignore[attr-defined]
+        return [muon, *optimizers(part.adamw, plan, rest)]  # type: ignore[attr-defined]
     settings: dict[str, Any] = {"lr": part.lr}
     if kind in ("adam", "adamw"):
         settings |= {"betas": (part.beta1, part.beta2), "eps": part.eps}  # type: ignore[attr-defined]

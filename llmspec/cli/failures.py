@@ -33,7 +33,7 @@ LIBRARIES = {
 }
 """Exceptions of libraries by module and name ('' for all): what of a user's is wrong."""
 LOWER = {
-    "run": "a smaller phases.PHASE.batch (with more accumulation), model.context or model; "
+    "run": "a smaller phases.PHASE.micro_batch_size (with more gradient_accumulation_steps), model.context or model; "
     "`llmspec explain SPEC` says what takes how much",
     "sample": "a smaller --n or decoding.max_tokens",
     "check": "a smaller model, or leave out --exact, --graph, --data",

@@ -41,7 +41,7 @@ class Length:
 
 
 def tokens_per_step(model: ModelPlan, phase: Phase) -> int:
-    return phase.batch * phase.accumulation * model.context
+    return phase.micro_batch_size * phase.gradient_accumulation_steps * model.context
 
 
 def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] | None = None) -> int | None:

@@ -66,7 +66,7 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None 
         decoding=spec.decoding,
         decisions=draft.decisions,
         base=spec.folder if base is None else base,
-        leaks=spec.data.leaks,
+        contamination=spec.data.contamination,
         memory_limit=spec.memory_limit,
     )
     refuse(prove(plan))
@@ -100,7 +100,7 @@ def planned_again(plan: Plan, measured: Measured | None) -> Draft:
         sources={s.name: s.source for s in plan.sources},
         phases={p.name: p.phase for p in plan.phases},
         decoding=plan.decoding,
-        leaks=plan.leaks,
+        contamination=plan.contamination,
     )
     draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
     return keys.address_phases(schedule.plan_phases(draft))

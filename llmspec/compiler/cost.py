@@ -24,7 +24,7 @@ BACKWARD = 2.0
 
 def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward and backward over a batch."""
-    tokens = phase.batch * model.context
+    tokens = phase.micro_batch_size * model.context
     each = elementwise(model, phase)
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
     return Cost(products=(1 + BACKWARD) * model.flops_per_token * tokens, other=other)
@@ -32,7 +32,7 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
 
 def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward with its losses, as in validation: no dropout."""
-    tokens = phase.batch * model.context
+    tokens = phase.micro_batch_size * model.context
     return Cost(
         products=model.flops_per_token * tokens,
         other=tokens * elementwise(model.model_copy(update={"dropout": 0.0}), phase).forward,
@@ -41,8 +41,8 @@ def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
 
 def update_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one optimizer step after its passes: clipping, summing of passes, update."""
-    optimizer, clip = phase.optimizer, 1 + CLIPPING * (phase.clip is not None)
-    sums = 2.0 * phase.accumulation * (phase.accumulation > 1)
+    optimizer, clip = phase.optimizer, 1 + CLIPPING * (phase.max_grad_norm is not None)
+    sums = 2.0 * phase.gradient_accumulation_steps * (phase.gradient_accumulation_steps > 1)
     return Cost(
         products=sum(optimizer.products(t.role, t.shape) for t in model.tensors),
         other=sum((optimizer.elementwise(t.role) + clip + sums) * t.count for t in model.tensors),
@@ -53,8 +53,8 @@ def step_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one whole optimizer step."""
     one, update = pass_cost(model, phase), update_cost(model, phase)
     return Cost(
-        products=one.products * phase.accumulation + update.products,
-        other=one.other * phase.accumulation + update.other,
+        products=one.products * phase.gradient_accumulation_steps + update.products,
+        other=one.other * phase.gradient_accumulation_steps + update.other,
     )
 
 
@@ -74,7 +74,7 @@ def embedding_gradients(model: ModelPlan, phase: Phase) -> float:
 
     A table of positions that do not restart with documents is read in its own order, and its gradient is a plain sum.
     """
-    tokens, found = phase.batch * model.context, 0.0
+    tokens, found = phase.micro_batch_size * model.context, 0.0
     for tensor in model.tensors:
         if tensor.role == "embedding" and tensor.name == "embed_tokens.weight":
             found += (BESIDE_HEAD if model.tied_embeddings else ONE_HOT) * tensor.count * tokens

@@ -81,6 +81,6 @@ def sections_of(spec: Spec) -> Sections:
         sources=dict(spec.data.sources),
         phases=dict(spec.phases),
         decoding=spec.decoding,
-        leaks=spec.data.leaks,
+        contamination=spec.data.contamination,
         spec=spec,
     )

@@ -54,7 +54,7 @@ def refusal(draft: Draft, name: str, phase: Phase, memory: MemoryPlan, limit: in
     hint = "; or ".join(f"{c.words} ({size(c.peak)})" for c in changes)
     return Problem(
         f"{name} would hold {size(memory.peak)} at its peak ({largest}), and {size(limit)} is {whose}",
-        ("phases", name, "batch"),
+        ("phases", name, "micro_batch_size"),
         hint or "a model this large needs another device: write what that has as `memory_limit:`",
         "the run would end in its first step, without memory",
     )
@@ -64,8 +64,8 @@ def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
     """The smallest change of each sort that fits, the one that changes least about the result first."""
     model, held = draft.network, memory_model(draft.device, draft.sections.precision)
     assert model is not None
-    one = phase.model_copy(update={"batch": 1, "accumulation": phase.batch * phase.accumulation})
-    beside = f", batch: 1 and accumulation: {one.accumulation}" if phase.batch > 1 else ""
+    one = with_rows(phase, 1)
+    beside = f", {written(one)}" if phase.micro_batch_size > 1 else ""
     found = [
         *fewer_rows(model, phase, held, limit),
         *rounded_products(draft, phase, held, limit),
@@ -79,16 +79,28 @@ def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
 def fewer_rows(model: ModelPlan, phase: Phase, held: MemoryModel, limit: int) -> Iterator[Change]:
     """A smaller batch in more passes: the same steps, but for rounding."""
 
-    def peak(batch: int) -> int:
-        passes = phase.accumulation * phase.batch // batch
-        return memory_of(model, phase.model_copy(update={"batch": batch, "accumulation": passes}), held).peak
+    def peak(rows: int) -> int:
+        return memory_of(model, with_rows(phase, rows), held).peak
 
-    smaller = divisors(phase.batch)[:-1]
+    smaller = divisors(phase.micro_batch_size)[:-1]
     # Fewer rows hold less, so the largest number that fits is found by halving.
     if fit := bisect_right(smaller, limit, key=peak):
-        batch = smaller[fit - 1]
-        passes = phase.accumulation * phase.batch // batch
-        yield Change(f"batch: {batch} and accumulation: {passes}, which learns the same", peak(batch))
+        rows = smaller[fit - 1]
+        yield Change(f"{written(with_rows(phase, rows))}, which trains the same", peak(rows))
+
+
+def with_rows(phase: Phase, rows: int) -> Phase:
+    """The phase with `rows` sequences a pass and as many a step as before; `rows` divides its micro-batch."""
+    passes = phase.gradient_accumulation_steps * phase.micro_batch_size // rows
+    return phase.model_copy(update={"micro_batch_size": rows, "gradient_accumulation_steps": passes})
+
+
+def written(phase: Phase) -> str:
+    """The two settings that `with_rows` changes, as a spec writes them."""
+    return (
+        f"micro_batch_size: {phase.micro_batch_size} and "
+        f"gradient_accumulation_steps: {phase.gradient_accumulation_steps}"
+    )
 
 
 def divisors(number: int) -> list[int]:
@@ -153,8 +165,8 @@ def over_limit(plan: Plan, peaks: Mapping[str, int]) -> list[Problem]:
     return [
         Problem(
             f"{name} would hold {size(peak)} at its peak, and {size(limit)} is {whose}",
-            ("phases", name, "batch"),
-            "a smaller batch with more accumulation learns the same",
+            ("phases", name, "micro_batch_size"),
+            "a smaller micro_batch_size with more gradient_accumulation_steps learns the same",
             "the run would end in its first step, without memory",
         )
         for name, peak in peaks.items()

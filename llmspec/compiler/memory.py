@@ -80,7 +80,7 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> Memo
     return MemoryPlan(
         weights=FLOAT * model.parameters,
         optimizer=FLOAT * state,
-        sums=FLOAT * model.parameters if phase.accumulation > 1 else 0,
+        sums=FLOAT * model.parameters if phase.gradient_accumulation_steps > 1 else 0,
         batch=sizes.batch(),
         activations=round(FLOAT * activations),
         logits=round(FLOAT * logits),
@@ -105,7 +105,7 @@ class ActivationSizes:
 
     def __init__(self, model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> None:
         self.model, self.phase, self.memory_model = model, phase, memory_model
-        self.tokens = phase.batch * model.context
+        self.tokens = phase.micro_batch_size * model.context
         self.stream = float(self.tokens * model.d_model)
         self.hidden = self.tokens * model.mlp.saved_for_backward(model.dims)
         self.scores = float(self.tokens * model.heads * model.context)
@@ -128,7 +128,7 @@ class ActivationSizes:
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
         # The update of several passes is a step of its own, whose places lie beside those of a pass.
-        update = self.update() if self.phase.accumulation > 1 else 0.0
+        update = self.update() if self.phase.gradient_accumulation_steps > 1 else 0.0
         return [
             (a, b, c + update, when)
             for a, b, c, when in (

@@ -16,7 +16,7 @@ from llmspec.spec.schema import (
     AnyPosition,
     AnySource,
     AnyTokenizer,
-    Leaks,
+    Contamination,
     Precision,
 )
 
@@ -218,7 +218,7 @@ class Plan(Frozen):
     """What one device may hold, where the spec says so."""
     base: str = "."
     """Folder of the spec; relative paths of sources start here."""
-    leaks: Leaks = "drop"
+    contamination: Contamination = "drop"
     """What happens to training documents that are validated with too."""
 
     def dump(self) -> dict[str, Any]:
@@ -232,7 +232,12 @@ class Plan(Frozen):
         sources = {s["name"]: s["source"] for s in dumped["sources"]}
         phases = {p["name"]: p["phase"] for p in dumped["phases"]}
         kept = {k: dumped[k] for k in KEPT}
-        return {**kept, "model": model, "data": {"leaks": dumped["leaks"], "sources": sources}, "phases": phases}
+        return {
+            **kept,
+            "model": model,
+            "data": {"contamination": dumped["contamination"], "sources": sources},
+            "phases": phases,
+        }
 
     @classmethod
     def parse(cls, text: str) -> Plan:

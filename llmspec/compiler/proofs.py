@@ -241,7 +241,7 @@ Wrong = Iterator[tuple[str, tuple[str, ...]]]
 def _lengths(planned: PhasePlan, caps: dict[str, float], context: int) -> Wrong:
     if not planned.exact or planned.steps is None:
         return
-    phase, per_step = planned.phase, planned.phase.batch * planned.phase.accumulation
+    phase, per_step = planned.phase, planned.phase.micro_batch_size * planned.phase.gradient_accumulation_steps
     blocks = sum(s.blocks or 0 for s in planned.shares)
     if planned.steps < 1 or blocks != planned.steps * per_step:
         yield f"{planned.steps:,} steps of {per_step} blocks are planned, and {blocks:,} blocks", ("budget",)

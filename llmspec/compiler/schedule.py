@@ -37,11 +37,19 @@ def plan_phases(draft: Draft) -> Draft:
         phase = draft.sections.phases[name]
         shares = measured.phases[name] if measured else planned_shares(phase, model)
         blocks = sum(s.blocks or 0 for s in shares)
-        steps = blocks // (phase.batch * phase.accumulation) if measured else steps_of(phase.budget, model, phase)
+        steps = (
+            blocks // (phase.micro_batch_size * phase.gradient_accumulation_steps)
+            if measured
+            else steps_of(phase.budget, model, phase)
+        )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
-        places = None if steps is None else steps * phase.batch * phase.accumulation * model.context
+        places = (
+            None
+            if steps is None
+            else steps * phase.micro_batch_size * phase.gradient_accumulation_steps * model.context
+        )
         cost = step_cost(model, phase)
         plans.append(
             PhasePlan(

@@ -188,13 +188,13 @@ class Held:
 
 # -- what is said of them ------------------------------------------------------------------------------------------
 def refusal(source: str, count: int, examples: Sequence[Sequence[str]]) -> Problem:
-    """The problem of a source that leaks where `data.leaks: refuse` stands."""
+    """The problem of a source that leaks where `data.contamination: refuse` stands."""
     named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
     return Problem(
         f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too: "
         f"{named}{' ...' if count > len(examples) else ''}",
         ("data", "sources", source),
-        "take them out, or write `data: {leaks: drop}` and they are left out of training",
+        "take them out, or write `data: {contamination: drop}` and they are left out of training",
         "the validation loss would measure what the model has memorised",
     )
 
@@ -223,8 +223,9 @@ def notice(source: str, count: int, examples: Sequence[Sequence[str]]) -> str:
     """What a person should know of a source whose training documents are validated with too, where that is allowed."""
     named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
     return (
-        f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too, and data.leaks allows it: "
-        f"the validation loss will look better than it is ({named}{'; ...' if count > len(examples) else ''})"
+        f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too, and data.contamination "
+        f"allows it: the validation loss will look better than it is "
+        f"({named}{'; ...' if count > len(examples) else ''})"
     )
 
 

@@ -18,7 +18,7 @@ ADVICE = {
     TOO_LONG: "raise model.context: at {needed}, no more than a tenth would be too long",
     ROLE: "rename the roles to system, developer, user or assistant",
     FORMAT: "say with `dialogue:` or `messages:` how a record is read",
-    NOTHING_LEARNED: "look at which roles `learn:` names",
+    NOTHING_LEARNED: "look at which roles `train_on:` names",
     VALIDATED: "take the twins out of the source",
 }
 """Reason -> what helps against it."""

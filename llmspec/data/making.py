@@ -46,7 +46,7 @@ class Maker:
     weights: Mapping[str, float]
     fetch: Fetch
     report: Progress
-    leaks: str
+    contamination: str
     found: Mapping[str, Found]
     most: int | None = None
     """Characters of a source that may be read anew."""
@@ -54,7 +54,7 @@ class Maker:
     @cached_property
     def readings(self) -> dict[str, Reading]:
         return read_all(
-            self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.leaks, self.most
+            self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.contamination, self.most
         )
 
     @property

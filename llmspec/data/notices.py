@@ -23,7 +23,7 @@ def notices(prepared: PreparedData) -> Iterator[str]:
                 f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "
                 "and are kept"
             )
-        if about["in_both"] and prepared.leaks == "allow":
+        if about["in_both"] and prepared.contamination == "allow":
             yield leaks.notice(source, about["in_both"], about["leaks"])
         for side, what in (("train", "training"), ("validation", "validation")):
             if (found := about[side]["unknown"])["unknown"]:

@@ -19,17 +19,23 @@ class DialogueLayout:
     """Dialogues packed once into blocks, which every epoch reads in a new order.
 
     A dialogue of m tokens fills m - 1 places: inputs are all but its last token, targets all but its first. Targets
-    count where they are content, or the end of a turn, of a role in `learn`.
+    count where they are content, or the end of a turn, of a role in `train_on`.
     """
 
     def __init__(
-        self, data: TokenSet, learn: Sequence[str], context: int, end: int, mask: bool, names: tuple[object, ...] | None
+        self,
+        data: TokenSet,
+        train_on: Sequence[str],
+        context: int,
+        end: int,
+        mask: bool,
+        names: tuple[object, ...] | None,
     ) -> None:
         """`names` seed what is packed together and the order of blocks; None keeps the dialogues' own order."""
         if data.speakers is None or data.spoken is None:
             raise TypeError("these tokens are of plain documents")
         self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
-        learned = [ROLES.index(role) for role in ROLES if role in learn]  # type: ignore[arg-type]
+        learned = [ROLES.index(role) for role in ROLES if role in train_on]  # type: ignore[arg-type]
         self._cached: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
         self._counts = np.zeros(len(ROLES) + 1, np.float32)
         self._counts[[i + 1 for i in learned]] = 1
@@ -46,7 +52,7 @@ class DialogueLayout:
         self._filled = np.bincount(self._block, places[self._dialogue], self._blocks).astype(np.int64)
         self._supervised = np.bincount(self._block, supervised[self._dialogue], self._blocks).astype(np.int64)
         self.characters = int(data.characters[self.kept][:, learned].sum())
-        """Characters of the contents to learn."""
+        """Characters of the contents to predict."""
         self.epoch_tokens = int(self._filled.sum())
         self.blocks_per_epoch = float(self._blocks)
         self.tokens_per_block = self.epoch_tokens / self._blocks if self._blocks else 0.0

@@ -88,14 +88,24 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         found = each_source(sources, lambda name, source: recognise(source, fetch, prints[name]))
     except DataError:
         # Reading everything finds the problems of all sources at once, not of the first records alone.
-        read_all(sources, (), fetch, plan.tokenizer.markers, report, plan.leaks)
+        read_all(sources, (), fetch, plan.tokenizer.markers, report, plan.contamination)
         raise
     if problems := [problem for phase in plan.phases for problem in unrecognised(phase.name, phase.phase, found)]:
         raise DataError(problems)
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
-    keys = content_keys(sources, prints, plan.tokenizer.markers, plan.leaks)
+    keys = content_keys(sources, prints, plan.tokenizer.markers, plan.contamination)
     maker = Maker(
-        plan.tokenizer, sources, views, prints, keys, weights_of(plan, sources), fetch, report, plan.leaks, found, most
+        plan.tokenizer,
+        sources,
+        views,
+        prints,
+        keys,
+        weights_of(plan, sources),
+        fetch,
+        report,
+        plan.contamination,
+        found,
+        most,
     )
     codec = maker.codec()
     tokens = {view: maker.tokens(view, codec) for view in views}
@@ -184,9 +194,9 @@ class PreparedData:
         return tuple(self._phases)
 
     @property
-    def leaks(self) -> str:
+    def contamination(self) -> str:
         """What happens to training documents that are validated with too."""
-        return self._maker.leaks
+        return self._maker.contamination
 
     @property
     def in_both(self) -> dict[str, int]:
@@ -210,7 +220,7 @@ class PreparedData:
                 phase,
                 view.source,
                 self._tokens[view].about,
-                self.leaks == "allow",
+                self.contamination == "allow",
                 trained[view.source],
                 validated[view.source].left_out if view.source in validated else {},
             )
@@ -258,7 +268,7 @@ class PreparedData:
     def check(self) -> None:
         """Open every stream and validation set; the problems of all phases in one DataError."""
         problems: list[Problem] = []
-        if self._plan.leaks == "refuse":
+        if self._plan.contamination == "refuse":
             problems += [
                 refusal(view.source, about["in_both"], about["leaks"])
                 for view, about in ((view, entry.about) for view, entry in self._tokens.items())

@@ -55,7 +55,7 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Proof:
                 holds=False,
                 path=("phases", stream.name, "mixture", source),
                 evidence=f"a block of {source} in {stream.name} has no supervised token",
-                hint="look at what `learn:` names and at the dialogues of the source",
+                hint="look at what `train_on:` names and at the dialogues of the source",
             )
     told = []
     for stream in streams:
@@ -71,11 +71,11 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Proof:
 
 # -- what the marks say --------------------------------------------------------------------------------------------
 def marking(codec: Codec, drawn: Drawn) -> Proof:
-    """Exactly the turns that `learn` names, and their ends, are supervised; of plain text, everything."""
+    """Exactly the turns that `train_on` names, and their ends, are supervised; of plain text, everything."""
     targets = 0
     for stream, source, batch in drawn:
         spoken = stream.speaks(source)
-        roles = getattr(stream.phase, "learn", ())
+        roles = getattr(stream.phase, "train_on", ())
         for row in range(len(batch.tokens)):
             filled = int(batch.filled[row])
             expected = marks(codec, batch.tokens[row, :filled].tolist(), roles) if spoken else [1] * filled
@@ -100,14 +100,14 @@ def marking(codec: Codec, drawn: Drawn) -> Proof:
     )
 
 
-def marks(codec: Codec, tokens: Sequence[int], learn: Sequence[str]) -> list[int]:
-    """For each input of packed dialogues, whether the token after it is learned: it is said by a role of `learn`."""
+def marks(codec: Codec, tokens: Sequence[int], train_on: Sequence[str]) -> list[int]:
+    """For each input of packed dialogues, whether the token after it is learned: it is said by a role of `train_on`."""
     speakers = {codec.specials[f"<|{role}|>"]: role for role in ROLES}
     silent = {codec.specials[END], codec.specials[END_OF_TURN]}
     speaker, out = "", []
     for token in tokens:
         speaker = "" if token in silent else speakers.get(token, speaker)
-        out.append(int(speaker in learn))
+        out.append(int(speaker in train_on))
     return out
 
 
@@ -150,8 +150,10 @@ def _unnumbered(stream: PhaseStream, source: str, what: str) -> Proof:
 def unseen(prepared: PreparedData) -> Proof:
     """No training document has the very tokens of a validation document, in any source."""
     leaks = sum(prepared.in_both.values())
-    if prepared.leaks == "allow":
-        return Proof(name=UNSEEN, holds=None, evidence=f"not asked for (data.leaks: allow); {leaks:,} documents are")
+    if prepared.contamination == "allow":
+        return Proof(
+            name=UNSEEN, holds=None, evidence=f"not asked for (data.contamination: allow); {leaks:,} documents are"
+        )
     compared = 0
     for form, sets in prepared.sides().items():
         trained, held_out = [traits(train) for _, train, _ in sets], [traits(held) for _, _, held in sets]

@@ -162,13 +162,13 @@ def read_all(
     fetch: Fetcher,
     markers: Sequence[str],
     progress: Callable[[str, int, int], None],
-    leaks: str,
+    contamination: str,
     most: int | None = None,
 ) -> dict[str, Reading]:
     """Look at every document of every source, split them, and find in training what any source validates with.
 
-    With `leaks` "allow", it is found and kept; whether it is refused is for who asks. A source of more than `most`
-    characters is refused.
+    With `contamination` "allow", it is found and kept; whether it is refused is for who asks. A source of more than
+    `most` characters is refused.
 
     Raises:
         DataError: the problems of all sources at once, each with its path in the spec.
@@ -183,7 +183,7 @@ def read_all(
     readings: dict[str, Reading] = each_source(sources, read)
     find_leaks(readings)
     for reading in readings.values():
-        reading.allowed = leaks == "allow"
+        reading.allowed = contamination == "allow"
     return readings
 
 
@@ -279,7 +279,7 @@ def fingerprints(sources: Mapping[str, Source], fetch: Fetcher, notes: dict[str,
 
 
 def content_keys(
-    sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str], leaks: str
+    sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str], contamination: str
 ) -> dict[View, str]:
     """Hash of what each view's text depends on, found without reading the text; `prints` are the fingerprints.
 
@@ -305,7 +305,7 @@ def content_keys(
         for form in ("plain", "dialogue")
     }
     # Refusing leaks changes no text, so that nothing is made or trained anew where there are none.
-    kept = {"leaks": leaks} if leaks == "allow" else {}
+    kept = {"contamination": contamination} if contamination == "allow" else {}
     return {
         view: digest({"own": what, "form": view.form, "held_out": held_out[view.form], **kept})
         for view, what in own.items()

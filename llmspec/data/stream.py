@@ -58,7 +58,7 @@ class PhaseStream:
             Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
             for s, layout in self._layouts.items()
         ]
-        per_step = phase.batch * phase.accumulation
+        per_step = phase.micro_batch_size * phase.gradient_accumulation_steps
         if problems := too_often(phase.budget, demands, per_step):
             raise DataError(problem.at("phases", name) for problem in problems)
         self.steps, blocks = portions(phase.budget, demands, per_step)
@@ -71,19 +71,19 @@ class PhaseStream:
                 "context": context,
                 "phase": name,
                 "blocks": self._blocks,
-                "batch": [phase.batch, phase.accumulation],
+                "micro_batch_size": [phase.micro_batch_size, phase.gradient_accumulation_steps],
                 "mask": phase.document_mask,
-                "learn": list(getattr(phase, "learn", ())),
+                "train_on": list(getattr(phase, "train_on", ())),
             }
         )
         """Hash of all that shapes the batches."""
 
     def batch(self, step: int, micro: int = 0) -> Batch:
         """What pass `micro` of optimizer step `step` reads. Raises IndexError outside the phase."""
-        if not (0 <= step < self.steps and 0 <= micro < self.phase.accumulation):
+        if not (0 <= step < self.steps and 0 <= micro < self.phase.gradient_accumulation_steps):
             raise IndexError(f"{self.name} has no pass {micro} of step {step}")
-        size = self.phase.batch
-        begin = (step * self.phase.accumulation + micro) * size
+        size = self.phase.micro_batch_size
+        begin = (step * self.phase.gradient_accumulation_steps + micro) * size
         source, block = self._source[begin : begin + size], self._block[begin : begin + size]
         batch = blank(size, self.context, self._end)
         batch.source[:] = source
@@ -195,12 +195,12 @@ class PhaseStream:
             raise DataError(problems)
 
     def _nothing_learned(self, source: str, why: str) -> Problem:
-        roles = ", ".join(getattr(self.phase, "learn", ()))
+        roles = ", ".join(getattr(self.phase, "train_on", ()))
         return Problem(
             f"nothing of {source} is ever learned here: of its dialogues, {why or 'there is none'}",
             ("phases", self.name, "mixture", source),
-            f"raise model.context above {self.context}, choose other roles than `learn: [{roles}]`, or take {source} "
-            "out of the mixture",
+            f"raise model.context above {self.context}, choose other roles than `train_on: [{roles}]`, or take "
+            f"{source} out of the mixture",
             "its share of the training would teach nothing",
         )
 
@@ -224,4 +224,4 @@ def layout_of(data: TokenSet, phase: Phase, context: int, end: int, names: tuple
     """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
     if data.spoken is None:
         return PlainLayout(data, context, end, phase.document_mask, names)
-    return DialogueLayout(data, getattr(phase, "learn", ()), context, end, phase.document_mask, names)
+    return DialogueLayout(data, getattr(phase, "train_on", ()), context, end, phase.document_mask, names)

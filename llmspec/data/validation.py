@@ -33,7 +33,7 @@ class ValidationSet:
     ) -> None:
         """`dropped` counts documents that are not read in this form, by reason."""
         self.source = source
-        self._rows, self._context, self._end, self._mask = phase.batch, context, end, phase.document_mask
+        self._rows, self._context, self._end, self._mask = phase.micro_batch_size, context, end, phase.document_mask
         self._layout = layout_of(data, phase, context, end, None)
         self.left_out: dict[str, int] = {why: n for why, n in {**(dropped or {}), **self._layout.left_out}.items() if n}
         """Reason -> documents that are not validated on."""

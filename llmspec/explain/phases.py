@@ -33,7 +33,7 @@ class SourceReport:
     validation_unknown: float | None
     in_both: int | None
     """Training documents whose text validation holds too."""
-    leaks: str
+    contamination: str
     """What happens to those: `drop`, `refuse` or `allow`."""
     validation: str
     """The rule that keeps text for validation; empty where nothing is kept."""
@@ -72,8 +72,8 @@ class PhaseReport:
     steps: int | None
     exact: bool
     """Whether steps and tokens were computed from the data."""
-    batch: int
-    accumulation: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
     context: int
     tokens: int | None
     flops: float | None
@@ -85,7 +85,7 @@ class PhaseReport:
     peak_lr: float
     learning_rate: tuple[tuple[int, float], ...]
     """(step from 1, learning rate) at evenly spread steps."""
-    clip: float | None
+    max_grad_norm: float | None
     objective: str
     document_mask: bool
     shares: tuple[ShareReport, ...]
@@ -124,7 +124,7 @@ def _source(plan: Plan, found: SourcePlan) -> SourceReport:
         found.unknown,
         found.validation_unknown,
         found.in_both,
-        plan.leaks,
+        plan.contamination,
         str(source.validation or ""),
         users,
     )
@@ -162,8 +162,8 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         budget=str(phase.budget),  # type: ignore[attr-defined]
         steps=steps,
         exact=planned.exact,
-        batch=phase.batch,
-        accumulation=phase.accumulation,
+        micro_batch_size=phase.micro_batch_size,
+        gradient_accumulation_steps=phase.gradient_accumulation_steps,
         context=plan.model.context,
         tokens=planned.tokens,
         flops=planned.flops,
@@ -172,7 +172,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         schedule=described(phase.schedule),
         peak_lr=phase.optimizer.lr,
         learning_rate=learning_rates(planned),
-        clip=phase.clip,
+        max_grad_norm=phase.max_grad_norm,
         objective=described(phase.objective),
         document_mask=phase.document_mask,
         shares=tuple(_share(plan, phase, s) for s in planned.shares),
@@ -190,7 +190,7 @@ def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
         and found is not None
         and (found.source.has_dialogues or found.format or (found.format is None and not found.source.shaped))
     ):
-        roles = ", ".join(getattr(phase, "learn", ()))
+        roles = ", ".join(getattr(phase, "train_on", ()))
         learned = f"turns of {roles}, and where they end"
         if not found.source.has_dialogues and found.format is None:
             learned += "; every token where it holds no dialogues"

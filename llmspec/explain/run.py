@@ -72,7 +72,7 @@ class PhaseRun:
     learning_rate: Curve
     gradient_norm: Curve
     """Before clipping."""
-    clip: float | None
+    max_grad_norm: float | None
     clipped: float | None
     """Share of the steps whose gradient was clipped."""
     seconds: float
@@ -182,8 +182,8 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
     per_step = planned.tokens / planned.steps if planned.tokens and planned.steps else None
     median = statistics.median(seconds.values) if seconds.values else None
     clipped = None
-    if phase.clip is not None and norm.values:
-        clipped = sum(v > phase.clip for v in norm.values) / len(norm.values)
+    if phase.max_grad_norm is not None and norm.values:
+        clipped = sum(v > phase.max_grad_norm for v in norm.values) / len(norm.values)
     tokens_per_second = per_step / median if per_step and median else None
     flops = planned.flops / planned.steps / median if planned.flops and planned.steps and median else None
     step, state = loss.steps[-1] if loss.steps else 0, _phase_state(about, planned)
@@ -203,7 +203,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         validation=held_out,
         learning_rate=curve(rows, "lr"),
         gradient_norm=norm,
-        clip=phase.clip,
+        max_grad_norm=phase.max_grad_norm,
         clipped=clipped,
         seconds=sum(seconds.values),
         slowest_step=max(seconds.values, default=None),
@@ -267,8 +267,8 @@ def _remarks(
     found = overfitting(loss, held_out)
     if clipped is not None and clipped > CLIPPED:
         found.append(
-            f"the gradient was clipped to {planned.phase.clip:g} in {clipped:.0%} of the steps: the learning "
-            "rate counts for less than it says. A longer warm-up or a larger `clip` would change that."
+            f"the gradient was clipped to {planned.phase.max_grad_norm:g} in {clipped:.0%} of the steps: the learning "
+            "rate counts for less than it says. A longer warm-up or a larger `max_grad_norm` would change that."
         )
     for row in _ledger(planned.shares, ledger):
         found += [

@@ -103,7 +103,7 @@ def _forecast(
     held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
     read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
     drawn = phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
-    of_pass = step / phase.accumulation / BACKWARD / (phase.batch * plan.model.context)
+    of_pass = step / phase.gradient_accumulation_steps / BACKWARD / (phase.micro_batch_size * plan.model.context)
     each = known.validation if known and known.validation is not None else of_pass
     text = known.sample if known and known.sample is not None else DECODED * of_pass * plan.decoding.max_tokens
     return Forecast(
@@ -123,7 +123,7 @@ def _times(every: int, steps: int) -> int:
 
 def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     """What the pieces of a step take, each by its own rate."""
-    tokens, width = phase.batch * model.context * phase.accumulation, model.d_model
+    tokens, width = phase.micro_batch_size * model.context * phase.gradient_accumulation_steps, model.d_model
     dims, matrices = model.dims, [t for t in model.tensors if t.role == "matrix"]
     passed = BACKWARD * 2 * tokens
     hidden = model.mlp.saved_for_backward(dims) - (model.mlp.d_ff or 0)
@@ -145,8 +145,12 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
             + model.layers * (rates.gate * hidden + rates.norm * turned)
         ),
         update=update
-        + (2 * rates.update * model.parameters / 7 * phase.accumulation if phase.accumulation > 1 else 0.0),
-        beside=BESIDE_STEP * phase.accumulation + rates.call,
+        + (
+            2 * rates.update * model.parameters / 7 * phase.gradient_accumulation_steps
+            if phase.gradient_accumulation_steps > 1
+            else 0.0
+        ),
+        beside=BESIDE_STEP * phase.gradient_accumulation_steps + rates.call,
     )
 
 
@@ -155,10 +159,10 @@ def shape_key(model: ModelPlan, phase: Phase) -> str:
     return digest(
         [
             model.model_dump(mode="json"),
-            phase.batch,
-            phase.accumulation,
+            phase.micro_batch_size,
+            phase.gradient_accumulation_steps,
             phase.document_mask,
-            phase.clip is not None,
+            phase.max_grad_norm is not None,
             phase.optimizer.model_dump(mode="json"),
             phase.objective.model_dump(mode="json"),
         ]

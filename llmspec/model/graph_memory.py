@@ -101,13 +101,17 @@ class Phase:
         self._steps = Steps(plan, phase, recording(backend))
         self.weights = {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors}
         self.state = {n: Tensor.empty(*shape) for n, shape in self._steps.state_shapes().items()}
-        self.sums = {n: Tensor.empty(*w.shape) for n, w in self.weights.items()} if self.phase.accumulation > 1 else {}
+        self.sums = (
+            {n: Tensor.empty(*w.shape) for n, w in self.weights.items()}
+            if self.phase.gradient_accumulation_steps > 1
+            else {}
+        )
         self.tables = {n: Tensor.empty(*a.shape) for n, a in Transformer(plan.model).tables().items()}
         self.batch = {n: Tensor.empty(*shape, dtype=dtype) for n, (shape, dtype) in self._inputs().items()}
 
     def _inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and type of what changes from step to step."""
-        phase, shape = self.phase, (self.phase.batch, self.plan.model.context)
+        phase, shape = self.phase, (self.phase.micro_batch_size, self.plan.model.context)
         names = {
             "tokens": (shape, "int32"),
             "targets": (shape, "int32"),
@@ -119,7 +123,7 @@ class Phase:
             names["positions"] = (shape, "int32")
         if self.plan.model.dropout:
             names["key"] = ((2,), "uint32")
-        return {**names, **({"keep": ((1,), "float32")} if phase.accumulation > 1 else {})}
+        return {**names, **({"keep": ((1,), "float32")} if phase.gradient_accumulation_steps > 1 else {})}
 
     def train(self) -> list[Graph]:
         """The graphs of one optimizer step: one, or a pass of several and the update."""
@@ -154,7 +158,7 @@ def measure(plan: Plan, phase: PhasePlan, backend: Backend, operations: bool = F
     # A captured step keeps its buffers, so that those of all steps lie side by side.
     found = {**graphs.held(), "training step": sum(g.own_bytes for g in train), "evaluation": evaluate.own_bytes}
     if operations:
-        passes = phase.phase.accumulation
+        passes = phase.phase.gradient_accumulation_steps
         found["step operations"] = train[0].operations() * passes + sum(g.operations() for g in train[1:])
         found["forward operations"] = evaluate.operations()
     return found

@@ -32,7 +32,7 @@ class Steps:
         """A name for what the graphs are made from, beside their inputs."""
         phase = self._phase
         parts = [p.model_dump(mode="json") for p in (self._plan.model, phase.optimizer, phase.objective)]
-        return digest([*parts, phase.clip])
+        return digest([*parts, phase.max_grad_norm])
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Optimizer state by name `<weight>:<state>`; float32, zero at step 0."""
@@ -80,7 +80,9 @@ class Steps:
         squares = [ops.square_sum(g) for g in gradients]
         Tensor.realize(*squares)
         norm = Tensor.cat(*squares).sum().sqrt().realize()
-        scale = Tensor.full((1,), 1.0) if self._phase.clip is None else self._phase.clip / (norm + 1e-6)
+        scale = (
+            Tensor.full((1,), 1.0) if self._phase.max_grad_norm is None else self._phase.max_grad_norm / (norm + 1e-6)
+        )
         scale = scale.minimum(1.0).reshape(1).contiguous().realize()
         for (name, w), g in zip(weights.items(), gradients, strict=True):
             role = self._roles[name]

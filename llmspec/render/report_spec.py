@@ -189,7 +189,7 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
             ),
         )
     if source.in_both:
-        done = "kept in training, as the spec allows" if source.leaks == "allow" else "dropped from training"
+        done = "kept in training, as the spec allows" if source.contamination == "allow" else "dropped from training"
         yield "in both", f"{number(source.in_both)} of its documents, which validation holds too: {done}"
 
 
@@ -203,7 +203,7 @@ def show_phase(console: Screen, index: int, phase: PhaseReport, time: Forecast |
 
 
 def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterator[tuple[str, Any]]:
-    passes = f" × {phase.accumulation} passes" if phase.accumulation > 1 else ""
+    passes = f" × {phase.gradient_accumulation_steps} passes" if phase.gradient_accumulation_steps > 1 else ""
     if phase.steps is None:
         yield "length", f"{phase.budget}: steps are known once the text has been read"
     else:
@@ -211,7 +211,7 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
         yield (
             "length",
             (
-                f"{asked}{number(phase.steps)} steps of {phase.batch} × {phase.context} tokens{passes}, "
+                f"{asked}{number(phase.steps)} steps of {phase.micro_batch_size} × {phase.context} tokens{passes}, "
                 f"{number(phase.tokens)} tokens in all"
             ),
         )
@@ -226,7 +226,10 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
         ),
     )
     yield "optimizer", phase.optimizer
-    yield "gradient", f"clipped to a norm of {phase.clip:g}" if phase.clip is not None else "not clipped"
+    yield (
+        "gradient",
+        f"clipped to a norm of {phase.max_grad_norm:g}" if phase.max_grad_norm is not None else "not clipped",
+    )
     yield "sees", "earlier tokens of its own document" if phase.document_mask else "all earlier tokens of its block"
 
 

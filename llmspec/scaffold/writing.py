@@ -45,8 +45,8 @@ PRETRAIN = """\
     kind: pretrain
     mixture: {{{source}: 100%}}
     budget: {budget}{pad}# {why}
-    batch: {batch}
-    optimizer: {{kind: muon, lr: 2e-2, rest: {{lr: 4e-3}}}}
+    micro_batch_size: {batch}
+    optimizer: {{kind: muon, lr: 2e-2, adamw: {{lr: 4e-3}}}}
     schedule: {{kind: linear, warmup: 2%}}
 """
 
@@ -56,7 +56,7 @@ SFT = """\
     from: pretrain
     mixture: {{{source}: 100%}}
     budget: {budget}{pad}# {why}
-    batch: {batch}
+    micro_batch_size: {batch}
     optimizer: {{kind: adamw, lr: 1e-3}}
     schedule: {{kind: linear, warmup: 5%}}
     # prompts: ["..."]        # what samples answer on the way; the first held-out questions where left open

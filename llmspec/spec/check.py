@@ -16,7 +16,7 @@ from llmspec.parts.tokenizers import Tokenizer
 from llmspec.spec import foreign, messages
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.references import check_references
-from llmspec.spec.schema import Leaks, ModelSpec, Precision, Spec
+from llmspec.spec.schema import Contamination, ModelSpec, Precision, Spec
 from llmspec.spec.shape import Shape, description, places, shape_of, spec_shape
 from llmspec.spec.translate import Translator
 from llmspec.spec.yaml12 import Tree
@@ -43,7 +43,7 @@ class Sections:
     sources: dict[str, Source] = field(default_factory=dict)
     phases: dict[str, Phase] = field(default_factory=dict)
     decoding: Decoding | None = None
-    leaks: Leaks | None = None
+    contamination: Contamination | None = None
     spec: Spec | None = None
     """The whole, where nothing is broken."""
     rough_model: ModelSpec | None = None
@@ -65,7 +65,7 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
         top["memory_limit"] = Bytes.parse(top["memory_limit"])
     sections = Sections(
         spec=spec if isinstance(spec, Spec) else None,
-        leaks=spec.data.leaks if isinstance(spec, Spec) else None,
+        contamination=spec.data.contamination if isinstance(spec, Spec) else None,
         sources={str(p[2]): v for p, v in found.items() if p[:2] == ("data", "sources") and len(p) == 3},
         phases={str(p[1]): v for p, v in found.items() if p[:1] == ("phases",) and len(p) == 2},
         **top,

@@ -1,4 +1,4 @@
-"""Keys of other tools: what each is called here and where it stands, or that there is nothing like it."""
+"""Keys of other tools and of earlier versions: what each is called here and where it stands, or that there is none."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PLACES: Mapping[str, str] = {
     "model.position.kind": "position_embedding_type pos_emb",
     "model.tied_embeddings": "tie_word_embeddings tie_embeddings weight_tying share_embeddings",
     "model.dropout": "resid_pdrop attn_pdrop embd_pdrop attention_dropout hidden_dropout dropout_rate",
-    "model.init.stddev": "initializer_range init_std",
+    "model.init.std": "initializer_range init_std",
     "tokenizer.vocab": "vocab_size n_vocab vocabulary_size",
     "tokenizer.kind": "tokenizer_type",
     "data.sources": "datasets dataset train_file train_files training_file data_path dataset_path corpus train_data",
     "data.sources.<name>.path": "file filename filenames data_files file_name glob folder",
     "data.sources.<name>.validation": "val_split validation_split val_size test_size val_set_size eval_split",
     "phases.<name>.mixture": "dataset datasets train_file",
-    "phases.<name>.batch": "batch_size micro_batch_size per_device_train_batch_size train_batch_size device_batch_size",
-    "phases.<name>.accumulation": "gradient_accumulation_steps gradient_accumulation grad_accum_steps grad_accum",
+    "phases.<name>.micro_batch_size": "batch_size per_device_train_batch_size train_batch_size device_batch_size",
+    "phases.<name>.gradient_accumulation_steps": "gradient_accumulation grad_accum_steps grad_accum",
     "phases.<name>.optimizer.lr": "learning_rate max_lr peak_lr base_lr",
     "phases.<name>.optimizer.weight_decay": "wd decay_rate",
     "phases.<name>.optimizer.beta1": "adam_beta1 beta_1",
@@ -40,11 +40,12 @@ PLACES: Mapping[str, str] = {
     "phases.<name>.optimizer.kind": "optim optimizer_type",
     "phases.<name>.schedule.warmup": "warmup_steps warmup_iters warmup_ratio lr_warmup_steps num_warmup_steps",
     "phases.<name>.schedule.kind": "lr_scheduler lr_scheduler_type lr_schedule scheduler",
-    "phases.<name>.schedule.final": "min_lr min_lr_ratio final_lr",
-    "phases.<name>.clip": "grad_clip max_grad_norm gradient_clipping clip_grad_norm gradient_clip_val max_norm",
+    "phases.<name>.schedule.min_lr_ratio": "min_lr final_lr",
+    "phases.<name>.max_grad_norm": "grad_clip gradient_clipping clip_grad_norm gradient_clip_val max_norm",
     "phases.<name>.evaluate_every": "eval_steps eval_interval eval_iters eval_every val_check_interval",
     "phases.<name>.checkpoint_every": "save_steps save_interval save_every",
     "phases.<name>.document_mask": "sample_packing",
+    "phases.<name>.train_on": "roles_to_train train_roles",
     "phases": "training trainer train_args training_args training_arguments trainer_args hyperparameters",
     "decoding": "generation generation_config generation_kwargs sampling sampling_params",
     "decoding.temperature": "temp",
@@ -58,6 +59,17 @@ PLACES: Mapping[str, str] = {
     "device": "accelerator",
 }
 """Key of llmspec -> what other tools call it."""
+FORMER: Mapping[str, str] = {
+    "model.init.std": "stddev",
+    "data.contamination": "leaks",
+    "phases.<name>.micro_batch_size": "batch",
+    "phases.<name>.gradient_accumulation_steps": "accumulation",
+    "phases.<name>.max_grad_norm": "clip",
+    "phases.<name>.train_on": "learn",
+    "phases.<name>.optimizer.adamw": "rest",
+    "phases.<name>.schedule.min_lr_ratio": "final",
+}
+"""Key of llmspec -> what earlier versions of llmspec called it."""
 BUDGETS: Mapping[str, str] = {
     "{value} steps": "max_steps max_iters num_steps train_steps total_steps n_steps steps iters num_iterations",
     "{value} epochs of {source}": "epochs num_epochs num_train_epochs n_epochs max_epochs",
@@ -113,13 +125,15 @@ def told(key: str, value: Any, section: str, path: Path, data: Mapping[str, Any]
                 number = value if isinstance(value, int | float) and not isinstance(value, bool) else "N"
                 line = f"budget: {budget.format(value=number, source=source)}"
                 return f"write `{line}`" + ("" if path else " in the phase"), "phases.<name>.budget"
-    found = [place for place, words in PLACES.items() if word in words.split()]
+    found = _places(word)
     if found:
         place = max(found, key=lambda p: (_common(p, section), -p.count(".")))
         holder, _, name = place.rpartition(".")
         here, where = ".".join(map(str, path)), named(holder, section, path, data)
         if name == "kind":
             return f"it is the `kind` of `{where}` here", place
+        if where == here and FORMER.get(place) == word:
+            return f"did you mean `{name}`? Earlier versions called it `{word}`", place
         called = f"it is called `{name}` here"
         if where == here:
             return called, place
@@ -146,8 +160,13 @@ def stands_for(key: str, section: str) -> str | None:
     word, prefix = _folded(key), f"{section}." if section else ""
     if section == "phases.<name>" and any(word in words.split() for words in BUDGETS.values()):
         return "budget"
-    names = [p.removeprefix(prefix) for p, words in PLACES.items() if p.startswith(prefix) and word in words.split()]
+    names = [place.removeprefix(prefix) for place in _places(word) if place.startswith(prefix)]
     return next((name for name in names if "." not in name), None)
+
+
+def _places(word: str) -> list[str]:
+    """Every key that other tools, or earlier versions, call by this word."""
+    return [place for table in (PLACES, FORMER) for place, words in table.items() if word in words.split()]
 
 
 def _folded(key: str) -> str:

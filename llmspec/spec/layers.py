@@ -1,7 +1,8 @@
 """Layers: `extends:` below a file, `--set` above it. Marks keep pointing to where a value was written.
 
 Maps merge key by key. Lists and mixtures are replaced. A changed `kind` replaces its whole map, so that one kind's
-settings never leak into another. `null` removes what is inherited, unless it is itself a setting there (`clip: null`).
+settings never leak into another. `null` removes what is inherited, unless it is itself a setting there
+(`max_grad_norm: null`).
 """
 
 from __future__ import annotations

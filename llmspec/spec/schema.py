@@ -29,7 +29,7 @@ AnyInitializer = Annotated[Initializer, choice(inits.TABLE, "normal")]
 AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE, "byte")]
 AnySource = Annotated[Source, choice(sources.TABLE)]
 AnyPhase = Annotated[Phase, choice(phases.TABLE)]
-Leaks = Literal["refuse", "drop", "allow"]
+Contamination = Literal["refuse", "drop", "allow"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -66,7 +66,7 @@ class DataSpec(Frozen):
 
     sources: dict[str, AnySource] = Field(min_length=1)
     """Sources by name; mixtures refer to them."""
-    leaks: Leaks = "drop"
+    contamination: Contamination = "drop"
     """What happens to training documents that some source validates with, case, spacing and punctuation aside:
     `drop` leaves them out of training, `refuse` stops the run, `allow` trains on them and says so."""
 

@@ -55,7 +55,7 @@ class Shape:
 
     @property
     def null_is_a_value(self) -> bool:
-        """Whether `null` says something here that leaving the key out does not, such as `clip: null`."""
+        """Whether `null` says something here that leaving the key out does not, such as `max_grad_norm: null`."""
         return self.info is not None and allows_none(self.info.annotation) and default_of(self.info) is not None
 
 

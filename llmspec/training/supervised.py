@@ -86,7 +86,7 @@ class Supervised:
         self.state = tensors_from_numpy(**state)
         self.sums = (
             tensors_from_numpy(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()})
-            if self.phase.accumulation > 1
+            if self.phase.gradient_accumulation_steps > 1
             else {}
         )
         self.feed = StaticInputs()
@@ -156,7 +156,7 @@ class Supervised:
         began = time.perf_counter()
         factor = self.phase.schedule.factor(self.step, self.total)
         scalars = self.phase.optimizer.scalars(factor, self.step + 1)
-        batches = [self.stream.batch(self.step, m) for m in range(self.phase.accumulation)]
+        batches = [self.stream.batch(self.step, m) for m in range(self.phase.gradient_accumulation_steps)]
         targets = sum(float(b.weights.sum()) for b in batches)
         loss, norm = self._step(batches, targets, scalars)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -177,7 +177,7 @@ class Supervised:
     def diverged(self, loss: float, norm: float) -> RunError:
         """The error of a step that gave no numbers: what helps with these settings, and what is on disk."""
         saved, _ = self.folder.checkpoint()
-        clipping = "" if self.phase.clip is not None else " or clipping (`clip: 1.0`)"
+        clipping = "" if self.phase.max_grad_norm is not None else " or clipping (`max_grad_norm: 1.0`)"
         kept = (
             f"the checkpoint of step {saved.step:,} is kept in {saved.folder}"
             if saved

@@ -84,7 +84,7 @@ def test_prefill() -> None:
 
 
 DOUBLED: dict[str, list[str]] = {
-    "tokens": ["phases.train.batch=16"],
+    "tokens": ["phases.train.micro_batch_size=16"],
     "layers": ["model.layers=8"],
     "width": ["model.d_model=512", "model.attention.heads=8", "model.mlp.d_ff=2048"],
     "context": ["model.context=256"],

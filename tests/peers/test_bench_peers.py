@@ -30,15 +30,15 @@ GPT2 = {
 }
 LLAMA = {"position": {"kind": "rope"}, "attention": {"kind": "grouped_query", "heads": 4, "kv_heads": 2}}
 PHASES: dict[str, dict[str, Any]] = {
-    "adamw": {"optimizer": {"kind": "adamw", "lr": 0.01}, "clip": 0.1},
+    "adamw": {"optimizer": {"kind": "adamw", "lr": 0.01}, "max_grad_norm": 0.1},
     "adam, smoothed": {
         "optimizer": {"kind": "adam", "lr": 0.01, "weight_decay": 0.1},
-        "clip": None,
+        "max_grad_norm": None,
         "objective": {"kind": "cross_entropy", "label_smoothing": 0.1},
     },
     "sgd, passes, documents": {
         "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9},
-        "accumulation": 2,
+        "gradient_accumulation_steps": 2,
         "document_mask": True,
     },
 }
@@ -93,7 +93,7 @@ def test_every_part(name: str) -> None:
 @pytest.mark.parametrize("name", PHASES)
 def test_three_steps(model: dict[str, Any], name: str) -> None:
     """Losses before and after two updates: batches, passes, mask, gradients, clipping and optimizer are the same."""
-    plan = plan_of(model, batch=2, **PHASES[name])
+    plan = plan_of(model, micro_batch_size=2, **PHASES[name])
     our, their = llmspec_side.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
     losses = [(our.advance(), their.advance()) for _ in range(3)]
     assert len({round(a, 4) for a, _ in losses}) == 3
@@ -104,7 +104,7 @@ def test_three_steps(model: dict[str, Any], name: str) -> None:
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 def test_muon_and_its_rest() -> None:
     """torch iterates in bfloat16, which has 8 bits."""
-    plan = plan_of(LLAMA, optimizer={"kind": "muon", "lr": 0.02, "rest": {"lr": 0.01}})
+    plan = plan_of(LLAMA, optimizer={"kind": "muon", "lr": 0.02, "adamw": {"lr": 0.01}})
     our, their = llmspec_side.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
     for room in (1e-5, 1e-3, 1e-3):
         assert our.advance() == pytest.approx(their.advance(), rel=room)

@@ -330,7 +330,7 @@ def trained(plain: bool) -> tuple[Plan, Steps, Inputs, Inputs]:
             "mlp": {"kind": "swiglu"},
         },
         optimizer={"kind": "adamw", "lr": 0.01},
-        clip=1.0,
+        max_grad_norm=1.0,
     )
     return plan, Steps(plan, plan.phases[0], backend("CPU", plain)), Inputs(), Inputs()
 

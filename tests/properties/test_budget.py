@@ -34,8 +34,8 @@ def drawn_phases(draw: st.DrawFn) -> Any:
             "kind": "pretrain",
             "mixture": {"wiki": f"{share}%", "plays": f"{100 - share}%"},
             "budget": "1 steps",
-            "batch": draw(st.integers(1, 64)),
-            "accumulation": draw(st.integers(1, 16)),
+            "micro_batch_size": draw(st.integers(1, 64)),
+            "gradient_accumulation_steps": draw(st.integers(1, 16)),
             "optimizer": draw(parts("optimizer")),
             "schedule": draw(parts("schedule", skip=("warmup",))),
         }

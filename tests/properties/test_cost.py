@@ -73,13 +73,13 @@ def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
     plan = compile_spec(Spec.model_validate_json(json.dumps(data)))
     for planned in plan.phases:
         phase = planned.phase
-        forward = counted(plan, phase.batch)
+        forward = counted(plan, phase.micro_batch_size)
         assert forward_cost(plan.model, phase).products == forward
-        assert plan.model.flops_per_token * phase.batch * plan.model.context == forward
+        assert plan.model.flops_per_token * phase.micro_batch_size * plan.model.context == forward
         # Each product has two gradients, by either side, of as many operations.
         assert pass_cost(plan.model, phase).products == 3 * forward
         assert update_cost(plan.model, phase).products == counted_update(plan, phase.optimizer)
-        step = 3 * forward * phase.accumulation + counted_update(plan, phase.optimizer)
+        step = 3 * forward * phase.gradient_accumulation_steps + counted_update(plan, phase.optimizer)
         assert step_cost(plan.model, phase).products == step
         assert planned.flops is None or planned.flops == step * (planned.steps or 0)
 
@@ -115,9 +115,9 @@ REALISTIC = {
     "with penalties": [
         "model.position={kind: alibi}",
         "model.mlp={kind: geglu}",
-        "phases.chat.batch=1",
+        "phases.chat.micro_batch_size=1",
         "phases.chat.optimizer={kind: sgd, momentum: 0.9}",
-        "phases.chat.accumulation=2",
+        "phases.chat.gradient_accumulation_steps=2",
     ],
     "smoothed": ["model.mlp={kind: silu}", "phases.chat.objective={kind: cross_entropy, label_smoothing: 0.1}"],
 }

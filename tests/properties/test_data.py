@@ -292,9 +292,9 @@ def test_streams_are_functions_of_the_step_and_end_as_planned(
         "sft",
         {"talk": share, "b": 99 - share, "a": 1},
         f"{steps} steps",
-        batch=batch,
-        accumulation=accumulation,
-        learn=learn,
+        micro_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        train_on=learn,
     )
     stream = stream_of(phase, sets, 32, seed)
     assert stream.steps == steps
@@ -318,7 +318,7 @@ def test_streams_are_functions_of_the_step_and_end_as_planned(
 
 def test_the_order_of_reading_shows_in_the_ledger_and_hangs_on_the_seed() -> None:
     sets = {"a": plain_set(["abcdefgh" * 20, "hgfedcba" * 20])}
-    phase = phase_of("pretrain", {"a": 100}, "8 steps", batch=2)
+    phase = phase_of("pretrain", {"a": 100}, "8 steps", micro_batch_size=2)
     orders = []
     for seed, steps in ((1, range(8)), (1, range(8)), (2, range(8)), (1, reversed(range(8)))):
         stream = stream_of(phase, sets, seed=seed)
@@ -331,7 +331,7 @@ def test_the_order_of_reading_shows_in_the_ledger_and_hangs_on_the_seed() -> Non
 
 def test_shares_hold_in_every_stretch_and_epochs_come_in_order() -> None:
     sets = {"a": plain_set(["x" * 700]), "b": plain_set(["y" * 400])}
-    stream = stream_of(phase_of("pretrain", {"a": 75, "b": 25}, "100 steps", batch=4), sets)
+    stream = stream_of(phase_of("pretrain", {"a": 75, "b": 25}, "100 steps", micro_batch_size=4), sets)
     rows = np.concatenate([stream.batch(step).source for step in range(100)])
     for end in range(4, 401, 4):
         assert abs((rows[:end] == 0).sum() - 0.75 * end) <= 2
@@ -342,11 +342,11 @@ def test_shares_hold_in_every_stretch_and_epochs_come_in_order() -> None:
 
 def test_cursors_go_on_only_in_their_own_stream() -> None:
     sets = {"a": plain_set(["abcdefgh" * 20])}
-    stream = stream_of(phase_of("pretrain", {"a": 100}, "8 steps", batch=2), sets)
+    stream = stream_of(phase_of("pretrain", {"a": 100}, "8 steps", micro_batch_size=2), sets)
     assert stream.check_cursor(stream.cursor(5)) == 5
     for other in (
-        stream_of(phase_of("pretrain", {"a": 100}, "9 steps", batch=2), sets),
-        stream_of(phase_of("pretrain", {"a": 100}, "8 steps", batch=2), sets, seed=4),
+        stream_of(phase_of("pretrain", {"a": 100}, "9 steps", micro_batch_size=2), sets),
+        stream_of(phase_of("pretrain", {"a": 100}, "8 steps", micro_batch_size=2), sets, seed=4),
     ):
         with pytest.raises(RunError, match="other data or in another order"):
             other.check_cursor(stream.cursor(5))
@@ -376,7 +376,7 @@ def test_a_source_shorter_than_a_block_or_read_too_often_is_named() -> None:
 @given(documents=texts, context=contexts, rows=st.integers(1, 4), mask=st.booleans())
 @quick
 def test_every_validation_token_counts_once(documents: list[str], context: int, rows: int, mask: bool) -> None:
-    phase = phase_of("pretrain", {"a": 100}, "1 steps", batch=rows, document_mask=mask)
+    phase = phase_of("pretrain", {"a": 100}, "1 steps", micro_batch_size=rows, document_mask=mask)
     found = ValidationSet("a", phase, plain_set(documents), context, END_ID)
     stream = [END_ID]
     for text in documents:
@@ -399,7 +399,7 @@ def test_every_validation_token_counts_once(documents: list[str], context: int, 
 @given(spoken=dialogues, learn=roles)
 @quick
 def test_validation_dialogues_count_their_learned_turns_once(spoken: list[list[Turn]], learn: tuple[str, ...]) -> None:
-    phase = phase_of("sft", {"a": 100}, "1 steps", batch=2, learn=learn)
+    phase = phase_of("sft", {"a": 100}, "1 steps", micro_batch_size=2, train_on=learn)
     found = ValidationSet("a", phase, encode_dialogues(CODEC, spoken), 48, END_ID)
     kept = [turns for turns in spoken if len(naive_dialogue(turns, learn)[0]) <= 49]
     counted = [t for batch in found for t in batch.targets[batch.weights == 1].tolist()]
@@ -470,7 +470,9 @@ def test_a_sample_of_text_has_about_its_share_of_characters(contents: list[str],
 
 
 def test_positions_and_shapes_are_what_a_graph_expects() -> None:
-    stream = stream_of(phase_of("pretrain", {"a": 100}, "2 steps", batch=3), {"a": plain_set(["abcdefgh" * 20])})
+    stream = stream_of(
+        phase_of("pretrain", {"a": 100}, "2 steps", micro_batch_size=3), {"a": plain_set(["abcdefgh" * 20])}
+    )
     batch = stream.batch(0)
     kinds = {name: (array.shape, array.dtype.name) for name, array in batch._asdict().items()}
     assert kinds == {

@@ -47,7 +47,7 @@ EXTREMES = [
     1e308,
     0.0,
 ]
-ON_THE_HOST = {"theta", "final"}
+ON_THE_HOST = {"theta", "min_lr_ratio"}
 """Keys whose numbers never enter a graph as they are; each is a decision."""
 
 
@@ -144,17 +144,17 @@ def test_a_decay_that_takes_nothing_is_refused(lr: float, decay: float, kind: st
     ("sets", "path"),
     [
         ("phases.chat.optimizer.eps=1e-40", ("phases", "chat", "optimizer", "eps")),
-        ("phases.pretrain.optimizer.rest.eps=1e-40", ("phases", "pretrain", "optimizer", "rest", "eps")),
+        ("phases.pretrain.optimizer.adamw.eps=1e-40", ("phases", "pretrain", "optimizer", "adamw", "eps")),
         ("phases.chat.optimizer.lr=1e39", ("phases", "chat", "optimizer", "lr")),
-        ("phases.pretrain.clip=1e39", ("phases", "pretrain", "clip")),
-        ("phases.chat.clip=1e-25", ("phases", "chat", "clip")),
-        ("phases.pretrain.clip=1e-25", ("phases", "pretrain", "clip")),
-        ("phases.chat.schedule={final: 1e-38}", ("phases", "chat", "schedule", "final")),
+        ("phases.pretrain.max_grad_norm=1e39", ("phases", "pretrain", "max_grad_norm")),
+        ("phases.chat.max_grad_norm=1e-25", ("phases", "chat", "max_grad_norm")),
+        ("phases.pretrain.max_grad_norm=1e-25", ("phases", "pretrain", "max_grad_norm")),
+        ("phases.chat.schedule={min_lr_ratio: 1e-38}", ("phases", "chat", "schedule", "min_lr_ratio")),
         ("phases.chat.objective={label_smoothing: 1e-40}", ("phases", "chat", "objective", "label_smoothing")),
         ("model.norm={eps: 1e-40}", ("model", "norm", "eps")),
         ("model.dropout=1e-10", ("model", "dropout")),
-        ("model.init={stddev: 1e-40}", ("model", "init", "stddev")),
-        ("model.init={stddev: 1e19}", ("model", "init")),
+        ("model.init={std: 1e-40}", ("model", "init", "std")),
+        ("model.init={std: 1e19}", ("model", "init")),
         ("model.init={kind: fan_in, gain: 2e-38}", ("model", "init")),
     ],
 )
@@ -171,7 +171,7 @@ def test_all_are_named_at_once_beside_a_broken_section(tmp_path: Path) -> None:
             "model.tied_embeddings=7",
             "model.norm={eps: 1e-40}",
             "phases.chat.optimizer.lr=1e39",
-            "phases.pretrain.clip=1e-46",
+            "phases.pretrain.max_grad_norm=1e-46",
         ],
     )
     found = {p.path for p in (*reading.problems, *check_sections(reading.sections))}
@@ -179,7 +179,7 @@ def test_all_are_named_at_once_beside_a_broken_section(tmp_path: Path) -> None:
         ("model", "tied_embeddings"),
         ("model", "norm", "eps"),
         ("phases", "chat", "optimizer", "lr"),
-        ("phases", "pretrain", "clip"),
+        ("phases", "pretrain", "max_grad_norm"),
     }
 
 
@@ -252,7 +252,7 @@ def test_phases_are_looked_at_whole() -> None:
     phase = phases.TABLE["pretrain"](
         mixture={"a": Share(100.0)},
         budget=Budget(2.0, "steps"),
-        clip=1e-40,
+        max_grad_norm=1e-40,
         optimizer=optimizers.TABLE["adamw"](lr=1e39),
     )
-    assert {p.path for p in phase_problems(phase)} == {("clip",), ("optimizer", "lr")}
+    assert {p.path for p in phase_problems(phase)} == {("max_grad_norm",), ("optimizer", "lr")}

@@ -215,7 +215,7 @@ def lines(folder: Path, name: str, found: list[str]) -> str:
     return name
 
 
-def leaking(folder: Path, leaks: str = "drop") -> Any:
+def leaking(folder: Path, contamination: str = "drop") -> Any:
     """A plan of two sources, the first of which validates; leaks are planted within it and across."""
     own = [f"sentence {i} of the first" for i in range(40)]
     other = [f"paragraph {i} of the second" for i in range(30)]
@@ -225,7 +225,9 @@ def leaking(folder: Path, leaks: str = "drop") -> Any:
         "a": source("files", path=lines(folder, "a.jsonl", first), validation="tail 12%"),
         "b": source("files", path=lines(folder, "b.jsonl", second)),
     }
-    return plan_of(folder, parts, ("p", "pretrain", {"a": 50, "b": 50}, "1 steps"), context=16, leaks=leaks)
+    return plan_of(
+        folder, parts, ("p", "pretrain", {"a": 50, "b": 50}, "1 steps"), context=16, contamination=contamination
+    )
 
 
 def test_leaks_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_leaks_that_are_allowed_are_read_and_still_counted(tmp_path: Path) -> No
     assert [len(r.train_of["plain"]) for r in allowed.readings.values()] == [36, 33]
     assert allowed.fingerprint("p") != dropped.fingerprint("p")
     assert any(
-        "3 training documents of b are validated with too, and data.leaks allows it" in line
+        "3 training documents of b are validated with too, and data.contamination allows it" in line
         for line in notices(allowed)
     )
 
@@ -277,7 +279,7 @@ def test_leaks_that_are_allowed_are_read_and_still_counted(tmp_path: Path) -> No
 def test_refusing_makes_nothing_anew_where_there_is_nothing_to_refuse(tmp_path: Path) -> None:
     part = source("inline", documents=tuple(f"text {i} of many" for i in range(40)), validation="tail 20%")
     stage = ("p", "pretrain", {"a": 100}, "1 steps")
-    one, other = (prepare(plan_of(tmp_path, {"a": part}, stage, leaks=how)) for how in ("drop", "refuse"))
+    one, other = (prepare(plan_of(tmp_path, {"a": part}, stage, contamination=how)) for how in ("drop", "refuse"))
     assert one.stream("p").key == other.stream("p").key and one.measured == other.measured
 
 

@@ -28,9 +28,9 @@ ONE = ["phases.pretrain=null", "phases.chat.from=null", "device=CPU", "memory_li
 SHAPES = {
     "as it is": [],
     "wide": ["model.d_model=384"],
-    "long": ["model.context=512", "phases.chat.batch=2"],
-    "many words": ["tokenizer.vocab=8192", "phases.chat.batch=2"],
-    "one row": ["phases.chat.batch=1", "phases.chat.accumulation=4"],
+    "long": ["model.context=512", "phases.chat.micro_batch_size=2"],
+    "many words": ["tokenizer.vocab=8192", "phases.chat.micro_batch_size=2"],
+    "one row": ["phases.chat.micro_batch_size=1", "phases.chat.gradient_accumulation_steps=4"],
     "on a GPU": ["device=CUDA"],
     "rounded": ["device=CUDA", "precision=bfloat16"],
     "gpt-like": [
@@ -91,7 +91,7 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
         assert phase.memory.weights == 4 * plan.model.parameters
         twice = memory_of(
             plan.model,
-            phase.phase.model_copy(update={"batch": 2 * phase.phase.batch}),
+            phase.phase.model_copy(update={"micro_batch_size": 2 * phase.phase.micro_batch_size}),
             memory_model(plan.device, plan.precision),
         )
         assert phase.memory.peak < twice.peak <= 2 * phase.memory.peak
@@ -107,14 +107,14 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
 def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch: int, device: str) -> None:
     path, given_ = (
         tiny.ROOT / "specs/gpt2-124m.yaml",
-        [f"device={device}", f"memory_limit={limit}", f"phases.pretrain.batch={batch}"],
+        [f"device={device}", f"memory_limit={limit}", f"phases.pretrain.micro_batch_size={batch}"],
     )
     allowed = Bytes.parse(limit).amount
     try:
         plan = compile_spec(load_spec(path, given_).spec)
     except SpecError as refused:
         (problem,) = refused.problems
-        assert problem.path == ("phases", "pretrain", "batch") and problem.consequence and problem.hint
+        assert problem.path == ("phases", "pretrain", "micro_batch_size") and problem.consequence and problem.hint
         for proposal in problem.hint.split("; or "):
             fits = compile_spec(load_spec(path, [*given_, *overrides(proposal)]).spec).phases[0].memory
             assert fits is not None and fits.peak <= allowed, proposal
@@ -123,17 +123,25 @@ def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch:
 
 
 def overrides(proposal: str) -> list[str]:
-    """`batch: 1 and accumulation: 4 …` as overrides."""
-    found = re.findall(r"(model\.context|model\.layers|batch|accumulation|precision): (\w+)", proposal)
+    """`micro_batch_size: 1 and gradient_accumulation_steps: 4 …` as overrides."""
+    found = re.findall(
+        r"(model\.context|model\.layers|micro_batch_size|gradient_accumulation_steps|precision): (\w+)", proposal
+    )
     assert found, proposal
     return [
-        f"phases.pretrain.{key}={value}" if key in ("batch", "accumulation") else f"{key}={value}"
+        f"phases.pretrain.{key}={value}"
+        if key in ("micro_batch_size", "gradient_accumulation_steps")
+        else f"{key}={value}"
         for key, value in found
     ]
 
 
 def test_rounded_products_are_proposed_where_a_device_has_them() -> None:
-    asked = ["memory_limit=3700 MiB", "phases.pretrain.batch=1", "phases.pretrain.accumulation=1"]
+    asked = [
+        "memory_limit=3700 MiB",
+        "phases.pretrain.micro_batch_size=1",
+        "phases.pretrain.gradient_accumulation_steps=1",
+    ]
     hints = {}
     for device in ("CPU", "CUDA"):
         try:

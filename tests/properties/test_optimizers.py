@@ -42,7 +42,7 @@ CHOSEN: dict[str, tuple[dict[str, Any], float | None]] = {
             "lr": 0.03,
             "momentum": 0.9,
             "weight_decay": 0.4,
-            "rest": {"kind": "adamw", "lr": 0.01, "weight_decay": 0.3},
+            "adamw": {"kind": "adamw", "lr": 0.01, "weight_decay": 0.3},
         },
         None,
     ),
@@ -98,7 +98,7 @@ FORMULAS = {"sgd": sgd, "adam": adam, "adamw": adamw, "muon": muon}
 def expected(o: Any, role: str, w: np.ndarray, g: np.ndarray, s: State, factor: float, step: int) -> np.ndarray:
     """The weight after a step; the state is changed in place."""
     if o.kind == "muon" and role != "matrix":
-        return expected(o.rest, role, w, g, s, factor, step)
+        return expected(o.adamw, role, w, g, s, factor, step)
     decay = 0.0 if role in ("norm", "bias") else o.weight_decay
     return FORMULAS[o.kind](o, w, g, s, o.lr * factor, decay, step)
 
@@ -109,7 +109,7 @@ def expected(o: Any, role: str, w: np.ndarray, g: np.ndarray, s: State, factor: 
 @functools.cache
 def made(name: str) -> tuple[Plan, Steps, Inputs, Inputs, Inputs, Inputs]:
     options, clip = CHOSEN[name]
-    plan = plan_of(MODEL, optimizer=options, clip=clip)
+    plan = plan_of(MODEL, optimizer=options, max_grad_norm=clip)
     return plan, Steps(plan, plan.phases[0], backend("CPU")), Inputs(), Inputs(), Inputs(), Inputs()
 
 

@@ -39,7 +39,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "mixture": ({"facts": Share(50.0), "docs": Share(50.0)},),
     "budget": (Budget(9.0, "steps"), Budget(9.0, "tokens"), Budget(3.0, "epochs", "facts"), Budget(9.0, "FLOPs")),
     "prompts": (("never said",),),
-    "learn": (("user",), ("assistant", "user")),
+    "train_on": (("user",), ("assistant", "user")),
     "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
     "init": tuple(kind() for kind in TABLES["init"].values()),
     "text": ("{a}",),
@@ -229,7 +229,8 @@ def test_every_field_of_every_tokenizer(draft: Draft, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("seed", 8), ("device", "CUDA"), ("precision", "bfloat16"), ("beam", 2), ("leaks", "allow")]
+    ("field", "value"),
+    [("seed", 8), ("device", "CUDA"), ("precision", "bfloat16"), ("beam", 2), ("contamination", "allow")],
 )
 def test_what_a_whole_spec_says(draft: Draft, field: str, value: Any) -> None:
     other = (
@@ -257,7 +258,7 @@ def pairs(draw: st.DrawFn) -> tuple[Data, Data]:
     second = {**first, "phases": {name: dict(phase) for name, phase in first["phases"].items()}}
     name = draw(st.sampled_from(list(second["phases"])))
     phase, sources = second["phases"][name], list(first["data"]["sources"])
-    what = draw(st.sampled_from(["model", "part", "phase", "shown", "source", "top", "leaks", "nothing"]))
+    what = draw(st.sampled_from(["model", "part", "phase", "shown", "source", "top", "contamination", "nothing"]))
     if what == "model":
         second["model"] = draw(models())
     elif what == "part":
@@ -288,8 +289,8 @@ def pairs(draw: st.DrawFn) -> tuple[Data, Data]:
         }
     elif what == "top":
         second |= draw(st.sampled_from([{"seed": 100}, {"name": "another"}, {"decoding": {"top_k": 3}}]))
-    elif what == "leaks":
-        second["data"] = {**first["data"], "leaks": draw(st.sampled_from(["drop", "refuse", "allow"]))}
+    elif what == "contamination":
+        second["data"] = {**first["data"], "contamination": draw(st.sampled_from(["drop", "refuse", "allow"]))}
     return first, second
 
 
@@ -341,7 +342,7 @@ def test_explaining_two_specs_says_what_a_run_will_do(
 def test_the_resolved_spec_is_a_spec_and_keeps_the_keys(tmp_path: Path) -> None:
     from llmspec.training.run import resolved
 
-    plan = compile_spec(load_spec(tiny.write(tmp_path), ["model.init.stddev=0.05"]).spec)
+    plan = compile_spec(load_spec(tiny.write(tmp_path), ["model.init.std=0.05"]).spec)
     again = compile_spec(load_spec(tiny.write(tmp_path, resolved(plan), "resolved.yaml")).spec)
     assert [p.key for p in again.phases] == [p.key for p in plan.phases] and again.model == plan.model
 

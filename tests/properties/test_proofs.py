@@ -43,7 +43,7 @@ RECORDS = tuple({"q": f"question {i}?", "a": f"answer {i}."} for i in range(60))
 SHAPE = {"user": "{q}", "assistant": "{a}"}
 
 
-def chat_plan(folder: Path, context: int = 64, leaks: str = "drop", mask: bool = True) -> Any:
+def chat_plan(folder: Path, context: int = 64, contamination: str = "drop", mask: bool = True) -> Any:
     """A chat phase on dialogues and text, both with validation."""
     (folder / "text.jsonl").write_text("".join(json.dumps({"t": f"some text, number {i}"}) + "\n" for i in range(80)))
     parts = {
@@ -55,7 +55,7 @@ def chat_plan(folder: Path, context: int = 64, leaks: str = "drop", mask: bool =
         parts,
         ("chat", "sft", {"talk": 60, "text": 40}, "4 steps"),
         context=context,
-        leaks=leaks,
+        contamination=contamination,
         document_mask=mask,
     )
 
@@ -86,7 +86,7 @@ def test_what_runs_is_proven(data: dict[str, Any], tmp_path_factory: pytest.Temp
     event("completed")
     found = (*prove(complete(plan, prepared.measured)), *data_proofs(prepared))
     assert not failed(found), found
-    allowed = data["data"].get("leaks") == "allow"
+    allowed = data["data"].get("contamination") == "allow"
     assert {p.name for p in found if p.holds is None} == ({UNSEEN} if allowed else set())
     assert {p.name for p in pending(plan)} == {p.name for p in data_proofs(prepared)}
     assert all(Proof.model_validate_json(p.model_dump_json()) == p for p in found)
@@ -167,7 +167,9 @@ def test_a_budget_that_does_not_hold_is_caught(change: dict[str, Any], said: str
                 "device": "CPU",
                 "model": {"context": 16, "d_model": 16, "layers": 1},
                 "data": {"sources": {"a": {"kind": "inline", "documents": ["some text " * 50]}}},
-                "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps", "batch": 2}},
+                "phases": {
+                    "p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps", "micro_batch_size": 2}
+                },
             }
         ),
     )
@@ -241,9 +243,9 @@ def test_a_validation_document_in_training_is_caught(tmp_path: Path, monkeypatch
 
 
 def test_leaks_that_are_allowed_are_said_and_not_refused(tmp_path: Path) -> None:
-    prepared = prepare(chat_plan(tmp_path, leaks="allow"))
+    prepared = prepare(chat_plan(tmp_path, contamination="allow"))
     (proof,) = [p for p in data_proofs(prepared) if p.name == UNSEEN]
-    assert proof.holds is None and "data.leaks: allow" in proof.evidence
+    assert proof.holds is None and "data.contamination: allow" in proof.evidence
     refuse(data_proofs(prepared))
 
 
@@ -281,7 +283,7 @@ def test_the_commands_list_the_proofs(tmp_path: Path) -> None:
                     "a": {"kind": "inline", "records": list(RECORDS), "dialogue": SHAPE, "validation": "tail 10%"}
                 }
             },
-            "phases": {"p": {"kind": "sft", "mixture": {"a": "100%"}, "budget": "2 steps", "batch": 2}},
+            "phases": {"p": {"kind": "sft", "mixture": {"a": "100%"}, "budget": "2 steps", "micro_batch_size": 2}},
         }
     )
     spec, out = tiny.write(tmp_path, text), tmp_path / "out"

@@ -268,7 +268,7 @@ def test_the_commands_say_what_is_left_out(tmp_path: Path) -> None:
     written(tmp_path, records)
     spec = tiny.TINY.partition("data:")[0].replace("context: 16", "context: 64") + (
         "data: {sources: {r: {kind: files, path: r.jsonl}}}\n"
-        "phases: {p: {kind: sft, mixture: {r: 100%}, budget: 1 steps, batch: 2}}\n"
+        "phases: {p: {kind: sft, mixture: {r: 100%}, budget: 1 steps, micro_batch_size: 2}}\n"
     )
     path = tiny.write(tmp_path, spec)
     said = "p leaves out 2 of 40 training records of r: 2 empty (r.jsonl:4: a turn of assistant; r.jsonl:5: "

@@ -18,9 +18,9 @@ from llmspec.parts.schedules.base import Span
 
 FORMULAS: dict[str, Any] = {
     "constant": lambda part, p: 1.0,
-    "linear": lambda part, p: np.interp(p, [0, 1], [1, part.final]),
-    "cosine": lambda part, p: part.final + (1 - part.final) * np.cos(np.pi * p / 2) ** 2,
-    "wsd": lambda part, p: np.interp(p, [0, 1 - part.decay.percent / 100, 1], [1, 1, part.final]),
+    "linear": lambda part, p: np.interp(p, [0, 1], [1, part.min_lr_ratio]),
+    "cosine": lambda part, p: part.min_lr_ratio + (1 - part.min_lr_ratio) * np.cos(np.pi * p / 2) ** 2,
+    "wsd": lambda part, p: np.interp(p, [0, 1 - part.decay.percent / 100, 1], [1, 1, part.min_lr_ratio]),
 }
 """The factor after the warm-up, by how much of the rest is over."""
 
@@ -53,7 +53,7 @@ def test_up_to_the_peak_and_never_up_again(kind: str, data: st.DataObject) -> No
     assert all(a >= b - 1e-15 for a, b in itertools.pairwise(factors[warm:]))
     assert factors[warm] == 1.0 and (warm == 0 or factors[warm - 1] == 1.0)
     if warm < steps - 1:  # where a single step follows the warm-up, it has the peak
-        assert factors[-1] == pytest.approx(getattr(part, "final", 1.0), abs=1e-12)
+        assert factors[-1] == pytest.approx(getattr(part, "min_lr_ratio", 1.0), abs=1e-12)
     assert part.check(steps) == []
 
 
@@ -68,7 +68,7 @@ def test_a_warm_up_is_a_share_or_a_number(kind: str, steps: int, warm: int, shar
 
 @pytest.mark.parametrize("decay", [1.0, 50.0, 100.0])
 def test_the_ends_of_wsd(decay: float) -> None:
-    part = schedules.TABLE["wsd"](decay=Share(decay), final=0.25)
+    part = schedules.TABLE["wsd"](decay=Share(decay), min_lr_ratio=0.25)
     assert part.factor(0, 1001) == 1.0 and part.factor(1000, 1001) == pytest.approx(0.25)
     assert part.factor(round(1000 - 10 * decay), 1001) == 1.0
     assert part.factor(round(1000 - 5 * decay), 1001) == pytest.approx(0.625)

@@ -236,6 +236,6 @@ def test_the_json_schema_holds_every_part_and_describes_its_keys() -> None:
 def test_the_json_schema_takes_every_valid_spec(data: dict[str, Any]) -> None:
     validator = pytest.importorskip("jsonschema").Draft202012Validator(json_schema())
     validator.validate(data)
-    validator.validate({"extends": "base.yaml", "phases": {"a": {"kind": "sft", "clip": None}, "b": None}})
+    validator.validate({"extends": "base.yaml", "phases": {"a": {"kind": "sft", "max_grad_norm": None}, "b": None}})
     assert not validator.is_valid(data | {"nmae": 1}) and not validator.is_valid({"name": "x"})
     assert not validator.is_valid(data | {"tokenizer": {"kind": "bpee"}})

@@ -7,16 +7,16 @@ from llmspec.parts.base import Dims, Init, Part, TensorSpec
 
 
 class Initializer(Part):
-    """Gives each tensor its starting distribution: norms one, biases zero, the rest by `std`."""
+    """Gives each tensor its starting distribution: norms one, biases zero, the rest by `spread`."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = dict.fromkeys(
-        ("stddev", "gain", "embedding"),
+        ("std", "gain", "embedding"),
         ("every weight would start as 0, and all would learn the same", "weights would start as infinity"),
     )
     scale_residual: bool = True
     """Divide the spread of projections into the residual stream by √(2·layers) (Radford et al. 2019, section 2.3)."""
 
-    def std(self, tensor: TensorSpec) -> float:
+    def spread(self, tensor: TensorSpec) -> float:
         raise TypeError(f"{type(self).__name__} gives no spread")
 
     def init(self, tensor: TensorSpec, dims: Dims) -> Init:
@@ -24,4 +24,4 @@ class Initializer(Part):
         if tensor.role in ("norm", "bias"):
             return Init(distribution="ones" if tensor.role == "norm" else "zeros")
         shrink = math.sqrt(2 * dims.layers) if tensor.residual and self.scale_residual else 1.0
-        return Init(distribution="normal", std=self.std(tensor) / shrink)
+        return Init(distribution="normal", std=self.spread(tensor) / shrink)

@@ -19,5 +19,5 @@ class FanIn(Initializer):
     embedding: float = Field(0.02, gt=0)
     """Standard deviation of the embeddings and the head."""
 
-    def std(self, tensor: TensorSpec) -> float:
+    def spread(self, tensor: TensorSpec) -> float:
         return self.gain / math.sqrt(tensor.shape[-1]) if tensor.role == "matrix" else self.embedding

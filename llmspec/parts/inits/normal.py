@@ -12,9 +12,9 @@ class Normal(Initializer):
     """Normal with the same standard deviation for embeddings and matrices, GPT-2's 0.02."""
 
     kind: Literal["normal"] = "normal"
-    formula: ClassVar[str] = "N(0, stddev²), over √(2·layers) for what writes into the residual stream"
-    stddev: float = Field(0.02, gt=0)
+    formula: ClassVar[str] = "N(0, std²), over √(2·layers) for what writes into the residual stream"
+    std: float = Field(0.02, gt=0)
     """Standard deviation."""
 
-    def std(self, tensor: TensorSpec) -> float:
-        return self.stddev
+    def spread(self, tensor: TensorSpec) -> float:
+        return self.std

@@ -23,8 +23,8 @@ class Adam(Optimizer):
     """Added to the root of the second moment."""
     decoupled: ClassVar[bool] = False
 
-    def together(self, clip: float | None) -> Iterator[Problem]:
-        yield from self.seen_squares(clip, self.beta2)
+    def together(self, max_grad_norm: float | None) -> Iterator[Problem]:
+        yield from self.seen_squares(max_grad_norm, self.beta2)
         if self.decoupled:
             yield from self.decoupled_decay()
 

@@ -54,8 +54,8 @@ class Optimizer(Part):
         """The other operations of one update, for each number of a weight; estimated, clipping apart."""
         raise TypeError(f"{type(self).__name__} does not say what an update takes")
 
-    def together(self, clip: float | None) -> Iterator[Problem]:
-        """What float32 makes of one number beside another; `clip` is the largest gradient norm, if there is one."""
+    def together(self, max_grad_norm: float | None) -> Iterator[Problem]:
+        """What float32 makes of one number beside another; gradients are clipped to `max_grad_norm`."""
         return iter(())
 
     def decoupled_decay(self) -> Iterator[Problem]:
@@ -70,14 +70,15 @@ class Optimizer(Part):
                 "nothing would decay",
             )
 
-    def seen_squares(self, clip: float | None, beta2: float) -> Iterator[Problem]:
+    def seen_squares(self, max_grad_norm: float | None, beta2: float) -> Iterator[Problem]:
         """Of clipped gradients whose squares are kept."""
         least = sqrt(SMALLEST / (1 - beta2))
-        if clip is not None and clip < least:
+        if max_grad_norm is not None and max_grad_norm < least:
             yield Problem(
-                f"gradients are clipped to {clip:g}, and the squares of numbers below {least:.2g} are 0 in float32",
-                ("clip",),
-                "clip: 1 is the default, null clips nothing",
+                f"gradients are clipped to {max_grad_norm:g}, and the squares of numbers below {least:.2g} are 0 "
+                "in float32",
+                ("max_grad_norm",),
+                "max_grad_norm: 1 is the default, null clips nothing",
                 "the optimizer would see no gradient, and weights would hardly move",
             )
 

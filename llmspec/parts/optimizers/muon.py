@@ -31,32 +31,32 @@ class Muon(Optimizer):
     """Look ahead along the momentum."""
     iterations: int = Field(5, gt=0, le=12)
     """Newton–Schulz iterations."""
-    rest: AdamW = Field(default_factory=lambda: AdamW())
+    adamw: AdamW = Field(default_factory=lambda: AdamW())
     """AdamW's settings for embeddings, head, norms and biases."""
 
-    def together(self, clip: float | None) -> Iterator[Problem]:
+    def together(self, max_grad_norm: float | None) -> Iterator[Problem]:
         yield from self.decoupled_decay()
-        yield from (p if p.path == ("clip",) else p.at("rest") for p in self.rest.together(clip))
+        yield from (p if p.path == ("max_grad_norm",) else p.at("adamw") for p in self.adamw.together(max_grad_norm))
 
     def state(self, role: Role) -> tuple[str, ...]:
-        return ("momentum_buffer",) if role == "matrix" else self.rest.state(role)
+        return ("momentum_buffer",) if role == "matrix" else self.adamw.state(role)
 
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
-        return (self.lr * factor, *self.rest.scalars(factor, step))
+        return (self.lr * factor, *self.adamw.scalars(factor, step))
 
     def products(self, role: Role, shape: tuple[int, ...]) -> float:
         """Newton–Schulz on the wide form (m, n): m·n·m, m·m·m and m·m·n multiply-adds an iteration."""
         if role != "matrix":
-            return self.rest.products(role, shape)
+            return self.adamw.products(role, shape)
         m, n = sorted(shape)
         return self.iterations * 2.0 * (2 * m * m * n + m**3)
 
     def elementwise(self, role: Role) -> float:
-        return 14.0 + 5.0 * self.iterations if role == "matrix" else self.rest.elementwise(role)
+        return 14.0 + 5.0 * self.iterations if role == "matrix" else self.adamw.elementwise(role)
 
     def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
         if role != "matrix":
-            self.rest.update(ops, role, w, g, scale, state, scalars[1:])
+            self.adamw.update(ops, role, w, g, scale, state, scalars[1:])
             return
         ops.muon(
             w,

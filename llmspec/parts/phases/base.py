@@ -32,7 +32,10 @@ class Phase(Part):
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = {
-        "clip": ("every gradient would become 0, and no weight would move", "nothing would be clipped: `clip: null`")
+        "max_grad_norm": (
+            "every gradient would become 0, and no weight would move",
+            "nothing would be clipped: `max_grad_norm: null`",
+        )
     }
 
     from_: str | None = Field(None, alias="from")
@@ -42,9 +45,9 @@ class Phase(Part):
     budget: Budget
     """How long: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`. Tokens are those read from data, padding
     excluded; FLOPs are those of all matrix products, forward, backward and in the optimizer."""
-    batch: int = Field(16, gt=0, le=1 << 24)
+    micro_batch_size: int = Field(16, gt=0, le=1 << 24)
     """Sequences of `context` tokens per pass."""
-    accumulation: int = Field(1, gt=0, le=1 << 24)
+    gradient_accumulation_steps: int = Field(1, gt=0, le=1 << 24)
     """Passes whose gradients are summed before one optimizer step."""
     optimizer: Annotated[optimizers.Optimizer, choice(optimizers.TABLE, "adamw")] = Field(
         default_factory=lambda: optimizers.AdamW()
@@ -58,7 +61,7 @@ class Phase(Part):
         default_factory=lambda: objectives.CrossEntropy()
     )
     """What is minimised."""
-    clip: float | None = Field(1.0, gt=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
     """Largest global gradient norm; larger gradients are scaled down to it. null: no clipping."""
     document_mask: bool = False
     """Whether tokens see only their own document; positions then restart with each document."""
@@ -78,14 +81,14 @@ class Phase(Part):
 
     def together(self) -> Iterator[Problem]:
         """What float32 makes of one number beside another."""
-        for problem in self.optimizer.together(self.clip):
-            yield problem if problem.path == ("clip",) else problem.at("optimizer")
-        lr, final = self.optimizer.lr, getattr(self.schedule, "final", 0.0)
-        if final and (what := lost(lr * final)):
+        for problem in self.optimizer.together(self.max_grad_norm):
+            yield problem if problem.path == ("max_grad_norm",) else problem.at("optimizer")
+        lr, ratio = self.optimizer.lr, getattr(self.schedule, "min_lr_ratio", 0.0)
+        if ratio and (what := lost(lr * ratio)):
             yield Problem(
-                f"the last learning rate, {final:g} · {lr:g}, {what}",
-                ("schedule", "final"),
-                "final: 0 says so",
+                f"the last learning rate, {ratio:g} · {lr:g}, {what}",
+                ("schedule", "min_lr_ratio"),
+                "min_lr_ratio: 0 says so",
                 "the last steps would move no weight",
             )
 

@@ -9,11 +9,11 @@ from llmspec.parts.tokenizers.base import ChatRole
 
 
 class SFT(Phase):
-    """Predicts the turns of the roles in `learn`, given the dialogue before them; plain text is predicted in full."""
+    """Predicts the turns of the roles in `train_on`, given the dialogue before them; of plain text, all is."""
 
     kind: Literal["sft"] = "sft"
     dialogues: ClassVar[bool] = True
-    learn: tuple[ChatRole, ...] = Field(("assistant",), min_length=1)
+    train_on: tuple[ChatRole, ...] = Field(("assistant",), min_length=1)
     """Roles whose turns, and the ends of whose turns, are supervised."""
     document_mask: bool = True
     """Whether tokens see only their own dialogue; positions then restart with each dialogue."""

@@ -68,7 +68,7 @@ class Schedule(Part):
     All kinds share the linear warm-up from 1/warmup to 1; then `after(progress)` runs from 0 to 1 over the rest.
     """
 
-    in_float64: ClassVar[tuple[str, ...]] = ("final",)
+    in_float64: ClassVar[tuple[str, ...]] = ("min_lr_ratio",)
     warmup: Span = Field(default_factory=lambda: Span(Share(0.0)))
     """Steps of linear rise to the peak rate: a share of the phase, or a number of steps."""
 

@@ -9,12 +9,12 @@ from llmspec.parts.schedules.base import Schedule
 
 
 class Cosine(Schedule):
-    """Falls along half a cosine from the peak to `final` times the peak."""
+    """Falls along half a cosine from the peak to `min_lr_ratio` times the peak."""
 
     kind: Literal["cosine"] = "cosine"
-    formula: ClassVar[str] = "lr · (final + (1 − final)·(1 + cos πt)/2),  t from 0 to 1 after the warm-up"
-    final: float = Field(0.1, ge=0, le=1)
+    formula: ClassVar[str] = "lr · (min_lr_ratio + (1 − min_lr_ratio)·(1 + cos πt)/2),  t from 0 to 1 after the warm-up"
+    min_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Rate at the last step, as a fraction of the peak."""
 
     def after(self, progress: float) -> float:
-        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.min_lr_ratio + (1.0 - self.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -9,13 +9,13 @@ from llmspec.parts.schedules.base import Schedule
 
 
 class WSD(Schedule):
-    """The peak rate, then a straight fall to `final` times the peak over the last `decay` of the steps."""
+    """The peak rate, then a straight fall to `min_lr_ratio` times the peak over the last `decay` of the steps."""
 
     kind: Literal["wsd"] = "wsd"
-    formula: ClassVar[str] = "lr, then a straight fall to final·lr over the last `decay` of the steps"
+    formula: ClassVar[str] = "lr, then a straight fall to min_lr_ratio·lr over the last `decay` of the steps"
     decay: Share = Share(20.0)
     """Share of the steps after the warm-up that fall."""
-    final: float = Field(0.0, ge=0, le=1)
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """Rate at the last step, as a fraction of the peak."""
 
     @field_validator("decay")
@@ -29,4 +29,4 @@ class WSD(Schedule):
         start = 1.0 - self.decay.fraction
         if progress <= start:
             return 1.0
-        return 1.0 - (1.0 - self.final) * (progress - start) / (1.0 - start)
+        return 1.0 - (1.0 - self.min_lr_ratio) * (progress - start) / (1.0 - start)
