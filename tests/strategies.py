@@ -33,7 +33,7 @@ from llmspec.parts import (
 )
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.sources import Validation
-from llmspec.parts.tokenizers.base import ROLES
+from llmspec.parts.tokenizers.special_tokens import EXTRAS, ROLES
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.dump import to_yaml
 from llmspec.spec.shape import fields_of
@@ -154,6 +154,7 @@ def tokenizer_settings(draw: DrawFn) -> Data:
     kind = draw(st.sampled_from(list(tokenizers.TABLE)))
     out = draw(settings(tokenizers.TABLE[kind], skip=("vocab",)))
     out["markers"] = draw(st.lists(st.sampled_from(["<|sum|>", "<|task-2|>"]), unique=True, max_size=2))
+    out["special_tokens"] = draw(st.lists(st.sampled_from(list(EXTRAS)), unique=True, max_size=2))
     if "vocab" in fields_of(tokenizers.TABLE[kind]):
         # Specials, markers and all bytes fit; so few merges are learned from any of the texts below.
         out["vocab"] = draw(st.sampled_from([266, 270])) if kind == "bpe" else draw(st.sampled_from([48, 64]))

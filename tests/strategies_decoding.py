@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from llmspec.parts.filters import TABLE, Context, Filter
-from llmspec.parts.tokenizers.base import SPECIALS
+from llmspec.parts.tokenizers.special_tokens import SPECIALS, SpecialTokens
 from llmspec.spec.decoding import Decoding
 
 # Machines that run tests are busy: how long an example takes says nothing.
@@ -113,7 +113,7 @@ class ToyCodec:
     """Special tokens first, then any byte strings as tokens; by default the 256 single bytes."""
 
     def __init__(self, pieces: Sequence[bytes] | None = None, markers: Sequence[str] = ()) -> None:
-        self.specials = {name: i for i, name in enumerate((*SPECIALS, *markers))}
+        self.specials = SpecialTokens.spelled((*SPECIALS, *markers))
         self.pieces = [bytes([b]) for b in range(256)] if pieces is None else list(pieces)
         self.vocab = len(self.specials) + len(self.pieces)
 

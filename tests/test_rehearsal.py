@@ -200,7 +200,7 @@ def test_what_is_measured_beside_the_training_ends_nothing(tmp_path: Path, monke
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(module, "peak_flops", broken)
-    monkeypatch.setattr(supervised.pace, "remember", broken)
+    monkeypatch.setattr(supervised.estimates, "remember", broken)
     heard = trained(tmp_path)
     assert len(heard.steps) == 10
     assert [n for n in heard.notices if "Input/output error" in n and ("peak" in n or "how long" in n)]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from llmspec.parts.tokenizers.base import ROLES, ChatRole
+from llmspec.parts.tokenizers.special_tokens import ROLES, ChatRole
 
 
 class Format(NamedTuple):

@@ -90,10 +90,10 @@ def shuffled(n: int, *names: object) -> np.ndarray:
 
 
 class PlainLayout:
-    """Plain text as one endless stream: `END d1 END d2 ...` in a new order each epoch, cut into blocks.
+    """Plain text as one endless stream: `EOS d1 EOS d2 ...` in a new order each epoch, cut into blocks.
 
     Block i has inputs stream[iT : iT+T] and targets one further on, so that every token of an epoch is a target
-    exactly once. The END before a document is the target that ends the one before.
+    exactly once. The EOS before a document is the target that ends the one before.
     """
 
     def __init__(self, data: TokenSet, context: int, end: int, mask: bool, names: tuple[object, ...] | None) -> None:
@@ -129,7 +129,7 @@ class PlainLayout:
             batch.positions[rows] = places - np.maximum.accumulate(np.where(starts, places, 0), axis=1)
 
     def _read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens at places of the stream, and whether each is the END that begins a document."""
+        """Tokens at places of the stream, and whether each is the EOS that begins a document."""
         tokens = np.full(places.shape, self._end, np.int32)
         starts = np.zeros(places.shape, bool)
         epochs, within = np.divmod(places, self.epoch_tokens)

@@ -12,7 +12,7 @@ import numpy as np
 from llmspec.data.layout import Batch, Counts, shuffled
 from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG
 from llmspec.data.tokens import TokenSet
-from llmspec.parts.tokenizers.base import ROLES
+from llmspec.parts.tokenizers.special_tokens import ROLES
 
 
 class DialogueLayout:

@@ -25,7 +25,6 @@ from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import END
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Decision, Measured, Plan, SharePlan, SourcePlan
@@ -158,7 +157,7 @@ class PreparedData:
                 max_epochs={name: source.max_epochs for name, source in self._sources.items()},
                 seed=self._plan.seed,
                 context=self._plan.model.context,
-                end=self.codec.specials[END],
+                end=self.codec.specials.need("eos"),
                 content=self.fingerprint(phase),
                 dropped={source: Notes.parse(found["train"]["dropped"]).counts for source, found in about.items()},
                 in_both={source: found["in_both"] for source, found in about.items()},
@@ -169,7 +168,7 @@ class PreparedData:
         """Validation sets of a phase's mixture, by source; sources without `validation:` have none."""
         from llmspec.data.validation import ValidationSet
 
-        part, context, end = self._phases[phase], self._plan.model.context, self.codec.specials[END]
+        part, context, end = self._phases[phase], self._plan.model.context, self.codec.specials.need("eos")
         return {
             view.source: ValidationSet(
                 view.source,

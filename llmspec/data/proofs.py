@@ -17,7 +17,6 @@ from llmspec.data.layout import Batch
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
@@ -102,8 +101,8 @@ def marking(codec: Codec, drawn: Drawn) -> Proof:
 
 def marks(codec: Codec, tokens: Sequence[int], train_on: Sequence[str]) -> list[int]:
     """For each input of packed dialogues, whether the token after it is learned: it is said by a role of `train_on`."""
-    speakers = {codec.specials[f"<|{role}|>"]: role for role in ROLES}
-    silent = {codec.specials[END], codec.specials[END_OF_TURN]}
+    speakers = {token: role for role, token in codec.specials.roles.items()}
+    silent = {codec.specials.bos, codec.specials.turn_end}
     speaker, out = "", []
     for token in tokens:
         speaker = "" if token in silent else speakers.get(token, speaker)
@@ -121,7 +120,7 @@ def numbering(codec: Codec, drawn: Drawn) -> Proof:
             filled, number, position = int(batch.filled[row]), 0, -1
             seen = batch.documents[row].tolist()
             for place, token in enumerate(batch.tokens[row, :filled].tolist()):
-                begins = place > 0 and token == codec.specials[END]
+                begins = place > 0 and token == codec.specials.bos
                 number, position = number + begins, 0 if begins else position + 1
                 places += 1
                 if (seen[place], int(batch.positions[row, place])) != (number, position):

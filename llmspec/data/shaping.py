@@ -16,7 +16,8 @@ from llmspec.core.problems import DataError
 from llmspec.data.formats import ALIASES, MESSAGE_KEYS, Format, is_metadata, recognised, text_field
 from llmspec.parts.sources import Document, Source
 from llmspec.parts.sources.template import Piece, parse
-from llmspec.parts.tokenizers.base import ChatRole, utf8
+from llmspec.parts.tokenizers.base import utf8
+from llmspec.parts.tokenizers.special_tokens import ChatRole
 
 EMPTY, ROLE, NOT_TEXT, UNREADABLE, FORMAT = "empty", "unknown role", "not text", "unreadable", "unknown format"
 """Reasons for which a document is dropped before anything else is known than the document itself."""

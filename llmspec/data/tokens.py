@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmspec.core.problems import RunError
 from llmspec.data.shaping import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import ROLES
+from llmspec.parts.tokenizers.special_tokens import ROLES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ _MAPPED = 1 << 16
 class TokenSet(NamedTuple):
     """Documents as tokens: document i is tokens[offsets[i]:offsets[i+1]].
 
-    Plain documents are their text alone. Dialogues are `END <|role|> content <|end_of_turn|> <|role|> ...`.
+    Plain documents are their text alone. Dialogues are `EOS <|role|> content <|end_of_turn|> <|role|> ...`.
     """
 
     tokens: np.ndarray
@@ -34,7 +34,7 @@ class TokenSet(NamedTuple):
     characters: np.ndarray
     """(n, 1) int64 characters of each text; of dialogues (n, R), of each role's contents."""
     speakers: np.ndarray | None = None
-    """(N,) uint8, dialogues only: 1 + role of whose content or end of turn the token is; 0 for END and role tokens."""
+    """(N,) uint8, dialogues only: 1 + role of whose content or end of turn the token is; 0 for EOS and role tokens."""
     spoken: np.ndarray | None = None
     """(n, R) int64, dialogues only: tokens of each role's contents and ends of turn."""
     vocab: int = 1 << 32
@@ -159,7 +159,7 @@ def encode_texts(codec: Codec, texts: Iterable[Pieces]) -> TokenSet:
 
 
 def encode_dialogues(codec: Codec, dialogues: Iterable[list[Turn]]) -> TokenSet:
-    """Dialogues as tokens in memory: END, and for every turn its role's token, its content and the end of turn."""
+    """Dialogues as tokens in memory: EOS, and for every turn its role's token, its content and the end of turn."""
     writer = _in_memory(codec, True)
     for turns in dialogues:
         writer.dialogue(turns)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import UNKNOWN
+from llmspec.parts.tokenizers.special_tokens import UNKNOWN
 
 SHOWN = 8
 """Unknown characters that are named, the most frequent first; all are counted."""
@@ -18,7 +18,7 @@ class Unknown:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._token = codec.specials.get(UNKNOWN)
+        self._token = codec.specials.unk
         self._known: dict[str, bool] = {}
         self._counts: Counter[str] = Counter()
         self._all = 0

@@ -17,7 +17,7 @@ from llmspec.parts.phases import Phase
 class ValidationSet:
     """Batches of one source's validation text, all of the same shape; iterate as often as you like.
 
-    Plain text is the stream `END v1 END v2 ... END`, each of whose targets counts once. Dialogues are packed whole,
+    Plain text is the stream `EOS v1 EOS v2 ... EOS`, each of whose targets counts once. Dialogues are packed whole,
     and the targets are those of the roles that the phase learns. Losses per token divide by `tokens`, losses per
     character by `characters`.
     """

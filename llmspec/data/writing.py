@@ -14,7 +14,7 @@ import numpy as np
 
 from llmspec.data.shaping import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
+from llmspec.parts.tokenizers.special_tokens import ROLES
 
 CHARACTERS_AT_ONCE = 1_000_000
 """Text handed to the tokenizer in one go: enough to keep every core busy, little enough to stop within a second."""
@@ -147,7 +147,7 @@ class TokenWriter:
         """A plain document, or with `more` a stretch of it. It has no end token: the layout puts those between."""
         for i, piece in enumerate(pieces, 1):
             if isinstance(piece, Marker):
-                self._special(piece)
+                self._special(self._codec.specials[piece])
                 continue
             self._said[0] += len(piece)
             self._put(piece, 0, more and i == len(pieces))
@@ -155,18 +155,18 @@ class TokenWriter:
             self._end()
 
     def dialogue(self, turns: Sequence[Turn]) -> None:
-        """END, and for every turn its role's token, its content and the end of turn."""
-        self._special(END)
+        """EOS, and for every turn its role's token, its content and the end of turn."""
+        self._special(self._codec.specials.need("bos"))
         for turn in turns:
             role = ROLES.index(turn.role)
-            self._special(f"<|{turn.role}|>")
+            self._special(self._codec.specials.need(turn.role))
             for piece in turn.content:
                 if isinstance(piece, Marker):
-                    self._special(piece, role + 1)
+                    self._special(self._codec.specials[piece], role + 1)
                     continue
                 self._said[role] += len(piece)
                 self._put(piece, role + 1)
-            self._special(END_OF_TURN, role + 1)
+            self._special(self._codec.specials.need("turn_end"), role + 1)
         self._end()
 
     def close(self) -> dict[str, Any]:
@@ -181,8 +181,8 @@ class TokenWriter:
         }
 
     # -- on the way ------------------------------------------------------------------------------------------------
-    def _special(self, spelling: str, code: int = 0) -> None:
-        self._specials.append(self._codec.specials[spelling])
+    def _special(self, token: int, code: int = 0) -> None:
+        self._specials.append(token)
         self._codes.append(code)
 
     def _put(self, text: str, code: int, more: bool = False) -> None:

@@ -14,7 +14,8 @@ from llmspec.decoding.chain import Step, trace
 from llmspec.decoding.sampler import Choice, choose, uniform
 from llmspec.decoding.stops import TextStream
 from llmspec.parts.filters import Context
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES, Codec
+from llmspec.parts.tokenizers.base import Codec
+from llmspec.parts.tokenizers.special_tokens import EOS
 from llmspec.spec.decoding import Decoding
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def generate(
 
 def _check_room(which: str, length: int, context: int) -> None:
     if length == 0:
-        raise LlmspecError(f"{which} is empty", f"begin it with {END}, which stands before every document")
+        raise LlmspecError(f"{which} is empty", f"begin it with {EOS}, which stands before every document")
     if length >= context:
         raise LlmspecError(
             f"{which} has {length} tokens, and the model's context is {context}",
@@ -140,7 +141,7 @@ def _answers(
     full: FinishReason = "max_tokens" if most == decoding.max_tokens else "length"
     texts = {sample: TextStream(codec, decoding.stop) for sample in range(n)}
     # Rows that have ended are fed the end token until all have: what they compute is not read.
-    drawn_RT = np.full((n, most), codec.specials[END], dtype=np.int64)
+    drawn_RT = np.full((n, most), codec.specials.need("eos"), dtype=np.int64)
     prompt_ids = np.asarray(prompt, dtype=np.int64)
     for position in range(most):
         if position == 0:
@@ -168,7 +169,9 @@ def _answers(
 
 def _ending_tokens(codec: Codec, chat: bool) -> dict[int, FinishReason]:
     """Special tokens that end an answer. A role token in a chat begins somebody else's turn."""
-    turns: dict[int, FinishReason] = {
-        codec.specials[s]: "stop" for s in (END_OF_TURN, *(f"<|{role}|>" for role in ROLES))
-    }
-    return {codec.specials[END]: "end", **(turns if chat else {})}
+    ends: dict[int, FinishReason] = {codec.specials.need("eos"): "end"}
+    if chat:
+        ends |= dict.fromkeys(codec.specials.roles.values(), "stop")
+        if codec.specials.turn_end is not None:
+            ends[codec.specials.turn_end] = "stop"
+    return ends

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from llmspec.core.problems import LlmspecError, one_of
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES, SPECIALS, Codec
+from llmspec.parts.tokenizers.base import Codec
+from llmspec.parts.tokenizers.special_tokens import ROLES
 
 
 def chat_prompt(codec: Codec, turns: Iterable[tuple[str, str]], markers: Sequence[str] = ()) -> list[int]:
@@ -17,12 +18,13 @@ def chat_prompt(codec: Codec, turns: Iterable[tuple[str, str]], markers: Sequenc
     Raises:
         LlmspecError: a role that chat models do not have.
     """
-    ids = [codec.specials[END]]
+    special = codec.specials
+    ids = [special.need("bos")]
     for role, text in turns:
         if role not in ROLES:
             raise LlmspecError(f"no role is named `{role}`", one_of(role, ROLES), "there is no token to begin its turn")
-        ids += [codec.specials[f"<|{role}|>"], *_spelled(codec, text, markers), codec.specials[END_OF_TURN]]
-    return [*ids, codec.specials["<|assistant|>"]]
+        ids += [special.need(role), *_spelled(codec, text, markers), special.need("turn_end")]
+    return [*ids, special.need("assistant")]
 
 
 def text_prompt(codec: Codec, text: str, markers: Sequence[str] = ()) -> list[int]:
@@ -31,12 +33,13 @@ def text_prompt(codec: Codec, text: str, markers: Sequence[str] = ()) -> list[in
     The spec's own `markers` (`Tokenizer.markers`) become their special tokens; what spells a role token or another
     of the fixed special tokens is only text, so that a prompt cannot speak for somebody else.
     """
-    return [codec.specials[END], *_spelled(codec, text, markers)]
+    return [codec.specials.need("bos"), *_spelled(codec, text, markers)]
 
 
 def _spelled(codec: Codec, text: str, markers: Sequence[str]) -> list[int]:
     """Ids of a text in which markers are special tokens; of two that begin at the same place, the longer."""
-    known = sorted((m for m in set(markers) if m and m not in SPECIALS and m in codec.specials), key=len, reverse=True)
+    special = codec.specials
+    known = sorted((m for m in set(markers) if special.get(m, -1) not in {-1, *special.meant}), key=len, reverse=True)
     if not known:
         return list(codec.encode([text])[0]) if text else []
     pieces = re.split(f"({'|'.join(map(re.escape, known))})", text)

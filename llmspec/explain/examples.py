@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import END
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
@@ -71,7 +70,7 @@ def _excerpt(stream: PhaseStream, source: str, batch: Any, row: int, codec: Code
     learned = [False, *(bool(w) for w in batch.weights[row, :filled])]
     most = min(len(ids), SHOWN)
     if stream.speaks(source):  # the second dialogue's first input is the end token, which is never a target
-        begins = (i for i in range(1, filled) if batch.tokens[row, i] == codec.specials[END])
+        begins = (i for i in range(1, filled) if batch.tokens[row, i] == codec.specials.bos)
         most = min(most, next(begins, filled) + 1)
     marked = zip(ids[:most], learned[:most], strict=True)
     pieces = tuple(

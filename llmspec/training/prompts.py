@@ -12,7 +12,6 @@ from llmspec.data.unknown import of_prompt
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
@@ -75,7 +74,7 @@ def opened(codec: Codec, dialogues: TokenSet, origin: str) -> Iterator[Prompt]:
     """The beginnings of a source's first dialogues."""
     for i in range(min(LOOKED_AT, len(dialogues.lengths))):
         ids = dialogues.tokens[dialogues.offsets[i] : dialogues.offsets[i + 1]].tolist()
-        answer = codec.specials["<|assistant|>"]
+        answer = codec.specials.need("assistant")
         tokens = ids[: ids.index(answer) + 1] if answer in ids else [*ids, answer]
         if text := "\n".join(turns(codec, tokens)):
             yield Prompt(text, tokens, True, origin)
@@ -83,11 +82,11 @@ def opened(codec: Codec, dialogues: TokenSet, origin: str) -> Iterator[Prompt]:
 
 def turns(codec: Codec, tokens: Sequence[int]) -> Iterator[str]:
     """The contents of a dialogue's finished turns."""
-    roles, content = {codec.specials[f"<|{role}|>"] for role in ROLES}, list[int]()
+    outside, content = {*codec.specials.roles.values(), codec.specials.bos}, list[int]()
     for token in tokens:
-        if token == codec.specials[END_OF_TURN]:
+        if token == codec.specials.turn_end:
             yield codec.decode(content, specials=True)
-        content = [] if token in roles or token == codec.specials[END] else [*content, token]
+        content = [] if token in outside else [*content, token]
 
 
 # -- before step 0 -----------------------------------------------------------------------------------------------------

@@ -47,10 +47,10 @@ def joined(batches: Any, end: int) -> Any:
 
 
 def test_pretraining_beats_a_bigram(quickstart: tuple[Path, float], prepared: Any) -> None:
-    from llmspec.parts.tokenizers.base import END
+    from llmspec.parts.tokenizers.special_tokens import EOS
     from llmspec.runs.run import RunFolder
 
-    end = prepared.codec.specials[END]
+    end = prepared.codec.specials[EOS]
     held_out = prepared.validation("pretrain")["plays"]
     reading = prepared.readings["plays"]
     train = [

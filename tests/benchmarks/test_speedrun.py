@@ -34,7 +34,7 @@ def peer_seconds() -> float:
 
 def test_speedrun(tmp_path: Path) -> None:
     from llmspec.data.prepare import prepare
-    from llmspec.parts.tokenizers.base import END
+    from llmspec.parts.tokenizers.special_tokens import EOS
     from llmspec.runs.run import RunFolder
 
     allowed, out = peer_seconds(), tmp_path / "run"
@@ -44,7 +44,7 @@ def test_speedrun(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     prepared = prepare(RunFolder.open(out).plan(), offline=True)
     held_out, reading = prepared.validation("pretrain")["plays"], prepared.readings["plays"]
-    end = prepared.codec.specials[END]
+    end = prepared.codec.specials[EOS]
     texts = ["".join(p) for p in reading.texts(reading.train)]
     train = np.array([end, *(t for text in prepared.codec.encode(texts) for t in (*text, end))])
     targets = np.concatenate([b.targets[b.weights > 0] for b in held_out])

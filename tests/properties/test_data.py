@@ -24,10 +24,10 @@ from llmspec.data.validation import ValidationSet
 from llmspec.parts import phases
 from llmspec.parts.sources import Document, Validation
 from llmspec.parts.tokenizers import TABLE as TOKENIZERS
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
+from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, TURN_END
 
 CODEC = TOKENIZERS["byte"](markers=("<|m|>",)).train(())
-END_ID, EOT_ID = CODEC.specials[END], CODEC.specials[END_OF_TURN]
+END_ID, EOT_ID = CODEC.specials[EOS], CODEC.specials[TURN_END]
 quick = settings(deadline=None, max_examples=60)
 
 word = st.text("abcdefgh \n", min_size=1, max_size=12)

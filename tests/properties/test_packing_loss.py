@@ -18,10 +18,10 @@ from llmspec.data.packing import DialogueLayout
 from llmspec.data.shaping import Turn
 from llmspec.data.tokens import encode_dialogues, encode_texts
 from llmspec.parts.tokenizers import TABLE
-from llmspec.parts.tokenizers.base import END, ROLES
+from llmspec.parts.tokenizers.special_tokens import EOS, ROLES
 
 CODEC = TABLE["char"](vocab=VOCAB).train(["abcdefgh .,"])
-END_ID = CODEC.specials[END]
+END_ID = CODEC.specials[EOS]
 some = settings(deadline=None, max_examples=4)
 seeds = st.integers(0, 2**32 - 1)
 word = st.text("abcdefgh", max_size=4)
@@ -98,7 +98,7 @@ def test_packed_texts_cost_what_they_cost_alone(name: str, seed: int, documents:
     layout = PlainLayout(encode_texts(CODEC, [(text,) for text in documents]), CONTEXT, END_ID, True, None)
     packed = blank(ROWS, CONTEXT, END_ID)
     layout.gather(packed, np.array([0]), np.array([0]))
-    lengths = [len(text) + 1 for text in documents]  # the END before each is its first input
+    lengths = [len(text) + 1 for text in documents]  # the EOS before each is its first input
     ends = [end for end in np.cumsum(lengths).tolist() if end <= CONTEXT]
     assume(ends)
     packed.weights[0, ends[-1] :] = 0

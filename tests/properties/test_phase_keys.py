@@ -56,6 +56,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "sha256": ("1" * 64,),
     "files": ("*.json", ("a", "b")),
     "markers": (("<|sum|>",),),
+    "special_tokens": (("mask",), ("pad", "mask")),
     "validation": (None, Validation("tail", "30%"), Validation("hash", "10%")),
 }
 """Values of fields that the field's type does not give."""

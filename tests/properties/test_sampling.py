@@ -13,7 +13,7 @@ from llmspec.decoding import Event, chat_prompt, generate, stream, text_prompt
 from llmspec.decoding.chain import entropy_bits, log_softmax, probabilities
 from llmspec.decoding.sampler import choose, draw, uniform
 from llmspec.parts.filters import Context
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, ROLES
+from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, TURN_END
 from llmspec.spec.decoding import Decoding
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -120,7 +120,7 @@ def test_greedy_is_the_loop_of_argmax() -> None:
     decoder, tokens = HashDecoder(CODEC.vocab), list(PROMPT)
     while len(tokens) < len(PROMPT) + 12:
         tokens.append(int(np.argmax(decoder.logits_of(tokens))))
-        if tokens[-1] == CODEC.specials[END]:
+        if tokens[-1] == CODEC.specials[EOS]:
             break
     for seed in (0, 1):
         (answer,) = generate(decoder, CODEC, [PROMPT], Decoding(temperature=0, max_tokens=12), seed=seed)
@@ -170,13 +170,13 @@ def ids(*parts: str) -> list[int]:
 @pytest.mark.parametrize(
     ("said", "chat", "keys", "text", "reason"),
     [
-        (ids("xy", END), False, {}, "xy", "end"),
-        (ids("xy", END), True, {}, "xy", "end"),
-        (ids("xy", END_OF_TURN), True, {}, "xy", "stop"),
+        (ids("xy", EOS), False, {}, "xy", "end"),
+        (ids("xy", EOS), True, {}, "xy", "end"),
+        (ids("xy", TURN_END), True, {}, "xy", "stop"),
         (ids("xy", "<|user|>"), True, {}, "xy", "stop"),
-        (ids("x", END_OF_TURN, "y", "<|user|>", END), False, {}, "xy", "end"),
+        (ids("x", TURN_END, "y", "<|user|>", EOS), False, {}, "xy", "end"),
         (ids("x", "<|user|>", "y"), False, {"stop": ("<|user|>",)}, "x", "stop"),
-        (ids("x", END), False, {"stop": (END,)}, "x", "end"),
+        (ids("x", EOS), False, {"stop": (EOS,)}, "x", "end"),
         (ids("xyz"), False, {"stop": ("yz",)}, "x", "stop"),
         (ids("xyz"), False, {"stop": ("yz",), "max_tokens": 2}, "xy", "max_tokens"),
         (ids("xyz"), False, {"stop": ("yz",), "max_tokens": 3}, "x", "stop"),
@@ -193,10 +193,10 @@ def test_finish_reasons(said: list[int], chat: bool, keys: dict[str, object], te
 
 
 def test_rows_that_have_ended_are_fed_the_end_token_until_all_have() -> None:
-    decoder = ScriptDecoder(CODEC.vocab, [ids("x", END), ids("xyz", END)])
+    decoder = ScriptDecoder(CODEC.vocab, [ids("x", EOS), ids("xyz", EOS)])
     answers = generate(decoder, CODEC, [PROMPT], Decoding(temperature=0), n=2)
     assert [a.text for a in answers] == ["x", "xyz"]
-    end = CODEC.specials[END]
+    end = CODEC.specials[EOS]
     assert decoder.fed == [[*ids("x"), *ids("x")], [end, *ids("y")], [end, *ids("z")]]
 
 
@@ -223,8 +223,8 @@ def test_tracing_shows_every_filter() -> None:
 
 def test_chat_prompt_is_the_template() -> None:
     turns = [("system", "s"), ("user", "u"), ("assistant", ""), ("user", "w")]
-    parts = [x for role, text in turns for x in (f"<|{role}|>", text, END_OF_TURN)]
-    assert chat_prompt(CODEC, turns) == ids(END, *parts, "<|assistant|>")
+    parts = [x for role, text in turns for x in (f"<|{role}|>", text, TURN_END)]
+    assert chat_prompt(CODEC, turns) == ids(EOS, *parts, "<|assistant|>")
     with pytest.raises(LlmspecError, match="did you mean `user`"):
         chat_prompt(CODEC, [("users", "u")])
 
@@ -233,7 +233,7 @@ def test_chat_prompt_is_the_template() -> None:
 def test_text_never_becomes_a_special_token_but_for_the_markers(text: str) -> None:
     special = set(CODEC.specials.values())
     plain = text_prompt(CODEC, text)
-    assert plain[0] == CODEC.specials[END] and not special & set(plain[1:])
+    assert plain[0] == CODEC.specials[EOS] and not special & set(plain[1:])
     assert CODEC.decode(plain) == text
     # Fixed special tokens are no markers, even where they are passed as such.
     marked = text_prompt(CODEC, text, [*CODEC.specials, "<|unknown|>"])
@@ -246,4 +246,4 @@ def test_text_never_becomes_a_special_token_but_for_the_markers(text: str) -> No
 
 
 def test_the_longer_marker_wins() -> None:
-    assert text_prompt(CODEC, "a<|sum|>>b", ["<|sum|>", "<|sum|>>"]) == ids(END, "a", "<|sum|>>", "b")
+    assert text_prompt(CODEC, "a<|sum|>>b", ["<|sum|>", "<|sum|>>"]) == ids(EOS, "a", "<|sum|>>", "b")

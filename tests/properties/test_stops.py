@@ -13,7 +13,8 @@ from strategies_decoding import ToyCodec, split_texts
 
 from llmspec.decoding.stops import TextStream
 from llmspec.parts import tokenizers
-from llmspec.parts.tokenizers.base import END, END_OF_TURN, SPECIALS, Codec
+from llmspec.parts.tokenizers.base import Codec
+from llmspec.parts.tokenizers.special_tokens import EOS, SPECIALS, TURN_END
 
 # Few letters, so that stops occur, overlap and nearly occur; of one, two, three and four bytes.
 few = st.text("aé€🙂", max_size=20)
@@ -114,8 +115,8 @@ def ids_of(codec: Codec, *parts: str) -> list[int]:
         (["user"], ["a", "<|user|>", "b"], "ab", False),
         (["ab"], ["a", "<|sum|>", "b"], "", True),
         (["<|sum|>"], ["a", "<|sum|>", "b"], "a", True),
-        ([END_OF_TURN, "x"], ["a", END_OF_TURN], "a", True),
-        (["y"], ["a", END_OF_TURN, END, "b"], "ab", False),
+        ([TURN_END, "x"], ["a", TURN_END], "a", True),
+        (["y"], ["a", TURN_END, EOS, "b"], "ab", False),
     ],
 )
 def test_stops_that_spell_special_tokens(stop: list[str], parts: list[str], text: str, stopped: bool) -> None:

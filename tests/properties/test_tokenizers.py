@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmspec.core.problems import DataError
 from llmspec.parts.tokenizers import TABLE
-from llmspec.parts.tokenizers.base import END, SPECIALS, UNKNOWN
+from llmspec.parts.tokenizers.special_tokens import EOS, EXTRAS, SPECIALS, UNKNOWN, Extra
 
 MARKERS = ("<|summarize|>", "<|a|>")
 TEXT = ["the cat and the hat, the bat; <|user|> said <|end|> of the <|a|>\n" * 3, "naïve façade – 日本語 😀"]
@@ -67,14 +67,55 @@ def test_specials_take_the_first_ids_in_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TABLE)
+def test_special_tokens_have_meanings_and_todays_ids(kind: str) -> None:
+    found = CODECS[kind].specials
+    assert (found.bos, found.eos, found.turn_end) == (0, 0, 1)
+    assert dict(found.roles) == {"system": 2, "developer": 3, "user": 4, "assistant": 5}
+    assert (found.pad, found.mask, found.cls, found.sep) == (None, None, None, None)
+    assert found.unk == (8 if kind == "char" else None)
+    assert found.meant == {*range(6), *([8] if kind == "char" else [])}, "markers have no meaning of their own"
+    with pytest.raises(DataError, match="no special token for `mask`") as caught:
+        found.need("mask")
+    assert "special_tokens: [mask]" in caught.value.problems[0].hint
+    with pytest.raises(TypeError):
+        found.ids["<|end|>"] = 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", TABLE)
+@given(asked=st.lists(st.sampled_from(list(EXTRAS)), unique=True, min_size=1))
+@settings(deadline=None, max_examples=10)
+def test_special_tokens_that_are_asked_for_come_last_and_renumber_none(kind: str, asked: list[Extra]) -> None:
+    before = TOKENIZERS[kind]
+    part = before.model_copy(update={"special_tokens": tuple(asked), "vocab": before.size() + len(asked)})
+    codec, n = part.train(TEXT), len(before.specials())
+    assert list(codec.specials)[:n] == list(before.specials())
+    assert [codec.specials.need(name) for name in asked] == list(range(n, n + len(asked)))
+    assert not list(part.check())
+    assert part.load(codec.to_json()).specials == codec.specials
+    assert part.identity() != before.identity(), "its ids are others"
+    assert not {*codec.encode(["".join(codec.specials)])[0]} & (codec.specials.meant - {codec.specials.unk})
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_asking_for_no_special_token_leaves_data_and_keys_as_they_were(kind: str) -> None:
+    assert "special_tokens" not in TOKENIZERS[kind].identity()
+
+
+@pytest.mark.parametrize("asked", [("mask", "mask"), ("word",), ("sep",)])
+def test_special_tokens_are_known_ones_asked_for_once(asked: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"asked for once|Input should be|one of `markers:`"):
+        TABLE["byte"](markers=("<|sep|>",), special_tokens=asked)
+
+
+@pytest.mark.parametrize("kind", TABLE)
 @given(text=spelled)
 @settings(deadline=None, max_examples=25)
 def test_specials_are_left_out_or_spelled(kind: str, text: str) -> None:
     codec = CODECS[kind]
     ids = codec.encode([text])[0]
-    framed = [codec.specials[END], *ids, codec.specials["<|a|>"]]
+    framed = [codec.specials[EOS], *ids, codec.specials["<|a|>"]]
     assert codec.decode(framed) == codec.decode(ids)
-    assert codec.decode(framed, specials=True) == END + codec.decode(ids, specials=True) + "<|a|>"
+    assert codec.decode(framed, specials=True) == EOS + codec.decode(ids, specials=True) + "<|a|>"
 
 
 @pytest.mark.parametrize("kind", TABLE)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts.phases.base import Phase
-from llmspec.parts.tokenizers.base import ChatRole
+from llmspec.parts.tokenizers.special_tokens import ChatRole
 
 
 class SFT(Phase):

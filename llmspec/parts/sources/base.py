@@ -13,7 +13,7 @@ from llmspec.core.units import Share, Text
 from llmspec.parts.base import Part
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.sources.template import parse
-from llmspec.parts.tokenizers.base import SPECIALS, ChatRole
+from llmspec.parts.tokenizers.special_tokens import SPECIALS, ChatRole
 
 
 class Document(NamedTuple):

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.base import Part
+from llmspec.parts.tokenizers.special_tokens import EXTRAS, SPECIALS, UNKNOWN, Extra, SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
-
-ChatRole = Literal["system", "developer", "user", "assistant"]
-ROLES: tuple[ChatRole, ...] = ("system", "developer", "user", "assistant")
-END, END_OF_TURN = "<|end|>", "<|end_of_turn|>"
-"""`<|end|>` stands before every document and after the last: it begins and ends text."""
-SPECIALS = (END, END_OF_TURN, *(f"<|{role}|>" for role in ROLES))
-"""Special tokens of every tokenizer; they take the first ids, in this order, the spec's own markers follow."""
-UNKNOWN = "<|unk|>"
-"""Stands for whatever a tokenizer without bytes cannot spell; only `char` has it."""
 
 # The name starts with a letter, so that pre-tokenizers split the spelling and no merge can ever rebuild it.
 _MARKER = re.compile(r"<\|[A-Za-z][A-Za-z0-9_-]*\|>")
@@ -35,8 +27,8 @@ class Codec(Protocol):
 
     vocab: int
     """Number of ids, specials included; a model has this many rows."""
-    specials: dict[str, int]
-    """Spelling -> id of the special tokens and markers."""
+    specials: SpecialTokens
+    """The special tokens and markers: spelling -> id, and the ids of `bos`, `eos`, `mask`, the roles, ..."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, never the id of a role, an end or a marker. Raises DataError for lone surrogates."""
@@ -65,6 +57,12 @@ class Tokenizer(Part):
 
     markers: tuple[str, ...] = ()
     """Task markers of this spec, such as `<|summarize|>`: special tokens that templates and prompts may spell."""
+    special_tokens: tuple[Extra, ...] = ()
+    """Further special tokens, for objectives and heads that need them: `pad`, `mask`, `cls`, `sep`. Their ids come
+    after those of all other special tokens."""
+
+    always: ClassVar[tuple[str, ...]] = ()
+    """Special tokens of this kind, beside those of every tokenizer."""
 
     @field_validator("markers")
     @classmethod
@@ -78,13 +76,23 @@ class Tokenizer(Part):
             raise ValueError("the markers of a spec differ from each other")
         return markers
 
+    @field_validator("special_tokens")
+    @classmethod
+    def _once(cls, asked: tuple[Extra, ...], info: ValidationInfo) -> tuple[Extra, ...]:
+        if len(set(asked)) < len(asked):
+            raise ValueError("each special token is asked for once")
+        for name in asked:
+            if EXTRAS[name] in info.data.get("markers", ()):
+                raise ValueError(f"`{EXTRAS[name]}` is one of `markers:` already; leave it out there")
+        return asked
+
     def size(self) -> int:
         """Number of ids, known before any text is read."""
         raise TypeError(f"{type(self).__name__} has no size")
 
     def specials(self) -> tuple[str, ...]:
         """All special tokens in the order of their ids, from 0."""
-        return (*SPECIALS, *self.markers)
+        return (*SPECIALS, *self.markers, *self.always, *(EXTRAS[name] for name in self.special_tokens))
 
     def check(self) -> Iterable[Problem]:
         """What is wrong with these settings, as far as can be known without text."""
@@ -106,7 +114,9 @@ class Tokenizer(Part):
         raise TypeError(f"{type(self).__name__} cannot be loaded")
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "specials": list(self.specials())}
+        # `specials` says all that `special_tokens` does, so that asking for none is what it was before there were any.
+        settings = {key: value for key, value in super().identity().items() if key != "special_tokens"}
+        return {**settings, "specials": list(self.specials())}
 
     def _check_room(self, vocab: int, smallest: int, why: str) -> Iterable[Problem]:
         if vocab < smallest:

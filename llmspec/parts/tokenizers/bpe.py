@@ -18,6 +18,7 @@ from llmspec.core.folders import cache_dir
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.tokenizers import learner
 from llmspec.parts.tokenizers.base import VOCAB_FIELD, Codec, Tokenizer, foreign, spell, utf8
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,7 +160,7 @@ class BPE(Tokenizer):
                 raise foreign("bpe") from None
             raise
         # The number of tokens is not believed: rows of the model are picked by ids.
-        specials = {s: i for i, s in enumerate(self.specials())}
+        specials = SpecialTokens.spelled(self.specials())
         if codec.specials != specials or ids != list(range(self.vocab)) or not plain:
             raise foreign("bpe")
         return codec
@@ -195,7 +196,7 @@ class BPECodec:
         self._tokenizer = tokenizer
         self.vocab: int = tokenizer.get_vocab_size()
         added = tokenizer.get_added_tokens_decoder()
-        self.specials: dict[str, int] = {added[i].content: i for i in sorted(added)}
+        self.specials = SpecialTokens.spelled({added[i].content: i for i in sorted(added)})
 
     @cached_property
     def _table(self) -> list[bytes]:

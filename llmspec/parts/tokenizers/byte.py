@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.tokenizers.base import Codec, Tokenizer, foreign, spell, utf8
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,7 @@ class ByteCodec:
     """id = byte + number of specials."""
 
     def __init__(self, specials: Sequence[str]) -> None:
-        self.specials = {special: i for i, special in enumerate(specials)}
+        self.specials = SpecialTokens.spelled(specials)
         self.vocab = len(specials) + 256
         self._first = len(specials)
         self._spellings = list(specials)

@@ -6,14 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from llmspec.core import strict_json
-from llmspec.core.problems import Problem
+from llmspec.core.problems import DataError, Problem
 from llmspec.core.units import Share
-from llmspec.parts.tokenizers.base import UNKNOWN, Codec, Tokenizer, foreign, spell, utf8
+from llmspec.parts.tokenizers.base import Codec, Tokenizer, foreign, spell, utf8
+from llmspec.parts.tokenizers.special_tokens import UNKNOWN, SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ class Char(Tokenizer):
     """The most frequent characters of the training text; the others become `<|unk|>`, read back as U+FFFD."""
 
     kind: Literal["char"] = "char"
+    always: ClassVar[tuple[str, ...]] = (UNKNOWN,)
     vocab: int = Field(128, gt=0, le=1_000_000)
     """Number of ids, special tokens included; those that the text does not fill stay unused."""
     max_unknown: Share = Share(5)
@@ -38,9 +40,6 @@ class Char(Tokenizer):
 
     def size(self) -> int:
         return self.vocab
-
-    def specials(self) -> tuple[str, ...]:
-        return (*super().specials(), UNKNOWN)
 
     def check(self) -> Iterable[Problem]:
         smallest = len(self.specials()) + 1
@@ -58,7 +57,7 @@ class Char(Tokenizer):
         try:
             saved = strict_json.loads(text)
             codec = CharCodec(saved["vocab"], saved["specials"], saved["characters"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, DataError):
             raise foreign("char") from None
         if (codec.vocab, tuple(codec.specials)) != (self.vocab, self.specials()) or not sound(
             saved["characters"], self.vocab - len(codec.specials)
@@ -82,8 +81,8 @@ class CharCodec:
 
     def __init__(self, vocab: int, specials: Sequence[str], characters: Sequence[str]) -> None:
         self.vocab = vocab
-        self.specials = {special: i for i, special in enumerate(specials)}
-        self._first, self._unknown = len(specials), self.specials[UNKNOWN]
+        self.specials = SpecialTokens.spelled(specials)
+        self._first, self._unknown = len(specials), self.specials.need("unk")
         self._spellings = [*specials, *characters]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -1,0 +1,105 @@
+"""Special tokens by what they mean: the one place that knows how ours are spelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from llmspec.core.problems import DataError
+
+ChatRole = Literal["system", "developer", "user", "assistant"]
+ROLES: tuple[ChatRole, ...] = ("system", "developer", "user", "assistant")
+EOS, TURN_END = "<|end|>", "<|end_of_turn|>"
+"""`<|end|>` stands before every document and after the last: it begins and ends text, as GPT-2's `<|endoftext|>`."""
+ROLE_TOKENS: Mapping[ChatRole, str] = MappingProxyType({role: f"<|{role}|>" for role in ROLES})
+SPECIALS = (EOS, TURN_END, *ROLE_TOKENS.values())
+"""Special tokens of every tokenizer; they take the first ids, in this order, the spec's own markers follow."""
+UNKNOWN = "<|unk|>"
+"""Stands for whatever a tokenizer without bytes cannot spell; only `char` has it."""
+Extra = Literal["pad", "mask", "cls", "sep"]
+EXTRAS: Mapping[Extra, str] = MappingProxyType(
+    {"pad": "<|pad|>", "mask": "<|mask|>", "cls": "<|cls|>", "sep": "<|sep|>"}
+)
+"""Special tokens that a tokenizer has only where its spec asks for them: they come after all others."""
+
+
+def _frozen(found: Mapping[str, int]) -> Mapping[str, int]:
+    return MappingProxyType(dict(found))
+
+
+@dataclass(frozen=True, eq=False)
+class SpecialTokens(Mapping[str, int]):
+    """The special tokens of a tokenizer: spelling -> id of all of them, and the ids of those that have a meaning.
+
+    A meaning that the tokenizer has no token for is None. Two meanings may share a token: ours begin and end every
+    document with the same one.
+    """
+
+    ids: Mapping[str, int]
+    """Spelling -> id, markers included."""
+    bos: int | None = None
+    """Begins every text."""
+    eos: int | None = None
+    """Ends a text, and stands between documents."""
+    pad: int | None = None
+    """Fills a row; never read."""
+    mask: int | None = None
+    """Stands for a word that is to be predicted."""
+    unk: int | None = None
+    """Stands for what the tokenizer cannot spell."""
+    cls: int | None = None
+    """What stands at its place speaks for the whole text."""
+    sep: int | None = None
+    """Ends each of several texts in one row."""
+    turn_end: int | None = None
+    """Ends a turn of a dialogue."""
+    roles: Mapping[str, int] = field(default_factory=dict)
+    """Role -> the token that begins its turns; empty where turns begin in another way."""
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "roles"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+
+    @classmethod
+    def spelled(cls, ids: Mapping[str, int] | Sequence[str]) -> SpecialTokens:
+        """Those of a tokenizer of ours: meanings follow from spellings. A sequence is in the order of ids, from 0."""
+        known = ids if isinstance(ids, Mapping) else {spelling: i for i, spelling in enumerate(ids)}
+        return cls(
+            ids=known,
+            bos=known.get(EOS),
+            eos=known.get(EOS),
+            unk=known.get(UNKNOWN),
+            turn_end=known.get(TURN_END),
+            roles={role: known[token] for role, token in ROLE_TOKENS.items() if token in known},
+            **{name: known.get(spelling) for name, spelling in EXTRAS.items()},
+        )
+
+    def need(self, meaning: str) -> int:
+        """The id of `bos`, `eos`, ..., or of the token that begins a role's turns. Raises DataError where none is."""
+        found = self.roles[meaning] if meaning in self.roles else getattr(self, meaning, None)
+        if found is None:
+            raise DataError(
+                f"this tokenizer has no special token for `{meaning}`",
+                hint=f"`special_tokens: [{meaning}]` at the tokenizer adds one"
+                if meaning in EXTRAS
+                else "use a tokenizer, or a chat template, that goes without it",
+                consequence="nothing would stand where the model looks for it",
+            )
+        return int(found)
+
+    @property
+    def meant(self) -> frozenset[int]:
+        """Ids that have a meaning of their own: all but a spec's markers."""
+        named = (self.bos, self.eos, self.pad, self.mask, self.unk, self.cls, self.sep, self.turn_end)
+        return frozenset((*(i for i in named if i is not None), *self.roles.values()))
+
+    def __getitem__(self, spelling: str) -> int:
+        return self.ids[spelling]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
