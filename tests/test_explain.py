@@ -257,7 +257,8 @@ def test_a_model_of_175_billion_parameters_is_explained_at_once() -> None:
 
 def test_explaining_a_spec_imports_no_tensor_library() -> None:
     code = (
-        "import sys, tests.test_explain as t; from llmspec.explain.spec import explain_plan\n"
+        "import sys; sys.path[:0] = ['.', 'tests']\n"
+        "import test_explain as t; from llmspec.explain.spec import explain_plan\n"
         "t.printed(explain_plan(t.planned()), 80)\n"
         "assert not {'tinygrad', 'torch', 'plotext'} & set(sys.modules), sorted(sys.modules)"
     )

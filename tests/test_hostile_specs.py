@@ -128,10 +128,10 @@ def largest(sound: dict[str, Any]) -> dict[str, Any]:
     return grow(spec_shape(), sound)
 
 
-def many(name: str, folder: Path) -> list[str]:
-    """Writes the files of a case into a folder; the arguments of `check`."""
+def plain_texts() -> dict[str, str]:
+    """Specs that are one text, by name."""
     spec = tiny.TINY
-    plain = {
+    return {
         "unknown keys": spec + "".join(f"k{i}: 1\n" for i in range(40_000)),
         "unknown keys in a map": spec.replace(
             "kind: rope", "kind: rope, " + ", ".join(f"k{i}: 1" for i in range(20_000))
@@ -154,6 +154,10 @@ def many(name: str, folder: Path) -> list[str]:
         ),
         "a name of 300 letters": spec.replace("name: tiny", "name: " + "a" * 300),
     }
+
+
+def many(name: str, folder: Path) -> list[str]:
+    """Writes the files of a case into a folder; the arguments of `check`."""
     if name == "a chain":
         for i in range(1200):
             (folder / f"c{i}.yaml").write_text(f"extends: c{i + 1}.yaml\n")
@@ -184,11 +188,11 @@ def many(name: str, folder: Path) -> list[str]:
             file.truncate(1 << 40)
         return [str(folder / "sparse.yaml")]
     if name == "a file name that is no text":
-        (folder / os.fsdecode(b"n\xff.yaml")).write_text(spec)
+        (folder / os.fsdecode(b"n\xff.yaml")).write_text(tiny.TINY)
         return [str(folder / os.fsdecode(b"n\xff.yaml"))]
     if name == "a long file name":
         return [str(folder / ("x" * 300 + ".yaml"))]
-    (folder / "spec.yaml").write_text(plain[name])
+    (folder / "spec.yaml").write_text(plain_texts()[name])
     return [str(folder / "spec.yaml")]
 
 
