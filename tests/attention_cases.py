@@ -1,9 +1,11 @@
-"""Drawn calls of attention with spans of any kind, as tests/kernel_cases.py has them for the other functions.
+"""Drawn calls of attention with ranges and scores of any kind, as tests/kernel_cases.py has them for other functions.
 
 B batch, T queries, S keys, H query heads, G key heads, d head width.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import reference
@@ -11,7 +13,7 @@ from kernel_cases import NEGLIGIBLE, SEEDS, TINY
 from kernels import EPS, Array, Case, Output, Pick, numbers
 
 
-def drawn_spans(pick: Pick, seed: int, rows: int, t: int, s: int) -> Array:
+def drawn_ranges(pick: Pick, seed: int, rows: int, t: int, s: int) -> Array:
     """Keys of each query, (rows, t, 2): its past, or any, some or all of them none."""
     rng, kind = np.random.default_rng([seed, t, s]), pick(("past", "any", "empty", "few"))
     ends = np.sort(rng.integers(0, s + 1, (rows, t, 2)), axis=-1)
@@ -24,21 +26,45 @@ def drawn_spans(pick: Pick, seed: int, rows: int, t: int, s: int) -> Array:
     return ends.astype(np.int32)
 
 
-def seen_scores(q: Array, k: Array, spans: Array, bias: Array | None) -> tuple[Array, Array, Array]:
-    """Scores (B, H, T, S) in float64, how far each may be off, and which keys are seen."""
+class Terms(NamedTuple):
+    """What scores are made of beside queries and keys: softcap·tanh(scale·q·k / softcap) + bias, 0 for no softcap."""
+
+    scale: float
+    softcap: float
+    bias: Array | None
+
+
+class Seen(NamedTuple):
+    """Scores (B, H, T, S) in float64, how far each may be off, which keys are seen; the softcap's derivative."""
+
+    scores: Array
+    off: Array
+    seen: Array
+    derivative: Array
+    derivative_off: Array
+
+
+def seen_scores(q: Array, k: Array, ranges: Array, terms: Terms) -> Seen:
     share, d, keys = q.shape[2] // k.shape[2], q.shape[-1], np.arange(k.shape[1])
     q64, k64 = q.astype(np.float64), np.repeat(k.astype(np.float64), share, axis=2)
-    scores = np.einsum("bthd,bshd->bhts", q64, k64) / np.sqrt(d)
-    off = 4 * EPS * (d + 4) * np.einsum("bthd,bshd->bhts", np.abs(q64), np.abs(k64)) / np.sqrt(d)
-    if bias is not None:
-        scores, off = scores + bias, off + 2 * EPS * (np.abs(bias) + np.abs(scores))
-    seen = (keys >= spans[..., :1]) & (keys < spans[..., 1:])
-    return scores, off, np.broadcast_to(seen[:, None], scores.shape)
+    scores = np.einsum("bthd,bshd->bhts", q64, k64) * terms.scale
+    off = 4 * EPS * (d + 4) * np.einsum("bthd,bshd->bhts", np.abs(q64), np.abs(k64)) * abs(terms.scale)
+    derivative, derivative_off = np.ones_like(scores), np.zeros_like(scores)
+    if cap := terms.softcap:
+        inner, off = scores / cap, off + EPS * np.abs(scores)
+        scores, derivative = cap * np.tanh(inner), 1 / np.cosh(np.minimum(np.abs(inner), 300)) ** 2
+        # tanh passes on at most all of an error; its derivative's own logarithm has a slope of at most 2
+        derivative_off = derivative * (np.expm1(2 * off / cap) + EPS * (24 + 2 * np.minimum(np.abs(inner), 44))) + TINY
+        off = off + 8 * EPS * np.abs(scores)
+    if terms.bias is not None:
+        scores, off = scores + terms.bias, off + 2 * EPS * (np.abs(terms.bias) + np.abs(scores))
+    seen = (keys >= ranges[..., :1]) & (keys < ranges[..., 1:])
+    return Seen(scores, off, np.broadcast_to(seen[:, None], scores.shape), derivative, derivative_off)
 
 
-def forward(q: Array, k: Array, v: Array, spans: Array, bias: Array | None) -> list[Output]:
+def forward(q: Array, k: Array, v: Array, ranges: Array, terms: Terms) -> list[Output]:
     """The result (B, T, H, d), and the logarithm of each query's sum (B, T, H)."""
-    scores, off, seen = seen_scores(q, k, spans, bias)
+    scores, off, seen, *_ = seen_scores(q, k, ranges, terms)
     v64 = np.repeat(v.astype(np.float64), q.shape[2] // v.shape[2], axis=2)
     s = k.shape[1]
     weights = reference.softmax(scores, seen)
@@ -57,11 +83,11 @@ def forward(q: Array, k: Array, v: Array, spans: Array, bias: Array | None) -> l
 
 
 def backward(
-    g: Array, out: Array, sums: Array, q: Array, k: Array, v: Array, spans: Array, bias: Array | None
+    g: Array, out: Array, sums: Array, q: Array, k: Array, v: Array, ranges: Array, terms: Terms
 ) -> list[Output]:
-    """Gradients for q, k and v of the formula in float64, from the result and sums that were kept."""
-    scores, off, seen = seen_scores(q, k, spans, bias)
-    share, scale = q.shape[2] // k.shape[2], 1 / np.sqrt(q.shape[-1])
+    """Gradients for q, k, v and bias of the formula in float64, from the result and sums that were kept."""
+    scores, off, seen, derivative, derivative_off = seen_scores(q, k, ranges, terms)
+    share = q.shape[2] // k.shape[2]
     q64, g64, o64 = (a.astype(np.float64) for a in (q, g, out))
     k64, v64 = (np.repeat(a.astype(np.float64), share, axis=2) for a in (k, v))
     total = sums.astype(np.float64).transpose(0, 2, 1)[..., None]
@@ -73,8 +99,14 @@ def backward(
         np.einsum("bthd,bthd->bht", f(g64), f(o64))[..., None],
     )
     (at, dot), (size, dots) = slope_of(lambda a: a), slope_of(np.abs)
-    slopes, rough = weights * (at - dot) * scale, size + dots
-    slopes_off = (wrong * np.abs(at - dot) + (weights + wrong) * 4 * EPS * (q.shape[-1] + 4) * rough) * scale
+    slopes, rough = weights * (at - dot), size + dots
+    slopes_off = wrong * np.abs(at - dot) + (weights + wrong) * 4 * EPS * (q.shape[-1] + 4) * rough
+    shared = terms.bias is not None and len(terms.bias) == 1
+    to_bias, bias_off = ((a.sum(0, keepdims=True) if shared else a) for a in (slopes, slopes_off))
+    bias_off = bias_off + EPS * len(q) * np.abs(slopes).sum(0, keepdims=True) * shared
+    slopes_off = (slopes_off * (derivative + derivative_off) + np.abs(slopes) * derivative_off) * abs(terms.scale)
+    slopes_off = slopes_off + 2 * EPS * np.abs(slopes * derivative * terms.scale) + TINY * seen
+    slopes = slopes * derivative * terms.scale
     grouped = lambda a: a.reshape(*a.shape[:2], -1, share, a.shape[-1]).sum(3)
     counts = 4 * EPS * (share * q.shape[1] + k.shape[1] + 4)
 
@@ -87,6 +119,7 @@ def backward(
         summed("bhts,bshd->bthd", slopes, slopes_off, k64, False),
         summed("bhts,bthd->bshd", slopes, slopes_off, q64, True),
         summed("bhts,bthd->bshd", weights, wrong, g64, True),
+        Output(to_bias, bias_off),
     ]
 
 
@@ -94,8 +127,11 @@ def side_by_side(outputs: list[Output]) -> Output:
     return Output(*(np.concatenate([o[i] for o in outputs], axis=2) for i in range(2)))
 
 
-def attentions(pick: Pick, packed: bool, longer: int | None = None) -> list[Case]:
-    """Forward and backward, heads side by side or apart; there, with keys beyond the queries, drawn or given."""
+def attentions(pick: Pick, packed: bool, longer: int | None = None, plain: bool = True) -> list[Case]:
+    """Forward and backward, heads side by side or apart; there, with keys beyond the queries, drawn or given.
+
+    Scores are `plain`, or have a scale, a softcap and a trained bias, each if drawn.
+    """
     seed, b, g, share = pick(SEEDS), pick((1, 2)), pick((1, 2)), pick((1, 3))
     t, d = pick((1, 2, 13, 55, 56, 57, 113)), pick((1, 2, 8, 17, 33))
     bs, bb, spread = pick((1, b)), pick((0, 1, b)), pick((0.1, 1.0, 4.0))
@@ -105,23 +141,36 @@ def attentions(pick: Pick, packed: bool, longer: int | None = None) -> list[Case
         numbers(seed + i, b, n, heads, d, spread=size)
         for i, (n, heads, size) in enumerate(((t, h, spread), (s, g, spread), (s, g, 1.0), (t, h, 1.0)))
     )
-    spans = drawn_spans(pick, seed, bs, t, s)
+    ranges = drawn_ranges(pick, seed, bs, t, s)
     bias = numbers(seed + 9, bb, h, t, s, spread=3.0) if bb else None
-    done = forward(q, k, v, spans, bias)
+    scale, softcap, trained = float(np.float32(1) / np.sqrt(np.float32(d))), 0.0, 0
+    if not plain:
+        scale = pick((scale, 1.0, float(np.float32(0.07))))
+        softcap, trained = pick((0.0, 0.5, 5.0, 50.0)), int(bb > 0 and pick((0, 1)))
+    terms = Terms(scale, softcap, bias)
+    done = forward(q, k, v, ranges, terms)
     out, sums = (o.exact.astype(np.float32) for o in done)
-    back = backward(grad, out, sums, q, k, v, spans, bias)
-    extra = [spans, q if bias is None else bias]
-    if not packed:
-        sizes = [b, t, s, h, g, d, bs, bb]
-        return [
-            Case("attention", done, [q, k, v, *extra], sizes),
-            Case("attention_backward", back, [grad, out, sums, q, k, v, *extra], sizes),
-        ]
-    qkv, sizes = np.concatenate([q, k, v], axis=2), [b, t, h, g, d, bs, bb]
+    *back, to_bias = backward(grad, out, sums, q, k, v, ranges, terms)
+    to_bias = [to_bias] if trained else []
+    stride = (h + 2 * g) * d if packed else 0
+    words = [b, t, s, h, g, d, bs, bb, trained, stride or h * d, stride or g * d, scale, softcap]
+    extra, qkv = [ranges] if bias is None else [ranges, bias], [q, k, v]
+    where, to_where = [(2, 0), (3, 0), (4, 0)], [(0, 0), (1, 0), (2, 0)]
+    if packed:
+        qkv, back = [np.concatenate(qkv, axis=2)], [side_by_side(back)]
+        where, to_where = ([(n, at * d) for at in (0, h, h + g)] for n in (2, 0))
+    n, made = len(qkv), len(back) + trained
+    last = lambda before: [(before + n, 0), (before + n + (bias is not None), 0)]
+    to = [*to_where, (made - 1, 0), *((made + i, 0) for i in range(3)), *((i + made + 1, at) for i, at in where)]
     return [
-        Case("attention_packed", done, [qkv, *extra], sizes),
-        Case("attention_packed_backward", [side_by_side(back)], [grad, out, sums, qkv, *extra], sizes),
+        Case("attention", done, [*qkv, *extra], words, ((0, 0), (1, 0), *where, *last(2))),
+        Case("attention_backward", [*back, *to_bias], [grad, out, sums, *qkv, *extra], words, (*to, *last(made + 3))),
     ]
 
 
-ATTENTION = {"attention": lambda pick: attentions(pick, False), "packed": lambda pick: attentions(pick, True)}
+ATTENTION = {
+    "attention": lambda pick: attentions(pick, False),
+    "packed": lambda pick: attentions(pick, True),
+    "attention with scores": lambda pick: attentions(pick, False, plain=False),
+    "packed with scores": lambda pick: attentions(pick, True, plain=False),
+}

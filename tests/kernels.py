@@ -35,6 +35,8 @@ class Case(NamedTuple):
     outputs: list[Output]
     given: list[Array]
     numbers: list[int | float]
+    arguments: tuple[tuple[int, int], ...] = ()
+    """The pointers where they are others than outputs and what is given: which of these, how many numbers into it."""
 
 
 def numbers(seed: int, *shape: int, spread: float = 1.0) -> Array:
@@ -86,7 +88,8 @@ def _once(library: Any, case: Case, filler: int, memory: Any) -> list[Array]:
     function = getattr(library, case.function)
     function.restype = None
     words = [ctypes.c_int64(n) if isinstance(n, int) else ctypes.c_float(n) for n in case.numbers]
-    function(*(ctypes.c_void_p(p.ctypes.data) for p in places), *words)
+    pointers = case.arguments or [(i, 0) for i in range(len(places))]
+    function(*(ctypes.c_void_p(places[i].ctypes.data + 4 * at) for i, at in pointers), *words)
     written = [p.copy() for p in places[: len(starts)]]
     for place, values in zip(places[len(starts) :], case.given, strict=True):
         assert place.tobytes() == values.tobytes(), f"{case.function} wrote into what it only reads"
@@ -139,8 +142,8 @@ def misled(case: Case) -> Iterator[Case]:
     for at, values in enumerate(case.given):
         if values.dtype != np.int32:
             continue
-        spans = case.function.startswith("attention")  # pairs of first key and end
-        changes = [{1: 2**31 - 1}, {0: -5, 1: 1}] if spans else [{-1: 2**31 - 1}, {-1: -(2**31)}, {0: -1}, {0: 10**6}]
+        ranges = case.function.startswith("attention")  # pairs of first key and end
+        changes = [{1: 2**31 - 1}, {0: -5, 1: 1}] if ranges else [{-1: 2**31 - 1}, {-1: -(2**31)}, {0: -1}, {0: 10**6}]
         for change in changes:
             other = values.copy()
             for place, index in change.items():

@@ -16,6 +16,7 @@ from llmspec.backends.cpu import autograd, native
 from llmspec.backends.cpu.captured_step import CapturedStep, address
 from llmspec.backends.plain.mixed_precision import MixedPrecisionOps
 from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
+from llmspec.parts.ops import Scores
 
 
 class CPUOps(Ops):
@@ -44,11 +45,11 @@ class CPUOps(Ops):
     def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
         return autograd.rotate(self._at, x_BTHd, heads, cos, sin, p_BT)
 
-    def self_attention(self, qkv_BTNd: Tensor, heads: int, spans: Tensor, bias: Tensor | None) -> Tensor:
-        return autograd.attention_packed(self._at, qkv_BTNd, heads, spans, bias)
+    def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
+        return autograd.self_attention(self._at, qkv_BTNd, heads, ranges, scores)
 
-    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, spans: Tensor, bias: Tensor | None) -> Tensor:
-        return autograd.attention(self._at, q_BTHd, k_BSKd, v_BSKd, spans, bias)
+    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor:
+        return autograd.attention(self._at, q_BTHd, k_BSKd, v_BSKd, ranges, scores)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         return autograd.layer_norm(self._at, x, weight, bias, eps)

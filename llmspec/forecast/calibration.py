@@ -11,6 +11,7 @@ from typing import Any
 from llmspec.forecast.microbench import Piece, graph_call, usual_seconds
 from llmspec.model.device import open_device
 from llmspec.parts.base import Frozen
+from llmspec.parts.ops import Scores
 
 TOKENS = 1024
 """Of a measured pass."""
@@ -72,7 +73,7 @@ def measured_rates(device: str) -> Rates:
         return y, *y.gradient(t["x"], t["w"], gradient=t["y"])
 
     def attend(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        y = ops.self_attention(t["x"], HEADS, t["spans"], None)
+        y = ops.self_attention(t["x"], HEADS, t["spans"], Scores())
         return y, *y.gradient(t["x"], gradient=t["y"])
 
     def lose(ops: Any, t: dict[str, Tensor]) -> tuple[Tensor, ...]:

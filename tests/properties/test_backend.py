@@ -24,6 +24,7 @@ from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import Plan
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
+from llmspec.parts.ops import Scores
 
 ODD = [(3, 4, 5), *(pytest.param(s, marks=pytest.mark.nightly) for s in ((1, 1, 2), (5, 1, 3), (3, 4, 17)))]
 """(rows, columns, inner): one row, one column, a context of one, lengths that no vector divides."""
@@ -90,38 +91,56 @@ def rotate_case(rows: int, columns: int, inner: int) -> Case:
     )
 
 
-def attended(q: Array, k: Array, v: Array, spans: Array, bias: Array | None) -> Array:
+class Form(NamedTuple):
+    """A way to make scores; a trained bias is one more trained input."""
+
+    scale: float | None = None
+    softcap: float | None = None
+    bias: str = ""  # "constant" or "trained"
+    batch: int = 1  # of the bias
+
+
+FORMS = {
+    "": Form(),
+    "biased": Form(bias="constant"),
+    "scaled softcap": Form(0.7, 1.5),
+    "trained bias": Form(bias="trained"),
+    "softcap trained biases": Form(None, 1.5, "trained", 2),
+}
+
+
+def attended(form: Form, ranges: Array, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
     k, v = (np.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
-    scores = np.einsum("bthd,bshd->bhts", q, k) / np.sqrt(q.shape[-1]) + (0 if bias is None else bias)
-    seen = networks.seen_by(spans, k.shape[1])[:, None]
-    return np.einsum("bhts,bshd->bthd", reference.softmax(scores, seen), v)
+    scores = np.einsum("bthd,bshd->bhts", q, k) * (form.scale or 1 / np.sqrt(q.shape[-1]))
+    scores = np.tanh(scores / form.softcap) * form.softcap if form.softcap else scores
+    seen = networks.seen_by(ranges, k.shape[1])[:, None]
+    weights = reference.softmax(scores + (0 if bias is None else bias.astype(np.float64)), seen)
+    return np.einsum("bhts,bshd->bthd", weights, v)
 
 
-def attention_case(packed: bool, biased: bool) -> Any:
+def attention_case(packed: bool, form: Form) -> Any:
     """Two key heads for four queries'; documents, and a query that sees nothing. Packed, keys are the queries' own."""
 
     def case(t: int, more: int, d: int) -> Case:
         s, h, g = t if packed else t + more, 4, 2
-        spans = np.concatenate([Mask(documents=True).spans(t, np.arange(t)[None] // 2)] * 2).astype(np.int32)
-        spans[1, :, 1] = np.minimum(spans[1, :, 1] + s - t, s)
-        spans[1, -1] = (0, s) if t < 3 else (1, 1)
-        constants = {"spans": spans, "bias": numbers(4, 1, h, t, s)}
-        bias = constants["bias"].astype(np.float64) if biased else None
-        of = lambda t: t["bias"] if biased else None
-        if packed:
-            split = lambda x: np.split(x, [h, h + g], axis=2)
-            return Case(
-                [(2, t, h + 2 * g, d)],
-                constants,
-                lambda ops, t, x: ops.self_attention(x, h, t["spans"], of(t)),
-                lambda x: attended(*split(x), spans, bias),
-            )
-        return Case(
-            [(2, t, h, d), (2, s, g, d), (2, s, g, d)],
-            constants,
-            lambda ops, t, q, k, v: ops.attention(q, k, v, t["spans"], of(t)),
-            lambda q, k, v: attended(q, k, v, spans, bias),
-        )
+        ranges = np.concatenate([Mask(documents=True).spans(t, np.arange(t)[None] // 2)] * 2).astype(np.int32)
+        ranges[1, :, 1] = np.minimum(ranges[1, :, 1] + s - t, s)
+        ranges[1, -1] = (0, s) if t < 3 else (1, 1)
+        constants = {"ranges": ranges, "bias": numbers(4, form.batch, h, t, s)}
+        shapes = [(2, t, h + 2 * g, d)] if packed else [(2, t, h, d), (2, s, g, d), (2, s, g, d)]
+        trained = [constants["bias"].shape] if form.bias == "trained" else []
+
+        def graph(ops: Any, given: Any, *more: Tensor) -> Tensor:
+            *x, bias = more if trained else (*more, given["bias"] if form.bias else None)
+            scores = Scores(form.scale, form.softcap, bias, bool(trained))
+            attend = (lambda x, *last: ops.self_attention(x, h, *last)) if packed else ops.attention
+            return attend(*x, given["ranges"], scores)
+
+        def exact(*more: Array) -> Array:
+            *x, bias = more if trained else (*more, constants["bias"] if form.bias else None)
+            return attended(form, ranges, *(np.split(x[0], [h, h + g], axis=2) if packed else x), bias)
+
+        return Case(shapes + trained, constants, graph, exact)
 
     return case
 
@@ -186,7 +205,7 @@ CASES: dict[str, Callable[[int, int, int], Case]] = {
     **{f"linears {n}{' biased' * b}": linears_case(n, b) for n, b in ((1, True), (2, False), (3, True))},
     "embedding": embedding_case,
     "rotate": rotate_case,
-    **{f"{'self_' * p}attention{' biased' * b}": attention_case(p, b) for p in (False, True) for b in (False, True)},
+    **{f"{'self_' * p}attention {n}": attention_case(p, f) for p in (False, True) for n, f in FORMS.items()},
     "layer_norm": layer_norm_case(False),
     "layer_norm biased": layer_norm_case(True),
     "rms_norm": rms_norm_case,

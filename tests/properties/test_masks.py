@@ -14,6 +14,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.backend import backend
 from llmspec.compiler.masks import Mask
+from llmspec.parts.ops import Scores
 
 seeds = st.integers(0, 2**32 - 1)
 some = settings(deadline=None, max_examples=5)
@@ -182,7 +183,7 @@ def test_hidden_keys_have_no_weight_and_no_gradient(plain: bool, shared: bool) -
 
     @low.jit
     def graph(t: dict[str, Tensor], handles: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        y = low.ops(handles).attention(t["q"], t["k"], t["v"], t["spans"], None)
+        y = low.ops(handles).attention(t["q"], t["k"], t["v"], t["spans"], Scores())
         out = [x.contiguous() for x in (y, *(y * t["g"]).sum().gradient(t["q"], t["k"], t["v"]))]
         Tensor.realize(*out)
         return tuple(out)

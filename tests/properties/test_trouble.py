@@ -41,8 +41,6 @@ WITH_INDICES = {
     "rotate",
     "attention",
     "attention_backward",
-    "attention_packed",
-    "attention_packed_backward",
 }
 
 
@@ -120,8 +118,6 @@ def test_memory_that_ends_is_told_and_the_process_goes_on(threads: str) -> None:
         "square_sum",
         "attention",
         "attention_backward",
-        "attention_packed",
-        "attention_packed_backward",
     }
     assert set(ast.literal_eval(failed)) == need
 

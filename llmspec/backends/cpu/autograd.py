@@ -12,10 +12,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 from tinygrad import Tensor, UOp, dtypes
 
 from llmspec.backends.cpu.native import Gradient, call
+from llmspec.parts.ops import Scores
 
 SILU, GELU = 0, 1
 
@@ -159,58 +162,86 @@ def _scatter(n: int, d: int, v: int) -> Gradient:
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
+class _Attention(NamedTuple):
+    """The numbers of c/attention.c, in its order: ATTENTION_NUMBERS says what they are."""
+
+    batch: int
+    queries: int
+    keys: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ranges_batch: int
+    bias_batch: int
+    bias_gradient: int
+    q_stride: int
+    kv_stride: int
+    scale: float
+    softcap: float
+
+
 def attention(
-    address: Tensor, q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, spans: Tensor, bias: Tensor | None
+    address: Tensor, q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, ranges: Tensor, scores: Scores
 ) -> Tensor:
-    """softmax(q·kᵀ/√d + bias)·v over the keys first … end - 1 of spans (B or 1, T, 2) -> (B, T, H, d).
-
-    `bias` (B or 1, H, T, S) is a constant: no gradient flows into it.
-    """
+    """softmax(softcap(scale·q·kᵀ) + bias)·v over the keys first … end - 1 of ranges (B or 1, T, 2) -> (B, T, H, d)."""
     (b, t, h, d), (s, g) = _shape(q_BTHd), _shape(k_BSGd)[1:3]
-    sizes = (b, t, s, h, g, d, _shape(spans)[0], _shape(bias)[0] if bias is not None else 0)
-    inputs = (q_BTHd, k_BSGd, v_BSGd, spans.cast(dtypes.int32), q_BTHd if bias is None else bias)
-    return call("attention", (b * t * h * d, b * t * h), inputs, sizes, address, _attention_gradient(*sizes))[
-        0
-    ].reshape(_shape(q_BTHd))
+    numbers = _numbers((b, t, s, h, g, d), (h * d, g * d), ranges, scores)
+    return _attention(address, numbers, (q_BTHd, k_BSGd, v_BSGd), ((0, 0), (1, 0), (2, 0)), ranges, scores)
 
 
-@functools.cache
-def _attention_gradient(*sizes: int) -> Gradient:
-    b, t, s, h, g, d = sizes[:6]
-
-    def gradient(grad: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        (out, sums), (q, k, v, spans, bias, address) = _given(node, 2)
-        to_q, to_k, to_v = call(
-            "attention_backward",
-            (b * t * h * d, b * s * g * d, b * s * g * d),
-            (Tensor(grad), out, sums, q, k, v, spans, bias),
-            sizes,
-            address,
-        )
-        return None, None, to_q.uop, to_k.uop, to_v.uop, None, None, None
-
-    return gradient
-
-
-def attention_packed(address: Tensor, qkv_BTNd: Tensor, heads: int, spans: Tensor, bias: Tensor | None) -> Tensor:
+def self_attention(address: Tensor, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
     """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2G, d) -> (B, T, H, d)."""
     b, t, n, d = _shape(qkv_BTNd)
-    sizes = (b, t, heads, (n - heads) // 2, d, _shape(spans)[0], _shape(bias)[0] if bias is not None else 0)
-    inputs = (qkv_BTNd, spans.cast(dtypes.int32), qkv_BTNd if bias is None else bias)
-    return call(
-        "attention_packed", (b * t * heads * d, b * t * heads), inputs, sizes, address, _packed_gradient(*sizes)
-    )[0].reshape(b, t, heads, d)
+    g = (n - heads) // 2
+    numbers = _numbers((b, t, t, heads, g, d), (n * d, n * d), ranges, scores)
+    where = ((0, 0), (0, heads * d), (0, (heads + g) * d))
+    return _attention(address, numbers, (qkv_BTNd,), where, ranges, scores)
+
+
+def _numbers(sizes: tuple[int, ...], strides: tuple[int, int], ranges: Tensor, scores: Scores) -> _Attention:
+    """`sizes` are the first six of the numbers."""
+    biased = scores.bias is not None
+    scale = np.float32(1) / np.sqrt(np.float32(sizes[-1])) if scores.scale is None else np.float32(scores.scale)
+    biases = (_shape(scores.bias)[0], int(scores.bias_gradient)) if biased else (0, 0)
+    softcap = float(scores.softcap or 0.0)
+    return _Attention._make((*sizes, _shape(ranges)[0], *biases, *strides, float(scale), softcap))
+
+
+Where = tuple[tuple[int, int], ...]
+"""Of queries, keys and values: the tensor that holds them, and where in it."""
+
+
+def _attention(
+    address: Tensor, numbers: _Attention, qkv: tuple[Tensor, ...], where: Where, ranges: Tensor, scores: Scores
+) -> Tensor:
+    n, bias = len(qkv), [] if scores.bias is None else [scores.bias]
+    shape = (numbers.batch, numbers.queries, numbers.heads, numbers.head_dim)
+    arguments = ((0, 0), (1, 0), *((2 + i, at) for i, at in where), (2 + n, 0), (2 + n + len(bias), 0))
+    inputs = (*qkv, ranges.cast(dtypes.int32), *bias)
+    gradient = _attention_gradient(numbers, where)
+    counts = (math.prod(shape), math.prod(shape[:3]))
+    return call("attention", counts, inputs, numbers, address, gradient, arguments)[0].reshape(shape)
 
 
 @functools.cache
-def _packed_gradient(*sizes: int) -> Gradient:
-    b, t, h, g, d = sizes[:5]
-
+def _attention_gradient(numbers: _Attention, where: Where) -> Gradient:
     def gradient(grad: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        (out, sums), (qkv, spans, bias, address) = _given(node, 2)
-        inputs = (Tensor(grad), out, sums, qkv, spans, bias)
-        back = call("attention_packed_backward", (b * t * (h + 2 * g) * d,), inputs, sizes, address)[0]
-        return None, None, back.uop, None, None, None
+        (out, sums), (*inputs, address) = _given(node, 2)
+        n, counts = 1 + max(i for i, _ in where), [math.prod(_shape(t)) for t in inputs]
+        made = counts[:n] + counts[n + 1 :] * numbers.bias_gradient
+        given, biased = len(made) + 3, len(inputs) - n - 1
+        arguments = (
+            *where,
+            (len(made) - 1, 0),
+            *((len(made) + i, 0) for i in range(3)),
+            *((given + i, at) for i, at in where),
+            (given + n, 0),
+            (given + n + biased, 0),
+        )
+        tensors = (Tensor(grad), out, sums, *inputs)
+        to_qkv = call("attention_backward", tuple(made), tensors, numbers, address, None, arguments)
+        to_bias = ([to_qkv.pop().uop] if numbers.bias_gradient else [None]) * biased
+        return None, None, *(t.uop for t in to_qkv), None, *to_bias, None
 
     return gradient
 

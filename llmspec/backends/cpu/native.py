@@ -44,8 +44,6 @@ FUNCTIONS = (
     "rotate",
     "attention",
     "attention_backward",
-    "attention_packed",
-    "attention_packed_backward",
     "square_sum",
     "adam",
     "muon",
@@ -173,14 +171,18 @@ def refill(tensor: Tensor, array: Any) -> None:
 
 
 @functools.cache
-def _caller(name: str, numbers: tuple[Number, ...]) -> Callable[..., UOp]:
-    """A kernel that calls `name`(*buffers, *numbers). One object for each, since graphs are cached by identity."""
+def _caller(name: str, numbers: tuple[Number, ...], arguments: tuple[tuple[int, int], ...]) -> Callable[..., UOp]:
+    """A kernel that calls `name`(*buffers, *numbers), or with those places in its buffers that `arguments` names.
+
+    One object for each, since graphs are cached by identity.
+    """
     constants = [UOp.const(n, dtypes.int64 if isinstance(n, int) else dtypes.float32) for n in numbers]
 
     def kernel(*buffers: UOp) -> UOp:
         *rest, addresses = buffers
         once = UOp.range(1, 0)
-        call = addresses[FUNCTIONS.index(name)].load().call(*(b[once] for b in rest), *constants, ret_dtype=dtypes.void)
+        pointers = [rest[i][once + at] for i, at in arguments] if arguments else [b[once] for b in rest]
+        call = addresses[FUNCTIONS.index(name)].load().call(*pointers, *constants, ret_dtype=dtypes.void)
         label = "_".join(str(n) if isinstance(n, int) else format(n, "g").translate(LETTERS) for n in numbers)
         CALLED[f"{name}_{label}"] = name
         return UOp.sink(call.end(once), arg=KernelInfo(f"{name}_{label}", opts_to_apply=()))
@@ -200,8 +202,12 @@ def call(
     numbers: tuple[Number, ...],
     address: Tensor,
     gradient: Gradient | None = None,
+    arguments: tuple[tuple[int, int], ...] = (),
 ) -> list[Tensor]:
     """`name`(*outputs, *inputs, *numbers) inside the graph.
+
+    `arguments` are the function's pointers where they are others: a number of an output or input, counted through, and
+    how many elements into it.
 
     An output is a number of float32 elements to make, or a tensor to change in place. Returns the outputs, flat, as
     they are after the call; `gradient(g, call)` gives the gradients for outputs, inputs and `address`.
@@ -214,7 +220,7 @@ def call(
     flat = [t.reshape(-1) for t in (*made, *inputs)]
     if wrong := [t.dtype.name for t in flat if t.dtype not in (dtypes.float32, dtypes.int32)]:
         raise TypeError(f"C functions read float32 and int32, not {', '.join(wrong)}")
-    done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, numbers), grad_fxn=gradient)
+    done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, tuple(numbers), arguments), grad_fxn=gradient)
     return done[: len(made)]
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor, dtypes
 
+from llmspec.parts.ops import Scores
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
 
@@ -82,11 +84,11 @@ class Ops:
         turned = x * c + (-x[..., half:]).cat(x[..., :half], dim=-1) * s
         return turned.cat(rest, dim=2) if rest.shape[2] else turned
 
-    def self_attention(self, qkv_BTNd: Tensor, heads: int, spans: Tensor, bias: Tensor | None) -> Tensor:
+    def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
         """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2K, d) -> (B, T, H, d)."""
         kv = (int(qkv_BTNd.shape[2]) - heads) // 2
         q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
-        return self.attention(q, k, v, spans, bias)
+        return self.attention(q, k, v, ranges, scores)
 
     def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Softmax over the last axis; masked places get exactly 0, and a fully masked row is all zeros."""
@@ -94,21 +96,26 @@ class Ops:
         e = mask.where((low - low.max(-1, keepdim=True).detach()).exp(), 0.0)
         return self.contiguous_barrier(e / e.sum(-1, keepdim=True).maximum(1e-30))
 
-    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, spans: Tensor, bias: Tensor | None) -> Tensor:
-        """softmax(q·kᵀ/√d + bias)·v -> (B, T, H, d), over the keys first … end - 1 of spans (B or 1, T, 2) int32.
+    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor:
+        """softmax(softcap(scale·q·kᵀ) + bias)·v -> (B, T, H, d), as `scores` says.
 
-        `bias` (B or 1, H, T, S) is a constant: no gradient flows into it.
+        A query sees the keys first … end - 1 of ranges (B or 1, T, 2) int32; one without keys gets zeros.
         """
         batch, queries, heads, width = q_BTHd.shape
         keys, kv = k_BSKd.shape[1:3]
         group = heads // kv  # the queries of one key head become rows of one product
         place = Tensor.arange(keys).reshape(1, 1, 1, keys)
-        mask = (place >= spans[:, None, :, :1]) & (place < spans[:, None, :, 1:])
-        q = self.contiguous_barrier(q_BTHd.transpose(1, 2) * (1 / math.sqrt(width)))
+        mask = (place >= ranges[:, None, :, :1]) & (place < ranges[:, None, :, 1:])
+        scale = 1 / math.sqrt(width) if scores.scale is None else scores.scale
+        q = self.contiguous_barrier(q_BTHd.transpose(1, 2) * scale)
         q = q.reshape(batch * kv, group * queries, width)
         k, v = (self.contiguous_barrier(x.transpose(1, 2)).reshape(batch * kv, keys, width) for x in (k_BSKd, v_BSKd))
-        scores = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
-        weights = self.softmax(scores if bias is None else scores + bias.detach(), mask)
+        x = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
+        if scores.softcap is not None:
+            x = (x / scores.softcap).tanh() * scores.softcap
+        if scores.bias is not None:
+            x = x + (scores.bias if scores.bias_gradient else scores.bias.detach())
+        weights = self.softmax(x, mask)
         out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
         return out.reshape(batch, heads, queries, width).transpose(1, 2)
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Default, Dims, ElementwiseOps, ModelPart, TensorSpec
+from llmspec.parts.ops import Scores
 from llmspec.parts.positions.base import Hooks
 
 SOFTMAX = ElementwiseOps(15.5, 16)
@@ -92,13 +93,13 @@ class Attention(ModelPart):
             qkv_BTNd = ops.linears(x_BTD, layers).reshape(*x_BTD.shape[:2], heads + 2 * kv, width)
             if hooks.rotate:  # queries and keys, side by side
                 qkv_BTNd = hooks.rotate(ops, pw, qkv_BTNd, heads + kv, view.queries)
-            bias = hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None
+            scores = Scores(bias=hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None)
             q_BTHd, k_BTKd, v_BTKd = qkv_BTNd.split([heads, kv, kv], dim=2)
             seen = view.memory(view.layer, k_BTKd, v_BTKd) if view.memory else None
             if seen is None:
-                y_BTHd = ops.self_attention(qkv_BTNd, heads, view.spans, bias)
+                y_BTHd = ops.self_attention(qkv_BTNd, heads, view.spans, scores)
             else:
-                y_BTHd = ops.attention(q_BTHd, *seen, view.spans, bias)
+                y_BTHd = ops.attention(q_BTHd, *seen, view.spans, scores)
             y_BTD = y_BTHd.reshape(*x_BTD.shape[:2], heads * width)
             return ops.linear(y_BTD, w["o_proj.weight"], w["o_proj.bias"] if self.output_bias else None)
 

@@ -1,23 +1,51 @@
-// Scaled dot-product attention without keeping scores (Dao et al. 2022, arXiv:2205.14135): forward keeps one number a
-// query, the logarithm of its sum; backward computes the weights again.
+// Scaled dot-product attention without keeping scores (Dao et al. 2022, arXiv:2205.14135): the forward pass keeps one
+// number a query, the logarithm of its sum; the backward pass computes the weights again.
 //
-// q, out (b, t, h, d); k, v (b, s, g, d), h a multiple of g; spans (bs, t, 2), bs = b or 1: a query sees the keys
-// first … end - 1, and a query without keys gets zeros; bias (bb, h, t, s) is added to the scores, bb = b, 1 or 0 (none).
-// One iteration is one sequence and one key head; in the forward pass a share of its blocks of queries, where sequences
-// are fewer than threads could do.
+// out = softmax(score(q, k))·v with score = softcap · tanh(scale · q·k / softcap) + bias, or scale · q·k + bias without a
+// softcap (0), over the keys first … end - 1 of a query's range; a query without keys gets zeros.
 enum { BLOCK = 4 * MR };
 
-JOB(Attention, float *out, *sums; const float *q, *k, *v; const int32_t *spans; const float *bias, *gradient;
-    float *to_q, *to_k, *to_v; int64_t b, t, s, h, g, d, bs, bb, q_step, k_step; float scale; int64_t shares);
+// The numbers of a call, in the order in which callers pass them.
+#define ATTENTION_NUMBERS(X)                                                                                           \
+  X(int64_t, batch)                                                                                                    \
+  X(int64_t, queries)                                                                                                  \
+  X(int64_t, keys)                                                                                                     \
+  X(int64_t, heads)                                                                                                    \
+  X(int64_t, kv_heads)      /* heads is a multiple of it */                                                            \
+  X(int64_t, head_dim)                                                                                                 \
+  X(int64_t, ranges_batch)  /* batch, or 1 where all sequences share the ranges */                                     \
+  X(int64_t, bias_batch)    /* batch, or 1 where all sequences share the bias, or 0 where there is none */             \
+  X(int64_t, bias_gradient) /* whether the backward pass writes grad_bias */                                           \
+  X(int64_t, q_stride)      /* numbers from a query to the next, from a key or a value to the next */                  \
+  X(int64_t, kv_stride)                                                                                                \
+  X(float, scale)                                                                                                      \
+  X(float, softcap)
 
-// Panels of NR rows of x (n rows, k columns), missing rows 0: the right side of a product with xᵀ
-static void panels_of(float *out, Matrix x, int64_t n, int64_t k) {
+typedef struct {
+  float *out, *log_sums;  // (batch, queries, heads, head_dim); (batch, queries, heads): log Σ e^score
+  const float *q, *k, *v; // (batch, queries, heads, head_dim), (batch, keys, kv_heads, head_dim) at their strides
+  const int32_t *ranges;  // (ranges_batch, queries, 2)
+  const float *bias;      // (bias_batch, heads, queries, keys)
+  const float *grad_out;
+  float *grad_q, *grad_k, *grad_v, *grad_bias; // as q, k, v, bias
+#define FIELD(type, name) type name;
+  ATTENTION_NUMBERS(FIELD)
+#undef FIELD
+  int64_t splits;   // iterations that share the queries of a key head
+  int64_t sequence; // the first sequence of a job
+} Attention;
+
+#define PARAMETER(type, name) , type name
+#define INITIALIZER(type, name) .name = name,
+
+// Packs rows of x (n rows, k columns) into panels of NR, missing rows 0: the right side of a product with xᵀ.
+static void pack_panels(float *out, Matrix x, int64_t n, int64_t k) {
   for (int64_t r = 0; r < n; r += NR) pack(out + r * k, from(x, r, 0), least(NR, n - r), k, NR, 1.0f);
 }
 
-// c (m, n) = or += factor · A (m, k) · the product's right side in panels of `depth` numbers a column, from row `start`
-static void times(float *c, int64_t stride, Matrix a, const float *b, int64_t depth, int64_t start, int64_t m, int64_t n,
-                  int64_t k, int accumulate, float factor, int thread) {
+// c (m, n) = or += factor · A (m, k) · B, where B is packed in panels `depth` rows deep, of which k from row `start` count
+static void gemm_packed(float *c, int64_t stride, Matrix a, const float *b, int64_t depth, int64_t start, int64_t m,
+                        int64_t n, int64_t k, int accumulate, float factor, int thread) {
   float *left = scratch(thread, COPIED_ROWS, most(KC, k) * MR);
   if (!left) return;
   for (int64_t r = 0; r < m; r += MR) {
@@ -28,31 +56,64 @@ static void times(float *c, int64_t stride, Matrix a, const float *b, int64_t de
   }
 }
 
-typedef struct {
-  int64_t rows, low, high; // queries of a block; the keys that any of them sees, `low` at a panel's start
-} Extent;
-
-// Where the bias of a query's keys lies, or 0
-static inline const float *bias_of(const Attention *p, int64_t b, int64_t head, int64_t query) {
-  return p->bb ? p->bias + (((p->bb == 1 ? 0 : b) * p->h + head) * p->t + query) * p->s : 0;
+// tanh(x) within 4 ulp, and its derivative; for small x a polynomial of Cephes's tanhf. Vectorises.
+static inline float tanh_of(float x, float *derivative) {
+  float size = x < 0.0f ? -x : x, e = exp_negative(-2.0f * size), s = x * x;
+  float p = -5.70498872745e-3f;
+  p = p * s + 2.06390887954e-2f;
+  p = p * s - 5.37397155531e-2f;
+  p = p * s + 1.33314422036e-1f;
+  p = p * s - 3.33332819422e-1f;
+  float small = p * s * x + x, large = (1.0f - e) / (1.0f + e);
+  *derivative = 4.0f * e / ((1.0f + e) * (1.0f + e));
+  return size < 0.625f ? small : x < 0.0f ? -large : large;
 }
 
-// Whether all keys that the queries see are among `s`
-static int keys_inside(const int32_t *spans, int64_t queries, int64_t s) {
-  for (int64_t i = 0; i < queries; i++)
-    if (spans[2 * i] < spans[2 * i + 1] && !(inside(spans[2 * i], s) && inside(spans[2 * i + 1] - 1, s))) return 0;
+// A block of queries: how many, and the keys low … high - 1 that any of them sees, `low` at a panel's start
+typedef struct {
+  int64_t rows, low, high;
+} Extent;
+
+// Where the bias (or its gradient) of a query's keys lies, or 0
+static inline int64_t bias_at(const Attention *p, int64_t b, int64_t head, int64_t query) {
+  return (((p->bias_batch == 1 ? 0 : b) * p->heads + head) * p->queries + query) * p->keys;
+}
+
+static inline const float *bias_of(const Attention *p, int64_t b, int64_t head, int64_t query) {
+  return p->bias_batch ? p->bias + bias_at(p, b, head, query) : 0;
+}
+
+static inline const int32_t *ranges_of(const Attention *p, int64_t b) {
+  return p->ranges + (p->ranges_batch == 1 ? 0 : b) * p->queries * 2;
+}
+
+// Whether all keys that the queries see are among the keys that there are
+static int ranges_inside(const Attention *p) {
+  for (int64_t i = 0; i < p->ranges_batch * p->queries; i++) {
+    int32_t first = p->ranges[2 * i], end = p->ranges[2 * i + 1];
+    if (first < end && !(inside(first, p->keys) && inside(end - 1, p->keys))) return 0;
+  }
   return 1;
 }
 
-static Extent extent(const Attention *p, const int32_t *spans, int64_t start) {
-  Extent e = {least(BLOCK, p->t - start), p->s, 0};
-  for (int64_t i = 0; i < e.rows; i++)
-    if (spans[2 * i] < spans[2 * i + 1]) {
-      e.low = least(e.low, spans[2 * i]);
-      e.high = most(e.high, spans[2 * i + 1]);
+static Extent extent(const Attention *p, const int32_t *ranges, int64_t start) {
+  Extent e = {least(BLOCK, p->queries - start), p->keys, 0};
+  for (int64_t i = start; i < start + e.rows; i++)
+    if (ranges[2 * i] < ranges[2 * i + 1]) {
+      e.low = least(e.low, ranges[2 * i]);
+      e.high = most(e.high, ranges[2 * i + 1]);
     }
   e.low = e.high ? e.low / NR * NR : 0;
   return e;
+}
+
+static inline float softcapped(float x, float softcap) {
+  float derivative;
+  return softcap * tanh_of(x / softcap, &derivative);
+}
+
+static void softcap_all(float *x, int64_t n, float softcap) {
+  for (int64_t j = 0; j < n; j++) x[j] = softcapped(x[j], softcap);
 }
 
 // x (n) = e^(x - max x); returns its sum, and the maximum in `high`
@@ -66,164 +127,177 @@ static inline float exponentials(float *x, int64_t n, float *high) {
   return sum;
 }
 
-static void attend(const void *job, int64_t i, int thread) {
+// One iteration: a split of the blocks of queries of one sequence's key head
+static void attention_blocks(const void *job, int64_t i, int thread) {
   const Attention *p = job;
-  int64_t share = i % p->shares, b = i / p->shares / p->g, g = i / p->shares % p->g, group = p->h / p->g;
-  int64_t d = p->d, s = p->s, wide = up(s, NR);
-  int64_t at = b * s * p->k_step + g * d;
-  Matrix k = {p->k + at, p->k_step, 1}, v = {p->v + at, p->k_step, 1};
-  const int32_t *spans = p->spans + (p->bs == 1 ? 0 : b) * p->t * 2;
-  float *k_t = scratch(thread, K_T, wide * d), *values = scratch(thread, V_PANELS, s * up(d, NR));
+  int64_t split = i % p->splits, b = i / p->splits / p->kv_heads, g = i / p->splits % p->kv_heads;
+  int64_t group = p->heads / p->kv_heads, d = p->head_dim, blocks = parts(p->queries, BLOCK);
+  int64_t begin = blocks * group * split / p->splits, end = blocks * group * (split + 1) / p->splits;
+  const int32_t *ranges = ranges_of(p, b);
+  int64_t low = p->keys, high = 0; // of all blocks of this iteration: only these keys and values are packed
+  for (int64_t block = begin; block < end; block++) {
+    Extent e = extent(p, ranges, block % blocks * BLOCK);
+    if (e.high) low = least(low, e.low), high = most(high, e.high);
+  }
+  int64_t n = most(0, high - low), wide = up(n, NR), at = (b * p->keys + (n ? low : 0)) * p->kv_stride + g * d;
+  float *k_panels = scratch(thread, K_T, wide * d), *v_panels = scratch(thread, V_PANELS, n * up(d, NR));
   float *scores = scratch(thread, SCORES, BLOCK * wide);
-  if (!k_t || !values || !scores) return;
-  panels_of(k_t, k, s, d);
-  panels_of(values, transposed(v), d, s);
-  int64_t blocks = parts(p->t, BLOCK), last = blocks * group * (share + 1) / p->shares;
-  for (int64_t block = blocks * group * share / p->shares; block < last; block++) {
+  if (!k_panels || !v_panels || !scores) return;
+  pack_panels(k_panels, (Matrix){p->k + at, p->kv_stride, 1}, n, d);
+  pack_panels(v_panels, (Matrix){p->v + at, 1, p->kv_stride}, d, n);
+  for (int64_t block = begin; block < end; block++) {
     int64_t head = g * group + block / blocks, start = block % blocks * BLOCK;
-    Extent e = extent(p, spans + 2 * start, start);
-    int64_t first = (b * p->t + start) * p->h + head, width = e.high - e.low;
-    const float *q = p->q + (b * p->t + start) * p->q_step + head * d;
-    times(scores, wide, (Matrix){q, p->q_step, 1}, k_t + e.low * d, d, 0, e.rows, width, d, 0, p->scale,
-          thread);
+    Extent e = extent(p, ranges, start);
+    int64_t first = (b * p->queries + start) * p->heads + head, width = e.high - e.low, skipped = e.high ? e.low - low : 0;
+    const float *q = p->q + (b * p->queries + start) * p->q_stride + head * d;
+    gemm_packed(scores, wide, (Matrix){q, p->q_stride, 1}, k_panels + skipped * d, d, 0, e.rows, width, d, 0, p->scale,
+                thread);
     for (int64_t r = 0; r < e.rows; r++) {
-      int64_t from = spans[2 * (start + r)] - e.low, n = spans[2 * (start + r) + 1] - e.low - from;
-      float *row = scores + r * wide, high, sum = 0.0f;
+      int64_t from = ranges[2 * (start + r)] - e.low, seen = ranges[2 * (start + r) + 1] - e.low - from;
+      float *row = scores + r * wide, top, sum = 0.0f;
       const float *bias = bias_of(p, b, head, start + r);
-      if (n <= 0) from = n = 0;
-      for (int64_t j = from; bias && j < from + n; j++) row[j] += bias[e.low + j];
-      if (n) sum = exponentials(row + from, n, &high);
-      p->sums[first + r * p->h] = n ? high + __builtin_logf(sum) : 0.0f;
-      float scale = n ? 1.0f / sum : 0.0f;
-      for (int64_t j = 0; j < n; j++) row[from + j] *= scale;
+      if (seen <= 0) from = seen = 0;
+      if (p->softcap > 0.0f) softcap_all(row + from, seen, p->softcap);
+      for (int64_t j = from; bias && j < from + seen; j++) row[j] += bias[e.low + j];
+      if (seen) sum = exponentials(row + from, seen, &top);
+      p->log_sums[first + r * p->heads] = seen ? top + __builtin_logf(sum) : 0.0f;
+      float factor = seen ? 1.0f / sum : 0.0f;
+      for (int64_t j = 0; j < seen; j++) row[from + j] *= factor;
       for (int64_t j = 0; j < from; j++) row[j] = 0.0f;
-      for (int64_t j = from + n; j < width; j++) row[j] = 0.0f;
+      for (int64_t j = from + seen; j < width; j++) row[j] = 0.0f;
     }
-    times(p->out + first * d, p->h * d, (Matrix){scores, wide, 1}, values, s, e.low, e.rows, d, width, 0, 1.0f, thread);
+    gemm_packed(p->out + first * d, p->heads * d, (Matrix){scores, wide, 1}, v_panels, n, skipped, e.rows, d, width, 0,
+                1.0f, thread);
   }
 }
 
 // One query a sequence (decoding): scores, softmax and sum straight from the keys and values
-static void attend_one(const void *job, int64_t i, int thread) {
+static void attention_decode(const void *job, int64_t i, int thread) {
   const Attention *p = job;
-  int64_t b = i / p->h, head = i % p->h, g = head / (p->h / p->g), d = p->d, step = p->k_step;
-  const float *q = p->q + b * p->q_step + head * d, *k = p->k + b * p->s * step + g * d, *v = p->v + (k - p->k);
-  const int32_t *span = p->spans + (p->bs == 1 ? 0 : b) * 2;
-  const float *bias = bias_of(p, b, head, 0);
-  int64_t first = span[0], n = most(0, span[1] - first);
-  float *row = scratch(thread, SCORES, most(p->s, BLOCK)), *out = p->out + (b * p->h + head) * d, high = 0.0f, sum = 1.0f;
+  int64_t b = i / p->heads, head = i % p->heads, g = head / (p->heads / p->kv_heads), d = p->head_dim, step = p->kv_stride;
+  const int32_t *range = ranges_of(p, b);
+  int64_t first = range[0], n = most(0, range[1] - first), at = (b * p->keys + (n ? first : 0)) * step + g * d;
+  const float *q = p->q + b * p->q_stride + head * d, *k = p->k + at, *v = p->v + at, *bias = bias_of(p, b, head, 0);
+  float *row = scratch(thread, SCORES, most(p->keys, BLOCK)), *out = p->out + i * d, high = 0.0f, sum = 1.0f;
   if (!row) return;
   for (int64_t j = 0; j < n; j++) {
     float dot = 0.0f;
-    for (int64_t u = 0; u < d; u++) dot += q[u] * k[(first + j) * step + u];
-    row[j] = dot * p->scale + (bias ? bias[first + j] : 0.0f);
+    for (int64_t u = 0; u < d; u++) dot += q[u] * k[j * step + u];
+    row[j] = p->softcap > 0.0f ? softcapped(dot * p->scale, p->softcap) + (bias ? bias[first + j] : 0.0f)
+                               : dot * p->scale + (bias ? bias[first + j] : 0.0f);
   }
   if (n) sum = exponentials(row, n, &high);
-  p->sums[b * p->h + head] = n ? high + __builtin_logf(sum) : 0.0f;
+  p->log_sums[i] = n ? high + __builtin_logf(sum) : 0.0f;
   for (int64_t u = 0; u < d; u++) out[u] = 0.0f;
   for (int64_t j = 0; j < n; j++)
-    for (int64_t u = 0; u < d; u++) out[u] += row[j] / sum * v[(first + j) * step + u];
+    for (int64_t u = 0; u < d; u++) out[u] += row[j] / sum * v[j * step + u];
 }
 
-// Divides the queries of a key head as far as four iterations a thread ask for; each of them packs keys and values anew.
-static void attend_all(Attention job) {
-  job.shares = least(job.h / job.g * parts(job.t, BLOCK), parts(4 * pool.threads, job.b * job.g));
-  parallel(attend, &job, job.b * job.g * job.shares);
+void attention(float *out, float *log_sums, const float *q, const float *k, const float *v, const int32_t *ranges,
+               const float *bias ATTENTION_NUMBERS(PARAMETER)) {
+  Attention job = {.out = out, .log_sums = log_sums, .q = q, .k = k, .v = v, .ranges = ranges, .bias = bias,
+                   ATTENTION_NUMBERS(INITIALIZER)};
+  if (!ranges_inside(&job)) return;
+  if (queries == 1 && keys > 1) {
+    parallel(attention_decode, &job, batch * heads);
+    return;
+  }
+  // Divides the queries of a key head as far as four iterations a thread ask for; each packs keys and values anew.
+  job.splits = least(heads / kv_heads * parts(queries, BLOCK), parts(4 * pool.threads, batch * kv_heads));
+  parallel(attention_blocks, &job, batch * kv_heads * job.splits);
 }
 
-// sums (b, t, h) = log Σ e^score of each query, for the backward pass
-void attention(float *out, float *sums, const float *q, const float *k, const float *v, const int32_t *spans,
-               const float *bias, int64_t b, int64_t t, int64_t s, int64_t h, int64_t g, int64_t d, int64_t bs,
-               int64_t bb) {
-  float scale = 1.0f / __builtin_sqrtf((float)d);
-  Attention job = {out, sums, q, k, v, spans, bias, 0, 0, 0, 0, b, t, s, h, g, d, bs, bb, h * d, g * d, scale, 1};
-  if (!keys_inside(spans, bs * t, s)) return;
-  if (t == 1)
-    parallel(attend_one, &job, b * h);
-  else
-    attend_all(job);
+// For the n keys of a query: `weights` and `slopes` hold scale · q·k and grad_out·v, and receive the softmax and the
+// gradient for q·k; `derivatives` is room for those of the softcap. `dot` is grad_out·out. The gradient for the bias is
+// written, or added where `add` says so.
+static inline void attention_slopes(const Attention *p, float *restrict weights, float *restrict slopes,
+                                    float *restrict derivatives, int64_t n, const float *restrict bias, float log_sum,
+                                    float dot, float *restrict grad_bias, int add) {
+  if (p->softcap <= 0.0f && !grad_bias) {
+    for (int64_t j = 0; j < n; j++) {
+      float below = weights[j] + (bias ? bias[j] : 0.0f) - log_sum;
+      weights[j] = exp_negative(below < 0.0f ? below : 0.0f);
+      slopes[j] = weights[j] * (slopes[j] - dot) * p->scale;
+    }
+    return;
+  }
+  const float softcap = p->softcap, scale = p->scale;
+  for (int64_t j = 0; softcap > 0.0f && j < n; j++) {
+    float derivative, capped = softcap * tanh_of(weights[j] / softcap, &derivative);
+    weights[j] = capped;
+    derivatives[j] = derivative;
+  }
+  for (int64_t j = 0; j < n; j++) {
+    float below = weights[j] + (bias ? bias[j] : 0.0f) - log_sum;
+    weights[j] = exp_negative(below < 0.0f ? below : 0.0f);
+    slopes[j] = weights[j] * (slopes[j] - dot);
+  }
+  for (int64_t j = 0; grad_bias && j < n; j++) grad_bias[j] = add ? grad_bias[j] + slopes[j] : slopes[j];
+  for (int64_t j = 0; j < n; j++) slopes[j] *= softcap > 0.0f ? derivatives[j] * scale : scale;
 }
 
-static void attend_back(const void *job, int64_t i, int thread) {
+// One iteration: one key head of a sequence
+static void attention_backward_head(const void *job, int64_t i, int thread) {
   const Attention *p = job;
-  int64_t b = i / p->g, g = i % p->g, group = p->h / p->g, d = p->d, s = p->s, wide = up(s, NR);
-  int64_t at = b * s * p->k_step + g * d;
-  Matrix k = {p->k + at, p->k_step, 1}, v = {p->v + at, p->k_step, 1};
-  const int32_t *spans = p->spans + (p->bs == 1 ? 0 : b) * p->t * 2;
+  int64_t b = p->sequence + i / p->kv_heads, g = i % p->kv_heads, group = p->heads / p->kv_heads;
+  int64_t d = p->head_dim, s = p->keys, wide = up(s, NR), at = b * s * p->kv_stride + g * d;
+  Matrix k = {p->k + at, p->kv_stride, 1}, v = {p->v + at, p->kv_stride, 1};
+  const int32_t *ranges = ranges_of(p, b);
   float *k_t = scratch(thread, K_T, wide * d), *v_t = scratch(thread, V_T, wide * d);
-  float *keys = scratch(thread, K_PANELS, s * up(d, NR));
+  float *k_panels = scratch(thread, K_PANELS, s * up(d, NR));
   float *weights = scratch(thread, WEIGHTS, BLOCK * wide), *slopes = scratch(thread, SCORES, BLOCK * wide);
-  float *queries = scratch(thread, Q_PANELS, BLOCK * up(d, NR)), *given = scratch(thread, D_PANELS, BLOCK * up(d, NR));
-  float *to_k = p->to_k + at, *to_v = p->to_v + at;
-  if (!k_t || !v_t || !keys || !weights || !slopes || !queries || !given) return;
-  panels_of(k_t, k, s, d);
-  panels_of(v_t, v, s, d);
-  panels_of(keys, transposed(k), d, s);
+  float *derivatives = scratch(thread, DERIVATIVES, p->softcap > 0.0f ? wide : 1);
+  float *q_panels = scratch(thread, Q_PANELS, BLOCK * up(d, NR)), *out_panels = scratch(thread, D_PANELS, BLOCK * up(d, NR));
+  float *grad_k = p->grad_k + at, *grad_v = p->grad_v + at;
+  if (!k_t || !v_t || !k_panels || !weights || !slopes || !derivatives || !q_panels || !out_panels) return;
+  pack_panels(k_t, k, s, d);
+  pack_panels(v_t, v, s, d);
+  pack_panels(k_panels, transposed(k), d, s);
   for (int64_t j = 0; j < s; j++) {
-    memset(to_k + j * k.row, 0, d * sizeof(float));
-    memset(to_v + j * v.row, 0, d * sizeof(float));
+    memset(grad_k + j * k.row, 0, d * sizeof(float));
+    memset(grad_v + j * v.row, 0, d * sizeof(float));
   }
   for (int64_t head = g * group; head < (g + 1) * group; head++)
-    for (int64_t start = 0; start < p->t; start += BLOCK) {
-      Extent e = extent(p, spans + 2 * start, start);
-      int64_t first = (b * p->t + start) * p->h + head, width = e.high - e.low, step = p->h * d;
-      int64_t query = (b * p->t + start) * p->q_step + head * d;
-      Matrix q = {p->q + query, p->q_step, 1}, dout = {p->gradient + first * d, step, 1};
-      times(weights, wide, q, k_t + e.low * d, d, 0, e.rows, width, d, 0, p->scale, thread);
-      times(slopes, wide, dout, v_t + e.low * d, d, 0, e.rows, width, d, 0, 1.0f, thread);
+    for (int64_t start = 0; start < p->queries; start += BLOCK) {
+      Extent e = extent(p, ranges, start);
+      int64_t first = (b * p->queries + start) * p->heads + head, width = e.high - e.low, step = p->heads * d;
+      int64_t query = (b * p->queries + start) * p->q_stride + head * d;
+      Matrix q = {p->q + query, p->q_stride, 1}, grad_out = {p->grad_out + first * d, step, 1};
+      gemm_packed(weights, wide, q, k_t + e.low * d, d, 0, e.rows, width, d, 0, p->scale, thread);
+      gemm_packed(slopes, wide, grad_out, v_t + e.low * d, d, 0, e.rows, width, d, 0, 1.0f, thread);
       for (int64_t r = 0; r < e.rows; r++) {
-        int64_t from = spans[2 * (start + r)] - e.low, n = spans[2 * (start + r) + 1] - e.low - from;
-        float *w = weights + r * wide, *slope = slopes + r * wide, total = p->sums[first + r * p->h], dot = 0.0f;
-        const float *o = p->out + first * d + r * step, *grad = dout.at + r * step;
+        int64_t from = ranges[2 * (start + r)] - e.low, seen = ranges[2 * (start + r) + 1] - e.low - from;
+        float *w = weights + r * wide, *slope = slopes + r * wide, dot = 0.0f;
+        const float *out = p->out + first * d + r * step, *grad = grad_out.at + r * step;
         const float *bias = bias_of(p, b, head, start + r);
-        if (n <= 0) from = n = 0;
-        for (int64_t u = 0; u < d; u++) dot += o[u] * grad[u];
+        float *grad_bias = p->bias_gradient ? p->grad_bias + bias_at(p, b, head, start + r) : 0;
+        int add = p->bias_batch == 1 && b > 0;
+        if (grad_bias && !add) memset(grad_bias, 0, s * sizeof(float));
+        if (seen <= 0) from = seen = 0;
+        for (int64_t u = 0; u < d; u++) dot += out[u] * grad[u];
         for (int64_t j = 0; j < from; j++) w[j] = slope[j] = 0.0f;
-        for (int64_t j = from + n; j < width; j++) w[j] = slope[j] = 0.0f;
-        for (int64_t j = from; j < from + n; j++) {
-          float below = w[j] + (bias ? bias[e.low + j] : 0.0f) - total;
-          w[j] = exp_negative(below < 0.0f ? below : 0.0f);
-          slope[j] = w[j] * (slope[j] - dot) * p->scale;
-        }
+        for (int64_t j = from + seen; j < width; j++) w[j] = slope[j] = 0.0f;
+        attention_slopes(p, w + from, slope + from, derivatives, seen, bias ? bias + e.low + from : 0, p->log_sums[first + r * p->heads],
+                         dot, grad_bias ? grad_bias + e.low + from : 0, add);
       }
-      panels_of(queries, transposed(q), d, e.rows);
-      panels_of(given, transposed(dout), d, e.rows);
-      times(p->to_q + query, p->q_step, (Matrix){slopes, wide, 1}, keys, s, e.low, e.rows, d, width, 0, 1.0f, thread);
-      times(to_v + e.low * v.row, v.row, (Matrix){weights, 1, wide}, given, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
-      times(to_k + e.low * k.row, k.row, (Matrix){slopes, 1, wide}, queries, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
+      pack_panels(q_panels, transposed(q), d, e.rows);
+      pack_panels(out_panels, transposed(grad_out), d, e.rows);
+      Matrix weights_t = {weights, 1, wide}, slopes_t = {slopes, 1, wide};
+      gemm_packed(p->grad_q + query, p->q_stride, transposed(slopes_t), k_panels, s, e.low, e.rows, d, width, 0, 1.0f, thread);
+      gemm_packed(grad_v + e.low * v.row, v.row, weights_t, out_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
+      gemm_packed(grad_k + e.low * k.row, k.row, slopes_t, q_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
     }
 }
 
-// The gradients of attention for q, k and v, from that of its result
-void attention_backward(float *to_q, float *to_k, float *to_v, const float *gradient, const float *out, const float *sums,
-                        const float *q, const float *k, const float *v, const int32_t *spans, const float *bias,
-                        int64_t b, int64_t t, int64_t s, int64_t h, int64_t g, int64_t d, int64_t bs, int64_t bb) {
-  float scale = 1.0f / __builtin_sqrtf((float)d);
-  Attention job = {(float *)out, (float *)sums, q, k, v, spans, bias, gradient, to_q, to_k, to_v,
-                   b, t, s, h, g, d, bs, bb, h * d, g * d, scale, 1};
-  if (keys_inside(spans, bs * t, s)) parallel(attend_back, &job, b * g);
-}
-
-// Both again, with queries, keys and values side by side in qkv (b, t, h + 2g, d), and so their gradients
-static Attention packed(const float *qkv, float *to_qkv, int64_t b, int64_t t, int64_t h, int64_t g, int64_t d) {
-  int64_t k = h * d, v = (h + g) * d, step = (h + 2 * g) * d;
-  return (Attention){.q = qkv, .k = qkv + k, .v = qkv + v, .to_q = to_qkv, .to_k = to_qkv + k, .to_v = to_qkv + v, .b = b,
-                     .t = t, .s = t, .h = h, .g = g, .d = d, .q_step = step, .k_step = step,
-                     .scale = 1.0f / __builtin_sqrtf((float)d)};
-}
-
-void attention_packed(float *out, float *sums, const float *qkv, const int32_t *spans, const float *bias, int64_t b,
-                      int64_t t, int64_t h, int64_t g, int64_t d, int64_t bs, int64_t bb) {
-  Attention job = packed(qkv, (float *)qkv, b, t, h, g, d);
-  job.out = out, job.sums = sums, job.spans = spans, job.bias = bias, job.bs = bs, job.bb = bb;
-  if (keys_inside(spans, bs * t, t)) attend_all(job);
-}
-
-void attention_packed_backward(float *to_qkv, const float *gradient, const float *out, const float *sums, const float *qkv,
-                               const int32_t *spans, const float *bias, int64_t b, int64_t t, int64_t h, int64_t g,
-                               int64_t d, int64_t bs, int64_t bb) {
-  Attention job = packed(qkv, to_qkv, b, t, h, g, d);
-  job.out = (float *)out, job.sums = (float *)sums, job.gradient = gradient;
-  job.spans = spans, job.bias = bias, job.bs = bs, job.bb = bb;
-  if (keys_inside(spans, bs * t, t)) parallel(attend_back, &job, b * g);
+// The gradients of attention for q, k and v, and for bias where asked, from that of its result
+void attention_backward(float *grad_q, float *grad_k, float *grad_v, float *grad_bias, const float *grad_out,
+                        const float *out, const float *log_sums, const float *q, const float *k, const float *v,
+                        const int32_t *ranges, const float *bias ATTENTION_NUMBERS(PARAMETER)) {
+  Attention job = {.out = (float *)out, .log_sums = (float *)log_sums, .q = q, .k = k, .v = v, .ranges = ranges,
+                   .bias = bias, .grad_out = grad_out, .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v,
+                   .grad_bias = grad_bias, ATTENTION_NUMBERS(INITIALIZER)};
+  if (!ranges_inside(&job)) return;
+  // A bias that sequences share is summed over them: one after another, so that its bits do not follow the threads.
+  int64_t together = bias_gradient && bias_batch == 1 ? 1 : batch;
+  for (; job.sequence < batch; job.sequence += together) parallel(attention_backward_head, &job, together * kv_heads);
 }

@@ -211,7 +211,7 @@ void forget_threads(void) {
 }
 
 // Who uses memory that is kept: of each thread's own, and of all threads together (thread SHARED).
-enum { COPIED_ROWS, TO_TURN, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, TO_K, TO_V, SLOTS };
+enum { COPIED_ROWS, TO_TURN, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, DERIVATIVES, SLOTS };
 enum { SHARED = MOST_THREADS, PACKED = 0, PACKED_ROWS, PARTIAL, MUON_X, MUON_Y, MUON_GRAM, MUON_SQUARE };
 
 // For tests: memory beyond so many bytes a piece is refused, as by a system that has no more.
