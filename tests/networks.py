@@ -180,7 +180,7 @@ def _gradients(name: str, plain: bool) -> Graph:
 
 
 def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False) -> tuple[float, Arrays]:
-    """Loss and gradients of a batch (tokens, targets, shares, documents), by the graph that trains.
+    """Loss and gradients of a batch (tokens, targets, loss_weights, documents), by the graph that trains.
 
     On the CPU's backend in float32, or with `double` on the plain one in float64.
     """
@@ -189,8 +189,8 @@ def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False
     sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items()})
     given = {k: v for k, v in batch.items() if k != "documents"}
     arrays = {**given, **apart_by(batch["documents"]), "keep": np.zeros(1, real)}
-    inputs = graph.batch.put({**arrays, "shares": batch["shares"].astype(real)})
-    loss = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})
+    inputs = graph.batch.put({**arrays, "loss_weights": batch["loss_weights"].astype(real)})
+    (loss,) = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})
     return float(memory(loss)), {n: memory(t).copy() for n, t in sums.items()}
 
 

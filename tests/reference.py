@@ -181,7 +181,7 @@ def loss(plan: ModelPlan, weights: Weights, batch: Mapping[str, Any], smoothing:
     """The sum of the losses of a batch, each times its share."""
     out = logits(plan, weights, batch["tokens"], batch.get("documents"))
     losses = cross_entropy(out.reshape(-1, plan.vocab), batch["targets"].reshape(-1), smoothing)
-    return float((losses * batch["shares"].reshape(-1).astype(np.float64)).sum())
+    return float((losses * batch["loss_weights"].reshape(-1).astype(np.float64)).sum())
 
 
 def parameters(plan: ModelPlan) -> int:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmspec.compiler.plan import PhasePlan, Plan
+
+if TYPE_CHECKING:
+    from llmspec.data.layout import Batch
 
 DISTINCT = 4
 """Batches that a benchmark goes round in."""
 
 
-def batch(plan: Plan, phase: PhasePlan, index: int) -> dict[str, Any]:
-    """One pass: tokens and targets (B, T) int32; with a document mask also documents and positions, two a row."""
+def batch(plan: Plan, phase: PhasePlan, index: int) -> Batch:
+    """One pass: full blocks, all of which counts in the loss; with a document mask two documents a row."""
     import numpy as np
+
+    from llmspec.data.layout import blank
 
     rows, length = phase.phase.micro_batch_size, plan.model.context
     ids = np.random.default_rng([plan.seed, index % DISTINCT]).integers(0, plan.model.vocab, (rows, length + 1))
-    out = {"tokens": ids[:, :-1].astype(np.int32), "targets": ids[:, 1:].astype(np.int32)}
+    made = blank(rows, length, 0)
+    made.tokens[:], made.targets[:] = ids[:, :-1], ids[:, 1:]
+    made.weights[:], made.filled[:] = 1, length
     if phase.phase.document_mask:
         place, half = np.arange(length, dtype=np.int32), length // 2
-        out["documents"] = np.tile((place >= half).astype(np.int32), (rows, 1))
-        out["positions"] = np.tile(np.where(place >= half, place - half, place).astype(np.int32), (rows, 1))
-    return out
+        made.documents[:] = place >= half
+        made.positions[:] = np.where(place >= half, place - half, place)
+    return made
 
 
 def prompt(plan: Plan, length: int) -> list[int]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from llmspec.bench.batches import batch, prompt
 from llmspec.bench.task import CHECKED, WARM, Result, Task, greedy, tokens_of
-from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import Numbers, timed
@@ -38,69 +37,36 @@ def realized(plan: Plan) -> dict[str, Any]:
 
 
 class Training:
-    """Optimizer steps of a phase on random batches, at its peak learning rate, as the loop of a run makes them."""
+    """Optimizer steps of a phase on random batches, at its peak learning rate, by the trainer of runs."""
 
     def __init__(self, plan: Plan, phase: PhasePlan) -> None:
-        import numpy as np
+        from llmspec.backends.backend import backend
+        from llmspec.data.inputs import BatchInputs
+        from llmspec.model.weights import draw
+        from llmspec.training.trainer import Trainer
 
-        from llmspec.backends.backend import StaticInputs, backend, tensors_from_numpy
-        from llmspec.model.steps import Steps
-        from llmspec.model.transformer import Transformer
+        self.plan, self.phase, self.step = plan, phase, 0
+        made = backend(plan.device, precision=plan.precision)
+        self.trainer = Trainer(plan, phase, made, lambda tensor: draw(tensor, plan.seed))
+        self.arrays = BatchInputs(plan.model, phase.phase, {}, (plan.seed, phase.name))
 
-        self.plan, self.phase, self.backend = plan, phase, backend(plan.device, precision=plan.precision)
-        self.steps, self.feed = Steps(plan, phase, self.backend), StaticInputs()
-        self.tables, self.weights = tensors_from_numpy(**Transformer(plan.model).tables()), realized(plan)
-        shapes = self.steps.state_shapes()
-        self.state = {n: tensors_from_numpy(s=np.zeros(shape, np.float32))["s"] for n, shape in shapes.items()}
-        self.passes = phase.phase.gradient_accumulation_steps
-        self.sums = (
-            tensors_from_numpy(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()})
-            if self.passes > 1
-            else {}
-        )
-        self.step = 0
+    def batches(self, step: int) -> list[Any]:
+        """What the passes of a step (from 0) read."""
+        passes = self.trainer.passes
+        return [self.arrays(batch(self.plan, self.phase, step * passes + m), step, m) for m in range(passes)]
 
     def advance(self) -> float:
         """One optimizer step; its mean loss in nats."""
-        import numpy as np
-
-        from llmspec.backends.backend import host
-
+        scalars = self.phase.phase.optimizer.scalars(1.0, self.step + 1)
+        taken = self.trainer.step(self.batches(self.step), scalars, self.step)
         self.step += 1
-        scalars = np.array(self.phase.phase.optimizer.scalars(1.0, self.step), np.float32)
-        if self.passes == 1:
-            loss, norm = self.steps.train(self.weights, self.state, self.tables, self.inputs(0, scalars=scalars))
-            host(norm)
-            return float(host(loss))
-        total = 0.0
-        for micro in range(self.passes):
-            inputs = self.inputs(micro, keep=np.array([float(micro > 0)], np.float32))
-            total += float(host(self.steps.accumulate(self.weights, self.sums, self.tables, inputs)))
-        inputs = {**self.feed(scalars=scalars), **self.backend.inputs}
-        host(self.steps.apply(self.weights, self.state, self.sums, inputs))
-        return total
+        return taken.sums["loss"]
 
     def first_loss(self) -> float:
         """The mean loss of the first step's batches without dropout, which no two libraries draw alike."""
-        from llmspec.backends.backend import host
-
-        losses = [
-            float(host(self.steps.evaluate(self.weights, self.tables, self.inputs(m, step=1))))
-            for m in range(self.passes)
-        ]
-        return float(sum(losses))
-
-    def inputs(self, micro: int, step: int = 0, **more: Any) -> dict[str, Any]:
-        """What the graphs read of a pass of the running step, or without dropout of `step` (from 1)."""
-        import numpy as np
-
-        arrays = batch(self.plan, self.phase, ((step or self.step) - 1) * self.passes + micro)
-        targets, mask = arrays["targets"].size * self.passes, Mask(self.phase.phase.document_mask)
-        arrays["spans"] = mask.spans(self.plan.model.context, arrays.pop("documents", None))
-        arrays |= {"shares": np.full(arrays["targets"].shape, 1 / targets, np.float32), **more}
-        if self.plan.model.dropout and not step:
-            arrays["key"] = np.array([self.step, micro], np.uint32)
-        return {**self.feed(**arrays), **self.backend.inputs}
+        read = self.batches(0)
+        total = sum(self.trainer.evaluate(arrays)["loss"] for arrays in read)
+        return total / sum(float(arrays["loss_weights"].sum()) for arrays in read)
 
 
 def train(task: Task) -> tuple[Numbers, Numbers]:

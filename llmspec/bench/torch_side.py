@@ -14,6 +14,7 @@ from llmspec.bench.torch_peer import loaded
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import timed
+from llmspec.parts.objectives import CrossEntropy, Objective
 from llmspec.parts.optimizers import Optimizer
 
 DEVICES = {"CPU": "cpu", "CUDA": "cuda", "NV": "cuda", "METAL": "mps"}
@@ -48,7 +49,7 @@ class Training:
         self.peer = loaded(plan).to(self.device)
         self.optimizers = optimizers(phase.phase.optimizer, plan, dict(self.peer.named_parameters()))
         self.passes, self.step = phase.phase.gradient_accumulation_steps, 0
-        self.smoothing = phase.phase.objective.label_smoothing
+        self.smoothing = smoothing(phase.phase.objective)
 
     def advance(self) -> float:
         """One optimizer step; its mean loss in nats."""
@@ -68,7 +69,9 @@ class Training:
 
     def loss(self, index: int) -> torch.Tensor:
         """The mean loss of a pass, in nats."""
-        arrays = {n: torch.from_numpy(a).to(self.device) for n, a in batch(self.plan, self.phase, index).items()}
+        read = batch(self.plan, self.phase, index)
+        names = ("tokens", "targets", *(("documents", "positions") if self.phase.phase.document_mask else ()))
+        arrays = {n: torch.from_numpy(getattr(read, n)).to(self.device) for n in names}
         positions = arrays["positions"].long() if "positions" in arrays else None
         logits = self.peer(arrays["tokens"].long(), arrays.get("documents"), positions)
         targets = arrays["targets"].long().view(-1)
@@ -81,6 +84,13 @@ class Training:
         losses = [self.loss(micro).item() for micro in range(self.passes)]
         self.peer.train()
         return sum(losses) / self.passes
+
+
+def smoothing(objective: Objective) -> float:
+    """The peer's one objective is cross entropy with label smoothing. Raises BenchError for any other."""
+    if not isinstance(objective, CrossEntropy):
+        raise unknown("torch", f"the objective `{objective.kind}`", "cross_entropy")
+    return objective.label_smoothing
 
 
 def device(plan: Plan) -> torch.device:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from llmspec.compiler.inputs import step_inputs
 from llmspec.compiler.network import block_parts
 from llmspec.compiler.plan import MemoryPlan, ModelPlan
 from llmspec.parts.phases import Phase
@@ -162,7 +163,6 @@ class ActivationSizes:
         return max(block, self.tokens * self.model.vocab + 2 * self.stream)
 
     def batch(self) -> int:
-        """Bytes of tokens, targets and shares, of spans and positions, and of the tables of positions."""
-        # Without a document mask, all rows have the same spans (a first and an end), and positions are not given.
-        inputs = 6 * self.tokens if self.phase.document_mask else 3 * self.tokens + 2 * self.model.context
-        return FLOAT * inputs + FLOAT * self.model.position.table_numbers(self.model.dims)
+        """Bytes of what a step reads anew, and of the tables of positions."""
+        inputs = step_inputs(self.model, self.phase).values()
+        return sum(spec.nbytes for spec in inputs) + FLOAT * self.model.position.table_numbers(self.model.dims)

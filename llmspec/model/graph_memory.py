@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmspec.backends import shield
 from llmspec.backends.workers import how_it_ended
+from llmspec.compiler.inputs import step_inputs
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
 
@@ -107,23 +108,8 @@ class Phase:
             else {}
         )
         self.tables = {n: Tensor.empty(*a.shape) for n, a in Transformer(plan.model).tables().items()}
-        self.batch = {n: Tensor.empty(*shape, dtype=dtype) for n, (shape, dtype) in self._inputs().items()}
-
-    def _inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and type of what changes from step to step."""
-        phase, shape = self.phase, (self.phase.micro_batch_size, self.plan.model.context)
-        names = {
-            "tokens": (shape, "int32"),
-            "targets": (shape, "int32"),
-            "shares": (shape, "float32"),
-            "scalars": ((len(phase.optimizer.scalars(1.0, 1)),), "float32"),
-        }
-        names["spans"] = ((shape[0] if phase.document_mask else 1, shape[1], 2), "int32")
-        if phase.document_mask:
-            names["positions"] = (shape, "int32")
-        if self.plan.model.dropout:
-            names["key"] = ((2,), "uint32")
-        return {**names, **({"keep": ((1,), "float32")} if phase.gradient_accumulation_steps > 1 else {})}
+        declared = step_inputs(plan.model, self.phase)
+        self.batch = {n: Tensor.empty(*spec.shape, dtype=spec.dtype) for n, spec in declared.items()}
 
     def train(self) -> list[Graph]:
         """The graphs of one optimizer step: one, or a pass of several and the update."""

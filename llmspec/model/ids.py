@@ -6,8 +6,6 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
-from llmspec.core.problems import RunError
-
 FEW = 1024
 LONG = 1 << 20
 """Tokens of a row that no model reads at once: such a row is refused by its length, not looked through."""
@@ -40,18 +38,6 @@ def token_ids(given: Any, vocab: int, longest: int, axes: tuple[int, ...] = (1, 
         at = f"row {place[0]}, place {place[1]}" if len(place) == 2 else f"place {place[-1]}"
         raise ValueError(f"{ids[place]} at {at} is no token id: this model's are 0 … {vocab - 1}")
     return ids.astype(np.int32)
-
-
-def read_ids(ids: Any, vocab: int) -> None:
-    """Raises RunError where an array of ids that was read from data has one that is not in 0 … vocab - 1."""
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= vocab:
-        raise RunError(
-            f"the data hold token id {low if low < 0 else high}, and the model's ids are 0 … {vocab - 1}",
-            "the tokens were made by another tokenizer, or their file is damaged: delete the run's cached "
-            "tokens, and they are made anew",
-            "the model would be trained on what no text says",
-        )
 
 
 def _are_whole(given: Any, ids: Any) -> None:

@@ -1,7 +1,7 @@
 """The steps that run under TinyJit: train, accumulate, evaluate.
 
 Whatever changes from call to call is an input: weights and optimizer state are held by the caller and assigned in
-place; learning rate, bias corrections, random key and the share of each target in the loss are tensors.
+place; learning rate, bias corrections, random key and the weight of each target in the loss are tensors.
 """
 
 from __future__ import annotations
@@ -9,11 +9,19 @@ from __future__ import annotations
 from tinygrad import Tensor
 
 from llmspec.backends.backend import Backend
-from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.model.transformer import Transformer, block_context
+from llmspec.parts.objectives.base import Outputs
+from llmspec.parts.phases import Phase
 
 Tensors = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+
+def state_shapes(model: ModelPlan, phase: Phase) -> Shapes:
+    """A phase's optimizer state by name `<weight>:<state>`; float32, zero at step 0."""
+    return {f"{t.name}:{s}": t.shape for t in model.tensors for s in phase.optimizer.state(t.role)}
 
 
 class Steps:
@@ -22,7 +30,9 @@ class Steps:
     def __init__(self, plan: Plan, phase: PhasePlan, backend: Backend) -> None:
         self._plan, self._phase, self._lowering = plan, phase.phase, backend
         self._model = Transformer(plan.model)
-        self._objective = self._phase.objective.build()
+        self._objective = self._phase.objective.build(plan.model.dims)
+        self.sums = ("loss", *self._phase.objective.counted)
+        """Names of what a pass gives: the weighted sum of its losses, and what the objective counts beside."""
         self._roles = {t.name: t.role for t in plan.model.tensors}
         key = self._address()
         self.train, self.accumulate = backend.jit(self._train, key), backend.jit(self._accumulate, key)
@@ -34,41 +44,39 @@ class Steps:
         parts = [p.model_dump(mode="json") for p in (self._plan.model, phase.optimizer, phase.objective)]
         return digest([*parts, phase.max_grad_norm])
 
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Optimizer state by name `<weight>:<state>`; float32, zero at step 0."""
-        optimizer = self._phase.optimizer
-        return {f"{t.name}:{s}": t.shape for t in self._plan.model.tensors for s in optimizer.state(t.role)}
+    def state_shapes(self) -> Shapes:
+        """Optimizer state by name, as `state_shapes`."""
+        return state_shapes(self._plan.model, self._phase)
 
     # -- the graphs ----------------------------------------------------------------------------------------------
-    def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None) -> Tensor:
-        """The weighted sum of the losses of a batch, in nats."""
+    def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None) -> list[Tensor]:
+        """The sums of a batch, in the order of their names; every loss times its weight."""
         tokens_BT = inputs["tokens"]
         ops = self._lowering.ops(inputs, key, self._plan.model.dropout)
         view = block_context(tokens_BT.shape[1], inputs["spans"], inputs.get("positions"))  # type: ignore[arg-type]
         hidden = self._model.hidden(ops, tensors, tokens_BT, view)
-        losses_N = self._objective(
-            ops, hidden.reshape(-1, hidden.shape[-1]), self._model.head_weight(tensors), inputs["targets"].reshape(-1)
-        )
-        return (losses_N * inputs["shares"].reshape(-1)).sum()
+        found = self._objective(ops, Outputs(hidden, self._model.head_weight(tensors)), inputs)
+        return [found[name] for name in self.sums]
 
-    def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, list[Tensor]]:
+    def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
         key = inputs["key"] if self._plan.model.dropout else None
-        loss = self._losses({**weights, **tables}, inputs, key)
-        gradients = loss.gradient(*weights.values())
-        Tensor.realize(loss, *gradients)
-        return loss, gradients
+        sums = self._losses({**weights, **tables}, inputs, key)
+        gradients = sums[0].gradient(*weights.values())
+        Tensor.realize(*sums, *gradients)
+        return sums, gradients
 
-    def _train(self, weights: Tensors, state: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, Tensor]:
-        loss, gradients = self._gradients(weights, tables, inputs)
-        return loss, self._update(weights, state, gradients, inputs)
+    def _train(self, weights: Tensors, state: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        """The sums of a batch, and the norm of its gradient."""
+        sums, gradients = self._gradients(weights, tables, inputs)
+        return (*sums, self._update(weights, state, gradients, inputs))
 
-    def _accumulate(self, weights: Tensors, sums: Tensors, tables: Tensors, inputs: Tensors) -> Tensor:
+    def _accumulate(self, weights: Tensors, sums: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         """Adds a pass's gradients to `sums`; `inputs["keep"]` is 0 on the first pass of a step, else 1."""
-        loss, gradients = self._gradients(weights, tables, inputs)
+        found, gradients = self._gradients(weights, tables, inputs)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             total.assign(total * inputs["keep"] + gradient)
         Tensor.realize(*sums.values())
-        return loss
+        return tuple(found)
 
     def _apply(self, weights: Tensors, state: Tensors, sums: Tensors, inputs: Tensors) -> Tensor:
         return self._update(weights, state, list(sums.values()), inputs)
@@ -91,5 +99,7 @@ class Steps:
         Tensor.realize(*ops.written)
         return norm
 
-    def _evaluate(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> Tensor:
-        return self._losses({**weights, **tables}, inputs, None).realize()
+    def _evaluate(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        sums = self._losses({**weights, **tables}, inputs, None)
+        Tensor.realize(*sums)
+        return tuple(sums)

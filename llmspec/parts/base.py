@@ -5,6 +5,7 @@ Shape letters: B batch, T tokens, S keys, D model width, H query heads, K key/va
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -110,6 +111,20 @@ class TensorSpec(NamedTuple):
     shape: tuple[int, ...]
     role: Role
     residual: bool = False
+
+
+class InputSpec(NamedTuple):
+    """An array that a graph reads anew at every call: its shape, and its type as numpy and tinygrad call it."""
+
+    shape: tuple[int, ...]
+    dtype: Literal["int32", "float32", "uint32"]
+    ids: bool = False
+    """Whether it holds token ids, which are checked before a graph reads them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes; every type has four of them a number."""
+        return 4 * math.prod(self.shape)
 
 
 class ElementwiseOps(NamedTuple):

@@ -9,21 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tinygrad import Tensor
-
-from llmspec.backends.backend import Backend, StaticInputs, host, tensors_from_numpy
-from llmspec.compiler.masks import Mask
+from llmspec.backends.backend import Backend
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, RunError
+from llmspec.data.inputs import BatchInputs
 from llmspec.data.ledger import Ledger
 from llmspec.data.prepare import PreparedData
 from llmspec.decoding.generate import generate
 from llmspec.forecast import estimates
 from llmspec.model.decoder import Decoder
 from llmspec.model.device import allocated
-from llmspec.model.ids import read_ids
-from llmspec.model.steps import Steps
-from llmspec.model.transformer import Transformer
+from llmspec.model.steps import state_shapes
 from llmspec.runs import checkpoint
 from llmspec.runs.checkpoint import attempt
 from llmspec.runs.run import PhaseFolder
@@ -31,6 +27,7 @@ from llmspec.training.callbacks import Callback, Score, Step, only_noted
 from llmspec.training.phase_stats import PhaseStats
 from llmspec.training.prompts import Prompt, prompts_of
 from llmspec.training.stop import Stop
+from llmspec.training.trainer import Trainer
 
 
 @dataclass
@@ -50,8 +47,6 @@ class Supervised:
     """Trains one phase from `start` (name -> numpy array), or from the checkpoint in its folder."""
 
     def __init__(self, bench: RunContext, phase: PhasePlan, folder: PhaseFolder, start: dict[str, Any]) -> None:
-        import numpy as np
-
         assert phase.steps is not None, "a phase is run with a completed plan"
         self.bench, self.plan, self.folder, self.total = bench, phase, folder, phase.steps
         self.phase = phase.phase
@@ -61,14 +56,14 @@ class Supervised:
         self.others = allocated()
         """Bytes of tensors that were there before: those of other models in this process."""
         self.stream = bench.prepared.stream(phase.name)
-        self.steps = Steps(bench.plan, phase, bench.backend)
-        self.tables = tensors_from_numpy(**Transformer(bench.plan.model).tables())
-        shapes, states = {t.name: t.shape for t in bench.plan.model.tensors}, self.steps.state_shapes()
+        model = bench.plan.model
+        self.arrays = BatchInputs(model, phase.phase, bench.prepared.codec.specials, (bench.plan.seed, phase.name))
+        shapes, states = {t.name: t.shape for t in model.tensors}, state_shapes(model, phase.phase)
         found, notices = attempt(folder.folder, phase.key, lambda saved: (saved.weights(shapes), saved.state(states)))
         for notice in notices:
             bench.watcher.notice(notice if found else f"{notice}: {phase.name} starts anew")
         self.step, self.ledger = 0, self.stream.ledger()
-        state = {n: np.zeros(shape, np.float32) for n, shape in states.items()}
+        state: dict[str, Any] | None = None
         if found:
             saved, (start, state) = found
             cursor, self.step = saved.cursor(), saved.step
@@ -80,16 +75,9 @@ class Supervised:
                 )
             self.ledger = Ledger.load(cursor.get("ledger", {}))
             bench.stop.saved(phase.name, self.step)
-            if odd := not_finite({**start, **state}):
+            if odd := not_finite({**start, **(state or {})}):
                 bench.watcher.notice(f"{saved.folder} holds numbers that are not finite: {odd}")
-        self.weights = tensors_from_numpy(**{t.name: start[t.name] for t in bench.plan.model.tensors})
-        self.state = tensors_from_numpy(**state)
-        self.sums = (
-            tensors_from_numpy(**{n: np.zeros(w.shape, np.float32) for n, w in self.weights.items()})
-            if self.phase.gradient_accumulation_steps > 1
-            else {}
-        )
-        self.feed = StaticInputs()
+        self.trainer = Trainer(bench.plan, phase, bench.backend, lambda tensor: start[tensor.name], state)
         self.decoder: Decoder | None = None
         self.prompts = prompts_of(bench.plan, phase, bench.prepared)
         for rows in (folder.metrics, folder.timing, folder.samples):
@@ -139,7 +127,7 @@ class Supervised:
             with only_noted(self.bench.watcher, "how long the steps took could not be kept"):
                 estimates.remember(self.bench.plan, self.phase, found)
         self.bench.watcher.phase_ends(self.plan, ledger)
-        return {n: host(w) for n, w in self.weights.items()}
+        return self.trainer.weight_arrays()
 
     def due(self, every: Any) -> bool:
         steps = every.interval(self.total)
@@ -147,8 +135,7 @@ class Supervised:
 
     def held(self) -> int:
         """Bytes that are allocated: tinygrad's, and the places of captured steps, which it does not count."""
-        steps = (self.steps.train, self.steps.accumulate, self.steps.apply, self.steps.evaluate)
-        return allocated() - self.others + sum(sum(s.running.program.buffers) for s in steps if s.running)
+        return allocated() - self.others + self.trainer.captured_bytes()
 
     # -- one step ------------------------------------------------------------------------------------------------
     def advance(self) -> None:
@@ -157,8 +144,9 @@ class Supervised:
         factor = self.phase.schedule.factor(self.step, self.total)
         scalars = self.phase.optimizer.scalars(factor, self.step + 1)
         batches = [self.stream.batch(self.step, m) for m in range(self.phase.gradient_accumulation_steps)]
-        targets = sum(float(b.weights.sum()) for b in batches)
-        loss, norm = self._step(batches, targets, scalars)
+        read = [self.arrays(batch, self.step, micro) for micro, batch in enumerate(batches)]
+        sums, norm, targets = self.trainer.step(read, scalars, self.step)
+        loss = sums["loss"]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self.diverged(loss, norm)
         for batch in batches:
@@ -170,9 +158,9 @@ class Supervised:
         self.folder.metrics.append(row)
         self.folder.timing.append({"step": self.step, "seconds": seconds})
         self.tally.spent("steps", seconds)
-        read = sum(int(b.filled.sum()) for b in batches)
+        tokens = sum(int(b.filled.sum()) for b in batches)
         flops = (self.plan.flops or 0.0) / self.total
-        self.bench.watcher.stepped(Step(self.step, self.total, loss, scalars[0], norm, read, seconds, flops))
+        self.bench.watcher.stepped(Step(self.step, self.total, loss, scalars[0], norm, tokens, seconds, flops))
 
     def diverged(self, loss: float, norm: float) -> RunError:
         """The error of a step that gave no numbers: what helps with these settings, and what is on disk."""
@@ -195,40 +183,6 @@ class Supervised:
             consequence=f"every later step would be of no use; {kept}",
         )
 
-    def _step(self, batches: list[Any], targets: float, scalars: tuple[float, ...]) -> tuple[float, float]:
-        import numpy as np
-
-        common: dict[str, Any] = {"scalars": np.array(scalars, np.float32)}
-        if len(batches) == 1:
-            inputs = self.inputs(batches[0], targets, **common)
-            loss, norm = self.steps.train(self.weights, self.state, self.tables, inputs)
-            return float(host(loss)), float(host(norm))
-        loss = 0.0
-        for micro, batch in enumerate(batches):
-            inputs = self.inputs(batch, targets, micro=micro, keep=np.array([float(micro > 0)], np.float32))
-            loss += float(host(self.steps.accumulate(self.weights, self.sums, self.tables, inputs)))
-        inputs = {**tensors_from_numpy(**common), **self.bench.backend.inputs}
-        return loss, float(host(self.steps.apply(self.weights, self.state, self.sums, inputs)))
-
-    def inputs(self, batch: Any, targets: float, micro: int = 0, **more: Any) -> dict[str, Tensor]:
-        """What a graph reads of a batch; `shares` is each target's part of the mean."""
-        import numpy as np
-
-        for ids in (batch.tokens, batch.targets):
-            read_ids(ids, self.bench.plan.model.vocab)
-        arrays = {
-            "tokens": batch.tokens,
-            "targets": batch.targets,
-            "shares": (batch.weights / max(targets, 1.0)).astype(np.float32),
-            **more,
-        }
-        arrays["spans"] = Mask(self.phase.document_mask).spans(batch.tokens.shape[1], batch.documents)
-        if self.phase.document_mask:
-            arrays["positions"] = batch.positions
-        if self.bench.plan.model.dropout:
-            arrays["key"] = random_key(self.bench.plan.seed, self.plan.name, self.step, micro)
-        return {**self.feed(**arrays), **self.bench.backend.inputs}
-
     def say(self, what: str, how: str) -> None:
         """A notice of something that went wrong beside the training, which it does not end."""
         self.bench.watcher.notice(f"{what} after step {self.step} of {self.plan.name} {how}; training goes on")
@@ -239,9 +193,10 @@ class Supervised:
         scores, began = [], time.perf_counter()
         for source, held_out in self.bench.prepared.validation(self.plan.name).items():
             nats = tokens = 0.0
-            for batch in held_out:
-                nats += float(host(self.steps.evaluate(self.weights, self.tables, self.inputs(batch, 1.0))))
-                tokens += float(batch.weights.sum())
+            for i, batch in enumerate(held_out):
+                read = self.arrays(batch, "validation", source, i)
+                nats += self.trainer.evaluate(read)["loss"]
+                tokens += float(read["loss_weights"].sum())
             if math.isfinite(nats):
                 scores.append(Score(source, nats, int(tokens), held_out.characters))
             else:
@@ -278,7 +233,7 @@ class Supervised:
         """(what the model says to a prompt, why it ends there)."""
         plan, codec = self.bench.plan, self.bench.prepared.codec
         if self.decoder is None:
-            self.decoder = Decoder(plan.model, self.bench.backend, self.weights)
+            self.decoder = Decoder(plan.model, self.bench.backend, self.trainer.weights)
         said = generate(self.decoder, codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[0]
         return said.text, said.finish_reason
 
@@ -292,7 +247,7 @@ class Supervised:
 
     def write(self) -> None:
         """The checkpoint itself."""
-        arrays = [{n: host(t) for n, t in tensors.items()} for tensors in (self.weights, self.state)]
+        arrays = [self.trainer.weight_arrays(), self.trainer.state_arrays()]
         cursor = {"stream": self.stream.cursor(self.step), "ledger": self.ledger.dump(), "key": self.plan.key}
         folder = checkpoint.save(self.folder.folder, self.step, arrays[0], arrays[1], cursor)
         self.bench.stop.saved(self.plan.name, self.step)
@@ -306,12 +261,3 @@ def not_finite(arrays: Mapping[str, Any]) -> str:
     counts = {name: int(np.count_nonzero(~np.isfinite(a))) for name, a in arrays.items()}
     first = next((name for name, n in counts.items() if n), "")
     return f"{sum(counts.values()):,}, {first} first" if first else ""
-
-
-def random_key(seed: int, phase: str, step: int, micro: int) -> Any:
-    """(2,) uint32 for dropout: a function of seed, phase, step and pass."""
-    import hashlib
-
-    import numpy as np
-
-    return np.frombuffer(hashlib.sha256(f"{seed}/{phase}/{step}/{micro}".encode()).digest()[:8], np.uint32).copy()

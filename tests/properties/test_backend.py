@@ -369,7 +369,7 @@ def curve(plain: bool, seed: int) -> Array:
                 "tokens": tokens,
                 "targets": targets.astype(np.int32),
                 "spans": Mask().spans(networks.CONTEXT),
-                "shares": np.full(tokens.shape, 1 / tokens.size, np.float32),
+                "loss_weights": np.full(tokens.shape, 1 / tokens.size, np.float32),
                 "scalars": np.array(part.scalars(1.0, step), np.float32),
             }
         )

@@ -107,7 +107,7 @@ def batch(seed: int, docs: np.ndarray, counted: np.ndarray) -> networks.Arrays:
         "tokens": drawn_tokens(seed),
         "targets": drawn_tokens(seed + 1),
         "documents": docs,
-        "shares": shares.astype(np.float32),
+        "loss_weights": shares.astype(np.float32),
     }
 
 
@@ -158,7 +158,7 @@ def test_packed_documents_add_up_to_the_unpacked_ones(name: str, seed: int, cut:
         for document in range(2):  # alone in the first row, from its start; the rest of the batch is padding
             own = np.flatnonzero(docs[row] == document)
             alone = {k: np.zeros_like(v) for k, v in packed.items()}
-            for key in ("tokens", "targets", "shares"):
+            for key in ("tokens", "targets", "loss_weights"):
                 alone[key][0, : len(own)] = packed[key][row, own]
             part, gradient = networks.gradients(name, weights, alone)
             total, sums = total + part, {k: sums[k] + gradient[k].astype(np.float64) for k in sums}

@@ -145,7 +145,7 @@ def drawn_batch(seed: int) -> networks.Arrays:
         "tokens": drawn_tokens(seed),
         "targets": drawn_tokens(seed + 1),
         "documents": cut(seed),
-        "shares": (shares / shares.sum()).astype(np.float32),
+        "loss_weights": (shares / shares.sum()).astype(np.float32),
     }
 
 
@@ -207,12 +207,12 @@ def test_dropout_acts_in_training_only() -> None:
         steps, handles = Steps(plan, plan.phases[0], backend("CPU")), backend("CPU").inputs
         weights = Inputs().put(drawn_weights(plan.model, 1))
         data, more, sums = Inputs().put(batch), Inputs(), Inputs().put({n: memory(t) for n, t in weights.items()})
-        found[rate] = float(memory(steps.evaluate(weights, {}, {**data, **handles})))
+        found[rate] = float(memory(steps.evaluate(weights, {}, {**data, **handles})[0]))
     assert found[0.0] == found[0.5]
 
     def train(*key: int) -> tuple[float, ...]:
         keyed = more.put({"key": np.array(key, np.uint32), "keep": np.zeros(1, np.float32)})
-        loss = float(memory(steps.accumulate(weights, sums, {}, {**data, **keyed, **handles})))
+        loss = float(memory(steps.accumulate(weights, sums, {}, {**data, **keyed, **handles})[0]))
         return (loss, *(float(memory(t).sum()) for t in sums.values()))
 
     first, other = train(1, 2), train(1, 3)

@@ -169,7 +169,7 @@ def batch(seed: int, counted: np.ndarray, keep: float) -> Arrays:
     return {
         "tokens": drawn_tokens(seed),
         "targets": drawn_tokens(seed + 1),
-        "shares": shares.astype(np.float32),
+        "loss_weights": shares.astype(np.float32),
         "keep": np.full(1, keep, np.float32),
         "spans": Mask().spans(CONTEXT),
     }
@@ -185,7 +185,7 @@ def test_small_batches_add_up_to_the_large_one(seed: int) -> None:
     def run(*passes: Arrays) -> tuple[float, Arrays]:
         # What an earlier step left in the sums, another amount each time: the first pass forgets it.
         sums.put({t.name: np.full(t.shape, 3 * len(passes), np.float32) for t in plan.model.tensors})
-        losses = [float(memory(steps.accumulate(weights, sums, {}, {**data.put(p), **handles}))) for p in passes]
+        losses = [float(memory(steps.accumulate(weights, sums, {}, {**data.put(p), **handles})[0])) for p in passes]
         return sum(losses), {n: memory(t).astype(np.float64) for n, t in sums.items()}
 
     rows = np.arange(ROWS)[:, None] * np.ones(CONTEXT)
@@ -207,10 +207,10 @@ def test_a_step_is_its_gradients_and_their_update() -> None:
     whole = {k: v for k, v in data.items() if k != "keep"}
     sums = Inputs().put({n: np.ones(v.shape, np.float32) for n, v in w.items()})
     loss, norm = (float(memory(t)) for t in steps.train(*one, {}, {**whole, **rates, **handles}))
-    assert loss == float(memory(steps.accumulate(other[0], sums, {}, {**data, **handles})))
+    assert loss == float(memory(steps.accumulate(other[0], sums, {}, {**data, **handles})[0]))
     apart = steps.apply(*other, sums, {**rates, **handles})
     assert norm == pytest.approx(float(memory(apart)), rel=10 * EPS)
     for n, before in w.items():
         moved = np.linalg.norm(memory(one[0][n]) - before)
         assert moved > 0 and np.linalg.norm(memory(one[0][n]) - memory(other[0][n])) < 1e-4 * moved, n
-    assert float(memory(steps.evaluate(one[0], {}, {**whole, **handles}))) < loss
+    assert float(memory(steps.evaluate(one[0], {}, {**whole, **handles})[0])) < loss

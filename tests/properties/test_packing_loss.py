@@ -37,7 +37,7 @@ def graph_batch(batch: Batch, shares: np.ndarray) -> networks.Arrays:
         "tokens": batch.tokens,
         "targets": batch.targets,
         "documents": batch.documents,
-        "shares": shares.astype(np.float32),
+        "loss_weights": shares.astype(np.float32),
     }
 
 

@@ -30,7 +30,7 @@ from llmspec.backends import owner  # noqa: E402
 from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402
 from llmspec.backends.cpu import native  # noqa: E402
 from llmspec.backends.cpu.captured_step import CapturedStep, overlap  # noqa: E402
-from llmspec.model.ids import read_ids  # noqa: E402
+from llmspec.data.inputs import read_ids  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKERS = {**kernel_cases.PRODUCTS, **kernel_cases.ROW_MAKERS, **ATTENTION}

@@ -1,13 +1,22 @@
 """Next-token cross entropy."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llmspec.parts.base import ElementwiseOps, Part
+from llmspec.core.metrics import Metric
+from llmspec.parts.base import Dims, ElementwiseOps, InputSpec
+from llmspec.parts.objectives.base import Draw, Objective, Outputs
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
-class CrossEntropy(Part):
+class CrossEntropy(Objective):
     """Mean negative log-likelihood of the next token over the supervised positions, in nats."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
@@ -15,13 +24,40 @@ class CrossEntropy(Part):
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "label_smoothing": ("nothing would be smoothed", "the targets themselves would count for nothing")
     }
+    needs: ClassVar[tuple[str, ...]] = ("causal",)
+    unit: ClassVar[str] = "nats/token"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over the vocabulary (Szegedy et al. 2016, section 7)."""
+
+    def inputs(self, batch: int, context: int) -> dict[str, InputSpec]:
+        """The token after each one, and whether it counts."""
+        shape = (batch, context)
+        return {"targets": InputSpec(shape, "int32", ids=True), "loss_weights": InputSpec(shape, "float32")}
+
+    def arrays(self, batch: Any, draw: Draw, specials: Mapping[str, int]) -> dict[str, np.ndarray]:
+        return {"targets": batch.targets, "loss_weights": batch.weights}
 
     def elementwise(self, vocab: int) -> ElementwiseOps:
         """Operations per token: the softmax over the vocabulary, and its gradient."""
         return ElementwiseOps(5, 9).times(vocab)
 
-    def build(self) -> Any:
-        """f(ops, hidden_ND, head_VD, targets_N) -> losses_N in nats, before the mask of supervision."""
-        return lambda ops, hidden, head, targets: ops.linear_cross_entropy(hidden, head, targets, self.label_smoothing)
+    def build(self, dims: Dims) -> Callable[[Any, Outputs, Mapping[str, Any]], dict[str, Any]]:
+        def loss(ops: Any, outputs: Outputs, inputs: Mapping[str, Any]) -> dict[str, Any]:
+            hidden_ND = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])
+            targets_N = inputs["targets"].reshape(-1)
+            losses_N = ops.linear_cross_entropy(hidden_ND, outputs.head, targets_N, self.label_smoothing)
+            return {"loss": (losses_N * inputs["loss_weights"].reshape(-1)).sum()}
+
+        return loss
+
+    def metrics(self, sums: Mapping[str, float], characters: int) -> tuple[Metric, ...]:
+        """Per token, per character (whatever the tokenizer), and perplexity: e to the nats per token."""
+        nats, tokens = sums["loss"], int(sums["loss_weights"])
+        per_token = nats / max(1, tokens)
+        return (
+            Metric("loss", per_token, "nats/token", better="lower"),
+            Metric("loss", nats / max(1, characters), "nats/character", better="lower"),
+            Metric("perplexity", math.exp(min(per_token, 700.0)), better="lower"),
+            Metric("tokens", tokens, "tokens"),
+            Metric("characters", characters, "characters"),
+        )

@@ -57,7 +57,7 @@ class Phase(Part):
         default_factory=lambda: schedules.Cosine()
     )
     """How the learning rate moves over the phase."""
-    objective: Annotated[objectives.CrossEntropy, choice(objectives.TABLE, "cross_entropy")] = Field(
+    objective: Annotated[objectives.Objective, choice(objectives.TABLE, "cross_entropy")] = Field(
         default_factory=lambda: objectives.CrossEntropy()
     )
     """What is minimised."""

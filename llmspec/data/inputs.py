@@ -1,0 +1,70 @@
+"""Packed blocks as the arrays that a graph reads: exactly those that the plan declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from llmspec.compiler.inputs import declared_inputs
+from llmspec.compiler.masks import Mask
+from llmspec.compiler.plan import ModelPlan
+from llmspec.core.problems import RunError
+from llmspec.data.layout import Batch, random_bits
+from llmspec.parts.phases import Phase
+
+Arrays = dict[str, np.ndarray]
+"""Inputs of a graph by name. `loss_weights` as they count: a step divides them by their sum over its passes."""
+
+
+class BatchInputs:
+    """Makes the arrays of a phase's batches."""
+
+    def __init__(self, model: ModelPlan, phase: Phase, specials: Mapping[str, int], seed: tuple[object, ...]) -> None:
+        """`specials` are the tokenizer's special tokens; `seed` is what an objective draws from, beside the place."""
+        self._phase, self._vocab, self._specials, self._seed = phase, model.vocab, specials, seed
+        self._mask, self._declared = Mask(phase.document_mask), declared_inputs(model, phase)
+
+    def __call__(self, batch: Batch, *place: object) -> Arrays:
+        """The inputs of a batch that stands at `place` (step and pass, or what else names it).
+
+        Raises RunError where a token id is none of the model's, and where an objective makes what it does not declare.
+        """
+
+        def draw(n: int, *names: object) -> np.ndarray:
+            return random_bits(n, *self._seed, *place, *names)
+
+        arrays: dict[str, Any] = {"tokens": batch.tokens}
+        arrays |= self._phase.objective.arrays(batch, draw, self._specials)
+        arrays["spans"] = self._mask.spans(batch.tokens.shape[1], batch.documents)
+        if self._phase.document_mask:
+            arrays["positions"] = batch.positions
+        self._check(arrays)
+        return arrays
+
+    def _check(self, arrays: Arrays) -> None:
+        made = {name: (a.shape, a.dtype.name) for name, a in arrays.items()}
+        wanted = {name: (spec.shape, spec.dtype) for name, spec in self._declared.items()}
+        if made != wanted:
+            name = next(n for n in {**wanted, **made} if made.get(n) != wanted.get(n))
+            raise RunError(
+                f"the objective {self._phase.objective.kind} declares {name} as {wanted.get(name)} and makes "
+                f"{made.get(name)}",
+                "the part's `inputs` and `arrays` are at fault, not your spec",
+            )
+        for name, spec in self._declared.items():
+            if spec.ids:
+                read_ids(arrays[name], self._vocab)
+
+
+def read_ids(ids: np.ndarray, vocab: int) -> None:
+    """Raises RunError where an array of ids that was read from data has one that is not in 0 … vocab - 1."""
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab:
+        raise RunError(
+            f"the data hold token id {low if low < 0 else high}, and the model's ids are 0 … {vocab - 1}",
+            "the tokens were made by another tokenizer, or their file is damaged: delete the run's cached "
+            "tokens, and they are made anew",
+            "the model would be trained on what no text says",
+        )

@@ -1,0 +1,68 @@
+"""Objectives: what a phase minimises, and what of a batch that needs.
+
+Shape letters: B batch, T tokens of a block, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from llmspec.core.metrics import Metric
+from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Part
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Draw = Callable[..., Any]
+"""draw(n, *names) -> (n,) uint64 random bits: a function of the seed, of the batch's place in training and of the names
+alone, so that what is drawn on the way resumes bit for bit."""
+
+
+class Outputs(NamedTuple):
+    """What the network gives an objective."""
+
+    hidden: Any
+    """(B, T, D): the hidden states before the head."""
+    head: Any
+    """The head's matrix (V, D), for losses that are computed without keeping their logits."""
+
+
+class Objective(Part):
+    """What a phase minimises. Everything that a new one needs stands in its own file.
+
+    The loss of a step is the sum of its losses, each times its `loss_weights`; those of all passes of a step are
+    divided by their sum first, so that gradients are those of a mean whatever the number of passes.
+    """
+
+    head: ClassVar[str] = "lm"
+    """The head of the model that it trains."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What a mask has to hold for the loss to mean something: `causal` where a token must not see what follows it."""
+    counted: ClassVar[tuple[str, ...]] = ()
+    """Names of the further sums that its graph gives beside the loss, such as right answers."""
+    unit: ClassVar[str] = "nats"
+    """Of the training loss."""
+
+    def inputs(self, batch: int, context: int) -> dict[str, InputSpec]:
+        """What its graph reads beside tokens and the mask's inputs; `loss_weights` is always among them."""
+        raise NotImplementedError
+
+    def arrays(self, batch: Any, draw: Draw, specials: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The inputs of a packed batch (llmspec.data.layout.Batch), `loss_weights` as they count; and `tokens` too
+        where the objective changes what the network reads."""
+        raise NotImplementedError
+
+    def elementwise(self, vocab: int) -> ElementwiseOps:
+        """Operations per token beside the products of the head."""
+        return ElementwiseOps()
+
+    def build(self, dims: Dims) -> Callable[[Any, Outputs, Mapping[str, Any]], dict[str, Any]]:
+        """f(ops, outputs, inputs) -> {"loss": (), and every name in `counted`: ()}, each a sum over the batch."""
+        raise NotImplementedError
+
+    def metrics(self, sums: Mapping[str, float], characters: int) -> tuple[Metric, ...]:
+        """What a validation came to; the first says how good the model is. `sums` holds what `build` gives and the
+        `loss_weights`, summed over every batch; `characters` of the text that was read."""
+        weights = max(1.0, sums["loss_weights"])
+        return (Metric("loss", sums["loss"] / weights, self.unit, better="lower"),)

@@ -1,0 +1,122 @@
+"""Optimizer steps of one phase: its weights, their state and gradients, and the captured steps that change them.
+
+Runs train with it and benchmarks measure it, so that what is measured is what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tinygrad import Tensor
+
+from llmspec.backends.backend import Backend, StaticInputs, host, tensors_from_numpy
+from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
+from llmspec.model.steps import Steps
+from llmspec.model.transformer import Transformer
+
+Arrays = Mapping[str, Any]
+"""Numpy arrays by name: what a graph reads of a batch, as llmspec.compiler.inputs declares it."""
+
+
+class StepTaken(NamedTuple):
+    """What one optimizer step came to."""
+
+    sums: dict[str, float]
+    """The mean loss of the step, and the means of what its objective counts beside."""
+    norm: float
+    """Of the gradient, before clipping."""
+    weight: float
+    """Sum of all `loss_weights`: the targets that counted."""
+
+
+class Trainer:
+    """Everything of a phase that lies in the device's memory, changed in place by `step`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        phase: PhasePlan,
+        backend: Backend,
+        weights: Callable[[TensorPlan], Any],
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`weights` gives each tensor's numbers as a numpy array, one after another, so that no second copy of all of
+        them has to be held; `state` the optimizer's by name, which starts as zeros."""
+        import numpy as np
+
+        self.phase, self.backend = phase, backend
+        self.seed, self.passes, self.dropout = (
+            plan.seed,
+            phase.phase.gradient_accumulation_steps,
+            bool(plan.model.dropout),
+        )
+        self.steps, self._feed = Steps(plan, phase, backend), StaticInputs()
+        self.tables = tensors_from_numpy(**Transformer(plan.model).tables())
+        self.weights = {t.name: tensors_from_numpy(w=weights(t))["w"] for t in plan.model.tensors}
+        self.state, self.sums = dict[str, Tensor](), dict[str, Tensor]()
+        for name, shape in self.steps.state_shapes().items():
+            value = np.zeros(shape, np.float32) if state is None else state[name]
+            self.state[name] = tensors_from_numpy(s=value)["s"]
+        if self.passes > 1:
+            for name, weight in self.weights.items():
+                self.sums[name] = tensors_from_numpy(s=np.zeros(weight.shape, np.float32))["s"]
+
+    def step(self, batches: Sequence[Arrays], scalars: Sequence[float], number: int) -> StepTaken:
+        """Optimizer step `number` (from 0) on the batches of its passes; `scalars` are the optimizer's for it."""
+        import numpy as np
+
+        weight = sum(float(b["loss_weights"].sum()) for b in batches)
+        common = {"scalars": np.array(scalars, np.float32)}
+        if self.passes == 1:
+            inputs = self._inputs(batches[0], weight, number, 0, common)
+            *sums, norm = self.steps.train(self.weights, self.state, self.tables, inputs)
+            return StepTaken(self._named(sums), float(host(norm)), weight)
+        totals = dict.fromkeys(self.steps.sums, 0.0)
+        for micro, batch in enumerate(batches):
+            inputs = self._inputs(batch, weight, number, micro, {"keep": np.array([float(micro > 0)], np.float32)})
+            found = self._named(self.steps.accumulate(self.weights, self.sums, self.tables, inputs))
+            totals = {name: total + found[name] for name, total in totals.items()}
+        inputs = {**self._feed(**common), **self.backend.inputs}
+        norm = self.steps.apply(self.weights, self.state, self.sums, inputs)
+        return StepTaken(totals, float(host(norm)), weight)
+
+    def evaluate(self, batch: Arrays) -> dict[str, float]:
+        """The sums of a batch's losses and of what is counted beside, each times its `loss_weights`; without
+        dropout."""
+        inputs = {**self._feed(**batch), **self.backend.inputs}
+        return self._named(self.steps.evaluate(self.weights, self.tables, inputs))
+
+    def weight_arrays(self) -> dict[str, Any]:
+        """The weights as numpy arrays of their own."""
+        return {n: host(w) for n, w in self.weights.items()}
+
+    def state_arrays(self) -> dict[str, Any]:
+        """The optimizer's state as numpy arrays of their own."""
+        return {n: host(s) for n, s in self.state.items()}
+
+    def captured_bytes(self) -> int:
+        """Bytes that captured steps hold, which tinygrad does not count."""
+        steps = (self.steps.train, self.steps.accumulate, self.steps.apply, self.steps.evaluate)
+        return sum(sum(s.running.program.buffers) for s in steps if s.running)
+
+    def _named(self, sums: Sequence[Tensor]) -> dict[str, float]:
+        return {name: float(host(total)) for name, total in zip(self.steps.sums, sums, strict=True)}
+
+    def _inputs(self, batch: Arrays, weight: float, number: int, micro: int, more: Arrays) -> dict[str, Tensor]:
+        """What a training graph reads of a pass; each target's weight is its part of the step's mean."""
+        import numpy as np
+
+        shares = (batch["loss_weights"] / max(weight, 1.0)).astype(np.float32)
+        arrays = {**batch, "loss_weights": shares, **more}
+        if self.dropout:
+            arrays["key"] = random_key(self.seed, self.phase.name, number, micro)
+        return {**self._feed(**arrays), **self.backend.inputs}
+
+
+def random_key(seed: int, phase: str, step: int, micro: int) -> Any:
+    """(2,) uint32 for dropout: a function of seed, phase, step and pass."""
+    import numpy as np
+
+    return np.frombuffer(hashlib.sha256(f"{seed}/{phase}/{step}/{micro}".encode()).digest()[:8], np.uint32).copy()
