@@ -81,6 +81,12 @@ def test_another_key_or_flag_is_another_step(cache: tuple[Path, str], tmp_path: 
         assert ended(start(copy, LLMSPEC_TINYGRAD=flag))[1] == "captured"
 
 
+def test_a_step_is_captured_anew_where_any_code_of_the_package_has_changed() -> None:
+    from llmspec.backends.cpu.step_cache import sources
+
+    assert set(sources()) == set((tiny.ROOT / "llmspec").rglob("*.py"))
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "unsealed", "open to all"])
 def test_a_foreign_or_damaged_entry_is_made_anew(cache: tuple[Path, str], tmp_path: Path, harm: str) -> None:
     import shutil

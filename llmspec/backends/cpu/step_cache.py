@@ -25,6 +25,7 @@ from llmspec.backends.cpu import native
 from llmspec.backends.cpu.toolchain import prepare
 from llmspec.core.folders import cache_dir, private_folder, read_private, write_atomically
 from llmspec.core.hashing import digest
+from llmspec.core.shipped import PACKAGE
 
 WORDS, HEAD, TOGETHER, WHOLE = 64, 2, 32, 1 << 16
 """Of a table row: its words; the first two are the function and the number of arguments, whose upper half (from bit
@@ -74,8 +75,14 @@ def _surroundings() -> list[Any]:
     from tinygrad.helpers import ContextVar
 
     flags = {k: str(v.value) for k, v in sorted(ContextVar._cache.items())}
-    sources = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(__file__).parents[1].rglob("*.py"))]
-    return [prepare().identity, native.source(), platform.python_version(), flags, shield.named(), sources]
+    read = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sources()]
+    return [prepare().identity, native.source(), platform.python_version(), flags, shield.named(), read]
+
+
+def sources() -> list[Path]:
+    """Code that shapes a step: parts, plans and steps do as well as backends, so that every file of the package
+    counts."""
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 # -- entries -----------------------------------------------------------------------------------------------------------
