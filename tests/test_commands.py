@@ -54,9 +54,9 @@ def test_the_command_that_goes_on_is_the_command_that_was_given(
     }
     line = again(**values)
     console = Screen(file=io.StringIO(), width=20)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live, "out", lambda: console)
-        with live.watcher(line):
+        with pytest.raises(Interrupted), live.watcher(line):
             raise Interrupted("pretrain", 3)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     verb, *arguments = shell_words(said[said.index("llmspec ") :].rstrip("\n"))[1:]

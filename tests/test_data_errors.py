@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from test_sources import index, plan_of, source, wheel  # noqa: F401
 
 from llmspec.core.problems import DataError, Problem
@@ -69,7 +70,7 @@ def test_malformed_jsonl_lines_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    ("text", "said"),
     [
         ("[1, 2]", "entry `0`: a record is a map"),
         ("3", "neither a list nor a map"),
@@ -112,7 +113,7 @@ def test_malformed_json_is_named(tmp_path: Path, text: str, said: str) -> None:
 def test_what_a_package_source_refuses(settings: dict[str, Any]) -> None:
     good = {"package": "texts", "version": "1.0", "sha256": "0" * 64, "files": "*.md"}
     source("package", **good)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValidationError):
         source("package", **{**good, **settings})
 
 
@@ -257,7 +258,7 @@ def test_templates_whose_fields_no_record_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "messages, reason, detail",
+    ("messages", "reason", "detail"),
     [
         ("hi", "unreadable", "`chat` is not a list"),
         ([{"content": "x"}], "unreadable", "entry 1 of `chat` has no `role`"),
@@ -277,7 +278,7 @@ def test_malformed_messages(messages: Any, reason: str, detail: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings, said",
+    ("settings", "said"),
     [
         ({"text": "{a"}, "no partner"),
         ({"dialogue": {"user": "{}"}}, "without a name"),

@@ -303,7 +303,7 @@ WITH_FILES = BASE.replace("{kind: inline, documents: [one, two]}", "{kind: files
 
 
 @pytest.mark.parametrize(
-    "folder, top, name",
+    ("folder", "top", "name"),
     [
         ("shared", "top.yaml", "shared/base.yaml"),
         ("shared", "deep/in/top.yaml", "../../shared/base.yaml"),

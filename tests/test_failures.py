@@ -257,9 +257,13 @@ def test_ctrl_c_waits_while_processes_are_started() -> None:
     import signal
 
     before, done = signal.getsignal(signal.SIGINT), []
-    with pytest.raises(KeyboardInterrupt), undisturbed():
+
+    def start() -> None:
         signal.raise_signal(signal.SIGINT)
         done.append("started")
+
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        start()
     assert done and signal.getsignal(signal.SIGINT) is before
     with pytest.raises(ZeroDivisionError), undisturbed():
         raise ZeroDivisionError

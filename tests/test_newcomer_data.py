@@ -65,9 +65,9 @@ def test_a_folder_of_pdfs_is_called_that_and_text_beside_them_is_found(tmp_path:
 def test_a_budget_too_long_is_answered_in_its_own_unit(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(f"line {n} of a small text\n" for n in range(100)))
     spec = SPEC.replace("PATH", "*.txt").replace("5 steps", "5000 steps")
+    plan = compile_spec(load_spec(tiny.write(tmp_path, spec)).spec)
     with pytest.raises(DataError) as caught:
-        plan = compile_spec(load_spec(tiny.write(tmp_path, spec)).spec)
-        prepare(plan, offline=True).stream("first")
+        prepare(plan, offline=True)
     hint = caught.value.problems[0].hint
     assert "lower the budget to" in hint and "steps" in hint and "share" not in hint
     fewer = hint.split("lower the budget to ")[1].split(",")[0]

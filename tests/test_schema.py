@@ -43,7 +43,7 @@ def keys(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_the_shipped_schema_is_up_to_date() -> None:
-    """If not: llmspec schema -o specs/schema.json"""
+    """`llmspec schema -o specs/schema.json` makes it anew."""
     assert (SPECS / "schema.json").read_text("utf-8") == as_text()
 
 

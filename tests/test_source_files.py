@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from test_sources import plan_of
 
 from llmspec.core.problems import DataError
@@ -220,7 +221,7 @@ def test_any_name_of_a_file_is_read_and_can_be_written_down(tmp_path: Path, name
 
 
 @pytest.mark.parametrize(
-    "pattern, sentence",
+    ("pattern", "sentence"),
     [
         ("n" * 300, "cannot be read: File name too long"),
         ("x/" * 3000 + "y", "no file"),
@@ -246,7 +247,7 @@ def test_patterns_that_match_nothing(tmp_path: Path, pattern: str, sentence: str
 
 @pytest.mark.parametrize("path", ["", " ", "a\0b", (), "https://example.org/a.txt", "file:///a.txt", "s3://b/*.md"])
 def test_paths_that_name_nothing_are_found_without_data(path: Any) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValidationError):
         TABLE["files"](path=path)
 
 

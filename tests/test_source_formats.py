@@ -92,7 +92,7 @@ def test_what_csv_writes_is_read(tmp_path: Path, rows: list[Any], delimiter: str
 
 
 @pytest.mark.parametrize(
-    "text, sentence",
+    ("text", "sentence"),
     [
         ("q,a\nx\ny,z\nu,v,w\n", "t.csv:2:1: this row has 1 field, and the header 2"),
         ('q,a\n1,2\n"x\n\n3,4\n', "t.csv:3:1: a quoted field does not end"),
@@ -133,7 +133,7 @@ def test_json_is_read_in_pieces_of_any_size(
 
 
 @pytest.mark.parametrize(
-    "text, sentence",
+    ("text", "sentence"),
     [
         ('[{"a": 1},\n {"a": tru}]', "r.json:2:8: not JSON: Expecting value"),
         ('[{"a": 1}', "ends too early"),
@@ -251,7 +251,7 @@ def test_formats_that_are_no_text_are_refused_by_name(tmp_path: Path, suffix: st
         assert f"{name} is " in text and "only text is read" in text and "{" not in text
 
 
-@pytest.mark.parametrize("begin, what", opening._MAGIC.items())
+@pytest.mark.parametrize(("begin", "what"), opening._MAGIC.items())
 def test_formats_that_are_no_text_are_known_by_their_first_bytes(tmp_path: Path, begin: bytes, what: str) -> None:
     assert what in said(tmp_path, "a.txt", begin + b" and more")
 
@@ -290,7 +290,7 @@ LIKELY = [
 ]
 
 
-@pytest.mark.parametrize("language, written, named", LIKELY)
+@pytest.mark.parametrize(("language", "written", "named"), LIKELY)
 @pytest.mark.parametrize("times", [1, 3000])
 def test_the_likely_encoding_is_named_and_its_key_reads_the_file(
     tmp_path: Path, language: str, written: str, named: str, times: int
@@ -347,7 +347,7 @@ def test_an_encoding_is_told_from_what_comes_before_the_fault(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "name, fine",
+    ("name", "fine"),
     [
         ("utf-8", True),
         ("UTF8", True),

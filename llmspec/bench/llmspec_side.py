@@ -23,6 +23,7 @@ def run(task: Task) -> Result:
 
 
 def name(device: str) -> str:
+    """What this side is called in reports: the operations that the device runs."""
     from llmspec.backends.backend import backend
 
     return f"llmspec, {backend(device).name}"
@@ -80,6 +81,7 @@ def train(task: Task) -> tuple[Numbers, Numbers]:
 
 
 def decoder(plan: Plan) -> Any:
+    """A decoder with the plan's weights at step 0."""
     from llmspec.backends.backend import backend
     from llmspec.model.decoder import Decoder
 

@@ -45,7 +45,7 @@ def about(
         bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    """What holds for all verbs; its help is that of the command."""
 
 
 for verb, examples in (

@@ -41,6 +41,7 @@ class Length:
 
 
 def tokens_per_step(model: ModelPlan, phase: Phase) -> int:
+    """Tokens that one optimizer step reads."""
     return phase.micro_batch_size * phase.gradient_accumulation_steps * model.context
 
 

@@ -84,6 +84,7 @@ def read_by(draft: Draft, plan: PhasePlan) -> dict[str, Any]:
 
 
 def identities(sources: Mapping[str, Source]) -> dict[str, Any]:
+    """What shapes each source's text, by its name, in the order of the names."""
     return {name: source.identity() for name, source in sorted(sources.items())}
 
 

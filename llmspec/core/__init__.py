@@ -1,0 +1,1 @@
+"""What every package stands on: problems with places, units, tables of parts, hashing, files, devices."""

@@ -33,6 +33,7 @@ def open_regular(path: Path | str, *, links: bool = True) -> BinaryIO:
     """A regular file, open for reading. A pipe without a writer is not waited for, a device not touched.
 
     Args:
+        path: the file.
         links: whether a symbolic link at the end of the path is followed.
 
     Raises:

@@ -32,7 +32,7 @@ def normalised(text: str) -> str:
 
 
 def _untypeset(text: str) -> str:
-    """All of that but for the full stop: word by word, so that _untypeset("a b") is that of "a" and of "b"."""
+    """All of that but for the full stop: word by word, so that what is made of "a b" is that of "a" and of "b"."""
     if not text.isascii():
         # Folding can take a text out of its normal form (U+0345), and case-insensitive matching asks for it again.
         text = unicodedata.normalize("NFC", text).translate(_shapes())

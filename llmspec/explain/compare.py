@@ -164,6 +164,7 @@ def phase_differences(first: Plan, second: Plan) -> Iterator[PhaseDifference]:
 
 
 def rates(phase: PhasePlan | None) -> tuple[float, ...]:
+    """The learning rates of a phase over its steps; none without a phase."""
     return tuple(rate for _, rate in learning_rates(phase)) if phase is not None else ()
 
 
@@ -184,4 +185,5 @@ def reason(phase: PhasePlan, changed: list[str], anew: set[str]) -> str:
 
 
 def listed(paths: list[str]) -> str:
+    """The first three of some paths, for a sentence."""
     return ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")

@@ -98,6 +98,7 @@ class PhaseReport:
 
 
 def source_reports(plan: Plan) -> tuple[SourceReport, ...]:
+    """What a plan reads, source by source."""
     return tuple(_source(plan, s) for s in plan.sources)
 
 

@@ -91,6 +91,7 @@ def amount(fact: Fact, value: float | None) -> str:
 
 
 def show_phase(console: Screen, phase: PhaseRun) -> None:
+    """One phase of a run: where it stands, its curves, what it took and read."""
     heading(console, phase.name)
     planned = f" of {number(phase.steps)}" if phase.steps else ""
     stands = {
@@ -125,6 +126,8 @@ def show_curves(console: Screen, phase: PhaseRun) -> None:
 
 
 def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any]]:
+    """Rows (label, curve or words) of a phase's losses; short ones beside a chart."""
+
     def line(curve: Curve, words: str, floor: float | None = None) -> Text:
         return Text.assemble((spark(curve.values, width, floor), "cyan"), "  ", words)
 

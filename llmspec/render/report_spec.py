@@ -65,6 +65,7 @@ def show(report: SpecReport, console: Screen) -> None:
 
 
 def header(report: SpecReport) -> Table:
+    """Where the spec runs, in which precision, and how large it is."""
     return facts(
         [
             ("device", f"{report.device}, weights take {size(report.weight_bytes)}"),
@@ -136,6 +137,7 @@ def walked(nodes: tuple[Node, ...], indent: str) -> Iterator[tuple[str, Node]]:
 
 
 def tensors(rows: tuple[TensorRow, ...]) -> Table:
+    """The table of tensors, rows that repeat folded into one."""
     made = table("tensor", "", "shape", "each", "starts as", right=("each",))
     for name, copies, row in folded(rows):
         made.add_row(
@@ -163,6 +165,7 @@ def mask(picture: MaskPicture) -> Text:
 
 # -- sources and phases --------------------------------------------------------------------------------------------
 def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
+    """Rows (label, value) about one source."""
     yield "from", source.origin
     yield "licence", source.license or Text("not given", style="yellow")
     yield "attribution", source.attribution
@@ -194,6 +197,7 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
 
 
 def show_phase(console: Screen, index: int, phase: PhaseReport, time: Forecast | None) -> None:
+    """One phase of a spec: its settings and its mixture."""
     start = f"goes on from {phase.starts_from}" if phase.starts_from else "from freshly drawn weights"
     console.print(
         Text.assemble(("" if index == 1 else "\n") + f"  {index} ", (phase.name, "bold"), f"  {phase.kind}, {start}")
@@ -203,6 +207,7 @@ def show_phase(console: Screen, index: int, phase: PhaseReport, time: Forecast |
 
 
 def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterator[tuple[str, Any]]:
+    """Rows (label, value) about one phase."""
     passes = f" × {phase.gradient_accumulation_steps} passes" if phase.gradient_accumulation_steps > 1 else ""
     if phase.steps is None:
         yield "length", f"{phase.budget}: steps are known once the text has been read"
@@ -250,6 +255,7 @@ def mixture(shares: tuple[ShareReport, ...]) -> Table:
 
 # -- decoding and decisions ----------------------------------------------------------------------------------------
 def show_chain(console: Screen, chain: ChainReport) -> None:
+    """The chain of filters, and what each of them makes of an example."""
     numbers = ("entropy", "tokens left", "best")
     made = table("filter", "setting", *numbers, "the most probable", right=numbers)
     width, top = 24 if console.width >= 100 else 12, max(max(e.best) for e in chain.effects)
@@ -273,6 +279,7 @@ def show_chain(console: Screen, chain: ChainReport) -> None:
 
 
 def decisions(report: SpecReport) -> Table:
+    """Every value that the spec left out, and why it is what it is."""
     made = table("key", "value", "why")
     for decision in report.decisions:
         value = json.dumps(decision.value, ensure_ascii=False)

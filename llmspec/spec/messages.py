@@ -125,6 +125,7 @@ def pattern(path: Path) -> str:
 
 
 def missing_key(key: str, description: str, path: Path) -> Problem:
+    """What is said of a key that has no default and is not given."""
     return Problem(
         f"`{key}` is missing", (*path, key), hint=explained(key, description), consequence="it has no default"
     )

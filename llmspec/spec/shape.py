@@ -141,10 +141,12 @@ def _default_kind(metadata: list[Any]) -> str | None:
 
 
 def is_union(annotation: Any) -> bool:
+    """Whether a type is a union, however it is written."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
 def allows_none(annotation: Any) -> bool:
+    """Whether a type is a union with None."""
     return is_union(annotation) and type(None) in get_args(annotation)
 
 
@@ -175,7 +177,7 @@ def _keys(shape: Shape, path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def expected(annotation: Any) -> str:
-    """What a value of this type is, for reading: `a whole number`, `text or a list` …"""
+    """What a value of this type is, for reading, such as `a whole number` or `text or a list`."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return expected(get_args(annotation)[0])

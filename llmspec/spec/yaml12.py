@@ -305,10 +305,12 @@ class Composer:
 
 
 def too_many(path: Path, mark: Mark, message: str) -> Problem:
+    """What is said of a text that holds more than a spec may."""
     return Problem(message, path, "keep large data in files, and name them under `data.sources`", mark=mark)
 
 
 def duplicate(key: str, path: Path, mark: Mark, first: Node) -> Problem:
+    """What is said of a key that stands twice in one map."""
     line = first.key.line if first.key else first.mark.line
     return Problem(
         f"`{key}` is written twice, here and on line {line}",
@@ -320,7 +322,7 @@ def duplicate(key: str, path: Path, mark: Mark, first: Node) -> Problem:
 
 
 def described(value: Any) -> str:
-    """What a value is, for reading: `a number`, `a list` …"""
+    """What a value is, for reading, such as `a number` or `a list`."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):

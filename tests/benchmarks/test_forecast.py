@@ -1,6 +1,6 @@
-"""What was foretold of ten trained specs, beside what happened: peak memory and time. On a quiet machine:
+"""What was foretold of ten trained specs, beside what happened: peak memory and time. On a quiet machine.
 
-pytest -s -m benchmark tests/benchmarks/test_foretold.py
+pytest -s -m benchmark tests/benchmarks/test_forecast.py
 
 Prints one JSON line a spec. Memory is the most that a phase's tensors held, against tinygrad's own graph (5 %) and the
 formulas (15 %). Time is that of the steps once their graphs are captured, against the rates of this machine as they

@@ -1,4 +1,6 @@
-"""What the quickstart promises, on a real run:  pytest -m benchmark tests/benchmarks/test_quickstart.py -s
+"""What the quickstart promises, on a real run.
+
+pytest -m benchmark tests/benchmarks/test_quickstart.py -s
 
 Prints one JSON line with what was measured.
 """

@@ -1,5 +1,6 @@
-"""Speed and memory beside other libraries, and how they grow.  Each row alone, on a quiet machine:
+"""Speed and memory beside other libraries, and how they grow.
 
+Each row is run alone, on a quiet machine.
 pytest -s -m benchmark "tests/benchmarks/test_speed.py::test_training_step[gpt2]"
 
 Prints one JSON line a row: what was measured, its ratio to the peer with the smallest and largest of the rounds, and

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attention_cases
 import kernel_cases
@@ -51,7 +52,7 @@ def test_heads_side_by_side_or_apart_are_the_same_bits(data: st.DataObject, plai
     """Forward and backward."""
     drawn: list[object] = []
 
-    def pick(values):  # the second time, what was drawn the first time
+    def pick(values: Any) -> Any:  # the second time, what was drawn the first time
         drawn.append(data.draw(st.sampled_from(values)))
         return drawn[-1]
 

@@ -183,7 +183,7 @@ def test_half_a_surrogate_pair_is_named(kind: str) -> None:
         CODECS[kind].encode(["fine", "bad \ud83d here"])
 
 
-@pytest.mark.parametrize("kind, smallest", [("bpe", 8 + 256), ("char", 10)])
+@pytest.mark.parametrize(("kind", "smallest"), [("bpe", 8 + 256), ("char", 10)])
 def test_a_vocabulary_smaller_than_its_specials_is_found_without_text(kind: str, smallest: int) -> None:
     small = TABLE[kind](markers=MARKERS, vocab=smallest - 1)
     (problem,) = small.check()

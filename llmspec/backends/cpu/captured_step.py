@@ -47,6 +47,7 @@ def bytes_of(tensor: Tensor) -> int:
 
 
 def where(buffer: Any) -> int:
+    """The address of a buffer in memory, which is allocated where it was not yet."""
     return buffer.ensure_allocated().get_buf("CPU").va_addr  # type: ignore[no-any-return]
 
 
@@ -203,7 +204,6 @@ class LoadedStep:
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """Runs every kernel on the inputs of this call. The returned tensors are overwritten by the next call."""
-
         tensors = tensors_of(args)
         if len(tensors) != self.program.inputs:
             raise ValueError(f"the step was captured with {self.program.inputs} tensors, not {len(tensors)}")

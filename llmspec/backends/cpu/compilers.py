@@ -32,7 +32,7 @@ MEMORY_FILE, MEMORY_FORMAT, MEMORY_ENTRIES = "compilers.json", 1, 64
 class Rejected(Exception):
     """A candidate that does not do. `lasting` is false where another try might go differently."""
 
-    def __init__(self, reason: str, lasting: bool = True):
+    def __init__(self, reason: str, lasting: bool = True) -> None:
         super().__init__(reason)
         self.lasting = lasting
 
@@ -133,7 +133,7 @@ class Memory:
     A file that is missing, damaged or not to be read counts as empty; what cannot be written is forgotten.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.path = folder / MEMORY_FILE
         self.verdicts = self._read()
 

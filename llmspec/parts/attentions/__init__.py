@@ -1,3 +1,5 @@
+"""Kinds of attention: how queries, keys and values are made of the residual stream."""
+
 from llmspec.parts.attentions.base import Attention
 from llmspec.parts.attentions.grouped_query import GroupedQuery
 from llmspec.parts.attentions.multi_head import MultiHead

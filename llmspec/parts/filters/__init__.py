@@ -1,3 +1,5 @@
+"""Decoding filters: pure functions of logits and context."""
+
 from llmspec.parts.filters.base import Context, Filter
 from llmspec.parts.filters.min_p import MinP
 from llmspec.parts.filters.penalties import Penalties

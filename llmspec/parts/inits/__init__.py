@@ -1,3 +1,5 @@
+"""How weights are drawn before step 0."""
+
 from llmspec.parts.inits.base import Initializer
 from llmspec.parts.inits.fan_in import FanIn
 from llmspec.parts.inits.normal import Normal

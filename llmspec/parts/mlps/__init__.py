@@ -1,3 +1,5 @@
+"""Feed-forward layers."""
+
 from llmspec.parts.mlps.base import MLP
 from llmspec.parts.mlps.geglu import GeGLU
 from llmspec.parts.mlps.gelu import GELU

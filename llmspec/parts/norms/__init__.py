@@ -1,3 +1,5 @@
+"""Normalisations."""
+
 from llmspec.parts.norms.base import Norm
 from llmspec.parts.norms.layernorm import LayerNorm
 from llmspec.parts.norms.rmsnorm import RMSNorm

@@ -1,3 +1,5 @@
+"""What phases minimise."""
+
 from llmspec.parts.objectives.base import Objective
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
 

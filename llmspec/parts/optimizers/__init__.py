@@ -1,3 +1,5 @@
+"""Update rules."""
+
 from llmspec.parts.optimizers.adam import Adam
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.optimizers.base import Optimizer

@@ -1,3 +1,5 @@
+"""Kinds of training phases."""
+
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.phases.pretrain import Pretrain
 from llmspec.parts.phases.sft import SFT

@@ -20,6 +20,7 @@ FROM_DIALOGUES = 3
 
 
 def percent(value: float) -> Span:
+    """A stretch of a phase, as a share of its steps."""
     return Span(Share(value))
 
 

@@ -1,3 +1,5 @@
+"""How the network knows the places of its tokens."""
+
 from llmspec.parts.positions.alibi import Alibi
 from llmspec.parts.positions.base import Hooks, Position
 from llmspec.parts.positions.learned import Learned

@@ -1,3 +1,5 @@
+"""Learning rates over the steps of a phase."""
+
 from llmspec.parts.schedules.base import Schedule
 from llmspec.parts.schedules.constant import Constant
 from llmspec.parts.schedules.cosine import Cosine

@@ -1,3 +1,5 @@
+"""Where text comes from."""
+
 from llmspec.parts.sources.base import Document, Fetcher, Source, Validation
 from llmspec.parts.sources.files import Files
 from llmspec.parts.sources.inline import Inline

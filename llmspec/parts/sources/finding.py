@@ -273,7 +273,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def shown(name: str) -> str:
-    """A file name as Unicode: bytes that are no UTF-8 are written as `\\xe9`."""
+    r"""A file name as Unicode: bytes that are no UTF-8 are written as `\xe9`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -86,7 +86,7 @@ def pieces(found: Found, fetch: Fetcher) -> Iterator[bytes]:
 
 
 def texts(found: Found, fetch: Fetcher, encoding: str = "utf-8") -> Iterator[str]:
-    """The text of a file in pieces, unpacked by its suffix; every line ends with `\\n`, a byte-order mark is left out.
+    r"""The text of a file in pieces, unpacked by its suffix; every line ends with `\n`, a byte-order mark is left out.
 
     Raises:
         DataError: damaged compression, another encoding, NUL characters.
@@ -97,7 +97,7 @@ def texts(found: Found, fetch: Fetcher, encoding: str = "utf-8") -> Iterator[str
 
 
 class Text(NamedTuple):
-    """What a reader reads: the text of a file in pieces, in which every line ends with `\\n`."""
+    r"""What a reader reads: the text of a file in pieces, in which every line ends with `\n`."""
 
     name: str
     pieces: Iterator[str]
@@ -127,6 +127,7 @@ def lines(text: Text) -> Iterator[str]:
 
 
 def too_long(name: str, line: int) -> DataError:
+    """What is said of a record longer than any."""
     return DataError(
         Problem(
             f"a record of more than {LONGEST >> 20} million characters",

@@ -1,3 +1,5 @@
+"""Text to token ids and back."""
+
 from llmspec.parts.tokenizers.base import Codec, Tokenizer
 from llmspec.parts.tokenizers.bpe import BPE
 from llmspec.parts.tokenizers.byte import Byte
