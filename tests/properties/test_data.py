@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from documents import split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,16 +12,12 @@ from llmspec.core.problems import DataError, RunError
 from llmspec.core.units import Budget, Share
 from llmspec.data.layout import Batch, PlainLayout, blank, shuffled
 from llmspec.data.ledger import Ledger
-from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
-from llmspec.data.reading import thinned
 from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG, Marker, Turn
-from llmspec.data.split import Shaped
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts
 from llmspec.data.validation import ValidationSet
 from llmspec.parts import phases
-from llmspec.parts.sources import Document, Validation
 from llmspec.parts.tokenizers import TABLE as TOKENIZERS
 from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, TURN_END
 
@@ -202,63 +197,7 @@ def test_markers_of_templates_are_ids_and_spell_no_characters() -> None:
     assert data.tokens.tolist().count(marker) == 1
 
 
-# -- mixtures --------------------------------------------------------------------------------------------------------
-
-demands = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.1, 500), st.floats(1, 256)), min_size=1, max_size=5)
-budgets = (
-    st.builds(Budget, st.integers(1, 10**6).map(float), st.just("tokens"))
-    | st.builds(Budget, st.integers(1, 2000).map(float), st.just("steps"))
-    | st.builds(Budget, st.floats(0.1, 20), st.just("epochs"), st.just("s0"))
-)
-
-
-@given(drawn=demands, budget=budgets, per_step=st.sampled_from([1, 4, 48]))
-@settings(deadline=None, max_examples=300)
-def test_shares_hold_within_a_block_and_the_budget_is_met(
-    drawn: list[tuple[float, float, float]], budget: Budget, per_step: int
-) -> None:
-    total = sum(share for share, _, _ in drawn)
-    parts = [Demand(f"s{i}", share / total, epoch, fill, 1e9) for i, (share, epoch, fill) in enumerate(drawn)]
-    steps, blocks = portions(budget, parts, per_step)
-    assert sum(blocks) == steps * per_step and steps >= 1
-    # Tokens in the proportions of the shares: blocks in proportion to share / tokens per block.
-    raw = [part.share / part.tokens_per_block for part in parts]
-    for n, x in zip(blocks, raw, strict=True):
-        assert abs(n - steps * per_step * x / sum(raw)) < 1 + 1e-6
-
-    def asked(steps: int) -> float:
-        """The budget's unit, for that many steps in exact shares."""
-        n = steps * per_step / sum(raw)
-        return {"tokens": n, "steps": steps, "epochs": n * raw[0] / parts[0].blocks_per_epoch}[budget.unit]
-
-    assert asked(steps) >= budget.amount * (1 - 1e-4)
-    slack = 1.01 / parts[0].blocks_per_epoch if budget.unit == "epochs" else 0
-    assert steps == 1 or asked(steps - 1) < budget.amount * (1 + 1e-4) + slack
-
-
-def test_spare_blocks_go_to_the_largest_remainders() -> None:
-    parts = [Demand(name, share, 100, 8, 1e9) for name, share in (("a", 0.13), ("b", 0.48), ("c", 0.39))]
-    assert portions(Budget.parse("1 steps"), parts, 10).blocks == (1, 5, 4)
-
-
-@given(drawn=demands, budget=budgets, most=st.floats(0.5, 4))
-@settings(deadline=None, max_examples=200)
-def test_a_source_is_refused_exactly_where_the_budget_repeats_it_too_often(
-    drawn: list[tuple[float, float, float]], budget: Budget, most: float
-) -> None:
-    total = sum(share for share, _, _ in drawn)
-    parts = [Demand(f"s{i}", share / total, epoch, fill, most) for i, (share, epoch, fill) in enumerate(drawn)]
-    refused = {problem.path[-1] for problem in too_often(budget, parts, 4)}
-    mean = 1 / sum(part.share / part.tokens_per_block for part in parts)
-    tokens = {
-        "tokens": budget.amount,
-        "steps": budget.amount * 4 * mean,
-        "epochs": budget.amount * parts[0].blocks_per_epoch * parts[0].tokens_per_block / parts[0].share,
-    }
-    for part in parts:
-        epochs = tokens[budget.unit] * part.share / (part.blocks_per_epoch * part.tokens_per_block)
-        if abs(epochs / most - 1) > 1e-4:
-            assert (part.source in refused) == (epochs > most)
+# -- streams ---------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -407,66 +346,6 @@ def test_validation_dialogues_count_their_learned_turns_once(spoken: list[list[T
     assert sorted(counted) == sorted(expected) and found.tokens == len(expected)
     said = [turn for turns in kept for turn in turns if turn.role in learn]
     assert found.characters == sum(len("".join(turn.content)) for turn in said)
-
-
-# -- splits ----------------------------------------------------------------------------------------------------------
-
-
-def shaped(names: list[str], contents: list[str], records: bool) -> list[Shaped]:
-    return [
-        Shaped(Document(name, "" if records else text, {"t": text} if records else None), text, (text,))
-        for name, text in zip(names, contents, strict=True)
-    ]
-
-
-@given(
-    contents=st.lists(word.filter(str.strip), min_size=1, max_size=9),
-    percent=st.integers(1, 99),
-    records=st.booleans(),
-    how=st.sampled_from(["tail", "hash"]),
-)
-@quick
-def test_a_split_loses_nothing_and_keeps_the_order(contents: list[str], percent: int, records: bool, how: str) -> None:
-    items = shaped([str(i) for i in range(len(contents))], contents, records)
-    try:
-        train, validation = sides = split(items, Validation.parse(f"{how} {percent}%"))
-    except DataError as error:
-        assert "leaves nothing to" in str(error)
-        return
-    assert train and validation
-    if how == "tail":
-        joined = "".join(item.text for item in (*train, *validation))
-        # Only a side that would be nothing but white space may go.
-        assert "".join(joined.split()) == "".join("".join(contents).split())
-        if records:
-            assert [*train, *validation] == items
-    else:
-        assert not {item.text for item in train} & {item.text for item in validation}
-        assert sorted(item.document.name for side in sides for item in side) == sorted(i.document.name for i in items)
-
-
-def test_the_tail_is_cut_at_a_line_end_near_the_border() -> None:
-    text = "".join(f"line {i:03d} of the play\n" for i in range(197))
-    train, validation = split(shaped(["a"], [text], False), Validation.parse("tail 10%"))
-    assert train[0].text + validation[0].text == text and train[0].text.endswith("\n")
-    assert abs(len(validation[0].text) - len(text) // 10) <= 21
-
-
-def test_files_are_chosen_by_name() -> None:
-    items = shaped(["plays/a.md", "plays/b.md", "notes.md"], ["x", "y", "z"], False)
-    chosen = lambda pattern: [i.document.name for i in split(items, Validation.parse(pattern))[1]]
-    assert chosen("files plays/*.md") == ["plays/a.md", "plays/b.md"]
-    assert chosen("files b.md") == ["plays/b.md"]
-    with pytest.raises(DataError, match="leaves nothing to validate with") as caught:
-        chosen("files c.md")
-    assert "plays/a.md" in caught.value.problems[0].hint
-
-
-@given(contents=st.lists(st.text("ab", min_size=1, max_size=40), min_size=1, max_size=60), fraction=st.floats(0, 1.5))
-@quick
-def test_a_sample_of_text_has_about_its_share_of_characters(contents: list[str], fraction: float) -> None:
-    found = [text for text, _ in thinned(((len(text), text, False) for text in contents), fraction)]
-    assert abs(sum(map(len, found)) - min(1, fraction) * sum(map(len, contents))) <= 40
 
 
 def test_positions_and_shapes_are_what_a_graph_expects() -> None:
