@@ -30,7 +30,7 @@ def choose(device: str, beam: int) -> None:
     from tinygrad.helpers import DEV, JIT
 
     if device != DEV.device:  # Device.DEFAULT would look for every kind of device there is, and cannot be assigned
-        DEV.value = device  # type: ignore[assignment]
+        DEV.value = device
     JIT.value = max(1, JIT.value)  # steps are captured
     _set({"BEAM": beam})
     _ours.update({"DEV": DEV.value, "JIT": JIT.value, "BEAM": beam})

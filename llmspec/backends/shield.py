@@ -73,7 +73,7 @@ def stand() -> None:
     global early
     early = early or (not given and "tinygrad.helpers" in sys.modules)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]  # importlib.abc takes 7 ms to import
+        sys.meta_path.insert(0, _Finder())  # importlib.abc takes 7 ms to import
 
 
 def give(**variables: str) -> None:

@@ -240,11 +240,11 @@ class _Process(SpawnProcess):
         from tinygrad.engine import worker
 
         with worker._without_main():
-            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return SpawnProcess._Popen(process_obj)
 
 
 class _Context(SpawnContext):
-    Process = _Process  # type: ignore[assignment]
+    Process = _Process
 
 
 _workers: Workers | None = None

@@ -209,6 +209,6 @@ def described(task: Task) -> str:
         phase = task.plan.phase(task.phase).phase
         passes = f" × {phase.gradient_accumulation_steps} passes" if phase.gradient_accumulation_steps > 1 else ""
         shape = f"{phase.micro_batch_size} × {task.plan.model.context} tokens{passes}"
-        return f"step of {task.phase}: {shape}, {phase.optimizer.kind}"  # type: ignore[attr-defined]
+        return f"step of {task.phase}: {shape}, {phase.optimizer.kind}"
     prompt, decoded = tokens_of(task)
     return f"a prompt of {prompt} tokens" if task.work == "prefill" else f"{decoded} tokens after {prompt + 1}, batch 1"

@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": partial(F.gelu, approximate="tanh"),
 }
 NORMS: dict[str, Callable[[ModelPlan], nn.Module]] = {
-    "layernorm": lambda p: nn.LayerNorm(p.d_model, p.norm.eps, bias=p.norm.bias),  # type: ignore[attr-defined]
+    "layernorm": lambda p: nn.LayerNorm(p.d_model, p.norm.eps, bias=p.norm.bias),
     "rmsnorm": lambda p: nn.RMSNorm(p.d_model, p.norm.eps),
 }
 
@@ -72,8 +72,8 @@ class Block(nn.Module):
     def __init__(self, plan: ModelPlan) -> None:
         super().__init__()
         self.pre, self.drop = plan.norm.placement == "pre", nn.Dropout(plan.dropout)
-        self.attention_norm, self.attention = NORMS[plan.norm.kind](plan), Attention(plan)  # type: ignore[attr-defined]
-        self.mlp_norm, self.mlp = NORMS[plan.norm.kind](plan), MLP(plan)  # type: ignore[attr-defined]
+        self.attention_norm, self.attention = NORMS[plan.norm.kind](plan), Attention(plan)
+        self.mlp_norm, self.mlp = NORMS[plan.norm.kind](plan), MLP(plan)
 
     def forward(self, x: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.pre:
@@ -89,7 +89,7 @@ class Peer(nn.Module):
     def __init__(self, plan: ModelPlan) -> None:
         super().__init__()
         require("torch", plan)
-        self.plan, self.kind = plan, plan.position.kind  # type: ignore[attr-defined]
+        self.plan, self.kind = plan, plan.position.kind
         self.embed_tokens, self.drop = nn.Embedding(plan.vocab, plan.d_model), nn.Dropout(plan.dropout)
         if self.kind == "learned":
             self.position = nn.Embedding(plan.context, plan.d_model)
@@ -97,7 +97,7 @@ class Peer(nn.Module):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
         self.layers = nn.ModuleList(Block(plan) for _ in range(plan.layers))
         if plan.norm.placement == "pre":
-            self.final_norm = NORMS[plan.norm.kind](plan)  # type: ignore[attr-defined]
+            self.final_norm = NORMS[plan.norm.kind](plan)
         if not plan.tied_embeddings:
             self.lm_head = nn.Linear(plan.d_model, plan.vocab, bias=False)
 

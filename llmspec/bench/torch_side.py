@@ -15,7 +15,6 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import timed
 from llmspec.parts.objectives import CrossEntropy, Objective
-from llmspec.parts.optimizers import Optimizer
 
 DEVICES = {"CPU": "cpu", "CUDA": "cuda", "NV": "cuda", "METAL": "mps"}
 
@@ -101,27 +100,27 @@ def device(plan: Plan) -> torch.device:
     return torch.device(name)
 
 
-def optimizers(part: Optimizer, plan: Plan, parameters: dict[str, Any]) -> list[Any]:
+def optimizers(part: Any, plan: Plan, parameters: dict[str, Any]) -> list[Any]:
     """The phase's optimizer with PyTorch's defaults (foreach, fused …); two of them for Muon and its rest."""
-    kind, roles = part.kind, {t.name: t.role for t in plan.model.tensors}  # type: ignore[attr-defined]
+    kind, roles = part.kind, {t.name: t.role for t in plan.model.tensors}
     if kind == "muon" and hasattr(torch.optim, "Muon"):
         hidden = [p for n, p in parameters.items() if roles[n] == "matrix"]
         rest = {n: p for n, p in parameters.items() if roles[n] != "matrix"}
         muon = torch.optim.Muon(
             hidden,
             lr=part.lr,
-            momentum=part.momentum,  # type: ignore[attr-defined]
-            nesterov=part.nesterov,  # type: ignore[attr-defined]
-            weight_decay=part.weight_decay,  # type: ignore[attr-defined]
-            ns_steps=part.iterations,  # type: ignore[attr-defined]
+            momentum=part.momentum,
+            nesterov=part.nesterov,
+            weight_decay=part.weight_decay,
+            ns_steps=part.iterations,
         )
-        return [muon, *optimizers(part.adamw, plan, rest)]  # type: ignore[attr-defined]
+        return [muon, *optimizers(part.adamw, plan, rest)]
     settings: dict[str, Any] = {"lr": part.lr}
     if kind in ("adam", "adamw"):
-        settings |= {"betas": (part.beta1, part.beta2), "eps": part.eps}  # type: ignore[attr-defined]
+        settings |= {"betas": (part.beta1, part.beta2), "eps": part.eps}
     elif kind == "sgd":
-        nesterov = part.nesterov and part.momentum > 0  # type: ignore[attr-defined]
-        settings |= {"momentum": part.momentum, "nesterov": nesterov}  # type: ignore[attr-defined]
+        nesterov = part.nesterov and part.momentum > 0
+        settings |= {"momentum": part.momentum, "nesterov": nesterov}
     else:
         raise unknown("torch", f"the optimizer `{kind}`", "sgd, adam, adamw, and muon from torch 2.9 on")
     free = [p for n, p in parameters.items() if not part.decay(roles[n])]

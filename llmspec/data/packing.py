@@ -35,7 +35,7 @@ class DialogueLayout:
         if data.speakers is None or data.spoken is None:
             raise TypeError("these tokens are of plain documents")
         self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
-        learned = [ROLES.index(role) for role in ROLES if role in train_on]  # type: ignore[arg-type]
+        learned = [ROLES.index(role) for role in ROLES if role in train_on]
         self._cached: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
         self._counts = np.zeros(len(ROLES) + 1, np.float32)
         self._counts[[i + 1 for i in learned]] = 1

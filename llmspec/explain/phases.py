@@ -160,7 +160,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         name=planned.name,
         kind=phase.kind,
         starts_from=phase.from_ or "",
-        budget=str(phase.budget),  # type: ignore[attr-defined]
+        budget=str(phase.budget),
         steps=steps,
         exact=planned.exact,
         micro_batch_size=phase.micro_batch_size,

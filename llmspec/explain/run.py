@@ -197,7 +197,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         name=planned.name,
         kind=phase.kind,
         state=state,
-        step=step,  # type: ignore[attr-defined]
+        step=step,
         steps=planned.steps,
         loss=loss,
         validation=held_out,

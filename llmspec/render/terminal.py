@@ -72,7 +72,7 @@ class Screen(Console):
         super().__init__(stderr=stderr, file=file, markup=False, emoji=False, highlight=False, **settings)
         self.lost: OutputLost | None = None
 
-    def render_str(self, text: str, **settings: Any) -> rich_text.Text:  # type: ignore[override]
+    def render_str(self, text: str, **settings: Any) -> rich_text.Text:
         return super().render_str(visible(text), **{**settings, "markup": False, "emoji": False})
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:

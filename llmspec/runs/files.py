@@ -146,8 +146,8 @@ class Rows:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        found = strict_json.loads(line)
+        found: dict[str, Any] = strict_json.loads(line)
         Row.model_validate(found)
     except ValueError:
         return None
-    return found  # type: ignore[no-any-return]
+    return found

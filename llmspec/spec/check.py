@@ -194,10 +194,12 @@ class _Checker:
         # One that is broken still counts as an entry, so that the map is not called empty.
         return {k: v for k, v in built.items() if v is not None} if None not in built.values() else None
 
-    def build(self, shape: Shape, kind: str, values: dict[str, Any], data: Mapping[str, Any], path: Path) -> Any:
+    def build(
+        self, shape: Shape, kind: str, values: dict[str, Any], data: Mapping[str, Any], path: Path
+    ) -> BaseModel | None:
         part, fields = shape.parts[kind], shape.fields(kind)
         errors: list[Any] = []
-        built = None
+        built: BaseModel | None = None
         try:
             built = part.model_validate(values)
         except ValidationError as e:

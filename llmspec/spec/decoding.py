@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
@@ -13,7 +13,7 @@ from llmspec.parts.base import Frozen
 from llmspec.parts.filters import TABLE, Filter
 
 
-def _joined(table: Mapping[str, type[Filter]]) -> Any:
+def _joined(table: Mapping[str, type[Filter]]) -> type[Frozen]:
     """A model with the fields of all filters side by side: defaults and constraints as they stand."""
     fields: dict[str, Any] = {}
     for name, part in table.items():
@@ -24,7 +24,15 @@ def _joined(table: Mapping[str, type[Filter]]) -> Any:
     return create_model("FilterSettings", __base__=Frozen, __module__=__name__, **fields)
 
 
-FilterSettings: Any = _joined(TABLE)
+if TYPE_CHECKING:
+
+    class FilterSettings(Frozen):
+        """The keys of all filters."""
+
+        def __getattr__(self, key: str) -> Any: ...
+
+else:
+    FilterSettings = _joined(TABLE)
 
 
 class Decoding(FilterSettings):

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
 
 from llmspec.core import shipped
 from llmspec.core.problems import Mark, Path, Problem, dotted, nearest
@@ -121,8 +120,9 @@ class Layers:
         mark = named_at or Mark(str(path), 1, 1)
         where: Path = ("extends",) if named_at else ()
 
-        def wrong(message: str, hint: str = "", at: Mark = mark, key: Path = where) -> Any:
+        def wrong(message: str, hint: str = "", at: Mark = mark, key: Path = where) -> str | None:
             self.problems.append(Problem(message, key, hint=hint, mark=at))
+            return None
 
         try:
             raw = read_regular(path, MAX_BYTES)

@@ -126,6 +126,7 @@ def override_decoding(decoding: Decoding, overrides: Iterable[str]) -> Decoding:
     if layers.problems or problems:
         tree = Tree.of(Node(root.value, root.mark))
         raise SpecError([*layers.problems, *(replace(p, mark=p.mark or locate(p.path, tree, ())) for p in problems)])
+    assert isinstance(built, Decoding)
     return built
 
 

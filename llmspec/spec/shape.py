@@ -16,6 +16,7 @@ from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 
 from llmspec.core.problems import Path
+from llmspec.core.table import Choice
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ def _annotations(hint: Any) -> tuple[Any, ...]:
 
 def _table(hint: Any) -> dict[str, type[BaseModel]]:
     """The parts of a field made by llmspec.core.table.choice, by kind; empty for any other type."""
-    if isinstance(table := getattr(hint, "table", None), Mapping):
-        return dict(table)
+    if isinstance(hint, Choice):
+        return dict(hint.table)
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if not is_union(hint):
@@ -132,7 +133,7 @@ def _table(hint: Any) -> dict[str, type[BaseModel]]:
 
 def _default_kind(metadata: list[Any]) -> str | None:
     for hint in metadata:
-        if isinstance(getattr(hint, "table", None), Mapping):
+        if isinstance(hint, Choice):
             return hint.default
         if isinstance(hint, Discriminator) and callable(hint.discriminator):
             kind = hint.discriminator({})

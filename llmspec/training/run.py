@@ -209,7 +209,7 @@ def sources_of(plan: Plan) -> dict[str, Any]:
         s.name: {
             "kind": s.source.kind,
             "license": s.source.license,
-            "attribution": s.source.attribution,  # type: ignore[attr-defined]
+            "attribution": s.source.attribution,
             "documents": s.documents,
             "tokens": s.train_tokens,
         }

@@ -48,7 +48,8 @@ def bytes_of(tensor: Tensor) -> int:
 
 def where(buffer: Any) -> int:
     """The address of a buffer in memory, which is allocated where it was not yet."""
-    return buffer.ensure_allocated().get_buf("CPU").va_addr  # type: ignore[no-any-return]
+    address: int = buffer.ensure_allocated().get_buf("CPU").va_addr
+    return address
 
 
 class Recorder:

@@ -13,7 +13,9 @@ from llmspec.core.table import choice
 from llmspec.core.units import Budget, Share
 from llmspec.parts import objectives, optimizers, schedules
 from llmspec.parts.base import Part
+from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.schedules.base import Span
+from llmspec.parts.schedules.cosine import Cosine
 
 FROM_DIALOGUES = 3
 """Dialogues that samples of a chat phase without prompts begin with."""
@@ -51,12 +53,10 @@ class Phase(Part):
     gradient_accumulation_steps: int = Field(1, gt=0, le=1 << 24)
     """Passes whose gradients are summed before one optimizer step."""
     optimizer: Annotated[optimizers.Optimizer, choice(optimizers.TABLE, "adamw")] = Field(
-        default_factory=lambda: optimizers.AdamW()
+        default_factory=lambda: AdamW()
     )
     """How weights follow their gradients."""
-    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(
-        default_factory=lambda: schedules.Cosine()
-    )
+    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(default_factory=lambda: Cosine())
     """How the learning rate moves over the phase."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "cross_entropy")] = Field(
         default_factory=lambda: objectives.CrossEntropy()

@@ -239,7 +239,8 @@ def _zstandard() -> Any:
 
 def _zstd_error() -> type[Exception]:
     try:
-        return _zstandard().ZstdError  # type: ignore[no-any-return]
+        found: type[Exception] = _zstandard().ZstdError
+        return found
     except DataError:
         return zlib.error
 
@@ -286,7 +287,7 @@ class _Decoding:
     def run(self, raw: Iterator[bytes]) -> Iterator[str]:
         utf8 = codecs.lookup(self.encoding).name == "utf-8"
         codec = codecs.getincrementaldecoder("utf-8-sig" if utf8 else self.encoding)()
-        decoder = io.IncrementalNewlineDecoder(codec, translate=True)  # type: ignore[arg-type]
+        decoder = io.IncrementalNewlineDecoder(codec, translate=True)
         for data in raw:
             if not self.first:
                 self.first = data[: encodings.SAMPLE]
@@ -316,7 +317,7 @@ class _Decoding:
 
     def piece(self, decoder: io.IncrementalNewlineDecoder, data: bytes, final: bool = False) -> Iterator[str]:
         try:
-            text = decoder.decode(data, final)  # type: ignore[arg-type]
+            text = decoder.decode(data, final)
         except UnicodeDecodeError as error:
             raise DataError(self.undecodable(error)) from None
         except UnicodeError as error:  # UTF-16 without a mark, when a mark is asked for

@@ -174,7 +174,7 @@ def _cuts_as_ours(saved: dict[str, Any]) -> bool:
     ours = HF(models.BPE())
     ours.pre_tokenizer = learner.cutting()
     found = saved["pre_tokenizer"]
-    return found == json.loads(ours.to_str())["pre_tokenizer"] or found["type"] == "ByteLevel"
+    return bool(found == json.loads(ours.to_str())["pre_tokenizer"] or found["type"] == "ByteLevel")
 
 
 def _ends(text: str) -> list[int]:
@@ -234,7 +234,7 @@ class BPECodec:
         return self._table[token]
 
     def to_json(self) -> str:
-        return self._tokenizer.to_str(pretty=False)
+        return str(self._tokenizer.to_str(pretty=False))
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
