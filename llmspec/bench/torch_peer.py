@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": partial(F.gelu, approximate="tanh"),
 }
-NORMS: dict[str, Callable[[ModelPlan], nn.Module]] = {
+NORMS: dict[str, Callable[[Any], nn.Module]] = {
     "layernorm": lambda p: nn.LayerNorm(p.d_model, p.norm.eps, bias=p.norm.bias),
     "rmsnorm": lambda p: nn.RMSNorm(p.d_model, p.norm.eps),
 }
