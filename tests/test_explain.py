@@ -73,15 +73,15 @@ def measured() -> Plan:
     """The tiny plan with counts, as reading the data would give them."""
     plan = planned()
 
-    def share(source: str, part: float, blocks: int, left_out: int = 0) -> SharePlan:
+    def share(source: str, part: float, blocks: int, dropped: int = 0) -> SharePlan:
         return SharePlan(
             source=source,
             share=part,
             blocks=blocks,
-            seen=blocks * 32,
-            supervised=blocks * 30,
-            left_out=left_out,
-            repeated=0,
+            tokens_read=blocks * 32,
+            tokens_supervised=blocks * 30,
+            documents_dropped=dropped,
+            tokens_repeated=0,
             epochs=1.5,
         )
 
@@ -94,7 +94,7 @@ def measured() -> Plan:
             validation_tokens=100,
             train_characters=2700,
             validation_characters=300,
-            in_both=1,
+            contaminated=1,
         )
         for s in plan.sources
     )
@@ -151,7 +151,13 @@ def trained(run: RunFolder, name: str, steps: int, rising: bool = False, done: b
                 }
             )
     ledger = [
-        {"source": s.source, "blocks": s.blocks, "seen": s.seen, "supervised": s.supervised, "repeated": 0}
+        {
+            "source": s.source,
+            "blocks": s.blocks,
+            "tokens_read": s.tokens_read,
+            "tokens_supervised": s.tokens_supervised,
+            "tokens_repeated": 0,
+        }
         for s in plan.shares
     ]
     place.note(key=plan.key, done=done, **({"ledger": ledger} if done else {}))
@@ -232,16 +238,16 @@ def test_a_ledger_that_is_not_as_planned(tmp_path: Path) -> None:
     trained(run, "pretrain", 40)
     place = run.phase("pretrain")
     rows = place.about["ledger"]
-    rows[0]["seen"] -= 5
+    rows[0]["tokens_read"] -= 5
     place.note(ledger=rows)
     report = explain_run(run)
-    assert report.phases[0].ledger[0].differences == ("seen",)
-    assert any("plain: seen 1,915, planned 1,920" in r for r in report.remarks)
+    assert report.phases[0].ledger[0].differences == ("tokens_read",)
+    assert any("plain: tokens read 1,915, planned 1,920" in r for r in report.remarks)
     assert "not as planned" in printed(report, 80)
 
 
 def test_both_forms_of_a_saved_ledger() -> None:
-    counts = {"plays": {"seen": 3, "supervised": 2, "repeated": 0}}
+    counts = {"plays": {"tokens_read": 3, "tokens_supervised": 2, "tokens_repeated": 0}}
     assert counts_of({"counts": counts, "order": "ab"}) == counts == counts_of([{"source": "plays", **counts["plays"]}])
     assert counts_of(None) == counts_of({}) == counts_of([]) == {}
 

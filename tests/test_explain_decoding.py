@@ -11,7 +11,7 @@ from strategies_decoding import HashDecoder, ToyCodec
 from test_explain import as_json, assert_fits, printed
 
 from llmspec.core.visible import visible
-from llmspec.explain.decoding import explain_prompt, spelled
+from llmspec.explain.decoding import explain_prompt, visible_bytes
 from llmspec.spec.decoding import Decoding
 
 
@@ -87,7 +87,7 @@ def test_blocks_stand_side_by_side_where_there_is_room() -> None:
     ],
 )
 def test_nothing_hides_in_a_token(data: bytes, text: str) -> None:
-    assert spelled(data) == text
+    assert visible_bytes(data) == text
 
 
 def test_text_keeps_its_lines_but_not_its_controls() -> None:

@@ -11,7 +11,7 @@ import pytest
 from test_sources import all_tokens, cache, small_plan  # noqa: F401
 
 from llmspec.core.problems import RunError
-from llmspec.data import entries
+from llmspec.data import artifact_cache
 from llmspec.data.prepare import prepare
 from llmspec.parts import tokenizers
 
@@ -69,7 +69,7 @@ def test_rotten_token_files_never_give_other_ids(
 ) -> None:
     monkeypatch.setattr("llmspec.data.tokens._MAPPED", 0 if mapped else 1 << 30)
     # As where a disk has lost what it kept, behind the back of the file's times.
-    monkeypatch.setattr(entries, "_holds", lambda *args: True)
+    monkeypatch.setattr(artifact_cache, "_holds", lambda *args: True)
     plan = small_plan(tmp_path, tokenizer=tokenizers.TABLE["byte"]())
     whole = all_tokens(prepare(plan))
     files = sorted(path.relative_to(cache) for path in (cache / "tokens").glob("*/*.npy"))
@@ -84,7 +84,7 @@ def test_rotten_token_files_never_give_other_ids(
         except RunError as error:
             said += 1
             assert str(file.parent) in str(error) and "made anew" in str(error)
-        entries.discard(cache / file.parent)
+        artifact_cache.discard(cache / file.parent)
         prepare(plan)
     # What is still of the right type, length and range cannot be told from what was written without reading it all.
     assert said + made == len(files) or rot in ("zeros", "sevens", "ones", "backwards")
@@ -96,7 +96,7 @@ def test_ids_beyond_the_vocabulary_are_named_with_their_file(
     cache: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(entries, "_holds", lambda *args: True)
+    monkeypatch.setattr(artifact_cache, "_holds", lambda *args: True)
     plan = small_plan(tmp_path, tokenizer=tokenizers.TABLE["byte"]())
     prepare(plan)
     for file in (cache / "tokens").glob("*/train.tokens.npy"):

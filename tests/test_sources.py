@@ -14,7 +14,7 @@ import pytest
 
 from llmspec.core.problems import DataError
 from llmspec.core.units import Budget, Share
-from llmspec.data import making
+from llmspec.data import builder
 from llmspec.data.fetch import Fetch
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.shaping import Dropped, Marker, Turn, dialogue, fill, plain_text
@@ -250,8 +250,8 @@ def test_a_plan_becomes_streams_once(kind: str, tmp_path: Path, cache: Path, mon
     settings = {"bpe": {"vocab": 300}}.get(kind, {})
     plan = small_plan(tmp_path, tokenizer=tokenizers.TABLE[kind](**settings))
     first = prepare(plan)
-    left_out = first.measured.phases["chat"][0].left_out
-    assert left_out and left_out + first.validation("chat")["wiki"].left_out["empty"] == len(EMPTY)
+    dropped = first.measured.phases["chat"][0].documents_dropped
+    assert dropped and dropped + first.validation("chat")["wiki"].dropped["empty"] == len(EMPTY)
     play, wiki = first.measured.sources
     assert (play.documents, wiki.documents) == (1, len(WIKI) + len(EMPTY))
     assert (play.train_characters or 0) + (play.validation_characters or 0) == len((tmp_path / "play.txt").read_text())
@@ -264,7 +264,7 @@ def test_a_plan_becomes_streams_once(kind: str, tmp_path: Path, cache: Path, mon
             ledger.add(stream.batch(step))
         assert ledger.differences(stream.planned()) == []
     # The second time nothing is read: the texts may even be unreadable.
-    monkeypatch.setattr(making, "read_all", lambda *args: pytest.fail("the texts were read again"))
+    monkeypatch.setattr(builder, "read_all", lambda *args: pytest.fail("the texts were read again"))
     second = prepare(plan, offline=True)
     assert second.measured == first.measured and all_tokens(second) == all_tokens(first)
     assert second.codec.to_json() == first.codec.to_json()
@@ -284,7 +284,7 @@ def test_no_text_is_both_trained_and_validated_on(tmp_path: Path) -> None:
     held_out = {item.text for reading in readings.values() for item in reading.validation}
     trained = {item.text for reading in readings.values() for item in reading.train_of["plain"]}
     assert held_out and trained and not held_out & trained
-    counted = {s.name: s.in_both for s in prepared.measured.sources}
+    counted = {s.name: s.contaminated for s in prepared.measured.sources}
     assert counted["a"] == sum(item.text in held_out for item in readings["a"].train) > 0
     assert counted["b"] == len(held_out)
 
@@ -297,7 +297,9 @@ def test_dialogues_held_out_elsewhere_are_not_trained_on(tmp_path: Path) -> None
     reading = prepared.readings["a"]
     said = lambda items: {str(item.turns) for item in items}
     assert not said(reading.train_of["dialogue"]) & said(reading.validation)
-    assert prepared.measured.sources[0].in_both == reading.in_both["dialogue"] == len(reading.validation)
+    assert (
+        prepared.measured.sources[0].contaminated == reading.contaminated_count["dialogue"] == len(reading.validation)
+    )
 
 
 def test_a_later_phase_changes_nothing_that_an_earlier_one_reads(tmp_path: Path) -> None:

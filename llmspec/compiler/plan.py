@@ -89,8 +89,8 @@ class SourcePlan(Frozen):
     validation_tokens: int | None = None
     train_characters: int | None = None
     validation_characters: int | None = None
-    in_both: int | None = None
-    """Training documents whose text validation holds too, but for typography: dropped, unless leaks are allowed."""
+    contaminated: int | None = None
+    """Training documents whose text is held out too, but for typography; `data.contamination` says what happens."""
     duplicates: int | None = None
     """Documents that repeat another one of the source, but for typography; they are kept."""
     format: str | None = None
@@ -154,20 +154,20 @@ class SharePlan(Frozen):
     source: str
     share: float
     blocks: int | None = None
-    seen: int | None = None
+    tokens_read: int | None = None
     """Input tokens read, padding excluded."""
-    supervised: int | None = None
+    tokens_supervised: int | None = None
     """Targets that count in the loss."""
-    left_out: int | None = None
+    documents_dropped: int | None = None
     """Training documents that no block holds: the sum of the reasons in `dropped` but of those validated with too."""
     dropped: dict[str, int] | None = None
     """Reason -> training documents that the phase does not read; each counts under one reason."""
     validation_dropped: dict[str, int] | None = None
     """The same of the documents kept for validation."""
-    in_both: int | None = None
+    documents_contaminated: int | None = None
     """Training documents whose text validation holds too."""
-    repeated: int | None = None
-    """Of the seen tokens, those read before in this phase."""
+    tokens_repeated: int | None = None
+    """Of the tokens read, those read before in this phase."""
     epochs: float | None = None
 
 

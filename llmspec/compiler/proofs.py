@@ -259,10 +259,12 @@ def _lengths(planned: PhasePlan, caps: dict[str, float], context: int) -> Wrong:
                 f"{share.source} is read {share.epochs:.4g} times, and its max_epochs is {caps[share.source]:g}",
                 ("mixture", share.source),
             )
-        if (share.seen or 0) > share.blocks * context or (share.supervised or 0) > (share.seen or 0):
+        if (share.tokens_read or 0) > share.blocks * context or (share.tokens_supervised or 0) > (
+            share.tokens_read or 0
+        ):
             yield (
                 (
-                    f"{share.source}: {share.supervised} supervised of {share.seen} tokens are more than "
+                    f"{share.source}: {share.tokens_supervised} supervised of {share.tokens_read} tokens are more than "
                     f"{share.blocks} blocks hold"
                 ),
                 ("mixture", share.source),

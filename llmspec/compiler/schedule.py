@@ -57,7 +57,7 @@ def plan_phases(draft: Draft) -> Draft:
                 phase=phase,
                 steps=steps,
                 exact=measured is not None,
-                tokens=sum(s.seen or 0 for s in shares) if measured else places,
+                tokens=sum(s.tokens_read or 0 for s in shares) if measured else places,
                 shares=shares,
                 flops=None if steps is None else steps * cost.products,
                 operations=None if steps is None else steps * cost.total,

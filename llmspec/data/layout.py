@@ -39,9 +39,9 @@ class Batch(NamedTuple):
 class Counts(NamedTuple):
     """Tokens of a layout's first blocks."""
 
-    seen: int
-    supervised: int
-    repeated: int
+    tokens_read: int
+    tokens_supervised: int
+    tokens_repeated: int
     blocks: int
     least: int
     """Supervised targets of the block that has the fewest."""
@@ -55,7 +55,7 @@ class Layout(Protocol):
     blocks_per_epoch: float
     tokens_per_block: float
     """Inputs of a block on average, padding excluded."""
-    left_out: dict[str, int]
+    dropped: dict[str, int]
     """Documents that no block holds, by reason."""
 
     def epochs(self, blocks: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ class PlainLayout:
         self.epoch_tokens = int(self._lengths.sum())
         self.blocks_per_epoch = self.epoch_tokens / context
         self.tokens_per_block = float(context)
-        self.left_out: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}
 
     def epochs(self, blocks: np.ndarray) -> np.ndarray:
         return blocks * self._context // self.epoch_tokens

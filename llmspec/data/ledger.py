@@ -12,19 +12,23 @@ if TYPE_CHECKING:
     from llmspec.compiler.plan import SharePlan
     from llmspec.data.layout import Batch
 
-COUNTED = ("blocks", "seen", "supervised", "repeated")
-DOCUMENTS = ("left_out", "in_both")
+COUNTED = ("blocks", "tokens_read", "tokens_supervised", "tokens_repeated")
+DOCUMENTS = ("documents_dropped", "documents_contaminated")
 
 
 class Ledger:
     """Counts per source, added up from the batches themselves, and a hash over every token in the order of reading."""
 
-    def __init__(self, left_out: Mapping[str, int], in_both: Mapping[str, int] | None = None) -> None:
-        """`left_out`: source -> documents that its layout could not use, in the order of the stream's sources;
-        `in_both`: documents that are validated with too."""
+    def __init__(self, dropped: Mapping[str, int], contaminated: Mapping[str, int] | None = None) -> None:
+        """`dropped`: source -> documents that its layout could not use, in the order of the stream's sources;
+        `contaminated`: documents that are validated with too."""
         self.counts: dict[str, dict[str, int]] = {
-            source: {**dict.fromkeys(COUNTED, 0), "left_out": n, "in_both": (in_both or {}).get(source, 0)}
-            for source, n in left_out.items()
+            source: {
+                **dict.fromkeys(COUNTED, 0),
+                "documents_dropped": n,
+                "documents_contaminated": (contaminated or {}).get(source, 0),
+            }
+            for source, n in dropped.items()
         }
         self.order = ""
         """sha256 (hex) over tokens, targets and weights so far: equal only where the order of reading was."""
@@ -63,7 +67,7 @@ class Ledger:
         return ledger
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a source: blocks, seen, supervised and repeated tokens, documents left out and in both."""
+        """One row a source: its blocks, tokens and documents under the names of COUNTED and DOCUMENTS."""
         return [{"source": source, **found} for source, found in self.counts.items()]
 
     def differences(self, planned: Sequence[SharePlan]) -> list[str]:
@@ -73,5 +77,5 @@ class Ledger:
             found = self.counts.get(share.source, dict.fromkeys((*COUNTED, *DOCUMENTS), 0))
             for name in found:
                 if (plan := getattr(share, name)) is not None and plan != found[name]:
-                    out.append(f"{share.source}: {name} {found[name]:,}, planned {plan:,}")
+                    out.append(f"{share.source}: {name.replace('_', ' ')} {found[name]:,}, planned {plan:,}")
         return out

@@ -57,17 +57,17 @@ def loss(
     `allowed` says that training documents which are validated with too are read all the same.
     """
     sides = {}
-    for side, left_out in (("train", trained), ("validation", validated)):
+    for side, by_layout in (("train", trained), ("validation", validated)):
         before, notes = Notes.parse(about[side]["dropped"]), Notes()
-        for reason, count in {**before.counts, **left_out}.items():
+        for reason, count in {**before.counts, **by_layout}.items():
             notes.add(reason, count=count)
         notes.examples.update(before.examples)
         sides[side] = notes, about[side]["documents"] + sum(before.counts.values())
     (dropped, records), (not_validated, held_out) = sides["train"], sides["validation"]
-    if about["in_both"] and not allowed:
-        records += about["in_both"]
-        dropped.add(VALIDATED, count=about["in_both"])
-        dropped.examples[VALIDATED] = [f"{trained} is {held}" for trained, held in about["leaks"]]
+    if about["contaminated"] and not allowed:
+        records += about["contaminated"]
+        dropped.add(VALIDATED, count=about["contaminated"])
+        dropped.examples[VALIDATED] = [f"{trained} is {held}" for trained, held in about["contaminated_examples"]]
     return Loss(phase, source, records, dropped, held_out, not_validated)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmspec.data import leaks
+from llmspec.data import contamination
 from llmspec.data.losses import percent, reasons
 from llmspec.data.prepare import PreparedData
 from llmspec.data.unknown import named, share
@@ -23,8 +23,8 @@ def notices(prepared: PreparedData) -> Iterator[str]:
                 f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "
                 "and are kept"
             )
-        if about["in_both"] and prepared.contamination == "allow":
-            yield leaks.notice(source, about["in_both"], about["leaks"])
+        if about["contaminated"] and prepared.contamination == "allow":
+            yield contamination.notice(source, about["contaminated"], about["contaminated_examples"])
         for side, what in (("train", "training"), ("validation", "validation")):
             if (found := about[side]["unknown"])["unknown"]:
                 yield (

@@ -32,7 +32,7 @@ class DialogueLayout:
         names: tuple[object, ...] | None,
     ) -> None:
         """`names` seed what is packed together and the order of blocks; None keeps the dialogues' own order."""
-        if data.speakers is None or data.spoken is None:
+        if data.role_of_token is None or data.tokens_per_role is None:
             raise TypeError("these tokens are of plain documents")
         self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
         learned = [ROLES.index(role) for role in ROLES if role in train_on]
@@ -40,11 +40,11 @@ class DialogueLayout:
         self._counts = np.zeros(len(ROLES) + 1, np.float32)
         self._counts[[i + 1 for i in learned]] = 1
         places = data.lengths - 1
-        supervised = data.spoken[:, learned].sum(axis=1)
+        supervised = data.tokens_per_role[:, learned].sum(axis=1)
         fits, teaches = places <= context, supervised > 0
         self.needed = int(np.quantile(places, 0.9, method="higher")) if len(places) else 0
         """Tokens of a block that holds all but the longest tenth of the dialogues."""
-        self.left_out = {TOO_LONG: int((~fits).sum()), NOTHING_LEARNED: int((fits & ~teaches).sum())}
+        self.dropped = {TOO_LONG: int((~fits).sum()), NOTHING_LEARNED: int((fits & ~teaches).sum())}
         self.kept = np.flatnonzero(fits & teaches)
         """(n,) dialogues that are read."""
         order = self.kept if names is None else self.kept[shuffled(len(self.kept), *names, "packing")]

@@ -12,11 +12,11 @@ from llmspec.core.disk import explained
 from llmspec.core.folders import cache_dir
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
-from llmspec.data.entries import Entry
+from llmspec.data.artifact_cache import Entry
+from llmspec.data.builder import DataBuilder
+from llmspec.data.contamination import doubled, refusal
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.leaks import doubled, refusal
 from llmspec.data.losses import Loss, loss, too_many, unknown_letters
-from llmspec.data.making import Maker
 from llmspec.data.reading import Reading, View, content_keys, each_source, fingerprints, read_all
 from llmspec.data.recognition import recognise, unrecognised, views_of
 from llmspec.data.tokens import TokenSet
@@ -93,7 +93,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         raise DataError(problems)
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.contamination)
-    maker = Maker(
+    builder = DataBuilder(
         plan.tokenizer,
         sources,
         views,
@@ -106,9 +106,9 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         found,
         most,
     )
-    codec = maker.codec()
-    tokens = {view: maker.tokens(view, codec) for view in views}
-    prepared = PreparedData(plan, codec, maker, tokens)
+    codec = builder.codec()
+    tokens = {view: builder.tokens(view, codec) for view in views}
+    prepared = PreparedData(plan, codec, builder, tokens)
     prepared.not_found = noted
     prepared.check()
     return prepared
@@ -132,11 +132,11 @@ def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
 class PreparedData:
     """Everything the phases of a plan read, opened; nothing of it in memory but what is looked at."""
 
-    def __init__(self, plan: Plan, codec: Codec, maker: Maker, tokens: Mapping[View, Entry]) -> None:
+    def __init__(self, plan: Plan, codec: Codec, builder: DataBuilder, tokens: Mapping[View, Entry]) -> None:
         self.codec = codec
         """The tokenizer, trained."""
-        self._plan, self._maker, self._tokens = plan, maker, tokens
-        self._sources, self._keys = maker.sources, maker.keys
+        self._plan, self._builder, self._tokens = plan, builder, tokens
+        self._sources, self._keys = builder.sources, builder.keys
         self._phases: dict[str, Phase] = {p.name: readable(plan.model, p.phase) for p in plan.phases}
         self._streams: dict[str, PhaseStream] = {}
         self.not_found: Mapping[str, Notes] = {}
@@ -148,7 +148,7 @@ class PreparedData:
 
         if phase not in self._streams:
             part = self._phases[phase]
-            views = views_of(part, self._sources, self._maker.found)
+            views = views_of(part, self._sources, self._builder.found)
             about = {view.source: self._tokens[view].about for view in views}
             self._streams[phase] = PhaseStream(
                 phase,
@@ -160,7 +160,7 @@ class PreparedData:
                 end=self.codec.specials.need("eos"),
                 content=self.fingerprint(phase),
                 dropped={source: Notes.parse(found["train"]["dropped"]).counts for source, found in about.items()},
-                in_both={source: found["in_both"] for source, found in about.items()},
+                contaminated={source: found["contaminated"] for source, found in about.items()},
             )
         return self._streams[phase]
 
@@ -178,13 +178,13 @@ class PreparedData:
                 end,
                 Notes.parse(self._tokens[view].about["validation"]["dropped"]).counts,
             )
-            for view in views_of(part, self._sources, self._maker.found)
+            for view in views_of(part, self._sources, self._builder.found)
             if self._sources[view.source].validation
         }
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
-        views = views_of(self._phases[phase], self._sources, self._maker.found)
+        views = views_of(self._phases[phase], self._sources, self._builder.found)
         return digest({"tokenizer": self._codec_hash, "texts": [[*view, self._keys[view]] for view in views]})
 
     @property
@@ -195,12 +195,12 @@ class PreparedData:
     @property
     def contamination(self) -> str:
         """What happens to training documents that are validated with too."""
-        return self._maker.contamination
+        return self._builder.contamination
 
     @property
-    def in_both(self) -> dict[str, int]:
+    def contaminated(self) -> dict[str, int]:
         """Number of those, by source."""
-        return {name: about["in_both"] for name, about in self.about.items()}
+        return {name: about["contaminated"] for name, about in self.about.items()}
 
     @property
     def about(self) -> dict[str, dict[str, Any]]:
@@ -213,7 +213,7 @@ class PreparedData:
         return [found for name in self._phases for found in self._losses(name)]
 
     def _losses(self, phase: str) -> list[Loss]:
-        trained, validated = self.stream(phase).left_out, self.validation(phase)
+        trained, validated = self.stream(phase).dropped, self.validation(phase)
         return [
             loss(
                 phase,
@@ -221,9 +221,9 @@ class PreparedData:
                 self._tokens[view].about,
                 self.contamination == "allow",
                 trained[view.source],
-                validated[view.source].left_out if view.source in validated else {},
+                validated[view.source].dropped if view.source in validated else {},
             )
-            for view in views_of(self._phases[phase], self._sources, self._maker.found)
+            for view in views_of(self._phases[phase], self._sources, self._builder.found)
         ]
 
     def sides(self) -> dict[str, list[tuple[str, TokenSet, TokenSet]]]:
@@ -238,12 +238,12 @@ class PreparedData:
     @property
     def contents(self) -> dict[str, str]:
         """By source: hash of its documents as they are, whatever the spec makes of them."""
-        return {name: digest(found) for name, found in self._maker.prints.items()}
+        return {name: digest(found) for name, found in self._builder.prints.items()}
 
     @property
     def readings(self) -> Mapping[str, Reading]:
         """The texts themselves, by source: read again where prepare() only opened tokens."""
-        return self._maker.readings
+        return self._builder.readings
 
     @property
     def attributions(self) -> tuple[Attribution, ...]:
@@ -269,9 +269,9 @@ class PreparedData:
         problems: list[Problem] = []
         if self._plan.contamination == "refuse":
             problems += [
-                refusal(view.source, about["in_both"], about["leaks"])
+                refusal(view.source, about["contaminated"], about["contaminated_examples"])
                 for view, about in ((view, entry.about) for view, entry in self._tokens.items())
-                if about["in_both"]
+                if about["contaminated"]
             ]
         most = self._plan.tokenizer.most_unknown
         problems += [
@@ -282,7 +282,7 @@ class PreparedData:
             )
         ]
         for name, phase in self._phases.items():
-            views = views_of(phase, self._sources, self._maker.found)
+            views = views_of(phase, self._sources, self._builder.found)
             problems += doubled(name, {view: self._tokens[view].about["content"] for view in views})
             try:
                 self.stream(name)
@@ -328,7 +328,7 @@ class PreparedData:
         from llmspec.compiler.plan import Decision
 
         for view in self._tokens:
-            if (first := self._maker.found[view.source]).where:
+            if (first := self._builder.found[view.source]).where:
                 value, why = first.sentence(view.form)
                 yield Decision(path=f"data.sources.{view.source}", value=value, why=why)
 
@@ -339,9 +339,9 @@ class PreparedData:
         return found.model_copy(
             update={
                 "documents": about["documents"],
-                "in_both": about["in_both"],
+                "contaminated": about["contaminated"],
                 "duplicates": about["duplicates"],
-                "format": self._maker.found[found.name].dialogue
+                "format": self._builder.found[found.name].dialogue
                 if View(found.name, "dialogue") in self._tokens
                 else "",
                 "unknown": share(about["train"]["unknown"]),
@@ -355,7 +355,7 @@ class PreparedData:
 
 
 def _nothing_to_validate(phase: str, found: ValidationSet) -> Problem:
-    why = "; ".join(f"{n} {reason}" for reason, n in found.left_out.items())
+    why = "; ".join(f"{n} {reason}" for reason, n in found.dropped.items())
     return Problem(
         f"the validation text of {found.source} has nothing that this phase learns" + (f" ({why})" if why else ""),
         ("phases", phase, "mixture", found.source),

@@ -148,7 +148,7 @@ def _unnumbered(stream: PhaseStream, source: str, what: str) -> Proof:
 # -- leaks ---------------------------------------------------------------------------------------------------------
 def unseen(prepared: PreparedData) -> Proof:
     """No training document has the very tokens of a validation document, in any source."""
-    leaks = sum(prepared.in_both.values())
+    leaks = sum(prepared.contaminated.values())
     if prepared.contamination == "allow":
         return Proof(
             name=UNSEEN, holds=None, evidence=f"not asked for (data.contamination: allow); {leaks:,} documents are"

@@ -11,16 +11,16 @@ import numpy as np
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
+from llmspec.data.contamination import EXAMPLES, Contaminated, Content, HeldOut
 from llmspec.data.fields import Fields
 from llmspec.data.formats import FORMATS, TEXTS
-from llmspec.data.leaks import EXAMPLES, Content, Held, Leak
 from llmspec.data.shaping import Dropped, Pieces, Turn, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
 from llmspec.data.survey import Changed, Read, Survey, survey, walk
 from llmspec.parts.sources import Document, Fetcher, Source
 from llmspec.parts.sources.notes import Notes
 
-FORMAT = 6
+FORMAT = 7
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 _LONG = 10_000
 """Characters from which a document can be shortened instead of left out."""
@@ -53,7 +53,7 @@ class Side:
         return int(self._chosen.sum())
 
     @property
-    def spelled(self) -> int:
+    def characters(self) -> int:
         """Characters of the plain texts of all of them, markers excluded."""
         lengths = self._reading.lengths(self._side)
         return int(lengths[self._chosen].sum())
@@ -79,9 +79,9 @@ class Reading:
     """What its files have that no document is made of."""
     wanted: tuple[Form, ...]
     """How phases read it; plain text is always looked at."""
-    leaked: dict[Form, np.ndarray] = field(default_factory=dict)
+    contaminated: dict[Form, np.ndarray] = field(default_factory=dict)
     """(n,) bool by form: training documents that some source validates with, as text or as dialogue."""
-    leaks: dict[Form, list[Leak]] = field(default_factory=dict)
+    contaminated_examples: dict[Form, list[Contaminated]] = field(default_factory=dict)
     """The first of them."""
     allowed: bool = False
     """Whether those are read nevertheless."""
@@ -97,9 +97,9 @@ class Reading:
         return self.survey.contents()
 
     @property
-    def in_both(self) -> dict[Form, int]:
+    def contaminated_count(self) -> dict[Form, int]:
         """Number of training documents that some source validates with."""
-        return {form: int(found.sum()) for form, found in self.leaked.items()}
+        return {form: int(found.sum()) for form, found in self.contaminated.items()}
 
     @property
     def train(self) -> Side:
@@ -113,9 +113,11 @@ class Reading:
 
     @property
     def train_of(self) -> dict[Form, Side]:
-        """Training documents that are read: no leaks are among them, unless they are allowed."""
+        """Training documents that are read: no contaminated ones are among them, unless they are allowed."""
         on = self.survey.on(TRAINS)
-        return {form: Side(self, TRAINS, on if self.allowed else on & ~found) for form, found in self.leaked.items()}
+        return {
+            form: Side(self, TRAINS, on if self.allowed else on & ~found) for form, found in self.contaminated.items()
+        }
 
     def walk(self) -> Iterator[tuple[int, int, Shaped]]:
         """(side, number, stretch) of all documents. Raises DataError where they have changed since the first pass."""
@@ -130,8 +132,8 @@ class Reading:
         """(n,) characters of each document's plain text, markers excluded, as far as it is on that side."""
         survey = self.survey
         if survey.border < 0:
-            return survey.spelled
-        found = survey.spelled.copy()
+            return survey.characters
+        found = survey.characters.copy()
         found[survey.border] = survey.cut.at if side == TRAINS else found[survey.border] - survey.cut.at
         return found
 
@@ -181,35 +183,35 @@ def read_all(
         return _read(name, source, fetch, markers, wanted[name], most)
 
     readings: dict[str, Reading] = each_source(sources, read)
-    find_leaks(readings)
+    find_contamination(readings)
     for reading in readings.values():
         reading.allowed = contamination == "allow"
     return readings
 
 
-def find_leaks(readings: Mapping[str, Reading]) -> None:
+def find_contamination(readings: Mapping[str, Reading]) -> None:
     """Note what trains and validates.
 
     As dialogues, documents may not be held out in either form: what is read aloud is read.
     """
     numbers = {name: np.flatnonzero(r.survey.on(VALIDATES)) for name, r in readings.items()}
     speaking = {name: found[readings[name].survey.speaks[found]] for name, found in numbers.items()}
-    texts = Held(_keys(readings[name].survey.keys(VALIDATES)[found] for name, found in numbers.items()))
-    spoken = Held(_keys(readings[name].survey.spoken[found] for name, found in speaking.items()))
+    texts = HeldOut(_keys(readings[name].survey.keys(VALIDATES)[found] for name, found in numbers.items()))
+    spoken = HeldOut(_keys(readings[name].survey.dialogue_keys[found] for name, found in speaking.items()))
     for reading in readings.values():
         survey, on = reading.survey, np.flatnonzero(reading.survey.on(TRAINS))
         as_text = texts.find(survey.keys(TRAINS)[on])
-        as_spoken = np.where(survey.speaks[on], spoken.find(survey.spoken[on]), -1)
+        as_spoken = np.where(survey.speaks[on], spoken.find(survey.dialogue_keys[on]), -1)
         heard = survey.speaks if "dialogue" in reading.wanted else np.ones(survey.documents, bool)
         for form, found, has in (
             ("plain", as_text >= 0, survey.plain),
             ("dialogue", (as_text >= 0) | (as_spoken >= 0), heard),
         ):
             found = found & has[on]
-            reading.leaked[form] = np.zeros(survey.documents, bool)
-            reading.leaked[form][on[found]] = True
+            reading.contaminated[form] = np.zeros(survey.documents, bool)
+            reading.contaminated[form][on[found]] = True
             first = np.flatnonzero(found)[:EXAMPLES].tolist()
-            reading.leaks[form] = _named(
+            reading.contaminated_examples[form] = _named(
                 readings,
                 reading.name,
                 [
@@ -235,7 +237,7 @@ def _owner(numbers: Mapping[str, np.ndarray], place: int) -> tuple[str, int]:
     raise IndexError(place)
 
 
-def _named(readings: Mapping[str, Reading], source: str, found: Sequence[tuple[int, str, int]]) -> list[Leak]:
+def _named(readings: Mapping[str, Reading], source: str, found: Sequence[tuple[int, str, int]]) -> list[Contaminated]:
     """(number in `source`, source that validates, number in it) as places."""
     wanted: dict[str, set[int]] = {}
     for trained, name, validated in found:
@@ -249,7 +251,9 @@ def _named(readings: Mapping[str, Reading], source: str, found: Sequence[tuple[i
                 where[name, number] = item.document.where
             if number >= last:
                 break
-    return [Leak(where[source, trained], f"{name} ({where[name, validated]})") for trained, name, validated in found]
+    return [
+        Contaminated(where[source, trained], f"{name} ({where[name, validated]})") for trained, name, validated in found
+    ]
 
 
 def each_source(sources: Mapping[str, Source], do: Callable[[str, Source], Any]) -> dict[str, Any]:
@@ -304,7 +308,7 @@ def content_keys(
         form: sorted(digest(own[View(name, form)]) for name, source in sources.items() if source.validation)
         for form in ("plain", "dialogue")
     }
-    # Refusing leaks changes no text, so that nothing is made or trained anew where there are none.
+    # Refusing contamination changes no text, so that nothing is made or trained anew where there are none.
     kept = {"contamination": contamination} if contamination == "allow" else {}
     return {
         view: digest({"own": what, "form": view.form, "held_out": held_out[view.form], **kept})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem
-from llmspec.data import entries
+from llmspec.data import artifact_cache
 from llmspec.data.formats import FORMATS, TEXTS, Format, is_metadata, recognised, text_field
 from llmspec.data.reading import View
 from llmspec.parts.phases import Phase
@@ -66,14 +66,14 @@ def recognise(source: Source, fetch: Fetcher, fingerprint: Any) -> Found:
             "fingerprint": fingerprint,
         }
     )
-    entry = entries.find("formats", key)
+    entry = artifact_cache.find("formats", key)
     if entry is None:
 
         def write(folder: Path) -> dict[str, Any]:
             first = next((d for d in islice(source.documents(fetch), LOOKED_AT) if d.record is not None), None)
             return (found_in(first.where, first.record or {}) if first else Found())._asdict()
 
-        entry = entries.make("formats", key, write)
+        entry = artifact_cache.make("formats", key, write)
     kept: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in entry.about.items()
     }

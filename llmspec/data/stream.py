@@ -36,23 +36,23 @@ class PhaseStream:
         end: int,
         content: str = "",
         dropped: Mapping[str, Mapping[str, int]] | None = None,
-        in_both: Mapping[str, int] | None = None,
+        contaminated: Mapping[str, int] | None = None,
     ) -> None:
         """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
-        `in_both` those that are validated with too.
+        `contaminated` those that are validated with too.
 
         Raises:
             DataError: a source shorter than a block, or read more often than it allows; all of them at once.
         """
         self.name, self.phase, self.context, self._end = name, phase, context, end
         self.sources = tuple(source for source, share in phase.mixture.items() if share.percent > 0)
-        self.in_both = {source: (in_both or {}).get(source, 0) for source in self.sources}
-        self.left_out: dict[str, dict[str, int]] = {}
+        self.contaminated = {source: (contaminated or {}).get(source, 0) for source in self.sources}
+        self.dropped: dict[str, dict[str, int]] = {}
         """Source -> reason -> documents that the phase does not read."""
         self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s)) for s in self.sources}
         for source, layout in self._layouts.items():
             before = (dropped or {}).get(source, {})
-            self.left_out[source] = {why: n for why, n in {**before, **layout.left_out}.items() if n}
+            self.dropped[source] = {why: n for why, n in {**before, **layout.dropped}.items() if n}
         self._check_length(data)
         demands = [
             Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
@@ -141,11 +141,11 @@ class PhaseStream:
                         source=source,
                         share=share.fraction,
                         blocks=0,
-                        seen=0,
-                        supervised=0,
-                        left_out=0,
-                        in_both=0,
-                        repeated=0,
+                        tokens_read=0,
+                        tokens_supervised=0,
+                        documents_dropped=0,
+                        documents_contaminated=0,
+                        tokens_repeated=0,
                         epochs=0.0,
                     )
                 )
@@ -156,11 +156,11 @@ class PhaseStream:
                     source=source,
                     share=share.fraction,
                     blocks=blocks,
-                    seen=counts.seen,
-                    supervised=counts.supervised,
-                    left_out=sum(self.left_out[source].values()),
-                    in_both=self.in_both[source],
-                    repeated=counts.repeated,
+                    tokens_read=counts.tokens_read,
+                    tokens_supervised=counts.tokens_supervised,
+                    documents_dropped=sum(self.dropped[source].values()),
+                    documents_contaminated=self.contaminated[source],
+                    tokens_repeated=counts.tokens_repeated,
                     epochs=blocks / layout.blocks_per_epoch,
                 )
             )
@@ -168,18 +168,20 @@ class PhaseStream:
 
     def ledger(self) -> Ledger:
         """An empty ledger for this stream's batches."""
-        return Ledger({source: sum(self.left_out[source].values()) for source in self.sources}, self.in_both)
+        return Ledger({source: sum(self.dropped[source].values()) for source in self.sources}, self.contaminated)
 
     def _check_length(self, data: Mapping[str, TokenSet]) -> None:
         problems = []
         for source, layout in self._layouts.items():
             # A dialogue may be short, as what follows it in its block is padding; text fills blocks to the end.
-            enough = layout.epoch_tokens > 0 if data[source].spoken is not None else layout.blocks_per_epoch >= 1
+            enough = (
+                layout.epoch_tokens > 0 if data[source].tokens_per_role is not None else layout.blocks_per_epoch >= 1
+            )
             if enough:
                 continue
-            reasons = {**self.left_out[source], VALIDATED: self.in_both[source]}
+            reasons = {**self.dropped[source], VALIDATED: self.contaminated[source]}
             why = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items() if n)
-            if data[source].spoken is not None:
+            if data[source].tokens_per_role is not None:
                 problems.append(self._nothing_learned(source, why))
                 continue
             problems.append(
@@ -222,6 +224,6 @@ class PhaseStream:
 
 def layout_of(data: TokenSet, phase: Phase, context: int, end: int, names: tuple[object, ...] | None) -> Layout:
     """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
-    if data.spoken is None:
+    if data.tokens_per_role is None:
         return PlainLayout(data, context, end, phase.document_mask, names)
     return DialogueLayout(data, getattr(phase, "train_on", ()), context, end, phase.document_mask, names)

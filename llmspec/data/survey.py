@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmspec.data.leaks import Alike, Content, alike, content, turns_alike
+from llmspec.data.contamination import Alike, Content, alike, content, turns_alike
 from llmspec.data.split import BORDER, TRAINS, VALIDATES, Cut, Shaped, chosen, cut, one_sided, tail, text_digest
 from llmspec.parts.sources import Validation
 
@@ -26,15 +26,15 @@ class Survey(NamedTuple):
 
     lengths: np.ndarray
     """(n,) int64 characters of the text that a document is recognised by."""
-    spelled: np.ndarray
+    characters: np.ndarray
     """(n,) int64 characters of its plain text, markers excluded."""
     plain: np.ndarray
     """(n,) bool: it has a plain text."""
     speaks: np.ndarray
     """(n,) bool: it has a dialogue."""
-    texts: np.ndarray
+    text_keys: np.ndarray
     """(n,) S16: what `alike` says of its text."""
-    spoken: np.ndarray
+    dialogue_keys: np.ndarray
     """(n,) S16: what `turns_alike` says of its dialogue, where it has one."""
     sides: np.ndarray
     """(n,) uint8: TRAINS, VALIDATES or BORDER."""
@@ -58,14 +58,14 @@ class Survey(NamedTuple):
     def keys(self, side: int) -> np.ndarray:
         """(n,) S16 keys of texts as that side has them."""
         if self.border < 0:
-            return self.texts
-        found = self.texts.copy()
+            return self.text_keys
+        found = self.text_keys.copy()
         found[self.border] = self.halves[side]
         return found
 
     def contents(self) -> dict[str, Content]:
         """By form that occurs: the set of texts, or of dialogues."""
-        forms = {"plain": self.texts[self.plain], "dialogue": self.spoken[self.speaks]}
+        forms = {"plain": self.text_keys[self.plain], "dialogue": self.dialogue_keys[self.speaks]}
         return {form: content(keys) for form, keys in forms.items() if len(keys)}
 
 
@@ -75,7 +75,7 @@ def survey(read: Read, how: Validation | None) -> Survey:
     for item in read():
         found.add(item)
     flags = np.frombuffer(bytes(found.flags), np.uint8)
-    lengths, spelled = (np.frombuffer(column, np.int64) for column in (found.lengths, found.spelled))
+    lengths, characters = (np.frombuffer(column, np.int64) for column in (found.lengths, found.characters))
     border, part, halves = -1, Cut(0, True, True), (b"", b"")
     if how is not None and how.how == "tail":
         sides, border, near = tail(lengths, flags & _RECORD > 0, how.fraction)
@@ -85,11 +85,11 @@ def survey(read: Read, how: Validation | None) -> Survey:
         sides = np.where(flags & _CHOSEN, VALIDATES, TRAINS).astype(np.uint8)
     made = Survey(
         lengths,
-        spelled,
+        characters,
         flags & _PLAIN > 0,
         flags & _SPEAKS > 0,
-        np.frombuffer(found.texts, "S16"),
-        np.frombuffer(found.spoken, "S16"),
+        np.frombuffer(found.text_keys, "S16"),
+        np.frombuffer(found.dialogue_keys, "S16"),
         sides,
         border,
         part,
@@ -106,16 +106,16 @@ class _Columns:
 
     def __init__(self, how: Validation | None) -> None:
         self._how = how
-        self.lengths, self.spelled, self.flags = array("q"), array("q"), bytearray()
-        self.texts, self.spoken = bytearray(), bytearray()
+        self.lengths, self.characters, self.flags = array("q"), array("q"), bytearray()
+        self.text_keys, self.dialogue_keys = bytearray(), bytearray()
         self._long: _Long | None = None
 
     def add(self, item: Shaped) -> None:
         """The next stretch."""
         if self._long is None and not item.document.more:
             digest = text_digest(item.text) if self._how is not None and self._how.how == "hash" else b""
-            spelled = sum(len(p) for p in item.plain if type(p) is str) if item.plain is not None else 0
-            self._row(item, len(item.text), spelled, alike(item.text), digest)
+            characters = sum(len(p) for p in item.plain if type(p) is str) if item.plain is not None else 0
+            self._row(item, len(item.text), characters, alike(item.text), digest)
             return
         self._long = long = self._long or _Long()
         long.add(item.text)
@@ -123,11 +123,11 @@ class _Columns:
             self._row(item, long.length, long.length, long.alike.digest(), long.text.digest())
             self._long = None
 
-    def _row(self, item: Shaped, length: int, spelled: int, key: bytes, digest: bytes) -> None:
+    def _row(self, item: Shaped, length: int, characters: int, key: bytes, digest: bytes) -> None:
         self.lengths.append(length)
-        self.spelled.append(spelled)
-        self.texts += key
-        self.spoken += turns_alike(item.turns) if item.turns else bytes(16)
+        self.characters.append(characters)
+        self.text_keys += key
+        self.dialogue_keys += turns_alike(item.turns) if item.turns else bytes(16)
         picked = self._how is not None and chosen(self._how, item.document.name, digest)
         self.flags.append(
             _PLAIN * (item.plain is not None)

@@ -33,9 +33,9 @@ class TokenSet(NamedTuple):
     """(n + 1,) int64."""
     characters: np.ndarray
     """(n, 1) int64 characters of each text; of dialogues (n, R), of each role's contents."""
-    speakers: np.ndarray | None = None
+    role_of_token: np.ndarray | None = None
     """(N,) uint8, dialogues only: 1 + role of whose content or end of turn the token is; 0 for EOS and role tokens."""
-    spoken: np.ndarray | None = None
+    tokens_per_role: np.ndarray | None = None
     """(n, R) int64, dialogues only: tokens of each role's contents and ends of turn."""
     vocab: int = 1 << 32
     """Ids that the tokenizer has: the files may have rotted since they were written."""
@@ -51,12 +51,14 @@ class TokenSet(NamedTuple):
         return found
 
     def codes(self, places: np.ndarray) -> np.ndarray:
-        """`speakers` at some places. Raises RunError where one is no role."""
-        assert self.speakers is not None
-        found = self.speakers[places]
+        """`role_of_token` at some places. Raises RunError where one is no role."""
+        assert self.role_of_token is not None
+        found = self.role_of_token[places]
         if found.size and int(found.max()) > len(ROLES):
             at = int(_first(places, found > len(ROLES)))
-            raise damaged(_beside(self.file, "speakers"), f"token {at:,} is said by role {int(self.speakers[at])}")
+            raise damaged(
+                _beside(self.file, "role_of_token"), f"token {at:,} is said by role {int(self.role_of_token[at])}"
+            )
         return found
 
     @property
@@ -89,7 +91,7 @@ class TokenSet(NamedTuple):
         return found
 
 
-FIELDS = ("tokens", "offsets", "characters", "speakers", "spoken")
+FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role")
 """What lies in files."""
 
 
@@ -106,34 +108,40 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
     """Whether types and shapes are those of a TokenSet, and offsets lead nowhere outside. Raises RunError."""
     import numpy as np
 
-    kinds = {"tokens": ("u2", "u4"), "offsets": ("i8",), "characters": ("i8",), "speakers": ("u1",), "spoken": ("i8",)}
-    spoken = arrays["speakers"] is not None or arrays["spoken"] is not None
+    kinds = {
+        "tokens": ("u2", "u4"),
+        "offsets": ("i8",),
+        "characters": ("i8",),
+        "role_of_token": ("u1",),
+        "tokens_per_role": ("i8",),
+    }
+    as_dialogues = arrays["role_of_token"] is not None or arrays["tokens_per_role"] is not None
     for field, array in arrays.items():
         if array is None:
-            if spoken or field in ("tokens", "offsets", "characters"):
+            if as_dialogues or field in ("tokens", "offsets", "characters"):
                 raise damaged(_beside(file, field), "it is not there")
             continue
-        row = (len(ROLES) if spoken else 1,) if field in ("characters", "spoken") else ()
+        row = (len(ROLES) if as_dialogues else 1,) if field in ("characters", "tokens_per_role") else ()
         if array.dtype.str[1:] not in kinds[field] or array.shape[1:] != row or not array.flags.c_contiguous:
             raise damaged(_beside(file, field), f"it holds {array.dtype} of shape {array.shape}")
     tokens, offsets = arrays["tokens"], arrays["offsets"]
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or np.any(offsets[1:] < offsets[:-1]):
         raise damaged(_beside(file, "offsets"), f"it leads outside the {len(tokens)} tokens")
-    per_document = [arrays[field] for field in ("characters", "spoken") if arrays[field] is not None]
+    per_document = [arrays[field] for field in ("characters", "tokens_per_role") if arrays[field] is not None]
     if any(len(array) != len(offsets) - 1 for array in per_document) or (
-        arrays["speakers"] is not None and len(arrays["speakers"]) != len(tokens)
+        arrays["role_of_token"] is not None and len(arrays["role_of_token"]) != len(tokens)
     ):
         raise damaged(file, "the files beside it are of another number of documents or tokens")
 
 
 def _compare(found: TokenSet, about: Mapping[str, Any]) -> None:
     """Hold the files against what their writer noted. Raises RunError."""
-    spoken = 0 if found.spoken is None else int(found.spoken.sum())
+    of_roles = 0 if found.tokens_per_role is None else int(found.tokens_per_role.sum())
     counts = {
         "documents": len(found.lengths),
         "tokens": len(found.tokens),
         "characters": int(found.characters.sum()),
-        "spoken": spoken,
+        "tokens_of_roles": of_roles,
     }
     for name, count in counts.items():
         if count != about[name]:
@@ -175,6 +183,6 @@ def _in_memory(codec: Codec, dialogues: bool) -> Any:
     )
 
 
-def spelled(pieces: Pieces) -> str:
+def join_text(pieces: Pieces) -> str:
     """The text of pieces; markers spell none."""
     return "".join(piece for piece in pieces if not isinstance(piece, Marker))

@@ -35,11 +35,11 @@ class ValidationSet:
         self.source = source
         self._rows, self._context, self._end, self._mask = phase.micro_batch_size, context, end, phase.document_mask
         self._layout = layout_of(data, phase, context, end, None)
-        self.left_out: dict[str, int] = {why: n for why, n in {**(dropped or {}), **self._layout.left_out}.items() if n}
+        self.dropped: dict[str, int] = {why: n for why, n in {**(dropped or {}), **self._layout.dropped}.items() if n}
         """Reason -> documents that are not validated on."""
         if isinstance(self._layout, DialogueLayout):
             self._blocks = int(self._layout.blocks_per_epoch)
-            self.tokens = self._layout.counts(self._blocks).supervised if self._blocks else 0
+            self.tokens = self._layout.counts(self._blocks).tokens_supervised if self._blocks else 0
             self.characters = self._layout.characters
         else:
             self._blocks = ceil(self._layout.epoch_tokens / context)

@@ -129,10 +129,10 @@ class TokenWriter:
             "characters": open_("characters", np.int64, (width,)),
         }
         if dialogues:
-            self.rows["speakers"] = open_("speakers", np.uint8, ())
-            self.rows["spoken"] = open_("spoken", np.int64, (width,))
+            self.rows["role_of_token"] = open_("role_of_token", np.uint8, ())
+            self.rows["tokens_per_role"] = open_("tokens_per_role", np.int64, (width,))
         self.rows["offsets"].append(np.zeros(1, np.int64))
-        self.documents = self.tokens = self.characters = self.spoken = 0
+        self.documents = self.tokens = self.characters = self.tokens_of_roles = 0
         self._said = [0] * width
         self._width = width
         self._clear()
@@ -177,7 +177,7 @@ class TokenWriter:
             "documents": self.documents,
             "tokens": self.tokens,
             "characters": self.characters,
-            "spoken": self.spoken,
+            "tokens_of_roles": self.tokens_of_roles,
         }
 
     # -- on the way ------------------------------------------------------------------------------------------------
@@ -227,13 +227,13 @@ class TokenWriter:
         self.rows["offsets"].append(self.tokens + after[ends])
         self.rows["characters"].append(counts)
         if self._dialogues:
-            self.rows["speakers"].append(np.repeat(codes, of_piece))
+            self.rows["role_of_token"].append(np.repeat(codes, of_piece))
             document = np.searchsorted(ends, np.arange(len(codes)), side="right")
             said = codes > 0
             cell = document[said] * self._width + codes[said] - 1
             spoken = np.bincount(cell, of_piece[said], len(ends) * self._width).astype(np.int64)
-            self.rows["spoken"].append(spoken.reshape(-1, self._width))
-            self.spoken += int(spoken.sum())
+            self.rows["tokens_per_role"].append(spoken.reshape(-1, self._width))
+            self.tokens_of_roles += int(spoken.sum())
         self.tokens += len(tokens)
         self.documents += len(ends)
         self.characters += int(counts.sum())

@@ -132,7 +132,7 @@ def peak(plan: Plan) -> float | None:
 def tokens_of(plan: Plan, source: str) -> float | None:
     """Tokens that all phases read of a source: counted where the data have been read, else by its shares."""
     amounts = [
-        share.seen if share.seen is not None else None if p.tokens is None else share.share * p.tokens
+        share.tokens_read if share.tokens_read is not None else None if p.tokens is None else share.share * p.tokens
         for p in plan.phases
         for share in p.shares
         if share.source == source

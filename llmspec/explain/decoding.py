@@ -172,10 +172,10 @@ def token_report(position: int, event: Event, logits_V: Any, codec: Codec, top: 
 def token_text(codec: Codec, token: int) -> str:
     """A token's characters made visible; a special token's spelling."""
     special = next((s for s, i in codec.specials.items() if i == token), None)
-    return special if special is not None else spelled(codec.token_bytes(token)) or "(empty)"
+    return special if special is not None else visible_bytes(codec.token_bytes(token)) or "(empty)"
 
 
-def spelled(data: bytes) -> str:
+def visible_bytes(data: bytes) -> str:
     r"""Text in which nothing hides: spaces are `·`, newlines `⏎`, what is not a whole character is `\xe2`."""
     # Controls, odd spaces, and marks that would sit on their neighbour; a byte that is no character; the signs.
     return "".join(

@@ -31,7 +31,7 @@ class SourceReport:
     unknown: float | None
     """Share of its training characters that the tokenizer does not know."""
     validation_unknown: float | None
-    in_both: int | None
+    contaminated: int | None
     """Training documents whose text validation holds too."""
     contamination: str
     """What happens to those: `drop`, `refuse` or `allow`."""
@@ -48,13 +48,13 @@ class ShareReport:
     source: str
     share: float
     blocks: int | None
-    seen: int | None
-    supervised: int | None
-    left_out: int | None
+    tokens_read: int | None
+    tokens_supervised: int | None
+    documents_dropped: int | None
     """Training documents that are not read."""
     dropped: dict[str, int] | None
     """Those and the ones that are validated with too, by reason."""
-    repeated: int | None
+    tokens_repeated: int | None
     epochs: float | None
     learned: str
     """Which of its tokens count in the loss."""
@@ -124,7 +124,7 @@ def _source(plan: Plan, found: SourcePlan) -> SourceReport:
         found.duplicates,
         found.unknown,
         found.validation_unknown,
-        found.in_both,
+        found.contaminated,
         plan.contamination,
         str(source.validation or ""),
         users,
@@ -199,11 +199,11 @@ def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
         share.source,
         share.share,
         share.blocks,
-        share.seen,
-        share.supervised,
-        share.left_out,
+        share.tokens_read,
+        share.tokens_supervised,
+        share.documents_dropped,
         share.dropped,
-        share.repeated,
+        share.tokens_repeated,
         share.epochs,
         learned,
     )

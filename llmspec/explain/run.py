@@ -16,14 +16,14 @@ from llmspec.runs.files import read_table
 from llmspec.runs.run import PhaseFolder, RunFolder
 
 State = Literal["done", "begun", "waiting", "of another plan"]
-COUNTED = ("seen", "supervised", "repeated", "left_out", "in_both")
+COUNTED = ("tokens_read", "tokens_supervised", "tokens_repeated", "documents_dropped", "documents_contaminated")
 CLIPPED = 0.5
 """Share of clipped steps from which on it is worth a remark."""
 
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What a phase was to read of a source and what it has read. Tokens (left_out: dialogues); None: not known."""
+    """What a phase was to read of a source and what it has read. Tokens or documents; None: not known."""
 
     source: str
     share: float
@@ -187,7 +187,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
     tokens_per_second = per_step / median if per_step and median else None
     flops = planned.flops / planned.steps / median if planned.flops and planned.steps and median else None
     step, state = loss.steps[-1] if loss.steps else 0, _phase_state(about, planned)
-    counts = [c.get("seen", 0) for c in counts_of(about.get("ledger")).values()]
+    counts = [c.get("tokens_read", 0) for c in counts_of(about.get("ledger")).values()]
     promised = (
         facts_of(planned, about, step, sum(seconds.values), sum(counts) if counts else None, peak_flops)
         if step and state != "of another plan"

@@ -232,7 +232,8 @@ def summary(plan: Plan, folder: Path, forecasts: Mapping[str, Forecast]) -> Grou
     for phase in plan.phases:
         times = [f"≈ {duration(forecasts[phase.name].total)}" if phase.name in forecasts else "?"] if forecasts else []
         mixture = ", ".join(
-            f"{s.source} {s.share:.0%}" + (f" ({count(s.seen)}, {_times(s.epochs)}×)" if s.seen and s.epochs else "")
+            f"{s.source} {s.share:.0%}"
+            + (f" ({count(s.tokens_read)}, {_times(s.epochs)}×)" if s.tokens_read and s.epochs else "")
             for s in phase.shares
         )
         table.add_row(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.padding import Padding
 
 from llmspec.core.visible import visible
-from llmspec.explain.decoding import spelled
+from llmspec.explain.decoding import visible_bytes
 from llmspec.explain.examples import Excerpt, Spelling
 from llmspec.render.report_shared import heading
 from llmspec.render.terminal import Screen, Text
@@ -33,8 +33,8 @@ def show_spelling(console: Screen, found: Spelling) -> None:
     heading(console, "tokenizer", f"a sentence as tokens, {found.characters_per_token:.2f} characters each")
     text = Text()
     for index, token in enumerate(found.tokens):
-        text.append("│" if index else "", style="dim").append(spelled(token.encode()))
+        text.append("│" if index else "", style="dim").append(visible_bytes(token.encode()))
     console.print(Padding(text, (0, 0, 0, 2)))
     if found.merges:
-        pairs = "  ".join(f"{spelled(a.encode())}+{spelled(b.encode())}" for a, b in found.merges)
+        pairs = "  ".join(f"{visible_bytes(a.encode())}+{visible_bytes(b.encode())}" for a, b in found.merges)
         console.print(Padding(Text(f"joined first: {pairs}", style="dim"), (0, 0, 0, 2)))

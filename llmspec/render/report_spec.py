@@ -191,9 +191,9 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
                 f"{percent(source.validation_unknown or 0)} of those kept for validation"
             ),
         )
-    if source.in_both:
+    if source.contaminated:
         done = "kept in training, as the spec allows" if source.contamination == "allow" else "dropped from training"
-        yield "in both", f"{number(source.in_both)} of its documents, which validation holds too: {done}"
+        yield "in both", f"{number(source.contaminated)} of its documents, which validation holds too: {done}"
 
 
 def show_phase(console: Screen, index: int, phase: PhaseReport, time: Forecast | None) -> None:
@@ -240,14 +240,14 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
 
 def mixture(shares: tuple[ShareReport, ...]) -> Table:
     """What is read of each source, and what is learned of it."""
-    known = any(s.seen is not None for s in shares)
+    known = any(s.tokens_read is not None for s in shares)
     columns = ("reads", "share", "tokens", "epochs", "supervised") if known else ("reads", "share")
     made = table(*columns, "learns", right=columns[1:], indent=0)
     for s in shares:
         cells = [s.source, f"{s.share:.4g}" if s.share > 1 else f"{100 * s.share:.4g}%"]
         if known:
             epochs = "?" if s.epochs is None else f"{s.epochs:.2f}"
-            cells += [number(s.seen), epochs, number(s.supervised)]
+            cells += [number(s.tokens_read), epochs, number(s.tokens_supervised)]
         reasons = ", ".join(f"{number(n)} {reason}" for reason, n in (s.dropped or {}).items())
         made.add_row(*cells, s.learned + (f" (left out: {reasons})" if reasons else ""))
     return made

@@ -98,7 +98,7 @@ def test_every_target_of_an_epoch_counts_once(documents: list[str], context: int
     assert sorted(batch.targets[batch.weights == 1].tolist()) == expected
     assert sorted(batch.tokens.reshape(-1).tolist()) == expected
     repeated = (context - 1) * layout.epoch_tokens
-    assert int(batch.repeated.sum()) == layout.counts(layout.epoch_tokens).repeated == repeated
+    assert int(batch.repeated.sum()) == layout.counts(layout.epoch_tokens).tokens_repeated == repeated
 
 
 @given(n=st.integers(0, 50), a=st.integers(0, 5), b=st.integers(0, 5))
@@ -155,7 +155,7 @@ def test_dialogues_are_whole_and_only_learned_turns_count(
             nothing += 1
         else:
             expected.append((tuple(tokens), tuple(learned[1:])))
-    assert layout.left_out == {TOO_LONG: long, NOTHING_LEARNED: nothing}
+    assert layout.dropped == {TOO_LONG: long, NOTHING_LEARNED: nothing}
     blocks = int(layout.blocks_per_epoch)
     if not expected:
         assert blocks == 0

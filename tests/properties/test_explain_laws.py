@@ -11,7 +11,7 @@ from strategies_decoding import decodings
 
 from llmspec.compiler import compile_spec
 from llmspec.explain.chain import chain_report
-from llmspec.explain.decoding import spelled
+from llmspec.explain.decoding import visible_bytes
 from llmspec.explain.model import Node, folded
 from llmspec.explain.spec import explain_plan
 from llmspec.parts import attentions, mlps, norms, positions
@@ -78,7 +78,7 @@ def test_a_chain_has_one_effect_per_filter_that_is_on(decoding: Decoding) -> Non
 
 @given(st.binary(max_size=12))
 def test_visible_text_hides_nothing(data: bytes) -> None:
-    text = spelled(data)
+    text = visible_bytes(data)
     assert text.isprintable() and " " not in text and bool(text) == bool(data)
 
 

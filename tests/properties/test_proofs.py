@@ -18,8 +18,8 @@ from llmspec.compiler.masks import Mask
 from llmspec.compiler.proofs import APART, BUDGETED, COUNTED, FUTURE, LEARNED, MARKED, NUMBERED, UNSEEN, Proof
 from llmspec.core.problems import DataError, SpecError
 from llmspec.data import reading as reading_texts
+from llmspec.data.contamination import HeldOut
 from llmspec.data.layout import PlainLayout
-from llmspec.data.leaks import Held
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.proofs import data_proofs
@@ -154,8 +154,8 @@ def test_a_wrong_parameter_count_is_caught(what: str) -> None:
     [
         ({"blocks": 7}, "blocks"),
         ({"epochs": 900.0}, "max_epochs is 4"),
-        ({"seen": 10**9}, "more than"),
-        ({"supervised": 10**9}, "more than"),
+        ({"tokens_read": 10**9}, "more than"),
+        ({"tokens_supervised": 10**9}, "more than"),
     ],
 )
 def test_a_budget_that_does_not_hold_is_caught(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_a_validation_document_in_training_is_caught(tmp_path: Path, monkeypatch
             )
         }
     )
-    assert not failed(data_proofs(prepare(plan))) and prepare(plan).in_both["talk"] > 0
-    monkeypatch.setattr(Held, "find", lambda self, keys: np.full(len(keys), -1))
+    assert not failed(data_proofs(prepare(plan))) and prepare(plan).contaminated["talk"] > 0
+    monkeypatch.setattr(HeldOut, "find", lambda self, keys: np.full(len(keys), -1))
     monkeypatch.setattr(reading_texts, "FORMAT", -1)
     (proof,) = [p for p in data_proofs(prepare(plan)) if p.holds is False]
     assert proof.name == UNSEEN and "of talk's training text validates text" in proof.evidence

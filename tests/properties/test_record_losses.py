@@ -66,7 +66,7 @@ def test_every_record_is_learned_or_counted_under_one_reason(
     assert learned(prepared) == loss.records - sum(loss.dropped.counts.values())
     (share,) = prepared.measured.phases["p"]
     assert share.dropped == loss.dropped.counts and share.validation_dropped == loss.not_validated.counts
-    assert (share.left_out or 0) + (share.in_both or 0) == sum(loss.dropped.counts.values())
+    assert (share.documents_dropped or 0) + (share.documents_contaminated or 0) == sum(loss.dropped.counts.values())
     if kind == "sft":
         assert counted(loss) == expected(made)
 

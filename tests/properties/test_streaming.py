@@ -21,7 +21,7 @@ from test_sources import cache, plan_of, source  # noqa: F401
 from llmspec.core.problems import DataError
 from llmspec.data import reading as reading_texts
 from llmspec.data import writing
-from llmspec.data.leaks import Alike, alike
+from llmspec.data.contamination import Alike, alike
 from llmspec.data.prepare import prepare
 from llmspec.data.proofs import traits
 from llmspec.data.shaping import Marker
@@ -238,7 +238,7 @@ def test_a_long_file_is_prepared_as_if_it_were_short(
             ]
         )
         monkeypatch.setattr(reading_texts, "FORMAT", -1)
-        monkeypatch.setattr("llmspec.data.making.FORMAT", -1)
+        monkeypatch.setattr("llmspec.data.builder.FORMAT", -1)
         monkeypatch.setattr(readers, "STRETCH", 1000)
         monkeypatch.setattr(writing, "PIECE", 600)
         monkeypatch.setattr(writing, "CHARACTERS_AT_ONCE", 2000)
@@ -264,7 +264,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(
     files = [tmp_path / f"{name}.jsonl" for name in "ab"]
     for file in files:
         file.write_text("".join(json.dumps({"t": f"{file.name} {i}"}) + "\n" for i in range(40)))
-    inner = reading_texts.find_leaks
+    inner = reading_texts.find_contamination
 
     def meanwhile(readings: Any) -> None:
         inner(readings)
@@ -276,7 +276,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(
         else:
             files[1].write_text(text.replace("39", {"longer": "390", "shorter": "3", "other": "38"}[change]))
 
-    monkeypatch.setattr(reading_texts, "find_leaks", meanwhile)
+    monkeypatch.setattr(reading_texts, "find_contamination", meanwhile)
     parts = {"a": source("files", path="*.jsonl")}
     with pytest.raises(DataError, match=r"changed while (they were|it was) read") as caught:
         prepare(plan_of(tmp_path, parts, ("p", "pretrain", {"a": 100}, "1 steps"), context=8))

@@ -140,7 +140,7 @@ def utf8(text: str) -> bytes:
         ) from None
 
 
-def spell(pieces: Iterable[bytes]) -> str:
+def decode_bytes(pieces: Iterable[bytes]) -> str:
     """Text of tokens' bytes; what is not UTF-8 becomes U+FFFD."""
     return b"".join(pieces).decode(errors="replace")
 

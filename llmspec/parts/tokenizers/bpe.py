@@ -17,7 +17,7 @@ from llmspec.core import strict_json
 from llmspec.core.folders import cache_dir
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.tokenizers import learner
-from llmspec.parts.tokenizers.base import VOCAB_FIELD, Codec, Tokenizer, foreign, spell, utf8
+from llmspec.parts.tokenizers.base import VOCAB_FIELD, Codec, Tokenizer, decode_bytes, foreign, utf8
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class BPECodec:
         return np.fromiter(chain.from_iterable(one.ids for one in found), np.int32, int(lengths.sum())), lengths
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
-        return spell(map((self._spelled if specials else self._table).__getitem__, ids))
+        return decode_bytes(map((self._spelled if specials else self._table).__getitem__, ids))
 
     def token_bytes(self, token: int) -> bytes:
         return self._table[token]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from llmspec.parts.tokenizers.base import Codec, Tokenizer, foreign, spell, utf8
+from llmspec.parts.tokenizers.base import Codec, Tokenizer, decode_bytes, foreign, utf8
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class ByteCodec:
         return ids, np.fromiter(map(len, spelled), np.int64, len(spelled))
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
-        return spell(self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids)
+        return decode_bytes(
+            self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids
+        )
 
     def token_bytes(self, token: int) -> bytes:
         return bytes((token - self._first,)) if token >= self._first else b""

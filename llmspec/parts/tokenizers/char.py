@@ -13,7 +13,7 @@ from pydantic import Field
 from llmspec.core import strict_json
 from llmspec.core.problems import DataError, Problem
 from llmspec.core.units import Share
-from llmspec.parts.tokenizers.base import Codec, Tokenizer, foreign, spell, utf8
+from llmspec.parts.tokenizers.base import Codec, Tokenizer, decode_bytes, foreign, utf8
 from llmspec.parts.tokenizers.special_tokens import UNKNOWN, SpecialTokens
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ class CharCodec:
         return codes[order], (order + self._first).astype(np.int32)
 
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
-        return spell(self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids)
+        return decode_bytes(
+            self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids
+        )
 
     def token_bytes(self, token: int) -> bytes:
         if token == self._unknown:

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from test_sources import cache, plan_of, source  # noqa: F401
 
 from llmspec.core.problems import DataError
-from llmspec.data import making
+from llmspec.data import builder
+from llmspec.data.contamination import EXAMPLES, alike, content, normalised, turns_alike
 from llmspec.data.fetch import Fetch
-from llmspec.data.leaks import EXAMPLES, alike, content, normalised, turns_alike
 from llmspec.data.notices import notices
 from llmspec.data.prepare import prepare
-from llmspec.data.reading import View, content_keys, find_leaks, read_all
+from llmspec.data.reading import View, content_keys, find_contamination, read_all
 from llmspec.data.shaping import Turn
 from llmspec.data.split import VALIDATES, Shaped
 from llmspec.parts.sources import Document
@@ -203,10 +203,12 @@ def test_all_that_is_planted_is_found_and_nothing_else(data: st.DataObject, coun
     training = [(shaped(t), False) for t in own] + [(shaped(look(t)), True) for t, look in planted]
     training = data.draw(st.permutations(training))
     own_ = reading([item for item, _ in training])
-    find_leaks({**sides, "a": own_})
+    find_contamination({**sides, "a": own_})
     for form in ("plain", "dialogue"):
-        assert own_.leaked[form].tolist() == [leaked for _, leaked in training]
-        assert own_.in_both[form] == len(planted) and len(own_.leaks[form]) == min(EXAMPLES, len(planted))
+        assert own_.contaminated[form].tolist() == [leaked for _, leaked in training]
+        assert own_.contaminated_count[form] == len(planted) and len(own_.contaminated_examples[form]) == min(
+            EXAMPLES, len(planted)
+        )
     assert [item.text for item in own_.train_of["plain"]] == [item.text for item, leaked in training if not leaked]
 
 
@@ -232,14 +234,14 @@ def leaking(folder: Path, contamination: str = "drop") -> Any:
 
 def test_leaks_are_dropped_and_counted(tmp_path: Path) -> None:
     prepared = prepare(leaking(tmp_path))
-    assert {s.name: s.in_both for s in prepared.measured.sources} == {"a": 1, "b": 3}
+    assert {s.name: s.contaminated for s in prepared.measured.sources} == {"a": 1, "b": 3}
     trained = {alike(i.text) for r in prepared.readings.values() for i in r.train_of["plain"]}
     held = {alike(i.text) for r in prepared.readings.values() for i in r.validation}
     assert held and not trained & held
     assert [len(r.train_of["plain"]) for r in prepared.readings.values()] == [35, 30]
     stream = prepared.stream("p")
-    assert [row["in_both"] for row in stream.ledger().rows()] == [1, 3]
-    assert [share.in_both for share in stream.planned()] == [1, 3]
+    assert [row["documents_contaminated"] for row in stream.ledger().rows()] == [1, 3]
+    assert [share.documents_contaminated for share in stream.planned()] == [1, 3]
     said = list(notices(prepared))
     assert any(
         line.startswith(
@@ -261,13 +263,13 @@ def test_leaks_are_refused_where_the_spec_says_so_also_when_the_tokens_are_there
         assert "1 training document of a is validated with too: a.jsonl:1 is a (a.jsonl:37)" in first.message
         assert second.hint and second.consequence
         if not attempt:
-            monkeypatch.setattr(making, "read_all", lambda *args: pytest.fail("the texts were read again"))
-    assert prepare(leaking(tmp_path)).measured.sources[1].in_both == 3
+            monkeypatch.setattr(builder, "read_all", lambda *args: pytest.fail("the texts were read again"))
+    assert prepare(leaking(tmp_path)).measured.sources[1].contaminated == 3
 
 
 def test_leaks_that_are_allowed_are_read_and_still_counted(tmp_path: Path) -> None:
     dropped, allowed = prepare(leaking(tmp_path)), prepare(leaking(tmp_path, "allow"))
-    assert {s.name: s.in_both for s in allowed.measured.sources} == {"a": 1, "b": 3}
+    assert {s.name: s.contaminated for s in allowed.measured.sources} == {"a": 1, "b": 3}
     assert [len(r.train_of["plain"]) for r in allowed.readings.values()] == [36, 33]
     assert allowed.fingerprint("p") != dropped.fingerprint("p")
     assert any(
@@ -334,9 +336,9 @@ def test_a_hundred_thousand_documents_take_seconds(tmp_path: Path) -> None:
     items = [shaped(f"Document number {i}: it says “{i * i}”, and little else.") for i in range(100_000)]
     began = time.process_time()
     trained = reading(items[5_000:])
-    find_leaks({"v": reading(items[:10_000], VALIDATES, "v"), "a": trained})
+    find_contamination({"v": reading(items[:10_000], VALIDATES, "v"), "a": trained})
     seconds = time.process_time() - began
-    assert trained.in_both["plain"] == 5_000 and len(trained.train_of["plain"]) == 90_000 and trained.content
+    assert trained.contaminated_count["plain"] == 5_000 and len(trained.train_of["plain"]) == 90_000 and trained.content
     assert seconds < 6, seconds
 
 
@@ -345,4 +347,4 @@ def test_keys_follow_what_is_done_with_leaks() -> None:
     keys = {how: content_keys({"a": part}, {"a": "x"}, (), how) for how in ("drop", "refuse", "allow")}
     assert keys["drop"] == keys["refuse"] != keys["allow"]
     readings = read_all({"a": part}, [View("a", "plain")], Fetch(Path(".")), (), lambda *_: None, "drop")
-    assert SimpleNamespace(**vars(readings["a"])).leaks == {"plain": [], "dialogue": []}
+    assert SimpleNamespace(**vars(readings["a"])).contaminated_examples == {"plain": [], "dialogue": []}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmspec.data import entries
+from llmspec.data import artifact_cache
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +26,8 @@ def write(folder: Path) -> dict[str, Any]:
 
 
 def make() -> Path:
-    entry = entries.make("tokens", "k", write)
-    found = entries.find("tokens", "k")
+    entry = artifact_cache.make("tokens", "k", write)
+    found = artifact_cache.find("tokens", "k")
     assert found == entry and found.about == {"documents": 3, "share": 0.1, "names": ["a\ud800"], "deep": {"1": None}}
     return found.folder
 
@@ -35,15 +35,15 @@ def make() -> Path:
 @pytest.mark.parametrize("large", [False, True])
 def test_a_changed_byte_anywhere_is_noticed(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if large:  # read only where the times changed, which every writing does
-        monkeypatch.setattr(entries, "SUMMED_WHOLE", 0)
+        monkeypatch.setattr(artifact_cache, "SUMMED_WHOLE", 0)
     folder = make()
-    for name in ("tokens.bin", entries.ABOUT):
+    for name in ("tokens.bin", artifact_cache.ABOUT):
         raw = (folder / name).read_bytes()
         for at in range(0, len(raw), 11):
             (folder / name).write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-            assert entries.find("tokens", "k") is None, (name, at)
+            assert artifact_cache.find("tokens", "k") is None, (name, at)
         (folder / name).write_bytes(raw)
-        assert entries.find("tokens", "k") is not None
+        assert artifact_cache.find("tokens", "k") is not None
 
 
 @pytest.mark.parametrize(
@@ -57,32 +57,32 @@ def test_a_changed_byte_anywhere_is_noticed(large: bool, monkeypatch: pytest.Mon
         lambda f: os.truncate(f, 1 << 40),
     ],
 )
-@pytest.mark.parametrize("name", ["tokens.bin", entries.ABOUT])
+@pytest.mark.parametrize("name", ["tokens.bin", artifact_cache.ABOUT])
 def test_what_is_no_such_file_any_more_is_made_anew(damage: Callable[[Path], Any], name: str) -> None:
     folder = make()
     damage(folder / name)
-    if not ((folder / name).is_symlink() and name == entries.ABOUT):  # a link to the same notes says the same
-        assert entries.find("tokens", "k") is None
+    if not ((folder / name).is_symlink() and name == artifact_cache.ABOUT):  # a link to the same notes says the same
+        assert artifact_cache.find("tokens", "k") is None
     make()
 
 
 @pytest.mark.parametrize("notes", ["", "[]", "{}", "3", "null", "[" * 100_000, '{"files": []}', '{"files": {"x": 1}}'])
 def test_notes_that_say_nothing_are_made_anew(notes: str) -> None:
     folder = make()
-    (folder / entries.ABOUT).write_text(notes)
-    assert entries.find("tokens", "k") is None
+    (folder / artifact_cache.ABOUT).write_text(notes)
+    assert artifact_cache.find("tokens", "k") is None
     make()
 
 
 def test_a_large_file_is_not_read_while_nobody_wrote_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make()
-    monkeypatch.setattr(entries, "SUMMED_WHOLE", 10)
+    monkeypatch.setattr(artifact_cache, "SUMMED_WHOLE", 10)
     monkeypatch.setattr(
-        entries, "_checksum", lambda file: pytest.fail(f"{file.name} was read") if file.stat().st_size else 0
+        artifact_cache, "_checksum", lambda file: pytest.fail(f"{file.name} was read") if file.stat().st_size else 0
     )
-    assert entries.find("tokens", "k") is not None
+    assert artifact_cache.find("tokens", "k") is not None
     monkeypatch.undo()
     os.utime(folder / "tokens.bin", (1, 1))  # as after a copy: read once more, and fine
     monkeypatch.setenv("LLMSPEC_CACHE", str(folder.parents[1]))
-    assert entries.find("tokens", "k") is not None
-    assert set(json.loads((folder / entries.ABOUT).read_text())) == {"files", "about", "sum"}
+    assert artifact_cache.find("tokens", "k") is not None
+    assert set(json.loads((folder / artifact_cache.ABOUT).read_text())) == {"files", "about", "sum"}

@@ -1,4 +1,4 @@
-"""Texts that training and validation share, exactly or but for typography, and doubled sources.
+"""Texts that training and validation share, exactly or apart from typography, and doubled sources.
 
 By hashes: one pass over the documents, whatever their number.
 """
@@ -161,14 +161,14 @@ def content(keys: np.ndarray) -> Content:
     return Content(hashlib.sha256(distinct.tobytes()).hexdigest(), len(keys), len(keys) - len(distinct))
 
 
-class Leak(NamedTuple):
+class Contaminated(NamedTuple):
     """A training document whose text some source validates with, by their places."""
 
     trained: str
     validated: str
 
 
-class Held:
+class HeldOut:
     """Keys (n,) S16 of validation documents, to look others up in."""
 
     def __init__(self, keys: np.ndarray) -> None:
@@ -188,7 +188,7 @@ class Held:
 
 # -- what is said of them ------------------------------------------------------------------------------------------
 def refusal(source: str, count: int, examples: Sequence[Sequence[str]]) -> Problem:
-    """The problem of a source that leaks where `data.contamination: refuse` stands."""
+    """The problem of a contaminated source where `data.contamination: refuse` stands."""
     named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
     return Problem(
         f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too: "

@@ -12,14 +12,14 @@ import numpy as np
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, RunError
-from llmspec.data import entries
-from llmspec.data.entries import Entry
+from llmspec.data import artifact_cache
+from llmspec.data.artifact_cache import Entry
+from llmspec.data.contamination import Content
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.leaks import Content
 from llmspec.data.reading import FORMAT, Reading, View, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.split import TRAINS
-from llmspec.data.tokens import TokenSet, spelled
+from llmspec.data.tokens import TokenSet, join_text
 from llmspec.data.unknown import Unknown
 from llmspec.data.writing import Cutter, FileRows, TokenWriter
 from llmspec.parts.sources import Source
@@ -35,7 +35,7 @@ SIDES = ("train", "validation")
 
 
 @dataclass
-class Maker:
+class DataBuilder:
     """Makes what is missing in the cache. Texts are read only if something is missing, and never kept in memory."""
 
     tokenizer: Tokenizer
@@ -65,7 +65,7 @@ class Maker:
         return digest({**settings, "texts": texts, "sample": sample if self.tokenizer.learns else {}})
 
     def codec(self) -> Codec:
-        entry = entries.find("tokenizers", self.codec_key)
+        entry = artifact_cache.find("tokenizers", self.codec_key)
         if entry is not None:
             try:
                 return self.tokenizer.load((entry.folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -78,19 +78,19 @@ class Maker:
             (folder / "tokenizer.json").write_text(codec.to_json(), encoding="utf-8")
             return {"vocab": codec.vocab}
 
-        made = entries.make("tokenizers", self.codec_key, write)
+        made = artifact_cache.make("tokenizers", self.codec_key, write)
         return self.tokenizer.load((made.folder / "tokenizer.json").read_text(encoding="utf-8"))
 
     def _sample(self) -> Iterator[str]:
         """Training text in the proportions of the mixture, as far as each source's text goes; long texts in pieces."""
         sides = {name: reading.train_of["plain"] for name, reading in self.readings.items()}
-        sizes = {name: side.spelled for name, side in sides.items()}
+        sizes = {name: side.characters for name, side in sides.items()}
         most, done = min(TOKENIZER_TEXT, sum(sizes.values())), 0
         cutter = Cutter(self.tokenizer.cut)
         for name, side in sides.items():
             lengths = self.readings[name].lengths(TRAINS)
             texts = (
-                (int(lengths[number]), spelled(item.plain), item.document.more)
+                (int(lengths[number]), join_text(item.plain), item.document.more)
                 for number, item in side.stretches()
                 if item.plain is not None
             )
@@ -110,14 +110,14 @@ class Maker:
                 "revision": self.tokenizer.revision,
             }
         )
-        if found := entries.find("tokens", key):
+        if found := artifact_cache.find("tokens", key):
             try:
                 for side in SIDES:
                     TokenSet.load(found.folder, side, codec.vocab, found.about[side])
                 return found
             except (RunError, KeyError, TypeError):
-                entries.discard(found.folder)
-        return entries.make("tokens", key, lambda folder: self._write(folder, view, codec))
+                artifact_cache.discard(found.folder)
+        return artifact_cache.make("tokens", key, lambda folder: self._write(folder, view, codec))
 
     def _write(self, folder: Path, view: View, codec: Codec) -> dict[str, Any]:
         """One pass over a source, to the files of both sides."""
@@ -133,19 +133,19 @@ class Maker:
         def files(side: str) -> Callable[..., FileRows]:
             return lambda field, kind, shape: FileRows(folder / f"{side}.{field}.npy", kind, shape)
 
-        spoken = view.form == "dialogue"
-        writers = [TokenWriter(codec, files(side), self.tokenizer.cut, spoken, tell) for side in SIDES]
+        as_dialogues = view.form == "dialogue"
+        writers = [TokenWriter(codec, files(side), self.tokenizer.cut, as_dialogues, tell) for side in SIDES]
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
-        leaked = np.zeros(reading.documents, bool) if reading.allowed else reading.leaked[view.form]
+        skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[view.form]
         for side, number, item in reading.walk():
-            if side == TRAINS and leaked[number]:
+            if side == TRAINS and skipped[number]:
                 continue
             dropped(notes[side], item, view.form)
-            if spoken and item.turns is not None:
+            if as_dialogues and item.turns is not None:
                 writers[side].dialogue(item.turns)
-            elif not spoken and item.plain is not None:
+            elif not as_dialogues and item.plain is not None:
                 writers[side].text(item.plain, item.document.more)
-            letters[side].add(spelled(text) for text in view.contents(item))
+            letters[side].add(join_text(text) for text in view.contents(item))
         counts = {
             name: {**writer.close(), "unknown": found.dump(), "dropped": noted.dump()}
             for name, writer, found, noted in zip(SIDES, writers, letters, notes, strict=True)
@@ -156,8 +156,8 @@ class Maker:
             "source": view.source,
             "form": view.form,
             "documents": reading.documents,
-            "in_both": reading.in_both[view.form],
-            "leaks": reading.leaks[view.form],
+            "contaminated": reading.contaminated_count[view.form],
+            "contaminated_examples": reading.contaminated_examples[view.form],
             "content": held.key,
             "duplicates": held.duplicates,
             "notes": reading.notes.dump(),
