@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,23 @@ def test_what_is_written_passes_with_its_data(case: str, where: str, tmp_path: P
 def test_more_minutes_never_read_less(minutes: float, tmp_path: Path) -> None:
     given = files(tmp_path, "a large text")
     short, long = (create(tmp_path / name, **given, minutes=m) for name, m in (("s", minutes), ("l", 2 * minutes)))
-    budgets = [load_spec(made.path).spec.phases["pretrain"].budget.amount for made in (short, long)]
+    written = [load_spec(made.path).spec.phases["pretrain"].budget for made in (short, long)]
+    budgets = [budget.amount if budget.unit == "tokens" else math.inf for budget in written]  # epochs: all there is
     assert budgets[0] <= budgets[1] or short.parameters < long.parameters
     assert (short.seconds is not None and short.seconds <= minutes * 60 * 1.01) or budgets[0] < 200_000
+
+
+def test_a_text_that_is_denser_where_it_is_validated_passes(tmp_path: Path) -> None:
+    """The tokens of an epoch are estimated, and here by far too high: most of the text is in the validated tenth."""
+    lines = [
+        {"question": f"What about {i}?", "answer": f"It is number {i}. " * (1 if i < 920 else 20)} for i in range(1000)
+    ]
+    (tmp_path / "faq.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    made = create(tmp_path / "mine", chat=tmp_path / "faq.jsonl", minutes=100.0)
+    reading = load_spec(made.path)
+    plan = compile_spec(reading.spec, base=reading.base)
+    done = complete(plan, prepare(plan).measured)
+    assert {round(share.epochs or 0) for phase in done.phases for share in phase.shares} == {4}
 
 
 def test_without_files_it_is_the_quickstart_under_another_name(tmp_path: Path) -> None:

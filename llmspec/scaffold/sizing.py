@@ -126,6 +126,11 @@ class Length(NamedTuple):
     epochs: float
     """Readings of its source."""
 
+    def budget(self, source: str) -> str:
+        """As it is written in a spec: `4.9M tokens`, or `4 epochs of text` where that is what limits it, since the
+        tokens of a text are only estimated here."""
+        return f"{EPOCHS:g} epochs of {source}" if self.epochs == EPOCHS else rounded(self.tokens)
+
 
 def budgets(found: ActivationSizes, tokens_per_second: float, seconds: float) -> tuple[Length, Length | None]:
     """Pretraining and SFT: what fits into the time, at most as often as the text is worth, but some steps at least."""
@@ -133,6 +138,8 @@ def budgets(found: ActivationSizes, tokens_per_second: float, seconds: float) ->
 
     def length(most: float, tokens: int) -> Length:
         epoch = tokens * SPARE
+        if least <= epoch * EPOCHS <= most:
+            return Length(round(epoch * EPOCHS), EPOCHS)
         taken = max(min(most, epoch * EPOCHS), least)
         return Length(round(taken), taken / epoch)
 

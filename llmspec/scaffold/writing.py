@@ -8,7 +8,7 @@ from math import ceil
 
 from llmspec.core.units import count
 from llmspec.scaffold.contents import Contents
-from llmspec.scaffold.sizing import BYTES, EPOCHS, ActivationSizes, Length, Shape, rounded
+from llmspec.scaffold.sizing import BYTES, EPOCHS, ActivationSizes, Length, Shape
 
 HEAD = """\
 # {title}
@@ -112,16 +112,17 @@ def spec(
         out += source("text", *text, pretrain.epochs)
     if chat:
         out += source("dialogues", *chat, epochs)
-    budget = rounded(pretrain.tokens)
+    first = "text" if text else "dialogues"
+    budget = pretrain.budget(first)
     out += "\nphases:\n" + PRETRAIN.format(
-        source="text" if text else "dialogues",
+        source=first,
         budget=budget,
         batch=sizes.batch,
         why=why,
         pad=" " * max(1, 18 - len(budget)),
     )
     if sft:
-        budget = rounded(sft.tokens)
+        budget = sft.budget("dialogues")
         out += SFT.format(
             source="dialogues",
             budget=budget,
