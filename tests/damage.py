@@ -155,15 +155,15 @@ DAMAGES: dict[str, Damage] = {
     "huge rows": _altered(_huge_rows),
     "mistyped rows": _altered(_mistyped_rows),
     "other rows": _altered(lambda v: {"step": 10**30, "loss": 1, "validation": [1], "text": {}}),
-    "no scores": _altered(lambda v: {"step": 1, "validation": {"facts": {"nats": 0, "tokens": 0, "characters": 0}}}),
-    "odd scores": _altered(lambda v: {"step": 1, "validation": {"facts": [1]}}),
+    "no scores": _altered(lambda v: {"step": 1, "validation": [{"name": "loss", "value": 0, "source": "facts"}]}),
+    "odd scores": _altered(lambda v: {"step": 1, "validation": [{"name": "loss", "value": [1]}]}),
     "large scores": _altered(
         lambda v: {
             "step": 1,
             "seconds": 0,
             "loss": 1e308,
             "norm": 1e308,
-            "validation": {"facts": {"nats": 1e308, "tokens": 1, "characters": 1}},
+            "validation": [{"name": "loss", "value": 1e308, "unit": "nats/token", "source": "facts"}],
         }
     ),
     "unexpected": _altered(lambda v: {"another": v}),

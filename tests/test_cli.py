@@ -84,7 +84,8 @@ def test_a_run_ends_in_json_for_machines(run: Path) -> None:
         ("chat", 4, True, True),
     ]
     pretrain, chat = told["phases"]
-    assert pretrain["validation"]["docs"]["nats_per_token"] > 0 and chat["ledger"]["facts"]["tokens_read"] > 0
+    first = pretrain["validation"]["docs"]["metrics"][0]
+    assert first["value"] > 0 and first["unit"] == "nats/token" and chat["ledger"]["facts"]["tokens_read"] > 0
     assert all(proof["holds"] for proof in told["proofs"])
 
 

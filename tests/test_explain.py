@@ -17,6 +17,7 @@ from llmspec.compiler.plan import Measured, SharePlan, SourcePlan
 from llmspec.core.problems import RunError
 from llmspec.explain.report import Report
 from llmspec.explain.run import counts_of, explain_run
+from llmspec.parts.objectives import CrossEntropy
 from llmspec.render.reports import show
 from llmspec.render.terminal import Screen
 from llmspec.runs.files import write_json, write_text
@@ -140,8 +141,8 @@ def trained(run: RunFolder, name: str, steps: int, rising: bool = False, done: b
         place.timing.append({"step": step, "seconds": 3.0 if step == 1 else 0.1})
         if step % 10 == 0:
             nats = 100 * (1 + step / 40 if rising else 3 - step / 40)
-            score = {"nats": nats, "tokens": 100, "characters": 300}
-            place.metrics.append({"step": step, "validation": {"facts": score}})
+            metrics = CrossEntropy().metrics({"loss": nats, "loss_weights": 100}, 300)
+            place.metrics.append({"step": step, "validation": [m.of("facts").dump() for m in metrics]})
             place.samples.append(
                 {
                     "step": step,
@@ -205,11 +206,12 @@ def test_a_whole_run(tmp_path: Path) -> None:
     pretrain = report.phases[0]
     assert pretrain.tokens_per_second == pytest.approx(64 / 0.1) and pretrain.clipped == 1.0
     last = pretrain.validation[0].scores[-1]
-    assert last.nats_per_token == pytest.approx(2.0) and last.nats_per_character == pytest.approx(2 / 3)
-    assert last.perplexity == pytest.approx(math.e**2) and last.step == 40
+    assert last.value("loss", "nats/token") == pytest.approx(2.0)
+    assert last.value("loss", "nats/character") == pytest.approx(2 / 3)
+    assert last.value("perplexity") == pytest.approx(math.e**2) and last.step == 40
     assert not any(row.differences for row in pretrain.ledger) and "as planned" in printed(report, 80)
     data = as_json(report)
-    assert len(data["phases"][0]["loss"]["steps"]) == 40 and len(data["phases"][0]["samples"]) == 4
+    assert len(data["phases"][0]["metrics"][0]["curve"]["steps"]) == 40 and len(data["phases"][0]["samples"]) == 4
     assert {s["source"]: s["attribution"] for s in data["sources"]} == {"plain": "", "facts": "Somebody"}
     assert_fits(report)
 

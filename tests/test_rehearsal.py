@@ -15,7 +15,8 @@ from llmspec.data.prepare import PreparedData, prepare
 from llmspec.decoding import chat_prompt, text_prompt
 from llmspec.runs.files import Rows
 from llmspec.spec import load_spec, read_spec
-from llmspec.training import prompts, supervised
+from llmspec.training import engine, prompts, trainer
+from llmspec.training.tasks import supervised
 
 LONG = "a prompt that is much longer than the context"
 
@@ -179,16 +180,14 @@ def test_a_sample_that_fails_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_validation_loss_that_is_no_number_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, original = supervised.host, supervised.Supervised.validate
+    real = trainer.Trainer.evaluate
 
-    def validate(self: Any) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(supervised, "host", lambda tensor: real(tensor) * float("nan"))
-            original(self)
+    def evaluate(self: Any, batch: Any) -> Any:
+        return {name: total * float("nan") for name, total in real(self, batch).items()}
 
-    monkeypatch.setattr(supervised.Supervised, "validate", validate)
+    monkeypatch.setattr(trainer.Trainer, "evaluate", evaluate)
     heard = trained(tmp_path)
-    assert len(heard.steps) == 10 and not heard.scores
+    assert len(heard.steps) == 10 and not heard.metrics
     assert any("the validation loss of facts after step 6 of first is nan" in n for n in heard.notices)
     assert not any("validation" in row for row in Rows(tmp_path / "run/first/metrics.jsonl").read())
 
@@ -200,7 +199,7 @@ def test_what_is_measured_beside_the_training_ends_nothing(tmp_path: Path, monke
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(module, "peak_flops", broken)
-    monkeypatch.setattr(supervised.estimates, "remember", broken)
+    monkeypatch.setattr(engine.estimates, "remember", broken)
     heard = trained(tmp_path)
     assert len(heard.steps) == 10
     assert [n for n in heard.notices if "Input/output error" in n and ("peak" in n or "how long" in n)]
@@ -235,4 +234,4 @@ SLOW = ("the shortest context", "one number wide", "a vocabulary of one letter")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.nightly) if n in SLOW else n for n in EXTREMES])
 def test_extremes_that_are_legal_work(tmp_path: Path, name: str) -> None:
     heard = trained(tmp_path, *EXTREMES[name])
-    assert heard.phases == ["first", "second"] and heard.samples and heard.scores
+    assert heard.phases == ["first", "second"] and heard.samples and heard.metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Better = Literal["lower", "higher", ""]
@@ -28,6 +28,17 @@ class Metric:
         if self.name == "loss" and self.unit:
             return self.unit
         return f"{self.name} ({self.unit})" if self.unit and self.unit != self.name else self.name
+
+    @property
+    def shown(self) -> str:
+        """The value for people: four places after the point, or four digits of what is larger; counts as they are."""
+        if not self.better and self.value == int(self.value):
+            return f"{int(self.value):,}"
+        return f"{self.value:.4f}" if abs(self.value) < 10 else f"{self.value:.4g}"
+
+    def of(self, source: str) -> Metric:
+        """The same, measured on a source."""
+        return replace(self, source=source)
 
     def dump(self) -> dict[str, Any]:
         """JSON-able form, without what is empty."""

@@ -1,14 +1,16 @@
-"""Curves of a run, and what can be read off them. Losses are nats per token."""
+"""Curves of a run by name and unit, and what can be read off them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmspec.core.metrics import Metric
+
 RISE = 0.01
-"""A validation loss this share above its lowest has risen: less is within what one batch more or less would do."""
+"""A validation this share worse than its best has become worse: less is within what one batch more or less would do."""
 WINDOW = 0.05
 """Share of the steps over which a training loss is averaged before it is compared."""
 
@@ -32,17 +34,29 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class NamedCurve:
+    """A number of each step, such as the loss."""
+
+    name: str
+    unit: str
+    curve: Curve
+
+
+@dataclass(frozen=True)
 class Score:
-    """Validation of one source at one step: every validation token once."""
+    """Validation of one source at one step, over all of its validation text."""
 
     step: int
-    tokens: int
-    characters: int
-    nats: float
-    nats_per_token: float
-    nats_per_character: float
-    perplexity: float
-    """Per token: e to the nats per token."""
+    metrics: tuple[Metric, ...]
+    """What says how good the model is comes first."""
+
+    @property
+    def main(self) -> Metric:
+        return self.metrics[0]
+
+    def value(self, name: str, unit: str | None = None) -> float | None:
+        """The metric of a name, and of a unit where it is given in several; None where there is none."""
+        return next((m.value for m in self.metrics if m.name == name and unit in (None, m.unit)), None)
 
 
 @dataclass(frozen=True)
@@ -53,8 +67,16 @@ class Validation:
     scores: tuple[Score, ...]
 
     @property
-    def curve(self) -> Curve:
-        return Curve(tuple(s.step for s in self.scores), tuple(s.nats_per_token for s in self.scores))
+    def best(self) -> Score:
+        """The score whose first metric is best."""
+        sign = -1 if self.scores[-1].main.better == "higher" else 1
+        return min(self.scores, key=lambda s: sign * s.main.value)
+
+    def curve(self, name: str = "", unit: str | None = None) -> Curve:
+        """One metric of the source; the first one where no name is given."""
+        name, unit = (name, unit) if name else (self.scores[-1].main.name, self.scores[-1].main.unit)
+        found = [(s.step, v) for s in self.scores if (v := s.value(name, unit)) is not None]
+        return Curve(tuple(s for s, _ in found), tuple(v for _, v in found))
 
 
 def curve(rows: Sequence[dict[str, Any]], key: str) -> Curve:
@@ -63,34 +85,37 @@ def curve(rows: Sequence[dict[str, Any]], key: str) -> Curve:
     return Curve(tuple(s for s, _ in found), tuple(v for _, v in found))
 
 
+def named_curves(rows: Sequence[dict[str, Any]], units: Mapping[str, str]) -> tuple[NamedCurve, ...]:
+    """The curves of what a phase notes of its steps, by the units that it notes once; the loss where it has none."""
+    return tuple(NamedCurve(name, unit, curve(rows, name)) for name, unit in (units or {"loss": ""}).items())
+
+
 def validations(rows: Sequence[dict[str, Any]]) -> tuple[Validation, ...]:
-    """The scores of each source, from rows {step, validation: {source: {nats, tokens, characters}}}."""
+    """The scores of each source, from rows {step, validation: [metric]}."""
     found: dict[str, list[Score]] = {}
     for row in rows:
-        for source, sums in (row.get("validation") or {}).items():
-            found.setdefault(source, []).append(_score(int(row["step"]), sums))
+        metrics = [Metric.load(m) for m in row.get("validation") or ()]
+        for source in dict.fromkeys(m.source for m in metrics):
+            of_source = tuple(m for m in metrics if m.source == source)
+            found.setdefault(source, []).append(Score(int(row["step"]), of_source))
     return tuple(Validation(source, tuple(scores)) for source, scores in found.items())
 
 
-def _score(step: int, sums: dict[str, Any]) -> Score:
-    nats, tokens, characters = float(sums["nats"]), int(sums["tokens"]), int(sums["characters"])
-    per_token = nats / max(1, tokens)
-    return Score(step, tokens, characters, nats, per_token, nats / max(1, characters), math.exp(min(per_token, 700.0)))
-
-
-def overfitting(training: Curve, held_out: Sequence[Validation]) -> list[str]:
-    """Sources whose validation loss has risen since its lowest while the training loss fell."""
+def overfitting(training: NamedCurve, held_out: Sequence[Validation]) -> list[str]:
+    """Sources whose validation has become worse since its best while training went on to improve."""
     found = []
     for validation in held_out:
-        scores = validation.scores
-        if len(scores) < 2:
+        best, last = validation.best, validation.scores[-1]
+        if len(validation.scores) < 2 or not best.main.better:
             continue
-        best, last = min(scores, key=lambda s: s.nats_per_token), scores[-1]
-        then, now = training.around(best.step), training.around(last.step)
-        if last.nats_per_token > best.nats_per_token * (1 + RISE) and now < then:
+        name, was, now = best.main.name, best.main.value, last.main.value
+        worse = now > was * (1 + RISE) if best.main.better == "lower" else now < was * (1 - RISE)
+        trained, trains = training.curve.around(best.step), training.curve.around(last.step)
+        if worse and trains < trained:
+            went = "rose" if now > was else "fell"
             found.append(
-                f"overfitting to {validation.source}: since step {best.step:,} its validation loss rose from "
-                f"{best.nats_per_token:.3f} to {last.nats_per_token:.3f}, while the training loss fell from {then:.3f} "
-                f"to {now:.3f}. More text, fewer steps or dropout would help."
+                f"overfitting to {validation.source}: since step {best.step:,} its validation {name} {went} from "
+                f"{was:.3f} to {now:.3f}, while the training {training.name} fell from {trained:.3f} "
+                f"to {trains:.3f}. More text, fewer steps or dropout would help."
             )
     return found

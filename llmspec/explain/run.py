@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.compiler.proofs import Proof
-from llmspec.explain.curves import Curve, Validation, curve, overfitting, validations
+from llmspec.explain.curves import Curve, NamedCurve, Validation, curve, named_curves, overfitting, validations
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
 from llmspec.runs.files import read_table
@@ -67,7 +67,8 @@ class PhaseRun:
     """Steps that are recorded."""
     steps: int | None
     """Steps that were planned."""
-    loss: Curve
+    metrics: tuple[NamedCurve, ...]
+    """Numbers of each step by name and unit; what is minimised, mostly the loss, first."""
     validation: tuple[Validation, ...]
     learning_rate: Curve
     gradient_norm: Curve
@@ -89,6 +90,11 @@ class PhaseRun:
     ledger: tuple[LedgerRow, ...]
     samples: tuple[Sample, ...]
     remarks: tuple[str, ...]
+
+    @property
+    def loss(self) -> Curve:
+        """What is minimised."""
+        return self.metrics[0].curve
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def _state(phases: Sequence[PhaseRun]) -> str:
 
 def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) -> PhaseRun:
     about, rows, phase = folder.about, folder.metrics.read(), planned.phase
-    loss, norm = curve(rows, "loss"), curve(rows, "norm")
+    metrics, norm = named_curves(rows, about.get("units") or {}), curve(rows, "norm")
     seconds, held_out = curve(folder.timing.read(), "seconds"), validations(rows)
     per_step = planned.tokens / planned.steps if planned.tokens and planned.steps else None
     median = statistics.median(seconds.values) if seconds.values else None
@@ -186,7 +192,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         clipped = sum(v > phase.max_grad_norm for v in norm.values) / len(norm.values)
     tokens_per_second = per_step / median if per_step and median else None
     flops = planned.flops / planned.steps / median if planned.flops and planned.steps and median else None
-    step, state = loss.steps[-1] if loss.steps else 0, _phase_state(about, planned)
+    step, state = norm.steps[-1] if norm.steps else 0, _phase_state(about, planned)
     counts = [c.get("tokens_read", 0) for c in counts_of(about.get("ledger")).values()]
     promised = (
         facts_of(planned, about, step, sum(seconds.values), sum(counts) if counts else None, peak_flops)
@@ -199,7 +205,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         state=state,
         step=step,
         steps=planned.steps,
-        loss=loss,
+        metrics=metrics,
         validation=held_out,
         learning_rate=curve(rows, "lr"),
         gradient_norm=norm,
@@ -213,7 +219,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         facts=promised,
         ledger=_ledger(planned.shares, about.get("ledger")),
         samples=_samples(folder),
-        remarks=(*_remarks(loss, held_out, clipped, about.get("ledger"), planned), *remarks_on(promised)),
+        remarks=(*_remarks(metrics[0], held_out, clipped, about.get("ledger"), planned), *remarks_on(promised)),
     )
 
 
@@ -261,7 +267,7 @@ def counts_of(saved: Any) -> dict[str, dict[str, int]]:
 
 
 def _remarks(
-    loss: Curve, held_out: Sequence[Validation], clipped: float | None, ledger: Any, planned: PhasePlan
+    loss: NamedCurve, held_out: Sequence[Validation], clipped: float | None, ledger: Any, planned: PhasePlan
 ) -> list[str]:
     """What a person who knows the field would say to these curves."""
     found = overfitting(loss, held_out)

@@ -12,7 +12,7 @@ from llmspec.runs.run import RunFolder
 def run_summary(folder: RunFolder, reused: list[str]) -> dict[str, Any]:
     """Where the run lies, what each phase came to, what was proven; `reused` names phases that were trained before.
 
-    Losses in nats per token, times in seconds. Raises RunError where the run cannot be read.
+    Metrics have names and units, times are in seconds. Raises RunError where the run cannot be read.
     """
     report = explain_run(folder)
     return plain(
@@ -38,7 +38,7 @@ def _phase(phase: PhaseRun) -> dict[str, Any]:
         "state": phase.state,
         "step": phase.step,
         "steps": phase.steps,
-        "loss": phase.loss.last,
+        "metrics": {m.name: {"value": m.curve.last, "unit": m.unit} for m in phase.metrics},
         "seconds": phase.seconds,
         "tokens_per_second": phase.tokens_per_second,
         "validation": {v.source: v.scores[-1] for v in phase.validation},

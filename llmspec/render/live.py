@@ -17,11 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.metrics import Metric
 from llmspec.core.units import count, duration
 from llmspec.forecast.estimates import Forecast
 from llmspec.render.headway import Headway
 from llmspec.render.terminal import Screen, Text, err, out
-from llmspec.training.callbacks import Callback, Score, Step
+from llmspec.training.callbacks import Callback, Step
 from llmspec.training.stop import Interrupted
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -119,18 +120,17 @@ class Plain(Callback):
         now = time.monotonic()
         if step.step in (1, step.steps) or now - self.last > PLAIN_SECONDS:
             self.last = now
+            numbers = "  ".join(f"{m.name} {m.value:.3f}" for m in step.metrics)
             self.say(
-                f"{self.phase} {step.step}/{step.steps}  loss {step.loss:.3f}  lr {step.lr:.2e}  "
+                f"{self.phase} {step.step}/{step.steps}  {numbers}  lr {step.lr:.2e}  "
                 f"norm {step.norm:.2f}  {self.pace.speed(self.peak)}  "
                 f"ETA {self.pace.eta(step)}"
             )
 
-    def validated(self, step: int, scores: list[Score]) -> None:
-        for s in scores:
-            self.say(
-                f"{self.phase} {step}  validation {s.source}: {s.per_token:.4f} nats/token, "
-                f"{s.per_character:.4f} nats/character"
-            )
+    def validated(self, step: int, metrics: list[Metric]) -> None:
+        for source in dict.fromkeys(m.source for m in metrics):
+            told = ", ".join(words(m) for m in metrics if m.source == source and m.better)
+            self.say(f"{self.phase} {step}  validation {source}: {told}")
 
     def sampled(self, step: int, prompt: str, text: str) -> None:
         self.say(f"{self.phase} {step}  sample: {prompt!r} -> {text!r}")
@@ -181,7 +181,7 @@ class Display(Plain):
         self.losses.append(step.loss)
         self.bar.update(self.task, completed=step.step)
         self.line = Text.assemble(
-            ("loss ", "dim"),
+            (f"{step.metrics[0].name} ", "dim"),
             (f"{step.loss:.3f}", "bold"),
             self.score,
             ("   lr ", "dim"),
@@ -192,9 +192,12 @@ class Display(Plain):
             self.pace.eta(step),
         )
 
-    def validated(self, step: int, scores: list[Score]) -> None:
-        super().validated(step, scores)
-        self.score = f"   validation {scores[0].per_character:.3f} nats/char" if scores else ""
+    def validated(self, step: int, metrics: list[Metric]) -> None:
+        super().validated(step, metrics)
+        first = metrics[0]
+        # Of what is given in several units, the last has least to do with the model: characters rather than tokens.
+        shown = [m for m in metrics if (m.source, m.name) == (first.source, first.name)][-1]
+        self.score = f"   validation {words(shown)}"
 
     def sampled(self, step: int, prompt: str, text: str) -> None:
         self.text = Text.assemble((prompt, "bold"), " " if prompt and not prompt.endswith("\n") else "", text[:400])
@@ -204,6 +207,13 @@ class Display(Plain):
 
     def phase_ends(self, phase: PhasePlan, ledger: list[dict[str, Any]]) -> None:
         self.say(f"{phase.name}: done, loss {self.losses[-1]:.3f}" if self.losses else f"{phase.name}: done")
+
+
+def words(metric: Metric) -> str:
+    """`3.9451 nats/token`, `perplexity 51.68`: a loss is known by its unit, everything else by its name."""
+    if metric.name == "loss" and metric.unit:
+        return f"{metric.shown} {metric.unit}"
+    return f"{metric.name} {metric.shown}{' ' + metric.unit if metric.unit else ''}"
 
 
 def origin(forecasts: Mapping[str, Forecast]) -> str:

@@ -112,13 +112,14 @@ def show_phase(console: Screen, phase: PhaseRun) -> None:
 # -- curves --------------------------------------------------------------------------------------------------------
 def show_curves(console: Screen, phase: PhaseRun) -> None:
     """The loss as a chart where there is room and a terminal, the rest as a line of bars each."""
-    drawn = None
+    first, drawn, held_out = phase.metrics[0], None, dict[str, Curve]()
     if console.is_terminal and console.width >= NARROW and len(phase.loss.values) > 1:
-        drawn = chart(phase.loss, [v.curve for v in phase.validation], console.width - 4)
+        held_out = {v.source: curve for v in phase.validation if (curve := v.curve(first.name, first.unit)).values}
+        drawn = chart(first.curve, list(held_out.values()), console.width - 4)
     if drawn:
-        legend = Text.assemble("nats per token: ", ("⠒ ", "cyan"), "training")
-        for mark, validation in zip(MARKS, phase.validation, strict=False):
-            legend.append(f"   {mark} ", style="yellow").append(f"validation {validation.source}")
+        legend = Text.assemble(f"{first.name}{in_unit(first.unit)}: ", ("⠒ ", "cyan"), "training")
+        for mark, source in zip(MARKS, held_out, strict=False):
+            legend.append(f"   {mark} ", style="yellow").append(f"validation {source}")
         console.print(Padding(legend, (0, 0, 0, 2)))
         console.print(Padding(drawn, (0, 0, 0, 2)))
     width = max(8, min(40, console.width - 52))
@@ -131,20 +132,15 @@ def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any
     def line(curve: Curve, words: str, floor: float | None = None) -> Text:
         return Text.assemble((spark(curve.values, width, floor), "cyan"), "  ", words)
 
-    loss = phase.loss
-    if loss.values:
-        ends = f"{loss.values[0]:.3f} → {loss.around(loss.steps[-1]):.3f} nats/token"
-        yield "loss", ends if charted else line(loss, ends)
-    if not charted:
-        for v in phase.validation:
-            curve = v.curve
-            yield (
-                f"validation {v.source}",
-                line(
-                    curve,
-                    " → ".join(f"{x:.3f}" for x in dict.fromkeys((curve.values[0], curve.values[-1]))) + " nats/token",
-                ),
-            )
+    for i, metric in enumerate(phase.metrics):
+        if (curve := metric.curve).values:
+            ends = f"{curve.values[0]:.3f} → {curve.around(curve.steps[-1]):.3f} {metric.unit}".rstrip()
+            yield metric.name, ends if charted and not i else line(curve, ends)
+    for v in phase.validation:
+        main, curve = v.scores[-1].main, v.curve()
+        if not charted or (main.name, main.unit) != (phase.metrics[0].name, phase.metrics[0].unit):
+            ends = " → ".join(f"{x:.3f}" for x in dict.fromkeys((curve.values[0], curve.values[-1])))
+            yield f"validation {v.source}", line(curve, f"{ends} {main.unit or main.name}")
     if rates := phase.learning_rate.values:
         yield "learning rate", line(phase.learning_rate, f"peak {max(rates):.3g}, now {rates[-1]:.3g}", 0.0)
     if norms := phase.gradient_norm.values:
@@ -158,21 +154,20 @@ def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any
 
 
 def scores(found: tuple[Validation, ...]) -> Table:
-    """The last validation of each source, and its best where that is another."""
-    columns = ("nats/token", "nats/character", "perplexity", "tokens", "at step")
-    made = table("validation", *columns, right=columns, indent=0)
+    """The last validation of each source, and its best where that is another; a column a metric."""
+    labels = tuple(dict.fromkeys(m.label for v in found for m in v.scores[-1].metrics))
+    made = table("validation", *labels, "at step", right=(*labels, "at step"), indent=0)
     for v in found:
-        last, best = v.scores[-1], min(v.scores, key=lambda s: s.nats_per_token)
+        last, best = v.scores[-1], v.best
         for name, score in ((v.source, last), *(((f"{v.source}, best", best),) if best.step != last.step else ())):
-            made.add_row(
-                name,
-                f"{score.nats_per_token:.4f}",
-                f"{score.nats_per_character:.4f}",
-                f"{score.perplexity:.4g}",
-                number(score.tokens),
-                number(score.step),
-            )
+            cells = {m.label: m.shown for m in score.metrics}
+            made.add_row(name, *(cells.get(label, "") for label in labels), number(score.step))
     return made
+
+
+def in_unit(unit: str) -> str:
+    """` in nats/token`; nothing of a plain number."""
+    return f" in {unit}" if unit else ""
 
 
 # -- ledger and samples --------------------------------------------------------------------------------------------

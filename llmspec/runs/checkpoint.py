@@ -1,4 +1,4 @@
-"""Checkpoints: weights and optimizer state as safetensors, cursor and ledger as JSON, and a digest of each."""
+"""Checkpoints: weights and optimizer state as safetensors, the place in training as JSON, and a digest of each."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from llmspec.runs import tensors
 from llmspec.runs.files import LARGEST, disk_errors, read_json, write_json
 
 WEIGHTS, STATE, CURSOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "cursor.json", "manifest.json"
+TASK = "task.safetensors"
+"""Arrays that are state of a phase kind's task, where it has any."""
 KEPT = 2
 """Checkpoints kept of a phase: should the newest be damaged, the one before it serves."""
 T = TypeVar("T")
@@ -44,11 +46,15 @@ class Checkpoint:
         """`<weight>:<state>` -> float32 array. Raises as `weights`."""
         return self._arrays(STATE, expected)
 
+    def task(self, expected: tensors.Shapes) -> dict[str, Any]:
+        """Name -> float32 array of the task's state; nothing where nothing is expected. Raises as `weights`."""
+        return self._arrays(TASK, expected) if expected else {}
+
     def cursor(self) -> dict[str, Any]:
-        """Step, phase key, place in the stream and ledger. Raises RunError where it is none."""
+        """Step, phase key, and the task's state. Raises RunError where it is none."""
         path = self.folder / CURSOR
         found = read_json(path)
-        types = {"step": int, "key": str, "stream": dict, "ledger": dict}
+        types = {"step": int, "key": str, "task": dict}
         if not isinstance(found, dict):
             raise RunError(f"{path} is damaged: it holds no table of names and values")
         if wrong := [name for name, kind in types.items() if name in found and type(found[name]) is not kind]:
@@ -57,7 +63,7 @@ class Checkpoint:
 
     def check(self, most: int | None = None) -> None:
         """Compares every file with its digest. Raises Damaged, also where one has more than `most` bytes of arrays."""
-        for name in (WEIGHTS, STATE, CURSOR):
+        for name in (WEIGHTS, STATE, CURSOR, *([TASK] if os.path.lexists(self.folder / TASK) else [])):
             self._compare(name, self._digest(name, most))
 
     def _digest(self, name: str, most: int | None) -> str:
@@ -129,7 +135,10 @@ def _reading(path: Path) -> Iterator[None]:
         raise Damaged(explained(e, path).message) from e
 
 
-def save(phase: Path, step: int, weights: dict[str, Any], state: dict[str, Any], cursor: dict[str, Any]) -> Path:
+Arrays = dict[str, Any]
+
+
+def save(phase: Path, step: int, weights: Arrays, state: Arrays, task: Arrays, cursor: dict[str, Any]) -> Path:
     """Writes `step_N` aside, syncs, renames; then drops what is older than the last KEPT. Raises RunError."""
     target, aside = phase / f"step_{step}", phase / f".step_{step}.{os.getpid()}"
     with disk_errors(phase):
@@ -138,6 +147,8 @@ def save(phase: Path, step: int, weights: dict[str, Any], state: dict[str, Any],
         try:
             aside.mkdir()
             manifest = {WEIGHTS: tensors.write(aside / WEIGHTS, weights), STATE: tensors.write(aside / STATE, state)}
+            if task:
+                manifest[TASK] = tensors.write(aside / TASK, task)
             write_json(aside / CURSOR, {"step": step, **cursor})
             with reading(aside / CURSOR) as f:
                 manifest[CURSOR] = stream_digest(f)

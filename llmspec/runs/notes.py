@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,12 +43,14 @@ class LedgerNotes(BaseModel):
     source: str
 
 
-class ScoreNotes(_Notes):
-    """Validation of one source."""
+class MetricNotes(_Notes):
+    """A number of a validation, as llmspec.core.metrics.Metric dumps it."""
 
-    nats: float
-    tokens: int
-    characters: int
+    name: str
+    value: float
+    unit: str = ""
+    source: str = ""
+    better: Literal["lower", "higher", ""] = ""
 
 
 class Row(_Notes):
@@ -60,7 +62,7 @@ class Row(_Notes):
     norm: float | None = None
     tokens: int | None = None
     seconds: float | None = None
-    validation: dict[str, ScoreNotes] | None = None
+    validation: list[MetricNotes] | None = None
     prompt: str | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -73,6 +75,8 @@ class PhaseNotes(_Notes):
     done: bool | None = None
     promise: Promise | None = None
     facts: Facts | None = None
+    units: dict[str, str] | None = None
+    """Of the numbers in rows of steps, by name."""
     ledger: list[LedgerNotes] | None = None
 
 

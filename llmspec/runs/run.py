@@ -34,7 +34,8 @@ class PhaseFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics = Rows(folder / "metrics.jsonl")
-        """Rows {step, loss, lr, norm, tokens} or {step, validation}: the same on every run of the same plan."""
+        """Rows {step, loss, lr, norm, tokens} or {step, validation: [metric]}: the same on every run of the same
+        plan."""
         self.timing = Rows(folder / "timing.jsonl")
         """Rows {step, seconds}: kept apart, since they never repeat."""
         self.samples = Rows(folder / "samples.jsonl")

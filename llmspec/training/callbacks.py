@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.metrics import Metric
 from llmspec.core.problems import LlmspecError
 from llmspec.training.stop import Stop
 
@@ -18,35 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step. `loss` in nats per token, `tokens` read, `seconds` wall time of the step, `flops` of its
-    products."""
+    """One optimizer step. `metrics` are its numbers by name and unit, what is minimised first; `tokens` read,
+    `seconds` wall time of the step, `flops` of its products."""
 
     step: int
     steps: int
-    loss: float
+    metrics: tuple[Metric, ...]
     lr: float
     norm: float
     tokens: int
     seconds: float
     flops: float = 0.0
 
-
-@dataclass(frozen=True)
-class Score:
-    """Validation of one source: total nats over every validation token once."""
-
-    source: str
-    nats: float
-    tokens: int
-    characters: int
-
     @property
-    def per_token(self) -> float:
-        return self.nats / max(1, self.tokens)
-
-    @property
-    def per_character(self) -> float:
-        return self.nats / max(1, self.characters)
+    def loss(self) -> float:
+        """What is minimised."""
+        return self.metrics[0].value
 
 
 class Callback:
@@ -73,8 +61,8 @@ class Callback:
     def stepped(self, step: Step) -> None:
         """A step was taken."""
 
-    def validated(self, step: int, scores: list[Score]) -> None:
-        """The validation sets were read once."""
+    def validated(self, step: int, metrics: list[Metric]) -> None:
+        """The validation sets were read once; of each source, what says how good the model is comes first."""
 
     def sampled(self, step: int, prompt: str, text: str) -> None:
         """A sample of text was drawn."""
@@ -128,7 +116,7 @@ class Recorder(Callback):
     """Keeps what it is told: for tests and notebooks."""
 
     steps: list[Step] = field(default_factory=list)
-    scores: list[tuple[int, list[Score]]] = field(default_factory=list)
+    metrics: list[tuple[int, list[Metric]]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
     phases: list[str] = field(default_factory=list)
@@ -137,8 +125,8 @@ class Recorder(Callback):
     def stepped(self, step: Step) -> None:
         self.steps.append(step)
 
-    def validated(self, step: int, scores: list[Score]) -> None:
-        self.scores.append((step, scores))
+    def validated(self, step: int, metrics: list[Metric]) -> None:
+        self.metrics.append((step, metrics))
 
     def notice(self, text: str) -> None:
         self.notices.append(text)

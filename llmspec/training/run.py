@@ -27,7 +27,7 @@ from llmspec.training.prompts import rehearse
 from llmspec.training.stop import Stop, on_signals
 
 if TYPE_CHECKING:
-    from llmspec.training.supervised import RunContext
+    from llmspec.training.context import RunContext
 
 
 def run(
@@ -110,7 +110,7 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
     open_device(plan.device, plan.beam)
     from llmspec.backends.backend import backend
     from llmspec.model.transformer import Transformer, assert_complete
-    from llmspec.training.supervised import RunContext
+    from llmspec.training.context import RunContext
 
     assert_complete(Transformer(plan.model))
     bench = RunContext(plan, prepared, backend(plan.device, precision=plan.precision), watcher, stop)
@@ -124,6 +124,7 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
 def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.Forecast]) -> None:
     """Every phase of the plan in order, each from the weights of the one it names."""
     from llmspec.model.weights import drawn
+    from llmspec.training.engine import Engine
 
     finals: dict[str, Callable[[], dict[str, Any]]] = {}
     for phase in bench.plan.phases:
@@ -142,7 +143,7 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.F
         place.note(key=phase.key, done=False, promise=place.about.get("promise", foretold))
         parent = phase.phase.from_
         start = finals[parent]() if parent else drawn(bench.plan.model, bench.plan.seed)
-        trained = loop(phase)(bench, phase, place, start).run()
+        trained = Engine(bench, phase, place, start).run()
         finals[phase.name] = partial(dict, trained)
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
     from llmspec.model.device import search
@@ -174,16 +175,6 @@ def final_weights(place: PhaseFolder, plan: Plan) -> dict[str, Any]:
     if saved is None or notices:
         raise RunError([*map(Problem, notices), Problem(f"the weights of {place.folder.name} cannot be read any more")])
     return weights
-
-
-def loop(phase: PhasePlan) -> Any:
-    """The loop that a phase kind names."""
-    from llmspec.training.supervised import Supervised
-
-    loops = {"supervised": Supervised}
-    if phase.phase.loop not in loops:
-        raise RunError(f"no loop `{phase.phase.loop}` runs phase {phase.name}")
-    return loops[phase.phase.loop]
 
 
 def others_at_work() -> list[str]:

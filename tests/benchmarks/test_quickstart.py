@@ -49,6 +49,7 @@ def joined(batches: Any, end: int) -> Any:
 
 
 def test_pretraining_beats_a_bigram(quickstart: tuple[Path, float], prepared: Any) -> None:
+    from llmspec.core.metrics import Metric
     from llmspec.parts.tokenizers.special_tokens import EOS
     from llmspec.runs.run import RunFolder
 
@@ -66,8 +67,9 @@ def test_pretraining_beats_a_bigram(quickstart: tuple[Path, float], prepared: An
     validation = joined(held_out, end)
     bigram = Bigram(np.array(train), prepared.codec.vocab).nats(validation) / held_out.characters
     rows = RunFolder.open(quickstart[0]).phase("pretrain").metrics.read()
-    score = [r["validation"]["plays"] for r in rows if "validation" in r][-1]
-    model = score["nats"] / score["characters"]
+    metrics = [Metric.load(m) for m in [r["validation"] for r in rows if "validation" in r][-1]]
+    score = {m.unit: m.value for m in metrics if m.source == "plays"}
+    model = score["nats/character"]
     assert score["tokens"] == len(validation) - 1
     print(
         json.dumps(

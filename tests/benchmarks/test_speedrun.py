@@ -33,6 +33,7 @@ def peer_seconds() -> float:
 
 
 def test_speedrun(tmp_path: Path) -> None:
+    from llmspec.core.metrics import Metric
     from llmspec.data.prepare import prepare
     from llmspec.parts.tokenizers.special_tokens import EOS
     from llmspec.runs.run import RunFolder
@@ -50,8 +51,9 @@ def test_speedrun(tmp_path: Path) -> None:
     targets = np.concatenate([b.targets[b.weights > 0] for b in held_out])
     validation = np.concatenate([[end], targets])
     rows = RunFolder.open(out).phase("pretrain").metrics.read()
-    score = [r["validation"]["plays"] for r in rows if "validation" in r][-1]
-    found = score["nats"] / score["characters"]
+    metrics = [Metric.load(m) for m in [r["validation"] for r in rows if "validation" in r][-1]]
+    score = {m.unit: m.value for m in metrics if m.source == "plays"}
+    found = score["nats/character"]
     grams = {
         kind.__name__.lower(): round(kind(train, prepared.codec.vocab).nats(validation) / held_out.characters, 4)
         for kind in (Bigram, Trigram)

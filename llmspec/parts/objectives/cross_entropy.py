@@ -59,5 +59,4 @@ class CrossEntropy(Objective):
             Metric("loss", nats / max(1, characters), "nats/character", better="lower"),
             Metric("perplexity", math.exp(min(per_token, 700.0)), better="lower"),
             Metric("tokens", tokens, "tokens"),
-            Metric("characters", characters, "characters"),
         )

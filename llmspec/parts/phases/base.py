@@ -29,8 +29,6 @@ def percent(value: float) -> Span:
 class Phase(Part):
     """A stretch of training: from which weights, on what, how long, and how."""
 
-    loop: ClassVar[str] = "supervised"
-    """Which loop of llmspec/training runs it."""
     dialogues: ClassVar[bool] = False
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
 

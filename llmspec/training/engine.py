@@ -1,0 +1,244 @@
+"""The loop of every phase: steps, and now and then validation, samples and checkpoints; it resumes bit for bit.
+
+What is trained on, what a model is validated with and what it shows is the task's (llmspec/training/tasks).
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from llmspec.compiler.plan import PhasePlan
+from llmspec.core.metrics import Metric
+from llmspec.core.problems import RunError
+from llmspec.forecast import estimates
+from llmspec.model.device import allocated
+from llmspec.model.steps import state_shapes
+from llmspec.runs import checkpoint
+from llmspec.runs.checkpoint import Checkpoint, attempt
+from llmspec.runs.run import PhaseFolder
+from llmspec.training.callbacks import Step, only_noted
+from llmspec.training.context import RunContext
+from llmspec.training.phase_stats import PhaseStats
+from llmspec.training.tasks import TASKS
+from llmspec.training.trainer import StepTaken, Trainer
+
+
+class Engine:
+    """Trains one phase from `start` (name -> numpy array), or from the checkpoint in its folder."""
+
+    def __init__(self, context: RunContext, phase: PhasePlan, folder: PhaseFolder, start: dict[str, Any]) -> None:
+        assert phase.steps is not None, "a phase is run with a completed plan"
+        self.context, self.plan, self.folder, self.total = context, phase, folder, phase.steps
+        self.phase, self.step, self.noted = phase.phase, 0, False
+        self.tally = PhaseStats(folder.about.get("facts"))
+        if allocated():
+            gc.collect()  # models that nobody holds any more would go while this one is measured
+        self.others = allocated()
+        """Bytes of tensors that were there before: those of other models in this process."""
+        self.task = TASKS[phase.phase.kind](context, phase)
+        state = None
+        if found := self._found():
+            start, state = found
+        self.trainer = Trainer(context.plan, phase, context.backend, lambda tensor: start[tensor.name], state)
+        for rows in (folder.metrics, folder.timing, folder.samples):
+            if lines := rows.cut(self.step):
+                context.watcher.notice(f"{rows.path}: {lines} damaged line{'s' * (lines > 1)} left out")
+
+    def _found(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """(weights, optimizer state) of the newest sound checkpoint, where the task goes on; None where there is none.
+
+        Raises RunError where one is whole and of something else."""
+        model, watcher = self.context.plan.model, self.context.watcher
+        weights = {t.name: t.shape for t in model.tensors}
+        shapes = (weights, state_shapes(model, self.phase), self.task.tensor_shapes())
+
+        def read(saved: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+            return saved.weights(shapes[0]), saved.state(shapes[1]), saved.task(shapes[2])
+
+        found, notices = attempt(self.folder.folder, self.plan.key, read)
+        for notice in notices:
+            watcher.notice(notice if found else f"{notice}: {self.plan.name} starts anew")
+        if found is None:
+            return None
+        saved, (start, state, tensors) = found
+        if saved.step > self.total:
+            raise foreign(saved, f"it is of step {saved.step}, and the phase has {self.total}")
+        try:
+            self.task.restore(saved.cursor().get("task", {}), tensors, saved.step)
+        except RunError as e:
+            raise foreign(saved, e.problems[0].message, e.problems[0].hint, e.problems[0].consequence) from e
+        self.step = saved.step
+        self.context.stop.saved(self.plan.name, self.step)
+        if odd := not_finite({**start, **state, **tensors}):
+            watcher.notice(f"{saved.folder} holds numbers that are not finite: {odd}")
+        return start, state
+
+    def run(self) -> dict[str, Any]:
+        """To the end of the phase; its weights as numpy arrays. Raises Interrupted, once saved, where asked to stop."""
+        try:
+            return self.train()
+        except RunError as e:
+            if self.folder.folder.is_dir():
+                raise
+            raise self.rescued() from e
+
+    def rescued(self) -> RunError:
+        """Writes the run's folder again, which somebody removed, with a checkpoint; the error that says so."""
+        self.context.restore()
+        self.folder.note(key=self.plan.key, done=False)
+        self.write()
+        return RunError(
+            f"{self.folder.folder} was removed while it trained; it was written again with a checkpoint after step "
+            f"{self.step}",
+            hint="the same command goes on from there",
+            consequence="earlier rows of metrics and samples, and the checkpoints of other phases, are lost",
+        )
+
+    def train(self) -> dict[str, Any]:
+        """The loop itself."""
+        self.context.watcher.phase_starts(self.plan, self.step)
+        while self.step < self.total:
+            self.advance()
+            last = self.step == self.total
+            if self.due(self.phase.evaluate_every) or last:
+                self.validate()
+            if self.due(self.phase.sample_every) or last:
+                with self.tally.spending("samples", self.task.samples_drawn):
+                    self.sample()
+            self.tally.holds(self.held())
+            if self.due(self.phase.checkpoint_every) or last or self.context.stop.asked:
+                self.save()
+            if self.context.stop.asked and not last:  # also while it was saved
+                raise self.context.stop.interrupted()
+        ledger = self.task.ledger()
+        self.folder.note(done=True, ledger=ledger, facts=self.tally.dump())
+        if found := self.tally.measured():
+            with only_noted(self.context.watcher, "how long the steps took could not be kept"):
+                estimates.remember(self.context.plan, self.phase, found)
+        self.context.watcher.phase_ends(self.plan, ledger)
+        return self.trainer.weight_arrays()
+
+    def due(self, every: Any) -> bool:
+        steps = every.interval(self.total)
+        return steps > 0 and self.step % steps == 0
+
+    def held(self) -> int:
+        """Bytes that are allocated: tinygrad's, and the places of captured steps, which it does not count."""
+        return allocated() - self.others + self.trainer.captured_bytes()
+
+    # -- one step ------------------------------------------------------------------------------------------------
+    def advance(self) -> None:
+        """One optimizer step, and its row."""
+        began = time.perf_counter()
+        factor = self.phase.schedule.factor(self.step, self.total)
+        scalars = self.phase.optimizer.scalars(factor, self.step + 1)
+        taken = self.task.train(self.trainer, self.step, scalars)
+        metrics = self.task.metrics(taken)
+        if not all(map(math.isfinite, (*(m.value for m in metrics), taken.norm))):
+            raise self.diverged(metrics, taken)
+        read = self.task.step_taken(self.step, taken)
+        self.step += 1
+        self.context.stop.unsaved = True
+        numbers = {m.name: m.value for m in metrics}
+        row = {"step": self.step, **numbers, "lr": scalars[0], "norm": taken.norm, "tokens": int(taken.weight)}
+        if not self.noted:
+            self.folder.note(units={m.name: m.unit for m in metrics})
+            self.noted = True
+        seconds = time.perf_counter() - began
+        self.folder.metrics.append(row)
+        self.folder.timing.append({"step": self.step, "seconds": seconds})
+        self.tally.spent("steps", seconds)
+        flops = (self.plan.flops or 0.0) / self.total
+        step = Step(self.step, self.total, metrics, scalars[0], taken.norm, read, seconds, flops)
+        self.context.watcher.stepped(step)
+
+    def diverged(self, metrics: tuple[Metric, ...], taken: StepTaken) -> RunError:
+        """The error of a step that gave no numbers: what helps with these settings, and what is on disk."""
+        saved, _ = self.folder.checkpoint()
+        clipping = "" if self.phase.max_grad_norm is not None else " or clipping (`max_grad_norm: 1.0`)"
+        kept = (
+            f"the checkpoint of step {saved.step:,} is kept in {saved.folder}"
+            if saved
+            else f"no checkpoint of {self.plan.name} had been written yet"
+        )
+        wrong = next((m for m in metrics if not math.isfinite(m.value)), None)
+        what = (
+            f"the {wrong.name} became {wrong.value} (gradient norm {taken.norm})"
+            if wrong
+            else f"the norm of the gradient became {taken.norm} ({metrics[0].name} {metrics[0].value:.4g})"
+        )
+        return RunError(
+            f"{what} at step {self.step + 1} of {self.plan.name}",
+            hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now), a longer warm-up{clipping} usually "
+            "helps; a changed phase starts from step 0",
+            consequence=f"every later step would be of no use; {kept}",
+        )
+
+    def say(self, what: str, how: str) -> None:
+        """A notice of something that went wrong beside the training, which it does not end."""
+        self.context.watcher.notice(f"{what} after step {self.step} of {self.plan.name} {how}; training goes on")
+
+    # -- now and then --------------------------------------------------------------------------------------------
+    def validate(self) -> None:
+        """What the task measures on text kept apart; a source with a number that is none is said and left out."""
+        began = time.perf_counter()
+        found = self.task.validate(self.trainer)
+        wrong = {m.source: m for m in reversed(found.metrics) if not math.isfinite(m.value)}
+        for source, metric in wrong.items():
+            self.say(f"the validation {metric.name} of {source}", f"is {metric.value}, and is left out of the metrics")
+        metrics = [m for m in found.metrics if m.source not in wrong]
+        self.tally.spent("validation", time.perf_counter() - began, found.tokens)
+        if metrics:
+            self.folder.metrics.append({"step": self.step, "validation": [m.dump() for m in metrics]})
+            self.context.watcher.validated(self.step, metrics)
+
+    def sample(self) -> None:
+        """What the model does with its prompts now. One that fails is said, and no more."""
+        for sample in self.task.samples(self.trainer):
+            row: dict[str, Any] = {"step": self.step, "prompt": sample.prompt}
+            row |= {"from": sample.origin} if sample.origin else {}
+            row |= {"text": sample.text, "finish_reason": sample.finish_reason}
+            row |= {"error": sample.error} if sample.error else {}
+            self.folder.samples.append(row)
+            if sample.error:
+                self.say("a sample", f"could not be drawn ({sample.error})")
+            else:
+                self.context.watcher.sampled(self.step, sample.prompt, sample.text)
+
+    def save(self) -> None:
+        """A checkpoint from which the phase goes on bit for bit, and what it took so far."""
+        if not self.folder.folder.is_dir():
+            raise RunError(f"{self.folder.folder} is not there any more")
+        with self.tally.spending("checkpoints"):
+            self.write()
+        self.folder.note(facts=self.tally.dump())
+
+    def write(self) -> None:
+        """The checkpoint itself."""
+        arrays = (self.trainer.weight_arrays(), self.trainer.state_arrays(), self.task.tensors())
+        cursor = {"key": self.plan.key, "task": self.task.state(self.step)}
+        folder = checkpoint.save(self.folder.folder, self.step, *arrays, cursor)
+        self.context.stop.saved(self.plan.name, self.step)
+        self.context.watcher.saved(self.step, folder)
+
+
+def foreign(saved: Checkpoint, why: str, hint: str = "", consequence: str = "") -> RunError:
+    """The error of a checkpoint that is whole, and not of this phase as it is."""
+    return RunError(
+        f"{saved.folder} does not belong here: {why}",
+        hint=hint or "remove it, so that the one before it is used",
+        consequence=consequence or "the phase would go on from another place than it stopped at",
+    )
+
+
+def not_finite(arrays: Mapping[str, Any]) -> str:
+    """How many numbers are NaN or infinite and where the first are; '' for none."""
+    import numpy as np
+
+    counts = {name: int(np.count_nonzero(~np.isfinite(a))) for name, a in arrays.items()}
+    first = next((name for name, n in counts.items() if n), "")
+    return f"{sum(counts.values()):,}, {first} first" if first else ""

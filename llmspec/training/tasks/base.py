@@ -1,0 +1,100 @@
+"""What a task is: everything of a phase kind that the engine does not do for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from llmspec.compiler.plan import PhasePlan
+from llmspec.core.metrics import Metric
+from llmspec.training.context import RunContext
+from llmspec.training.trainer import Arrays, StepTaken, Trainer
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Sample(NamedTuple):
+    """What a model says to a prompt while it trains."""
+
+    prompt: str
+    text: str
+    finish_reason: str
+    """Why it ends there; `error` where it could not be drawn."""
+    origin: str = ""
+    """Where the prompt was taken from; '' for what the spec says."""
+    error: str = ""
+
+
+class Validation(NamedTuple):
+    """What a validation came to."""
+
+    metrics: tuple[Metric, ...]
+    """Of each source, the one that says how good the model is first."""
+    tokens: int
+    """That were read for it."""
+
+
+class Task:
+    """A phase kind at work. The engine calls `train`, then `step_taken`, for each step; now and then the others.
+
+    What a step reads is a function of the seed and of its number. What else shapes later steps is given by `state` and
+    `tensors`, and lies in every checkpoint, so that a phase that was killed goes on bit for bit.
+    """
+
+    def __init__(self, context: RunContext, phase: PhasePlan) -> None:
+        self.context, self.plan, self.phase = context, phase, phase.phase
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+    def batches(self, step: int) -> Sequence[Arrays]:
+        """What the passes of a step (from 0) read, by the names that the plan declares."""
+        raise NotImplementedError
+
+    def train(self, trainer: Trainer, step: int, scalars: Sequence[float]) -> StepTaken:
+        """Takes optimizer step `step`. A task that makes its data with the model does so here."""
+        return trainer.step(self.batches(step), scalars, step)
+
+    def step_taken(self, step: int, taken: StepTaken) -> int:
+        """Counts a step whose loss and gradient are finite; the tokens that it read."""
+        return 0
+
+    def metrics(self, taken: StepTaken) -> tuple[Metric, ...]:
+        """A step's numbers by name and unit, what is minimised first."""
+        objective = self.phase.objective
+        return tuple(
+            Metric(name, value, objective.unit if name == "loss" else "", better="lower" if name == "loss" else "")
+            for name, value in taken.sums.items()
+        )
+
+    # -- now and then --------------------------------------------------------------------------------------------
+    def validate(self, trainer: Trainer) -> Validation:
+        """How good the model is on what was kept from training; nothing where nothing was."""
+        return Validation((), 0)
+
+    @property
+    def samples_drawn(self) -> int:
+        """Samples that are drawn each time."""
+        return 0
+
+    def samples(self, trainer: Trainer) -> Iterator[Sample]:
+        """What the model does with its prompts now; one that fails is given with its error."""
+        return iter(())
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """What was read so far, a row a source."""
+        return []
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+    def state(self, step: int) -> dict[str, Any]:
+        """JSON-able state after `step` steps."""
+        return {}
+
+    def tensors(self) -> dict[str, Any]:
+        """Float32 numpy arrays that are state, too, by name."""
+        return {}
+
+    def tensor_shapes(self) -> Shapes:
+        """Shapes of `tensors`, known before there is any."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Any], step: int) -> None:
+        """Goes on after `step` steps, from what was saved then. Raises RunError where that is of something else."""

@@ -1,0 +1,97 @@
+"""Training on packed text: batches from a stream, validation on text kept apart, samples of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmspec.compiler.plan import PhasePlan
+from llmspec.core.problems import LlmspecError, RunError
+from llmspec.data.inputs import Arrays, BatchInputs
+from llmspec.data.layout import Batch
+from llmspec.data.ledger import Ledger
+from llmspec.decoding.generate import generate
+from llmspec.model.decoder import Decoder
+from llmspec.training.context import RunContext
+from llmspec.training.prompts import Prompt, prompts_of
+from llmspec.training.tasks.base import Sample, Task, Validation
+from llmspec.training.trainer import StepTaken, Trainer
+
+
+class Supervised(Task):
+    """Blocks of tokens in the order that the seed draws, each of whose supervised targets counts once."""
+
+    def __init__(self, context: RunContext, phase: PhasePlan) -> None:
+        super().__init__(context, phase)
+        self.stream = context.prepared.stream(phase.name)
+        specials, seed = context.prepared.codec.specials, (context.plan.seed, phase.name)
+        self._arrays = BatchInputs(context.plan.model, phase.phase, specials, seed)
+        self._ledger, self._read = self.stream.ledger(), list[Batch]()
+        self._decoder: Decoder | None = None
+        self._prompts = prompts_of(context.plan, phase, context.prepared)
+
+    def batches(self, step: int) -> list[Arrays]:
+        self._read = [self.stream.batch(step, micro) for micro in range(self.phase.gradient_accumulation_steps)]
+        return [self._arrays(batch, step, micro) for micro, batch in enumerate(self._read)]
+
+    def step_taken(self, step: int, taken: StepTaken) -> int:
+        for batch in self._read:
+            self._ledger.add(batch)
+        return sum(int(batch.filled.sum()) for batch in self._read)
+
+    def validate(self, trainer: Trainer) -> Validation:
+        """Every validation token of the mixture's sources once."""
+        found, tokens = [], 0
+        for source, held_out in self.context.prepared.validation(self.plan.name).items():
+            sums = dict.fromkeys((*trainer.steps.sums, "loss_weights"), 0.0)
+            for i, batch in enumerate(held_out):
+                arrays = self._arrays(batch, "validation", source, i)
+                of_batch = {**trainer.evaluate(arrays), "loss_weights": float(arrays["loss_weights"].sum())}
+                sums = {name: total + of_batch[name] for name, total in sums.items()}
+            metrics = self.phase.objective.metrics(sums, held_out.characters)
+            found += [metric.of(source) for metric in metrics]
+            tokens += int(sums["loss_weights"])
+        return Validation(tuple(found), tokens)
+
+    # -- samples -------------------------------------------------------------------------------------------------
+    @property
+    def samples_drawn(self) -> int:
+        return len(self._prompts)
+
+    def samples(self, trainer: Trainer) -> Iterator[Sample]:
+        """Text as the model writes it now; chat phases answer their prompts."""
+        for prompt in self._prompts:
+            try:
+                text, reason = self._answer(trainer, prompt)
+            except Exception as e:
+                self._decoder = None  # nobody knows where it stopped
+                why = e.problems[0].message if isinstance(e, LlmspecError) else f"{type(e).__name__}: {e}"
+                yield Sample(prompt.text, "", "error", prompt.origin, why)
+            else:
+                yield Sample(prompt.text, text, reason, prompt.origin)
+
+    def _answer(self, trainer: Trainer, prompt: Prompt) -> tuple[str, str]:
+        """(what the model says to a prompt, why it ends there)."""
+        plan, codec = self.context.plan, self.context.prepared.codec
+        if self._decoder is None:
+            self._decoder = Decoder(plan.model, self.context.backend, trainer.weights)
+        said = generate(self._decoder, codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[0]
+        return said.text, said.finish_reason
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+    def ledger(self) -> list[dict[str, Any]]:
+        return self._ledger.rows()
+
+    def state(self, step: int) -> dict[str, Any]:
+        return {"stream": self.stream.cursor(step), "ledger": self._ledger.dump()}
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Any], step: int) -> None:
+        stream, ledger = state.get("stream", {}), state.get("ledger", {})
+        if not (isinstance(stream, dict) and isinstance(ledger, dict)):
+            raise RunError("its place in the data is damaged", hint="remove it, so that the one before it is used")
+        if self.stream.check_cursor(stream) != step:
+            raise RunError(
+                f"its place in the data is not after step {step}",
+                hint="remove it, so that the one before it is used",
+            )
+        self._ledger = Ledger.load(ledger)
