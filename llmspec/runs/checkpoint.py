@@ -138,7 +138,9 @@ def _reading(path: Path) -> Iterator[None]:
 Arrays = dict[str, Any]
 
 
-def save(phase: Path, step: int, weights: Arrays, state: Arrays, task: Arrays, cursor: dict[str, Any]) -> Path:
+def save(
+    phase: Path, step: int, weights: Arrays, state: Arrays, cursor: dict[str, Any], task: Arrays | None = None
+) -> Path:
     """Writes `step_N` aside, syncs, renames; then drops what is older than the last KEPT. Raises RunError."""
     target, aside = phase / f"step_{step}", phase / f".step_{step}.{os.getpid()}"
     with disk_errors(phase):

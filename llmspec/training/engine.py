@@ -219,9 +219,9 @@ class Engine:
 
     def write(self) -> None:
         """The checkpoint itself."""
-        arrays = (self.trainer.weight_arrays(), self.trainer.state_arrays(), self.task.tensors())
+        weights, state, task = self.trainer.weight_arrays(), self.trainer.state_arrays(), self.task.tensors()
         cursor = {"key": self.plan.key, "task": self.task.state(self.step)}
-        folder = checkpoint.save(self.folder.folder, self.step, *arrays, cursor)
+        folder = checkpoint.save(self.folder.folder, self.step, weights, state, cursor, task)
         self.context.stop.saved(self.plan.name, self.step)
         self.context.watcher.saved(self.step, folder)
 
