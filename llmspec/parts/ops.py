@@ -1,11 +1,16 @@
-"""What parts may ask of the operations that they are given, without any tensor library.
+"""What parts may ask of the operations that they are given. They import no tensor library for it.
 
-Shape letters: B batch, T queries, S keys, H query heads.
+Shape letters: B batch, T queries, S keys, D width, H query heads, K key/value heads, d head width, N = H + 2K heads in
+a row, V vocabulary, F hidden width of a feed-forward layer.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from tinygrad import Tensor as Tensor  # the one place where a part learns what a tensor is, and only to be checked
 
 
 class Scores(NamedTuple):
@@ -19,7 +24,111 @@ class Scores(NamedTuple):
     softcap: float | None = None
     """Bounds the scaled products softly, before the bias is added: x becomes softcap · tanh(x / softcap) (Gemma Team
     2024, arXiv:2408.00118, section 2). Positive; None for no bound."""
-    bias: Any = None
+    bias: Tensor | None = None
     """A float32 tensor (B or 1, H, T, S) that is added; None for nothing."""
     bias_gradient: bool = False
     """Whether the bias is trained: its gradient is summed over the sequences that share it. A constant otherwise."""
+
+
+class WeightView(Protocol):
+    """A part's weights, and the constant tables that it declares, by their names relative to the part."""
+
+    def __getitem__(self, name: str, /) -> Tensor: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
+class Operations(Protocol):
+    """The operations of a device. What each means is written in llmspec/backends/plain/ops.py, the reference.
+
+    All are functions of float32 tensors unless they say otherwise; gradients flow through all of them but `rows`,
+    `assign`, `square_sum`, `adam` and `muon`.
+    """
+
+    @property
+    def drops(self) -> bool:
+        """Whether `dropout` changes anything."""
+
+    # -- products ------------------------------------------------------------------------------------------------
+    def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor: ...
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor: ...
+
+    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor: ...
+
+    def embedding(self, weight: Tensor, ids: Tensor) -> Tensor: ...
+
+    def rows(self, table: Tensor, ids: Tensor) -> Tensor: ...
+
+    # -- shapes in memory ----------------------------------------------------------------------------------------
+    def contiguous_barrier(self, x: Tensor) -> Tensor: ...
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+    def assign(self, tensor: Tensor, value: Tensor) -> Tensor: ...
+
+    # -- attention -----------------------------------------------------------------------------------------------
+    def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor: ...
+
+    def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor: ...
+
+    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor: ...
+
+    # -- norms and activations -----------------------------------------------------------------------------------
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor: ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+
+    def relu(self, x: Tensor) -> Tensor: ...
+
+    def gelu(self, x: Tensor) -> Tensor: ...
+
+    def silu(self, x: Tensor) -> Tensor: ...
+
+    def gated(self, activation: str, both: Tensor) -> Tensor: ...
+
+    def dropout(self, x: Tensor) -> Tensor: ...
+
+    # -- loss ----------------------------------------------------------------------------------------------------
+    def linear_cross_entropy(
+        self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+    ) -> Tensor: ...
+
+    # -- updates -------------------------------------------------------------------------------------------------
+    def square_sum(self, x: Tensor) -> Tensor: ...
+
+    def adam(
+        self,
+        w: Tensor,
+        m: Tensor,
+        v: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        l2: float,
+        decay: float,
+    ) -> None: ...
+
+    def muon(
+        self,
+        w: Tensor,
+        m: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        momentum: float,
+        nesterov: bool,
+        decay: float,
+        iterations: int,
+    ) -> None: ...
+
+
+Layer = Callable[["Operations", "WeightView", "Tensor"], "Tensor"]
+"""What norms and feed-forward layers build: f(ops, w, x_BTD) -> x_BTD."""

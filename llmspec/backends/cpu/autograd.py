@@ -200,9 +200,8 @@ def self_attention(address: Tensor, qkv_BTNd: Tensor, heads: int, ranges: Tensor
 
 def _numbers(sizes: tuple[int, ...], strides: tuple[int, int], ranges: Tensor, scores: Scores) -> _Attention:
     """`sizes` are the first six of the numbers."""
-    biased = scores.bias is not None
     scale = np.float32(1) / np.sqrt(np.float32(sizes[-1])) if scores.scale is None else np.float32(scores.scale)
-    biases = (_shape(scores.bias)[0], int(scores.bias_gradient)) if biased else (0, 0)
+    biases = (0, 0) if scores.bias is None else (_shape(scores.bias)[0], int(scores.bias_gradient))
     softcap = float(scores.softcap or 0.0)
     return _Attention._make((*sizes, _shape(ranges)[0], *biases, *strides, float(scale), softcap))
 

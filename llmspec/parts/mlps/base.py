@@ -1,10 +1,19 @@
 """The two shapes of feed-forward block: plain (up, activation, down) and gated (Shazeer 2020, arXiv:2002.05202)."""
 
-from typing import Any, ClassVar
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from llmspec.parts.base import Default, Dims, ElementwiseOps, ModelPart, TensorSpec
+from llmspec.parts.ops import Layer, Operations, WeightView
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Tensor
+
+Activation = Callable[["Tensor"], "Tensor"]
 
 
 class MLP(ModelPart):
@@ -42,15 +51,15 @@ class MLP(ModelPart):
                 out.append(TensorSpec(f"{name}.bias", shape[:1], "bias"))
         return tuple(out)
 
-    def build(self, dims: Dims) -> Any:
-        def project(ops: Any, w: Any, name: str, x: Any) -> Any:
+    def build(self, dims: Dims) -> Layer:
+        def project(ops: Operations, w: WeightView, name: str, x: Tensor) -> Tensor:
             return ops.linear(x, w[f"{name}.weight"], w[f"{name}.bias"] if self.bias else None)
 
-        def forward(ops: Any, w: Any, x_BTD: Any) -> Any:
-            hidden = getattr(ops, self.activation)(project(ops, w, "up_proj", x_BTD))
-            return project(ops, w, "down_proj", hidden)
+        def forward(ops: Operations, w: WeightView, x_BTD: Tensor) -> Tensor:
+            activation: Activation = getattr(ops, self.activation)
+            return project(ops, w, "down_proj", activation(project(ops, w, "up_proj", x_BTD)))
 
-        def gated(ops: Any, w: Any, x_BTD: Any) -> Any:
+        def gated(ops: Operations, w: WeightView, x_BTD: Tensor) -> Tensor:
             layers = [(w[f"{n}.weight"], w[f"{n}.bias"] if self.bias else None) for n in ("gate_proj", "up_proj")]
             return project(ops, w, "down_proj", ops.gated(self.activation, ops.linears(x_BTD, layers)))
 

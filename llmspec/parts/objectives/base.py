@@ -14,17 +14,23 @@ from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Part
 if TYPE_CHECKING:
     import numpy as np
 
+    from llmspec.parts.ops import Operations, Tensor
+
 Draw = Callable[..., Any]
 """draw(n, *names) -> (n,) uint64 random bits: a function of the seed, of the batch's place in training and of the names
 alone, so that what is drawn on the way resumes bit for bit."""
 
 
+Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Tensor]"]
+"""f(ops, outputs, inputs) -> sums over the batch, each of shape (), by name."""
+
+
 class Outputs(NamedTuple):
     """What the network gives an objective."""
 
-    hidden: Any
+    hidden: Tensor
     """(B, T, D): the hidden states before the head."""
-    head: Any
+    head: Tensor
     """The head's matrix (V, D), for losses that are computed without keeping their logits."""
 
 
@@ -57,7 +63,7 @@ class Objective(Part):
         """Operations per token beside the products of the head."""
         return ElementwiseOps()
 
-    def build(self, dims: Dims) -> Callable[[Any, Outputs, Mapping[str, Any]], dict[str, Any]]:
+    def build(self, dims: Dims) -> Loss:
         """f(ops, outputs, inputs) -> {"loss": (), and every name in `counted`: ()}, each a sum over the batch."""
         raise NotImplementedError
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from llmspec.core.metrics import Metric
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec
-from llmspec.parts.objectives.base import Draw, Objective, Outputs
+from llmspec.parts.objectives.base import Draw, Loss, Objective, Outputs
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from llmspec.parts.ops import Operations, Tensor
 
 
 class CrossEntropy(Objective):
@@ -41,8 +43,8 @@ class CrossEntropy(Objective):
         """Operations per token: the softmax over the vocabulary, and its gradient."""
         return ElementwiseOps(5, 9).times(vocab)
 
-    def build(self, dims: Dims) -> Callable[[Any, Outputs, Mapping[str, Any]], dict[str, Any]]:
-        def loss(ops: Any, outputs: Outputs, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def build(self, dims: Dims) -> Loss:
+        def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             hidden_ND = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])
             targets_N = inputs["targets"].reshape(-1)
             losses_N = ops.linear_cross_entropy(hidden_ND, outputs.head, targets_N, self.label_smoothing)

@@ -1,13 +1,18 @@
 """Adam (Kingma & Ba 2015, algorithm 1)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
 from llmspec.parts.optimizers.base import Optimizer
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor
 
 
 class Adam(Optimizer):
@@ -37,7 +42,16 @@ class Adam(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 16.0 + 3.0 * bool(self.decay(role))
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
+    def update(
+        self,
+        ops: Operations,
+        role: Role,
+        w: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        state: dict[str, Tensor],
+        scalars: Tensor,
+    ) -> None:
         decay = self.decay(role)
         ops.adam(
             w,

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import sqrt
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from llmspec.core.float32 import SMALLEST, STEP_BELOW_ONE
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Part, Role
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor
 
 
 class Optimizer(Part):
@@ -39,7 +42,16 @@ class Optimizer(Part):
         """What the graph reads at `step` (from 1); `factor` is the schedule's. The first is the learning rate."""
         return (self.lr * factor,)
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
+    def update(
+        self,
+        ops: Operations,
+        role: Role,
+        w: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        state: dict[str, Tensor],
+        scalars: Tensor,
+    ) -> None:
         """Writes weight and state by ops.assign, from the gradient scale·g and the float32 vector of `scalars`.
 
         `scale` (1,) is what clipping leaves of the gradient; apart, so that no scaled copy of a gradient is made.

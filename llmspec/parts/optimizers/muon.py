@@ -3,8 +3,10 @@
 The decay is decoupled, as in Liu et al. 2025 (arXiv:2502.16982, section 2.2).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +14,9 @@ from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.optimizers.base import Optimizer
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor
 
 
 class Muon(Optimizer):
@@ -54,7 +59,16 @@ class Muon(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 14.0 + 5.0 * self.iterations if role == "matrix" else self.adamw.elementwise(role)
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
+    def update(
+        self,
+        ops: Operations,
+        role: Role,
+        w: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        state: dict[str, Tensor],
+        scalars: Tensor,
+    ) -> None:
         if role != "matrix":
             self.adamw.update(ops, role, w, g, scale, state, scalars[1:])
             return

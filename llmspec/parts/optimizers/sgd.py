@@ -1,11 +1,16 @@
 """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from llmspec.parts.base import Role
 from llmspec.parts.optimizers.base import Optimizer
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor
 
 
 class SGD(Optimizer):
@@ -24,7 +29,16 @@ class SGD(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 2.0 + 2.0 * bool(self.momentum) * (1 + self.nesterov) + 2.0 * bool(self.decay(role))
 
-    def update(self, ops: Any, role: Role, w: Any, g: Any, scale: Any, state: dict[str, Any], scalars: Any) -> None:
+    def update(
+        self,
+        ops: Operations,
+        role: Role,
+        w: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        state: dict[str, Tensor],
+        scalars: Tensor,
+    ) -> None:
         g = g * scale
         if self.decay(role):
             g = g + self.decay(role) * w
