@@ -29,6 +29,7 @@ from llmspec.parts import (
     positions,
     schedules,
     sources,
+    templates,
     tokenizers,
 )
 from llmspec.parts.schedules.base import Span
@@ -46,6 +47,7 @@ TABLES: dict[str, Mapping[str, type]] = {
     "norm": norms.TABLE,
     "init": inits.TABLE,
     "tokenizer": tokenizers.TABLE,
+    "chat_template": templates.TABLE,
     "source": sources.TABLE,
     "phase": phases.TABLE,
     "optimizer": optimizers.TABLE,
@@ -283,6 +285,7 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     top = {
         "seed": st.integers(0, 99),
         "tokenizer": tokenizer_settings(),
+        "chat_template": st.sampled_from([{"kind": kind} for kind in templates.TABLE]),
         "decoding": decodings(),
         "device": st.just("CPU"),
     }

@@ -48,6 +48,7 @@ KINDS = (
     "norms",
     "mlps",
     "inits",
+    "templates",
     "tokenizers",
     "sources",
     "objectives",

@@ -50,7 +50,11 @@ def test_every_prompt_that_does_not_fit_is_named_at_once(tmp_path: Path) -> None
     ]
     assert all("context is 16" in p.message and p.hint and p.consequence for p in caught.value.problems)
     _, prepared = made(tmp_path)
-    assert len(text_prompt(prepared.codec, fits)) == len(chat_prompt(prepared.codec, [("user", chat_fits)])) == 15
+    assert (
+        len(text_prompt(prepared.codec, fits))
+        == len(chat_prompt(prepared.codec, prepared.template, [("user", chat_fits)]))
+        == 15
+    )
 
 
 def test_the_hint_is_enough(tmp_path: Path) -> None:
@@ -129,7 +133,9 @@ def test_samples_answer_the_first_dialogues(
     found = prompts.prompts_of(plan, plan.phase("second"), prepared)
     assert [p.text for p in found] == expected and {p.origin for p in found} == {side} and all(p.chat for p in found)
     spoken = [
-        chat_prompt(prepared.codec, [*([("system", "s")] if "\n" in t else []), ("user", t.split("\n")[-1])])
+        chat_prompt(
+            prepared.codec, prepared.template, [*([("system", "s")] if "\n" in t else []), ("user", t.split("\n")[-1])]
+        )
         for t in expected
     ]
     assert [p.tokens for p in found] == spoken, "the very tokens that a user's turn has"

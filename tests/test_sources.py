@@ -17,10 +17,11 @@ from llmspec.core.units import Budget, Share
 from llmspec.data import builder
 from llmspec.data.fetch import Fetch
 from llmspec.data.prepare import PreparedData, prepare
-from llmspec.data.shaping import Dropped, Marker, Turn, dialogue, fill, plain_text
-from llmspec.parts import phases, sources, tokenizers
+from llmspec.data.shaping import Dropped, dialogue, fill, plain_text
+from llmspec.parts import phases, sources, templates, tokenizers
 from llmspec.parts.sources import Document, Source, Validation
 from llmspec.parts.sources.template import parse
+from llmspec.parts.templates.base import Marker, Turn
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +68,7 @@ def plan_of(
         contamination=contamination,
         model=SimpleNamespace(context=context),
         tokenizer=tokenizer or tokenizers.TABLE["byte"](),
+        chat_template=templates.TABLE["role_tokens"](),
         phases=made,
         sources=[SourcePlan(name=name, source=part) for name, part in parts.items()],
     )

@@ -59,6 +59,7 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None 
         beam=spec.beam,
         model=draft.network,
         tokenizer=spec.tokenizer,
+        chat_template=spec.chat_template,
         sources=measured.sources
         if measured
         else tuple(SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
@@ -97,6 +98,7 @@ def planned_again(plan: Plan, measured: Measured | None) -> Draft:
         beam=plan.beam,
         model=None,
         tokenizer=plan.tokenizer,
+        chat_template=plan.chat_template,
         sources={s.name: s.source for s in plan.sources},
         phases={p.name: p.phase for p in plan.phases},
         decoding=plan.decoding,

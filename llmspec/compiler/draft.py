@@ -78,6 +78,7 @@ def sections_of(spec: Spec) -> Sections:
         memory_limit=spec.memory_limit,
         model=spec.model,
         tokenizer=spec.tokenizer,
+        chat_template=spec.chat_template,
         sources=dict(spec.data.sources),
         phases=dict(spec.phases),
         decoding=spec.decoding,

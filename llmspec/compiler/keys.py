@@ -63,7 +63,7 @@ def read_by(draft: Draft, plan: PhasePlan) -> dict[str, Any]:
     tokenizer, sources = draft.sections.tokenizer, draft.sections.sources
     assert tokenizer is not None
     own = {name: sources[name] for name in plan.phase.mixture if name in sources}
-    revisions = revisions_of([tokenizer, own])
+    revisions, template = revisions_of([tokenizer, own]), draft.sections.chat_template
     if draft.measured:
         return {
             "tokens": draft.measured.fingerprints[plan.name],
@@ -74,6 +74,7 @@ def read_by(draft: Draft, plan: PhasePlan) -> dict[str, Any]:
     used = used_by(draft.sections.phases, sources)
     return {
         "tokenizer": tokenizer.identity(),
+        "chat template": template.identity() if template and plan.phase.dialogues else None,
         "sources": identities(own),
         "revisions": revisions,
         # What any source validates with is left out of training.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from llmspec.core.units import Bytes
+from llmspec.parts import templates
 from llmspec.parts.base import Dims, Frozen, Init, Role
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import (
@@ -15,6 +18,7 @@ from llmspec.spec.schema import (
     AnyPhase,
     AnyPosition,
     AnySource,
+    AnyTemplate,
     AnyTokenizer,
     Contamination,
     Precision,
@@ -194,7 +198,7 @@ class PhasePlan(Frozen):
 
 COMPUTED = ("vocab", "heads", "kv_heads", "head_dim", "tensors", "flops_per_token")
 """Fields of ModelPlan that follow from a spec's keys and are none themselves."""
-KEPT = ("name", "seed", "device", "precision", "beam", "memory_limit", "tokenizer", "decoding")
+KEPT = ("name", "seed", "device", "precision", "beam", "memory_limit", "tokenizer", "chat_template", "decoding")
 """Keys of a spec that a Plan holds as they are, but for what the compiler closed."""
 
 
@@ -210,6 +214,7 @@ class Plan(Frozen):
     """Width of the search for the fastest form of each kernel; 0: none."""
     model: ModelPlan
     tokenizer: AnyTokenizer
+    chat_template: AnyTemplate = Field(default_factory=templates.TABLE["role_tokens"])
     sources: tuple[SourcePlan, ...]
     phases: tuple[PhasePlan, ...]
     decoding: Decoding

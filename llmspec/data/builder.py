@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from llmspec.data.unknown import Unknown
 from llmspec.data.writing import Cutter, FileRows, TokenWriter
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.notes import Notes
+from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers import Codec, Tokenizer
 
 TOKENIZER_TEXT = 100_000_000
@@ -39,6 +41,7 @@ class DataBuilder:
     """Makes what is missing in the cache. Texts are read only if something is missing, and never kept in memory."""
 
     tokenizer: Tokenizer
+    template: ChatTemplate
     sources: Mapping[str, Source]
     views: list[View]
     prints: Mapping[str, Any]
@@ -102,12 +105,14 @@ class DataBuilder:
                     self.report("gathering text for the tokenizer", done, most)
 
     def tokens(self, view: View, codec: Codec) -> Entry:
+        spoken = {"chat template": self.template.identity()} if view.form == "dialogue" else {}
         key = digest(
             {
                 "format": FORMAT,
                 "text": self.keys[view],
                 "tokenizer": digest(codec.to_json()),
                 "revision": self.tokenizer.revision,
+                **spoken,
             }
         )
         if found := artifact_cache.find("tokens", key):
@@ -117,9 +122,20 @@ class DataBuilder:
                 return found
             except (RunError, KeyError, TypeError):
                 artifact_cache.discard(found.folder)
-        return artifact_cache.make("tokens", key, lambda folder: self._write(folder, view, codec))
 
-    def _write(self, folder: Path, view: View, codec: Codec) -> dict[str, Any]:
+        def write(folder: Path) -> dict[str, Any]:
+            with ExitStack() as opened:  # whatever ends the writing closes the files
+
+                def open_(side: str, field: str, kind: type, shape: tuple[int, ...]) -> FileRows:
+                    rows = FileRows(folder / f"{side}.{field}.npy", kind, shape)
+                    opened.callback(rows.release)
+                    return rows
+
+                return self._write(open_, view, codec)
+
+        return artifact_cache.make("tokens", key, write)
+
+    def _write(self, open_: Callable[..., FileRows], view: View, codec: Codec) -> dict[str, Any]:
         """One pass over a source, to the files of both sides."""
         reading = self.readings[view.source]
         held = reading.content.get(view.form, Content("", 0, 0))
@@ -130,11 +146,9 @@ class DataBuilder:
             done = min(total, done + characters)
             self.report(f"tokenising {view.source}", done, total)
 
-        def files(side: str) -> Callable[..., FileRows]:
-            return lambda field, kind, shape: FileRows(folder / f"{side}.{field}.npy", kind, shape)
-
         as_dialogues = view.form == "dialogue"
-        writers = [TokenWriter(codec, files(side), self.tokenizer.cut, as_dialogues, tell) for side in SIDES]
+        template = self.template if as_dialogues else None
+        writers = [TokenWriter(codec, partial(open_, side), self.tokenizer.cut, template, tell) for side in SIDES]
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
         skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[view.form]
         for side, number, item in reading.walk():

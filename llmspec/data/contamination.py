@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmspec.core.problems import Problem
-from llmspec.data.shaping import Turn
+from llmspec.parts.templates.base import Turn
 
 if TYPE_CHECKING:
     import numpy as np

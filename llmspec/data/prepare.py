@@ -95,6 +95,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.contamination)
     builder = DataBuilder(
         plan.tokenizer,
+        plan.chat_template,
         sources,
         views,
         prints,
@@ -135,6 +136,7 @@ class PreparedData:
     def __init__(self, plan: Plan, codec: Codec, builder: DataBuilder, tokens: Mapping[View, Entry]) -> None:
         self.codec = codec
         """The tokenizer, trained."""
+        self.template = plan.chat_template
         self._plan, self._builder, self._tokens = plan, builder, tokens
         self._sources, self._keys = builder.sources, builder.keys
         self._phases: dict[str, Phase] = {p.name: readable(plan.model, p.phase) for p in plan.phases}
@@ -185,7 +187,9 @@ class PreparedData:
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
         views = views_of(self._phases[phase], self._sources, self._builder.found)
-        return digest({"tokenizer": self._codec_hash, "texts": [[*view, self._keys[view]] for view in views]})
+        spoken = {"chat template": self.template.identity()} if any(view.form == "dialogue" for view in views) else {}
+        texts = [[*view, self._keys[view]] for view in views]
+        return digest({"tokenizer": self._codec_hash, "texts": texts, **spoken})
 
     @property
     def phases(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from llmspec.compiler.proofs import LEARNED, MARKED, NUMBERED, UNSEEN, Proof
 from llmspec.data.layout import Batch
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
+from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers import Codec
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def data_proofs(prepared: PreparedData) -> tuple[Proof, ...]:
     masked = any(stream.phase.document_mask for stream in streams)
     return (
         teaching(streams, drawn),
-        marking(prepared.codec, drawn),
-        *((numbering(prepared.codec, drawn),) if masked else ()),
+        marking(prepared.codec, prepared.template, drawn),
+        *((numbering(prepared.codec, prepared.template, drawn),) if masked else ()),
         unseen(prepared),
     )
 
@@ -69,15 +70,18 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Proof:
 
 
 # -- what the marks say --------------------------------------------------------------------------------------------
-def marking(codec: Codec, drawn: Drawn) -> Proof:
+def marking(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Proof:
     """Exactly the turns that `train_on` names, and their ends, are supervised; of plain text, everything."""
-    targets = 0
+    targets, untold = 0, dict[str, None]()
     for stream, source, batch in drawn:
         spoken = stream.speaks(source)
         roles = getattr(stream.phase, "train_on", ())
+        if spoken and template.speakers(codec.specials, ()) is None:
+            untold[source] = None
+            continue
         for row in range(len(batch.tokens)):
             filled = int(batch.filled[row])
-            expected = marks(codec, batch.tokens[row, :filled].tolist(), roles) if spoken else [1] * filled
+            expected = marks(codec, template, batch.tokens[row, :filled].tolist(), roles) if spoken else [1] * filled
             found = batch.weights[row].tolist()
             targets += filled
             if found != expected + [0] * (len(found) - filled):
@@ -91,36 +95,33 @@ def marking(codec: Codec, drawn: Drawn) -> Proof:
                     evidence=f"in a block of {source} in {stream.name}, place {place} ({text!r}) {verb}",
                     hint="the layout in llmspec/data is at fault, not your spec",
                 )
-    blocks = sum(len(batch.tokens) for _, _, batch in drawn)
-    return Proof(
-        name=MARKED,
-        holds=True,
-        evidence=f"{targets:,} targets of {blocks:,} drawn blocks, read from their role and end-of-turn tokens",
-    )
+    blocks = sum(len(batch.tokens) for _, source, batch in drawn if source not in untold)
+    evidence = f"{targets:,} targets of {blocks:,} drawn blocks, read from their role and end-of-turn tokens"
+    if untold:
+        evidence += f"; the tokens of a {template.kind} template do not tell who speaks in {', '.join(untold)}"
+    return Proof(name=MARKED, holds=None if untold else True, evidence=evidence)
 
 
-def marks(codec: Codec, tokens: Sequence[int], train_on: Sequence[str]) -> list[int]:
+def marks(codec: Codec, template: ChatTemplate, tokens: Sequence[int], train_on: Sequence[str]) -> list[int]:
     """For each input of packed dialogues, whether the token after it is learned: it is said by a role of `train_on`."""
-    speakers = {token: role for role, token in codec.specials.roles.items()}
-    silent = {codec.specials.bos, codec.specials.turn_end}
-    speaker, out = "", []
-    for token in tokens:
-        speaker = "" if token in silent else speakers.get(token, speaker)
-        out.append(int(speaker in train_on))
-    return out
+    return [int(role in train_on) for role in template.speakers(codec.specials, tokens) or ()]
 
 
-def numbering(codec: Codec, drawn: Drawn) -> Proof:
+def numbering(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Proof:
     """Under a document mask: the number changes where a document begins, positions restart, padding stands apart."""
-    places = 0
+    places, untold = 0, dict[str, None]()
     for stream, source, batch in drawn:
         if not stream.phase.document_mask:
+            continue
+        first = template.first(codec.specials) if stream.speaks(source) else codec.specials.eos
+        if first is None:
+            untold[source] = None
             continue
         for row in range(len(batch.tokens)):
             filled, number, position = int(batch.filled[row]), 0, -1
             seen = batch.documents[row].tolist()
             for place, token in enumerate(batch.tokens[row, :filled].tolist()):
-                begins = place > 0 and token == codec.specials.bos
+                begins = place > 0 and token == first
                 number, position = number + begins, 0 if begins else position + 1
                 places += 1
                 if (seen[place], int(batch.positions[row, place])) != (number, position):
@@ -132,7 +133,10 @@ def numbering(codec: Codec, drawn: Drawn) -> Proof:
                     )
             if filled < len(seen) and min(seen[filled:]) <= number:
                 return _unnumbered(stream, source, f"the padding from place {filled} counts as a document")
-    return Proof(name=NUMBERED, holds=True, evidence=f"{places:,} places of drawn blocks, read from their end tokens")
+    evidence = f"{places:,} places of drawn blocks, read from their end tokens"
+    if untold:
+        evidence += f"; those of a {template.kind} template do not tell where dialogues of {', '.join(untold)} begin"
+    return Proof(name=NUMBERED, holds=None if untold else True, evidence=evidence)
 
 
 def _unnumbered(stream: PhaseStream, source: str, what: str) -> Proof:

@@ -14,11 +14,12 @@ from llmspec.core.problems import DataError, Problem
 from llmspec.data.contamination import EXAMPLES, Contaminated, Content, HeldOut
 from llmspec.data.fields import Fields
 from llmspec.data.formats import FORMATS, TEXTS
-from llmspec.data.shaping import Dropped, Pieces, Turn, dialogue, plain_text
+from llmspec.data.shaping import Dropped, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
 from llmspec.data.survey import Changed, Read, Survey, survey, walk
 from llmspec.parts.sources import Document, Fetcher, Source
 from llmspec.parts.sources.notes import Notes
+from llmspec.parts.templates.base import Pieces, Turn
 
 FORMAT = 7
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""

@@ -16,13 +16,17 @@ from llmspec.core.problems import DataError
 from llmspec.data.formats import ALIASES, MESSAGE_KEYS, Format, is_metadata, recognised, text_field
 from llmspec.parts.sources import Document, Source
 from llmspec.parts.sources.template import Piece, parse
+from llmspec.parts.templates.base import Marker, Pieces, Turn
 from llmspec.parts.tokenizers.base import utf8
-from llmspec.parts.tokenizers.special_tokens import ChatRole
+from llmspec.parts.tokenizers.special_tokens import ROLES, ChatRole
 
 EMPTY, ROLE, NOT_TEXT, UNREADABLE, FORMAT = "empty", "unknown role", "not text", "unreadable", "unknown format"
 """Reasons for which a document is dropped before anything else is known than the document itself."""
 VALIDATED, TOO_LONG, NOTHING_LEARNED = "validated with too", "too long", "nothing to learn"
 """Reasons that come of other documents, of the context and of the roles that a phase learns."""
+
+CODES: Mapping[ChatRole, int] = {role: 1 + i for i, role in enumerate(ROLES)}
+"""What files of tokens hold for each role's words; 0 is nobody's."""
 
 
 class Dropped(NamedTuple):
@@ -30,23 +34,6 @@ class Dropped(NamedTuple):
 
     reason: str
     detail: str = ""
-
-
-class Marker(str):
-    """A marker that a template spells: becomes its one id, where text that looks like it does not."""
-
-    __slots__ = ()
-
-
-Pieces = tuple[str, ...]
-"""Text in stretches: each is a `Marker` or plain text; empty stretches are left out."""
-
-
-class Turn(NamedTuple):
-    """One turn of a dialogue."""
-
-    role: ChatRole
-    content: Pieces
 
 
 class _Unfit(Exception):

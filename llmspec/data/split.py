@@ -13,8 +13,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.core.problems import DataError, Problem
-from llmspec.data.shaping import Dropped, Pieces, Turn
+from llmspec.data.shaping import Dropped
 from llmspec.parts.sources import Document, Validation
+from llmspec.parts.templates.base import Pieces, Turn
 
 if TYPE_CHECKING:
     import numpy as np

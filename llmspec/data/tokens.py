@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmspec.core.problems import RunError
-from llmspec.data.shaping import Marker, Pieces, Turn
+from llmspec.parts.templates import ChatTemplate
+from llmspec.parts.templates.base import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
@@ -24,7 +25,7 @@ _MAPPED = 1 << 16
 class TokenSet(NamedTuple):
     """Documents as tokens: document i is tokens[offsets[i]:offsets[i+1]].
 
-    Plain documents are their text alone. Dialogues are `EOS <|role|> content <|end_of_turn|> <|role|> ...`.
+    Plain documents are their text alone. Dialogues are as their chat template renders them.
     """
 
     tokens: np.ndarray
@@ -34,7 +35,8 @@ class TokenSet(NamedTuple):
     characters: np.ndarray
     """(n, 1) int64 characters of each text; of dialogues (n, R), of each role's contents."""
     role_of_token: np.ndarray | None = None
-    """(N,) uint8, dialogues only: 1 + role of whose content or end of turn the token is; 0 for EOS and role tokens."""
+    """(N,) uint8, dialogues only: 1 + role whose words the token is, the ends of its turns included; 0 for what
+    the template adds around them."""
     tokens_per_role: np.ndarray | None = None
     """(n, R) int64, dialogues only: tokens of each role's contents and ends of turn."""
     vocab: int = 1 << 32
@@ -159,27 +161,27 @@ def damaged(file: Path, what: str) -> RunError:
 
 def encode_texts(codec: Codec, texts: Iterable[Pieces]) -> TokenSet:
     """Plain documents as tokens in memory, without end tokens: the layout puts those between them."""
-    writer = _in_memory(codec, False)
+    writer = _in_memory(codec, None)
     for text in texts:
         writer.text(text)
     writer.close()
     return TokenSet(**writer.arrays)
 
 
-def encode_dialogues(codec: Codec, dialogues: Iterable[list[Turn]]) -> TokenSet:
-    """Dialogues as tokens in memory: EOS, and for every turn its role's token, its content and the end of turn."""
-    writer = _in_memory(codec, True)
+def encode_dialogues(codec: Codec, template: ChatTemplate, dialogues: Iterable[list[Turn]]) -> TokenSet:
+    """Dialogues as tokens in memory, as their template renders them."""
+    writer = _in_memory(codec, template)
     for turns in dialogues:
         writer.dialogue(turns)
     writer.close()
     return TokenSet(**writer.arrays)
 
 
-def _in_memory(codec: Codec, dialogues: bool) -> Any:
+def _in_memory(codec: Codec, template: ChatTemplate | None) -> Any:
     from llmspec.data.writing import MemoryRows, TokenWriter
 
     return TokenWriter(
-        codec, lambda field, kind, shape: MemoryRows(kind, shape), lambda text, begin, end: len(text), dialogues
+        codec, lambda field, kind, shape: MemoryRows(kind, shape), lambda text, begin, end: len(text), template
     )
 
 

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llmspec.data.shaping import Marker, Pieces, Turn
+from llmspec.data.shaping import CODES
+from llmspec.parts.templates import ChatTemplate
+from llmspec.parts.templates.base import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
@@ -74,6 +76,10 @@ class FileRows:
         self._rows += len(rows)
         self._file.write(np.ascontiguousarray(rows, self._kind).data)
 
+    def release(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
+
     def close(self) -> None:
         with self._file:
             begins = np.lib.format.MAGIC_LEN + 2
@@ -117,18 +123,19 @@ class TokenWriter:
         codec: Codec,
         open_: Callable[[str, type, tuple[int, ...]], Rows],
         cut: Cut,
-        dialogues: bool,
+        template: ChatTemplate | None,
         report: Report = lambda done: None,
     ) -> None:
-        self._codec, self._report, self._dialogues = codec, report, dialogues
+        """`template` is that of dialogues; None for plain documents."""
+        self._codec, self._report, self._template = codec, report, template
         self._cutter = Cutter(cut)
-        width = len(ROLES) if dialogues else 1
+        width = len(ROLES) if template else 1
         self.rows: dict[str, Rows] = {
             "tokens": open_("tokens", np.uint16 if codec.vocab <= 1 << 16 else np.uint32, ()),
             "offsets": open_("offsets", np.int64, ()),
             "characters": open_("characters", np.int64, (width,)),
         }
-        if dialogues:
+        if template:
             self.rows["role_of_token"] = open_("role_of_token", np.uint8, ())
             self.rows["tokens_per_role"] = open_("tokens_per_role", np.int64, (width,))
         self.rows["offsets"].append(np.zeros(1, np.int64))
@@ -155,18 +162,18 @@ class TokenWriter:
             self._end()
 
     def dialogue(self, turns: Sequence[Turn]) -> None:
-        """EOS, and for every turn its role's token, its content and the end of turn."""
-        self._special(self._codec.specials.need("bos"))
-        for turn in turns:
-            role = ROLES.index(turn.role)
-            self._special(self._codec.specials.need(turn.role))
-            for piece in turn.content:
-                if isinstance(piece, Marker):
-                    self._special(self._codec.specials[piece], role + 1)
-                    continue
-                self._said[role] += len(piece)
-                self._put(piece, role + 1)
-            self._special(self._codec.specials.need("turn_end"), role + 1)
+        """The dialogue as the template renders it; each token with the role whose words it is."""
+        assert self._template is not None
+        for content, role in self._template.render(self._codec.specials, turns):
+            code = 0 if role is None else CODES[role]
+            if isinstance(content, int):
+                self._special(content, code)
+            elif isinstance(content, Marker):
+                self._special(self._codec.specials[content], code)
+            else:
+                if code:
+                    self._said[code - 1] += len(content)
+                self._put(content, code)
         self._end()
 
     def close(self) -> dict[str, Any]:
@@ -199,7 +206,7 @@ class TokenWriter:
         self._codes.append(code)
         self._size += len(piece)
         # Dialogues are counted by document, so that those are written whole.
-        if self._size >= CHARACTERS_AT_ONCE and not self._dialogues:
+        if self._size >= CHARACTERS_AT_ONCE and not self._template:
             self._flush()
 
     def _end(self) -> None:
@@ -226,7 +233,7 @@ class TokenWriter:
         self.rows["tokens"].append(tokens)
         self.rows["offsets"].append(self.tokens + after[ends])
         self.rows["characters"].append(counts)
-        if self._dialogues:
+        if self._template:
             self.rows["role_of_token"].append(np.repeat(codes, of_piece))
             document = np.searchsorted(ends, np.arange(len(codes)), side="right")
             said = codes > 0

@@ -93,13 +93,13 @@ class LanguageModel:
 
     def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:
         """Ids of a prompt: a text, a user's turn, or turns of (role, text). Raises TypeError, LlmspecError."""
-        markers = self.plan.tokenizer.markers
+        markers, template = self.plan.tokenizer.markers, self.plan.chat_template
         if not isinstance(chat, bool | None):
             raise TypeError(f"chat is True, False or None, not {chat!r}")
         if not isinstance(prompt, str):
-            return chat_prompt(self.codec, turns_of(prompt), markers)
+            return chat_prompt(self.codec, template, turns_of(prompt), markers)
         if self.chat if chat is None else chat:
-            return chat_prompt(self.codec, [("user", prompt)], markers)
+            return chat_prompt(self.codec, template, [("user", prompt)], markers)
         return text_prompt(self.codec, prompt, markers)
 
     def settings(self, decoding: Decoding | None = None, **changes: Any) -> Decoding:

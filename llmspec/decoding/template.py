@@ -1,4 +1,4 @@
-"""Prompts as token ids: plain text, and dialogues as chat models are trained on them."""
+"""Prompts as token ids: plain text, and dialogues in the form of a chat template."""
 
 from __future__ import annotations
 
@@ -6,46 +6,48 @@ import re
 from collections.abc import Iterable, Sequence
 
 from llmspec.core.problems import LlmspecError, one_of
+from llmspec.parts.templates import ChatTemplate
+from llmspec.parts.templates.base import Marker, Pieces, Segment, Turn, encode
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
 
-def chat_prompt(codec: Codec, turns: Iterable[tuple[str, str]], markers: Sequence[str] = ()) -> list[int]:
-    """Ids of `<|end|>`, each (role, text) as `<|role|> text <|end_of_turn|>`, and `<|assistant|>` to be continued.
+def chat_prompt(
+    codec: Codec, template: ChatTemplate, turns: Iterable[tuple[str, str]], markers: Sequence[str] = ()
+) -> list[int]:
+    """Ids of a dialogue of (role, text), and of what begins the assistant's answer: what training data are encoded to,
+    cut before that answer.
 
-    No spaces are added between the tokens. Text never becomes a special token, except for the spec's own `markers`.
+    Text never becomes a special token, except for the spec's own `markers`.
 
     Raises:
-        LlmspecError: a role that chat models do not have.
+        LlmspecError: a role that chat models do not have, or a tokenizer without a token that the template needs.
     """
-    special = codec.specials
-    ids = [special.need("bos")]
+    dialogue = []
     for role, text in turns:
-        if role not in ROLES:
+        known = next((r for r in ROLES if r == role), None)
+        if known is None:
             raise LlmspecError(f"no role is named `{role}`", one_of(role, ROLES), "there is no token to begin its turn")
-        ids += [special.need(role), *_spelled(codec, text, markers), special.need("turn_end")]
-    return [*ids, special.need("assistant")]
+        dialogue.append(Turn(known, pieces(codec, text, markers)))
+    return encode(codec, [*template.render(codec.specials, dialogue), *template.answer(codec.specials)])
 
 
 def text_prompt(codec: Codec, text: str, markers: Sequence[str] = ()) -> list[int]:
-    """Ids of `<|end|>`, which begins every document, and of the text.
+    """Ids of the token that begins every document, where the tokenizer has one, and of the text.
 
     The spec's own `markers` (`Tokenizer.markers`) become their special tokens; what spells a role token or another
     of the fixed special tokens is only text, so that a prompt cannot speak for somebody else.
     """
-    return [codec.specials.need("bos"), *_spelled(codec, text, markers)]
+    begin = codec.specials.bos
+    return encode(codec, [*([] if begin is None else [Segment(begin)]), *map(Segment, pieces(codec, text, markers))])
 
 
-def _spelled(codec: Codec, text: str, markers: Sequence[str]) -> list[int]:
-    """Ids of a text in which markers are special tokens; of two that begin at the same place, the longer."""
+def pieces(codec: Codec, text: str, markers: Sequence[str]) -> Pieces:
+    """A text with its markers set apart; of two that begin at the same place, the longer."""
     special = codec.specials
     known = sorted((m for m in set(markers) if special.get(m, -1) not in {-1, *special.meant}), key=len, reverse=True)
     if not known:
-        return list(codec.encode([text])[0]) if text else []
-    pieces = re.split(f"({'|'.join(map(re.escape, known))})", text)
+        return (text,) if text else ()
+    split = re.split(f"({'|'.join(map(re.escape, known))})", text)
     # re.split alternates text and marker; empty texts stand between neighbouring markers.
-    encoded = codec.encode(pieces[::2])
-    ids: list[int] = []
-    for i, piece in enumerate(pieces):
-        ids += [codec.specials[piece]] if i % 2 else encoded[i // 2] if piece else []
-    return ids
+    return tuple(Marker(piece) if i % 2 else piece for i, piece in enumerate(split) if piece)

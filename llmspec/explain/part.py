@@ -60,7 +60,7 @@ class PartReport(Report):
 def parts_of(plan: Plan) -> dict[str, Part]:
     """Every part of a plan by its path in the spec."""
     found: dict[str, Part] = {f"model.{k}": getattr(plan.model, k) for k in ("position", "attention", "mlp", "norm")}
-    found["tokenizer"] = plan.tokenizer
+    found |= {"tokenizer": plan.tokenizer, "chat_template": plan.chat_template}
     found |= {f"data.sources.{s.name}": s.source for s in plan.sources}
     for planned in plan.phases:
         found[f"phases.{planned.name}"] = planned.phase

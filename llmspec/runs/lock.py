@@ -90,7 +90,8 @@ def sections(plan: Plan) -> dict[str, str]:
     """Hash of each section of the resolved spec. Seed and device are left out: a lock shows them as they are."""
     found = plan.settings()
     model = {**found["model"], "tensors": [t.model_dump(mode="json") for t in plan.model.tensors]}
-    values = {k: found[k] for k in ("name", "precision", "beam", "tokenizer", "decoding")} | {"model": model}
+    whole = ("name", "precision", "beam", "tokenizer", "chat_template", "decoding")
+    values = {k: found[k] for k in whole} | {"model": model}
     values |= {f"data.sources.{name}": source for name, source in found["data"]["sources"].items()}
     values |= {f"data.{key}": value for key, value in found["data"].items() if key != "sources"}
     values |= {f"phases.{name}": phase for name, phase in found["phases"].items()}

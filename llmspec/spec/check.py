@@ -12,6 +12,7 @@ from llmspec.core.problems import Path, Problem, nearest
 from llmspec.core.units import Bytes
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
+from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers import Tokenizer
 from llmspec.spec import foreign, messages
 from llmspec.spec.decoding import Decoding
@@ -23,6 +24,20 @@ from llmspec.spec.yaml12 import Tree
 
 WORDS = 1000
 """Unknown keys among which a missing one is looked for, misspelt."""
+
+WHOLE = (
+    "name",
+    "seed",
+    "device",
+    "precision",
+    "beam",
+    "memory_limit",
+    "model",
+    "tokenizer",
+    "chat_template",
+    "decoding",
+)
+"""Keys at the top that are each sound or broken as a whole."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class Sections:
     memory_limit: Bytes | None = None
     model: ModelSpec | None = None
     tokenizer: Tokenizer | None = None
+    chat_template: ChatTemplate | None = None
     sources: dict[str, Source] = field(default_factory=dict)
     phases: dict[str, Phase] = field(default_factory=dict)
     decoding: Decoding | None = None
@@ -57,10 +73,7 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     checker = _Checker(tree)
     spec = checker.part(spec_shape(), tree.data, ())
     found = checker.valid
-    top: dict[str, Any] = {
-        key: found.get((key,))
-        for key in ("name", "seed", "device", "precision", "beam", "memory_limit", "model", "tokenizer", "decoding")
-    }
+    top: dict[str, Any] = {key: found.get((key,)) for key in WHOLE}
     if top["memory_limit"] is not None:  # valid text, perhaps of a spec that is broken elsewhere
         top["memory_limit"] = Bytes.parse(top["memory_limit"])
     sections = Sections(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from llmspec.core.table import choice
 from llmspec.core.units import Bytes
-from llmspec.parts import attentions, inits, mlps, norms, phases, positions, sources, tokenizers
+from llmspec.parts import attentions, inits, mlps, norms, phases, positions, sources, templates, tokenizers
 from llmspec.parts.attentions import Attention
 from llmspec.parts.base import Frozen
 from llmspec.parts.inits import Initializer
@@ -18,6 +18,7 @@ from llmspec.parts.norms import Norm
 from llmspec.parts.phases import Phase
 from llmspec.parts.positions import Position
 from llmspec.parts.sources import Source
+from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers import Tokenizer
 from llmspec.spec.decoding import Decoding
 
@@ -27,6 +28,7 @@ AnyMLP = Annotated[MLP, choice(mlps.TABLE, "swiglu")]
 AnyNorm = Annotated[Norm, choice(norms.TABLE, "rmsnorm")]
 AnyInitializer = Annotated[Initializer, choice(inits.TABLE, "normal")]
 AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE, "byte")]
+AnyTemplate = Annotated[ChatTemplate, choice(templates.TABLE, "role_tokens")]
 AnySource = Annotated[Source, choice(sources.TABLE)]
 AnyPhase = Annotated[Phase, choice(phases.TABLE)]
 Contamination = Literal["refuse", "drop", "allow"]
@@ -92,6 +94,9 @@ class Spec(Frozen):
     """Architecture."""
     tokenizer: AnyTokenizer = Field(default_factory=tokenizers.TABLE["byte"])
     """How text becomes numbers."""
+    chat_template: AnyTemplate = Field(default_factory=templates.TABLE["role_tokens"])
+    """How a dialogue becomes one sequence of tokens, in training and in prompts. It stands apart from the tokenizer,
+    which is not trained anew for another template."""
     data: DataSpec
     """Sources of text."""
     phases: dict[str, AnyPhase] = Field(min_length=1)

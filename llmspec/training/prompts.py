@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, Problem, SpecError
+from llmspec.data.shaping import CODES
 from llmspec.data.unknown import of_prompt
 from llmspec.decoding.generate import generate
 from llmspec.decoding.template import chat_prompt, text_prompt
+from llmspec.parts.templates import ChatTemplate
+from llmspec.parts.templates.base import encode
 from llmspec.parts.tokenizers import Codec
 
 if TYPE_CHECKING:
@@ -50,8 +54,9 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
 def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
     """A prompt of the spec. Raises LlmspecError where it is no text."""
     markers = plan.tokenizer.markers
-    tokens = chat_prompt(codec, [("user", text)], markers) if part.dialogues else text_prompt(codec, text, markers)
-    return Prompt(text, tokens, part.dialogues)
+    if not part.dialogues:
+        return Prompt(text, text_prompt(codec, text, markers), False)
+    return Prompt(text, chat_prompt(codec, plan.chat_template, [("user", text)], markers), True)
 
 
 # -- prompts from dialogues --------------------------------------------------------------------------------------------
@@ -63,30 +68,36 @@ def openings(phase: PhasePlan, prepared: PreparedData) -> list[Prompt]:
         found = [
             prompt
             for share in shares
-            for prompt in opened(prepared.codec, sets[share.source][which], f"{side} of {share.source}")
+            for prompt in opened(
+                prepared.codec, prepared.template, sets[share.source][which], f"{side} of {share.source}"
+            )
         ]
         if found:
             return found
     return []
 
 
-def opened(codec: Codec, dialogues: TokenSet, origin: str) -> Iterator[Prompt]:
-    """The beginnings of a source's first dialogues."""
+def opened(codec: Codec, template: ChatTemplate, dialogues: TokenSet, origin: str) -> Iterator[Prompt]:
+    """The beginnings of a source's first dialogues: up to the assistant's first words, or to where it could answer."""
+    assert dialogues.role_of_token is not None
     for i in range(min(LOOKED_AT, len(dialogues.lengths))):
-        ids = dialogues.tokens[dialogues.offsets[i] : dialogues.offsets[i + 1]].tolist()
-        answer = codec.specials.need("assistant")
-        tokens = ids[: ids.index(answer) + 1] if answer in ids else [*ids, answer]
-        if text := "\n".join(turns(codec, tokens)):
+        begin, end = dialogues.offsets[i], dialogues.offsets[i + 1]
+        ids, said_by = dialogues.tokens[begin:end].tolist(), dialogues.role_of_token[begin:end].tolist()
+        if CODES["assistant"] in said_by:
+            begins = said_by.index(CODES["assistant"])
+            tokens, said_by = ids[:begins], said_by[:begins]
+        else:
+            tokens = [*ids, *encode(codec, template.answer(codec.specials))]
+        if text := "\n".join(turns(codec, tokens, said_by)):
             yield Prompt(text, tokens, True, origin)
 
 
-def turns(codec: Codec, tokens: Sequence[int]) -> Iterator[str]:
-    """The contents of a dialogue's finished turns."""
-    outside, content = {*codec.specials.roles.values(), codec.specials.bos}, list[int]()
-    for token in tokens:
-        if token == codec.specials.turn_end:
-            yield codec.decode(content, specials=True)
-        content = [] if token in outside else [*content, token]
+def turns(codec: Codec, tokens: Sequence[int], said_by: Sequence[int]) -> Iterator[str]:
+    """What is said in a dialogue, turn by turn: stretches of tokens of one speaker, without the ends of turns."""
+    end = codec.specials.turn_end
+    for speaker, group in groupby(zip(tokens, said_by, strict=False), key=lambda one: one[1]):
+        if speaker:
+            yield codec.decode([token for token, _ in group if token != end], specials=True)
 
 
 # -- before step 0 -----------------------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from llmspec.data.fetch import Fetch
 from llmspec.data.notices import notices
 from llmspec.data.prepare import prepare
 from llmspec.data.reading import View, content_keys, find_contamination, read_all
-from llmspec.data.shaping import Turn
 from llmspec.data.split import VALIDATES, Shaped
 from llmspec.parts.sources import Document
+from llmspec.parts.templates.base import Turn
 
 quick = settings(deadline=None, max_examples=60)
 word = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)

@@ -13,14 +13,17 @@ from llmspec.core.units import Budget, Share
 from llmspec.data.layout import Batch, PlainLayout, blank, shuffled
 from llmspec.data.ledger import Ledger
 from llmspec.data.packing import DialogueLayout
-from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG, Marker, Turn
+from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet, encode_dialogues, encode_texts
 from llmspec.data.validation import ValidationSet
 from llmspec.parts import phases
+from llmspec.parts.templates import TABLE as TEMPLATES
+from llmspec.parts.templates.base import Marker, Turn
 from llmspec.parts.tokenizers import TABLE as TOKENIZERS
 from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, TURN_END
 
+TEMPLATE = TEMPLATES["role_tokens"]()
 CODEC = TOKENIZERS["byte"](markers=("<|m|>",)).train(())
 END_ID, EOT_ID = CODEC.specials[EOS], CODEC.specials[TURN_END]
 quick = settings(deadline=None, max_examples=60)
@@ -145,7 +148,7 @@ def rows_to_dialogues(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ..
 def test_dialogues_are_whole_and_only_learned_turns_count(
     spoken: list[list[Turn]], learn: tuple[str, ...], context: int
 ) -> None:
-    layout = DialogueLayout(encode_dialogues(CODEC, spoken), learn, context, END_ID, True, ("s",))
+    layout = DialogueLayout(encode_dialogues(CODEC, TEMPLATE, spoken), learn, context, END_ID, True, ("s",))
     expected, long, nothing = [], 0, 0
     for turns in spoken:
         tokens, learned = naive_dialogue(turns, learn)
@@ -171,7 +174,7 @@ def test_dialogues_are_whole_and_only_learned_turns_count(
 def test_without_a_document_mask_only_numbers_and_places_differ(
     spoken: list[list[Turn]], learn: tuple[str, ...]
 ) -> None:
-    data = encode_dialogues(CODEC, [*spoken, [Turn(role, ("hi",)) for role in learn]])
+    data = encode_dialogues(CODEC, TEMPLATE, [*spoken, [Turn(role, ("hi",)) for role in learn]])
     masked = DialogueLayout(data, learn, 64, END_ID, True, ("s",))
     plain = DialogueLayout(data, learn, 64, END_ID, False, ("s",))
     a, b = (read(layout, 64, list(range(int(masked.blocks_per_epoch)))) for layout in (masked, plain))
@@ -183,7 +186,7 @@ def test_without_a_document_mask_only_numbers_and_places_differ(
 @given(spoken=st.lists(turns, min_size=1, max_size=30), context=st.sampled_from([32, 64]))
 @quick
 def test_packing_leaves_no_two_blocks_that_fit_into_one(spoken: list[list[Turn]], context: int) -> None:
-    data = encode_dialogues(CODEC, [*spoken, [Turn("user", ("hi",))]])
+    data = encode_dialogues(CODEC, TEMPLATE, [*spoken, [Turn("user", ("hi",))]])
     layout = DialogueLayout(data, ROLES, context, END_ID, True, ("s",))
     filled = sorted(read(layout, context, list(range(int(layout.blocks_per_epoch)))).filled.tolist())
     assert len(filled) < 2 or filled[0] + filled[1] > context
@@ -226,7 +229,11 @@ def test_streams_are_functions_of_the_step_and_end_as_planned(
     data: st.DataObject,
 ) -> None:
     spoken = [*spoken, [Turn(role, ("hi",)) for role in learn]]
-    sets = {"a": plain_set([*a, "c" * 32]), "b": plain_set([*b, "d" * 40]), "talk": encode_dialogues(CODEC, spoken)}
+    sets = {
+        "a": plain_set([*a, "c" * 32]),
+        "b": plain_set([*b, "d" * 40]),
+        "talk": encode_dialogues(CODEC, TEMPLATE, spoken),
+    }
     phase = phase_of(
         "sft",
         {"talk": share, "b": 99 - share, "a": 1},
@@ -298,7 +305,7 @@ def test_a_source_shorter_than_a_block_or_read_too_often_is_named() -> None:
     sets = {
         "a": plain_set(["abc"]),
         "b": plain_set(["abcdefgh" * 20]),
-        "talk": encode_dialogues(CODEC, [[Turn("assistant", ("much too long to fit",))]]),
+        "talk": encode_dialogues(CODEC, TEMPLATE, [[Turn("assistant", ("much too long to fit",))]]),
     }
     with pytest.raises(DataError) as caught:
         stream_of(phase_of("sft", {"a": 40, "b": 20, "talk": 40}, "8 steps"), sets)
@@ -339,7 +346,7 @@ def test_every_validation_token_counts_once(documents: list[str], context: int, 
 @quick
 def test_validation_dialogues_count_their_learned_turns_once(spoken: list[list[Turn]], learn: tuple[str, ...]) -> None:
     phase = phase_of("sft", {"a": 100}, "1 steps", micro_batch_size=2, train_on=learn)
-    found = ValidationSet("a", phase, encode_dialogues(CODEC, spoken), 48, END_ID)
+    found = ValidationSet("a", phase, encode_dialogues(CODEC, TEMPLATE, spoken), 48, END_ID)
     kept = [turns for turns in spoken if len(naive_dialogue(turns, learn)[0]) <= 49]
     counted = [t for batch in found for t in batch.targets[batch.weights == 1].tolist()]
     expected = [t for turns in kept for t, w in zip(*naive_dialogue(turns, learn), strict=True) if w]

@@ -15,11 +15,13 @@ from networks import CONTEXT, EPS, FEW, NETWORKS, ROWS, VOCAB, drawn_weights
 from llmspec.compiler.masks import Mask
 from llmspec.data.layout import Batch, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout
-from llmspec.data.shaping import Turn
 from llmspec.data.tokens import encode_dialogues, encode_texts
+from llmspec.parts.templates import TABLE as TEMPLATES
+from llmspec.parts.templates.base import Turn
 from llmspec.parts.tokenizers import TABLE
 from llmspec.parts.tokenizers.special_tokens import EOS, ROLES
 
+TEMPLATE = TEMPLATES["role_tokens"]()
 CODEC = TABLE["char"](vocab=VOCAB).train(["abcdefgh .,"])
 END_ID = CODEC.specials[EOS]
 some = settings(deadline=None, max_examples=4)
@@ -74,7 +76,7 @@ def test_packed_dialogues_cost_what_they_cost_alone(
     name: str, seed: int, spoken: list[list[Turn]], learn: set[str]
 ) -> None:
     def layout(dialogues: list[list[Turn]], mask: bool = True) -> DialogueLayout:
-        return DialogueLayout(encode_dialogues(CODEC, dialogues), tuple(learn), CONTEXT, END_ID, mask, None)
+        return DialogueLayout(encode_dialogues(CODEC, TEMPLATE, dialogues), tuple(learn), CONTEXT, END_ID, mask, None)
 
     together = layout(spoken)
     assume(0 < together.blocks_per_epoch <= ROWS)
@@ -114,7 +116,7 @@ def test_packed_texts_cost_what_they_cost_alone(name: str, seed: int, documents:
 def test_without_the_mask_it_is_another_loss(name: str) -> None:
     """So that the laws above do not hold for want of anything to see."""
     weights = drawn_weights(NETWORKS[name].model, 5)
-    data = encode_dialogues(CODEC, [[Turn("assistant", ("abc",))], [Turn("assistant", ("hgf",))]])
+    data = encode_dialogues(CODEC, TEMPLATE, [[Turn("assistant", ("abc",))], [Turn("assistant", ("hgf",))]])
     losses = []
     for mask in (True, False):
         layout, batch = DialogueLayout(data, ("assistant",), CONTEXT, END_ID, mask, None), blank(ROWS, CONTEXT, END_ID)

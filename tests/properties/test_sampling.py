@@ -12,11 +12,13 @@ from llmspec.core.problems import LlmspecError
 from llmspec.decoding import Event, chat_prompt, generate, stream, text_prompt
 from llmspec.decoding.chain import entropy_bits, log_softmax, probabilities
 from llmspec.decoding.sampler import choose, draw, uniform
+from llmspec.parts import templates
 from llmspec.parts.filters import Context
 from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, TURN_END
 from llmspec.spec.decoding import Decoding
 
 pytestmark = pytest.mark.filterwarnings("error")
+TEMPLATE = templates.TABLE["role_tokens"]()
 CODEC = ToyCodec(markers=["<|sum|>", "<|sum|>>"])
 PROMPT = text_prompt(CODEC, "ab")
 NOTHING = Context(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
@@ -224,9 +226,9 @@ def test_tracing_shows_every_filter() -> None:
 def test_chat_prompt_is_the_template() -> None:
     turns = [("system", "s"), ("user", "u"), ("assistant", ""), ("user", "w")]
     parts = [x for role, text in turns for x in (f"<|{role}|>", text, TURN_END)]
-    assert chat_prompt(CODEC, turns) == ids(EOS, *parts, "<|assistant|>")
+    assert chat_prompt(CODEC, TEMPLATE, turns) == ids(EOS, *parts, "<|assistant|>")
     with pytest.raises(LlmspecError, match="did you mean `user`"):
-        chat_prompt(CODEC, [("users", "u")])
+        chat_prompt(CODEC, TEMPLATE, [("users", "u")])
 
 
 @given(st.lists(st.sampled_from([*CODEC.specials, "<|", "|>", "ab", "é"]), max_size=8).map("".join))

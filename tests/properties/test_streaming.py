@@ -24,12 +24,12 @@ from llmspec.data import writing
 from llmspec.data.contamination import Alike, alike
 from llmspec.data.prepare import prepare
 from llmspec.data.proofs import traits
-from llmspec.data.shaping import Marker
 from llmspec.data.split import cut, joined
 from llmspec.data.survey import Changed, survey, walk
 from llmspec.data.tokens import TokenSet, encode_texts
 from llmspec.data.writing import Cutter, FileRows, MemoryRows, TokenWriter
 from llmspec.parts.sources import Validation, readers
+from llmspec.parts.templates.base import Marker
 from llmspec.parts.tokenizers import TABLE as TOKENIZERS
 from llmspec.parts.tokenizers.learner import LONGEST
 
@@ -82,7 +82,7 @@ def test_token_files_are_those_of_whole_texts(
         patch.setattr(writing, "PIECE", 300)
         patch.setattr(writing, "CHARACTERS_AT_ONCE", at_once)
         writer = TokenWriter(
-            codec, lambda field, type_, shape: FileRows(folder / f"x.{field}.npy", type_, shape), PARTS[kind].cut, False
+            codec, lambda field, type_, shape: FileRows(folder / f"x.{field}.npy", type_, shape), PARTS[kind].cut, None
         )
         for text in texts:
             for item in stretches(text, ends):
@@ -103,7 +103,7 @@ def test_token_files_are_those_of_whole_texts(
 def test_markers_stay_between_pieces() -> None:
     part = TOKENIZERS["bpe"](vocab=300, markers=("<|m|>",))
     codec = part.train(SAMPLE)
-    writer = TokenWriter(codec, lambda field, kind, shape: MemoryRows(kind, shape), part.cut, False)
+    writer = TokenWriter(codec, lambda field, kind, shape: MemoryRows(kind, shape), part.cut, None)
     writer.text((Marker("<|m|>"), "a b", Marker("<|m|>"), "c"))
     writer.close()
     mark = codec.specials["<|m|>"]

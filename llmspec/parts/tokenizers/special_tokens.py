@@ -55,7 +55,7 @@ class SpecialTokens(Mapping[str, int]):
     """Ends each of several texts in one row."""
     turn_end: int | None = None
     """Ends a turn of a dialogue."""
-    roles: Mapping[str, int] = field(default_factory=dict)
+    roles: Mapping[ChatRole, int] = field(default_factory=dict)
     """Role -> the token that begins its turns; empty where turns begin in another way."""
 
     def __post_init__(self) -> None:
@@ -78,7 +78,8 @@ class SpecialTokens(Mapping[str, int]):
 
     def need(self, meaning: str) -> int:
         """The id of `bos`, `eos`, ..., or of the token that begins a role's turns. Raises DataError where none is."""
-        found = self.roles[meaning] if meaning in self.roles else getattr(self, meaning, None)
+        roles = {str(role): token for role, token in self.roles.items()}
+        found = roles[meaning] if meaning in roles else getattr(self, meaning, None)
         if found is None:
             raise DataError(
                 f"this tokenizer has no special token for `{meaning}`",

@@ -1,0 +1,83 @@
+"""What a chat template is: a dialogue as special tokens and text, each piece with the role whose words it is.
+
+Encoding of training dialogues, prompting, and the checks of both go through this one description, so that a model is
+asked in the form that it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from llmspec.parts.base import Part
+from llmspec.parts.tokenizers.base import Codec
+from llmspec.parts.tokenizers.special_tokens import ChatRole, SpecialTokens
+
+
+class Marker(str):
+    """A marker that a template spells: becomes its one id, where text that looks like it does not."""
+
+    __slots__ = ()
+
+
+Pieces = tuple[str, ...]
+"""Text in stretches: each is a `Marker` or plain text; empty stretches are left out."""
+
+
+class Turn(NamedTuple):
+    """One turn of a dialogue."""
+
+    role: ChatRole
+    content: Pieces
+
+
+class Segment(NamedTuple):
+    """A stretch of a dialogue as the model reads it."""
+
+    content: int | str
+    """The id of a special token, or a text; a `Marker` stands for its token."""
+    role: ChatRole | None = None
+    """Whose words it is, and so whose phase trains on it; None for what the template adds around them."""
+
+
+class ChatTemplate(Part):
+    """How a dialogue becomes one sequence of tokens.
+
+    The end of a turn belongs to its role: whoever learns to say the turn learns to end it.
+    """
+
+    def render(self, specials: SpecialTokens, turns: Iterable[Turn]) -> Iterator[Segment]:
+        """A whole dialogue, turn by turn. What stands before a turn does not depend on the turns from there on.
+
+        Raises DataError where the tokenizer lacks a token that the template needs."""
+        raise TypeError(f"{type(self).__name__} renders nothing")
+
+    def answer(self, specials: SpecialTokens) -> tuple[Segment, ...]:
+        """What follows a dialogue that the assistant is to answer: the first segments of its turn, up to its words."""
+        raise TypeError(f"{type(self).__name__} asks for no answer")
+
+    def first(self, specials: SpecialTokens) -> int | None:
+        """The token that stands at the beginning of every dialogue, and nowhere else in one; None where none does."""
+        return None
+
+    def speakers(self, specials: SpecialTokens, tokens: Sequence[int]) -> list[ChatRole | None] | None:
+        """For each token of dialogues that follow one another, the role whose words the token after it is.
+
+        Read from the tokens alone, not from what `render` said of them: it is what the supervision of training data is
+        checked against. None where the template's tokens do not tell.
+        """
+        return None
+
+
+def encode(codec: Codec, segments: Iterable[Segment]) -> list[int]:
+    """Segments as ids. Text never becomes a special token; neighbouring texts are tokenised apart."""
+    parts = list(segments)
+    is_text = [isinstance(part.content, str) and not isinstance(part.content, Marker) for part in parts]
+    texts = iter(codec.encode([str(part.content) for part, text in zip(parts, is_text, strict=True) if text]))
+    ids: list[int] = []
+    for part, text in zip(parts, is_text, strict=True):
+        if text:
+            ids += next(texts)
+        else:
+            ids.append(part.content if isinstance(part.content, int) else codec.specials[part.content])
+    return ids

@@ -1,0 +1,43 @@
+"""A special token begins each turn, one for each role, and another ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+from llmspec.parts.templates.base import ChatTemplate, Segment, Turn
+from llmspec.parts.tokenizers.special_tokens import ChatRole, SpecialTokens
+
+
+class RoleTokens(ChatTemplate):
+    """`<|end|> <|user|> text <|end_of_turn|> <|assistant|> text <|end_of_turn|>`, with nothing between the tokens.
+
+    What a text spells is only text, so that nobody's words can begin a turn of somebody else.
+    """
+
+    kind: Literal["role_tokens"] = "role_tokens"
+
+    def render(self, specials: SpecialTokens, turns: Iterable[Turn]) -> Iterator[Segment]:
+        end = specials.need("turn_end")
+        yield Segment(specials.need("bos"))
+        for role, content in turns:
+            yield Segment(specials.need(role))
+            for piece in content:
+                yield Segment(piece, role)
+            yield Segment(end, role)
+
+    def answer(self, specials: SpecialTokens) -> tuple[Segment, ...]:
+        return (Segment(specials.need("assistant")),)
+
+    def first(self, specials: SpecialTokens) -> int | None:
+        return specials.bos
+
+    def speakers(self, specials: SpecialTokens, tokens: Sequence[int]) -> list[ChatRole | None] | None:
+        roles: dict[int, ChatRole] = {token: role for role, token in specials.roles.items()}
+        silent = {specials.bos, specials.turn_end}
+        speaker: ChatRole | None = None
+        found: list[ChatRole | None] = []
+        for token in tokens:
+            speaker = None if token in silent else roles.get(token, speaker)
+            found.append(speaker)
+        return found
