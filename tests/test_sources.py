@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from llmspec.compiler.plan import SourcePlan
 from llmspec.core.problems import DataError
 from llmspec.core.units import Budget, Share
 from llmspec.data import builder
@@ -60,8 +61,6 @@ def plan_of(
         )
         for name, kind, mixture, budget in stages
     ]
-    from llmspec.compiler.plan import SourcePlan
-
     return SimpleNamespace(
         base=str(base),
         seed=1,
