@@ -49,18 +49,11 @@ def plan_of(
     **more: Any,
 ) -> Any:
     """A stand-in for a plan: stages are (name, kind, mixture in percent, budget)."""
-    made = [
-        SimpleNamespace(
-            name=name,
-            phase=phases.TABLE[kind](
-                mixture={s: Share(p) for s, p in mixture.items()},
-                budget=Budget.parse(budget),
-                micro_batch_size=2,
-                **more,
-            ),
-        )
-        for name, kind, mixture, budget in stages
-    ]
+    made = []
+    for name, kind, mixture, budget in stages:
+        shares = {s: Share(p) for s, p in mixture.items()}
+        phase = phases.TABLE[kind](mixture=shares, budget=Budget.parse(budget), micro_batch_size=2, **more)
+        made.append(SimpleNamespace(name=name, phase=phase))
     return SimpleNamespace(
         base=str(base),
         seed=1,
