@@ -139,14 +139,14 @@ def test_filters_survive_print_and_parse(name: str, data: st.DataObject) -> None
 
 @truncating
 @given(data=st.data())
-def test_truncation_cuts_from_below_and_leaves_the_rest(name: str, data: st.DataObject) -> None:
+def test_truncation_leaves_the_rest_and_cuts_from_below_where_it_says_so(name: str, data: st.DataObject) -> None:
     part, (values, context) = data.draw(settings_of(TABLE[name])), data.draw(logits_in_context())
     out = part.apply(values, context)
     ids = kept(out)
     np.testing.assert_array_equal(out[ids], values[ids])
     cut = sorted(set(kept(values)) - set(ids))
     # Larger logits go before smaller ones, lower ids before higher ones.
-    assert all((-values[k], k) < (-values[c], c) for k in ids for c in cut)
+    assert not part.keeps_best or all((-values[k], k) < (-values[c], c) for k in ids for c in cut)
     before, after = probabilities(values)[ids], probabilities(out)[ids]
     if ids:
         np.testing.assert_allclose(after * before.sum(), before, rtol=1e-9, atol=1e-300)

@@ -33,6 +33,8 @@ class Filter(Part):
     """Its name in the table and in `order:`; not a key, since all filters' keys stand side by side."""
     truncates: ClassVar[bool] = False
     """Whether it only cuts tokens, and leaves the logits of those it keeps as they are."""
+    keeps_best: ClassVar[bool] = False
+    """Whether no token that it cuts is more probable than one that it keeps."""
 
     def active(self) -> bool:
         """Whether these settings change anything."""

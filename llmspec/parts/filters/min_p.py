@@ -18,6 +18,7 @@ class MinP(Filter):
 
     kind: ClassVar[str] = "min_p"
     truncates: ClassVar[bool] = True
+    keeps_best: ClassVar[bool] = True
     min_p: float = Field(0.0, ge=0, le=1)
     """Smallest share of the best token's probability that a token may have. 0: off."""
 

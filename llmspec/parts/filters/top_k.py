@@ -17,6 +17,7 @@ class TopK(Filter):
 
     kind: ClassVar[str] = "top_k"
     truncates: ClassVar[bool] = True
+    keeps_best: ClassVar[bool] = True
     top_k: int | None = Field(None, ge=0, le=1 << 31)
     """How many of the most probable tokens are kept. null or 0: off."""
 

@@ -23,6 +23,7 @@ class TopP(Filter):
 
     kind: ClassVar[str] = "top_p"
     truncates: ClassVar[bool] = True
+    keeps_best: ClassVar[bool] = True
     top_p: float = Field(1.0, ge=0, le=1)
     """Probability that the kept tokens reach together. 1: off."""
 
