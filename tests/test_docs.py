@@ -100,8 +100,11 @@ def test_specs_are_specs(page: Path, tmp_path: Path) -> None:
 def test_files_that_are_named_are_there(page: Path) -> None:
     if page.name in ("LOG.md", "CHANGELOG.md"):  # they tell of what was there once
         return
-    named = re.findall(r"(?<![\w/.])((?:tests|docs|specs|llmspec)/[\w/.-]+\.\w+)", page.read_text("utf-8"))
-    assert not [n for n in named if "KIND" not in n and not (tiny.ROOT / n).exists()]
+    text = page.read_text("utf-8")
+    named = re.findall(r"(?<![\w/.])((?:tests|docs|specs|llmspec)/[\w/.-]+\.\w+)", text)
+    named += re.findall(r"`((?!runs/)\w+/[\w/]*(?:\.py|\.c|/))`", text)  # below the package
+    places = (tiny.ROOT, tiny.ROOT / "llmspec", tiny.ROOT / "tests")
+    assert not [n for n in named if "KIND" not in n and not any((place / n).exists() for place in places)]
 
 
 def test_the_readme_is_short() -> None:
