@@ -103,7 +103,7 @@ def backward(
     slopes_off = wrong * np.abs(at - dot) + (weights + wrong) * 4 * EPS * (q.shape[-1] + 4) * rough
     shared = terms.bias is not None and len(terms.bias) == 1
     to_bias, bias_off = ((a.sum(0, keepdims=True) if shared else a) for a in (slopes, slopes_off))
-    bias_off = bias_off + EPS * len(q) * np.abs(slopes).sum(0, keepdims=True) * shared
+    bias_off = bias_off + EPS * len(q) * np.abs(slopes).sum(0, keepdims=True) * shared + TINY
     slopes_off = (slopes_off * (derivative + derivative_off) + np.abs(slopes) * derivative_off) * abs(terms.scale)
     slopes_off = slopes_off + 2 * EPS * np.abs(slopes * derivative * terms.scale) + TINY * seen
     slopes = slopes * derivative * terms.scale
@@ -112,7 +112,7 @@ def backward(
 
     def summed(form: str, x: Array, x_off: Array, y: Array, regroup: bool) -> Output:
         exact, size, wide = (np.einsum(form, a, b) for a, b in ((x, y), (np.abs(x), np.abs(y)), (x_off, np.abs(y))))
-        room = counts * size + wide * (1 + counts)
+        room = counts * size + wide * (1 + counts) + TINY
         return Output(grouped(exact), grouped(room)) if regroup else Output(exact, room)
 
     return [
