@@ -25,7 +25,8 @@ open_device("CPU")
 
 from tinygrad.dtype import _to_np_dtype as to_numpy  # noqa: E402  (the compiler comes first)
 
-from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402
+from llmspec.backends.backend import backend  # noqa: E402
+from llmspec.backends.tensors import tensors_from_numpy  # noqa: E402
 from llmspec.model.steps import Steps  # noqa: E402
 from llmspec.model.transformer import Transformer, block_context  # noqa: E402
 

@@ -29,7 +29,8 @@ from llmspec.spec.schema import Spec
 open_device("CPU")
 from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
 
-from llmspec.backends.backend import Backend, backend  # noqa: E402
+from llmspec.backends.backend import backend  # noqa: E402
+from llmspec.backends.plain.backend import Backend  # noqa: E402
 from llmspec.backends.plain.mixed_precision import MixedPrecisionOps  # noqa: E402
 from llmspec.backends.plain.ops import Ops  # noqa: E402
 

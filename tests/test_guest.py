@@ -64,7 +64,8 @@ open_device("CPU")
 import numpy as np
 from tinygrad import Tensor
 from tinygrad.helpers import ContextVar
-from llmspec.backends.backend import backend, tensors_from_numpy
+from llmspec.backends.backend import backend
+from llmspec.backends.tensors import tensors_from_numpy
 chosen = backend("CPU")
 def step(weights, inputs):
     ops = chosen.ops(inputs)

@@ -18,7 +18,8 @@ open_device("CPU")
 from tinygrad import Tensor, UOp
 from llmspec.backends.cpu import step_cache
 from llmspec.backends.cpu.captured_step import CapturedStep
-from llmspec.backends.backend import backend, tensors_from_numpy
+from llmspec.backends.backend import backend
+from llmspec.backends.tensors import tensors_from_numpy
 
 def step(state, inputs, at):
     ops = backend("CPU").ops(inputs)

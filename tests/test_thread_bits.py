@@ -18,7 +18,7 @@ from llmspec.bench.llmspec_side import Training, decoder
 from llmspec.model.device import open_device
 open_device("CPU")
 from llmspec.backends.cpu import native
-from llmspec.backends.backend import host
+from llmspec.backends.tensors import to_numpy
 
 def told(name, *arrays):
     print(name, hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16])
@@ -27,7 +27,7 @@ print(native.products(), file=sys.stderr)
 for phase in plan.phases:
     training = Training(plan, phase)
     losses = [training.advance() for _ in range(3)]
-    told(f"{phase.name}: {losses}", *map(host, training.weights.values()), *map(host, training.state.values()))
+    told(f"{phase.name}: {losses}", *map(to_numpy, training.weights.values()), *map(to_numpy, training.state.values()))
 made = decoder(plan)
 for length in (2, 100):  # few rows, and a prompt of several panels
     cache, logits = made.prefill([i % 50 for i in range(length)], rows=2)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llmspec.backends import shield
+from llmspec.backends import shield, tinygrad_private
 
 DEPTH = 10_000
 """The recursion limit that tinygrad's graphs need; it sets it itself, for the whole process, when it is imported."""
@@ -70,17 +70,15 @@ def leave() -> None:
 
 
 def _now() -> dict[str, Any]:
-    helpers: Any = sys.modules.get("tinygrad.helpers")
-    wanted = NAMES if helpers is not None and shield.early else ()
-    held = {name: helpers.ContextVar._cache[name].value for name in wanted}
+    wanted = NAMES if shield.early and "tinygrad.helpers" in sys.modules else ()
+    held = {name: tinygrad_private.settings()[name].value for name in wanted}
     return {"depth": sys.getrecursionlimit(), **held}
 
 
 def _set(values: dict[str, Any]) -> None:
-    helpers: Any = sys.modules["tinygrad.helpers"]
     for name in NAMES:
         if name in values:
-            helpers.ContextVar._cache[name].value = values[name]
+            tinygrad_private.settings()[name].value = values[name]
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,15 +18,75 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmspec.backends import shield
-from llmspec.core.folders import OTHERS
+from llmspec.backends import shield, workers
+from llmspec.core.folders import OTHERS, cache_dir, private_folder
 from llmspec.core.problems import RunError
 
 Call = Callable[..., Any]
+KERNELS = "kernels"
+"""The folder of the cache that holds the databases."""
 READERS = ("tinygrad.device", "tinygrad.codegen.opt.search")
 """Modules of tinygrad that read and write kernels."""
 ASIDE = ("-wal", "-shm", "-journal")
 """What sqlite keeps beside a database."""
+
+
+_adopted: list[Any] = []
+
+
+def adopt(
+    cache: Path,
+    name: str,
+    compiler: Callable[[], None] | None,
+    start: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> None:
+    """Has tinygrad keep its kernels in a folder of this name, and compile them as `compiler` sets it up; once.
+
+    Processes that make kernels call `start(given, *arguments)` first, with what tinygrad was given to read. A CACHEDB
+    that the user has set is left alone. Raises CacheError where the cache folder cannot be used.
+    """
+    theirs = os.environ.get("CACHEDB")
+    what = [*arguments, name, theirs]
+    if _adopted == what:
+        return
+    if theirs:
+        use(Path(theirs).absolute(), ours=False)
+    else:
+        use(private_folder(private_folder(cache / KERNELS) / name) / "tinygrad.db", ours=True)
+    if compiler is not None:
+        compiler()
+    workers.use(start, dict(shield.given), *arguments)
+    _adopted[:] = what
+
+
+def keep_kernels(folder: Path | None = None) -> None:
+    """Give tinygrad a database of ours for a device that brings its own compiler: kernels, and what BEAM has found."""
+    cache = folder or cache_dir()
+    adopt(cache, f"tinygrad-{tinygrad_version()}", None, _as_in_parent, (cache,))
+
+
+def _as_in_parent(given: dict[str, str], cache: Path) -> None:
+    shield.give(**given)
+    keep_kernels(cache)
+
+
+def tinygrad_version() -> str:
+    """The version of tinygrad, which is not imported for it; 'unknown' where it cannot be told."""
+    # The folder's name says it; importlib.metadata, which reads it properly, takes 60 ms to import.
+    import importlib.util
+
+    spec = importlib.util.find_spec("tinygrad")
+    if spec is not None and spec.origin:
+        for name in os.listdir(Path(spec.origin).parent.parent):
+            if name.startswith("tinygrad-") and name.endswith(".dist-info"):
+                return name[len("tinygrad-") : -len(".dist-info")]
+    from importlib import metadata
+
+    try:
+        return metadata.version("tinygrad")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def use(path: Path, ours: bool) -> None:

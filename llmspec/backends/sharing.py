@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from llmspec.backends import owner, workers
+from llmspec.backends import owner, tinygrad_private, workers
 from llmspec.core.problems import RunError
 
 OURS: set[int] = set()
@@ -78,10 +78,11 @@ def mend() -> None:
     """In the child: threads of its own for every CPU. Raises RunError where something cannot be made anew."""
     from tinygrad import Device
 
-    others = sorted(d for d in Device._opened_devices if d.split(":")[0] not in HARMLESS)
+    opened = tinygrad_private.opened_devices()
+    others = sorted(d for d in opened if d.split(":")[0] not in HARMLESS)
     if others:
         raise _refused(f"{', '.join(others)} cannot be used by a child")
-    devices: list[Any] = [Device[d] for d in sorted(Device._opened_devices) if d.split(":")[0] == "CPU"]
+    devices: list[Any] = [Device[d] for d in sorted(opened) if d.split(":")[0] == "CPU"]
     if sys.platform != "linux" or not all(id(d) in OURS for d in devices):
         raise _refused("it shares memory with its parent here")
     _leave_to_parent()
@@ -110,16 +111,13 @@ def _leave_to_parent() -> None:
 
 def _restart(device: Any, worker: Any) -> None:
     """Another thread in the place of one that the child has not; nothing was waiting when the parent forked."""
-    from tinygrad.runtime.ops_cpu import worker_prog
-
     semaphore = worker.sem._buf.va_addr
     _own_page(semaphore)
     for counter in (worker.put, worker.done):
         counter._buf.cpu_view().view(fmt="Q")[0] = 0
     words = (worker.ring._buf.va_addr, device.func_ptr("sem_wait")._buf.va_addr, worker.done._buf.va_addr, semaphore)
-    worker.thread = threading.Thread(
-        target=device.prgs[worker_prog].fxn, daemon=True, args=[ctypes.c_uint64(word) for word in words]
-    )
+    loop = device.prgs[tinygrad_private.worker_prog].fxn
+    worker.thread = threading.Thread(target=loop, daemon=True, args=[ctypes.c_uint64(word) for word in words])
     worker.thread.start()
 
 

@@ -18,7 +18,7 @@ from multiprocessing import connection, current_process, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import TYPE_CHECKING, Any
 
-from llmspec.backends import shield
+from llmspec.backends import shield, tinygrad_private
 from llmspec.core.devices import threads
 from llmspec.core.problems import RunError
 
@@ -48,6 +48,10 @@ ANYWHERE = None if sys.platform == "win32" else "/"
 
 class CompilerError(RunError):
     """A compiler that was killed, that hangs, or that does not compile what it is given."""
+
+
+class ToolchainError(RunError):
+    """No usable C compiler, or one that failed; the message says what was tried and what to do."""
 
 
 def call(command: Sequence[str], source: str, seconds: float, environment: dict[str, str] | None = None) -> bytes:
@@ -237,9 +241,7 @@ class _Process(SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
-        from tinygrad.engine import worker
-
-        with worker._without_main():
+        with tinygrad_private._without_main():
             return SpawnProcess._Popen(process_obj)
 
 
@@ -293,6 +295,6 @@ def _take_over(module: Any) -> None:
 
 def _chosen() -> Workers | None:
     """The processes, or None where kernels are made one after another in this one."""
-    from tinygrad.helpers import PARALLEL
+    from llmspec.backends.tinygrad_private import PARALLEL
 
     return None if current_process().daemon or PARALLEL.value == 0 or threads() == 1 else _workers

@@ -31,7 +31,7 @@ def name(device: str) -> str:
 
 def realized(plan: Plan) -> dict[str, Any]:
     """The plan's weights at step 0, drawn one by one, so that no second copy of all of them is held."""
-    from llmspec.backends.backend import tensors_from_numpy
+    from llmspec.backends.tensors import tensors_from_numpy
     from llmspec.model.weights import draw
 
     return {t.name: tensors_from_numpy(w=draw(t, plan.seed))["w"] for t in plan.model.tensors}

@@ -39,7 +39,7 @@ def measured(task: Task) -> Result | Machine:
 def answer(text: str) -> str:
     """What the task, as JSON, is answered: a Result, a Machine, or {"problems": […]} that a person can mend."""
     before = peak_bytes()
-    from llmspec.backends.cpu.toolchain import ToolchainError
+    from llmspec.backends.workers import ToolchainError
     from llmspec.bench.task import Result, Task
     from llmspec.core.problems import LlmspecError, Problem
 

@@ -97,3 +97,33 @@ def _omp_threads() -> int | None:
     """OMP_NUM_THREADS as OpenMP reads it: a positive number, or a list of them, of which the first is the outermost."""
     levels = [word.strip() for word in os.environ.get(OMP_THREADS, "").split(",")]
     return int(levels[0]) if all(re.fullmatch(r"\+?0*[1-9]\d{0,17}", word) for word in levels) else None
+
+
+def machine() -> str:
+    """This machine's architecture by tinygrad's name for it, e.g. 'x86_64' or 'arm64'."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "aarch64": "arm64"}.get(name, name)
+
+
+def processor() -> str:
+    """A text that changes when code compiled for this processor may not run on another: its model and features."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as info:
+            first = info.read(16384).split("\n\n")[0]
+    except OSError:
+        return f"{machine()} {platform.processor()} {_apple_processor()}"
+    kept = ("vendor_id", "cpu family", "model", "stepping", "flags", "features", "cpu implementer", "cpu part", "isa")
+    lines = (line.partition(":") for line in first.splitlines())
+    return f"{machine()} " + " ".join(v.strip() for k, _, v in lines if k.strip().lower().startswith(kept))
+
+
+def _apple_processor() -> str:
+    if sys.platform != "darwin":
+        return ""
+    import ctypes
+
+    text, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
+    library = ctypes.CDLL(None)
+    if library.sysctlbyname(b"machdep.cpu.brand_string", text, ctypes.byref(size), None, ctypes.c_size_t(0)):
+        return ""
+    return text.value.decode(errors="replace")

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmspec.backends import guest, owner
-from llmspec.backends.backend import Graphs, backend, host, tensors_from_numpy
+from llmspec.backends.backend import Graphs, backend
+from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
@@ -84,7 +85,7 @@ class LanguageModel:
         padded[:, :length] = ids
         with owner.turn():
             inputs = {**tensors_from_numpy(tokens=padded, spans=Mask().spans(bucket)), **self._lowering.inputs}
-            return host(self._graphs[rows, bucket](self._weights, self._tables, inputs))[:, :length]
+            return to_numpy(self._graphs[rows, bucket](self._weights, self._tables, inputs))[:, :length]
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
         view = block_context(inputs["tokens"].shape[1], inputs["spans"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from llmspec.backends.cpu.toolchain import ToolchainError
+from llmspec.backends.workers import ToolchainError
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.units import count, duration

@@ -7,9 +7,7 @@ import json
 import os
 from typing import Any
 
-from llmspec.backends.cpu import toolchain
-from llmspec.backends.cpu.compilers import processor
-from llmspec.core.devices import cores, threads
+from llmspec.core.devices import cores, processor, threads
 from llmspec.core.folders import cache_dir, write_atomically
 from llmspec.core.hashing import digest
 from llmspec.core.regular import read_regular
@@ -55,6 +53,10 @@ def machine_key(device: str) -> str:
 
     Nothing heavy is imported for it, since `explain` asks. Raises ToolchainError where a CPU has no compiler.
     """
-    compiler = toolchain.prepare().identity if device.startswith("CPU") else ""
+    compiler = ""
+    if device.startswith("CPU"):
+        from llmspec.backends.cpu.toolchain import prepare
+
+        compiler = prepare().identity
     others = {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")}
     return digest([device, processor(), cores(), threads(), compiler, others])

@@ -21,7 +21,8 @@ def graph_call(device: str, piece: Piece, arrays: dict[str, Any], dropout: float
     """
     from tinygrad import Device, Tensor
 
-    from llmspec.backends.backend import backend, tensors_from_numpy
+    from llmspec.backends.backend import backend
+    from llmspec.backends.tensors import tensors_from_numpy
 
     low, inputs = backend(device), tensors_from_numpy(**arrays)
     given = {t.uop.base for t in inputs.values()}

@@ -137,7 +137,7 @@ class Watching:
         self.seconds, self.error = None, ""
         if self._real is None:
             return b""
-        from tinygrad.device import CompileError
+        from llmspec.backends.tinygrad_private import CompileError
 
         start = time.perf_counter()
         try:
@@ -160,8 +160,9 @@ def compilers(target: Target) -> tuple[Watching, str]:
         module.MetalCompiler = lambda: watching
         sys.modules[module.__name__] = module
         return watching, "Metal's compiler is a part of macOS"
-    from tinygrad.device import CompileError
     from tinygrad.runtime.support import compiler_cuda
+
+    from llmspec.backends.tinygrad_private import CompileError
 
     try:
         real = compiler_cuda.NVRTCCompiler(target.architecture, ptx=False)
@@ -209,7 +210,7 @@ def decoding(plan: Plan, recorder: Any) -> Iterator[tuple[str, Graph]]:
 
 def kernels_of(graph: Graph) -> list[UOp]:
     """What a graph launches, in order. Raises TypeError for a call that is no kernel of the device."""
-    from tinygrad.uop.ops import Ops
+    from llmspec.backends.tinygrad_private import Ops
 
     bodies = [call.src[0] for call in graph.linear.src]
     if strange := [body.op.name for body in bodies if body.op is not Ops.SINK]:
@@ -252,8 +253,7 @@ def made(plan: Plan, target: Target, say: Say) -> Made:
 
 def kernel(body: UOp, step: str, renderer: Any, watching: Watching) -> Kernel:
     """One kernel, rendered and, where there is a compiler, compiled."""
-    from tinygrad.codegen import to_program
-    from tinygrad.uop.ops import Ops
+    from llmspec.backends.tinygrad_private import Ops, to_program
 
     start = time.perf_counter()
     watching.seconds, watching.error = None, ""
@@ -276,7 +276,7 @@ def main() -> None:
     import gc
 
     gc.disable()  # graphs are large and live to the end: looking through them again and again takes longer than making
-    from llmspec.backends.cpu.toolchain import keep_kernels
+    from llmspec.backends.kernel_database import keep_kernels
 
     plan, target = Plan.parse(sys.stdin.read()), targets.parse(sys.argv[1])
     shield.give(**nvidia.libraries(), DEV=f"NULL:{target.name}", PARALLEL="0")

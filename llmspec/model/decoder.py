@@ -13,7 +13,9 @@ from typing import Any
 from tinygrad import Tensor, UOp
 
 from llmspec.backends import owner
-from llmspec.backends.backend import Backend, Graphs, StaticInputs, host, tensors_from_numpy
+from llmspec.backends.backend import Graphs
+from llmspec.backends.plain.backend import Backend
+from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
@@ -123,7 +125,7 @@ class Decoder:
 
     def _run(self, jit: Any, cache: KVCache, inputs: Tensors, *place: UOp) -> Any:
         out = jit(self._weights, self._tables, cache.tensors, {**inputs, **self._lowering.inputs}, *place)
-        return host(out)  # a copy: the returned tensor is overwritten by the next call
+        return to_numpy(out)  # a copy: the returned tensor is overwritten by the next call
 
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _prefill_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:

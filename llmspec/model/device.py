@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llmspec.backends import guest, nvidia, owner, shield
-from llmspec.backends.cpu import tinygrad_startup, toolchain
+from llmspec.backends import guest, kernel_database, nvidia, owner, shield
 from llmspec.core.problems import RunError
 from llmspec.core.units import duration
 
@@ -66,14 +65,15 @@ def open_device(device: str, beam: int = 0) -> None:
     Raises ToolchainError where a CPU has no compiler, and RunError where another device cannot be opened.
     """
     if device.startswith("CPU"):
+        from llmspec.backends.cpu import tinygrad_startup, toolchain  # a GPU needs none of it
+
         toolchain.prepare()
-    else:
-        shield.give(**nvidia.libraries())
-        toolchain.keep_kernels()
-    guest.choose(device, 0 if device.startswith("CPU") else beam)
-    if device.startswith("CPU"):
+        guest.choose(device, 0)
         tinygrad_startup.open_cpu()
     else:
+        shield.give(**nvidia.libraries())
+        kernel_database.keep_kernels()
+        guest.choose(device, beam)
         open_gpu(device)
         if beam:
             tell_of_search()

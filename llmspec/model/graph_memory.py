@@ -24,7 +24,7 @@ from llmspec.core.problems import RunError
 if TYPE_CHECKING:
     from tinygrad import Tensor, UOp
 
-    from llmspec.backends.backend import Backend
+    from llmspec.backends.plain.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Graph:
 
         Compiles every kernel for the device, which costs nothing on NULL alone.
         """
-        from tinygrad.engine.realize import compile_linear, estimate_uop
+        from llmspec.backends.tinygrad_private import compile_linear, estimate_uop
 
         return sum(int(estimate_uop(call).ops) for call in compile_linear(self.linear).src)
 
@@ -48,9 +48,9 @@ class Graph:
 def graph_of(function: Callable[..., Any], *inputs: dict[str, Tensor] | UOp) -> Graph:
     """The graph of a step, as TinyJit would capture and plan it; the inputs (bound variables among them) may be
     unallocated."""
-    from tinygrad.engine.realize import capturing
-    from tinygrad.schedule.memory import memory_plan_rewrite
-    from tinygrad.uop.ops import Ops, UOp
+    from tinygrad import UOp
+
+    from llmspec.backends.tinygrad_private import Ops, capturing, memory_plan_rewrite
 
     recorder = _Recorder()
     capturing.append(recorder)
@@ -80,9 +80,9 @@ class _Recorder:
 
 def recording(base: Backend) -> Backend:
     """The backend, whose steps give their graphs instead of running."""
-    from llmspec.backends.backend import Backend
+    kind: Any = type(base)
 
-    class Recording(Backend):
+    class Recording(kind):
         def jit(self, function: Callable[..., Any], key: str = "") -> Any:
             return lambda *inputs: graph_of(function, *inputs)
 

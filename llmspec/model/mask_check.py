@@ -72,7 +72,8 @@ def influences(plan: Plan, model: ModelPlan, mask: Mask) -> tuple[Any, Any]:
     open_device(plan.device)
     from tinygrad import Tensor
 
-    from llmspec.backends.backend import StaticInputs, backend, host, tensors_from_numpy
+    from llmspec.backends.backend import backend
+    from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
     from llmspec.model.transformer import Transformer, block_context
 
     length, low, network = min(TOKENS, model.context), backend(plan.device), Transformer(model)
@@ -97,7 +98,7 @@ def influences(plan: Plan, model: ModelPlan, mask: Mask) -> tuple[Any, Any]:
             "spans": mask.spans(length, documents),
             "positions": positions[None].astype(np.int32),
         }
-        return host(step(weights, tables, {**feed(**arrays), **low.inputs}))[0]
+        return to_numpy(step(weights, tables, {**feed(**arrays), **low.inputs}))[0]
 
     tokens = rng.integers(0, model.vocab, length).astype(np.int32)
     first, seen = outputs(tokens), np.zeros((length, length), bool)

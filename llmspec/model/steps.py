@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tinygrad import Tensor
 
-from llmspec.backends.backend import Backend
+from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.model.transformer import Transformer, block_context

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from llmspec.backends.cpu.toolchain import ToolchainError
+from llmspec.backends.workers import ToolchainError
 from llmspec.compiler import Plan, compile_spec
 from llmspec.core import shipped
 from llmspec.core.devices import automatic

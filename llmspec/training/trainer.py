@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from tinygrad import Tensor
 
-from llmspec.backends.backend import Backend, StaticInputs, host, tensors_from_numpy
+from llmspec.backends.plain.backend import Backend
+from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
 from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
@@ -72,7 +73,7 @@ class Trainer:
         if self.passes == 1:
             inputs = self._inputs(batches[0], weight, number, 0, common)
             *sums, norm = self.steps.train(self.weights, self.state, self.tables, inputs)
-            return StepTaken(self._named(sums), float(host(norm)), weight)
+            return StepTaken(self._named(sums), float(to_numpy(norm)), weight)
         totals = dict.fromkeys(self.steps.sums, 0.0)
         for micro, batch in enumerate(batches):
             inputs = self._inputs(batch, weight, number, micro, {"keep": np.array([float(micro > 0)], np.float32)})
@@ -80,7 +81,7 @@ class Trainer:
             totals = {name: total + found[name] for name, total in totals.items()}
         inputs = {**self._feed(**common), **self.backend.inputs}
         norm = self.steps.apply(self.weights, self.state, self.sums, inputs)
-        return StepTaken(totals, float(host(norm)), weight)
+        return StepTaken(totals, float(to_numpy(norm)), weight)
 
     def evaluate(self, batch: Arrays) -> dict[str, float]:
         """The sums of a batch's losses and of what is counted beside, each times its `loss_weights`; without
@@ -90,19 +91,19 @@ class Trainer:
 
     def weight_arrays(self) -> dict[str, Any]:
         """The weights as numpy arrays of their own."""
-        return {n: host(w) for n, w in self.weights.items()}
+        return {n: to_numpy(w) for n, w in self.weights.items()}
 
     def state_arrays(self) -> dict[str, Any]:
         """The optimizer's state as numpy arrays of their own."""
-        return {n: host(s) for n, s in self.state.items()}
+        return {n: to_numpy(s) for n, s in self.state.items()}
 
     def captured_bytes(self) -> int:
         """Bytes that captured steps hold, which tinygrad does not count."""
         steps = (self.steps.train, self.steps.accumulate, self.steps.apply, self.steps.evaluate)
-        return sum(sum(s.running.program.buffers) for s in steps if s.running)
+        return sum(s.captured_bytes for s in steps)
 
     def _named(self, sums: Sequence[Tensor]) -> dict[str, float]:
-        return {name: float(host(total)) for name, total in zip(self.steps.sums, sums, strict=True)}
+        return {name: float(to_numpy(total)) for name, total in zip(self.steps.sums, sums, strict=True)}
 
     def _inputs(self, batch: Arrays, weight: float, number: int, micro: int, more: Arrays) -> dict[str, Tensor]:
         """What a training graph reads of a pass; each target's weight is its part of the step's mean."""

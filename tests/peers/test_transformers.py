@@ -13,7 +13,8 @@ transformers = pytest.importorskip("transformers")
 
 from networks import CONTEXT, EPS, ROWS, VOCAB, Inputs, apart, drawn_tokens, drawn_weights, memory, plan_of  # noqa: E402
 
-from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402  (networks opens the device)
+from llmspec.backends.backend import backend  # noqa: E402  (networks opens the device)
+from llmspec.backends.tensors import tensors_from_numpy  # noqa: E402  (networks opens the device)
 from llmspec.compiler.masks import Mask  # noqa: E402
 from llmspec.compiler.plan import ModelPlan  # noqa: E402
 from llmspec.model.transformer import Transformer, block_context  # noqa: E402

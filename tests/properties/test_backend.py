@@ -18,7 +18,9 @@ from networks import EPS, Inputs, drawn_tokens, drawn_weights, memory, plan_of
 from tinygrad import Tensor
 from tinygrad.helpers import GlobalCounters
 
-from llmspec.backends.backend import Backend, CPUOps, backend
+from llmspec.backends.backend import backend
+from llmspec.backends.cpu.ops import CPUOps
+from llmspec.backends.plain.backend import Backend
 from llmspec.backends.plain.ops import Ops
 from llmspec.compiler.masks import Mask
 from llmspec.compiler.plan import Plan

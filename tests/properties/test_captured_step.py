@@ -16,10 +16,11 @@ from llmspec.model.device import open_device
 open_device("CPU")
 from tinygrad import Tensor, UOp  # noqa: E402
 
-from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402
+from llmspec.backends.backend import backend  # noqa: E402
 from llmspec.backends.cpu import native  # noqa: E402
 from llmspec.backends.cpu.captured_step import CapturedStep, Recorder  # noqa: E402
 from llmspec.backends.cpu.step_cache import TOGETHER, WHOLE  # noqa: E402
+from llmspec.backends.tensors import tensors_from_numpy  # noqa: E402
 
 
 def step(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:

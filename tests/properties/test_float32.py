@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import TABLES
 
-from llmspec.backends.backend import backend, tensors_from_numpy
+from llmspec.backends.backend import backend
+from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler import check_sections
 from llmspec.compiler.numbers import number_problems, phase_problems
 from llmspec.core.float32 import LARGEST, SMALLEST, lost, rounded

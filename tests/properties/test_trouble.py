@@ -27,9 +27,10 @@ open_device("CPU")
 from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
 
 from llmspec.backends import owner  # noqa: E402
-from llmspec.backends.backend import backend, tensors_from_numpy  # noqa: E402
+from llmspec.backends.backend import backend  # noqa: E402
 from llmspec.backends.cpu import native  # noqa: E402
 from llmspec.backends.cpu.captured_step import CapturedStep, overlap  # noqa: E402
+from llmspec.backends.tensors import tensors_from_numpy  # noqa: E402
 from llmspec.data.inputs import read_ids  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,15 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tinygrad import Device, Tensor, UOp
-from tinygrad.device import TinyELF
-from tinygrad.engine.jit import TinyJit
-from tinygrad.engine.realize import get_call_arg_uops, get_runtime, resolve_params
-from tinygrad.runtime.ops_cpu import CPUProgram
-from tinygrad.uop.ops import Ops, buffers
 
 from llmspec.backends import owner
+from llmspec.backends import tinygrad_private as private
 from llmspec.backends.cpu import native, step_cache
 from llmspec.backends.cpu.step_cache import HEAD, TOGETHER, WHOLE, WORDS, NotReplayable, Program, Returned
+from llmspec.backends.tinygrad_private import CPUProgram, Ops, TinyELF, address_of
 
 ALIGNED = 64
 
@@ -38,18 +35,13 @@ def tensors_of(args: tuple[Any, ...]) -> list[Tensor]:
 
 def address(tensor: Tensor) -> int:
     """Where a realized tensor's buffer lies."""
-    return where(tensor.uop.base.buffer)
+    return address_of(private.buffer_of(tensor))
 
 
 def bytes_of(tensor: Tensor) -> int:
     """Bytes of a realized tensor's buffer."""
-    return tensor.uop.base.buffer.nbytes  # type: ignore[union-attr]
-
-
-def where(buffer: Any) -> int:
-    """The address of a buffer in memory, which is allocated where it was not yet."""
-    address: int = buffer.ensure_allocated().get_buf("CPU").va_addr
-    return address
+    size: int = private.buffer_of(tensor).nbytes
+    return size
 
 
 class Recorder:
@@ -88,7 +80,7 @@ class Recorder:
         )
 
     def _output(self, tensor: Tensor) -> Returned:
-        buffer = tensor.uop.base.buffer
+        buffer = private.buffer_of(tensor)
         number, offset = self._place(buffer)
         return Returned(number, offset, tuple(int(n) for n in tensor.shape), tensor.dtype.name)
 
@@ -98,7 +90,7 @@ class Recorder:
         if id(base) in self._before:
             raise NotReplayable("a tensor that is no input")
         number, _ = self._buffers.setdefault(id(base), (len(self._buffers), base.nbytes))
-        return number, where(buffer) - where(base)
+        return number, address_of(buffer) - address_of(base)
 
     def _code(self, program: UOp, runtime: Any) -> int:
         if id(runtime) not in self._codes:
@@ -108,25 +100,25 @@ class Recorder:
 
     def _add(self, call: UOp) -> None:
         """The rows of one call: one, or one for each core that its kernel is split over."""
-        program, own = call.src[0], get_call_arg_uops(call)
+        program, own = call.src[0], private.get_call_arg_uops(call)
         if program.op is not Ops.PROGRAM or own[0].device != "CPU":
             raise NotReplayable(f"{program.op} on {own[0].device}")
-        info, runtime = program.arg, get_runtime("CPU", program)
+        info, runtime = program.arg, private.get_runtime("CPU", program)
         cores, count = info.global_size[0] if info.global_size else 1, len(info.globals) + len(info.vars)
         if not isinstance(cores, int) or count > WORDS - HEAD:
             raise NotReplayable("a symbolic launch, or too many arguments")
-        resolved = resolve_params(call, self._inputs)
+        resolved = private.resolve_params(call, self._inputs)
         for core in range(cores):  # split for cores: rows that do not depend on one another, which the first one says
             row, at = [self._code(program, runtime), count | (0 if core else cores << TOGETHER)], len(self._rows)
             for index in info.globals:
                 buffer = resolved[index].buffer
                 if (slot := _slot(own[index])) is not None:
-                    self._given.append((at, len(row), slot, where(buffer) - self._bases[slot]))
+                    self._given.append((at, len(row), slot, address_of(buffer) - self._bases[slot]))
                 else:
                     self._own.append((at, len(row), *self._place(buffer)))
                 row.append(0)
             given = [resolved[index].buffer for index in info.globals]
-            self._touched.append([range(where(b), where(b) + b.nbytes) for b in given])
+            self._touched.append([range(address_of(b), address_of(b) + b.nbytes) for b in given])
             for variable in info.vars:
                 if len(row) - HEAD == runtime.runtimevars.get("core_id"):
                     row.append(core)
@@ -230,13 +222,18 @@ class CapturedStep:
     """A jitted function: captured on its first call, or found captured in the cache; replayed afterwards.
 
     `key` names everything that shapes the graph beside the arguments, the machine and the code of this project; without
-    a key nothing is kept. With `replay` off, tinygrad launches every step.
+    a key nothing is kept. With `replay` off, tinygrad launches every step, as it does one that is not all CPU kernels.
     """
 
     def __init__(self, function: Callable[..., Any], replay: bool = True, key: str = "") -> None:
         self._function, self._key, self._replay = function, key, replay
         self._jit: Any = None
         self.running: LoadedStep | None = None
+
+    @property
+    def captured_bytes(self) -> int:
+        """Bytes of the step's own memory, which tinygrad does not count."""
+        return sum(self.running.program.buffers) if self.running else 0
 
     def __call__(self, *args: Any) -> Any:
         """One thread at a time; RunError where the step fails. What is returned is overwritten by the next call."""
@@ -265,10 +262,9 @@ class CapturedStep:
         return step_cache.name(self._key, self._function.__qualname__, shapes, order)
 
     def _capture(self, args: tuple[Any, ...]) -> Any:
-        before = {id(b.base) for b in list(buffers.values()) if hasattr(b, "base")}
+        before = {id(b.base) for b in list(private.buffers.values()) if hasattr(b, "base")}
         name = self._name(args) if self._replay and self._key else ""
-        self._jit = TinyJit(self._function)
-        self._jit.cnt = 1  # everything it needs is realized, so no dry run is due
+        self._jit = private.jit(self._function)
         out = self._jit(*args)
         if self._replay:
             try:
@@ -281,5 +277,5 @@ class CapturedStep:
             # What tinygrad allocated for its own run of the step goes before the step's memory is first touched.
             self.running, self._jit = LoadedStep(program, args), True
             gc.collect()
-            Device["CPU"].allocator.free_cache()  # type: ignore[attr-defined]
+            private.free_unused(Device["CPU"])
         return out

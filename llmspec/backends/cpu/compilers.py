@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import platform
 import shlex
 import shutil
 import sys
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmspec.core.devices import machine, processor
 from llmspec.core.folders import read_private, write_atomically
 
 PROBE_SOURCE = "void probe(float* restrict a, float* restrict b) { for (int i = 0; i < 64; i++) a[i] += b[i]; }\n"
@@ -49,12 +49,6 @@ class Candidate:
         return ("CC=" if self.kind == "CC" else "") + shlex.join(self.command)
 
 
-def machine() -> str:
-    """This machine's architecture by tinygrad's name for it, e.g. 'x86_64' or 'arm64'."""
-    name = platform.machine().lower()
-    return {"amd64": "x86_64", "aarch64": "arm64"}.get(name, name)
-
-
 def native_flags() -> tuple[str, ...]:
     """The flags by which clang uses everything that this processor has."""
     flags = {"x86_64": ("-march=native",), "arm64": ("-ffixed-x18", "-mcpu=native"), "riscv64": ("-march=rv64g",)}
@@ -78,18 +72,6 @@ def candidates(user_cc: str | None) -> Iterator[Candidate]:
     for zig in (_packaged_zig(), shutil.which("zig")):
         if zig:
             yield Candidate("zig", (os.path.abspath(zig), "clang"))
-
-
-def processor() -> str:
-    """A text that changes when code compiled for this processor may not run on another: its model and features."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as info:
-            first = info.read(16384).split("\n\n")[0]
-    except OSError:
-        return f"{machine()} {platform.processor()} {_apple_processor()}"
-    kept = ("vendor_id", "cpu family", "model", "stepping", "flags", "features", "cpu implementer", "cpu part", "isa")
-    lines = (line.partition(":") for line in first.splitlines())
-    return f"{machine()} " + " ".join(v.strip() for k, _, v in lines if k.strip().lower().startswith(kept))
 
 
 def probe(candidate: Candidate) -> str:
@@ -209,15 +191,3 @@ def _check_object(made: bytes) -> None:
     wanted = ELF_MACHINES.get(machine())
     if wanted is not None and int.from_bytes(made[18:20], "little") != wanted:
         raise Rejected(f"wrote an object for another machine than {machine()}")
-
-
-def _apple_processor() -> str:
-    if sys.platform != "darwin":
-        return ""
-    import ctypes
-
-    text, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
-    library = ctypes.CDLL(None)
-    if library.sysctlbyname(b"machdep.cpu.brand_string", text, ctypes.byref(size), None, ctypes.c_size_t(0)):
-        return ""
-    return text.value.decode(errors="replace")

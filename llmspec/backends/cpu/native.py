@@ -8,16 +8,15 @@ import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tinygrad import Tensor, UOp, dtypes
-from tinygrad.dtype import _to_np_dtype
-from tinygrad.uop.ops import KernelInfo, Ops
 
 from llmspec.backends import owner
 from llmspec.backends.cpu import blas_library
 from llmspec.backends.cpu.toolchain import prepare
+from llmspec.backends.tensors import tensor
+from llmspec.backends.tinygrad_private import KernelInfo, Ops
 from llmspec.core.devices import threads
 from llmspec.core.problems import RunError, one_of
 from llmspec.core.units import size
@@ -140,34 +139,6 @@ def handle() -> Tensor:
     products()
     found = [ctypes.cast(getattr(library(), name), ctypes.c_void_p).value for name in FUNCTIONS]
     return tensor(np.array(found, np.uint64), "CPU")
-
-
-def tensor(array: Any, device: str | None = None) -> Tensor:
-    """A realized tensor with a numpy array's numbers, copied without a graph, which would take 10 ms and more."""
-    with owner.turn():
-        made = Tensor.empty(*array.shape, dtype=getattr(dtypes, array.dtype.name), device=device)
-        if array.size:
-            refill(made, array)
-        return made
-
-
-def memory(tensor: Tensor) -> Any:
-    """The memory of a whole realized tensor as a numpy array while the tensor lives; None where it is no CPU's.
-
-    To be read and written within a turn of `owner`, at whose beginning nothing is under way.
-    """
-    if tensor.device != "CPU" or not tensor.shape or 0 in tensor.shape:
-        return None
-    buffer: Any = tensor.uop.base.buffer.ensure_allocated()  # type: ignore[union-attr]
-    held = (ctypes.c_char * buffer.nbytes).from_address(buffer.get_buf("CPU").va_addr)
-    return np.frombuffer(held, _to_np_dtype(tensor.dtype)).reshape(tensor.shape)
-
-
-def refill(tensor: Tensor, array: Any) -> None:
-    """Copies an array of its shape and type into a tensor that has memory of its own."""
-    with owner.turn():
-        buffer: Any = tensor.uop.base.buffer.ensure_allocated()  # type: ignore[union-attr]
-        buffer.allocator._copyin(buffer._buf, memoryview(np.ascontiguousarray(array).data).cast("B"))
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmspec.backends import shield
+from llmspec.backends import shield, tinygrad_private
 from llmspec.backends.cpu import native
 from llmspec.backends.cpu.toolchain import prepare
 from llmspec.core.folders import cache_dir, private_folder, read_private, write_atomically
@@ -72,9 +72,7 @@ def name(key: str, function: str, shapes: Any, order: Any) -> str:
 
 @functools.cache
 def _surroundings() -> list[Any]:
-    from tinygrad.helpers import ContextVar
-
-    flags = {k: str(v.value) for k, v in sorted(ContextVar._cache.items())}
+    flags = {k: str(v.value) for k, v in sorted(tinygrad_private.settings().items())}
     read = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sources()]
     return [prepare().identity, native.source(), platform.python_version(), flags, shield.named(), read]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from llmspec.backends import sharing
+from llmspec.backends import sharing, tinygrad_private
 
 
 class Lazy:
@@ -30,7 +30,7 @@ def open_cpu() -> None:
     from tinygrad import Context, Device
     from tinygrad.runtime import ops_cpu
 
-    if "CPU" in Device._opened_devices:
+    if "CPU" in tinygrad_private.opened_devices():
         return
     sharing.private_memory(ops_cpu)
     compile_now, program_now = ops_cpu.do_to_program, ops_cpu.CPUProgram

@@ -29,10 +29,11 @@ from llmspec.backends.cpu.compilers import (
     probe,
     processor,
 )
+from llmspec.backends.workers import ToolchainError
 from llmspec.core.folders import CACHE_VARIABLE, ELSEWHERE, cache_dir, private_folder, read_private, write_atomically
 from llmspec.core.problems import RunError
 
-KERNELS, LIBRARIES, ZIG = "kernels", "libraries", "zig"
+LIBRARIES, ZIG = "libraries", "zig"
 KERNEL_SECONDS, LIBRARY_SECONDS = 300, 300
 """As long as a compiler may take for one kernel, and for a library, before it is taken for stuck."""
 REMEDIES = (
@@ -41,10 +42,6 @@ REMEDIES = (
     "xcode-select --install              (macOS)",
     "export CC=/path/to/clang            (a clang somewhere else; gcc does not do)",
 )
-
-
-class ToolchainError(RunError):
-    """No usable C compiler, or one that failed; the message says what was tried and what to do."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,9 @@ def _search(folder: Path, user_cc: str | None) -> Toolchain:
             except Rejected as why:
                 refused.append(f"{candidate.label}: {why}")
                 continue
-            identity = digest(candidate.command, version, object_flags(), processor(), _tinygrad_version())
+            identity = digest(
+                candidate.command, version, object_flags(), processor(), kernel_database.tinygrad_version()
+            )
             return Toolchain(candidate.kind, version, identity, candidate.command, folder, tuple(refused))
     raise ToolchainError(_nothing_found(refused))
 
@@ -188,38 +187,19 @@ def _verdict(candidate: Candidate, memory: Memory, fresh: bool) -> str:
     return version
 
 
-_adopted: list[Any] = []
+def adopt(cache: Path, toolchain: Toolchain) -> None:
+    """Has tinygrad keep its kernels in this cache and compile those of the CPU by this toolchain; once."""
 
-
-def adopt(cache: Path, toolchain: Toolchain | None) -> None:
-    """Has tinygrad keep its kernels in this cache and, with a toolchain, compile those of the CPU by it; once."""
-    theirs = os.environ.get("CACHEDB")
-    what = [cache, toolchain, theirs]
-    if _adopted == what:
-        return
-    if theirs:
-        kernel_database.use(Path(theirs).absolute(), ours=False)
-    else:
-        name = toolchain.identity if toolchain else f"tinygrad-{_tinygrad_version()}"
-        kernel_database.use(private_folder(private_folder(cache / KERNELS) / name) / "tinygrad.db", ours=True)
-    if toolchain is not None:
+    def compiler() -> None:
         patch = functools.partial(_compile_by, toolchain)
         shield.when_imported("tinygrad.runtime.support.compiler_cpu", "compiler", patch)
-    workers.use(_as_in_parent, dict(shield.given), cache, toolchain)
-    _adopted[:] = what
+
+    kernel_database.adopt(cache, toolchain.identity, compiler, _as_in_parent, (cache, toolchain))
 
 
-def _as_in_parent(given: dict[str, str], cache: Path, toolchain: Toolchain | None) -> None:
+def _as_in_parent(given: dict[str, str], cache: Path, toolchain: Toolchain) -> None:
     shield.give(**given)
     adopt(cache, toolchain)
-
-
-def keep_kernels(folder: Path | None = None) -> None:
-    """Give tinygrad a database of ours for a device that brings its own compiler: kernels, and what BEAM has found.
-
-    A CACHEDB that the user has set is left alone. Raises CacheError where the cache folder cannot be used.
-    """
-    adopt(folder or cache_dir(), None)
 
 
 def _compile_by(toolchain: Toolchain, module: Any) -> None:
@@ -231,23 +211,6 @@ def _compile_by(toolchain: Toolchain, module: Any) -> None:
         return workers.call([*toolchain.command, *flags, target, *self.args, "-", "-o", "-"], source, KERNEL_SECONDS)
 
     module.ClangCompiler.compile = compile_
-
-
-def _tinygrad_version() -> str:
-    # The folder's name says it; importlib.metadata, which reads it properly, takes 60 ms to import.
-    import importlib.util
-
-    spec = importlib.util.find_spec("tinygrad")
-    if spec is not None and spec.origin:
-        for name in os.listdir(Path(spec.origin).parent.parent):
-            if name.startswith("tinygrad-") and name.endswith(".dist-info"):
-                return name[len("tinygrad-") : -len(".dist-info")]
-    from importlib import metadata
-
-    try:
-        return metadata.version("tinygrad")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 # -- libraries ---------------------------------------------------------------------------------------------------------

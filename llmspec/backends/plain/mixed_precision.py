@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 
-from tinygrad import Tensor, UOp, dtypes
+from tinygrad import Tensor, UOp, dtypes, function
 from tinygrad.dtype import DType
-from tinygrad.function import function
 
 from llmspec.backends.plain.ops import Ops
 

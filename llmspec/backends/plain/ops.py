@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor, dtypes
 
+from llmspec.backends.tinygrad_private import random_bits
 from llmspec.parts.ops import Scores
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -158,7 +159,7 @@ class Ops:
         self._sites += 1
         half = -(-x.numel() // 2)
         site = Tensor.full((half,), self._sites, dtype=dtypes.uint32)
-        bits = Tensor._threefry_random_bits(self._key, Tensor.arange(half, dtype=dtypes.uint32), site)
+        bits = random_bits(self._key, Tensor.arange(half, dtype=dtypes.uint32), site)
         keep = bits[: x.numel()].reshape(x.shape) >= int(self._rate * 2**32)
         return keep.contiguous().where(x * (1 / (1 - self._rate)), 0.0)
 

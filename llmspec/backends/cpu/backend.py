@@ -1,0 +1,34 @@
+"""The backend of a CPU: operations in C, and steps that C replays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tinygrad import Tensor
+
+from llmspec.backends.cpu import native
+from llmspec.backends.cpu.captured_step import CapturedStep
+from llmspec.backends.cpu.ops import CPUOps
+from llmspec.backends.plain.backend import Backend
+from llmspec.backends.plain.ops import Ops
+
+
+@dataclass(frozen=True)
+class CPUBackend(Backend):
+    """Its `inputs` are the addresses of the C functions."""
+
+    def jit(self, function: Callable[..., Any], key: str = "") -> Any:
+        """As Backend.jit; with a `key`, which names all that shapes the graph beside the arguments, a later process
+        finds the step captured."""
+        return CapturedStep(function, key=key)
+
+    def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
+        """As Backend.ops."""
+        return CPUOps(inputs["native"], key, dropout)
+
+
+def cpu_backend() -> Backend:
+    """Compiles the C functions where no earlier process has. Raises ToolchainError without a compiler."""
+    return CPUBackend(native.products(), {"native": native.handle()})

@@ -1,0 +1,104 @@
+"""The operations of a CPU: everything hot is a call of C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tinygrad import Tensor
+
+from llmspec.backends.cpu import autograd, native
+from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
+from llmspec.parts.ops import Scores
+
+
+class CPUOps(Ops):
+    """Everything hot as calls of C; dropout and what optimizers do beside Adam and Muon stay plain."""
+
+    def __init__(self, address: Tensor, key: Tensor | None, dropout: float) -> None:
+        super().__init__(key, dropout)
+        self._at = address
+
+    def contiguous_barrier(self, x: Tensor) -> Tensor:
+        return x if native.made(x) else super().contiguous_barrier(x)  # what a call wrote would only be copied
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        # Dropout draws its numbers in the kernel that adds.
+        return super().residual(x, y) if self.drops else autograd.add(self._at, x, y)
+
+    def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+        return autograd.matmul(self._at, a, b, transpose_a, transpose_b)
+
+    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        return autograd.linears(self._at, x, layers)
+
+    def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
+        return autograd.embedding(self._at, weight, ids)
+
+    def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
+        return autograd.rotate(self._at, x_BTHd, heads, cos, sin, p_BT)
+
+    def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
+        return autograd.self_attention(self._at, qkv_BTNd, heads, ranges, scores)
+
+    def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor:
+        return autograd.attention(self._at, q_BTHd, k_BSKd, v_BSKd, ranges, scores)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        return autograd.layer_norm(self._at, x, weight, bias, eps)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return autograd.rms_norm(self._at, x, weight, eps)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return autograd.activation(self._at, x, autograd.GELU)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return autograd.activation(self._at, x, autograd.SILU)
+
+    def gated(self, activation: str, both: Tensor) -> Tensor:
+        kinds = {"silu": autograd.SILU, "gelu": autograd.GELU}
+        if activation not in kinds:
+            return super().gated(activation, both)
+        return autograd.gated(self._at, both, kinds[activation])
+
+    def linear_cross_entropy(
+        self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+    ) -> Tensor:
+        return autograd.linear_cross_entropy(self._at, hidden_ND, weight_VD, targets_N, label_smoothing)
+
+    def square_sum(self, x: Tensor) -> Tensor:
+        return autograd.square_sum(self._at, x)
+
+    def adam(
+        self,
+        w: Tensor,
+        m: Tensor,
+        v: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        l2: float,
+        decay: float,
+    ) -> None:
+        self.written += autograd.adam(self._at, w, m, v, g, scale, scalars, beta1, beta2, eps, l2, decay)
+
+    def muon(
+        self,
+        w: Tensor,
+        m: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        momentum: float,
+        nesterov: bool,
+        decay: float,
+        iterations: int,
+    ) -> None:
+        self.written += autograd.muon(
+            self._at, w, m, g, scale, scalars, momentum, nesterov, decay, iterations, NEWTON_SCHULZ
+        )
