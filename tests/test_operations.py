@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from llmspec.backends.backend import CPUOps
+from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.mixed_precision import MixedPrecisionOps
 from llmspec.backends.plain.ops import Ops
 from llmspec.parts.ops import Operations

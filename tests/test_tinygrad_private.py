@@ -110,7 +110,7 @@ open_device("NULL")
 import numpy as np
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
-from llmspec.training import trainer, supervised
+from llmspec.training import engine, run, trainer
 from llmspec.decoding import language_model
 low = backend("NULL")
 x = tensors_from_numpy(x=np.ones((3, 4), np.float32))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tinygrad import Tensor, UOp
 
     from llmspec.backends.plain.backend import Backend
+    from llmspec.backends.plain.ops import Ops
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,14 @@ class _Recorder:
 
 def recording(base: Backend) -> Backend:
     """The backend, whose steps give their graphs instead of running."""
-    kind: Any = type(base)
+    from llmspec.backends.plain.backend import Backend
 
-    class Recording(kind):
+    class Recording(Backend):
         def jit(self, function: Callable[..., Any], key: str = "") -> Any:
             return lambda *inputs: graph_of(function, *inputs)
+
+        def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
+            return base.ops(inputs, key, dropout)
 
     return Recording(base.name, base.inputs, base.precision)
 

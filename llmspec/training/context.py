@@ -11,7 +11,7 @@ from llmspec.training.callbacks import Callback
 from llmspec.training.stop import Stop
 
 if TYPE_CHECKING:
-    from llmspec.backends.backend import Backend
+    from llmspec.backends.plain.backend import Backend
     from llmspec.data.prepare import PreparedData
 
 

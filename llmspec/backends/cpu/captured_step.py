@@ -175,8 +175,7 @@ class LoadedStep:
         bases = starts + -(-self._memory.ctypes.data // ALIGNED) * ALIGNED
         device = Device["CPU"]
         self._codes = [
-            CPUProgram(device, TinyELF(code, name, device.renderer.target, ()))  # type: ignore[arg-type]
-            for code, name in program.codes
+            CPUProgram(device, TinyELF(code, name, device.renderer.target, ())) for code, name in program.codes
         ]
         self._table = np.zeros((len(program.rows), WORDS), np.uint64)
         for row, words in enumerate(program.rows):
