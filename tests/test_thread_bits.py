@@ -27,7 +27,8 @@ print(native.products(), file=sys.stderr)
 for phase in plan.phases:
     training = Training(plan, phase)
     losses = [training.advance() for _ in range(3)]
-    told(f"{phase.name}: {losses}", *map(to_numpy, training.weights.values()), *map(to_numpy, training.state.values()))
+    held = (*training.trainer.weights.values(), *training.trainer.state.values())
+    told(f"{phase.name}: {losses}", *map(to_numpy, held))
 made = decoder(plan)
 for length in (2, 100):  # few rows, and a prompt of several panels
     cache, logits = made.prefill([i % 50 for i in range(length)], rows=2)
