@@ -130,12 +130,13 @@ def test_batches_are_numbers_of_the_plan_alone(data: dict[str, Any], index: int)
     plan = compiled(data)
     for phase in plan.phases:
         made, again = batch(plan, phase, index), batch(plan, phase, index)
-        assert made.keys() == again.keys() and all((made[k] == again[k]).all() for k in made)
+        assert all((one == other).all() for one, other in zip(made, again, strict=True))
         shape = (phase.phase.micro_batch_size, plan.model.context)
-        assert all(a.shape == shape and a.dtype == np.int32 and a.min() >= 0 for a in made.values())
-        assert max(made["tokens"].max(), made["targets"].max()) < plan.model.vocab
-        assert (made["tokens"][:, 1:] == made["targets"][:, :-1]).all()
-        assert ("documents" in made) == phase.phase.document_mask
+        assert made.tokens.shape == made.targets.shape == shape and min(made.tokens.min(), made.targets.min()) >= 0
+        assert max(made.tokens.max(), made.targets.max()) < plan.model.vocab
+        assert (made.tokens[:, 1:] == made.targets[:, :-1]).all() and (made.weights == 1).all()
+        starts = (made.positions == 0).sum(axis=1)
+        assert (starts == (1 + (plan.model.context > 1) if phase.phase.document_mask else 1)).all()
     assert max(prompt(plan, 50)) < plan.model.vocab
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Union
+from typing import Any
 
-from pydantic import Discriminator, GetCoreSchemaHandler, Tag
+from pydantic import BaseModel, GetCoreSchemaHandler, SerializationInfo, ValidationInfo
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Stands beside a part's base class in `Annotated`: values are read and written as the kind they are."""
+    """Stands beside a part's base class in `Annotated`: values are read and written as the kind they are.
 
-    table: Mapping[str, type]
+    The table is looked at when a value is read, so that a part may be added to it at any time.
+    """
+
+    table: Mapping[str, type[BaseModel]]
     default: str | None = None
 
     def kind_of(self, value: Any) -> str | None:
@@ -23,11 +28,38 @@ class Choice:
             return kind if isinstance(kind, str) else str(kind)
         return getattr(value, "kind", None)
 
-    def __get_pydantic_core_schema__(self, base: Any, handler: GetCoreSchemaHandler) -> Any:
+    def read(self, value: Any, info: ValidationInfo) -> BaseModel:
+        """The part that a value is, or that a map of settings describes. Raises pydantic's errors."""
+        kind = self.kind_of(value)
+        part = self.table.get(kind) if kind is not None else None
+        if part is None:
+            expected = ", ".join(repr(name) for name in self.table)
+            if kind is None:
+                raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
+            raise PydanticKnownError(
+                "union_tag_invalid", {"discriminator": "'kind'", "tag": kind, "expected_tags": expected}
+            )
+        if info.mode == "json":  # where a list may stand for a tuple
+            return part.model_validate_json(json.dumps(value))
+        return part.model_validate(value)
+
+    def __get_pydantic_core_schema__(self, base: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         # In place of the base class's own schema, which would know none of the kinds' keys.
-        members = tuple(Annotated[part, Tag(kind)] for kind, part in self.table.items())
-        union = Annotated[Union[members], Discriminator(self.kind_of)]  # type: ignore[valid-type]  # noqa: UP007
-        return handler.generate_schema(union)
+        return core_schema.with_info_plain_validator_function(
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(written, info_arg=True)
+        )
+
+
+def written(part: BaseModel, info: SerializationInfo) -> dict[str, Any]:
+    """A part as plain data, with the keys of its own kind."""
+    return part.model_dump(
+        mode=info.mode,
+        by_alias=info.by_alias,
+        exclude_unset=info.exclude_unset,
+        exclude_defaults=info.exclude_defaults,
+        exclude_none=info.exclude_none,
+        round_trip=info.round_trip,
+    )
 
 
 def choice(table: Mapping[str, type], default: str | None = None) -> Any:

@@ -56,10 +56,17 @@ class Part(Frozen):
         return {**self.model_dump(mode="json", by_alias=True), "revision": self.revision}
 
 
+def name_of(part: type[Part]) -> str:
+    """Kind and name of a part, such as `optimizers.muon`; for a class of somebody else, its whole name."""
+    folder, _, file = part.__module__.rpartition(".")
+    ours = folder.startswith(__name__.rpartition(".")[0] + ".")
+    return f"{folder.rpartition('.')[2]}.{file}" if ours else f"{part.__module__}.{part.__qualname__}"
+
+
 def parts_of(value: Any) -> Iterator[tuple[str, Part]]:
     """(kind and name, such as `optimizers.muon`; part) of every part in a value, however deep."""
     if isinstance(value, Part):
-        yield ".".join(type(value).__module__.split(".")[-2:]), value
+        yield name_of(type(value)), value
     if isinstance(value, Frozen):
         value = [getattr(value, name) for name in type(value).model_fields]
     if isinstance(value, Mapping):

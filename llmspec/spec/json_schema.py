@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from llmspec.core.units import Text
+from llmspec.parts.base import Part, name_of
 from llmspec.spec.shape import Shape, default_of, description, shape_of, spec_shape
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -84,9 +85,8 @@ def _value(shape: Shape, info: FieldInfo | None, definitions: dict[str, Any]) ->
 
 
 def _define(part: type[BaseModel], kind: str, definitions: dict[str, Any]) -> str:
-    """The name of a part's definition, made on first use: its folder and kind, which no two parts share."""
-    module = part.__module__.split(".")
-    name = f"{module[-2]}.{kind}" if kind else part.__name__
+    """The name of a part's definition, made on first use: its folder and file, which no two parts share."""
+    name = name_of(part) if kind and issubclass(part, Part) else part.__name__
     if name not in definitions:
         definitions[name] = {}  # a part may hold itself
         definitions[name] = _section(part, kind, definitions)

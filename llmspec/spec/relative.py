@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-from functools import cache
 from pathlib import Path as FilePath
 
 from llmspec.core import shipped
@@ -72,7 +71,6 @@ def from_working_directory(spec: FilePath) -> str:
         return here
 
 
-@cache
 def _keys() -> frozenset[str]:
     return frozenset(key for source in TABLE.values() for key in source.relative)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, Discriminator, Tag
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from llmspec.core.problems import Path
@@ -97,7 +97,7 @@ def default_of(info: FieldInfo) -> Any:
 
 def shape_of(info: FieldInfo) -> Shape:
     """The shape of a field's value."""
-    return _shape(info.annotation, [*info.metadata, info.discriminator], info)
+    return _shape(info.annotation, [*info.metadata], info)
 
 
 def _shape(annotation: Any, metadata: list[Any], info: FieldInfo | None) -> Shape:
@@ -105,8 +105,8 @@ def _shape(annotation: Any, metadata: list[Any], info: FieldInfo | None) -> Shap
         annotation, *more = get_args(annotation)
         metadata = [*metadata, *more]
     for hint in (annotation, *metadata):
-        if parts := _table(hint):
-            return Shape(parts, _default_kind([*metadata, *_annotations(hint)]), info=info)
+        if found := _choice(hint):
+            return Shape(found.table, found.default, info=info)
     if get_origin(annotation) is dict:
         item = _shape(get_args(annotation)[1], [], None)
         return Shape(item=item, info=info) if item.parts else Shape(info=info)
@@ -119,26 +119,9 @@ def _annotations(hint: Any) -> tuple[Any, ...]:
     return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
 
-def _table(hint: Any) -> dict[str, type[BaseModel]]:
-    """The parts of a field made by llmspec.core.table.choice, by kind; empty for any other type."""
-    if isinstance(hint, Choice):
-        return dict(hint.table)
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    if not is_union(hint):
-        return {}
-    tagged = [(tag.tag, get_args(m)[0]) for m in get_args(hint) for tag in _annotations(m) if isinstance(tag, Tag)]
-    return dict(tagged)
-
-
-def _default_kind(metadata: list[Any]) -> str | None:
-    for hint in metadata:
-        if isinstance(hint, Choice):
-            return hint.default
-        if isinstance(hint, Discriminator) and callable(hint.discriminator):
-            kind = hint.discriminator({})
-            return kind if isinstance(kind, str) and kind != "None" else None
-    return None
+def _choice(hint: Any) -> Choice | None:
+    """The table of parts that stands in a field's type; None for any other type."""
+    return next((h for h in (hint, *_annotations(hint)) if isinstance(h, Choice)), None)
 
 
 def is_union(annotation: Any) -> bool:
@@ -159,7 +142,6 @@ def spec_shape() -> Shape:
     return Shape({"": Spec})
 
 
-@cache
 def places() -> dict[str, tuple[str, ...]]:
     """Every key of the schema -> where it stands, such as lr -> (`phases.<name>.optimizer`,)."""
     found: dict[str, dict[str, None]] = {}

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import platform
+import sys
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from llmspec.backends.cpu.toolchain import prepare
 from llmspec.core.folders import cache_dir, private_folder, read_private, write_atomically
 from llmspec.core.hashing import digest
 from llmspec.core.shipped import PACKAGE
+from llmspec.parts.base import Part
 
 WORDS, HEAD, TOGETHER, WHOLE = 64, 2, 32, 1 << 16
 """Of a table row: its words; the first two are the function and the number of arguments, whose upper half (from bit
@@ -67,7 +69,7 @@ class Program:
 
 def name(key: str, function: str, shapes: Any, order: Any) -> str:
     """The address of a step: what it computes, on what, by which code, compiler and machine."""
-    return digest([FORMAT, key, function, shapes, order, _surroundings()])
+    return digest([FORMAT, key, function, shapes, order, _surroundings(), _foreign()])
 
 
 @functools.cache
@@ -75,6 +77,16 @@ def _surroundings() -> list[Any]:
     flags = {k: str(v.value) for k, v in sorted(tinygrad_private.settings().items())}
     read = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sources()]
     return [prepare().identity, native.source(), platform.python_version(), flags, shield.named(), read]
+
+
+def _foreign() -> list[str]:
+    """Digests of the files of parts that stand outside the package."""
+    every: list[type] = [Part]
+    for part in every:
+        every += part.__subclasses__()
+    modules = {p.__module__ for p in every if not p.__module__.startswith(f"{PACKAGE.name}.")}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file)
 
 
 def sources() -> list[Path]:
