@@ -122,7 +122,7 @@ def checked(
     from llmspec.compiler import pending, prove, refuse
 
     with reading.placing():
-        plan, shown, notices = data(plan) if data else (plan, pending(plan), ())
+        plan, shown, notices = data(plan) if data and plan.phases else (plan, pending(plan), ())
         proofs = (*prove(plan), *(graph_proofs(plan) if graph else ()), *shown)
         refuse(proofs)
     times = expected_times(plan, time)
@@ -210,6 +210,8 @@ def known(path: Path, overrides: list[str] | None, progress: Progress | None = N
     from llmspec.data.proofs import data_proofs
 
     _, plan = compiled(path, overrides)
+    if not plan.phases:
+        return Known(plan)
     try:
         prepared = prepare(plan, offline=True, progress=progress, most=READ_ANEW)
     except DataError as e:

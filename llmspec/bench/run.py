@@ -43,6 +43,13 @@ def bench(
             or two sides that do not compute the same.
     """
     works, peers = chosen(only, against)
+    if not plan.phases:
+        raise BenchError(
+            Problem(
+                "this spec has no phases, and a benchmark measures the training step of one",
+                hint="add `data:` and `phases:`, as `llmspec new` writes them",
+            )
+        )
     name = phase or plan.phases[0].name
     if name not in [p.name for p in plan.phases]:
         raise BenchError(Problem(f"there is no phase `{name}`", hint=one_of(name, [p.name for p in plan.phases])))

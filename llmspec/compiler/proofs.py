@@ -61,11 +61,13 @@ def refuse(proofs: Iterable[Proof]) -> None:
 
 def prove(plan: Plan) -> tuple[Proof, ...]:
     """Everything that a plan shows by itself; more of a plan that its data have completed."""
-    return (*mask_proofs(plan), parameter_proof(plan.model), budget_proof(plan))
+    return (*mask_proofs(plan), parameter_proof(plan.model), *((budget_proof(plan),) if plan.phases else ()))
 
 
 def pending(plan: Plan) -> tuple[Proof, ...]:
-    """The proofs that wait for the data."""
+    """The proofs that wait for the data; none of a plan that trains nothing."""
+    if not plan.phases:
+        return ()
     masked = any(phase.phase.document_mask for phase in plan.phases)
     names = (LEARNED, MARKED, *((NUMBERED,) if masked else ()), UNSEEN)
     return tuple(Proof(name=name, holds=None, evidence="proven when the data are read") for name in names)

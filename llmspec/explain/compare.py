@@ -104,10 +104,13 @@ def consequences(first: Plan, second: Plan) -> Iterator[Consequence]:
     rows: list[tuple[str, Callable[[Plan], float | None], Callable[[float], str]]] = [
         ("parameters", lambda p: p.model.parameters, lambda n: f"{n:,.0f}"),
         ("FLOPs a token, forward", lambda p: p.model.flops_per_token, count),
-        ("FLOPs of all training", lambda p: total(p, "flops"), count),
-        ("tokens of all training", lambda p: total(p, "tokens"), count),
-        ("memory at the peak", peak, size),
     ]
+    if first.phases or second.phases:
+        rows += [
+            ("FLOPs of all training", lambda p: total(p, "flops"), count),
+            ("tokens of all training", lambda p: total(p, "tokens"), count),
+            ("memory at the peak", peak, size),
+        ]
     rows += [
         (f"tokens of {name}", lambda p, name=name: tokens_of(p, name), count)  # type: ignore[misc]
         for name in dict.fromkeys(s.name for plan in (first, second) for s in plan.sources)

@@ -60,7 +60,7 @@ class SpecReport(Report):
     flops_per_token: float
     """Forward pass at full context, matrix products only."""
     flops: float | None
-    """Training, all phases; None while a length is unknown."""
+    """Training, all phases; None while a length is unknown, and where there is no phase."""
     model: Node
     tensors: tuple[TensorRow, ...]
     masks: tuple[MaskPicture, ...]
@@ -118,7 +118,7 @@ def explain_plan(
         tied_embeddings=model.tied_embeddings,
         dropout=model.dropout,
         flops_per_token=model.flops_per_token,
-        flops=sum(known) if len(known) == len(flops) else None,
+        flops=sum(known) if flops and len(known) == len(flops) else None,
         model=model_tree(plan.name, model),
         tensors=tensor_rows(model),
         masks=mask_pictures(plan),

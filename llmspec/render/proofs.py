@@ -25,7 +25,8 @@ def checked(
 ) -> None:
     """What `check` says of a spec that is right; `peaks` are bytes by phase, `notices` what to know of the data."""
     console = out()
-    phases = f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}"
+    phases = f"{len(plan.phases)} phase{'s' * (len(plan.phases) > 1)}" if plan.phases else "no phases"
+    data = data or not plan.phases
     console.print(
         f"ok: {plan.name}, {plan.model.parameters:,} parameters, {phases}"
         + ("" if data else "; the data were not read (--data reads them)"),

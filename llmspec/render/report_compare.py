@@ -42,7 +42,8 @@ def show(report: DifferenceReport, console: Screen) -> None:
             Text(ratio, style="dim" if ratio == "same" else "bold"),
         )
     console.print(made)
-    heading(console, "phases", "what happens to each when the second is run after the first, in the same place")
+    if report.phases:
+        heading(console, "phases", "what happens to each when the second is run after the first, in the same place")
     for phase in report.phases:
         show_phase(console, phase)
 

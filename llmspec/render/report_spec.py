@@ -28,7 +28,7 @@ def show(report: SpecReport, console: Screen) -> None:
     title = Text.assemble((report.name, "bold"), f": {number(report.parameters)} parameters")
     console.print(title)
     console.print(header(report))
-    if not report.times:
+    if report.phases and not report.times:
         console.print(
             Text("how long it takes is not known here yet: explain --time measures this machine first", style="dim")
         )
@@ -40,11 +40,13 @@ def show(report: SpecReport, console: Screen) -> None:
     console.print(tensors(report.tensors))
     heading(console, "attention mask", "■ this token (row) may look at that one (column); letters are documents")
     console.print(Padding(Columns([mask(m) for m in report.masks], padding=(0, 4)), (0, 0, 0, 2)))
-    heading(console, "sources", "where the text comes from")
+    if report.sources:
+        heading(console, "sources", "where the text comes from")
     for source in report.sources:
         console.print(Text(f"  {source.name}", style="bold"))
         console.print(facts(source_facts(source), indent=4))
-    heading(console, "phases", "how it learns, in this order")
+    if report.phases:
+        heading(console, "phases", "how it learns, in this order")
     for index, phase in enumerate(report.phases, 1):
         show_phase(console, index, phase, {found.phase: found for found in report.times}.get(phase.name))
     if report.excerpts:

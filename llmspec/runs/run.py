@@ -117,7 +117,7 @@ class RunFolder:
         try:
             strict_json.loads(text)
             plan = Plan.parse(text)
-            wrong = next(contradictions(plan), "")
+            wrong = next(contradictions(plan), "" if plan.phases else "it has no phase")
         except ValueError as e:
             wrong = said(e)
         if wrong:

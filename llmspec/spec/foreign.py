@@ -26,6 +26,7 @@ PLACES: Mapping[str, str] = {
     "model.init.std": "initializer_range init_std",
     "tokenizer.vocab": "vocab_size n_vocab vocabulary_size",
     "tokenizer.kind": "tokenizer_type",
+    "chat_template": "template prompt_template prompt_format chat_format conversation_template",
     "data.sources": "datasets dataset train_file train_files training_file data_path dataset_path corpus train_data",
     "data.sources.<name>.path": "file filename filenames data_files file_name glob folder",
     "data.sources.<name>.validation": "val_split validation_split val_size test_size val_set_size eval_split",

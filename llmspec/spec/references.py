@@ -12,7 +12,9 @@ from typing import Any
 from llmspec.core import run_names
 from llmspec.core.problems import Path, Problem, nearest
 from llmspec.core.units import Budget
-from llmspec.spec.messages import MOST_ALIKE, more, shown, slipped
+from llmspec.spec.foreign import stands_for
+from llmspec.spec.messages import MOST_ALIKE, missing_key, more, shown, slipped
+from llmspec.spec.schema import Spec
 from llmspec.spec.yaml12 import Tree
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -24,6 +26,7 @@ def check_references(tree: Tree) -> Iterator[Problem]:
     yield from _spelled(tree, ("data", "sources"), "source", "mixtures and budgets name it")
     yield from _spelled(tree, ("phases",), "phase", "its folder in the run directory has this name")
     yield from _folders(tree)
+    yield from _nothing_to_read(tree)
     for name, phase in _maps(tree, ("phases",)):
         path = ("phases", name)
         if sources is not None:
@@ -38,6 +41,14 @@ def check_references(tree: Tree) -> Iterator[Problem]:
                 consequence="there would be no weights to start from",
             )
     yield from _cycles(tree)
+
+
+def _nothing_to_read(tree: Tree) -> Iterator[Problem]:
+    """Phases without any data, unless a key that looks like `data` has been told of already."""
+    if _at(tree, ("phases",)) and not tree.broken & {(), ("data",)} and "data" not in tree.data:
+        others = [key for key in tree.data if key not in Spec.model_fields]
+        if nearest("data", others) is None and not any(stands_for(key, "") == "data" for key in others):
+            yield missing_key("data", "sources of text", ())
 
 
 def _at(tree: Tree, path: Path) -> Any:

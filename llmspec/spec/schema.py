@@ -66,7 +66,7 @@ class ModelSpec(Frozen):
 class DataSpec(Frozen):
     """Where the text comes from."""
 
-    sources: dict[str, AnySource] = Field(min_length=1)
+    sources: dict[str, AnySource] = Field(default_factory=dict)
     """Sources by name; mixtures refer to them."""
     contamination: Contamination = "drop"
     """What happens to training documents that some source validates with, case, spacing and punctuation aside:
@@ -97,10 +97,10 @@ class Spec(Frozen):
     chat_template: AnyTemplate = Field(default_factory=templates.TABLE["role_tokens"])
     """How a dialogue becomes one sequence of tokens, in training and in prompts. It stands apart from the tokenizer,
     which is not trained anew for another template."""
-    data: DataSpec
-    """Sources of text."""
-    phases: dict[str, AnyPhase] = Field(min_length=1)
-    """Training phases by name, in any order: `from:` says what follows what."""
+    data: DataSpec = Field(default_factory=DataSpec)
+    """Sources of text; left out together with the phases in a spec that is only checked and explained."""
+    phases: dict[str, AnyPhase] = Field(default_factory=dict)
+    """Training phases by name, in any order: `from:` says what follows what. A spec without any describes a model."""
     decoding: Decoding = Field(default_factory=Decoding)
     """How text is drawn from the model."""
 

@@ -12,7 +12,7 @@ from llmspec.backends import guest, workers
 from llmspec.compiler import Plan, complete, prove, refuse
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core import devices
-from llmspec.core.problems import Problem, RunError
+from llmspec.core.problems import Problem, RunError, SpecError
 from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.proofs import data_proofs
@@ -48,6 +48,16 @@ def run(
     if not isinstance(plan, Plan):
         raise TypeError(
             f"llmspec.run takes a Plan, llmspec.compile(llmspec.load_spec(path).spec), not {type(plan).__name__}"
+        )
+    if not plan.phases:
+        raise SpecError(
+            Problem(
+                "this spec has no phases: it describes a model that nothing trains",
+                ("phases",),
+                "add `data:` with its sources, and `phases:` such as `pretrain: {kind: pretrain, mixture: {SOURCE: "
+                "100%}, budget: 20M tokens}`; `llmspec new FILES` writes a whole spec",
+                "there would be no weights",
+            )
         )
     folder = RunFolder(Path(out))
     with on_signals() as stop:
