@@ -125,6 +125,44 @@ def rms_norms(pick: Pick) -> list[Case]:
     ]
 
 
+def qk_norms(pick: Pick) -> list[Case]:
+    """RMS norms of queries and keys among values, each head of a token one row of `rms_norms`."""
+    seed, n, d, heads, kv = pick(SEEDS), pick((1, 2, 31, 33)), pick(WIDTHS), pick((1, 3)), pick((1, 2))
+    eps, normed = float(np.float32(pick((1e-12, 1e-5, 0.5)))), heads + kv
+    x, g = numbers(seed, n, normed + kv, d, spread=pick((1e-3, 1.0, 1e3))), numbers(seed + 1, n, normed + kv, d)
+    w = [numbers(seed + 2 + i, d) for i in range(2)]
+    x64, g64 = x.astype(np.float64), g.astype(np.float64)
+    w64 = np.stack([w[int(h >= heads)].astype(np.float64) for h in range(normed + kv)])
+    r = 1 / np.sqrt((x64**2).mean(-1, keepdims=True) + eps)
+    y = x64 * r * w64
+    y_room = EPS * (d + 8) * np.abs(y)
+    held = r[:, :normed, 0].astype(np.float32)
+    r = held.astype(np.float64)[..., None]
+    xs, gs = x64[:, :normed], g64[:, :normed]
+    wg, average = gs * w64[:normed], lambda a: a.mean(-1, keepdims=True)
+    to_x, room = g64.copy(), np.zeros_like(g64)
+    to_x[:, :normed] = wg * r - xs * average(wg * xs) * r**3
+    room[:, :normed] = EPS * (d + 16) * (np.abs(wg) * r + np.abs(xs) * average(np.abs(wg * xs)) * r**3) + TINY
+    y[:, normed:], y_room[:, normed:] = x64[:, normed:], 0.0
+    parts = [gs * xs * r, np.abs(gs * xs * r)]
+    to_w, size = (np.stack([a[:, :heads].sum((0, 1)), a[:, heads:].sum((0, 1))]) for a in parts)
+    words = [n, heads, kv, d]
+    return [
+        Case(
+            "qk_norm",
+            [Output(y, y_room), Output(held.astype(np.float64), EPS * (d + 8) * held)],
+            [x, *w],
+            [*words, eps],
+        ),
+        Case(
+            "qk_norm_backward",
+            [Output(to_x, room), Output(to_w, EPS * (n * heads + 8) * size + TINY)],
+            [g, x, *w, held],
+            words,
+        ),
+    ]
+
+
 def layer_norms(pick: Pick) -> list[Case]:
     (n, d, eps, x, g, w), biased = norm_rows(pick), pick((0, 1))
     bias = w[::-1].copy()
@@ -279,6 +317,7 @@ PRODUCTS = {"product": products, "linear": linears, "loss": losses}
 ROW_MAKERS = {
     "table": table_rows,
     "rms_norm": rms_norms,
+    "qk_norm": qk_norms,
     "layer_norm": layer_norms,
     "sum": sums,
     "activation": activations,

@@ -168,6 +168,21 @@ def rms_norm_case(rows: int, columns: int, inner: int) -> Case:
     )
 
 
+def qk_norm_case(rows: int, columns: int, inner: int) -> Case:
+    h, g = rows, columns
+
+    def exact(x: Array, q: Array, k: Array) -> Array:
+        norm = lambda x, w: reference.rmsnorm({"n.weight": w}, "n", x, 0.01)
+        return np.concatenate([norm(x[:, :, :h], q), norm(x[:, :, h : h + g], k), x[:, :, h + g :]], 2)
+
+    return Case(
+        [(2, 3, h + 2 * g, inner), (inner,), (inner,)],
+        {},
+        lambda ops, t, x, q, k: ops.qk_norm(x, h, q, k, 0.01),
+        exact,
+    )
+
+
 def residual_case(rows: int, columns: int, inner: int) -> Case:
     shape = (rows, columns, inner)
     return Case([shape, shape], {}, lambda ops, t, x, y: ops.residual(x, y), lambda x, y: x + y)
@@ -211,6 +226,7 @@ CASES: dict[str, Callable[[int, int, int], Case]] = {
     "layer_norm": layer_norm_case(False),
     "layer_norm biased": layer_norm_case(True),
     "rms_norm": rms_norm_case,
+    "qk_norm": qk_norm_case,
     "residual": residual_case,
     "silu": activation_case("silu"),
     "gelu": activation_case("gelu"),

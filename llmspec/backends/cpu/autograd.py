@@ -1,4 +1,4 @@
-"""The operations of kernels/c as functions of tensors, with their gradients.
+"""The C functions as functions of tensors, with their gradients; those of attention are in attention.py.
 
 Stock tinygrad recomputes the softmax in its backward pass, computes the gradient of an embedding as a one-hot product
 and spends most of an activation in a scalar polynomial; the lab book has what each of these calls gains.
@@ -12,41 +12,26 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 from tinygrad import Tensor, UOp, dtypes
 
-from llmspec.backends.cpu.native import Gradient, call
-from llmspec.parts.ops import Scores
+from llmspec.backends.cpu.native import Gradient, call, operands, shape_of
 
 SILU, GELU = 0, 1
-
-
-def _shape(x: Tensor) -> tuple[int, ...]:
-    """A tensor's shape as plain integers. Raises TypeError for a symbolic one."""
-    if not all(isinstance(n, int) for n in x.shape):
-        raise TypeError(f"C functions need sizes that are known, not {x.shape}")
-    return x.shape  # type: ignore[return-value]
-
-
-def _given(node: UOp, outputs: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs (as they are after the call) and inputs of a call, its address last."""
-    return [Tensor(u.after(node)) for u in node.src[1 : 1 + outputs]], [Tensor(u) for u in node.src[1 + outputs :]]
 
 
 # -- products ----------------------------------------------------------------------------------------------------------
 def matmul(address: Tensor, a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
     """op(a) (…, M, K) by op(b) (…, K, N) -> (…, M, N); leading axes are equal, or `b` has none and serves all rows."""
-    (m, k), (inner, n) = _swap(_shape(a), transpose_a), _swap(_shape(b), transpose_b)
+    (m, k), (inner, n) = _swap(shape_of(a), transpose_a), _swap(shape_of(b), transpose_b)
     if inner != k:
-        raise ValueError(f"shapes do not fit: {_shape(a)}{' transposed' * transpose_a} by {_shape(b)}")
-    batch, leading = _shape(a)[:-2], math.prod(_shape(b)[:-2])
+        raise ValueError(f"shapes do not fit: {shape_of(a)}{' transposed' * transpose_a} by {shape_of(b)}")
+    batch, leading = shape_of(a)[:-2], math.prod(shape_of(b)[:-2])
     z = math.prod(batch)
     if leading == 1 and not transpose_a:
         z, m = 1, z * m
-    elif batch != _shape(b)[:-2]:
-        raise ValueError(f"leading axes differ: {_shape(a)} and {_shape(b)}")
+    elif batch != shape_of(b)[:-2]:
+        raise ValueError(f"leading axes differ: {shape_of(a)} and {shape_of(b)}")
     out = _product(address, a, b, (z, m, n, k, int(transpose_a), int(transpose_b)))
     return out.reshape(*batch, m // (math.prod(batch) if z == 1 else 1), n)
 
@@ -64,7 +49,7 @@ def _product(address: Tensor, a: Tensor, b: Tensor, sizes: tuple[int, ...]) -> T
 @functools.cache
 def _product_gradient(z: int, m: int, n: int, k: int, ta: int, tb: int) -> Gradient:
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        _, (a, b, address) = _given(node, 1)
+        _, (a, b, address) = operands(node, 1)
         # In the operands' stored forms, so that a transposed operand needs no transposed copy.
         to_a = (
             _product(address, b, Tensor(g), (z, k, m, n, tb, 1))
@@ -86,13 +71,13 @@ def linears(address: Tensor, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | 
 
     One call, so that the gradients of x are summed where they are made. Either all layers have a bias or none.
     """
-    n, i = math.prod(_shape(x)[:-1]), _shape(x)[-1]
+    n, i = math.prod(shape_of(x)[:-1]), shape_of(x)[-1]
     weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
-    wide = tuple(_shape(w)[0] for w in weights) + (0,) * (3 - len(layers))
+    wide = tuple(shape_of(w)[0] for w in weights) + (0,) * (3 - len(layers))
     sizes = (n, i, *wide, int(bool(biases)))
     inputs = (x, *_three(weights), *_three(biases or weights))
     y = call("linear", (n * sum(wide),), inputs, sizes, address, _linear_gradient(*sizes))[0]
-    return y.reshape(*_shape(x)[:-1], -1)
+    return y.reshape(*shape_of(x)[:-1], -1)
 
 
 def _three(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -105,7 +90,7 @@ def _linear_gradient(n: int, i: int, *wide_biased: int) -> Gradient:
     *wide, biased = wide_biased
 
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        _, (x, *weights) = _given(node, 1)
+        _, (x, *weights) = operands(node, 1)
         counts = (n * i, *(max(1, o * i) for o in wide), sum(wide) if biased else 1)
         inputs = (Tensor(g), x, *weights[:3])
         to_x, *to_w, to_b = call("linear_backward", counts, inputs, (n, i, *wide_biased), weights[-1])
@@ -121,7 +106,7 @@ def linear_cross_entropy(
     address: Tensor, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float
 ) -> Tensor:
     """Losses (N,) in nats of targets in 0 … V-1 under the logits hidden·weightᵀ, which are stored once and reused."""
-    (n, d), v = _shape(hidden_ND), _shape(weight_VD)[0]
+    (n, d), v = shape_of(hidden_ND), shape_of(weight_VD)[0]
     inputs = (hidden_ND, weight_VD, targets_N.cast(dtypes.int32))
     return call(
         "linear_cross_entropy",
@@ -136,7 +121,7 @@ def linear_cross_entropy(
 @functools.cache
 def _entropy_gradient(n: int, d: int, v: int) -> Gradient:
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        (_, slopes), (hidden, weight, _, address) = _given(node, 2)
+        (_, slopes), (hidden, weight, _, address) = operands(node, 2)
         to_hidden, to_weight = call(
             "linear_cross_entropy_backward", (n * d, v * d), (Tensor(g), slopes, hidden, weight), (n, d, v), address
         )
@@ -147,124 +132,16 @@ def _entropy_gradient(n: int, d: int, v: int) -> Gradient:
 
 def embedding(address: Tensor, weight_VD: Tensor, ids: Tensor) -> Tensor:
     """Rows of a table (V, D) at ids (…) -> (…, D). Others than 0 … V-1 end the step that reads them."""
-    (v, d), n = _shape(weight_VD), math.prod(_shape(ids))
+    (v, d), n = shape_of(weight_VD), math.prod(shape_of(ids))
     rows = call("gather_rows", (n * d,), (weight_VD, ids.cast(dtypes.int32)), (n, d, v), address, _scatter(n, d, v))[0]
-    return rows.reshape(*_shape(ids), d)
+    return rows.reshape(*shape_of(ids), d)
 
 
 @functools.cache
 def _scatter(n: int, d: int, v: int) -> Gradient:
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        _, (_, ids, address) = _given(node, 1)
+        _, (_, ids, address) = operands(node, 1)
         return None, call("scatter_rows", (v * d,), (Tensor(g), ids), (n, d, v), address)[0].uop, None, None
-
-    return gradient
-
-
-# -- attention ---------------------------------------------------------------------------------------------------------
-class _Attention(NamedTuple):
-    """The numbers of c/attention.c, in its order: ATTENTION_NUMBERS says what they are."""
-
-    batch: int
-    queries: int
-    keys: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ranges_batch: int
-    bias_batch: int
-    bias_gradient: int
-    q_stride: int
-    kv_stride: int
-    scale: float
-    softcap: float
-
-
-def attention(
-    address: Tensor, q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, ranges: Tensor, scores: Scores
-) -> Tensor:
-    """softmax(softcap(scale·q·kᵀ) + bias)·v over the keys first … end - 1 of ranges (B or 1, T, 2) -> (B, T, H, d)."""
-    (b, t, h, d), (s, g) = _shape(q_BTHd), _shape(k_BSGd)[1:3]
-    numbers = _numbers((b, t, s, h, g, d), (h * d, g * d), ranges, scores)
-    return _attention(address, numbers, (q_BTHd, k_BSGd, v_BSGd), ((0, 0), (1, 0), (2, 0)), ranges, scores)
-
-
-def self_attention(address: Tensor, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
-    """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2G, d) -> (B, T, H, d)."""
-    b, t, n, d = _shape(qkv_BTNd)
-    g = (n - heads) // 2
-    numbers = _numbers((b, t, t, heads, g, d), (n * d, n * d), ranges, scores)
-    where = ((0, 0), (0, heads * d), (0, (heads + g) * d))
-    return _attention(address, numbers, (qkv_BTNd,), where, ranges, scores)
-
-
-def _numbers(sizes: tuple[int, ...], strides: tuple[int, int], ranges: Tensor, scores: Scores) -> _Attention:
-    """`sizes` are the first six of the numbers."""
-    scale = np.float32(1) / np.sqrt(np.float32(sizes[-1])) if scores.scale is None else np.float32(scores.scale)
-    biases = (0, 0) if scores.bias is None else (_shape(scores.bias)[0], int(scores.bias_gradient))
-    softcap = float(scores.softcap or 0.0)
-    return _Attention._make((*sizes, _shape(ranges)[0], *biases, *strides, float(scale), softcap))
-
-
-Where = tuple[tuple[int, int], ...]
-"""Of queries, keys and values: the tensor that holds them, and where in it."""
-
-
-def _attention(
-    address: Tensor, numbers: _Attention, qkv: tuple[Tensor, ...], where: Where, ranges: Tensor, scores: Scores
-) -> Tensor:
-    n, bias = len(qkv), [] if scores.bias is None else [scores.bias]
-    shape = (numbers.batch, numbers.queries, numbers.heads, numbers.head_dim)
-    arguments = ((0, 0), (1, 0), *((2 + i, at) for i, at in where), (2 + n, 0), (2 + n + len(bias), 0))
-    inputs = (*qkv, ranges.cast(dtypes.int32), *bias)
-    gradient = _attention_gradient(numbers, where)
-    counts = (math.prod(shape), math.prod(shape[:3]))
-    return call("attention", counts, inputs, numbers, address, gradient, arguments)[0].reshape(shape)
-
-
-@functools.cache
-def _attention_gradient(numbers: _Attention, where: Where) -> Gradient:
-    def gradient(grad: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        (out, sums), (*inputs, address) = _given(node, 2)
-        n, counts = 1 + max(i for i, _ in where), [math.prod(_shape(t)) for t in inputs]
-        made = counts[:n] + counts[n + 1 :] * numbers.bias_gradient
-        given, biased = len(made) + 3, len(inputs) - n - 1
-        arguments = (
-            *where,
-            (len(made) - 1, 0),
-            *((len(made) + i, 0) for i in range(3)),
-            *((given + i, at) for i, at in where),
-            (given + n, 0),
-            (given + n + biased, 0),
-        )
-        tensors = (Tensor(grad), out, sums, *inputs)
-        to_qkv = call("attention_backward", tuple(made), tensors, numbers, address, None, arguments)
-        to_bias = ([to_qkv.pop().uop] if numbers.bias_gradient else [None]) * biased
-        return None, None, *(t.uop for t in to_qkv), None, *to_bias, None
-
-    return gradient
-
-
-def rotate(address: Tensor, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, places: Tensor) -> Tensor:
-    """Rotary positions at places (B or 1, T) for the first `heads`, in the half-split form; tables (context, d)."""
-    sizes = (*_shape(x_BTHd), heads, _shape(places)[0], _shape(cos)[0])
-    return _turn(address, x_BTHd, cos, sin, places.cast(dtypes.int32), sizes, 1).reshape(_shape(x_BTHd))
-
-
-def _turn(
-    address: Tensor, x: Tensor, cos: Tensor, sin: Tensor, places: Tensor, sizes: tuple[int, ...], sign: int
-) -> Tensor:
-    return call(
-        "rotate", (math.prod(sizes[:4]),), (x, cos, sin, places), (*sizes, sign), address, _turn_back(*sizes, sign)
-    )[0]
-
-
-@functools.cache
-def _turn_back(*sizes: int) -> Gradient:
-    def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        _, (_, cos, sin, places, address) = _given(node, 1)
-        back = _turn(address, Tensor(g), cos, sin, places, sizes[:-1], -sizes[-1])
-        return None, back.uop, None, None, None, None
 
     return gradient
 
@@ -272,15 +149,15 @@ def _turn_back(*sizes: int) -> Gradient:
 # -- norms, sums and activations -----------------------------------------------------------------------------------
 def rms_norm(address: Tensor, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / √(mean(x²) + eps) · weight over the last axis."""
-    d, n = _shape(x)[-1], math.prod(_shape(x)[:-1])
+    d, n = shape_of(x)[-1], math.prod(shape_of(x)[:-1])
     done = call("rms_norm", (n * d, n), (x, weight_D), (n, d, float(eps)), address, _rms_gradient(n, d))[0]
-    return done.reshape(_shape(x))
+    return done.reshape(shape_of(x))
 
 
 @functools.cache
 def _rms_gradient(n: int, d: int) -> Gradient:
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        (_, r), (x, weight, address) = _given(node, 2)
+        (_, r), (x, weight, address) = operands(node, 2)
         to_x, to_weight = call("rms_norm_backward", (n * d, d), (Tensor(g), x, weight, r), (n, d), address)
         return None, None, to_x.uop, to_weight.uop, None
 
@@ -289,18 +166,18 @@ def _rms_gradient(n: int, d: int) -> Gradient:
 
 def layer_norm(address: Tensor, x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float) -> Tensor:
     """(x - mean) / √(variance + eps) · weight + bias over the last axis."""
-    d, n = _shape(x)[-1], math.prod(_shape(x)[:-1])
+    d, n = shape_of(x)[-1], math.prod(shape_of(x)[:-1])
     biased = int(bias_D is not None)
     inputs = (x, weight_D, weight_D if bias_D is None else bias_D)
     return call(
         "layer_norm", (n * d, 2 * n), inputs, (n, d, biased, float(eps)), address, _layer_gradient(n, d, biased)
-    )[0].reshape(_shape(x))
+    )[0].reshape(shape_of(x))
 
 
 @functools.cache
 def _layer_gradient(n: int, d: int, biased: int) -> Gradient:
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        (_, stats), (x, weight, _, address) = _given(node, 2)
+        (_, stats), (x, weight, _, address) = operands(node, 2)
         to_x, to_both = call("layer_norm_backward", (n * d, 2 * d), (Tensor(g), x, weight, stats), (n, d), address)
         return None, None, to_x.uop, to_both[:d].uop, to_both[d:].uop if biased else None, None
 
@@ -309,8 +186,8 @@ def _layer_gradient(n: int, d: int, biased: int) -> Gradient:
 
 def add(address: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """x + y, of one shape."""
-    n = math.prod(_shape(x))
-    return call("add", (n,), (x, y), (n,), address, _both)[0].reshape(_shape(x))
+    n = math.prod(shape_of(x))
+    return call("add", (n,), (x, y), (n,), address, _both)[0].reshape(shape_of(x))
 
 
 def _both(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
@@ -319,14 +196,14 @@ def _both(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
 
 def activation(address: Tensor, x: Tensor, kind: int) -> Tensor:
     """SiLU, or GELU in its tanh form, element by element."""
-    n = math.prod(_shape(x))
-    return call("activation", (n,), (x,), (n, kind), address, _activation_gradient(n, kind))[0].reshape(_shape(x))
+    n = math.prod(shape_of(x))
+    return call("activation", (n,), (x,), (n, kind), address, _activation_gradient(n, kind))[0].reshape(shape_of(x))
 
 
 @functools.cache
 def _activation_gradient(n: int, kind: int) -> Gradient:
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        _, (x, address) = _given(node, 1)
+        _, (x, address) = operands(node, 1)
         return None, call("activation_backward", (n,), (Tensor(g), x), (n, kind), address)[0].uop, None
 
     return gradient
@@ -334,16 +211,16 @@ def _activation_gradient(n: int, kind: int) -> Gradient:
 
 def gated(address: Tensor, both: Tensor, kind: int) -> Tensor:
     """activation(x) · up, for x and up side by side: (…, 2D) -> (…, D)."""
-    n, d = math.prod(_shape(both)[:-1]), _shape(both)[-1] // 2
+    n, d = math.prod(shape_of(both)[:-1]), shape_of(both)[-1] // 2
     return call("gated", (n * d,), (both,), (n, d, kind), address, _gated_gradient(n, d, kind))[0].reshape(
-        *_shape(both)[:-1], d
+        *shape_of(both)[:-1], d
     )
 
 
 @functools.cache
 def _gated_gradient(n: int, d: int, kind: int) -> Gradient:
     def gradient(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        _, (both, address) = _given(node, 1)
+        _, (both, address) = operands(node, 1)
         return None, call("gated_backward", (2 * n * d,), (Tensor(g), both), (n, d, kind), address)[0].uop, None
 
     return gradient
@@ -352,7 +229,7 @@ def _gated_gradient(n: int, d: int, kind: int) -> Gradient:
 # -- updates -----------------------------------------------------------------------------------------------------------
 def square_sum(address: Tensor, x: Tensor) -> Tensor:
     """The sum of all squares, (1,)."""
-    return call("square_sum", (1,), (x,), (math.prod(_shape(x)),), address)[0]
+    return call("square_sum", (1,), (x,), (math.prod(shape_of(x)),), address)[0]
 
 
 def adam(
@@ -370,7 +247,7 @@ def adam(
     decay: float,
 ) -> list[Tensor]:
     """Adam's step in place; weight and moments as they are afterwards, flat."""
-    numbers = (math.prod(_shape(w)), beta1, 1 - beta1, beta2, 1 - beta2, eps, float(l2), float(decay))
+    numbers = (math.prod(shape_of(w)), beta1, 1 - beta1, beta2, 1 - beta2, eps, float(l2), float(decay))
     return call("adam", (w, m, v), (g, scalars, scale), numbers, address)
 
 
@@ -388,5 +265,5 @@ def muon(
     coefficients: tuple[float, float, float],
 ) -> list[Tensor]:
     """Muon's step on a matrix in place; weight and momentum as they are afterwards, flat."""
-    numbers = (*_shape(w), int(nesterov), iterations, float(momentum), float(decay), *coefficients)
+    numbers = (*shape_of(w), int(nesterov), iterations, float(momentum), float(decay), *coefficients)
     return call("muon", (w, m), (g, scalars, scale), numbers, address)

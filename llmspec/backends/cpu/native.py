@@ -21,7 +21,7 @@ from llmspec.core.devices import threads
 from llmspec.core.problems import RunError, one_of
 from llmspec.core.units import size
 
-SOURCES = ("pool", "product", "rows", "attention", "linear", "optimizer", "muon", "replay")
+SOURCES = ("pool", "product", "rows", "qk_norm", "attention", "linear", "optimizer", "muon", "replay")
 """Files of kernels/c, in the order in which they build on one another."""
 FUNCTIONS = (
     "product",
@@ -35,6 +35,8 @@ FUNCTIONS = (
     "rms_norm_backward",
     "layer_norm",
     "layer_norm_backward",
+    "qk_norm",
+    "qk_norm_backward",
     "add",
     "activation",
     "activation_backward",
@@ -193,6 +195,18 @@ def call(
         raise TypeError(f"C functions read float32 and int32, not {', '.join(wrong)}")
     done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, tuple(numbers), arguments), grad_fxn=gradient)
     return done[: len(made)]
+
+
+def shape_of(x: Tensor) -> tuple[int, ...]:
+    """A tensor's shape as plain integers. Raises TypeError for a symbolic one."""
+    if not all(isinstance(n, int) for n in x.shape):
+        raise TypeError(f"C functions need sizes that are known, not {x.shape}")
+    return x.shape  # type: ignore[return-value]
+
+
+def operands(node: UOp, outputs: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs (as they are after the call) and inputs of a call, its address last."""
+    return [Tensor(u.after(node)) for u in node.src[1 : 1 + outputs]], [Tensor(u) for u in node.src[1 + outputs :]]
 
 
 def made(x: Tensor) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor
 
-from llmspec.backends.cpu import autograd, native
+from llmspec.backends.cpu import attention, autograd, native
 from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
 from llmspec.parts.ops import Scores
 
@@ -35,13 +35,16 @@ class CPUOps(Ops):
         return autograd.embedding(self._at, weight, ids)
 
     def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
-        return autograd.rotate(self._at, x_BTHd, heads, cos, sin, p_BT)
+        return attention.rotate(self._at, x_BTHd, heads, cos, sin, p_BT)
+
+    def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight_d: Tensor, k_weight_d: Tensor, eps: float) -> Tensor:
+        return attention.qk_norm(self._at, qkv_BTNd, heads, q_weight_d, k_weight_d, eps)
 
     def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
-        return autograd.self_attention(self._at, qkv_BTNd, heads, ranges, scores)
+        return attention.self_attention(self._at, qkv_BTNd, heads, ranges, scores)
 
     def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor:
-        return autograd.attention(self._at, q_BTHd, k_BSKd, v_BSKd, ranges, scores)
+        return attention.attention(self._at, q_BTHd, k_BSKd, v_BSKd, ranges, scores)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         return autograd.layer_norm(self._at, x, weight, bias, eps)

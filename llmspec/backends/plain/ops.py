@@ -85,6 +85,16 @@ class Ops:
         turned = x * c + (-x[..., half:]).cat(x[..., :half], dim=-1) * s
         return turned.cat(rest, dim=2) if rest.shape[2] else turned
 
+    def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight_d: Tensor, k_weight_d: Tensor, eps: float) -> Tensor:
+        """`rms_norm` over each of the `heads` of queries and of the K heads of keys; values stay as they are.
+
+        The heads of queries, keys and values lie side by side, N = H + 2K, before and after, as `rotate` and
+        `self_attention` take them (Henry et al. 2020, arXiv:2010.04245, with RMS norm as in Qwen3).
+        """
+        kv = (int(qkv_BTNd.shape[2]) - heads) // 2
+        q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
+        return self.rms_norm(q, q_weight_d, eps).cat(self.rms_norm(k, k_weight_d, eps), v, dim=2)
+
     def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
         """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2K, d) -> (B, T, H, d)."""
         kv = (int(qkv_BTNd.shape[2]) - heads) // 2
