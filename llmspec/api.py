@@ -65,8 +65,8 @@ def _no_spec(run: Path) -> Problem:
     kept = sorted((run / "spec").glob("*.y*ml"))
     spec = path_word(kept[0]) if len(kept) == 1 else "SPEC"
     return Problem(
-        f"`{run}` is a run directory, and a spec is meant here",
-        hint=f"{command('run', spec, f'--out={path_word(run)}')} goes on with it; "
+        f"`{run}` is a run directory, but a spec is expected here",
+        hint=f"{command('run', spec, f'--out={path_word(run)}')} resumes it; "
         f"{command('explain', path_word(run))} shows it",
     )
 
@@ -275,12 +275,12 @@ def run_folder(path: Path | None) -> RunFolder:
     hint = meant(path)
     if path.suffix in (".yaml", ".yml") or (not path.exists() and is_spec(path)):
         raise RunError(
-            f"`{path}` is a spec, and no run directory",
+            f"`{path}` is a spec, not a run directory",
             hint=hint or f"{command('run', path_word(path))} makes one, below {RUNS}/",
         )
     there = "it has no plan.json" if path.is_dir() else "it is a file" if path.exists() else "there is nothing there"
     raise RunError(
-        f"`{path}` is no run directory: {there}",
+        f"`{path}` is not a run directory: {there}",
         hint=hint or "give the folder that `llmspec run` wrote, or run a spec first",
     )
 
@@ -296,7 +296,7 @@ def meant(path: Path) -> str:
     if below:
         return f"name one of the runs in it: {', '.join(below[:5])}" + (" …" if len(below) > 5 else "")
     if " " in str(path):
-        return "a prompt is given by --prompt"
+        return "pass a prompt with --prompt"
     if path.parts and path.parts[0].split(".")[0] in SECTIONS and not path.exists():
         return f"{command('explain', 'SPEC', '--part', path)} explains a part of a spec"
     runs = {p.parent.name: str(p.parent) for p in RUNS.glob("*/plan.json")}

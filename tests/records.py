@@ -137,7 +137,7 @@ SPOILED: dict[str, tuple[Callable[[Record], None], str | None]] = {
         listed(lambda m, role, content: m[-1].update({content: [{"type": "image_url", "image_url": "u"}]})),
         "not text",
     ),
-    "no answer": (listed(lambda m, role, content: m.pop()), "nothing to learn"),
+    "no answer": (listed(lambda m, role, content: m.pop()), "no turn to train on"),
     "no role": (broken_list, "unreadable"),
     "another record": (lambda record: (record.clear(), record.update(title="a", body="b"))[0], "unknown format"),
 }

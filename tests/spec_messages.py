@@ -30,7 +30,7 @@ spec.yaml:5:3: model.layer: unknown key
     | layer: 1
     | ^^^^^
     hint: did you mean `layers`?
-    else: nothing would read it, and `layers` would be missing""",
+    else: it would be ignored, and `layers` would be missing""",
     ),
     "a misspelt key that has a default": (
         "tokenizer:",
@@ -40,7 +40,7 @@ spec.yaml:7:1: tokenizr: unknown key
     | tokenizr: {kind: bpe, vocab: 300}
     | ^^^^^^^^
     hint: did you mean `tokenizer`?
-    else: nothing would read it, and `tokenizer` would keep its default, {kind: byte}""",
+    else: it would be ignored, and `tokenizer` would keep its default, {kind: byte}""",
     ),
     "a key in the wrong place": (
         "layers: 1",
@@ -49,8 +49,8 @@ spec.yaml:7:1: tokenizr: unknown key
 spec.yaml:6:3: model.vocab: unknown key
     | vocab: 9
     | ^^^^^
-    hint: `vocab` stands under `tokenizer`
-    else: nothing would read it""",
+    hint: `vocab` belongs under `tokenizer`
+    else: it would be ignored""",
     ),
     "a kind written twice": (
         "heads: 2",
@@ -60,7 +60,7 @@ spec.yaml:6:46: model.attention.kind: `kind` is written twice, here and on line 
     | attention: {kind: grouped_query, heads: 2, kind: multi_head, kv_heads: 1}
     |                                            ^^^^
     hint: keep one of the two
-    else: one of the two values would be dropped without a word""",
+    else: one of the two values would be silently dropped""",
     ),
     "a key of another kind": (
         "grouped_query, heads: 2",
@@ -70,7 +70,7 @@ spec.yaml:6:33: model.attention.kv_heads: `kv_heads` belongs to kind grouped_que
     | attention: {kind: multi_head, kv_heads: 2}
     |                               ^^^^^^^^
     hint: remove `kv_heads`, or write `kind: grouped_query`
-    else: nothing would read it""",
+    else: it would be ignored""",
     ),
     "an unknown kind": (
         "kind: bpe",
@@ -220,7 +220,7 @@ spec.yaml:7:31: tokenizer.vocab: a vocabulary of 4 is smaller than its 6 special
     | tokenizer: {kind: bpe, vocab: 4}
     |                               ^
     hint: vocab: 262 or more
-    else: some text could not be spelled""",
+    else: some text could not be encoded""",
     ),
     "a role that is none": (
         "records: [{q: Why, a: So}]",
@@ -266,7 +266,7 @@ spec.yaml:6:3: model.context: `context` is written twice, here and on line 3
     | context: 32
     | ^^^^^^^
     hint: keep one of the two
-    else: one of the two values would be dropped without a word""",
+    else: one of the two values would be silently dropped""",
     ),
     "a tab": (
         "  layers: 1",

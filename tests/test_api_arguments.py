@@ -20,12 +20,12 @@ from llmspec.model.decoder import Decoder
 model = functools.cache(models.opened)
 VOCAB, CONTEXT = models.plan().model.vocab, models.plan().model.context
 WRONG: dict[str, tuple[Any, str]] = {
-    "too big": ([VOCAB], f"{VOCAB} at place 0 is no token id"),
+    "too big": ([VOCAB], f"{VOCAB} at place 0 is not a token id"),
     "negative": ([1, -1], "-1 at place 1"),
-    "beyond int32": ([2**31], "no token id"),
-    "beyond int64": ([2**63], "no token id"),
-    "beyond all": ([2**70], "no token id"),
-    "unsigned": (np.array([2**63], np.uint64), "no token id"),
+    "beyond int32": ([2**31], "not a token id"),
+    "beyond int64": ([2**63], "not a token id"),
+    "beyond all": ([2**70], "not a token id"),
+    "unsigned": (np.array([2**63], np.uint64), "not a token id"),
     "in a row": ([[1, 2], [3, 10**6]], "1000000 at row 1, place 1"),
     "empty": ([], "no tokens"),
     "no rows": (np.zeros((0, 3), int), "no tokens"),

@@ -93,7 +93,7 @@ def test_the_report_fits_its_terminal(width: int) -> None:
         "torch 2.13.0+cpu",
         "41.0%",
         "1.55 s –",
-        "other processes were at work",
+        "other processes were running",
         "75.0%",
         "29 GFLOPs",
     ):
@@ -215,7 +215,7 @@ def test_a_process_that_fails_is_a_plain_error(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(BenchError, match="no room for decoding"):
         run.asked(Task(side="llmspec", work="decode", plan=compiled(CRAMPED), phase="pretrain"))
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(BenchError, match="it said nothing"):
+    with pytest.raises(BenchError, match="it printed nothing"):
         run.asked(task)
 
 

@@ -101,8 +101,8 @@ def test_mistakes_in_json_for_machines(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("run", "no-such.yaml"), "no-such.yaml"),
-        (("sample", "nowhere"), "no run directory"),
-        (("explain", "nowhere"), "no run directory"),
+        (("sample", "nowhere"), "not a run directory"),
+        (("explain", "nowhere"), "not a run directory"),
         (("sample",), "there is no run"),
     ],
 )

@@ -344,7 +344,7 @@ def test_validation_dialogues_that_never_fit_are_named(tmp_path: Path) -> None:
     records = tuple({"a": "x" * (4 if i < 8 else 90), "i": str(i)} for i in range(10))
     shape = {"user": "{i}", "assistant": "{a}"}
     parts = {"a": source("inline", records=records, dialogue=shape, validation="tail 70%")}
-    with pytest.raises(DataError, match=r"nothing that this phase learns \(2 too long\)"):
+    with pytest.raises(DataError, match=r"no token that this phase trains on \(2 too long\)"):
         prepare(plan_of(tmp_path, parts, ("p", "sft", {"a": 100}, "1 steps"), context=32))
 
 

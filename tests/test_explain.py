@@ -209,7 +209,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert last.value("loss", "nats/token") == pytest.approx(2.0)
     assert last.value("loss", "nats/character") == pytest.approx(2 / 3)
     assert last.value("perplexity") == pytest.approx(math.e**2) and last.step == 40
-    assert not any(row.differences for row in pretrain.ledger) and "as planned" in printed(report, 80)
+    assert not any(row.differences for row in pretrain.ledger) and "the counts match the plan" in printed(report, 80)
     data = as_json(report)
     assert len(data["phases"][0]["metrics"][0]["curve"]["steps"]) == 40 and len(data["phases"][0]["samples"]) == 4
     assert {s["source"]: s["attribution"] for s in data["sources"]} == {"plain": "", "facts": "Somebody"}

@@ -190,7 +190,7 @@ def test_a_run_whose_reader_ends_saves_and_says_how_to_go_on(tmp_path: Path) -> 
     assert list((tmp_path / "o ut" / "pretrain").glob("step_*"))
     again = done.stderr[done.stderr.index("llmspec run") :].strip().removeprefix("llmspec ")
     done = shell(f"$LLMSPEC {again} | grep -m1 'goes on'; exit 0", tmp_path)
-    assert "goes on after step" in done.stdout, done.stderr
+    assert "resumes after step" in done.stdout, done.stderr
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------------------------

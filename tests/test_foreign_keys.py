@@ -97,10 +97,10 @@ def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
     }
     said = problems(tmp_path, spec)
     assert not [line for line in said.values() if "missing" in line]
-    assert "`lr` here, and stands under `phases.first.optimizer`" in said["phases.first.learning_rate"]
+    assert "`lr` here, and belongs under `phases.first.optimizer`" in said["phases.first.learning_rate"]
     assert "`budget: 3 epochs of SOURCE`" in said["phases.first.num_epochs"]
-    assert "`heads` here, and stands under `model.attention`" in said["model.n_head"]
-    assert "no LoRA" in said["phases.first.lora_r"]
+    assert "`heads` here, and belongs under `model.attention`" in said["model.n_head"]
+    assert "LoRA and quantised training are not supported" in said["phases.first.lora_r"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
         ("phases.first.micro_batch_size = 8", "--set phases.first.micro_batch_size=8"),
         ("phases.first.micro_batch_size: 8", "--set phases.first.micro_batch_size=8"),
         ("phases[first].micro_batch_size=8", "--set phases.first.micro_batch_size=8"),
-        ("lr=1", "`lr` stands under `phases.first.optimizer`"),
+        ("lr=1", "`lr` belongs under `phases.first.optimizer`"),
         ("first.micro_batch_size=8", "`phases.first`"),
         ("model/layers=2", "`model.layers`"),
         ("phases.first.optimizer={kind:adamw}", "a colon needs a space behind it: `kind: adamw`"),

@@ -107,7 +107,11 @@ def test_where_no_lock_can_be_read_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"there is no lock at .*lock\.json") as caught:
         Lock.read(tmp_path)
     assert "without --locked" in caught.value.problems[0].hint
-    for text, said in (("{", "damaged"), ('{"plan": "x"}', "no lock that this version reads"), ("[]", "no lock")):
+    for text, said in (
+        ("{", "damaged"),
+        ('{"plan": "x"}', "not a lock file that this version reads"),
+        ("[]", "not a lock file"),
+    ):
         (tmp_path / "lock.json").write_text(text)
         with pytest.raises(RunError, match=said):
             Lock.read(tmp_path)

@@ -169,7 +169,7 @@ def test_both_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     create(tmp_path / "mine")
     (tmp_path / "mine" / "mine.yaml").write_text("name: precious")
-    with pytest.raises(LlmspecError, match="is there already"):
+    with pytest.raises(LlmspecError, match="exists already"):
         create(tmp_path / "mine")
     assert (tmp_path / "mine" / "mine.yaml").read_text() == "name: precious"
 

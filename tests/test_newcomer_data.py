@@ -43,7 +43,7 @@ def said(folder: Path, path: str) -> str:
         ("\n".join(line.replace('"', "'") for line in LINES), "double quotes; from Python write json.dumps"),
         ("[\n" + ",\n".join(LINES) + "\n]", "into a .json file: rename it"),
         (LINES[0], "only one record"),
-        ("\n".join([LINES[0]] * 300), "validated with too"),
+        ("\n".join([LINES[0]] * 300), "also in validation"),
         ("\n".join(LINES), ""),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_first_guess_gives_way_to_an_earlier_run_of_such_steps() -> None:
     assert found["pretrain"] == guessed["pretrain"] and found["chat"].origin == EARLIER
     assert found["chat"].steps == 0.25 * (chat.steps or 0)
     assert found["chat"].samples == 2.0 * 2 * 2  # two prompts at half and at the end
-    assert "an earlier run" in found["chat"].sentence and "first guess" in guessed["chat"].sentence
+    assert "an earlier run" in found["chat"].sentence and "first estimate" in guessed["chat"].sentence
     assert forecasts(plan, None, {}) == {}
 
 

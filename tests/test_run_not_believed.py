@@ -187,7 +187,7 @@ def test_a_damaged_last_phase_does_not_give_way_silently(run: Path) -> None:
         llmspec.open(run, phase="pretain")
     heard = small.Heard()
     llmspec.run(small.plan(), run, watcher=heard)
-    assert any("starts anew" in said for said in heard.notices) and llmspec.open(run).notices == []
+    assert any("starts over" in said for said in heard.notices) and llmspec.open(run).notices == []
 
 
 def test_a_damaged_note_says_how_to_go_on(run: Path) -> None:

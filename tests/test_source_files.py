@@ -146,7 +146,7 @@ def test_runs_and_the_cache_are_never_read(tmp_path: Path, cache: Path, monkeypa
     assert notes.examples["folders of runs"] == ["runs/new", "runs/x"]
     assert notes.examples["the cache of llmspec"] == ["kept"]
     for pattern in ("runs/x/*.jsonl", "runs/*/metrics.jsonl", str(tmp_path / "runs" / "x" / "metrics.jsonl")):
-        assert "left out, since they are no text of yours: folders of runs" in said(tmp_path, pattern)
+        assert "skipped, since it is not text of yours: folders of runs" in said(tmp_path, pattern)
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_any_name_of_a_file_is_read_and_can_be_written_down(tmp_path: Path, name
         ("notes", "`notes` is a folder"),
         ("notes/", "write `notes/**/*.md` for what it holds"),
         (".", "is a folder"),
-        ("notes\\*.md", "parted by `/`: `notes/*.md`"),
+        ("notes\\*.md", "separated by `/`: `notes/*.md`"),
         ("notes/*.{md,txt}", "write a list"),
         ("$HOME/*.md", "variables are not replaced"),
         ("%TEMP%/*.md", "variables are not replaced"),

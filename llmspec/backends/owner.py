@@ -113,7 +113,7 @@ def drop(held: Any) -> None:
 def out_of_memory(what: str) -> RunError:
     """The sentence for it."""
     return RunError(
-        f"memory ended: {what or 'the system has no more'}",
+        f"out of memory: {what or 'the system has no more'}",
         "a smaller batch, a shorter context, fewer answers at once or a smaller model need less",
     )
 

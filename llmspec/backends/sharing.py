@@ -22,7 +22,7 @@ OURS: set[int] = set()
 HARMLESS = ("CPU", "NPY", "PYTHON", "DISK", "NULL", "TINYFS")
 REFUSED = "this process was forked from one that had opened a model, and {why}"
 HINT = "start it with multiprocessing's `spawn` method, or open the model in the child alone"
-CONSEQUENCE = "it would wait for ever, or write into its parent's memory"
+CONSEQUENCE = "it would wait forever, or write into its parent's memory"
 WAIT = 5.0
 """Seconds that another process may keep the database locked, before kernels are made without it."""
 _kept: list[Any] = []

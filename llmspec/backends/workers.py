@@ -31,7 +31,7 @@ KERNELS = "tinygrad.engine.realize"
 """The module that makes a step's kernels; another one searches for faster ones."""
 FEW = 8
 """Kernels fewer than these are sooner made in this process than others have started."""
-MEMORY = "systems do that where memory runs out: free some, or set LLMSPEC_THREADS=1"
+MEMORY = "the system does that when memory runs out: free some, or set LLMSPEC_THREADS=1"
 ENDINGS = {
     "SIGKILL": MEMORY,
     "SIGXFSZ": "files may not grow that large here: see `ulimit -f`",
@@ -102,7 +102,7 @@ def _call(
             raise CompilerError(
                 f"the compiler {command[0]} gave no answer within {seconds:.0f} s",
                 "is the machine very busy, or the compiler on a slow network folder?",
-                "the run would wait for ever",
+                "the run would wait forever",
             ) from None
         finally:
             if child.poll() is None:
@@ -188,7 +188,7 @@ class Workers:
                 raise CompilerError(
                     f"no kernel was made within {PATIENCE:.0f} s",
                     "is the machine very busy?",
-                    "the run would wait for ever",
+                    "the run would wait forever",
                 )
             for future in done:
                 yield futures.pop(future), future.result()

@@ -149,7 +149,7 @@ def asked(task: Task) -> str:
     )
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        said = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         status = f"by signal {-done.returncode}" if done.returncode < 0 else f"with status {done.returncode}"
         raise BenchError(
             Problem(

@@ -31,14 +31,14 @@ SpecPath = Annotated[
     ),
 ]
 RunPath = Annotated[
-    Path | None, typer.Argument(metavar="RUN", parser=place, help="A run directory; the newest where left out.")
+    Path | None, typer.Argument(metavar="RUN", parser=place, help="A run directory; the newest one if omitted.")
 ]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. phases.pretrain.optimizer.lr=3e-4."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail where a source is not cached.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail if a source is not cached.")]
 
 
 @contextmanager

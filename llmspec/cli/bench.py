@@ -19,7 +19,7 @@ EXAMPLES = (
 
 def bench(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="SPEC", parser=place, help="A spec; by default the quickstart.")
+        Path | None, typer.Argument(metavar="SPEC", parser=place, help="A spec; quickstart by default.")
     ] = None,
     against: Annotated[
         list[str] | None,
@@ -27,12 +27,16 @@ def bench(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="WORK", help="machine, train, prefill or decode.")] = None,
     phase: Annotated[str | None, typer.Option(help="The phase whose step is measured; the first by default.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Times that every side is measured, in turns.")] = 3,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps timed in a round; some seconds' by default.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100, help="Rounds in which all sides are measured, one after another.")
+    ] = 3,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps timed in a round; by default as many as take a few seconds.")
+    ] = None,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
-    """Measure this machine, and a spec's training and decoding on it, also beside other libraries."""
+    """Measure this machine, and how fast it trains and decodes a spec; on request next to other libraries."""
     from llmspec.bench.run import bench as measure
     from llmspec.render.report_bench import progress, show
 

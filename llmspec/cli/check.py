@@ -22,17 +22,23 @@ EXAMPLES = (
 def check(
     spec: SpecPath,
     set_: Sets = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs whether they fit.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Check memory on the scheduled graphs instead of by formula.")
+    ] = False,
     data: Annotated[bool, typer.Option("--data", help="Read the data too, downloading what is missing.")] = False,
-    graph: Annotated[bool, typer.Option("--graph", help="Build the model and see who influences whom in it.")] = False,
-    time: Annotated[bool, typer.Option("--time", help="Measure this machine, and say how long phases take.")] = False,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Build the model and test which tokens influence which outputs.")
+    ] = False,
+    time: Annotated[
+        bool, typer.Option("--time", help="Measure this machine and estimate how long each phase takes.")
+    ] = False,
     device: Annotated[
         str | None,
-        typer.Option(metavar="GPU", help="Make every kernel for a GPU that need not be here: CUDA:sm_90, METAL."),
+        typer.Option(metavar="GPU", help="Compile every kernel for a GPU, present or not: CUDA:sm_90, METAL."),
     ] = None,
     json_: Json = False,
 ) -> Any:
-    """Find every problem of a spec before anything is spent. Exit status 2 where there are some."""
+    """Find every problem in a spec before any time is spent on training. Exit status 2 if there are any."""
     from llmspec.core.targets import parse
 
     target = parse(device) if device else None

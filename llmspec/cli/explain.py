@@ -33,22 +33,32 @@ EXAMPLES = (
 def explain(
     what: Annotated[
         Path | None,
-        typer.Argument(metavar="SPEC | RUN", parser=place, help="A spec or a run; the newest run where left out."),
+        typer.Argument(metavar="SPEC | RUN", parser=place, help="A spec or a run; the newest run if omitted."),
     ] = None,
     other: Annotated[
         Path | None,
-        typer.Argument(metavar="SPEC | RUN", parser=place, help="A second one: what differs, and what follows."),
+        typer.Argument(
+            metavar="SPEC | RUN",
+            parser=place,
+            help="A second one to compare with: what differs, and what that changes.",
+        ),
     ] = None,
-    part: Annotated[str | None, typer.Option(help="One part of a spec in depth, such as model.attention.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Ask the scheduled graphs for the memory of a spec.")] = False,
-    time: Annotated[bool, typer.Option("--time", help="Measure this machine, and say how long a spec takes.")] = False,
+    part: Annotated[
+        str | None, typer.Option(help="Explain one part of a spec in detail, such as model.attention.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Take memory from the scheduled graphs instead of formulas.")
+    ] = False,
+    time: Annotated[
+        bool, typer.Option("--time", help="Measure this machine and estimate how long a spec takes.")
+    ] = False,
     prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     top: Annotated[int, typer.Option(min=1, max=20, help="Candidates shown for each token.")] = 5,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
-    """Say what a spec will do, or what a run has done, or how a text was chosen."""
+    """Explain what a spec will do, what a run has done, or how each token of an answer was chosen."""
     report: Any
     if what is not None and other is not None:
         with reading() as progress:

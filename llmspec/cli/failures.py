@@ -17,9 +17,9 @@ from llmspec.render.terminal import OutputLost, PipeClosed, print_json, settle
 
 MISTAKE, BUG, NO_OUTPUT, STOPPED, BROKEN_PIPE = 2, 70, 74, 130, 141
 STATUSES = (
-    "Exit status: 0 done, 2 a mistake that you can mend, 70 a mistake of llmspec itself, 74 the output cannot "
-    "be written, 130 stopped by Ctrl-C (by another signal: 128 + its number), 141 the output's reader has "
-    "ended (a closed pipe)."
+    "Exit status: 0 done, 2 a mistake in the input, 70 a bug in llmspec, 74 the output cannot "
+    "be written, 130 stopped by Ctrl-C (by another signal: 128 + its number), 141 the output was closed by "
+    "its reader (a closed pipe)."
 )
 TRACEBACK = "LLMSPEC_TRACEBACK"
 LIBRARIES = {
@@ -161,9 +161,9 @@ def _bug(error: BaseException) -> Failure:
         BUG,
         (
             Problem(
-                f"a mistake of llmspec itself: {type(error).__name__}: {error}",
+                f"a bug in llmspec: {type(error).__name__}: {error}",
                 hint=hint,
-                consequence="nothing that you gave is known to be wrong",
+                consequence="nothing in your input is known to be wrong",
             ),
         ),
     )

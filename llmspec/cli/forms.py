@@ -140,7 +140,7 @@ def check_sets(sets: Collection[str]) -> None:
                 Problem(
                     f"--set gives `{key}` {keys.count(key)} times",
                     hint="keep one of them",
-                    consequence="the last would have been taken",
+                    consequence="only the last would have counted",
                 )
                 for key in twice
             ]
@@ -156,8 +156,8 @@ def turns_for(model: Any, chat: bool, prompt: str, system: str) -> Any:
         refuse(SAMPLE_TEXT, ["system"])
     if chat and not prompt.strip():
         raise LlmspecError(
-            "the prompt is empty, and a chat model answers one",
-            hint="--prompt 'What is a violin?', or --plain to let it write from nothing",
+            "the prompt is empty, but a chat model needs one to answer",
+            hint="--prompt 'What is a violin?', or --plain to let it write without one",
         )
     return [("system", system), ("user", prompt)] if chat and system else prompt
 

@@ -21,17 +21,19 @@ EXAMPLES = (
 def new(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", parser=place, help="Where the spec is written, and what it is called after."),
+        typer.Argument(metavar="FOLDER", parser=place, help="Folder to write the spec to; the spec is named after it."),
     ],
     text: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", parser=place, help="A folder of text, or one file, to be learned and continued."),
+        typer.Option(metavar="PATH", parser=place, help="A folder of text, or one file, to train on."),
     ] = None,
     chat: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", parser=place, help="Dialogues to answer like: .jsonl, .json, .csv or .tsv."),
+        typer.Option(metavar="PATH", parser=place, help="Dialogues to fine-tune on: .jsonl, .json, .csv or .tsv."),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, max=10_000, help="How long training is to take here.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=10_000, help="How long training should take on this machine.")
+    ] = 10.0,
     json_: Json = False,
 ) -> Any:
     """Write a commented spec for your own files, after looking at them; without files, the quickstart to change."""
@@ -40,15 +42,15 @@ def new(
     from llmspec.scaffold.new import create
 
     if folder.is_file():
-        raise LlmspecError(f"`{folder}` is a file, and a folder is meant here", hint=command("new", "FOLDER"))
+        raise LlmspecError(f"`{folder}` is a file, but a folder is expected here", hint=command("new", "FOLDER"))
     if folder.suffix in (".yaml", ".yml") and not folder.exists():
         raise LlmspecError(
-            f"`{folder}` is named like a file, and a folder is meant here",
+            f"`{folder}` is named like a file, but a folder is expected here",
             hint=f"{command('new', path_word(folder.with_suffix('')))} writes the spec into that folder",
         )
     if (folder / "plan.json").is_file():
         raise LlmspecError(
-            f"`{folder}` is a run directory, and a spec stands outside of it", hint=command("new", "FOLDER")
+            f"`{folder}` is a run directory, and a spec belongs outside of it", hint=command("new", "FOLDER")
         )
     with no_run(), waiting("looking at the files") as say:
         made = create(

@@ -24,20 +24,20 @@ def run(
     spec: SpecPath,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FOLDER", parser=place, help="Run directory; runs/NAME where left out."),
+        typer.Option("-o", "--out", metavar="FOLDER", parser=place, help="Run directory; runs/NAME if omitted."),
     ] = None,
     set_: Sets = None,
     offline: Offline = False,
     locked: Annotated[
-        bool, typer.Option("--locked", help="Refuse to run on anything else than the run directory's lock.json says.")
+        bool, typer.Option("--locked", help="Refuse to run if anything differs from the run directory's lock.json.")
     ] = False,
     lock: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", parser=place, help="The same with this lock.json, or that of this run."),
+        typer.Option(metavar="PATH", parser=place, help="The same, with this lock.json or the one of this run."),
     ] = None,
     json_: Json = False,
 ) -> Any:
-    """Train what a spec describes; go on where an earlier run of it stopped."""
+    """Train what a spec describes; resume where an earlier run of it stopped."""
     from llmspec.training.stop import on_signals
 
     with on_signals():  # before anything large is imported

@@ -19,19 +19,21 @@ EXAMPLES = (
 def sample(
     run: RunPath = None,
     prompt: Annotated[
-        str, typer.Option(help="What to answer (chat models) or to continue; - reads standard input.")
+        str, typer.Option(help="Text to answer (chat models) or to continue; - reads standard input.")
     ] = "",
-    system: Annotated[str, typer.Option(help="What a chat model is told before the prompt.")] = "",
+    system: Annotated[str, typer.Option(help="System message for a chat model.")] = "",
     n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as text, chat model or not.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Continue the prompt as plain text, even with a chat model.")
+    ] = False,
     phase: Annotated[
-        str | None, typer.Option(help="Take the weights of this phase; the last that has some where left out.")
+        str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
     ] = None,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
-    """Let a trained model write."""
+    """Generate text with a trained model."""
     from llmspec.cli.forms import prompt_of, turns_for
     from llmspec.render import samples
 

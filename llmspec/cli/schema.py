@@ -22,7 +22,7 @@ def schema(
         Path | None, typer.Option("-o", "--out", metavar="FILE", parser=place, help="Write it to this file.")
     ] = None,
 ) -> None:
-    """Print the JSON Schema of specs: editors complete, explain and check keys with it."""
+    """Print the JSON Schema of specs, with which editors complete, explain and check keys."""
     from llmspec.runs.files import write_text
     from llmspec.spec.json_schema import as_text
 

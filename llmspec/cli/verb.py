@@ -24,12 +24,12 @@ MEANT = {
 }
 """What people call a verb elsewhere."""
 OPTIONS = {
-    "`llmspec run` goes on where an earlier run stopped, without being told": "resume continue restart",
-    "an earlier run is never written over: --out DIR names another folder": "force overwrite yes clean",
+    "`llmspec run` resumes where an earlier run stopped, by itself": "resume continue restart",
+    "an earlier run is never overwritten: --out DIR names another folder": "force overwrite yes clean",
     "--set device=CUDA trains on a GPU": "gpu gpus cuda use-cuda",
-    "`llmspec check SPEC --data` looks at everything and trains nothing": "dry-run dryrun",
-    "the spec stands without an option: `llmspec run FILE`": "config spec config-file yaml cfg",
-    "the run stands without an option: `llmspec sample runs/NAME`": "model run checkpoint ckpt model-path weights",
+    "`llmspec check SPEC --data` checks everything without training": "dry-run dryrun",
+    "the spec is given without an option: `llmspec run FILE`": "config spec config-file yaml cfg",
+    "the run is given without an option: `llmspec sample runs/NAME`": "model run checkpoint ckpt model-path weights",
     "--prompt - reads standard input, as in `llmspec sample --prompt - < FILE`": "file prompt-file input interactive",
     "the environment variable LLMSPEC_THREADS says how many": "threads num-threads workers num-workers cpus",
     "what is printed goes to a file with > FILE": "quiet silent log log-file output-file verbose debug",
@@ -59,7 +59,7 @@ class Verb(TyperCommand):
                     Problem(
                         f"{p.opts[-1]} is given {given.count(p)} times",
                         hint="keep one of them",
-                        consequence="the last would have been taken",
+                        consequence="only the last would have counted",
                     )
                     for p in twice
                 ]
@@ -100,19 +100,19 @@ def unknown(word: str, rest: list[str], verbs: list[str]) -> Problem:
     others = [w for w in rest if w != later]
     if Path(word).suffix in (".yaml", ".yml") or Path(word).is_file():
         return Problem(
-            f"`{word}` is a spec, and a verb stands first", hint=command(later or "run", path_word(word), *others)
+            f"`{word}` is a spec, and the command comes first", hint=command(later or "run", path_word(word), *others)
         )
     if Path(word, "plan.json").is_file():
         return Problem(
-            f"`{word}` is a run directory, and a verb stands first",
+            f"`{word}` is a run directory, and the command comes first",
             hint=command(later or ("sample" if "--prompt" in rest else "explain"), path_word(word), *others),
         )
     if word in ("help", "version"):
-        return Problem(f"there is no verb `{word}`", hint=command(*([later] if later else []), f"--{word}"))
+        return Problem(f"there is no command `{word}`", hint=command(*([later] if later else []), f"--{word}"))
     near = next((verb for verb, words in MEANT.items() if word.lower() in words.split()), None) or nearest(word, verbs)
     return Problem(
-        f"there is no verb `{word}`",
-        hint=f"did you mean: {command(near, *rest)}" if near else f"verbs are: {', '.join(verbs)}",
+        f"there is no command `{word}`",
+        hint=f"did you mean: {command(near, *rest)}" if near else f"commands are: {', '.join(verbs)}",
     )
 
 
@@ -146,7 +146,7 @@ def usage(error: Any, arguments: list[str]) -> LlmspecError:
     if not message:
         return LlmspecError(())
     verb = next((word for word in arguments if word in MEANT), "")
-    hint = f"{command(*([verb] if verb else []), '--help')} says what it takes"
+    hint = f"{command(*([verb] if verb else []), '--help')} lists what it takes"
     if kind == "NoSuchOption":
         message, hint = (
             f"there is no option `{error.option_name}`" + (f" of `llmspec {verb}`" if verb else ""),
@@ -165,7 +165,7 @@ def _option(error: Any, context: Any, verb: str, arguments: list[str]) -> str:
     if hasattr(command_, "commands"):  # it stands before the verb
         if name in ("-v", "-V"):
             return command("--version")
-        return f"options stand after the verb: {command(verb, *(w for w in arguments if w != verb))}" if verb else ""
+        return f"options come after the command: {command(verb, *(w for w in arguments if w != verb))}" if verb else ""
     options = [o for p in getattr(command_, "params", ()) for o in p.opts if o.startswith("--")]
     key = name.lstrip("-").replace("-", "_")
     at = next((i for i, a in enumerate(arguments) if a.partition("=")[0] == name), 0)
@@ -184,7 +184,7 @@ def _option(error: Any, context: Any, verb: str, arguments: list[str]) -> str:
 
     absent = foreign.told(key, value, "", (), {})
     if absent and absent[1]:
-        return "that was settled in training; what can change now is given as in --set decoding.temperature=0.5"
+        return "that was fixed in training; what can still change is set as in --set decoding.temperature=0.5"
     return absent[0] if absent else ""
 
 
@@ -213,7 +213,7 @@ def _extra(word: str, verb: str, arguments: list[str]) -> str:
     if "=" in word:
         return f"--set {quoted(word)} overrides a key"
     if re.fullmatch(r"[\w.]+", before) and "." in before and "--set" in arguments:
-        return f"a key and its value are one word: --set {quoted(f'{before}={word}')}"
+        return f"write a key and its value as one word: --set {quoted(f'{before}={word}')}"
     return {
         "run": f"--out {quoted(word)} names the run directory",
         "sample": f"--prompt {quoted(word)} gives a prompt",

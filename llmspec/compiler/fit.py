@@ -55,8 +55,8 @@ def refusal(draft: Draft, name: str, phase: Phase, memory: MemoryPlan, limit: in
     return Problem(
         f"{name} would hold {size(memory.peak)} at its peak ({largest}), and {size(limit)} is {whose}",
         ("phases", name, "micro_batch_size"),
-        hint or "a model this large needs another device: write what that has as `memory_limit:`",
-        "the run would end in its first step, without memory",
+        hint or "a model this large needs a device with more memory: write that as `memory_limit:`",
+        "the run would run out of memory in its first step",
     )
 
 
@@ -119,7 +119,7 @@ def rounded_products(draft: Draft, phase: Phase, held: MemoryModel, limit: int) 
         return
     peak = memory_of(draft.network, phase, rounded).peak
     if peak <= limit:
-        yield Change("precision: bfloat16, which rounds what is multiplied", peak)
+        yield Change("precision: bfloat16, which rounds the operands of matrix products", peak)
 
 
 def shorter_context(draft: Draft, phase: Phase, held: MemoryModel, limit: int, beside: str) -> Iterator[Change]:
@@ -167,7 +167,7 @@ def over_limit(plan: Plan, peaks: Mapping[str, int]) -> list[Problem]:
             f"{name} would hold {size(peak)} at its peak, and {size(limit)} is {whose}",
             ("phases", name, "micro_batch_size"),
             "a smaller micro_batch_size with more gradient_accumulation_steps learns the same",
-            "the run would end in its first step, without memory",
+            "the run would run out of memory in its first step",
         )
         for name, peak in peaks.items()
         if limit is not None and peak > limit

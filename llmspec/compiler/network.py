@@ -39,7 +39,7 @@ def check_device(draft: Draft) -> Draft:
             Problem(
                 f"products in {sections.precision} are for GPUs, and {here}",
                 ("precision",),
-                "`precision: float32`, or a `device:` that multiplies such numbers (CUDA, METAL)",
+                "`precision: float32`, or a `device:` that supports it (CUDA, METAL)",
                 "a CPU's products would be slower and less exact",
             )
         )
@@ -49,7 +49,7 @@ def check_device(draft: Draft) -> Draft:
                 f"beam searches for the fastest form of GPU kernels, and {here}",
                 ("beam",),
                 "`beam: 0`, or a GPU as `device:` (CUDA, METAL)",
-                "the hot kernels of a CPU are written in C: minutes of search would gain nothing",
+                "the hot kernels of a CPU are written in C: a search would gain nothing",
             )
         )
     return draft.with_problems(problems)
@@ -87,7 +87,7 @@ def check_parts(draft: Draft) -> Draft:
                 f"a context of {draft.dims.context} token leaves no room for an answer: every text begins with <|end|>",
                 ("model", "context"),
                 "context: 2 or more",
-                "the model could never say anything",
+                "the model could never generate anything",
             )
         ]
         if draft.dims.context < 2

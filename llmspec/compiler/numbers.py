@@ -90,7 +90,7 @@ def check_start(draft: Draft) -> Draft:
                         f"{tensor.name} would start with a standard deviation of {std:g}, which {what}",
                         ("model", "init"),
                         "a standard deviation of 0.02 is usual",
-                        "all its weights would start as 0, and learn the same"
+                        "all its weights would start as 0 and get the same gradients"
                         if std < 1
                         else "the first forward pass would give infinities",
                     )

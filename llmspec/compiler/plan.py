@@ -163,7 +163,7 @@ class SharePlan(Frozen):
     tokens_supervised: int | None = None
     """Targets that count in the loss."""
     documents_dropped: int | None = None
-    """Training documents that no block holds: the sum of the reasons in `dropped` but of those validated with too."""
+    """Training documents that no block holds: the sum of the reasons in `dropped` but of those also in validation."""
     dropped: dict[str, int] | None = None
     """Reason -> training documents that the phase does not read; each counts under one reason."""
     validation_dropped: dict[str, int] | None = None
@@ -224,7 +224,7 @@ class Plan(Frozen):
     base: str = "."
     """Folder of the spec; relative paths of sources start here."""
     contamination: Contamination = "drop"
-    """What happens to training documents that are validated with too."""
+    """What happens to training documents that are also in validation."""
 
     def dump(self) -> dict[str, Any]:
         """JSON-able form, saved as plan.json."""

@@ -19,7 +19,7 @@ def contradictions(plan: Plan) -> Iterator[str]:
     before: set[str] = set()
     for planned in plan.phases:
         if not plain_name(planned.name):
-            yield f"a phase is called {planned.name[:80]!r}, which is no name of a folder"
+            yield f"a phase is called {planned.name[:80]!r}, which cannot name a folder"
         if planned.name in before:
             yield f"two phases are called {planned.name}"
         if planned.phase.from_ is not None and planned.phase.from_ not in before:

@@ -58,14 +58,14 @@ def cores(root: Path = Path("/")) -> int:
 def threads(root: Path = Path("/")) -> int:
     """Threads to compute with: LLMSPEC_THREADS, else OMP_NUM_THREADS up to `cores()`, else `cores()`.
 
-    Raises RunError where LLMSPEC_THREADS is no number of threads. An OMP_NUM_THREADS that is none is ignored, as OpenMP
+    Raises RunError where LLMSPEC_THREADS is no such number. An OMP_NUM_THREADS that is none is ignored, as OpenMP
     does; `remarks()` tells.
     """
     asked = os.environ.get(THREADS, "").strip()
     if asked:
         if not re.fullmatch(r"\+?0*[1-9]\d{0,8}", asked) or int(asked) > MOST_THREADS:
             raise RunError(
-                f"{THREADS}={asked[:40]!r} is no number of threads",
+                f"{THREADS}={asked[:40]!r} is not a number of threads",
                 f"a number from 1 to {MOST_THREADS}; unset, it would be {cores(root)} here",
                 "the number of threads would be a guess",
             )
@@ -81,7 +81,7 @@ def remarks(root: Path = Path("/")) -> list[str]:
     if said and not os.environ.get(THREADS, "").strip():
         limit, here = _omp_threads(), cores(root)
         if limit is None:
-            found.append(f"{OMP_THREADS}={said[:40]!r} is no number of threads and is ignored")
+            found.append(f"{OMP_THREADS}={said[:40]!r} is not a number of threads and is ignored")
         elif limit > here:
             found.append(
                 f"{OMP_THREADS}={limit} is more than the {here} cores that this process may use: "
@@ -89,7 +89,9 @@ def remarks(root: Path = Path("/")) -> list[str]:
             )
     for name in sorted(n for n in os.environ if n.startswith("LLMSPEC_") and n not in VARIABLES):
         near = nearest(name, FOR_USERS)
-        found.append(f"{name} is no variable of llmspec and is ignored" + (f"; did you mean {near}?" if near else ""))
+        found.append(
+            f"{name} is not a variable of llmspec and is ignored" + (f"; did you mean {near}?" if near else "")
+        )
     return found
 
 

@@ -24,12 +24,12 @@ def loads(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as e:
-        raise ValueError(f"it is no JSON: {e.msg} in line {e.lineno}, column {e.colno}") from None
+        raise ValueError(f"it is not JSON: {e.msg} in line {e.lineno}, column {e.colno}") from None
     if "\\ud" in text or "\\uD" in text:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ValueError("it holds half a surrogate pair, which is no character") from None
+            raise ValueError("it holds half a surrogate pair, which is not a character") from None
     return value
 
 
@@ -47,7 +47,7 @@ def _number(digits: str) -> float:
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"it holds {name}, which is no number")
+    raise ValueError(f"it holds {name}, which is not a number")
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def refusal(source: str, count: int, examples: Sequence[Sequence[str]]) -> Probl
     """The problem of a contaminated source where `data.contamination: refuse` stands."""
     named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
     return Problem(
-        f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too: "
+        f"{_documents(count, source)} {'are' if count > 1 else 'is'} also in validation: "
         f"{named}{' ...' if count > len(examples) else ''}",
         ("data", "sources", source),
         "take them out, or write `data: {contamination: drop}` and they are left out of training",
@@ -220,10 +220,10 @@ def doubled(phase: str, contents: Mapping[Any, str]) -> list[Problem]:
 
 
 def notice(source: str, count: int, examples: Sequence[Sequence[str]]) -> str:
-    """What a person should know of a source whose training documents are validated with too, where that is allowed."""
+    """What a person should know of a source whose training documents are also in validation, where that is allowed."""
     named = "; ".join(f"{trained} is {validated}" for trained, validated in examples)
     return (
-        f"{_documents(count, source)} {'are' if count > 1 else 'is'} validated with too, and data.contamination "
+        f"{_documents(count, source)} {'are' if count > 1 else 'is'} also in validation, and data.contamination "
         f"allows it: the validation loss will look better than it is "
         f"({named}{'; ...' if count > len(examples) else ''})"
     )

@@ -148,7 +148,7 @@ class Fetch:
 def _download_failed(name: str, version: str, said: str) -> DataError:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("WARNING: Retrying", "[notice]"))]
-    tail = " / ".join(lines[-3:])[-600:] or "pip said nothing"
+    tail = " / ".join(lines[-3:])[-600:] or "pip printed no error"
     lower = said.lower()
     if "no matching distribution" in lower and "retrying" not in lower:
         hint = f"is there a wheel of {name} {version}? check the name and the version on the index"

@@ -30,7 +30,7 @@ class Fields:
             raise DataError(
                 "; ".join(["the source holds no document", *notes.said()]),
                 "name other files",
-                "there would be nothing to learn from",
+                "there would be nothing to train on",
             )
         if self._missing:
             raise _no_field(sorted(self._missing), self._record, self._first)

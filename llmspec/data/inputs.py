@@ -66,5 +66,5 @@ def read_ids(ids: np.ndarray, vocab: int) -> None:
             f"the data hold token id {low if low < 0 else high}, and the model's ids are 0 … {vocab - 1}",
             "the tokens were made by another tokenizer, or their file is damaged: delete the run's cached "
             "tokens, and they are made anew",
-            "the model would be trained on what no text says",
+            "the model would be trained on wrong tokens",
         )

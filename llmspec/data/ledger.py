@@ -21,7 +21,7 @@ class Ledger:
 
     def __init__(self, dropped: Mapping[str, int], contaminated: Mapping[str, int] | None = None) -> None:
         """`dropped`: source -> documents that its layout could not use, in the order of the stream's sources;
-        `contaminated`: documents that are validated with too."""
+        `contaminated`: documents that are also in validation."""
         self.counts: dict[str, dict[str, int]] = {
             source: {
                 **dict.fromkeys(COUNTED, 0),

@@ -19,7 +19,7 @@ ADVICE = {
     ROLE: "rename the roles to system, developer, user or assistant",
     FORMAT: "say with `dialogue:` or `messages:` how a record is read",
     NOTHING_LEARNED: "look at which roles `train_on:` names",
-    VALIDATED: "take the twins out of the source",
+    VALIDATED: "take those documents out of the source",
 }
 """Reason -> what helps against it."""
 
@@ -54,7 +54,7 @@ def loss(
 ) -> Loss:
     """From the notes on a source's tokens; `trained` and `validated` are what the layouts left out, by reason.
 
-    `allowed` says that training documents which are validated with too are read all the same.
+    `allowed` says that training documents which are also in validation are read all the same.
     """
     sides = {}
     for side, by_layout in (("train", trained), ("validation", validated)):
@@ -90,7 +90,7 @@ def too_many(found: Loss, most: float, needed: int) -> Iterator[Problem]:
         return
     lost = sum(found.dropped.counts.values())
     first = max(found.dropped.counts, key=lambda reason: found.dropped.counts[reason])
-    advice = ADVICE.get(first, "mend the records").format(needed=needed)
+    advice = ADVICE.get(first, "fix the records").format(needed=needed)
     yield Problem(
         f"{found.phase} would leave out {lost:,} of {found.records:,} records of {found.source}, more than its "
         f"max_dropped of {100 * most:g}%: {reasons(found.dropped)}",

@@ -63,7 +63,7 @@ def prepare(
         return _prepare(plan, offline, report, most)
     except KeyboardInterrupt as stop:
         if not stop.args:
-            stop.args = (f"stopped while {doing}: nothing half-written is kept, and what is whole stays in the cache",)
+            stop.args = (f"stopped while {doing}: partial files are removed, and what is complete stays in the cache",)
         raise
     except OSError as error:
         place = "set LLMSPEC_CACHE to another folder" if within_cache(error) else ""
@@ -198,7 +198,7 @@ class PreparedData:
 
     @property
     def contamination(self) -> str:
-        """What happens to training documents that are validated with too."""
+        """What happens to training documents that are also in validation."""
         return self._builder.contamination
 
     @property
@@ -361,8 +361,8 @@ class PreparedData:
 def _nothing_to_validate(phase: str, found: ValidationSet) -> Problem:
     why = "; ".join(f"{n} {reason}" for reason, n in found.dropped.items())
     return Problem(
-        f"the validation text of {found.source} has nothing that this phase learns" + (f" ({why})" if why else ""),
+        f"the validation text of {found.source} has no token that this phase trains on" + (f" ({why})" if why else ""),
         ("phases", phase, "mixture", found.source),
         "keep more of it for validation, or raise model.context",
-        "its validation loss would be a mean of nothing",
+        "its validation loss would be undefined",
     )

@@ -151,9 +151,9 @@ def changed(name: str) -> DataError:
     """The error for a source whose files are written while they are read."""
     return DataError(
         Problem(
-            f"the files of {name} have changed while they were read",
+            f"the files of {name} changed while they were read",
             ("data", "sources", name),
-            "start again when nothing writes to them",
+            "start again once nothing writes to them",
             "text of two versions would be mixed",
         )
     )

@@ -39,7 +39,7 @@ class PhaseStream:
         contaminated: Mapping[str, int] | None = None,
     ) -> None:
         """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
-        `contaminated` those that are validated with too.
+        `contaminated` those that are also in validation.
 
         Raises:
             DataError: a source shorter than a block, or read more often than it allows; all of them at once.
@@ -124,7 +124,7 @@ class PhaseStream:
         if cursor.get("stream") != self.key or not isinstance(step, int) or not 0 <= step <= self.steps:
             raise RunError(
                 f"the checkpoint of {self.name} was made on other data or in another order",
-                hint="begin the phase anew, or bring back the spec and the texts it was started with",
+                hint="restart the phase, or restore the spec and the texts it was started with",
                 consequence="some text would be read twice and some never",
             )
         return step
@@ -203,7 +203,7 @@ class PhaseStream:
             ("phases", self.name, "mixture", source),
             f"raise model.context above {self.context}, choose other roles than `train_on: [{roles}]`, or take "
             f"{source} out of the mixture",
-            "its share of the training would teach nothing",
+            "its share of the training would be wasted",
         )
 
     def _order(self, seed: int) -> None:

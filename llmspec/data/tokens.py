@@ -58,9 +58,7 @@ class TokenSet(NamedTuple):
         found = self.role_of_token[places]
         if found.size and int(found.max()) > len(ROLES):
             at = int(_first(places, found > len(ROLES)))
-            raise damaged(
-                _beside(self.file, "role_of_token"), f"token {at:,} is said by role {int(self.role_of_token[at])}"
-            )
+            raise damaged(_beside(self.file, "role_of_token"), f"token {at:,} has role {int(self.role_of_token[at])}")
         return found
 
     @property
@@ -128,7 +126,7 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
             raise damaged(_beside(file, field), f"it holds {array.dtype} of shape {array.shape}")
     tokens, offsets = arrays["tokens"], arrays["offsets"]
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or np.any(offsets[1:] < offsets[:-1]):
-        raise damaged(_beside(file, "offsets"), f"it leads outside the {len(tokens)} tokens")
+        raise damaged(_beside(file, "offsets"), f"offsets point outside the {len(tokens)} tokens")
     per_document = [arrays[field] for field in ("characters", "tokens_per_role") if arrays[field] is not None]
     if any(len(array) != len(offsets) - 1 for array in per_document) or (
         arrays["role_of_token"] is not None and len(arrays["role_of_token"]) != len(tokens)
@@ -154,8 +152,8 @@ def damaged(file: Path, what: str) -> RunError:
     """The error for a token file that has changed since it was written."""
     return RunError(
         f"{file} is damaged: {what}",
-        f"remove the folder {file.parent} and start again: its tokens are made anew from the text",
-        "other text than the data's would be learned",
+        f"remove the folder {file.parent} and start again: its tokens are rebuilt from the text",
+        "the model would be trained on wrong text",
     )
 
 

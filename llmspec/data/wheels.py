@@ -103,5 +103,5 @@ def _unsafe(name: str, why: str) -> DataError:
     return DataError(
         f"the archive {Path(name).name} is not safe to unpack: {why}",
         "take another package",
-        "it could fill the disk or write over your files",
+        "it could fill the disk or overwrite your files",
     )

@@ -186,7 +186,7 @@ def turns_of(prompt: Any) -> list[tuple[str, str]]:
     ):
         raise TypeError("a prompt is a text, or turns such as [('user', 'What is a comet?')]")
     if not turns:
-        raise ValueError("a dialogue without turns is no prompt")
+        raise ValueError("a dialogue without turns is not a prompt")
     return [(role, text) for role, text in turns]
 
 

@@ -53,7 +53,7 @@ class ShareReport:
     documents_dropped: int | None
     """Training documents that are not read."""
     dropped: dict[str, int] | None
-    """Those and the ones that are validated with too, by reason."""
+    """Those and the ones that are also in validation, by reason."""
     tokens_repeated: int | None
     epochs: float | None
     learned: str

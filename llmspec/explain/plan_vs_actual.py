@@ -51,7 +51,7 @@ def facts_of(
         process = f"the process grew by {size(found['process_bytes'])}" if found.get("process_bytes") else ""
         rows.append(Fact("memory at its peak", "bytes", planned.memory.peak, found["held_bytes"], process))
     if found.get("joules") is not None:
-        rows.append(Fact("energy", "joules", None, found["joules"], "the whole processor's, others' work included"))
+        rows.append(Fact("energy", "joules", None, found["joules"], "of the whole processor, other processes included"))
     return tuple(rows)
 
 
@@ -75,7 +75,7 @@ def remarks_on(facts: tuple[Fact, ...]) -> list[str]:
             continue
         way = "more" if fact.off > 0 else "less"
         why = " Other work on the machine is the usual cause." if fact.unit == "seconds" and fact.off > 0 else ""
-        found.append(f"{fact.what}: {abs(fact.off):.0%} {way} than promised.{why}")
+        found.append(f"{fact.what}: {abs(fact.off):.0%} {way} than estimated.{why}")
     return found
 
 

@@ -145,11 +145,11 @@ def remarks(plan: Plan) -> list[str]:
     tokens = sum(t for t in reading if t)
     if tokens and all(reading):
         ratio = tokens / max(1, plan.model.parameters)
-        says = "near the ratio that spends a given compute best"
+        says = "close to the compute-optimal ratio"
         if ratio > COMPUTE_OPTIMAL * FAR:
-            says = "more than spends a given compute best: dearer to train, and better for its size"
+            says = "more than is compute-optimal: costs more to train, and is better for its size"
         elif ratio < COMPUTE_OPTIMAL / FAR:
-            says = "less than spends a given compute best: a smaller model that reads more would learn more from it"
+            says = "less than is compute-optimal: a smaller model that reads more would reach a lower loss"
         found.append(
             f"{count(tokens)} tokens of plain text for {count(plan.model.parameters)} parameters are "
             f"{ratio:.2g} tokens per parameter, {says} (about {COMPUTE_OPTIMAL:g}, Hoffmann et al. 2022, "

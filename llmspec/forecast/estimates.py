@@ -1,4 +1,4 @@
-"""How long a plan's phases take: a first guess from the machine's rates, or what an earlier run of such steps took."""
+"""How long a plan's phases take: a first estimate from measured speed, or what an earlier run of such steps took."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from llmspec.forecast.measurements import Kept, machine_key
 from llmspec.parts.base import Frozen
 from llmspec.parts.phases import Phase
 
-Origin = Literal["a first guess from this machine's rates", "an earlier run of such steps"]
-GUESS: Origin = "a first guess from this machine's rates"
-EARLIER: Origin = "an earlier run of such steps"
+Origin = Literal["a first estimate from this machine's measured speed", "an earlier run of the same steps"]
+GUESS: Origin = "a first estimate from this machine's measured speed"
+EARLIER: Origin = "an earlier run of the same steps"
 BESIDE_STEP = 1.5e-3
 """Seconds of a step that the host takes for its batch, its rows and its call. Measured."""
 DECODED = 40

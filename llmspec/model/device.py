@@ -33,7 +33,7 @@ class Search:
         """One line for people."""
         return (
             f"the search for fast kernels took {duration(self.seconds)} for {self.kernels} kernels; later runs "
-            "find what it has found"
+            "reuse the result"
         )
 
     def __call__(self, found: Any) -> Any:
@@ -48,8 +48,8 @@ class Search:
                 if self.seconds - self.said > EVERY:
                     self.said = self.seconds
                     self.say(
-                        f"searching for fast kernels: {self.kernels} so far, in {duration(self.seconds)}; what is "
-                        "found is kept"
+                        f"searching for fast kernels: {self.kernels} so far, in {duration(self.seconds)}; results "
+                        "are kept"
                     )
 
         timed.__dict__["timed"] = True

@@ -36,7 +36,7 @@ def token_ids(given: Any, vocab: int, longest: int, axes: tuple[int, ...] = (1, 
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         at = f"row {place[0]}, place {place[1]}" if len(place) == 2 else f"place {place[-1]}"
-        raise ValueError(f"{ids[place]} at {at} is no token id: this model's are 0 … {vocab - 1}")
+        raise ValueError(f"{ids[place]} at {at} is not a token id: this model's are 0 … {vocab - 1}")
     return ids.astype(np.int32)
 
 

@@ -108,11 +108,11 @@ class Plain(Callback):
 
     def reused(self, phase: PhasePlan) -> None:
         self.taken.append(phase.name)
-        self.say(f"{phase.name}: trained before, its weights are taken")
+        self.say(f"{phase.name}: trained before, its weights are reused")
 
     def phase_starts(self, phase: PhasePlan, step: int) -> None:
         self.phase, self.pace, self.last, self.score = phase.name, Pace(), time.monotonic(), ""
-        begins = f"goes on after step {step} of" if step else "starts,"
+        begins = f"resumes after step {step} of" if step else "starts,"
         self.say(f"{phase.name}: {begins} {phase.steps} steps")
 
     def stepped(self, step: Step) -> None:
@@ -290,7 +290,7 @@ def watcher(again: str = "", then: Sequence[str] = (), aside: bool = False) -> I
         with suppress(OSError):  # a closed terminal may be what ended it
             told = err() if console.lost else console
             told.print(
-                f"{stop}, and all of it is saved. Go on with:\n  {again}"
+                f"{stop}, and everything is saved. Resume with:\n  {again}"
                 if stop.phase
                 else f"{stop}: nothing was trained yet. Start again with:\n  {again}",
                 soft_wrap=True,

@@ -25,11 +25,11 @@ def show(report: BenchReport, console: Screen | None = None) -> None:
         Text.assemble((report.name, "bold"), f": {count(report.parameters)} parameters on {report.device}", rounds)
     )
     if report.machine is not None:
-        heading(console, "machine", "what this machine does at its best, in float32")
+        heading(console, "machine", "the best this machine reaches, in float32")
         console.print(facts(machine_facts(report.machine)))
         console.print(products(report.machine))
     if report.works:
-        heading(console, "work", "ratio: llmspec to the peer; of times and memory less is better, of speeds more")
+        heading(console, "work", "ratio: llmspec to the peer; less is better for times and memory, more for speeds")
         console.print(works(report.works))
         bullets(console, notes(report.works))
 
@@ -43,11 +43,11 @@ def machine_facts(machine: Machine) -> Iterator[tuple[str, str]]:
         "memory",
         (
             f"{machine.copy_bytes / 1e9:.1f} GB/s {copied}, "
-            f"{machine.product_bytes / 1e9:.1f} GB/s of weights read by a vector's product"
+            f"{machine.product_bytes / 1e9:.1f} GB/s of weights read in a matrix-vector product"
         ),
     )
     if machine.load is not None and machine.load > 0.5:
-        yield "note", f"other processes were at work ({machine.load:.1f} cores in the last minute): figures are low"
+        yield "note", f"other processes were running ({machine.load:.1f} cores in the last minute): figures are low"
 
 
 def products(machine: Machine) -> Table:

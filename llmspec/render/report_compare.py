@@ -43,7 +43,9 @@ def show(report: DifferenceReport, console: Screen) -> None:
         )
     console.print(made)
     if report.phases:
-        heading(console, "phases", "what happens to each when the second is run after the first, in the same place")
+        heading(
+            console, "phases", "what happens to each when the second is run after the first, in the same run directory"
+        )
     for phase in report.phases:
         show_phase(console, phase)
 

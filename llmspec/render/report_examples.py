@@ -37,4 +37,4 @@ def show_spelling(console: Screen, found: Spelling) -> None:
     console.print(Padding(text, (0, 0, 0, 2)))
     if found.merges:
         pairs = "  ".join(f"{visible_bytes(a.encode())}+{visible_bytes(b.encode())}" for a, b in found.merges)
-        console.print(Padding(Text(f"joined first: {pairs}", style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"first merges:  {pairs}", style="dim"), (0, 0, 0, 2)))

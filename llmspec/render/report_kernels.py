@@ -28,7 +28,7 @@ def progress(target: str) -> Iterator[Callable[[str], None]]:
 def show(made: Made, console: Screen | None = None) -> None:
     """What was made, whether tensor cores work in it, and what was large."""
     console = console or out()
-    heading(console, f"kernels for {made.target}", "made for a GPU that need not be here, and launched on none")
+    heading(console, f"kernels for {made.target}", "compiled without such a GPU present; none of them was run")
     launches = ", ".join(f"{step.name} {step.launches}" for step in made.steps)
     console.print(
         facts(
@@ -40,7 +40,7 @@ def show(made: Made, console: Screen | None = None) -> None:
             ]
         )
     )
-    rows = table("longest to make", "lines", "seconds", "of", right=("lines", "seconds"))
+    rows = table("slowest to compile", "lines", "seconds", "of", right=("lines", "seconds"))
     for kernel in sorted(made.kernels, key=seconds, reverse=True)[:LARGEST]:
         rows.add_row("  " + kernel.name, number(kernel.lines), f"{seconds(kernel):.1f}", kernel.step)
     console.print(rows)
@@ -48,7 +48,7 @@ def show(made: Made, console: Screen | None = None) -> None:
 
 def done(made: Made) -> str:
     """Compiled, or why not."""
-    return "all of them compile" if made.compiled else f"rendered, not compiled: {made.why_not}"
+    return "all of them compiled" if made.compiled else f"rendered, not compiled: {made.why_not}"
 
 
 def seconds(kernel: Kernel) -> float:

@@ -16,7 +16,7 @@ SIDE_BY_SIDE = 3
 def show_memory(console: Screen, reports: tuple[MemoryReport, ...], limit: int | None, whose: str) -> None:
     """One column for each phase, the largest items of the table first to be seen."""
     has = f"; {size(limit)} is {whose}" if limit is not None else ""
-    heading(console, "memory", f"what one device holds when a phase holds most{has}")
+    heading(console, "memory", f"what one device holds at a phase's peak{has}")
     groups = [reports[i : i + SIDE_BY_SIDE] for i in range(0, len(reports), SIDE_BY_SIDE)]
     for index, group in enumerate(groups):
         if index:

@@ -36,7 +36,7 @@ def show(report: PromptReport, console: Screen) -> None:
             [
                 ("prompt", visible(report.prompt) or "(empty)"),
                 ("as tokens", Text(" ").join(Text(t, style="reverse dim") for t in report.prompt_tokens)),
-                ("filters", chain or "none is on: the draw is from the model's own probabilities"),
+                ("filters", chain or "no filter is on: tokens are drawn from the model's own probabilities"),
                 ("seed", str(report.seed)),
                 ("answer", Text(visible(report.text).strip() or "(nothing but white space)", style="bold")),
                 ("ended by", ENDS.get(report.finish_reason or "", "")),
@@ -104,7 +104,7 @@ def outcome(token: TokenReport) -> str:
     rank = next(c.rank for c in token.candidates if c.chosen)
     ends = f", the last: {token.finish_reason}" if token.finish_reason else ""
     return (
-        f"    drawn with {probability(token.probability)}, the model's no. {rank}, log-probability "
+        f"    drawn with {probability(token.probability)}, rank {rank} of the model's, log-probability "
         f"{token.logprob:.2f} nats{ends}"
     )
 

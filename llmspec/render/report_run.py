@@ -34,14 +34,14 @@ def show(report: RunReport, console: Screen) -> None:
                 ("parameters", number(report.parameters)),
                 ("device", ", ".join(x for x in (report.device, report.machine) if x)),
                 ("time", f"{duration(report.seconds)} in training steps" if report.seconds else ""),
-                ("peak", f"{flops(report.peak_flops)}/s in its fastest product" if report.peak_flops else ""),
+                ("peak", f"{flops(report.peak_flops)}/s in its fastest matrix product" if report.peak_flops else ""),
                 ("seed", str(report.seed)),
                 ("packages", ", ".join(f"{name} {version}" for name, version in report.packages.items())),
             ]
         )
     )
     if report.proofs:
-        heading(console, "proofs", "shown before step 0")
+        heading(console, "proofs", "checked before step 0")
         proofs.show(report.proofs, console)
     if any(phase.facts for phase in report.phases):
         show_promises(console, report.phases)
@@ -65,7 +65,7 @@ def show(report: RunReport, console: Screen) -> None:
 # -- promises ------------------------------------------------------------------------------------------------------
 def show_promises(console: Screen, phases: Sequence[PhaseRun]) -> None:
     """What was promised before step 0 beside what came, a block a phase."""
-    heading(console, "promises and facts", "what was said before the first step, and what came of it")
+    heading(console, "estimated and measured", "what was estimated before the first step, and what was measured")
     for phase in phases:
         if not phase.facts:
             continue
@@ -186,7 +186,7 @@ def show_ledger(console: Screen, phase: PhaseRun) -> None:
     if counted:
         wrong = any(row.differences for row in phase.ledger)
         verdict = Text(
-            "not as planned: see the remarks" if wrong else "counted while reading: as planned",
+            "not as planned: see the remarks" if wrong else "the counts match the plan",
             style="red" if wrong else "green",
         )
         console.print(Padding(verdict, (0, 0, 0, 2)))

@@ -29,16 +29,14 @@ def show(report: SpecReport, console: Screen) -> None:
     console.print(title)
     console.print(header(report))
     if report.phases and not report.times:
-        console.print(
-            Text("how long it takes is not known here yet: explain --time measures this machine first", style="dim")
-        )
+        console.print(Text("no time estimate yet: explain --time measures this machine first", style="dim"))
     if report.note:
         console.print(Text(report.note, style="yellow"))
-    heading(console, "model", "inputs → outputs of each part, and the parameters of all equal parts together")
+    heading(console, "model", "inputs → outputs of each part, and its parameters, summed over equal layers")
     console.print(tree(report.model, 8 if console.width >= 100 else 5))
     heading(console, "tensors", "every weight: shape (outputs × inputs) and how it starts; * is each layer")
     console.print(tensors(report.tensors))
-    heading(console, "attention mask", "■ this token (row) may look at that one (column); letters are documents")
+    heading(console, "attention mask", "■ this token (row) attends to that one (column); letters are documents")
     console.print(Padding(Columns([mask(m) for m in report.masks], padding=(0, 4)), (0, 0, 0, 2)))
     if report.sources:
         heading(console, "sources", "where the text comes from")
@@ -46,7 +44,7 @@ def show(report: SpecReport, console: Screen) -> None:
         console.print(Text(f"  {source.name}", style="bold"))
         console.print(facts(source_facts(source), indent=4))
     if report.phases:
-        heading(console, "phases", "how it learns, in this order")
+        heading(console, "phases", "how it is trained, in this order")
     for index, phase in enumerate(report.phases, 1):
         show_phase(console, index, phase, {found.phase: found for found in report.times}.get(phase.name))
     if report.excerpts:
@@ -54,12 +52,14 @@ def show(report: SpecReport, console: Screen) -> None:
     if report.spelling:
         show_spelling(console, report.spelling)
     show_memory(console, report.memory, report.memory_limit, report.memory_limit_from)
-    heading(console, "decoding", "how text is drawn: each filter changes what the one above it leaves")
+    heading(console, "decoding", "how tokens are drawn: each filter acts on what the one above it leaves")
     show_chain(console, report.decoding)
-    heading(console, "proofs", "shown before anything is spent; one that fails refuses the run")
+    heading(console, "proofs", "checked before training; a run is refused if one fails")
     proofs.show(report.proofs, console)
     if report.decisions:
-        heading(console, "decided for you", "keys that the spec leaves open; write them to decide otherwise")
+        heading(
+            console, "decided for you", "chosen for keys that the spec leaves open; write a key to choose otherwise"
+        )
         console.print(decisions(report))
     if report.remarks:
         heading(console, "remarks")
@@ -200,7 +200,7 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
 
 def show_phase(console: Screen, index: int, phase: PhaseReport, time: Forecast | None) -> None:
     """One phase of a spec: its settings and its mixture."""
-    start = f"goes on from {phase.starts_from}" if phase.starts_from else "from freshly drawn weights"
+    start = f"goes on from {phase.starts_from}" if phase.starts_from else "from random initial weights"
     console.print(
         Text.assemble(("" if index == 1 else "\n") + f"  {index} ", (phase.name, "bold"), f"  {phase.kind}, {start}")
     )
@@ -273,7 +273,7 @@ def show_chain(console: Screen, chain: ChainReport) -> None:
         )
     console.print(made)
     if len(chain.effects) == 1:
-        console.print("  no filter is on: the draw is from the model's own probabilities")
+        console.print("  no filter is on: tokens are drawn from the model's own probabilities")
     console.print(Padding(Text(f"entropy in bits; on an example: {chain.example}", style="dim"), (0, 0, 0, 2)))
     stop = "".join(f", or {json.dumps(s, ensure_ascii=False)}" for s in chain.stop)
     ends = Text(f"an answer ends after {number(chain.max_tokens)} tokens, at an end token{stop}")

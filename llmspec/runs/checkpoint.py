@@ -120,7 +120,7 @@ def _foreign(path: Path, why: str, hint: str) -> RunError:
     return RunError(
         f"{path} does not belong here: {why}",
         hint=hint,
-        consequence="the model would go on from numbers that mean something else",
+        consequence="training would resume from wrong weights",
     )
 
 
@@ -173,7 +173,7 @@ def save(
 def _steps(phase: Path) -> Iterator[tuple[int, Path]]:
     """(step, folder), newest first. Raises RunError where the phase's folder cannot be read."""
     if os.path.lexists(phase) and not real_folder(phase):
-        raise _foreign(phase, "it is no folder that a run has written", "remove it")
+        raise _foreign(phase, "it is not a folder that a run has written", "remove it")
     try:
         names = os.listdir(phase) if real_folder(phase) else []
     except OSError as e:
@@ -201,7 +201,7 @@ def attempt(phase: Path, key: str, use: Callable[[Checkpoint], T]) -> tuple[tupl
     wrong: list[tuple[Path, str]] = []
     for step, folder in _steps(phase):
         if not real_folder(folder) or folder.name != f"step_{step}":
-            raise _foreign(folder, "it is no folder that a run has written", "remove it")
+            raise _foreign(folder, "it is not a folder that a run has written", "remove it")
         saved = Checkpoint(folder, step)
         try:
             saved.belongs(key)

@@ -47,9 +47,9 @@ def accept(path: Path, plan: Plan) -> None:
 
 def _not_a_run(path: Path, why: str) -> RunError:
     return RunError(
-        f"{path} is not empty and no run: {why}",
+        f"{path} is not empty and not a run directory: {why}",
         hint="choose another folder with --out: one that is absent, empty, or a run",
-        consequence="files of that folder would have been moved or written over",
+        consequence="files of that folder would have been moved or overwritten",
     )
 
 
@@ -82,9 +82,9 @@ def _accept_folder(folder: Path, is_phase: bool) -> None:
         return
     if not real_folder(folder):
         raise RunError(
-            f"{folder} is in the way: a run keeps a folder of that name, and this is none (or a link)",
+            f"{folder} is in the way: a run keeps a folder of that name, and this is not one (or a link)",
             hint="move it, or choose another folder with --out",
-            consequence="it would have been written over",
+            consequence="it would have been overwritten",
         )
     if not is_phase or (folder / "phase.json").exists():
         return
@@ -148,7 +148,7 @@ def _lock(handle: int, path: Path) -> list[str]:
     except OSError as e:
         if e.errno in NO_LOCKS:
             return [
-                f"the file system of {path} has no locks ({e.strerror}): see to it yourself that no second "
+                f"the file system of {path} has no locks ({e.strerror}): make sure yourself that no second "
                 "process trains in this folder"
             ]
         if e.errno in (errno.EWOULDBLOCK, errno.EACCES):

@@ -33,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             Problem(
                 problem.message if problem.message.startswith("the disk") else f"cannot be written: {problem.message}",
                 hint=f"{problem.hint}; then run the same command again",
-                consequence="nothing that was saved is lost: the run goes on from its last checkpoint",
+                consequence="nothing that was saved is lost: the run resumes from its last checkpoint",
             )
         ) from e
 

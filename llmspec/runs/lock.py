@@ -81,7 +81,7 @@ class Lock(Frozen):
         except ValidationError as e:
             wrong = ", ".join(sorted({".".join(map(str, error["loc"])) for error in e.errors()}))
             raise RunError(
-                f"{path} is no lock that this version reads ({wrong})",
+                f"{path} is not a lock file that this version reads ({wrong})",
                 hint="run once without --locked, which writes it anew",
             ) from None
 

@@ -45,7 +45,7 @@ class PhaseFolder:
         """phase.json: key, whether it is done, the ledger at its end; {} before it started."""
         if os.path.lexists(self.folder) and not real_folder(self.folder):
             raise RunError(
-                f"{self.folder} is no folder that a run has written",
+                f"{self.folder} is not a folder that a run has written",
                 hint="remove it",
                 consequence="what lies elsewhere would be read and written in its place",
             )
@@ -86,7 +86,7 @@ class RunFolder:
         """An existing run. Raises RunError where there is none."""
         if not os.path.lexists(path / "plan.json"):
             raise RunError(
-                f"{path} is no run directory: it has no plan.json",
+                f"{path} is not a run directory: it has no plan.json",
                 hint="give the folder that `llmspec run` wrote, or run a spec first",
             )
         return cls(path)
@@ -124,7 +124,7 @@ class RunFolder:
             raise RunError(
                 f"{path} cannot be read: {wrong}",
                 hint="it is damaged or was written by another version; run its spec again with --out",
-                consequence="its weights would be given another meaning",
+                consequence="its weights would be misread",
             )
         return plan
 
@@ -136,14 +136,14 @@ class RunFolder:
             raise RunError(
                 f"{path} is missing",
                 hint="run its spec again with --out "
-                f"{path_word(self.path)}, which makes it anew and keeps what is trained",
+                f"{path_word(self.path)}, which recreates it and keeps what is trained",
             )
         text, locked = read_text(path), read_table(self.path / LOCK)
         if locked and locked.get("tokenizer") != digest(text):
             raise RunError(
                 f"{path} is not the tokenizer that this run was trained with: {LOCK} has another hash of it",
                 hint="put back the tokenizer.json that was here, or run its spec again with --out",
-                consequence="the model would read and write other text than it learned",
+                consequence="the model would read and write wrong text",
             )
         codec = plan.tokenizer.load(text)
         if codec.vocab != plan.model.vocab:
@@ -229,7 +229,7 @@ def first_checkpoint(plan: Plan, phase: str | None) -> str:
     planned = next((p for p in plan.phases if phase in (None, p.name)), plan.phases[0])
     due = planned.phase.checkpoint_every.interval(planned.steps or 0) if planned.steps else 0
     when = f"after step {due:,} of {planned.name}" if due else f"at the end of {planned.name}"
-    return f"its first checkpoint comes {when} (`checkpoint_every`): let `llmspec run` come that far"
+    return f"its first checkpoint comes {when} (`checkpoint_every`): let `llmspec run` get that far"
 
 
 def lost(folder: PhaseFolder, name: str, notices: list[str], plan: Plan) -> RunError:

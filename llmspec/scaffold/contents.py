@@ -98,7 +98,7 @@ def look(path: Path, chat: bool, progress: Progress | None = None) -> Contents:
         if seen.characters >= MOST_CHARACTERS:
             break
     if not seen.characters:
-        raise DataError(f"`{path}` holds no text", "name other files", "there would be nothing to learn from")
+        raise DataError(f"`{path}` holds no text", "name other files", "there would be nothing to train on")
     if chat:
         seen.check_dialogues(path)
     whole = seen.characters < MOST_CHARACTERS

@@ -66,7 +66,7 @@ def create(
 ) -> Created:
     """Writes `folder/NAME.yaml` for the files at `text` (to be continued) and `chat` (dialogues to answer like).
 
-    Without either it is the shipped quickstart under a name of its own. Raises LlmspecError: a spec is there already,
+    Without either it is the shipped quickstart under a name of its own. Raises LlmspecError: a spec exists already,
     nothing can be read, or the folder cannot be written.
     """
     say = progress or (lambda message, done, total: None)
@@ -74,9 +74,9 @@ def create(
     path = folder / f"{name}.yaml"
     if path.exists() or path.is_symlink():
         raise LlmspecError(
-            f"`{path}` is there already",
+            f"`{path}` exists already",
             "choose another folder, or move that file away",
-            "what stands in it would be lost",
+            "its content would be lost",
         )
     if text is None and chat is None:
         example = writing.example(name, path.name, shipped_text())
@@ -155,7 +155,7 @@ def fitting(
             break
         why = f"about {duration(total / speed)} {origin}"
         if any(length.epochs > EPOCHS for length in lengths if length):
-            why += "; some steps at least, so little text there is"
+            why += "; some steps at least, since there is so little text"
         elif total < 0.9 * speed * seconds:
             why += "; read more often, the model would memorise it"
         text = written(shape, lengths, why)

@@ -92,7 +92,7 @@ def spec(
     """The YAML text. `text` and `chat` are (folder as the spec names it, what was found in it)."""
     bpe = f"{{kind: bpe, vocab: {sizes.vocab}}}"
     tokenizer = (
-        f"{{kind: byte}}              # {_total(text, chat)} are too few to learn a vocabulary from"
+        f"{{kind: byte}}              # {_total(text, chat)} are too few to train a vocabulary on"
         if sizes.vocab == BYTES
         else f"{_padded(bpe, 19)}# trained on the text below"
     )
@@ -164,7 +164,7 @@ def source(name: str, where: str, found: Contents, epochs: float) -> str:
         extra=extra,
         epochs=often,
         validation=validation,
-        validation_why=f"{judged} is kept to judge by",
+        validation_why=f"{judged} is kept for validation",
         pad=" " * (25 - len(name)),
         validation_pad=" " * (12 - len(validation)),
     )

@@ -116,15 +116,15 @@ def check_section(name: str, tree: Tree) -> tuple[Any, tuple[Problem, ...]]:
         Problem(
             "unknown key",
             (key,),
-            hint=f"`{key}` stands under `{name}`: --set {name}.{key}=…",
-            consequence="nothing would read it",
+            hint=f"`{key}` belongs under `{name}`: --set {name}.{key}=…",
+            consequence="it would be ignored",
         )
         if places().get(key, ()) == (name,)
         else Problem(
             f"`{key}` was settled in training",
             (key,),
             hint=f"only `{name}` can change now",
-            consequence="nothing would read it",
+            consequence="it would be ignored",
         )
         for key in tree.data
         if key != name

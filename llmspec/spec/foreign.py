@@ -91,16 +91,16 @@ KINDS: Mapping[str, str] = {
 }
 """A kind as other tools call it -> the kind here, wherever it is one."""
 ABSENT: Mapping[str, str] = {
-    "every weight is trained here: there is no LoRA, and no quantised training": (
+    "all weights are trained: LoRA and quantised training are not supported": (
         "lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear lora peft peft_config adapter "
         "load_in_4bit load_in_8bit quantization finetuning_type use_lora"
     ),
-    "models are trained from the start here: weights of other models are not taken": (
+    "models are trained from scratch: weights of other models cannot be loaded": (
         "base_model model_name_or_path model_name pretrained_model_name_or_path model_id init_from model_type "
         "tokenizer_name tokenizer_name_or_path"
     ),
     "the command names the run directory: `llmspec run SPEC --out DIR`": ("output_dir out_dir save_dir run_dir"),
-    "`llmspec run` goes on where a run was stopped, without being told": (
+    "`llmspec run` resumes a stopped run by itself": (
         "resume resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir"
     ),
     "every step is logged; `llmspec explain RUN` shows the curves": (
@@ -138,7 +138,7 @@ def told(key: str, value: Any, section: str, path: Path, data: Mapping[str, Any]
         called = f"it is called `{name}` here"
         if where == here:
             return called, place
-        return f"{called}, and stands " + (f"under `{where}`" if where else "at the top of the file"), place
+        return f"{called}, and belongs " + (f"under `{where}`" if where else "at the top of the file"), place
     return next(((text, "") for text, words in ABSENT.items() if word in words.split()), None)
 
 

@@ -296,7 +296,7 @@ def check_path(root: Node, layer: Node, steps: Path, value: Node) -> None:
                     f"there is no {what} `{step}` to set this in",
                     steps,
                     hint=f"did you mean `{near}`?" if near else f"there is {', '.join(names)}" if names else "",
-                    consequence=f"a {what} would be made of this one key",
+                    consequence=f"a {what} with this one key would be created",
                 )
             )
         kinds = {"kind": n.value} if node is not None and node.is_map and (n := node.value.get("kind")) else {}

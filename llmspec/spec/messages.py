@@ -58,28 +58,28 @@ def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path
             f"`{key}` belongs to kind {of}; this is {kind}",
             at,
             hint=f"remove `{key}`, or write `kind: {owners[0]}`",
-            consequence="nothing would read it",
+            consequence="it would be ignored",
         )
     section = pattern(path)
     if slip := slipped(key, data, path):
-        return Problem("unknown key", at, hint=slip, consequence="nothing would read it")
+        return Problem("unknown key", at, hint=slip, consequence="it would be ignored")
     if key not in places() and (other := foreign.told(key, data[key], section, path, data)) is not None:
-        return Problem("unknown key", at, hint=other[0], consequence="nothing would read it")
+        return Problem("unknown key", at, hint=other[0], consequence="it would be ignored")
     elsewhere = [p for p in places().get(key, ()) if p != section]
     absent = [k for k in mine if k not in data] + (["extends"] if not path else [])
     near = nearest(key, absent) or nearest(key, mine)
     if key == "extends":
         return Problem(
-            "unknown key", at, hint="`extends:` stands at the top of the file", consequence="nothing would read it"
+            "unknown key", at, hint="`extends:` belongs at the top of the file", consequence="it would be ignored"
         )
     if elsewhere and (near is None or len(near) != len(key)):
         inside = [p for p in elsewhere if p.startswith(section)]
         where = foreign.named((inside or elsewhere)[0], section, path, data)
-        hint = f"`{key}` stands under `{where}`" if where else f"`{key}` stands at the top of the file"
-        return Problem("unknown key", at, hint=hint, consequence="nothing would read it")
+        hint = f"`{key}` belongs under `{where}`" if where else f"`{key}` belongs at the top of the file"
+        return Problem("unknown key", at, hint=hint, consequence="it would be ignored")
     if near is None:
-        return Problem("unknown key", at, hint=one_of(key, absent or mine), consequence="nothing would read it")
-    lost = _without(near, mine.get(near)) if near not in data else f"nothing would read it beside the `{near}` there is"
+        return Problem("unknown key", at, hint=one_of(key, absent or mine), consequence="it would be ignored")
+    lost = _without(near, mine.get(near)) if near not in data else f"it would be ignored beside the `{near}` there is"
     return Problem("unknown key", at, hint=f"did you mean `{near}`?", consequence=lost)
 
 
@@ -98,7 +98,7 @@ def slipped(key: str, data: Mapping[str, Any], path: Path) -> str:
         return f"dots separate the keys of a path: `{key.replace('/', '.')}`"
     for section, names in (("phases", data.get("phases")), ("data.sources", _inside(data.get("data"), "sources"))):
         if isinstance(names, Mapping) and key in names:
-            return f"`{key}` stands under `{section}`: `{section}.{key}`"
+            return f"`{key}` belongs under `{section}`: `{section}.{key}`"
     return ""
 
 
@@ -109,10 +109,10 @@ def _inside(value: Any, key: str) -> Any:
 def _without(near: str, info: FieldInfo | None) -> str:
     """What happens where `near` was meant and is not read."""
     if info is None or info.is_required():
-        return f"nothing would read it, and `{near}` would be missing"
+        return f"it would be ignored, and `{near}` would be missing"
     default = default_of(info)
     kept = "would be left open" if default is None else f"would keep its default, {shown(default)}"
-    return f"nothing would read it, and `{near}` {kept}"
+    return f"it would be ignored, and `{near}` {kept}"
 
 
 def pattern(path: Path) -> str:
@@ -146,7 +146,7 @@ def wrong_kind(shape: Shape, kind: Any, path: Path, given_keys: Collection[str] 
             "`kind` is missing",
             (*path, "kind"),
             hint=f"write `kind: {fits[0]}`, which has these keys" if len(fits) == 1 else f"one of: {', '.join(table)}",
-            consequence=f"there would be no telling which {label} is meant",
+            consequence=f"it would be unclear which {label} is meant",
         )
     if not isinstance(kind, str):
         return Problem(f"a kind is a name, not {given(kind)}", (*path, "kind"), hint=f"one of: {', '.join(table)}")
@@ -170,7 +170,7 @@ def not_a_map(shape: Shape, value: Any, path: Path) -> Problem:
     elif shape.item is not None:
         first = value[0] if isinstance(value, tuple | list) and value else None
         named = first.get("name") if isinstance(first, Mapping) else None
-        hint = f"names stand where lists have dashes: `{path[-1]}:`, and below it `{named or 'NAME'}: {{…}}`"
+        hint = f"names belong where this list has dashes: `{path[-1]}:`, and below it `{named or 'NAME'}: {{…}}`"
     elif path == ("data",) and isinstance(value, str) and value:
         hint = f"data: {{sources: {{text: {{kind: files, path: {shown(value)}}}}}}}"
     else:

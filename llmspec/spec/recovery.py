@@ -113,7 +113,7 @@ class _Recovery:
                 Problem(
                     f"with {len(self.problems)} mistakes above, the rest of the file was not read",
                     mark=self.source.mark(self.source.starts[line]),
-                    hint="mend the first ones: they often are the cause of the others",
+                    hint="fix the first ones: they often cause the others",
                 )
             )
         self.broken |= {(), path}

@@ -297,7 +297,7 @@ class Composer:
         except UnicodeDecodeError:
             self.note(
                 event,
-                "holds half of a surrogate pair, which is no character",
+                "holds half of a surrogate pair, which is not a character",
                 path=path,
                 hint="remove the lone `\\ud800`…`\\udfff` escape",
             )
@@ -317,7 +317,7 @@ def duplicate(key: str, path: Path, mark: Mark, first: Node) -> Problem:
         (*path, key),
         mark=mark,
         hint="keep one of the two",
-        consequence="one of the two values would be dropped without a word",
+        consequence="one of the two values would be silently dropped",
     )
 
 

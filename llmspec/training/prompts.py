@@ -179,7 +179,7 @@ def chosen(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> list[str]:
         else f"{phase.name} has no `prompts:`, and no dialogue leaves room for an answer; "
         "its samples begin with nothing"
     )
-    return [said + (f" ({long:,} of {len(found):,} are passed over, since they leave no room)" if long else "")]
+    return [said + (f" ({long:,} of {len(found):,} are skipped, since they leave no room)" if long else "")]
 
 
 def drawn(plan: Plan, codec: Codec) -> Problem | None:

@@ -96,7 +96,7 @@ def train(
     bench = set_up(plan, prepared, watcher, stop)
     for notice in notices:
         watcher.notice(notice)
-    watcher.notice(f"proven before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
+    watcher.notice(f"checked before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
     bench.restore = partial(
         folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock, proofs
     )
@@ -166,7 +166,7 @@ def moves(name: str, moved: Path | None, back: Path | None) -> str:
     """What `put_in_place` did to a phase's folder, for people; '' for nothing."""
     kept = f"what was trained with other settings is kept in {moved}" if moved else ""
     if back:
-        return f"{name} was trained with these settings before: it is taken back from {back}" + (
+        return f"{name} was trained with these settings before: it is restored from {back}" + (
             f"; {kept}" if kept else ""
         )
     return f"{name} has changed: {kept}" if kept else ""
@@ -194,7 +194,7 @@ def others_at_work() -> list[str]:
     load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
     if load < 0.75 * cores:
         return []
-    return [f"other processes are at work (load {load:.1f} on {cores} cores): this run is slower beside them"]
+    return [f"other processes are running (load {load:.1f} on {cores} cores): they slow this run down"]
 
 
 def resolved(plan: Plan) -> str:

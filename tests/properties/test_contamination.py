@@ -245,7 +245,7 @@ def test_leaks_are_dropped_and_counted(tmp_path: Path) -> None:
     said = list(notices(prepared))
     assert any(
         line.startswith(
-            "p leaves out 3 of 33 training records of b: 3 validated with too (b.jsonl:31 is a (a.jsonl:38); "
+            "p leaves out 3 of 33 training records of b: 3 also in validation (b.jsonl:31 is a (a.jsonl:38); "
         )
         for line in said
     ), said
@@ -259,8 +259,8 @@ def test_leaks_are_refused_where_the_spec_says_so_also_when_the_tokens_are_there
             prepare(leaking(tmp_path, "refuse"))
         first, second = caught.value.problems
         assert first.path == ("data", "sources", "a") and second.path == ("data", "sources", "b")
-        assert "3 training documents of b are validated with too: b.jsonl:31 is a (a.jsonl:38)" in second.message
-        assert "1 training document of a is validated with too: a.jsonl:1 is a (a.jsonl:37)" in first.message
+        assert "3 training documents of b are also in validation: b.jsonl:31 is a (a.jsonl:38)" in second.message
+        assert "1 training document of a is also in validation: a.jsonl:1 is a (a.jsonl:37)" in first.message
         assert second.hint and second.consequence
         if not attempt:
             monkeypatch.setattr(builder, "read_all", lambda *args: pytest.fail("the texts were read again"))
@@ -273,7 +273,7 @@ def test_leaks_that_are_allowed_are_read_and_still_counted(tmp_path: Path) -> No
     assert [len(r.train_of["plain"]) for r in allowed.readings.values()] == [36, 33]
     assert allowed.fingerprint("p") != dropped.fingerprint("p")
     assert any(
-        "3 training documents of b are validated with too, and data.contamination allows it" in line
+        "3 training documents of b are also in validation, and data.contamination allows it" in line
         for line in notices(allowed)
     )
 

@@ -252,7 +252,7 @@ def test_leaks_that_are_allowed_are_said_and_not_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"dialogue": {"user": "{q}", "system": "{a}"}}, "nothing to learn"),
+        ({"dialogue": {"user": "{q}", "system": "{a}"}}, "no turn to train on"),
         ({"records": tuple({"q": "why? " * 30, "a": f"{i}"} for i in range(9))}, "too long"),
     ],
 )
@@ -298,4 +298,4 @@ def test_the_commands_list_the_proofs(tmp_path: Path) -> None:
     kept = json.loads((out / "proofs.json").read_text())
     assert [p["name"] for p in kept] == [p["name"] for p in told["proofs"]] and all(p["holds"] for p in kept)
     report = json.loads(tiny.call("explain", out, "--json").stdout)
-    assert report["proofs"] == kept and "shown before step 0" in tiny.call("explain", out).stdout
+    assert report["proofs"] == kept and "checked before step 0" in tiny.call("explain", out).stdout

@@ -77,8 +77,8 @@ def counted(loss: Loss) -> dict[str, int]:
         reason: loss.dropped.counts.get(reason, 0) + loss.not_validated.counts.get(reason, 0)
         for reason in (*loss.dropped.counts, *loss.not_validated.counts)
     }
-    both.pop("validated with too", None)
-    both.pop("too long", None), both.pop("nothing to learn", None)
+    both.pop("also in validation", None)
+    both.pop("too long", None), both.pop("no turn to train on", None)
     return both
 
 
@@ -142,7 +142,7 @@ def test_each_reason_is_counted_apart_and_said(tmp_path: Path) -> None:
     for reason in (
         "1 not text (r.jsonl:62: a part of kind `image_url`)",
         "1 empty (r.jsonl:63: a turn of assistant)",
-        "1 nothing to learn",
+        "1 no turn to train on",
         "1 too long",
         "1 unreadable (r.jsonl:66",
         "1 unknown format (r.jsonl:67: it has title, body)",

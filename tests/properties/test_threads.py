@@ -226,5 +226,5 @@ def test_the_command_line_refuses_them_before_anything_is_read(tmp_path: Path) -
         "check", tiny.write(tmp_path, tiny.TINY.replace("d_model: 16", "d_model: 15")), LLMSPEC_THREADS="many"
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "LLMSPEC_THREADS='many' is no number of threads" in done.stdout + done.stderr
+    assert "LLMSPEC_THREADS='many' is not a number of threads" in done.stdout + done.stderr
     assert "d_model" in done.stdout + done.stderr, "a broken spec is told beside it"

@@ -146,7 +146,7 @@ print(model.logits([1, 2, 3]).tobytes() == before)
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_a_process_that_may_have_no_more_memory_is_told_so() -> None:
     said = child(LIMITED)
-    assert said.count("memory ended: ") == 2 and said.count("hint: a smaller batch") == 2
+    assert said.count("out of memory: ") == 2 and said.count("hint: a smaller batch") == 2
     assert said.endswith("True\n")
 
 
@@ -160,7 +160,7 @@ def test_what_no_machine_has_is_refused_before_it_is_asked_for() -> None:
 
 @pytest.mark.parametrize("error", [MemoryError("no room for 3 GiB"), OSError(12, "Cannot allocate memory")])
 def test_memory_that_ends_within_a_turn_is_a_sentence(error: BaseException) -> None:
-    with pytest.raises(RunError, match=r"memory ended: .*(3 GiB|Cannot allocate)"), owner.turn():
+    with pytest.raises(RunError, match=r"out of memory: .*(3 GiB|Cannot allocate)"), owner.turn():
         raise error
     with pytest.raises(OSError, match="disk"), owner.turn():
         raise OSError(28, "disk")

@@ -88,7 +88,7 @@ def _functions(library: ctypes.CDLL, name: str, threads: int) -> Found | str:
             continue
         bits = named_bits or (64 if _says_64(library) else 32)
         if not _multiplies(gemm, gemv, ctypes.c_int64 if bits == 64 else ctypes.c_int32):
-            return f"has {gemm_name}, which gave wrong products"
+            return f"has {gemm_name}, which gave wrong results"
         return Found(name, bits, threads, _address(gemm), _address(gemv), library)
     return "has no cblas_sgemm under a name that is known here"
 

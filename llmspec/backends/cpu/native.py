@@ -118,7 +118,7 @@ def products() -> str:
     Our own tiles reach 1.5 times OpenBLAS's speed on AVX-512. Elsewhere numpy's BLAS does the bands of a product, and
     without a BLAS our own tiles do.
     """
-    own = f"own products of {library().lanes()} lanes, {library().thread_count()} threads"
+    own = f"own matrix products with {library().lanes()} lanes, {library().thread_count()} threads"
     if library().lanes() >= AVX512_LANES:
         return own
     blas = blas_library.search()

@@ -11,7 +11,7 @@ class Initializer(Part):
 
     effects: ClassVar[dict[str, tuple[str, str]]] = dict.fromkeys(
         ("std", "gain", "embedding"),
-        ("every weight would start as 0, and all would learn the same", "weights would start as infinity"),
+        ("every weight would start as 0, and all would get the same gradients", "weights would start as infinity"),
     )
     scale_residual: bool = True
     """Divide the spread of projections into the residual stream by √(2·layers) (Radford et al. 2019, section 2.3)."""

@@ -26,7 +26,9 @@ class Optimizer(Part):
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "lr": ("no weight would ever move", "every weight would be infinite after one step"),
         "weight_decay": ("nothing would decay", "every weight would be infinite after one step"),
-        **dict.fromkeys(("momentum", "beta1", "beta2"), ("nothing would be remembered", "nothing would be forgotten")),
+        **dict.fromkeys(
+            ("momentum", "beta1", "beta2"), ("past gradients would be ignored", "past gradients would never fade")
+        ),
         "eps": ("weights whose gradient is 0 would be divided by 0 and become NaN", "no weight would ever move"),
     }
     lr: float = Field(1e-3, gt=0)

@@ -26,7 +26,7 @@ class Muon(Optimizer):
     formula: ClassVar[str] = "v ← μv + (1−μ)g;  w ← w − lr·(√max(1, rows/columns)·orthogonalised(v) + decay·w)"
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         **Optimizer.effects,
-        "momentum": ("nothing would be remembered", "no gradient would count, and no weight move"),
+        "momentum": ("past gradients would be ignored", "new gradients would be ignored, and no weight would move"),
     }
     lr: float = Field(2e-2, gt=0)
     """Peak learning rate of the hidden matrices."""

@@ -87,7 +87,7 @@ class Phase(Part):
             yield Problem(
                 f"the last learning rate, {ratio:g} · {lr:g}, {what}",
                 ("schedule", "min_lr_ratio"),
-                "min_lr_ratio: 0 says so",
+                "write min_lr_ratio: 0 if that is meant",
                 "the last steps would move no weight",
             )
 

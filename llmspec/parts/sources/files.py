@@ -25,7 +25,7 @@ class Files(Source):
     path: str | tuple[str, ...] = Field(min_length=1)
     """Glob patterns: in a spec relative to the folder of the file that says it, in `--set` to the working directory.
 
-    `**` crosses folders, `~` is the home folder, `*` passes over names that begin with a dot. Each file is read once,
+    `**` matches any folders, `~` is the home folder, `*` skips names that begin with a dot. Each file is read once,
     however many links lead to it; `.gz`, `.bz2`, `.xz` and `.zst` are unpacked; folders of runs are left out.
     """
     encoding: str = "utf-8"
@@ -37,8 +37,7 @@ class Files(Source):
         for pattern in patterns(path):
             if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", pattern):
                 raise ValueError(
-                    f"`{pattern}` is an address, and only files of this machine are read; download it, "
-                    "and name the file"
+                    f"`{pattern}` is a web address, and only local files are read; download it, and name the file"
                 )
             if not pattern.strip() or "\0" in pattern:
                 raise ValueError(f"{pattern!r} names no file; write a path or a pattern, such as `notes/**/*.md`")

@@ -354,9 +354,9 @@ def _a_folder(path: str, name: str) -> Problem:
 def _no_glob(pattern: str) -> str:
     """What to write instead of what patterns do not know; empty where they know all of it."""
     if os.sep == "/" and "\\" in pattern:
-        return f"folders are parted by `/`: `{pattern.replace(chr(92), '/')}`"
+        return f"folders are separated by `/`: `{pattern.replace(chr(92), '/')}`"
     if re.search(r"\{[^{}]*,[^{}]*\}", pattern):
-        return "braces are no part of patterns; write a list, such as `[notes/*.md, notes/*.txt]`"
+        return "patterns have no braces; write a list, such as `[notes/*.md, notes/*.txt]`"
     if "$" in pattern or re.search(r"%\w+%", pattern):
         return "variables are not replaced in a spec; write the path out, or `~` for the home folder"
     return ""
@@ -372,7 +372,7 @@ def _nearest(folder: Path, pattern: str, left_out: Iterable[str]) -> str:
     near = nearest(whole.name, there[:_COMPARED])
     reasons = list(left_out)
     if reasons:
-        hint = f"left out, since they are no text of yours: {shown(reasons[0])}"
+        hint = f"skipped, since it is not text of yours: {shown(reasons[0])}"
         hint += f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
     elif other := _no_glob(pattern):
         hint = other
@@ -381,7 +381,7 @@ def _nearest(folder: Path, pattern: str, left_out: Iterable[str]) -> str:
     elif there:
         hint = f"there are: {', '.join(there[:8])}{' ...' if len(there) > 8 else ''}"
     elif glob.has_magic(str(whole.parent)):
-        hint = "try a wider pattern; `**` crosses folders"
+        hint = "try a wider pattern; `**` matches any folders"
     else:
         there_is = "empty" if os.path.isdir(whole.parent) else "not a folder"
         hint = f"{shortened(os.path.realpath(whole.parent))} is {there_is}"

@@ -33,7 +33,7 @@ class Inline(Source):
         if not self.written and not self.records:
             raise ValueError("an inline source has `documents:` or `records:`")
         if not all(self.records) or not all(text.strip() for text in self.written):
-            raise ValueError("an empty document or record teaches nothing")
+            raise ValueError("an empty document or record has no text to train on")
         if any("\0" in text for text in self.written) or any(null_in(record) is not None for record in self.records):
             raise ValueError("a NUL character, which no text has")
         return self

@@ -193,9 +193,7 @@ class _Entries:
                     self.at += beyond
                     raise self.wrong(error.msg) from None
             except (ValueError, RecursionError) as error:
-                raise DataError(
-                    f"{self.text.name} cannot be read as JSON: {error}", "mend it, or take it out"
-                ) from None
+                raise DataError(f"{self.text.name} cannot be read as JSON: {error}", "fix it, or take it out") from None
             else:
                 # A number may go on in what is not read yet.
                 if end < len(self.held) or not self.more():
@@ -235,7 +233,7 @@ class _Entries:
         return DataError(
             Problem(
                 f"not JSON: {message}",
-                hint=self.advice or "mend it, or take it out",
+                hint=self.advice or "fix it, or take it out",
                 mark=Mark(self.text.name, line, column, around),
             )
         )

@@ -353,7 +353,7 @@ class _Decoding:
     def null(self, text: str, at: int) -> Problem:
         self.move(text[:at])
         likely = encodings.likely(self.first)
-        hint = self.convert(likely) if likely else "mend it, or narrow the pattern so that only text is read"
+        hint = self.convert(likely) if likely else "fix it, or narrow the pattern so that only text is read"
         what = f"; it looks like {encodings.iconv(likely)}" if likely else ", as no text has: it is binary or damaged"
         return Problem(
             f"a NUL character{what}",

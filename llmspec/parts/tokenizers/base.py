@@ -121,7 +121,7 @@ class Tokenizer(Part):
     def _check_room(self, vocab: int, smallest: int, why: str) -> Iterable[Problem]:
         if vocab < smallest:
             message = f"a vocabulary of {vocab} is smaller than {why}"
-            yield Problem(message, ("vocab",), f"vocab: {smallest} or more", "some text could not be spelled")
+            yield Problem(message, ("vocab",), f"vocab: {smallest} or more", "some text could not be encoded")
 
 
 VOCAB_FIELD: Any = Field(gt=0, le=1_000_000)
@@ -136,7 +136,7 @@ def utf8(text: str) -> bytes:
         raise DataError(
             f"half a surrogate pair (U+{ord(text[error.start]):04X}) is not text: {around}",
             hint="write the whole character, or leave it out",
-            consequence="it could be neither written as UTF-8 nor learned",
+            consequence="it could be neither written as UTF-8 nor tokenised",
         ) from None
 
 
@@ -150,5 +150,5 @@ def foreign(kind: str) -> DataError:
     return DataError(
         f"this tokenizer.json was not written by a `{kind}` tokenizer with these special tokens",
         hint="remove it, so that it is made again",
-        consequence="ids would mean other text than the model learned",
+        consequence="the model would read its ids as other text",
     )

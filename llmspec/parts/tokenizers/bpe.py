@@ -117,7 +117,7 @@ class BPE(Tokenizer):
             out.seek(0)
             err.seek(0)
             if process.returncode:
-                said = err.read().decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+                said = err.read().decode(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
                 raise DataError(
                     f"training the tokenizer ended with status {process.returncode}: {said[0]}",
                     "there may be too little memory: take less text or a smaller vocabulary",
