@@ -61,7 +61,7 @@ class Engine:
 
         found, notices = attempt(self.folder.folder, self.plan.key, read)
         for notice in notices:
-            watcher.notice(notice if found else f"{notice}: {self.plan.name} starts anew")
+            watcher.notice(notice if found else f"{notice}: {self.plan.name} starts over")
         if found is None:
             return None
         saved, (start, state, tensors) = found
@@ -74,7 +74,7 @@ class Engine:
         self.step = saved.step
         self.context.stop.saved(self.plan.name, self.step)
         if odd := not_finite({**start, **state, **tensors}):
-            watcher.notice(f"{saved.folder} holds numbers that are not finite: {odd}")
+            watcher.notice(f"{saved.folder} holds values that are not finite: {odd}")
         return start, state
 
     def run(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Engine:
         return RunError(
             f"{self.folder.folder} was removed while it trained; it was written again with a checkpoint after step "
             f"{self.step}",
-            hint="the same command goes on from there",
+            hint="the same command resumes from there",
             consequence="earlier rows of metrics and samples, and the checkpoints of other phases, are lost",
         )
 
