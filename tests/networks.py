@@ -15,10 +15,11 @@ import numpy as np
 import reference
 
 from llmspec.compiler import compile_spec
-from llmspec.compiler.masks import Mask
+from llmspec.compiler.masks import range_inputs
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.model.device import open_device
 from llmspec.parts import attentions, mlps, norms, positions
+from llmspec.parts.residual import FORMS
 from llmspec.spec.schema import Spec
 
 open_device("CPU")
@@ -57,29 +58,44 @@ def plan_of(model: dict[str, Any], **phase: Any) -> Plan:
     return compile_spec(Spec.model_validate_json(json.dumps(spec)))
 
 
+ATTENTION: tuple[dict[str, Any], ...] = (
+    {},
+    {"head_dim": 6, "scale": 0.3},
+    {"qk_norm": {"kind": "rmsnorm", "eps": 0.02}, "softcap": 1.5},
+    {"qk_norm": {"kind": "layernorm", "eps": 0.02}},
+)
+HEAD: tuple[dict[str, Any], ...] = ({}, {"bias": True}, {"bias": True, "transform": "gelu"})
+
+
 def _covering() -> dict[str, Plan]:
     """Every position with every attention; the other tables' entries take turns."""
-    normed = list(itertools.product(norms.TABLE, ("pre", "post")))
+    normed = list(itertools.product(FORMS, norms.TABLE))
     out = {}
     for i, (position, attention) in enumerate(itertools.product(positions.TABLE, attentions.TABLE)):
-        mlp, (norm, placement) = list(mlps.TABLE)[i % len(mlps.TABLE)], normed[i % len(normed)]
+        mlp, (residual, norm) = list(mlps.TABLE)[i % len(mlps.TABLE)], normed[i % len(normed)]
+        local = {"mask": {"kind": "causal", "window": 4}, "mlp": part("gelu", mlps.TABLE, d_ff=16)}
         tied, biased = i // 2 % 2 == 0, i // 3 % 2 == 0
         model = {
             "position": part(position, positions.TABLE),
-            "attention": part(attention, attentions.TABLE, bias=biased, output_bias=i % 3 > 0),
+            "attention": {**part(attention, attentions.TABLE, bias=biased, output_bias=i % 3 > 0), **ATTENTION[i % 4]},
+            "mask": {"kind": "causal", "window": 7 if i % 3 == 1 else None},
             "mlp": part(mlp, mlps.TABLE, d_ff=24, bias=biased),
-            "norm": part(norm, norms.TABLE, placement=placement, bias=not biased),
-            "tied_embeddings": tied,
+            "norm": part(norm, norms.TABLE, bias=not biased),
+            "residual": residual,
+            "heads": {"lm": {"kind": "lm", "tied": tied, **HEAD[i % 3]}},
+            **({"blocks": {"local": local, "global": {}}, "pattern": ["local", "global"]} if i % 4 == 2 else {}),
         }
-        name = f"{position}-{attention}-{mlp}-{norm}-{placement}{'-tied' * tied}{'-bias' * biased}"
+        given = "-pattern" * (i % 4 == 2) + "-tied" * tied + "-bias" * biased
+        name = f"{position}-{attention}-{mlp}-{norm}-{residual}{given}"
         out[name] = plan_of(model, objective={"kind": "cross_entropy", "label_smoothing": i % 2 * 0.1})
     return out
 
 
 def traits(name: str) -> set[str]:
     """What a network shows that another may not."""
-    position, attention, mlp, norm, placement, *rest = name.split("-")
-    return {position, attention, mlp, f"{norm} {placement}", f"tied {'tied' in rest}", f"bias {'bias' in rest}"}
+    position, attention, mlp, norm, residual, *rest = name.split("-")
+    given = {f"{key} {key in rest}" for key in ("tied", "bias", "pattern")}
+    return {position, attention, mlp, norm, residual, *given}
 
 
 def _smallest_cover(names: list[str]) -> list[str]:
@@ -152,8 +168,7 @@ def _logits(name: str, plain: bool) -> Graph:
     model, low = Transformer(NETWORKS[name].model), backend("CPU", plain)
 
     def logits(weights: Any, tables: Any, inputs: Any) -> Any:
-        view = block_context(CONTEXT, inputs["spans"], inputs["positions"])
-        return model.logits(low.ops(inputs), {**weights, **tables}, inputs["tokens"], view).realize()
+        return model.logits(low.ops(inputs), {**weights, **tables}, inputs, block_context(inputs)).realize()
 
     return Graph(model.plan, plain, low.jit(logits))
 
@@ -164,14 +179,14 @@ def logits(
     """Logits (ROWS, CONTEXT, VOCAB) by the network's graph, the same graph at every call."""
     graph = _logits(name, plain)
     documents = np.zeros_like(tokens) if documents is None else documents
-    batch = graph.batch.put({"tokens": tokens, **apart_by(documents)})
+    batch = graph.batch.put({"tokens": tokens, **apart_by(name, documents)})
     return memory(graph.call(graph.weights.put(weights), graph.tables(), {**batch, **graph.handles})).copy()
 
 
-def apart_by(documents: np.ndarray) -> Arrays:
+def apart_by(name: str, documents: np.ndarray) -> Arrays:
     """What a graph reads to keep documents (B, T) apart: the keys that each query sees, and restarted positions."""
     positions = np.stack([reference.restarted(row) for row in documents]).astype(np.int32)
-    return {"spans": Mask(documents=True).spans(documents.shape[1], documents), "positions": positions}
+    return {**range_inputs(NETWORKS[name].model, True, documents.shape[1], documents), "positions": positions}
 
 
 @functools.cache
@@ -189,7 +204,7 @@ def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False
     w = graph.weights.put({n: v.astype(real) for n, v in weights.items()})
     sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items()})
     given = {k: v for k, v in batch.items() if k != "documents"}
-    arrays = {**given, **apart_by(batch["documents"]), "keep": np.zeros(1, real)}
+    arrays = {**given, **apart_by(name, batch["documents"]), "keep": np.zeros(1, real)}
     inputs = graph.batch.put({**arrays, "loss_weights": batch["loss_weights"].astype(real)})
     (loss,) = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})
     return float(memory(loss)), {n: memory(t).copy() for n, t in sums.items()}

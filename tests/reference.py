@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmspec.compiler.plan import ModelPlan
+from llmspec.compiler.plan import BlockPlan, ModelPlan
 
 Array = np.ndarray
 Weights = Mapping[str, Array]
@@ -113,49 +113,105 @@ def linear(w: Weights, name: str, x: Array) -> Array:
     return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
 
 
-def attention(plan: ModelPlan, w: Weights, name: str, x_TD: Array, positions: Array, seen_TT: Array) -> Array:
-    d, share = plan.head_dim, plan.heads // plan.kv_heads
+def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: Array, seen_TT: Array) -> Array:
+    part = block.attention
+    H, K = part.heads, part.key_value_heads()
+    d, share = w[f"{name}.q_proj.weight"].shape[0] // H, H // K
     q, k, v = (linear(w, f"{name}.{p}_proj", x_TD) for p in "qkv")
     heads = []
-    for h in range(plan.heads):
+    for h in range(H):
         own, shared = (slice(i * d, (i + 1) * d) for i in (h, h // share))
         q_Td, k_Td, v_Td = q[:, own], k[:, shared], v[:, shared]
-        if plan.position.kind == "rope":
-            q_Td, k_Td = (rotated(m, positions, plan.position.theta) for m in (q_Td, k_Td))
-        scores = q_Td @ k_Td.T / np.sqrt(d)
-        if plan.position.kind == "alibi":
-            scores = scores - slopes(plan.heads)[h] * (positions[:, None] - positions[None, :])
+        if part.qk_norm is not None:
+            norm = NORMS[part.qk_norm.kind]
+            q_Td, k_Td = (norm(w, f"{name}.{n}_norm", m, part.qk_norm.eps) for n, m in (("q", q_Td), ("k", k_Td)))
+        if block.position.kind == "rope":
+            q_Td, k_Td = (rotated(m, positions, block.position.theta) for m in (q_Td, k_Td))
+        scores = q_Td @ k_Td.T * (part.scale or 1 / np.sqrt(d))
+        if part.softcap is not None:
+            scores = part.softcap * np.tanh(scores / part.softcap)
+        if block.position.kind == "alibi":
+            scores = scores - slopes(H)[h] * (positions[:, None] - positions[None, :])
         heads.append(softmax(scores, seen_TT) @ v_Td)
     return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
 
 
-def mlp(plan: ModelPlan, w: Weights, name: str, x_TD: Array) -> Array:
-    kind = plan.mlp.kind
+def mlp(block: BlockPlan, w: Weights, name: str, x_TD: Array) -> Array:
+    kind = block.mlp.kind
     up = linear(w, f"{name}.up_proj", x_TD)
     act = ACTIVATIONS[kind]
     return linear(w, f"{name}.down_proj", act(linear(w, f"{name}.gate_proj", x_TD)) * up if kind in GATED else act(up))
 
 
-def row_logits(plan: ModelPlan, w: Weights, tokens: Array, documents: Array | None = None) -> Array:
-    """Logits (T, V) of one row; `documents` holds the document of each token, where they do not see one another."""
+def seen_by(block: BlockPlan, documents: Array, prefix: Array) -> Array:
+    """bool (T, T): which keys each query sees, by the mask's definition."""
+    T, mask = len(documents), block.mask
+    seen = np.zeros((T, T), bool)
+    for q in range(T):
+        for k in range(T):
+            back, ahead = q - k, k - q
+            near = mask.window is None or (back < mask.window and (mask.kind != "bidirectional" or ahead < mask.window))
+            shown = {"causal": k <= q, "bidirectional": True, "prefix": k <= q or prefix[k]}[mask.kind]
+            seen[q, k] = shown and near and documents[q] == documents[k]
+    return seen
+
+
+def block_output(block: BlockPlan, w: Weights, name: str, x: Array, positions: Array, seen: Array) -> Array:
+    """The residual stream after a block."""
+    norm = lambda which, y: NORMS[block.norm.kind](w, f"{name}.{which}", y, block.norm.eps)
+    attend = lambda h: attention(block, w, f"{name}.attention", h, positions, seen)
+    think = lambda h: mlp(block, w, f"{name}.mlp", h)
+    if block.residual == "parallel":
+        return x + attend(norm("attention_norm", x)) + think(norm("mlp_norm", x))
+    if block.residual == "parallel_shared":
+        h = norm("attention_norm", x)
+        return x + attend(h) + think(h)
+    for of, f in (("attention", attend), ("mlp", think)):
+        own, after = f"{of}_norm", f"{of}_post_norm"
+        x = {
+            "pre": lambda own=own, f=f, x=x: x + f(norm(own, x)),
+            "post": lambda own=own, f=f, x=x: norm(own, x + f(x)),
+            "sandwich": lambda own=own, after=after, f=f, x=x: x + norm(after, f(norm(own, x))),
+            "output": lambda own=own, f=f, x=x: x + norm(own, f(x)),
+        }[block.residual]()
+    return x
+
+
+def row_hidden(
+    plan: ModelPlan, w: Weights, tokens: Array, documents: Array | None = None, prefix: Array | None = None
+) -> Array:
+    """Hidden states (T, D) of one row before the heads; `documents` holds the document of each token, where they do not
+    see one another, and `prefix` which tokens belong to a prefix."""
     assert plan.position.kind in KNOWN_POSITIONS, "write down the formula of this position"
     T = len(tokens)
-    seen, positions = np.tril(np.ones((T, T), bool)), np.arange(T)
-    if documents is not None:
-        seen &= documents[:, None] == documents[None, :]
-        positions = restarted(documents)
-    norm = lambda name, x: NORMS[plan.norm.kind](w, name, x, plan.norm.eps)
+    positions = np.arange(T) if documents is None else restarted(documents)
+    documents = np.zeros(T, int) if documents is None else documents
+    prefix = np.zeros(T, bool) if prefix is None else prefix
     x = w["embed_tokens.weight"][tokens]
     if plan.position.kind in EMBEDDED:
         x = x + EMBEDDED[plan.position.kind](plan.position, w, positions, plan.d_model)
-    for i in range(plan.layers):
-        look = lambda h, i=i: attention(plan, w, f"layers.{i}.attention", h, positions, seen)
-        think = lambda h, i=i: mlp(plan, w, f"layers.{i}.mlp", h)
-        for name, f in ((f"layers.{i}.attention_norm", look), (f"layers.{i}.mlp_norm", think)):
-            x = x + f(norm(name, x)) if plan.norm.placement == "pre" else norm(name, x + f(x))
-    if plan.norm.placement == "pre":
-        x = norm("final_norm", x)
-    return x @ w["embed_tokens.weight" if plan.tied_embeddings else "lm_head.weight"].T
+    (stack,) = plan.stacks
+    for i, kind in enumerate(stack.order):
+        block = stack.blocks[kind]
+        x = block_output(block, w, f"layers.{i}", x, positions, seen_by(block, documents, prefix))
+    if stack.blocks[stack.order[-1]].residual != "post":
+        x = NORMS[plan.norm.kind](w, "final_norm", x, plan.norm.eps)
+    return x
+
+
+def lm(head: Any, w: Weights, x: Array) -> Array:
+    """Logits of hidden states."""
+    if head.transform is not None:
+        x = ACTIVATIONS[head.transform](linear(w, "lm_head.transform", x))
+        x = layernorm(w, "lm_head.transform_norm", x, 1e-12)
+    return x @ w["embed_tokens.weight" if head.tied else "lm_head.weight"].T + (w["lm_head.bias"] if head.bias else 0.0)
+
+
+def row_logits(
+    plan: ModelPlan, w: Weights, tokens: Array, documents: Array | None = None, prefix: Array | None = None
+) -> Array:
+    """Logits (T, V) of one row."""
+    return lm(plan.heads["lm"], w, row_hidden(plan, w, tokens, documents, prefix))
 
 
 def restarted(documents: Array) -> Array:
@@ -186,13 +242,22 @@ def loss(plan: ModelPlan, weights: Weights, batch: Mapping[str, Any], smoothing:
 
 def parameters(plan: ModelPlan) -> int:
     """Number of weights, from the sizes alone."""
-    D, kv = plan.d_model, plan.kv_heads * plan.head_dim
-    biased = plan.attention.bias
-    attention = 2 * D * D + 2 * D * kv + biased * (D + 2 * kv) + bool(plan.attention.output_bias) * D
-    F = plan.mlp.d_ff or 0
-    matrices = 3 if plan.mlp.kind in GATED else 2
-    block = attention + matrices * D * F + plan.mlp.bias * ((matrices - 1) * F + D)
-    norm = D * (2 if getattr(plan.norm, "bias", False) else 1)
-    norms = 2 * plan.layers + (plan.norm.placement == "pre")
-    rows = plan.vocab * (1 if plan.tied_embeddings else 2) + plan.context * (plan.position.kind == "learned")
-    return rows * D + plan.layers * block + norms * norm
+    D, total = plan.d_model, 0
+    for stack in plan.stacks:
+        for kind in stack.order:
+            block = stack.blocks[kind]
+            part, norm = block.attention, D * (2 if getattr(block.norm, "bias", False) else 1)
+            head_dim = part.head_dim or D // part.heads
+            q, kv = part.heads * head_dim, part.key_value_heads() * head_dim
+            total += 2 * D * q + 2 * D * kv + part.bias * (q + 2 * kv) + bool(part.output_bias) * D
+            if part.qk_norm is not None:
+                total += 2 * head_dim * (2 if getattr(part.qk_norm, "bias", False) else 1)
+            F, matrices = block.mlp.d_ff or 0, 3 if block.mlp.kind in GATED else 2
+            total += matrices * D * F + block.mlp.bias * ((matrices - 1) * F + D)
+            total += norm * {"sandwich": 4, "parallel_shared": 1}.get(block.residual, 2)
+        final = stack.blocks[stack.order[-1]].residual != "post"
+        total += final * D * (2 if getattr(plan.norm, "bias", False) else 1)
+    head = plan.heads["lm"]
+    rows = plan.vocab * (1 if head.tied else 2) + plan.context * (plan.position.kind == "learned")
+    transform = D * D + 3 * D if head.transform else 0
+    return total + rows * D + transform + plan.vocab * head.bias

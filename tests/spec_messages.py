@@ -111,11 +111,11 @@ spec.yaml:3:12: model.context: expected a whole number, not the text `2k`
     ),
     "yes for true": (
         "layers: 1",
-        "layers: 1\n  tied_embeddings: yes",
+        "layers: 1\n  heads: {lm: {tied: yes}}",
         """\
-spec.yaml:6:20: model.tied_embeddings: expected true or false, not the text `yes`
-    | tied_embeddings: yes
-    |                  ^^^
+spec.yaml:6:22: model.heads.lm.tied: expected true or false, not the text `yes`
+    | heads: {lm: {tied: yes}}
+    |                    ^^^
     hint: write `true`""",
     ),
     "a name for a part": (

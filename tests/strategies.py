@@ -20,7 +20,10 @@ from pydantic.fields import FieldInfo
 from llmspec.core.units import Share
 from llmspec.parts import (
     attentions,
+    embeddings,
+    heads,
     inits,
+    masks,
     mlps,
     norms,
     objectives,
@@ -32,6 +35,7 @@ from llmspec.parts import (
     templates,
     tokenizers,
 )
+from llmspec.parts.residual import FORMS
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.sources import Validation
 from llmspec.parts.tokenizers.special_tokens import EXTRAS, ROLES
@@ -45,6 +49,9 @@ TABLES: dict[str, Mapping[str, type]] = {
     "attention": attentions.TABLE,
     "mlp": mlps.TABLE,
     "norm": norms.TABLE,
+    "mask": masks.TABLE,
+    "embedding": embeddings.TABLE,
+    "head": heads.TABLE,
     "init": inits.TABLE,
     "tokenizer": tokenizers.TABLE,
     "chat_template": templates.TABLE,
@@ -130,12 +137,12 @@ def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
 def models(draw: DrawFn) -> Data:
     """`model:` of a network small enough to build."""
     d_model = draw(st.sampled_from([8, 16]))
-    attention = draw(parts("attention", skip=("heads", "kv_heads")))
+    attention = draw(parts("attention", skip=("heads", "kv_heads", "head_dim")))
     # Heads of at least two numbers, so that rope finds its pairs.
-    heads = draw(st.sampled_from([1, 2, 4]))
-    attention["heads"] = heads
+    number = draw(st.sampled_from([1, 2, 4]))
+    attention["heads"] = number
     if "kv_heads" in fields_of(attentions.TABLE[attention["kind"]]) and draw(st.booleans()):
-        attention["kv_heads"] = draw(st.sampled_from([k for k in (1, 2, 4) if heads % k == 0]))
+        attention["kv_heads"] = draw(st.sampled_from([k for k in (1, 2, 4) if number % k == 0]))
     mlp = draw(parts("mlp", skip=("d_ff",)))
     if draw(st.booleans()):
         mlp["d_ff"] = draw(st.sampled_from([8, 24]))
@@ -143,11 +150,25 @@ def models(draw: DrawFn) -> Data:
         "position": parts("position", skip=("theta",)),
         "norm": parts("norm"),
         "init": parts("init"),
-        "tied_embeddings": st.booleans(),
+        "heads": st.fixed_dictionaries({"lm": settings(heads.LM)}),
+        "residual": st.sampled_from(list(FORMS)),
+        "mask": st.fixed_dictionaries({}, optional={"window": st.integers(1, 20)}),
         "dropout": st.sampled_from([0.0, 0.25]),
     }
+    if draw(st.booleans()):
+        attention["head_dim"] = draw(st.sampled_from([2, 6]))
+    if draw(st.booleans()):
+        attention["qk_norm"] = draw(parts("norm"))
     rest = draw(st.fixed_dictionaries({}, optional=optional))
-    shape = {"context": draw(st.sampled_from([8, 16])), "d_model": d_model, "layers": draw(st.integers(1, 2))}
+    if draw(st.booleans()):
+        own = {"mask": {"window": draw(st.integers(1, 9))}, "residual": draw(st.sampled_from(list(FORMS)))}
+        pattern = draw(st.sampled_from([["near"], ["near", "far"]]))
+        rest |= {"blocks": {name: own if name == "near" else {} for name in pattern}, "pattern": pattern}
+    shape = {
+        "context": draw(st.sampled_from([8, 16])),
+        "d_model": d_model,
+        "layers": draw(st.integers(len(rest.get("pattern", "1")), 2)),
+    }
     return {**shape, "attention": attention, "mlp": mlp, **rest}
 
 
@@ -332,7 +353,7 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
     ],
     "wrong_type": [
         (("model", "layers"), 1.5),
-        (("model", "tied_embeddings"), "yes"),
+        (("model", "heads", "lm", "tied"), "yes"),
         (("model", "position"), "rope"),
         (("name",), 12),
         (("model", "layers"), None),

@@ -200,7 +200,8 @@ def test_what_a_peer_does_not_have_is_refused_before_anything_is_measured(monkey
         **SMALL["model"],
         "position": {"kind": "learned"},
         "mlp": {"kind": "gelu", "bias": True},
-        "norm": {"kind": "layernorm", "placement": "post"},
+        "norm": {"kind": "layernorm"},
+        "residual": "post",
     }
     with pytest.raises(BenchError) as caught:
         run.bench(compiled({**SMALL, "model": model}), against=["transformers"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import re
 import shlex
 import sys
@@ -106,18 +105,6 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     named += re.findall(r"`((?!runs/)\w+/[\w/]*(?:\.py|\.c|/))`", text)  # below the package
     places = (tiny.ROOT, tiny.ROOT / "llmspec", tiny.ROOT / "tests")
     assert not [n for n in named if "KIND" not in n and not any((place / n).exists() for place in places)]
-
-
-def test_the_picture_of_the_layers_is_right() -> None:
-    """docs/architecture.md draws every package once, each layer above what it may import."""
-    from test_architecture import LAYERS
-
-    (picture,) = (b for b in blocks(DOCS / "architecture.md", "") if "│ cli " in b)
-    lines = {name: i for i, line in enumerate(picture.split("\n")) for name in re.findall(r"[│▶] (\w+)  ", line)}
-    drawn = [packages - {"llmspec", "__main__"} for packages in LAYERS if packages - {"llmspec", "__main__"}]
-    assert set(lines) == {name for packages in drawn for name in packages}
-    for below, above in itertools.pairwise(drawn):
-        assert max(lines[name] for name in above) < min(lines[name] for name in below)
 
 
 def test_the_readme_is_short() -> None:

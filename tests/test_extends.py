@@ -203,7 +203,7 @@ CHANGES: dict[tuple[str | int, ...], Any] = {
     ("decoding", "stop"): ["a", "no"],
     ("decoding", "temperature"): 3e-4,
     ("tokenizer",): {"kind": "byte"},
-    ("model", "tied_embeddings"): False,
+    ("model", "heads", "lm", "bias"): True,
 }
 
 

@@ -105,7 +105,7 @@ def test_ctrl_c_is_heard_while_a_vocabulary_is_learned(tmp_path: Path, cache: Pa
 name: dna
 seed: 1
 model: {context: 16, d_model: 16, layers: 1, position: {kind: rope}, attention: {heads: 2, kv_heads: 2},
-        mlp: {kind: swiglu, d_ff: 16}, norm: {kind: rmsnorm, placement: pre}, tied_embeddings: true}
+        mlp: {kind: swiglu, d_ff: 16}, norm: {kind: rmsnorm}}
 tokenizer: {kind: bpe, vocab: 20000}
 data: {sources: {a: {kind: files, path: dna.txt}}}
 phases: {p: {kind: pretrain, mixture: {a: 100%}, budget: 1 steps, micro_batch_size: 1,

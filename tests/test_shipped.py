@@ -33,9 +33,9 @@ def test_parameters_are_those_released(name: str) -> None:
 def test_gpt3_is_its_papers_table() -> None:
     """Brown et al. 2020, tables 2.1 and D.1: 174.6 billion parameters, 3.14e23 FLOPs by 6ND over 300 billion tokens."""
     gpt3 = plan("gpt3-175b")
-    shapes = {t.name: t.shape for t in gpt3.model.tensors}
+    shapes, block = {t.name: t.shape for t in gpt3.model.tensors}, gpt3.model.stacks[0].blocks[0]
     assert shapes["embed_tokens.weight"] == (50257, 12288) and shapes["position.weight"] == (2048, 12288)
-    assert (gpt3.model.layers, gpt3.model.heads, gpt3.model.head_dim) == (96, 96, 128)
+    assert (gpt3.model.layers, block.attention.heads, block.attention.head_dim) == (96, 96, 128)
     assert round(gpt3.model.parameters / 1e8) == 1746
     tokens = gpt3.phases[0].tokens
     assert tokens is not None and abs(tokens / 300e9 - 1) < 1e-4

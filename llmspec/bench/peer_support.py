@@ -8,27 +8,53 @@ from llmspec.core.problems import Problem
 
 KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
     "torch": {
+        "embedding": ("tokens",),
         "position": ("learned", "sinusoidal", "rope", "alibi", "none"),
         "attention": ("multi_head", "grouped_query", "multi_query"),
+        "mask": ("causal", "bidirectional"),
         "mlp": ("relu", "gelu", "silu", "swiglu", "geglu"),
         "norm": ("layernorm", "rmsnorm"),
+        "residual": ("pre", "post", "sandwich", "output", "parallel", "parallel_shared"),
+        "heads": ("lm",),
     },
     "transformers": {  # LLaMA
+        "embedding": ("tokens",),
         "position": ("rope",),
         "attention": ("multi_head", "grouped_query", "multi_query"),
+        "mask": ("causal",),
         "mlp": ("swiglu",),
         "norm": ("rmsnorm",),
+        "residual": ("pre",),
+        "heads": ("lm",),
     },
 }
 
 
+def kinds(plan: ModelPlan) -> dict[str, set[str]]:
+    """By key of the spec, the kinds that a plan has."""
+    blocks = [block for stack in plan.stacks for block in stack.blocks]
+    found = {key: {getattr(block, key).kind for block in blocks} for key in ("attention", "mask", "mlp", "norm")}
+    found["position"] = {plan.position.kind} if plan.position.embeds else {block.position.kind for block in blocks}
+    found["residual"] = {block.residual for block in blocks}
+    return {**found, "embedding": {plan.embedding.kind}, "heads": {head.kind for head in plan.heads.values()}}
+
+
 def require(side: Side, plan: ModelPlan) -> None:
     """Raises BenchError, with every reason, where the peer's model does not have the plan's parts."""
-    kinds = {section: getattr(plan, section).kind for section in KNOWN[side]}
-    foreign = [f"model.{section} `{kind}`" for section, kind in kinds.items() if kind not in KNOWN[side][section]]
+    blocks = [block for stack in plan.stacks for block in stack.blocks]
+    foreign = [
+        f"model.{section} `{kind}`"
+        for section, own in kinds(plan).items()
+        for kind in sorted(own)
+        if kind not in KNOWN[side][section]
+    ]
+    if len(plan.heads) > 1 or any(
+        getattr(h, "transform", None) or getattr(h, "bias", None) for h in plan.heads.values()
+    ):
+        foreign.append("heads beside that of logits, or what stands before them")
     if side == "transformers":
-        if plan.norm.placement != "pre":
-            foreign.append("norms after the blocks")
+        if len(blocks) > 1 or any(block.mask.window or block.attention.qk_norm for block in blocks):
+            foreign.append("layers that differ, windows, or norms of queries and keys")
         if any(t.role == "bias" for t in plan.tensors):
             foreign.append("biases")
     if foreign:

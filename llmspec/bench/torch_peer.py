@@ -15,51 +15,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmspec.bench.peer_support import require, unknown
-from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.compiler import walk
+from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan
+from llmspec.parts.base import Dims
+from llmspec.parts.norms import Norm
+from llmspec.parts.residual import FORMS
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
     "gelu": partial(F.gelu, approximate="tanh"),
 }
-NORMS: dict[str, Callable[[Any], nn.Module]] = {
-    "layernorm": lambda p: nn.LayerNorm(p.d_model, p.norm.eps, bias=p.norm.bias),
-    "rmsnorm": lambda p: nn.RMSNorm(p.d_model, p.norm.eps),
-}
+
+
+def norm(part: Norm, width: int) -> nn.Module:
+    """A norm layer over the last axis."""
+    if part.kind == "layernorm":
+        return nn.LayerNorm(width, part.eps, bias=part.bias)  # type: ignore[attr-defined]
+    return nn.RMSNorm(width, part.eps)
 
 
 class Attention(nn.Module):
     """Fused attention between four projections."""
 
-    def __init__(self, plan: ModelPlan) -> None:
+    def __init__(self, dims: Dims, part: Any) -> None:
         super().__init__()
-        self.plan, part, d = plan, plan.attention, plan.head_dim
-        for name, heads in (("q", plan.heads), ("k", plan.kv_heads), ("v", plan.kv_heads)):
-            setattr(self, f"{name}_proj", nn.Linear(plan.d_model, heads * d, bias=part.bias))
-        self.o_proj = nn.Linear(plan.heads * d, plan.d_model, bias=bool(part.output_bias))
+        self.dims, d = dims, dims.head_dim
+        for name, heads in (("q", dims.heads), ("k", dims.kv_heads), ("v", dims.kv_heads)):
+            setattr(self, f"{name}_proj", nn.Linear(dims.d_model, heads * d, bias=part.bias))
+        self.o_proj = nn.Linear(dims.heads * d, dims.d_model, bias=bool(part.output_bias))
+        if part.qk_norm:
+            self.q_norm, self.k_norm = norm(part.qk_norm, d), norm(part.qk_norm, d)
 
     def forward(self, x_BTD: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-        plan, (rows, length, _) = self.plan, x_BTD.shape
+        dims, (rows, length, _) = self.dims, x_BTD.shape
         q, k, v = (
-            project(x_BTD).view(rows, length, -1, plan.head_dim).transpose(1, 2)
+            project(x_BTD).view(rows, length, -1, dims.head_dim).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
             q, k = turned(q, *turn), turned(k, *turn)
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=plan.kv_heads != plan.heads
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=dims.kv_heads != dims.heads
         )
-        return self.o_proj(y.transpose(1, 2).reshape(rows, length, plan.heads * plan.head_dim))
+        return self.o_proj(y.transpose(1, 2).reshape(rows, length, dims.heads * dims.head_dim))
 
 
 class MLP(nn.Module):
     """The plain or the gated feed-forward block."""
 
-    def __init__(self, plan: ModelPlan) -> None:
+    def __init__(self, dims: Dims, part: Any) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[plan.mlp.activation]
-        for name, (outputs, inputs) in plan.mlp.projections(plan.dims).items():
-            setattr(self, name, nn.Linear(inputs, outputs, bias=plan.mlp.bias))
+        self.activation = ACTIVATIONS[part.activation]
+        for name, (outputs, inputs) in part.projections(dims).items():
+            setattr(self, name, nn.Linear(inputs, outputs, bias=part.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         if hasattr(self, "gate_proj"):
@@ -68,20 +79,33 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward block with their norms before or after them."""
+    """The branches of a block with their norms."""
 
-    def __init__(self, plan: ModelPlan) -> None:
+    def __init__(self, plan: ModelPlan, block: BlockPlan) -> None:
         super().__init__()
-        self.pre, self.drop = plan.norm.placement == "pre", nn.Dropout(plan.dropout)
-        self.attention_norm, self.attention = NORMS[plan.norm.kind](plan), Attention(plan)
-        self.mlp_norm, self.mlp = NORMS[plan.norm.kind](plan), MLP(plan)
+        dims = walk.block_dims(plan, block)
+        self.block, self.form, self.drop = block, FORMS[block.residual], nn.Dropout(plan.dropout)
+        for name, part, kind in walk.block_pieces(block):
+            made = norm(block.norm, plan.d_model) if kind == "norm" else None
+            self.add_module(name, made or (Attention(dims, part) if kind == "attention" else MLP(dims, part)))
 
     def forward(self, x: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-        if self.pre:
-            x = x + self.drop(self.attention(self.attention_norm(x), mask, turn))
-            return x + self.drop(self.mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x + self.drop(self.attention(x, mask, turn)))
-        return self.mlp_norm(x + self.drop(self.mlp(x)))
+        h, total = x, None
+        for branch in walk.branches(self.block):
+            if not self.form.parallel:
+                h = x
+            if branch.before:
+                h = self.through(branch.before, x)
+            own = getattr(self, branch.name)
+            y = self.through(branch.after, own(h, mask, turn) if branch.name == "attention" else own(h))
+            if self.form.parallel:
+                total = y if total is None else total + y
+            else:
+                x = self.through(branch.on_sum, x + self.drop(y))
+        return x if total is None else x + self.drop(total)
+
+    def through(self, name: str, x: Tensor) -> Tensor:
+        return getattr(self, name)(x) if name else x
 
 
 class Peer(nn.Module):
@@ -90,16 +114,20 @@ class Peer(nn.Module):
     def __init__(self, plan: ModelPlan) -> None:
         super().__init__()
         require("torch", plan)
-        self.plan, self.kind = plan, plan.position.kind
+        self.plan, (self.stack,) = plan, plan.stacks
         self.embed_tokens, self.drop = nn.Embedding(plan.vocab, plan.d_model), nn.Dropout(plan.dropout)
-        if self.kind == "learned":
-            self.position = nn.Embedding(plan.context, plan.d_model)
-        for name, table in plan.position.tables(plan.dims).items():
-            self.register_buffer(name, torch.from_numpy(table), persistent=False)
-        self.layers = nn.ModuleList(Block(plan) for _ in range(plan.layers))
-        if plan.norm.placement == "pre":
-            self.final_norm = NORMS[plan.norm.kind](plan)
-        if not plan.tied_embeddings:
+        self.positions = {name: part for name, (part, _, _) in walk.positions(plan).items()}
+        for name, (part, dims, _) in walk.positions(plan).items():
+            if part.kind == "learned":
+                self.position = nn.Embedding(plan.context, plan.d_model)
+            for key, table in part.tables(dims).items():
+                self.register_buffer(f"{name}_{key}".replace(".", "_"), torch.from_numpy(table), persistent=False)
+        self.layers = nn.ModuleList(Block(plan, self.stack.blocks[kind]) for kind in self.stack.order)
+        if self.stack.final_norm is not None:
+            self.final_norm = norm(self.stack.final_norm, plan.d_model)
+        head = plan.heads["lm"]
+        self.tied = bool(head.tied)  # type: ignore[attr-defined]
+        if not self.tied:
             self.lm_head = nn.Linear(plan.d_model, plan.vocab, bias=False)
 
     def forward(
@@ -108,32 +136,47 @@ class Peer(nn.Module):
         """Logits (B, T, V) of int64 tokens; with documents, tokens see only their own."""
         length = tokens_BT.shape[1]
         place = torch.arange(length, device=tokens_BT.device) if positions_BT is None else positions_BT
-        x, turn = self.embed_tokens(tokens_BT), None
-        if self.kind == "learned":
-            x = x + self.position(place)
-        elif self.kind == "sinusoidal":
-            x = x + self.table[place]
-        elif self.kind == "rope":  # (T, d), or (B, 1, T, d) beside heads
-            cos, sin = self.cos[place], self.sin[place]
-            turn = (cos, sin) if positions_BT is None else (cos.unsqueeze(1), sin.unsqueeze(1))
-        mask, x = self.mask(length, documents_BT, place), self.drop(x)
-        for block in self.layers:
-            x = block(x, mask, turn)
-        if self.plan.norm.placement == "pre":
+        x, added = self.embed_tokens(tokens_BT), self.positions.get("position")
+        if added is not None and added.embeds:
+            x = x + (self.position(place) if added.kind == "learned" else self.position_table[place])
+        seen = {b.mask: self.mask(length, documents_BT, b) for b in self.stack.blocks}
+        turns = {b.position_name: self.turn(b, place) for b in self.stack.blocks}
+        x = self.drop(x)
+        for layer in self.layers:
+            block = layer.block
+            x = layer(x, self.biased(block, seen[block.mask], place), turns[block.position_name])
+        if self.stack.final_norm is not None:
             x = self.final_norm(x)
-        return F.linear(x, self.embed_tokens.weight if self.plan.tied_embeddings else self.lm_head.weight)
+        return F.linear(x, self.embed_tokens.weight if self.tied else self.lm_head.weight)
 
-    def mask(self, length: int, documents_BT: Tensor | None, place: Tensor) -> Tensor | None:
-        """What attention adds or allows; None where plain causality will do, which the fused kernel knows itself."""
-        if documents_BT is None and self.kind != "alibi":
+    def table(self, block: BlockPlan, key: str) -> Tensor:
+        """A constant table of a block's position."""
+        return getattr(self, f"{block.position_name}_{key}".replace(".", "_"))
+
+    def turn(self, block: BlockPlan, place: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines at each place: (T, d), or (B, 1, T, d) beside heads; None where nothing is rotated."""
+        if block.position.kind != "rope":
             return None
-        seen = torch.ones(length, length, dtype=torch.bool, device=place.device).tril()
+        cos, sin = self.table(block, "cos")[place], self.table(block, "sin")[place]
+        return (cos, sin) if place.ndim == 1 else (cos.unsqueeze(1), sin.unsqueeze(1))
+
+    def mask(self, length: int, documents_BT: Tensor | None, block: BlockPlan) -> Tensor | None:
+        """What a block's queries see; None where plain causality will do, which the fused kernel knows itself."""
+        if documents_BT is None and block.mask.causal and block.mask.window is None and block.position.kind != "alibi":
+            return None
+        place = torch.arange(length, device=self.embed_tokens.weight.device)
+        seen = block.mask.allows(place[:, None], place[None])
         if documents_BT is not None:
             seen = seen & (documents_BT[:, None, :, None] == documents_BT[:, None, None, :])
-        if self.kind != "alibi":
+        return seen
+
+    def biased(self, block: BlockPlan, seen: Tensor | None, place: Tensor) -> Tensor | None:
+        """What a block's attention adds to its scores, or which it allows."""
+        if block.position.kind != "alibi" or seen is None:
             return seen
         distance = (place.unsqueeze(-1) - place.unsqueeze(-2)).unsqueeze(-3)
-        return (-self.slopes.view(-1, 1, 1) * distance).masked_fill(~seen, float("-inf"))
+        slopes = self.table(block, "slopes").view(-1, 1, 1)
+        return (-slopes * distance).masked_fill(~seen, float("-inf"))
 
 
 def turned(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from llmspec.bench.batches import prompt
 from llmspec.bench.peer_support import require, unknown
 from llmspec.bench.task import CHECKED, WARM, Result, Task, greedy, tokens_of
 from llmspec.bench.torch_side import device, held
+from llmspec.compiler import walk
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.forecast.timing import Numbers, timed
 
@@ -99,18 +100,19 @@ def their_name(name: str) -> str:
 
 def config(plan: ModelPlan) -> Any:
     """LLaMA's settings for the plan's dimensions."""
-    theta = plan.position.theta  # type: ignore[attr-defined]
+    (block,) = plan.stacks[0].blocks
+    theta, dims = block.position.theta, walk.block_dims(plan, block)  # type: ignore[attr-defined]
     made = transformers.LlamaConfig(
         vocab_size=plan.vocab,
         hidden_size=plan.d_model,
-        intermediate_size=plan.mlp.d_ff,
-        head_dim=plan.head_dim,
+        intermediate_size=block.mlp.d_ff,
+        head_dim=dims.head_dim,
         num_hidden_layers=plan.layers,
-        num_attention_heads=plan.heads,
-        num_key_value_heads=plan.kv_heads,
+        num_attention_heads=dims.heads,
+        num_key_value_heads=dims.kv_heads,
         max_position_embeddings=plan.context,
-        rms_norm_eps=plan.norm.eps,
-        tie_word_embeddings=plan.tied_embeddings,
+        rms_norm_eps=block.norm.eps,
+        tie_word_embeddings=plan.heads["lm"].tied,  # type: ignore[attr-defined]
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,

@@ -6,7 +6,7 @@ counts for its plain backend, where the gradient of an embedding is a product wi
 
 from __future__ import annotations
 
-from llmspec.compiler.network import block_parts
+from llmspec.compiler import walk
 from llmspec.compiler.plan import Cost, ModelPlan
 from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.phases import Phase
@@ -27,14 +27,15 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     tokens = phase.micro_batch_size * model.context
     each = elementwise(model, phase)
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
-    return Cost(products=(1 + BACKWARD) * model.flops_per_token * tokens, other=other)
+    forward = walk.forward_flops(model, phase.objective.head)
+    return Cost(products=(1 + BACKWARD) * forward * tokens, other=other)
 
 
 def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward with its losses, as in validation: no dropout."""
     tokens = phase.micro_batch_size * model.context
     return Cost(
-        products=model.flops_per_token * tokens,
+        products=walk.forward_flops(model, phase.objective.head) * tokens,
         other=tokens * elementwise(model.model_copy(update={"dropout": 0.0}), phase).forward,
     )
 
@@ -60,13 +61,10 @@ def step_cost(model: ModelPlan, phase: Phase) -> Cost:
 
 def elementwise(model: ModelPlan, phase: Phase) -> ElementwiseOps:
     """Operations per token that are no product, the gradients of embeddings apart."""
-    dims = model.dims
-    block = ElementwiseOps().plus(*(part.elementwise(dims) for _, part in block_parts(model)))
-    sites = DROPOUT.times(dims.d_model * (1 + 2 * dims.layers)) if model.dropout else ElementwiseOps()
-    last = model.norm.elementwise(dims) if model.norm.placement == "pre" else ElementwiseOps()
-    return block.times(dims.layers).plus(
-        model.position.elementwise(dims), last, sites, phase.objective.elementwise(dims.vocab)
-    )
+    head = phase.objective.head
+    dropped = DROPOUT.times(model.d_model * walk.sites(model)) if model.dropout else ElementwiseOps()
+    outputs = model.heads[head].outputs(model.dims)
+    return walk.elementwise(model, head).plus(dropped, phase.objective.elementwise(outputs))
 
 
 def embedding_gradients(model: ModelPlan, phase: Phase) -> float:
@@ -76,8 +74,13 @@ def embedding_gradients(model: ModelPlan, phase: Phase) -> float:
     """
     tokens, found = phase.micro_batch_size * model.context, 0.0
     for tensor in model.tensors:
-        if tensor.role == "embedding" and tensor.name == "embed_tokens.weight":
-            found += (BESIDE_HEAD if model.tied_embeddings else ONE_HOT) * tensor.count * tokens
+        if tensor.role == "embedding" and tensor.name.startswith(f"{walk.EMBEDDING}."):
+            found += (BESIDE_HEAD if tied(model, phase) else ONE_HOT) * tensor.count * tokens
         elif tensor.role == "embedding" and phase.document_mask:
             found += ONE_HOT * tensor.count * tokens
     return found
+
+
+def tied(model: ModelPlan, phase: Phase) -> bool:
+    """Whether the head that a phase trains is the token embedding."""
+    return bool(getattr(model.heads[phase.objective.head], "tied", False))

@@ -6,6 +6,7 @@ Letters: B batch, T tokens of a block.
 
 from __future__ import annotations
 
+from llmspec.compiler.masks import RANGES, masks_of
 from llmspec.compiler.plan import ModelPlan
 from llmspec.parts.base import InputSpec
 from llmspec.parts.phases import Phase
@@ -18,8 +19,12 @@ def declared_inputs(model: ModelPlan, phase: Phase) -> dict[str, InputSpec]:
     rows, context = phase.micro_batch_size, model.context
     declared = {"tokens": InputSpec((rows, context), "int32", ids=True)}
     declared |= phase.objective.inputs(rows, context)
-    # Without a document mask, all rows see the same keys, and positions are those of the block.
-    declared["spans"] = InputSpec((rows if phase.document_mask else 1, context, 2), "int32")
+    # Without a document mask, rows see the same keys unless padding or a prefix matters; positions are the block's.
+    for name, mask in masks_of(model).items():
+        apart = phase.document_mask or not mask.causal
+        declared[RANGES + name] = InputSpec((rows if apart else 1, context, 2), "int32")
+    if model.heads[phase.objective.head].per_sequence:
+        declared["filled"] = InputSpec((rows, context), "int32")
     if phase.document_mask:
         declared["positions"] = InputSpec((rows, context), "int32")
     return declared

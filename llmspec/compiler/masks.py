@@ -1,35 +1,105 @@
-"""Which query may look at which key: one relation, used to build the graph, to draw it and to test it."""
+"""Which query may look at which key in a batch: a block's mask, within documents, and never padding."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from llmspec.compiler.plan import ModelPlan
+from llmspec.parts.masks import Mask
+from llmspec.parts.masks.causal import Causal
 
-class Mask(NamedTuple):
-    """A relation on (query, key) places of a block and their documents.
+RANGES = "ranges:"
+"""What the names of graph inputs that hold ranges begin with; the mask's name follows."""
 
-    `allows` uses only comparison and `&`, so that the same lines serve numpy arrays and graph tensors.
-    """
 
+class Relation(NamedTuple):
+    """A relation on (query, key) places of a block of tokens and their documents."""
+
+    mask: Mask = Causal()
     documents: bool = False
     """Whether a key must belong to the query's document."""
 
-    def allows(self, query: Any, key: Any, query_document: Any = None, key_document: Any = None) -> Any:
+    def allows(
+        self, query: Any, key: Any, query_document: Any = None, key_document: Any = None, key_in_prefix: Any = False
+    ) -> Any:
         """Broadcasts over its arguments; True where the query may see the key."""
-        seen = key <= query
+        seen = self.mask.allows(query, key, key_in_prefix)
         return seen & (query_document == key_document) if self.documents else seen
 
-    def spans(self, tokens: int, documents_BT: Any = None) -> Any:
+    def ranges(self, tokens: int, documents_BT: Any = None, filled_B: Any = None, prefix_BT: Any = None) -> Any:
         """The relation as keys first … end - 1 of each query: int32 (B or 1, T, 2), a numpy array.
 
-        That is all of the relation, since a document's tokens stand side by side in a block.
+        That is all of the relation, since a document's tokens stand side by side in a block. `filled_B` says how many
+        tokens of each row are no padding, which stands at the end and which no token sees; `prefix_BT` (bool) tells
+        what a document's prefix is, which it begins with.
         """
         import numpy as np
 
-        place = np.arange(tokens, dtype=np.int32)
-        if not self.documents:
-            return np.stack([np.zeros_like(place), place + 1], axis=-1)[None]
-        begins = np.ones(documents_BT.shape, bool)
-        begins[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
-        first = np.maximum.accumulate(np.where(begins, place, 0), axis=1).astype(np.int32)
-        return np.stack([first, np.broadcast_to(place + 1, first.shape)], axis=-1)
+        place = np.arange(tokens, dtype=np.int32)[None]
+        begin, end = np.zeros_like(place), np.full_like(place, tokens)
+        if self.documents:
+            starts = np.ones(documents_BT.shape, bool)
+            starts[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+            begin = np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+            ends = np.where(np.roll(starts, -1, axis=1), place + 1, tokens)
+            ends[:, -1] = tokens
+            end = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+        prefix_end = begin
+        if prefix_BT is not None and self.mask.has_prefix:
+            counted = np.cumsum(np.pad(prefix_BT, ((0, 0), (1, 0))), axis=1)
+            prefix_end = begin + np.take_along_axis(counted, end + 0 * counted[:, 1:], axis=1)
+            prefix_end -= np.take_along_axis(counted, begin + 0 * counted[:, 1:], axis=1)
+        first = begin if self.mask.window is None else np.maximum(begin, place - self.mask.window + 1)
+        last = self.mask.ends(place, end, prefix_end)
+        if not self.mask.causal and filled_B is not None:
+            filled_B1 = np.asarray(filled_B)[:, None]
+            last = np.where(place < filled_B1, np.minimum(last, filled_B1), last)
+        return np.stack(np.broadcast_arrays(first, last), axis=-1).astype(np.int32)
+
+
+def masks_of(model: ModelPlan) -> dict[str, Mask]:
+    """The masks of a model's blocks by name, each once."""
+    return {block.mask.name: block.mask for stack in model.stacks for block in stack.blocks}
+
+
+def range_inputs(
+    model: ModelPlan,
+    documents: bool,
+    tokens: int,
+    documents_BT: Any = None,
+    filled_B: Any = None,
+    prefix_BT: Any = None,
+) -> Mapping[str, Any]:
+    """The ranges of every mask of a model, by the names that graphs read them under: int32 (B or 1, T, 2) arrays."""
+    return {
+        RANGES + name: Relation(mask, documents).ranges(tokens, documents_BT, filled_B, prefix_BT)
+        for name, mask in masks_of(model).items()
+    }
+
+
+def decoding_ranges(model: ModelPlan, places: Sequence[int]) -> dict[str, Any]:
+    """The same of one query a row, at its place after all keys that its cache holds: int32 (B, 1, 2) arrays.
+
+    What came before is all that a token sees that is drawn; the prefix is part of it.
+    """
+    import numpy as np
+
+    place_B = np.asarray(places, np.int32)
+    found = {}
+    for name, mask in masks_of(model).items():
+        first_B = np.zeros_like(place_B) if mask.window is None else np.maximum(0, place_B - mask.window + 1)
+        found[RANGES + name] = np.stack([first_B, place_B + 1], axis=-1)[:, None].astype(np.int32)
+    return found
+
+
+def unsupervised_prefix(documents_BT: Any, weights_BT: Any) -> Any:
+    """bool (B, T): what each document begins with up to the first token whose target counts in the loss."""
+    import numpy as np
+
+    starts = np.ones(documents_BT.shape, bool)
+    starts[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    place = np.arange(documents_BT.shape[1])
+    begin = np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+    before = np.cumsum(np.pad(weights_BT > 0, ((0, 0), (1, 0))), axis=1)
+    return before[:, :-1] == np.take_along_axis(before, begin, axis=1)

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from llmspec.compiler import walk
+from llmspec.compiler.cost import tied
 from llmspec.compiler.inputs import step_inputs
-from llmspec.compiler.network import block_parts
 from llmspec.compiler.plan import MemoryPlan, ModelPlan
 from llmspec.parts.phases import Phase
 
@@ -94,7 +95,8 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> Memo
 
 def decoding_bytes(model: ModelPlan, rows: int) -> int:
     """The cache of keys and values of a full context."""
-    return FLOAT * 2 * model.layers * rows * model.kv_heads * model.context * model.head_dim
+    kept = (p.uses * p.dims.kv_heads * p.dims.head_dim for p in walk.walk(model) if p.kind == "attention")
+    return FLOAT * 2 * rows * model.context * sum(kept)
 
 
 PeakCandidate = tuple[float, float, float, str]
@@ -108,24 +110,36 @@ class ActivationSizes:
         self.model, self.phase, self.memory_model = model, phase, memory_model
         self.tokens = phase.micro_batch_size * model.context
         self.stream = float(self.tokens * model.d_model)
-        self.hidden = self.tokens * model.mlp.saved_for_backward(model.dims)
-        self.scores = float(self.tokens * model.heads * model.context)
-        self.head = float(model.vocab * model.d_model)
+        self.scores, self.kept, self.hidden = 0.0, list[float](), 0.0
+        """Scores of the block that has most, what each block keeps for its backward pass, and what its MLP keeps."""
+        self.head = float(model.heads[phase.objective.head].outputs(model.dims) * model.d_model)
+        self.outputs = self.tokens * model.heads[phase.objective.head].outputs(model.dims)
+        self.measure_blocks()
+
+    def measure_blocks(self) -> None:
+        """Goes over the network's blocks."""
+        model, h = self.model, self.memory_model
+        for stack in model.stacks:
+            for i, block in enumerate(stack.blocks):
+                dims = walk.block_dims(model, block)
+                kept = [(kind, p.saved_for_backward(dims)) for _, p, kind in walk.block_pieces(block)]
+                scores = float(self.tokens * dims.heads * model.context)
+                # A site of dropout keeps a byte for each number, which says whether it stays.
+                sites = walk.block_sites(block) * model.d_model / FLOAT if model.dropout else 0
+                whole = self.tokens * (h.parts_kept * sum(n for _, n in kept) + sites) + h.scores_kept * scores
+                self.kept += [whole] * len(stack.layers_of(i))
+                self.scores = max(self.scores, scores)
+                self.hidden = max(self.hidden, self.tokens * sum(n for kind, n in kept if kind == "mlp"))
 
     def block(self) -> float:
-        """What one block keeps for its backward pass."""
-        parts = sum(part.saved_for_backward(self.model.dims) for _, part in block_parts(self.model))
-        # A site of dropout keeps a byte for each number, which says whether it stays.
-        sites = 2 * self.model.d_model / FLOAT if self.model.dropout else 0
-        return (
-            self.tokens * (self.memory_model.parts_kept * parts + sites) + self.memory_model.scores_kept * self.scores
-        )
+        """What the block that keeps most keeps for its backward pass."""
+        return max(self.kept)
 
     def moments(self) -> list[PeakCandidate]:
         """What a training step holds when it may hold most."""
         parameters, h = float(self.model.parameters), self.memory_model
-        kept = self.model.layers * self.block() + h.rounded * parameters
-        logits = h.logits * self.tokens * self.model.vocab
+        kept = sum(self.kept) + h.rounded * parameters
+        logits = h.logits * self.outputs
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
         # The update of several passes is a step of its own, whose places lie beside those of a pass.
@@ -139,7 +153,7 @@ class ActivationSizes:
                 (
                     2 * self.stream,
                     0.0,
-                    parameters + (self.head if self.model.tied_embeddings else 0.0),
+                    parameters + (self.head if tied(self.model, self.phase) else 0.0),
                     "in the gradient of the embeddings",
                 ),
             )
@@ -160,9 +174,14 @@ class ActivationSizes:
     def evaluation(self) -> float:
         """What a forward pass with its losses works with: one block at a time, or the logits."""
         block = max(self.memory_model.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
-        return max(block, self.tokens * self.model.vocab + 2 * self.stream)
+        return max(block, self.outputs + 2 * self.stream)
 
     def batch(self) -> int:
         """Bytes of what a step reads anew, and of the tables of positions."""
         inputs = step_inputs(self.model, self.phase).values()
-        return sum(spec.nbytes for spec in inputs) + FLOAT * self.model.position.table_numbers(self.model.dims)
+        return sum(spec.nbytes for spec in inputs) + FLOAT * tables(self.model)
+
+
+def tables(model: ModelPlan) -> int:
+    """Elements of the constant tables of positions."""
+    return sum(part.table_numbers(dims) for part, dims, _ in walk.positions(model).values())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, cast
 
 from llmspec.compiler.draft import Draft, closed, open_keys
-from llmspec.compiler.plan import ModelPlan, TensorPlan
+from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan, TensorPlan
+from llmspec.compiler.walk import forward_flops, tensor_specs
 from llmspec.core import devices
-from llmspec.core.problems import Problem, RunError
-from llmspec.parts.base import Default, Dims, ModelPart, TensorSpec
-from llmspec.spec.schema import ModelSpec
+from llmspec.core.problems import Problem, RunError, nearest
+from llmspec.parts.base import Default, Dims, ModelPart
+from llmspec.parts.residual import FORMS
+from llmspec.spec.schema import BlockSpec, ModelSpec
 
 
 def choose_device(draft: Draft) -> Draft:
@@ -55,110 +58,181 @@ def check_device(draft: Draft) -> Draft:
     return draft.with_problems(problems)
 
 
+PARTS = ("attention", "mlp", "position", "norm", "mask")
+"""Keys of a block that hold parts."""
+
+
 def resolve_parts(draft: Draft) -> Draft:
-    """Open keys of the model's parts get their values, and the dimensions follow."""
+    """Open keys of the model's parts, and of its blocks', get their values."""
     model, tokenizer = draft.sections.model or draft.sections.rough_model, draft.sections.tokenizer
     assert model is not None
     dims = Dims(model.d_model, model.layers, model.context, tokenizer.size() if tokenizer else 0)
-    decisions = draft.decisions
-    resolved = {}
-    for key in ("attention", "mlp", "position", "norm"):
-        part = getattr(model, key)
+
+    def resolved(part: ModelPart, *path: str) -> ModelPart:
+        nonlocal draft
         defaults = part.defaults(dims)
-        decisions = replace(draft, decisions=decisions).decided(f"model.{key}", open_keys(part, defaults))
-        resolved[key] = closed(part, defaults)
-    attention = resolved["attention"]
-    heads = attention.heads
-    dims = replace(dims, heads=heads, kv_heads=attention.key_value_heads(), head_dim=max(1, dims.d_model // heads))
-    filled = model.model_copy(update=resolved)
+        draft = replace(draft, decisions=draft.decided(".".join(("model", *path)), open_keys(part, defaults)))
+        return cast(ModelPart, closed(part, defaults))
+
+    changes: dict[str, Any] = {key: resolved(getattr(model, key), key) for key in (*PARTS, "embedding")}
+    changes["blocks"] = {
+        name: block.model_copy(
+            update={k: resolved(part, "blocks", name, k) for k in PARTS if (part := getattr(block, k)) is not None}
+        )
+        for name, block in model.blocks.items()
+    }
+    changes["heads"] = {name: resolved(head, "heads", name) for name, head in model.heads.items()}
+    filled = model.model_copy(update=changes)
     sections = draft.sections
     sections = replace(sections, model=filled) if sections.model else replace(sections, rough_model=filled)
-    return replace(draft, sections=sections, dims=dims, decisions=decisions)
+    return replace(draft, sections=sections, dims=dims)
 
 
 def check_parts(draft: Draft) -> Draft:
-    """Every part says what is wrong with its settings at these dimensions."""
+    """Every part says what is wrong with its settings at the dimensions of its block."""
     assert draft.dims is not None
-    sections, keys = draft.sections, ("attention", "mlp", "position", "norm")
-    model, sound = sections.model or sections.rough_model, keys if sections.model else sections.sound
-    narrow = (
+    sections, dims = draft.sections, draft.dims
+    model = sections.model or sections.rough_model
+    assert model is not None
+    sound = set(type(model).model_fields) if sections.model else set(sections.sound)
+    problems = (
         [
             Problem(
-                f"a context of {draft.dims.context} token leaves no room for an answer: every text begins with <|end|>",
+                f"a context of {dims.context} token leaves no room for an answer: every text begins with <|end|>",
                 ("model", "context"),
                 "context: 2 or more",
                 "the model could never generate anything",
             )
         ]
-        if draft.dims.context < 2
+        if dims.context < 2
         else []
     )
-    return draft.with_problems(
-        [*narrow, *(p.at("model", k) for k in keys if k in sound for p in getattr(model, k).check(draft.dims))]
+    problems += pattern_problems(model)
+    problems += [p.at("model", "embedding") for p in model.embedding.check(dims) if "embedding" in sound]
+    problems += [
+        p.at("model", "heads", name) for name, head in model.heads.items() for p in head.check(dims) if "heads" in sound
+    ]
+    found: dict[tuple[Any, ...], Problem] = {}
+    for problem in block_problems(model, dims, sound):
+        found.setdefault((problem.path, problem.message), problem)  # blocks that share a part share its problems
+    return draft.with_problems([*problems, *found.values()])
+
+
+def pattern_problems(model: ModelSpec) -> Iterator[Problem]:
+    """What is wrong with `blocks:` and `pattern:` beside one another."""
+    if model.blocks and not model.pattern:
+        names = ", ".join(model.blocks)
+        yield Problem(
+            "blocks have names, and no `pattern:` says which layer is which",
+            ("model", "blocks"),
+            f"pattern: [{names}]",
+            "no layer would be one of them",
+        )
+        return
+    for i, name in enumerate(model.pattern):
+        if name not in model.blocks:
+            near = nearest(name, list(model.blocks))
+            hint = f"did you mean `{near}`?" if near else "there is " + ", ".join(f"`{n}`" for n in model.blocks)
+            yield Problem(
+                f"no block is called `{name}`",
+                ("model", "pattern", i),
+                hint if model.blocks else "blocks: {" + name + ": {…}} says what such a block has of its own",
+                "nobody would know what stands in those layers",
+            )
+    used = {model.pattern[i % len(model.pattern)] for i in range(model.layers)} if model.pattern else set()
+    for name in model.blocks:
+        if model.pattern and name not in used:
+            why = (
+                "the pattern does not name it"
+                if name not in model.pattern
+                else (f"the pattern comes to it after more than {model.layers} layers")
+            )
+            yield Problem(
+                f"no layer is a `{name}`: {why}",
+                ("model", "blocks", name),
+                "leave it out, or add it to `pattern`",
+                "it would be written down for nothing",
+            )
+
+
+def block_problems(model: ModelSpec, dims: Dims, sound: set[str]) -> Iterator[Problem]:
+    """What parts of the blocks say of their settings, at the places where the spec has them."""
+    for name, block in own_blocks(model).items():
+        where = {
+            key: ("model", "blocks", name, key) if getattr(block, key) is not None else ("model", key) for key in PARTS
+        }
+        parts = {key: getattr(block, key) or getattr(model, key) for key in PARTS}
+        shaped = parts["attention"].shaped(dims)
+        wrong = list(parts["attention"].check(shaped))
+        for key, part in parts.items():
+            if where[key][1] not in sound:
+                continue
+            # Without sound heads nothing can be said of what depends on their width.
+            checked = wrong if key == "attention" else [] if wrong and key == "position" else part.check(shaped)
+            yield from (p.at(*where[key]) for p in checked)
+        if block.position is not None and block.position.embeds:
+            yield Problem(
+                f"`{block.position.kind}` is added to the embedding, and a block comes after that",
+                (*where["position"], "kind"),
+                "`model.position` for all layers, or a kind that works in each layer, such as rope or alibi",
+                "the block would know nothing of positions",
+            )
+
+
+def own_blocks(model: ModelSpec) -> dict[str, BlockSpec]:
+    """The kinds of blocks by name; one that has nothing of its own where the spec names none."""
+    used = [model.pattern[i % len(model.pattern)] for i in range(min(model.layers, len(model.pattern)))]
+    named = {name: model.blocks[name] for name in dict.fromkeys(used) if name in model.blocks}
+    return named or {"block": BlockSpec()}
+
+
+def stack_of(model: ModelSpec) -> StackPlan:
+    """The blocks of a spec whose parts are closed."""
+    kinds, blocks = own_blocks(model), list[BlockPlan]()
+    names, owners = list(kinds), dict[tuple[Any, ...], str]()
+    for name, own in kinds.items():
+        chosen = {key: getattr(own, key) or getattr(model, key) for key in (*PARTS, "residual")}
+        heads, position = chosen["attention"].shaped(Dims(model.d_model, 1, 1, 1)), chosen["position"]
+        # Tables and weights of a position are made for heads of one number and width.
+        shared = (position, heads.heads, heads.head_dim)
+        free = position == model.position and "position" not in owners.values() and not position.embeds
+        owner = owners.setdefault(shared, "position" if free or position.embeds else f"positions.{name}")
+        blocks.append(BlockPlan(name=name, position_name=owner, **chosen))
+    pattern = model.pattern or ("block",)
+    order = tuple(names.index(pattern[i % len(pattern)]) for i in range(model.layers))
+    last = blocks[order[-1]].residual
+    final = model.norm if FORMS[last].final_norm else None
+    return StackPlan(name="decoder", blocks=tuple(blocks), order=order, final_norm=final)
+
+
+def model_plan(model: ModelSpec, vocab: int) -> ModelPlan:
+    """The plan of a model whose parts are closed: its stacks, its tensor table and what a pass costs."""
+    plan = ModelPlan(
+        d_model=model.d_model,
+        context=model.context,
+        vocab=vocab,
+        embedding=model.embedding,
+        position=model.position,
+        norm=model.norm,
+        stacks=(stack_of(model),),
+        heads=model.heads,
+        init=model.init,
+        dropout=model.dropout,
+        tensors=(),
+        flops_per_token=0.0,
     )
-
-
-def tensors(model: ModelSpec, dims: Dims) -> list[TensorPlan]:
-    """The tensor table, in the order of the forward pass."""
-    return [
+    dims = plan.dims
+    table = tuple(
         TensorPlan(name=name, shape=t.shape, role=t.role, init=model.init.init(t, dims))
-        for name, t in named_tensors(model, dims)
-    ]
-
-
-def named_tensors(model: ModelSpec | ModelPlan, dims: Dims) -> Iterator[tuple[str, TensorSpec]]:
-    """(full name, tensor) of every weight, in the order of the forward pass."""
-
-    def named(prefix: str, specs: tuple[TensorSpec, ...]) -> Iterator[tuple[str, TensorSpec]]:
-        return ((f"{prefix}.{t.name}", t) for t in specs)
-
-    def single(name: str, role: str) -> Iterator[tuple[str, TensorSpec]]:
-        return named(name, (TensorSpec("weight", (dims.vocab, dims.d_model), role),))  # type: ignore[arg-type]
-
-    yield from single("embed_tokens", "embedding")
-    yield from named("position", model.position.tensors(dims))
-    for layer in range(dims.layers):
-        for name, part in block_parts(model):
-            yield from named(f"layers.{layer}.{name}", part.tensors(dims))
-    if model.norm.placement == "pre":
-        yield from named("final_norm", model.norm.tensors(dims))
-    if not model.tied_embeddings:
-        yield from single("lm_head", "head")
-
-
-def block_parts(model: ModelSpec | ModelPlan) -> list[tuple[str, ModelPart]]:
-    """(name, part) of one block, in the order of their tensors."""
-    return [
-        ("attention_norm", model.norm),
-        ("attention", model.attention),
-        ("mlp_norm", model.norm),
-        ("mlp", model.mlp),
-    ]
+        for name, t in tensor_specs(plan)
+    )
+    return plan.model_copy(update={"tensors": table, "flops_per_token": forward_flops(plan)})
 
 
 def build_table(draft: Draft) -> Draft:
-    """The model's plan: parts, tensors and cost."""
+    """The model's plan: stacks, tensors and cost."""
     model, dims = draft.sections.model, draft.dims
     assert model is not None and dims is not None
     if any(p.path[:1] == ("model",) for p in draft.problems):
         return draft
-    block = sum(part.flops(dims) for _, part in block_parts(model))
-    plan = ModelPlan(
-        d_model=dims.d_model,
-        layers=dims.layers,
-        context=dims.context,
-        vocab=dims.vocab,
-        heads=dims.heads,
-        kv_heads=dims.kv_heads,
-        head_dim=dims.head_dim,
-        position=model.position,
-        attention=model.attention,
-        mlp=model.mlp,
-        norm=model.norm,
-        init=model.init,
-        tied_embeddings=model.tied_embeddings,
-        dropout=model.dropout,
-        tensors=tuple(tensors(model, dims)),
-        flops_per_token=dims.layers * block + 2.0 * dims.vocab * dims.d_model,
-    )
-    return replace(draft, network=plan)
+    return replace(draft, network=model_plan(model, dims.vocab))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import isinf
 
 from pydantic.fields import FieldInfo
@@ -42,9 +42,13 @@ def number_problems(value: Frozen) -> Iterator[Problem]:
     alone = True
     for key, info in type(value).model_fields.items():
         found = getattr(value, key)
+        below = {(key, name): one for name, one in found.items()} if isinstance(found, Mapping) else {(key,): found}
+        for path, one in below.items():
+            if isinstance(one, Frozen):
+                yield from (p.at(*path) for p in number_problems(one))
         if isinstance(found, Part):
-            yield from (p.at(key) for p in number_problems(found))
-        elif isinstance(found, float) and key not in getattr(value, "in_float64", ()):
+            continue
+        if isinstance(found, float) and key not in getattr(value, "in_float64", ()):
             for problem in number_problem(value, key, info, found):
                 alone = False
                 yield problem

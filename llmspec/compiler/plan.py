@@ -9,10 +9,14 @@ from pydantic import Field
 from llmspec.core.units import Bytes
 from llmspec.parts import templates
 from llmspec.parts.base import Dims, Frozen, Init, Role
+from llmspec.parts.residual import Residual
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import (
     AnyAttention,
+    AnyEmbedding,
+    AnyHead,
     AnyInitializer,
+    AnyMask,
     AnyMLP,
     AnyNorm,
     AnyPhase,
@@ -51,36 +55,82 @@ class TensorPlan(Frozen):
         return n
 
 
-class ModelPlan(Frozen):
-    """The network with every dimension known."""
+class BlockPlan(Frozen):
+    """A kind of block, every setting closed. Its branches are those of llmspec/compiler/walk.py."""
 
-    d_model: int
-    layers: int
-    context: int
-    vocab: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    position: AnyPosition
+    name: str
+    """Its name in the spec's `blocks`; `block` where all are equal."""
     attention: AnyAttention
+    mask: AnyMask
+    position: AnyPosition
+    position_name: str
+    """Whose tensors and tables its position reads: equal positions of equal heads share them."""
     mlp: AnyMLP
     norm: AnyNorm
+    residual: Residual
+
+
+class StackPlan(Frozen):
+    """Blocks one after another: equal ones are stored once."""
+
+    name: str
+    """decoder or encoder."""
+    blocks: tuple[BlockPlan, ...]
+    order: tuple[int, ...]
+    """Of each layer, from the first on, which of `blocks` it is."""
+    final_norm: AnyNorm | None
+    """The norm after the last block; None where its own norm stands there."""
+
+    def layers_of(self, block: int) -> tuple[int, ...]:
+        """The layers that are of a block."""
+        return tuple(layer for layer, own in enumerate(self.order) if own == block)
+
+
+class ModelPlan(Frozen):
+    """The network with every dimension known: what it reads, its stacks of blocks, its heads."""
+
+    d_model: int
+    context: int
+    vocab: int
+    embedding: AnyEmbedding
+    position: AnyPosition
+    """What is added to the embedding, or what blocks use that have no position of their own."""
+    norm: AnyNorm
+    """What stands where a norm belongs to no block."""
+    stacks: tuple[StackPlan, ...]
+    heads: dict[str, AnyHead]
     init: AnyInitializer | None = None
     """What `tensors` start by; None where an older version wrote the plan."""
-    tied_embeddings: bool
     dropout: float
     tensors: tuple[TensorPlan, ...]
     flops_per_token: float
-    """FLOPs of one forward pass per token at full context, matrix products only."""
+    """FLOPs of one forward pass per token at full context, matrix products only, with the first head."""
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks, of all stacks."""
+        return sum(len(stack.order) for stack in self.stacks)
 
     @property
     def dims(self) -> Dims:
-        return Dims(self.d_model, self.layers, self.context, self.vocab, self.heads, self.kv_heads, self.head_dim)
+        """The dimensions that all blocks share."""
+        return Dims(self.d_model, self.layers, self.context, self.vocab)
 
     @property
     def parameters(self) -> int:
-        """Number of trained numbers."""
+        """Number of elements in all tensors."""
         return sum(t.count for t in self.tensors)
+
+    @property
+    def generating_head(self) -> str | None:
+        """The first head whose outputs are logits of the next token; None where no text can be drawn."""
+        return next((name for name, head in self.heads.items() if head.generates), None)
+
+    @property
+    def generates(self) -> bool:
+        """Whether text can be drawn: a head gives logits of the next token, and no token has seen its own."""
+        blind = all(b.mask.causal or b.mask.has_prefix for stack in self.stacks for b in stack.blocks)
+        return blind and self.generating_head is not None
 
 
 class SourcePlan(Frozen):
@@ -109,7 +159,8 @@ class Cost(Frozen):
     """Operations on numbers; a multiply-add is two."""
 
     products: float
-    """FLOPs of the matrix products: exact, and the same on every device."""
+    """FLOPs of the matrix products: exact, and the same on every device, but that plain operations also multiply keys
+    outside a window."""
     other: float
     """Everything else, as the plain backend does it; estimated."""
 
@@ -196,8 +247,6 @@ class PhasePlan(Frozen):
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
 
 
-COMPUTED = ("vocab", "heads", "kv_heads", "head_dim", "tensors", "flops_per_token")
-"""Fields of ModelPlan that follow from a spec's keys and are none themselves."""
 KEPT = ("name", "seed", "device", "precision", "beam", "memory_limit", "tokenizer", "chat_template", "decoding")
 """Keys of a spec that a Plan holds as they are, but for what the compiler closed."""
 
@@ -233,7 +282,7 @@ class Plan(Frozen):
     def settings(self) -> dict[str, Any]:
         """The spec that this plan follows from, as JSON-able data: every default written out, nothing computed."""
         dumped = self.dump()
-        model = {k: v for k, v in dumped["model"].items() if k not in COMPUTED and (k, v) != ("init", None)}
+        model = model_settings(dumped["model"])
         sources = {s["name"]: s["source"] for s in dumped["sources"]}
         phases = {p["name"]: p["phase"] for p in dumped["phases"]}
         kept = {k: dumped[k] for k in KEPT}
@@ -251,6 +300,31 @@ class Plan(Frozen):
 
     def phase(self, name: str) -> PhasePlan:
         return next(p for p in self.phases if p.name == name)
+
+
+def model_settings(model: dict[str, Any]) -> dict[str, Any]:
+    """The `model:` of a spec that a dumped ModelPlan follows from: nothing computed, every block written out."""
+    (stack,) = model["stacks"]
+    blocks = {
+        block["name"]: {
+            k: v
+            for k, v in block.items()
+            if k not in ("name", "position_name") and (k, v) != ("position", model["position"])
+        }
+        for block in stack["blocks"]
+    }
+    names = [stack["blocks"][i]["name"] for i in stack["order"]]
+    shared = {k: model[k] for k in ("context", "d_model", "embedding", "position", "norm", "heads", "dropout")}
+    shared |= {"init": model["init"]} if model["init"] is not None else {}
+    shared["layers"] = len(names)
+    if len(blocks) == 1 and "block" in blocks:
+        return {**shared, **blocks["block"]}
+    return {**shared, "blocks": blocks, "pattern": period(names)}
+
+
+def period(names: list[str]) -> list[str]:
+    """The shortest list that gives `names` where it is repeated."""
+    return next(names[:n] for n in range(1, len(names) + 1) if all(a == names[i % n] for i, a in enumerate(names)))
 
 
 class Measured(Frozen):

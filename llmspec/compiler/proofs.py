@@ -5,25 +5,18 @@ Pure functions of the plan; what hangs on the text is proven by llmspec/data/pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from itertools import product
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator
 
-from llmspec.compiler import masks
-from llmspec.compiler.network import block_parts
+from llmspec.compiler import masks, walk
+from llmspec.compiler.mask_proof import claim, examined
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, SpecError
 from llmspec.parts.base import Frozen
 
-PLACES = 16
-"""Blocks up to this many places are gone through pair by pair."""
-DIVIDED = 8
-"""Blocks up to this many places are gone through in every division into documents."""
 RATES = 2000
 """Steps at which a learning rate is looked at, at most, evenly spread."""
 
-FUTURE, APART = "no token sees the future", "no token sees another document"
 COUNTED, BUDGETED = "every parameter is counted", "every budget holds"
 LEARNED, MARKED = "every block teaches something", "only what is meant to be learned is learned"
 NUMBERED, UNSEEN = "documents are numbered apart", "nothing is trained on that is validated with"
@@ -75,128 +68,45 @@ def pending(plan: Plan) -> tuple[Proof, ...]:
 
 # -- who may look at whom ------------------------------------------------------------------------------------------
 def mask_proofs(plan: Plan) -> tuple[Proof, ...]:
-    """Of every mask in use: causality, isolation, no padding seen, no row without a key."""
-    heads = f"{plan.model.layers} attention layer{'s' * (plan.model.layers > 1)}"
+    """Of every mask in use: what it says of itself, documents apart, no padding seen, no row without a key."""
     apart = [p.name for p in plan.phases if p.phase.document_mask]
     across = [p.name for p in plan.phases if not p.phase.document_mask]
-    found = [_mask_proof(FUTURE, masks.Mask(), f"{heads}, {', '.join([*across, 'decoding'])}")]
-    if apart:
-        found.append(_mask_proof(APART, masks.Mask(documents=True), f"{heads}, {', '.join(apart)}"))
+    decoded = ["decoding"] if plan.model.generates else []
+    found = []
+    for mask in masks.masks_of(plan.model).values():
+        own = sum(
+            len(stack.layers_of(i)) for stack in plan.model.stacks for i, b in enumerate(stack.blocks) if b.mask == mask
+        )
+        layers = f"{own} attention layer{'s' * (own > 1)}"
+        for documents, users in ((False, [*across, *decoded]), (True, apart)):
+            if users or not (documents or apart):
+                found.append(_mask_proof(masks.Relation(mask, documents), ", ".join([layers, *users])))
     return tuple(found)
 
 
-def _mask_proof(name: str, mask: masks.Mask, where: str) -> Proof:
-    wrong, evidence = examined(mask, type(mask).allows)
+def _mask_proof(relation: masks.Relation, where: str) -> Proof:
+    wrong, evidence = examined(relation, type(relation).allows)
     return Proof(
-        name=name,
+        name=claim(relation),
         holds=not wrong,
         evidence=f"{wrong or evidence} ({where})",
-        hint="the relation in llmspec/compiler/masks.py is at fault, not your spec" if wrong else "",
+        hint="the relation in llmspec/parts/masks is at fault, not your spec" if wrong else "",
     )
-
-
-@cache
-def examined(mask: masks.Mask, relation: Callable[..., Any]) -> tuple[str, str]:
-    """(what is wrong with a mask or '', evidence that nothing is). `relation` is its `allows`.
-
-    All small blocks are gone through. That it holds in longer ones follows from a second look: asked with places and
-    documents that can do nothing but be compared, the relation can only be a table over the order of the two places
-    and whether the documents are the same, and every line of that table occurs in a small block.
-    """
-    pairs = 0
-    for documents, filled in blocks(mask.documents):
-        for query, key in product(range(len(documents)), repeat=2):
-            pairs += 1
-            seen = bool(relation(mask, query, key, documents[query], documents[key]))
-            if wrong := forbidden(mask, documents, filled, query, key, seen):
-                shown = "" if not mask.documents else f" of documents {' '.join(map(str, documents))}"
-                return f"in a block{shown}, place {query} {wrong} {key}", ""
-    try:
-        relation(mask, Place(), Place(), Document(), Document())
-    except TypeError as error:
-        return f"the relation does more than compare ({error}), so that nothing follows for longer blocks", ""
-    divided = f", every division into documents up to {DIVIDED}" if mask.documents else ""
-    return "", (
-        f"{pairs:,} pairs of query and key in all blocks up to {DIVIDED if mask.documents else PLACES} "
-        f"places{divided}; longer ones by order alone, since the relation only compares"
-    )
-
-
-def blocks(divided: bool) -> Iterator[tuple[tuple[int, ...], int]]:
-    """(document of each place, places that are filled) of small blocks; padding stands last, as a document of its own
-    under a document mask."""
-    for length in range(1, (DIVIDED if divided else PLACES) + 1):
-        for filled in range(1, length + 1):
-            for cuts in product((0, 1), repeat=filled - 1) if divided else [(0,) * (filled - 1)]:
-                documents = [0]
-                for cut in cuts:
-                    documents.append(documents[-1] + cut)
-                documents += [documents[-1] + divided] * (length - filled)
-                yield tuple(documents), filled
-
-
-def forbidden(mask: masks.Mask, documents: tuple[int, ...], filled: int, query: int, key: int, seen: bool) -> str:
-    """What is wrong with seeing, or with not seeing, a key; '' where it is right."""
-    if seen and key > query:
-        return "sees the future place"
-    if seen and mask.documents and documents[query] != documents[key]:
-        return "sees another document at place"
-    if seen and query < filled <= key:
-        return "sees the padding at place"
-    if not seen and query == key:
-        return "does not even see place"
-    if not seen and key < query and documents[query] == documents[key]:
-        return "does not see its own past at place"
-    return ""
-
-
-class Place:
-    """A place of which nothing is known: it can be compared with another, and that is all it can do."""
-
-    def _compared(self, other: object) -> Verdict:
-        if type(other) is not type(self):
-            raise TypeError(f"a {type(self).__name__.lower()} is compared with a {type(other).__name__}")
-        return Verdict()
-
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _compared  # type: ignore[assignment]
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Document(Place):
-    """The same for documents."""
-
-
-class Verdict:
-    """The result of a comparison: it joins others, and nobody may look at it."""
-
-    def _joined(self, other: object) -> Verdict:
-        if not isinstance(other, Verdict):
-            raise TypeError(f"a comparison is joined with {other!r}")
-        return self
-
-    __and__ = __or__ = __xor__ = _joined
-
-    def __bool__(self) -> bool:
-        raise TypeError("it branches on a comparison")
 
 
 # -- parameters ----------------------------------------------------------------------------------------------------
 def parameter_proof(model: ModelPlan) -> Proof:
     """The tensor table holds what the parts ask for, each once, and no more."""
-    dims, width = model.dims, model.vocab * model.d_model
-    of_parts = {name: sum(_count(t.shape) for t in part.tensors(dims)) for name, part in block_parts(model)}
-    layer = sum(of_parts.values())
-    once = {
-        "position": sum(_count(t.shape) for t in model.position.tensors(dims)),
-        "final_norm": of_parts["attention_norm"] if model.norm.placement == "pre" else 0,
-        "lm_head": 0 if model.tied_embeddings else width,
-    }
-    expected = width + model.layers * layer + sum(once.values())
-    terms = [
-        f"{model.vocab:,} × {model.d_model:,} of the embedding",
-        f"{model.layers:,} × {layer:,} of a layer",
-        *(f"{n:,} of {name}" for name, n in once.items() if n),
-    ]
+    of_layers, terms, expected = 0, list[str](), 0
+    for piece in walk.walk(model):
+        each = sum(math.prod(t.shape) for t in piece.part.tensors(piece.dims))
+        expected += piece.copies * each
+        if piece.layers:
+            of_layers += piece.copies * each
+        elif each:
+            terms.append(f"{each:,} of {piece.path}")
+    if of_layers:
+        terms.insert(1, f"{of_layers:,} of {model.layers:,} layer{'s' * (model.layers > 1)}")
     names = [t.name for t in model.tensors]
     if twice := sorted({n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()):
         return Proof(name=COUNTED, holds=False, evidence=f"the table has {twice[0]} twice")
@@ -208,13 +118,6 @@ def parameter_proof(model: ModelPlan) -> Proof:
         evidence=f"{relation}, and the table of {len(names):,} tensors has {found:,}",
         hint="" if found == expected else "a part's `tensors` is at fault, not your spec",
     )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
 
 
 # -- budgets -------------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from dataclasses import replace
 from llmspec.compiler.budget import SLACK, steps_of
 from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
+from llmspec.compiler.masks import masks_of
 from llmspec.compiler.memory import memory_model, memory_of
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
-from llmspec.core.problems import Problem
+from llmspec.core.problems import Problem, nearest
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 
@@ -43,6 +44,9 @@ def plan_phases(draft: Draft) -> Draft:
             else steps_of(phase.budget, model, phase)
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
+        if found := list(objective_problems(phase, model)):
+            problems += [p.at("phases", name) for p in found]
+            continue
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
         places = (
@@ -81,6 +85,29 @@ def budget_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
             f"`{source.max_epochs:g} epochs of {phase.budget.source}`, or `max_epochs: {phase.budget.amount:g}` at the "
             "source",
             "the model would memorise it",
+        )
+
+
+def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
+    """What hinders an objective: the head that it trains is not there, or tokens see what they are to predict."""
+    objective = phase.objective
+    if objective.head not in model.heads:
+        names = list(model.heads)
+        near = nearest(objective.head, names)
+        yield Problem(
+            f"the model has no head `{objective.head}`",
+            ("objective", "head") if objective.head != "lm" else ("objective",),
+            f"did you mean `{near}`?" if near else "it has " + ", ".join(f"`{n}`" for n in names),
+            "there would be nothing to train",
+        )
+        return
+    seeing = [m.name for m in masks_of(model).values() if not (m.causal or m.has_prefix)]
+    if "causal" in objective.needs and seeing:
+        yield Problem(
+            f"{objective.kind} predicts the next token, and the mask {seeing[0]} lets every token see its own next one",
+            ("objective",),
+            "model.mask: {kind: causal}, or an objective that hides what it asks for",
+            "the loss would fall to nothing, and the model would have learned to copy",
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from llmspec.compiler.memory import decoding_bytes, device_memory
-from llmspec.compiler.network import block_parts, named_tensors
+from llmspec.compiler import walk
+from llmspec.compiler.memory import decoding_bytes, device_memory, tables
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.core.units import size
 
@@ -40,20 +40,19 @@ def plain_name(name: str) -> bool:
 
 def model_contradictions(model: ModelPlan) -> Iterator[str]:
     """What is wrong with a model's plan: dimensions, parts, tensors."""
-    dims = model.dims
-    for name in ("d_model", "layers", "context", "vocab", "heads", "kv_heads", "head_dim"):
-        if getattr(dims, name) < 1:
-            yield f"model.{name} is {getattr(dims, name):,}"
+    for name in ("d_model", "layers", "context", "vocab"):
+        if getattr(model, name) < 1:
+            yield f"model.{name} is {getattr(model, name):,}"
             return
-    if model.attention.heads != dims.heads or model.attention.key_value_heads() != dims.kv_heads:
-        yield "the heads of its attention are not those of its model"
-    if dims.head_dim != max(1, dims.d_model // dims.heads):
-        yield f"heads of {dims.head_dim:,} numbers do not fill d_model {dims.d_model:,}"
-    for _, part in [*block_parts(model), ("position", model.position)]:
-        yield from (p.message for p in part.check(dims))
+    for stack in model.stacks:
+        if outside := [i for i in stack.order if not 0 <= i < len(stack.blocks)]:
+            yield f"a layer is of block {outside[0]}, of {len(stack.blocks)}"
+            return
+    for piece in walk.walk(model):
+        yield from (p.message for p in piece.part.check(piece.dims))
     found = [(t.name, t.shape, t.role) for t in model.tensors]
     # One more than the table has: a number of layers is not believed either.
-    wanted = [(name, t.shape, t.role) for name, t in islice(named_tensors(model, dims), len(found) + 1)]
+    wanted = [(name, t.shape, t.role) for name, t in islice(walk.tensor_specs(model), len(found) + 1)]
     if found != wanted:
         wrong = next((w for f, w in zip(found, wanted, strict=False) if f != w), (wanted or found)[-1])
         yield f"its table of tensors is not that of its model: {wrong[0]} {list(wrong[1])} is not there"
@@ -66,8 +65,7 @@ def too_large(plan: Plan) -> str:
     model, here = plan.model, device_memory(plan.device)
     if here is None:
         return ""
-    tables = FLOAT * model.position.table_numbers(model.dims)
-    need = FLOAT * model.parameters + tables + decoding_bytes(model, 1)
+    need = FLOAT * (model.parameters + tables(model)) + decoding_bytes(model, 1)
     if need <= here:
         return ""
     return (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llmspec.compiler.inputs import declared_inputs
-from llmspec.compiler.masks import Mask
+from llmspec.compiler.masks import masks_of, range_inputs, unsupervised_prefix
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.data.layout import Batch, random_bits
@@ -23,8 +23,9 @@ class BatchInputs:
 
     def __init__(self, model: ModelPlan, phase: Phase, specials: Mapping[str, int], seed: tuple[object, ...]) -> None:
         """`specials` are the tokenizer's special tokens; `seed` is what an objective draws from, beside the place."""
-        self._phase, self._vocab, self._specials, self._seed = phase, model.vocab, specials, seed
-        self._mask, self._declared = Mask(phase.document_mask), declared_inputs(model, phase)
+        self._model, self._phase, self._specials, self._seed = model, phase, specials, seed
+        self._declared = declared_inputs(model, phase)
+        self._prefixed = any(mask.has_prefix for mask in masks_of(model).values())
 
     def __call__(self, batch: Batch, *place: object) -> Arrays:
         """The inputs of a batch that stands at `place` (step and pass, or what else names it).
@@ -37,7 +38,11 @@ class BatchInputs:
 
         arrays: dict[str, Any] = {"tokens": batch.tokens}
         arrays |= self._phase.objective.arrays(batch, draw, self._specials)
-        arrays["spans"] = self._mask.spans(batch.tokens.shape[1], batch.documents)
+        weights, tokens = arrays["loss_weights"], batch.tokens.shape[1]
+        prefix = unsupervised_prefix(batch.documents, weights) if self._prefixed else None
+        arrays |= range_inputs(self._model, self._phase.document_mask, tokens, batch.documents, batch.filled, prefix)
+        if "filled" in self._declared:
+            arrays["filled"] = (np.arange(tokens) < batch.filled[:, None]).astype(np.int32)
         if self._phase.document_mask:
             arrays["positions"] = batch.positions
         self._check(arrays)
@@ -55,7 +60,7 @@ class BatchInputs:
             )
         for name, spec in self._declared.items():
             if spec.ids:
-                read_ids(arrays[name], self._vocab)
+                read_ids(arrays[name], self._model.vocab)
 
 
 def read_ids(ids: np.ndarray, vocab: int) -> None:

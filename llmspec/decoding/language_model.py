@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from llmspec.backends import guest, owner
 from llmspec.backends.backend import Graphs, backend
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
-from llmspec.compiler.masks import Mask
+from llmspec.compiler.masks import range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
@@ -84,13 +84,15 @@ class LanguageModel:
         padded = np.zeros((rows, bucket), np.int32)
         padded[:, :length] = ids
         with owner.turn():
-            inputs = {**tensors_from_numpy(tokens=padded, spans=Mask().spans(bucket)), **self._lowering.inputs}
+            inputs = {
+                **tensors_from_numpy(tokens=padded, **range_inputs(model, False, bucket, filled_B=[length] * rows)),
+                **self._lowering.inputs,
+            }
             return to_numpy(self._graphs[rows, bucket](self._weights, self._tables, inputs))[:, :length]
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
-        view = block_context(inputs["tokens"].shape[1], inputs["spans"])
         ops = self._lowering.ops(inputs)
-        return self._model.logits(ops, {**weights, **tables}, inputs["tokens"], view).realize()
+        return self._model.logits(ops, {**weights, **tables}, inputs, block_context(inputs)).realize()
 
     def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:
         """Ids of a prompt: a text, a user's turn, or turns of (role, text). Raises TypeError, LlmspecError."""

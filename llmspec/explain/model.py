@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 
-from llmspec.compiler.masks import Mask
-from llmspec.compiler.plan import ModelPlan, Plan, TensorPlan
+from llmspec.compiler import walk
+from llmspec.compiler.masks import Relation, masks_of
+from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, TensorPlan
 from llmspec.explain.report import described
-
-Entry = tuple[tuple[str, ...], TensorPlan]
-"""What is left of a tensor's dotted name, and the tensor."""
+from llmspec.parts.base import TensorSpec
+from llmspec.parts.heads import Head
+from llmspec.parts.masks import Mask
+from llmspec.parts.masks.causal import Causal
 
 
 @dataclass(frozen=True)
@@ -78,69 +80,106 @@ def folded(rows: Sequence[TensorRow]) -> list[tuple[str, int, TensorRow]]:
 
 # -- the tree ------------------------------------------------------------------------------------------------------
 def model_tree(name: str, model: ModelPlan) -> Node:
-    """The network as a tree, equal layers folded into one."""
-    grower = _Grower(model)
-    children = grower.children([(tuple(t.name.split(".")), t) for t in model.tensors], 1)
-    names = [c.name for c in children]
-    if "position" not in names:
-        children.insert(1, Node("position", "", grower.notes["position"], 1, 0, 0.0))
-    if model.tied_embeddings:
-        children.append(Node("lm_head", f"{model.d_model} → {model.vocab}", "tied", 1, 0, 0.0))
+    """The network as a tree: a node for each piece, equal layers as one."""
+    blocks: dict[tuple[str, str], list[walk.Piece]] = {}
+    for piece in walk.walk(model):
+        if piece.layers:
+            blocks.setdefault((piece.path.partition("*")[0], piece.block), []).append(piece)
+    children, stacks = list[Node](), set[str]()
+    for piece in walk.walk(model):
+        stack = piece.path.partition("*")[0]
+        if not piece.layers:
+            children.append(_piece(model, piece))
+        elif stack not in stacks:
+            stacks.add(stack)
+            kinds = [own for (of, _), own in blocks.items() if of == stack]
+            children.append(_layers(model, stack.removesuffix("."), kinds))
     return Node(name, "", "", 1, model.parameters, 1.0, tuple(children))
 
 
-class _Grower:
-    """Grows nodes out of dotted tensor names, so that a part nobody has thought of yet shows up like the others."""
+def _layers(model: ModelPlan, name: str, kinds: Sequence[Sequence[walk.Piece]]) -> Node:
+    """The layers of a stack, by kind of block where there are several."""
+    nodes = []
+    for pieces in kinds:
+        below = tuple(_piece(model, piece) for piece in pieces)
+        count, layers = sum(n.parameters for n in below), pieces[0].layers
+        title = f"{pieces[0].block}: {spans_of(layers)}"
+        nodes.append(Node(title, "", "", len(layers), count, count / max(1, model.parameters), below))
+    if len(nodes) == 1:
+        return replace(nodes[0], name=name)
+    count = sum(n.parameters for n in nodes)
+    return Node(name, "", "", 1, count, count / max(1, model.parameters), tuple(nodes))
 
-    def __init__(self, model: ModelPlan) -> None:
-        self.total = max(1, model.parameters)
-        norm = f"{described(model.norm, 'eps', 'bias', 'placement')}, {model.norm.placement}"
-        shared = "" if model.kv_heads == model.heads else f", {model.kv_heads} key/value"
-        self.notes = {
-            "attention": f"{model.heads}{' query' if shared else ''}{shared} heads × {model.head_dim}",
-            "mlp": described(model.mlp, "bias"),
-            "position": described(model.position),
-            "attention_norm": norm,
-            "mlp_norm": norm,
-            "final_norm": norm,
-        }
 
-    def children(self, entries: list[Entry], copies: int) -> list[Node]:
-        """One node for each first name, in the order of their first appearance."""
-        groups: dict[str, list[Entry]] = {}
-        for (first, *rest), tensor in entries:
-            groups.setdefault(first, []).append((tuple(rest), tensor))
-        return [self.node(name, found, copies) for name, found in groups.items()]
-
-    def node(self, name: str, entries: list[Entry], copies: int) -> Node:
-        """What is below one name; `copies` is how often all of it stands in the network."""
-        count = copies * sum(t.count for _, t in entries)
-        children: tuple[Node, ...] = ()
-        times, shape = 1, ""
-        if all(len(path) <= 1 for path, _ in entries):
-            shape = _shape([t for _, t in entries])
-        elif all(path[0].isdigit() for path, _ in entries):
-            runs = self.runs(entries, copies)
-            times, children = (runs[0].times, runs[0].children) if len(runs) == 1 else (1, tuple(runs))
+def spans_of(layers: Sequence[int]) -> str:
+    """Numbers in order, neighbours joined: `0–4, 6–10`."""
+    runs = list[list[int]]()
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
         else:
-            children = tuple(self.children(entries, copies))
-        return Node(name, shape, self.notes.get(name, ""), times, count, count / self.total, children)
-
-    def runs(self, entries: list[Entry], copies: int) -> list[Node]:
-        """Neighbouring layers that are equal, as one node each."""
-        layers = [list(found) for _, found in groupby(entries, key=lambda entry: entry[0][0])]
-        nodes = []
-        for _, same in groupby(layers, key=lambda layer: [(p[1:], t.shape, t.role, t.init) for p, t in layer]):
-            run = list(same)
-            first, last = run[0][0][0][0], run[-1][0][0][0]
-            below = self.children([(path[1:], t) for path, t in run[0]], copies * len(run))
-            count = sum(n.parameters for n in below)
-            title = first if first == last else f"{first}–{last}"
-            nodes.append(Node(title, "", "", len(run), count, count / self.total, tuple(below)))
-        return nodes
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
 
-def _shape(tensors: Sequence[TensorPlan]) -> str:
+def _piece(model: ModelPlan, piece: walk.Piece) -> Node:
+    """A piece with the tensors of all its copies."""
+    tensors = piece.part.tensors(piece.dims)
+    count = piece.copies * sum(math.prod(t.shape) for t in tensors)
+    name, note = piece.path.rpartition("*.")[2], _note(model, piece)
+    groups: dict[str, list[TensorSpec]] = {}
+    for t in tensors:
+        groups.setdefault(t.name.rpartition(".")[0], []).append(t)
+    total = max(1, model.parameters)
+    if set(groups) <= {""}:
+        return Node(name, _shape(tensors) if tensors else _without(model, piece), note, 1, count, count / total)
+    below = []
+    for inner, own in groups.items():
+        held = piece.copies * sum(math.prod(t.shape) for t in own)
+        below.append(Node(inner or "output", _shape(own), "", 1, held, held / total))
+    return Node(name, "", note, 1, count, count / total, tuple(below))
+
+
+def _without(model: ModelPlan, piece: walk.Piece) -> str:
+    """The shape of a head that has no tensors of its own."""
+    head = piece.part
+    return f"{model.d_model} → {head.outputs(model.dims)}" if isinstance(head, Head) else ""
+
+
+def _note(model: ModelPlan, piece: walk.Piece) -> str:
+    """What kind of part it is."""
+    part, dims = piece.part, piece.dims
+    if isinstance(part, Head):
+        others = [] if part.kind == "lm" else [described(part)]
+        return ", ".join([*others, *(["tied"] if getattr(part, "tied", False) else [])])
+    if piece.kind == "attention":
+        shared = "" if dims.kv_heads == dims.heads else f", {dims.kv_heads} key/value"
+        mask = _block(model, piece).mask
+        seen = "" if mask == Causal() else f", {mask_name(mask)}"
+        return f"{dims.heads}{' query' if shared else ''}{shared} heads × {dims.head_dim}{seen}"
+    if piece.kind == "norm":
+        block = f", {_block(model, piece).residual}" if piece.layers else ""
+        return f"{described(part, 'eps', 'bias')}{block}"
+    return "" if piece.kind == "embedding" else described(part, "bias")
+
+
+def _block(model: ModelPlan, piece: walk.Piece) -> BlockPlan:
+    """The block that a piece belongs to."""
+    return next(
+        block
+        for stack in model.stacks
+        if piece.path.startswith(f"{walk.prefix(stack)}layers.")
+        for block in stack.blocks
+        if block.name == piece.block
+    )
+
+
+def mask_name(mask: Mask) -> str:
+    """A mask in words: `causal, window of 256`."""
+    return mask.kind if mask.window is None else f"{mask.kind}, window of {mask.window:,}"
+
+
+def _shape(tensors: Sequence[TensorSpec]) -> str:
     """Shape of a module's weight as data flows through it, and whether a bias follows."""
     weight = next((t for t in tensors if t.role != "bias"), tensors[0])
     arrow = " → " if weight.role in ("matrix", "head") else " × "
@@ -152,15 +191,33 @@ def _shape(tensors: Sequence[TensorPlan]) -> str:
 # -- masks ---------------------------------------------------------------------------------------------------------
 DRAWN = (0, 0, 0, 1, 1, 1, 1, 2)
 """Documents of the block that is drawn: three tokens, four, and the first of another."""
+NARROW = 3
+"""A window that is wider than that is drawn as wide."""
 
 
 def mask_pictures(plan: Plan) -> tuple[MaskPicture, ...]:
-    """Both relations, drawn from the one that the graph is built with."""
-    places = range(len(DRAWN))
-    pictures = []
-    for name, documents in (("causal", False), ("causal, own document only", True)):
-        mask = Mask(documents)
-        allowed = tuple(tuple(bool(mask.allows(q, k, DRAWN[q], DRAWN[k])) for k in places) for q in places)
-        users = tuple(p.name for p in plan.phases if p.phase.document_mask == documents)
-        pictures.append(MaskPicture(name, DRAWN, allowed, users))
+    """Every mask of the network, with documents together and apart, drawn from the relation that the graph is built
+    with."""
+    places, pictures = range(len(DRAWN)), []
+    for mask in masks_of(plan.model).values():
+        window = mask.window and min(mask.window, NARROW)
+        drawn = mask.model_copy(update={"window": window})
+        own = mask_name(mask) + (f" (drawn as {window})" if window != mask.window else "")
+        layers = [
+            layer
+            for stack in plan.model.stacks
+            for layer, kind in enumerate(stack.order)
+            if stack.blocks[kind].mask == mask
+        ]
+        of = f", layers {spans_of(layers)}" if len(masks_of(plan.model)) > 1 else ""
+        for documents in (False, True):
+            relation = Relation(drawn, documents)
+            # The first token of each text stands for a prefix.
+            first = [DRAWN.index(d) if documents else 0 for d in DRAWN]
+            allowed = tuple(
+                tuple(bool(relation.allows(q, k, DRAWN[q], DRAWN[k], k - first[k] < 2)) for k in places) for q in places
+            )
+            users = tuple(p.name for p in plan.phases if p.phase.document_mask == documents)
+            name = f"{own}, own document only{of}" if documents else f"{own}{of}"
+            pictures.append(MaskPicture(name, DRAWN, allowed, users))
     return tuple(pictures)

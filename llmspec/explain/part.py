@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 
 from pydantic_core import PydanticUndefined
 
+from llmspec.compiler import walk
 from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.cost import update_cost
 from llmspec.compiler.memory import FLOAT
-from llmspec.compiler.network import block_parts
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import Problem, SpecError, one_of
 from llmspec.core.units import Text, count, flops, size
 from llmspec.explain.model import TensorRow, folded, tensor_rows
 from llmspec.explain.report import Report, described
-from llmspec.parts.base import ModelPart, Part
+from llmspec.parts.base import ElementwiseOps, ModelPart, Part
 from llmspec.spec.shape import description, fields_of
 
 PAPER = re.compile(r"\(((?:[A-Z]|von |van |de )[^()]*\b(?:19|20)\d\d\b[^()]*)\)")
@@ -59,7 +59,7 @@ class PartReport(Report):
 
 def parts_of(plan: Plan) -> dict[str, Part]:
     """Every part of a plan by its path in the spec."""
-    found: dict[str, Part] = {f"model.{k}": getattr(plan.model, k) for k in ("position", "attention", "mlp", "norm")}
+    found: dict[str, Part] = dict(model_parts(plan))
     found |= {"tokenizer": plan.tokenizer, "chat_template": plan.chat_template}
     found |= {f"data.sources.{s.name}": s.source for s in plan.sources}
     for planned in plan.phases:
@@ -67,6 +67,41 @@ def parts_of(plan: Plan) -> dict[str, Part]:
         for key in ("optimizer", "schedule", "objective"):
             found[f"phases.{planned.name}.{key}"] = getattr(planned.phase, key)
     return {**found, **{f"decoding.{part.kind}": part for part in plan.decoding.chain()}}
+
+
+def model_parts(plan: Plan) -> Iterator[tuple[str, Part]]:
+    """(path in the spec, part) of every part of the network."""
+    model = plan.model
+    yield "model.embedding", model.embedding
+    yield "model.position", model.position
+    for stack in model.stacks:
+        for block in stack.blocks:
+            at = "model" if block.name == "block" else f"model.blocks.{block.name}"
+            for key in ("attention", "mask", "mlp", "norm"):
+                yield f"{at}.{key}", getattr(block, key)
+            if block.position != model.position:
+                yield f"{at}.position", block.position
+    yield "model.norm", model.norm
+    yield from ((f"model.heads.{name}", head) for name, head in model.heads.items())
+
+
+def pieces_of(plan: Plan, path: str) -> list[walk.Piece]:
+    """The pieces of the network that the part at a path of the spec makes."""
+    if not path.startswith("model."):
+        return []
+    _, *where, key = path.split(".")
+    found = []
+    for piece in walk.walk(plan.model):
+        own = ["blocks", piece.block] if piece.block not in ("", "block") else []
+        if piece.kind == "head":
+            here = where == ["heads"] and piece.path == walk.head_path(key)
+        elif piece.kind == "position":
+            here = key == "position" and piece.path == ".".join(["position" + "s" * bool(where), *where[1:]])
+        else:
+            here = piece.kind == key and where == own
+        if here:
+            found.append(piece)
+    return found
 
 
 def explain_part(plan: Plan, path: str) -> PartReport:
@@ -143,25 +178,23 @@ def _plain(default: Any) -> Any:
 
 def weights(plan: Plan, path: str) -> tuple[tuple[str, int, TensorRow], ...]:
     """The rows of the tensor table that belong to a part of the model, equal layers folded."""
-    names = [name for name, part in block_parts(plan.model)]
-    owners = {
-        "model.position": {"position"},
-        "model.attention": {"attention"},
-        "model.mlp": {"mlp"},
-        "model.norm": {*(n for n in names if n.endswith("norm")), "final_norm"},
+    names = {
+        f"{piece.path.replace('*', str(layer))}.{t.name}"
+        for piece in pieces_of(plan, path)
+        for layer in piece.layers or (0,)
+        for t in piece.part.tensors(piece.dims)
     }
-    mine = owners.get(path, set())
-    return tuple(folded([row for row in tensor_rows(plan.model) if mine & set(row.name.split("."))]))
+    return tuple(folded([row for row in tensor_rows(plan.model) if row.name in names]))
 
 
 def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Iterator[tuple[str, str]]:
     """What a part costs: parameters, operations, memory."""
     model = plan.model
     if isinstance(part, ModelPart):
+        own = pieces_of(plan, path)
         held = sum(copies * row.parameters for _, copies, row in weights(plan, path))
         yield "parameters", f"{held:,} ({held / model.parameters:.1%} of the model's)"
-        copies = {"model.position": 1, "model.norm": 2 * model.layers + 1}.get(path, model.layers)
-        products = copies * part.flops(model.dims)
+        products = sum(p.uses * p.part.flops(p.dims) for p in own)
         if products:
             yield (
                 "products",
@@ -170,9 +203,10 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
                     "model's), twice that backward"
                 ),
             )
-        other = part.elementwise(model.dims).times(1 if path == "model.position" else copies)
+        other = ElementwiseOps().plus(*(p.part.elementwise(p.dims).times(p.uses) for p in own))
         yield "other operations", f"about {count(other.forward)} a token forward, {count(other.backward)} backward"
-        yield "kept for backward", f"{size(FLOAT * copies * part.saved_for_backward(model.dims))} a token, scores apart"
+        saved = sum(p.uses * p.part.saved_for_backward(p.dims) for p in own)
+        yield "kept for backward", f"{size(FLOAT * saved)} a token, scores apart"
     if planned is not None and path.endswith(".optimizer"):
         cost, optimizer = update_cost(model, planned.phase), planned.phase.optimizer
         state = FLOAT * sum(t.count * len(optimizer.state(t.role)) for t in model.tensors)

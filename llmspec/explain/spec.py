@@ -55,7 +55,6 @@ class SpecReport(Report):
     """Tokens."""
     vocab: int
     tokenizer: str
-    tied_embeddings: bool
     dropout: float
     flops_per_token: float
     """Forward pass at full context, matrix products only."""
@@ -115,7 +114,6 @@ def explain_plan(
         context=model.context,
         vocab=model.vocab,
         tokenizer=described(plan.tokenizer, "vocab"),
-        tied_embeddings=model.tied_embeddings,
         dropout=model.dropout,
         flops_per_token=model.flops_per_token,
         flops=sum(known) if flops and len(known) == len(flops) else None,

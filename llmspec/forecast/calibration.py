@@ -155,10 +155,10 @@ def _array(name: str, shape: Any) -> Any:
     """Drawn numbers of a shape; by name the integers that some operations read."""
     import numpy as np
 
-    from llmspec.compiler.masks import Mask
+    from llmspec.compiler.masks import Relation
 
     if name == "spans":
-        return Mask().spans(shape)
+        return Relation().ranges(shape)
     rng = np.random.default_rng(0)
     if name == "targets":
         return rng.integers(0, VOCAB, shape).astype(np.int32)

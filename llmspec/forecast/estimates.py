@@ -6,6 +6,7 @@ import json
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from llmspec.backends.workers import ToolchainError
+from llmspec.compiler import walk
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.units import count, duration
@@ -124,11 +125,19 @@ def _times(every: int, steps: int) -> int:
 def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     """What the pieces of a step take, each by its own rate."""
     tokens, width = phase.micro_batch_size * model.context * phase.gradient_accumulation_steps, model.d_model
-    dims, matrices = model.dims, [t for t in model.tensors if t.role == "matrix"]
+    matrices, pieces = [t for t in model.tensors if t.role == "matrix"], list(walk.walk(model))
     passed = BACKWARD * 2 * tokens
-    hidden = model.mlp.saved_for_backward(dims) - (model.mlp.d_ff or 0)
-    turned = (model.heads + 2 * model.kv_heads) * model.head_dim
-    dropped = (1 + 2 * model.layers) * width * rates.drop if model.dropout else 0.0
+    attentions = [(p.uses, p.dims) for p in pieces if p.kind == "attention"]
+    norms = sum(p.uses for p in pieces if p.kind == "norm")
+    hidden = sum(
+        p.uses * (p.part.saved_for_backward(p.dims) - (getattr(p.part, "d_ff", 0) or 0))
+        for p in pieces
+        if p.kind == "mlp"
+    )
+    turned = sum(uses * (dims.heads + 2 * dims.kv_heads) * dims.head_dim for uses, dims in attentions)
+    scored = sum(uses * dims.seen * dims.heads * dims.head_dim for uses, dims in attentions)
+    outputs = model.heads[phase.objective.head].outputs(model.dims)
+    dropped = walk.sites(model) * width * rates.drop if model.dropout else 0.0
     update = 0.0
     for t in model.tensors:
         update += rates.update * t.count
@@ -136,14 +145,10 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
             update += work / rates.product(min(t.shape))
     return Pieces(
         products=sum(passed * t.count / rates.product(min(t.shape)) for t in matrices),
-        attention=passed * 2 * model.layers * model.context * model.heads * model.head_dim / rates.attention,
-        head=passed * model.vocab * width / (rates.loss * rates.product(width)),
-        other=tokens
-        * (
-            rates.norm * (2 * model.layers + 2) * width
-            + dropped
-            + model.layers * (rates.gate * hidden + rates.norm * turned)
-        ),
+        attention=passed * 2 * scored / rates.attention,
+        head=passed * outputs * width / (rates.loss * rates.product(width)),
+        # The sum of the embedding counts as one norm more.
+        other=tokens * (rates.norm * (norms + 1) * width + dropped + rates.gate * hidden + rates.norm * turned),
         update=update
         + (
             2 * rates.update * model.parameters / 7 * phase.gradient_accumulation_steps

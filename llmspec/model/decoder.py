@@ -16,14 +16,15 @@ from llmspec.backends import owner
 from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
-from llmspec.compiler.masks import Mask
+from llmspec.compiler import walk
+from llmspec.compiler.masks import decoding_ranges, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.hashing import digest
 from llmspec.core.units import size
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.steps import Tensors
-from llmspec.model.transformer import AttentionContext, Transformer
+from llmspec.model.transformer import AttentionContext, Transformer, ranges_in
 
 SHORTEST = 16
 """Smallest prefill bucket, in tokens; buckets double from here up to the context."""
@@ -62,15 +63,20 @@ class Decoder:
         import numpy as np
 
         plan, rows = self._plan, whole("the number of rows", rows, 1)
-        names = [f"{kind}{layer}" for layer in range(plan.layers) for kind in "kv"]
-        shape = (rows, plan.context, plan.kv_heads, plan.head_dim)
-        needed, there = 4 * math.prod(shape) * len(names), device_memory("CPU")
+        shapes = {
+            f"{kind}{layer}": (rows, plan.context, dims.kv_heads, dims.head_dim)
+            for layer, dims in enumerate(walk.layer_dims(plan))
+            for kind in "kv"
+        }
+        needed, there = 4 * sum(map(math.prod, shapes.values())), device_memory("CPU")
         if self._lowering.inputs and there is not None and needed > there:
             raise owner.out_of_memory(
                 f"the KV caches of {rows} rows take {size(needed)}, and this machine has {size(there)}"
             )
         with owner.turn():
-            return KVCache(tensors_from_numpy(**{n: np.zeros(shape, np.float32) for n in names}), rows, self._key)
+            return KVCache(
+                tensors_from_numpy(**{n: np.zeros(shape, np.float32) for n, shape in shapes.items()}), rows, self._key
+            )
 
     def use(self, weights: Tensors) -> None:
         """Decode with these weights from now on."""
@@ -92,7 +98,10 @@ class Decoder:
         padded = np.zeros((cache.rows, bucket), np.int32)
         padded[:, : len(ids)] = ids
         with owner.turn():
-            inputs = self._feed(tokens=padded, last=np.array([len(ids) - 1], np.int32), spans=Mask().spans(bucket))
+            # The prompt is the prefix of a mask that has one.
+            prefix = np.arange(bucket)[None] < len(ids)
+            ranges = range_inputs(self._plan, False, bucket, None, [len(ids)], prefix)
+            inputs = self._feed(tokens=padded, last=np.array([len(ids) - 1], np.int32), **ranges)
             cache.length = len(ids)
             return cache, self._run(self._prefills[cache.rows, bucket], cache, inputs)
 
@@ -109,7 +118,7 @@ class Decoder:
             inputs = self._feed(
                 tokens=ids.reshape(cache.rows, 1),
                 position=np.array([[cache.length]], np.int32),
-                spans=np.array([[[0, cache.length + 1]]], np.int32),
+                **decoding_ranges(self._plan, [cache.length]),
             )
             place = self._place.bind(cache.length)
             cache.length += 1
@@ -132,24 +141,20 @@ class Decoder:
         tokens_RT = inputs["tokens"]
         length = int(tokens_RT.shape[1])
         positions = Tensor.arange(length).reshape(1, length)
-        view = AttentionContext(
-            positions, positions, inputs["spans"], memory=self._writer(cache, 0, length, read=False)
-        )
+        view = AttentionContext(positions, positions, ranges_in(inputs), self._writer(cache, 0, length, read=False))
         # The prompt's last token, wherever padding starts.
         return self._logits(weights, tables, inputs, view, inputs["last"])
 
     def _decode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors, place: UOp) -> Tensor:
         keys, query = Tensor.arange(self.context), inputs["position"]
-        view = AttentionContext(
-            query, keys.reshape(1, -1), inputs["spans"], memory=self._writer(cache, place, 1, read=True)
-        )
+        view = AttentionContext(query, keys.reshape(1, -1), ranges_in(inputs), self._writer(cache, place, 1, read=True))
         return self._logits(weights, tables, inputs, view, None)
 
     def _logits(
         self, weights: Tensors, tables: Tensors, inputs: Tensors, view: AttentionContext, last: Tensor | None
     ) -> Tensor:
         ops, tensors = self._lowering.ops(inputs), {**weights, **tables}
-        hidden = self._model.hidden(ops, tensors, inputs["tokens"], view, last)
+        hidden = self._model.hidden(ops, tensors, inputs, view, last)
         logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(int(hidden.shape[0]), -1).contiguous()
         Tensor.realize(logits, *self._written)
         return logits

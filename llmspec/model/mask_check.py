@@ -6,35 +6,41 @@ parts through its device's operations, with its own widths; only a network too l
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from llmspec.compiler.masks import Mask
-from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.compiler import walk
+from llmspec.compiler.masks import Relation, masks_of, range_inputs
+from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, TensorPlan
 from llmspec.compiler.proofs import Proof
 from llmspec.model.device import open_device
+from llmspec.parts.base import Init
 
 BUILT = "the built graph looks where the mask says"
 TOKENS, WORDS = 64, 256
 """Places of a drawn block at most, and rows of the vocabulary that are drawn where it is too large."""
 FEW, NUMBERS = 1 << 24, 1 << 28
 """Weights that are drawn: so many are soon computed with, and a layer that has more is drawn alone up to the second."""
+WINDOW, PADDED = 8, 5
+"""Windows are narrowed to so many tokens, and so many tokens of a drawn block are padding."""
 SHOWN = 0.99
 """Share of the allowed pairs that have to show an influence: one may be rounded away, not many."""
 
 
-def graph_proof(plan: Plan, relation: Mask | None = None) -> Proof:
-    """Of the model under every mask that its phases use; `relation` stands in for those masks where it is given.
+def graph_proof(plan: Plan, relation: Relation | None = None) -> Proof:
+    """Of the model with documents together and, where a phase keeps them apart, apart; `relation` stands in for that of
+    every block where it is given.
 
     Raises ToolchainError on a CPU without a compiler.
     """
     model, cut = small_enough(plan.model)
     if model is None:
         return Proof(name=BUILT, holds=None, evidence=f"one layer alone has more than {NUMBERS:,} weights")
-    masks = sorted({Mask(p.phase.document_mask) for p in plan.phases} | {Mask()})
     told = []
-    for mask in masks:
-        seen, documents = influences(plan, model, mask)
-        wrong, evidence = compared(seen, documents, relation or mask)
+    for documents in sorted({p.phase.document_mask for p in plan.phases} | {False}):
+        drawn_block = Drawn.of(plan, model, documents)
+        allowed = drawn_block.allowed(model, relation)
+        wrong, evidence = compared(influences(plan, model, drawn_block), drawn_block.documents, allowed)
         if wrong:
             return Proof(
                 name=BUILT,
@@ -43,30 +49,97 @@ def graph_proof(plan: Plan, relation: Mask | None = None) -> Proof:
                 path=("model", "attention"),
                 hint="a part's `build` or the device's operations are at fault, not your spec",
             )
-        told.append(f"{'documents apart' if mask.documents else 'blocks'}: {evidence}")
+        told.append(f"{'documents apart' if documents else 'blocks'}: {evidence}")
     return Proof(name=BUILT, holds=True, evidence=f"{'; '.join(told)}, by {cut} on {plan.device}")
 
 
 def small_enough(model: ModelPlan) -> tuple[ModelPlan | None, str]:
-    """(the model with as many layers and words as can be drawn or None, that in words)."""
-
-    def shortened(layers: int, vocab: int) -> ModelPlan:
-        kept = [t for t in model.tensors if not t.name.startswith("layers.") or int(t.name.split(".")[1]) < layers]
-        words = {"embed_tokens.weight", "lm_head.weight"}
-        tensors = tuple(t.model_copy(update={"shape": (vocab, *t.shape[1:])}) if t.name in words else t for t in kept)
-        return model.model_copy(update={"layers": layers, "vocab": vocab, "tensors": tensors})
-
+    """(the model with as many layers and rows of the vocabulary as can be drawn or None, that in words)."""
     vocab = model.vocab if model.parameters <= FEW else min(model.vocab, WORDS)
-    each = shortened(1, vocab).parameters - shortened(0, vocab).parameters
-    layers = min(model.layers, max(1, (FEW - shortened(0, vocab).parameters) // max(1, each)))
-    if (made := shortened(layers, vocab)).parameters > NUMBERS:
+    fixed = shortened(model, 0, vocab).parameters
+    each = shortened(model, 1, vocab).parameters - fixed
+    layers = min(model.layers, max(1, (FEW - fixed) // max(1, each)))
+    if (made := shortened(model, layers, vocab)).parameters > NUMBERS:
         return None, ""
-    words = f" and {vocab} words" if vocab < model.vocab else ""
-    return made, f"{layers:,} of {model.layers:,} layers{words}"
+    rows = f" and {vocab} rows of the vocabulary" if vocab < model.vocab else ""
+    windows = [m.window for m in masks_of(model).values() if m.window is not None and m.window > WINDOW]
+    narrow = f", with windows of {WINDOW} tokens" if windows else ""
+    return made, f"{layers:,} of {model.layers:,} layers{rows}{narrow}"
 
 
-def influences(plan: Plan, model: ModelPlan, mask: Mask) -> tuple[Any, Any]:
-    """(bool (T, T): whether the output at a place changes with the token at another; documents (T,))."""
+def shortened(model: ModelPlan, layers: int, vocab: int) -> ModelPlan:
+    """The model with its first layers, one of each kind of block among them where they are enough, and with windows
+    that a drawn block is longer than."""
+
+    def narrow(block: BlockPlan) -> BlockPlan:
+        window = block.mask.window
+        mask = block.mask.model_copy(update={"window": window and min(window, WINDOW)})
+        return block.model_copy(update={"mask": mask})
+
+    stacks = []
+    for stack in model.stacks:
+        order = stack.order[:layers]
+        if len(set(order)) < len(stack.blocks) <= layers:
+            order = (*range(len(stack.blocks)), *order[len(stack.blocks) :])
+        blocks = tuple(narrow(block) for block in stack.blocks)
+        stacks.append(stack.model_copy(update={"order": order, "blocks": blocks}))
+    made = model.model_copy(update={"stacks": tuple(stacks), "vocab": vocab})
+    table = tuple(TensorPlan(name=n, shape=t.shape, role=t.role, init=Init()) for n, t in walk.tensor_specs(made))
+    return made.model_copy(update={"tensors": table})
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A block of tokens whose influences are looked at: one row, its last tokens padding where a mask asks for that."""
+
+    documents: Any
+    """(T,) int32 number of each token's document."""
+    prefix: Any
+    """(T,) bool: what each document begins with that is a prefix."""
+    filled: int
+    """Tokens that are no padding."""
+    apart: bool
+    """Whether documents are kept apart."""
+
+    @classmethod
+    def of(cls, plan: Plan, model: ModelPlan, apart: bool) -> Drawn:
+        """A function of the plan's seed."""
+        import numpy as np
+
+        length = min(TOKENS, model.context)
+        rng = np.random.default_rng([plan.seed, length])
+        documents = np.cumsum(rng.random(length) < 4 / length).astype(np.int32) * int(apart)
+        padded = 0 if all(m.causal for m in masks_of(model).values()) else min(PADDED, length - 1)
+        documents[length - padded :] += int(apart)
+        start = np.maximum.accumulate(np.where(np.diff(documents, prepend=-1) != 0, np.arange(length), 0))
+        return cls(documents, np.arange(length) - start < 3, length - padded, apart)
+
+    @property
+    def positions(self) -> Any:
+        """(T,) int32: place in the document."""
+        import numpy as np
+
+        place = np.arange(len(self.documents))
+        starts = np.diff(self.documents, prepend=-1) != 0
+        return (place - np.maximum.accumulate(np.where(starts, place, 0))).astype(np.int32)
+
+    def allowed(self, model: ModelPlan, stand_in: Relation | None) -> Any:
+        """bool (T, T): which token may influence which output, through all layers."""
+        import numpy as np
+
+        place, reach = np.arange(len(self.documents)), np.eye(len(self.documents), dtype=bool)
+        padding = (place[:, None] < self.filled) & (place[None] >= self.filled)
+        for stack in model.stacks:
+            for kind in stack.order:
+                relation = stand_in or Relation(stack.blocks[kind].mask, self.apart)
+                own, prefix = self.documents, self.prefix
+                seen = relation.allows(place[:, None], place[None], own[:, None], own[None], prefix[None])
+                reach = ((np.broadcast_to(seen, reach.shape) & ~padding).astype(int) @ reach.astype(int)) > 0
+        return reach
+
+
+def influences(plan: Plan, model: ModelPlan, block: Drawn) -> Any:
+    """bool (T, T): whether the output at a place changes with the token at another."""
     import numpy as np
 
     open_device(plan.device)
@@ -76,28 +149,19 @@ def influences(plan: Plan, model: ModelPlan, mask: Mask) -> tuple[Any, Any]:
     from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
     from llmspec.model.transformer import Transformer, block_context
 
-    length, low, network = min(TOKENS, model.context), backend(plan.device), Transformer(model)
-    rng = np.random.default_rng([plan.seed, length])
-    documents = np.cumsum(rng.random((1, length)) < 4 / length, axis=1).astype(np.int32)
-    if not mask.documents:
-        documents = np.zeros_like(documents)
-    starts = np.concatenate([[True], documents[0, 1:] != documents[0, :-1]])
-    positions = np.arange(length) - np.maximum.accumulate(np.where(starts, np.arange(length), 0))
+    length, low, network = len(block.documents), backend(plan.device), Transformer(model)
+    rng = np.random.default_rng([plan.seed, length, 1])
     weights = tensors_from_numpy(**{t.name: drawn(t, rng) for t in model.tensors})
     tables = tensors_from_numpy(**network.tables())
+    ranges = range_inputs(model, block.apart, length, block.documents[None], [block.filled], block.prefix[None])
 
     def hidden(weights: Any, tables: Any, inputs: Any) -> Tensor:
-        view = block_context(length, inputs["spans"], inputs["positions"])
-        return network.hidden(low.ops(inputs), {**weights, **tables}, inputs["tokens"], view).realize()
+        return network.hidden(low.ops(inputs), {**weights, **tables}, inputs, block_context(inputs)).realize()
 
     step, feed = low.jit(hidden), StaticInputs()
 
     def outputs(tokens: Any) -> Any:
-        arrays = {
-            "tokens": tokens[None],
-            "spans": mask.spans(length, documents),
-            "positions": positions[None].astype(np.int32),
-        }
+        arrays = {"tokens": tokens[None], "positions": block.positions[None], **ranges}
         return to_numpy(step(weights, tables, {**feed(**arrays), **low.inputs}))[0]
 
     tokens = rng.integers(0, model.vocab, length).astype(np.int32)
@@ -106,7 +170,7 @@ def influences(plan: Plan, model: ModelPlan, mask: Mask) -> tuple[Any, Any]:
         other = tokens.copy()
         other[key] = (other[key] + 1 + rng.integers(0, max(1, model.vocab - 1))) % model.vocab
         seen[:, key] = (outputs(other) != first).any(-1)
-    return seen, documents[0]
+    return seen
 
 
 def drawn(tensor: Any, rng: Any) -> Any:
@@ -118,12 +182,10 @@ def drawn(tensor: Any, rng: Any) -> Any:
     return numbers * np.float32(scale) + np.float32(tensor.role == "norm")
 
 
-def compared(seen: Any, documents: Any, mask: Mask) -> tuple[str, str]:
-    """(what is wrong or '', evidence): observed influences against the relation."""
+def compared(seen: Any, documents: Any, allowed: Any) -> tuple[str, str]:
+    """(what is wrong or '', evidence): observed influences against those that the masks allow."""
     import numpy as np
 
-    place = np.arange(len(documents))
-    allowed = np.broadcast_to(mask.allows(place[:, None], place[None], documents[:, None], documents[None]), seen.shape)
     if len(found := np.argwhere(seen & ~allowed)):
         query, key = found[0]
         return (

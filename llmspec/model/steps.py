@@ -12,7 +12,6 @@ from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.model.transformer import Transformer, block_context
-from llmspec.parts.objectives.base import Outputs
 from llmspec.parts.phases import Phase
 
 Tensors = dict[str, Tensor]
@@ -51,11 +50,11 @@ class Steps:
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None) -> list[Tensor]:
         """The sums of a batch, in the order of their names; every loss times its weight."""
-        tokens_BT = inputs["tokens"]
         ops = self._lowering.ops(inputs, key, self._plan.model.dropout)
-        view = block_context(tokens_BT.shape[1], inputs["spans"], inputs.get("positions"))  # type: ignore[arg-type]
-        hidden = self._model.hidden(ops, tensors, tokens_BT, view)
-        found = self._objective(ops, Outputs(hidden, self._model.head_weight(tensors)), inputs)
+        context = block_context(inputs)
+        hidden = self._model.hidden(ops, tensors, inputs, context)
+        outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
+        found = self._objective(ops, outputs, inputs)
         return [found[name] for name in self.sums]
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,36 +1,67 @@
-"""The forward pass of a Plan: a pure function of weights and inputs, built from the Plan's parts.
+"""The forward pass of a Plan: a pure function of weights and inputs that interprets the plan's blocks.
 
-Shape letters: B batch, T queries, S keys, D width, K key/value heads, d head width, V vocabulary, L layers.
+Shape letters: B batch, T queries, S keys, D width, K key/value heads, d head width, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinygrad import Tensor
 
 from llmspec.backends.plain.ops import Ops
-from llmspec.compiler.plan import ModelPlan
+from llmspec.compiler import walk
+from llmspec.compiler.masks import RANGES
+from llmspec.compiler.plan import BlockPlan, ModelPlan
+from llmspec.parts.attentions import Attention
+from llmspec.parts.heads import HeadFunctions
+from llmspec.parts.objectives.base import Outputs
+from llmspec.parts.positions import Hooks
+from llmspec.parts.residual import FORMS
 
 
-@dataclass
+class LayerContext(NamedTuple):
+    """What the queries of one layer see."""
+
+    queries: Tensor  # (B or 1, T) int32: positions
+    keys: Tensor  # (B or 1, S) int32: positions
+    ranges: Tensor  # (B or 1, T, 2) int32: the keys first … end - 1 that a query sees
+    cache: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None] | None
+    """Takes new keys and values, gives all that the queries may see; None: the new ones alone."""
+
+
+@dataclass(frozen=True)
 class AttentionContext:
-    """What the queries of one call see: their positions, the keys' positions, the mask, and the memory of keys."""
+    """What the queries of one call see: their positions, the keys' positions, the masks, and the KV cache."""
 
     queries: Tensor  # (B or 1, T) int32
     keys: Tensor  # (B or 1, S) int32
-    spans: Tensor  # (B or 1, T, 2) int32: the keys first … end - 1 that a query sees
-    memory: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor] | None] | None = None
+    ranges: Mapping[str, Tensor]  # by mask name: (B or 1, T, 2) int32
+    cache: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor] | None] | None = None
     """Takes (layer, new keys, new values), gives all that the queries may see; None: the new ones alone."""
-    layer: int = 0
+    filled: Tensor | None = None
+    """Which tokens are no padding, (B, T) bool; None where there is none."""
+
+    def at(self, layer: int, mask: str) -> LayerContext:
+        """What the queries of a layer see."""
+        cache = self.cache
+        own = None if cache is None else lambda k, v: cache(layer, k, v)
+        return LayerContext(self.queries, self.keys, self.ranges[mask], own)
 
 
-def block_context(tokens: int, spans: Tensor, positions_BT: Tensor | None = None) -> AttentionContext:
-    """The view of whole blocks; positions count from a document's start where they are given."""
-    positions = Tensor.arange(tokens).reshape(1, tokens) if positions_BT is None else positions_BT
-    return AttentionContext(positions, positions, spans)
+def ranges_in(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The ranges among a graph's inputs, by mask name."""
+    return {name.removeprefix(RANGES): t for name, t in inputs.items() if name.startswith(RANGES)}
+
+
+def block_context(inputs: Mapping[str, Tensor]) -> AttentionContext:
+    """The context of whole blocks of tokens; positions count from a document's start where they are given."""
+    tokens = int(inputs["tokens"].shape[1])
+    given = inputs.get("positions")
+    positions = Tensor.arange(tokens).reshape(1, tokens) if given is None else given
+    return AttentionContext(positions, positions, ranges_in(inputs), filled=inputs.get("filled"))
 
 
 class Weights(Mapping[str, Tensor]):
@@ -55,86 +86,171 @@ class Weights(Mapping[str, Tensor]):
         return Weights(self._tensors, f"{self._prefix}{name}.", self.read)
 
 
+class Block:
+    """The functions of one kind of block."""
+
+    def __init__(self, model: ModelPlan, block: BlockPlan, hooks: Hooks) -> None:
+        dims = walk.block_dims(model, block)
+        self.plan, self.form, self.branches = block, FORMS[block.residual], walk.branches(block)
+        self._norm = block.norm.build(dims)
+        self._functions = {
+            branch.name: branch.part.build(dims, hooks)
+            if isinstance(branch.part, Attention)
+            else branch.part.build(dims)
+            for branch in self.branches
+        }
+
+    def forward(
+        self, ops: Ops, w: Weights, pw: Weights, x: Tensor, context: LayerContext, last: Tensor | None = None
+    ) -> Tensor:
+        """The stream (B, T, D) after the block; with `last` (1,) int32 that token's alone, (B, 1, D)."""
+        if self.form.parallel:
+            return self._parallel(ops, w, pw, x, context, last)
+        for branch in self.branches:
+            h = self.normed(ops, w, branch.before, x)
+            y = self.normed(ops, w, branch.after, self.branch(ops, w, pw, branch.name, h, context))
+            x = self.normed(ops, w, branch.on_sum, ops.residual(x, y))
+            if last is not None and branch.name == "attention":
+                x = rows_at(x, last)
+        return x
+
+    def _parallel(
+        self, ops: Ops, w: Weights, pw: Weights, x: Tensor, context: LayerContext, last: Tensor | None
+    ) -> Tensor:
+        """Both branches read one stream, and one sum takes what they give."""
+        total, h = None, x
+        for branch in self.branches:
+            h = self.normed(ops, w, branch.before, x) if branch.before else h
+            y = self.branch(ops, w, pw, branch.name, h, context)
+            total = y if total is None else total + y
+        assert total is not None
+        x = ops.residual(x, total)
+        return x if last is None else rows_at(x, last)
+
+    def branch(self, ops: Ops, w: Weights, pw: Weights, name: str, h: Tensor, context: LayerContext) -> Tensor:
+        """What a branch gives."""
+        if name == "attention":
+            return self._functions[name](ops, w.under(name), pw, h, context)
+        return self._functions[name](ops, w.under(name), h)
+
+    def normed(self, ops: Ops, w: Weights, name: str, x: Tensor) -> Tensor:
+        """x through the norm of that name; as it is without one."""
+        return ops.contiguous_barrier(self._norm(ops, w.under(name), x)) if name else x
+
+
+def rows_at(x_BTD: Tensor, last: Tensor) -> Tensor:
+    """(B, 1, D): the states at the places `last` (1,) int32."""
+    return x_BTD.gather(1, last.reshape(1, 1, 1).expand(x_BTD.shape[0], 1, x_BTD.shape[2])).contiguous()
+
+
 class Transformer:
     """The functions of a ModelPlan's parts, put together. Holds no weights."""
 
     def __init__(self, plan: ModelPlan) -> None:
-        self.plan, dims = plan, plan.dims
-        self._hooks = plan.position.build(dims)
-        self._norm = plan.norm.build(dims)
-        self._attention = plan.attention.build(dims, self._hooks)
-        self._mlp = plan.mlp.build(dims)
+        self.plan = plan
+        self._positions = {name: (part, dims) for name, (part, dims, _) in walk.positions(plan).items()}
+        hooks = {name: part.build(dims) for name, (part, dims) in self._positions.items()}
+        self._embed = plan.embedding.build(plan.dims)
+        self._embed_position = hooks["position"].embed if "position" in hooks else None
+        self._stacks = [
+            (
+                stack,
+                [Block(plan, b, Hooks() if b.position.embeds else hooks[b.position_name]) for b in stack.blocks],
+                stack.final_norm.build(plan.dims) if stack.final_norm is not None else None,
+            )
+            for stack in plan.stacks
+        ]
+        self._heads: dict[str, HeadFunctions] = {name: head.build(plan.dims) for name, head in plan.heads.items()}
 
     def tables(self) -> dict[str, Any]:
-        """Constant float32 numpy arrays of the position part, by full name; inputs of every step, never trained."""
-        return {f"position.{k}": v for k, v in self.plan.position.tables(self.plan.dims).items()}
+        """Constant float32 numpy arrays of the positions, by full name; inputs of every step, never trained."""
+        return {
+            f"{name}.{k}": v for name, (part, dims) in self._positions.items() for k, v in part.tables(dims).items()
+        }
 
     def hidden(
         self,
         ops: Ops,
         tensors: Mapping[str, Tensor],
-        tokens_BT: Tensor,
-        view: AttentionContext,
+        inputs: Mapping[str, Tensor],
+        context: AttentionContext,
         last: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, D) before the head; `tensors` holds weights and tables by full name.
+        """Hidden states (B, T, D) before the heads; `tensors` holds weights and tables by full name, `inputs` what the
+        embedding reads: `tokens` (B, T) int32.
 
         With `last` (1,) int32 that token's alone, (B, 1, D): what follows the others' last attention is left out.
         """
         w = tensors if isinstance(tensors, Weights) else Weights(tensors)
-        pw = w.under("position")
-        x = ops.embedding(w["embed_tokens.weight"], tokens_BT)
-        if self._hooks.embed:
-            x = self._hooks.embed(ops, pw, x, view.queries)
+        x = self._embed(ops, w.under(walk.EMBEDDING), inputs)
+        if self._embed_position:
+            x = self._embed_position(ops, w.under("position"), x, context.queries)
         x = ops.contiguous_barrier(ops.dropout(x))
-        for layer in range(self.plan.layers):
-            view.layer = layer
-            b = w.under(f"layers.{layer}")
-            x = self._branch(
-                ops,
-                b.under("attention_norm"),
-                x,
-                lambda h, b=b: self._attention(ops, b.under("attention"), pw, h, view),  # type: ignore[misc]
-            )
-            if last is not None and layer == self.plan.layers - 1:
-                x = x.gather(1, last.reshape(1, 1, 1).expand(x.shape[0], 1, x.shape[2])).contiguous()
-            x = self._branch(ops, b.under("mlp_norm"), x, lambda h, b=b: self._mlp(ops, b.under("mlp"), h))  # type: ignore[misc]
-        return (
-            ops.contiguous_barrier(self._norm(ops, w.under("final_norm"), x))
-            if self.plan.norm.placement == "pre"
-            else x
-        )
+        for stack, blocks, final_norm in self._stacks:
+            own = walk.prefix(stack)
+            for layer, kind in enumerate(stack.order):
+                block, at_end = blocks[kind], last if layer == len(stack.order) - 1 else None
+                bw, pw = w.under(f"{own}layers.{layer}"), w.under(block.plan.position_name)
+                x = block.forward(ops, bw, pw, x, context.at(layer, block.plan.mask.name), at_end)
+            if final_norm is not None:
+                x = ops.contiguous_barrier(final_norm(ops, w.under(f"{own}final_norm"), x))
+        return x
 
-    def _branch(self, ops: Ops, norm: Weights, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """x + f(norm(x)), or norm(x + f(x)) where norms stand after."""
-        if self.plan.norm.placement == "pre":
-            h = ops.contiguous_barrier(self._norm(ops, norm, x))
-            return ops.residual(x, f(h))
-        return ops.contiguous_barrier(self._norm(ops, norm, ops.residual(x, f(x))))
-
-    def head(self, ops: Ops, tensors: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-        """Logits (…, V) of hidden states (…, D)."""
-        return ops.linear(hidden, self.head_weight(tensors))
-
-    def head_weight(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The matrix (V, D) that makes logits of hidden states."""
+    def outputs(
+        self,
+        ops: Ops,
+        tensors: Mapping[str, Tensor],
+        hidden: Tensor,
+        head: str | None = None,
+        filled: Tensor | None = None,
+    ) -> Outputs:
+        """What a head makes of hidden states (B, T, D), but for its last layer; `head` None: the one that generates."""
         w = tensors if isinstance(tensors, Weights) else Weights(tensors)
-        return w["embed_tokens.weight" if self.plan.tied_embeddings else "lm_head.weight"]
+        name = self.head_name(head)
+        own, functions = w.under(walk.head_path(name)), self._heads[name]
+        embedding = w[f"{walk.EMBEDDING}.weight"] if getattr(self.plan.heads[name], "tied", False) else None
+        return Outputs(functions.features(ops, own, hidden, filled), functions.layer(own, embedding))
 
-    def logits(self, ops: Ops, tensors: Mapping[str, Tensor], tokens_BT: Tensor, view: AttentionContext) -> Tensor:
-        """Logits (B, T, V)."""
-        return self.head(ops, tensors, self.hidden(ops, tensors, tokens_BT, view))
+    def head(
+        self,
+        ops: Ops,
+        tensors: Mapping[str, Tensor],
+        hidden: Tensor,
+        head: str | None = None,
+        filled: Tensor | None = None,
+    ) -> Tensor:
+        """Outputs of a head, logits (B, T, V) of one that generates, of hidden states (B, T, D)."""
+        found = self.outputs(ops, tensors, hidden, head, filled)
+        return found.features if found.layer is None else ops.linear(found.features, *found.layer)
+
+    def logits(
+        self, ops: Ops, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], context: AttentionContext
+    ) -> Tensor:
+        """Logits (B, T, V) by the head that generates."""
+        return self.head(ops, tensors, self.hidden(ops, tensors, inputs, context))
+
+    def head_name(self, head: str | None) -> str:
+        """A head's name; of None that of the one that generates, or else the first."""
+        return head or self.plan.generating_head or next(iter(self.plan.heads))
 
 
 def assert_complete(model: Transformer) -> None:
     """The tensors that the forward pass reads are exactly the Plan's table; raises AssertionError naming the rest."""
-    table = {t.name: t.shape for t in model.plan.tensors}
+    plan = model.plan
+    table = {t.name: t.shape for t in plan.tensors}
     tensors = {n: Tensor.empty(*s) for n, s in table.items()}
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
     w = Weights(tensors)
-    length = min(2, model.plan.context)
-    tokens = Tensor.empty(1, length, dtype="int32")
-    out = model.logits(Ops(), w, tokens, block_context(length, Tensor.empty(1, length, 2, dtype="int32")))
+    length = min(2, plan.context)
+    ranges = {
+        RANGES + block.mask.name: Tensor.empty(1, length, 2, dtype="int32")
+        for stack in plan.stacks
+        for block in stack.blocks
+    }
+    inputs = {"tokens": Tensor.empty(1, length, dtype="int32"), **ranges}
+    hidden = model.hidden(Ops(), w, inputs, block_context(inputs))
+    for name, head in plan.heads.items():
+        out = model.head(Ops(), w, hidden, name)
+        assert out.shape[-1] == head.outputs(plan.dims), f"the head {name} gives {out.shape[-1]} outputs"
     unread = set(table) - w.read
     assert not unread, f"the forward pass never reads {sorted(unread)}"
-    assert out.shape[-1] == model.plan.vocab

@@ -92,6 +92,12 @@ class Dims:
     heads: int = 1
     kv_heads: int = 1
     head_dim: int = 1
+    keys: int = 0
+    """The most keys that a query of a full context sees; the context unless a mask has a window."""
+
+    @property
+    def seen(self) -> int:
+        return self.keys or self.context
 
 
 class Default(NamedTuple):

@@ -18,7 +18,7 @@ from llmspec.spec import foreign, messages
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.references import check_references
 from llmspec.spec.schema import Contamination, ModelSpec, Precision, Spec
-from llmspec.spec.shape import Shape, description, places, shape_of, spec_shape
+from llmspec.spec.shape import Shape, allows_none, description, places, shape_of, spec_shape
 from llmspec.spec.translate import Translator
 from llmspec.spec.yaml12 import Tree
 
@@ -162,7 +162,7 @@ class _Checker:
 
     def values(self, shape: Shape, kind: str, data: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """The settings with parts built; broken parts and unknown keys are left out."""
-        fields, values = shape.fields(kind), {}
+        fields, values = shape.fields(kind), dict[str, Any]()
         unknown = [key for key in data if key not in fields]
         for key in unknown[: messages.MOST_ALIKE]:
             problem = messages.unknown_key(shape, kind, key, data, path)
@@ -183,6 +183,9 @@ class _Checker:
                     self.problems.append(messages.missing_key(key, description(shape.parts[kind], key), path))
                 continue
             child, value, at = shape_of(info), data[key], (*path, key)
+            if value is None and child.parts and allows_none(info.annotation):
+                values[key] = None
+                continue
             if child.item is not None:
                 value = self.items(child, value, at)
             elif child.parts:

@@ -21,7 +21,10 @@ PLACES: Mapping[str, str] = {
     "model.norm.kind": "normalization norm_type",
     "model.position.theta": "rope_theta rope_base",
     "model.position.kind": "position_embedding_type pos_emb",
-    "model.tied_embeddings": "tie_word_embeddings tie_embeddings weight_tying share_embeddings",
+    "model.heads.<name>.tied": "tie_word_embeddings tie_embeddings weight_tying share_embeddings tied_embeddings",
+    "model.residual": "placement norm_placement use_parallel_residual parallel_attn",
+    "model.mask.window": "sliding_window attention_window window_size",
+    "model.attention.softcap": "attn_logit_softcapping logit_softcapping",
     "model.dropout": "resid_pdrop attn_pdrop embd_pdrop attention_dropout hidden_dropout dropout_rate",
     "model.init.std": "initializer_range init_std",
     "tokenizer.vocab": "vocab_size n_vocab vocabulary_size",
@@ -142,11 +145,17 @@ def told(key: str, value: Any, section: str, path: Path, data: Mapping[str, Any]
     return next(((text, "") for text, words in ABSENT.items() if word in words.split()), None)
 
 
+USUAL_NAMES = {"model.heads": "lm"}
+"""Maps of names that have an entry where a spec says nothing of them."""
+
+
 def named(place: str, section: str, path: Path, data: Mapping[str, Any]) -> str:
     """A place as seen from another: `phases.<name>.optimizer` from `phases.chat` is `phases.chat.optimizer`.
 
     `data` is what stands at `path`; at the top of a spec with one phase or source that one is meant.
     """
+    for holder, name in USUAL_NAMES.items():
+        place = place.replace(f"{holder}.<name>", f"{holder}.{name}")
     if path:
         return ".".join(map(str, path)) + place.removeprefix(section) if place.startswith(section) else place
     head, found, rest = place.partition(".<name>")

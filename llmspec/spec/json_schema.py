@@ -135,4 +135,6 @@ def _plain(value: Any) -> Any:
         return value.model_dump(mode="json", by_alias=True, exclude_none=True)
     if isinstance(value, Text):
         return str(value)
+    if isinstance(value, dict):
+        return {name: _plain(below) for name, below in value.items()}
     return list(value) if isinstance(value, tuple) else value

@@ -9,14 +9,31 @@ from pydantic import Field
 
 from llmspec.core.table import choice
 from llmspec.core.units import Bytes
-from llmspec.parts import attentions, inits, mlps, norms, phases, positions, sources, templates, tokenizers
+from llmspec.parts import (
+    attentions,
+    embeddings,
+    heads,
+    inits,
+    masks,
+    mlps,
+    norms,
+    phases,
+    positions,
+    sources,
+    templates,
+    tokenizers,
+)
 from llmspec.parts.attentions import Attention
 from llmspec.parts.base import Frozen
+from llmspec.parts.embeddings import Embedding
+from llmspec.parts.heads import Head
 from llmspec.parts.inits import Initializer
+from llmspec.parts.masks import Mask
 from llmspec.parts.mlps import MLP
 from llmspec.parts.norms import Norm
 from llmspec.parts.phases import Phase
 from llmspec.parts.positions import Position
+from llmspec.parts.residual import Residual
 from llmspec.parts.sources import Source
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers import Tokenizer
@@ -26,6 +43,9 @@ AnyPosition = Annotated[Position, choice(positions.TABLE, "rope")]
 AnyAttention = Annotated[Attention, choice(attentions.TABLE, "grouped_query")]
 AnyMLP = Annotated[MLP, choice(mlps.TABLE, "swiglu")]
 AnyNorm = Annotated[Norm, choice(norms.TABLE, "rmsnorm")]
+AnyEmbedding = Annotated[Embedding, choice(embeddings.TABLE, "tokens")]
+AnyMask = Annotated[Mask, choice(masks.TABLE, "causal")]
+AnyHead = Annotated[Head, choice(heads.TABLE, "lm")]
 AnyInitializer = Annotated[Initializer, choice(inits.TABLE, "normal")]
 AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE, "byte")]
 AnyTemplate = Annotated[ChatTemplate, choice(templates.TABLE, "role_tokens")]
@@ -35,8 +55,25 @@ Contamination = Literal["refuse", "drop", "allow"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
+class BlockSpec(Frozen):
+    """What a block has of its own; the rest is that of the model."""
+
+    attention: AnyAttention | None = None
+    """How its tokens look at each other."""
+    mask: AnyMask | None = None
+    """Which tokens they may look at."""
+    position: AnyPosition | None = None
+    """How it knows where a token stands: a kind that works in each layer, not one that is added to the embedding."""
+    mlp: AnyMLP | None = None
+    """Its feed-forward layer."""
+    norm: AnyNorm | None = None
+    """Its normalisation."""
+    residual: Residual | None = None
+    """How its branches join the residual stream."""
+
+
 class ModelSpec(Frozen):
-    """Architecture: a decoder-only transformer made of parts."""
+    """Architecture: a transformer made of parts, of equal blocks or of several kinds in a pattern."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "dropout": ("nothing would be dropped", "everything would be dropped")
@@ -47,20 +84,33 @@ class ModelSpec(Frozen):
     """Width of the residual stream."""
     layers: int = Field(gt=0, le=4096)
     """Number of blocks."""
+    embedding: AnyEmbedding = Field(default_factory=embeddings.TABLE["tokens"])
+    """What the first block reads."""
     position: AnyPosition = Field(default_factory=positions.TABLE["rope"])
     """How the model knows where a token stands."""
     attention: AnyAttention = Field(default_factory=attentions.TABLE["grouped_query"])
     """How tokens look at each other."""
+    mask: AnyMask = Field(default_factory=masks.TABLE["causal"])
+    """Which tokens a token may look at."""
     mlp: AnyMLP = Field(default_factory=mlps.TABLE["swiglu"])
-    """The feed-forward block."""
+    """The feed-forward layer."""
     norm: AnyNorm = Field(default_factory=norms.TABLE["rmsnorm"])
-    """Normalisation and its place."""
+    """Normalisation."""
+    residual: Residual = "pre"
+    """How attention and feed-forward layer join the residual stream: pre, x + f(norm(x)); post, norm(x + f(x)), as in
+    Vaswani et al. 2017; sandwich, x + norm(f(norm(x))); output, x + norm(f(x)); parallel, both read the same x, each
+    through its own norm, and parallel_shared through one (Chowdhery et al. 2022, section 2). All but post have one more
+    norm before the heads."""
+    blocks: dict[str, BlockSpec] = Field(default_factory=dict)
+    """Kinds of blocks by name, each with what it has of its own; where left out, all blocks are the model's."""
+    pattern: tuple[str, ...] = ()
+    """Names of `blocks`, from the first layer on, repeated as often as there are layers."""
+    heads: dict[str, AnyHead] = Field(default_factory=lambda: {"lm": heads.TABLE["lm"]()}, min_length=1)
+    """What the network ends in, by name: logits of the next token unless said otherwise."""
     init: AnyInitializer = Field(default_factory=inits.TABLE["normal"])
     """How weights start."""
-    tied_embeddings: bool = True
-    """Whether the head is the transposed embedding (Press & Wolf 2017)."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the embedding's and each block output's numbers dropped in training (Srivastava et al. 2014)."""
+    """Share of the embedding's and each branch's outputs dropped in training (Srivastava et al. 2014)."""
 
 
 class DataSpec(Frozen):

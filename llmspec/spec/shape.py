@@ -107,6 +107,10 @@ def _shape(annotation: Any, metadata: list[Any], info: FieldInfo | None) -> Shap
     for hint in (annotation, *metadata):
         if found := _choice(hint):
             return Shape(found.table, found.default, info=info)
+    if allows_none(annotation):  # a part that may be left out
+        present = [a for a in get_args(annotation) if a is not type(None)]
+        if len(present) == 1 and (part := _shape(present[0], [], info)).parts:
+            return part
     if get_origin(annotation) is dict:
         item = _shape(get_args(annotation)[1], [], None)
         return Shape(item=item, info=info) if item.parts else Shape(info=info)

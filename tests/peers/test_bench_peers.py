@@ -130,7 +130,9 @@ def task(plan: Plan, side: Any, work: Any) -> Task:
 
 
 @pytest.mark.parametrize("work", ["prefill", "decode"])
-@pytest.mark.parametrize("model", [{}, {"tied_embeddings": False, "norm": {"kind": "rmsnorm", "eps": 1e-3}}])
+@pytest.mark.parametrize(
+    "model", [{}, {"heads": {"lm": {"kind": "lm", "tied": False}}, "norm": {"kind": "rmsnorm", "eps": 1e-3}}]
+)
 def test_transformers_reads_the_same_model(model: dict[str, Any], work: str) -> None:
     transformers_side = pytest.importorskip("llmspec.bench.transformers_side")
     plan = plan_of({**LLAMA, **model})

@@ -21,7 +21,7 @@ MODEL: dict[str, Any] = {
     "attention": {"kind": "multi_head", "heads": 2, "bias": True},
     "mlp": {"kind": "gelu", "d_ff": 24},
     "norm": {"kind": "layernorm"},
-    "tied_embeddings": False,
+    "heads": {"lm": {"kind": "lm", "tied": False}},
 }
 STEPS = 10
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -15,7 +15,7 @@ from networks import CONTEXT, EPS, ROWS, VOCAB, Inputs, apart, drawn_tokens, dra
 
 from llmspec.backends.backend import backend  # noqa: E402  (networks opens the device)
 from llmspec.backends.tensors import tensors_from_numpy  # noqa: E402  (networks opens the device)
-from llmspec.compiler.masks import Mask  # noqa: E402
+from llmspec.compiler.masks import range_inputs  # noqa: E402
 from llmspec.compiler.plan import ModelPlan  # noqa: E402
 from llmspec.model.transformer import Transformer, block_context  # noqa: E402
 
@@ -26,8 +26,8 @@ Arrays = dict[str, np.ndarray]
 def ours(plan: ModelPlan, weights: Arrays, tokens: np.ndarray, plain: bool) -> np.ndarray:
     model, low = Transformer(plan), backend("CPU", plain)
     tensors = {**Inputs().put(weights), **tensors_from_numpy(**model.tables())}
-    read = tensors_from_numpy(tokens=tokens, spans=Mask().spans(CONTEXT))
-    out = model.logits(low.ops(low.inputs), tensors, read["tokens"], block_context(CONTEXT, read["spans"]))
+    read = tensors_from_numpy(tokens=tokens, **range_inputs(plan, False, CONTEXT))
+    out = model.logits(low.ops(low.inputs), tensors, read, block_context(read))
     return memory(out.contiguous().realize()).copy()
 
 
@@ -49,7 +49,7 @@ def test_gpt2() -> None:
             "norm": {"kind": "layernorm"},
             "attention": {"kind": "multi_head", "heads": HEADS, "bias": True},
             "mlp": {"kind": "gelu", "d_ff": D_FF, "bias": True},
-            "tied_embeddings": True,
+            "heads": {"lm": {"kind": "lm", "tied": True}},
         }
     ).model
     w = drawn_weights(plan, 1)
@@ -94,7 +94,7 @@ def test_llama(theta: float) -> None:
             "attention": {"kind": "grouped_query", "heads": HEADS, "kv_heads": KV_HEADS},
             "mlp": {"kind": "swiglu", "d_ff": D_FF},
             "norm": {"kind": "rmsnorm", "eps": 1e-3},
-            "tied_embeddings": False,
+            "heads": {"lm": {"kind": "lm", "tied": False}},
         }
     ).model
     w = drawn_weights(plan, 2)

@@ -22,7 +22,7 @@ from llmspec.backends.backend import backend
 from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.plain.ops import Ops
-from llmspec.compiler.masks import Mask
+from llmspec.compiler.masks import Relation
 from llmspec.compiler.plan import Plan
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
@@ -125,7 +125,7 @@ def attention_case(packed: bool, form: Form) -> Any:
 
     def case(t: int, more: int, d: int) -> Case:
         s, h, g = t if packed else t + more, 4, 2
-        ranges = np.concatenate([Mask(documents=True).spans(t, np.arange(t)[None] // 2)] * 2).astype(np.int32)
+        ranges = np.concatenate([Relation(documents=True).ranges(t, np.arange(t)[None] // 2)] * 2).astype(np.int32)
         ranges[1, :, 1] = np.minimum(ranges[1, :, 1] + s - t, s)
         ranges[1, -1] = (0, s) if t < 3 else (1, 1)
         constants = {"ranges": ranges, "bias": numbers(4, form.batch, h, t, s)}
@@ -386,7 +386,7 @@ def curve(plain: bool, seed: int) -> Array:
             {
                 "tokens": tokens,
                 "targets": targets.astype(np.int32),
-                "spans": Mask().spans(networks.CONTEXT),
+                "ranges:causal": Relation().ranges(networks.CONTEXT),
                 "loss_weights": np.full(tokens.shape, 1 / tokens.size, np.float32),
                 "scalars": np.array(part.scalars(1.0, step), np.float32),
             }

@@ -15,6 +15,7 @@ from llmspec.explain.decoding import visible_bytes
 from llmspec.explain.model import Node, folded
 from llmspec.explain.spec import explain_plan
 from llmspec.parts import attentions, mlps, norms, positions
+from llmspec.parts.residual import FORMS
 from llmspec.render.report_shared import spark
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import Spec
@@ -35,8 +36,9 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "position": draw(kinds(positions.TABLE)),
         "attention": attention,
         "mlp": {**draw(kinds(mlps.TABLE)), "d_ff": draw(st.integers(1, 40)), "bias": draw(st.booleans())},
-        "norm": {**draw(kinds(norms.TABLE)), "placement": draw(st.sampled_from(["pre", "post"]))},
-        "tied_embeddings": draw(st.booleans()),
+        "norm": draw(kinds(norms.TABLE)),
+        "residual": draw(st.sampled_from(list(FORMS))),
+        "heads": {"lm": {"kind": "lm", "tied": draw(st.booleans())}},
     }
 
 

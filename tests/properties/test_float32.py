@@ -169,7 +169,7 @@ def test_all_are_named_at_once_beside_a_broken_section(tmp_path: Path) -> None:
     reading = read_spec(
         tiny.write(tmp_path),
         [
-            "model.tied_embeddings=7",
+            "model.heads.lm.tied=7",
             "model.norm={eps: 1e-40}",
             "phases.chat.optimizer.lr=1e39",
             "phases.pretrain.max_grad_norm=1e-46",
@@ -177,7 +177,7 @@ def test_all_are_named_at_once_beside_a_broken_section(tmp_path: Path) -> None:
     )
     found = {p.path for p in (*reading.problems, *check_sections(reading.sections))}
     assert found == {
-        ("model", "tied_embeddings"),
+        ("model", "heads", "lm", "tied"),
         ("model", "norm", "eps"),
         ("phases", "chat", "optimizer", "lr"),
         ("phases", "pretrain", "max_grad_norm"),

@@ -13,7 +13,7 @@ from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, drawn_toke
 from tinygrad import Tensor
 
 from llmspec.backends.backend import backend
-from llmspec.compiler.masks import Mask
+from llmspec.compiler.masks import Relation
 from llmspec.parts.ops import Scores
 
 seeds = st.integers(0, 2**32 - 1)
@@ -37,8 +37,8 @@ def documents(*cuts_of_rows: tuple[int, ...]) -> np.ndarray:
 @given(hnp.arrays(np.int32, st.integers(1, 9), elements=st.integers(0, 2)))
 def test_a_query_sees_its_own_past(docs: np.ndarray) -> None:
     place = np.arange(len(docs))
-    causal = Mask().allows(place[:, None], place[None])
-    within = Mask(documents=True).allows(place[:, None], place[None], docs[:, None], docs[None])
+    causal = Relation().allows(place[:, None], place[None])
+    within = Relation(documents=True).allows(place[:, None], place[None], docs[:, None], docs[None])
     for q in place:
         for k in place:
             assert causal[q, k] == (k <= q) and within[q, k] == (k <= q and docs[q] == docs[k])
@@ -49,12 +49,12 @@ def test_spans_are_the_relation(rows: int, tokens: int, data: st.DataObject) -> 
     """For document numbers that never fall, as blocks have them: that is when a span can say it all."""
     steps = data.draw(hnp.arrays(np.int32, (rows, tokens), elements=st.integers(0, 2)))
     docs, place = np.cumsum(steps, axis=1).astype(np.int32), np.arange(tokens)
-    for mask in (Mask(), Mask(documents=True)):
-        made = mask.spans(tokens, docs)
+    for mask in (Relation(), Relation(documents=True)):
+        made = mask.ranges(tokens, docs)
         assert made.dtype == np.int32 and made.shape == (rows if mask.documents else 1, tokens, 2)
         allowed = mask.allows(place[:, None], place[None], docs[:, :, None], docs[:, None])
         assert (networks.seen_by(made, tokens) == allowed).all()
-    assert (Mask().spans(tokens) == Mask().spans(tokens, docs)).all()
+    assert (Relation().ranges(tokens) == Relation().ranges(tokens, docs)).all()
 
 
 # -- logits ---------------------------------------------------------------------------------------------------------

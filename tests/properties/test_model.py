@@ -25,13 +25,14 @@ from networks import (
 )
 
 from llmspec.backends.backend import backend
-from llmspec.compiler.masks import Mask
+from llmspec.compiler.masks import Relation
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer, assert_complete
 from llmspec.model.weights import drawn
 from llmspec.parts import attentions, inits, mlps, norms, positions
 from llmspec.parts.base import Init
+from llmspec.parts.residual import FORMS
 
 seeds = st.integers(0, 2**32 - 1)
 few_draws = settings(deadline=None, max_examples=4)
@@ -52,7 +53,7 @@ def test_the_networks_hold_every_entry() -> None:
     for names in (PAIRS, FEW):
         shown = set().union(*map(networks.traits, names))
         assert {*positions.TABLE, *attentions.TABLE, *mlps.TABLE} <= shown
-        assert {f"{n} {p}" for n in norms.TABLE for p in ("pre", "post")} <= shown
+        assert {*norms.TABLE, *FORMS} <= shown
         assert {"tied True", "tied False", "bias True", "bias False"} <= shown
 
 
@@ -200,7 +201,9 @@ def test_gradients_on_the_cpu_equal_the_plain_ones_in_float64(name: str, seed: i
 def test_dropout_acts_in_training_only() -> None:
     """Evaluation takes no key; in training the key decides what is dropped, and nothing else does."""
     model = {"position": {"kind": "learned"}, "attention": {"heads": 2}, "mlp": {"kind": "relu"}}
-    batch = {k: v for k, v in drawn_batch(1).items() if k != "documents"} | {"spans": Mask().spans(CONTEXT)}
+    batch = {k: v for k, v in drawn_batch(1).items() if k != "documents"} | {
+        "ranges:causal": Relation().ranges(CONTEXT)
+    }
     found = {}
     for rate in (0.0, 0.5):
         plan = plan_of({**model, "dropout": rate})

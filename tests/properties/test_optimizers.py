@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from networks import CONTEXT, EPS, ROWS, Arrays, Inputs, drawn_tokens, drawn_weights, memory, plan_of
 
 from llmspec.backends.backend import backend
-from llmspec.compiler.masks import Mask
+from llmspec.compiler.masks import Relation
 from llmspec.compiler.plan import Plan
 from llmspec.model.steps import Steps
 from llmspec.parts import optimizers
@@ -26,7 +26,7 @@ MODEL: dict[str, Any] = {
     "attention": {"kind": "multi_head", "heads": 2, "bias": True},
     "mlp": {"kind": "gelu", "d_ff": 24},
     "norm": {"kind": "layernorm"},
-    "tied_embeddings": False,
+    "heads": {"lm": {"kind": "lm", "tied": False}},
 }
 """Every role, and matrices that are square, tall and wide."""
 
@@ -171,7 +171,7 @@ def batch(seed: int, counted: np.ndarray, keep: float) -> Arrays:
         "targets": drawn_tokens(seed + 1),
         "loss_weights": shares.astype(np.float32),
         "keep": np.full(1, keep, np.float32),
-        "spans": Mask().spans(CONTEXT),
+        "ranges:causal": Relation().ranges(CONTEXT),
     }
 
 

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import CONTEXT, EPS, FEW, NETWORKS, ROWS, VOCAB, drawn_weights
 
-from llmspec.compiler.masks import Mask
+from llmspec.compiler.masks import Relation
 from llmspec.data.layout import Batch, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.tokens import encode_dialogues, encode_texts
@@ -45,9 +45,9 @@ def graph_batch(batch: Batch, shares: np.ndarray) -> networks.Arrays:
 
 def spans_say_all(batch: Batch) -> None:
     """A batch's spans are its mask's relation, padding and all."""
-    mask, place, docs = Mask(documents=True), np.arange(CONTEXT), batch.documents
+    mask, place, docs = Relation(documents=True), np.arange(CONTEXT), batch.documents
     allowed = mask.allows(place[:, None], place[None], docs[:, :, None], docs[:, None])
-    assert (networks.seen_by(mask.spans(CONTEXT, docs), CONTEXT) == allowed).all()
+    assert (networks.seen_by(mask.ranges(CONTEXT, docs), CONTEXT) == allowed).all()
 
 
 def check(name: str, seed: int, packed: Batch, alone: list[Batch]) -> None:

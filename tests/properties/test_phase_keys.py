@@ -18,7 +18,7 @@ from strategies import TABLES, Data, fields_of, models, parts, phase_settings, s
 from llmspec.compiler import compile_spec, complete
 from llmspec.compiler.draft import Draft, sections_of
 from llmspec.compiler.keys import DERIVED, SHOWN_ONLY, address_phases
-from llmspec.compiler.plan import ModelPlan, Plan, TensorPlan
+from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, TensorPlan
 from llmspec.core.problems import DataError, SpecError
 from llmspec.core.table import Choice
 from llmspec.core.units import Budget, Share
@@ -32,7 +32,9 @@ from llmspec.parts.tokenizers.base import Tokenizer
 from llmspec.spec import load_spec
 from llmspec.spec.schema import ModelSpec
 
-SHAPED = ("position", "attention", "mlp", "norm", "init", "optimizer", "schedule", "objective")
+BLOCK = ("position", "attention", "mask", "mlp", "norm")
+"""Tables whose parts stand in a block."""
+SHAPED = (*BLOCK, "embedding", "head", "init", "optimizer", "schedule", "objective")
 """Tables whose parts stand in a model or in a phase."""
 BY_HAND: dict[str, tuple[Any, ...]] = {
     "from_": (None,),
@@ -72,6 +74,10 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Draft:
     return made
 
 
+REQUIRED = {f"llmspec.parts.heads.{name}": {"classes": 3} for name in ("classes", "tokens")}
+"""Settings without a default, by module of the part."""
+
+
 def keys(draft: Draft) -> list[str]:
     return [p.key for p in address_phases(draft).planned]
 
@@ -81,21 +87,52 @@ def with_phase(draft: Draft, phase: Any) -> Draft:
     return replace(draft, planned=(draft.planned[0], draft.planned[1].model_copy(update={"phase": phase})))
 
 
+def placed(draft: Draft, table: str, value: Any) -> Draft:
+    """The draft with a part of a table at its place: in every block, in the model, or in the last phase."""
+    assert draft.network is not None
+    if table in BLOCK:
+        (stack,) = draft.network.stacks
+        blocks = tuple(block.model_copy(update={table: value}) for block in stack.blocks)
+        return replace(
+            draft, network=draft.network.model_copy(update={"stacks": (stack.model_copy(update={"blocks": blocks}),)})
+        )
+    if table in ("embedding", "head", "init"):
+        change = {"heads": {"lm": value}} if table == "head" else {table: value}
+        return replace(draft, network=draft.network.model_copy(update=change))
+    return with_phase(draft, draft.planned[1].phase.model_copy(update={table: value}))
+
+
 # -- every field, by its type ------------------------------------------------------------------------------------------
 def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     """Some values of a field that are not the one it has. Fails for fields whose type gives none and that nobody named
     above, so that a new field has to be thought of here."""
     info = owner.model_fields[name]
-    if name in BY_HAND and (owner is ModelPlan or issubclass(owner, phases.Phase | Source | Tokenizer)):
+    planned = ModelPlan | phases.Phase | Source | Tokenizer
+    if name in BY_HAND and issubclass(owner, planned):
         found = list(BY_HAND[name])
-    elif isinstance(now, Part):
-        table = next((m.table for m in info.metadata if isinstance(m, Choice)), {})
-        found = [*(kind() for kind in table.values()), *(value for _, value in changes(now))]
+    elif isinstance(now, dict) and now and isinstance(first := next(iter(now.values())), Part):
+        found = [{"another": first}, *({**now, next(iter(now)): other} for _, other in changes(first))]
+    elif name == "order":
+        found = [(*now, 0), ()]
+    elif (table := table_of(info)) or isinstance(now, Part):
+        kinds = [kind(**REQUIRED.get(kind.__module__, {})) for kind in table.values()]
+        found = [*kinds, *([] if now is None else [value for _, value in changes(now)])]
+    elif isinstance(now, tuple) and now and isinstance(now[0], Frozen):
+        found = [(other, *now[1:]) for _, other in changes(now[0])]
+    elif info.annotation is str:
+        found = ["another"]
     else:
         found = [typed(info.annotation, v) for v in drawn(info)]
     found = [value for value in found if value != now]
-    assert found, f"{owner.__name__}.{name}: no other value is known; add some to BY_HAND"
+    alone = len(table_of(info)) == 1 and not set(type(now).model_fields) - {"kind"}  # a part without settings
+    assert found or alone, f"{owner.__name__}.{name}: no other value is known; add some to BY_HAND"
     return found
+
+
+def table_of(info: Any) -> dict[str, Any]:
+    """The kinds of a field that holds a part, or nothing; empty where it holds none."""
+    hints = [*info.metadata, *(m for a in get_args(info.annotation) for m in getattr(a, "__metadata__", ()))]
+    return dict(next((m.table for m in hints if isinstance(m, Choice)), {}))
 
 
 def drawn(info: Any) -> list[Any]:
@@ -131,29 +168,25 @@ def changes(value: Frozen) -> Iterator[tuple[str, Any]]:
 def test_every_field_of_a_model(draft: Draft) -> None:
     assert draft.network is not None
     base, seen = set(keys(draft)), set()
-    assert set(ModelSpec.model_fields) <= set(ModelPlan.model_fields), "what a spec says of a model, its plan holds"
+    planned = {*ModelPlan.model_fields, *BlockPlan.model_fields}
+    as_stacks = {"layers", "blocks", "pattern"}
+    assert set(ModelSpec.model_fields) - as_stacks <= planned, "what a spec says of a model, its plan holds"
     for name, other in changes(draft.network):
         same = base & set(keys(replace(draft, network=other)))
         assert same == (base if name in DERIVED else set()), name
         seen.add(name)
-    assert seen == set(ModelPlan.model_fields)
+    assert seen == set(ModelPlan.model_fields) - {"embedding"}, "which has one kind, without settings"
 
 
 @pytest.mark.parametrize(("table", "kind"), [(t, k) for t in SHAPED for k in TABLES[t]])
 def test_every_field_of_every_part(draft: Draft, table: str, kind: str) -> None:
     """Of parts in parts too: Muon's AdamW."""
-    part = TABLES[table][kind]()
+    part = TABLES[table][kind](**REQUIRED.get(TABLES[table][kind].__module__, {}))
     assert draft.network is not None
 
-    def placed(value: Any) -> Draft:
-        assert draft.network is not None
-        if table in ModelPlan.model_fields:
-            return replace(draft, network=draft.network.model_copy(update={table: value}))
-        return with_phase(draft, draft.planned[1].phase.model_copy(update={table: value}))
-
-    base = keys(placed(part))[1]
+    base = keys(placed(draft, table, part))[1]
     for name, other in changes(part):
-        assert keys(placed(other))[1] != base, f"{table}.{kind}.{name}: {getattr(other, name)!r}"
+        assert keys(placed(draft, table, other))[1] != base, f"{table}.{kind}.{name}: {getattr(other, name)!r}"
 
 
 @pytest.mark.parametrize("kind", list(phases.TABLE))
@@ -175,10 +208,8 @@ def test_every_revision(draft: Draft, table: str, kind: str, monkeypatch: pytest
     part = TABLES[table][kind]
     if table == "phase":
         made = with_phase(draft, part(mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain"))
-    elif table in ModelPlan.model_fields:
-        made = replace(draft, network=draft.network.model_copy(update={table: part()}))
     else:
-        made = with_phase(draft, draft.planned[1].phase.model_copy(update={table: part()}))
+        made = placed(draft, table, part(**REQUIRED.get(TABLES[table][kind].__module__, {})))
     base = keys(made)[1]
     monkeypatch.setattr(part, "revision", 77)
     assert keys(made)[1] != base
@@ -363,4 +394,4 @@ def test_the_tables_above_are_all_that_models_and_phases_hold() -> None:
     def tables(owner: type[BaseModel]) -> set[str]:
         return {name for name, info in fields_of(owner).items() if any(isinstance(m, Choice) for m in info.metadata)}
 
-    assert tables(ModelSpec) | tables(phases.Phase) == set(SHAPED)
+    assert tables(ModelSpec) | tables(phases.Phase) | {"head"} == set(SHAPED)

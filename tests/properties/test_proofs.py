@@ -14,8 +14,9 @@ from strategies import specs, yaml_text
 from test_sources import plan_of, source
 
 from llmspec.compiler import Plan, compile_spec, complete, pending, proofs, prove, refuse
-from llmspec.compiler.masks import Mask
-from llmspec.compiler.proofs import APART, BUDGETED, COUNTED, FUTURE, LEARNED, MARKED, NUMBERED, UNSEEN, Proof
+from llmspec.compiler.mask_proof import APART, FUTURE, examined
+from llmspec.compiler.masks import Relation
+from llmspec.compiler.proofs import BUDGETED, COUNTED, LEARNED, MARKED, NUMBERED, UNSEEN, Proof
 from llmspec.core.problems import DataError, SpecError
 from llmspec.data import reading as reading_texts
 from llmspec.data.contamination import HeldOut
@@ -67,7 +68,7 @@ def test_a_shipped_spec_is_proven_with_counts() -> None:
     plan = quickstart()
     found = {proof.name: proof for proof in (*prove(plan), *pending(plan))}
     assert [p.holds for p in found.values()] == [True, True, True, None, None, None, None, None]
-    assert "= 1,967,808" in found[COUNTED].evidence and "4 × " in found[COUNTED].evidence
+    assert "= 1,967,808" in found[COUNTED].evidence and "of 4 layers" in found[COUNTED].evidence
     assert "4 attention layers, pretrain, decoding" in found[FUTURE].evidence and "chat)" in found[APART].evidence
     assert found[UNSEEN].evidence == "proven when the data are read"
     refuse(found.values())
@@ -103,15 +104,16 @@ def test_data_are_proven_with_counts(tmp_path: Path, mask: bool) -> None:
 # -- planted: masks --------------------------------------------------------------------------------------------------
 
 RELATIONS = {
-    "off by one": (lambda self, q, k, a=0, b=0: k <= q + 1, "sees the future place"),
-    "one too few": (lambda self, q, k, a=0, b=0: k < q, "does not even see place"),
-    "everything": (lambda self, q, k, a=0, b=0: k <= k, "sees the future place"),
-    "the wrong way round": (lambda self, q, k, a=0, b=0: q <= k, "sees the future place"),
-    "short memory": (lambda self, q, k, a=0, b=0: (k <= q) & (q - k < 9) & (a == b), "does not see its own past"),
-    "documents forgotten": (lambda self, q, k, a=0, b=0: k <= q, "sees another document"),
-    "documents in order": (lambda self, q, k, a=0, b=0: (k <= q) & (b <= a), "sees another document"),
-    "only in long blocks": (lambda self, q, k, a=0, b=0: (k <= q + (q > 99)) & (a == b), "does more than compare"),
-    "places for documents": (lambda self, q, k, a=0, b=0: (k <= q) & (a == b) & (k <= 99), "does more than compare"),
+    "off by one": (lambda q, k, a, b: k <= q + 1, "sees the future place"),
+    "one too few": (lambda q, k, a, b: k < q, "does not even see place"),
+    "everything": (lambda q, k, a, b: k <= k, "sees the future place"),
+    "the wrong way round": (lambda q, k, a, b: q <= k, "sees the future place"),
+    "short memory": (lambda q, k, a, b: (k <= q) & (q - k < 9) & (a == b), "does not see its own past"),
+    "documents forgotten": (lambda q, k, a, b: k <= q, "sees another document"),
+    "documents in order": (lambda q, k, a, b: (k <= q) & (b <= a), "sees another document"),
+    "only in long blocks": (lambda q, k, a, b: (k <= q + (q > 99)) & (a == b), "does more than compare"),
+    "a window in long blocks": (lambda q, k, a, b: (k <= q) & (q - k < 99) & (a == b), "does not see its own past"),
+    "places for documents": (lambda q, k, a, b: (k <= q) & (a == b) & (k <= 99), "does more than compare"),
 }
 
 
@@ -119,7 +121,7 @@ RELATIONS = {
 def test_a_wrong_mask_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = quickstart()
     relation, said = RELATIONS[name]
-    monkeypatch.setattr(Mask, "allows", relation)
+    monkeypatch.setattr(Relation, "allows", lambda self, q, k, a=0, b=0, prefix=False: relation(q, k, a, b))
     found = [proof for proof in proofs.mask_proofs(plan) if proof.holds is False]
     assert found and any(said in proof.evidence for proof in found), found
     with pytest.raises(SpecError, match="not so: no token sees"):
@@ -127,8 +129,8 @@ def test_a_wrong_mask_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_right_masks_are_proven_for_every_length() -> None:
-    for mask in (Mask(), Mask(documents=True)):
-        wrong, evidence = proofs.examined(mask, Mask.allows)
+    for mask in (Relation(), Relation(documents=True)):
+        wrong, evidence = examined(mask, Relation.allows)
         assert not wrong and "longer ones by order alone" in evidence
 
 

@@ -1,56 +1,77 @@
-"""Causal scaled dot-product attention; the kinds differ in how many heads keep keys and values."""
+"""Scaled dot-product attention; the kinds differ in how many heads keep keys and values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from llmspec.core.problems import Problem
+from llmspec.core.table import choice
+from llmspec.parts import norms
 from llmspec.parts.base import Default, Dims, ElementwiseOps, ModelPart, TensorSpec
 from llmspec.parts.ops import Scores
 from llmspec.parts.positions.base import Hooks
 
 SOFTMAX = ElementwiseOps(15.5, 16)
-"""Operations for each score: the causal mask, the maximum, the exponential, the sum and the quotient."""
+"""Operations for each score: the mask, the maximum, the exponential, the sum and the quotient."""
 
 
 class Attention(ModelPart):
     """softmax(q·kᵀ / √d + bias + mask)·v (Vaswani et al. 2017, section 3.2).
 
     build(dims, hooks) -> f(ops, w, pw, x_BTD, view) -> x_BTD, where `pw` are the position part's weights and
-    tables, and `view` says what each query sees: its span of keys, its position and, in decoding, its cache.
+    tables, and `view` says what each query sees: its range of keys, its position and, in decoding, its cache.
     """
 
     formula: ClassVar[str] = "softmax(q·kᵀ/√d + bias, over the keys that the mask shows)·v, in each head"
     heads: int | None = Field(None, gt=0, le=1 << 20)
-    """Query heads; d_model / 64 (at least one) where left open."""
+    """Query heads; d_model / head_dim where left open, and with that open too d_model / 64, at least one."""
+    head_dim: int | None = Field(None, gt=0, le=1 << 20)
+    """Width of a head; d_model / heads where left open."""
     bias: bool = False
     """Whether the query, key and value projections add a bias."""
     output_bias: bool | None = None
     """Whether the output projection adds a bias; as `bias` where left open."""
+    scale: float | None = Field(None, gt=0)
+    """Factor on the scores q·k; 1/√head_dim where left open."""
+    softcap: float | None = Field(None, gt=0)
+    """Scores stay between ± this number: softcap·tanh(score / softcap) (Gemma Team 2024, section 2); free where left
+    open."""
+    qk_norm: Annotated[norms.Norm, choice(norms.TABLE, "rmsnorm")] | None = None
+    """Norm of each query and key head, before positions rotate them (Dehghani et al. 2023, section 2); none where left
+    open."""
 
     def key_value_heads(self) -> int:
         """How many heads keep keys and values."""
         raise TypeError(f"{type(self).__name__} does not say how many heads keep keys and values")
 
     def defaults(self, dims: Dims) -> dict[str, Default]:
-        heads = max(1, dims.d_model // 64)
-        return {
-            "heads": Default(heads, "d_model / 64, a usual head width"),
-            "output_bias": Default(self.bias, "the same as `bias`"),
-        }
+        by_width = Default(max(1, dims.d_model // (self.head_dim or 64)), "d_model / 64, a usual head width")
+        if self.head_dim:
+            by_width = by_width._replace(why="d_model / head_dim")
+        heads = self.heads or by_width.value
+        # Where heads do not divide the width there is no such width of a head, which `check` says.
+        head_dim = {} if dims.d_model % heads else {"head_dim": Default(dims.d_model // heads, "d_model / heads")}
+        return {"heads": by_width, **head_dim, "output_bias": Default(self.bias, "the same as `bias`")}
+
+    def shaped(self, dims: Dims) -> Dims:
+        """The dimensions with this part's heads, once its open keys are filled."""
+        heads = self.heads or 1
+        head_dim = self.head_dim or max(1, dims.d_model // heads)
+        return replace(dims, heads=heads, kv_heads=self.key_value_heads(), head_dim=head_dim)
 
     def check(self, dims: Dims) -> Iterable[Problem]:
-        if dims.d_model % dims.heads:
+        if self.head_dim is None and dims.d_model % dims.heads:
             fits = [h for h in range(1, dims.d_model + 1) if dims.d_model % h == 0]
             below, above = [h for h in fits if h < dims.heads], [h for h in fits if h > dims.heads]
             near = " or ".join(str(h) for h in (*below[-1:], *above[:1]))
             yield Problem(
                 f"{dims.heads} heads do not divide d_model {dims.d_model}",
                 ("heads",),
-                hint=f"heads: {near}",
+                hint=f"heads: {near}, or a `head_dim` of its own",
                 consequence="the projections could not be split into equal heads",
             )
         if dims.heads % dims.kv_heads:
@@ -68,38 +89,52 @@ class Attention(ModelPart):
             out.append(TensorSpec(f"{name}_proj.weight", shape, "matrix", residual=name == "o"))
             if self.output_bias if name == "o" else self.bias:
                 out.append(TensorSpec(f"{name}_proj.bias", shape[:1], "bias"))
+        if self.qk_norm:
+            of_norm = self.qk_norm.tensors(replace(dims, d_model=dims.head_dim))
+            out += [t._replace(name=f"{name}_norm.{t.name}") for name in "qk" for t in of_norm]
         return tuple(out)
 
     def flops(self, dims: Dims) -> float:
-        """Projections, and scores and weighted sum over the full context (as computed, the masked half included)."""
-        return super().flops(dims) + 4.0 * dims.context * dims.heads * dims.head_dim
+        """Projections, and scores and weighted sum over the keys that a query of a full context sees at most (those
+        that a causal mask hides are computed, too, and those outside a window are not)."""
+        return super().flops(dims) + 4.0 * dims.seen * dims.heads * dims.head_dim
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
-        """The masked softmax over the full context, the scaling of queries, and biases."""
-        biases = sum(t.shape[0] for t in self.tensors(dims) if t.role == "bias")
-        return SOFTMAX.times(dims.heads * dims.context).plus(
-            ElementwiseOps(1, 1).times(dims.heads * dims.head_dim + biases)
+        """The masked softmax over those keys, the scaling of queries, their and the keys' norms, and biases."""
+        biases = sum(t.shape[0] for t in self.tensors(dims) if t.name.endswith("_proj.bias"))
+        normed = ElementwiseOps()
+        if self.qk_norm:
+            normed = self.qk_norm.per_number.times((dims.heads + dims.kv_heads) * dims.head_dim)
+        return SOFTMAX.times(dims.heads * dims.seen).plus(
+            ElementwiseOps(1, 1).times(dims.heads * dims.head_dim + biases), normed
         )
 
     def saved_for_backward(self, dims: Dims) -> float:
         """Queries, keys, values and the heads' outputs; what is kept of the scores depends on the backend."""
-        return 2.0 * (dims.heads + dims.kv_heads) * dims.head_dim
+        normed = dims.heads + dims.kv_heads if self.qk_norm else 0
+        return (2.0 * (dims.heads + dims.kv_heads) + normed) * dims.head_dim
 
     def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Any:  # noqa: B008
         heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
+        norm = self.qk_norm.build(replace(dims, d_model=width)) if self.qk_norm else None
 
         def forward(ops: Any, w: Any, pw: Any, x_BTD: Any, view: Any) -> Any:
             layers = [(w[f"{n}_proj.weight"], w[f"{n}_proj.bias"] if self.bias else None) for n in "qkv"]
             qkv_BTNd = ops.linears(x_BTD, layers).reshape(*x_BTD.shape[:2], heads + 2 * kv, width)
+            if norm:
+                q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
+                qkv_BTNd = norm(ops, w.under("q_norm"), q).cat(norm(ops, w.under("k_norm"), k), v, dim=2)
+                qkv_BTNd = ops.contiguous_barrier(qkv_BTNd)
             if hooks.rotate:  # queries and keys, side by side
                 qkv_BTNd = hooks.rotate(ops, pw, qkv_BTNd, heads + kv, view.queries)
-            scores = Scores(bias=hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None)
+            bias = hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None
+            scores = Scores(self.scale, self.softcap, bias, hooks.bias_gradient)
             q_BTHd, k_BTKd, v_BTKd = qkv_BTNd.split([heads, kv, kv], dim=2)
-            seen = view.memory(view.layer, k_BTKd, v_BTKd) if view.memory else None
+            seen = view.cache(k_BTKd, v_BTKd) if view.cache else None
             if seen is None:
-                y_BTHd = ops.self_attention(qkv_BTNd, heads, view.spans, scores)
+                y_BTHd = ops.self_attention(qkv_BTNd, heads, view.ranges, scores)
             else:
-                y_BTHd = ops.attention(q_BTHd, *seen, view.spans, scores)
+                y_BTHd = ops.attention(q_BTHd, *seen, view.ranges, scores)
             y_BTD = y_BTHd.reshape(*x_BTD.shape[:2], heads * width)
             return ops.linear(y_BTD, w["o_proj.weight"], w["o_proj.bias"] if self.output_bias else None)
 

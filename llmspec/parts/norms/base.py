@@ -1,7 +1,7 @@
-"""What every norm has: where it stands and its epsilon."""
+"""What every norm has: its epsilon."""
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -21,8 +21,6 @@ class Norm(ModelPart):
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "eps": ("a constant vector would be divided by 0 and become NaN", "every vector would become 0")
     }
-    placement: Literal["pre", "post"] = "pre"
-    """pre: x + f(norm(x)), with one more norm before the head; post: norm(x + f(x)), as in Vaswani et al. 2017."""
     eps: float = Field(1e-5, gt=0)
     """Added to the variance, so that a constant vector does not divide by zero."""
 

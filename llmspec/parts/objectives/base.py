@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from llmspec.core.metrics import Metric
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Part
+from llmspec.parts.heads import Linear
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,12 +27,12 @@ Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Te
 
 
 class Outputs(NamedTuple):
-    """What the network gives an objective."""
+    """What a head gives an objective, its last layer not yet applied, for losses that do not keep their logits."""
 
-    hidden: Tensor
-    """(B, T, D): the hidden states before the head."""
-    head: Tensor
-    """The head's matrix (V, D), for losses that are computed without keeping their logits."""
+    features: Tensor
+    """(B, T, D), or (B, D) of a head that says one thing a sequence."""
+    layer: Linear | None
+    """What makes outputs of them; None where they are the outputs."""
 
 
 class Objective(Part):
@@ -41,7 +42,7 @@ class Objective(Part):
     divided by their sum first, so that gradients are those of a mean whatever the number of passes.
     """
 
-    head: ClassVar[str] = "lm"
+    head: str = "lm"
     """The head of the model that it trains."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What a mask has to hold for the loss to mean something: `causal` where a token must not see what follows it."""

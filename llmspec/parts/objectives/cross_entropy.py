@@ -45,9 +45,13 @@ class CrossEntropy(Objective):
 
     def build(self, dims: Dims) -> Loss:
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            hidden_ND = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])
+            assert outputs.layer is not None, "the head has outputs"
+            features_ND, (weight_VD, bias_V) = outputs.features.reshape(-1, outputs.features.shape[-1]), outputs.layer
+            if bias_V is not None:  # as one more column, of a number that is always 1
+                features_ND = features_ND.cat(features_ND[:, :1] * 0 + 1, dim=1)
+                weight_VD = weight_VD.cat(bias_V.reshape(-1, 1), dim=1)
             targets_N = inputs["targets"].reshape(-1)
-            losses_N = ops.linear_cross_entropy(hidden_ND, outputs.head, targets_N, self.label_smoothing)
+            losses_N = ops.linear_cross_entropy(features_ND, weight_VD, targets_N, self.label_smoothing)
             return {"loss": (losses_N * inputs["loss_weights"].reshape(-1)).sum()}
 
         return loss

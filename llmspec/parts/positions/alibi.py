@@ -26,8 +26,8 @@ class Alibi(Position):
         return {"slopes": np.array(slopes(dims.heads), np.float32)}
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
-        """The penalty of each score in every layer."""
-        return ElementwiseOps(4, 1).times(dims.layers * dims.heads * dims.context)
+        """The penalty of each score."""
+        return ElementwiseOps(4, 1).times(dims.heads * dims.seen)
 
     def table_numbers(self, dims: Dims) -> int:
         return dims.heads

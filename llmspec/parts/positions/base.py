@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from llmspec.parts.base import Dims, ModelPart
 
@@ -13,16 +13,21 @@ class Hooks(NamedTuple):
 
     embed(ops, w, x_BTD, p_BT) -> x_BTD             added to the token embedding
     rotate(ops, w, x_BTHd, heads, p_BT) -> x_BTHd   turns the first heads: queries and keys
-    bias(ops, w, p_BT, p_BS) -> (B or 1, H, T, S)   added to the attention scores; constant, without gradient
+    bias(ops, w, p_BT, p_BS) -> (B or 1, H, T, S)   added to the attention scores
     """
 
     embed: Callable[..., Any] | None = None
     rotate: Callable[..., Any] | None = None
     bias: Callable[..., Any] | None = None
+    bias_gradient: bool = False
+    """Whether gradients flow into that bias."""
 
 
 class Position(ModelPart):
-    """How a model knows where a token stands."""
+    """How a model knows where a token stands. Costs are those of one use: of the embedding, or of one layer."""
+
+    embeds: ClassVar[bool] = False
+    """Whether it is added to the embedding, once; otherwise every layer uses it."""
 
     def tables(self, dims: Dims) -> dict[str, Any]:
         """Constant float32 arrays by name, never trained; `w[name]` in the hooks."""

@@ -10,6 +10,7 @@ class Learned(Position):
     """A trained vector per position, up to the context length (Radford et al. 2019)."""
 
     kind: Literal["learned"] = "learned"
+    embeds: ClassVar[bool] = True
     formula: ClassVar[str] = "x + table[p]"
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:

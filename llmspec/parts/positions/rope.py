@@ -20,11 +20,11 @@ class Rope(Position):
     """Base of the wavelengths; larger reaches further."""
 
     def check(self, dims: Dims) -> Iterable[Problem]:
-        if dims.d_model % dims.heads == 0 and dims.head_dim % 2:
+        if dims.head_dim % 2:
             yield Problem(
                 f"rope turns pairs, and a head of {dims.head_dim} numbers cannot be paired",
                 ("kind",),
-                hint="choose d_model and heads so that d_model / heads is even",
+                hint="an even `head_dim`, or d_model and heads so that d_model / heads is even",
             )
 
     def tables(self, dims: Dims) -> dict[str, Any]:
@@ -35,8 +35,8 @@ class Rope(Position):
         return {"cos": np.cos(angle).astype(np.float32), "sin": np.sin(angle).astype(np.float32)}
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
-        """Two products and a sum for each number of the queries and keys of every layer."""
-        return ElementwiseOps(4, 4).times(dims.layers * (dims.heads + dims.kv_heads) * dims.head_dim)
+        """Two products and a sum for each number of the queries and keys."""
+        return ElementwiseOps(4, 4).times((dims.heads + dims.kv_heads) * dims.head_dim)
 
     def table_numbers(self, dims: Dims) -> int:
         return 2 * dims.context * dims.head_dim

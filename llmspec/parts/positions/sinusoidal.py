@@ -12,6 +12,7 @@ class Sinusoidal(Position):
     """Fixed sines and cosines of geometrically growing wavelengths (Vaswani et al. 2017, section 3.5)."""
 
     kind: Literal["sinusoidal"] = "sinusoidal"
+    embeds: ClassVar[bool] = True
     formula: ClassVar[str] = "x + (sin(p/θ^(2i/D)), cos(p/θ^(2i/D)), …)"
     in_float64: ClassVar[tuple[str, ...]] = ("theta",)
     theta: float = Field(10_000.0, gt=1)

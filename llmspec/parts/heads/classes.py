@@ -1,0 +1,35 @@
+"""Logits of classes, one decision a sequence."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+from llmspec.parts.heads.pooling import Pooling, pooled
+
+
+class Classes(Head):
+    """Logits of `classes` for a whole sequence (Devlin et al. 2019, section 4.1)."""
+
+    kind: Literal["classes"] = "classes"
+    per_sequence: ClassVar[bool] = True
+    formula: ClassVar[str] = "logits = pooled(x)·Wᵀ + bias"
+    classes: int = Field(gt=0, le=1 << 20)
+    """How many there are."""
+    pooling: Pooling = "mean"
+    """What stands for a sequence: the mean of its tokens, its first token (cls) or its last one."""
+    bias: bool = True
+    """Whether a trained number is added to each logit."""
+
+    def outputs(self, dims: Dims) -> int:
+        return self.classes
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        return outputs_layer("", self.classes, dims, self.bias)
+
+    def build(self, dims: Dims) -> HeadFunctions:
+        def features(ops: Any, w: Any, x_BTD: Any, filled_BT: Any) -> Any:
+            return pooled(ops, self.pooling, x_BTD, filled_BT)
+
+        return HeadFunctions(features, lambda w, embedding: Linear(w["weight"], w["bias"] if self.bias else None))

@@ -1,0 +1,27 @@
+"""One number at every token: a value, a reward."""
+
+from typing import Any, ClassVar, Literal
+
+from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+
+
+class Scalar(Head):
+    """One number for each token, as reward models and value functions give (Ouyang et al. 2022, section 3.5)."""
+
+    kind: Literal["scalar"] = "scalar"
+    formula: ClassVar[str] = "x·w + bias"
+    bias: bool = False
+    """Whether a trained number is added."""
+
+    def outputs(self, dims: Dims) -> int:
+        return 1
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        return outputs_layer("", 1, dims, self.bias)
+
+    def build(self, dims: Dims) -> HeadFunctions:
+        def features(ops: Any, w: Any, x_BTD: Any, filled_BT: Any) -> Any:
+            return x_BTD
+
+        return HeadFunctions(features, lambda w, embedding: Linear(w["weight"], w["bias"] if self.bias else None))

@@ -1,0 +1,31 @@
+"""Logits of classes at every token, as in tagging."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+
+
+class Tokens(Head):
+    """Logits of `classes` for each token (Devlin et al. 2019, section 5.3)."""
+
+    kind: Literal["tokens"] = "tokens"
+    formula: ClassVar[str] = "logits = x·Wᵀ + bias"
+    classes: int = Field(gt=0, le=1 << 20)
+    """How many there are."""
+    bias: bool = True
+    """Whether a trained number is added to each logit."""
+
+    def outputs(self, dims: Dims) -> int:
+        return self.classes
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        return outputs_layer("", self.classes, dims, self.bias)
+
+    def build(self, dims: Dims) -> HeadFunctions:
+        def features(ops: Any, w: Any, x_BTD: Any, filled_BT: Any) -> Any:
+            return x_BTD
+
+        return HeadFunctions(features, lambda w, embedding: Linear(w["weight"], w["bias"] if self.bias else None))
