@@ -115,6 +115,7 @@ def test_memory_that_ends_is_told_and_the_process_goes_on(threads: str) -> None:
         "linear_cross_entropy_backward",
         "muon",
         "rms_norm_backward",
+        "qk_norm_backward",
         "layer_norm_backward",
         "square_sum",
         "attention",
