@@ -57,6 +57,7 @@ class Recorder:
         self._variables: list[tuple[int, int, str]] = []
         self._buffers: dict[int, tuple[int, int]] = {}  # id of a tinygrad buffer -> number, bytes
         self._codes: dict[int, tuple[int, bytes, str]] = {}  # id of a runtime -> number, code, name
+        self._called: list[str] = []  # of each row: the C function that it calls, or nothing
         self._touched: list[list[range]] = []  # of each row: the addresses that its arguments have here
         self._captured = captured
         for call in captured.linear.src:
@@ -98,6 +99,12 @@ class Recorder:
             self._codes[id(runtime)] = (len(self._codes), elf.lib, elf.name)
         return self._codes[id(runtime)][0]
 
+    def _function(self, kernel: UOp, own: Any) -> str:
+        """The C function that a kernel calls by the table of their addresses, which is an input; '' for none."""
+        found = native.called(kernel)
+        slot = _slot(own[found[1]]) if found else None
+        return found[0] if found and slot is not None and self._tensors[slot] is native.handle() else ""
+
     def _add(self, call: UOp) -> None:
         """The rows of one call: one, or one for each core that its kernel is split over."""
         program, own = call.src[0], private.get_call_arg_uops(call)
@@ -107,7 +114,7 @@ class Recorder:
         cores, count = info.global_size[0] if info.global_size else 1, len(info.globals) + len(info.vars)
         if not isinstance(cores, int) or count > WORDS - HEAD:
             raise NotReplayable("a symbolic launch, or too many arguments")
-        resolved = private.resolve_params(call, self._inputs)
+        resolved, function = private.resolve_params(call, self._inputs), self._function(program.src[0], own)
         for core in range(cores):  # split for cores: rows that do not depend on one another, which the first one says
             row, at = [self._code(program, runtime), count | (0 if core else cores << TOGETHER)], len(self._rows)
             for index in info.globals:
@@ -118,6 +125,7 @@ class Recorder:
                     self._own.append((at, len(row), *self._place(buffer)))
                 row.append(0)
             given = [resolved[index].buffer for index in info.globals]
+            self._called.append(function)
             self._touched.append([range(address_of(b), address_of(b) + b.nbytes) for b in given])
             for variable in info.vars:
                 if len(row) - HEAD == runtime.runtimevars.get("core_id"):
@@ -129,10 +137,9 @@ class Recorder:
 
     def _join_small(self) -> None:
         """Marks small calls that follow one another and do not depend on one another: each thread does its own."""
-        functions = [native.CALLED.get(name, "") for _, _, name in self._codes.values()]
         start, seen, written = 0, list[range](), list[range]()
         for row, touched in enumerate([*self._touched, []]):  # the last one, of no row, ends what is open
-            count = native.SMALL.get(functions[self._rows[row][0]], 0) if touched else 0
+            count = native.SMALL.get(self._called[row], 0) if touched else 0
             writes, reads = touched[:count], touched[count:]
             if not writes or overlap(writes, seen) or overlap(reads, written):
                 if row - start > 1:

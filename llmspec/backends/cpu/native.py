@@ -157,15 +157,29 @@ def _caller(name: str, numbers: tuple[Number, ...], arguments: tuple[tuple[int, 
         pointers = [rest[i][once + at] for i, at in arguments] if arguments else [b[once] for b in rest]
         call = addresses[FUNCTIONS.index(name)].load().call(*pointers, *constants, ret_dtype=dtypes.void)
         label = "_".join(str(n) if isinstance(n, int) else format(n, "g").translate(LETTERS) for n in numbers)
-        CALLED[f"{name}_{label}"] = name
         return UOp.sink(call.end(once), arg=KernelInfo(f"{name}_{label}", opts_to_apply=()))
 
     return kernel
 
 
-CALLED: dict[str, str] = {}
-"""The function that a kernel calls, by the kernel's name."""
 LETTERS = str.maketrans({".": "p", "-": "m", "+": ""})
+
+
+def called(kernel: UOp) -> tuple[str, int] | None:
+    """(function, which argument holds the addresses) of a kernel that does nothing but call a function of FUNCTIONS.
+
+    Read off the kernel's graph, whatever the kernel is named: it loads an address from a table and calls it.
+    """
+    nodes = kernel.toposort()
+    calls = [u for u in nodes if u.op is Ops.CALL]
+    if len(calls) != 1 or calls[0].src[0].op is not Ops.LOAD or any(u.op is Ops.STORE for u in nodes):
+        return None
+    table, index = calls[0].src[0].src[0].src[:2]
+    while index.op is Ops.CAST:
+        index = index.src[0]
+    if table.op is not Ops.PARAM or table.dtype != dtypes.uint64 or index.op is not Ops.CONST:
+        return None
+    return FUNCTIONS[index.arg], table.arg.slot
 
 
 def call(
