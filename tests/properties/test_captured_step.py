@@ -141,7 +141,7 @@ def test_what_a_kernel_calls_is_read_off_its_graph(monkeypatch: pytest.MonkeyPat
         return (out * 2).realize()
 
     recorded: list[Recorder] = []
-    monkeypatch.setattr(Recorder, "_join_small", recorded.append)
+    monkeypatch.setattr(Recorder, "_join_small", lambda self: recorded.append(self))
     CapturedStep(step)({"x": x, "w": w, **low.inputs})
     assert recorded[0]._called == ["rms_norm", ""]
     monkeypatch.setattr(native, "handle", lambda: x)  # addresses that came from elsewhere
