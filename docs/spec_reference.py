@@ -1,6 +1,6 @@
 """docs/reference.md: every key of a spec, every kind of part, every command, read off the program itself.
 
-python docs/spec_reference.py > docs/reference.md
+python docs/generate.py writes it; python docs/spec_reference.py prints it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEAD = """\
 # Reference
 
 Every key of a spec, every command, every environment variable. Made from the program itself by `python
-docs/spec_reference.py > docs/reference.md`; a test compares them. The same is at hand in the terminal, for a spec of
+docs/generate.py`; a test compares them. The same is at hand in the terminal, for a spec of
 yours: `llmspec explain SPEC --part model.attention`; and in an editor, by `llmspec schema`.
 
 ## How a spec is read

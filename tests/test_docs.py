@@ -54,7 +54,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_the_reference_is_the_programs_own() -> None:
-    """docs/reference.md is made anew by `python docs/spec_reference.py > docs/reference.md`."""
+    """docs/reference.md is made anew by `python docs/generate.py`."""
     assert (DOCS / "reference.md").read_text("utf-8") == script("spec_reference").reference()
 
 
