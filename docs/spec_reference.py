@@ -77,6 +77,8 @@ class Sections:
 
     def __init__(self) -> None:
         self.described: dict[Any, str] = {}
+        """Where each section is described, settled when it is first named."""
+        self.done: set[Any] = set()
 
     def written(self) -> Iterator[str]:
         yield "## The file\n"
@@ -109,7 +111,7 @@ class Sections:
             shape = shape_of(info)
             if shape.parts or shape.item:
                 where = ".".join(filter(None, (path, key))) + (".<name>" if shape.item else "")
-                where = self.described.get(_identity(shape.item or shape), where)
+                where = self.described.setdefault(_identity(shape.item or shape), where)
                 out[key] = f"[`{where}`](#{_anchor(where)})"
         return out
 
@@ -119,9 +121,10 @@ class Sections:
             where = ".".join(filter(None, (path, key)))
             if shape.item:
                 shape, where = shape.item, f"{where}.<name>"
-            if not shape.parts or _identity(shape) in self.described:
+            identity = _identity(shape)
+            if not shape.parts or self.described[identity] != where or identity in self.done:
                 continue
-            self.described[_identity(shape)] = where
+            self.done.add(identity)
             if shape.has_kinds:
                 yield from self.kinds(where, shape, level + 1)
             else:
@@ -224,6 +227,8 @@ def default(info: FieldInfo) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Part):
+        return f"{{kind: {value.kind}}}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
