@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmspec.forecast.estimates import Forecast
     from llmspec.model.cross_compile import Made
     from llmspec.runs.run import RunFolder
-    from llmspec.spec import Reading
+    from llmspec.spec import SpecReading
     from llmspec.spec.decoding import Decoding
 
 Progress = Callable[[str, float, float], None]
@@ -37,7 +37,7 @@ RUNS = Path("runs")
 
 
 # -- specs ---------------------------------------------------------------------------------------------------------
-def compiled(path: Path, overrides: list[str] | None) -> tuple[Reading, Plan]:
+def compiled(path: Path, overrides: list[str] | None) -> tuple[SpecReading, Plan]:
     """The spec and its plan. Raises SpecError with every problem, also those of one section beside a broken other."""
     from llmspec.compiler import check_sections, compile_spec
     from llmspec.core.problems import SpecError
@@ -105,7 +105,7 @@ class Checked:
 
 
 def checked(
-    reading: Reading,
+    reading: SpecReading,
     plan: Plan,
     *,
     data: Callable[[Plan], tuple[Plan, tuple[Proof, ...], tuple[str, ...]]] | None = None,

@@ -7,17 +7,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmspec.data.reading import Reading
+from llmspec.data.reading import SourceReading
 from llmspec.data.split import TRAINS, VALIDATES, Shaped
 from llmspec.data.survey import survey, walk
 from llmspec.parts.sources import Document, Validation
 from llmspec.parts.sources.notes import Notes
 
 
-def reading(items: Sequence[Shaped], side: int = TRAINS, name: str = "a") -> Reading:
+def reading(items: Sequence[Shaped], side: int = TRAINS, name: str = "a") -> SourceReading:
     """All of them on one side."""
     found = survey(lambda: iter(items), None)
-    return Reading(
+    return SourceReading(
         name,
         lambda: iter(items),
         found._replace(sides=np.full(len(items), side, np.uint8)),

@@ -13,12 +13,12 @@ import pytest
 from test_explain import as_json, assert_fits, measured, planned, printed, tiny
 
 from llmspec.compiler import compile_spec
-from llmspec.explain.model import Node, folded
+from llmspec.explain.model import TreeNode, folded
 from llmspec.explain.spec import explain_plan
 from llmspec.spec.schema import Spec
 
 
-def leaves(node: Node) -> list[Node]:
+def leaves(node: TreeNode) -> list[TreeNode]:
     return [leaf for child in node.children for leaf in leaves(child)] if node.children else [node]
 
 

@@ -13,7 +13,7 @@ from strategies import specs, yaml_text
 
 from llmspec.core.problems import Mark
 from llmspec.data.fetch import Fetch
-from llmspec.spec import Reading, read_spec
+from llmspec.spec import SpecReading, read_spec
 from llmspec.spec.layers import merge
 from llmspec.spec.yaml12 import Node
 
@@ -91,7 +91,7 @@ def test_null_removes_what_is_inherited_and_else_stays(data: Any, key: str) -> N
     assert (key not in found) if key in data else found[key] is None
 
 
-def read(folder: Path, *overrides: str, **files: str) -> Reading:
+def read(folder: Path, *overrides: str, **files: str) -> SpecReading:
     (folder / "base.yaml").write_text(BASE)
     for name, text in files.items():
         (folder / f"{name}.yaml").write_text(text)
@@ -277,7 +277,7 @@ def test_a_wrong_set_is_explained(tmp_path: Path, setting: str, message: str, hi
 # -- paths -----------------------------------------------------------------------------------------------------------
 
 
-def paths(reading: Reading) -> Any:
+def paths(reading: SpecReading) -> Any:
     assert reading.sections.spec is not None, reading.problems
     return {
         name: source.path
@@ -286,7 +286,7 @@ def paths(reading: Reading) -> Any:
     }  # type: ignore[attr-defined]
 
 
-def texts(reading: Reading) -> set[str]:
+def texts(reading: SpecReading) -> set[str]:
     """Names of the files that a spec's sources find."""
     assert reading.sections.spec is not None, reading.problems
     return {

@@ -11,7 +11,7 @@ import tiny
 
 from llmspec.compiler import compile_spec
 from llmspec.core.problems import RunError
-from llmspec.runs.lock import ADVICE, PACKAGES, Difference, Lock, differences, refused, revisions, sections
+from llmspec.runs.lock import ADVICE, PACKAGES, Lock, LockDifference, differences, refused, revisions, sections
 from llmspec.spec import load_spec
 
 FIELDS = list(Lock.model_fields)
@@ -97,7 +97,7 @@ def test_a_part_of_another_revision_is_another_part(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(optimizers.TABLE["muon"], "revision", 7)
     assert differences(LOCKED, lock_of()) == [
-        Difference("parts.optimizers.muon", str(LOCKED.parts["optimizers.muon"]), "7")
+        LockDifference("parts.optimizers.muon", str(LOCKED.parts["optimizers.muon"]), "7")
     ]
     plan = compile_spec(load_spec(tiny.ROOT / "specs/quickstart.yaml").spec)
     assert revisions(plan)["optimizers.muon"] == 7 and set(sections(plan)) == set(LOCKED.spec)

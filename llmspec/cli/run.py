@@ -12,7 +12,7 @@ from llmspec.cli.arguments import Json, Offline, Sets, SpecPath, place
 from llmspec.core.visible import command, path_word
 
 if TYPE_CHECKING:
-    from llmspec.spec import Reading
+    from llmspec.spec import SpecReading
 
 EXAMPLES = (
     "Examples:  `llmspec run quickstart`  ·  "
@@ -78,7 +78,7 @@ def again(
     )
 
 
-def written(loaded: Reading, overrides: list[str] | None) -> dict[str, str]:
+def written(loaded: SpecReading, overrides: list[str] | None) -> dict[str, str]:
     """The spec's texts by file name, and the overrides given beside them."""
     files: dict[str, str] = {}
     for path, text in loaded.files:

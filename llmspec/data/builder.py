@@ -17,7 +17,7 @@ from llmspec.data import artifact_cache
 from llmspec.data.artifact_cache import Entry
 from llmspec.data.contamination import Content
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.reading import FORMAT, Reading, View, changed, dropped, fingerprints, read_all, thinned
+from llmspec.data.reading import FORMAT, SourceReading, SourceView, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.split import TRAINS
 from llmspec.data.tokens import TokenSet, join_text
@@ -43,9 +43,9 @@ class DataBuilder:
     tokenizer: Tokenizer
     template: ChatTemplate
     sources: Mapping[str, Source]
-    views: list[View]
+    views: list[SourceView]
     prints: Mapping[str, Any]
-    keys: Mapping[View, str]
+    keys: Mapping[SourceView, str]
     weights: Mapping[str, float]
     fetch: Fetch
     report: Progress
@@ -55,14 +55,14 @@ class DataBuilder:
     """Characters of a source that may be read anew."""
 
     @cached_property
-    def readings(self) -> dict[str, Reading]:
+    def readings(self) -> dict[str, SourceReading]:
         return read_all(
             self.sources, self.views, self.fetch, self.tokenizer.markers, self.report, self.contamination, self.most
         )
 
     @property
     def codec_key(self) -> str:
-        texts = [self.keys[View(name, "plain")] for name in self.sources] if self.tokenizer.learns else []
+        texts = [self.keys[SourceView(name, "plain")] for name in self.sources] if self.tokenizer.learns else []
         settings = {"format": FORMAT, "tokenizer": self.tokenizer.identity()}
         sample = {"most": TOKENIZER_TEXT, "weights": [self.weights[name] for name in self.sources]}
         return digest({**settings, "texts": texts, "sample": sample if self.tokenizer.learns else {}})
@@ -104,7 +104,7 @@ class DataBuilder:
                 if done // _TOLD < (done := done + len(text)) // _TOLD:
                     self.report("gathering text for the tokenizer", done, most)
 
-    def tokens(self, view: View, codec: Codec) -> Entry:
+    def tokens(self, view: SourceView, codec: Codec) -> Entry:
         spoken = {"chat template": self.template.identity()} if view.form == "dialogue" else {}
         key = digest(
             {
@@ -135,7 +135,7 @@ class DataBuilder:
 
         return artifact_cache.make("tokens", key, write)
 
-    def _write(self, open_: Callable[..., FileRows], view: View, codec: Codec) -> dict[str, Any]:
+    def _write(self, open_: Callable[..., FileRows], view: SourceView, codec: Codec) -> dict[str, Any]:
         """One pass over a source, to the files of both sides."""
         reading = self.readings[view.source]
         held = reading.content.get(view.form, Content("", 0, 0))

@@ -17,7 +17,7 @@ from llmspec.data.builder import DataBuilder
 from llmspec.data.contamination import doubled, refusal
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.losses import Loss, loss, too_many, unknown_letters
-from llmspec.data.reading import Reading, View, content_keys, each_source, fingerprints, read_all
+from llmspec.data.reading import SourceReading, SourceView, content_keys, each_source, fingerprints, read_all
 from llmspec.data.recognition import recognise, unrecognised, views_of
 from llmspec.data.tokens import TokenSet
 from llmspec.data.unknown import share
@@ -133,7 +133,7 @@ def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
 class PreparedData:
     """Everything the phases of a plan read, opened; nothing of it in memory but what is looked at."""
 
-    def __init__(self, plan: Plan, codec: Codec, builder: DataBuilder, tokens: Mapping[View, Entry]) -> None:
+    def __init__(self, plan: Plan, codec: Codec, builder: DataBuilder, tokens: Mapping[SourceView, Entry]) -> None:
         self.codec = codec
         """The tokenizer, trained."""
         self.template = plan.chat_template
@@ -245,7 +245,7 @@ class PreparedData:
         return {name: digest(found) for name, found in self._builder.prints.items()}
 
     @property
-    def readings(self) -> Mapping[str, Reading]:
+    def readings(self) -> Mapping[str, SourceReading]:
         """The texts themselves, by source: read again where prepare() only opened tokens."""
         return self._builder.readings
 
@@ -310,13 +310,13 @@ class PreparedData:
     def _codec_hash(self) -> str:
         return digest(self.codec.to_json())
 
-    def _open(self, view: View, side: str) -> TokenSet:
+    def _open(self, view: SourceView, side: str) -> TokenSet:
         entry = self._tokens[view]
         return TokenSet.load(entry.folder, side, self.codec.vocab, entry.about[side])
 
     def _about(self, name: str) -> dict[str, Any]:
         """Notes on a source as plain text, or as dialogues where no phase reads it as text."""
-        view = View(name, "plain") if View(name, "plain") in self._tokens else View(name, "dialogue")
+        view = SourceView(name, "plain") if SourceView(name, "plain") in self._tokens else SourceView(name, "dialogue")
         return {**self._tokens[view].about, "key": self._keys[view]}
 
     def _shares(self, phase: str) -> tuple[SharePlan, ...]:
@@ -346,7 +346,7 @@ class PreparedData:
                 "contaminated": about["contaminated"],
                 "duplicates": about["duplicates"],
                 "format": self._builder.found[found.name].dialogue
-                if View(found.name, "dialogue") in self._tokens
+                if SourceView(found.name, "dialogue") in self._tokens
                 else "",
                 "unknown": share(about["train"]["unknown"]),
                 "validation_unknown": share(about["validation"]["unknown"]),

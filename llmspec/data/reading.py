@@ -30,7 +30,7 @@ Form = str
 """How a source is read: `plain` or `dialogue`."""
 
 
-class View(NamedTuple):
+class SourceView(NamedTuple):
     """A source as a phase reads it."""
 
     source: str
@@ -46,7 +46,7 @@ class View(NamedTuple):
 class Side:
     """Some documents of a source, read anew each time they are gone through."""
 
-    def __init__(self, reading: Reading, side: int, chosen: np.ndarray) -> None:
+    def __init__(self, reading: SourceReading, side: int, chosen: np.ndarray) -> None:
         """`chosen` (n,) bool: those of the side that belong to it."""
         self._reading, self._side, self._chosen = reading, side, chosen
 
@@ -70,7 +70,7 @@ class Side:
 
 
 @dataclass
-class Reading:
+class SourceReading:
     """One source's documents: what a first pass found of them. They themselves are read again wherever it matters."""
 
     name: str
@@ -161,13 +161,13 @@ def changed(name: str) -> DataError:
 
 def read_all(
     sources: Mapping[str, Source],
-    views: Iterable[View],
+    views: Iterable[SourceView],
     fetch: Fetcher,
     markers: Sequence[str],
     progress: Callable[[str, int, int], None],
     contamination: str,
     most: int | None = None,
-) -> dict[str, Reading]:
+) -> dict[str, SourceReading]:
     """Look at every document of every source, split them, and find in training what any source validates with.
 
     With `contamination` "allow", it is found and kept; whether it is refused is for who asks. A source of more than
@@ -179,18 +179,18 @@ def read_all(
     wanted: dict[str, tuple[Form, ...]] = dict.fromkeys(sources, ("plain",))
     wanted.update((view.source, ("plain", "dialogue")) for view in views if view.form == "dialogue")
 
-    def read(name: str, source: Source) -> Reading:
+    def read(name: str, source: Source) -> SourceReading:
         progress(f"reading {name}", 0, 0)
         return _read(name, source, fetch, markers, wanted[name], most)
 
-    readings: dict[str, Reading] = each_source(sources, read)
+    readings: dict[str, SourceReading] = each_source(sources, read)
     find_contamination(readings)
     for reading in readings.values():
         reading.allowed = contamination == "allow"
     return readings
 
 
-def find_contamination(readings: Mapping[str, Reading]) -> None:
+def find_contamination(readings: Mapping[str, SourceReading]) -> None:
     """Note what trains and validates.
 
     As dialogues, documents may not be held out in either form: what is read aloud is read.
@@ -238,7 +238,9 @@ def _owner(numbers: Mapping[str, np.ndarray], place: int) -> tuple[str, int]:
     raise IndexError(place)
 
 
-def _named(readings: Mapping[str, Reading], source: str, found: Sequence[tuple[int, str, int]]) -> list[Contaminated]:
+def _named(
+    readings: Mapping[str, SourceReading], source: str, found: Sequence[tuple[int, str, int]]
+) -> list[Contaminated]:
     """(number in `source`, source that validates, number in it) as places."""
     wanted: dict[str, set[int]] = {}
     for trained, name, validated in found:
@@ -285,12 +287,12 @@ def fingerprints(sources: Mapping[str, Source], fetch: Fetcher, notes: dict[str,
 
 def content_keys(
     sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str], contamination: str
-) -> dict[View, str]:
+) -> dict[SourceView, str]:
     """Hash of what each view's text depends on, found without reading the text; `prints` are the fingerprints.
 
     A view depends on the validation text of every source, since what that holds is dropped from training.
     """
-    own: dict[View, dict[str, Any]] = {}
+    own: dict[SourceView, dict[str, Any]] = {}
     for name, source in sources.items():
         plain = {
             "format": FORMAT,
@@ -303,10 +305,10 @@ def content_keys(
             "markers": list(markers),
             **({} if source.shaped else {"recognised": [FORMATS, TEXTS]}),
         }
-        own[View(name, "plain")] = plain
-        own[View(name, "dialogue")] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
+        own[SourceView(name, "plain")] = plain
+        own[SourceView(name, "dialogue")] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
     held_out = {
-        form: sorted(digest(own[View(name, form)]) for name, source in sources.items() if source.validation)
+        form: sorted(digest(own[SourceView(name, form)]) for name, source in sources.items() if source.validation)
         for form in ("plain", "dialogue")
     }
     # Refusing contamination changes no text, so that nothing is made or trained anew where there are none.
@@ -345,7 +347,7 @@ def dropped(notes: Notes, item: Shaped, form: Form) -> None:
 
 def _read(
     name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...], most: int | None
-) -> Reading:
+) -> SourceReading:
     notes, fields = Notes(), Fields(source.fields("dialogue" in wanted))
     first = True
 
@@ -370,7 +372,7 @@ def _read(
         fields.check(notes)
 
     passes = iter((looked_at,))
-    return Reading(name, read, survey(lambda: next(passes, read)(), source.validation), notes, wanted)
+    return SourceReading(name, read, survey(lambda: next(passes, read)(), source.validation), notes, wanted)
 
 
 def _stretches(source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...]) -> Iterator[Shaped]:

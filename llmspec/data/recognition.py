@@ -11,7 +11,7 @@ from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem
 from llmspec.data import artifact_cache
 from llmspec.data.formats import FORMATS, TEXTS, Format, is_metadata, recognised, text_field
-from llmspec.data.reading import View
+from llmspec.data.reading import SourceView
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Fetcher, Source
 from llmspec.parts.sources.template import parse
@@ -99,7 +99,7 @@ def read_by(form: Format) -> set[str]:
     return {*named, *form.lists, *((form.history,) if form.history else ())}
 
 
-def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[View]:
+def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[SourceView]:
     """How a phase reads each source of its mixture."""
     spoken = {
         name
@@ -107,7 +107,7 @@ def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Fo
         if phase.dialogues and name in sources and (sources[name].has_dialogues or found[name].dialogue)
     }
     return [
-        View(name, "dialogue" if name in spoken else "plain")
+        SourceView(name, "dialogue" if name in spoken else "plain")
         for name, share in phase.mixture.items()
         if share.percent > 0
     ]

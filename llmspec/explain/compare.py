@@ -17,7 +17,7 @@ Fate = Literal["reused", "trained anew", "only in the first", "only in the secon
 
 
 @dataclass(frozen=True)
-class Difference:
+class PlanDifference:
     """One setting; None where a spec has no such key."""
 
     path: str
@@ -59,7 +59,7 @@ class DifferenceReport(Report):
     about: ClassVar[str] = "difference"
     first: str
     second: str
-    differences: tuple[Difference, ...]
+    differences: tuple[PlanDifference, ...]
     consequences: tuple[Consequence, ...]
     phases: tuple[PhaseDifference, ...]
     note: str = ""
@@ -90,12 +90,12 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def differences(first: Plan, second: Plan) -> Iterator[Difference]:
+def differences(first: Plan, second: Plan) -> Iterator[PlanDifference]:
     """Settings that are not the same, in the order of the first spec, then those that only the second has."""
     a, b = settings_of(first), settings_of(second)
     for path in dict.fromkeys([*a, *b]):
         if a.get(path) != b.get(path):
-            yield Difference(path, a.get(path), b.get(path))
+            yield PlanDifference(path, a.get(path), b.get(path))
 
 
 # -- what follows --------------------------------------------------------------------------------------------------

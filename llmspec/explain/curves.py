@@ -60,7 +60,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationCurve:
     """All scores of one source."""
 
     source: str
@@ -90,7 +90,7 @@ def named_curves(rows: Sequence[dict[str, Any]], units: Mapping[str, str]) -> tu
     return tuple(NamedCurve(name, unit, curve(rows, name)) for name, unit in (units or {"loss": ""}).items())
 
 
-def validations(rows: Sequence[dict[str, Any]]) -> tuple[Validation, ...]:
+def validations(rows: Sequence[dict[str, Any]]) -> tuple[ValidationCurve, ...]:
     """The scores of each source, from rows {step, validation: [metric]}."""
     found: dict[str, list[Score]] = {}
     for row in rows:
@@ -98,10 +98,10 @@ def validations(rows: Sequence[dict[str, Any]]) -> tuple[Validation, ...]:
         for source in dict.fromkeys(m.source for m in metrics):
             of_source = tuple(m for m in metrics if m.source == source)
             found.setdefault(source, []).append(Score(int(row["step"]), of_source))
-    return tuple(Validation(source, tuple(scores)) for source, scores in found.items())
+    return tuple(ValidationCurve(source, tuple(scores)) for source, scores in found.items())
 
 
-def overfitting(training: NamedCurve, held_out: Sequence[Validation]) -> list[str]:
+def overfitting(training: NamedCurve, held_out: Sequence[ValidationCurve]) -> list[str]:
     """Sources whose validation has become worse since its best while training went on to improve."""
     found = []
     for validation in held_out:

@@ -19,7 +19,7 @@ SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥"}
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TokenCandidate:
     """A token that could have been drawn."""
 
     token: int
@@ -48,7 +48,7 @@ class TokenReport:
     """One number per column."""
     kept: tuple[int, ...]
     """Tokens with any probability; one number per column."""
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[TokenCandidate, ...]
     finish_reason: str | None
 
 
@@ -152,7 +152,9 @@ def token_report(position: int, event: Event, logits_V: Any, codec: Codec, top: 
     if event.token not in shown:
         shown.append(event.token)
     candidates = tuple(
-        Candidate(t, token_text(codec, t), int(rank_of[t]), tuple(float(p) for p in columns[:, t]), t == event.token)
+        TokenCandidate(
+            t, token_text(codec, t), int(rank_of[t]), tuple(float(p) for p in columns[:, t]), t == event.token
+        )
         for t in shown
     )
     return TokenReport(

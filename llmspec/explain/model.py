@@ -18,7 +18,7 @@ from llmspec.parts.masks.causal import Causal
 
 
 @dataclass(frozen=True)
-class Node:
+class TreeNode:
     """A part of the network. The parameters of a node are the sum of its children's, where it has some."""
 
     name: str
@@ -32,7 +32,7 @@ class Node:
     """Trained numbers in all equal ones together."""
     share: float
     """Of the whole network's parameters."""
-    children: tuple[Node, ...] = ()
+    children: tuple[TreeNode, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def folded(rows: Sequence[TensorRow]) -> list[tuple[str, int, TensorRow]]:
 
 
 # -- the tree ------------------------------------------------------------------------------------------------------
-def model_tree(name: str, model: ModelPlan) -> Node:
+def model_tree(name: str, model: ModelPlan) -> TreeNode:
     """The network as a tree: a node for each piece, equal layers as one."""
     blocks: dict[tuple[str, str], list[walk.Piece]] = {}
     for piece in walk.walk(model):
         if piece.layers:
             blocks.setdefault((piece.path.partition("*")[0], piece.block), []).append(piece)
-    children, stacks = list[Node](), set[str]()
+    children, stacks = list[TreeNode](), set[str]()
     for piece in walk.walk(model):
         stack = piece.path.partition("*")[0]
         if not piece.layers:
@@ -94,21 +94,21 @@ def model_tree(name: str, model: ModelPlan) -> Node:
             stacks.add(stack)
             kinds = [own for (of, _), own in blocks.items() if of == stack]
             children.append(_layers(model, stack.removesuffix("."), kinds))
-    return Node(name, "", "", 1, model.parameters, 1.0, tuple(children))
+    return TreeNode(name, "", "", 1, model.parameters, 1.0, tuple(children))
 
 
-def _layers(model: ModelPlan, name: str, kinds: Sequence[Sequence[walk.Piece]]) -> Node:
+def _layers(model: ModelPlan, name: str, kinds: Sequence[Sequence[walk.Piece]]) -> TreeNode:
     """The layers of a stack, by kind of block where there are several."""
     nodes = []
     for pieces in kinds:
         below = tuple(_piece(model, piece) for piece in pieces)
         count, layers = sum(n.parameters for n in below), pieces[0].layers
         title = f"{pieces[0].block}: {spans_of(layers)}"
-        nodes.append(Node(title, "", "", len(layers), count, count / max(1, model.parameters), below))
+        nodes.append(TreeNode(title, "", "", len(layers), count, count / max(1, model.parameters), below))
     if len(nodes) == 1:
         return replace(nodes[0], name=name)
     count = sum(n.parameters for n in nodes)
-    return Node(name, "", "", 1, count, count / max(1, model.parameters), tuple(nodes))
+    return TreeNode(name, "", "", 1, count, count / max(1, model.parameters), tuple(nodes))
 
 
 def spans_of(layers: Sequence[int]) -> str:
@@ -122,7 +122,7 @@ def spans_of(layers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
 
-def _piece(model: ModelPlan, piece: walk.Piece) -> Node:
+def _piece(model: ModelPlan, piece: walk.Piece) -> TreeNode:
     """A piece with the tensors of all its copies."""
     tensors = piece.part.tensors(piece.dims)
     count = piece.copies * sum(math.prod(t.shape) for t in tensors)
@@ -132,12 +132,12 @@ def _piece(model: ModelPlan, piece: walk.Piece) -> Node:
         groups.setdefault(t.name.rpartition(".")[0], []).append(t)
     total = max(1, model.parameters)
     if set(groups) <= {""}:
-        return Node(name, _shape(tensors) if tensors else _without(model, piece), note, 1, count, count / total)
+        return TreeNode(name, _shape(tensors) if tensors else _without(model, piece), note, 1, count, count / total)
     below = []
     for inner, own in groups.items():
         held = piece.copies * sum(math.prod(t.shape) for t in own)
-        below.append(Node(inner or "output", _shape(own), "", 1, held, held / total))
-    return Node(name, "", note, 1, count, count / total, tuple(below))
+        below.append(TreeNode(inner or "output", _shape(own), "", 1, held, held / total))
+    return TreeNode(name, "", note, 1, count, count / total, tuple(below))
 
 
 def _without(model: ModelPlan, piece: walk.Piece) -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.compiler.proofs import Proof
-from llmspec.explain.curves import Curve, NamedCurve, Validation, curve, named_curves, overfitting, validations
+from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, curve, named_curves, overfitting, validations
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
 from llmspec.runs.files import read_table
@@ -69,7 +69,7 @@ class PhaseRun:
     """Steps that were planned."""
     metrics: tuple[NamedCurve, ...]
     """Numbers of each step by name and unit; what is minimised, mostly the loss, first."""
-    validation: tuple[Validation, ...]
+    validation: tuple[ValidationCurve, ...]
     learning_rate: Curve
     gradient_norm: Curve
     """Before clipping."""
@@ -267,7 +267,7 @@ def counts_of(saved: Any) -> dict[str, dict[str, int]]:
 
 
 def _remarks(
-    loss: NamedCurve, held_out: Sequence[Validation], clipped: float | None, ledger: Any, planned: PhasePlan
+    loss: NamedCurve, held_out: Sequence[ValidationCurve], clipped: float | None, ledger: Any, planned: PhasePlan
 ) -> list[str]:
     """What a person who knows the field would say to these curves."""
     found = overfitting(loss, held_out)

@@ -13,7 +13,7 @@ from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
 from llmspec.explain.examples import Excerpt, Spelling, excerpts, spelling
 from llmspec.explain.memory import MemoryReport, memory_limit, memory_reports
-from llmspec.explain.model import MaskPicture, Node, TensorRow, mask_pictures, model_tree, tensor_rows
+from llmspec.explain.model import MaskPicture, TensorRow, TreeNode, mask_pictures, model_tree, tensor_rows
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
 from llmspec.explain.report import Report, described
 from llmspec.forecast.estimates import Forecast
@@ -60,7 +60,7 @@ class SpecReport(Report):
     """Forward pass at full context, matrix products only."""
     flops: float | None
     """Training, all phases; None while a length is unknown, and where there is no phase."""
-    model: Node
+    model: TreeNode
     tensors: tuple[TensorRow, ...]
     masks: tuple[MaskPicture, ...]
     sources: tuple[SourceReport, ...]

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from llmspec.core.visible import visible
-from llmspec.explain.decoding import Candidate, PromptReport, TokenReport
+from llmspec.explain.decoding import PromptReport, TokenCandidate, TokenReport
 from llmspec.render.report_shared import bar, facts, heading, number
 from llmspec.render.terminal import Screen, Text
 
@@ -109,7 +109,7 @@ def outcome(token: TokenReport) -> str:
     )
 
 
-def append_candidate(text: Text, candidate: Candidate, widths: Sequence[int], room: int) -> None:
+def append_candidate(text: Text, candidate: TokenCandidate, widths: Sequence[int], room: int) -> None:
     """One candidate's row; the bar is its last probability, where there is room for it."""
     style = "bold green" if candidate.chosen else "" if candidate.probabilities[-1] else "dim"
     text.append("  ▸ " if candidate.chosen else "    ", style=style)

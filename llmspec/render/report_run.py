@@ -10,7 +10,7 @@ from rich.table import Table
 
 from llmspec.core.units import count, duration, size
 from llmspec.core.visible import visible
-from llmspec.explain.curves import Curve, Validation
+from llmspec.explain.curves import Curve, ValidationCurve
 from llmspec.explain.plan_vs_actual import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
 from llmspec.render import proofs
@@ -153,7 +153,7 @@ def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any
         yield "time", f"{duration(phase.seconds)} in steps, the slowest took {duration(phase.slowest_step or 0.0)}"
 
 
-def scores(found: tuple[Validation, ...]) -> Table:
+def scores(found: tuple[ValidationCurve, ...]) -> Table:
     """The last validation of each source, and its best where that is another; a column a metric."""
     labels = tuple(dict.fromkeys(m.label for v in found for m in v.scores[-1].metrics))
     made = table("validation", *labels, "at step", right=(*labels, "at step"), indent=0)

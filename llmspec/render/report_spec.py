@@ -12,7 +12,7 @@ from rich.table import Table
 
 from llmspec.core.units import size
 from llmspec.explain.chain import ChainReport
-from llmspec.explain.model import MaskPicture, Node, TensorRow, folded
+from llmspec.explain.model import MaskPicture, TensorRow, TreeNode, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
 from llmspec.forecast.estimates import Forecast
@@ -113,7 +113,7 @@ def peak(report: SpecReport) -> str:
 
 
 # -- model ---------------------------------------------------------------------------------------------------------
-def tree(root: Node, width: int) -> Table:
+def tree(root: TreeNode, width: int) -> Table:
     """The tree with its numbers in columns, and bars of up to `width` characters."""
     made = table("part", "shape", "parameters", "share", "", right=("parameters", "share"))
     for guide, node in walked(root.children, "  "):
@@ -130,7 +130,7 @@ def tree(root: Node, width: int) -> Table:
     return made
 
 
-def walked(nodes: tuple[Node, ...], indent: str) -> Iterator[tuple[str, Node]]:
+def walked(nodes: tuple[TreeNode, ...], indent: str) -> Iterator[tuple[str, TreeNode]]:
     """(the lines drawn before it, node), depth first."""
     for i, node in enumerate(nodes):
         last = i == len(nodes) - 1

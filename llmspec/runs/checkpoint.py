@@ -98,7 +98,7 @@ class Checkpoint:
         with _reading(path):
             try:
                 found, hashed = tensors.read(path, expected)
-            except tensors.NotReplayable as e:
+            except tensors.WrongTensors as e:
                 # Damage is the likelier cause, and said first.
                 self._compare(name, self._digest(name, 4 * sum(map(math.prod, expected.values()))))
                 raise _foreign(path, str(e), "put back the file that belongs there, or remove the checkpoint") from None

@@ -20,7 +20,7 @@ PACKAGES = ("llmspec", "tinygrad", "numpy", "tokenizers", "safetensors")
 LOCK = "lock.json"
 
 
-class Difference(NamedTuple):
+class LockDifference(NamedTuple):
     """Something that is not as it was; '' where it was not there, or is not there now."""
 
     what: str
@@ -112,7 +112,7 @@ def version(package: str) -> str:
 
 
 # -- what differs --------------------------------------------------------------------------------------------------
-def differences(was: Lock, now: Lock) -> list[Difference]:
+def differences(was: Lock, now: Lock) -> list[LockDifference]:
     """Everything that is not the same, in the order of the fields; empty for equal locks."""
     found = []
     for field in type(was).model_fields:
@@ -122,7 +122,7 @@ def differences(was: Lock, now: Lock) -> list[Difference]:
         for key in (*old, *(k for k in new if k not in old)):
             if old.get(key) != new.get(key):
                 name = f"{field}.{key}" if key else field
-                found.append(Difference(name, *(str(side[key]) if key in side else "" for side in (old, new))))
+                found.append(LockDifference(name, *(str(side[key]) if key in side else "" for side in (old, new))))
     return found
 
 
@@ -141,7 +141,7 @@ ADVICE = {
 HASHED = ("spec", "data", "tokenizer")
 
 
-def refused(found: list[Difference]) -> RunError:
+def refused(found: list[LockDifference]) -> RunError:
     """The error of a run that its lock forbids: a problem for each difference, in plain words."""
     problems = []
     for what, was, now in found:

@@ -25,7 +25,7 @@ _AT_ONCE = 16 << 20
 """Bytes written, read and hashed at a time."""
 
 
-class NotReplayable(Exception):
+class WrongTensors(Exception):
     """A file of arrays that is not what was expected; its text says where."""
 
 
@@ -65,7 +65,7 @@ def read(path: Path, expected: Shapes) -> tuple[dict[str, Any], str]:
 
     Raises:
         OSError: the file cannot be read.
-        NotReplayable: other names, shapes or types than expected, or a file that is none of these.
+        WrongTensors: other names, shapes or types than expected, or a file that is none of these.
     """
     import numpy as np
 
@@ -78,7 +78,7 @@ def read(path: Path, expected: Shapes) -> tuple[dict[str, Any], str]:
             if out[name].size:
                 _fill(f, out[name].reshape(-1).view(np.uint8).data, hashed)
         if f.read(1) or f.tell() != found or found != start + sum(a.nbytes for a in out.values()):
-            raise NotReplayable("its length changed while it was read")
+            raise WrongTensors("its length changed while it was read")
     return out, hashed.hexdigest()
 
 
@@ -86,7 +86,7 @@ def _fill(f: Any, view: memoryview, hashed: Any) -> None:
     for start in range(0, len(view), _AT_ONCE):
         piece = view[start : start + _AT_ONCE]
         if f.readinto(piece) != len(piece):
-            raise NotReplayable("it is cut short")
+            raise WrongTensors("it is cut short")
         hashed.update(piece)
 
 
@@ -95,24 +95,24 @@ def _header(f: Any, found: int, expected: Shapes, hashed: Any) -> tuple[dict[str
     first = f.read(8)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
     if not 2 <= length <= min(HEADER, found - 8):
-        raise NotReplayable(f"its header would have {length:,} bytes, and the file has {found:,}")
+        raise WrongTensors(f"its header would have {length:,} bytes, and the file has {found:,}")
     text = f.read(length)
     hashed.update(first + text)
     try:
         header = strict_json.loads(text)
     except ValueError as e:
-        raise NotReplayable(f"its header cannot be read: {e}") from None
+        raise WrongTensors(f"its header cannot be read: {e}") from None
     if not isinstance(header, dict):
-        raise NotReplayable("its header is no table of arrays")
+        raise WrongTensors("its header is no table of arrays")
     header.pop("__metadata__", None)
     if wrong := _names(set(header), set(expected)):
-        raise NotReplayable(wrong)
+        raise WrongTensors(wrong)
     places, end = {}, 0
     for name, about in header.items():
         shape = list(expected[name])
         if not isinstance(about, dict) or about.get("dtype") != "F32" or about.get("shape") != shape:
             given = about if isinstance(about, dict) else {}
-            raise NotReplayable(
+            raise WrongTensors(
                 f"{name} is {str(given.get('dtype'))[:20]} {str(given.get('shape'))[:60]}, and the plan says "
                 f"F32 {shape}"
             )
@@ -125,14 +125,14 @@ def _header(f: Any, found: int, expected: Shapes, hashed: Any) -> tuple[dict[str
             and offsets[1] - offsets[0] == count
             and offsets[0] >= 0
         ):
-            raise NotReplayable(f"the bytes of {name} do not lie where an array of its shape can lie")
+            raise WrongTensors(f"the bytes of {name} do not lie where an array of its shape can lie")
         places[name] = offsets[0]
     for name in sorted(places, key=lambda n: header[n]["data_offsets"]):
         if places[name] != end:
-            raise NotReplayable(f"the bytes of {name} overlap others, or leave a gap")
+            raise WrongTensors(f"the bytes of {name} overlap others, or leave a gap")
         end = header[name]["data_offsets"][1]
     if 8 + length + end != found:
-        raise NotReplayable(f"it has {found:,} bytes, and its arrays need {8 + length + end:,}")
+        raise WrongTensors(f"it has {found:,} bytes, and its arrays need {8 + length + end:,}")
     return places, 8 + length
 
 

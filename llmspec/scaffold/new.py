@@ -20,7 +20,7 @@ from llmspec.parts.base import Frozen
 from llmspec.runs.files import write_text
 from llmspec.scaffold import writing
 from llmspec.scaffold.contents import Contents, look, relative
-from llmspec.scaffold.sizing import EPOCHS, PER_PARAMETER, SHAPES, ActivationSizes, Length, Shape, budgets, sizes
+from llmspec.scaffold.sizing import EPOCHS, PER_PARAMETER, SHAPES, Shape, SpecSizes, TrainingLength, budgets, sizes
 from llmspec.spec import load_spec
 
 GUESSED = 8e9
@@ -35,7 +35,7 @@ class Created(Frozen):
     name: str
     text: Contents | None = None
     chat: Contents | None = None
-    sizes: ActivationSizes | None = None
+    sizes: SpecSizes | None = None
     parameters: int = 0
     seconds: float | None = None
     """Of training, estimated."""
@@ -43,7 +43,7 @@ class Created(Frozen):
     """What the estimate stands on."""
 
 
-Lengths = tuple[Length, Length | None]
+Lengths = tuple[TrainingLength, TrainingLength | None]
 """Of pretraining and of SFT."""
 
 
@@ -137,7 +137,7 @@ def known_rates(say: Progress) -> tuple[Rates | None, str]:
 
 
 def fitting(
-    chosen: ActivationSizes,
+    chosen: SpecSizes,
     seconds: float,
     rates: Rates | None,
     origin: str,

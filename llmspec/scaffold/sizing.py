@@ -48,7 +48,7 @@ SHAPES = (
 """From 0.5 to 35 million parameters beside the vocabulary; the widths suit the processors' vectors."""
 
 
-class ActivationSizes(Frozen):
+class SpecSizes(Frozen):
     """What goes into the spec. Lengths in tokens."""
 
     vocab: int
@@ -65,7 +65,7 @@ class ActivationSizes(Frozen):
         return "byte" if self.vocab == BYTES else "bpe"
 
 
-def sizes(text: Contents | None, chat: Contents | None) -> ActivationSizes:
+def sizes(text: Contents | None, chat: Contents | None) -> SpecSizes:
     """Vocabulary, context and batch for what was found; the vocabulary is tried on a sample.
 
     Raises LlmspecError where there is too little text.
@@ -89,7 +89,7 @@ def sizes(text: Contents | None, chat: Contents | None) -> ActivationSizes:
         assert text is not None
         context = clipped(text.middle * each * 1.5 if text.documents > 100 else 1e9, 64, 256)
     context = min(context, room)
-    return ActivationSizes(
+    return SpecSizes(
         vocab=vocab,
         context=context,
         batch=max(4, 2048 // context),
@@ -119,7 +119,7 @@ def clipped(number: float, least: int, most: int) -> int:
     return found
 
 
-class Length(NamedTuple):
+class TrainingLength(NamedTuple):
     """How long a phase trains."""
 
     tokens: int
@@ -132,16 +132,16 @@ class Length(NamedTuple):
         return f"{EPOCHS:g} epochs of {source}" if self.epochs == EPOCHS else rounded(self.tokens)
 
 
-def budgets(found: ActivationSizes, tokens_per_second: float, seconds: float) -> tuple[Length, Length | None]:
+def budgets(found: SpecSizes, tokens_per_second: float, seconds: float) -> tuple[TrainingLength, TrainingLength | None]:
     """Pretraining and SFT: what fits into the time, at most as often as the text is worth, but some steps at least."""
     whole, least = tokens_per_second * seconds, LEAST_STEPS * found.batch * found.context
 
-    def length(most: float, tokens: int) -> Length:
+    def length(most: float, tokens: int) -> TrainingLength:
         epoch = tokens * SPARE
         if least <= epoch * EPOCHS <= most:
-            return Length(round(epoch * EPOCHS), EPOCHS)
+            return TrainingLength(round(epoch * EPOCHS), EPOCHS)
         taken = max(min(most, epoch * EPOCHS), least)
-        return Length(round(taken), taken / epoch)
+        return TrainingLength(round(taken), taken / epoch)
 
     if not found.chat_tokens:
         return length(whole, found.text_tokens), None

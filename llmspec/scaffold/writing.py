@@ -8,7 +8,7 @@ from math import ceil
 
 from llmspec.core.units import count
 from llmspec.scaffold.contents import Contents
-from llmspec.scaffold.sizing import BYTES, EPOCHS, ActivationSizes, Length, Shape
+from llmspec.scaffold.sizing import BYTES, EPOCHS, Shape, SpecSizes, TrainingLength
 
 HEAD = """\
 # {title}
@@ -84,9 +84,9 @@ def spec(
     file: str,
     text: tuple[str, Contents] | None,
     chat: tuple[str, Contents] | None,
-    sizes: ActivationSizes,
+    sizes: SpecSizes,
     shape: Shape,
-    lengths: tuple[Length, Length | None],
+    lengths: tuple[TrainingLength, TrainingLength | None],
     why: str,
 ) -> str:
     """The YAML text. `text` and `chat` are (folder as the spec names it, what was found in it)."""

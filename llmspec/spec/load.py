@@ -24,7 +24,7 @@ MOST = 100
 
 
 @dataclass(frozen=True)
-class Reading:
+class SpecReading:
     """What was read of a spec, broken or not: passes can run on the `sections` that are valid."""
 
     files: tuple[tuple[FilePath, str], ...]
@@ -68,7 +68,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Loaded(Reading):
+class Loaded(SpecReading):
     """A valid spec, with the places of its values."""
 
     spec: Spec
@@ -79,7 +79,7 @@ class Loaded(Reading):
         return self.tree.marks
 
 
-def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Reading:
+def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> SpecReading:
     """Read a spec file, what it extends and `overrides` such as `phases.pretrain.optimizer.lr=3e-4`. Never raises.
 
     A name that is no file, such as `quickstart`, is a shipped spec. Problems are in the result; `sections` holds what
@@ -90,11 +90,11 @@ def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Re
     files = tuple(layers.files.items())
     if root is None:
         empty = Tree({}, {}, frozenset({()}))
-        return Reading(files, empty, Sections(), tuple(layers.problems))
+        return SpecReading(files, empty, Sections(), tuple(layers.problems))
     root = layers.override(root, (overrides,) if isinstance(overrides, str) else overrides)
     tree = Tree.of(Node(root.value, root.mark), frozenset(layers.broken))
     sections, problems = check_structure(tree)
-    reading = Reading(files, tree, sections, ())
+    reading = SpecReading(files, tree, sections, ())
     return replace(reading, problems=reading.sorted([*layers.problems, *problems]))
 
 

@@ -22,7 +22,7 @@ from llmspec.data.contamination import EXAMPLES, alike, content, normalised, tur
 from llmspec.data.fetch import Fetch
 from llmspec.data.notices import notices
 from llmspec.data.prepare import prepare
-from llmspec.data.reading import View, content_keys, find_contamination, read_all
+from llmspec.data.reading import SourceView, content_keys, find_contamination, read_all
 from llmspec.data.split import VALIDATES, Shaped
 from llmspec.parts.sources import Document
 from llmspec.parts.templates.base import Turn
@@ -346,5 +346,5 @@ def test_keys_follow_what_is_done_with_leaks() -> None:
     part = source("inline", documents=("a", "b"))
     keys = {how: content_keys({"a": part}, {"a": "x"}, (), how) for how in ("drop", "refuse", "allow")}
     assert keys["drop"] == keys["refuse"] != keys["allow"]
-    readings = read_all({"a": part}, [View("a", "plain")], Fetch(Path(".")), (), lambda *_: None, "drop")
+    readings = read_all({"a": part}, [SourceView("a", "plain")], Fetch(Path(".")), (), lambda *_: None, "drop")
     assert SimpleNamespace(**vars(readings["a"])).contaminated_examples == {"plain": [], "dialogue": []}

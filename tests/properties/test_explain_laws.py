@@ -12,7 +12,7 @@ from strategies_decoding import decodings
 from llmspec.compiler import compile_spec
 from llmspec.explain.chain import chain_report
 from llmspec.explain.decoding import visible_bytes
-from llmspec.explain.model import Node, folded
+from llmspec.explain.model import TreeNode, folded
 from llmspec.explain.spec import explain_plan
 from llmspec.parts import attentions, mlps, norms, positions
 from llmspec.parts.residual import FORMS
@@ -42,7 +42,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def check_sums(node: Node) -> None:
+def check_sums(node: TreeNode) -> None:
     """A node's parameters are its children's."""
     if node.children:
         assert node.parameters == sum(child.parameters for child in node.children), node.name

@@ -16,7 +16,7 @@ from strategies import MUTATIONS, TABLES, Broken, applied, broken_specs, slips, 
 from strategies import settings as settings_of
 
 from llmspec.core.problems import SpecError
-from llmspec.spec import Reading, dump, load_spec, read_spec
+from llmspec.spec import SpecReading, dump, load_spec, read_spec
 from llmspec.spec.dump import to_yaml
 from llmspec.spec.json_schema import json_schema
 from llmspec.spec.recovery import parse
@@ -28,14 +28,14 @@ slow = settings(
 )
 
 
-def read(text: str, *overrides: str) -> Reading:
+def read(text: str, *overrides: str) -> SpecReading:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "spec.yaml"
         file.write_text(text, encoding="utf-8", newline="")
         return read_spec(file, overrides)
 
 
-def listed(reading: Reading) -> str:
+def listed(reading: SpecReading) -> str:
     return "\n".join(map(str, reading.problems))
 
 
@@ -123,7 +123,7 @@ def test_a_broken_spec_is_refused_at_its_line(name: str, data: st.DataObject, dr
     check(broken, read(broken.text))
 
 
-def check(broken: Broken, reading: Reading) -> None:
+def check(broken: Broken, reading: SpecReading) -> None:
     assert reading.problems, broken.text
     lines = broken.text.split("\n")
     for problem in reading.problems:
