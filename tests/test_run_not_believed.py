@@ -109,11 +109,11 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another key": (lambda r: cursor(r / "chat/step_4", key="0" * 64), "of another run, or of another phase"),
     "a linked step": (
         lambda r: ((r / "chat/step_4").rename(r / "away"), (r / "chat/step_4").symlink_to(r / "away")),
-        "no folder that a run has written",
+        "not a folder that a run has written",
     ),
     "a linked phase": (
         lambda r: ((r / "chat").rename(r / "away"), (r / "chat").symlink_to(r / "away")),
-        "no folder that a run has written",
+        "not a folder that a run has written",
     ),
     "a swapped tokenizer": (
         lambda r: (r / "tokenizer.json").write_text((r / "tokenizer.json").read_text() + " "),
@@ -129,8 +129,8 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "not written by a `bpe`",
     ),
-    "a phase outside": (lambda r: plan(r, lambda p: p["phases"][1].update(name="../chat")), "no name of a folder"),
-    "an absolute phase": (lambda r: plan(r, lambda p: p["phases"][1].update(name="/etc")), "no name of a folder"),
+    "a phase outside": (lambda r: plan(r, lambda p: p["phases"][1].update(name="../chat")), "cannot name a folder"),
+    "an absolute phase": (lambda r: plan(r, lambda p: p["phases"][1].update(name="/etc")), "cannot name a folder"),
     "a trillion layers": (lambda r: plan(r, lambda p: p["model"].update(layers=10**12)), "table of tensors"),
     "more vocabulary": (lambda r: plan(r, lambda p: p["model"].update(vocab=10**6)), "its tokenizer has"),
     "more heads": (lambda r: plan(r, lambda p: p["model"].update(heads=64)), "heads of its attention"),

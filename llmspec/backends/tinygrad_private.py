@@ -95,7 +95,7 @@ def missing(name: str, use: str) -> RunError:
     return RunError(
         f"this tinygrad has no {name}",
         "pip install tinygrad==0.14.0",
-        f"llmspec needs it for this: {use}",
+        f"it is needed for this: {use}",
     )
 
 
