@@ -14,8 +14,11 @@ from pydantic import Field
 
 from llmspec.parts import (
     attentions,
+    embeddings,
     filters,
+    heads,
     inits,
+    masks,
     mlps,
     norms,
     objectives,
@@ -29,8 +32,11 @@ from llmspec.parts import (
 )
 from llmspec.parts.attentions.base import Attention
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Role, TensorSpec
+from llmspec.parts.embeddings.base import Embedding
 from llmspec.parts.filters.base import Context, Filter
+from llmspec.parts.heads.base import Head, HeadFunctions, Linear
 from llmspec.parts.inits.base import Initializer
+from llmspec.parts.masks.base import Mask
 from llmspec.parts.mlps.base import MLP
 from llmspec.parts.norms.base import Norm
 from llmspec.parts.objectives.base import Loss, Objective, Outputs
@@ -61,6 +67,51 @@ class Parity(Position):
 
     def build(self, dims: Dims) -> Hooks:
         return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.embedding(w["weight"], p_BT % 2))
+
+
+class Loud(Embedding):
+    """A trained vector for each token, times `factor`."""
+
+    kind: Literal["loud"] = "loud"
+    factor: float = Field(2.0, gt=0)
+    """What vectors are multiplied with."""
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("weight", (dims.vocab, dims.d_model), "embedding"),)
+
+    def build(self, dims: Dims) -> Any:
+        return lambda ops, w, inputs: ops.embedding(w["weight"], inputs["tokens"]) * self.factor
+
+
+class Far(Mask):
+    """Each token sees the `window` tokens up to its own."""
+
+    kind: Literal["far"] = "far"
+    causal: ClassVar[bool] = True
+    window: int | None = Field(3, gt=0)
+    """How many."""
+
+    def allows(self, query: Any, key: Any, key_in_prefix: Any = False) -> Any:
+        return (key <= query) & self.reaches_back(query, key)
+
+    def ends(self, place: Any, end: Any, prefix_end: Any) -> Any:
+        return place + 1
+
+
+class Biased(Head):
+    """Logits of its own matrix, which starts anew."""
+
+    kind: Literal["biased"] = "biased"
+    generates: ClassVar[bool] = True
+
+    def outputs(self, dims: Dims) -> int:
+        return dims.vocab
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("matrix", (dims.vocab, dims.d_model), "head"),)
+
+    def build(self, dims: Dims) -> HeadFunctions:
+        return HeadFunctions(lambda ops, w, x_BTD, filled_BT: x_BTD, lambda w, embedding: Linear(w["matrix"]))
 
 
 class Quiet(Attention):
@@ -180,8 +231,9 @@ class Doubled(Objective):
 
     def build(self, dims: Dims) -> Loss:
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            hidden_ND = outputs.hidden.reshape(-1, dims.d_model)
-            losses_N = 2 * ops.linear_cross_entropy(hidden_ND, outputs.head, inputs["targets"].reshape(-1))
+            assert outputs.layer is not None
+            hidden_ND, targets_N = outputs.features.reshape(-1, dims.d_model), inputs["targets"].reshape(-1)
+            losses_N = 2 * ops.linear_cross_entropy(hidden_ND, outputs.layer.weight, targets_N)
             weights_N = inputs["loss_weights"].reshape(-1)
             return {"loss": (losses_N * weights_N).sum(), "heard": weights_N.sum()}
 
@@ -258,6 +310,9 @@ class Practice(Phase):
 
 ENTRIES: tuple[tuple[Any, Any], ...] = (
     (positions, Parity),
+    (embeddings, Loud),
+    (masks, Far),
+    (heads, Biased),
     (attentions, Quiet),
     (mlps, Square),
     (norms, MaxNorm),

@@ -28,7 +28,10 @@ model:
   context: 16
   d_model: 16
   layers: 1
+  embedding: {kind: loud}
   position: {kind: parity}
+  mask: {kind: far, window: 5}
+  heads: {lm: {kind: biased}}
   attention: {kind: quiet, heads: 2, loudness: 0.75}
   mlp: {kind: square, d_ff: 32}
   norm: {kind: max}
@@ -57,21 +60,6 @@ phases:
   chat: {kind: sft, from: practice, mixture: {facts: 100%}, budget: 2 steps, micro_batch_size: 2, prompts: [one]}
 decoding: {lowest_id: 20, max_tokens: 6}
 """
-PATHS = (
-    "model.position",
-    "model.attention",
-    "model.mlp",
-    "model.norm",
-    "tokenizer",
-    "chat_template",
-    "data.sources.numbers",
-    "phases.practice",
-    "phases.practice.optimizer",
-    "phases.practice.schedule",
-    "phases.practice.objective",
-    "decoding.printable",
-)
-"""The parts from outside, as `explain --part` calls them."""
 CODE = """\
 import fake_parts, sys
 fake_parts.register()
@@ -123,7 +111,10 @@ def test_they_are_loaded_checked_and_explained(folder: Path) -> None:
     assert wrong.returncode == 2 and "loudness: factor on what the heads say" in wrong.stderr
     report = call(folder, "explain", "foreign.yaml")
     assert report.returncode == 0
-    assert all(kind in report.stdout for kind in ("parity", "square", "max", "counting", "practice", "lowest_id"))
+    assert all(
+        kind in report.stdout
+        for kind in ("parity", "far, window of 5", "square", "max", "biased", "counting", "practice", "lowest_id")
+    )
     part = answer(call(folder, "explain", "foreign.yaml", "--part", "model.position", "--json"))
     assert part["formula"] == "x + table[p mod 2]" and part["papers"] == ["Nobody 2026"]
 
