@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmspec.forecast.estimates import Forecast
     from llmspec.model.cross_compile import Made
     from llmspec.runs.run import RunFolder
+    from llmspec.runs.stored import StoredModel
     from llmspec.spec import SpecReading
     from llmspec.spec.decoding import Decoding
 
@@ -203,7 +204,7 @@ class Known(NamedTuple):
 def known(path: Path, overrides: list[str] | None, progress: Progress | None = None) -> Known:
     """The plan of a run; or of a spec, with proofs and data where these are already here, else a note on why."""
     if not is_spec(path):
-        return Known(run_folder(path).plan())
+        return Known(model_folder(path).plan())
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
     from llmspec.data.prepare import prepare
@@ -253,7 +254,7 @@ def open_run(path: Path | None, phase: str | None = None) -> LanguageModel:
     """The model of a run, the newest where none is named; with the weights of a phase, the last where none is."""
     from llmspec.decoding.language_model import open_model
 
-    return open_model(run_folder(path).path, phase=phase)
+    return open_model(model_folder(path).path, phase=phase)
 
 
 def decoding_settings(model: LanguageModel, overrides: list[str] | None) -> Decoding:
@@ -261,6 +262,20 @@ def decoding_settings(model: LanguageModel, overrides: list[str] | None) -> Deco
     from llmspec.spec import override_decoding
 
     return override_decoding(model.plan.decoding, overrides or ())
+
+
+def model_folder(path: Path | None) -> StoredModel:
+    """The folder of a model, with a run around it or without; the newest run where none is named. Raises RunError."""
+    from llmspec.runs.model_folder import is_model_folder, stored_model
+
+    return stored_model(path) if path is not None and is_model_folder(path) else run_folder(path)
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether a path is the folder of a model without a run."""
+    from llmspec.runs.model_folder import is_model_folder
+
+    return is_model_folder(path)
 
 
 def run_folder(path: Path | None) -> RunFolder:

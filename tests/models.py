@@ -42,4 +42,4 @@ def opened(seed: int = 0, plain: bool = False) -> Any:
     open_device("CPU")
     made = plan()
     weights = {t.name: draw(t, seed) * (8 if len(t.shape) > 1 else 1) for t in made.model.tensors}  # no even odds
-    return LanguageModel(made, made.tokenizer.train([]), weights, "p", plain)
+    return LanguageModel(made, made.tokenizer.train([]), weights, "p", plain, chat=False)

@@ -136,7 +136,7 @@ def test_the_python_api(run: Path) -> None:
     logits = model.logits(tokens)
     assert logits.shape == (2, 3, model.plan.model.vocab) and logits.dtype == np.float32
     plain = llmspec.LanguageModel(
-        model.plan, model.codec, {n: w.numpy() for n, w in model._weights.items()}, model.phase, plain=True
+        model.plan, model.codec, {n: w.numpy() for n, w in model._weights.items()}, model.phase, plain=True, chat=True
     )
     assert np.abs(plain.logits(tokens) - logits).max() < 1e-5
     one, two = (model.generate("two", seed=5, max_tokens=3)[0] for _ in range(2))

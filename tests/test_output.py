@@ -61,8 +61,7 @@ def test_the_caret_stands_below_what_is_meant() -> None:
 
 
 def test_text_of_a_model_is_itself_in_a_file_and_harmless_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = SimpleNamespace(name="s", source=SimpleNamespace(license=HOSTILE, attribution=HOSTILE))
-    model = SimpleNamespace(plan=SimpleNamespace(sources=[source]))
+    model = SimpleNamespace(attributions=[SimpleNamespace(source="s", license=HOSTILE, attribution=HOSTILE)])
     events = [SimpleNamespace(row=0, text=piece, finish_reason=None) for piece in (HOSTILE, " :dog:\tx", "\n\n  [b]y")]
     for terminal in (False, True):
         said, noted = io.StringIO(), io.StringIO()
@@ -165,7 +164,7 @@ def test_a_word_about_waiting_does_not_wipe_the_prompt_away(monkeypatch: pytest.
         time.sleep(0.2)
         yield SimpleNamespace(row=0, text=" soft", finish_reason="stop")
 
-    samples.show(SimpleNamespace(plan=SimpleNamespace(sources=[])), "But", slowly(), 1, chat=False)
+    samples.show(SimpleNamespace(attributions=[]), "But", slowly(), 1, chat=False)
     said = both.file.getvalue()  # type: ignore[attr-defined]
     assert "compiling" in said and "But soft\n" in said and "\x1b" not in said[said.index("But") :]
 

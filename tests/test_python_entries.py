@@ -39,7 +39,7 @@ def test_what_is_not_meant_is_told(tmp_path: Path) -> None:
         (lambda: llmspec.load_spec({"name": "x"}), "the path of its file"),  # type: ignore[arg-type]
         (lambda: llmspec.load_spec(file, {"seed": 3}), "list of texts"),  # type: ignore[arg-type]
         (lambda: llmspec.load_spec(file, [3]), "list of texts"),  # type: ignore[list-item]
-        (lambda: llmspec.open(None), "path of a run directory"),  # type: ignore[arg-type]
+        (lambda: llmspec.open(None), "path of a run or of a saved model"),  # type: ignore[arg-type]
     ]
     for call, said in wrong:
         with pytest.raises(TypeError, match=said):

@@ -117,7 +117,7 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a swapped tokenizer": (
         lambda r: (r / "tokenizer.json").write_text((r / "tokenizer.json").read_text() + " "),
-        "not the tokenizer that this run was trained with",
+        "not the tokenizer that this model was trained with",
     ),
     "an id beyond the vocabulary": (lambda r: tokenizer(r, far_id), "not written by a `bpe` tokenizer"),
     "texts cut short": (

@@ -31,7 +31,8 @@ SpecPath = Annotated[
     ),
 ]
 RunPath = Annotated[
-    Path | None, typer.Argument(metavar="RUN", parser=place, help="A run directory; the newest one if omitted.")
+    Path | None,
+    typer.Argument(metavar="RUN", parser=place, help="A run directory or a saved model; the newest run if omitted."),
 ]
 Sets = Annotated[
     list[str] | None,

@@ -15,6 +15,7 @@ from llmspec.api import (
     explained_pair,
     explained_part,
     explained_spec,
+    is_saved_model,
     is_spec,
     known,
     run_folder,
@@ -63,7 +64,7 @@ def explain(
     if what is not None and other is not None:
         with reading() as progress:
             report = explained_pair(what, other, set_, progress)
-    elif prompt is None and what is not None and (is_spec(what) or part is not None or exact or time):
+    elif prompt is None and what is not None and (part is not None or exact or time or describes(what)):
         with reading() as progress:
             found = known(what, set_, progress)
         report = explained_part(found, part) if part is not None else explained_spec(found, exact=exact, time=time)
@@ -78,6 +79,11 @@ def explain(
     from llmspec.render.reports import show
 
     show(report)
+
+
+def describes(what: Path) -> bool:
+    """Whether a path says what a model is, and not what a run has done."""
+    return is_spec(what) or is_saved_model(what)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.budget import readable
 from llmspec.core.disk import explained
@@ -23,6 +23,7 @@ from llmspec.data.tokens import TokenSet
 from llmspec.data.unknown import share
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
+from llmspec.parts.sources.base import Attribution
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.tokenizers import Codec
 
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
     from llmspec.compiler.plan import Decision, Measured, Plan, SharePlan, SourcePlan
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
-
-
-class Attribution(NamedTuple):
-    """Whom to name for a source, and under which licence its text stands."""
-
-    source: str
-    license: str
-    attribution: str
 
 
 def prepare(

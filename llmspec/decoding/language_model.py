@@ -24,8 +24,9 @@ from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.transformer import Transformer, block_context
+from llmspec.parts.sources.base import Attribution
 from llmspec.parts.tokenizers.base import Codec
-from llmspec.runs.run import RunFolder
+from llmspec.runs.model_folder import save_model, stored_model
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.translate import Translator
 
@@ -34,16 +35,18 @@ Prompt = str | Sequence[tuple[str, str]]
 
 
 class LanguageModel:
-    """Weights, tokenizer and decoding settings of a run. Open it with `llmspec.open`.
+    """Weights, tokenizer and decoding settings of a run or a saved model. Open it with `llmspec.open`.
 
     From any thread: calls queue for the device, a stream token by token. After a fork the child goes on with a copy; on
     other devices than a CPU, and on other systems than Linux, its calls raise RunError. Wrong arguments raise
     TypeError, ValueError or LlmspecError, and where memory ends RunError.
     """
 
-    def __init__(self, plan: Plan, codec: Codec, weights: dict[str, Any], phase: str, plain: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, codec: Codec, weights: dict[str, Any], phase: str, plain: bool = False, *, chat: bool
+    ) -> None:
         self.plan, self.codec, self.phase = plan, codec, phase
-        self.chat: bool = plan.phase(phase).phase.dialogues
+        self.chat = chat
         """Whether prompts are a user's turns, to be answered, rather than text to be continued."""
         with owner.turn():
             self._lowering = backend(plan.device, plain, plan.precision)
@@ -53,6 +56,8 @@ class LanguageModel:
             self._graphs = Graphs(lambda: self._lowering.jit(self._forward, digest(plan.model.model_dump(mode="json"))))
             self.decoder = Decoder(plan.model, self._lowering, self._weights)
         self.notices: list[str] = []
+        self.attributions: tuple[Attribution, ...] = ()
+        """Whom to name for what the model has read."""
 
     def __repr__(self) -> str:
         model = self.plan.model
@@ -66,6 +71,27 @@ class LanguageModel:
             "a LanguageModel cannot be pickled or copied, since it holds compiled code and memory of this "
             "process: call llmspec.open with the run's folder where it is needed"
         )
+
+    def save(self, path: Path | str) -> Path:
+        """Writes the model into a new folder, which `llmspec.open` and `llmspec sample` open without a run: plan.json
+        (model, chat template, decoding settings), tokenizer.json, model.safetensors, model.json.
+
+        Raises TypeError for what is no path, RunError where something stands there or it cannot be written.
+        """
+        if not isinstance(path, str | Path):
+            raise TypeError(f"a model is saved to the path of a new folder, not {type(path).__name__}")
+        with owner.turn():
+            arrays = {name: to_numpy(tensor) for name, tensor in self._weights.items()}
+        saved = save_model(
+            Path(path),
+            self.plan,
+            self.codec.to_json(),
+            arrays,
+            phase=self.phase,
+            chat=self.chat,
+            attributions=self.attributions,
+        )
+        return saved.path
 
     def logits(self, tokens: Any) -> Any:
         """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context; for (T,) B is 1.
@@ -193,10 +219,11 @@ def turns_of(prompt: Any) -> list[tuple[str, str]]:
 
 
 def open_model(path: Path | str, *, plain: bool = False, phase: str | None = None) -> LanguageModel:
-    """The newest weights of a run directory, or those of one `phase`. `plain` forces the reference operations.
+    """The model of a folder: the newest weights of a run directory, or those of one `phase`; or a model without a run,
+    as `LanguageModel.save` writes it. `plain` forces the reference operations.
 
-    Nothing in the directory is believed: names, shapes, types and hashes are compared with its plan and its lock
-    before anything is made of them. Raises RunError and DataError.
+    Nothing in the folder is believed: names, shapes, types and hashes are compared with its plan and its lock (of a
+    model without a run: model.json) before anything is made of them. Raises RunError and DataError.
 
     The environment, signal handlers, the number of threads of numpy's BLAS and the recursion limit are afterwards what
     they were. What stays, while the process lives: the threads that compute, asleep; tinygrad, imported without the
@@ -205,8 +232,8 @@ def open_model(path: Path | str, *, plain: bool = False, phase: str | None = Non
     imported before, it keeps what it has read, and its DEV, JIT and BEAM are ours only while we compute.
     """
     if not isinstance(path, str | Path):
-        raise TypeError(f"llmspec.open takes the path of a run directory, not {type(path).__name__}")
-    folder = RunFolder.open(Path(path))
+        raise TypeError(f"llmspec.open takes the path of a run or of a saved model, not {type(path).__name__}")
+    folder = stored_model(Path(path))
     written = folder.plan()
     if why := too_large(written):
         raise RunError(f"{folder.path} cannot be opened here: {why}", hint="open it on a machine with more memory")
@@ -214,8 +241,8 @@ def open_model(path: Path | str, *, plain: bool = False, phase: str | None = Non
     of, weights, notices = folder.weights(written, phase)
     with owner.turn(), guest.visit():
         plan, elsewhere = here(written)
-        model = LanguageModel(plan, codec, weights, of, plain)
-    model.notices = [*elsewhere, *notices]
+        model = LanguageModel(plan, codec, weights, of, plain, chat=folder.chat(written, of))
+    model.notices, model.attributions = [*elsewhere, *notices], folder.attributions(written)
     return model
 
 

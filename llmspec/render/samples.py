@@ -13,9 +13,9 @@ from llmspec.render.waiting import waiting
 def attributions(model: Any) -> list[dict[str, str]]:
     """Licence and attribution of each source the model has read."""
     return [
-        {"source": s.name, "license": s.source.license, "attribution": s.source.attribution}
-        for s in model.plan.sources
-        if s.source.license or s.source.attribution
+        {"source": a.source, "license": a.license, "attribution": a.attribution}
+        for a in model.attributions
+        if a.license or a.attribution
     ]
 
 

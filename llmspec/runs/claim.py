@@ -35,6 +35,8 @@ def accept(path: Path, plan: Plan) -> None:
         if not path.is_dir():
             raise RunError(f"{path} is a file, and a run needs a folder", hint="choose another name with --out")
         names = sorted(os.listdir(path))
+        if "model.json" in names:
+            raise _not_a_run(path, "it holds a model without a run")
         if "plan.json" in names:
             if not _is_plan(path / "plan.json"):
                 raise _not_a_run(path, "its plan.json is not one that llmspec has written, or is damaged")

@@ -8,21 +8,20 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.compiler.proofs import Proof
-from llmspec.compiler.sound import contradictions
-from llmspec.core import strict_json
 from llmspec.core.disk import real_folder
-from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.visible import command, path_word
+from llmspec.parts.sources.base import Attribution
 from llmspec.runs.checkpoint import Checkpoint, attempt, newest
 from llmspec.runs.claim import accept, alone
-from llmspec.runs.files import Rows, read_json, read_table, read_text, write_json, write_text
+from llmspec.runs.files import Rows, read_json, read_table, write_json, write_text
 from llmspec.runs.lock import LOCK, Lock
 from llmspec.runs.notes import MachineNotes, PhaseNotes, validated
+from llmspec.runs.stored import StoredModel, said
 from llmspec.runs.tensors import Shapes
 
 FACTS = "facts.json"
@@ -75,11 +74,10 @@ class PhaseFolder:
         return (*found, notices) if found else (None, {}, notices)
 
 
-class RunFolder:
+class RunFolder(StoredModel):
     """A run directory. Stands alone: `sample` and `explain` need nothing else."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    again: ClassVar[str] = "run its spec again with --out"
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -94,7 +92,10 @@ class RunFolder:
     @classmethod
     def latest(cls, runs: Path) -> RunFolder:
         """The run that was written last below a folder. Raises RunError where there is none."""
-        found = sorted(runs.glob("*/plan.json"), key=lambda p: p.lstat().st_mtime)
+        found = sorted(
+            (p for p in runs.glob("*/plan.json") if not os.path.lexists(p.with_name("model.json"))),
+            key=lambda p: p.lstat().st_mtime,
+        )
         if not found:
             raise RunError(f"there is no run in {runs}/ yet", hint="llmspec run quickstart")
         return cls(found[-1].parent)
@@ -110,48 +111,21 @@ class RunFolder:
         """Held while a run writes; a second process is refused. Gives notices; raises RunError."""
         return alone(self.path)
 
-    def plan(self) -> Plan:
-        """The plan of the run. Raises RunError where plan.json is damaged, inconsistent or of another version."""
-        path = self.path / "plan.json"
-        text = read_text(path)
-        try:
-            strict_json.loads(text)
-            plan = Plan.parse(text)
-            wrong = next(contradictions(plan), "" if plan.phases else "it has no phase")
-        except ValueError as e:
-            wrong = said(e)
-        if wrong:
-            raise RunError(
-                f"{path} cannot be read: {wrong}",
-                hint="it is damaged or was written by another version; run its spec again with --out",
-                consequence="its weights would be misread",
-            )
-        return plan
+    def unfit(self, plan: Plan) -> str:
+        return "" if plan.phases else "it has no phase"
 
-    def tokenizer(self, plan: Plan) -> Any:
-        """The codec of the run. Raises RunError where tokenizer.json is not the one that its lock names, and DataError
-        where it is not the plan's."""
-        path = self.path / "tokenizer.json"
-        if not path.exists():
-            raise RunError(
-                f"{path} is missing",
-                hint="run its spec again with --out "
-                f"{path_word(self.path)}, which recreates it and keeps what is trained",
-            )
-        text, locked = read_text(path), read_table(self.path / LOCK)
-        if locked and locked.get("tokenizer") != digest(text):
-            raise RunError(
-                f"{path} is not the tokenizer that this run was trained with: {LOCK} has another hash of it",
-                hint="put back the tokenizer.json that was here, or run its spec again with --out",
-                consequence="the model would read and write wrong text",
-            )
-        codec = plan.tokenizer.load(text)
-        if codec.vocab != plan.model.vocab:
-            raise RunError(
-                f"{path} has {codec.vocab:,} tokens, and the model {plan.model.vocab:,}",
-                hint="put back the tokenizer.json that was here",
-            )
-        return codec
+    def tokenizer_again(self) -> str:
+        return f"run its spec again with --out {path_word(self.path)}, which recreates it and keeps what is trained"
+
+    def tokenizer_noted(self) -> tuple[str, str | None]:
+        locked = read_table(self.path / LOCK)
+        return LOCK, locked.get("tokenizer", "") if locked else None
+
+    def chat(self, plan: Plan, phase: str) -> bool:
+        return plan.phase(phase).phase.dialogues
+
+    def attributions(self, plan: Plan) -> tuple[Attribution, ...]:
+        return tuple(Attribution(s.name, s.source.license, s.source.attribution) for s in plan.sources)
 
     def begin(
         self,
@@ -249,12 +223,3 @@ def lost(folder: PhaseFolder, name: str, notices: list[str], plan: Plan) -> RunE
             *(Problem(notice) for notice in notices),
         ]
     )
-
-
-def said(error: Exception) -> str:
-    """What is wrong with data, in one line."""
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return (str(error).splitlines() or [type(error).__name__])[0][:200]
-    first = errors()[0]
-    return f"{'.'.join(map(str, first['loc']))[:80]}: {first['msg']}"

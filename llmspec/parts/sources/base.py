@@ -124,6 +124,14 @@ LIMITS_AND_CREDITS = {"license", "attribution", "max_epochs", "max_dropped"}
 """Keys of a source that do not shape its text."""
 
 
+class Attribution(NamedTuple):
+    """Whom to name for a source, and under which licence its text stands."""
+
+    source: str
+    license: str
+    attribution: str
+
+
 class Source(Part):
     """Where text comes from."""
 
