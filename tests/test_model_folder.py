@@ -87,7 +87,7 @@ def test_nothing_is_written_over(run: Path, tmp_path: Path) -> None:
         opened.save(3)  # type: ignore[arg-type]
     (tmp_path / "empty").mkdir()
     assert llmspec.open(opened.save(tmp_path / "empty")).phase == "chat"
-    with pytest.raises(RunError, match="not empty and no run: it holds a model without a run"):
+    with pytest.raises(RunError, match="not a run directory: it holds a model without a run"):
         llmspec.run(small.plan(), tmp_path / "empty")
     assert RunFolder.latest(run.parent).path == run
 
@@ -170,7 +170,10 @@ FORGED: dict[str, tuple[Change, str]] = {
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "tokenizer.json is missing"),
     "no plan": (lambda m: (m / "plan.json").unlink(), "plan.json is missing"),
     "more vocabulary": (table("plan.json", lambda p: p["model"].update(vocab=10**6)), "its tokenizer has"),
-    "a trillion layers": (table("plan.json", lambda p: p["model"].update(layers=10**12)), "table of tensors"),
+    "a thousand layers": (
+        table("plan.json", lambda p: p["model"]["stacks"][0].update(order=[0] * 1000)),
+        "table of tensors",
+    ),
     "a longer context": (table("plan.json", lambda p: p["model"].update(context=10**12)), "this machine has"),
     "a special token more": (
         table("plan.json", lambda p: p["tokenizer"].update(special_tokens=["mask"])),
