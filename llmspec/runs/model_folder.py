@@ -92,7 +92,7 @@ class ModelFolder(StoredModel):
                 found, hashed = tensors.read(path, {t.name: t.shape for t in plan.model.tensors})
             except FileNotFoundError:
                 raise RunError(f"{path} is missing", hint=self.again) from None
-            except tensors.NotReplayable as e:
+            except tensors.WrongTensors as e:
                 raise RunError(
                     f"{path} does not belong here: {e}",
                     hint=self.again,
