@@ -51,12 +51,15 @@ def linears(pick: Pick) -> list[Case]:
     three = lambda values: [values[sum(map(bool, wide[:j]))] if o else values[0] for j, o in enumerate(wide)]
     whole, more = np.concatenate(w), np.concatenate(bias).astype(np.float64) if biased else 0.0
     forward = Case("linear", [product_of(x, whole.T, more)], [x, *three(w), *three(bias)], [n, i, *wide, biased])
+    sequences = pick([s for s in (n, 5, 2, 1) if n % s == 0])
+    numbers_ = [sequences, n // sequences, i, *wide, biased]
+    apart = Case("linear_by_sequence", [product_of(x, whole.T, more)], [x, *three(w), *three(bias)], numbers_)
     ends = np.cumsum([0, *wide])
     to_w = [product_of(g[:, a:b].T, x) if b > a else Output(None) for a, b in itertools.pairwise(ends)]
     to_b = product_of(np.ones((1, n)), g) if biased else Output(None)
     to_b = Output(to_b.exact[0], to_b.room[0]) if to_b.exact is not None else to_b
     back = Case("linear_backward", [product_of(g, whole), *to_w, to_b], [g, x, *three(w)], [n, i, *wide, biased])
-    return [forward, back]
+    return [forward, apart, back]
 
 
 def losses(pick: Pick) -> list[Case]:

@@ -141,52 +141,77 @@ def split_texts(draw: st.DrawFn, text: st.SearchStrategy[str]) -> tuple[str, Toy
     return drawn, codec, list(range(len(codec.specials), codec.vocab))
 
 
+class TextCache:
+    """What rows have read, as it is."""
+
+    def __init__(self, rows: int) -> None:
+        self.texts: list[list[int]] = [[] for _ in range(rows)]
+
+    def shorten(self, row: int, length: int) -> None:
+        del self.texts[row][length:]
+
+    def reorder(self, parents: Sequence[int]) -> None:
+        self.texts = [list(self.texts[p]) for p in parents]
+
+
 class HashDecoder:
     """A decoder without weights: a row's logits follow from the tokens it has read, and from nothing else.
 
     Attributes:
-        fed: the (rows,) tokens of every step.
+        fed: the active rows' tokens of every step.
+        prompts: all that were read, in their order.
+        most: rows that its memory holds.
     """
 
-    def __init__(self, vocab: int, context: int = 64, spread: float = 2.0) -> None:
-        self.vocab, self.context, self.spread = vocab, context, spread
+    def __init__(self, vocab: int, context: int = 64, spread: float = 2.0, most: int = 64) -> None:
+        self.vocab, self.context, self.spread, self.most = vocab, context, spread, most
         self.fed: list[list[int]] = []
+        self.prompts: list[list[int]] = []
 
-    def prefill(self, tokens: list[int], rows: int) -> tuple[list[list[int]], np.ndarray]:
-        cache = [list(tokens) for _ in range(rows)]
-        return cache, self._logits(cache)
+    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
+        assert tokens <= self.context, "more than the context"
+        return min(rows, self.most), self.context
 
-    def step(self, cache: list[list[int]], tokens: Sequence[int]) -> np.ndarray:
-        self.fed.append(list(tokens))
-        for row, token in zip(cache, tokens, strict=True):
-            row.append(token)
-        return self._logits(cache)
+    def cache(self, rows: int, places: int) -> TextCache:
+        return TextCache(rows)
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], cache: TextCache, rows: Sequence[int], reuse: bool
+    ) -> tuple[TextCache, np.ndarray]:
+        for row, prompt in zip(rows, prompts, strict=True):
+            self.prompts.append(list(prompt))
+            cache.texts[row] = list(prompt)
+        return cache, np.stack([self.logits_after(cache, row) for row in rows])
+
+    def step(self, cache: TextCache, tokens: Sequence[int], active: Sequence[bool]) -> np.ndarray:
+        self.fed.append([token for token, on in zip(tokens, active, strict=True) if on])
+        out = np.full((len(cache.texts), self.vocab), np.nan, np.float32)
+        for row in np.flatnonzero(active):
+            cache.texts[row].append(tokens[row])
+            assert len(cache.texts[row]) < self.context, "read past the context"
+            out[row] = self.logits_after(cache, int(row))
+        return out
 
     def logits_of(self, tokens: Sequence[int]) -> np.ndarray:
         """Logits (V,) float32 after these tokens."""
         rng = np.random.default_rng(zlib.crc32(repr(list(tokens)).encode()))
         return rng.normal(0, self.spread, self.vocab).astype(np.float32)
 
-    def _logits(self, cache: list[list[int]]) -> np.ndarray:
-        assert len(cache[0]) < self.context, "read past the context"
-        return np.stack([self.logits_of(row) for row in cache])
+    def logits_after(self, cache: TextCache, row: int) -> np.ndarray:
+        """Logits (V,) float32 of what follows a row."""
+        return self.logits_of(cache.texts[row])
 
 
 class ScriptDecoder(HashDecoder):
-    """A decoder whose row r says script[r], token by token, and then repeats its last token."""
+    """A decoder whose answers say script[0], script[1] … in the order in which they begin, token by token, and then
+    repeat the last token."""
 
     def __init__(self, vocab: int, script: Sequence[Sequence[int]], context: int = 64) -> None:
         super().__init__(vocab, context)
-        self.script, self._prompt = script, 0
+        self.script = script
 
-    def prefill(self, tokens: list[int], rows: int) -> tuple[list[list[int]], np.ndarray]:
-        self._prompt = len(tokens)
-        return super().prefill(tokens, rows)
-
-    def _logits(self, cache: list[list[int]]) -> np.ndarray:
-        at = len(cache[0]) - self._prompt
-        out = np.full((len(cache), self.vocab), -5.0, dtype=np.float32)
-        for row in range(len(cache)):
-            said = self.script[row % len(self.script)]
-            out[row, said[min(at, len(said) - 1)]] = 5.0
+    def logits_after(self, cache: TextCache, row: int) -> np.ndarray:
+        at, said = len(cache.texts[row]) - len(self.prompts[-1]), self.script[row % len(self.script)]
+        out = np.full(self.vocab, -5.0, dtype=np.float32)
+        out[said[min(at, len(said) - 1)]] = 5.0
         return out

@@ -60,13 +60,17 @@ WRONG: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_are_no_token_ids_is_refused_by_every_entry(name: str) -> None:
     tokens, why = WRONG[name]
-    cache, _ = model().decoder.prefill([1, 2])
-    for entry in (model().logits, model().decoder.prefill, lambda ids: model().decoder.step(cache, ids)):
+    cache, _ = model().decoder.prefill([[1, 2]])
+    for entry in (
+        model().logits,
+        lambda ids: model().decoder.prefill([ids]),
+        lambda ids: model().decoder.step(cache, ids),
+    ):
         with pytest.raises((TypeError, ValueError)) as said:
             entry(tokens)
         if entry == model().logits:
             assert why in str(said.value)
-    assert cache.length == 2
+    assert cache.lengths == [2]
 
 
 ids = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4)
@@ -132,7 +136,7 @@ def test_turns_are_tuples_or_maps_as_others_write_them() -> None:
 
 
 def test_a_cache_belongs_to_its_rows_and_begins_with_a_prompt() -> None:
-    cache, _ = model().decoder.prefill([1], rows=2)
+    cache, _ = model().decoder.prefill([[1]] * 2)
     for wrong in ([1], [1, 2, 3]):
         with pytest.raises(ValueError, match=r"2 rows|1 to 2 tokens"):
             model().decoder.step(cache, wrong)
@@ -140,15 +144,25 @@ def test_a_cache_belongs_to_its_rows_and_begins_with_a_prompt() -> None:
         model().decoder.step(model().decoder.cache(), [1])
     for rows in (0, -1):
         with pytest.raises(ValueError, match="number of rows is 1 or more"):
-            model().decoder.prefill([1], rows=rows)
+            model().decoder.cache(rows)
     with pytest.raises(TypeError, match="number of rows is an integer"):
-        model().decoder.prefill([1], rows=1.5)
+        model().decoder.cache(1.5)
+    for wrong in ([1, 2], [], "ab", 5):
+        with pytest.raises(TypeError, match=r"list of lists of token ids|integers"):
+            model().decoder.prefill(wrong)
     other = networks.NETWORKS[networks.FEW[0]].model
     foreign = Decoder(other, backend("CPU"), networks.Inputs().put(networks.drawn_weights(other, 0)))
     for wrong, why in ((foreign.cache(2), "another shape"), (None, "what `prefill` gives")):
         with pytest.raises((TypeError, ValueError), match=why):
             model().decoder.step(wrong, [1, 2])
     with pytest.raises(ValueError, match="another shape"):
-        model().decoder.prefill([1], cache=foreign.cache())
-    with pytest.raises(ValueError, match="the cache has 2 rows, not 3"):
-        model().decoder.prefill([1], rows=3, cache=cache)
+        model().decoder.prefill([[1]], foreign.cache())
+    for prompts, rows in (([[1]] * 3, None), ([[1]] * 2, [0]), ([[1]] * 2, [1, 1])):
+        with pytest.raises(ValueError, match="prompts need as many rows, and the cache has 2"):
+            model().decoder.prefill(prompts, cache, rows)
+    for parents in ([0], [0, 2], [0, 0, 0]):
+        with pytest.raises(ValueError, match=r"parent"):
+            cache.reorder(parents)
+    with pytest.raises(ValueError, match="one token for each of 2 rows"):
+        model().decoder.step(cache, [1, 1], [True])
+    assert cache.lengths == [1, 1]

@@ -11,6 +11,7 @@ import tiny
 
 RUN = """
 import hashlib, sys
+import numpy as np
 from llmspec.compiler import compile_spec
 from llmspec.spec.schema import Spec
 plan = compile_spec(Spec.model_validate_json(sys.argv[1]))
@@ -31,9 +32,15 @@ for phase in plan.phases:
     told(f"{phase.name}: {losses}", *map(to_numpy, held))
 made = decoder(plan)
 for length in (2, 100):  # few rows, and a prompt of several panels
-    cache, logits = made.prefill([i % 50 for i in range(length)], rows=2)
+    prompts = [[i % 50 for i in range(length)]] + [[i % 7 for i in range(n)] for n in (3, 20, 9, 70)]
+    cache, logits = made.prefill(prompts)
     told(f"prefill of {length}", logits)
-    told("decode steps", *(made.step(cache, [i, i + 1]) for i in range(3)))
+    steps = [made.step(cache, [i + r for r in range(5)]) for i in range(3)]
+    told("decode steps", *steps)
+    for row, prompt in enumerate(prompts):  # each alone
+        cache, first = made.prefill([prompt])
+        alone = [first[0], *(made.step(cache, [i + row])[0] for i in range(3))]
+        assert (np.array(alone) == np.array([x[row] for x in (logits, *steps)])).all(), (length, row)
 """
 SPEC = """
 {"name": "threads", "device": "CPU", "seed": 3,

@@ -22,7 +22,7 @@ class Name(NamedTuple):
 
 
 NAMES: dict[str, Name] = {
-    "KernelInfo": Name("tinygrad.uop.ops", "names a kernel that calls C"),
+    "KernelInfo": Name("tinygrad.uop.ops", "names a kernel that calls C or is written in UOps"),
     "Ops": Name("tinygrad.uop.ops", "kinds of graph nodes"),
     "buffers": Name("tinygrad.uop.ops", "buffers that exist before a step is captured"),
     "get_call_arg_uops": Name("tinygrad.engine.realize", "the arguments of a captured kernel"),

@@ -91,10 +91,10 @@ def decoder(plan: Plan) -> Any:
 def prefill(task: Task) -> tuple[Numbers, Numbers]:
     """(seconds of prefills, logits of what follows the prompt)."""
     made, tokens = decoder(task.plan), prompt(task.plan, tokens_of(task)[0])
-    cache, logits = made.prefill(tokens)
+    cache, logits = made.prefill([tokens])
     for _ in range(WARM - 1):
-        made.prefill(tokens, cache=cache)
-    return timed(lambda: made.prefill(tokens, cache=cache), task.steps), tuple(logits[0, :CHECKED].tolist())
+        made.prefill([tokens], cache, reuse=False)
+    return timed(lambda: made.prefill([tokens], cache, reuse=False), task.steps), tuple(logits[0, :CHECKED].tolist())
 
 
 def decode(task: Task) -> tuple[Numbers, Numbers]:
@@ -104,7 +104,7 @@ def decode(task: Task) -> tuple[Numbers, Numbers]:
     cache = made.cache()
 
     def begin() -> Any:
-        made.prefill(tokens[:length], cache=cache)
+        made.prefill([tokens[:length]], cache, reuse=False)
         return made.step(cache, tokens[length:])
 
     return greedy(begin, lambda token: made.step(cache, [token]), decoded)

@@ -1,6 +1,8 @@
 """Logits to text: softmax, the chain of filters, one draw, stop conditions, prompts and the loop around them."""
 
-from llmspec.decoding.generate import Decoder, Event, FinishReason, Generation, generate, stream
+from llmspec.decoding.answer import Event, FinishReason
+from llmspec.decoding.batch import Decoder
+from llmspec.decoding.generate import Generation, generate, stream
 from llmspec.decoding.sampler import Choice
 from llmspec.decoding.template import chat_prompt, text_prompt
 

@@ -1,59 +1,24 @@
-"""Generation: prefill, then one token per row and step, until every row has ended.
+"""Generation: answers to prompts, token by token or whole.
 
-Shape letters: R rows (parallel answers to one prompt), T positions after the prompt, V vocabulary.
+Shape letter: V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING
 
-from llmspec.core.problems import LlmspecError
-from llmspec.decoding.chain import Step, trace
-from llmspec.decoding.sampler import Choice, choose, uniform
-from llmspec.decoding.stops import TextStream
-from llmspec.parts.filters import Context
+from llmspec.core.problems import LlmspecError, Problem
+from llmspec.decoding.answer import Answer, Drawing, Event, FinishReason
+from llmspec.decoding.batch import Batch, Decoder, Notice
+from llmspec.decoding.sampler import Choice
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import EOS
 from llmspec.spec.decoding import Decoding
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-FinishReason = Literal["stop", "end", "max_tokens", "length"]
-"""stop: a stop sequence or, in a chat, the end of the turn; end: the end token; length: the context is full."""
-
-
-class Decoder(Protocol):
-    """A model that reads a prompt once and then one token per row at a time."""
-
-    @property
-    def context(self) -> int:
-        """Most tokens of one row, prompt included."""
-
-    def prefill(self, tokens: list[int], rows: int) -> tuple[Any, NDArray[np.float32]]:
-        """Read one prompt for `rows` parallel continuations: their KV cache, and logits (R, V) of what follows."""
-
-    def step(self, cache: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Read one more token per row, R ids: logits (R, V) of the tokens after them."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """One token drawn."""
-
-    row: int
-    """Which answer: prompt * n + sample."""
-    token: int
-    text: str
-    """Text that has become certain with this token, empty at times; together they are the answer."""
-    choice: Choice
-    finish_reason: FinishReason | None
-    """Why the answer ends with this token; None while it goes on."""
-    steps: tuple[Step, ...] = ()
-    """What each filter did to the distribution, where that was asked for."""
+    pass
 
 
 @dataclass(frozen=True)
@@ -77,13 +42,16 @@ class Generation:
 
 def stream(
     decoder: Decoder, codec: Codec, prompts: Sequence[Sequence[int]], decoding: Decoding, *, n: int = 1,
-    seed: int | None = None, chat: bool = False, tracing: bool = False,
+    seed: int | None = None, chat: bool = False, tracing: bool = False, notice: Notice | None = None,
 ) -> Iterator[Event]:  # fmt: skip
-    """Draw `n` answers to each prompt (token ids), one prompt after the other, and yield each token as it is drawn.
+    """Draw `n` answers to each prompt (token ids) and yield each token as it is drawn.
+
+    As many answers as ROWS and memory allow are drawn side by side; one that has ended makes room for the next.
 
     The text of an answer follows from the seed (`seed`, else the decoding's, else 0), its prompt and its sample
     number, not from the other rows. With `chat`, an end of turn or a role token ends the answer, too; otherwise
-    they are not shown. With `tracing`, events carry what every filter did: 2 float64 arrays (V,) per filter.
+    they are not shown. With `tracing`, events carry what every filter did: 2 float64 arrays (V,) per filter. `notice`
+    is told where memory allows fewer rows.
 
     Raises:
         LlmspecError: before anything is drawn, where a prompt is empty or leaves no room in the context; and
@@ -91,22 +59,27 @@ def stream(
     """
     if n < 1:
         raise LlmspecError(f"{n} answers were asked for", "ask for 1 or more")
-    for index, prompt in enumerate(prompts):
-        _check_room(f"prompt {index + 1}" if len(prompts) > 1 else "the prompt", len(prompt), decoder.context)
-    if seed is None:
-        seed = decoding.seed or 0
-    for index, prompt in enumerate(prompts):
-        for event in _answers(decoder, codec, list(prompt), decoding, n, seed, chat, tracing):
-            yield replace(event, row=index * n + event.row)
+    if problems := [
+        problem
+        for index, prompt in enumerate(prompts)
+        if (problem := no_room(f"prompt {index + 1}" if len(prompts) > 1 else "the prompt", prompt, decoder.context))
+    ]:
+        raise LlmspecError(problems)
+    how = Drawing(codec, decoding, decoder.context, (decoding.seed or 0) if seed is None else seed, chat, tracing)
+    answers = (Answer(how, index, sample, prompt) for index, prompt in enumerate(prompts) for sample in range(n))
+    longest = max((min(len(p) + decoding.max_tokens, decoder.context) for p in prompts), default=0)
+    for answer, event in Batch(decoder, answers, n * len(prompts), longest, notice).events():
+        yield replace(event, row=answer.prompt * n + answer.sample)
 
 
 def generate(
     decoder: Decoder, codec: Codec, prompts: Sequence[Sequence[int]], decoding: Decoding, *, n: int = 1,
     seed: int | None = None, chat: bool = False, on_token: Callable[[Event], object] | None = None,
+    notice: Notice | None = None,
 ) -> list[Generation]:  # fmt: skip
     """`stream`, collected: the answers in the order of prompts and samples; `on_token` sees every event first."""
     events: list[list[Event]] = [[] for _ in range(n * len(prompts))]
-    for event in stream(decoder, codec, prompts, decoding, n=n, seed=seed, chat=chat):
+    for event in stream(decoder, codec, prompts, decoding, n=n, seed=seed, chat=chat, notice=notice):
         if on_token:
             on_token(event)
         events[event.row].append(event)
@@ -119,59 +92,14 @@ def generate(
     ]  # fmt: skip
 
 
-def _check_room(which: str, length: int, context: int) -> None:
-    if length == 0:
-        raise LlmspecError(f"{which} is empty", f"begin it with {EOS}, which stands before every document")
-    if length >= context:
-        raise LlmspecError(
-            f"{which} has {length} tokens, and the model's context is {context}",
-            f"shorten it to {context - 1} tokens or fewer, or train with a longer model.context",
-            "there would be no room for an answer",
-        )
-
-
-def _answers(
-    decoder: Decoder, codec: Codec, prompt: list[int], decoding: Decoding, n: int, seed: int, chat: bool, tracing: bool
-) -> Iterator[Event]:
-    """Draw n answers to one prompt; the events' rows are samples."""
-    import numpy as np
-
-    ends, filters = _ending_tokens(codec, chat), decoding.chain()
-    most = min(decoding.max_tokens, decoder.context - len(prompt))
-    full: FinishReason = "max_tokens" if most == decoding.max_tokens else "length"
-    texts = {sample: TextStream(codec, decoding.stop) for sample in range(n)}
-    # Rows that have ended are fed the end token until all have: what they compute is not read.
-    drawn_RT = np.full((n, most), codec.specials.need("eos"), dtype=np.int64)
-    prompt_ids = np.asarray(prompt, dtype=np.int64)
-    for position in range(most):
-        if position == 0:
-            cache, logits_RV = decoder.prefill(prompt, n)
-        else:
-            logits_RV = decoder.step(cache, drawn_RT[:, position - 1].tolist())
-        logits_RV = np.array(logits_RV, dtype=np.float64)
-        for row, text in list(texts.items()):
-            context = Context(prompt_ids, drawn_RT[row, :position])
-            choice = choose(logits_RV[row], context, filters, uniform(seed, row, position))
-            steps = tuple(trace(logits_RV[row], context, filters)) if tracing else ()
-            drawn_RT[row, position] = choice.token
-            shown = text.push(choice.token)
-            reason = ends.get(choice.token) or (full if position + 1 == most else None)
-            if reason:
-                shown += text.finish()
-            if text.stopped is not None and reason != "end":
-                reason = "stop"
-            if reason:
-                del texts[row]
-            yield Event(row, choice.token, shown, choice, reason, steps)
-        if not texts:
-            return
-
-
-def _ending_tokens(codec: Codec, chat: bool) -> dict[int, FinishReason]:
-    """Special tokens that end an answer. A role token in a chat begins somebody else's turn."""
-    ends: dict[int, FinishReason] = {codec.specials.need("eos"): "end"}
-    if chat:
-        ends |= dict.fromkeys(codec.specials.roles.values(), "stop")
-        if codec.specials.turn_end is not None:
-            ends[codec.specials.turn_end] = "stop"
-    return ends
+def no_room(which: str, prompt: Sequence[int], context: int) -> Problem | None:
+    """What is wrong with a prompt's length, if anything is."""
+    if not len(prompt):
+        return Problem(f"{which} is empty", hint=f"begin it with {EOS}, which stands before every document")
+    if len(prompt) < context:
+        return None
+    return Problem(
+        f"{which} has {len(prompt)} tokens, and the model's context is {context}",
+        hint=f"shorten it to {context - 1} tokens or fewer, or train with a longer model.context",
+        consequence="there would be no room for an answer",
+    )

@@ -19,7 +19,8 @@ from llmspec.core.devices import automatic
 from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, RunError, SpecError, one_of
 from llmspec.core.units import size
-from llmspec.decoding.generate import Event, Generation, generate, stream
+from llmspec.decoding.answer import Event
+from llmspec.decoding.generate import Generation, generate, stream
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole

@@ -90,12 +90,18 @@ class Listener:
     def context(self) -> int:
         return self.decoder.context
 
-    def prefill(self, tokens: list[int], rows: int) -> tuple[Any, Any]:
-        cache, logits_RV = self.decoder.prefill(tokens, rows)
+    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
+        return self.decoder.fit(rows, tokens)
+
+    def cache(self, rows: int, places: int) -> Any:
+        return self.decoder.cache(rows, places)
+
+    def prefill(self, prompts: Any, cache: Any, rows: Any, reuse: bool) -> tuple[Any, Any]:
+        cache, logits_RV = self.decoder.prefill(prompts, cache, rows, reuse)
         return cache, self._kept(logits_RV)
 
-    def step(self, cache: Any, tokens: Any) -> Any:
-        return self._kept(self.decoder.step(cache, tokens))
+    def step(self, cache: Any, tokens: Any, active: Any) -> Any:
+        return self._kept(self.decoder.step(cache, tokens, active))
 
     def _kept(self, logits_RV: Any) -> Any:
         self.logits = logits_RV.astype("float64")

@@ -1,128 +1,198 @@
-"""Cached decoding: a prefill per prompt-length bucket and one decode step, all under TinyJit, for any number of caches.
+"""Cached decoding: prefills by number of prompts and by length bucket, and one step, all under TinyJit.
 
-Shape letters: R rows decoded side by side, T prompt tokens, S places of the cache (the context), K key/value heads,
+Shape letters: R rows of the cache, B prompts read at once, T prompt tokens, S places of a row, K key/value heads,
 d head width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinygrad import Tensor, UOp
+from tinygrad import Tensor
 
 from llmspec.backends import owner
 from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
 from llmspec.compiler import walk
-from llmspec.compiler.masks import decoding_ranges, range_inputs
+from llmspec.compiler.masks import decoding_ranges, masks_of, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.hashing import digest
 from llmspec.core.units import size
 from llmspec.model.ids import token_ids, whole
+from llmspec.model.kv_cache import KVCache
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import AttentionContext, Transformer, ranges_in
 
 SHORTEST = 16
 """Smallest prefill bucket, in tokens; buckets double from here up to the context."""
+TOGETHER = (16, 4, 1)
+"""How many prompts are read at once: few numbers, since each has a graph of its own."""
+TOKENS_TOGETHER = 512
+"""Tokens, padding included, from which on reading more prompts at once gains nothing."""
 
-
-class KVCache:
-    """Keys and values of what R rows have read, and how far they have come. A Decoder fills it; it goes with its owner.
-
-    Several caches of one decoder do not know of each other.
-    """
-
-    def __init__(self, tensors: Tensors, rows: int, model: str) -> None:
-        self.tensors, self.rows, self.model = tensors, rows, model
-        self.length = 0
-        """Tokens read: all rows stand at one position."""
-
-    def __del__(self) -> None:
-        owner.drop(self.tensors)
+SHARE = 0.25
+"""Of a machine's memory, what the KV caches of a batch may take."""
 
 
 class Decoder:
-    """Continues prompts with the weights it is given."""
+    """Continues prompts with the weights it is given, each row of a cache by itself.
+
+    On the CPU a row's logits are, bit for bit, those that it has alone, whatever other rows stand beside it.
+    """
 
     def __init__(self, plan: ModelPlan, backend: Backend, weights: Tensors) -> None:
         self.context, self.vocab = plan.context, plan.vocab
         self._plan, self._lowering, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
         self._tables = tensors_from_numpy(**self._model.tables())
-        self._place = UOp.variable("place", 0, plan.context - 1)
         self._feed = StaticInputs()
         self._prefills = Graphs(lambda: backend.jit(self._prefill_step, self._key))
+        self._extensions = Graphs(lambda: backend.jit(self._extend_step, self._key))
         self._steps = Graphs(lambda: backend.jit(self._decode_step, self._key))
 
-    def cache(self, rows: int = 1) -> KVCache:
-        """An empty cache of `rows` rows. Raises RunError where memory does not suffice."""
+    # -- caches --------------------------------------------------------------------------------------------------
+    def row_bytes(self, places: int | None = None) -> int:
+        """Bytes of the KV cache for each row of so many places, the context where left out."""
+        return sum(4 * math.prod(shape) for shape in self._shapes(1, places or self.context).values())
+
+    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
+        """How many rows, up to `rows`, and of how many places, at least `tokens`, a cache is to have.
+
+        A row has the whole context, so that few graphs are made, where SHARE of this machine's memory holds that;
+        otherwise fewer places, then fewer rows.
+        """
+        there, places = device_memory("CPU"), self.context
+        most = float("inf") if there is None else SHARE * there
+        needed = min(self.context, max(SHORTEST, 1 << (tokens - 1).bit_length()))
+        if rows > 1 and rows * self.row_bytes(places) > most:
+            places = needed
+        return max(1, min(rows, int(most // self.row_bytes(places)) if most < float("inf") else rows)), places
+
+    def cache(self, rows: int = 1, places: int | None = None) -> KVCache:
+        """An empty cache of `rows` rows for `places` tokens each, the context where left out.
+
+        Raises RunError where memory does not suffice.
+        """
         import numpy as np
 
-        plan, rows = self._plan, whole("the number of rows", rows, 1)
-        shapes = {
-            f"{kind}{layer}": (rows, plan.context, dims.kv_heads, dims.head_dim)
-            for layer, dims in enumerate(walk.layer_dims(plan))
-            for kind in "kv"
-        }
-        needed, there = 4 * sum(map(math.prod, shapes.values())), device_memory("CPU")
+        rows = whole("the number of rows", rows, 1)
+        places = self.context if places is None else whole("the number of places", places, 1, self.context)
+        needed, there = rows * self.row_bytes(places), device_memory("CPU")
         if self._lowering.inputs and there is not None and needed > there:
             raise owner.out_of_memory(
                 f"the KV caches of {rows} rows take {size(needed)}, and this machine has {size(there)}"
             )
         with owner.turn():
-            return KVCache(
-                tensors_from_numpy(**{n: np.zeros(shape, np.float32) for n, shape in shapes.items()}), rows, self._key
-            )
+            arrays = {name: np.zeros(shape, np.float32) for name, shape in self._shapes(rows, places).items()}
+            return KVCache(tensors_from_numpy(**arrays), rows, places, self._key)
+
+    def _shapes(self, rows: int, places: int) -> dict[str, tuple[int, ...]]:
+        return {
+            f"{kind}{layer}": (rows, places, dims.kv_heads, dims.head_dim)
+            for layer, dims in enumerate(walk.layer_dims(self._plan))
+            for kind in "kv"
+        }
 
     def use(self, weights: Tensors) -> None:
         """Decode with these weights from now on."""
         self._weights = weights
 
-    def prefill(self, tokens: Sequence[int], rows: int = 1, cache: KVCache | None = None) -> tuple[KVCache, Any]:
-        """Reads 1 … context tokens into each of `rows` rows: their cache, and logits (R, V) float32 of what follows.
+    # -- reading -------------------------------------------------------------------------------------------------
+    def prefill(
+        self,
+        prompts: Sequence[Sequence[int]],
+        cache: KVCache | None = None,
+        rows: Sequence[int] | None = None,
+        reuse: bool = True,
+    ) -> tuple[KVCache, Any]:
+        """Reads prompts, each of 1 … S tokens, into rows of a cache (the first ones, or those named; a new cache where
+        none is given): the cache, and logits (prompts, V) float32 of what follows each.
 
-        A `cache` that is given is filled anew instead of another. Raises TypeError or ValueError for wrong tokens,
-        RunError where memory ends. From any thread; each cache from one at a time.
+        A row that holds the beginning of its prompt already is continued, unless `reuse` is off or tokens of a prompt
+        see later ones; what else it held is forgotten. Raises TypeError or ValueError for wrong tokens, RunError where
+        memory ends. From any thread; each cache from one at a time.
         """
         import numpy as np
 
-        ids = token_ids(tokens, self.vocab, self.context, axes=(1,))
-        if cache is not None and rows not in (1, cache.rows):
-            raise ValueError(f"the cache has {cache.rows} rows, not {rows}")
-        cache = self._own(cache or self.cache(rows))
-        bucket = min(self.context, max(SHORTEST, 1 << (len(ids) - 1).bit_length()))
-        padded = np.zeros((cache.rows, bucket), np.int32)
-        padded[:, : len(ids)] = ids
-        with owner.turn():
-            # The prompt is the prefix of a mask that has one.
-            prefix = np.arange(bucket)[None] < len(ids)
-            ranges = range_inputs(self._plan, False, bucket, None, [len(ids)], prefix)
-            inputs = self._feed(tokens=padded, last=np.array([len(ids) - 1], np.int32), **ranges)
-            cache.length = len(ids)
-            return cache, self._run(self._prefills[cache.rows, bucket], cache, inputs)
+        if not isinstance(prompts, list | tuple) or not prompts or any(hasattr(p, "__index__") for p in prompts):
+            raise TypeError("prompts are a list of lists of token ids, one for each prompt")
+        places = self.context if cache is None else self._own(cache).places
+        ids = [token_ids(p, self.vocab, places, axes=(1,)) for p in prompts]
+        cache = cache or self.cache(len(ids))
+        to = list(range(len(ids))) if rows is None else [whole("a row", r, 0, cache.rows - 1) for r in rows]
+        if len(ids) > cache.rows or len(to) != len(ids) or len({*to}) != len(to):
+            raise ValueError(f"{len(ids)} prompts need as many rows, and the cache has {cache.rows}; given: {to}")
+        out = np.empty((len(ids), self.vocab), np.float32)
+        reuse = reuse and all(mask.causal for mask in masks_of(self._plan).values())
+        starts = [_kept(cache.read[r], p, places) if reuse else 0 for r, p in zip(to, ids, strict=True)]
+        for row, start in zip(to, starts, strict=True):
+            cache.shorten(row, start)
+        for some in _batches(ids, starts, places):
+            with owner.turn():
+                out[some] = self._read(cache, [ids[i] for i in some], [to[i] for i in some], [starts[i] for i in some])
+        for r, p in zip(to, ids, strict=True):
+            cache.read[r] = p.tolist()
+        return cache, out
 
-    def step(self, cache: KVCache, tokens: Sequence[int]) -> Any:
-        """Appends one token to each row; logits (R, V) float32 of the next. Raises as `prefill` does."""
+    def _read(self, cache: KVCache, ids: list[Any], rows: list[int], starts: list[int]) -> Any:
+        """Logits after prompts whose rests lie in one bucket, from `starts` on; all of them 0, or none."""
+        import numpy as np
+
+        bucket, count = _bucket(len(ids[0]) - starts[0], cache.places), _together(len(ids))
+        tokens, places = np.zeros((count, bucket), np.int32), np.zeros((count, 3), np.int32)
+        for i, (prompt, row, start) in enumerate(zip(ids, rows, starts, strict=True)):
+            tokens[i, : len(prompt) - start] = prompt[start:]
+            places[i] = row, start, len(prompt) - start
+        arrays = {"tokens": tokens, "places": places, "last": np.maximum(places[:, 2] - 1, 0)}
+        if not any(starts):
+            graph = self._prefills[cache.rows, cache.places, count, bucket]
+            lengths = places[:, 2]
+            prefix = np.arange(bucket) < lengths[:, None]  # the prompt is the prefix of a mask that has one
+            ranges = range_inputs(self._plan, False, bucket, None, lengths, prefix)
+            return self._run(graph, cache, self._feed(**arrays, **ranges))[: len(ids)]
+        positions = np.minimum(places[:, 1:2] + np.arange(bucket, dtype=np.int32), cache.places - 1)
+        ranges = {
+            n: r.reshape(count, bucket, 2) for n, r in decoding_ranges(self._plan, positions.ravel().tolist()).items()
+        }
+        graph = self._extensions[cache.rows, cache.places, count, bucket]
+        return self._run(graph, cache, self._feed(**arrays, positions=positions, **ranges))[: len(ids)]
+
+    def step(self, cache: KVCache, tokens: Sequence[int], active: Sequence[bool] | None = None) -> Any:
+        """Appends one token to each row that is `active` (all where left out): logits (R, V) float32 of the next.
+
+        The other rows' tokens are not read, their caches neither read nor written, and their logits NaN. Raises as
+        `prefill` does.
+        """
         import numpy as np
 
         ids = token_ids(tokens, self.vocab, self._own(cache).rows, axes=(1,))
-        if len(ids) != cache.rows:
+        on = np.ones(cache.rows, bool) if active is None else np.asarray(active, bool)
+        if len(ids) != cache.rows or on.shape != (cache.rows,):
             raise ValueError(f"a step takes one token for each of {cache.rows} rows, not {len(ids)}")
-        if not 1 <= cache.length < self.context:
-            raise ValueError(f"the context of {self.context} tokens is full" if cache.length else "no prompt was read")
+        lengths = cache.lengths
+        at = np.array(lengths, np.int32)
+        if not on.any() or (on & ((at < 1) | (at >= cache.places))).any():
+            full = (on & (at >= cache.places)).any()
+            raise ValueError(f"the context of {cache.places} tokens is full" if full else "no prompt was read")
+        rows, ranges = np.arange(cache.rows, dtype=np.int32), decoding_ranges(self._plan, lengths)
+        for of_mask in ranges.values():
+            of_mask[~on] = 0
         with owner.turn():
             inputs = self._feed(
-                tokens=ids.reshape(cache.rows, 1),
-                position=np.array([[cache.length]], np.int32),
-                **decoding_ranges(self._plan, [cache.length]),
+                tokens=np.where(on, ids, 0).reshape(-1, 1),
+                positions=np.minimum(at, cache.places - 1).reshape(-1, 1),
+                places=np.stack([rows, at, on.astype(np.int32)], axis=-1),
+                **ranges,
             )
-            place = self._place.bind(cache.length)
-            cache.length += 1
-            return self._run(self._steps[cache.rows,], cache, inputs, place)
+            out = self._run(self._steps[cache.rows, cache.places], cache, inputs)
+        for row in np.flatnonzero(on).tolist():
+            cache.read[row].append(int(ids[row]))
+        out[~on] = np.nan
+        return out
 
     def _own(self, cache: KVCache) -> KVCache:
         """Raises TypeError or ValueError for what is no cache of this model."""
@@ -132,45 +202,81 @@ class Decoder:
             raise ValueError("the KV cache belongs to a model of another shape")
         return cache
 
-    def _run(self, jit: Any, cache: KVCache, inputs: Tensors, *place: UOp) -> Any:
-        out = jit(self._weights, self._tables, cache.tensors, {**inputs, **self._lowering.inputs}, *place)
+    def _run(self, jit: Any, cache: KVCache, inputs: Tensors) -> Any:
+        out = jit(self._weights, self._tables, cache.tensors, {**inputs, **self._lowering.inputs})
         return to_numpy(out)  # a copy: the returned tensor is overwritten by the next call
 
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _prefill_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:
-        tokens_RT = inputs["tokens"]
-        length = int(tokens_RT.shape[1])
+        """Prompts from their beginning: they see themselves alone."""
+        length = int(inputs["tokens"].shape[1])
         positions = Tensor.arange(length).reshape(1, length)
-        view = AttentionContext(positions, positions, ranges_in(inputs), self._writer(cache, 0, length, read=False))
-        # The prompt's last token, wherever padding starts.
-        return self._logits(weights, tables, inputs, view, inputs["last"])
+        return self._logits(weights, tables, cache, inputs, positions, positions)
 
-    def _decode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors, place: UOp) -> Tensor:
-        keys, query = Tensor.arange(self.context), inputs["position"]
-        view = AttentionContext(query, keys.reshape(1, -1), ranges_in(inputs), self._writer(cache, place, 1, read=True))
-        return self._logits(weights, tables, inputs, view, None)
+    def _extend_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:
+        """Prompts that go on from what their rows have read."""
+        return self._decode_step(weights, tables, cache, inputs)
+
+    def _decode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:
+        keys = Tensor.arange(int(cache["k0"].shape[1])).reshape(1, -1)
+        return self._logits(weights, tables, cache, inputs, inputs["positions"], keys)
 
     def _logits(
-        self, weights: Tensors, tables: Tensors, inputs: Tensors, view: AttentionContext, last: Tensor | None
+        self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors, queries: Tensor, keys: Tensor
     ) -> Tensor:
-        ops, tensors = self._lowering.ops(inputs), {**weights, **tables}
-        hidden = self._model.hidden(ops, tensors, inputs, view, last)
+        """Logits (B, V) of what follows each row's last token, once its keys and values are stored."""
+        ops, tensors = self._lowering.ops(inputs, by_sequence=True), {**weights, **tables}
+        written: list[Tensor] = []
+
+        def store(layer: int, qkv_BTNd: Tensor, heads: int) -> tuple[Tensor, Tensor] | None:
+            k_RSKd, v_RSKd = ops.store(cache[f"k{layer}"], cache[f"v{layer}"], qkv_BTNd, heads, inputs["places"])
+            written.extend((k_RSKd, v_RSKd))
+            if "positions" not in inputs:
+                return None
+            if "last" not in inputs:  # a step: the cache's rows are the batch's
+                return k_RSKd, v_RSKd
+            rows = inputs["places"][:, 0]
+            return self._rows_of(ops, k_RSKd, rows), self._rows_of(ops, v_RSKd, rows)
+
+        context = AttentionContext(queries, keys, ranges_in(inputs), store)
+        hidden = self._model.hidden(ops, tensors, inputs, context, inputs.get("last"))
         logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(int(hidden.shape[0]), -1).contiguous()
-        Tensor.realize(logits, *self._written)
+        Tensor.realize(logits, *written)
         return logits
 
-    def _writer(self, cache: Tensors, place: int | UOp, length: int, read: bool) -> Any:
-        """Stores new keys and values at `place`; gives back the whole cache, or in a prefill nothing."""
-        self._written: list[Tensor] = []
+    def _rows_of(self, ops: Any, cache_RSKd: Tensor, rows_B: Tensor) -> Tensor:
+        """Those rows of a cache (B, S, K, d)."""
+        flat = cache_RSKd.reshape(int(cache_RSKd.shape[0]), -1)
+        return ops.embedding(flat, rows_B).reshape(-1, *cache_RSKd.shape[1:])
 
-        def store(name: str, new_RTKd: Tensor) -> Tensor:
-            whole = cache[name]
-            written = whole.uop.after(whole[:, place : place + length].uop.store(new_RTKd.uop))
-            self._written.append(Tensor(written))
-            return self._written[-1]
 
-        def memory(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
-            seen = store(f"k{layer}", k), store(f"v{layer}", v)
-            return seen if read else None
+def _bucket(tokens: int, places: int) -> int:
+    """To how many tokens a prompt is padded."""
+    return min(places, max(SHORTEST, 1 << (tokens - 1).bit_length()))
 
-        return memory
+
+def _together(prompts: int) -> int:
+    """How many rows the graph has that reads so many prompts."""
+    return next(n for n in reversed(TOGETHER) if n >= prompts)
+
+
+def _kept(read: list[int], prompt: Any, places: int) -> int:
+    """How many of a row's tokens are kept for a prompt that begins with them: none if that leaves no shorter bucket."""
+    import numpy as np
+
+    n = min(len(read), len(prompt) - 1)
+    differ = np.flatnonzero(np.asarray(read[:n], np.int32) != prompt[:n])
+    n = int(differ[0]) if len(differ) else n
+    return n if n and _bucket(len(prompt) - n, places) < _bucket(len(prompt), places) else 0
+
+
+def _batches(ids: Sequence[Any], starts: Sequence[int], places: int) -> Iterable[list[int]]:
+    """Indices of prompts that are read at once: those with one bucket, from their beginnings or from a kept prefix."""
+    groups: dict[tuple[bool, int], list[int]] = {}
+    for i, (prompt, start) in enumerate(zip(ids, starts, strict=True)):
+        groups.setdefault((start > 0, _bucket(len(prompt) - start, places)), []).append(i)
+    for (_, bucket), group in groups.items():
+        while group:
+            size = next(n for n in TOGETHER if n == 1 or (n * bucket <= TOKENS_TOGETHER and 4 * len(group) >= 3 * n))
+            yield group[:size]
+            group = group[size:]

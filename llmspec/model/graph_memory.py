@@ -87,8 +87,10 @@ def recording(base: Backend) -> Backend:
         def jit(self, function: Callable[..., Any], key: str = "") -> Any:
             return lambda *inputs: graph_of(function, *inputs)
 
-        def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
-            return base.ops(inputs, key, dropout)
+        def ops(
+            self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0, by_sequence: bool = False
+        ) -> Ops:
+            return base.ops(inputs, key, dropout, by_sequence)
 
     return Recording(base.name, base.inputs, base.precision)
 

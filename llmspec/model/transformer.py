@@ -28,8 +28,9 @@ class LayerContext(NamedTuple):
     queries: Tensor  # (B or 1, T) int32: positions
     keys: Tensor  # (B or 1, S) int32: positions
     ranges: Tensor  # (B or 1, T, 2) int32: the keys first … end - 1 that a query sees
-    cache: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None] | None
-    """Takes new keys and values, gives all that the queries may see; None: the new ones alone."""
+    cache: Callable[[Tensor, int], tuple[Tensor, Tensor] | None] | None
+    """Takes heads of queries, keys and values side by side (B, T, H + 2K, d) and H, gives all keys and values that the
+    queries may see; None: the new ones alone."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class AttentionContext:
     queries: Tensor  # (B or 1, T) int32
     keys: Tensor  # (B or 1, S) int32
     ranges: Mapping[str, Tensor]  # by mask name: (B or 1, T, 2) int32
-    cache: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor] | None] | None = None
-    """Takes (layer, new keys, new values), gives all that the queries may see; None: the new ones alone."""
+    cache: Callable[[int, Tensor, int], tuple[Tensor, Tensor] | None] | None = None
+    """The same of any layer, whose number comes first."""
     filled: Tensor | None = None
     """Which tokens are no padding, (B, T) bool; None where there is none."""
 
     def at(self, layer: int, mask: str) -> LayerContext:
         """What the queries of a layer see."""
         cache = self.cache
-        own = None if cache is None else lambda k, v: cache(layer, k, v)
+        own = None if cache is None else lambda qkv, heads: cache(layer, qkv, heads)
         return LayerContext(self.queries, self.keys, self.ranges[mask], own)
 
 
@@ -103,7 +104,7 @@ class Block:
     def forward(
         self, ops: Ops, w: Weights, pw: Weights, x: Tensor, context: LayerContext, last: Tensor | None = None
     ) -> Tensor:
-        """The stream (B, T, D) after the block; with `last` (1,) int32 that token's alone, (B, 1, D)."""
+        """The stream (B, T, D) after the block; with `last` (B,) int32 those tokens' alone, (B, 1, D)."""
         if self.form.parallel:
             return self._parallel(ops, w, pw, x, context, last)
         for branch in self.branches:
@@ -139,8 +140,8 @@ class Block:
 
 
 def rows_at(x_BTD: Tensor, last: Tensor) -> Tensor:
-    """(B, 1, D): the states at the places `last` (1,) int32."""
-    return x_BTD.gather(1, last.reshape(1, 1, 1).expand(x_BTD.shape[0], 1, x_BTD.shape[2])).contiguous()
+    """(B, 1, D): the states at the places `last` (B,) int32."""
+    return x_BTD.gather(1, last.reshape(-1, 1, 1).expand(x_BTD.shape[0], 1, x_BTD.shape[2])).contiguous()
 
 
 class Transformer:
@@ -179,7 +180,7 @@ class Transformer:
         """Hidden states (B, T, D) before the heads; `tensors` holds weights and tables by full name, `inputs` what the
         embedding reads: `tokens` (B, T) int32.
 
-        With `last` (1,) int32 that token's alone, (B, 1, D): what follows the others' last attention is left out.
+        With `last` (B,) int32 those tokens' alone, (B, 1, D): what follows the others' last attention is left out.
         """
         w = tensors if isinstance(tensors, Weights) else Weights(tensors)
         x = self._embed(ops, w.under(walk.EMBEDDING), inputs)

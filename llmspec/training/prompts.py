@@ -207,15 +207,27 @@ def drawn(plan: Plan, codec: Codec) -> Problem | None:
 
 
 class Dice:
-    """A decoder that has read nothing: the same random logits each time."""
+    """A decoder that keeps nothing of what it reads, and its own cache: the same random logits each time."""
 
     def __init__(self, vocab: int, context: int) -> None:
         self.vocab, self.context = vocab, context
 
-    def prefill(self, tokens: list[int], rows: int) -> tuple[None, Any]:
-        return None, self.step(None, [0] * rows)
+    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
+        return rows, tokens
 
-    def step(self, cache: None, tokens: Sequence[int]) -> Any:
+    def cache(self, rows: int, places: int) -> Dice:
+        return self
+
+    def shorten(self, row: int, length: int) -> None:
+        pass
+
+    def reorder(self, parents: Sequence[int]) -> None:
+        pass
+
+    def prefill(self, prompts: Any, cache: Any, rows: Sequence[int], reuse: bool) -> tuple[Dice, Any]:
+        return self, self.step(self, rows, [])
+
+    def step(self, cache: Any, tokens: Sequence[int], active: Sequence[bool]) -> Any:
         import numpy as np
 
         return np.random.default_rng(0).normal(0, 3, (len(tokens), self.vocab)).astype(np.float32)

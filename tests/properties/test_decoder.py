@@ -31,7 +31,7 @@ def decoded(name: str, seed: int, tokens: np.ndarray, start: int) -> np.ndarray:
     """Logits (ROWS, CONTEXT - start + 1, VOCAB) from the prompt's last token on; all rows share the prompt."""
     made, weights = decoder(name)
     weights.put(drawn_weights(NETWORKS[name].model, seed))
-    cache, first = made.prefill(tokens[0, :start].tolist(), rows=ROWS)
+    cache, first = made.prefill([tokens[0, :start].tolist()] * ROWS)
     rest = [made.step(cache, tokens[:, at].tolist()) for at in range(start, CONTEXT)]
     return np.stack([first, *rest], axis=1)
 
@@ -72,7 +72,7 @@ def test_greedy_text_is_that_of_the_whole_pass(name: str, seed: int, start: int)
     weights = drawn_weights(NETWORKS[name].model, seed)
     inputs.put(weights)
     text = drawn_tokens(seed)[0, :start].tolist()
-    cache, logits = made.prefill(text, rows=ROWS)
+    cache, logits = made.prefill([text] * ROWS)
     while len(text) < CONTEXT:
         padded = np.array([text + [0] * (CONTEXT - len(text))] * ROWS, np.int32)
         whole = networks.logits(name, weights, padded)[0, len(text) - 1]
@@ -113,7 +113,7 @@ def test_prompts_of_every_length_and_another_number_of_rows(seed: int, start: in
     values = {n: networks.memory(t) for n, t in weights.items()}
     exact = reference.logits(made._plan, values, tokens)[0]
     rows = 1 + seed % 2
-    cache, logits = made.prefill(tokens[0, :start].tolist(), rows=rows)
+    cache, logits = made.prefill([tokens[0, :start].tolist()] * rows)
     close(logits, exact[None, start - 1])
     for at in range(start, min(start + 3, LONG)):
         close(made.step(cache, [int(tokens[0, at])] * rows), exact[None, at])
@@ -123,8 +123,8 @@ def test_what_does_not_fit_is_refused() -> None:
     made, _ = decoder(PAIRS[0])
     for length, why in ((0, "no tokens"), (CONTEXT + 1, f"1 to {CONTEXT} tokens")):
         with pytest.raises(ValueError, match=why):
-            made.prefill([1] * length, rows=ROWS)
-    cache, logits = made.prefill([1] * CONTEXT, rows=ROWS)
+            made.prefill([[1] * length] * ROWS)
+    cache, logits = made.prefill([[1] * CONTEXT] * ROWS)
     assert logits.shape == (ROWS, VOCAB) and logits.dtype == np.float32
     with pytest.raises(ValueError, match="full"):
         made.step(cache, [1] * ROWS)

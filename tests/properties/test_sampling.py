@@ -10,6 +10,7 @@ from strategies_decoding import HashDecoder, ScriptDecoder, ToyCodec, decodings,
 
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding import Event, chat_prompt, generate, stream, text_prompt
+from llmspec.decoding.batch import ROWS
 from llmspec.decoding.chain import entropy_bits, log_softmax, probabilities
 from llmspec.decoding.sampler import choose, draw, uniform
 from llmspec.parts import templates
@@ -194,12 +195,37 @@ def test_finish_reasons(said: list[int], chat: bool, keys: dict[str, object], te
     assert (answer.text, answer.finish_reason) == (text, reason)
 
 
-def test_rows_that_have_ended_are_fed_the_end_token_until_all_have() -> None:
+def test_rows_that_have_ended_read_nothing_more() -> None:
     decoder = ScriptDecoder(CODEC.vocab, [ids("x", EOS), ids("xyz", EOS)])
     answers = generate(decoder, CODEC, [PROMPT], Decoding(temperature=0), n=2)
     assert [a.text for a in answers] == ["x", "xyz"]
-    end = CODEC.specials[EOS]
-    assert decoder.fed == [[*ids("x"), *ids("x")], [end, *ids("y")], [end, *ids("z")]]
+    assert decoder.fed == [[*ids("x"), *ids("x")], ids("y"), ids("z")]
+
+
+texts = st.lists(st.integers(0, CODEC.vocab - 1), min_size=1, max_size=20)
+
+
+@given(st.lists(texts, min_size=1, max_size=40), st.integers(1, 3), st.integers(1, 5), decodings(), st.integers(0, 99))
+@settings(max_examples=40)
+def test_many_prompts_in_few_rows_are_answered_as_each_alone(
+    prompts: list[list[int]], n: int, most: int, decoding: Decoding, seed: int
+) -> None:
+    decoding, told = decoding.updated(max_tokens=6), list[str]()
+    decoder = HashDecoder(CODEC.vocab, context=24, most=most)
+    answers = generate(decoder, CODEC, prompts, decoding, n=n, seed=seed, notice=told.append)
+    assert [(a.prompt, a.sample) for a in answers] == [(p, s) for p in range(len(prompts)) for s in range(n)]
+    for prompt, first in zip(prompts, answers[::n], strict=True):
+        (alone,) = generate(HashDecoder(CODEC.vocab, context=24), CODEC, [prompt], decoding, seed=seed)
+        assert (alone.choices, alone.text, alone.finish_reason) == (first.choices, first.text, first.finish_reason)
+    assert decoder.prompts == prompts, "a prompt is read once, however many answers are drawn"
+    assert bool(told) == (most < min(ROWS, len(answers)))
+
+
+def test_an_answer_that_has_ended_makes_room_for_the_next() -> None:
+    decoder = ScriptDecoder(CODEC.vocab, [ids("x", EOS), ids("xyzxyzxyz", EOS)])
+    decoder.most = 2
+    generate(decoder, CODEC, [PROMPT] * 3, Decoding(temperature=0, max_tokens=9))
+    assert [len(tokens) for tokens in decoder.fed] == [2, 1, 2, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("length", [0, 16, 17, 40])

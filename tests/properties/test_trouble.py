@@ -111,6 +111,7 @@ def test_memory_that_ends_is_told_and_the_process_goes_on(threads: str) -> None:
         "product",
         "linear",
         "linear_backward",
+        "linear_by_sequence",
         "linear_cross_entropy",
         "linear_cross_entropy_backward",
         "muon",
@@ -133,7 +134,7 @@ before = model.logits([1, 2, 3]).tobytes()
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 most = resource.getrlimit(resource.RLIMIT_AS)[1]
 resource.setrlimit(resource.RLIMIT_AS, (held + (48 << 20), most))
-for ask in (lambda: model.logits([[1] * 48] * 3000), lambda: model.generate("a", n=20_000)):
+for ask in (lambda: model.logits([[1] * 48] * 3000), lambda: model.decoder.cache(20_000)):
     try:
         ask()
         print("went on")
@@ -154,7 +155,7 @@ def test_a_process_that_may_have_no_more_memory_is_told_so() -> None:
 def test_what_no_machine_has_is_refused_before_it_is_asked_for() -> None:
     model = models.opened()
     with pytest.raises(RunError, match=r"the KV caches of 9000000000 rows take .* and this machine has"):
-        model.decoder.prefill([1], rows=9_000_000_000)
+        model.decoder.cache(9_000_000_000)
     with pytest.raises(RunError, match=r"the logits of 1000000 rows take .* this machine has"):
         model.logits(np.broadcast_to(np.ones(1, np.int32), (1_000_000, 48)))
 

@@ -66,17 +66,24 @@ def _product_gradient(z: int, m: int, n: int, k: int, ta: int, tb: int) -> Gradi
     return gradient
 
 
-def linears(address: Tensor, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+def linears(
+    address: Tensor, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]], by_sequence: bool = False
+) -> Tensor:
     """x (…, I) by up to three weights (O, I), plus biases -> (…, ΣO), side by side.
 
-    One call, so that the gradients of x are summed where they are made. Either all layers have a bias or none.
+    One call, so that the gradients of x are summed where they are made. Either all layers have a bias or none. With
+    `by_sequence`, each sequence of x (B, …, I) gets bit for bit what it gets alone, and there is no gradient.
     """
     n, i = math.prod(shape_of(x)[:-1]), shape_of(x)[-1]
     weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
     wide = tuple(shape_of(w)[0] for w in weights) + (0,) * (3 - len(layers))
-    sizes = (n, i, *wide, int(bool(biases)))
+    sizes, count = (n, i, *wide, int(bool(biases))), (n * sum(wide),)
     inputs = (x, *_three(weights), *_three(biases or weights))
-    y = call("linear", (n * sum(wide),), inputs, sizes, address, _linear_gradient(*sizes))[0]
+    if by_sequence:
+        apart = (shape_of(x)[0], n // shape_of(x)[0], *sizes[1:])
+        y = call("linear_by_sequence", count, inputs, apart, address)[0]
+    else:
+        y = call("linear", count, inputs, sizes, address, _linear_gradient(*sizes))[0]
     return y.reshape(*shape_of(x)[:-1], -1)
 
 

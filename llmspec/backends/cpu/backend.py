@@ -24,9 +24,11 @@ class CPUBackend(Backend):
         finds the step captured."""
         return CapturedStep(function, key=key)
 
-    def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
-        """As Backend.ops."""
-        return CPUOps(inputs["native"], key, dropout)
+    def ops(
+        self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0, by_sequence: bool = False
+    ) -> Ops:
+        """As Backend.ops; `by_sequence` holds bit for bit."""
+        return CPUOps(inputs["native"], key, dropout, by_sequence)
 
 
 def cpu_backend() -> Backend:

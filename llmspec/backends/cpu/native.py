@@ -21,12 +21,13 @@ from llmspec.core.devices import threads
 from llmspec.core.problems import RunError, one_of
 from llmspec.core.units import size
 
-SOURCES = ("pool", "product", "rows", "qk_norm", "attention", "linear", "optimizer", "muon", "replay")
+SOURCES = ("pool", "product", "rows", "qk_norm", "attention", "linear", "sequences", "optimizer", "muon", "replay")
 """Files of kernels/c, in the order in which they build on one another."""
 FUNCTIONS = (
     "product",
     "linear",
     "linear_backward",
+    "linear_by_sequence",
     "linear_cross_entropy",
     "linear_cross_entropy_backward",
     "gather_rows",

@@ -14,9 +14,9 @@ from llmspec.parts.ops import Scores
 class CPUOps(Ops):
     """Everything hot as calls of C; dropout and what optimizers do beside Adam and Muon stay plain."""
 
-    def __init__(self, address: Tensor, key: Tensor | None, dropout: float) -> None:
+    def __init__(self, address: Tensor, key: Tensor | None, dropout: float, by_sequence: bool = False) -> None:
         super().__init__(key, dropout)
-        self._at = address
+        self._at, self._by_sequence = address, by_sequence
 
     def contiguous_barrier(self, x: Tensor) -> Tensor:
         return x if native.made(x) else super().contiguous_barrier(x)  # what a call wrote would only be copied
@@ -29,7 +29,7 @@ class CPUOps(Ops):
         return autograd.matmul(self._at, a, b, transpose_a, transpose_b)
 
     def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
-        return autograd.linears(self._at, x, layers)
+        return autograd.linears(self._at, x, layers, self._by_sequence)
 
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
         return autograd.embedding(self._at, weight, ids)

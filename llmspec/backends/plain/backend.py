@@ -49,6 +49,12 @@ class Backend:
         """
         return JitStep(function)
 
-    def ops(self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0) -> Ops:
-        """Operations within a function that was called with `inputs`, which hold those that this backend names."""
+    def ops(
+        self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0, by_sequence: bool = False
+    ) -> Ops:
+        """Operations within a function that was called with `inputs`, which hold those that this backend names.
+
+        With `by_sequence`, for decoding, a sequence of a batch gets what it gets alone: bit for bit where a backend can
+        say in which order sums are made, which plain tinygrad cannot.
+        """
         return Ops(key, dropout) if self.precision == "float32" else MixedPrecisionOps(self.precision, key, dropout)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor, dtypes
 
+from llmspec.backends.plain.cache_rows import store_keys_values
 from llmspec.backends.tinygrad_private import random_bits
 from llmspec.parts.ops import Scores
 
@@ -100,6 +101,16 @@ class Ops:
         kv = (int(qkv_BTNd.shape[2]) - heads) // 2
         q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
         return self.attention(q, k, v, ranges, scores)
+
+    def store(
+        self, k_CSKd: Tensor, v_CSKd: Tensor, qkv_BTNd: Tensor, heads: int, places_B3: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The caches with new keys and values in them, written in place.
+
+        `places` (B, 3) int32 are, of each row of the batch, a row of the cache, the first place there, and how many of
+        its tokens are stored. To be realized by the caller.
+        """
+        return store_keys_values(k_CSKd, v_CSKd, qkv_BTNd, heads, places_B3)
 
     def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Softmax over the last axis; masked places get exactly 0, and a fully masked row is all zeros."""

@@ -129,12 +129,11 @@ class Attention(ModelPart):
                 qkv_BTNd = hooks.rotate(ops, pw, qkv_BTNd, heads + kv, view.queries)
             bias = hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None
             scores = Scores(self.scale, self.softcap, bias, hooks.bias_gradient)
-            q_BTHd, k_BTKd, v_BTKd = qkv_BTNd.split([heads, kv, kv], dim=2)
-            seen = view.cache(k_BTKd, v_BTKd) if view.cache else None
+            seen = view.cache(qkv_BTNd, heads) if view.cache else None
             if seen is None:
                 y_BTHd = ops.self_attention(qkv_BTNd, heads, view.ranges, scores)
             else:
-                y_BTHd = ops.attention(q_BTHd, *seen, view.ranges, scores)
+                y_BTHd = ops.attention(qkv_BTNd[:, :, :heads], *seen, view.ranges, scores)
             y_BTD = y_BTHd.reshape(*x_BTD.shape[:2], heads * width)
             return ops.linear(y_BTD, w["o_proj.weight"], w["o_proj.bias"] if self.output_bias else None)
 

@@ -1,0 +1,90 @@
+"""One answer as it is drawn: tokens from logits, text from tokens, and when it ends.
+
+Shape letters: T positions after the prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from llmspec.decoding.chain import Step, trace
+from llmspec.decoding.sampler import Choice, choose, uniform
+from llmspec.decoding.stops import TextStream
+from llmspec.parts.filters import Context
+from llmspec.parts.tokenizers.base import Codec
+from llmspec.spec.decoding import Decoding
+
+if TYPE_CHECKING:
+    from llmspec.parts.filters.base import Floats
+
+FinishReason = Literal["stop", "end", "max_tokens", "length"]
+"""stop: a stop sequence or, in a chat, the end of the turn; end: the end token; length: the context is full."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One token drawn."""
+
+    row: int
+    """Which answer: prompt * n + sample."""
+    token: int
+    text: str
+    """Text that has become certain with this token, empty at times; together they are the answer."""
+    choice: Choice
+    finish_reason: FinishReason | None
+    """Why the answer ends with this token; None while it goes on."""
+    steps: tuple[Step, ...] = ()
+    """What each filter did to the distribution, where that was asked for."""
+
+
+class Drawing:
+    """How all answers of a batch are drawn."""
+
+    def __init__(self, codec: Codec, decoding: Decoding, context: int, seed: int, chat: bool, tracing: bool) -> None:
+        self.codec, self.decoding, self.context, self.seed, self.tracing = codec, decoding, context, seed, tracing
+        self.filters = decoding.chain()
+        self.ends: dict[int, FinishReason] = {codec.specials.need("eos"): "end"}
+        """Special tokens that end an answer, and why."""
+        if chat:  # a role token begins somebody else's turn
+            self.ends |= dict.fromkeys(codec.specials.roles.values(), "stop")
+            if codec.specials.turn_end is not None:
+                self.ends[codec.specials.turn_end] = "stop"
+
+
+class Answer:
+    """An answer that is being drawn: its prompt (token ids), and what has been drawn so far."""
+
+    def __init__(self, how: Drawing, prompt: int, sample: int, ids: Sequence[int]) -> None:
+        import numpy as np
+
+        self.prompt, self.sample, self.ids = prompt, sample, list(ids)
+        self.most = min(how.decoding.max_tokens, how.context - len(self.ids))
+        """Tokens that it has at most."""
+        self.drawn = 0
+        self._full: FinishReason = "max_tokens" if self.most == how.decoding.max_tokens else "length"
+        self._how, self._text = how, TextStream(how.codec, how.decoding.stop)
+        self._prompt_ids = np.asarray(self.ids, dtype=np.int64)
+        self._tokens_T = np.empty(self.most, dtype=np.int64)
+
+    @property
+    def last(self) -> int:
+        """The token drawn last."""
+        return int(self._tokens_T[self.drawn - 1])
+
+    def draw(self, logits_V: Floats) -> Event:
+        """Draws the next token from logits (V,) float64; its event's row is the sample."""
+        how, position = self._how, self.drawn
+        context = Context(self._prompt_ids, self._tokens_T[:position])
+        choice = choose(logits_V, context, how.filters, uniform(how.seed, self.sample, position))
+        steps = tuple(trace(logits_V, context, how.filters)) if how.tracing else ()
+        self._tokens_T[position] = choice.token
+        self.drawn += 1
+        shown = self._text.push(choice.token)
+        reason = how.ends.get(choice.token) or (self._full if self.drawn == self.most else None)
+        if reason:
+            shown += self._text.finish()
+        if self._text.stopped is not None and reason != "end":
+            reason = "stop"
+        return Event(self.sample, choice.token, shown, choice, reason, steps)
