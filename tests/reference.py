@@ -103,7 +103,13 @@ EMBEDDED: dict[str, Callable[..., Array]] = {
     "learned": lambda part, w, p, width: w["position.weight"][p],
     "sinusoidal": lambda part, w, p, width: np.stack([sinusoid(x, width, part.theta) for x in p]),
 }
-KNOWN_POSITIONS = ("learned", "sinusoidal", "rope", "alibi", "none")
+BIASES: dict[str, Callable[..., Array]] = {
+    "alibi": lambda part, w, p, heads: -np.array(slopes(heads))[:, None, None] * (p[:, None] - p[None, :]),
+}
+"""What is added to the scores (H, T, T), from the part, the weights, the positions and the number of heads."""
+ROTATED: dict[str, Callable[..., Array]] = {"rope": lambda part, x, p: rotated(x, p, part.theta)}
+POSITION_WEIGHTS: dict[str, Callable[[ModelPlan], int]] = {"learned": lambda plan: plan.context * plan.d_model}
+KNOWN_POSITIONS = {"none", *EMBEDDED, *BIASES, *ROTATED}
 
 
 # -- the network ----------------------------------------------------------------------------------------------------
@@ -114,7 +120,7 @@ def linear(w: Weights, name: str, x: Array) -> Array:
 
 
 def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: Array, seen_TT: Array) -> Array:
-    part = block.attention
+    part, position = block.attention, block.position
     H, K = part.heads, part.key_value_heads()
     d, share = w[f"{name}.q_proj.weight"].shape[0] // H, H // K
     q, k, v = (linear(w, f"{name}.{p}_proj", x_TD) for p in "qkv")
@@ -125,13 +131,13 @@ def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: A
         if part.qk_norm is not None:
             norm = NORMS[part.qk_norm.kind]
             q_Td, k_Td = (norm(w, f"{name}.{n}_norm", m, part.qk_norm.eps) for n, m in (("q", q_Td), ("k", k_Td)))
-        if block.position.kind == "rope":
-            q_Td, k_Td = (rotated(m, positions, block.position.theta) for m in (q_Td, k_Td))
+        if turn := ROTATED.get(position.kind):
+            q_Td, k_Td = (turn(position, m, positions) for m in (q_Td, k_Td))
         scores = q_Td @ k_Td.T * (part.scale or 1 / np.sqrt(d))
         if part.softcap is not None:
             scores = part.softcap * np.tanh(scores / part.softcap)
-        if block.position.kind == "alibi":
-            scores = scores - slopes(H)[h] * (positions[:, None] - positions[None, :])
+        if bias := BIASES.get(position.kind):
+            scores = scores + bias(position, w, positions, H)[h]
         heads.append(softmax(scores, seen_TT) @ v_Td)
     return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
 
@@ -258,6 +264,7 @@ def parameters(plan: ModelPlan) -> int:
         final = stack.blocks[stack.order[-1]].residual != "post"
         total += final * D * (2 if getattr(plan.norm, "bias", False) else 1)
     head = plan.heads["lm"]
-    rows = plan.vocab * (1 if head.tied else 2) + plan.context * (plan.position.kind == "learned")
+    rows = plan.vocab * (1 if head.tied else 2)
+    total += POSITION_WEIGHTS.get(plan.position.kind, lambda _: 0)(plan)
     transform = D * D + 3 * D if head.transform else 0
     return total + rows * D + transform + plan.vocab * head.bias
