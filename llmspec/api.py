@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmspec.core.visible import command, path_word
 
 if TYPE_CHECKING:
+    from llmspec.compiler.checks import Check
     from llmspec.compiler.plan import Plan
-    from llmspec.compiler.proofs import Proof
     from llmspec.core.problems import Problem
     from llmspec.core.targets import Target
     from llmspec.data.prepare import PreparedData
@@ -85,7 +85,7 @@ class Checked:
     """A plan that passed its checks, and what was asked for besides."""
 
     plan: Plan
-    proofs: tuple[Proof, ...]
+    checks: tuple[Check, ...]
     notices: tuple[str, ...]
     """What a person should know of the data, in sentences; nothing where they were not read."""
     times: Mapping[str, Forecast]
@@ -99,7 +99,7 @@ class Checked:
             "name": self.plan.name,
             "parameters": self.plan.model.parameters,
             "phases": [p.name for p in self.plan.phases],
-            "proofs": [p.model_dump(mode="json") for p in self.proofs],
+            "checks": [p.model_dump(mode="json") for p in self.checks],
             "notices": list(self.notices),
             "times": {name: found.model_dump(mode="json") for name, found in self.times.items()},
         }
@@ -109,7 +109,7 @@ def checked(
     reading: SpecReading,
     plan: Plan,
     *,
-    data: Callable[[Plan], tuple[Plan, tuple[Proof, ...], tuple[str, ...]]] | None = None,
+    data: Callable[[Plan], tuple[Plan, tuple[Check, ...], tuple[str, ...]]] | None = None,
     graph: bool = False,
     time: bool = False,
     exact: bool = False,
@@ -120,39 +120,39 @@ def checked(
     and changes its inputs; `time` measures this machine first; `exact` asks the scheduled graphs for their memory.
     Raises SpecError or DataError with every check that failed.
     """
-    from llmspec.compiler import pending, prove, refuse
+    from llmspec.compiler import pending, plan_checks, refuse
 
     with reading.placing():
         plan, shown, notices = data(plan) if data and plan.phases else (plan, pending(plan), ())
-        proofs = (*prove(plan), *(graph_proofs(plan) if graph else ()), *shown)
-        refuse(proofs)
+        checks = (*plan_checks(plan), *(graph_checks(plan) if graph else ()), *shown)
+        refuse(checks)
     times = expected_times(plan, time)
     peaks = {name: sum(items.values()) for name, items in scheduled(plan).items()} if exact else {}
-    return Checked(plan, proofs, notices, times, peaks)
+    return Checked(plan, checks, notices, times, peaks)
 
 
 def measured(
     plan: Plan, progress: Progress, notice: Callable[[str], None]
-) -> tuple[Plan, tuple[Proof, ...], tuple[str, ...]]:
-    """The plan with what its data say, what they prove, and what a person should know of them."""
+) -> tuple[Plan, tuple[Check, ...], tuple[str, ...]]:
+    """The plan with what its data say, the checks of them, and what a person should know."""
     from llmspec.compiler import complete
+    from llmspec.data.checks import data_checks
     from llmspec.data.notices import notices
     from llmspec.data.prepare import prepare
-    from llmspec.data.proofs import data_proofs
     from llmspec.training.prompts import rehearse
 
     prepared = prepare(plan, progress=progress)
     plan = complete(plan, prepared.measured)
     for said in rehearse(plan, prepared):
         notice(said)
-    return plan, data_proofs(prepared), tuple(notices(prepared))
+    return plan, data_checks(prepared), tuple(notices(prepared))
 
 
-def graph_proofs(plan: Plan) -> tuple[Proof, ...]:
+def graph_checks(plan: Plan) -> tuple[Check, ...]:
     """What the built graph shows of the plan's masks."""
-    from llmspec.model.mask_check import graph_proof
+    from llmspec.model.mask_check import graph_check
 
-    return (graph_proof(plan),)
+    return (graph_check(plan),)
 
 
 def kernels_for(plan: Plan, target: Target, say: Callable[[str], None]) -> Made:
@@ -197,18 +197,18 @@ class Known(NamedTuple):
     plan: Plan
     note: str = ""
     """Why token counts are missing; '' where they are not."""
-    proofs: tuple[Proof, ...] | None = None
+    checks: tuple[Check, ...] | None = None
     prepared: PreparedData | None = None
 
 
 def known(path: Path, overrides: list[str] | None, progress: Progress | None = None) -> Known:
-    """The plan of a run; or of a spec, with proofs and data where these are already here, else a note on why."""
+    """The plan of a run; or of a spec, with checks and data where these are already here, else a note on why."""
     if not is_spec(path):
         return Known(model_folder(path).plan())
     from llmspec.compiler import complete
     from llmspec.core.problems import DataError
+    from llmspec.data.checks import data_checks
     from llmspec.data.prepare import prepare
-    from llmspec.data.proofs import data_proofs
 
     _, plan = compiled(path, overrides)
     if not plan.phases:
@@ -219,15 +219,15 @@ def known(path: Path, overrides: list[str] | None, progress: Progress | None = N
         first = e.problems[0]
         why = first.message + (f"; {first.hint}" if first.hint else "")
         return Known(plan, f"token counts are missing: {why}")
-    return Known(complete(plan, prepared.measured), "", data_proofs(prepared), prepared)
+    return Known(complete(plan, prepared.measured), "", data_checks(prepared), prepared)
 
 
 def explained_spec(found: Known, *, exact: bool = False, time: bool = False) -> SpecReport:
     """A spec's report; `exact` asks its graphs for their memory, `time` measures this machine first."""
     from llmspec.explain.spec import explain_plan
 
-    plan, note, proofs, prepared = found
-    return explain_plan(plan, note, proofs, scheduled(plan) if exact else None, expected_times(plan, time), prepared)
+    plan, note, checks, prepared = found
+    return explain_plan(plan, note, checks, scheduled(plan) if exact else None, expected_times(plan, time), prepared)
 
 
 def explained_part(found: Known, part: str) -> PartReport:

@@ -86,7 +86,7 @@ def test_a_run_ends_in_json_for_machines(run: Path) -> None:
     pretrain, chat = told["phases"]
     first = pretrain["validation"]["docs"]["metrics"][0]
     assert first["value"] > 0 and first["unit"] == "nats/token" and chat["ledger"]["facts"]["tokens_read"] > 0
-    assert all(proof["holds"] for proof in told["proofs"])
+    assert all(check["holds"] for check in told["checks"])
 
 
 def test_mistakes_in_json_for_machines(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_all_damage_is_told_in_a_sentence(made: Path, place: str, kind: str) -> 
 @pytest.mark.parametrize("kind", ["missing", "empty", "cut", "folder", "pipe", "link", "not utf-8", "flipped"])
 def test_what_a_run_leaves_is_a_run(made: Path, kind: str) -> None:
     """Of what a run writes beside its phases, any may be damaged: running again makes it whole, or says why not."""
-    for name in ("tokenizer.json", "lock.json", "resolved.yaml", "sources.json", "proofs.json", "facts.json"):
+    for name in ("tokenizer.json", "lock.json", "resolved.yaml", "sources.json", "checks.json", "facts.json"):
         with damage.done_to(made / "run" / name, kind):
             status, said = call(*VERBS["run"])
             assert status in (0, 2), said

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from llmspec import api
-from llmspec.compiler import compile_spec, pending, prove
+from llmspec.compiler import compile_spec, pending, plan_checks
 from llmspec.compiler.memory import decoding_bytes
 from llmspec.core.problems import SpecError
 from llmspec.explain.part import explain_part, parts_of
@@ -40,7 +40,7 @@ def test_every_shipped_spec_is_explained_without_data_and_phases(
     known = api.known(path, None)
     plan = known.plan
     assert plan.model == whole.model and plan.tokenizer == whole.tokenizer and not plan.phases and not plan.sources
-    assert all(proof.holds for proof in prove(plan)) and not pending(plan)
+    assert all(check.holds for check in plan_checks(plan)) and not pending(plan)
     report = api.explained_spec(known)
     assert report.parameters == whole.model.parameters and report.flops is None
     assert report.flops_per_token == whole.model.flops_per_token
@@ -76,7 +76,7 @@ def test_check_reads_no_data_and_builds_the_graph(tmp_path: Path) -> None:
     done = tiny.call("check", str(path), "--data", "--graph", "--exact")
     assert done.returncode == 0, done.stderr
     assert "no phases" in done.stdout and "the data were not read" not in done.stdout
-    assert "the built graph looks where the mask says" in done.stdout
+    assert "the built graph attends where the mask allows" in done.stdout
 
 
 def test_phases_want_data_and_data_want_no_phases(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from llmspec.api import checked, compiled, kernels_for, measured
 from llmspec.cli.arguments import Json, Sets, SpecPath
 
 if TYPE_CHECKING:
+    from llmspec.compiler.checks import Check
     from llmspec.compiler.plan import Plan
-    from llmspec.compiler.proofs import Proof
 
 EXAMPLES = (
     "Examples:  `llmspec check quickstart`  ·  `llmspec check my.yaml --data`  ·  "
@@ -44,7 +44,7 @@ def check(
     target = parse(device) if device else None
     loaded, plan = compiled(spec, [*(set_ or ()), f"device={target.device}"] if target else set_)
 
-    def reading(plan: Plan) -> tuple[Plan, tuple[Proof, ...], tuple[str, ...]]:
+    def reading(plan: Plan) -> tuple[Plan, tuple[Check, ...], tuple[str, ...]]:
         from llmspec.render.live import watcher
 
         with watcher(aside=json_) as watch:
@@ -65,10 +65,10 @@ def check(
             **({"peaks": found.peaks} if exact else {}),
             **({"kernels": kernels.model_dump(mode="json")} if kernels else {}),
         }
-    from llmspec.render import proofs
+    from llmspec.render import checks
 
     times = [expected.sentence for expected in found.times.values()]
-    proofs.checked(found.plan, found.proofs, found.peaks, times, data, found.notices)
+    checks.checked(found.plan, found.checks, found.peaks, times, data, found.notices)
     if kernels:
         from llmspec.render.report_kernels import show
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from llmspec.compiler import fit, keys, network, numbers, schedule
+from llmspec.compiler.checks import plan_checks, refuse
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
-from llmspec.compiler.proofs import prove, refuse
 from llmspec.core.problems import Problem, SpecError
 from llmspec.spec.check import Sections
 from llmspec.spec.schema import Spec
@@ -70,7 +70,7 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None 
         contamination=spec.data.contamination,
         memory_limit=spec.memory_limit,
     )
-    refuse(prove(plan))
+    refuse(plan_checks(plan))
     return plan
 
 

@@ -43,24 +43,24 @@ def examined(relation: Relation, allows: Callable[..., Any]) -> tuple[str, str]:
             same = documents[query] == documents[key]
             if wrong := contradiction(relation, query, key, same, key in prefix, filled, seen):
                 shown = "" if not relation.documents else f" of documents {' '.join(map(str, documents))}"
-                return f"in a block{shown}, place {query} {wrong} {key}", ""
+                return f"in a block{shown}, position {query} {wrong} {key}", ""
     try:
         one, other = Place(distances), Place(distances)
         allows(relation, one, other, Document(), Document(), Verdict())
     except TypeError as error:
-        return f"the relation does more than compare ({error}), so that nothing follows for longer blocks", ""
+        return f"the mask does more than compare positions ({error}), so nothing follows for longer blocks", ""
     far = sorted({d + near for d in distances for near in (-1, 0, 1)})
     for distance, in_prefix in product(far, (False, True) if relation.mask.has_prefix else (False,)):
         for query, key in ((max(distance, 0), max(-distance, 0)), (max(-distance, 0), max(distance, 0))):
             pairs += 1
             seen = bool(allows(relation, query, key, 0, 0, in_prefix))
             if wrong := contradiction(relation, query, key, True, in_prefix, max(query, key) + 1, seen):
-                return f"place {query} {wrong} {key}", ""
-    divided = f", every division into documents up to {DIVIDED}" if relation.documents else ""
+                return f"position {query} {wrong} {key}", ""
+    divided = ", divided into documents in every way" if relation.documents else ""
     borders = f" and at distances about {', '.join(f'{d:,}' for d in sorted(distances))}" if distances else ""
     return "", (
         f"{pairs:,} pairs of query and key in all blocks up to {DIVIDED if relation.documents else PLACES} "
-        f"places{divided}{borders}; longer ones by order alone, since the relation only compares"
+        f"positions{divided}{borders};  longer blocks follow, since the mask only compares positions"
     )
 
 
@@ -87,21 +87,21 @@ def contradiction(
     """What is wrong with seeing, or with not seeing, a key; '' where it is right."""
     mask = relation.mask
     if relation.documents and not same:
-        return "sees another document at place" if seen else ""
+        return "sees another document at position" if seen else ""
     if key > query and (mask.causal or (mask.has_prefix and not in_prefix)):
-        return "sees the future place" if seen else ""
+        return "sees the future position" if seen else ""
     both_ways = not mask.causal and not mask.has_prefix
     if mask.window is not None and (query - key >= mask.window or (both_ways and key - query >= mask.window)):
-        return "sees beyond its window at place" if seen else ""
+        return "sees beyond its window at position" if seen else ""
     if query < filled <= key and not mask.causal:
         return ""  # what the relation allows there, ranges leave out
     if seen and query < filled <= key:
-        return "sees the padding at place"
+        return "sees the padding at position"
     if seen:
         return ""
     if query == key:
-        return "does not even see place"
-    return "does not see its own past at place" if key < query else "does not see place"
+        return "does not even see position"
+    return "does not see its own past at position" if key < query else "does not see position"
 
 
 class Place:

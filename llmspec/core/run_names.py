@@ -11,7 +11,7 @@ OURS = (
     "tokenizer.json",
     "sources.json",
     "lock.json",
-    "proofs.json",
+    "checks.json",
     "plan.json",
     "facts.json",
 )

@@ -20,8 +20,8 @@ def notices(prepared: PreparedData) -> Iterator[str]:
         if about["duplicates"]:
             n = about["duplicates"]
             yield (
-                f"{source}: {n:,} of its {about['documents']:,} documents repeat{'s' * (n == 1)} another one of it, "
-                "and are kept"
+                f"{source}: {n:,} of its {about['documents']:,} documents {'duplicates' if n == 1 else 'duplicate'} "
+                f"another one and {'is' if n == 1 else 'are'} kept"
             )
         if about["contaminated"] and prepared.contamination == "allow":
             yield contamination.notice(source, about["contaminated"], about["contaminated_examples"])

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from llmspec.compiler.checks import Check
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
-from llmspec.compiler.proofs import Proof
 from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, curve, named_curves, overfitting, validations
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
@@ -124,8 +124,8 @@ class RunReport(Report):
     peak_flops: float | None
     """FLOPs a second of the machine's fastest product; None before the run's end."""
     phases: tuple[PhaseRun, ...]
-    proofs: tuple[Proof, ...]
-    """What was shown before step 0."""
+    checks: tuple[Check, ...]
+    """What was checked before step 0."""
     sources: tuple[SourceCredit, ...]
     remarks: tuple[str, ...]
 
@@ -149,7 +149,7 @@ def explain_run(folder: RunFolder) -> RunReport:
         seconds=sum(p.seconds for p in phases),
         peak_flops=peak,
         phases=phases,
-        proofs=folder.proofs(),
+        checks=folder.checks(),
         sources=credits(plan),
         remarks=tuple(f"{p.name}: {r}" for p in phases for r in p.remarks),
     )

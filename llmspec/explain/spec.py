@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmspec.compiler.budget import COMPUTE_OPTIMAL
+from llmspec.compiler.checks import Check, pending, plan_checks
 from llmspec.compiler.plan import Plan
-from llmspec.compiler.proofs import Proof, pending, prove
 from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
 from llmspec.explain.examples import Excerpt, Spelling, excerpts, spelling
@@ -67,8 +67,8 @@ class SpecReport(Report):
     phases: tuple[PhaseReport, ...]
     decoding: ChainReport
     decisions: tuple[DecisionReport, ...]
-    proofs: tuple[Proof, ...]
-    """What was shown before anything is spent."""
+    checks: tuple[Check, ...]
+    """What was checked before training."""
     remarks: tuple[str, ...]
     memory: tuple[MemoryReport, ...] = ()
     memory_limit: int | None = None
@@ -88,12 +88,12 @@ class SpecReport(Report):
 def explain_plan(
     plan: Plan,
     note: str = "",
-    proofs: Sequence[Proof] | None = None,
+    checks: Sequence[Check] | None = None,
     exact: Mapping[str, Mapping[str, int]] | None = None,
     times: Mapping[str, Forecast] | None = None,
     prepared: PreparedData | None = None,
 ) -> SpecReport:
-    """The report of a plan: `note` says why some of its numbers are missing, `proofs` are those of its data.
+    """The report of a plan: `note` says why some of its numbers are missing, `checks` are those of its data.
 
     `exact` is what the graphs would hold, in bytes; `times` what phases are expected to take, by name; `prepared`
     what they read, where that is at hand.
@@ -124,7 +124,7 @@ def explain_plan(
         phases=phase_reports(plan),
         decoding=chain_report(plan.decoding),
         decisions=tuple(DecisionReport(d.path, d.value, d.why) for d in plan.decisions),
-        proofs=(*prove(plan), *(pending(plan) if proofs is None else proofs)),
+        checks=(*plan_checks(plan), *(pending(plan) if checks is None else checks)),
         remarks=tuple(remarks(plan)),
         memory=memory_reports(plan, exact),
         memory_limit=limit,

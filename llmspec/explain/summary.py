@@ -10,7 +10,7 @@ from llmspec.runs.run import RunFolder
 
 
 def run_summary(folder: RunFolder, reused: list[str]) -> dict[str, Any]:
-    """Where the run lies, what each phase came to, what was proven; `reused` names phases that were trained before.
+    """Where the run lies, what each phase came to, what was checked; `reused` names phases that were trained before.
 
     Metrics have names and units, times are in seconds. Raises RunError where the run cannot be read.
     """
@@ -24,7 +24,7 @@ def run_summary(folder: RunFolder, reused: list[str]) -> dict[str, Any]:
             "device": report.device,
             "parameters": report.parameters,
             "seconds": report.seconds,
-            "proofs": report.proofs,
+            "checks": report.checks,
             "phases": [{**_phase(phase), "reused": phase.name in reused} for phase in report.phases],
             "remarks": report.remarks,
         }

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmspec.compiler import walk
+from llmspec.compiler.checks import Check
 from llmspec.compiler.masks import Relation, masks_of, range_inputs
 from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, TensorPlan
-from llmspec.compiler.proofs import Proof
 from llmspec.model.device import open_device
 from llmspec.parts.base import Init
 
-BUILT = "the built graph looks where the mask says"
+BUILT = "the built graph attends where the mask allows"
 TOKENS, WORDS = 64, 256
 """Places of a drawn block at most, and rows of the vocabulary that are drawn where it is too large."""
 FEW, NUMBERS = 1 << 24, 1 << 28
@@ -27,7 +27,7 @@ SHOWN = 0.99
 """Share of the allowed pairs that have to show an influence: one may be rounded away, not many."""
 
 
-def graph_proof(plan: Plan, relation: Relation | None = None) -> Proof:
+def graph_check(plan: Plan, relation: Relation | None = None) -> Check:
     """Of the model with documents together and, where a phase keeps them apart, apart; `relation` stands in for that of
     every block where it is given.
 
@@ -35,14 +35,14 @@ def graph_proof(plan: Plan, relation: Relation | None = None) -> Proof:
     """
     model, cut = small_enough(plan.model)
     if model is None:
-        return Proof(name=BUILT, holds=None, evidence=f"one layer alone has more than {NUMBERS:,} weights")
+        return Check(name=BUILT, holds=None, evidence=f"one layer alone has more than {NUMBERS:,} weights")
     told = []
     for documents in sorted({p.phase.document_mask for p in plan.phases} | {False}):
         drawn_block = Drawn.of(plan, model, documents)
         allowed = drawn_block.allowed(model, relation)
         wrong, evidence = compared(influences(plan, model, drawn_block), drawn_block.documents, allowed)
         if wrong:
-            return Proof(
+            return Check(
                 name=BUILT,
                 holds=False,
                 evidence=wrong,
@@ -50,7 +50,7 @@ def graph_proof(plan: Plan, relation: Relation | None = None) -> Proof:
                 hint="a part's `build` or the device's operations are at fault, not your spec",
             )
         told.append(f"{'documents apart' if documents else 'blocks'}: {evidence}")
-    return Proof(name=BUILT, holds=True, evidence=f"{'; '.join(told)}, by {cut} on {plan.device}")
+    return Check(name=BUILT, holds=True, evidence=f"{'; '.join(told)}, by {cut} on {plan.device}")
 
 
 def small_enough(model: ModelPlan) -> tuple[ModelPlan | None, str]:
@@ -189,13 +189,13 @@ def compared(seen: Any, documents: Any, allowed: Any) -> tuple[str, str]:
     if len(found := np.argwhere(seen & ~allowed)):
         query, key = found[0]
         return (
-            f"changing the token at place {key} of document {documents[key]} changes the output at place {query} "
+            f"changing the token at position {key} of document {documents[key]} changes the output at position {query} "
             f"of document {documents[query]}"
         ), ""
     shown = int((seen & allowed).sum())
     if shown < SHOWN * allowed.sum() or not seen.diagonal().all():
         query, key = np.argwhere(allowed & ~seen)[0]
-        return f"the output at place {query} does not change with the token at place {key}, which it may see", ""
+        return f"the output at position {query} does not change with the token at position {key}, which it may see", ""
     return "", (
         f"{int((~allowed).sum()):,} forbidden pairs of {seen.size:,} changed no bit, {shown:,} of "
         f"{int(allowed.sum()):,} allowed ones showed"

@@ -13,7 +13,7 @@ from llmspec.core.visible import visible
 from llmspec.explain.curves import Curve, ValidationCurve
 from llmspec.explain.plan_vs_actual import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
-from llmspec.render import proofs
+from llmspec.render import checks
 from llmspec.render.report_charts import MARKS, chart
 from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, spark, table
 from llmspec.render.terminal import Screen, Text
@@ -40,9 +40,9 @@ def show(report: RunReport, console: Screen) -> None:
             ]
         )
     )
-    if report.proofs:
-        heading(console, "proofs", "checked before step 0")
-        proofs.show(report.proofs, console)
+    if report.checks:
+        heading(console, "checks", "checked before step 0")
+        checks.show(report.checks, console)
     if any(phase.facts for phase in report.phases):
         show_promises(console, report.phases)
     for phase in report.phases:

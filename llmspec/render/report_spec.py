@@ -16,7 +16,7 @@ from llmspec.explain.model import MaskPicture, TensorRow, TreeNode, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
 from llmspec.forecast.estimates import Forecast
-from llmspec.render import proofs
+from llmspec.render import checks
 from llmspec.render.report_examples import show_excerpts, show_spelling
 from llmspec.render.report_memory import show_memory
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
@@ -54,8 +54,8 @@ def show(report: SpecReport, console: Screen) -> None:
     show_memory(console, report.memory, report.memory_limit, report.memory_limit_from)
     heading(console, "decoding", "how tokens are drawn: each filter acts on what the one above it leaves")
     show_chain(console, report.decoding)
-    heading(console, "proofs", "checked before training; a run is refused if one fails")
-    proofs.show(report.proofs, console)
+    heading(console, "checks", "checked before training; a run is refused if one fails")
+    checks.show(report.checks, console)
     if report.decisions:
         heading(
             console, "decided for you", "chosen for keys that the spec leaves open; write a key to choose otherwise"
@@ -184,7 +184,7 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
     if source.format:
         yield "format", f"dialogues in the {source.format} format, as recognised in its records"
     if source.duplicates:
-        yield "duplicates", f"{number(source.duplicates)} of its documents repeat another one, and are kept"
+        yield "duplicates", f"{number(source.duplicates)} of its documents duplicate another one, and are kept"
     if source.unknown or source.validation_unknown:
         yield (
             "unknown",

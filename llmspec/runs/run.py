@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llmspec.compiler.checks import Check
 from llmspec.compiler.plan import PhasePlan, Plan
-from llmspec.compiler.proofs import Proof
 from llmspec.core.disk import real_folder
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.visible import command, path_word
@@ -135,7 +135,7 @@ class RunFolder(StoredModel):
         tokenizer: str,
         sources: dict[str, Any],
         lock: Lock,
-        proofs: Iterable[Proof] = (),
+        checks: Iterable[Check] = (),
     ) -> None:
         """Writes what is known before step 0: the spec as written with every file it extends, resolved, planned."""
         for name, text in files.items():
@@ -144,16 +144,16 @@ class RunFolder(StoredModel):
         write_text(self.path / "tokenizer.json", tokenizer)
         write_json(self.path / "sources.json", sources)
         write_json(self.path / LOCK, lock.model_dump(mode="json"))
-        write_json(self.path / "proofs.json", [proof.model_dump(mode="json") for proof in proofs])
+        write_json(self.path / "checks.json", [check.model_dump(mode="json") for check in checks])
         write_json(self.path / "plan.json", plan.dump())
 
-    def proofs(self) -> tuple[Proof, ...]:
-        """What was proven before step 0; nothing of a run that an older version made. Raises RunError where damaged."""
-        path = self.path / "proofs.json"
+    def checks(self) -> tuple[Check, ...]:
+        """What was checked before step 0; empty where an older version made the run. RunError where damaged."""
+        path = self.path / "checks.json"
         if not os.path.lexists(path):
             return ()
         try:
-            return tuple(Proof.model_validate_json(json.dumps(found)) for found in read_json(path))
+            return tuple(Check.model_validate_json(json.dumps(found)) for found in read_json(path))
         except (TypeError, ValueError) as e:
             raise RunError(f"{path} cannot be read: {said(e)}") from e
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmspec.backends import guest, workers
-from llmspec.compiler import Plan, complete, prove, refuse
+from llmspec.compiler import Plan, complete, plan_checks, refuse
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core import devices
 from llmspec.core.problems import Problem, RunError, SpecError
+from llmspec.data.checks import data_checks
 from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
-from llmspec.data.proofs import data_proofs
 from llmspec.forecast import estimates
 from llmspec.forecast.machine import known_peak, peak_flops
 from llmspec.runs.aside import put_in_place
@@ -86,8 +86,8 @@ def train(
     wanted: Lock | None,
 ) -> None:
     """A complete plan's phases, in a folder that nobody else writes to."""
-    proofs = (*prove(plan), *data_proofs(prepared))
-    refuse(proofs)
+    checks = (*plan_checks(plan), *data_checks(prepared))
+    refuse(checks)
     notices = rehearse(plan, prepared)
     check_room(folder.path, plan)
     lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
@@ -96,9 +96,9 @@ def train(
     bench = set_up(plan, prepared, watcher, stop)
     for notice in notices:
         watcher.notice(notice)
-    watcher.notice(f"checked before step 0: {'; '.join(proof.name for proof in proofs if proof.holds)}")
+    watcher.notice(f"checked before step 0: {'; '.join(check.name for check in checks if check.holds)}")
     bench.restore = partial(
-        folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock, proofs
+        folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock, checks
     )
     bench.restore()
     promises = estimates.expected(plan)

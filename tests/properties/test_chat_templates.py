@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmspec.compiler import compile_spec, complete
-from llmspec.compiler.proofs import MARKED, NUMBERED
+from llmspec.compiler.checks import MARKED, NUMBERED
 from llmspec.core.problems import DataError, LlmspecError
+from llmspec.data.checks import data_checks
 from llmspec.data.prepare import prepare
-from llmspec.data.proofs import data_proofs
 from llmspec.data.shaping import CODES
 from llmspec.data.tokens import encode_dialogues
 from llmspec.decoding.template import chat_prompt, pieces, text_prompt
@@ -125,7 +125,7 @@ def test_another_template_reaches_tokens_prompts_and_checks(tmp_path: Path) -> N
 
     assert begun("hi") == ["User: hi\nAssistant: "]
     assert begun() == ["User: nine\nAssistant: ", "User: ten\nAssistant: "]
-    found = {proof.name: proof for proof in data_proofs(two)}
+    found = {check.name: check for check in data_checks(two)}
     assert found[MARKED].holds is None and "do not tell who speaks" in found[MARKED].evidence
     assert NUMBERED not in found or found[NUMBERED].holds is None
-    assert {p.holds for p in data_proofs(one)} == {True}
+    assert {p.holds for p in data_checks(one)} == {True}

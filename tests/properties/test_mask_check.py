@@ -14,14 +14,14 @@ from networks import FEW, NETWORKS
 from llmspec.compiler import compile_spec
 from llmspec.compiler.masks import Relation
 from llmspec.model.mask_check import FEW as SOON
-from llmspec.model.mask_check import compared, graph_proof, small_enough
+from llmspec.model.mask_check import compared, graph_check, small_enough
 from llmspec.spec import load_spec
 
 
 @pytest.mark.parametrize("name", FEW)
 def test_every_part_looks_where_the_mask_says(name: str) -> None:
-    proof = graph_proof(NETWORKS[name])
-    assert proof.holds and "forbidden pairs of 144 changed no bit" in proof.evidence
+    check = graph_check(NETWORKS[name])
+    assert check.holds and "forbidden pairs of 144 changed no bit" in check.evidence
 
 
 def test_documents_stay_apart_and_a_mask_one_too_wide_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +33,7 @@ def test_documents_stay_apart_and_a_mask_one_too_wide_is_caught(monkeypatch: pyt
         "phases.chat.document_mask=true",
     ]
     plan = compile_spec(load_spec(tiny.ROOT / "specs/quickstart.yaml", overrides).spec)
-    assert "documents apart" in graph_proof(plan).evidence
+    assert "documents apart" in graph_check(plan).evidence
     spans = Relation.ranges
 
     def wide(self: Relation, tokens: int, *given: Any) -> Any:
@@ -45,11 +45,11 @@ def test_documents_stay_apart_and_a_mask_one_too_wide_is_caught(monkeypatch: pyt
         return spans(Relation(), tokens)
 
     monkeypatch.setattr(Relation, "ranges", wide)
-    proof = graph_proof(plan)
-    assert proof.holds is False and "changing the token at place 1 " in proof.evidence
+    check = graph_check(plan)
+    assert check.holds is False and "changing the token at position 1 " in check.evidence
     monkeypatch.setattr(Relation, "ranges", joined)
-    proof = graph_proof(plan)
-    assert proof.holds is False and "of document 1" in proof.evidence
+    check = graph_check(plan)
+    assert check.holds is False and "of document 1" in check.evidence
 
 
 @given(st.integers(2, 12), st.data())
@@ -61,8 +61,10 @@ def test_one_pair_too_many_or_too_few_is_named(length: int, data: st.DataObject)
     key = data.draw(st.integers(query + 1, length - 1))
     more, less = right.copy(), right.copy()
     more[query, key], less[query, query] = True, False
-    assert f"place {key} of document 0 changes the output at place {query} " in compared(more, documents, right)[0]
-    assert f"place {query} does not change" in compared(less, documents, right)[0]
+    assert (
+        f"position {key} of document 0 changes the output at position {query} " in compared(more, documents, right)[0]
+    )
+    assert f"position {query} does not change" in compared(less, documents, right)[0]
 
 
 def test_large_models_are_shortened_and_say_so() -> None:

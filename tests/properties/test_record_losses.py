@@ -153,7 +153,7 @@ def test_each_reason_is_counted_apart_and_said(tmp_path: Path) -> None:
 def test_the_same_text_again_is_said_and_kept(tmp_path: Path) -> None:
     records = [FORMATS["question and answer"](i % 30) for i in range(40)]
     prepared = prepare(talk(tmp_path, records))
-    assert "r: 10 of its 40 documents repeat another one of it, and are kept" in list(notices(prepared))
+    assert "r: 10 of its 40 documents duplicate another one and are kept" in list(notices(prepared))
     assert prepared.measured.sources[0].duplicates == 10 and not prepared.losses[0].dropped.counts
 
 

@@ -21,9 +21,9 @@ from test_sources import cache, plan_of, source  # noqa: F401
 from llmspec.core.problems import DataError
 from llmspec.data import reading as reading_texts
 from llmspec.data import writing
+from llmspec.data.checks import traits
 from llmspec.data.contamination import Alike, alike
 from llmspec.data.prepare import prepare
-from llmspec.data.proofs import traits
 from llmspec.data.split import cut, joined
 from llmspec.data.survey import Changed, survey, walk
 from llmspec.data.tokens import TokenSet, encode_texts

@@ -16,7 +16,7 @@ class Mask(ModelPart):
     """A relation on (query, key) places. `allows` says it pair by pair, `ranges` as first and last key of each query.
 
     `allows` uses only comparisons, differences of places compared with a constant, `&` and `|`, so that the same lines
-    serve numpy arrays, graph tensors and the proof that looks at them in general (llmspec/compiler/proofs.py).
+    serve numpy arrays, graph tensors and the check that looks at them in general (llmspec/compiler/checks.py).
     """
 
     causal: ClassVar[bool] = False

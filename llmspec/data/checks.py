@@ -1,4 +1,4 @@
-"""What is proven of the data before step 0: everything learns, the right tokens do, documents stay apart, no leaks.
+"""What is checked of the data before step 0: supervised tokens, document numbers, and that no text is on both sides.
 
 B rows, T tokens of a block. Blocks are drawn evenly over what a phase will read of each source, and read anew from
 the special tokens in them, which text can never spell: not from the counts that made their weights.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmspec.compiler.proofs import LEARNED, MARKED, NUMBERED, UNSEEN, Proof
+from llmspec.compiler.checks import LEARNED, MARKED, NUMBERED, UNSEEN, Check
 from llmspec.data.layout import Batch
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
@@ -28,8 +28,8 @@ AT_ONCE = 1 << 20
 """Tokens of a document that are hashed in one go."""
 
 
-def data_proofs(prepared: PreparedData) -> tuple[Proof, ...]:
-    """Every proof that hangs on the text of a prepared plan."""
+def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
+    """Every check that hangs on the text of a prepared plan."""
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
     masked = any(stream.phase.document_mask for stream in streams)
@@ -45,12 +45,12 @@ Drawn = Sequence[tuple[PhaseStream, str, Batch]]
 """(stream, source, blocks of it)."""
 
 
-def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Proof:
+def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Check:
     """Every block has a supervised token: by the counts of all of them, and by looking at those that were drawn."""
     for stream, source, batch in drawn:
         empty = np.flatnonzero(batch.weights.sum(axis=1) == 0)
         if len(empty) or (stream.counts(source).blocks and not stream.counts(source).least):
-            return Proof(
+            return Check(
                 name=LEARNED,
                 holds=False,
                 path=("phases", stream.name, "mixture", source),
@@ -63,14 +63,14 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Proof:
         blocks = sum(c.blocks for c in counts.values())
         told.append(
             f"{stream.name}: {blocks:,} blocks, at least {min(c.least for c in counts.values() if c.blocks):,} "
-            f"of {stream.context:,} places supervised"
+            f"of {stream.context:,} positions supervised"
         )
-        told += [f"{source} gets no block at so small a share" for source, c in counts.items() if not c.blocks]
-    return Proof(name=LEARNED, holds=True, evidence="; ".join(told))
+        told += [f"{source} gets no block, as its share is so small" for source, c in counts.items() if not c.blocks]
+    return Check(name=LEARNED, holds=True, evidence="; ".join(told))
 
 
 # -- what the marks say --------------------------------------------------------------------------------------------
-def marking(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Proof:
+def marking(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
     """Exactly the turns that `train_on` names, and their ends, are supervised; of plain text, everything."""
     targets, untold = 0, dict[str, None]()
     for stream, source, batch in drawn:
@@ -86,20 +86,20 @@ def marking(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Proof:
             targets += filled
             if found != expected + [0] * (len(found) - filled):
                 place = next(i for i, w in enumerate([*expected, *[0] * (len(found) - filled)]) if w != found[i])
-                verb = "is learned and should not be" if found[place] else "should be learned and is not"
+                verb = "counts in the loss and should not" if found[place] else "should count in the loss and does not"
                 text = codec.decode([int(batch.targets[row, place])], specials=True)
-                return Proof(
+                return Check(
                     name=MARKED,
                     holds=False,
                     path=("phases", stream.name, "mixture", source),
-                    evidence=f"in a block of {source} in {stream.name}, place {place} ({text!r}) {verb}",
+                    evidence=f"in a block of {source} in {stream.name}, position {place} ({text!r}) {verb}",
                     hint="the layout in llmspec/data is at fault, not your spec",
                 )
     blocks = sum(len(batch.tokens) for _, source, batch in drawn if source not in untold)
-    evidence = f"{targets:,} targets of {blocks:,} drawn blocks, read from their role and end-of-turn tokens"
+    evidence = f"{targets:,} targets of {blocks:,} sampled blocks, read from their role and end-of-turn tokens"
     if untold:
         evidence += f"; the tokens of a {template.kind} template do not tell who speaks in {', '.join(untold)}"
-    return Proof(name=MARKED, holds=None if untold else True, evidence=evidence)
+    return Check(name=MARKED, holds=None if untold else True, evidence=evidence)
 
 
 def marks(codec: Codec, template: ChatTemplate, tokens: Sequence[int], train_on: Sequence[str]) -> list[int]:
@@ -107,7 +107,7 @@ def marks(codec: Codec, template: ChatTemplate, tokens: Sequence[int], train_on:
     return [int(role in train_on) for role in template.speakers(codec.specials, tokens) or ()]
 
 
-def numbering(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Proof:
+def numbering(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
     """Under a document mask: the number changes where a document begins, positions restart, padding stands apart."""
     places, untold = 0, dict[str, None]()
     for stream, source, batch in drawn:
@@ -128,19 +128,19 @@ def numbering(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Proof:
                     return _unnumbered(
                         stream,
                         source,
-                        f"place {place} counts as document {seen[place]}, position "
+                        f"position {place} counts as document {seen[place]} at "
                         f"{batch.positions[row, place]}, and is in {number} at {position}",
                     )
             if filled < len(seen) and min(seen[filled:]) <= number:
-                return _unnumbered(stream, source, f"the padding from place {filled} counts as a document")
-    evidence = f"{places:,} places of drawn blocks, read from their end tokens"
+                return _unnumbered(stream, source, f"the padding from position {filled} counts as a document")
+    evidence = f"{places:,} positions of sampled blocks, read from their end tokens"
     if untold:
         evidence += f"; those of a {template.kind} template do not tell where dialogues of {', '.join(untold)} begin"
-    return Proof(name=NUMBERED, holds=None if untold else True, evidence=evidence)
+    return Check(name=NUMBERED, holds=None if untold else True, evidence=evidence)
 
 
-def _unnumbered(stream: PhaseStream, source: str, what: str) -> Proof:
-    return Proof(
+def _unnumbered(stream: PhaseStream, source: str, what: str) -> Check:
+    return Check(
         name=NUMBERED,
         holds=False,
         path=("phases", stream.name, "mixture", source),
@@ -149,13 +149,15 @@ def _unnumbered(stream: PhaseStream, source: str, what: str) -> Proof:
     )
 
 
-# -- leaks ---------------------------------------------------------------------------------------------------------
-def unseen(prepared: PreparedData) -> Proof:
+# -- contamination ---------------------------------------------------------------------------------------------------
+def unseen(prepared: PreparedData) -> Check:
     """No training document has the very tokens of a validation document, in any source."""
-    leaks = sum(prepared.contaminated.values())
+    both = sum(prepared.contaminated.values())
     if prepared.contamination == "allow":
-        return Proof(
-            name=UNSEEN, holds=None, evidence=f"not asked for (data.contamination: allow); {leaks:,} documents are"
+        return Check(
+            name=UNSEEN,
+            holds=None,
+            evidence=f"not checked (data.contamination: allow); {both:,} training documents are in validation",
         )
     compared = 0
     for form, sets in prepared.sides().items():
@@ -168,15 +170,16 @@ def unseen(prepared: PreparedData) -> Proof:
             compared += len(train.lengths)
             for i, key in documents(train, np.isin(found, shared)):
                 if key in held:
-                    return Proof(
+                    return Check(
                         name=UNSEEN,
                         holds=False,
                         path=("data", "sources", source),
-                        evidence=f"{form} document {i} of {source}'s training text validates {held[key]}",
+                        evidence=f"{form} document {i} of {source}'s training text is also in the validation text of "
+                        f"{held[key]}",
                         hint="report it: llmspec/data should have left it out",
                     )
-    dropped = f"; {leaks:,} were left out, alike but for looks" if leaks else ""
-    return Proof(name=UNSEEN, holds=True, evidence=f"tokens of {compared:,} training documents compared{dropped}")
+    dropped = f"; {both:,} were dropped, which differ in typography alone" if both else ""
+    return Check(name=UNSEEN, holds=True, evidence=f"tokens of {compared:,} training documents compared{dropped}")
 
 
 def traits(data: TokenSet) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""What is proven of a plan before anything is spent, and the evidence. A proof that fails refuses the run.
+"""What is checked of a plan before any training, and the evidence. A check that fails refuses the run.
 
-Pure functions of the plan; what hangs on the text is proven by llmspec/data/proofs.py once it has been read.
+Pure functions of the plan; what depends on the text is checked by llmspec/data/checks.py once it has been read.
 """
 
 from __future__ import annotations
@@ -17,57 +17,57 @@ from llmspec.parts.base import Frozen
 RATES = 2000
 """Steps at which a learning rate is looked at, at most, evenly spread."""
 
-COUNTED, BUDGETED = "every parameter is counted", "every budget holds"
-LEARNED, MARKED = "every block teaches something", "only what is meant to be learned is learned"
-NUMBERED, UNSEEN = "documents are numbered apart", "nothing is trained on that is validated with"
+COUNTED, BUDGETED = "every parameter is counted", "every budget can be met"
+LEARNED, MARKED = "every block has a supervised token", "exactly the intended tokens count in the loss"
+NUMBERED, UNSEEN = "packed documents are numbered separately", "no validation document is trained on"
 
 
-class Proof(Frozen):
-    """Something that was shown of a plan."""
+class Check(Frozen):
+    """A statement about a plan or its data, and whether it holds."""
 
     name: str
     """What holds, as a sentence."""
     holds: bool | None
-    """Whether it was shown; None where it waits for the data, or where the spec does not ask for it."""
+    """None where it waits for the data, or where the spec does not ask for it."""
     evidence: str
-    """How it was shown, with counts; of what does not hold, the first counterexample."""
+    """How that was found, with counts; of what does not hold, the first counterexample."""
     hint: str = ""
     path: tuple[str, ...] = ()
     """Where in the spec it went wrong."""
 
     @property
     def problem(self) -> Problem:
-        """What a proof that fails says to the user."""
+        """What a check that fails says to the user."""
         return Problem(
-            f"not so: {self.name}. {self.evidence}",
+            f"check failed: {self.name}. {self.evidence}",
             self.path,
             self.hint,
-            "the run would compute something else than the spec says",
+            "the run would not do what the spec says",
         )
 
 
-def refuse(proofs: Iterable[Proof]) -> None:
-    """Raises SpecError with a problem for each proof that fails."""
-    if failed := [proof.problem for proof in proofs if proof.holds is False]:
+def refuse(checks: Iterable[Check]) -> None:
+    """Raises SpecError with a problem for each check that fails."""
+    if failed := [check.problem for check in checks if check.holds is False]:
         raise SpecError(failed)
 
 
-def prove(plan: Plan) -> tuple[Proof, ...]:
+def plan_checks(plan: Plan) -> tuple[Check, ...]:
     """Everything that a plan shows by itself; more of a plan that its data have completed."""
-    return (*mask_proofs(plan), parameter_proof(plan.model), *((budget_proof(plan),) if plan.phases else ()))
+    return (*mask_proofs(plan), parameter_check(plan.model), *((budget_check(plan),) if plan.phases else ()))
 
 
-def pending(plan: Plan) -> tuple[Proof, ...]:
-    """The proofs that wait for the data; none of a plan that trains nothing."""
+def pending(plan: Plan) -> tuple[Check, ...]:
+    """The checks that wait for the data; none of a plan that trains nothing."""
     if not plan.phases:
         return ()
     masked = any(phase.phase.document_mask for phase in plan.phases)
     names = (LEARNED, MARKED, *((NUMBERED,) if masked else ()), UNSEEN)
-    return tuple(Proof(name=name, holds=None, evidence="proven when the data are read") for name in names)
+    return tuple(Check(name=name, holds=None, evidence="checked when the data are read") for name in names)
 
 
 # -- who may look at whom ------------------------------------------------------------------------------------------
-def mask_proofs(plan: Plan) -> tuple[Proof, ...]:
+def mask_proofs(plan: Plan) -> tuple[Check, ...]:
     """Of every mask in use: what it says of itself, documents apart, no padding seen, no row without a key."""
     apart = [p.name for p in plan.phases if p.phase.document_mask]
     across = [p.name for p in plan.phases if not p.phase.document_mask]
@@ -84,9 +84,9 @@ def mask_proofs(plan: Plan) -> tuple[Proof, ...]:
     return tuple(found)
 
 
-def _mask_proof(relation: masks.Relation, where: str) -> Proof:
+def _mask_proof(relation: masks.Relation, where: str) -> Check:
     wrong, evidence = examined(relation, type(relation).allows)
-    return Proof(
+    return Check(
         name=claim(relation),
         holds=not wrong,
         evidence=f"{wrong or evidence} ({where})",
@@ -95,7 +95,7 @@ def _mask_proof(relation: masks.Relation, where: str) -> Proof:
 
 
 # -- parameters ----------------------------------------------------------------------------------------------------
-def parameter_proof(model: ModelPlan) -> Proof:
+def parameter_check(model: ModelPlan) -> Check:
     """The tensor table holds what the parts ask for, each once, and no more."""
     of_layers, terms, expected = 0, list[str](), 0
     for piece in walk.walk(model):
@@ -109,10 +109,10 @@ def parameter_proof(model: ModelPlan) -> Proof:
         terms.insert(1, f"{of_layers:,} of {model.layers:,} layer{'s' * (model.layers > 1)}")
     names = [t.name for t in model.tensors]
     if twice := sorted({n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()):
-        return Proof(name=COUNTED, holds=False, evidence=f"the table has {twice[0]} twice")
+        return Check(name=COUNTED, holds=False, evidence=f"the table has {twice[0]} twice")
     found = model.parameters
     relation = f"{' + '.join(terms)} = {expected:,}"
-    return Proof(
+    return Check(
         name=COUNTED,
         holds=found == expected,
         evidence=f"{relation}, and the table of {len(names):,} tensors has {found:,}",
@@ -121,13 +121,13 @@ def parameter_proof(model: ModelPlan) -> Proof:
 
 
 # -- budgets -------------------------------------------------------------------------------------------------------
-def budget_proof(plan: Plan) -> Proof:
+def budget_check(plan: Plan) -> Check:
     """Of every phase: blocks fill its steps, no source is repeated beyond its cap, rates stay below their peak."""
     caps = {s.name: s.source.max_epochs for s in plan.sources}
     told, waiting = [], False
     for phase in plan.phases:
         for wrong, path in (*_lengths(phase, caps, plan.model.context), *_rates(phase)):
-            return Proof(name=BUDGETED, holds=False, evidence=wrong, path=("phases", phase.name, *path))
+            return Check(name=BUDGETED, holds=False, evidence=wrong, path=("phases", phase.name, *path))
         waiting |= not phase.exact
         if phase.steps is None:
             told.append(f"{phase.name}: {phase.phase.budget}")
@@ -136,7 +136,7 @@ def budget_proof(plan: Plan) -> Proof:
         repeats = f", {most[1]} most often: {most[0]:.3g} of {caps.get(most[1], 0):g} epochs" if phase.exact else ""
         told.append(f"{phase.name}: {phase.steps:,} steps, {phase.tokens or 0:,} tokens{repeats}")
     evidence = "; ".join(told) + ("; epochs are known when the data are read" if waiting else "")
-    return Proof(name=BUDGETED, holds=None if waiting else True, evidence=evidence)
+    return Check(name=BUDGETED, holds=None if waiting else True, evidence=evidence)
 
 
 Wrong = Iterator[tuple[str, tuple[str, ...]]]

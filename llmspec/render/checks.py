@@ -1,4 +1,4 @@
-"""Proofs on the terminal: what was shown, and how."""
+"""Checks on the terminal: what holds, and how that was found."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 
+from llmspec.compiler.checks import Check
 from llmspec.compiler.plan import Plan
-from llmspec.compiler.proofs import Proof
 from llmspec.core.units import size
 from llmspec.render.terminal import Screen, Text, out
 
@@ -17,7 +17,7 @@ SIGNS = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "yellow")}
 
 def checked(
     plan: Plan,
-    proofs: Iterable[Proof],
+    checks: Iterable[Check],
     peaks: Mapping[str, int],
     times: Iterable[str],
     data: bool,
@@ -34,21 +34,21 @@ def checked(
     )
     for notice in notices:
         console.print(f"note: {notice}")
-    show(proofs, console)
+    show(checks, console)
     for name, peak in peaks.items():
         console.print(f"{name}: {size(peak)} at its peak, as scheduled", soft_wrap=True)
     for sentence in times:
         console.print(sentence, soft_wrap=True)
 
 
-def show(proofs: Iterable[Proof], console: Screen | None = None) -> None:
-    """A line for each proof, and its evidence below it."""
+def show(checks: Iterable[Check], console: Screen | None = None) -> None:
+    """A line for each check, and its evidence below it."""
     console = console or out()
-    for proof in proofs:
-        sign, style = SIGNS[proof.holds]
+    for check in checks:
+        sign, style = SIGNS[check.holds]
         grid = Table.grid(padding=(0, 1, 0, 0))
         grid.add_column()
         grid.add_column(overflow="fold")
-        grid.add_row(Text(f"  {sign}", style=style), Text(proof.name))
-        grid.add_row("", Text(proof.evidence, style="dim"))
+        grid.add_row(Text(f"  {sign}", style=style), Text(check.name))
+        grid.add_row("", Text(check.evidence, style="dim"))
         console.print(grid)

@@ -1,4 +1,4 @@
-"""What is claimed before step 0 is shown, and each planted error is caught by the proof that is there for it."""
+"""What is claimed before step 0 is shown, and each planted error is caught by the check that is there for it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hypothesis import event, given, settings
 from strategies import specs, yaml_text
 from test_sources import plan_of, source
 
-from llmspec.compiler import Plan, compile_spec, complete, pending, proofs, prove, refuse
+from llmspec.compiler import Plan, checks, compile_spec, complete, pending, plan_checks, refuse
+from llmspec.compiler.checks import BUDGETED, COUNTED, LEARNED, MARKED, NUMBERED, UNSEEN, Check
 from llmspec.compiler.mask_proof import APART, FUTURE, examined
 from llmspec.compiler.masks import Relation
-from llmspec.compiler.proofs import BUDGETED, COUNTED, LEARNED, MARKED, NUMBERED, UNSEEN, Proof
 from llmspec.core.problems import DataError, SpecError
 from llmspec.data import reading as reading_texts
+from llmspec.data.checks import data_checks
 from llmspec.data.contamination import HeldOut
 from llmspec.data.layout import PlainLayout
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.prepare import PreparedData, prepare
-from llmspec.data.proofs import data_proofs
 from llmspec.spec import load_spec
 
 
@@ -36,8 +36,8 @@ def quickstart(*overrides: str) -> Plan:
     return compile_spec(load_spec(tiny.ROOT / "specs/quickstart.yaml", ["device=CPU", *overrides]).spec)
 
 
-def failed(found: tuple[Proof, ...]) -> list[str]:
-    return [proof.name for proof in found if proof.holds is False]
+def failed(found: tuple[Check, ...]) -> list[str]:
+    return [check.name for check in found if check.holds is False]
 
 
 RECORDS = tuple({"q": f"question {i}?", "a": f"answer {i}."} for i in range(60))
@@ -64,19 +64,19 @@ def chat_plan(folder: Path, context: int = 64, contamination: str = "drop", mask
 # -- sound plans -----------------------------------------------------------------------------------------------------
 
 
-def test_a_shipped_spec_is_proven_with_counts() -> None:
+def test_a_shipped_spec_is_checked_with_counts() -> None:
     plan = quickstart()
-    found = {proof.name: proof for proof in (*prove(plan), *pending(plan))}
+    found = {check.name: check for check in (*plan_checks(plan), *pending(plan))}
     assert [p.holds for p in found.values()] == [True, True, True, None, None, None, None, None]
     assert "= 1,967,808" in found[COUNTED].evidence and "of 4 layers" in found[COUNTED].evidence
     assert "4 attention layers, pretrain, decoding" in found[FUTURE].evidence and "chat)" in found[APART].evidence
-    assert found[UNSEEN].evidence == "proven when the data are read"
+    assert found[UNSEEN].evidence == "checked when the data are read"
     refuse(found.values())
 
 
 @settings(max_examples=20)
 @given(data=specs())
-def test_what_runs_is_proven(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_runs_is_checked(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tiny.write(tmp_path_factory.mktemp("spec"), yaml_text(data))
     plan = compile_spec(load_spec(path).spec, base=str(path.parent))
     try:
@@ -85,29 +85,29 @@ def test_what_runs_is_proven(data: dict[str, Any], tmp_path_factory: pytest.Temp
         event("refused")
         return
     event("completed")
-    found = (*prove(complete(plan, prepared.measured)), *data_proofs(prepared))
+    found = (*plan_checks(complete(plan, prepared.measured)), *data_checks(prepared))
     assert not failed(found), found
     allowed = data["data"].get("contamination") == "allow"
     assert {p.name for p in found if p.holds is None} == ({UNSEEN} if allowed else set())
-    assert {p.name for p in pending(plan)} == {p.name for p in data_proofs(prepared)}
-    assert all(Proof.model_validate_json(p.model_dump_json()) == p for p in found)
+    assert {p.name for p in pending(plan)} == {p.name for p in data_checks(prepared)}
+    assert all(Check.model_validate_json(p.model_dump_json()) == p for p in found)
 
 
 @pytest.mark.parametrize("mask", [True, False])
-def test_data_are_proven_with_counts(tmp_path: Path, mask: bool) -> None:
-    found = {proof.name: proof for proof in data_proofs(prepare(chat_plan(tmp_path, mask=mask)))}
+def test_data_are_checked_with_counts(tmp_path: Path, mask: bool) -> None:
+    found = {check.name: check for check in data_checks(prepare(chat_plan(tmp_path, mask=mask)))}
     assert set(found) == {LEARNED, MARKED, UNSEEN, *([NUMBERED] if mask else [])}
-    assert all(proof.holds for proof in found.values()) and "8 blocks" in found[LEARNED].evidence
-    assert "compared" in found[UNSEEN].evidence and "drawn blocks" in found[MARKED].evidence
+    assert all(check.holds for check in found.values()) and "8 blocks" in found[LEARNED].evidence
+    assert "compared" in found[UNSEEN].evidence and "sampled blocks" in found[MARKED].evidence
 
 
 # -- planted: masks --------------------------------------------------------------------------------------------------
 
 RELATIONS = {
-    "off by one": (lambda q, k, a, b: k <= q + 1, "sees the future place"),
-    "one too few": (lambda q, k, a, b: k < q, "does not even see place"),
-    "everything": (lambda q, k, a, b: k <= k, "sees the future place"),
-    "the wrong way round": (lambda q, k, a, b: q <= k, "sees the future place"),
+    "off by one": (lambda q, k, a, b: k <= q + 1, "sees the future position"),
+    "one too few": (lambda q, k, a, b: k < q, "does not even see position"),
+    "everything": (lambda q, k, a, b: k <= k, "sees the future position"),
+    "the wrong way round": (lambda q, k, a, b: q <= k, "sees the future position"),
     "short memory": (lambda q, k, a, b: (k <= q) & (q - k < 9) & (a == b), "does not see its own past"),
     "documents forgotten": (lambda q, k, a, b: k <= q, "sees another document"),
     "documents in order": (lambda q, k, a, b: (k <= q) & (b <= a), "sees another document"),
@@ -122,16 +122,16 @@ def test_a_wrong_mask_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     plan = quickstart()
     relation, said = RELATIONS[name]
     monkeypatch.setattr(Relation, "allows", lambda self, q, k, a=0, b=0, prefix=False: relation(q, k, a, b))
-    found = [proof for proof in proofs.mask_proofs(plan) if proof.holds is False]
-    assert found and any(said in proof.evidence for proof in found), found
-    with pytest.raises(SpecError, match="not so: no token sees"):
+    found = [check for check in checks.mask_proofs(plan) if check.holds is False]
+    assert found and any(said in check.evidence for check in found), found
+    with pytest.raises(SpecError, match="check failed: no token sees"):
         quickstart()
 
 
 def test_the_right_masks_are_proven_for_every_length() -> None:
     for mask in (Relation(), Relation(documents=True)):
         wrong, evidence = examined(mask, Relation.allows)
-        assert not wrong and "longer ones by order alone" in evidence
+        assert not wrong and "longer blocks follow" in evidence
 
 
 # -- planted: parameters and budgets ---------------------------------------------------------------------------------
@@ -147,8 +147,8 @@ def test_a_wrong_parameter_count_is_caught(what: str) -> None:
         "another shape": (first.model_copy(update={"shape": (2049, 192)}), *rest),
         "twice": (first, *rest[:-1], rest[0]),
     }[what]
-    proof = proofs.parameter_proof(model.model_copy(update={"tensors": tensors}))
-    assert proof.holds is False and proof.name == COUNTED and "table" in proof.evidence
+    check = checks.parameter_check(model.model_copy(update={"tensors": tensors}))
+    assert check.holds is False and check.name == COUNTED and "table" in check.evidence
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,10 @@ def test_a_budget_that_does_not_hold_is_caught(change: dict[str, Any], said: str
     )
     plan = compile_spec(load_spec(spec).spec)
     plan = complete(plan, prepare(plan).measured)
-    assert proofs.budget_proof(plan).holds
+    assert checks.budget_check(plan).holds
     phase = plan.phases[0]
     shares = (phase.shares[0].model_copy(update=change),)
-    wrong = proofs.budget_proof(plan.model_copy(update={"phases": (phase.model_copy(update={"shares": shares}),)}))
+    wrong = checks.budget_check(plan.model_copy(update={"phases": (phase.model_copy(update={"shares": shares}),)}))
     assert wrong.holds is False and said in wrong.evidence and wrong.path[:2] == ("phases", "p")
     with pytest.raises(SpecError, match=BUDGETED):
         refuse([wrong])
@@ -202,27 +202,27 @@ def tampered(plan: Any, layout: type, **arrays: Any) -> PreparedData:
 
 def test_a_lost_sft_mask_is_caught(tmp_path: Path) -> None:
     everything = tampered(chat_plan(tmp_path), DialogueLayout, _counts=np.ones_like)
-    assert failed(data_proofs(everything)) == [MARKED]
-    (proof,) = [p for p in data_proofs(everything) if p.holds is False]
-    assert "'question" in proof.evidence or "is learned and should not be" in proof.evidence
-    assert proof.path == ("phases", "chat", "mixture", "talk")
+    assert failed(data_checks(everything)) == [MARKED]
+    (check,) = [p for p in data_checks(everything) if p.holds is False]
+    assert "'question" in check.evidence or "counts in the loss and should not" in check.evidence
+    assert check.path == ("phases", "chat", "mixture", "talk")
 
 
 def test_learning_the_wrong_side_is_caught(tmp_path: Path) -> None:
     swapped = tampered(chat_plan(tmp_path), DialogueLayout, _counts=lambda c: np.roll(c, 1))
-    assert failed(data_proofs(swapped)) == [MARKED]
+    assert failed(data_checks(swapped)) == [MARKED]
 
 
 def test_a_batch_with_nothing_to_learn_is_caught(tmp_path: Path) -> None:
-    assert LEARNED in failed(data_proofs(tampered(chat_plan(tmp_path), DialogueLayout, _counts=np.zeros_like)))
+    assert LEARNED in failed(data_checks(tampered(chat_plan(tmp_path), DialogueLayout, _counts=np.zeros_like)))
     counts = tampered(chat_plan(tmp_path), DialogueLayout, _supervised=np.zeros_like)
-    assert failed(data_proofs(counts)) == [LEARNED]
+    assert failed(data_checks(counts)) == [LEARNED]
 
 
 @pytest.mark.parametrize("layout", [DialogueLayout, PlainLayout])
 def test_a_leak_across_documents_is_caught(layout: type, tmp_path: Path) -> None:
     unmasked = tampered(chat_plan(tmp_path), layout, _mask=lambda mask: False)
-    assert failed(data_proofs(unmasked)) == [NUMBERED]
+    assert failed(data_checks(unmasked)) == [NUMBERED]
 
 
 def test_a_validation_document_in_training_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,18 +237,18 @@ def test_a_validation_document_in_training_is_caught(tmp_path: Path, monkeypatch
             )
         }
     )
-    assert not failed(data_proofs(prepare(plan))) and prepare(plan).contaminated["talk"] > 0
+    assert not failed(data_checks(prepare(plan))) and prepare(plan).contaminated["talk"] > 0
     monkeypatch.setattr(HeldOut, "find", lambda self, keys: np.full(len(keys), -1))
     monkeypatch.setattr(reading_texts, "FORMAT", -1)
-    (proof,) = [p for p in data_proofs(prepare(plan)) if p.holds is False]
-    assert proof.name == UNSEEN and "of talk's training text validates text" in proof.evidence
+    (check,) = [p for p in data_checks(prepare(plan)) if p.holds is False]
+    assert check.name == UNSEEN and "of talk's training text is also in the validation text of text" in check.evidence
 
 
 def test_leaks_that_are_allowed_are_said_and_not_refused(tmp_path: Path) -> None:
     prepared = prepare(chat_plan(tmp_path, contamination="allow"))
-    (proof,) = [p for p in data_proofs(prepared) if p.name == UNSEEN]
-    assert proof.holds is None and "data.contamination: allow" in proof.evidence
-    refuse(data_proofs(prepared))
+    (check,) = [p for p in data_checks(prepared) if p.name == UNSEEN]
+    assert check.holds is None and "data.contamination: allow" in check.evidence
+    refuse(data_checks(prepared))
 
 
 @pytest.mark.parametrize(
@@ -291,13 +291,13 @@ def test_the_commands_list_the_proofs(tmp_path: Path) -> None:
     spec, out = tiny.write(tmp_path, text), tmp_path / "out"
     plain = tiny.call("check", spec, COLUMNS="80")
     assert plain.returncode == 0 and plain.stdout.count("✓") == 3 and plain.stdout.count("·") == 5
-    assert "proven when the data are read" in plain.stdout and max(map(len, plain.stdout.splitlines()[1:])) <= 80
+    assert "checked when the data are read" in plain.stdout and max(map(len, plain.stdout.splitlines()[1:])) <= 80
     told = json.loads(tiny.call("check", spec, "--data", "--json").stdout)
-    assert told["ok"] and all(p["holds"] for p in told["proofs"]) and len(told["proofs"]) == 8
-    assert "proofs" in tiny.call("explain", spec).stdout
+    assert told["ok"] and all(p["holds"] for p in told["checks"]) and len(told["checks"]) == 8
+    assert "checks" in tiny.call("explain", spec).stdout
     done = tiny.call("run", spec, "--out", out)
-    assert done.returncode == 0 and "proven before step 0" in done.stdout
-    kept = json.loads((out / "proofs.json").read_text())
-    assert [p["name"] for p in kept] == [p["name"] for p in told["proofs"]] and all(p["holds"] for p in kept)
+    assert done.returncode == 0 and "checked before step 0" in done.stdout
+    kept = json.loads((out / "checks.json").read_text())
+    assert [p["name"] for p in kept] == [p["name"] for p in told["checks"]] and all(p["holds"] for p in kept)
     report = json.loads(tiny.call("explain", out, "--json").stdout)
-    assert report["proofs"] == kept and "checked before step 0" in tiny.call("explain", out).stdout
+    assert report["checks"] == kept and "checked before step 0" in tiny.call("explain", out).stdout
