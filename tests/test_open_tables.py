@@ -106,7 +106,7 @@ def test_every_kind_has_a_part_from_outside() -> None:
 
 def test_they_are_loaded_checked_and_explained(folder: Path) -> None:
     found = answer(call(folder, "check", "foreign.yaml", "--graph", "--json"))
-    assert found["ok"] and {proof["holds"] for proof in found["proofs"]} <= {True, None}
+    assert found["ok"] and {check["holds"] for check in found["checks"]} <= {True, None}
     wrong = call(folder, "check", "foreign.yaml", "--set", "model.attention.loudness=0")
     assert wrong.returncode == 2 and "loudness: factor on what the heads say" in wrong.stderr
     report = call(folder, "explain", "foreign.yaml")

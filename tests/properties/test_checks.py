@@ -274,7 +274,7 @@ def test_a_source_that_teaches_nothing_is_refused_with_its_reason(
 # -- the commands ----------------------------------------------------------------------------------------------------
 
 
-def test_the_commands_list_the_proofs(tmp_path: Path) -> None:
+def test_the_commands_list_the_checks(tmp_path: Path) -> None:
     text = yaml_text(
         {
             "name": "x",
