@@ -15,12 +15,16 @@ import numpy as np
 import reference
 
 from llmspec.compiler import compile_spec
+from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import range_inputs
+from llmspec.compiler.network import build_table, check_parts, resolve_parts
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.model.device import open_device
 from llmspec.parts import attentions, mlps, norms, positions
 from llmspec.parts.residual import FORMS
-from llmspec.spec.schema import Spec
+from llmspec.parts.tokenizers.char import Char
+from llmspec.spec.check import Sections
+from llmspec.spec.schema import ModelSpec, Spec
 
 open_device("CPU")
 
@@ -56,6 +60,15 @@ def plan_of(model: dict[str, Any], **phase: Any) -> Plan:
         "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps", **phase}},
     }
     return compile_spec(Spec.model_validate_json(json.dumps(spec)))
+
+
+def model_of(model: dict[str, Any]) -> ModelPlan:
+    """The plan of a model alone, whatever could be trained with it."""
+    spec = ModelSpec.model_validate_json(json.dumps({"context": CONTEXT, "d_model": 16, "layers": 2, **model}))
+    sections = Sections(model=spec, tokenizer=Char(vocab=VOCAB))
+    draft = build_table(check_parts(resolve_parts(Draft(sections))))
+    assert draft.network is not None, draft.problems
+    return draft.network
 
 
 ATTENTION: tuple[dict[str, Any], ...] = (

@@ -35,7 +35,8 @@ def examined(relation: Relation, allows: Callable[..., Any]) -> tuple[str, str]:
     whether their distance is below some constants, and whether the documents are the same. Every line of that table
     occurs in a small block, or in a pair at one of those distances.
     """
-    pairs, distances = 0, set[int]()
+    # What the mask says of itself and what the relation asks: both are looked at where they change.
+    pairs, distances = 0, set[int]() if relation.mask.window is None else {relation.mask.window}
     for documents, filled, prefix in blocks(relation):
         for query, key in product(range(len(documents)), repeat=2):
             pairs += 1

@@ -140,7 +140,7 @@ def pattern_problems(model: ModelSpec) -> Iterator[Problem]:
                 "nobody would know what stands in those layers",
             )
     used = {model.pattern[i % len(model.pattern)] for i in range(model.layers)} if model.pattern else set()
-    for name in model.blocks:
+    for name in model.blocks if used <= set(model.blocks) else ():
         if model.pattern and name not in used:
             why = (
                 "the pattern does not name it"
