@@ -150,6 +150,6 @@ def test_a_part_may_come_after_the_first_spec_was_read(monkeypatch: pytest.Monke
         load_spec(spec)
     monkeypatch.setitem(mlps.TABLE, "square", fake_parts.Square)
     plan = compile_spec(load_spec(spec).spec)
-    assert isinstance(plan.model.mlp, fake_parts.Square)
+    assert isinstance(plan.model.stacks[0].blocks[0].mlp, fake_parts.Square)
     assert Plan.parse(json.dumps(plan.dump())) == plan
     assert "square" in json.dumps(json_schema())
