@@ -18,7 +18,7 @@ class Bigram:
         self.vocab, self.pairs, self.counts = vocab, pairs, counts
         first, second = pairs // vocab, pairs % vocab
         once, twice = np.sum(counts == 1), np.sum(counts == 2)
-        self.discount = once / (once + 2 * twice)
+        self.discount = once / max(1, once + 2 * twice)
         self.total = np.bincount(first, counts, vocab)
         self.followers = np.bincount(first, minlength=vocab)
         # The last word goes to a uniform distribution, so that a token never seen still costs a finite number of nats.
@@ -52,7 +52,7 @@ class Trigram(Bigram):
         self._count(*np.unique(triples % vocab**2, return_counts=True), vocab)
         self.triples, self.triple_counts = triples, counts
         once, twice = np.sum(counts == 1), np.sum(counts == 2)
-        self.triple_discount = once / (once + 2 * twice)
+        self.triple_discount = once / max(1, once + 2 * twice)
         self.contexts, place = np.unique(triples // vocab, return_inverse=True)
         self.context_total, self.context_kinds = np.bincount(place, counts), np.bincount(place)
 

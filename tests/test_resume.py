@@ -93,16 +93,16 @@ def test_interrupt_saves_and_says_how_to_go_on(straight: tuple[Path, Path], tmp_
     spec, run = straight
     out = tmp_path / "stopped"
     env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         tiny.command("run", spec, "--out", out), env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("pretrain 1/"):
-            process.send_signal(signal.SIGINT)
-            break
-    rest = process.stdout.read()
-    assert process.wait() == 130
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("pretrain 1/"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+        assert process.wait() == 130
     assert f"llmspec run {spec}" in rest.replace("\n", "")
     newest, _ = checkpoint.newest(out / "pretrain")
     assert newest is not None and newest.step < 24

@@ -94,7 +94,7 @@ class Block:
         dims = walk.block_dims(model, block)
         self.plan, self.form, self.branches = block, FORMS[block.residual], walk.branches(block)
         self._norm = block.norm.build(dims)
-        self._functions = {
+        self._functions: dict[str, Any] = {
             branch.name: branch.part.build(dims, hooks)
             if isinstance(branch.part, Attention)
             else branch.part.build(dims)

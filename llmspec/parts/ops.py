@@ -39,6 +39,29 @@ class WeightView(Protocol):
 
     def __iter__(self) -> Iterator[str]: ...
 
+    def under(self, name: str, /) -> WeightView:
+        """Those of a part inside the part."""
+
+
+class LayerView(Protocol):
+    """What the queries of one layer see."""
+
+    @property
+    def queries(self) -> Tensor:
+        """(B or 1, T) int32: their positions."""
+
+    @property
+    def keys(self) -> Tensor:
+        """(B or 1, S) int32: the keys' positions."""
+
+    @property
+    def ranges(self) -> Tensor:
+        """(B or 1, T, 2) int32: the keys first … end - 1 that a query sees."""
+
+    @property
+    def cache(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None] | None:
+        """Takes new keys and values, gives all that the queries may see; None where those are the new ones alone."""
+
 
 class Operations(Protocol):
     """The operations of a device. What each means is written in llmspec/backends/plain/ops.py, the reference.
@@ -132,5 +155,7 @@ class Operations(Protocol):
     ) -> None: ...
 
 
+Activation = Callable[["Tensor"], "Tensor"]
+"""An operation on each number by itself, such as `ops.relu`."""
 Layer = Callable[["Operations", "WeightView", "Tensor"], "Tensor"]
 """What norms and feed-forward layers build: f(ops, w, x_BTD) -> x_BTD."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -15,6 +15,10 @@ from llmspec.parts.base import Default, Dims, ElementwiseOps, ModelPart, TensorS
 from llmspec.parts.ops import Scores
 from llmspec.parts.positions.base import Hooks
 
+if TYPE_CHECKING:
+    from llmspec.parts.ops import LayerView, Operations, Tensor, WeightView
+
+Attend = Callable[["Operations", "WeightView", "WeightView", "Tensor", "LayerView"], "Tensor"]
 SOFTMAX = ElementwiseOps(15.5, 16)
 """Operations for each score: the mask, the maximum, the exponential, the sum and the quotient."""
 
@@ -114,11 +118,11 @@ class Attention(ModelPart):
         normed = dims.heads + dims.kv_heads if self.qk_norm else 0
         return (2.0 * (dims.heads + dims.kv_heads) + normed) * dims.head_dim
 
-    def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Any:  # noqa: B008
+    def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Attend:  # noqa: B008
         heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
         norm = self.qk_norm.build(replace(dims, d_model=width)) if self.qk_norm else None
 
-        def forward(ops: Any, w: Any, pw: Any, x_BTD: Any, view: Any) -> Any:
+        def forward(ops: Operations, w: WeightView, pw: WeightView, x_BTD: Tensor, view: LayerView) -> Tensor:
             layers = [(w[f"{n}_proj.weight"], w[f"{n}_proj.bias"] if self.bias else None) for n in "qkv"]
             qkv_BTNd = ops.linears(x_BTD, layers).reshape(*x_BTD.shape[:2], heads + 2 * kv, width)
             if norm:

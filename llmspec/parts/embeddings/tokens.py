@@ -1,9 +1,9 @@
 """A trained vector for each token of the vocabulary."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from llmspec.parts.base import Dims, TensorSpec
-from llmspec.parts.embeddings.base import Embedding
+from llmspec.parts.embeddings.base import Embed, Embedding
 
 
 class Tokens(Embedding):
@@ -15,5 +15,5 @@ class Tokens(Embedding):
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         return (TensorSpec("weight", (dims.vocab, dims.d_model), "embedding"),)
 
-    def build(self, dims: Dims) -> Any:
+    def build(self, dims: Dims) -> Embed:
         return lambda ops, w, inputs: ops.embedding(w["weight"], inputs["tokens"])

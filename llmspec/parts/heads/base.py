@@ -6,16 +6,19 @@ Shape letters: B sequences, T tokens, D width, O outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from llmspec.parts.base import Dims, ElementwiseOps, ModelPart, TensorSpec
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor, WeightView
 
 
 class Linear(NamedTuple):
     """A linear layer: weight (outputs, inputs), and bias (outputs,) or None."""
 
-    weight: Any
-    bias: Any = None
+    weight: Tensor
+    bias: Tensor | None = None
 
 
 class HeadFunctions(NamedTuple):
@@ -24,11 +27,11 @@ class HeadFunctions(NamedTuple):
     features(ops, w, x_BTD, filled_BT) -> (B, T, D), or (B, D) where the head says one thing a sequence; `filled_BT`
     tells tokens from padding (bool), None where there is no padding.
     layer(w, embedding) -> Linear that makes outputs of features, or None where the features are the result;
-    `embedding` (V, D) is the token embedding.
+    `embedding` (V, D) is the token embedding of a head that says `tied`, None of any other.
     """
 
-    features: Callable[..., Any]
-    layer: Callable[..., Linear | None]
+    features: Callable[[Operations, WeightView, Tensor, Tensor | None], Tensor]
+    layer: Callable[[WeightView, Tensor | None], Linear | None]
 
 
 class Head(ModelPart):
@@ -42,6 +45,9 @@ class Head(ModelPart):
     def outputs(self, dims: Dims) -> int:
         """How many numbers it gives, for each token or sequence."""
         raise TypeError(f"{type(self).__name__} does not say how many numbers it gives")
+
+    def build(self, dims: Dims) -> HeadFunctions:
+        raise TypeError(f"{type(self).__name__} builds nothing")
 
     def flops(self, dims: Dims) -> float:
         """Of its last layer, tied or not, and of what stands before it."""

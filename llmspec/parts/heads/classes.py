@@ -1,12 +1,17 @@
 """Logits of classes, one decision a sequence."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from llmspec.parts.base import Dims, TensorSpec
 from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
 from llmspec.parts.heads.pooling import Pooling, pooled
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor, WeightView
 
 
 class Classes(Head):
@@ -29,7 +34,7 @@ class Classes(Head):
         return outputs_layer("", self.classes, dims, self.bias)
 
     def build(self, dims: Dims) -> HeadFunctions:
-        def features(ops: Any, w: Any, x_BTD: Any, filled_BT: Any) -> Any:
+        def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             return pooled(ops, self.pooling, x_BTD, filled_BT)
 
         return HeadFunctions(features, lambda w, embedding: Linear(w["weight"], w["bias"] if self.bias else None))

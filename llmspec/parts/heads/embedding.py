@@ -1,10 +1,15 @@
 """One vector for a sequence, to compare texts by."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.heads.base import Head, HeadFunctions
 from llmspec.parts.heads.pooling import Pooling, pooled
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor, WeightView
 
 
 class Embedding(Head):
@@ -32,7 +37,7 @@ class Embedding(Head):
         return ElementwiseOps(1, 1).times(dims.d_model)
 
     def build(self, dims: Dims) -> HeadFunctions:
-        def features(ops: Any, w: Any, x_BTD: Any, filled_BT: Any) -> Any:
+        def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             x_BD = pooled(ops, self.pooling, x_BTD, filled_BT)
             length_B1 = x_BD.square().sum(-1, keepdim=True).sqrt().maximum(1e-12)
             return x_BD / length_B1 if self.normalised else x_BD

@@ -1,9 +1,14 @@
 """Logits of the next token over the vocabulary."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Activation, Operations, Tensor, WeightView
 
 
 class LM(Head):
@@ -40,14 +45,15 @@ class LM(Head):
         return 4.0 * dims.d_model if self.transform else 0.0
 
     def build(self, dims: Dims) -> HeadFunctions:
-        def features(ops: Any, w: Any, x_BTD: Any, filled_BT: Any) -> Any:
+        def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             if self.transform is None:
                 return x_BTD
             dense = ops.linear(x_BTD, w["transform.weight"], w["transform.bias"])
-            active = getattr(ops, self.transform)(dense)
+            activation: Activation = getattr(ops, self.transform)
+            active = activation(dense)
             return ops.layer_norm(active, w["transform_norm.weight"], w["transform_norm.bias"], 1e-12)
 
-        def layer(w: Any, embedding: Any) -> Linear:
-            return Linear(embedding if self.tied else w["weight"], w["bias"] if self.bias else None)
+        def layer(w: WeightView, embedding: Tensor | None) -> Linear:
+            return Linear(w["weight"] if embedding is None else embedding, w["bias"] if self.bias else None)
 
         return HeadFunctions(features, layer)

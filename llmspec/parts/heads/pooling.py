@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor
 
 Pooling = Literal["mean", "cls", "last"]
 
 
-def pooled(ops: Any, pooling: Pooling, x_BTD: Any, filled_BT: Any) -> Any:
+def pooled(ops: Operations, pooling: Pooling, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
     """(B, D): the mean over the tokens that are no padding, the first token's state, or the last one's.
 
     `filled_BT` (bool) tells tokens from padding, which stands at the end; None where there is none.

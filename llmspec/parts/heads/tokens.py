@@ -1,11 +1,16 @@
 """Logits of classes at every token, as in tagging."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from llmspec.parts.base import Dims, TensorSpec
 from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor, WeightView
 
 
 class Tokens(Head):
@@ -25,7 +30,7 @@ class Tokens(Head):
         return outputs_layer("", self.classes, dims, self.bias)
 
     def build(self, dims: Dims) -> HeadFunctions:
-        def features(ops: Any, w: Any, x_BTD: Any, filled_BT: Any) -> Any:
+        def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             return x_BTD
 
         return HeadFunctions(features, lambda w, embedding: Linear(w["weight"], w["bias"] if self.bias else None))

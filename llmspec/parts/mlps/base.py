@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from llmspec.parts.base import Default, Dims, ElementwiseOps, ModelPart, TensorSpec
-from llmspec.parts.ops import Layer, Operations, WeightView
+from llmspec.parts.ops import Activation, Layer, Operations, WeightView
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Tensor
-
-Activation = Callable[["Tensor"], "Tensor"]
 
 
 class MLP(ModelPart):

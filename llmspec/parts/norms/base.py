@@ -1,13 +1,18 @@
 """What every norm has: its epsilon."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from llmspec.core.float32 import LARGEST
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Dims, ElementwiseOps, ModelPart
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Layer
 
 SMALLEST_EPS = 1.01 * LARGEST ** (-2 / 3)
 """About 2.1e-26."""
@@ -33,6 +38,9 @@ class Norm(ModelPart):
                 f"eps: {SMALLEST_EPS:.2g} or more; 1e-05 is the default",
                 "the gradient of a constant vector would be NaN",
             )
+
+    def build(self, dims: Dims) -> Layer:
+        raise TypeError(f"{type(self).__name__} builds nothing")
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
         return self.per_number.times(dims.d_model)

@@ -1,9 +1,14 @@
 """Layer normalisation (Ba et al. 2016, arXiv:1607.06450)."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.norms.base import Norm
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Layer
 
 
 class LayerNorm(Norm):
@@ -19,5 +24,5 @@ class LayerNorm(Norm):
         weight = TensorSpec("weight", (dims.d_model,), "norm")
         return (weight, TensorSpec("bias", (dims.d_model,), "bias")) if self.bias else (weight,)
 
-    def build(self, dims: Dims) -> Any:
+    def build(self, dims: Dims) -> Layer:
         return lambda ops, w, x: ops.layer_norm(x, w["weight"], w["bias"] if self.bias else None, self.eps)

@@ -1,9 +1,14 @@
 """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.norms.base import Norm
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Layer
 
 
 class RMSNorm(Norm):
@@ -16,5 +21,5 @@ class RMSNorm(Norm):
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         return (TensorSpec("weight", (dims.d_model,), "norm"),)
 
-    def build(self, dims: Dims) -> Any:
+    def build(self, dims: Dims) -> Layer:
         return lambda ops, w, x: ops.rms_norm(x, w["weight"], self.eps)

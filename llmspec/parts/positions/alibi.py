@@ -1,9 +1,14 @@
 """A penalty on the scores that grows with the distance (Press et al. 2022, section 3)."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llmspec.parts.base import Dims, ElementwiseOps
 from llmspec.parts.positions.base import Hooks, Position
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor, WeightView
 
 
 def slopes(heads: int) -> list[float]:
@@ -33,7 +38,7 @@ class Alibi(Position):
         return dims.heads
 
     def build(self, dims: Dims) -> Hooks:
-        def bias(ops: Any, w: Any, p_BT: Any, p_BS: Any) -> Any:
+        def bias(ops: Operations, w: WeightView, p_BT: Tensor, p_BS: Tensor) -> Tensor:
             distance_BTS = (p_BT.unsqueeze(-1) - p_BS.unsqueeze(-2)).cast(w["slopes"].dtype)
             return -w["slopes"].reshape(1, -1, 1, 1) * distance_BTS.unsqueeze(1)
 

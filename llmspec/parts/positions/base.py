@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from llmspec.parts.base import Dims, ModelPart
+
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor, WeightView
 
 
 class Hooks(NamedTuple):
@@ -16,9 +19,9 @@ class Hooks(NamedTuple):
     bias(ops, w, p_BT, p_BS) -> (B or 1, H, T, S)   added to the attention scores
     """
 
-    embed: Callable[..., Any] | None = None
-    rotate: Callable[..., Any] | None = None
-    bias: Callable[..., Any] | None = None
+    embed: Callable[[Operations, WeightView, Tensor, Tensor], Tensor] | None = None
+    rotate: Callable[[Operations, WeightView, Tensor, int, Tensor], Tensor] | None = None
+    bias: Callable[[Operations, WeightView, Tensor, Tensor], Tensor] | None = None
     bias_gradient: bool = False
     """Whether gradients flow into that bias."""
 
