@@ -59,8 +59,9 @@ class LayerView(Protocol):
         """(B or 1, T, 2) int32: the keys first … end - 1 that a query sees."""
 
     @property
-    def cache(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None] | None:
-        """Takes new keys and values, gives all that the queries may see; None where those are the new ones alone."""
+    def cache(self) -> Callable[[Tensor, int], tuple[Tensor, Tensor] | None] | None:
+        """f(qkv_BTNd, heads) takes new keys and values, which stand behind so many query heads, and gives all that the
+        queries may see; None where those are the new ones alone."""
 
 
 class Operations(Protocol):
