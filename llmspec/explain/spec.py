@@ -55,6 +55,8 @@ class SpecReport(Report):
     """Tokens."""
     vocab: int
     tokenizer: str
+    chat_template: str
+    """How dialogues become tokens; '' where every phase reads plain text."""
     dropout: float
     flops_per_token: float
     """Forward pass at full context, matrix products only."""
@@ -114,6 +116,9 @@ def explain_plan(
         context=model.context,
         vocab=model.vocab,
         tokenizer=described(plan.tokenizer, "vocab"),
+        chat_template=described(plan.chat_template)
+        if not plan.phases or any(p.phase.dialogues for p in plan.phases)
+        else "",
         dropout=model.dropout,
         flops_per_token=model.flops_per_token,
         flops=sum(known) if flops and len(known) == len(flops) else None,

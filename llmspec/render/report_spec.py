@@ -86,6 +86,7 @@ def header(report: SpecReport) -> Table:
             ),
             ("context", f"{number(report.context)} tokens"),
             ("vocabulary", f"{number(report.vocab)} tokens ({report.tokenizer})"),
+            ("dialogues", f"by the chat template {report.chat_template}" if report.chat_template else ""),
             (
                 "compute",
                 f"{flops(report.flops_per_token)} per token read, {flops(report.flops)} for all training"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 
 from llmspec.core.problems import DataError
 
@@ -78,8 +78,9 @@ class SpecialTokens(Mapping[str, int]):
 
     def need(self, meaning: str) -> int:
         """The id of `bos`, `eos`, ..., or of the token that begins a role's turns. Raises DataError where none is."""
-        roles = {str(role): token for role, token in self.roles.items()}
-        found = roles[meaning] if meaning in roles else getattr(self, meaning, None)
+        found = cast("Mapping[str, int]", self.roles).get(meaning)
+        if found is None:
+            found = getattr(self, meaning, None)
         if found is None:
             raise DataError(
                 f"this tokenizer has no special token for `{meaning}`",
