@@ -98,7 +98,7 @@ def check_parts(draft: Draft) -> Draft:
     problems = (
         [
             Problem(
-                f"a context of {dims.context} token leaves no room for an answer: every text begins with a special token",
+                f"a context of {dims.context} token leaves no room for an answer: a special token begins every text",
                 ("model", "context"),
                 "context: 2 or more",
                 "the model could never generate anything",
