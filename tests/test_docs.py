@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import pkgutil
 import re
 import shlex
 import sys
@@ -105,6 +107,35 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     named += re.findall(r"`((?!runs/)\w+/[\w/]*(?:\.py|\.c|/))`", text)  # below the package
     places = (tiny.ROOT, tiny.ROOT / "llmspec", tiny.ROOT / "tests")
     assert not [n for n in named if "KIND" not in n and not any((place / n).exists() for place in places)]
+
+
+def test_the_picture_of_the_layers_is_right() -> None:
+    """docs/architecture.md draws every package once, each layer above what it may import."""
+    from test_architecture import LAYERS
+
+    (picture,) = (b for b in blocks(DOCS / "architecture.md", "") if "│ cli " in b)
+    lines = {name: i for i, line in enumerate(picture.split("\n")) for name in re.findall(r"[│▶] (\w+)  ", line)}
+    drawn = [packages - {"llmspec", "__main__"} for packages in LAYERS if packages - {"llmspec", "__main__"}]
+    assert set(lines) == {name for packages in drawn for name in packages}
+    for below, above in itertools.pairwise(drawn):
+        assert max(lines[name] for name in above) < min(lines[name] for name in below)
+
+
+def test_the_readme_names_every_part() -> None:
+    from llmspec import parts
+
+    rows = (tiny.ROOT / "README.md").read_text("utf-8").split("| section | parts |")[1].split("\n\n")[0]
+    for module in pkgutil.iter_modules(parts.__path__):
+        if module.ispkg:
+            for name in importlib.import_module(f"llmspec.parts.{module.name}").TABLE:
+                assert re.search(rf"\b{name}\b", rows), f"{module.name}: {name}"
+
+
+def test_the_mistakes_in_the_readme_are_reported_like_this() -> None:
+    (shown,) = (b for b in blocks(tiny.ROOT / "README.md", "console") if "llmspec check" in b)
+    command, _, output = shown.removeprefix("$ llmspec ").partition("\n")
+    said = tiny.call(*shlex.split(command), COLUMNS="100", NO_COLOR="1")
+    assert re.sub(r"^\S*/(?=quickstart\.yaml)", "", said.stderr) == output and said.returncode == 2
 
 
 def test_the_readme_is_short() -> None:
