@@ -38,7 +38,7 @@ def products(pick: Pick) -> list[Case]:
     m, n, k, swap_a, swap_b = pick(ROWS), pick(COLUMNS), pick(INNER), pick((0, 1)), pick((0, 1))
     a, b = numbers(seed, z, m, k), numbers(seed + 1, z, k, n)
     stored = [np.ascontiguousarray(x.swapaxes(1, 2)) if swap else x for x, swap in ((a, swap_a), (b, swap_b))]
-    return [Case("product", [product_of(a, b)], stored, [z, m, n, k, swap_a, swap_b])]
+    return [Case("matmul", [product_of(a, b)], stored, [z, m, n, k, swap_a, swap_b])]
 
 
 def linears(pick: Pick) -> list[Case]:

@@ -134,7 +134,7 @@ def drive(library: Any, makers: dict[str, Callable[[Pick], list[Case]]], rounds:
 def trouble(library: Any) -> tuple[int, int, int]:
     """(kind, value, limit) of what went wrong since this was last asked; kind 0 for nothing."""
     words = (ctypes.c_int64 * 2)()
-    return int(library.take_trouble(words)), words[0], words[1]
+    return int(library.take_error(words)), words[0], words[1]
 
 
 def misled(case: Case) -> Iterator[Case]:

@@ -15,7 +15,7 @@ from llmspec.core.problems import RunError, nearest
 
 THREADS, OMP_THREADS = "LLMSPEC_THREADS", "OMP_NUM_THREADS"
 MOST_THREADS = 64
-"""As many as the C functions have room for (kernels/c/pool.c)."""
+"""As many as the C functions have room for (backends/cpu/c/pool.h)."""
 DEVICES = ("CPU", "CUDA", "METAL", "NV", "AMD")
 """What DEV may name; its further parts, as in CUDA:1, are tinygrad's."""
 FOR_USERS = ("LLMSPEC_CACHE", "LLMSPEC_THREADS", "LLMSPEC_TINYGRAD", "LLMSPEC_TRACEBACK", "LLMSPEC_INSTRUCTIONS")

@@ -106,6 +106,20 @@ def test_a_table_of_calls(together: int) -> None:
         assert out.tobytes() == call(native.library(), case)[0].tobytes()
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+@pytest.mark.parametrize("file", sorted(native.SOURCES.glob("*.[ch]")), ids=lambda path: path.name)
+def test_each_file_says_what_it_needs(file: Path) -> None:
+    """It compiles by itself, without a warning: nothing depends on the order in which files are put together."""
+    command = ["gcc", "-x", "c", "-std=gnu11", "-O1", "-march=native", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]
+    lenient = ["-Wno-unknown-pragmas", "-Wno-pragma-once-outside-header", "-Wno-unused-function"]
+    found = subprocess.run([*command, *lenient, str(file)], capture_output=True, text=True)
+    if "__builtin_shufflevector" in found.stderr:
+        pytest.skip("a gcc before 12")
+    headers = "pragma once in main file"  # a header by itself
+    wrong = [line for line in found.stderr.splitlines() if "error:" in line and headers not in line]
+    assert not wrong, found.stderr
+
+
 # -- under a sanitizer ----------------------------------------------------------------------------------------------
 
 FLAGS = [

@@ -43,7 +43,7 @@ def _swap(shape: tuple[int, ...], swapped: bool) -> tuple[int, int]:
 
 def _product(address: Tensor, a: Tensor, b: Tensor, sizes: tuple[int, ...]) -> Tensor:
     z, m, n = sizes[:3]
-    return call("product", (z * m * n,), (a, b), sizes, address, _product_gradient(*sizes))[0]
+    return call("matmul", (z * m * n,), (a, b), sizes, address, _product_gradient(*sizes))[0]
 
 
 @functools.cache

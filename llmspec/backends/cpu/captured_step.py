@@ -160,7 +160,7 @@ def finished(out: Any) -> Any:
     first = out[0] if isinstance(out, tuple | list) and out else out
     if isinstance(first, Tensor) and first.device == "CPU":
         Device["CPU"].synchronize()
-        native.raise_trouble()
+        native.raise_error()
     return out
 
 
@@ -220,7 +220,7 @@ class LoadedStep:
         for row, word, name in self.program.variables:
             self._table[row, word] = values[name]
         if native.library().replay(self._table.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(self._table))):
-            native.raise_trouble()
+            native.raise_error()
         return self._returned
 
 

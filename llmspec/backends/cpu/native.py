@@ -1,4 +1,4 @@
-"""The C functions of kernels/c: compiled once for this processor, called by address from tinygrad's CPU graph."""
+"""The C functions of backends/cpu/c: compiled once for this processor, called by address from tinygrad's CPU graph."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,10 +22,9 @@ from llmspec.core.devices import threads
 from llmspec.core.problems import RunError, one_of
 from llmspec.core.units import size
 
-SOURCES = ("pool", "product", "rows", "qk_norm", "attention", "linear", "sequences", "optimizer", "muon", "replay")
-"""Files of kernels/c, in the order in which they build on one another."""
+SOURCES = Path(__file__).with_name("c")
 FUNCTIONS = (
-    "product",
+    "matmul",
     "linear",
     "linear_backward",
     "linear_by_sequence",
@@ -68,9 +68,24 @@ Number = int | float
 
 
 def source() -> str:
-    """All of kernels/c as one text; the compiler's messages name the files."""
-    folder = Path(__file__).with_name("c")
-    return "\n".join(f'#line 1 "{n}.c"\n{(folder / f"{n}.c").read_text("utf-8")}' for n in SOURCES)
+    """All C files as one translation unit, so that the compiler sees every function; its messages name the files."""
+    seen: set[str] = set()
+    return "\n".join(_included(path, seen) for path in sorted(SOURCES.glob("*.c")))
+
+
+def _included(path: Path, seen: set[str]) -> str:
+    """A file's text with each header of ours in the place of its first #include: a compiler reads it from a pipe."""
+    lines = [f'#line 1 "{path.name}"']
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        header = re.fullmatch(r'#include "(\w+\.h)"', line)
+        if header is None:
+            lines.append("" if line == "#pragma once" else line)
+        elif header[1] not in seen:
+            seen.add(header[1])
+            lines += [_included(SOURCES / header[1], seen), f'#line {number + 1} "{path.name}"']
+        else:
+            lines.append("")
+    return "\n".join(lines)
 
 
 def instructions() -> str:
@@ -95,16 +110,16 @@ def library() -> ctypes.CDLL:
     return found
 
 
-NO_MEMORY, NO_SUCH_INDEX = 1, 2
+OUT_OF_MEMORY, INDEX_OUT_OF_RANGE = 1, 2
 
 
-def raise_trouble() -> None:
+def raise_error() -> None:
     """Raises RunError where a C function has failed since this was last asked; its results are then worth nothing."""
     words = (ctypes.c_int64 * 2)()
-    kind = library().take_trouble(words)
-    if kind == NO_MEMORY:
+    kind = library().take_error(words)
+    if kind == OUT_OF_MEMORY:
         raise owner.out_of_memory(f"{size(words[0])} more were wanted while computing")
-    if kind == NO_SUCH_INDEX:
+    if kind == INDEX_OUT_OF_RANGE:
         raise RunError(
             f"{words[0]} was looked up in a table of {words[1]} rows, which are counted from 0",
             "a token id or a position is wrong; ids are 0 … vocabulary - 1",

@@ -3,6 +3,9 @@
 //
 // out = softmax(score(q, k))·v with score = softcap · tanh(scale · q·k / softcap) + bias, or scale · q·k + bias without a
 // softcap (0), over the keys first … end - 1 of a query's range; a query without keys gets zeros.
+#include "gemm.h"
+#include "numeric.h"
+
 enum { BLOCK = 4 * MR };
 
 // The numbers of a call, in the order in which callers pass them.
@@ -40,33 +43,20 @@ typedef struct {
 
 // Packs rows of x (n rows, k columns) into panels of NR, missing rows 0: the right side of a product with xᵀ.
 static void pack_panels(float *out, Matrix x, int64_t n, int64_t k) {
-  for (int64_t r = 0; r < n; r += NR) pack(out + r * k, from(x, r, 0), least(NR, n - r), k, NR, 1.0f);
+  for (int64_t r = 0; r < n; r += NR) pack(out + r * k, submatrix(x, r, 0), min64(NR, n - r), k, NR, 1.0f);
 }
 
 // c (m, n) = or += factor · A (m, k) · B, where B is packed in panels `depth` rows deep, of which k from row `start` count
 static void gemm_packed(float *c, int64_t stride, Matrix a, const float *b, int64_t depth, int64_t start, int64_t m,
                         int64_t n, int64_t k, int accumulate, float factor, int thread) {
-  float *left = scratch(thread, COPIED_ROWS, most(KC, k) * MR);
+  float *left = scratch(thread, COPIED_ROWS, max64(KC, k) * MR);
   if (!left) return;
   for (int64_t r = 0; r < m; r += MR) {
-    Rows rows = rows_of(left, from(a, r, 0), least(MR, m - r), k, factor);
+    Rows rows = rows_of(left, submatrix(a, r, 0), min64(MR, m - r), k, factor);
     for (int64_t j = 0; j < n; j += NR)
-      tile(k, rows, b + j * depth + start * NR, c + r * stride + j, stride, least(MR, m - r), least(NR, n - j),
+      gemm_tile(k, rows, b + j * depth + start * NR, c + r * stride + j, stride, min64(MR, m - r), min64(NR, n - j),
            accumulate, 0);
   }
-}
-
-// tanh(x) within 4 ulp, and its derivative; for small x a polynomial of Cephes's tanhf. Vectorises.
-static inline float tanh_of(float x, float *derivative) {
-  float size = x < 0.0f ? -x : x, e = exp_negative(-2.0f * size), s = x * x;
-  float p = -5.70498872745e-3f;
-  p = p * s + 2.06390887954e-2f;
-  p = p * s - 5.37397155531e-2f;
-  p = p * s + 1.33314422036e-1f;
-  p = p * s - 3.33332819422e-1f;
-  float small = p * s * x + x, large = (1.0f - e) / (1.0f + e);
-  *derivative = 4.0f * e / ((1.0f + e) * (1.0f + e));
-  return size < 0.625f ? small : x < 0.0f ? -large : large;
 }
 
 // A block of queries: how many, and the keys low … high - 1 that any of them sees, `low` at a panel's start
@@ -91,17 +81,17 @@ static inline const int32_t *ranges_of(const Attention *p, int64_t b) {
 static int ranges_inside(const Attention *p) {
   for (int64_t i = 0; i < p->ranges_batch * p->queries; i++) {
     int32_t first = p->ranges[2 * i], end = p->ranges[2 * i + 1];
-    if (first < end && !(inside(first, p->keys) && inside(end - 1, p->keys))) return 0;
+    if (first < end && !(check_index(first, p->keys) && check_index(end - 1, p->keys))) return 0;
   }
   return 1;
 }
 
 static Extent extent(const Attention *p, const int32_t *ranges, int64_t start) {
-  Extent e = {least(BLOCK, p->queries - start), p->keys, 0};
+  Extent e = {min64(BLOCK, p->queries - start), p->keys, 0};
   for (int64_t i = start; i < start + e.rows; i++)
     if (ranges[2 * i] < ranges[2 * i + 1]) {
-      e.low = least(e.low, ranges[2 * i]);
-      e.high = most(e.high, ranges[2 * i + 1]);
+      e.low = min64(e.low, ranges[2 * i]);
+      e.high = max64(e.high, ranges[2 * i + 1]);
     }
   e.low = e.high ? e.low / NR * NR : 0;
   return e;
@@ -118,7 +108,7 @@ static void softcap_all(float *x, int64_t n, float softcap) {
 
 // x (n) = e^(x - max x); returns its sum, and the maximum in `high`
 static inline float exponentials(float *x, int64_t n, float *high) {
-  float top = *high = highest(x, n), sum = 0.0f;
+  float top = *high = row_max(x, n), sum = 0.0f;
   for (int64_t j = 0; j < n; j++) {
     float e = exp_negative(x[j] - top);
     x[j] = e;
@@ -131,16 +121,16 @@ static inline float exponentials(float *x, int64_t n, float *high) {
 static void attention_blocks(const void *job, int64_t i, int thread) {
   const Attention *p = job;
   int64_t split = i % p->splits, b = i / p->splits / p->kv_heads, g = i / p->splits % p->kv_heads;
-  int64_t group = p->heads / p->kv_heads, d = p->head_dim, blocks = parts(p->queries, BLOCK);
+  int64_t group = p->heads / p->kv_heads, d = p->head_dim, blocks = ceil_div(p->queries, BLOCK);
   int64_t begin = blocks * group * split / p->splits, end = blocks * group * (split + 1) / p->splits;
   const int32_t *ranges = ranges_of(p, b);
   int64_t low = p->keys, high = 0; // of all blocks of this iteration: only these keys and values are packed
   for (int64_t block = begin; block < end; block++) {
     Extent e = extent(p, ranges, block % blocks * BLOCK);
-    if (e.high) low = least(low, e.low), high = most(high, e.high);
+    if (e.high) low = min64(low, e.low), high = max64(high, e.high);
   }
-  int64_t n = most(0, high - low), wide = up(n, NR), at = (b * p->keys + (n ? low : 0)) * p->kv_stride + g * d;
-  float *k_panels = scratch(thread, K_T, wide * d), *v_panels = scratch(thread, V_PANELS, n * up(d, NR));
+  int64_t n = max64(0, high - low), wide = round_up(n, NR), at = (b * p->keys + (n ? low : 0)) * p->kv_stride + g * d;
+  float *k_panels = scratch(thread, K_T, wide * d), *v_panels = scratch(thread, V_PANELS, n * round_up(d, NR));
   float *scores = scratch(thread, SCORES, BLOCK * wide);
   if (!k_panels || !v_panels || !scores) return;
   pack_panels(k_panels, (Matrix){p->k + at, p->kv_stride, 1}, n, d);
@@ -176,9 +166,9 @@ static void attention_decode(const void *job, int64_t i, int thread) {
   const Attention *p = job;
   int64_t b = i / p->heads, head = i % p->heads, g = head / (p->heads / p->kv_heads), d = p->head_dim, step = p->kv_stride;
   const int32_t *range = ranges_of(p, b);
-  int64_t first = range[0], n = most(0, range[1] - first), at = (b * p->keys + (n ? first : 0)) * step + g * d;
+  int64_t first = range[0], n = max64(0, range[1] - first), at = (b * p->keys + (n ? first : 0)) * step + g * d;
   const float *q = p->q + b * p->q_stride + head * d, *k = p->k + at, *v = p->v + at, *bias = bias_of(p, b, head, 0);
-  float *row = scratch(thread, SCORES, most(p->keys, BLOCK)), *out = p->out + i * d, high = 0.0f, sum = 1.0f;
+  float *row = scratch(thread, SCORES, max64(p->keys, BLOCK)), *out = p->out + i * d, high = 0.0f, sum = 1.0f;
   if (!row) return;
   for (int64_t j = 0; j < n; j++) {
     float dot = 0.0f;
@@ -199,12 +189,12 @@ void attention(float *out, float *log_sums, const float *q, const float *k, cons
                    ATTENTION_NUMBERS(INITIALIZER)};
   if (!ranges_inside(&job)) return;
   if (queries == 1 && keys > 1) {
-    parallel(attention_decode, &job, batch * heads);
+    parallel_for(attention_decode, &job, batch * heads);
     return;
   }
   // Divides the queries of a key head as far as four iterations a thread ask for; each packs keys and values anew.
-  job.splits = least(heads / kv_heads * parts(queries, BLOCK), parts(4 * pool.threads, batch * kv_heads));
-  parallel(attention_blocks, &job, batch * kv_heads * job.splits);
+  job.splits = min64(heads / kv_heads * ceil_div(queries, BLOCK), ceil_div(4 * thread_count(), batch * kv_heads));
+  parallel_for(attention_blocks, &job, batch * kv_heads * job.splits);
 }
 
 // For the n keys of a query: `weights` and `slopes` hold scale · q·k and grad_out·v, and receive the softmax and the
@@ -240,14 +230,14 @@ static inline void attention_slopes(const Attention *p, float *restrict weights,
 static void attention_backward_head(const void *job, int64_t i, int thread) {
   const Attention *p = job;
   int64_t b = p->sequence + i / p->kv_heads, g = i % p->kv_heads, group = p->heads / p->kv_heads;
-  int64_t d = p->head_dim, s = p->keys, wide = up(s, NR), at = b * s * p->kv_stride + g * d;
+  int64_t d = p->head_dim, s = p->keys, wide = round_up(s, NR), at = b * s * p->kv_stride + g * d;
   Matrix k = {p->k + at, p->kv_stride, 1}, v = {p->v + at, p->kv_stride, 1};
   const int32_t *ranges = ranges_of(p, b);
   float *k_t = scratch(thread, K_T, wide * d), *v_t = scratch(thread, V_T, wide * d);
-  float *k_panels = scratch(thread, K_PANELS, s * up(d, NR));
+  float *k_panels = scratch(thread, K_PANELS, s * round_up(d, NR));
   float *weights = scratch(thread, WEIGHTS, BLOCK * wide), *slopes = scratch(thread, SCORES, BLOCK * wide);
   float *derivatives = scratch(thread, DERIVATIVES, p->softcap > 0.0f ? wide : 1);
-  float *q_panels = scratch(thread, Q_PANELS, BLOCK * up(d, NR)), *out_panels = scratch(thread, D_PANELS, BLOCK * up(d, NR));
+  float *q_panels = scratch(thread, Q_PANELS, BLOCK * round_up(d, NR)), *out_panels = scratch(thread, D_PANELS, BLOCK * round_up(d, NR));
   float *grad_k = p->grad_k + at, *grad_v = p->grad_v + at;
   if (!k_t || !v_t || !k_panels || !weights || !slopes || !derivatives || !q_panels || !out_panels) return;
   pack_panels(k_t, k, s, d);
@@ -299,5 +289,5 @@ void attention_backward(float *grad_q, float *grad_k, float *grad_v, float *grad
   if (!ranges_inside(&job)) return;
   // A bias that sequences share is summed over them: one after another, so that its bits do not follow the threads.
   int64_t together = bias_gradient && bias_batch == 1 ? 1 : batch;
-  for (; job.sequence < batch; job.sequence += together) parallel(attention_backward_head, &job, together * kv_heads);
+  for (; job.sequence < batch; job.sequence += together) parallel_for(attention_backward_head, &job, together * kv_heads);
 }

@@ -1,8 +1,18 @@
 // Muon's step: momentum, orthogonalised by Newton–Schulz (Jordan et al. 2024).
-JOB(Momentum, float *m, *x; const float *g; int64_t rows, columns; float keep, scale; int nesterov, tall);
+#include "gemm.h"
+#include "optimizer.h"
+#include "rows.h"
+
+typedef struct {
+  float *m, *x;
+  const float *g;
+  int64_t rows, columns;
+  float keep, scale;
+  int nesterov, tall;
+} Momentum;
 
 // x (wide form) = the direction of a step; a row of the gradient an iteration
-static void direct_row(const void *job, int64_t r, int thread) {
+static void momentum_row(const void *job, int64_t r, int thread) {
   const Momentum *p = job;
   (void)thread;
   for (int64_t j = 0; j < p->columns; j++) {
@@ -12,29 +22,40 @@ static void direct_row(const void *job, int64_t r, int thread) {
   }
 }
 
-JOB(Mixed, float *out; const float *x, *y; int64_t n; float a, b);
+typedef struct {
+  float *out;
+  const float *x, *y;
+  int64_t n;
+  float a, b;
+} LinearCombination;
 
 // out = a · x + b · y
-static void mix_some(const void *job, int64_t i, int thread) {
-  const Mixed *p = job;
-  int64_t end = least((i + 1) * CHUNK, p->n);
+static void mix_chunk(const void *job, int64_t i, int thread) {
+  const LinearCombination *p = job;
+  int64_t end = min64((i + 1) * CHUNK, p->n);
   (void)thread;
   for (int64_t j = i * CHUNK; j < end; j++) p->out[j] = p->a * p->x[j] + (p->b ? p->b * p->y[j] : 0.0f);
 }
 
 static void mix(float *out, float a, const float *x, float b, const float *y, int64_t n) {
-  Mixed job = {out, x, y, n, a, b};
-  parallel(mix_some, &job, parts(n, CHUNK));
+  LinearCombination job = {out, x, y, n, a, b};
+  parallel_for(mix_chunk, &job, ceil_div(n, CHUNK));
 }
 
-JOB(Moved, float *w; const float *x; int64_t rows, columns; float keep, by; int tall);
+typedef struct {
+  float *w;
+  const float *x;
+  int64_t rows, columns;
+  float keep, step;
+  int tall;
+} Update;
 
-static void move_row(const void *job, int64_t r, int thread) {
-  const Moved *p = job;
+static void update_row(const void *job, int64_t r, int thread) {
+  const Update *p = job;
   (void)thread;
   for (int64_t j = 0; j < p->columns; j++) {
     float *w = p->w + r * p->columns + j;
-    *w = *w * p->keep - p->by * p->x[p->tall ? j * p->rows + r : r * p->columns + j];
+    *w = *w * p->keep - p->step * p->x[p->tall ? j * p->rows + r : r * p->columns + j];
   }
 }
 
@@ -43,26 +64,26 @@ static void move_row(const void *job, int64_t r, int thread) {
 void muon(float *w, float *m, const float *g, const float *scalars, const float *scale, int64_t rows, int64_t columns,
           int64_t nesterov, int64_t iterations, float momentum, float decay, float a, float b, float c) {
   int tall = rows > columns;
-  int64_t small = least(rows, columns), large = most(rows, columns), n = rows * columns;
+  int64_t small = min64(rows, columns), large = max64(rows, columns), n = rows * columns;
   float *x = scratch(SHARED, MUON_X, n), *y = scratch(SHARED, MUON_Y, n), *gram = scratch(SHARED, MUON_GRAM, small * small);
   float *square = scratch(SHARED, MUON_SQUARE, small * small), squares, lr = scalars[0];
   if (!x || !y || !gram || !square) return;
   Momentum first = {m, x, g, rows, columns, momentum, *scale, (int)nesterov, tall};
-  parallel(direct_row, &first, rows);
+  parallel_for(momentum_row, &first, rows);
   square_sum(&squares, x, n);
   mix(x, 1.0f / (__builtin_sqrtf(squares) + 1e-7f), x, 0, x, n);
   for (int64_t i = 0; i < iterations; i++) {
     Matrix wide = {x, large, 1}, symmetric = {gram, small, 1};
-    multiply(gram, small, wide, transposed(wide), small, small, large, 0, 0);
-    multiply(square, small, symmetric, symmetric, small, small, small, 0, 0);
+    gemm(gram, small, wide, transposed(wide), small, small, large, 0, 0);
+    gemm(square, small, symmetric, symmetric, small, small, small, 0, 0);
     mix(gram, b, gram, c, square, small * small);
     mix(y, a, x, 0, x, n);
-    multiply(y, large, symmetric, wide, small, large, small, 1, 0);
+    gemm(y, large, symmetric, wide, small, large, small, 1, 0);
     float *other = x;
     x = y;
     y = other;
   }
   float stretch = rows > columns ? __builtin_sqrtf((float)rows / columns) : 1.0f;
-  Moved last = {w, x, rows, columns, 1.0f - lr * decay, lr * stretch, tall};
-  parallel(move_row, &last, rows);
+  Update last = {w, x, rows, columns, 1.0f - lr * decay, lr * stretch, tall};
+  parallel_for(update_row, &last, rows);
 }

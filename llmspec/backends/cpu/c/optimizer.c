@@ -1,9 +1,16 @@
 // The update of a weight, and the sums that clipping needs.
-JOB(Squares, double *held; const float *x; int64_t n);
+#include "optimizer.h"
+#include "rows.h"
 
-static void square_some(const void *job, int64_t i, int thread) {
+typedef struct {
+  double *partial;
+  const float *x;
+  int64_t n;
+} Squares;
+
+static void square_chunk(const void *job, int64_t i, int thread) {
   const Squares *p = job;
-  int64_t end = least((i + 1) * CHUNK, p->n);
+  int64_t end = min64((i + 1) * CHUNK, p->n);
   float sums[16] = {0};
   double total = 0.0;
   int64_t j = i * CHUNK;
@@ -12,28 +19,32 @@ static void square_some(const void *job, int64_t i, int thread) {
     for (int u = 0; u < 16; u++) sums[u] += p->x[j + u] * p->x[j + u];
   for (; j < end; j++) sums[0] += p->x[j] * p->x[j];
   for (int u = 0; u < 16; u++) total += sums[u];
-  p->held[i] = total;
+  p->partial[i] = total;
 }
 
-// out (1) = the sum of the squares of x (n)
 void square_sum(float *out, const float *x, int64_t n) {
-  int64_t chunks = parts(n, CHUNK);
+  int64_t chunks = ceil_div(n, CHUNK);
   Squares job = {(double *)scratch(SHARED, PARTIAL, 2 * chunks), x, n};
   double total = 0.0;
-  if (!job.held) return;
-  parallel(square_some, &job, chunks);
-  for (int64_t i = 0; i < chunks; i++) total += job.held[i];
+  if (!job.partial) return;
+  parallel_for(square_chunk, &job, chunks);
+  for (int64_t i = 0; i < chunks; i++) total += job.partial[i];
   *out = (float)total;
 }
 
-JOB(Adam, float *w, *m, *v; const float *g; int64_t n; float b1, a1, b2, a2, eps, l2, lr, keep, c1, c2, scale);
+typedef struct {
+  float *w, *m, *v;
+  const float *g;
+  int64_t n;
+  float b1, a1, b2, a2, eps, l2, lr, keep, c1, c2, scale;
+} Adam;
 
-static void adam_some(const void *job, int64_t i, int thread) {
+static void adam_chunk(const void *job, int64_t i, int thread) {
   const Adam a = *(const Adam *)job;
   float *restrict w = a.w, *restrict m = a.m, *restrict v = a.v;
   const float *restrict gradient = a.g;
   (void)thread;
-  for (int64_t j = i * CHUNK; j < least((i + 1) * CHUNK, a.n); j++) {
+  for (int64_t j = i * CHUNK; j < min64((i + 1) * CHUNK, a.n); j++) {
     float g = gradient[j] * a.scale + a.l2 * w[j];
     m[j] = a.b1 * m[j] + a.a1 * g;
     v[j] = a.b2 * v[j] + a.a2 * g * g;
@@ -47,5 +58,5 @@ void adam(float *w, float *m, float *v, const float *g, const float *scalars, co
           float a1, float b2, float a2, float eps, float l2, float decay) {
   float lr = scalars[0];
   Adam job = {w, m, v, g, n, b1, a1, b2, a2, eps, l2, lr, 1.0f - lr * decay, scalars[1], scalars[2], *scale};
-  parallel(adam_some, &job, parts(n, CHUNK));
+  parallel_for(adam_chunk, &job, ceil_div(n, CHUNK));
 }

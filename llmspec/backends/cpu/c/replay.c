@@ -2,6 +2,8 @@
 // 64-bit words. A callee reads as many as it has; words beyond them cost a few nanoseconds. The top half of the count
 // says how many of the following rows, this one included, do not depend on one another: one kernel split for cores, or
 // with WHOLE calls that are too small to be divided well, of which each thread then does its own.
+#include "pool.h"
+
 #define A8(w) (w)[0], (w)[1], (w)[2], (w)[3], (w)[4], (w)[5], (w)[6], (w)[7]
 #define W8 uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t
 enum { WHOLE = 1 << 16 };
@@ -19,20 +21,20 @@ static void call(const void *job, int64_t i, int thread) {
 }
 
 static void call_whole(const void *job, int64_t i, int thread) {
-  alone = thread;
+  work_alone(thread);
   call(job, i, thread);
-  alone = -1;
+  work_alone(-1);
 }
 
-// Stops at the first call that fails, and returns 1: take_trouble says how.
+// Stops at the first call that fails, and returns 1: take_error says how.
 int replay(const uint64_t *table, int64_t n) {
   for (int64_t i = 0; i < n && !failed();) {
     const uint64_t *first = table + i * 64;
-    int64_t together = most(1, (int64_t)(first[1] >> 32));
-    if (first[1] & WHOLE && together >= 2 * pool.threads)
-      parallel(call_whole, first, together);
+    int64_t together = max64(1, (int64_t)(first[1] >> 32));
+    if (first[1] & WHOLE && together >= 2 * thread_count())
+      parallel_for(call_whole, first, together);
     else if (!(first[1] & WHOLE) && together > 1)
-      parallel(call, first, together);
+      parallel_for(call, first, together);
     else
       for (int64_t j = 0; j < together; j++) call(first, j, 0);
     i += together;

@@ -3,13 +3,16 @@
 // One token each: every number is a sum in one order of its own, however many rows there are. Prompts: either products
 // whose sums run over all of k, whatever the other rows are, or, where a BLAS multiplies, one sequence after another.
 
+#include "gemm.h"
+#include "linear.h"
+
 // The order of every sum: column t of a row goes to accumulator t / LANES % 4, lane t % LANES, the columns after the last
 // four accumulators' worth to the first one; then accumulators, then halves of their lanes, are added up, and columns that
 // fill no lanes come last.
 enum { DOT_ROWS = 4 };
 
 // Numbers (rows ≤ DOT_ROWS, 1) of c (m, n) = a (m, k) · wᵀ, w (n, k), plus bias
-static inline __attribute__((always_inline)) void dots(const Product *p, int64_t r, int rows, int64_t j) {
+static inline __attribute__((always_inline)) void dots(const Gemm *p, int64_t r, int rows, int64_t j) {
 #pragma clang fp reassociate(off)
   const float *a = p->a.at + r * p->a.row, *w = p->b.at + j * p->b.column;
   int64_t k = p->k, step = p->a.row, t = 0;
@@ -18,7 +21,7 @@ static inline __attribute__((always_inline)) void dots(const Product *p, int64_t
   for (; t + 4 * LANES <= k; t += 4 * LANES) {
 #pragma clang loop unroll(full)
     for (int u = 0; u < 4; u++) {
-      if (!r) __builtin_prefetch(w + t + u * LANES + LONG, 0, 2);
+      if (!r) __builtin_prefetch(w + t + u * LANES + PREFETCHED, 0, 2);
       Lanes weights = *(const Loose *)(w + t + u * LANES);
 #pragma clang loop unroll(full)
       for (int i = 0; i < rows; i++) sums[i][u] += *(const Loose *)(a + i * step + t + u * LANES) * weights;
@@ -45,8 +48,8 @@ static inline __attribute__((always_inline)) void dots(const Product *p, int64_t
 }
 
 static void dots_of_columns(const void *job, int64_t i, int thread) {
-  const Product *p = job;
-  int64_t end = least((i + 1) * p->columns, p->n), start = i * p->columns, r = 0;
+  const Gemm *p = job;
+  int64_t end = min64((i + 1) * p->columns, p->n), start = i * p->columns, r = 0;
   (void)thread;
   for (; r + DOT_ROWS <= p->m; r += DOT_ROWS)
     for (int64_t j = start; j < end; j++) dots(p, r, DOT_ROWS, j);
@@ -55,45 +58,30 @@ static void dots_of_columns(const void *job, int64_t i, int thread) {
   for (int64_t j = start; j < end && p->m - r == 1; j++) dots(p, r, 1, j);
 }
 
-// Products of the same rows by up to three weights, each sum over all of k, in one job
-static void sums_of_their_own(const Product *each, int count, int one_token) {
-  Joined all = {.task = one_token ? dots_of_columns : multiply_weights};
-  Product rows = each[0];
-  int64_t total = 0;
-  if (!one_token) {
-    rows.packed = scratch(SHARED, PACKED_ROWS, up(rows.m, NR) * rows.k);
-    if (!rows.packed) return;
-    parallel(pack_rows, &rows, parts(rows.m, NR));
-  }
-  for (int j = 0; j < count; j++) {
-    all.each[j] = each[j];
-    all.each[j].packed = rows.packed;
-    all.each[j].columns = one_token ? most(1, least(64, parts(each[j].n, 8))) : turned_together(each[j].n);
-    total += all.iterations[j] = parts(each[j].n, all.each[j].columns);
-  }
-  parallel(one_of, &all, total);
-}
-
 // `linear` for sequences of t tokens each, n = sequences · t rows: a sequence's results are those that it has alone
 void linear_by_sequence(float *y, const float *x, const float *w1, const float *w2, const float *w3, const float *b1,
                         const float *b2, const float *b3, int64_t sequences, int64_t t, int64_t i, int64_t o1, int64_t o2,
                         int64_t o3, int64_t biased) {
   const float *w[] = {w1, w2, w3}, *b[] = {b1, b2, b3};
   int64_t o[] = {o1, o2, o3}, wide = o1 + o2 + o3, n = sequences * t;
-  if (t > 1 && blas.sgemm) {
+  if (t > 1 && gemm_by_blas()) {
     for (int64_t s = 0; s < sequences; s++)
       linear(y + s * t * wide, x + s * t * i, w1, w2, w3, b1, b2, b3, t, i, o1, o2, o3, biased);
     return;
   }
-  int64_t share = t == 1 ? n : parts(n, parts(n, PROMPT));
+  int64_t share = t == 1 ? n : ceil_div(n, ceil_div(n, PROMPT_ROWS));
   for (int64_t start = 0; start < n; start += share) {
-    Product each[3];
+    Gemm each[3];
     int count = 0;
     float *out = y + start * wide;
     for (int j = 0; j < 3; out += o[j++])
       if (o[j])
-        each[count++] = (Product){out, wide, {x + start * i, i, 1}, {w[j], 1, i}, least(share, n - start), o[j], i, 0,
+        each[count++] = (Gemm){out, wide, {x + start * i, i, 1}, {w[j], 1, i}, min64(share, n - start), o[j], i, 0,
                                   biased ? b[j] : 0, 0, 0, 0};
-    sums_of_their_own(each, count, t == 1);
+    for (int j = 0; j < count; j++) each[j].columns = gemv_columns(each[j].n);
+    if (t == 1)
+      gemm_joined(each, count, dots_of_columns);
+    else
+      gemm_prompt(each, count);
   }
 }

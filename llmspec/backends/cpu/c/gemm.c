@@ -1,0 +1,243 @@
+// Matrix products of float32: C (m, n) = A (m, k) · B (k, n), each operand at any two strides, one of them 1.
+//
+// Panels of A and B are copied side by side in memory, then multiplied tile by tile in registers (Goto & van de Geijn
+// 2008, "Anatomy of high-performance matrix multiplication"). numpy's OpenBLAS reaches 60 % of this on AVX-512.
+#include "gemm.h"
+
+static void pack_columns(const void *job, int64_t i, int thread) {
+  const Gemm *p = job;
+  (void)thread;
+  pack(p->packed + i * NR * p->k, submatrix(transposed(p->b), i * NR, 0), min64(NR, p->n - i * NR), p->k, NR, 1.0f);
+}
+
+static void gemm_block(const void *job, int64_t i, int thread) {
+  const Gemm *p = job;
+  int64_t across = ceil_div(p->n, p->columns), top = i / across * p->rows, left = i % across * p->columns;
+  int64_t bottom = min64(top + p->rows, p->m), right = min64(left + p->columns, p->n);
+  float *copy = scratch(thread, COPIED_ROWS, MR * KC);
+  if (!copy) return;
+  for (int64_t r = top; r < bottom; r += MR) {
+    int64_t rows = min64(MR, bottom - r);
+    Rows a = rows_of(copy, submatrix(p->a, r, 0), rows, p->k, 1.0f);
+    for (int64_t c = left; c < right; c += NR)
+      gemm_tile(p->k, a, p->packed + c * p->k, p->c + r * p->stride + c, p->stride, rows, min64(NR, right - c),
+           p->accumulate, p->bias ? p->bias + c : 0);
+  }
+}
+
+// y (m, n) = a (m, k) · wᵀ for few rows: each row of w (n, k) is read once. Weights are prefetched, PREFETCHED
+// numbers ahead, since what a processor guesses by itself leaves a fifth of the memory's speed unused.
+enum { GEMV_ROWS = 4 };
+static void gemv_batched(const void *job, int64_t i, int thread) {
+  const Gemm *p = job;
+  (void)thread;
+  int64_t end = min64((i + 1) * p->columns, p->n), body = p->k / LANES * LANES;
+  for (int64_t j = i * p->columns; j < end; j++) {
+    const float *w = p->b.at + j * p->b.column;
+    for (int64_t r = 0; r < p->m; r++) {
+      const float *x = p->a.at + r * p->a.row;
+      Lanes sums[4] = {{0}};
+      int64_t t = 0;
+      for (; t + 4 * LANES <= body; t += 4 * LANES)
+        for (int u = 0; u < 4; u++) {
+          __builtin_prefetch(w + t + u * LANES + PREFETCHED, 0, 2);
+          sums[u] += *(const Loose *)(x + t + u * LANES) * *(const Loose *)(w + t + u * LANES);
+        }
+      for (; t < body; t += LANES) sums[0] += *(const Loose *)(x + t) * *(const Loose *)(w + t);
+      sums[0] += sums[1] + (sums[2] + sums[3]);
+      float sum = 0.0f;
+      for (int u = 0; u < LANES; u++) sum += sums[0][u];
+      for (; t < p->k; t++) sum += x[t] * w[t];
+      p->c[r * p->stride + j] = sum + (p->accumulate ? p->c[r * p->stride + j] : p->bias ? p->bias[j] : 0.0f);
+    }
+  }
+}
+
+// y (m, n) = a (m, k) · wᵀ for the rows of a prompt. The weights come from far away and are read once, where they lie:
+// their rows take the place of A's, and the lanes are rows of a. An iteration's results are transposed together and written in
+// whole lines, which are prefetched: waiting for them took up to a fifth of the time.
+enum { COLUMNS = 4 * MR };
+
+static void pack_rows(const void *job, int64_t i, int thread) {
+  const Gemm *p = job;
+  (void)thread;
+  pack(p->packed + i * NR * p->k, submatrix(p->a, i * NR, 0), min64(NR, p->m - i * NR), p->k, NR, 1.0f);
+}
+
+// c (rows, columns) = the transpose of x (columns, rows), whose rows are `wide` apart, plus bias (columns) where given
+static void transpose_into(float *c, int64_t stride, const float *x, int64_t wide, int64_t rows, int64_t columns, const float *bias) {
+  for (int64_t top = 0; top < rows; top += LANES)
+    for (int64_t left = 0; left < columns; left += LANES) {
+      int64_t across = min64(LANES, columns - left);
+      Lanes block[LANES], add = {0};
+      for (int64_t i = 0; i < LANES; i++)
+        block[i] = i < across ? *(const Lanes *)(x + (left + i) * wide + top) : (Lanes){0};
+      transpose_lanes(block);
+      if (bias) memcpy(&add, bias + left, across * sizeof(float));
+      for (int64_t i = 0; i < min64(LANES, rows - top); i++) {
+        float *to = c + (top + i) * stride + left;
+        block[i] += add;
+        if (across == LANES) *(Loose *)to = block[i];
+        else memcpy(to, &block[i], across * sizeof(float));
+      }
+    }
+}
+
+static void gemm_weights_columns(const void *job, int64_t i, int thread) {
+  const Gemm *p = job;
+  int64_t left = i * p->columns, columns = min64(p->columns, p->n - left), wide = round_up(p->m, NR);
+  int64_t step = ceil_div(MR, wide / NR), share = ceil_div(p->m, ceil_div(columns, MR) * (wide / NR)), near = 0;
+  float *untransposed = scratch(thread, UNTRANSPOSED, COLUMNS * PROMPT_ROWS), *copy = scratch(thread, COPIED_ROWS, MR * p->k);
+  if (!untransposed || !copy) return;
+  for (int64_t at = 0; at < columns; at += MR) {
+    Matrix w = submatrix(transposed(p->b), left + at, 0);
+    Rows rows = rows_of(copy, w, min64(MR, columns - at), p->k, 1.0f);
+    for (int64_t top = 0; top < p->m; top += NR) {
+      for (int64_t end = min64(near + share, p->m); near < end; near++) // a tile's share of y comes closer
+        for (int64_t j = 0; j < columns; j += LANES) __builtin_prefetch(p->c + near * p->stride + left + j, 1, 2);
+      Lanes sums[MR][2];
+      const float *x = p->packed + top * p->k, *next = w.at + MR * w.row + top / NR * p->k * step;
+      if (rows.row) tile_of_rows(sums, p->k, rows.at, rows.row, x, next, step);
+      else tile_in_registers(sums, p->k, rows.at, x);
+      for (int j = 0; j < MR; j++) memcpy(untransposed + (at + j) * wide + top, sums[j], sizeof sums[j]);
+    }
+  }
+  transpose_into(p->c + left, p->stride, untransposed, wide, p->m, columns, p->bias ? p->bias + left : 0);
+}
+
+// Columns of y for an iteration: a multiple of MR, so that each thread has two iterations if there are columns enough
+static int64_t columns_together(int64_t n) {
+  int64_t tiles = ceil_div(n, MR), iterations = max64(ceil_div(n, COLUMNS), min64(tiles, 2 * thread_count()));
+  return ceil_div(tiles, iterations) * MR;
+}
+
+// A BLAS's sgemm that computes the bands of a product instead, where this compiler's lanes are not its match.
+static struct {
+  void *sgemm;
+  int wide, whole; // whether its integers have 64 bits; whether it has threads of its own that are to be used
+} blas;
+
+void use_blas(void *sgemm, int64_t int_bits, int64_t whole) {
+  blas.sgemm = sgemm;
+  blas.wide = int_bits == 64;
+  blas.whole = (int)whole;
+}
+
+#define SGEMM(integer)                                                                                                 \
+  ((void (*)(int, int, int, integer, integer, integer, float, const float *, integer, const float *, integer, float,   \
+             float *, integer))blas.sgemm)(101, ta, tb, m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc)
+static void sgemm(int ta, int tb, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                  int64_t ldb, float beta, float *c, int64_t ldc) {
+  if (blas.wide)
+    SGEMM(int64_t);
+  else
+    SGEMM(int32_t);
+}
+
+// Rows or columns of a band: so many that there are 16 bands, within limits. By the size alone, since a BLAS sums up in an
+// order that follows the sizes it is given: bands that followed the threads would give each number of threads other bits.
+enum { BANDS = 16, THIN = 32, THICK = 128 };
+static int64_t band(int64_t n) { return min64(THICK, max64(THIN, round_up(ceil_div(n, BANDS), 16))); }
+
+static void blas_band(const void *job, int64_t i, int thread) {
+  const Gemm *p = job;
+  int64_t across = ceil_div(p->n, p->columns), top = i / across * p->rows, left = i % across * p->columns;
+  int64_t m = min64(p->rows, p->m - top), n = min64(p->columns, p->n - left);
+  Matrix a = submatrix(p->a, top, 0), b = submatrix(p->b, 0, left);
+  int ta = a.column == 1 ? 111 : 112, tb = b.column == 1 ? 111 : 112;
+  float *c = p->c + top * p->stride + left;
+  (void)thread;
+  for (int64_t r = 0; r < m && p->bias; r++) memcpy(c + r * p->stride, p->bias + left, n * sizeof(float));
+  // A row or column that stands alone has any stride, while a BLAS wants none below its length.
+  int64_t lda = ta == 111 ? max64(p->k, a.row) : max64(m, a.column), ldb = tb == 111 ? max64(n, b.row) : max64(p->k, b.column);
+  sgemm(ta, tb, m, n, p->k, a.at, lda, b.at, ldb, p->accumulate || p->bias ? 1.0f : 0.0f, c, p->stride);
+}
+
+typedef struct {
+  Gemm each[3];
+  int64_t iterations[3];
+  Task task;
+} Joined;
+
+static void joined_task(const void *job, int64_t i, int thread) {
+  const Joined *p = job;
+  int j = 0;
+  while (i >= p->iterations[j]) i -= p->iterations[j++];
+  p->task(&p->each[j], i, thread);
+}
+
+void gemm_joined(const Gemm *each, int count, Task task) {
+  Joined all = {.task = task};
+  int64_t total = 0;
+  for (int j = 0; j < count; j++) {
+    all.each[j] = each[j];
+    total += all.iterations[j] = ceil_div(each[j].n, each[j].columns);
+  }
+  parallel_for(joined_task, &all, total);
+}
+
+void gemm_prompt(Gemm *each, int count) {
+  Gemm rows = each[0];
+  rows.packed = scratch(SHARED, PACKED_ROWS, round_up(rows.m, NR) * rows.k);
+  if (!rows.packed) return;
+  parallel_for(pack_rows, &rows, ceil_div(rows.m, NR));
+  for (int j = 0; j < count; j++) {
+    each[j].packed = rows.packed;
+    each[j].columns = columns_together(each[j].n);
+  }
+  gemm_joined(each, count, gemm_weights_columns);
+}
+
+int gemm_weights(Gemm *each, int count) {
+  const Gemm *rows = each;
+  int few = rows->m <= GEMV_ROWS;
+  if (rows->a.column != 1 || rows->b.row != 1) return 0;
+  if (!few && (rows->m > PROMPT_ROWS || rows->accumulate || blas.sgemm)) return 0;
+  for (int j = 0; j < count; j++) each[j].columns = gemv_columns(each[j].n);
+  if (few)
+    gemm_joined(each, count, gemv_batched);
+  else
+    gemm_prompt(each, count);
+  return 1;
+}
+
+int gemm_by_blas(void) { return blas.sgemm != 0; }
+
+void gemm(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, int64_t n, int64_t k, int accumulate,
+          const float *bias) {
+  Gemm one = {c, stride, a, b, m, n, k, accumulate, bias, 0, 0, 0};
+  if (gemm_weights(&one, 1)) return;
+  if (blas.sgemm) {
+    Gemm all = {c, stride, a, b, m, n, k, accumulate, accumulate ? 0 : bias, m, n, 0};
+    if (!blas.whole && m >= n) all.rows = band(m);
+    else if (!blas.whole) all.columns = band(n);
+    parallel_for(blas_band, &all, ceil_div(m, all.rows) * ceil_div(n, all.columns));
+    return;
+  }
+  int64_t steps = max64(1, ceil_div(k, KC)), depth = ceil_div(k, steps);
+  float *packed = scratch(SHARED, PACKED, NC * KC);
+  if (!packed) return;
+  for (int64_t left = 0; left < n; left += NC) {
+    int64_t width = min64(NC, n - left), panels = ceil_div(width, NR);
+    int64_t rows = min64(BLOCK_ROWS, ceil_div(ceil_div(m, 8), MR) * MR), down = ceil_div(m, rows);
+    int64_t across = min64(panels, ceil_div(4 * thread_count(), down)); // whole tiles, so that no bits follow the threads
+    for (int64_t step = 0, start = 0; step < steps; step++, start += depth) {
+      int64_t deep = max64(0, min64(depth, k - start));
+      Gemm part = {c + left, stride, submatrix(a, 0, start), submatrix(b, start, left), m, width, deep,
+                     accumulate || step, bias ? bias + left : 0, rows, ceil_div(panels, across) * NR, packed};
+      parallel_for(pack_columns, &part, panels);
+      parallel_for(gemm_block, &part, down * ceil_div(width, part.columns));
+    }
+  }
+}
+
+int64_t lanes(void) { return LANES; }
+
+// c (z, m, n) = op(a) · op(b) one after another, where op swaps the axes of (m, k) or (k, n) if asked
+void matmul(float *c, const float *a, const float *b, int64_t z, int64_t m, int64_t n, int64_t k, int64_t swap_a,
+             int64_t swap_b) {
+  for (int64_t i = 0; i < z; i++) {
+    Matrix x = {a + i * m * k, swap_a ? 1 : k, swap_a ? m : 1}, y = {b + i * k * n, swap_b ? 1 : n, swap_b ? k : 1};
+    gemm(c + i * m * n, n, x, y, m, n, k, 0, 0);
+  }
+}

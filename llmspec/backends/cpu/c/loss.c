@@ -1,0 +1,62 @@
+// The loss over the vocabulary, together with the product that makes its logits.
+#include "gemm.h"
+#include "numeric.h"
+#include "rows.h"
+
+typedef struct {
+  float *losses, *logits;
+  const int32_t *targets;
+  int64_t n, v;
+  float smoothing;
+} Loss;
+
+static void cross_entropy_row(const void *job, int64_t i, int thread) {
+  const Loss *p = job;
+  float *x = p->logits + i * p->v, high = row_max(x, p->v), sum = 0.0f, mean = 0.0f, at = x[p->targets[i]];
+  (void)thread;
+  for (int64_t j = 0; j < p->v; j++) {
+    float below = x[j] - high, e = exp_negative(below);
+    mean += below;
+    sum += e;
+    x[j] = e;
+  }
+  p->losses[i] = __builtin_logf(sum) - (1.0f - p->smoothing) * (at - high) - p->smoothing * (mean / p->v);
+  float scale = 1.0f / sum, even = p->smoothing / p->v;
+  for (int64_t j = 0; j < p->v; j++) x[j] = x[j] * scale - even;
+  x[p->targets[i]] -= 1.0f - p->smoothing;
+}
+
+// losses (n) = log Σ e^x - (1 - smoothing)·x[target] - smoothing·mean(x) for x (n, v) = hidden (n, d) · wᵀ, w (v, d).
+// slopes (n, v) receives the losses' own gradients for x, in the place of x: the logits are stored once.
+void linear_cross_entropy(float *losses, float *slopes, const float *hidden, const float *w, const int32_t *targets,
+                          int64_t n, int64_t d, int64_t v, float smoothing) {
+  gemm(slopes, v, (Matrix){hidden, d, 1}, (Matrix){w, 1, d}, n, v, d, 0, 0);
+  for (int64_t i = 0; i < n; i++)
+    if (!check_index(targets[i], v)) return;
+  Loss job = {losses, slopes, targets, n, v, smoothing};
+  parallel_for(cross_entropy_row, &job, n);
+}
+
+typedef struct {
+  float *out;
+  const float *x, *factor;
+  int64_t n, d;
+} Scaling;
+
+static void scale_chunk(const void *job, int64_t i, int thread) {
+  const Scaling *p = job;
+  (void)thread;
+  for (int64_t r = i * ROWS; r < min64((i + 1) * ROWS, p->n); r++)
+    for (int64_t j = 0; j < p->d; j++) p->out[r * p->d + j] = p->x[r * p->d + j] * p->factor[r];
+}
+
+// The gradients of linear_cross_entropy for hidden and w, from that (n) of its losses
+void linear_cross_entropy_backward(float *to_hidden, float *to_w, const float *gradient, const float *slopes,
+                                   const float *hidden, const float *w, int64_t n, int64_t d, int64_t v) {
+  Scaling rows = {to_hidden, to_hidden, gradient, n, d}, scaled = {scratch(SHARED, PARTIAL, n * d), hidden, gradient, n, d};
+  if (!scaled.out) return;
+  gemm(to_hidden, d, (Matrix){slopes, v, 1}, (Matrix){w, d, 1}, n, d, v, 0, 0);
+  parallel_for(scale_chunk, &rows, ceil_div(n, ROWS));
+  parallel_for(scale_chunk, &scaled, ceil_div(n, ROWS));
+  gemm(to_w, d, (Matrix){slopes, 1, v}, (Matrix){scaled.out, d, 1}, v, d, n, 0, 0);
+}
