@@ -53,6 +53,41 @@ def test_sample_streams_and_names_its_sources(run: Path) -> None:
     assert "docs (PSF-2.0)" in done.stderr and "max_tokens" in done.stderr
 
 
+def test_a_file_of_prompts_is_answered_as_each_prompt_alone(run: Path, tmp_path: Path) -> None:
+    asked = ["one", "two", "seven", "three"]
+    text, records = tmp_path / "asked.txt", tmp_path / "asked.jsonl"
+    text.write_text("\n\n".join(asked) + "\r\n")
+    turns = [{"role": "user", "content": "three"}]
+    records.write_text(
+        "".join(json.dumps(r) + "\n" for r in [{"prompt": a, "id": 1} for a in asked[:3]] + [{"messages": turns}])
+    )
+    done = [tiny.call("sample", run, "--prompts", path, "--json", "--n", "2") for path in (text, records)]
+    lines = [[json.loads(line) for line in d.stdout.splitlines()] for d in done]
+    assert [line["line"] for line in lines[0]] == [1, 3, 5, 7] and [line["line"] for line in lines[1]] == [1, 2, 3, 4]
+    assert [line["answers"] for line in lines[0]] == [line["answers"] for line in lines[1]]
+    assert lines[1][3]["messages"] == turns and lines[0][3]["prompt"] == "three"
+    assert "keys of the records are not read: `id`" in done[1].stderr
+    alone = json.loads(tiny.call("sample", run, "--prompt", asked[2], "--json", "--n", "2").stdout)
+    assert alone["answers"] == lines[0][2]["answers"]
+
+
+def test_prompts_that_cannot_be_answered_are_named_by_their_lines(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    records = [
+        {"prompt": "one"},
+        {"prompt": "one " * 30},
+        {"prompt": " "},
+        {"messages": [{"role": "wizard", "content": "x"}]},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    done = tiny.call("sample", run, "--prompts", path)
+    assert done.returncode == 2 and not done.stdout
+    for line, why in ((2, "model's context is 16"), (3, "the prompt is empty"), (4, "no role is named `wizard`")):
+        assert f"asked.jsonl:{line}:1: " in done.stderr and why in done.stderr
+    done = tiny.call("sample", run, "--prompts", path, "--plain", "--json")
+    assert done.returncode == 2 and "`messages` are for chat models" in done.stdout
+
+
 def test_explain_in_its_three_forms(run: Path) -> None:
     spec = run / "spec" / "tiny.yaml"
     for arguments in ((spec,), (run,), (run, "--prompt", "one", "--set", "decoding.max_tokens=2")):

@@ -35,9 +35,11 @@ def _form(line: str, acts: str, where: str = "") -> Form:
 
 
 RUN = _form("run SPEC", "out set offline locked lock json")
-SAMPLE_CHAT = _form("sample", "prompt system n seed plain phase set json", "with a chat model")
-SAMPLE_PLAIN = _form("sample --plain", "prompt n seed plain phase set json")
-SAMPLE_TEXT = _form("sample", "prompt n seed plain phase set json", "with a model that was not trained on dialogues")
+SAMPLE_CHAT = _form("sample", "prompt prompts system n seed plain phase set json", "with a chat model")
+SAMPLE_PLAIN = _form("sample --plain", "prompt prompts n seed plain phase set json")
+SAMPLE_TEXT = _form(
+    "sample", "prompt prompts n seed plain phase set json", "with a model that was not trained on dialogues"
+)
 EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
 EXPLAIN_PART = _form("explain SPEC --part PART", "part set json")
 EXPLAIN_PAIR = _form("explain SPEC SPEC", "set json")
@@ -78,7 +80,10 @@ FORMS = (
     BENCH_MACHINE,
 )
 
-EXCLUSIVE = (("run", "locked", "lock", "--lock names the lock that --locked would take from the run directory"),)
+EXCLUSIVE = (
+    ("run", "locked", "lock", "--lock names the lock that --locked would take from the run directory"),
+    ("sample", "prompt", "prompts", "each line of the file that --prompts names is a prompt"),
+)
 """Options of a verb of which one would silence the other, and why."""
 
 

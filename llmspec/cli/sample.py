@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llmspec.api import decoding_settings
-from llmspec.cli.arguments import Json, RunPath, Sets
+from llmspec.cli.arguments import Json, RunPath, Sets, place
 from llmspec.cli.opening import opened, tell_unknown
 
 EXAMPLES = (
     "Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "
-    "`llmspec sample runs/quickstart --prompt 'ROMEO' --n 4 --set decoding.temperature=0.5`"
+    "`llmspec sample runs/quickstart --prompt 'ROMEO' --n 4 --set decoding.temperature=0.5`  ·  "
+    "`llmspec sample --prompts questions.txt --json > answers.jsonl`"
 )
 
 
@@ -21,6 +23,15 @@ def sample(
     prompt: Annotated[
         str, typer.Option(help="Text to answer (chat models) or to continue; - reads standard input.")
     ] = "",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=place,
+            help="Answer every line of a file: text, or in a .jsonl file objects with `prompt` or `messages`; "
+            "- reads standard input.",
+        ),
+    ] = None,
     system: Annotated[str, typer.Option(help="System message for a chat model.")] = "",
     n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
@@ -37,6 +48,12 @@ def sample(
     from llmspec.cli.forms import prompt_of, turns_for
     from llmspec.render import samples
 
+    if prompts is not None:
+        from llmspec.cli.prompts import answered, prompts_in
+
+        given = prompts_in(prompts)  # before the model is opened, which takes longer
+        model = opened(run, phase)
+        return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_)
     prompt = prompt_of(prompt)
     model = opened(run, phase)
     decoding = decoding_settings(model, set_)

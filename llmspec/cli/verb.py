@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ OPTIONS = {
     "`llmspec check SPEC --data` checks everything without training": "dry-run dryrun",
     "the spec is given without an option: `llmspec run FILE`": "config spec config-file yaml cfg",
     "the run is given without an option: `llmspec sample runs/NAME`": "model run checkpoint ckpt model-path weights",
-    "--prompt - reads standard input, as in `llmspec sample --prompt - < FILE`": "file prompt-file input interactive",
+    "--prompt - reads standard input, as in `llmspec sample --prompt - < FILE`": "input interactive",
+    "--prompts FILE answers every line of a file, as in `llmspec sample --prompts FILE`": "file prompt-file batch",
     "the environment variable LLMSPEC_THREADS says how many": "threads num-threads workers num-workers cpus",
     "what is printed goes to a file with > FILE": "quiet silent log log-file output-file verbose debug",
 }
@@ -81,7 +83,10 @@ class Verb(TyperCommand):
             check_sets(values.get("set") or ())
             read_texts(ctx.params)
             found = super().invoke(ctx)
-            if found is not None:
+            if isinstance(found, Iterator):  # a document a line, each as soon as it is there
+                for document in found:
+                    answer(document, None)
+            elif found is not None:
                 answer(found, None if verb in LINES else 1)
 
 

@@ -78,18 +78,40 @@ def generate(
     notice: Notice | None = None,
 ) -> list[Generation]:  # fmt: skip
     """`stream`, collected: the answers in the order of prompts and samples; `on_token` sees every event first."""
-    events: list[list[Event]] = [[] for _ in range(n * len(prompts))]
-    for event in stream(decoder, codec, prompts, decoding, n=n, seed=seed, chat=chat, notice=notice):
-        if on_token:
-            on_token(event)
-        events[event.row].append(event)
-    return [
-        Generation(
-            row // n, row % n, "".join(e.text for e in drawn), tuple(e.choice for e in drawn),
-            drawn[-1].finish_reason or "length",
-        )
-        for row, drawn in enumerate(events)
-    ]  # fmt: skip
+    events = stream(decoder, codec, prompts, decoding, n=n, seed=seed, chat=chat, notice=notice)
+    return [answer for answers in whole_answers(events, n, on_token) for answer in answers]
+
+
+def whole_answers(
+    events: Iterator[Event], n: int, on_token: Callable[[Event], object] | None = None
+) -> Iterator[list[Generation]]:
+    """The `n` answers to each prompt, in the order of the prompts, as soon as they and those before them are whole.
+
+    After a KeyboardInterrupt, which is passed on, those that are whole come first.
+    """
+    drawn: dict[int, list[Event]] = {}
+    whole: dict[int, list[Generation]] = {}
+    given = 0
+    try:
+        for event in events:
+            if on_token:
+                on_token(event)
+            drawn.setdefault(event.row, []).append(event)
+            if event.finish_reason:
+                answers = whole.setdefault(event.row // n, [])
+                answers.append(_generation(event.row // n, event.row % n, drawn.pop(event.row)))
+                answers.sort(key=lambda answer: answer.sample)
+            while len(whole.get(given, ())) == n:
+                yield whole.pop(given)
+                given += 1
+    except KeyboardInterrupt:
+        yield from (answers for _, answers in sorted(whole.items()) if len(answers) == n)
+        raise
+
+
+def _generation(prompt: int, sample: int, drawn: list[Event]) -> Generation:
+    text, choices = "".join(e.text for e in drawn), tuple(e.choice for e in drawn)
+    return Generation(prompt, sample, text, choices, drawn[-1].finish_reason or "length")
 
 
 def no_room(which: str, prompt: Sequence[int], context: int) -> Problem | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, RunError, SpecError, one_of
 from llmspec.core.units import size
 from llmspec.decoding.answer import Event
-from llmspec.decoding.generate import Generation, generate, stream
+from llmspec.decoding.generate import Generation, generate, stream, whole_answers
 from llmspec.decoding.template import chat_prompt, text_prompt
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
@@ -196,6 +196,38 @@ class LanguageModel:
             seed=self.seed(seed, settings),
             chat=self.chat if chat is None else chat,
         )
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        n: int = 1,
+        seed: int | None = None,
+        chat: bool | None = None,
+        decoding: Decoding | None = None,
+        on_token: Callable[[Event], object] | None = None,
+        notice: Callable[[str], object] | None = None,
+        **changes: Any,
+    ) -> Iterator[list[Generation]]:
+        """`n` answers to each of many prompts, drawn side by side: in the order of the prompts, as soon as whole.
+
+        Each has the text that `generate` gives. `on_token` sees every event, whose row is prompt * n + sample; `notice`
+        is told where memory lets fewer rows be drawn at once. A KeyboardInterrupt comes after what is whole.
+        """
+        settings, n = self.settings(decoding, **changes), whole("n", n, 1, MOST_ANSWERS)
+        if isinstance(prompts, str):
+            raise TypeError("generate_batch takes a list of prompts; `generate` takes one")
+        events = stream(
+            self.decoder,
+            self.codec,
+            [self.tokens(prompt, chat) for prompt in prompts],
+            settings,
+            n=n,
+            seed=self.seed(seed, settings),
+            chat=self.chat if chat is None else chat,
+            notice=notice,
+        )
+        return whole_answers(events, n, on_token)
 
     def seed(self, given: int | None, settings: Decoding) -> int:
         """The seed asked for, else the decoding's, else the spec's."""

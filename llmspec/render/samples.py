@@ -34,16 +34,18 @@ def as_data(model: Any, prompt: str, answers: list[Any]) -> dict[str, Any]:
         "phase": model.phase,
         "chat": model.chat,
         "prompt": prompt,
-        "answers": [
-            {
-                "text": a.text,
-                "finish_reason": a.finish_reason,
-                "tokens": a.tokens,
-                "logprobs": [c.logprob for c in a.choices],
-            }
-            for a in answers
-        ],
+        "answers": [answer_data(a) for a in answers],
         "sources": attributions(model),
+    }
+
+
+def answer_data(answer: Any) -> dict[str, Any]:
+    """JSON-able form of an answer."""
+    return {
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "tokens": answer.tokens,
+        "logprobs": [c.logprob for c in answer.choices],
     }
 
 
