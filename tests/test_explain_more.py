@@ -109,7 +109,7 @@ def test_a_changed_phase_is_trained_anew_and_no_other() -> None:
     assert [(d.path, d.first, d.second) for d in report.differences] == [("phases.chat.budget", "8 steps", "16 steps")]
     assert [(p.name, p.fate, p.why) for p in report.phases] == [
         ("pretrain", "reused", ""),
-        ("chat", "trained anew", "phases.chat.budget"),
+        ("chat", "retrained", "phases.chat.budget"),
     ]
     found = {c.name: c for c in report.consequences}
     assert found["parameters"].ratio == 1 and found["tokens of facts"].ratio != 1
@@ -121,7 +121,7 @@ def test_a_changed_phase_is_trained_anew_and_no_other() -> None:
 def test_another_model_changes_every_phase() -> None:
     wider = {"context": 32, "d_model": 32, "layers": 3, "attention": {"heads": 4, "kv_heads": 2}}
     report = explain_difference(planned(), planned(model=wider), ("a", "b"))
-    assert {p.fate for p in report.phases} == {"trained anew"}
+    assert {p.fate for p in report.phases} == {"retrained"}
     assert all("model.d_model" in p.why for p in report.phases)
     parameters = report.consequences[0]
     assert parameters.ratio is not None and parameters.ratio > 2

@@ -15,7 +15,7 @@ from test_sources import plan_of, source
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
 from llmspec.data.prepare import prepare
-from llmspec.explain.examples import excerpts, spelling
+from llmspec.explain.examples import examples, tokenization
 from llmspec.explain.plan_vs_actual import facts_of, remarks_on
 from llmspec.explain.run import explain_run
 from llmspec.forecast import estimates
@@ -223,11 +223,11 @@ def test_excerpts_mark_what_an_assistant_says(tmp_path: Path, cache: Path, mask:
         tmp_path, parts, ("chat", "sft", {"talk": 60, "text": 40}, "4 steps"), context=64, document_mask=mask
     )
     prepared = prepare(plan)
-    talk, text = excerpts(prepared)
+    talk, text = examples(prepared)
     assert (talk.source, text.source, talk.phase) == ("talk", "text", "chat")
     learned, rest = ["".join(t for t, taught in talk.pieces if taught is side) for side in (True, False)]
     assert learned.startswith("answer ") and learned.endswith(".<|end_of_turn|>") and learned.count("<|") == 1
     assert "question" in rest and "answer" not in rest and rest.startswith("<|end|><|user|>")
     assert [taught for _, taught in text.pieces] == [False, True] and text.cut
-    found = spelling(prepared.codec)
+    found = tokenization(prepared.codec)
     assert "".join(found.tokens) == found.sentence and not found.merges

@@ -195,7 +195,7 @@ def test_a_damaged_note_says_how_to_go_on(run: Path) -> None:
     for use in (llmspec.open, lambda place: llmspec.run(small.plan(), place)):
         with pytest.raises(RunError, match="key: Input should be a valid string") as caught:
             use(run)
-        assert "trains the phase anew" in caught.value.problems[0].hint
+        assert "retrains the phase" in caught.value.problems[0].hint
     (run / "chat").rename(run.parent / "away")
     llmspec.run(small.plan(), run)
     assert llmspec.open(run).phase == "chat"

@@ -80,7 +80,7 @@ def read_by(draft: Draft, plan: PhasePlan) -> dict[str, Any]:
         # What any source validates with is left out of training.
         "validated": identities({name: source for name, source in used.items() if source.validation}),
         "contamination": draft.sections.contamination == "allow",
-        "learned from": [identities(used), first_mixtures(draft.sections.phases)] if tokenizer.learns else [],
+        "trained on": [identities(used), first_mixtures(draft.sections.phases)] if tokenizer.learns else [],
     }
 
 

@@ -61,7 +61,7 @@ def examined(relation: Relation, allows: Callable[..., Any]) -> tuple[str, str]:
     borders = f" and at distances about {', '.join(f'{d:,}' for d in sorted(distances))}" if distances else ""
     return "", (
         f"{pairs:,} pairs of query and key in all blocks up to {DIVIDED if relation.documents else PLACES} "
-        f"positions{divided}{borders};  longer blocks follow, since the mask only compares positions"
+        f"positions{divided}{borders}; longer blocks follow, since the mask only compares positions"
     )
 
 

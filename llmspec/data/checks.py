@@ -179,7 +179,11 @@ def unseen(prepared: PreparedData) -> Check:
                         hint="report it: llmspec/data should have left it out",
                     )
     dropped = f"; {both:,} were dropped, which differ in typography alone" if both else ""
-    return Check(name=UNSEEN, holds=True, evidence=f"tokens of {compared:,} training documents compared{dropped}")
+    return Check(
+        name=UNSEEN,
+        holds=True,
+        evidence=f"tokens of {compared:,} training document{'s' * (compared != 1)} compared{dropped}",
+    )
 
 
 def traits(data: TokenSet) -> np.ndarray:

@@ -70,6 +70,6 @@ def read_ids(ids: np.ndarray, vocab: int) -> None:
         raise RunError(
             f"the data hold token id {low if low < 0 else high}, and the model's ids are 0 … {vocab - 1}",
             "the tokens were made by another tokenizer, or their file is damaged: delete the run's cached "
-            "tokens, and they are made anew",
+            "tokens, and they are rebuilt",
             "the model would be trained on wrong tokens",
         )

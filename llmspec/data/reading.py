@@ -311,7 +311,7 @@ def content_keys(
         form: sorted(digest(own[SourceView(name, form)]) for name, source in sources.items() if source.validation)
         for form in ("plain", "dialogue")
     }
-    # Refusing contamination changes no text, so that nothing is made or trained anew where there are none.
+    # Refusing contamination changes no text, so that nothing is made or retrained where there are none.
     kept = {"contamination": contamination} if contamination == "allow" else {}
     return {
         view: digest({"own": what, "form": view.form, "held_out": held_out[view.form], **kept})

@@ -13,7 +13,7 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.units import count, size
 from llmspec.explain.report import Report
 
-Fate = Literal["reused", "trained anew", "only in the first", "only in the second"]
+Fate = Literal["reused", "retrained", "only in the first", "only in the second"]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def phase_differences(first: Plan, second: Plan) -> Iterator[PhaseDifference]:
             if one is None
             else "only in the first"
             if other is None
-            else "trained anew"
+            else "retrained"
             if name in anew
             else "reused"
         )
@@ -172,7 +172,7 @@ def rates(phase: PhasePlan | None) -> tuple[float, ...]:
 
 
 def reason(phase: PhasePlan, changed: list[str], anew: set[str]) -> str:
-    """Which of the changed settings shape the phase, the nearest first; `anew` are the phases that are trained anew."""
+    """Which of the changed settings shape the phase, the nearest first; `anew` are the phases that are retrained."""
     own, shared = f"phases.{phase.name}.", ("model.", "tokenizer.", "seed", "device", "precision", "beam")
     shown = tuple(own + key for key in SHOWN_ONLY)
     sources = tuple(f"data.sources.{s}." for s in phase.phase.mixture)

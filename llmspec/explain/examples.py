@@ -1,4 +1,4 @@
-"""What is really read: a document of each source with the tokens that are learned, and the tokenizer at work."""
+"""What is really read: a row of each source with the tokens that count in the loss, and the tokenizer at work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmspec.data.stream import PhaseStream
 
 SHOWN = 64
-"""Tokens of an excerpt, at most."""
+"""Tokens of an example, at most."""
 SEARCHED = 200
 """Batches in which a row of each source is looked for."""
 SENTENCE = "What is a comet? It is a small body of ice, which warms and begins to release gases."
@@ -23,19 +23,19 @@ MERGES = 24
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class Example:
     """The beginning of a row that a phase reads of a source."""
 
     phase: str
     source: str
     pieces: tuple[tuple[str, bool], ...]
-    """(text, whether its tokens are learned), one after another; special tokens are spelled."""
+    """(text, whether its tokens count in the loss), one after another; special tokens are shown as text."""
     cut: bool
     """Whether the row goes on."""
 
 
 @dataclass(frozen=True)
-class Spelling:
+class Tokenization:
     """A trained tokenizer on a sentence."""
 
     sentence: str
@@ -45,25 +45,25 @@ class Spelling:
     """The first pairs that were joined, where the tokenizer learns any."""
 
 
-def excerpts(prepared: PreparedData) -> tuple[Excerpt, ...]:
+def examples(prepared: PreparedData) -> tuple[Example, ...]:
     """A row of each source of each phase, as its first batches have it."""
     return tuple(found for name in prepared.phases for found in _of_phase(prepared.stream(name), prepared.codec))
 
 
-def _of_phase(stream: PhaseStream, codec: Codec) -> list[Excerpt]:
-    found: dict[str, Excerpt] = {}
+def _of_phase(stream: PhaseStream, codec: Codec) -> list[Example]:
+    found: dict[str, Example] = {}
     for step in range(min(stream.steps, SEARCHED)):
         batch = stream.batch(step)
         for row, number in enumerate(batch.source):
             source = stream.sources[int(number)]
             if source not in found:
-                found[source] = _excerpt(stream, source, batch, row, codec)
+                found[source] = _example(stream, source, batch, row, codec)
         if len(found) == len(stream.sources):
             break
     return [found[source] for source in stream.sources if source in found]
 
 
-def _excerpt(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Excerpt:
+def _example(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Example:
     """The row's inputs, each marked by whether it was a target that counts; of dialogues, the first one."""
     filled = int(batch.filled[row])
     ids = [int(batch.tokens[row, 0]), *map(int, batch.targets[row, :filled])]
@@ -77,13 +77,13 @@ def _excerpt(stream: PhaseStream, source: str, batch: Any, row: int, codec: Code
         (codec.decode([i for i, _ in group], specials=True), taught)
         for taught, group in groupby(marked, key=lambda pair: pair[1])
     )
-    return Excerpt(stream.name, source, pieces, most < len(ids))
+    return Example(stream.name, source, pieces, most < len(ids))
 
 
-def spelling(codec: Codec) -> Spelling:
+def tokenization(codec: Codec) -> Tokenization:
     """The tokenizer on a sentence, and what it learned to join first."""
     (ids,) = codec.encode([SENTENCE])
-    return Spelling(
+    return Tokenization(
         SENTENCE, tuple(codec.decode([i], specials=True) for i in ids), len(SENTENCE) / max(1, len(ids)), _merges(codec)
     )
 

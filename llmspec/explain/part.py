@@ -206,7 +206,7 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
         other = ElementwiseOps().plus(*(p.part.elementwise(p.dims).times(p.uses) for p in own))
         yield "other operations", f"about {count(other.forward)} a token forward, {count(other.backward)} backward"
         saved = sum(p.uses * p.part.saved_for_backward(p.dims) for p in own)
-        yield "kept for backward", f"{size(FLOAT * saved)} a token, scores apart"
+        yield "saved for backward", f"{size(FLOAT * saved)} a token, without the scores"
     if planned is not None and path.endswith(".optimizer"):
         cost, optimizer = update_cost(model, planned.phase), planned.phase.optimizer
         state = FLOAT * sum(t.count * len(optimizer.state(t.role)) for t in model.tensors)

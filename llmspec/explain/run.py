@@ -274,7 +274,7 @@ def _remarks(
     if clipped is not None and clipped > CLIPPED:
         found.append(
             f"the gradient was clipped to {planned.phase.max_grad_norm:g} in {clipped:.0%} of the steps: the learning "
-            "rate counts for less than it says. A longer warm-up or a larger `max_grad_norm` would change that."
+            "rate is in effect lower than set. A longer warm-up or a larger `max_grad_norm` would change that."
         )
     for row in _ledger(planned.shares, ledger):
         found += [

@@ -11,7 +11,7 @@ from llmspec.compiler.checks import Check, pending, plan_checks
 from llmspec.compiler.plan import Plan
 from llmspec.core.units import count
 from llmspec.explain.chain import ChainReport, chain_report
-from llmspec.explain.examples import Excerpt, Spelling, excerpts, spelling
+from llmspec.explain.examples import Example, Tokenization, examples, tokenization
 from llmspec.explain.memory import MemoryReport, memory_limit, memory_reports
 from llmspec.explain.model import MaskPicture, TensorRow, TreeNode, mask_pictures, model_tree, tensor_rows
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
@@ -77,9 +77,9 @@ class SpecReport(Report):
     """Bytes that the device may hold; None where nobody knows."""
     memory_limit_from: str = ""
     """Whose word that is."""
-    excerpts: tuple[Excerpt, ...] = ()
+    examples: tuple[Example, ...] = ()
     """A document of each source as phases read it, where the data are at hand."""
-    spelling: Spelling | None = None
+    tokenization: Tokenization | None = None
     """The tokenizer on a sentence, where it is trained."""
     times: tuple[Forecast, ...] = ()
     """What phases are expected to take, where this machine is known."""
@@ -134,8 +134,8 @@ def explain_plan(
         memory=memory_reports(plan, exact),
         memory_limit=limit,
         memory_limit_from=whose if limit is not None else "",
-        excerpts=excerpts(prepared) if prepared else (),
-        spelling=spelling(prepared.codec) if prepared else None,
+        examples=examples(prepared) if prepared else (),
+        tokenization=tokenization(prepared.codec) if prepared else None,
         times=tuple((times or {}).values()),
         note=note,
     )

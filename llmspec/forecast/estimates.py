@@ -81,7 +81,7 @@ class Forecast(Frozen):
         return (
             f"{self.phase}: about {duration(self.total)}"
             + (f", {' and '.join(beside)} among them" if beside else "")
-            + f"; {count(self.tokens_per_second)} tokens/s, by {self.origin}"
+            + f"; {count(self.tokens_per_second)} tokens/s ({self.origin})"
         )
 
 

@@ -221,7 +221,7 @@ def origin(forecasts: Mapping[str, Forecast]) -> str:
     if not forecasts:
         return "time: not estimated on this machine yet; `llmspec check SPEC --time` measures what it needs"
     found = {f.origin for f in forecasts.values()}
-    return f"time: by {' and by '.join(sorted(found))}"
+    return f"time: {' and '.join(sorted(found))}"
 
 
 def _times(epochs: float) -> str:

@@ -9,7 +9,7 @@ from llmspec.render.report_part import written
 from llmspec.render.report_shared import heading, spark, table
 from llmspec.render.terminal import Screen, Text
 
-STYLES = {"reused": "green", "trained anew": "yellow"}
+STYLES = {"reused": "green", "retrained": "yellow"}
 
 
 def show(report: DifferenceReport, console: Screen) -> None:

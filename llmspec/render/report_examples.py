@@ -1,4 +1,4 @@
-"""What is really read, on the terminal: excerpts with what is learned, and the tokenizer's pieces."""
+"""What is really read, on the terminal: examples with what counts in the loss, and the tokenizer's pieces."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from rich.padding import Padding
 
 from llmspec.core.visible import visible
 from llmspec.explain.decoding import visible_bytes
-from llmspec.explain.examples import Excerpt, Spelling
+from llmspec.explain.examples import Example, Tokenization
 from llmspec.render.report_shared import heading
 from llmspec.render.terminal import Screen, Text
 
 OPEN, CLOSE = "⟦", "⟧"
-"""Around what is learned, so that it shows without colours too."""
+"""Around what counts in the loss, so that it shows without colours too."""
 
 
-def show_excerpts(console: Screen, found: Sequence[Excerpt]) -> None:
+def show_examples(console: Screen, found: Sequence[Example]) -> None:
     """A paragraph for each source of each phase."""
-    heading(console, "what is learned", f"the first tokens of a row; {OPEN}between these{CLOSE} they count in the loss")
-    for excerpt in found:
-        console.print(Text.assemble("  ", (excerpt.phase, "bold"), f" of {excerpt.source}"))
+    heading(
+        console, "what is trained on", f"the first tokens of a row; {OPEN}between these{CLOSE} they count in the loss"
+    )
+    for example in found:
+        console.print(Text.assemble("  ", (example.phase, "bold"), f" of {example.source}"))
         text = Text()
-        for piece, learned in excerpt.pieces:
+        for piece, learned in example.pieces:
             shown = " ".join(visible(piece).split("\n"))
             text.append(f"{OPEN}{shown}{CLOSE}" if learned else shown, style="green" if learned else "dim")
-        console.print(Padding(text.append(" …" if excerpt.cut else ""), (0, 0, 0, 4)))
+        console.print(Padding(text.append(" …" if example.cut else ""), (0, 0, 0, 4)))
 
 
-def show_spelling(console: Screen, found: Spelling) -> None:
+def show_tokenization(console: Screen, found: Tokenization) -> None:
     """A sentence cut into tokens, and the first merges in their order."""
     heading(console, "tokenizer", f"a sentence as tokens, {found.characters_per_token:.2f} characters each")
     text = Text()

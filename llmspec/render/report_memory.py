@@ -32,4 +32,4 @@ def show_memory(console: Screen, reports: tuple[MemoryReport, ...], limit: int |
             made.add_row("  as scheduled", *(size(r.exact) if r.exact is not None else "" for r in group))
         console.print(made)
     for report in reports:
-        console.print(Padding(Text(f"{report.phase} holds most {report.moment}", style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"{report.phase} peaks {report.moment}", style="dim"), (0, 0, 0, 2)))

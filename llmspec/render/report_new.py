@@ -44,9 +44,7 @@ def lines(key: str, found: Contents) -> list[str]:
         else (
             "guessed from two fields: " + ", ".join(f"{role} {field}" for role, field in found.template.items())
             if found.template
-            else "records"
-            if found.records
-            else "documents"
+            else ("record" if found.records else "document") + "s" * (found.documents != 1)
         )
     )
     said = [
@@ -55,5 +53,5 @@ def lines(key: str, found: Contents) -> list[str]:
         f"{about}{found.documents:,} {what}, {about}{count(found.characters)} characters"
     ]
     if found.left_out:
-        said.append("left out: " + ", ".join(f"{n:,} {suffix}" for suffix, n in found.left_out.items()))
+        said.append("skipped: " + ", ".join(f"{n:,} {suffix}" for suffix, n in found.left_out.items()))
     return [*said, *found.notes]

@@ -56,7 +56,7 @@ def show(report: PromptReport, console: Screen) -> None:
         console.print(grid)
     for source in report.sources:
         credit = ", ".join(x for x in (source["license"], source["attribution"]) if x)
-        console.print(Padding(Text(f"learned from {source['source']} ({credit})", style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"trained on {source['source']} ({credit})", style="dim"), (0, 0, 0, 2)))
 
 
 def explain_blocks(console: Screen, report: PromptReport) -> None:
@@ -71,8 +71,8 @@ def explain_blocks(console: Screen, report: PromptReport) -> None:
         else ". "
     )
     words += (
-        "Entropy (bits) says how open the choice is: 0 is none, 1 a coin's, "
-        f"{bits_of_any(report.vocab):.1f} any of all {number(report.vocab)} tokens alike. "
+        "Entropy (bits) says how open the choice is: 0 is certain, 1 a coin toss, "
+        f"{bits_of_any(report.vocab):.1f} a uniform choice among all {number(report.vocab)} tokens. "
         "· is a space, ⏎ a new line, \\x.. a byte that is no whole character."
     )
     console.print(Text(words, style="dim"))

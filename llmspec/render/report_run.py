@@ -51,7 +51,7 @@ def show(report: RunReport, console: Screen) -> None:
         heading(console, "samples over time", "what it wrote; the prompt is bold")
         for phase in report.phases:
             show_samples(console, phase)
-    heading(console, "learned from", "name them wherever its text is shown")
+    heading(console, "trained on", "name these sources wherever its text is shown")
     for source in report.sources:
         licence = source.license or "no licence given"
         console.print(
@@ -69,7 +69,7 @@ def show_promises(console: Screen, phases: Sequence[PhaseRun]) -> None:
     for phase in phases:
         if not phase.facts:
             continue
-        made = table(phase.name, "promised", "came to", "off", "", right=("promised", "came to", "off"))
+        made = table(phase.name, "estimated", "measured", "off", "", right=("estimated", "measured", "off"))
         for fact in phase.facts:
             off = "" if fact.off is None else "0" if fact.off == 0 else f"{fact.off:+.1%}"
             made.add_row(
@@ -174,7 +174,7 @@ def in_unit(unit: str) -> str:
 def show_ledger(console: Screen, phase: PhaseRun) -> None:
     """What was read, held against the plan."""
     counted = any(n is not None for row in phase.ledger for n in row.actual.values())
-    columns = tuple(key.replace("_", " ") for key in COUNTED)
+    columns = ("read", "supervised", "repeated", "dropped", "overlap")  # of COUNTED, as wide as a terminal allows
     made = table("tokens" if counted else "planned tokens", *columns, "epochs", right=(*columns, "epochs"), indent=0)
     for row in phase.ledger:
         made.add_row(row.source, *(cell(row, k) for k in COUNTED), "?" if row.epochs is None else f"{row.epochs:.2f}")

@@ -17,7 +17,7 @@ from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
 from llmspec.forecast.estimates import Forecast
 from llmspec.render import checks
-from llmspec.render.report_examples import show_excerpts, show_spelling
+from llmspec.render.report_examples import show_examples, show_tokenization
 from llmspec.render.report_memory import show_memory
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
 from llmspec.render.terminal import Screen, Text
@@ -47,10 +47,10 @@ def show(report: SpecReport, console: Screen) -> None:
         heading(console, "phases", "how it is trained, in this order")
     for index, phase in enumerate(report.phases, 1):
         show_phase(console, index, phase, {found.phase: found for found in report.times}.get(phase.name))
-    if report.excerpts:
-        show_excerpts(console, report.excerpts)
-    if report.spelling:
-        show_spelling(console, report.spelling)
+    if report.examples:
+        show_examples(console, report.examples)
+    if report.tokenization:
+        show_tokenization(console, report.tokenization)
     show_memory(console, report.memory, report.memory_limit, report.memory_limit_from)
     heading(console, "decoding", "how tokens are drawn: each filter acts on what the one above it leaves")
     show_chain(console, report.decoding)
@@ -196,12 +196,12 @@ def source_facts(source: SourceReport) -> Iterator[tuple[str, Any]]:
         )
     if source.contaminated:
         done = "kept in training, as the spec allows" if source.contamination == "allow" else "dropped from training"
-        yield "in both", f"{number(source.contaminated)} of its documents, which validation holds too: {done}"
+        yield "overlap", f"{number(source.contaminated)} of its documents are also in validation: {done}"
 
 
 def show_phase(console: Screen, index: int, phase: PhaseReport, time: Forecast | None) -> None:
     """One phase of a spec: its settings and its mixture."""
-    start = f"goes on from {phase.starts_from}" if phase.starts_from else "from random initial weights"
+    start = f"starts from the weights of {phase.starts_from}" if phase.starts_from else "from random initial weights"
     console.print(
         Text.assemble(("" if index == 1 else "\n") + f"  {index} ", (phase.name, "bold"), f"  {phase.kind}, {start}")
     )
@@ -245,7 +245,7 @@ def mixture(shares: tuple[ShareReport, ...]) -> Table:
     """What is read of each source, and what is learned of it."""
     known = any(s.tokens_read is not None for s in shares)
     columns = ("reads", "share", "tokens", "epochs", "supervised") if known else ("reads", "share")
-    made = table(*columns, "learns", right=columns[1:], indent=0)
+    made = table(*columns, "trains on", right=columns[1:], indent=0)
     for s in shares:
         cells = [s.source, f"{s.share:.4g}" if s.share > 1 else f"{100 * s.share:.4g}%"]
         if known:

@@ -24,7 +24,7 @@ def credit(model: Any) -> str:
     parts = [
         f"{a['source']} ({', '.join(x for x in (a['license'], a['attribution']) if x)})" for a in attributions(model)
     ]
-    return "learned from " + ", ".join(parts) if parts else ""
+    return "trained on " + ", ".join(parts) if parts else ""
 
 
 def as_data(model: Any, prompt: str, answers: list[Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Lock(Frozen):
             wrong = ", ".join(sorted({".".join(map(str, error["loc"])) for error in e.errors()}))
             raise RunError(
                 f"{path} is not a lock file that this version reads ({wrong})",
-                hint="run once without --locked, which writes it anew",
+                hint="run once without --locked, which rewrites it",
             ) from None
 
 

@@ -52,7 +52,7 @@ class PhaseFolder:
         try:
             return validated(PhaseNotes, read_table(path), path)
         except RunError as e:
-            anew = f"move {self.folder} away and run the spec again, which trains the phase anew"
+            anew = f"move {self.folder} away and run the spec again, which retrains the phase"
             raise RunError(replace(p, hint=p.hint or anew) for p in e.problems) from e
 
     def note(self, **values: Any) -> None:
@@ -209,7 +209,7 @@ def first_checkpoint(plan: Plan, phase: str | None) -> str:
 def lost(folder: PhaseFolder, name: str, notices: list[str], plan: Plan) -> RunError:
     """The error of a phase that has come to checkpoints, none of which can be read."""
     earlier = next((p.name for p in plan.phases if p.name != name), "")
-    hint = "run its spec again into this folder, which trains the phase anew"
+    hint = "run its spec again into this folder, which retrains the phase"
     if earlier:
         other = command("sample", path_word(folder.folder.parent), "--phase", earlier)
         hint += f", or take the weights of another phase: {other}"

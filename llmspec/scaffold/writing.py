@@ -13,9 +13,9 @@ from llmspec.scaffold.sizing import BYTES, EPOCHS, Shape, SpecSizes, TrainingLen
 HEAD = """\
 # {title}
 # Made by `llmspec new` after looking at the files; every line is yours to change.
-#     llmspec check {file} --data      reads the data and says every problem before anything is trained
-#     llmspec explain {file}           shapes, counts, costs and the decisions that are left to llmspec
-#     llmspec run {file}               trains, and goes on where it was stopped
+#     llmspec check {file} --data      reads the data and reports every problem before any training
+#     llmspec explain {file}           shapes, counts, costs and the values that llmspec chooses
+#     llmspec run {file}               trains; run it again to resume
 name: {name}
 seed: 1
 
@@ -59,7 +59,7 @@ SFT = """\
     micro_batch_size: {batch}
     optimizer: {{kind: adamw, lr: 1e-3}}
     schedule: {{kind: linear, warmup: 5%}}
-    # prompts: ["..."]        # what samples answer on the way; the first held-out questions where left open
+    # prompts: ["..."]        # what samples answer on the way; the first held-out questions if omitted
 """
 
 DECODING = """\
@@ -139,7 +139,8 @@ def source(name: str, where: str, found: Contents, epochs: float) -> str:
     kinds = ", ".join(f"{n:,} {suffix or 'file'}" for suffix, n in found.kinds.items())
     about = (
         f"{kinds}: {'' if found.whole else 'about '}{found.documents:,} "
-        f"{'dialogues' if found.format or found.template else 'records' if found.records else 'documents'}, "
+        f"{'dialogue' if found.format or found.template else 'record' if found.records else 'document'}"
+        f"{'s' * (found.documents != 1)}, "
         f"{count(found.characters)} characters"
     )
     extra = ""

@@ -45,9 +45,9 @@ class Decoding(FilterSettings):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), strict=False)
     """Text that ends the answer and is not shown; it may cross token borders or spell a special token."""
     order: tuple[str, ...] | None = Field(None, strict=False)
-    """Names of the filters in the order in which they run; where left open, the order of the table."""
+    """Names of the filters in the order in which they run; if omitted, the order of the table."""
     seed: int | None = Field(None, ge=0, lt=1 << 63)
-    """What the draws follow from; where left open, the spec's seed."""
+    """What the draws follow from; if omitted, the spec's seed."""
 
     @field_validator("order")
     @classmethod

@@ -303,7 +303,7 @@ def _colon(source: Text, here: int) -> Problem:
         return Problem(
             f"a no-break space (U+{ord(odd[0][1]):04X}) stands where a space is meant",
             mark=source.mark(source.starts[line] + odd.start() + 1),
-            hint="type it anew",
+            hint="type it again",
         )
     if re.search(r":\s", first):
         return Problem(

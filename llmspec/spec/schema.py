@@ -102,7 +102,7 @@ class ModelSpec(Frozen):
     through its own norm, and parallel_shared through one (Chowdhery et al. 2022, section 2). All but post have one more
     norm before the heads."""
     blocks: dict[str, BlockSpec] = Field(default_factory=dict)
-    """Kinds of blocks by name, each with what it has of its own; where left out, all blocks are the model's."""
+    """Kinds of blocks by name, each with what it has of its own; if omitted, all blocks are the model's."""
     pattern: tuple[str, ...] = ()
     """Names of `blocks`, from the first layer on, repeated as often as there are layers."""
     heads: dict[str, AnyHead] = Field(default_factory=lambda: {"lm": heads.TABLE["lm"]()}, min_length=1)
@@ -139,14 +139,14 @@ class Spec(Frozen):
     """Width of tinygrad's search for the fastest form of each GPU kernel, 0 for none: minutes in the first steps, kept
     for later runs."""
     memory_limit: Bytes | None = None
-    """What one device may hold, such as `8 GiB`; where left open, what this machine has, if it says so."""
+    """What one device may hold, such as `8 GiB`; if omitted, what this machine has, if it says so."""
     model: ModelSpec
     """Architecture."""
     tokenizer: AnyTokenizer = Field(default_factory=tokenizers.TABLE["byte"])
     """How text becomes numbers."""
     chat_template: AnyTemplate = Field(default_factory=templates.TABLE["role_tokens"])
     """How a dialogue becomes one sequence of tokens, in training and in prompts. It stands apart from the tokenizer,
-    which is not trained anew for another template."""
+    which is not retrained for another template."""
     data: DataSpec = Field(default_factory=DataSpec)
     """Sources of text; left out together with the phases in a spec that is only checked and explained."""
     phases: dict[str, AnyPhase] = Field(default_factory=dict)

@@ -358,16 +358,16 @@ def test_explaining_two_specs_says_what_a_run_will_do(
         changed = [d.path for d in report.differences]
         for found in report.phases:
             shown = tuple(f"phases.{found.name}.{key}" for key in SHOWN_ONLY)
-            assert (found.fate == "trained anew") == bool(found.why)
+            assert (found.fate == "retrained") == bool(found.why)
             assert not any(word.startswith(shown) for word in found.why.split(", "))
             if not changed:
                 assert found.fate == "reused"
-            if found.fate == "trained anew":
+            if found.fate == "retrained":
                 assert found.why != "the text it reads, or the version of llmspec", changed
     event(" ".join(sorted(set(fates[0].values()))))
     if a_read and b_read:
         # What a run will do follows from the keys of plans whose data were read.
-        really = {p.name: "reused" if p.key == b_read.phase(p.name).key else "trained anew" for p in a_read.phases}
+        really = {p.name: "reused" if p.key == b_read.phase(p.name).key else "retrained" for p in a_read.phases}
         assert all(found == really for found in fates), fates
 
 

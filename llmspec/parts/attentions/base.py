@@ -30,17 +30,17 @@ class Attention(ModelPart):
     tables, and `view` says what each query sees: its range of keys, its position and, in decoding, its cache.
     """
 
-    formula: ClassVar[str] = "softmax(q·kᵀ/√d + bias, over the keys that the mask shows)·v, in each head"
+    formula: ClassVar[str] = "softmax(q·kᵀ/√d + bias, over the keys that the mask allows)·v, in each head"
     heads: int | None = Field(None, gt=0, le=1 << 20)
-    """Query heads; d_model / head_dim where left open, and with that open too d_model / 64, at least one."""
+    """Query heads; if omitted d_model / head_dim, or d_model / 64 (at least one) where that is omitted too."""
     head_dim: int | None = Field(None, gt=0, le=1 << 20)
-    """Width of a head; d_model / heads where left open."""
+    """Width of a head; d_model / heads if omitted."""
     bias: bool = False
     """Whether the query, key and value projections add a bias."""
     output_bias: bool | None = None
-    """Whether the output projection adds a bias; as `bias` where left open."""
+    """Whether the output projection adds a bias; the same as `bias` if omitted."""
     scale: float | None = Field(None, gt=0)
-    """Factor on the scores q·k; 1/√head_dim where left open."""
+    """Factor on the scores q·k; 1/√head_dim if omitted."""
     softcap: float | None = Field(None, gt=0)
     """Scores stay between ± this number: softcap·tanh(score / softcap) (Gemma Team 2024, section 2); free where left
     open."""

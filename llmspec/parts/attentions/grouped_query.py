@@ -13,7 +13,7 @@ class GroupedQuery(Attention):
 
     kind: Literal["grouped_query"] = "grouped_query"
     kv_heads: int | None = Field(None, gt=0, le=1 << 20)
-    """Key/value heads; as many as `heads` (multi-head attention) where left open."""
+    """Key/value heads; as many as `heads` (multi-head attention) if omitted."""
 
     def key_value_heads(self) -> int:
         return self.kv_heads or self.heads or 1

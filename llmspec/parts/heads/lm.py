@@ -23,7 +23,7 @@ class LM(Head):
     """Whether a trained number is added to each logit."""
     transform: Literal["relu", "gelu", "silu"] | None = None
     """Activation of a dense layer that stands before the logits, with a layer norm after it (Devlin et al. 2019); none
-    where left open."""
+    if omitted."""
 
     def outputs(self, dims: Dims) -> int:
         return dims.vocab

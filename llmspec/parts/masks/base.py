@@ -24,7 +24,7 @@ class Mask(ModelPart):
     has_prefix: ClassVar[bool] = False
     """Whether it asks which tokens belong to a prefix."""
     window: int | None = Field(None, gt=0, le=1 << 24)
-    """How many tokens a query sees on each side that it may look at, its own among them; all where left open."""
+    """How many tokens a query sees on each side that it may look at, its own among them; all if omitted."""
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ class MLP(ModelPart):
     per_number: ClassVar[ElementwiseOps]
     """Operations of the activation, and of the gate where there is one, for each number of the hidden layer."""
     d_ff: int | None = Field(None, gt=0, le=1 << 24)
-    """Width of the hidden layer; 4·d_model (plain) or 8/3·d_model rounded up to 32 (gated) where left open."""
+    """Width of the hidden layer; 4·d_model (plain) or 8/3·d_model rounded up to 32 (gated) if omitted."""
     bias: bool = False
     """Whether the projections add a bias."""
 

@@ -40,7 +40,7 @@ class Phase(Part):
     }
 
     from_: str | None = Field(None, alias="from")
-    """The phase whose weights this one starts from; freshly drawn weights where left open."""
+    """The phase whose weights this one starts from; random initial weights if omitted."""
     mixture: dict[str, Share] = Field(min_length=1)
     """Share of the tokens taken from each source, together 100%."""
     budget: Budget
@@ -71,7 +71,7 @@ class Phase(Part):
     sample_every: Span = Field(default_factory=lambda: percent(20))
     """How often a sample of text is drawn and shown."""
     prompts: tuple[str, ...] = ()
-    """Prompts of those samples; where left open, the first held-out dialogues in SFT, else the start of a document."""
+    """Prompts of those samples; if omitted, the first held-out dialogues in SFT, else the start of a document."""
 
     @property
     def texts_drawn(self) -> int:

@@ -143,14 +143,14 @@ class Source(Part):
     attribution: str = ""
     """Who is to be named wherever text of this source, or made from it, is shown."""
     validation: Validation | None = None
-    """What is kept for validation; nothing where left open."""
+    """What is kept for validation; nothing if omitted."""
     max_epochs: float = Field(4.0, gt=0, le=1e9)
     """How often a phase may read the source; up to 4 repeats cost little (Muennighoff et al. 2023, section 5)."""
     max_dropped: Share = Share(10)
     """Share of its training records that a phase may leave out (empty, too long, of an unknown role, ...)."""
     text: str | None = None
     """Template of a record as plain text, such as `{title}: {extract}`. An empty field leaves its paragraph or line out
-    where no other field stands in it. Where left open, `text` or `content`, or else its texts in order, without
+    where no other field stands in it. If omitted, `text` or `content`, or else its texts in order, without
     identifiers, URLs and dates."""
     dialogue: dict[ChatRole, str] | tuple[dict[ChatRole, str], ...] | None = None
     """Turns of a record as a dialogue: role -> template; a list of such maps for several rounds. Where `text`,

@@ -326,7 +326,7 @@ def _sparse(path: str, name: str, status: os.stat_result) -> Problem | None:
         if hole >= status.st_size
         else Problem(
             f"`{name}` is a sparse file of {size(status.st_size)}: from byte {hole:,} on nothing was written",
-            hint="write it anew, or narrow the pattern",
+            hint="write it again, or narrow the pattern",
             consequence="the hole would be read as NUL characters",
         )
     )

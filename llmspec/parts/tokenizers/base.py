@@ -56,7 +56,7 @@ class Tokenizer(Part):
     """Share of a text's characters that may be unknown; of tokenizers with bytes, none is."""
 
     markers: tuple[str, ...] = ()
-    """Task markers of this spec, such as `<|summarize|>`: special tokens that templates and prompts may spell."""
+    """Task markers of this spec, such as `<|summarize|>`: special tokens that templates and prompts may contain."""
     special_tokens: tuple[Extra, ...] = ()
     """Further special tokens, for objectives and heads that need them: `pad`, `mask`, `cls`, `sep`. Their ids come
     after those of all other special tokens."""
