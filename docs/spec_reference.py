@@ -1,10 +1,11 @@
-"""docs/reference.md: every key of a spec, every kind of part, every command, read off the program itself.
+"""docs/reference.md: every key of a spec, every kind of part, every command and Python name, read off the program.
 
 python docs/generate.py writes it; python docs/spec_reference.py prints it.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from llmspec.spec.shape import Shape, allows_none, default_of, description, fiel
 HEAD = """\
 # Reference
 
-Every key of a spec, every command, every environment variable. Made from the program itself by `python
+Every key of a spec, every command, Python's names, every environment variable. Made from the program itself by `python
 docs/generate.py`; a test compares them. The same is at hand in the terminal, for a spec of
 yours: `llmspec explain SPEC --part model.attention`; and in an editor, by `llmspec schema`.
 
@@ -69,7 +70,7 @@ OPEN = "open"
 def reference() -> str:
     """The whole text."""
     assert set(ENVIRONMENT) == set(devices.VARIABLES), "say what each variable of llmspec/core/devices.py does"
-    return "\n".join([HEAD, *Sections().written(), *commands(), *environment()]) + "\n"
+    return "\n".join([HEAD, *Sections().written(), *commands(), *python(), *environment()]) + "\n"
 
 
 class Sections:
@@ -290,6 +291,35 @@ def commands() -> Iterator[str]:
 def _metavar(parameter: Any) -> str:
     word = parameter.metavar or parameter.human_readable_name
     return word if parameter.required else f"[{word}]"
+
+
+def python() -> Iterator[str]:
+    """Every public name of the package, as its docstring has it."""
+    import llmspec
+
+    yield "## Python\n"
+    yield "`import llmspec` costs nothing: each name is imported when it is first used.\n"
+    for name in ("load_spec", "compile", "run", "open"):
+        yield from _described(f"llmspec.{name}", getattr(llmspec, name))
+    yield "### `llmspec.LanguageModel`\n"
+    yield "```text\n" + inspect.cleandoc(llmspec.LanguageModel.__doc__ or "") + "\n```\n"
+    for name, method in vars(llmspec.LanguageModel).items():
+        if inspect.isfunction(method) and not name.startswith("_"):
+            yield from _described(f"LanguageModel.{name}", method)
+    assert {"LanguageModel", "Plan", "load_spec", "compile", "run", "open"} == set(llmspec.__all__)
+
+
+def _described(name: str, function: Any) -> Iterator[str]:
+    signature = inspect.signature(function)
+    arguments = [str(p) for key, p in signature.parameters.items() if key != "self"]
+    stars = [i for i, p in enumerate(signature.parameters.values()) if p.kind is p.KEYWORD_ONLY]
+    if stars and not any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
+        arguments.insert(stars[0] - ("self" in signature.parameters), "*")
+    text = ", ".join(arguments).replace("'", "")
+    result = str(signature.return_annotation).replace("'", "")
+    yield f"### `{name}`\n"
+    yield f"```python\n{name}({text}) -> {result}\n```\n"
+    yield "```text\n" + inspect.cleandoc(function.__doc__ or "") + "\n```\n"
 
 
 def environment() -> Iterator[str]:
