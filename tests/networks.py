@@ -205,7 +205,7 @@ def apart_by(name: str, documents: np.ndarray) -> Arrays:
 @functools.cache
 def _gradients(name: str, plain: bool) -> Graph:
     plan = NETWORKS[name]
-    return Graph(plan.model, plain, Steps(plan, plan.phases[0], backend("CPU", plain)).accumulate)
+    return Graph(plan.model, plain, Steps(plan.phases[0], backend("CPU", plain)).accumulate)
 
 
 def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False) -> tuple[float, Arrays]:

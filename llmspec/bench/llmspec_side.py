@@ -49,7 +49,7 @@ class Training:
         self.plan, self.phase, self.step = plan, phase, 0
         made = backend(plan.device, precision=plan.precision)
         self.trainer = Trainer(plan, phase, made, lambda tensor: draw(tensor, plan.seed))
-        self.arrays = BatchInputs(plan.model, phase.phase, {}, (plan.seed, phase.name))
+        self.arrays = BatchInputs(phase.model, phase.phase, {}, (plan.seed, phase.name))
 
     def batches(self, step: int) -> list[Any]:
         """What the passes of a step (from 0) read."""

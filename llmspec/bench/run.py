@@ -15,6 +15,7 @@ from typing import Any
 from llmspec.bench.peer_support import require
 from llmspec.bench.report import BenchReport, Row, WorkReport, agree, row
 from llmspec.bench.task import PEERS, WORKS, BenchError, Result, Side, Task, Work, tokens_of
+from llmspec.compiler.cost import pass_cost
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import Problem, one_of
 from llmspec.core.shipped import PACKAGE
@@ -53,6 +54,7 @@ def bench(
     name = phase or plan.phases[0].name
     if name not in [p.name for p in plan.phases]:
         raise BenchError(Problem(f"there is no phase `{name}`", hint=one_of(name, [p.name for p in plan.phases])))
+    plan = plan.of(name)
     for peer in peers:
         require(peer, plan.model)
     task = Task(side="llmspec", work="machine", plan=plan, phase=name, steps=steps)
@@ -206,8 +208,9 @@ def step_tokens(task: Task) -> int:
 
 
 def step_flops(task: Task) -> float:
-    """FLOPs of an optimizer step: forward once, backward twice as much, matrix products only."""
-    return 3.0 * task.plan.model.flops_per_token * step_tokens(task)
+    """FLOPs of the passes of an optimizer step, forward and backward, matrix products only."""
+    phase = task.plan.phase(task.phase).phase
+    return pass_cost(task.plan.model, phase).products * phase.gradient_accumulation_steps
 
 
 def described(task: Task) -> str:

@@ -46,7 +46,11 @@ class Training:
     def __init__(self, plan: Plan, phase: PhasePlan) -> None:
         self.plan, self.phase, self.device = plan, phase, device(plan)
         self.peer = loaded(plan).to(self.device)
-        self.optimizers = optimizers(phase.phase.optimizer, plan, dict(self.peer.named_parameters()))
+        trained = {t.name for t in phase.model.trained}
+        for name, parameter in self.peer.named_parameters():
+            parameter.requires_grad_(name in trained)
+        parameters = {n: p for n, p in self.peer.named_parameters() if n in trained}
+        self.optimizers = optimizers(phase.phase.optimizer, plan, parameters)
         self.passes, self.step = phase.phase.gradient_accumulation_steps, 0
         self.smoothing = smoothing(phase.phase.objective)
 

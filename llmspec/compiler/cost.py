@@ -18,8 +18,6 @@ DROPOUT = ElementwiseOps(9.0, 1.5)
 """Operations for each number at a site of dropout: a counted random number (as one operation), compare, choose."""
 CLIPPING = 3.0
 """Operations for each gradient: its square, the sum and the scaling."""
-BACKWARD = 2.0
-"""Products of the backward pass for each one of the forward pass: by the inputs and by the weights."""
 
 
 def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
@@ -27,8 +25,8 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     tokens = phase.micro_batch_size * model.context
     each = elementwise(model, phase)
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
-    forward = walk.forward_flops(model, phase.objective.head)
-    return Cost(products=(1 + BACKWARD) * forward * tokens, other=other)
+    head = phase.objective.head
+    return Cost(products=(walk.forward_flops(model, head) + walk.backward_flops(model, head)) * tokens, other=other)
 
 
 def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
@@ -45,8 +43,8 @@ def update_cost(model: ModelPlan, phase: Phase) -> Cost:
     optimizer, clip = phase.optimizer, 1 + CLIPPING * (phase.max_grad_norm is not None)
     sums = 2.0 * phase.gradient_accumulation_steps * (phase.gradient_accumulation_steps > 1)
     return Cost(
-        products=sum(optimizer.products(t.role, t.shape) for t in model.tensors),
-        other=sum((optimizer.elementwise(t.role) + clip + sums) * t.count for t in model.tensors),
+        products=sum(optimizer.products(t.role, t.shape) for t in model.trained),
+        other=sum((optimizer.elementwise(t.role) + clip + sums) * t.count for t in model.trained),
     )
 
 
@@ -73,7 +71,7 @@ def embedding_gradients(model: ModelPlan, phase: Phase) -> float:
     A table of positions that do not restart with documents is read in its own order, and its gradient is a plain sum.
     """
     tokens, found = phase.micro_batch_size * model.context, 0.0
-    for tensor in model.tensors:
+    for tensor in model.trained:
         if tensor.role == "embedding" and tensor.name.startswith(f"{walk.EMBEDDING}."):
             found += (BESIDE_HEAD if tied(model, phase) else ONE_HOT) * tensor.count * tokens
         elif tensor.role == "embedding" and phase.document_mask:

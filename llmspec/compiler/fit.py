@@ -11,7 +11,8 @@ from typing import NamedTuple
 from llmspec.compiler import network
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.memory import MemoryModel, device_memory, memory_model, memory_of
-from llmspec.compiler.plan import MemoryPlan, ModelPlan, Plan
+from llmspec.compiler.phase_model import phase_models
+from llmspec.compiler.plan import MemoryPlan, ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem
 from llmspec.core.units import size
 from llmspec.parts.phases import Phase
@@ -41,15 +42,15 @@ def fit_memory(draft: Draft) -> Draft:
     if limit is None:
         return draft
     return draft.with_problems(
-        refusal(draft, p.name, p.phase, p.memory, limit, whose)
+        refusal(draft, p, p.memory, limit, whose)
         for p in draft.planned
         if p.memory is not None and p.memory.peak > limit
     )
 
 
-def refusal(draft: Draft, name: str, phase: Phase, memory: MemoryPlan, limit: int, whose: str) -> Problem:
+def refusal(draft: Draft, planned: PhasePlan, memory: MemoryPlan, limit: int, whose: str) -> Problem:
     """What does not fit, and what would."""
-    changes = list(fitting(draft, phase, limit))
+    name, changes = planned.name, list(fitting(draft, planned, limit))
     largest = ", ".join(f"{item} {size(amount)}" for item, amount in list(memory.items.items())[:3])
     hint = "; or ".join(f"{c.words} ({size(c.peak)})" for c in changes)
     return Problem(
@@ -60,20 +61,20 @@ def refusal(draft: Draft, name: str, phase: Phase, memory: MemoryPlan, limit: in
     )
 
 
-def fitting(draft: Draft, phase: Phase, limit: int) -> Iterator[Change]:
+def fitting(draft: Draft, planned: PhasePlan, limit: int) -> Iterator[Change]:
     """The smallest change of each sort that fits, the one that changes least about the result first."""
-    model, held = draft.network, memory_model(draft.device, draft.sections.precision)
-    assert model is not None
+    model, held = planned.model, memory_model(draft.device, draft.sections.precision)
+    phase, name = planned.phase, planned.name
     one = with_rows(phase, 1)
     beside = f", {written(one)}" if phase.micro_batch_size > 1 else ""
     found = [
         *fewer_rows(model, phase, held, limit),
-        *rounded_products(draft, phase, held, limit),
-        *shorter_context(draft, phase, held, limit, ""),
+        *rounded_products(draft, planned, held, limit),
+        *shorter_context(draft, name, phase, held, limit, ""),
     ]
     if beside and memory_of(model, one, held).peak > limit:
-        found += shorter_context(draft, one, held, limit, beside)
-    yield from found or fewer_layers(draft, one, held, limit, beside)
+        found += shorter_context(draft, name, one, held, limit, beside)
+    yield from found or fewer_layers(draft, name, one, held, limit, beside)
 
 
 def fewer_rows(model: ModelPlan, phase: Phase, held: MemoryModel, limit: int) -> Iterator[Change]:
@@ -109,37 +110,38 @@ def divisors(number: int) -> list[int]:
     return small + [number // d for d in reversed(small) if d * d != number]
 
 
-def rounded_products(draft: Draft, phase: Phase, held: MemoryModel, limit: int) -> Iterator[Change]:
+def rounded_products(draft: Draft, planned: PhasePlan, held: MemoryModel, limit: int) -> Iterator[Change]:
     """16-bit operands of products, where the device has them and the spec leaves them open."""
-    assert draft.network is not None
     rounded = memory_model(draft.device, "bfloat16")
     if rounded == held or rounded == memory_model(
         draft.device, "float32"
     ):  # they are rounded already, or the device cannot
         return
-    peak = memory_of(draft.network, phase, rounded).peak
+    peak = memory_of(planned.model, planned.phase, rounded).peak
     if peak <= limit:
         yield Change("precision: bfloat16, which rounds the operands of matrix products", peak)
 
 
-def shorter_context(draft: Draft, phase: Phase, held: MemoryModel, limit: int, beside: str) -> Iterator[Change]:
+def shorter_context(
+    draft: Draft, name: str, phase: Phase, held: MemoryModel, limit: int, beside: str
+) -> Iterator[Change]:
     """The longest of half, a quarter … of the context."""
     assert draft.network is not None
     context = draft.network.context // 2
     while context >= SHORTEST:
-        peak = memory_of(replanned(draft, context=context), phase, held).peak
+        peak = memory_of(replanned(draft, name, context=context), phase, held).peak
         if peak <= limit:
             yield Change(f"model.context: {context}{beside}", peak)
             return
         context //= 2
 
 
-def fewer_layers(draft: Draft, phase: Phase, held: MemoryModel, limit: int, beside: str) -> Iterator[Change]:
+def fewer_layers(draft: Draft, name: str, phase: Phase, held: MemoryModel, limit: int, beside: str) -> Iterator[Change]:
     """The most layers that fit, with one row a pass."""
     assert draft.network is not None
 
     def peak(layers: int) -> int:
-        return memory_of(replanned(draft, layers=layers), phase, held).peak
+        return memory_of(replanned(draft, name, layers=layers), phase, held).peak
 
     low, high = 0, draft.network.layers  # `low` layers fit, `high` do not
     while high - low > 1:
@@ -149,14 +151,14 @@ def fewer_layers(draft: Draft, phase: Phase, held: MemoryModel, limit: int, besi
         yield Change(f"model.layers: {low}{beside}", peak(low))
 
 
-def replanned(draft: Draft, **changes: int) -> ModelPlan:
-    """The network with other dimensions, by the same passes."""
+def replanned(draft: Draft, name: str, **changes: int) -> ModelPlan:
+    """A phase's model with other dimensions, by the same passes."""
     model = draft.sections.model
     assert model is not None
     sections = replace(draft.sections, model=model.model_copy(update=changes))
     made = network.build_table(network.resolve_parts(replace(draft, sections=sections, problems=()))).network
     assert made is not None
-    return made
+    return phase_models(made, draft.sections.phases, draft.order)[0][name]
 
 
 def over_limit(plan: Plan, peaks: Mapping[str, int]) -> list[Problem]:

@@ -25,13 +25,13 @@ DERIVED = ("flops_per_token",)
 def address_phases(draft: Draft) -> Draft:
     """Each phase's key, parents included."""
     assert draft.network is not None and draft.sections.tokenizer is not None
-    model, keys = model_identity(draft.network), dict[str, str]()
+    keys = dict[str, str]()
     for plan in draft.planned:
         keys[plan.name] = digest(
             {
                 "phase": phase_identity(plan.phase),
                 "parent": keys.get(plan.phase.from_ or ""),
-                "model": model,
+                "model": model_identity(plan.model),
                 "data": read_by(draft, plan),
                 "seed": draft.sections.seed,
                 "device": draft.device,

@@ -78,11 +78,11 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> Memo
     """What a phase holds at its peak, item by item."""
     sizes = ActivationSizes(model, phase, memory_model)
     activations, logits, gradients, moment = max(sizes.moments(), key=lambda m: sum(m[:3]))
-    state = sum(t.count * len(phase.optimizer.state(t.role)) for t in model.tensors)
+    state = sum(t.count * len(phase.optimizer.state(t.role)) for t in model.trained)
     return MemoryPlan(
         weights=FLOAT * model.parameters,
         optimizer=FLOAT * state,
-        sums=FLOAT * model.parameters if phase.gradient_accumulation_steps > 1 else 0,
+        sums=FLOAT * model.trained_parameters if phase.gradient_accumulation_steps > 1 else 0,
         batch=sizes.batch(),
         activations=round(FLOAT * activations),
         logits=round(FLOAT * logits),
@@ -118,7 +118,7 @@ class ActivationSizes:
 
     def measure_blocks(self) -> None:
         """Goes over the network's blocks."""
-        model, h = self.model, self.memory_model
+        model, h, first, reached = self.model, self.memory_model, 0, walk.reached_layers(self.model)
         for stack in model.stacks:
             for i, block in enumerate(stack.blocks):
                 dims = walk.block_dims(model, block)
@@ -127,43 +127,53 @@ class ActivationSizes:
                 # A site of dropout keeps a byte for each number, which says whether it stays.
                 sites = walk.block_sites(block) * model.d_model / FLOAT if model.dropout else 0
                 whole = self.tokens * (h.parts_kept * sum(n for _, n in kept) + sites) + h.scores_kept * scores
-                self.kept += [whole] * len(stack.layers_of(i))
+                # Nothing is kept of layers that no gradient comes to, since all is frozen up to there.
+                self.kept += [whole] * sum(first + layer in reached for layer in stack.layers_of(i))
                 self.scores = max(self.scores, scores)
                 self.hidden = max(self.hidden, self.tokens * sum(n for kind, n in kept if kind == "mlp"))
+            first += len(stack.order)
 
     def block(self) -> float:
         """What the block that keeps most keeps for its backward pass."""
-        return max(self.kept)
+        return max(self.kept, default=0.0)
 
     def moments(self) -> list[PeakCandidate]:
         """What a training step holds when it may hold most."""
-        parameters, h = float(self.model.parameters), self.memory_model
-        kept = sum(self.kept) + h.rounded * parameters
+        parameters, h = float(self.model.trained_parameters), self.memory_model
+        kept = sum(self.kept) + h.rounded * self.model.parameters
         logits = h.logits * self.outputs
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
         # The update of several passes is a step of its own, whose places lie beside those of a pass.
         update = self.update() if self.phase.gradient_accumulation_steps > 1 else 0.0
-        return [
-            (a, b, c + update, when)
-            for a, b, c, when in (
-                (kept + 4 * self.stream, logits, 0.0, "as the backward pass starts"),
-                (kept + inside, 0.0, self.head, "in the backward pass of the last block"),
-                (self.block() + inside, 0.0, parameters, "in the backward pass of the first block"),
-                (
-                    2 * self.stream,
-                    0.0,
-                    parameters + (self.head if tied(self.model, self.phase) else 0.0),
-                    "in the gradient of the embeddings",
-                ),
-            )
+        moments = [
+            (kept + 4 * self.stream, logits, 0.0, "as the backward pass starts"),
+            (kept + inside, 0.0, self.head_gradient(), "in the backward pass of the last block"),
+            (self.block() + inside, 0.0, parameters, "in the backward pass of the first block"),
         ]
+        if embedded := self.embedding_trained():
+            again = self.head if tied(self.model, self.phase) else 0.0
+            moments.append((2 * self.stream, 0.0, parameters + again, "in the gradient of the embeddings"))
+        if not (self.kept or embedded):  # of a head alone
+            moments = [moments[0], (self.stream, 0.0, parameters, "in the gradient of the head")]
+        return [(a, b, c + update, when) for a, b, c, when in moments]
+
+    def head_gradient(self) -> float:
+        """The gradient of the head's matrix."""
+        own = f"{walk.head_path(self.phase.objective.head)}."
+        if tied(self.model, self.phase):
+            return self.head if self.embedding_trained() else 0.0
+        return self.head if any(t.name.startswith(own) for t in self.model.trained) else 0.0
+
+    def embedding_trained(self) -> bool:
+        """Whether the token embedding has a gradient."""
+        return any(t.name.startswith(f"{walk.EMBEDDING}.") for t in self.model.trained)
 
     def update(self) -> float:
         """What an update that is a step of its own works with: clipped gradients, and new values before they are
         assigned."""
         optimizer, found = self.phase.optimizer, 0.0
-        for t in self.model.tensors:
+        for t in self.model.trained:
             states = len(optimizer.state(t.role))
             if optimizer.products(t.role, t.shape):  # Muon's products: the matrix, its square, the next one
                 found += self.memory_model.muon * t.count

@@ -45,6 +45,8 @@ class TensorPlan(Frozen):
     role: Role
     init: Init
     dtype: str = "float32"
+    trainable: bool = True
+    """Whether the phase whose model this is changes it; what it does not has no gradient and no optimizer state."""
 
     @property
     def count(self) -> int:
@@ -120,6 +122,16 @@ class ModelPlan(Frozen):
     def parameters(self) -> int:
         """Number of elements in all tensors."""
         return sum(t.count for t in self.tensors)
+
+    @property
+    def trained(self) -> tuple[TensorPlan, ...]:
+        """The tensors that change."""
+        return tuple(t for t in self.tensors if t.trainable)
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of elements in tensors that change."""
+        return sum(t.count for t in self.trained)
 
     @property
     def generating_head(self) -> str | None:
@@ -238,6 +250,10 @@ class PhasePlan(Frozen):
     tokens: int | None
     """Tokens read, padding excluded."""
     shares: tuple[SharePlan, ...]
+    model: ModelPlan
+    """What this phase trains: the network with its heads, and which tensors change."""
+    makes: str
+    """What sort of artifact it leaves: a `policy` draws text."""
     flops: float | None
     """FLOPs of training, forward, backward and update, matrix products only."""
     operations: float | None = None
@@ -297,6 +313,11 @@ class Plan(Frozen):
     def parse(cls, text: str) -> Plan:
         """The plan that plan.json holds."""
         return cls.model_validate_json(text)
+
+    def of(self, phase: str) -> Plan:
+        """The plan whose model is that of a phase, with the heads that it has; as it is where it has no such phase,
+        like that of a saved model."""
+        return self.model_copy(update={"model": next((p.model for p in self.phases if p.name == phase), self.model)})
 
     def phase(self, name: str) -> PhasePlan:
         return next(p for p in self.phases if p.name == name)

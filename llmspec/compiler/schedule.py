@@ -10,6 +10,7 @@ from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import masks_of
 from llmspec.compiler.memory import memory_model, memory_of
+from llmspec.compiler.phase_model import phase_models
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.problems import Problem, nearest
 from llmspec.parts.phases import Phase
@@ -31,11 +32,12 @@ def order_phases(draft: Draft) -> Draft:
 
 def plan_phases(draft: Draft) -> Draft:
     """Length, shares and cost of each phase; exact where the data have been measured."""
-    model, measured = draft.network, draft.measured
-    assert model is not None
-    plans, problems = [], []
+    network, measured = draft.network, draft.measured
+    assert network is not None
+    models, problems = phase_models(network, draft.sections.phases, draft.order)
+    plans = list[PhasePlan]()
     for name in draft.order:
-        phase = draft.sections.phases[name]
+        phase, model = draft.sections.phases[name], models[name]
         shares = measured.phases[name] if measured else planned_shares(phase, model)
         blocks = sum(s.blocks or 0 for s in shares)
         steps = (
@@ -44,7 +46,8 @@ def plan_phases(draft: Draft) -> Draft:
             else steps_of(phase.budget, model, phase)
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
-        if found := list(objective_problems(phase, model)):
+        parent = next((p for p in plans if p.name == phase.from_), None)
+        if found := [*objective_problems(phase, model), *start_problems(phase, parent)]:
             problems += [p.at("phases", name) for p in found]
             continue
         if steps is not None:
@@ -63,6 +66,8 @@ def plan_phases(draft: Draft) -> Draft:
                 exact=measured is not None,
                 tokens=sum(s.tokens_read or 0 for s in shares) if measured else places,
                 shares=shares,
+                model=model,
+                makes=artifact(phase, model),
                 flops=None if steps is None else steps * cost.products,
                 operations=None if steps is None else steps * cost.total,
                 memory=memory_of(model, phase, memory_model(draft.device, draft.sections.precision)),
@@ -108,6 +113,24 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             ("objective",),
             "model.mask: {kind: causal}, or an objective that hides what it asks for",
             "the loss would fall to nothing, and the model would have learned to copy",
+        )
+
+
+def artifact(phase: Phase, model: ModelPlan) -> str:
+    """The sort of artifact that a phase leaves: `model` where it should draw text and its head gives none."""
+    draws = model.generates and phase.objective.head == model.generating_head
+    return "model" if phase.makes == "policy" and not draws else phase.makes
+
+
+def start_problems(phase: Phase, parent: PhasePlan | None) -> Iterator[Problem]:
+    """What hinders a phase from starting where it says: the other one makes something else."""
+    if parent is not None and parent.makes not in phase.takes:
+        yield Problem(
+            f"a phase of kind {phase.kind} starts from {' or '.join(f'a {kind}' for kind in phase.takes)}, and "
+            f"{parent.name} makes a {parent.makes}",
+            ("from",),
+            "another phase to start from",
+            "its weights would mean something else",
         )
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 
 from llmspec.compiler import walk
 from llmspec.compiler.memory import decoding_bytes, device_memory, tables
+from llmspec.compiler.phase_model import phase_models
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.core.units import size
 
@@ -28,9 +29,24 @@ def contradictions(plan: Plan) -> Iterator[str]:
     if plan.tokenizer.size() != plan.model.vocab:
         yield f"its tokenizer has {plan.tokenizer.size():,} tokens, and its model {plan.model.vocab:,}"
     try:
-        yield from model_contradictions(plan.model)
+        wrong = False
+        for what in model_contradictions(plan.model):
+            wrong = True
+            yield what
+        if not wrong:
+            yield from phase_contradictions(plan)
     except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
         yield f"its model cannot be built: {e}"
+
+
+def phase_contradictions(plan: Plan) -> Iterator[str]:
+    """Phases whose model is not the plan's with the heads that they add and what they freeze."""
+    phases = {p.name: p.phase for p in plan.phases}
+    models, problems = phase_models(plan.model, phases, tuple(phases))
+    yield from (p.message for p in problems)
+    for planned in plan.phases:
+        if planned.model != models[planned.name]:
+            yield f"the model of {planned.name} is not the plan's with its heads and what it freezes"
 
 
 def plain_name(name: str) -> bool:

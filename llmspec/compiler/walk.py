@@ -134,24 +134,39 @@ def head_path(name: str) -> str:
     return f"{name}_head"
 
 
-def tensor_specs(model: ModelPlan) -> Iterator[tuple[str, TensorSpec]]:
-    """(full name, tensor) of every weight, in the order of the forward pass."""
-    pieces = list(walk(model))
+class Copy(NamedTuple):
+    """One of the copies of a piece."""
+
+    path: str
+    """Prefix of its tensors."""
+    piece: Piece
+    layer: int | None
+    """Its layer, counted over all stacks; None outside blocks."""
+
+
+def in_order(model: ModelPlan) -> Iterator[Copy]:
+    """Every copy of a piece, in the order of the forward pass."""
+    pieces, first, done = list(walk(model)), 0, set[str]()
     per_layer: dict[str, list[list[Piece]]] = {prefix(stack): [[] for _ in stack.order] for stack in model.stacks}
     for piece in pieces:
         for layer in piece.layers:
             per_layer[piece.path.partition("layers.*.")[0]][layer].append(piece)
-    done: set[str] = set()
     for piece in pieces:
-        if not piece.layers:
-            yield from _named(piece.path, piece)
-            continue
         stack = piece.path.partition("layers.*.")[0]
-        if stack not in done:
+        if not piece.layers:
+            yield Copy(piece.path, piece, None)
+        elif stack not in done:
             done.add(stack)
             for layer, own in enumerate(per_layer[stack]):
                 for one in own:
-                    yield from _named(one.path.replace("*", str(layer)), one)
+                    yield Copy(one.path.replace("*", str(layer)), one, first + layer)
+            first += len(per_layer[stack])
+
+
+def tensor_specs(model: ModelPlan) -> Iterator[tuple[str, TensorSpec]]:
+    """(full name, tensor) of every weight, in the order of the forward pass."""
+    for copy in in_order(model):
+        yield from _named(copy.path, copy.piece)
 
 
 def _named(path: str, piece: Piece) -> Iterator[tuple[str, TensorSpec]]:
@@ -165,12 +180,74 @@ def forward_flops(model: ModelPlan, head: str | None = None) -> float:
     return sum(p.uses * p.part.flops(p.dims) for p in walk(model) if p.kind != "head" or p.path == chosen)
 
 
-def elementwise(model: ModelPlan, head: str | None = None) -> ElementwiseOps:
-    """Operations per token that are no product, with one head; None: the first."""
+class Backward(NamedTuple):
+    """What the backward pass does with a copy of a piece."""
+
+    piece: Piece
+    layer: int | None
+    """As in Copy."""
+    through: bool
+    """Whether something below it is trained, so that gradients pass through it."""
+    trained: tuple[TensorSpec, ...]
+    """Its own tensors that are trained."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether a gradient comes to it at all."""
+        return self.through or bool(self.trained)
+
+
+def backward(model: ModelPlan, head: str | None = None) -> Iterator[Backward]:
+    """Every copy of a piece in the order of the forward pass, with one head; None: the first."""
     chosen = head_path(head if head is not None else next(iter(model.heads), ""))
-    return ElementwiseOps().plus(
-        *(p.part.elementwise(p.dims).times(p.uses) for p in walk(model) if p.kind != "head" or p.path == chosen)
-    )
+    trained, below = {t.name for t in model.trained}, False
+    for path, piece, layer in in_order(model):
+        if piece.kind == "head" and path != chosen:
+            continue
+        own = tuple(t for t in piece.part.tensors(piece.dims) if f"{path}.{t.name}" in trained)
+        yield Backward(piece, layer, below, own)
+        below = below or bool(own)
+
+
+def reached_layers(model: ModelPlan) -> set[int]:
+    """Layers, counted over all stacks, that a gradient comes to."""
+    if all(t.trainable for t in model.tensors):
+        return set(range(model.layers))
+    return {copy.layer for copy in backward(model) if copy.layer is not None and copy.reached}
+
+
+def backward_flops(model: ModelPlan, head: str | None = None) -> float:
+    """FLOPs of a backward pass per token at full context, matrix products only, with one head; None: the first.
+
+    Each product of the forward pass gives one by its weights, where those are trained, and one by its inputs, where
+    something below them is; those of attention's scores have no weights, and give two where a gradient comes to them.
+    """
+    found = 0.0
+    embedded = any(t.trainable and t.name.startswith(f"{EMBEDDING}.") for t in model.tensors)
+    for copy in backward(model, head):
+        piece, whole = copy.piece, copy.piece.part.flops(copy.piece.dims)
+        if piece.kind == "head":
+            own = bool(copy.trained) or (embedded and bool(getattr(piece.part, "tied", False)))
+            found += whole * (own + copy.through)
+            continue
+        matrices = [t for t in piece.part.tensors(piece.dims) if t.role == "matrix"]
+        products = {t.name: 2.0 * t.shape[0] * t.shape[1] for t in matrices}
+        first = copy.through or any(not t.residual for t in copy.trained)
+        found += sum(products[t.name] for t in copy.trained if t.name in products)
+        found += sum(products[t.name] for t in matrices if copy.through or (t.residual and first))
+        found += 2 * (whole - sum(products.values())) * first
+    return found
+
+
+def elementwise(model: ModelPlan, head: str | None = None) -> ElementwiseOps:
+    """Operations per token that are no product, with one head (None: the first); backward where a gradient comes."""
+    found, some = ElementwiseOps(), any(t.trainable for t in model.tensors)
+    for copy in backward(model, head):
+        piece = copy.piece
+        one = piece.part.elementwise(piece.dims).times(piece.uses / piece.copies)
+        reached = some if piece.kind == "position" else copy.reached  # rotations belong to the layers that use them
+        found = found.plus(one if reached else one._replace(backward=0.0))
+    return found
 
 
 def sites(model: ModelPlan) -> int:

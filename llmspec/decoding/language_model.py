@@ -274,7 +274,7 @@ def open_model(path: Path | str, *, plain: bool = False, phase: str | None = Non
     of, weights, notices = folder.weights(written, phase)
     with owner.turn(), guest.visit():
         plan, elsewhere = here(written)
-        model = LanguageModel(plan, codec, weights, of, plain, chat=folder.chat(written, of))
+        model = LanguageModel(plan.of(of), codec, weights, of, plain, chat=folder.chat(written, of))
     model.notices, model.attributions = [*elsewhere, *notices], folder.attributions(written)
     return model
 

@@ -89,7 +89,7 @@ def forecasts(plan: Plan, rates: Rates | None, earlier: dict[str, Measured]) -> 
     """By phase, as far as lengths and rates are known; `earlier` is what runs of such steps took, by `shape_key`."""
     found = {}
     for planned in plan.phases:
-        known = earlier.get(shape_key(plan.model, planned.phase))
+        known = earlier.get(shape_key(planned.model, planned.phase))
         if planned.steps and planned.tokens and (known or rates):
             found[planned.name] = _forecast(plan, planned, planned.steps, planned.tokens, rates, known)
     return found
@@ -99,12 +99,13 @@ def _forecast(
     plan: Plan, planned: PhasePlan, steps: int, tokens: int, rates: Rates | None, known: Measured | None
 ) -> Forecast:
     phase = planned.phase
-    guess = step_pieces(plan.model, phase, rates) if rates else None
+    guess = step_pieces(planned.model, phase, rates) if rates else None
     step = known.step if known else guess.total if guess else 0.0
     held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
     read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
     drawn = phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
-    of_pass = step / phase.gradient_accumulation_steps / BACKWARD / (phase.micro_batch_size * plan.model.context)
+    passes = BACKWARD * trained_share(planned.model, phase) * phase.gradient_accumulation_steps
+    of_pass = step / passes / (phase.micro_batch_size * plan.model.context)
     each = known.validation if known and known.validation is not None else of_pass
     text = known.sample if known and known.sample is not None else DECODED * of_pass * plan.decoding.max_tokens
     return Forecast(
@@ -126,7 +127,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     """What the pieces of a step take, each by its own rate."""
     tokens, width = phase.micro_batch_size * model.context * phase.gradient_accumulation_steps, model.d_model
     matrices, pieces = [t for t in model.tensors if t.role == "matrix"], list(walk.walk(model))
-    passed = BACKWARD * 2 * tokens
+    passed = BACKWARD * trained_share(model, phase) * 2 * tokens
     attentions = [(p.uses, p.dims) for p in pieces if p.kind == "attention"]
     norms = sum(p.uses for p in pieces if p.kind == "norm")
     hidden = sum(
@@ -139,7 +140,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     outputs = model.heads[phase.objective.head].outputs(model.dims)
     dropped = walk.sites(model) * width * rates.drop if model.dropout else 0.0
     update = 0.0
-    for t in model.tensors:
+    for t in model.trained:
         update += rates.update * t.count
         if work := phase.optimizer.products(t.role, t.shape):
             update += work / rates.product(min(t.shape))
@@ -151,12 +152,18 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
         other=tokens * (rates.norm * (norms + 1) * width + dropped + rates.gate * hidden + rates.norm * turned),
         update=update
         + (
-            2 * rates.update * model.parameters / 7 * phase.gradient_accumulation_steps
+            2 * rates.update * model.trained_parameters / 7 * phase.gradient_accumulation_steps
             if phase.gradient_accumulation_steps > 1
             else 0.0
         ),
         beside=BESIDE_STEP * phase.gradient_accumulation_steps + rates.call,
     )
+
+
+def trained_share(model: ModelPlan, phase: Phase) -> float:
+    """Products of a pass forward and backward, as a share of those where everything is trained."""
+    forward = walk.forward_flops(model, phase.objective.head)
+    return (forward + walk.backward_flops(model, phase.objective.head)) / (BACKWARD * forward)
 
 
 def shape_key(model: ModelPlan, phase: Phase) -> str:
@@ -210,9 +217,9 @@ def expected(plan: Plan) -> dict[str, Forecast]:
     return forecasts(plan, rates, earlier)
 
 
-def remember(plan: Plan, phase: Phase, found: Measured) -> None:
+def remember(plan: Plan, planned: PhasePlan, found: Measured) -> None:
     """Keeps what a run took, so that the next one of such steps is foretold by it."""
-    STEPS.keep(f"{machine_key(plan.device)}/{shape_key(plan.model, phase)}", found.model_dump(mode="json"))
+    STEPS.keep(f"{machine_key(plan.device)}/{shape_key(planned.model, planned.phase)}", found.model_dump(mode="json"))
 
 
 Entry = TypeVar("Entry", bound=Frozen)

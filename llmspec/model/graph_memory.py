@@ -105,16 +105,16 @@ class Phase:
         from llmspec.model.transformer import Transformer
 
         self.plan, self.phase, self.backend = plan, phase.phase, backend
-        self._steps = Steps(plan, phase, recording(backend))
-        self.weights = {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors}
+        self._steps = Steps(phase, recording(backend))
+        self.weights = {t.name: Tensor.empty(*t.shape) for t in phase.model.tensors}
         self.state = {n: Tensor.empty(*shape) for n, shape in self._steps.state_shapes().items()}
         self.sums = (
-            {n: Tensor.empty(*w.shape) for n, w in self.weights.items()}
+            {t.name: Tensor.empty(*t.shape) for t in phase.model.trained}
             if self.phase.gradient_accumulation_steps > 1
             else {}
         )
-        self.tables = {n: Tensor.empty(*a.shape) for n, a in Transformer(plan.model).tables().items()}
-        declared = step_inputs(plan.model, self.phase)
+        self.tables = {n: Tensor.empty(*a.shape) for n, a in Transformer(phase.model).tables().items()}
+        declared = step_inputs(phase.model, self.phase)
         self.batch = {n: Tensor.empty(*spec.shape, dtype=spec.dtype) for n, spec in declared.items()}
 
     def train(self) -> list[Graph]:

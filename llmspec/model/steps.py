@@ -9,7 +9,7 @@ from __future__ import annotations
 from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
-from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
+from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.core.hashing import digest
 from llmspec.model.transformer import Transformer, block_context
 from llmspec.parts.phases import Phase
@@ -20,19 +20,20 @@ Shapes = dict[str, tuple[int, ...]]
 
 def state_shapes(model: ModelPlan, phase: Phase) -> Shapes:
     """A phase's optimizer state by name `<weight>:<state>`; float32, zero at step 0."""
-    return {f"{t.name}:{s}": t.shape for t in model.tensors for s in phase.optimizer.state(t.role)}
+    return {f"{t.name}:{s}": t.shape for t in model.trained for s in phase.optimizer.state(t.role)}
 
 
 class Steps:
-    """The graphs of one phase. `weights` and `state` are dicts of realized tensors that the steps assign in place."""
+    """The graphs of one phase. `weights` and `state` are dicts of realized tensors that the steps assign in place; of
+    the weights only those that the phase trains, which alone have gradients, sums and state."""
 
-    def __init__(self, plan: Plan, phase: PhasePlan, backend: Backend) -> None:
-        self._plan, self._phase, self._lowering = plan, phase.phase, backend
-        self._model = Transformer(plan.model)
-        self._objective = self._phase.objective.build(plan.model.dims)
+    def __init__(self, phase: PhasePlan, backend: Backend) -> None:
+        self._network, self._phase, self._lowering = phase.model, phase.phase, backend
+        self._model = Transformer(phase.model)
+        self._objective = self._phase.objective.build(phase.model.dims)
         self.sums = ("loss", *self._phase.objective.counted)
         """Names of what a pass gives: the weighted sum of its losses, and what the objective counts beside."""
-        self._roles = {t.name: t.role for t in plan.model.tensors}
+        self._trained = phase.model.trained
         key = self._address()
         self.train, self.accumulate = backend.jit(self._train, key), backend.jit(self._accumulate, key)
         self.apply, self.evaluate = backend.jit(self._apply, key), backend.jit(self._evaluate, key)
@@ -40,17 +41,17 @@ class Steps:
     def _address(self) -> str:
         """A name for what the graphs are made from, beside their inputs."""
         phase = self._phase
-        parts = [p.model_dump(mode="json") for p in (self._plan.model, phase.optimizer, phase.objective)]
+        parts = [p.model_dump(mode="json") for p in (self._network, phase.optimizer, phase.objective)]
         return digest([*parts, phase.max_grad_norm])
 
     def state_shapes(self) -> Shapes:
         """Optimizer state by name, as `state_shapes`."""
-        return state_shapes(self._plan.model, self._phase)
+        return state_shapes(self._network, self._phase)
 
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None) -> list[Tensor]:
         """The sums of a batch, in the order of their names; every loss times its weight."""
-        ops = self._lowering.ops(inputs, key, self._plan.model.dropout)
+        ops = self._lowering.ops(inputs, key, self._network.dropout)
         context = block_context(inputs)
         hidden = self._model.hidden(ops, tensors, inputs, context)
         outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
@@ -58,9 +59,9 @@ class Steps:
         return [found[name] for name in self.sums]
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
-        key = inputs["key"] if self._plan.model.dropout else None
+        key = inputs["key"] if self._network.dropout else None
         sums = self._losses({**weights, **tables}, inputs, key)
-        gradients = sums[0].gradient(*weights.values())
+        gradients = sums[0].gradient(*(weights[t.name] for t in self._trained))
         Tensor.realize(*sums, *gradients)
         return sums, gradients
 
@@ -91,10 +92,9 @@ class Steps:
             Tensor.full((1,), 1.0) if self._phase.max_grad_norm is None else self._phase.max_grad_norm / (norm + 1e-6)
         )
         scale = scale.minimum(1.0).reshape(1).contiguous().realize()
-        for (name, w), g in zip(weights.items(), gradients, strict=True):
-            role = self._roles[name]
-            own = {s: state[f"{name}:{s}"] for s in optimizer.state(role)}
-            optimizer.update(ops, role, w, g, scale, own, inputs["scalars"])
+        for t, g in zip(self._trained, gradients, strict=True):
+            own = {s: state[f"{t.name}:{s}"] for s in optimizer.state(t.role)}
+            optimizer.update(ops, t.role, weights[t.name], g, scale, own, inputs["scalars"])
         Tensor.realize(*ops.written)
         return norm
 

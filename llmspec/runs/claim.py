@@ -194,8 +194,8 @@ def check_room(path: Path, plan: Plan) -> None:
 
 def checkpoint_bytes(plan: Plan, phase: PhasePlan) -> tuple[int, int]:
     """(bytes of a checkpoint, of its largest file); the few kB of headers and cursors left out."""
-    weights = 4 * plan.model.parameters
-    state = 4 * sum(t.count * len(phase.phase.optimizer.state(t.role)) for t in plan.model.tensors)
+    weights = 4 * phase.model.parameters
+    state = 4 * sum(t.count * len(phase.phase.optimizer.state(t.role)) for t in phase.model.trained)
     return weights + state, max(weights, state)
 
 

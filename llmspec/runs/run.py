@@ -25,6 +25,8 @@ from llmspec.runs.stored import StoredModel, said
 from llmspec.runs.tensors import Shapes
 
 FACTS = "facts.json"
+POLICY = "policy"
+"""The sort of artifact that text is drawn from."""
 
 
 class PhaseFolder:
@@ -171,14 +173,17 @@ class RunFolder(StoredModel):
         write_json(self.path / FACTS, {**known, **values})
 
     def weights(self, plan: Plan, phase: str | None = None) -> tuple[str, dict[str, Any], list[str]]:
-        """(phase, its weights by name, notices): those of the latest phase that has any, or of the `phase` asked for.
+        """(phase, its weights by name, notices): those of the latest phase that makes a policy, which draws text, and
+        has any; or of the `phase` asked for.
 
         A phase that has not come to a checkpoint yet gives way to the one before it, with a notice. One whose
-        checkpoints are damaged does not: raises RunError, and where there are no weights at all.
+        checkpoints are damaged does not: raises RunError, and where there are no weights at all, or no policy.
         """
-        expected = {t.name: t.shape for t in plan.model.tensors}
         before: list[str] = []
-        for planned in [p for p in reversed(plan.phases) if phase in (None, p.name)]:
+        for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.makes == POLICY)]:
+            if planned.makes != POLICY:
+                raise no_text(plan, f"{planned.name} makes a {planned.makes}")
+            expected = {t.name: t.shape for t in planned.model.tensors}
             folder = self.phase(planned.name)
             about = folder.about
             if about and about.get("key") != planned.key:
@@ -193,9 +198,20 @@ class RunFolder(StoredModel):
             before.append(f"{planned.name} has {'no checkpoint yet' if about else 'not begun yet'}")
         if phase is not None and not before:
             raise RunError(f"the run has no phase {phase}", hint=f"one of: {', '.join(p.name for p in plan.phases)}")
+        if not before:
+            raise no_text(plan, "no phase of this run makes a policy")
         raise RunError(
             f"{self.path} has no weights yet: {'; '.join(reversed(before))}", hint=first_checkpoint(plan, phase)
         )
+
+
+def no_text(plan: Plan, why: str) -> RunError:
+    """The error of a phase, or a run, whose head gives no logits of a next token."""
+    others = [p.name for p in plan.phases if p.makes == POLICY]
+    return RunError(
+        f"{why}: no text can be drawn from that",
+        hint=f"the weights of another phase: {', '.join(others)}" if others else "`llmspec explain` shows the run",
+    )
 
 
 def first_checkpoint(plan: Plan, phase: str | None) -> str:

@@ -52,7 +52,7 @@ class Engine:
         """(weights, optimizer state) of the newest sound checkpoint, where the task goes on; None where there is none.
 
         Raises RunError where one is whole and of something else."""
-        model, watcher = self.context.plan.model, self.context.watcher
+        model, watcher = self.plan.model, self.context.watcher
         weights = {t.name: t.shape for t in model.tensors}
         shapes = (weights, state_shapes(model, self.phase), self.task.tensor_shapes())
 
@@ -118,7 +118,7 @@ class Engine:
         self.folder.note(done=True, ledger=ledger, facts=self.tally.dump())
         if found := self.tally.measured():
             with only_noted(self.context.watcher, "how long the steps took could not be kept"):
-                estimates.remember(self.context.plan, self.phase, found)
+                estimates.remember(self.context.plan, self.plan, found)
         self.context.watcher.phase_ends(self.plan, ledger)
         return self.trainer.weight_arrays()
 

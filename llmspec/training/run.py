@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from llmspec.backends import guest, workers
 from llmspec.compiler import Plan, complete, plan_checks, refuse
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core import devices
-from llmspec.core.problems import Problem, RunError, SpecError
+from llmspec.core.problems import Problem, SpecError
 from llmspec.data.checks import data_checks
 from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
@@ -122,7 +122,8 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
     from llmspec.model.transformer import Transformer, assert_complete
     from llmspec.training.context import RunContext
 
-    assert_complete(Transformer(plan.model))
+    for model in {id(p.model): p.model for p in plan.phases}.values():
+        assert_complete(Transformer(model))
     bench = RunContext(plan, prepared, backend(plan.device, precision=plan.precision), watcher, stop)
     if plan.device.startswith("CPU") and bench.backend.name.startswith("plain"):
         watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.backend.name}")
@@ -133,10 +134,10 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
 
 def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.Forecast]) -> None:
     """Every phase of the plan in order, each from the weights of the one it names."""
-    from llmspec.model.weights import drawn
+    from llmspec.training.artifacts import Artifact, start_weights
     from llmspec.training.engine import Engine
 
-    finals: dict[str, Callable[[], dict[str, Any]]] = {}
+    made: dict[str, Artifact] = {}
     for phase in bench.plan.phases:
         if bench.stop.asked:
             raise bench.stop.interrupted()
@@ -145,16 +146,14 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.F
             bench.watcher.notice(said)
         if finished(place, phase, checkpoint_bytes(bench.plan, phase)[1]):
             bench.watcher.reused(phase)
-            finals[phase.name] = partial(final_weights, place, bench.plan)
+            made[phase.name] = Artifact.kept(phase, place)
             continue
         promise = promises.get(phase.name)
         foretold = promise.model_dump(mode="json") if promise else None
         # A phase that goes on was promised as a whole when it began.
         place.note(key=phase.key, done=False, promise=place.about.get("promise", foretold))
-        parent = phase.phase.from_
-        start = finals[parent]() if parent else drawn(bench.plan.model, bench.plan.seed)
-        trained = Engine(bench, phase, place, start).run()
-        finals[phase.name] = partial(dict, trained)
+        start = start_weights(phase.model, bench.plan.seed, made.get(phase.phase.from_ or ""))
+        made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start).run())
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
     from llmspec.model.device import search
 
@@ -177,14 +176,6 @@ def finished(place: PhaseFolder, phase: PhasePlan, most: int) -> bool:
     `most` bytes of arrays."""
     saved, _ = place.checkpoint(phase.key, most) if place.done(phase) else (None, [])
     return saved is not None and saved.step == phase.steps
-
-
-def final_weights(place: PhaseFolder, plan: Plan) -> dict[str, Any]:
-    """The weights of a finished phase, by name. Raises RunError where they were damaged since."""
-    saved, weights, notices = place.weights({t.name: t.shape for t in plan.model.tensors})
-    if saved is None or notices:
-        raise RunError([*map(Problem, notices), Problem(f"the weights of {place.folder.name} cannot be read any more")])
-    return weights
 
 
 def others_at_work() -> list[str]:

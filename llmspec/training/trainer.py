@@ -51,18 +51,18 @@ class Trainer:
         self.seed, self.passes, self.dropout = (
             plan.seed,
             phase.phase.gradient_accumulation_steps,
-            bool(plan.model.dropout),
+            bool(phase.model.dropout),
         )
-        self.steps, self._feed = Steps(plan, phase, backend), StaticInputs()
-        self.tables = tensors_from_numpy(**Transformer(plan.model).tables())
-        self.weights = {t.name: tensors_from_numpy(w=weights(t))["w"] for t in plan.model.tensors}
+        self.steps, self._feed = Steps(phase, backend), StaticInputs()
+        self.tables = tensors_from_numpy(**Transformer(phase.model).tables())
+        self.weights = {t.name: tensors_from_numpy(w=weights(t))["w"] for t in phase.model.tensors}
         self.state, self.sums = dict[str, Tensor](), dict[str, Tensor]()
         for name, shape in self.steps.state_shapes().items():
             value = np.zeros(shape, np.float32) if state is None else state[name]
             self.state[name] = tensors_from_numpy(s=value)["s"]
         if self.passes > 1:
-            for name, weight in self.weights.items():
-                self.sums[name] = tensors_from_numpy(s=np.zeros(weight.shape, np.float32))["s"]
+            for t in phase.model.trained:
+                self.sums[t.name] = tensors_from_numpy(s=np.zeros(t.shape, np.float32))["s"]
 
     def step(self, batches: Sequence[Arrays], scalars: Sequence[float], number: int) -> StepTaken:
         """Optimizer step `number` (from 0) on the batches of its passes; `scalars` are the optimizer's for it."""

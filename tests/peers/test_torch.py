@@ -43,7 +43,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def run(options: dict[str, Any], clip: float | None, their: Any) -> tuple[Any, Inputs, dict[str, Any], list[Any]]:
     """Ten steps of ours and of the optimizers that `their(plan, parameters)` makes, on the same gradients."""
     plan = plan_of(MODEL, optimizer=options, max_grad_norm=clip)
-    part, steps = plan.phases[0].phase.optimizer, Steps(plan, plan.phases[0], backend("CPU"))
+    part, steps = plan.phases[0].phase.optimizer, Steps(plan.phases[0], backend("CPU"))
     w = drawn_weights(plan.model, 1)
     weights, state, sums, common = Inputs().put(w), Inputs(), Inputs(), Inputs()
     state.put({n: np.zeros(shape, np.float32) for n, shape in steps.state_shapes().items()})

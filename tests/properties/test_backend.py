@@ -369,7 +369,7 @@ def trained(plain: bool) -> tuple[Plan, Steps, Inputs, Inputs]:
         optimizer={"kind": "adamw", "lr": 0.01},
         max_grad_norm=1.0,
     )
-    return plan, Steps(plan, plan.phases[0], backend("CPU", plain)), Inputs(), Inputs()
+    return plan, Steps(plan.phases[0], backend("CPU", plain)), Inputs(), Inputs()
 
 
 def curve(plain: bool, seed: int) -> Array:

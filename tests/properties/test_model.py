@@ -207,7 +207,7 @@ def test_dropout_acts_in_training_only() -> None:
     found = {}
     for rate in (0.0, 0.5):
         plan = plan_of({**model, "dropout": rate})
-        steps, handles = Steps(plan, plan.phases[0], backend("CPU")), backend("CPU").inputs
+        steps, handles = Steps(plan.phases[0], backend("CPU")), backend("CPU").inputs
         weights = Inputs().put(drawn_weights(plan.model, 1))
         data, more, sums = Inputs().put(batch), Inputs(), Inputs().put({n: memory(t) for n, t in weights.items()})
         found[rate] = float(memory(steps.evaluate(weights, {}, {**data, **handles})[0]))

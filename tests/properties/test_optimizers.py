@@ -110,7 +110,7 @@ def expected(o: Any, role: str, w: np.ndarray, g: np.ndarray, s: State, factor: 
 def made(name: str) -> tuple[Plan, Steps, Inputs, Inputs, Inputs, Inputs]:
     options, clip = CHOSEN[name]
     plan = plan_of(MODEL, optimizer=options, max_grad_norm=clip)
-    return plan, Steps(plan, plan.phases[0], backend("CPU")), Inputs(), Inputs(), Inputs(), Inputs()
+    return plan, Steps(plan.phases[0], backend("CPU")), Inputs(), Inputs(), Inputs(), Inputs()
 
 
 def test_every_optimizer_is_chosen() -> None:

@@ -13,6 +13,8 @@ from llmspec.core.table import choice
 from llmspec.core.units import Budget, Share
 from llmspec.parts import objectives, optimizers, schedules
 from llmspec.parts.base import Part
+from llmspec.parts.heads import TABLE as HEADS
+from llmspec.parts.heads import Head
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
@@ -31,6 +33,11 @@ class Phase(Part):
 
     dialogues: ClassVar[bool] = False
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
+
+    makes: ClassVar[str] = "policy"
+    """What sort of artifact the phase leaves where its head draws text; `model` where it does not."""
+    takes: ClassVar[tuple[str, ...]] = ("policy", "model")
+    """Sorts of artifacts that it may start from."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "max_grad_norm": (
@@ -56,6 +63,12 @@ class Phase(Part):
     """How weights follow their gradients."""
     schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(default_factory=lambda: Cosine())
     """How the learning rate moves over the phase."""
+    heads: dict[str, Annotated[Head, choice(HEADS, "lm")]] = Field(default_factory=dict)
+    """Heads that this phase adds to the model it starts from, by name; their weights are drawn from the seed. The one
+    that is trained is the objective's `head:`."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of tensor names, such as `embed_tokens.*` or `layers.[0-3].*`, whose numbers this phase leaves as they
+    are: they have no gradient and no optimizer state."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "cross_entropy")] = Field(
         default_factory=lambda: objectives.CrossEntropy()
     )

@@ -25,10 +25,11 @@ class Supervised(Task):
         super().__init__(context, phase)
         self.stream = context.prepared.stream(phase.name)
         specials, seed = context.prepared.codec.specials, (context.plan.seed, phase.name)
-        self._arrays = BatchInputs(context.plan.model, phase.phase, specials, seed)
+        self._arrays = BatchInputs(phase.model, phase.phase, specials, seed)
         self._ledger, self._read = self.stream.ledger(), list[Batch]()
         self._decoder: Decoder | None = None
-        self._prompts = prompts_of(context.plan, phase, context.prepared)
+        draws = phase.model.generates
+        self._prompts = prompts_of(context.plan, phase, context.prepared) if draws else ()
 
     def batches(self, step: int) -> list[Arrays]:
         self._read = [self.stream.batch(step, micro) for micro in range(self.phase.gradient_accumulation_steps)]
@@ -74,7 +75,7 @@ class Supervised(Task):
         """(what the model says to a prompt, why it ends there)."""
         plan, codec = self.context.plan, self.context.prepared.codec
         if self._decoder is None:
-            self._decoder = Decoder(plan.model, self.context.backend, trainer.weights)
+            self._decoder = Decoder(self.plan.model, self.context.backend, trainer.weights)
         said = generate(self._decoder, codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[0]
         return said.text, said.finish_reason
 

@@ -1,0 +1,111 @@
+"""The model of each phase: the spec's network with the heads that phases add, and what of it the phase trains.
+
+A tensor is trained where the phase's objective reads it and no `freeze` pattern names it. Everything else keeps its
+numbers: it has no gradient, no optimizer state and no part in clipping.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from llmspec.compiler import walk
+from llmspec.compiler.draft import closed
+from llmspec.compiler.plan import ModelPlan, TensorPlan
+from llmspec.core.problems import Problem
+from llmspec.parts.phases import Phase
+
+NEAREST = 3
+"""Names that a pattern of no tensor is answered with, at most."""
+
+
+def phase_models(
+    network: ModelPlan, phases: Mapping[str, Phase], order: Sequence[str]
+) -> tuple[dict[str, ModelPlan], list[Problem]]:
+    """(model of each phase by name, what is wrong with what phases add and freeze).
+
+    A phase has the heads of the one that it starts from, and those that it adds; what was frozen there is not frozen
+    here unless it says so.
+    """
+    models: dict[str, ModelPlan] = {}
+    problems: list[Problem] = []
+    for name in order:
+        phase = phases[name]
+        base = models.get(phase.from_ or "", network)
+        models[name], found = phase_model(base, phase)
+        problems += [p.at("phases", name) for p in found]
+    return models, problems
+
+
+def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]]:
+    """(the model of a phase that starts from `base`, what is wrong with it)."""
+    problems = [
+        Problem(
+            f"the model that this phase starts from has a head `{name}` already",
+            ("heads", name),
+            "another name, or leave it out to train on the head that is there",
+            "two heads would write to the same tensors",
+        )
+        for name in phase.heads
+        if name in base.heads
+    ]
+    model = with_heads(base, phase) if phase.heads and not problems else base
+    names = [t.name for t in model.tensors]
+    problems += wrong_patterns(phase.freeze, names)
+    free = read_by(model, phase.objective.head)
+    frozen = {name for name in names if any(fnmatchcase(name, pattern) for pattern in phase.freeze)}
+    if not free - frozen and not problems:
+        problems.append(
+            Problem(
+                f"all tensors that the head `{phase.objective.head}` reads are frozen",
+                ("freeze",),
+                "patterns that leave some of them out, or a head of its own in `heads:`",
+                "there would be nothing to train",
+            )
+        )
+    tensors = tuple(trained(t, t.name in free and t.name not in frozen) for t in model.tensors)
+    head = phase.objective.head if phase.objective.head in model.heads else None
+    return model.model_copy(update={"tensors": tensors, "flops_per_token": walk.forward_flops(model, head)}), problems
+
+
+def with_heads(base: ModelPlan, phase: Phase) -> ModelPlan:
+    """The model with the heads that a phase adds after its own."""
+    dims, init = base.dims, base.init
+    if init is None:
+        raise ValueError("a phase adds a head, and the plan does not say how tensors start")
+    added = {name: closed(head, head.defaults(dims)) for name, head in phase.heads.items()}
+    model = base.model_copy(update={"heads": {**base.heads, **added}})
+    known = {t.name: t for t in base.tensors}
+    tensors = (
+        known.get(name) or TensorPlan(name=name, shape=t.shape, role=t.role, init=init.init(t, dims))
+        for name, t in walk.tensor_specs(model)
+    )
+    return model.model_copy(update={"tensors": tuple(tensors)})
+
+
+def trained(tensor: TensorPlan, trainable: bool) -> TensorPlan:
+    """The tensor, trained or not."""
+    return tensor if tensor.trainable == trainable else tensor.model_copy(update={"trainable": trainable})
+
+
+def read_by(model: ModelPlan, head: str) -> set[str]:
+    """Names of the tensors that a pass with one head reads: all but those of other heads."""
+    others = tuple(f"{walk.head_path(name)}." for name in model.heads if name != head)
+    return {t.name for t in model.tensors if not t.name.startswith(others)}
+
+
+def wrong_patterns(patterns: Sequence[str], names: Sequence[str]) -> Iterator[Problem]:
+    """Patterns that no tensor's name matches, with the names that come nearest."""
+    for i, pattern in enumerate(patterns):
+        if any(fnmatchcase(name, pattern) for name in names):
+            continue
+        alike = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in names))
+        near = get_close_matches(re.sub(r"\d+|\[.*?\]", "*", pattern), alike, NEAREST, 0.4) or alike[:NEAREST]
+        yield Problem(
+            f"no tensor of this phase's model matches `{pattern}`",
+            ("freeze", i),
+            f"names that come near: {', '.join(near)}; `*` stands for anything, `[0-3]` for one of these digits",
+            "it would freeze nothing",
+        )
