@@ -87,6 +87,16 @@ class PhaseReport:
     """(step from 1, learning rate) at evenly spread steps."""
     max_grad_norm: float | None
     objective: str
+    parameters: int
+    """Of its model, with the heads that it adds."""
+    trained: int
+    """Of those, how many it changes."""
+    heads: tuple[str, ...]
+    """Heads that it adds."""
+    freeze: tuple[str, ...]
+    """Patterns of the tensors that it leaves as they are."""
+    makes: str
+    """Sort of artifact that it leaves: a policy draws text."""
     document_mask: bool
     shares: tuple[ShareReport, ...]
     evaluate_every: int | None
@@ -175,6 +185,11 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         learning_rate=learning_rates(planned),
         max_grad_norm=phase.max_grad_norm,
         objective=described(phase.objective),
+        parameters=planned.model.parameters,
+        trained=planned.model.trained_parameters,
+        heads=tuple(f"{name} ({described(head)})" for name, head in phase.heads.items()),
+        freeze=phase.freeze,
+        makes=planned.makes,
         document_mask=phase.document_mask,
         shares=tuple(_share(plan, phase, s) for s in planned.shares),
         prompts=phase.prompts,

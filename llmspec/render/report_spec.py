@@ -10,7 +10,7 @@ from rich.columns import Columns
 from rich.padding import Padding
 from rich.table import Table
 
-from llmspec.core.units import size
+from llmspec.core.units import count, size
 from llmspec.explain.chain import ChainReport
 from llmspec.explain.model import MaskPicture, TensorRow, TreeNode, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
@@ -238,6 +238,11 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
         "gradient",
         f"clipped to a norm of {phase.max_grad_norm:g}" if phase.max_grad_norm is not None else "not clipped",
     )
+    if phase.heads:
+        yield "adds", ", ".join(phase.heads)
+    if phase.trained < phase.parameters:
+        frozen = f"; frozen: {', '.join(phase.freeze)}" if phase.freeze else ""
+        yield "trains", f"{count(phase.trained)} of {count(phase.parameters)} parameters{frozen}"
     yield "sees", "earlier tokens of its own document" if phase.document_mask else "all earlier tokens of its block"
 
 

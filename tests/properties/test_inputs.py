@@ -14,6 +14,7 @@ from strategies import specs
 from llmspec.bench.batches import batch
 from llmspec.compiler import compile_spec
 from llmspec.compiler.inputs import declared_inputs, step_inputs
+from llmspec.compiler.memory import tables
 from llmspec.core.problems import RunError
 from llmspec.data.inputs import BatchInputs
 from llmspec.parts.base import InputSpec
@@ -56,8 +57,8 @@ def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int)
         assert {n: more[n] for n in declared} == declared
         assert ("key" in more) == bool(plan.model.dropout)
         assert phase.memory is not None
-        tables = 4 * plan.model.position.table_numbers(plan.model.dims)
-        assert phase.memory.batch == tables + sum(s.nbytes for s in more.values())
+        held = 4 * tables(plan.model)
+        assert phase.memory.batch == held + sum(s.nbytes for s in more.values())
 
 
 def prepared(objective: Any) -> tuple[Any, Any]:

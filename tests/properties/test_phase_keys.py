@@ -41,6 +41,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "mixture": ({"facts": Share(50.0), "docs": Share(50.0)},),
     "budget": (Budget(9.0, "steps"), Budget(9.0, "tokens"), Budget(3.0, "epochs", "facts"), Budget(9.0, "FLOPs")),
     "prompts": (("never said",),),
+    "freeze": (("layers.*",), ("embed_tokens.*", "layers.0.*")),
     "train_on": (("user",), ("assistant", "user")),
     "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
     "init": tuple(kind() for kind in TABLES["init"].values()),
@@ -87,18 +88,23 @@ def with_phase(draft: Draft, phase: Any) -> Draft:
     return replace(draft, planned=(draft.planned[0], draft.planned[1].model_copy(update={"phase": phase})))
 
 
+def with_network(draft: Draft, network: ModelPlan) -> Draft:
+    """The draft whose phases all train another model."""
+    planned = tuple(p.model_copy(update={"model": network}) for p in draft.planned)
+    return replace(draft, network=network, planned=planned)
+
+
 def placed(draft: Draft, table: str, value: Any) -> Draft:
     """The draft with a part of a table at its place: in every block, in the model, or in the last phase."""
     assert draft.network is not None
     if table in BLOCK:
         (stack,) = draft.network.stacks
         blocks = tuple(block.model_copy(update={table: value}) for block in stack.blocks)
-        return replace(
-            draft, network=draft.network.model_copy(update={"stacks": (stack.model_copy(update={"blocks": blocks}),)})
-        )
+        own = stack.model_copy(update={"blocks": blocks})
+        return with_network(draft, draft.network.model_copy(update={"stacks": (own,)}))
     if table in ("embedding", "head", "init"):
         change = {"heads": {"lm": value}} if table == "head" else {table: value}
-        return replace(draft, network=draft.network.model_copy(update=change))
+        return with_network(draft, draft.network.model_copy(update=change))
     return with_phase(draft, draft.planned[1].phase.model_copy(update={table: value}))
 
 
@@ -112,6 +118,8 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
         found = list(BY_HAND[name])
     elif isinstance(now, dict) and now and isinstance(first := next(iter(now.values())), Part):
         found = [{"another": first}, *({**now, next(iter(now)): other} for _, other in changes(first))]
+    elif now == {} and (table := table_of(info)):
+        found = [{"another": kind(**REQUIRED.get(kind.__module__, {}))} for kind in table.values()]
     elif name == "order":
         found = [(*now, 0), ()]
     elif (table := table_of(info)) or isinstance(now, Part):
@@ -172,7 +180,7 @@ def test_every_field_of_a_model(draft: Draft) -> None:
     as_stacks = {"layers", "blocks", "pattern"}
     assert set(ModelSpec.model_fields) - as_stacks <= planned, "what a spec says of a model, its plan holds"
     for name, other in changes(draft.network):
-        same = base & set(keys(replace(draft, network=other)))
+        same = base & set(keys(with_network(draft, other)))
         assert same == (base if name in DERIVED else set()), name
         seen.add(name)
     assert seen == set(ModelPlan.model_fields) - {"embedding"}, "which has one kind, without settings"
