@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.data.layout import Batch, random_bits
 from llmspec.parts.phases import Phase
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 Arrays = dict[str, np.ndarray]
 """Inputs of a graph by name. `loss_weights` as they count: a step divides them by their sum over its passes."""
@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray]
 class BatchInputs:
     """Makes the arrays of a phase's batches."""
 
-    def __init__(self, model: ModelPlan, phase: Phase, specials: Mapping[str, int], seed: tuple[object, ...]) -> None:
+    def __init__(self, model: ModelPlan, phase: Phase, specials: SpecialTokens, seed: tuple[object, ...]) -> None:
         """`specials` are the tokenizer's special tokens; `seed` is what an objective draws from, beside the place."""
         self._model, self._phase, self._specials, self._seed = model, phase, specials, seed
         self._declared = declared_inputs(model, phase)

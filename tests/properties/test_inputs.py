@@ -19,6 +19,7 @@ from llmspec.core.problems import RunError
 from llmspec.data.inputs import BatchInputs
 from llmspec.parts.base import InputSpec
 from llmspec.parts.objectives import CrossEntropy
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 from llmspec.spec.schema import Spec
 
 
@@ -31,7 +32,7 @@ class MaskedWords(CrossEntropy):
     def arrays(self, batch: Any, draw: Any, specials: Any) -> dict[str, Any]:
         bits = draw(batch.tokens.size, "masked").reshape(batch.tokens.shape)
         masked = (bits % np.uint64(7) == 0) & (batch.weights > 0)
-        tokens = np.where(masked, np.int32(specials["mask"]), batch.tokens)
+        tokens = np.where(masked, np.int32(specials.need("mask")), batch.tokens)
         return {"tokens": tokens, "targets": batch.tokens, "loss_weights": masked.astype(np.float32)}
 
 
@@ -49,7 +50,7 @@ class Undeclared(CrossEntropy):
 def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int) -> None:
     plan = compile_spec(Spec.model_validate_json(json.dumps(data)))
     for phase in plan.phases:
-        arrays = BatchInputs(plan.model, phase.phase, {}, (plan.seed,))(batch(plan, phase, index), 0, 0)
+        arrays = BatchInputs(plan.model, phase.phase, SpecialTokens({}), (plan.seed,))(batch(plan, phase, index), 0, 0)
         declared = declared_inputs(plan.model, phase.phase)
         assert {n: (a.shape, a.dtype.name) for n, a in arrays.items()} == {n: s[:2] for n, s in declared.items()}
         assert sum(a.nbytes for a in arrays.values()) == sum(s.nbytes for s in declared.values())
@@ -69,7 +70,9 @@ def prepared(objective: Any) -> tuple[Any, Any]:
     phase = plan.phases[0].model_copy(
         update={"phase": plan.phases[0].phase.model_copy(update={"objective": objective})}
     )
-    return BatchInputs(plan.model, phase.phase, {"mask": 1}, (plan.seed, phase.name)), batch(plan, phase, 0)
+    return BatchInputs(
+        plan.model, phase.phase, SpecialTokens(ids={"<|mask|>": 1}, mask=1), (plan.seed, phase.name)
+    ), batch(plan, phase, 0)
 
 
 def test_an_objective_changes_what_is_read_and_draws_the_same_again() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from llmspec.core.metrics import Metric
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Part
 from llmspec.parts.heads import Linear
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ class Objective(Part):
         """What its graph reads beside tokens and the mask's inputs; `loss_weights` is always among them."""
         raise NotImplementedError
 
-    def arrays(self, batch: Any, draw: Draw, specials: Mapping[str, int]) -> dict[str, np.ndarray]:
+    def arrays(self, batch: Any, draw: Draw, specials: SpecialTokens) -> dict[str, np.ndarray]:
         """The inputs of a packed batch (llmspec.data.layout.Batch), `loss_weights` as they count; and `tokens` too
         where the objective changes what the network reads."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ from pydantic import Field
 from llmspec.core.metrics import Metric
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec
 from llmspec.parts.objectives.base import Draw, Loss, Objective, Outputs
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ class CrossEntropy(Objective):
         shape = (batch, context)
         return {"targets": InputSpec(shape, "int32", ids=True), "loss_weights": InputSpec(shape, "float32")}
 
-    def arrays(self, batch: Any, draw: Draw, specials: Mapping[str, int]) -> dict[str, np.ndarray]:
+    def arrays(self, batch: Any, draw: Draw, specials: SpecialTokens) -> dict[str, np.ndarray]:
         return {"targets": batch.targets, "loss_weights": batch.weights}
 
     def elementwise(self, vocab: int) -> ElementwiseOps:
