@@ -95,6 +95,12 @@ def plan(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (run / "plan.json").write_text(json.dumps(found))
 
 
+def models(found: dict[str, Any], **values: Any) -> None:
+    """The same in the model of the plan and of every phase."""
+    for model in (found["model"], *(phase["model"] for phase in found["phases"])):
+        model.update(values)
+
+
 FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "fewer rows": (lambda r: arrays(r / "chat/step_4" / WEIGHTS, reshaped), r"embed_tokens.weight is F32 \[10"),
     "turned": (lambda r: arrays(r / "chat/step_4" / WEIGHTS, turned), "embed_tokens.weight is F32"),
@@ -134,7 +140,11 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a trillion layers": (lambda r: plan(r, lambda p: p["model"].update(layers=10**12)), "table of tensors"),
     "more vocabulary": (lambda r: plan(r, lambda p: p["model"].update(vocab=10**6)), "its tokenizer has"),
     "more heads": (lambda r: plan(r, lambda p: p["model"].update(heads=64)), "heads of its attention"),
-    "a longer context": (lambda r: plan(r, lambda p: p["model"].update(context=10**12)), "this machine has"),
+    "a longer context": (lambda r: plan(r, lambda p: models(p, context=10**12)), "this machine has"),
+    "another context in a phase": (
+        lambda r: plan(r, lambda p: p["phases"][1]["model"].update(context=8)),
+        "the model of chat is not the plan's",
+    ),
     "no layers": (lambda r: plan(r, lambda p: p["model"].update(layers=-1)), "layers is -1"),
     "itself as parent": (lambda r: plan(r, lambda p: p["phases"][1]["phase"].update({"from": "chat"})), "before it"),
 }
