@@ -6,7 +6,7 @@
 #include "gemm.h"
 #include "numeric.h"
 
-enum { BLOCK = 4 * MR };
+enum { BLOCK = 4 * MR, FEW_KEY_HEADS = 4 };
 
 // The numbers of a call, in the order in which callers pass them.
 #define ATTENTION_NUMBERS(X)                                                                                           \
@@ -36,6 +36,7 @@ typedef struct {
 #undef FIELD
   int64_t splits;   // iterations that share the queries of a key head
   int64_t sequence; // the first sequence of a job
+  float *partial;   // of the backward pass with splits: (iterations, 2, keys, head_dim), gradients of keys and values
 } Attention;
 
 #define PARAMETER(type, name) , type name
@@ -226,10 +227,11 @@ static inline void attention_slopes(const Attention *p, float *restrict weights,
   for (int64_t j = 0; j < n; j++) slopes[j] *= softcap > 0.0f ? derivatives[j] * scale : scale;
 }
 
-// One iteration: one key head of a sequence
-static void attention_backward_head(const void *job, int64_t i, int thread) {
+// One iteration: a split of the query heads of one sequence's key head
+static void attention_backward_heads(const void *job, int64_t i, int thread) {
   const Attention *p = job;
-  int64_t b = p->sequence + i / p->kv_heads, g = i % p->kv_heads, group = p->heads / p->kv_heads;
+  int64_t split = i % p->splits, b = p->sequence + i / p->splits / p->kv_heads, g = i / p->splits % p->kv_heads;
+  int64_t group = p->heads / p->kv_heads / p->splits, begin = (g * p->splits + split) * group;
   int64_t d = p->head_dim, s = p->keys, wide = round_up(s, NR), at = b * s * p->kv_stride + g * d;
   Matrix k = {p->k + at, p->kv_stride, 1}, v = {p->v + at, p->kv_stride, 1};
   const int32_t *ranges = ranges_of(p, b);
@@ -238,16 +240,18 @@ static void attention_backward_head(const void *job, int64_t i, int thread) {
   float *weights = scratch(thread, WEIGHTS, BLOCK * wide), *slopes = scratch(thread, SCORES, BLOCK * wide);
   float *derivatives = scratch(thread, DERIVATIVES, p->softcap > 0.0f ? wide : 1);
   float *q_panels = scratch(thread, Q_PANELS, BLOCK * round_up(d, NR)), *out_panels = scratch(thread, D_PANELS, BLOCK * round_up(d, NR));
-  float *grad_k = p->grad_k + at, *grad_v = p->grad_v + at;
+  int64_t grad_stride = p->splits > 1 ? d : p->kv_stride;
+  float *grad_k = p->splits > 1 ? p->partial + 2 * i * s * d : p->grad_k + at;
+  float *grad_v = p->splits > 1 ? grad_k + s * d : p->grad_v + at;
   if (!k_t || !v_t || !k_panels || !weights || !slopes || !derivatives || !q_panels || !out_panels) return;
   pack_panels(k_t, k, s, d);
   pack_panels(v_t, v, s, d);
   pack_panels(k_panels, transposed(k), d, s);
   for (int64_t j = 0; j < s; j++) {
-    memset(grad_k + j * k.row, 0, d * sizeof(float));
-    memset(grad_v + j * v.row, 0, d * sizeof(float));
+    memset(grad_k + j * grad_stride, 0, d * sizeof(float));
+    memset(grad_v + j * grad_stride, 0, d * sizeof(float));
   }
-  for (int64_t head = g * group; head < (g + 1) * group; head++)
+  for (int64_t head = begin; head < begin + group; head++)
     for (int64_t start = 0; start < p->queries; start += BLOCK) {
       Extent e = extent(p, ranges, start);
       int64_t first = (b * p->queries + start) * p->heads + head, width = e.high - e.low, step = p->heads * d;
@@ -274,8 +278,23 @@ static void attention_backward_head(const void *job, int64_t i, int thread) {
       pack_panels(out_panels, transposed(grad_out), d, e.rows);
       Matrix weights_t = {weights, 1, wide}, slopes_t = {slopes, 1, wide};
       gemm_packed(p->grad_q + query, p->q_stride, transposed(slopes_t), k_panels, s, e.low, e.rows, d, width, 0, 1.0f, thread);
-      gemm_packed(grad_v + e.low * v.row, v.row, weights_t, out_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
-      gemm_packed(grad_k + e.low * k.row, k.row, slopes_t, q_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
+      gemm_packed(grad_v + e.low * grad_stride, grad_stride, weights_t, out_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
+      gemm_packed(grad_k + e.low * grad_stride, grad_stride, slopes_t, q_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
+    }
+}
+
+// One iteration: one key of a job's key heads. The splits' gradients are added up in their order.
+static void attention_backward_sum(const void *job, int64_t i, int thread) {
+  const Attention *p = job;
+  int64_t s = p->keys, d = p->head_dim, head = i / s, j = i % s, b = p->sequence + head / p->kv_heads;
+  int64_t at = (b * s + j) * p->kv_stride + head % p->kv_heads * d;
+  const float *partial = p->partial + (2 * head * p->splits * s + j) * d;
+  (void)thread;
+  for (int64_t u = 0; u < d; u++) p->grad_k[at + u] = p->grad_v[at + u] = 0.0f;
+  for (int64_t split = 0; split < p->splits; split++, partial += 2 * s * d)
+    for (int64_t u = 0; u < d; u++) {
+      p->grad_k[at + u] += partial[u];
+      p->grad_v[at + u] += partial[s * d + u];
     }
 }
 
@@ -289,5 +308,12 @@ void attention_backward(float *grad_q, float *grad_k, float *grad_v, float *grad
   if (!ranges_inside(&job)) return;
   // A bias that sequences share is summed over them: one after another, so that its bits do not follow the threads.
   int64_t together = bias_gradient && bias_batch == 1 ? 1 : batch;
-  for (; job.sequence < batch; job.sequence += together) parallel_for(attention_backward_head, &job, together * kv_heads);
+  // A few key heads are too few for many threads: then each query head is an iteration. By the size alone, as above.
+  job.splits = together * kv_heads < FEW_KEY_HEADS ? heads / kv_heads : 1;
+  if (job.splits > 1) job.partial = scratch(SHARED, PARTIAL, together * heads * 2 * keys * head_dim);
+  if (job.splits > 1 && !job.partial) return;
+  for (; job.sequence < batch; job.sequence += together) {
+    parallel_for(attention_backward_heads, &job, together * kv_heads * job.splits);
+    if (job.splits > 1) parallel_for(attention_backward_sum, &job, together * kv_heads * keys);
+  }
 }
