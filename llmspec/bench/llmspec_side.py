@@ -10,7 +10,6 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import Numbers, timed
 from llmspec.model.device import allocated, open_device
-from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 
 def run(task: Task) -> Result:
@@ -50,8 +49,7 @@ class Training:
         self.plan, self.phase, self.step = plan, phase, 0
         made = backend(plan.device, precision=plan.precision)
         self.trainer = Trainer(plan, phase, made, lambda tensor: draw(tensor, plan.seed))
-        specials = SpecialTokens.spelled(plan.tokenizer.specials())
-        self.arrays = BatchInputs(phase.model, phase.phase, specials, (plan.seed, phase.name))
+        self.arrays = BatchInputs(phase.model, phase.phase, plan.tokenizer.meanings(), (plan.seed, phase.name))
 
     def batches(self, step: int) -> list[Any]:
         """What the passes of a step (from 0) read."""

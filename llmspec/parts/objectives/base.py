@@ -47,6 +47,8 @@ class Objective(Part):
     """The head of the model that it trains."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What a mask has to hold for the loss to mean something: `causal` where a token must not see what follows it."""
+    special_tokens: ClassVar[tuple[str, ...]] = ()
+    """Special tokens that it needs of the tokenizer, by their meanings, such as `mask`: a spec without is refused."""
     counted: ClassVar[tuple[str, ...]] = ()
     """Names of the further sums that its graph gives beside the loss, such as right answers."""
     unit: ClassVar[str] = "nats"

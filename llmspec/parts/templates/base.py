@@ -7,7 +7,7 @@ asked in the form that it was trained on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from llmspec.parts.base import Part
 from llmspec.parts.tokenizers.base import Codec
@@ -45,6 +45,9 @@ class ChatTemplate(Part):
 
     The end of a turn belongs to its role: whoever learns to say the turn learns to end it.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Meanings of the special tokens without which it can render nothing: `bos`, `turn_end`, the names of roles."""
 
     def render(self, specials: SpecialTokens, turns: Iterable[Turn]) -> Iterator[Segment]:
         """A whole dialogue, turn by turn. What stands before a turn does not depend on the turns from there on.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from llmspec.parts.templates.base import ChatTemplate, Segment, Turn
-from llmspec.parts.tokenizers.special_tokens import ChatRole, SpecialTokens
+from llmspec.parts.tokenizers.special_tokens import ROLES, ChatRole, SpecialTokens
 
 
 class RoleTokens(ChatTemplate):
@@ -16,6 +16,7 @@ class RoleTokens(ChatTemplate):
     """
 
     kind: Literal["role_tokens"] = "role_tokens"
+    needs: ClassVar[tuple[str, ...]] = ("bos", "turn_end", *ROLES)
 
     def render(self, specials: SpecialTokens, turns: Iterable[Turn]) -> Iterator[Segment]:
         end = specials.need("turn_end")

@@ -94,6 +94,10 @@ class Tokenizer(Part):
         """All special tokens in the order of their ids, from 0."""
         return (*SPECIALS, *self.markers, *self.always, *(EXTRAS[name] for name in self.special_tokens))
 
+    def meanings(self) -> SpecialTokens:
+        """The same by what they mean, known before any text is read."""
+        return SpecialTokens.spelled(self.specials())
+
     def check(self) -> Iterable[Problem]:
         """What is wrong with these settings, as far as can be known without text."""
         return ()

@@ -76,11 +76,14 @@ class SpecialTokens(Mapping[str, int]):
             **{name: known.get(spelling) for name, spelling in EXTRAS.items()},
         )
 
-    def need(self, meaning: str) -> int:
-        """The id of `bos`, `eos`, ..., or of the token that begins a role's turns. Raises DataError where none is."""
+    def find(self, meaning: str) -> int | None:
+        """The id of `bos`, `eos`, ..., or of the token that begins a role's turns; None where there is none."""
         found = cast("Mapping[str, int]", self.roles).get(meaning)
-        if found is None:
-            found = getattr(self, meaning, None)
+        return getattr(self, meaning, None) if found is None else found
+
+    def need(self, meaning: str) -> int:
+        """The same. Raises DataError where there is none."""
+        found = self.find(meaning)
         if found is None:
             raise DataError(
                 f"this tokenizer has no special token for `{meaning}`",
@@ -89,7 +92,7 @@ class SpecialTokens(Mapping[str, int]):
                 else "use a tokenizer, or a chat template, that goes without it",
                 consequence="nothing would stand where the model looks for it",
             )
-        return int(found)
+        return found
 
     @property
     def meant(self) -> frozenset[int]:

@@ -1,0 +1,37 @@
+"""Whether the tokenizer has the special tokens that objectives and the chat template need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from llmspec.compiler.draft import Draft
+from llmspec.core.problems import Path, Problem
+from llmspec.parts.tokenizers.special_tokens import EXTRAS, SpecialTokens
+
+
+def check_special_tokens(draft: Draft) -> Draft:
+    """Every special token that a phase needs, and the tokenizer has not, is a problem."""
+    tokenizer, template = draft.sections.tokenizer, draft.sections.chat_template
+    assert tokenizer is not None
+    found, phases = tokenizer.meanings(), draft.sections.phases
+    problems = list[Problem]()
+    for name, phase in phases.items():
+        objective = phase.objective
+        problems += missing(found, objective.special_tokens, objective.kind, ("phases", name, "objective"))
+    if template is not None and any(phase.dialogues for phase in phases.values()):
+        problems += missing(found, template.needs, f"the chat template {template.kind}", ("chat_template",))
+    return draft.with_problems(problems)
+
+
+def missing(found: SpecialTokens, wanted: Iterable[str], who: str, path: Path) -> Iterator[Problem]:
+    """A problem for each of the wanted meanings that no token has."""
+    for meaning in wanted:
+        if found.find(meaning) is None:
+            yield Problem(
+                f"{who} needs a special token for `{meaning}`, and the tokenizer has none",
+                path,
+                f"`special_tokens: [{meaning}]` at the tokenizer adds one"
+                if meaning in EXTRAS
+                else "use another tokenizer",
+                "nothing would stand where the model looks for it",
+            )
