@@ -73,6 +73,15 @@ def test_the_weights_of_any_phase_can_be_saved_and_again(run: Path, tmp_path: Pa
         llmspec.open(tmp_path / "base", phase="chat")
 
 
+def test_what_a_phase_froze_is_free_again(run: Path, tmp_path: Path) -> None:
+    plan = RunFolder(run).plan()
+    frozen = tuple(t.model_copy(update={"trainable": False}) for t in plan.model.tensors)
+    plan = plan.model_copy(update={"model": plan.model.model_copy(update={"tensors": frozen})})
+    weights = {t.name: np.zeros(t.shape, np.float32) for t in frozen}
+    made = save_model(tmp_path / "m", plan, (run / "tokenizer.json").read_text(), weights, phase="chat", chat=True)
+    assert all(t.trainable for t in made.plan().model.tensors)
+
+
 def test_nothing_is_written_over(run: Path, tmp_path: Path) -> None:
     opened = llmspec.open(run)
     mine = tmp_path / "mine"

@@ -3,8 +3,8 @@
 from llmspec.decoding.answer import Event, FinishReason
 from llmspec.decoding.batch import Decoder
 from llmspec.decoding.generate import Generation, generate, stream
+from llmspec.decoding.prompts import chat_prompt, text_prompt
 from llmspec.decoding.sampler import Choice
-from llmspec.decoding.template import chat_prompt, text_prompt
 
 __all__ = [
     "Choice", "Decoder", "Event", "FinishReason", "Generation", "chat_prompt", "generate", "stream", "text_prompt",

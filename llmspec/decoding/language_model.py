@@ -21,7 +21,7 @@ from llmspec.core.problems import Problem, RunError, SpecError, one_of
 from llmspec.core.units import size
 from llmspec.decoding.answer import Event
 from llmspec.decoding.generate import Generation, generate, stream, whole_answers
-from llmspec.decoding.template import chat_prompt, text_prompt
+from llmspec.decoding.prompts import chat_prompt, text_prompt
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.transformer import Transformer, block_context

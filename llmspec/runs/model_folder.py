@@ -138,7 +138,10 @@ def save_model(
 
     Raises RunError where something stands there already, or the folder cannot be written.
     """
-    plan = plan.model_copy(update={"sources": (), "phases": (), "decisions": (), "base": "."})
+    # What a phase froze is that phase's own.
+    free = tuple(t.model_copy(update={"trainable": True}) for t in plan.model.tensors)
+    model = plan.model.model_copy(update={"tensors": free})
+    plan = plan.model_copy(update={"model": model, "sources": (), "phases": (), "decisions": (), "base": "."})
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if os.path.lexists(path) and not (path.is_dir() and not os.listdir(path)):

@@ -12,7 +12,7 @@ from llmspec.core.problems import LlmspecError, Problem, SpecError
 from llmspec.data.shaping import CODES
 from llmspec.data.unknown import of_prompt
 from llmspec.decoding.generate import generate
-from llmspec.decoding.template import chat_prompt, text_prompt
+from llmspec.decoding.prompts import chat_prompt, text_prompt
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import encode
 from llmspec.parts.tokenizers import Codec

@@ -18,7 +18,7 @@ from llmspec.data.checks import data_checks
 from llmspec.data.prepare import prepare
 from llmspec.data.shaping import CODES
 from llmspec.data.tokens import encode_dialogues
-from llmspec.decoding.template import chat_prompt, pieces, text_prompt
+from llmspec.decoding.prompts import chat_prompt, pieces, text_prompt
 from llmspec.parts import templates, tokenizers
 from llmspec.parts.templates.base import ChatTemplate, Segment, Turn
 from llmspec.parts.tokenizers.byte import ByteCodec
