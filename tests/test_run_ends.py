@@ -118,9 +118,9 @@ def test_before_the_first_step_they_end_at_once(
 def test_nor_do_they_end_the_command_without_a_word_while_it_reads_its_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmspec.cli import verbs
+    from llmspec.cli import run
 
-    monkeypatch.setattr(verbs, "compiled", lambda *_: signal.raise_signal(signal.SIGUSR2))
+    monkeypatch.setattr(run, "compiled", lambda *_: signal.raise_signal(signal.SIGUSR2))
     status, said = small.call("run", str(tiny.write(tmp_path)))
     assert status == 128 + signal.SIGUSR2 and "stopped before the first step (SIGUSR2)" in said
 
