@@ -160,17 +160,25 @@ class HashDecoder:
     Attributes:
         fed: the active rows' tokens of every step.
         prompts: all that were read, in their order.
+        read: tokens of prompts that were read.
         most: rows that its memory holds.
+        least: tokens of a prompt that are worth keeping.
     """
 
-    def __init__(self, vocab: int, context: int = 64, spread: float = 2.0, most: int = 64) -> None:
+    def __init__(
+        self, vocab: int, context: int = 64, spread: float = 2.0, most: int = 64, least: int = 1 << 30
+    ) -> None:
         self.vocab, self.context, self.spread, self.most = vocab, context, spread, most
+        self.least, self.read = least, 0
         self.fed: list[list[int]] = []
         self.prompts: list[list[int]] = []
 
     def fit(self, rows: int, tokens: int) -> tuple[int, int]:
         assert tokens <= self.context, "more than the context"
         return min(rows, self.most), self.context
+
+    def worth(self, kept: int, tokens: int) -> bool:
+        return kept >= self.least
 
     def cache(self, rows: int, places: int) -> TextCache:
         return TextCache(rows)
@@ -179,7 +187,10 @@ class HashDecoder:
         self, prompts: Sequence[Sequence[int]], cache: TextCache, rows: Sequence[int], reuse: bool
     ) -> tuple[TextCache, np.ndarray]:
         for row, prompt in zip(rows, prompts, strict=True):
+            kept = cache.texts[row] if reuse and list(prompt[: len(cache.texts[row])]) == cache.texts[row] else []
+            assert len(kept) < len(prompt), "nothing is left to read"
             self.prompts.append(list(prompt))
+            self.read += len(prompt) - len(kept)
             cache.texts[row] = list(prompt)
         return cache, np.stack([self.logits_after(cache, row) for row in rows])
 

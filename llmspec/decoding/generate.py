@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.answer import Answer, Drawing, Event, FinishReason
-from llmspec.decoding.batch import Batch, Decoder, Notice
+from llmspec.decoding.batch import Batch, Decoder, Notice, shared_length
 from llmspec.decoding.sampler import Choice
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import EOS
@@ -68,7 +68,9 @@ def stream(
     how = Drawing(codec, decoding, decoder.context, (decoding.seed or 0) if seed is None else seed, chat, tracing)
     answers = (Answer(how, index, sample, prompt) for index, prompt in enumerate(prompts) for sample in range(n))
     longest = max((min(len(p) + decoding.max_tokens, decoder.context) for p in prompts), default=0)
-    for answer, event in Batch(decoder, answers, n * len(prompts), longest, notice).events():
+    shared = min((shared_length(prompts[0], prompt) for prompt in prompts[1:]), default=0)
+    together = shared > 0 and all(decoder.worth(min(shared, len(p) - 1), len(p)) for p in prompts)
+    for answer, event in Batch(decoder, answers, n * len(prompts), longest, together, notice).events():
         yield replace(event, row=answer.prompt * n + answer.sample)
 
 

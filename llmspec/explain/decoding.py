@@ -93,6 +93,9 @@ class Listener:
     def fit(self, rows: int, tokens: int) -> tuple[int, int]:
         return self.decoder.fit(rows, tokens)
 
+    def worth(self, kept: int, tokens: int) -> bool:
+        return self.decoder.worth(kept, tokens)
+
     def cache(self, rows: int, places: int) -> Any:
         return self.decoder.cache(rows, places)
 

@@ -72,6 +72,11 @@ class Decoder:
             places = needed
         return max(1, min(rows, int(most // self.row_bytes(places)) if most < float("inf") else rows)), places
 
+    def worth(self, kept: int, tokens: int) -> bool:
+        """Whether a prompt of so many tokens is read faster after `kept` of them, with the same logits."""
+        causal = all(mask.causal for mask in masks_of(self._plan).values())
+        return causal and self._lowering.continues and kept > 0 and _saves(kept, tokens, self.context)
+
     def cache(self, rows: int = 1, places: int | None = None) -> KVCache:
         """An empty cache of `rows` rows for `places` tokens each, the context where left out.
 
@@ -267,7 +272,12 @@ def _kept(read: list[int], prompt: Any, places: int) -> int:
     n = min(len(read), len(prompt) - 1)
     differ = np.flatnonzero(np.asarray(read[:n], np.int32) != prompt[:n])
     n = int(differ[0]) if len(differ) else n
-    return n if n and _bucket(len(prompt) - n, places) < _bucket(len(prompt), places) else 0
+    return n if _saves(n, len(prompt), places) else 0
+
+
+def _saves(kept: int, tokens: int, places: int) -> bool:
+    """Whether what is left of a prompt after `kept` tokens pads to fewer."""
+    return kept < tokens and _bucket(tokens - kept, places) < _bucket(tokens, places)
 
 
 def _batches(ids: Sequence[Any], starts: Sequence[int], places: int) -> Iterable[list[int]]:

@@ -215,6 +215,9 @@ class Dice:
     def fit(self, rows: int, tokens: int) -> tuple[int, int]:
         return rows, tokens
 
+    def worth(self, kept: int, tokens: int) -> bool:
+        return False
+
     def cache(self, rows: int, places: int) -> Dice:
         return self
 

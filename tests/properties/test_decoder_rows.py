@@ -165,3 +165,28 @@ def test_as_many_rows_as_memory_holds(
 ) -> None:
     monkeypatch.setattr("llmspec.model.decoder.device_memory", lambda device: there)
     assert long().fit(rows, tokens) == expected
+
+
+SHORT = 2 * SHORTEST
+
+
+@functools.cache
+def looking_ahead() -> Decoder:
+    """A model whose prompts' tokens see the whole prompt."""
+    plan = plan_of({"context": SHORT, "layers": 1, "mask": {"kind": "prefix"}, "position": {"kind": "rope"}}).model
+    return Decoder(plan, backend("CPU"), Inputs().put(drawn_weights(plan, 6)))
+
+
+@settings(deadline=None, max_examples=2)
+@given(seeds, st.lists(st.integers(1, SHORT - 1), min_size=ROWS, max_size=ROWS))
+def test_prompts_that_see_themselves_whole_are_each_as_alone_and_read_anew(seed: int, lengths: list[int]) -> None:
+    made, texts = looking_ahead(), drawn_tokens(seed, ROWS, SHORT).tolist()
+    prompts = [text[:n] for text, n in zip(texts, lengths, strict=True)]
+    cache, logits = made.prefill(prompts)
+    after = made.step(cache, [1] * ROWS)
+    for row, prompt in enumerate(prompts):
+        own, first = made.prefill([prompt])
+        assert (first[0] == logits[row]).all() and (made.step(own, [1])[0] == after[row]).all()
+        longer = [*prompt, 2][:SHORT]
+        _, again = made.prefill([longer], own)
+        assert (again == made.prefill([longer])[1]).all() and not made.worth(SHORT - 2, SHORT)

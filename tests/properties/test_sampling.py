@@ -221,6 +221,25 @@ def test_many_prompts_in_few_rows_are_answered_as_each_alone(
     assert bool(told) == (most < min(ROWS, len(answers)))
 
 
+@given(
+    st.lists(texts, min_size=2, max_size=20),
+    st.lists(st.integers(0, 5), min_size=3),
+    st.integers(1, 2),
+    st.integers(0, 9),
+)
+@settings(max_examples=40)
+def test_a_beginning_that_prompts_share_is_read_once(
+    ends: list[list[int]], beginning: list[int], n: int, seed: int
+) -> None:
+    beginning, decoding = beginning[:9], Decoding(max_tokens=3)
+    prompts = [beginning + end for end in ends]
+    decoder = HashDecoder(CODEC.vocab, context=40, most=4, least=3)
+    answers = generate(decoder, CODEC, prompts, decoding, n=n, seed=seed)
+    every = generate(HashDecoder(CODEC.vocab, context=40, most=4), CODEC, prompts, decoding, n=n, seed=seed)
+    assert answers == every
+    assert decoder.read <= len(beginning) + sum(map(len, ends))
+
+
 def test_an_answer_that_has_ended_makes_room_for_the_next() -> None:
     decoder = ScriptDecoder(CODEC.vocab, [ids("x", EOS), ids("xyzxyzxyz", EOS)])
     decoder.most = 2

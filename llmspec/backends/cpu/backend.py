@@ -33,4 +33,5 @@ class CPUBackend(Backend):
 
 def cpu_backend() -> Backend:
     """Compiles the C functions where no earlier process has. Raises ToolchainError without a compiler."""
-    return CPUBackend(native.products(), {"native": native.handle()})
+    name = native.products()
+    return CPUBackend(name, {"native": native.handle()}, continues=not native.library().uses_blas())

@@ -41,6 +41,8 @@ class Backend:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     precision: str = "float32"
     """What the operands of products are rounded to."""
+    continues: bool = True
+    """Whether a prompt read in parts gives what it gives at once, as exactly as a row gives what it gives alone."""
 
     def jit(self, function: Callable[..., Any], key: str = "") -> Any:
         """A step (dicts of tensors, and bound variables, in; tensors out) that is captured on its first call.

@@ -58,6 +58,9 @@ static void dots_of_columns(const void *job, int64_t i, int thread) {
   for (int64_t j = start; j < end && p->m - r == 1; j++) dots(p, r, 1, j);
 }
 
+// Whether a BLAS multiplies, whose order of sums follows the number of rows
+int64_t uses_blas(void) { return blas.sgemm != 0; }
+
 // `linear` for sequences of t tokens each, n = sequences · t rows: a sequence's results are those that it has alone
 void linear_by_sequence(float *y, const float *x, const float *w1, const float *w2, const float *w3, const float *b1,
                         const float *b2, const float *b3, int64_t sequences, int64_t t, int64_t i, int64_t o1, int64_t o2,
