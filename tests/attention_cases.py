@@ -14,11 +14,12 @@ from kernels import EPS, Array, Case, Output, Pick, numbers
 
 
 def drawn_ranges(pick: Pick, seed: int, rows: int, t: int, s: int) -> Array:
-    """Keys of each query, (rows, t, 2): its past, or any, some or all of them none."""
-    rng, kind = np.random.default_rng([seed, t, s]), pick(("past", "any", "empty", "few"))
+    """Keys of each query, (rows, t, 2): its past, the last of it, or any, some or all of them none."""
+    rng, kind = np.random.default_rng([seed, t, s]), pick(("past", "any", "empty", "few", "window"))
     ends = np.sort(rng.integers(0, s + 1, (rows, t, 2)), axis=-1)
-    if kind == "past":
-        ends[..., 0], ends[..., 1] = 0, np.minimum(np.arange(t) + 1 + max(0, s - t), s)
+    if kind in ("past", "window"):
+        ends[..., 1] = np.minimum(np.arange(t) + 1 + max(0, s - t), s)
+        ends[..., 0] = 0 if kind == "past" else np.maximum(0, ends[..., 1] - pick((1, 7, 33)))
     if kind == "empty":
         ends[..., 1] = ends[..., 0]
     if kind == "few":

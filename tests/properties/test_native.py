@@ -67,7 +67,7 @@ def test_heads_side_by_side_or_apart_are_the_same_bits(data: st.DataObject, plai
 
 
 @pytest.mark.parametrize("n", [1, 40_000])
-def test_numbers_too_small_for_a_mantissa_count_as_zero_within_a_call_alone(n: int) -> None:
+def test_denormals_count_as_zero_within_a_call_alone(n: int) -> None:
     """On every thread, and a caller's own arithmetic stays as it was."""
     tiny, out = np.full(n, 1e-40, np.float32), np.ones(n, np.float32)
     pointer = lambda array: ctypes.c_void_p(array.ctypes.data)

@@ -19,7 +19,7 @@ enum { BLOCK = 4 * MR, FEW_KEY_HEADS = 4 };
   X(int64_t, ranges_batch)  /* batch, or 1 where all sequences share the ranges */                                     \
   X(int64_t, bias_batch)    /* batch, or 1 where all sequences share the bias, or 0 where there is none */             \
   X(int64_t, bias_gradient) /* whether the backward pass writes grad_bias */                                           \
-  X(int64_t, q_stride)      /* numbers from a query to the next, from a key or a value to the next */                  \
+  X(int64_t, q_stride)      /* elements from a query to the next, from a key or a value to the next */                  \
   X(int64_t, kv_stride)                                                                                                \
   X(float, scale)                                                                                                      \
   X(float, softcap)

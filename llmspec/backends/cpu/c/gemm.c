@@ -25,8 +25,8 @@ static void gemm_block(const void *job, int64_t i, int thread) {
   }
 }
 
-// y (m, n) = a (m, k) · wᵀ for few rows: each row of w (n, k) is read once. Weights are prefetched, PREFETCHED
-// numbers ahead, since what a processor guesses by itself leaves a fifth of the memory's speed unused.
+// y (m, n) = a (m, k) · wᵀ for few rows: each row of w (n, k) is read once. Weights are prefetched, PREFETCHED elements
+// ahead, since hardware prefetching alone leaves a fifth of the memory bandwidth unused.
 enum { GEMV_ROWS = 4 };
 static void gemv_batched(const void *job, int64_t i, int thread) {
   const Gemm *p = job;
@@ -53,7 +53,7 @@ static void gemv_batched(const void *job, int64_t i, int thread) {
   }
 }
 
-// y (m, n) = a (m, k) · wᵀ for the rows of a prompt. The weights come from far away and are read once, where they lie:
+// y (m, n) = a (m, k) · wᵀ for the rows of a prompt. The weights come from main memory and are read once, in place:
 // their rows take the place of A's, and the lanes are rows of a. An iteration's results are transposed together and written in
 // whole lines, which are prefetched: waiting for them took up to a fifth of the time.
 enum { COLUMNS = 4 * MR };
@@ -93,7 +93,7 @@ static void gemm_weights_columns(const void *job, int64_t i, int thread) {
     Matrix w = submatrix(transposed(p->b), left + at, 0);
     Rows rows = rows_of(copy, w, min64(MR, columns - at), p->k, 1.0f);
     for (int64_t top = 0; top < p->m; top += NR) {
-      for (int64_t end = min64(near + share, p->m); near < end; near++) // a tile's share of y comes closer
+      for (int64_t end = min64(near + share, p->m); near < end; near++) // prefetches a tile's part of y
         for (int64_t j = 0; j < columns; j += LANES) __builtin_prefetch(p->c + near * p->stride + left + j, 1, 2);
       Lanes sums[MR][2];
       const float *x = p->packed + top * p->k, *next = w.at + MR * w.row + top / NR * p->k * step;

@@ -24,7 +24,7 @@ static inline Matrix submatrix(Matrix x, int64_t row, int64_t column) {
 
 static inline Matrix transposed(Matrix x) { return (Matrix){x.at, x.column, x.row}; }
 
-// Lanes × Lanes numbers become their transpose, by exchanging ever larger blocks.
+// Transposes LANES × LANES elements by exchanging ever larger blocks.
 #define LOW(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
 #define HIGH(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
 #define FOUR(f, l, s) f((l), s), f((l) + 1, s), f((l) + 2, s), f((l) + 3, s)
@@ -54,8 +54,8 @@ static inline __attribute__((always_inline)) void transpose_lanes(Lanes *x) {
 }
 
 // Packs `width` rows (of at most `panel`) of x, k columns: out[column * panel + row] = factor · x, missing rows 0.
-// Writes up to LANES numbers beyond the panel's end. Columns that lie far apart are prefetched, AHEAD of them: no processor
-// guesses them.
+// Writes up to LANES elements beyond the panel's end. Columns that lie far apart are prefetched, AHEAD of them: hardware
+// prefetchers do not follow such strides.
 enum { AHEAD = 16 };
 static inline __attribute__((always_inline)) void pack(float *out, Matrix x, int64_t width, int64_t k, int64_t panel,
                                                        float factor) {
@@ -103,8 +103,8 @@ static inline __attribute__((always_inline)) void tile_in_registers(Lanes (*sums
   memcpy(sums, own, sizeof own);
 }
 
-// The same for MR rows of A where they lie, while k · step numbers from `next` on come closer. Every third row has a
-// pointer that the compiler may not compute: addresses as it makes them take a fifth of the multiplications' turns.
+// The same for MR rows of A where they lie, while k · step elements from `next` on are prefetched. Every third row has
+// a pointer that the compiler may not recompute: its own addressing costs a fifth of the multiplications' issue slots.
 enum { THIRDS = (MR + 2) / 3 };
 static inline __attribute__((always_inline)) void tile_of_rows(Lanes (*sums)[2], int64_t k, const float *a, int64_t row,
                                                                     const float *b, const float *next, int64_t step) {
@@ -129,7 +129,7 @@ typedef struct {
 } Rows;
 
 // Rows that can be read where they lie are, if `factor` is 1; `copy` (MR · k) takes the others: columns side by side, rows
-// that are missing, or at distances at which they push one another out of the cache.
+// that are missing, or at strides at which they evict one another from the cache.
 static inline Rows rows_of(float *copy, Matrix a, int64_t rows, int64_t k, float factor) {
   if (a.column == 1 && rows == MR && a.row % 1024 && factor == 1.0f) return (Rows){a.at, a.row};
   pack(copy, a, rows, k, MR, factor);
@@ -192,5 +192,5 @@ static inline int64_t gemv_columns(int64_t n) { return max64(1, min64(64, ceil_d
 // Whether a BLAS of the process multiplies, instead of these tiles
 INTERNAL int gemm_by_blas(void);
 
-// How far ahead weights that are read once are prefetched, in numbers
+// How far ahead weights that are read once are prefetched, in elements
 enum { PREFETCHED = 4096 };

@@ -1,4 +1,4 @@
-// Functions of numbers that compilers vectorise.
+// Elementwise functions that compilers vectorise.
 #pragma once
 #include <stdint.h>
 
@@ -23,7 +23,7 @@ static inline float sigmoid(float x) {
   return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
-// The largest of x (n), at least -3e38. In lanes, since a comparison that minds NaN is not vectorised across a row.
+// The largest of x (n), at least -3e38. In lanes, since a comparison that respects NaN is not vectorised across a row.
 static inline float row_max(const float *x, int64_t n) {
   float lanes[16];
   int64_t j = 0;

@@ -63,7 +63,7 @@ static inline void relax(void) {
 }
 
 // Denormals count as 0 while a job runs: a processor takes a hundred times as long for them, and attention with a penalty
-// for distance is full of them. Returns the state before, which `restore` sets again.
+// for distance is full of them. Returns the state before, for restore_denormals.
 static inline uint64_t flush_denormals(void) {
   uint64_t before = 0;
 #if defined(__x86_64__)

@@ -11,7 +11,7 @@
 // fill no lanes come last.
 enum { DOT_ROWS = 4 };
 
-// Numbers (rows ≤ DOT_ROWS, 1) of c (m, n) = a (m, k) · wᵀ, w (n, k), plus bias
+// Elements (rows ≤ DOT_ROWS, 1) of c (m, n) = a (m, k) · wᵀ, w (n, k), plus bias
 static inline __attribute__((always_inline)) void dots(const Gemm *p, int64_t r, int rows, int64_t j) {
 #pragma clang fp reassociate(off)
   const float *a = p->a.at + r * p->a.row, *w = p->b.at + j * p->b.column;
