@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -208,14 +208,17 @@ def _gradients(name: str, plain: bool) -> Graph:
     return Graph(plan.model, plain, Steps(plan.phases[0], backend("CPU", plain)).accumulate)
 
 
-def gradients(name: str, weights: Arrays, batch: Arrays, *, double: bool = False) -> tuple[float, Arrays]:
-    """Loss and gradients of a batch (tokens, targets, loss_weights, documents), by the graph that trains.
+def gradients(
+    name: str, weights: Arrays, batch: Arrays, *, double: bool = False, only: Collection[str] | None = None
+) -> tuple[float, Arrays]:
+    """Loss and gradients of a batch (tokens, targets, loss_weights, documents), by the graph that trains: of all
+    weights, or of `only` those that it trains.
 
     On the CPU's backend in float32, or with `double` on the plain one in float64.
     """
     graph, real = _gradients(name, double), np.float64 if double else np.float32
     w = graph.weights.put({n: v.astype(real) for n, v in weights.items()})
-    sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items()})
+    sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items() if only is None or n in only})
     given = {k: v for k, v in batch.items() if k != "documents"}
     arrays = {**given, **apart_by(name, batch["documents"]), "keep": np.zeros(1, real)}
     inputs = graph.batch.put({**arrays, "loss_weights": batch["loss_weights"].astype(real)})

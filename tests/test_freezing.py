@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 import tiny
@@ -14,7 +15,7 @@ from test_going_back import SHORT, Halting
 
 from llmspec.compiler import compile_spec, walk
 from llmspec.compiler.cost import step_cost
-from llmspec.compiler.phase_model import phase_models
+from llmspec.compiler.phase_model import phase_model, phase_models
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import contradictions
 from llmspec.core.problems import RunError, SpecError
@@ -172,6 +173,30 @@ def test_backward_is_twice_forward_where_all_is_trained(name: str) -> None:
     model = NETWORKS[name].model
     assert walk.backward_flops(model) == pytest.approx(2 * walk.forward_flops(model), rel=1e-12)
     assert walk.reached_layers(model) == set(range(model.layers))
+
+
+@pytest.mark.parametrize("name", list(NETWORKS)[::8])
+def test_gradients_are_those_of_nothing_frozen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the whole network are held against float64 in tests/properties/test_model.py."""
+    plan = NETWORKS[name]
+    shape, weights = (networks.ROWS, networks.CONTEXT), networks.drawn_weights(plan.model, 3)
+    batch = {
+        "tokens": networks.drawn_tokens(3),
+        "targets": networks.drawn_tokens(4),
+        "documents": np.zeros(shape, np.int32),
+        "loss_weights": np.full(shape, 1 / np.prod(shape), np.float32),
+    }
+    loss, whole = networks.gradients(name, weights, batch)
+    phase = plan.phases[0].phase.model_copy(update={"freeze": ("embed_tokens.*", "layers.0.*")})
+    model, _ = phase_model(plan.model, phase)
+    planned_ = plan.phases[0].model_copy(update={"phase": phase, "model": model})
+    frozen = plan.model_copy(update={"model": model, "phases": (planned_,)})
+    monkeypatch.setitem(NETWORKS, f"{name}, frozen", frozen)
+    found_loss, found = networks.gradients(f"{name}, frozen", weights, batch, only={t.name for t in model.trained})
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    assert set(found) == {t.name for t in model.trained} < set(whole)
+    assert all(networks.apart(found[n], whole[n]) < 1e-5 for n in found)
+    assert any(np.abs(whole[n]).max() > 0 for n in found)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ def run(
         loaded, plan = compiled(spec, set_)
         folder = out or RUNS / plan.name
         go_on = again(spec, out, set_, offline, locked, lock, json_)
-        then = (command("sample", path_word(folder), "--prompt", "…"), command("explain", path_word(folder)))
+        draws = any(phase.makes == "policy" for phase in plan.phases)
+        sample = (command("sample", path_word(folder), "--prompt", "…"),) if draws else ()
+        then = (*sample, command("explain", path_word(folder)))
         with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
             done = train(
                 plan,

@@ -88,7 +88,7 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> Memo
         logits=round(FLOAT * logits),
         gradients=round(FLOAT * gradients),
         evaluation=round(FLOAT * sizes.evaluation()),
-        decoding=decoding_bytes(model, SAMPLED_ROWS),
+        decoding=decoding_bytes(model, SAMPLED_ROWS) if model.generates else 0,
         moment=moment,
     )
 

@@ -46,6 +46,7 @@ def plan_phases(draft: Draft) -> Draft:
             else steps_of(phase.budget, model, phase)
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
+        problems += [p.at("phases", name) for p in prompt_problems(phase, model)]
         parent = next((p for p in plans if p.name == phase.from_), None)
         if found := [*objective_problems(phase, model), *start_problems(phase, parent)]:
             problems += [p.at("phases", name) for p in found]
@@ -120,6 +121,17 @@ def artifact(phase: Phase, model: ModelPlan) -> str:
     """The sort of artifact that a phase leaves: `model` where it should draw text and its head gives none."""
     draws = model.generates and phase.objective.head == model.generating_head
     return "model" if phase.makes == "policy" and not draws else phase.makes
+
+
+def prompt_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
+    """Prompts of a model that no text can be drawn from."""
+    if phase.prompts and not model.generates:
+        yield Problem(
+            "this phase has prompts, and no text can be drawn from its model",
+            ("prompts",),
+            "leave them out; text is drawn from models with a causal mask and a head of kind lm",
+            "nothing would answer them",
+        )
 
 
 def start_problems(phase: Phase, parent: PhasePlan | None) -> Iterator[Problem]:

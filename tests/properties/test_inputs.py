@@ -15,9 +15,11 @@ from llmspec.bench.batches import batch
 from llmspec.compiler import compile_spec
 from llmspec.compiler.inputs import declared_inputs, step_inputs
 from llmspec.compiler.memory import tables
+from llmspec.compiler.schedule import prompt_problems
 from llmspec.core.problems import RunError
 from llmspec.data.inputs import BatchInputs
 from llmspec.parts.base import InputSpec
+from llmspec.parts.masks import Bidirectional
 from llmspec.parts.objectives import CrossEntropy
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 from llmspec.spec.schema import Spec
@@ -97,3 +99,16 @@ def test_ids_that_an_objective_makes_are_checked() -> None:
     read.targets[0, 0] = 1 << 20
     with pytest.raises(RunError, match="the data hold token id 1048576"):
         inputs(read, 0, 0)
+
+
+def test_prompts_of_a_model_that_draws_no_text_are_refused() -> None:
+    from networks import NETWORKS
+
+    plan = next(iter(NETWORKS.values()))
+    (stack,) = plan.model.stacks
+    blocks = tuple(block.model_copy(update={"mask": Bidirectional()}) for block in stack.blocks)
+    model = plan.model.model_copy(update={"stacks": (stack.model_copy(update={"blocks": blocks}),)})
+    phase = plan.phases[0].phase.model_copy(update={"prompts": ("to be",)})
+    assert not list(prompt_problems(phase, plan.model))
+    (problem,) = prompt_problems(phase, model)
+    assert problem.path == ("prompts",) and problem.hint and problem.consequence
