@@ -142,6 +142,24 @@ def test_the_readme_is_short() -> None:
     assert len((tiny.ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
 
 
+@pytest.mark.parametrize(
+    ("shown", "new", "renewed"),
+    [
+        (["old"], ["new 1", "new 2"], ["new 1", "new 2"]),
+        (["a 1", "  ⋮"], ["a 2", "b"], ["a 2", "  ⋮"]),
+        (["  ⋮", "b 7", "c"], ["a", "b 8", "d", "e"], ["  ⋮", "b 8", "d"]),
+        (["x 1", "  ⋮", "s 5"], ["x 2", "s 1", "s 2", "s 3"], ["x 2", "  ⋮", "s 3"]),
+        (["  ⋮", "2  model"], ["1  model", "2  model"], ["  ⋮", "2  model"]),
+    ],
+)
+def test_an_output_takes_the_place_of_an_older_one(shown: list[str], new: list[str], renewed: list[str]) -> None:
+    module = script("transcript")
+    assert list(module.renewed(shown, new)) == renewed
+    if "  ⋮" in shown:
+        with pytest.raises(ValueError, match="nothing is printed like"):
+            list(module.renewed(shown, ["entirely", "other"]))
+
+
 @pytest.mark.parametrize("name", ["run", "explain"])
 def test_pictures_can_be_drawn_and_say_nothing_of_their_machine(name: str) -> None:
     text = (DOCS / f"{name}.svg").read_text("utf-8")
