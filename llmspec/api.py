@@ -63,6 +63,11 @@ def _no_spec(run: Path) -> Problem:
     """What is said of a run directory that stands where a spec is meant."""
     from llmspec.core.problems import Problem
 
+    if is_saved_model(run):
+        return Problem(
+            f"`{run}` is a saved model, but a spec is expected here",
+            hint=f"{command('explain', path_word(run))} shows it; {command('sample', path_word(run))} lets it write",
+        )
     kept = sorted((run / "spec").glob("*.y*ml"))
     spec = path_word(kept[0]) if len(kept) == 1 else "SPEC"
     return Problem(

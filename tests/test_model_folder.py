@@ -112,6 +112,8 @@ def test_the_verbs_open_it(model: Path) -> None:
     ):
         status, said = small.call(*arguments)
         assert status == 0 and there in said, said
+    status, said = small.call("run", str(model))
+    assert status == 2 and "is a saved model, but a spec is expected here" in said and "Traceback" not in said
     status, said = small.call("sample", str(model), "--phase", "pretrain", "--prompt", "one")
     assert status == 2 and "its weights are those of chat" in said and "Traceback" not in said
 

@@ -45,7 +45,9 @@ def text_prompt(codec: Codec, text: str, markers: Sequence[str] = ()) -> list[in
 def pieces(codec: Codec, text: str, markers: Sequence[str]) -> Pieces:
     """A text with its markers set apart; of two that begin at the same place, the longer."""
     special = codec.specials
-    known = sorted((m for m in set(markers) if special.get(m, -1) not in {-1, *special.meant}), key=len, reverse=True)
+    known = sorted(
+        (m for m in set(markers) if special.get(m, -1) not in {-1, *special.reserved}), key=len, reverse=True
+    )
     if not known:
         return (text,) if text else ()
     split = re.split(f"({'|'.join(map(re.escape, known))})", text)

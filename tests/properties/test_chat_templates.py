@@ -101,6 +101,16 @@ def test_what_a_template_cannot_say_is_named(template: ChatTemplate) -> None:
             list(template.render(bare, [Turn("user", ("hi",))]))
 
 
+@pytest.mark.parametrize("marker", ["<|mask|>", "<|pad|>"])
+def test_a_spec_may_have_markers_of_any_name(marker: str) -> None:
+    """Also those that a special token has which it does not ask for."""
+    codec = tokenizers.TABLE["byte"](markers=(marker,)).train(())
+    asked = chat_prompt(codec, TEMPLATES["role_tokens"], [("user", f"a{marker}b")], (marker,))
+    assert codec.specials[marker] in asked and codec.decode(asked) == "ab"
+    masked = tokenizers.TABLE["byte"](special_tokens=("mask", "pad")).train(())
+    assert masked.specials[marker] not in chat_prompt(masked, TEMPLATES["role_tokens"], [("user", f"a{marker}b")])
+
+
 def test_a_tokenizer_without_a_first_token_begins_a_text_with_the_text() -> None:
     codec = tokenizers.TABLE["byte"]().train(())
     codec.specials = SpecialTokens(ids={"<s>": 0})

@@ -73,7 +73,7 @@ def test_special_tokens_have_meanings_and_todays_ids(kind: str) -> None:
     assert dict(found.roles) == {"system": 2, "developer": 3, "user": 4, "assistant": 5}
     assert (found.pad, found.mask, found.cls, found.sep) == (None, None, None, None)
     assert found.unk == (8 if kind == "char" else None)
-    assert found.meant == {*range(6), *([8] if kind == "char" else [])}, "markers have no meaning of their own"
+    assert found.reserved == {*range(6), *([8] if kind == "char" else [])}, "markers are not"
     with pytest.raises(DataError, match="no special token for `mask`") as caught:
         found.need("mask")
     assert "special_tokens: [mask]" in caught.value.problems[0].hint
@@ -93,7 +93,7 @@ def test_special_tokens_that_are_asked_for_come_last_and_renumber_none(kind: str
     assert not list(part.check())
     assert part.load(codec.to_json()).specials == codec.specials
     assert part.identity() != before.identity(), "its ids are others"
-    assert not {*codec.encode(["".join(codec.specials)])[0]} & (codec.specials.meant - {codec.specials.unk})
+    assert not {*codec.encode(["".join(codec.specials)])[0]} & ({*codec.specials.values()} - {codec.specials.unk})
 
 
 @pytest.mark.parametrize("kind", TABLE)

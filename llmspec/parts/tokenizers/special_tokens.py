@@ -95,9 +95,9 @@ class SpecialTokens(Mapping[str, int]):
         return found
 
     @property
-    def meant(self) -> frozenset[int]:
-        """Ids that have a meaning of their own: all but a spec's markers."""
-        named = (self.bos, self.eos, self.pad, self.mask, self.unk, self.cls, self.sep, self.turn_end)
+    def reserved(self) -> frozenset[int]:
+        """Ids that no prompt may spell, whatever its markers: they begin and end texts and turns, or spell nothing."""
+        named = (self.bos, self.eos, self.unk, self.turn_end)
         return frozenset((*(i for i in named if i is not None), *self.roles.values()))
 
     def __getitem__(self, spelling: str) -> int:
