@@ -54,6 +54,8 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
-        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ValueError(f"it holds the key {twice[:80]!r} twice")
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"it holds the key {key[:80]!r} twice")
+            seen.add(key)
     return found

@@ -45,11 +45,14 @@ class Inline(Source):
             yield Document("records", record=dict(record), item=str(i))
 
     def fingerprint(self, fetch: Fetcher) -> Any:
+        return self._content()
+
+    def _content(self) -> str:
         # As text, since the order of a record's fields counts and sorted JSON would lose it.
         return json.dumps([self.written, self.records], ensure_ascii=False, default=str)
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "content": self.fingerprint(None)}  # type: ignore[arg-type]
+        return {**super().identity(), "content": self._content()}
 
 
 def _frozen(value: Any) -> Any:
