@@ -103,7 +103,7 @@ def _layers(model: ModelPlan, name: str, kinds: Sequence[Sequence[walk.Piece]]) 
     for pieces in kinds:
         below = tuple(_piece(model, piece) for piece in pieces)
         count, layers = sum(n.parameters for n in below), pieces[0].layers
-        title = f"{pieces[0].block}: {spans_of(layers)}"
+        title = f"{pieces[0].block} (layer{'s' * (len(layers) > 1)} {spans_of(layers)})"
         nodes.append(TreeNode(title, "", "", len(layers), count, count / max(1, model.parameters), below))
     if len(nodes) == 1:
         return replace(nodes[0], name=name)
@@ -209,7 +209,7 @@ def mask_pictures(plan: Plan) -> tuple[MaskPicture, ...]:
             for layer, kind in enumerate(stack.order)
             if stack.blocks[kind].mask == mask
         ]
-        of = f", layers {spans_of(layers)}" if len(masks_of(plan.model)) > 1 else ""
+        of = f", layer{'s' * (len(layers) > 1)} {spans_of(layers)}" if len(masks_of(plan.model)) > 1 else ""
         for documents in (False, True):
             relation = Relation(drawn, documents)
             # The first token of each text stands for a prefix.
