@@ -34,13 +34,13 @@ from llmspec.parts.attentions.base import Attention
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Role, TensorSpec
 from llmspec.parts.embeddings.base import Embedding
 from llmspec.parts.filters.base import Context, Filter
-from llmspec.parts.heads.base import Head, HeadFunctions, Linear
+from llmspec.parts.heads.base import Head, HeadFunctions
 from llmspec.parts.inits.base import Initializer
 from llmspec.parts.masks.base import Mask
 from llmspec.parts.mlps.base import MLP
 from llmspec.parts.norms.base import Norm
 from llmspec.parts.objectives.base import Loss, Objective, Outputs
-from llmspec.parts.ops import Layer, Operations, WeightView
+from llmspec.parts.ops import Layer, Linear, Operations, WeightView
 from llmspec.parts.optimizers.base import Optimizer
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.positions.base import Hooks, Position
@@ -138,8 +138,8 @@ class Square(MLP):
 
     def build(self, dims: Dims) -> Layer:
         def forward(ops: Operations, w: WeightView, x_BTD: Tensor) -> Tensor:
-            hidden = ops.linear(x_BTD, w["up_proj.weight"])
-            return ops.linear(hidden * hidden, w["down_proj.weight"])
+            hidden = ops.linear(x_BTD, w.linear("up_proj"))
+            return ops.linear(hidden * hidden, w.linear("down_proj"))
 
         return forward
 

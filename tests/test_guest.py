@@ -66,10 +66,12 @@ from tinygrad import Tensor
 from tinygrad.helpers import ContextVar
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
+from llmspec.parts.ops import Linear
 chosen = backend("CPU")
 def step(weights, inputs):
     ops = chosen.ops(inputs)
-    return (ops.linear(ops.gelu(ops.linear(inputs["x"], weights["w"])), weights["w"]) * 2).contiguous().realize()
+    layer = Linear(weights["w"])
+    return (ops.linear(ops.gelu(ops.linear(inputs["x"], layer)), layer) * 2).contiguous().realize()
 made = tensors_from_numpy(w=np.full((8, 8), 0.1, np.float32), x=np.ones((4, 8), np.float32))
 ones = {"w": made["w"]}, {"x": made["x"], **chosen.inputs}
 jit = chosen.jit(step)

@@ -20,10 +20,11 @@ from llmspec.backends.cpu import step_cache
 from llmspec.backends.cpu.captured_step import CapturedStep
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
+from llmspec.parts.ops import Linear
 
 def step(state, inputs, at):
     ops = backend("CPU").ops(inputs)
-    y = ops.linear(inputs["x"], state["w"])
+    y = ops.linear(inputs["x"], Linear(state["w"]))
     loss = (y * y).sum()
     written = Tensor(state["c"].uop.after(state["c"][at : at + 1].uop.store(y[:1].uop)))
     Tensor.realize(loss, state["w"].assign(state["w"] * 0.5 + loss * 1e-6), written)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmspec.forecast.microbench import Piece
-from llmspec.parts.ops import Scores
+from llmspec.parts.ops import Linear, Scores
 
 if TYPE_CHECKING:
     from tinygrad import Tensor
@@ -47,7 +47,7 @@ def pieces() -> dict[str, tuple[Piece, dict[str, Any]]]:
 
 
 def _layer(ops: Any, t: Tensors) -> tuple[Tensor, ...]:
-    y = ops.linear(t["x"], t["w"])
+    y = ops.linear(t["x"], Linear(t["w"]))
     return y, *y.gradient(t["x"], t["w"], gradient=t["y"])
 
 

@@ -18,6 +18,7 @@ from llmspec.compiler.plan import BlockPlan, ModelPlan
 from llmspec.parts.attentions import Attention
 from llmspec.parts.heads import HeadFunctions
 from llmspec.parts.objectives.base import Outputs
+from llmspec.parts.ops import Linear
 from llmspec.parts.positions import Hooks
 from llmspec.parts.residual import FORMS
 
@@ -82,6 +83,12 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def linear(self, name: str) -> Linear:
+        """The linear layer of that name: its weight, and its bias if there is one."""
+        at = f"{name}." if name else ""
+        bias = f"{at}bias"
+        return Linear(self[f"{at}weight"], self[bias] if self._prefix + bias in self._tensors else None)
 
     def under(self, name: str) -> Weights:
         return Weights(self._tensors, f"{self._prefix}{name}.", self.read)
@@ -222,7 +229,7 @@ class Transformer:
     ) -> Tensor:
         """Outputs of a head, logits (B, T, V) of one that generates, of hidden states (B, T, D)."""
         found = self.outputs(ops, tensors, hidden, head, filled)
-        return found.features if found.layer is None else ops.linear(found.features, *found.layer)
+        return found.features if found.layer is None else ops.linear(found.features, found.layer)
 
     def logits(
         self, ops: Ops, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], context: AttentionContext

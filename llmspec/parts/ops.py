@@ -30,8 +30,21 @@ class Scores(NamedTuple):
     """Whether the bias is trained: its gradient is summed over the sequences that share it. A constant otherwise."""
 
 
+class Linear(NamedTuple):
+    """A linear layer, as it is read off the tensor table: weight (outputs, inputs), and bias (outputs,) if it has one.
+
+    What else a layer may have, such as an adapter, has its place here, so that no part has to know of it.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
 class WeightView(Protocol):
     """A part's weights, and the constant tables that it declares, by their names relative to the part."""
+
+    def linear(self, name: str, /) -> Linear:
+        """The linear layer of that name."""
 
     def __getitem__(self, name: str, /) -> Tensor: ...
 
@@ -78,9 +91,9 @@ class Operations(Protocol):
     # -- products ------------------------------------------------------------------------------------------------
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor: ...
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor: ...
+    def linear(self, x: Tensor, layer: Linear) -> Tensor: ...
 
-    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor: ...
+    def linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor: ...
 
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor: ...
 

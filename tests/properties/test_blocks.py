@@ -22,7 +22,7 @@ from llmspec.compiler.masks import Relation, decoding_ranges, range_inputs, unsu
 from llmspec.compiler.memory import decoding_bytes
 from llmspec.compiler.plan import ModelPlan, Plan, period
 from llmspec.core.problems import SpecError
-from llmspec.model.mask_check import graph_proof
+from llmspec.model.mask_check import graph_check
 from llmspec.model.transformer import Transformer, assert_complete, block_context
 from llmspec.parts import heads
 from llmspec.parts.masks import TABLE as MASKS
@@ -218,7 +218,7 @@ def test_padding_is_never_seen(kind: str) -> None:
 
 @pytest.mark.parametrize("model", [LAYERED, {**BASE, "mask": {"kind": "prefix"}}, {**BASE, "mask": {"window": 3}}])
 def test_the_built_graph_looks_where_blocks_say(model: dict[str, Any]) -> None:
-    proof = graph_proof(plan_of(model))
+    proof = graph_check(plan_of(model))
     assert proof.holds, proof
 
 

@@ -8,7 +8,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.cpu import attention, autograd, native
 from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
-from llmspec.parts.ops import Scores
+from llmspec.parts.ops import Linear, Scores
 
 
 class CPUOps(Ops):
@@ -28,7 +28,7 @@ class CPUOps(Ops):
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
         return autograd.matmul(self._at, a, b, transpose_a, transpose_b)
 
-    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    def linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
         return autograd.linears(self._at, x, layers, self._by_sequence)
 
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:

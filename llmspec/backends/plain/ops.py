@@ -13,7 +13,7 @@ from tinygrad import Tensor, dtypes
 
 from llmspec.backends.plain.cache_rows import store_keys_values
 from llmspec.backends.tinygrad_private import random_bits
-from llmspec.parts.ops import Scores
+from llmspec.parts.ops import Linear, Scores
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
@@ -41,11 +41,11 @@ class Ops:
         b = b.transpose(-1, -2) if transpose_b else b
         return self.product(a, b)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, layer: Linear) -> Tensor:
         """x (…, inputs) by weight (outputs, inputs) -> (…, outputs)."""
-        return self.linears(x, [(weight, bias)])
+        return self.linears(x, [layer])
 
-    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    def linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
         """Up to three layers of one input, weights and biases, -> (…, Σ outputs) side by side: one product.
 
         Products read numbers, never expressions: fused into a product's loops, an input's or a gradient's arithmetic
@@ -193,7 +193,7 @@ class Ops:
         Targets are smoothed evenly over the vocabulary. Head and loss are one operation, so that a device may keep the
         logits (the largest tensor of a small model) once.
         """
-        logits_NV = self.contiguous_barrier(self.linear(hidden_ND, weight_VD))
+        logits_NV = self.contiguous_barrier(self.linear(hidden_ND, Linear(weight_VD)))
         low = logits_NV - logits_NV.max(-1, keepdim=True).detach()
         log_total = low.exp().sum(-1).log()
         chosen = low.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)

@@ -123,7 +123,7 @@ class Attention(ModelPart):
         norm = self.qk_norm.build(replace(dims, d_model=width)) if self.qk_norm else None
 
         def forward(ops: Operations, w: WeightView, pw: WeightView, x_BTD: Tensor, view: LayerView) -> Tensor:
-            layers = [(w[f"{n}_proj.weight"], w[f"{n}_proj.bias"] if self.bias else None) for n in "qkv"]
+            layers = [w.linear(f"{n}_proj") for n in "qkv"]
             qkv_BTNd = ops.linears(x_BTD, layers).reshape(*x_BTD.shape[:2], heads + 2 * kv, width)
             if norm:
                 q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
@@ -139,6 +139,6 @@ class Attention(ModelPart):
             else:
                 y_BTHd = ops.attention(qkv_BTNd[:, :, :heads], *seen, view.ranges, scores)
             y_BTD = y_BTHd.reshape(*x_BTD.shape[:2], heads * width)
-            return ops.linear(y_BTD, w["o_proj.weight"], w["o_proj.bias"] if self.output_bias else None)
+            return ops.linear(y_BTD, w.linear("o_proj"))
 
         return forward

@@ -1,6 +1,6 @@
 """What a network ends in."""
 
-from llmspec.parts.heads.base import Head, HeadFunctions, Linear
+from llmspec.parts.heads.base import Head, HeadFunctions
 from llmspec.parts.heads.classes import Classes
 from llmspec.parts.heads.embedding import Embedding
 from llmspec.parts.heads.lm import LM
@@ -15,4 +15,4 @@ TABLE: dict[str, type[Head]] = {
     "embedding": Embedding,
 }
 
-__all__ = ["TABLE", "Head", "HeadFunctions", "Linear"]
+__all__ = ["TABLE", "Head", "HeadFunctions"]

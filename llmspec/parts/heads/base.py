@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from llmspec.parts.base import Dims, ElementwiseOps, ModelPart, TensorSpec
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor, WeightView
-
-
-class Linear(NamedTuple):
-    """A linear layer: weight (outputs, inputs), and bias (outputs,) or None."""
-
-    weight: Tensor
-    bias: Tensor | None = None
+    from llmspec.parts.ops import Linear, Operations, Tensor, WeightView
 
 
 class HeadFunctions(NamedTuple):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts.base import Dims, TensorSpec
-from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+from llmspec.parts.heads.base import Head, HeadFunctions, outputs_layer
 from llmspec.parts.heads.pooling import Pooling, pooled
 
 if TYPE_CHECKING:
@@ -37,4 +37,4 @@ class Classes(Head):
         def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             return pooled(ops, self.pooling, x_BTD, filled_BT)
 
-        return HeadFunctions(features, lambda w, embedding: Linear(w["weight"], w["bias"] if self.bias else None))
+        return HeadFunctions(features, lambda w, embedding: w.linear(""))

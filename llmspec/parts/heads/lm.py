@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
-from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+from llmspec.parts.heads.base import Head, HeadFunctions, outputs_layer
+from llmspec.parts.ops import Linear
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Activation, Operations, Tensor, WeightView
@@ -48,12 +49,12 @@ class LM(Head):
         def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             if self.transform is None:
                 return x_BTD
-            dense = ops.linear(x_BTD, w["transform.weight"], w["transform.bias"])
+            dense = ops.linear(x_BTD, w.linear("transform"))
             activation: Activation = getattr(ops, self.transform)
             active = activation(dense)
             return ops.layer_norm(active, w["transform_norm.weight"], w["transform_norm.bias"], 1e-12)
 
         def layer(w: WeightView, embedding: Tensor | None) -> Linear:
-            return Linear(w["weight"] if embedding is None else embedding, w["bias"] if self.bias else None)
+            return w.linear("") if embedding is None else Linear(embedding, w["bias"] if self.bias else None)
 
         return HeadFunctions(features, layer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.base import Dims, TensorSpec
-from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+from llmspec.parts.heads.base import Head, HeadFunctions, outputs_layer
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor, WeightView
@@ -29,4 +29,4 @@ class Scalar(Head):
         def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             return x_BTD
 
-        return HeadFunctions(features, lambda w, embedding: Linear(w["weight"], w["bias"] if self.bias else None))
+        return HeadFunctions(features, lambda w, embedding: w.linear(""))

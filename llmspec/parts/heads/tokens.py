@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts.base import Dims, TensorSpec
-from llmspec.parts.heads.base import Head, HeadFunctions, Linear, outputs_layer
+from llmspec.parts.heads.base import Head, HeadFunctions, outputs_layer
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor, WeightView
@@ -33,4 +33,4 @@ class Tokens(Head):
         def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             return x_BTD
 
-        return HeadFunctions(features, lambda w, embedding: Linear(w["weight"], w["bias"] if self.bias else None))
+        return HeadFunctions(features, lambda w, embedding: w.linear(""))

@@ -49,16 +49,13 @@ class MLP(ModelPart):
         return tuple(out)
 
     def build(self, dims: Dims) -> Layer:
-        def project(ops: Operations, w: WeightView, name: str, x: Tensor) -> Tensor:
-            return ops.linear(x, w[f"{name}.weight"], w[f"{name}.bias"] if self.bias else None)
-
         def forward(ops: Operations, w: WeightView, x_BTD: Tensor) -> Tensor:
             activation: Activation = getattr(ops, self.activation)
-            return project(ops, w, "down_proj", activation(project(ops, w, "up_proj", x_BTD)))
+            return ops.linear(activation(ops.linear(x_BTD, w.linear("up_proj"))), w.linear("down_proj"))
 
         def gated(ops: Operations, w: WeightView, x_BTD: Tensor) -> Tensor:
-            layers = [(w[f"{n}.weight"], w[f"{n}.bias"] if self.bias else None) for n in ("gate_proj", "up_proj")]
-            return project(ops, w, "down_proj", ops.gated(self.activation, ops.linears(x_BTD, layers)))
+            both = ops.linears(x_BTD, [w.linear("gate_proj"), w.linear("up_proj")])
+            return ops.linear(ops.gated(self.activation, both), w.linear("down_proj"))
 
         return gated if "gate_proj" in self.projections(dims) else forward
 
