@@ -30,7 +30,7 @@ spec.yaml:5:3: model.layer: unknown key
     | layer: 1
     | ^^^^^
     hint: did you mean `layers`?
-    else: it would be ignored, and `layers` would be missing""",
+    otherwise: it would be ignored, and `layers` would be missing""",
     ),
     "a misspelt key that has a default": (
         "tokenizer:",
@@ -40,7 +40,7 @@ spec.yaml:7:1: tokenizr: unknown key
     | tokenizr: {kind: bpe, vocab: 300}
     | ^^^^^^^^
     hint: did you mean `tokenizer`?
-    else: it would be ignored, and `tokenizer` would keep its default, {kind: byte}""",
+    otherwise: it would be ignored, and `tokenizer` would keep its default, {kind: byte}""",
     ),
     "a key in the wrong place": (
         "layers: 1",
@@ -50,7 +50,7 @@ spec.yaml:6:3: model.vocab: unknown key
     | vocab: 9
     | ^^^^^
     hint: `vocab` belongs under `tokenizer`
-    else: it would be ignored""",
+    otherwise: it would be ignored""",
     ),
     "a kind written twice": (
         "heads: 2",
@@ -60,7 +60,7 @@ spec.yaml:6:46: model.attention.kind: `kind` is written twice, here and on line 
     | attention: {kind: grouped_query, heads: 2, kind: multi_head, kv_heads: 1}
     |                                            ^^^^
     hint: keep one of the two
-    else: one of the two values would be silently dropped""",
+    otherwise: one of the two values would be silently dropped""",
     ),
     "a key of another kind": (
         "grouped_query, heads: 2",
@@ -70,7 +70,7 @@ spec.yaml:6:33: model.attention.kv_heads: `kv_heads` belongs to kind grouped_que
     | attention: {kind: multi_head, kv_heads: 2}
     |                               ^^^^^^^^
     hint: remove `kv_heads`, or write `kind: grouped_query`
-    else: it would be ignored""",
+    otherwise: it would be ignored""",
     ),
     "an unknown kind": (
         "kind: bpe",
@@ -89,7 +89,7 @@ spec.yaml:13:3: phases.pretrain.budget: `budget` is missing
     | pretrain: {kind: pretrain, mixture: {plays: 85%, wiki: 15%}}
     | ^^^^^^^^
     hint: budget: how long: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`
-    else: it has no default""",
+    otherwise: it has no default""",
     ),
     "a number in quotes": (
         "0.8",
@@ -158,7 +158,7 @@ spec.yaml:13:58: phases.pretrain.mixture.wiki: expected a percentage, such as `8
         "plays: 85%",
         "plays: 75%",
         """\
-spec.yaml:13:39: phases.pretrain.mixture: the shares of a mixture total 100%, not 90%
+spec.yaml:13:39: phases.pretrain.mixture: the shares of a mixture must total 100%, not 90%
     | pretrain: {kind: pretrain, mixture: {plays: 75%, wiki: 15%}, budget: 400 steps}
     |                                     ^""",
     ),
@@ -170,7 +170,7 @@ spec.yaml:13:52: phases.pretrain.mixture.wikki: no source is called `wikki`
     | pretrain: {kind: pretrain, mixture: {plays: 85%, wikki: 15%}, budget: 400 steps}
     |                                                  ^^^^^
     hint: did you mean `wiki`?
-    else: the phase would have nothing to read for it""",
+    otherwise: the phase would have nothing to read for it""",
     ),
     "epochs of a source that is not read": (
         "of wiki",
@@ -180,7 +180,7 @@ spec.yaml:14:68: phases.chat.budget: epochs are counted on `plays`, which is not
     | chat: {kind: sft, from: pretrain, mixture: {wiki: 100%}, budget: 2 epochs of plays}
     |                                                                  ^^^^^^^^^^^^^^^^^
     hint: there is `wiki`
-    else: the phase would never end""",
+    otherwise: the phase would never end""",
     ),
     "an unknown phase": (
         "from: pretrain",
@@ -190,7 +190,7 @@ spec.yaml:14:27: phases.chat.from: no phase is called `pretrian`
     | chat: {kind: sft, from: pretrian, mixture: {wiki: 100%}, budget: 2 epochs of wiki}
     |                         ^^^^^^^^
     hint: did you mean `pretrain`?
-    else: there would be no weights to start from""",
+    otherwise: there would be no weights to start from""",
     ),
     "phases in a circle": (
         "kind: pretrain,",
@@ -200,7 +200,7 @@ spec.yaml:14:27: phases.chat.from: phases start from each other in a circle: `pr
     | chat: {kind: sft, from: pretrain, mixture: {wiki: 100%}, budget: 2 epochs of wiki}
     |                         ^^^^^^^^
     hint: one of them starts without `from:`
-    else: none of them could run first""",
+    otherwise: none of them could run first""",
     ),
     "a phase from itself": (
         "from: pretrain",
@@ -210,7 +210,7 @@ spec.yaml:14:27: phases.chat.from: the phase `chat` starts from itself
     | chat: {kind: sft, from: chat, mixture: {wiki: 100%}, budget: 2 epochs of wiki}
     |                         ^^^^
     hint: leave `from:` out, or name another phase
-    else: it could never run""",
+    otherwise: it could never run""",
     ),
     "a vocabulary smaller than its specials": (
         "vocab: 300",
@@ -220,7 +220,7 @@ spec.yaml:7:31: tokenizer.vocab: a vocabulary of 4 is smaller than its 6 special
     | tokenizer: {kind: bpe, vocab: 4}
     |                               ^
     hint: vocab: 262 or more
-    else: some text could not be encoded""",
+    otherwise: some text could not be encoded""",
     ),
     "a role that is none": (
         "records: [{q: Why, a: So}]",
@@ -247,7 +247,7 @@ spec.yaml:1:7: name: `my model/2` cannot be a name: a letter (a to z) or digit, 
 spec.yaml:14:3: phases."../chat": `../chat` cannot name a phase: a letter (a to z) or digit, then letters, digits, `.`, `_` and `-`
     | ../chat: {kind: sft, from: pretrain, mixture: {wiki: 100%}, budget: 2 epochs of wiki}
     | ^^^^^^^
-    else: its folder in the run directory has this name""",
+    otherwise: its folder in the run directory has this name""",
     ),
     "an empty section": (
         "decoding: {temperature: 0.8}",
@@ -266,13 +266,13 @@ spec.yaml:6:3: model.context: `context` is written twice, here and on line 3
     | context: 32
     | ^^^^^^^
     hint: keep one of the two
-    else: one of the two values would be silently dropped""",
+    otherwise: one of the two values would be silently dropped""",
     ),
     "a tab": (
         "  layers: 1",
         "\tlayers: 1",
         """\
-spec.yaml:5:1: a tab stands here, and YAML takes only spaces
+spec.yaml:5:1: this is a tab, and YAML takes only spaces
     |  layers: 1
     | ^
     hint: indent with spaces; most editors convert tabs""",
@@ -317,7 +317,7 @@ spec.yaml:5:3: this line has no `:` after its key
         "name: tiny",
         "name: tiny: one",
         """\
-spec.yaml:1:11: a second `: ` stands in this value
+spec.yaml:1:11: there is a second `: ` in this value
     | name: tiny: one
     |           ^
     hint: quote the value: `key: "a: b"`""",
@@ -330,7 +330,7 @@ spec.yaml:1:7: name: `!!python/object/apply:os.system` is a tag, and a spec has 
     | name: !!python/object/apply:os.system [ls]
     |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
     hint: remove it; quote text that starts with `!`
-    else: tags can name code to run
+    otherwise: tags can name code to run
 spec.yaml:1:7: name: expected text, not a list
     | name: !!python/object/apply:os.system [ls]
     |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
@@ -371,7 +371,7 @@ spec.yaml:15:37: decoding.order: no filter is named `temprature`
     | decoding: {temperature: 0.8, order: [temprature]}
     |                                     ^
     hint: did you mean `temperature`?
-    else: the order could not be followed""",
+    otherwise: the order could not be followed""",
     ),
     "infinity": (
         "0.8",

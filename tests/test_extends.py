@@ -255,7 +255,7 @@ def test_null_by_set_restores_the_default(tmp_path: Path) -> None:
         ("phases.pp.budget=3 steps", "there is no phase `pp` to set this in", "did you mean `p`?"),
         ("data.sources.zzz.license=x", "there is no source `zzz` to set this in", "there is a, b"),
         ("decoding.stop[9]=x", "`decoding.stop` has 2 entries, counted from 0", ""),
-        ("decoding[0]=x", "`decoding` is no list in the file", "--set decoding=[…]"),
+        ("decoding[0]=x", "`decoding` is not a list in the file", "--set decoding=[…]"),
         ("model.layers", "expected a path, `=` and a value", "--set phases.pretrain.optimizer.lr=3e-4"),
         ("=3", "expected a path, `=` and a value", "--set phases.pretrain.optimizer.lr=3e-4"),
         ("a..b=3", "expected a path, `=` and a value", "--set phases.pretrain.optimizer.lr=3e-4"),

@@ -98,9 +98,9 @@ def test_what_csv_writes_is_read(tmp_path: Path, rows: list[Any], delimiter: str
         ('q,a\n1,2\n"x\n\n3,4\n', "t.csv:3:1: a quoted field does not end"),
         ('q,a\n1,"x"y\n', "t.csv:2:1: a field that"),
         ("q,q\n1,2\n", "names `q` twice"),
-        ("1,2\n3,4\n", "`1` is no name"),
+        ("1,2\n3,4\n", "`1` is not a name"),
         (",\n1,2\n", "it is empty"),
-        ("x" * 200 + ",b\n1,2\n", "is no name"),
+        ("x" * 200 + ",b\n1,2\n", "is not a name"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_named(tmp_path: Path, text: str, sentence: str) -> None:
@@ -318,7 +318,7 @@ def test_the_command_that_is_printed_converts_the_file(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_told_is_not_guessed(tmp_path: Path) -> None:
-    assert "its encoding could not be told" in said(tmp_path, "a.txt", b"hello \xff world")
+    assert "its encoding is unclear" in said(tmp_path, "a.txt", b"hello \xff world")
     assert encodings.likely(b"plain") == encodings.likely(b"") == ""
     text = said(tmp_path, "a.txt", b"first\nsecond \0 third")
     assert text.startswith("a.txt:2:8: a NUL character") and "binary or damaged" in text

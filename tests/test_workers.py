@@ -165,7 +165,7 @@ def test_the_hint_fits_the_signal(number: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("status", "said", "told"),
     [
-        (-9, "", "ended by SIGKILL; systems do that where memory runs out"),
+        (-9, "", "ended by SIGKILL; the system does that when memory runs out"),
         (-10, "words", "ended by SIGUSR1"),
         (1, "Traceback\n  File\nMemoryError", "memory ran out"),
         (1, "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9 TiB", "memory ran out"),

@@ -90,7 +90,7 @@ def wrong(model: Any, prompt: FilePrompt, given: Any, chat: bool, system: str) -
             mark=prompt.mark,
         )
     elif system and any(role == "system" for role, _ in prompt.turns):
-        yield Problem("a system message stands here and in --system", (), "leave one out", mark=prompt.mark)
+        yield Problem("a system message is given here and in --system", (), "leave one out", mark=prompt.mark)
     elif chat and not prompt.asked.strip():
         yield Problem("the prompt is empty, but a chat model needs one to answer", mark=prompt.mark)
     else:

@@ -137,7 +137,7 @@ def pattern_problems(model: ModelSpec) -> Iterator[Problem]:
                 f"no block is called `{name}`",
                 ("model", "pattern", i),
                 hint if model.blocks else "blocks: {" + name + ": {…}} says what such a block has of its own",
-                "nobody would know what stands in those layers",
+                "it would be unclear what those layers are",
             )
     used = {model.pattern[i % len(model.pattern)] for i in range(model.layers)} if model.pattern else set()
     for name in model.blocks if used <= set(model.blocks) else ():

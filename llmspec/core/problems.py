@@ -77,7 +77,7 @@ class Problem:
         if self.hint:
             text += f"\n    hint: {self.hint}"
         if self.consequence:
-            text += f"\n    else: {self.consequence}"
+            text += f"\n    otherwise: {self.consequence}"
         return text
 
 

@@ -214,5 +214,5 @@ def _state(path: Path) -> tuple[int, int, int]:
     """Size and times of a file that is none but itself."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

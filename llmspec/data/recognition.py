@@ -133,5 +133,5 @@ def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterabl
             f"{', '.join(first.fields)}",
             ("phases", name, "mixture", source),
             hint,
-            "the phase could not tell the turns of one role from those of another",
+            "it would be unclear which turns are whose",
         )

@@ -124,7 +124,7 @@ def _formatted(form: Format, record: Mapping[str, Any]) -> list[Turn]:
     earlier = record.get(form.history) or () if form.history else ()
     pairs = earlier if isinstance(earlier, list | tuple) else (None,)
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise _Unfit(UNREADABLE, f"`{form.history}` is no list of pairs")
+        raise _Unfit(UNREADABLE, f"`{form.history}` is not a list of pairs")
     between = [
         turn
         for user, assistant in pairs

@@ -199,7 +199,7 @@ class PhaseStream:
     def _nothing_learned(self, source: str, why: str) -> Problem:
         roles = ", ".join(getattr(self.phase, "train_on", ()))
         return Problem(
-            f"nothing of {source} is ever learned here: of its dialogues, {why or 'there is none'}",
+            f"nothing of {source} can be trained on: of its dialogues, {why or 'there is none'}",
             ("phases", self.name, "mixture", source),
             f"raise model.context above {self.context}, choose other roles than `train_on: [{roles}]`, or take "
             f"{source} out of the mixture",

@@ -81,7 +81,7 @@ class TokenSet(NamedTuple):
             try:
                 return np.load(file, mmap_mode="r" if file.stat().st_size > _MAPPED else None, allow_pickle=False)
             except (ValueError, EOFError, OSError, SyntaxError, OverflowError, MemoryError):
-                raise damaged(file, "it is no array") from None
+                raise damaged(file, "it is not an array") from None
 
         arrays, file = {field: open_(field) for field in FIELDS}, folder / f"{name}.tokens.npy"
         _check(arrays, file)

@@ -55,7 +55,7 @@ def stream(
 
     Raises:
         LlmspecError: before anything is drawn, where a prompt is empty or leaves no room in the context; and
-            where the model's logits are not numbers.
+            where the model's logits are not finite.
     """
     if n < 1:
         raise LlmspecError(f"{n} answers were asked for", "ask for 1 or more")

@@ -291,5 +291,5 @@ def here(plan: Plan) -> tuple[Plan, list[str]]:
         if device == plan.device:
             raise
         open_device(device)
-        notice = f"trained on {plan.device}, which is not here: it runs on {device}"
+        notice = f"trained on {plan.device}, which this machine does not have: it runs on {device}"
         return plan.model_copy(update={"device": device, "beam": 0}), [notice]

@@ -67,7 +67,7 @@ def choose(logits: Floats, context: Context, filters: Iterable[Filter], number: 
     logs = log_softmax(logits)
     if np.isnan(logs).any() or not logs.max() > -np.inf:
         raise LlmspecError(
-            "the model's logits are not numbers", "its training has diverged: take an earlier checkpoint, or train it "
+            "the model's logits are not finite", "its training has diverged: take an earlier checkpoint, or train it "
             "with a smaller learning rate", "there is no distribution to draw a token from",
         )  # fmt: skip
     filtered = apply(logits, context, filters)

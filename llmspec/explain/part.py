@@ -211,4 +211,4 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
         cost, optimizer = update_cost(model, planned.phase), planned.phase.optimizer
         state = FLOAT * sum(t.count * len(optimizer.state(t.role)) for t in model.tensors)
         yield "state", f"{size(state)}: {state / (FLOAT * model.parameters):.3g} values for each parameter"
-        yield "a step's update", f"{flops(cost.products)} in matrix products, {flops(cost.total)} with all else"
+        yield "a step's update", f"{flops(cost.products)} in matrix products, {flops(cost.total)} in all"

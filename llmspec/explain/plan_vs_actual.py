@@ -21,7 +21,7 @@ class Fact:
     promised: float | None
     actual: float | None
     note: str = ""
-    """How it was foretold or counted."""
+    """How it was estimated or counted."""
 
     @property
     def off(self) -> float | None:

@@ -218,7 +218,7 @@ def expected(plan: Plan) -> dict[str, Forecast]:
 
 
 def remember(plan: Plan, planned: PhasePlan, found: Measured) -> None:
-    """Keeps what a run took, so that the next one of such steps is foretold by it."""
+    """Keeps what a run took, for the estimates of later runs."""
     STEPS.keep(f"{machine_key(plan.device)}/{shape_key(planned.model, planned.phase)}", found.model_dump(mode="json"))
 
 

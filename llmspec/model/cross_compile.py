@@ -219,7 +219,7 @@ def kernels_of(graph: Graph) -> list[UOp]:
 
     bodies = [call.src[0] for call in graph.linear.src]
     if strange := [body.op.name for body in bodies if body.op is not Ops.SINK]:
-        raise TypeError(f"a graph for a GPU holds {strange[0].lower()}, which is no kernel")
+        raise TypeError(f"a graph for a GPU holds {strange[0].lower()}, which is not a kernel")
     return bodies
 
 

@@ -60,6 +60,6 @@ def tensor_cores(made: Made) -> str:
     """How many kernels use them, or what would make them."""
     using = sum(kernel.tensor_cores for kernel in made.kernels)
     if using:
-        return f"in {using} kernels, for products of {made.precision}"
+        return f"in {using} kernels, for matrix products in {made.precision}"
     way = "sizes that are multiples of 16" if made.precision != "float32" else "`precision: bfloat16`"
-    return f"in none: {way} would let products use them"
+    return f"in none: {way} would let matrix products use them"

@@ -103,7 +103,10 @@ def precision(report: SpecReport) -> str:
     """How numbers are rounded, in a phrase."""
     if report.precision == "float32":
         return "float32 throughout"
-    return f"products of {report.precision}, summed in float32; weights, optimizer state, norms and losses in float32"
+    return (
+        f"matrix products in {report.precision}, summed in float32; weights, optimizer state, norms and losses in "
+        "float32"
+    )
 
 
 def peak(report: SpecReport) -> str:
@@ -223,7 +226,7 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
                 f"{number(phase.tokens)} tokens in all"
             ),
         )
-        yield "compute", f"{flops(phase.flops)} in matrix products, {flops(phase.operations)} with all else"
+        yield "compute", f"{flops(phase.flops)} in matrix products, {flops(phase.operations)} in all"
     if time is not None:
         yield "time", time.sentence.partition(": ")[2]
     rates = [lr for _, lr in phase.learning_rate]

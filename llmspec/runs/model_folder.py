@@ -66,7 +66,7 @@ class ModelFolder(StoredModel):
             raise RunError(
                 f"{path} cannot be read: {said(e)}",
                 hint=f"it is damaged or was written by another version; {self.again}",
-                consequence="there would be no telling whether the files beside it are those that were written",
+                consequence="the other files could not be verified",
             ) from None
 
     def unfit(self, plan: Plan) -> str:
@@ -96,7 +96,7 @@ class ModelFolder(StoredModel):
                 raise RunError(
                     f"{path} does not belong here: {e}",
                     hint=self.again,
-                    consequence="the model would compute with numbers that mean something else",
+                    consequence="the model would compute with wrong weights",
                 ) from None
         if hashed != notes.weights:
             raise RunError(
@@ -148,7 +148,7 @@ def save_model(
             raise RunError(
                 f"{path} is there already",
                 hint="name a folder that is absent or empty",
-                consequence="what stands there would have been written over",
+                consequence="what is there would have been overwritten",
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -103,7 +103,7 @@ def _header(f: Any, found: int, expected: Shapes, hashed: Any) -> tuple[dict[str
     except ValueError as e:
         raise WrongTensors(f"its header cannot be read: {e}") from None
     if not isinstance(header, dict):
-        raise WrongTensors("its header is no table of arrays")
+        raise WrongTensors("its header is not a table of arrays")
     header.pop("__metadata__", None)
     if wrong := _names(set(header), set(expected)):
         raise WrongTensors(wrong)

@@ -215,7 +215,7 @@ class _Seen:
         ]
         if len(fields) != 2:
             raise DataError(
-                f"the records of `{path}` are no dialogues in a known format: the first ({self.first.where}) has "
+                f"the records of `{path}` are not dialogues in a known format: the first ({self.first.where}) has "
                 f"{', '.join(map(str, self.first.record))}",
                 "rename two of its fields to question and answer, or write a spec with "
                 '`dialogue: {user: "{FIELD}", assistant: "{FIELD}"}` at the source',

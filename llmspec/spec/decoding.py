@@ -62,7 +62,7 @@ class Decoding(FilterSettings):
             if name not in TABLE:
                 raise _error(f"no filter is named `{name}`", one_of(name, TABLE), "the order could not be followed")
             if order.count(name) > 1:
-                raise _error(f"`{name}` stands twice", "name each filter once", "it would run twice")
+                raise _error(f"`{name}` appears twice", "name each filter once", "it would run twice")
         for name, part in TABLE.items():
             # A setting that is itself wrong is missing here; its own error says so.
             given = {key: info.data[key] for key in part.model_fields if key in info.data}

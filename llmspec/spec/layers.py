@@ -54,8 +54,8 @@ class Layers:
                     f"specs extend each other in a circle: {circle}",
                     ("extends",),
                     mark=named_at,
-                    hint="one of them has to stand alone",
-                    consequence="there would be no end to it",
+                    hint="one of them must not extend another",
+                    consequence="it would never end",
                 )
             )
             return None
@@ -131,7 +131,7 @@ class Layers:
                 return wrong("a spec is read from a file, not from standard input", "save it as a file, and name that")
             return wrong(f"there is no file `{path}`", _other_file(path))
         except TooLarge as error:
-            return wrong(f"`{path}` has {size(error.size)}, which is no spec", "keep text in files of its own")
+            return wrong(f"`{path}` has {size(error.size)}, which is not a spec", "keep text in files of its own")
         except NotRegular as error:
             if path.is_dir():
                 return wrong(f"`{path}` is a folder", f"name the spec file inside it: {_any_spec(path) or 'spec.yaml'}")
@@ -276,7 +276,7 @@ def check_path(root: Node, layer: Node, steps: Path, value: Node) -> None:
         if isinstance(step, int):
             if node is None or not isinstance(node.value, tuple):
                 raise _Refused(
-                    Problem(f"`{dotted(here)}` is no list in the file", steps, hint=f"--set {dotted(here)}=[…]")
+                    Problem(f"`{dotted(here)}` is not a list in the file", steps, hint=f"--set {dotted(here)}=[…]")
                 )
             if step >= len(node.value):
                 raise _Refused(Problem(f"`{dotted(here)}` has {len(node.value)} entries, counted from 0", steps))

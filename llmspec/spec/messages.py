@@ -91,7 +91,7 @@ def slipped(key: str, data: Mapping[str, Any], path: Path) -> str:
     if key.startswith("//"):
         return "a comment starts with `#`"
     if odd := next((c for c in key if c in ODD_SPACES), ""):
-        return f"a no-break space (U+{ord(odd):04X}) stands where a space is meant: type it again"
+        return f"a no-break space (U+{ord(odd):04X}) is where a space is meant: type it again"
     if path:
         return ""
     if key.partition("/")[0] in data and "/" in key:

@@ -147,7 +147,7 @@ class _Recovery:
                 self.add(node.value if node else {}, path, entries)
                 return taken
             first = first or Problem(
-                f"{described(node.value)} stands where a key should",
+                f"{described(node.value)} is where a key should be",
                 mark=node.mark,
                 hint="a line of a map reads `key: value`",
             )
@@ -211,7 +211,7 @@ def _problem(error: yaml.YAMLError | Broken, source: Text, offset: int) -> Probl
     there = (error.context_mark.index if error.context_mark else 0) + offset
     if "\\t" in what or "\t" in what:
         return Problem(
-            "a tab stands here, and YAML takes only spaces",
+            "this is a tab, and YAML takes only spaces",
             mark=source.mark(here),
             hint="indent with spaces; most editors convert tabs",
         )
@@ -221,7 +221,7 @@ def _problem(error: yaml.YAMLError | Broken, source: Text, offset: int) -> Probl
         return Problem("this quote is never closed", mark=source.mark(there), hint="close it with the same quote")
     if "quoted scalar" in context:
         return Problem(
-            "a `\\` in double quotes starts an escape, and this is none",
+            "a `\\` in double quotes starts an escape, and this is not one",
             mark=source.mark(here),
             hint="write the text in single quotes, or `\\\\` for one `\\`",
         )
@@ -252,7 +252,7 @@ def _problem(error: yaml.YAMLError | Broken, source: Text, offset: int) -> Probl
 def _unquoted(source: Text, index: int) -> Problem:
     sign = source.text[index : index + 1]
     if source.text.startswith("```", index):
-        return Problem("a fence of Markdown stands here", mark=source.mark(index), hint="leave the lines with ``` out")
+        return Problem("this is a Markdown code fence", mark=source.mark(index), hint="leave the lines with ``` out")
     return Problem(f"text that starts with `{sign}` has to be quoted", mark=source.mark(index), hint=f'"{sign}…"')
 
 
@@ -301,13 +301,13 @@ def _colon(source: Text, here: int) -> Problem:
     first = source.lines[line][:column]
     if (odd := re.search(f":[{ODD_SPACES}]", first)) is not None:
         return Problem(
-            f"a no-break space (U+{ord(odd[0][1]):04X}) stands where a space is meant",
+            f"a no-break space (U+{ord(odd[0][1]):04X}) is where a space is meant",
             mark=source.mark(source.starts[line] + odd.start() + 1),
             hint="type it again",
         )
     if re.search(r":\s", first):
         return Problem(
-            "a second `: ` stands in this value", mark=source.mark(here), hint='quote the value: `key: "a: b"`'
+            "there is a second `: ` in this value", mark=source.mark(here), hint='quote the value: `key: "a: b"`'
         )
     indent = len(first) - len(first.lstrip())
     before = next((i for i in range(line - 1, -1, -1) if source.lines[i].strip()), line)
@@ -325,9 +325,7 @@ def _block(source: Text, here: int, opened: int) -> Problem:
     if sign in ("}", "]"):
         return Problem(f"this `{sign}` closes nothing", mark=source.mark(here), hint="remove it")
     if sign == ",":
-        return Problem(
-            "a comma stands outside of brackets", mark=source.mark(here), hint="remove it, or quote the text"
-        )
+        return Problem("this comma is outside of brackets", mark=source.mark(here), hint="remove it, or quote the text")
     line, column = source.place(here)
     if not source.lines[line][:column].strip() and column != source.place(opened)[1]:
         return Problem(

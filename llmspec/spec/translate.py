@@ -250,7 +250,7 @@ def _quantity(value: str, annotation: Any) -> str:
     if re.fullmatch(r"\d[\d_.]*\s*[kmbgt]?", text, re.IGNORECASE):
         return f"write `{text} tokens` or `{text} steps`"
     if re.search(r"\d\s*(s|secs?|seconds?|m|min|mins|minutes?|h|hours?|d|days?)$", text, re.IGNORECASE):
-        return "a budget is no time; `llmspec check SPEC --time` says how long one takes on this machine"
+        return "a budget is not a time; `llmspec check SPEC --time` says how long one takes on this machine"
     return ""
 
 

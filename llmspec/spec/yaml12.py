@@ -279,7 +279,7 @@ class Composer:
         shown = (
             f"`{event.value}` is read as {described(node.value)}"
             if isinstance(event, ev.ScalarEvent)
-            else (f"{described(node.value)} stands where a key should")
+            else (f"{described(node.value)} is where a key should be")
         )
         self.note(
             event,

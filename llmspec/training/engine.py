@@ -92,7 +92,7 @@ class Engine:
         self.folder.note(key=self.plan.key, done=False)
         self.write()
         return RunError(
-            f"{self.folder.folder} was removed while it trained; it was written again with a checkpoint after step "
+            f"{self.folder.folder} was removed during training; it was written again with a checkpoint after step "
             f"{self.step}",
             hint="the same command resumes from there",
             consequence="earlier rows of metrics and samples, and the checkpoints of other phases, are lost",
@@ -231,7 +231,7 @@ def foreign(saved: Checkpoint, why: str, hint: str = "", consequence: str = "") 
     return RunError(
         f"{saved.folder} does not belong here: {why}",
         hint=hint or "remove it, so that the one before it is used",
-        consequence=consequence or "the phase would go on from another place than it stopped at",
+        consequence=consequence or "the phase would resume from another point than it stopped at",
     )
 
 

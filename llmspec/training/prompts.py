@@ -177,7 +177,7 @@ def chosen(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> list[str]:
         f"{phase.name} has no `prompts:`; its samples answer the {count} of the {taken[0].origin}"
         if fit
         else f"{phase.name} has no `prompts:`, and no dialogue leaves room for an answer; "
-        "its samples begin with nothing"
+        "its samples start from an empty prompt"
     )
     return [said + (f" ({long:,} of {len(found):,} are skipped, since they leave no room)" if long else "")]
 
@@ -200,7 +200,7 @@ def drawn(plan: Plan, codec: Codec) -> Problem | None:
         return Problem(
             f"no text can be drawn with these settings: {said}",
             ("decoding",),
-            "leave out what is unusual among them",
+            "leave out the unusual ones",
             "no sample could be drawn, in training or after it",
         )
     return None

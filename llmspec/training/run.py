@@ -126,7 +126,7 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
         assert_complete(Transformer(model))
     bench = RunContext(plan, prepared, backend(plan.device, precision=plan.precision), watcher, stop)
     if plan.device.startswith("CPU") and bench.backend.name.startswith("plain"):
-        watcher.notice(f"matrix products run in plain tinygrad, many times slower: {bench.backend.name}")
+        watcher.notice(f"matrix multiplication runs in plain tinygrad, many times slower: {bench.backend.name}")
     for said in (*devices.remarks(), *others_at_work()):
         watcher.notice(said)
     return bench
@@ -149,9 +149,9 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.F
             made[phase.name] = Artifact.kept(phase, place)
             continue
         promise = promises.get(phase.name)
-        foretold = promise.model_dump(mode="json") if promise else None
+        estimate = promise.model_dump(mode="json") if promise else None
         # A phase that goes on was promised as a whole when it began.
-        place.note(key=phase.key, done=False, promise=place.about.get("promise", foretold))
+        place.note(key=phase.key, done=False, promise=place.about.get("promise", estimate))
         start = start_weights(phase.model, bench.plan.seed, made.get(phase.phase.from_ or ""))
         made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start).run())
         gc.collect()  # a phase's graphs hold each other, and with them all its memory

@@ -268,7 +268,7 @@ def test_a_source_that_teaches_nothing_is_refused_with_its_reason(
         prepare(plan)
     (problem,) = caught.value.problems
     assert problem.path == ("phases", "chat", "mixture", "talk") and reason in problem.message
-    assert "nothing of talk is ever learned" in problem.message and problem.hint and problem.consequence
+    assert "nothing of talk can be trained on" in problem.message and problem.hint and problem.consequence
 
 
 # -- the commands ----------------------------------------------------------------------------------------------------

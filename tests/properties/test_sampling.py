@@ -81,7 +81,7 @@ def test_a_choice_reports_the_models_own_numbers(values: np.ndarray, number: flo
 
 @pytest.mark.parametrize("bad", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, -np.inf]])
 def test_logits_that_are_not_numbers_are_named(bad: list[float]) -> None:
-    with pytest.raises(LlmspecError, match="not numbers"):
+    with pytest.raises(LlmspecError, match="not finite"):
         choose(np.array(bad), NOTHING, (), 0.5)
 
 

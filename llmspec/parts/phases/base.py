@@ -109,5 +109,5 @@ class Phase(Part):
     def _whole(cls, mixture: dict[str, Share]) -> dict[str, Share]:
         total = sum(share.percent for share in mixture.values())
         if abs(total - 100) > 1e-6:
-            raise ValueError(f"the shares of a mixture total 100%, not {total:g}%")
+            raise ValueError(f"the shares of a mixture must total 100%, not {total:g}%")
         return mixture

@@ -14,7 +14,7 @@ class Rope(Position):
     """Rotates pairs (i, i + d/2) of each query and key, the half-split form of LLaMA and HF (Su et al. 2021)."""
 
     kind: Literal["rope"] = "rope"
-    formula: ClassVar[str] = "each pair (x_i, x_(i+d/2)) of q and k, turned by the angle p·θ^(−2i/d)"
+    formula: ClassVar[str] = "each pair (x_i, x_(i+d/2)) of q and k, rotated by the angle p·θ^(−2i/d)"
     in_float64: ClassVar[tuple[str, ...]] = ("theta",)
     theta: float = Field(10_000.0, gt=1)
     """Base of the wavelengths; larger reaches further."""
@@ -22,7 +22,7 @@ class Rope(Position):
     def check(self, dims: Dims) -> Iterable[Problem]:
         if dims.head_dim % 2:
             yield Problem(
-                f"rope turns pairs, and a head of {dims.head_dim} numbers cannot be paired",
+                f"rope rotates pairs, and a head of {dims.head_dim} elements cannot be paired",
                 ("kind",),
                 hint="an even `head_dim`, or d_model and heads so that d_model / heads is even",
             )

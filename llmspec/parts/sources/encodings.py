@@ -54,11 +54,13 @@ def check(name: str) -> str:
         text = bool(getattr(info, "_is_text_encoding", True)) and info.incrementaldecoder is not None
     except (LookupError, ValueError):
         raise ValueError(
-            f"`{name}` is no encoding that Python knows; such as utf-8, utf-16, cp1252, shift_jis, "
+            f"`{name}` is not an encoding that Python knows; examples are utf-8, utf-16, cp1252, shift_jis, "
             "gb18030, koi8-r, euc-kr"
         ) from None
     if not text or info.name.replace("-", "_") in _NOT_TEXT:
-        raise ValueError(f"`{name}` is no encoding of text files; such as utf-8, utf-16, cp1252, shift_jis, gb18030")
+        raise ValueError(
+            f"`{name}` is not an encoding of text files; examples are utf-8, utf-16, cp1252, shift_jis, gb18030"
+        )
     return name
 
 

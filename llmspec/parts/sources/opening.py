@@ -169,7 +169,7 @@ def _unpacked(found: Found, raw: Iterator[bytes], new: Callable[[], _Unpacker]) 
     except (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, MemoryError, _zstd_error()) as error:
         raise DataError(
             f"{found.name} is damaged, or not compressed as its name says: {error}",
-            "fetch or compress it again; `file` tells what it is",
+            "fetch or compress it again; `file` shows what it is",
             "its text would be cut short",
         ) from None
     if member is not None:
@@ -368,7 +368,7 @@ class _Decoding:
         convert = f"-t UTF-8 {shlex.quote(file)} > {shlex.quote(file + '.utf8')}"
         if not likely:
             return (
-                "its encoding could not be told; say it with `encoding:` in the source, or convert the file: "
+                "its encoding is unclear; name it with `encoding:` in the source, or convert the file: "
                 f"iconv -f ENCODING {convert}"
             )
         return (

@@ -94,7 +94,7 @@ class _Table:
         if twice:
             message = f"the header names `{_excerpt(twice[0])}` twice"
         elif values:
-            message = f"the first row names the columns, and `{_excerpt(values[0])}` is no name"
+            message = f"the first row names the columns, and `{_excerpt(values[0])}` is not a name"
         elif not any(columns):
             message = "the first row names the columns, and it is empty"
         if message:

@@ -95,7 +95,7 @@ class BPE(Tokenizer):
             part = learner.share(sample)
             what = f"training the tokenizer on {size / 1e6:,.0f} MB"
             if part < 1:
-                what += f", {part:.0%} of it, since there are so many different words"
+                what += f", {part:.0%} of it, since it has so many different words"
             sample.flush()
             sample.seek(0)
             asked = {"vocab": self.vocab, "specials": self.specials(), "share": part}
