@@ -10,6 +10,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan, PhasePlan
+from llmspec.compiler.walk import walk
 from llmspec.core.hashing import digest
 from llmspec.model.transformer import Transformer, block_context
 from llmspec.parts.phases import Phase
@@ -31,8 +32,11 @@ class Steps:
         self._network, self._phase, self._lowering = phase.model, phase.phase, backend
         self._model = Transformer(phase.model)
         self._objective = self._phase.objective.build(phase.model.dims)
-        self.sums = ("loss", *self._phase.objective.counted)
-        """Names of what a pass gives: the weighted sum of its losses, and what the objective counts beside."""
+        added = dict.fromkeys(name for piece in walk(phase.model) for name in piece.part.adds_losses)
+        self._added, counted = tuple(added), ("loss", *self._phase.objective.counted)
+        self.sums = (*counted, *self._added)
+        """Names of what a pass gives: the weighted sum of its losses, what the objective counts beside, and the losses
+        that parts add."""
         self._trained = phase.model.trained
         key = self._address()
         self.train, self.accumulate = backend.jit(self._train, key), backend.jit(self._accumulate, key)
@@ -56,12 +60,16 @@ class Steps:
         hidden = self._model.hidden(ops, tensors, inputs, context)
         outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
         found = self._objective(ops, outputs, inputs)
+        # Those of the passes of a step count as their mean, as the weights of the objective's losses already say.
+        found |= {name: ops.losses[name] / self._phase.gradient_accumulation_steps for name in self._added}
         return [found[name] for name in self.sums]
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
         key = inputs["key"] if self._network.dropout else None
         sums = self._losses({**weights, **tables}, inputs, key)
-        gradients = sums[0].gradient(*(weights[t.name] for t in self._trained))
+        named = dict(zip(self.sums, sums, strict=True))
+        whole = sum((named[name] for name in self._added), sums[0])
+        gradients = whole.gradient(*(weights[t.name] for t in self._trained))
         Tensor.realize(*sums, *gradients)
         return sums, gradients
 

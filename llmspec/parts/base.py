@@ -166,6 +166,10 @@ class ModelPart(Part):
     `w` (this part's weights by relative name); it imports no tensor library.
     """
 
+    adds_losses: ClassVar[tuple[str, ...]] = ()
+    """Names of the losses that it adds to the objective's in training (`ops.add_loss`), such as one that balances
+    experts; each is a metric of its own."""
+
     def defaults(self, dims: Dims) -> dict[str, Default]:
         """Values for the keys that are None."""
         return {}

@@ -135,6 +135,9 @@ class Operations(Protocol):
         self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
     ) -> Tensor: ...
 
+    def add_loss(self, name: str, value: Tensor) -> None:
+        """Adds a value () to the loss of training, weighted as it counts; its part says the name in `adds_losses`."""
+
     # -- updates -------------------------------------------------------------------------------------------------
     def square_sum(self, x: Tensor) -> Tensor: ...
 

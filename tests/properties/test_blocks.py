@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import networks
 import numpy as np
@@ -24,10 +24,14 @@ from llmspec.compiler.plan import ModelPlan, Plan, period
 from llmspec.core.problems import SpecError
 from llmspec.model.mask_check import graph_check
 from llmspec.model.transformer import Transformer, assert_complete, block_context
-from llmspec.parts import heads
+from llmspec.parts import heads, mlps
+from llmspec.parts.base import Dims
 from llmspec.parts.masks import TABLE as MASKS
 from llmspec.parts.masks import Mask
+from llmspec.parts.mlps.gelu import GELU
+from llmspec.parts.ops import Layer
 from llmspec.parts.residual import FORMS
+from llmspec.training.trainer import Trainer
 
 BASE: dict[str, Any] = {"attention": {"heads": 2}, "mlp": {"kind": "gelu", "d_ff": 24}}
 LAYERED: dict[str, Any] = {
@@ -283,3 +287,59 @@ def test_every_form_reads_each_of_its_tensors(form: str, layers: int) -> None:
 def test_a_head_without_a_number_of_classes_is_refused() -> None:
     with pytest.raises(ValidationError, match="classes"):
         heads.Classes()  # type: ignore[call-arg]
+
+
+# -- losses that parts add -------------------------------------------------------------------------------------------
+
+
+class Restrained(GELU):
+    """A feed-forward layer that is punished for what it is given: `weight` · mean(x²), in every layer."""
+
+    kind: Literal["restrained"] = "restrained"  # type: ignore[assignment]
+    adds_losses: ClassVar[tuple[str, ...]] = ("size",)
+    weight: float = 1.0
+
+    def build(self, dims: Dims) -> Layer:
+        inner = super().build(dims)
+
+        def forward(ops: Any, w: Any, x_BTD: Any) -> Any:
+            ops.add_loss("size", self.weight * x_BTD.square().mean())
+            return inner(ops, w, x_BTD)
+
+        return forward
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_losses_that_parts_add_are_trained_and_told_apart(passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have a name of their own beside the objective's loss, and the gradient is that of the sum."""
+    monkeypatch.setitem(mlps.TABLE, "restrained", Restrained)
+
+    def taken(weight: float) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        plan = plan_of(
+            {**BASE, "mlp": {"kind": "restrained", "weight": weight, "d_ff": 24}},
+            gradient_accumulation_steps=passes,
+            optimizer={"kind": "sgd", "lr": 1.0},
+            max_grad_norm=None,
+            micro_batch_size=ROWS,
+        )
+        weights = drawn_weights(plan.model, 4)
+        trainer = Trainer(plan, plan.phases[0], backend("CPU"), lambda t: weights[t.name])
+        tokens = [drawn_tokens(i) for i in range(passes)]
+        batches = [
+            {
+                "tokens": t,
+                "targets": t,
+                "loss_weights": np.ones(t.shape, np.float32),
+                **range_inputs(plan.model, False, CONTEXT),
+            }
+            for t in tokens
+        ]
+        found = trainer.step(batches, plan.phases[0].phase.optimizer.scalars(1.0, 1), 0)
+        return found.sums, {n: weights[n] - w for n, w in trainer.weight_arrays().items()}
+
+    (none, g0), (one, g1), (two, g2) = taken(0.0), taken(1.0), taken(2.0)
+    assert none["loss"] == one["loss"] and none["size"] == 0 and one["size"] > 0.1
+    assert two["size"] == pytest.approx(2 * one["size"], rel=1e-5)
+    name = "layers.0.mlp_norm.weight"
+    assert np.abs(g1[name] - g0[name]).max() > 1e-3
+    np.testing.assert_allclose(g2[name] - g0[name], 2 * (g1[name] - g0[name]), rtol=1e-3, atol=1e-5)

@@ -29,6 +29,8 @@ class Ops:
         self._key, self._rate, self._sites = key, dropout, 0
         self.written: list[Tensor] = []
         """What is to be realized, so that everything assigned here is really written."""
+        self.losses: dict[str, Tensor] = {}
+        """What parts add to the objective's loss, by name."""
 
     # -- products ------------------------------------------------------------------------------------------------
     def product(self, a: Tensor, b: Tensor) -> Tensor:
@@ -200,6 +202,10 @@ class Ops:
         if not label_smoothing:
             return log_total - chosen
         return log_total - (1 - label_smoothing) * chosen - label_smoothing * low.mean(-1)
+
+    def add_loss(self, name: str, value: Tensor) -> None:
+        """Adds a value () to the loss of training; values of one name, of several layers, are summed."""
+        self.losses[name] = self.losses[name] + value if name in self.losses else value
 
     # -- updates -------------------------------------------------------------------------------------------------
     def square_sum(self, x: Tensor) -> Tensor:
