@@ -32,6 +32,6 @@ def missing(found: SpecialTokens, wanted: Iterable[str], who: str, path: Path) -
                 path,
                 f"`special_tokens: [{meaning}]` at the tokenizer adds one"
                 if meaning in EXTRAS
-                else "use another tokenizer",
-                "nothing would stand where the model looks for it",
+                else "choose a tokenizer that has one",
+                "its sequences could not be built",
             )

@@ -47,30 +47,32 @@ class Tokenization:
 
 def examples(prepared: PreparedData) -> tuple[Example, ...]:
     """A row of each source of each phase, as its first batches have it."""
-    return tuple(found for name in prepared.phases for found in _of_phase(prepared.stream(name), prepared.codec))
+    first = prepared.template.first(prepared.codec.specials)
+    return tuple(found for name in prepared.phases for found in _of_phase(prepared.stream(name), prepared.codec, first))
 
 
-def _of_phase(stream: PhaseStream, codec: Codec) -> list[Example]:
+def _of_phase(stream: PhaseStream, codec: Codec, first: int | None) -> list[Example]:
     found: dict[str, Example] = {}
     for step in range(min(stream.steps, SEARCHED)):
         batch = stream.batch(step)
         for row, number in enumerate(batch.source):
             source = stream.sources[int(number)]
             if source not in found:
-                found[source] = _example(stream, source, batch, row, codec)
+                found[source] = _example(stream, source, batch, row, codec, first)
         if len(found) == len(stream.sources):
             break
     return [found[source] for source in stream.sources if source in found]
 
 
-def _example(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Example:
-    """The row's inputs, each marked by whether it was a target that counts; of dialogues, the first one."""
+def _example(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec, first: int | None) -> Example:
+    """The row's inputs, each marked by whether it was a target that counts; of dialogues, which begin with the token
+    `first`, the first one."""
     filled = int(batch.filled[row])
     ids = [int(batch.tokens[row, 0]), *map(int, batch.targets[row, :filled])]
     learned = [False, *(bool(w) for w in batch.weights[row, :filled])]
     most = min(len(ids), SHOWN)
     if stream.speaks(source):  # the second dialogue's first input is the end token, which is never a target
-        begins = (i for i in range(1, filled) if batch.tokens[row, i] == codec.specials.bos)
+        begins = (i for i in range(1, filled) if batch.tokens[row, i] == first)
         most = min(most, next(begins, filled) + 1)
     marked = zip(ids[:most], learned[:most], strict=True)
     pieces = tuple(

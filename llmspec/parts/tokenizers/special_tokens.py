@@ -89,8 +89,8 @@ class SpecialTokens(Mapping[str, int]):
                 f"this tokenizer has no special token for `{meaning}`",
                 hint=f"`special_tokens: [{meaning}]` at the tokenizer adds one"
                 if meaning in EXTRAS
-                else "use a tokenizer, or a chat template, that goes without it",
-                consequence="nothing would stand where the model looks for it",
+                else "choose a tokenizer that has one, or a chat template that does not need it",
+                consequence="the sequence could not be built",
             )
         return found
 
