@@ -135,6 +135,18 @@ def test_turns_are_tuples_or_maps_as_others_write_them() -> None:
     assert model().tokens(turns) == model().tokens([{"role": r, "content": c} for r, c in turns])
 
 
+def test_many_prompts_are_answered_as_each_alone() -> None:
+    asked = ["a", [("user", "b")], "a", "a longer one"]
+    batch = list(model().generate_batch(asked, n=2, max_tokens=5, seed=3))
+    for prompt, answers in zip(asked, batch, strict=True):
+        alone = model().generate(prompt, n=2, max_tokens=5, seed=3)
+        assert [(a.text, a.choices, a.sample) for a in answers] == [(a.text, a.choices, a.sample) for a in alone]
+    assert [a.prompt for answers in batch for a in answers] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert not list(model().generate_batch([]))
+    with pytest.raises(TypeError, match="a list of prompts"):
+        model().generate_batch("a")
+
+
 def test_a_cache_belongs_to_its_rows_and_begins_with_a_prompt() -> None:
     cache, _ = model().decoder.prefill([[1]] * 2)
     for wrong in ([1], [1, 2, 3]):

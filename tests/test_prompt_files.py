@@ -17,7 +17,7 @@ from strategies_decoding import HashDecoder, ToyCodec
 from llmspec.cli.prompts import prompts_in, turns_or_text, wrong
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding import Event, Generation, stream
-from llmspec.decoding.generate import whole_answers
+from llmspec.decoding.generate import outlived, whole_answers
 from llmspec.decoding.prompt_file import FilePrompt, read
 from llmspec.render.samples_batch import Progress, documents
 from llmspec.spec.decoding import Decoding
@@ -135,6 +135,12 @@ def test_answers_come_in_order_and_whole_ones_outlive_an_interruption(seed: int,
             if number == after:
                 raise KeyboardInterrupt
             yield event
+
+    used = whole_answers(events(seed), 2)
+    some = [answers for answers, _ in zip(used, range(after % 3), strict=False)]
+    with pytest.raises(KeyboardInterrupt):
+        some.extend(outlived(used, KeyboardInterrupt()))
+    assert some == [whole[p] for p in sorted(answers[0].prompt for answers in some)]
 
     ended = {event.row for number, event in enumerate(events(seed)) if number < after and event.finish_reason}
     found = list[list[Generation]]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def answered(
     plain: bool,
     decoding: Any,
     as_json: bool,
-) -> Iterator[dict[str, Any]] | None:
+) -> Generator[dict[str, Any]] | None:
     """Prints the answers in the order of the file, each as soon as it is whole; or gives them as JSON documents.
 
     Raises LlmspecError before anything is drawn, naming every prompt that the model cannot answer.

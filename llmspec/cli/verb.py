@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,22 @@ class Verb(TyperCommand):
             check_sets(values.get("set") or ())
             read_texts(ctx.params)
             found = super().invoke(ctx)
-            if isinstance(found, Iterator):  # a document a line, each as soon as it is there
-                for document in found:
-                    answer(document, None)
+            if isinstance(found, Generator):
+                each_line(found, answer)
             elif found is not None:
                 answer(found, None if verb in LINES else 1)
+
+
+def each_line(documents: Generator[Any], answer: Callable[[Any, None], None]) -> None:
+    """Prints a document a line, each as soon as it is there; after an interruption those that are whole."""
+    from llmspec.decoding.generate import outlived
+
+    try:
+        for document in documents:
+            answer(document, None)
+    except KeyboardInterrupt as interruption:
+        for document in outlived(documents, interruption):
+            answer(document, None)
 
 
 class Verbs(TyperGroup):

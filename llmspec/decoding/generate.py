@@ -5,9 +5,9 @@ Shape letter: V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.answer import Answer, Drawing, Event, FinishReason
@@ -19,6 +19,8 @@ from llmspec.spec.decoding import Decoding
 
 if TYPE_CHECKING:
     pass
+
+Whole = TypeVar("Whole")
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,11 @@ def generate(
 
 def whole_answers(
     events: Iterator[Event], n: int, on_token: Callable[[Event], object] | None = None
-) -> Iterator[list[Generation]]:
+) -> Generator[list[Generation]]:
     """The `n` answers to each prompt, in the order of the prompts, as soon as they and those before them are whole.
 
-    After a KeyboardInterrupt, which is passed on, those that are whole come first.
+    After a KeyboardInterrupt, which is passed on, those that are whole come first; for one that hits whoever uses them,
+    there is `outlived`.
     """
     drawn: dict[int, list[Event]] = {}
     whole: dict[int, list[Generation]] = {}
@@ -109,6 +112,12 @@ def whole_answers(
     except KeyboardInterrupt:
         yield from (answers for _, answers in sorted(whole.items()) if len(answers) == n)
         raise
+
+
+def outlived(things: Generator[Whole], interruption: KeyboardInterrupt) -> Iterator[Whole]:
+    """What a generator still gives after an interruption of whoever used it, before it passes it on."""
+    yield things.throw(interruption)
+    yield from things
 
 
 def _generation(prompt: int, sample: int, drawn: list[Event]) -> Generation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ class LanguageModel:
         on_token: Callable[[Event], object] | None = None,
         notice: Callable[[str], object] | None = None,
         **changes: Any,
-    ) -> Iterator[list[Generation]]:
+    ) -> Generator[list[Generation]]:
         """`n` answers to each of many prompts, drawn side by side: in the order of the prompts, as soon as whole.
 
         Each has the text that `generate` gives. `on_token` sees every event, whose row is prompt * n + sample; `notice`

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from typing import Any
 
 from llmspec.core.units import duration
+from llmspec.decoding.generate import outlived
 from llmspec.render.headway import Headway
 from llmspec.render.samples import answer_data, credit
 from llmspec.render.terminal import err, out
 from llmspec.render.waiting import waiting
 
-Answers = Callable[[Callable[[Any], None]], Iterator[list[Any]]]
+Answers = Callable[[Callable[[Any], None]], Generator[list[Any]]]
 """Draws the answers to each prompt; is told who is to see each token."""
 
 
@@ -43,14 +44,23 @@ class Progress:
         return f"[{self.answers} of {self.total} answers, {self.tokens} tokens{speed}, {duration(seconds)}]"
 
 
-def documents(prompts: list[Any], answers: Answers, n: int) -> Iterator[dict[str, Any]]:
-    """A JSON-able document for each prompt, as soon as its answers are whole."""
+def documents(prompts: list[Any], answers: Answers, n: int) -> Generator[dict[str, Any]]:
+    """A JSON-able document for each prompt, as soon as its answers are whole; after an interruption those that are."""
     screen = bool(sys.__stdout__ and sys.__stdout__.isatty())
     with nullcontext(None) if screen else waiting("answering", lines=True) as say:
-        for found in answers(Progress(n * len(prompts), say)):
-            prompt = prompts[found[0].prompt]
-            asked = {"prompt": prompt.text} if prompt.text is not None else {"messages": messages(prompt)}
-            yield {"line": prompt.line, **asked, "answers": [answer_data(a) for a in found]}
+        whole = answers(Progress(n * len(prompts), say))
+        try:
+            for found in whole:
+                yield document(prompts[found[0].prompt], found)
+        except KeyboardInterrupt as interruption:
+            for found in outlived(whole, interruption):
+                yield document(prompts[found[0].prompt], found)
+
+
+def document(prompt: Any, found: list[Any]) -> dict[str, Any]:
+    """JSON-able form of a prompt of a file and of its answers."""
+    asked = {"prompt": prompt.text} if prompt.text is not None else {"messages": messages(prompt)}
+    return {"line": prompt.line, **asked, "answers": [answer_data(a) for a in found]}
 
 
 def messages(prompt: Any) -> list[dict[str, str]]:
@@ -60,18 +70,27 @@ def messages(prompt: Any) -> list[dict[str, str]]:
 
 def show(model: Any, prompts: list[Any], answers: Answers, n: int, chat: bool) -> None:
     """Prints each prompt and its answers, under a line that says where it stands in the file."""
-    console, notes = out(), err(style="dim", soft_wrap=True)
-    with nullcontext(None) if console.is_terminal else waiting("answering", lines=True) as say:
+    screen, notes = out().is_terminal, err(style="dim", soft_wrap=True)
+
+    def write(found: list[Any]) -> None:
+        console = out()  # a new one, since an interruption may leave one with its output held back
+        prompt = prompts[found[0].prompt]
+        for answer in found:
+            which = f", {answer.sample + 1} of {n}" if n > 1 else ""
+            far = f" · {progress.line()}" if screen else ""
+            console.rule(f"line {prompt.line}{which}{far}", align="left", style="dim")
+            console.write(prompt.asked, "bold")
+            console.write(("\n" if chat else "") + answer.text + "\n")
+
+    with nullcontext(None) if screen else waiting("answering", lines=True) as say:
         progress = Progress(n * len(prompts), say)
+        whole = answers(progress)
         try:
-            for found in answers(progress):
-                prompt = prompts[found[0].prompt]
-                for answer in found:
-                    which = f", {answer.sample + 1} of {n}" if n > 1 else ""
-                    far = f" · {progress.line()}" if console.is_terminal else ""
-                    console.rule(f"line {prompt.line}{which}{far}", align="left", style="dim")
-                    console.write(prompt.asked, "bold")
-                    console.write(("\n" if chat else "") + answer.text + "\n")
+            for found in whole:
+                write(found)
+        except KeyboardInterrupt as interruption:
+            for found in outlived(whole, interruption):
+                write(found)
         finally:
             notes.print(progress.summary())
     if line := credit(model):
