@@ -7,7 +7,7 @@ typedef struct {
   float *m, *x;
   const float *g;
   int64_t rows, columns;
-  float keep, scale;
+  float momentum, scale;
   int nesterov, tall;
 } Momentum;
 
@@ -17,8 +17,8 @@ static void momentum_row(const void *job, int64_t r, int thread) {
   (void)thread;
   for (int64_t j = 0; j < p->columns; j++) {
     int64_t at = r * p->columns + j;
-    float g = (1.0f - p->keep) * p->scale * p->g[at], m = p->m[at] = p->keep * p->m[at] + g;
-    p->x[p->tall ? j * p->rows + r : at] = p->nesterov ? g + p->keep * m : m;
+    float g = (1.0f - p->momentum) * p->scale * p->g[at], m = p->m[at] = p->momentum * p->m[at] + g;
+    p->x[p->tall ? j * p->rows + r : at] = p->nesterov ? g + p->momentum * m : m;
   }
 }
 
@@ -46,7 +46,7 @@ typedef struct {
   float *w;
   const float *x;
   int64_t rows, columns;
-  float keep, step;
+  float kept, step; // kept = 1 - lr · decay
   int tall;
 } Update;
 
@@ -55,7 +55,7 @@ static void update_row(const void *job, int64_t r, int thread) {
   (void)thread;
   for (int64_t j = 0; j < p->columns; j++) {
     float *w = p->w + r * p->columns + j;
-    *w = *w * p->keep - p->step * p->x[p->tall ? j * p->rows + r : r * p->columns + j];
+    *w = *w * p->kept - p->step * p->x[p->tall ? j * p->rows + r : r * p->columns + j];
   }
 }
 

@@ -33,10 +33,12 @@ void square_sum(float *out, const float *x, int64_t n) {
 }
 
 typedef struct {
-  float *w, *m, *v;
-  const float *g;
+  float *w, *m, *v; // weight, first and second moment
+  const float *g;   // its gradient
   int64_t n;
-  float b1, a1, b2, a2, eps, l2, lr, keep, c1, c2, scale;
+  float beta1, one_minus_beta1, beta2, one_minus_beta2, eps, l2, lr, kept; // kept = 1 - lr · decay
+  float correction1, correction2;                                         // for the moments' bias
+  float scale;
 } Adam;
 
 static void adam_chunk(const void *job, int64_t i, int thread) {
@@ -46,17 +48,18 @@ static void adam_chunk(const void *job, int64_t i, int thread) {
   (void)thread;
   for (int64_t j = i * CHUNK; j < min64((i + 1) * CHUNK, a.n); j++) {
     float g = gradient[j] * a.scale + a.l2 * w[j];
-    m[j] = a.b1 * m[j] + a.a1 * g;
-    v[j] = a.b2 * v[j] + a.a2 * g * g;
-    w[j] = w[j] * a.keep - a.lr * (m[j] * a.c1) / (__builtin_sqrtf(v[j] * a.c2) + a.eps);
+    m[j] = a.beta1 * m[j] + a.one_minus_beta1 * g;
+    v[j] = a.beta2 * v[j] + a.one_minus_beta2 * g * g;
+    w[j] = w[j] * a.kept - a.lr * (m[j] * a.correction1) / (__builtin_sqrtf(v[j] * a.correction2) + a.eps);
   }
 }
 
 // Adam's step on w (n) with moments m and v, in place (Kingma & Ba 2015, algorithm 1). scalars = learning rate and the
 // two bias corrections; scale (1) multiplies the gradient; l2 is a decay added to the gradient, decay a decoupled one.
-void adam(float *w, float *m, float *v, const float *g, const float *scalars, const float *scale, int64_t n, float b1,
-          float a1, float b2, float a2, float eps, float l2, float decay) {
-  float lr = scalars[0];
-  Adam job = {w, m, v, g, n, b1, a1, b2, a2, eps, l2, lr, 1.0f - lr * decay, scalars[1], scalars[2], *scale};
+void adam(float *w, float *m, float *v, const float *g, const float *scalars, const float *scale, int64_t n, float beta1,
+          float one_minus_beta1, float beta2, float one_minus_beta2, float eps, float l2, float decay) {
+  Adam job = {.w = w, .m = m, .v = v, .g = g, .n = n, .beta1 = beta1, .one_minus_beta1 = one_minus_beta1, .beta2 = beta2,
+              .one_minus_beta2 = one_minus_beta2, .eps = eps, .l2 = l2, .lr = scalars[0],
+              .kept = 1.0f - scalars[0] * decay, .correction1 = scalars[1], .correction2 = scalars[2], .scale = *scale};
   parallel_for(adam_chunk, &job, ceil_div(n, CHUNK));
 }

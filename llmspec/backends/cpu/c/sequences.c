@@ -59,7 +59,7 @@ static void dots_of_columns(const void *job, int64_t i, int thread) {
 }
 
 // Whether a BLAS multiplies, whose order of sums follows the number of rows
-int64_t uses_blas(void) { return blas.sgemm != 0; }
+int64_t uses_blas(void) { return gemm_by_blas(); }
 
 // `linear` for sequences of t tokens each, n = sequences · t rows: a sequence's results are those that it has alone
 void linear_by_sequence(float *y, const float *x, const float *w1, const float *w2, const float *w3, const float *b1,
