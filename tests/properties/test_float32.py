@@ -55,7 +55,7 @@ ON_THE_HOST = {"theta", "min_lr_ratio"}
 def holders() -> list[Frozen]:
     """Everything with numbers that a model or a phase can hold, and both themselves."""
     shaped = [
-        part()
+        part(**{key: 3 for key, info in part.model_fields.items() if info.is_required()})  # such as how many classes
         for name, table in TABLES.items()
         if name not in ("source", "phase", "tokenizer")
         for part in table.values()

@@ -31,6 +31,10 @@ class Attention(ModelPart):
     """
 
     formula: ClassVar[str] = "softmax(q·kᵀ/√d + bias, over the keys that the mask allows)·v, in each head"
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        "scale": ("every score would be 0, and all keys would weigh alike", "scores would be infinite or NaN"),
+        "softcap": ("scores would be divided by 0 and become NaN", "nothing would be bounded, and scores become NaN"),
+    }
     heads: int | None = Field(None, gt=0, le=1 << 20)
     """Query heads; if omitted d_model / head_dim, or d_model / 64 (at least one) where that is omitted too."""
     head_dim: int | None = Field(None, gt=0, le=1 << 20)
