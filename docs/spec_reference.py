@@ -188,9 +188,9 @@ def kind_of_value(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin is tuple:
-        return f"list of {kind_of_value(arguments[0])}"
+        return f"list of {kind_of_value(arguments[0]).removeprefix('such as ')}"
     if origin is dict:
-        return f"map of {kind_of_value(arguments[0])} to {kind_of_value(arguments[1])}"
+        return f"map of {kind_of_value(arguments[0])} to {kind_of_value(arguments[1]).removeprefix('such as ')}"
     if isinstance(annotation, type) and issubclass(annotation, Text):
         examples = annotation.examples or tuple((annotation.__doc__ or "").split("`")[1::2])
         return "such as " + ", ".join(f"`{example}`" for example in examples)
