@@ -75,12 +75,14 @@ def renewed(shown: Sequence[str], new: Sequence[str]) -> Iterator[str]:
 
 
 def main(page: Path) -> None:
-    """Runs a page in a folder of its own, and writes it anew once all has succeeded."""
+    """Runs a page in a folder of its own, and writes it anew. Ends with status 1 where a block could not be renewed."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "bin").mkdir()
         (folder / "bin" / "llmspec").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m llmspec "$@"\n')
         (folder / "bin" / "llmspec").chmod(0o755)
+
+        failed: list[str] = []
 
         def block(found: re.Match[str]) -> str:
             kind, text = found[1], found[2]
@@ -92,9 +94,15 @@ def main(page: Path) -> None:
             command, *shown = text.rstrip("\n").split("\n")
             print(command, flush=True)
             new = output(command.removeprefix("$ "), folder)
-            return "\n".join((f"```{kind}", command, *renewed(shown, new), "```"))
+            try:
+                return "\n".join((f"```{kind}", command, *renewed(shown, new), "```"))
+            except ValueError as error:  # the others are renewed all the same
+                failed.append(f"{command}: {error}")
+                return found[0]
 
         page.write_text(BLOCK.sub(block, page.read_text("utf-8")), "utf-8")
+        if failed:
+            sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":
