@@ -68,7 +68,7 @@ CLUMSY = [
     ("run https://example.com/a.yaml", "https://example.com/a.yaml", "download it first"),
     ("sample 'What is a violin?'", "not a run directory", "--prompt"),
     ("sample runs/mine 'a b'", "one argument too many", "--prompt 'a b'"),
-    ("sample -p x", "no option `-p`", "`--prompt` or `--plain`"),
+    ("sample -p x", "no option `-p`", "`--prompt` or `--prompts`"),
     ("sample --temperature=0.5", "no option `--temperature`", "--set decoding.temperature=0.5"),
     ("sample tiny.yaml", "is a spec, not a run directory", "llmspec run tiny.yaml"),
     ("sample quickstart", "is a spec, not a run directory", "llmspec run quickstart"),
