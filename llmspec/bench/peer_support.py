@@ -52,6 +52,9 @@ def require(side: Side, plan: ModelPlan) -> None:
         getattr(h, "transform", None) or getattr(h, "bias", None) for h in plan.heads.values()
     ):
         foreign.append("heads beside that of logits, or what stands before them")
+    attentions = [block.attention for block in blocks]
+    if any(a.softcap is not None or (a.scale is not None and side == "transformers") for a in attentions):
+        foreign.append("scores that are scaled or bounded")
     if side == "transformers":
         if len(blocks) > 1 or any(block.mask.window or block.attention.qk_norm for block in blocks):
             foreign.append("layers that differ, windows, or norms of queries and keys")

@@ -18,7 +18,6 @@ from llmspec.bench.peer_support import require, unknown
 from llmspec.compiler import walk
 from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan
 from llmspec.parts.base import Dims
-from llmspec.parts.norms import Norm
 from llmspec.parts.residual import FORMS
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,19 +27,23 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def norm(part: Norm, width: int) -> nn.Module:
+def norm(part: Any, width: int) -> nn.Module:
     """A norm layer over the last axis."""
     if part.kind == "layernorm":
-        return nn.LayerNorm(width, part.eps, bias=part.bias)  # type: ignore[attr-defined]
+        return nn.LayerNorm(width, part.eps, bias=part.bias)
     return nn.RMSNorm(width, part.eps)
 
 
 class Attention(nn.Module):
     """Fused attention between four projections."""
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+
     def __init__(self, dims: Dims, part: Any) -> None:
         super().__init__()
-        self.dims, d = dims, dims.head_dim
+        self.dims, self.scale, d = dims, part.scale, dims.head_dim
         for name, heads in (("q", dims.heads), ("k", dims.kv_heads), ("v", dims.kv_heads)):
             setattr(self, f"{name}_proj", nn.Linear(dims.d_model, heads * d, bias=part.bias))
         self.o_proj = nn.Linear(dims.heads * d, dims.d_model, bias=bool(part.output_bias))
@@ -58,13 +61,17 @@ class Attention(nn.Module):
         if turn is not None:
             q, k = turned(q, *turn), turned(k, *turn)
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=dims.kv_heads != dims.heads
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=dims.kv_heads != dims.heads
         )
         return self.o_proj(y.transpose(1, 2).reshape(rows, length, dims.heads * dims.head_dim))
 
 
 class MLP(nn.Module):
     """The plain or the gated feed-forward block."""
+
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
 
     def __init__(self, dims: Dims, part: Any) -> None:
         super().__init__()
@@ -111,6 +118,8 @@ class Block(nn.Module):
 class Peer(nn.Module):
     """The whole model. Raises BenchError for parts that it does not have."""
 
+    position_table: Tensor
+
     def __init__(self, plan: ModelPlan) -> None:
         super().__init__()
         require("torch", plan)
@@ -125,8 +134,8 @@ class Peer(nn.Module):
         self.layers = nn.ModuleList(Block(plan, self.stack.blocks[kind]) for kind in self.stack.order)
         if self.stack.final_norm is not None:
             self.final_norm = norm(self.stack.final_norm, plan.d_model)
-        head = plan.heads["lm"]
-        self.tied = bool(head.tied)  # type: ignore[attr-defined]
+        head: Any = plan.heads["lm"]
+        self.tied = bool(head.tied)
         if not self.tied:
             self.lm_head = nn.Linear(plan.d_model, plan.vocab, bias=False)
 
@@ -142,8 +151,8 @@ class Peer(nn.Module):
         seen = {b.mask: self.mask(length, documents_BT, b) for b in self.stack.blocks}
         turns = {b.position_name: self.turn(b, place) for b in self.stack.blocks}
         x = self.drop(x)
-        for layer in self.layers:
-            block = layer.block
+        for layer, kind in zip(self.layers, self.stack.order, strict=True):
+            block = self.stack.blocks[kind]
             x = layer(x, self.biased(block, seen[block.mask], place), turns[block.position_name])
         if self.stack.final_norm is not None:
             x = self.final_norm(x)

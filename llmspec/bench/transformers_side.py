@@ -100,8 +100,10 @@ def their_name(name: str) -> str:
 
 def config(plan: ModelPlan) -> Any:
     """LLaMA's settings for the plan's dimensions."""
-    (block,) = plan.stacks[0].blocks
-    theta, dims = block.position.theta, walk.block_dims(plan, block)  # type: ignore[attr-defined]
+    blocks: Any = plan.stacks[0].blocks
+    head: Any = plan.heads["lm"]
+    (block,) = blocks
+    theta, dims = block.position.theta, walk.block_dims(plan, block)
     made = transformers.LlamaConfig(
         vocab_size=plan.vocab,
         hidden_size=plan.d_model,
@@ -112,7 +114,7 @@ def config(plan: ModelPlan) -> Any:
         num_key_value_heads=dims.kv_heads,
         max_position_embeddings=plan.context,
         rms_norm_eps=block.norm.eps,
-        tie_word_embeddings=plan.heads["lm"].tied,  # type: ignore[attr-defined]
+        tie_word_embeddings=head.tied,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,

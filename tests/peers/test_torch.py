@@ -100,7 +100,7 @@ def test_muon(nesterov: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch iterates in bfloat16; here it is made to keep float64, so that the bound can be tight."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
     rest = {"kind": "adamw", "lr": 0.01, "weight_decay": 0.3}
-    options = {"kind": "muon", "lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1, "rest": rest}
+    options = {"kind": "muon", "lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1, "adamw": rest}
 
     def their(plan: Any, parameters: dict[str, Any]) -> list[Any]:
         roles = {t.name: t.role for t in plan.model.tensors}
