@@ -82,7 +82,7 @@ def test_going_back_takes_what_is_kept(folder: Path) -> None:
     back = trained(folder)
     assert (back.phases, back.taken) == ([], ["first", "second"]), "nothing is trained again"
     assert (weights(folder, "first"), weights(folder, "second")) == (first, second)
-    said = [n for n in back.notices if "taken back from" in n]
+    said = [n for n in back.notices if "restored from" in n]
     assert len(said) == 2 and all("what was trained with other settings is kept in" in n for n in said)
     assert trained(folder, "seed=9").taken == ["first", "second"], "nor is the other way"
 

@@ -46,8 +46,7 @@ class Attention(ModelPart):
     scale: float | None = Field(None, gt=0)
     """Factor on the scores q·k; 1/√head_dim if omitted."""
     softcap: float | None = Field(None, gt=0)
-    """Scores stay between ± this number: softcap·tanh(score / softcap) (Gemma Team 2024, section 2); free where left
-    open."""
+    """Largest size of a score: softcap·tanh(score / softcap) (Gemma Team 2024, section 2); unlimited if omitted."""
     qk_norm: Annotated[norms.Norm, choice(norms.TABLE, "rmsnorm")] | None = None
     """Norm of each query and key head, before positions rotate them (Dehghani et al. 2023, section 2); none where left
     open."""
