@@ -189,7 +189,7 @@ def test_a_run_whose_reader_ends_saves_and_says_how_to_go_on(tmp_path: Path) -> 
     assert "everything is saved" in done.stderr and "Traceback" not in done.stderr
     assert list((tmp_path / "o ut" / "pretrain").glob("step_*"))
     again = done.stderr[done.stderr.index("llmspec run") :].strip().removeprefix("llmspec ")
-    done = shell(f"$LLMSPEC {again} | grep -m1 'goes on'; exit 0", tmp_path)
+    done = shell(f"$LLMSPEC {again} | grep -m1 'resumes'; exit 0", tmp_path)
     assert "resumes after step" in done.stdout, done.stderr
 
 
