@@ -37,6 +37,9 @@ TOKENS_TOGETHER = 512
 SHARE = 0.25
 """Of a machine's memory, what the KV caches of a batch may take."""
 
+LITTLE = 1 << 28
+"""Bytes of KV caches that are not worth a graph for shorter ones."""
+
 
 class Decoder:
     """Continues prompts with the weights it is given, each row of a cache by itself.
@@ -62,13 +65,13 @@ class Decoder:
     def fit(self, rows: int, tokens: int) -> tuple[int, int]:
         """How many rows, up to `rows`, and of how many places, at least `tokens`, a cache is to have.
 
-        A row has the whole context, so that few graphs are made, where SHARE of this machine's memory holds that;
-        otherwise fewer places, then fewer rows.
+        A row has the whole context, so that few graphs are made, where that is little memory; otherwise as many places
+        as are needed, and as many rows as SHARE of this machine's memory holds.
         """
         there, places = device_memory("CPU"), self.context
         most = float("inf") if there is None else SHARE * there
         needed = min(self.context, max(SHORTEST, 1 << (tokens - 1).bit_length()))
-        if rows > 1 and rows * self.row_bytes(places) > most:
+        if rows > 1 and rows * self.row_bytes(places) > min(LITTLE, most):
             places = needed
         return max(1, min(rows, int(most // self.row_bytes(places)) if most < float("inf") else rows)), places
 

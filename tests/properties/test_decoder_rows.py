@@ -147,6 +147,19 @@ def test_reading_a_prefix_anew_is_left_out_where_that_saves_a_bucket() -> None:
     assert read == [LONG, SHORTEST, LONG, SHORTEST]
 
 
+@settings(deadline=None, max_examples=6)
+@given(seeds, st.integers(1, 2 * SHORTEST - 2))
+def test_how_many_places_a_row_has_changes_no_bit(seed: int, length: int) -> None:
+    made, prompt = long(), drawn_tokens(seed, LONG).tolist()[:length]
+    wide, narrow = made.cache(), made.cache(2, 2 * SHORTEST)
+    _, first = made.prefill([prompt], wide)
+    _, other = made.prefill([[5], prompt], narrow)
+    assert (first[0] == other[1]).all()
+    assert (made.step(wide, [3])[0] == made.step(narrow, [1, 3])[1]).all()
+    with pytest.raises(ValueError, match=f"1 to {2 * SHORTEST} tokens"):
+        made.prefill([prompt * LONG], narrow)
+
+
 @given(st.lists(st.tuples(st.integers(1, 900), st.booleans()), min_size=1, max_size=70), st.integers(900, 2048))
 def test_every_prompt_is_read_once_with_others_of_its_length(prompts: list[tuple[int, bool]], places: int) -> None:
     ids, starts = [[0] * n for n, _ in prompts], [n // 2 if kept else 0 for n, kept in prompts]
@@ -165,6 +178,8 @@ def test_as_many_rows_as_memory_holds(
 ) -> None:
     monkeypatch.setattr("llmspec.model.decoder.device_memory", lambda device: there)
     assert long().fit(rows, tokens) == expected
+    monkeypatch.setattr("llmspec.model.decoder.LITTLE", 0)
+    assert long().fit(rows, tokens)[1] == (expected[1] if rows == 1 else max(SHORTEST, 1 << (tokens - 1).bit_length()))
 
 
 SHORT = 2 * SHORTEST
