@@ -37,6 +37,7 @@ CHAIN = (
     "phases.second.heads={other: {kind: lm, tied: false}}",
     "phases.second.objective={kind: cross_entropy, head: other}",
     "phases.second.checkpoint_every=1 steps",
+    "phases.second.prompts=[]",
     FROZEN,
 )
 QUICKSTART = tiny.ROOT / "specs/quickstart.yaml"
@@ -71,6 +72,7 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str | int, ...], str]] = {
         ("heads", "lm"),
         "has a head `lm` already",
     ),
+    "prompts that nothing answers": ((*CHAIN[:3], FROZEN), ("prompts",), "no text can be drawn"),
     "a head that is not there": (
         ("phases.second.objective={head: others}", *CHAIN[:2]),
         ("objective", "head"),
@@ -135,6 +137,7 @@ CASES = {
     "all but a new head": (
         "phases.chat.heads={other: {kind: lm, tied: false}}",
         "phases.chat.objective={head: other}",
+        "phases.chat.prompts=[]",
         "phases.chat.freeze=['embed_tokens.*', 'layers.*', 'final_norm.*']",
     ),
     "the middle, in two passes": (

@@ -47,7 +47,7 @@ def run(
         loaded, plan = compiled(spec, set_)
         folder = out or RUNS / plan.name
         go_on = again(spec, out, set_, offline, locked, lock, json_)
-        draws = any(phase.makes == "policy" for phase in plan.phases)
+        draws = any(phase.draws for phase in plan.phases)
         sample = (command("sample", path_word(folder), "--prompt", "…"),) if draws else ()
         then = (*sample, command("explain", path_word(folder)))
         with loaded.placing(), watcher(go_on, then, aside=json_) as watch:

@@ -17,8 +17,10 @@ from typing import NamedTuple
 from llmspec.compiler import walk
 from llmspec.compiler.cost import tied
 from llmspec.compiler.inputs import step_inputs
+from llmspec.compiler.phase_model import artifact
 from llmspec.compiler.plan import MemoryPlan, ModelPlan
 from llmspec.parts.phases import Phase
+from llmspec.parts.phases.base import POLICY
 
 FLOAT = 4
 """Bytes of a number."""
@@ -88,7 +90,7 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> Memo
         logits=round(FLOAT * logits),
         gradients=round(FLOAT * gradients),
         evaluation=round(FLOAT * sizes.evaluation()),
-        decoding=decoding_bytes(model, SAMPLED_ROWS) if model.generates else 0,
+        decoding=decoding_bytes(model, SAMPLED_ROWS) if artifact(phase, model) == POLICY else 0,
         moment=moment,
     )
 

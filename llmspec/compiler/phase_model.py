@@ -16,6 +16,7 @@ from llmspec.compiler.draft import closed
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.core.problems import Problem
 from llmspec.parts.phases import Phase
+from llmspec.parts.phases.base import MODEL, POLICY
 
 NEAREST = 3
 """Names that a pattern of no tensor is answered with, at most."""
@@ -109,3 +110,9 @@ def wrong_patterns(patterns: Sequence[str], names: Sequence[str]) -> Iterator[Pr
             f"names that come near: {', '.join(near)}; `*` stands for anything, `[0-3]` for one of these digits",
             "it would freeze nothing",
         )
+
+
+def artifact(phase: Phase, model: ModelPlan) -> str:
+    """The sort of artifact that a phase leaves: `model` where it should draw text and its head gives none."""
+    draws = model.generates and phase.objective.head == model.generating_head
+    return MODEL if phase.makes == POLICY and not draws else phase.makes

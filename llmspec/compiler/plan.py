@@ -9,6 +9,7 @@ from pydantic import Field
 from llmspec.core.units import Bytes
 from llmspec.parts import templates
 from llmspec.parts.base import Dims, Frozen, Init, Role
+from llmspec.parts.phases.base import POLICY
 from llmspec.parts.residual import Residual
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import (
@@ -261,6 +262,11 @@ class PhasePlan(Frozen):
     memory: MemoryPlan | None = None
     key: str = ""
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether text can be drawn from what it makes."""
+        return self.makes == POLICY
 
 
 KEPT = ("name", "seed", "device", "precision", "beam", "memory_limit", "tokenizer", "chat_template", "decoding")

@@ -10,10 +10,11 @@ from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import masks_of
 from llmspec.compiler.memory import memory_model, memory_of
-from llmspec.compiler.phase_model import phase_models
+from llmspec.compiler.phase_model import artifact, phase_models
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.problems import Problem, nearest
 from llmspec.parts.phases import Phase
+from llmspec.parts.phases.base import POLICY
 from llmspec.parts.sources import Source
 
 
@@ -46,11 +47,11 @@ def plan_phases(draft: Draft) -> Draft:
             else steps_of(phase.budget, model, phase)
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
-        problems += [p.at("phases", name) for p in prompt_problems(phase, model)]
         parent = next((p for p in plans if p.name == phase.from_), None)
         if found := [*objective_problems(phase, model), *start_problems(phase, parent)]:
             problems += [p.at("phases", name) for p in found]
             continue
+        problems += [p.at("phases", name) for p in prompt_problems(phase, model)]
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
         places = (
@@ -117,17 +118,11 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
         )
 
 
-def artifact(phase: Phase, model: ModelPlan) -> str:
-    """The sort of artifact that a phase leaves: `model` where it should draw text and its head gives none."""
-    draws = model.generates and phase.objective.head == model.generating_head
-    return "model" if phase.makes == "policy" and not draws else phase.makes
-
-
 def prompt_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
-    """Prompts of a model that no text can be drawn from."""
-    if phase.prompts and not model.generates:
+    """Prompts of a phase that makes nothing to draw text from."""
+    if phase.prompts and artifact(phase, model) != POLICY:
         yield Problem(
-            "this phase has prompts, and no text can be drawn from its model",
+            "this phase has prompts, and no text can be drawn from what it trains",
             ("prompts",),
             "leave them out; text is drawn from models with a causal mask and a head of kind lm",
             "nothing would answer them",

@@ -103,7 +103,7 @@ def _forecast(
     step = known.step if known else guess.total if guess else 0.0
     held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
     read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
-    drawn = planned.model.generates * phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
+    drawn = planned.draws * phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
     passes = BACKWARD * trained_share(planned.model, phase) * phase.gradient_accumulation_steps
     of_pass = step / passes / (phase.micro_batch_size * plan.model.context)
     each = known.validation if known and known.validation is not None else of_pass

@@ -25,8 +25,6 @@ from llmspec.runs.stored import StoredModel, said
 from llmspec.runs.tensors import Shapes
 
 FACTS = "facts.json"
-POLICY = "policy"
-"""The sort of artifact that text is drawn from."""
 
 
 class PhaseFolder:
@@ -180,8 +178,8 @@ class RunFolder(StoredModel):
         checkpoints are damaged does not: raises RunError, and where there are no weights at all, or no policy.
         """
         before: list[str] = []
-        for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.makes == POLICY)]:
-            if planned.makes != POLICY:
+        for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.draws)]:
+            if not planned.draws:
                 raise no_text(plan, f"{planned.name} makes a {planned.makes}")
             expected = {t.name: t.shape for t in planned.model.tensors}
             folder = self.phase(planned.name)
@@ -207,7 +205,7 @@ class RunFolder(StoredModel):
 
 def no_text(plan: Plan, why: str) -> RunError:
     """The error of a phase, or a run, whose head gives no logits of a next token."""
-    others = [p.name for p in plan.phases if p.makes == POLICY]
+    others = [p.name for p in plan.phases if p.draws]
     return RunError(
         f"{why}: no text can be drawn from that",
         hint=f"the weights of another phase: {', '.join(others)}" if others else "`llmspec explain` shows the run",

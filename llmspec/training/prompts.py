@@ -108,9 +108,9 @@ def rehearse(plan: Plan, prepared: PreparedData) -> list[str]:
     """
     problems, notices = looked_at(plan, prepared.codec)
     for phase in plan.phases:
-        if phase.phase.dialogues and not phase.phase.prompts:
+        if phase.draws and phase.phase.dialogues and not phase.phase.prompts:
             notices += chosen(plan, phase, prepared)
-    if not problems and (wrong_settings := drawn(plan, prepared.codec)):
+    if not problems and any(p.draws for p in plan.phases) and (wrong_settings := drawn(plan, prepared.codec)):
         problems.append(wrong_settings)
     if problems:
         raise SpecError(problems)

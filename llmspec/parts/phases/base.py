@@ -19,6 +19,8 @@ from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
 
+POLICY, MODEL = "policy", "model"
+"""Sorts of artifacts: what draws text, and what does not."""
 FROM_DIALOGUES = 3
 """Dialogues that samples of a chat phase without prompts begin with."""
 
@@ -34,9 +36,9 @@ class Phase(Part):
     dialogues: ClassVar[bool] = False
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
 
-    makes: ClassVar[str] = "policy"
+    makes: ClassVar[str] = POLICY
     """What sort of artifact the phase leaves where its head draws text; `model` where it does not."""
-    takes: ClassVar[tuple[str, ...]] = ("policy", "model")
+    takes: ClassVar[tuple[str, ...]] = (POLICY, MODEL)
     """Sorts of artifacts that it may start from."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = {

@@ -28,8 +28,7 @@ class Supervised(Task):
         self._arrays = BatchInputs(phase.model, phase.phase, specials, seed)
         self._ledger, self._read = self.stream.ledger(), list[Batch]()
         self._decoder: Decoder | None = None
-        draws = phase.model.generates
-        self._prompts = prompts_of(context.plan, phase, context.prepared) if draws else ()
+        self._prompts = prompts_of(context.plan, phase, context.prepared) if phase.draws else ()
 
     def batches(self, step: int) -> list[Arrays]:
         self._read = [self.stream.batch(step, micro) for micro in range(self.phase.gradient_accumulation_steps)]
