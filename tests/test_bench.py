@@ -205,7 +205,7 @@ def test_what_a_peer_does_not_have_is_refused_before_anything_is_measured(monkey
     }
     with pytest.raises(BenchError) as caught:
         run.bench(compiled({**SMALL, "model": model}), against=["transformers"])
-    words = ("learned", "layernorm", "gelu", "biases", "norms after the blocks", "--against transformers", "rope")
+    words = ("learned", "layernorm", "gelu", "biases", "model.residual `post`", "--against transformers", "rope")
     assert all(word in str(caught.value) for word in words)
 
 
