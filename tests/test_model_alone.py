@@ -52,7 +52,7 @@ def test_every_shipped_spec_is_explained_without_data_and_phases(
         show(explain_part(plan, part))
     show(api.explained_pair(path, path, None))
     printed = capsys.readouterr().out
-    for absent in ("phases ─", "sources ─", "how long it takes", "for all training", "None", "nan"):
+    for absent in ("phases ─", "sources ─", "time estimate", "for all training", "None", "nan"):
         assert absent not in printed, absent
     for there in ("attention mask", "keys and values", "weights take", "per token read"):
         assert there in printed, there

@@ -182,7 +182,7 @@ def test_other_mistakes_of_a_watcher_are_its_own(tmp_path: Path) -> None:
 # -- a folder that is taken away -------------------------------------------------------------------------------------
 def test_a_folder_that_is_removed_is_written_again_with_what_was_trained(straight: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(RunError, match=r"was removed while it trained; it was written again .* after step 2"):
+    with pytest.raises(RunError, match=r"was removed during training; it was written again .* after step 2"):
         llmspec.run(small.plan(), run, watcher=At(2, lambda: shutil.rmtree(run)))
     assert (run / "plan.json").exists()
     llmspec.run(small.plan(), run)
