@@ -109,17 +109,16 @@ def test_processes_end_with_their_parent() -> None:
         "import threading; threading.Timer(3, lambda: print(*pool._pool._processes, flush=True)).start()\n"
         "next(it)"
     )
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=tiny.ROOT,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(tiny.ROOT)},
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
     for _ in range(200):
         try:
             if Path(f"/proc/{child}/stat").exists() and " Z " in Path(f"/proc/{child}/stat").read_text():
