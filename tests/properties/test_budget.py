@@ -100,7 +100,7 @@ def test_epochs_beyond_a_sources_own_limit_are_refused_before_it_is_read() -> No
 
 @given(drawn_phases(), st.integers(1, 10**6))
 def test_the_curve_is_the_rate_at_each_step(phase: Any, steps: int) -> None:
-    planned = PhasePlan(name="p", phase=phase, steps=steps, exact=False, tokens=None, shares=(), flops=None)
+    planned = PhasePlan.model_construct(name="p", phase=phase, steps=steps)
     curve = learning_rates(planned)
     assert len(curve) <= 120 and curve[0][0] == 1 and curve[-1][0] == steps
     for step, rate in curve:
