@@ -13,7 +13,7 @@ from test_explain import as_json, assert_fits, measured, planned, printed, tiny
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import SpecError
-from llmspec.core.units import flops
+from llmspec.core.units import duration, flops
 from llmspec.explain.compare import explain_difference
 from llmspec.explain.part import explain_part, parts_of
 from llmspec.explain.spec import explain_plan
@@ -163,3 +163,21 @@ def test_numbers_for_reading() -> None:
     assert spark([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█" and spark([], 8) == ""
     assert spark([5.0] * 3, 9) == "▁▁▁" and spark([5.0] * 3, 9, floor=0.0) == "███"
     assert bar(1, 4) == "████" and bar(0, 4) == "" and bar(0.5, 4) == "██"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (3, "3.0s"),
+        (75, "1m15s"),
+        (3599, "59m59s"),
+        (3600, "1h00m"),
+        (86_400 * 3.5, "84h00m"),
+        (86_400 * 4, "4 days"),
+        (86_400 * 729, "729 days"),
+        (1e9, "31.7 years"),
+        (1e13, "316,881 years"),
+    ],
+)
+def test_a_time_is_told_in_units_that_can_be_imagined(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -208,10 +208,14 @@ def size(bytes_: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for reading: 75 -> '1m15s'."""
+    """Seconds for reading: 75 -> '1m15s', 10 days -> '10 days', 1e9 -> '31.7 years'."""
     if seconds < 10:
         return f"{seconds:.1f}s"
-    s = round(seconds)
+    s, days = round(seconds), seconds / 86_400
     if s < 60:
         return f"{s}s"
-    return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
+    if days < 4:
+        return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
+    if days < 730:
+        return f"{days:.0f} days"
+    return f"{days / 365.25:,.1f} years" if days < 36_525 else f"{days / 365.25:,.0f} years"
