@@ -243,9 +243,12 @@ class Transformer:
 
 
 def assert_complete(model: Transformer) -> None:
-    """The tensors that the forward pass reads are exactly the Plan's table; raises AssertionError naming the rest."""
+    """The tensors that the forward pass reads are exactly the Plan's table, and those that its parts declare; raises
+    AssertionError naming the rest."""
     plan = model.plan
     table = {t.name: t.shape for t in plan.tensors}
+    absent = {name for name, _ in walk.tensor_specs(plan)} - set(table)
+    assert not absent, f"the table has no {sorted(absent)}"
     tensors = {n: Tensor.empty(*s) for n, s in table.items()}
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
     w = Weights(tensors)

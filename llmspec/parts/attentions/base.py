@@ -23,6 +23,10 @@ SOFTMAX = ElementwiseOps(15.5, 16)
 """Operations for each score: the mask, the maximum, the exponential, the sum and the quotient."""
 
 
+SOFTCAP = ElementwiseOps(8, 6)
+"""Operations for each score that a softcap bounds: a hyperbolic tangent and two factors."""
+
+
 class Attention(ModelPart):
     """softmax(q·kᵀ / √d + bias + mask)·v (Vaswani et al. 2017, section 3.2).
 
@@ -112,8 +116,9 @@ class Attention(ModelPart):
         normed = ElementwiseOps()
         if self.qk_norm:
             normed = self.qk_norm.per_number.times((dims.heads + dims.kv_heads) * dims.head_dim)
+        capped = SOFTCAP.times(dims.heads * dims.seen if self.softcap else 0)
         return SOFTMAX.times(dims.heads * dims.seen).plus(
-            ElementwiseOps(1, 1).times(dims.heads * dims.head_dim + biases), normed
+            capped, ElementwiseOps(1, 1).times(dims.heads * dims.head_dim + biases), normed
         )
 
     def saved_for_backward(self, dims: Dims) -> float:
@@ -123,15 +128,13 @@ class Attention(ModelPart):
 
     def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Attend:  # noqa: B008
         heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
-        norm = self.qk_norm.build(replace(dims, d_model=width)) if self.qk_norm else None
+        norm = self.qk_norm.build_heads(replace(dims, d_model=width)) if self.qk_norm else None
 
         def forward(ops: Operations, w: WeightView, pw: WeightView, x_BTD: Tensor, view: LayerView) -> Tensor:
             layers = [w.linear(f"{n}_proj") for n in "qkv"]
             qkv_BTNd = ops.linears(x_BTD, layers).reshape(*x_BTD.shape[:2], heads + 2 * kv, width)
             if norm:
-                q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
-                qkv_BTNd = norm(ops, w.under("q_norm"), q).cat(norm(ops, w.under("k_norm"), k), v, dim=2)
-                qkv_BTNd = ops.contiguous_barrier(qkv_BTNd)
+                qkv_BTNd = norm(ops, w, qkv_BTNd, heads)
             if hooks.rotate:  # queries and keys, side by side
                 qkv_BTNd = hooks.rotate(ops, pw, qkv_BTNd, heads + kv, view.queries)
             bias = hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -12,7 +12,10 @@ from llmspec.core.problems import Problem
 from llmspec.parts.base import Dims, ElementwiseOps, ModelPart
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Layer
+    from llmspec.parts.ops import Layer, Operations, Tensor, WeightView
+
+HeadsNorm = Callable[["Operations", "WeightView", "Tensor", int], "Tensor"]
+"""f(ops, w, qkv_BTNd, heads) -> qkv_BTNd, its `heads` queries and its keys normalised by q_norm and k_norm of `w`."""
 
 SMALLEST_EPS = 1.01 * LARGEST ** (-2 / 3)
 """About 2.1e-26."""
@@ -41,6 +44,18 @@ class Norm(ModelPart):
 
     def build(self, dims: Dims) -> Layer:
         raise TypeError(f"{type(self).__name__} builds nothing")
+
+    def build_heads(self, dims: Dims) -> HeadsNorm:
+        """The same of each query and key head; `dims.d_model` is the width of a head."""
+        norm = self.build(dims)
+
+        def heads_norm(ops: Operations, w: WeightView, qkv_BTNd: Tensor, heads: int) -> Tensor:
+            kv = (int(qkv_BTNd.shape[2]) - heads) // 2
+            q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
+            both = norm(ops, w.under("q_norm"), q).cat(norm(ops, w.under("k_norm"), k), v, dim=2)
+            return ops.contiguous_barrier(both)
+
+        return heads_norm
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
         return self.per_number.times(dims.d_model)

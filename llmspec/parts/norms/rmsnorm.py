@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
-from llmspec.parts.norms.base import Norm
+from llmspec.parts.norms.base import HeadsNorm, Norm
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Layer
@@ -23,3 +23,8 @@ class RMSNorm(Norm):
 
     def build(self, dims: Dims) -> Layer:
         return lambda ops, w, x: ops.rms_norm(x, w["weight"], self.eps)
+
+    def build_heads(self, dims: Dims) -> HeadsNorm:
+        return lambda ops, w, qkv_BTNd, heads: ops.qk_norm(
+            qkv_BTNd, heads, w["q_norm.weight"], w["k_norm.weight"], self.eps
+        )
