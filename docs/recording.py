@@ -34,8 +34,8 @@ WIDE, HIGH, TOP, EDGE = 8.4, 18, 40, 14
 """Pixels: of a character, of a line, above the first line, beside the lines."""
 FRAME = 0.2
 """Seconds between two looks at the screen."""
-TYPED, BEFORE, PAUSE, LAST, PAGE = 0.04, 0.6, 1.0, 6.0, 4.0
-"""Seconds of a typed letter, before a command starts, of a longer wait, of the last frame, of a page."""
+TYPED, BEFORE, PAUSE, LAST, PAGE, MOST = 0.04, 0.6, 1.0, 6.0, 4.0, 15.0
+"""Seconds of a typed letter, before a command starts, of a longer wait, of the last frame, of a page, of a run."""
 BACKGROUND, FOREGROUND = "#0d1117", "#c9d1d9"
 
 Screen = tuple[tuple[Cell, ...], ...]
@@ -117,8 +117,9 @@ class Recorder:
         self.look(PAUSE)
 
     def run(self, arguments: Sequence[str], folder: Path) -> None:
-        """A command of llmspec, in its own time; waits longer than PAUSE are cut."""
+        """A command of llmspec, in its own time or sped up to MOST; waits longer than PAUSE are cut."""
         began, waited = time.monotonic(), 0.0
+        first, start = len(self.frames), self.now
         for piece in output([sys.executable, "-m", "llmspec", *arguments], folder, ROWS):
             self.terminal.feed(piece)
             waited = 0.0 if piece else waited + FRAME
@@ -127,6 +128,9 @@ class Recorder:
                 began = time.monotonic()
                 self.look(FRAME if waited <= PAUSE else 0.0)
         self.look(0.0)
+        speed = min(1.0, MOST / max(self.now - start, FRAME))
+        self.frames[first:] = [f._replace(begin=start + (f.begin - start) * speed) for f in self.frames[first:]]
+        self.now = start + (self.now - start) * speed
 
     def pages(self, command: str, arguments: Sequence[str], folder: Path, most: int) -> int:
         """A command, and the first `most` pages of what it wrote, one by one; returns the first page's frame."""
