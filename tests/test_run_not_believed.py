@@ -14,6 +14,7 @@ import pytest
 import small
 
 import llmspec
+from llmspec.compiler.sound import too_large
 from llmspec.core.hashing import digest, file_digest
 from llmspec.core.problems import LlmspecError, RunError
 from llmspec.runs import checkpoint
@@ -101,6 +102,17 @@ def models(found: dict[str, Any], **values: Any) -> None:
         model.update(values)
 
 
+def stack(found: dict[str, Any]) -> dict[str, Any]:
+    """The blocks of the plan's model."""
+    (only,) = found["model"]["stacks"]
+    return only
+
+
+def attention(found: dict[str, Any]) -> dict[str, Any]:
+    part: dict[str, Any] = stack(found)["blocks"][0]["attention"]
+    return part
+
+
 FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "fewer rows": (lambda r: arrays(r / "chat/step_4" / WEIGHTS, reshaped), r"embed_tokens.weight is F32 \[10"),
     "turned": (lambda r: arrays(r / "chat/step_4" / WEIGHTS, turned), "embed_tokens.weight is F32"),
@@ -137,15 +149,18 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a phase outside": (lambda r: plan(r, lambda p: p["phases"][1].update(name="../chat")), "cannot name a folder"),
     "an absolute phase": (lambda r: plan(r, lambda p: p["phases"][1].update(name="/etc")), "cannot name a folder"),
-    "a trillion layers": (lambda r: plan(r, lambda p: p["model"].update(layers=10**12)), "table of tensors"),
+    "thousands of layers": (lambda r: plan(r, lambda p: stack(p).update(order=[0] * 10**4)), "table of tensors"),
     "more vocabulary": (lambda r: plan(r, lambda p: p["model"].update(vocab=10**6)), "its tokenizer has"),
-    "more heads": (lambda r: plan(r, lambda p: p["model"].update(heads=64)), "heads of its attention"),
-    "a longer context": (lambda r: plan(r, lambda p: models(p, context=10**12)), "this machine has"),
+    "more heads": (
+        lambda r: plan(r, lambda p: stack(p)["blocks"][0]["attention"].update(heads=64)),
+        "table of tensors",
+    ),
+    "a longer context": (lambda r: plan(r, lambda p: models(p, context=10**12)), "this machine has|is not the plan's"),
     "another context in a phase": (
         lambda r: plan(r, lambda p: p["phases"][1]["model"].update(context=8)),
         "the model of chat is not the plan's",
     ),
-    "no layers": (lambda r: plan(r, lambda p: p["model"].update(layers=-1)), "layers is -1"),
+    "no layers": (lambda r: plan(r, lambda p: stack(p).update(order=[])), "layers is 0"),
     "itself as parent": (lambda r: plan(r, lambda p: p["phases"][1]["phase"].update({"from": "chat"})), "before it"),
 }
 
@@ -261,3 +276,10 @@ def test_files_have_the_mode_of_the_umask(made: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     assert {oct(p.stat().st_mode & 0o777) for p in made.rglob("*") if p.is_file()} == {oct(0o666 & ~mask)}
+
+
+def test_a_model_that_does_not_fit_says_what_it_takes() -> None:
+    plan = small.plan()
+    assert not too_large(plan)
+    longer = plan.model.model_copy(update={"context": 10**12})
+    assert "context of 1,000,000,000,000 tokens take" in too_large(plan.model_copy(update={"model": longer}))
