@@ -150,12 +150,17 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a phase outside": (lambda r: plan(r, lambda p: p["phases"][1].update(name="../chat")), "cannot name a folder"),
     "an absolute phase": (lambda r: plan(r, lambda p: p["phases"][1].update(name="/etc")), "cannot name a folder"),
     "thousands of layers": (lambda r: plan(r, lambda p: stack(p).update(order=[0] * 10**4)), "table of tensors"),
+    "a layer of no block": (lambda r: plan(r, lambda p: stack(p).update(order=[7])), "of block 7, of 1"),
+    "tables of another position": (
+        lambda r: plan(r, lambda p: stack(p)["blocks"][0].update(position_name="positions.other")),
+        "not those that its settings make",
+    ),
     "more vocabulary": (lambda r: plan(r, lambda p: p["model"].update(vocab=10**6)), "its tokenizer has"),
     "more heads": (
         lambda r: plan(r, lambda p: stack(p)["blocks"][0]["attention"].update(heads=64)),
         "table of tensors",
     ),
-    "a longer context": (lambda r: plan(r, lambda p: models(p, context=10**12)), "this machine has|is not the plan's"),
+    "a longer context": (lambda r: plan(r, lambda p: models(p, context=1 << 24)), "this machine has|is not the plan's"),
     "another context in a phase": (
         lambda r: plan(r, lambda p: p["phases"][1]["model"].update(context=8)),
         "the model of chat is not the plan's",

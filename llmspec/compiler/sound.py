@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import islice
 
 from llmspec.compiler import walk
 from llmspec.compiler.memory import decoding_bytes, device_memory, tables
+from llmspec.compiler.network import stack_of
 from llmspec.compiler.phase_model import phase_models
-from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.compiler.plan import ModelPlan, Plan, model_settings
 from llmspec.core.units import size
+from llmspec.spec.schema import ModelSpec
 
 FORBIDDEN = {"", ".", ".."}
 FLOAT = 4
@@ -72,8 +75,16 @@ def model_contradictions(model: ModelPlan) -> Iterator[str]:
     if found != wanted:
         wrong = next((w for f, w in zip(found, wanted, strict=False) if f != w), (wanted or found)[-1])
         yield f"its table of tensors is not that of its model: {wrong[0]} {list(wrong[1])} is not there"
+    elif [stack.name for stack in model.stacks] != ["decoder"] or not blocks_follow(model):
+        yield "its blocks are not those that its settings make"
     if any(t.dtype != "float32" for t in model.tensors):
         yield "some of its tensors are no float32"
+
+
+def blocks_follow(model: ModelPlan) -> bool:
+    """Whether the spec that a model's plan follows from gives those very blocks."""
+    settings = model_settings(model.model_dump(mode="json", by_alias=True))
+    return stack_of(ModelSpec.model_validate_json(json.dumps(settings))) == model.stacks[0]
 
 
 def too_large(plan: Plan) -> str:

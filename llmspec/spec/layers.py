@@ -20,7 +20,7 @@ from llmspec.core.units import size
 from llmspec.core.visible import quoted
 from llmspec.spec.recovery import Parsed, parse
 from llmspec.spec.relative import folder_of, from_working_directory, rebased
-from llmspec.spec.shape import Shape, spec_shape
+from llmspec.spec.shape import Shape, default_of, spec_shape
 from llmspec.spec.yaml12 import WINDOW, Node, described
 
 MAX_BYTES = 2 << 20
@@ -286,7 +286,9 @@ def check_path(root: Node, layer: Node, steps: Path, value: Node) -> None:
             raise _Refused(
                 Problem(f"`{dotted(here)}` holds {described(node.value)}, which has no `{step}` inside", steps)
             )
-        names = list(node.value) if node is not None and node.is_map else []
+        # Where the file says nothing of a map, its usual entries are there.
+        usual = default_of(shape.info) if shape is not None and shape.item and shape.info is not None else None
+        names = list(node.value) if node is not None and node.is_map else list(usual or ())
         set_here = _at(layer, (*here, step)) is not None
         if shape is not None and shape.item and not last and step not in names and not set_here:
             near = nearest(step, names)
