@@ -81,7 +81,7 @@ def test_precision_and_beam_shape_the_keys_of_phases(tmp_path: Path) -> None:
 
 def test_explain_shows_them(tmp_path: Path) -> None:
     said = tiny.call("explain", tiny.write(tmp_path, SMALL), "--set", "beam=2", COLUMNS="80").stdout
-    assert "products of bfloat16" in said and "searches" not in said.split("model")[0].split("precision")[0]
+    assert "products in bfloat16" in said and "searches" not in said.split("model")[0].split("precision")[0]
     assert "2: the first steps search" in said
 
 

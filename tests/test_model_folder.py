@@ -185,7 +185,7 @@ FORGED: dict[str, tuple[Change, str]] = {
         table("plan.json", lambda p: p["model"]["stacks"][0].update(order=[0] * 1000)),
         "table of tensors",
     ),
-    "a longer context": (table("plan.json", lambda p: p["model"].update(context=10**12)), "this machine has"),
+    "a longer context": (table("plan.json", lambda p: p["model"].update(context=10**12)), "model.context is wrong"),
     "a special token more": (
         table("plan.json", lambda p: p["tokenizer"].update(special_tokens=["mask"])),
         "not written by a `bpe` tokenizer",

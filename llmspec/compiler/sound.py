@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 
+from pydantic import ValidationError
+
 from llmspec.compiler import walk
 from llmspec.compiler.memory import decoding_bytes, device_memory, tables
 from llmspec.compiler.network import stack_of
@@ -75,16 +77,26 @@ def model_contradictions(model: ModelPlan) -> Iterator[str]:
     if found != wanted:
         wrong = next((w for f, w in zip(found, wanted, strict=False) if f != w), (wanted or found)[-1])
         yield f"its table of tensors is not that of its model: {wrong[0]} {list(wrong[1])} is not there"
-    elif [stack.name for stack in model.stacks] != ["decoder"] or not blocks_follow(model):
-        yield "its blocks are not those that its settings make"
+    else:
+        yield from block_contradictions(model)
     if any(t.dtype != "float32" for t in model.tensors):
         yield "some of its tensors are no float32"
 
 
-def blocks_follow(model: ModelPlan) -> bool:
-    """Whether the spec that a model's plan follows from gives those very blocks."""
+def block_contradictions(model: ModelPlan) -> Iterator[str]:
+    """Whether the spec that a model's plan follows from is none, or gives other blocks."""
+    if [stack.name for stack in model.stacks] != ["decoder"]:
+        yield "its stacks are not one decoder"
+        return
     settings = model_settings(model.model_dump(mode="json", by_alias=True))
-    return stack_of(ModelSpec.model_validate_json(json.dumps(settings))) == model.stacks[0]
+    try:
+        spec = ModelSpec.model_validate_json(json.dumps(settings))
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        yield f"its model.{'.'.join(map(str, found['loc']))} is wrong: {found['msg'].lower()}"
+        return
+    if stack_of(spec) != model.stacks[0]:
+        yield "its blocks are not those that its settings make"
 
 
 def too_large(plan: Plan) -> str:
