@@ -26,6 +26,7 @@ class Frozen(BaseModel):
         extra="forbid",
         populate_by_name=True,
         allow_inf_nan=False,
+        defer_build=True,
     )
 
 
