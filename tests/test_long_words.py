@@ -128,7 +128,9 @@ phases: {p: {kind: pretrain, mixture: {a: 100%}, budget: 1 steps, micro_batch_si
     began = time.monotonic()
     rest, _ = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
-    assert process.returncode == 130 and "stopped while training the tokenizer on 3 MB: partial files are removed" in rest
+    assert (
+        process.returncode == 130 and "stopped while training the tokenizer on 3 MB: partial files are removed" in rest
+    )
     assert "Traceback" not in rest and not list(cache.rglob(".new-*"))
 
 

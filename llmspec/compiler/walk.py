@@ -78,6 +78,11 @@ def block_dims(model: ModelPlan, block: BlockPlan) -> Dims:
     return replace(block.attention.shaped(model.dims), keys=block.mask.keys(model.context))
 
 
+def layer_path(stack: StackPlan, layer: int | str) -> str:
+    """What the names of a layer's tensors begin with; `*` is every layer."""
+    return f"{prefix(stack)}layers.{layer}"
+
+
 def layer_dims(model: ModelPlan) -> list[Dims]:
     """The dimensions of each layer, in their order, of all stacks."""
     kinds = [[block_dims(model, block) for block in stack.blocks] for stack in model.stacks]
@@ -121,7 +126,7 @@ def walk(model: ModelPlan) -> Iterator[Piece]:
         for i, block in enumerate(stack.blocks):
             layers, dims = stack.layers_of(i), block_dims(model, block)
             for name, part, kind in block_pieces(block) if layers else ():
-                path = f"{prefix(stack)}layers.*.{name}"
+                path = f"{layer_path(stack, '*')}.{name}"
                 yield Piece(path, part, dims, kind, layers, len(layers), block.name)
         if stack.final_norm is not None:
             yield Piece(f"{prefix(stack)}final_norm", stack.final_norm, model.dims, "norm")

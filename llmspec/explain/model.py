@@ -168,7 +168,7 @@ def _block(model: ModelPlan, piece: walk.Piece) -> BlockPlan:
     return next(
         block
         for stack in model.stacks
-        if piece.path.startswith(f"{walk.prefix(stack)}layers.")
+        if piece.path.startswith(walk.layer_path(stack, "*"))
         for block in stack.blocks
         if block.name == piece.block
     )

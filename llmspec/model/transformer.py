@@ -198,7 +198,7 @@ class Transformer:
             own = walk.prefix(stack)
             for layer, kind in enumerate(stack.order):
                 block, at_end = blocks[kind], last if layer == len(stack.order) - 1 else None
-                bw, pw = w.under(f"{own}layers.{layer}"), w.under(block.plan.position_name)
+                bw, pw = w.under(walk.layer_path(stack, layer)), w.under(block.plan.position_name)
                 x = block.forward(ops, bw, pw, x, context.at(layer, block.plan.mask.name), at_end)
             if final_norm is not None:
                 x = ops.contiguous_barrier(final_norm(ops, w.under(f"{own}final_norm"), x))
