@@ -122,8 +122,9 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
     from llmspec.model.transformer import Transformer, assert_complete
     from llmspec.training.context import RunContext
 
-    for model in {id(p.model): p.model for p in plan.phases}.values():
-        assert_complete(Transformer(model))
+    for i, planned in enumerate(plan.phases):
+        if planned.model not in [p.model for p in plan.phases[:i]]:  # phases mostly share one
+            assert_complete(Transformer(planned.model))
     bench = RunContext(plan, prepared, backend(plan.device, precision=plan.precision), watcher, stop)
     if plan.device.startswith("CPU") and bench.backend.name.startswith("plain"):
         watcher.notice(f"matrix multiplication runs in plain tinygrad, many times slower: {bench.backend.name}")
