@@ -50,12 +50,12 @@ class LanguageModel:
         self.chat = chat
         """Whether prompts are a user's turns, to be answered, rather than text to be continued."""
         with owner.turn():
-            self._lowering = backend(plan.device, plain, plan.precision)
+            self._backend = backend(plan.device, plain, plan.precision)
             self._weights = tensors_from_numpy(**{t.name: weights[t.name] for t in plan.model.tensors})
             self._model = Transformer(plan.model)
             self._tables = tensors_from_numpy(**self._model.tables())
-            self._graphs = Graphs(lambda: self._lowering.jit(self._forward, digest(plan.model.model_dump(mode="json"))))
-            self.decoder = Decoder(plan.model, self._lowering, self._weights)
+            self._graphs = Graphs(lambda: self._backend.jit(self._forward, digest(plan.model.model_dump(mode="json"))))
+            self.decoder = Decoder(plan.model, self._backend, self._weights)
         self.notices: list[str] = []
         self.attributions: tuple[Attribution, ...] = ()
         """Whom to name for what the model has read."""
@@ -113,12 +113,12 @@ class LanguageModel:
         with owner.turn():
             inputs = {
                 **tensors_from_numpy(tokens=padded, **range_inputs(model, False, bucket, filled_B=[length] * rows)),
-                **self._lowering.inputs,
+                **self._backend.inputs,
             }
             return to_numpy(self._graphs[rows, bucket](self._weights, self._tables, inputs))[:, :length]
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
-        ops = self._lowering.ops(inputs)
+        ops = self._backend.ops(inputs)
         return self._model.logits(ops, {**weights, **tables}, inputs, block_context(inputs)).realize()
 
     def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:

@@ -49,7 +49,7 @@ class Decoder:
 
     def __init__(self, plan: ModelPlan, backend: Backend, weights: Tensors) -> None:
         self.context, self.vocab = plan.context, plan.vocab
-        self._plan, self._lowering, self._weights = plan, backend, weights
+        self._plan, self._backend, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
         self._tables = tensors_from_numpy(**self._model.tables())
         self._feed = StaticInputs()
@@ -78,7 +78,7 @@ class Decoder:
     def worth(self, kept: int, tokens: int) -> bool:
         """Whether a prompt of so many tokens is read faster after `kept` of them, with the same logits."""
         causal = all(mask.causal for mask in masks_of(self._plan).values())
-        return causal and self._lowering.continues and kept > 0 and _saves(kept, tokens, self.context)
+        return causal and self._backend.continues and kept > 0 and _saves(kept, tokens, self.context)
 
     def cache(self, rows: int = 1, places: int | None = None) -> KVCache:
         """An empty cache of `rows` rows for `places` tokens each, the context where left out.
@@ -90,7 +90,7 @@ class Decoder:
         rows = whole("the number of rows", rows, 1)
         places = self.context if places is None else whole("the number of places", places, 1, self.context)
         needed, there = rows * self.row_bytes(places), device_memory("CPU")
-        if self._lowering.inputs and there is not None and needed > there:
+        if self._backend.inputs and there is not None and needed > there:
             raise owner.out_of_memory(
                 f"the KV caches of {rows} rows take {size(needed)}, and this machine has {size(there)}"
             )
@@ -211,7 +211,7 @@ class Decoder:
         return cache
 
     def _run(self, jit: Any, cache: KVCache, inputs: Tensors) -> Any:
-        out = jit(self._weights, self._tables, cache.tensors, {**inputs, **self._lowering.inputs})
+        out = jit(self._weights, self._tables, cache.tensors, {**inputs, **self._backend.inputs})
         return to_numpy(out)  # a copy: the returned tensor is overwritten by the next call
 
     # -- the graphs ----------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class Decoder:
         self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors, queries: Tensor, keys: Tensor
     ) -> Tensor:
         """Logits (B, V) of what follows each row's last token, once its keys and values are stored."""
-        ops, tensors = self._lowering.ops(inputs, by_sequence=True), {**weights, **tables}
+        ops, tensors = self._backend.ops(inputs, by_sequence=True), {**weights, **tables}
         written: list[Tensor] = []
 
         def store(layer: int, qkv_BTNd: Tensor, heads: int) -> tuple[Tensor, Tensor] | None:

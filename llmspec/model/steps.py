@@ -29,7 +29,7 @@ class Steps:
     the weights only those that the phase trains, which alone have gradients, sums and state."""
 
     def __init__(self, phase: PhasePlan, backend: Backend) -> None:
-        self._network, self._phase, self._lowering = phase.model, phase.phase, backend
+        self._network, self._phase, self._backend = phase.model, phase.phase, backend
         self._model = Transformer(phase.model)
         self._objective = self._phase.objective.build(phase.model.dims)
         added = dict.fromkeys(name for piece in walk(phase.model) for name in piece.part.adds_losses)
@@ -55,7 +55,7 @@ class Steps:
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None) -> list[Tensor]:
         """The sums of a batch, in the order of their names; every loss times its weight."""
-        ops = self._lowering.ops(inputs, key, self._network.dropout)
+        ops = self._backend.ops(inputs, key, self._network.dropout)
         context = block_context(inputs)
         hidden = self._model.hidden(ops, tensors, inputs, context)
         outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
@@ -91,7 +91,7 @@ class Steps:
 
     def _update(self, weights: Tensors, state: Tensors, gradients: list[Tensor], inputs: Tensors) -> Tensor:
         """Clips, then lets the optimizer update weights and state; returns the norm before clipping."""
-        ops, optimizer = self._lowering.ops(inputs), self._phase.optimizer
+        ops, optimizer = self._backend.ops(inputs), self._phase.optimizer
         # Realized apart: as one expression every parameter's sum would be fused into every kernel that uses the norm.
         squares = [ops.square_sum(g) for g in gradients]
         Tensor.realize(*squares)
