@@ -236,7 +236,7 @@ def test_a_cache_that_nothing_may_run_from_is_named(disk: Path, monkeypatch: pyt
     monkeypatch.setattr(Toolchain, "_made_library", lambda *a: b"\x7fELF" + bytes(999))
     compiler = Toolchain("clang", "1", str(whole), ("/usr/bin/clang",), disk)
     with pytest.raises(ToolchainError, match="mounted noexec") as refused:
-        compiler.load("source", "native")
+        compiler.loaded(compiler.shared_library("source", "native"))
     assert "LLMSPEC_CACHE" in str(refused.value)
 
 

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from multiprocessing import connection, current_process, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmspec.backends import shield, tinygrad_private
 from llmspec.core.devices import threads
@@ -24,6 +25,8 @@ from llmspec.core.problems import RunError
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
+
+Result = TypeVar("Result")
 
 PATIENCE = 900.0
 """Seconds without any kernel done after which the processes are taken for stuck; a large one takes half a minute."""
@@ -63,7 +66,7 @@ def call(command: Sequence[str], source: str, seconds: float, environment: dict[
         status, out, said = _call(command, source, seconds, environment)
         if status == 0:
             return out
-        if status > 0 or last:
+        if status > 0 or last or Errand.given_up():
             break
     lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
     shown = "\n".join(lines[:20])
@@ -94,7 +97,7 @@ def _call(
         )
     except OSError as error:
         raise CompilerError(f"the compiler {command[0]} cannot be run: {error.strerror or error}") from error
-    with child:
+    with child, Errand.calling(child):
         try:
             out, said = child.communicate(source.encode(), timeout=seconds)
             return child.returncode, out, said
@@ -107,6 +110,59 @@ def _call(
         finally:
             if child.poll() is None:
                 _kill(child)
+
+
+class Errand(threading.Thread, Generic[Result]):
+    """`function(*arguments)`, which calls compilers, in a thread of its own that can be ended at any time."""
+
+    def __init__(self, function: Callable[..., Result], *arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self._future: Future[Result] = Future()
+        self._function, self._arguments = function, arguments
+        self._child: subprocess.Popen[bytes] | None = None
+        self._over = False
+        self._lock = threading.Lock()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._future.set_result(self._function(*self._arguments))
+        except BaseException as error:
+            self._future.set_exception(error)
+
+    def result(self) -> Result:
+        """What the function returned, once it has. Raises what it raised."""
+        return self._future.result()
+
+    def give_up(self) -> None:
+        """Ends the thread, and its compiler, if it still runs."""
+        with self._lock:
+            self._over = True
+            if self._child is not None:
+                _kill(self._child)
+        self.join()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def calling(child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """A compiler runs, which ends with the errand that called it, if one did."""
+        errand = threading.current_thread()
+        if not isinstance(errand, Errand):
+            yield
+            return
+        with errand._lock:
+            errand._child = child
+            if errand._over:
+                _kill(child)
+        yield
+        with errand._lock:
+            errand._child = None
+
+    @staticmethod
+    def given_up() -> bool:
+        """Whether nobody waits for what this thread does."""
+        errand = threading.current_thread()
+        return isinstance(errand, Errand) and errand._over
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,15 @@ def open_device(device: str, beam: int = 0) -> None:
         open_gpu(device)
         if beam:
             tell_of_search()
+
+
+def getting_ready(device: str) -> AbstractContextManager[None]:
+    """Within this, what a device needs from a compiler is being made beside whatever else goes on."""
+    if not device.startswith("CPU"):
+        return nullcontext()
+    from llmspec.backends.cpu.early import compiling
+
+    return compiling()
 
 
 def open_gpu(device: str) -> None:

@@ -14,7 +14,7 @@ from tinygrad import Tensor
 from llmspec.backends.plain.ops import Ops
 from llmspec.compiler import walk
 from llmspec.compiler.masks import RANGES
-from llmspec.compiler.plan import BlockPlan, ModelPlan
+from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
 from llmspec.parts.attentions import Attention
 from llmspec.parts.heads import HeadFunctions
 from llmspec.parts.objectives.base import Outputs
@@ -244,12 +244,29 @@ class Transformer:
 
 def assert_complete(model: Transformer) -> None:
     """The tensors that the forward pass reads are exactly the Plan's table, and those that its parts declare; raises
-    AssertionError naming the rest."""
+    AssertionError naming the rest.
+
+    Layers of one block do the same with tensors of their own, so each stack runs with the first layer of each block.
+    """
     plan = model.plan
-    table = {t.name: t.shape for t in plan.tensors}
-    absent = {name for name, _ in walk.tensor_specs(plan)} - set(table)
+    declared, table = {name: t.shape for name, t in walk.tensor_specs(plan)}, {t.name: t.shape for t in plan.tensors}
+    absent, unread = set(declared) - set(table), set(table) - set(declared)
     assert not absent, f"the table has no {sorted(absent)}"
-    tensors = {n: Tensor.empty(*s) for n, s in table.items()}
+    unread |= _unread(plan.model_copy(update={"stacks": tuple(_each_block_once(s) for s in plan.stacks)}))
+    assert not unread, f"the forward pass never reads {sorted(unread)}"
+    wrong = sorted(name for name in table if table[name] != declared[name])
+    assert not wrong, f"the table has other shapes than the parts for {wrong}"
+
+
+def _each_block_once(stack: StackPlan) -> StackPlan:
+    return stack.model_copy(update={"order": tuple(dict.fromkeys(stack.order))})
+
+
+def _unread(plan: ModelPlan) -> set[str]:
+    """The tensors of a model's parts that its forward pass does not read."""
+    model = Transformer(plan)
+    tensors = {name: Tensor.empty(*t.shape) for name, t in walk.tensor_specs(plan)}
+    names = set(tensors)
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
     w = Weights(tensors)
     length = min(2, plan.context)
@@ -263,5 +280,4 @@ def assert_complete(model: Transformer) -> None:
     for name, head in plan.heads.items():
         out = model.head(Ops(), w, hidden, name)
         assert out.shape[-1] == head.outputs(plan.dims), f"the head {name} gives {out.shape[-1]} outputs"
-    unread = set(table) - w.read
-    assert not unread, f"the forward pass never reads {sorted(unread)}"
+    return names - w.read

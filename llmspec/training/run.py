@@ -18,6 +18,7 @@ from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.forecast import estimates
 from llmspec.forecast.machine import known_peak, peak_flops
+from llmspec.model.device import getting_ready, open_device, search
 from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
@@ -65,7 +66,7 @@ def run(
         wanted = Lock.read(locked) if locked else None
         # What would end the run late is found before the data are read.
         folder.accept(plan)
-        with folder.alone() as notices, workers.kept(), guest.visit():
+        with folder.alone() as notices, getting_ready(plan.device), workers.kept(), guest.visit():
             for notice in notices:
                 watcher.notice(notice)
             check_room(folder.path, plan)
@@ -112,8 +113,6 @@ def train(
 
 def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) -> RunContext:
     """The device, the operations on it, and notices about both."""
-    from llmspec.model.device import open_device, search
-
     for said in notices(prepared):
         watcher.notice(said)
     search.say = watcher.notice
@@ -156,8 +155,6 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.F
         start = start_weights(phase.model, bench.plan.seed, made.get(phase.phase.from_ or ""))
         made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start).run())
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
-    from llmspec.model.device import search
-
     if search.kernels:
         bench.watcher.notice(search.told())
 

@@ -25,7 +25,7 @@ from llmspec.model.device import open_device
 
 open_device("CPU")
 
-from llmspec.backends.cpu import native  # noqa: E402  (the compiler comes first)
+from llmspec.backends.cpu import early, native  # noqa: E402  (the compiler comes first)
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKERS = {**kernel_cases.ROW_MAKERS, **attention_cases.ATTENTION}
@@ -107,7 +107,7 @@ def test_a_table_of_calls(together: int) -> None:
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
-@pytest.mark.parametrize("file", sorted(native.SOURCES.glob("*.[ch]")), ids=lambda path: path.name)
+@pytest.mark.parametrize("file", sorted(early.SOURCES.glob("*.[ch]")), ids=lambda path: path.name)
 def test_each_file_says_what_it_needs(file: Path) -> None:
     """It compiles by itself, without a warning: nothing depends on the order in which files are put together."""
     command = ["gcc", "-x", "c", "-std=gnu11", "-O1", "-march=native", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]
@@ -167,7 +167,7 @@ def test_no_access_beyond_a_buffer_and_nothing_undefined(rounds: int, tmp_path: 
     library = tmp_path / "native.so"
     made = subprocess.run(
         ["gcc", *FLAGS, "-", "-o", str(library), "-lm", "-lpthread"],
-        input=native.source(),
+        input=early.source(),
         text=True,
         capture_output=True,
     )

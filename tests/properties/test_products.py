@@ -21,7 +21,7 @@ open_device("CPU")
 from tinygrad import Tensor, TinyJit  # noqa: E402  (the compiler comes first)
 from tinygrad.helpers import GlobalCounters  # noqa: E402
 
-from llmspec.backends.cpu import native  # noqa: E402
+from llmspec.backends.cpu import early, native  # noqa: E402
 from llmspec.backends.cpu.autograd import linears, matmul  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,7 +197,7 @@ print("\\n".join(drive(library, {**PRODUCTS, **ROW_MAKERS, **ATTENTION}, 12)))
 
 
 @pytest.mark.parametrize(
-    "instructions", ["", *(pytest.param(name, marks=pytest.mark.nightly) for name in native.SETS if name)]
+    "instructions", ["", *(pytest.param(name, marks=pytest.mark.nightly) for name in early.SETS if name)]
 )
 def test_the_same_bits_with_any_number_of_threads(instructions: str) -> None:
     """Own products, which are those without a BLAS; test_thread_bits.py has what a run computes."""

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import platform
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from tinygrad import Tensor, UOp, dtypes
 
 from llmspec.backends import owner
-from llmspec.backends.cpu import blas_library
-from llmspec.backends.cpu.toolchain import prepare
+from llmspec.backends.cpu import blas_library, early
 from llmspec.backends.tensors import tensor
 from llmspec.backends.tinygrad_private import KernelInfo, Ops
 from llmspec.core.devices import threads
-from llmspec.core.problems import RunError, one_of
+from llmspec.core.problems import RunError
 from llmspec.core.units import size
 
-SOURCES = Path(__file__).with_name("c")
 FUNCTIONS = (
     "matmul",
     "linear",
@@ -53,53 +47,16 @@ FUNCTIONS = (
 SMALL = {"muon": 2}
 """Functions whose work is too small to be divided well, and how many buffers, the first ones, they write: where a step
 calls several one after another, each thread does its own."""
-WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
-FLAGS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", *WIDE)
-"""What lets clang vectorise the sums; nothing that assumes away NaN or infinity."""
-INSTRUCTIONS = "LLMSPEC_INSTRUCTIONS"
-"""For tests: the instructions that the functions are compiled for, by a name below, instead of all that are here."""
-SETS: dict[str, tuple[str, ...]] = {"": ()}
-if WIDE:
-    SETS |= {"avx2": ("-march=haswell",), "sse": ("-march=nehalem",)}
 AVX512_LANES = 16
 
 Gradient = Callable[..., "tuple[UOp | None, ...]"]
 Number = int | float
 
 
-def source() -> str:
-    """All C files as one translation unit, so that the compiler sees every function; its messages name the files."""
-    seen: set[str] = set()
-    return "\n".join(_included(path, seen) for path in sorted(SOURCES.glob("*.c")))
-
-
-def _included(path: Path, seen: set[str]) -> str:
-    """A file's text with each header of ours in the place of its first #include: a compiler reads it from a pipe."""
-    lines = [f'#line 1 "{path.name}"']
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        header = re.fullmatch(r'#include "(\w+\.h)"', line)
-        if header is None:
-            lines.append("" if line == "#pragma once" else line)
-        elif header[1] not in seen:
-            seen.add(header[1])
-            lines += [_included(SOURCES / header[1], seen), f'#line {number + 1} "{path.name}"']
-        else:
-            lines.append("")
-    return "\n".join(lines)
-
-
-def instructions() -> str:
-    """What LLMSPEC_INSTRUCTIONS names, or nothing. Raises RunError for a name that is not in SETS."""
-    asked = os.environ.get(INSTRUCTIONS, "")
-    if asked not in SETS:
-        raise RunError(f"{INSTRUCTIONS}={asked} names no set of instructions", one_of(asked, filter(None, SETS)))
-    return asked
-
-
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled functions, their threads started. Raises ToolchainError where no compiler is found."""
-    found = prepare().load(source(), "native", (*FLAGS, *SETS[instructions()]))
+    found = early.load()
 
     def start() -> None:
         found.forget_threads()

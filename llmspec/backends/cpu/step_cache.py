@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from llmspec.backends import shield, tinygrad_private
-from llmspec.backends.cpu import native
+from llmspec.backends.cpu import early
 from llmspec.backends.cpu.toolchain import prepare
 from llmspec.core.folders import cache_dir, private_folder, read_private, write_atomically
 from llmspec.core.hashing import digest
@@ -76,7 +76,7 @@ def name(key: str, function: str, shapes: Any, order: Any) -> str:
 def _surroundings() -> list[Any]:
     flags = {k: str(v.value) for k, v in sorted(tinygrad_private.settings().items())}
     read = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sources()]
-    return [prepare().identity, native.source(), platform.python_version(), flags, shield.named(), read]
+    return [prepare().identity, early.source(), platform.python_version(), flags, shield.named(), read]
 
 
 def _foreign() -> list[str]:

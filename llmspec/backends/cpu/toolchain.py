@@ -77,9 +77,8 @@ class Toolchain:
         except OSError as error:
             raise _unusable(error) from error
 
-    def load(self, source: str, name: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-        """The same library, loaded into this process. Raises ToolchainError."""
-        path = self.shared_library(source, name, flags)
+    def loaded(self, path: Path) -> ctypes.CDLL:
+        """A shared library, loaded into this process. Raises ToolchainError."""
         try:
             return ctypes.CDLL(str(path))
         except OSError as error:
