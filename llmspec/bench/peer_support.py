@@ -53,7 +53,7 @@ def require(side: Side, plan: ModelPlan) -> None:
     ):
         foreign.append("heads beside that of logits, or what stands before them")
     attentions = [block.attention for block in blocks]
-    if any(a.softcap is not None or (a.scale is not None and side == "transformers") for a in attentions):
+    if side == "transformers" and any(a.softcap is not None or a.scale is not None for a in attentions):
         foreign.append("scores that are scaled or bounded")
     if side == "transformers":
         if len(blocks) > 1 or any(block.mask.window or block.attention.qk_norm for block in blocks):

@@ -43,7 +43,7 @@ class Attention(nn.Module):
 
     def __init__(self, dims: Dims, part: Any) -> None:
         super().__init__()
-        self.dims, self.scale, d = dims, part.scale, dims.head_dim
+        self.dims, self.scale, self.softcap, d = dims, part.scale, part.softcap, dims.head_dim
         for name, heads in (("q", dims.heads), ("k", dims.kv_heads), ("v", dims.kv_heads)):
             setattr(self, f"{name}_proj", nn.Linear(dims.d_model, heads * d, bias=part.bias))
         self.o_proj = nn.Linear(dims.heads * d, dims.d_model, bias=bool(part.output_bias))
@@ -60,10 +60,24 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
             q, k = turned(q, *turn), turned(k, *turn)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=dims.kv_heads != dims.heads
-        )
+        y = self.attended(q, k, v, mask)
         return self.o_proj(y.transpose(1, 2).reshape(rows, length, dims.heads * dims.head_dim))
+
+    def attended(self, q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, mask: Tensor | None) -> Tensor:
+        """By the fused kernel; where scores are bounded, which it does not do, as transformers' eager attention."""
+        grouped = self.dims.kv_heads != self.dims.heads
+        if self.softcap is None:
+            return F.scaled_dot_product_attention(
+                q_BHTd, k_BKSd, v_BKSd, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=grouped
+            )
+        if grouped:
+            k_BKSd, v_BKSd = (t.repeat_interleave(self.dims.heads // self.dims.kv_heads, 1) for t in (k_BKSd, v_BKSd))
+        scale = self.dims.head_dim**-0.5 if self.scale is None else self.scale
+        scores = torch.tanh(q_BHTd @ k_BKSd.mT * scale / self.softcap) * self.softcap
+        if mask is None:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-1) @ v_BKSd
 
 
 class MLP(nn.Module):
