@@ -32,7 +32,7 @@ from llmspec.parts import (
 )
 from llmspec.parts.attentions.base import Attention
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Role, TensorSpec
-from llmspec.parts.embeddings.base import Embedding
+from llmspec.parts.embeddings.base import Embedding, EmbeddingFunctions
 from llmspec.parts.filters.base import Context, Filter
 from llmspec.parts.heads.base import Head, HeadFunctions
 from llmspec.parts.inits.base import Initializer
@@ -79,8 +79,8 @@ class Loud(Embedding):
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         return (TensorSpec("weight", (dims.vocab, dims.d_model), "embedding"),)
 
-    def build(self, dims: Dims) -> Any:
-        return lambda ops, w, inputs: ops.embedding(w["weight"], inputs["tokens"]) * self.factor
+    def build(self, dims: Dims) -> EmbeddingFunctions:
+        return EmbeddingFunctions(lambda ops, w, inputs: ops.embedding(w["weight"], inputs["tokens"]) * self.factor)
 
 
 class Far(Mask):

@@ -78,6 +78,12 @@ ATTENTION: tuple[dict[str, Any], ...] = (
     {"qk_norm": {"kind": "layernorm", "eps": 0.02}},
 )
 HEAD: tuple[dict[str, Any], ...] = ({}, {"bias": True}, {"bias": True, "transform": "gelu"})
+EMBEDDING: tuple[dict[str, Any], ...] = (
+    {},
+    {"scale": "sqrt_d_model"},
+    {"scale": 0.7, "norm": {"kind": "layernorm", "eps": 0.02}, "token_types": 2},
+    {"norm": {"kind": "rmsnorm", "eps": 0.02, "unit_offset": True}},
+)
 
 
 def _covering() -> dict[str, Plan]:
@@ -89,11 +95,12 @@ def _covering() -> dict[str, Plan]:
         local = {"mask": {"kind": "causal", "window": 4}, "mlp": part("gelu", mlps.TABLE, d_ff=16)}
         tied, biased = i // 2 % 2 == 0, i // 3 % 2 == 0
         model = {
+            "embedding": EMBEDDING[i % 4],
             "position": part(position, positions.TABLE),
             "attention": {**part(attention, attentions.TABLE, bias=biased, output_bias=i % 3 > 0), **ATTENTION[i % 4]},
             "mask": {"kind": "causal", "window": 7 if i % 3 == 1 else None},
             "mlp": part(mlp, mlps.TABLE, d_ff=24, bias=biased),
-            "norm": part(norm, norms.TABLE, bias=not biased),
+            "norm": part(norm, norms.TABLE, bias=not biased, unit_offset=biased),
             "residual": residual,
             "heads": {"lm": {"kind": "lm", "tied": tied, **HEAD[i % 3]}},
             **({"blocks": {"local": local, "global": {}}, "pattern": ["local", "global"]} if i % 4 == 2 else {}),

@@ -8,6 +8,7 @@ Shape letters: T tokens, D width, V vocabulary, N positions of a batch; d head w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,13 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 GATED = ("swiglu", "geglu")
 
 
-def layernorm(w: Weights, name: str, x_TD: Array, eps: float) -> Array:
+def layernorm(part: Any, w: Weights, name: str, x_TD: Array) -> Array:
     mean, variance = x_TD.mean(-1, keepdims=True), x_TD.var(-1, keepdims=True)
-    return (x_TD - mean) / np.sqrt(variance + eps) * w[f"{name}.weight"] + w.get(f"{name}.bias", 0.0)
+    return (x_TD - mean) / np.sqrt(variance + part.eps) * w[f"{name}.weight"] + w.get(f"{name}.bias", 0.0)
 
 
-def rmsnorm(w: Weights, name: str, x_TD: Array, eps: float) -> Array:
-    return x_TD / np.sqrt((x_TD**2).mean(-1, keepdims=True) + eps) * w[f"{name}.weight"]
+def rmsnorm(part: Any, w: Weights, name: str, x_TD: Array) -> Array:
+    return x_TD / np.sqrt((x_TD**2).mean(-1, keepdims=True) + part.eps) * (w[f"{name}.weight"] + part.unit_offset)
 
 
 NORMS: dict[str, Callable[..., Array]] = {"layernorm": layernorm, "rmsnorm": rmsnorm}
@@ -130,7 +131,7 @@ def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: A
         q_Td, k_Td, v_Td = q[:, own], k[:, shared], v[:, shared]
         if part.qk_norm is not None:
             norm = NORMS[part.qk_norm.kind]
-            q_Td, k_Td = (norm(w, f"{name}.{n}_norm", m, part.qk_norm.eps) for n, m in (("q", q_Td), ("k", k_Td)))
+            q_Td, k_Td = (norm(part.qk_norm, w, f"{name}.{n}_norm", m) for n, m in (("q", q_Td), ("k", k_Td)))
         if turn := ROTATED.get(position.kind):
             q_Td, k_Td = (turn(position, m, positions) for m in (q_Td, k_Td))
         scores = q_Td @ k_Td.T * (part.scale or 1 / np.sqrt(d))
@@ -164,7 +165,7 @@ def seen_by(block: BlockPlan, documents: Array, prefix: Array) -> Array:
 
 def block_output(block: BlockPlan, w: Weights, name: str, x: Array, positions: Array, seen: Array) -> Array:
     """The residual stream after a block."""
-    norm = lambda which, y: NORMS[block.norm.kind](w, f"{name}.{which}", y, block.norm.eps)
+    norm = lambda which, y: NORMS[block.norm.kind](block.norm, w, f"{name}.{which}", y)
     attend = lambda h: attention(block, w, f"{name}.attention", h, positions, seen)
     think = lambda h: mlp(block, w, f"{name}.mlp", h)
     if block.residual == "parallel":
@@ -179,29 +180,44 @@ def block_output(block: BlockPlan, w: Weights, name: str, x: Array, positions: A
             "post": lambda own=own, f=f, x=x: norm(own, x + f(x)),
             "sandwich": lambda own=own, after=after, f=f, x=x: x + norm(after, f(norm(own, x))),
             "output": lambda own=own, f=f, x=x: x + norm(own, f(x)),
+            "pre_mlp": lambda of=of, own=own, f=f, x=x: x + f(norm(own, x) if of == "mlp" else x),
         }[block.residual]()
     return x
 
 
+def embedded(plan: ModelPlan, w: Weights, tokens: Array, positions: Array, types: Array | None = None) -> Array:
+    """What the first block reads (T, D): norm(scale · token + token type + position)."""
+    part = plan.embedding
+    x = w["embed_tokens.weight"][tokens] * {"sqrt_d_model": plan.d_model**0.5, None: 1.0}.get(part.scale, part.scale)
+    if part.token_types:
+        x = x + w["embed_tokens.token_types.weight"][np.zeros(len(tokens), int) if types is None else types]
+    if plan.position.kind in EMBEDDED:
+        x = x + EMBEDDED[plan.position.kind](plan.position, w, positions, plan.d_model)
+    return x if part.norm is None else NORMS[part.norm.kind](part.norm, w, "embed_tokens.norm", x)
+
+
 def row_hidden(
-    plan: ModelPlan, w: Weights, tokens: Array, documents: Array | None = None, prefix: Array | None = None
+    plan: ModelPlan,
+    w: Weights,
+    tokens: Array,
+    documents: Array | None = None,
+    prefix: Array | None = None,
+    types: Array | None = None,
 ) -> Array:
     """Hidden states (T, D) of one row before the heads; `documents` holds the document of each token, where they do not
-    see one another, and `prefix` which tokens belong to a prefix."""
+    see one another, `prefix` which tokens belong to a prefix, and `types` their token types."""
     assert plan.position.kind in KNOWN_POSITIONS, "write down the formula of this position"
     T = len(tokens)
     positions = np.arange(T) if documents is None else restarted(documents)
     documents = np.zeros(T, int) if documents is None else documents
     prefix = np.zeros(T, bool) if prefix is None else prefix
-    x = w["embed_tokens.weight"][tokens]
-    if plan.position.kind in EMBEDDED:
-        x = x + EMBEDDED[plan.position.kind](plan.position, w, positions, plan.d_model)
+    x = embedded(plan, w, tokens, positions, types)
     (stack,) = plan.stacks
     for i, kind in enumerate(stack.order):
         block = stack.blocks[kind]
         x = block_output(block, w, f"layers.{i}", x, positions, seen_by(block, documents, prefix))
     if stack.blocks[stack.order[-1]].residual != "post":
-        x = NORMS[plan.norm.kind](w, "final_norm", x, plan.norm.eps)
+        x = NORMS[plan.norm.kind](plan.norm, w, "final_norm", x)
     return x
 
 
@@ -209,7 +225,7 @@ def lm(head: Any, w: Weights, x: Array) -> Array:
     """Logits of hidden states."""
     if head.transform is not None:
         x = ACTIVATIONS[head.transform](linear(w, "lm_head.transform", x))
-        x = layernorm(w, "lm_head.transform_norm", x, 1e-12)
+        x = layernorm(SimpleNamespace(eps=1e-12), w, "lm_head.transform_norm", x)
     return x @ w["embed_tokens.weight" if head.tied else "lm_head.weight"].T + (w["lm_head.bias"] if head.bias else 0.0)
 
 
@@ -260,11 +276,13 @@ def parameters(plan: ModelPlan) -> int:
                 total += 2 * head_dim * (2 if getattr(part.qk_norm, "bias", False) else 1)
             F, matrices = block.mlp.d_ff or 0, 3 if block.mlp.kind in GATED else 2
             total += matrices * D * F + block.mlp.bias * ((matrices - 1) * F + D)
-            total += norm * {"sandwich": 4, "parallel_shared": 1}.get(block.residual, 2)
+            total += norm * {"sandwich": 4, "parallel_shared": 1, "pre_mlp": 1}.get(block.residual, 2)
         final = stack.blocks[stack.order[-1]].residual != "post"
         total += final * D * (2 if getattr(plan.norm, "bias", False) else 1)
     head = plan.heads["lm"]
     rows = plan.vocab * (1 if head.tied else 2)
     total += POSITION_WEIGHTS.get(plan.position.kind, lambda _: 0)(plan)
     transform = D * D + 3 * D if head.transform else 0
+    around = plan.embedding
+    total += D * ((around.token_types or 0) + (0 if around.norm is None else 1 + getattr(around.norm, "bias", False)))
     return total + rows * D + transform + plan.vocab * head.bias

@@ -160,6 +160,10 @@ def models(draw: DrawFn) -> Data:
         attention["qk_norm"] = draw(parts("norm"))
     rest = draw(st.fixed_dictionaries({}, optional=optional))
     if draw(st.booleans()):
+        rest["embedding"] = draw(parts("embedding"))
+        if draw(st.booleans()):
+            rest["embedding"]["norm"] = draw(parts("norm"))
+    if draw(st.booleans()):
         own = {"mask": {"window": draw(st.integers(1, 9))}, "residual": draw(st.sampled_from(list(FORMS)))}
         pattern = draw(st.sampled_from([["near"], ["near", "far"]]))
         rest |= {"blocks": {name: own if name == "near" else {} for name in pattern}, "pattern": pattern}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmspec.bench.task import BenchError, Side
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import Problem
+from llmspec.parts.embeddings.tokens import Tokens
 
 KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
     "torch": {
@@ -14,7 +15,7 @@ KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
         "mask": ("causal", "bidirectional"),
         "mlp": ("relu", "gelu", "silu", "swiglu", "geglu"),
         "norm": ("layernorm", "rmsnorm"),
-        "residual": ("pre", "post", "sandwich", "output", "parallel", "parallel_shared"),
+        "residual": ("pre", "post", "sandwich", "output", "parallel", "parallel_shared", "pre_mlp"),
         "heads": ("lm",),
     },
     "transformers": {  # LLaMA
@@ -56,6 +57,8 @@ def require(side: Side, plan: ModelPlan) -> None:
     if side == "transformers" and any(a.softcap is not None or a.scale is not None for a in attentions):
         foreign.append("scores that are scaled or bounded")
     if side == "transformers":
+        if plan.embedding != Tokens() or any(getattr(block.norm, "unit_offset", False) for block in blocks):
+            foreign.append("embeddings that are scaled, normalised or typed, or norms with 1 + weight")
         if len(blocks) > 1 or any(block.mask.window or block.attention.qk_norm for block in blocks):
             foreign.append("layers that differ, windows, or norms of queries and keys")
         if any(t.role == "bias" for t in plan.tensors):

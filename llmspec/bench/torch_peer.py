@@ -6,6 +6,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,7 +32,34 @@ def norm(part: Any, width: int) -> nn.Module:
     """A norm layer over the last axis."""
     if part.kind == "layernorm":
         return nn.LayerNorm(width, part.eps, bias=part.bias)
-    return nn.RMSNorm(width, part.eps)
+    return OffsetNorm(width, part.eps) if part.unit_offset else nn.RMSNorm(width, part.eps)
+
+
+class OffsetNorm(nn.Module):
+    """RMS norm whose factor is 1 + weight, as Gemma's."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.zeros(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, 1 + self.weight, self.eps)
+
+
+class Embedding(nn.Embedding):
+    """Vectors of tokens, which are all of the first type; `norm` is applied once positions were added."""
+
+    def __init__(self, plan: ModelPlan) -> None:
+        super().__init__(plan.vocab, plan.d_model)
+        part: Any = plan.embedding
+        self.factor = math.sqrt(plan.d_model) if part.scale == "sqrt_d_model" else part.scale
+        self.token_types = nn.Embedding(part.token_types, plan.d_model) if part.token_types else None
+        self.norm = norm(part.norm, plan.d_model) if part.norm is not None else None
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        x = super().forward(tokens_BT)
+        x = x if self.factor is None else x * self.factor
+        return x if self.token_types is None else x + self.token_types.weight[0]
 
 
 class Attention(nn.Module):
@@ -138,7 +166,7 @@ class Peer(nn.Module):
         super().__init__()
         require("torch", plan)
         self.plan, (self.stack,) = plan, plan.stacks
-        self.embed_tokens, self.drop = nn.Embedding(plan.vocab, plan.d_model), nn.Dropout(plan.dropout)
+        self.embed_tokens, self.drop = Embedding(plan), nn.Dropout(plan.dropout)
         self.positions = {name: part for name, (part, _, _) in walk.positions(plan).items()}
         for name, (part, dims, _) in walk.positions(plan).items():
             if part.kind == "learned":
@@ -162,6 +190,8 @@ class Peer(nn.Module):
         x, added = self.embed_tokens(tokens_BT), self.positions.get("position")
         if added is not None and added.embeds:
             x = x + (self.position(place) if added.kind == "learned" else self.position_table[place])
+        if self.embed_tokens.norm is not None:
+            x = self.embed_tokens.norm(x)
         seen = {b.mask: self.mask(length, documents_BT, b) for b in self.stack.blocks}
         turns = {b.position_name: self.turn(b, place) for b in self.stack.blocks}
         x = self.drop(x)

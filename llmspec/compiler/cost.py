@@ -68,13 +68,14 @@ def elementwise(model: ModelPlan, phase: Phase) -> ElementwiseOps:
 def embedding_gradients(model: ModelPlan, phase: Phase) -> float:
     """Operations of the gradients of all tables of embeddings in one pass: each is a product with one-hot rows.
 
-    A table of positions that do not restart with documents is read in its own order, and its gradient is a plain sum.
+    A table of positions that do not restart with documents is read in its own order, and its gradient is a plain sum;
+    so is that of token types, all of which are the first in training.
     """
     tokens, found = phase.micro_batch_size * model.context, 0.0
     for tensor in model.trained:
-        if tensor.role == "embedding" and tensor.name.startswith(f"{walk.EMBEDDING}."):
+        if tensor.name == f"{walk.EMBEDDING}.weight":
             found += (BESIDE_HEAD if tied(model, phase) else ONE_HOT) * tensor.count * tokens
-        elif tensor.role == "embedding" and phase.document_mask:
+        elif tensor.role == "embedding" and phase.document_mask and not tensor.name.startswith(f"{walk.EMBEDDING}."):
             found += ONE_HOT * tensor.count * tokens
     return found
 

@@ -134,6 +134,8 @@ class ActivationSizes:
                 self.scores = max(self.scores, scores)
                 self.hidden = max(self.hidden, self.tokens * sum(n for kind, n in kept if kind == "mlp"))
             first += len(stack.order)
+        if around := h.parts_kept * self.tokens * model.embedding.saved_for_backward(model.dims):
+            self.kept.append(around)  # by the norm of the embedding
 
     def block(self) -> float:
         """What the block that keeps most keeps for its backward pass."""
@@ -169,7 +171,7 @@ class ActivationSizes:
 
     def embedding_trained(self) -> bool:
         """Whether the token embedding has a gradient."""
-        return any(t.name.startswith(f"{walk.EMBEDDING}.") for t in self.model.trained)
+        return any(t.name == f"{walk.EMBEDDING}.weight" for t in self.model.trained)
 
     def update(self) -> float:
         """What an update that is a step of its own works with: clipped gradients, and new values before they are

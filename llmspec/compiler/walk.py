@@ -65,7 +65,7 @@ def branches(block: BlockPlan) -> tuple[Branch, ...]:
             Branch(
                 name,
                 part,
-                before=own if form.before and not (form.shared and found) else "",
+                before=own if form.before and name not in form.bare and not (form.shared and found) else "",
                 after=(f"{name}_post_norm" if form.before else own) if form.after else "",
                 on_sum=own if form.on_sum else "",
             )
@@ -228,7 +228,7 @@ def backward_flops(model: ModelPlan, head: str | None = None) -> float:
     something below them is; those of attention's scores have no weights, and give two where a gradient comes to them.
     """
     found = 0.0
-    embedded = any(t.trainable and t.name.startswith(f"{EMBEDDING}.") for t in model.tensors)
+    embedded = any(t.trainable and t.name == f"{EMBEDDING}.weight" for t in model.tensors)
     for copy in backward(model, head):
         piece, whole = copy.piece, copy.piece.part.flops(copy.piece.dims)
         if piece.kind == "head":

@@ -136,7 +136,8 @@ def _piece(model: ModelPlan, piece: walk.Piece) -> TreeNode:
     below = []
     for inner, own in groups.items():
         held = piece.copies * sum(math.prod(t.shape) for t in own)
-        below.append(TreeNode(inner or "output", _shape(own), "", 1, held, held / total))
+        outer = "tokens" if piece.kind == "embedding" else "output"
+        below.append(TreeNode(inner or outer, _shape(own), "", 1, held, held / total))
     return TreeNode(name, "", note, 1, count, count / total, tuple(below))
 
 
@@ -160,7 +161,9 @@ def _note(model: ModelPlan, piece: walk.Piece) -> str:
     if piece.kind == "norm":
         block = f", {_block(model, piece).residual}" if piece.layers else ""
         return f"{described(part, 'eps', 'bias')}{block}"
-    return "" if piece.kind == "embedding" else described(part, "bias")
+    if piece.kind == "embedding":
+        return described(part, "kind", "token_types", "norm")
+    return described(part, "bias")
 
 
 def _block(model: ModelPlan, piece: walk.Piece) -> BlockPlan:

@@ -158,7 +158,7 @@ class Transformer:
         self.plan = plan
         self._positions = {name: (part, dims) for name, (part, dims, _) in walk.positions(plan).items()}
         hooks = {name: part.build(dims) for name, (part, dims) in self._positions.items()}
-        self._embed = plan.embedding.build(plan.dims)
+        self._embedding = plan.embedding.build(plan.dims)
         self._embed_position = hooks["position"].embed if "position" in hooks else None
         self._stacks = [
             (
@@ -190,10 +190,7 @@ class Transformer:
         With `last` (B,) int32 those tokens' alone, (B, 1, D): what follows the others' last attention is left out.
         """
         w = tensors if isinstance(tensors, Weights) else Weights(tensors)
-        x = self._embed(ops, w.under(walk.EMBEDDING), inputs)
-        if self._embed_position:
-            x = self._embed_position(ops, w.under("position"), x, context.queries)
-        x = ops.contiguous_barrier(ops.dropout(x))
+        x = ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, inputs, context.queries)))
         for stack, blocks, final_norm in self._stacks:
             own = walk.prefix(stack)
             for layer, kind in enumerate(stack.order):
@@ -203,6 +200,14 @@ class Transformer:
             if final_norm is not None:
                 x = ops.contiguous_barrier(final_norm(ops, w.under(f"{own}final_norm"), x))
         return x
+
+    def embedded(self, ops: Ops, w: Weights, inputs: Mapping[str, Tensor], positions: Tensor) -> Tensor:
+        """What the first block reads, (B, T, D): tokens with what is added of positions (B or 1, T), and the norm."""
+        own = w.under(walk.EMBEDDING)
+        x = self._embedding.vectors(ops, own, inputs)
+        if self._embed_position:
+            x = self._embed_position(ops, w.under("position"), x, positions)
+        return x if self._embedding.norm is None else self._embedding.norm(ops, own, x)
 
     def outputs(
         self,

@@ -125,6 +125,8 @@ class TensorSpec(NamedTuple):
     shape: tuple[int, ...]
     role: Role
     residual: bool = False
+    zeros: bool = False
+    """Whether it starts as zeros, whatever its role."""
 
 
 class InputSpec(NamedTuple):

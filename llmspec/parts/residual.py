@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Residual = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_shared"]
+Residual = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_shared", "pre_mlp"]
 
 
 class Form(NamedTuple):
@@ -20,6 +20,8 @@ class Form(NamedTuple):
     """Whether all branches of a block read the same x, and one sum takes what they give."""
     shared: bool = False
     """Whether they read it through one norm."""
+    bare: tuple[str, ...] = ()
+    """Branches that read the stream as it is."""
 
     @property
     def final_norm(self) -> bool:
@@ -34,5 +36,6 @@ FORMS: dict[Residual, Form] = {
     "output": Form(after=True),
     "parallel": Form(before=True, parallel=True),
     "parallel_shared": Form(before=True, parallel=True, shared=True),
+    "pre_mlp": Form(before=True, bare=("attention",)),
 }
 """By the value of `residual:`."""

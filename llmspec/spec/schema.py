@@ -99,8 +99,8 @@ class ModelSpec(Frozen):
     residual: Residual = "pre"
     """How attention and feed-forward layer join the residual stream: pre, x + f(norm(x)); post, norm(x + f(x)), as in
     Vaswani et al. 2017; sandwich, x + norm(f(norm(x))); output, x + norm(f(x)); parallel, both read the same x, each
-    through its own norm, and parallel_shared through one (Chowdhery et al. 2022, section 2). All but post have one more
-    norm before the heads."""
+    through its own norm, and parallel_shared through one (Chowdhery et al. 2022, section 2); pre_mlp, as pre, but
+    attention reads x itself (Warner et al. 2024). All but post have one more norm before the heads."""
     blocks: dict[str, BlockSpec] = Field(default_factory=dict)
     """Kinds of blocks by name, each with what it has of its own; if omitted, all blocks are the model's."""
     pattern: tuple[str, ...] = ()

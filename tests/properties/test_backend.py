@@ -6,6 +6,7 @@ test_native.py and test_products.py call the C functions behind them on drawn si
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import networks
@@ -142,9 +143,12 @@ def attention_case(packed: bool, form: Form) -> Any:
     return case
 
 
+NORM = SimpleNamespace(eps=0.01, unit_offset=False)
+
+
 def layer_norm_case(biased: bool) -> Any:
     def exact(x: Array, w: Array, *b: Array) -> Array:
-        return reference.layernorm({"n.weight": w, **({"n.bias": b[0]} if b else {})}, "n", x, 0.01)
+        return reference.layernorm(NORM, {"n.weight": w, **({"n.bias": b[0]} if b else {})}, "n", x)
 
     return lambda rows, columns, inner: Case(
         [(rows, columns, inner), (inner,), *([(inner,)] if biased else [])],
@@ -159,7 +163,7 @@ def rms_norm_case(rows: int, columns: int, inner: int) -> Case:
         [(rows, columns, inner), (inner,)],
         {},
         lambda ops, t, x, w: ops.rms_norm(x, w, 0.01),
-        lambda x, w: reference.rmsnorm({"n.weight": w}, "n", x, 0.01),
+        lambda x, w: reference.rmsnorm(NORM, {"n.weight": w}, "n", x),
     )
 
 
@@ -167,7 +171,7 @@ def qk_norm_case(rows: int, columns: int, inner: int) -> Case:
     h, g = rows, columns
 
     def exact(x: Array, q: Array, k: Array) -> Array:
-        norm = lambda x, w: reference.rmsnorm({"n.weight": w}, "n", x, 0.01)
+        norm = lambda x, w: reference.rmsnorm(NORM, {"n.weight": w}, "n", x)
         return np.concatenate([norm(x[:, :, :h], q), norm(x[:, :, h : h + g], k), x[:, :, h + g :]], 2)
 
     return Case(

@@ -23,7 +23,7 @@ from llmspec.compiler.memory import decoding_bytes
 from llmspec.compiler.plan import ModelPlan, Plan, period
 from llmspec.core.problems import SpecError
 from llmspec.model.mask_check import graph_check
-from llmspec.model.transformer import Transformer, assert_complete, block_context
+from llmspec.model.transformer import Transformer, Weights, assert_complete, block_context
 from llmspec.parts import heads, mlps
 from llmspec.parts.base import Dims
 from llmspec.parts.masks import TABLE as MASKS
@@ -224,6 +224,49 @@ def test_padding_is_never_seen(kind: str) -> None:
 def test_the_built_graph_looks_where_blocks_say(model: dict[str, Any]) -> None:
     proof = graph_check(plan_of(model))
     assert proof.holds, proof
+
+
+# -- embeddings ------------------------------------------------------------------------------------------------------
+
+TYPED: dict[str, Any] = {"scale": 1.5, "token_types": 3, "norm": {"kind": "layernorm", "eps": 0.02}}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_token_types_are_added_where_an_input_gives_them(plain: bool) -> None:
+    """And every token is of the first type where none does."""
+    plan = networks.model_of({**BASE, "embedding": TYPED, "position": {"kind": "learned"}})
+    assert_complete(Transformer(plan))
+    tokens, types = drawn_tokens(5), drawn_tokens(6) % 3
+    arrays = {"tokens": tokens, **range_inputs(plan, False, CONTEXT)}
+    w, own = reference.double(drawn_weights(plan, 3)), {"token_types": types}
+    exact = [np.stack([reference.row_hidden(plan, w, r, types=t) for r, t in zip(tokens, some, strict=True)])
+             for some in (types, np.zeros_like(types))]  # fmt: skip
+    assert apart(hidden(plan, plain, {**arrays, **own}), exact[0]) < 1e-5
+    assert apart(hidden(plan, plain, arrays), exact[1]) < 1e-5 < apart(exact[0], exact[1])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_gradients_reach_each_token_type(plain: bool) -> None:
+    plan, low = networks.model_of({**BASE, "embedding": {**TYPED, "norm": None}}), backend("CPU", plain)
+    weights = tensors_from_numpy(**{n: v for n, v in drawn_weights(plan, 3).items() if n.startswith("embed")})
+    tokens, types, pull = drawn_tokens(5), drawn_tokens(6) % 3, np.float32(np.random.default_rng(1).random((24, 16)))
+    read = tensors_from_numpy(tokens=tokens, token_types=types, pull=pull)
+    x = Transformer(plan).embedded(low.ops(low.inputs), Weights(weights), read, read["tokens"])
+    tables = [weights["embed_tokens.weight"], weights["embed_tokens.token_types.weight"]]
+    slopes = (x.reshape(24, 16) * read["pull"]).sum().gradient(*tables)
+    for slope, ids, factor in zip(slopes, (tokens, types), (1.5, 1.0), strict=True):
+        exact = np.zeros(slope.shape)
+        np.add.at(exact, ids.reshape(-1), factor * pull.astype(np.float64))
+        assert apart(memory(slope.contiguous().realize()), exact) < 1e-6
+
+
+def test_a_weight_that_one_is_added_to_starts_at_zero() -> None:
+    offset = {"kind": "rmsnorm", "unit_offset": True}
+    attention = {**BASE["attention"], "qk_norm": offset}
+    model = plan_of({**BASE, "norm": offset, "attention": attention, "embedding": {"norm": offset}}).model
+    starts = {t.name: t.init.distribution for t in model.tensors if t.role == "norm"}
+    assert set(starts.values()) == {"zeros"} and {"final_norm.weight", "embed_tokens.norm.weight"} <= set(starts)
+    assert {t.init.distribution for t in plan_of(BASE).model.tensors if t.role == "norm"} == {"ones"}
 
 
 # -- costs -----------------------------------------------------------------------------------------------------------

@@ -132,6 +132,13 @@ REALISTIC = {
         "phases.chat.optimizer={kind: sgd, momentum: 0.9}",
         "phases.chat.gradient_accumulation_steps=2",
     ],
+    "bert-like": [
+        "model.embedding={scale: sqrt_d_model, norm: {kind: layernorm}, token_types: 2}",
+        "model.norm={kind: rmsnorm, unit_offset: true}",
+        "model.position={kind: learned}",
+        "model.residual=pre_mlp",
+        "model.mlp={kind: gelu}",
+    ],
     "smoothed": ["model.mlp={kind: silu}", "phases.chat.objective={kind: cross_entropy, label_smoothing: 0.1}"],
 }
 

@@ -40,6 +40,11 @@ SHAPES = {
         "model.norm={kind: layernorm}",
         "model.dropout=0.1",
     ],
+    "normed embedding": [
+        "model.embedding={scale: sqrt_d_model, norm: {kind: layernorm}, token_types: 2}",
+        "model.norm={kind: rmsnorm, unit_offset: true}",
+        "model.residual=sandwich",
+    ],
 }
 
 

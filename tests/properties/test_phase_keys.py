@@ -183,7 +183,7 @@ def test_every_field_of_a_model(draft: Draft) -> None:
         same = base & set(keys(with_network(draft, other)))
         assert same == (base if name in DERIVED else set()), name
         seen.add(name)
-    assert seen == set(ModelPlan.model_fields) - {"embedding"}, "which has one kind, without settings"
+    assert seen == set(ModelPlan.model_fields)
 
 
 @pytest.mark.parametrize(("table", "kind"), [(t, k) for t in SHAPED for k in TABLES[t]])

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.parts.base import Dims, ModelPart
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor, WeightView
+    from llmspec.parts.ops import Layer, Operations, Tensor, WeightView
 
-Embed = Callable[["Operations", "WeightView", "Mapping[str, Tensor]"], "Tensor"]
+
+class EmbeddingFunctions(NamedTuple):
+    """An embedding in two steps, between which positions are added."""
+
+    vectors: Callable[[Operations, WeightView, Mapping[str, Tensor]], Tensor]
+    """f(ops, w, inputs) -> x_BTD, `inputs` by their names."""
+    norm: Layer | None = None
+    """f(ops, w, x_BTD) -> x_BTD, of the sum; None for nothing."""
 
 
 class Embedding(ModelPart):
-    """Inputs of a batch -> the residual stream. build(dims) -> f(ops, w, inputs) -> x_BTD, `inputs` by their names."""
+    """Inputs of a batch -> the residual stream. build(dims) -> EmbeddingFunctions."""
 
-    def build(self, dims: Dims) -> Embed:
+    def build(self, dims: Dims) -> EmbeddingFunctions:
         raise TypeError(f"{type(self).__name__} builds nothing")

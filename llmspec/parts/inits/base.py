@@ -7,7 +7,8 @@ from llmspec.parts.base import Dims, Init, Part, TensorSpec
 
 
 class Initializer(Part):
-    """Gives each tensor its starting distribution: norms one, biases zero, the rest by `spread`."""
+    """Gives each tensor its starting distribution: norms one (zero where one is added to their weights), biases zero,
+    the rest by `spread`."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = dict.fromkeys(
         ("std", "gain", "embedding"),
@@ -21,7 +22,9 @@ class Initializer(Part):
 
     def init(self, tensor: TensorSpec, dims: Dims) -> Init:
         """The distribution of `tensor` at step 0."""
-        if tensor.role in ("norm", "bias"):
-            return Init(distribution="ones" if tensor.role == "norm" else "zeros")
+        if tensor.zeros or tensor.role == "bias":
+            return Init(distribution="zeros")
+        if tensor.role == "norm":
+            return Init(distribution="ones")
         shrink = math.sqrt(2 * dims.layers) if tensor.residual and self.scale_residual else 1.0
         return Init(distribution="normal", std=self.spread(tensor) / shrink)
