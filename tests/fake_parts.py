@@ -133,7 +133,7 @@ class Square(MLP):
     """down(up(x)²)."""
 
     kind: Literal["square"] = "square"
-    activation: ClassVar[str] = "square"
+    operation: ClassVar[str] = "square"
     per_number: ClassVar[ElementwiseOps] = ElementwiseOps(1, 2)
 
     def build(self, dims: Dims) -> Layer:

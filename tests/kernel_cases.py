@@ -197,19 +197,26 @@ def layer_norms(pick: Pick) -> list[Case]:
     ]
 
 
-def gate(x: Array, kind: int) -> tuple[Array, Array, Array]:
-    """The share of x that passes in float64, its derivative's slope within, and how its rounding grows."""
+def gate(x: Array, kind: int) -> tuple[Array, Array, Array, Array]:
+    """The share of x that passes in float64, the derivative of x times that share, the sizes that the derivative is
+    summed of, and how rounding grows, for the kinds of elementwise.c."""
+    if kind >= 3:
+        s = np.where(x > 0, 1.0 if kind == 3 else x, 0.0)
+        return s, s * (kind - 2), s * (kind - 2), np.full_like(x, 4 * EPS)
+    if kind == 2:
+        s, falling = reference.normal_below(x), np.abs(x) * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+        return s, s + np.sign(x) * falling, s + falling, EPS * (16 + 6 * np.minimum(x**2 / 2, NEGLIGIBLE))
     inside = x if kind == 0 else np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)
     slope = np.ones_like(x) if kind == 0 else np.sqrt(8 / np.pi) * (1 + 3 * 0.044715 * x**2)
-    return reference.sigmoid(inside), slope, EPS * (16 + 6 * np.minimum(np.abs(inside), NEGLIGIBLE))
+    s, grown = reference.sigmoid(inside), EPS * (16 + 6 * np.minimum(np.abs(inside), NEGLIGIBLE))
+    return s, s * (1 + x * (1 - s) * slope), s * (1 + np.abs(x) * slope), grown
 
 
 def elementwise(x: Array, up: Array, g: Array, kind: int) -> tuple[Output, Output, Output]:
     """x·gate(x)·up, and the gradients for x and up."""
     x, up, g = (a.astype(np.float64) for a in (x, up, g))
-    s, slope, grown = gate(x, kind)
-    room = TINY * (1 + np.abs(x) * slope) * (1 + np.abs(g)) * (1 + np.abs(up))
-    derivative, size = s * (1 + x * (1 - s) * slope), s * (1 + np.abs(x) * slope)
+    s, derivative, size, grown = gate(x, kind)
+    room = TINY * (1 + np.abs(x) ** 3) * (1 + np.abs(g)) * (1 + np.abs(up))
     return (
         Output(x * s * up, grown * np.abs(x * s * up) + room),
         Output(g * up * derivative, grown * np.abs(g * up) * size + room),
@@ -218,7 +225,7 @@ def elementwise(x: Array, up: Array, g: Array, kind: int) -> tuple[Output, Outpu
 
 
 def activations(pick: Pick) -> list[Case]:
-    seed, n, kind = pick(SEEDS), pick((1, 17, 200, 8191, 8193, 20000)), pick((0, 1))
+    seed, n, kind = pick(SEEDS), pick((1, 17, 200, 8191, 8193, 20000)), pick(range(5))
     x, g = numbers(seed, n, spread=pick(SPREADS)), numbers(seed + 1, n)
     y, to_x, _ = elementwise(x, np.ones_like(x), g, kind)
     return [Case("activation", [y], [x], [n, kind]), Case("activation_backward", [to_x], [g, x], [n, kind])]
@@ -232,7 +239,7 @@ def sums(pick: Pick) -> list[Case]:
 
 
 def gates(pick: Pick) -> list[Case]:
-    seed, n, d, kind = pick(SEEDS), pick(COUNTS), pick(WIDTHS), pick((0, 1))
+    seed, n, d, kind = pick(SEEDS), pick(COUNTS), pick(WIDTHS), pick(range(5))
     x, up, g = numbers(seed, n, d, spread=pick(SPREADS)), numbers(seed + 1, n, d), numbers(seed + 2, n, d)
     y, to_x, to_up = elementwise(x, up, g, kind)
     both = Output(np.concatenate([to_x.exact, to_up.exact], -1), np.concatenate([to_x.room, to_up.room], -1))

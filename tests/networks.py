@@ -99,7 +99,7 @@ def _covering() -> dict[str, Plan]:
             "position": part(position, positions.TABLE),
             "attention": {**part(attention, attentions.TABLE, bias=biased, output_bias=i % 3 > 0), **ATTENTION[i % 4]},
             "mask": {"kind": "causal", "window": 7 if i % 3 == 1 else None},
-            "mlp": part(mlp, mlps.TABLE, d_ff=24, bias=biased),
+            "mlp": part(mlp, mlps.TABLE, d_ff=24, bias=biased, approximate="none" if tied else "tanh"),
             "norm": part(norm, norms.TABLE, bias=not biased, unit_offset=biased),
             "residual": residual,
             "heads": {"lm": {"kind": "lm", "tied": tied, **HEAD[i % 3]}},

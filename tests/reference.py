@@ -7,6 +7,7 @@ Shape letters: T tokens, D width, V vocabulary, N positions of a batch; d head w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -30,14 +31,26 @@ def gelu(x: Array) -> Array:
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
+def normal_below(x: Array) -> Array:
+    """The normal distribution up to x."""
+    return 0.5 * np.vectorize(math.erfc, otypes=[float])(-x / np.sqrt(2))
+
+
+def gelu_erf(x: Array) -> Array:
+    return x * normal_below(x)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda x: np.maximum(x, 0),
+    "reglu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "gelu_erf": gelu_erf,
     "gelu": gelu,
     "silu": lambda x: x * sigmoid(x),
     "swiglu": lambda x: x * sigmoid(x),
     "geglu": gelu,
 }
-GATED = ("swiglu", "geglu")
+GATED = ("swiglu", "geglu", "reglu")
 
 
 def layernorm(part: Any, w: Weights, name: str, x_TD: Array) -> Array:
@@ -146,7 +159,7 @@ def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: A
 def mlp(block: BlockPlan, w: Weights, name: str, x_TD: Array) -> Array:
     kind = block.mlp.kind
     up = linear(w, f"{name}.up_proj", x_TD)
-    act = ACTIVATIONS[kind]
+    act = gelu_erf if getattr(block.mlp, "approximate", "tanh") == "none" else ACTIVATIONS[kind]
     return linear(w, f"{name}.down_proj", act(linear(w, f"{name}.gate_proj", x_TD)) * up if kind in GATED else act(up))
 
 

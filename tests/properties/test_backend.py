@@ -216,6 +216,7 @@ def entropy_case(smoothing: float) -> Any:
     return case
 
 
+ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu", "relu2")
 CASES: dict[str, Callable[[int, int, int], Case]] = {
     **{f"matmul {'NT'[a]}{'NT'[b]}": matmul_case(a, b) for a in (False, True) for b in (False, True)},
     **{f"linears {n}{' biased' * b}": linears_case(n, b) for n, b in ((1, True), (2, False), (3, True))},
@@ -227,9 +228,8 @@ CASES: dict[str, Callable[[int, int, int], Case]] = {
     "rms_norm": rms_norm_case,
     "qk_norm": qk_norm_case,
     "residual": residual_case,
-    "silu": activation_case("silu"),
-    "gelu": activation_case("gelu"),
-    **{f"gated {a}": gated_case(a) for a in ("silu", "gelu", "relu")},
+    **{a: activation_case(a) for a in ACTIVATIONS},
+    **{f"gated {a}": gated_case(a) for a in ACTIVATIONS},
     "linear_cross_entropy": entropy_case(0.0),
     "linear_cross_entropy smoothed": entropy_case(0.25),
 }

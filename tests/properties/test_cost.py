@@ -137,8 +137,11 @@ REALISTIC = {
         "model.norm={kind: rmsnorm, unit_offset: true}",
         "model.position={kind: learned}",
         "model.residual=pre_mlp",
-        "model.mlp={kind: gelu}",
+        "model.mlp={kind: gelu, approximate: none}",
     ],
+    "relu2": ["model.mlp={kind: relu2, d_ff: 2048}"],
+    "reglu": ["model.mlp={kind: reglu, d_ff: 2048}"],
+    "geglu": ["model.mlp={kind: geglu, approximate: none, d_ff: 2048}"],
     "smoothed": ["model.mlp={kind: silu}", "phases.chat.objective={kind: cross_entropy, label_smoothing: 0.1}"],
 }
 

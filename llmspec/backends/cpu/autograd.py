@@ -17,7 +17,9 @@ from tinygrad import Tensor, UOp, dtypes
 
 from llmspec.backends.cpu.native import Gradient, call, operands, shape_of
 
-SILU, GELU = 0, 1
+SILU, GELU, GELU_ERF, RELU, RELU2 = range(5)
+KINDS = {"silu": SILU, "gelu": GELU, "gelu_erf": GELU_ERF, "relu": RELU, "relu2": RELU2}
+"""Activations by their names among the operations, as elementwise.c numbers them."""
 
 
 # -- products ----------------------------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def _both(g: UOp, node: UOp) -> tuple[UOp | None, ...]:
 
 
 def activation(address: Tensor, x: Tensor, kind: int) -> Tensor:
-    """SiLU, or GELU in its tanh form, element by element."""
+    """An activation of KINDS, element by element."""
     n = math.prod(shape_of(x))
     return call("activation", (n,), (x,), (n, kind), address, _activation_gradient(n, kind))[0].reshape(shape_of(x))
 

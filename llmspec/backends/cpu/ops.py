@@ -52,17 +52,25 @@ class CPUOps(Ops):
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return autograd.rms_norm(self._at, x, weight, eps)
 
+    def relu(self, x: Tensor) -> Tensor:
+        return autograd.activation(self._at, x, autograd.RELU)
+
+    def relu2(self, x: Tensor) -> Tensor:
+        return autograd.activation(self._at, x, autograd.RELU2)
+
     def gelu(self, x: Tensor) -> Tensor:
         return autograd.activation(self._at, x, autograd.GELU)
+
+    def gelu_erf(self, x: Tensor) -> Tensor:
+        return autograd.activation(self._at, x, autograd.GELU_ERF)
 
     def silu(self, x: Tensor) -> Tensor:
         return autograd.activation(self._at, x, autograd.SILU)
 
     def gated(self, activation: str, both: Tensor) -> Tensor:
-        kinds = {"silu": autograd.SILU, "gelu": autograd.GELU}
-        if activation not in kinds:
+        if activation not in autograd.KINDS:
             return super().gated(activation, both)
-        return autograd.gated(self._at, both, kinds[activation])
+        return autograd.gated(self._at, both, autograd.KINDS[activation])
 
     def linear_cross_entropy(
         self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0

@@ -157,9 +157,17 @@ class Ops:
     def relu(self, x: Tensor) -> Tensor:
         return x.relu()
 
+    def relu2(self, x: Tensor) -> Tensor:
+        """max(0, x)²."""
+        return x.relu().square()
+
     def gelu(self, x: Tensor) -> Tensor:
         """0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))."""
         return x.gelu()
+
+    def gelu_erf(self, x: Tensor) -> Tensor:
+        """0.5·x·(1 + erf(x/√2))."""
+        return x.gelu(approximate="none")
 
     def silu(self, x: Tensor) -> Tensor:
         """x·sigmoid(x)."""

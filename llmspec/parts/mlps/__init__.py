@@ -3,10 +3,20 @@
 from llmspec.parts.mlps.base import MLP
 from llmspec.parts.mlps.geglu import GeGLU
 from llmspec.parts.mlps.gelu import GELU
+from llmspec.parts.mlps.reglu import ReGLU
 from llmspec.parts.mlps.relu import ReLU
+from llmspec.parts.mlps.relu2 import ReLU2
 from llmspec.parts.mlps.silu import SiLU
 from llmspec.parts.mlps.swiglu import SwiGLU
 
-TABLE: dict[str, type[MLP]] = {"relu": ReLU, "gelu": GELU, "silu": SiLU, "swiglu": SwiGLU, "geglu": GeGLU}
+TABLE: dict[str, type[MLP]] = {
+    "relu": ReLU,
+    "relu2": ReLU2,
+    "gelu": GELU,
+    "silu": SiLU,
+    "reglu": ReGLU,
+    "swiglu": SwiGLU,
+    "geglu": GeGLU,
+}
 
 __all__ = ["MLP", "TABLE"]

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 class MLP(ModelPart):
     """down(act(up(x))). build(dims) -> f(ops, w, x_BTD) -> x_BTD."""
 
-    activation: ClassVar[str]
+    operation: ClassVar[str]
+    """The activation, by its name among the operations, unless settings choose among several."""
     per_number: ClassVar[ElementwiseOps]
     """Operations of the activation, and of the gate where there is one, for each number of the hidden layer."""
     d_ff: int | None = Field(None, gt=0, le=1 << 24)
     """Width of the hidden layer; 4·d_model (plain) or 8/3·d_model rounded up to 32 (gated) if omitted."""
     bias: bool = False
     """Whether the projections add a bias."""
+
+    @property
+    def activation(self) -> str:
+        """The operation on each number of the hidden layer, or of its gate, by its name among the operations."""
+        return self.operation
 
     def defaults(self, dims: Dims) -> dict[str, Default]:
         return {"d_ff": Default(4 * dims.d_model, "4·d_model, as in Vaswani et al. 2017")}

@@ -11,5 +11,5 @@ class ReLU(MLP):
 
     kind: Literal["relu"] = "relu"
     formula: ClassVar[str] = "down(max(0, up(x)))"
-    activation: ClassVar[str] = "relu"
+    operation: ClassVar[str] = "relu"
     per_number: ClassVar[ElementwiseOps] = ElementwiseOps(1, 2)

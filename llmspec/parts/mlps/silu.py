@@ -11,5 +11,5 @@ class SiLU(MLP):
 
     kind: Literal["silu"] = "silu"
     formula: ClassVar[str] = "down(silu(up(x))),  silu(z) = z / (1 + e⁻ᶻ)"
-    activation: ClassVar[str] = "silu"
+    operation: ClassVar[str] = "silu"
     per_number: ClassVar[ElementwiseOps] = ElementwiseOps(5, 12)

@@ -11,5 +11,5 @@ class SwiGLU(GatedMLP):
 
     kind: Literal["swiglu"] = "swiglu"
     formula: ClassVar[str] = "down(silu(gate(x)) ⊙ up(x)),  silu(z) = z / (1 + e⁻ᶻ)"
-    activation: ClassVar[str] = "silu"
+    operation: ClassVar[str] = "silu"
     per_number: ClassVar[ElementwiseOps] = ElementwiseOps(6, 18.5)

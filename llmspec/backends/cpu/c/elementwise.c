@@ -20,8 +20,9 @@ void add(float *out, const float *x, const float *y, int64_t n) {
   parallel_for(add_chunk, &job, ceil_div(n, CHUNK));
 }
 
-// GELU in its tanh form is x · sigmoid(2u) with u = √(2/π)·(x + 0.044715·x³), since (1 + tanh u) / 2 = sigmoid(2u).
-enum { SILU, GELU };
+// Each activation is x · gate(x). GELU in its tanh form is x · sigmoid(2u) with u = √(2/π)·(x + 0.044715·x³), since
+// (1 + tanh u) / 2 = sigmoid(2u); in its exact form x · Φ(x). RELU2 is the square of RELU.
+enum { SILU, GELU, GELU_ERF, RELU, RELU2 };
 typedef struct {
   float *out;
   const float *x, *gradient;
@@ -30,9 +31,16 @@ typedef struct {
 
 static inline float gelu_slope(float x) { return 1.5957691216f * (1.0f + 3.0f * 0.044715f * x * x); }
 static inline float gate_value(float x, int kind) {
+  if (kind == GELU_ERF) return normal_below(x);
+  if (kind == RELU) return x > 0.0f ? 1.0f : 0.0f;
+  if (kind == RELU2) return x > 0.0f ? x : 0.0f;
   return sigmoid(kind == SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x));
 }
+// of x · s with s = gate_value(x)
 static inline float derivative(float x, float s, int kind) {
+  if (kind == GELU_ERF) return s + 0.3989422804f * x * bell(x);
+  if (kind == RELU) return s;
+  if (kind == RELU2) return 2.0f * s;
   return s * (1.0f + x * (1.0f - s) * (kind == SILU ? 1.0f : gelu_slope(x)));
 }
 
@@ -49,9 +57,15 @@ static void activation_chunk(const void *job, int64_t i, int thread) {
   if (p->gradient) {
     EACH(SILU, p->gradient[j] * derivative(x, s, SILU))
     EACH(GELU, p->gradient[j] * derivative(x, s, GELU))
+    EACH(GELU_ERF, p->gradient[j] * derivative(x, s, GELU_ERF))
+    EACH(RELU, p->gradient[j] * derivative(x, s, RELU))
+    EACH(RELU2, p->gradient[j] * derivative(x, s, RELU2))
   } else {
     EACH(SILU, x * s)
     EACH(GELU, x * s)
+    EACH(GELU_ERF, x * s)
+    EACH(RELU, x * s)
+    EACH(RELU2, x * s)
   }
 }
 
@@ -84,6 +98,9 @@ static void gated_chunk(const void *job, int64_t i, int thread) {
     for (int64_t j = 0; j < d; j++) out[j] = gate[j] * gate_value(gate[j], form) * up[j];
     EACH_GATE(SILU)
     EACH_GATE(GELU)
+    EACH_GATE(GELU_ERF)
+    EACH_GATE(RELU)
+    EACH_GATE(RELU2)
   }
 }
 

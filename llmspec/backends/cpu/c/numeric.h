@@ -23,6 +23,26 @@ static inline float sigmoid(float x) {
   return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
+// e^(-x²/2), whose integral over √(2π) is the normal distribution.
+static inline float bell(float x) { return exp_negative(-0.5f * x * x); }
+
+// Φ(x), the normal distribution up to x, (1 + erf(x/√2)) / 2, within 1.6e-7: ½·erfc(a/√2)·e^(a²/2) for a = |x| is a
+// polynomial in t = 1 / (1 + 0.4·a/√2), fitted to 6e-8 of itself on 0 … 13. Vectorises, unlike erff.
+static inline float normal_below(float x) {
+  float t = 1.0f / (1.0f + 0.2828427247f * (x < 0.0f ? -x : x));
+  float p = 2.0225910228e-2f;
+  p = p * t - 6.8146815818e-2f;
+  p = p * t + 3.7684493081e-2f;
+  p = p * t + 4.9103451296e-2f;
+  p = p * t + 3.6192780651e-2f;
+  p = p * t + 9.8336355106e-2f;
+  p = p * t + 1.0050459649e-1f;
+  p = p * t + 1.1328612238e-1f;
+  p = p * t + 1.1281313632e-1f;
+  float tail = p * t * bell(x);
+  return x < 0.0f ? tail : 1.0f - tail;
+}
+
 // The largest of x (n), at least -3e38. In lanes, since a comparison that respects NaN is not vectorised across a row.
 static inline float row_max(const float *x, int64_t n) {
   float lanes[16];
