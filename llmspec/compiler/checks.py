@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterable, Iterator
 
 from llmspec.compiler import masks, walk
-from llmspec.compiler.mask_proof import claim, examined
+from llmspec.compiler.inputs import documents_apart
+from llmspec.compiler.mask_proof import SOURCE, claim, examined, source_examined
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, SpecError
 from llmspec.parts.base import Frozen
@@ -61,7 +62,7 @@ def pending(plan: Plan) -> tuple[Check, ...]:
     """The checks that wait for the data; none of a plan that trains nothing."""
     if not plan.phases:
         return ()
-    masked = any(phase.phase.document_mask for phase in plan.phases)
+    masked = any(documents_apart(phase.model, phase.phase) for phase in plan.phases)
     names = (LEARNED, MARKED, *((NUMBERED,) if masked else ()), UNSEEN)
     return tuple(Check(name=name, holds=None, evidence="checked when the data are read") for name in names)
 
@@ -69,19 +70,32 @@ def pending(plan: Plan) -> tuple[Check, ...]:
 # -- who may look at whom ------------------------------------------------------------------------------------------
 def mask_proofs(plan: Plan) -> tuple[Check, ...]:
     """Of every mask in use: what it says of itself, documents apart, no padding seen, no row without a key."""
-    apart = [p.name for p in plan.phases if p.phase.document_mask]
-    across = [p.name for p in plan.phases if not p.phase.document_mask]
-    decoded = ["decoding"] if plan.model.generates else []
+    model = plan.model
+    apart = [p.name for p in plan.phases if documents_apart(model, p.phase)]
+    across = [p.name for p in plan.phases if p.name not in apart]
+    decoded = ["decoding"] if model.generates else []
     found = []
-    for mask in masks.masks_of(plan.model).values():
-        own = sum(
-            len(stack.layers_of(i)) for stack in plan.model.stacks for i, b in enumerate(stack.blocks) if b.mask == mask
-        )
-        layers = f"{own} attention layer{'s' * (own > 1)}"
-        for documents, users in ((False, [*across, *decoded]), (True, apart)):
-            if users or not (documents or apart):
-                found.append(_mask_proof(masks.Relation(mask, documents), ", ".join([layers, *users])))
+    for stack in model.stacks:
+        for mask in masks.masks_of(model, stack).values():
+            own = sum(len(stack.layers_of(i)) for i, b in enumerate(stack.blocks) if b.mask == mask)
+            of = "encoder" if stack is model.encoder else "attention"
+            layers = f"{own} {of} layer{'s' * (own > 1)}"
+            for documents, users in ((False, [*across, *decoded]), (True, apart)):
+                if users or not (documents or apart):
+                    found.append(_mask_proof(masks.Relation(mask, documents), ", ".join([layers, *users])))
+    if model.encoder is not None:
+        found.append(_cross_proof(len(walk.cross_layers(model))))
     return tuple(found)
+
+
+def _cross_proof(layers: int) -> Check:
+    wrong, evidence = source_examined(masks.cross_ranges)
+    return Check(
+        name=SOURCE,
+        holds=not wrong,
+        evidence=f"{wrong or evidence} ({layers} layer{'s' * (layers > 1)} of cross-attention)",
+        hint="the ranges in llmspec/compiler/masks.py are at fault, not your spec" if wrong else "",
+    )
 
 
 def _mask_proof(relation: masks.Relation, where: str) -> Check:

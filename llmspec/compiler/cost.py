@@ -7,6 +7,7 @@ counts for its plain backend, where the gradient of an embedding is a product wi
 from __future__ import annotations
 
 from llmspec.compiler import walk
+from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import Cost, ModelPlan
 from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.phases import Phase
@@ -74,8 +75,13 @@ def embedding_gradients(model: ModelPlan, phase: Phase) -> float:
     tokens, found = phase.micro_batch_size * model.context, 0.0
     for tensor in model.trained:
         if tensor.name == f"{walk.EMBEDDING}.weight":
-            found += (BESIDE_HEAD if tied(model, phase) else ONE_HOT) * tensor.count * tokens
-        elif tensor.role == "embedding" and phase.document_mask and not tensor.name.startswith(f"{walk.EMBEDDING}."):
+            each = BESIDE_HEAD if tied(model, phase) else ONE_HOT
+            found += each * tensor.count * (tokens + phase.micro_batch_size * model.encoder_context)
+        elif (
+            tensor.role == "embedding"
+            and documents_apart(model, phase)
+            and not tensor.name.startswith(f"{walk.EMBEDDING}.")
+        ):
             found += ONE_HOT * tensor.count * tokens
     return found
 

@@ -6,7 +6,7 @@ Letters: B batch, T tokens of a block.
 
 from __future__ import annotations
 
-from llmspec.compiler.masks import RANGES, masks_of
+from llmspec.compiler.masks import CROSS, ENCODER, RANGES, masks_of
 from llmspec.compiler.plan import ModelPlan
 from llmspec.parts.base import InputSpec
 from llmspec.parts.phases import Phase
@@ -21,13 +21,30 @@ def declared_inputs(model: ModelPlan, phase: Phase) -> dict[str, InputSpec]:
     declared |= phase.objective.inputs(rows, context)
     # Without a document mask, rows see the same keys unless padding or a prefix matters; positions are the block's.
     for name, mask in masks_of(model).items():
-        apart = phase.document_mask or not mask.causal
+        apart = documents_apart(model, phase) or not mask.causal
         declared[RANGES + name] = InputSpec((rows if apart else 1, context, 2), "int32")
     if model.heads[phase.objective.head].per_sequence:
         declared["filled"] = InputSpec((rows, context), "int32")
-    if phase.document_mask:
+    if documents_apart(model, phase):
         declared["positions"] = InputSpec((rows, context), "int32")
+    return {**declared, **encoder_inputs(model, rows)}
+
+
+def encoder_inputs(model: ModelPlan, rows: int) -> dict[str, InputSpec]:
+    """What an encoder reads beside, and the ranges of its tokens that the decoder's see; nothing without one."""
+    if model.encoder is None:
+        return {}
+    length, declared = model.encoder_context, dict[str, InputSpec]()
+    declared[f"{ENCODER}tokens"] = InputSpec((rows, length), "int32", ids=True)
+    for name, mask in masks_of(model, model.encoder).items():
+        declared[f"{RANGES}{ENCODER}{name}"] = InputSpec((1 if mask.causal else rows, length, 2), "int32")
+    declared[CROSS] = InputSpec((rows, model.context, 2), "int32")
     return declared
+
+
+def documents_apart(model: ModelPlan, phase: Phase) -> bool:
+    """Whether documents that share a row are kept apart; with an encoder, a row has one document alone."""
+    return phase.document_mask and model.encoder is None
 
 
 def step_inputs(model: ModelPlan, phase: Phase) -> dict[str, InputSpec]:

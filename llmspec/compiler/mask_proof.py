@@ -65,6 +65,26 @@ def examined(relation: Relation, allows: Callable[..., Any]) -> tuple[str, str]:
     )
 
 
+SOURCE = "every token sees the whole text of the encoder, and no padding"
+
+
+@cache
+def source_examined(ranges: Callable[..., Any]) -> tuple[str, str]:
+    """(what is wrong with the ranges of cross-attention or '', evidence that nothing is); `ranges` is `cross_ranges`,
+    or a function in its place. All small pairs of texts are gone through; what a query sees is one number, the filled
+    tokens, whatever its place, so longer ones follow."""
+    pairs = 0
+    for tokens, filled in product(range(1, PLACES + 1), repeat=2):
+        for query, (first, end) in enumerate(ranges([filled], tokens)[0].tolist()):
+            for key in range(PLACES + 1):
+                pairs += 1
+                seen = first <= key < end
+                if seen != (key < filled):
+                    what = "sees the padding at" if seen else "does not see"
+                    return f"position {query} {what} position {key} of the encoder's {filled} tokens", ""
+    return "", f"{pairs:,} pairs of query and key in all texts up to {PLACES} tokens"
+
+
 def blocks(relation: Relation) -> Iterator[tuple[tuple[int, ...], int, frozenset[int]]]:
     """(document of each place, places that are filled, places of prefixes) of small blocks; padding stands last, as a
     document of its own under a document mask."""

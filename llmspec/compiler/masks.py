@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llmspec.compiler.plan import ModelPlan
+from llmspec.compiler.plan import ModelPlan, StackPlan
 from llmspec.parts.masks import Mask
 from llmspec.parts.masks.causal import Causal
 
 RANGES = "ranges:"
 """What the names of graph inputs that hold ranges begin with; the mask's name follows."""
+ENCODER = "encoder_"
+"""What stands before the names of an encoder's masks, and of what else it reads."""
+CROSS = RANGES + "cross"
+"""The ranges of the encoder's tokens that the decoder's see."""
 
 
 class Relation(NamedTuple):
@@ -58,9 +62,31 @@ class Relation(NamedTuple):
         return np.stack(np.broadcast_arrays(first, last), axis=-1).astype(np.int32)
 
 
-def masks_of(model: ModelPlan) -> dict[str, Mask]:
-    """The masks of a model's blocks by name, each once."""
-    return {block.mask.name: block.mask for stack in model.stacks for block in stack.blocks}
+def masks_of(model: ModelPlan, stack: StackPlan | None = None) -> dict[str, Mask]:
+    """The masks of a stack's blocks by name, each once; `stack` None: of the decoder's."""
+    return {block.mask.name: block.mask for block in (stack or model.decoder).blocks}
+
+
+def cross_ranges(filled_B: Any, tokens: int) -> Any:
+    """Which of the encoder's tokens the decoder's see, as first … end - 1: int32 (B, T, 2), a numpy array. All of the
+    `filled_B` that are no padding, which stands at the end."""
+    import numpy as np
+
+    found = np.zeros((len(filled_B), tokens, 2), np.int32)
+    found[:, :, 1] = np.asarray(filled_B)[:, None]
+    return found
+
+
+def encoder_inputs(model: ModelPlan, filled_B: Any, encoder_tokens: int, tokens: int) -> dict[str, Any]:
+    """The ranges of a batch of texts of `filled_B` tokens of `encoder_tokens` that an encoder reads and the decoder's
+    `tokens` look at, by the names that graphs read them under; nothing for a model without an encoder."""
+    if model.encoder is None:
+        return {}
+    own = {
+        f"{RANGES}{ENCODER}{name}": Relation(mask).ranges(encoder_tokens, None, filled_B)
+        for name, mask in masks_of(model, model.encoder).items()
+    }
+    return {**own, CROSS: cross_ranges(filled_B, tokens)}
 
 
 def range_inputs(

@@ -96,9 +96,10 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> Memo
 
 
 def decoding_bytes(model: ModelPlan, rows: int) -> int:
-    """The cache of keys and values of a full context."""
-    kept = (p.uses * p.dims.kv_heads * p.dims.head_dim for p in walk.walk(model) if p.kind == "attention")
-    return FLOAT * 2 * rows * model.context * sum(kept)
+    """The cache of keys and values of a full context, and of a whole text that the encoder has read."""
+    own = sum(dims.kv_heads * dims.head_dim for dims in walk.layer_dims(model))
+    crossed = sum(dims.kv_heads * dims.head_dim for _, dims in walk.cross_layers(model))
+    return FLOAT * 2 * rows * (model.context * own + model.encoder_context * crossed)
 
 
 PeakCandidate = tuple[float, float, float, str]
@@ -122,17 +123,19 @@ class ActivationSizes:
         """Goes over the network's blocks."""
         model, h, first, reached = self.model, self.memory_model, 0, walk.reached_layers(self.model)
         for stack in model.stacks:
+            tokens, dims_of = self.tokens * walk.rate(model, stack), walk.stack_dims(model, stack)
             for i, block in enumerate(stack.blocks):
-                dims = walk.block_dims(model, block)
-                kept = [(kind, p.saved_for_backward(dims)) for _, p, kind in walk.block_pieces(block)]
-                scores = float(self.tokens * dims.heads * model.context)
+                own = [(kind, p, walk.piece_dims(model, block, stack, kind)) for _, p, kind in walk.block_pieces(block)]
+                kept = [(kind, p.saved_for_backward(dims)) for kind, p, dims in own]
+                keys = {"attention": dims_of.context, "cross_attention": model.encoder_context}
+                scores = [float(tokens * dims.heads * keys[kind]) for kind, _, dims in own if kind in keys]
                 # A site of dropout keeps a byte for each number, which says whether it stays.
                 sites = walk.block_sites(block) * model.d_model / FLOAT if model.dropout else 0
-                whole = self.tokens * (h.parts_kept * sum(n for _, n in kept) + sites) + h.scores_kept * scores
+                whole = tokens * (h.parts_kept * sum(n for _, n in kept) + sites) + h.scores_kept * sum(scores)
                 # Nothing is kept of layers that no gradient comes to, since all is frozen up to there.
                 self.kept += [whole] * sum(first + layer in reached for layer in stack.layers_of(i))
-                self.scores = max(self.scores, scores)
-                self.hidden = max(self.hidden, self.tokens * sum(n for kind, n in kept if kind == "mlp"))
+                self.scores = max(self.scores, *scores)
+                self.hidden = max(self.hidden, tokens * sum(n for kind, n in kept if kind == "mlp"))
             first += len(stack.order)
         if around := h.parts_kept * self.tokens * model.embedding.saved_for_backward(model.dims):
             self.kept.append(around)  # by the norm of the embedding
@@ -144,7 +147,9 @@ class ActivationSizes:
     def moments(self) -> list[PeakCandidate]:
         """What a training step holds when it may hold most."""
         parameters, h = float(self.model.trained_parameters), self.memory_model
-        kept = sum(self.kept) + h.rounded * self.model.parameters
+        # The encoder's last states stay for every cross-attention, and for its gradient.
+        states = self.phase.micro_batch_size * self.model.encoder_context * self.model.d_model
+        kept = sum(self.kept) + 2 * states + h.rounded * self.model.parameters
         logits = h.logits * self.outputs
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)

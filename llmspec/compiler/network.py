@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any, cast
 
 from llmspec.compiler.draft import Draft, closed, open_keys
+from llmspec.compiler.encoder import encoder_defaults, encoder_model, encoder_problems
 from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan, TensorPlan
 from llmspec.compiler.walk import forward_flops, tensor_specs
 from llmspec.core import devices
 from llmspec.core.problems import Problem, RunError, nearest
-from llmspec.parts.base import Default, Dims, ModelPart
+from llmspec.parts.base import Default, Dims, Frozen, ModelPart
 from llmspec.parts.residual import FORMS
-from llmspec.spec.schema import BlockSpec, ModelSpec
+from llmspec.spec.schema import BlockSpec, EncoderSpec, ModelSpec
 
 
 def choose_device(draft: Draft) -> Draft:
@@ -74,14 +76,22 @@ def resolve_parts(draft: Draft) -> Draft:
         draft = replace(draft, decisions=draft.decided(".".join(("model", *path)), open_keys(part, defaults)))
         return cast(ModelPart, closed(part, defaults))
 
-    changes: dict[str, Any] = {key: resolved(getattr(model, key), key) for key in (*PARTS, "embedding")}
-    changes["blocks"] = {
-        name: block.model_copy(
-            update={k: resolved(part, "blocks", name, k) for k in PARTS if (part := getattr(block, k)) is not None}
-        )
-        for name, block in model.blocks.items()
-    }
+    def within(owner: Frozen, *path: str) -> dict[str, Any]:
+        """The parts that the model, its encoder or a block has of its own, and those of its blocks."""
+        own = {k: getattr(owner, k) for k in (*PARTS, "cross_attention", "embedding") if k in type(owner).model_fields}
+        found: dict[str, Any] = {k: resolved(part, *path, k) for k, part in own.items() if part is not None}
+        if isinstance(owner, ModelSpec | EncoderSpec):
+            found["blocks"] = {
+                name: block.model_copy(update=within(block, *path, "blocks", name))
+                for name, block in owner.blocks.items()
+            }
+        return found
+
+    changes = within(model)
     changes["heads"] = {name: resolved(head, "heads", name) for name, head in model.heads.items()}
+    if (encoder := model.encoder) is not None:
+        changes["encoder"] = encoder.model_copy(update=within(encoder, "encoder"))
+        draft = replace(draft, decisions=draft.decided("model", encoder_defaults(model)))
     filled = model.model_copy(update=changes)
     sections = draft.sections
     sections = replace(sections, model=filled) if sections.model else replace(sections, rough_model=filled)
@@ -108,12 +118,13 @@ def check_parts(draft: Draft) -> Draft:
         else []
     )
     problems += pattern_problems(model)
+    problems += encoder_problems(model)
     problems += [p.at("model", "embedding") for p in model.embedding.check(dims) if "embedding" in sound]
     problems += [
         p.at("model", "heads", name) for name, head in model.heads.items() for p in head.check(dims) if "heads" in sound
     ]
     found: dict[tuple[Any, ...], Problem] = {}
-    for problem in block_problems(model, dims, sound):
+    for problem in chain(block_problems(model, dims, sound), encoder_block_problems(model, dims, sound)):
         found.setdefault((problem.path, problem.message), problem)  # blocks that share a part share its problems
     return draft.with_problems([*problems, *found.values()])
 
@@ -158,14 +169,20 @@ def pattern_problems(model: ModelSpec) -> Iterator[Problem]:
 def block_problems(model: ModelSpec, dims: Dims, sound: set[str]) -> Iterator[Problem]:
     """What parts of the blocks say of their settings, at the places where the spec has them."""
     for name, block in own_blocks(model).items():
+        own = {key: getattr(block, key) for key in (*PARTS, "cross_attention")}
+        crossed = () if model.cross_attention is None and block.cross_attention is None else ("cross_attention",)
         where = {
-            key: ("model", "blocks", name, key) if getattr(block, key) is not None else ("model", key) for key in PARTS
+            key: ("model", "blocks", name, key) if own[key] is not None else ("model", key)
+            for key in (*PARTS, *crossed)
         }
-        parts = {key: getattr(block, key) or getattr(model, key) for key in PARTS}
+        parts = {key: own[key] or getattr(model, key) for key in where}
         shaped = parts["attention"].shaped(dims)
         wrong = list(parts["attention"].check(shaped))
         for key, part in parts.items():
             if where[key][1] not in sound:
+                continue
+            if key == "cross_attention":
+                yield from (p.at(*where[key]) for p in part.check(part.shaped(dims)))
                 continue
             # Without sound heads nothing can be said of what depends on their width.
             checked = wrong if key == "attention" else [] if wrong and key == "position" else part.check(shaped)
@@ -179,6 +196,19 @@ def block_problems(model: ModelSpec, dims: Dims, sound: set[str]) -> Iterator[Pr
             )
 
 
+def encoder_block_problems(model: ModelSpec, dims: Dims, sound: set[str]) -> Iterator[Problem]:
+    """The same of the encoder's blocks; what it has from the model was looked at there."""
+    if model.encoder is None or "encoder" not in sound:
+        return
+    own = encoder_model(model, model.encoder)
+    written = {key for key in type(model.encoder).model_fields if getattr(model.encoder, key)}
+    yield from (
+        replace(p, path=("model", "encoder", *p.path[1:]))
+        for p in chain(pattern_problems(own), block_problems(own, replace(dims, context=own.context), sound | written))
+        if p.path[1] in written
+    )
+
+
 def own_blocks(model: ModelSpec) -> dict[str, BlockSpec]:
     """The kinds of blocks by name; one that has nothing of its own where the spec names none."""
     used = [model.pattern[i % len(model.pattern)] for i in range(min(model.layers, len(model.pattern)))]
@@ -186,23 +216,34 @@ def own_blocks(model: ModelSpec) -> dict[str, BlockSpec]:
     return named or {"block": BlockSpec()}
 
 
-def stack_of(model: ModelSpec) -> StackPlan:
+def stack_of(model: ModelSpec, name: str = "decoder") -> StackPlan:
     """The blocks of a spec whose parts are closed."""
     kinds, blocks = own_blocks(model), list[BlockPlan]()
-    names, owners = list(kinds), dict[tuple[Any, ...], str]()
-    for name, own in kinds.items():
-        chosen = {key: getattr(own, key) or getattr(model, key) for key in (*PARTS, "residual")}
+    names, owners, before = list(kinds), dict[tuple[Any, ...], str](), "" if name == "decoder" else f"{name}."
+    for block, own in kinds.items():
+        chosen = {key: getattr(own, key) or getattr(model, key) for key in (*PARTS, "residual", "cross_attention")}
         heads, position = chosen["attention"].shaped(Dims(model.d_model, 1, 1, 1)), chosen["position"]
         # Tables and weights of a position are made for heads of one number and width.
         shared = (position, heads.heads, heads.head_dim)
-        free = position == model.position and "position" not in owners.values() and not position.embeds
-        owner = owners.setdefault(shared, "position" if free or position.embeds else f"positions.{name}")
-        blocks.append(BlockPlan(name=name, position_name=owner, **chosen))
+        free = position == model.position and f"{before}position" not in owners.values() and not position.embeds
+        whole = free or position.embeds
+        owner = owners.setdefault(shared, f"{before}position" if whole else f"{before}positions.{block}")
+        blocks.append(BlockPlan(name=block, position_name=owner, **chosen))
     pattern = model.pattern or ("block",)
     order = tuple(names.index(pattern[i % len(pattern)]) for i in range(model.layers))
     last = blocks[order[-1]].residual
     final = model.norm if FORMS[last].final_norm else None
-    return StackPlan(name="decoder", blocks=tuple(blocks), order=order, final_norm=final)
+    return StackPlan(name=name, blocks=tuple(blocks), order=order, final_norm=final)
+
+
+def stacks_of(model: ModelSpec) -> tuple[StackPlan, ...]:
+    """The stacks of a spec whose parts are closed, in the order of the forward pass."""
+    if model.encoder is None:
+        return (stack_of(model),)
+    own = encoder_model(model, model.encoder)
+    encoder = stack_of(own, "encoder").model_copy(update={"context": own.context, "position": own.position})
+    crossed = model.cross_attention or model.attention
+    return encoder, stack_of(model.model_copy(update={"cross_attention": crossed}))
 
 
 def model_plan(model: ModelSpec, vocab: int) -> ModelPlan:
@@ -214,10 +255,11 @@ def model_plan(model: ModelSpec, vocab: int) -> ModelPlan:
         embedding=model.embedding,
         position=model.position,
         norm=model.norm,
-        stacks=(stack_of(model),),
+        stacks=stacks_of(model),
         heads=model.heads,
         init=model.init,
         dropout=model.dropout,
+        decoder_start=model.encoder.decoder_start if model.encoder else None,
         tensors=(),
         flops_per_token=0.0,
     )

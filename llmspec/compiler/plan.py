@@ -26,6 +26,7 @@ from llmspec.spec.schema import (
     AnyTemplate,
     AnyTokenizer,
     Contamination,
+    DecoderStart,
     Precision,
 )
 
@@ -71,6 +72,8 @@ class BlockPlan(Frozen):
     mlp: AnyMLP
     norm: AnyNorm
     residual: Residual
+    cross_attention: AnyAttention | None = None
+    """Looks at the encoder's states, in blocks of a decoder that has one."""
 
 
 class StackPlan(Frozen):
@@ -83,6 +86,10 @@ class StackPlan(Frozen):
     """Of each layer, from the first on, which of `blocks` it is."""
     final_norm: AnyNorm | None
     """The norm after the last block; None where its own norm stands there."""
+    context: int | None = None
+    """Longest sequence that it reads, in tokens; None: the model's context."""
+    position: AnyPosition | None = None
+    """What is added to what it reads, or what its blocks use; None: the model's."""
 
     def layers_of(self, block: int) -> tuple[int, ...]:
         """The layers that are of a block."""
@@ -105,6 +112,8 @@ class ModelPlan(Frozen):
     init: AnyInitializer | None = None
     """What `tensors` start by; None where an older version wrote the plan."""
     dropout: float
+    decoder_start: DecoderStart | None = None
+    """The special token that the decoder's text begins with, by its meaning; None without an encoder."""
     tensors: tuple[TensorPlan, ...]
     flops_per_token: float
     """FLOPs of one forward pass per token at full context, matrix products only, with the first head."""
@@ -113,6 +122,21 @@ class ModelPlan(Frozen):
     def layers(self) -> int:
         """Number of blocks, of all stacks."""
         return sum(len(stack.order) for stack in self.stacks)
+
+    @property
+    def encoder(self) -> StackPlan | None:
+        """The stack whose states the decoder's cross-attention reads; None where there is one stack alone."""
+        return self.stacks[0] if len(self.stacks) > 1 else None
+
+    @property
+    def decoder(self) -> StackPlan:
+        """The stack that the heads read: the only one where there is no encoder."""
+        return self.stacks[-1]
+
+    @property
+    def encoder_context(self) -> int:
+        """Tokens that the encoder reads at most; 0 without one."""
+        return 0 if self.encoder is None else self.encoder.context or self.context
 
     @property
     def dims(self) -> Dims:
@@ -142,7 +166,7 @@ class ModelPlan(Frozen):
     @property
     def generates(self) -> bool:
         """Whether text can be drawn: a head gives logits of the next token, and no token has seen its own."""
-        blind = all(b.mask.causal or b.mask.has_prefix for stack in self.stacks for b in stack.blocks)
+        blind = all(b.mask.causal or b.mask.has_prefix for b in self.decoder.blocks)
         return blind and self.generating_head is not None
 
 
@@ -331,22 +355,27 @@ class Plan(Frozen):
 
 def model_settings(model: dict[str, Any]) -> dict[str, Any]:
     """The `model:` of a spec that a dumped ModelPlan follows from: nothing computed, every block written out."""
-    (stack,) = model["stacks"]
+    *encoders, decoder = model["stacks"]
+    shared = {k: model[k] for k in ("context", "d_model", "embedding", "position", "norm", "heads", "dropout")}
+    shared |= {"init": model["init"]} if model["init"] is not None else {}
+    for stack in encoders:
+        own = {"context": stack["context"], "position": stack["position"], "decoder_start": model["decoder_start"]}
+        own |= {"norm": stack["final_norm"]} if stack["final_norm"] else {}
+        shared["encoder"] = {**own, **stack_settings(stack, stack["position"])}
+    return {**shared, **stack_settings(decoder, model["position"])}
+
+
+def stack_settings(stack: dict[str, Any], position: Any) -> dict[str, Any]:
+    """What a spec says of a dumped stack of blocks, whose position is `position` where they have none of their own."""
+    left_out = [("position", position), ("cross_attention", None)]
     blocks = {
-        block["name"]: {
-            k: v
-            for k, v in block.items()
-            if k not in ("name", "position_name") and (k, v) != ("position", model["position"])
-        }
+        block["name"]: {k: v for k, v in block.items() if k not in ("name", "position_name") and (k, v) not in left_out}
         for block in stack["blocks"]
     }
     names = [stack["blocks"][i]["name"] for i in stack["order"]]
-    shared = {k: model[k] for k in ("context", "d_model", "embedding", "position", "norm", "heads", "dropout")}
-    shared |= {"init": model["init"]} if model["init"] is not None else {}
-    shared["layers"] = len(names)
     if len(blocks) == 1 and "block" in blocks:
-        return {**shared, **blocks["block"]}
-    return {**shared, "blocks": blocks, "pattern": period(names)}
+        return {"layers": len(names), **blocks["block"]}
+    return {"layers": len(names), "blocks": blocks, "pattern": period(names)}
 
 
 def period(names: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from llmspec.compiler import walk
 from llmspec.compiler.memory import decoding_bytes, device_memory, tables
-from llmspec.compiler.network import stack_of
+from llmspec.compiler.network import stacks_of
 from llmspec.compiler.phase_model import phase_models
 from llmspec.compiler.plan import ModelPlan, Plan, model_settings
 from llmspec.core.units import size
@@ -65,7 +65,13 @@ def model_contradictions(model: ModelPlan) -> Iterator[str]:
         if getattr(model, name) < 1:
             yield f"model.{name} is {getattr(model, name):,}"
             return
+    if not 1 <= len(model.stacks) <= 2:
+        yield f"it has {len(model.stacks):,} stacks"
+        return
     for stack in model.stacks:
+        if stack.context is not None and stack.context < 1:
+            yield f"the context of its {stack.name} is {stack.context:,}"
+            return
         if outside := [i for i in stack.order if not 0 <= i < len(stack.blocks)]:
             yield f"a layer is of block {outside[0]}, of {len(stack.blocks)}"
             return
@@ -85,8 +91,11 @@ def model_contradictions(model: ModelPlan) -> Iterator[str]:
 
 def block_contradictions(model: ModelPlan) -> Iterator[str]:
     """Whether the spec that a model's plan follows from is none, or gives other blocks."""
-    if [stack.name for stack in model.stacks] != ["decoder"]:
-        yield "its stacks are not one decoder"
+    if [stack.name for stack in model.stacks] not in (["decoder"], ["encoder", "decoder"]):
+        yield "its stacks are not one decoder, with or without an encoder before it"
+        return
+    if (model.decoder_start is None) != (model.encoder is None):
+        yield "what the decoder's text begins with is said without an encoder, or not said with one"
         return
     settings = model_settings(model.model_dump(mode="json", by_alias=True))
     try:
@@ -95,7 +104,7 @@ def block_contradictions(model: ModelPlan) -> Iterator[str]:
         found = error.errors(include_url=False)[0]
         yield f"its model.{'.'.join(map(str, found['loc']))} is wrong: {found['msg'].lower()}"
         return
-    if stack_of(spec) != model.stacks[0]:
+    if stacks_of(spec) != model.stacks:
         yield "its blocks are not those that its settings make"
 
 

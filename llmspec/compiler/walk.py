@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
 from llmspec.parts.base import Dims, ElementwiseOps, ModelPart, TensorSpec
@@ -18,7 +18,7 @@ from llmspec.parts.residual import FORMS
 
 EMBEDDING = "embed_tokens"
 """The path of the token embedding."""
-Kind = Literal["embedding", "position", "attention", "mlp", "norm", "head"]
+Kind = Literal["embedding", "position", "attention", "cross_attention", "mlp", "norm", "head"]
 
 
 class Branch(NamedTuple):
@@ -49,6 +49,10 @@ class Piece(NamedTuple):
     """How often a forward pass computes it."""
     block: str = ""
     """The name of its block in the spec."""
+    rate: float = 1.0
+    """Tokens that it reads for each token of the model's context: an encoder reads its own text once."""
+    stack: str = ""
+    """The name of its stack; none of what belongs to no stack alone."""
 
     @property
     def copies(self) -> int:
@@ -59,7 +63,14 @@ class Piece(NamedTuple):
 def branches(block: BlockPlan) -> tuple[Branch, ...]:
     """The branches of a block in their order."""
     form, found = FORMS[block.residual], list[Branch]()
-    for name, part in (("attention", block.attention), ("mlp", block.mlp)):
+    parts: dict[str, ModelPart | None] = {
+        "attention": block.attention,
+        "cross_attention": block.cross_attention,
+        "mlp": block.mlp,
+    }
+    for name, part in parts.items():
+        if part is None:
+            continue
         own = f"{name}_norm"
         found.append(
             Branch(
@@ -73,9 +84,32 @@ def branches(block: BlockPlan) -> tuple[Branch, ...]:
     return tuple(found)
 
 
-def block_dims(model: ModelPlan, block: BlockPlan) -> Dims:
-    """The dimensions within a block: its heads, and the keys that its queries see."""
-    return replace(block.attention.shaped(model.dims), keys=block.mask.keys(model.context))
+def stack_dims(model: ModelPlan, stack: StackPlan) -> Dims:
+    """The dimensions of a stack: its own context."""
+    return replace(model.dims, context=stack.context or model.context)
+
+
+def block_dims(model: ModelPlan, block: BlockPlan, stack: StackPlan | None = None) -> Dims:
+    """The dimensions within a block: its heads, and the keys that its queries see. `stack` None: the decoder."""
+    dims = stack_dims(model, stack or model.decoder)
+    return replace(block.attention.shaped(dims), keys=block.mask.keys(dims.context))
+
+
+def cross_dims(model: ModelPlan, block: BlockPlan) -> Dims:
+    """The dimensions of a block's cross-attention: every query sees all tokens of the encoder."""
+    assert block.cross_attention is not None
+    keys = model.encoder_context
+    return replace(block.cross_attention.shaped(model.dims), keys=keys, sources=keys / model.context)
+
+
+def piece_dims(model: ModelPlan, block: BlockPlan, stack: StackPlan, kind: Kind) -> Dims:
+    """The dimensions of a part of a block."""
+    return cross_dims(model, block) if kind == "cross_attention" else block_dims(model, block, stack)
+
+
+def rate(model: ModelPlan, stack: StackPlan) -> float:
+    """Tokens that a stack reads for each token of the model's context."""
+    return (stack.context or model.context) / model.context
 
 
 def layer_path(stack: StackPlan, layer: int | str) -> str:
@@ -84,9 +118,19 @@ def layer_path(stack: StackPlan, layer: int | str) -> str:
 
 
 def layer_dims(model: ModelPlan) -> list[Dims]:
-    """The dimensions of each layer, in their order, of all stacks."""
-    kinds = [[block_dims(model, block) for block in stack.blocks] for stack in model.stacks]
-    return [kinds[s][kind] for s, stack in enumerate(model.stacks) for kind in stack.order]
+    """The dimensions of each layer of the decoder, in their order."""
+    kinds = [block_dims(model, block) for block in model.decoder.blocks]
+    return [kinds[kind] for kind in model.decoder.order]
+
+
+def cross_layers(model: ModelPlan) -> list[tuple[int, Dims]]:
+    """(layer of the decoder, dimensions of its cross-attention) of those that have one."""
+    blocks = model.decoder.blocks
+    return [
+        (layer, cross_dims(model, blocks[kind]))
+        for layer, kind in enumerate(model.decoder.order)
+        if blocks[kind].cross_attention is not None
+    ]
 
 
 def block_pieces(block: BlockPlan) -> Iterator[tuple[str, ModelPart, Kind]]:
@@ -94,7 +138,7 @@ def block_pieces(block: BlockPlan) -> Iterator[tuple[str, ModelPart, Kind]]:
     for branch in branches(block):
         if first := branch.before or branch.on_sum or ("" if branch.before else branch.after):
             yield first, block.norm, "norm"
-        yield branch.name, branch.part, "attention" if branch.name == "attention" else "mlp"
+        yield branch.name, branch.part, cast(Kind, branch.name)
         if branch.after and branch.after != first:
             yield branch.after, block.norm, "norm"
 
@@ -107,29 +151,43 @@ def prefix(stack: StackPlan) -> str:
 def positions(model: ModelPlan) -> dict[str, tuple[Position, Dims, int]]:
     """Name -> (part, dims of the first block that uses it, how often it is computed) of each position."""
     found: dict[str, tuple[Position, Dims, int]] = {}
-    if model.position.embeds:
-        found["position"] = model.position, model.dims, 1
     for stack in model.stacks:
+        added = stack.position or model.position
+        if added.embeds:
+            found[embedded_position(stack)] = added, stack_dims(model, stack), 1
         for i, block in enumerate(stack.blocks):
             if not block.position.embeds:
-                part, dims, uses = found.get(block.position_name, (block.position, block_dims(model, block), 0))
+                part, dims, uses = found.get(block.position_name, (block.position, block_dims(model, block, stack), 0))
                 found[block.position_name] = part, dims, uses + len(stack.layers_of(i))
     return found
+
+
+def embedded_position(stack: StackPlan) -> str:
+    """The path of what is added to the embedding that a stack reads."""
+    return f"{prefix(stack)}position"
 
 
 def walk(model: ModelPlan) -> Iterator[Piece]:
     """Every piece of the network, those of equal layers as one."""
     yield Piece(EMBEDDING, model.embedding, model.dims, "embedding")
     for name, (position, dims, uses) in positions(model).items():
-        yield Piece(name, position, dims, "position", uses=uses)
+        yield Piece(name, position, dims, "position", uses=uses, rate=dims.context / model.context)
     for stack in model.stacks:
+        reads = rate(model, stack)
         for i, block in enumerate(stack.blocks):
-            layers, dims = stack.layers_of(i), block_dims(model, block)
+            layers = stack.layers_of(i)
             for name, part, kind in block_pieces(block) if layers else ():
-                path = f"{layer_path(stack, '*')}.{name}"
-                yield Piece(path, part, dims, kind, layers, len(layers), block.name)
+                path, dims = f"{layer_path(stack, '*')}.{name}", piece_dims(model, block, stack, kind)
+                yield Piece(path, part, dims, kind, layers, len(layers), block.name, reads, stack.name)
         if stack.final_norm is not None:
-            yield Piece(f"{prefix(stack)}final_norm", stack.final_norm, model.dims, "norm")
+            yield Piece(
+                f"{prefix(stack)}final_norm",
+                stack.final_norm,
+                stack_dims(model, stack),
+                "norm",
+                rate=reads,
+                stack=stack.name,
+            )
     for name, head in model.heads.items():
         yield Piece(head_path(name), head, model.dims, "head")
 
@@ -178,11 +236,22 @@ def _named(path: str, piece: Piece) -> Iterator[tuple[str, TensorSpec]]:
     return ((f"{path}.{t.name}", t) for t in piece.part.tensors(piece.dims))
 
 
+def rates(model: ModelPlan) -> dict[str, float]:
+    """Tokens that the product with each matrix reads, for each token of the model's context; of those where that is
+    another number than 1."""
+    found = {}
+    for path, piece, _ in in_order(model) if model.encoder is not None else ():
+        for tensor in piece.part.tensors(piece.dims):
+            if tensor.role == "matrix" and (plain := tensor.shape[0] * tensor.shape[1]):
+                found[f"{path}.{tensor.name}"] = piece.rate * piece.part.product(tensor, piece.dims) / (2.0 * plain)
+    return found
+
+
 # -- folds ---------------------------------------------------------------------------------------------------------
 def forward_flops(model: ModelPlan, head: str | None = None) -> float:
     """FLOPs of a forward pass per token at full context, matrix products only, with one head; None: the first."""
     chosen = head_path(head if head is not None else next(iter(model.heads), ""))
-    return sum(p.uses * p.part.flops(p.dims) for p in walk(model) if p.kind != "head" or p.path == chosen)
+    return sum(p.uses * p.rate * p.part.flops(p.dims) for p in walk(model) if p.kind != "head" or p.path == chosen)
 
 
 class Backward(NamedTuple):
@@ -232,15 +301,16 @@ def backward_flops(model: ModelPlan, head: str | None = None) -> float:
     for copy in backward(model, head):
         piece, whole = copy.piece, copy.piece.part.flops(copy.piece.dims)
         if piece.kind == "head":
-            own = bool(copy.trained) or (embedded and bool(getattr(piece.part, "tied", False)))
-            found += whole * (own + copy.through)
+            trained = bool(copy.trained) or (embedded and bool(getattr(piece.part, "tied", False)))
+            found += whole * (trained + copy.through)
             continue
         matrices = [t for t in piece.part.tensors(piece.dims) if t.role == "matrix"]
-        products = {t.name: 2.0 * t.shape[0] * t.shape[1] for t in matrices}
+        products = {t.name: piece.part.product(t, piece.dims) for t in matrices}
         first = copy.through or any(not t.residual for t in copy.trained)
-        found += sum(products[t.name] for t in copy.trained if t.name in products)
-        found += sum(products[t.name] for t in matrices if copy.through or (t.residual and first))
-        found += 2 * (whole - sum(products.values())) * first
+        own = sum(products[t.name] for t in copy.trained if t.name in products)
+        own += sum(products[t.name] for t in matrices if copy.through or (t.residual and first))
+        own += 2 * (whole - sum(products.values())) * first
+        found += piece.rate * own
     return found
 
 
@@ -249,16 +319,18 @@ def elementwise(model: ModelPlan, head: str | None = None) -> ElementwiseOps:
     found, some = ElementwiseOps(), any(t.trainable for t in model.tensors)
     for copy in backward(model, head):
         piece = copy.piece
-        one = piece.part.elementwise(piece.dims).times(piece.uses / piece.copies)
+        one = piece.part.elementwise(piece.dims).times(piece.rate * piece.uses / piece.copies)
         reached = some if piece.kind == "position" else copy.reached  # rotations belong to the layers that use them
         found = found.plus(one if reached else one._replace(backward=0.0))
     return found
 
 
-def sites(model: ModelPlan) -> int:
-    """Places of dropout: of the embedding and of what blocks add to the stream."""
-    return 1 + sum(
-        len(stack.layers_of(i)) * block_sites(block) for stack in model.stacks for i, block in enumerate(stack.blocks)
+def sites(model: ModelPlan) -> float:
+    """Places of dropout for each token of the model's context: of the embedding that each stack reads, and of what its
+    blocks add to the stream."""
+    return sum(
+        rate(model, stack) * (1 + sum(len(stack.layers_of(i)) * block_sites(b) for i, b in enumerate(stack.blocks)))
+        for stack in model.stacks
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from llmspec.compiler.inputs import declared_inputs
-from llmspec.compiler.masks import masks_of, range_inputs, unsupervised_prefix
+from llmspec.compiler.inputs import declared_inputs, documents_apart
+from llmspec.compiler.masks import ENCODER, encoder_inputs, masks_of, range_inputs, unsupervised_prefix
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.data.layout import Batch, random_bits
@@ -24,7 +24,7 @@ class BatchInputs:
     def __init__(self, model: ModelPlan, phase: Phase, specials: SpecialTokens, seed: tuple[object, ...]) -> None:
         """`specials` are the tokenizer's special tokens; `seed` is what an objective draws from, beside the place."""
         self._model, self._phase, self._specials, self._seed = model, phase, specials, seed
-        self._declared = declared_inputs(model, phase)
+        self._declared, self._apart = declared_inputs(model, phase), documents_apart(model, phase)
         self._prefixed = any(mask.has_prefix for mask in masks_of(model).values())
 
     def __call__(self, batch: Batch, *place: object) -> Arrays:
@@ -40,10 +40,15 @@ class BatchInputs:
         arrays |= self._phase.objective.arrays(batch, draw, self._specials)
         weights, tokens = arrays["loss_weights"], batch.tokens.shape[1]
         prefix = unsupervised_prefix(batch.documents, weights) if self._prefixed else None
-        arrays |= range_inputs(self._model, self._phase.document_mask, tokens, batch.documents, batch.filled, prefix)
+        arrays |= range_inputs(self._model, self._apart, tokens, batch.documents, batch.filled, prefix)
+        if self._model.encoder is not None:
+            assert batch.encoder_tokens is not None, "the layout of a model with an encoder makes pairs of texts"
+            arrays[f"{ENCODER}tokens"] = batch.encoder_tokens
+            length = batch.encoder_tokens.shape[1]
+            arrays |= encoder_inputs(self._model, batch.encoder_filled, length, tokens)
         if "filled" in self._declared:
             arrays["filled"] = (np.arange(tokens) < batch.filled[:, None]).astype(np.int32)
-        if self._phase.document_mask:
+        if self._apart:
             arrays["positions"] = batch.positions
         self._check(arrays)
         return arrays

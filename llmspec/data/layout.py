@@ -34,6 +34,15 @@ class Batch(NamedTuple):
     """(B,) int32 inputs that are not padding; they come first."""
     repeated: np.ndarray
     """(B,) int32 of those, how many the phase's plan reads for another time."""
+    encoder_tokens: np.ndarray | None = None
+    """(B, S) int32 that an encoder reads; None without one."""
+    encoder_filled: np.ndarray | None = None
+    """(B,) int32 of those, how many are not padding; they come first."""
+
+    @property
+    def read(self) -> np.ndarray:
+        """(B,) int32 tokens read, padding excluded: by the encoder, too."""
+        return self.filled if self.encoder_filled is None else self.filled + self.encoder_filled
 
 
 class Counts(NamedTuple):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmspec.compiler import walk
-from llmspec.compiler.masks import Relation, masks_of
+from llmspec.compiler.inputs import documents_apart
+from llmspec.compiler.masks import Relation, cross_ranges, masks_of
 from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, TensorPlan
 from llmspec.explain.report import described
 from llmspec.parts.base import TensorSpec
@@ -85,16 +86,30 @@ def model_tree(name: str, model: ModelPlan) -> TreeNode:
     for piece in walk.walk(model):
         if piece.layers:
             blocks.setdefault((piece.path.partition("*")[0], piece.block), []).append(piece)
-    children, stacks = list[TreeNode](), set[str]()
+    children, encoder, stacks = list[TreeNode](), list[TreeNode](), set[str]()
+    of_encoder = walk.prefix(model.encoder) if model.encoder is not None else None
     for piece in walk.walk(model):
         stack = piece.path.partition("*")[0]
+        inside = of_encoder is not None and piece.path.startswith(of_encoder)
+        before = of_encoder if of_encoder and inside else ""
         if not piece.layers:
-            children.append(_piece(model, piece))
+            node = _piece(model, piece)
         elif stack not in stacks:
             stacks.add(stack)
             kinds = [own for (of, _), own in blocks.items() if of == stack]
-            children.append(_layers(model, stack.removesuffix("."), kinds))
+            node = _layers(model, stack.removesuffix("."), kinds)
+        else:
+            continue
+        (encoder if inside else children).append(replace(node, name=node.name.removeprefix(before)))
+    if model.encoder is not None:
+        count = sum(node.parameters for node in encoder)
+        whole = TreeNode("encoder", "", _reads(model), 1, count, count / max(1, model.parameters), tuple(encoder))
+        children.insert(1, whole)
     return TreeNode(name, "", "", 1, model.parameters, 1.0, tuple(children))
+
+
+def _reads(model: ModelPlan) -> str:
+    return f"reads up to {model.encoder_context:,} tokens of its own"
 
 
 def _layers(model: ModelPlan, name: str, kinds: Sequence[Sequence[walk.Piece]]) -> TreeNode:
@@ -153,10 +168,12 @@ def _note(model: ModelPlan, piece: walk.Piece) -> str:
     if isinstance(part, Head):
         others = [] if part.kind == "lm" else [described(part)]
         return ", ".join([*others, *(["tied"] if getattr(part, "tied", False) else [])])
-    if piece.kind == "attention":
+    if piece.kind in ("attention", "cross_attention"):
         shared = "" if dims.kv_heads == dims.heads else f", {dims.kv_heads} key/value"
         mask = _block(model, piece).mask
         seen = "" if mask == Causal() else f", {mask_name(mask)}"
+        if piece.kind == "cross_attention":
+            seen = ", over the encoder's states"
         return f"{dims.heads}{' query' if shared else ''}{shared} heads × {dims.head_dim}{seen}"
     if piece.kind == "norm":
         block = f", {_block(model, piece).residual}" if piece.layers else ""
@@ -194,6 +211,8 @@ def _shape(tensors: Sequence[TensorSpec]) -> str:
 # -- masks ---------------------------------------------------------------------------------------------------------
 DRAWN = (0, 0, 0, 1, 1, 1, 1, 2)
 """Documents of the block that is drawn: three tokens, four, and the first of another."""
+ALONE, FILLED = (0,) * len(DRAWN), len(DRAWN) - 2
+"""The same of a model with an encoder, whose rows have one text; and how many of an encoder's tokens are no padding."""
 NARROW = 3
 """A window that is wider than that is drawn as wide."""
 
@@ -201,26 +220,35 @@ NARROW = 3
 def mask_pictures(plan: Plan) -> tuple[MaskPicture, ...]:
     """Every mask of the network, with documents together and apart, drawn from the relation that the graph is built
     with."""
-    places, pictures = range(len(DRAWN)), []
-    for mask in masks_of(plan.model).values():
-        window = mask.window and min(mask.window, NARROW)
-        drawn = mask.model_copy(update={"window": window})
-        own = mask_name(mask) + (f" (drawn as {window})" if window != mask.window else "")
-        layers = [
-            layer
-            for stack in plan.model.stacks
-            for layer, kind in enumerate(stack.order)
-            if stack.blocks[kind].mask == mask
-        ]
-        of = f", layer{'s' * (len(layers) > 1)} {spans_of(layers)}" if len(masks_of(plan.model)) > 1 else ""
-        for documents in (False, True):
-            relation = Relation(drawn, documents)
-            # The first token of each text stands for a prefix.
-            first = [DRAWN.index(d) if documents else 0 for d in DRAWN]
-            allowed = tuple(
-                tuple(bool(relation.allows(q, k, DRAWN[q], DRAWN[k], k - first[k] < 2)) for k in places) for q in places
-            )
-            users = tuple(p.name for p in plan.phases if p.phase.document_mask == documents)
-            name = f"{own}, own document only{of}" if documents else f"{own}{of}"
-            pictures.append(MaskPicture(name, DRAWN, allowed, users))
+    places, pictures, model = range(len(DRAWN)), list[MaskPicture](), plan.model
+    several = sum(len(masks_of(model, stack)) for stack in model.stacks) > 1
+    for stack in model.stacks:
+        for mask in masks_of(model, stack).values():
+            window = mask.window and min(mask.window, NARROW)
+            drawn = mask.model_copy(update={"window": window})
+            own = mask_name(mask) + (f" (drawn as {window})" if window != mask.window else "")
+            layers = [layer for layer, kind in enumerate(stack.order) if stack.blocks[kind].mask == mask]
+            name = "encoder " if stack is model.encoder else ""
+            of = f", {name}layer{'s' * (len(layers) > 1)} {spans_of(layers)}" if several else ""
+            for documents in (False, True) if model.encoder is None else (False,):
+                relation = Relation(drawn, documents)
+                # The first token of each text stands for a prefix.
+                first = [DRAWN.index(d) if documents else 0 for d in DRAWN]
+                allowed = tuple(
+                    tuple(bool(relation.allows(q, k, DRAWN[q], DRAWN[k], k - first[k] < 2)) for k in places)
+                    for q in places
+                )
+                users = tuple(p.name for p in plan.phases if documents_apart(model, p.phase) == documents)
+                title = f"{own}, own document only{of}" if documents else f"{own}{of}"
+                pictures.append(MaskPicture(title, DRAWN if model.encoder is None else ALONE, allowed, users))
+    if model.encoder is not None:
+        pictures.append(_cross_picture(plan))
     return tuple(pictures)
+
+
+def _cross_picture(plan: Plan) -> MaskPicture:
+    """What the decoder's tokens see of an encoder's text whose last tokens are padding."""
+    ranges = cross_ranges([FILLED], len(ALONE))[0].tolist()
+    allowed = tuple(tuple(first <= key < end for key in range(len(ALONE))) for first, end in ranges)
+    name = f"cross-attention to {FILLED} tokens of the encoder and {len(ALONE) - FILLED} of padding"
+    return MaskPicture(name, ALONE, allowed, tuple(p.name for p in plan.phases))

@@ -15,7 +15,7 @@ from llmspec.compiler import walk
 from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.cost import update_cost
 from llmspec.compiler.memory import FLOAT
-from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.compiler.plan import PhasePlan, Plan, StackPlan
 from llmspec.core.problems import Problem, SpecError, one_of
 from llmspec.core.units import Text, count, flops, size
 from llmspec.explain.model import TensorRow, folded, tensor_rows
@@ -75,14 +75,24 @@ def model_parts(plan: Plan) -> Iterator[tuple[str, Part]]:
     yield "model.embedding", model.embedding
     yield "model.position", model.position
     for stack in model.stacks:
+        top, added = ".".join(["model", *own_key(stack)]), stack.position or model.position
+        if stack.position is not None:
+            yield f"{top}.position", stack.position
         for block in stack.blocks:
-            at = "model" if block.name == "block" else f"model.blocks.{block.name}"
+            at = top if block.name == "block" else f"{top}.blocks.{block.name}"
             for key in ("attention", "mask", "mlp", "norm"):
                 yield f"{at}.{key}", getattr(block, key)
-            if block.position != model.position:
+            if block.cross_attention is not None:
+                yield f"{at}.cross_attention", block.cross_attention
+            if block.position != added:
                 yield f"{at}.position", block.position
     yield "model.norm", model.norm
     yield from ((f"model.heads.{name}", head) for name, head in model.heads.items())
+
+
+def own_key(stack: StackPlan) -> list[str]:
+    """The key of the model below which a stack's settings stand; none of the decoder's."""
+    return [stack.name] if walk.prefix(stack) else []
 
 
 def pieces_of(plan: Plan, path: str) -> list[walk.Piece]:
@@ -90,13 +100,15 @@ def pieces_of(plan: Plan, path: str) -> list[walk.Piece]:
     if not path.startswith("model."):
         return []
     _, *where, key = path.split(".")
-    found = []
+    found, stacks = [], {stack.name: own_key(stack) for stack in plan.model.stacks}
     for piece in walk.walk(plan.model):
-        own = ["blocks", piece.block] if piece.block not in ("", "block") else []
+        own = [*stacks.get(piece.stack, []), *(["blocks", piece.block] if piece.block not in ("", "block") else [])]
         if piece.kind == "head":
             here = where == ["heads"] and piece.path == walk.head_path(key)
         elif piece.kind == "position":
-            here = key == "position" and piece.path == ".".join(["position" + "s" * bool(where), *where[1:]])
+            inside = where[:1] if where[:1] in stacks.values() else []
+            below = where[len(inside) :]
+            here = key == "position" and piece.path == ".".join([*inside, "position" + "s" * bool(below), *below[1:]])
         else:
             here = piece.kind == key and where == own
         if here:
@@ -194,7 +206,7 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
         own = pieces_of(plan, path)
         held = sum(copies * row.parameters for _, copies, row in weights(plan, path))
         yield "parameters", f"{held:,} ({held / model.parameters:.1%} of the model's)"
-        products = sum(p.uses * p.part.flops(p.dims) for p in own)
+        products = sum(p.uses * p.rate * p.part.flops(p.dims) for p in own)
         if products:
             yield (
                 "products",
@@ -203,9 +215,9 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
                     "model's), twice that backward"
                 ),
             )
-        other = ElementwiseOps().plus(*(p.part.elementwise(p.dims).times(p.uses) for p in own))
+        other = ElementwiseOps().plus(*(p.part.elementwise(p.dims).times(p.uses * p.rate) for p in own))
         yield "other operations", f"about {count(other.forward)} a token forward, {count(other.backward)} backward"
-        saved = sum(p.uses * p.part.saved_for_backward(p.dims) for p in own)
+        saved = sum(p.uses * p.rate * p.part.saved_for_backward(p.dims) for p in own)
         yield "saved for backward", f"{size(FLOAT * saved)} a token, without the scores"
     if planned is not None and path.endswith(".optimizer"):
         cost, optimizer = update_cost(model, planned.phase), planned.phase.optimizer

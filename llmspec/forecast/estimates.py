@@ -128,16 +128,17 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     tokens, width = phase.micro_batch_size * model.context * phase.gradient_accumulation_steps, model.d_model
     matrices, pieces = [t for t in model.tensors if t.role == "matrix"], list(walk.walk(model))
     passed = BACKWARD * trained_share(model, phase) * 2 * tokens
-    attentions = [(p.uses, p.dims) for p in pieces if p.kind == "attention"]
-    norms = sum(p.uses for p in pieces if p.kind == "norm")
+    attentions = [(p.uses * p.rate, p.dims) for p in pieces if p.kind in ("attention", "cross_attention")]
+    norms = sum(p.uses * p.rate for p in pieces if p.kind == "norm")
     hidden = sum(
-        p.uses * (p.part.saved_for_backward(p.dims) - (getattr(p.part, "d_ff", 0) or 0))
+        p.uses * p.rate * (p.part.saved_for_backward(p.dims) - (getattr(p.part, "d_ff", 0) or 0))
         for p in pieces
         if p.kind == "mlp"
     )
     turned = sum(uses * (dims.heads + 2 * dims.kv_heads) * dims.head_dim for uses, dims in attentions)
     scored = sum(uses * dims.seen * dims.heads * dims.head_dim for uses, dims in attentions)
     outputs = model.heads[phase.objective.head].outputs(model.dims)
+    read = walk.rates(model)
     dropped = walk.sites(model) * width * rates.drop if model.dropout else 0.0
     update = 0.0
     for t in model.trained:
@@ -145,7 +146,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
         if work := phase.optimizer.products(t.role, t.shape):
             update += work / rates.product(min(t.shape))
     return Pieces(
-        products=sum(passed * t.count / rates.product(min(t.shape)) for t in matrices),
+        products=sum(passed * read.get(t.name, 1.0) * t.count / rates.product(min(t.shape)) for t in matrices),
         attention=passed * 2 * scored / rates.attention,
         head=passed * outputs * width / (rates.loss * rates.product(width)),
         # The sum of the embedding counts as one norm more.

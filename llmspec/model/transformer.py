@@ -13,14 +13,17 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.ops import Ops
 from llmspec.compiler import walk
-from llmspec.compiler.masks import RANGES
+from llmspec.compiler.masks import CROSS, ENCODER, RANGES, masks_of
 from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
 from llmspec.parts.attentions import Attention
 from llmspec.parts.heads import HeadFunctions
 from llmspec.parts.objectives.base import Outputs
-from llmspec.parts.ops import Linear
+from llmspec.parts.ops import CrossView, Linear
 from llmspec.parts.positions import Hooks
 from llmspec.parts.residual import FORMS
+
+CROSSED = "cross_attention"
+"""The branch that looks at the encoder's states."""
 
 
 class LayerContext(NamedTuple):
@@ -32,6 +35,8 @@ class LayerContext(NamedTuple):
     cache: Callable[[Tensor, int], tuple[Tensor, Tensor] | None] | None
     """Takes heads of queries, keys and values side by side (B, T, H + 2K, d) and H, gives all keys and values that the
     queries may see; None: the new ones alone."""
+    cross: CrossView | None = None
+    """The encoder's keys and values, where the layer looks at them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class AttentionContext:
     """The same of any layer, whose number comes first."""
     filled: Tensor | None = None
     """Which tokens are no padding, (B, T) bool; None where there is none."""
+    crossed: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    """Keys and values of the encoder's states for a layer, where they are kept; None: they are made of its text."""
 
     def at(self, layer: int, mask: str) -> LayerContext:
         """What the queries of a layer see."""
@@ -53,9 +60,16 @@ class AttentionContext:
         return LayerContext(self.queries, self.keys, self.ranges[mask], own)
 
 
-def ranges_in(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def ranges_in(inputs: Mapping[str, Tensor], prefix: str = RANGES) -> dict[str, Tensor]:
     """The ranges among a graph's inputs, by mask name."""
-    return {name.removeprefix(RANGES): t for name, t in inputs.items() if name.startswith(RANGES)}
+    return {name.removeprefix(prefix): t for name, t in inputs.items() if name.startswith(prefix)}
+
+
+def encoder_context(inputs: Mapping[str, Tensor]) -> AttentionContext:
+    """The context of the texts that an encoder reads."""
+    tokens = int(inputs[f"{ENCODER}tokens"].shape[1])
+    positions = Tensor.arange(tokens).reshape(1, tokens)
+    return AttentionContext(positions, positions, ranges_in(inputs, RANGES + ENCODER))
 
 
 def block_context(inputs: Mapping[str, Tensor]) -> AttentionContext:
@@ -97,8 +111,9 @@ class Weights(Mapping[str, Tensor]):
 class Block:
     """The functions of one kind of block."""
 
-    def __init__(self, model: ModelPlan, block: BlockPlan, hooks: Hooks) -> None:
-        dims = walk.block_dims(model, block)
+    def __init__(self, model: ModelPlan, stack: StackPlan, block: BlockPlan, hooks: Hooks) -> None:
+        dims = walk.block_dims(model, block, stack)
+        self.cross = block.cross_attention.build_cross(walk.cross_dims(model, block)) if block.cross_attention else None
         self.plan, self.form, self.branches = block, FORMS[block.residual], walk.branches(block)
         self._norm = block.norm.build(dims)
         self._functions: dict[str, Any] = {
@@ -106,6 +121,7 @@ class Block:
             if isinstance(branch.part, Attention)
             else branch.part.build(dims)
             for branch in self.branches
+            if branch.name != CROSSED
         }
 
     def forward(
@@ -120,6 +136,8 @@ class Block:
             x = self.normed(ops, w, branch.on_sum, ops.residual(x, y))
             if last is not None and branch.name == "attention":
                 x = rows_at(x, last)
+                if (cross := context.cross) is not None:
+                    context = context._replace(cross=cross._replace(ranges=rows_at(cross.ranges, last)))
         return x
 
     def _parallel(
@@ -137,6 +155,9 @@ class Block:
 
     def branch(self, ops: Ops, w: Weights, pw: Weights, name: str, h: Tensor, context: LayerContext) -> Tensor:
         """What a branch gives."""
+        if name == CROSSED:
+            assert self.cross is not None and context.cross is not None
+            return self.cross.attend(ops, w.under(name), h, context.cross)
         if name == "attention":
             return self._functions[name](ops, w.under(name), pw, h, context)
         return self._functions[name](ops, w.under(name), h)
@@ -151,6 +172,24 @@ def rows_at(x_BTD: Tensor, last: Tensor) -> Tensor:
     return x_BTD.gather(1, last.reshape(-1, 1, 1).expand(x_BTD.shape[0], 1, x_BTD.shape[2])).contiguous()
 
 
+class Stack:
+    """The functions of a stack's blocks, and of what stands before and after them."""
+
+    def __init__(self, model: ModelPlan, stack: StackPlan, hooks: Mapping[str, Hooks]) -> None:
+        self.plan = stack
+        added = hooks.get(walk.embedded_position(stack)) if (stack.position or model.position).embeds else None
+        self.embed_position = added.embed if added else None
+        self._blocks = [
+            Block(model, stack, b, Hooks() if b.position.embeds else hooks[b.position_name]) for b in stack.blocks
+        ]
+        dims = walk.stack_dims(model, stack)
+        self.final_norm = stack.final_norm.build(dims) if stack.final_norm is not None else None
+
+    def block(self, layer: int) -> Block:
+        """The functions of a layer."""
+        return self._blocks[self.plan.order[layer]]
+
+
 class Transformer:
     """The functions of a ModelPlan's parts, put together. Holds no weights."""
 
@@ -159,15 +198,7 @@ class Transformer:
         self._positions = {name: (part, dims) for name, (part, dims, _) in walk.positions(plan).items()}
         hooks = {name: part.build(dims) for name, (part, dims) in self._positions.items()}
         self._embedding = plan.embedding.build(plan.dims)
-        self._embed_position = hooks["position"].embed if "position" in hooks else None
-        self._stacks = [
-            (
-                stack,
-                [Block(plan, b, Hooks() if b.position.embeds else hooks[b.position_name]) for b in stack.blocks],
-                stack.final_norm.build(plan.dims) if stack.final_norm is not None else None,
-            )
-            for stack in plan.stacks
-        ]
+        self._stacks = [Stack(plan, stack, hooks) for stack in plan.stacks]
         self._heads: dict[str, HeadFunctions] = {name: head.build(plan.dims) for name, head in plan.heads.items()}
 
     def tables(self) -> dict[str, Any]:
@@ -190,23 +221,62 @@ class Transformer:
         With `last` (B,) int32 those tokens' alone, (B, 1, D): what follows the others' last attention is left out.
         """
         w = tensors if isinstance(tensors, Weights) else Weights(tensors)
-        x = ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, inputs, context.queries)))
-        for stack, blocks, final_norm in self._stacks:
-            own = walk.prefix(stack)
-            for layer, kind in enumerate(stack.order):
-                block, at_end = blocks[kind], last if layer == len(stack.order) - 1 else None
-                bw, pw = w.under(walk.layer_path(stack, layer)), w.under(block.plan.position_name)
-                x = block.forward(ops, bw, pw, x, context.at(layer, block.plan.mask.name), at_end)
-            if final_norm is not None:
-                x = ops.contiguous_barrier(final_norm(ops, w.under(f"{own}final_norm"), x))
+        *encoders, decoder = self._stacks
+        states: Tensor | None = None
+        if encoders and context.crossed is None:
+            states = self.encoded(ops, w, inputs)
+        return self._run(ops, w, decoder, inputs, context, last, states)
+
+    def encoded(self, ops: Ops, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+        """The encoder's last states (B, S, D) of `encoder_tokens` (B, S) int32."""
+        w = tensors if isinstance(tensors, Weights) else Weights(tensors)
+        own = {name.removeprefix(ENCODER): t for name, t in inputs.items() if name.startswith(ENCODER)}
+        return self._run(ops, w, self._stacks[0], own, encoder_context(inputs))
+
+    def crossed(self, ops: Ops, tensors: Mapping[str, Tensor], states: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, S, K, d) that a layer of the decoder looks at, of the encoder's states (B, S, D)."""
+        w = tensors if isinstance(tensors, Weights) else Weights(tensors)
+        decoder = self._stacks[-1]
+        cross = decoder.block(layer).cross
+        assert cross is not None
+        return cross.keys_values(ops, w.under(walk.layer_path(decoder.plan, layer)).under(CROSSED), states)
+
+    def _run(
+        self,
+        ops: Ops,
+        w: Weights,
+        stack: Stack,
+        inputs: Mapping[str, Tensor],
+        context: AttentionContext,
+        last: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> Tensor:
+        """What a stack makes of its inputs (B, T, D), looking at the encoder's states (B, S, D) where there are any."""
+        plan = stack.plan
+        x = ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, stack, inputs, context.queries)))
+        for layer in range(len(plan.order)):
+            block, at_end = stack.block(layer), last if layer == len(plan.order) - 1 else None
+            bw, pw = w.under(walk.layer_path(plan, layer)), w.under(block.plan.position_name)
+            view = context.at(layer, block.plan.mask.name)
+            if block.cross is not None:
+                if context.crossed is not None:
+                    made = context.crossed(layer)
+                else:
+                    assert states is not None
+                    made = self.crossed(ops, w, states, layer)
+                view = view._replace(cross=CrossView(made, context.ranges["cross"]))
+            x = block.forward(ops, bw, pw, x, view, at_end)
+        if stack.final_norm is not None:
+            x = ops.contiguous_barrier(stack.final_norm(ops, w.under(f"{walk.prefix(plan)}final_norm"), x))
         return x
 
-    def embedded(self, ops: Ops, w: Weights, inputs: Mapping[str, Tensor], positions: Tensor) -> Tensor:
-        """What the first block reads, (B, T, D): tokens with what is added of positions (B or 1, T), and the norm."""
+    def embedded(self, ops: Ops, w: Weights, stack: Stack, inputs: Mapping[str, Tensor], positions: Tensor) -> Tensor:
+        """What a stack's first block reads, (B, T, D): tokens with what is added of positions (B or 1, T), and the
+        norm."""
         own = w.under(walk.EMBEDDING)
         x = self._embedding.vectors(ops, own, inputs)
-        if self._embed_position:
-            x = self._embed_position(ops, w.under("position"), x, positions)
+        if stack.embed_position:
+            x = stack.embed_position(ops, w.under(walk.embedded_position(stack.plan)), x, positions)
         return x if self._embedding.norm is None else self._embedding.norm(ops, own, x)
 
     def outputs(
@@ -275,12 +345,15 @@ def _unread(plan: ModelPlan) -> set[str]:
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
     w = Weights(tensors)
     length = min(2, plan.context)
-    ranges = {
-        RANGES + block.mask.name: Tensor.empty(1, length, 2, dtype="int32")
-        for stack in plan.stacks
-        for block in stack.blocks
-    }
-    inputs = {"tokens": Tensor.empty(1, length, dtype="int32"), **ranges}
+    inputs = {"tokens": Tensor.empty(1, length, dtype="int32")}
+    masked = [RANGES + name for name in masks_of(plan)]
+    if plan.encoder is not None:
+        source = min(3, plan.encoder_context)
+        inputs[f"{ENCODER}tokens"] = Tensor.empty(1, source, dtype="int32")
+        own = [f"{RANGES}{ENCODER}{name}" for name in masks_of(plan, plan.encoder)]
+        inputs |= {name: Tensor.empty(1, source, 2, dtype="int32") for name in own}
+        masked.append(CROSS)
+    inputs |= {name: Tensor.empty(1, length, 2, dtype="int32") for name in masked}
     hidden = model.hidden(Ops(), w, inputs, block_context(inputs))
     for name, head in plan.heads.items():
         out = model.head(Ops(), w, hidden, name)

@@ -95,6 +95,8 @@ class Dims:
     head_dim: int = 1
     keys: int = 0
     """The most keys that a query of a full context sees; the context unless a mask has a window."""
+    sources: float = 1.0
+    """Tokens that keys and values are made of, for each query: 1 where a text looks at itself."""
 
     @property
     def seen(self) -> int:
@@ -187,7 +189,11 @@ class ModelPart(Part):
 
     def flops(self, dims: Dims) -> float:
         """Floating-point operations of the matrix products of one forward pass, per token (a multiply-add is two)."""
-        return 2.0 * sum(t.shape[0] * t.shape[1] for t in self.tensors(dims) if t.role == "matrix")
+        return sum((self.product(t, dims) for t in self.tensors(dims) if t.role == "matrix"), 0.0)
+
+    def product(self, matrix: TensorSpec, dims: Dims) -> float:
+        """The same of the product with one of its matrices."""
+        return 2.0 * matrix.shape[0] * matrix.shape[1]
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
         """The other operations, estimated."""

@@ -77,6 +77,15 @@ class LayerView(Protocol):
         queries may see; None where those are the new ones alone."""
 
 
+class CrossView(NamedTuple):
+    """What queries see of another text."""
+
+    keys_values: tuple[Tensor, Tensor]
+    """(B, S, K, d) each."""
+    ranges: Tensor
+    """(B or 1, T, 2) int32: the keys first … end - 1 that a query sees."""
+
+
 class Operations(Protocol):
     """The operations of a device. What each means is written in llmspec/backends/plain/ops.py, the reference.
 

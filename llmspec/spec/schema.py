@@ -53,6 +53,7 @@ AnySource = Annotated[Source, choice(sources.TABLE)]
 AnyPhase = Annotated[Phase, choice(phases.TABLE)]
 Contamination = Literal["refuse", "drop", "allow"]
 Precision = Literal["float32", "bfloat16", "float16"]
+DecoderStart = Literal["bos", "pad"]
 
 
 class BlockSpec(Frozen):
@@ -62,6 +63,8 @@ class BlockSpec(Frozen):
     """How its tokens look at each other."""
     mask: AnyMask | None = None
     """Which tokens they may look at."""
+    cross_attention: AnyAttention | None = None
+    """How they look at the encoder's states."""
     position: AnyPosition | None = None
     """How it knows where a token stands: a kind that works in each layer, not one that is added to the embedding."""
     mlp: AnyMLP | None = None
@@ -70,6 +73,36 @@ class BlockSpec(Frozen):
     """Its normalisation."""
     residual: Residual | None = None
     """How its branches join the residual stream."""
+
+
+class EncoderSpec(Frozen):
+    """The encoder of an encoder–decoder (Vaswani et al. 2017, section 3.1): blocks that read a text of their own, whose
+    last states the decoder's cross-attention looks at. It shares the token embedding; what is left out is as in the
+    model."""
+
+    layers: int | None = Field(None, gt=0, le=4096)
+    """Number of blocks; as many as in the decoder if omitted."""
+    context: int | None = Field(None, gt=0, le=1 << 24)
+    """Longest text that it reads, in tokens; the model's context if omitted."""
+    decoder_start: DecoderStart = "bos"
+    """What the decoder's text begins with, by its meaning: the token before every text (bos), or that of padding (pad),
+    as in T5."""
+    position: AnyPosition | None = None
+    """How it knows where a token stands; its trained numbers are its own."""
+    attention: AnyAttention | None = None
+    """How its tokens look at each other."""
+    mask: AnyMask | None = None
+    """Which tokens they may look at; all of them (bidirectional) if omitted."""
+    mlp: AnyMLP | None = None
+    """Its feed-forward layers."""
+    norm: AnyNorm | None = None
+    """Its normalisation, after its last block, too."""
+    residual: Residual | None = None
+    """How its branches join the residual stream."""
+    blocks: dict[str, BlockSpec] = Field(default_factory=dict)
+    """Kinds of its blocks by name, each with what it has of its own."""
+    pattern: tuple[str, ...] = ()
+    """Names of its `blocks`, from the first layer on, repeated as often as there are layers."""
 
 
 class ModelSpec(Frozen):
@@ -92,6 +125,12 @@ class ModelSpec(Frozen):
     """How tokens look at each other."""
     mask: AnyMask = Field(default_factory=masks.TABLE["causal"])
     """Which tokens a token may look at."""
+    encoder: EncoderSpec | None = None
+    """A second stack of blocks that reads a text of its own: the prompt goes to it, and the decoder answers. None if
+    omitted."""
+    cross_attention: AnyAttention | None = None
+    """How the decoder's tokens look at the encoder's states, in every block between attention and feed-forward layer;
+    as `attention` if omitted, and only where there is an encoder."""
     mlp: AnyMLP = Field(default_factory=mlps.TABLE["swiglu"])
     """The feed-forward layer."""
     norm: AnyNorm = Field(default_factory=norms.TABLE["rmsnorm"])

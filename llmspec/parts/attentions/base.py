@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -16,9 +16,20 @@ from llmspec.parts.ops import Scores
 from llmspec.parts.positions.base import Hooks
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import LayerView, Operations, Tensor, WeightView
+    from llmspec.parts.ops import CrossView, LayerView, Operations, Tensor, WeightView
 
 Attend = Callable[["Operations", "WeightView", "WeightView", "Tensor", "LayerView"], "Tensor"]
+
+
+class CrossFunctions(NamedTuple):
+    """Cross-attention in two steps, so that decoding keeps what the first one makes."""
+
+    keys_values: Callable[[Operations, WeightView, Tensor], tuple[Tensor, Tensor]]
+    """f(ops, w, states_BSD) -> keys and values (B, S, K, d)."""
+    attend: Callable[[Operations, WeightView, Tensor, CrossView], Tensor]
+    """f(ops, w, x_BTD, view) -> x_BTD, `view` holding keys and values and the range of them that each query sees."""
+
+
 SOFTMAX = ElementwiseOps(15.5, 16)
 """Operations for each score: the mask, the maximum, the exponential, the sum and the quotient."""
 
@@ -110,6 +121,10 @@ class Attention(ModelPart):
         that a causal mask hides are computed, too, and those outside a window are not)."""
         return super().flops(dims) + 4.0 * dims.seen * dims.heads * dims.head_dim
 
+    def product(self, matrix: TensorSpec, dims: Dims) -> float:
+        made_once = matrix.name.startswith(("k_proj.", "v_proj."))
+        return super().product(matrix, dims) * (dims.sources if made_once else 1)
+
     def elementwise(self, dims: Dims) -> ElementwiseOps:
         """The masked softmax over those keys, the scaling of queries, their and the keys' norms, and biases."""
         biases = sum(t.shape[0] for t in self.tensors(dims) if t.name.endswith("_proj.bias"))
@@ -123,8 +138,8 @@ class Attention(ModelPart):
 
     def saved_for_backward(self, dims: Dims) -> float:
         """Queries, keys, values and the heads' outputs; what is kept of the scores depends on the backend."""
-        normed = dims.heads + dims.kv_heads if self.qk_norm else 0
-        return (2.0 * (dims.heads + dims.kv_heads) + normed) * dims.head_dim
+        each = dims.heads + dims.kv_heads * dims.sources
+        return (2.0 * each + (each if self.qk_norm else 0)) * dims.head_dim
 
     def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Attend:  # noqa: B008
         heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
@@ -148,3 +163,22 @@ class Attention(ModelPart):
             return ops.linear(y_BTD, w.linear("o_proj"))
 
         return forward
+
+    def build_cross(self, dims: Dims) -> CrossFunctions:
+        """The same where queries are made of one text, and keys and values of the states of another."""
+        heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
+        norm = self.qk_norm.build(replace(dims, d_model=width)) if self.qk_norm else None
+
+        def states(ops: Operations, w: WeightView, name: str, x: Tensor, count: int) -> Tensor:
+            x_BTHd = ops.linear(x, w.linear(f"{name}_proj")).reshape(*x.shape[:2], count, width)
+            return norm(ops, w.under(f"{name}_norm"), x_BTHd) if norm and name != "v" else x_BTHd
+
+        def keys_values(ops: Operations, w: WeightView, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+            return states(ops, w, "k", x_BSD, kv), states(ops, w, "v", x_BSD, kv)
+
+        def attend(ops: Operations, w: WeightView, x_BTD: Tensor, view: CrossView) -> Tensor:
+            q_BTHd, (k_BSKd, v_BSKd) = states(ops, w, "q", x_BTD, heads), view.keys_values
+            y_BTHd = ops.attention(q_BTHd, k_BSKd, v_BSKd, view.ranges, Scores(self.scale, self.softcap))
+            return ops.linear(y_BTHd.reshape(*x_BTD.shape[:2], heads * width), w.linear("o_proj"))
+
+        return CrossFunctions(keys_values, attend)
