@@ -253,7 +253,7 @@ class Transformer:
     ) -> Tensor:
         """What a stack makes of its inputs (B, T, D), looking at the encoder's states (B, S, D) where there are any."""
         plan = stack.plan
-        x = ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, stack, inputs, context.queries)))
+        x = ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, inputs, context.queries, stack)))
         for layer in range(len(plan.order)):
             block, at_end = stack.block(layer), last if layer == len(plan.order) - 1 else None
             bw, pw = w.under(walk.layer_path(plan, layer)), w.under(block.plan.position_name)
@@ -270,9 +270,12 @@ class Transformer:
             x = ops.contiguous_barrier(stack.final_norm(ops, w.under(f"{walk.prefix(plan)}final_norm"), x))
         return x
 
-    def embedded(self, ops: Ops, w: Weights, stack: Stack, inputs: Mapping[str, Tensor], positions: Tensor) -> Tensor:
+    def embedded(
+        self, ops: Ops, w: Weights, inputs: Mapping[str, Tensor], positions: Tensor, stack: Stack | None = None
+    ) -> Tensor:
         """What a stack's first block reads, (B, T, D): tokens with what is added of positions (B or 1, T), and the
-        norm."""
+        norm. `stack` None: the decoder."""
+        stack = stack or self._stacks[-1]
         own = w.under(walk.EMBEDDING)
         x = self._embedding.vectors(ops, own, inputs)
         if stack.embed_position:
