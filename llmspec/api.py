@@ -50,7 +50,7 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[SpecReading, Plan
     if path.suffix in (".json", ".jsonl") and (path.parent / "plan.json").is_file():
         raise SpecError(_no_spec(path.parent))
     reading = read_spec(path, overrides or ())
-    problems = reading.sorted((*reading.problems, *check_sections(reading.sections)))
+    problems = reading.sorted((*reading.problems, *check_sections(reading.sections, reading.base)))
     if problems or reading.sections.spec is None:
         raise SpecError(problems)
     plan = compile_spec(reading.sections.spec, base=reading.base)

@@ -48,7 +48,7 @@ from llmspec.parts.schedules.base import Schedule
 from llmspec.parts.sources.base import Document, Fetcher, Source
 from llmspec.parts.templates.base import Segment, Turn
 from llmspec.parts.templates.role_tokens import RoleTokens
-from llmspec.parts.tokenizers.base import Codec, Tokenizer
+from llmspec.parts.tokenizers.base import Codec, SpelledTokenizer
 from llmspec.parts.tokenizers.byte import ByteCodec
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Tiny(Initializer):
         return 0.01
 
 
-class Backwards(Tokenizer):
+class Backwards(SpelledTokenizer):
     """Bytes whose ids count from the other end."""
 
     kind: Literal["backwards"] = "backwards"
@@ -192,7 +192,7 @@ class BackwardsCodec(ByteCodec):
         ids, lengths = super().encode_flat(texts)
         return 2 * self._first + 255 - ids, lengths
 
-    def token_bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int, begins: bool = False) -> bytes:
         return super().token_bytes(2 * self._first + 255 - token) if token >= self._first else b""
 
     def to_json(self) -> str:

@@ -11,6 +11,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
+import tokenizer_files
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from pydantic import BaseModel
@@ -175,15 +176,20 @@ def models(draw: DrawFn) -> Data:
     return {**shape, "attention": attention, "mlp": mlp, **rest}
 
 
+VOCABS = {"bpe": [266, 270], "wordpiece": [66, 70]}
+
+
 @st.composite
 def tokenizer_settings(draw: DrawFn) -> Data:
     kind = draw(st.sampled_from(list(tokenizers.TABLE)))
+    if kind == "huggingface":
+        return {"kind": kind, "file": tokenizer_files.kept()}
     out = draw(settings(tokenizers.TABLE[kind], skip=("vocab",)))
     out["markers"] = draw(st.lists(st.sampled_from(["<|sum|>", "<|task-2|>"]), unique=True, max_size=2))
     out["special_tokens"] = draw(st.lists(st.sampled_from(list(EXTRAS)), unique=True, max_size=2))
     if "vocab" in fields_of(tokenizers.TABLE[kind]):
         # Specials, markers and all bytes fit; so few merges are learned from any of the texts below.
-        out["vocab"] = draw(st.sampled_from([266, 270])) if kind == "bpe" else draw(st.sampled_from([48, 64]))
+        out["vocab"] = draw(st.sampled_from(VOCABS.get(kind, [48, 64])))
     return out
 
 

@@ -124,7 +124,7 @@ class ToyCodec:
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
-    def token_bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int, begins: bool = False) -> bytes:
         return b"" if token < len(self.specials) else self.pieces[token - len(self.specials)]
 
     def to_json(self) -> str:

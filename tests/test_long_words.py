@@ -17,7 +17,7 @@ import tiny
 from test_sources import cache  # noqa: F401
 
 from llmspec.core.problems import DataError
-from llmspec.parts.tokenizers import TABLE, bpe, learner
+from llmspec.parts.tokenizers import TABLE, learner, trained
 from llmspec.render.headway import Headway
 
 LETTERS = {
@@ -34,7 +34,7 @@ def stretch(kind: str, length: int, seed: int = 0) -> str:
 
 @pytest.mark.parametrize("kind", LETTERS)
 def test_learning_takes_time_by_length_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe, "AT_ONCE", 10**9)
+    monkeypatch.setattr(trained, "AT_ONCE", 10**9)
     part = TABLE["bpe"](vocab=270)
     text = stretch(kind, 150_000)
     began = time.process_time()
@@ -49,7 +49,7 @@ def test_a_vocabulary_is_the_same_in_a_process_of_its_own(monkeypatch: pytest.Mo
     part = TABLE["bpe"](vocab=400, markers=("<|m|>",))
     said: list[str] = []
     here = part.train(iter(texts))
-    monkeypatch.setattr(bpe, "AT_ONCE", 1000)
+    monkeypatch.setattr(trained, "AT_ONCE", 1000)
     assert part.train(iter(texts), said.append).to_json() == here.to_json()
     assert said and "training the tokenizer on" in said[0]
 
@@ -65,7 +65,7 @@ def test_a_vocabulary_that_is_not_wanted_any_more_ends_its_process(monkeypatch: 
     def stop(what: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bpe.subprocess, "Popen", Noted)
+    monkeypatch.setattr(trained.subprocess, "Popen", Noted)
     with pytest.raises(KeyboardInterrupt):
         TABLE["bpe"](vocab=5000).train([stretch("Chinese", 400_000)], stop)
     assert [process.returncode for process in started] == [-signal.SIGKILL]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmspec.compiler import fit, keys, network, numbers, schedule, special_tokens
+from llmspec.compiler import files, fit, keys, network, numbers, schedule, special_tokens
 from llmspec.compiler.checks import plan_checks, refuse
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
@@ -13,6 +13,7 @@ from llmspec.spec.schema import Spec
 PASSES: tuple[Pass, ...] = (
     Pass("choose device", ("device",), network.choose_device),
     Pass("check device", ("device",), network.check_device),
+    Pass("open files", (), files.open_files),
     Pass("resolve parts", ("any model",), network.resolve_parts),
     Pass("check parts", ("dims",), network.check_parts),
     Pass("check numbers", (), numbers.check_numbers),
@@ -34,9 +35,10 @@ def run_passes(draft: Draft) -> Draft:
     return draft
 
 
-def check_sections(sections: Sections) -> tuple[Problem, ...]:
-    """Problems of the sound sections of a spec, some of whose other sections may be broken."""
-    return run_passes(Draft(sections)).problems
+def check_sections(sections: Sections, base: str = ".") -> tuple[Problem, ...]:
+    """Problems of the sound sections of a spec, some of whose other sections may be broken; `base` is the folder in
+    which relative paths start."""
+    return run_passes(Draft(sections, base=base)).problems
 
 
 def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None = None) -> Plan:
@@ -48,10 +50,13 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None 
     if not isinstance(spec, Spec):
         meant = "the `spec` of what load_spec returns" if hasattr(spec, "spec") else "llmspec.load_spec(path).spec"
         raise TypeError(f"llmspec.compile takes a Spec, {meant}, not {type(spec).__name__}")
-    draft = run_passes(Draft(sections_of(spec), measured))
+    base = spec.folder if base is None else base
+    draft = run_passes(Draft(sections_of(spec), measured, base=base))
     if draft.problems:
         raise SpecError(draft.problems)
+    sections = draft.sections
     assert draft.network is not None and draft.device is not None
+    assert sections.tokenizer is not None and sections.chat_template is not None
     plan = Plan(
         name=spec.name,
         seed=spec.seed,
@@ -59,15 +64,15 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None 
         precision=spec.precision,
         beam=spec.beam,
         model=draft.network,
-        tokenizer=spec.tokenizer,
-        chat_template=spec.chat_template,
+        tokenizer=sections.tokenizer,
+        chat_template=sections.chat_template,
         sources=measured.sources
         if measured
         else tuple(SourcePlan(name=n, source=s) for n, s in spec.data.sources.items()),
         phases=draft.planned,
         decoding=spec.decoding,
         decisions=draft.decisions,
-        base=spec.folder if base is None else base,
+        base=base,
         contamination=spec.data.contamination,
         memory_limit=spec.memory_limit,
     )

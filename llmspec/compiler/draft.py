@@ -25,6 +25,8 @@ class Draft:
     order: tuple[str, ...] = ()
     planned: tuple[PhasePlan, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    base: str = "."
+    """Folder in which relative paths start."""
     problems: tuple[Problem, ...] = field(default=())
 
     def having(self, *needs: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from llmspec.compiler.draft import Draft
 from llmspec.core.problems import Path, Problem
-from llmspec.parts.tokenizers.special_tokens import EXTRAS, SpecialTokens
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 
 def check_special_tokens(draft: Draft) -> Draft:
@@ -14,7 +14,7 @@ def check_special_tokens(draft: Draft) -> Draft:
     tokenizer, template = draft.sections.tokenizer, draft.sections.chat_template
     assert tokenizer is not None
     found, phases = tokenizer.meanings(), draft.sections.phases
-    problems = list[Problem]()
+    problems = list(missing(found, ("eos",), "a border between documents", ("tokenizer",)))
     for name, phase in phases.items():
         objective = phase.objective
         problems += missing(found, objective.special_tokens, objective.kind, ("phases", name, "objective"))
@@ -30,8 +30,6 @@ def missing(found: SpecialTokens, wanted: Iterable[str], who: str, path: Path) -
             yield Problem(
                 f"{who} needs a special token for `{meaning}`, and the tokenizer has none",
                 path,
-                f"`special_tokens: [{meaning}]` at the tokenizer adds one"
-                if meaning in EXTRAS
-                else "choose a tokenizer that has one",
+                found.advice(meaning),
                 "its sequences could not be built",
             )

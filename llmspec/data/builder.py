@@ -71,18 +71,18 @@ class DataBuilder:
         entry = artifact_cache.find("tokenizers", self.codec_key)
         if entry is not None:
             try:
-                return self.tokenizer.load((entry.folder / "tokenizer.json").read_text(encoding="utf-8"))
+                return self.tokenizer.load((entry.folder / "tokenizer.json").read_bytes().decode())
             except DataError:  # written by another version of the library
                 pass
 
         def write(folder: Path) -> dict[str, Any]:
             sample = self._sample() if self.tokenizer.learns else ()
             codec = self.tokenizer.train(sample, lambda what: self.report(what, 0, 0))
-            (folder / "tokenizer.json").write_text(codec.to_json(), encoding="utf-8")
+            (folder / "tokenizer.json").write_bytes(codec.to_json().encode())
             return {"vocab": codec.vocab}
 
         made = artifact_cache.make("tokenizers", self.codec_key, write)
-        return self.tokenizer.load((made.folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return self.tokenizer.load((made.folder / "tokenizer.json").read_bytes().decode())
 
     def _sample(self) -> Iterator[str]:
         """Training text in the proportions of the mixture, as far as each source's text goes; long texts in pieces."""
@@ -110,7 +110,7 @@ class DataBuilder:
             {
                 "format": FORMAT,
                 "text": self.keys[view],
-                "tokenizer": digest(codec.to_json()),
+                "tokenizer": digest(self.tokenizer.codec_identity(codec)),
                 "revision": self.tokenizer.revision,
                 **spoken,
             }
@@ -148,7 +148,8 @@ class DataBuilder:
 
         as_dialogues = view.form == "dialogue"
         template = self.template if as_dialogues else None
-        writers = [TokenWriter(codec, partial(open_, side), self.tokenizer.cut, template, tell) for side in SIDES]
+        cut = self.tokenizer.cutter(codec)
+        writers = [TokenWriter(codec, partial(open_, side), cut, template, tell) for side in SIDES]
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
         skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[view.form]
         for side, number, item in reading.walk():

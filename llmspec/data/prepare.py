@@ -87,7 +87,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.contamination)
     builder = DataBuilder(
-        plan.tokenizer,
+        plan.tokenizer.at(plan.base),
         plan.chat_template,
         sources,
         views,
@@ -301,7 +301,7 @@ class PreparedData:
 
     @cached_property
     def _codec_hash(self) -> str:
-        return digest(self.codec.to_json())
+        return digest(self._plan.tokenizer.codec_identity(self.codec))
 
     def _open(self, view: SourceView, side: str) -> TokenSet:
         entry = self._tokens[view]

@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.special_tokens import UNKNOWN
 
 SHOWN = 8
 """Unknown characters that are named, the most frequent first; all are counted."""
 
 
 class Unknown:
-    """Counts the characters that become `<|unk|>`; of tokenizers that know every text it counts nothing."""
+    """Counts the characters that become the unknown token; of tokenizers that know every text it counts nothing."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -32,7 +31,7 @@ class Unknown:
             found = set(text)
             if new := sorted(found - self._known.keys()):
                 ids = self._codec.encode(new)
-                self._known.update((c, own != [self._token]) for c, own in zip(new, ids, strict=True))
+                self._known.update((c, self._token not in own) for c, own in zip(new, ids, strict=True))
             for character in found:
                 if not self._known[character]:
                     self._counts[character] += text.count(character)
@@ -51,8 +50,9 @@ def of_prompt(codec: Codec, text: str, markers: Iterable[str] = ()) -> str:
     found = Unknown(codec).add([text]).dump()
     if not found["unknown"]:
         return ""
+    spelled = next(text for text, token in codec.specials.items() if token == codec.specials.unk)
     many = f"{found['unknown']:,} of its characters"
-    return f"{many} are not in the vocabulary, and are read as {UNKNOWN}: {named(found)}"
+    return f"{many} are not in the vocabulary, and are read as {spelled}: {named(found)}"
 
 
 def share(dumped: dict[str, Any]) -> float:

@@ -16,6 +16,7 @@ from llmspec.data.shaping import CODES
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
+from llmspec.parts.tokenizers.base import Cut, Following
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
 CHARACTERS_AT_ONCE = 1_000_000
@@ -23,8 +24,6 @@ CHARACTERS_AT_ONCE = 1_000_000
 PIECE = 1 << 16
 """Characters from which a text is tokenised in pieces, so that one long text keeps every core busy too."""
 
-Cut = Callable[[str, int, int], int]
-"""(text, begin, end) -> the last place after `begin`, up to `end`, where tokens always end; see Tokenizer.cut."""
 Report = Callable[[int], None]
 """Called with the number of characters tokenised since the last call."""
 
@@ -94,17 +93,18 @@ class Cutter:
     """Text that comes in stretches, in pieces that are tokenised apart as they would be together."""
 
     def __init__(self, cut: Cut) -> None:
-        self._cut, self._rest = cut, ""
+        self._cut, self._rest, self._begun = cut, "", False
 
     def push(self, text: str) -> Iterator[str]:
         """Pieces that are sure, now that `text` has come."""
+        self._begun = self._begun or (not self._rest and isinstance(text, Following))
         if not self._rest and len(text) <= PIECE:
             self._rest = text
             return
         text, begin = self._rest + text, 0
         while len(text) - begin > PIECE:
             end = self._cut(text, begin, begin + PIECE)
-            yield text[begin:end]
+            yield self._next(text[begin:end])
             begin = end
         self._rest = text[begin:]
 
@@ -112,7 +112,14 @@ class Cutter:
         """The last piece."""
         last, self._rest = self._rest, ""
         if last:
-            yield last
+            yield self._next(last)
+        self._begun = False
+
+    def _next(self, piece: str) -> str:
+        """A piece; those after the first go on with it."""
+        found = Following(piece) if self._begun else piece
+        self._begun = True
+        return found
 
 
 class TokenWriter:

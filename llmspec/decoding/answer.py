@@ -44,8 +44,9 @@ class Drawing:
 
     def __init__(self, codec: Codec, decoding: Decoding, context: int, seed: int, chat: bool, tracing: bool) -> None:
         self.codec, self.decoding, self.context, self.seed, self.tracing = codec, decoding, context, seed, tracing
-        self.filters = decoding.chain()
-        self.ends: dict[int, FinishReason] = {codec.specials.need("eos"): "end"}
+        self.filters, self.chat = decoding.chain(), chat
+        end = codec.specials.eos
+        self.ends: dict[int, FinishReason] = {} if end is None else {end: "end"}
         """Special tokens that end an answer, and why."""
         if chat:  # a role token begins somebody else's turn
             self.ends |= dict.fromkeys(codec.specials.roles.values(), "stop")
@@ -64,7 +65,7 @@ class Answer:
         """Tokens that it has at most."""
         self.drawn = 0
         self._full: FinishReason = "max_tokens" if self.most == how.decoding.max_tokens else "length"
-        self._how, self._text = how, TextStream(how.codec, how.decoding.stop)
+        self._how, self._text = how, TextStream(how.codec, how.decoding.stop, how.chat)
         self._prompt_ids = np.asarray(self.ids, dtype=np.int64)
         self._tokens_T = np.empty(self.most, dtype=np.int64)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from llmspec.core.problems import LlmspecError, one_of
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import Marker, Pieces, Segment, Turn, encode
-from llmspec.parts.tokenizers.base import Codec
+from llmspec.parts.tokenizers.base import Codec, Following
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
 
@@ -52,4 +52,4 @@ def pieces(codec: Codec, text: str, markers: Sequence[str]) -> Pieces:
         return (text,) if text else ()
     split = re.split(f"({'|'.join(map(re.escape, known))})", text)
     # re.split alternates text and marker; empty texts stand between neighbouring markers.
-    return tuple(Marker(piece) if i % 2 else piece for i, piece in enumerate(split) if piece)
+    return tuple(Marker(piece) if i % 2 else Following(piece) if i else piece for i, piece in enumerate(split) if piece)

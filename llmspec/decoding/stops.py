@@ -25,8 +25,9 @@ class TextStream:
         stopped: the stop sequence that ended the text, as it was given; None while there is none.
     """
 
-    def __init__(self, codec: Codec, stop: Sequence[str] = ()) -> None:
-        self._codec = codec
+    def __init__(self, codec: Codec, stop: Sequence[str] = (), begins: bool = True) -> None:
+        """`begins`: whether the text begins anew, rather than goes on with other text."""
+        self._codec, self._begins = codec, begins
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped: str | None = None
@@ -47,7 +48,9 @@ class TextStream:
         if token in self._stand_ins:
             # A character that a special token cuts off can no longer be finished.
             return self._take(self._utf8.decode(b"", final=True) + self._stand_ins[token])
-        return self._take(self._utf8.decode(self._codec.token_bytes(token)))
+        added = self._codec.token_bytes(token, self._begins)
+        self._begins = self._begins and not added
+        return self._take(self._utf8.decode(added))
 
     def finish(self) -> str:
         """The text still held back, at the end of the answer: an unfinished character becomes U+FFFD."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import glob
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path as FilePath
+from typing import Any
 
 from llmspec.core import shipped
 from llmspec.core.problems import Path
 from llmspec.core.regular import read_regular
-from llmspec.parts.sources import TABLE
+from llmspec.parts import sources, templates, tokenizers
 from llmspec.spec.yaml12 import Node
 
 MOST = 64 << 20
@@ -52,12 +54,14 @@ def rebased(node: Node, folder: str, at: Path = ()) -> Node:
     """
     if folder in ("", "."):
         return node
-    if isinstance(node.value, str) and _is_path(at):
+    if isinstance(node.value, str) and _is_pattern(at):
         return Node(_joined(folder, node.value), node.mark, node.key)
+    if isinstance(node.value, str) and _is_file(at) and not os.path.isabs(os.path.expanduser(node.value)):
+        return Node(FilePath(folder, node.value).as_posix(), node.mark, node.key)
     if node.is_map and _leads_on(at):
         below = {key: rebased(child, folder, (*at, key)) for key, child in node.value.items()}
         return Node(below, node.mark, node.key)
-    if isinstance(node.value, tuple) and _is_path(at):
+    if isinstance(node.value, tuple) and _is_pattern(at):
         return Node(tuple(rebased(child, folder, (*at, i)) for i, child in enumerate(node.value)), node.mark, node.key)
     return node
 
@@ -71,17 +75,27 @@ def from_working_directory(spec: FilePath) -> str:
         return here
 
 
+_OTHERS: Mapping[str, Mapping[str, Any]] = {"tokenizer": tokenizers.TABLE, "chat_template": templates.TABLE}
+"""Sections that are one part, which may read a file."""
+
+
 def _keys() -> frozenset[str]:
-    return frozenset(key for source in TABLE.values() for key in source.relative)
+    return frozenset(key for source in sources.TABLE.values() for key in source.relative)
 
 
-def _is_path(at: Path) -> bool:
-    """Whether a path, or a list of paths, stands at `at`."""
+def _is_pattern(at: Path) -> bool:
+    """Whether a pattern of files, or a list of patterns, stands at `at`."""
     return at[:2] == _SOURCES and 4 <= len(at) <= 5 and at[3] in _keys()
 
 
+def _is_file(at: Path) -> bool:
+    """Whether the path of one file stands at `at`."""
+    table = _OTHERS.get(str(at[0]), {}) if len(at) == 2 else {}
+    return any(at[1] in part.relative for part in table.values())
+
+
 def _leads_on(at: Path) -> bool:
-    return len(at) < 4 and at[:2] == _SOURCES[: len(at)]
+    return (len(at) < 4 and at[:2] == _SOURCES[: len(at)]) or (len(at) == 1 and at[0] in _OTHERS)
 
 
 def _joined(folder: str, pattern: str) -> str:

@@ -119,7 +119,7 @@ def rehearse(plan: Plan, prepared: PreparedData) -> list[str]:
 
 def check_prompts(plan: Plan) -> None:
     """Raises SpecError with every prompt that does not fit, where the tokenizer is known before any text is read."""
-    if not plan.tokenizer.learns and (problems := looked_at(plan, plan.tokenizer.train(()))[0]):
+    if not plan.tokenizer.learns and (problems := looked_at(plan, plan.tokenizer.at(plan.base).train(()))[0]):
         raise SpecError(problems)
 
 

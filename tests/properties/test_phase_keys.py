@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import tiny
+import tokenizer_files
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -110,8 +111,7 @@ def placed(draft: Draft, table: str, value: Any) -> Draft:
 
 # -- every field, by its type ------------------------------------------------------------------------------------------
 def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
-    """Some values of a field that are not the one it has. Fails for fields whose type gives none and that nobody named
-    above, so that a new field has to be thought of here."""
+    """Some values of a field that are not the one it has. Fails where neither its type nor BY_HAND gives any."""
     info = owner.model_fields[name]
     planned = ModelPlan | phases.Phase | Source | Tokenizer
     if name in BY_HAND and issubclass(owner, planned):
@@ -127,8 +127,10 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
         found = [*kinds, *([] if now is None else [value for _, value in changes(now)])]
     elif isinstance(now, tuple) and now and isinstance(now[0], Frozen):
         found = [(other, *now[1:]) for _, other in changes(now[0])]
-    elif info.annotation is str:
+    elif str in (info.annotation, *get_args(info.annotation)):
         found = ["another"]
+    elif info.annotation == dict[str, int] | None:
+        found = [{}, {"a": 1}]
     else:
         found = [typed(info.annotation, v) for v in drawn(info)]
     found = [value for value in found if value != now]
@@ -160,8 +162,7 @@ def drawn(info: Any) -> list[Any]:
 
 def typed(annotation: Any, value: Any) -> Any:
     """A value as the part would hold it: `5%` becomes what it is read as."""
-    kinds = [annotation, *get_args(annotation)]
-    reads = next((k for k in kinds if k in (Share, Span)), None)
+    reads = next((k for k in (annotation, *get_args(annotation)) if k in (Share, Span)), None)
     return reads.parse(value) if reads and isinstance(value, str) else value
 
 
@@ -260,7 +261,7 @@ def test_every_field_of_every_source(draft: Draft, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", list(TABLES["tokenizer"]))
 def test_every_field_of_every_tokenizer(draft: Draft, kind: str) -> None:
-    tokenizer = TABLES["tokenizer"][kind](**({"vocab": 300} if kind == "bpe" else {}))
+    tokenizer = TABLES["tokenizer"][kind](**tokenizer_files.SETTINGS.get(kind, {}))
     base = keys(replace(draft, sections=replace(draft.sections, tokenizer=tokenizer)))
     for name, other in changes(tokenizer):
         same = keys(replace(draft, sections=replace(draft.sections, tokenizer=other))) == base
@@ -277,7 +278,6 @@ def test_what_a_whole_spec_says(draft: Draft, field: str, value: Any) -> None:
 
 
 def test_a_part_without_its_fields_in_the_key_is_found(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The law above can fail: a key that leaves something out is caught."""
     from llmspec.compiler import keys as module
 
     monkeypatch.setattr(module, "DERIVED", (*DERIVED, "context"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+import tokenizer_files
 from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies_decoding import ToyCodec, split_texts
@@ -91,12 +93,18 @@ def test_the_stream_of_every_tokenizer_is_its_decode(kind: str, data: st.DataObj
     assert "".join(play(codec, ids, [])[0]) == codec.decode(ids)
 
 
+SETTINGS: dict[str, Any] = {
+    "bpe": {"vocab": 280},
+    "wordpiece": {"vocab": 46},
+    "unigram": {"vocab": 280},
+    "huggingface": {"file": tokenizer_files.kept("wordpiece")},
+}
+
+
 @functools.cache
 def trained(kind: str) -> Codec:
-    part = tokenizers.TABLE[kind]
-    if "vocab" in part.model_fields:
-        part = functools.partial(part, vocab=280)
-    return part().train(["the cat sat on the mat, né à Genève 🙂 " * 20])
+    part = tokenizers.TABLE[kind](**SETTINGS.get(kind, {}))
+    return part.train(["the cat sat on the mat, né à Genève 🙂 " * 20])
 
 
 def ids_of(codec: Codec, *parts: str) -> list[int]:

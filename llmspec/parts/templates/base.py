@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
-from llmspec.parts.base import Part
+from llmspec.parts.base import Default, Part
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import ChatRole, SpecialTokens
 
@@ -48,6 +48,13 @@ class ChatTemplate(Part):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Meanings of the special tokens without which it can render nothing: `bos`, `turn_end`, the names of roles."""
+    relative: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold paths: relative ones start in the folder of the file that says them."""
+
+    def opened(self, base: str) -> dict[str, Default]:
+        """Values for the keys that are None, out of the files that the others name; `base` is the folder in which
+        relative paths start. Raises DataError where these files cannot be read."""
+        return {}
 
     def render(self, specials: SpecialTokens, turns: Iterable[Turn]) -> Iterator[Segment]:
         """A whole dialogue, turn by turn. What stands before a turn does not depend on the turns from there on.

@@ -1,4 +1,4 @@
-"""What a tokenizer is: special ids that text can never spell, and a reversible map from text to ids."""
+"""What a tokenizer is: a map from text to ids and back, and special ids that text can never spell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import Field, ValidationInfo, field_validator
 
 from llmspec.core.problems import DataError, Problem
-from llmspec.parts.base import Part
+from llmspec.parts.base import Default, Part
 from llmspec.parts.tokenizers.special_tokens import EXTRAS, SPECIALS, UNKNOWN, Extra, SpecialTokens
 
 if TYPE_CHECKING:
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 # The name starts with a letter, so that pre-tokenizers split the spelling and no merge can ever rebuild it.
 _MARKER = re.compile(r"<\|[A-Za-z][A-Za-z0-9_-]*\|>")
+
+
+Cut = Callable[[str, int, int], int]
+"""(text, begin, end) -> the last place after `begin`, up to `end`, where tokens always end; see Tokenizer.cut."""
+
+
+class Following(str):
+    """Text that goes on with a sequence rather than begins one: tokenizers that begin every text with a space leave
+    that space out here."""
+
+    __slots__ = ()
 
 
 class Codec(Protocol):
@@ -30,6 +41,11 @@ class Codec(Protocol):
     specials: SpecialTokens
     """The special tokens and markers: spelling -> id, and the ids of `bos`, `eos`, `mask`, the roles, ..."""
 
+    @property
+    def reversible(self) -> bool:
+        """Whether every text comes back from its ids, character by character. Of one that is not, a text that was
+        decoded from ids without unknown ones has these very ids again, unless others made the tokenizer."""
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, never the id of a role, an end or a marker. Raises DataError for lone surrogates."""
 
@@ -39,8 +55,8 @@ class Codec(Protocol):
     def decode(self, ids: Sequence[int], *, specials: bool = False) -> str:
         """Text of ids; special tokens are left out, or spelled where asked. Broken UTF-8 becomes U+FFFD."""
 
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id adds to the text (a special token's: none)."""
+    def token_bytes(self, token: int, begins: bool = False) -> bytes:
+        """The bytes that one id adds to a text that goes on with it, or begins with it (a special token's: none)."""
 
     def to_json(self) -> str:
         """The text of tokenizer.json; the part's `load` reads it back."""
@@ -51,52 +67,37 @@ class Tokenizer(Part):
 
     learns: ClassVar[bool] = True
     """Whether training looks at the text."""
-
+    relative: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold paths: relative ones start in the folder of the file that says them."""
     most_unknown: ClassVar[float] = 0.0
     """Share of a text's characters that may be unknown; of tokenizers with bytes, none is."""
 
     markers: tuple[str, ...] = ()
     """Task markers of this spec, such as `<|summarize|>`: special tokens that templates and prompts may contain."""
-    special_tokens: tuple[Extra, ...] = ()
-    """Further special tokens, for objectives and heads that need them: `pad`, `mask`, `cls`, `sep`. Their ids come
-    after those of all other special tokens."""
-
-    always: ClassVar[tuple[str, ...]] = ()
-    """Special tokens of this kind, beside those of every tokenizer."""
 
     @field_validator("markers")
     @classmethod
-    def _well_spelled(cls, markers: tuple[str, ...]) -> tuple[str, ...]:
-        for marker in markers:
-            if not _MARKER.fullmatch(marker):
-                raise ValueError(f"a marker looks like `<|name|>` (letters, digits, - and _), not `{marker}`")
-            if marker in (*SPECIALS, UNKNOWN):
-                raise ValueError(f"`{marker}` is a special token already; choose another name")
+    def _different(cls, markers: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(markers)) < len(markers):
             raise ValueError("the markers of a spec differ from each other")
         return markers
 
-    @field_validator("special_tokens")
-    @classmethod
-    def _once(cls, asked: tuple[Extra, ...], info: ValidationInfo) -> tuple[Extra, ...]:
-        if len(set(asked)) < len(asked):
-            raise ValueError("each special token is asked for once")
-        for name in asked:
-            if EXTRAS[name] in info.data.get("markers", ()):
-                raise ValueError(f"`{EXTRAS[name]}` is one of `markers:` already; leave it out there")
-        return asked
+    def opened(self, base: str) -> dict[str, Default]:
+        """Values for the keys that are None, out of the files that the others name; `base` is the folder in which
+        relative paths start. Raises DataError where these files cannot be read or do not say what the keys say."""
+        return {}
+
+    def at(self, base: str) -> Tokenizer:
+        """The same, which finds its files from `base` when a codec is made."""
+        return self
 
     def size(self) -> int:
         """Number of ids, known before any text is read."""
         raise TypeError(f"{type(self).__name__} has no size")
 
-    def specials(self) -> tuple[str, ...]:
-        """All special tokens in the order of their ids, from 0."""
-        return (*SPECIALS, *self.markers, *self.always, *(EXTRAS[name] for name in self.special_tokens))
-
     def meanings(self) -> SpecialTokens:
-        """The same by what they mean, known before any text is read."""
-        return SpecialTokens.spelled(self.specials())
+        """The special tokens that have a meaning, known before any text is read."""
+        raise TypeError(f"{type(self).__name__} does not say its special tokens")
 
     def check(self) -> Iterable[Problem]:
         """What is wrong with these settings, as far as can be known without text."""
@@ -113,9 +114,55 @@ class Tokenizer(Part):
         `end`, may be cut: both parts have together the tokens of the whole."""
         return end
 
+    def cutter(self, codec: Codec) -> Cut:
+        """`cut`, by what the codec knows."""
+        return self.cut
+
     def load(self, text: str) -> Codec:
         """The codec that `Codec.to_json` wrote; raises DataError where it belongs to other settings."""
         raise TypeError(f"{type(self).__name__} cannot be loaded")
+
+    def codec_identity(self, codec: Codec) -> Any:
+        """JSON-able value that addresses what this tokenizer and its codec make of text."""
+        return codec.to_json()
+
+
+class SpelledTokenizer(Tokenizer):
+    """A tokenizer whose special tokens are spelled as ours are, and have the first ids."""
+
+    special_tokens: tuple[Extra, ...] = ()
+    """Further special tokens, for objectives and heads that need them: `pad`, `mask`, `cls`, `sep`. Their ids come
+    after those of all other special tokens."""
+
+    always: ClassVar[tuple[str, ...]] = ()
+    """Special tokens of this kind, beside those of every tokenizer."""
+
+    @field_validator("markers")
+    @classmethod
+    def _well_spelled(cls, markers: tuple[str, ...]) -> tuple[str, ...]:
+        for marker in markers:
+            if not _MARKER.fullmatch(marker):
+                raise ValueError(f"a marker looks like `<|name|>` (letters, digits, - and _), not `{marker}`")
+            if marker in (*SPECIALS, UNKNOWN):
+                raise ValueError(f"`{marker}` is a special token already; choose another name")
+        return markers
+
+    @field_validator("special_tokens")
+    @classmethod
+    def _once(cls, asked: tuple[Extra, ...], info: ValidationInfo) -> tuple[Extra, ...]:
+        if len(set(asked)) < len(asked):
+            raise ValueError("each special token is asked for once")
+        for name in asked:
+            if EXTRAS[name] in info.data.get("markers", ()):
+                raise ValueError(f"`{EXTRAS[name]}` is one of `markers:` already; leave it out there")
+        return asked
+
+    def specials(self) -> tuple[str, ...]:
+        """All special tokens in the order of their ids, from 0."""
+        return (*SPECIALS, *self.markers, *self.always, *(EXTRAS[name] for name in self.special_tokens))
+
+    def meanings(self) -> SpecialTokens:
+        return SpecialTokens.spelled(self.specials())
 
     def identity(self) -> dict[str, Any]:
         # `specials` says all that `special_tokens` does, so that asking for none is what it was before there were any.

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from llmspec.parts.tokenizers.base import Codec, Tokenizer, decode_bytes, foreign, utf8
+from llmspec.parts.tokenizers.base import Codec, SpelledTokenizer, decode_bytes, foreign, utf8
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class Byte(Tokenizer):
+class Byte(SpelledTokenizer):
     """UTF-8 bytes: 256 ids after the specials; nothing to train."""
 
     kind: Literal["byte"] = "byte"
@@ -34,6 +34,8 @@ class Byte(Tokenizer):
 
 class ByteCodec:
     """id = byte + number of specials."""
+
+    reversible = True
 
     def __init__(self, specials: Sequence[str]) -> None:
         self.specials = SpecialTokens.spelled(specials)
@@ -56,7 +58,7 @@ class ByteCodec:
             self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids
         )
 
-    def token_bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int, begins: bool = False) -> bytes:
         return bytes((token - self._first,)) if token >= self._first else b""
 
     def to_json(self) -> str:

@@ -13,14 +13,14 @@ from pydantic import Field
 from llmspec.core import strict_json
 from llmspec.core.problems import DataError, Problem
 from llmspec.core.units import Share
-from llmspec.parts.tokenizers.base import Codec, Tokenizer, decode_bytes, foreign, utf8
+from llmspec.parts.tokenizers.base import Codec, SpelledTokenizer, decode_bytes, foreign, utf8
 from llmspec.parts.tokenizers.special_tokens import UNKNOWN, SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class Char(Tokenizer):
+class Char(SpelledTokenizer):
     """The most frequent characters of the training text; the others become `<|unk|>`, read back as U+FFFD."""
 
     kind: Literal["char"] = "char"
@@ -79,6 +79,8 @@ def sound(characters: Any, most: int) -> bool:
 class CharCodec:
     """Ids of the specials, then of the characters by falling frequency."""
 
+    reversible = False
+
     def __init__(self, vocab: int, specials: Sequence[str], characters: Sequence[str]) -> None:
         self.vocab = vocab
         self.specials = SpecialTokens.spelled(specials)
@@ -115,7 +117,7 @@ class CharCodec:
             self._spellings[i].encode() if specials and i < self._first else self.token_bytes(i) for i in ids
         )
 
-    def token_bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int, begins: bool = False) -> bytes:
         if token == self._unknown:
             return "\N{REPLACEMENT CHARACTER}".encode()
         return self._spellings[token].encode() if self._first <= token < len(self._spellings) else b""

@@ -1,4 +1,4 @@
-"""Learning the merges of a byte pair encoding: also a program of its own, which can be stopped at any moment.
+"""Learning the pieces of words that a tokenizer knows: also a program of its own, which can be stopped at any moment.
 
 The library's trainer cannot be interrupted and keeps the memory that it took. As a program it reads its text from
 standard input, as `spool` writes it, and writes tokenizer.json to standard output. It imports nothing of llmspec.
@@ -12,10 +12,12 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import log
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
+Algorithm = Literal["bpe", "wordpiece", "unigram"]
 LONGEST = 128
 """Characters of a word, at most: longer runs of letters, of digits, of marks or of white space are cut.
 
@@ -29,6 +31,10 @@ WORDS = (
 """GPT-2's pattern (openai/gpt-2, encoder.py) with runs of bounded length."""
 DISTINCT = 6_000_000
 """Bytes of different words that are learned from, at most: each takes some 65 (Chinese) to 90 (DNA) bytes of memory."""
+UNKNOWN = "<|unk|>"
+"""What WordPiece makes of words with letters that it has not learned."""
+LETTERS = 1000
+"""Letters that WordPiece knows, at most, the most frequent ones: each takes two ids, as in google-research/bert."""
 PROBED = 500_000
 """Characters by which it is estimated how many different words a text has."""
 
@@ -47,23 +53,63 @@ def cutting() -> Any:
     return pre_tokenizers.Sequence([words(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def learn(texts: Iterable[str], vocab: int, specials: Sequence[str]) -> Any:
-    """A tokenizer of the `tokenizers` library with up to `vocab` ids."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def empty(algorithm: Algorithm, options: Mapping[str, Any]) -> Any:
+    """A tokenizer of the `tokenizers` library that has learned nothing yet."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    tokenizer = Tokenizer(models.BPE())
+    if algorithm == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=LONGEST))
+        lowercase = options["lowercase"]
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
+        bounded = pre_tokenizers.Split(Regex(rf"[\s\S]{{1,{LONGEST}}}"), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), bounded])
+        tokenizer.decoder = decoders.WordPiece(cleanup=False)
+        return tokenizer
+    tokenizer = Tokenizer(models.BPE() if algorithm == "bpe" else models.Unigram())
     tokenizer.pre_tokenizer = cutting()
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        # A pair that was seen once teaches nothing about text that was not.
+    return tokenizer
+
+
+def learn(
+    texts: Iterable[str], vocab: int, specials: Sequence[str], algorithm: Algorithm, options: Mapping[str, Any]
+) -> Any:
+    """A tokenizer of the `tokenizers` library with up to `vocab` ids."""
+    from tokenizers import pre_tokenizers, trainers
+
+    tokenizer = empty(algorithm, options)
+    # A pair that was seen once teaches nothing about text that was not.
+    settings: dict[str, Any] = {"vocab_size": vocab, "special_tokens": list(specials), "show_progress": False}
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    if algorithm == "wordpiece":
+        return _wordpiece(tokenizer, list(texts), settings)
+    assert algorithm == "bpe"
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(min_frequency=2, initial_alphabet=letters, **settings))
+    return tokenizer
+
+
+def _wordpiece(tokenizer: Any, texts: Sequence[str], settings: dict[str, Any]) -> Any:
+    """The same for WordPiece, whose trainer numbers letters within words as they come: in an order that changes from
+    process to process, unless they have their ids before."""
+    from tokenizers import Tokenizer, trainers
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenizer.normalizer.normalize_str(text))
+    specials = settings["special_tokens"]
+    found = sorted((c for c in counts if not c.isspace() and counts[c] > 1), key=lambda c: (-counts[c], c))
+    letters = sorted(found[:LETTERS])
+    within = [f"##{letter}" for letter in letters]
+    trainer = trainers.WordPieceTrainer(
         min_frequency=2,
-        special_tokens=list(specials),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        **{**settings, "special_tokens": [*specials, *within]},
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    file = json.loads(tokenizer.to_str())
+    file["added_tokens"] = [token for token in file["added_tokens"] if token["content"] in specials]
+    return Tokenizer.from_str(json.dumps(file))
 
 
 # -- texts on disk -------------------------------------------------------------------------------------------------
@@ -132,7 +178,8 @@ def main() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     texts = thinned(unspool(sys.stdin.buffer), asked["share"]) if asked["share"] < 1 else unspool(sys.stdin.buffer)
-    sys.stdout.buffer.write(learn(texts, asked["vocab"], asked["specials"]).to_str(pretty=False).encode())
+    learned = learn(texts, asked["vocab"], asked["specials"], asked["algorithm"], asked["options"])
+    sys.stdout.buffer.write(learned.to_str(pretty=False).encode())
 
 
 if __name__ == "__main__":

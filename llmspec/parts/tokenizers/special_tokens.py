@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from llmspec.core.problems import DataError
 
@@ -23,6 +23,8 @@ EXTRAS: Mapping[Extra, str] = MappingProxyType(
     {"pad": "<|pad|>", "mask": "<|mask|>", "cls": "<|cls|>", "sep": "<|sep|>"}
 )
 """Special tokens that a tokenizer has only where its spec asks for them: they come after all others."""
+NAMED = ("bos", "eos", "pad", "unk", "mask", "cls", "sep", "turn_end")
+"""Meanings that a tokenizer of others may have a token for."""
 
 
 def _frozen(found: Mapping[str, int]) -> Mapping[str, int]:
@@ -57,6 +59,12 @@ class SpecialTokens(Mapping[str, int]):
     """Ends a turn of a dialogue."""
     roles: Mapping[ChatRole, int] = field(default_factory=dict)
     """Role -> the token that begins its turns; empty where turns begin in another way."""
+    before: tuple[int, ...] = ()
+    """What stands before one text that is read as a whole, to be embedded or classified."""
+    after: tuple[int, ...] = ()
+    """What stands behind it."""
+    named: bool = False
+    """Whether keys of the tokenizer name the tokens that have a meaning; otherwise their spelling tells."""
 
     def __post_init__(self) -> None:
         for name in ("ids", "roles"):
@@ -66,6 +74,8 @@ class SpecialTokens(Mapping[str, int]):
     def spelled(cls, ids: Mapping[str, int] | Sequence[str]) -> SpecialTokens:
         """Those of a tokenizer of ours: meanings follow from spellings. A sequence is in the order of ids, from 0."""
         known = ids if isinstance(ids, Mapping) else {spelling: i for i, spelling in enumerate(ids)}
+        extras: dict[str, Any] = {name: known.get(spelling) for name, spelling in EXTRAS.items()}
+        begins, ends = known.get(EXTRAS["cls"], known.get(EOS)), known.get(EXTRAS["sep"])
         return cls(
             ids=known,
             bos=known.get(EOS),
@@ -73,7 +83,9 @@ class SpecialTokens(Mapping[str, int]):
             unk=known.get(UNKNOWN),
             turn_end=known.get(TURN_END),
             roles={role: known[token] for role, token in ROLE_TOKENS.items() if token in known},
-            **{name: known.get(spelling) for name, spelling in EXTRAS.items()},
+            before=() if begins is None else (begins,),
+            after=() if ends is None else (ends,),
+            **extras,
         )
 
     def find(self, meaning: str) -> int | None:
@@ -87,12 +99,18 @@ class SpecialTokens(Mapping[str, int]):
         if found is None:
             raise DataError(
                 f"this tokenizer has no special token for `{meaning}`",
-                hint=f"`special_tokens: [{meaning}]` at the tokenizer adds one"
-                if meaning in EXTRAS
-                else "choose a tokenizer that has one, or a chat template that does not need it",
+                hint=self.advice(meaning),
                 consequence="the sequence could not be built",
             )
         return found
+
+    def advice(self, meaning: str) -> str:
+        """What to do where no token has a meaning that is needed."""
+        if self.named and meaning in NAMED:
+            return f"`{meaning}:` at the tokenizer names one of its tokens"
+        if not self.named and meaning in EXTRAS:
+            return f"`special_tokens: [{meaning}]` at the tokenizer adds one"
+        return "choose a tokenizer that has one, or a chat template that does not need it"
 
     @property
     def reserved(self) -> frozenset[int]:

@@ -1,0 +1,189 @@
+"""A tokenizer that others trained, read from its files as it is (huggingface/tokenizers)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from llmspec.core.problems import DataError, Problem, one_of
+from llmspec.parts.base import Default
+from llmspec.parts.tokenizers import foreign_files
+from llmspec.parts.tokenizers.base import Codec, Cut, Tokenizer
+from llmspec.parts.tokenizers.library import LibraryCodec
+from llmspec.parts.tokenizers.special_tokens import NAMED, SpecialTokens
+
+FILES = ("file", "merges", "lowercase")
+"""Keys that say where a tokenizer comes from: what it is follows from its bytes."""
+
+
+class HuggingFace(Tokenizer):
+    """A tokenizer.json as it is: byte-level BPE, WordPiece, Unigram and others, with its added tokens, normalisers and
+    frame; or GPT-2's vocab.json with its merges.txt, or a vocab.txt of WordPiece.
+
+    Special tokens that a text spells are only text. Whether text comes back as it was depends on the file.
+    """
+
+    kind: Literal["huggingface"] = "huggingface"
+    learns: ClassVar[bool] = False
+    relative: ClassVar[tuple[str, ...]] = ("file", "merges")
+    most_unknown: ClassVar[float] = 1.0
+
+    file: str = Field(min_length=1)
+    """tokenizer.json, vocab.json (with `merges`) or vocab.txt. Files beside it, such as tokenizer_config.json, say
+    which special tokens there are."""
+    merges: str | None = None
+    """merges.txt of a vocab.json."""
+    lowercase: bool | None = None
+    """Whether a vocab.txt is of small letters; if omitted, what tokenizer_config.json says, else yes."""
+    vocab: int | None = Field(None, gt=0, le=1 << 24)
+    """Number of ids; if omitted, as many as the file has."""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Hash (hex) that tokenizer.json is to have; noted if omitted."""
+    bos: str | None = None
+    """Spelling of the token that begins a text; if omitted, what the files beside say."""
+    eos: str | None = None
+    """Spelling of the token that ends a text and stands between documents."""
+    pad: str | None = None
+    """Spelling of the token that fills a row."""
+    unk: str | None = None
+    """Spelling of the token that stands for what the tokenizer cannot spell."""
+    mask: str | None = None
+    """Spelling of the token that stands for a word to be predicted."""
+    cls: str | None = None
+    """Spelling of the token that speaks for the whole text."""
+    sep: str | None = None
+    """Spelling of the token that ends each of several texts in one row."""
+    turn_end: str | None = None
+    """Spelling of the token that ends a turn of a dialogue."""
+    ids: dict[str, int] | None = None
+    """Ids of the tokens that the keys above name; noted if omitted."""
+
+    _base: str = PrivateAttr(".")
+
+    @model_validator(mode="after")
+    def _fits(self) -> HuggingFace:
+        if self.lowercase is not None and not self.file.endswith(".txt"):
+            raise ValueError("`lowercase:` is for a vocab.txt; a tokenizer.json says it itself")
+        if self.merges is not None and not self.file.endswith(".json"):
+            raise ValueError("`merges:` belong to a vocab.json")
+        return self
+
+    # -- from files ------------------------------------------------------------------------------------------------
+    def at(self, base: str) -> HuggingFace:
+        found = self.model_copy()
+        found._base = base
+        return found
+
+    def opened(self, base: str) -> dict[str, Default]:
+        found = self._read(base)
+        named = {meaning: spelling for meaning, (spelling, _) in found.named.items()}
+        named |= {meaning: own for meaning in NAMED if (own := getattr(self, meaning)) is not None}
+        codec = self._codec(found.text, named)
+        ids = {spelling: token for spelling in named.values() if (token := codec.specials.get(spelling)) is not None}
+        digest = hashed(found.text)
+        self._hold_against(codec, digest)
+        said = {meaning: where for meaning, (_, where) in found.named.items()}
+        name = self.file.rpartition("/")[2]
+        return {
+            "vocab": Default(codec.vocab, f"counted in {name}"),
+            "sha256": Default(digest, f"the bytes of {name}"),
+            **{m: Default(spelling, said.get(m, "")) for m, spelling in named.items() if spelling in ids},
+            "ids": Default(ids, f"looked up in {name}"),
+        }
+
+    def _read(self, base: str) -> foreign_files.Found:
+        merges = None if self.merges is None else foreign_files.located(base, self.merges)
+        return foreign_files.read(foreign_files.located(base, self.file), merges, self.lowercase)
+
+    def _codec(self, text: str, named: Mapping[str, str]) -> LibraryCodec:
+        """Raises DataError where the library does not read the file, or it lacks a token that is named."""
+        try:
+            codec = LibraryCodec(text, lambda ids: self._meant(ids, named), tuple(named.values()))
+        except ValueError as error:
+            raise DataError(
+                Problem(f"the tokenizers library does not read {self.file}: {error}", ("file",), "give a whole file")
+            ) from None
+        return codec
+
+    def _meant(self, ids: Mapping[str, int], named: Mapping[str, str]) -> SpecialTokens:
+        found: dict[str, Any] = {meaning: ids[spelling] for meaning, spelling in named.items() if spelling in ids}
+        return SpecialTokens(ids=ids, named=True, **found)
+
+    def _hold_against(self, codec: LibraryCodec, digest: str) -> None:
+        """Raises DataError with everything that the file does not have as the keys say."""
+        problems = []
+        if self.sha256 not in (None, digest):
+            problems.append(
+                Problem(
+                    f"{self.file} is not the tokenizer of this hash: it has {digest}",
+                    ("sha256",),
+                    "put back the file that was meant, or leave `sha256:` out",
+                    "the same ids would be other text",
+                )
+            )
+        if self.vocab not in (None, codec.vocab):
+            problems.append(
+                Problem(f"{self.file} has {codec.vocab:,} ids, not {self.vocab:,}", ("vocab",), "leave it out")
+            )
+        known = codec.spellings()
+        for meaning in NAMED:
+            if (own := getattr(self, meaning)) is not None and own not in known:
+                hint = one_of(own, list(codec.specials)) if len(codec.specials) else "leave it out"
+                problems.append(Problem(f"{self.file} has no token `{own}`", (meaning,), hint))
+        for i, marker in enumerate(self.markers):
+            if marker not in codec.specials:
+                hint = one_of(marker, list(codec.specials)) if len(codec.specials) else "leave it out"
+                problems.append(Problem(f"{self.file} has no special token `{marker}`", ("markers", i), hint))
+        if problems:
+            raise DataError(problems)
+
+    # -- known afterwards --------------------------------------------------------------------------------------------
+    @property
+    def named(self) -> dict[str, str]:
+        """Meaning -> spelling."""
+        return {meaning: own for meaning in NAMED if (own := getattr(self, meaning)) is not None}
+
+    def size(self) -> int:
+        if self.vocab is None:
+            raise TypeError("a tokenizer of a file has no size before the file is opened")
+        return self.vocab
+
+    def meanings(self) -> SpecialTokens:
+        return self._meant(self.ids or {}, self.named)
+
+    def train(self, texts: Iterable[str], tell: Callable[[str], None] = lambda what: None) -> Codec:
+        """The codec of the file as it stands. Raises DataError where it has changed since it was opened."""
+        codec = self._codec(self._read(self._base).text, self.named)
+        self._hold_against(codec, hashed(codec.to_json()))
+        return codec
+
+    def load(self, text: str) -> Codec:
+        if hashed(text) != self.sha256:
+            raise DataError(
+                f"this tokenizer.json is not the one that the spec's `{self.file}` is",
+                hint="put it back, or remove it, so that it is made again",
+                consequence="the model would read its ids as other text",
+            )
+        codec = self._codec(text, self.named)
+        if codec.vocab != self.vocab or any(codec.specials.get(s) != i for s, i in (self.ids or {}).items()):
+            raise DataError("this tokenizer.json does not have the ids that the plan notes", "open the plan's own file")
+        return codec
+
+    def cutter(self, codec: Codec) -> Cut:
+        assert isinstance(codec, LibraryCodec)
+        return codec.cut
+
+    def identity(self) -> dict[str, Any]:
+        # Where the file lies shapes nothing; its hash says what it is.
+        return {key: value for key, value in super().identity().items() if self.sha256 is None or key not in FILES}
+
+    def codec_identity(self, codec: Codec) -> Any:
+        return {"sha256": self.sha256, "named": self.named, "markers": list(self.markers)}
+
+
+def hashed(text: str) -> str:
+    """sha256 (hex) of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
