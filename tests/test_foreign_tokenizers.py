@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizer_files
 from hypothesis import given, settings
@@ -17,9 +18,11 @@ from tokenizers import Tokenizer as Library
 from llmspec.compiler.draft import closed
 from llmspec.core.problems import DataError, SpecError
 from llmspec.data.writing import Cutter
+from llmspec.decoding.answer import Answer, Drawing
 from llmspec.parts.tokenizers import TABLE
 from llmspec.parts.tokenizers.base import Following
 from llmspec.parts.tokenizers.huggingface import HuggingFace
+from llmspec.spec.decoding import Decoding
 
 NAMES = list(tokenizer_files.MADE)
 SPELLINGS = ["</s>", "<s>", "<pad>", "[CLS]", "[SEP]", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "＜/s＞", "<unk>"]
@@ -173,6 +176,32 @@ def test_keys_that_the_file_does_not_have_are_all_named() -> None:
     problems = {problem.path: problem for problem in caught.value.problems}
     assert {*problems} == {("eos",), ("vocab",), ("markers", 0), ("sha256",)}
     assert "<|im_end|>" in problems[("eos",)].hint
+
+
+def test_all_tokens_that_end_an_answer_do(tmp_path: Path) -> None:
+    """generation_config.json of Llama 3 lists several."""
+    path = tokenizer_files.write(tmp_path, "llama3")
+    theirs = THEIRS["llama3"]
+    ids = [theirs.token_to_id(t) for t in ("<|end_of_text|>", "<|eot_id|>", "<|end_header_id|>")]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    part = opened(path)
+    assert part.eos == "<|eot_id|>" and part.ends == ("<|end_of_text|>", "<|end_header_id|>")
+    assert part.identity() != PARTS["llama3"].identity() and part.meanings().ends == (ids[0], ids[2])
+    codec = part.train(())
+    for chat in (False, True):
+        how = Drawing(codec, Decoding(temperature=0, max_tokens=9), 32, 0, chat, False)
+        for end in ids:
+            answer, logits = Answer(how, 0, 0, [5]), np.zeros(codec.vocab)
+            logits[codec.encode(["Hello"])[0][0]] = 1
+            first = answer.draw(logits)
+            assert first.finish_reason is None
+            logits[end] = 2
+            assert answer.draw(logits).finish_reason == "end"
+        answer, logits = Answer(how, 0, 0, [5]), np.zeros(codec.vocab)
+        logits[codec.specials["<|start_header_id|>"]] = 1
+        assert answer.draw(logits).finish_reason is None, "another special token ends nothing"
+    with pytest.raises(DataError, match="no special token `</s>`"):
+        opened(path, ends=("</s>",))
 
 
 # -- in a spec ---------------------------------------------------------------------------------------------------------

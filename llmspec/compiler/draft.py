@@ -43,7 +43,15 @@ class Draft:
 
     def decided(self, path: str, defaults: dict[str, Default]) -> tuple[Decision, ...]:
         """The decisions so far with these added."""
-        new = (Decision(path=f"{path}.{key}" if path else key, value=d.value, why=d.why) for key, d in defaults.items())
+        new = (
+            # As JSON has it, so that a plan is read back equal.
+            Decision(
+                path=f"{path}.{key}" if path else key,
+                value=list(d.value) if isinstance(d.value, tuple) else d.value,
+                why=d.why,
+            )
+            for key, d in defaults.items()
+        )
         return (*self.decisions, *new)
 
     def with_problems(self, problems: Any) -> Draft:

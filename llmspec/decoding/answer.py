@@ -46,8 +46,10 @@ class Drawing:
         self.codec, self.decoding, self.context, self.seed, self.tracing = codec, decoding, context, seed, tracing
         self.filters, self.chat = decoding.chain(), chat
         end = codec.specials.eos
-        self.ends: dict[int, FinishReason] = {} if end is None else {end: "end"}
+        self.ends: dict[int, FinishReason] = dict.fromkeys(codec.specials.ends, "end")
         """Special tokens that end an answer, and why."""
+        if end is not None:
+            self.ends[end] = "end"
         if chat:  # a role token begins somebody else's turn
             self.ends |= dict.fromkeys(codec.specials.roles.values(), "stop")
             if codec.specials.turn_end is not None:

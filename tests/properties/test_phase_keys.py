@@ -60,6 +60,8 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "sha256": ("1" * 64,),
     "files": ("*.json", ("a", "b")),
     "markers": (("<|sum|>",),),
+    "ends": ((), ("</s>",)),
+    "ids": ({}, {"a": 1}),
     "special_tokens": (("mask",), ("pad", "mask")),
     "validation": (None, Validation("tail", "30%"), Validation("hash", "10%")),
 }
@@ -129,8 +131,6 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
         found = [(other, *now[1:]) for _, other in changes(now[0])]
     elif str in (info.annotation, *get_args(info.annotation)):
         found = ["another"]
-    elif info.annotation == dict[str, int] | None:
-        found = [{}, {"a": 1}]
     else:
         found = [typed(info.annotation, v) for v in drawn(info)]
     found = [value for value in found if value != now]

@@ -36,6 +36,8 @@ class Found(NamedTuple):
     """tokenizer.json: the file as it is, or made of the others."""
     named: dict[str, tuple[str, str]]
     """Meaning of a special token -> (its spelling, the file that says so)."""
+    ends: tuple[str, ...]
+    """Spellings of further tokens that end an answer."""
 
 
 def read(path: Path, merges: Path | None = None, lowercase: bool | None = None) -> Found:
@@ -62,7 +64,9 @@ def read(path: Path, merges: Path | None = None, lowercase: bool | None = None) 
                     "a vocab.json needs the file of its merges beside it: `merges: merges.txt`",
                 )
             )
-    return Found(text, named | {k: v for k, v in _numbered(beside, text).items() if k not in named})
+    named |= {k: v for k, v in _numbered(beside, text).items() if k not in named}
+    end = named.get("eos", ("",))[0]
+    return Found(text, named, tuple(spelling for spelling in _ends(beside, text) if spelling != end))
 
 
 def read_text(path: Path) -> str:
@@ -125,6 +129,15 @@ def _numbered(beside: Mapping[str, dict[str, Any]], text: str) -> dict[str, tupl
             if isinstance(token, int) and token in spellings and meaning not in found:
                 found[meaning] = (spellings[token], name)
     return found
+
+
+def _ends(beside: Mapping[str, dict[str, Any]], text: str) -> list[str]:
+    """Spellings of all tokens that end an answer: generation_config.json counts, else config.json."""
+    value = next((v for name in BESIDE[3:] if (v := beside.get(name, {}).get("eos_token_id")) is not None), None)
+    if not isinstance(value, list):
+        return []
+    spellings = _spellings(text)
+    return [spellings[token] for token in value if isinstance(token, int) and token in spellings]
 
 
 def _spellings(text: str) -> dict[int, str]:

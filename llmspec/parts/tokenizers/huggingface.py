@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -58,6 +58,8 @@ class HuggingFace(Tokenizer):
     """Spelling of the token that ends each of several texts in one row."""
     turn_end: str | None = None
     """Spelling of the token that ends a turn of a dialogue."""
+    ends: tuple[str, ...] | None = Field(None, strict=False)
+    """Spellings of further tokens that end an answer; if omitted, what generation_config.json says."""
     ids: dict[str, int] | None = None
     """Ids of the tokens that the keys above name; noted if omitted."""
 
@@ -81,8 +83,10 @@ class HuggingFace(Tokenizer):
         found = self._read(base)
         named = {meaning: spelling for meaning, (spelling, _) in found.named.items()}
         named |= {meaning: own for meaning in NAMED if (own := getattr(self, meaning)) is not None}
-        codec = self._codec(found.text, named)
-        ids = {spelling: token for spelling in named.values() if (token := codec.specials.get(spelling)) is not None}
+        ends = found.ends if self.ends is None else self.ends
+        codec = self._codec(found.text, named, ends)
+        known = codec.specials
+        ids = {spelling: known[spelling] for spelling in (*named.values(), *ends) if spelling in known}
         digest = hashed(found.text)
         self._hold_against(codec, digest)
         said = {meaning: where for meaning, (_, where) in found.named.items()}
@@ -91,6 +95,7 @@ class HuggingFace(Tokenizer):
             "vocab": Default(codec.vocab, f"counted in {name}"),
             "sha256": Default(digest, f"the bytes of {name}"),
             **{m: Default(spelling, said.get(m, "")) for m, spelling in named.items() if spelling in ids},
+            "ends": Default(tuple(end for end in ends if end in ids), "the list of eos_token_id"),
             "ids": Default(ids, f"looked up in {name}"),
         }
 
@@ -98,19 +103,19 @@ class HuggingFace(Tokenizer):
         merges = None if self.merges is None else foreign_files.located(base, self.merges)
         return foreign_files.read(foreign_files.located(base, self.file), merges, self.lowercase)
 
-    def _codec(self, text: str, named: Mapping[str, str]) -> LibraryCodec:
+    def _codec(self, text: str, named: Mapping[str, str], ends: Sequence[str]) -> LibraryCodec:
         """Raises DataError where the library does not read the file, or it lacks a token that is named."""
         try:
-            codec = LibraryCodec(text, lambda ids: self._meant(ids, named), tuple(named.values()))
+            codec = LibraryCodec(text, lambda ids: self._meant(ids, named, ends), (*named.values(), *ends))
         except ValueError as error:
             raise DataError(
                 Problem(f"the tokenizers library does not read {self.file}: {error}", ("file",), "give a whole file")
             ) from None
         return codec
 
-    def _meant(self, ids: Mapping[str, int], named: Mapping[str, str]) -> SpecialTokens:
+    def _meant(self, ids: Mapping[str, int], named: Mapping[str, str], ends: Sequence[str]) -> SpecialTokens:
         found: dict[str, Any] = {meaning: ids[spelling] for meaning, spelling in named.items() if spelling in ids}
-        return SpecialTokens(ids=ids, named=True, **found)
+        return SpecialTokens(ids=ids, named=True, ends=tuple(ids[end] for end in ends if end in ids), **found)
 
     def _hold_against(self, codec: LibraryCodec, digest: str) -> None:
         """Raises DataError with everything that the file does not have as the keys say."""
@@ -133,10 +138,11 @@ class HuggingFace(Tokenizer):
             if (own := getattr(self, meaning)) is not None and own not in known:
                 hint = one_of(own, list(codec.specials)) if len(codec.specials) else "leave it out"
                 problems.append(Problem(f"{self.file} has no token `{own}`", (meaning,), hint))
-        for i, marker in enumerate(self.markers):
-            if marker not in codec.specials:
-                hint = one_of(marker, list(codec.specials)) if len(codec.specials) else "leave it out"
-                problems.append(Problem(f"{self.file} has no special token `{marker}`", ("markers", i), hint))
+        for key, tokens in (("markers", self.markers), ("ends", self.ends or ())):
+            for i, token in enumerate(tokens):
+                if token not in codec.specials:
+                    hint = one_of(token, list(codec.specials)) if len(codec.specials) else "leave it out"
+                    problems.append(Problem(f"{self.file} has no special token `{token}`", (key, i), hint))
         if problems:
             raise DataError(problems)
 
@@ -152,11 +158,11 @@ class HuggingFace(Tokenizer):
         return self.vocab
 
     def meanings(self) -> SpecialTokens:
-        return self._meant(self.ids or {}, self.named)
+        return self._meant(self.ids or {}, self.named, self.ends or ())
 
     def train(self, texts: Iterable[str], tell: Callable[[str], None] = lambda what: None) -> Codec:
         """The codec of the file as it stands. Raises DataError where it has changed since it was opened."""
-        codec = self._codec(self._read(self._base).text, self.named)
+        codec = self._codec(self._read(self._base).text, self.named, self.ends or ())
         self._hold_against(codec, hashed(codec.to_json()))
         return codec
 
@@ -167,7 +173,7 @@ class HuggingFace(Tokenizer):
                 hint="put it back, or remove it, so that it is made again",
                 consequence="the model would read its ids as other text",
             )
-        codec = self._codec(text, self.named)
+        codec = self._codec(text, self.named, self.ends or ())
         if codec.vocab != self.vocab or any(codec.specials.get(s) != i for s, i in (self.ids or {}).items()):
             raise DataError("this tokenizer.json does not have the ids that the plan notes", "open the plan's own file")
         return codec
@@ -181,7 +187,7 @@ class HuggingFace(Tokenizer):
         return {key: value for key, value in super().identity().items() if self.sha256 is None or key not in FILES}
 
     def codec_identity(self, codec: Codec) -> Any:
-        return {"sha256": self.sha256, "named": self.named, "markers": list(self.markers)}
+        return {"sha256": self.sha256, "named": self.named, "ends": self.ends, "markers": list(self.markers)}
 
 
 def hashed(text: str) -> str:

@@ -57,6 +57,8 @@ class SpecialTokens(Mapping[str, int]):
     """Ends each of several texts in one row."""
     turn_end: int | None = None
     """Ends a turn of a dialogue."""
+    ends: tuple[int, ...] = ()
+    """Further tokens that end an answer."""
     roles: Mapping[ChatRole, int] = field(default_factory=dict)
     """Role -> the token that begins its turns; empty where turns begin in another way."""
     before: tuple[int, ...] = ()
@@ -116,7 +118,7 @@ class SpecialTokens(Mapping[str, int]):
     def reserved(self) -> frozenset[int]:
         """Ids that no prompt may spell, whatever its markers: they begin and end texts and turns, or spell nothing."""
         named = (self.bos, self.eos, self.unk, self.turn_end)
-        return frozenset((*(i for i in named if i is not None), *self.roles.values()))
+        return frozenset((*(i for i in named if i is not None), *self.ends, *self.roles.values()))
 
     def __getitem__(self, spelling: str) -> int:
         return self.ids[spelling]
