@@ -156,6 +156,26 @@ def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: A
     return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
 
 
+def cross_attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, states_SD: Array) -> Array:
+    """Queries of one text, keys and values of another: every query sees every state, and positions play no part."""
+    part = block.cross_attention
+    H, K = part.heads, part.key_value_heads()
+    d = w[f"{name}.q_proj.weight"].shape[0] // H
+    q, k, v = (linear(w, f"{name}.{p}_proj", x) for p, x in (("q", x_TD), ("k", states_SD), ("v", states_SD)))
+    heads = []
+    for h in range(H):
+        own, shared = slice(h * d, (h + 1) * d), slice(h // (H // K) * d, (h // (H // K) + 1) * d)
+        q_Td, k_Sd = q[:, own], k[:, shared]
+        if (normed := part.qk_norm) is not None:
+            q_Td = NORMS[normed.kind](normed, w, f"{name}.q_norm", q_Td)
+            k_Sd = NORMS[normed.kind](normed, w, f"{name}.k_norm", k_Sd)
+        scores = q_Td @ k_Sd.T * (part.scale or 1 / np.sqrt(d))
+        if part.softcap is not None:
+            scores = part.softcap * np.tanh(scores / part.softcap)
+        heads.append(softmax(scores) @ v[:, shared])
+    return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
+
+
 def mlp(block: BlockPlan, w: Weights, name: str, x_TD: Array) -> Array:
     kind = block.mlp.kind
     up = linear(w, f"{name}.up_proj", x_TD)
@@ -176,24 +196,28 @@ def seen_by(block: BlockPlan, documents: Array, prefix: Array) -> Array:
     return seen
 
 
-def block_output(block: BlockPlan, w: Weights, name: str, x: Array, positions: Array, seen: Array) -> Array:
-    """The residual stream after a block."""
+def block_output(
+    block: BlockPlan, w: Weights, name: str, x: Array, positions: Array, seen: Array, states: Array | None = None
+) -> Array:
+    """The residual stream after a block; `states` are those of the encoder that it looks at."""
     norm = lambda which, y: NORMS[block.norm.kind](block.norm, w, f"{name}.{which}", y)
     attend = lambda h: attention(block, w, f"{name}.attention", h, positions, seen)
+    look = lambda h: cross_attention(block, w, f"{name}.cross_attention", h, states)
     think = lambda h: mlp(block, w, f"{name}.mlp", h)
+    branches = {"attention": attend, **({"cross_attention": look} if states is not None else {}), "mlp": think}
     if block.residual == "parallel":
-        return x + attend(norm("attention_norm", x)) + think(norm("mlp_norm", x))
+        return x + sum(f(norm(f"{of}_norm", x)) for of, f in branches.items())
     if block.residual == "parallel_shared":
         h = norm("attention_norm", x)
-        return x + attend(h) + think(h)
-    for of, f in (("attention", attend), ("mlp", think)):
+        return x + sum(f(h) for f in branches.values())
+    for of, f in branches.items():
         own, after = f"{of}_norm", f"{of}_post_norm"
         x = {
             "pre": lambda own=own, f=f, x=x: x + f(norm(own, x)),
             "post": lambda own=own, f=f, x=x: norm(own, x + f(x)),
             "sandwich": lambda own=own, after=after, f=f, x=x: x + norm(after, f(norm(own, x))),
             "output": lambda own=own, f=f, x=x: x + norm(own, f(x)),
-            "pre_mlp": lambda of=of, own=own, f=f, x=x: x + f(norm(own, x) if of == "mlp" else x),
+            "pre_mlp": lambda of=of, own=own, f=f, x=x: x + f(x if of == "attention" else norm(own, x)),
         }[block.residual]()
     return x
 
@@ -232,6 +256,34 @@ def row_hidden(
     if stack.blocks[stack.order[-1]].residual != "post":
         x = NORMS[plan.norm.kind](plan.norm, w, "final_norm", x)
     return x
+
+
+def of_encoder(w: Weights) -> dict[str, Array]:
+    """The weights as the encoder sees them: its own, and the embedding."""
+    own = {n.removeprefix("encoder."): v for n, v in w.items() if n.startswith("encoder.")}
+    return {**own, **{n: v for n, v in w.items() if n.startswith("embed_tokens.")}}
+
+
+def pair_hidden(plan: ModelPlan, w: Weights, tokens: Array, encoder_tokens: Array) -> Array:
+    """Hidden states (T, D) of a decoder's row, whose encoder has read `encoder_tokens` (S,)."""
+    encoder, decoder = plan.stacks
+    own = plan.model_copy(
+        update={"stacks": (encoder,), "position": encoder.position, "norm": encoder.final_norm or plan.norm}
+    )
+    states, x = row_hidden(own, of_encoder(w), encoder_tokens), embedded(plan, w, tokens, np.arange(len(tokens)))
+    positions, alone = np.arange(len(tokens)), np.zeros(len(tokens), int)
+    for i, kind in enumerate(decoder.order):
+        block = decoder.blocks[kind]
+        seen = seen_by(block, alone, alone.astype(bool))
+        x = block_output(block, w, f"layers.{i}", x, positions, seen, states)
+    if decoder.final_norm is not None:
+        x = NORMS[plan.norm.kind](plan.norm, w, "final_norm", x)
+    return x
+
+
+def pair_logits(plan: ModelPlan, w: Weights, tokens: Array, encoder_tokens: Array) -> Array:
+    """Logits (T, V) of one row of a decoder."""
+    return lm(plan.heads["lm"], w, pair_hidden(plan, w, tokens, encoder_tokens))
 
 
 def lm(head: Any, w: Weights, x: Array) -> Array:

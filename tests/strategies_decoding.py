@@ -169,7 +169,7 @@ class HashDecoder:
         self, vocab: int, context: int = 64, spread: float = 2.0, most: int = 64, least: int = 1 << 30
     ) -> None:
         self.vocab, self.context, self.spread, self.most = vocab, context, spread, most
-        self.least, self.read = least, 0
+        self.least, self.read, self.encoder_context = least, 0, 0
         self.fed: list[list[int]] = []
         self.prompts: list[list[int]] = []
 

@@ -85,7 +85,7 @@ def decoder(plan: Plan) -> Any:
     from llmspec.backends.backend import backend
     from llmspec.model.decoder import Decoder
 
-    return Decoder(plan.model, backend(plan.device, precision=plan.precision), realized(plan))
+    return Decoder(plan.model, backend(plan.device, precision=plan.precision), realized(plan), 0)
 
 
 def prefill(task: Task) -> tuple[Numbers, Numbers]:

@@ -18,6 +18,10 @@ def check_special_tokens(draft: Draft) -> Draft:
     for name, phase in phases.items():
         objective = phase.objective
         problems += missing(found, objective.special_tokens, objective.kind, ("phases", name, "objective"))
+    model = draft.sections.model
+    if model is not None and model.encoder is not None:
+        wanted = (model.encoder.decoder_start,)
+        problems += missing(found, wanted, "the decoder's text", ("model", "encoder", "decoder_start"))
     if template is not None and any(phase.dialogues for phase in phases.values()):
         problems += missing(found, template.needs, f"the chat template {template.kind}", ("chat_template",))
     return draft.with_problems(problems)

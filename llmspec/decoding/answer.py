@@ -42,7 +42,18 @@ class Event:
 class Drawing:
     """How all answers of a batch are drawn."""
 
-    def __init__(self, codec: Codec, decoding: Decoding, context: int, seed: int, chat: bool, tracing: bool) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        decoding: Decoding,
+        context: int,
+        seed: int,
+        chat: bool,
+        tracing: bool,
+        encoded: bool = False,
+    ) -> None:
+        """`encoded`: prompts go to an encoder, and a start token alone stands before an answer."""
+        self.encoded = encoded
         self.codec, self.decoding, self.context, self.seed, self.tracing = codec, decoding, context, seed, tracing
         self.filters, self.chat = decoding.chain(), chat
         end = codec.specials.eos
@@ -55,6 +66,10 @@ class Drawing:
             if codec.specials.turn_end is not None:
                 self.ends[codec.specials.turn_end] = "stop"
 
+    def places(self, prompt: Sequence[int]) -> int:
+        """Places of the context that stand before an answer to a prompt."""
+        return 1 if self.encoded else len(prompt)
+
 
 class Answer:
     """An answer that is being drawn: its prompt (token ids), and what has been drawn so far."""
@@ -63,7 +78,9 @@ class Answer:
         import numpy as np
 
         self.prompt, self.sample, self.ids = prompt, sample, list(ids)
-        self.most = min(how.decoding.max_tokens, how.context - len(self.ids))
+        self.places = how.places(self.ids)
+        """Places of a row that the prompt takes."""
+        self.most = min(how.decoding.max_tokens, how.context - how.places(self.ids))
         """Tokens that it has at most."""
         self.drawn = 0
         self._full: FinishReason = "max_tokens" if self.most == how.decoding.max_tokens else "length"

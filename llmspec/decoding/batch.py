@@ -36,6 +36,10 @@ class Decoder(Protocol):
     def context(self) -> int:
         """Most tokens of one row, prompt included."""
 
+    @property
+    def encoder_context(self) -> int:
+        """Most tokens of a prompt, where an encoder reads it; 0 where it stands in the row before its answer."""
+
     def fit(self, rows: int, tokens: int) -> tuple[int, int]:
         """How many rows, up to `rows`, memory holds side by side, and of how many places, at least `tokens`."""
 
@@ -120,7 +124,7 @@ class Batch:
         parents, kept, read = dict[int, int](), dict[int, int](), dict[int, int]()
         for row, answer in begun.items():
             if answer.prompt in held:
-                parents[row], kept[row] = held[answer.prompt], len(answer.ids)
+                parents[row], kept[row] = held[answer.prompt], answer.places
             elif read.setdefault(answer.prompt, row) == row:
                 parents[row], kept[row] = self._nearest(row, answer.ids)
         _copy(cache, parents, len(self._rows))

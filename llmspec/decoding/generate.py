@@ -64,12 +64,20 @@ def stream(
     if problems := [
         problem
         for index, prompt in enumerate(prompts)
-        if (problem := no_room(f"prompt {index + 1}" if len(prompts) > 1 else "the prompt", prompt, decoder.context))
+        if (
+            problem := no_room(
+                f"prompt {index + 1}" if len(prompts) > 1 else "the prompt",
+                prompt,
+                decoder.context,
+                decoder.encoder_context,
+            )
+        )
     ]:
         raise LlmspecError(problems)
-    how = Drawing(codec, decoding, decoder.context, (decoding.seed or 0) if seed is None else seed, chat, tracing)
+    drawn_from = (decoding.seed or 0) if seed is None else seed
+    how = Drawing(codec, decoding, decoder.context, drawn_from, chat, tracing, bool(decoder.encoder_context))
     answers = (Answer(how, index, sample, prompt) for index, prompt in enumerate(prompts) for sample in range(n))
-    longest = max((min(len(p) + decoding.max_tokens, decoder.context) for p in prompts), default=0)
+    longest = max((min(how.places(p) + decoding.max_tokens, decoder.context) for p in prompts), default=0)
     shared = min((shared_length(prompts[0], prompt) for prompt in prompts[1:]), default=0)
     together = shared > 0 and all(decoder.worth(min(shared, len(p) - 1), len(p)) for p in prompts)
     for answer, event in Batch(decoder, answers, n * len(prompts), longest, together, notice).events():
@@ -125,11 +133,17 @@ def _generation(prompt: int, sample: int, drawn: list[Event]) -> Generation:
     return Generation(prompt, sample, text, choices, drawn[-1].finish_reason or "length")
 
 
-def no_room(which: str, prompt: Sequence[int], context: int) -> Problem | None:
-    """What is wrong with a prompt's length, if anything is."""
+def no_room(which: str, prompt: Sequence[int], context: int, encoder_context: int = 0) -> Problem | None:
+    """What is wrong with a prompt's length, if anything is; a model with an encoder reads it there."""
     if not len(prompt):
         return Problem(f"{which} is empty", hint=f"begin it with {EOS}, which stands before every document")
-    if len(prompt) < context:
+    if encoder_context and len(prompt) > encoder_context:
+        return Problem(
+            f"{which} has {len(prompt)} tokens, and the model's encoder reads {encoder_context}",
+            hint=f"shorten it to {encoder_context} tokens or fewer, or train with a longer model.encoder.context",
+            consequence="its end would not be read",
+        )
+    if encoder_context or len(prompt) < context:
         return None
     return Problem(
         f"{which} has {len(prompt)} tokens, and the model's context is {context}",

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from llmspec.backends import guest, owner
 from llmspec.backends.backend import Graphs, backend
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
-from llmspec.compiler.masks import range_inputs
+from llmspec.compiler.masks import ENCODER, encoder_inputs, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
@@ -49,13 +49,14 @@ class LanguageModel:
         self.plan, self.codec, self.phase = plan, codec, phase
         self.chat = chat
         """Whether prompts are a user's turns, to be answered, rather than text to be continued."""
+        start = codec.specials.start_of(plan.model.decoder_start)
         with owner.turn():
             self._backend = backend(plan.device, plain, plan.precision)
             self._weights = tensors_from_numpy(**{t.name: weights[t.name] for t in plan.model.tensors})
             self._model = Transformer(plan.model)
             self._tables = tensors_from_numpy(**self._model.tables())
             self._graphs = Graphs(lambda: self._backend.jit(self._forward, digest(plan.model.model_dump(mode="json"))))
-            self.decoder = Decoder(plan.model, self._backend, self._weights)
+            self.decoder = Decoder(plan.model, self._backend, self._weights, start)
         self.notices: list[str] = []
         self.attributions: tuple[Attribution, ...] = ()
         """Whom to name for what the model has read."""
@@ -94,8 +95,9 @@ class LanguageModel:
         )
         return saved.path
 
-    def logits(self, tokens: Any) -> Any:
-        """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context; for (T,) B is 1.
+    def logits(self, tokens: Any, encoder_tokens: Any = None) -> Any:
+        """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context; for (T,) B is 1. A model with an
+        encoder also takes what that reads, ids (B, S) or (S,), S up to the encoder's context.
 
         Raises TypeError or ValueError for what are no ids of this model, RunError where memory ends.
         """
@@ -110,12 +112,33 @@ class LanguageModel:
             raise owner.out_of_memory(f"the logits of {rows} rows take {size(needed)}; this machine has {size(there)}")
         padded = np.zeros((rows, bucket), np.int32)
         padded[:, :length] = ids
+        arrays = {"tokens": padded, **range_inputs(model, False, bucket, filled_B=[length] * rows)}
+        arrays |= self._encoder_arrays(encoder_tokens, rows, bucket)
+        key = (rows, bucket, *(arrays[f"{ENCODER}tokens"].shape[1:] if model.encoder else ()))
         with owner.turn():
-            inputs = {
-                **tensors_from_numpy(tokens=padded, **range_inputs(model, False, bucket, filled_B=[length] * rows)),
-                **self._backend.inputs,
-            }
-            return to_numpy(self._graphs[rows, bucket](self._weights, self._tables, inputs))[:, :length]
+            inputs = {**tensors_from_numpy(**arrays), **self._backend.inputs}
+            return to_numpy(self._graphs[key](self._weights, self._tables, inputs))[:, :length]
+
+    def _encoder_arrays(self, given: Any, rows: int, tokens: int) -> dict[str, Any]:
+        """What the encoder reads, for `rows` rows whose decoder reads `tokens`; nothing without one."""
+        import numpy as np
+
+        model = self.plan.model
+        if (given is None) != (model.encoder is None):
+            wants = (
+                "needs `encoder_tokens`, what its encoder reads" if model.encoder else "has no encoder to read tokens"
+            )
+            raise TypeError(f"this model {wants}")
+        if model.encoder is None:
+            return {}
+        ids = np.atleast_2d(token_ids(given, model.vocab, model.encoder_context))
+        if len(ids) != rows:
+            raise ValueError(f"the encoder reads a text for each of {rows} rows, not {len(ids)}")
+        length = ids.shape[1]
+        bucket = min(model.encoder_context, max(SHORTEST, 1 << (length - 1).bit_length()))
+        padded = np.zeros((rows, bucket), np.int32)
+        padded[:, :length] = ids
+        return {f"{ENCODER}tokens": padded, **encoder_inputs(model, [length] * rows, bucket, tokens)}
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
         ops = self._backend.ops(inputs)

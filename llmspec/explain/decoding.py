@@ -90,6 +90,10 @@ class Listener:
     def context(self) -> int:
         return self.decoder.context
 
+    @property
+    def encoder_context(self) -> int:
+        return self.decoder.encoder_context
+
     def fit(self, rows: int, tokens: int) -> tuple[int, int]:
         return self.decoder.fit(rows, tokens)
 

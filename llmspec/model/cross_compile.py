@@ -203,11 +203,11 @@ def decoding(plan: Plan, recorder: Any) -> Iterator[tuple[str, Graph]]:
 
         def _run(self, jit: Any, cache: KVCache, inputs: Any) -> Any:
             made.append(jit(self._weights, self._tables, cache.tensors, inputs))
-            return np.zeros((int(inputs["tokens"].shape[0]), self.vocab), np.float32)
+            return np.zeros((cache.rows, self.vocab), np.float32)
 
-    decoder = Graphs(plan.model, recorder, {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors})
-    cache, _ = decoder.prefill([[0] * max(1, plan.model.context - 1)])
-    yield "prefill", made[-1]
+    decoder = Graphs(plan.model, recorder, {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors}, 0)
+    cache, _ = decoder.prefill([[0] * (plan.model.encoder_context or max(1, plan.model.context - 1))])
+    yield "prefill", made[0]
     if plan.model.context > 1:
         decoder.step(cache, [0])
         yield "decode step", made[-1]

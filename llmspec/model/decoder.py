@@ -17,12 +17,13 @@ from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
 from llmspec.compiler import walk
-from llmspec.compiler.masks import decoding_ranges, masks_of, range_inputs
+from llmspec.compiler.masks import CROSS, cross_ranges, decoding_ranges, encoder_inputs, masks_of, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.hashing import digest
 from llmspec.core.units import size
 from llmspec.model.ids import token_ids, whole
+from llmspec.model.kv_cache import CROSS as CROSSED
 from llmspec.model.kv_cache import KVCache
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import AttentionContext, Transformer, ranges_in
@@ -47,12 +48,17 @@ class Decoder:
     On the CPU a row's logits are, bit for bit, those that it has alone, whatever other rows stand beside it.
     """
 
-    def __init__(self, plan: ModelPlan, backend: Backend, weights: Tensors) -> None:
-        self.context, self.vocab = plan.context, plan.vocab
+    def __init__(self, plan: ModelPlan, backend: Backend, weights: Tensors, start: int | None = None) -> None:
+        """`start` is the id of what the decoder's text begins with, in a model with an encoder."""
+        if plan.encoder is not None and start is None:
+            raise ValueError("the decoder of a model with an encoder needs the token that its text begins with")
+        self.context, self.vocab, self.encoder_context = plan.context, plan.vocab, plan.encoder_context
+        self._start = start
         self._plan, self._backend, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
         self._tables = tensors_from_numpy(**self._model.tables())
         self._feed = StaticInputs()
+        self._encodings = Graphs(lambda: backend.jit(self._encode_step, self._key))
         self._prefills = Graphs(lambda: backend.jit(self._prefill_step, self._key))
         self._extensions = Graphs(lambda: backend.jit(self._extend_step, self._key))
         self._steps = Graphs(lambda: backend.jit(self._decode_step, self._key))
@@ -78,7 +84,13 @@ class Decoder:
     def worth(self, kept: int, tokens: int) -> bool:
         """Whether a prompt of so many tokens is read faster after `kept` of them, with the same logits."""
         causal = all(mask.causal for mask in masks_of(self._plan).values())
-        return causal and self._backend.continues and kept > 0 and _saves(kept, tokens, self.context)
+        return (
+            not self.encoder_context
+            and causal
+            and self._backend.continues
+            and kept > 0
+            and _saves(kept, tokens, self.context)
+        )
 
     def cache(self, rows: int = 1, places: int | None = None) -> KVCache:
         """An empty cache of `rows` rows for `places` tokens each, the context where left out.
@@ -99,11 +111,17 @@ class Decoder:
             return KVCache(tensors_from_numpy(**arrays), rows, places, self._key)
 
     def _shapes(self, rows: int, places: int) -> dict[str, tuple[int, ...]]:
-        return {
+        own: dict[str, tuple[int, ...]] = {
             f"{kind}{layer}": (rows, places, dims.kv_heads, dims.head_dim)
             for layer, dims in enumerate(walk.layer_dims(self._plan))
             for kind in "kv"
         }
+        crossed = {
+            f"{CROSSED}{kind}{layer}": (rows, self.encoder_context, dims.kv_heads, dims.head_dim)
+            for layer, dims in walk.cross_layers(self._plan)
+            for kind in "kv"
+        }
+        return own | crossed
 
     def use(self, weights: Tensors) -> None:
         """Decode with these weights from now on."""
@@ -121,7 +139,8 @@ class Decoder:
         none is given): the cache, and logits (prompts, V) float32 of what follows each.
 
         A row that holds the beginning of its prompt already is continued, unless `reuse` is off or tokens of a prompt
-        see later ones; what else it held is forgotten. Raises TypeError or ValueError for wrong tokens, RunError where
+        see later ones; what else it held is forgotten. In a model with an encoder that reads the prompts, and rows
+        begin with the start token. Raises TypeError or ValueError for wrong tokens, RunError where
         memory ends. From any thread; each cache from one at a time.
         """
         import numpy as np
@@ -129,11 +148,13 @@ class Decoder:
         if not isinstance(prompts, list | tuple) or not prompts or any(hasattr(p, "__index__") for p in prompts):
             raise TypeError("prompts are a list of lists of token ids, one for each prompt")
         places = self.context if cache is None else self._own(cache).places
-        ids = [token_ids(p, self.vocab, places, axes=(1,)) for p in prompts]
+        ids = [token_ids(p, self.vocab, self.encoder_context or places, axes=(1,)) for p in prompts]
         cache = cache or self.cache(len(ids))
         to = list(range(len(ids))) if rows is None else [whole("a row", r, 0, cache.rows - 1) for r in rows]
         if len(ids) > cache.rows or len(to) != len(ids) or len({*to}) != len(to):
             raise ValueError(f"{len(ids)} prompts need as many rows, and the cache has {cache.rows}; given: {to}")
+        if self.encoder_context:
+            return cache, self._encoded(cache, ids, to)
         out = np.empty((len(ids), self.vocab), np.float32)
         reuse = reuse and all(mask.causal for mask in masks_of(self._plan).values())
         starts = [_kept(cache.read[r], p, places) if reuse else 0 for r, p in zip(to, ids, strict=True)]
@@ -145,6 +166,26 @@ class Decoder:
         for r, p in zip(to, ids, strict=True):
             cache.read[r] = p.tolist()
         return cache, out
+
+    def _encoded(self, cache: KVCache, ids: list[Any], to: list[int]) -> Any:
+        """Logits (prompts, V) after the start token, once the encoder has read the prompts for those rows."""
+        import numpy as np
+
+        for some in _batches(ids, [0] * len(ids), self.encoder_context):
+            bucket, count = _bucket(len(ids[some[0]]), self.encoder_context), _together(len(some))
+            tokens, places = np.zeros((count, bucket), np.int32), np.zeros((count, 3), np.int32)
+            for i, prompt in enumerate(some):
+                tokens[i, : len(ids[prompt])] = ids[prompt]
+                places[i] = to[prompt], 0, len(ids[prompt])
+            ranges = encoder_inputs(self._plan, places[:, 2], bucket, 1)
+            with owner.turn():
+                graph = self._encodings[cache.rows, cache.places, count, bucket]
+                self._run(graph, cache, self._feed(encoder_tokens=tokens, places=places, **ranges))
+        for row, prompt in zip(to, ids, strict=True):
+            cache.read[row], cache.sources[row] = [], prompt.tolist()
+        chosen = set(to)
+        out = self.step(cache, [self._start or 0] * cache.rows, [row in chosen for row in range(cache.rows)])
+        return out[to]
 
     def _read(self, cache: KVCache, ids: list[Any], rows: list[int], starts: list[int]) -> Any:
         """Logits after prompts whose rests lie in one bucket, from `starts` on; all of them 0, or none."""
@@ -183,10 +224,13 @@ class Decoder:
             raise ValueError(f"a step takes one token for each of {cache.rows} rows, not {len(ids)}")
         lengths = cache.lengths
         at = np.array(lengths, np.int32)
-        if not on.any() or (on & ((at < 1) | (at >= cache.places))).any():
+        begun = np.array([len(s) if self.encoder_context else n for s, n in zip(cache.sources, lengths, strict=True)])
+        if not on.any() or (on & ((begun < 1) | (at >= cache.places))).any():
             full = (on & (at >= cache.places)).any()
             raise ValueError(f"the context of {cache.places} tokens is full" if full else "no prompt was read")
         rows, ranges = np.arange(cache.rows, dtype=np.int32), decoding_ranges(self._plan, lengths)
+        if self.encoder_context:
+            ranges[CROSS] = cross_ranges(begun, 1)
         for of_mask in ranges.values():
             of_mask[~on] = 0
         with owner.turn():
@@ -215,6 +259,18 @@ class Decoder:
         return to_numpy(out)  # a copy: the returned tensor is overwritten by the next call
 
     # -- the graphs ----------------------------------------------------------------------------------------------
+    def _encode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:
+        """Texts through the encoder; what the decoder's layers look at of them goes into rows of the cache."""
+        ops, tensors = self._backend.ops(inputs, by_sequence=True), {**weights, **tables}
+        states, written = self._model.encoded(ops, tensors, inputs), list[Tensor]()
+        for layer, _ in walk.cross_layers(self._plan):
+            k_BSKd, v_BSKd = self._model.crossed(ops, tensors, states, layer)
+            kept = [cache[f"{CROSSED}{kind}{layer}"] for kind in "kv"]
+            written.extend(ops.store(kept[0], kept[1], k_BSKd.cat(v_BSKd, dim=2), 0, inputs["places"]))
+        done = states[:, 0].contiguous()
+        Tensor.realize(done, *written)
+        return done
+
     def _prefill_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:
         """Prompts from their beginning: they see themselves alone."""
         length = int(inputs["tokens"].shape[1])
@@ -246,7 +302,11 @@ class Decoder:
             rows = inputs["places"][:, 0]
             return self._rows_of(ops, k_RSKd, rows), self._rows_of(ops, v_RSKd, rows)
 
-        context = AttentionContext(queries, keys, ranges_in(inputs), store)
+        def crossed(layer: int) -> tuple[Tensor, Tensor]:
+            return cache[f"{CROSSED}k{layer}"], cache[f"{CROSSED}v{layer}"]
+
+        kept = crossed if self.encoder_context else None
+        context = AttentionContext(queries, keys, ranges_in(inputs), store, crossed=kept)
         hidden = self._model.hidden(ops, tensors, inputs, context, inputs.get("last"))
         logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(int(hidden.shape[0]), -1).contiguous()
         Tensor.realize(logits, *written)

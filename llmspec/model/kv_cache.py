@@ -14,9 +14,13 @@ from llmspec.backends.tensors import memory, tensors_from_numpy
 from llmspec.model.ids import whole
 from llmspec.model.steps import Tensors
 
+CROSS = "cross_"
+"""What the names of tensors begin with that hold keys and values of an encoder's states."""
+
 
 class KVCache:
-    """Keys and values (R, S, K, d) of each layer. A Decoder fills it; it goes with its owner.
+    """Keys and values (R, S, K, d) of each layer, and of an encoder's states. A Decoder fills it; it goes with its
+    owner.
 
     Several caches of one decoder do not know of each other. Each is used by one thread at a time.
     """
@@ -25,6 +29,8 @@ class KVCache:
         self.tensors, self.rows, self.places, self.model = tensors, rows, places, model
         self.read: list[list[int]] = [[] for _ in range(rows)]
         """The tokens that each row has read; what lies beyond them in the tensors is nobody's."""
+        self.sources: list[list[int]] = [[] for _ in range(rows)]
+        """The tokens of the text that an encoder has read for each row; of a model without one, none."""
 
     def __del__(self) -> None:
         owner.drop(self.tensors)
@@ -47,11 +53,13 @@ class KVCache:
         if len(parents) != self.rows:
             raise ValueError(f"a cache of {self.rows} rows has as many parents, not {len(parents)}")
         moved = [row for row, parent in enumerate(parents) if row != parent]
-        longest = max((len(self.read[parents[row]]) for row in moved), default=0)
         with owner.turn():
-            for tensor in self.tensors.values() if longest else ():
-                _reorder(tensor, parents, moved, longest)
+            for name, tensor in self.tensors.items():
+                held = self.sources if name.startswith(CROSS) else self.read
+                if longest := max((len(held[parents[row]]) for row in moved), default=0):
+                    _reorder(tensor, parents, moved, longest)
         self.read = [list(self.read[p]) for p in parents]
+        self.sources = [list(self.sources[p]) for p in parents]
 
 
 def _reorder(tensor: Tensor, parents: list[int], moved: list[int], longest: int) -> None:

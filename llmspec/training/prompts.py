@@ -47,7 +47,7 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
     part, codec = phase.phase, prepared.codec
     if part.prompts:
         return tuple(written(plan, part, codec, text) for text in part.prompts)
-    found = [p for p in openings(phase, prepared) if len(p.tokens) < plan.model.context] if part.dialogues else []
+    found = [p for p in openings(phase, prepared) if len(p.tokens) <= longest(plan)] if part.dialogues else []
     return tuple(found[: part.texts_drawn]) or (Prompt("", text_prompt(codec, ""), False),)
 
 
@@ -57,6 +57,11 @@ def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
     if not part.dialogues:
         return Prompt(text, text_prompt(codec, text, markers), False)
     return Prompt(text, chat_prompt(codec, plan.chat_template, [("user", text)], markers), True)
+
+
+def longest(plan: Plan) -> int:
+    """Tokens of a prompt at most: those that the encoder reads, or that leave room for an answer behind them."""
+    return plan.model.encoder_context or plan.model.context - 1
 
 
 # -- prompts from dialogues --------------------------------------------------------------------------------------------
@@ -136,29 +141,32 @@ def looked_at(plan: Plan, codec: Codec) -> tuple[list[Problem], list[str]]:
 
 def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[Problem], list[str]]:
     """(what is wrong with a prompt, what is worth saying of it)."""
-    context = plan.model.context
+    context, most, encoder = plan.model.context, longest(plan), bool(plan.model.encoder_context)
     try:
         prompt = written(plan, phase.phase, codec, text)
     except LlmspecError as e:
         return [Problem(p.message, (), p.hint, p.consequence) for p in e.problems], []
     length = len(prompt.tokens)
-    if length >= context:
+    if length > most:
         marks = len(written(plan, phase.phase, codec, "").tokens)
-        special = f"{marks} special token{'s' * (marks > 1)}"
+        special, named = (
+            f"{marks} special token{'s' * (marks > 1)}",
+            "model.encoder.context" if encoder else "model.context",
+        )
         return [
             Problem(
-                f"this prompt has {length:,} tokens, {special} around its text among them, and the model's context is "
-                f"{context:,}",
-                hint=f"shorten it by {length - context + 1:,} or more tokens, or raise model.context"
-                if length - context < length - marks
-                else f"raise model.context to {length + 1:,} or more",
-                consequence="there would be no room for an answer",
+                f"this prompt has {length:,} tokens, {special} around its text among them, and the model's "
+                + (f"encoder reads {most:,}" if encoder else f"context is {context:,}"),
+                hint=f"shorten it by {length - most:,} or more tokens, or raise {named}"
+                if most + 1 > marks
+                else f"raise {named} to {length + (not encoder):,} or more",
+                consequence="its end would not be read" if encoder else "there would be no room for an answer",
             )
         ], []
-    room, most = context - length, plan.decoding.max_tokens
+    room, drawn = context - (1 if encoder else length), plan.decoding.max_tokens
     said = (
-        [f"it leaves room for {room} token{'s' * (room > 1)} of an answer, and max_tokens is {most}"]
-        if room < min(SHORT, most)
+        [f"it leaves room for {room} token{'s' * (room > 1)} of an answer, and max_tokens is {drawn}"]
+        if room < min(SHORT, drawn)
         else []
     )
     unknown = of_prompt(codec, text, plan.tokenizer.markers)
@@ -170,7 +178,7 @@ def chosen(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> list[str]:
     found, taken = openings(phase, prepared), prompts_of(plan, phase, prepared)
     if not found:
         return []
-    long = sum(len(p.tokens) >= plan.model.context for p in found)
+    long = sum(len(p.tokens) > longest(plan) for p in found)
     fit = len(found) - long
     count = "first dialogue" if len(taken) == 1 else f"first {len(taken)} dialogues"
     said = (
@@ -208,6 +216,8 @@ def drawn(plan: Plan, codec: Codec) -> Problem | None:
 
 class Dice:
     """A decoder that keeps nothing of what it reads, and its own cache: the same random logits each time."""
+
+    encoder_context = 0
 
     def __init__(self, vocab: int, context: int) -> None:
         self.vocab, self.context = vocab, context

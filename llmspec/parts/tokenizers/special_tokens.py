@@ -114,6 +114,10 @@ class SpecialTokens(Mapping[str, int]):
             return f"`special_tokens: [{meaning}]` at the tokenizer adds one"
         return "choose a tokenizer that has one, or a chat template that does not need it"
 
+    def start_of(self, meaning: str | None) -> int | None:
+        """The id of what a decoder's text begins with, by its meaning; None where nothing has to stand there."""
+        return None if meaning is None else self.need(meaning)
+
     @property
     def reserved(self) -> frozenset[int]:
         """Ids that no prompt may spell, whatever its markers: they begin and end texts and turns, or spell nothing."""

@@ -74,7 +74,8 @@ class Supervised(Task):
         """(what the model says to a prompt, why it ends there)."""
         plan, codec = self.context.plan, self.context.prepared.codec
         if self._decoder is None:
-            self._decoder = Decoder(self.plan.model, self.context.backend, trainer.weights)
+            start = codec.specials.start_of(self.plan.model.decoder_start)
+            self._decoder = Decoder(self.plan.model, self.context.backend, trainer.weights, start)
         said = generate(self._decoder, codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[0]
         return said.text, said.finish_reason
 
