@@ -120,6 +120,7 @@ WORDS = st.sampled_from(
     [
         "run",
         "sample",
+        "embed",
         "explain",
         "check",
         "bench",

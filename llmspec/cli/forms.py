@@ -40,6 +40,7 @@ SAMPLE_PLAIN = _form("sample --plain", "prompt prompts n seed plain phase set js
 SAMPLE_TEXT = _form(
     "sample", "prompt prompts n seed plain phase set json", "with a model that was not trained on dialogues"
 )
+EMBED = _form("embed [RUN]", "text texts out pooling phase json")
 EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
 EXPLAIN_PART = _form("explain SPEC --part PART", "part set json")
 EXPLAIN_PAIR = _form("explain SPEC SPEC", "set json")
@@ -62,6 +63,7 @@ FORMS = (
     SAMPLE_CHAT,
     SAMPLE_PLAIN,
     SAMPLE_TEXT,
+    EMBED,
     EXPLAIN_SPEC,
     EXPLAIN_PART,
     EXPLAIN_PAIR,

@@ -18,6 +18,7 @@ MEANT = {
     "new": "init create setup scaffold template wizard make",
     "run": "train fit start resume continue pretrain finetune fine-tune sft launch go",
     "sample": "generate chat talk ask answer complete infer inference predict decode prompt write test",
+    "embed": "embedding embeddings encode vectors vectorize similarity",
     "explain": "show info inspect describe summary plan print report diff compare plot status log logs ls list stats",
     "check": "validate lint verify dry-run dryrun estimate doctor",
     "bench": "benchmark speed perf profile time measure",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -20,11 +20,13 @@ from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, RunError, SpecError, one_of
 from llmspec.core.units import size
 from llmspec.decoding.answer import Event
+from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.generate import Generation, generate, stream, whole_answers
 from llmspec.decoding.prompts import chat_prompt, text_prompt
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.transformer import Transformer, block_context
+from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.model_folder import save_model, stored_model
@@ -57,6 +59,7 @@ class LanguageModel:
             self._tables = tensors_from_numpy(**self._model.tables())
             self._graphs = Graphs(lambda: self._backend.jit(self._forward, digest(plan.model.model_dump(mode="json"))))
             self.decoder = Decoder(plan.model, self._backend, self._weights, start)
+        self._embedders = dict[str | None, Embedder]()
         self.notices: list[str] = []
         self.attributions: tuple[Attribution, ...] = ()
         """Whom to name for what the model has read."""
@@ -143,6 +146,24 @@ class LanguageModel:
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
         ops = self._backend.ops(inputs)
         return self._model.logits(ops, {**weights, **tables}, inputs, block_context(inputs)).realize()
+
+    def embed(self, texts: Sequence[str], *, pooling: str | None = None, progress: Progress | None = None) -> Embedded:
+        """Vectors of texts, by the model's embedding head; or of any model's last states, by a `pooling` of `mean`,
+        `cls` or `last`.
+
+        A text is read whole, between the special tokens of its tokenizer; of one longer than that, which `cut` names,
+        the beginning. `progress` is told how many are done. Raises TypeError for what are no texts, LlmspecError where
+        the model has no such head, DataError for half a surrogate pair.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("embed takes a list of texts")
+        if pooling not in (None, *get_args(Pooling)):
+            raise ValueError(f"pooling is one of {', '.join(get_args(Pooling))}, not {pooling!r}")
+        if pooling not in self._embedders:
+            with owner.turn():
+                made = Embedder(self.plan.model, self._backend, self._weights, self.codec, pooling)
+            self._embedders[pooling] = made
+        return self._embedders[pooling].embed(list(texts), progress or (lambda done, total: None))
 
     def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:
         """Ids of a prompt: a text, a user's turn, or turns of (role, text). Raises TypeError, LlmspecError."""

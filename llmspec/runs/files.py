@@ -48,7 +48,12 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file's content in one step."""
+    """Replaces a file's content in one step. Raises RunError."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, raw: bytes) -> None:
+    """The same of bytes."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,7 @@ def write_text(path: Path, text: str) -> None:
             aside.unlink()
         try:
             with os.fdopen(open_plain(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as f:
-                f.write(text.encode())
+                f.write(raw)
                 f.flush()
                 os.fsync(f.fileno())
             aside.replace(path)

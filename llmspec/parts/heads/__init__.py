@@ -15,4 +15,4 @@ TABLE: dict[str, type[Head]] = {
     "embedding": Embedding,
 }
 
-__all__ = ["TABLE", "Head", "HeadFunctions"]
+__all__ = ["TABLE", "Embedding", "Head", "HeadFunctions"]

@@ -32,6 +32,8 @@ class Head(ModelPart):
 
     generates: ClassVar[bool] = False
     """Whether its outputs are logits of the next token, which text can be drawn from."""
+    embeds: ClassVar[bool] = False
+    """Whether it gives a vector to compare texts by."""
     per_sequence: ClassVar[bool] = False
     """Whether it says one thing a sequence, and not one a token."""
 
