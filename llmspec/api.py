@@ -270,16 +270,16 @@ def decoding_settings(model: LanguageModel, overrides: list[str] | None) -> Deco
 
 def model_folder(path: Path | None) -> StoredModel:
     """The folder of a model, with a run around it or without; the newest run where none is named. Raises RunError."""
-    from llmspec.runs.model_folder import is_model_folder, stored_model
+    from llmspec.formats.opening import is_model, stored_model
 
-    return stored_model(path) if path is not None and is_model_folder(path) else run_folder(path)
+    return stored_model(path) if path is not None and is_model(path) else run_folder(path)
 
 
 def is_saved_model(path: Path) -> bool:
     """Whether a path is the folder of a model without a run."""
-    from llmspec.runs.model_folder import is_model_folder
+    from llmspec.formats.opening import is_model
 
-    return is_model_folder(path)
+    return is_model(path)
 
 
 def run_folder(path: Path | None) -> RunFolder:

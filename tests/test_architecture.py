@@ -25,6 +25,7 @@ LAYERS = (
     {"compiler"},
     {"backends"},
     {"model", "data", "runs"},
+    {"formats"},
     {"forecast"},
     {"training", "decoding"},
     {"bench"},

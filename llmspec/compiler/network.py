@@ -15,6 +15,7 @@ from llmspec.core import devices
 from llmspec.core.problems import Problem, RunError, nearest
 from llmspec.parts.base import Default, Dims, Frozen, ModelPart
 from llmspec.parts.residual import FORMS
+from llmspec.parts.tokenizers import Tokenizer
 from llmspec.spec.schema import BlockSpec, EncoderSpec, ModelSpec
 
 
@@ -68,7 +69,7 @@ def resolve_parts(draft: Draft) -> Draft:
     """Open keys of the model's parts, and of its blocks', get their values."""
     model, tokenizer = draft.sections.model or draft.sections.rough_model, draft.sections.tokenizer
     assert model is not None
-    dims = Dims(model.d_model, model.layers, model.context, tokenizer.size() if tokenizer else 0)
+    dims = Dims(model.d_model, model.layers, model.context, model.vocab or (tokenizer.size() if tokenizer else 0))
 
     def resolved(part: ModelPart, *path: str) -> ModelPart:
         nonlocal draft
@@ -117,6 +118,7 @@ def check_parts(draft: Draft) -> Draft:
         if dims.context < 2
         else []
     )
+    problems += vocab_problems(model, sections.tokenizer)
     problems += pattern_problems(model)
     problems += encoder_problems(model)
     problems += [p.at("model", "embedding") for p in model.embedding.check(dims) if "embedding" in sound]
@@ -127,6 +129,17 @@ def check_parts(draft: Draft) -> Draft:
     for problem in chain(block_problems(model, dims, sound), encoder_block_problems(model, dims, sound)):
         found.setdefault((problem.path, problem.message), problem)  # blocks that share a part share its problems
     return draft.with_problems([*problems, *found.values()])
+
+
+def vocab_problems(model: ModelSpec, tokenizer: Tokenizer | None) -> Iterator[Problem]:
+    """An embedding that has fewer rows than the tokenizer has ids."""
+    if model.vocab is not None and tokenizer is not None and model.vocab < tokenizer.size():
+        yield Problem(
+            f"the tokenizer has {tokenizer.size():,} ids, and the embedding {model.vocab:,} rows",
+            ("model", "vocab"),
+            f"vocab: {tokenizer.size()} or more, or leave it out",
+            "some tokens would have no vector",
+        )
 
 
 def pattern_problems(model: ModelSpec) -> Iterator[Problem]:

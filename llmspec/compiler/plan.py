@@ -329,6 +329,8 @@ class Plan(Frozen):
         """The spec that this plan follows from, as JSON-able data: every default written out, nothing computed."""
         dumped = self.dump()
         model = model_settings(dumped["model"])
+        if self.model.vocab != self.tokenizer.size():
+            model["vocab"] = self.model.vocab
         sources = {s["name"]: s["source"] for s in dumped["sources"]}
         phases = {p["name"]: p["phase"] for p in dumped["phases"]}
         kept = {k: dumped[k] for k in KEPT}

@@ -96,6 +96,7 @@ class Answer:
     def draw(self, logits_V: Floats) -> Event:
         """Draws the next token from logits (V,) float64; its event's row is the sample."""
         how, position = self._how, self.drawn
+        logits_V = logits_V[: how.codec.vocab]  # a padded vocabulary has rows that no token has
         context = Context(self._prompt_ids, self._tokens_T[:position])
         choice = choose(logits_V, context, how.filters, uniform(how.seed, self.sample, position))
         steps = tuple(trace(logits_V, context, how.filters)) if how.tracing else ()

@@ -23,13 +23,14 @@ from llmspec.decoding.answer import Event
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.generate import Generation, generate, stream, whole_answers
 from llmspec.decoding.prompts import chat_prompt, text_prompt
+from llmspec.formats.opening import stored_model
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.transformer import Transformer, block_context
 from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.tokenizers.base import Codec
-from llmspec.runs.model_folder import save_model, stored_model
+from llmspec.runs.model_folder import save_model
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.translate import Translator
 

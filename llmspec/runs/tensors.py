@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmspec.core import strict_json
 from llmspec.core.disk import open_plain, reading
@@ -92,19 +93,7 @@ def _fill(f: Any, view: memoryview, hashed: Any) -> None:
 
 def _header(f: Any, found: int, expected: Shapes, hashed: Any) -> tuple[dict[str, int], int]:
     """(name -> first byte, where the arrays begin); everything checked against `expected` and the file's length."""
-    first = f.read(8)
-    length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-    if not 2 <= length <= min(HEADER, found - 8):
-        raise WrongTensors(f"its header would have {length:,} bytes, and the file has {found:,}")
-    text = f.read(length)
-    hashed.update(first + text)
-    try:
-        header = strict_json.loads(text)
-    except ValueError as e:
-        raise WrongTensors(f"its header cannot be read: {e}") from None
-    if not isinstance(header, dict):
-        raise WrongTensors("its header is not a table of arrays")
-    header.pop("__metadata__", None)
+    header, begin = _parsed(f, found, hashed)
     if wrong := _names(set(header), set(expected)):
         raise WrongTensors(wrong)
     places, end = {}, 0
@@ -131,9 +120,83 @@ def _header(f: Any, found: int, expected: Shapes, hashed: Any) -> tuple[dict[str
         if places[name] != end:
             raise WrongTensors(f"the bytes of {name} overlap others, or leave a gap")
         end = header[name]["data_offsets"][1]
-    if 8 + length + end != found:
-        raise WrongTensors(f"it has {found:,} bytes, and its arrays need {8 + length + end:,}")
-    return places, 8 + length
+    if begin + end != found:
+        raise WrongTensors(f"it has {found:,} bytes, and its arrays need {begin + end:,}")
+    return places, begin
+
+
+def _parsed(f: Any, found: int, hashed: Any) -> tuple[dict[str, Any], int]:
+    """(the header's arrays by name, where the arrays begin) of a file of `found` bytes."""
+    first = f.read(8)
+    length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+    if not 2 <= length <= min(HEADER, found - 8):
+        raise WrongTensors(f"its header would have {length:,} bytes, and the file has {found:,}")
+    text = f.read(length)
+    hashed.update(first + text)
+    try:
+        header = strict_json.loads(text)
+    except ValueError as e:
+        raise WrongTensors(f"its header cannot be read: {e}") from None
+    if not isinstance(header, dict):
+        raise WrongTensors("its header is not a table of arrays")
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+class Entry(NamedTuple):
+    """An array of a file that others wrote: what it is said to be, and where its bytes lie."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """First byte, counted from the beginning of the file."""
+
+
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes of a number, by its type's name in a header."""
+LARGEST_SIDE = 1 << 40
+
+
+def table(f: Any) -> dict[str, Entry]:
+    """Name -> array of an open file that others wrote: types known, bytes as many as shapes need, without gaps and
+    overlaps, up to the end of the file. Nothing is allocated by what it says.
+
+    Raises WrongTensors where that is not so, OSError where it cannot be read.
+    """
+    size = os.fstat(f.fileno()).st_size
+    header, first = _parsed(f, size, hashlib.sha256())
+    found: dict[str, Entry] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name, about in header.items():
+        begin, end = _span(name, about)
+        found[name] = Entry(about["dtype"], tuple(about["shape"]), first + begin)
+        spans.append((begin, end, name))
+    at = 0
+    for begin, end, name in sorted(spans):
+        if begin != at:
+            raise WrongTensors(f"the bytes of {name[:80]} overlap others, or leave a gap")
+        at = end
+    if first + at != size:
+        raise WrongTensors(f"it has {size:,} bytes, and its arrays need {first + at:,}")
+    return found
+
+
+def _span(name: str, about: Any) -> tuple[int, int]:
+    """(first byte, one past the last) of an array within the arrays' bytes."""
+    said: dict[str, Any] = about if isinstance(about, dict) else {}
+    dtype, shape, offsets = said.get("dtype"), said.get("shape"), said.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in WIDTHS:
+        raise WrongTensors(f"{name[:80]} is of type {str(dtype)[:20]}, which is not read")
+    if not isinstance(shape, list) or len(shape) > 8 or not all(_counts(n, LARGEST_SIDE) for n in shape):
+        raise WrongTensors(f"{name[:80]} has an impossible shape: {str(shape)[:60]}")
+    ends = offsets if isinstance(offsets, list) and all(_counts(n, 1 << 62) for n in offsets) else []
+    if len(ends) != 2 or ends[1] - ends[0] != WIDTHS[dtype] * math.prod(shape):
+        raise WrongTensors(f"the bytes of {name[:80]} do not lie where an array of its shape can lie")
+    return ends[0], ends[1]
+
+
+def _counts(number: Any, most: int) -> bool:
+    return type(number) is int and 0 <= number <= most
 
 
 def _names(found: set[str], expected: set[str]) -> str:

@@ -117,6 +117,9 @@ class ModelSpec(Frozen):
     """Width of the residual stream."""
     layers: int = Field(gt=0, le=4096)
     """Number of blocks."""
+    vocab: int | None = Field(None, gt=0, le=1 << 24)
+    """Rows of the embedding; as many as the tokenizer has ids if omitted. What is more than these is never drawn: some
+    models round the number up."""
     embedding: AnyEmbedding = Field(default_factory=embeddings.TABLE["tokens"])
     """What the first block reads."""
     position: AnyPosition = Field(default_factory=positions.TABLE["rope"])

@@ -1,0 +1,132 @@
+"""Which tensors of a file are which of ours, by a mapping table: groups that lie together, joined and split."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmspec.compiler.plan import ModelPlan
+from llmspec.compiler.walk import layer_dims
+from llmspec.formats.hf.family import Architecture, Family, Mapped
+
+Shape = tuple[int, ...]
+Arrays = dict[str, Any]
+LEAVES = ("weight", "bias")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors of a file and those of ours that are made of them."""
+
+    theirs: tuple[tuple[str, Shape], ...]
+    ours: tuple[tuple[str, Shape], ...]
+    split: Callable[[Sequence[Any]], list[Any]]
+    """Theirs -> ours, as views where that is possible."""
+    join: Callable[[Sequence[Any]], list[Any]]
+    """The reverse."""
+
+
+class Unmapped(ValueError):
+    """A tensor of ours that the table has no name for."""
+
+
+def groups(family: Family, architecture: Architecture, model: ModelPlan, prefixed: bool = True) -> list[Group]:
+    """The tensors of a model as a file of the family has them. `prefixed`: whether the body's names begin with its
+    prefix. Raises Unmapped."""
+    shapes = {t.name: t.shape for t in model.tensors}
+    heads = layer_dims(model)[0].heads
+    prefix = family.tensors.prefix if prefixed else ""
+    table = {prefix + theirs: mapped for theirs, mapped in family.tensors.map.items()}
+    table |= {theirs: Mapped.model_validate({"to": ours}) for theirs, ours in architecture.tensors.items()}
+    rules = [
+        (theirs, mapped, i, _pattern(ours)) for theirs, mapped in table.items() for i, ours in enumerate(mapped.to)
+    ]
+    found: list[Group] = []
+    done: set[str] = set()
+    for name in shapes:
+        if name in done:
+            continue
+        for theirs, mapped, _, pattern in rules:
+            if match := pattern.fullmatch(name):
+                group = _group(
+                    theirs,
+                    mapped,
+                    match["layer"] if "layer" in match.groupdict() else "",
+                    match["leaf"] or "",
+                    shapes,
+                    heads,
+                )
+                break
+        else:
+            raise Unmapped(name)
+        found.append(group)
+        done.update(n for n, _ in group.ours)
+    return found
+
+
+def _pattern(ours: str) -> re.Pattern[str]:
+    at = re.escape(ours).replace(r"\*", r"(?P<layer>\d+)")
+    return re.compile(rf"{at}(?P<leaf>\.(?:{'|'.join(LEAVES)}))?")
+
+
+def _group(theirs: str, mapped: Mapped, layer: str, leaf: str, shapes: Mapping[str, Shape], heads: int) -> Group:
+    names = [ours.replace("*", layer) + leaf for ours in mapped.to]
+    if missing := next((n for n in names if n not in shapes), None):
+        raise Unmapped(missing)
+    own = [(n, tuple(shapes[n])) for n in names]
+    name = theirs.replace("*", layer) + leaf
+    if mapped.stack:
+        return _stacked(name, own[0], mapped.transposed)
+    if len(own) == 1:
+        shape = own[0][1]
+        if mapped.transposed and len(shape) == 2:
+            return Group(((name, shape[::-1]),), tuple(own), lambda a: [a[0].T], lambda a: [a[0].T])
+        return Group(((name, shape),), tuple(own), list, list)
+    return _fused(name, own, mapped, heads)
+
+
+def _stacked(name: str, ours: tuple[str, Shape], transposed: bool) -> Group:
+    import numpy as np
+
+    count, *shape = ours[1]
+    turned = (lambda a: a.T) if transposed else (lambda a: a)
+    own = tuple(shape[::-1] if transposed else shape)
+    theirs = tuple((name.replace("#", str(i)), own) for i in range(count))
+    return Group(theirs, (ours,), lambda a: [np.stack([turned(x) for x in a])], lambda a: [turned(x) for x in a[0]])
+
+
+def _fused(name: str, ours: list[tuple[str, Shape]], mapped: Mapped, heads: int) -> Group:
+    """Several of ours, one below another in rows; or, with `heads`, row blocks of each head together."""
+    import numpy as np
+
+    rows = [shape[0] for _, shape in ours]
+    whole = (sum(rows), *ours[0][1][1:])
+    transposed = mapped.transposed and len(whole) == 2
+    shape = whole[::-1] if transposed else whole
+
+    def split(arrays: Sequence[Any]) -> list[Any]:
+        array = arrays[0].T if transposed else arrays[0]
+        if mapped.join == "heads":
+            per = array.reshape(heads, len(rows), rows[0] // heads, *whole[1:])
+            return [per[:, i].reshape(rows[0], *whole[1:]) for i in range(len(rows))]
+        return list(np.split(array, np.cumsum(rows)[:-1], axis=0))
+
+    def join(arrays: Sequence[Any]) -> list[Any]:
+        if mapped.join == "heads":
+            per = np.stack([a.reshape(heads, rows[0] // heads, *whole[1:]) for a in arrays], axis=1)
+            return [per.reshape(whole)]
+        array = np.concatenate(arrays, axis=0)
+        return [array.T if transposed else array]
+
+    return Group(((name, shape),), tuple(ours), split, join)
+
+
+def left_over(family: Family, names: Iterable[str], expected: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(names that nothing expects, names that hold no weights), of those in a file."""
+    wanted = set(expected)
+    rest = sorted(n for n in names if n not in wanted)
+    idle = [n for n in rest if any(fnmatch.fnmatchcase(n, p) for p in family.tensors.ignored)]
+    return [n for n in rest if n not in idle], idle

@@ -1,0 +1,307 @@
+"""config.json -> the `model:` of a spec, by a mapping table; everything that is not understood is named."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmspec.core.problems import Problem, nearest
+from llmspec.formats.hf import rope
+from llmspec.formats.hf.family import Architecture, Family, FromField, LayersAbsent, RopeOf, Rule, families, family_of
+from llmspec.formats.hf.family import shared as in_common
+from llmspec.formats.hf.values import forward, put, same, spelled
+from llmspec.spec.schema import ModelSpec
+
+CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
+"""Fields that name code to run."""
+QUANTISED = ("quantization_config", "compression_config")
+MOST_LAYERS = 4096
+
+
+@dataclass
+class Read:
+    """What a config.json says."""
+
+    family: Family
+    architecture: str
+    model: dict[str, Any] = field(default_factory=dict)
+    """The `model:` of a spec."""
+    ignored: dict[str, Any] = field(default_factory=dict)
+    """Fields that cannot change what is computed."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Fields that only training in transformers looks at."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_config(config: Mapping[str, Any], file: str = "config.json") -> Read | list[Problem]:
+    """What a config.json says; its `problems` are all that is not understood. A list of problems where not even the
+    family is known."""
+    problems = [
+        Problem(
+            f"{file} names code of its own: `{name}`",
+            hint="a model whose architecture is one of transformers' own has no such field",
+            consequence="code from the folder would have to be run, which llmspec never does",
+        )
+        for name in CODE
+        if config.get(name)
+    ]
+    problems += [
+        Problem(
+            f"{file} says that the weights are quantised: `{name}`",
+            hint="take the folder of the model before it was quantised",
+            consequence="its tensors are no plain numbers",
+        )
+        for name in QUANTISED
+        if config.get(name)
+    ]
+    model_type = config.get("model_type")
+    family = family_of(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        return [*problems, _no_family(model_type, file)]
+    named = config.get("architectures") or [next(iter(family.architectures))]
+    architecture = named[0] if isinstance(named, list) and isinstance(named[0], str) else ""
+    if architecture not in family.architectures:
+        known = ", ".join(family.architectures)
+        return [
+            *problems,
+            Problem(
+                f"{file}: the architecture {str(architecture or named)[:80]!r} is not known", hint=f"known are: {known}"
+            ),
+        ]
+    reader = _Reader(config, Read(family, architecture, problems=problems), file)
+    reader.run()
+    return reader.read
+
+
+def _no_family(model_type: Any, file: str) -> Problem:
+    known = sorted({t for f in families().values() for t in (f.model_type, *f.also)})
+    near = nearest(model_type, known) if isinstance(model_type, str) else None
+    return Problem(
+        f"{file}: no mapping table knows the model type {str(model_type)[:80]!r}",
+        hint=(f"did you mean `{near}`? " if near else "") + f"known are: {', '.join(known)}",
+        consequence="what its fields and tensors mean would be a guess",
+    )
+
+
+class _Reader:
+    def __init__(self, config: Mapping[str, Any], read: Read, file: str) -> None:
+        self.config, self.read, self.file = config, read, file
+        self.family = read.family
+        self.architecture: Architecture = read.family.architectures[read.architecture]
+        self.rules = {**self.family.fields, **self.architecture.fields}
+
+    def wrong(self, message: str, hint: str = "", consequence: str = "") -> None:
+        self.read.problems.append(Problem(f"{self.file}: {message}", hint=hint, consequence=consequence))
+
+    def run(self) -> None:
+        self.everything_is_known()
+        model = self.read.model
+        for settings in (self.family.settings, self.architecture.settings):
+            for path, value in settings.items():
+                put(model, path, value)
+        for name, rule in self.rules.items():
+            self.apply(name, rule, model)
+        self.blocks(model)
+        self.read.model = {key: model[key] for key in ModelSpec.model_fields if key in model}
+
+    # -- every field ---------------------------------------------------------------------------------------------------
+    def everything_is_known(self) -> None:
+        family, common = self.family, in_common()
+        fixed = {**common.fixed, **family.fixed}
+        layers = family.layers
+        known = {*self.rules, *rope.fields(family.rope), *CODE, *QUANTISED}
+        if layers is not None:
+            known |= {layers.field, *_asked(layers.absent)}
+            for kind in layers.kinds.values():
+                known |= {*kind.config, *(v["field"] for v in kind.settings.values() if isinstance(v, dict))}
+        training = {*common.training, *family.training}
+        ignored = {*common.ignored, *family.ignored}
+        candidates = [*known, *fixed, *training, *ignored]
+        for name, value in self.config.items():
+            if name in fixed:
+                if value is not None and not any(same(value, v) for v in fixed[name]):
+                    meant = " or ".join(spelled(v) for v in fixed[name])
+                    self.wrong(
+                        f"`{name}` is {str(value)[:80]}, and only {meant} is understood",
+                        consequence="the model would compute something else",
+                    )
+            elif name in known:
+                continue
+            elif name in training:
+                self.read.training[name] = value
+            elif name in ignored or value is None:
+                self.read.ignored[name] = value
+            else:
+                near = nearest(name, candidates)
+                self.wrong(
+                    f"the field `{name[:80]}` is not understood",
+                    (f"did you mean `{near}`? " if near else "") + "remove it if it cannot change what is computed",
+                    "the model would perhaps compute something else",
+                )
+
+    # -- one field -----------------------------------------------------------------------------------------------------
+    def value(self, name: str, seen: tuple[str, ...] = ()) -> Any:
+        """What a field says, or what transformers takes where it says nothing. Raises KeyError."""
+        rule = self.rules.get(name)
+        found = self.config.get(name)
+        if rule is None:
+            return found
+        if found is not None or (rule.nullable and name in self.config):
+            return found
+        if rule.required:
+            raise KeyError(name)
+        return self._absent(rule.absent, (*seen, name))
+
+    def _absent(self, absent: Any, seen: tuple[str, ...]) -> Any:
+        if not isinstance(absent, dict) or len(seen) > 8:
+            return absent
+        ((how, of),) = absent.items()
+        if how == "same_as":
+            return self.value(of, seen)
+        a, b = (self.value(x, seen) if isinstance(x, str) else x for x in of)
+        if not (_whole(a) and _whole(b)):
+            raise KeyError(str(of[0]))
+        return a * b if how == "product" else a // b
+
+    def apply(self, name: str, rule: Rule, model: dict[str, Any]) -> None:
+        try:
+            value = self.value(name)
+        except KeyError as missing:
+            if str(missing.args[0]) == name:
+                self.wrong(f"the field `{name}` is missing", consequence="nothing says how large the model is")
+            return
+        if rule.choose:
+            choices = in_common().choices[rule.choose] if isinstance(rule.choose, str) else rule.choose
+            chosen = choices.get(spelled(value)) if value is None or isinstance(value, str | bool | int) else None
+            if chosen is None:
+                self.wrong(
+                    f"`{name}` is {str(value)[:80]!r}, which is not understood", f"known are: {', '.join(choices)}"
+                )
+                return
+            for path, setting in chosen.items():
+                put(model, path, setting)
+        if value is None and rule.nullable:
+            return
+        try:
+            for path in rule.to:
+                put(model, path, _typed(path, forward(value, rule.via)))
+        except ValueError as error:
+            self.wrong(f"`{name}`: {error}")
+
+    # -- blocks --------------------------------------------------------------------------------------------------------
+    def blocks(self, model: dict[str, Any]) -> None:
+        family, layers = self.family, self.family.layers
+        if layers is None:
+            if isinstance(family.rope, RopeOf):
+                self.position(model, family.rope, None)
+            return
+        types = self.types(model.get("layers"))
+        kinds = list(dict.fromkeys(types))
+        made = {}
+        for kind in kinds:
+            if kind not in layers.kinds:
+                self.wrong(f"`{layers.field}` has {kind[:60]!r}", f"known are: {', '.join(layers.kinds)}")
+                return
+            whole = {k: copy.deepcopy(v) for k, v in model.items() if k in PARTS}
+            self.own(whole, kind)
+            made[kind] = whole
+        if not made:
+            return
+        if len(made) == 1:
+            model.update(made[kinds[0]])
+            return
+        base = made[kinds[0]]
+        blocks = {kind: {k: v for k, v in whole.items() if v != base.get(k)} for kind, whole in made.items()}
+        differing = {k for own in blocks.values() for k in own}
+        model.update({k: v for k, v in base.items() if k not in differing})
+        model["blocks"] = {kind: {k: made[kind][k] for k in sorted(differing)} for kind in kinds}
+        model["pattern"] = _period(types)
+
+    def own(self, whole: dict[str, Any], kind: str) -> None:
+        """What a type of layer has of its own."""
+        layers, of = self.family.layers, self.family.rope
+        assert layers is not None
+        for name, wanted in layers.kinds[kind].config.items():
+            if not same(self.value(name), wanted):
+                self.wrong(f"`{layers.field}` has {kind}, but `{name}` is {spelled(self.config.get(name))}")
+        for path, setting in layers.kinds[kind].settings.items():
+            value = setting
+            if isinstance(setting, dict):
+                rule = FromField.model_validate(setting)
+                try:
+                    value = forward(self.value(rule.field), rule.via)
+                except (KeyError, ValueError):
+                    value = None
+                if value is None:
+                    self.wrong(f"`{layers.field}` has {kind}, and `{rule.field}` says nothing")
+                    continue
+            put(whole, path, value)
+        if of is not None:
+            self.position(whole, of if isinstance(of, RopeOf) else of[kind], kind)
+
+    def position(self, whole: dict[str, Any], of: RopeOf, kind: str | None) -> None:
+        context = self.read.model.get("context")
+        try:
+            whole["position"] = rope.read(self.config, of, kind, context)
+        except rope.Unreadable as error:
+            self.wrong(f"rotary positions: {error}", consequence="the model would misread positions")
+            return
+        self.read.model["context"] = rope.extended(whole["position"], context)
+
+    def types(self, count: Any) -> list[str]:
+        """The type of each layer."""
+        layers = self.family.layers
+        assert layers is not None
+        given = self.config.get(layers.field)
+        if not _whole(count) or not 0 < count <= MOST_LAYERS:
+            return []
+        if given is not None:
+            if not isinstance(given, list) or len(given) != count or not all(isinstance(t, str) for t in given):
+                self.wrong(f"`{layers.field}` does not name a type for each of {count} layers")
+                return []
+            return list(given)
+        for rule in layers.absent:
+            if all(same(self.value(name), wanted) for name, wanted in rule.when.items()):
+                return self._types_by(rule, count)
+        return []
+
+    def _types_by(self, rule: LayersAbsent, count: int) -> list[str]:
+        if rule.cycle:
+            return [rule.cycle[i % len(rule.cycle)] for i in range(count)]
+        if rule.every is not None:
+            n = self.value(rule.every) if isinstance(rule.every, str) else rule.every
+            if not _whole(n) or n < 1:
+                self.wrong(f"`{rule.every}` is {n!r}, which is no number of layers")
+                return []
+            return [rule.then if (i + 1) % n == 0 else rule.otherwise for i in range(count)]
+        start = self.value(rule.since or "")
+        start = start if start == 0 or _whole(start) else count
+        return [rule.then if i >= start else rule.otherwise for i in range(count)]
+
+
+PARTS = ("attention", "mlp", "position", "norm", "mask", "residual")
+"""Keys of `model:` that a block may have of its own."""
+_FLOATS = ("eps", "scale", "softcap")
+
+
+def _typed(path: str, value: Any) -> Any:
+    """A number as a spec wants it: JSON has one kind."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if number and path.rpartition(".")[2] in _FLOATS else value
+
+
+def _asked(rules: tuple[LayersAbsent, ...]) -> set[str]:
+    found = {name for rule in rules for name in rule.when}
+    return found | {n for rule in rules for n in (rule.every, rule.since) if isinstance(n, str)}
+
+
+def _period(types: list[str]) -> list[str]:
+    from llmspec.compiler.plan import period
+
+    return period(types)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
