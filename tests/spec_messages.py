@@ -44,12 +44,12 @@ spec.yaml:7:1: tokenizr: unknown key
     ),
     "a key in the wrong place": (
         "layers: 1",
-        "layers: 1\n  vocab: 9",
+        "layers: 1\n  max_tokens: 9",
         """\
-spec.yaml:6:3: model.vocab: unknown key
-    | vocab: 9
-    | ^^^^^
-    hint: `vocab` belongs under `tokenizer`
+spec.yaml:6:3: model.max_tokens: unknown key
+    | max_tokens: 9
+    | ^^^^^^^^^^
+    hint: `max_tokens` belongs under `decoding`
     otherwise: it would be ignored""",
     ),
     "a kind written twice": (

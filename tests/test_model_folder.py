@@ -180,7 +180,8 @@ FORGED: dict[str, tuple[Change, str]] = {
     "an id beyond the vocabulary": (another_tokenizer, "not written by a `bpe` tokenizer"),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "tokenizer.json is missing"),
     "no plan": (lambda m: (m / "plan.json").unlink(), "plan.json is missing"),
-    "more vocabulary": (table("plan.json", lambda p: p["model"].update(vocab=10**6)), "its tokenizer has"),
+    "more vocabulary": (table("plan.json", lambda p: p["model"].update(vocab=10**6)), "table of tensors"),
+    "less vocabulary": (table("plan.json", lambda p: p["model"].update(vocab=10)), "its tokenizer has"),
     "a thousand layers": (
         table("plan.json", lambda p: p["model"]["stacks"][0].update(order=[0] * 1000)),
         "table of tensors",

@@ -155,7 +155,8 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: plan(r, lambda p: stack(p)["blocks"][0].update(position_name="positions.other")),
         "not those that its settings make",
     ),
-    "more vocabulary": (lambda r: plan(r, lambda p: p["model"].update(vocab=10**6)), "its tokenizer has"),
+    "more vocabulary": (lambda r: plan(r, lambda p: p["model"].update(vocab=10**6)), "table of tensors"),
+    "less vocabulary": (lambda r: plan(r, lambda p: p["model"].update(vocab=10)), "its tokenizer has"),
     "more heads": (
         lambda r: plan(r, lambda p: stack(p)["blocks"][0]["attention"].update(heads=64)),
         "table of tensors",
