@@ -49,7 +49,8 @@ def write_tokenizer(folder: Path, vocab: int, template: str | None = None) -> No
         },
     }
     write(folder / "tokenizer.json", made)
-    about = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    about = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    about |= {"tokenizer_class": "PreTrainedTokenizerFast"}
     write(folder / "tokenizer_config.json", {**about, **({"chat_template": template} if template else {})})
 
 

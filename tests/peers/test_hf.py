@@ -102,7 +102,8 @@ def compare(config: Any, number: int, lengths: tuple[int, int]) -> None:
 
 
 LENGTHS = st.tuples(st.integers(1, 39), st.integers(2, 39))
-QUIET: dict[str, Any] = {"deadline": None, "phases": (Phase.generate,), "database": None, "suppress_health_check": list(HealthCheck)}
+QUIET: dict[str, Any] = {"deadline": None, "phases": (Phase.generate,), "database": None}
+QUIET |= {"suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - WAITING))
