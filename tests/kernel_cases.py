@@ -63,30 +63,35 @@ def linears(pick: Pick) -> list[Case]:
 
 
 def losses(pick: Pick) -> list[Case]:
-    """Head and loss, with logits of any size; with a width of 1 the logits are exactly those that are drawn."""
+    """Head and loss, with logits of any size; with a width of 1 the logits are exactly those that are drawn. A softcap
+    bounds them, or does not (0)."""
     seed, n, v, smoothing = pick(SEEDS), pick(ROWS), pick((1, 2, 15, 17, 40, 200)), pick((0.0, 0.1, 0.5))
     d, spread, shift = pick((1, 1, 5, 17, 63)), pick(SPREADS), pick((0.0, -1e4, 1e4))
     hidden = numbers(seed, n, d) if d > 1 else np.ones((n, 1), np.float32)
     w = numbers(seed + 1, v, d, spread=spread) + np.float32(shift * (d == 1))
     targets = np.random.default_rng(seed).integers(0, v, n).astype(np.int32)
     logits = product_of(hidden, w.T)
-    slack = 2 * logits.room.max(-1, keepdims=True) * (d > 1)
-    low = logits.exact - logits.exact.max(-1, keepdims=True)
+    cap = pick((0.0, 0.0, 2.0, 30.0))
+    slack, x = 2 * logits.room.max(-1, keepdims=True) * (d > 1), logits.exact
+    share = np.tanh(x / cap) if cap else np.zeros_like(x)
+    if cap:
+        x, slack = cap * share, slack + 32 * EPS * cap
+    low = x - x.max(-1, keepdims=True)
     reach = np.abs(low[np.arange(n), targets]) + np.float32(smoothing) * v * np.abs(low).mean(-1)
     smooth = float(np.float32(smoothing))
-    loss = Output(
-        reference.cross_entropy(logits.exact, targets, smooth), 2 * slack[:, 0] + EPS * (2 * v + 16 + 4 * reach)
-    )
-    p, wanted = reference.softmax(logits.exact), np.full((n, v), smooth / v)
+    loss = Output(reference.cross_entropy(x, targets, smooth), 2 * slack[:, 0] + EPS * (2 * v + 16 + 4 * reach))
+    p, wanted = reference.softmax(x), np.full((n, v), smooth / v)
     wanted[np.arange(n), targets] += 1 - smooth
     # Logits' own rounding is passed on by e^x, and what is left of a difference of theirs.
-    slopes = Output(p - wanted, p * (np.expm1(2 * slack) + EPS * (v + NEGLIGIBLE + 16)) + 4 * EPS * (wanted + p) + TINY)
+    passed = p * (np.expm1(2 * slack) + EPS * (v + NEGLIGIBLE + 16)) + 4 * EPS * (wanted + p) + TINY
+    bent = 2 * slack / (cap or 1) * bool(cap) + 8 * EPS  # how far off the softcap's own slope is
+    slopes = Output((p - wanted) * (1 - share**2), passed + (p + wanted) * bent)
     g, held = numbers(seed + 2, n), slopes.exact.astype(np.float32)
     to_hidden, to_w = product_of(held, w), product_of(held.T, g.astype(np.float64)[:, None] * hidden)
     to_w = to_w._replace(room=to_w.room + TINY)
     scaled = Output(to_hidden.exact * g[:, None], to_hidden.room * np.abs(g)[:, None] + TINY)
     return [
-        Case("linear_cross_entropy", [loss, slopes], [hidden, w, targets], [n, d, v, smooth]),
+        Case("linear_cross_entropy", [loss, slopes], [hidden, w, targets], [n, d, v, smooth, cap]),
         Case("linear_cross_entropy_backward", [scaled, to_w], [g, held, hidden, w], [n, d, v]),
     ]
 

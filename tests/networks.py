@@ -77,7 +77,13 @@ ATTENTION: tuple[dict[str, Any], ...] = (
     {"qk_norm": {"kind": "rmsnorm", "eps": 0.02}, "softcap": 1.5},
     {"qk_norm": {"kind": "layernorm", "eps": 0.02}},
 )
-HEAD: tuple[dict[str, Any], ...] = ({}, {"bias": True}, {"bias": True, "transform": "gelu"})
+HEAD: tuple[dict[str, Any], ...] = (
+    {},
+    {"bias": True, "softcap": 1.5},
+    {"bias": True, "transform": {"approximate": "none", "norm": {"kind": "layernorm", "eps": 0.02}}},
+    {"scale": 0.3, "transform": {"activation": "silu", "bias": False}},
+    {"scale": 3.0, "softcap": 4.0},
+)
 EMBEDDING: tuple[dict[str, Any], ...] = (
     {},
     {"scale": "sqrt_d_model"},
@@ -102,7 +108,7 @@ def _covering() -> dict[str, Plan]:
             "mlp": part(mlp, mlps.TABLE, d_ff=24, bias=biased, approximate="none" if tied else "tanh"),
             "norm": part(norm, norms.TABLE, bias=not biased, unit_offset=biased),
             "residual": residual,
-            "heads": {"lm": {"kind": "lm", "tied": tied, **HEAD[i % 3]}},
+            "heads": {"lm": {"kind": "lm", "tied": tied, **HEAD[i % 5]}},
             **({"blocks": {"local": local, "global": {}}, "pattern": ["local", "global"]} if i % 4 == 2 else {}),
         }
         given = "-pattern" * (i % 4 == 2) + "-tied" * tied + "-bias" * biased

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,6 +72,10 @@ def softmax(x: Array, seen: Array | None = None) -> Array:
     e = np.exp(low - np.where(np.isfinite(high), high, 0))
     total = e.sum(-1, keepdims=True)
     return np.divide(e, total, out=np.zeros_like(e), where=total > 0)
+
+
+def softcapped(x: Array, softcap: float | None) -> Array:
+    return x if softcap is None else softcap * np.tanh(x / softcap)
 
 
 def cross_entropy(logits_NV: Array, targets_N: Array, smoothing: float = 0.0) -> Array:
@@ -148,8 +151,7 @@ def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: A
         if turn := ROTATED.get(position.kind):
             q_Td, k_Td = (turn(position, m, positions) for m in (q_Td, k_Td))
         scores = q_Td @ k_Td.T * (part.scale or 1 / np.sqrt(d))
-        if part.softcap is not None:
-            scores = part.softcap * np.tanh(scores / part.softcap)
+        scores = softcapped(scores, part.softcap)
         if bias := BIASES.get(position.kind):
             scores = scores + bias(position, w, positions, H)[h]
         heads.append(softmax(scores, seen_TT) @ v_Td)
@@ -288,10 +290,12 @@ def pair_logits(plan: ModelPlan, w: Weights, tokens: Array, encoder_tokens: Arra
 
 def lm(head: Any, w: Weights, x: Array) -> Array:
     """Logits of hidden states."""
-    if head.transform is not None:
-        x = ACTIVATIONS[head.transform](linear(w, "lm_head.transform", x))
-        x = layernorm(SimpleNamespace(eps=1e-12), w, "lm_head.transform_norm", x)
-    return x @ w["embed_tokens.weight" if head.tied else "lm_head.weight"].T + (w["lm_head.bias"] if head.bias else 0.0)
+    if (part := head.transform) is not None:
+        name = "gelu_erf" if part.activation == "gelu" and part.approximate == "none" else part.activation
+        x = ACTIVATIONS[name](linear(w, "lm_head.transform", x))
+        x = x if part.norm is None else NORMS[part.norm.kind](part.norm, w, "lm_head.transform_norm", x)
+    matrix = w["embed_tokens.weight" if head.tied else "lm_head.weight"]
+    return softcapped(head.scale * x @ matrix.T + (w["lm_head.bias"] if head.bias else 0.0), head.softcap)
 
 
 def row_logits(
@@ -347,7 +351,9 @@ def parameters(plan: ModelPlan) -> int:
     head = plan.heads["lm"]
     rows = plan.vocab * (1 if head.tied else 2)
     total += POSITION_WEIGHTS.get(plan.position.kind, lambda _: 0)(plan)
-    transform = D * D + 3 * D if head.transform else 0
+    part = head.transform
+    normed = 0 if part is None or part.norm is None else D * (1 + getattr(part.norm, "bias", False))
+    transform = 0 if part is None else D * D + part.bias * D + normed
     around = plan.embedding
     total += D * ((around.token_types or 0) + (0 if around.norm is None else 1 + getattr(around.norm, "bias", False)))
     return total + rows * D + transform + plan.vocab * head.bias

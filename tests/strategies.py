@@ -35,6 +35,7 @@ from llmspec.parts import (
     templates,
     tokenizers,
 )
+from llmspec.parts.heads.transform import Transform
 from llmspec.parts.residual import FORMS
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.sources import Validation
@@ -134,6 +135,15 @@ def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
 
 
 @st.composite
+def transforms(draw: DrawFn) -> Data:
+    """What stands before the logits."""
+    transform = draw(settings(Transform, skip=("approximate",)))
+    if transform.get("activation", "gelu") == "gelu":
+        transform["approximate"] = draw(st.sampled_from(["tanh", "none"]))
+    return {**transform, "norm": draw(st.none() | parts("norm"))}
+
+
+@st.composite
 def models(draw: DrawFn) -> Data:
     """`model:` of a network small enough to build."""
     d_model = draw(st.sampled_from([8, 16]))
@@ -164,6 +174,8 @@ def models(draw: DrawFn) -> Data:
         rest["embedding"] = draw(parts("embedding"))
         if draw(st.booleans()):
             rest["embedding"]["norm"] = draw(parts("norm"))
+    if "heads" in rest and draw(st.booleans()):
+        rest["heads"]["lm"]["transform"] = draw(transforms())
     if draw(st.booleans()):
         own = {"mask": {"window": draw(st.integers(1, 9))}, "residual": draw(st.sampled_from(list(FORMS)))}
         pattern = draw(st.sampled_from([["near"], ["near", "far"]]))

@@ -6,6 +6,7 @@ from llmspec.bench.task import BenchError, Side
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import Problem
 from llmspec.parts.embeddings.tokens import Tokens
+from llmspec.parts.heads.lm import LM
 
 KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
     "torch": {
@@ -49,14 +50,14 @@ def require(side: Side, plan: ModelPlan) -> None:
         for kind in sorted(own)
         if kind not in KNOWN[side][section]
     ]
-    if len(plan.heads) > 1 or any(
-        getattr(h, "transform", None) or getattr(h, "bias", None) for h in plan.heads.values()
-    ):
-        foreign.append("heads beside that of logits, or what stands before them")
+    if len(plan.heads) > 1:
+        foreign.append("heads beside that of logits")
     attentions = [block.attention for block in blocks]
     if side == "transformers" and any(a.softcap is not None or a.scale is not None for a in attentions):
         foreign.append("scores that are scaled or bounded")
     if side == "transformers":
+        if any(h not in (LM(tied=True), LM(tied=False)) for h in plan.heads.values()):
+            foreign.append("logits that are scaled or bounded, or what stands before them")
         if plan.embedding != Tokens() or any(getattr(block.norm, "unit_offset", False) for block in blocks):
             foreign.append("embeddings that are scaled, normalised or typed, or norms with 1 + weight")
         if len(blocks) > 1 or any(block.mask.window or block.attention.qk_norm for block in blocks):

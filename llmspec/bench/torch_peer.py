@@ -19,6 +19,7 @@ from llmspec.bench.peer_support import require, unknown
 from llmspec.compiler import walk
 from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan
 from llmspec.parts.base import Dims
+from llmspec.parts.mlps.gelu import OPERATIONS
 from llmspec.parts.residual import FORMS
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -159,6 +160,43 @@ class Block(nn.Module):
         return getattr(self, name)(x) if name else x
 
 
+class Transform(nn.Module):
+    """The dense layer before the logits with its activation: weight and bias are its own."""
+
+    def __init__(self, width: int, part: Any) -> None:
+        super().__init__()
+        dense = nn.Linear(width, width, bias=part.bias)
+        self.weight, self.bias = dense.weight, dense.bias
+        self.activation = ACTIVATIONS[OPERATIONS[part.approximate] if part.activation == "gelu" else part.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(F.linear(x, self.weight, self.bias))
+
+
+class Head(nn.Module):
+    """Logits of the next token, and what stands before and after them."""
+
+    def __init__(self, plan: ModelPlan) -> None:
+        super().__init__()
+        part: Any = plan.heads["lm"]
+        self.part, d = part, plan.d_model
+        if part.transform is not None:
+            self.transform = Transform(d, part.transform)
+            if part.transform.norm is not None:
+                self.transform_norm = norm(part.transform.norm, d)
+        self.weight = None if part.tied else nn.Parameter(torch.empty(plan.vocab, d))
+        self.bias = nn.Parameter(torch.empty(plan.vocab)) if part.bias else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        part = self.part
+        if part.transform is not None:
+            x = self.transform(x)
+            x = self.transform_norm(x) if part.transform.norm is not None else x
+        x = x if part.scale == 1 else x * part.scale
+        y = F.linear(x, embedding if self.weight is None else self.weight, self.bias)
+        return y if part.softcap is None else torch.tanh(y / part.softcap) * part.softcap
+
+
 class Peer(nn.Module):
     """The whole model. Raises BenchError for parts that it does not have."""
 
@@ -178,10 +216,7 @@ class Peer(nn.Module):
         self.layers = nn.ModuleList(Block(plan, self.stack.blocks[kind]) for kind in self.stack.order)
         if self.stack.final_norm is not None:
             self.final_norm = norm(self.stack.final_norm, plan.d_model)
-        head: Any = plan.heads["lm"]
-        self.tied = bool(head.tied)
-        if not self.tied:
-            self.lm_head = nn.Linear(plan.d_model, plan.vocab, bias=False)
+        self.lm_head = Head(plan)
 
     def forward(
         self, tokens_BT: Tensor, documents_BT: Tensor | None = None, positions_BT: Tensor | None = None
@@ -202,7 +237,7 @@ class Peer(nn.Module):
             x = layer(x, self.biased(block, seen[block.mask], place), turns[block.position_name])
         if self.stack.final_norm is not None:
             x = self.final_norm(x)
-        return F.linear(x, self.embed_tokens.weight if self.tied else self.lm_head.weight)
+        return self.lm_head(x, self.embed_tokens.weight)
 
     def table(self, block: BlockPlan, key: str) -> Tensor:
         """A constant table of a block's position."""

@@ -45,11 +45,13 @@ class MemoryModel(NamedTuple):
     """The same of a matrix that Muon makes orthogonal. Measured."""
     parts_kept: float = 1.0
     """Of the numbers that a block's parts keep; operands of products are kept rounded alone."""
+    capped: float = 0.0
+    """Arrays of logits more where a softcap bounds them."""
     rounded: float = 0.0
     """Places for a weight's rounded copy, which the backward pass reads."""
 
 
-PLAIN = MemoryModel(scores_kept=2, scores_passing=3, scores_forward=2, logits=2, adam=2, muon=2.3)
+PLAIN = MemoryModel(scores_kept=2, scores_passing=3, scores_forward=2, logits=2, adam=2, muon=2.3, capped=2)
 """tinygrad's own kernels, on every GPU."""
 MIXED = PLAIN._replace(scores_kept=1.5, parts_kept=0.7, rounded=0.5)
 """The same with products of 16-bit numbers. Fitted to the graphs of five shapes."""
@@ -150,7 +152,8 @@ class ActivationSizes:
         # The encoder's last states stay for every cross-attention, and for its gradient.
         states = self.phase.micro_batch_size * self.model.encoder_context * self.model.d_model
         kept = sum(self.kept) + 2 * states + h.rounded * self.model.parameters
-        logits = h.logits * self.outputs
+        capped = getattr(self.model.heads[self.phase.objective.head], "softcap", None) is not None
+        logits = (h.logits + h.capped * capped) * self.outputs
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
         # The update of several passes is a step of its own, whose places lie beside those of a pass.

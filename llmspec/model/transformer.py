@@ -295,7 +295,8 @@ class Transformer:
         name = self.head_name(head)
         own, functions = w.under(walk.head_path(name)), self._heads[name]
         embedding = w[f"{walk.EMBEDDING}.weight"] if getattr(self.plan.heads[name], "tied", False) else None
-        return Outputs(functions.features(ops, own, hidden, filled), functions.layer(own, embedding))
+        features = functions.features(ops, own, hidden, filled)
+        return Outputs(features, functions.layer(own, embedding), functions.softcap)
 
     def head(
         self,
@@ -307,7 +308,10 @@ class Transformer:
     ) -> Tensor:
         """Outputs of a head, logits (B, T, V) of one that generates, of hidden states (B, T, D)."""
         found = self.outputs(ops, tensors, hidden, head, filled)
-        return found.features if found.layer is None else ops.linear(found.features, found.layer)
+        if found.layer is None:
+            return found.features
+        y = ops.linear(found.features, found.layer)
+        return y if found.softcap is None else ops.softcap(y, found.softcap)
 
     def logits(
         self, ops: Ops, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], context: AttentionContext

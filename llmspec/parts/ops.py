@@ -144,8 +144,15 @@ class Operations(Protocol):
     def dropout(self, x: Tensor) -> Tensor: ...
 
     # -- loss ----------------------------------------------------------------------------------------------------
+    def softcap(self, x: Tensor, softcap: float) -> Tensor: ...
+
     def linear_cross_entropy(
-        self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        label_smoothing: float = 0.0,
+        softcap: float | None = None,
     ) -> Tensor: ...
 
     def add_loss(self, name: str, value: Tensor) -> None:

@@ -47,6 +47,10 @@ def given(value: Any) -> str:
     return "a list" if isinstance(value, tuple | list) else f"`{shown(value)}`"
 
 
+FAR = 3
+"""Dots in the path of a place that is far inside."""
+
+
 def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path: Path) -> Problem:
     """A key that nothing reads."""
     mine = shape.fields(kind)
@@ -63,7 +67,9 @@ def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path
     section = pattern(path)
     if slip := slipped(key, data, path):
         return Problem("unknown key", at, hint=slip, consequence="it would be ignored")
-    if key not in places() and (other := foreign.told(key, data[key], section, path, data)) is not None:
+    # What other tools call by a word is likelier meant than a key of ours far inside another part.
+    ours = any(p.count(".") < FAR or (path and p.startswith(f"{section}.")) for p in places().get(key, ()))
+    if not ours and (other := foreign.told(key, data[key], section, path, data)) is not None:
         return Problem("unknown key", at, hint=other[0], consequence="it would be ignored")
     elsewhere = [p for p in places().get(key, ()) if p != section]
     absent = [k for k in mine if k not in data] + (["extends"] if not path else [])

@@ -203,14 +203,14 @@ def gated_case(name: str) -> Any:
     )
 
 
-def entropy_case(smoothing: float) -> Any:
+def entropy_case(smoothing: float, softcap: float | None = None) -> Any:
     def case(rows: int, columns: int, inner: int) -> Case:
         ids = ids_below(inner, 1, rows)
         return Case(
             [(rows, columns), (inner, columns)],
             {"ids": ids},
-            lambda ops, t, x, w: ops.linear_cross_entropy(x, w, t["ids"], smoothing),
-            lambda x, w: reference.cross_entropy(x @ w.T, ids, smoothing),
+            lambda ops, t, x, w: ops.linear_cross_entropy(x, w, t["ids"], smoothing, softcap),
+            lambda x, w: reference.cross_entropy(reference.softcapped(x @ w.T, softcap), ids, smoothing),
         )
 
     return case
@@ -232,6 +232,7 @@ CASES: dict[str, Callable[[int, int, int], Case]] = {
     **{f"gated {a}": gated_case(a) for a in ACTIVATIONS},
     "linear_cross_entropy": entropy_case(0.0),
     "linear_cross_entropy smoothed": entropy_case(0.25),
+    "linear_cross_entropy softcapped": entropy_case(0.25, 1.5),
 }
 
 

@@ -283,13 +283,22 @@ def test_windows_cost_less_and_every_layer_has_its_cache() -> None:
 # -- heads -----------------------------------------------------------------------------------------------------------
 
 HEADS: dict[str, dict[str, Any]] = {
-    "lm": {"kind": "lm", "tied": False, "bias": True, "transform": "gelu"},
+    "lm": {
+        "kind": "lm",
+        "tied": False,
+        "bias": True,
+        "scale": 0.5,
+        "softcap": 2.0,
+        "transform": {"norm": {"kind": "rmsnorm"}},
+    },
     "value": {"kind": "scalar", "bias": True},
     "topic": {"kind": "classes", "classes": 5},
     "first": {"kind": "classes", "classes": 3, "pooling": "cls", "bias": False},
     "end": {"kind": "classes", "classes": 2, "pooling": "last"},
     "tags": {"kind": "tokens", "classes": 4},
+    "read": {"kind": "classes", "classes": 3, "pooling": "cls", "pooler": True},
     "vector": {"kind": "embedding"},
+    "bert": {"kind": "embedding", "pooling": "cls", "pooler": True, "normalised": False},
     "raw": {"kind": "embedding", "pooling": "last", "normalised": False},
 }
 
@@ -300,6 +309,8 @@ def exact_head(plan: ModelPlan, name: str, w: dict[str, np.ndarray], x_TD: np.nd
     if head.kind == "lm":
         return reference.lm(head, w, x_TD)
     x = {"mean": own.mean(0), "cls": own[0], "last": own[-1]}[head.pooling] if hasattr(head, "pooling") else x_TD
+    if getattr(head, "pooler", False):
+        x = np.tanh(reference.linear(w, f"{name}_head.pooler", x))
     if head.kind == "embedding":
         return x / np.linalg.norm(x) if head.normalised else x
     return reference.linear(w, f"{name}_head", x)

@@ -139,6 +139,7 @@ REALISTIC = {
         "model.residual=pre_mlp",
         "model.mlp={kind: gelu, approximate: none}",
     ],
+    "capped": ["model.heads.lm={kind: lm, softcap: 30, transform: {approximate: none, norm: {kind: layernorm}}}"],
     "relu2": ["model.mlp={kind: relu2, d_ff: 2048}"],
     "reglu": ["model.mlp={kind: reglu, d_ff: 2048}"],
     "geglu": ["model.mlp={kind: geglu, approximate: none, d_ff: 2048}"],

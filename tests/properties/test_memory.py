@@ -45,6 +45,11 @@ SHAPES = {
         "model.norm={kind: rmsnorm, unit_offset: true}",
         "model.residual=sandwich",
     ],
+    "capped": [
+        "tokenizer.vocab=4096",
+        "model.heads.lm={kind: lm, softcap: 30, scale: 0.5, transform: {norm: {kind: layernorm}}}",
+    ],
+    "capped on a GPU": ["device=CUDA", "tokenizer.vocab=4096", "model.heads.lm={kind: lm, softcap: 30}"],
 }
 
 

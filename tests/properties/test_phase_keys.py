@@ -32,6 +32,7 @@ from llmspec.parts.sources.base import LIMITS_AND_CREDITS
 from llmspec.parts.tokenizers.base import Tokenizer
 from llmspec.spec import load_spec
 from llmspec.spec.schema import ModelSpec
+from llmspec.spec.shape import allows_none
 
 BLOCK = ("position", "attention", "mask", "mlp", "norm")
 """Tables whose parts stand in a block."""
@@ -127,6 +128,8 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     elif (table := table_of(info)) or isinstance(now, Part):
         kinds = [kind(**REQUIRED.get(kind.__module__, {})) for kind in table.values()]
         found = [*kinds, *([] if now is None else [value for _, value in changes(now)])]
+    elif section := section_of(info):
+        found = [section(), *(value for _, value in changes(section()))]
     elif isinstance(now, tuple) and now and isinstance(now[0], Frozen):
         found = [(other, *now[1:]) for _, other in changes(now[0])]
     elif str in (info.annotation, *get_args(info.annotation)):
@@ -143,6 +146,12 @@ def table_of(info: Any) -> dict[str, Any]:
     """The kinds of a field that holds a part, or nothing; empty where it holds none."""
     hints = [*info.metadata, *(m for a in get_args(info.annotation) for m in getattr(a, "__metadata__", ()))]
     return dict(next((m.table for m in hints if isinstance(m, Choice)), {}))
+
+
+def section_of(info: Any) -> Any:
+    """The class of a field that holds settings without a kind, or nothing; None where it holds something else."""
+    hints = get_args(info.annotation) if allows_none(info.annotation) else ()
+    return next((a for a in hints if isinstance(a, type) and issubclass(a, Frozen)), None)
 
 
 def drawn(info: Any) -> list[Any]:

@@ -112,16 +112,22 @@ def _linear_gradient(n: int, i: int, *wide_biased: int) -> Gradient:
 
 
 def linear_cross_entropy(
-    address: Tensor, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float
+    address: Tensor,
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    label_smoothing: float,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Losses (N,) in nats of targets in 0 … V-1 under the logits hidden·weightᵀ, which are stored once and reused."""
+    """Losses (N,) in nats of targets in 0 … V-1 under the logits hidden·weightᵀ, bounded by a softcap where there is
+    one; the logits are stored once and reused."""
     (n, d), v = shape_of(hidden_ND), shape_of(weight_VD)[0]
     inputs = (hidden_ND, weight_VD, targets_N.cast(dtypes.int32))
     return call(
         "linear_cross_entropy",
         (n, n * v),
         inputs,
-        (n, d, v, float(label_smoothing)),
+        (n, d, v, float(label_smoothing), float(softcap or 0)),
         address,
         _entropy_gradient(n, d, v),
     )[0]

@@ -73,9 +73,14 @@ class CPUOps(Ops):
         return autograd.gated(self._at, both, autograd.KINDS[activation])
 
     def linear_cross_entropy(
-        self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        label_smoothing: float = 0.0,
+        softcap: float | None = None,
     ) -> Tensor:
-        return autograd.linear_cross_entropy(self._at, hidden_ND, weight_VD, targets_N, label_smoothing)
+        return autograd.linear_cross_entropy(self._at, hidden_ND, weight_VD, targets_N, label_smoothing, softcap)
 
     def square_sum(self, x: Tensor) -> Tensor:
         return autograd.square_sum(self._at, x)

@@ -195,15 +195,26 @@ class Ops:
         return keep.contiguous().where(x * (1 / (1 - self._rate)), 0.0)
 
     # -- loss ----------------------------------------------------------------------------------------------------
+    def softcap(self, x: Tensor, softcap: float) -> Tensor:
+        """softcap·tanh(x / softcap): x, its size bounded softly (Gemma Team 2024, arXiv:2408.00118, section 2)."""
+        return (x / softcap).tanh() * softcap
+
     def linear_cross_entropy(
-        self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        label_smoothing: float = 0.0,
+        softcap: float | None = None,
     ) -> Tensor:
-        """Negative log-likelihood of each target in nats (N,) under the logits hidden·weightᵀ.
+        """Negative log-likelihood of each target in nats (N,) under the logits hidden·weightᵀ, bounded by a softcap.
 
         Targets are smoothed evenly over the vocabulary. Head and loss are one operation, so that a device may keep the
         logits (the largest tensor of a small model) once.
         """
         logits_NV = self.contiguous_barrier(self.linear(hidden_ND, Linear(weight_VD)))
+        if softcap is not None:
+            logits_NV = self.contiguous_barrier(self.softcap(logits_NV, softcap))
         low = logits_NV - logits_NV.max(-1, keepdim=True).detach()
         log_total = low.exp().sum(-1).log()
         chosen = low.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)

@@ -21,10 +21,12 @@ class HeadFunctions(NamedTuple):
     tells tokens from padding (bool), None where there is no padding.
     layer(w, embedding) -> Linear that makes outputs of features, or None where the features are the result;
     `embedding` (V, D) is the token embedding of a head that says `tied`, None of any other.
+    softcap: the largest size of an output, softcap·tanh(output / softcap); None for no bound.
     """
 
     features: Callable[[Operations, WeightView, Tensor, Tensor | None], Tensor]
     layer: Callable[[WeightView, Tensor | None], Linear | None]
+    softcap: float | None = None
 
 
 class Head(ModelPart):

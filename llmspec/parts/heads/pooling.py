@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from llmspec.parts.base import Dims, TensorSpec
+from llmspec.parts.heads.base import Head
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor
+    from llmspec.parts.ops import Operations, Tensor, WeightView
 
 Pooling = Literal["mean", "cls", "last"]
+
+
+class PooledHead(Head):
+    """A head that says one thing a sequence."""
+
+    per_sequence: ClassVar[bool] = True
+    pooling: Pooling = "mean"
+    """What stands for a sequence: the mean of its tokens, its first token (cls) or its last one."""
+    pooler: bool = False
+    """Whether that passes through a dense layer and tanh (Devlin et al. 2019; google-research/bert, modeling.py)."""
+
+    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
+        """The pooler's."""
+        d = dims.d_model
+        both = (TensorSpec("pooler.weight", (d, d), "matrix"), TensorSpec("pooler.bias", (d,), "bias"))
+        return both if self.pooler else ()
+
+    def pooled(self, ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
+        """(B, D): what stands for each sequence, through the pooler where there is one."""
+        x_BD = pooled(ops, self.pooling, x_BTD, filled_BT)
+        return ops.linear(x_BD, w.linear("pooler")).tanh() if self.pooler else x_BD
 
 
 def pooled(ops: Operations, pooling: Pooling, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:

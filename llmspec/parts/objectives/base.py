@@ -34,6 +34,8 @@ class Outputs(NamedTuple):
     """(B, T, D), or (B, D) of a head that says one thing a sequence."""
     layer: Linear | None
     """What makes outputs of them; None where they are the outputs."""
+    softcap: float | None = None
+    """What bounds those outputs: they are softcap·tanh(output / softcap); None for no bound."""
 
 
 class Objective(Part):

@@ -52,7 +52,9 @@ class CrossEntropy(Objective):
                 features_ND = features_ND.cat(features_ND[:, :1] * 0 + 1, dim=1)
                 weight_VD = weight_VD.cat(bias_V.reshape(-1, 1), dim=1)
             targets_N = inputs["targets"].reshape(-1)
-            losses_N = ops.linear_cross_entropy(features_ND, weight_VD, targets_N, self.label_smoothing)
+            losses_N = ops.linear_cross_entropy(
+                features_ND, weight_VD, targets_N, self.label_smoothing, outputs.softcap
+            )
             return {"loss": (losses_N * inputs["loss_weights"].reshape(-1)).sum()}
 
         return loss

@@ -7,7 +7,7 @@ typedef struct {
   float *losses, *logits;
   const int32_t *targets;
   int64_t n, v;
-  float smoothing;
+  float smoothing, softcap;
 } Loss;
 
 static void cross_entropy_row(const void *job, int64_t i, int thread) {
@@ -26,15 +26,37 @@ static void cross_entropy_row(const void *job, int64_t i, int thread) {
   x[p->targets[i]] -= 1.0f - p->smoothing;
 }
 
+// The same of y = softcap · tanh(x / softcap) in the place of x, whose slope is 1 - (y / softcap)². What is stored is y
+// and then the gradient for x, so that each exponential is computed twice.
+static void capped_cross_entropy_row(const void *job, int64_t i, int thread) {
+  const Loss *p = job;
+  float *x = p->logits + i * p->v, sum = 0.0f, mean = 0.0f, inverse = 1.0f / p->softcap, unused;
+  (void)thread;
+  for (int64_t j = 0; j < p->v; j++) x[j] = p->softcap * tanh_of(x[j] * inverse, &unused);
+  float high = row_max(x, p->v), at = x[p->targets[i]], share = at * inverse;
+  for (int64_t j = 0; j < p->v; j++) {
+    mean += x[j] - high;
+    sum += exp_negative(x[j] - high);
+  }
+  p->losses[i] = __builtin_logf(sum) - (1.0f - p->smoothing) * (at - high) - p->smoothing * (mean / p->v);
+  float scale = 1.0f / sum, even = p->smoothing / p->v;
+  for (int64_t j = 0; j < p->v; j++) {
+    float y = x[j] * inverse;
+    x[j] = (exp_negative(x[j] - high) * scale - even) * (1.0f - y * y);
+  }
+  x[p->targets[i]] -= (1.0f - p->smoothing) * (1.0f - share * share);
+}
+
 // losses (n) = log Σ e^x - (1 - smoothing)·x[target] - smoothing·mean(x) for x (n, v) = hidden (n, d) · wᵀ, w (v, d).
 // slopes (n, v) receives the losses' own gradients for x, in the place of x: the logits are stored once.
+// A softcap above 0 bounds x first: softcap · tanh(x / softcap).
 void linear_cross_entropy(float *losses, float *slopes, const float *hidden, const float *w, const int32_t *targets,
-                          int64_t n, int64_t d, int64_t v, float smoothing) {
+                          int64_t n, int64_t d, int64_t v, float smoothing, float softcap) {
   gemm(slopes, v, (Matrix){hidden, d, 1}, (Matrix){w, 1, d}, n, v, d, 0, 0);
   for (int64_t i = 0; i < n; i++)
     if (!check_index(targets[i], v)) return;
-  Loss job = {losses, slopes, targets, n, v, smoothing};
-  parallel_for(cross_entropy_row, &job, n);
+  Loss job = {losses, slopes, targets, n, v, smoothing, softcap};
+  parallel_for(softcap > 0.0f ? capped_cross_entropy_row : cross_entropy_row, &job, n);
 }
 
 typedef struct {
