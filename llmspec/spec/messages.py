@@ -47,10 +47,6 @@ def given(value: Any) -> str:
     return "a list" if isinstance(value, tuple | list) else f"`{shown(value)}`"
 
 
-FAR = 3
-"""Dots in the path of a place that is far inside."""
-
-
 def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path: Path) -> Problem:
     """A key that nothing reads."""
     mine = shape.fields(kind)
@@ -67,9 +63,9 @@ def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path
     section = pattern(path)
     if slip := slipped(key, data, path):
         return Problem("unknown key", at, hint=slip, consequence="it would be ignored")
-    # What other tools call by a word is likelier meant than a key of ours far inside another part.
-    ours = any(p.count(".") < FAR or (path and p.startswith(f"{section}.")) for p in places().get(key, ()))
-    if not ours and (other := foreign.told(key, data[key], section, path, data)) is not None:
+    # What other tools call by a word is likelier meant than a key of ours in another part.
+    below = bool(path) and any(p.rpartition(".")[0] == section for p in places().get(key, ()))
+    if not below and (other := foreign.told(key, data[key], section, path, data)) is not None:
         return Problem("unknown key", at, hint=other[0], consequence="it would be ignored")
     elsewhere = [p for p in places().get(key, ()) if p != section]
     absent = [k for k in mine if k not in data] + (["extends"] if not path else [])
