@@ -21,7 +21,6 @@ from llmspec.compiler.draft import Draft, sections_of
 from llmspec.compiler.keys import DERIVED, SHOWN_ONLY, address_phases
 from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, TensorPlan
 from llmspec.core.problems import DataError, SpecError
-from llmspec.core.table import Choice
 from llmspec.core.units import Budget, Share
 from llmspec.explain.compare import explain_difference
 from llmspec.parts import attentions, optimizers, phases
@@ -32,7 +31,7 @@ from llmspec.parts.sources.base import LIMITS_AND_CREDITS
 from llmspec.parts.tokenizers.base import Tokenizer
 from llmspec.spec import load_spec
 from llmspec.spec.schema import ModelSpec
-from llmspec.spec.shape import allows_none
+from llmspec.spec.shape import allows_none, shape_of
 
 BLOCK = ("position", "attention", "mask", "mlp", "norm")
 """Tables whose parts stand in a block."""
@@ -128,7 +127,7 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     elif (table := table_of(info)) or isinstance(now, Part):
         kinds = [kind(**REQUIRED.get(kind.__module__, {})) for kind in table.values()]
         found = [*kinds, *([] if now is None else [value for _, value in changes(now)])]
-    elif section := section_of(info):
+    elif allows_none(info.annotation) and (section := shape_of(info).parts.get("")):
         found = [section(), *(value for _, value in changes(section()))]
     elif isinstance(now, tuple) and now and isinstance(now[0], Frozen):
         found = [(other, *now[1:]) for _, other in changes(now[0])]
@@ -137,21 +136,13 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     else:
         found = [typed(info.annotation, v) for v in drawn(info)]
     found = [value for value in found if value != now]
-    alone = len(table_of(info)) == 1 and not set(type(now).model_fields) - {"kind"}  # a part without settings
-    assert found or alone, f"{owner.__name__}.{name}: no other value is known; add some to BY_HAND"
+    assert found, f"{owner.__name__}.{name}: no other value is known; add some to BY_HAND"
     return found
 
 
 def table_of(info: Any) -> dict[str, Any]:
     """The kinds of a field that holds a part, or nothing; empty where it holds none."""
-    hints = [*info.metadata, *(m for a in get_args(info.annotation) for m in getattr(a, "__metadata__", ()))]
-    return dict(next((m.table for m in hints if isinstance(m, Choice)), {}))
-
-
-def section_of(info: Any) -> Any:
-    """The class of a field that holds settings without a kind, or nothing; None where it holds something else."""
-    hints = get_args(info.annotation) if allows_none(info.annotation) else ()
-    return next((a for a in hints if isinstance(a, type) and issubclass(a, Frozen)), None)
+    return {kind: part for kind, part in (shape_of(info).item or shape_of(info)).parts.items() if kind}
 
 
 def drawn(info: Any) -> list[Any]:
@@ -404,6 +395,6 @@ def test_a_plan_of_an_older_version_still_opens(tmp_path: Path) -> None:
 
 def test_the_tables_above_are_all_that_models_and_phases_hold() -> None:
     def tables(owner: type[BaseModel]) -> set[str]:
-        return {name for name, info in fields_of(owner).items() if any(isinstance(m, Choice) for m in info.metadata)}
+        return {name for name, info in fields_of(owner).items() if shape_of(info).has_kinds}
 
     assert tables(ModelSpec) | tables(phases.Phase) | {"head"} == set(SHAPED)
