@@ -140,7 +140,7 @@ def budget_check(plan: Plan) -> Check:
     caps = {s.name: s.source.max_epochs for s in plan.sources}
     told, waiting = [], False
     for phase in plan.phases:
-        for wrong, path in (*_lengths(phase, caps, plan.model.context), *_rates(phase)):
+        for wrong, path in (*_lengths(phase, caps, plan.model.context + plan.model.encoder_context), *_rates(phase)):
             return Check(name=BUDGETED, holds=False, evidence=wrong, path=("phases", phase.name, *path))
         waiting |= not phase.exact
         if phase.steps is None:
@@ -157,7 +157,7 @@ Wrong = Iterator[tuple[str, tuple[str, ...]]]
 """What is wrong, and where below the phase."""
 
 
-def _lengths(planned: PhasePlan, caps: dict[str, float], context: int) -> Wrong:
+def _lengths(planned: PhasePlan, caps: dict[str, float], places: int) -> Wrong:
     if not planned.exact or planned.steps is None:
         return
     phase, per_step = planned.phase, planned.phase.micro_batch_size * planned.phase.gradient_accumulation_steps
@@ -178,7 +178,7 @@ def _lengths(planned: PhasePlan, caps: dict[str, float], context: int) -> Wrong:
                 f"{share.source} is read {share.epochs:.4g} times, and its max_epochs is {caps[share.source]:g}",
                 ("mixture", share.source),
             )
-        if (share.tokens_read or 0) > share.blocks * context or (share.tokens_supervised or 0) > (
+        if (share.tokens_read or 0) > share.blocks * places or (share.tokens_supervised or 0) > (
             share.tokens_read or 0
         ):
             yield (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from llmspec.compiler.budget import SLACK, steps_of
+from llmspec.compiler.budget import SLACK, steps_of, tokens_per_step
 from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import masks_of
@@ -54,11 +54,7 @@ def plan_phases(draft: Draft) -> Draft:
         problems += [p.at("phases", name) for p in prompt_problems(phase, model)]
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
-        places = (
-            None
-            if steps is None
-            else steps * phase.micro_batch_size * phase.gradient_accumulation_steps * model.context
-        )
+        places = None if steps is None else steps * tokens_per_step(model, phase)
         cost = step_cost(model, phase)
         plans.append(
             PhasePlan(
@@ -108,6 +104,13 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             "there would be nothing to train",
         )
         return
+    if phase.document_mask and model.encoder is not None and not phase.dialogues:
+        yield Problem(
+            "documents cannot be kept apart in rows that are cut in two, for an encoder and its decoder",
+            ("document_mask",),
+            "document_mask: false",
+            "a decoder would be asked for a document whose beginning no encoder has read",
+        )
     seeing = [m.name for m in masks_of(model).values() if not (m.causal or m.has_prefix)]
     if "causal" in objective.needs and seeing:
         yield Problem(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmspec.compiler.checks import LEARNED, MARKED, NUMBERED, UNSEEN, Check
-from llmspec.data.layout import Batch
+from llmspec.data.layout import Batch, Pair
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.templates import ChatTemplate
@@ -32,7 +32,7 @@ def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
     """Every check that hangs on the text of a prepared plan."""
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
-    masked = any(stream.phase.document_mask for stream in streams)
+    masked = any(stream.phase.document_mask and stream.pair is None for stream in streams)
     return (
         teaching(streams, drawn),
         marking(prepared.codec, prepared.template, drawn),
@@ -81,7 +81,16 @@ def marking(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
             continue
         for row in range(len(batch.tokens)):
             filled = int(batch.filled[row])
-            expected = marks(codec, template, batch.tokens[row, :filled].tolist(), roles) if spoken else [1] * filled
+            if wrong := torn(batch, row, stream.pair):
+                return Check(
+                    name=MARKED,
+                    holds=False,
+                    path=("phases", stream.name, "mixture", source),
+                    evidence=f"in a pair of {source} in {stream.name}, {wrong}",
+                    hint="the layout in llmspec/data is at fault, not your spec",
+                )
+            read, before = inputs_of(batch, row)
+            expected = marks(codec, template, read, roles)[before:] if spoken else [1] * filled
             found = batch.weights[row].tolist()
             targets += filled
             if found != expected + [0] * (len(found) - filled):
@@ -102,6 +111,26 @@ def marking(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
     return Check(name=MARKED, holds=None if untold else True, evidence=evidence)
 
 
+def inputs_of(batch: Batch, row: int) -> tuple[list[int], int]:
+    """(the tokens before the last target of a row, as one text; how many of them stand before the first target's)."""
+    filled = int(batch.filled[row])
+    if batch.encoder_tokens is None or batch.encoder_filled is None:
+        return batch.tokens[row, :filled].tolist(), 0
+    before = batch.encoder_tokens[row, : int(batch.encoder_filled[row])].tolist()
+    return [*before, *batch.targets[row, : filled - 1].tolist()], len(before) - 1
+
+
+def torn(batch: Batch, row: int, pair: Pair | None) -> str:
+    """What is wrong with a pair of texts: the decoder reads the start token and the targets before its own."""
+    if pair is None:
+        return ""
+    filled = int(batch.filled[row])
+    wanted = [pair.start, *batch.targets[row, : filled - 1].tolist()]
+    if filled and batch.tokens[row, :filled].tolist() != wanted:
+        return "the decoder does not read the start token and what it has to predict, one place later"
+    return ""
+
+
 def marks(codec: Codec, template: ChatTemplate, tokens: Sequence[int], train_on: Sequence[str]) -> list[int]:
     """For each input of packed dialogues, whether the token after it is learned: it is said by a role of `train_on`."""
     return [int(role in train_on) for role in template.speakers(codec.specials, tokens) or ()]
@@ -111,7 +140,7 @@ def numbering(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
     """Under a document mask: the number changes where a document begins, positions restart, padding stands apart."""
     places, untold = 0, dict[str, None]()
     for stream, source, batch in drawn:
-        if not stream.phase.document_mask:
+        if not stream.phase.document_mask or stream.pair is not None:
             continue
         first = template.first(codec.specials) if stream.speaks(source) else codec.specials.eos
         if first is None:

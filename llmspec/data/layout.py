@@ -77,14 +77,24 @@ class Layout(Protocol):
         """Write blocks into those rows of a blank batch."""
 
 
-def blank(rows: int, context: int, end: int) -> Batch:
-    """A batch of nothing but padding: end tokens with weight 0."""
+class Pair(NamedTuple):
+    """How a row holds two texts, one for an encoder and one for its decoder."""
+
+    context: int
+    """Tokens that the encoder reads at most."""
+    start: int
+    """The token that the decoder's text begins with."""
+
+
+def blank(rows: int, context: int, end: int, pair: Pair | None = None) -> Batch:
+    """A batch of nothing but padding: end tokens with weight 0; of pairs, the encoder's too."""
     shape = (rows, context)
     places = np.broadcast_to(np.arange(context, dtype=np.int32), shape).copy()
     full, zeros = (lambda: np.full(shape, end, np.int32)), (lambda: np.zeros(rows, np.int32))
-    return Batch(
-        full(), full(), np.zeros(shape, np.float32), np.zeros(shape, np.int32), places, zeros(), zeros(), zeros()
-    )
+    read = None if pair is None else np.full((rows, pair.context), end, np.int32)
+    encoded = None if pair is None else zeros()
+    weights, documents = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+    return Batch(full(), full(), weights, documents, places, zeros(), zeros(), zeros(), read, encoded)
 
 
 def random_bits(n: int, *names: object) -> np.ndarray:

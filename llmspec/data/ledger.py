@@ -39,13 +39,14 @@ class Ledger:
 
         n = len(self.counts)
         supervised = np.count_nonzero(batch.weights, axis=1)
-        columns = (np.ones_like(batch.filled), batch.filled, supervised, batch.repeated)
+        columns = (np.ones_like(batch.filled), batch.read, supervised, batch.repeated)
         for name, column in zip(COUNTED, columns, strict=True):
             sums = np.bincount(batch.source, column, n)
             for source, found in zip(self.counts.values(), sums.tolist(), strict=True):
                 source[name] += int(found)
         link = hashlib.sha256(self.order.encode())
-        for array in (batch.tokens, batch.targets, batch.weights):
+        read = () if batch.encoder_tokens is None else (batch.encoder_tokens,)
+        for array in (batch.tokens, batch.targets, batch.weights, *read):
             link.update(np.ascontiguousarray(array).data)
         self.order = link.hexdigest()
 

@@ -79,12 +79,12 @@ class DialogueLayout:
         packed = np.array([self._order(b // self._blocks)[b % self._blocks] for b in blocks.tolist()], np.int64)
         first, last = self._first[packed], self._first[packed + 1]
         per_row = last - first
-        entry = _ranges(first, per_row)
+        entry = ranges_from(first, per_row)
         dialogue = self._dialogue[entry]
         places = data.offsets[dialogue + 1] - data.offsets[dialogue] - 1
-        source = _ranges(data.offsets[dialogue], places)
+        source = ranges_from(data.offsets[dialogue], places)
         row = np.repeat(rows, per_row)
-        target = np.repeat(row * T + self._start[entry], places) + _ranges(np.zeros_like(places), places)
+        target = np.repeat(row * T + self._start[entry], places) + ranges_from(np.zeros_like(places), places)
         batch.tokens.reshape(-1)[target] = data.ids(source)
         batch.targets.reshape(-1)[target] = data.ids(source + 1)
         batch.weights.reshape(-1)[target] = self._counts[data.codes(source + 1)]
@@ -92,9 +92,9 @@ class DialogueLayout:
         batch.filled[rows] = filled
         batch.repeated[rows] = np.where(blocks >= self._blocks, filled, 0)
         if self._mask:
-            nth = _ranges(np.zeros_like(per_row), per_row)
+            nth = ranges_from(np.zeros_like(per_row), per_row)
             batch.documents.reshape(-1)[target] = np.repeat(nth, places)
-            batch.positions.reshape(-1)[target] = _ranges(np.zeros_like(places), places)
+            batch.positions.reshape(-1)[target] = ranges_from(np.zeros_like(places), places)
             pad_after(batch, rows, per_row, filled)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -143,7 +143,7 @@ def pad_after(batch: Batch, rows: np.ndarray, documents: np.ndarray, filled: np.
     batch.positions[rows] = np.where(padding, places - filled[:, None], batch.positions[rows])
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ranges_from(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """start, start + 1, ... for each start, `length` of them, one after the other."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0

@@ -29,6 +29,7 @@ from llmspec.parts.tokenizers import Codec
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Decision, Measured, Plan, SharePlan, SourcePlan
+    from llmspec.data.layout import Pair
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
 
@@ -156,6 +157,7 @@ class PreparedData:
                 content=self.fingerprint(phase),
                 dropped={source: Notes.parse(found["train"]["dropped"]).counts for source, found in about.items()},
                 contaminated={source: found["contaminated"] for source, found in about.items()},
+                pair=self._pair(),
             )
         return self._streams[phase]
 
@@ -172,10 +174,19 @@ class PreparedData:
                 context,
                 end,
                 Notes.parse(self._tokens[view].about["validation"]["dropped"]).counts,
+                self._pair(),
             )
             for view in views_of(part, self._sources, self._builder.found)
             if self._sources[view.source].validation
         }
+
+    def _pair(self) -> Pair | None:
+        """How rows hold two texts, for a model with an encoder."""
+        from llmspec.data.layout import Pair
+
+        model = self._plan.model
+        start = self.codec.specials.start_of(model.decoder_start)
+        return None if start is None else Pair(model.encoder_context, start)
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""

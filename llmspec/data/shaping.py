@@ -23,6 +23,7 @@ from llmspec.parts.tokenizers.special_tokens import ROLES, ChatRole
 EMPTY, ROLE, NOT_TEXT, UNREADABLE, FORMAT = "empty", "unknown role", "not text", "unreadable", "unknown format"
 """Reasons for which a document is dropped before anything else is known than the document itself."""
 VALIDATED, TOO_LONG, NOTHING_LEARNED = "also in validation", "too long", "no turn to train on"
+NOTHING_BEFORE = "nothing before an answer"
 """Reasons that come of other documents, of the context and of the roles that a phase learns."""
 
 CODES: Mapping[ChatRole, int] = {role: 1 + i for i, role in enumerate(ROLES)}

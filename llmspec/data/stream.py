@@ -9,10 +9,11 @@ import numpy as np
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem, RunError
-from llmspec.data.layout import Batch, Counts, Layout, PlainLayout, blank, random_bits
+from llmspec.data.layout import Batch, Counts, Layout, Pair, PlainLayout, blank, random_bits
 from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
+from llmspec.data.pairs import AnswerLayout, PrefixLayout
 from llmspec.data.shaping import VALIDATED
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
@@ -37,19 +38,20 @@ class PhaseStream:
         content: str = "",
         dropped: Mapping[str, Mapping[str, int]] | None = None,
         contaminated: Mapping[str, int] | None = None,
+        pair: Pair | None = None,
     ) -> None:
         """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
-        `contaminated` those that are also in validation.
+        `contaminated` those that are also in validation. `pair` is that of a model with an encoder.
 
         Raises:
             DataError: a source shorter than a block, or read more often than it allows; all of them at once.
         """
-        self.name, self.phase, self.context, self._end = name, phase, context, end
+        self.name, self.phase, self.context, self._end, self.pair = name, phase, context, end, pair
         self.sources = tuple(source for source, share in phase.mixture.items() if share.percent > 0)
         self.contaminated = {source: (contaminated or {}).get(source, 0) for source in self.sources}
         self.dropped: dict[str, dict[str, int]] = {}
         """Source -> reason -> documents that the phase does not read."""
-        self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s)) for s in self.sources}
+        self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s), pair) for s in self.sources}
         for source, layout in self._layouts.items():
             before = (dropped or {}).get(source, {})
             self.dropped[source] = {why: n for why, n in {**before, **layout.dropped}.items() if n}
@@ -74,6 +76,7 @@ class PhaseStream:
                 "micro_batch_size": [phase.micro_batch_size, phase.gradient_accumulation_steps],
                 "mask": phase.document_mask,
                 "train_on": list(getattr(phase, "train_on", ())),
+                **({} if pair is None else {"pair": list(pair)}),
             }
         )
         """Hash of all that shapes the batches."""
@@ -85,7 +88,7 @@ class PhaseStream:
         size = self.phase.micro_batch_size
         begin = (step * self.phase.gradient_accumulation_steps + micro) * size
         source, block = self._source[begin : begin + size], self._block[begin : begin + size]
-        batch = blank(size, self.context, self._end)
+        batch = blank(size, self.context, self._end, self.pair)
         batch.source[:] = source
         for i, name in enumerate(self.sources):
             if len(rows := np.flatnonzero(source == i)):
@@ -109,7 +112,7 @@ class PhaseStream:
         """Up to `most` of the blocks that the phase reads of a source, evenly spread, as the rows of one batch."""
         n = self._blocks[source]
         blocks = np.unique(np.linspace(0, max(0, n - 1), min(n, most)).round().astype(np.int64))
-        batch = blank(len(blocks), self.context, self._end)
+        batch = blank(len(blocks), self.context, self._end, self.pair)
         if len(blocks):
             self._layouts[source].gather(batch, np.arange(len(blocks)), blocks)
         return batch
@@ -222,8 +225,14 @@ class PhaseStream:
         self._block = np.concatenate(blocks)[order]
 
 
-def layout_of(data: TokenSet, phase: Phase, context: int, end: int, names: tuple[object, ...] | None) -> Layout:
+def layout_of(
+    data: TokenSet, phase: Phase, context: int, end: int, names: tuple[object, ...] | None, pair: Pair | None = None
+) -> Layout:
     """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
+    if pair is not None and data.tokens_per_role is None:
+        return PrefixLayout(data, context, end, pair, names)
+    if pair is not None:
+        return AnswerLayout(data, getattr(phase, "train_on", ()), context, end, pair, names)
     if data.tokens_per_role is None:
         return PlainLayout(data, context, end, phase.document_mask, names)
     return DialogueLayout(data, getattr(phase, "train_on", ()), context, end, phase.document_mask, names)

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 
-from llmspec.data.layout import Batch, PlainLayout, blank
+from llmspec.data.layout import Batch, Pair, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout, pad_after
 from llmspec.data.stream import layout_of
 from llmspec.data.tokens import TokenSet
@@ -30,11 +30,14 @@ class ValidationSet:
         context: int,
         end: int,
         dropped: Mapping[str, int] | None = None,
+        pair: Pair | None = None,
     ) -> None:
-        """`dropped` counts documents that are not read in this form, by reason."""
+        """`dropped` counts documents that are not read in this form, by reason; `pair` is that of a model with an
+        encoder."""
         self.source = source
-        self._rows, self._context, self._end, self._mask = phase.micro_batch_size, context, end, phase.document_mask
-        self._layout = layout_of(data, phase, context, end, None)
+        self._rows, self._context, self._end, self._pair = phase.micro_batch_size, context, end, pair
+        self._mask = phase.document_mask and pair is None
+        self._layout = layout_of(data, phase, context, end, None, pair)
         self.dropped: dict[str, int] = {why: n for why, n in {**(dropped or {}), **self._layout.dropped}.items() if n}
         """Reason -> documents that are not validated on."""
         if isinstance(self._layout, DialogueLayout):
@@ -60,7 +63,7 @@ class ValidationSet:
             raise IndexError(i)
         blocks = np.arange(i * self._rows, min((i + 1) * self._rows, self._blocks))
         rows = np.arange(len(blocks))
-        batch = blank(self._rows, self._context, self._end)
+        batch = blank(self._rows, self._context, self._end, self._pair)
         self._layout.gather(batch, rows, blocks)
         if isinstance(self._layout, PlainLayout):
             self._trim(batch, rows, blocks)

@@ -6,12 +6,14 @@ parts through its device's operations, with its own widths; only a network too l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmspec.compiler import walk
 from llmspec.compiler.checks import Check
-from llmspec.compiler.masks import Relation, masks_of, range_inputs
+from llmspec.compiler.inputs import documents_apart
+from llmspec.compiler.masks import ENCODER, Relation, encoder_inputs, masks_of, range_inputs
 from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, TensorPlan
 from llmspec.model.device import open_device
 from llmspec.parts.base import Init
@@ -37,20 +39,75 @@ def graph_check(plan: Plan, relation: Relation | None = None) -> Check:
     if model is None:
         return Check(name=BUILT, holds=None, evidence=f"one layer alone has more than {NUMBERS:,} weights")
     told = []
-    for documents in sorted({p.phase.document_mask for p in plan.phases} | {False}):
+    if model.encoder is not None:
+        checked = source_check(plan, model)
+        if isinstance(checked, Check):
+            return checked
+        told += checked
+    for documents in sorted({documents_apart(model, p.phase) for p in plan.phases} | {False}):
         drawn_block = Drawn.of(plan, model, documents)
         allowed = drawn_block.allowed(model, relation)
         wrong, evidence = compared(influences(plan, model, drawn_block), drawn_block.documents, allowed)
         if wrong:
-            return Check(
-                name=BUILT,
-                holds=False,
-                evidence=wrong,
-                path=("model", "attention"),
-                hint="a part's `build` or the device's operations are at fault, not your spec",
-            )
+            return at_fault(wrong, "attention")
         told.append(f"{'documents apart' if documents else 'blocks'}: {evidence}")
     return Check(name=BUILT, holds=True, evidence=f"{'; '.join(told)}, by {cut} on {plan.device}")
+
+
+def at_fault(wrong: str, key: str) -> Check:
+    """The check of a graph that attends otherwise."""
+    hint = "a part's `build` or the device's operations are at fault, not your spec"
+    return Check(name=BUILT, holds=False, evidence=wrong, path=("model", key), hint=hint)
+
+
+def source_check(plan: Plan, model: ModelPlan) -> Check | list[str]:
+    """Of a model with an encoder: which of its tokens influence which of its states, and the decoder's outputs."""
+    import numpy as np
+
+    assert model.encoder is not None
+    alone = model.model_copy(update={"stacks": (model.encoder,), "context": model.encoder_context})
+    source = replace(Drawn.of(plan, alone, False), prefix=np.zeros(min(TOKENS, model.encoder_context), bool))
+    filled, length, tokens = source.filled, len(source.documents), min(TOKENS, model.context)
+    own, cross = source_influences(plan, model, source, tokens)
+    told = []
+    within = source.allowed(alone, None)
+    within[filled:] = within[:, filled:] = False  # what padding makes of itself is read by nobody
+    own[filled:] = False
+    np.fill_diagonal(own[filled:, filled:], True)
+    np.fill_diagonal(within[filled:, filled:], True)
+    seen = np.broadcast_to(np.arange(length) < filled, (tokens, length))
+    pairs = (("encoder", own, within, "encoder"), ("cross-attention", cross, seen, "cross_attention"))
+    for name, found, allowed, key in pairs:
+        wrong, evidence = compared(found, np.zeros(max(tokens, length), int), allowed)
+        if wrong:
+            return at_fault(f"{name}: {wrong}", key)
+        told.append(f"{name}: {evidence}")
+    return told
+
+
+def source_influences(plan: Plan, model: ModelPlan, source: Drawn, tokens: int) -> tuple[Any, Any]:
+    """(bool (S, S), bool (T, S)): whether a state of the encoder, and an output of the decoder, changes with each token
+    that the encoder reads."""
+    import numpy as np
+
+    length = len(source.documents)
+    step, given = built(plan, model, tokens, source)
+    first = step(given)
+    own, cross = np.zeros((length, length), bool), np.zeros((tokens, length), bool)
+    for key in range(length):
+        other = {**given, f"{ENCODER}tokens": changed(plan, model, given[f"{ENCODER}tokens"], key)}
+        hidden, states = step(other)
+        own[:, key], cross[:, key] = (states != first[1]).any(-1), (hidden != first[0]).any(-1)
+    return own, cross
+
+
+def changed(plan: Plan, model: ModelPlan, tokens: Any, key: int) -> Any:
+    """The tokens (1, T) with another one at a place; a function of the plan's seed."""
+    import numpy as np
+
+    other, rng = tokens.copy(), np.random.default_rng([plan.seed, key])
+    other[0, key] = (other[0, key] + 1 + rng.integers(0, max(1, model.vocab - 1))) % model.vocab
+    return other
 
 
 def small_enough(model: ModelPlan) -> tuple[ModelPlan | None, str]:
@@ -62,9 +119,10 @@ def small_enough(model: ModelPlan) -> tuple[ModelPlan | None, str]:
     if (made := shortened(model, layers, vocab)).parameters > NUMBERS:
         return None, ""
     rows = f" and {vocab} rows of the vocabulary" if vocab < model.vocab else ""
-    windows = [m.window for m in masks_of(model).values() if m.window is not None and m.window > WINDOW]
+    masks = [b.mask for stack in model.stacks for b in stack.blocks]
+    windows = [m.window for m in masks if m.window is not None and m.window > WINDOW]
     narrow = f", with windows of {WINDOW} tokens" if windows else ""
-    return made, f"{layers:,} of {model.layers:,} layers{rows}{narrow}"
+    return made, f"{made.layers:,} of {model.layers:,} layers{rows}{narrow}"
 
 
 def shortened(model: ModelPlan, layers: int, vocab: int) -> ModelPlan:
@@ -129,12 +187,12 @@ class Drawn:
 
         place, reach = np.arange(len(self.documents)), np.eye(len(self.documents), dtype=bool)
         padding = (place[:, None] < self.filled) & (place[None] >= self.filled)
-        for stack in model.stacks:
-            for kind in stack.order:
-                relation = stand_in or Relation(stack.blocks[kind].mask, self.apart)
-                own, prefix = self.documents, self.prefix
-                seen = relation.allows(place[:, None], place[None], own[:, None], own[None], prefix[None])
-                reach = ((np.broadcast_to(seen, reach.shape) & ~padding).astype(int) @ reach.astype(int)) > 0
+        stack = model.decoder
+        for kind in stack.order:
+            relation = stand_in or Relation(stack.blocks[kind].mask, self.apart)
+            own, prefix = self.documents, self.prefix
+            seen = relation.allows(place[:, None], place[None], own[:, None], own[None], prefix[None])
+            reach = ((np.broadcast_to(seen, reach.shape) & ~padding).astype(int) @ reach.astype(int)) > 0
         return reach
 
 
@@ -142,35 +200,52 @@ def influences(plan: Plan, model: ModelPlan, block: Drawn) -> Any:
     """bool (T, T): whether the output at a place changes with the token at another."""
     import numpy as np
 
-    open_device(plan.device)
-    from tinygrad import Tensor
+    length = len(block.documents)
+    step, given = built(plan, model, length, None, block)
+    (first, *_), seen = step(given), np.zeros((length, length), bool)
+    for key in range(length):
+        outputs, *_ = step({**given, "tokens": changed(plan, model, given["tokens"], key)})
+        seen[:, key] = (outputs != first).any(-1)
+    return seen
 
+
+def built(
+    plan: Plan, model: ModelPlan, tokens: int, source: Drawn | None, block: Drawn | None = None
+) -> tuple[Callable[[dict[str, Any]], tuple[Any, ...]], dict[str, Any]]:
+    """(f(arrays) -> outputs of the decoder (T, D) and states of the encoder (S, D) if any; arrays to begin with):
+    the graph of drawn weights over a drawn row."""
+    import numpy as np
+
+    open_device(plan.device)
     from llmspec.backends.backend import backend
     from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
     from llmspec.model.transformer import Transformer, block_context
 
-    length, low, network = len(block.documents), backend(plan.device), Transformer(model)
-    rng = np.random.default_rng([plan.seed, length, 1])
+    low, network = backend(plan.device), Transformer(model)
+    rng = np.random.default_rng([plan.seed, tokens, 1])
     weights = tensors_from_numpy(**{t.name: drawn(t, rng) for t in model.tensors})
     tables = tensors_from_numpy(**network.tables())
-    ranges = range_inputs(model, block.apart, length, block.documents[None], [block.filled], block.prefix[None])
 
-    def hidden(weights: Any, tables: Any, inputs: Any) -> Tensor:
-        return network.hidden(low.ops(inputs), {**weights, **tables}, inputs, block_context(inputs)).realize()
+    def hidden(weights: Any, tables: Any, inputs: Any) -> Any:
+        ops, named = low.ops(inputs), {**weights, **tables}
+        found = [network.hidden(ops, named, inputs, block_context(inputs))]
+        if model.encoder is not None:
+            found.append(network.encoded(ops, named, inputs))
+        return tuple(x.realize() for x in found)
 
     step, feed = low.jit(hidden), StaticInputs()
 
-    def outputs(tokens: Any) -> Any:
-        arrays = {"tokens": tokens[None], "positions": block.positions[None], **ranges}
-        return to_numpy(step(weights, tables, {**feed(**arrays), **low.inputs}))[0]
+    def outputs(arrays: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(to_numpy(x)[0] for x in step(weights, tables, {**feed(**arrays), **low.inputs}))
 
-    tokens = rng.integers(0, model.vocab, length).astype(np.int32)
-    first, seen = outputs(tokens), np.zeros((length, length), bool)
-    for key in range(length):
-        other = tokens.copy()
-        other[key] = (other[key] + 1 + rng.integers(0, max(1, model.vocab - 1))) % model.vocab
-        seen[:, key] = (outputs(other) != first).any(-1)
-    return seen
+    block = block or Drawn(np.zeros(tokens, np.int32), np.zeros(tokens, bool), tokens, False)
+    given = {"tokens": rng.integers(0, model.vocab, (1, tokens)).astype(np.int32), "positions": block.positions[None]}
+    given |= range_inputs(model, block.apart, tokens, block.documents[None], [block.filled], block.prefix[None])
+    if model.encoder is not None:
+        length = len(source.documents) if source else min(TOKENS, model.encoder_context)
+        given[f"{ENCODER}tokens"] = rng.integers(0, model.vocab, (1, length)).astype(np.int32)
+        given |= encoder_inputs(model, [source.filled if source else length], length, tokens)
+    return outputs, given
 
 
 def drawn(tensor: Any, rng: Any) -> Any:
@@ -193,7 +268,7 @@ def compared(seen: Any, documents: Any, allowed: Any) -> tuple[str, str]:
             f"of document {documents[query]}"
         ), ""
     shown = int((seen & allowed).sum())
-    if shown < SHOWN * allowed.sum() or not seen.diagonal().all():
+    if shown < SHOWN * allowed.sum() or not (seen | ~allowed).diagonal().all():
         query, key = np.argwhere(allowed & ~seen)[0]
         return f"the output at position {query} does not change with the token at position {key}, which it may see", ""
     return "", (

@@ -19,9 +19,13 @@ from networks import VOCAB, drawn_tokens, drawn_weights
 
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
+from llmspec.compiler import masks
+from llmspec.compiler.checks import plan_checks
 from llmspec.compiler.masks import encoder_inputs, range_inputs
-from llmspec.compiler.plan import ModelPlan, model_settings
+from llmspec.compiler.plan import ModelPlan, Plan, model_settings
 from llmspec.compiler.sound import model_contradictions
+from llmspec.core.problems import SpecError, dotted
+from llmspec.model import mask_check
 from llmspec.model.decoder import Decoder
 from llmspec.model.transformer import Transformer, assert_complete, block_context
 from llmspec.parts.residual import FORMS
@@ -231,3 +235,63 @@ def test_a_row_without_a_prompt_is_refused() -> None:
         decoder.prefill([[1] * 13], cache, [0])
     with pytest.raises(ValueError, match="begins with"):
         Decoder(model_of("plain"), backend("CPU"), {})
+
+
+# -- who sees whom -------------------------------------------------------------------------------------------------
+@functools.cache
+def plan_of(name: str) -> Plan:
+    return networks.plan_of(MODELS[name])
+
+
+@pytest.mark.parametrize("name", ["apart", "kinds"])
+def test_the_built_graph_looks_where_masks_allow(name: str) -> None:
+    found = mask_check.graph_check(plan_of(name))
+    assert found.holds, found.evidence
+    assert "encoder: " in found.evidence and "cross-attention: " in found.evidence
+
+
+def test_padding_that_is_seen_and_an_encoder_that_is_causal_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, right = plan_of("plain"), masks.cross_ranges
+    with monkeypatch.context() as m:
+        m.setattr(masks, "cross_ranges", lambda filled, tokens: right([n + 1 for n in filled], tokens))
+        found = mask_check.graph_check(plan)
+        assert found.holds is False and found.path == ("model", "cross_attention"), found.evidence
+        assert any(check.holds is False for check in plan_checks(plan))
+    with monkeypatch.context() as m:
+        m.setattr(masks, "cross_ranges", lambda filled, tokens: right([n - 1 for n in filled], tokens))
+        assert any(check.holds is False for check in plan_checks(plan))
+    with monkeypatch.context() as m:
+        m.setattr(masks, "cross_ranges", lambda filled, tokens: right([0 for n in filled], tokens))
+        found = mask_check.graph_check(plan)
+        assert found.holds is False and "does not change" in found.evidence
+    with monkeypatch.context() as m:
+        causal = masks.Relation()
+        ranges = masks.Relation.ranges
+        m.setattr(masks.Relation, "ranges", lambda self, *given: ranges(causal, *given))
+        found = mask_check.graph_check(plan)
+        assert found.holds is False and found.path == ("model", "encoder"), found.evidence
+    assert all(check.holds is not False for check in plan_checks(plan))
+
+
+# -- specs ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("model", "path", "said"),
+    [
+        ({"cross_attention": {}}, "model.cross_attention", "no `encoder`"),
+        ({"encoder": {"mask": {"kind": "prefix"}}}, "model.encoder.mask", "all that it reads is given"),
+        ({"encoder": {}, "mask": {"kind": "prefix"}}, "model.mask", "prompt goes to the encoder"),
+        ({"encoder": {"attention": {"heads": 3}}}, "model.encoder.attention.heads", "do not divide"),
+        ({"encoder": {"blocks": {"a": {}}}}, "model.encoder.blocks", "no `pattern:`"),
+        ({"encoder": {"decoder_start": "pad"}}, "model.encoder.decoder_start", "special token for `pad`"),
+        ({"encoder": {}, "cross_attention": {"heads": 5}}, "model.cross_attention.heads", "do not divide"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(model: dict[str, Any], path: str, said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        networks.plan_of(model)
+    assert any(dotted(p.path) == path and said in p.message for p in error.value.problems), error.value
+
+
+def test_documents_cannot_share_a_row() -> None:
+    with pytest.raises(SpecError, match="cut in two"):
+        networks.plan_of({"encoder": {}}, document_mask=True)

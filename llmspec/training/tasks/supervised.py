@@ -37,7 +37,7 @@ class Supervised(Task):
     def step_taken(self, step: int, taken: StepTaken) -> int:
         for batch in self._read:
             self._ledger.add(batch)
-        return sum(int(batch.filled.sum()) for batch in self._read)
+        return sum(int(batch.read.sum()) for batch in self._read)
 
     def validate(self, trainer: Trainer) -> Validation:
         """Every validation token of the mixture's sources once."""

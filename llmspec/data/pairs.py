@@ -1,0 +1,187 @@
+"""Documents into pairs of texts, one for an encoder and one for its decoder: one pair a row, which nothing shares.
+
+T tokens of a decoder's row, S of an encoder's, P pairs, n documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from llmspec.data.layout import Batch, Counts, Pair, PlainLayout, random_bits
+from llmspec.data.packing import DialogueLayout, ranges_from
+from llmspec.data.shaping import NOTHING_BEFORE, NOTHING_LEARNED, TOO_LONG
+from llmspec.data.tokens import TokenSet
+from llmspec.parts.tokenizers.special_tokens import ROLES
+
+CUTS = 4096
+"""Blocks whose cuts are drawn at once."""
+AT_ONCE = 1 << 22
+"""Tokens of dialogues that are looked through at once."""
+
+
+class PrefixLayout(PlainLayout):
+    """Plain text, each stretch of which is cut in two: the encoder reads the first part, the decoder predicts the
+    second (prefix language modelling, Raffel et al. 2020, section 3.2.3).
+
+    Training: block i is the stream's tokens iN … iN + N - 1, N = min(S, T), cut at a place drawn evenly from the seed.
+    Validation (`names` None): the decoder's rows are the stream's targets, T at a time, so that every token counts
+    once, as in a model without an encoder; the encoder reads the S tokens before them.
+    """
+
+    def __init__(self, data: TokenSet, context: int, end: int, pair: Pair, names: tuple[object, ...] | None) -> None:
+        super().__init__(data, context, end, False, names)
+        self._pair, self._size = pair, max(2, min(pair.context, context))
+        self._cuts: dict[int, np.ndarray] = {}
+        if names is not None:
+            self.blocks_per_epoch = self.epoch_tokens / self._size
+            self.tokens_per_block = float(self._size)
+
+    def epochs(self, blocks: np.ndarray) -> np.ndarray:
+        return blocks * self._size // self.epoch_tokens
+
+    def cuts(self, blocks: np.ndarray) -> np.ndarray:
+        """How many of each block's tokens the encoder reads: 1 … N - 1."""
+        assert self._names is not None
+        found = np.empty(len(blocks), np.int64)
+        for chunk in np.unique(blocks // CUTS).tolist():
+            if chunk not in self._cuts:
+                bits = random_bits(CUTS, *self._names, "cut", chunk)
+                self._cuts = {chunk: 1 + (bits % np.uint64(self._size - 1)).astype(np.int64), **self._cuts}
+                while len(self._cuts) > 16:
+                    self._cuts.popitem()
+            here = blocks // CUTS == chunk
+            found[here] = self._cuts[chunk][blocks[here] % CUTS]
+        return found
+
+    def counts(self, blocks: int) -> Counts:
+        seen, supervised, least = blocks * self._size, 0, self._size
+        for begin in range(0, blocks, CUTS):
+            second = self._size - self.cuts(np.arange(begin, min(begin + CUTS, blocks)))
+            supervised, least = supervised + int(second.sum()), min(least, int(second.min()))
+        return Counts(seen, supervised, max(0, seen - self.epoch_tokens), blocks, least if blocks else 0)
+
+    def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
+        if self._names is None:
+            first = 1 + blocks * self._context  # the end token before the first document is nobody's target
+            before, after = np.minimum(first, self._pair.context), np.full(len(blocks), self._context)
+            batch.repeated[rows] = 0
+        else:
+            before = self.cuts(blocks)
+            first, after = blocks * self._size + before, self._size - before
+            again = (blocks + 1) * self._size - self.epoch_tokens
+            batch.repeated[rows] = np.clip(again, 0, self._size)
+        source, answer = ranges_from(first - before, before), ranges_from(first, after)
+        tokens, _ = self._read(np.concatenate([source, answer])[None])
+        put(batch, rows, tokens[0, : len(source)], before, tokens[0, len(source) :], after, self._pair.start)
+
+
+class AnswerLayout(DialogueLayout):
+    """Dialogues as pairs: what stands before an answer is the encoder's text, the answer the decoder's.
+
+    Each turn of a role in `train_on` is an answer, with its end of turn; a dialogue with a part that is too long for
+    its row is left out whole.
+    """
+
+    def __init__(
+        self,
+        data: TokenSet,
+        train_on: Sequence[str],
+        context: int,
+        end: int,
+        pair: Pair,
+        names: tuple[object, ...] | None,
+    ) -> None:
+        if data.role_of_token is None or data.tokens_per_role is None:
+            raise TypeError("these tokens are of plain documents")
+        self._data, self._context, self._names, self._pair = data, context, names, pair
+        self._cached = (-1, np.zeros(0, np.int64))
+        learned = [ROLES.index(role) for role in ROLES if role in train_on]
+        dialogue, begin, end_ = answers(data, np.isin(np.arange(len(ROLES) + 1), [i + 1 for i in learned]))
+        before, after, n = begin - data.offsets[dialogue], end_ - begin, len(data.lengths)
+        long = np.bincount(dialogue, (before > pair.context) | (after > context), n) > 0
+        bare = np.bincount(dialogue, before < 1, n) > 0
+        teaches = np.bincount(dialogue, minlength=n) > 0
+        whole = np.maximum(before, after)
+        self.needed = int(np.quantile(whole, 0.9, method="higher")) if len(whole) else 0
+        self.dropped = {
+            TOO_LONG: int(long.sum()),
+            NOTHING_BEFORE: int((bare & ~long).sum()),
+            NOTHING_LEARNED: int((~teaches).sum()),
+        }
+        self.kept = np.flatnonzero(teaches & ~long & ~bare)
+        held = np.isin(dialogue, self.kept)
+        self._begin, self._before, self._after = begin[held], before[held], after[held]
+        self._blocks = len(self._begin)
+        self._filled, self._supervised = self._before + self._after, self._after
+        self.characters = int(data.characters[self.kept][:, learned].sum())
+        self.epoch_tokens = int(self._filled.sum())
+        self.blocks_per_epoch = float(self._blocks)
+        self.tokens_per_block = self.epoch_tokens / self._blocks if self._blocks else 0.0
+
+    def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
+        pair = np.array([self._order(b // self._blocks)[b % self._blocks] for b in blocks.tolist()], np.int64)
+        begin, before, after = self._begin[pair], self._before[pair], self._after[pair]
+        source = self._data.ids(ranges_from(begin - before, before))
+        put(batch, rows, source, before, self._data.ids(ranges_from(begin, after)), after, self._pair.start)
+        batch.repeated[rows] = np.where(blocks >= self._blocks, before + after, 0)
+
+
+def answers(data: TokenSet, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(P,) dialogue, first place and one past the last place of every stretch of tokens whose role is learned."""
+    found = [_of_some(data, learned, first, last) for first, last in _chunks(data)]
+    empty = [np.zeros(0, np.int64)] * 3
+    dialogue, begin, end = (np.concatenate(parts) for parts in zip(empty, *found, strict=True))
+    return dialogue, begin, end
+
+
+def _chunks(data: TokenSet) -> Iterator[tuple[int, int]]:
+    """(first dialogue, one past the last) of stretches of about AT_ONCE tokens."""
+    first, n = 0, len(data.lengths)
+    while first < n:
+        last = int(np.searchsorted(data.offsets, data.offsets[first] + AT_ONCE, side="right")) - 1
+        last = min(n, max(first + 1, last))
+        yield first, last
+        first = last
+
+
+def _of_some(data: TokenSet, learned: np.ndarray, first: int, last: int) -> tuple[np.ndarray, ...]:
+    offset, stop = int(data.offsets[first]), int(data.offsets[last])
+    said = learned[data.codes(np.arange(offset, stop))]
+    begins, ends = said.copy(), said.copy()
+    begins[1:] &= ~said[:-1]
+    ends[:-1] &= ~said[1:]
+    # A dialogue's last token and the next one's first are of different answers.
+    inner = data.offsets[first:last] - offset
+    inner = inner[inner < len(said)]
+    begins[inner] = said[inner]
+    ends[inner[inner > 0] - 1] = said[inner[inner > 0] - 1]
+    begin, end = np.flatnonzero(begins) + offset, np.flatnonzero(ends) + offset + 1
+    return np.searchsorted(data.offsets, begin, side="right") - 1, begin, end
+
+
+def put(
+    batch: Batch,
+    rows: np.ndarray,
+    source: np.ndarray,
+    before: np.ndarray,
+    answer: np.ndarray,
+    after: np.ndarray,
+    start: int,
+) -> None:
+    """Write pairs into rows: `source` and `answer` hold the tokens of all of them, `before` and `after` of each row.
+
+    The decoder reads the start token and the answer but for its last token; all of the answer counts.
+    """
+    assert batch.encoder_tokens is not None and batch.encoder_filled is not None
+    S, T = batch.encoder_tokens.shape[1], batch.tokens.shape[1]
+    batch.encoder_tokens.reshape(-1)[ranges_from(rows * S, before)] = source
+    batch.encoder_filled[rows] = before
+    place = ranges_from(rows * T, after)
+    batch.targets.reshape(-1)[place] = answer
+    batch.weights.reshape(-1)[place] = 1
+    later = ranges_from(np.zeros_like(after), after) > 0
+    batch.tokens.reshape(-1)[place[later]] = answer[np.flatnonzero(later) - 1]
+    batch.tokens[rows, 0] = start
+    batch.filled[rows] = after
