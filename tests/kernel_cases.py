@@ -323,7 +323,7 @@ def muons(pick: Pick) -> list[Case]:
             "muon",
             outputs,
             [g, scalars, scale],
-            [rows, columns, nesterov, iterations, float(momentum), float(decay), a, b, c],
+            [1, rows, columns, nesterov, iterations, float(momentum), float(decay), a, b, c],
         )
     ]
 

@@ -180,7 +180,8 @@ def memory(tensor: Any) -> np.ndarray:
 class Graph:
     """One captured function of a network with its inputs."""
 
-    def __init__(self, plan: ModelPlan, plain: bool, call: Any) -> None:
+    def __init__(self, plan: ModelPlan, plain: bool, call: Any, names: tuple[str, ...] = ()) -> None:
+        self.names = names
         self.handles, self.call = backend("CPU", plain).inputs, call
         self.weights, self.sums, self.batch = Inputs(), Inputs(), Inputs()
         self._arrays, self._tables = Transformer(plan).tables(), Inputs()
@@ -218,7 +219,8 @@ def apart_by(name: str, documents: np.ndarray) -> Arrays:
 @functools.cache
 def _gradients(name: str, plain: bool) -> Graph:
     plan = NETWORKS[name]
-    return Graph(plan.model, plain, Steps(plan.phases[0], backend("CPU", plain)).accumulate)
+    steps = Steps(plan.phases[0], backend("CPU", plain))
+    return Graph(plan.model, plain, steps.accumulate, steps.sums)
 
 
 def gradients(
@@ -231,12 +233,16 @@ def gradients(
     """
     graph, real = _gradients(name, double), np.float64 if double else np.float32
     w = graph.weights.put({n: v.astype(real) for n, v in weights.items()})
-    sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items() if only is None or n in only})
+    only = {t.name for t in NETWORKS[name].phases[0].model.trained} if only is None else only
+    sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items() if n in only})
     given = {k: v for k, v in batch.items() if k != "documents"}
     arrays = {**given, **apart_by(name, batch["documents"]), "keep": np.zeros(1, real)}
     inputs = graph.batch.put({**arrays, "loss_weights": batch["loss_weights"].astype(real)})
-    (loss,) = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})
-    return float(memory(loss)), {n: memory(t).copy() for n, t in sums.items()}
+    found = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})
+    named = dict(zip(graph.names, (float(memory(one)) for one in found), strict=True))
+    return sum(named[name] for name in ("loss", "balance") if name in named), {
+        n: memory(t).copy() for n, t in sums.items()
+    }
 
 
 def smoothing(name: str) -> float:

@@ -178,10 +178,51 @@ def cross_attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, states
     return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
 
 
+ROUTED: list[tuple[str, Any, Array, Array]] = []
+"""Of each mixture of experts that was computed: its name, the part, the scores (T, E), and which experts (T, k)."""
+
+
+def mixture(part: Any, w: Weights, name: str, x_TD: Array) -> Array:
+    """Token by token, expert by expert (Jiang et al. 2024, section 2.1; DeepSeek-AI 2024, equations 12 to 16)."""
+    logits = x_TD @ w[f"{name}.router.weight"].T
+    scores = sigmoid(logits) if part.router == "sigmoid" else softmax(logits)
+    wanted = scores + (w[f"{name}.router.correction"] if part.router_bias else 0.0)
+    chosen = np.argsort(-wanted, axis=-1, kind="stable")[:, : part.top_k]
+    ROUTED.append((name, part, scores, chosen))
+    out = np.zeros_like(x_TD)
+    for t, x in enumerate(x_TD):
+        for e in chosen[t]:
+            own = {key: value[e] for key, value in w.items() if key.startswith(f"{name}.experts.")}
+            share = scores[t, e] / scores[t, chosen[t]].sum() if part.normalise else scores[t, e]
+            out[t] += part.scale * share * feed_forward(part.expert, own, f"{name}.experts", x[None])[0]
+    if part.shared is not None:
+        gate = sigmoid(x_TD @ w[f"{name}.shared_gate.weight"].T) if part.shared_gate else 1.0
+        out = out + gate * feed_forward(part.shared, w, f"{name}.shared", x_TD)
+    return out
+
+
+def balance() -> float:
+    """The load-balancing loss of everything in ROUTED, each layer over all of its rows (Fedus et al. 2022, eq. 4-6)."""
+    total = 0.0
+    for name in dict.fromkeys(entry[0] for entry in ROUTED):
+        rows = [entry for entry in ROUTED if entry[0] == name]
+        part, scores = rows[0][1], np.concatenate([r[2] for r in rows])
+        chosen = np.concatenate([r[3] for r in rows])
+        if part.router == "sigmoid":
+            scores = scores / scores.sum(-1, keepdims=True)
+        share = [(chosen == e).sum() / len(chosen) for e in range(part.experts)]
+        total += part.balance * part.experts * float(np.dot(share, scores.mean(0)))
+    return total
+
+
 def mlp(block: BlockPlan, w: Weights, name: str, x_TD: Array) -> Array:
-    kind = block.mlp.kind
+    return mixture(block.mlp, w, name, x_TD) if block.mlp.routes else feed_forward(block.mlp, w, name, x_TD)
+
+
+def feed_forward(part: Any, w: Weights, name: str, x_TD: Array) -> Array:
+    kind = part.kind
     up = linear(w, f"{name}.up_proj", x_TD)
-    act = gelu_erf if getattr(block.mlp, "approximate", "tanh") == "none" else ACTIVATIONS[kind]
+    act = gelu_erf if getattr(part, "approximate", "tanh") == "none" else ACTIVATIONS[kind]
     return linear(w, f"{name}.down_proj", act(linear(w, f"{name}.gate_proj", x_TD)) * up if kind in GATED else act(up))
 
 
@@ -325,10 +366,19 @@ def logits(plan: ModelPlan, weights: Weights, tokens_BT: Array, documents_BT: Ar
 
 
 def loss(plan: ModelPlan, weights: Weights, batch: Mapping[str, Any], smoothing: float) -> float:
-    """The sum of the losses of a batch, each times its share."""
+    """The sum of the losses of a batch, each times its share, and those that parts add."""
+    ROUTED.clear()
     out = logits(plan, weights, batch["tokens"], batch.get("documents"))
     losses = cross_entropy(out.reshape(-1, plan.vocab), batch["targets"].reshape(-1), smoothing)
-    return float((losses * batch["loss_weights"].reshape(-1).astype(np.float64)).sum())
+    return float((losses * batch["loss_weights"].reshape(-1).astype(np.float64)).sum()) + balance()
+
+
+def mlp_parameters(part: Any, D: int) -> int:
+    if part.routes:
+        shared = mlp_parameters(part.shared, D) + part.shared_gate * D if part.shared is not None else 0
+        return part.experts * (D + part.router_bias + mlp_parameters(part.expert, D)) + shared
+    F, matrices = part.d_ff or 0, 3 if part.kind in GATED else 2
+    return matrices * D * F + part.bias * ((matrices - 1) * F + D)
 
 
 def parameters(plan: ModelPlan) -> int:
@@ -343,8 +393,7 @@ def parameters(plan: ModelPlan) -> int:
             total += 2 * D * q + 2 * D * kv + part.bias * (q + 2 * kv) + bool(part.output_bias) * D
             if part.qk_norm is not None:
                 total += 2 * head_dim * (2 if getattr(part.qk_norm, "bias", False) else 1)
-            F, matrices = block.mlp.d_ff or 0, 3 if block.mlp.kind in GATED else 2
-            total += matrices * D * F + block.mlp.bias * ((matrices - 1) * F + D)
+            total += mlp_parameters(block.mlp, D)
             total += norm * {"sandwich": 4, "parallel_shared": 1, "pre_mlp": 1}.get(block.residual, 2)
         final = stack.blocks[stack.order[-1]].residual != "post"
         total += final * D * (2 if getattr(plan.norm, "bias", False) else 1)

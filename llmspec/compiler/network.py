@@ -73,6 +73,9 @@ def resolve_parts(draft: Draft) -> Draft:
 
     def resolved(part: ModelPart, *path: str) -> ModelPart:
         nonlocal draft
+        inner = {key: value for key in type(part).model_fields if isinstance(value := getattr(part, key), ModelPart)}
+        if inner:
+            part = part.model_copy(update={key: resolved(value, *path, key) for key, value in inner.items()})
         defaults = part.defaults(dims)
         draft = replace(draft, decisions=draft.decided(".".join(("model", *path)), open_keys(part, defaults)))
         return cast(ModelPart, closed(part, defaults))

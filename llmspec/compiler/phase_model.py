@@ -66,6 +66,7 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
                 "there would be nothing to train",
             )
         )
+    free -= {t.name for t in model.tensors if t.role == "buffer"}
     tensors = tuple(trained(t, t.name in free and t.name not in frozen) for t in model.tensors)
     head = phase.objective.head if phase.objective.head in model.heads else None
     return model.model_copy(update={"tensors": tensors, "flops_per_token": walk.forward_flops(model, head)}), problems

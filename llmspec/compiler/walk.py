@@ -7,6 +7,7 @@ heads. The tensor table, costs, memory, checks, explanations and the peers' mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple, cast
@@ -240,14 +241,19 @@ def rates(model: ModelPlan) -> dict[str, float]:
     """Tokens that the product with each matrix reads, for each token of the model's context; of those where that is
     another number than 1."""
     found = {}
-    for path, piece, _ in in_order(model) if model.encoder is not None else ():
+    for path, piece, _ in in_order(model):
         for tensor in piece.part.tensors(piece.dims):
-            if tensor.role == "matrix" and (plain := tensor.shape[0] * tensor.shape[1]):
+            if tensor.role == "matrix" and (plain := math.prod(tensor.shape)):
                 found[f"{path}.{tensor.name}"] = piece.rate * piece.part.product(tensor, piece.dims) / (2.0 * plain)
-    return found
+    return {name: rate for name, rate in found.items() if rate != 1.0}
 
 
 # -- folds ---------------------------------------------------------------------------------------------------------
+def active_parameters(model: ModelPlan) -> int:
+    """Number of weights that one token uses: all of them, but those of experts that it does not take."""
+    return sum(piece.copies * piece.part.active(piece.dims) for piece in walk(model))
+
+
 def forward_flops(model: ModelPlan, head: str | None = None) -> float:
     """FLOPs of a forward pass per token at full context, matrix products only, with one head; None: the first."""
     chosen = head_path(head if head is not None else next(iter(model.heads), ""))

@@ -144,9 +144,9 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     for t in model.trained:
         update += rates.update * t.count
         if work := phase.optimizer.products(t.role, t.shape):
-            update += work / rates.product(min(t.shape))
+            update += work / rates.product(min(t.shape[-2:]))
     return Pieces(
-        products=sum(passed * read.get(t.name, 1.0) * t.count / rates.product(min(t.shape)) for t in matrices),
+        products=sum(passed * read.get(t.name, 1.0) * t.count / rates.product(min(t.shape[-2:])) for t in matrices),
         attention=passed * 2 * scored / rates.attention,
         head=passed * outputs * width / (rates.loss * rates.product(width)),
         # The sum of the embedding counts as one norm more.

@@ -33,10 +33,11 @@ class Steps:
         self._model = Transformer(phase.model)
         self._objective = self._phase.objective.build(phase.model.dims)
         added = dict.fromkeys(name for piece in walk(phase.model) for name in piece.part.adds_losses)
-        self._added, counted = tuple(added), ("loss", *self._phase.objective.counted)
-        self.sums = (*counted, *self._added)
+        told = dict.fromkeys(name for piece in walk(phase.model) for name in piece.part.adds_metrics)
+        self._added, self._told = tuple(added), tuple(told)
+        self.sums = ("loss", *self._phase.objective.counted, *self._added, *self._told)
         """Names of what a pass gives: the weighted sum of its losses, what the objective counts beside, and the losses
-        that parts add."""
+        and metrics that parts add."""
         self._trained = phase.model.trained
         key = self._address()
         self.train, self.accumulate = backend.jit(self._train, key), backend.jit(self._accumulate, key)
@@ -61,7 +62,8 @@ class Steps:
         outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
         found = self._objective(ops, outputs, inputs)
         # Those of the passes of a step count as their mean, as the weights of the objective's losses already say.
-        found |= {name: ops.losses[name] / self._phase.gradient_accumulation_steps for name in self._added}
+        own = {**ops.losses, **ops.metrics}
+        found |= {name: own[name] / self._phase.gradient_accumulation_steps for name in (*self._added, *self._told)}
         return [found[name] for name in self.sums]
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:

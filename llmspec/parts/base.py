@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from llmspec.core.problems import Problem
 
-Role = Literal["embedding", "matrix", "head", "norm", "bias"]
+Role = Literal["embedding", "matrix", "head", "norm", "bias", "buffer"]
+"""What a tensor is; a matrix may be a stack of equal ones (copies, outputs, inputs), and a buffer is never trained."""
 
 
 class Frozen(BaseModel):
@@ -174,6 +175,8 @@ class ModelPart(Part):
     adds_losses: ClassVar[tuple[str, ...]] = ()
     """Names of the losses that it adds to the objective's in training (`ops.add_loss`), such as one that balances
     experts; each is a metric of its own."""
+    adds_metrics: ClassVar[tuple[str, ...]] = ()
+    """Names of what it counts in training (`ops.add_metric`), such as experts that no token took."""
 
     def defaults(self, dims: Dims) -> dict[str, Default]:
         """Values for the keys that are None."""
@@ -187,13 +190,17 @@ class ModelPart(Part):
         """The weights, in the order of use."""
         return ()
 
+    def active(self, dims: Dims) -> int:
+        """Number of its weights that one token uses: all of them, but where a router chooses."""
+        return sum(math.prod(t.shape) for t in self.tensors(dims))
+
     def flops(self, dims: Dims) -> float:
         """Floating-point operations of the matrix products of one forward pass, per token (a multiply-add is two)."""
         return sum((self.product(t, dims) for t in self.tensors(dims) if t.role == "matrix"), 0.0)
 
     def product(self, matrix: TensorSpec, dims: Dims) -> float:
         """The same of the product with one of its matrices."""
-        return 2.0 * matrix.shape[0] * matrix.shape[1]
+        return 2.0 * math.prod(matrix.shape)
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
         """The other operations, estimated."""

@@ -40,6 +40,26 @@ class Linear(NamedTuple):
     bias: Tensor | None = None
 
 
+class Routing(NamedTuple):
+    """Which experts each of N tokens takes, and where in the experts' rows it stands: one row for each choice, those of
+    an expert together. A device may have rows that hold no token; everything but `weights` and `scores` is int32."""
+
+    weights: Tensor
+    """(N, k): what the outputs of a token's experts are multiplied with."""
+    scores: Tensor
+    """(N, E): what the router makes of its logits, softmax or sigmoid."""
+    tokens: Tensor
+    """(E,): how many tokens each expert has. All together are N · k: none is dropped."""
+    places: Tensor
+    """(N · k,): the row of each choice."""
+    choices: Tensor
+    """(rows,): the choice that a row holds, n · k + its rank; -1 for none."""
+    groups: Tensor
+    """Where the experts' rows lie, as a device's products want it."""
+    single: bool
+    """Whether each sequence has one token, as in decoding."""
+
+
 class WeightView(Protocol):
     """A part's weights, and the constant tables that it declares, by their names relative to the part."""
 
@@ -143,6 +163,24 @@ class Operations(Protocol):
 
     def dropout(self, x: Tensor) -> Tensor: ...
 
+    # -- experts -------------------------------------------------------------------------------------------------
+    def router(
+        self,
+        logits_BTE: Tensor,
+        correction_E: Tensor | None,
+        top_k: int,
+        *,
+        sigmoid: bool,
+        normalise: bool,
+        scale: float,
+    ) -> Routing: ...
+
+    def dispatch(self, x_BTD: Tensor, routing: Routing) -> Tensor: ...
+
+    def grouped_linears(self, x: Tensor, routing: Routing, layers: Sequence[Linear]) -> Tensor: ...
+
+    def combine(self, x: Tensor, routing: Routing) -> Tensor: ...
+
     # -- loss ----------------------------------------------------------------------------------------------------
     def softcap(self, x: Tensor, softcap: float) -> Tensor: ...
 
@@ -157,6 +195,9 @@ class Operations(Protocol):
 
     def add_loss(self, name: str, value: Tensor) -> None:
         """Adds a value () to the loss of training, weighted as it counts; its part says the name in `adds_losses`."""
+
+    def add_metric(self, name: str, value: Tensor) -> None:
+        """Tells a value () of training, of several layers the largest; its part says the name in `adds_metrics`."""
 
     # -- updates -------------------------------------------------------------------------------------------------
     def square_sum(self, x: Tensor) -> Tensor: ...

@@ -29,7 +29,7 @@ from llmspec.parts.embeddings import Embedding
 from llmspec.parts.heads import Head
 from llmspec.parts.inits import Initializer
 from llmspec.parts.masks import Mask
-from llmspec.parts.mlps import MLP
+from llmspec.parts.mlps import FeedForward
 from llmspec.parts.norms import Norm
 from llmspec.parts.phases import Phase
 from llmspec.parts.positions import Position
@@ -41,7 +41,7 @@ from llmspec.spec.decoding import Decoding
 
 AnyPosition = Annotated[Position, choice(positions.TABLE, "rope")]
 AnyAttention = Annotated[Attention, choice(attentions.TABLE, "grouped_query")]
-AnyMLP = Annotated[MLP, choice(mlps.TABLE, "swiglu")]
+AnyMLP = Annotated[FeedForward, choice(mlps.TABLE, "swiglu")]
 AnyNorm = Annotated[Norm, choice(norms.TABLE, "rmsnorm")]
 AnyEmbedding = Annotated[Embedding, choice(embeddings.TABLE, "tokens")]
 AnyMask = Annotated[Mask, choice(masks.TABLE, "causal")]

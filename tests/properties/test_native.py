@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attention_cases
+import expert_cases
 import kernel_cases
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ open_device("CPU")
 from llmspec.backends.cpu import early, native  # noqa: E402  (the compiler comes first)
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKERS = {**kernel_cases.ROW_MAKERS, **attention_cases.ATTENTION}
+MAKERS = {**kernel_cases.ROW_MAKERS, **attention_cases.ATTENTION, **expert_cases.EXPERTS}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -140,9 +141,10 @@ import ctypes, sys
 from kernels import drive, exactly_sized, mislead
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
+from expert_cases import EXPERTS
 library = ctypes.CDLL(sys.argv[1])
 library.start_threads(ctypes.c_int64(3))
-makers = {**PRODUCTS, **ROW_MAKERS, **ATTENTION}
+makers = {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS}
 if sys.argv[2] == "0":  # one row more than there is
     case = makers["table"](lambda values: values[-1])[0]
     arrays = [exactly_sized(a).__enter__() for a in (case.outputs[0].exact.astype("f4"), *case.given)]

@@ -190,9 +190,10 @@ from llmspec.backends.cpu import native
 from kernels import drive
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
+from expert_cases import EXPERTS
 library = native.library()
 print(library.thread_count())
-print("\\n".join(drive(library, {**PRODUCTS, **ROW_MAKERS, **ATTENTION}, 12)))
+print("\\n".join(drive(library, {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS}, 12)))
 """
 
 

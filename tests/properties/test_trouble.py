@@ -15,6 +15,7 @@ import models
 import numpy as np
 import pytest
 from attention_cases import ATTENTION
+from expert_cases import EXPERTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import check, mislead, trouble
@@ -34,9 +35,16 @@ from llmspec.backends.tensors import tensors_from_numpy  # noqa: E402
 from llmspec.data.inputs import read_ids  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKERS = {**kernel_cases.PRODUCTS, **kernel_cases.ROW_MAKERS, **ATTENTION}
+MAKERS = {**kernel_cases.PRODUCTS, **kernel_cases.ROW_MAKERS, **ATTENTION, **EXPERTS}
 WITH_INDICES = {
     "gather_rows",
+    "router_backward",
+    "dispatch",
+    "dispatch_backward",
+    "combine",
+    "combine_backward",
+    "grouped_linear",
+    "grouped_linear_backward",
     "scatter_rows",
     "linear_cross_entropy",
     "rotate",
@@ -71,12 +79,13 @@ import numpy as np
 from kernels import _once, check, edged, trouble
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
+from expert_cases import EXPERTS
 from llmspec.backends.cpu import native  # noqa: E402
 library = native.library()
 found = {}
 for bytes_ in (0, 64 << 10, 1 << 40):
     library.limit_memory(ctypes.c_int64(bytes_))
-    for maker in {**PRODUCTS, **ROW_MAKERS, **ATTENTION}.values():
+    for maker in {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS}.values():
         for case in maker(lambda values: values[-1]):
             _once(library, case, 0, edged)
             kind, wanted, _ = trouble(library)
@@ -109,6 +118,8 @@ def test_memory_that_ends_is_told_and_the_process_goes_on(threads: str) -> None:
     assert after == "[]"
     need = {
         "matmul",
+        "grouped_linear",
+        "grouped_linear_backward",
         "linear",
         "linear_backward",
         "linear_by_sequence",

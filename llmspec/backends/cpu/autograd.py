@@ -279,6 +279,7 @@ def muon(
     iterations: int,
     coefficients: tuple[float, float, float],
 ) -> list[Tensor]:
-    """Muon's step on a matrix in place; weight and momentum as they are afterwards, flat."""
-    numbers = (*shape_of(w), int(nesterov), iterations, float(momentum), float(decay), *coefficients)
+    """Muon's step on a matrix, or on each of a stack, in place; weight and momentum as they are afterwards, flat."""
+    *stack, rows, columns = shape_of(w)
+    numbers = (math.prod(stack), rows, columns, int(nesterov), iterations, float(momentum), float(decay), *coefficients)
     return call("muon", (w, m), (g, scalars, scale), numbers, address)

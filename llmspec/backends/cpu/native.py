@@ -22,6 +22,14 @@ FUNCTIONS = (
     "linear",
     "linear_backward",
     "linear_by_sequence",
+    "router",
+    "router_backward",
+    "dispatch",
+    "dispatch_backward",
+    "combine",
+    "combine_backward",
+    "grouped_linear",
+    "grouped_linear_backward",
     "linear_cross_entropy",
     "linear_cross_entropy_backward",
     "gather_rows",
@@ -182,6 +190,11 @@ def call(
         raise TypeError(f"C functions read float32 and int32, not {', '.join(wrong)}")
     done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, tuple(numbers), arguments), grad_fxn=gradient)
     return done[: len(made)]
+
+
+def integers(count: int, address: Tensor) -> Tensor:
+    """Room for so many int32 that a call writes."""
+    return Tensor.invalids(count, dtype=dtypes.int32, device=address.device)
 
 
 def shape_of(x: Tensor) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor
 
-from llmspec.backends.cpu import attention, autograd, native
+from llmspec.backends.cpu import attention, autograd, experts, native
 from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
-from llmspec.parts.ops import Linear, Scores
+from llmspec.parts.ops import Linear, Routing, Scores
 
 
 class CPUOps(Ops):
@@ -45,6 +45,27 @@ class CPUOps(Ops):
 
     def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor:
         return attention.attention(self._at, q_BTHd, k_BSKd, v_BSKd, ranges, scores)
+
+    def router(
+        self,
+        logits_BTE: Tensor,
+        correction_E: Tensor | None,
+        top_k: int,
+        *,
+        sigmoid: bool,
+        normalise: bool,
+        scale: float,
+    ) -> Routing:
+        return experts.router(self._at, logits_BTE, correction_E, top_k, sigmoid, normalise, scale)
+
+    def dispatch(self, x_BTD: Tensor, routing: Routing) -> Tensor:
+        return experts.dispatch(self._at, x_BTD, routing)
+
+    def grouped_linears(self, x: Tensor, routing: Routing, layers: Sequence[Linear]) -> Tensor:
+        return experts.grouped_linears(self._at, x, routing, layers, self._by_sequence)
+
+    def combine(self, x: Tensor, routing: Routing) -> Tensor:
+        return experts.combine(self._at, x, routing)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         return autograd.layer_norm(self._at, x, weight, bias, eps)

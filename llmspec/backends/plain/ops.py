@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor, dtypes
 
+from llmspec.backends.plain import experts
 from llmspec.backends.plain.cache_rows import store_keys_values
 from llmspec.backends.tinygrad_private import random_bits
-from llmspec.parts.ops import Linear, Scores
+from llmspec.parts.ops import Linear, Routing, Scores
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
@@ -31,6 +32,8 @@ class Ops:
         """What is to be realized, so that everything assigned here is really written."""
         self.losses: dict[str, Tensor] = {}
         """What parts add to the objective's loss, by name."""
+        self.metrics: dict[str, Tensor] = {}
+        """What parts tell of themselves, by name."""
 
     # -- products ------------------------------------------------------------------------------------------------
     def product(self, a: Tensor, b: Tensor) -> Tensor:
@@ -194,6 +197,42 @@ class Ops:
         keep = bits[: x.numel()].reshape(x.shape) >= int(self._rate * 2**32)
         return keep.contiguous().where(x * (1 / (1 - self._rate)), 0.0)
 
+    # -- experts -------------------------------------------------------------------------------------------------
+    def router(
+        self,
+        logits_BTE: Tensor,
+        correction_E: Tensor | None,
+        top_k: int,
+        *,
+        sigmoid: bool,
+        normalise: bool,
+        scale: float,
+    ) -> Routing:
+        """The `top_k` experts with the highest scores, softmax or sigmoid of the logits, for each token.
+
+        Their weights are the scores, divided by their sum if asked, times `scale`. `correction` is added for the choice
+        alone and has no gradient; of equal scores the first is taken.
+        """
+        return experts.routed(logits_BTE, correction_E, top_k, sigmoid, normalise, scale)
+
+    def dispatch(self, x_BTD: Tensor, routing: Routing) -> Tensor:
+        """Each token's vector once for each expert that it takes, in the order of the experts: (rows, D)."""
+        return experts.dispatched(x_BTD, routing)
+
+    def grouped_linears(self, x: Tensor, routing: Routing, layers: Sequence[Linear]) -> Tensor:
+        """`linears` with an expert's own weights, stacked (E, outputs, inputs), for its rows: (rows, Σ outputs)."""
+        blocks = int(routing.groups.shape[0])
+        weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
+        joined = self.contiguous_barrier(Tensor.cat(*weights, dim=1)[routing.groups])
+        rows = self.contiguous_barrier(x).reshape(blocks, -1, x.shape[-1])
+        y = self.product(rows, joined.transpose(1, 2))
+        y = y + Tensor.cat(*biases, dim=1)[routing.groups].unsqueeze(1) if biases else y
+        return y.reshape(x.shape[0], -1)
+
+    def combine(self, x: Tensor, routing: Routing) -> Tensor:
+        """The sum of what a token's experts gave, each times its weight: (rows, D) -> (N, D)."""
+        return experts.combined(x, routing)
+
     # -- loss ----------------------------------------------------------------------------------------------------
     def softcap(self, x: Tensor, softcap: float) -> Tensor:
         """softcap·tanh(x / softcap): x, its size bounded softly (Gemma Team 2024, arXiv:2408.00118, section 2)."""
@@ -225,6 +264,11 @@ class Ops:
     def add_loss(self, name: str, value: Tensor) -> None:
         """Adds a value () to the loss of training; values of one name, of several layers, are summed."""
         self.losses[name] = self.losses[name] + value if name in self.losses else value
+
+    def add_metric(self, name: str, value: Tensor) -> None:
+        """Tells a value () of training; of several layers the largest."""
+        value = value.detach()
+        self.metrics[name] = self.metrics[name].maximum(value) if name in self.metrics else value
 
     # -- updates -------------------------------------------------------------------------------------------------
     def square_sum(self, x: Tensor) -> Tensor:
@@ -271,25 +315,27 @@ class Ops:
         decay: float,
         iterations: int,
     ) -> None:
-        """Muon's step on a matrix and its momentum, in place: scaled by √max(1, rows / columns) (Jordan et al. 2024).
+        """Muon's step on a matrix, or on each of a stack, and its momentum, in place: scaled by √max(1, rows / columns)
+        (Jordan et al. 2024).
 
         `scale` (1,) multiplies the gradient; `scalars[0]` is the learning rate; `decay` is decoupled.
         """
         g = g * scale
         v = self.assign(m, momentum * m + (1 - momentum) * g)
         direction = (1 - momentum) * g + momentum * v if nesterov else v
-        rows, columns = int(w.shape[0]), int(w.shape[1])
+        rows, columns = int(w.shape[-2]), int(w.shape[-1])
         step = self.orthogonalised(direction, iterations) * math.sqrt(max(1.0, rows / columns))
         self.assign(w, w - scalars[0] * (step + decay * w))
 
     def orthogonalised(self, g_MN: Tensor, iterations: int) -> Tensor:
         """The nearest matrix with singular values near one, by Newton–Schulz; wide form, so that products are small."""
         a, b, c = NEWTON_SCHULZ
-        tall = int(g_MN.shape[0]) > int(g_MN.shape[1])
-        x = self.contiguous_barrier(g_MN.transpose(0, 1) if tall else g_MN)
-        x = self.contiguous_barrier(x / (self.contiguous_barrier((x * x).sum()).sqrt() + 1e-7))
+        tall = int(g_MN.shape[-2]) > int(g_MN.shape[-1])
+        x = self.contiguous_barrier(g_MN.transpose(-1, -2) if tall else g_MN)
+        square = (x * x).sum() if x.ndim == 2 else (x * x).sum((-2, -1), keepdim=True)
+        x = self.contiguous_barrier(x / (self.contiguous_barrier(square).sqrt() + 1e-7))
         for _ in range(iterations):
             gram = self.matmul(x, x, transpose_b=True)
             polynomial = self.contiguous_barrier(b * gram + c * self.matmul(gram, gram))
             x = self.contiguous_barrier(a * x + self.matmul(polynomial, x))
-        return x.transpose(0, 1) if tall else x
+        return x.transpose(-1, -2) if tall else x

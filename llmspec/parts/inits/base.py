@@ -22,7 +22,7 @@ class Initializer(Part):
 
     def init(self, tensor: TensorSpec, dims: Dims) -> Init:
         """The distribution of `tensor` at step 0."""
-        if tensor.zeros or tensor.role == "bias":
+        if tensor.zeros or tensor.role in ("bias", "buffer"):
             return Init(distribution="zeros")
         if tensor.role == "norm":
             return Init(distribution="ones")

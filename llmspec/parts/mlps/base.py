@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -13,8 +14,37 @@ if TYPE_CHECKING:
     from llmspec.parts.ops import Tensor
 
 
-class MLP(ModelPart):
-    """down(act(up(x))). build(dims) -> f(ops, w, x_BTD) -> x_BTD."""
+class FeedForward(ModelPart):
+    """What stands beside attention in a block. build(dims) -> f(ops, w, x_BTD) -> x_BTD."""
+
+    routes: ClassVar[bool] = False
+    """Whether a router chooses among layers, none of which routes again."""
+
+
+TABLE: dict[str, type[FeedForward]] = {}
+"""Every kind by its name in YAML; filled in by the package, here so that a layer of layers can read it."""
+
+
+class Experts(Mapping[str, "type[FeedForward]"]):
+    """The kinds of TABLE, as it is when it is read, that may be an expert."""
+
+    def __getitem__(self, kind: str) -> type[FeedForward]:
+        if TABLE[kind].routes:
+            raise KeyError(kind)
+        return TABLE[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return (kind for kind, part in TABLE.items() if not part.routes)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+EXPERTS = Experts()
+
+
+class MLP(FeedForward):
+    """down(act(up(x)))."""
 
     operation: ClassVar[str]
     """The activation, by its name among the operations, unless settings choose among several."""

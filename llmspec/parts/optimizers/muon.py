@@ -6,6 +6,7 @@ The decay is decoupled, as in Liu et al. 2025 (arXiv:2502.16982, section 2.2).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -50,11 +51,13 @@ class Muon(Optimizer):
         return (self.lr * factor, *self.adamw.scalars(factor, step))
 
     def products(self, role: Role, shape: tuple[int, ...]) -> float:
-        """Newton–Schulz on the wide form (m, n): m·n·m, m·m·m and m·m·n multiply-adds an iteration."""
+        """Newton–Schulz on the wide form (m, n): m·n·m, m·m·m and m·m·n multiply-adds an iteration; each matrix of a
+        stack, such as experts, is one of its own."""
         if role != "matrix":
             return self.adamw.products(role, shape)
-        m, n = sorted(shape)
-        return self.iterations * 2.0 * (2 * m * m * n + m**3)
+        *stack, rows, columns = shape
+        m, n = sorted((rows, columns))
+        return prod(stack) * self.iterations * 2.0 * (2 * m * m * n + m**3)
 
     def elementwise(self, role: Role) -> float:
         return 14.0 + 5.0 * self.iterations if role == "matrix" else self.adamw.elementwise(role)

@@ -17,7 +17,6 @@ void linear(float *y, const float *x, const float *w1, const float *w2, const fl
     gemm(each[j].c, wide, each[j].a, each[j].b, n, each[j].n, i, 0, each[j].bias);
 }
 
-// The gradients of linear for x, each w, and the biases side by side
 void linear_backward(float *to_x, float *to_w1, float *to_w2, float *to_w3, float *to_b, const float *gradient,
                      const float *x, const float *w1, const float *w2, const float *w3, int64_t n, int64_t i, int64_t o1,
                      int64_t o2, int64_t o3, int64_t biased) {

@@ -61,8 +61,9 @@ static void update_row(const void *job, int64_t r, int thread) {
 
 // The step on w (rows, columns) with momentum m, in place: the nearest matrix to the direction whose singular values are
 // about one, times √max(1, rows / columns). scalars[0] is the learning rate; scale (1) multiplies the gradient.
-void muon(float *w, float *m, const float *g, const float *scalars, const float *scale, int64_t rows, int64_t columns,
-          int64_t nesterov, int64_t iterations, float momentum, float decay, float a, float b, float c) {
+static void muon_of_matrix(float *w, float *m, const float *g, const float *scalars, const float *scale, int64_t rows,
+                           int64_t columns, int64_t nesterov, int64_t iterations, float momentum, float decay, float a,
+                           float b, float c) {
   int tall = rows > columns;
   int64_t small = min64(rows, columns), large = max64(rows, columns), n = rows * columns;
   float *x = scratch(SHARED, MUON_X, n), *y = scratch(SHARED, MUON_Y, n), *gram = scratch(SHARED, MUON_GRAM, small * small);
@@ -86,4 +87,11 @@ void muon(float *w, float *m, const float *g, const float *scalars, const float 
   float stretch = rows > columns ? __builtin_sqrtf((float)rows / columns) : 1.0f;
   Update last = {w, x, rows, columns, 1.0f - lr * decay, lr * stretch, tall};
   parallel_for(update_row, &last, rows);
+}
+
+// The same for each matrix of a stack (count, rows, columns), such as experts
+void muon(float *w, float *m, const float *g, const float *scalars, const float *scale, int64_t count, int64_t rows,
+          int64_t columns, int64_t nesterov, int64_t iterations, float momentum, float decay, float a, float b, float c) {
+  for (int64_t i = 0, at = 0; i < count; i++, at += rows * columns)
+    muon_of_matrix(w + at, m + at, g + at, scalars, scale, rows, columns, nesterov, iterations, momentum, decay, a, b, c);
 }

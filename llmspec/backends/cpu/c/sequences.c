@@ -58,21 +58,9 @@ static void dots_of_columns(const void *job, int64_t i, int thread) {
   for (int64_t j = start; j < end && p->m - r == 1; j++) dots(p, r, 1, j);
 }
 
-// Whether a BLAS multiplies, whose order of sums follows the number of rows
-int64_t uses_blas(void) { return gemm_by_blas(); }
-
-// `linear` for sequences of t tokens each, n = sequences · t rows: a sequence's results are those that it has alone
-void linear_by_sequence(float *y, const float *x, const float *w1, const float *w2, const float *w3, const float *b1,
-                        const float *b2, const float *b3, int64_t sequences, int64_t t, int64_t i, int64_t o1, int64_t o2,
-                        int64_t o3, int64_t biased) {
-  const float *w[] = {w1, w2, w3}, *b[] = {b1, b2, b3};
-  int64_t o[] = {o1, o2, o3}, wide = o1 + o2 + o3, n = sequences * t;
-  if (t > 1 && gemm_by_blas()) {
-    for (int64_t s = 0; s < sequences; s++)
-      linear(y + s * t * wide, x + s * t * i, w1, w2, w3, b1, b2, b3, t, i, o1, o2, o3, biased);
-    return;
-  }
-  int64_t share = t == 1 ? n : ceil_div(n, ceil_div(n, PROMPT_ROWS));
+void linear_by_row(float *y, const float *x, const float *const *w, const float *const *b, int64_t n, int64_t i,
+                   const int64_t *o, int64_t biased, int64_t single) {
+  int64_t wide = o[0] + o[1] + o[2], share = single ? n : ceil_div(n, ceil_div(n, PROMPT_ROWS));
   for (int64_t start = 0; start < n; start += share) {
     Gemm each[3];
     int count = 0;
@@ -82,9 +70,26 @@ void linear_by_sequence(float *y, const float *x, const float *w1, const float *
         each[count++] = (Gemm){out, wide, {x + start * i, i, 1}, {w[j], 1, i}, min64(share, n - start), o[j], i, 0,
                                   biased ? b[j] : 0, 0, 0, 0};
     for (int j = 0; j < count; j++) each[j].columns = gemv_columns(each[j].n);
-    if (t == 1)
+    if (single)
       gemm_joined(each, count, dots_of_columns);
     else
       gemm_prompt(each, count);
   }
+}
+
+// Whether a BLAS multiplies, whose order of sums follows the number of rows
+int64_t uses_blas(void) { return gemm_by_blas(); }
+
+// `linear` for sequences of t tokens each, n = sequences · t rows: a sequence's results are those that it has alone
+void linear_by_sequence(float *y, const float *x, const float *w1, const float *w2, const float *w3, const float *b1,
+                        const float *b2, const float *b3, int64_t sequences, int64_t t, int64_t i, int64_t o1, int64_t o2,
+                        int64_t o3, int64_t biased) {
+  const float *w[] = {w1, w2, w3}, *b[] = {b1, b2, b3};
+  int64_t o[] = {o1, o2, o3}, wide = o1 + o2 + o3;
+  if (t > 1 && gemm_by_blas()) {
+    for (int64_t s = 0; s < sequences; s++)
+      linear(y + s * t * wide, x + s * t * i, w1, w2, w3, b1, b2, b3, t, i, o1, o2, o3, biased);
+    return;
+  }
+  linear_by_row(y, x, w, b, sequences * t, i, o, biased, t == 1);
 }
