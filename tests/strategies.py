@@ -144,6 +144,23 @@ def transforms(draw: DrawFn) -> Data:
 
 
 @st.composite
+def feed_forward_layers(draw: DrawFn) -> Data:
+    """`model.mlp`; of a router no more experts are asked for than there are, and they are narrow."""
+    part = mlps.TABLE[draw(st.sampled_from(list(mlps.TABLE)))]
+    width = st.fixed_dictionaries({}, optional={"d_ff": st.sampled_from([8, 24])})
+    if not part.routes:
+        return {**draw(settings(part, skip=("d_ff",))), **draw(width)}
+    inner = st.sampled_from([p for p in mlps.TABLE.values() if not p.routes]).flatmap(
+        lambda p: settings(p, skip=("d_ff",)).map(lambda drawn: {**drawn, "d_ff": 8})
+    )
+    mlp = draw(settings(part, skip=("experts", "top_k", "shared_gate")))
+    mlp |= {"experts": draw(st.sampled_from([2, 3, 5])), "top_k": draw(st.integers(1, 2)), "expert": draw(inner)}
+    if draw(st.booleans()):
+        mlp |= {"shared": draw(inner), "shared_gate": draw(st.booleans())}
+    return mlp
+
+
+@st.composite
 def models(draw: DrawFn) -> Data:
     """`model:` of a network small enough to build."""
     d_model = draw(st.sampled_from([8, 16]))
@@ -153,9 +170,7 @@ def models(draw: DrawFn) -> Data:
     attention["heads"] = number
     if "kv_heads" in fields_of(attentions.TABLE[attention["kind"]]) and draw(st.booleans()):
         attention["kv_heads"] = draw(st.sampled_from([k for k in (1, 2, 4) if number % k == 0]))
-    mlp = draw(parts("mlp", skip=("d_ff",)))
-    if draw(st.booleans()):
-        mlp["d_ff"] = draw(st.sampled_from([8, 24]))
+    mlp = draw(feed_forward_layers())
     optional = {
         "position": parts("position", skip=("theta",)),
         "norm": parts("norm"),

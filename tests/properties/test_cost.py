@@ -25,6 +25,7 @@ from tinygrad import Tensor  # noqa: E402
 from llmspec.backends.plain.ops import Ops  # noqa: E402
 from llmspec.model.graph_memory import exact  # noqa: E402
 from llmspec.model.transformer import Transformer, block_context  # noqa: E402
+from llmspec.parts.ops import Linear, Routing  # noqa: E402
 
 
 class Counting(Ops):
@@ -42,6 +43,12 @@ class Counting(Ops):
     def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
         out = super().linears(x, layers)
         self.flops += 2 * out.numel() * x.shape[-1]
+        return out
+
+    def grouped_linears(self, x: Tensor, routing: Routing, layers: Sequence[Linear]) -> Tensor:
+        out = super().grouped_linears(x, routing, layers)
+        # Blocks are filled up with rows that hold no token, and are nobody's work.
+        self.flops += 2 * routing.weights.numel() * out.shape[-1] * x.shape[-1]
         return out
 
     def assign(self, tensor: Tensor, value: Tensor) -> Tensor:

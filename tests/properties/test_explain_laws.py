@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import feed_forward_layers
 from strategies_decoding import decodings
 
 from llmspec.compiler import compile_spec
@@ -14,7 +15,7 @@ from llmspec.explain.chain import chain_report
 from llmspec.explain.decoding import visible_bytes
 from llmspec.explain.model import TreeNode, folded
 from llmspec.explain.spec import explain_plan
-from llmspec.parts import attentions, mlps, norms, positions
+from llmspec.parts import attentions, norms, positions
 from llmspec.parts.residual import FORMS
 from llmspec.render.report_shared import spark
 from llmspec.spec.decoding import Decoding
@@ -35,7 +36,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "layers": draw(st.integers(1, 9)),
         "position": draw(kinds(positions.TABLE)),
         "attention": attention,
-        "mlp": {**draw(kinds(mlps.TABLE)), "d_ff": draw(st.integers(1, 40)), "bias": draw(st.booleans())},
+        "mlp": draw(feed_forward_layers()),
         "norm": draw(kinds(norms.TABLE)),
         "residual": draw(st.sampled_from(list(FORMS))),
         "heads": {"lm": {"kind": "lm", "tied": draw(st.booleans())}},
