@@ -25,6 +25,7 @@ from llmspec.parts import (
     optimizers,
     phases,
     positions,
+    rope_scalings,
     schedules,
     sources,
     templates,
@@ -44,6 +45,7 @@ from llmspec.parts.ops import Layer, Linear, Operations, WeightView
 from llmspec.parts.optimizers.base import Optimizer
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.positions.base import Hooks, Position
+from llmspec.parts.rope_scalings.base import RopeScaling, plain_frequencies
 from llmspec.parts.schedules.base import Schedule
 from llmspec.parts.sources.base import Document, Fetcher, Source
 from llmspec.parts.templates.base import Segment, Turn
@@ -67,6 +69,17 @@ class Parity(Position):
 
     def build(self, dims: Dims) -> Hooks:
         return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.embedding(w["weight"], p_BT % 2))
+
+
+class Halting(RopeScaling):
+    """Every second pair does not turn."""
+
+    kind: Literal["halting"] = "halting"
+
+    def frequencies(self, theta: float, width: int, length: int) -> Any:
+        own = plain_frequencies(theta, width) / self.factor
+        own[1::2] = 0.0
+        return own
 
 
 class Loud(Embedding):
@@ -310,6 +323,7 @@ class Practice(Phase):
 
 ENTRIES: tuple[tuple[Any, Any], ...] = (
     (positions, Parity),
+    (rope_scalings, Halting),
     (embeddings, Loud),
     (masks, Far),
     (heads, Biased),

@@ -253,16 +253,21 @@ def gates(pick: Pick) -> list[Case]:
 
 
 def rotations(pick: Pick) -> list[Case]:
-    """Any tables, any places; the heads beyond those that are turned stay as they are."""
+    """Any tables, any places; heads beyond those that are turned stay as they are, and a head's last numbers may."""
     seed, b, t, h, d = pick(SEEDS), pick((1, 3)), pick((1, 7, 33)), pick((1, 2, 5)), 2 * pick((1, 2, 8, 17))
     turned, rows, sign, context = pick(range(h + 1)), pick((1, b)), pick((1, -1)), 40
-    x, cos, sin = numbers(seed, b, t, h, d), numbers(seed + 1, context, d), numbers(seed + 2, context, d)
+    width, interleaved = 2 * pick(range(1, d // 2 + 1)), pick((0, 1))
+    x, cos, sin = numbers(seed, b, t, h, d), numbers(seed + 1, context, width), numbers(seed + 2, context, width)
     places = np.random.default_rng(seed).integers(0, context, (rows, t)).astype(np.int32)
     x64, c, s = x.astype(np.float64), *(table.astype(np.float64)[places][:, :, None] for table in (cos, sin))
-    swapped = np.concatenate([-x64[..., d // 2 :], x64[..., : d // 2]], -1)
-    exact, room = x64 * c + sign * swapped * s, 3 * EPS * (np.abs(x64 * c) + np.abs(swapped * s))
+    exact, room = x64.copy(), np.zeros_like(x64)
+    for j in range(width):
+        other = j ^ 1 if interleaved else (j + width // 2) % width
+        parts = x64[..., j] * c[..., j], (1 if other < j else -1) * sign * x64[..., other] * s[..., j]
+        exact[..., j], room[..., j] = sum(parts), 3 * EPS * sum(map(np.abs, parts))
     exact[:, :, turned:], room[:, :, turned:] = x64[:, :, turned:], 0.0
-    return [Case("rotate", [Output(exact, room)], [x, cos, sin, places], [b, t, h, d, turned, rows, len(cos), sign])]
+    words = [b, t, h, d, turned, width, interleaved, rows, len(cos), sign]
+    return [Case("rotate", [Output(exact, room)], [x, cos, sin, places], words)]
 
 
 def updates(pick: Pick) -> list[Case]:

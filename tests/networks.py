@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import reference
 
-from llmspec.compiler import compile_spec
+from llmspec.compiler import compile_spec, walk
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import range_inputs
 from llmspec.compiler.network import build_table, check_parts, resolve_parts
@@ -84,6 +84,18 @@ HEAD: tuple[dict[str, Any], ...] = (
     {"scale": 0.3, "transform": {"activation": "silu", "bias": False}},
     {"scale": 3.0, "softcap": 4.0},
 )
+ROPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "partial": (
+        "grouped_query",
+        {
+            "fraction": 0.67,
+            "interleaved": True,
+            "scaling": {"kind": "yarn", "factor": 4.0, "original_context": 40, "beta_fast": 6.0},
+        },
+    ),
+    "dynamic": ("multi_query", {"scaling": {"kind": "dynamic", "factor": 2.0, "original_context": 5}}),
+}
+"""More rotary positions, each with a kind of attention."""
 EMBEDDING: tuple[dict[str, Any], ...] = (
     {},
     {"scale": "sqrt_d_model"},
@@ -95,15 +107,22 @@ EMBEDDING: tuple[dict[str, Any], ...] = (
 def _covering() -> dict[str, Plan]:
     """Every position with every attention; the other tables' entries take turns."""
     normed = list(itertools.product(FORMS, norms.TABLE))
+    pairs = [(p, a, "", {}) for p, a in itertools.product(positions.TABLE, attentions.TABLE)]
+    pairs += [("rope", attention, name, given) for name, (attention, given) in ROPES.items()]
     out = {}
-    for i, (position, attention) in enumerate(itertools.product(positions.TABLE, attentions.TABLE)):
+    for i, (position, attention, variant, given_too) in enumerate(pairs):
         mlp, (residual, norm) = list(mlps.TABLE)[i % len(mlps.TABLE)], normed[i % len(normed)]
+        wide = {"head_dim": 6} if variant == "partial" else {}
         local = {"mask": {"kind": "causal", "window": 4}, "mlp": part("gelu", mlps.TABLE, d_ff=16)}
         tied, biased = i // 2 % 2 == 0, i // 3 % 2 == 0
         model = {
             "embedding": EMBEDDING[i % 4],
-            "position": part(position, positions.TABLE),
-            "attention": {**part(attention, attentions.TABLE, bias=biased, output_bias=i % 3 > 0), **ATTENTION[i % 4]},
+            "position": {**part(position, positions.TABLE), **given_too},
+            "attention": {
+                **part(attention, attentions.TABLE, bias=biased, output_bias=i % 3 > 0),
+                **ATTENTION[i % 4],
+                **wide,
+            },
             "mask": {"kind": "causal", "window": 7 if i % 3 == 1 else None},
             "mlp": part(mlp, mlps.TABLE, d_ff=24, bias=biased, approximate="none" if tied else "tanh"),
             "norm": part(norm, norms.TABLE, bias=not biased, unit_offset=biased),
@@ -111,7 +130,7 @@ def _covering() -> dict[str, Plan]:
             "heads": {"lm": {"kind": "lm", "tied": tied, **HEAD[i % 5]}},
             **({"blocks": {"local": local, "global": {}}, "pattern": ["local", "global"]} if i % 4 == 2 else {}),
         }
-        given = "-pattern" * (i % 4 == 2) + "-tied" * tied + "-bias" * biased
+        given = "-pattern" * (i % 4 == 2) + "-tied" * tied + "-bias" * biased + f"-{variant}" * bool(variant)
         name = f"{position}-{attention}-{mlp}-{norm}-{residual}{given}"
         out[name] = plan_of(model, objective={"kind": "cross_entropy", "label_smoothing": i % 2 * 0.1})
     return out
@@ -120,7 +139,7 @@ def _covering() -> dict[str, Plan]:
 def traits(name: str) -> set[str]:
     """What a network shows that another may not."""
     position, attention, mlp, norm, residual, *rest = name.split("-")
-    given = {f"{key} {key in rest}" for key in ("tied", "bias", "pattern")}
+    given = {f"{key} {key in rest}" for key in ("tied", "bias", "pattern")} | {v for v in ROPES if v in rest}
     return {position, attention, mlp, norm, residual, *given}
 
 
@@ -138,6 +157,15 @@ PAIRS = list(NETWORKS)
 """Every position with every attention."""
 FEW = _smallest_cover(PAIRS)
 """Every entry of every table at least once."""
+
+
+def continued(names: list[str]) -> list[str]:
+    """Those whose answers, token by token, are those of the whole text: of no angles that follow its length."""
+    return [
+        name
+        for name in names
+        if not any(p.follows_length(dims) for p, dims, _ in walk.positions(NETWORKS[name].model).values())
+    ]
 
 
 def drawn_weights(plan: ModelPlan, seed: int) -> Arrays:

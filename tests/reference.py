@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from reference_experts import ROUTED, balance, mixture
+from reference_positions import BIASES, EMBEDDED, KNOWN_POSITIONS, POSITION_WEIGHTS, ROTATED
+from reference_positions import slopes as slopes
 
 from llmspec.compiler.plan import BlockPlan, ModelPlan
 
@@ -86,48 +88,6 @@ def cross_entropy(logits_NV: Array, targets_N: Array, smoothing: float = 0.0) ->
     wanted = np.full(logits_NV.shape, smoothing / logits_NV.shape[-1])
     wanted[np.arange(len(targets_N)), targets_N] += 1 - smoothing
     return -(wanted * log_p).sum(-1)
-
-
-# -- positions ------------------------------------------------------------------------------------------------------
-
-
-def sinusoid(position: float, width: int, theta: float) -> Array:
-    """PE(p, 2i) = sin(p / theta^(2i/D)), PE(p, 2i+1) = cos of the same."""
-    return np.array(
-        [(np.cos if c % 2 else np.sin)(position / theta ** ((c - c % 2) / width)) for c in range(width)], np.float64
-    )
-
-
-def rotated(x_Td: Array, positions: Array, theta: float) -> Array:
-    """Number i and number i + d/2 are one complex number, turned by p·theta^(-2i/d)."""
-    half = x_Td.shape[-1] // 2
-    turned = (x_Td[:, :half] + 1j * x_Td[:, half:]) * np.exp(
-        1j * positions[:, None] * theta ** (-2 * np.arange(half) / x_Td.shape[-1])
-    )
-    return np.concatenate([turned.real, turned.imag], -1)
-
-
-def slopes(heads: int) -> list[float]:
-    """2^(-8/n) and its powers; for other numbers of heads those of the power of two below, then every other above."""
-    if heads & (heads - 1) == 0:
-        return [2.0 ** (-8 * (i + 1) / heads) for i in range(heads)]
-    below = 1
-    while 2 * below < heads:
-        below *= 2
-    return slopes(below) + slopes(2 * below)[0::2][: heads - below]
-
-
-EMBEDDED: dict[str, Callable[..., Array]] = {
-    "learned": lambda part, w, p, width: w["position.weight"][p],
-    "sinusoidal": lambda part, w, p, width: np.stack([sinusoid(x, width, part.theta) for x in p]),
-}
-BIASES: dict[str, Callable[..., Array]] = {
-    "alibi": lambda part, w, p, heads: -np.array(slopes(heads))[:, None, None] * (p[:, None] - p[None, :]),
-}
-"""What is added to the scores (H, T, T), from the part, the weights, the positions and the number of heads."""
-ROTATED: dict[str, Callable[..., Array]] = {"rope": lambda part, x, p: rotated(x, p, part.theta)}
-POSITION_WEIGHTS: dict[str, Callable[[ModelPlan], int]] = {"learned": lambda plan: plan.context * plan.d_model}
-KNOWN_POSITIONS = {"none", *EMBEDDED, *BIASES, *ROTATED}
 
 
 # -- the network ----------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from llmspec.parts import (
     optimizers,
     phases,
     positions,
+    rope_scalings,
     schedules,
     sources,
     templates,
@@ -47,6 +48,7 @@ from llmspec.spec.shape import fields_of
 Data = dict[str, Any]
 TABLES: dict[str, Mapping[str, type]] = {
     "position": positions.TABLE,
+    "rope_scaling": rope_scalings.TABLE,
     "attention": attentions.TABLE,
     "mlp": mlps.TABLE,
     "norm": norms.TABLE,
@@ -126,6 +128,11 @@ def settings(part: type[BaseModel], *, skip: tuple[str, ...] = ()) -> SearchStra
     return st.fixed_dictionaries({**kind, **needed}, optional={k: s for k, s in drawn.items() if k not in needed})
 
 
+def required(part: type[BaseModel]) -> dict[str, int]:
+    """Settings without a default, such as how many classes."""
+    return {key: 3 for key, info in part.model_fields.items() if info.is_required()}
+
+
 def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
     """Settings of any entry of a table of `TABLES`."""
     return st.sampled_from(list(TABLES[table].values())).flatmap(lambda part: settings(part, skip=skip))
@@ -172,7 +179,7 @@ def models(draw: DrawFn) -> Data:
         attention["kv_heads"] = draw(st.sampled_from([k for k in (1, 2, 4) if number % k == 0]))
     mlp = draw(feed_forward_layers())
     optional = {
-        "position": parts("position", skip=("theta",)),
+        "position": parts("position", skip=("theta", "fraction")),
         "norm": parts("norm"),
         "init": parts("init"),
         "heads": st.fixed_dictionaries({"lm": settings(heads.LM)}),
@@ -185,6 +192,11 @@ def models(draw: DrawFn) -> Data:
     if draw(st.booleans()):
         attention["qk_norm"] = draw(parts("norm"))
     rest = draw(st.fixed_dictionaries({}, optional=optional))
+    width = attention.get("head_dim", d_model // number)
+    if rest.get("position", {}).get("kind") == "rope" and width >= 4:  # a growing base wants two pairs
+        ordered = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor")
+        rest["position"]["fraction"] = draw(st.sampled_from([1.0, 4 / width]))
+        rest["position"]["scaling"] = draw(st.none() | parts("rope_scaling", skip=ordered))
     if draw(st.booleans()):
         rest["embedding"] = draw(parts("embedding"))
         if draw(st.booleans()):

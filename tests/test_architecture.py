@@ -43,6 +43,7 @@ TENSORS = "parts/ops.py"
 """The one file up to the compiler that names a tensor library, for the type checker alone."""
 KINDS = (
     "positions",
+    "rope_scalings",
     "attentions",
     "norms",
     "mlps",

@@ -7,6 +7,7 @@ from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import Problem
 from llmspec.parts.embeddings.tokens import Tokens
 from llmspec.parts.heads.lm import LM
+from llmspec.parts.positions.rope import Rope
 
 KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
     "torch": {
@@ -55,11 +56,16 @@ def require(side: Side, plan: ModelPlan) -> None:
     attentions = [block.attention for block in blocks]
     if side == "transformers" and any(a.softcap is not None or a.scale is not None for a in attentions):
         foreign.append("scores that are scaled or bounded")
+    ropes = [block.position for block in blocks if isinstance(block.position, Rope)]
+    if any(r.interleaved for r in ropes) or any(r.follows_length(plan.dims) for r in ropes):
+        foreign.append("rotary positions of neighbours, or that follow a text's length")
     if side == "transformers":
         if any(h not in (LM(tied=True), LM(tied=False)) for h in plan.heads.values()):
             foreign.append("logits that are scaled or bounded, or what stands before them")
         if plan.embedding != Tokens() or any(getattr(block.norm, "unit_offset", False) for block in blocks):
             foreign.append("embeddings that are scaled, normalised or typed, or norms with 1 + weight")
+        if any(r.fraction < 1 or r.scaling for r in ropes):
+            foreign.append("rotary positions that are partial or scaled")
         if len(blocks) > 1 or any(block.mask.window or block.attention.qk_norm for block in blocks):
             foreign.append("layers that differ, windows, or norms of queries and keys")
         if any(t.role == "bias" for t in plan.tensors):

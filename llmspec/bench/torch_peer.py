@@ -270,9 +270,14 @@ class Peer(nn.Module):
 
 
 def turned(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions in the half-split form (Su et al. 2021), as transformers applies them."""
-    a, b = x_BHTd.chunk(2, -1)
-    return x_BHTd * cos + torch.cat((-b, a), -1) * sin
+    """Rotary positions in the half-split form (Su et al. 2021), as transformers applies them.
+
+    Of a head's first numbers: as many as the tables are wide.
+    """
+    x, rest = x_BHTd[..., : cos.shape[-1]], x_BHTd[..., cos.shape[-1] :]
+    a, b = x.chunk(2, -1)
+    x = x * cos + torch.cat((-b, a), -1) * sin
+    return torch.cat((x, rest), -1) if rest.shape[-1] else x
 
 
 def loaded(plan: Plan) -> Peer:

@@ -57,6 +57,8 @@ class Decoder:
         self._plan, self._backend, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
         self._tables = tensors_from_numpy(**self._model.tables())
+        self._anew = any(part.follows_length(dims) for part, dims, _ in walk.positions(plan).values())
+        """Whether a text is read from its beginning, since what was made of its first tokens is another thing then."""
         self._feed = StaticInputs()
         self._encodings = Graphs(lambda: backend.jit(self._encode_step, self._key))
         self._prefills = Graphs(lambda: backend.jit(self._prefill_step, self._key))
@@ -87,6 +89,7 @@ class Decoder:
         return (
             not self.encoder_context
             and causal
+            and not self._anew
             and self._backend.continues
             and kept > 0
             and _saves(kept, tokens, self.context)
@@ -138,10 +141,10 @@ class Decoder:
         """Reads prompts, each of 1 … S tokens, into rows of a cache (the first ones, or those named; a new cache where
         none is given): the cache, and logits (prompts, V) float32 of what follows each.
 
-        A row that holds the beginning of its prompt already is continued, unless `reuse` is off or tokens of a prompt
-        see later ones; what else it held is forgotten. In a model with an encoder that reads the prompts, and rows
-        begin with the start token. Raises TypeError or ValueError for wrong tokens, RunError where
-        memory ends. From any thread; each cache from one at a time.
+        A row that holds the beginning of its prompt already is continued, unless `reuse` is off or what is made of
+        tokens depends on later ones; what else it held is forgotten. In a model with an encoder that reads the prompts,
+        and rows begin with the start token. Raises TypeError or ValueError for wrong tokens, RunError where memory
+        ends. From any thread; each cache from one at a time.
         """
         import numpy as np
 
@@ -156,7 +159,7 @@ class Decoder:
         if self.encoder_context:
             return cache, self._encoded(cache, ids, to)
         out = np.empty((len(ids), self.vocab), np.float32)
-        reuse = reuse and all(mask.causal for mask in masks_of(self._plan).values())
+        reuse = reuse and not self._anew and all(mask.causal for mask in masks_of(self._plan).values())
         starts = [_kept(cache.read[r], p, places) if reuse else 0 for r, p in zip(to, ids, strict=True)]
         for row, start in zip(to, starts, strict=True):
             cache.shorten(row, start)
@@ -275,6 +278,8 @@ class Decoder:
         """Prompts from their beginning: they see themselves alone."""
         length = int(inputs["tokens"].shape[1])
         positions = Tensor.arange(length).reshape(1, length)
+        if self._anew:  # padding would count as text
+            positions = positions.minimum(inputs["last"].reshape(-1, 1))
         return self._logits(weights, tables, cache, inputs, positions, positions)
 
     def _extend_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:

@@ -71,22 +71,30 @@ def embedding_case(rows: int, columns: int, inner: int) -> Case:
     return Case([(columns, inner)], {"ids": ids}, lambda ops, t, w: ops.embedding(w, t["ids"]), lambda w: w[ids])
 
 
-def rotate_case(rows: int, columns: int, inner: int) -> Case:
-    """One head more than those that are turned."""
-    angles = np.tile(numbers(3, 9, inner), 2)
-    cos, sin, places = np.cos(angles), np.sin(angles), ids_below(9, 1, 2, columns)
+def rotate_case(interleaved: bool, more: int) -> Any:
+    """One head more than those that are turned, and so many numbers more."""
 
-    def exact(x: Array) -> Array:
-        c, s = cos.astype(np.float64)[places][:, :, None], sin.astype(np.float64)[places][:, :, None]
-        turned = x * c + np.concatenate([-x[..., inner:], x[..., :inner]], -1) * s
-        return np.concatenate([turned[:, :, :rows], x[:, :, rows:]], 2)
+    def case(rows: int, columns: int, inner: int) -> Case:
+        angles = np.repeat(numbers(3, 9, inner), 2, -1) if interleaved else np.tile(numbers(3, 9, inner), 2)
+        cos, sin, places = np.cos(angles), np.sin(angles), ids_below(9, 1, 2, columns)
+        real, imaginary = (
+            (slice(0, 2 * inner, 2), slice(1, 2 * inner, 2)) if interleaved else (slice(inner), slice(inner, 2 * inner))
+        )
 
-    return Case(
-        [(2, columns, rows + 1, 2 * inner)],
-        {"cos": cos, "sin": sin, "places": places},
-        lambda ops, t, x: ops.rotate(x, rows, t["cos"], t["sin"], t["places"]),
-        exact,
-    )
+        def exact(x: Array) -> Array:
+            turn = (cos.astype(np.float64) + 1j * sin.astype(np.float64))[places][:, :, None, real]
+            turned, out = (x[..., real] + 1j * x[..., imaginary]) * turn, x.copy()
+            out[:, :, :rows, real], out[:, :, :rows, imaginary] = turned.real[:, :, :rows], turned.imag[:, :, :rows]
+            return out
+
+        return Case(
+            [(2, columns, rows + 1, 2 * inner + more)],
+            {"cos": cos, "sin": sin, "places": places},
+            lambda ops, t, x: ops.rotate(x, rows, t["cos"], t["sin"], t["places"], interleaved=interleaved),
+            exact,
+        )
+
+    return case
 
 
 class Form(NamedTuple):
@@ -221,7 +229,9 @@ CASES: dict[str, Callable[[int, int, int], Case]] = {
     **{f"matmul {'NT'[a]}{'NT'[b]}": matmul_case(a, b) for a in (False, True) for b in (False, True)},
     **{f"linears {n}{' biased' * b}": linears_case(n, b) for n, b in ((1, True), (2, False), (3, True))},
     "embedding": embedding_case,
-    "rotate": rotate_case,
+    "rotate": rotate_case(False, 0),
+    "rotate partly": rotate_case(False, 3),
+    "rotate neighbours": rotate_case(True, 1),
     **{f"{'self_' * p}attention {n}": attention_case(p, f) for p in (False, True) for n, f in FORMS.items()},
     "layer_norm": layer_norm_case(False),
     "layer_norm biased": layer_norm_case(True),

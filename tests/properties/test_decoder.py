@@ -47,7 +47,7 @@ def close(made: np.ndarray, exact: np.ndarray) -> None:
     assert (np.linalg.norm(made - exact, axis=-1) <= room).all()
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", networks.continued(PAIRS))
 @few_draws
 @given(seeds, starts)
 def test_every_position_equals_the_whole_pass(name: str, seed: int, start: int) -> None:
@@ -64,7 +64,7 @@ def test_the_order_of_rows_does_not_matter(name: str, seed: int, start: int) -> 
     close(decoded(name, seed, tokens[::-1].copy(), start), decoded(name, seed, tokens, start)[::-1])
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", networks.continued(FEW))
 @few_draws
 @given(seeds, st.integers(1, CONTEXT - 4))
 def test_greedy_text_is_that_of_the_whole_pass(name: str, seed: int, start: int) -> None:

@@ -185,17 +185,28 @@ def test_as_many_rows_as_memory_holds(
 SHORT = 2 * SHORTEST
 
 
+WHOLE = {
+    "tokens that see the whole prompt": {"mask": {"kind": "prefix"}, "position": {"kind": "rope"}},
+    "angles that follow a prompt's length": {
+        "position": {"kind": "rope", "scaling": {"kind": "dynamic", "factor": 4.0, "original_context": 5}}
+    },
+}
+"""Models that make something else of a prompt's first tokens where it is longer."""
+
+
 @functools.cache
-def looking_ahead() -> Decoder:
-    """A model whose prompts' tokens see the whole prompt."""
-    plan = plan_of({"context": SHORT, "layers": 1, "mask": {"kind": "prefix"}, "position": {"kind": "rope"}}).model
+def whole(name: str) -> Decoder:
+    plan = plan_of({"context": SHORT, "layers": 1, **WHOLE[name]}).model
     return Decoder(plan, backend("CPU"), Inputs().put(drawn_weights(plan, 6)))
 
 
+@pytest.mark.parametrize("name", WHOLE)
 @settings(deadline=None, max_examples=2)
 @given(seeds, st.lists(st.integers(1, SHORT - 1), min_size=ROWS, max_size=ROWS))
-def test_prompts_that_see_themselves_whole_are_each_as_alone_and_read_anew(seed: int, lengths: list[int]) -> None:
-    made, texts = looking_ahead(), drawn_tokens(seed, ROWS, SHORT).tolist()
+def test_prompts_that_count_as_a_whole_are_each_as_alone_and_read_anew(
+    name: str, seed: int, lengths: list[int]
+) -> None:
+    made, texts = whole(name), drawn_tokens(seed, ROWS, SHORT).tolist()
     prompts = [text[:n] for text, n in zip(texts, lengths, strict=True)]
     cache, logits = made.prefill(prompts)
     after = made.step(cache, [1] * ROWS)

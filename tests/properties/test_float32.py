@@ -48,7 +48,18 @@ EXTREMES = [
     1e308,
     0.0,
 ]
-ON_THE_HOST = {"theta", "min_lr_ratio"}
+ON_THE_HOST = {
+    "theta",
+    "fraction",
+    "factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "low_freq_factor",
+    "high_freq_factor",
+    "min_lr_ratio",
+}
 """Keys whose numbers never enter a graph as they are; each is a decision."""
 
 

@@ -14,7 +14,7 @@ import tokenizer_files
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from strategies import TABLES, Data, fields_of, models, parts, phase_settings, specs, value_of, yaml_text
+from strategies import TABLES, Data, fields_of, models, parts, phase_settings, required, specs, value_of, yaml_text
 
 from llmspec.compiler import compile_spec, complete
 from llmspec.compiler.draft import Draft, sections_of
@@ -78,10 +78,6 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Draft:
     return made
 
 
-REQUIRED = {f"llmspec.parts.heads.{name}": {"classes": 3} for name in ("classes", "tokens")}
-"""Settings without a default, by module of the part."""
-
-
 def keys(draft: Draft) -> list[str]:
     return [p.key for p in address_phases(draft).planned]
 
@@ -125,8 +121,10 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     elif name == "order":
         found = [(*now, 0), ()]
     elif (table := table_of(info)) or isinstance(now, Part):
-        kinds = [kind(**REQUIRED.get(kind.__module__, {})) for kind in table.values()]
-        found = [*kinds, *([] if now is None else [value for _, value in changes(now)])]
+        found = [
+            *(kind(**required(kind)) for kind in table.values()),
+            *([] if now is None else [value for _, value in changes(now)]),
+        ]
     elif allows_none(info.annotation) and (section := shape_of(info).parts.get("")):
         found = [section(), *(value for _, value in changes(section()))]
     elif isinstance(now, tuple) and now and isinstance(now[0], Frozen):
@@ -190,7 +188,7 @@ def test_every_field_of_a_model(draft: Draft) -> None:
 @pytest.mark.parametrize(("table", "kind"), [(t, k) for t in SHAPED for k in TABLES[t]])
 def test_every_field_of_every_part(draft: Draft, table: str, kind: str) -> None:
     """Of parts in parts too: Muon's AdamW."""
-    part = TABLES[table][kind](**REQUIRED.get(TABLES[table][kind].__module__, {}))
+    part = TABLES[table][kind](**required(TABLES[table][kind]))
     assert draft.network is not None
     base = keys(placed(draft, table, part))[1]
     for name, other in changes(part):
@@ -217,7 +215,7 @@ def test_every_revision(draft: Draft, table: str, kind: str, monkeypatch: pytest
     if table == "phase":
         made = with_phase(draft, part(mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain"))
     else:
-        made = placed(draft, table, part(**REQUIRED.get(TABLES[table][kind].__module__, {})))
+        made = placed(draft, table, part(**required(TABLES[table][kind])))
     base = keys(made)[1]
     monkeypatch.setattr(part, "revision", 77)
     assert keys(made)[1] != base

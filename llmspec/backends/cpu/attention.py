@@ -99,9 +99,12 @@ def _attention_gradient(numbers: _Attention, where: Where) -> Gradient:
     return gradient
 
 
-def rotate(address: Tensor, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, places: Tensor) -> Tensor:
-    """Rotary positions at places (B or 1, T) for the first `heads`, in the half-split form; tables (context, d)."""
-    sizes = (*shape_of(x_BTHd), heads, shape_of(places)[0], shape_of(cos)[0])
+def rotate(
+    address: Tensor, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, places: Tensor, interleaved: bool
+) -> Tensor:
+    """Rotary positions at places (B or 1, T) for the first numbers of the first `heads`; tables (positions, width)."""
+    rows, width = shape_of(cos)
+    sizes = (*shape_of(x_BTHd), heads, width, int(interleaved), shape_of(places)[0], rows)
     return _turn(address, x_BTHd, cos, sin, places.cast(dtypes.int32), sizes, 1).reshape(shape_of(x_BTHd))
 
 

@@ -34,8 +34,10 @@ class CPUOps(Ops):
     def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
         return autograd.embedding(self._at, weight, ids)
 
-    def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
-        return attention.rotate(self._at, x_BTHd, heads, cos, sin, p_BT)
+    def rotate(
+        self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor, *, interleaved: bool = False
+    ) -> Tensor:
+        return attention.rotate(self._at, x_BTHd, heads, cos, sin, p_BT, interleaved)
 
     def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight_d: Tensor, k_weight_d: Tensor, eps: float) -> Tensor:
         return attention.qk_norm(self._at, qkv_BTNd, heads, q_weight_d, k_weight_d, eps)

@@ -84,11 +84,22 @@ class Ops:
         return tensor
 
     # -- attention -----------------------------------------------------------------------------------------------
-    def rotate(self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor) -> Tensor:
-        """Rotary positions for the first `heads`, in the half-split form: x·cos + swap(x)·sin, swap(a, b) = (-b, a)."""
-        c, s = self.rows(cos, p_BT).unsqueeze(2), self.rows(sin, p_BT).unsqueeze(2)
-        x, rest, half = x_BTHd[:, :, :heads], x_BTHd[:, :, heads:], x_BTHd.shape[-1] // 2
-        turned = x * c + (-x[..., half:]).cat(x[..., :half], dim=-1) * s
+    def rotate(
+        self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor, *, interleaved: bool = False
+    ) -> Tensor:
+        """Rotary positions for the first `heads`: x·cos + swap(x)·sin for the first numbers of each head, as many as
+        the tables (positions, width) are wide; the others stay as they are.
+
+        swap(a, b) = (-b, a) of the two halves of those numbers, or of each two neighbours where `interleaved`.
+        """
+        c, s, width = self.rows(cos, p_BT).unsqueeze(2), self.rows(sin, p_BT).unsqueeze(2), int(cos.shape[-1])
+        x, rest = x_BTHd[:, :, :heads, :width], x_BTHd[:, :, heads:]
+        pairs = x.reshape(*x.shape[:-1], *((width // 2, 2) if interleaved else (2, width // 2)))
+        first, second = pairs.chunk(2, dim=-1 if interleaved else -2)
+        swapped = (-second).cat(first, dim=-1 if interleaved else -2).reshape(x.shape)
+        turned = x * c + swapped * s
+        if width < x_BTHd.shape[-1]:
+            turned = turned.cat(x_BTHd[:, :, :heads, width:], dim=-1)
         return turned.cat(rest, dim=2) if rest.shape[2] else turned
 
     def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight_d: Tensor, k_weight_d: Tensor, eps: float) -> Tensor:

@@ -40,5 +40,10 @@ class Position(ModelPart):
         """How many numbers those arrays hold, known without making them."""
         return 0
 
+    def follows_length(self, dims: Dims) -> bool:
+        """Whether what it does to a token hangs on how many tokens are read with it; then a text that a cache holds
+        is not the same as one that is read anew."""
+        return False
+
     def build(self, dims: Dims) -> Hooks:
         return Hooks()
