@@ -176,7 +176,7 @@ def test_every_field_of_a_model(draft: Draft) -> None:
     assert draft.network is not None
     base, seen = set(keys(draft)), set()
     planned = {*ModelPlan.model_fields, *BlockPlan.model_fields}
-    as_stacks = {"layers", "blocks", "pattern"}
+    as_stacks = {"layers", "blocks", "pattern", "encoder"}
     assert set(ModelSpec.model_fields) - as_stacks <= planned, "what a spec says of a model, its plan holds"
     for name, other in changes(draft.network):
         same = base & set(keys(with_network(draft, other)))
@@ -395,4 +395,4 @@ def test_the_tables_above_are_all_that_models_and_phases_hold() -> None:
     def tables(owner: type[BaseModel]) -> set[str]:
         return {name for name, info in fields_of(owner).items() if shape_of(info).has_kinds}
 
-    assert tables(ModelSpec) | tables(phases.Phase) | {"head"} == set(SHAPED)
+    assert tables(ModelSpec) | tables(phases.Phase) | {"head"} == {*SHAPED, "cross_attention"}
