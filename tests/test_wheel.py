@@ -14,7 +14,8 @@ import tiny
 from llmspec.core import shipped
 from llmspec.spec import load_spec
 
-SPECS = sorted(path.stem for path in (tiny.ROOT / "specs").glob("*.yaml"))
+FILES = {path.stem: path for path in sorted((tiny.ROOT / "specs").rglob("*.yaml"), key=lambda path: path.name)}
+SPECS = list(FILES)
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +47,18 @@ def call(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedPro
 
 
 def test_every_shipped_spec_is_in_the_wheel(installed: Path) -> None:
-    assert sorted(path.stem for path in (installed / "llmspec" / "specs").glob("*.yaml")) == SPECS
+    home = installed / "llmspec" / "specs"
+    assert {path.relative_to(home) for path in home.rglob("*.yaml")} == {
+        path.relative_to(tiny.ROOT / "specs") for path in FILES.values()
+    }
     assert (installed / "llmspec" / "specs" / "schema.json").is_file()
 
 
 def test_a_shipped_spec_is_found_by_name_from_any_folder(installed: Path, tmp_path: Path) -> None:
-    done = call(installed, tmp_path, "check", "quickstart")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("ok: quickstart")
+    for name in ("quickstart", "smollm2-135m"):
+        done = call(installed, tmp_path, "check", name)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.startswith(f"ok: {name}")
 
 
 def test_a_users_spec_extends_a_shipped_one_and_trains(installed: Path, tmp_path: Path) -> None:
@@ -71,7 +76,7 @@ def test_a_users_spec_extends_a_shipped_one_and_trains(installed: Path, tmp_path
 
 @pytest.mark.parametrize("name", SPECS)
 def test_names_and_files_mean_the_same_spec(name: str) -> None:
-    here = load_spec(tiny.ROOT / "specs" / f"{name}.yaml").spec
+    here = load_spec(FILES[name]).spec
     assert shipped.names() == tuple(SPECS)
     assert load_spec(name).spec == here == load_spec(f"{name}.yaml").spec
 
@@ -87,7 +92,7 @@ def test_a_file_of_the_user_comes_before_a_shipped_spec(tmp_path: Path, monkeypa
     ("written", "hint"),
     [
         ("quikstart", "did you mean the shipped spec `quickstart`?"),
-        ("something-else", "shipped specs are: gpt2-124m"),
+        ("something-else", "shipped specs are: bert-base"),
     ],
 )
 def test_a_name_that_is_none_says_which_there_are(

@@ -23,7 +23,8 @@ def claim(relation: Relation) -> str:
     own = FUTURE if mask.causal else PREFIX if mask.has_prefix else WHOLE
     if relation.documents:
         own = APART if mask.causal else f"{own}, and none another document"
-    return own if mask.window is None else f"{own}, nor beyond {mask.window:,} tokens"
+    beyond = "but nothing" if own.startswith(WHOLE) else "nor"
+    return own if mask.window is None else f"{own}, {beyond} beyond {mask.window:,} tokens"
 
 
 @cache

@@ -16,10 +16,25 @@ def folder() -> Path | None:
     )
 
 
+ARCHITECTURES = "architectures"
+"""Below it lie specs that describe a published model without data and phases."""
+
+
+def installed(place: Path) -> bool:
+    """Whether a folder is one of those in which an installation keeps its specs."""
+    return place in (PACKAGE / "specs", PACKAGE / "specs" / ARCHITECTURES)
+
+
+def files() -> dict[str, Path]:
+    """The shipped specs by name, in the order of the names."""
+    home = folder()
+    found = [*home.glob("*.yaml"), *home.glob(f"{ARCHITECTURES}/*.yaml")] if home else []
+    return {path.name.removesuffix(".yaml"): path for path in sorted(found, key=lambda path: path.name)}
+
+
 def names() -> tuple[str, ...]:
     """Names of the shipped specs: `quickstart`, `gpt2-124m` ..."""
-    home = folder()
-    return tuple(sorted(path.stem for path in home.glob("*.yaml"))) if home else ()
+    return tuple(files())
 
 
 def find(name: Path) -> Path | None:
@@ -27,11 +42,7 @@ def find(name: Path) -> Path | None:
 
     A path with folders in it names a file of the user's, never a shipped spec.
     """
-    home = folder()
-    if home is None or len(name.parts) != 1:
-        return None
-    stem = name.name.removesuffix(".yaml").removesuffix(".yml")
-    return home / f"{stem}.yaml" if stem in names() else None
+    return files().get(name.name.removesuffix(".yaml").removesuffix(".yml")) if len(name.parts) == 1 else None
 
 
 def spec_file(path: Path) -> Path:

@@ -25,7 +25,7 @@ def start(spec: FilePath) -> FilePath:
     has nothing of the user's beside it, and starts in the working directory; one that a run kept starts where the run
     was started from."""
     folder = spec.absolute().parent
-    return FilePath.cwd() if folder == shipped.PACKAGE / "specs" else _of_run(spec.absolute()) or folder
+    return FilePath.cwd() if shipped.installed(folder) else _of_run(spec.absolute()) or folder
 
 
 def _of_run(spec: FilePath) -> FilePath | None:
@@ -44,7 +44,7 @@ def folder_of(name: str, found: FilePath) -> str:
     begin = start(found)
     if begin == found.absolute().parent:
         return os.path.dirname(os.path.expanduser(name))
-    return "" if found.absolute().parent == shipped.PACKAGE / "specs" else str(begin)
+    return "" if shipped.installed(found.absolute().parent) else str(begin)
 
 
 def rebased(node: Node, folder: str, at: Path = ()) -> Node:
