@@ -28,7 +28,7 @@ LAYERS = (
     {"formats"},
     {"forecast"},
     {"training", "decoding"},
-    {"bench"},
+    {"bench", "exchange"},
     {"explain", "scaffold"},
     {"api"},
     {"render"},

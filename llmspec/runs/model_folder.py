@@ -47,6 +47,8 @@ class ModelNotes(Frozen):
     """sha256 of model.safetensors."""
     tokenizer: str
     """Digest of tokenizer.json."""
+    origin: str = Field("", max_length=200)
+    """Mapping table of the format that the model was imported from; '' where it was trained here."""
     sources: dict[str, SourceNotes] = Field(default_factory=dict)
     """What the model has read, by the sources' names."""
 
@@ -132,9 +134,11 @@ def save_model(
     phase: str,
     chat: bool,
     attributions: Sequence[Attribution] = (),
+    origin: str = "",
+    more: Mapping[str, str] | None = None,
 ) -> ModelFolder:
     """Writes a model into a new folder, aside and renamed once it is whole: `tokenizer` is the text of tokenizer.json,
-    `weights` are float32 arrays by the names of the plan's tensors.
+    `weights` are float32 arrays by the names of the plan's tensors, `more` further texts by the names of their files.
 
     Raises RunError where something stands there already, or the folder cannot be written.
     """
@@ -159,11 +163,14 @@ def save_model(
                 chat=chat,
                 weights=tensors.write(aside / WEIGHTS, {t.name: weights[t.name] for t in plan.model.tensors}),
                 tokenizer=digest(tokenizer),
+                origin=origin,
                 sources={a.source: SourceNotes(license=a.license, attribution=a.attribution) for a in attributions},
             )
             write_text(aside / TOKENIZER, tokenizer)
             write_json(aside / PLAN, plan.dump())
             write_json(aside / NOTES, notes.model_dump(mode="json"))
+            for name, text in (more or {}).items():
+                write_text(aside / name, text)
             sync(aside)
             with contextlib.suppress(FileNotFoundError):
                 path.rmdir()

@@ -30,12 +30,12 @@ class WrongTensors(Exception):
     """A file of arrays that is not what was expected; its text says where."""
 
 
-def write(path: Path, arrays: Mapping[str, Any]) -> str:
-    """Writes float32 arrays into a new file, synced; returns its sha256 (hex). Raises OSError."""
+def write(path: Path, arrays: Mapping[str, Any], about: Mapping[str, str] | None = None) -> str:
+    """Writes float32 arrays into a new file, synced, with texts `about` it; returns its sha256 (hex). Raises OSError."""
     import numpy as np
 
     names = sorted(arrays)  # as the library orders them: by type, of which there is one here, then by name
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
     end = 0
     for name in names:
         start, end = end, end + 4 * arrays[name].size

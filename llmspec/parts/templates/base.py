@@ -56,6 +56,11 @@ class ChatTemplate(Part):
         relative paths start. Raises DataError where these files cannot be read."""
         return {}
 
+    def jinja(self, specials: SpecialTokens) -> str:
+        """The same as a Jinja template of transformers (`messages`, `add_generation_prompt`); '' where the tokenizer
+        lacks a token that it needs."""
+        return ""
+
     def render(self, specials: SpecialTokens, turns: Iterable[Turn]) -> Iterator[Segment]:
         """A whole dialogue, turn by turn. What stands before a turn does not depend on the turns from there on.
 

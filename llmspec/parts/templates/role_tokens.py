@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Literal
 
@@ -26,6 +27,22 @@ class RoleTokens(ChatTemplate):
             for piece in content:
                 yield Segment(piece, role)
             yield Segment(end, role)
+
+    def jinja(self, specials: SpecialTokens) -> str:
+        if any(specials.find(meaning) is None for meaning in self.needs):
+            return ""
+        spelled = {i: json.dumps(text) for text, i in specials.items()}
+        begin, end = spelled[specials.need("bos")], spelled[specials.need("turn_end")]
+        turns = "".join(
+            f"{{%- {'if' if i == 0 else 'elif'} message['role'] == {json.dumps(role)} -%}}"
+            f"{{{{- {spelled[specials.need(role)]} -}}}}"
+            for i, role in enumerate(ROLES)
+        )
+        return (
+            f"{{{{- {begin} -}}}}{{%- for message in messages -%}}{turns}{{%- endif -%}}"
+            f"{{{{- message['content'] + {end} -}}}}{{%- endfor -%}}"
+            f"{{%- if add_generation_prompt -%}}{{{{- {spelled[specials.need('assistant')]} -}}}}{{%- endif -%}}"
+        )
 
     def answer(self, specials: SpecialTokens) -> tuple[Segment, ...]:
         return (Segment(specials.need("assistant")),)

@@ -1,0 +1,1 @@
+"""Models from and to other libraries: imported into folders of ours, exported, and what was exported read back."""

@@ -1,0 +1,60 @@
+"""`llmspec export`: the model of a run, or one without, as a Hugging Face folder that is read back before it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from llmspec.backends import owner
+from llmspec.backends.tensors import to_numpy
+from llmspec.core.problems import RunError
+from llmspec.decoding.language_model import LanguageModel
+from llmspec.exchange.card import card
+from llmspec.exchange.read_back import Compared, read_back
+from llmspec.formats.hf import exporting
+from llmspec.formats.hf.writing import config_of
+from llmspec.parts.base import Frozen
+
+
+class Exported(Frozen):
+    """What `export` has written, and what its readers made of it."""
+
+    path: str
+    architecture: str
+    files: tuple[str, ...]
+    compared: tuple[Compared, ...]
+
+
+def export_folder(
+    model: LanguageModel,
+    out: Path,
+    *,
+    origin: str = "",
+    family: str = "",
+    shard: int = exporting.SHARD,
+    progress: Callable[[str, float, float], None] = lambda what, done, total: None,
+) -> Exported:
+    """Writes a model into a new folder and reads it back.
+
+    Args:
+        model: opened.
+        out: the folder, absent or empty.
+        origin: the family that is tried first.
+        family: the only family that is tried; all if ''.
+        shard: bytes of a file of weights, at most.
+        progress: is told what is done.
+
+    Raises RunError where no family has such a model, the folder cannot be written, or what is read back differs.
+    """
+    plan = model.plan
+    if not plan.model.generates:
+        raise RunError("only models that draw text can be exported yet")
+    config = config_of(plan.model, origin, family)
+    with owner.turn():
+        weights = {name: to_numpy(tensor) for name, tensor in model._weights.items()}
+    about = card(plan, model.phase, config.architecture, model.attributions)
+    exporting.write(out, config, plan, weights, model.codec, about, shard=shard, progress=progress)
+    progress("reading it back", 0, 0)
+    found = read_back(model, out)
+    files = tuple(sorted(p.name for p in out.iterdir()))
+    return Exported(path=str(out), architecture=config.architecture, files=files, compared=tuple(found))

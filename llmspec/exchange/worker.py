@@ -1,0 +1,60 @@
+"""Reads an exported folder with transformers, in a process of its own: `python -m llmspec.exchange.worker FOLDER`.
+
+A JSON object with `texts`, `ids`, `turns` and `tokens` comes on standard input; what transformers makes of them goes to
+standard output, the logits as raw float32 into the file that `logits` names. Nothing of the hub is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+
+def main(folder: str) -> None:
+    """Answers one question."""
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    asked: dict[str, Any] = json.load(sys.stdin)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    ).eval()
+    ids = torch.tensor([asked["ids"]])
+    with torch.no_grad():
+        logits = model(ids).logits[0].numpy()
+    logits.astype("<f4").tofile(asked["logits"])
+    answer: dict[str, Any] = {
+        "version": transformers.__version__,
+        "shape": list(logits.shape),
+        "ids": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked["texts"]],
+        "greedy": greedy(model, asked["ids"][: asked["first"]], asked["tokens"], asked["limit"]),
+        "chat": None,
+    }
+    if tokenizer.chat_template:
+        rendered = tokenizer.apply_chat_template(asked["turns"], add_generation_prompt=True, tokenize=False)
+        answer["chat"] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    json.dump(answer, sys.stdout)
+
+
+def greedy(model: Any, ids: list[int], count: int, limit: int) -> list[int]:
+    """The most probable tokens after some, one by one with transformers' own cache; `limit`: ids that text has."""
+    import torch
+
+    found, past, read = list[int](), None, ids
+    with torch.no_grad():
+        for _ in range(count):
+            out = model(torch.tensor([read]), past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            found.append(int(out.logits[0, -1, :limit].argmax()))
+            read = found[-1:]
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,151 @@
+"""Writes a model as a Hugging Face folder: config.json, safetensors in one or many files, tokenizer, generation."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmspec.compiler.plan import Plan
+from llmspec.core import strict_json
+from llmspec.core.disk import explained
+from llmspec.core.folders import sync
+from llmspec.core.problems import RunError
+from llmspec.formats.hf import generation
+from llmspec.formats.hf.names import Group, groups
+from llmspec.formats.hf.weights import INDEX, WHOLE
+from llmspec.formats.hf.writing import Config
+from llmspec.runs import tensors
+from llmspec.runs.files import write_json, write_text
+
+SHARD = 4 << 30
+"""Bytes of a file of weights, at most, unless one tensor has more."""
+MEANINGS = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
+"""Special tokens that tokenizer_config.json names."""
+
+
+def write(
+    path: Path,
+    config: Config,
+    plan: Plan,
+    weights: Mapping[str, Any],
+    codec: Any,
+    card: str,
+    *,
+    shard: int = SHARD,
+    progress: Callable[[str, float, float], None] = lambda what, done, total: None,
+) -> None:
+    """Writes the folder aside and renames it once it is whole. Raises RunError where something stands there already,
+    it cannot be written, or the tokenizer has no tokenizer.json of the `tokenizers` library."""
+    text = tokenizer_text(codec)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if os.path.lexists(path) and not (path.is_dir() and not os.listdir(path)):
+            raise RunError(
+                f"{path} is there already",
+                hint="name a folder that is absent or empty",
+                consequence="what is there would have been overwritten",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.mkdir()
+            write_json(aside / "config.json", {**config.fields, **ids_of(codec)})
+            write_weights(aside, groups_of(config, plan), weights, shard, progress)
+            write_text(aside / "tokenizer.json", text)
+            about = tokenizer_config(codec, plan)
+            if template := template_of(plan, codec):
+                write_text(aside / generation.TEMPLATE, template)
+            write_json(aside / generation.TOKENIZER_CONFIG, about)
+            settings = plan.decoding.model_dump(mode="json")
+            ids = {name: getattr(codec.specials, name) for name in ("bos", "eos", "pad")}
+            write_json(aside / generation.FILE, generation.written(settings, ids))
+            write_text(aside / "README.md", card)
+            sync(aside)
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()
+            aside.rename(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as e:
+        raise RunError(explained(e, path, "give another folder")) from e
+
+
+def groups_of(config: Config, plan: Plan) -> list[Group]:
+    """The tensors of a model as transformers names them."""
+    return groups(config.family, config.family.architectures[config.architecture], plan.model)
+
+
+def write_weights(
+    folder: Path,
+    every: list[Group],
+    weights: Mapping[str, Any],
+    shard: int,
+    progress: Callable[[str, float, float], None],
+) -> None:
+    """One file, or several with an index where they would be larger than `shard` bytes."""
+    shards: list[list[Group]] = [[]]
+    held = total = 0
+    for group in every:
+        size = sum(4 * weights[name].size for name, _ in group.ours)
+        if shards[-1] and held + size > shard:
+            shards.append([])
+            held = 0
+        shards[-1].append(group)
+        held, total = held + size, total + size
+    place: dict[str, str] = {}
+    for number, some in enumerate(shards, 1):
+        name = WHOLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        progress("writing weights", number - 1, len(shards))
+        arrays: dict[str, Any] = {}
+        for group in some:
+            joined = group.join([weights[n] for n, _ in group.ours])
+            arrays.update(zip((n for n, _ in group.theirs), joined, strict=True))
+        tensors.write(folder / name, arrays, {"format": "pt"})
+        place |= dict.fromkeys(arrays, name)
+    if len(shards) > 1:
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(place.items()))})
+
+
+def tokenizer_text(codec: Any) -> str:
+    """tokenizer.json, where the tokenizer is one of the `tokenizers` library. Raises RunError where it is not."""
+    text = str(codec.to_json())
+    try:
+        if isinstance(strict_json.loads(text).get("model"), dict):
+            return text
+    except (ValueError, AttributeError):
+        pass
+    raise RunError(
+        "the model's tokenizer has no form that transformers reads",
+        hint="train with a tokenizer of kind bpe, wordpiece or unigram, or one of a file",
+        consequence="nothing could be written or read with the exported model",
+    )
+
+
+def ids_of(codec: Any) -> dict[str, int]:
+    """Ids of special tokens as config.json has them."""
+    found = {f"{name}_token_id": getattr(codec.specials, name) for name in ("bos", "eos", "pad")}
+    return {name: token for name, token in found.items() if token is not None}
+
+
+def tokenizer_config(codec: Any, plan: Plan) -> dict[str, Any]:
+    """tokenizer_config.json: which special tokens there are, and how long texts may be."""
+    spelled = {i: spelling for spelling, i in codec.specials.items()}
+    found: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": plan.model.context,
+        "clean_up_tokenization_spaces": False,
+    }
+    for name in MEANINGS:
+        token = getattr(codec.specials, name)
+        if token is not None and token in spelled:
+            found[f"{name}_token"] = spelled[token]
+    return found
+
+
+def template_of(plan: Plan, codec: Any) -> str:
+    """The chat template as Jinja; '' where dialogues have no form in it."""
+    return plan.chat_template.jinja(codec.specials)

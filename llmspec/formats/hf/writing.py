@@ -1,0 +1,153 @@
+"""A model's plan -> config.json, by the same mapping tables, each proposal read back before it is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from llmspec.compiler.plan import ModelPlan
+from llmspec.core.problems import RunError
+from llmspec.formats.hf import rope
+from llmspec.formats.hf.family import Architecture, Family, FromField, RopeOf, Rule, families
+from llmspec.formats.hf.family import shared as in_common
+from llmspec.formats.hf.reading import read_config
+from llmspec.formats.hf.same_model import differences, planned, settings_of
+from llmspec.formats.hf.values import MISSING, backward, get
+from llmspec.spec.schema import ModelSpec
+
+CONTEXT = "context"
+
+
+class Config(NamedTuple):
+    """A config.json that reads back as the very model."""
+
+    family: Family
+    architecture: str
+    fields: dict[str, Any]
+
+
+def config_of(model: ModelPlan, prefer: str = "", only: str = "") -> Config:
+    """The config.json of a model: of the family `prefer` where that has its parts, else of the first that does, in
+    alphabetical order; with `only` of that one. Raises RunError where no family has such a model, with what each lacks.
+    """
+    known = families()
+    if only and only not in known:
+        raise RunError(f"no mapping table is called `{only}`", hint=f"there are: {', '.join(known)}")
+    if model.encoder is not None:
+        raise RunError("models with an encoder cannot be written as a Hugging Face folder yet")
+    names = [only] if only else sorted(known, key=lambda name: (name != prefer, name))
+    nearest: tuple[int, str, str] | None = None
+    for name in names:
+        for architecture in known[name].architectures:
+            fields = proposed(model, known[name], architecture)
+            wrong = _wrong(model, fields)
+            if not wrong:
+                return Config(known[name], architecture, fields)
+            if nearest is None or len(wrong) < nearest[0]:
+                nearest = len(wrong), name, "; ".join(wrong[:4])
+    assert nearest is not None
+    raise RunError(
+        f"no family of transformers{' called ' + only if only else ''} has a model of these parts",
+        hint=f"nearest is {nearest[1]}, which differs in (here and there) {nearest[2]}",
+        consequence="transformers would compute something else",
+    )
+
+
+def _wrong(model: ModelPlan, fields: Mapping[str, Any]) -> list[str]:
+    """What of a model a proposed config.json does not say."""
+    found = read_config(fields)
+    if isinstance(found, list) or found.problems:
+        return [p.message for p in (found if isinstance(found, list) else found.problems)]
+    try:
+        made = planned(ModelSpec.model_validate_json(json.dumps(found.model)))
+    except ValidationError as error:
+        return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    except (ArithmeticError, ValueError, TypeError, RunError) as error:
+        return [str(error)]
+    return differences(model, made)
+
+
+def proposed(model: ModelPlan, family: Family, architecture: str) -> dict[str, Any]:
+    """What a family's config.json would have to say for a model, as far as it can."""
+    of: Architecture = family.architectures[architecture]
+    settings = settings_of(model)
+    config: dict[str, Any] = {"architectures": [architecture], "model_type": family.model_type, "dtype": "float32"}
+    for name, rule in {**family.fields, **of.fields}.items():
+        value = _field(rule, settings)
+        if value is not MISSING:
+            config[name] = value
+    for name, rule in family.fields.items():
+        if isinstance(rule.absent, dict) and name in config and config[name] == derived(rule.absent, config):
+            del config[name]
+    if family.layers is not None:
+        _layers(family, settings, config)
+    elif isinstance(family.rope, RopeOf):
+        _rope(settings["position"], config, None)
+    return config
+
+
+def derived(absent: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+    """What a field is where it is left out and follows from others; MISSING where that cannot be said."""
+    ((how, of),) = absent.items()
+    numbers: list[Any] = [config.get(n) if isinstance(n, str) else n for n in ([of] if how == "same_as" else of)]
+    if not all(isinstance(n, int) for n in numbers):
+        return MISSING
+    return numbers[0] if how == "same_as" else numbers[0] * numbers[1] if how == "product" else numbers[0] // numbers[1]
+
+
+def _field(rule: Rule, settings: Mapping[str, Any]) -> Any:
+    if rule.choose:
+        choices = in_common().choices[rule.choose] if isinstance(rule.choose, str) else rule.choose
+        for value, chosen in choices.items():
+            if all(get(settings, path) == setting for path, setting in chosen.items()):
+                return {"true": True, "false": False, "null": None}.get(value, value)
+        return MISSING
+    if not rule.to:
+        return MISSING  # what only says which layers are of which type, which is written out
+    if rule.to[0] == CONTEXT:
+        scaling = (settings["position"] or {}).get("scaling") or {}
+        return scaling["original_context"] if scaling.get("kind") == "dynamic" else settings[CONTEXT]
+    value = get(settings, rule.to[0])
+    if value is MISSING or value is None:
+        return None if rule.nullable else MISSING
+    return backward(value, rule.via)
+
+
+def _layers(family: Family, settings: Mapping[str, Any], config: dict[str, Any]) -> None:
+    """`layer_types`, and what each type says."""
+    layers = family.layers
+    assert layers is not None
+    paths = {path for kind in layers.kinds.values() for path in kind.settings}
+    types = []
+    for layer in settings["every"]:
+        here = {path for path in paths if get(layer, path) not in (MISSING, None)}
+        fits = [name for name, kind in layers.kinds.items() if set(kind.settings) == here]
+        types.append(fits[0] if fits else next(iter(layers.kinds)))
+    config[layers.field] = types
+    positions = {}
+    for name in dict.fromkeys(types):
+        layer = settings["every"][types.index(name)]
+        positions[name] = layer["position"]
+        config |= layers.kinds[name].config
+        for path, setting in layers.kinds[name].settings.items():
+            if isinstance(setting, dict):
+                rule = FromField.model_validate(setting)
+                config[rule.field] = backward(get(layer, path), rule.via)
+    if isinstance(family.rope, RopeOf):
+        _rope(settings["position"], config, None)
+    elif family.rope is not None:
+        for name, of in family.rope.items():
+            _rope(positions.get(name, {"kind": "rope", "theta": of.theta}), config, name)
+
+
+def _rope(position: Mapping[str, Any], config: dict[str, Any], kind: str | None) -> None:
+    if position.get("kind") != "rope":
+        return
+    written = rope.written(position)
+    if kind is None:
+        config[rope.FIELD] = written
+    else:
+        config.setdefault(rope.FIELD, {})[kind] = written
