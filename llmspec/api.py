@@ -275,6 +275,17 @@ def model_folder(path: Path | None) -> StoredModel:
     return stored_model(path) if path is not None and is_model(path) else run_folder(path)
 
 
+def origin_of(path: Path | None) -> str:
+    """The mapping table that a model was imported by; '' where it was trained here."""
+    from llmspec.formats.hf.importing import HFFolder
+    from llmspec.runs.model_folder import ModelFolder
+
+    folder = model_folder(path)
+    if isinstance(folder, HFFolder):
+        return folder.family.model_type
+    return folder.notes.origin if isinstance(folder, ModelFolder) else ""
+
+
 def is_saved_model(path: Path) -> bool:
     """Whether a path is the folder of a model without a run."""
     from llmspec.formats.opening import is_model

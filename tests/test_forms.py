@@ -35,6 +35,8 @@ BASES = {
     "new FOLDER --chat PATH": ["a", "--chat=x"],
     "new FOLDER": ["a"],
     "schema": [],
+    "import PATH --out DIR": ["a", "--out=b"],
+    "export [RUN] --out DIR": ["a", "--out=b"],
     "bench [SPEC]": [],
     "bench --only decode": ["--only=decode"],
     "bench --only machine": ["--only=machine"],

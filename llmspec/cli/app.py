@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmspec.cli import bench, check, embed, explain, new, run, sample, schema
+from llmspec.cli import bench, check, embed, explain, export, importing, new, run, sample, schema
 from llmspec.cli.failures import STATUSES
 from llmspec.cli.verb import Verb, Verbs
 
@@ -39,6 +39,10 @@ def version(asked: bool) -> None:
         raise typer.Exit()
 
 
+NAMES = {"import_model": "import"}
+"""Verbs whose name is a word of Python."""
+
+
 @app.callback()
 def about(
     version: Annotated[
@@ -55,7 +59,9 @@ for verb, examples in (
     (explain.explain, explain.EXAMPLES),
     (check.check, check.EXAMPLES),
     (new.new, new.EXAMPLES),
+    (importing.import_model, importing.EXAMPLES),
+    (export.export, export.EXAMPLES),
     (schema.schema, schema.EXAMPLES),
     (bench.bench, bench.EXAMPLES),
 ):
-    app.command(cls=Verb, epilog=examples)(verb)
+    app.command(NAMES.get(verb.__name__), cls=Verb, epilog=examples)(verb)

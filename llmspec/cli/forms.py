@@ -54,6 +54,8 @@ NEW = _form("new FOLDER --text PATH", "text chat minutes json")
 NEW_CHAT = _form("new FOLDER --chat PATH", "text chat minutes json")
 NEW_EXAMPLE = _form("new FOLDER", "text chat json", "without --text or --chat")
 SCHEMA = _form("schema", "out")
+IMPORT = _form("import PATH --out DIR", "out json")
+EXPORT = _form("export [RUN] --out DIR", "to out family shard_size phase json")
 BENCH = _form("bench [SPEC]", "against only phase rounds steps set json")
 BENCH_DECODING = _form("bench --only decode", "against only rounds steps set json")
 BENCH_MACHINE = _form("bench --only machine", "only set json")
@@ -77,6 +79,8 @@ FORMS = (
     NEW_CHAT,
     NEW_EXAMPLE,
     SCHEMA,
+    IMPORT,
+    EXPORT,
     BENCH,
     BENCH_DECODING,
     BENCH_MACHINE,

@@ -21,6 +21,8 @@ MEANT = {
     "embed": "embedding embeddings encode vectors vectorize similarity",
     "explain": "show info inspect describe summary plan print report diff compare plot status log logs ls list stats",
     "check": "validate lint verify dry-run dryrun estimate doctor",
+    "import": "load from-hf convert-from pull",
+    "export": "convert to-hf push publish",
     "bench": "benchmark speed perf profile time measure",
     "schema": "json-schema jsonschema",
 }

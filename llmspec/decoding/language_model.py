@@ -86,8 +86,7 @@ class LanguageModel:
         """
         if not isinstance(path, str | Path):
             raise TypeError(f"a model is saved to the path of a new folder, not {type(path).__name__}")
-        with owner.turn():
-            arrays = {name: to_numpy(tensor) for name, tensor in self._weights.items()}
+        arrays = self.weights()
         saved = save_model(
             Path(path),
             self.plan,
@@ -98,6 +97,11 @@ class LanguageModel:
             attributions=self.attributions,
         )
         return saved.path
+
+    def weights(self) -> dict[str, Any]:
+        """Copies of its weights by name, float32."""
+        with owner.turn():
+            return {name: to_numpy(tensor) for name, tensor in self._weights.items()}
 
     def logits(self, tokens: Any, encoder_tokens: Any = None) -> Any:
         """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context; for (T,) B is 1. A model with an

@@ -22,8 +22,8 @@ def card(plan: Plan, phase: str, architecture: str, attributions: Sequence[Attri
     model = plan.model
     lines += [
         f"A language model of {count(model.parameters)} parameters, written by llmspec as `{architecture}`: "
-        f"{model.layers} layers, width {model.d_model:,}, vocabulary {model.vocab:,}, context {model.context:,} tokens. "
-        f"These are the weights of the phase `{phase}`.",
+        f"{model.layers} layers, width {model.d_model:,}, vocabulary {model.vocab:,}, context {model.context:,} "
+        f"tokens. These are the weights of the phase `{phase}`.",
         "",
     ]
     lines += ["## What it has read", "", *_read(plan, attributions), ""]

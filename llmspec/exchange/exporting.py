@@ -1,12 +1,10 @@
-"""`llmspec export`: the model of a run, or one without, as a Hugging Face folder that is read back before it is done."""
+"""`llmspec export`: the model of a run, or one without, as a Hugging Face folder, read back at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from llmspec.backends import owner
-from llmspec.backends.tensors import to_numpy
 from llmspec.core.problems import RunError
 from llmspec.decoding.language_model import LanguageModel
 from llmspec.exchange.card import card
@@ -50,8 +48,7 @@ def export_folder(
     if not plan.model.generates:
         raise RunError("only models that draw text can be exported yet")
     config = config_of(plan.model, origin, family)
-    with owner.turn():
-        weights = {name: to_numpy(tensor) for name, tensor in model._weights.items()}
+    weights = model.weights()
     about = card(plan, model.phase, config.architecture, model.attributions)
     exporting.write(out, config, plan, weights, model.codec, about, shard=shard, progress=progress)
     progress("reading it back", 0, 0)

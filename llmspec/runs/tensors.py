@@ -31,7 +31,10 @@ class WrongTensors(Exception):
 
 
 def write(path: Path, arrays: Mapping[str, Any], about: Mapping[str, str] | None = None) -> str:
-    """Writes float32 arrays into a new file, synced, with texts `about` it; returns its sha256 (hex). Raises OSError."""
+    """Writes float32 arrays into a new file, synced, with texts `about` it; returns its sha256 (hex).
+
+    Raises OSError.
+    """
     import numpy as np
 
     names = sorted(arrays)  # as the library orders them: by type, of which there is one here, then by name

@@ -38,7 +38,7 @@ def config_of(model: ModelPlan, prefer: str = "", only: str = "") -> Config:
         raise RunError(f"no mapping table is called `{only}`", hint=f"there are: {', '.join(known)}")
     if model.encoder is not None:
         raise RunError("models with an encoder cannot be written as a Hugging Face folder yet")
-    names = [only] if only else sorted(known, key=lambda name: (name != prefer, name))
+    names = [only] if only else sorted(known, key=lambda name: (prefer not in (name, known[name].model_type), name))
     nearest: tuple[int, str, str] | None = None
     for name in names:
         for architecture in known[name].architectures:
