@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmspec.cli.arguments import Json, no_run, place
+from llmspec.core.problems import LlmspecError
 
 EXAMPLES = (
     "Examples:  `llmspec import ~/models/SmolLM2-135M --out models/smol`  ·  "
@@ -19,7 +20,9 @@ def import_model(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", parser=place, help="A Hugging Face folder: config.json and safetensors.")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", parser=place, help="Folder to write, absent yet.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", parser=place, help="Folder to write, absent yet.")
+    ] = None,
     json_: Json = False,
 ) -> Any:
     """Import a model of transformers: its weights, its tokenizer, and the spec that describes it."""
@@ -27,6 +30,8 @@ def import_model(
     from llmspec.render.report_exchange import show_imported
     from llmspec.render.waiting import waiting
 
+    if out is None:
+        raise LlmspecError("nothing says where to write", "--out DIR names a new folder")
     with no_run(), waiting("importing", lines=True) as say:
         found = import_folder(path, out, lambda what, done, of: say(f"{what}, {done / of:.0%}" if of else what))
     if json_:
