@@ -103,6 +103,16 @@ def sentencepiece() -> Tokenizer:
     return found
 
 
+def gemma() -> Tokenizer:
+    """As Gemma's: BPE over letters with bytes for the rest, spaces as they come."""
+    found = sentencepiece()
+    found.normalizer = normalizers.Replace(" ", "▁")
+    found.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    turns = ("<start_of_turn>", "<end_of_turn>")
+    found.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in turns])
+    return found
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "bpe": {"vocab": 300},
     "wordpiece": {"vocab": 300},
@@ -116,6 +126,7 @@ MADE = {
     "qwen": (qwen, {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": END}),
     "wordpiece": (wordpiece, {f"{m}_token": f"[{m.upper()}]" for m in ("pad", "unk", "cls", "sep", "mask")}),
     "unigram": (unigram, {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}),
+    "gemma": (gemma, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
     "sentencepiece": (sentencepiece, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
 }
 """Name -> (how the tokenizer is made, what its tokenizer_config.json says)."""

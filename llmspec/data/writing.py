@@ -16,7 +16,7 @@ from llmspec.data.shaping import CODES
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
-from llmspec.parts.tokenizers.base import Cut, Following
+from llmspec.parts.tokenizers.base import Continuing, Cut
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
 CHARACTERS_AT_ONCE = 1_000_000
@@ -97,14 +97,14 @@ class Cutter:
 
     def push(self, text: str) -> Iterator[str]:
         """Pieces that are sure, now that `text` has come."""
-        self._begun = self._begun or (not self._rest and isinstance(text, Following))
         if not self._rest and len(text) <= PIECE:
             self._rest = text
             return
+        kind = type(self._rest or text)
         text, begin = self._rest + text, 0
         while len(text) - begin > PIECE:
             end = self._cut(text, begin, begin + PIECE)
-            yield self._next(text[begin:end])
+            yield self._next(text[begin:end], kind)
             begin = end
         self._rest = text[begin:]
 
@@ -112,12 +112,12 @@ class Cutter:
         """The last piece."""
         last, self._rest = self._rest, ""
         if last:
-            yield self._next(last)
+            yield self._next(last, type(last))
         self._begun = False
 
-    def _next(self, piece: str) -> str:
-        """A piece; those after the first go on with it."""
-        found = Following(piece) if self._begun else piece
+    def _next(self, piece: str, kind: type[str]) -> str:
+        """A piece: the first is of the text's own kind, the others go on with it."""
+        found = Continuing(piece) if self._begun else piece if type(piece) is kind else kind(piece)
         self._begun = True
         return found
 

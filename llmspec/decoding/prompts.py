@@ -29,16 +29,19 @@ def chat_prompt(
         if known is None:
             raise LlmspecError(f"no role is named `{role}`", one_of(role, ROLES), "there is no token to begin its turn")
         dialogue.append(Turn(known, pieces(codec, text, markers)))
-    return encode(codec, [*template.render(codec.specials, dialogue), *template.answer(codec.specials)])
+    return encode(codec, template.prompt(codec.specials, dialogue))
 
 
 def text_prompt(codec: Codec, text: str, markers: Sequence[str] = ()) -> list[int]:
-    """Ids of the token that begins every document, where the tokenizer has one, and of the text.
+    """Ids of the token that begins every document, where the tokenizer has one, and of the text. A text of nothing
+    begins with what stands between documents, where nothing else does.
 
     The spec's own `markers` (`Tokenizer.markers`) become their special tokens; what spells a role token or another
     of the fixed special tokens is only text, so that a prompt cannot speak for somebody else.
     """
     begin = codec.specials.bos
+    if begin is None and not text:
+        begin = codec.specials.eos
     return encode(codec, [*([] if begin is None else [Segment(begin)]), *map(Segment, pieces(codec, text, markers))])
 
 

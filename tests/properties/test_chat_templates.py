@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import tiny
+from chat_templates import OWN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,7 +45,9 @@ class Spoken(ChatTemplate):
         return (Segment("Assistant: "),)
 
 
-TEMPLATES = {**{kind: part() for kind, part in templates.TABLE.items()}, "spoken": Spoken()}
+TEMPLATES = {**{kind: part() for kind, part in templates.TABLE.items() if kind != "jinja"}, "spoken": Spoken()}
+if find_spec("jinja2"):
+    TEMPLATES["jinja"] = templates.TABLE["jinja"](template=OWN)
 MARKERS = ("<|sum|>",)
 CODECS = {
     "byte": tokenizers.TABLE["byte"](markers=MARKERS).train(()),

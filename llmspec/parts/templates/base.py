@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
+from llmspec.core.problems import Problem
 from llmspec.parts.base import Default, Part
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import ChatRole, SpecialTokens
@@ -61,11 +62,19 @@ class ChatTemplate(Part):
         lacks a token that it needs."""
         return ""
 
+    def check(self, specials: SpecialTokens) -> Iterable[Problem]:
+        """What is wrong with it for a tokenizer of these special tokens, where a phase trains on dialogues."""
+        return ()
+
     def render(self, specials: SpecialTokens, turns: Iterable[Turn]) -> Iterator[Segment]:
         """A whole dialogue, turn by turn. What stands before a turn does not depend on the turns from there on.
 
         Raises DataError where the tokenizer lacks a token that the template needs."""
         raise TypeError(f"{type(self).__name__} renders nothing")
+
+    def prompt(self, specials: SpecialTokens, turns: Iterable[Turn]) -> list[Segment]:
+        """A dialogue that the assistant is to answer, and what begins its answer."""
+        return [*self.render(specials, turns), *self.answer(specials)]
 
     def answer(self, specials: SpecialTokens) -> tuple[Segment, ...]:
         """What follows a dialogue that the assistant is to answer: the first segments of its turn, up to its words."""
@@ -87,12 +96,14 @@ class ChatTemplate(Part):
 def encode(codec: Codec, segments: Iterable[Segment]) -> list[int]:
     """Segments as ids. Text never becomes a special token; neighbouring texts are tokenised apart."""
     parts = list(segments)
-    is_text = [isinstance(part.content, str) and not isinstance(part.content, Marker) for part in parts]
-    texts = iter(codec.encode([str(part.content) for part, text in zip(parts, is_text, strict=True) if text]))
+    texts = [part.content for part in parts if isinstance(part.content, str) and not isinstance(part.content, Marker)]
+    encoded = iter(codec.encode(texts))
     ids: list[int] = []
-    for part, text in zip(parts, is_text, strict=True):
-        if text:
-            ids += next(texts)
+    for part in parts:
+        if isinstance(part.content, int):
+            ids.append(part.content)
+        elif isinstance(part.content, Marker):
+            ids.append(codec.specials[part.content])
         else:
-            ids.append(part.content if isinstance(part.content, int) else codec.specials[part.content])
+            ids += next(encoded)
     return ids

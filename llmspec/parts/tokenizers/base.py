@@ -24,8 +24,14 @@ Cut = Callable[[str, int, int], int]
 
 
 class Following(str):
-    """Text that goes on with a sequence rather than begins one: tokenizers that begin every text with a space leave
-    that space out here."""
+    """Text that stands behind other tokens rather than at the beginning: tokenizers that put a space before the first
+    text alone leave it out here."""
+
+    __slots__ = ()
+
+
+class Continuing(Following):
+    """Text that goes on within a stretch of text: no tokenizer puts a space of its own before it."""
 
     __slots__ = ()
 

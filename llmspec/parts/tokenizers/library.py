@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from llmspec.parts.tokenizers.base import Following, decode_bytes, utf8
+from llmspec.parts.tokenizers.base import Continuing, Following, decode_bytes, utf8
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
@@ -136,46 +136,48 @@ class LibraryCodec:
         texts = list(checked(texts))
         with threads():
             found = [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-            if self._going_on is not None and (later := [i for i, t in enumerate(texts) if isinstance(t, Following)]):
-                again = self._going_on.encode_batch_fast([texts[i] for i in later], add_special_tokens=False)
-                for i, one in zip(later, again, strict=True):
-                    found[i] = one.ids
+            for kind, twin in self._twins.items():
+                if twin is not None and (later := [i for i, text in enumerate(texts) if type(text) is kind]):
+                    again = twin.encode_batch_fast([texts[i] for i in later], add_special_tokens=False)
+                    for i, one in zip(later, again, strict=True):
+                        found[i] = one.ids
             for i, ids in enumerate(found):
                 if not self._reserved.isdisjoint(ids):
                     found[i] = self._unspelled(texts[i])
         return found
 
     @cached_property
-    def _going_on(self) -> Any:
-        """The tokenizer of text that goes on, where it is another: one that puts no space before its first word."""
-        parts = _pieces(self._tokenizer.pre_tokenizer, "pretokenizers")
-        first = [p for p in parts if p["type"] == "Metaspace" and p.get("prepend_scheme") == "first"]
-        if not first:
-            return None
-        changed = json.loads(self._text)
-        for part in _parts(changed["pre_tokenizer"], "pretokenizers"):
-            if part["type"] == "Metaspace" and part.get("prepend_scheme") == "first":
-                part["prepend_scheme"] = "never"
-        return opened(json.dumps(changed, ensure_ascii=False))
+    def _twins(self) -> dict[type[str], Any]:
+        """The tokenizers of text that does not begin a sequence, where they are others: by the kind of text."""
+        cutting = _pieces(self._tokenizer.pre_tokenizer, "pretokenizers")
+        first = any(part["type"] == "Metaspace" and part.get("prepend_scheme") == "first" for part in cutting)
+        spaced = first or any(
+            part.get("prepend_scheme") == "always" or part.get("add_prefix_space") for part in cutting
+        )
+        spaced = spaced or any(p["type"] == "Prepend" for p in _pieces(self._tokenizer.normalizer, "normalizers"))
+        return {
+            Following: opened(_without_spaces(self._text, ("first",))) if first else None,
+            Continuing: opened(_without_spaces(self._text, ("first", "always"))) if spaced else None,
+        }
 
     def _unspelled(self, text: str) -> list[int]:
         """Ids of a text of which the model itself would make a special token: those without such pieces."""
-        tokenizer, ids = self._without_specials[isinstance(text, Following)]
+        tokenizer, ids = self._without_specials[type(text) if type(text) in self._twins else str]
         return [ids[i] for i in tokenizer.encode(str(text), add_special_tokens=False).ids]
 
     @cached_property
-    def _without_specials(self) -> dict[bool, tuple[Any, dict[int, int]]]:
-        """By whether text goes on: a tokenizer whose vocabulary lacks the special tokens, and its ids as ours."""
+    def _without_specials(self) -> dict[type[str], tuple[Any, dict[int, int]]]:
+        """By the kind of text: a tokenizer whose vocabulary lacks the special tokens, and its ids as ours."""
         ours = self._tokenizer.get_vocab(with_added_tokens=True)
         names = {i: spelling for spelling, i in ours.items()}
         dropped = {names[i] for i in self._reserved if i in names}
-        both = {}
-        for going_on in (False, True):
-            source = self._going_on if going_on and self._going_on is not None else self._tokenizer
-            changed = _without(json.loads(source.to_str()), dropped)
-            twin = opened(json.dumps(changed, ensure_ascii=False))
-            both[going_on] = (twin, {i: ours[name] for name, i in twin.get_vocab(with_added_tokens=True).items()})
-        return both
+        found: dict[type[str], tuple[Any, dict[int, int]]] = {}
+        kinds: list[type[str]] = [str, *self._twins]
+        for kind in kinds:
+            source = self._twins.get(kind) or self._tokenizer
+            changed = opened(json.dumps(_without(json.loads(source.to_str()), dropped), ensure_ascii=False))
+            found[kind] = (changed, {i: ours[name] for name, i in changed.get_vocab(with_added_tokens=True).items()})
+        return found
 
     def cut(self, text: str, begin: int, end: int) -> int:
         """The last place in (begin, end] where both parts have the tokens of the whole, as a look around it shows."""
@@ -191,7 +193,7 @@ class LibraryCodec:
 
     def _parts_at(self, window: str, place: int, begin: int) -> bool:
         left = min(place - begin, _AROUND)
-        whole, one, two = self.encode([Following(window), Following(window[:left]), Following(window[left:])])
+        whole, one, two = self.encode([Continuing(window), Continuing(window[:left]), Continuing(window[left:])])
         return whole == one + two
 
     # -- ids to text -----------------------------------------------------------------------------------------------
@@ -271,6 +273,20 @@ def _parts(part: Any, inner: str) -> list[dict[str, Any]]:
     if not part:
         return []
     return [piece for one in part[inner] for piece in _parts(one, inner)] if part["type"] == "Sequence" else [part]
+
+
+def _without_spaces(text: str, schemes: tuple[str, ...]) -> str:
+    """A tokenizer.json that puts no space before texts: of those that do so in these cases."""
+    file = json.loads(text)
+    for part in _parts(file["pre_tokenizer"], "pretokenizers"):
+        if part.get("prepend_scheme") in schemes:
+            part["prepend_scheme"] = "never"
+        if "always" in schemes and "add_prefix_space" in part:
+            part["add_prefix_space"] = False
+    if "always" in schemes and file["normalizer"]:
+        kept = [part for part in _parts(file["normalizer"], "normalizers") if part["type"] != "Prepend"]
+        file["normalizer"] = {"type": "Sequence", "normalizers": kept}
+    return json.dumps(file, ensure_ascii=False)
 
 
 def _without(file: dict[str, Any], dropped: set[str]) -> dict[str, Any]:
