@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import PhasePlan, Plan
 
 if TYPE_CHECKING:
@@ -17,14 +18,19 @@ def batch(plan: Plan, phase: PhasePlan, index: int) -> Batch:
     """One pass: full blocks, all of which counts in the loss; with a document mask two documents a row."""
     import numpy as np
 
-    from llmspec.data.layout import blank
+    from llmspec.data.layout import Pair, blank
 
     rows, length = phase.phase.micro_batch_size, plan.model.context
     ids = np.random.default_rng([plan.seed, index % DISTINCT]).integers(0, plan.model.vocab, (rows, length + 1))
-    made = blank(rows, length, 0)
+    model = plan.model
+    made = blank(rows, length, 0, None if model.encoder is None else Pair(model.encoder_context, 0))
     made.tokens[:], made.targets[:] = ids[:, :-1], ids[:, 1:]
     made.weights[:], made.filled[:] = 1, length
-    if phase.phase.document_mask:
+    if made.encoder_tokens is not None and made.encoder_filled is not None:
+        draw = np.random.default_rng([plan.seed, index % DISTINCT, 1])
+        made.encoder_tokens[:] = draw.integers(0, model.vocab, made.encoder_tokens.shape)
+        made.encoder_filled[:] = model.encoder_context
+    if documents_apart(model, phase.phase):
         place, half = np.arange(length, dtype=np.int32), length // 2
         made.documents[:] = place >= half
         made.positions[:] = np.where(place >= half, place - half, place)

@@ -37,7 +37,9 @@ def kinds(plan: ModelPlan) -> dict[str, set[str]]:
     """By key of the spec, the kinds that a plan has."""
     blocks = [block for stack in plan.stacks for block in stack.blocks]
     found = {key: {getattr(block, key).kind for block in blocks} for key in ("attention", "mask", "mlp", "norm")}
-    found["position"] = {plan.position.kind} if plan.position.embeds else {block.position.kind for block in blocks}
+    added = {p.kind for stack in plan.stacks if (p := stack.position or plan.position).embeds}
+    found["position"] = added | {block.position.kind for block in blocks if not block.position.embeds}
+    found["attention"] |= {b.cross_attention.kind for b in blocks if b.cross_attention is not None}
     found["residual"] = {block.residual for block in blocks}
     return {**found, "embedding": {plan.embedding.kind}, "heads": {head.kind for head in plan.heads.values()}}
 
@@ -53,6 +55,8 @@ def require(side: Side, plan: ModelPlan) -> None:
     ]
     if len(plan.heads) > 1:
         foreign.append("heads beside that of logits")
+    if side == "transformers" and plan.encoder is not None:
+        foreign.append("encoders")
     attentions = [block.attention for block in blocks]
     if side == "transformers" and any(a.softcap is not None or a.scale is not None for a in attentions):
         foreign.append("scores that are scaled or bounded")

@@ -204,7 +204,12 @@ def reported(task: Task, found: list[list[Result]], peak: float | None) -> WorkR
 def step_tokens(task: Task) -> int:
     """Tokens of an optimizer step."""
     phase = task.plan.phase(task.phase).phase
-    return phase.micro_batch_size * phase.gradient_accumulation_steps * task.plan.model.context
+    return phase.micro_batch_size * phase.gradient_accumulation_steps * row_tokens(task)
+
+
+def row_tokens(task: Task) -> int:
+    """Tokens of a full row, those of an encoder included."""
+    return task.plan.model.context + task.plan.model.encoder_context
 
 
 def step_flops(task: Task) -> float:
@@ -218,7 +223,7 @@ def described(task: Task) -> str:
     if task.work == "train":
         phase = task.plan.phase(task.phase).phase
         passes = f" × {phase.gradient_accumulation_steps} passes" if phase.gradient_accumulation_steps > 1 else ""
-        shape = f"{phase.micro_batch_size} × {task.plan.model.context} tokens{passes}"
+        shape = f"{phase.micro_batch_size} × {row_tokens(task)} tokens{passes}"
         return f"step of {task.phase}: {shape}, {phase.optimizer.kind}"
     prompt, decoded = tokens_of(task)
     return f"a prompt of {prompt} tokens" if task.work == "prefill" else f"{decoded} tokens after {prompt + 1}, batch 1"

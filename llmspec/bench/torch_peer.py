@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from llmspec.bench.peer_support import require, unknown
 from llmspec.compiler import walk
-from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan
+from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, StackPlan
 from llmspec.parts.base import Dims
 from llmspec.parts.mlps.gelu import OPERATIONS
 from llmspec.parts.residual import FORMS
@@ -65,6 +65,12 @@ class Embedding(nn.Embedding):
         return x if self.token_types is None else x + self.token_types.weight[0]
 
 
+Seen: TypeAlias = Tensor | bool | None
+"""What queries see: a mask or a bias; None for themselves and what came before, True for everything."""
+Turn: TypeAlias = tuple[Tensor, Tensor] | None
+"""Cosines and sines of rotary positions."""
+
+
 class Attention(nn.Module):
     """Fused attention between four projections."""
 
@@ -81,11 +87,13 @@ class Attention(nn.Module):
         if part.qk_norm:
             self.q_norm, self.k_norm = norm(part.qk_norm, d), norm(part.qk_norm, d)
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Seen, turn: Turn, states_BSD: Tensor | None = None) -> Tensor:
+        """With `states` keys and values are made of those."""
         dims, (rows, length, _) = self.dims, x_BTD.shape
+        read = x_BTD if states_BSD is None else states_BSD
         q, k, v = (
-            project(x_BTD).view(rows, length, -1, dims.head_dim).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
+            project(x).view(rows, x.shape[1], -1, dims.head_dim).transpose(1, 2)
+            for project, x in ((self.q_proj, x_BTD), (self.k_proj, read), (self.v_proj, read))
         )
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
@@ -94,20 +102,22 @@ class Attention(nn.Module):
         y = self.attended(q, k, v, mask)
         return self.o_proj(y.transpose(1, 2).reshape(rows, length, dims.heads * dims.head_dim))
 
-    def attended(self, q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, mask: Tensor | None) -> Tensor:
+    def attended(self, q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, mask: Seen) -> Tensor:
         """By the fused kernel; where scores are bounded, which it does not do, as transformers' eager attention."""
         grouped = self.dims.kv_heads != self.dims.heads
+        causal, given = mask is None, mask if isinstance(mask, Tensor) else None
         if self.softcap is None:
             return F.scaled_dot_product_attention(
-                q_BHTd, k_BKSd, v_BKSd, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=grouped
+                q_BHTd, k_BKSd, v_BKSd, attn_mask=given, is_causal=causal, scale=self.scale, enable_gqa=grouped
             )
         if grouped:
             k_BKSd, v_BKSd = (t.repeat_interleave(self.dims.heads // self.dims.kv_heads, 1) for t in (k_BKSd, v_BKSd))
         scale = self.dims.head_dim**-0.5 if self.scale is None else self.scale
         scores = torch.tanh(q_BHTd @ k_BKSd.mT * scale / self.softcap) * self.softcap
-        if mask is None:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        if causal:
+            given = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if given is not None:
+            scores = scores.masked_fill(~given, float("-inf")) if given.dtype == torch.bool else scores + given
         return scores.softmax(-1) @ v_BKSd
 
 
@@ -133,15 +143,15 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """The branches of a block with their norms."""
 
-    def __init__(self, plan: ModelPlan, block: BlockPlan) -> None:
+    def __init__(self, plan: ModelPlan, stack: StackPlan, block: BlockPlan) -> None:
         super().__init__()
-        dims = walk.block_dims(plan, block)
         self.block, self.form, self.drop = block, FORMS[block.residual], nn.Dropout(plan.dropout)
         for name, part, kind in walk.block_pieces(block):
+            dims = walk.piece_dims(plan, block, stack, kind)
             made = norm(block.norm, plan.d_model) if kind == "norm" else None
-            self.add_module(name, made or (Attention(dims, part) if kind == "attention" else MLP(dims, part)))
+            self.add_module(name, made or (MLP(dims, part) if kind == "mlp" else Attention(dims, part)))
 
-    def forward(self, x: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Seen, turn: Turn, states: Tensor | None = None) -> Tensor:
         h, total = x, None
         for branch in walk.branches(self.block):
             if not self.form.parallel:
@@ -149,7 +159,8 @@ class Block(nn.Module):
             if branch.before:
                 h = self.through(branch.before, x)
             own = getattr(self, branch.name)
-            y = self.through(branch.after, own(h, mask, turn) if branch.name == "attention" else own(h))
+            given = {"attention": (mask, turn), "cross_attention": (True, None, states)}.get(branch.name, ())
+            y = self.through(branch.after, own(h, *given))
             if self.form.parallel:
                 total = y if total is None else total + y
             else:
@@ -197,76 +208,110 @@ class Head(nn.Module):
         return y if part.softcap is None else torch.tanh(y / part.softcap) * part.softcap
 
 
-class Peer(nn.Module):
-    """The whole model. Raises BenchError for parts that it does not have."""
+class Stack(nn.Module):
+    """The blocks of a stack, with what is added before and stands after them."""
 
     position_table: Tensor
 
-    def __init__(self, plan: ModelPlan) -> None:
+    def __init__(self, plan: ModelPlan, stack: StackPlan) -> None:
         super().__init__()
-        require("torch", plan)
-        self.plan, (self.stack,) = plan, plan.stacks
-        self.embed_tokens, self.drop = Embedding(plan), nn.Dropout(plan.dropout)
-        self.positions = {name: part for name, (part, _, _) in walk.positions(plan).items()}
+        self.plan, self.stack, own = plan, stack, walk.prefix(stack)
+        self.drop, self.positions = nn.Dropout(plan.dropout), dict[str, Any]()
         for name, (part, dims, _) in walk.positions(plan).items():
+            if not name.startswith(own or "position"):
+                continue
+            self.positions[name] = part
             if part.kind == "learned":
-                self.position = nn.Embedding(plan.context, plan.d_model)
+                self.position = nn.Embedding(dims.context, plan.d_model)
             for key, table in part.tables(dims).items():
-                self.register_buffer(f"{name}_{key}".replace(".", "_"), torch.from_numpy(table), persistent=False)
-        self.layers = nn.ModuleList(Block(plan, self.stack.blocks[kind]) for kind in self.stack.order)
-        if self.stack.final_norm is not None:
-            self.final_norm = norm(self.stack.final_norm, plan.d_model)
-        self.lm_head = Head(plan)
+                self.register_buffer(self.named(name, key), torch.from_numpy(table), persistent=False)
+        self.layers = nn.ModuleList(Block(plan, stack, stack.blocks[kind]) for kind in stack.order)
+        if stack.final_norm is not None:
+            self.final_norm = norm(stack.final_norm, plan.d_model)
 
-    def forward(
-        self, tokens_BT: Tensor, documents_BT: Tensor | None = None, positions_BT: Tensor | None = None
+    def named(self, position: str, key: str) -> str:
+        """The name of a position's table among the module's buffers."""
+        return f"{position.removeprefix(walk.prefix(self.stack))}_{key}".replace(".", "_")
+
+    def run(
+        self,
+        embed: Embedding,
+        tokens_BT: Tensor,
+        documents_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of int64 tokens; with documents, tokens see only their own."""
+        """States (B, T, D) of int64 tokens; with documents, tokens see only their own."""
         length = tokens_BT.shape[1]
         place = torch.arange(length, device=tokens_BT.device) if positions_BT is None else positions_BT
-        x, added = self.embed_tokens(tokens_BT), self.positions.get("position")
+        x, added = embed(tokens_BT), self.positions.get(walk.embedded_position(self.stack))
         if added is not None and added.embeds:
             x = x + (self.position(place) if added.kind == "learned" else self.position_table[place])
-        if self.embed_tokens.norm is not None:
-            x = self.embed_tokens.norm(x)
+        if embed.norm is not None:
+            x = embed.norm(x)
         seen = {b.mask: self.mask(length, documents_BT, b) for b in self.stack.blocks}
         turns = {b.position_name: self.turn(b, place) for b in self.stack.blocks}
         x = self.drop(x)
         for layer, kind in zip(self.layers, self.stack.order, strict=True):
             block = self.stack.blocks[kind]
-            x = layer(x, self.biased(block, seen[block.mask], place), turns[block.position_name])
-        if self.stack.final_norm is not None:
-            x = self.final_norm(x)
-        return self.lm_head(x, self.embed_tokens.weight)
+            x = layer(x, self.biased(block, seen[block.mask], place), turns[block.position_name], states)
+        return x if self.stack.final_norm is None else self.final_norm(x)
 
     def table(self, block: BlockPlan, key: str) -> Tensor:
         """A constant table of a block's position."""
-        return getattr(self, f"{block.position_name}_{key}".replace(".", "_"))
+        return getattr(self, self.named(block.position_name, key))
 
-    def turn(self, block: BlockPlan, place: Tensor) -> tuple[Tensor, Tensor] | None:
+    def turn(self, block: BlockPlan, place: Tensor) -> Turn:
         """Cosines and sines at each place: (T, d), or (B, 1, T, d) beside heads; None where nothing is rotated."""
         if block.position.kind != "rope":
             return None
         cos, sin = self.table(block, "cos")[place], self.table(block, "sin")[place]
         return (cos, sin) if place.ndim == 1 else (cos.unsqueeze(1), sin.unsqueeze(1))
 
-    def mask(self, length: int, documents_BT: Tensor | None, block: BlockPlan) -> Tensor | None:
-        """What a block's queries see; None where plain causality will do, which the fused kernel knows itself."""
-        if documents_BT is None and block.mask.causal and block.mask.window is None and block.position.kind != "alibi":
-            return None
-        place = torch.arange(length, device=self.embed_tokens.weight.device)
+    def mask(self, length: int, documents_BT: Tensor | None, block: BlockPlan) -> Seen:
+        """What a block's queries see; None or True where the fused kernel knows it itself."""
+        plain = documents_BT is None and block.mask.window is None and block.position.kind != "alibi"
+        if plain and block.mask.kind in ("causal", "bidirectional"):
+            return None if block.mask.causal else True
+        place = torch.arange(length, device=self.layers[0].attention.q_proj.weight.device)
         seen = block.mask.allows(place[:, None], place[None])
         if documents_BT is not None:
             seen = seen & (documents_BT[:, None, :, None] == documents_BT[:, None, None, :])
         return seen
 
-    def biased(self, block: BlockPlan, seen: Tensor | None, place: Tensor) -> Tensor | None:
+    def biased(self, block: BlockPlan, seen: Seen, place: Tensor) -> Seen:
         """What a block's attention adds to its scores, or which it allows."""
-        if block.position.kind != "alibi" or seen is None:
+        if block.position.kind != "alibi" or not isinstance(seen, Tensor):
             return seen
         distance = (place.unsqueeze(-1) - place.unsqueeze(-2)).unsqueeze(-3)
         slopes = self.table(block, "slopes").view(-1, 1, 1)
         return (-slopes * distance).masked_fill(~seen, float("-inf"))
+
+
+class Peer(Stack):
+    """The whole model: the decoder, and beside it what belongs to no stack alone. Raises BenchError for parts that it
+    does not have."""
+
+    def __init__(self, plan: ModelPlan) -> None:
+        require("torch", plan)
+        super().__init__(plan, plan.decoder)
+        self.embed_tokens, self.lm_head = Embedding(plan), Head(plan)
+        if plan.encoder is not None:
+            self.encoder = Stack(plan, plan.encoder)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        documents_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        encoder_tokens_BS: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of int64 tokens, without padding; with documents, tokens see only their own."""
+        states = None
+        if encoder_tokens_BS is not None:
+            states = self.encoder.run(self.embed_tokens, encoder_tokens_BS)
+        x = self.run(self.embed_tokens, tokens_BT, documents_BT, positions_BT, states)
+        return self.lm_head(x, self.embed_tokens.weight)
 
 
 def turned(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from llmspec.bench.batches import batch
 from llmspec.bench.peer_support import unknown
 from llmspec.bench.task import WARM, Result, Task
 from llmspec.bench.torch_peer import loaded
+from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import timed
@@ -73,11 +74,14 @@ class Training:
     def loss(self, index: int) -> torch.Tensor:
         """The mean loss of a pass, in nats."""
         read = batch(self.plan, self.phase, index)
-        names = ("tokens", "targets", *(("documents", "positions") if self.phase.phase.document_mask else ()))
-        arrays = {n: torch.from_numpy(getattr(read, n)).to(self.device) for n in names}
-        positions = arrays["positions"].long() if "positions" in arrays else None
-        logits = self.peer(arrays["tokens"].long(), arrays.get("documents"), positions)
-        targets = arrays["targets"].long().view(-1)
+        apart = documents_apart(self.plan.model, self.phase.phase)
+        names = ("tokens", "targets", "encoder_tokens", *(("documents", "positions") if apart else ()))
+        found = {n: array for n in names if (array := getattr(read, n)) is not None}
+        arrays = {n: torch.from_numpy(array).to(self.device).long() for n, array in found.items()}
+        logits = self.peer(
+            arrays["tokens"], arrays.get("documents"), arrays.get("positions"), arrays.get("encoder_tokens")
+        )
+        targets = arrays["targets"].view(-1)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets, label_smoothing=self.smoothing)
 
     @torch.no_grad()

@@ -11,9 +11,10 @@ pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch")
 
 import reference  # noqa: E402
+from encoders import MODELS as ENCODERS  # noqa: E402
 from hypothesis import assume, given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from networks import EPS, NETWORKS, VOCAB, apart, drawn_weights, plan_of  # noqa: E402
+from networks import EPS, NETWORKS, VOCAB, apart, drawn_weights, model_of, plan_of  # noqa: E402
 from strategies import models  # noqa: E402
 
 from llmspec.bench import llmspec_side, torch_side  # noqa: E402
@@ -50,6 +51,7 @@ def peer_logits(
     tokens: np.ndarray,
     documents: np.ndarray | None,
     positions: np.ndarray | None,
+    source: np.ndarray | None = None,
 ) -> np.ndarray:
     peer = Peer(plan).double().eval()
     own = dict(peer.named_parameters())
@@ -57,7 +59,7 @@ def peer_logits(
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(torch.from_numpy(weights[name]))
-        read = [None if x is None else torch.from_numpy(x).long() for x in (tokens, documents, positions)]
+        read = [None if x is None else torch.from_numpy(x).long() for x in (tokens, documents, positions, source)]
         return peer(*read).numpy()
 
 
@@ -100,11 +102,24 @@ def test_every_part(name: str) -> None:
     same_logits(NETWORKS[name].model, [5, 4], 1)
 
 
-@pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["plain", "apart", "kinds", "parallel"])
+def test_encoders(name: str) -> None:
+    plan = model_of(ENCODERS[name])
+    weights, rng = drawn_weights(plan, 1), np.random.default_rng(1)
+    tokens, source = rng.integers(0, VOCAB, (2, plan.context)), rng.integers(0, VOCAB, (2, plan.encoder_context))
+    exact = np.stack(
+        [reference.pair_logits(plan, reference.double(weights), t, s) for t, s in zip(tokens, source, strict=True)]
+    )
+    assert apart(peer_logits(plan, weights, tokens, None, None, source), exact) < 100 * EPS
+
+
+@pytest.mark.parametrize("model", [GPT2, LLAMA, {"encoder": {"context": 9}}], ids=["gpt2", "llama", "encoder"])
 @pytest.mark.parametrize("name", PHASES)
 def test_three_steps(model: dict[str, Any], name: str) -> None:
     """Losses before and after two updates: batches, passes, mask, gradients, clipping and optimizer are the same."""
-    plan = plan_of(model, micro_batch_size=2, **PHASES[name])
+    apart_too = {} if "encoder" in model else PHASES[name]
+    phase = {k: v for k, v in PHASES[name].items() if k != "document_mask"} | apart_too
+    plan = plan_of(model, micro_batch_size=2, **phase)
     our, their = llmspec_side.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
     losses = [(our.advance(), their.advance()) for _ in range(3)]
     assert len({round(a, 4) for a, _ in losses}) == 3

@@ -13,6 +13,7 @@ import networks
 import numpy as np
 import pytest
 import reference
+from encoders import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import VOCAB, drawn_tokens, drawn_weights
@@ -28,50 +29,9 @@ from llmspec.core.problems import SpecError, dotted
 from llmspec.model import mask_check
 from llmspec.model.decoder import Decoder
 from llmspec.model.transformer import Transformer, assert_complete, block_context
-from llmspec.parts.residual import FORMS
 from llmspec.spec.schema import ModelSpec
 
 ROWS, TOKENS, SOURCE, START = 3, 7, 11, 5
-MODELS: dict[str, dict[str, Any]] = {
-    "plain": {"encoder": {}},
-    "apart": {
-        "layers": 1,
-        "encoder": {
-            "layers": 3,
-            "context": 11,
-            "attention": {"kind": "multi_head", "heads": 2, "bias": True},
-            "position": {"kind": "alibi"},
-            "mlp": {"kind": "gelu", "d_ff": 20},
-            "norm": {"kind": "layernorm"},
-            "residual": "post",
-        },
-        "attention": {"kind": "grouped_query", "heads": 4, "kv_heads": 2, "head_dim": 6},
-        "cross_attention": {
-            "kind": "grouped_query",
-            "heads": 4,
-            "kv_heads": 1,
-            "head_dim": 6,
-            "scale": 1.0,
-            "softcap": 3.0,
-            "qk_norm": {"kind": "rmsnorm"},
-            "bias": True,
-        },
-        "position": {"kind": "sinusoidal"},
-        "heads": {"lm": {"kind": "lm", "tied": False}},
-    },
-    "kinds": {
-        "encoder": {
-            "blocks": {"near": {"mask": {"kind": "bidirectional", "window": 3}}, "far": {"position": {"kind": "none"}}},
-            "pattern": ["near", "far"],
-            "position": {"kind": "learned"},
-        },
-        "blocks": {"a": {"mask": {"kind": "causal", "window": 3}}, "b": {"residual": "parallel"}},
-        "pattern": ["a", "b"],
-        "position": {"kind": "learned"},
-        "embedding": {"kind": "tokens", "scale": "sqrt_d_model"},
-    },
-    **{form: {"residual": form, "encoder": {"layers": 1, "residual": "pre"}} for form in FORMS},
-}
 
 
 @functools.cache
