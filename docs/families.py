@@ -22,8 +22,8 @@ What each family of architectures does here. Every cell comes from a test or a b
 `tests/peers/test_hf.py`, `tests/benchmarks/test_families.py`); an empty one says that no test has shown it.
 
 - **spec**: a shipped spec describes the published model, its number of parameters as published.
-- **train**: a small model of these parts learns from real text. **decode**: with its KV cache it gives the logits of the
-  formulas in float64.
+- **train**: a small model of these parts learns from real text. **decode**: with its KV cache it gives the logits of
+  the formulas in float64.
 - **import**, **max |Δ logits|**, **gradients**: models of transformers with random weights and drawn sizes, opened from
   their folders; the largest differences of logits, and of gradients relative to their norms, float32.
 - **export**: what is written back has the same bytes in every tensor, and a config of the same meaning.
