@@ -1,34 +1,26 @@
-"""The shipped specs of published architectures: their counts are the published ones, and each works at tiny size.
-
-A tiny one keeps every part and setting of its spec but the sizes.
-"""
+"""The shipped specs of published architectures: their counts are the published ones, and each works at tiny size."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import reference
 import tiny
-import yaml
 from networks import EPS, memory
+from published import ARCHITECTURES, CONTEXT, ROWS, STEPS, WITH_DATA, small
 
 from llmspec import api
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
-from llmspec.compiler import Plan, compile_spec
+from llmspec.compiler import compile_spec
 from llmspec.compiler.masks import range_inputs
 from llmspec.compiler.plan import ModelPlan
-from llmspec.core import shipped
 from llmspec.model.decoder import Decoder
 from llmspec.model.mask_check import graph_check
 from llmspec.model.transformer import Transformer, block_context
 from llmspec.model.weights import draw
-from llmspec.parts import objectives
-from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.spec import load_spec
 from llmspec.training.trainer import Trainer
 
@@ -50,17 +42,6 @@ PUBLISHED: dict[str, int] = {
 """Parameters as the checkpoints on huggingface.co have them, tied matrices once."""
 ROUNDED = {"palm-540b": (540.35e9, 0.01e9)}
 """Parameters as a paper's table has them, and its last digit; no checkpoint is public."""
-DECODERS = ("gpt2-124m", "gpt3-175b", "llama2-7b")
-"""Architectures whose specs have data and phases, too; their counts stand in test_shipped.py."""
-ARCHITECTURES = sorted(path.stem for path in (tiny.ROOT / "specs" / shipped.ARCHITECTURES).glob("*.yaml"))
-CONTEXT, WIDTH, ROWS, STEPS = 24, 32, 4, 20
-
-
-class MaskedWords(CrossEntropy):
-    """The loss of masked tokens, which a bidirectional network can be trained with."""
-
-    kind: Literal["masked_words"] = "masked_words"  # type: ignore[assignment]
-    needs: ClassVar[tuple[str, ...]] = ()
 
 
 def test_every_architecture_has_a_published_count() -> None:
@@ -75,51 +56,6 @@ def test_parameters_are_those_published(name: str) -> None:
 
 
 # -- at tiny size ----------------------------------------------------------------------------------------------------
-
-
-def sizes(at: str, section: dict[str, Any]) -> Iterator[str]:
-    """Overrides that make the parts of a section small; what it does not say is not said here either."""
-    attention, window = section.get("attention", {}), section.get("mask", {}).get("window")
-    if "heads" in attention:
-        yield f"{at}.attention.heads=4"
-    if "kv_heads" in attention:
-        yield f"{at}.attention.kv_heads={min(2, attention['kv_heads'])}"
-    if "head_dim" in attention:
-        yield f"{at}.attention.head_dim=12"
-    if "d_ff" in section.get("mlp", {}):
-        yield f"{at}.mlp.d_ff=48"
-    if window:
-        yield f"{at}.mask.window=6"
-    if "scale" in section.get("heads", {}).get("lm", {}):
-        yield f"{at}.heads.lm.scale={WIDTH**-0.5}"
-    if "original_context" in (section.get("position", {}).get("scaling") or {}):
-        yield f"{at}.position.scaling.original_context=8"
-
-
-def small(name: str) -> Plan:
-    """The plan of an architecture with every block, at tiny size, and a phase that trains it."""
-    path = shipped.find(tiny.Path(name))
-    assert path is not None
-    spec = yaml.safe_load(path.read_text())
-    model, pattern = spec["model"], spec["model"].get("pattern", [])
-    layers = max([2, *(pattern.index(block) + 1 for block in model.get("blocks", {}))])
-    masked = model.get("mask", {}).get("kind") == "bidirectional"
-    overrides = [
-        "device=CPU",
-        f"model.context={CONTEXT}",
-        f"model.d_model={WIDTH}",
-        f"model.layers={layers}",
-        "model.dropout=0",
-        "model.vocab=270",
-        "tokenizer={kind: byte}",
-        *sizes("model", model),
-        *(line for block, own in model.get("blocks", {}).items() for line in sizes(f"model.blocks.{block}", own)),
-        *(f"phases.{phase}=null" for phase in spec.get("phases", {})),
-        "data.sources={text: {kind: inline, documents: [x]}}",
-        f"phases.tiny={{kind: pretrain, mixture: {{text: 100%}}, budget: {STEPS} steps, micro_batch_size: {ROWS}, "
-        f"optimizer: {{kind: adamw, lr: 1e-2}}, objective: {{kind: {'masked_words' if masked else 'cross_entropy'}}}}}",
-    ]
-    return compile_spec(load_spec(path, overrides).spec)
 
 
 @functools.cache
@@ -143,9 +79,8 @@ def batch(model: ModelPlan, step: int, masked: bool) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *DECODERS])
-def test_each_trains_decodes_and_is_explained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(objectives.TABLE, "masked_words", MaskedWords)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *WITH_DATA])
+def test_each_trains_decodes_and_is_explained(name: str) -> None:
     plan = small(name)
     model, phase = plan.model, plan.phases[0]
     masked = not model.generates

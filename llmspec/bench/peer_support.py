@@ -18,7 +18,7 @@ KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
         "mlp": ("relu", "relu2", "gelu", "silu", "reglu", "swiglu", "geglu"),
         "norm": ("layernorm", "rmsnorm"),
         "residual": ("pre", "post", "sandwich", "output", "parallel", "parallel_shared", "pre_mlp"),
-        "heads": ("lm",),
+        "heads": ("lm", "scalar", "classes", "tokens", "embedding"),
     },
     "transformers": {  # LLaMA
         "embedding": ("tokens",),
@@ -53,8 +53,8 @@ def require(side: Side, plan: ModelPlan) -> None:
         for kind in sorted(own)
         if kind not in KNOWN[side][section]
     ]
-    if len(plan.heads) > 1:
-        foreign.append("heads beside that of logits")
+    if plan.generating_head != "lm" or (side == "transformers" and len(plan.heads) > 1):
+        foreign.append("heads beside that of logits, or no such head")
     if side == "transformers" and plan.encoder is not None:
         foreign.append("encoders")
     attentions = [block.attention for block in blocks]

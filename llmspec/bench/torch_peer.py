@@ -187,9 +187,8 @@ class Transform(nn.Module):
 class Head(nn.Module):
     """Logits of the next token, and what stands before and after them."""
 
-    def __init__(self, plan: ModelPlan) -> None:
+    def __init__(self, plan: ModelPlan, part: Any) -> None:
         super().__init__()
-        part: Any = plan.heads["lm"]
         self.part, d = part, plan.d_model
         if part.transform is not None:
             self.transform = Transform(d, part.transform)
@@ -206,6 +205,21 @@ class Head(nn.Module):
         x = x if part.scale == 1 else x * part.scale
         y = F.linear(x, embedding if self.weight is None else self.weight, self.bias)
         return y if part.softcap is None else torch.tanh(y / part.softcap) * part.softcap
+
+
+class Unread(nn.Module):
+    """The parameters of a head beside the one whose outputs the steps train."""
+
+    def __init__(self, plan: ModelPlan, part: Any) -> None:
+        super().__init__()
+        for tensor in part.tensors(plan.dims):
+            *path, last = tensor.name.split(".")
+            module: nn.Module = self
+            for step in path:
+                if not hasattr(module, step):
+                    module.add_module(step, nn.Module())
+                module = getattr(module, step)
+            module.register_parameter(last, nn.Parameter(torch.empty(*tensor.shape)))
 
 
 class Stack(nn.Module):

@@ -15,6 +15,7 @@ from encoders import MODELS as ENCODERS  # noqa: E402
 from hypothesis import assume, given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from networks import EPS, NETWORKS, VOCAB, apart, drawn_weights, model_of, plan_of  # noqa: E402
+from published import ARCHITECTURES, WITH_DATA, small  # noqa: E402
 from strategies import models  # noqa: E402
 
 from llmspec.bench import llmspec_side, torch_side  # noqa: E402
@@ -114,6 +115,13 @@ def test_encoders(name: str) -> None:
 
 
 @pytest.mark.parametrize("model", [GPT2, LLAMA, {"encoder": {"context": 9}}], ids=["gpt2", "llama", "encoder"])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *WITH_DATA])
+def test_every_published_architecture(name: str) -> None:
+    """The peer knows all of its parts, and computes the same."""
+    same_logits(small(name).model, None, 2)
+
+
+@pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
 @pytest.mark.parametrize("name", PHASES)
 def test_three_steps(model: dict[str, Any], name: str) -> None:
     """Losses before and after two updates: batches, passes, mask, gradients, clipping and optimizer are the same."""

@@ -1,0 +1,77 @@
+"""The shipped specs of published architectures at tiny size: every part and setting of a spec but the sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import tiny
+import yaml
+
+from llmspec.compiler import Plan, compile_spec
+from llmspec.core import shipped
+from llmspec.parts import objectives
+from llmspec.parts.objectives.cross_entropy import CrossEntropy
+from llmspec.spec import load_spec
+
+ARCHITECTURES = sorted(path.stem for path in (tiny.ROOT / "specs" / shipped.ARCHITECTURES).glob("*.yaml"))
+WITH_DATA = ("gpt2-124m", "gpt3-175b", "llama2-7b")
+"""Architectures whose specs have data and phases, too."""
+CONTEXT, WIDTH, ROWS, STEPS = 24, 40, 4, 20
+
+
+class MaskedWords(CrossEntropy):
+    """The loss of masked tokens, which a bidirectional network can be trained with."""
+
+    kind: Literal["masked_words"] = "masked_words"  # type: ignore[assignment]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+
+def sizes(at: str, section: dict[str, Any]) -> Iterator[str]:
+    """Overrides that make the parts of a section small; what it does not say is not said here either."""
+    attention, window = section.get("attention", {}), section.get("mask", {}).get("window")
+    if "heads" in attention:
+        yield f"{at}.attention.heads=4"
+    if "kv_heads" in attention:
+        yield f"{at}.attention.kv_heads={min(2, attention['kv_heads'])}"
+    if "head_dim" in attention:
+        yield f"{at}.attention.head_dim=12"
+    if "d_ff" in section.get("mlp", {}):
+        yield f"{at}.mlp.d_ff=48"
+    if window:
+        yield f"{at}.mask.window=6"
+    if "scale" in section.get("heads", {}).get("lm", {}):
+        yield f"{at}.heads.lm.scale={WIDTH**-0.5}"
+    if "original_context" in (section.get("position", {}).get("scaling") or {}):
+        yield f"{at}.position.scaling.original_context=8"
+
+
+def small(name: str) -> Plan:
+    """The plan of an architecture with every block, at tiny size, and a phase that trains it."""
+    path = shipped.find(Path(name))
+    assert path is not None
+    spec = yaml.safe_load(path.read_text())
+    model, pattern = spec["model"], spec["model"].get("pattern", [])
+    layers = max([2, *(pattern.index(block) + 1 for block in model.get("blocks", {}))])
+    masked = model.get("mask", {}).get("kind") == "bidirectional"
+    overrides = [
+        "device=CPU",
+        f"model.context={CONTEXT}",
+        f"model.d_model={WIDTH}",
+        f"model.layers={layers}",
+        "model.dropout=0",
+        "model.vocab=270",
+        "tokenizer={kind: byte}",
+        *sizes("model", model),
+        *(line for block, own in model.get("blocks", {}).items() for line in sizes(f"model.blocks.{block}", own)),
+        *(f"phases.{phase}=null" for phase in spec.get("phases", {})),
+        "data.sources={text: {kind: inline, documents: [x]}}",
+        f"phases.tiny={{kind: pretrain, mixture: {{text: 100%}}, budget: {STEPS} steps, micro_batch_size: {ROWS}, "
+        f"optimizer: {{kind: adamw, lr: 1e-2}}, objective: {{kind: {'masked_words' if masked else 'cross_entropy'}}}}}",
+    ]
+    objectives.TABLE["masked_words"] = MaskedWords
+    try:
+        return compile_spec(load_spec(path, overrides).spec)
+    finally:
+        del objectives.TABLE["masked_words"]
