@@ -309,7 +309,9 @@ class Peer(Stack):
     def __init__(self, plan: ModelPlan) -> None:
         require("torch", plan)
         super().__init__(plan, plan.decoder)
-        self.embed_tokens, self.lm_head = Embedding(plan), Head(plan)
+        self.embed_tokens = Embedding(plan)
+        for name, head in plan.heads.items():
+            self.add_module(walk.head_path(name), Head(plan, head) if name == "lm" else Unread(plan, head))
         if plan.encoder is not None:
             self.encoder = Stack(plan, plan.encoder)
 

@@ -114,14 +114,13 @@ def test_encoders(name: str) -> None:
     assert apart(peer_logits(plan, weights, tokens, None, None, source), exact) < 100 * EPS
 
 
-@pytest.mark.parametrize("model", [GPT2, LLAMA, {"encoder": {"context": 9}}], ids=["gpt2", "llama", "encoder"])
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *WITH_DATA])
 def test_every_published_architecture(name: str) -> None:
     """The peer knows all of its parts, and computes the same."""
     same_logits(small(name).model, None, 2)
 
 
-@pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("model", [GPT2, LLAMA, {"encoder": {"context": 9}}], ids=["gpt2", "llama", "encoder"])
 @pytest.mark.parametrize("name", PHASES)
 def test_three_steps(model: dict[str, Any], name: str) -> None:
     """Losses before and after two updates: batches, passes, mask, gradients, clipping and optimizer are the same."""
