@@ -78,7 +78,9 @@ def their_gradients(opened: Any, folder: Path, model: Any, tokens: np.ndarray, u
 
 
 def test_every_table_is_compared() -> None:
-    assert set(FAMILIES) == set(families())
+    from test_hf_encoders import ENCODERS
+
+    assert {*FAMILIES, *ENCODERS} == set(families())
 
 
 def compare(config: Any, number: int, lengths: tuple[int, int]) -> None:

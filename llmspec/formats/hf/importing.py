@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.core.problems import DataError, Problem, RunError, SpecError
-from llmspec.formats.hf import generation, names
+from llmspec.formats.hf import generation, names, sentence
 from llmspec.formats.hf.family import Architecture, Family
 from llmspec.formats.hf.reading import Read, read_config
 from llmspec.formats.hf.weights import Files, check, load
@@ -45,11 +45,22 @@ class HFFolder(StoredModel):
         problems = found if isinstance(found, list) else found.problems
         if problems or isinstance(found, list):
             raise RunError(problems)
+        if self.sentence is not None:
+            found.model["heads"] = {"vector": self.sentence.head}
         return found
 
-    @property
+    @cached_property
+    def sentence(self) -> sentence.Sentence | None:
+        """What files of sentence-transformers say beside it. Raises RunError."""
+        return sentence.read(self.path)
+
+    @cached_property
     def family(self) -> Family:
-        return self.read.family
+        found = self.read.family
+        if self.sentence is None:
+            return found
+        unused = (*found.tensors.ignored, *sentence.UNUSED)
+        return found.model_copy(update={"tensors": found.tensors.model_copy(update={"ignored": unused})})
 
     @property
     def architecture(self) -> Architecture:
@@ -134,6 +145,8 @@ class HFFolder(StoredModel):
             found.append(f"fields of {CONFIG} that cannot change what is computed: {', '.join(sorted(read.ignored))}")
         if left := generation.decoding(self.path).left:
             found.append(f"not taken over from {generation.FILE}: {', '.join(left)}")
+        if self.sentence is not None:
+            found += self.sentence.left
         return found
 
     def chat(self, plan: Plan, phase: str) -> bool:
