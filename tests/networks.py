@@ -209,7 +209,7 @@ class Graph:
     """One captured function of a network with its inputs."""
 
     def __init__(self, plan: ModelPlan, plain: bool, call: Any, names: tuple[str, ...] = ()) -> None:
-        self.names = names
+        self.names, self.told = names, dict[str, float]()
         self.handles, self.call = backend("CPU", plain).inputs, call
         self.weights, self.sums, self.batch = Inputs(), Inputs(), Inputs()
         self._arrays, self._tables = Transformer(plan).tables(), Inputs()
@@ -267,10 +267,15 @@ def gradients(
     arrays = {**given, **apart_by(name, batch["documents"]), "keep": np.zeros(1, real)}
     inputs = graph.batch.put({**arrays, "loss_weights": batch["loss_weights"].astype(real)})
     found = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})
-    named = dict(zip(graph.names, (float(memory(one)) for one in found), strict=True))
+    graph.told = named = dict(zip(graph.names, (float(memory(one)) for one in found), strict=True))
     return sum(named[name] for name in ("loss", "balance") if name in named), {
         n: memory(t).copy() for n, t in sums.items()
     }
+
+
+def told(name: str) -> dict[str, float]:
+    """What the last call of `gradients` told beside them, on the CPU's backend."""
+    return _gradients(name, False).told
 
 
 def smoothing(name: str) -> float:

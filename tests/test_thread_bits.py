@@ -44,8 +44,11 @@ for length in (2, 100):  # few rows, and a prompt of several panels
 """
 SPEC = """
 {"name": "threads", "device": "CPU", "seed": 3,
- "model": {"context": 128, "d_model": 72, "layers": 1, "position": {"kind": "rope"}, "dropout": 0.1,
-           "attention": {"heads": 6, "kv_heads": 2}, "mlp": {"kind": "swiglu", "d_ff": 200}},
+ "model": {"context": 128, "d_model": 72, "layers": 2, "position": {"kind": "rope"}, "dropout": 0.1,
+           "attention": {"heads": 6, "kv_heads": 2}, "mlp": {"kind": "swiglu", "d_ff": 200},
+           "blocks": {"dense": {}, "sparse": {"mlp": {"kind": "mixture_of_experts", "experts": 5,
+                                                      "expert": {"kind": "swiglu", "d_ff": 90}}}},
+           "pattern": ["dense", "sparse"]},
  "tokenizer": {"kind": "bpe", "vocab": 600},
  "data": {"sources": {"a": {"kind": "inline", "documents": ["x"]}}},
  "phases": {
