@@ -156,10 +156,49 @@ def stablelm(draw: Draw) -> Any:
     )  # fmt: skip
 
 
+def _experts(draw: Draw, many: str = "num_experts") -> dict[str, Any]:
+    experts = draw(st.integers(2, 9))
+    return {many: experts, "num_experts_per_tok": draw(st.integers(1, min(4, experts)))}
+
+
+@st.composite
+def mixtral(draw: Draw) -> Any:
+    sizes = {**_sizes(draw), **_experts(draw, "num_local_experts"), "rope_parameters": _rope(draw)}
+    return transformers.MixtralConfig(**sizes, sliding_window=draw(st.sampled_from([None, 3, 400])))
+
+
+def _qwen_moe(draw: Draw, **sizes: Any) -> dict[str, Any]:
+    more = {"norm_topk_prob": draw(st.booleans()), "moe_intermediate_size": draw(st.integers(5, 40))}
+    return {**sizes, **_experts(draw), **more, "rope_parameters": _rope(draw)}
+
+
+@st.composite
+def qwen2_moe(draw: Draw) -> Any:
+    shared = {"shared_expert_intermediate_size": draw(st.integers(5, 40)), "qkv_bias": draw(st.booleans())}
+    return transformers.Qwen2MoeConfig(**_qwen_moe(draw, **_sizes(draw, head_dim=False), **shared))
+
+
+@st.composite
+def qwen3_moe(draw: Draw) -> Any:
+    return transformers.Qwen3MoeConfig(**_qwen_moe(draw, **_sizes(draw)), attention_bias=draw(st.booleans()))
+
+
+@st.composite
+def glm4_moe(draw: Draw) -> Any:
+    sizes = {**_sizes(draw, even=4), **_experts(draw, "n_routed_experts"), "rope_parameters": _rope(draw, partial=True)}
+    sizes |= {"moe_intermediate_size": draw(st.integers(5, 40)), "n_shared_experts": draw(st.integers(1, 2))}
+    sizes |= {"head_dim": draw(st.sampled_from([4, 8, 16])), "first_k_dense_replace": draw(st.integers(0, 2))}
+    return transformers.Glm4MoeConfig(
+        **sizes, attention_bias=draw(st.booleans()), use_qk_norm=draw(st.booleans()),
+        norm_topk_prob=draw(st.booleans()), routed_scaling_factor=draw(st.sampled_from([1.0, 2.5])),
+    )  # fmt: skip
+
+
 FAMILIES: dict[str, Any] = {
     made.__name__: made
     for made in (
-        gemma2, gemma3, gpt2, gpt_neox, llama, mistral, olmo2, phi, qwen2, qwen3, stablelm, starcoder2,
+        gemma2, gemma3, glm4_moe, gpt2, gpt_neox, llama, mistral, mixtral, olmo2, phi,
+        qwen2, qwen2_moe, qwen3, qwen3_moe, stablelm, starcoder2,
     )
 }  # fmt: skip
 """By the names of the mapping tables."""
@@ -168,10 +207,16 @@ FAMILIES: dict[str, Any] = {
 def model_in(folder: Path, config: Any, seed: int) -> Any:
     """A model with random weights, saved into a folder together with a tokenizer."""
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    plain = {"experts_implementation": "eager"} if hasattr(config, "num_experts_per_tok") else {}
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="eager", **plain
+    )
     for parameter in model.parameters():
         noise = torch.randn_like(parameter)
         parameter.data = noise * 0.15 if parameter.ndim > 1 else parameter.data + 0.2 * noise
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.data = 0.3 * torch.randn_like(buffer)
     model.tie_weights()
     model.eval().save_pretrained(folder)
     write_tokenizer(folder, min(config.vocab_size, VOCAB))

@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers")
 from hf_cases import FAMILIES, SCALED, model_in  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from transformers.core_model_loading import revert_weight_conversion  # noqa: E402
 
 import llmspec  # noqa: E402
 from llmspec.formats.hf import exporting  # noqa: E402
@@ -68,7 +69,12 @@ def gradients(opened: Any, tokens: np.ndarray, up: np.ndarray) -> dict[str, np.n
 def their_gradients(opened: Any, folder: Path, model: Any, tokens: np.ndarray, up: np.ndarray) -> dict[str, np.ndarray]:
     """The same of torch, by our names: through the mapping that reads weights."""
     (model(torch.from_numpy(tokens)).logits * torch.from_numpy(up)).sum().backward()
-    by_name = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    given = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    given |= {
+        name: torch.zeros_like(b) for name, b in model.named_buffers() if name.endswith("e_score_correction_bias")
+    }
+    # As the file has them: experts apart, where transformers stacks them in memory.
+    by_name = {name: g.numpy() for name, g in revert_weight_conversion(model, given).items()}
     found: dict[str, np.ndarray] = {}
     stored = HFFolder(folder)
     for group in stored.groups(opened.plan.model, Files(folder)):

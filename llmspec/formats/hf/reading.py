@@ -283,7 +283,7 @@ class _Reader:
 
 PARTS = ("attention", "mlp", "position", "norm", "mask", "residual")
 """Keys of `model:` that a block may have of its own."""
-_FLOATS = ("eps", "scale", "softcap")
+_FLOATS = ("eps", "scale", "softcap", "balance")
 
 
 def _typed(path: str, value: Any) -> Any:

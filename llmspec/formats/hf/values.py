@@ -30,6 +30,7 @@ def get(settings: Mapping[str, Any], path: str) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two values of JSON are equal: a truth is no number, and 1 is 1.0."""
+    a, b = (tuple(x) if isinstance(x, list) else x for x in (a, b))
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
