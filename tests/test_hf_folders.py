@@ -23,7 +23,7 @@ from llmspec.formats.hf.importing import HFFolder, is_hf_folder
 from llmspec.formats.hf.weights import Files
 from llmspec.formats.hf.writing import config_of
 from llmspec.model.weights import draw
-from llmspec.parts.positions.rope import Rope
+from llmspec.parts.attentions import Attention
 
 SIZES = {
     ("vocab_size",): 264,
@@ -57,7 +57,7 @@ def written(folder: Path, fields: dict[str, Any], shard: int = exporting.SHARD) 
     return HFFolder(folder)
 
 
-WAITING = set() if "scaling" in Rope.model_fields else {"gpt_neox", "phi", "olmo2", "stablelm"}
+WAITING = set() if "qk_norm_over" in Attention.model_fields else {"olmo2"}
 """Tables of parts that are not here yet."""
 
 

@@ -11,12 +11,9 @@ import transformers
 from hf_folders import write_tokenizer
 from hypothesis import strategies as st
 
-from llmspec.parts.positions.rope import Rope
-
 transformers.utils.logging.disable_progress_bar()
 
 CONTEXT, VOCAB = 40, 267
-SCALED = "scaling" in Rope.model_fields
 Draw = Callable[..., Any]
 
 
@@ -39,7 +36,7 @@ def _sizes(draw: Draw, *, kv: bool = True, head_dim: bool = True, even: int = 2)
 
 
 def _rope(draw: Draw, partial: bool = False) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["default", "linear", "dynamic", "llama3", "yarn"] if SCALED else ["default"]))
+    kind = draw(st.sampled_from(["default", "linear", "dynamic", "llama3", "yarn"]))
     found: dict[str, Any] = {"rope_type": kind, "rope_theta": draw(st.sampled_from([100.0, 10000.0, 500000.0]))}
     if kind != "default":
         found["factor"] = draw(st.sampled_from([1.5, 4.0]))

@@ -31,6 +31,8 @@ SCALINGS: Mapping[str, Mapping[str, str]] = {
     },
 }
 """rope_type -> its parameters in config.json, and their keys in a spec."""
+USUAL: Mapping[str, Any] = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
+"""Parameters that are left out where they have these values."""
 KNOWN = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 LARGEST = 1 << 24
 
@@ -119,7 +121,7 @@ def written(position: Mapping[str, Any]) -> dict[str, Any]:
     if scaling := position.get("scaling"):
         found["rope_type"] = scaling["kind"]
         for name, key in SCALINGS[scaling["kind"]].items():
-            if scaling.get(key) is not None:
+            if scaling.get(key) is not None and USUAL.get(name) != scaling[key]:
                 found[name] = scaling[key]
     return found
 
