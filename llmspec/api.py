@@ -145,7 +145,9 @@ def measured(
     from llmspec.data.notices import notices
     from llmspec.data.prepare import prepare
     from llmspec.training.prompts import rehearse
+    from llmspec.training.start_models import closed
 
+    plan = closed(plan, notice)
     prepared = prepare(plan, progress=progress)
     plan = complete(plan, prepared.measured)
     for said in rehearse(plan, prepared):
@@ -214,10 +216,12 @@ def known(path: Path, overrides: list[str] | None, progress: Progress | None = N
     from llmspec.core.problems import DataError
     from llmspec.data.checks import data_checks
     from llmspec.data.prepare import prepare
+    from llmspec.training.start_models import closed
 
     _, plan = compiled(path, overrides)
     if not plan.phases:
         return Known(plan)
+    plan = closed(plan)
     try:
         prepared = prepare(plan, offline=True, progress=progress, most=READ_ANEW)
     except DataError as e:

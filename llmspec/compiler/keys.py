@@ -14,6 +14,7 @@ from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.core.hashing import digest
 from llmspec.parts.base import revisions_of
 from llmspec.parts.phases import Phase
+from llmspec.parts.phases.base import StartModel
 from llmspec.parts.sources import Source
 
 SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every", "evaluate_every")
@@ -30,7 +31,7 @@ def address_phases(draft: Draft) -> Draft:
         keys[plan.name] = digest(
             {
                 "phase": phase_identity(plan.phase),
-                "parent": keys.get(plan.phase.from_ or ""),
+                "parent": keys.get(plan.phase.parent),
                 "model": model_identity(plan.model),
                 "data": read_by(draft, plan),
                 "seed": draft.sections.seed,
@@ -54,6 +55,8 @@ def model_identity(model: ModelPlan) -> dict[str, Any]:
 def phase_identity(phase: Phase) -> dict[str, Any]:
     """What a phase does to the weights it is given, as a JSON-able value."""
     settings = phase.model_dump(mode="json", by_alias=True)
+    if isinstance(phase.from_, StartModel) and phase.from_.digest is not None:
+        settings["from"] = {"digest": phase.from_.digest}  # wherever the model lies
     return {"settings": {k: v for k, v in settings.items() if k not in SHOWN_ONLY}, "revisions": revisions_of(phase)}
 
 

@@ -34,7 +34,7 @@ def phase_models(
     problems: list[Problem] = []
     for name in order:
         phase = phases[name]
-        base = models.get(phase.from_ or "", network)
+        base = models.get(phase.parent, network)
         models[name], found = phase_model(base, phase)
         problems += [p.at("phases", name) for p in found]
     return models, problems

@@ -23,7 +23,7 @@ def order_phases(draft: Draft) -> Draft:
     phases, order = draft.sections.phases, []
     waiting = list(phases)
     while waiting:
-        ready = next((n for n in waiting if phases[n].from_ not in waiting), None)
+        ready = next((n for n in waiting if phases[n].parent not in waiting), None)
         if ready is None:  # circular: already reported when the spec was read
             return draft
         waiting.remove(ready)
@@ -47,7 +47,7 @@ def plan_phases(draft: Draft) -> Draft:
             else steps_of(phase.budget, model, phase)
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
-        parent = next((p for p in plans if p.name == phase.from_), None)
+        parent = next((p for p in plans if p.name == phase.parent), None)
         if found := [*objective_problems(phase, model), *start_problems(phase, parent)]:
             problems += [p.at("phases", name) for p in found]
             continue

@@ -28,8 +28,8 @@ def contradictions(plan: Plan) -> Iterator[str]:
             yield f"a phase is called {planned.name[:80]!r}, which cannot name a folder"
         if planned.name in before:
             yield f"two phases are called {planned.name}"
-        if planned.phase.from_ is not None and planned.phase.from_ not in before:
-            yield f"{planned.name} starts from {planned.phase.from_}, which does not come before it"
+        if planned.phase.parent and planned.phase.parent not in before:
+            yield f"{planned.name} starts from {planned.phase.parent}, which does not come before it"
         before.add(planned.name)
     if plan.tokenizer.size() > plan.model.vocab:
         yield f"its tokenizer has {plan.tokenizer.size():,} tokens, and its model {plan.model.vocab:,}"

@@ -8,6 +8,7 @@ from typing import Any
 from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan, SourcePlan
 from llmspec.explain.report import described
+from llmspec.parts.phases.base import StartModel
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
     return PhaseReport(
         name=planned.name,
         kind=phase.kind,
-        starts_from=phase.from_ or "",
+        starts_from=phase.from_.model if isinstance(phase.from_, StartModel) else phase.parent,
         budget=str(phase.budget),
         steps=steps,
         exact=planned.exact,

@@ -90,12 +90,18 @@ def _is_pattern(at: Path) -> bool:
 
 def _is_file(at: Path) -> bool:
     """Whether the path of one file stands at `at`."""
+    if at[:1] == ("phases",) and at[2:] == ("from", "model"):
+        return True
     table = _OTHERS.get(str(at[0]), {}) if len(at) == 2 else {}
     return any(at[1] in part.relative for part in table.values())
 
 
 def _leads_on(at: Path) -> bool:
-    return (len(at) < 4 and at[:2] == _SOURCES[: len(at)]) or (len(at) == 1 and at[0] in _OTHERS)
+    return (len(at) < 4 and at[:2] == _SOURCES[: len(at)]) or (len(at) == 1 and at[0] in _OTHERS) or _leads_to_model(at)
+
+
+def _leads_to_model(at: Path) -> bool:
+    return at[:1] == ("phases",) and len(at) < 4 and at[2:] in ((), ("from",))
 
 
 def _joined(folder: str, pattern: str) -> str:

@@ -19,10 +19,12 @@ from llmspec.data.prepare import PreparedData, prepare
 from llmspec.forecast import estimates
 from llmspec.forecast.machine import known_peak, peak_flops
 from llmspec.model.device import getting_ready, open_device, search
+from llmspec.parts.phases.base import StartModel
 from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
+from llmspec.training import start_models
 from llmspec.training.callbacks import Callback, Shielded, only_noted
 from llmspec.training.prompts import rehearse
 from llmspec.training.stop import Stop, on_signals
@@ -70,6 +72,7 @@ def run(
             for notice in notices:
                 watcher.notice(notice)
             check_room(folder.path, plan)
+            plan = start_models.closed(plan, watcher.notice)
             prepared = prepare(plan, offline=offline, progress=watcher.progress)
             train(folder, complete(plan, prepared.measured), prepared, dict(files or {}), watcher, stop, wanted)
         if stop.broken:
@@ -89,6 +92,7 @@ def train(
     """A complete plan's phases, in a folder that nobody else writes to."""
     checks = (*plan_checks(plan), *data_checks(prepared))
     refuse(checks)
+    start_models.same_tokenizer(plan, prepared.codec)
     notices = rehearse(plan, prepared)
     check_room(folder.path, plan)
     lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
@@ -152,7 +156,11 @@ def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.F
         estimate = promise.model_dump(mode="json") if promise else None
         # A phase that goes on was promised as a whole when it began.
         place.note(key=phase.key, done=False, promise=place.about.get("promise", estimate))
-        start = start_weights(phase.model, bench.plan.seed, made.get(phase.phase.from_ or ""))
+        first = phase.phase.from_
+        parent = made.get(phase.phase.parent)
+        if isinstance(first, StartModel):
+            parent = Artifact(phase, partial(start_models.weights_of, bench.plan, first))
+        start = start_weights(phase.model, bench.plan.seed, parent)
         made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start).run())
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
     if search.kernels:

@@ -12,7 +12,7 @@ from llmspec.core.problems import Problem
 from llmspec.core.table import choice
 from llmspec.core.units import Budget, Share
 from llmspec.parts import objectives, optimizers, schedules
-from llmspec.parts.base import Part
+from llmspec.parts.base import Frozen, Part
 from llmspec.parts.heads import TABLE as HEADS
 from llmspec.parts.heads import Head
 from llmspec.parts.optimizers.adamw import AdamW
@@ -28,6 +28,15 @@ FROM_DIALOGUES = 3
 def percent(value: float) -> Span:
     """A stretch of a phase, as a share of its steps."""
     return Span(Share(value))
+
+
+class StartModel(Frozen):
+    """Weights of a model that is there already."""
+
+    model: str = Field(min_length=1)
+    """Folder of a run, of a model without one, or of transformers."""
+    digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Hash (hex) that its weights are to have; noted if omitted."""
 
 
 class Phase(Part):
@@ -48,8 +57,9 @@ class Phase(Part):
         )
     }
 
-    from_: str | None = Field(None, alias="from")
-    """The phase whose weights this one starts from; random initial weights if omitted."""
+    from_: str | StartModel | None = Field(None, alias="from")
+    """The phase whose weights this one starts from, or `{model: FOLDER}`: a run, a saved or imported model, or a
+    Hugging Face folder, whose vocabulary and tensors are the spec's; random initial weights if omitted."""
     mixture: dict[str, Share] = Field(min_length=1)
     """Share of the tokens taken from each source, together 100%."""
     budget: Budget
@@ -87,6 +97,11 @@ class Phase(Part):
     """How often a sample of text is drawn and shown."""
     prompts: tuple[str, ...] = ()
     """Prompts of those samples; if omitted, the first held-out dialogues in SFT, else the start of a document."""
+
+    @property
+    def parent(self) -> str:
+        """The phase that it starts from; '' where it starts from a model, or anew."""
+        return self.from_ if isinstance(self.from_, str) else ""
 
     @property
     def texts_drawn(self) -> int:

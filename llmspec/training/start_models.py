@@ -1,0 +1,152 @@
+"""Models that phases start from: opened before the data are read, held against the spec, and known by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
+from llmspec.core.problems import Problem, RunError, SpecError
+from llmspec.formats.hf.same_model import differences
+from llmspec.formats.opening import is_model, stored_model
+from llmspec.parts.phases.base import StartModel
+from llmspec.runs.stored import StoredModel
+
+MOST = 4
+"""Differences that are named, at most."""
+
+
+def closed(plan: Plan, notice: Callable[[str], object] = lambda said: None) -> Plan:
+    """The plan whose phases know the hash of the models that they start from.
+
+    `notice` is told where such a model has settings that the spec's has not. Raises SpecError where there is none, its
+    tensors or its tokenizer are not the spec's, or it is not the one that a `digest:` means.
+    """
+    phases, problems = list(plan.phases), list[Problem]()
+    for i, planned in enumerate(phases):
+        start = planned.phase.from_
+        if not isinstance(start, StartModel):
+            continue
+        path = ("phases", planned.name, "from")
+        try:
+            wrong, found = _opened(plan, planned, start, notice)
+        except RunError as error:
+            wrong, found = [Problem(p.message, hint=p.hint, consequence=p.consequence) for p in error.problems], None
+        problems += [p.at(*path) for p in wrong]
+        if found is not None:
+            phase = planned.phase.model_copy(update={"from_": found})
+            phases[i] = planned.model_copy(update={"phase": phase})
+    if problems:
+        raise SpecError(problems)
+    return plan.model_copy(update={"phases": tuple(phases)})
+
+
+def _opened(
+    plan: Plan, planned: PhasePlan, start: StartModel, notice: Callable[[str], object]
+) -> tuple[list[Problem], StartModel | None]:
+    folder = folder_of(plan, start)
+    theirs = folder.plan()
+    name, model = _model(folder, theirs)
+    if problems := [*shape_problems(planned, model, start), *tokenizer_problems(plan, theirs, start)]:
+        return problems, None
+    if apart := differences(plan.model, model):
+        notice(f"{planned.name} starts from {start.model}, whose settings differ: {'; '.join(apart[:MOST])}")
+    _, weights, _ = folder.weights(theirs, name)
+    digest = digest_of(weights)
+    if start.digest not in (None, digest):
+        wrong = Problem(
+            f"the weights of {start.model} are not those of this digest: they have {digest}",
+            ("digest",),
+            "put back the model that was meant, or leave `digest:` out",
+            "training would start from other weights",
+        )
+        return [wrong], None
+    return [], start.model_copy(update={"digest": digest})
+
+
+def folder_of(plan: Plan, start: StartModel) -> StoredModel:
+    """The folder that a phase starts from. Raises RunError where there is no model."""
+    path = Path(plan.base, Path(start.model).expanduser())
+    if not is_model(path) and not (path / "plan.json").is_file():
+        raise RunError(
+            f"there is no model at {path}: neither a run, nor a saved model, nor a Hugging Face folder",
+            hint="give the folder; relative paths start in the folder of the spec",
+        )
+    return stored_model(path)
+
+
+def _model(folder: StoredModel, theirs: Plan) -> tuple[str | None, ModelPlan]:
+    """(phase, its model): the last one that draws text."""
+    last = next((p for p in reversed(theirs.phases) if p.draws), None)
+    return (None, theirs.model) if last is None else (last.name, last.model)
+
+
+def shape_problems(planned: PhasePlan, model: ModelPlan, start: StartModel) -> Iterator[Problem]:
+    """Tensors of the spec's model, but for heads that the phase adds, that are not there, or not of that shape."""
+    added = tuple(f"{head}_head." for head in planned.phase.heads)
+    wanted = {t.name: t.shape for t in planned.model.tensors if not t.name.startswith(added or ("\0",))}
+    there = {t.name: t.shape for t in model.tensors}
+    wrong = [f"{n} is {list(there[n])}, not {list(s)}" for n, s in wanted.items() if n in there and there[n] != s]
+    wrong += [f"{n} is not there" for n in wanted if n not in there]
+    wrong += [f"{n} has no place" for n in there if n not in wanted]
+    if wrong:
+        more = f", and {len(wrong) - MOST} more" if len(wrong) > MOST else ""
+        yield Problem(
+            f"the model of {start.model} is another than the spec's: {'; '.join(wrong[:MOST])}{more}",
+            ("model",),
+            "`extends:` its spec.yaml, or write the same `model:`",
+            "its weights would not fit",
+        )
+
+
+def tokenizer_problems(plan: Plan, theirs: Plan, start: StartModel) -> Iterator[Problem]:
+    """A tokenizer that cannot be the model's: one that is learned anew. Whether it is, `same_tokenizer` says later."""
+    if plan.tokenizer.learns and plan.tokenizer.identity() != theirs.tokenizer.identity():
+        yield Problem(
+            f"the spec's tokenizer is not that of {start.model}",
+            ("model",),
+            f"tokenizer: {{kind: huggingface, file: {start.model}/tokenizer.json}}, or `extends:` its spec.yaml",
+            "the weights would read other ids than they know",
+        )
+
+
+def same_tokenizer(plan: Plan, codec: Any) -> None:
+    """Raises SpecError where a phase starts from a model whose ids mean something else than the codec's."""
+    problems = []
+    for planned in plan.phases:
+        if isinstance(start := planned.phase.from_, StartModel):
+            folder = folder_of(plan, start)
+            if folder.tokenizer(folder.plan()).to_json() != codec.to_json():
+                problems.append(
+                    Problem(
+                        f"the spec's tokenizer is not that of {start.model}",
+                        ("phases", planned.name, "from", "model"),
+                        f"tokenizer: {{kind: huggingface, file: {start.model}/tokenizer.json}}",
+                        "the weights would read other ids than they know",
+                    )
+                )
+    if problems:
+        raise SpecError(problems)
+
+
+def weights_of(plan: Plan, start: StartModel) -> dict[str, Any]:
+    """The weights that a phase starts from. Raises RunError where they changed since the plan was made."""
+    folder = folder_of(plan, start)
+    theirs = folder.plan()
+    _, weights, _ = folder.weights(theirs, _model(folder, theirs)[0])
+    if start.digest is not None and digest_of(weights) != start.digest:
+        raise RunError(f"the weights of {start.model} have changed since this run was planned", hint="run it again")
+    return weights
+
+
+def digest_of(weights: Mapping[str, Any]) -> str:
+    """sha256 (hex) over names, shapes and float32 numbers: the same for a folder and for what was imported of it."""
+    import numpy as np
+
+    hashed = hashlib.sha256()
+    for name in sorted(weights):
+        hashed.update(f"{name} {list(weights[name].shape)}\n".encode())
+        hashed.update(np.ascontiguousarray(weights[name], "<f4").reshape(-1).view(np.uint8).data)
+    return hashed.hexdigest()

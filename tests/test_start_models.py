@@ -1,0 +1,110 @@
+"""Phases that start from a model that is there already: `from: {model: FOLDER}`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hf_folders
+import numpy as np
+import pytest
+from test_hf_folders import config, written
+
+import llmspec
+from llmspec.core.problems import LlmspecError, SpecError
+from llmspec.exchange.importing import import_folder
+from llmspec.formats.hf.family import families
+from llmspec.formats.hf.importing import HFFolder
+from llmspec.training.start_models import closed
+
+SPEC = """\
+extends: ours/spec.yaml
+name: further
+data:
+  sources:
+    text: {{kind: files, path: text.txt, validation: tail 20%, max_epochs: 1000, license: mine}}
+phases:
+  more:
+    kind: pretrain
+    from: {start}
+    mixture: {{text: 100%}}
+    budget: 1 steps
+    micro_batch_size: 1
+    optimizer: {{kind: adamw, lr: 1e-6}}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`theirs`, a folder of transformers; `ours`, imported of it; `text.txt`."""
+    place = tmp_path_factory.mktemp("start")
+    written(place / "theirs", config(families()["llama"]))
+    import_folder(place / "theirs", place / "ours")
+    (place / "text.txt").write_text("\n\n".join(f"{i}: a text, and a few words more." for i in range(60)), "utf-8")
+    return place
+
+
+def spec(place: Path, start: str, *overrides: str) -> Any:
+    path = place / f"{abs(hash((start, overrides)))}.yaml"
+    path.write_text(SPEC.format(start=start), "utf-8")
+    return llmspec.compile(llmspec.load_spec(path, overrides).spec)
+
+
+def test_training_starts_from_its_weights(place: Path, tmp_path: Path) -> None:
+    plan = spec(place, "{model: theirs}")
+    llmspec.run(plan, tmp_path / "run")
+    made = llmspec.open(tmp_path / "run").weights()
+    stored = HFFolder(place / "theirs")
+    _, wanted, _ = stored.weights(stored.plan())
+    assert all(np.abs(made[name] - array).max() <= 2e-6 for name, array in wanted.items())
+    assert any((made[name] != array).any() for name, array in wanted.items())
+
+
+def test_a_folder_and_what_was_imported_of_it_are_one_model(place: Path) -> None:
+    one, other = (closed(spec(place, f"{{model: {name}}}")) for name in ("theirs", "ours"))
+    digests = [plan.phases[0].phase.from_.digest for plan in (one, other)]
+    assert digests[0] == digests[1] and len(digests[0]) == 64
+
+
+def test_settings_that_differ_are_told(place: Path) -> None:
+    said: list[str] = []
+    closed(spec(place, "{model: ours}", "model.position.theta=500000"), said.append)
+    assert "position.theta" in said[0]
+
+
+WRONG: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "nothing": ("{model: nowhere}", (), "there is no model at"),
+    "no model": ("{model: text.txt}", (), "there is no model at"),
+    "shapes": ("{model: theirs}", ("model.mlp.d_ff=21",), "layers.0.mlp.gate_proj.weight is [20, 24], not [21, 24]"),
+    "layers": ("{model: theirs}", ("model.layers=2",), "has no place"),
+    "a tokenizer of its own": ("{model: theirs}", ("tokenizer={kind: bpe, vocab: 264}",), "tokenizer is not that of"),
+    "a digest": (f"{{model: theirs, digest: {'ab' * 32}}}", (), "are not those of this digest"),
+    "a number": ("3", (), "phases.more.from"),
+    "another key": ("{folder: theirs}", (), "phases.more.from"),
+}
+
+
+@pytest.mark.parametrize("what", list(WRONG))
+def test_what_does_not_fit_is_said_before_data_are_read(what: str, place: Path) -> None:
+    start, overrides, said = WRONG[what]
+    with pytest.raises(SpecError) as error:
+        closed(spec(place, start, *overrides))
+    assert said in str(error.value), error.value
+
+
+def test_other_ids_are_refused(place: Path, tmp_path: Path) -> None:
+    for name in ("theirs", "text.txt", "ours"):
+        (tmp_path / name).symlink_to(place / name)
+    hf_folders.write_tokenizer(tmp_path, 263)
+    check: Callable[[], Any] = lambda: llmspec.run(
+        spec(
+            tmp_path,
+            "{model: theirs}",
+            f"tokenizer={{kind: huggingface, file: {tmp_path}/tokenizer.json}}",
+            "model.vocab=264",
+        ),
+        tmp_path / "run",
+    )
+    with pytest.raises(LlmspecError, match="tokenizer is not that of theirs"):
+        check()
