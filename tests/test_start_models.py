@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from llmspec.core.problems import LlmspecError, SpecError
 from llmspec.exchange.importing import import_folder
 from llmspec.formats.hf.family import families
 from llmspec.formats.hf.importing import HFFolder
-from llmspec.training.start_models import closed
+from llmspec.parts.tokenizers import TABLE
+from llmspec.training.start_models import closed, same_tokenizer
 
 SPEC = """\
 extends: ours/spec.yaml
@@ -94,17 +94,10 @@ def test_what_does_not_fit_is_said_before_data_are_read(what: str, place: Path) 
 
 
 def test_other_ids_are_refused(place: Path, tmp_path: Path) -> None:
-    for name in ("theirs", "text.txt", "ours"):
-        (tmp_path / name).symlink_to(place / name)
+    plan = spec(place, "{model: theirs}")
+    stored = HFFolder(place / "theirs")
+    same_tokenizer(plan, stored.tokenizer(stored.plan()))
     hf_folders.write_tokenizer(tmp_path, 263)
-    check: Callable[[], Any] = lambda: llmspec.run(
-        spec(
-            tmp_path,
-            "{model: theirs}",
-            f"tokenizer={{kind: huggingface, file: {tmp_path}/tokenizer.json}}",
-            "model.vocab=264",
-        ),
-        tmp_path / "run",
-    )
+    other = TABLE["huggingface"](file="tokenizer.json").at(str(tmp_path)).train(())
     with pytest.raises(LlmspecError, match="tokenizer is not that of theirs"):
-        check()
+        same_tokenizer(plan, other)
