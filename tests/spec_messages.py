@@ -44,12 +44,12 @@ spec.yaml:7:1: tokenizr: unknown key
     ),
     "a key in the wrong place": (
         "layers: 1",
-        "layers: 1\n  max_tokens: 9",
+        "layers: 1\n  min_p: 9",
         """\
-spec.yaml:6:3: model.max_tokens: unknown key
-    | max_tokens: 9
-    | ^^^^^^^^^^
-    hint: `max_tokens` belongs under `decoding`
+spec.yaml:6:3: model.min_p: unknown key
+    | min_p: 9
+    | ^^^^^
+    hint: `min_p` belongs under `decoding`
     otherwise: it would be ignored""",
     ),
     "a kind written twice": (
@@ -79,7 +79,7 @@ spec.yaml:6:33: model.attention.kv_heads: `kv_heads` belongs to kind grouped_que
 spec.yaml:7:19: tokenizer.kind: no tokenizer is of kind `bpee`
     | tokenizer: {kind: bpee, vocab: 300}
     |                   ^^^^
-    hint: did you mean `bpe`? (kinds: byte, char, bpe)""",
+    hint: did you mean `bpe`? (kinds: byte, char, bpe, wordpiece, huggingface)""",
     ),
     "a missing key": (
         ", budget: 400 steps",
