@@ -22,6 +22,15 @@ decoding: {temperature: 0.8}
 """
 
 GOLDEN = {
+    "a number beyond its limit where a name may stand, too": (
+        "d_model: 8",
+        "d_model: 8\n  embedding: {scale: -1}",
+        """\
+spec.yaml:5:22: model.embedding.scale: has to be more than 0, not -1
+    | embedding: {scale: -1}
+    |                    ^^
+    hint: scale: factor on the tokens' vectors, before positions are added: a number, or `sqrt_d_model` for √d_model""",
+    ),
     "a misspelt key": (
         "layers: 1",
         "layer: 1",

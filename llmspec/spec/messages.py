@@ -75,8 +75,10 @@ def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path
             "unknown key", at, hint="`extends:` belongs at the top of the file", consequence="it would be ignored"
         )
     if elsewhere and (near is None or len(near) != len(key)):
-        inside = [p for p in elsewhere if p.startswith(section)]
-        where = foreign.named((inside or elsewhere)[0], section, path, data)
+        # The place nearest to the top is likeliest meant; of several, one within this section.
+        where = foreign.named(
+            min(elsewhere, key=lambda p: (p.count("."), not p.startswith(section))), section, path, data
+        )
         hint = f"`{key}` belongs under `{where}`" if where else f"`{key}` belongs at the top of the file"
         return Problem("unknown key", at, hint=hint, consequence="it would be ignored")
     if near is None:

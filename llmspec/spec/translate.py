@@ -31,6 +31,8 @@ TYPES = {
     "tuple_type": "a list",
     "dict_type": "a map",
 }
+NAMES = ("literal_error",)
+"""Errors of a value that is to be one of some names."""
 SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 """Types of numbers as other tools call them."""
 DEVICES = {
@@ -165,7 +167,11 @@ class Translator:
 
 def _fitting(found: list[tuple[Path, Error]], head: Path) -> list[tuple[Path, Error]]:
     """Of the errors of every member of a union, those of the member that was meant: the value's type fits it."""
-    meant = [(where, error) for where, error in found if where != head or error["type"] not in TYPES]
+    meant = [
+        (where, error)
+        for where, error in found
+        if where != head or error["type"] not in {*TYPES, *([] if isinstance(error["input"], str) else NAMES)}
+    ]
     return meant or [(head, {**found[0][1], "type": "union"})]
 
 

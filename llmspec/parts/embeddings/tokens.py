@@ -26,8 +26,8 @@ class Tokens(Embedding):
         "scale": ("every token would have the same vector, 0", "every vector would be infinite or NaN")
     }
     scale: Annotated[float, Field(gt=0)] | Literal["sqrt_d_model"] | None = None
-    """Factor on the tokens' vectors, before positions are added: a number, or `sqrt_d_model` for √d_model (Vaswani et
-    al. 2017, section 3.4); none if omitted."""
+    """Factor on the tokens' vectors, before positions are added: a number, or `sqrt_d_model` for √d_model; none if
+    omitted. As in Vaswani et al. 2017, section 3.4."""
     norm: Annotated[norms.Norm, choice(norms.TABLE, "layernorm")] | None = None
     """Norm of the sum of token, token type and position (Devlin et al. 2019); none where left open."""
     token_types: int | None = Field(None, gt=0, le=1 << 16)
