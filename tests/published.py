@@ -19,6 +19,8 @@ ARCHITECTURES = sorted(path.stem for path in (tiny.ROOT / "specs" / shipped.ARCH
 WITH_DATA = ("gpt2-124m", "gpt3-175b", "llama2-7b")
 """Architectures whose specs have data and phases, too."""
 CONTEXT, WIDTH, ROWS, STEPS = 24, 40, 4, 20
+SOURCE = 16
+"""Tokens that an encoder reads."""
 
 
 class MaskedWords(CrossEntropy):
@@ -33,6 +35,8 @@ def sizes(at: str, section: dict[str, Any]) -> Iterator[str]:
     attention, window = section.get("attention", {}), section.get("mask", {}).get("window")
     if "heads" in attention:
         yield f"{at}.attention.heads=4"
+    if "heads" in section.get("cross_attention", {}):
+        yield f"{at}.cross_attention.heads=4"
     if "kv_heads" in attention:
         yield f"{at}.attention.kv_heads={min(2, attention['kv_heads'])}"
     if "head_dim" in attention:
@@ -62,9 +66,10 @@ def small(name: str) -> Plan:
         f"model.layers={layers}",
         "model.dropout=0",
         "model.vocab=270",
-        "tokenizer={kind: byte}",
+        "tokenizer={kind: byte, special_tokens: [pad]}",
         *sizes("model", model),
         *(line for block, own in model.get("blocks", {}).items() for line in sizes(f"model.blocks.{block}", own)),
+        *([f"model.encoder.context={SOURCE}", "model.encoder.layers=2"] if "encoder" in model else []),
         *(f"phases.{phase}=null" for phase in spec.get("phases", {})),
         "data.sources={text: {kind: inline, documents: [x]}}",
         f"phases.tiny={{kind: pretrain, mixture: {{text: 100%}}, budget: {STEPS} steps, micro_batch_size: {ROWS}, "

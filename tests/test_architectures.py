@@ -9,13 +9,13 @@ import pytest
 import reference
 import tiny
 from networks import EPS, memory
-from published import ARCHITECTURES, CONTEXT, ROWS, STEPS, WITH_DATA, small
+from published import ARCHITECTURES, CONTEXT, ROWS, SOURCE, STEPS, WITH_DATA, small
 
 from llmspec import api
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler import compile_spec
-from llmspec.compiler.masks import range_inputs
+from llmspec.compiler.masks import encoder_inputs, range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.model.decoder import Decoder
 from llmspec.model.mask_check import graph_check
@@ -40,8 +40,9 @@ PUBLISHED: dict[str, int] = {
     "smollm2-135m": 134_515_008,
 }
 """Parameters as the checkpoints on huggingface.co have them, tied matrices once."""
-ROUNDED = {"palm-540b": (540.35e9, 0.01e9)}
-"""Parameters as a paper's table has them, and its last digit; no checkpoint is public."""
+ROUNDED = {"palm-540b": (540.35e9, 0.01e9), "transformer-base": (65e6, 2e6)}
+"""Parameters as a paper's table has them, and its last digit; no checkpoint is public. The original Transformer's
+vocabulary is given as about 37,000, and a thousand words more or less are half a million parameters."""
 
 
 def test_every_architecture_has_a_published_count() -> None:
@@ -76,7 +77,17 @@ def batch(model: ModelPlan, step: int, masked: bool) -> dict[str, np.ndarray]:
         "targets": targets,
         "loss_weights": hidden.astype(np.float32),
         **range_inputs(model, False, CONTEXT, None, filled if masked else None),
+        **source(model, starts),
     }
+
+
+def source(model: ModelPlan, starts: np.ndarray) -> dict[str, np.ndarray]:
+    """What an encoder reads: the text before, of which the first row has less."""
+    if model.encoder is None:
+        return {}
+    before = np.stack([text()[max(0, s - SOURCE) : max(0, s - SOURCE) + SOURCE] for s in starts])
+    filled = [5, *[SOURCE] * (len(starts) - 1)]
+    return {"encoder_tokens": before, **encoder_inputs(model, filled, SOURCE, CONTEXT)}
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *WITH_DATA])
@@ -101,11 +112,19 @@ def test_each_trains_decodes_and_is_explained(name: str) -> None:
 def check_logits(model: ModelPlan, weights: dict[str, np.ndarray], read: dict[str, np.ndarray]) -> None:
     """Logits are the formulas' in float64: of the whole text, or decoded token by token with the cache."""
     tokens, low, tensors = read["tokens"], backend("CPU"), tensors_from_numpy(**weights)
-    exact = reference.row_logits(model, reference.double(weights), tokens[0])
+    wide, source = reference.double(weights), read.get("encoder_tokens")
+    pair = source is not None
+    exact = (
+        reference.pair_logits(model, wide, tokens[0], source[0, :5])
+        if pair
+        else reference.row_logits(model, wide, tokens[0])
+    )
     if model.generates:
-        decoder = Decoder(model, low, tensors)
-        cache, first = decoder.prefill([tokens[0, :5].tolist()])
-        made, begin = [first[0], *(decoder.step(cache, [int(token)])[0] for token in tokens[0, 5:-1])], 4
+        decoder = Decoder(model, low, tensors, int(tokens[0, 0]) if pair else None)
+        prompt, begin = (source[0, :5], 0) if pair else (tokens[0, :5], 4)
+        cache, first = decoder.prefill([prompt.tolist()])
+        rest = tokens[0, begin + 1 : None if pair else -1]
+        made = [first[0], *(decoder.step(cache, [int(token)])[0] for token in rest)]
     else:
         network, inputs = Transformer(model), tensors_from_numpy(**read)
         tables = tensors_from_numpy(**network.tables())
