@@ -218,7 +218,7 @@ def models(draw: DrawFn) -> Data:
     return {**shape, "attention": attention, "mlp": mlp, **rest}
 
 
-VOCABS = {"bpe": [266, 270], "wordpiece": [66, 70]}
+VOCABS = {"bpe": [266, 270], "unigram": [266, 270], "wordpiece": [66, 70]}
 
 
 @st.composite

@@ -1,17 +1,20 @@
 """Tokenizers: text comes back as it was, and no text ever becomes a special token."""
 
+import json
+import math
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmspec.compiler.draft import closed
 from llmspec.core.problems import DataError
-from llmspec.parts.tokenizers import TABLE
+from llmspec.parts.tokenizers import TABLE, learner
 from llmspec.parts.tokenizers.base import SpelledTokenizer
 from llmspec.parts.tokenizers.special_tokens import EOS, EXTRAS, SPECIALS, UNKNOWN, Extra
 
@@ -22,6 +25,7 @@ TOKENIZERS = {
     "char": TABLE["char"](markers=MARKERS, vocab=64),
     "bpe": TABLE["bpe"](markers=MARKERS, vocab=8 + 256 + 24),
     "wordpiece": TABLE["wordpiece"](markers=MARKERS, vocab=62),
+    "unigram": TABLE["unigram"](markers=MARKERS, vocab=8 + 256 + 24),
 }
 CODECS = {kind: part.train(TEXT) for kind, part in TOKENIZERS.items()}
 OURS = tuple(TOKENIZERS)
@@ -39,7 +43,7 @@ spelled = st.lists(spellings | st.text(st.characters(exclude_categories=["Cs"]),
 def test_every_kind_is_tested() -> None:
     assert TOKENIZERS.keys() == TABLE.keys()
     assert {kind for kind, part in TABLE.items() if issubclass(part, SpelledTokenizer)} == {*OURS}
-    assert {*REVERSIBLE} == {"byte", "bpe", "huggingface"}, "of the last, since its file is byte-level"
+    assert {*REVERSIBLE} == {"byte", "bpe", "unigram", "huggingface"}, "of the last, since its file is byte-level"
 
 
 @pytest.mark.parametrize("kind", REVERSIBLE)
@@ -183,7 +187,7 @@ def test_bpe_is_a_plain_file_of_the_tokenizers_library() -> None:
     assert theirs.decode(theirs.encode(text).ids) == text
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
 def test_learning_is_the_same_in_every_process(kind: str) -> None:
     script = (
         "from llmspec.parts.tokenizers import TABLE\nimport random\nrandom.seed(1)\n"
@@ -219,7 +223,7 @@ def test_half_a_surrogate_pair_is_named(kind: str) -> None:
         CODECS[kind].encode(["fine", "bad \ud83d here"])
 
 
-@pytest.mark.parametrize(("kind", "smallest"), [("bpe", 8 + 256), ("char", 10), ("wordpiece", 10)])
+@pytest.mark.parametrize(("kind", "smallest"), [("bpe", 264), ("unigram", 264), ("char", 10), ("wordpiece", 10)])
 def test_a_vocabulary_smaller_than_its_specials_is_found_without_text(kind: str, smallest: int) -> None:
     small = TABLE[kind](markers=MARKERS, vocab=smallest - 1)
     (problem,) = small.check()
@@ -227,12 +231,67 @@ def test_a_vocabulary_smaller_than_its_specials_is_found_without_text(kind: str,
     assert not list(TABLE[kind](markers=MARKERS, vocab=smallest).check())
 
 
-def test_too_little_text_for_the_vocabulary_names_what_there_is() -> None:
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_too_little_text_for_the_vocabulary_names_what_there_is(kind: str) -> None:
     with pytest.raises(DataError) as caught:
-        TABLE["bpe"](vocab=5000).train(["to be or not to be"])
+        TABLE[kind](vocab=5000).train(["to be or not to be"])
     hint = caught.value.problems[0].hint
     assert hint.startswith("vocab: ")
-    assert TABLE["bpe"](vocab=int(hint.split()[1])).train(["to be or not to be"]).vocab == int(hint.split()[1])
+    assert TABLE[kind](vocab=int(hint.split()[1])).train(["to be or not to be"]).vocab == int(hint.split()[1])
+
+
+# -- unigram -----------------------------------------------------------------------------------------------------------
+def ways(word: str, pieces: list[str]) -> list[list[str]]:
+    """All ways to cut a word into pieces."""
+    if not word:
+        return [[]]
+    return [[p, *rest] for p in pieces if word.startswith(p) for rest in ways(word[len(p) :], pieces)]
+
+
+@given(
+    words=st.lists(st.text("abc", min_size=1, max_size=7), min_size=1, max_size=5, unique=True),
+    longer=st.lists(st.text("abc", min_size=2, max_size=4), max_size=6, unique=True),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=60)
+def test_expectations_and_best_ways_are_those_of_all_ways(
+    words: list[str], longer: list[str], data: st.DataObject
+) -> None:
+    """Kudo 2018, equations 3 to 7, by enumeration."""
+    pieces = ["a", "b", "c", *longer]
+    score = np.array([-data.draw(st.integers(1, 9)) / 2 for _ in pieces])
+    counts = np.array([data.draw(st.integers(1, 5)) for _ in words], float)
+    at = {piece: i for i, piece in enumerate(pieces)}
+    expected = np.zeros(len(pieces))
+    for word, count in zip(words, counts, strict=True):
+        found = ways(word, pieces)
+        chances = np.exp([sum(score[at[p]] for p in way) for way in found])
+        for way, chance in zip(found, chances / chances.sum(), strict=True):
+            for piece in way:
+                expected[at[piece]] += count * chance
+    np.testing.assert_allclose(learner._expected(words, counts, pieces, score), expected, rtol=1e-9, atol=1e-12)
+    best = learner._best(pieces, score)
+    for piece in longer:
+        others = [way for way in ways(piece, pieces) if way != [piece]]
+        assert best[at[piece]] == pytest.approx(max(sum(score[at[p]] for p in way) for way in others))
+
+
+def test_digamma_is_the_derivative_of_log_gamma() -> None:
+    x = np.array([0.1, 0.5, 1.0, 2.5, 40.0, 1e6])
+    step = 1e-4 * x
+    slope = [(math.lgamma(a + h) - math.lgamma(a - h)) / (2 * h) for a, h in zip(x, step, strict=True)]
+    np.testing.assert_allclose(learner._digamma(x), slope, rtol=1e-5, atol=1e-5)
+
+
+def test_unigram_takes_the_likeliest_way() -> None:
+    codec = CODECS["unigram"]
+    pairs = json.loads(codec.to_json())["model"]["vocab"]
+    score = dict(map(tuple, pairs))
+    pieces = [piece for piece in score if piece not in codec.specials]
+    for word in ("the", "that", "hat", "Ġbat", "Ġand"):
+        best = max(sum(score[p] for p in way) for way in ways(word, pieces))
+        ids = codec.encode([word.replace("Ġ", " ")])[0]
+        assert sum(pairs[i][1] for i in ids) == pytest.approx(best)
 
 
 @pytest.mark.parametrize(

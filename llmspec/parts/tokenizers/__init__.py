@@ -6,6 +6,7 @@ from llmspec.parts.tokenizers.byte import Byte
 from llmspec.parts.tokenizers.char import Char
 from llmspec.parts.tokenizers.huggingface import HuggingFace
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
+from llmspec.parts.tokenizers.unigram import Unigram
 from llmspec.parts.tokenizers.wordpiece import WordPiece
 
 TABLE: dict[str, type[Tokenizer]] = {
@@ -13,6 +14,7 @@ TABLE: dict[str, type[Tokenizer]] = {
     "char": Char,
     "bpe": BPE,
     "wordpiece": WordPiece,
+    "unigram": Unigram,
     "huggingface": HuggingFace,
 }
 

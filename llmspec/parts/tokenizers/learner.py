@@ -35,6 +35,9 @@ UNKNOWN = "<|unk|>"
 """What WordPiece makes of words with letters that it has not learned."""
 LETTERS = 1000
 """Letters that WordPiece knows, at most, the most frequent ones: each takes two ids, as in google-research/bert."""
+PIECE, WORD, MOST_WORDS = 16, 32, 60_000
+"""Bytes of a piece of a unigram model, at most; bytes of a word that it learns from, of which longer ones are cut; and
+how many different words it learns from, the most frequent ones."""
 PROBED = 500_000
 """Characters by which it is estimated how many different words a text has."""
 
@@ -83,7 +86,8 @@ def learn(
     letters = pre_tokenizers.ByteLevel.alphabet()
     if algorithm == "wordpiece":
         return _wordpiece(tokenizer, list(texts), settings)
-    assert algorithm == "bpe"
+    if algorithm == "unigram":
+        return _unigram(tokenizer, texts, vocab, specials)
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(min_frequency=2, initial_alphabet=letters, **settings))
     return tokenizer
 
@@ -110,6 +114,156 @@ def _wordpiece(tokenizer: Any, texts: Sequence[str], settings: dict[str, Any]) -
     file = json.loads(tokenizer.to_str())
     file["added_tokens"] = [token for token in file["added_tokens"] if token["content"] in specials]
     return Tokenizer.from_str(json.dumps(file))
+
+
+# -- unigram -------------------------------------------------------------------------------------------------------
+def _unigram(tokenizer: Any, texts: Iterable[str], vocab: int, specials: Sequence[str]) -> Any:
+    """The same for a unigram model. The library's trainer adds numbers in an order that changes from process to
+    process; this one does not, so that the same text always gives the same pieces."""
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    counts: Counter[str] = Counter()
+    cut = cutting()
+    for text in texts:
+        for word, _ in cut.pre_tokenize_str(text):
+            for begin in range(0, len(word), WORD):
+                counts[word[begin : begin + WORD]] += 1
+    chosen = sorted(counts, key=lambda word: (-counts[word], word))[:MOST_WORDS]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    scores = _pieces(chosen, [counts[word] for word in chosen], letters, max(len(letters), vocab - len(specials)))
+    # What spells a special token is never cut as one word.
+    pairs = [*((token, -1000.0) for token in specials), *scores]
+    file = json.loads(tokenizer.to_str())
+    file["model"] = {"type": "Unigram", "unk_id": None, "vocab": pairs, "byte_fallback": False}
+    made = Tokenizer.from_str(json.dumps(file))
+    made.add_special_tokens(list(specials))
+    return made
+
+
+def _pieces(words: Sequence[str], counts: Sequence[int], letters: Sequence[str], size: int) -> list[tuple[str, float]]:
+    """(piece, log of its probability), the likeliest first: expectation maximisation from all frequent pieces, of
+    which a quarter that is missed least is left out again and again (Kudo 2018, section 3.2)."""
+    import numpy as np
+
+    seen: Counter[str] = Counter(dict.fromkeys(letters, 0))
+    for word, count in zip(words, counts, strict=True):
+        for begin in range(len(word)):
+            for end in range(begin + 1, min(len(word), begin + PIECE) + 1):
+                seen[word[begin:end]] += count
+    alone = set(letters)
+    longer = sorted((p for p in seen if p not in alone and seen[p] > 1), key=lambda p: (-seen[p] * len(p), p))
+    pieces = [*letters, *longer[: max(8 * size, 10_000)]]
+    frequency = np.array([max(1, seen[piece]) for piece in pieces], np.float64)
+    score = np.log(frequency / frequency.sum())
+    weights = np.array(counts, np.float64)
+    while True:
+        for _ in range(2):
+            expected = _expected(words, weights, pieces, score)
+            ranked = np.where(np.arange(len(pieces)) < len(letters), np.inf, expected)
+            keep = (ranked >= 0.5) | (ranked >= np.sort(ranked)[-min(size, len(ranked))])
+            pieces, expected = [p for p, kept in zip(pieces, keep, strict=True) if kept], expected[keep]
+            expected = np.maximum(expected, 0.1)
+            score = _digamma(expected) - _digamma(expected.sum(keepdims=True))
+        if len(pieces) <= size:
+            break
+        # What a text loses without a piece: the next best way to write it, as often as it occurs.
+        loss = expected * (score - _best(pieces, score))
+        loss[: len(letters)] = np.inf
+        left = max(size, int(0.75 * len(pieces)))
+        order = sorted(range(len(pieces)), key=lambda i: (-loss[i], pieces[i]))[:left]
+        pieces, score = [pieces[i] for i in sorted(order)], score[sorted(order)]
+    by_score = sorted(zip(pieces, score.round(6).tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+    return [(piece, float(value)) for piece, value in by_score]
+
+
+def _lattices(words: Sequence[str], pieces: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """Words of like length, as (their numbers (n,), piece[n, end, length - 1] with -1 where none is)."""
+    import numpy as np
+
+    number = {piece: i for i, piece in enumerate(pieces)}
+    for low, high in ((0, 4), (4, 8), (8, 16), (16, WORD)):
+        of = [i for i, word in enumerate(words) if low < len(word) <= high]
+        for begin in range(0, len(of), 20_000):
+            part = of[begin : begin + 20_000]
+            found = np.full((len(part), high + 1, min(PIECE, high)), -1, np.int32)
+            for row, i in enumerate(part):
+                word = words[i]
+                for end in range(1, len(word) + 1):
+                    for length in range(1, min(PIECE, end) + 1):
+                        found[row, end, length - 1] = number.get(word[end - length : end], -1)
+            yield np.array(part), found
+
+
+def _expected(words: Sequence[str], weights: Any, pieces: Sequence[str], score: Any) -> Any:
+    """How often each piece is expected in the words, over all ways to cut them: forward and backward sums."""
+    import numpy as np
+
+    total, padded = np.zeros(len(pieces)), np.append(score, -np.inf)
+    for part, piece in _lattices(words, pieces):
+        n, places, longest = piece.shape
+        sizes = np.array([len(words[i]) for i in part])
+        value = padded[piece]  # the score of each piece, -inf where none is
+        before = np.full((n, places), -np.inf)
+        before[:, 0] = 0
+        for end in range(1, places):
+            reach = min(longest, end)
+            before[:, end] = _log_sum(before[:, end - reach : end][:, ::-1] + value[:, end, :reach])
+        after = np.full((n, places), -np.inf)
+        after[np.arange(n), sizes] = 0
+        for begin in range(places - 2, -1, -1):
+            reach = min(longest, places - 1 - begin)
+            ends = np.arange(1, reach + 1)
+            onward = after[:, begin + ends] + value[:, begin + ends, ends - 1]
+            after[:, begin] = np.logaddexp(after[:, begin], _log_sum(onward))
+        whole = before[np.arange(n), sizes]
+        for end in range(1, places):
+            reach = min(longest, end)
+            ways = before[:, end - reach : end][:, ::-1] + value[:, end, :reach] + (after[:, end] - whole)[:, None]
+            share = np.exp(ways) * weights[part][:, None]
+            held = piece[:, end, :reach] >= 0
+            total += np.bincount(piece[:, end, :reach][held], share[held], len(pieces))
+    return total
+
+
+def _best(pieces: Sequence[str], score: Any) -> Any:
+    """The score of the best way to write each piece by others; of single letters, nothing."""
+    import numpy as np
+
+    found, padded = np.zeros(len(pieces)), np.append(score, -np.inf)
+    for part, piece in _lattices(pieces, pieces):
+        n, places, longest = piece.shape
+        sizes = np.array([len(pieces[i]) for i in part])
+        value = padded[piece]
+        value[np.arange(n), sizes, np.minimum(sizes, longest) - 1] = -np.inf  # itself
+        best = np.full((n, places), -np.inf)
+        best[:, 0] = 0
+        for end in range(1, places):
+            reach = min(longest, end)
+            best[:, end] = (best[:, end - reach : end][:, ::-1] + value[:, end, :reach]).max(axis=1)
+        found[part] = best[np.arange(n), sizes]
+    return found
+
+
+def _log_sum(values: Any) -> Any:
+    """log of the sum of exp along the last axis; -inf where all are."""
+    import numpy as np
+
+    top = values.max(axis=1)
+    safe = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore"):
+        return np.where(np.isfinite(top), safe + np.log(np.exp(values - safe[:, None]).sum(axis=1)), -np.inf)
+
+
+def _digamma(x: Any) -> Any:
+    """ψ(x) for x > 0 (Abramowitz & Stegun 1964, 6.3.5 and 6.3.18)."""
+    import numpy as np
+
+    shift, y = np.zeros_like(x), x.copy()
+    for _ in range(6):
+        shift -= 1 / y
+        y += 1
+    z = 1 / (y * y)
+    return shift + np.log(y) - 0.5 / y - z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z / 132))))
 
 
 # -- texts on disk -------------------------------------------------------------------------------------------------
