@@ -28,11 +28,17 @@ def drawn_ranges(pick: Pick, seed: int, rows: int, t: int, s: int) -> Array:
 
 
 class Terms(NamedTuple):
-    """What scores are made of beside queries and keys: softcap·tanh(scale·q·k / softcap) + bias, 0 for no softcap."""
+    """What scores are made of beside queries and keys: softcap·tanh(scale·q·k / softcap) + bias, 0 for no softcap.
+
+    `near` (H, 2R - 1) is added by distance, and `sinks` (H,) are one more score of each query, without a value.
+    """
 
     scale: float
     softcap: float
     bias: Array | None
+    near: Array | None = None
+    distances: Array | None = None  # (B, T, S): place in `near`
+    sinks: Array | None = None
 
 
 class Seen(NamedTuple):
@@ -59,6 +65,9 @@ def seen_scores(q: Array, k: Array, ranges: Array, terms: Terms) -> Seen:
         off = off + 8 * EPS * np.abs(scores)
     if terms.bias is not None:
         scores, off = scores + terms.bias, off + 2 * EPS * (np.abs(terms.bias) + np.abs(scores))
+    if terms.near is not None:
+        added = np.moveaxis(terms.near[:, terms.distances].astype(np.float64), 0, 1)
+        scores, off = scores + added, off + 2 * EPS * (np.abs(added) + np.abs(scores))
     seen = (keys >= ranges[..., :1]) & (keys < ranges[..., 1:])
     return Seen(scores, off, np.broadcast_to(seen[:, None], scores.shape), derivative, derivative_off)
 
@@ -68,6 +77,11 @@ def forward(q: Array, k: Array, v: Array, ranges: Array, terms: Terms) -> list[O
     scores, off, seen, *_ = seen_scores(q, k, ranges, terms)
     v64 = np.repeat(v.astype(np.float64), q.shape[2] // v.shape[2], axis=2)
     s = k.shape[1]
+    if terms.sinks is not None:  # as a key that every query with a key sees
+        sunk = np.broadcast_to(terms.sinks[:, None, None].astype(np.float64), (*scores.shape[:3], 1))
+        scores, off = np.concatenate([scores, sunk], -1), np.concatenate([off, 0 * sunk], -1)
+        seen = np.concatenate([seen, seen.any(-1, keepdims=True)], -1)
+        v64 = np.concatenate([v64, 0 * v64[:, :1]], 1)
     weights = reference.softmax(scores, seen)
     slack = np.where(seen, off, 0).max(-1, keepdims=True)
     wrong = weights * (np.expm1(2 * slack) + EPS * (2 * s + NEGLIGIBLE + 16)) + TINY * seen
@@ -102,6 +116,7 @@ def backward(
     (at, dot), (size, dots) = slope_of(lambda a: a), slope_of(np.abs)
     slopes, rough = weights * (at - dot), size + dots
     slopes_off = wrong * np.abs(at - dot) + (weights + wrong) * 4 * EPS * (q.shape[-1] + 4) * rough
+    few = [Output(*few) for few in few_gradients(slopes, slopes_off, total, dot, dots, terms, seen)]
     shared = terms.bias is not None and len(terms.bias) == 1
     to_bias, bias_off = ((a.sum(0, keepdims=True) if shared else a) for a in (slopes, slopes_off))
     bias_off = bias_off + EPS * len(q) * np.abs(slopes).sum(0, keepdims=True) * shared + TINY
@@ -121,11 +136,61 @@ def backward(
         summed("bhts,bthd->bshd", slopes, slopes_off, q64, True),
         summed("bhts,bthd->bshd", weights, wrong, g64, True),
         Output(to_bias, bias_off),
+        *few,
     ]
+
+
+def few_gradients(
+    slopes: Array, slopes_off: Array, total: Array, dot: Array, dots: Array, terms: Terms, seen: Array
+) -> list[tuple[Array, Array]]:
+    """Of `near` and of sinks, with the errors that they may have."""
+    found = []
+    if terms.near is not None:
+        to, off, size = (np.zeros(terms.near.shape) for _ in range(3))
+        for b, h in np.ndindex(slopes.shape[:2]):
+            at = np.where(seen[b, h], terms.distances[b], 0)
+            for into, what in ((to, slopes), (off, slopes_off), (size, np.abs(slopes))):
+                np.add.at(into[h], at, np.where(seen[b, h], what[b, h], 0))
+        found.append((to, off + 2 * EPS * slopes[0].size * size + TINY))
+    if terms.sinks is not None:
+        some = seen.any(-1, keepdims=True)
+        share = np.exp(np.minimum(terms.sinks[:, None, None] - total, 0)) * some
+        grown = EPS * (NEGLIGIBLE + 40 + 2 * np.abs(total) + 2 * np.abs(terms.sinks[:, None, None]))
+        room = share * (grown * np.abs(dot) + 4 * EPS * (slopes.shape[-1] + 140) * dots)
+        size = 2 * EPS * slopes[:, 0, :, 0].size * np.abs(share * dot)
+        found.append((-(share * dot).sum((0, 2, 3)), (room + size).sum((0, 2, 3)) + TINY))
+    return found
 
 
 def side_by_side(outputs: list[Output]) -> Output:
     return Output(*(np.concatenate([o[i] for o in outputs], axis=2) for i in range(2)))
+
+
+def near_and_sinks(
+    pick: Pick, seed: int, sizes: tuple[int, int, int, int], terms: Terms
+) -> tuple[Terms, list[Array], list[int]]:
+    """The terms with what is looked up by distance and with sinks, each if drawn; its arrays; and the words of both."""
+    (b, t, s, h), arrays, words = sizes, [], [0, 0, 0, 0]
+    if pick((0, 1)):
+        words[:3] = s + pick((0, 3)), pick((1, b)), pick((1, b))
+        near = numbers(seed + 10, h, 2 * words[0] - 1, spread=2.0)
+        query_at = np.broadcast_to(np.arange(t) + pick((0, s - t)), (words[1], t)).astype(np.int32)
+        key_at = np.broadcast_to(np.arange(s), (words[2], s)).astype(np.int32)
+        arrays = [near, np.ascontiguousarray(query_at), np.ascontiguousarray(key_at)]
+        distances = np.broadcast_to(key_at[:, None, :] - query_at[:, :, None] + words[0] - 1, (b, t, s))
+        terms = terms._replace(near=near, distances=distances)
+    if pick((0, 1)):
+        words[3], terms = 1, terms._replace(sinks=numbers(seed + 11, h, spread=2.0))
+    return terms, arrays, words
+
+
+def more_at(ranges: int, more: list[list[Array]]) -> list[tuple[int, int]]:
+    """Where the ranges and what else there is lie; of what there is not, the ranges."""
+    found, at = [(ranges, 0)], ranges
+    for some in more:
+        at += len(some)
+        found.append((at if some else ranges, 0))
+    return found
 
 
 def attentions(pick: Pick, packed: bool, longer: int | None = None, plain: bool = True) -> list[Case]:
@@ -148,24 +213,35 @@ def attentions(pick: Pick, packed: bool, longer: int | None = None, plain: bool 
     if not plain:
         scale = pick((scale, 1.0, float(np.float32(0.07))))
         softcap, trained = pick((0.0, 0.5, 5.0, 50.0)), int(bb > 0 and pick((0, 1)))
-    terms = Terms(scale, softcap, bias)
+    terms, near, words = Terms(scale, softcap, bias), [], [0, 0, 0, 0]
+    if not plain:
+        terms, near, words = near_and_sinks(pick, seed, (b, t, s, h), terms)
     done = forward(q, k, v, ranges, terms)
     out, sums = (o.exact.astype(np.float32) for o in done)
-    *back, to_bias = backward(grad, out, sums, q, k, v, ranges, terms)
-    to_bias = [to_bias] if trained else []
+    *back, to_bias = backward(grad, out, sums, q, k, v, ranges, terms)[:4]
+    few = backward(grad, out, sums, q, k, v, ranges, terms)[4:]
+    to_more = [*([to_bias] if trained else []), *few]
     stride = (h + 2 * g) * d if packed else 0
-    words = [b, t, s, h, g, d, bs, bb, trained, stride or h * d, stride or g * d, scale, softcap]
-    extra, qkv = [ranges] if bias is None else [ranges, bias], [q, k, v]
+    words = [b, t, s, h, g, d, bs, bb, trained, *words, stride or h * d, stride or g * d, scale, softcap]
+    more = {"bias": [bias] if bb else [], "near": near[:1], "queries": near[1:2], "keys": near[2:]}
+    more["sinks"] = [] if terms.sinks is None else [terms.sinks]
+    extra, qkv = [ranges, *(array for some in more.values() for array in some)], [q, k, v]
     where, to_where = [(2, 0), (3, 0), (4, 0)], [(0, 0), (1, 0), (2, 0)]
     if packed:
         qkv, back = [np.concatenate(qkv, axis=2)], [side_by_side(back)]
         where, to_where = ([(n, at * d) for at in (0, h, h + g)] for n in (2, 0))
-    n, made = len(qkv), len(back) + trained
-    last = lambda before: [(before + n, 0), (before + n + (bias is not None), 0)]
-    to = [*to_where, (made - 1, 0), *((made + i, 0) for i in range(3)), *((i + made + 1, at) for i, at in where)]
+    n, made = len(qkv), len(back) + len(to_more)
+
+    last = lambda before: more_at(before + n, list(more.values()))
+    trains, at = [trained, bool(near), terms.sinks is not None], len(back) - 1
+    to = list(to_where)
+    for there in trains:
+        at += there
+        to.append((at if there else 0, 0))
+    to += [*((made + i, 0) for i in range(3)), *((i + made + 1, at) for i, at in where)]
     return [
         Case("attention", done, [*qkv, *extra], words, ((0, 0), (1, 0), *where, *last(2))),
-        Case("attention_backward", [*back, *to_bias], [grad, out, sums, *qkv, *extra], words, (*to, *last(made + 3))),
+        Case("attention_backward", [*back, *to_more], [grad, out, sums, *qkv, *extra], words, (*to, *last(made + 3))),
     ]
 
 

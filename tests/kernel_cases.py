@@ -134,40 +134,40 @@ def rms_norms(pick: Pick) -> list[Case]:
 
 
 def qk_norms(pick: Pick) -> list[Case]:
-    """RMS norms of queries and keys among values, each head of a token one row of `rms_norms`."""
-    seed, n, d, heads, kv = pick(SEEDS), pick((1, 2, 31, 33)), pick(WIDTHS), pick((1, 3)), pick((1, 2))
-    eps, normed = float(np.float32(pick((1e-12, 1e-5, 0.5)))), heads + kv
-    x, g = numbers(seed, n, normed + kv, d, spread=pick((1e-3, 1.0, 1e3))), numbers(seed + 1, n, normed + kv, d)
-    w = [numbers(seed + 2 + i, d) for i in range(2)]
+    """RMS norms of vectors of two widths in a row, each a row of `rms_norms`, among numbers that stay as they are."""
+    seed, n, kept, eps = (
+        pick(SEEDS),
+        pick((1, 2, 31, 33)),
+        pick((1, 5, 64)),
+        float(np.float32(pick((1e-12, 1e-5, 0.5)))),
+    )
+    counts, widths = (pick((1, 3)), pick((1, 2))), (pick(WIDTHS), pick(WIDTHS))
+    ends = np.cumsum([0] + [w for count, w in zip(counts, widths, strict=True) for _ in range(count)])
+    x, g = numbers(seed, n, ends[-1] + kept, spread=pick((1e-3, 1.0, 1e3))), numbers(seed + 1, n, ends[-1] + kept)
+    weights = [numbers(seed + 2 + i, width) for i, width in enumerate(widths)]
     x64, g64 = x.astype(np.float64), g.astype(np.float64)
-    w64 = np.stack([w[int(h >= heads)].astype(np.float64) for h in range(normed + kv)])
-    r = 1 / np.sqrt((x64**2).mean(-1, keepdims=True) + eps)
-    y = x64 * r * w64
-    y_room = EPS * (d + 8) * np.abs(y)
-    held = r[:, :normed, 0].astype(np.float32)
-    r = held.astype(np.float64)[..., None]
-    xs, gs = x64[:, :normed], g64[:, :normed]
-    wg, average = gs * w64[:normed], lambda a: a.mean(-1, keepdims=True)
-    to_x, room = g64.copy(), np.zeros_like(g64)
-    to_x[:, :normed] = wg * r - xs * average(wg * xs) * r**3
-    room[:, :normed] = EPS * (d + 16) * (np.abs(wg) * r + np.abs(xs) * average(np.abs(wg * xs)) * r**3) + TINY
-    y[:, normed:], y_room[:, normed:] = x64[:, normed:], 0.0
-    parts = [gs * xs * r, np.abs(gs * xs * r)]
-    to_w, size = (np.stack([a[:, :heads].sum((0, 1)), a[:, heads:].sum((0, 1))]) for a in parts)
-    words = [n, heads, kv, d]
+    y, y_room, to_x, to_x_room = x64.copy(), np.zeros_like(x64), g64.copy(), np.zeros_like(x64)
+    to_w, size, held = [np.zeros(w) for w in widths], [np.zeros(w) for w in widths], []
+    average = lambda a: a.mean(-1, keepdims=True)
+    for i, (start, end) in enumerate(itertools.pairwise(ends)):
+        at, which = slice(start, end), int(i >= counts[0])
+        w, xs, gs = weights[which].astype(np.float64), x64[:, at], g64[:, at]
+        r = 1 / np.sqrt(average(xs**2) + eps)
+        y[:, at] = xs * r * w
+        y_room[:, at] = EPS * (end - start + 8) * np.abs(y[:, at])
+        held.append(r[:, 0].astype(np.float32))
+        r, wg = held[-1].astype(np.float64)[:, None], gs * w
+        to_x[:, at] = wg * r - xs * average(wg * xs) * r**3
+        rough = np.abs(wg) * r + np.abs(xs) * average(np.abs(wg * xs)) * r**3
+        to_x_room[:, at] = EPS * (end - start + 16) * rough + TINY
+        to_w[which] += (gs * xs * r).sum(0)
+        size[which] += np.abs(gs * xs * r).sum(0)
+    rstd, words = np.stack(held, -1), [n, counts[0], widths[0], counts[1], widths[1], kept]
+    both = Output(np.concatenate(to_w), EPS * (n * max(counts) + 8) * np.concatenate(size) + TINY)
+    forward = [Output(y, y_room), Output(rstd.astype(np.float64), EPS * (max(widths) + 8) * rstd)]
     return [
-        Case(
-            "qk_norm",
-            [Output(y, y_room), Output(held.astype(np.float64), EPS * (d + 8) * held)],
-            [x, *w],
-            [*words, eps],
-        ),
-        Case(
-            "qk_norm_backward",
-            [Output(to_x, room), Output(to_w, EPS * (n * heads + 8) * size + TINY)],
-            [g, x, *w, held],
-            words,
-        ),
+        Case("qk_norm", forward, [x, *weights], [*words, eps]),
+        Case("qk_norm_backward", [Output(to_x, to_x_room), both], [g, x, *weights, rstd], words),
     ]
 
 

@@ -39,7 +39,7 @@ EPS = 2.0**-24
 ROWS, CONTEXT, VOCAB = 2, 12, 24
 Arrays = dict[str, np.ndarray]
 
-_CHANGED = {"theta": 50.0, "eps": 0.02, "kv_heads": 2, "heads": 4}
+_CHANGED = {"theta": 50.0, "buckets": 6, "max_distance": 9, "offset": 2, "eps": 0.02, "kv_heads": 2, "heads": 4}
 """Settings that tests give a part that has them: none is a default, so that one that is ignored is noticed."""
 
 
@@ -73,9 +73,9 @@ def model_of(model: dict[str, Any]) -> ModelPlan:
 
 ATTENTION: tuple[dict[str, Any], ...] = (
     {},
-    {"head_dim": 6, "scale": 0.3},
+    {"head_dim": 6, "scale": 0.3, "sinks": True},
     {"qk_norm": {"kind": "rmsnorm", "eps": 0.02}, "softcap": 1.5},
-    {"qk_norm": {"kind": "layernorm", "eps": 0.02}},
+    {"qk_norm": {"kind": "layernorm", "eps": 0.02}, "qk_norm_over": "all_heads"},
 )
 HEAD: tuple[dict[str, Any], ...] = (
     {},

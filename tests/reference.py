@@ -97,16 +97,28 @@ def linear(w: Weights, name: str, x: Array) -> Array:
     return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
 
 
+def sunk(scores: Array, seen: Array | None, sinks: Array | None, head: int) -> Array:
+    """The softmax (T, S) of scores, where a head's sink takes its share as a key would that all see."""
+    if sinks is None:
+        return softmax(scores, seen)
+    one = np.ones((len(scores), 1))
+    seen = np.ones(scores.shape, bool) if seen is None else seen
+    return softmax(np.hstack([scores, one * sinks[head]]), np.hstack([seen, one > 0]))[:, :-1]
+
+
 def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: Array, seen_TT: Array) -> Array:
     part, position = block.attention, block.position
     H, K = part.heads, part.key_value_heads()
     d, share = w[f"{name}.q_proj.weight"].shape[0] // H, H // K
     q, k, v = (linear(w, f"{name}.{p}_proj", x_TD) for p in "qkv")
     heads = []
+    if part.qk_norm is not None and part.qk_norm_over == "all_heads":
+        norm = NORMS[part.qk_norm.kind]
+        q, k = (norm(part.qk_norm, w, f"{name}.{n}_norm", x) for n, x in (("q", q), ("k", k)))
     for h in range(H):
         own, shared = (slice(i * d, (i + 1) * d) for i in (h, h // share))
         q_Td, k_Td, v_Td = q[:, own], k[:, shared], v[:, shared]
-        if part.qk_norm is not None:
+        if part.qk_norm is not None and part.qk_norm_over == "head":
             norm = NORMS[part.qk_norm.kind]
             q_Td, k_Td = (norm(part.qk_norm, w, f"{name}.{n}_norm", m) for n, m in (("q", q_Td), ("k", k_Td)))
         if turn := ROTATED.get(position.kind):
@@ -114,8 +126,8 @@ def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: A
         scores = q_Td @ k_Td.T * (part.scale or 1 / np.sqrt(d))
         scores = softcapped(scores, part.softcap)
         if bias := BIASES.get(position.kind):
-            scores = scores + bias(position, w, positions, H)[h]
-        heads.append(softmax(scores, seen_TT) @ v_Td)
+            scores = scores + bias(block, w, positions)[h]
+        heads.append(sunk(scores, seen_TT, w.get(f"{name}.sinks"), h) @ v_Td)
     return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
 
 
@@ -126,16 +138,19 @@ def cross_attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, states
     d = w[f"{name}.q_proj.weight"].shape[0] // H
     q, k, v = (linear(w, f"{name}.{p}_proj", x) for p, x in (("q", x_TD), ("k", states_SD), ("v", states_SD)))
     heads = []
+    if part.qk_norm is not None and part.qk_norm_over == "all_heads":
+        norm = NORMS[part.qk_norm.kind]
+        q, k = (norm(part.qk_norm, w, f"{name}.{n}_norm", x) for n, x in (("q", q), ("k", k)))
     for h in range(H):
         own, shared = slice(h * d, (h + 1) * d), slice(h // (H // K) * d, (h // (H // K) + 1) * d)
         q_Td, k_Sd = q[:, own], k[:, shared]
-        if (normed := part.qk_norm) is not None:
+        if (normed := part.qk_norm) is not None and part.qk_norm_over == "head":
             q_Td = NORMS[normed.kind](normed, w, f"{name}.q_norm", q_Td)
             k_Sd = NORMS[normed.kind](normed, w, f"{name}.k_norm", k_Sd)
         scores = q_Td @ k_Sd.T * (part.scale or 1 / np.sqrt(d))
         if part.softcap is not None:
             scores = part.softcap * np.tanh(scores / part.softcap)
-        heads.append(softmax(scores) @ v[:, shared])
+        heads.append(sunk(scores, None, w.get(f"{name}.sinks"), h) @ v[:, shared])
     return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
 
 
@@ -318,7 +333,9 @@ def parameters(plan: ModelPlan) -> int:
             q, kv = part.heads * head_dim, part.key_value_heads() * head_dim
             total += 2 * D * q + 2 * D * kv + part.bias * (q + 2 * kv) + bool(part.output_bias) * D
             if part.qk_norm is not None:
-                total += 2 * head_dim * (2 if getattr(part.qk_norm, "bias", False) else 1)
+                normed = q + kv if part.qk_norm_over == "all_heads" else 2 * head_dim
+                total += normed * (2 if getattr(part.qk_norm, "bias", False) else 1)
+            total += part.sinks * part.heads
             total += mlp_parameters(block.mlp, D)
             total += norm * {"sandwich": 4, "parallel_shared": 1, "pre_mlp": 1}.get(block.residual, 2)
         final = stack.blocks[stack.order[-1]].residual != "post"

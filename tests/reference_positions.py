@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llmspec.compiler.plan import ModelPlan
+from llmspec.compiler.plan import BlockPlan, ModelPlan
 
 Array = np.ndarray
 
@@ -112,13 +112,44 @@ def slopes(heads: int) -> list[float]:
 
 
 EMBEDDED: dict[str, Callable[..., Array]] = {
-    "learned": lambda part, w, p, width: w["position.weight"][p],
+    "learned": lambda part, w, p, width: w["position.weight"][part.offset + p],
     "sinusoidal": lambda part, w, p, width: np.stack([sinusoid(x, width, part.theta) for x in p]),
 }
+
+
+def t5_bucket(ahead: int, buckets: int, max_distance: int, both_ways: bool) -> int:
+    """Raffel et al. 2020: the first half of a direction's buckets hold one distance each, the others as many as
+    their logarithms say; `ahead` is the key's position minus the query's."""
+    start = 0
+    if both_ways:
+        buckets //= 2
+        start = buckets if ahead > 0 else 0
+    far = abs(ahead) if both_ways else max(0, -ahead)
+    half = buckets // 2
+    if far < half:
+        return start + far
+    wide = np.log(far / half) / np.log(max_distance / half) * (buckets - half)
+    return start + min(half + int(wide + 1e-6), buckets - 1)
+
+
+def t5_biases(block: BlockPlan, w: Any, p: Array) -> Array:
+    part, both_ways = block.position, not block.mask.causal
+    at = [[t5_bucket(int(k - q), part.buckets, part.max_distance, both_ways) for k in p] for q in p]
+    return np.moveaxis(w[f"{block.position_name}.weight"][np.array(at)], -1, 0)
+
+
+def alibi(block: BlockPlan, w: Any, p: Array) -> Array:
+    return -np.array(slopes(block.attention.heads))[:, None, None] * (p[:, None] - p[None, :])
+
+
 BIASES: dict[str, Callable[..., Array]] = {
-    "alibi": lambda part, w, p, heads: -np.array(slopes(heads))[:, None, None] * (p[:, None] - p[None, :]),
+    "t5_relative": t5_biases,
+    "alibi": alibi,
 }
-"""What is added to the scores (H, T, T), from the part, the weights, the positions and the number of heads."""
+"""What is added to the scores (H, T, T), from the block, the weights and the positions."""
 ROTATED: dict[str, Callable[..., Array]] = {"rope": rotated}
-POSITION_WEIGHTS: dict[str, Callable[[ModelPlan], int]] = {"learned": lambda plan: plan.context * plan.d_model}
+POSITION_WEIGHTS: dict[str, Callable[[ModelPlan], int]] = {
+    "learned": lambda plan: (plan.context + plan.position.offset) * plan.d_model,
+    "t5_relative": lambda plan: plan.position.buckets * plan.decoder.blocks[0].attention.heads,
+}
 KNOWN_POSITIONS = {"none", *EMBEDDED, *BIASES, *ROTATED}

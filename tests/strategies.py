@@ -174,7 +174,7 @@ def feed_forward_layers(draw: DrawFn) -> Data:
 def models(draw: DrawFn) -> Data:
     """`model:` of a network small enough to build."""
     d_model = draw(st.sampled_from([8, 16]))
-    attention = draw(parts("attention", skip=("heads", "kv_heads", "head_dim")))
+    attention = draw(parts("attention", skip=("heads", "kv_heads", "head_dim", "qk_norm_over")))
     # Heads of at least two numbers, so that rope finds its pairs.
     number = draw(st.sampled_from([1, 2, 4]))
     attention["heads"] = number
@@ -182,7 +182,7 @@ def models(draw: DrawFn) -> Data:
         attention["kv_heads"] = draw(st.sampled_from([k for k in (1, 2, 4) if number % k == 0]))
     mlp = draw(feed_forward_layers())
     optional = {
-        "position": parts("position", skip=("theta", "fraction")),
+        "position": parts("position", skip=("theta", "fraction", "buckets", "max_distance")),
         "norm": parts("norm"),
         "init": parts("init"),
         "heads": st.fixed_dictionaries({"lm": settings(heads.LM)}),
@@ -194,6 +194,7 @@ def models(draw: DrawFn) -> Data:
         attention["head_dim"] = draw(st.sampled_from([2, 6]))
     if draw(st.booleans()):
         attention["qk_norm"] = draw(parts("norm"))
+        attention["qk_norm_over"] = draw(st.sampled_from(["head", "all_heads"]))
     rest = draw(st.fixed_dictionaries({}, optional=optional))
     width = attention.get("head_dim", d_model // number)
     if rest.get("position", {}).get("kind") == "rope" and width >= 4:  # a growing base wants two pairs

@@ -20,6 +20,7 @@ from llmspec.compiler import walk
 from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, StackPlan
 from llmspec.parts.base import Dims
 from llmspec.parts.mlps.gelu import OPERATIONS
+from llmspec.parts.positions.learned import Learned
 from llmspec.parts.residual import FORMS
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -235,8 +236,8 @@ class Stack(nn.Module):
             if not name.startswith(own or "position"):
                 continue
             self.positions[name] = part
-            if part.kind == "learned":
-                self.position = nn.Embedding(dims.context, plan.d_model)
+            if isinstance(part, Learned):
+                self.position = nn.Embedding(dims.context + part.offset, plan.d_model)
             for key, table in part.tables(dims).items():
                 self.register_buffer(self.named(name, key), torch.from_numpy(table), persistent=False)
         self.layers = nn.ModuleList(Block(plan, stack, stack.blocks[kind]) for kind in stack.order)
@@ -260,7 +261,7 @@ class Stack(nn.Module):
         place = torch.arange(length, device=tokens_BT.device) if positions_BT is None else positions_BT
         x, added = embed(tokens_BT), self.positions.get(walk.embedded_position(self.stack))
         if added is not None and added.embeds:
-            x = x + (self.position(place) if added.kind == "learned" else self.position_table[place])
+            x = x + (self.position(place + added.offset) if added.kind == "learned" else self.position_table[place])
         if embed.norm is not None:
             x = embed.norm(x)
         seen = {b.mask: self.mask(length, documents_BT, b) for b in self.stack.blocks}

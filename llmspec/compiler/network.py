@@ -192,7 +192,7 @@ def block_problems(model: ModelSpec, dims: Dims, sound: set[str]) -> Iterator[Pr
             for key in (*PARTS, *crossed)
         }
         parts = {key: own[key] or getattr(model, key) for key in where}
-        shaped = parts["attention"].shaped(dims)
+        shaped = replace(parts["attention"].shaped(dims), looks_ahead=not parts["mask"].causal)
         wrong = list(parts["attention"].check(shaped))
         for key, part in parts.items():
             if where[key][1] not in sound:
@@ -240,7 +240,7 @@ def stack_of(model: ModelSpec, name: str = "decoder") -> StackPlan:
         chosen = {key: getattr(own, key) or getattr(model, key) for key in (*PARTS, "residual", "cross_attention")}
         heads, position = chosen["attention"].shaped(Dims(model.d_model, 1, 1, 1)), chosen["position"]
         # Tables and weights of a position are made for heads of one number and width.
-        shared = (position, heads.heads, heads.head_dim)
+        shared = (position, heads.heads, heads.head_dim, position.by_direction and chosen["mask"].causal)
         free = position == model.position and f"{before}position" not in owners.values() and not position.embeds
         whole = free or position.embeds
         owner = owners.setdefault(shared, f"{before}position" if whole else f"{before}positions.{block}")

@@ -93,7 +93,8 @@ def stack_dims(model: ModelPlan, stack: StackPlan) -> Dims:
 def block_dims(model: ModelPlan, block: BlockPlan, stack: StackPlan | None = None) -> Dims:
     """The dimensions within a block: its heads, and the keys that its queries see. `stack` None: the decoder."""
     dims = stack_dims(model, stack or model.decoder)
-    return replace(block.attention.shaped(dims), keys=block.mask.keys(dims.context))
+    seen = block.mask.keys(dims.context)
+    return replace(block.attention.shaped(dims), keys=seen, looks_ahead=not block.mask.causal)
 
 
 def cross_dims(model: ModelPlan, block: BlockPlan) -> Dims:

@@ -98,6 +98,8 @@ class Dims:
     """The most keys that a query of a full context sees; the context unless a mask has a window."""
     sources: float = 1.0
     """Tokens that keys and values are made of, for each query: 1 where a text looks at itself."""
+    looks_ahead: bool = False
+    """Whether a token may see later ones."""
 
     @property
     def seen(self) -> int:

@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from tinygrad import Tensor as Tensor  # the one place where a part learns what a tensor is, and only to be checked
 
 
+class Near(NamedTuple):
+    """A trained bias of scores that hangs on the distance alone: a vector for each head, never a matrix of scores."""
+
+    table: Tensor
+    """(H, 2R - 1) float32: number R - 1 + p_key - p_query is added to a score, and distances are less than R."""
+    queries: Tensor
+    """(B or 1, T) int32: the queries' positions."""
+    keys: Tensor
+    """(B or 1, S) int32: the keys'; those of the keys that a query sees follow one another."""
+
+
 class Scores(NamedTuple):
-    """How attention makes scores of queries and keys: softcap(scale · q·k) + bias, then the mask and the softmax.
+    """How attention makes scores of queries and keys: softcap(scale · q·k) + bias + near, mask and softmax.
 
     One description for every backend, forward and backward, so that a new term is added in one place.
     """
@@ -28,6 +39,11 @@ class Scores(NamedTuple):
     """A float32 tensor (B or 1, H, T, S) that is added; None for nothing."""
     bias_gradient: bool = False
     """Whether the bias is trained: its gradient is summed over the sequences that share it. A constant otherwise."""
+    near: Near | None = None
+    """A trained bias that is looked up by distance; None for nothing."""
+    sinks: Tensor | None = None
+    """(H,) float32: a trained score of each head that takes part in the softmax beside those of the keys, and has no
+    value (gpt-oss, arXiv:2508.10925; Xiao et al. 2023, arXiv:2309.17453). None for nothing."""
 
 
 class Linear(NamedTuple):
@@ -140,7 +156,7 @@ class Operations(Protocol):
         self, x_BTHd: Tensor, heads: int, cos: Tensor, sin: Tensor, p_BT: Tensor, *, interleaved: bool = False
     ) -> Tensor: ...
 
-    def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight_d: Tensor, k_weight_d: Tensor, eps: float) -> Tensor: ...
+    def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor: ...
 
     def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor: ...
 

@@ -22,7 +22,7 @@ from llmspec.backends.backend import backend
 from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.masks import Relation
-from llmspec.parts.ops import Scores
+from llmspec.parts.ops import Near, Scores
 
 ODD = [(3, 4, 5), *(pytest.param(s, marks=pytest.mark.nightly) for s in ((1, 1, 2), (5, 1, 3), (3, 4, 17)))]
 """(rows, columns, inner): one row, one column, a context of one, lengths that no vector divides."""
@@ -104,6 +104,8 @@ class Form(NamedTuple):
     softcap: float | None = None
     bias: str = ""  # "constant" or "trained"
     batch: int = 1  # of the bias
+    near: bool = False
+    sinks: bool = False
 
 
 FORMS = {
@@ -112,16 +114,27 @@ FORMS = {
     "scaled softcap": Form(0.7, 1.5),
     "trained bias": Form(bias="trained"),
     "softcap trained biases": Form(None, 1.5, "trained", 2),
+    "near": Form(near=True),
+    "sinks": Form(sinks=True),
+    "near, sinks and all": Form(0.7, 1.5, "trained", 1, True, True),
 }
 
 
-def attended(form: Form, ranges: Array, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+def attended(form: Form, ranges: Array, q: Array, k: Array, v: Array, more: dict[str, Array]) -> Array:
     k, v = (np.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
     scores = np.einsum("bthd,bshd->bhts", q, k) * (form.scale or 1 / np.sqrt(q.shape[-1]))
     scores = np.tanh(scores / form.softcap) * form.softcap if form.softcap else scores
-    seen = networks.seen_by(ranges, k.shape[1])[:, None]
-    weights = reference.softmax(scores + (0 if bias is None else bias.astype(np.float64)), seen)
-    return np.einsum("bhts,bshd->bthd", weights, v)
+    seen = np.broadcast_to(networks.seen_by(ranges, k.shape[1])[:, None], scores.shape)
+    scores = scores + more.get("bias", np.zeros(1)).astype(np.float64)
+    if (near := more.get("near")) is not None:
+        t, s = scores.shape[2:]
+        far = np.arange(s)[None] - np.arange(s - t, s)[:, None]
+        scores = scores + near[:, near.shape[1] // 2 + far]
+    if (sinks := more.get("sinks")) is not None:
+        sunk = np.broadcast_to(sinks[:, None, None], (*scores.shape[:3], 1))
+        scores, seen = np.concatenate([scores, sunk], -1), np.concatenate([seen, seen.any(-1, keepdims=True)], -1)
+        v = np.concatenate([v, 0 * v[:, :1]], 1)
+    return np.einsum("bhts,bshd->bthd", reference.softmax(scores, seen), v)
 
 
 def attention_case(packed: bool, form: Form) -> Any:
@@ -133,20 +146,27 @@ def attention_case(packed: bool, form: Form) -> Any:
         ranges[1, :, 1] = np.minimum(ranges[1, :, 1] + s - t, s)
         ranges[1, -1] = (0, s) if t < 3 else (1, 1)
         constants = {"ranges": ranges, "bias": numbers(4, form.batch, h, t, s)}
+        constants |= {"queries": np.arange(s - t, s, dtype=np.int32)[None], "keys": np.arange(s, dtype=np.int32)[None]}
         shapes = [(2, t, h + 2 * g, d)] if packed else [(2, t, h, d), (2, s, g, d), (2, s, g, d)]
-        trained = [constants["bias"].shape] if form.bias == "trained" else []
+        wanted = {"bias": form.bias == "trained", "near": form.near, "sinks": form.sinks}
+        sizes = {"bias": (form.batch, h, t, s), "near": (h, 2 * (s + 2) - 1), "sinks": (h,)}
+        trained = [name for name, there in wanted.items() if there]
+        fixed = ["bias"] if form.bias == "constant" else []
 
-        def graph(ops: Any, given: Any, *more: Tensor) -> Tensor:
-            *x, bias = more if trained else (*more, given["bias"] if form.bias else None)
-            scores = Scores(form.scale, form.softcap, bias, bool(trained))
+        def graph(ops: Any, given: Any, *all_: Tensor) -> Tensor:
+            x, more = all_[: len(shapes)], dict(zip(trained, all_[len(shapes) :], strict=True))
+            near = Near(more["near"], given["queries"], given["keys"]) if form.near else None
+            bias = more.get("bias", given["bias"] if fixed else None)
+            scores = Scores(form.scale, form.softcap, bias, "bias" in trained, near, more.get("sinks"))
             attend = (lambda x, *last: ops.self_attention(x, h, *last)) if packed else ops.attention
             return attend(*x, given["ranges"], scores)
 
-        def exact(*more: Array) -> Array:
-            *x, bias = more if trained else (*more, constants["bias"] if form.bias else None)
-            return attended(form, ranges, *(np.split(x[0], [h, h + g], axis=2) if packed else x), bias)
+        def exact(*all_: Array) -> Array:
+            x, more = all_[: len(shapes)], dict(zip(trained, all_[len(shapes) :], strict=True))
+            more |= {name: constants[name] for name in fixed}
+            return attended(form, ranges, *(np.split(x[0], [h, h + g], axis=2) if packed else x), more)
 
-        return Case(shapes + trained, constants, graph, exact)
+        return Case(shapes + [sizes[name] for name in trained], constants, graph, exact)
 
     return case
 
@@ -175,19 +195,26 @@ def rms_norm_case(rows: int, columns: int, inner: int) -> Case:
     )
 
 
-def qk_norm_case(rows: int, columns: int, inner: int) -> Case:
-    h, g = rows, columns
+def qk_norm_case(whole: bool) -> Any:
+    """Norms of each head, or of all heads of queries and of all of keys."""
 
-    def exact(x: Array, q: Array, k: Array) -> Array:
-        norm = lambda x, w: reference.rmsnorm(NORM, {"n.weight": w}, "n", x)
-        return np.concatenate([norm(x[:, :, :h], q), norm(x[:, :, h : h + g], k), x[:, :, h + g :]], 2)
+    def case(rows: int, columns: int, inner: int) -> Case:
+        h, g = rows, columns
 
-    return Case(
-        [(2, 3, h + 2 * g, inner), (inner,), (inner,)],
-        {},
-        lambda ops, t, x, q, k: ops.qk_norm(x, h, q, k, 0.01),
-        exact,
-    )
+        def exact(x: Array, q: Array, k: Array) -> Array:
+            norm = lambda x, w: reference.rmsnorm(NORM, {"n.weight": w}, "n", x)
+            own = lambda x, w: norm(x.reshape(*x.shape[:2], -1), w).reshape(x.shape) if whole else norm(x, w)
+            return np.concatenate([own(x[:, :, :h], q), own(x[:, :, h : h + g], k), x[:, :, h + g :]], 2)
+
+        widths = (h * inner, g * inner) if whole else (inner, inner)
+        return Case(
+            [(2, 3, h + 2 * g, inner), (widths[0],), (widths[1],)],
+            {},
+            lambda ops, t, x, q, k: ops.qk_norm(x, h, q, k, 0.01),
+            exact,
+        )
+
+    return case
 
 
 def residual_case(rows: int, columns: int, inner: int) -> Case:
@@ -236,7 +263,8 @@ CASES: dict[str, Callable[[int, int, int], Case]] = {
     "layer_norm": layer_norm_case(False),
     "layer_norm biased": layer_norm_case(True),
     "rms_norm": rms_norm_case,
-    "qk_norm": qk_norm_case,
+    "qk_norm": qk_norm_case(False),
+    "qk_norm of all heads": qk_norm_case(True),
     "residual": residual_case,
     **{a: activation_case(a) for a in ACTIVATIONS},
     **{f"gated {a}": gated_case(a) for a in ACTIVATIONS},

@@ -28,6 +28,10 @@ class _Attention(NamedTuple):
     ranges_batch: int
     bias_batch: int
     bias_gradient: int
+    reach: int
+    places_batch: int
+    key_places_batch: int
+    sunk: int
     q_stride: int
     kv_stride: int
     scale: float
@@ -56,45 +60,62 @@ def _numbers(sizes: tuple[int, ...], strides: tuple[int, int], ranges: Tensor, s
     """`sizes` are the first six of the numbers."""
     scale = np.float32(1) / np.sqrt(np.float32(sizes[-1])) if scores.scale is None else np.float32(scores.scale)
     biases = (0, 0) if scores.bias is None else (shape_of(scores.bias)[0], int(scores.bias_gradient))
-    softcap = float(scores.softcap or 0.0)
-    return _Attention._make((*sizes, shape_of(ranges)[0], *biases, *strides, float(scale), softcap))
+    near, softcap, distances = scores.near, float(scores.softcap or 0.0), (0, 0, 0)
+    if near is not None:
+        distances = ((shape_of(near.table)[1] + 1) // 2, shape_of(near.queries)[0], shape_of(near.keys)[0])
+    words = (shape_of(ranges)[0], *biases, *distances, int(scores.sinks is not None), *strides, float(scale), softcap)
+    return _Attention._make((*sizes, *words))
 
 
 Where = tuple[tuple[int, int], ...]
 """Of queries, keys and values: the tensor that holds them, and where in it."""
+MORE = ("bias", "near", "places", "key_places", "sinks")
+"""What c/attention.c reads beside them and the ranges; of what is not there, the ranges stand in its place."""
+
+
+def _more(scores: Scores) -> dict[str, Tensor]:
+    """What of MORE there is."""
+    near = scores.near
+    found = {"bias": scores.bias, "sinks": scores.sinks}
+    if near is not None:
+        places = {"places": near.queries.cast(dtypes.int32), "key_places": near.keys.cast(dtypes.int32)}
+        found |= {"near": near.table, **places}
+    return {name: t for name in MORE if (t := found.get(name)) is not None}
 
 
 def _attention(
     address: Tensor, numbers: _Attention, qkv: tuple[Tensor, ...], where: Where, ranges: Tensor, scores: Scores
 ) -> Tensor:
-    n, bias = len(qkv), [] if scores.bias is None else [scores.bias]
-    shape = (numbers.batch, numbers.queries, numbers.heads, numbers.head_dim)
-    arguments = ((0, 0), (1, 0), *((2 + i, at) for i, at in where), (2 + n, 0), (2 + n + len(bias), 0))
-    inputs = (*qkv, ranges.cast(dtypes.int32), *bias)
-    gradient = _attention_gradient(numbers, where)
+    more, shape = _more(scores), (numbers.batch, numbers.queries, numbers.heads, numbers.head_dim)
+    inputs = (*qkv, ranges.cast(dtypes.int32), *more.values())
+    arguments = ((0, 0), (1, 0), *_read(2, where, len(qkv), tuple(more)))
+    gradient = _attention_gradient(numbers, where, tuple(more))
     counts = (math.prod(shape), math.prod(shape[:3]))
     return call("attention", counts, inputs, numbers, address, gradient, arguments)[0].reshape(shape)
 
 
+def _read(before: int, where: Where, count: int, more: tuple[str, ...]) -> Where:
+    """Which buffers hold queries, keys and values (`count` tensors after `before` others), ranges and MORE."""
+    ranges = before + count
+    beside = [ranges + 1 + more.index(name) if name in more else ranges for name in MORE]
+    return (*((before + i, at) for i, at in where), (ranges, 0), *((i, 0) for i in beside))
+
+
 @functools.cache
-def _attention_gradient(numbers: _Attention, where: Where) -> Gradient:
+def _attention_gradient(numbers: _Attention, where: Where, more: tuple[str, ...]) -> Gradient:
+    trained = [n for n in more if n in ("near", "sinks") or (n == "bias" and numbers.bias_gradient)]
+
     def gradient(grad: UOp, node: UOp) -> tuple[UOp | None, ...]:
         (out, sums), (*inputs, address) = operands(node, 2)
         n, counts = 1 + max(i for i, _ in where), [math.prod(shape_of(t)) for t in inputs]
-        made = counts[:n] + counts[n + 1 :] * numbers.bias_gradient
-        given, biased = len(made) + 3, len(inputs) - n - 1
-        arguments = (
-            *where,
-            (len(made) - 1, 0),
-            *((len(made) + i, 0) for i in range(3)),
-            *((given + i, at) for i, at in where),
-            (given + n, 0),
-            (given + n + biased, 0),
-        )
+        made = (*counts[:n], *(counts[n + 1 + more.index(name)] for name in trained))
+        to = [(n + trained.index(name) if name in trained else 0, 0) for name in ("bias", "near", "sinks")]
+        given = [(len(made) + i, 0) for i in range(3)]
+        arguments = (*where, *to, *given, *_read(len(made) + 3, where, n, more))
         tensors = (Tensor(grad), out, sums, *inputs)
-        to_qkv = call("attention_backward", tuple(made), tensors, numbers, address, None, arguments)
-        to_bias = ([to_qkv.pop().uop] if numbers.bias_gradient else [None]) * biased
-        return None, None, *(t.uop for t in to_qkv), None, *to_bias, None
+        done = call("attention_backward", made, tensors, numbers, address, None, arguments)
+        to_more = {name: t.uop for name, t in zip(trained, done[n:], strict=True)}
+        return None, None, *(t.uop for t in done[:n]), None, *(to_more.get(name) for name in more), None
 
     return gradient
 
@@ -126,24 +147,25 @@ def _turn_back(*sizes: int) -> Gradient:
     return gradient
 
 
-def qk_norm(
-    address: Tensor, qkv_BTNd: Tensor, heads: int, q_weight_d: Tensor, k_weight_d: Tensor, eps: float
-) -> Tensor:
-    """`rms_norm` over each head of queries (the first `heads`) and keys; values stay as they are: (B, T, H + 2G, d)."""
+def qk_norm(address: Tensor, qkv_BTNd: Tensor, heads: int, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
+    """`rms_norm` over each head of queries (the first `heads`) and keys, or over all of either, as wide as the weights
+    are; values stay as they are: (B, T, H + 2G, d)."""
     b, t, n, d = shape_of(qkv_BTNd)
-    sizes = (b * t, heads, (n - heads) // 2, d)
-    inputs, counts = (qkv_BTNd, q_weight_d, k_weight_d), (b * t * n * d, b * t * (heads + sizes[2]))
+    q, kv, (q_width,), (k_width,) = heads * d, (n - heads) // 2 * d, shape_of(q_weight), shape_of(k_weight)
+    sizes = (b * t, q // q_width, q_width, kv // k_width, k_width, kv)
+    inputs, counts = (qkv_BTNd, q_weight, k_weight), (b * t * n * d, b * t * (sizes[1] + sizes[3]))
     return call("qk_norm", counts, inputs, (*sizes, float(eps)), address, _qk_gradient(*sizes))[0].reshape(b, t, n, d)
 
 
 @functools.cache
 def _qk_gradient(*sizes: int) -> Gradient:
-    rows, h, g, d = sizes
+    rows, q, q_width, k, k_width, kept = sizes
 
     def gradient(grad: UOp, node: UOp) -> tuple[UOp | None, ...]:
-        (_, rstd), (x, q, k, address) = operands(node, 2)
-        counts = (rows * (h + 2 * g) * d, 2 * d)
-        to_x, to_both = call("qk_norm_backward", counts, (Tensor(grad), x, q, k, rstd), sizes, address)
-        return None, None, to_x.uop, to_both[:d].uop, to_both[d:].uop, None
+        (_, rstd), (x, q_weight, k_weight, address) = operands(node, 2)
+        counts = (rows * (q * q_width + k * k_width + kept), q_width + k_width)
+        inputs = (Tensor(grad), x, q_weight, k_weight, rstd)
+        to_x, to_both = call("qk_norm_backward", counts, inputs, sizes, address)
+        return None, None, to_x.uop, to_both[:q_width].uop, to_both[q_width:].uop, None
 
     return gradient

@@ -39,8 +39,8 @@ class CPUOps(Ops):
     ) -> Tensor:
         return attention.rotate(self._at, x_BTHd, heads, cos, sin, p_BT, interleaved)
 
-    def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight_d: Tensor, k_weight_d: Tensor, eps: float) -> Tensor:
-        return attention.qk_norm(self._at, qkv_BTNd, heads, q_weight_d, k_weight_d, eps)
+    def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
+        return attention.qk_norm(self._at, qkv_BTNd, heads, q_weight, k_weight, eps)
 
     def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
         return attention.self_attention(self._at, qkv_BTNd, heads, ranges, scores)

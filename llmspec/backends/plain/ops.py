@@ -14,7 +14,7 @@ from tinygrad import Tensor, dtypes
 from llmspec.backends.plain import experts
 from llmspec.backends.plain.cache_rows import store_keys_values
 from llmspec.backends.tinygrad_private import random_bits
-from llmspec.parts.ops import Linear, Routing, Scores
+from llmspec.parts.ops import Linear, Near, Routing, Scores
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
@@ -102,21 +102,29 @@ class Ops:
             turned = turned.cat(x_BTHd[:, :, :heads, width:], dim=-1)
         return turned.cat(rest, dim=2) if rest.shape[2] else turned
 
-    def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight_d: Tensor, k_weight_d: Tensor, eps: float) -> Tensor:
+    def qk_norm(self, qkv_BTNd: Tensor, heads: int, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
         """`rms_norm` over each of the `heads` of queries and of the K heads of keys; values stay as they are.
+
+        Weights (d,) are for each head; those of (H·d,) and (K·d,) for all heads of queries or keys as one vector, as in
+        OLMo 2 (arXiv:2501.00656, section 2.1).
 
         The heads of queries, keys and values lie side by side, N = H + 2K, before and after, as `rotate` and
         `self_attention` take them (Henry et al. 2020, arXiv:2010.04245, with RMS norm as in Qwen3).
         """
         kv = (int(qkv_BTNd.shape[2]) - heads) // 2
         q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
-        return self.rms_norm(q, q_weight_d, eps).cat(self.rms_norm(k, k_weight_d, eps), v, dim=2)
+
+        def normed(x_BTHd: Tensor, weight: Tensor) -> Tensor:
+            rows = x_BTHd.reshape(*x_BTHd.shape[:2], -1, weight.shape[0])
+            return self.rms_norm(rows, weight, eps).reshape(x_BTHd.shape)
+
+        return normed(q, q_weight).cat(normed(k, k_weight), v, dim=2)
 
     def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
         """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2K, d) -> (B, T, H, d)."""
         kv = (int(qkv_BTNd.shape[2]) - heads) // 2
         q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
-        return self.attention(q, k, v, ranges, scores)
+        return self._attention(q, k, v, ranges, scores, own=True)
 
     def store(
         self, k_CSKd: Tensor, v_CSKd: Tensor, qkv_BTNd: Tensor, heads: int, places_B3: Tensor
@@ -128,17 +136,32 @@ class Ops:
         """
         return store_keys_values(k_CSKd, v_CSKd, qkv_BTNd, heads, places_B3)
 
-    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """Softmax over the last axis; masked places get exactly 0, and a fully masked row is all zeros."""
+    def softmax(self, scores: Tensor, mask: Tensor, sinks: Tensor | None = None) -> Tensor:
+        """Softmax over the last axis; masked places get exactly 0, and a fully masked row is all zeros.
+
+        `sinks` (…, 1) is one more score of each row, whose share is left out.
+        """
         low = mask.where(scores, -1e30)
-        e = mask.where((low - low.max(-1, keepdim=True).detach()).exp(), 0.0)
-        return self.contiguous_barrier(e / e.sum(-1, keepdim=True).maximum(1e-30))
+        high = low.max(-1, keepdim=True).detach()
+        if sinks is not None:
+            high = high.maximum(sinks.detach())
+        e = mask.where((low - high).exp(), 0.0)
+        total = e.sum(-1, keepdim=True)
+        if sinks is not None:
+            total = total + (sinks - high).exp()
+        return self.contiguous_barrier(e / total.maximum(1e-30))
 
     def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor:
-        """softmax(softcap(scale·q·kᵀ) + bias)·v -> (B, T, H, d), as `scores` says.
+        """softmax(softcap(scale·q·kᵀ) + bias + near)·v -> (B, T, H, d), as `scores` says.
 
         A query sees the keys first … end - 1 of ranges (B or 1, T, 2) int32; one without keys gets zeros.
         """
+        return self._attention(q_BTHd, k_BSKd, v_BSKd, ranges, scores, own=False)
+
+    def _attention(
+        self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores, own: bool
+    ) -> Tensor:
+        """`attention`, of keys that are the queries' `own`, or of others."""
         batch, queries, heads, width = q_BTHd.shape
         keys, kv = k_BSKd.shape[1:3]
         group = heads // kv  # the queries of one key head become rows of one product
@@ -153,7 +176,10 @@ class Ops:
             x = (x / scores.softcap).tanh() * scores.softcap
         if scores.bias is not None:
             x = x + (scores.bias if scores.bias_gradient else scores.bias.detach())
-        weights = self.softmax(x, mask)
+        if scores.near is not None:
+            x = x + (by_place(scores.near, int(queries)) if own else by_distance(scores.near))
+        sinks = None if scores.sinks is None else scores.sinks.reshape(1, heads, 1, 1)
+        weights = self.softmax(x, mask, sinks)
         out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
         return out.reshape(batch, heads, queries, width).transpose(1, 2)
 
@@ -350,3 +376,22 @@ class Ops:
             polynomial = self.contiguous_barrier(b * gram + c * self.matmul(gram, gram))
             x = self.contiguous_barrier(a * x + self.matmul(polynomial, x))
         return x.transpose(-1, -2) if tall else x
+
+
+def by_distance(near: Near) -> Tensor:
+    """The numbers that are looked up for each query and key, (B or 1, H, T, S)."""
+    middle = int(near.table.shape[1]) // 2
+    distance_BTS = near.keys.unsqueeze(1) - near.queries.unsqueeze(2)
+    inside = (distance_BTS + middle).clamp(0, 2 * middle)  # those of keys that no query sees may lie outside
+    return near.table.transpose(0, 1)[inside].permute(0, 3, 1, 2)
+
+
+def by_place(near: Near, tokens: int) -> Tensor:
+    """The same (1, H, T, T) where the keys are the queries' own, whose places differ as their positions do.
+
+    Each row is the one above it, moved by one, which takes no looking up.
+    """
+    heads, middle = int(near.table.shape[0]), int(near.table.shape[1]) // 2
+    reach = near.table[:, middle - tokens + 1 : middle + tokens].pad((None, (0, 1)))
+    rows = reach.unsqueeze(1).expand(heads, tokens, 2 * tokens).reshape(heads, -1)[:, : tokens * (2 * tokens - 1)]
+    return rows.reshape(1, heads, tokens, 2 * tokens - 1)[..., tokens - 1 :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from llmspec.core.problems import Problem
 from llmspec.core.table import choice
 from llmspec.parts import norms
 from llmspec.parts.base import Default, Dims, ElementwiseOps, ModelPart, TensorSpec
-from llmspec.parts.ops import Scores
+from llmspec.parts.ops import Near, Scores
 from llmspec.parts.positions.base import Hooks
 
 if TYPE_CHECKING:
@@ -66,6 +66,14 @@ class Attention(ModelPart):
     """Norm of each query and key head, before positions rotate them (Dehghani et al. 2023, section 2); none where left
     open."""
 
+    qk_norm_over: Literal["head", "all_heads"] = "head"
+    """What `qk_norm` takes as one vector: each `head` by itself, or `all_heads` of a token's queries, and all of its
+    keys (OLMo 2)."""
+
+    sinks: bool = False
+    """Whether each head has a trained score beside those of the keys, which takes its share of the softmax and has no
+    value (gpt-oss, arXiv:2508.10925)."""
+
     def key_value_heads(self) -> int:
         """How many heads keep keys and values."""
         raise TypeError(f"{type(self).__name__} does not say how many heads keep keys and values")
@@ -86,6 +94,13 @@ class Attention(ModelPart):
         return replace(dims, heads=heads, kv_heads=self.key_value_heads(), head_dim=head_dim)
 
     def check(self, dims: Dims) -> Iterable[Problem]:
+        if self.qk_norm is None and self.qk_norm_over != "head":
+            yield Problem(
+                f"`{self.qk_norm_over}` says what qk_norm goes over, and there is none",
+                ("qk_norm_over",),
+                hint="qk_norm: {kind: rmsnorm}",
+                consequence="it would change nothing",
+            )
         if self.head_dim is None and dims.d_model % dims.heads:
             fits = [h for h in range(1, dims.d_model + 1) if dims.d_model % h == 0]
             below, above = [h for h in fits if h < dims.heads], [h for h in fits if h > dims.heads]
@@ -112,8 +127,12 @@ class Attention(ModelPart):
             if self.output_bias if name == "o" else self.bias:
                 out.append(TensorSpec(f"{name}_proj.bias", shape[:1], "bias"))
         if self.qk_norm:
-            of_norm = self.qk_norm.tensors(replace(dims, d_model=dims.head_dim))
-            out += [t._replace(name=f"{name}_norm.{t.name}") for name in "qk" for t in of_norm]
+            for name, heads in (("q", dims.heads), ("k", dims.kv_heads)):
+                width = dims.head_dim * (heads if self.qk_norm_over == "all_heads" else 1)
+                of_norm = self.qk_norm.tensors(replace(dims, d_model=width))
+                out += [t._replace(name=f"{name}_norm.{t.name}") for t in of_norm]
+        if self.sinks:
+            out.append(TensorSpec("sinks", (dims.heads,), "bias"))
         return tuple(out)
 
     def flops(self, dims: Dims) -> float:
@@ -143,7 +162,9 @@ class Attention(ModelPart):
 
     def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Attend:  # noqa: B008
         heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
-        norm = self.qk_norm.build_heads(replace(dims, d_model=width)) if self.qk_norm else None
+        whole = self.qk_norm_over == "all_heads"
+        norm_dims = replace(dims, d_model=width * heads if whole else width)
+        norm = self.qk_norm.build_heads(norm_dims, whole) if self.qk_norm else None
 
         def forward(ops: Operations, w: WeightView, pw: WeightView, x_BTD: Tensor, view: LayerView) -> Tensor:
             layers = [w.linear(f"{n}_proj") for n in "qkv"]
@@ -153,7 +174,9 @@ class Attention(ModelPart):
             if hooks.rotate:  # queries and keys, side by side
                 qkv_BTNd = hooks.rotate(ops, pw, qkv_BTNd, heads + kv, view.queries)
             bias = hooks.bias(ops, pw, view.queries, view.keys) if hooks.bias else None
-            scores = Scores(self.scale, self.softcap, bias, hooks.bias_gradient)
+            near = Near(hooks.near(ops, pw), view.queries, view.keys) if hooks.near else None
+            sinks = w["sinks"] if self.sinks else None
+            scores = Scores(self.scale, self.softcap, bias, hooks.bias_gradient, near, sinks)
             seen = view.cache(qkv_BTNd, heads) if view.cache else None
             if seen is None:
                 y_BTHd = ops.self_attention(qkv_BTNd, heads, view.ranges, scores)
@@ -168,17 +191,21 @@ class Attention(ModelPart):
         """The same where queries are made of one text, and keys and values of the states of another."""
         heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
         norm = self.qk_norm.build(replace(dims, d_model=width)) if self.qk_norm else None
+        whole = self.qk_norm_over == "all_heads"
 
         def states(ops: Operations, w: WeightView, name: str, x: Tensor, count: int) -> Tensor:
-            x_BTHd = ops.linear(x, w.linear(f"{name}_proj")).reshape(*x.shape[:2], count, width)
-            return norm(ops, w.under(f"{name}_norm"), x_BTHd) if norm and name != "v" else x_BTHd
+            made, shape = ops.linear(x, w.linear(f"{name}_proj")), (*x.shape[:2], count, width)
+            if not norm or name == "v":
+                return made.reshape(shape)
+            return norm(ops, w.under(f"{name}_norm"), made if whole else made.reshape(shape)).reshape(shape)
 
         def keys_values(ops: Operations, w: WeightView, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
             return states(ops, w, "k", x_BSD, kv), states(ops, w, "v", x_BSD, kv)
 
         def attend(ops: Operations, w: WeightView, x_BTD: Tensor, view: CrossView) -> Tensor:
             q_BTHd, (k_BSKd, v_BSKd) = states(ops, w, "q", x_BTD, heads), view.keys_values
-            y_BTHd = ops.attention(q_BTHd, k_BSKd, v_BSKd, view.ranges, Scores(self.scale, self.softcap))
+            scores = Scores(self.scale, self.softcap, sinks=w["sinks"] if self.sinks else None)
+            y_BTHd = ops.attention(q_BTHd, k_BSKd, v_BSKd, view.ranges, scores)
             return ops.linear(y_BTHd.reshape(*x_BTD.shape[:2], heads * width), w.linear("o_proj"))
 
         return CrossFunctions(keys_values, attend)

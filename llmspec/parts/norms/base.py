@@ -45,14 +45,18 @@ class Norm(ModelPart):
     def build(self, dims: Dims) -> Layer:
         raise TypeError(f"{type(self).__name__} builds nothing")
 
-    def build_heads(self, dims: Dims) -> HeadsNorm:
-        """The same of each query and key head; `dims.d_model` is the width of a head."""
+    def build_heads(self, dims: Dims, whole: bool = False) -> HeadsNorm:
+        """The same of each query and key head, or with `whole` of all heads of a token's queries, and of its keys, as
+        one vector. `dims.d_model` is the width of a head, or of all queries."""
         norm = self.build(dims)
+
+        def normed(ops: Operations, w: WeightView, x_BTHd: Tensor) -> Tensor:
+            return norm(ops, w, x_BTHd.flatten(2)).reshape(x_BTHd.shape) if whole else norm(ops, w, x_BTHd)
 
         def heads_norm(ops: Operations, w: WeightView, qkv_BTNd: Tensor, heads: int) -> Tensor:
             kv = (int(qkv_BTNd.shape[2]) - heads) // 2
             q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
-            both = norm(ops, w.under("q_norm"), q).cat(norm(ops, w.under("k_norm"), k), v, dim=2)
+            both = normed(ops, w.under("q_norm"), q).cat(normed(ops, w.under("k_norm"), k), v, dim=2)
             return ops.contiguous_barrier(both)
 
         return heads_norm

@@ -31,7 +31,7 @@ class RMSNorm(Norm):
     def build(self, dims: Dims) -> Layer:
         return lambda ops, w, x: ops.rms_norm(x, self.factor(w["weight"]), self.eps)
 
-    def build_heads(self, dims: Dims) -> HeadsNorm:
+    def build_heads(self, dims: Dims, whole: bool = False) -> HeadsNorm:
         return lambda ops, w, qkv_BTNd, heads: ops.qk_norm(
             qkv_BTNd, heads, self.factor(w["q_norm.weight"]), self.factor(w["k_norm.weight"]), self.eps
         )

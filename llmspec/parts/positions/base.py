@@ -17,6 +17,7 @@ class Hooks(NamedTuple):
     embed(ops, w, x_BTD, p_BT) -> x_BTD             added to the token embedding
     rotate(ops, w, x_BTHd, heads, p_BT) -> x_BTHd   turns the first heads: queries and keys
     bias(ops, w, p_BT, p_BS) -> (B or 1, H, T, S)   added to the attention scores
+    near(ops, w) -> (H, 2R - 1)                     added to them by distance (llmspec.parts.ops.Near), R the context
     """
 
     embed: Callable[[Operations, WeightView, Tensor, Tensor], Tensor] | None = None
@@ -24,6 +25,7 @@ class Hooks(NamedTuple):
     bias: Callable[[Operations, WeightView, Tensor, Tensor], Tensor] | None = None
     bias_gradient: bool = False
     """Whether gradients flow into that bias."""
+    near: Callable[[Operations, WeightView], Tensor] | None = None
 
 
 class Position(ModelPart):
@@ -31,6 +33,9 @@ class Position(ModelPart):
 
     embeds: ClassVar[bool] = False
     """Whether it is added to the embedding, once; otherwise every layer uses it."""
+
+    by_direction: ClassVar[bool] = False
+    """Whether blocks whose tokens see later ones have weights and tables of their own."""
 
     def tables(self, dims: Dims) -> dict[str, Any]:
         """Constant float32 arrays by name, never trained; `w[name]` in the hooks."""

@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.positions.base import Hooks, Position
 
@@ -11,14 +13,19 @@ class Learned(Position):
 
     kind: Literal["learned"] = "learned"
     embeds: ClassVar[bool] = True
-    formula: ClassVar[str] = "x + table[p]"
+    formula: ClassVar[str] = "x + table[offset + p]"
+    offset: int = Field(0, ge=0, le=1 << 20)
+    """Rows of the table before that of position 0, which nothing reads (2 in OPT, 2 in RoBERTa after padding's id)."""
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
-        return (TensorSpec("weight", (dims.context, dims.d_model), "embedding"),)
+        return (TensorSpec("weight", (dims.context + self.offset, dims.d_model), "embedding"),)
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
         """A sum; its gradient is taken as a product with one-hot rows, once for all sequences."""
         return ElementwiseOps(1, 1).times(dims.d_model)
 
     def build(self, dims: Dims) -> Hooks:
-        return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.embedding(w["weight"], p_BT))
+        offset = self.offset
+        if not offset:
+            return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.embedding(w["weight"], p_BT))
+        return Hooks(embed=lambda ops, w, x_BTD, p_BT: x_BTD + ops.embedding(w["weight"], p_BT + offset))

@@ -1,8 +1,10 @@
 // Scaled dot-product attention without keeping scores (Dao et al. 2022, arXiv:2205.14135): the forward pass keeps one
 // number a query, the logarithm of its sum; the backward pass computes the weights again.
 //
-// out = softmax(score(q, k))·v with score = softcap · tanh(scale · q·k / softcap) + bias, or scale · q·k + bias without a
-// softcap (0), over the keys first … end - 1 of a query's range; a query without keys gets zeros.
+// out = softmax(score(q, k))·v with score = softcap · tanh(scale · q·k / softcap) + bias + near, or scale · q·k + bias + near
+// without a softcap (0), over the keys first … end - 1 of a query's range; a query without keys gets zeros. `near` is read
+// by the distance from the query's position to the key's, so that no matrix of it exists. A sink is one more score of each
+// query, with a value of zero.
 #include "gemm.h"
 #include "numeric.h"
 
@@ -19,6 +21,10 @@ enum { BLOCK = 4 * MR, FEW_KEY_HEADS = 4 };
   X(int64_t, ranges_batch)  /* batch, or 1 where all sequences share the ranges */                                     \
   X(int64_t, bias_batch)    /* batch, or 1 where all sequences share the bias, or 0 where there is none */             \
   X(int64_t, bias_gradient) /* whether the backward pass writes grad_bias */                                           \
+  X(int64_t, reach)         /* distances lie within -reach and reach, without both; 0 where there is no `near` */       \
+  X(int64_t, places_batch)  /* batch, or 1 where all sequences share the queries' positions */                          \
+  X(int64_t, key_places_batch)                                                                                         \
+  X(int64_t, sunk)          /* whether there are sinks */                                                              \
   X(int64_t, q_stride)      /* elements from a query to the next, from a key or a value to the next */                  \
   X(int64_t, kv_stride)                                                                                                \
   X(float, scale)                                                                                                      \
@@ -29,6 +35,10 @@ typedef struct {
   const float *q, *k, *v; // (batch, queries, heads, head_dim), (batch, keys, kv_heads, head_dim) at their strides
   const int32_t *ranges;  // (ranges_batch, queries, 2)
   const float *bias;      // (bias_batch, heads, queries, keys)
+  const float *near;      // (heads, 2 · reach - 1), by distance; distance 0 in the middle
+  const int32_t *places, *key_places; // (places_batch, queries), (key_places_batch, keys): positions; those of the keys that
+                                      // a query sees follow one another
+  const float *sinks;                 // (heads)
   const float *grad_out;
   float *grad_q, *grad_k, *grad_v, *grad_bias; // as q, k, v, bias
 #define FIELD(type, name) type name;
@@ -37,6 +47,8 @@ typedef struct {
   int64_t splits;   // iterations that share the queries of a key head
   int64_t sequence; // the first sequence of a job
   float *partial;   // of the backward pass with splits: (iterations, 2, keys, head_dim), gradients of keys and values
+  float *few;       // of the backward pass with `near` or sinks: (batch, heads, few_numbers), gradients of both
+  float *grad_near, *grad_sinks;
 } Attention;
 
 #define PARAMETER(type, name) , type name
@@ -74,6 +86,23 @@ static inline const float *bias_of(const Attention *p, int64_t b, int64_t head, 
   return p->bias_batch ? p->bias + bias_at(p, b, head, query) : 0;
 }
 
+static inline int64_t near_numbers(const Attention *p) { return p->reach ? 2 * p->reach - 1 : 0; }
+
+static inline int64_t few_numbers(const Attention *p) { return near_numbers(p) + (p->sunk != 0); }
+
+// From where on `near` holds the numbers of `seen` keys from `key` on for a query
+static inline int64_t near_at(const Attention *p, int64_t b, int64_t query, int64_t key) {
+  int64_t place = p->places[(p->places_batch == 1 ? 0 : b) * p->queries + query];
+  return p->reach - 1 + p->key_places[(p->key_places_batch == 1 ? 0 : b) * p->keys + key] - place;
+}
+
+// Where `near` holds those numbers; 0 where there is none or where it does not reach so far, which is an error
+static inline const float *near_of(const Attention *p, int64_t b, int64_t head, int64_t query, int64_t key, int64_t seen) {
+  if (!p->reach || !seen) return 0;
+  int64_t at = near_at(p, b, query, key), all = near_numbers(p);
+  return check_index(at, all) && check_index(at + seen - 1, all) ? p->near + head * all + at : 0;
+}
+
 static inline const int32_t *ranges_of(const Attention *p, int64_t b) {
   return p->ranges + (p->ranges_batch == 1 ? 0 : b) * p->queries * 2;
 }
@@ -107,15 +136,17 @@ static void softcap_all(float *x, int64_t n, float softcap) {
   for (int64_t j = 0; j < n; j++) x[j] = softcapped(x[j], softcap);
 }
 
-// x (n) = e^(x - max x); returns its sum, and the maximum in `high`
-static inline float exponentials(float *x, int64_t n, float *high) {
-  float top = *high = row_max(x, n), sum = 0.0f;
+// x (n) = e^(x - max x); returns its sum, and the maximum in `high`, both with the sink where there is one
+static inline float exponentials(float *x, int64_t n, const float *sink, float *high) {
+  float top = row_max(x, n), sum = 0.0f;
+  if (sink && *sink > top) top = *sink;
+  *high = top;
   for (int64_t j = 0; j < n; j++) {
     float e = exp_negative(x[j] - top);
     x[j] = e;
     sum += e;
   }
-  return sum;
+  return sink ? sum + exp_negative(*sink - top) : sum;
 }
 
 // One iteration: a split of the blocks of queries of one sequence's key head
@@ -148,9 +179,11 @@ static void attention_blocks(const void *job, int64_t i, int thread) {
       float *row = scores + r * wide, top, sum = 0.0f;
       const float *bias = bias_of(p, b, head, start + r);
       if (seen <= 0) from = seen = 0;
+      const float *near = near_of(p, b, head, start + r, e.low + from, seen);
       if (p->softcap > 0.0f) softcap_all(row + from, seen, p->softcap);
       for (int64_t j = from; bias && j < from + seen; j++) row[j] += bias[e.low + j];
-      if (seen) sum = exponentials(row + from, seen, &top);
+      for (int64_t j = 0; near && j < seen; j++) row[from + j] += near[j];
+      if (seen) sum = exponentials(row + from, seen, p->sunk ? p->sinks + head : 0, &top);
       p->log_sums[first + r * p->heads] = seen ? top + __builtin_logf(sum) : 0.0f;
       float factor = seen ? 1.0f / sum : 0.0f;
       for (int64_t j = 0; j < seen; j++) row[from + j] *= factor;
@@ -170,6 +203,7 @@ static void attention_decode(const void *job, int64_t i, int thread) {
   int64_t first = range[0], n = max64(0, range[1] - first), at = (b * p->keys + (n ? first : 0)) * step + g * d;
   const float *q = p->q + b * p->q_stride + head * d, *k = p->k + at, *v = p->v + at, *bias = bias_of(p, b, head, 0);
   float *row = scratch(thread, SCORES, max64(p->keys, BLOCK)), *out = p->out + i * d, high = 0.0f, sum = 1.0f;
+  const float *near = near_of(p, b, head, 0, first, n);
   if (!row) return;
   for (int64_t j = 0; j < n; j++) {
     float dot = 0.0f;
@@ -177,7 +211,8 @@ static void attention_decode(const void *job, int64_t i, int thread) {
     row[j] = p->softcap > 0.0f ? softcapped(dot * p->scale, p->softcap) + (bias ? bias[first + j] : 0.0f)
                                : dot * p->scale + (bias ? bias[first + j] : 0.0f);
   }
-  if (n) sum = exponentials(row, n, &high);
+  for (int64_t j = 0; near && j < n; j++) row[j] += near[j];
+  if (n) sum = exponentials(row, n, p->sunk ? p->sinks + head : 0, &high);
   p->log_sums[i] = n ? high + __builtin_logf(sum) : 0.0f;
   for (int64_t u = 0; u < d; u++) out[u] = 0.0f;
   for (int64_t j = 0; j < n; j++)
@@ -185,9 +220,10 @@ static void attention_decode(const void *job, int64_t i, int thread) {
 }
 
 void attention(float *out, float *log_sums, const float *q, const float *k, const float *v, const int32_t *ranges,
-               const float *bias ATTENTION_NUMBERS(PARAMETER)) {
-  Attention job = {.out = out, .log_sums = log_sums, .q = q, .k = k, .v = v, .ranges = ranges, .bias = bias,
-                   ATTENTION_NUMBERS(INITIALIZER)};
+               const float *bias, const float *near, const int32_t *places, const int32_t *key_places,
+               const float *sinks ATTENTION_NUMBERS(PARAMETER)) {
+  Attention job = {.out = out, .log_sums = log_sums, .q = q, .k = k, .v = v, .ranges = ranges, .bias = bias, .near = near,
+                   .places = places, .key_places = key_places, .sinks = sinks, ATTENTION_NUMBERS(INITIALIZER)};
   if (!ranges_inside(&job)) return;
   if (queries == 1 && keys > 1) {
     parallel_for(attention_decode, &job, batch * heads);
@@ -200,11 +236,12 @@ void attention(float *out, float *log_sums, const float *q, const float *k, cons
 
 // For the n keys of a query: `weights` and `slopes` hold scale · q·k and grad_out·v, and receive the softmax and the
 // gradient for q·k; `derivatives` is room for those of the softcap. `dot` is grad_out·out. The gradient for the bias is
-// written, or added where `add` says so.
+// written, or added where `add` says so; that for `near` is added.
 static inline void attention_slopes(const Attention *p, float *restrict weights, float *restrict slopes,
-                                    float *restrict derivatives, int64_t n, const float *restrict bias, float log_sum,
-                                    float dot, float *restrict grad_bias, int add) {
-  if (p->softcap <= 0.0f && !grad_bias) {
+                                    float *restrict derivatives, int64_t n, const float *restrict bias,
+                                    const float *restrict near, float log_sum, float dot, float *restrict grad_bias,
+                                    int add, float *restrict grad_near) {
+  if (p->softcap <= 0.0f && !grad_bias && !near) {
     for (int64_t j = 0; j < n; j++) {
       float below = weights[j] + (bias ? bias[j] : 0.0f) - log_sum;
       weights[j] = exp_negative(below < 0.0f ? below : 0.0f);
@@ -218,12 +255,14 @@ static inline void attention_slopes(const Attention *p, float *restrict weights,
     weights[j] = capped;
     derivatives[j] = derivative;
   }
+  for (int64_t j = 0; near && j < n; j++) weights[j] += near[j];
   for (int64_t j = 0; j < n; j++) {
     float below = weights[j] + (bias ? bias[j] : 0.0f) - log_sum;
     weights[j] = exp_negative(below < 0.0f ? below : 0.0f);
     slopes[j] = weights[j] * (slopes[j] - dot);
   }
   for (int64_t j = 0; grad_bias && j < n; j++) grad_bias[j] = add ? grad_bias[j] + slopes[j] : slopes[j];
+  for (int64_t j = 0; near && j < n; j++) grad_near[j] += slopes[j];
   for (int64_t j = 0; j < n; j++) slopes[j] *= softcap > 0.0f ? derivatives[j] * scale : scale;
 }
 
@@ -251,7 +290,9 @@ static void attention_backward_heads(const void *job, int64_t i, int thread) {
     memset(grad_k + j * grad_stride, 0, d * sizeof(float));
     memset(grad_v + j * grad_stride, 0, d * sizeof(float));
   }
-  for (int64_t head = begin; head < begin + group; head++)
+  for (int64_t head = begin; head < begin + group; head++) {
+    float *few = p->few ? p->few + (b * p->heads + head) * few_numbers(p) : 0;
+    if (few) memset(few, 0, few_numbers(p) * sizeof(float));
     for (int64_t start = 0; start < p->queries; start += BLOCK) {
       Extent e = extent(p, ranges, start);
       int64_t first = (b * p->queries + start) * p->heads + head, width = e.high - e.low, step = p->heads * d;
@@ -271,8 +312,12 @@ static void attention_backward_heads(const void *job, int64_t i, int thread) {
         for (int64_t u = 0; u < d; u++) dot += out[u] * grad[u];
         for (int64_t j = 0; j < from; j++) w[j] = slope[j] = 0.0f;
         for (int64_t j = from + seen; j < width; j++) w[j] = slope[j] = 0.0f;
-        attention_slopes(p, w + from, slope + from, derivatives, seen, bias ? bias + e.low + from : 0, p->log_sums[first + r * p->heads],
-                         dot, grad_bias ? grad_bias + e.low + from : 0, add);
+        const float *near = near_of(p, b, head, start + r, e.low + from, seen);
+        float log_sum = p->log_sums[first + r * p->heads];
+        attention_slopes(p, w + from, slope + from, derivatives, seen, bias ? bias + e.low + from : 0, near, log_sum, dot,
+                         grad_bias ? grad_bias + e.low + from : 0, add,
+                         near ? few + near_at(p, b, start + r, e.low + from) : 0);
+        if (p->sunk && seen) few[near_numbers(p)] -= exp_negative(p->sinks[head] - log_sum) * dot;
       }
       pack_panels(q_panels, transposed(q), d, e.rows);
       pack_panels(out_panels, transposed(grad_out), d, e.rows);
@@ -281,6 +326,22 @@ static void attention_backward_heads(const void *job, int64_t i, int thread) {
       gemm_packed(grad_v + e.low * grad_stride, grad_stride, weights_t, out_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
       gemm_packed(grad_k + e.low * grad_stride, grad_stride, slopes_t, q_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
     }
+  }
+}
+
+// One iteration: a head. The sequences' gradients for `near` and sinks are added up in their order.
+static void attention_backward_few(const void *job, int64_t head, int thread) {
+  const Attention *p = job;
+  int64_t near = near_numbers(p), n = few_numbers(p);
+  float *to = p->grad_near + head * near;
+  (void)thread;
+  if (near) memset(to, 0, near * sizeof(float));
+  if (p->sunk) p->grad_sinks[head] = 0.0f;
+  for (int64_t b = 0; b < p->batch; b++) {
+    const float *few = p->few + (b * p->heads + head) * n;
+    for (int64_t j = 0; j < near; j++) to[j] += few[j];
+    if (p->sunk) p->grad_sinks[head] += few[near];
+  }
 }
 
 // One iteration: one key of a job's key heads. The splits' gradients are added up in their order.
@@ -298,14 +359,21 @@ static void attention_backward_sum(const void *job, int64_t i, int thread) {
     }
 }
 
-// The gradients of attention for q, k and v, and for bias where asked, from that of its result
-void attention_backward(float *grad_q, float *grad_k, float *grad_v, float *grad_bias, const float *grad_out,
-                        const float *out, const float *log_sums, const float *q, const float *k, const float *v,
-                        const int32_t *ranges, const float *bias ATTENTION_NUMBERS(PARAMETER)) {
+// The gradients of attention for q, k and v, for bias where asked, and for `near` and sinks where there are any, from that
+// of its result
+void attention_backward(float *grad_q, float *grad_k, float *grad_v, float *grad_bias, float *grad_near, float *grad_sinks,
+                        const float *grad_out, const float *out, const float *log_sums, const float *q, const float *k,
+                        const float *v, const int32_t *ranges, const float *bias, const float *near, const int32_t *places,
+                        const int32_t *key_places, const float *sinks ATTENTION_NUMBERS(PARAMETER)) {
   Attention job = {.out = (float *)out, .log_sums = (float *)log_sums, .q = q, .k = k, .v = v, .ranges = ranges,
-                   .bias = bias, .grad_out = grad_out, .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v,
-                   .grad_bias = grad_bias, ATTENTION_NUMBERS(INITIALIZER)};
+                   .bias = bias, .near = near, .places = places, .key_places = key_places, .sinks = sinks,
+                   .grad_out = grad_out, .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v, .grad_bias = grad_bias,
+                   .grad_near = grad_near, .grad_sinks = grad_sinks, ATTENTION_NUMBERS(INITIALIZER)};
   if (!ranges_inside(&job)) return;
+  if (few_numbers(&job)) {
+    job.few = scratch(SHARED, FEW, batch * heads * few_numbers(&job));
+    if (!job.few) return;
+  }
   // A bias that sequences share is summed over them: one after another, so that its bits do not follow the threads.
   int64_t together = bias_gradient && bias_batch == 1 ? 1 : batch;
   // A few key heads are too few for many threads: then each query head is an iteration. By the size alone, as above.
@@ -316,4 +384,5 @@ void attention_backward(float *grad_q, float *grad_k, float *grad_v, float *grad
     parallel_for(attention_backward_heads, &job, together * kv_heads * job.splits);
     if (job.splits > 1) parallel_for(attention_backward_sum, &job, together * kv_heads * keys);
   }
+  if (job.few) parallel_for(attention_backward_few, &job, heads);
 }
