@@ -233,6 +233,31 @@ def test_errors_name_the_line() -> None:
             rendered(template, {})
 
 
+def test_dialogues_that_a_template_refuses_are_counted(tmp_path: Path) -> None:
+    import llmspec
+    from llmspec.data.prepare import prepare
+
+    (tmp_path / "chat_template.jinja").write_text(SHAPES["mistral"][0])
+    spec = tmp_path / "spec.yaml"
+    text = SPEC.format(file=tokenizer_files.kept("sentencepiece"))
+    records = ", ".join(f"{{q: question {i}, a: answer {i}}}" for i in range(19))
+    wrong = "{messages: [{role: assistant, content: I begin}, {role: user, content: no}]}"
+    good = "{messages: [{role: user, content: one}, {role: assistant, content: two}]}"
+    begin, end = text.index("    s: "), text.index("phases:")
+    asked = "max_epochs: 999, dialogue: {user: '{q}', assistant: '{a}'}"
+    source = f"    s: {{kind: inline, records: [{records}], {asked}}}\n"
+    source += f"    odd: {{kind: inline, max_dropped: 60%, max_epochs: 999, records: [{wrong}, {good}]}}\n"
+    spec.write_text((text[:begin] + source + text[end:]).replace("s: 100%", "s: 50%, odd: 50%"))
+    prepared = prepare(llmspec.compile(llmspec.load_spec(spec).spec))
+    lost = next(loss for loss in prepared.losses if loss.source == "odd")
+    assert lost.dropped.counts == {"refused by the chat template": 1}
+    assert "must alternate" in str(lost.dropped.examples)
+    assert prepared.about["odd"]["train"]["documents"] == 1, "learned + dropped = read"
+    spec.write_text(spec.read_text().replace("max_dropped: 60%", "max_dropped: 10%"))
+    with pytest.raises(DataError, match="refused by the chat template"):
+        prepare(llmspec.compile(llmspec.load_spec(spec).spec))
+
+
 SPEC = """\
 name: tiny
 model: {{context: 64, d_model: 16, layers: 1, attention: {{heads: 2}}}}

@@ -19,6 +19,7 @@ from llmspec.data.contamination import Content
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.reading import FORMAT, SourceReading, SourceView, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
+from llmspec.data.shaping import REFUSED
 from llmspec.data.split import TRAINS
 from llmspec.data.tokens import TokenSet, join_text
 from llmspec.data.unknown import Unknown
@@ -26,6 +27,7 @@ from llmspec.data.writing import Cutter, FileRows, TokenWriter
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.templates import ChatTemplate
+from llmspec.parts.templates.sandbox import TemplateRefusal
 from llmspec.parts.tokenizers import Codec, Tokenizer
 
 TOKENIZER_TEXT = 100_000_000
@@ -157,7 +159,11 @@ class DataBuilder:
                 continue
             dropped(notes[side], item, view.form)
             if as_dialogues and item.turns is not None:
-                writers[side].dialogue(item.turns)
+                try:
+                    writers[side].dialogue(item.turns)
+                except TemplateRefusal as refusal:
+                    notes[side].add(REFUSED, f"{item.document.where}: {refusal.problems[0].message}")
+                    continue
             elif not as_dialogues and item.plain is not None:
                 writers[side].text(item.plain, item.document.more)
             letters[side].add(join_text(text) for text in view.contents(item))

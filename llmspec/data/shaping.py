@@ -22,6 +22,8 @@ from llmspec.parts.tokenizers.special_tokens import ROLES, ChatRole
 
 EMPTY, ROLE, NOT_TEXT, UNREADABLE, FORMAT = "empty", "unknown role", "not text", "unreadable", "unknown format"
 """Reasons for which a document is dropped before anything else is known than the document itself."""
+REFUSED = "refused by the chat template"
+"""Reason for which a dialogue is dropped that a template of others will not write, or whose words it does not tell."""
 VALIDATED, TOO_LONG, NOTHING_LEARNED = "also in validation", "too long", "no turn to train on"
 NOTHING_BEFORE = "nothing before an answer"
 """Reasons that come of other documents, of the context and of the roles that a phase learns."""

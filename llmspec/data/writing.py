@@ -171,7 +171,8 @@ class TokenWriter:
     def dialogue(self, turns: Sequence[Turn]) -> None:
         """The dialogue as the template renders it; each token with the role whose words it is."""
         assert self._template is not None
-        for content, role in self._template.render(self._codec.specials, turns):
+        # A template that refuses a dialogue has written nothing of it.
+        for content, role in list(self._template.render(self._codec.specials, turns)):
             code = 0 if role is None else CODES[role]
             if isinstance(content, int):
                 self._special(content, code)
