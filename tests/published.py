@@ -30,6 +30,12 @@ class MaskedWords(CrossEntropy):
     needs: ClassVar[tuple[str, ...]] = ()
 
 
+def has(section: dict[str, Any], path: str) -> bool:
+    """Whether a section has a key at a path."""
+    key, _, rest = path.partition(".")
+    return key in section and (not rest or has(section[key], rest))
+
+
 def sizes(at: str, section: dict[str, Any]) -> Iterator[str]:
     """Overrides that make the parts of a section small; what it does not say is not said here either."""
     attention, window = section.get("attention", {}), section.get("mask", {}).get("window")
@@ -41,8 +47,9 @@ def sizes(at: str, section: dict[str, Any]) -> Iterator[str]:
         yield f"{at}.attention.kv_heads={min(2, attention['kv_heads'])}"
     if "head_dim" in attention:
         yield f"{at}.attention.head_dim=12"
-    if "d_ff" in section.get("mlp", {}):
-        yield f"{at}.mlp.d_ff=48"
+    mlp = section.get("mlp", {})
+    yield from (f"{at}.mlp.{inside}d_ff=48" for inside in ("", "expert.", "shared.") if has(mlp, f"{inside}d_ff"))
+    yield from (f"{at}.mlp.{key}={most}" for key, most in {"experts": 5, "top_k": 2}.items() if key in mlp)
     if window:
         yield f"{at}.mask.window=6"
     if "scale" in section.get("heads", {}).get("lm", {}):

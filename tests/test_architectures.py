@@ -14,7 +14,7 @@ from published import ARCHITECTURES, CONTEXT, ROWS, SOURCE, STEPS, WITH_DATA, sm
 from llmspec import api
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
-from llmspec.compiler import compile_spec
+from llmspec.compiler import compile_spec, walk
 from llmspec.compiler.masks import encoder_inputs, range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.model.decoder import Decoder
@@ -30,19 +30,30 @@ PUBLISHED: dict[str, int] = {
     "gemma3-1b": 999_885_952,
     "llama3.1-8b": 8_030_261_248,
     "mistral-7b": 7_241_732_096,
+    "mixtral-8x7b": 46_702_792_704,
     "modernbert-base": 149_655_232,
     "olmo2-7b": 7_298_617_344,
     "phi-2": 2_779_683_840,
     "pythia-160m": 162_322_944,
+    "qwen1.5-moe-a2.7b": 14_315_784_192,
     "qwen2-0.5b": 494_032_768,
     "qwen3-0.6b": 596_049_920,
+    "qwen3-30b-a3b": 30_532_122_624,
     "roberta-base": 124_697_433,
     "smollm2-135m": 134_515_008,
 }
 """Parameters as the checkpoints on huggingface.co have them, tied matrices once."""
-ROUNDED = {"palm-540b": (540.35e9, 0.01e9), "transformer-base": (65e6, 2e6)}
-"""Parameters as a paper's table has them, and its last digit; no checkpoint is public. The original Transformer's
-vocabulary is given as about 37,000, and a thousand words more or less are half a million parameters."""
+ROUNDED = {"palm-540b": (540.35e9, 0.01e9), "transformer-base": (65e6, 2e6), "glm4.5-air": (106e9, 1e9)}
+"""Parameters as a paper's table has them, and its last digit; no checkpoint holds just these. The original
+Transformer's vocabulary is given as about 37,000, and a thousand words more or less are half a million parameters."""
+ACTIVE = {
+    "mixtral-8x7b": (12.9e9, 0.05e9, True),
+    "qwen1.5-moe-a2.7b": (2.7e9, 0.05e9, True),
+    "qwen3-30b-a3b": (3.3e9, 0.1e9, True),
+    "glm4.5-air": (12e9, 0.5e9, False),
+}
+"""Parameters that a token uses, as the models' authors round them, the last digit's room, and whether the figure fits
+with the embedding and the head or without."""
 
 
 def test_every_architecture_has_a_published_count() -> None:
@@ -54,6 +65,14 @@ def test_parameters_are_those_published(name: str) -> None:
     made = compile_spec(load_spec(name, ["memory_limit=8 TiB"]).spec).model.parameters
     exact, digit = ROUNDED.get(name, (PUBLISHED.get(name, 0), 0.5))
     assert abs(made - exact) <= digit
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_active_parameters_are_those_published(name: str) -> None:
+    model = compile_spec(load_spec(name, ["memory_limit=8 TiB"]).spec).model
+    published, digit, whole = ACTIVE[name]
+    tables = sum(t.count for t in model.tensors if t.role in ("embedding", "head"))
+    assert walk.active_parameters(model) - (0 if whole else tables) == pytest.approx(published, abs=digit)
 
 
 # -- at tiny size ----------------------------------------------------------------------------------------------------

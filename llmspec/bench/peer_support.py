@@ -15,7 +15,7 @@ KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
         "position": ("learned", "sinusoidal", "rope", "alibi", "none"),
         "attention": ("multi_head", "grouped_query", "multi_query"),
         "mask": ("causal", "bidirectional"),
-        "mlp": ("relu", "relu2", "gelu", "silu", "reglu", "swiglu", "geglu"),
+        "mlp": ("relu", "relu2", "gelu", "silu", "reglu", "swiglu", "geglu", "mixture_of_experts"),
         "norm": ("layernorm", "rmsnorm"),
         "residual": ("pre", "post", "sandwich", "output", "parallel", "parallel_shared", "pre_mlp"),
         "heads": ("lm", "scalar", "classes", "tokens", "embedding"),

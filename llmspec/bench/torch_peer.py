@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmspec.bench.peer_support import require, unknown
+from llmspec.bench.torch_experts import MixtureOfExperts
 from llmspec.compiler import walk
 from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, StackPlan
 from llmspec.parts.base import Dims
@@ -141,6 +142,11 @@ class MLP(nn.Module):
         return self.down_proj(self.activation(self.up_proj(x)))
 
 
+def feed_forward(dims: Dims, part: Any) -> nn.Module:
+    """The module of a feed-forward layer."""
+    return MixtureOfExperts(dims, part, MLP) if part.routes else MLP(dims, part)
+
+
 class Block(nn.Module):
     """The branches of a block with their norms."""
 
@@ -150,7 +156,7 @@ class Block(nn.Module):
         for name, part, kind in walk.block_pieces(block):
             dims = walk.piece_dims(plan, block, stack, kind)
             made = norm(block.norm, plan.d_model) if kind == "norm" else None
-            self.add_module(name, made or (MLP(dims, part) if kind == "mlp" else Attention(dims, part)))
+            self.add_module(name, made or (feed_forward(dims, part) if kind == "mlp" else Attention(dims, part)))
 
     def forward(self, x: Tensor, mask: Seen, turn: Turn, states: Tensor | None = None) -> Tensor:
         h, total = x, None

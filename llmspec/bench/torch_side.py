@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from llmspec.bench.batches import batch
 from llmspec.bench.peer_support import unknown
 from llmspec.bench.task import WARM, Result, Task
+from llmspec.bench.torch_experts import MixtureOfExperts
 from llmspec.bench.torch_peer import loaded
 from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import PhasePlan, Plan
@@ -62,7 +63,7 @@ class Training:
         total = 0.0
         for micro in range(self.passes):
             loss = self.loss(self.step * self.passes + micro) / self.passes
-            loss.backward()
+            (loss + self.added() / self.passes).backward()
             total += loss.item()
         if self.phase.phase.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.peer.parameters(), self.phase.phase.max_grad_norm).item()
@@ -83,6 +84,10 @@ class Training:
         )
         targets = arrays["targets"].view(-1)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets, label_smoothing=self.smoothing)
+
+    def added(self) -> Any:
+        """The losses that parts add in the last pass."""
+        return sum(m.balance for m in self.peer.modules() if isinstance(m, MixtureOfExperts))
 
     @torch.no_grad()
     def first_loss(self) -> float:

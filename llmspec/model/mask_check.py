@@ -226,8 +226,11 @@ def built(
     weights = tensors_from_numpy(**{t.name: drawn(t, rng) for t in model.tensors})
     tables = tensors_from_numpy(**network.tables())
 
+    # Which tokens share an expert decides how its products are summed in training, and so the last bits of each.
+    shared = any(b.mlp.routes for stack in model.stacks for b in stack.blocks)
+
     def hidden(weights: Any, tables: Any, inputs: Any) -> Any:
-        ops, named = low.ops(inputs), {**weights, **tables}
+        ops, named = low.ops(inputs, by_sequence=shared), {**weights, **tables}
         found = [network.hidden(ops, named, inputs, block_context(inputs))]
         if model.encoder is not None:
             found.append(network.encoded(ops, named, inputs))

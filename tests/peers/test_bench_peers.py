@@ -120,7 +120,33 @@ def test_every_published_architecture(name: str) -> None:
     same_logits(small(name).model, None, 2)
 
 
-@pytest.mark.parametrize("model", [GPT2, LLAMA, {"encoder": {"context": 9}}], ids=["gpt2", "llama", "encoder"])
+EXPERTS: dict[str, Any] = {
+    **LLAMA,
+    "blocks": {
+        "softmax": {"mlp": {"kind": "mixture_of_experts", "experts": 5, "expert": {"kind": "swiglu", "d_ff": 40}}},
+        "sigmoid": {
+            "mlp": {
+                "kind": "mixture_of_experts",
+                "experts": 6,
+                "top_k": 3,
+                "router": "sigmoid",
+                "router_bias": True,
+                "normalise": False,
+                "scale": 1.5,
+                "expert": {"kind": "gelu", "d_ff": 40, "bias": True},
+                "shared": {"kind": "geglu", "d_ff": 30},
+                "shared_gate": True,
+                "balance": 0.5,
+            }
+        },
+    },
+    "pattern": ["softmax", "sigmoid"],
+}
+
+
+@pytest.mark.parametrize(
+    "model", [GPT2, LLAMA, {"encoder": {"context": 9}}, EXPERTS], ids=["gpt2", "llama", "encoder", "experts"]
+)
 @pytest.mark.parametrize("name", PHASES)
 def test_three_steps(model: dict[str, Any], name: str) -> None:
     """Losses before and after two updates: batches, passes, mask, gradients, clipping and optimizer are the same."""
