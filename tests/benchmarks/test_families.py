@@ -47,6 +47,8 @@ def widths(at: str, section: dict[str, Any], width: int) -> Iterator[str]:
         yield f"{at}.mlp.top_k={min(2, mlp['top_k'])}"
     if (section.get("mask") or {}).get("window"):
         yield f"{at}.mask.window={WINDOW}"
+    if fraction := (section.get("position") or {}).get("fraction"):  # of whole pairs
+        yield f"{at}.position.fraction={2 * round(fraction * WIDTH / HEADS / 2) / (WIDTH // HEADS)}"
     if "original_context" in ((section.get("position") or {}).get("scaling") or {}):
         yield f"{at}.position.scaling.original_context={CONTEXT // 2}"
     if "layers" in section:
