@@ -58,10 +58,8 @@ def require(side: Side, plan: ModelPlan) -> None:
     if side == "transformers" and plan.encoder is not None:
         foreign.append("encoders")
     attentions = [block.attention for block in blocks]
-    if side == "transformers" and any(a.softcap is not None or a.scale is not None for a in attentions):
+    if side == "transformers" and any(a.softcap is not None or a.scale is not None or a.sinks for a in attentions):
         foreign.append("scores that are scaled or bounded")
-    if any(a.sinks or a.qk_norm_over == "all_heads" for a in attentions):
-        foreign.append("sinks of attention, or norms over all heads of queries and keys")
     ropes = [block.position for block in blocks if isinstance(block.position, Rope)]
     if any(r.interleaved for r in ropes) or any(r.follows_length(plan.dims) for r in ropes):
         foreign.append("rotary positions of neighbours, or that follow a text's length")

@@ -86,18 +86,21 @@ class Attention(nn.Module):
         for name, heads in (("q", dims.heads), ("k", dims.kv_heads), ("v", dims.kv_heads)):
             setattr(self, f"{name}_proj", nn.Linear(dims.d_model, heads * d, bias=part.bias))
         self.o_proj = nn.Linear(dims.heads * d, dims.d_model, bias=bool(part.output_bias))
+        self.whole = part.qk_norm_over == "all_heads"
         if part.qk_norm:
-            self.q_norm, self.k_norm = norm(part.qk_norm, d), norm(part.qk_norm, d)
+            for name, heads in (("q", dims.heads), ("k", dims.kv_heads)):
+                self.add_module(f"{name}_norm", norm(part.qk_norm, d * (heads if self.whole else 1)))
+        self.sinks = nn.Parameter(torch.empty(dims.heads)) if part.sinks else None
 
     def forward(self, x_BTD: Tensor, mask: Seen, turn: Turn, states_BSD: Tensor | None = None) -> Tensor:
         """With `states` keys and values are made of those."""
         dims, (rows, length, _) = self.dims, x_BTD.shape
         read = x_BTD if states_BSD is None else states_BSD
-        q, k, v = (
-            project(x).view(rows, x.shape[1], -1, dims.head_dim).transpose(1, 2)
-            for project, x in ((self.q_proj, x_BTD), (self.k_proj, read), (self.v_proj, read))
-        )
-        if hasattr(self, "q_norm"):
+        q, k, v = (project(x) for project, x in ((self.q_proj, x_BTD), (self.k_proj, read), (self.v_proj, read)))
+        if self.whole and hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (x.view(rows, x.shape[1], -1, dims.head_dim).transpose(1, 2) for x in (q, k, v))
+        if not self.whole and hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
             q, k = turned(q, *turn), turned(k, *turn)
@@ -105,22 +108,26 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(1, 2).reshape(rows, length, dims.heads * dims.head_dim))
 
     def attended(self, q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, mask: Seen) -> Tensor:
-        """By the fused kernel; where scores are bounded, which it does not do, as transformers' eager attention."""
+        """By the fused kernel; what that does not do, bounded scores and sinks, as transformers' eager attention."""
         grouped = self.dims.kv_heads != self.dims.heads
         causal, given = mask is None, mask if isinstance(mask, Tensor) else None
-        if self.softcap is None:
+        if self.softcap is None and self.sinks is None:
             return F.scaled_dot_product_attention(
                 q_BHTd, k_BKSd, v_BKSd, attn_mask=given, is_causal=causal, scale=self.scale, enable_gqa=grouped
             )
         if grouped:
             k_BKSd, v_BKSd = (t.repeat_interleave(self.dims.heads // self.dims.kv_heads, 1) for t in (k_BKSd, v_BKSd))
         scale = self.dims.head_dim**-0.5 if self.scale is None else self.scale
-        scores = torch.tanh(q_BHTd @ k_BKSd.mT * scale / self.softcap) * self.softcap
+        scores = q_BHTd @ k_BKSd.mT * scale
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
         if causal:
             given = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if given is not None:
             scores = scores.masked_fill(~given, float("-inf")) if given.dtype == torch.bool else scores + given
-        return scores.softmax(-1) @ v_BKSd
+        if self.sinks is not None:
+            scores = torch.cat([scores, self.sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
+        return scores.softmax(-1)[..., : v_BKSd.shape[2]] @ v_BKSd
 
 
 class MLP(nn.Module):

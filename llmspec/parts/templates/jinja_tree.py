@@ -53,13 +53,14 @@ class Bounds(NodeTransformer):
 
 def _call(name: str, given: list[Any], line: int) -> nodes.Call:
     function = nodes.Name(name, "load").set_lineno(line)
-    return nodes.Call(function, given, [], None, None).set_lineno(line)
+    call: Any = nodes.Call(function, given, [], None, None)
+    return call.set_lineno(line)
 
 
 class Generation(Extension):
     """`{% generation %} … {% endgeneration %}` around what the assistant says: written as it stands."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno
