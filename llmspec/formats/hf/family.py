@@ -94,6 +94,8 @@ class LayersAbsent(Frozen):
     """Types from the first layer on, repeated."""
     every: int | str | None = None
     """Layers n, 2n, … (counted from 1) are `then`: n, or the field that says n."""
+    from_zero: bool = False
+    """Whether layers 0, n, 2n, … (counted from 0) are `then` instead."""
     since: str | None = None
     """Layers from this number on (counted from 0) are `then`: the field that says it."""
     then: str = ""
@@ -106,6 +108,8 @@ class Layers(Frozen):
     field: str = "layer_types"
     absent: tuple[LayersAbsent, ...] = Field(strict=False)
     kinds: dict[str, LayerKind]
+    first: dict[str, Any] = Field(default_factory=dict)
+    """What the first layer has of its own besides, by path."""
 
 
 class Mapped(Frozen):

@@ -18,6 +18,8 @@ CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
 """Fields that name code to run."""
 QUANTISED = ("quantization_config", "compression_config")
 MOST_LAYERS = 4096
+FIRST = "first"
+"""The block of a first layer that has something of its own."""
 
 
 @dataclass
@@ -207,6 +209,13 @@ class _Reader:
             whole = {k: copy.deepcopy(v) for k, v in model.items() if k in PARTS}
             self.own(whole, kind)
             made[kind] = whole
+        if layers.first and types:
+            made[FIRST] = copy.deepcopy(made[types[0]])
+            for path, value in layers.first.items():
+                put(made[FIRST], path, value)
+            types = [FIRST, *types[1:]]
+            kinds = list(dict.fromkeys(types))
+            made = {kind: made[kind] for kind in kinds}
         if not made:
             return
         if len(made) == 1:
@@ -275,7 +284,7 @@ class _Reader:
             if not _whole(n) or n < 1:
                 self.wrong(f"`{rule.every}` is {n!r}, which is no number of layers")
                 return []
-            return [rule.then if (i + 1) % n == 0 else rule.otherwise for i in range(count)]
+            return [rule.then if (i + (not rule.from_zero)) % n == 0 else rule.otherwise for i in range(count)]
         start = self.value(rule.since or "")
         start = start if start == 0 or _whole(start) else count
         return [rule.then if i >= start else rule.otherwise for i in range(count)]
