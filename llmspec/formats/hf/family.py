@@ -16,8 +16,8 @@ from llmspec.parts.base import Frozen
 FOLDER = Path(__file__).parent / "families"
 SHARED = "_shared"
 """The table of what all families have in common."""
-Via = Literal["same", "inverse_sqrt", "half_plus_one"]
-"""How a number of config.json becomes one of a spec: as it is, x^(-1/2), or x // 2 + 1."""
+Via = Literal["same", "inverse_sqrt", "half_plus_one", "less_two"]
+"""How a number of config.json becomes one of a spec: as it is, x^(-1/2), x // 2 + 1, or x - 2."""
 
 
 class FromField(Frozen):
@@ -59,6 +59,10 @@ class Architecture(Frozen):
     fields: dict[str, Rule] = Field(default_factory=dict)
     tensors: dict[str, str] = Field(default_factory=dict)
     """Its own tensors, beside those of the body."""
+    doubled: dict[str, str] = Field(default_factory=dict)
+    """Names that files may have besides -> the tensor whose numbers they are."""
+    unused: tuple[str, ...] = Field((), strict=False)
+    """Patterns of names of other heads that files may have, and this network does not use."""
     bare: bool = False
     """Whether it is the body alone, whose tensors have no prefix in files."""
 
@@ -139,6 +143,8 @@ class Tensors(Frozen):
     """Module (or whole name) in files, `*` for the layer -> ours."""
     ignored: tuple[str, ...] = Field((), strict=False)
     """Patterns of names that hold no weights."""
+    renamed: dict[str, str] = Field(default_factory=dict)
+    """Endings of names in old files -> what they are now."""
 
     @field_validator("map", mode="before")
     @classmethod

@@ -126,8 +126,15 @@ class HFFolder(StoredModel):
         if phase not in (None, PHASE):
             raise RunError(f"{self.path} has no phase {phase}: it is a model of others, without a run")
         files = Files(self.path)
+        files.rename(self.family.tensors.renamed)
         groups = self.groups(plan.model, files)
-        notices = check(files, groups, self.family, tied(plan.model, self.family, self.architecture, groups))
+        notices = check(
+            files,
+            groups,
+            self.family,
+            tied(plan.model, self.family, self.architecture, groups),
+            self.architecture.unused,
+        )
         found = load(files, groups, lambda done, total: progress("reading weights", done, total))
         return PHASE, found, [*notices, *self.notices()]
 
@@ -180,4 +187,4 @@ def tied(model: ModelPlan, family: Family, architecture: Architecture, groups: l
     for theirs, own in architecture.tensors.items():
         if f"{own}.weight" not in ours and own.endswith("_head"):
             found[f"{theirs}.weight"] = embedding
-    return found
+    return {**found, **architecture.doubled}

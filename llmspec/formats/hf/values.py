@@ -49,6 +49,8 @@ def forward(value: Any, via: Via) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise ValueError(f"{value!r} is no positive number")
+    if via == "less_two":
+        return value - 2
     return float(value) ** -0.5 if via == "inverse_sqrt" else int(value) // 2 + 1
 
 
@@ -56,6 +58,8 @@ def backward(value: Any, via: Via) -> Any:
     """The reverse."""
     if via == "same" or value is None:
         return value
+    if via == "less_two":
+        return value + 2
     if via == "half_plus_one":
         return 2 * (value - 1)
     whole = round(value**-2)

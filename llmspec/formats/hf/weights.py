@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ class Files:
                 hint="download the folder again, whole",
             )
 
+    def rename(self, endings: Mapping[str, str]) -> None:
+        """Names of old files become those of today."""
+        for old, new in endings.items():
+            for name in [n for n in self.entries if n.endswith(old)]:
+                self.entries.setdefault(name.removesuffix(old) + new, self.entries.pop(name))
+
     def array(self, name: str) -> Any:
         """An array as it lies in the file: float32 and others as they are, bfloat16 as its bits."""
         import numpy as np
@@ -127,8 +134,11 @@ def inside(name: str) -> bool:
     return bool(name) and name.isprintable() and not set(name) & set("/\\:") and not name.startswith(".")
 
 
-def check(files: Files, groups: list[Group], family: Family, tied: Mapping[str, str]) -> list[str]:
-    """Notices on a file's tensors. `tied`: names that may stand there too -> whose numbers they then have.
+def check(
+    files: Files, groups: list[Group], family: Family, tied: Mapping[str, str], unused: Sequence[str] = ()
+) -> list[str]:
+    """Notices on a file's tensors. `tied`: names that may stand there too -> whose numbers they then have; `unused`:
+    patterns of names that belong to other heads.
 
     Raises RunError with every tensor that is missing, left over, of another shape, or no plain floats.
     """
@@ -141,6 +151,8 @@ def check(files: Files, groups: list[Group], family: Family, tied: Mapping[str, 
             problems.append(Problem(f"{files.folder}: {len(names)} {what}: {some}", hint=hint))
 
     rest, idle = left_over(family, files.entries, expected)
+    others = [n for n in rest if any(fnmatchcase(n, pattern) for pattern in unused)]
+    rest = [n for n in rest if n not in others]
     doubled = [n for n in rest if n in tied]
     wrong("tensors are missing that config.json asks for", [n for n in expected if n not in files.entries])
     wrong("tensors have no place in the model of config.json", [n for n in rest if n not in tied])
@@ -165,6 +177,8 @@ def check(files: Files, groups: list[Group], family: Family, tied: Mapping[str, 
                 consequence="one of both would be ignored",
             )
     notices = [f"without weights, and left out: {', '.join(idle[:5])}{' …' if len(idle) > 5 else ''}"] if idle else []
+    if others:
+        notices.append(f"of other heads, and left out: {', '.join(others[:5])}{' …' if len(others) > 5 else ''}")
     kinds = files.dtypes(list(expected)) - {"F32"}
     if kinds:
         notices.append(f"weights are {' and '.join(sorted(kinds))} in the file, and computed with as float32")

@@ -109,7 +109,8 @@ def _field(rule: Rule, settings: Mapping[str, Any]) -> Any:
         return MISSING  # what only says which layers are of which type, which is written out
     if rule.to[0] == CONTEXT:
         scaling = (settings["position"] or {}).get("scaling") or {}
-        return scaling["original_context"] if scaling.get("kind") == "dynamic" else settings[CONTEXT]
+        context = scaling["original_context"] if scaling.get("kind") == "dynamic" else settings[CONTEXT]
+        return backward(context, rule.via)
     value = get(settings, rule.to[0])
     if value is MISSING or value is None:
         return None if rule.nullable else MISSING
