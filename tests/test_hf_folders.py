@@ -23,7 +23,6 @@ from llmspec.formats.hf.importing import HFFolder, is_hf_folder
 from llmspec.formats.hf.weights import Files
 from llmspec.formats.hf.writing import config_of
 from llmspec.model.weights import draw
-from llmspec.parts.attentions import Attention
 
 SIZES = {
     ("vocab_size",): 264,
@@ -57,11 +56,7 @@ def written(folder: Path, fields: dict[str, Any], shard: int = exporting.SHARD) 
     return HFFolder(folder)
 
 
-WAITING = set() if "qk_norm_over" in Attention.model_fields else {"olmo2"}
-"""Tables of parts that are not here yet."""
-
-
-@pytest.mark.parametrize("name", sorted(set(families()) - WAITING))
+@pytest.mark.parametrize("name", sorted(families()))
 def test_what_a_table_writes_it_reads(name: str, tmp_path: Path) -> None:
     family = families()[name]
     stored = written(tmp_path / "a", config(family))

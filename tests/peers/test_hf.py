@@ -25,11 +25,8 @@ from llmspec.formats.hf.family import shared as in_common  # noqa: E402
 from llmspec.formats.hf.importing import HFFolder  # noqa: E402
 from llmspec.formats.hf.weights import Files  # noqa: E402
 from llmspec.formats.hf.writing import config_of  # noqa: E402
-from llmspec.parts.attentions import Attention  # noqa: E402
 
 LOGITS, GRADIENTS = 2e-4, 1e-4
-WAITING = set() if "qk_norm_over" in Attention.model_fields else {"olmo2"}
-"""Tables of parts that are not here yet."""
 
 
 def torch_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
@@ -145,7 +142,7 @@ QUIET: dict[str, Any] = {"deadline": None, "phases": (Phase.generate,), "databas
 QUIET |= {"suppress_health_check": list(HealthCheck)}
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - WAITING))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_drawn_configs(family: str) -> None:
     @seed(1)
     @settings(max_examples=2, **QUIET)
@@ -157,7 +154,7 @@ def test_drawn_configs(family: str) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - WAITING))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_many_drawn_configs(family: str) -> None:
     @settings(max_examples=40, **QUIET)
     @given(FAMILIES[family](), st.integers(0, 1 << 30), LENGTHS)
