@@ -52,7 +52,7 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.mkdir()
-            write_json(aside / "config.json", {**config.fields, **ids_of(codec)})
+            write_json(aside / "config.json", {**config.fields, **ids_of(codec, config)})
             write_weights(aside, groups_of(config, plan), weights, shard, progress)
             write_text(aside / "tokenizer.json", text)
             about = tokenizer_config(codec, plan)
@@ -125,10 +125,10 @@ def tokenizer_text(codec: Any) -> str:
     )
 
 
-def ids_of(codec: Any) -> dict[str, int]:
-    """Ids of special tokens as config.json has them."""
+def ids_of(codec: Any, config: Config) -> dict[str, int]:
+    """Ids of special tokens as config.json has them, but for those that a family's computation hangs on."""
     found = {f"{name}_token_id": getattr(codec.specials, name) for name in ("bos", "eos", "pad")}
-    return {name: token for name, token in found.items() if token is not None}
+    return {name: token for name, token in found.items() if token is not None and name not in config.family.fixed}
 
 
 def tokenizer_config(codec: Any, plan: Plan) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,11 +37,7 @@ def same(a: Any, b: Any) -> bool:
 
 def spelled(value: Any) -> str:
     """A field's value as the tables write it."""
-    return (
-        {True: "true", False: "false", None: "null"}.get(value, str(value))
-        if value in (None, True, False)
-        else (str(value))
-    )
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def forward(value: Any, via: Via) -> Any:
