@@ -245,7 +245,7 @@ def row_hidden(
 def of_encoder(w: Weights) -> dict[str, Array]:
     """The weights as the encoder sees them: its own, and the embedding."""
     own = {n.removeprefix("encoder."): v for n, v in w.items() if n.startswith("encoder.")}
-    return {**own, **{n: v for n, v in w.items() if n.startswith("embed_tokens.")}}
+    return {**own, **{n: v for n, v in w.items() if n.startswith(("embed_tokens.", "encoder."))}}
 
 
 def pair_hidden(plan: ModelPlan, w: Weights, tokens: Array, encoder_tokens: Array) -> Array:

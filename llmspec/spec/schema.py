@@ -82,7 +82,7 @@ class EncoderSpec(Frozen):
 
     layers: int | None = Field(None, gt=0, le=4096)
     """Number of blocks; as many as in the decoder if omitted."""
-    context: int | None = Field(None, gt=0, le=1 << 24)
+    context: int | None = Field(None, gt=1, le=1 << 24)
     """Longest text that it reads, in tokens; the model's context if omitted."""
     decoder_start: DecoderStart = "bos"
     """What the decoder's text begins with, by its meaning: the token before every text (bos), or that of padding (pad),
