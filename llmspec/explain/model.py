@@ -203,9 +203,11 @@ def _shape(tensors: Sequence[TensorSpec]) -> str:
     """Shape of a module's weight as data flows through it, and whether a bias follows."""
     weight = next((t for t in tensors if t.role != "bias"), tensors[0])
     arrow = " → " if weight.role in ("matrix", "head") else " × "
-    sizes = reversed(weight.shape) if arrow == " → " else weight.shape
+    copies = f"{weight.shape[0]} × " if len(weight.shape) > 2 else ""
+    shape = weight.shape[-2:]
+    sizes = reversed(shape) if arrow == " → " else shape
     bias = any(t.role == "bias" for t in tensors if t is not weight)
-    return arrow.join(map(str, sizes)) + (" + bias" if bias else "")
+    return copies + arrow.join(map(str, sizes)) + (" + bias" if bias else "")
 
 
 # -- masks ---------------------------------------------------------------------------------------------------------

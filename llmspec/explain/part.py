@@ -205,7 +205,9 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
     if isinstance(part, ModelPart):
         own = pieces_of(plan, path)
         held = sum(copies * row.parameters for _, copies, row in weights(plan, path))
-        yield "parameters", f"{held:,} ({held / model.parameters:.1%} of the model's)"
+        active = sum(p.copies * p.part.active(p.dims) for p in own)
+        used = f", of which a token uses {active:,}" if active < held else ""
+        yield "parameters", f"{held:,} ({held / model.parameters:.1%} of the model's){used}"
         products = sum(p.uses * p.rate * p.part.flops(p.dims) for p in own)
         if products:
             yield (

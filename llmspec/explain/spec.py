@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from llmspec.compiler import walk
 from llmspec.compiler.budget import COMPUTE_OPTIMAL
 from llmspec.compiler.checks import Check, pending, plan_checks
 from llmspec.compiler.plan import Plan
@@ -48,6 +49,8 @@ class SpecReport(Report):
     beam: int
     """Width of the search for the fastest form of each GPU kernel; 0: none."""
     parameters: int
+    active_parameters: int
+    """Parameters that one token uses: fewer than all where a router chooses among experts."""
     weight_bytes: int
     d_model: int
     layers: int
@@ -110,6 +113,7 @@ def explain_plan(
         precision=plan.precision,
         beam=plan.beam,
         parameters=model.parameters,
+        active_parameters=walk.active_parameters(model),
         weight_bytes=sum(t.count * BYTES[t.dtype] for t in model.tensors),
         d_model=model.d_model,
         layers=model.layers,

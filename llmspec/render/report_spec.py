@@ -25,7 +25,9 @@ from llmspec.render.terminal import Screen, Text
 
 def show(report: SpecReport, console: Screen) -> None:
     """The whole report, from the outside in."""
-    title = Text.assemble((report.name, "bold"), f": {number(report.parameters)} parameters")
+    active = f", of which a token uses {number(report.active_parameters)}"
+    active = active if report.active_parameters < report.parameters else ""
+    title = Text.assemble((report.name, "bold"), f": {number(report.parameters)} parameters{active}")
     console.print(title)
     console.print(header(report))
     if report.phases and not report.times:

@@ -139,6 +139,10 @@ REALISTIC = {
         "phases.chat.optimizer={kind: sgd, momentum: 0.9}",
         "phases.chat.gradient_accumulation_steps=2",
     ],
+    "with experts": [
+        "model.mlp={kind: mixture_of_experts, experts: 4, top_k: 2, expert: {kind: swiglu, d_ff: 96}, "
+        "shared: {kind: swiglu, d_ff: 64}, shared_gate: true}",
+    ],
     "bert-like": [
         "model.embedding={scale: sqrt_d_model, norm: {kind: layernorm}, token_types: 2}",
         "model.norm={kind: rmsnorm, unit_offset: true}",

@@ -37,7 +37,9 @@ class MixtureOfExperts(FeedForward):
     """
 
     kind: Literal["mixture_of_experts"] = "mixture_of_experts"
-    formula: ClassVar[str] = "Σ over the top k of scores(router(x)) of scale · score · expert(x)  [+ shared(x)]"
+    formula: ClassVar[str] = (
+        "Σ over the k experts with the highest scores(router(x)) of scale · score · expert(x)  [+ shared(x)]"
+    )
     routes: ClassVar[bool] = True
     adds_losses: ClassVar[tuple[str, ...]] = ("balance",)
     adds_metrics: ClassVar[tuple[str, ...]] = ("max_expert_load", "idle_experts")
@@ -113,7 +115,11 @@ class MixtureOfExperts(FeedForward):
         return super().product(matrix, dims) * self.taken(matrix.name)
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
-        """The experts' own, the router's, and what moves rows to experts and back."""
+        """The experts' own, the router's, what moves rows to experts and back, and the products of rows that plain
+        operations fill blocks up with (llmspec/backends/plain/experts.py)."""
+        stacked = [t for t in self.tensors(dims) if t.role == "matrix" and t.name.startswith("experts.")]
+        products = sum(self.product(t, dims) for t in stacked)
+        filled = ElementwiseOps(1, 2).times(products * (self.experts - 1) / self.experts)
         shared = ElementwiseOps()
         if self.shared is not None:
             gate = ElementwiseOps(1, 2).times(dims.d_model * self.shared_gate)
@@ -123,6 +129,7 @@ class MixtureOfExperts(FeedForward):
             .times(self.top_k)
             .plus(
                 shared,
+                filled,
                 ROUTER.times(self.experts),
                 CHOICE.times(self.experts * self.top_k),
                 MOVED.times(2 * dims.d_model * self.top_k),
