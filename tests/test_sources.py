@@ -58,7 +58,7 @@ def plan_of(
         base=str(base),
         seed=1,
         contamination=contamination,
-        model=SimpleNamespace(context=context),
+        model=SimpleNamespace(context=context, decoder_start=None, encoder=None),
         tokenizer=tokenizer or tokenizers.TABLE["byte"](),
         chat_template=templates.TABLE["role_tokens"](),
         phases=made,
