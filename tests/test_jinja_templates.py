@@ -233,6 +233,23 @@ def test_errors_name_the_line() -> None:
             rendered(template, {})
 
 
+def test_answers_end_where_the_template_ends_a_turn(tmp_path: Path) -> None:
+    """Also where neither the tokenizer's end token nor generation_config.json says so."""
+    import llmspec
+
+    (tmp_path / "chat_template.jinja").write_text(SHAPES["chatml"][0])
+    tokenizer = tokenizer_files.write(tmp_path / "base", "qwen", eos_token="<|endoftext|>")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC.format(file=tokenizer))
+    plan = llmspec.compile(llmspec.load_spec(spec).spec)
+    assert plan.tokenizer.turn_end == "<|im_end|>" and plan.tokenizer.eos == "<|endoftext|>"
+    assert next(d.why for d in plan.decisions if d.path == "tokenizer.turn_end").startswith("what ends")
+    codec = plan.tokenizer.at(plan.base).train(())
+    assert codec.specials.turn_end == plan.tokenizer.meanings().turn_end == codec.specials["<|im_end|>"]
+    spec.write_text(SPEC.format(file=tokenizer_files.kept("qwen")))
+    assert llmspec.compile(llmspec.load_spec(spec).spec).tokenizer.turn_end is None, "its end token does"
+
+
 def test_dialogues_that_a_template_refuses_are_counted(tmp_path: Path) -> None:
     import llmspec
     from llmspec.data.prepare import prepare

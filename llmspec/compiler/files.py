@@ -8,6 +8,7 @@ from typing import Any
 
 from llmspec.compiler.draft import Draft, closed, open_keys
 from llmspec.core.problems import DataError
+from llmspec.parts.base import Default
 
 
 def open_files(draft: Draft) -> Draft:
@@ -26,4 +27,17 @@ def open_files(draft: Draft) -> Draft:
             draft = replace(draft, decisions=draft.decided(name, open_keys(part, defaults)))
             changes[name] = closed(part, defaults)
         draft = replace(draft, sections=replace(draft.sections, **changes))
-    return draft
+    return _end_of_turn(draft)
+
+
+def _end_of_turn(draft: Draft) -> Draft:
+    """The tokenizer names the token that ends turns in the form of the chat template, so that answers end there."""
+    tokenizer, template = draft.sections.tokenizer, draft.sections.chat_template
+    if tokenizer is None or template is None:
+        return draft
+    found: Any = tokenizer.ending(draft.base, template.end)
+    if found is tokenizer:
+        return draft
+    why = f"what ends the assistant's turns in the {template.kind} template"
+    decided = draft.decided("tokenizer", {"turn_end": Default(found.turn_end, why)})
+    return replace(draft, sections=replace(draft.sections, tokenizer=found), decisions=decided)

@@ -80,6 +80,10 @@ class ChatTemplate(Part):
         """What follows a dialogue that the assistant is to answer: the first segments of its turn, up to its words."""
         raise TypeError(f"{type(self).__name__} asks for no answer")
 
+    def end(self, specials: SpecialTokens) -> int | None:
+        """The token that ends the assistant's turns; None where none does."""
+        return specials.turn_end
+
     def first(self, specials: SpecialTokens) -> int | None:
         """The token that stands at the beginning of every dialogue, and nowhere else in one; None where none does."""
         return None

@@ -156,6 +156,13 @@ class Jinja(ChatTemplate):
         plain, _ = self._rendered(specials, PROBE[:1], False)
         return tuple(_segments(specials, asked[len(plain) :], [], begins=False)) if asked.startswith(plain) else ()
 
+    def end(self, specials: SpecialTokens) -> int | None:
+        try:
+            said = [segment.content for segment in self.render(specials, PROBE) if segment.role == "assistant"]
+        except DataError:
+            return None
+        return said[-1] if said and isinstance(said[-1], int) else None
+
     # -- whose words -------------------------------------------------------------------------------------------------
     def _spans(self, specials: SpecialTokens, turns: Sequence[Turn], text: str, asks: bool) -> list[_Span]:
         """Where each turn's words stand in the rendered `text`. Raises TemplateRefusal where that cannot be told."""

@@ -51,7 +51,7 @@ class Bounds(NodeTransformer):
         return _call(self.MADE, [node], node.lineno)
 
 
-def _call(name: str, given: list[Any], line: int) -> nodes.Call:
+def _call(name: str, given: list[Any], line: int) -> Any:
     function = nodes.Name(name, "load").set_lineno(line)
     call: Any = nodes.Call(function, given, [], None, None)
     return call.set_lineno(line)

@@ -93,6 +93,10 @@ class Tokenizer(Part):
         relative paths start. Raises DataError where these files cannot be read or do not say what the keys say."""
         return {}
 
+    def ending(self, base: str, end: Callable[[SpecialTokens], int | None]) -> Tokenizer:
+        """The same, which knows what ends a turn in the form of a chat template, which `end` says of special tokens."""
+        return self
+
     def at(self, base: str) -> Tokenizer:
         """The same, which finds its files from `base` when a codec is made."""
         return self

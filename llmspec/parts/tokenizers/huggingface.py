@@ -99,6 +99,14 @@ class HuggingFace(Tokenizer):
             "ids": Default(ids, f"looked up in {name}"),
         }
 
+    def ending(self, base: str, end: Callable[[SpecialTokens], int | None]) -> HuggingFace:
+        specials = self.at(base).train(()).specials if self.turn_end is None else None
+        token = None if specials is None else end(specials)
+        if specials is None or token is None or token in (specials.eos, *specials.ends):
+            return self
+        spelling = next(spelling for spelling, own in specials.items() if own == token)
+        return self.model_copy(update={"turn_end": spelling, "ids": {**(self.ids or {}), spelling: token}})
+
     def _read(self, base: str) -> foreign_files.Found:
         merges = None if self.merges is None else foreign_files.located(base, self.merges)
         return foreign_files.read(foreign_files.located(base, self.file), merges, self.lowercase)
