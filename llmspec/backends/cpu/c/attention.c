@@ -8,7 +8,9 @@
 #include "gemm.h"
 #include "numeric.h"
 
-enum { BLOCK = 4 * MR, FEW_KEY_HEADS = 4 };
+// Queries of one step: of the forward pass as few as a tile has, so that few keys beside a query's own are multiplied; of
+// the backward pass more, since gradients of keys and values are sums over them.
+enum { STEP = MR, BLOCK = 4 * MR, FEW_KEY_HEADS = 4 };
 
 // The numbers of a call, in the order in which callers pass them.
 #define ATTENTION_NUMBERS(X)                                                                                           \
@@ -116,8 +118,9 @@ static int ranges_inside(const Attention *p) {
   return 1;
 }
 
-static Extent extent(const Attention *p, const int32_t *ranges, int64_t start) {
-  Extent e = {min64(BLOCK, p->queries - start), p->keys, 0};
+// The extent of up to `most` queries from `start` on
+static Extent extent(const Attention *p, const int32_t *ranges, int64_t start, int64_t most) {
+  Extent e = {min64(most, p->queries - start), p->keys, 0};
   for (int64_t i = start; i < start + e.rows; i++)
     if (ranges[2 * i] < ranges[2 * i + 1]) {
       e.low = min64(e.low, ranges[2 * i]);
@@ -125,6 +128,12 @@ static Extent extent(const Attention *p, const int32_t *ranges, int64_t start) {
     }
   e.low = e.high ? e.low / NR * NR : 0;
   return e;
+}
+
+// The extent of a step within a block; of queries without keys none of the block's
+static Extent step_within(const Attention *p, const int32_t *ranges, int64_t start, Extent block) {
+  Extent e = extent(p, ranges, start, STEP);
+  return e.high ? e : (Extent){e.rows, block.low, block.low};
 }
 
 static inline float softcapped(float x, float softcap) {
@@ -153,23 +162,23 @@ static inline float exponentials(float *x, int64_t n, const float *sink, float *
 static void attention_blocks(const void *job, int64_t i, int thread) {
   const Attention *p = job;
   int64_t split = i % p->splits, b = i / p->splits / p->kv_heads, g = i / p->splits % p->kv_heads;
-  int64_t group = p->heads / p->kv_heads, d = p->head_dim, blocks = ceil_div(p->queries, BLOCK);
+  int64_t group = p->heads / p->kv_heads, d = p->head_dim, blocks = ceil_div(p->queries, STEP);
   int64_t begin = blocks * group * split / p->splits, end = blocks * group * (split + 1) / p->splits;
   const int32_t *ranges = ranges_of(p, b);
   int64_t low = p->keys, high = 0; // of all blocks of this iteration: only these keys and values are packed
   for (int64_t block = begin; block < end; block++) {
-    Extent e = extent(p, ranges, block % blocks * BLOCK);
+    Extent e = extent(p, ranges, block % blocks * STEP, STEP);
     if (e.high) low = min64(low, e.low), high = max64(high, e.high);
   }
   int64_t n = max64(0, high - low), wide = round_up(n, NR), at = (b * p->keys + (n ? low : 0)) * p->kv_stride + g * d;
   float *k_panels = scratch(thread, K_T, wide * d), *v_panels = scratch(thread, V_PANELS, n * round_up(d, NR));
-  float *scores = scratch(thread, SCORES, BLOCK * wide);
+  float *scores = scratch(thread, SCORES, STEP * wide);
   if (!k_panels || !v_panels || !scores) return;
   pack_panels(k_panels, (Matrix){p->k + at, p->kv_stride, 1}, n, d);
   pack_panels(v_panels, (Matrix){p->v + at, 1, p->kv_stride}, d, n);
   for (int64_t block = begin; block < end; block++) {
-    int64_t head = g * group + block / blocks, start = block % blocks * BLOCK;
-    Extent e = extent(p, ranges, start);
+    int64_t head = g * group + block / blocks, start = block % blocks * STEP;
+    Extent e = extent(p, ranges, start, STEP);
     int64_t first = (b * p->queries + start) * p->heads + head, width = e.high - e.low, skipped = e.high ? e.low - low : 0;
     const float *q = p->q + (b * p->queries + start) * p->q_stride + head * d;
     gemm_packed(scores, wide, (Matrix){q, p->q_stride, 1}, k_panels + skipped * d, d, 0, e.rows, width, d, 0, p->scale,
@@ -202,7 +211,7 @@ static void attention_decode(const void *job, int64_t i, int thread) {
   const int32_t *range = ranges_of(p, b);
   int64_t first = range[0], n = max64(0, range[1] - first), at = (b * p->keys + (n ? first : 0)) * step + g * d;
   const float *q = p->q + b * p->q_stride + head * d, *k = p->k + at, *v = p->v + at, *bias = bias_of(p, b, head, 0);
-  float *row = scratch(thread, SCORES, max64(p->keys, BLOCK)), *out = p->out + i * d, high = 0.0f, sum = 1.0f;
+  float *row = scratch(thread, SCORES, max64(p->keys, STEP)), *out = p->out + i * d, high = 0.0f, sum = 1.0f;
   const float *near = near_of(p, b, head, 0, first, n);
   if (!row) return;
   for (int64_t j = 0; j < n; j++) {
@@ -230,7 +239,7 @@ void attention(float *out, float *log_sums, const float *q, const float *k, cons
     return;
   }
   // Divides the queries of a key head as far as four iterations a thread ask for; each packs keys and values anew.
-  job.splits = min64(heads / kv_heads * ceil_div(queries, BLOCK), ceil_div(4 * thread_count(), batch * kv_heads));
+  job.splits = min64(heads / kv_heads * ceil_div(queries, STEP), ceil_div(4 * thread_count(), batch * kv_heads));
   parallel_for(attention_blocks, &job, batch * kv_heads * job.splits);
 }
 
@@ -294,12 +303,16 @@ static void attention_backward_heads(const void *job, int64_t i, int thread) {
     float *few = p->few ? p->few + (b * p->heads + head) * few_numbers(p) : 0;
     if (few) memset(few, 0, few_numbers(p) * sizeof(float));
     for (int64_t start = 0; start < p->queries; start += BLOCK) {
-      Extent e = extent(p, ranges, start);
+      Extent e = extent(p, ranges, start, BLOCK);
       int64_t first = (b * p->queries + start) * p->heads + head, width = e.high - e.low, step = p->heads * d;
       int64_t query = (b * p->queries + start) * p->q_stride + head * d;
       Matrix q = {p->q + query, p->q_stride, 1}, grad_out = {p->grad_out + first * d, step, 1};
-      gemm_packed(weights, wide, q, k_t + e.low * d, d, 0, e.rows, width, d, 0, p->scale, thread);
-      gemm_packed(slopes, wide, grad_out, v_t + e.low * d, d, 0, e.rows, width, d, 0, 1.0f, thread);
+      for (int64_t r = 0; r < e.rows; r += STEP) {
+        Extent own = step_within(p, ranges, start + r, e);
+        int64_t at_step = r * wide + own.low - e.low, n = own.high - own.low;
+        gemm_packed(weights + at_step, wide, submatrix(q, r, 0), k_t + own.low * d, d, 0, own.rows, n, d, 0, p->scale, thread);
+        gemm_packed(slopes + at_step, wide, submatrix(grad_out, r, 0), v_t + own.low * d, d, 0, own.rows, n, d, 0, 1.0f, thread);
+      }
       for (int64_t r = 0; r < e.rows; r++) {
         int64_t from = ranges[2 * (start + r)] - e.low, seen = ranges[2 * (start + r) + 1] - e.low - from;
         float *w = weights + r * wide, *slope = slopes + r * wide, dot = 0.0f;
@@ -322,7 +335,12 @@ static void attention_backward_heads(const void *job, int64_t i, int thread) {
       pack_panels(q_panels, transposed(q), d, e.rows);
       pack_panels(out_panels, transposed(grad_out), d, e.rows);
       Matrix weights_t = {weights, 1, wide}, slopes_t = {slopes, 1, wide};
-      gemm_packed(p->grad_q + query, p->q_stride, transposed(slopes_t), k_panels, s, e.low, e.rows, d, width, 0, 1.0f, thread);
+      for (int64_t r = 0; r < e.rows; r += STEP) {
+        Extent own = step_within(p, ranges, start + r, e);
+        Matrix of_step = {slopes + r * wide + own.low - e.low, wide, 1};
+        gemm_packed(p->grad_q + query + r * p->q_stride, p->q_stride, of_step, k_panels, s, own.low, own.rows, d,
+                    own.high - own.low, 0, 1.0f, thread);
+      }
       gemm_packed(grad_v + e.low * grad_stride, grad_stride, weights_t, out_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
       gemm_packed(grad_k + e.low * grad_stride, grad_stride, slopes_t, q_panels, e.rows, 0, width, d, e.rows, 1, 1.0f, thread);
     }
