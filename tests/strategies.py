@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any, Literal, Union, get_args, get_origin
 
 import tokenizer_files
@@ -70,7 +69,7 @@ WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "red", "hen
 NAMES = st.sampled_from(["a", "b2", "wiki", "plays", "my-text", "v1.0", "Notes_2"])
 BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3])}
 """Values for keys whose limits allow more than a short training bears."""
-CHAT_TEMPLATES = [{"kind": "role_tokens"}, *([{"kind": "jinja", "template": OWN}] if find_spec("jinja2") else [])]
+CHAT_TEMPLATES = [{"kind": "role_tokens"}, {"kind": "jinja", "template": OWN}]
 LEAKS = st.fixed_dictionaries({}, optional={"contamination": st.sampled_from(["drop", "refuse", "allow"])})
 SHARES = st.integers(1, 99).map(lambda n: f"{n}%")
 
@@ -365,7 +364,7 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     rest = draw(st.fixed_dictionaries({}, optional=top))
     if rest.get("tokenizer", {}).get("kind") == "huggingface" and any(p["kind"] == "sft" for p in stages.values()):
         # It has no tokens for roles.
-        rest |= {"chat_template": CHAT_TEMPLATES[-1]} if len(CHAT_TEMPLATES) > 1 else {"tokenizer": {"kind": "byte"}}
+        rest["chat_template"] = CHAT_TEMPLATES[-1]
     return {
         "name": draw(st.sampled_from(["tiny", "gpt-0.1", "no", "1e3x"])),
         "model": draw(models()),

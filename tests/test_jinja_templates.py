@@ -21,7 +21,6 @@ from llmspec.parts.templates import TABLE
 from llmspec.parts.templates.base import Turn, encode
 from llmspec.parts.templates.sandbox import TemplateRefusal, rendered
 
-pytest.importorskip("jinja2")
 SPELLED = [
     "<|im_end|>",
     "<|im_start|>",

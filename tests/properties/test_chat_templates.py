@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -46,8 +45,7 @@ class Spoken(ChatTemplate):
 
 
 TEMPLATES = {**{kind: part() for kind, part in templates.TABLE.items() if kind != "jinja"}, "spoken": Spoken()}
-if find_spec("jinja2"):
-    TEMPLATES["jinja"] = templates.TABLE["jinja"](template=OWN)
+TEMPLATES["jinja"] = templates.TABLE["jinja"](template=OWN)
 MARKERS = ("<|sum|>",)
 CODECS = {
     "byte": tokenizers.TABLE["byte"](markers=MARKERS).train(()),
