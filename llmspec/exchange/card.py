@@ -14,7 +14,7 @@ from llmspec.parts.sources.base import Attribution
 def card(plan: Plan, phase: str, architecture: str, attributions: Sequence[Attribution]) -> str:
     """README.md, with the front matter that model hubs read."""
     licences = sorted({a.license for a in attributions if a.license})
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    front = {"library_name": "transformers", "pipeline_tag": "text-generation" if plan.model.generates else "fill-mask"}
     head = ["---", *(f"{k}: {v}" for k, v in front.items())]
     if len(licences) == 1:
         head.append(f"license: {json.dumps(licences[0])}")

@@ -45,13 +45,16 @@ def export_folder(
     Raises RunError where no family has such a model, the folder cannot be written, or what is read back differs.
     """
     plan = model.plan
-    if not plan.model.generates:
-        raise RunError("only models that draw text can be exported yet")
+    if plan.model.generating_head is None:
+        raise RunError(
+            "the model has no head that gives logits of tokens, and only such models are exported",
+            hint="another phase of the run, with --phase",
+        )
     config = config_of(plan.model, origin, family)
     weights = model.weights()
     about = card(plan, model.phase, config.architecture, model.attributions)
     exporting.write(out, config, plan, weights, model.codec, about, shard=shard, progress=progress)
     progress("reading it back", 0, 0)
-    found = read_back(model, out)
+    found = read_back(model, out, config.architecture)
     files = tuple(sorted(p.name for p in out.iterdir()))
     return Exported(path=str(out), architecture=config.architecture, files=files, compared=tuple(found))

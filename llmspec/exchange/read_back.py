@@ -32,20 +32,23 @@ class Compared(Frozen):
     reader: str
     logits: float
     """Largest difference of a logit."""
-    greedy: bool
-    """Whether the most probable tokens after a prompt are the same."""
+    greedy: bool | None
+    """Whether the most probable tokens after a prompt are the same; None where the model draws no text."""
     texts: bool
     """Whether texts have the same ids."""
     chat: bool | None
     """Whether a dialogue is written with the same ids; None where the model has no form for dialogues."""
 
 
-def read_back(model: LanguageModel, folder: Path) -> list[Compared]:
-    """Raises RunError where something differs, with everything that does."""
+def read_back(model: LanguageModel, folder: Path, architecture: str) -> list[Compared]:
+    """What our importer and transformers, as the class `architecture`, make of a folder.
+
+    Raises RunError where something differs, with everything that does."""
     ids = probe(model)
     wanted = model.logits(ids)[0]
     first = max(1, len(ids) // 2)
-    drawn = max(1, min(DRAWN, model.plan.model.context - len(ids)))
+    draws = model.plan.model.generates
+    drawn = max(1, min(DRAWN, model.plan.model.context - len(ids))) if draws else 0
     greedy = _greedy(model, ids[:first], drawn)
     texts = [model.codec.encode([text])[0] for text in TEXTS]
     chat = model.tokens(list(TURNS)) if can_chat(model) else None
@@ -54,19 +57,26 @@ def read_back(model: LanguageModel, folder: Path) -> list[Compared]:
         Compared(
             reader="llmspec",
             logits=_apart(again.logits(ids)[0], wanted),
-            greedy=_greedy(again, ids[:first], drawn) == greedy,
+            greedy=_greedy(again, ids[:first], drawn) == greedy if draws else None,
             texts=[again.codec.encode([text])[0] for text in TEXTS] == texts,
             chat=None if chat is None or not again.chat else again.tokens(list(TURNS)) == chat,
         )
     ]
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
-        asked = {"ids": ids, "first": first, "tokens": drawn, "limit": model.codec.vocab, "texts": list(TEXTS)}
+        asked = {
+            "architecture": architecture,
+            "ids": ids,
+            "first": first,
+            "tokens": drawn,
+            "limit": model.codec.vocab,
+            "texts": list(TEXTS),
+        }
         theirs, logits = ask(folder, asked)
         found.append(
             Compared(
                 reader=f"transformers {theirs['version']}",
                 logits=_apart(logits, wanted),
-                greedy=theirs["greedy"] == greedy,
+                greedy=theirs["greedy"] == greedy if draws else None,
                 texts=theirs["ids"] == texts,
                 chat=None if chat is None or theirs["chat"] is None else theirs["chat"] == chat,
             )
@@ -120,6 +130,8 @@ def ask(folder: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 def _greedy(model: LanguageModel, ids: list[int], count: int) -> list[int]:
     """The most probable tokens after a prompt, one by one."""
+    if not count:
+        return []
     cache, logits = model.decoder.prefill([ids])
     found: list[int] = []
     for i in range(count):

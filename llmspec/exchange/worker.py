@@ -1,7 +1,8 @@
 """Reads an exported folder with transformers, in a process of its own: `python -m llmspec.exchange.worker FOLDER`.
 
-A JSON object with `texts`, `ids`, `turns` and `tokens` comes on standard input; what transformers makes of them goes to
-standard output, the logits as raw float32 into the file that `logits` names. Nothing of the hub is asked for.
+A JSON object with `architecture`, `texts`, `ids`, `turns` and `tokens` comes on standard input; what transformers makes
+of them goes to standard output, the logits as raw float32 into the file that `logits` names. Nothing of the hub is
+asked for.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ def main(folder: str) -> None:
     transformers.utils.logging.set_verbosity_error()
     asked: dict[str, Any] = json.load(sys.stdin)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-    ).eval()
+    model = (
+        getattr(transformers, asked["architecture"])
+        .from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True)
+        .eval()
+    )
     ids = torch.tensor([asked["ids"]])
     with torch.no_grad():
         logits = model(ids).logits[0].numpy()

@@ -26,11 +26,12 @@ def show_exported(found: Exported) -> None:
     console = out()
     console.print(Text(f"wrote {found.path} as {found.architecture}: {', '.join(found.files)}"), soft_wrap=True)
     for one in found.compared:
+        greedy = "" if one.greedy is None else "the same greedy text, "
         chat = "" if one.chat is None else ", a dialogue has the same ids"
         console.print(
             Text(
                 f"  read back by {one.reader}: logits at most {one.logits:.2g} apart, "
-                f"the same greedy text, the same ids of texts{chat}"
+                f"{greedy}the same ids of texts{chat}"
             ),
             soft_wrap=True,
         )

@@ -1,0 +1,102 @@
+"""`llmspec import` and `llmspec export`: what is written, and that what reads back differently is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hf_folders
+import numpy as np
+import pytest
+from test_hf_folders import config, written
+
+import llmspec
+from llmspec.core.problems import RunError
+from llmspec.exchange import exporting, read_back
+from llmspec.exchange.importing import import_folder
+from llmspec.formats.hf.family import families
+from llmspec.formats.hf.importing import HFFolder
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '<end>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("exchange")
+    written(place / "theirs", {**config(families()["qwen3"]), "max_position_embeddings": 128})
+    hf_folders.write_tokenizer(place / "theirs", 262, TEMPLATE)
+    import_folder(place / "theirs", place / "ours")
+    return place / "ours"
+
+
+def test_an_imported_model_is_the_folders(imported: Path) -> None:
+    one, other = llmspec.open(imported), llmspec.open(imported.parent / "theirs")
+    ids = list(range(20))
+    np.testing.assert_array_equal(one.logits(ids), other.logits(ids))
+    turns = [("user", "What is a comet? <end>")]
+    assert one.tokens(turns) == other.tokens(turns) and one.chat
+    assert one.codec.vocab == 262 and one.plan.model.vocab == 264
+
+
+def test_its_spec_describes_it(imported: Path) -> None:
+    plan = llmspec.compile(llmspec.load_spec(imported / "spec.yaml").spec)
+    assert plan.model == llmspec.open(imported).plan.model
+
+
+def test_a_padded_vocabulary_is_never_drawn(imported: Path) -> None:
+    model = llmspec.open(imported)
+    drawn = model.generate("a", chat=False, n=8, temperature=50.0, max_tokens=40)
+    assert all(token < 262 for answer in drawn for token in answer.tokens)
+
+
+def test_what_is_exported_is_read_back(imported: Path, tmp_path: Path) -> None:
+    model = llmspec.open(imported)
+    found = exporting.export_folder(model, tmp_path / "out", origin="qwen3", shard=20_000)
+    assert found.architecture == "Qwen3ForCausalLM" and "model.safetensors.index.json" in found.files
+    assert found.compared[0].logits == 0 and found.compared[0].chat
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "## Spec" in card and "kind: grouped_query" in card
+    stored = HFFolder(tmp_path / "out")
+    _, back, _ = stored.weights(stored.plan())
+    assert {n: a.tobytes() for n, a in back.items()} == {n: a.tobytes() for n, a in model.weights().items()}
+    with pytest.raises(RunError, match="is there already"):
+        exporting.export_folder(model, tmp_path / "out")
+
+
+def test_a_family_that_lacks_parts_is_refused_by_what_it_lacks(imported: Path, tmp_path: Path) -> None:
+    model = llmspec.open(imported)
+    with pytest.raises(RunError, match="qk_norm"):
+        exporting.export_folder(model, tmp_path / "out", family="llama")
+    with pytest.raises(RunError, match="no mapping table is called `lama`"):
+        exporting.export_folder(model, tmp_path / "out", family="lama")
+
+
+def test_what_reads_back_differently_is_not_done(
+    imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = read_back.open_model
+
+    def other(folder: Path) -> Any:
+        (weights,) = folder.glob("*.safetensors")
+        raw = bytearray(weights.read_bytes())
+        raw[-400:] = np.ones(100, "<f4").tobytes()
+        weights.write_bytes(raw)
+        generation = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        hf_folders.write(folder / "tokenizer_config.json", {**generation, "bos_token": "</s>"})
+        return true(folder)
+
+    monkeypatch.setattr(read_back, "open_model", other)
+    with pytest.raises(RunError) as error:
+        exporting.export_folder(llmspec.open(imported), tmp_path / "out")
+    said = str(error.value)
+    assert "logits are" in said and "the form of dialogues differ" in said and "the export is not the model" in said
+
+
+def test_what_is_no_folder_of_theirs_is_said(imported: Path, tmp_path: Path) -> None:
+    for path, said in ((tmp_path, "no config.json"), (tmp_path / "a", "no such folder"), (imported, "needs no import")):
+        with pytest.raises(RunError, match=said):
+            import_folder(path, tmp_path / "out")
