@@ -173,7 +173,7 @@ class Ops:
         k, v = (self.contiguous_barrier(x.transpose(1, 2)).reshape(batch * kv, keys, width) for x in (k_BSKd, v_BSKd))
         x = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
         if scores.softcap is not None:
-            x = (x / scores.softcap).tanh() * scores.softcap
+            x = self.softcap(x, scores.softcap)
         if scores.bias is not None:
             x = x + (scores.bias if scores.bias_gradient else scores.bias.detach())
         if scores.near is not None:
