@@ -151,7 +151,7 @@ def _piece(model: ModelPlan, piece: walk.Piece) -> TreeNode:
     below = []
     for inner, own in groups.items():
         held = piece.copies * sum(math.prod(t.shape) for t in own)
-        outer = "tokens" if piece.kind == "embedding" else "output"
+        outer = {"embedding": "tokens", "attention": own[0].name}.get(piece.kind, "output")
         below.append(TreeNode(inner or outer, _shape(own), "", 1, held, held / total))
     return TreeNode(name, "", note, 1, count, count / total, tuple(below))
 

@@ -87,3 +87,42 @@ def made(part: Rope, head_dim: int, tokens: int) -> list[np.ndarray]:
         angle = np.arange(tokens)[:, None] * tables["frequencies"][-1]
         return [np.cos(angle), np.sin(angle)]
     return [tables["cos"], tables["sin"]]
+
+
+@settings(deadline=None, max_examples=3)
+@given(st.integers(0, 99), st.integers(1, 20))
+def test_a_base_that_grows_while_a_text_is_continued(number: int, first: int) -> None:
+    """Dynamic scaling with a cache: keys keep the angles of the length at which they were read."""
+    import tempfile
+    from pathlib import Path
+
+    from hf_cases import CONTEXT, VOCAB, model_in
+
+    import llmspec
+
+    scaled = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=24,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT // 4,
+        rope_parameters=scaled,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    with tempfile.TemporaryDirectory() as name:
+        model, opened = model_in(Path(name), config, number), llmspec.open(Path(name))
+        text = np.random.default_rng(number).integers(0, VOCAB, 2 * (CONTEXT // 4)).tolist()
+        first = min(first, len(text) - 1)
+        cache, logits = opened.decoder.prefill([text[:first]])
+        past = None
+        for at in range(first, len(text)):
+            read = text[:first] if past is None else [text[at - 1]]
+            with torch.no_grad():
+                done = model(torch.tensor([read]), past_key_values=past, use_cache=True)
+            past = done.past_key_values
+            np.testing.assert_allclose(logits[0], done.logits[0, -1].numpy(), rtol=0, atol=2e-4)
+            logits = opened.decoder.step(cache, [text[at]])
