@@ -12,7 +12,7 @@ from llmspec.parts.positions.rope import Rope
 KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
     "torch": {
         "embedding": ("tokens",),
-        "position": ("learned", "sinusoidal", "rope", "alibi", "none"),
+        "position": ("learned", "sinusoidal", "rope", "alibi", "t5_relative", "none"),
         "attention": ("multi_head", "grouped_query", "multi_query"),
         "mask": ("causal", "bidirectional"),
         "mlp": ("relu", "relu2", "gelu", "silu", "reglu", "swiglu", "geglu", "mixture_of_experts"),
@@ -60,6 +60,9 @@ def require(side: Side, plan: ModelPlan) -> None:
     attentions = [block.attention for block in blocks]
     if side == "transformers" and any(a.softcap is not None or a.scale is not None or a.sinks for a in attentions):
         foreign.append("scores that are scaled or bounded")
+    biased = {b.position_name for b in blocks if b.position.kind == "t5_relative"}
+    if any(not name.endswith("position") for name in biased):
+        foreign.append("relative biases that differ between layers")
     ropes = [block.position for block in blocks if isinstance(block.position, Rope)]
     if any(r.interleaved for r in ropes) or any(r.follows_length(plan.dims) for r in ropes):
         foreign.append("rotary positions of neighbours, or that follow a text's length")

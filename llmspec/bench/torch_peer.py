@@ -22,6 +22,7 @@ from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, StackPlan
 from llmspec.parts.base import Dims
 from llmspec.parts.mlps.gelu import OPERATIONS
 from llmspec.parts.positions.learned import Learned
+from llmspec.parts.positions.t5_relative import T5Relative
 from llmspec.parts.residual import FORMS
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -236,6 +237,10 @@ class Unread(nn.Module):
             module.register_parameter(last, nn.Parameter(torch.empty(*tensor.shape)))
 
 
+ADDED = {"alibi", "t5_relative"}
+"""Positions that are added to the scores."""
+
+
 class Stack(nn.Module):
     """The blocks of a stack, with what is added before and stands after them."""
 
@@ -251,6 +256,8 @@ class Stack(nn.Module):
             self.positions[name] = part
             if isinstance(part, Learned):
                 self.position = nn.Embedding(dims.context + part.offset, plan.d_model)
+            elif isinstance(part, T5Relative):
+                self.add_module(name.removeprefix(own), nn.Embedding(part.buckets, dims.heads))
             for key, table in part.tables(dims).items():
                 self.register_buffer(self.named(name, key), torch.from_numpy(table), persistent=False)
         self.layers = nn.ModuleList(Block(plan, stack, stack.blocks[kind]) for kind in stack.order)
@@ -298,7 +305,7 @@ class Stack(nn.Module):
 
     def mask(self, length: int, documents_BT: Tensor | None, block: BlockPlan) -> Seen:
         """What a block's queries see; None or True where the fused kernel knows it itself."""
-        plain = documents_BT is None and block.mask.window is None and block.position.kind != "alibi"
+        plain = documents_BT is None and block.mask.window is None and not ADDED & {block.position.kind}
         if plain and block.mask.kind in ("causal", "bidirectional"):
             return None if block.mask.causal else True
         place = torch.arange(length, device=self.layers[0].attention.q_proj.weight.device)
@@ -309,9 +316,14 @@ class Stack(nn.Module):
 
     def biased(self, block: BlockPlan, seen: Seen, place: Tensor) -> Seen:
         """What a block's attention adds to its scores, or which it allows."""
-        if block.position.kind != "alibi" or not isinstance(seen, Tensor):
+        if block.position.kind not in ADDED or not isinstance(seen, Tensor):
             return seen
         distance = (place.unsqueeze(-1) - place.unsqueeze(-2)).unsqueeze(-3)
+        if block.position.kind == "t5_relative":
+            buckets = self.table(block, "buckets")
+            row = buckets[(len(buckets) // 2 - distance.squeeze(-3)).clamp(0, len(buckets) - 1)].long()
+            bias = getattr(self, block.position_name.removeprefix(walk.prefix(self.stack)))(row).movedim(-1, -3)
+            return bias.masked_fill(~seen, float("-inf"))
         slopes = self.table(block, "slopes").view(-1, 1, 1)
         return (-slopes * distance).masked_fill(~seen, float("-inf"))
 
