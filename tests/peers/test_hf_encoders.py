@@ -17,7 +17,7 @@ from hf_cases import VOCAB  # noqa: E402
 from hf_folders import write_tokenizer  # noqa: E402
 from hypothesis import given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from test_hf import LOGITS, QUIET, round_trip  # noqa: E402
+from test_hf import GRADIENTS, LOGITS, QUIET, gradients, round_trip, their_gradients  # noqa: E402
 
 import llmspec  # noqa: E402
 
@@ -100,7 +100,7 @@ def model_in(folder: Path, config: Any, number: int, kind: Any) -> Any:
 def test_logits_of_masked_tokens(family: str) -> None:
     @seed(1)
     @settings(max_examples=2, **QUIET)
-    @given(ENCODERS[family](), st.integers(0, 1 << 30), st.integers(1, CONTEXT))
+    @given(ENCODERS[family](), st.integers(0, 1 << 30), st.integers(2, CONTEXT))
     def check(config: Any, number: int, length: int) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -111,6 +111,13 @@ def test_logits_of_masked_tokens(family: str) -> None:
                 expected = model(torch.from_numpy(tokens)).logits.numpy()
             np.testing.assert_allclose(opened.logits(tokens), expected, rtol=0, atol=LOGITS)
             round_trip(opened, folder, folder / "again")
+            up = np.random.default_rng(number + 1).normal(size=expected.shape).astype(np.float32)
+            ours = gradients(opened, tokens.astype(np.int32), up)
+            theirs = their_gradients(opened, folder, model, tokens, up)
+            largest = max(np.linalg.norm(wanted) for wanted in theirs.values())
+            for tensor, wanted in theirs.items():
+                error, norm = np.linalg.norm(ours[tensor] - wanted), np.linalg.norm(wanted)
+                assert error <= GRADIENTS * norm + 1e-6 * largest, (tensor, error, norm)
 
     check()
 
