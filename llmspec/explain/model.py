@@ -118,10 +118,10 @@ def _layers(model: ModelPlan, name: str, kinds: Sequence[Sequence[walk.Piece]]) 
     for pieces in kinds:
         below = tuple(_piece(model, piece) for piece in pieces)
         count, layers = sum(n.parameters for n in below), pieces[0].layers
-        title = f"{pieces[0].block} (layer{'s' * (len(layers) > 1)} {spans_of(layers)})"
-        nodes.append(TreeNode(title, "", "", len(layers), count, count / max(1, model.parameters), below))
+        which = f"layer{'s' * (len(layers) > 1)} {spans_of(layers)}"
+        nodes.append(TreeNode(pieces[0].block, which, "", len(layers), count, count / max(1, model.parameters), below))
     if len(nodes) == 1:
-        return replace(nodes[0], name=name)
+        return replace(nodes[0], name=name, shape="")
     count = sum(n.parameters for n in nodes)
     return TreeNode(name, "", "", 1, count, count / max(1, model.parameters), tuple(nodes))
 
@@ -180,7 +180,8 @@ def _note(model: ModelPlan, piece: walk.Piece) -> str:
         return f"{described(part, 'eps', 'bias')}{block}"
     if piece.kind == "embedding":
         return described(part, "kind", "token_types", "norm")
-    return described(part, "bias")
+    whole = getattr(part, "fraction", None) == 1  # of a rotary position that turns whole heads
+    return described(part, "bias", *(["fraction"] if whole else []))
 
 
 def _block(model: ModelPlan, piece: walk.Piece) -> BlockPlan:

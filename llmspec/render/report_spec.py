@@ -119,10 +119,16 @@ def peak(report: SpecReport) -> str:
 
 
 # -- model ---------------------------------------------------------------------------------------------------------
+WIDEST_NAME = 36
+"""Characters of a part's name, the lines before it included, that a narrow terminal still gets whole."""
+
+
 def tree(root: TreeNode, width: int) -> Table:
     """The tree with its numbers in columns, and bars of up to `width` characters."""
     made = table("part", "shape", "parameters", "share", "", right=("parameters", "share"))
-    for guide, node in walked(root.children, "  "):
+    rows = list(walked(root.children, "  "))
+    made.columns[0].min_width = min(WIDEST_NAME, max(len(guide + node.name) for guide, node in rows))
+    for guide, node in rows:
         name = Text.assemble(
             (guide, "dim"),
             (node.name, "bold" if node.children else ""),
