@@ -170,6 +170,22 @@ def feed_forward_layers(draw: DrawFn) -> Data:
 
 
 @st.composite
+def encoders(draw: DrawFn) -> Data:
+    """`encoder:` of a network small enough to build; what it leaves out is the model's."""
+    optional = {
+        "layers": st.integers(1, 2),
+        "context": st.sampled_from([5, 24]),
+        "norm": parts("norm"),
+        "residual": st.sampled_from(list(FORMS)),
+        "position": st.sampled_from([{"kind": "none"}, {"kind": "alibi"}, {"kind": "sinusoidal"}, {"kind": "learned"}]),
+        "mask": st.fixed_dictionaries(
+            {"kind": st.sampled_from(["causal", "bidirectional"])}, optional={"window": st.integers(1, 20)}
+        ),
+    }
+    return draw(st.fixed_dictionaries({}, optional=optional))
+
+
+@st.composite
 def models(draw: DrawFn) -> Data:
     """`model:` of a network small enough to build."""
     d_model = draw(st.sampled_from([8, 16]))
@@ -210,6 +226,8 @@ def models(draw: DrawFn) -> Data:
         own = {"mask": {"window": draw(st.integers(1, 9))}, "residual": draw(st.sampled_from(list(FORMS)))}
         pattern = draw(st.sampled_from([["near"], ["near", "far"]]))
         rest |= {"blocks": {name: own if name == "near" else {} for name in pattern}, "pattern": pattern}
+    if draw(st.integers(0, 3)) == 0 and rest.get("mask", {}).get("kind") != "prefix":
+        rest["encoder"] = draw(encoders())
     shape = {
         "context": draw(st.sampled_from([8, 16])),
         "d_model": d_model,
@@ -365,9 +383,13 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     if rest.get("tokenizer", {}).get("kind") == "huggingface" and any(p["kind"] == "sft" for p in stages.values()):
         # It has no tokens for roles.
         rest["chat_template"] = CHAT_TEMPLATES[-1]
+    model = draw(models())
+    for stage in stages.values() if "encoder" in model else ():
+        if stage["kind"] == "pretrain":  # whose rows are cut in two
+            stage.pop("document_mask", None)
     return {
         "name": draw(st.sampled_from(["tiny", "gpt-0.1", "no", "1e3x"])),
-        "model": draw(models()),
+        "model": model,
         "data": {"sources": text, **draw(LEAKS)},
         "phases": stages,
         **rest,

@@ -13,6 +13,7 @@ from strategies import specs
 
 from llmspec.compiler import compile_spec
 from llmspec.compiler.cost import forward_cost, pass_cost, step_cost, update_cost
+from llmspec.compiler.inputs import encoder_inputs
 from llmspec.compiler.masks import RANGES, masks_of
 from llmspec.compiler.plan import Plan
 from llmspec.model.device import open_device
@@ -62,6 +63,8 @@ def counted(plan: Plan, batch: int) -> int:
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
     inputs = {"tokens": Tensor.empty(batch, plan.model.context, dtype="int32")}
     inputs |= {RANGES + n: Tensor.empty(1, plan.model.context, 2, dtype="int32") for n in masks_of(plan.model)}
+    read = encoder_inputs(plan.model, batch)
+    inputs |= {name: Tensor.empty(*spec.shape, dtype=spec.dtype) for name, spec in read.items()}
     model.logits(ops, tensors, inputs, block_context(inputs))
     return ops.flops
 
@@ -77,12 +80,13 @@ def counted_update(plan: Plan, optimizer: Any) -> int:
 
 def outside_windows(plan: Plan) -> int:
     """FLOPs of attention in a row that plain operations spend on keys outside windows."""
-    found, context = 0, plan.model.context
+    found = 0
     for stack in plan.model.stacks:
+        context = stack.context or plan.model.context
         for kind in stack.order:
             attention, mask = stack.blocks[kind].attention, stack.blocks[kind].mask
             width = attention.heads * (attention.head_dim or plan.model.d_model // attention.heads)
-            found += 4 * context * width * (context - min(context, mask.window or context))
+            found += 4 * context * width * (context - mask.keys(context))
     return found
 
 
