@@ -83,8 +83,9 @@ def test_gradients_are_the_slopes_of_the_loss(name: str) -> None:
         assert np.linalg.norm(g - made[tensor]) < 2 * SUMMED * EPS * (np.linalg.norm(made[tensor]) + whole / 8), tensor
 
 
-@pytest.mark.parametrize("plain", [True, False])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "plain"), [*((name, False) for name in NAMES), ("mixture-mixtral", True), ("mixture-deepseek", True)]
+)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), favour=st.floats(0, 50))
 def test_no_token_is_dropped(name: str, plain: bool, seed: int, favour: float) -> None:
@@ -150,3 +151,25 @@ def test_a_token_uses_some_of_the_weights() -> None:
     dense = NETWORKS["mixture-deepseek"].model
     part = next(p.part for p in walk.walk(dense) if isinstance(p.part, MixtureOfExperts))
     assert part.flops(dense.dims) == 2 * (7 * width + 3 * 2 * 10 * width + 3 * 8 * width)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_muon_takes_each_expert_by_itself(plain: bool) -> None:
+    """A stack's step is that of each of its matrices."""
+    from tinygrad import Tensor
+
+    low = backend("CPU", plain)
+    rng = np.random.default_rng(4)
+    w, m, g = (rng.standard_normal((3, 9, 6)).astype(np.float32) for _ in range(3))
+    options: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "decay": 0.1, "iterations": 5}
+
+    def stepped(*of: np.ndarray) -> np.ndarray:
+        held = tensors_from_numpy(w=of[0], m=of[1], g=of[2], s=np.array([0.02], np.float32), c=np.ones(1, np.float32))
+        ops = low.ops(low.inputs)
+        ops.muon(held["w"], held["m"], held["g"], held["c"], held["s"], **options)
+        Tensor.realize(*ops.written)
+        return np.array(networks.memory(held["w"]))
+
+    apart_ = np.stack([stepped(w[e], m[e], g[e]) for e in range(3)])
+    np.testing.assert_allclose(stepped(w, m, g), apart_, rtol=0, atol=0 if not plain else 1e-5)
+    assert np.abs(apart_ - w).max() > 1e-3
