@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from reference_experts import ROUTED, balance, mixture
 from reference_positions import BIASES, EMBEDDED, KNOWN_POSITIONS, POSITION_WEIGHTS, ROTATED
+from reference_positions import FREQUENCIES as FREQUENCIES
+from reference_positions import magnitude as magnitude
 from reference_positions import slopes as slopes
 
 from llmspec.compiler.plan import BlockPlan, ModelPlan

@@ -30,7 +30,7 @@ from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer, assert_complete
 from llmspec.model.weights import drawn
-from llmspec.parts import attentions, inits, mlps, norms, positions
+from llmspec.parts import attentions, inits, mlps, norms, positions, rope_scalings
 from llmspec.parts.base import Init
 from llmspec.parts.residual import FORMS
 
@@ -134,6 +134,18 @@ def test_alibi_slopes_for_any_number_of_heads(heads: int) -> None:
     from llmspec.parts.positions.alibi import slopes
 
     assert slopes(heads) == pytest.approx(reference.slopes(heads)) and len(set(slopes(heads))) == heads
+
+
+@pytest.mark.parametrize("kind", rope_scalings.TABLE)
+@pytest.mark.parametrize(("width", "length"), [(4, 3), (10, 40), (64, 300)])
+def test_frequencies_of_every_scaling(kind: str, width: int, length: int) -> None:
+    fields = rope_scalings.TABLE[kind].model_fields
+    given = {k: v for k, v in (("factor", 3.0), ("original_context", 30)) if k in fields}
+    for theta in (100.0, 5e5):
+        part = rope_scalings.TABLE[kind].model_validate(given)
+        expected = reference.FREQUENCIES[kind](part, theta, width, length)
+        assert part.frequencies(theta, width, length) == pytest.approx(np.array(expected), rel=1e-12)
+        assert part.magnitude() == pytest.approx(reference.magnitude(part))
 
 
 # -- gradients ------------------------------------------------------------------------------------------------------
