@@ -88,7 +88,7 @@ spec.yaml:6:33: model.attention.kv_heads: `kv_heads` belongs to kind grouped_que
 spec.yaml:7:19: tokenizer.kind: no tokenizer is of kind `bpee`
     | tokenizer: {kind: bpee, vocab: 300}
     |                   ^^^^
-    hint: did you mean `bpe`? (kinds: byte, char, bpe, wordpiece, huggingface)""",
+    hint: did you mean `bpe`? (kinds: byte, char, bpe, wordpiece, unigram, huggingface)""",
     ),
     "a missing key": (
         ", budget: 400 steps",
