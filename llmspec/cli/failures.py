@@ -41,6 +41,8 @@ LOWER = {
     "explain": "a smaller model, or leave out --exact",
     "bench": "a smaller model or batch, as in --set model.layers=2",
     "new": "a folder with fewer or smaller files",
+    "import": "a smaller model, or a machine with more memory",
+    "export": "a smaller model, or a machine with more memory",
 }
 
 
