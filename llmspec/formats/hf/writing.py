@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.formats.hf import rope
-from llmspec.formats.hf.family import Architecture, Family, FromField, RopeOf, Rule, families
+from llmspec.formats.hf.family import Architecture, Family, FromField, Layers, RopeOf, Rule, families
 from llmspec.formats.hf.family import shared as in_common
 from llmspec.formats.hf.reading import read_config
 from llmspec.formats.hf.same_model import differences, planned, settings_of
@@ -127,7 +127,7 @@ def _layers(family: Family, settings: Mapping[str, Any], config: dict[str, Any])
         here = {path for path in paths if get(layer, path) not in (MISSING, None)}
         fits = [name for name, kind in layers.kinds.items() if set(kind.settings) == here]
         types.append(fits[0] if fits else next(iter(layers.kinds)))
-    config[layers.field] = types
+    config |= _named(layers, types)
     positions = {}
     for name in dict.fromkeys(types):
         layer = settings["every"][types.index(name)]
@@ -142,6 +142,16 @@ def _layers(family: Family, settings: Mapping[str, Any], config: dict[str, Any])
     elif family.rope is not None:
         for name, of in family.rope.items():
             _rope(positions.get(name, {"kind": "rope", "theta": of.theta}), config, name)
+
+
+def _named(layers: Layers, types: list[str]) -> dict[str, Any]:
+    """What says the types of layers: how many are of the first one, where a family has no other way, or all of them."""
+    (rule, *others), types = layers.absent, list(types)
+    if rule.since is not None and not rule.when and not others:
+        first = types.count(rule.otherwise)
+        if types == [rule.otherwise] * first + [rule.then] * (len(types) - first):
+            return {rule.since: first}
+    return {layers.field: types}
 
 
 def _rope(position: Mapping[str, Any], config: dict[str, Any], kind: str | None) -> None:
