@@ -135,7 +135,9 @@ def equivalent(config: dict[str, Any]) -> dict[str, Any]:
     found = {k: same.get(v, v) if isinstance(v, str) else v for k, v in config.items()}
     if "n_embd" in found:
         found["n_inner"] = found["n_inner"] or 4 * found["n_embd"]
-    return {k: v for k, v in found.items() if k != "head_dim" or v is not None}
+    if "head_dim" in found:
+        found["head_dim"] = found["head_dim"] or found["hidden_size"] // found["num_attention_heads"]
+    return found
 
 
 LENGTHS = st.tuples(st.integers(1, 39), st.integers(2, 39))
