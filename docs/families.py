@@ -56,11 +56,11 @@ def cells(report: Path) -> dict[tuple[str, str], str]:
 
 
 def larger(a: str, b: str) -> str:
-    """The larger of two numbers; of words the later."""
+    """The larger of two numbers; of words all, each once."""
     try:
         return max(a, b, key=float)
     except ValueError:
-        return b
+        return ", ".join(sorted({*a.split(", "), *b.split(", ")}))
 
 
 def kept(page: str) -> dict[tuple[str, str], str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import tiny
+from families import Record, family_of, tell
 from networks import EPS, memory
 from published import ARCHITECTURES, CONTEXT, ROWS, SOURCE, STEPS, WITH_DATA, small
 
@@ -67,10 +68,12 @@ def test_every_architecture_has_a_published_count() -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_parameters_are_those_published(name: str) -> None:
-    made = compile_spec(load_spec(name, ["memory_limit=8 TiB"]).spec).model.parameters
+def test_parameters_are_those_published(name: str, record_property: Record) -> None:
+    model = compile_spec(load_spec(name, ["memory_limit=8 TiB"]).spec).model
+    made = model.parameters
     exact, digit = ROUNDED.get(name, (PUBLISHED.get(name, 0), 0.5))
     assert abs(made - exact) <= digit
+    tell(record_property, family_of(model, name), spec=name)
 
 
 @pytest.mark.parametrize("name", ACTIVE)
@@ -116,7 +119,7 @@ def source(model: ModelPlan, starts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *WITH_DATA])
-def test_each_trains_decodes_and_is_explained(name: str) -> None:
+def test_each_trains_decodes_and_is_explained(name: str, record_property: Record) -> None:
     plan = small(name)
     model, phase = plan.model, plan.phases[0]
     masked = not model.generates
@@ -132,6 +135,8 @@ def test_each_trains_decodes_and_is_explained(name: str) -> None:
     assert graph_check(plan).holds
     check_logits(model, weights, batch(model, 99, masked))
     assert api.explained_spec(api.Known(plan)).parameters == model.parameters
+    own = {"spec": name} if name in DECODERS else {}  # whose counts test_shipped.py has
+    tell(record_property, family_of(model, name), **own, train="yes", decode="yes" if model.generates else "one pass")
 
 
 def check_logits(model: ModelPlan, weights: dict[str, np.ndarray], read: dict[str, np.ndarray]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from families import Record, family_of, tell
 
 from llmspec.bench.run import bench
 from llmspec.compiler import compile_spec
@@ -87,14 +88,13 @@ def plan_of(name: str) -> Plan:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ENCODERS])
-def test_step(name: str, record_property: Any) -> None:
+def test_step(name: str, record_property: Record) -> None:
     pytest.importorskip("torch")
     plan = plan_of(name)
     report = bench(plan, only=["train"], against=["torch"], rounds=ROUNDS)
     found, memory = report.row("train", "step"), report.row("train", "peak memory")
     assert found.ratio is not None
-    record_property("family", name)
-    record_property("cell:step against PyTorch", f"{found.ratio:.2f}")
+    tell(record_property, family_of(plan.model, name), step=f"{found.ratio:.2f}")
     print(
         "\n"
         + json.dumps(

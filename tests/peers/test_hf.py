@@ -13,6 +13,7 @@ pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from families import Record, tell  # noqa: E402
 from hf_cases import FAMILIES, model_in  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -89,7 +90,8 @@ def test_every_table_is_compared() -> None:
     assert {*FAMILIES, *ENCODERS} == set(families())
 
 
-def compare(config: Any, number: int, lengths: tuple[int, int]) -> None:
+def compare(config: Any, number: int, lengths: tuple[int, int]) -> tuple[float, float]:
+    """The largest difference of logits, and of gradients relative to their norms."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = model_in(folder, config, number)
@@ -98,19 +100,27 @@ def compare(config: Any, number: int, lengths: tuple[int, int]) -> None:
         tokens = np.random.default_rng(number).integers(0, config.vocab_size, (2, length)).astype(np.int64)
         tokens[tokens == config.pad_token_id] = 5  # whose vector torch does not train
         logits = torch_logits(model, tokens)
-        np.testing.assert_allclose(opened.logits(tokens), logits, rtol=0, atol=LOGITS)
+        own = opened.logits(tokens)
+        np.testing.assert_allclose(own, logits, rtol=0, atol=LOGITS)
         if "dynamic" not in str(getattr(config, "rope_parameters", "")):  # whose keys hang on the whole length
             np.testing.assert_allclose(cached(opened, tokens, first), logits[:, first - 1 :], rtol=0, atol=LOGITS)
         round_trip(opened, folder, folder / "again")
         up = np.random.default_rng(number + 1).normal(size=logits.shape).astype(np.float32)
         ours = gradients(opened, tokens.astype(np.int32), up)
         theirs = their_gradients(opened, folder, model, tokens, up)
-        assert ours.keys() == theirs.keys()
-        # A key's bias has no gradient: what is found of it is what rounding leaves of larger ones.
-        largest = max(np.linalg.norm(wanted) for wanted in theirs.values())
-        for tensor, wanted in theirs.items():
-            error, norm = np.linalg.norm(ours[tensor] - wanted), np.linalg.norm(wanted)
-            assert error <= GRADIENTS * norm + 1e-6 * largest, (tensor, error, norm)
+        return float(np.abs(own - logits).max()), apart(ours, theirs)
+
+
+def apart(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
+    """The largest difference of a tensor's gradients relative to their norm; fails where it is too large."""
+    assert ours.keys() == theirs.keys()
+    # A key's bias has no gradient: what is found of it is what rounding leaves of larger ones.
+    largest, furthest = max(np.linalg.norm(wanted) for wanted in theirs.values()), 0.0
+    for tensor, wanted in theirs.items():
+        error, norm = np.linalg.norm(ours[tensor] - wanted), np.linalg.norm(wanted)
+        assert error <= GRADIENTS * norm + 1e-6 * largest, (tensor, error, norm)
+        furthest = max(furthest, float(error / norm) if norm > 1e-2 * largest else 0.0)
+    return furthest
 
 
 def round_trip(opened: Any, folder: Path, out: Path) -> None:
@@ -146,14 +156,18 @@ QUIET |= {"suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_drawn_configs(family: str) -> None:
+def test_drawn_configs(family: str, record_property: Record) -> None:
+    found: list[tuple[float, float]] = []
+
     @seed(1)
     @settings(max_examples=2, **QUIET)
     @given(FAMILIES[family](), st.integers(0, 1 << 30), LENGTHS)
     def check(config: Any, number: int, lengths: tuple[int, int]) -> None:
-        compare(config, number, lengths)
+        found.append(compare(config, number, lengths))
 
     check()
+    delta, relative = (f"{max(figures):.1g}" for figures in zip(*found, strict=True))
+    tell(record_property, family, imported="yes", delta=delta, gradients=relative, exported="yes")
 
 
 @pytest.mark.nightly
