@@ -135,7 +135,7 @@ def test_each_trains_decodes_and_is_explained(name: str, record_property: Record
     assert graph_check(plan).holds
     check_logits(model, weights, batch(model, 99, masked))
     assert api.explained_spec(api.Known(plan)).parameters == model.parameters
-    own = {"spec": name} if name in DECODERS else {}  # whose counts test_shipped.py has
+    own = {"spec": name} if name in WITH_DATA else {}  # whose counts test_shipped.py has
     tell(record_property, family_of(model, name), **own, train="yes", decode="yes" if model.generates else "one pass")
 
 
