@@ -145,8 +145,8 @@ def equivalent(config: dict[str, Any]) -> dict[str, Any]:
     found = {k: same.get(v, v) if isinstance(v, str) else v for k, v in config.items()}
     if "n_embd" in found:
         found["n_inner"] = found["n_inner"] or 4 * found["n_embd"]
-    if "head_dim" in found:
-        found["head_dim"] = found["head_dim"] or found["hidden_size"] // found["num_attention_heads"]
+    if "hidden_size" in found:
+        found["head_dim"] = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
     return found
 
 
