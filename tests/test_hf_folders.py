@@ -27,12 +27,13 @@ from llmspec.model.weights import draw
 SIZES = {
     ("vocab_size",): 264,
     ("hidden_size", "n_embd", "d_model"): 24,
-    ("num_hidden_layers", "n_layer"): 3,
-    ("num_attention_heads", "n_head"): 4,
+    ("num_hidden_layers", "n_layer", "num_layers"): 3,
+    ("num_attention_heads", "n_head", "num_heads"): 4,
     ("num_key_value_heads",): 2,
-    ("intermediate_size", "n_inner"): 20,
+    ("intermediate_size", "n_inner", "d_ff"): 20,
     ("max_position_embeddings", "n_positions"): 32,
-    ("head_dim",): 8,
+    ("head_dim", "d_kv"): 8,
+    ("pad_token_id",): 2,
 }
 
 
@@ -222,6 +223,34 @@ def test_what_is_wrong_is_named(what: str, folder: Path) -> None:
     assert said in str(error.value), error.value
 
 
+PAIRED: dict[str, tuple[dict[str, Any], str]] = {
+    "a gate that is none": ({"is_gated_act": True}, "`feed_forward_proj` is relu, but `is_gated_act` is True"),
+    "another activation": ({"dense_act_fn": "silu"}, "`dense_act_fn` is silu, which is relu beside it"),
+    "no special token": ({"decoder_start_token_id": 7}, "no special token has this id"),
+    "a token of text": ({"decoder_start_token_id": "2"}, "no special token has this id"),
+    "another padding": ({"pad_token_id": 0}, "`pad_token_id` is 0, and the tokenizer's is 2"),
+    "no encoder": ({"is_encoder_decoder": False}, "only true is understood"),
+    "a width of nothing": ({"d_model": -3}, "no positive number"),
+    "a head of its own": ({"tie_word_embeddings": False}, "1 tensors are missing that config.json asks for: lm_head"),
+    "fewer layers of the encoder": ({"num_layers": 2, "num_decoder_layers": 3}, "have no place in the model"),
+}
+
+
+@pytest.mark.parametrize("what", list(PAIRED))
+def test_what_is_wrong_of_an_encoder_and_a_decoder_is_named(
+    what: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "pairs"
+    fields, said = PAIRED[what]
+    if not folder.exists():
+        written(folder, config(families()["t5"]))
+        opened(folder)
+    (folder / CONFIG).write_text(json.dumps({**config(families()["t5"]), **fields}), "utf-8")
+    with pytest.raises(LlmspecError) as error:
+        opened(folder)
+    assert said in str(error.value), error.value
+
+
 def test_everything_wrong_is_said_at_once(folder: Path) -> None:
     table(CONFIG, lambda c: c.update(auto_map={"a": "b"}, clip_qkv=1, hidden_act="mish"))(folder)
     with pytest.raises(RunError) as error:
@@ -251,17 +280,21 @@ JSON = st.recursive(
     max_leaves=5,
 )
 FIELDS = [*families()["gemma3"].fields, "layer_types", "rope_parameters", "architectures", "model_type", "anything"]
+FIELDS_OF = [("gemma3", name) for name in FIELDS] + [
+    ("t5", name) for name in (*families()["t5"].fields, "scale_decoder_outputs", "is_gated_act")
+]
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(FIELDS), JSON)
+@given(st.sampled_from(FIELDS_OF), JSON)
 def test_any_value_of_a_field_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, name: str, value: Any
+    tmp_path_factory: pytest.TempPathFactory, field: tuple[str, str], value: Any
 ) -> None:
+    family, name = field
     folder = tmp_path_factory.getbasetemp() / "fields"
     folder.mkdir(exist_ok=True)
     hf_folders.write_tokenizer(folder, 264)
-    (folder / CONFIG).write_text(json.dumps({**config(families()["gemma3"]), name: value}), "utf-8")
+    (folder / CONFIG).write_text(json.dumps({**config(families()[family]), name: value}), "utf-8")
     try:
         HFFolder(folder).plan()
     except LlmspecError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from llmspec.compiler.plan import Plan
+from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.core.units import count
 from llmspec.exchange.importing import spec_text
 from llmspec.parts.sources.base import Attribution
@@ -14,7 +14,7 @@ from llmspec.parts.sources.base import Attribution
 def card(plan: Plan, phase: str, architecture: str, attributions: Sequence[Attribution]) -> str:
     """README.md, with the front matter that model hubs read."""
     licences = sorted({a.license for a in attributions if a.license})
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation" if plan.model.generates else "fill-mask"}
+    front = {"library_name": "transformers", "pipeline_tag": _task(plan.model)}
     head = ["---", *(f"{k}: {v}" for k, v in front.items())]
     if len(licences) == 1:
         head.append(f"license: {json.dumps(licences[0])}")
@@ -29,6 +29,13 @@ def card(plan: Plan, phase: str, architecture: str, attributions: Sequence[Attri
     lines += ["## What it has read", "", *_read(plan, attributions), ""]
     lines += ["## Spec", "", "```yaml", _spec(plan).rstrip("\n"), "```", ""]
     return "\n".join(lines)
+
+
+def _task(model: ModelPlan) -> str:
+    """What hubs call what a model does."""
+    if not model.generates:
+        return "fill-mask"
+    return "text-generation" if model.encoder is None else "text2text-generation"
 
 
 def _spec(plan: Plan) -> str:

@@ -44,20 +44,21 @@ def read_back(model: LanguageModel, folder: Path, architecture: str) -> list[Com
     """What our importer and transformers, as the class `architecture`, make of a folder.
 
     Raises RunError where something differs, with everything that does."""
-    ids = probe(model)
-    wanted = model.logits(ids)[0]
-    first = max(1, len(ids) // 2)
-    draws = model.plan.model.generates
-    drawn = max(1, min(DRAWN, model.plan.model.context - len(ids))) if draws else 0
-    greedy = _greedy(model, ids[:first], drawn)
+    network, ids = model.plan.model, probe(model, model.plan.model.context)
+    encoder = probe(model, network.encoder_context) if network.encoder else None
+    wanted = model.logits(ids, encoder)[0]
+    prompt = (encoder or ids)[: max(1, len(encoder or ids) // 2)]
+    draws, read = network.generates, 1 if encoder else len(ids)
+    drawn = max(1, min(DRAWN, network.context - read)) if draws else 0
+    greedy = _greedy(model, prompt, drawn)
     texts = [model.codec.encode([text])[0] for text in TEXTS]
     chat = model.tokens(list(TURNS)) if can_chat(model) else None
     again = open_model(folder)
     found = [
         Compared(
             reader="llmspec",
-            logits=_apart(again.logits(ids)[0], wanted),
-            greedy=_greedy(again, ids[:first], drawn) == greedy if draws else None,
+            logits=_apart(again.logits(ids, encoder)[0], wanted),
+            greedy=_greedy(again, prompt, drawn) == greedy if draws else None,
             texts=[again.codec.encode([text])[0] for text in TEXTS] == texts,
             chat=None if chat is None or not again.chat else again.tokens(list(TURNS)) == chat,
         )
@@ -66,7 +67,9 @@ def read_back(model: LanguageModel, folder: Path, architecture: str) -> list[Com
         asked = {
             "architecture": architecture,
             "ids": ids,
-            "first": first,
+            "encoder": encoder,
+            "start": model.codec.specials.start_of(network.decoder_start),
+            "prompt": prompt,
             "tokens": drawn,
             "limit": model.codec.vocab,
             "texts": list(TEXTS),
@@ -85,11 +88,11 @@ def read_back(model: LanguageModel, folder: Path, architecture: str) -> list[Com
     return found
 
 
-def probe(model: LanguageModel) -> list[int]:
-    """Ids that logits are compared on: random ones, the same for the same model."""
+def probe(model: LanguageModel, context: int) -> list[int]:
+    """Ids that logits are compared on: random ones, the same for the same model; fewer than `context`."""
     import numpy as np
 
-    length = min(LENGTH, model.plan.model.context - 1)
+    length = min(LENGTH, context - 1)
     return [int(i) for i in np.random.default_rng(0).integers(0, model.codec.vocab, max(1, length))]
 
 

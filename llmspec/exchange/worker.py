@@ -1,8 +1,9 @@
 """Reads an exported folder with transformers, in a process of its own: `python -m llmspec.exchange.worker FOLDER`.
 
-A JSON object with `architecture`, `texts`, `ids`, `turns` and `tokens` comes on standard input; what transformers makes
-of them goes to standard output, the logits as raw float32 into the file that `logits` names. Nothing of the hub is
-asked for.
+A JSON object with `architecture`, `texts`, `ids`, `prompt`, `turns` and `tokens` comes on standard input; what
+transformers makes of them goes to standard output, the logits as raw float32 into the file that `logits` names. With
+`encoder`, the ids that an encoder reads, the others are the decoder's, whose text begins with `start`. Nothing of the
+hub is asked for.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ def main(folder: str) -> None:
         .from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True)
         .eval()
     )
-    ids = torch.tensor([asked["ids"]])
+    ids, encoder = torch.tensor([asked["ids"]]), asked["encoder"]
     with torch.no_grad():
-        logits = model(ids).logits[0].numpy()
+        out = model(ids) if encoder is None else model(torch.tensor([encoder]), decoder_input_ids=ids)
+    logits = out.logits[0].numpy()
     logits.astype("<f4").tofile(asked["logits"])
     answer: dict[str, Any] = {
         "version": transformers.__version__,
         "shape": list(logits.shape),
         "ids": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked["texts"]],
-        "greedy": greedy(model, asked["ids"][: asked["first"]], asked["tokens"], asked["limit"]),
+        "greedy": (greedy if encoder is None else decoded)(model, asked),
         "chat": None,
     }
     if tokenizer.chat_template:
@@ -45,16 +47,29 @@ def main(folder: str) -> None:
     json.dump(answer, sys.stdout)
 
 
-def greedy(model: Any, ids: list[int], count: int, limit: int) -> list[int]:
+def decoded(model: Any, asked: dict[str, Any]) -> list[int]:
+    """The most probable tokens of the decoder's text, one by one, where an encoder reads the prompt. The text is read
+    anew for each, since what a decoder keeps beside an encoder has changed its name in transformers."""
+    import torch
+
+    text = [asked["start"]]
+    with torch.no_grad():
+        for _ in range(asked["tokens"]):
+            out = model(torch.tensor([asked["prompt"]]), decoder_input_ids=torch.tensor([text]), use_cache=False)
+            text.append(int(out.logits[0, -1, : asked["limit"]].argmax()))
+    return text[1:]
+
+
+def greedy(model: Any, asked: dict[str, Any]) -> list[int]:
     """The most probable tokens after some, one by one with transformers' own cache; `limit`: ids that text has."""
     import torch
 
-    found, past, read = list[int](), None, ids
+    found, past, read = list[int](), None, asked["prompt"]
     with torch.no_grad():
-        for _ in range(count):
+        for _ in range(asked["tokens"]):
             out = model(torch.tensor([read]), past_key_values=past, use_cache=True)
             past = out.past_key_values
-            found.append(int(out.logits[0, -1, :limit].argmax()))
+            found.append(int(out.logits[0, -1, : asked["limit"]].argmax()))
             read = found[-1:]
     return found
 

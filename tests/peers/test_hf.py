@@ -44,8 +44,8 @@ def cached(opened: Any, tokens: np.ndarray, first: int) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
-def gradients(opened: Any, tokens: np.ndarray, up: np.ndarray) -> dict[str, np.ndarray]:
-    """Of sum(logits · up), by our names, through the operations that train."""
+def gradients(opened: Any, tokens: np.ndarray, up: np.ndarray, encoder: Any = None) -> dict[str, np.ndarray]:
+    """Of sum(logits · up), by our names, through the operations that train; `encoder`: what an encoder reads."""
     from tinygrad import Tensor
 
     from llmspec.backends import owner
@@ -56,7 +56,8 @@ def gradients(opened: Any, tokens: np.ndarray, up: np.ndarray) -> dict[str, np.n
     with owner.turn():
         model = opened.plan.model
         ranges = range_inputs(model, False, tokens.shape[1], filled_B=[tokens.shape[1]] * len(tokens))
-        inputs = {**tensors_from_numpy(tokens=tokens, up=up, **ranges), **opened._backend.inputs}
+        arrays = {"tokens": tokens, "up": up, **ranges, **(encoder or {})}
+        inputs = {**tensors_from_numpy(**arrays), **opened._backend.inputs}
         weights = {n: w.requires_grad_() if hasattr(w, "requires_grad_") else w for n, w in opened._weights.items()}
         ops = opened._backend.ops(inputs)
         logits = opened._model.logits(ops, {**weights, **opened._tables}, inputs, block_context(inputs))
@@ -68,6 +69,11 @@ def gradients(opened: Any, tokens: np.ndarray, up: np.ndarray) -> dict[str, np.n
 def their_gradients(opened: Any, folder: Path, model: Any, tokens: np.ndarray, up: np.ndarray) -> dict[str, np.ndarray]:
     """The same of torch, by our names: through the mapping that reads weights."""
     (model(torch.from_numpy(tokens)).logits * torch.from_numpy(up)).sum().backward()
+    return named_gradients(opened, folder, model)
+
+
+def named_gradients(opened: Any, folder: Path, model: Any) -> dict[str, np.ndarray]:
+    """What torch has found, by our names."""
     given = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     given |= {
         name: torch.zeros_like(b) for name, b in model.named_buffers() if name.endswith("e_score_correction_bias")
@@ -86,8 +92,9 @@ def their_gradients(opened: Any, folder: Path, model: Any, tokens: np.ndarray, u
 
 def test_every_table_is_compared() -> None:
     from test_hf_encoders import ENCODERS
+    from test_hf_pairs import PAIRS
 
-    assert {*FAMILIES, *ENCODERS} == set(families())
+    assert {*FAMILIES, *ENCODERS, *PAIRS} == set(families())
 
 
 def compare(config: Any, number: int, lengths: tuple[int, int]) -> tuple[float, float]:

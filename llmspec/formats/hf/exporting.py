@@ -17,7 +17,7 @@ from llmspec.core.problems import RunError
 from llmspec.formats.hf import generation
 from llmspec.formats.hf.names import Group, groups
 from llmspec.formats.hf.weights import INDEX, WHOLE
-from llmspec.formats.hf.writing import Config
+from llmspec.formats.hf.writing import Config, token_fields
 from llmspec.runs import tensors
 from llmspec.runs.files import write_json, write_text
 
@@ -25,6 +25,8 @@ SHARD = 4 << 30
 """Bytes of a file of weights, at most, unless one tensor has more."""
 MEANINGS = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
 """Special tokens that tokenizer_config.json names."""
+ENDS = ("bos", "eos", "pad")
+"""Special tokens whose ids config.json and generation_config.json name."""
 
 
 def write(
@@ -52,7 +54,7 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.mkdir()
-            write_json(aside / "config.json", {**config.fields, **ids_of(codec, config)})
+            write_json(aside / "config.json", {**config.fields, **ids_of(codec, config, plan)})
             write_weights(aside, groups_of(config, plan), weights, shard, progress)
             write_text(aside / "tokenizer.json", text)
             about = tokenizer_config(codec, plan)
@@ -60,7 +62,8 @@ def write(
                 write_text(aside / generation.TEMPLATE, template)
             write_json(aside / generation.TOKENIZER_CONFIG, about)
             settings = plan.decoding.model_dump(mode="json")
-            ids = {name: getattr(codec.specials, name) for name in ("bos", "eos", "pad")}
+            ids = {name: getattr(codec.specials, name) for name in ENDS}
+            ids["decoder_start"] = codec.specials.start_of(plan.model.decoder_start)
             write_json(aside / generation.FILE, generation.written(settings, ids))
             write_text(aside / "README.md", card)
             sync(aside)
@@ -125,9 +128,11 @@ def tokenizer_text(codec: Any) -> str:
     )
 
 
-def ids_of(codec: Any, config: Config) -> dict[str, int]:
+def ids_of(codec: Any, config: Config, plan: Plan) -> dict[str, int]:
     """Ids of special tokens as config.json has them, but for those that a family's computation hangs on."""
-    found = {f"{name}_token_id": getattr(codec.specials, name) for name in ("bos", "eos", "pad")}
+    ids = {name: getattr(codec.specials, name) for name in ENDS}
+    found = {f"{name}_token_id": token for name, token in ids.items()}
+    found |= token_fields(plan.model, config.family, config.architecture, ids)
     return {name: token for name, token in found.items() if token is not None and name not in config.family.fixed}
 
 
@@ -136,7 +141,7 @@ def tokenizer_config(codec: Any, plan: Plan) -> dict[str, Any]:
     spelled = {i: spelling for spelling, i in codec.specials.items()}
     found: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": plan.model.context,
+        "model_max_length": plan.model.encoder_context or plan.model.context,
         "clean_up_tokenization_spaces": False,
     }
     for name in MEANINGS:

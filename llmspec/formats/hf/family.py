@@ -39,7 +39,13 @@ class Rule(Frozen):
     """Whether null is a value, and leaves the paths out; elsewhere null is as good as absent."""
     via: Via = "same"
     choose: dict[str, dict[str, Any]] | str = Field(default_factory=dict)
-    """Its values, as JSON writes them but without quotes -> settings by path; or the name of a shared choice."""
+    """Its values, as JSON writes them but without quotes -> settings by path (values, or {field: FIELD}); or the name
+    of a shared choice."""
+    beside: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Its values -> fields that follow from it, and say the same where a file has them."""
+    meanings: tuple[str, ...] = Field((), strict=False)
+    """Its value is the id of a special token, and the paths have that token's meaning: the first of these whose own
+    field (`pad_token_id` of `pad`) has this id."""
 
     @field_validator("to", mode="before")
     @classmethod
@@ -125,6 +131,8 @@ class Mapped(Frozen):
     """Whether matrices lie there as (inputs, outputs)."""
     join: Literal["rows", "heads"] = "rows"
     """How several lie in one tensor: one below another, or those of each head together."""
+    needs: str = ""
+    """A module of ours without which this is not the file's name; '' for none."""
     stack: bool = False
     """Whether `#` in the file's name counts tensors that are one of ours, stacked."""
 

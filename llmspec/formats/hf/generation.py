@@ -26,6 +26,7 @@ NOT_SAMPLING = {
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
+    "decoder_start_token_id",
 }
 """Fields that say nothing of how tokens are chosen; what ends a text is the tokenizer's to say."""
 

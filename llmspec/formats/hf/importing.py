@@ -108,8 +108,16 @@ class HFFolder(StoredModel):
 
     # -- tokenizer -----------------------------------------------------------------------------------------------------
     def tokenizer(self, plan: Plan) -> Any:
-        """The codec of the folder's own files. Raises DataError."""
-        return plan.tokenizer.at(plan.base).train(())
+        """The codec of the folder's own files. Raises DataError, and RunError where config.json names other tokens."""
+        codec = plan.tokenizer.at(plan.base).train(())
+        for meaning, token in self.read.tokens.items():
+            if (own := codec.specials.find(meaning)) != token:
+                raise RunError(
+                    f"{self.path / CONFIG}: `{meaning}_token_id` is {token}, and the tokenizer's is {own}",
+                    hint="take both files of the same model",
+                    consequence="the decoder's text would begin with another token",
+                )
+        return codec
 
     def tokenizer_again(self) -> str:
         return self.again

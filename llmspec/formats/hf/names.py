@@ -50,15 +50,12 @@ def groups(family: Family, architecture: Architecture, model: ModelPlan, prefixe
         if name in done:
             continue
         for theirs, mapped, _, pattern in rules:
-            if match := pattern.fullmatch(name):
-                group = _group(
-                    theirs,
-                    mapped,
-                    match["layer"] if "layer" in match.groupdict() else "",
-                    match["leaf"] or "",
-                    shapes,
-                    heads,
-                )
+            match = pattern.fullmatch(name)
+            if match is None:
+                continue
+            layer, leaf = match["layer"] if "layer" in match.groupdict() else "", match["leaf"] or ""
+            if not mapped.needs or mapped.needs.replace("*", layer) + leaf in shapes:
+                group = _group(theirs, mapped, layer, leaf, shapes, heads)
                 break
         else:
             raise Unmapped(name)

@@ -34,6 +34,8 @@ class Read:
     """Fields that cannot change what is computed."""
     training: dict[str, Any] = field(default_factory=dict)
     """Fields that only training in transformers looks at."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Ids of special tokens that the model's texts begin with, by their meaning."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -114,6 +116,7 @@ class _Reader:
         fixed = {**common.fixed, **family.fixed}
         layers = family.layers
         known = {*self.rules, *rope.fields(family.rope), *CODE, *QUANTISED}
+        known |= {n for rule in self.rules.values() for follow in rule.beside.values() for n in follow}
         if layers is not None:
             known |= {layers.field, *_asked(layers.absent)}
             for kind in layers.kinds.values():
@@ -182,15 +185,56 @@ class _Reader:
                     f"`{name}` is {str(value)[:80]!r}, which is not understood", f"known are: {', '.join(choices)}"
                 )
                 return
-            for path, setting in chosen.items():
-                put(model, path, setting)
+            self.chosen(name, chosen, model)
+            self.agrees(name, spelled(value), rule)
         if value is None and rule.nullable:
             return
+        if rule.meanings:
+            value = self.meaning(name, value, rule)
         try:
             for path in rule.to:
                 put(model, path, _typed(path, forward(value, rule.via)))
         except ValueError as error:
             self.wrong(f"`{name}`: {error}")
+
+    def setting(self, setting: Any) -> Any:
+        """A setting of a table: the value, or what a field says. Raises KeyError, ValueError."""
+        if not isinstance(setting, dict):
+            return setting
+        rule = FromField.model_validate(setting)
+        return forward(self.value(rule.field), rule.via)
+
+    def chosen(self, name: str, chosen: Mapping[str, Any], model: dict[str, Any]) -> None:
+        """What a value of a field stands for."""
+        for path, setting in chosen.items():
+            try:
+                put(model, path, self.setting(setting))
+            except KeyError:
+                continue  # said of the field that is missing
+            except ValueError as error:
+                self.wrong(f"`{name}` makes {path} of another field: {error}")
+
+    def agrees(self, name: str, value: str, rule: Rule) -> None:
+        """Fields that follow from another one say the same."""
+        for other, wanted in rule.beside.get(value, {}).items():
+            found = self.config.get(other)
+            if found is not None and not same(found, wanted):
+                self.wrong(
+                    f"`{name}` is {value}, but `{other}` is {str(found)[:80]}, which is {spelled(wanted)} beside it",
+                    f"remove `{other}`, which follows from `{name}`",
+                    "one of both would be ignored",
+                )
+
+    def meaning(self, name: str, value: Any, rule: Rule) -> str:
+        """What the token with an id means; it is kept, to be compared with the tokenizer's."""
+        ids = {f"{meaning}_token_id": meaning for meaning in rule.meanings}
+        found = next((meaning for of, meaning in ids.items() if same(value, self.value(of))), None)
+        if found is None or not isinstance(value, int) or isinstance(value, bool):
+            known = ", ".join(f"{of} ({spelled(self.value(of))})" for of in ids)
+            self.wrong(f"`{name}` is {str(value)[:80]}, and no special token has this id", f"known are: {known}")
+            return rule.meanings[0]
+        self.read.tokens[found] = value
+        return found
 
     # -- blocks --------------------------------------------------------------------------------------------------------
     def blocks(self, model: dict[str, Any]) -> None:
@@ -236,16 +280,13 @@ class _Reader:
             if not same(self.value(name), wanted):
                 self.wrong(f"`{layers.field}` has {kind}, but `{name}` is {spelled(self.config.get(name))}")
         for path, setting in layers.kinds[kind].settings.items():
-            value = setting
-            if isinstance(setting, dict):
-                rule = FromField.model_validate(setting)
-                try:
-                    value = forward(self.value(rule.field), rule.via)
-                except (KeyError, ValueError):
-                    value = None
-                if value is None:
-                    self.wrong(f"`{layers.field}` has {kind}, and `{rule.field}` says nothing")
-                    continue
+            try:
+                value = self.setting(setting)
+            except (KeyError, ValueError):
+                value = None
+            if value is None and isinstance(setting, dict):
+                self.wrong(f"`{layers.field}` has {kind}, and `{setting['field']}` says nothing")
+                continue
             put(whole, path, value)
         if of is not None:
             self.position(whole, of if isinstance(of, RopeOf) else of[kind], kind)

@@ -8,12 +8,14 @@ from typing import Any
 
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.network import model_plan, resolve_parts
-from llmspec.compiler.plan import ModelPlan
+from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
 from llmspec.spec.check import Sections
 from llmspec.spec.schema import ModelSpec
 
-LAYER = ("attention", "mask", "mlp", "norm", "residual", "position")
+LAYER = ("attention", "cross_attention", "mask", "mlp", "norm", "residual", "position")
 """What a layer is made of."""
+EVERY = "every"
+"""All layers of a stack."""
 
 
 def planned(model: ModelSpec) -> ModelPlan:
@@ -24,20 +26,30 @@ def planned(model: ModelSpec) -> ModelPlan:
 
 
 def settings_of(model: ModelPlan) -> dict[str, Any]:
-    """The settings of a model by its first layer: `layers` are all of them, in their order."""
+    """The settings of a model by the first layer of its decoder: `every` are all of them, in their order. Those of an
+    encoder stand under `encoder`."""
     dumped = model.model_dump(mode="json", by_alias=True)
-    (stack,) = dumped["stacks"]
     found = {k: dumped[k] for k in ("d_model", "context", "vocab", "embedding", "heads")}
-    blocks = [_block(block, own) for block, own in zip(stack["blocks"], model.stacks[0].blocks, strict=True)]
-    every = [blocks[i] for i in stack["order"]]
-    return {**found, **every[0], "final_norm": stack["final_norm"], "layers": len(every), "every": every}
+    *encoders, decoder = (_stack(stack, own) for stack, own in zip(dumped["stacks"], model.stacks, strict=True))
+    for own in encoders:
+        found["encoder"] = {**own, "context": model.encoder_context, "decoder_start": model.decoder_start}
+    return {**found, **decoder}
 
 
-def _block(dumped: Mapping[str, Any], block: Any) -> dict[str, Any]:
+def _stack(dumped: Mapping[str, Any], stack: StackPlan) -> dict[str, Any]:
+    """A stack of blocks by its first layer."""
+    blocks = [_block(block, own) for block, own in zip(dumped["blocks"], stack.blocks, strict=True)]
+    every = [blocks[i] for i in dumped["order"]]
+    return {**every[0], "final_norm": dumped["final_norm"], "layers": len(every), EVERY: every}
+
+
+def _block(dumped: Mapping[str, Any], block: BlockPlan) -> dict[str, Any]:
     """A block as a family's tables say it: attention by the number of heads that keep keys and values."""
-    found = {k: dumped[k] for k in LAYER}
-    kind = {"kind": "grouped_query", "kv_heads": block.attention.key_value_heads()}
-    return {**found, "attention": {**{k: v for k, v in dumped["attention"].items() if k != "kind"}, **kind}}
+    found = {k: dumped[k] for k in LAYER if dumped[k] is not None}
+    for name, part in (("attention", block.attention), ("cross_attention", block.cross_attention)):
+        if part is not None:
+            found[name] = {**found[name], "kind": "grouped_query", "kv_heads": part.key_value_heads()}
+    return found
 
 
 def differences(wanted: ModelPlan, made: ModelPlan) -> list[str]:
@@ -45,22 +57,31 @@ def differences(wanted: ModelPlan, made: ModelPlan) -> list[str]:
     if [s.name for s in wanted.stacks] != [s.name for s in made.stacks]:
         return ["model.encoder"]
     a, b = settings_of(wanted), settings_of(made)
-    found = [f"{path}: {x} and {y}" for path, x, y in _apart(_flat(a), _flat(b)) if not path.startswith("every.")]
-    if a["every"] != b["every"] and not found:
-        layer = next(i for i, (x, y) in enumerate(zip(a["every"], b["every"], strict=True)) if x != y)
-        pairs = _apart(_flat(a["every"][layer]), _flat(b["every"][layer]))
-        found = [f"layer {layer}, {path}: {x} and {y}" for path, x, y in pairs]
+    found = [f"{path}: {x} and {y}" for path, x, y in _apart(_flat(a), _flat(b))]
+    if not found:
+        found = _layers_apart("", a[EVERY], b[EVERY])
+    if not found and "encoder" in a:
+        found = _layers_apart("encoder's ", a["encoder"][EVERY], b["encoder"][EVERY])
     shapes = [{t.name: t.shape for t in plan.tensors} for plan in (wanted, made)]
     if not found and shapes[0] != shapes[1]:
         found = ["its tensors"]
     return found
 
 
+def _layers_apart(stack: str, a: list[Any], b: list[Any]) -> list[str]:
+    """What differs in the first layer that does."""
+    layer = next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), None)
+    if layer is None:
+        return []
+    return [f"{stack}layer {layer}, {path}: {x} and {y}" for path, x, y in _apart(_flat(a[layer]), _flat(b[layer]))]
+
+
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, below in value.items():
-            yield from _flat(below, f"{path}.{key}" if path else str(key))
-    elif not isinstance(value, list) or path != "every":
+            if key != EVERY:
+                yield from _flat(below, f"{path}.{key}" if path else str(key))
+    else:
         yield path, value
 
 

@@ -15,10 +15,12 @@ from llmspec.formats.hf.family import Architecture, Family, FromField, Layers, R
 from llmspec.formats.hf.family import shared as in_common
 from llmspec.formats.hf.reading import read_config
 from llmspec.formats.hf.same_model import differences, planned, settings_of
-from llmspec.formats.hf.values import MISSING, backward, get
+from llmspec.formats.hf.values import MISSING, backward, forward, get
 from llmspec.spec.schema import ModelSpec
 
 CONTEXT = "context"
+STAND_INS = {"bos": 1, "eos": 2, "pad": 3}
+"""Ids of special tokens while a config is tried, before there is a tokenizer."""
 
 
 class Config(NamedTuple):
@@ -36,14 +38,12 @@ def config_of(model: ModelPlan, prefer: str = "", only: str = "") -> Config:
     known = families()
     if only and only not in known:
         raise RunError(f"no mapping table is called `{only}`", hint=f"there are: {', '.join(known)}")
-    if model.encoder is not None:
-        raise RunError("models with an encoder cannot be written as a Hugging Face folder yet")
     names = [only] if only else sorted(known, key=lambda name: (prefer not in (name, known[name].model_type), name))
     nearest: tuple[int, str, str] | None = None
     for name in names:
         for architecture in known[name].architectures:
             fields = proposed(model, known[name], architecture)
-            wrong = _wrong(model, fields)
+            wrong = _wrong(model, {**fields, **token_fields(model, known[name], architecture, STAND_INS)})
             if not wrong:
                 return Config(known[name], architecture, fields)
             if nearest is None or len(wrong) < nearest[0]:
@@ -76,7 +76,7 @@ def proposed(model: ModelPlan, family: Family, architecture: str) -> dict[str, A
     settings = settings_of(model)
     config: dict[str, Any] = {"architectures": [architecture], "model_type": family.model_type, "dtype": "float32"}
     for name, rule in {**family.fields, **of.fields}.items():
-        value = _field(rule, settings)
+        value = _field(rule, settings, config)
         if value is not MISSING:
             config[name] = value
     for name, rule in family.fields.items():
@@ -98,15 +98,30 @@ def derived(absent: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
     return numbers[0] if how == "same_as" else numbers[0] * numbers[1] if how == "product" else numbers[0] // numbers[1]
 
 
-def _field(rule: Rule, settings: Mapping[str, Any]) -> Any:
+def token_fields(
+    model: ModelPlan, family: Family, architecture: str, ids: Mapping[str, int | None]
+) -> dict[str, int | None]:
+    """Fields with ids of special tokens that a model knows by their meaning. `ids`: by meaning."""
+    found: dict[str, int | None] = {}
+    rules = {**family.fields, **family.architectures[architecture].fields}
+    for name, rule in rules.items():
+        if rule.meanings:
+            found |= {f"{meaning}_token_id": ids[meaning] for meaning in rule.meanings if ids[meaning] is not None}
+            meaning = get(settings_of(model), rule.to[0])
+            found |= {name: ids[meaning]} if meaning in rule.meanings else {}
+    return found
+
+
+def _field(rule: Rule, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+    """What a field says of settings; `config`: what the fields before it say. MISSING where it cannot be said."""
     if rule.choose:
         choices = in_common().choices[rule.choose] if isinstance(rule.choose, str) else rule.choose
         for value, chosen in choices.items():
-            if all(get(settings, path) == setting for path, setting in chosen.items()):
+            if all(get(settings, path) == _setting(setting, config) for path, setting in chosen.items()):
                 return {"true": True, "false": False, "null": None}.get(value, value)
         return MISSING
-    if not rule.to:
-        return MISSING  # what only says which layers are of which type, which is written out
+    if not rule.to or rule.meanings:
+        return MISSING  # ids, which the tokenizer says; and types of layers, which are written out
     if rule.to[0] == CONTEXT:
         scaling = (settings["position"] or {}).get("scaling") or {}
         context = scaling["original_context"] if scaling.get("kind") == "dynamic" else settings[CONTEXT]
@@ -115,6 +130,14 @@ def _field(rule: Rule, settings: Mapping[str, Any]) -> Any:
     if value is MISSING or value is None:
         return None if rule.nullable else MISSING
     return backward(value, rule.via)
+
+
+def _setting(setting: Any, config: Mapping[str, Any]) -> Any:
+    """A setting of a table: the value, or what it is by a field; None where that is not said."""
+    if not isinstance(setting, dict):
+        return setting
+    rule = FromField.model_validate(setting)
+    return forward(config[rule.field], rule.via) if rule.field in config else None
 
 
 def _layers(family: Family, settings: Mapping[str, Any], config: dict[str, Any]) -> None:
