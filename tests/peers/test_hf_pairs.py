@@ -14,11 +14,12 @@ pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from families import Record, tell  # noqa: E402
 from hf_cases import VOCAB  # noqa: E402
 from hf_folders import write_tokenizer  # noqa: E402
 from hypothesis import given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from test_hf import GRADIENTS, LOGITS, QUIET, gradients, named_gradients, round_trip  # noqa: E402
+from test_hf import LOGITS, QUIET, apart, gradients, named_gradients, round_trip  # noqa: E402
 
 import llmspec  # noqa: E402
 from llmspec.compiler.masks import ENCODER, encoder_inputs  # noqa: E402
@@ -109,29 +110,22 @@ def compare(config: Any, number: int, filled: list[int], length: int) -> tuple[f
         return float(np.abs(own - logits).max()), apart(ours, named_gradients(opened, folder, model))
 
 
-def apart(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
-    """The largest difference of a tensor's gradients relative to their norm; fails where it is too large."""
-    assert ours.keys() == theirs.keys()
-    largest, furthest = max(np.linalg.norm(wanted) for wanted in theirs.values()), 0.0
-    for tensor, wanted in theirs.items():
-        error, norm = np.linalg.norm(ours[tensor] - wanted), np.linalg.norm(wanted)
-        assert error <= GRADIENTS * norm + 1e-6 * largest, (tensor, error, norm)
-        furthest = max(furthest, float(error / norm) if norm > 1e-2 * largest else 0.0)
-    return furthest
-
-
 FILLED = st.lists(st.integers(1, SOURCE), min_size=2, max_size=3).filter(lambda filled: max(filled) > 1)
 
 
 @pytest.mark.parametrize("family", PAIRS)
-def test_drawn_configs(family: str) -> None:
+def test_drawn_configs(family: str, record_property: Record) -> None:
+    found: list[tuple[float, float]] = []
+
     @seed(1)
     @settings(max_examples=3, **QUIET)
     @given(PAIRS[family](), st.integers(0, 1 << 30), FILLED, st.integers(2, CONTEXT))
     def check(config: Any, number: int, filled: list[int], length: int) -> None:
-        compare(config, number, filled, length)
+        found.append(compare(config, number, filled, length))
 
     check()
+    delta, relative = (f"{max(figures):.1g}" for figures in zip(*found, strict=True))
+    tell(record_property, family, imported="yes", delta=delta, gradients=relative, exported="yes")
 
 
 @pytest.mark.nightly
