@@ -29,13 +29,12 @@ from llmspec.exchange.importing import import_folder  # noqa: E402
 CONTEXT, SOURCE = 20, 24
 START = 2
 """Padding, as hf_folders writes it."""
-SEPARATE = ("gated-gelu", "gated-silu")
-"""Feed-forward layers that are drawn beside a head of its own, as in T5 1.1."""
 
 
 @st.composite
-def t5(draw: Any) -> Any:
-    proj = draw(st.sampled_from(["relu", *SEPARATE]))
+def t5(draw: Any, *projections: str) -> Any:
+    """With one of these feed-forward layers; gated ones beside a head of its own that is not scaled, as in 1.1."""
+    proj = draw(st.sampled_from(projections))
     return transformers.T5Config(
         vocab_size=VOCAB + draw(st.integers(0, 5)),
         d_model=draw(st.sampled_from([12, 20])),
@@ -48,7 +47,7 @@ def t5(draw: Any) -> Any:
         relative_attention_max_distance=draw(st.sampled_from([17, 128])),
         layer_norm_epsilon=draw(st.sampled_from([1e-6, 1e-2])),
         feed_forward_proj=proj,
-        tie_word_embeddings=proj not in SEPARATE,
+        tie_word_embeddings=not proj.startswith("gated"),
         n_positions=SOURCE,
         **draw(st.sampled_from([{}, {"max_decoder_position_embeddings": CONTEXT}])),
         bos_token_id=0,
@@ -58,8 +57,11 @@ def t5(draw: Any) -> Any:
     )
 
 
-PAIRS = {"t5": t5}
-"""By the names of the mapping tables."""
+PAIRS = {"t5": {"1.0": t5("relu"), "1.1": t5("gated-gelu")}}
+"""By the names of the mapping tables, and by version."""
+OTHERS = {"t5": t5("gelu", "gelu_new", "silu", "gated-relu", "gated-silu")}
+"""What no published checkpoint has, and the classes of transformers have all the same."""
+VERSIONS = [(family, version) for family, versions in PAIRS.items() for version in versions]
 
 
 def model_in(folder: Path, config: Any, number: int) -> Any:
@@ -113,13 +115,13 @@ def compare(config: Any, number: int, filled: list[int], length: int) -> tuple[f
 FILLED = st.lists(st.integers(1, SOURCE), min_size=2, max_size=3).filter(lambda filled: max(filled) > 1)
 
 
-@pytest.mark.parametrize("family", PAIRS)
-def test_drawn_configs(family: str, record_property: Record) -> None:
+@pytest.mark.parametrize(("family", "version"), VERSIONS)
+def test_drawn_configs(family: str, version: str, record_property: Record) -> None:
     found: list[tuple[float, float]] = []
 
     @seed(1)
-    @settings(max_examples=3, **QUIET)
-    @given(PAIRS[family](), st.integers(0, 1 << 30), FILLED, st.integers(2, CONTEXT))
+    @settings(max_examples=2, **QUIET)
+    @given(PAIRS[family][version], st.integers(0, 1 << 30), FILLED, st.integers(2, CONTEXT))
     def check(config: Any, number: int, filled: list[int], length: int) -> None:
         found.append(compare(config, number, filled, length))
 
@@ -129,10 +131,21 @@ def test_drawn_configs(family: str, record_property: Record) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("family", PAIRS)
-def test_many_drawn_configs(family: str) -> None:
+@pytest.mark.parametrize(("family", "version"), VERSIONS)
+def test_many_drawn_configs(family: str, version: str) -> None:
     @settings(max_examples=40, **QUIET)
-    @given(PAIRS[family](), st.integers(0, 1 << 30), FILLED, st.integers(2, CONTEXT))
+    @given(PAIRS[family][version], st.integers(0, 1 << 30), FILLED, st.integers(2, CONTEXT))
+    def check(config: Any, number: int, filled: list[int], length: int) -> None:
+        compare(config, number, filled, length)
+
+    check()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_drawn_configs(family: str) -> None:
+    @settings(max_examples=20, **QUIET)
+    @given(OTHERS[family], st.integers(0, 1 << 30), FILLED, st.integers(2, CONTEXT))
     def check(config: Any, number: int, filled: list[int], length: int) -> None:
         compare(config, number, filled, length)
 
