@@ -71,7 +71,7 @@ def plan_of(name: str) -> Plan:
         f"model.d_model={WIDTH}",
         "model.dropout=0",
         "model.vocab=2048",
-        "tokenizer={kind: byte}",
+        "tokenizer={kind: byte, special_tokens: [pad]}",
         *widths("model", model, model["d_model"]),
         *(line for at, own in below for line in widths(at, own, model["d_model"])),
         *(f"phases.{phase}=null" for phase in spec.get("phases", {})),
