@@ -19,7 +19,7 @@ COLUMNS = ("spec", "train", "decode", "import", "max |Δ logits|", "gradients", 
 HEAD = """# Families
 
 What each family of architectures does here. Every cell comes from a test or a benchmark (`tests/test_architectures.py`,
-`tests/peers/test_hf.py`, `tests/benchmarks/test_families.py`); an empty one says that no test has shown it.
+`tests/peers/test_hf*.py`, `tests/benchmarks/test_families.py`); an empty one says that no test has shown it.
 
 - **spec**: a shipped spec describes the published model, its number of parameters as published.
 - **train**: a small model of these parts learns from real text. **decode**: with its KV cache it gives the logits of
@@ -31,7 +31,8 @@ What each family of architectures does here. Every cell comes from a test or a b
 
 ```sh
 .venv/bin/pip install -q -e '.[test,peers]'
-.venv/bin/pytest -m peers --junitxml=peers.xml tests/peers/test_hf.py
+.venv/bin/pytest -m peers --junitxml=peers.xml tests/peers/test_hf.py tests/peers/test_hf_encoders.py \\
+    tests/peers/test_hf_pairs.py
 .venv/bin/pytest --junitxml=specs.xml tests/test_architectures.py
 .venv/bin/pytest -n 0 -m benchmark --junitxml=steps.xml tests/benchmarks/test_families.py
 .venv/bin/python docs/families.py peers.xml specs.xml steps.xml

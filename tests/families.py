@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
+from llmspec.formats.hf.family import families
 from llmspec.formats.hf.writing import config_of
 
 Record = Callable[[str, object], None]
@@ -24,8 +25,13 @@ COLUMNS = {"imported": "import", "exported": "export", "delta": "max |Δ logits|
 
 
 def family_of(model: ModelPlan, spec: str) -> str:
-    """The mapping table that a model's parts have, by its name; the spec's own name where there is none."""
-    try:
-        return config_of(model).family.model_type
-    except RunError:
-        return spec
+    """The mapping table that a model's parts have, by the name of its file, with its first head alone where it has
+    several; the spec's own name where there is none."""
+    for heads in (model.heads, dict([*model.heads.items()][:1])):
+        kept = tuple(t for t in model.tensors if t.name.partition("_head.")[0] in {*heads, t.name})
+        try:
+            found = config_of(model.model_copy(update={"heads": heads, "tensors": kept})).family
+        except RunError:
+            continue
+        return next(name for name, family in families().items() if family is found)
+    return spec

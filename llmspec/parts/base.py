@@ -48,6 +48,8 @@ class Part(Frozen):
     """Key of a number -> what would happen if float32 made 0 of it, and infinity (or 1, where it has to be less)."""
     in_float64: ClassVar[tuple[str, ...]] = ()
     """Keys of numbers that only the host computes with, in float64."""
+    in_training: ClassVar[tuple[str, ...]] = ()
+    """Keys that change what training does, and never what a trained model computes."""
 
     def strained(self) -> Iterable[Problem]:
         """What is wrong with numbers that float32 holds, since it does not hold what the graph makes of them."""

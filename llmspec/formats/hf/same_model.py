@@ -44,8 +44,10 @@ def _stack(dumped: Mapping[str, Any], stack: StackPlan) -> dict[str, Any]:
 
 
 def _block(dumped: Mapping[str, Any], block: BlockPlan) -> dict[str, Any]:
-    """A block as a family's tables say it: attention by the number of heads that keep keys and values."""
+    """A block as a family's tables say it: attention by the number of heads that keep keys and values, and nothing of
+    what only training does."""
     found = {k: dumped[k] for k in LAYER if dumped[k] is not None}
+    found["mlp"] = {k: v for k, v in dumped["mlp"].items() if k not in block.mlp.in_training}
     for name, part in (("attention", block.attention), ("cross_attention", block.cross_attention)):
         if part is not None:
             found[name] = {**found[name], "kind": "grouped_query", "kv_heads": part.key_value_heads()}

@@ -42,6 +42,7 @@ class MixtureOfExperts(FeedForward):
     )
     routes: ClassVar[bool] = True
     adds_losses: ClassVar[tuple[str, ...]] = ("balance",)
+    in_training: ClassVar[tuple[str, ...]] = ("balance",)
     adds_metrics: ClassVar[tuple[str, ...]] = ("max_expert_load", "idle_experts")
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "scale": ("the experts would add nothing", "what the experts give would be infinite"),
