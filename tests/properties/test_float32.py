@@ -50,6 +50,7 @@ EXTREMES = [
 ]
 ON_THE_HOST = {
     "theta",
+    "variables",
     "fraction",
     "factor",
     "beta_fast",

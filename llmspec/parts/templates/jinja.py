@@ -51,6 +51,7 @@ class Jinja(ChatTemplate):
 
     kind: Literal["jinja"] = "jinja"
     relative: ClassVar[tuple[str, ...]] = ("file",)
+    in_float64: ClassVar[tuple[str, ...]] = ("variables",)
     file: str | None = None
     """File of the template: chat_template.jinja, or tokenizer_config.json with a `chat_template`."""
     template: str | None = Field(None, max_length=SOURCE)
