@@ -151,7 +151,7 @@ def test_unlearned_targets_and_padding_change_nothing(name: str, seed: int, bits
     same(name, weights, one, other)
 
 
-@pytest.mark.parametrize("name", ADDING)
+@pytest.mark.parametrize("name", networks.continued(ADDING))
 @some
 @given(seeds, cuts)
 def test_packed_documents_add_up_to_the_unpacked_ones(name: str, seed: int, cut: int) -> None:
