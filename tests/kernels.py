@@ -142,8 +142,12 @@ def misled(case: Case) -> Iterator[Case]:
     for at, values in enumerate(case.given):
         if values.dtype != np.int32:
             continue
-        ranges = case.function.startswith("attention")  # pairs of first key and end
-        changes = [{1: 2**31 - 1}, {0: -5, 1: 1}] if ranges else [{-1: 2**31 - 1}, {-1: -(2**31)}, {0: -1}, {0: 10**6}]
+        changes = [{-1: 2**31 - 1}, {-1: -(2**31)}, {0: -1}, {0: 10**6}]
+        if case.function.startswith("attention"):
+            if values.ndim == 3:  # pairs of first key and end
+                changes = [{1: 2**31 - 1}, {0: -5, 1: 1}]
+            else:  # positions, all far from the other side's, since a query may have no keys
+                changes = [dict.fromkeys(range(values.size), 10**6)]
         for change in changes:
             other = values.copy()
             for place, index in change.items():
