@@ -159,6 +159,15 @@ FEW = _smallest_cover(PAIRS)
 """Every entry of every table at least once."""
 
 
+def adding(names: list[str]) -> list[str]:
+    """Those whose loss is a sum over documents: one that balances experts looks at all tokens of a batch together."""
+    return [
+        name
+        for name in names
+        if not any(b.mlp.adds_losses for stack in NETWORKS[name].model.stacks for b in stack.blocks)
+    ]
+
+
 def continued(names: list[str]) -> list[str]:
     """Those whose answers, token by token, are those of the whole text: of no angles that follow its length."""
     return [

@@ -60,10 +60,7 @@ def test_spans_are_the_relation(rows: int, tokens: int, data: st.DataObject) -> 
 # -- logits ---------------------------------------------------------------------------------------------------------
 
 
-ADDING = [
-    name for name in FEW if not any(b.mlp.adds_losses for stack in NETWORKS[name].model.stacks for b in stack.blocks)
-]
-"""Networks whose loss is a sum over documents. One that balances experts looks at all tokens of a batch together."""
+ADDING = networks.adding(FEW)
 
 
 def check_the_past(name: str, seed: int, cut: int, plain: bool) -> None:
