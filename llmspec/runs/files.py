@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,35 @@ LARGEST = 256 << 20
 """Bytes of a JSON file, at most."""
 LONGEST = 16 << 20
 """Bytes of a row, at most."""
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder aside to write into, which is `path` once it is whole, and gone where it is not.
+
+    Raises RunError where something stands there already, or it cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if os.path.lexists(path) and not (path.is_dir() and not os.listdir(path)):
+            raise RunError(
+                f"{path} is there already",
+                hint="name a folder that is absent or empty",
+                consequence="what is there would have been overwritten",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.mkdir()
+            yield aside
+            sync(aside)
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()
+            aside.rename(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as e:
+        raise RunError(explained(e, path, "give another folder")) from e
 
 
 @contextmanager

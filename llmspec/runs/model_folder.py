@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +11,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError
 
 from llmspec.compiler.plan import Plan
-from llmspec.core.disk import explained
-from llmspec.core.folders import sync
 from llmspec.core.hashing import digest
 from llmspec.core.problems import RunError
 from llmspec.parts.base import Frozen
 from llmspec.parts.sources.base import Attribution
 from llmspec.runs import tensors
-from llmspec.runs.files import read_errors, read_json, write_json, write_text
+from llmspec.runs.files import new_folder, read_errors, read_json, write_json, write_text
 from llmspec.runs.run import RunFolder
 from llmspec.runs.stored import PLAN, TOKENIZER, StoredModel, said
 
@@ -146,38 +142,19 @@ def save_model(
     free = tuple(t.model_copy(update={"trainable": True}) for t in plan.model.tensors)
     model = plan.model.model_copy(update={"tensors": free})
     plan = plan.model_copy(update={"model": model, "sources": (), "phases": (), "decisions": (), "base": "."})
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if os.path.lexists(path) and not (path.is_dir() and not os.listdir(path)):
-            raise RunError(
-                f"{path} is there already",
-                hint="name a folder that is absent or empty",
-                consequence="what is there would have been overwritten",
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.mkdir()
-            notes = ModelNotes(
-                format=1,
-                phase=phase,
-                chat=chat,
-                weights=tensors.write(aside / WEIGHTS, {t.name: weights[t.name] for t in plan.model.tensors}),
-                tokenizer=digest(tokenizer),
-                origin=origin,
-                sources={a.source: SourceNotes(license=a.license, attribution=a.attribution) for a in attributions},
-            )
-            write_text(aside / TOKENIZER, tokenizer)
-            write_json(aside / PLAN, plan.dump())
-            write_json(aside / NOTES, notes.model_dump(mode="json"))
-            for name, text in (more or {}).items():
-                write_text(aside / name, text)
-            sync(aside)
-            with contextlib.suppress(FileNotFoundError):
-                path.rmdir()
-            aside.rename(path)
-            sync(path.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    except OSError as e:
-        raise RunError(explained(e, path, "give another folder")) from e
+    with new_folder(path) as aside:
+        notes = ModelNotes(
+            format=1,
+            phase=phase,
+            chat=chat,
+            weights=tensors.write(aside / WEIGHTS, {t.name: weights[t.name] for t in plan.model.tensors}),
+            tokenizer=digest(tokenizer),
+            origin=origin,
+            sources={a.source: SourceNotes(license=a.license, attribution=a.attribution) for a in attributions},
+        )
+        write_text(aside / TOKENIZER, tokenizer)
+        write_json(aside / PLAN, plan.dump())
+        write_json(aside / NOTES, notes.model_dump(mode="json"))
+        for name, text in (more or {}).items():
+            write_text(aside / name, text)
     return ModelFolder(path)

@@ -30,11 +30,16 @@ DIALOGUES = [
 ]
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("turns", DIALOGUES, ids=range(len(DIALOGUES)))
+RENDERED = [
+    (name, turns)
+    for name in SHAPES
+    for turns in DIALOGUES
+    if not (name == "mistral" and turns[0][0] == "system")  # a role that its template does not have
+]
+
+
+@pytest.mark.parametrize(("name", "turns"), RENDERED)
 def test_text_and_ids_are_those_of_the_library(name: str, turns: list[tuple[str, str]], tmp_path: Path) -> None:
-    if name == "mistral" and turns[0][0] == "system":
-        pytest.skip("Mistral's template has no system role")
     path = tokenizer_files.write(tmp_path, SHAPES[name][1])
     named = {key: value for key, value in json.loads((tmp_path / "tokenizer_config.json").read_text()).items() if value}
     named = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmspec.compiler.plan import Plan
 from llmspec.core import strict_json
-from llmspec.core.disk import explained
-from llmspec.core.folders import sync
 from llmspec.core.problems import RunError
 from llmspec.formats.hf import generation
 from llmspec.formats.hf.names import Group, groups
 from llmspec.formats.hf.weights import INDEX, WHOLE
 from llmspec.formats.hf.writing import Config, token_fields
 from llmspec.runs import tensors
-from llmspec.runs.files import write_json, write_text
+from llmspec.runs.files import new_folder, write_json, write_text
 
 SHARD = 4 << 30
 """Bytes of a file of weights, at most, unless one tensor has more."""
@@ -43,38 +38,19 @@ def write(
     """Writes the folder aside and renames it once it is whole. Raises RunError where something stands there already,
     it cannot be written, or the tokenizer has no tokenizer.json of the `tokenizers` library."""
     text = tokenizer_text(codec)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if os.path.lexists(path) and not (path.is_dir() and not os.listdir(path)):
-            raise RunError(
-                f"{path} is there already",
-                hint="name a folder that is absent or empty",
-                consequence="what is there would have been overwritten",
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.mkdir()
-            write_json(aside / "config.json", {**config.fields, **ids_of(codec, config, plan)})
-            write_weights(aside, groups_of(config, plan), weights, shard, progress)
-            write_text(aside / "tokenizer.json", text)
-            about = tokenizer_config(codec, plan)
-            if template := template_of(plan, codec):
-                write_text(aside / generation.TEMPLATE, template)
-            write_json(aside / generation.TOKENIZER_CONFIG, about)
-            settings = plan.decoding.model_dump(mode="json")
-            ids = {name: getattr(codec.specials, name) for name in ENDS}
-            ids["decoder_start"] = codec.specials.start_of(plan.model.decoder_start)
-            write_json(aside / generation.FILE, generation.written(settings, ids))
-            write_text(aside / "README.md", card)
-            sync(aside)
-            with contextlib.suppress(FileNotFoundError):
-                path.rmdir()
-            aside.rename(path)
-            sync(path.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    except OSError as e:
-        raise RunError(explained(e, path, "give another folder")) from e
+    with new_folder(path) as aside:
+        write_json(aside / "config.json", {**config.fields, **ids_of(codec, config, plan)})
+        write_weights(aside, groups_of(config, plan), weights, shard, progress)
+        write_text(aside / "tokenizer.json", text)
+        about = tokenizer_config(codec, plan)
+        if template := template_of(plan, codec):
+            write_text(aside / generation.TEMPLATE, template)
+        write_json(aside / generation.TOKENIZER_CONFIG, about)
+        settings = plan.decoding.model_dump(mode="json")
+        ids = {name: getattr(codec.specials, name) for name in ENDS}
+        ids["decoder_start"] = codec.specials.start_of(plan.model.decoder_start)
+        write_json(aside / generation.FILE, generation.written(settings, ids))
+        write_text(aside / "README.md", card)
 
 
 def groups_of(config: Config, plan: Plan) -> list[Group]:
