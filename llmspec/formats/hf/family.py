@@ -143,7 +143,7 @@ class Mapped(Frozen):
 
 
 class Tensors(Frozen):
-    """The body's tensors."""
+    """The body's tensors. In a file `like: FAMILY` stands for those of another, beside which a table names its own."""
 
     prefix: str
     """What their names begin with beside a head's; left out in files of the body alone."""
@@ -204,6 +204,15 @@ def _read(name: str) -> Any:
     return root.root.data()
 
 
+def _merged(found: Any) -> Any:
+    """A table whose `tensors` are `like` another's: theirs, and its own before them."""
+    tensors = dict(found["tensors"])
+    if like := tensors.pop("like", None):
+        base = _merged(_read(like))["tensors"]
+        tensors = {**base, **tensors, "map": {**base["map"], **tensors.get("map", {})}}
+    return {**found, "tensors": tensors}
+
+
 @cache
 def shared() -> Shared:
     """What all families have in common."""
@@ -214,7 +223,7 @@ def shared() -> Shared:
 def families() -> dict[str, Family]:
     """Every family by the name of its file, in alphabetical order."""
     names = sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem != SHARED)
-    return {name: Family.model_validate(_read(name)) for name in names}
+    return {name: Family.model_validate(_merged(_read(name))) for name in names}
 
 
 def family_of(model_type: str) -> Family | None:
