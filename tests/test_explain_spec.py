@@ -115,6 +115,15 @@ def test_a_budget_that_waits_for_the_data() -> None:
     as_json(report)
 
 
+def test_layers_are_told_of_each_stack() -> None:
+    spec = tiny()
+    assert f"{spec['model']['layers']} layers, " in printed(explain_plan(compile_spec(Spec.model_validate(spec))), 100)
+    spec["model"] |= {"encoder": {"layers": 3}, "cross_attention": {}}
+    text = printed(report := explain_plan(compile_spec(Spec.model_validate(spec))), 100)
+    assert f"3 encoder and {spec['model']['layers']} decoder layers" in text
+    assert report.encoder_layers == 3
+
+
 def test_a_model_of_175_billion_parameters_is_explained_at_once() -> None:
     spec = tiny(
         model={

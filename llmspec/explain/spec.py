@@ -54,6 +54,9 @@ class SpecReport(Report):
     weight_bytes: int
     d_model: int
     layers: int
+    """Of all stacks."""
+    encoder_layers: int
+    """Those of them that are the encoder's; 0 without one."""
     context: int
     """Tokens."""
     vocab: int
@@ -117,6 +120,7 @@ def explain_plan(
         weight_bytes=sum(t.count * BYTES[t.dtype] for t in model.tensors),
         d_model=model.d_model,
         layers=model.layers,
+        encoder_layers=len(model.encoder.order) if model.encoder is not None else 0,
         context=model.context,
         vocab=model.vocab,
         tokenizer=described(plan.tokenizer, "vocab"),

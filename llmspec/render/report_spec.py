@@ -83,7 +83,7 @@ def header(report: SpecReport) -> Table:
             ),
             (
                 "network",
-                f"{report.layers} layers, {report.d_model} wide"
+                f"{layers_of(report)} layers, {report.d_model} wide"
                 + (f", dropout {report.dropout:g}" if report.dropout else ""),
             ),
             ("context", f"{number(report.context)} tokens"),
@@ -99,6 +99,12 @@ def header(report: SpecReport) -> Table:
             ("seed", str(report.seed)),
         ]
     )
+
+
+def layers_of(report: SpecReport) -> str:
+    """How many layers there are, of each stack where there are two."""
+    encoder = report.encoder_layers
+    return f"{encoder} encoder and {report.layers - encoder} decoder" if encoder else f"{report.layers}"
 
 
 def precision(report: SpecReport) -> str:
