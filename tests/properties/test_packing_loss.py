@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from networks import CONTEXT, EPS, FEW, NETWORKS, ROWS, VOCAB, adding, drawn_weights
+from networks import CONTEXT, EPS, FEW, NETWORKS, ROWS, VOCAB, adding, continued, drawn_weights
 
 from llmspec.compiler.masks import Relation
 from llmspec.data.layout import Batch, PlainLayout, blank
@@ -69,7 +69,7 @@ def check(name: str, seed: int, packed: Batch, alone: list[Batch]) -> None:
         assert np.linalg.norm(g[tensor] - s) < 400 * EPS * (np.linalg.norm(s) + whole / 8), tensor
 
 
-@pytest.mark.parametrize("name", adding(FEW))
+@pytest.mark.parametrize("name", continued(adding(FEW)))
 @some
 @given(seed=seeds, spoken=st.lists(turns, min_size=2, max_size=5), learn=st.sets(st.sampled_from(ROLES), min_size=1))
 def test_packed_dialogues_cost_what_they_cost_alone(
@@ -92,7 +92,7 @@ def test_packed_dialogues_cost_what_they_cost_alone(
     check(name, seed, packed, alone)
 
 
-@pytest.mark.parametrize("name", adding(FEW))
+@pytest.mark.parametrize("name", continued(adding(FEW)))
 @some
 @given(seed=seeds, documents=st.lists(word, min_size=1, max_size=5))
 def test_packed_texts_cost_what_they_cost_alone(name: str, seed: int, documents: list[str]) -> None:
@@ -112,7 +112,7 @@ def test_packed_texts_cost_what_they_cost_alone(name: str, seed: int, documents:
     check(name, seed, packed, alone)
 
 
-@pytest.mark.parametrize("name", adding(FEW))
+@pytest.mark.parametrize("name", FEW)
 def test_without_the_mask_it_is_another_loss(name: str) -> None:
     """So that the laws above do not hold for want of anything to see."""
     weights = drawn_weights(NETWORKS[name].model, 5)
