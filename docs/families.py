@@ -1,10 +1,11 @@
 """docs/families.md: what each family of architectures does here, every cell from a test or a benchmark that ran.
 
-    python docs/families.py RESULTS.xml…
+    python docs/families.py [--add] RESULTS.xml…
 
 The files are pytest's own reports (`--junitxml`). A test that says something of a family has the property `family`, and
 one for each cell: `cell:train`, `cell:max |Δ logits|` and so on; the largest number counts where several tests give
-one. What failed or was skipped leaves its cell empty; a column of which the files say nothing is kept from the page.
+one. What failed or was skipped leaves its cell empty; a column of which the files say nothing is kept from the page, and
+with `--add` every cell of which they say nothing, or no larger number.
 """
 
 from __future__ import annotations
@@ -83,9 +84,12 @@ def page(found: dict[tuple[str, str], str]) -> str:
 def main(reports: list[str]) -> None:
     """Writes the page."""
     found = kept(PAGE.read_text("utf-8")) if PAGE.exists() else {}
-    for report in reports:
+    add = "--add" in reports
+    for report in (r for r in reports if r != "--add"):
         new = cells(Path(report))
-        fresh = {column for _, column in new}
+        if add:
+            new = {key: larger(found.get(key, value), value) for key, value in new.items()}
+        fresh = set() if add else {column for _, column in new}
         found = {key: cell for key, cell in found.items() if key[1] not in fresh} | new
     PAGE.write_text(page(found), "utf-8")
 
