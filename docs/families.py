@@ -4,8 +4,8 @@
 
 The files are pytest's own reports (`--junitxml`). A test that says something of a family has the property `family`, and
 one for each cell: `cell:train`, `cell:max |Δ logits|` and so on; the largest number counts where several tests give
-one. What failed or was skipped leaves its cell empty; a column of which the files say nothing is kept from the page, and
-with `--add` every cell of which they say nothing, or no larger number.
+one. What failed or was skipped leaves its cell empty; a column of which the files say nothing is kept from the page.
+With `--add` every cell is kept of which they say nothing, or no larger number.
 """
 
 from __future__ import annotations
