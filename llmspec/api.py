@@ -297,6 +297,11 @@ def is_saved_model(path: Path) -> bool:
     return is_model(path)
 
 
+def holds_model(path: Path) -> bool:
+    """Whether a path is one of a model's, with a run around it or without."""
+    return is_saved_model(path) or os.path.lexists(path / "plan.json")
+
+
 def run_folder(path: Path | None) -> RunFolder:
     """A run directory, the newest below `runs/` where none is named. Raises RunError, also for a spec."""
     from llmspec.core.problems import RunError

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import specs
 
-from llmspec.bench import run
+import llmspec
+from llmspec.bench import llmspec_side, run
 from llmspec.bench.batches import batch, prompt
 from llmspec.bench.report import BenchReport, WorkReport, agree, row
 from llmspec.bench.task import BenchError, Result, Task, tokens_of
@@ -261,6 +262,43 @@ def test_the_verb_measures_and_prints_one_line(tmp_path: Path) -> None:
     speed, seconds = report.row("prefill", "speed"), report.row("prefill", "prompt")
     assert speed.ours * seconds.ours == pytest.approx(16) and report.machine is None
     assert report.row("prefill", "peak memory").ours > 1e7
+
+
+def test_a_model_is_measured_with_its_own_weights(tmp_path: Path) -> None:
+    spec = tiny.write(tmp_path)
+    run_folder = tmp_path / "run"
+    assert tiny.call("run", spec, f"--out={run_folder}").returncode == 0
+    works = ("--only", "prefill", "--only", "decode", "--only", "batch")
+    done = tiny.call("bench", run_folder, *works, "--rounds", "1", "--steps", "2", "--prompt-tokens", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    report = BenchReport.model_validate_json(done.stdout)
+    assert [w.work for w in report.works] == ["prefill", "decode", "batch"]
+    speed, seconds = report.row("prefill", "speed"), report.row("prefill", "prompt")
+    assert speed.ours * seconds.ours == pytest.approx(5)
+    speed, seconds = report.row("batch", "speed"), report.row("batch", "step")
+    assert speed.ours * seconds.ours == pytest.approx(16)
+    assert report.row("decode", "share of memory rate").ours > 0
+    model = llmspec.open(run_folder)
+    task = Task(side="llmspec", work="decode", plan=model.plan, phase="", model=str(run_folder), steps=1, prompt=5)
+    checked = llmspec_side.run(task).check
+    tokens = prompt(model.plan, tokens_of(task)[0] + 1)
+    assert checked == pytest.approx(model.logits(tokens)[0, -1, :64], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("only", "against", "words"),
+    [
+        (("train",), (), "no training step"),
+        ((), ("torch",), "torch is compared in what specs describe"),
+        ((), ("llama.cpp",), "reads GGUF files"),
+    ],
+)
+def test_what_a_model_is_not_measured_in(only: Any, against: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(BenchError, match=words):
+        run.bench(compiled(SMALL), only=only, against=against, model="folder")
+    with pytest.raises(BenchError, match="this is a spec"):
+        run.bench(compiled(SMALL), against=("llama.cpp",))
 
 
 SMALL: dict[str, Any] = {

@@ -39,9 +39,10 @@ BASES = {
     "export [RUN] --out DIR": ["a", "--out=b"],
     "bench [SPEC]": [],
     "bench --only decode": ["--only=decode"],
+    "bench MODEL": ["MODEL"],
     "bench --only machine": ["--only=machine"],
 }
-"""Arguments that make a form, by its line."""
+"""Arguments that make a form, by its line; MODEL is a folder that holds one."""
 VALUES = {
     "set": "seed=1",
     "n": "2",
@@ -49,6 +50,7 @@ VALUES = {
     "top": "2",
     "rounds": "2",
     "steps": "2",
+    "prompt_tokens": "2",
     "minutes": "5",
     "only": "machine",
     "against": "torch",
@@ -70,6 +72,7 @@ def meet(verb: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsy
     began: list[str] = []
     monkeypatch.setattr(TyperCommand, "invoke", lambda self, ctx: began.append(self.name))
     command = VERBS[verb]
+    monkeypatch.setattr("llmspec.cli.forms.holds_model", lambda path: path.name == "MODEL")
     context = command.make_context(verb, list(arguments))
     found = form(verb, {name.rstrip("_"): value for name, value in context.params.items()})
     try:

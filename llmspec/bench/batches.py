@@ -37,8 +37,9 @@ def batch(plan: Plan, phase: PhasePlan, index: int) -> Batch:
     return made
 
 
-def prompt(plan: Plan, length: int) -> list[int]:
-    """Random token ids."""
+def prompt(plan: Plan, length: int, row: int = 0) -> list[int]:
+    """Random token ids, others for each row."""
     import numpy as np
 
-    return [int(i) for i in np.random.default_rng([plan.seed, 1 << 20]).integers(0, plan.model.vocab, length)]
+    draw = np.random.default_rng([plan.seed, 1 << 20, *([row] if row else [])])
+    return [int(i) for i in draw.integers(0, plan.model.vocab, length)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from llmspec.bench.batches import batch, prompt
-from llmspec.bench.task import CHECKED, WARM, Result, Task, greedy, tokens_of
+from llmspec.bench.task import CHECKED, ROWS, WARM, Result, Task, greedy, tokens_of
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import Numbers, timed
@@ -15,11 +16,15 @@ from llmspec.model.device import allocated, open_device
 def run(task: Task) -> Result:
     """Measures the task in this process. Raises ToolchainError where a CPU has no compiler."""
     open_device(task.plan.device, task.plan.beam)
-    measure = {"train": train, "prefill": prefill, "decode": decode}[task.work]
-    seconds, check = measure(task)
+    if task.work == "train":
+        (seconds, check), read = train(task), 0
+    else:
+        made = decoder(task)
+        seconds, check = {"prefill": prefill, "decode": decode, "batch": batch_of_rows}[task.work](task, made)
+        read = made.read_bytes
     # A captured step keeps its memory, so that what is allocated after it is the most that ever was.
     held = peak_bytes() if task.plan.device.startswith("CPU") else allocated()
-    return Result(name=name(task.plan.device), seconds=seconds, check=check, peak_bytes=held)
+    return Result(name=name(task.plan.device), seconds=seconds, check=check, peak_bytes=held, read_bytes=read)
 
 
 def name(device: str) -> str:
@@ -80,31 +85,40 @@ def train(task: Task) -> tuple[Numbers, Numbers]:
     return timed(training.advance, task.steps), (first if check is None else check,)
 
 
-def decoder(plan: Plan) -> Any:
-    """A decoder with the plan's weights at step 0."""
+def decoder(task: Task) -> Any:
+    """A decoder with the weights of the task's model, or with the plan's at step 0."""
     from llmspec.backends.backend import backend
+    from llmspec.decoding.language_model import open_model
     from llmspec.model.decoder import Decoder
 
+    plan = task.plan
+    if task.model is not None:
+        return open_model(Path(task.model)).decoder
     return Decoder(plan.model, backend(plan.device, precision=plan.precision), realized(plan), 0)
 
 
-def prefill(task: Task) -> tuple[Numbers, Numbers]:
+def prefill(task: Task, made: Any) -> tuple[Numbers, Numbers]:
     """(seconds of prefills, logits of what follows the prompt)."""
-    made, tokens = decoder(task.plan), prompt(task.plan, tokens_of(task)[0])
+    tokens = prompt(task.plan, tokens_of(task)[0])
     cache, logits = made.prefill([tokens])
     for _ in range(WARM - 1):
         made.prefill([tokens], cache, reuse=False)
     return timed(lambda: made.prefill([tokens], cache, reuse=False), task.steps), tuple(logits[0, :CHECKED].tolist())
 
 
-def decode(task: Task) -> tuple[Numbers, Numbers]:
-    """(seconds of each decoded token, logits after the first)."""
+def decode(task: Task, made: Any, rows: int = 1) -> tuple[Numbers, Numbers]:
+    """(seconds of each step of `rows` texts, logits of the first one's after its first)."""
     length, decoded = tokens_of(task)
-    made, tokens = decoder(task.plan), prompt(task.plan, length + 1)
-    cache = made.cache()
+    prompts = [prompt(task.plan, length + 1, row) for row in range(rows)]
+    cache = made.cache(rows, length + 1 + decoded if rows > 1 else None)
 
     def begin() -> Any:
-        made.prefill([tokens[:length]], cache, reuse=False)
-        return made.step(cache, tokens[length:])
+        made.prefill([tokens[:length] for tokens in prompts], cache, reuse=False)
+        return made.step(cache, [tokens[length] for tokens in prompts])
 
-    return greedy(begin, lambda token: made.step(cache, [token]), decoded)
+    return greedy(begin, lambda tokens: made.step(cache, tokens), decoded)
+
+
+def batch_of_rows(task: Task, made: Any) -> tuple[Numbers, Numbers]:
+    """The same of many texts side by side."""
+    return decode(task, made, ROWS)

@@ -13,6 +13,8 @@ from llmspec.parts.base import Frozen
 Unit = Literal["s", "tokens/s", "share", "bytes"]
 AGREEMENT = 1e-4
 """Largest relative difference of what both sides compute first."""
+ROUNDED = 0.1
+"""The same where both round what they multiply, each in its own way."""
 
 
 class Row(Frozen):
@@ -84,11 +86,11 @@ def row(work: Work, figure: str, unit: Unit, ours: tuple[float, ...], theirs: tu
     )
 
 
-def agree(ours: Result, theirs: Result) -> None:
+def agree(ours: Result, theirs: Result, agreement: float = AGREEMENT) -> None:
     """Raises BenchError where the two sides did not compute the same."""
     difference = sum((a - b) ** 2 for a, b in zip(ours.check, theirs.check, strict=True)) ** 0.5
     scale = sum(b * b for b in theirs.check) ** 0.5
-    if not difference <= AGREEMENT * scale:  # so that NaN is no agreement
+    if not difference <= agreement * scale:  # so that NaN is no agreement
         shown = [
             f"{name}: {', '.join(f'{x:.6g}' for x in r.check[:3])}{' …' * (len(r.check) > 3)}"
             for name, r in ((ours.name, ours), (theirs.name, theirs))
@@ -96,7 +98,7 @@ def agree(ours: Result, theirs: Result) -> None:
         raise BenchError(
             Problem(
                 f"the two sides do not compute the same ({'; '.join(shown)})",
-                hint="report this: with the same weights and tokens they should agree to 1e-4",
+                hint=f"report this: with the same weights and tokens they should agree to {agreement:g}",
                 consequence="a ratio of times would compare two different computations",
             )
         )

@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any
 
 from llmspec.bench.peer_support import require
-from llmspec.bench.report import BenchReport, Row, WorkReport, agree, row
-from llmspec.bench.task import PEERS, WORKS, BenchError, Result, Side, Task, Work, tokens_of
+from llmspec.bench.report import AGREEMENT, ROUNDED, BenchReport, Row, WorkReport, agree, row
+from llmspec.bench.task import MODULES, PEERS, PROMPT, ROWS, WORKS, BenchError, Result, Side, Task, Work, tokens_of
 from llmspec.compiler.cost import pass_cost
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import Problem, one_of
@@ -33,17 +33,26 @@ def bench(
     phase: str | None = None,
     rounds: int = 3,
     steps: int | None = None,
+    prompt: int = PROMPT,
+    model: str | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
     """Measures the machine and a plan's work; `against` names the peers, `only` the works (all where left out).
 
-    The sides take turns in fresh processes, `rounds` times, so that a machine that slows down slows both.
+    The sides take turns in fresh processes, `rounds` times, so that a machine that slows down slows both. `prompt` is
+    the tokens of a prompt; `model` is a file or folder whose plan this is, and whose weights are taken.
 
     Raises:
         BenchError: an unknown name, a peer that is not installed or does not know the model, a process that failed,
             or two sides that do not compute the same.
     """
     works, peers = chosen(only, against)
+    if model is not None:
+        return _of_model(plan, works, peers, rounds, progress or _silent, steps=steps, prompt=prompt, model=model)
+    if "llama.cpp" in peers:
+        raise BenchError(
+            Problem("llama.cpp reads GGUF files, and this is a spec", hint="give a GGUF file in the spec's place")
+        )
     if not plan.phases:
         raise BenchError(
             Problem(
@@ -57,7 +66,35 @@ def bench(
     plan = plan.of(name)
     for peer in peers:
         require(peer, plan.model)
-    task = Task(side="llmspec", work="machine", plan=plan, phase=name, steps=steps)
+    task = Task(side="llmspec", work="machine", plan=plan, phase=name, steps=steps, prompt=prompt)
+    return _measured(task, works, peers, rounds, progress or _silent)
+
+
+def _silent(what: str, done: int, total: int) -> None: ...
+
+
+def _of_model(
+    plan: Plan, works: tuple[Work, ...], peers: tuple[Side, ...], rounds: int, progress: Progress, **task: Any
+) -> BenchReport:
+    """The works that trained weights can do. Raises BenchError for others, and for peers that read no such files."""
+    problems = [
+        Problem(f"{peer} is compared in what specs describe, with weights of step 0", hint="give a spec instead")
+        for peer in peers
+        if peer != "llama.cpp"
+    ]
+    if "llama.cpp" in peers and not task["model"].endswith(".gguf"):
+        problems.append(Problem(f"llama.cpp reads GGUF files, and {task['model']} is none", hint="export it to gguf"))
+    works = tuple(w for w in works if w != "train")
+    if not works:
+        problems.append(Problem("a model without a spec has no training step", hint="give a spec, with `phases:`"))
+    if problems:
+        raise BenchError(problems)
+    return _measured(Task(side="llmspec", work="machine", plan=plan, phase="", **task), works, peers, rounds, progress)
+
+
+def _measured(
+    task: Task, works: tuple[Work, ...], peers: tuple[Side, ...], rounds: int, progress: Progress
+) -> BenchReport:
     turns = [
         task.model_copy(update={"work": work, "side": side})
         for _ in range(rounds)
@@ -65,21 +102,17 @@ def bench(
         for side in sides(work, peers)
         if work != "machine"
     ]
-    if {"machine", "train"} & set(works):  # a step's share of the peak needs the peak
+    if {"machine", "train", "decode"} & set(works):  # shares of the machine's peak and of its memory's rate
         turns.insert(0, task)
-    machine, found = taken(turns, progress or (lambda what, done, total: None))
+    machine, found = taken(turns, progress)
     return BenchReport(
-        name=plan.name,
-        device=plan.device,
-        parameters=plan.model.parameters,
+        name=task.plan.name,
+        device=task.plan.device,
+        parameters=task.plan.model.parameters,
         rounds=rounds,
         machine=machine if "machine" in works else None,
         works=tuple(
-            reported(
-                task.model_copy(update={"work": w}),
-                [found[w, s] for s in sides(w, peers)],
-                machine.peak_flops if machine else None,
-            )
+            reported(task.model_copy(update={"work": w}), [found[w, s] for s in sides(w, peers)], machine)
             for w in works
             if w != "machine"
         ),
@@ -98,7 +131,8 @@ def taken(turns: Sequence[Task], say: Progress) -> tuple[Machine | None, dict[tu
             continue
         found[task.work, task.side].append(Result.model_validate_json(answer))
         if task.side != "llmspec":
-            agree(found[task.work, "llmspec"][-1], found[task.work, task.side][-1])
+            ours, theirs = found[task.work, "llmspec"][-1], found[task.work, task.side][-1]
+            agree(ours, theirs, AGREEMENT if task.model is None else ROUNDED)
     say("done", len(turns), len(turns))
     return machine, found
 
@@ -127,10 +161,10 @@ def chosen(only: Sequence[str], against: Sequence[str]) -> tuple[tuple[Work, ...
         problems += [
             Problem(
                 f"{module} is not installed",
-                hint="pip install 'llmspec[peers]'",
+                hint=f"pip install '{'llama-cpp-python' if peer == 'llama.cpp' else 'llmspec[peers]'}'",
                 consequence=f"there would be nothing to compare with in {' and '.join(PEERS[peer])}",
             )
-            for module in dict.fromkeys(("torch", peer))
+            for module in MODULES[peer]
             if importlib.util.find_spec(module) is None
         ]
     if problems:
@@ -171,7 +205,7 @@ def sides(work: Work, peers: Sequence[Side]) -> tuple[Side, ...]:
     return ("llmspec", *(p for p in peers if work in PEERS[p]))
 
 
-def reported(task: Task, found: list[list[Result]], peak: float | None) -> WorkReport:
+def reported(task: Task, found: list[list[Result]], machine: Machine | None) -> WorkReport:
     """The report of one work from what the processes of each side measured, llmspec's first."""
     work, ours, theirs = task.work, found[0], found[1] if len(found) > 1 else []
     seconds = [tuple(median(r.seconds) for r in side) for side in (ours, theirs)]
@@ -185,12 +219,17 @@ def reported(task: Task, found: list[list[Result]], peak: float | None) -> WorkR
         rows = [
             row(work, "step", "s", *seconds),
             rate(step_tokens(task), "speed", "tokens/s"),
-            *([rate(step_flops(task) / peak, "share of peak", "share")] if peak else []),
+            *([rate(step_flops(task) / machine.peak_flops, "share of peak", "share")] if machine else []),
         ]
     elif work == "prefill":
         rows = [row(work, "prompt", "s", *seconds), rate(tokens_of(task)[0], "speed", "tokens/s")]
-    else:
+    elif work == "decode":
         rows = [row(work, "token", "s", *seconds), rate(1, "speed", "tokens/s")]
+        if machine is not None and (read := ours[0].read_bytes):
+            share = tuple(read / s / machine.product_bytes for s in seconds[0])
+            rows.append(row(work, "share of memory rate", "share", share, ()))
+    else:
+        rows = [row(work, "step", "s", *seconds), rate(ROWS, "speed", "tokens/s")]
     return WorkReport(
         work=work,
         what=described(task),
@@ -226,4 +265,9 @@ def described(task: Task) -> str:
         shape = f"{phase.micro_batch_size} × {row_tokens(task)} tokens{passes}"
         return f"step of {task.phase}: {shape}, {phase.optimizer.kind}"
     prompt, decoded = tokens_of(task)
-    return f"a prompt of {prompt} tokens" if task.work == "prefill" else f"{decoded} tokens after {prompt + 1}, batch 1"
+    rows = ROWS if task.work == "batch" else 1
+    return (
+        f"a prompt of {prompt} tokens"
+        if task.work == "prefill"
+        else f"{decoded} tokens after {prompt + 1}, batch {rows}"
+    )

@@ -13,17 +13,29 @@ from llmspec.core.problems import LlmspecError, Problem
 from llmspec.forecast.timing import Numbers
 from llmspec.parts.base import Frozen
 
-Work = Literal["machine", "train", "prefill", "decode"]
-Side = Literal["llmspec", "torch", "transformers"]
-WORKS: tuple[Work, ...] = ("machine", "train", "prefill", "decode")
-PEERS: dict[Side, tuple[Work, ...]] = {"torch": ("train",), "transformers": ("prefill", "decode")}
+Work = Literal["machine", "train", "prefill", "decode", "batch"]
+Side = Literal["llmspec", "torch", "transformers", "llama.cpp"]
+WORKS: tuple[Work, ...] = ("machine", "train", "prefill", "decode", "batch")
+PEERS: dict[Side, tuple[Work, ...]] = {
+    "torch": ("train",),
+    "transformers": ("prefill", "decode"),
+    "llama.cpp": ("prefill", "decode", "batch"),
+}
 """What each peer is compared in."""
+MODULES: dict[Side, tuple[str, ...]] = {
+    "torch": ("torch",),
+    "transformers": ("torch", "transformers"),
+    "llama.cpp": ("llama_cpp",),
+}
+"""What each peer imports."""
 PROMPT = 128
 """Tokens of a prompt, where the context holds as many."""
 DECODED = 32
 """Tokens decoded, unless a number is given."""
 WARM = 3
 """Calls before the clock starts: the first captures a graph, the next ones bring memory and caches to rest."""
+ROWS, ROW_PROMPT = 16, 32
+"""Texts that are continued side by side, and the tokens of their prompts."""
 CHECKED = 64
 """Logits that the sides compare."""
 
@@ -42,6 +54,10 @@ class Task(Frozen):
     """The phase whose batch, optimizer and clipping a training step has."""
     steps: int | None = None
     """Timed calls; by time where None."""
+    model: str | None = None
+    """A file or folder whose weights are taken; those of step 0 where None."""
+    prompt: int = PROMPT
+    """Tokens of a prompt, where the context holds as many."""
 
 
 class Result(Frozen):
@@ -57,6 +73,8 @@ class Result(Frozen):
     """Numbers that both sides have to agree on: the first loss in nats, or logits."""
     peak_bytes: int
     """The most memory that the process has held on a CPU, that its tensors have on a GPU."""
+    read_bytes: int = 0
+    """Bytes of weights that a decoded token reads; 0 where that is not known."""
 
 
 def tokens_of(task: Task) -> tuple[int, int]:
@@ -66,7 +84,7 @@ def tokens_of(task: Task) -> tuple[int, int]:
     """
     context = task.plan.model.context
     if task.work == "prefill":
-        return min(PROMPT, context), 0
+        return min(task.prompt, context), 0
     decoded = min(task.steps or DECODED, context // 2 - 1)
     if decoded < 1:
         raise BenchError(
@@ -77,16 +95,19 @@ def tokens_of(task: Task) -> tuple[int, int]:
                 "no token could be timed",
             )
         )
-    return min(PROMPT, context - decoded - 1), decoded
+    return min(ROW_PROMPT if task.work == "batch" else task.prompt, context - decoded - 1), decoded
 
 
-def greedy(begin: Callable[[], Any], step: Callable[[int], Any], decoded: int) -> tuple[Numbers, Numbers]:
-    """(seconds of `decoded` greedy steps, logits before them); `begin` and `step(token)` give logits (1, V)."""
+def greedy(begin: Callable[[], Any], step: Callable[[list[int]], Any], decoded: int) -> tuple[Numbers, Numbers]:
+    """(seconds of `decoded` greedy steps, logits of the first row before them).
+
+    `begin` and `step(a token for each row)` give logits (R, V).
+    """
     for _ in range(WARM):
         logits = begin()
     check, seconds = tuple(map(float, logits[0, :CHECKED])), []
     for _ in range(decoded):
         before = time.perf_counter()
-        logits = step(int(logits[0].argmax()))
+        logits = step(logits.argmax(-1).tolist())
         seconds.append(time.perf_counter() - before)
     return tuple(seconds), check

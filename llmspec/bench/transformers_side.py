@@ -50,7 +50,7 @@ def decode(task: Task) -> tuple[Numbers, Numbers]:
         session.start(tokens[:length])
         return session.step(tokens[length])
 
-    return greedy(begin, session.step, decoded)
+    return greedy(begin, lambda tokens: session.step(tokens[0]), decoded)
 
 
 class Session:

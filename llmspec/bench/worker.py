@@ -31,6 +31,10 @@ def measured(task: Task) -> Result | Machine:
         from llmspec.bench import transformers_side
 
         return transformers_side.run(task)
+    if task.side == "llama.cpp":
+        from llmspec.bench import llama_cpp_side
+
+        return llama_cpp_side.run(task)
     from llmspec.bench import llmspec_side
 
     return llmspec_side.run(task)

@@ -7,25 +7,34 @@ from typing import Annotated, Any
 
 import typer
 
-from llmspec.api import compiled
+from llmspec.api import compiled, holds_model, model_folder
 from llmspec.cli.arguments import Json, Sets, place
 
 EXAMPLES = (
     "Examples:  `llmspec bench`  ·  "
     "`llmspec bench my.yaml --against torch --against transformers`  ·  "
+    "`llmspec bench model.gguf --against llama.cpp`  ·  "
     "`llmspec bench --only machine`"
 )
 
 
 def bench(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="SPEC", parser=place, help="A spec; quickstart by default.")
+        Path | None,
+        typer.Argument(
+            metavar="SPEC", parser=place, help="A spec, a run or another model's file or folder; quickstart by default."
+        ),
     ] = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(metavar="PEER", help="Compare with torch (training) or transformers (prefill, decode)."),
+        typer.Option(
+            metavar="PEER",
+            help="Compare with torch (training) or transformers (prefill, decode), a GGUF file with llama.cpp.",
+        ),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="WORK", help="machine, train, prefill or decode.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="WORK", help="machine, train, prefill, decode or batch.")
+    ] = None,
     phase: Annotated[str | None, typer.Option(help="The phase whose step is measured; the first by default.")] = None,
     rounds: Annotated[
         int, typer.Option(min=1, max=100, help="Rounds in which all sides are measured, one after another.")
@@ -33,6 +42,7 @@ def bench(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps timed in a round; by default as many as take a few seconds.")
     ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt that is read.")] = 128,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
@@ -40,10 +50,19 @@ def bench(
     from llmspec.bench.run import bench as measure
     from llmspec.render.report_bench import progress, show
 
-    _, plan = compiled(spec or Path("quickstart"), set_)
+    model = str(spec) if spec is not None and holds_model(spec) else None
+    plan = model_folder(spec).plan() if model else compiled(spec or Path("quickstart"), set_)[1]
     with progress() as say:
         report = measure(
-            plan, only=only or (), against=against or (), phase=phase, rounds=rounds, steps=steps, progress=say
+            plan,
+            only=only or (),
+            against=against or (),
+            phase=phase,
+            rounds=rounds,
+            steps=steps,
+            prompt=prompt_tokens,
+            model=model,
+            progress=say,
         )
     if json_:
         return report.model_dump(mode="json")

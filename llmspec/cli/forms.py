@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmspec.api import is_spec
+from llmspec.api import holds_model, is_spec
 from llmspec.core.problems import LlmspecError, Problem
 
 
@@ -56,8 +56,9 @@ NEW_EXAMPLE = _form("new FOLDER", "text chat json", "without --text or --chat")
 SCHEMA = _form("schema", "out")
 IMPORT = _form("import PATH --out DIR", "out json")
 EXPORT = _form("export [RUN] --out DIR", "to out family shard_size phase json")
-BENCH = _form("bench [SPEC]", "against only phase rounds steps set json")
-BENCH_DECODING = _form("bench --only decode", "against only rounds steps set json")
+BENCH = _form("bench [SPEC]", "against only phase rounds steps prompt_tokens set json")
+BENCH_DECODING = _form("bench --only decode", "against only rounds steps prompt_tokens set json")
+BENCH_MODEL = _form("bench MODEL", "against only rounds steps prompt_tokens json")
 BENCH_MACHINE = _form("bench --only machine", "only set json")
 
 FORMS = (
@@ -83,6 +84,7 @@ FORMS = (
     EXPORT,
     BENCH,
     BENCH_DECODING,
+    BENCH_MODEL,
     BENCH_MACHINE,
 )
 
@@ -101,6 +103,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
         return SAMPLE_PLAIN if values.get("plain") else SAMPLE_CHAT
     if verb == "new":
         return NEW if values.get("text") else NEW_CHAT if values.get("chat") else NEW_EXAMPLE
+    if verb == "bench" and values.get("spec") is not None and holds_model(values["spec"]):
+        return BENCH_MODEL
     if verb == "bench" and (only := set(values.get("only") or ())):
         return BENCH_MACHINE if only == {"machine"} else BENCH_DECODING if "train" not in only else BENCH
     return next(found for found in FORMS if found.verb == verb)

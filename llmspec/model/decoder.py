@@ -70,6 +70,17 @@ class Decoder:
         """Bytes of the KV cache for each row of so many places, the context where left out."""
         return sum(4 * math.prod(shape) for shape in self._shapes(1, places or self.context).values())
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of weights that a token reads: all but those of tables in which it looks up a row; 0 where it chooses
+        among experts."""
+        if any(len(t.shape) > 2 for t in self._plan.tensors):
+            return 0
+        tied = any(getattr(head, "tied", False) for head in self._plan.heads.values())
+        looked_up = {t.name for t in self._plan.tensors if t.role == "embedding"}
+        looked_up -= {f"{walk.EMBEDDING}.weight"} if tied else set()
+        return sum(int(tensor.nbytes()) for name, tensor in self._weights.items() if name not in looked_up)
+
     def fit(self, rows: int, tokens: int) -> tuple[int, int]:
         """How many rows, up to `rows`, and of how many places, at least `tokens`, a cache is to have.
 
