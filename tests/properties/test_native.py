@@ -18,6 +18,7 @@ import expert_cases
 import kernel_cases
 import numpy as np
 import pytest
+import quantised_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import Case, call, check
@@ -29,7 +30,7 @@ open_device("CPU")
 from llmspec.backends.cpu import early, native  # noqa: E402  (the compiler comes first)
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKERS = {**kernel_cases.ROW_MAKERS, **attention_cases.ATTENTION, **expert_cases.EXPERTS}
+MAKERS = {**kernel_cases.ROW_MAKERS, **attention_cases.ATTENTION, **expert_cases.EXPERTS, **quantised_cases.QUANTISED}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -142,9 +143,10 @@ from kernels import drive, exactly_sized, mislead
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
 from expert_cases import EXPERTS
+from quantised_cases import QUANTISED
 library = ctypes.CDLL(sys.argv[1])
 library.start_threads(ctypes.c_int64(3))
-makers = {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS}
+makers = {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS, **QUANTISED}
 if sys.argv[2] == "0":  # one row more than there is
     case = makers["table"](lambda values: values[-1])[0]
     arrays = [exactly_sized(a).__enter__() for a in (case.outputs[0].exact.astype("f4"), *case.given)]

@@ -191,9 +191,10 @@ from kernels import drive
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
 from expert_cases import EXPERTS
+from quantised_cases import QUANTISED
 library = native.library()
 print(library.thread_count())
-print("\\n".join(drive(library, {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS}, 12)))
+print("\\n".join(drive(library, {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS, **QUANTISED}, 12)))
 """
 
 

@@ -22,6 +22,8 @@ FUNCTIONS = (
     "linear",
     "linear_backward",
     "linear_by_sequence",
+    "quantised_linear",
+    "quantised_rows",
     "router",
     "router_backward",
     "dispatch",
