@@ -1,21 +1,24 @@
-"""Folders that a model can be opened from: runs, models without a run, and those of others."""
+"""What a model can be opened from: runs, models without a run, and folders and files of others."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from llmspec.formats.gguf.importing import GGUFFile, is_gguf
 from llmspec.formats.hf.importing import HFFolder, is_hf_folder
 from llmspec.runs import model_folder
 from llmspec.runs.stored import StoredModel
 
 
 def is_model(path: Path) -> bool:
-    """Whether a folder is a model without a run, of ours or of others."""
-    return model_folder.is_model_folder(path) or is_hf_folder(path)
+    """Whether a path is a model without a run, of ours or of others."""
+    return model_folder.is_model_folder(path) or is_hf_folder(path) or is_gguf(path)
 
 
 def stored_model(path: Path) -> StoredModel:
-    """The folder of a model: with a run around it or without, or one of transformers.
+    """The folder of a model, with a run around it or without, or one of transformers; or a GGUF file.
 
     Raises RunError where it is none."""
+    if is_gguf(path):
+        return GGUFFile(path)
     return HFFolder(path) if is_hf_folder(path) else model_folder.stored_model(path)

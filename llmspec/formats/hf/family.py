@@ -16,6 +16,8 @@ from llmspec.parts.base import Frozen
 FOLDER = Path(__file__).parent / "families"
 SHARED = "_shared"
 """The table of what all families have in common."""
+OTHER = "*"
+"""Stands among the values of a field for all that are not named."""
 Via = Literal["same", "inverse_sqrt", "half_plus_one", "less_two"]
 """How a number of config.json becomes one of a spec: as it is, x^(-1/2), x // 2 + 1, or x - 2."""
 
@@ -135,6 +137,10 @@ class Mapped(Frozen):
     """A module of ours without which this is not the file's name; '' for none."""
     stack: bool = False
     """Whether `#` in the file's name counts tensors that are one of ours, stacked."""
+    rows: Literal["as_ours", "interleaved"] = "as_ours"
+    """Order of a matrix's rows within each head: that of ours, whose halves turn together, or that of neighbours."""
+    offset: float = 0.0
+    """What the file's numbers have more than ours: 1 where a scale lies there whole, which ours has less 1."""
 
     @field_validator("to", mode="before")
     @classmethod
@@ -195,20 +201,21 @@ class Shared(Frozen):
     ignored: tuple[str, ...] = Field(strict=False)
 
 
-def _read(name: str) -> Any:
+def read_table(path: Path) -> Any:
+    """A table as plain data."""
     from llmspec.spec.recovery import parse
 
-    path = FOLDER / f"{name}.yaml"
     root = parse(path.read_text("utf-8"), str(path))
     assert root.root is not None and not root.problems, f"{path} is no YAML: {root.problems}"
     return root.root.data()
 
 
-def _merged(found: Any) -> Any:
+def merged(folder: Path, name: str) -> Any:
     """A table whose `tensors` are `like` another's: theirs, and its own before them."""
+    found = read_table(folder / f"{name}.yaml")
     tensors = dict(found["tensors"])
     if like := tensors.pop("like", None):
-        base = _merged(_read(like))["tensors"]
+        base = merged(folder, like)["tensors"]
         tensors = {**base, **tensors, "map": {**base["map"], **tensors.get("map", {})}}
     return {**found, "tensors": tensors}
 
@@ -216,14 +223,14 @@ def _merged(found: Any) -> Any:
 @cache
 def shared() -> Shared:
     """What all families have in common."""
-    return Shared.model_validate(_read(SHARED))
+    return Shared.model_validate(read_table(FOLDER / f"{SHARED}.yaml"))
 
 
 @cache
 def families() -> dict[str, Family]:
     """Every family by the name of its file, in alphabetical order."""
     names = sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem != SHARED)
-    return {name: Family.model_validate(_merged(_read(name))) for name in names}
+    return {name: Family.model_validate(merged(FOLDER, name)) for name in names}
 
 
 def family_of(model_type: str) -> Family | None:

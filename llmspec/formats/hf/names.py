@@ -6,11 +6,13 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from llmspec.compiler.plan import ModelPlan
 from llmspec.compiler.walk import layer_dims
 from llmspec.formats.hf.family import Architecture, Family, Mapped
+from llmspec.parts.base import Dims
 
 Shape = tuple[int, ...]
 Arrays = dict[str, Any]
@@ -37,7 +39,7 @@ def groups(family: Family, architecture: Architecture, model: ModelPlan, prefixe
     """The tensors of a model as a file of the family has them. `prefixed`: whether the body's names begin with its
     prefix. Raises Unmapped."""
     shapes = {t.name: t.shape for t in model.tensors}
-    heads = layer_dims(model)[0].heads
+    dims = layer_dims(model)[0]
     prefix = family.tensors.prefix if prefixed else ""
     table = {prefix + theirs: mapped for theirs, mapped in family.tensors.map.items()}
     table |= {theirs: Mapped.model_validate({"to": ours}) for theirs, ours in architecture.tensors.items()}
@@ -55,7 +57,7 @@ def groups(family: Family, architecture: Architecture, model: ModelPlan, prefixe
                 continue
             layer, leaf = match["layer"] if "layer" in match.groupdict() else "", match["leaf"] or ""
             if not mapped.needs or mapped.needs.replace("*", layer) + leaf in shapes:
-                group = _group(theirs, mapped, layer, leaf, shapes, heads)
+                group = _group(theirs, mapped, layer, leaf, shapes, dims)
                 break
         else:
             raise Unmapped(name)
@@ -69,7 +71,7 @@ def _pattern(ours: str) -> re.Pattern[str]:
     return re.compile(rf"{at}(?P<leaf>\.(?:{'|'.join(LEAVES)}))?")
 
 
-def _group(theirs: str, mapped: Mapped, layer: str, leaf: str, shapes: Mapping[str, Shape], heads: int) -> Group:
+def _group(theirs: str, mapped: Mapped, layer: str, leaf: str, shapes: Mapping[str, Shape], dims: Dims) -> Group:
     names = [ours.replace("*", layer) + leaf for ours in mapped.to]
     if missing := next((n for n in names if n not in shapes), None):
         raise Unmapped(missing)
@@ -81,8 +83,21 @@ def _group(theirs: str, mapped: Mapped, layer: str, leaf: str, shapes: Mapping[s
         shape = own[0][1]
         if mapped.transposed and len(shape) == 2:
             return Group(((name, shape[::-1]),), tuple(own), lambda a: [a[0].T], lambda a: [a[0].T])
+        if mapped.rows == "interleaved":
+            order = _neighbours(shape[0], dims.head_dim)
+            back = sorted(range(len(order)), key=order.__getitem__)
+            return Group(((name, shape),), tuple(own), lambda a: [a[0][order]], lambda a: [a[0][back]])
+        if mapped.offset:
+            more = mapped.offset
+            return Group(((name, shape),), tuple(own), lambda a: [a[0] - more], lambda a: [a[0] + more])
         return Group(((name, shape),), tuple(own), list, list)
-    return _fused(name, own, mapped, heads)
+    return _fused(name, own, mapped, dims.heads)
+
+
+def _neighbours(rows: int, head_dim: int) -> list[int]:
+    """Where the rows of our matrices, whose heads turn their halves together, lie where neighbours turn together."""
+    half = head_dim // 2
+    return [head + 2 * i + j for head in range(0, rows, head_dim) for j in range(2) for i in range(half)]
 
 
 def _stacked(name: str, ours: tuple[str, Shape], transposed: bool) -> Group:
@@ -109,7 +124,8 @@ def _fused(name: str, ours: list[tuple[str, Shape]], mapped: Mapped, heads: int)
         if mapped.join == "heads":
             per = array.reshape(heads, len(rows), rows[0] // heads, *whole[1:])
             return [per[:, i].reshape(rows[0], *whole[1:]) for i in range(len(rows))]
-        return list(np.split(array, np.cumsum(rows)[:-1], axis=0))
+        ends = list(accumulate(rows))
+        return [array[end - n : end] for n, end in zip(rows, ends, strict=True)]
 
     def join(arrays: Sequence[Any]) -> list[Any]:
         if mapped.join == "heads":

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmspec.core.problems import Problem, nearest
 from llmspec.formats.hf import rope
-from llmspec.formats.hf.family import Architecture, Family, FromField, LayersAbsent, RopeOf, Rule, families, family_of
+from llmspec.formats.hf.family import (
+    OTHER,
+    Architecture,
+    Family,
+    FromField,
+    LayersAbsent,
+    RopeOf,
+    Rule,
+    Shared,
+    families,
+    family_of,
+)
 from llmspec.formats.hf.family import shared as in_common
 from llmspec.formats.hf.values import forward, put, same, spelled
 from llmspec.spec.schema import ModelSpec
@@ -74,7 +85,7 @@ def read_config(config: Mapping[str, Any], file: str = "config.json") -> Read | 
                 f"{file}: the architecture {str(architecture or named)[:80]!r} is not known", hint=f"known are: {known}"
             ),
         ]
-    reader = _Reader(config, Read(family, architecture, problems=problems), file)
+    reader = Reader(config, Read(family, architecture, problems=problems), file)
     reader.run()
     return reader.read
 
@@ -89,9 +100,13 @@ def _no_family(model_type: Any, file: str) -> Problem:
     )
 
 
-class _Reader:
-    def __init__(self, config: Mapping[str, Any], read: Read, file: str) -> None:
+class Reader:
+    """Applies a mapping table to the fields of a file; what is not understood is added to `read.problems`."""
+
+    def __init__(self, config: Mapping[str, Any], read: Read, file: str, common: Shared | None = None) -> None:
+        """`common`: what all tables of the format share, that of config.json if left out."""
         self.config, self.read, self.file = config, read, file
+        self.common = in_common() if common is None else common
         self.family = read.family
         self.architecture: Architecture = read.family.architectures[read.architecture]
         self.rules = {**self.family.fields, **self.architecture.fields}
@@ -110,12 +125,16 @@ class _Reader:
         self.blocks(model)
         self.read.model = {key: model[key] for key in ModelSpec.model_fields if key in model}
 
+    def more_known(self) -> Iterable[str]:
+        """Fields that no rule names and that are looked at all the same."""
+        return (*rope.fields(self.family.rope), *CODE, *QUANTISED)
+
     # -- every field ---------------------------------------------------------------------------------------------------
     def everything_is_known(self) -> None:
-        family, common = self.family, in_common()
+        family, common = self.family, self.common
         fixed = {**common.fixed, **family.fixed}
         layers = family.layers
-        known = {*self.rules, *rope.fields(family.rope), *CODE, *QUANTISED}
+        known = {*self.rules, *self.more_known()}
         known |= {n for rule in self.rules.values() for follow in rule.beside.values() for n in follow}
         if layers is not None:
             known |= {layers.field, *_asked(layers.absent)}
@@ -178,8 +197,9 @@ class _Reader:
                 self.wrong(f"the field `{name}` is missing", consequence="nothing says how large the model is")
             return
         if rule.choose:
-            choices = in_common().choices[rule.choose] if isinstance(rule.choose, str) else rule.choose
-            chosen = choices.get(spelled(value)) if value is None or isinstance(value, str | bool | int) else None
+            choices = self.common.choices[rule.choose] if isinstance(rule.choose, str) else rule.choose
+            plain = value is None or isinstance(value, str | bool | int)
+            chosen = choices.get(spelled(value), choices.get(OTHER)) if plain else None
             if chosen is None:
                 self.wrong(
                     f"`{name}` is {str(value)[:80]!r}, which is not understood", f"known are: {', '.join(choices)}"
@@ -294,11 +314,15 @@ class _Reader:
     def position(self, whole: dict[str, Any], of: RopeOf, kind: str | None) -> None:
         context = self.read.model.get("context")
         try:
-            whole["position"] = rope.read(self.config, of, kind, context)
+            whole["position"] = self.rope(of, kind, context)
         except rope.Unreadable as error:
             self.wrong(f"rotary positions: {error}", consequence="the model would misread positions")
             return
         self.read.model["context"] = rope.extended(whole["position"], context)
+
+    def rope(self, of: RopeOf, kind: str | None, context: Any) -> dict[str, Any]:
+        """The `position:` of a type of layer, None where all are alike. Raises rope.Unreadable."""
+        return rope.read(self.config, of, kind, context)
 
     def types(self, count: Any) -> list[str]:
         """The type of each layer."""

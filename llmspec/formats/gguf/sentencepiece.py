@@ -1,0 +1,107 @@
+"""SentencePiece's models as tokenizer.json (google/sentencepiece; Kudo & Richardson 2018, arXiv:1808.06226)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from llmspec.formats.gguf.tokens import BYTE, CONTROL, UNKNOWN, UNUSED, Piece
+
+SPACE = "▁"
+"""What stands for a space in pieces."""
+
+
+def by_scores(pieces: Sequence[Piece], unknown: str | None, spaced: bool, special: set[int]) -> dict[str, Any]:
+    """BPE that merges the neighbours whose joint piece has the highest score, over all of a text.
+
+    Args:
+        pieces: the vocabulary in the order of its ids.
+        unknown: spelling of the piece for what cannot be spelled; bytes come first where the vocabulary has them.
+        spaced: whether a space is put before a text.
+        special: ids that no text spells, and no merge makes.
+    """
+    bytes_too = any(piece.kind == BYTE for piece in pieces)
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unknown,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": bytes_too,
+        "ignore_merges": False,
+        "vocab": {piece.text: i for i, piece in enumerate(pieces)},
+        "merges": merges(pieces, special),
+    }
+    return {**_around(spaced), "pre_tokenizer": None, "model": model}
+
+
+def merges(pieces: Sequence[Piece], special: Iterable[int] = ()) -> list[list[str]]:
+    """Every pair of pieces that make a third, the highest score of that first, then the lowest id."""
+    kept = {*special}
+    own = {
+        piece.text: i for i, piece in enumerate(pieces) if i not in kept and piece.kind not in (BYTE, CONTROL, UNKNOWN)
+    }
+    found = []
+    for text, i in own.items():
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in own and right in own:
+                found.append((-pieces[i].score, i, [left, right]))
+    found.sort(key=lambda one: one[:2])
+    return [pair for _, _, pair in found]
+
+
+def unigram(
+    pieces: Sequence[Piece], unknown: int | None, charsmap: bytes | None, spaced: bool, squeezed: bool
+) -> dict[str, Any]:
+    """The pieces of a text whose scores have the largest sum.
+
+    Args:
+        pieces: the vocabulary in the order of its ids.
+        unknown: id of the piece for what cannot be spelled.
+        charsmap: which characters become which before, as SentencePiece compiles it.
+        spaced: whether a space is put before a text.
+        squeezed: whether of several spaces one is left.
+    """
+    around = _around(spaced)
+    before: list[dict[str, Any]] = []
+    if charsmap is not None:
+        before.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
+    if squeezed:
+        before.append({"type": "Strip", "strip_left": True, "strip_right": True})
+        before.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+    scheme = "always" if spaced else "never"
+    words = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
+    lowest = min((piece.score for piece in pieces), default=0.0)
+    # Pieces of no text keep their ids, and are worse than any way around them.
+    idle = (BYTE, CONTROL, UNUSED)
+    vocab = [[p.text, p.score if p.kind not in idle else lowest - 10_000.0] for p in pieces]
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": before} if before else None,
+        "pre_tokenizer": words,
+        "decoder": around["decoder"],
+        "model": {
+            "type": "Unigram",
+            "unk_id": unknown,
+            "vocab": vocab,
+            "byte_fallback": any(piece.kind == BYTE for piece in pieces),
+        },
+    }
+
+
+def _around(spaced: bool) -> dict[str, Any]:
+    """Spaces as pieces have them, and back."""
+    to = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    back: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if spaced:
+        back.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*([{"type": "Prepend", "prepend": SPACE}] if spaced else []), to]},
+        "decoder": {"type": "Sequence", "decoders": back},
+    }
