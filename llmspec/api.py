@@ -45,7 +45,7 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[SpecReading, Plan
     from llmspec.spec import read_spec
     from llmspec.training.prompts import check_prompts
 
-    if (path / "plan.json").is_file():
+    if (path / "plan.json").is_file() or (path.is_file() and is_saved_model(path)):
         raise SpecError(_no_spec(path))
     if path.suffix in (".json", ".jsonl") and (path.parent / "plan.json").is_file():
         raise SpecError(_no_spec(path.parent))
@@ -81,7 +81,9 @@ def is_spec(path: Path) -> bool:
     """Whether a path is meant as a spec, and not as a run directory."""
     from llmspec.core.shipped import find
 
-    return path.is_file() or path.suffix in (".yaml", ".yml") or (not path.exists() and find(path) is not None)
+    if path.is_file():
+        return not is_saved_model(path)
+    return path.suffix in (".yaml", ".yml") or (not path.exists() and find(path) is not None)
 
 
 # -- check ---------------------------------------------------------------------------------------------------------
@@ -281,12 +283,13 @@ def model_folder(path: Path | None) -> StoredModel:
 
 def origin_of(path: Path | None) -> str:
     """The mapping table that a model was imported by; '' where it was trained here."""
+    from llmspec.formats.gguf.importing import GGUFFile
     from llmspec.formats.hf.importing import HFFolder
     from llmspec.runs.model_folder import ModelFolder
 
     folder = model_folder(path)
-    if isinstance(folder, HFFolder):
-        return folder.family.model_type
+    if isinstance(folder, HFFolder | GGUFFile):
+        return folder.origin
     return folder.notes.origin if isinstance(folder, ModelFolder) else ""
 
 

@@ -17,15 +17,13 @@ EXAMPLES = (
 
 
 def import_model(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", parser=place, help="A Hugging Face folder: config.json and safetensors.")
-    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", parser=place, help="A Hugging Face folder, or a GGUF file.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", parser=place, help="Folder to write, absent yet.")
     ] = None,
     json_: Json = False,
 ) -> Any:
-    """Import a model of transformers: its weights, its tokenizer, and the spec that describes it."""
+    """Import a model of transformers or llama.cpp: its weights, its tokenizer, and the spec that describes it."""
     from llmspec.exchange.importing import import_folder
     from llmspec.render.report_exchange import show_imported
     from llmspec.render.waiting import waiting

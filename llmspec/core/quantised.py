@@ -139,6 +139,11 @@ class Quantised:
         return True
 
 
+def as_float32(array: Array | Quantised) -> Array:
+    """An array as it is, or the numbers of a quantised one: what is computed with where nothing reads its type."""
+    return array.dequantised() if isinstance(array, Quantised) else array
+
+
 def quantise(type: str, array: Array, name: str = "a tensor") -> Quantised:
     """float32 numbers in a type of weights, the same bytes on every processor.
 

@@ -63,7 +63,9 @@ def read_regular(path: Path, most: int, *, links: bool = True) -> bytes:
     """All of a regular file of at most `most` bytes. Raises TooLarge, and what `open_regular` raises."""
     with open_regular(path, links=links) as file:
         size = os.fstat(file.fileno()).st_size
-        raw = file.read(most + 1) if size <= most else b""
+        raw = file.read(size + 1) if size <= most else b""  # more at once would be allocated, however short the file
+        if len(raw) > size:  # it has grown, or is of those whose size the system does not say
+            raw += file.read(most - size)
     if size > most or len(raw) > most:
         error = TooLarge(errno.EFBIG, f"has {max(size, len(raw)):,} bytes, and {most:,} are read at most", str(path))
         error.size = max(size, len(raw))

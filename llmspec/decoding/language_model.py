@@ -18,6 +18,7 @@ from llmspec.compiler.sound import too_large
 from llmspec.core.devices import automatic
 from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, RunError, SpecError, one_of
+from llmspec.core.quantised import as_float32
 from llmspec.core.units import size
 from llmspec.decoding.answer import Event
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
@@ -55,7 +56,7 @@ class LanguageModel:
         start = codec.specials.start_of(plan.model.decoder_start)
         with owner.turn():
             self._backend = backend(plan.device, plain, plan.precision)
-            self._weights = tensors_from_numpy(**{t.name: weights[t.name] for t in plan.model.tensors})
+            self._weights = tensors_from_numpy(**{t.name: as_float32(weights[t.name]) for t in plan.model.tensors})
             self._model = Transformer(plan.model)
             self._tables = tensors_from_numpy(**self._model.tables())
             self._graphs = Graphs(lambda: self._backend.jit(self._forward, digest(plan.model.model_dump(mode="json"))))

@@ -1,4 +1,4 @@
-"""`llmspec import`: a folder of transformers becomes a model folder with the spec that describes it."""
+"""`llmspec import`: a folder of transformers or a GGUF file becomes a model folder with its spec."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import RunError
+from llmspec.formats.gguf.importing import GGUFFile, is_gguf
 from llmspec.formats.hf.importing import HFFolder, is_hf_folder
 from llmspec.parts.base import Frozen
 from llmspec.runs.model_folder import save_model
@@ -32,17 +33,13 @@ class Imported(Frozen):
 def import_folder(
     source: Path, out: Path, progress: Callable[[str, float, float], None] = lambda what, done, total: None
 ) -> Imported:
-    """Writes the model of a Hugging Face folder into a new folder, with `spec.yaml`, which describes it.
+    """Writes the model of a Hugging Face folder or of a GGUF file into a new folder, with `spec.yaml`, which describes
+    it. Quantised weights stay as they are.
 
     Raises RunError with everything that is not understood, is damaged or does not fit together.
     """
-    if not is_hf_folder(source):
-        there = "it has no config.json" if source.is_dir() else "there is no such folder"
-        if (source / "plan.json").is_file():
-            there = "it is a folder of llmspec's own, which needs no import"
-        raise RunError(f"{source} is no Hugging Face folder: {there}", hint="give the folder that holds config.json")
-    folder = HFFolder(source)
-    progress("reading config.json", 0, 0)
+    folder = opened(source)
+    progress(f"reading {'metadata' if isinstance(folder, GGUFFile) else 'config.json'}", 0, 0)
     plan = folder.plan()
     codec = folder.tokenizer(plan)
     phase, weights, notices = folder.weights(plan, progress=progress)
@@ -55,16 +52,33 @@ def import_folder(
         weights,
         phase=phase,
         chat=folder.chat(plan, phase),
-        origin=folder.family.model_type,
+        origin=folder.origin,
         more={SPEC: spec_text(own, source)},
     )
     return Imported(
         path=str(out),
-        family=folder.family.model_type,
-        architecture=folder.read.architecture,
+        family=folder.origin,
+        architecture=folder.architecture_name,
         parameters=plan.model.parameters,
         notices=tuple(notices),
     )
+
+
+def opened(source: Path) -> HFFolder | GGUFFile:
+    """What a path holds of others. Raises RunError where that is nothing that is imported."""
+    if is_gguf(source):
+        return GGUFFile(source)
+    if is_hf_folder(source):
+        return HFFolder(source)
+    there = "it has no config.json" if source.is_dir() else "there is no such folder"
+    hint = "give the folder that holds config.json, or a GGUF file"
+    if source.is_file():
+        there = "it is another file"
+    elif (source / "plan.json").is_file():
+        there = "it is a folder of llmspec's own, which needs no import"
+    elif found := sorted(path.name for path in source.glob("*.gguf")):
+        hint = f"give the file {source / found[0]}"
+    raise RunError(f"{source} is no Hugging Face folder: {there}", hint=hint)
 
 
 def beside(tokenizer: Any) -> Any:

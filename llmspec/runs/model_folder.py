@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from llmspec.compiler.plan import Plan
 from llmspec.core.hashing import digest
 from llmspec.core.problems import RunError
+from llmspec.core.quantised import Quantised
 from llmspec.parts.base import Frozen
 from llmspec.parts.sources.base import Attribution
 from llmspec.runs import tensors
@@ -47,6 +48,8 @@ class ModelNotes(Frozen):
     """Mapping table of the format that the model was imported from; '' where it was trained here."""
     sources: dict[str, SourceNotes] = Field(default_factory=dict)
     """What the model has read, by the sources' names."""
+    types: dict[str, str] = Field(default_factory=dict)
+    """Names of quantised tensors -> their type, as core.weight_types names it; the others are float32."""
 
 
 class ModelFolder(StoredModel):
@@ -87,7 +90,7 @@ class ModelFolder(StoredModel):
             )
         with read_errors(path):
             try:
-                found, hashed = tensors.read(path, {t.name: t.shape for t in plan.model.tensors})
+                found, hashed = tensors.read(path, {t.name: t.shape for t in plan.model.tensors}, notes.types)
             except FileNotFoundError:
                 raise RunError(f"{path} is missing", hint=self.again) from None
             except tensors.WrongTensors as e:
@@ -134,7 +137,8 @@ def save_model(
     more: Mapping[str, str] | None = None,
 ) -> ModelFolder:
     """Writes a model into a new folder, aside and renamed once it is whole: `tokenizer` is the text of tokenizer.json,
-    `weights` are float32 arrays by the names of the plan's tensors, `more` further texts by the names of their files.
+    `weights` are float32 arrays, or Quantised, by the names of the plan's tensors, `more` further texts by the names of
+    their files.
 
     Raises RunError where something stands there already, or the folder cannot be written.
     """
@@ -151,6 +155,7 @@ def save_model(
             tokenizer=digest(tokenizer),
             origin=origin,
             sources={a.source: SourceNotes(license=a.license, attribution=a.attribution) for a in attributions},
+            types={t.name: w.type for t in plan.model.tensors if isinstance(w := weights[t.name], Quantised)},
         )
         write_text(aside / TOKENIZER, tokenizer)
         write_json(aside / PLAN, plan.dump())

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from llmspec.core import strict_json
 from llmspec.core.disk import open_plain, reading
+from llmspec.core.quantised import Quantised
+from llmspec.core.weight_types import TYPES
 
 Shapes = Mapping[str, tuple[int, ...]]
 HEADER = 100_000_000
@@ -31,18 +33,22 @@ class WrongTensors(Exception):
 
 
 def write(path: Path, arrays: Mapping[str, Any], about: Mapping[str, str] | None = None) -> str:
-    """Writes float32 arrays into a new file, synced, with texts `about` it; returns its sha256 (hex).
+    """Writes float32 arrays into a new file, synced, with texts `about` it; returns its sha256 (hex). The bytes of a
+    Quantised are written as they are, as numbers of 8 bits (rows, bytes a row).
 
     Raises OSError.
     """
     import numpy as np
 
-    names = sorted(arrays)  # as the library orders them: by type, of which there is one here, then by name
+    arrays = {name: a.data if isinstance(a, Quantised) else np.asarray(a, "<f4") for name, a in arrays.items()}
+    # As the library orders them: by the width of their type, then by name.
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
     end = 0
     for name in names:
-        start, end = end, end + 4 * arrays[name].size
-        header[name] = {"dtype": "F32", "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+        start, end = end, end + arrays[name].nbytes
+        dtype = "F32" if arrays[name].itemsize == 4 else "U8"
+        header[name] = {"dtype": dtype, "shape": list(arrays[name].shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     hashed = hashlib.sha256()
@@ -59,31 +65,48 @@ def write(path: Path, arrays: Mapping[str, Any], about: Mapping[str, str] | None
         put(struct.pack("<Q", len(text)) + text)
         for name in names:
             if arrays[name].size:
-                put(np.ascontiguousarray(arrays[name], "<f4").reshape(-1))
+                put(np.ascontiguousarray(arrays[name]).reshape(-1))
         os.fsync(f.fileno())
     return hashed.hexdigest()
 
 
-def read(path: Path, expected: Shapes) -> tuple[dict[str, Any], str]:
-    """(name -> float32 array, sha256 of the file): exactly the arrays of `expected`.
+def read(path: Path, expected: Shapes, types: Mapping[str, str] | None = None) -> tuple[dict[str, Any], str]:
+    """(name -> array, sha256 of the file): exactly the arrays of `expected`, float32; a Quantised of those that `types`
+    has a type of weights for.
 
     Raises:
         OSError: the file cannot be read.
-        WrongTensors: other names, shapes or types than expected, or a file that is none of these.
+        WrongTensors: other names, shapes or types than expected, types that do not fit, or a file that is none of
+            these.
     """
     import numpy as np
 
+    lying = _lying(expected, types or {})
     with reading(path) as f:
         found = os.fstat(f.fileno()).st_size
         hashed = hashlib.sha256()
-        places, start = _header(f, found, expected, hashed)
-        out = {name: np.empty(shape, np.float32) for name, shape in expected.items()}
+        places, start = _header(f, found, lying, hashed)
+        out = {name: np.empty(shape, np.uint8 if dtype == "U8" else "<f4") for name, (dtype, shape) in lying.items()}
         for name in sorted(places, key=lambda n: places[n]):
             if out[name].size:
                 _fill(f, out[name].reshape(-1).view(np.uint8).data, hashed)
         if f.read(1) or f.tell() != found or found != start + sum(a.nbytes for a in out.values()):
             raise WrongTensors("its length changed while it was read")
-    return out, hashed.hexdigest()
+    made = {name: Quantised(kind, expected[name], out[name]) for name, kind in (types or {}).items()}
+    if wrong := next((name for name, quantised in made.items() if not quantised.finite()), None):
+        raise WrongTensors(f"{wrong} has scales that are NaN or infinite")
+    return {**out, **made}, hashed.hexdigest()
+
+
+def _lying(expected: Shapes, types: Mapping[str, str]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (type and shape that an array has in the file)."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {name: ("F32", tuple(shape)) for name, shape in expected.items()}
+    for name, kind in types.items():
+        if name not in expected or kind not in TYPES or not TYPES[kind].fits(tuple(expected[name])):
+            raise WrongTensors(f"{name[:80]} cannot be of the type {kind[:20]!r}")
+        shape = expected[name]
+        found[name] = "U8", (math.prod(shape[:-1]), TYPES[kind].row(shape[-1]))
+    return found
 
 
 def _fill(f: Any, view: memoryview, hashed: Any) -> None:
@@ -94,21 +117,23 @@ def _fill(f: Any, view: memoryview, hashed: Any) -> None:
         hashed.update(piece)
 
 
-def _header(f: Any, found: int, expected: Shapes, hashed: Any) -> tuple[dict[str, int], int]:
+def _header(
+    f: Any, found: int, expected: Mapping[str, tuple[str, tuple[int, ...]]], hashed: Any
+) -> tuple[dict[str, int], int]:
     """(name -> first byte, where the arrays begin); everything checked against `expected` and the file's length."""
     header, begin = _parsed(f, found, hashed)
     if wrong := _names(set(header), set(expected)):
         raise WrongTensors(wrong)
     places, end = {}, 0
     for name, about in header.items():
-        shape = list(expected[name])
-        if not isinstance(about, dict) or about.get("dtype") != "F32" or about.get("shape") != shape:
+        dtype, shape = expected[name][0], list(expected[name][1])
+        if not isinstance(about, dict) or about.get("dtype") != dtype or about.get("shape") != shape:
             given = about if isinstance(about, dict) else {}
             raise WrongTensors(
                 f"{name} is {str(given.get('dtype'))[:20]} {str(given.get('shape'))[:60]}, and the plan says "
-                f"F32 {shape}"
+                f"{dtype} {shape}"
             )
-        offsets, count = about.get("data_offsets"), 4
+        offsets, count = about.get("data_offsets"), WIDTHS[dtype]
         for n in shape:
             count *= n
         if not (

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, RunError, SpecError
+from llmspec.core.quantised import as_float32
 from llmspec.formats.hf.same_model import differences
 from llmspec.formats.opening import is_model, stored_model
 from llmspec.parts.phases.base import StartModel
@@ -53,8 +54,7 @@ def _opened(
         return problems, None
     if apart := differences(plan.model, model):
         notice(f"{planned.name} starts from {start.model}, whose settings differ: {'; '.join(apart[:MOST])}")
-    _, weights, _ = folder.weights(theirs, name)
-    digest = digest_of(weights)
+    digest = digest_of(_weights(folder, theirs, name))
     if start.digest not in (None, digest):
         wrong = Problem(
             f"the weights of {start.model} are not those of this digest: they have {digest}",
@@ -71,8 +71,8 @@ def folder_of(plan: Plan, start: StartModel) -> StoredModel:
     path = Path(plan.base, Path(start.model).expanduser())
     if not is_model(path) and not (path / "plan.json").is_file():
         raise RunError(
-            f"there is no model at {path}: neither a run, nor a saved model, nor a Hugging Face folder",
-            hint="give the folder; relative paths start in the folder of the spec",
+            f"there is no model at {path}: no run, no saved model, no Hugging Face folder, no GGUF file",
+            hint="give the folder, or the file; relative paths start in the folder of the spec",
         )
     return stored_model(path)
 
@@ -131,11 +131,17 @@ def same_tokenizer(plan: Plan, codec: Any) -> None:
         raise SpecError(problems)
 
 
+def _weights(folder: StoredModel, theirs: Plan, phase: str | None) -> dict[str, Any]:
+    """The weights of a folder as float32, in which they are trained."""
+    _, weights, _ = folder.weights(theirs, phase)
+    return {name: as_float32(array) for name, array in weights.items()}
+
+
 def weights_of(plan: Plan, start: StartModel) -> dict[str, Any]:
     """The weights that a phase starts from. Raises RunError where they changed since the plan was made."""
     folder = folder_of(plan, start)
     theirs = folder.plan()
-    _, weights, _ = folder.weights(theirs, _model(folder, theirs)[0])
+    weights = _weights(folder, theirs, _model(folder, theirs)[0])
     if start.digest is not None and digest_of(weights) != start.digest:
         raise RunError(f"the weights of {start.model} have changed since this run was planned", hint="run it again")
     return weights

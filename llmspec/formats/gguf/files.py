@@ -57,7 +57,9 @@ class Files:
             return []
         if number:
             first = f"{named['stem']}-00001-of-{count:05}{SUFFIX}" if named else "the one that ends in -00001-of-…"
-            raise RunError(f"{self.path} is file {number + 1} of {count} of a model", hint=f"give the first one: {first}")
+            raise RunError(
+                f"{self.path} is file {number + 1} of {count} of a model", hint=f"give the first one: {first}"
+            )
         if named is None or int(named["count"]) != count or int(named["number"]) != 1:
             raise RunError(
                 f"{self.path} is the first of {count} files of a model, and its name does not say where they are",
@@ -78,7 +80,9 @@ class Files:
         for number, header in enumerate(self.headers):
             said = (header.metadata.get(NUMBER, 0), header.metadata.get(COUNT, 1) or 1)
             if said != (number, count):
-                raise damaged(header.path, f"it says that it is file {said[0]!r} of {said[1]!r}, not {number} of {count}")
+                raise damaged(
+                    header.path, f"it says that it is file {said[0]!r} of {said[1]!r}, not {number} of {count}"
+                )
             for name in header.tensors:
                 if name in seen:
                     raise RunError(f"{header.path} has the tensor {name[:80]!r}, as {seen[name]} has")

@@ -15,7 +15,8 @@ from llmspec.core.folders import cache_dir, private_folder, read_private, write_
 from llmspec.core.problems import DataError, Problem, RunError, SpecError
 from llmspec.formats.gguf import rope, weights
 from llmspec.formats.gguf.files import SUFFIX, Files
-from llmspec.formats.gguf.metadata import Found, read_metadata
+from llmspec.formats.gguf.metadata import ARCHITECTURE, Found, read_metadata
+from llmspec.formats.gguf.reading import WrongGGUF, damaged
 from llmspec.formats.gguf.tables import Table
 from llmspec.formats.gguf.tokenizers import FILE, TEMPLATE, Tokenizing, tokenizing
 from llmspec.formats.hf.importing import spec_of
@@ -66,6 +67,16 @@ class GGUFFile(StoredModel):
         assert isinstance(self.read.family, Table)
         return self.read.family
 
+    @property
+    def origin(self) -> str:
+        """The mapping table's name; folders of transformers with the same network have it, too."""
+        return self.table.transformers
+
+    @property
+    def architecture_name(self) -> str:
+        """`general.architecture`."""
+        return str(self.files.metadata[ARCHITECTURE])
+
     # -- spec and plan -------------------------------------------------------------------------------------------------
     def settings(self) -> dict[str, Any]:
         """The spec that describes the model, as plain data; paths are relative to the folder of its tokenizer."""
@@ -107,7 +118,10 @@ class GGUFFile(StoredModel):
     @cached_property
     def tokenizing(self) -> Tokenizing:
         """The tokenizer in the metadata. Raises RunError."""
-        return tokenizing(self.files.metadata, str(self.path))
+        try:
+            return tokenizing(self.files.metadata, str(self.path))
+        except WrongGGUF as error:  # a text that is none, which is seen as it is gone through
+            raise damaged(self.path, str(error)) from None
 
     def _kept(self) -> Path:
         """A folder of the cache that holds tokenizer.json as this file's metadata have it."""

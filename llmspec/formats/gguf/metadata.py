@@ -62,7 +62,9 @@ def read_metadata(
     reader.layers()
     reader.run()
     reader.agree()
-    read.read_keys = [key for key in metadata if key.startswith(before) and key.removeprefix(before) not in read.ignored]
+    read.read_keys = [
+        key for key in metadata if key.startswith(before) and key.removeprefix(before) not in read.ignored
+    ]
     read.other_keys = [k for k in metadata if k not in read.read_keys and not k.startswith("tokenizer.")]
     return read
 

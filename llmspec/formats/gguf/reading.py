@@ -279,7 +279,9 @@ class _Reader:
         number, offset = self.number("<I", what), self.number("<Q", what)
         if number not in BY_NUMBER:
             named = f"{UNREAD[number]}, which is not read here" if number in UNREAD else f"{number}, which there is not"
-            raise WrongGGUF(f"{what} is of type {named}; types that are: {', '.join(t.name for t in BY_NUMBER.values())}")
+            raise WrongGGUF(
+                f"{what} is of type {named}; types that are: {', '.join(t.name for t in BY_NUMBER.values())}"
+            )
         kind = BY_NUMBER[number]
         if shape[-1] % kind.block:
             raise WrongGGUF(f"{what} has rows of {shape[-1]:,} numbers, and {kind.name} has blocks of {kind.block}")
@@ -304,9 +306,7 @@ class _Reader:
             size = next(t for t in BY_NUMBER.values() if t.name == kind).size(shape)
             end = offset + size
             if first + end > self.size:
-                raise WrongGGUF(
-                    f"{what} ends at byte {first + end:,}, and the file has {self.size:,}: it is cut short"
-                )
+                raise WrongGGUF(f"{what} ends at byte {first + end:,}, and the file has {self.size:,}: it is cut short")
             found[name] = Entry(kind, shape, first + offset, size)
         if self.size > first + end + alignment - 1 and found:
             raise WrongGGUF(f"{self.size - first - end:,} bytes behind its last tensor belong to none")

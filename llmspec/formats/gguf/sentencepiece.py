@@ -102,6 +102,9 @@ def _around(spaced: bool) -> dict[str, Any]:
     if spaced:
         back.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {
-        "normalizer": {"type": "Sequence", "normalizers": [*([{"type": "Prepend", "prepend": SPACE}] if spaced else []), to]},
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [*([{"type": "Prepend", "prepend": SPACE}] if spaced else []), to],
+        },
         "decoder": {"type": "Sequence", "decoders": back},
     }

@@ -1,8 +1,8 @@
 """The mapping tables of GGUF architectures: one YAML file each in architectures/, of the same form as those of
 transformers' families (formats/hf/family.py), used both ways.
 
-A field is a key of metadata without the architecture's name before it. Two kinds of fields stand in no metadata: `@` and
-a tensor's name says whether the file has that tensor, `@vocab` how many ids its tokenizer has.
+A field is a key of metadata without the architecture's name before it. Two kinds of fields stand in no metadata: `@`
+and a tensor's name says whether the file has that tensor, `@vocab` how many ids its tokenizer has.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ LM = "lm"
 class Table(Family):
     """One mapping table. `model_type` is `general.architecture`; there is one architecture in it, `lm`."""
 
+    transformers: str
+    """The family of transformers that has the same networks (formats/hf/families/)."""
     when: dict[str, Any] = Field(default_factory=dict)
     """Facts under which this table holds, where several have the same `general.architecture`."""
     equal: dict[str, str] = Field(default_factory=dict)
@@ -62,5 +64,3 @@ def table_of(architecture: str, facts: Mapping[str, Any]) -> Table | None:
         if known and all(facts.get(name, False) == wanted for name, wanted in table.when.items()):
             return table
     return None
-
-

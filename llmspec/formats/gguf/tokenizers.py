@@ -36,8 +36,22 @@ ENDS = ("eot_token_id", "eom_token_id")
 USUAL = {"llama": {"bos": 1, "eos": 2, "unk": 0}, "t5": {"eos": 1, "unk": 2, "pad": 0}, "gpt2": dict[str, int]()}
 """Ids that the format takes where it says none, by the tokenizer's model."""
 END_OF_TEXT = frozenset(
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> <|eom_id|> <EOT> _<EOT> [EOT] "
-    "<|end_of_text|> <end_of_utterance> <｜end▁of▁sentence｜>".split()
+    (
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<｜end▁of▁sentence｜>",
+    )
 )
 """Spellings of tokens that end an answer, whatever else the file says of them."""
 UNDERSTOOD = {
@@ -121,7 +135,7 @@ def read(metadata: Mapping[str, Any], file: str) -> Said:
     """What metadata say of a tokenizer. Raises RunError."""
     values = {key.removeprefix(BEFORE): v for key, v in metadata.items() if key.startswith(BEFORE)}
     model = values.get("model")
-    if model not in MODELS:
+    if not isinstance(model, str) or model not in MODELS:
         known = ", ".join(MODELS)
         what = "has no tokenizer" if model is None else f"has a tokenizer of the model {str(model)[:40]!r}"
         raise RunError(f"{file} {what}", hint=f"known are: {known}", consequence="no text could be read")
@@ -241,7 +255,12 @@ def _byte_level(said: Said, file: str) -> dict[str, Any]:
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, bytes_alone]},
         "decoder": bytes_alone,
-        "model": {**PLAIN_BPE, "ignore_merges": kind.whole_words, "vocab": vocab, "merges": [*_pairs(merges, vocab, file)]},
+        "model": {
+            **PLAIN_BPE,
+            "ignore_merges": kind.whole_words,
+            "vocab": vocab,
+            "merges": [*_pairs(merges, vocab, file)],
+        },
     }
 
 
@@ -300,4 +319,3 @@ MODELS: Mapping[str, Callable[[Said, str], dict[str, Any]]] = {
     "t5": _unigram,
 }
 """`tokenizer.ggml.model` -> what makes the middle of a tokenizer.json of it."""
-

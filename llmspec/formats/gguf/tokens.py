@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llmspec.core.problems import RunError
-from llmspec.formats.gguf.reading import Numbers, Texts, WrongGGUF, damaged
+from llmspec.formats.gguf.reading import Numbers, Texts
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of pieces, by their numbers in `tokenizer.ggml.token_type`."""
@@ -23,16 +23,14 @@ class Piece(NamedTuple):
 
 
 def pieces_of(values: Mapping[str, Any], file: str) -> tuple[Piece, ...]:
-    """The vocabulary of what stands behind `tokenizer.ggml.`. Raises RunError where it is missing or damaged."""
+    """The vocabulary of what stands behind `tokenizer.ggml.`. Raises RunError where it is missing or damaged, and
+    WrongGGUF for a text that is none."""
     tokens = values.get("tokens")
     if not isinstance(tokens, Texts) or not len(tokens):
         raise RunError(f"{file} has a tokenizer without pieces: `tokenizer.ggml.tokens` is missing")
     kinds = _beside(values, "token_type", len(tokens), NORMAL, file)
     scores = _beside(values, "scores", len(tokens), 0.0, file)
-    try:
-        texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(tokens)]
-    except WrongGGUF as error:
-        raise damaged_tokens(file, str(error)) from None
+    texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(tokens)]
     if len(set(texts)) < len(texts):
         first = dict[str, int]()
         twice = next(i for i, text in enumerate(texts) if first.setdefault(text, i) != i)

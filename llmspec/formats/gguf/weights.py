@@ -54,10 +54,11 @@ def check(files: Files, wanted: list[Group], table: Table) -> None:
     wrong("tensors are missing that its metadata ask for", [n for n in expected if n not in files.tensors])
     wrong("tensors have no place in the model of its metadata", rest)
     for name, shape in expected.items():
-        if name in files.tensors and files.tensors[name].shape != tuple(shape):
+        there = files.tensors[name].shape if name in files.tensors else shape
+        if there != tuple(shape):
             problems.append(
                 Problem(
-                    f"{files.path}: {name} is {list(files.tensors[name].shape)}, and its metadata make it {list(shape)}",
+                    f"{files.path}: {name} is {list(there)}, and its metadata make it {list(shape)}",
                     consequence="its numbers would be misread",
                 )
             )

@@ -66,6 +66,16 @@ class HFFolder(StoredModel):
     def architecture(self) -> Architecture:
         return self.family.architectures[self.read.architecture]
 
+    @property
+    def origin(self) -> str:
+        """The mapping table's name."""
+        return self.family.model_type
+
+    @property
+    def architecture_name(self) -> str:
+        """The class of transformers."""
+        return self.read.architecture
+
     # -- spec and plan -------------------------------------------------------------------------------------------------
     def settings(self) -> dict[str, Any]:
         """The spec that describes the model, as plain data; paths are relative to the folder."""

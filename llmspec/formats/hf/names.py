@@ -85,7 +85,7 @@ def _group(theirs: str, mapped: Mapped, layer: str, leaf: str, shapes: Mapping[s
             return Group(((name, shape[::-1]),), tuple(own), lambda a: [a[0].T], lambda a: [a[0].T])
         if mapped.rows == "interleaved":
             order = _neighbours(shape[0], dims.head_dim)
-            back = sorted(range(len(order)), key=order.__getitem__)
+            back = order.argsort()
             return Group(((name, shape),), tuple(own), lambda a: [a[0][order]], lambda a: [a[0][back]])
         if mapped.offset:
             more = mapped.offset
@@ -94,10 +94,11 @@ def _group(theirs: str, mapped: Mapped, layer: str, leaf: str, shapes: Mapping[s
     return _fused(name, own, mapped, dims.heads)
 
 
-def _neighbours(rows: int, head_dim: int) -> list[int]:
+def _neighbours(rows: int, head_dim: int) -> Any:
     """Where the rows of our matrices, whose heads turn their halves together, lie where neighbours turn together."""
-    half = head_dim // 2
-    return [head + 2 * i + j for head in range(0, rows, head_dim) for j in range(2) for i in range(half)]
+    import numpy as np
+
+    return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
 def _stacked(name: str, ours: tuple[str, Shape], transposed: bool) -> Group:
