@@ -92,6 +92,15 @@ def test_what_a_spec_changes_is_named_and_nothing_else(override: str, expected: 
     assert sorted(d.what for d in differences(LOCKED, lock_of(override))) == sorted(expected)
 
 
+def test_another_order_of_sums_is_another_run_and_old_locks_do_not_name_theirs() -> None:
+    assert LOCKED.products.startswith("own tiles of ") and lock_of("device=CUDA").products == ""
+    other = LOCKED.model_copy(update={"products": "own tiles of 6 × 16 (of another processor)"})
+    (found,) = differences(LOCKED, other)
+    assert "what multiplies matrices is own tiles" in str(refused([found]).problems[0].message)
+    old = Lock.model_validate({k: v for k, v in LOCKED.model_dump(mode="json").items() if k != "products"})
+    assert differences(old, LOCKED) == differences(LOCKED, old) == []
+
+
 def test_a_part_of_another_revision_is_another_part(monkeypatch: pytest.MonkeyPatch) -> None:
     from llmspec.parts import optimizers
 

@@ -192,9 +192,9 @@ def test_a_child_that_cannot_go_on_is_told_so_and_how() -> None:
 BLAS = """
 import numpy, threadpoolctl
 import models
-from llmspec.backends.cpu import blas_library
-from llmspec.backends.cpu import native
 from llmspec.backends import owner
+from llmspec.backends.cpu import native, products
+products.MEASURED = ()  # as on a processor whose tiles have not been compared with a BLAS
 threads = lambda: [i["num_threads"] for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
 for wanted in (3, 2):
     with threadpoolctl.threadpool_limits(wanted, "blas"):
@@ -212,9 +212,7 @@ with owner.turn():
 
 
 def test_numpys_blas_has_the_threads_that_it_had() -> None:
-    if os.uname().machine != "x86_64":
-        pytest.skip("sets of instructions of x86")
-    found = child(BLAS, LLMSPEC_INSTRUCTIONS="avx2")
+    found = child(BLAS)
     if found[2] != "True":
         pytest.skip("numpy has another BLAS")
     assert found == ["3 True", "2 True", "True", "[1]"]

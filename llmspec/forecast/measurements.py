@@ -55,8 +55,9 @@ def machine_key(device: str) -> str:
     """
     compiler = ""
     if device.startswith("CPU"):
+        from llmspec.backends.cpu.early import instructions
         from llmspec.backends.cpu.toolchain import prepare
 
-        compiler = prepare().identity
+        compiler = prepare().identity + instructions()
     others = {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")}
     return digest([device, processor(), cores(), threads(), compiler, others])

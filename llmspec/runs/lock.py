@@ -49,10 +49,16 @@ class Lock(Frozen):
     """Architecture, such as `x86_64`."""
     system: str
     """Operating system, such as `Linux`."""
+    products: str = ""
+    """What multiplies matrices on a CPU, whose order of sums the last bits follow; '' on other devices, and in locks
+    of before this was written down."""
 
     @classmethod
     def of(cls, plan: Plan, contents: Mapping[str, str], tokenizer: str) -> Lock:
-        """The lock of a plan on this machine: `contents` are the hashes of its sources, `tokenizer` its text."""
+        """The lock of a plan on this machine: `contents` are the hashes of its sources, `tokenizer` its text.
+
+        Raises ToolchainError where a CPU has no compiler.
+        """
         return cls(
             spec=sections(plan),
             data=dict(contents),
@@ -64,6 +70,7 @@ class Lock(Frozen):
             python=platform.python_version(),
             machine=platform.machine(),
             system=platform.system(),
+            products=products_of(plan.device),
         )
 
     @classmethod
@@ -103,6 +110,15 @@ def revisions(plan: Plan) -> dict[str, int]:
     return revisions_of([plan, plan.decoding.chain()])
 
 
+def products_of(device: str) -> str:
+    """What multiplies matrices on a CPU; '' for other devices. Raises ToolchainError without a compiler."""
+    if not device.startswith("CPU"):
+        return ""
+    from llmspec.backends.cpu.products import provider
+
+    return provider().name
+
+
 def version(package: str) -> str:
     """The installed version, or 'not installed' (a checkout that was never installed)."""
     try:
@@ -117,6 +133,8 @@ def differences(was: Lock, now: Lock) -> list[LockDifference]:
     found = []
     for field in type(was).model_fields:
         old, new = getattr(was, field), getattr(now, field)
+        if "" in (old, new):  # not known of one of them
+            continue
         if not isinstance(old, dict):
             old, new = {"": old}, {"": new}
         for key in (*old, *(k for k in new if k not in old)):
@@ -137,6 +155,7 @@ ADVICE = {
     "python": "use Python {was}",
     "machine": "use a machine of that architecture",
     "system": "use that operating system",
+    "products": "use a processor with the same instructions: others sum up in another order",
 }
 HASHED = ("spec", "data", "tokenizer")
 
@@ -152,6 +171,7 @@ def refused(found: list[LockDifference]) -> RunError:
             "tokenizer": "the trained tokenizer",
             "parts": f"the part {name}",
             "packages": f"the package {name}",
+            "products": "what multiplies matrices",
         }.get(field, f"the {field}")
         if not was:
             message = f"{subject} is new: the lock does not know it"

@@ -95,15 +95,15 @@ def train(
     start_models.same_tokenizer(plan, prepared.codec)
     notices = rehearse(plan, prepared)
     check_room(folder.path, plan)
-    lock = Lock.of(plan, prepared.contents, prepared.codec.to_json())
-    if wanted and (found := differences(wanted, lock)):
+    lock = partial(Lock.of, plan, prepared.contents, prepared.codec.to_json())
+    if wanted and (found := differences(wanted, lock())):
         raise refused(found)
     bench = set_up(plan, prepared, watcher, stop)
     for notice in notices:
         watcher.notice(notice)
     watcher.notice(f"checked before step 0: {'; '.join(check.name for check in checks if check.holds)}")
     bench.restore = partial(
-        folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock, checks
+        folder.begin, plan, files, resolved(plan), prepared.codec.to_json(), sources_of(plan), lock(), checks
     )
     bench.restore()
     promises = estimates.expected(plan)

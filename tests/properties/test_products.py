@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import EPS, Array, check, numbers
 
+from llmspec.core.devices import processor
 from llmspec.model.device import open_device
 
 open_device("CPU")
@@ -21,7 +22,7 @@ open_device("CPU")
 from tinygrad import Tensor, TinyJit  # noqa: E402  (the compiler comes first)
 from tinygrad.helpers import GlobalCounters  # noqa: E402
 
-from llmspec.backends.cpu import early, native  # noqa: E402
+from llmspec.backends.cpu import early, native, products  # noqa: E402
 from llmspec.backends.cpu.autograd import linears, matmul  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,10 +164,10 @@ w = Tensor([[1.0] * 4] * 2).realize()
 """
 
 
-def child(code: str, **environment: str) -> str:
+def child(code: str, *arguments: str, **environment: str) -> str:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         text=True,
         capture_output=True,
         timeout=300,
@@ -186,6 +187,7 @@ def test_a_pickled_capture_runs_in_another_process(tmp_path: Path) -> None:
 
 
 DRIVE = """
+import sys
 from llmspec.backends.cpu import native
 from kernels import drive
 from kernel_cases import PRODUCTS, ROW_MAKERS
@@ -194,19 +196,40 @@ from expert_cases import EXPERTS
 from quantised_cases import QUANTISED
 library = native.library()
 print(library.thread_count())
-print("\\n".join(drive(library, {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS, **QUANTISED}, 12)))
+print(native.provider().name)
+made = {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS, **QUANTISED}
+print("\\n".join(drive(library, made, int(sys.argv[1]))))
 """
 
 
+OTHERS = [name for name in early.SETS if name]
+
+
 @pytest.mark.parametrize(
-    "instructions", ["", *(pytest.param(name, marks=pytest.mark.nightly) for name in early.SETS if name)]
+    ("instructions", "rounds"),
+    [("", 12), *((name, 2) for name in OTHERS), *(pytest.param(n, 12, marks=pytest.mark.nightly) for n in OTHERS)],
 )
-def test_the_same_bits_with_any_number_of_threads(instructions: str) -> None:
-    """Own products, which are those without a BLAS; test_thread_bits.py has what a run computes."""
-    run = lambda threads: child(DRIVE, LLMSPEC_THREADS=threads, LLMSPEC_INSTRUCTIONS=instructions).splitlines()
+def test_every_build_is_right_and_has_the_same_bits_with_any_number_of_threads(instructions: str, rounds: int) -> None:
+    """All C functions, made for each set of instructions that this machine has; test_thread_bits.py has whole runs."""
+    if instructions and instructions not in processor():
+        pytest.skip(f"no {instructions} here")
+    run = lambda n: child(DRIVE, str(rounds), LLMSPEC_THREADS=n, LLMSPEC_INSTRUCTIONS=instructions).splitlines()
     made = {threads: run(threads) for threads in ("1", "2", "5")}
     assert all(lines[0] == threads for threads, lines in made.items())
-    assert made["1"][1:] == made["2"][1:] == made["5"][1:] and len(made["1"]) > 100
+    assert made["1"][1:] == made["2"][1:] == made["5"][1:] and len(made["1"]) > 8 * rounds
+    assert not instructions or instructions.upper() in made["1"][1]
+
+
+def test_a_blas_multiplies_where_tiles_have_not_been_compared_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = products.provider()
+    assert own.blas is None or "not been compared" in own.name
+    monkeypatch.setattr(products, "MEASURED", ())
+    found = products.provider.__wrapped__()
+    if found.blas is None:
+        pytest.skip(found.name)
+    assert found.name.startswith(found.blas.name) and "own tiles have not been compared with a BLAS on" in found.name
+    monkeypatch.setattr(products.blas_library, "search", lambda: "numpy is not there")
+    assert products.provider.__wrapped__().name == f"{own.name}; no BLAS: numpy is not there"
 
 
 BLAS = """

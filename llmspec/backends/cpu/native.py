@@ -10,7 +10,8 @@ import numpy as np
 from tinygrad import Tensor, UOp, dtypes
 
 from llmspec.backends import owner
-from llmspec.backends.cpu import blas_library, early
+from llmspec.backends.cpu import early
+from llmspec.backends.cpu.products import provider
 from llmspec.backends.tensors import tensor
 from llmspec.backends.tinygrad_private import KernelInfo, Ops
 from llmspec.core.devices import threads
@@ -57,7 +58,6 @@ FUNCTIONS = (
 SMALL = {"muon": 2}
 """Functions whose work is too small to be divided well, and how many buffers, the first ones, they write: where a step
 calls several one after another, each thread does its own."""
-AVX512_LANES = 16
 
 Gradient = Callable[..., "tuple[UOp | None, ...]"]
 Number = int | float
@@ -96,22 +96,14 @@ def raise_error() -> None:
 
 @functools.cache
 def products() -> str:
-    """Chooses what multiplies matrices, by the processor alone so that bits stay the same; its name, for people.
-
-    Our own tiles reach 1.5 times OpenBLAS's speed on AVX-512. Elsewhere numpy's BLAS does the bands of a product, and
-    without a BLAS our own tiles do.
-    """
-    own = f"own matrix products with {library().lanes()} lanes, {library().thread_count()} threads"
-    if library().lanes() >= AVX512_LANES:
-        return own
-    blas = blas_library.search()
-    if isinstance(blas, str):
-        return f"{own}; no BLAS: {blas}"
-    whole = blas.name == "Accelerate"
-    if not whole:  # ours call it side by side; its own threads would fight with them
-        owner.bands_by(*blas.thread_functions())
-    library().use_blas(ctypes.c_void_p(blas.sgemm), ctypes.c_int64(blas.int_bits), ctypes.c_int64(whole))
-    return f"{blas.name}, {library().thread_count()} threads"
+    """Has matrices multiplied by what this processor's provider is; its name and threads, for people."""
+    made = provider()
+    if made.blas:
+        if not made.whole:  # ours call it side by side; its own threads would fight with them
+            owner.bands_by(*made.blas.thread_functions())
+        sgemm, bits = ctypes.c_void_p(made.blas.sgemm), ctypes.c_int64(made.blas.int_bits)
+        library().use_blas(sgemm, bits, ctypes.c_int64(made.whole))
+    return f"{made.name}, {library().thread_count()} threads"
 
 
 @functools.cache

@@ -2,14 +2,18 @@
 #pragma once
 #include "pool.h"
 
+// A tile is MR rows of NR columns: as many sums as registers hold beside a row of B and a number of A. Panels are KC deep,
+// so that one of B and the rows of a tile lie in the first cache; up to NC columns of B are packed at once.
 #if defined(__AVX512F__)
-enum { LANES = 16, MR = 14 };
+enum { LANES = 16, MR = 14, KC = 384 };
 #elif defined(__AVX__)
-enum { LANES = 8, MR = 6 };
-#else
-enum { LANES = 4, MR = 12 };
+enum { LANES = 8, MR = 6, KC = 256 };
+#elif defined(__aarch64__)
+enum { LANES = 4, MR = 12, KC = 256 };
+#else // SSE's multiplications overwrite an operand, so that they need registers too
+enum { LANES = 4, MR = 4, KC = 256 };
 #endif
-enum { NR = 2 * LANES, KC = 384, NC = NR * 20, BLOCK_ROWS = 8 * MR };
+enum { NR = 2 * LANES, NC = 640, BLOCK_ROWS = 8 * MR };
 typedef float Lanes __attribute__((vector_size(LANES * 4)));
 typedef float Loose __attribute__((vector_size(LANES * 4), aligned(4))); // the same at any address
 
@@ -60,12 +64,14 @@ enum { AHEAD = 16 };
 static inline __attribute__((always_inline)) void pack(float *out, Matrix x, int64_t width, int64_t k, int64_t panel,
                                                        float factor) {
   if (x.row == 1) {
+    // Whole lanes, where they reach no further than into the next column, which the last one has not.
+    int64_t lanes = round_up(panel, LANES), whole = width == panel && lanes - panel <= x.column ? k - 1 : 0;
     for (int64_t j = 0; j < k; j++) {
       const float *from = x.at + j * x.column;
       __builtin_prefetch(from + AHEAD * x.column);
       __builtin_prefetch(from + AHEAD * x.column + panel - 1);
-      if (width == panel)
-        for (int64_t i = 0; i < panel; i++) out[j * panel + i] = factor * from[i];
+      if (j < whole)
+        for (int64_t i = 0; i < lanes; i += LANES) *(Loose *)(out + j * panel + i) = factor * *(const Loose *)(from + i);
       else
         for (int64_t i = 0; i < panel; i++) out[j * panel + i] = i < width ? factor * from[i] : 0.0f;
     }
