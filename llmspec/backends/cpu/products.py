@@ -37,7 +37,7 @@ def provider() -> Provider:
     library = early.load()
     library.instruction_set.restype = ctypes.c_char_p
     made_of = library.instruction_set().decode()
-    own = f"own tiles of {library.tile_rows()} × {2 * library.lanes()} ({made_of})"
+    own = f"own tiles of {library.tile_height()} × {2 * library.lanes()} ({made_of})"
     if made_of in MEASURED:
         return Provider(own)
     blas = blas_library.search()

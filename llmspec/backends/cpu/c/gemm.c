@@ -247,7 +247,7 @@ void gemm(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, int64_t n, in
 }
 
 int64_t lanes(void) { return LANES; }
-int64_t tile_rows(void) { return MR; }
+int64_t tile_height(void) { return MR; }
 
 // The instructions that the tiles are made of
 const char *instruction_set(void) {
