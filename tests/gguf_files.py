@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,20 +67,20 @@ def merges() -> tuple[str, ...]:
 def metadata(table: Table, **changed: Any) -> dict[str, Any]:
     """Metadata of a small model of an architecture, with what a table asks for and nothing says otherwise."""
     rules = {**table.fields, **table.architectures[LM].fields}
-    own = {
-        key: value for key, value in {**SIZES, **OWN}.items() if key in rules and (key in SIZES or rules[key].required)
-    }
+    own = {key: size for key, size in SIZES.items() if key in rules and rules[key].to}
+    own |= {key: value for key, value in OWN.items() if key in rules and (rules[key].required or key == WINDOW)}
     found: dict[str, Any] = {"general.architecture": table.model_type, **tokenizer()}
     found |= {f"{table.model_type}.{key}": value for key, value in own.items()}
     return {**found, **changed}
 
 
+WINDOW = "attention.sliding_window"
 OWN: dict[str, Any] = {
     "attention.layer_norm_rms_epsilon": 1e-5,
     "attention.layer_norm_epsilon": 1e-5,
     "attention.key_length": 16,
     "attention.value_length": 16,
-    "attention.sliding_window": 16,
+    WINDOW: 16,
     "expert_count": 4,
     "expert_used_count": 2,
     "expert_feed_forward_length": 32,
@@ -157,5 +158,5 @@ def small(path: Path, table: Table, types: Mapping[str, str] | None = None, **ch
     read = read_metadata(fields, [name.removeprefix("@") for name in table.when])
     assert not isinstance(read, list), read
     assert not read.problems, read.problems
-    model = planned(ModelSpec.model_validate(read.model))
+    model = planned(ModelSpec.model_validate_json(json.dumps(read.model)))
     return write(path, fields, tensors_of(table, model, drawn(model)), types)

@@ -102,7 +102,7 @@ class GGUFFile(StoredModel):
     @cached_property
     def _plan(self) -> Plan:
         try:
-            return compile_spec(spec_of(self.settings(), self.path), base=str(self._kept()))
+            return compile_spec(spec_of(self.settings(), self.path, "its metadata"), base=str(self._kept()))
         except (SpecError, DataError) as error:
             problems = [Problem(f"{self.path}: {p.message}", hint=p.hint) for p in error.problems]
             raise RunError(problems) from None

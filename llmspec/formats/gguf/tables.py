@@ -1,8 +1,9 @@
 """The mapping tables of GGUF architectures: one YAML file each in architectures/, of the same form as those of
 transformers' families (formats/hf/family.py), used both ways.
 
-A field is a key of metadata without the architecture's name before it. Two kinds of fields stand in no metadata: `@`
-and a tensor's name says whether the file has that tensor, `@vocab` how many ids its tokenizer has.
+A field is a key of metadata without the architecture's name before it. Fields that begin with `@` stand in no metadata:
+`@` and a tensor's name says whether the file has that tensor, `@vocab` how many ids its tokenizer has, `@layers` of
+which type each layer is, and others follow from fields.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ class Table(Family):
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """The fields of this table that stand in no metadata."""
-        rules = {**self.fields, **self.architectures[LM].fields, **self.when}
-        return tuple(name for name in rules if name.startswith(FACT))
+        """The fields of this table that say whether the file has a tensor."""
+        rules = {**self.fields, **self.architectures[LM].fields}
+        asked = [name for name, rule in rules.items() if rule.required]
+        return tuple(name for name in (*asked, *self.when) if name.startswith(FACT) and name != VOCAB)
 
 
 @cache

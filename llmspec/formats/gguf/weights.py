@@ -31,7 +31,7 @@ def load(
     roles = {tensor.name: tensor.role for tensor in model.tensors}
     for done, group in enumerate(wanted):
         progress(done, len(wanted))
-        theirs = [_finite(files, name) for name, _ in group.theirs]
+        theirs = [_finite(files, name, shape) for name, shape in group.theirs]
         packed = all(t.kind.quantised for t in theirs) and all(
             roles[name] in PACKED or name == EMBEDDING for name, _ in group.ours
         )
@@ -55,7 +55,7 @@ def check(files: Files, wanted: list[Group], table: Table) -> None:
     wrong("tensors have no place in the model of its metadata", rest)
     for name, shape in expected.items():
         there = files.tensors[name].shape if name in files.tensors else shape
-        if there != tuple(shape):
+        if without_ones(there) != without_ones(shape):
             problems.append(
                 Problem(
                     f"{files.path}: {name} is {list(there)}, and its metadata make it {list(shape)}",
@@ -66,8 +66,13 @@ def check(files: Files, wanted: list[Group], table: Table) -> None:
         raise RunError(problems)
 
 
-def _finite(files: Files, name: str) -> Quantised:
-    found = files.quantised(name)
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without axes of 1 before its last, which the format does not keep."""
+    return (*(n for n in shape[:-1] if n != 1), *shape[-1:])
+
+
+def _finite(files: Files, name: str, shape: tuple[int, ...]) -> Quantised:
+    found = files.quantised(name).reshaped(*shape)
     if not found.finite():
         raise RunError(
             f"{files.path}: {name} has numbers that are NaN or infinite",

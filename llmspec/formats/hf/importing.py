@@ -186,14 +186,14 @@ def is_hf_folder(path: Path) -> bool:
     return path.is_dir() and os.path.lexists(path / CONFIG) and not os.path.lexists(path / "plan.json")
 
 
-def spec_of(settings: dict[str, Any], path: Path) -> Spec:
-    """The typed spec. Raises RunError where a value is none that a spec can have."""
+def spec_of(settings: dict[str, Any], path: Path, file: str = CONFIG) -> Spec:
+    """The typed spec. Raises RunError where a value, of which `file` says most, is none that a spec can have."""
     try:
         return Spec.model_validate_json(json.dumps(settings))
     except ValidationError as error:
         raise RunError(
             f"{path}: what its files say cannot be a model: {said(error)}",
-            hint="config.json may be damaged",
+            hint=f"{file} may be damaged",
         ) from None
 
 

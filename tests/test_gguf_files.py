@@ -1,0 +1,189 @@
+"""Models in GGUF files: every mapping table opens what it writes, types stay, and what does not fit is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf_files
+import numpy as np
+import pytest
+
+import llmspec
+from llmspec.core.problems import RunError
+from llmspec.core.quantised import Quantised, as_float32, quantise
+from llmspec.exchange.importing import import_folder
+from llmspec.formats.gguf.importing import GGUFFile, is_gguf
+from llmspec.formats.gguf.tables import tables
+from llmspec.formats.hf.family import families
+from llmspec.formats.opening import stored_model
+from llmspec.runs.model_folder import ModelFolder
+
+LLAMA = tables()["llama"]
+TYPES = {
+    "token_embd.weight": "q8_0",
+    "blk.0.attn_q.weight": "q4_0",
+    "blk.0.attn_k.weight": "q8_0",
+    "blk.1.ffn_up.weight": "bf16",
+    "blk.1.ffn_down.weight": "q5_1",
+}
+
+
+@pytest.mark.parametrize("name", tables())
+def test_every_table_reads_what_it_has_written(name: str, tmp_path: Path) -> None:
+    stored = GGUFFile(gguf_files.small(tmp_path / "small.gguf", tables()[name]))
+    plan = stored.plan()
+    drawn = gguf_files.drawn(plan.model)
+    _, weights, notices = stored.weights(plan)
+    assert not notices
+    assert set(weights) == set(drawn)
+    for tensor, array in weights.items():
+        np.testing.assert_allclose(array, drawn[tensor], rtol=0, atol=1e-7, err_msg=tensor)  # 1 is added and taken away
+
+
+@pytest.mark.parametrize("name", tables())
+def test_tables_name_a_family_that_there_is(name: str) -> None:
+    table = tables()[name]
+    assert table.transformers in {f.model_type for f in families().values()}
+
+
+def test_rows_of_neighbours_are_a_permutation_of_those_of_halves(tmp_path: Path) -> None:
+    """llama.cpp's own order: of each head (2, half) becomes (half, 2)."""
+    stored = GGUFFile(gguf_files.small(tmp_path / "small.gguf", LLAMA))
+    plan = stored.plan()
+    ours = gguf_files.drawn(plan.model)["layers.0.attention.q_proj.weight"]
+    heads, width = 4, ours.shape[1]
+    theirs = ours.reshape(heads, 2, len(ours) // heads // 2, width).swapaxes(1, 2).reshape(ours.shape)
+    found = stored.files.quantised("blk.0.attn_q.weight").dequantised()
+    np.testing.assert_array_equal(found, theirs)
+
+
+def test_types_stay_what_they_are_in_the_file_and_in_what_is_imported(tmp_path: Path) -> None:
+    path = gguf_files.small(tmp_path / "small.gguf", LLAMA, TYPES)
+    stored = GGUFFile(path)
+    plan = stored.plan()
+    drawn = gguf_files.drawn(plan.model)
+    _, weights, _ = stored.weights(plan)
+    kept = {name: w.type for name, w in weights.items() if isinstance(w, Quantised)}
+    assert kept == {
+        "embed_tokens.weight": "q8_0",
+        "layers.0.attention.q_proj.weight": "q4_0",
+        "layers.0.attention.k_proj.weight": "q8_0",
+        "layers.1.mlp.down_proj.weight": "q5_1",
+    }
+    for name, kind in kept.items():
+        np.testing.assert_array_equal(as_float32(weights[name]), quantise(kind, drawn[name]).dequantised())
+
+    found = import_folder(path, tmp_path / "imported")
+    assert (found.family, found.architecture) == ("llama", "llama")
+    folder = stored_model(tmp_path / "imported")
+    assert isinstance(folder, ModelFolder)
+    assert folder.notes.types == kept
+    _, again, _ = folder.weights(folder.plan())
+    for name, weight in weights.items():
+        assert isinstance(again[name], Quantised) == isinstance(weight, Quantised)
+        np.testing.assert_array_equal(as_float32(again[name]), as_float32(weight))
+
+
+def test_a_file_and_its_import_answer_alike(tmp_path: Path) -> None:
+    path = gguf_files.small(tmp_path / "small.gguf", LLAMA, TYPES)
+    import_folder(path, tmp_path / "imported")
+    one, two = llmspec.open(path), llmspec.open(tmp_path / "imported")
+    assert one.chat and two.chat
+    ids = one.tokens([("user", "hello world")])
+    assert ids == two.tokens([("user", "hello world")])
+    assert one.codec.decode(ids, specials=True) == "<|im_start|>user\nhello world<|im_end|>\n<|im_start|>assistant\n"
+    np.testing.assert_array_equal(one.logits(ids), two.logits(ids))
+
+
+@pytest.mark.parametrize(
+    ("changed", "meant"),
+    [
+        ({"general.architecture": "lama"}, "did you mean `llama`"),
+        ({"llama.rope.scaling.type": "longrope"}, "longrope"),
+        ({"llama.rope.dimension_count": 8}, "only 16"),
+        ({"llama.attention.value_length": 8}, "only 16"),
+        ({"llama.logit_scale": 2.0}, "only 1.0 is understood"),
+        ({"llama.expert_cnt": 4}, "did you mean `expert_count`"),
+        ({"llama.attention.head_count": 3}, "heads"),
+        ({"llama.block_count": 3}, "tensors are missing"),
+        ({"llama.block_count": 1}, "no place in the model"),
+        ({"llama.feed_forward_length": 32}, "its metadata make it [32, 64]"),
+        ({"llama.vocab_size": 300}, "its metadata make it [300, 64]"),
+        ({"llama.embedding_length": "64"}, "model.d_model"),
+        ({"llama.block_count": 1 << 31}, "model.layers"),
+        ({"tokenizer.ggml.model": "rwkv"}, "the model 'rwkv'"),
+        ({"tokenizer.ggml.pre": "smolm"}, "did you mean `smollm`"),
+        ({"tokenizer.ggml.merges": ["he zz"]}, "no pair of pieces"),
+        ({"tokenizer.ggml.bos_token_id": 99_999}, "ids 0 to 287"),
+        ({"tokenizer.ggml.token_type": [1, 2]}, "no number for each of 288 pieces"),
+        ({"tokenizer.ggml.normaliser": True}, "`tokenizer.ggml.normaliser` is not understood"),
+        ({"tokenizer.ggml.tokens": ["a"] * 288}, "are both 'a'"),
+        ({"tokenizer.chat_template": "{% for %}"}, "chat template"),
+    ],
+)
+def test_what_does_not_fit_is_named(changed: dict[str, Any], meant: str, tmp_path: Path) -> None:
+    plan = GGUFFile(gguf_files.small(tmp_path / "right.gguf", LLAMA)).plan()
+    fields = {**gguf_files.metadata(LLAMA), **changed}
+    tensors = gguf_files.tensors_of(LLAMA, plan.model, gguf_files.drawn(plan.model))
+    stored = GGUFFile(gguf_files.write(tmp_path / "wrong.gguf", fields, tensors))
+    with pytest.raises(RunError) as found:
+        stored.weights(stored.plan())
+    told = " ".join(f"{p.message} {p.hint}" for p in found.value.problems)
+    assert meant in told
+    assert "wrong.gguf" in told
+
+
+def test_a_tokenizer_without_its_merges_is_named(tmp_path: Path) -> None:
+    plan = GGUFFile(gguf_files.small(tmp_path / "right.gguf", LLAMA)).plan()
+    fields = gguf_files.metadata(LLAMA)
+    del fields["tokenizer.ggml.merges"]
+    tensors = gguf_files.tensors_of(LLAMA, plan.model, gguf_files.drawn(plan.model))
+    with pytest.raises(RunError, match="without its merges"):
+        GGUFFile(gguf_files.write(tmp_path / "wrong.gguf", fields, tensors)).plan()
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0", "f16"])
+def test_numbers_that_are_not_finite_are_named(kind: str, tmp_path: Path) -> None:
+    path = gguf_files.small(tmp_path / "small.gguf", LLAMA, {"blk.1.attn_v.weight": kind})
+    entry = GGUFFile(path).files.tensors["blk.1.attn_v.weight"]
+    raw = bytearray(path.read_bytes())
+    raw[entry.start : entry.start + 4] = (
+        b"\xff\xff\xff\xff" if kind != "q8_0" else b"\xff\x7f" + raw[entry.start + 2 : entry.start + 4]
+    )
+    path.write_bytes(raw)
+    stored = GGUFFile(path)
+    with pytest.raises(RunError, match=r"blk\.1\.attn_v\.weight has numbers that are NaN or infinite"):
+        stored.weights(stored.plan())
+
+
+def test_a_quantised_file_of_ours_that_was_changed_is_refused(tmp_path: Path) -> None:
+    import json
+
+    import_folder(gguf_files.small(tmp_path / "small.gguf", LLAMA, TYPES), tmp_path / "imported")
+    notes = tmp_path / "imported" / "model.json"
+    for name, kind, meant in (
+        ("embed_tokens.weight", "q4_0", "does not belong here"),
+        ("embed_tokens.weight", "q9_9", "cannot be of the type"),
+        ("nothing.weight", "q8_0", "cannot be of the type"),
+        ("final_norm.weight", "q8_0", "does not belong here"),
+    ):
+        found = json.loads(notes.read_text())
+        found["types"] = {**found["types"], name: kind}
+        other = tmp_path / f"{name}-{kind}"
+        other.mkdir()
+        for file in (tmp_path / "imported").iterdir():
+            (other / file.name).write_bytes(file.read_bytes())
+        (other / "model.json").write_text(json.dumps(found))
+        with pytest.raises(RunError, match=meant):
+            stored_model(other).weights(stored_model(other).plan())
+
+
+def test_what_is_a_gguf_file(tmp_path: Path) -> None:
+    path = gguf_files.small(tmp_path / "small.gguf", LLAMA)
+    assert is_gguf(path)
+    other = tmp_path / "blob"
+    other.write_bytes(path.read_bytes())
+    assert is_gguf(other)
+    assert not is_gguf(tmp_path)
+    assert not is_gguf(tmp_path / "absent.gguf")
