@@ -6,7 +6,7 @@ import functools
 import json
 from typing import Any
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "name": "small",
     "device": "CPU",
     "seed": 3,
@@ -26,20 +26,21 @@ SPEC = {
 
 
 @functools.cache
-def plan() -> Any:
+def plan(context: int = 48) -> Any:
     from llmspec.compiler import compile_spec
     from llmspec.spec.schema import Spec
 
-    return compile_spec(Spec.model_validate_json(json.dumps(SPEC)))
+    spec = {**SPEC, "model": {**SPEC["model"], "context": context}}
+    return compile_spec(Spec.model_validate_json(json.dumps(spec)))
 
 
-def opened(seed: int = 0, plain: bool = False) -> Any:
+def opened(seed: int = 0, plain: bool = False, chat: bool = False, context: int = 48) -> Any:
     """A LanguageModel; each seed has other weights."""
     from llmspec.decoding.language_model import LanguageModel
     from llmspec.model.device import open_device
     from llmspec.model.weights import draw
 
     open_device("CPU")
-    made = plan()
+    made = plan(context)
     weights = {t.name: draw(t, seed) * (8 if len(t.shape) > 1 else 1) for t in made.model.tensors}  # no even odds
-    return LanguageModel(made, made.tokenizer.train([]), weights, "p", plain, chat=False)
+    return LanguageModel(made, made.tokenizer.train([]), weights, "p", plain, chat=chat)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import subprocess
 import termios
+import time
 from pathlib import Path
 
 import tiny
@@ -69,3 +71,48 @@ def shell_words(line: str) -> list[str]:
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )
     return [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]
+
+
+class Typed:
+    """A command on a terminal at which somebody types, and reads what comes."""
+
+    def __init__(self, *arguments: str | Path, cwd: Path | None = None) -> None:
+        self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (40, 200))
+        command = tiny.command(*arguments)
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=environment(TERM="dumb")
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def __enter__(self) -> Typed:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+    def type(self, line: str) -> None:
+        """A line, and Enter."""
+        os.write(self._ours, (line + "\n").encode())
+
+    def until(self, *words: str, seconds: float = 120) -> str:
+        """What the terminal got, up to and with the last of the words, which come in this order."""
+        begun, end = self.seen, time.monotonic() + seconds
+        for word in words:
+            while word not in self.seen:
+                ready, _, _ = select.select([self._ours], [], [], max(0, end - time.monotonic()))
+                assert ready, f"{word!r} did not come: {begun}{self.seen}"
+                try:
+                    self.seen += os.read(self._ours, 65536).decode("utf-8", "replace")
+                except OSError as gone:
+                    raise AssertionError(f"{word!r} did not come before the end: {begun}{self.seen}") from gone
+            before, self.seen = self.seen.split(word, 1)
+            begun += before + word
+        return begun
+
+    def ended(self) -> int:
+        """The exit status."""
+        return self.process.wait(60)

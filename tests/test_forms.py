@@ -21,6 +21,7 @@ BASES = {
     "run SPEC": ["a.yaml"],
     "sample": [],
     "sample --plain": ["--plain"],
+    "chat [RUN]": [],
     "embed [RUN]": [],
     "explain SPEC": ["a.yaml"],
     "explain SPEC --part PART": ["a.yaml", "--part=model"],
@@ -162,7 +163,7 @@ def test_every_path_expands_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
             context = command.make_context(verb, [*needed, *(["r"] if parameter.name == "other" else []), *given])
             assert context.params[parameter.name] == Path("/home/somebody/x"), (verb, parameter.name)
             seen += 1
-    assert seen == 18
+    assert seen == 19
 
 
 def test_empty_paths_and_paths_with_a_nul_are_refused() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmspec.cli import bench, check, embed, explain, export, importing, new, run, sample, schema
+from llmspec.cli import bench, chat, check, embed, explain, export, importing, new, run, sample, schema
 from llmspec.cli.failures import STATUSES
 from llmspec.cli.verb import Verb, Verbs
 
@@ -55,6 +55,7 @@ def about(
 for verb, examples in (
     (run.run, run.EXAMPLES),
     (sample.sample, sample.EXAMPLES),
+    (chat.chat, chat.EXAMPLES),
     (embed.embed, embed.EXAMPLES),
     (explain.explain, explain.EXAMPLES),
     (check.check, check.EXAMPLES),

@@ -40,6 +40,7 @@ SAMPLE_PLAIN = _form("sample --plain", "prompt prompts n seed plain phase set js
 SAMPLE_TEXT = _form(
     "sample", "prompt prompts n seed plain phase set json", "with a model that was not trained on dialogues"
 )
+CHAT = _form("chat [RUN]", "system seed phase set json")
 EMBED = _form("embed [RUN]", "text texts out pooling phase json")
 EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
 EXPLAIN_PART = _form("explain SPEC --part PART", "part set json")
@@ -66,6 +67,7 @@ FORMS = (
     SAMPLE_CHAT,
     SAMPLE_PLAIN,
     SAMPLE_TEXT,
+    CHAT,
     EMBED,
     EXPLAIN_SPEC,
     EXPLAIN_PART,
@@ -167,6 +169,8 @@ def turns_for(model: Any, chat: bool, prompt: str, system: str) -> Any:
 
     Raises LlmspecError where a dialogue has nothing to answer, or a text cannot have what only dialogues have.
     """
+    from llmspec.decoding.prompts import with_system
+
     if system and not chat:
         refuse(SAMPLE_TEXT, ["system"])
     if chat and not prompt.strip():
@@ -174,7 +178,7 @@ def turns_for(model: Any, chat: bool, prompt: str, system: str) -> Any:
             "the prompt is empty, but a chat model needs one to answer",
             hint="--prompt 'What is a violin?', or --plain to let it write without one",
         )
-    return [("system", system), ("user", prompt)] if chat and system else prompt
+    return with_system(prompt, system)
 
 
 def prompt_of(given: str) -> str:

@@ -73,9 +73,9 @@ def answered(
 
 def turns_or_text(prompt: FilePrompt, system: str) -> Any:
     """What the model is given: turns where there are some, or a system message is; else the text."""
-    if prompt.text is not None:
-        return [("system", system), ("user", prompt.text)] if system else prompt.text
-    return [*([("system", system)] if system else []), *prompt.turns]
+    from llmspec.decoding.prompts import with_system
+
+    return with_system(list(prompt.turns) if prompt.text is None else prompt.text, system)
 
 
 def wrong(model: Any, prompt: FilePrompt, given: Any, chat: bool, system: str) -> Iterator[Problem]:

@@ -17,7 +17,8 @@ from llmspec.core.visible import command, path_word, quoted
 MEANT = {
     "new": "init create setup scaffold template wizard make",
     "run": "train fit start resume continue pretrain finetune fine-tune sft launch go",
-    "sample": "generate chat talk ask answer complete infer inference predict decode prompt write test",
+    "chat": "talk converse conversation dialog dialogue repl interactive",
+    "sample": "generate ask answer complete infer inference predict decode prompt write test",
     "embed": "embedding embeddings encode vectors vectorize similarity",
     "explain": "show info inspect describe summary plan print report diff compare plot status log logs ls list stats",
     "check": "validate lint verify dry-run dryrun estimate doctor",
@@ -34,7 +35,8 @@ OPTIONS = {
     "`llmspec check SPEC --data` checks everything without training": "dry-run dryrun",
     "the spec is given without an option: `llmspec run FILE`": "config spec config-file yaml cfg",
     "the run is given without an option: `llmspec sample runs/NAME`": "model run checkpoint ckpt model-path weights",
-    "--prompt - reads standard input, as in `llmspec sample --prompt - < FILE`": "input interactive",
+    "--prompt - reads standard input, as in `llmspec sample --prompt - < FILE`": "input",
+    "`llmspec chat` is a conversation": "interactive chat",
     "--prompts FILE answers every line of a file, as in `llmspec sample --prompts FILE`": "file prompt-file batch",
     "the environment variable LLMSPEC_THREADS says how many": "threads num-threads workers num-workers cpus",
     "what is printed goes to a file with > FILE": "quiet silent log log-file output-file verbose debug",
@@ -236,5 +238,6 @@ def _extra(word: str, verb: str, arguments: list[str]) -> str:
     return {
         "run": f"--out {quoted(word)} names the run directory",
         "sample": f"--prompt {quoted(word)} gives a prompt",
+        "chat": "questions are typed once the model is open, or given on standard input",
         "schema": f"-o {quoted(word)} writes it to a file",
     }.get(verb, "")

@@ -74,10 +74,12 @@ class Drawing:
 class Answer:
     """An answer that is being drawn: its prompt (token ids), and what has been drawn so far."""
 
-    def __init__(self, how: Drawing, prompt: int, sample: int, ids: Sequence[int]) -> None:
+    def __init__(self, how: Drawing, prompt: int, sample: int, ids: Sequence[int], first: int = 0) -> None:
         import numpy as np
 
         self.prompt, self.sample, self.ids = prompt, sample, list(ids)
+        self._stream = first + sample
+        """Which stream of random numbers it draws from."""
         self.places = how.places(self.ids)
         """Places of a row that the prompt takes."""
         self.most = min(how.decoding.max_tokens, how.context - how.places(self.ids))
@@ -98,7 +100,7 @@ class Answer:
         how, position = self._how, self.drawn
         logits_V = logits_V[: how.codec.vocab]  # a padded vocabulary has rows that no token has
         context = Context(self._prompt_ids, self._tokens_T[:position])
-        choice = choose(logits_V, context, how.filters, uniform(how.seed, self.sample, position))
+        choice = choose(logits_V, context, how.filters, uniform(how.seed, self._stream, position))
         steps = tuple(trace(logits_V, context, how.filters)) if how.tracing else ()
         self._tokens_T[position] = choice.token
         self.drawn += 1

@@ -22,6 +22,9 @@ Notice = Callable[[str], object]
 class Cache(Protocol):
     """What rows have read."""
 
+    read: list[list[int]]
+    """The tokens that each row has read."""
+
     def shorten(self, row: int, length: int) -> None:
         """Forget what a row has read beyond `length` tokens."""
 
@@ -76,17 +79,19 @@ class Batch:
         longest: int,
         shared: bool = False,
         notice: Notice | None = None,
+        cache: Any = None,
     ) -> None:
         """`count` answers, of `longest` tokens at most, prompts included; `shared`: the prompts have a beginning in
-        common that is worth reading first."""
-        self._decoder, self._answers, self._waiting = decoder, answers, count
+        common that is worth reading first. A `cache` that is given is used, and what its rows have read is known."""
+        self._decoder, self._answers, self._waiting, self._cache = decoder, answers, count, cache
         rows, self._places = decoder.fit(min(ROWS, 1 << (count - 1).bit_length()), longest) if count else (0, 0)
+        rows = len(cache.read) if cache is not None else rows
         if notice and rows < (wanted := min(ROWS, count)):
             notice(f"memory holds the KV caches of {rows} answers at once, not of {wanted}: the others wait")
         self._rows: list[Answer | None] = [None] * rows
         self._holds: list[int | None] = [None] * rows
         """The prompt that each row's cache begins with, by its index."""
-        self._held: list[Sequence[int]] = [()] * rows
+        self._held: list[Sequence[int]] = [()] * rows if cache is None else [list(read) for read in cache.read]
         """The same as token ids."""
         self._first = 1 if shared else rows
         """How many rows begin at first."""
@@ -99,7 +104,7 @@ class Batch:
 
         if not self._rows:
             return
-        cache = self._decoder.cache(len(self._rows), self._places)
+        cache = self._decoder.cache(len(self._rows), self._places) if self._cache is None else self._cache
         while self._waiting or any(self._rows):
             begun = self._begin(cache)
             going = [a is not None and row not in begun for row, a in enumerate(self._rows)]

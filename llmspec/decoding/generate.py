@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.answer import Answer, Drawing, Event, FinishReason
@@ -16,9 +16,6 @@ from llmspec.decoding.sampler import Choice
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import EOS
 from llmspec.spec.decoding import Decoding
-
-if TYPE_CHECKING:
-    pass
 
 Whole = TypeVar("Whole")
 
@@ -45,6 +42,7 @@ class Generation:
 def stream(
     decoder: Decoder, codec: Codec, prompts: Sequence[Sequence[int]], decoding: Decoding, *, n: int = 1,
     seed: int | None = None, chat: bool = False, tracing: bool = False, notice: Notice | None = None,
+    cache: Any = None, first: int = 0,
 ) -> Iterator[Event]:  # fmt: skip
     """Draw `n` answers to each prompt (token ids) and yield each token as it is drawn.
 
@@ -53,7 +51,8 @@ def stream(
     The text of an answer follows from the seed (`seed`, else the decoding's, else 0), its prompt and its sample
     number, not from the other rows. With `chat`, an end of turn or a role token ends the answer, too; otherwise
     they are not shown. With `tracing`, events carry what every filter did: 2 float64 arrays (V,) per filter. `notice`
-    is told where memory allows fewer rows.
+    is told where memory allows fewer rows. The draws are those of the samples from `first` on. With a `cache` of the
+    decoder's, what its rows have read of the prompts is not read again.
 
     Raises:
         LlmspecError: before anything is drawn, where a prompt is empty or leaves no room in the context; and
@@ -76,11 +75,11 @@ def stream(
         raise LlmspecError(problems)
     drawn_from = (decoding.seed or 0) if seed is None else seed
     how = Drawing(codec, decoding, decoder.context, drawn_from, chat, tracing, bool(decoder.encoder_context))
-    answers = (Answer(how, index, sample, prompt) for index, prompt in enumerate(prompts) for sample in range(n))
+    answers = (Answer(how, index, sample, prompt, first) for index, prompt in enumerate(prompts) for sample in range(n))
     longest = max((min(how.places(p) + decoding.max_tokens, decoder.context) for p in prompts), default=0)
     shared = min((shared_length(prompts[0], prompt) for prompt in prompts[1:]), default=0)
     together = shared > 0 and all(decoder.worth(min(shared, len(p) - 1), len(p)) for p in prompts)
-    for answer, event in Batch(decoder, answers, n * len(prompts), longest, together, notice).events():
+    for answer, event in Batch(decoder, answers, n * len(prompts), longest, together, notice, cache).events():
         yield replace(event, row=answer.prompt * n + answer.sample)
 
 

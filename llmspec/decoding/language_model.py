@@ -23,7 +23,7 @@ from llmspec.core.units import size
 from llmspec.decoding.answer import Event
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.generate import Generation, generate, stream, whole_answers
-from llmspec.decoding.prompts import chat_prompt, text_prompt
+from llmspec.decoding.prompts import Prompt, prompt_tokens
 from llmspec.formats.opening import stored_model
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
@@ -36,7 +36,6 @@ from llmspec.spec.decoding import Decoding
 from llmspec.spec.translate import Translator
 
 MOST_ANSWERS = 1 << 16
-Prompt = str | Sequence[tuple[str, str]]
 
 
 class LanguageModel:
@@ -173,14 +172,11 @@ class LanguageModel:
 
     def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:
         """Ids of a prompt: a text, a user's turn, or turns of (role, text). Raises TypeError, LlmspecError."""
-        markers, template = self.plan.tokenizer.markers, self.plan.chat_template
         if not isinstance(chat, bool | None):
             raise TypeError(f"chat is True, False or None, not {chat!r}")
-        if not isinstance(prompt, str):
-            return chat_prompt(self.codec, template, turns_of(prompt), markers)
-        if self.chat if chat is None else chat:
-            return chat_prompt(self.codec, template, [("user", prompt)], markers)
-        return text_prompt(self.codec, prompt, markers)
+        given = prompt if isinstance(prompt, str) else turns_of(prompt)
+        answered = self.chat if chat is None else chat
+        return prompt_tokens(self.codec, self.plan.chat_template, given, answered, self.plan.tokenizer.markers)
 
     def settings(self, decoding: Decoding | None = None, **changes: Any) -> Decoding:
         """These decoding settings (the run's where none are given) with some replaced; strict like the spec's.

@@ -11,6 +11,28 @@ from llmspec.parts.templates.base import Marker, Pieces, Segment, Turn, encode
 from llmspec.parts.tokenizers.base import Codec, Following
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
+Prompt = str | Sequence[tuple[str, str]]
+"""A text, or a dialogue's turns: (role, text)."""
+
+
+def prompt_tokens(
+    codec: Codec, template: ChatTemplate, prompt: Prompt, chat: bool, markers: Sequence[str] = ()
+) -> list[int]:
+    """Ids of what a model is given: turns, a text that is a user's turn (`chat`), or one to go on with.
+
+    The one way for samples in training, for `sample` and for conversations. Raises as `chat_prompt` does.
+    """
+    if isinstance(prompt, str) and not chat:
+        return text_prompt(codec, prompt, markers)
+    return chat_prompt(codec, template, [("user", prompt)] if isinstance(prompt, str) else prompt, markers)
+
+
+def with_system(prompt: Prompt, system: str) -> Prompt:
+    """The same behind a system message, where there is one."""
+    if not system:
+        return prompt
+    return [("system", system), *([("user", prompt)] if isinstance(prompt, str) else prompt)]
+
 
 def chat_prompt(
     codec: Codec, template: ChatTemplate, turns: Iterable[tuple[str, str]], markers: Sequence[str] = ()

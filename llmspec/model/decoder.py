@@ -15,7 +15,7 @@ from tinygrad import Tensor
 from llmspec.backends import owner
 from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
-from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
+from llmspec.backends.tensors import StaticInputs, memory, tensors_from_numpy, to_numpy
 from llmspec.compiler import walk
 from llmspec.compiler.masks import CROSS, cross_ranges, decoding_ranges, encoder_inputs, masks_of, range_inputs
 from llmspec.compiler.memory import device_memory
@@ -90,7 +90,7 @@ class Decoder:
         there, places = device_memory("CPU"), self.context
         most = float("inf") if there is None else SHARE * there
         needed = min(self.context, max(SHORTEST, 1 << (tokens - 1).bit_length()))
-        if rows > 1 and rows * self.row_bytes(places) > min(LITTLE, most):
+        if rows * self.row_bytes(places) > min(LITTLE, most):
             places = needed
         return max(1, min(rows, int(most // self.row_bytes(places)) if most < float("inf") else rows)), places
 
@@ -123,6 +123,19 @@ class Decoder:
         with owner.turn():
             arrays = {name: np.zeros(shape, np.float32) for name, shape in self._shapes(rows, places).items()}
             return KVCache(tensors_from_numpy(**arrays), rows, places, self._key)
+
+    def grown(self, cache: KVCache, places: int) -> KVCache:
+        """A cache of more places, whose rows have read the same; raises as `cache` does."""
+        wider = self.cache(self._own(cache).rows, places)
+        with owner.turn():
+            for name, tensor in cache.tensors.items():
+                old, new, longest = memory(tensor), memory(wider.tensors[name]), max(cache.lengths)
+                if old is None or new is None:  # not in this memory: it is read anew
+                    return wider
+                of = slice(None) if name.startswith(CROSSED) else slice(longest)
+                new[:, of] = old[:, of]
+        wider.read, wider.sources = [list(r) for r in cache.read], [list(s) for s in cache.sources]
+        return wider
 
     def _shapes(self, rows: int, places: int) -> dict[str, tuple[int, ...]]:
         own: dict[str, tuple[int, ...]] = {
@@ -313,7 +326,9 @@ class Decoder:
             written.extend((k_RSKd, v_RSKd))
             if "positions" not in inputs:
                 return None
-            if "last" not in inputs:  # a step: the cache's rows are the batch's
+            if (
+                "last" not in inputs or int(k_RSKd.shape[0]) == 1
+            ):  # a step, or one row: the cache's rows are the batch's
                 return k_RSKd, v_RSKd
             rows = inputs["places"][:, 0]
             return self._rows_of(ops, k_RSKd, rows), self._rows_of(ops, v_RSKd, rows)

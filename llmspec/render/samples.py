@@ -84,10 +84,10 @@ def show(model: Any, prompt: str, events: Iterator[Any], n: int, chat: bool) -> 
         notes.print(line)
 
 
-def waited(events: Iterator[Any]) -> Iterator[Any]:
+def waited(events: Iterator[Any], doing: str = "compiling the first tokens' kernels") -> Iterator[Any]:
     """The events, once the first of them has come; with a word on standard error while that takes long."""
     from itertools import chain
 
-    with waiting("compiling the first tokens' kernels"):
+    with waiting(doing):
         first = next(events, None)
     return events if first is None else chain([first], events)

@@ -115,6 +115,18 @@ def err(**settings: Any) -> Screen:
     return Screen(stderr=True, **settings)
 
 
+def ask(prompt: str, edited: bool) -> str:
+    """A line that a person types, without its end, behind a prompt of ours; `edited` by readline, which is to be
+    imported, and else with the prompt on standard error. Raises EOFError, KeyboardInterrupt."""
+    if edited:
+        return input(prompt)
+    err().write(prompt)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\r\n")
+
+
 def spinner(console: Screen) -> str:
     """A spinner that this output can write."""
     return "line" if console.options.ascii_only else "dots"

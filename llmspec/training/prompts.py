@@ -12,7 +12,7 @@ from llmspec.core.problems import LlmspecError, Problem, SpecError
 from llmspec.data.shaping import CODES
 from llmspec.data.unknown import of_prompt
 from llmspec.decoding.generate import generate
-from llmspec.decoding.prompts import chat_prompt, text_prompt
+from llmspec.decoding.prompts import prompt_tokens, text_prompt
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import encode
 from llmspec.parts.tokenizers import Codec
@@ -53,10 +53,8 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
 
 def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
     """A prompt of the spec. Raises LlmspecError where it is no text."""
-    markers = plan.tokenizer.markers
-    if not part.dialogues:
-        return Prompt(text, text_prompt(codec, text, markers), False)
-    return Prompt(text, chat_prompt(codec, plan.chat_template, [("user", text)], markers), True)
+    chat = part.dialogues
+    return Prompt(text, prompt_tokens(codec, plan.chat_template, text, chat, plan.tokenizer.markers), chat)
 
 
 def longest(plan: Plan) -> int:

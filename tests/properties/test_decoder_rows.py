@@ -171,7 +171,7 @@ def test_every_prompt_is_read_once_with_others_of_its_length(prompts: list[tuple
 
 @pytest.mark.parametrize(("there", "rows", "tokens", "expected"), [
     (None, 16, 9, (16, LONG)), (1 << 40, 16, 9, (16, LONG)), (1 << 19, 16, 9, (16, SHORTEST)),
-    (1 << 17, 16, 9, (8, 16)), (1 << 17, 16, 40, (2, LONG)), (1, 16, 9, (1, 16)), (1, 1, 9, (1, LONG)),
+    (1 << 17, 16, 9, (8, 16)), (1 << 17, 16, 40, (2, LONG)), (1, 16, 9, (1, 16)), (1, 1, 9, (1, 16)),
 ])  # fmt: skip
 def test_as_many_rows_as_memory_holds(
     monkeypatch: pytest.MonkeyPatch, there: int | None, rows: int, tokens: int, expected: tuple[int, int]
@@ -179,7 +179,7 @@ def test_as_many_rows_as_memory_holds(
     monkeypatch.setattr("llmspec.model.decoder.device_memory", lambda device: there)
     assert long().fit(rows, tokens) == expected
     monkeypatch.setattr("llmspec.model.decoder.LITTLE", 0)
-    assert long().fit(rows, tokens)[1] == (expected[1] if rows == 1 else max(SHORTEST, 1 << (tokens - 1).bit_length()))
+    assert long().fit(rows, tokens)[1] == max(SHORTEST, 1 << (tokens - 1).bit_length())
 
 
 SHORT = 2 * SHORTEST

@@ -1,0 +1,132 @@
+"""Conversations: each answer is that of the same turns alone, what was read is not read again, and what no longer fits
+is left out by whole questions."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmspec.backends.cpu import native
+from llmspec.core.problems import LlmspecError
+from llmspec.decoding.conversation import Conversation
+from llmspec.decoding.generate import generate
+
+CONTEXT = 96
+words = st.text(st.sampled_from("abc d"), min_size=1, max_size=12).filter(str.strip)
+acts = st.lists(st.just("undo") | st.just("clear") | words | st.tuples(words, st.integers(1, 4)), max_size=7)
+
+
+@functools.cache
+def model(context: int = CONTEXT) -> Any:
+    return models.opened(1, chat=True, context=context)
+
+
+def said(talk: Conversation, question: str, most: int = 1000) -> str:
+    """The answer, stopped after so many tokens."""
+    events = talk.ask(question)
+    text = "".join(event.text for _, event in zip(range(most), events, strict=False))
+    events.close()
+    return text
+
+
+@settings(deadline=None, max_examples=25)
+@given(acts, st.integers(0, 99), st.sampled_from(["", "be brief"]), st.integers(1, 30))
+def test_an_answer_is_that_of_the_same_turns_alone(acts: list[Any], seed: int, system: str, most: int) -> None:
+    """Whatever was asked, stopped, undone and forgotten before."""
+    made, asked = model(), 0
+    decoding = made.settings(temperature=0.7, max_tokens=most)
+    talk, turns = Conversation(made, system=system, decoding=decoding, seed=seed), list[tuple[str, str]]()
+    for act in acts:
+        if act == "undo":
+            assert talk.undo() == ((turns[-2][1], turns[-1][1]) if turns else None)
+            del turns[-2:]
+        elif act == "clear":
+            talk.clear()
+            turns.clear()
+        else:
+            question, stop = act if isinstance(act, tuple) else (act, 1000)
+            text = said(talk, question, stop)
+            read = [*([("system", system)] if system else []), *turns[talk.left_out :], ("user", question)]
+            ids = made.tokens(read, chat=True)
+            assert len(ids) + min(most, CONTEXT // 2) <= CONTEXT or talk.left_out == len(turns)
+            decoder, codec = made.decoder, made.codec
+            alone = generate(decoder, codec, [ids], decoding, n=asked + 1, seed=seed, chat=True)[asked]
+            assert alone.text == text if stop == 1000 else alone.text.startswith(text)
+            asked += 1
+            if text:
+                turns += [("user", question), ("assistant", text)]
+        assert talk.turns == turns and talk.left_out % 2 == 0 and talk.left_out <= len(turns)
+        assert (talk.used == 0) == (not turns) and talk.used <= CONTEXT
+    roles = [message["role"] for message in talk.messages()]
+    assert roles == ["system"] * bool(system) + ["user", "assistant"] * (len(turns) // 2)
+
+
+def read_by(made: Any, act: Any) -> int:
+    """How many tokens of prompts, padding included, the decoder reads meanwhile."""
+    counted, original = list[int](), made.decoder._run
+    made.decoder._run = lambda jit, cache, inputs: (
+        counted.append(int(np.prod(inputs["tokens"].shape)) if "last" in inputs else 0) or original(jit, cache, inputs)
+    )
+    try:
+        act()
+    finally:
+        del made.decoder._run
+    return sum(counted)
+
+
+@pytest.mark.skipif(not native.products().startswith("own"), reason="what BLAS makes of a row depends on the others")
+def test_only_the_new_turn_is_read() -> None:
+    made = models.opened(3, chat=True, context=256)
+    greedy = made.settings(temperature=0, max_tokens=4)
+    talk = Conversation(made, system="s" * 60, decoding=greedy)
+    assert read_by(made, lambda: said(talk, "a" * 30)) == 128
+    talk.turns = [("user", "a" * 30), ("assistant", "")]  # what was drawn is no text of bytes, and would be read anew
+    assert read_by(made, lambda: said(talk, "b" * 9)) == 16
+    talk.turns = [*talk.turns[:2], ("user", "b" * 9), ("assistant", "")]
+    assert read_by(made, lambda: said(talk, "c" * 9)) == 16
+    talk.turns = talk.turns[:4]
+    assert read_by(made, lambda: said(talk, "d" * 20)) == 32
+
+
+def test_what_no_longer_fits_is_left_out_by_whole_questions() -> None:
+    made, seen = model(), list[int]()
+    talk = Conversation(made, system="s" * 20, decoding=made.settings(temperature=0.5, max_tokens=10), seed=1)
+    for number in range(8):
+        there, text = len(talk.turns), said(talk, f"{number}" * 9)
+        assert len(talk.turns) == there + 2 * bool(text)
+        seen.append(talk.left_out)
+    assert seen[0] == 0 and seen[-1] > 2 and seen == sorted(seen)
+    assert len(talk.turns) > 10 and talk.messages()[0]["content"] == "s" * 20
+    before: list[tuple[str, str]] = list(talk.turns)
+    for long in (CONTEXT, 4 * CONTEXT):
+        with pytest.raises(LlmspecError, match=r"the question, with the system message, has [0-9]+ tokens"):
+            said(talk, "x" * long)
+        assert talk.turns == before
+    talk.undo()
+    assert talk.left_out == 0 and talk.turns == before[:-2]
+
+
+def test_a_cache_grows_with_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the whole context would take much memory, places come as they are needed, and no answer is another."""
+    made, asked = model(), ["ab", "c" * 20, "d"]
+    decoding = made.settings(temperature=0.5, max_tokens=8)
+    whole = Conversation(made, decoding=decoding, seed=2)
+    answers = [said(whole, text) for text in asked]
+    monkeypatch.setattr("llmspec.model.decoder.LITTLE", 0)
+    talk, places = Conversation(made, decoding=decoding, seed=2), list[int]()
+    for text, answer in zip(asked, answers, strict=True):
+        assert said(talk, text) == answer
+        places.append(talk._cache.places)
+    assert places[0] == 16 < places[1] <= places[2] <= CONTEXT and whole._cache.places == CONTEXT
+
+
+def test_a_model_of_texts_is_refused() -> None:
+    with pytest.raises(LlmspecError, match="answers no dialogues") as caught:
+        Conversation(models.opened())
+    assert "llmspec sample" in caught.value.problems[0].hint
