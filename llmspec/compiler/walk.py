@@ -234,6 +234,13 @@ def tensor_specs(model: ModelPlan) -> Iterator[tuple[str, TensorSpec]]:
         yield from _named(copy.path, copy.piece)
 
 
+def readable(model: ModelPlan) -> frozenset[str]:
+    """The matrices (outputs, inputs) that linear layers and look-ups of tokens alone read: those that may stay
+    quantised in memory."""
+    found = (t for t in model.tensors if len(t.shape) == 2)
+    return frozenset(t.name for t in found if t.role in ("matrix", "head") or t.name == f"{EMBEDDING}.weight")
+
+
 def _named(path: str, piece: Piece) -> Iterator[tuple[str, TensorSpec]]:
     return ((f"{path}.{t.name}", t) for t in piece.part.tensors(piece.dims))
 

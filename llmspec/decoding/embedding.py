@@ -5,8 +5,9 @@ Shape letters: N texts, B rows of a batch, T tokens, D numbers of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llmspec.backends import owner
@@ -15,12 +16,12 @@ from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.compiler.masks import range_inputs
 from llmspec.compiler.plan import ModelPlan
-from llmspec.core.hashing import digest
 from llmspec.core.problems import LlmspecError
 from llmspec.model.decoder import SHORTEST
 from llmspec.model.steps import Tensors
-from llmspec.model.transformer import Transformer, block_context
+from llmspec.model.transformer import Transformer, block_context, graph_key
 from llmspec.parts.heads import Embedding
+from llmspec.parts.ops import WeightLayout
 from llmspec.parts.tokenizers.base import Codec
 
 if TYPE_CHECKING:
@@ -55,15 +56,23 @@ class Embedded:
 class Embedder:
     """A model and the head that it embeds by, with graphs for texts of any length."""
 
-    def __init__(self, model: ModelPlan, backend: Backend, weights: Tensors, codec: Codec, pooling: str | None) -> None:
+    def __init__(
+        self,
+        model: ModelPlan,
+        backend: Backend,
+        weights: Tensors,
+        codec: Codec,
+        pooling: str | None,
+        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
+    ) -> None:
         """`pooling` None: as the model's own head says. Raises LlmspecError where it has none."""
         self.head, model = embedding_head(model, pooling)
         part: Any = model.heads[self.head]
         self.longest = min(model.context, getattr(part, "max_tokens", None) or model.context)
         self._plan, self._backend, self._weights, self._codec = model, backend, weights, codec
-        self._model = Transformer(model)
+        self._model = Transformer(model, layouts)
         self._tables = tensors_from_numpy(**self._model.tables())
-        key = digest(["embed", self.head, model.model_dump(mode="json")])
+        key = graph_key(model, layouts, "embed", self.head)
         self._graphs = Graphs(lambda: backend.jit(self._forward, key))
 
     def embed(self, texts: Sequence[str], progress: Progress = lambda done, total: None) -> Embedded:

@@ -15,10 +15,9 @@ from llmspec.compiler.masks import ENCODER, encoder_inputs, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
+from llmspec.compiler.walk import readable
 from llmspec.core.devices import automatic
-from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, RunError, SpecError, one_of
-from llmspec.core.quantised import as_float32
 from llmspec.core.units import size
 from llmspec.decoding.answer import Event
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
@@ -27,7 +26,7 @@ from llmspec.decoding.prompts import Prompt, prompt_tokens
 from llmspec.formats.opening import stored_model
 from llmspec.model.decoder import SHORTEST, Decoder
 from llmspec.model.ids import token_ids, whole
-from llmspec.model.transformer import Transformer, block_context
+from llmspec.model.transformer import Transformer, block_context, graph_key
 from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.tokenizers.base import Codec
@@ -55,11 +54,12 @@ class LanguageModel:
         start = codec.specials.start_of(plan.model.decoder_start)
         with owner.turn():
             self._backend = backend(plan.device, plain, plan.precision)
-            self._weights = tensors_from_numpy(**{t.name: as_float32(weights[t.name]) for t in plan.model.tensors})
-            self._model = Transformer(plan.model)
+            arrays = {t.name: weights[t.name] for t in plan.model.tensors}
+            self._weights, self._layouts = self._backend.hold(arrays, readable(plan.model))
+            self._model = Transformer(plan.model, self._layouts)
             self._tables = tensors_from_numpy(**self._model.tables())
-            self._graphs = Graphs(lambda: self._backend.jit(self._forward, digest(plan.model.model_dump(mode="json"))))
-            self.decoder = Decoder(plan.model, self._backend, self._weights, start)
+            self._graphs = Graphs(lambda: self._backend.jit(self._forward, graph_key(plan.model, self._layouts)))
+            self.decoder = Decoder(plan.model, self._backend, self._weights, start, self._layouts)
         self._embedders = dict[str | None, Embedder]()
         self.notices: list[str] = []
         self.attributions: tuple[Attribution, ...] = ()
@@ -99,9 +99,11 @@ class LanguageModel:
         return saved.path
 
     def weights(self) -> dict[str, Any]:
-        """Copies of its weights by name, float32."""
+        """Copies of its weights by name, float32; of those that stay quantised, the numbers that they stand for."""
         with owner.turn():
-            return {name: to_numpy(tensor) for name, tensor in self._weights.items()}
+            return {
+                name: self._backend.numbers(tensor, self._layouts.get(name)) for name, tensor in self._weights.items()
+            }
 
     def logits(self, tokens: Any, encoder_tokens: Any = None) -> Any:
         """Logits (B, T, V) float32 of token ids (B, T) or (T,), T up to the context; for (T,) B is 1. A model with an
@@ -166,7 +168,7 @@ class LanguageModel:
             raise ValueError(f"pooling is one of {', '.join(get_args(Pooling))}, not {pooling!r}")
         if pooling not in self._embedders:
             with owner.turn():
-                made = Embedder(self.plan.model, self._backend, self._weights, self.codec, pooling)
+                made = Embedder(self.plan.model, self._backend, self._weights, self.codec, pooling, self._layouts)
             self._embedders[pooling] = made
         return self._embedders[pooling].embed(list(texts), progress or (lambda done, total: None))
 

@@ -7,7 +7,8 @@ d head width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tinygrad import Tensor
@@ -20,13 +21,13 @@ from llmspec.compiler import walk
 from llmspec.compiler.masks import CROSS, cross_ranges, decoding_ranges, encoder_inputs, masks_of, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
-from llmspec.core.hashing import digest
 from llmspec.core.units import size
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.kv_cache import CROSS as CROSSED
 from llmspec.model.kv_cache import KVCache
 from llmspec.model.steps import Tensors
-from llmspec.model.transformer import AttentionContext, Transformer, ranges_in
+from llmspec.model.transformer import AttentionContext, Transformer, graph_key, ranges_in
+from llmspec.parts.ops import WeightLayout
 
 SHORTEST = 16
 """Smallest prefill bucket, in tokens; buckets double from here up to the context."""
@@ -48,14 +49,22 @@ class Decoder:
     On the CPU a row's logits are, bit for bit, those that it has alone, whatever other rows stand beside it.
     """
 
-    def __init__(self, plan: ModelPlan, backend: Backend, weights: Tensors, start: int | None = None) -> None:
-        """`start` is the id of what the decoder's text begins with, in a model with an encoder."""
+    def __init__(
+        self,
+        plan: ModelPlan,
+        backend: Backend,
+        weights: Tensors,
+        start: int | None = None,
+        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
+    ) -> None:
+        """`start` is the id of what the decoder's text begins with, in a model with an encoder; `layouts` are those of
+        weights that stay quantised, as `backend.hold` gives them."""
         if plan.encoder is not None and start is None:
             raise ValueError("the decoder of a model with an encoder needs the token that its text begins with")
         self.context, self.vocab, self.encoder_context = plan.context, plan.vocab, plan.encoder_context
         self._start = start
         self._plan, self._backend, self._weights = plan, backend, weights
-        self._model, self._key = Transformer(plan), digest(plan.model_dump(mode="json"))
+        self._model, self._key = Transformer(plan, layouts), graph_key(plan, layouts)
         self._tables = tensors_from_numpy(**self._model.tables())
         self._anew = any(part.follows_length(dims) for part, dims, _ in walk.positions(plan).values())
         """Whether a text is read from its beginning, since what was made of its first tokens is another thing then."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tinygrad import Tensor
@@ -15,10 +16,11 @@ from llmspec.backends.plain.ops import Ops
 from llmspec.compiler import walk
 from llmspec.compiler.masks import CROSS, ENCODER, RANGES, masks_of
 from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
+from llmspec.core.hashing import digest
 from llmspec.parts.attentions import Attention
 from llmspec.parts.heads import HeadFunctions
 from llmspec.parts.objectives.base import Outputs
-from llmspec.parts.ops import CrossView, Linear
+from llmspec.parts.ops import CrossView, Linear, WeightLayout
 from llmspec.parts.positions import Hooks
 from llmspec.parts.residual import FORMS
 
@@ -83,8 +85,14 @@ def block_context(inputs: Mapping[str, Tensor]) -> AttentionContext:
 class Weights(Mapping[str, Tensor]):
     """Tensors under a prefix, by relative name; notes every name that is read."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str = "", read: set[str] | None = None) -> None:
-        self._tensors, self._prefix = tensors, prefix
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        prefix: str = "",
+        read: set[str] | None = None,
+        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
+    ) -> None:
+        self._tensors, self._prefix, self._layouts = tensors, prefix, layouts
         self.read: set[str] = set() if read is None else read
 
     def __getitem__(self, name: str) -> Tensor:
@@ -102,10 +110,17 @@ class Weights(Mapping[str, Tensor]):
         """The linear layer of that name: its weight, and its bias if there is one."""
         at = f"{name}." if name else ""
         bias = f"{at}bias"
-        return Linear(self[f"{at}weight"], self[bias] if self._prefix + bias in self._tensors else None)
+        found = self[bias] if self._prefix + bias in self._tensors else None
+        return Linear(self[f"{at}weight"], found, self._layouts.get(f"{self._prefix}{at}weight"))
 
     def under(self, name: str) -> Weights:
-        return Weights(self._tensors, f"{self._prefix}{name}.", self.read)
+        return Weights(self._tensors, f"{self._prefix}{name}.", self.read, self._layouts)
+
+
+def graph_key(plan: ModelPlan, layouts: Mapping[str, WeightLayout], *more: Any) -> str:
+    """A name for what shapes the graphs of a model beside their inputs."""
+    shaped = [*more, plan.model_dump(mode="json"), *([sorted(layouts.items())] if layouts else [])]
+    return digest(shaped if len(shaped) > 1 else shaped[0])
 
 
 class Block:
@@ -191,15 +206,21 @@ class Stack:
 
 
 class Transformer:
-    """The functions of a ModelPlan's parts, put together. Holds no weights."""
+    """The functions of a ModelPlan's parts, put together. Holds no weights.
 
-    def __init__(self, plan: ModelPlan) -> None:
-        self.plan = plan
+    `layouts` are those of weights that stay quantised, by name.
+    """
+
+    def __init__(self, plan: ModelPlan, layouts: Mapping[str, WeightLayout] = MappingProxyType({})) -> None:
+        self.plan, self._layouts = plan, layouts
         self._positions = {name: (part, dims) for name, (part, dims, _) in walk.positions(plan).items()}
         hooks = {name: part.build(dims) for name, (part, dims) in self._positions.items()}
         self._embedding = plan.embedding.build(plan.dims)
         self._stacks = [Stack(plan, stack, hooks) for stack in plan.stacks]
         self._heads: dict[str, HeadFunctions] = {name: head.build(plan.dims) for name, head in plan.heads.items()}
+
+    def _view(self, tensors: Mapping[str, Tensor]) -> Weights:
+        return tensors if isinstance(tensors, Weights) else Weights(tensors, layouts=self._layouts)
 
     def tables(self) -> dict[str, Any]:
         """Constant float32 numpy arrays of the positions, by full name; inputs of every step, never trained."""
@@ -220,7 +241,7 @@ class Transformer:
 
         With `last` (B,) int32 those tokens' alone, (B, 1, D): what follows the others' last attention is left out.
         """
-        w = tensors if isinstance(tensors, Weights) else Weights(tensors)
+        w = self._view(tensors)
         *encoders, decoder = self._stacks
         states: Tensor | None = None
         if encoders and context.crossed is None:
@@ -229,13 +250,13 @@ class Transformer:
 
     def encoded(self, ops: Ops, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
         """The encoder's last states (B, S, D) of `encoder_tokens` (B, S) int32."""
-        w = tensors if isinstance(tensors, Weights) else Weights(tensors)
+        w = self._view(tensors)
         own = {name.removeprefix(ENCODER): t for name, t in inputs.items() if name.startswith(ENCODER)}
         return self._run(ops, w, self._stacks[0], own, encoder_context(inputs))
 
     def crossed(self, ops: Ops, tensors: Mapping[str, Tensor], states: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, S, K, d) that a layer of the decoder looks at, of the encoder's states (B, S, D)."""
-        w = tensors if isinstance(tensors, Weights) else Weights(tensors)
+        w = self._view(tensors)
         decoder = self._stacks[-1]
         cross = decoder.block(layer).cross
         assert cross is not None
@@ -291,10 +312,10 @@ class Transformer:
         filled: Tensor | None = None,
     ) -> Outputs:
         """What a head makes of hidden states (B, T, D), but for its last layer; `head` None: the one that generates."""
-        w = tensors if isinstance(tensors, Weights) else Weights(tensors)
+        w = self._view(tensors)
         name = self.head_name(head)
         own, functions = w.under(walk.head_path(name)), self._heads[name]
-        embedding = w[f"{walk.EMBEDDING}.weight"] if getattr(self.plan.heads[name], "tied", False) else None
+        embedding = w.under(walk.EMBEDDING).linear("") if getattr(self.plan.heads[name], "tied", False) else None
         features = functions.features(ops, own, hidden, filled)
         return Outputs(features, functions.layer(own, embedding), functions.softcap)
 

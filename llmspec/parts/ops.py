@@ -46,6 +46,14 @@ class Scores(NamedTuple):
     value (gpt-oss, arXiv:2508.10925; Xiao et al. 2023, arXiv:2309.17453). None for nothing."""
 
 
+class WeightLayout(NamedTuple):
+    """A matrix whose weights stay quantised in memory: a type of `core.weight_types`, and its shape."""
+
+    type: str
+    outputs: int
+    inputs: int
+
+
 class Linear(NamedTuple):
     """A linear layer, as it is read off the tensor table: weight (outputs, inputs), and bias (outputs,) if it has one.
 
@@ -54,6 +62,8 @@ class Linear(NamedTuple):
 
     weight: Tensor
     bias: Tensor | None = None
+    quantised: WeightLayout | None = None
+    """Where it is given, `weight` is what the device's backend has packed of such a matrix: int32 words."""
 
 
 class Routing(NamedTuple):
@@ -140,7 +150,7 @@ class Operations(Protocol):
 
     def linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor: ...
 
-    def embedding(self, weight: Tensor, ids: Tensor) -> Tensor: ...
+    def embedding(self, weight: Tensor, ids: Tensor, quantised: WeightLayout | None = None) -> Tensor: ...
 
     def rows(self, table: Tensor, ids: Tensor) -> Tensor: ...
 

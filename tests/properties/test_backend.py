@@ -22,7 +22,7 @@ from llmspec.backends.backend import backend
 from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.masks import Relation
-from llmspec.parts.ops import Near, Scores
+from llmspec.parts.ops import Linear, Near, Scores
 
 ODD = [(3, 4, 5), *(pytest.param(s, marks=pytest.mark.nightly) for s in ((1, 1, 2), (5, 1, 3), (3, 4, 17)))]
 """(rows, columns, inner): one row, one column, a context of one, lengths that no vector divides."""
@@ -55,12 +55,12 @@ def linears_case(layers: int, biased: bool) -> Any:
     def case(rows: int, columns: int, inner: int) -> Case:
         wide = [columns + j for j in range(layers)]
         shapes = [(2, rows, inner), *((o, inner) for o in wide), *((o,) for o in wide if biased)]
-        pairs = lambda more: [(w, more[layers + j] if biased else None) for j, w in enumerate(more[:layers])]
+        pairs = lambda more: [Linear(w, more[layers + j] if biased else None) for j, w in enumerate(more[:layers])]
         return Case(
             shapes,
             {},
             lambda ops, t, x, *more: ops.linears(x, pairs(more)),
-            lambda x, *more: np.concatenate([x @ w.T + (0 if b is None else b) for w, b in pairs(more)], -1),
+            lambda x, *more: np.concatenate([x @ w.T + (0 if b is None else b) for w, b, _ in pairs(more)], -1),
         )
 
     return case

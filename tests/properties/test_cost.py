@@ -41,7 +41,7 @@ class Counting(Ops):
         self.flops += 2 * out.numel() * a.shape[-2 if transpose_a else -1]
         return out
 
-    def linears(self, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    def linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
         out = super().linears(x, layers)
         self.flops += 2 * out.numel() * x.shape[-1]
         return out

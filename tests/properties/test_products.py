@@ -24,6 +24,7 @@ from tinygrad.helpers import GlobalCounters  # noqa: E402
 
 from llmspec.backends.cpu import early, native, products  # noqa: E402
 from llmspec.backends.cpu.autograd import linears, matmul  # noqa: E402
+from llmspec.parts.ops import Linear  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 sizes = st.sampled_from([1, 2, 3, 7, 33, 64])
@@ -92,7 +93,7 @@ def test_one_right_side_serves_all_rows(batch: tuple[int, ...], m: int, n: int, 
 def test_inside_a_captured_function_with_changing_inputs(m: int, n: int, k: int) -> None:
     @TinyJit
     def step(handle: Tensor, x: Tensor, w: Tensor) -> list[Tensor]:
-        out = linears(handle, x * 2, [(w, None)])
+        out = linears(handle, x * 2, [Linear(w)])
         return [t.contiguous() for t in (out, *out.square().sum().gradient(x, w))]
 
     for seed in range(5):
@@ -109,7 +110,7 @@ def test_the_same_bits_before_during_and_after_capture(shape: tuple[int, int, in
     x, w = tensor(numbers(0, m, k)), tensor(numbers(1, n, k))
 
     def step(handle: Tensor, x: Tensor, w: Tensor) -> list[Tensor]:
-        out = linears(handle, x, [(w, None)])
+        out = linears(handle, x, [Linear(w)])
         return [t.contiguous() for t in (out, *out.square().sum().gradient(x, w))]
 
     captured = TinyJit(step)
@@ -121,10 +122,10 @@ def test_the_same_bits_before_during_and_after_capture(shape: tuple[int, int, in
 def test_one_kernel_a_product_and_nothing_copied() -> None:
     x, w1, w2, w3 = (tensor(numbers(i, *shape)) for i, shape in enumerate([(4, 8, 16), (32, 16), (16, 32), (4, 16)]))
     GlobalCounters.reset()
-    linears(native.handle(), linears(native.handle(), x, [(w1, None)]), [(w2, None)]).realize()
+    linears(native.handle(), linears(native.handle(), x, [Linear(w1)]), [Linear(w2)]).realize()
     assert GlobalCounters.kernel_count == 2
     GlobalCounters.reset()
-    linears(native.handle(), x, [(w1, None), (w3, None)]).realize()
+    linears(native.handle(), x, [Linear(w1), Linear(w3)]).realize()
     assert GlobalCounters.kernel_count == 1
     for ta, tb in [(False, False), (True, False), (False, True), (True, True)]:
         a, b, _ = (tensor(t) for t in operands((3,), 8, 16, 32, ta, tb))
@@ -159,6 +160,7 @@ prepare()
 from tinygrad import Tensor, TinyJit
 from llmspec.backends.cpu.native import handle
 from llmspec.backends.cpu.autograd import linears
+from llmspec.parts.ops import Linear
 x = Tensor([[float(4 * i + j) for j in range(4)] for i in range(3)]).realize()
 w = Tensor([[1.0] * 4] * 2).realize()
 """
@@ -179,7 +181,7 @@ def child(code: str, *arguments: str, **environment: str) -> str:
 
 def test_a_pickled_capture_runs_in_another_process(tmp_path: Path) -> None:
     file = str(tmp_path / "captured")
-    make = "f = TinyJit(lambda h, x, w: linears(h, x, [(w, None)]).realize())\n"
+    make = "f = TinyJit(lambda h, x, w: linears(h, x, [Linear(w)]).realize())\n"
     make += f"for _ in range(3): f(handle(), x, w)\npickle.dump(f, open({file!r}, 'wb'))"
     child(CAPTURE + make)
     out = child(CAPTURE + f"print(pickle.load(open({file!r}, 'rb'))(handle(), x, w).tolist())")

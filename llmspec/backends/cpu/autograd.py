@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from tinygrad import Tensor, UOp, dtypes
 
 from llmspec.backends.cpu.native import Gradient, call, operands, shape_of
+from llmspec.backends.plain.ops import matrices
+from llmspec.parts.ops import Linear
 
 SILU, GELU, GELU_ERF, RELU, RELU2 = range(5)
 KINDS = {"silu": SILU, "gelu": GELU, "gelu_erf": GELU_ERF, "relu": RELU, "relu2": RELU2}
@@ -68,16 +70,14 @@ def _product_gradient(z: int, m: int, n: int, k: int, ta: int, tb: int) -> Gradi
     return gradient
 
 
-def linears(
-    address: Tensor, x: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]], by_sequence: bool = False
-) -> Tensor:
+def linears(address: Tensor, x: Tensor, layers: Sequence[Linear], by_sequence: bool = False) -> Tensor:
     """x (…, I) by up to three weights (O, I), plus biases -> (…, ΣO), side by side.
 
     One call, so that the gradients of x are summed where they are made. Either all layers have a bias or none. With
     `by_sequence`, each sequence of x (B, …, I) gets bit for bit what it gets alone, and there is no gradient.
     """
     n, i = math.prod(shape_of(x)[:-1]), shape_of(x)[-1]
-    weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
+    weights, biases = matrices(layers), [layer.bias for layer in layers if layer.bias is not None]
     wide = tuple(shape_of(w)[0] for w in weights) + (0,) * (3 - len(layers))
     sizes, count = (n, i, *wide, int(bool(biases))), (n * sum(wide),)
     inputs = (x, *_three(weights), *_three(biases or weights))

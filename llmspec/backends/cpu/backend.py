@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tinygrad import Tensor
 
-from llmspec.backends.cpu import native
+from llmspec.backends.cpu import native, quantised
 from llmspec.backends.cpu.captured_step import CapturedStep
 from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.plain.ops import Ops
+from llmspec.parts.ops import WeightLayout
 
 
 @dataclass(frozen=True)
 class CPUBackend(Backend):
     """Its `inputs` are the addresses of the C functions."""
+
+    def hold(
+        self, arrays: Mapping[str, Any], readable: frozenset[str] = frozenset()
+    ) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
+        """As Backend.hold; what is readable stays quantised."""
+        return quantised.hold(arrays, readable)
+
+    def numbers(self, weight: Tensor, layout: WeightLayout | None) -> Any:
+        """As Backend.numbers."""
+        return super().numbers(weight, None) if layout is None else quantised.unpacked(weight, layout)
 
     def jit(self, function: Callable[..., Any], key: str = "") -> Any:
         """As Backend.jit; with a `key`, which names all that shapes the graph beside the arguments, a later process

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from tinygrad import Tensor, UOp
 
 from llmspec.backends.cpu.native import Gradient, call, integers, operands, shape_of
-from llmspec.parts.ops import Routing
+from llmspec.backends.plain.ops import matrices
+from llmspec.parts.ops import Linear, Routing
 
 
 def router(
@@ -98,15 +99,15 @@ def grouped_linears(
     address: Tensor,
     x: Tensor,
     routing: Routing,
-    layers: Sequence[tuple[Tensor, Tensor | None]],
+    layers: Sequence[Linear],
     by_sequence: bool,
 ) -> Tensor:
     """x (R, I) by up to three stacks of weights (E, O, I), plus biases (E, O) -> (R, ΣO), side by side.
 
     With `by_sequence` a row gets bit for bit what it gets beside no other, and there is no gradient.
     """
-    (r, i), e = shape_of(x), shape_of(layers[0][0])[0]
-    weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
+    (r, i), e = shape_of(x), shape_of(layers[0].weight)[0]
+    weights, biases = matrices(layers), [layer.bias for layer in layers if layer.bias is not None]
     wide = tuple(shape_of(w)[1] for w in weights) + (0,) * (3 - len(layers))
     sizes = (r, e, i, *wide, int(bool(biases)))
     three = [[*own, *[own[0]] * (3 - len(own))] for own in (weights, biases or weights)]

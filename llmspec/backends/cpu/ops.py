@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor
 
-from llmspec.backends.cpu import attention, autograd, experts, native
+from llmspec.backends.cpu import attention, autograd, experts, native, quantised
+from llmspec.backends.cpu.quantised import rows
 from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
-from llmspec.parts.ops import Linear, Routing, Scores
+from llmspec.parts.ops import Linear, Routing, Scores, WeightLayout
 
 
 class CPUOps(Ops):
@@ -29,9 +30,17 @@ class CPUOps(Ops):
         return autograd.matmul(self._at, a, b, transpose_a, transpose_b)
 
     def linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
+        made = [self._alike(x, run) for run in quantised.alike(layers)]
+        return made[0] if len(made) == 1 else Tensor.cat(*made, dim=-1)
+
+    def _alike(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
+        if layers[0].quantised is not None:
+            return quantised.linears(self._at, x, layers)
         return autograd.linears(self._at, x, layers, self._by_sequence)
 
-    def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
+    def embedding(self, weight: Tensor, ids: Tensor, quantised: WeightLayout | None = None) -> Tensor:
+        if quantised is not None:
+            return rows(self._at, weight, quantised, ids)
         return autograd.embedding(self._at, weight, ids)
 
     def rotate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ from llmspec.backends import owner
 from llmspec.backends import tinygrad_private as private
 from llmspec.backends.plain.mixed_precision import MixedPrecisionOps
 from llmspec.backends.plain.ops import Ops
+from llmspec.backends.tensors import tensors_from_numpy, to_numpy
+from llmspec.core.quantised import Quantised
+from llmspec.parts.ops import WeightLayout
 
 
 class JitStep:
@@ -43,6 +46,21 @@ class Backend:
     """What the operands of products are rounded to."""
     continues: bool = True
     """Whether a prompt read in parts gives what it gives at once, as exactly as a row gives what it gives alone."""
+
+    def hold(
+        self, arrays: Mapping[str, Any], readable: frozenset[str] = frozenset()
+    ) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
+        """Realized tensors of weights by name, numpy arrays or `Quantised`; and, by name, the layouts of those that
+        stay quantised in memory, of which there are none here: they become float32.
+
+        `readable` names the matrices that linear layers and look-ups alone read.
+        """
+        plain = {n: a.dequantised() if isinstance(a, Quantised) else a for n, a in arrays.items()}
+        return tensors_from_numpy(**plain), {}
+
+    def numbers(self, weight: Tensor, layout: WeightLayout | None) -> Any:
+        """A copy of a weight that `hold` made: a numpy array, float32."""
+        return to_numpy(weight)
 
     def jit(self, function: Callable[..., Any], key: str = "") -> Any:
         """A step (dicts of tensors, and bound variables, in; tensors out) that is captured on its first call.

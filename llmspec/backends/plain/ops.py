@@ -14,7 +14,7 @@ from tinygrad import Tensor, dtypes
 from llmspec.backends.plain import experts
 from llmspec.backends.plain.cache_rows import store_keys_values
 from llmspec.backends.tinygrad_private import random_bits
-from llmspec.parts.ops import Linear, Near, Routing, Scores
+from llmspec.parts.ops import Linear, Near, Routing, Scores, WeightLayout
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
@@ -56,14 +56,14 @@ class Ops:
         Products read numbers, never expressions: fused into a product's loops, an input's or a gradient's arithmetic
         would be done again for every tile, and again in the backward pass.
         """
-        weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
+        weights, biases = matrices(layers), [layer.bias for layer in layers if layer.bias is not None]
         joined = weights[0] if len(weights) == 1 else self.contiguous_barrier(Tensor.cat(*weights))
         y = self.product(x.contiguous(), joined.transpose(0, 1))
         return y + Tensor.cat(*biases) if biases else y
 
-    def embedding(self, weight: Tensor, ids: Tensor) -> Tensor:
+    def embedding(self, weight: Tensor, ids: Tensor, quantised: WeightLayout | None = None) -> Tensor:
         """Rows of a trained table: (V, D), int (B, T) -> (B, T, D)."""
-        return weight[ids]
+        return matrices([Linear(weight, quantised=quantised)])[0][ids]
 
     def rows(self, table: Tensor, ids: Tensor) -> Tensor:
         """Rows of a constant table; no gradient."""
@@ -259,7 +259,7 @@ class Ops:
     def grouped_linears(self, x: Tensor, routing: Routing, layers: Sequence[Linear]) -> Tensor:
         """`linears` with an expert's own weights, stacked (E, outputs, inputs), for its rows: (rows, Σ outputs)."""
         blocks = int(routing.groups.shape[0])
-        weights, biases = [w for w, _ in layers], [b for _, b in layers if b is not None]
+        weights, biases = matrices(layers), [layer.bias for layer in layers if layer.bias is not None]
         joined = self.contiguous_barrier(Tensor.cat(*weights, dim=1)[routing.groups])
         rows = self.contiguous_barrier(x).reshape(blocks, -1, x.shape[-1])
         y = self.product(rows, joined.transpose(1, 2))
@@ -376,6 +376,13 @@ class Ops:
             polynomial = self.contiguous_barrier(b * gram + c * self.matmul(gram, gram))
             x = self.contiguous_barrier(a * x + self.matmul(polynomial, x))
         return x.transpose(-1, -2) if tall else x
+
+
+def matrices(layers: Sequence[Linear]) -> list[Tensor]:
+    """The weights of layers, (outputs, inputs). Raises TypeError for those that another backend has packed."""
+    if any(layer.quantised is not None for layer in layers):
+        raise TypeError("these weights were packed for another backend; this one reads float32, and trains")
+    return [layer.weight for layer in layers]
 
 
 def by_distance(near: Near) -> Tensor:

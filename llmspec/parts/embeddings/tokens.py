@@ -56,7 +56,8 @@ class Tokens(Embedding):
         scale = math.sqrt(dims.d_model) if self.scale == "sqrt_d_model" else self.scale
 
         def vectors(ops: Operations, w: WeightView, inputs: Mapping[str, Tensor]) -> Tensor:
-            x_BTD = ops.embedding(w["weight"], inputs["tokens"])
+            table = w.linear("")
+            x_BTD = ops.embedding(table.weight, inputs["tokens"], table.quantised)
             x_BTD = x_BTD if scale is None else x_BTD * scale
             if not self.token_types:
                 return x_BTD

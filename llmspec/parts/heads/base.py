@@ -20,12 +20,12 @@ class HeadFunctions(NamedTuple):
     features(ops, w, x_BTD, filled_BT) -> (B, T, D), or (B, D) where the head says one thing a sequence; `filled_BT`
     tells tokens from padding (bool), None where there is no padding.
     layer(w, embedding) -> Linear that makes outputs of features, or None where the features are the result;
-    `embedding` (V, D) is the token embedding of a head that says `tied`, None of any other.
+    `embedding` (V, D) is the token embedding of a head that says `tied`, as a layer without a bias; None of any other.
     softcap: the largest size of an output, softcap·tanh(output / softcap); None for no bound.
     """
 
     features: Callable[[Operations, WeightView, Tensor, Tensor | None], Tensor]
-    layer: Callable[[WeightView, Tensor | None], Linear | None]
+    layer: Callable[[WeightView, Linear | None], Linear | None]
     softcap: float | None = None
 
 

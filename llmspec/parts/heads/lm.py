@@ -12,10 +12,9 @@ from llmspec.parts.attentions.base import SOFTCAP
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.heads.base import Head, HeadFunctions, outputs_layer
 from llmspec.parts.heads.transform import Transform
-from llmspec.parts.ops import Linear
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor, WeightView
+    from llmspec.parts.ops import Linear, Operations, Tensor, WeightView
 
 
 class LM(Head):
@@ -72,7 +71,7 @@ class LM(Head):
             y_BTD = self.transform.apply(ops, w, x_BTD, dims) if self.transform else x_BTD
             return y_BTD if self.scale == 1 else y_BTD * self.scale
 
-        def layer(w: WeightView, embedding: Tensor | None) -> Linear:
-            return w.linear("") if embedding is None else Linear(embedding, w["bias"] if self.bias else None)
+        def layer(w: WeightView, embedding: Linear | None) -> Linear:
+            return w.linear("") if embedding is None else embedding._replace(bias=w["bias"] if self.bias else None)
 
         return HeadFunctions(features, layer, self.softcap)

@@ -47,7 +47,8 @@ class CrossEntropy(Objective):
     def build(self, dims: Dims) -> Loss:
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             assert outputs.layer is not None, "the head has outputs"
-            features_ND, (weight_VD, bias_V) = outputs.features.reshape(-1, outputs.features.shape[-1]), outputs.layer
+            features_ND = outputs.features.reshape(-1, outputs.features.shape[-1])
+            weight_VD, bias_V = outputs.layer.weight, outputs.layer.bias
             if bias_V is not None:  # as one more column, of a number that is always 1
                 features_ND = features_ND.cat(features_ND[:, :1] * 0 + 1, dim=1)
                 weight_VD = weight_VD.cat(bias_V.reshape(-1, 1), dim=1)

@@ -1,0 +1,116 @@
+"""Weights that stay quantised: packed for the C products once, and the operations that read them.
+
+Shape letters: N rows, I inputs, O outputs, V rows of a table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import math
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tinygrad import Tensor, dtypes
+
+from llmspec.backends.cpu import native
+from llmspec.backends.tensors import memory, tensor
+from llmspec.core.quantised import Quantised
+from llmspec.core.weight_types import TYPES
+from llmspec.parts.ops import Linear, WeightLayout
+
+PACKED = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"})
+"""Types that quantised.h arranges without loss; matrices of others are float32 in memory."""
+
+
+def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
+    """Realized tensors of numpy arrays and `Quantised` by name, and the layouts of those that stay quantised: the ones
+    that are `readable` by linear layers and look-ups alone, of a type in PACKED. Others become float32."""
+    tensors, layouts = dict[str, Tensor](), dict[str, WeightLayout]()
+    for name, array in arrays.items():
+        if not isinstance(array, Quantised):
+            tensors[name] = tensor(array)
+        elif name in readable and array.ndim == 2 and array.type in PACKED:
+            layouts[name] = WeightLayout(array.type, *array.shape)
+            tensors[name] = packed(array)
+        else:
+            tensors[name] = tensor(array.dequantised())
+    return tensors, layouts
+
+
+def packed(weight: Quantised) -> Tensor:
+    """A matrix (O, I) as the C products read it: int32 words, without loss."""
+    library, words = native.library(), _words(*weight.shape, TYPES[weight.type].ggml)
+    library.packed_bytes.restype = ctypes.c_int64
+    made = Tensor.empty(library.packed_bytes(*words) // 4, dtype=dtypes.int32, device="CPU")
+    data = np.ascontiguousarray(weight.data)
+    library.pack_quantised(_pointer(memory(made)), _pointer(data), *words)
+    _forget(weight.data)
+    return made
+
+
+def unpacked(weight: Tensor, layout: WeightLayout) -> Any:
+    """The numbers of a packed matrix, a numpy array (O, I) float32."""
+    made, ids = np.empty((layout.outputs, layout.inputs), np.float32), np.arange(layout.outputs, dtype=np.int32)
+    words = _words(layout.outputs, layout.inputs, layout.outputs, TYPES[layout.type].ggml)
+    native.library().quantised_rows(_pointer(made), _pointer(memory(weight)), _pointer(ids), *words)
+    return made
+
+
+def _words(*numbers: int) -> list[ctypes.c_int64]:
+    return [ctypes.c_int64(n) for n in numbers]
+
+
+def _pointer(array: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _forget(data: Any) -> None:
+    """Lets go of the pages of a mapped file, which have been copied: they would count as this process's memory."""
+    while data is not None and not isinstance(data, mmap.mmap):
+        data = getattr(data, "_mmap", None) or getattr(data, "base", None) or getattr(data, "obj", None)
+    if data is not None and hasattr(data, "madvise"):
+        with contextlib.suppress(OSError, ValueError):
+            data.madvise(mmap.MADV_DONTNEED)
+
+
+def linears(address: Tensor, x: Tensor, layers: Sequence[Linear]) -> Tensor:
+    """x (…, I) by up to three packed weights (O, I), plus biases -> (…, ΣO), side by side; no gradient.
+
+    Each row gets bit for bit what it gets alone. Either all layers have a bias or none.
+    """
+    shape = native.shape_of(x)
+    n, i = math.prod(shape[:-1]), shape[-1]
+    found = [layer.quantised for layer in layers if layer.quantised is not None]
+    if wrong := [layout for layout in found if layout.inputs != i]:
+        raise ValueError(f"a layer of {wrong[0].inputs} inputs does not read rows of {i}")
+    wide = [layout.outputs for layout in found] + [0] * (3 - len(found))
+    types = [TYPES[layout.type].ggml for layout in found] + [0] * (3 - len(found))
+    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers if layer.bias is not None]
+    unused = x  # stands where no bias or layer is, and is not read
+    three = [*weights, *[weights[0]] * (3 - len(weights)), *biases, *[unused] * (3 - len(biases))]
+    numbers = (n, i, *wide, *types, int(bool(biases)))
+    y = native.call("quantised_linear", (n * sum(wide),), (x, *three), numbers, address, _no_gradient)[0]
+    return y.reshape(*shape[:-1], sum(wide))
+
+
+def alike(layers: Sequence[Linear]) -> Iterator[list[Linear]]:
+    """Layers in runs of such as one call does: all quantised or none, all with a bias or none."""
+    for _, run in itertools.groupby(layers, lambda layer: (layer.quantised is None, layer.bias is None)):
+        yield list(run)
+
+
+def rows(address: Tensor, weight: Tensor, layout: WeightLayout, ids: Tensor) -> Tensor:
+    """Rows of a packed table (V, I) at ids (…) -> (…, I); no gradient. Others than 0 … V-1 end the step that reads
+    them."""
+    n, (v, i) = math.prod(native.shape_of(ids)), layout[1:]
+    numbers = (n, i, v, TYPES[layout.type].ggml)
+    found = native.call("quantised_rows", (n * i,), (weight, ids.cast(dtypes.int32)), numbers, address, _no_gradient)[0]
+    return found.reshape(*ids.shape, i)
+
+
+def _no_gradient(*_: Any) -> Any:
+    raise TypeError("weights that stay quantised have no gradient: open the model with weights of float32 to train it")

@@ -1,0 +1,130 @@
+"""Models whose weights stay quantised: what they give is what their dequantised weights give, but for the rounding of
+activations to 8 bits."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+
+from llmspec.compiler import compile_spec
+from llmspec.core.quantised import Quantised, quantise
+from llmspec.model.device import open_device
+from llmspec.spec.schema import Spec
+
+open_device("CPU")
+
+from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
+
+from llmspec.backends.backend import backend  # noqa: E402
+from llmspec.compiler.walk import readable  # noqa: E402
+from llmspec.decoding.language_model import LanguageModel  # noqa: E402
+from llmspec.model.weights import drawn  # noqa: E402
+from llmspec.parts.ops import Linear, WeightLayout  # noqa: E402
+
+TYPES = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
+SPEC = {
+    "name": "small",
+    "device": "CPU",
+    "model": {
+        "context": 48,
+        "d_model": 256,
+        "layers": 2,
+        "position": {"kind": "rope"},
+        "attention": {"heads": 4, "kv_heads": 2, "bias": True},
+        "mlp": {"kind": "swiglu", "d_ff": 256},
+    },
+    "tokenizer": {"kind": "byte"},
+    "data": {"sources": {"a": {"kind": "inline", "documents": ["x"]}}},
+    "phases": {"p": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps"}},
+}
+
+
+@functools.cache
+def plan(tied: bool = True) -> Any:
+    model = {**SPEC["model"], "heads": {"lm": {"kind": "lm", "tied": tied}}}
+    return compile_spec(Spec.model_validate_json(json.dumps({**SPEC, "model": model})))
+
+
+def weights(kinds: tuple[str, ...], tied: bool = True) -> dict[str, Any]:
+    """Drawn weights, the matrices in turn of one type after another; '' leaves one as it is."""
+    made, turn = plan(tied).model, 0
+    found = drawn(made, 5)
+    for name in sorted(readable(made)):
+        kind = kinds[turn % len(kinds)]
+        found[name], turn = quantise(kind, found[name] * 4) if kind else found[name] * 4, turn + 1
+    return found
+
+
+def floats(given: dict[str, Any]) -> dict[str, Any]:
+    return {n: w.dequantised() if isinstance(w, Quantised) else w for n, w in given.items()}
+
+
+def opened(given: dict[str, Any], tied: bool = True) -> LanguageModel:
+    return LanguageModel(plan(tied), plan(tied).tokenizer.train([]), given, "p", chat=False)
+
+
+MIXED = ("q4_k", "", "q6_k", "q8_0", "")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "tied"), [*(((name,), True) for name in TYPES), (MIXED, True), (MIXED, False)], ids=str
+)
+def test_logits_are_those_of_the_dequantised_weights(kinds: tuple[str, ...], tied: bool) -> None:
+    given = weights(kinds, tied)
+    model = opened(given, tied)
+    assert set(model._layouts) == {n for n, w in given.items() if isinstance(w, Quantised)}
+    assert all(model._weights[n].dtype.name == "int" for n in model._layouts)
+    ids = np.random.default_rng(1).integers(0, 256, (2, 20))
+    made, exact = model.logits(ids), reference.logits(plan(tied).model, reference.double(floats(given)), ids)
+    spread = exact.std()
+    assert spread > 0.3 and np.sqrt(np.mean((made - exact) ** 2)) < 0.04 * spread
+    for name, kept in model.weights().items():
+        assert (kept == floats(given)[name]).all(), name
+
+
+@pytest.mark.parametrize("kind", ["q4_1", "q6_k"])
+def test_a_row_decodes_alone_as_in_company_and_reads_as_it_decodes(kind: str) -> None:
+    """Bit for bit; a prompt read at once gives what its tokens give one by one."""
+    decoder = opened(weights((kind,))).decoder
+    prompts = [np.random.default_rng(n).integers(0, 256, n).tolist() for n in (5, 17, 1, 30)]
+    cache, first = decoder.prefill(prompts)
+    steps = [decoder.step(cache, [(3 * i + r) % 256 for r in range(4)]) for i in range(3)]
+    for row, prompt in enumerate(prompts):
+        cache, own = decoder.prefill([prompt])
+        alone = [own[0], *(decoder.step(cache, [(3 * i + row) % 256])[0] for i in range(3))]
+        assert np.array(alone).tobytes() == np.array([first[row], *(s[row] for s in steps)]).tobytes(), row
+
+
+def test_plain_operations_read_the_same_weights_as_float32() -> None:
+    given = weights(("q4_0", "q8_0"))
+    held, layouts = backend("CPU", plain=True).hold(given, readable(plan().model))
+    assert not layouts and all((held[n].numpy() == w).all() for n, w in floats(given).items())
+
+
+def test_what_only_linear_layers_read_may_stay_quantised() -> None:
+    """A stack, a type that is not packed, and a table that others read become float32."""
+    arrays = {
+        "stack": quantise("q8_0", np.full((2, 3, 32), 127, np.float32)),
+        "half": quantise("f16", np.full((3, 32), 127, np.float32)),
+        "other": quantise("q8_0", np.full((3, 32), 127, np.float32)),
+        "matrix": quantise("q8_0", np.full((3, 32), 127, np.float32)),
+    }
+    held, layouts = backend("CPU").hold(arrays, frozenset({"stack", "half", "matrix"}))
+    assert layouts == {"matrix": WeightLayout("q8_0", 3, 32)}
+    assert held["stack"].shape == (2, 3, 32) and held["other"].numpy().sum() == 96 * 127
+
+
+def test_training_meets_them_with_an_error() -> None:
+    held, layouts = backend("CPU").hold({"w": quantise("q8_0", np.ones((3, 32), np.float32))}, frozenset({"w"}))
+    low = backend("CPU")
+    x = Tensor(np.ones((2, 32), np.float32))
+    y = low.ops(low.inputs).linear(x, Linear(held["w"], None, layouts["w"]))
+    with pytest.raises(TypeError, match="stay quantised have no gradient"):
+        y.sum().gradient(x)
+    with pytest.raises(TypeError, match="packed for another backend"):
+        backend("CPU", plain=True).ops({}).linear(x, Linear(held["w"], None, layouts["w"]))
