@@ -66,6 +66,14 @@ class Linear(NamedTuple):
     """Where it is given, `weight` is what the device's backend has packed of such a matrix: int32 words."""
 
 
+def matrices(layers: Sequence[Linear]) -> list[Tensor]:
+    """The weights of layers, (outputs, inputs). Raises TypeError for those that a backend has packed, where another
+    operation than a linear layer's, or another backend, meets them."""
+    if any(layer.quantised is not None for layer in layers):
+        raise TypeError("these weights were packed for another backend; this one reads float32, and trains")
+    return [layer.weight for layer in layers]
+
+
 class Routing(NamedTuple):
     """Which experts each of N tokens takes, and where in the experts' rows it stands: one row for each choice, those of
     an expert together. A device may have rows that hold no token; everything but `weights` and `scores` is int32."""

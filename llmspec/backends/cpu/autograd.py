@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from tinygrad import Tensor, UOp, dtypes
 
 from llmspec.backends.cpu.native import Gradient, call, operands, shape_of
-from llmspec.backends.plain.ops import matrices
-from llmspec.parts.ops import Linear
+from llmspec.parts.ops import Linear, matrices
 
 SILU, GELU, GELU_ERF, RELU, RELU2 = range(5)
 KINDS = {"silu": SILU, "gelu": GELU, "gelu_erf": GELU_ERF, "relu": RELU, "relu2": RELU2}

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from tinygrad import Tensor, UOp
 
 from llmspec.backends.cpu.native import Gradient, call, integers, operands, shape_of
-from llmspec.backends.plain.ops import matrices
-from llmspec.parts.ops import Linear, Routing
+from llmspec.parts.ops import Linear, Routing, matrices
 
 
 def router(

@@ -70,9 +70,9 @@ def _pointer(array: Any) -> ctypes.c_void_p:
 
 def _forget(data: Any) -> None:
     """Lets go of the pages of a mapped file, which have been copied: they would count as this process's memory."""
-    while data is not None and not isinstance(data, mmap.mmap):
-        data = getattr(data, "_mmap", None) or getattr(data, "base", None) or getattr(data, "obj", None)
-    if data is not None and hasattr(data, "madvise"):
+    while isinstance(data, np.ndarray | memoryview):
+        data = data.base if isinstance(data, np.ndarray) else data.obj
+    if isinstance(data, mmap.mmap) and hasattr(data, "madvise"):
         with contextlib.suppress(OSError, ValueError):
             data.madvise(mmap.MADV_DONTNEED)
 

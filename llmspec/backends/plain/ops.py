@@ -14,7 +14,7 @@ from tinygrad import Tensor, dtypes
 from llmspec.backends.plain import experts
 from llmspec.backends.plain.cache_rows import store_keys_values
 from llmspec.backends.tinygrad_private import random_bits
-from llmspec.parts.ops import Linear, Near, Routing, Scores, WeightLayout
+from llmspec.parts.ops import Linear, Near, Routing, Scores, WeightLayout, matrices
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
@@ -376,13 +376,6 @@ class Ops:
             polynomial = self.contiguous_barrier(b * gram + c * self.matmul(gram, gram))
             x = self.contiguous_barrier(a * x + self.matmul(polynomial, x))
         return x.transpose(-1, -2) if tall else x
-
-
-def matrices(layers: Sequence[Linear]) -> list[Tensor]:
-    """The weights of layers, (outputs, inputs). Raises TypeError for those that another backend has packed."""
-    if any(layer.quantised is not None for layer in layers):
-        raise TypeError("these weights were packed for another backend; this one reads float32, and trains")
-    return [layer.weight for layer in layers]
 
 
 def by_distance(near: Near) -> Tensor:
