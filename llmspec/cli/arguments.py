@@ -38,6 +38,13 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. phases.pretrain.optimizer.lr=3e-4."),
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Keep float32 weights quantised in memory: q8_0, q4_0 or q4_k; f32 makes quantised ones float32.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail if a source is not cached.")]
 

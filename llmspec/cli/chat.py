@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmspec.api import decoding_settings
-from llmspec.cli.arguments import Json, RunPath, Sets
+from llmspec.cli.arguments import Json, Quantize, RunPath, Sets
 from llmspec.cli.opening import opened, tell_unknown
 
 EXAMPLES = (
@@ -25,6 +25,7 @@ def chat(
     phase: Annotated[
         str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
     ] = None,
+    quantize: Quantize = None,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
@@ -34,7 +35,7 @@ def chat(
     from llmspec.render import chat as shown
 
     asked = Input()
-    model = opened(run, phase)
+    model = opened(run, phase, quantize)
     talk = Conversation(model, system=system, decoding=decoding_settings(model, set_), seed=seed)
     tell_unknown(model, "", system)
     if json_:

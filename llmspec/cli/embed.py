@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmspec.cli.arguments import Json, RunPath, no_run, place
+from llmspec.cli.arguments import Json, Quantize, RunPath, no_run, place
 from llmspec.cli.opening import opened
 from llmspec.core.problems import LlmspecError
 
@@ -49,6 +49,7 @@ def embed(
     phase: Annotated[
         str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
     ] = None,
+    quantize: Quantize = None,
     json_: Json = False,
 ) -> Any:
     """Turn texts into vectors, and say how alike they are."""
@@ -68,7 +69,7 @@ def embed(
             f"a table of {len(given):,} texts cannot be read",
             f"-o vectors.npy writes the vectors; a table is for up to {embeddings.MOST} texts",
         )
-    model = opened(run, phase)
+    model = opened(run, phase, quantize)
     with waiting(f"embedding {len(given):,} texts", lines=True) as say:
         found = model.embed(given, pooling=pooling, progress=lambda n, of: say(f"embedding: {n:,} of {of:,} texts"))
     embeddings.tell_cut(found, len(given))

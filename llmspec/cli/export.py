@@ -50,7 +50,7 @@ def export(
         largest = Bytes.parse(shard_size).amount
     except ValueError as error:
         raise LlmspecError(f"--shard-size: {error}") from None
-    model = opened(run, phase)
+    model = opened(run, phase, "f32" if to == "hf" else None)  # compared with what computes in float32
     with no_run(), waiting("exporting", lines=True) as say:
         found = export_folder(
             model,

@@ -8,13 +8,13 @@ from typing import Any
 from llmspec.api import open_run
 
 
-def opened(path: Path | None, phase: str | None = None) -> Any:
+def opened(path: Path | None, phase: str | None = None, quantize: str | None = None) -> Any:
     """The model of a run, the newest where none is named; its notices are said on standard error."""
     from llmspec.render.terminal import err
     from llmspec.render.waiting import waiting
 
     with waiting("opening the model"):
-        model = open_run(path, phase)
+        model = open_run(path, phase, quantize)
     for notice in model.notices:
         err().print(f"note: {notice}")
     return model

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmspec.api import decoding_settings
-from llmspec.cli.arguments import Json, RunPath, Sets, place
+from llmspec.cli.arguments import Json, Quantize, RunPath, Sets, place
 from llmspec.cli.opening import opened, tell_unknown
 
 EXAMPLES = (
@@ -41,6 +41,7 @@ def sample(
     phase: Annotated[
         str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
     ] = None,
+    quantize: Quantize = None,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
@@ -52,10 +53,10 @@ def sample(
         from llmspec.cli.prompts import answered, prompts_in
 
         given = prompts_in(prompts)  # before the model is opened, which takes longer
-        model = opened(run, phase)
+        model = opened(run, phase, quantize)
         return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_)
     prompt = prompt_of(prompt)
-    model = opened(run, phase)
+    model = opened(run, phase, quantize)
     decoding = decoding_settings(model, set_)
     chat = model.chat and not plain
     turns = turns_for(model, chat, prompt, system)

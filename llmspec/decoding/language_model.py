@@ -18,7 +18,9 @@ from llmspec.compiler.sound import too_large
 from llmspec.compiler.walk import readable
 from llmspec.core.devices import automatic
 from llmspec.core.problems import Problem, RunError, SpecError, one_of
+from llmspec.core.quantised import Quantised
 from llmspec.core.units import size
+from llmspec.decoding import quantising
 from llmspec.decoding.answer import Event
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.generate import Generation, generate, stream, whole_answers
@@ -55,6 +57,7 @@ class LanguageModel:
         with owner.turn():
             self._backend = backend(plan.device, plain, plan.precision)
             arrays = {t.name: weights[t.name] for t in plan.model.tensors}
+            self._quantised = {n: w for n, w in arrays.items() if isinstance(w, Quantised)}
             self._weights, self._layouts = self._backend.hold(arrays, readable(plan.model))
             self._model = Transformer(plan.model, self._layouts)
             self._tables = tensors_from_numpy(**self._model.tables())
@@ -86,7 +89,7 @@ class LanguageModel:
         """
         if not isinstance(path, str | Path):
             raise TypeError(f"a model is saved to the path of a new folder, not {type(path).__name__}")
-        arrays = self.weights()
+        arrays = {**self.weights(), **self._quantised}
         saved = save_model(
             Path(path),
             self.plan,
@@ -299,9 +302,14 @@ def turns_of(prompt: Any) -> list[tuple[str, str]]:
     return [(role, text) for role, text in turns]
 
 
-def open_model(path: Path | str, *, plain: bool = False, phase: str | None = None) -> LanguageModel:
+def open_model(
+    path: Path | str, *, plain: bool = False, phase: str | None = None, quantize: str | None = None
+) -> LanguageModel:
     """The model of a folder: the newest weights of a run directory, or those of one `phase`; or a model without a run,
     as `LanguageModel.save` writes it. `plain` forces the reference operations.
+
+    Weights stay in memory as they lie in the file; `quantize` makes matrices of float32 `q8_0`, `q4_0` or `q4_k`, or
+    with `f32` all weights float32. Raises LlmspecError for another type, or one that no matrix can have.
 
     Nothing in the folder is believed: names, shapes, types and hashes are compared with its plan and its lock (of a
     model without a run: model.json) before anything is made of them. Raises RunError and DataError.
@@ -314,16 +322,18 @@ def open_model(path: Path | str, *, plain: bool = False, phase: str | None = Non
     """
     if not isinstance(path, str | Path):
         raise TypeError(f"llmspec.open takes the path of a run or of a saved model, not {type(path).__name__}")
+    quantising.check(quantize)
     folder = stored_model(Path(path))
     written = folder.plan()
     if why := too_large(written):
         raise RunError(f"{folder.path} cannot be opened here: {why}", hint="open it on a machine with more memory")
     codec = folder.tokenizer(written)
     of, weights, notices = folder.weights(written, phase)
+    weights, said = quantising.quantised(written.model, weights, quantize)
     with owner.turn(), guest.visit():
         plan, elsewhere = here(written)
         model = LanguageModel(plan.of(of), codec, weights, of, plain, chat=folder.chat(written, of))
-    model.notices, model.attributions = [*elsewhere, *notices], folder.attributions(written)
+    model.notices, model.attributions = [*elsewhere, *notices, *said], folder.attributions(written)
     return model
 
 

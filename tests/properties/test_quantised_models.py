@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
+import models
 import numpy as np
 import pytest
 import reference
 
 from llmspec.compiler import compile_spec
+from llmspec.core.problems import LlmspecError
 from llmspec.core.quantised import Quantised, quantise
 from llmspec.model.device import open_device
 from llmspec.spec.schema import Spec
@@ -22,7 +25,8 @@ from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
 
 from llmspec.backends.backend import backend  # noqa: E402
 from llmspec.compiler.walk import readable  # noqa: E402
-from llmspec.decoding.language_model import LanguageModel  # noqa: E402
+from llmspec.decoding.language_model import LanguageModel, open_model  # noqa: E402
+from llmspec.decoding.quantising import quantised  # noqa: E402
 from llmspec.model.weights import drawn  # noqa: E402
 from llmspec.parts.ops import Linear, WeightLayout  # noqa: E402
 
@@ -128,3 +132,42 @@ def test_training_meets_them_with_an_error() -> None:
         y.sum().gradient(x)
     with pytest.raises(TypeError, match="packed for another backend"):
         backend("CPU", plain=True).ops({}).linear(x, Linear(held["w"], None, layouts["w"]))
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+def saved(tmp_path: Path, given: dict[str, Any]) -> Path:
+    return opened(given).save(tmp_path / "model")
+
+
+def test_opening_quantises_what_is_float32_and_saving_keeps_it(tmp_path: Path) -> None:
+    floating = saved(tmp_path, weights(("",)))
+    model = open_model(floating, quantize="q8_0")
+    assert set(model._layouts) == readable(plan().model) and {t.type for t in model._layouts.values()} == {"q8_0"}
+    again = open_model(model.save(tmp_path / "again"))
+    assert again._layouts == model._layouts and not again.notices
+    ids = np.arange(20)
+    assert again.logits(ids).tobytes() == model.logits(ids).tobytes()
+    for given in (model.weights(), open_model(tmp_path / "again", quantize="f32").weights()):
+        assert all((given[n] == w).all() for n, w in again.weights().items())
+    assert not open_model(tmp_path / "again", quantize="f32")._layouts
+    kept = open_model(tmp_path / "again", quantize="q4_0")
+    assert kept._layouts == model._layouts and "quantised already" in kept.notices[0]
+
+
+def test_a_type_that_does_not_exist_or_does_not_fit_is_refused(tmp_path: Path) -> None:
+    floating = saved(tmp_path, weights(("",)))
+    with pytest.raises(LlmspecError, match="cannot be quantised to `q9`"):
+        open_model(floating, quantize="q9")
+    narrow = models.plan().model  # width 24
+    with pytest.raises(LlmspecError, match="none has rows of a multiple of 32"):
+        quantised(narrow, drawn(narrow, 1), "q8_0")
+    left = {n: w[:, :32] if n.endswith("down_proj.weight") else w for n, w in weights(("",)).items()}
+    made, said = quantised(plan().model, left, "q4_k")
+    assert "2 of 15 matrices stay float32" in said[0] and sum(isinstance(w, Quantised) for w in made.values()) == 13
+
+
+def test_a_matrix_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    given = weights(("",))
+    given["embed_tokens.weight"][3, 3] = np.inf
+    with pytest.raises(LlmspecError, match=r"embed_tokens.weight holds numbers that are not finite"):
+        quantised(plan().model, given, "q8_0")
