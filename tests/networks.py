@@ -159,13 +159,24 @@ FEW = _smallest_cover(PAIRS)
 """Every entry of every table at least once."""
 
 
+UNBALANCED = "experts-unbalanced"
+"""A mixture of experts whose loss is that of the objective alone."""
+NETWORKS[UNBALANCED] = plan_of(
+    {
+        "attention": {"kind": "multi_head", "heads": 2},
+        "mlp": {"kind": "mixture_of_experts", "experts": 5, "expert": {"kind": "swiglu", "d_ff": 12}, "balance": 0.0},
+    }
+)
+
+
 def adding(names: list[str]) -> list[str]:
     """Those whose loss is a sum over documents: one that balances experts looks at all tokens of a batch together."""
-    return [
-        name
-        for name in names
-        if not any(b.mlp.adds_losses for stack in NETWORKS[name].model.stacks for b in stack.blocks)
-    ]
+    return [name for name in names if not walk.adds_losses(NETWORKS[name].model.decoder)] + [UNBALANCED]
+
+
+def routes(name: str) -> bool:
+    """Whether tokens share experts, whose products' last bits hang on which ones do."""
+    return any(block.mlp.routes for block in NETWORKS[name].model.decoder.blocks)
 
 
 def continued(names: list[str]) -> list[str]:
@@ -231,7 +242,7 @@ class Graph:
 def _logits(name: str, plain: bool) -> Graph:
     model, low = Transformer(NETWORKS[name].model), backend("CPU", plain)
     # Where tokens share experts, training sums in an order that hangs on all of them; decoding does not.
-    shared = any(block.mlp.routes for stack in model.plan.stacks for block in stack.blocks)
+    shared = routes(name)
 
     def logits(weights: Any, tables: Any, inputs: Any) -> Any:
         ops = low.ops(inputs, by_sequence=shared)
@@ -266,8 +277,8 @@ def _gradients(name: str, plain: bool) -> Graph:
 def gradients(
     name: str, weights: Arrays, batch: Arrays, *, double: bool = False, only: Collection[str] | None = None
 ) -> tuple[float, Arrays]:
-    """Loss and gradients of a batch (tokens, targets, loss_weights, documents), by the graph that trains: of all
-    weights, or of `only` those that it trains.
+    """Loss and gradients of a batch (tokens, targets, loss_weights, documents; filled, or all tokens count), by the
+    graph that trains: of all weights, or of `only` those that it trains.
 
     On the CPU's backend in float32, or with `double` on the plain one in float64.
     """
@@ -275,7 +286,9 @@ def gradients(
     w = graph.weights.put({n: v.astype(real) for n, v in weights.items()})
     only = {t.name for t in NETWORKS[name].phases[0].model.trained} if only is None else only
     sums = graph.sums.put({n: np.full(v.shape, 7, real) for n, v in weights.items() if n in only})
-    given = {k: v for k, v in batch.items() if k != "documents"}
+    given = {k: v for k, v in batch.items() if k not in ("documents", "filled")}
+    if walk.adds_losses(NETWORKS[name].model.decoder):
+        given["filled"] = batch.get("filled", np.ones(given["tokens"].shape, np.int32))
     arrays = {**given, **apart_by(name, batch["documents"]), "keep": np.zeros(1, real)}
     inputs = graph.batch.put({**arrays, "loss_weights": batch["loss_weights"].astype(real)})
     found = graph.call(w, sums, graph.tables(real), {**inputs, **graph.handles})

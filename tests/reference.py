@@ -313,7 +313,7 @@ def loss(plan: ModelPlan, weights: Weights, batch: Mapping[str, Any], smoothing:
     ROUTED.clear()
     out = logits(plan, weights, batch["tokens"], batch.get("documents"))
     losses = cross_entropy(out.reshape(-1, plan.vocab), batch["targets"].reshape(-1), smoothing)
-    return float((losses * batch["loss_weights"].reshape(-1).astype(np.float64)).sum()) + balance()
+    return float((losses * batch["loss_weights"].reshape(-1).astype(np.float64)).sum()) + balance(batch.get("filled"))
 
 
 def mlp_parameters(part: Any, D: int) -> int:

@@ -48,8 +48,9 @@ def mixture(part: Any, w: Weights, name: str, x_TD: Array, feed_forward: FeedFor
     return out
 
 
-def balance() -> float:
-    """The load-balancing loss of everything in ROUTED, each layer over all of its rows (Fedus et al. 2022, eq. 4-6)."""
+def balance(filled_BT: Array | None = None) -> float:
+    """The load-balancing loss of everything in ROUTED, each layer over all of its rows (Fedus et al. 2022, eq. 4-6);
+    of tokens where `filled_BT` is not 0 alone, if it is given."""
     total = 0.0
     for name in dict.fromkeys(entry[0] for entry in ROUTED):
         rows = [entry for entry in ROUTED if entry[0] == name]
@@ -57,6 +58,9 @@ def balance() -> float:
         chosen = np.concatenate([r[3] for r in rows])
         if part.router == "sigmoid":
             scores = scores / scores.sum(-1, keepdims=True)
+        if filled_BT is not None:
+            kept = filled_BT.reshape(-1) != 0
+            scores, chosen = scores[kept], chosen[kept]
         share = [(chosen == e).sum() / len(chosen) for e in range(part.experts)]
         total += part.balance * part.experts * float(np.dot(share, scores.mean(0)))
     return total

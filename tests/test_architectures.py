@@ -16,7 +16,7 @@ from llmspec import api
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler import compile_spec, walk
-from llmspec.compiler.masks import encoder_inputs, range_inputs
+from llmspec.compiler.masks import encoder_inputs, padding_inputs, range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.formats.hf.writing import config_of
 from llmspec.model.decoder import Decoder
@@ -43,6 +43,8 @@ PUBLISHED: dict[str, int] = {
     "qwen3-30b-a3b": 30_532_122_624,
     "roberta-base": 124_697_433,
     "smollm2-135m": 134_515_008,
+    "stablelm-2-1.6b": 1_644_515_328,
+    "starcoder2-3b": 3_030_371_328,
     "t5-small": 60_506_624,
     "t5-v1.1-small": 76_961_152,
 }
@@ -117,6 +119,7 @@ def batch(model: ModelPlan, step: int, masked: bool) -> dict[str, np.ndarray]:
         "targets": targets,
         "loss_weights": hidden.astype(np.float32),
         **range_inputs(model, False, CONTEXT, None, filled if masked else None),
+        **padding_inputs(model, model.decoder, filled, CONTEXT),
         **source(model, starts),
     }
 

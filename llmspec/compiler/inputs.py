@@ -6,6 +6,7 @@ Letters: B batch, T tokens of a block.
 
 from __future__ import annotations
 
+from llmspec.compiler import walk
 from llmspec.compiler.masks import CROSS, ENCODER, RANGES, masks_of
 from llmspec.compiler.plan import ModelPlan
 from llmspec.parts.base import InputSpec
@@ -23,9 +24,9 @@ def declared_inputs(model: ModelPlan, phase: Phase) -> dict[str, InputSpec]:
     for name, mask in masks_of(model).items():
         apart = documents_apart(model, phase) or not mask.causal
         declared[RANGES + name] = InputSpec((rows if apart else 1, context, 2), "int32")
-    if model.heads[phase.objective.head].per_sequence:
+    if model.heads[phase.objective.head].per_sequence or walk.adds_losses(model.decoder):
         declared["filled"] = InputSpec((rows, context), "int32")
-    if documents_apart(model, phase):
+    if documents_apart(model, phase) or walk.follows_length(model, model.decoder):
         declared["positions"] = InputSpec((rows, context), "int32")
     return {**declared, **encoder_inputs(model, rows)}
 
@@ -38,6 +39,10 @@ def encoder_inputs(model: ModelPlan, rows: int) -> dict[str, InputSpec]:
     declared[f"{ENCODER}tokens"] = InputSpec((rows, length), "int32", ids=True)
     for name, mask in masks_of(model, model.encoder).items():
         declared[f"{RANGES}{ENCODER}{name}"] = InputSpec((1 if mask.causal else rows, length, 2), "int32")
+    if walk.adds_losses(model.encoder):
+        declared[f"{ENCODER}filled"] = InputSpec((rows, length), "int32")
+    if walk.follows_length(model, model.encoder):
+        declared[f"{ENCODER}positions"] = InputSpec((rows, length), "int32")
     declared[CROSS] = InputSpec((rows, model.context, 2), "int32")
     return declared
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from llmspec.compiler import walk
 from llmspec.compiler.plan import ModelPlan, StackPlan
 from llmspec.parts.masks import Mask
 from llmspec.parts.masks.causal import Causal
@@ -78,15 +79,32 @@ def cross_ranges(filled_B: Any, tokens: int) -> Any:
 
 
 def encoder_inputs(model: ModelPlan, filled_B: Any, encoder_tokens: int, tokens: int) -> dict[str, Any]:
-    """The ranges of a batch of texts of `filled_B` tokens of `encoder_tokens` that an encoder reads and the decoder's
-    `tokens` look at, by the names that graphs read them under; nothing for a model without an encoder."""
+    """What a graph reads beside the texts of `filled_B` tokens of `encoder_tokens` that an encoder reads and the
+    decoder's `tokens` look at, by name; nothing for a model without an encoder."""
     if model.encoder is None:
         return {}
     own = {
         f"{RANGES}{ENCODER}{name}": Relation(mask).ranges(encoder_tokens, None, filled_B)
         for name, mask in masks_of(model, model.encoder).items()
     }
-    return {**own, CROSS: cross_ranges(filled_B, tokens)}
+    beside = {
+        ENCODER + name: array for name, array in padding_inputs(model, model.encoder, filled_B, encoder_tokens).items()
+    }
+    return {**own, **beside, CROSS: cross_ranges(filled_B, tokens)}
+
+
+def padding_inputs(model: ModelPlan, stack: StackPlan, filled_B: Any, tokens: int) -> dict[str, Any]:
+    """What tells a stack's padding, which stands behind `filled_B` of `tokens`, where attention's ranges do not: int32
+    (B, T) arrays by name. `filled` is 0 for it, where a part adds a loss of the tokens that it reads; `positions` are
+    the last token's, where angles hang on a text's length."""
+    import numpy as np
+
+    place, filled_B1, found = np.arange(tokens, dtype=np.int32), np.asarray(filled_B)[:, None], dict[str, Any]()
+    if walk.adds_losses(stack):
+        found["filled"] = (place < filled_B1).astype(np.int32)
+    if walk.follows_length(model, stack):
+        found["positions"] = np.minimum(place, np.maximum(filled_B1, 1) - 1).astype(np.int32)
+    return found
 
 
 def range_inputs(

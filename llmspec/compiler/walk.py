@@ -164,6 +164,16 @@ def positions(model: ModelPlan) -> dict[str, tuple[Position, Dims, int]]:
     return found
 
 
+def follows_length(model: ModelPlan, stack: StackPlan) -> bool:
+    """Whether positions of a stack's blocks hang on how long a text is, which padding must not count in."""
+    return any(block.position.follows_length(block_dims(model, block, stack)) for block in stack.blocks)
+
+
+def adds_losses(stack: StackPlan) -> bool:
+    """Whether a part of a stack's blocks adds a loss of the tokens that it reads, of which padding is none."""
+    return any(part.adds_losses for block in stack.blocks for _, part, _ in block_pieces(block))
+
+
 def embedded_position(stack: StackPlan) -> str:
     """The path of what is added to the embedding that a stack reads."""
     return f"{prefix(stack)}position"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llmspec.compiler.inputs import declared_inputs, documents_apart
-from llmspec.compiler.masks import ENCODER, encoder_inputs, masks_of, range_inputs, unsupervised_prefix
+from llmspec.compiler.masks import ENCODER, encoder_inputs, masks_of, padding_inputs, range_inputs, unsupervised_prefix
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.data.layout import Batch, random_bits
@@ -46,6 +46,7 @@ class BatchInputs:
             arrays[f"{ENCODER}tokens"] = batch.encoder_tokens
             length = batch.encoder_tokens.shape[1]
             arrays |= encoder_inputs(self._model, batch.encoder_filled, length, tokens)
+        arrays |= padding_inputs(self._model, self._model.decoder, batch.filled, tokens)
         if "filled" in self._declared:
             arrays["filled"] = (np.arange(tokens) < batch.filled[:, None]).astype(np.int32)
         if self._apart:

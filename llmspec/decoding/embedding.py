@@ -14,7 +14,7 @@ from llmspec.backends import owner
 from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
-from llmspec.compiler.masks import range_inputs
+from llmspec.compiler.masks import padding_inputs, range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError
 from llmspec.model.decoder import SHORTEST
@@ -125,8 +125,9 @@ class Embedder:
             ids[i, : len(row)], filled[i] = row, len(row)
         seen = (np.arange(tokens) < filled[:, None]).astype(np.int32)
         ranges = range_inputs(self._plan, False, tokens, filled_B=filled)
+        ranges = {**ranges, **padding_inputs(self._plan, self._plan.decoder, filled, tokens), "filled": seen}
         with owner.turn():
-            inputs = {**tensors_from_numpy(tokens=ids, filled=seen, **ranges), **self._backend.inputs}
+            inputs = {**tensors_from_numpy(tokens=ids, **ranges), **self._backend.inputs}
             out = self._graphs[count, tokens](self._weights, self._tables, inputs)
             return np.array(to_numpy(out)[: len(rows)], np.float32)
 

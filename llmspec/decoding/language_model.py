@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from llmspec.backends import guest, owner
 from llmspec.backends.backend import Graphs, backend
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
-from llmspec.compiler.masks import ENCODER, encoder_inputs, range_inputs
+from llmspec.compiler.masks import ENCODER, encoder_inputs, padding_inputs, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
@@ -126,6 +126,7 @@ class LanguageModel:
         padded = np.zeros((rows, bucket), np.int32)
         padded[:, :length] = ids
         arrays = {"tokens": padded, **range_inputs(model, False, bucket, filled_B=[length] * rows)}
+        arrays |= padding_inputs(model, model.decoder, [length] * rows, bucket)
         arrays |= self._encoder_arrays(encoder_tokens, rows, bucket)
         key = (rows, bucket, *(arrays[f"{ENCODER}tokens"].shape[1:] if model.encoder else ()))
         with owner.turn():

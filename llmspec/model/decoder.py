@@ -66,7 +66,7 @@ class Decoder:
         self._plan, self._backend, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan, layouts), graph_key(plan, layouts)
         self._tables = tensors_from_numpy(**self._model.tables())
-        self._anew = any(part.follows_length(dims) for part, dims, _ in walk.positions(plan).values())
+        self._anew = walk.follows_length(plan, plan.decoder)
         """Whether a text is read from its beginning, since what was made of its first tokens is another thing then."""
         self._feed = StaticInputs()
         self._encodings = Graphs(lambda: backend.jit(self._encode_step, self._key))

@@ -70,8 +70,10 @@ def ranges_in(inputs: Mapping[str, Tensor], prefix: str = RANGES) -> dict[str, T
 def encoder_context(inputs: Mapping[str, Tensor]) -> AttentionContext:
     """The context of the texts that an encoder reads."""
     tokens = int(inputs[f"{ENCODER}tokens"].shape[1])
-    positions = Tensor.arange(tokens).reshape(1, tokens)
-    return AttentionContext(positions, positions, ranges_in(inputs, RANGES + ENCODER))
+    given = inputs.get(f"{ENCODER}positions")
+    positions = Tensor.arange(tokens).reshape(1, tokens) if given is None else given
+    ranges = ranges_in(inputs, RANGES + ENCODER)
+    return AttentionContext(positions, positions, ranges, filled=inputs.get(f"{ENCODER}filled"))
 
 
 def block_context(inputs: Mapping[str, Tensor]) -> AttentionContext:
@@ -273,7 +275,7 @@ class Transformer:
         states: Tensor | None = None,
     ) -> Tensor:
         """What a stack makes of its inputs (B, T, D), looking at the encoder's states (B, S, D) where there are any."""
-        plan = stack.plan
+        plan, ops.counted = stack.plan, context.filled
         x = ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, inputs, context.queries, stack)))
         for layer in range(len(plan.order)):
             block, at_end = stack.block(layer), last if layer == len(plan.order) - 1 else None

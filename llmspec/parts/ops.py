@@ -83,7 +83,7 @@ class Routing(NamedTuple):
     scores: Tensor
     """(N, E): what the router makes of its logits, softmax or sigmoid."""
     tokens: Tensor
-    """(E,): how many tokens each expert has. All together are N · k: none is dropped."""
+    """(E,): how many tokens each expert has, of those that count; all together N · k where all do: none is dropped."""
     places: Tensor
     """(N · k,): the row of each choice."""
     choices: Tensor
@@ -146,6 +146,9 @@ class Operations(Protocol):
     All are functions of float32 tensors unless they say otherwise; gradients flow through all of them but `rows`,
     `assign`, `square_sum`, `adam` and `muon`.
     """
+
+    counted: Tensor | None
+    """(B, T) int32 of the stack that runs: 0 for padding, which no loss of a part counts; None where all count."""
 
     @property
     def drops(self) -> bool:

@@ -13,7 +13,8 @@ import networks
 import numpy as np
 import pytest
 import reference
-from encoders import MODELS
+import reference_experts
+from encoders import MODELS as EVERYWHERE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import VOCAB, drawn_tokens, drawn_weights
@@ -32,6 +33,19 @@ from llmspec.model.transformer import Transformer, assert_complete, block_contex
 from llmspec.spec.schema import ModelSpec
 
 ROWS, TOKENS, SOURCE, START = 3, 7, 11, 5
+GROWING = {"kind": "rope", "scaling": {"kind": "dynamic", "factor": 2.0, "original_context": 4}}
+EXPERTS = {
+    "kind": "mixture_of_experts",
+    "experts": 3,
+    "top_k": 2,
+    "expert": {"kind": "relu", "d_ff": 12},
+    "balance": 0.3,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    **EVERYWHERE,
+    # What padding of the encoder must not count in: the length that angles follow, and how evenly experts are chosen.
+    "growing": {"encoder": {"layers": 1, "position": GROWING, "mlp": EXPERTS}, "position": {"kind": "learned"}},
+}
 
 
 @functools.cache
@@ -122,6 +136,21 @@ def test_gradients_are_those_of_float64(name: str) -> None:
         ahead, behind = ({**wide, n: wide[n] + s * step * direction} for s in (1, -1))
         slope = (whole(ahead) - whole(behind)) / (2 * step)
         assert slope == pytest.approx(float((exact[n] * direction).sum()), rel=1e-5, abs=1e-6), n
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_padding_of_an_encoder_has_no_share_in_the_loss_that_balances_its_experts(plain: bool) -> None:
+    model, weights, tokens, source, filled = cases("growing")
+    low, network = backend("CPU", plain), Transformer(model)
+    inputs = {**tensors_from_numpy(**arrays_of(model, tokens, source, filled)), **low.inputs}
+    tensors = {**tensors_from_numpy(**weights), **tensors_from_numpy(**network.tables())}
+    ops = low.ops(inputs)
+    network.logits(ops, tensors, inputs, block_context(inputs))
+    reference_experts.ROUTED.clear()
+    for row in range(ROWS):  # each text without what stands behind it
+        reference.pair_logits(model, reference.double(weights), tokens[row], source[row, : filled[row]])
+    made = float(to_numpy(ops.losses["balance"].contiguous().realize()))
+    assert made == pytest.approx(reference_experts.balance(), rel=1e-5)
 
 
 # -- decoding ------------------------------------------------------------------------------------------------------

@@ -115,14 +115,21 @@ def batch(seed: int, docs: np.ndarray, counted: np.ndarray) -> networks.Arrays:
 
 
 def same(name: str, weights: networks.Arrays, one: networks.Arrays, other: networks.Arrays) -> None:
-    """Loss and gradients of two batches are the same bits, except that zeros may differ in sign."""
+    """Loss and gradients of two batches are the same bits, except that zeros may differ in sign; of experts, which sum
+    in the order of the tokens that share them, but for rounding."""
     (loss, g), (loss2, g2) = (networks.gradients(name, weights, b) for b in (one, other))
-    assert np.isfinite(loss) and loss == loss2 and loss > 0
+    room = 400 * EPS * networks.routes(name)
+    whole = np.sqrt(sum(float((part.astype(np.float64) ** 2).sum()) for part in g.values()))
+    assert np.isfinite(loss) and loss == pytest.approx(loss2, rel=room, abs=0) and loss > 0
     for tensor in g:
-        assert (g[tensor] == g2[tensor]).all(), tensor
+        assert np.linalg.norm(g[tensor] - g2[tensor]) <= room * (np.linalg.norm(g[tensor]) + whole / 8), tensor
 
 
-@pytest.mark.parametrize("name", ADDING)
+def test_the_law_of_padding_has_experts_that_are_balanced() -> None:
+    assert set(FEW) - set(ADDING)
+
+
+@pytest.mark.parametrize("name", [*FEW, networks.UNBALANCED])
 @some
 @given(seeds, cuts)
 def test_a_document_adds_the_same_whatever_stands_beside_it(name: str, seed: int, cut: int) -> None:
@@ -131,10 +138,14 @@ def test_a_document_adds_the_same_whatever_stands_beside_it(name: str, seed: int
         own = docs == document
         one = batch(seed, docs, own)
         other = {**one, "tokens": changed(one["tokens"], ~own), "targets": changed(one["targets"], ~own)}
-        same(name, weights, one, other)
+        if name in ADDING:
+            same(name, weights, one, other)
+        else:  # what spreads tokens over experts looks at both documents, the objective at one
+            losses = [networks.gradients(name, weights, b) and networks.told(name)["loss"] for b in (one, other)]
+            assert losses[0] == pytest.approx(losses[1], rel=400 * EPS)
 
 
-@pytest.mark.parametrize("name", ADDING)
+@pytest.mark.parametrize("name", [*FEW, networks.UNBALANCED])
 @some
 @given(seeds, st.integers(0, 2 ** (ROWS * CONTEXT) - 2), cuts)
 def test_unlearned_targets_and_padding_change_nothing(name: str, seed: int, bits: int, cut: int) -> None:
@@ -143,12 +154,12 @@ def test_unlearned_targets_and_padding_change_nothing(name: str, seed: int, bits
     one = batch(seed, docs, learned)
     same(name, weights, one, {**one, "targets": changed(one["targets"], ~learned)})
     filled = np.broadcast_to(np.arange(CONTEXT) < cut, (ROWS, CONTEXT))
-    one = batch(seed, docs, filled)
+    one = {**batch(seed, docs, filled), "filled": filled.astype(np.int32)}
     other = {**one, "tokens": changed(one["tokens"], ~filled), "targets": changed(one["targets"], ~filled)}
     same(name, weights, one, other)
 
 
-@pytest.mark.parametrize("name", networks.continued(ADDING))
+@pytest.mark.parametrize("name", ADDING)
 @some
 @given(seeds, cuts)
 def test_packed_documents_add_up_to_the_unpacked_ones(name: str, seed: int, cut: int) -> None:
@@ -163,6 +174,7 @@ def test_packed_documents_add_up_to_the_unpacked_ones(name: str, seed: int, cut:
             alone = {k: np.zeros_like(v) for k, v in packed.items()}
             for key in ("tokens", "targets", "loss_weights"):
                 alone[key][0, : len(own)] = packed[key][row, own]
+            alone["documents"][0, len(own) :] = 1
             part, gradient = networks.gradients(name, weights, alone)
             total, sums = total + part, {k: sums[k] + gradient[k].astype(np.float64) for k in sums}
     assert loss == pytest.approx(total, rel=200 * EPS)

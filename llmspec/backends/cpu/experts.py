@@ -24,8 +24,9 @@ def router(
     sigmoid: bool,
     normalise: bool,
     scale: float,
-) -> Routing:
-    """`Ops.router`; the groups are the first row of each expert, and behind the last one's."""
+) -> tuple[Routing, Tensor]:
+    """`Ops.router`, and the expert of each choice (N · k,); the groups are the first row of each expert, and behind the
+    last one's."""
     *tokens, e = shape_of(logits_BTE)
     n = math.prod(tokens)
     choices = n * top_k
@@ -36,7 +37,7 @@ def router(
     numbers = (*sizes, int(correction_E is not None), float(scale))
     made = call("router", outputs, inputs, numbers, address, _router_gradient(*sizes, float(scale)))
     both, counts, places, held, starts = made[0].reshape(n, top_k + e), *made[2:]
-    return Routing(both[:, :top_k], both[:, top_k:], counts, places, held, starts, tokens[-1] == 1)
+    return Routing(both[:, :top_k], both[:, top_k:], counts, places, held, starts, tokens[-1] == 1), made[1]
 
 
 @functools.cache

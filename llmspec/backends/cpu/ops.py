@@ -8,6 +8,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.cpu import attention, autograd, experts, native, quantised
 from llmspec.backends.cpu.quantised import rows
+from llmspec.backends.plain.experts import counted
 from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
 from llmspec.parts.ops import Linear, Routing, Scores, WeightLayout
 
@@ -67,7 +68,8 @@ class CPUOps(Ops):
         normalise: bool,
         scale: float,
     ) -> Routing:
-        return experts.router(self._at, logits_BTE, correction_E, top_k, sigmoid, normalise, scale)
+        made = experts.router(self._at, logits_BTE, correction_E, top_k, sigmoid, normalise, scale)
+        return counted(*made, self.counted)
 
     def dispatch(self, x_BTD: Tensor, routing: Routing) -> Tensor:
         return experts.dispatch(self._at, x_BTD, routing)

@@ -21,8 +21,8 @@ SMALLEST = 1e-20
 
 def routed(
     logits_BTE: Tensor, correction_E: Tensor | None, top_k: int, sigmoid: bool, normalise: bool, scale: float
-) -> Routing:
-    """`Ops.router`."""
+) -> tuple[Routing, Tensor]:
+    """`Ops.router`, and the expert of each choice (N · k,)."""
     count, single = int(logits_BTE.shape[-1]), int(logits_BTE.shape[1]) == 1
     logits_NE = logits_BTE.reshape(-1, count)
     scores_NE = (logits_NE.sigmoid() if sigmoid else logits_NE.softmax(-1)).contiguous()
@@ -31,7 +31,18 @@ def routed(
     if normalise:
         weights_Nk = weights_Nk / (weights_Nk.sum(-1, keepdim=True) + SMALLEST)
     tokens, places, choices, groups = laid_out(chosen_Nk.reshape(-1), count)
-    return Routing(weights_Nk * scale, scores_NE, tokens, places, choices, groups, single)
+    chosen_R = chosen_Nk.reshape(-1)
+    return Routing(weights_Nk * scale, scores_NE, tokens, places, choices, groups, single), chosen_R
+
+
+def counted(routing: Routing, chosen_R: Tensor, counted_BT: Tensor | None) -> Routing:
+    """The same, where experts have only tokens that count (B, T), if that is given."""
+    if counted_BT is None:
+        return routing
+    top_k, experts = int(routing.weights.shape[-1]), int(routing.tokens.shape[0])
+    counted_R1 = counted_BT.reshape(-1, 1).expand(-1, top_k).reshape(-1, 1)
+    of_RE = (chosen_R.reshape(-1, 1) == Tensor.arange(experts)).cast(dtypes.int32)
+    return routing._replace(tokens=(of_RE * counted_R1).sum(0).cast(dtypes.int32))
 
 
 def highest(scores_NE: Tensor, top_k: int) -> Tensor:

@@ -30,6 +30,7 @@ class Ops:
         self._key, self._rate, self._sites = key, dropout, 0
         self.written: list[Tensor] = []
         """What is to be realized, so that everything assigned here is really written."""
+        self.counted: Tensor | None = None
         self.losses: dict[str, Tensor] = {}
         """What parts add to the objective's loss, by name."""
         self.metrics: dict[str, Tensor] = {}
@@ -250,7 +251,8 @@ class Ops:
         Their weights are the scores, divided by their sum if asked, times `scale`. `correction` is added for the choice
         alone and has no gradient; of equal scores the first is taken.
         """
-        return experts.routed(logits_BTE, correction_E, top_k, sigmoid, normalise, scale)
+        made = experts.routed(logits_BTE, correction_E, top_k, sigmoid, normalise, scale)
+        return experts.counted(*made, self.counted)
 
     def dispatch(self, x_BTD: Tensor, routing: Routing) -> Tensor:
         """Each token's vector once for each expert that it takes, in the order of the experts: (rows, D)."""

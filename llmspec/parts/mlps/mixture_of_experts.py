@@ -33,10 +33,11 @@ class MixtureOfExperts(FeedForward):
 
     An expert takes all tokens that chose it, however many: none is dropped. A load-balancing loss spreads them (Fedus
     et al. 2022, equations 4 to 6): experts · Σ over experts of the share of tokens that took it times its mean score,
-    of each layer, times `balance`, where a token's `top_k` choices count one each.
+    of each layer, times `balance`, where a token's `top_k` choices count one each and padding does not count.
     """
 
     kind: Literal["mixture_of_experts"] = "mixture_of_experts"
+    revision: ClassVar[int] = 2
     formula: ClassVar[str] = (
         "Σ over the k experts with the highest scores(router(x)) of scale · score · expert(x)  [+ shared(x)]"
     )
@@ -172,8 +173,13 @@ class MixtureOfExperts(FeedForward):
         scores_NE, tokens_E = routing.scores, routing.tokens.cast(routing.scores.dtype)
         if self.router == "sigmoid":  # DeepSeek-AI 2024, equation 19
             scores_NE = scores_NE / scores_NE.sum(-1, keepdim=True)
-        share_E = tokens_E.detach() / int(scores_NE.shape[0])
-        ops.add_loss("balance", self.balance * self.experts * (share_E * scores_NE.mean(0)).sum())
+        if ops.counted is None:
+            share_E, mean_E = tokens_E.detach() / int(scores_NE.shape[0]), scores_NE.mean(0)
+        else:
+            counted_N1 = ops.counted.reshape(-1, 1).cast(scores_NE.dtype)
+            count = counted_N1.sum().maximum(1)
+            share_E, mean_E = tokens_E.detach() / count, (scores_NE * counted_N1).sum(0) / count
+        ops.add_loss("balance", self.balance * self.experts * (share_E * mean_E).sum())
         ops.add_metric("max_expert_load", share_E.max() * (self.experts / self.top_k))
         ops.add_metric("idle_experts", (tokens_E == 0).cast(tokens_E.dtype).sum())
 
