@@ -145,13 +145,13 @@ class TextCache:
     """What rows have read, as it is."""
 
     def __init__(self, rows: int) -> None:
-        self.texts: list[list[int]] = [[] for _ in range(rows)]
+        self.read: list[list[int]] = [[] for _ in range(rows)]
 
     def shorten(self, row: int, length: int) -> None:
-        del self.texts[row][length:]
+        del self.read[row][length:]
 
     def reorder(self, parents: Sequence[int]) -> None:
-        self.texts = [list(self.texts[p]) for p in parents]
+        self.read = [list(self.read[p]) for p in parents]
 
 
 class HashDecoder:
@@ -187,19 +187,19 @@ class HashDecoder:
         self, prompts: Sequence[Sequence[int]], cache: TextCache, rows: Sequence[int], reuse: bool
     ) -> tuple[TextCache, np.ndarray]:
         for row, prompt in zip(rows, prompts, strict=True):
-            kept = cache.texts[row] if reuse and list(prompt[: len(cache.texts[row])]) == cache.texts[row] else []
+            kept = cache.read[row] if reuse and list(prompt[: len(cache.read[row])]) == cache.read[row] else []
             assert len(kept) < len(prompt), "nothing is left to read"
             self.prompts.append(list(prompt))
             self.read += len(prompt) - len(kept)
-            cache.texts[row] = list(prompt)
+            cache.read[row] = list(prompt)
         return cache, np.stack([self.logits_after(cache, row) for row in rows])
 
     def step(self, cache: TextCache, tokens: Sequence[int], active: Sequence[bool]) -> np.ndarray:
         self.fed.append([token for token, on in zip(tokens, active, strict=True) if on])
-        out = np.full((len(cache.texts), self.vocab), np.nan, np.float32)
+        out = np.full((len(cache.read), self.vocab), np.nan, np.float32)
         for row in np.flatnonzero(active):
-            cache.texts[row].append(tokens[row])
-            assert len(cache.texts[row]) < self.context, "read past the context"
+            cache.read[row].append(tokens[row])
+            assert len(cache.read[row]) < self.context, "read past the context"
             out[row] = self.logits_after(cache, int(row))
         return out
 
@@ -210,7 +210,7 @@ class HashDecoder:
 
     def logits_after(self, cache: TextCache, row: int) -> np.ndarray:
         """Logits (V,) float32 of what follows a row."""
-        return self.logits_of(cache.texts[row])
+        return self.logits_of(cache.read[row])
 
 
 class ScriptDecoder(HashDecoder):
@@ -222,7 +222,7 @@ class ScriptDecoder(HashDecoder):
         self.script = script
 
     def logits_after(self, cache: TextCache, row: int) -> np.ndarray:
-        at, said = len(cache.texts[row]) - len(self.prompts[-1]), self.script[row % len(self.script)]
+        at, said = len(cache.read[row]) - len(self.prompts[-1]), self.script[row % len(self.script)]
         out = np.full(self.vocab, -5.0, dtype=np.float32)
         out[said[min(at, len(said) - 1)]] = 5.0
         return out

@@ -47,6 +47,7 @@ BASES = {
 VALUES = {
     "set": "seed=1",
     "n": "2",
+    "batch": "2",
     "seed": "1",
     "top": "2",
     "rounds": "2",

@@ -40,13 +40,16 @@ def answered(
     plain: bool,
     decoding: Any,
     as_json: bool,
+    rows: int | None = None,
 ) -> Generator[dict[str, Any]] | None:
-    """Prints the answers in the order of the file, each as soon as it is whole; or gives them as JSON documents.
+    """Prints the answers in the order of the file, each as soon as it is whole; or gives them as JSON documents. Up to
+    `rows` are drawn at once.
 
     Raises LlmspecError before anything is drawn, naming every prompt that the model cannot answer.
     """
     from llmspec.cli.forms import SAMPLE_TEXT, refuse
     from llmspec.data.unknown import of_prompt
+    from llmspec.decoding.batch import ROWS
     from llmspec.render.samples_batch import documents, show
     from llmspec.render.terminal import err
 
@@ -63,7 +66,16 @@ def answered(
         note(f"the prompts: {said}")
 
     def answers(on_token: Any) -> Any:
-        return model.generate_batch(given, n=n, seed=seed, chat=chat, decoding=decoding, on_token=on_token, notice=note)
+        return model.generate_batch(
+            given,
+            n=n,
+            seed=seed,
+            chat=chat,
+            decoding=decoding,
+            on_token=on_token,
+            notice=note,
+            rows=rows or ROWS,
+        )
 
     if as_json:
         return documents(prompts, answers, n)

@@ -10,11 +10,12 @@ import typer
 from llmspec.api import decoding_settings
 from llmspec.cli.arguments import Json, Quantize, RunPath, Sets, place
 from llmspec.cli.opening import opened, tell_unknown
+from llmspec.core.problems import LlmspecError
 
 EXAMPLES = (
     "Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "
     "`llmspec sample runs/quickstart --prompt 'ROMEO' --n 4 --set decoding.temperature=0.5`  ·  "
-    "`llmspec sample --prompts questions.txt --json > answers.jsonl`"
+    "`llmspec sample --prompts questions.txt --batch 32 --json > answers.jsonl`"
 )
 
 
@@ -31,6 +32,10 @@ def sample(
             help="Answer every line of a file: text, or in a .jsonl file objects with `prompt` or `messages`; "
             "- reads standard input.",
         ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="With --prompts: answers drawn at once, at most; 16 if memory holds them."),
     ] = None,
     system: Annotated[str, typer.Option(help="System message for a chat model.")] = "",
     n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
@@ -54,7 +59,13 @@ def sample(
 
         given = prompts_in(prompts)  # before the model is opened, which takes longer
         model = opened(run, phase, quantize)
-        return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_)
+        return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_, batch)
+    if batch is not None:
+        raise LlmspecError(
+            "--batch does nothing without --prompts",
+            hint="--prompts FILE answers every line of a file; --n draws several answers to one prompt, all at once",
+            consequence="it would have been ignored",
+        )
     prompt = prompt_of(prompt)
     model = opened(run, phase, quantize)
     decoding = decoding_settings(model, set_)

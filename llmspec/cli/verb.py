@@ -37,7 +37,8 @@ OPTIONS = {
     "the run is given without an option: `llmspec sample runs/NAME`": "model run checkpoint ckpt model-path weights",
     "--prompt - reads standard input, as in `llmspec sample --prompt - < FILE`": "input",
     "`llmspec chat` is a conversation": "interactive chat",
-    "--prompts FILE answers every line of a file, as in `llmspec sample --prompts FILE`": "file prompt-file batch",
+    "--prompts FILE answers every line of a file, as in `llmspec sample --prompts FILE`": "file prompt-file",
+    "--batch N says how many answers of --prompts FILE are drawn at once": "batch-size parallel num-parallel np",
     "the environment variable LLMSPEC_THREADS says how many": "threads num-threads workers num-workers cpus",
     "what is printed goes to a file with > FILE": "quiet silent log log-file output-file verbose debug",
 }

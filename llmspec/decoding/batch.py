@@ -1,4 +1,5 @@
-"""Answers side by side: rows of one KV cache, a prefill for those that begin, a step for those that go on.
+"""Answers side by side: rows of one KV cache, prompts that are read piece by piece between the steps of those that go
+on.
 
 Shape letters: R rows, V vocabulary.
 """
@@ -6,6 +7,7 @@ Shape letters: R rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmspec.decoding.answer import Answer, Event
@@ -15,7 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS = 16
-"""Answers that are drawn side by side at most: from here on a CPU is no faster, since it computes all the time."""
+"""Answers that are drawn side by side by default: from here on a CPU is no faster, since it computes all the time."""
+READ = 128
+"""Tokens of prompts, padding included, that are read between two steps, so that no answer waits long for the next."""
+READ_FIRST = 2048
+"""The same where no answer has begun."""
+LEAST = 16
+"""Tokens to which the shortest prompts are padded."""
 Notice = Callable[[str], object]
 
 
@@ -64,11 +72,35 @@ class Decoder(Protocol):
         """Read one more token for each active row, R ids: logits (R, V) of the tokens after them."""
 
 
+@dataclass
+class Row:
+    """A row of the cache, and the answer that it is given to."""
+
+    answer: Answer | None = None
+    begun: bool = False
+    """Whether it has been decided what the answer's prompt goes on from."""
+    read: int = 0
+    """How many tokens of the prompt were read."""
+    prompt: int | None = None
+    """The prompt with which all of the row's cache begins, by its index."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether its prompt is being read."""
+        return self.answer is not None and self.begun and self.read < len(self.answer.ids)
+
+    @property
+    def goes(self) -> bool:
+        """Whether its answer is being drawn."""
+        return self.answer is not None and self.begun and self.read >= len(self.answer.ids)
+
+
 class Batch:
     """Draws answers, each in a row of a cache until it ends; then the next one takes the row.
 
-    A prompt is read once for all of its answers: a row that begins with it, however far it has come, is copied. So is
-    one whose prompt begins alike, where that saves time.
+    What prompts begin with in common is read once, where that saves time: a row that holds it, however far it has come,
+    is copied, and a prompt waits for another one that is being read. Where answers are being drawn, no more than READ
+    tokens of prompts are read between two of their tokens.
     """
 
     def __init__(
@@ -77,24 +109,17 @@ class Batch:
         answers: Iterator[Answer],
         count: int,
         longest: int,
-        shared: bool = False,
+        rows: int = ROWS,
         notice: Notice | None = None,
         cache: Any = None,
     ) -> None:
-        """`count` answers, of `longest` tokens at most, prompts included; `shared`: the prompts have a beginning in
-        common that is worth reading first. A `cache` that is given is used, and what its rows have read is known."""
+        """`count` answers, of `longest` tokens at most, prompts included, up to `rows` of them at once. A `cache` that
+        is given is used, and what its rows have read is known."""
         self._decoder, self._answers, self._waiting, self._cache = decoder, answers, count, cache
-        rows, self._places = decoder.fit(min(ROWS, 1 << (count - 1).bit_length()), longest) if count else (0, 0)
-        rows = len(cache.read) if cache is not None else rows
-        if notice and rows < (wanted := min(ROWS, count)):
-            notice(f"memory holds the KV caches of {rows} answers at once, not of {wanted}: the others wait")
-        self._rows: list[Answer | None] = [None] * rows
-        self._holds: list[int | None] = [None] * rows
-        """The prompt that each row's cache begins with, by its index."""
-        self._held: list[Sequence[int]] = [()] * rows if cache is None else [list(read) for read in cache.read]
-        """The same as token ids."""
-        self._first = 1 if shared else rows
-        """How many rows begin at first."""
+        there, self._places = decoder.fit(min(rows, 1 << (count - 1).bit_length()), longest) if count else (0, 0)
+        if notice and there < (wanted := min(rows, count)):
+            notice(f"memory holds the KV caches of {there} answers at once, not of {wanted}: the others wait")
+        self._rows = [Row() for _ in range(there if cache is None else len(cache.read))]
         self._after: dict[int, Any] = {}
         """Logits (V,) after prompts that rows hold."""
 
@@ -102,62 +127,117 @@ class Batch:
         """Every token as it is drawn, until all answers have ended."""
         import numpy as np
 
-        if not self._rows:
+        if not self._rows or not self._waiting:
             return
         cache = self._decoder.cache(len(self._rows), self._places) if self._cache is None else self._cache
-        while self._waiting or any(self._rows):
-            begun = self._begin(cache)
-            going = [a is not None and row not in begun for row, a in enumerate(self._rows)]
-            logits = dict(begun)
+        while self._waiting or any(row.answer for row in self._rows):
+            going = [row.goes for row in self._rows]
+            logits = self._read(cache)
             if any(going):
-                tokens = [a.last if a and on else 0 for a, on in zip(self._rows, going, strict=True)]
+                tokens = [r.answer.last if r.answer and on else 0 for r, on in zip(self._rows, going, strict=True)]
                 stepped_RV = self._decoder.step(cache, tokens, going)
                 logits |= {row: stepped_RV[row] for row, on in enumerate(going) if on}
-            for row, answer in enumerate(self._rows):
-                if answer is not None:
-                    event = answer.draw(np.array(logits[row], dtype=np.float64))
+            for number, row in enumerate(self._rows):
+                if row.answer is not None and number in logits:
+                    answer, event = row.answer, row.answer.draw(np.array(logits[number], dtype=np.float64))
                     if event.finish_reason:
-                        self._rows[row] = None
+                        row.answer = None
                     yield answer, event
 
-    def _begin(self, cache: Any) -> dict[int, NDArray[np.float32]]:
-        """Gives free rows to those that wait; logits (V,) after the prompt of each row that was given away."""
-        free = [row for row, answer in enumerate(self._rows) if answer is None]
-        begun = {row: next(self._answers) for row in free[: min(self._waiting, self._first)]}
-        self._waiting, self._first = self._waiting - len(begun), len(self._rows)
-        held = {prompt: row for row, prompt in enumerate(self._holds)}
-        parents, kept, read = dict[int, int](), dict[int, int](), dict[int, int]()
-        for row, answer in begun.items():
-            if answer.prompt in held:
-                parents[row], kept[row] = held[answer.prompt], answer.places
-            elif read.setdefault(answer.prompt, row) == row:
-                parents[row], kept[row] = self._nearest(row, answer.ids)
-        _copy(cache, parents, len(self._rows))
-        for row, answer in begun.items():
-            cache.shorten(row, kept.get(row, 0))
-            self._rows[row], self._holds[row], self._held[row] = answer, answer.prompt, answer.ids
-        self._after = {p: logits for p, logits in self._after.items() if p in self._holds}
-        if read:
-            prompts = [begun[row].ids for row in read.values()]
-            _, logits = self._decoder.prefill(prompts, cache, list(read.values()), True)
-            self._after |= dict(zip(read, logits, strict=True))
-        _copy(cache, {row: read.get(answer.prompt, row) for row, answer in begun.items()}, len(self._rows))
-        return {row: self._after[answer.prompt] for row, answer in begun.items()}
+    def _read(self, cache: Any) -> dict[int, Any]:
+        """Gives free rows to those that wait, and reads of their prompts what is to be read before the next step;
+        logits (V,) after each prompt that is read now."""
+        for row in self._rows:
+            if row.answer is None and self._waiting:
+                row.answer, row.begun, self._waiting = next(self._answers), False, self._waiting - 1
+        going, logits = any(row.goes for row in self._rows), dict[int, Any]()
+        room, read = READ if going else READ_FIRST, False
+        while True:
+            logits |= self._begin(cache)
+            chosen, room = self._chosen(room, going, must=not read)
+            if not chosen:
+                return logits
+            read = True
+            prompts = [self._ids(row)[:end] for row, end in chosen]
+            _, after_BV = self._decoder.prefill(prompts, cache, [row for row, _ in chosen], True)
+            for (number, end), after_V in zip(chosen, after_BV, strict=True):
+                row = self._rows[number]
+                row.read = end
+                if row.goes and row.answer:
+                    row.prompt = row.answer.prompt
+                    logits[number] = self._after[row.prompt] = after_V
 
-    def _nearest(self, row: int, ids: Sequence[int]) -> tuple[int, int]:
-        """The row whose prompt begins most like this one, and how many of its tokens to keep; (row, 0) for none."""
-        found = [min(shared_length(held, ids), len(ids) - 1) for held in self._held]
+    def _chosen(self, room: int, going: bool, must: bool) -> tuple[list[tuple[int, int]], int]:
+        """Which rows read their prompts up to which token, the shortest rests first, and how much room is left then.
+
+        Where answers go on (`going`), long prompts are read in pieces, if the decoder can. With `must`, one is read
+        whatever it takes.
+        """
+        chosen = list[tuple[int, int]]()
+        reading = [number for number, row in enumerate(self._rows) if row.reads]
+        for number in sorted(reading, key=lambda n: len(self._ids(n)) - self._rows[n].read):
+            ids, read = self._ids(number), self._rows[number].read
+            most = READ if going and self._decoder.worth(len(ids) - 1, len(ids)) else len(ids)
+            end = min(len(ids), read + most)
+            cost = max(LEAST, 1 << (end - read - 1).bit_length())
+            if cost <= room or (must and not chosen):
+                chosen.append((number, end))
+                room -= cost
+        return chosen, room
+
+    def _begin(self, cache: Any) -> dict[int, Any]:
+        """Decides what prompts go on from that have not begun; logits (V,) of those that a row has read already."""
+        held = {row.prompt: number for number, row in enumerate(self._rows) if row.prompt in self._after}
+        reading = [row.answer for row in self._rows if row.reads and row.answer]
+        parents, kept, whole = dict[int, int](), dict[int, int](), dict[int, Any]()
+        for number, row in enumerate(self._rows):
+            if (answer := row.answer) is None or row.begun:
+                continue
+            if answer.prompt in held:
+                parents[number], whole[number] = held[answer.prompt], self._after[answer.prompt]
+            elif all(answer.prompt != other.prompt for other in reading):
+                parent, there = self._nearest(cache, number, answer.ids)
+                if not self._soon(answer.ids, there, reading):
+                    parents[number], kept[number] = parent, there
+                    reading.append(answer)
+        if any(number != parent for number, parent in parents.items()):
+            cache.reorder([parents.get(number, number) for number in range(len(self._rows))])
+        for number in parents:
+            row = self._rows[number]
+            assert row.answer is not None
+            cache.shorten(number, row.answer.places if number in whole else kept[number])
+            row.begun, row.read = True, len(row.answer.ids) if number in whole else kept[number]
+            row.prompt = row.answer.prompt if number in whole else None
+        prompts = {row.prompt for row in self._rows}
+        self._after = {prompt: logits for prompt, logits in self._after.items() if prompt in prompts}
+        return whole
+
+    def _nearest(self, cache: Any, number: int, ids: Sequence[int]) -> tuple[int, int]:
+        """The row that begins most like this prompt, and how many of its tokens to keep; (this row, 0) for none."""
+        found = [min(shared_length(read, ids), len(ids) - 1) for read in cache.read]
         best = max(range(len(found)), key=found.__getitem__)
-        return (best, found[best]) if self._decoder.worth(found[best], len(ids)) else (row, 0)
+        return (best, found[best]) if self._decoder.worth(found[best], len(ids)) else (number, 0)
+
+    def _soon(self, ids: Sequence[int], there: int, reading: Sequence[Answer]) -> bool:
+        """Whether it saves time to wait for a prompt that is being read, where a row holds `there` tokens already."""
+        most = max((min(shared_length(other.ids, ids), len(ids) - 1) for other in reading), default=0)
+        return (
+            most > there and self._decoder.worth(most, len(ids)) and self._decoder.worth(most - there, len(ids) - there)
+        )
+
+    def _ids(self, number: int) -> list[int]:
+        """The prompt of a row's answer."""
+        answer = self._rows[number].answer
+        assert answer is not None
+        return answer.ids
 
 
 def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two prompts begin with in common."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _copy(cache: Cache, parents: dict[int, int], rows: int) -> None:
-    """Rows take what their parents have read."""
-    if any(row != parent for row, parent in parents.items()):
-        cache.reorder([parents.get(row, row) for row in range(rows)])
+    """How many tokens two lists begin with in common."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:  # they differ before `high`, and not before `low`
+        middle = (low + high) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
+    return low

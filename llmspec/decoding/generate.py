@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.answer import Answer, Drawing, Event, FinishReason
-from llmspec.decoding.batch import Batch, Decoder, Notice, shared_length
+from llmspec.decoding.batch import ROWS, Batch, Decoder, Notice
 from llmspec.decoding.sampler import Choice
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import EOS
@@ -42,11 +42,11 @@ class Generation:
 def stream(
     decoder: Decoder, codec: Codec, prompts: Sequence[Sequence[int]], decoding: Decoding, *, n: int = 1,
     seed: int | None = None, chat: bool = False, tracing: bool = False, notice: Notice | None = None,
-    cache: Any = None, first: int = 0,
+    rows: int = ROWS, cache: Any = None, first: int = 0,
 ) -> Iterator[Event]:  # fmt: skip
     """Draw `n` answers to each prompt (token ids) and yield each token as it is drawn.
 
-    As many answers as ROWS and memory allow are drawn side by side; one that has ended makes room for the next.
+    As many answers as `rows` and memory allow are drawn side by side; one that has ended makes room for the next.
 
     The text of an answer follows from the seed (`seed`, else the decoding's, else 0), its prompt and its sample
     number, not from the other rows. With `chat`, an end of turn or a role token ends the answer, too; otherwise
@@ -77,19 +77,17 @@ def stream(
     how = Drawing(codec, decoding, decoder.context, drawn_from, chat, tracing, bool(decoder.encoder_context))
     answers = (Answer(how, index, sample, prompt, first) for index, prompt in enumerate(prompts) for sample in range(n))
     longest = max((min(how.places(p) + decoding.max_tokens, decoder.context) for p in prompts), default=0)
-    shared = min((shared_length(prompts[0], prompt) for prompt in prompts[1:]), default=0)
-    together = shared > 0 and all(decoder.worth(min(shared, len(p) - 1), len(p)) for p in prompts)
-    for answer, event in Batch(decoder, answers, n * len(prompts), longest, together, notice, cache).events():
+    for answer, event in Batch(decoder, answers, n * len(prompts), longest, rows, notice, cache).events():
         yield replace(event, row=answer.prompt * n + answer.sample)
 
 
 def generate(
     decoder: Decoder, codec: Codec, prompts: Sequence[Sequence[int]], decoding: Decoding, *, n: int = 1,
     seed: int | None = None, chat: bool = False, on_token: Callable[[Event], object] | None = None,
-    notice: Notice | None = None,
+    notice: Notice | None = None, rows: int = ROWS,
 ) -> list[Generation]:  # fmt: skip
     """`stream`, collected: the answers in the order of prompts and samples; `on_token` sees every event first."""
-    events = stream(decoder, codec, prompts, decoding, n=n, seed=seed, chat=chat, notice=notice)
+    events = stream(decoder, codec, prompts, decoding, n=n, seed=seed, chat=chat, notice=notice, rows=rows)
     return [answer for answers in whole_answers(events, n, on_token) for answer in answers]
 
 

@@ -22,6 +22,7 @@ from llmspec.core.quantised import Quantised
 from llmspec.core.units import size
 from llmspec.decoding import quantising
 from llmspec.decoding.answer import Event
+from llmspec.decoding.batch import ROWS
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.generate import Generation, generate, stream, whole_answers
 from llmspec.decoding.prompts import Prompt, prompt_tokens
@@ -36,7 +37,7 @@ from llmspec.runs.model_folder import save_model
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.translate import Translator
 
-MOST_ANSWERS = 1 << 16
+MOST_ANSWERS, MOST_ROWS = 1 << 16, 256
 
 
 class LanguageModel:
@@ -259,14 +260,17 @@ class LanguageModel:
         decoding: Decoding | None = None,
         on_token: Callable[[Event], object] | None = None,
         notice: Callable[[str], object] | None = None,
+        rows: int = ROWS,
         **changes: Any,
     ) -> Generator[list[Generation]]:
         """`n` answers to each of many prompts, drawn side by side: in the order of the prompts, as soon as whole.
 
-        Each has the text that `generate` gives. `on_token` sees every event, whose row is prompt * n + sample; `notice`
-        is told where memory lets fewer rows be drawn at once. A KeyboardInterrupt comes after what is whole.
+        Each has the text that `generate` gives. `on_token` sees every event, whose row is prompt * n + sample. Up to
+        `rows` answers are drawn at once; `notice` is told where memory lets fewer be. A KeyboardInterrupt comes after
+        what is whole.
         """
         settings, n = self.settings(decoding, **changes), whole("n", n, 1, MOST_ANSWERS)
+        rows = whole("rows", rows, 1, MOST_ROWS)
         if isinstance(prompts, str):
             raise TypeError("generate_batch takes a list of prompts; `generate` takes one")
         events = stream(
@@ -278,6 +282,7 @@ class LanguageModel:
             seed=self.seed(seed, settings),
             chat=self.chat if chat is None else chat,
             notice=notice,
+            rows=rows,
         )
         return whole_answers(events, n, on_token)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmspec.core.units import duration
 from llmspec.decoding.generate import outlived
-from llmspec.render.headway import Headway
+from llmspec.render.headway import AFTER, Headway
 from llmspec.render.samples import answer_data, credit
 from llmspec.render.terminal import err, out
 from llmspec.render.waiting import waiting
@@ -34,8 +34,9 @@ class Progress:
                 self._say(self.line())
 
     def line(self) -> str:
-        """`answering 40%, 12 a second, 3s left`."""
-        return self._headway.line("answering", self.answers, self.total)
+        """`answering 40%, 12 a second, 3s left, 310 tokens/s`."""
+        far, seconds = self._headway.line("answering", self.answers, self.total), time.monotonic() - self._began
+        return f"{far}, {self.tokens / seconds:.0f} tokens/s" if seconds > AFTER else far
 
     def summary(self) -> str:
         """What was done, at which speed."""

@@ -219,6 +219,7 @@ class Dice:
 
     def __init__(self, vocab: int, context: int) -> None:
         self.vocab, self.context = vocab, context
+        self.read: list[list[int]] = []
 
     def fit(self, rows: int, tokens: int) -> tuple[int, int]:
         return rows, tokens
@@ -227,6 +228,7 @@ class Dice:
         return False
 
     def cache(self, rows: int, places: int) -> Dice:
+        self.read = [[] for _ in range(rows)]
         return self
 
     def shorten(self, row: int, length: int) -> None:

@@ -217,7 +217,7 @@ def test_many_prompts_in_few_rows_are_answered_as_each_alone(
     for prompt, first in zip(prompts, answers[::n], strict=True):
         (alone,) = generate(HashDecoder(CODEC.vocab, context=24), CODEC, [prompt], decoding, seed=seed)
         assert (alone.choices, alone.text, alone.finish_reason) == (first.choices, first.text, first.finish_reason)
-    assert decoder.prompts == prompts, "a prompt is read once, however many answers are drawn"
+    assert sorted(decoder.prompts) == sorted(prompts), "a prompt is read once, however many answers are drawn"
     assert bool(told) == (most < min(ROWS, len(answers)))
 
 
