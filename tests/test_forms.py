@@ -48,6 +48,7 @@ VALUES = {
     "set": "seed=1",
     "n": "2",
     "batch": "2",
+    "quantize": "q8_0",
     "seed": "1",
     "top": "2",
     "rounds": "2",

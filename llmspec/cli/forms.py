@@ -35,13 +35,15 @@ def _form(line: str, acts: str, where: str = "") -> Form:
 
 
 RUN = _form("run SPEC", "out set offline locked lock json")
-SAMPLE_CHAT = _form("sample", "prompt prompts batch system n seed plain phase set json", "with a chat model")
-SAMPLE_PLAIN = _form("sample --plain", "prompt prompts batch n seed plain phase set json")
+SAMPLE_CHAT = _form("sample", "prompt prompts batch system n seed plain phase quantize set json", "with a chat model")
+SAMPLE_PLAIN = _form("sample --plain", "prompt prompts batch n seed plain phase quantize set json")
 SAMPLE_TEXT = _form(
-    "sample", "prompt prompts batch n seed plain phase set json", "with a model that was not trained on dialogues"
+    "sample",
+    "prompt prompts batch n seed plain phase quantize set json",
+    "with a model that was not trained on dialogues",
 )
-CHAT = _form("chat [RUN]", "system seed phase set json")
-EMBED = _form("embed [RUN]", "text texts out pooling phase json")
+CHAT = _form("chat [RUN]", "system seed phase quantize set json")
+EMBED = _form("embed [RUN]", "text texts out pooling phase quantize json")
 EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
 EXPLAIN_PART = _form("explain SPEC --part PART", "part set json")
 EXPLAIN_PAIR = _form("explain SPEC SPEC", "set json")
