@@ -59,6 +59,7 @@ NEW_EXAMPLE = _form("new FOLDER", "text chat json", "without --text or --chat")
 SCHEMA = _form("schema", "out")
 IMPORT = _form("import PATH --out DIR", "out json")
 EXPORT = _form("export [RUN] --out DIR", "to out family shard_size phase json")
+EXPORT_GGUF = _form("export [RUN] --to gguf --out DIR", "to out family type text phase json")
 BENCH = _form("bench [SPEC]", "against only phase rounds steps prompt_tokens set json")
 BENCH_DECODING = _form("bench --only decode", "against only rounds steps prompt_tokens set json")
 BENCH_MODEL = _form("bench MODEL", "against only rounds steps prompt_tokens json")
@@ -86,6 +87,7 @@ FORMS = (
     SCHEMA,
     IMPORT,
     EXPORT,
+    EXPORT_GGUF,
     BENCH,
     BENCH_DECODING,
     BENCH_MODEL,
@@ -105,6 +107,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
         return _explain(values)
     if verb == "sample":  # whether the model is one for dialogues is known once it is open: `refuse` is asked again
         return SAMPLE_PLAIN if values.get("plain") else SAMPLE_CHAT
+    if verb == "export" and values.get("to") == "gguf":
+        return EXPORT_GGUF
     if verb == "new":
         return NEW if values.get("text") else NEW_CHAT if values.get("chat") else NEW_EXAMPLE
     if verb == "bench" and values.get("spec") is not None and holds_model(values["spec"]):

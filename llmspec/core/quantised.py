@@ -111,8 +111,8 @@ class Quantised:
 
         if self.ndim < 2:
             raise ValueError("a quantised tensor of one axis has no rows")
-        if not isinstance(index, slice) and not (isinstance(index, np.ndarray) and index.ndim == 1):
-            raise ValueError("rows are taken by a slice or by an array of their numbers")
+        if not isinstance(index, slice) and not (isinstance(index, list | np.ndarray) and np.ndim(index) == 1):
+            raise ValueError("rows are taken by a slice or by a list of their numbers")
         taken = self.data.reshape(self.shape[0], -1)[index]
         shape = (len(taken), *self.shape[1:])
         return Quantised(self.type, shape, taken.reshape(prod(shape[:-1]), self.data.shape[1]))

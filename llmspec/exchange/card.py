@@ -3,32 +3,84 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmspec.compiler.plan import ModelPlan, Plan
-from llmspec.core.units import count
+from llmspec.core.units import count, size
+from llmspec.core.weight_types import TYPES
+from llmspec.exchange.figures import FileFigures
 from llmspec.exchange.importing import spec_text
+from llmspec.exchange.read_back import Compared
 from llmspec.parts.sources.base import Attribution
 
 
 def card(plan: Plan, phase: str, architecture: str, attributions: Sequence[Attribution]) -> str:
     """README.md, with the front matter that model hubs read."""
-    licences = sorted({a.license for a in attributions if a.license})
     front = {"library_name": "transformers", "pipeline_tag": _task(plan.model)}
+    return "\n".join([*_head(plan, phase, architecture, attributions, front), *_about(plan, attributions)])
+
+
+def gguf_card(
+    plan: Plan,
+    phase: str,
+    architecture: str,
+    attributions: Sequence[Attribution],
+    file: FileFigures,
+    compared: Sequence[Compared],
+) -> str:
+    """The same for a folder with a GGUF file, with what its types cost."""
+    front = {"library_name": "gguf", "pipeline_tag": _task(plan.model)}
+    head = _head(plan, phase, architecture, attributions, front)
+    return "\n".join([*head, "## This file", "", *_figures(file, compared), "", *_about(plan, attributions)])
+
+
+def _head(
+    plan: Plan, phase: str, architecture: str, attributions: Sequence[Attribution], front: Mapping[str, str]
+) -> list[str]:
+    """Front matter, and what the model is."""
+    licences = sorted({a.license for a in attributions if a.license})
     head = ["---", *(f"{k}: {v}" for k, v in front.items())]
     if len(licences) == 1:
         head.append(f"license: {json.dumps(licences[0])}")
-    lines = [*head, "---", "", f"# {plan.name}", ""]
     model = plan.model
-    lines += [
+    return [
+        *head,
+        "---",
+        "",
+        f"# {plan.name}",
+        "",
         f"A language model of {count(model.parameters)} parameters, written by llmspec as `{architecture}`: "
         f"{model.layers} layers, width {model.d_model:,}, vocabulary {model.vocab:,}, context {model.context:,} "
         f"tokens. These are the weights of the phase `{phase}`.",
         "",
     ]
-    lines += ["## What it has read", "", *_read(plan, attributions), ""]
-    lines += ["## Spec", "", "```yaml", _spec(plan).rstrip("\n"), "```", ""]
-    return "\n".join(lines)
+
+
+def _about(plan: Plan, attributions: Sequence[Attribution]) -> list[str]:
+    """What it has read, and its spec."""
+    read = ["## What it has read", "", *_read(plan, attributions), ""]
+    return [*read, "## Spec", "", "```yaml", _spec(plan).rstrip("\n"), "```", ""]
+
+
+def _figures(file: FileFigures, compared: Sequence[Compared]) -> list[str]:
+    """The types of a file's tensors, and what they cost."""
+    kinds = ", ".join(f"{number:,} in {name} ({TYPES[name].bits:g} bits)" for name, number in file.counts.items())
+    lines = [f"{size(file.size)} of weights: tensors {kinds}.", ""]
+    if file.cost is None:
+        lines += [f"What the types cost was not measured: {file.unmeasured}.", ""]
+    else:
+        cost = file.cost
+        lines += [
+            f"Nats per token on {cost.tokens:,} tokens of {cost.text}:",
+            "",
+            "| weights | read by | nats per token |",
+            "|---|---|---:|",
+            f"| of the run | llmspec | {cost.before:.4f} |",
+            f"| of this file | llmspec | {cost.after:.4f} |",
+            *(f"| of this file | {one.reader} | {one.nats:.4f} |" for one in compared if one.nats is not None),
+            "",
+        ]
+    return [*lines, *(f"- {notice}" for notice in file.notices)]
 
 
 def _task(model: ModelPlan) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from llmspec.compiler.plan import Plan
 from llmspec.core.problems import RunError
 from llmspec.decoding.language_model import LanguageModel
 from llmspec.exchange.card import card
+from llmspec.exchange.figures import FileFigures
 from llmspec.exchange.read_back import Compared, read_back
 from llmspec.formats.hf import exporting
 from llmspec.formats.hf.writing import config_of
@@ -21,6 +23,8 @@ class Exported(Frozen):
     architecture: str
     files: tuple[str, ...]
     compared: tuple[Compared, ...]
+    file: FileFigures | None = None
+    """Of a GGUF file."""
 
 
 def export_folder(
@@ -45,11 +49,7 @@ def export_folder(
     Raises RunError where no family has such a model, the folder cannot be written, or what is read back differs.
     """
     plan = model.plan
-    if plan.model.generating_head is None:
-        raise RunError(
-            "the model has no head that gives logits of tokens, and only such models are exported",
-            hint="another phase of the run, with --phase",
-        )
+    generates(plan)
     config = config_of(plan.model, origin, family)
     weights = model.weights()
     about = card(plan, model.phase, config.architecture, model.attributions)
@@ -58,3 +58,12 @@ def export_folder(
     found = read_back(model, out, config.architecture)
     files = tuple(sorted(p.name for p in out.iterdir()))
     return Exported(path=str(out), architecture=config.architecture, files=files, compared=tuple(found))
+
+
+def generates(plan: Plan) -> None:
+    """Raises RunError for a model that gives no logits of tokens."""
+    if plan.model.generating_head is None:
+        raise RunError(
+            "the model has no head that gives logits of tokens, and only such models are exported",
+            hint="another phase of the run, with --phase",
+        )

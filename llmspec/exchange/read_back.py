@@ -8,8 +8,9 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmspec.core.problems import Problem, RunError
 from llmspec.decoding.language_model import LanguageModel, open_model
@@ -38,52 +39,86 @@ class Compared(Frozen):
     """Whether texts have the same ids."""
     chat: bool | None
     """Whether a dialogue is written with the same ids; None where the model has no form for dialogues."""
+    nats: float | None = None
+    """Nats per token of held-out text, where the reader was asked for it."""
+
+
+class Answers(NamedTuple):
+    """What a reader makes of the questions that all are asked."""
+
+    logits: Any
+    """(T, V) float32 of `Questions.ids`."""
+    greedy: list[int] | None
+    texts: list[list[int]]
+    chat: list[int] | None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What readers of an export are asked, and the model's own answers."""
+
+    ids: list[int]
+    encoder: list[int] | None
+    """What an encoder reads beside them."""
+    prompt: list[int]
+    drawn: int
+    """Tokens that are drawn after the prompt; 0 where the model draws none."""
+    limit: int
+    """Ids that text has."""
+    wanted: Answers
+
+    def compared(self, reader: str, found: Answers) -> Compared:
+        """A reader's answers beside the model's own. A dialogue that one of both has no form for is not compared."""
+        no_chat = self.wanted.chat is None or found.chat is None
+        return Compared(
+            reader=reader,
+            logits=_apart(found.logits, self.wanted.logits),
+            greedy=found.greedy == self.wanted.greedy if self.drawn else None,
+            texts=found.texts == self.wanted.texts,
+            chat=None if no_chat else found.chat == self.wanted.chat,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-able form for a reader in another process."""
+        turns = [{"role": role, "content": text} for role, text in TURNS]
+        own = {"ids": self.ids, "encoder": self.encoder, "prompt": self.prompt, "tokens": self.drawn}
+        return {**own, "limit": self.limit, "texts": list(TEXTS), "turns": turns}
+
+
+def questions(model: LanguageModel) -> Questions:
+    """The questions for a model's export, with its own answers."""
+    network, ids = model.plan.model, probe(model, model.plan.model.context)
+    encoder = probe(model, network.encoder_context) if network.encoder else None
+    prompt = (encoder or ids)[: max(1, len(encoder or ids) // 2)]
+    read = 1 if encoder else len(ids)
+    drawn = max(1, min(DRAWN, network.context - read)) if network.generates else 0
+    nothing = Answers(None, None, [], None)
+    asked = Questions(ids, encoder, prompt, drawn, model.codec.vocab, nothing)
+    return replace(asked, wanted=answers(model, asked, can_chat(model)))
+
+
+def answers(model: LanguageModel, asked: Questions, chat: bool) -> Answers:
+    """What a model of ours answers; with `chat` also to a dialogue."""
+    return Answers(
+        model.logits(asked.ids, asked.encoder)[0],
+        _greedy(model, asked.prompt, asked.drawn) if asked.drawn else None,
+        [model.codec.encode([text])[0] for text in TEXTS],
+        model.tokens(list(TURNS)) if chat else None,
+    )
 
 
 def read_back(model: LanguageModel, folder: Path, architecture: str) -> list[Compared]:
     """What our importer and transformers, as the class `architecture`, make of a folder.
 
     Raises RunError where something differs, with everything that does."""
-    network, ids = model.plan.model, probe(model, model.plan.model.context)
-    encoder = probe(model, network.encoder_context) if network.encoder else None
-    wanted = model.logits(ids, encoder)[0]
-    prompt = (encoder or ids)[: max(1, len(encoder or ids) // 2)]
-    draws, read = network.generates, 1 if encoder else len(ids)
-    drawn = max(1, min(DRAWN, network.context - read)) if draws else 0
-    greedy = _greedy(model, prompt, drawn)
-    texts = [model.codec.encode([text])[0] for text in TEXTS]
-    chat = model.tokens(list(TURNS)) if can_chat(model) else None
+    asked = questions(model)
     again = open_model(folder)
-    found = [
-        Compared(
-            reader="llmspec",
-            logits=_apart(again.logits(ids, encoder)[0], wanted),
-            greedy=_greedy(again, prompt, drawn) == greedy if draws else None,
-            texts=[again.codec.encode([text])[0] for text in TEXTS] == texts,
-            chat=None if chat is None or not again.chat else again.tokens(list(TURNS)) == chat,
-        )
-    ]
+    found = [asked.compared("llmspec", answers(again, asked, again.chat))]
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
-        asked = {
-            "architecture": architecture,
-            "ids": ids,
-            "encoder": encoder,
-            "start": model.codec.specials.start_of(network.decoder_start),
-            "prompt": prompt,
-            "tokens": drawn,
-            "limit": model.codec.vocab,
-            "texts": list(TEXTS),
-        }
-        theirs, logits = ask(folder, asked)
-        found.append(
-            Compared(
-                reader=f"transformers {theirs['version']}",
-                logits=_apart(logits, wanted),
-                greedy=theirs["greedy"] == greedy if draws else None,
-                texts=theirs["ids"] == texts,
-                chat=None if chat is None or theirs["chat"] is None else theirs["chat"] == chat,
-            )
-        )
+        start = model.codec.specials.start_of(model.plan.model.decoder_start)
+        more = {"architecture": architecture, "start": start}
+        theirs, answer = ask("transformers", "llmspec.exchange.worker", folder, {**asked.plain(), **more})
+        found.append(asked.compared(f"transformers {theirs['version']}", answer))
     refuse(found, folder)
     return found
 
@@ -114,27 +149,26 @@ def refuse(found: list[Compared], folder: Path) -> None:
         raise RunError([*problems, Problem("the export is not the model", hint="delete the folder, and report this")])
 
 
-def ask(folder: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """What transformers answers, and its logits. Raises RunError where it cannot read the folder."""
+def ask(reader: str, module: str, path: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], Answers]:
+    """What another library answers, by a module that runs in a process of its own. Raises RunError where it cannot
+    read the export."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "logits")
-        turns = [{"role": role, "content": text} for role, text in TURNS]
-        text = json.dumps({**asked, "turns": turns, "logits": str(file)})
-        command = [sys.executable, "-P", "-m", "llmspec.exchange.worker", str(folder.resolve())]
+        text = json.dumps({**asked, "logits": str(file)})
+        command = [sys.executable, "-P", "-m", module, str(path.resolve())]
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=SECONDS, check=False)
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1:] or [f"it ended with status {done.returncode}"]
-            raise RunError(f"transformers cannot read {folder}: {said[0][:300]}")
+            raise RunError(f"{reader} cannot read {path}: {said[0][:300]}")
         found = json.loads(done.stdout)
-        return found, np.fromfile(file, "<f4").reshape(found["shape"])
+        logits = np.fromfile(file, "<f4").reshape(found["shape"])
+        return found, Answers(logits, found["greedy"] if asked["tokens"] else None, found["ids"], found["chat"])
 
 
 def _greedy(model: LanguageModel, ids: list[int], count: int) -> list[int]:
     """The most probable tokens after a prompt, one by one."""
-    if not count:
-        return []
     cache, logits = model.decoder.prefill([ids])
     found: list[int] = []
     for i in range(count):

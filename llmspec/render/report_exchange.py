@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from llmspec.core.units import count
+from llmspec.core.units import count, size
 from llmspec.core.visible import command, path_word
+from llmspec.core.weight_types import TYPES
 from llmspec.exchange.exporting import Exported
+from llmspec.exchange.figures import FileFigures
 from llmspec.exchange.importing import SPEC, Imported
 from llmspec.render.terminal import Text, out
 
@@ -25,8 +27,10 @@ def show_exported(found: Exported) -> None:
     """Prints it: the figures first, and `done` after them."""
     console = out()
     console.print(Text(f"wrote {found.path} as {found.architecture}: {', '.join(found.files)}"), soft_wrap=True)
+    if found.file is not None:
+        _show_file(found.file)
     for one in found.compared:
-        greedy = "" if one.greedy is None else "the same greedy text, "
+        greedy = {None: "", True: "the same greedy text, ", False: "another greedy text, "}[one.greedy]
         chat = "" if one.chat is None else ", a dialogue has the same ids"
         console.print(
             Text(
@@ -35,6 +39,35 @@ def show_exported(found: Exported) -> None:
             ),
             soft_wrap=True,
         )
+        if one.nats is not None:
+            console.print(Text(f"    {one.nats:.4f} nats per token there"), soft_wrap=True)
     if len(found.compared) == 1:
-        console.print(Text("  transformers is not installed here, and has not read it"), soft_wrap=True)
+        reader = "transformers" if found.file is None else "llama-cpp-python"
+        console.print(Text(f"  {reader} is not installed here, and has not read it"), soft_wrap=True)
     console.print(Text("done"))
+
+
+def _show_file(file: FileFigures) -> None:
+    """What a GGUF file holds, and what it costs."""
+    console = out()
+    kinds = ", ".join(f"{number:,} in {name} ({TYPES[name].bits:g} bits)" for name, number in file.counts.items())
+    console.print(Text(f"  {size(file.size)} of weights: tensors {kinds}"), soft_wrap=True)
+    for length, number in file.rows.items():
+        what = "tensor is" if number == 1 else "tensors are"
+        console.print(
+            Text(f"  {number:,} {what} in a larger type: rows of {length} are no whole blocks of {file.weights}"),
+            soft_wrap=True,
+        )
+    if file.cost is None:
+        console.print(Text(f"  what the types cost was not measured: {file.unmeasured} (--text FILE)"), soft_wrap=True)
+    else:
+        cost = file.cost
+        console.print(
+            Text(
+                f"  {cost.before:.4f} nats per token before and {cost.after:.4f} after ({cost.more:+.4f}), on "
+                f"{cost.tokens:,} tokens of {cost.text}"
+            ),
+            soft_wrap=True,
+        )
+    for notice in file.notices:
+        console.print(Text(f"  {notice}"), soft_wrap=True)

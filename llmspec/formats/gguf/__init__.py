@@ -1,1 +1,1 @@
-"""GGUF files (ggml-org/ggml, docs/gguf.md): models in one file or several, read without trust."""
+"""GGUF files (ggml-org/ggml, "GGUF"): models in one file or several, read without trust."""

@@ -1,4 +1,4 @@
-"""What stands in a GGUF file before its numbers (ggml-org/ggml, docs/gguf.md), read without trust.
+"""What stands in a GGUF file before its numbers (ggml-org/ggml, "GGUF"), read without trust.
 
 Every count, length and offset is held against the file's own length before anything is made of it, so that nothing is
 allocated by a header's word; every fault is named with the byte at which it stands.

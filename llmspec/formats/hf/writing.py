@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.formats.hf import rope
-from llmspec.formats.hf.family import Architecture, Family, FromField, Layers, RopeOf, Rule, families
+from llmspec.formats.hf.family import Architecture, Family, FromField, Layers, RopeOf, Rule, Shared, families
 from llmspec.formats.hf.family import shared as in_common
 from llmspec.formats.hf.reading import read_config
 from llmspec.formats.hf.same_model import differences, planned, settings_of
@@ -72,20 +72,27 @@ def _wrong(model: ModelPlan, fields: Mapping[str, Any]) -> list[str]:
 
 def proposed(model: ModelPlan, family: Family, architecture: str) -> dict[str, Any]:
     """What a family's config.json would have to say for a model, as far as it can."""
-    of: Architecture = family.architectures[architecture]
     settings = settings_of(model)
     config: dict[str, Any] = {"architectures": [architecture], "model_type": family.model_type, "dtype": "float32"}
+    config |= fields_of(settings, family, family.architectures[architecture], in_common())
+    if family.layers is not None:
+        _layers(family, settings, config)
+    elif isinstance(family.rope, RopeOf):
+        _rope(settings["position"], config, None)
+    return config
+
+
+def fields_of(settings: Mapping[str, Any], family: Family, of: Architecture, common: Shared) -> dict[str, Any]:
+    """What a table's fields say of settings, as far as they can; those that follow from others are left out.
+    `common`: what all tables of the format share."""
+    config: dict[str, Any] = {}
     for name, rule in {**family.fields, **of.fields}.items():
-        value = _field(rule, settings, config)
+        value = _field(rule, settings, config, common)
         if value is not MISSING:
             config[name] = value
     for name, rule in family.fields.items():
         if isinstance(rule.absent, dict) and name in config and config[name] == derived(rule.absent, config):
             del config[name]
-    if family.layers is not None:
-        _layers(family, settings, config)
-    elif isinstance(family.rope, RopeOf):
-        _rope(settings["position"], config, None)
     return config
 
 
@@ -112,10 +119,10 @@ def token_fields(
     return found
 
 
-def _field(rule: Rule, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+def _field(rule: Rule, settings: Mapping[str, Any], config: Mapping[str, Any], common: Shared) -> Any:
     """What a field says of settings; `config`: what the fields before it say. MISSING where it cannot be said."""
     if rule.choose:
-        choices = in_common().choices[rule.choose] if isinstance(rule.choose, str) else rule.choose
+        choices = common.choices[rule.choose] if isinstance(rule.choose, str) else rule.choose
         for value, chosen in choices.items():
             if all(get(settings, path) == _setting(setting, config) for path, setting in chosen.items()):
                 return {"true": True, "false": False, "null": None}.get(value, value)
@@ -144,27 +151,39 @@ def _layers(family: Family, settings: Mapping[str, Any], config: dict[str, Any])
     """`layer_types`, and what each type says."""
     layers = family.layers
     assert layers is not None
+    types = layer_types(layers, settings)
+    config |= _named(layers, types)
+    positions = {}
+    for name in dict.fromkeys(types):
+        layer = settings["every"][types.index(name)]
+        positions[name] = layer["position"]
+        config |= layer_fields(layers, name, layer)
+    if isinstance(family.rope, RopeOf):
+        _rope(settings["position"], config, None)
+    elif family.rope is not None:
+        for name, of in family.rope.items():
+            _rope(positions.get(name, {"kind": "rope", "theta": of.theta}), config, name)
+
+
+def layer_types(layers: Layers, settings: Mapping[str, Any]) -> list[str]:
+    """The type of each layer: that whose settings it has; the first where it fits none."""
     paths = {path for kind in layers.kinds.values() for path in kind.settings}
     types = []
     for layer in settings["every"]:
         here = {path for path in paths if get(layer, path) not in (MISSING, None)}
         fits = [name for name, kind in layers.kinds.items() if set(kind.settings) == here]
         types.append(fits[0] if fits else next(iter(layers.kinds)))
-    config |= _named(layers, types)
-    positions = {}
-    for name in dict.fromkeys(types):
-        layer = settings["every"][types.index(name)]
-        positions[name] = layer["position"]
-        config |= layers.kinds[name].config
-        for path, setting in layers.kinds[name].settings.items():
-            if isinstance(setting, dict):
-                rule = FromField.model_validate(setting)
-                config[rule.field] = backward(get(layer, path), rule.via)
-    if isinstance(family.rope, RopeOf):
-        _rope(settings["position"], config, None)
-    elif family.rope is not None:
-        for name, of in family.rope.items():
-            _rope(positions.get(name, {"kind": "rope", "theta": of.theta}), config, name)
+    return types
+
+
+def layer_fields(layers: Layers, name: str, layer: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fields of a type of layers say of such a layer."""
+    config = dict(layers.kinds[name].config)
+    for path, setting in layers.kinds[name].settings.items():
+        if isinstance(setting, dict):
+            rule = FromField.model_validate(setting)
+            config[rule.field] = backward(get(layer, path), rule.via)
+    return config
 
 
 def _named(layers: Layers, types: list[str]) -> dict[str, Any]:

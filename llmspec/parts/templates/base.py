@@ -62,6 +62,11 @@ class ChatTemplate(Part):
         lacks a token that it needs."""
         return ""
 
+    def go(self, specials: SpecialTokens) -> str:
+        """The same in Go's language of templates, as Ollama reads it (`.Messages`), without the bos token, which it
+        puts there itself; '' where that is not known."""
+        return ""
+
     def check(self, specials: SpecialTokens) -> Iterable[Problem]:
         """What is wrong with it for a tokenizer of these special tokens, where a phase trains on dialogues."""
         return ()

@@ -44,6 +44,17 @@ class RoleTokens(ChatTemplate):
             f"{{%- if add_generation_prompt -%}}{{{{- {spelled[specials.need('assistant')]} -}}}}{{%- endif -%}}"
         )
 
+    def go(self, specials: SpecialTokens) -> str:
+        if any(specials.find(meaning) is None for meaning in self.needs):
+            return ""
+        spelled = {i: text for text, i in specials.items()}
+        end, own = spelled[specials.need("turn_end")], {role: spelled[specials.need(role)] for role in ROLES}
+        turns = "".join(
+            f'{{{{ {"if" if i == 0 else "else if"} eq .Role "{role}" }}}}{token}'
+            for i, (role, token) in enumerate(own.items())
+        )
+        return f"{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ .Content }}}}{end}{{{{ end }}}}{own['assistant']}"
+
     def answer(self, specials: SpecialTokens) -> tuple[Segment, ...]:
         return (Segment(specials.need("assistant")),)
 
