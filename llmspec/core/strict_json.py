@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 DIGITS = 40
 """Digits of an integer, at most: no count, seed or size has more, and floats hold them."""
+
+LONG = re.compile(rf"[0-9]{{{DIGITS + 1}}}")
 
 
 def loads(text: str | bytes) -> Any:
@@ -17,9 +20,10 @@ def loads(text: str | bytes) -> Any:
             text = text.decode("utf-8")
         except UnicodeDecodeError as e:
             raise ValueError(f"it is not UTF-8 (byte {e.start})") from None
+    whole = _integer if LONG.search(text) else None  # a call for each of a vocabulary's ids takes long
     try:
         value = json.loads(
-            text, parse_int=_integer, parse_float=_number, parse_constant=_constant, object_pairs_hook=_pairs
+            text, parse_int=whole, parse_float=_number, parse_constant=_constant, object_pairs_hook=_pairs
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

@@ -3,6 +3,7 @@ and what the files beside them say of special tokens."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -89,9 +90,15 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
+@functools.lru_cache(maxsize=1)
+def _has_model(text: str) -> bool:
+    """Asked several times while a model is opened, of megabytes."""
+    return isinstance(strict_json.loads(text).get("model"), dict)
+
+
 def _is_tokenizer(text: str, path: Path) -> bool:
     try:
-        return isinstance(strict_json.loads(text).get("model"), dict)
+        return _has_model(text)
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path} cannot be read: {error}", "give a whole tokenizer.json") from None
 

@@ -17,6 +17,8 @@ from llmspec.parts.tokenizers.special_tokens import NAMED, SpecialTokens
 
 FILES = ("file", "merges", "lowercase")
 """Keys that say where a tokenizer comes from: what it is follows from its bytes."""
+_LAST = dict[tuple[Any, ...], LibraryCodec]()
+"""The codec that was made last, by what it was made of."""
 
 
 class HuggingFace(Tokenizer):
@@ -112,13 +114,21 @@ class HuggingFace(Tokenizer):
         return foreign_files.read(foreign_files.located(base, self.file), merges, self.lowercase)
 
     def _codec(self, text: str, named: Mapping[str, str], ends: Sequence[str]) -> LibraryCodec:
-        """Raises DataError where the library does not read the file, or it lacks a token that is named."""
+        """Raises DataError where the library does not read the file, or it lacks a token that is named.
+
+        The last one is kept: a model's tokenizer is made several times while it is opened, of megabytes.
+        """
+        asked = (text, tuple(named.items()), tuple(ends))
+        if asked in _LAST:
+            return _LAST[asked]
         try:
             codec = LibraryCodec(text, lambda ids: self._meant(ids, named, ends), (*named.values(), *ends))
         except ValueError as error:
             raise DataError(
                 Problem(f"the tokenizers library does not read {self.file}: {error}", ("file",), "give a whole file")
             ) from None
+        _LAST.clear()
+        _LAST[asked] = codec
         return codec
 
     def _meant(self, ids: Mapping[str, int], named: Mapping[str, str], ends: Sequence[str]) -> SpecialTokens:
