@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import tiny
 import yaml
 
 from llmspec.compiler import Plan, compile_spec
 from llmspec.core import shipped
-from llmspec.parts import objectives
-from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.spec import load_spec
 
 ARCHITECTURES = sorted(path.stem for path in (tiny.ROOT / "specs" / shipped.ARCHITECTURES).glob("*.yaml"))
@@ -21,13 +19,6 @@ WITH_DATA = ("gpt2-124m", "gpt3-175b", "llama2-7b")
 CONTEXT, WIDTH, ROWS, STEPS = 24, 40, 4, 20
 SOURCE = 16
 """Tokens that an encoder reads."""
-
-
-class MaskedWords(CrossEntropy):
-    """The loss of masked tokens, which a bidirectional network can be trained with."""
-
-    kind: Literal["masked_words"] = "masked_words"  # type: ignore[assignment]
-    needs: ClassVar[tuple[str, ...]] = ()
 
 
 def has(section: dict[str, Any], path: str) -> bool:
@@ -72,18 +63,14 @@ def small(name: str) -> Plan:
         f"model.d_model={WIDTH}",
         f"model.layers={layers}",
         "model.dropout=0",
-        "model.vocab=270",
-        "tokenizer={kind: byte, special_tokens: [pad]}",
+        "model.vocab=272",
+        "tokenizer={kind: byte, special_tokens: [pad, mask]}",
         *sizes("model", model),
         *(line for block, own in model.get("blocks", {}).items() for line in sizes(f"model.blocks.{block}", own)),
         *([f"model.encoder.context={SOURCE}", "model.encoder.layers=2"] if "encoder" in model else []),
         *(f"phases.{phase}=null" for phase in spec.get("phases", {})),
         "data.sources={text: {kind: inline, documents: [x]}}",
-        f"phases.tiny={{kind: pretrain, mixture: {{text: 100%}}, budget: {STEPS} steps, micro_batch_size: {ROWS}, "
-        f"optimizer: {{kind: adamw, lr: 1e-2}}, objective: {{kind: {'masked_words' if masked else 'cross_entropy'}}}}}",
+        f"phases.tiny={{kind: {'masked_lm' if masked else 'pretrain'}, mixture: {{text: 100%}}, budget: {STEPS} steps, "
+        f"micro_batch_size: {ROWS}, optimizer: {{kind: adamw, lr: 1e-2}}}}",
     ]
-    objectives.TABLE["masked_words"] = MaskedWords
-    try:
-        return compile_spec(load_spec(path, overrides).spec)
-    finally:
-        del objectives.TABLE["masked_words"]
+    return compile_spec(load_spec(path, overrides).spec)

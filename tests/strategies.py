@@ -7,137 +7,40 @@ budget and text) is chosen by hand here. Shapes come from a small pool, so that 
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import tokenizer_files
 from chat_templates import OWN
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from strategies_values import Data, parts, settings
 
-from llmspec.core.units import Share
 from llmspec.parts import (
     attentions,
-    embeddings,
     heads,
-    inits,
-    masks,
     mlps,
-    norms,
     objectives,
-    optimizers,
     phases,
-    positions,
-    rope_scalings,
-    schedules,
-    sources,
-    templates,
     tokenizers,
 )
 from llmspec.parts.heads.transform import Transform
+from llmspec.parts.objectives.base import MASKED, NEXT
 from llmspec.parts.residual import FORMS
-from llmspec.parts.schedules.base import Span
-from llmspec.parts.sources import Validation
 from llmspec.parts.tokenizers.special_tokens import EXTRAS, ROLES
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.dump import to_yaml
 from llmspec.spec.shape import fields_of
 
-Data = dict[str, Any]
-TABLES: dict[str, Mapping[str, type]] = {
-    "position": positions.TABLE,
-    "rope_scaling": rope_scalings.TABLE,
-    "attention": attentions.TABLE,
-    "mlp": mlps.TABLE,
-    "norm": norms.TABLE,
-    "mask": masks.TABLE,
-    "embedding": embeddings.TABLE,
-    "head": heads.TABLE,
-    "init": inits.TABLE,
-    "tokenizer": tokenizers.TABLE,
-    "chat_template": templates.TABLE,
-    "source": sources.TABLE,
-    "phase": phases.TABLE,
-    "optimizer": optimizers.TABLE,
-    "schedule": schedules.TABLE,
-    "objective": objectives.TABLE,
-}
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "red", "hen", "run")
 NAMES = st.sampled_from(["a", "b2", "wiki", "plays", "my-text", "v1.0", "Notes_2"])
-BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3])}
-"""Values for keys whose limits allow more than a short training bears."""
 CHAT_TEMPLATES = [{"kind": "role_tokens"}, {"kind": "jinja", "template": OWN}]
 LEAKS = st.fixed_dictionaries({}, optional={"contamination": st.sampled_from(["drop", "refuse", "allow"])})
-SHARES = st.integers(1, 99).map(lambda n: f"{n}%")
 
 
 def yaml_text(data: Mapping[str, Any]) -> str:
     """Plain data as YAML, a key a line where it can be, so that a mutation has a line of its own."""
     return to_yaml(data)
-
-
-# -- values by type -------------------------------------------------------------------------------------------------
-
-
-def value_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> SearchStrategy[Any] | None:
-    """Values of a field's type within its limits; None for types that only a hand can fill."""
-    if hasattr(annotation, "__metadata__"):
-        return value_of(get_args(annotation)[0], (*metadata, *annotation.__metadata__))
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        members = [value_of(a, metadata) for a in arguments if a is not type(None)]
-        known = [m for m in members if m is not None]
-        return st.one_of(*([st.none()] if type(None) in arguments else []), *known) if known else None
-    if origin is Literal:
-        return st.sampled_from(arguments)
-    if annotation is Share:
-        return SHARES
-    if annotation is Span:
-        return st.one_of(st.integers(0, 50).map(lambda n: f"{n}%"), st.just("1 steps"))
-    if annotation is Validation:
-        return st.sampled_from(["tail 10%", "hash 20%"])
-    limits = {
-        name: v
-        for rule in metadata
-        for name in ("gt", "ge", "lt", "le")
-        if (v := getattr(rule, name, None)) is not None
-    }
-    if annotation is bool:
-        return st.booleans()
-    if annotation is int:
-        low = limits.get("ge", limits.get("gt", -8) + ("ge" not in limits))
-        return st.integers(low, min(limits.get("le", low + 8), limits.get("lt", low + 9) - 1, low + 8))
-    return _number(limits) if annotation is float else None
-
-
-def _number(limits: dict[str, float]) -> SearchStrategy[float]:
-    low, high = limits.get("ge", limits.get("gt", 0.0)), limits.get("le", limits.get("lt", 4.0))
-    inner = [low + (high - low) * share for share in (0.125, 0.25, 0.5, 0.875)]
-    ends = [v for k, v in limits.items() if k in ("ge", "le")]
-    return st.sampled_from([*inner, *ends])
-
-
-def settings(part: type[BaseModel], *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
-    """A map of some of a part's settings, each within its limits, with its `kind` if it has one."""
-    fields: dict[str, FieldInfo] = {k: v for k, v in fields_of(part).items() if k not in ("kind", *skip)}
-    typed = {k: BY_NAME[k] if k in BY_NAME else value_of(v.annotation, tuple(v.metadata)) for k, v in fields.items()}
-    drawn = {k: strategy for k, strategy in typed.items() if strategy is not None}
-    needed = {k: s for k, s in drawn.items() if fields[k].is_required()}
-    kind = {"kind": st.just(get_args(part.model_fields["kind"].annotation)[0])} if "kind" in part.model_fields else {}
-    return st.fixed_dictionaries({**kind, **needed}, optional={k: s for k, s in drawn.items() if k not in needed})
-
-
-def required(part: type[BaseModel]) -> dict[str, int]:
-    """Settings without a default, such as how many classes."""
-    return {key: 3 for key, info in part.model_fields.items() if info.is_required()}
-
-
-def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
-    """Settings of any entry of a table of `TABLES`."""
-    return st.sampled_from(list(TABLES[table].values())).flatmap(lambda part: settings(part, skip=skip))
 
 
 # -- sections -------------------------------------------------------------------------------------------------------
@@ -311,10 +214,23 @@ def mixtures(draw: DrawFn, names: list[str]) -> Data:
     return {name: f"{share}%" for name, share in zip(chosen, shares, strict=True)}
 
 
+def asking(predicts: str) -> SearchStrategy[Data]:
+    """An objective that asks for the next token, or for masked ones."""
+    fit = [part for part in objectives.TABLE.values() if part.predicts == predicts]
+    return st.sampled_from(fit).flatmap(settings).map(shared_out)
+
+
+def shared_out(objective: Data) -> Data:
+    """The same, where shares of masked tokens are together no more than 1."""
+    if "mask_replace_prob" in objective or "random_replace_prob" in objective:
+        objective["random_replace_prob"] = (1 - objective.get("mask_replace_prob", 0.8)) / 2
+    return objective
+
+
 @st.composite
-def phase_settings(draw: DrawFn, names: list[str], earlier: list[str]) -> Data:
+def phase_settings(draw: DrawFn, names: list[str], earlier: list[str], predicts: str = NEXT) -> Data:
     """A phase of a few steps on these sources, from one of the earlier phases or from nothing."""
-    part = draw(st.sampled_from(list(phases.TABLE.values())))
+    part = draw(st.sampled_from([part for part in phases.TABLE.values() if part.predicts == predicts]))
     out = draw(
         settings(
             part,
@@ -340,8 +256,8 @@ def phase_settings(draw: DrawFn, names: list[str], earlier: list[str]) -> Data:
         "gradient_accumulation_steps": st.integers(1, 2),
         "optimizer": parts("optimizer"),
         "schedule": parts("schedule"),
-        "objective": parts("objective"),
-        "prompts": st.just(["Once", "1e3"]),
+        "objective": asking(predicts),
+        "prompts": st.just(["Once", "1e3"] if predicts == NEXT else ["Once [MASK]", "[MASK][MASK]"]),
     }
     if "train_on" in fields_of(part):
         others = st.lists(st.sampled_from([role for role in ROLES if role != "assistant"]), unique=True)
@@ -362,6 +278,34 @@ def decodings() -> SearchStrategy[Data]:
     return st.builds(lambda a, b: a | b, chosen, st.fixed_dictionaries({}, optional=extra))
 
 
+def both_sides(model: Data) -> Data:
+    """The same network, of whose tokens each sees both sides."""
+    blocks = {
+        name: {**own, **({"mask": {**own["mask"], "kind": "bidirectional"}} if "mask" in own else {})}
+        for name, own in model.get("blocks", {}).items()
+    }
+    kept = {key: value for key, value in model.items() if key not in ("encoder", "blocks")}
+    mask = {key: value for key, value in model.get("mask", {}).items() if key == "window"}
+    return {**kept, **({"blocks": blocks} if blocks else {}), "mask": {**mask, "kind": "bidirectional"}}
+
+
+def models_for(predicts: str) -> SearchStrategy[Data]:
+    """Networks for phases that teach to predict this."""
+    return models().map(both_sides) if predicts == MASKED else models()
+
+
+def redrawn(table: str, predicts: str) -> SearchStrategy[Data]:
+    """Another part of a table, for a phase that teaches to predict this."""
+    return asking(predicts) if table == "objective" else parts(table)
+
+
+def masking(tokenizer: Data) -> Data:
+    """The same tokenizer with a mask token; bytes where others made it."""
+    if tokenizer.get("kind", "huggingface") == "huggingface":
+        return {"kind": "byte", "special_tokens": ["mask"]}
+    return {**tokenizer, "special_tokens": ["mask", *[t for t in tokenizer["special_tokens"] if t != "mask"][:1]]}
+
+
 @st.composite
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
@@ -370,8 +314,9 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         name: draw(inline_sources() if runnable else st.one_of(inline_sources(), other_sources())) for name in names
     }
     stages: Data = {}
+    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED]))
     for stage in draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]])):
-        stages[stage] = draw(phase_settings(names, list(stages)))
+        stages[stage] = draw(phase_settings(names, list(stages), predicts))
     top = {
         "seed": st.integers(0, 99),
         "tokenizer": tokenizer_settings(),
@@ -384,6 +329,8 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         # It has no tokens for roles.
         rest["chat_template"] = CHAT_TEMPLATES[-1]
     model = draw(models())
+    if predicts == MASKED:
+        model, rest["tokenizer"] = both_sides(model), masking(rest.get("tokenizer", {}))
     for stage in stages.values() if "encoder" in model else ():
         if stage["kind"] == "pretrain":  # whose rows are cut in two
             stage.pop("document_mask", None)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from strategies import Data, specs, yaml_text
+from strategies import specs, yaml_text
+from strategies_values import Data
 
 
 class Broken(NamedTuple):

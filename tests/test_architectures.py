@@ -16,8 +16,9 @@ from llmspec import api
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler import compile_spec, walk
-from llmspec.compiler.masks import encoder_inputs, padding_inputs, range_inputs
-from llmspec.compiler.plan import ModelPlan
+from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.data.inputs import BatchInputs
+from llmspec.data.layout import Pair, blank
 from llmspec.formats.hf.writing import config_of
 from llmspec.model.decoder import Decoder
 from llmspec.model.mask_check import graph_check
@@ -105,50 +106,38 @@ def test_what_only_training_asks_for_keeps_no_model_from_its_family() -> None:
 def text() -> np.ndarray:
     """Bytes of this repository's own prose, as ids of the byte tokenizer."""
     words = (tiny.ROOT / "docs" / "architecture.md").read_bytes()
-    return np.frombuffer(words, np.uint8).astype(np.int32) + 6
+    return np.frombuffer(words, np.uint8).astype(np.int32) + 8
 
 
-def batch(model: ModelPlan, step: int, masked: bool) -> dict[str, np.ndarray]:
-    """Lines of the text; the next token is to be guessed, or every fourth one that is hidden."""
+def batch(plan: Plan, step: int) -> dict[str, np.ndarray]:
+    """Lines of the text as the phase of a plan asks them; before a decoder's lines an encoder reads what stands before
+    them, of which the first row has less."""
+    model, phase = plan.model, plan.phases[0]
     starts = np.random.default_rng(step).integers(0, len(text()) - CONTEXT - 1, ROWS)
-    tokens, targets = (np.stack([text()[s + n : s + n + CONTEXT] for s in starts]) for n in (0, 0 if masked else 1))
-    hidden = (np.arange(CONTEXT) % 4 == step % 4) | np.full(tokens.shape, not masked)
-    filled = [CONTEXT] * ROWS
-    return {
-        "tokens": np.where(hidden, 0, tokens).astype(np.int32) if masked else tokens,
-        "targets": targets,
-        "loss_weights": hidden.astype(np.float32),
-        **range_inputs(model, False, CONTEXT, None, filled if masked else None),
-        **padding_inputs(model, model.decoder, filled, CONTEXT),
-        **source(model, starts),
-    }
-
-
-def source(model: ModelPlan, starts: np.ndarray) -> dict[str, np.ndarray]:
-    """What an encoder reads: the text before, of which the first row has less."""
-    if model.encoder is None:
-        return {}
-    before = np.stack([text()[max(0, s - SOURCE) : max(0, s - SOURCE) + SOURCE] for s in starts])
-    filled = [5, *[SOURCE] * (len(starts) - 1)]
-    return {"encoder_tokens": before, **encoder_inputs(model, filled, SOURCE, CONTEXT)}
+    made = blank(ROWS, CONTEXT, 0, None if model.encoder is None else Pair(SOURCE, 0))
+    made.tokens[:], made.targets[:] = (np.stack([text()[s + n : s + n + CONTEXT] for s in starts]) for n in (0, 1))
+    made.weights[:], made.filled[:] = 1, CONTEXT
+    if made.encoder_tokens is not None and made.encoder_filled is not None:
+        made.encoder_tokens[:] = [text()[max(0, s - SOURCE) : max(0, s - SOURCE) + SOURCE] for s in starts]
+        made.encoder_filled[:] = [5, *[SOURCE] * (ROWS - 1)]
+    return BatchInputs(model, phase.phase, plan.tokenizer.meanings(), (plan.seed,))(made, step)
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *WITH_DATA])
 def test_each_trains_decodes_and_is_explained(name: str, record_property: Record) -> None:
     plan = small(name)
     model, phase = plan.model, plan.phases[0]
-    masked = not model.generates
     trainer = Trainer(plan, phase, backend("CPU"), lambda t: draw(t, plan.seed))
     losses = []
     for step in range(STEPS):
-        read = batch(model, step, masked)
+        read = batch(plan, step)
         taken = trainer.step([read], phase.phase.optimizer.scalars(1.0, step + 1), step)
         losses.append(taken.sums["loss"])
     assert losses[0] == pytest.approx(np.log(model.vocab), rel=0.15)
     assert np.mean(losses[-4:]) < losses[0] - SLOWER.get(name, 1.5), losses
     weights = trainer.weight_arrays()
     assert graph_check(plan).holds
-    check_logits(model, weights, batch(model, 99, masked))
+    check_logits(model, weights, batch(plan, 99))
     assert api.explained_spec(api.Known(plan)).parameters == model.parameters
     own = {"spec": name} if name in WITH_DATA else {}  # whose counts test_shipped.py has
     tell(

@@ -42,6 +42,7 @@ SAMPLE_TEXT = _form(
     "prompt prompts batch n seed plain phase quantize set json",
     "with a model that was not trained on dialogues",
 )
+SAMPLE_FILL = _form("sample", "prompt top phase quantize json", "with a model that fills masked places")
 CHAT = _form("chat [RUN]", "system seed phase quantize set json")
 EMBED = _form("embed [RUN]", "text texts out pooling phase quantize json")
 EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
@@ -70,6 +71,7 @@ FORMS = (
     SAMPLE_CHAT,
     SAMPLE_PLAIN,
     SAMPLE_TEXT,
+    SAMPLE_FILL,
     CHAT,
     EMBED,
     EXPLAIN_SPEC,
@@ -105,6 +107,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
     """The form in which a verb was given, by the values of its parameters."""
     if verb == "explain":
         return _explain(values)
+    if verb == "sample" and values.get("top") is not None:
+        return SAMPLE_FILL
     if verb == "sample":  # whether the model is one for dialogues is known once it is open: `refuse` is asked again
         return SAMPLE_PLAIN if values.get("plain") else SAMPLE_CHAT
     if verb == "export" and values.get("to") == "gguf":
@@ -168,6 +172,14 @@ def check_sets(sets: Collection[str]) -> None:
                 for key in twice
             ]
         )
+
+
+def refuse_answers(model: Any, given: Mapping[str, Any], top: int | None = None) -> None:
+    """Raises LlmspecError for options of drawn text with a model that fills masked places, and the other way round."""
+    if model.fills:
+        refuse(SAMPLE_FILL, [option for option, value in given.items() if value])
+    elif top is not None:
+        refuse(SAMPLE_CHAT if model.chat else SAMPLE_TEXT, ["top"])
 
 
 def turns_for(model: Any, chat: bool, prompt: str, system: str) -> Any:

@@ -41,14 +41,16 @@ def run(
     from llmspec.training.stop import on_signals
 
     with on_signals():  # before anything large is imported
+        from llmspec.parts.phases.base import SPEAKING
         from llmspec.render.live import watcher
         from llmspec.training.run import run as train
 
         loaded, plan = compiled(spec, set_)
         folder = out or RUNS / plan.name
         go_on = again(spec, out, set_, offline, locked, lock, json_)
-        draws = any(phase.draws for phase in plan.phases)
-        sample = (command("sample", path_word(folder), "--prompt", "…"),) if draws else ()
+        speaking = next((phase for phase in reversed(plan.phases) if phase.makes in SPEAKING), None)
+        prompt = "…" if speaking is None or speaking.draws else "… [MASK] …"
+        sample = (command("sample", path_word(folder), "--prompt", prompt),) if speaking else ()
         then = (*sample, command("explain", path_word(folder)))
         with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
             done = train(

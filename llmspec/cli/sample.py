@@ -15,7 +15,8 @@ from llmspec.core.problems import LlmspecError
 EXAMPLES = (
     "Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "
     "`llmspec sample runs/quickstart --prompt 'ROMEO' --n 4 --set decoding.temperature=0.5`  ·  "
-    "`llmspec sample --prompts questions.txt --batch 32 --json > answers.jsonl`"
+    "`llmspec sample --prompts questions.txt --batch 32 --json > answers.jsonl`  ·  "
+    "`llmspec sample runs/bert-tiny --prompt 'A violin is a [MASK] instrument.'`"
 )
 
 
@@ -47,11 +48,15 @@ def sample(
         str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
     ] = None,
     quantize: Quantize = None,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Candidates for each [MASK] of the prompt, 5 if left out."),
+    ] = None,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
     """Generate text with a trained model."""
-    from llmspec.cli.forms import prompt_of, turns_for
+    from llmspec.cli.forms import prompt_of, refuse_answers, turns_for
     from llmspec.render import samples
 
     if prompts is not None:
@@ -59,6 +64,7 @@ def sample(
 
         given = prompts_in(prompts)  # before the model is opened, which takes longer
         model = opened(run, phase, quantize)
+        refuse_answers(model, {"prompts": prompts})
         return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_, batch)
     if batch is not None:
         raise LlmspecError(
@@ -68,6 +74,9 @@ def sample(
         )
     prompt = prompt_of(prompt)
     model = opened(run, phase, quantize)
+    refuse_answers(model, {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_}, top)
+    if model.fills:
+        return masks_filled(model, prompt, top, json_)
     decoding = decoding_settings(model, set_)
     chat = model.chat and not plain
     turns = turns_for(model, chat, prompt, system)
@@ -76,3 +85,12 @@ def sample(
         answers = model.generate(turns, n=n, seed=seed, chat=chat, decoding=decoding)
         return samples.as_data(model, prompt, answers)
     samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n, chat)
+
+
+def masks_filled(model: Any, prompt: str, top: int | None, as_json: bool) -> Any:
+    """The `[MASK]`s of a prompt, filled: printed, or as JSON-able data."""
+    from llmspec.render import filled
+
+    tell_unknown(model, prompt.replace("[MASK]", ""))
+    found = model.fill(prompt, **({} if top is None else {"top": top}))
+    return filled.as_data(model, prompt, found) if as_json else filled.show(model, found)

@@ -20,6 +20,7 @@ RATES = 2000
 
 COUNTED, BUDGETED = "every parameter is counted", "every budget can be met"
 LEARNED, MARKED = "every block has a supervised token", "exactly the intended tokens count in the loss"
+HIDDEN = "only tokens of texts are hidden"
 NUMBERED, UNSEEN = "packed documents are numbered separately", "no validation document is trained on"
 
 
@@ -62,8 +63,12 @@ def pending(plan: Plan) -> tuple[Check, ...]:
     """The checks that wait for the data; none of a plan that trains nothing."""
     if not plan.phases:
         return ()
-    masked = any(documents_apart(phase.model, phase.phase) for phase in plan.phases)
-    names = (LEARNED, MARKED, *((NUMBERED,) if masked else ()), UNSEEN)
+    asked = {
+        MARKED: any(not phase.phase.objective.drawn for phase in plan.phases),
+        NUMBERED: any(documents_apart(phase.model, phase.phase) for phase in plan.phases),
+        HIDDEN: any(phase.phase.objective.drawn for phase in plan.phases),
+    }
+    names = (LEARNED, *(name for name, wanted in asked.items() if wanted), UNSEEN)
     return tuple(Check(name=name, holds=None, evidence="checked when the data are read") for name in names)
 
 

@@ -26,15 +26,16 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     tokens = phase.micro_batch_size * model.context
     each = elementwise(model, phase)
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
-    head = phase.objective.head
-    return Cost(products=(walk.forward_flops(model, head) + walk.backward_flops(model, head)) * tokens, other=other)
+    head, read = phase.objective.head, share_read(model, phase)
+    products = walk.forward_flops(model, head, read) + walk.backward_flops(model, head, read)
+    return Cost(products=products * tokens, other=other)
 
 
 def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward with its losses, as in validation: no dropout."""
     tokens = phase.micro_batch_size * model.context
     return Cost(
-        products=walk.forward_flops(model, phase.objective.head) * tokens,
+        products=walk.forward_flops(model, phase.objective.head, share_read(model, phase)) * tokens,
         other=tokens * elementwise(model.model_copy(update={"dropout": 0.0}), phase).forward,
     )
 
@@ -60,10 +61,16 @@ def step_cost(model: ModelPlan, phase: Phase) -> Cost:
 
 def elementwise(model: ModelPlan, phase: Phase) -> ElementwiseOps:
     """Operations per token that are no product, the gradients of embeddings apart."""
-    head = phase.objective.head
+    head, read = phase.objective.head, share_read(model, phase)
     dropped = DROPOUT.times(model.d_model * walk.sites(model)) if model.dropout else ElementwiseOps()
     outputs = model.heads[head].outputs(model.dims)
-    return walk.elementwise(model, head).plus(dropped, phase.objective.elementwise(outputs))
+    return walk.elementwise(model, head, read).plus(dropped, phase.objective.elementwise(outputs).times(read))
+
+
+def share_read(model: ModelPlan, phase: Phase) -> float:
+    """Of a row's states, the share that the head of a phase's objective reads."""
+    places = phase.objective.places(model.context)
+    return 1.0 if places is None else places / model.context
 
 
 def embedding_gradients(model: ModelPlan, phase: Phase) -> float:

@@ -15,7 +15,7 @@ import os
 from typing import NamedTuple
 
 from llmspec.compiler import walk
-from llmspec.compiler.cost import tied
+from llmspec.compiler.cost import share_read, tied
 from llmspec.compiler.inputs import step_inputs
 from llmspec.compiler.phase_model import artifact
 from llmspec.compiler.plan import MemoryPlan, ModelPlan
@@ -118,7 +118,7 @@ class ActivationSizes:
         self.scores, self.kept, self.hidden = 0.0, list[float](), 0.0
         """Scores of the block that has most, what each block keeps for its backward pass, and what its MLP keeps."""
         self.head = float(model.heads[phase.objective.head].outputs(model.dims) * model.d_model)
-        self.outputs = self.tokens * model.heads[phase.objective.head].outputs(model.dims)
+        self.outputs = self.tokens * share_read(model, phase) * model.heads[phase.objective.head].outputs(model.dims)
         self.measure_blocks()
 
     def measure_blocks(self) -> None:
@@ -196,7 +196,9 @@ class ActivationSizes:
     def evaluation(self) -> float:
         """What a forward pass with its losses works with: one block at a time, or the logits."""
         block = max(self.memory_model.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
-        return max(block, self.outputs + 2 * self.stream)
+        # What is measured in validation alone has logits of its own.
+        logits = self.outputs * (2 if self.phase.objective.measured else 1)
+        return max(block, logits + 2 * self.stream)
 
     def batch(self) -> int:
         """Bytes of what a step reads anew, and of the tables of positions."""

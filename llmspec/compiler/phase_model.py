@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from llmspec.compiler import walk
+from llmspec.compiler.cost import share_read
 from llmspec.compiler.draft import closed
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.core.problems import Problem
@@ -69,7 +70,8 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
     free -= {t.name for t in model.tensors if t.role == "buffer"}
     tensors = tuple(trained(t, t.name in free and t.name not in frozen) for t in model.tensors)
     head = phase.objective.head if phase.objective.head in model.heads else None
-    return model.model_copy(update={"tensors": tensors, "flops_per_token": walk.forward_flops(model, head)}), problems
+    flops = walk.forward_flops(model, head, share_read(model, phase))
+    return model.model_copy(update={"tensors": tensors, "flops_per_token": flops}), problems
 
 
 def with_heads(base: ModelPlan, phase: Phase) -> ModelPlan:

@@ -278,7 +278,7 @@ class PhasePlan(Frozen):
     model: ModelPlan
     """What this phase trains: the network with its heads, and which tensors change."""
     makes: str
-    """What sort of artifact it leaves: a `policy` draws text."""
+    """What sort of artifact it leaves: a `policy` draws text, a `filler` fills masked places."""
     flops: float | None
     """FLOPs of training, forward, backward and update, matrix products only."""
     operations: float | None = None

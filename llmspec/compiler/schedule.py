@@ -13,8 +13,9 @@ from llmspec.compiler.memory import memory_model, memory_of
 from llmspec.compiler.phase_model import artifact, phase_models
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.problems import Problem, nearest
+from llmspec.parts.phases import TABLE as PHASES
 from llmspec.parts.phases import Phase
-from llmspec.parts.phases.base import POLICY
+from llmspec.parts.phases.base import MODEL
 from llmspec.parts.sources import Source
 
 
@@ -112,18 +113,37 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             "a decoder would be asked for a document whose beginning no encoder has read",
         )
     seeing = [m.name for m in masks_of(model).values() if not (m.causal or m.has_prefix)]
+    if objective.predicts != phase.predicts:
+        fit = [k for k, p in PHASES.items() if p.predicts == objective.predicts]
+        yield Problem(
+            f"{objective.kind} predicts {objective.predicts}, and a phase of kind {phase.kind} teaches to predict "
+            f"{phase.predicts}",
+            ("objective",),
+            f"kind: {' or '.join(fit)}, or another objective",
+            "its text, its samples and what it counts would be those of something else",
+        )
+        return
+    hidden = [m.name for m in masks_of(model).values() if m.causal or m.has_prefix]
+    if "bidirectional" in objective.needs and (hidden or model.encoder is not None):
+        why = f"the mask {hidden[0]} hides what follows" if hidden else "this model is an encoder–decoder"
+        yield Problem(
+            f"{objective.kind} predicts a token from what stands on both sides of it, and {why}",
+            ("objective",),
+            "model.mask: {kind: bidirectional}, or kind: pretrain, which predicts the next token",
+            "half of what it is to learn from could not be seen",
+        )
     if "causal" in objective.needs and seeing:
         yield Problem(
             f"{objective.kind} predicts the next token, and the mask {seeing[0]} lets every token see its own next one",
             ("objective",),
-            "model.mask: {kind: causal}, or an objective that hides what it asks for",
+            "kind: masked_lm, which hides what it asks for, or model.mask: {kind: causal}",
             "the loss would fall to nothing, and the model would have learned to copy",
         )
 
 
 def prompt_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
     """Prompts of a phase that makes nothing to draw text from."""
-    if phase.prompts and artifact(phase, model) != POLICY:
+    if phase.prompts and artifact(phase, model) == MODEL:
         yield Problem(
             "this phase has prompts, and no text can be drawn from what it trains",
             ("prompts",),

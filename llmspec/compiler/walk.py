@@ -272,10 +272,12 @@ def active_parameters(model: ModelPlan) -> int:
     return sum(piece.copies * piece.part.active(piece.dims) for piece in walk(model))
 
 
-def forward_flops(model: ModelPlan, head: str | None = None) -> float:
-    """FLOPs of a forward pass per token at full context, matrix products only, with one head; None: the first."""
+def forward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0) -> float:
+    """FLOPs of a forward pass per token at full context, matrix products only, with one head (None: the first), which
+    reads that share of the tokens' states."""
     chosen = head_path(head if head is not None else next(iter(model.heads), ""))
-    return sum(p.uses * p.rate * p.part.flops(p.dims) for p in walk(model) if p.kind != "head" or p.path == chosen)
+    pieces = [p for p in walk(model) if p.kind != "head" or p.path == chosen]
+    return sum(p.uses * p.rate * p.part.flops(p.dims) * (read if p.kind == "head" else 1.0) for p in pieces)
 
 
 class Backward(NamedTuple):
@@ -314,8 +316,9 @@ def reached_layers(model: ModelPlan) -> set[int]:
     return {copy.layer for copy in backward(model) if copy.layer is not None and copy.reached}
 
 
-def backward_flops(model: ModelPlan, head: str | None = None) -> float:
-    """FLOPs of a backward pass per token at full context, matrix products only, with one head; None: the first.
+def backward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0) -> float:
+    """FLOPs of a backward pass per token at full context, matrix products only, with one head (None: the first), which
+    reads that share of the tokens' states.
 
     Each product of the forward pass gives one by its weights, where those are trained, and one by its inputs, where
     something below them is; those of attention's scores have no weights, and give two where a gradient comes to them.
@@ -326,7 +329,7 @@ def backward_flops(model: ModelPlan, head: str | None = None) -> float:
         piece, whole = copy.piece, copy.piece.part.flops(copy.piece.dims)
         if piece.kind == "head":
             trained = bool(copy.trained) or (embedded and bool(getattr(piece.part, "tied", False)))
-            found += whole * (trained + copy.through)
+            found += read * whole * (trained + copy.through)
             continue
         matrices = [t for t in piece.part.tensors(piece.dims) if t.role == "matrix"]
         products = {t.name: piece.part.product(t, piece.dims) for t in matrices}
@@ -338,12 +341,14 @@ def backward_flops(model: ModelPlan, head: str | None = None) -> float:
     return found
 
 
-def elementwise(model: ModelPlan, head: str | None = None) -> ElementwiseOps:
-    """Operations per token that are no product, with one head (None: the first); backward where a gradient comes."""
+def elementwise(model: ModelPlan, head: str | None = None, read: float = 1.0) -> ElementwiseOps:
+    """Operations per token that are no product, with one head (None: the first), which reads that share of the tokens'
+    states; backward where a gradient comes."""
     found, some = ElementwiseOps(), any(t.trainable for t in model.tensors)
     for copy in backward(model, head):
         piece = copy.piece
-        one = piece.part.elementwise(piece.dims).times(piece.rate * piece.uses / piece.copies)
+        share = read if piece.kind == "head" else 1.0
+        one = piece.part.elementwise(piece.dims).times(share * piece.rate * piece.uses / piece.copies)
         reached = some if piece.kind == "position" else copy.reached  # rotations belong to the layers that use them
         found = found.plus(one if reached else one._replace(backward=0.0))
     return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmspec.compiler.checks import LEARNED, MARKED, NUMBERED, UNSEEN, Check
+from llmspec.data.hidden import hiding
 from llmspec.data.layout import Batch, Pair
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
@@ -32,11 +33,13 @@ def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
     """Every check that hangs on the text of a prepared plan."""
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
+    layout = [one for one in drawn if not one[0].phase.objective.drawn]
     masked = any(stream.phase.document_mask and stream.pair is None for stream in streams)
     return (
         teaching(streams, drawn),
-        marking(prepared.codec, prepared.template, drawn),
+        *((marking(prepared.codec, prepared.template, layout),) if layout else ()),
         *((numbering(prepared.codec, prepared.template, drawn),) if masked else ()),
+        *hiding(prepared),
         unseen(prepared),
     )
 
@@ -61,10 +64,10 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Check:
     for stream in streams:
         counts = {source: stream.counts(source) for source in stream.sources}
         blocks = sum(c.blocks for c in counts.values())
-        told.append(
-            f"{stream.name}: {blocks:,} blocks, at least {min(c.least for c in counts.values() if c.blocks):,} "
-            f"of {stream.context:,} positions supervised"
-        )
+        least = f"at least {min(c.least for c in counts.values() if c.blocks):,}"
+        if stream.phase.objective.drawn:
+            least = f"up to {stream.phase.objective.places(stream.context)}"
+        told.append(f"{stream.name}: {blocks:,} blocks, {least} of {stream.context:,} positions supervised")
         told += [f"{source} gets no block, as its share is so small" for source, c in counts.items() if not c.blocks]
     return Check(name=LEARNED, holds=True, evidence="; ".join(told))
 

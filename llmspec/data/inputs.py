@@ -11,8 +11,11 @@ from llmspec.compiler.masks import ENCODER, encoder_inputs, masks_of, padding_in
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.data.layout import Batch, random_bits
+from llmspec.parts.objectives.base import Draw
 from llmspec.parts.phases import Phase
+from llmspec.parts.tokenizers import Codec
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
+from llmspec.parts.tokenizers.words import Vocabulary
 
 Arrays = dict[str, np.ndarray]
 """Inputs of a graph by name. `loss_weights` as they count: a step divides them by their sum over its passes."""
@@ -21,23 +24,37 @@ Arrays = dict[str, np.ndarray]
 class BatchInputs:
     """Makes the arrays of a phase's batches."""
 
-    def __init__(self, model: ModelPlan, phase: Phase, specials: SpecialTokens, seed: tuple[object, ...]) -> None:
-        """`specials` are the tokenizer's special tokens; `seed` is what an objective draws from, beside the place."""
+    def __init__(
+        self,
+        model: ModelPlan,
+        phase: Phase,
+        specials: SpecialTokens,
+        seed: tuple[object, ...],
+        codec: Codec | None = None,
+    ) -> None:
+        """`specials` are the tokenizer's special tokens; `seed` is what an objective draws from, beside the place;
+        `codec` is the tokenizer, None where tokens are no text."""
         self._model, self._phase, self._specials, self._seed = model, phase, specials, seed
+        self._vocabulary = Vocabulary(specials, model.vocab) if codec is None else Vocabulary.of(codec)
         self._declared, self._apart = declared_inputs(model, phase), documents_apart(model, phase)
         self._prefixed = any(mask.has_prefix for mask in masks_of(model).values())
 
     def __call__(self, batch: Batch, *place: object) -> Arrays:
-        """The inputs of a batch that stands at `place` (step and pass, or what else names it).
+        """The inputs of a batch that stands at `place` (step and pass, or what else names it); as `made` raises."""
+        return self.made(self.asked(batch, *place), *place)
+
+    def asked(self, batch: Batch, *place: object) -> Batch:
+        """The batch that stands at `place` as the phase's objective asks it."""
+        found: Batch = self._phase.objective.asked(batch, self._draw(place), self._vocabulary)
+        return found
+
+    def made(self, batch: Batch, *place: object) -> Arrays:
+        """The inputs of a batch as `asked` gives it.
 
         Raises RunError where a token id is none of the model's, and where an objective makes what it does not declare.
         """
-
-        def draw(n: int, *names: object) -> np.ndarray:
-            return random_bits(n, *self._seed, *place, *names)
-
         arrays: dict[str, Any] = {"tokens": batch.tokens}
-        arrays |= self._phase.objective.arrays(batch, draw, self._specials)
+        arrays |= self._phase.objective.arrays(batch, self._draw(place), self._specials)
         weights, tokens = arrays["loss_weights"], batch.tokens.shape[1]
         prefix = unsupervised_prefix(batch.documents, weights) if self._prefixed else None
         arrays |= range_inputs(self._model, self._apart, tokens, batch.documents, batch.filled, prefix)
@@ -53,6 +70,9 @@ class BatchInputs:
             arrays["positions"] = batch.positions
         self._check(arrays)
         return arrays
+
+    def _draw(self, place: tuple[object, ...]) -> Draw:
+        return lambda n, *names: random_bits(n, *self._seed, *place, *names)
 
     def _check(self, arrays: Arrays) -> None:
         made = {name: (a.shape, a.dtype.name) for name, a in arrays.items()}

@@ -29,6 +29,7 @@ from llmspec.parts.tokenizers import Codec
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Decision, Measured, Plan, SharePlan, SourcePlan
+    from llmspec.data.inputs import BatchInputs
     from llmspec.data.layout import Pair
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
@@ -179,6 +180,14 @@ class PreparedData:
             for view in views_of(part, self._sources, self._builder.found)
             if self._sources[view.source].validation
         }
+
+    def inputs(self, phase: str) -> BatchInputs:
+        """What makes the arrays of a phase's batches."""
+        from llmspec.data.inputs import BatchInputs
+
+        planned = self._plan.phase(phase)
+        seed = (self._plan.seed, phase)
+        return BatchInputs(planned.model, planned.phase, self.codec.specials, seed, self.codec)
 
     def _pair(self) -> Pair | None:
         """How rows hold two texts, for a model with an encoder."""

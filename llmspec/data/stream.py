@@ -160,7 +160,7 @@ class PhaseStream:
                     share=share.fraction,
                     blocks=blocks,
                     tokens_read=counts.tokens_read,
-                    tokens_supervised=counts.tokens_supervised,
+                    tokens_supervised=None if self.phase.objective.drawn else counts.tokens_supervised,
                     documents_dropped=sum(self.dropped[source].values()),
                     documents_contaminated=self.contaminated[source],
                     tokens_repeated=counts.tokens_repeated,

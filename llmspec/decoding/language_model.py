@@ -17,13 +17,14 @@ from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
 from llmspec.compiler.walk import readable
 from llmspec.core.devices import automatic
-from llmspec.core.problems import Problem, RunError, SpecError, one_of
+from llmspec.core.problems import LlmspecError, Problem, RunError, SpecError, one_of
 from llmspec.core.quantised import Quantised
 from llmspec.core.units import size
 from llmspec.decoding import quantising
 from llmspec.decoding.answer import Event
 from llmspec.decoding.batch import ROWS
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
+from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
 from llmspec.decoding.generate import Generation, generate, stream, whole_answers
 from llmspec.decoding.prompts import Prompt, prompt_tokens
 from llmspec.formats.opening import stored_model
@@ -65,6 +66,7 @@ class LanguageModel:
             self._graphs = Graphs(lambda: self._backend.jit(self._forward, graph_key(plan.model, self._layouts)))
             self.decoder = Decoder(plan.model, self._backend, self._weights, start, self._layouts)
         self._embedders = dict[str | None, Embedder]()
+        self._filler: Filler | None = None
         self.notices: list[str] = []
         self.attributions: tuple[Attribution, ...] = ()
         """Whom to name for what the model has read."""
@@ -176,6 +178,33 @@ class LanguageModel:
                 made = Embedder(self.plan.model, self._backend, self._weights, self.codec, pooling, self._layouts)
             self._embedders[pooling] = made
         return self._embedders[pooling].embed(list(texts), progress or (lambda done, total: None))
+
+    @property
+    def fills(self) -> bool:
+        """Whether it fills masked places of texts, as encoders that were trained on masked tokens do."""
+        return filling_head(self.plan.model) is not None and self.codec.specials.mask is not None
+
+    def fill(self, text: str, *, top: int = TOP) -> Filled:
+        """The most probable tokens, `top` of them, at every `[MASK]` of a text.
+
+        Raises TypeError for what is no text, LlmspecError where the model fills nothing, the text has no masked place
+        or is longer than the context.
+        """
+        if not isinstance(text, str):
+            raise TypeError("fill takes a text with [MASK] where a token is to be filled in")
+        if not self.fills:
+            raise LlmspecError(
+                "this model fills no masked places",
+                hint="`generate` goes on with a text"
+                if self.plan.model.generates
+                else "open a model with a mask token",
+                consequence="its logits say nothing of a place that it sees both sides of",
+            )
+        given, count = masked_text(self.codec, text), whole("top", top, 1, self.codec.vocab)
+        if self._filler is None:
+            with owner.turn():
+                self._filler = Filler(self.plan.model, self._backend, self._weights, self.codec, self._layouts)
+        return self._filler.fill(given, count)
 
     def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:
         """Ids of a prompt: a text, a user's turn, or turns of (role, text). Raises TypeError, LlmspecError."""

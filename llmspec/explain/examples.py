@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from llmspec.parts.objectives.base import MASKED
 from llmspec.parts.tokenizers import Codec
 
 if TYPE_CHECKING:
+    from llmspec.data.inputs import BatchInputs
     from llmspec.data.prepare import PreparedData
     from llmspec.data.stream import PhaseStream
 
@@ -18,6 +20,8 @@ SHOWN = 64
 SEARCHED = 200
 """Batches in which a row of each source is looked for."""
 SENTENCE = "What is a comet? It is a small body of ice, which warms and begins to release gases."
+STANDS_FOR = "→"
+"""Between what is read at a place and the token that is to be predicted there."""
 MERGES = 24
 """First merges that are shown."""
 
@@ -29,7 +33,8 @@ class Example:
     phase: str
     source: str
     pieces: tuple[tuple[str, bool], ...]
-    """(text, whether its tokens count in the loss), one after another; special tokens are shown as text."""
+    """(text, whether its tokens count in the loss), one after another; special tokens are shown as text. Of tokens that
+    were hidden, what is read and what stood there."""
     cut: bool
     """Whether the row goes on."""
 
@@ -48,16 +53,22 @@ class Tokenization:
 def examples(prepared: PreparedData) -> tuple[Example, ...]:
     """A row of each source of each phase, as its first batches have it."""
     first = prepared.template.first(prepared.codec.specials)
-    return tuple(found for name in prepared.phases for found in _of_phase(prepared.stream(name), prepared.codec, first))
+    return tuple(
+        found
+        for name in prepared.phases
+        for found in _of_phase(prepared.stream(name), prepared.inputs(name), prepared.codec, first)
+    )
 
 
-def _of_phase(stream: PhaseStream, codec: Codec, first: int | None) -> list[Example]:
+def _of_phase(stream: PhaseStream, inputs: BatchInputs, codec: Codec, first: int | None) -> list[Example]:
     found: dict[str, Example] = {}
     for step in range(min(stream.steps, SEARCHED)):
-        batch = stream.batch(step)
+        batch = inputs.asked(stream.batch(step), step, 0)
         for row, number in enumerate(batch.source):
             source = stream.sources[int(number)]
-            if source not in found:
+            if source not in found and stream.phase.objective.predicts == MASKED:
+                found[source] = _masked(stream, source, batch, row, codec)
+            elif source not in found:
                 found[source] = _example(stream, source, batch, row, codec, first)
         if len(found) == len(stream.sources):
             break
@@ -80,6 +91,28 @@ def _example(stream: PhaseStream, source: str, batch: Any, row: int, codec: Code
         for taught, group in groupby(marked, key=lambda pair: pair[1])
     )
     return Example(stream.name, source, pieces, most < len(ids))
+
+
+def _masked(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Example:
+    """The row's inputs; of each token that is to be predicted, what is read in its place and what stood there."""
+    filled = int(batch.filled[row])
+    pieces = list[tuple[str, bool]]()
+    for place in range(min(filled, SHOWN)):
+        read, hidden = spelled(codec, int(batch.tokens[row, place])), bool(batch.weights[row, place])
+        if hidden:
+            stood = spelled(codec, int(batch.targets[row, place])).strip() or " "
+            pieces.append((f"{read.strip() or ' '}{STANDS_FOR}{stood}", True))
+        elif pieces and not pieces[-1][1]:
+            pieces[-1] = (pieces[-1][0] + read, False)
+        else:
+            pieces.append((read, False))
+    return Example(stream.name, source, tuple(pieces), min(filled, SHOWN) < filled)
+
+
+def spelled(codec: Codec, token: int) -> str:
+    """A token as it stands in a text; special ones by their names."""
+    named = next((spelling for spelling, i in codec.specials.items() if i == token), None)
+    return codec.token_bytes(token).decode(errors="replace") if named is None else named
 
 
 def tokenization(codec: Codec) -> Tokenization:

@@ -99,6 +99,8 @@ class PhaseReport:
     makes: str
     """Sort of artifact that it leaves: a policy draws text."""
     document_mask: bool
+    looks_ahead: bool
+    """Whether tokens see those that follow them."""
     shares: tuple[ShareReport, ...]
     evaluate_every: int | None
     """Steps; 0: only at the end."""
@@ -192,6 +194,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         freeze=phase.freeze,
         makes=planned.makes,
         document_mask=phase.document_mask,
+        looks_ahead=not any(b.mask.causal or b.mask.has_prefix for b in planned.model.decoder.blocks),
         shares=tuple(_share(plan, phase, s) for s in planned.shares),
         prompts=phase.prompts,
         key=planned.key,
@@ -202,6 +205,8 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
 def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
     found = next((s for s in plan.sources if s.name == share.source), None)
     learned = "every token"
+    if phase.objective.drawn:
+        learned = f"{phase.objective.places(plan.model.context)} of {plan.model.context} tokens, drawn at each reading"
     if (
         phase.dialogues
         and found is not None

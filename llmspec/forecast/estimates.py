@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from llmspec.backends.workers import ToolchainError
 from llmspec.compiler import walk
+from llmspec.compiler.cost import share_read
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.units import count, duration
@@ -148,7 +149,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     return Pieces(
         products=sum(passed * read.get(t.name, 1.0) * t.count / rates.product(min(t.shape[-2:])) for t in matrices),
         attention=passed * 2 * scored / rates.attention,
-        head=passed * outputs * width / (rates.loss * rates.product(width)),
+        head=passed * share_read(model, phase) * outputs * width / (rates.loss * rates.product(width)),
         # The sum of the embedding counts as one norm more.
         other=tokens * (rates.norm * (norms + 1) * width + dropped + rates.gate * hidden + rates.norm * turned),
         update=update
@@ -163,8 +164,9 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
 
 def trained_share(model: ModelPlan, phase: Phase) -> float:
     """Products of a pass forward and backward, as a share of those where everything is trained."""
-    forward = walk.forward_flops(model, phase.objective.head)
-    return (forward + walk.backward_flops(model, phase.objective.head)) / (BACKWARD * forward)
+    head, read = phase.objective.head, share_read(model, phase)
+    forward = walk.forward_flops(model, head, read)
+    return (forward + walk.backward_flops(model, head, read)) / (BACKWARD * forward)
 
 
 def shape_key(model: ModelPlan, phase: Phase) -> str:

@@ -12,7 +12,7 @@ from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.compiler.walk import walk
 from llmspec.core.hashing import digest
-from llmspec.model.transformer import Transformer, block_context
+from llmspec.model.transformer import Transformer, block_context, states_at
 from llmspec.parts.phases import Phase
 
 Tensors = dict[str, Tensor]
@@ -38,6 +38,9 @@ class Steps:
         self.sums = ("loss", *self._phase.objective.counted, *self._added, *self._told)
         """Names of what a pass gives: the weighted sum of its losses, what the objective counts beside, and the losses
         and metrics that parts add."""
+        self._measures = self._phase.objective.measures(phase.model.dims)
+        self.evaluated = (*self.sums, *self._phase.objective.measured)
+        """Names of what a pass gives in validation."""
         self._trained = phase.model.trained
         key = self._address()
         self.train, self.accumulate = backend.jit(self._train, key), backend.jit(self._accumulate, key)
@@ -54,17 +57,21 @@ class Steps:
         return state_shapes(self._network, self._phase)
 
     # -- the graphs ----------------------------------------------------------------------------------------------
-    def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None) -> list[Tensor]:
+    def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None, validating: bool = False) -> list[Tensor]:
         """The sums of a batch, in the order of their names; every loss times its weight."""
         ops = self._backend.ops(inputs, key, self._network.dropout)
         context = block_context(inputs)
         hidden = self._model.hidden(ops, tensors, inputs, context)
+        if (places := inputs.get("places")) is not None:
+            hidden = states_at(ops, hidden, places)
         outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
         found = self._objective(ops, outputs, inputs)
         # Those of the passes of a step count as their mean, as the weights of the objective's losses already say.
         own = {**ops.losses, **ops.metrics}
         found |= {name: own[name] / self._phase.gradient_accumulation_steps for name in (*self._added, *self._told)}
-        return [found[name] for name in self.sums]
+        if validating and self._measures is not None:
+            found |= self._measures(ops, outputs, inputs)
+        return [found[name] for name in (self.evaluated if validating else self.sums)]
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
         key = inputs["key"] if self._network.dropout else None
@@ -109,6 +116,6 @@ class Steps:
         return norm
 
     def _evaluate(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-        sums = self._losses({**weights, **tables}, inputs, None)
+        sums = self._losses({**weights, **tables}, inputs, None, True)
         Tensor.realize(*sums)
         return tuple(sums)

@@ -189,6 +189,12 @@ def rows_at(x_BTD: Tensor, last: Tensor) -> Tensor:
     return x_BTD.gather(1, last.reshape(-1, 1, 1).expand(x_BTD.shape[0], 1, x_BTD.shape[2])).contiguous()
 
 
+def states_at(ops: Ops, x_BTD: Tensor, places_BK: Tensor) -> Tensor:
+    """(B, K, D): the states at some places (B, K) int32 of each row."""
+    rows, length, width = (int(n) for n in x_BTD.shape)
+    return ops.embedding(x_BTD.reshape(rows * length, width), places_BK + Tensor.arange(rows).reshape(-1, 1) * length)
+
+
 class Stack:
     """The functions of a stack's blocks, and of what stands before and after them."""
 

@@ -260,7 +260,8 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
     if phase.trained < phase.parameters:
         frozen = f"; frozen: {', '.join(phase.freeze)}" if phase.freeze else ""
         yield "trains", f"{count(phase.trained)} of {count(phase.parameters)} parameters{frozen}"
-    yield "sees", "earlier tokens of its own document" if phase.document_mask else "all earlier tokens of its block"
+    which = "tokens" if phase.looks_ahead else "earlier tokens"
+    yield "sees", f"{which} of its own document" if phase.document_mask else f"all {which} of its block"
 
 
 def mixture(shares: tuple[ShareReport, ...]) -> Table:

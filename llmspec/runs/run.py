@@ -15,6 +15,7 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.disk import real_folder
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.visible import command, path_word
+from llmspec.parts.phases.base import SPEAKING
 from llmspec.parts.sources.base import Attribution
 from llmspec.runs.checkpoint import Checkpoint, attempt, newest
 from llmspec.runs.claim import accept, alone
@@ -178,8 +179,8 @@ class RunFolder(StoredModel):
         checkpoints are damaged does not: raises RunError, and where there are no weights at all, or no policy.
         """
         before: list[str] = []
-        for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.draws)]:
-            if not planned.draws:
+        for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.makes in SPEAKING)]:
+            if planned.makes not in SPEAKING:
                 raise no_text(plan, f"{planned.name} makes a {planned.makes}")
             expected = {t.name: t.shape for t in planned.model.tensors}
             folder = self.phase(planned.name)
@@ -205,7 +206,7 @@ class RunFolder(StoredModel):
 
 def no_text(plan: Plan, why: str) -> RunError:
     """The error of a phase, or a run, whose head gives no logits of a next token."""
-    others = [p.name for p in plan.phases if p.draws]
+    others = [p.name for p in plan.phases if p.makes in SPEAKING]
     return RunError(
         f"{why}: no text can be drawn from that",
         hint=f"the weights of another phase: {', '.join(others)}" if others else "`llmspec explain` shows the run",

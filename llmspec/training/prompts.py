@@ -11,8 +11,10 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, Problem, SpecError
 from llmspec.data.shaping import CODES
 from llmspec.data.unknown import of_prompt
+from llmspec.decoding.filling import check_length, masked_text
 from llmspec.decoding.generate import generate
 from llmspec.decoding.prompts import prompt_tokens, text_prompt
+from llmspec.parts.phases.base import FILLER
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import encode
 from llmspec.parts.tokenizers import Codec
@@ -140,6 +142,8 @@ def looked_at(plan: Plan, codec: Codec) -> tuple[list[Problem], list[str]]:
 def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[Problem], list[str]]:
     """(what is wrong with a prompt, what is worth saying of it)."""
     context, most, encoder = plan.model.context, longest(plan), bool(plan.model.encoder_context)
+    if phase.makes == FILLER:
+        return masked_problems(phase, codec, text), []
     try:
         prompt = written(plan, phase.phase, codec, text)
     except LlmspecError as e:
@@ -169,6 +173,15 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
     )
     unknown = of_prompt(codec, text, plan.tokenizer.markers)
     return [], [*said, unknown] if unknown else said
+
+
+def masked_problems(phase: PhasePlan, codec: Codec, text: str) -> list[Problem]:
+    """What is wrong with a prompt whose masked places are to be filled."""
+    try:
+        check_length(masked_text(codec, text), phase.model)
+    except LlmspecError as e:
+        return [Problem(p.message, (), p.hint, p.consequence) for p in e.problems]
+    return []
 
 
 def chosen(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> list[str]:

@@ -12,7 +12,7 @@ from llmspec.core.problems import Problem, RunError, SpecError
 from llmspec.core.quantised import as_float32
 from llmspec.formats.hf.same_model import differences
 from llmspec.formats.opening import is_model, stored_model
-from llmspec.parts.phases.base import StartModel
+from llmspec.parts.phases.base import SPEAKING, StartModel
 from llmspec.runs.stored import StoredModel
 
 MOST = 4
@@ -79,7 +79,7 @@ def folder_of(plan: Plan, start: StartModel) -> StoredModel:
 
 def _model(folder: StoredModel, theirs: Plan) -> tuple[str | None, ModelPlan]:
     """(phase, its model): the last one that draws text."""
-    last = next((p for p in reversed(theirs.phases) if p.draws), None)
+    last = next((p for p in reversed(theirs.phases) if p.makes in SPEAKING), None)
     return (None, theirs.model) if last is None else (last.name, last.model)
 
 

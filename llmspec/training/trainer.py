@@ -87,7 +87,8 @@ class Trainer:
         """The sums of a batch's losses and of what is counted beside, each times its `loss_weights`; without
         dropout."""
         inputs = {**self._feed(**batch), **self.backend.inputs}
-        return self._named(self.steps.evaluate(self.weights, self.tables, inputs))
+        found = self.steps.evaluate(self.weights, self.tables, inputs)
+        return {name: float(to_numpy(one)) for name, one in zip(self.steps.evaluated, found, strict=True)}
 
     def weight_arrays(self) -> dict[str, Any]:
         """The weights as numpy arrays of their own."""

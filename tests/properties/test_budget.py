@@ -9,7 +9,7 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import parts
+from strategies_values import parts
 
 from llmspec.compiler import compile_spec, complete
 from llmspec.compiler.budget import learning_rate, learning_rates, length, readable, steps_of

@@ -25,7 +25,7 @@ from tinygrad import Tensor  # noqa: E402
 
 from llmspec.backends.plain.ops import Ops  # noqa: E402
 from llmspec.model.graph_memory import exact  # noqa: E402
-from llmspec.model.transformer import Transformer, block_context  # noqa: E402
+from llmspec.model.transformer import Transformer, block_context, states_at  # noqa: E402
 from llmspec.parts.ops import Linear, Routing  # noqa: E402
 
 
@@ -56,8 +56,9 @@ class Counting(Ops):
         return value
 
 
-def counted(plan: Plan, batch: int) -> int:
-    """FLOPs of the products of a forward pass, from the shapes that meet in it; nothing is computed."""
+def counted(plan: Plan, batch: int, places: int | None = None) -> int:
+    """FLOPs of the products of a forward pass, from the shapes that meet in it, with logits of so many places of a row
+    (None: of all); nothing is computed."""
     model, ops = Transformer(plan.model), Counting()
     tensors = {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors}
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
@@ -65,7 +66,10 @@ def counted(plan: Plan, batch: int) -> int:
     inputs |= {RANGES + n: Tensor.empty(1, plan.model.context, 2, dtype="int32") for n in masks_of(plan.model)}
     read = encoder_inputs(plan.model, batch)
     inputs |= {name: Tensor.empty(*spec.shape, dtype=spec.dtype) for name, spec in read.items()}
-    model.logits(ops, tensors, inputs, block_context(inputs))
+    hidden = model.hidden(ops, tensors, inputs, block_context(inputs))
+    if places is not None:
+        hidden = states_at(ops, hidden, Tensor.empty(batch, places, dtype="int32"))
+    model.head(ops, tensors, hidden)
     return ops.flops
 
 
@@ -96,9 +100,10 @@ def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
     plan = compile_spec(Spec.model_validate_json(json.dumps(data)))
     for planned in plan.phases:
         phase = planned.phase
-        forward = counted(plan, phase.micro_batch_size) - phase.micro_batch_size * outside_windows(plan)
+        outside = phase.micro_batch_size * outside_windows(plan)
+        forward = counted(plan, phase.micro_batch_size, phase.objective.places(plan.model.context)) - outside
         assert forward_cost(plan.model, phase).products == forward
-        assert plan.model.flops_per_token * phase.micro_batch_size * plan.model.context == forward
+        assert planned.model.flops_per_token * phase.micro_batch_size * plan.model.context == forward
         # Each product has two gradients, by either side, of as many operations.
         assert pass_cost(plan.model, phase).products == 3 * forward
         assert update_cost(plan.model, phase).products == counted_update(plan, phase.optimizer)

@@ -13,7 +13,7 @@ import tiny
 from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import TABLES
+from strategies_values import TABLES
 
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
@@ -49,6 +49,9 @@ EXTREMES = [
     0.0,
 ]
 ON_THE_HOST = {
+    "mlm_probability",
+    "mask_replace_prob",
+    "random_replace_prob",
     "theta",
     "variables",
     "fraction",

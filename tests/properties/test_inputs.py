@@ -52,7 +52,8 @@ class Undeclared(CrossEntropy):
 def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int) -> None:
     plan = compile_spec(Spec.model_validate_json(json.dumps(data)))
     for phase in plan.phases:
-        arrays = BatchInputs(plan.model, phase.phase, SpecialTokens({}), (plan.seed,))(batch(plan, phase, index), 0, 0)
+        inputs = BatchInputs(plan.model, phase.phase, plan.tokenizer.meanings(), (plan.seed,))
+        arrays = inputs(batch(plan, phase, index), 0, 0)
         declared = declared_inputs(plan.model, phase.phase)
         assert {n: (a.shape, a.dtype.name) for n, a in arrays.items()} == {n: s[:2] for n, s in declared.items()}
         assert sum(a.nbytes for a in arrays.values()) == sum(s.nbytes for s in declared.values())

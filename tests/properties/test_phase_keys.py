@@ -14,7 +14,8 @@ import tokenizer_files
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from strategies import TABLES, Data, fields_of, models, parts, phase_settings, required, specs, value_of, yaml_text
+from strategies import models_for, phase_settings, redrawn, specs, yaml_text
+from strategies_values import TABLES, Data, fields_of, required, value_of
 
 from llmspec.compiler import compile_spec, complete
 from llmspec.compiler.draft import Draft, sections_of
@@ -291,18 +292,19 @@ def pairs(draw: st.DrawFn) -> tuple[Data, Data]:
     second = {**first, "phases": {name: dict(phase) for name, phase in first["phases"].items()}}
     name = draw(st.sampled_from(list(second["phases"])))
     phase, sources = second["phases"][name], list(first["data"]["sources"])
+    predicts = phases.TABLE[phase["kind"]].predicts
     what = draw(st.sampled_from(["model", "part", "phase", "shown", "source", "top", "contamination", "nothing"]))
     if what == "model":
-        second["model"] = draw(models())
+        second["model"] = draw(models_for(predicts))
     elif what == "part":
         table = draw(st.sampled_from(["optimizer", "schedule", "objective"]))
-        phase[table] = draw(parts(table))
+        phase[table] = draw(redrawn(table, predicts))
         phase[table].pop("warmup", None)
     elif what == "phase":
         kept = {k: phase[k] for k in ("from", "kind") if k in phase}
-        second["phases"][name] = {**draw(phase_settings(sources, [])), **kept}
+        second["phases"][name] = {**draw(phase_settings(sources, [], predicts)), **kept}
     elif what == "shown":
-        phase |= {"prompts": ["Other"], "sample_every": "1 steps", "checkpoint_every": "2 steps", "evaluate_every": 0}
+        phase |= {"prompts": ["[MASK]"], "sample_every": "1 steps", "checkpoint_every": "2 steps", "evaluate_every": 0}
     elif what == "source":
         source = draw(st.sampled_from(sources))
         change = draw(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import settings as settings_of
+from strategies_values import settings as settings_of
 
 from llmspec.core.units import Share
 from llmspec.parts import optimizers, schedules

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from strategies import TABLES, specs, yaml_text
 from strategies import settings as settings_of
+from strategies import specs, yaml_text
 from strategies_broken import MUTATIONS, Broken, applied, broken_specs, slips
+from strategies_values import TABLES
 
 from llmspec.core.problems import SpecError
 from llmspec.spec import SpecReading, dump, load_spec, read_spec

@@ -2,7 +2,8 @@
 
 from llmspec.parts.objectives.base import Objective
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
+from llmspec.parts.objectives.masked_lm import MaskedLM
 
-TABLE: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy}
+TABLE: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy, "masked_lm": MaskedLM}
 
-__all__ = ["TABLE", "CrossEntropy", "Objective"]
+__all__ = ["TABLE", "CrossEntropy", "MaskedLM", "Objective"]

@@ -12,6 +12,7 @@ from llmspec.core.metrics import Metric
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Part
 from llmspec.parts.ops import Linear
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
+from llmspec.parts.tokenizers.words import Vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,9 @@ Draw = Callable[..., Any]
 """draw(n, *names) -> (n,) uint64 random bits: a function of the seed, of the batch's place in training and of the names
 alone, so that what is drawn on the way resumes bit for bit."""
 
+
+NEXT, MASKED = "the next token", "masked tokens"
+"""What is predicted."""
 
 Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Tensor]"]
 """f(ops, outputs, inputs) -> sums over the batch, each of shape (), by name."""
@@ -48,33 +52,54 @@ class Objective(Part):
     head: str = "lm"
     """The head of the model that it trains."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What a mask has to hold for the loss to mean something: `causal` where a token must not see what follows it."""
+    """What a mask has to hold for the loss to mean something: `causal` where a token must not see what follows it,
+    `bidirectional` where it has to."""
+    predicts: ClassVar[str] = NEXT
+    """What it asks for; phases say what they teach."""
     special_tokens: ClassVar[tuple[str, ...]] = ()
     """Special tokens that it needs of the tokenizer, by their meanings, such as `mask`: a spec without is refused."""
+    drawn: ClassVar[bool] = False
+    """Whether what counts is drawn as a text is read, so that how much it was is known afterwards alone."""
     counted: ClassVar[tuple[str, ...]] = ()
     """Names of the further sums that its graph gives beside the loss, such as right answers."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Names of the sums that are taken in validation alone, since they cost a product that training does not need."""
     unit: ClassVar[str] = "nats"
     """Of the training loss."""
 
     def inputs(self, batch: int, context: int) -> dict[str, InputSpec]:
-        """What its graph reads beside tokens and the mask's inputs; `loss_weights` is always among them."""
+        """What its graph reads beside tokens and the mask's inputs; `loss_weights` is always among them, and `places`
+        where the head reads some places of a row alone."""
         raise NotImplementedError
 
+    def places(self, context: int) -> int | None:
+        """How many places of a row the head reads, whose numbers are the input `places`; None for all."""
+        return None
+
+    def asked(self, batch: Any, draw: Draw, vocabulary: Vocabulary) -> Any:
+        """A packed batch (llmspec.data.layout.Batch) as it asks: the tokens that are read, what is to be predicted at
+        each place, and where that counts."""
+        return batch
+
     def arrays(self, batch: Any, draw: Draw, specials: SpecialTokens) -> dict[str, np.ndarray]:
-        """The inputs of a packed batch (llmspec.data.layout.Batch), `loss_weights` as they count; and `tokens` too
-        where the objective changes what the network reads."""
+        """The inputs of a batch as `asked` gives it, `loss_weights` as they count; and `tokens` too where the objective
+        changes what the network reads."""
         raise NotImplementedError
 
     def elementwise(self, vocab: int) -> ElementwiseOps:
-        """Operations per token beside the products of the head."""
+        """Operations per place that the head reads, beside the products of the head."""
         return ElementwiseOps()
 
     def build(self, dims: Dims) -> Loss:
         """f(ops, outputs, inputs) -> {"loss": (), and every name in `counted`: ()}, each a sum over the batch."""
         raise NotImplementedError
 
+    def measures(self, dims: Dims) -> Loss | None:
+        """The same of every name in `measured`."""
+        return None
+
     def metrics(self, sums: Mapping[str, float], characters: int) -> tuple[Metric, ...]:
-        """What a validation came to; the first says how good the model is. `sums` holds what `build` gives and the
-        `loss_weights`, summed over every batch; `characters` of the text that was read."""
+        """What a validation came to; the first says how good the model is. `sums` holds what `build` and
+        `measures` give and the `loss_weights`, summed over every batch; `characters` of the text that was read."""
         weights = max(1.0, sums["loss_weights"])
         return (Metric("loss", sums["loss"] / weights, self.unit, better="lower"),)

@@ -15,12 +15,15 @@ from llmspec.parts import objectives, optimizers, schedules
 from llmspec.parts.base import Frozen, Part
 from llmspec.parts.heads import TABLE as HEADS
 from llmspec.parts.heads import Head
+from llmspec.parts.objectives.base import NEXT
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
 
-POLICY, MODEL = "policy", "model"
-"""Sorts of artifacts: what draws text, and what does not."""
+POLICY, FILLER, MODEL = "policy", "filler", "model"
+"""Sorts of artifacts: what draws text, what fills masked places of a text, and what does neither."""
+SPEAKING = (POLICY, FILLER)
+"""Those that take prompts."""
 FROM_DIALOGUES = 3
 """Dialogues that samples of a chat phase without prompts begin with."""
 
@@ -46,8 +49,11 @@ class Phase(Part):
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
 
     makes: ClassVar[str] = POLICY
-    """What sort of artifact the phase leaves where its head draws text; `model` where it does not."""
-    takes: ClassVar[tuple[str, ...]] = (POLICY, MODEL)
+    """What sort of artifact the phase leaves; of a `policy`, where its head draws text, and `model` where it does
+    not."""
+    predicts: ClassVar[str] = NEXT
+    """What it teaches, which its objective has to ask for."""
+    takes: ClassVar[tuple[str, ...]] = (POLICY, FILLER, MODEL)
     """Sorts of artifacts that it may start from."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = {

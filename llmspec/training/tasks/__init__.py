@@ -1,10 +1,11 @@
 """What each phase kind trains on, validates with and shows: one file a kind, one line in the table."""
 
 from llmspec.training.tasks.base import Task
+from llmspec.training.tasks.masked_lm import MaskedLM
 from llmspec.training.tasks.pretrain import Pretrain
 from llmspec.training.tasks.sft import SFT
 
-TASKS: dict[str, type[Task]] = {"pretrain": Pretrain, "sft": SFT}
+TASKS: dict[str, type[Task]] = {"masked_lm": MaskedLM, "pretrain": Pretrain, "sft": SFT}
 """By the `kind:` of a phase."""
 
 __all__ = ["TASKS", "Task"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import LlmspecError, RunError
-from llmspec.data.inputs import Arrays, BatchInputs
+from llmspec.data.inputs import Arrays
 from llmspec.data.layout import Batch
 from llmspec.data.ledger import Ledger
 from llmspec.decoding.generate import generate
@@ -24,15 +24,15 @@ class Supervised(Task):
     def __init__(self, context: RunContext, phase: PhasePlan) -> None:
         super().__init__(context, phase)
         self.stream = context.prepared.stream(phase.name)
-        specials, seed = context.prepared.codec.specials, (context.plan.seed, phase.name)
-        self._arrays = BatchInputs(phase.model, phase.phase, specials, seed)
+        self._arrays = context.prepared.inputs(phase.name)
         self._ledger, self._read = self.stream.ledger(), list[Batch]()
         self._decoder: Decoder | None = None
         self._prompts = prompts_of(context.plan, phase, context.prepared) if phase.draws else ()
 
     def batches(self, step: int) -> list[Arrays]:
-        self._read = [self.stream.batch(step, micro) for micro in range(self.phase.gradient_accumulation_steps)]
-        return [self._arrays(batch, step, micro) for micro, batch in enumerate(self._read)]
+        passes = range(self.phase.gradient_accumulation_steps)
+        self._read = [self._arrays.asked(self.stream.batch(step, micro), step, micro) for micro in passes]
+        return [self._arrays.made(batch, step, micro) for micro, batch in enumerate(self._read)]
 
     def step_taken(self, step: int, taken: StepTaken) -> int:
         for batch in self._read:
@@ -43,7 +43,7 @@ class Supervised(Task):
         """Every validation token of the mixture's sources once."""
         found, tokens = [], 0
         for source, held_out in self.context.prepared.validation(self.plan.name).items():
-            sums = dict.fromkeys((*trainer.steps.sums, "loss_weights"), 0.0)
+            sums = dict.fromkeys((*trainer.steps.evaluated, "loss_weights"), 0.0)
             for i, batch in enumerate(held_out):
                 arrays = self._arrays(batch, "validation", source, i)
                 of_batch = {**trainer.evaluate(arrays), "loss_weights": float(arrays["loss_weights"].sum())}

@@ -1,0 +1,28 @@
+"""Masked language modelling, the pretraining of encoders (Devlin et al. 2019, arXiv:1810.04805, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmspec.core.table import choice
+from llmspec.parts import objectives
+from llmspec.parts.objectives.base import MASKED
+from llmspec.parts.phases.base import FILLER, Phase
+
+
+class MaskedLM(Phase):
+    """Predicts tokens of plain text that were hidden, from what stands on both sides; of networks without a causal
+    mask, such as BERT."""
+
+    kind: Literal["masked_lm"] = "masked_lm"
+    makes: ClassVar[str] = FILLER
+    predicts: ClassVar[str] = MASKED
+    objective: Annotated[objectives.Objective, choice(objectives.TABLE, "masked_lm")] = Field(
+        default_factory=lambda: objectives.MaskedLM()
+    )
+    """What is minimised, and how places are chosen and hidden."""
+    prompts: tuple[str, ...] = ()
+    """Texts with `[MASK]` where a token is to be filled in, shown at each sample; if omitted, masked text that was held
+    out, or the first of the training text."""

@@ -1,0 +1,36 @@
+"""Texts whose masked places a model has filled, and what else it would have put there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmspec.core.visible import visible
+from llmspec.render.report_shared import table
+from llmspec.render.samples import attributions, credit
+from llmspec.render.terminal import err, out
+
+
+def as_data(model: Any, prompt: str, found: Any) -> dict[str, Any]:
+    """JSON-able form."""
+    return {
+        "model": model.plan.name,
+        "phase": model.phase,
+        "prompt": prompt,
+        "text": found.text,
+        "places": [[dict(vars(candidate)) for candidate in place] for place in found.places],
+        "sources": attributions(model),
+    }
+
+
+def show(model: Any, found: Any) -> None:
+    """The text with the best token everywhere, then the candidates of each place."""
+    console = out()
+    console.write(found.text + "\n", "bold")
+    for number, place in enumerate(found.places, 1):
+        made = table(f"[MASK] {number}" if len(found.places) > 1 else "[MASK]", "probability", right=("probability",))
+        for candidate in place:
+            shown = visible(candidate.text.strip()) or repr(candidate.text)
+            made.add_row(f"  {shown}", f"{candidate.probability:.1%}")
+        console.print(made)
+    if line := credit(model):
+        err(style="dim", soft_wrap=True).print(line)
