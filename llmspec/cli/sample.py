@@ -66,12 +66,7 @@ def sample(
         model = opened(run, phase, quantize)
         refuse_answers(model, {"prompts": prompts})
         return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_, batch)
-    if batch is not None:
-        raise LlmspecError(
-            "--batch does nothing without --prompts",
-            hint="--prompts FILE answers every line of a file; --n draws several answers to one prompt, all at once",
-            consequence="it would have been ignored",
-        )
+    needs_prompts(batch)
     prompt = prompt_of(prompt)
     model = opened(run, phase, quantize)
     refuse_answers(model, {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_}, top)
@@ -94,3 +89,13 @@ def masks_filled(model: Any, prompt: str, top: int | None, as_json: bool) -> Any
     tell_unknown(model, prompt.replace("[MASK]", ""))
     found = model.fill(prompt, **({} if top is None else {"top": top}))
     return filled.as_data(model, prompt, found) if as_json else filled.show(model, found)
+
+
+def needs_prompts(batch: int | None) -> None:
+    """Raises LlmspecError for a `--batch` without a file of prompts."""
+    if batch is not None:
+        raise LlmspecError(
+            "--batch does nothing without --prompts",
+            hint="--prompts FILE answers every line of a file; --n draws several answers to one prompt, all at once",
+            consequence="it would have been ignored",
+        )
