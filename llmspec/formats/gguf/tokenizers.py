@@ -50,6 +50,9 @@ END_OF_TEXT = frozenset(
         "[EOT]",
         "<|end_of_text|>",
         "<end_of_utterance>",
+        "</s>",
+        "<eos>",
+        "[EOS]",
         "<｜end▁of▁sentence｜>",
     )
 )
