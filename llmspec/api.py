@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmspec.decoding.language_model import LanguageModel
     from llmspec.exchange.exporting import Exported
     from llmspec.explain.compare import DifferenceReport
+    from llmspec.explain.file import FileReport
     from llmspec.explain.part import PartReport
     from llmspec.explain.spec import SpecReport
     from llmspec.forecast.estimates import Forecast
@@ -239,6 +240,14 @@ def explained_spec(found: Known, *, exact: bool = False, time: bool = False) -> 
 
     plan, note, checks, prepared = found
     return explain_plan(plan, note, checks, scheduled(plan) if exact else None, expected_times(plan, time), prepared)
+
+
+def explained_file(path: Path) -> FileReport | None:
+    """The report of a GGUF file, by what it says of itself; None for another path. Raises RunError."""
+    from llmspec.explain.file import explain_file
+    from llmspec.formats.gguf.importing import GGUFFile, is_gguf
+
+    return explain_file(GGUFFile(path)) if is_gguf(path) else None
 
 
 def explained_part(found: Known, part: str) -> PartReport:

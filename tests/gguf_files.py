@@ -151,6 +151,11 @@ def _tensor(writer: Any, name: str, found: Quantised) -> None:
 
 def small(path: Path, table: Table, types: Mapping[str, str] | None = None, **changed: Any) -> Path:
     """A small model of an architecture with drawn weights, written to a file."""
+    return write(path, *small_model(table, **changed), types)
+
+
+def small_model(table: Table, **changed: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Metadata and tensors of a small model of an architecture."""
     from llmspec.formats.hf.same_model import planned
     from llmspec.spec.schema import ModelSpec
 
@@ -159,4 +164,17 @@ def small(path: Path, table: Table, types: Mapping[str, str] | None = None, **ch
     assert not isinstance(read, list), read
     assert not read.problems, read.problems
     model = planned(ModelSpec.model_validate_json(json.dumps(read.model)))
-    return write(path, fields, tensors_of(table, model, drawn(model)), types)
+    return fields, tensors_of(table, model, drawn(model))
+
+
+def small_parts(folder: Path, table: Table, parts: int) -> Path:
+    """The same in several files; the first of them."""
+    fields, tensors = small_model(table)
+    folder.mkdir()
+    names = list(tensors)
+    for part in range(parts):
+        own = {"split.no": part, "split.count": parts, "split.tensors.count": len(names)}
+        about = {**fields, **own} if part == 0 else {"general.architecture": table.model_type, **own}
+        path = folder / f"small-{part + 1:05}-of-{parts:05}.gguf"
+        write(path, about, {name: tensors[name] for name in names[part::parts]})
+    return folder / f"small-00001-of-{parts:05}.gguf"

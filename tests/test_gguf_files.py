@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import llmspec
+from llmspec.api import explained_file
 from llmspec.core.problems import RunError
 from llmspec.core.quantised import Quantised, as_float32, quantise
 from llmspec.exchange.importing import import_folder
+from llmspec.explain.file import explain_file
 from llmspec.formats.gguf.importing import GGUFFile, is_gguf
 from llmspec.formats.gguf.tables import tables
 from llmspec.formats.hf.family import families
@@ -187,3 +189,47 @@ def test_what_is_a_gguf_file(tmp_path: Path) -> None:
     assert is_gguf(other)
     assert not is_gguf(tmp_path)
     assert not is_gguf(tmp_path / "absent.gguf")
+
+
+def test_explain_tells_types_tokenizer_and_what_is_understood(tmp_path: Path) -> None:
+    path = gguf_files.small(tmp_path / "small.gguf", LLAMA, TYPES, **{"general.license": "mit", "quantize.note": "x"})
+    found = explain_file(GGUFFile(path))
+    stored = GGUFFile(path)
+    assert found.parameters == stored.plan().model.parameters
+    assert sum(row.bytes for row in found.types) == sum(e.size for e in stored.files.tensors.values())
+    assert sum(row.bytes for row in found.tensors) == sum(row.bytes for row in found.types)
+    assert {row.type: row.tensors for row in found.types}["q8_0"] == 2
+    assert found.bits == 8 * sum(row.bytes for row in found.types) / found.parameters
+    assert (found.begins, found.ends, found.license) == ("<s>", ("</s>", "<|im_end|>"), "mit")
+    read = {row.key: row.read for row in found.keys}
+    assert read["llama.block_count"] and read["general.architecture"] and read["tokenizer.ggml.pre"]
+    assert not read["general.license"] and not read["quantize.note"]
+    assert explained_file(path) == found
+    assert explained_file(tmp_path) is None
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_several_files_are_one_model(parts: int, tmp_path: Path) -> None:
+    whole = GGUFFile(gguf_files.small(tmp_path / "small.gguf", LLAMA))
+    first = gguf_files.small_parts(tmp_path / "parts", LLAMA, parts)
+    stored = GGUFFile(first)
+    assert len(stored.files.headers) == parts
+    plan = stored.plan()
+    _, weights, _ = stored.weights(plan)
+    for name, array in whole.weights(whole.plan())[1].items():
+        np.testing.assert_array_equal(as_float32(weights[name]), as_float32(array))
+    second = first.with_name(first.name.replace("-00001-of", "-00002-of"))
+    with pytest.raises(RunError, match=f"is file 2 of {parts}") as told:
+        GGUFFile(second).files  # noqa: B018
+    assert first.name in told.value.problems[0].hint
+    kept = second.read_bytes()
+    second.unlink()
+    with pytest.raises(RunError, match=r"files of .* are missing"):
+        GGUFFile(first).files  # noqa: B018
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(RunError, match="it says that it is file"):
+        GGUFFile(first).files  # noqa: B018
+    second.write_bytes(kept)
+    alone = first.rename(tmp_path / "renamed.gguf")
+    with pytest.raises(RunError, match="its name does not say where they are"):
+        GGUFFile(alone).files  # noqa: B018

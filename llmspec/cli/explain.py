@@ -12,6 +12,7 @@ import typer
 from llmspec.api import (
     Progress,
     decoding_settings,
+    explained_file,
     explained_pair,
     explained_part,
     explained_spec,
@@ -64,6 +65,8 @@ def explain(
     if what is not None and other is not None:
         with reading() as progress:
             report = explained_pair(what, other, set_, progress)
+    elif prompt is None and what is not None and not (part or exact or time) and (file := explained_file(what)):
+        report = file
     elif prompt is None and what is not None and (part is not None or exact or time or describes(what)):
         with reading() as progress:
             found = known(what, set_, progress)

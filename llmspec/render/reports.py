@@ -9,6 +9,7 @@ from llmspec.render.terminal import Screen, out
 
 PRINTERS = {
     "spec": "report_spec",
+    "file": "report_file",
     "run": "report_run",
     "part": "report_part",
     "difference": "report_compare",

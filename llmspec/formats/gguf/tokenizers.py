@@ -91,6 +91,8 @@ class Tokenizing(NamedTuple):
     """tokenizer.json."""
     settings: dict[str, Any]
     """`tokenizer:` of a spec beside that file."""
+    begins: str = ""
+    """The token that every text begins with; '' for none."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def tokenizing(metadata: Mapping[str, Any], file: str) -> Tokenizing:
     text["post_processor"] = _frame(said)
     spellings = {meaning: said.pieces[i].text for meaning, i in said.named.items()}
     settings = {"kind": "huggingface", "file": FILE, **spellings, "ends": [said.pieces[i].text for i in said.ends]}
-    return Tokenizing(json.dumps(text, ensure_ascii=False), settings)
+    begins = spellings["bos"] if said.begins else ""
+    return Tokenizing(json.dumps(text, ensure_ascii=False), settings, begins)
 
 
 def read(metadata: Mapping[str, Any], file: str) -> Said:
