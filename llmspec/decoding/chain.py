@@ -24,7 +24,7 @@ def probabilities(logits: ArrayLike) -> Floats:
     """
     import numpy as np
 
-    weights = np.exp(_below_best(logits))
+    weights = np.exp(below_best(logits))
     total = weights.sum(axis=-1, keepdims=True)
     return np.divide(weights, total, out=weights, where=total > 0)
 
@@ -33,7 +33,7 @@ def log_softmax(logits: ArrayLike) -> Floats:
     """Logarithm of `probabilities`, in nats, without its underflow: (..., V) -> (..., V). Cut tokens get -inf."""
     import numpy as np
 
-    shifted = _below_best(logits)
+    shifted = below_best(logits)
     total = np.exp(shifted).sum(axis=-1, keepdims=True)
     return shifted - np.log(np.where(total > 0, total, 1.0))
 
@@ -77,7 +77,7 @@ def trace(logits: Floats, context: Context, filters: Iterable[Filter]) -> list[S
     return steps
 
 
-def _below_best(logits: ArrayLike) -> Floats:
+def below_best(logits: ArrayLike) -> Floats:
     """Logits counted down from the largest of their row, so that the best is 0; -inf throughout where all are cut."""
     import numpy as np
 

@@ -5,15 +5,20 @@ Shape letter: V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.core.problems import LlmspecError
-from llmspec.decoding.chain import apply, entropy_bits, log_softmax, probabilities
+from llmspec.decoding.chain import apply, below_best, probabilities
 from llmspec.parts.filters import Context, Filter
 
 if TYPE_CHECKING:
     from llmspec.parts.filters.base import Floats
+
+
+NOTHING = -800.0
+"""Nats below the best, from which on a probability is 0 in float64."""
 
 
 class Choice(NamedTuple):
@@ -64,15 +69,23 @@ def choose(logits: Floats, context: Context, filters: Iterable[Filter], number: 
     """
     import numpy as np
 
-    logs = log_softmax(logits)
-    if np.isnan(logs).any() or not logs.max() > -np.inf:
+    shifted = below_best(logits)
+    weights = np.exp(shifted)
+    total = weights.sum()
+    if not total > 0:  # NaN, too
         raise LlmspecError(
             "the model's logits are not finite", "its training has diverged: take an earlier checkpoint, or train it "
             "with a smaller learning rate", "there is no distribution to draw a token from",
         )  # fmt: skip
+    rest = np.log(total)
     filtered = apply(logits, context, filters)
-    kept = np.flatnonzero(filtered > -np.inf)
-    p = probabilities(filtered[kept])
+    kept = None if filtered.min() > -np.inf else np.flatnonzero(filtered > -np.inf)
+    # Without filters the distribution is the model's own, which is at hand.
+    if kept is None and filtered is logits:
+        p = weights / total
+    else:
+        p = probabilities(filtered if kept is None else filtered[kept])
     at = draw(p, number)
-    token = int(kept[at])
-    return Choice(token, float(logs[token]), float(entropy_bits(np.exp(logs))), float(p[at]))
+    token = at if kept is None else int(kept[at])
+    entropy = (rest - (weights * np.maximum(shifted, NOTHING)).sum() / total) / math.log(2)
+    return Choice(token, float(shifted[token] - rest), max(0.0, float(entropy)), float(p[at]))
