@@ -15,6 +15,7 @@ from llmspec.core.problems import RunError
 from llmspec.core.quantised import Quantised, as_float32, quantise
 from llmspec.exchange.importing import import_folder
 from llmspec.explain.file import explain_file
+from llmspec.formats.gguf import kept
 from llmspec.formats.gguf.importing import GGUFFile, is_gguf
 from llmspec.formats.gguf.tables import tables
 from llmspec.formats.hf.family import families
@@ -233,3 +234,23 @@ def test_several_files_are_one_model(parts: int, tmp_path: Path) -> None:
     alone = first.rename(tmp_path / "renamed.gguf")
     with pytest.raises(RunError, match="its name does not say where they are"):
         GGUFFile(alone).files  # noqa: B018
+
+
+def test_a_tokenizer_is_made_once_and_again_where_what_was_kept_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMSPEC_CACHE", str(tmp_path / "cache"))
+    path = gguf_files.small(tmp_path / "small.gguf", LLAMA)
+    made = list[str]()
+    real = kept.tokenizing
+    monkeypatch.setattr(kept, "tokenizing", lambda said, file: made.append(file) or real(said, file))
+    first = GGUFFile(path).plan()
+    assert GGUFFile(path).plan() == first
+    assert len(made) == 1
+    (file,) = (tmp_path / "cache" / "gguf").glob("*/tokenizer.json")
+    whole = file.read_text()
+    for damaged in (whole[:-9], whole.replace("hello", "hullo"), ""):
+        file.write_text(damaged)
+        assert GGUFFile(path).plan() == first
+        assert file.read_text() == whole
+    assert len(made) == 4

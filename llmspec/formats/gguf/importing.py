@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -11,14 +10,13 @@ from typing import Any, ClassVar
 
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
-from llmspec.core.folders import cache_dir, private_folder, read_private, write_atomically
 from llmspec.core.problems import DataError, Problem, RunError, SpecError
 from llmspec.formats.gguf import rope, weights
 from llmspec.formats.gguf.files import SUFFIX, Files
+from llmspec.formats.gguf.kept import kept
 from llmspec.formats.gguf.metadata import ARCHITECTURE, Found, read_metadata
-from llmspec.formats.gguf.reading import WrongGGUF, damaged
 from llmspec.formats.gguf.tables import Table
-from llmspec.formats.gguf.tokenizers import FILE, TEMPLATE, Tokenizing, tokenizing
+from llmspec.formats.gguf.tokenizers import TEMPLATE, Tokenizing
 from llmspec.formats.hf.importing import spec_of
 from llmspec.parts.sources.base import Attribution
 from llmspec.runs.stored import StoredModel
@@ -34,8 +32,6 @@ DECODING: Mapping[str, str] = {
     "penalty_repeat": "repetition_penalty",
 }
 """What stands behind `general.sampling.` -> key of `decoding:`."""
-KEPT = "1"
-"""Version of what is kept of a file's tokenizer: another one, and it is made anew."""
 Progress = Callable[[str, float, float], None]
 
 
@@ -102,7 +98,7 @@ class GGUFFile(StoredModel):
     @cached_property
     def _plan(self) -> Plan:
         try:
-            return compile_spec(spec_of(self.settings(), self.path, "its metadata"), base=str(self._kept()))
+            return compile_spec(spec_of(self.settings(), self.path, "its metadata"), base=str(self._tokenizer[0]))
         except (SpecError, DataError) as error:
             problems = [Problem(f"{self.path}: {p.message}", hint=p.hint) for p in error.problems]
             raise RunError(problems) from None
@@ -116,26 +112,13 @@ class GGUFFile(StoredModel):
 
     # -- tokenizer -----------------------------------------------------------------------------------------------------
     @cached_property
+    def _tokenizer(self) -> tuple[Path, Tokenizing]:
+        return kept(self.files.first)
+
+    @property
     def tokenizing(self) -> Tokenizing:
         """The tokenizer in the metadata. Raises RunError."""
-        try:
-            return tokenizing(self.files.metadata, str(self.path))
-        except WrongGGUF as error:  # a text that is none, which is seen as it is gone through
-            raise damaged(self.path, str(error)) from None
-
-    def _kept(self) -> Path:
-        """A folder of the cache that holds tokenizer.json as this file's metadata have it."""
-        header = self.files.first
-        named = hashlib.sha256(KEPT.encode() + header.buffer[: header.end]).hexdigest()
-        folder = private_folder(cache_dir() / "gguf" / named)
-        text = self.tokenizing.text.encode()
-        try:
-            there = read_private(folder / FILE) == text
-        except OSError:
-            there = False
-        if not there:
-            write_atomically(folder / FILE, text, 0o600)
-        return folder
+        return self._tokenizer[1]
 
     def tokenizer(self, plan: Plan) -> Any:
         """The codec of the file's own tokenizer. Raises RunError where it has more ids than the model."""
