@@ -173,14 +173,14 @@ class HashDecoder:
         self.fed: list[list[int]] = []
         self.prompts: list[list[int]] = []
 
-    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
+    def fit(self, rows: int, tokens: int, kind: str) -> tuple[int, int]:
         assert tokens <= self.context, "more than the context"
         return min(rows, self.most), self.context
 
     def worth(self, kept: int, tokens: int) -> bool:
         return kept >= self.least
 
-    def cache(self, rows: int, places: int) -> TextCache:
+    def cache(self, rows: int, places: int, kind: str) -> TextCache:
         return TextCache(rows)
 
     def prefill(

@@ -31,9 +31,9 @@ class Graphs:
     MOST = 8
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._held = make, dict[tuple[int, ...], Any]()
+        self._make, self._held = make, dict[tuple[int | str, ...], Any]()
 
-    def __getitem__(self, shape: tuple[int, ...]) -> Any:
+    def __getitem__(self, shape: tuple[int | str, ...]) -> Any:
         """Within a turn of `owner`."""
         found = self._held.pop(shape, None) or self._make()
         self._held[shape] = found

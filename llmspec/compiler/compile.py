@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmspec.compiler import files, fit, keys, network, numbers, schedule, special_tokens
+from llmspec.compiler import files, fit, kept, keys, network, numbers, schedule, special_tokens
 from llmspec.compiler.checks import plan_checks, refuse
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
@@ -20,6 +20,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("check special tokens", ("tokenizer", "phases"), special_tokens.check_special_tokens),
     Pass("build tensor table", ("dims", "model", "tokenizer"), network.build_table),
     Pass("check start", ("network",), numbers.check_start),
+    Pass("check KV cache", ("network", "decoding"), kept.check_kept),
     Pass("order phases", ("phases",), schedule.order_phases),
     Pass("plan phases", ("network", "order"), schedule.plan_phases),
     Pass("fit memory", ("model", "network", "planned"), fit.fit_memory),

@@ -30,7 +30,7 @@ class Draft:
     problems: tuple[Problem, ...] = field(default=())
 
     def having(self, *needs: str) -> bool:
-        """Whether every named section (model, tokenizer, device, phases) or result of a pass is there and sound."""
+        """Whether every named section (model, tokenizer, device, phases, decoding) or result of a pass is sound."""
         s = self.sections
         known = {
             "any model": s.model or s.rough_model,
@@ -38,6 +38,7 @@ class Draft:
             "tokenizer": s.tokenizer,
             "device": s.device,
             "phases": s.phases,
+            "decoding": s.decoding,
         }
         return all(known[n] if n in known else getattr(self, n) for n in needs)
 

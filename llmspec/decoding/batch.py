@@ -51,13 +51,14 @@ class Decoder(Protocol):
     def encoder_context(self) -> int:
         """Most tokens of a prompt, where an encoder reads it; 0 where it stands in the row before its answer."""
 
-    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
-        """How many rows, up to `rows`, memory holds side by side, and of how many places, at least `tokens`."""
+    def fit(self, rows: int, tokens: int, kind: str) -> tuple[int, int]:
+        """How many rows, up to `rows`, memory holds side by side, and of how many places, at least `tokens`; `kind` is
+        what a cache holds."""
 
     def worth(self, kept: int, tokens: int) -> bool:
         """Whether a row that holds `kept` of a prompt's tokens reads the rest faster than all, with the same logits."""
 
-    def cache(self, rows: int, places: int) -> Any:
+    def cache(self, rows: int, places: int, kind: str) -> Any:
         """An empty Cache."""
 
     def prefill(
@@ -112,11 +113,12 @@ class Batch:
         rows: int = ROWS,
         notice: Notice | None = None,
         cache: Any = None,
+        kind: str = "f32",
     ) -> None:
         """`count` answers, of `longest` tokens at most, prompts included, up to `rows` of them at once. A `cache` that
-        is given is used, and what its rows have read is known."""
-        self._decoder, self._answers, self._waiting, self._cache = decoder, answers, count, cache
-        there, self._places = decoder.fit(min(rows, 1 << (count - 1).bit_length()), longest) if count else (0, 0)
+        is given is used, and what its rows have read is known; another holds what `kind` says."""
+        self._decoder, self._answers, self._waiting, self._cache, self._kind = decoder, answers, count, cache, kind
+        there, self._places = decoder.fit(min(rows, 1 << (count - 1).bit_length()), longest, kind) if count else (0, 0)
         if notice and there < (wanted := min(rows, count)):
             notice(f"memory holds the KV caches of {there} answers at once, not of {wanted}: the others wait")
         self._rows = [Row() for _ in range(there if cache is None else len(cache.read))]
@@ -129,7 +131,9 @@ class Batch:
 
         if not self._rows or not self._waiting:
             return
-        cache = self._decoder.cache(len(self._rows), self._places) if self._cache is None else self._cache
+        cache = self._cache
+        if cache is None:
+            cache = self._decoder.cache(len(self._rows), self._places, self._kind)
         while self._waiting or any(row.answer for row in self._rows):
             going = [row.goes for row in self._rows]
             logits = self._read(cache)

@@ -131,8 +131,8 @@ class Conversation:
     def _make_room(self, tokens: int) -> None:
         """A KV cache of at least so many places, as far as the context goes, which holds what was read."""
         decoder = self._model.decoder
-        needed = min(tokens, decoder.context)
-        if self._cache is None:
-            self._cache = decoder.cache(*decoder.fit(1, needed))
+        needed, kind = min(tokens, decoder.context), self.decoding.kv_cache
+        if self._cache is None or self._cache.kind != kind:
+            self._cache = decoder.cache(*decoder.fit(1, needed, kind), kind)
         elif self._cache.places < needed:
-            self._cache = decoder.grown(self._cache, decoder.fit(1, needed)[1])
+            self._cache = decoder.grown(self._cache, decoder.fit(1, needed, kind)[1])

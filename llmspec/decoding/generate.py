@@ -77,7 +77,8 @@ def stream(
     how = Drawing(codec, decoding, decoder.context, drawn_from, chat, tracing, bool(decoder.encoder_context))
     answers = (Answer(how, index, sample, prompt, first) for index, prompt in enumerate(prompts) for sample in range(n))
     longest = max((min(how.places(p) + decoding.max_tokens, decoder.context) for p in prompts), default=0)
-    for answer, event in Batch(decoder, answers, n * len(prompts), longest, rows, notice, cache).events():
+    batch = Batch(decoder, answers, n * len(prompts), longest, rows, notice, cache, decoding.kv_cache)
+    for answer, event in batch.events():
         yield replace(event, row=answer.prompt * n + answer.sample)
 
 

@@ -94,14 +94,14 @@ class Listener:
     def encoder_context(self) -> int:
         return self.decoder.encoder_context
 
-    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
-        return self.decoder.fit(rows, tokens)
+    def fit(self, rows: int, tokens: int, kind: str) -> tuple[int, int]:
+        return self.decoder.fit(rows, tokens, kind)
 
     def worth(self, kept: int, tokens: int) -> bool:
         return self.decoder.worth(kept, tokens)
 
-    def cache(self, rows: int, places: int) -> Any:
-        return self.decoder.cache(rows, places)
+    def cache(self, rows: int, places: int, kind: str) -> Any:
+        return self.decoder.cache(rows, places, kind)
 
     def prefill(self, prompts: Any, cache: Any, rows: Any, reuse: bool) -> tuple[Any, Any]:
         cache, logits_RV = self.decoder.prefill(prompts, cache, rows, reuse)

@@ -18,16 +18,18 @@ from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, memory, tensors_from_numpy, to_numpy
 from llmspec.compiler import walk
+from llmspec.compiler.kept import KEPT_BLOCK, kept_unfit
 from llmspec.compiler.masks import CROSS, cross_ranges, decoding_ranges, encoder_inputs, masks_of, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
+from llmspec.core.problems import RunError
 from llmspec.core.units import size
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.kv_cache import CROSS as CROSSED
-from llmspec.model.kv_cache import KVCache
+from llmspec.model.kv_cache import KINDS, SCALES, KVCache
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import AttentionContext, Transformer, graph_key, ranges_in
-from llmspec.parts.ops import WeightLayout
+from llmspec.parts.ops import Kept, WeightLayout
 
 SHORTEST = 16
 """Smallest prefill bucket, in tokens; buckets double from here up to the context."""
@@ -75,9 +77,12 @@ class Decoder:
         self._steps = Graphs(lambda: backend.jit(self._decode_step, self._key))
 
     # -- caches --------------------------------------------------------------------------------------------------
-    def row_bytes(self, places: int | None = None) -> int:
+    def row_bytes(self, places: int | None = None, kind: str = "f32") -> int:
         """Bytes of the KV cache for each row of so many places, the context where left out."""
-        return sum(4 * math.prod(shape) for shape in self._shapes(1, places or self.context).values())
+        import numpy as np
+
+        shapes = self._shapes(1, places or self.context, kind).values()
+        return sum(np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in shapes)
 
     @property
     def read_bytes(self) -> int:
@@ -90,7 +95,7 @@ class Decoder:
         looked_up -= {f"{walk.EMBEDDING}.weight"} if tied else set()
         return sum(int(tensor.nbytes()) for name, tensor in self._weights.items() if name not in looked_up)
 
-    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
+    def fit(self, rows: int, tokens: int, kind: str = "f32") -> tuple[int, int]:
         """How many rows, up to `rows`, and of how many places, at least `tokens`, a cache is to have.
 
         A row has the whole context, so that few graphs are made, where that is little memory; otherwise as many places
@@ -99,43 +104,48 @@ class Decoder:
         there, places = device_memory("CPU"), self.context
         most = float("inf") if there is None else SHARE * there
         needed = min(self.context, max(SHORTEST, 1 << (tokens - 1).bit_length()))
-        if rows * self.row_bytes(places) > min(LITTLE, most):
+        if rows * self.row_bytes(places, kind) > min(LITTLE, most):
             places = needed
-        return max(1, min(rows, int(most // self.row_bytes(places)) if most < float("inf") else rows)), places
+        held = rows if most == float("inf") else int(most // self.row_bytes(places, kind))
+        return max(1, min(rows, held)), places
 
     def worth(self, kept: int, tokens: int) -> bool:
         """Whether a prompt of so many tokens is read faster after `kept` of them, with the same logits."""
+        return self._continues and self._backend.continues and kept > 0 and _saves(kept, tokens, self.context)
+
+    @property
+    def _continues(self) -> bool:
+        """Whether what was made of a text's beginning stays as it is, whatever follows."""
         causal = all(mask.causal for mask in masks_of(self._plan).values())
-        return (
-            not self.encoder_context
-            and causal
-            and not self._anew
-            and self._backend.continues
-            and kept > 0
-            and _saves(kept, tokens, self.context)
-        )
+        return causal and not self.encoder_context and not self._anew
 
-    def cache(self, rows: int = 1, places: int | None = None) -> KVCache:
-        """An empty cache of `rows` rows for `places` tokens each, the context where left out.
+    def cache(self, rows: int = 1, places: int | None = None, kind: str = "f32") -> KVCache:
+        """An empty cache of `rows` rows for `places` tokens each, the context where left out; `kind` is f32, f16 or
+        q8_0, to which keys and values are rounded.
 
-        Raises RunError where memory does not suffice.
+        Raises RunError where memory does not suffice, or heads are no whole blocks of q8_0.
         """
         import numpy as np
 
         rows = whole("the number of rows", rows, 1)
         places = self.context if places is None else whole("the number of places", places, 1, self.context)
-        needed, there = rows * self.row_bytes(places), device_memory("CPU")
+        if kind not in KINDS:
+            raise ValueError(f"a KV cache holds {', '.join(KINDS)}, not {kind!r}")
+        if unfit := kept_unfit(self._plan, kind):
+            raise RunError(unfit, hint="decoding.kv_cache: f16")
+        needed, there = rows * self.row_bytes(places, kind), device_memory("CPU")
         if self._backend.inputs and there is not None and needed > there:
             raise owner.out_of_memory(
                 f"the KV caches of {rows} rows take {size(needed)}, and this machine has {size(there)}"
             )
         with owner.turn():
-            arrays = {name: np.zeros(shape, np.float32) for name, shape in self._shapes(rows, places).items()}
-            return KVCache(tensors_from_numpy(**arrays), rows, places, self._key)
+            shapes = self._shapes(rows, places, kind).items()
+            arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes}
+            return KVCache(tensors_from_numpy(**arrays), rows, places, self._key, kind)
 
     def grown(self, cache: KVCache, places: int) -> KVCache:
         """A cache of more places, whose rows have read the same; raises as `cache` does."""
-        wider = self.cache(self._own(cache).rows, places)
+        wider = self.cache(self._own(cache).rows, places, cache.kind)
         with owner.turn():
             for name, tensor in cache.tensors.items():
                 old, new, longest = memory(tensor), memory(wider.tensors[name]), max(cache.lengths)
@@ -146,18 +156,20 @@ class Decoder:
         wider.read, wider.sources = [list(r) for r in cache.read], [list(s) for s in cache.sources]
         return wider
 
-    def _shapes(self, rows: int, places: int) -> dict[str, tuple[int, ...]]:
-        own: dict[str, tuple[int, ...]] = {
-            f"{kind}{layer}": (rows, places, dims.kv_heads, dims.head_dim)
-            for layer, dims in enumerate(walk.layer_dims(self._plan))
-            for kind in "kv"
-        }
-        crossed = {
-            f"{CROSSED}{kind}{layer}": (rows, self.encoder_context, dims.kv_heads, dims.head_dim)
-            for layer, dims in walk.cross_layers(self._plan)
-            for kind in "kv"
-        }
-        return own | crossed
+    def _shapes(self, rows: int, places: int, kind: str) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and numpy's type of each tensor; keys and values of an encoder's states are not rounded."""
+        found: dict[str, tuple[tuple[int, ...], str]] = {}
+        for layer, dims in enumerate(walk.layer_dims(self._plan)):
+            for which in "kv":
+                held = (rows, places, dims.kv_heads)
+                found[f"{which}{layer}"] = (*held, dims.head_dim), KINDS[kind]
+                if kind == "q8_0":
+                    found[f"{which}{layer}{SCALES}"] = (*held, dims.head_dim // KEPT_BLOCK), "float16"
+        for layer, dims in walk.cross_layers(self._plan):
+            for which in "kv":
+                shape = (rows, self.encoder_context, dims.kv_heads, dims.head_dim)
+                found[f"{CROSSED}{which}{layer}"] = shape, "float32"
+        return found
 
     def use(self, weights: Tensors) -> None:
         """Decode with these weights from now on."""
@@ -192,7 +204,7 @@ class Decoder:
         if self.encoder_context:
             return cache, self._encoded(cache, ids, to)
         out = np.empty((len(ids), self.vocab), np.float32)
-        reuse = reuse and not self._anew and all(mask.causal for mask in masks_of(self._plan).values())
+        reuse = reuse and self._continues
         starts = [_kept(cache.read[r], p, places) if reuse else 0 for r, p in zip(to, ids, strict=True)]
         for row, start in zip(to, starts, strict=True):
             cache.shorten(row, start)
@@ -215,7 +227,7 @@ class Decoder:
                 places[i] = to[prompt], 0, len(ids[prompt])
             ranges = encoder_inputs(self._plan, places[:, 2], bucket, 1)
             with owner.turn():
-                graph = self._encodings[cache.rows, cache.places, count, bucket]
+                graph = self._encodings[cache.kind, cache.rows, cache.places, count, bucket]
                 self._run(graph, cache, self._feed(encoder_tokens=tokens, places=places, **ranges))
         for row, prompt in zip(to, ids, strict=True):
             cache.read[row], cache.sources[row] = [], prompt.tolist()
@@ -233,8 +245,10 @@ class Decoder:
             tokens[i, : len(prompt) - start] = prompt[start:]
             places[i] = row, start, len(prompt) - start
         arrays = {"tokens": tokens, "places": places, "last": np.maximum(places[:, 2] - 1, 0)}
-        if not any(starts):
-            graph = self._prefills[cache.rows, cache.places, count, bucket]
+        # Of a cache that rounds, prompts see what it holds also from their beginning, so that it does not matter what
+        # was kept.
+        if not any(starts) and not (cache.kind != "f32" and self._continues):
+            graph = self._prefills[cache.kind, cache.rows, cache.places, count, bucket]
             lengths = places[:, 2]
             prefix = np.arange(bucket) < lengths[:, None]  # the prompt is the prefix of a mask that has one
             ranges = range_inputs(self._plan, False, bucket, None, lengths, prefix)
@@ -243,7 +257,7 @@ class Decoder:
         ranges = {
             n: r.reshape(count, bucket, 2) for n, r in decoding_ranges(self._plan, positions.ravel().tolist()).items()
         }
-        graph = self._extensions[cache.rows, cache.places, count, bucket]
+        graph = self._extensions[cache.kind, cache.rows, cache.places, count, bucket]
         return self._run(graph, cache, self._feed(**arrays, positions=positions, **ranges))[: len(ids)]
 
     def step(self, cache: KVCache, tokens: Sequence[int], active: Sequence[bool] | None = None) -> Any:
@@ -276,7 +290,7 @@ class Decoder:
                 places=np.stack([rows, at, on.astype(np.int32)], axis=-1),
                 **ranges,
             )
-            out = self._run(self._steps[cache.rows, cache.places], cache, inputs)
+            out = self._run(self._steps[cache.kind, cache.rows, cache.places], cache, inputs)
         for row in np.flatnonzero(on).tolist():
             cache.read[row].append(int(ids[row]))
         out[~on] = np.nan
@@ -301,8 +315,9 @@ class Decoder:
         states, written = self._model.encoded(ops, tensors, inputs), list[Tensor]()
         for layer, _ in walk.cross_layers(self._plan):
             k_BSKd, v_BSKd = self._model.crossed(ops, tensors, states, layer)
-            kept = [cache[f"{CROSSED}{kind}{layer}"] for kind in "kv"]
-            written.extend(ops.store(kept[0], kept[1], k_BSKd.cat(v_BSKd, dim=2), 0, inputs["places"]))
+            kept = [Kept(cache[f"{CROSSED}{kind}{layer}"]) for kind in "kv"]
+            stored = ops.store(kept[0], kept[1], k_BSKd.cat(v_BSKd, dim=2), 0, inputs["places"])
+            written.extend(k.values for k in stored)
         done = states[:, 0].contiguous()
         Tensor.realize(done, *written)
         return done
@@ -330,17 +345,16 @@ class Decoder:
         ops, tensors = self._backend.ops(inputs, by_sequence=True), {**weights, **tables}
         written: list[Tensor] = []
 
-        def store(layer: int, qkv_BTNd: Tensor, heads: int) -> tuple[Tensor, Tensor] | None:
-            k_RSKd, v_RSKd = ops.store(cache[f"k{layer}"], cache[f"v{layer}"], qkv_BTNd, heads, inputs["places"])
-            written.extend((k_RSKd, v_RSKd))
+        def store(layer: int, qkv_BTNd: Tensor, heads: int) -> tuple[Kept, Kept] | None:
+            held = [Kept(cache[f"{kind}{layer}"], cache.get(f"{kind}{layer}{SCALES}")) for kind in "kv"]
+            k, v = ops.store(held[0], held[1], qkv_BTNd, heads, inputs["places"])
+            written.extend(t for t in (*k, *v) if t is not None)
             if "positions" not in inputs:
                 return None
-            if (
-                "last" not in inputs or int(k_RSKd.shape[0]) == 1
-            ):  # a step, or one row: the cache's rows are the batch's
-                return k_RSKd, v_RSKd
+            if "last" not in inputs or int(k.values.shape[0]) == 1:  # a step, or one row: the batch's rows are these
+                return k, v
             rows = inputs["places"][:, 0]
-            return self._rows_of(ops, k_RSKd, rows), self._rows_of(ops, v_RSKd, rows)
+            return Kept(ops.taken(k, rows)), Kept(ops.taken(v, rows))
 
         def crossed(layer: int) -> tuple[Tensor, Tensor]:
             return cache[f"{CROSSED}k{layer}"], cache[f"{CROSSED}v{layer}"]
@@ -351,11 +365,6 @@ class Decoder:
         logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(int(hidden.shape[0]), -1).contiguous()
         Tensor.realize(logits, *written)
         return logits
-
-    def _rows_of(self, ops: Any, cache_RSKd: Tensor, rows_B: Tensor) -> Tensor:
-        """Those rows of a cache (B, S, K, d)."""
-        flat = cache_RSKd.reshape(int(cache_RSKd.shape[0]), -1)
-        return ops.embedding(flat, rows_B).reshape(-1, *cache_RSKd.shape[1:])
 
 
 def _bucket(tokens: int, places: int) -> int:

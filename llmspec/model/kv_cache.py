@@ -16,17 +16,21 @@ from llmspec.model.steps import Tensors
 
 CROSS = "cross_"
 """What the names of tensors begin with that hold keys and values of an encoder's states."""
+SCALES = ".scales"
+"""What the names of tensors end with that hold the scales of others."""
+KINDS = {"f32": "float32", "f16": "float16", "q8_0": "int8"}
+"""What a cache may hold, and numpy's type of its numbers."""
 
 
 class KVCache:
-    """Keys and values (R, S, K, d) of each layer, and of an encoder's states. A Decoder fills it; it goes with its
-    owner.
+    """Keys and values (R, S, K, d) of each layer, and of an encoder's states, rounded to what `kind` says. A Decoder
+    fills it; it goes with its owner.
 
     Several caches of one decoder do not know of each other. Each is used by one thread at a time.
     """
 
-    def __init__(self, tensors: Tensors, rows: int, places: int, model: str) -> None:
-        self.tensors, self.rows, self.places, self.model = tensors, rows, places, model
+    def __init__(self, tensors: Tensors, rows: int, places: int, model: str, kind: str = "f32") -> None:
+        self.tensors, self.rows, self.places, self.model, self.kind = tensors, rows, places, model, kind
         self.read: list[list[int]] = [[] for _ in range(rows)]
         """The tokens that each row has read; what lies beyond them in the tensors is nobody's."""
         self.sources: list[list[int]] = [[] for _ in range(rows)]

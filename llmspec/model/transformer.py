@@ -20,7 +20,7 @@ from llmspec.core.hashing import digest
 from llmspec.parts.attentions import Attention
 from llmspec.parts.heads import HeadFunctions
 from llmspec.parts.objectives.base import Outputs
-from llmspec.parts.ops import CrossView, Linear, WeightLayout
+from llmspec.parts.ops import CrossView, Kept, Linear, WeightLayout
 from llmspec.parts.positions import Hooks
 from llmspec.parts.residual import FORMS
 
@@ -34,7 +34,7 @@ class LayerContext(NamedTuple):
     queries: Tensor  # (B or 1, T) int32: positions
     keys: Tensor  # (B or 1, S) int32: positions
     ranges: Tensor  # (B or 1, T, 2) int32: the keys first … end - 1 that a query sees
-    cache: Callable[[Tensor, int], tuple[Tensor, Tensor] | None] | None
+    cache: Callable[[Tensor, int], tuple[Kept, Kept] | None] | None
     """Takes heads of queries, keys and values side by side (B, T, H + 2K, d) and H, gives all keys and values that the
     queries may see; None: the new ones alone."""
     cross: CrossView | None = None
@@ -48,7 +48,7 @@ class AttentionContext:
     queries: Tensor  # (B or 1, T) int32
     keys: Tensor  # (B or 1, S) int32
     ranges: Mapping[str, Tensor]  # by mask name: (B or 1, T, 2) int32
-    cache: Callable[[int, Tensor, int], tuple[Tensor, Tensor] | None] | None = None
+    cache: Callable[[int, Tensor, int], tuple[Kept, Kept] | None] | None = None
     """The same of any layer, whose number comes first."""
     filled: Tensor | None = None
     """Which tokens are no padding, (B, T) bool; None where there is none."""

@@ -46,6 +46,15 @@ class Scores(NamedTuple):
     value (gpt-oss, arXiv:2508.10925; Xiao et al. 2023, arXiv:2309.17453). None for nothing."""
 
 
+class Kept(NamedTuple):
+    """Keys or values of some rows, as a KV cache holds them: whole, or rounded."""
+
+    values: Tensor
+    """(R, S, K, d) float32 or float16; or int8, which `scales` belong to."""
+    scales: Tensor | None = None
+    """(R, S, K, d / 32) float16: what each 32 numbers of a head are multiplied with."""
+
+
 class WeightLayout(NamedTuple):
     """A matrix whose weights stay quantised in memory: a type of `core.weight_types`, and its shape."""
 
@@ -126,7 +135,7 @@ class LayerView(Protocol):
         """(B or 1, T, 2) int32: the keys first … end - 1 that a query sees."""
 
     @property
-    def cache(self) -> Callable[[Tensor, int], tuple[Tensor, Tensor] | None] | None:
+    def cache(self) -> Callable[[Tensor, int], tuple[Kept, Kept] | None] | None:
         """f(qkv_BTNd, heads) takes new keys and values, which stand behind so many query heads, and gives all that the
         queries may see; None where those are the new ones alone."""
 
@@ -182,6 +191,8 @@ class Operations(Protocol):
     def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor: ...
 
     def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor: ...
+
+    def cached_attention(self, q_BTHd: Tensor, k: Kept, v: Kept, ranges: Tensor, scores: Scores) -> Tensor: ...
 
     # -- norms and activations -----------------------------------------------------------------------------------
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
@@ -44,6 +44,9 @@ class Decoding(FilterSettings):
     """Most tokens drawn per answer."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), strict=False)
     """Text that ends the answer and is not shown; it may cross token borders or spell a special token."""
+    kv_cache: Literal["f32", "f16", "q8_0"] = "f32"
+    """What keys and values are rounded to while text is drawn: `f32` for nothing, `f16` for half the memory, `q8_0` for
+    8 bits and a scale for each 32 of a head, a little more than a quarter."""
     order: tuple[str, ...] | None = Field(None, strict=False)
     """Names of the filters in the order in which they run; if omitted, the order of the table."""
     seed: int | None = Field(None, ge=0, lt=1 << 63)

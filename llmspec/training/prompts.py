@@ -234,13 +234,13 @@ class Dice:
         self.vocab, self.context = vocab, context
         self.read: list[list[int]] = []
 
-    def fit(self, rows: int, tokens: int) -> tuple[int, int]:
+    def fit(self, rows: int, tokens: int, kind: str) -> tuple[int, int]:
         return rows, tokens
 
     def worth(self, kept: int, tokens: int) -> bool:
         return False
 
-    def cache(self, rows: int, places: int) -> Dice:
+    def cache(self, rows: int, places: int, kind: str) -> Dice:
         self.read = [[] for _ in range(rows)]
         return self
 

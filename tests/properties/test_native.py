@@ -15,6 +15,7 @@ from typing import Any
 
 import attention_cases
 import expert_cases
+import kept_cases
 import kernel_cases
 import numpy as np
 import pytest
@@ -30,7 +31,13 @@ open_device("CPU")
 from llmspec.backends.cpu import early, native  # noqa: E402  (the compiler comes first)
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKERS = {**kernel_cases.ROW_MAKERS, **attention_cases.ATTENTION, **expert_cases.EXPERTS, **quantised_cases.QUANTISED}
+MAKERS = {
+    **kernel_cases.ROW_MAKERS,
+    **attention_cases.ATTENTION,
+    **expert_cases.EXPERTS,
+    **quantised_cases.QUANTISED,
+    **kept_cases.KEPT,
+}
 
 
 @pytest.mark.parametrize("name", MAKERS)

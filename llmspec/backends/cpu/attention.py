@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from tinygrad import Tensor, UOp, dtypes
 
+from llmspec.backends.cpu import kept
 from llmspec.backends.cpu.native import Gradient, call, operands, shape_of
-from llmspec.parts.ops import Scores
+from llmspec.parts.ops import Kept, Scores
 
 
 class _Attention(NamedTuple):
@@ -65,6 +66,17 @@ def _numbers(sizes: tuple[int, ...], strides: tuple[int, int], ranges: Tensor, s
         distances = ((shape_of(near.table)[1] + 1) // 2, shape_of(near.queries)[0], shape_of(near.keys)[0])
     words = (shape_of(ranges)[0], *biases, *distances, int(scores.sinks is not None), *strides, float(scale), softcap)
     return _Attention._make((*sizes, *words))
+
+
+def cached_attention(address: Tensor, q_BTHd: Tensor, k: Kept, v: Kept, ranges: Tensor, scores: Scores) -> Tensor:
+    """`attention` of one query a sequence with keys and values that a cache has rounded."""
+    (b, t, h, d), (s, g) = shape_of(q_BTHd), shape_of(k.values)[1:3]
+    numbers = (*_numbers((b, t, s, h, g, d), (h * d, g * d), ranges, scores), kept.kind(k))
+    more = _more(scores)
+    scales = [x.values if x.scales is None else x.scales for x in (k, v)]
+    inputs = (q_BTHd, k.values, v.values, *scales, ranges.cast(dtypes.int32), *more.values())
+    arguments = tuple((i, 0) for i in range(6)) + _read(4, ((2, 0), (3, 0)), 2, tuple(more))[2:]
+    return call("attention_kept", (b * t * h * d,), inputs, numbers, address, None, arguments)[0].reshape(b, t, h, d)
 
 
 Where = tuple[tuple[int, int], ...]

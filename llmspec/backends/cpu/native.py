@@ -51,6 +51,10 @@ FUNCTIONS = (
     "rotate",
     "attention",
     "attention_backward",
+    "attention_kept",
+    "keep_halves",
+    "keep_bytes",
+    "take_kept",
     "square_sum",
     "adam",
     "muon",
@@ -58,6 +62,8 @@ FUNCTIONS = (
 SMALL = {"muon": 2}
 """Functions whose work is too small to be divided well, and how many buffers, the first ones, they write: where a step
 calls several one after another, each thread does its own."""
+READ = (dtypes.float32, dtypes.int32, dtypes.float16, dtypes.int8)
+"""Types of numbers that C functions read; the last two are those of a KV cache that rounds."""
 
 Gradient = Callable[..., "tuple[UOp | None, ...]"]
 Number = int | float
@@ -180,8 +186,8 @@ def call(
         o if isinstance(o, Tensor) else Tensor.invalids(o, dtype=dtypes.float32, device=address.device) for o in outputs
     ]
     flat = [t.reshape(-1) for t in (*made, *inputs)]
-    if wrong := [t.dtype.name for t in flat if t.dtype not in (dtypes.float32, dtypes.int32)]:
-        raise TypeError(f"C functions read float32 and int32, not {', '.join(wrong)}")
+    if wrong := [t.dtype.name for t in flat if t.dtype not in READ]:
+        raise TypeError(f"C functions read {', '.join(t.name for t in READ)}, not {', '.join(wrong)}")
     done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, tuple(numbers), arguments), grad_fxn=gradient)
     return done[: len(made)]
 

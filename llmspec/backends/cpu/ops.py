@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor
 
-from llmspec.backends.cpu import attention, autograd, experts, native, quantised
+from llmspec.backends.cpu import attention, autograd, experts, kept, native, quantised
 from llmspec.backends.cpu.quantised import rows
 from llmspec.backends.plain.experts import counted
 from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
-from llmspec.parts.ops import Linear, Routing, Scores, WeightLayout
+from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout
 
 
 class CPUOps(Ops):
@@ -57,6 +57,19 @@ class CPUOps(Ops):
 
     def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor:
         return attention.attention(self._at, q_BTHd, k_BSKd, v_BSKd, ranges, scores)
+
+    def store(self, k: Kept, v: Kept, qkv_BTNd: Tensor, heads: int, places_B3: Tensor) -> tuple[Kept, Kept]:
+        if not kept.rounds(k):
+            return super().store(k, v, qkv_BTNd, heads, places_B3)
+        return kept.store(self._at, k, v, qkv_BTNd, heads, places_B3)
+
+    def taken(self, kept_: Kept, rows_B: Tensor) -> Tensor:
+        return kept.taken(self._at, kept_, rows_B) if kept.rounds(kept_) else super().taken(kept_, rows_B)
+
+    def cached_attention(self, q_BTHd: Tensor, k: Kept, v: Kept, ranges: Tensor, scores: Scores) -> Tensor:
+        if q_BTHd.shape[1] != 1 or not kept.rounds(k):
+            return super().cached_attention(q_BTHd, k, v, ranges, scores)
+        return attention.cached_attention(self._at, q_BTHd, k, v, ranges, scores)
 
     def router(
         self,

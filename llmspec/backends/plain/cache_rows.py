@@ -12,9 +12,37 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from tinygrad import Tensor, UOp
+from tinygrad import Tensor, UOp, dtypes
 
 from llmspec.backends.tinygrad_private import KernelInfo
+from llmspec.parts.ops import Kept
+
+BLOCK, LEVELS, LARGEST = 32, 127, 65504.0
+"""Numbers that share a scale in 8 bits, the largest of those, and the largest half."""
+
+
+def halves(x: Tensor) -> Tensor:
+    """x as float16, the largest of it for what is larger."""
+    return x.clip(-LARGEST, LARGEST).cast(dtypes.float16)
+
+
+def eight_bits(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 like x (…, d), scales (…, d / 32) float16) whose products are x, rounded: the form q8_0 of ggml, but for
+    the scale, which is rounded first."""
+    blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
+    scales = halves(blocks.abs().max(-1) / LEVELS)
+    scale = scales.cast(dtypes.float32).unsqueeze(-1)
+    values = (blocks * (scale > 0).where(1 / scale, 0.0)).round().clip(-LEVELS, LEVELS)
+    return values.cast(dtypes.int8).reshape(x.shape), scales
+
+
+def whole(kept: Kept) -> Tensor:
+    """What a cache holds as float32."""
+    values = kept.values.cast(dtypes.float32)
+    if kept.scales is None:
+        return values
+    scales = kept.scales.cast(dtypes.float32).unsqueeze(-1)
+    return (values.reshape(*scales.shape[:-1], BLOCK) * scales).reshape(values.shape)
 
 
 def store_keys_values(

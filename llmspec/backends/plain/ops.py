@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from tinygrad import Tensor, dtypes
 
 from llmspec.backends.plain import experts
-from llmspec.backends.plain.cache_rows import store_keys_values
+from llmspec.backends.plain.cache_rows import eight_bits, halves, store_keys_values, whole
 from llmspec.backends.tinygrad_private import random_bits
-from llmspec.parts.ops import Linear, Near, Routing, Scores, WeightLayout, matrices
+from llmspec.parts.ops import Kept, Linear, Near, Routing, Scores, WeightLayout, matrices
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
@@ -127,15 +127,31 @@ class Ops:
         q, k, v = qkv_BTNd.split([heads, kv, kv], dim=2)
         return self._attention(q, k, v, ranges, scores, own=True)
 
-    def store(
-        self, k_CSKd: Tensor, v_CSKd: Tensor, qkv_BTNd: Tensor, heads: int, places_B3: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The caches with new keys and values in them, written in place.
+    def store(self, k: Kept, v: Kept, qkv_BTNd: Tensor, heads: int, places_B3: Tensor) -> tuple[Kept, Kept]:
+        """The caches with new keys and values in them, written in place, rounded to what they hold.
 
         `places` (B, 3) int32 are, of each row of the batch, a row of the cache, the first place there, and how many of
         its tokens are stored. To be realized by the caller.
         """
-        return store_keys_values(k_CSKd, v_CSKd, qkv_BTNd, heads, places_B3)
+        if k.scales is None or v.scales is None:
+            new = qkv_BTNd if k.values.dtype == qkv_BTNd.dtype else halves(qkv_BTNd)
+            k_values, v_values = store_keys_values(k.values, v.values, new, heads, places_B3)
+            return Kept(k_values), Kept(v_values)
+        values, scales = eight_bits(qkv_BTNd)
+        stored = store_keys_values(k.values, v.values, values, heads, places_B3)
+        beside = store_keys_values(k.scales, v.scales, scales, heads, places_B3)
+        return Kept(stored[0], beside[0]), Kept(stored[1], beside[1])
+
+    def taken(self, kept: Kept, rows_B: Tensor) -> Tensor:
+        """Those rows of a cache (B, S, K, d) float32."""
+        if kept.values.dtype == dtypes.float32:
+            flat = kept.values.reshape(int(kept.values.shape[0]), -1)
+            return self.embedding(flat, rows_B).reshape(-1, *kept.values.shape[1:])
+        return whole(Kept(kept.values[rows_B], None if kept.scales is None else kept.scales[rows_B]))
+
+    def cached_attention(self, q_BTHd: Tensor, k: Kept, v: Kept, ranges: Tensor, scores: Scores) -> Tensor:
+        """`attention` with keys and values of a cache."""
+        return self.attention(q_BTHd, whole(k), whole(v), ranges, scores)
 
     def softmax(self, scores: Tensor, mask: Tensor, sinks: Tensor | None = None) -> Tensor:
         """Softmax over the last axis; masked places get exactly 0, and a fully masked row is all zeros.

@@ -181,7 +181,7 @@ class Attention(ModelPart):
             if seen is None:
                 y_BTHd = ops.self_attention(qkv_BTNd, heads, view.ranges, scores)
             else:
-                y_BTHd = ops.attention(qkv_BTNd[:, :, :heads], *seen, view.ranges, scores)
+                y_BTHd = ops.cached_attention(qkv_BTNd[:, :, :heads], *seen, view.ranges, scores)
             y_BTD = y_BTHd.reshape(*x_BTD.shape[:2], heads * width)
             return ops.linear(y_BTD, w.linear("o_proj"))
 

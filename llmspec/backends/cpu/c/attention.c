@@ -6,6 +6,7 @@
 // by the distance from the query's position to the key's, so that no matrix of it exists. A sink is one more score of each
 // query, with a value of zero.
 #include "gemm.h"
+#include "kept.h"
 #include "numeric.h"
 
 // Queries of one step: of the forward pass as few as a tile has, so that few keys beside a query's own are multiplied; of
@@ -51,6 +52,7 @@ typedef struct {
   float *partial;   // of the backward pass with splits: (iterations, 2, keys, head_dim), gradients of keys and values
   float *few;       // of the backward pass with `near` or sinks: (batch, heads, few_numbers), gradients of both
   float *grad_near, *grad_sinks;
+  Kept kept_k, kept_v; // keys and values of a cache that rounds them
 } Attention;
 
 #define PARAMETER(type, name) , type name
@@ -204,35 +206,34 @@ static void attention_blocks(const void *job, int64_t i, int thread) {
   }
 }
 
-// One query a sequence (decoding): scores, softmax and sum straight from the keys and values
+// One query a sequence (decoding): scores, softmax and sum straight from the keys and values, as a cache holds them
 static void attention_decode(const void *job, int64_t i, int thread) {
   const Attention *p = job;
   int64_t b = i / p->heads, head = i % p->heads, g = head / (p->heads / p->kv_heads), d = p->head_dim, step = p->kv_stride;
   const int32_t *range = ranges_of(p, b);
   int64_t first = range[0], n = max64(0, range[1] - first), at = (b * p->keys + (n ? first : 0)) * step + g * d;
-  const float *q = p->q + b * p->q_stride + head * d, *k = p->k + at, *v = p->v + at, *bias = bias_of(p, b, head, 0);
+  const float *q = p->q + b * p->q_stride + head * d, *bias = bias_of(p, b, head, 0);
   float *row = scratch(thread, SCORES, max64(p->keys, STEP)), *out = p->out + i * d, high = 0.0f, sum = 1.0f;
   const float *near = near_of(p, b, head, 0, first, n);
   if (!row) return;
   for (int64_t j = 0; j < n; j++) {
-    float dot = 0.0f;
-    for (int64_t u = 0; u < d; u++) dot += q[u] * k[j * step + u];
+    float dot = kept_dot(p->kept_k, at + j * step, q, d);
     row[j] = p->softcap > 0.0f ? softcapped(dot * p->scale, p->softcap) + (bias ? bias[first + j] : 0.0f)
                                : dot * p->scale + (bias ? bias[first + j] : 0.0f);
   }
   for (int64_t j = 0; near && j < n; j++) row[j] += near[j];
   if (n) sum = exponentials(row, n, p->sunk ? p->sinks + head : 0, &high);
-  p->log_sums[i] = n ? high + __builtin_logf(sum) : 0.0f;
+  if (p->log_sums) p->log_sums[i] = n ? high + __builtin_logf(sum) : 0.0f;
   for (int64_t u = 0; u < d; u++) out[u] = 0.0f;
-  for (int64_t j = 0; j < n; j++)
-    for (int64_t u = 0; u < d; u++) out[u] += row[j] / sum * v[j * step + u];
+  for (int64_t j = 0; j < n; j++) kept_add(out, p->kept_v, at + j * step, row[j] / sum, d);
 }
 
 void attention(float *out, float *log_sums, const float *q, const float *k, const float *v, const int32_t *ranges,
                const float *bias, const float *near, const int32_t *places, const int32_t *key_places,
                const float *sinks ATTENTION_NUMBERS(PARAMETER)) {
   Attention job = {.out = out, .log_sums = log_sums, .q = q, .k = k, .v = v, .ranges = ranges, .bias = bias, .near = near,
-                   .places = places, .key_places = key_places, .sinks = sinks, ATTENTION_NUMBERS(INITIALIZER)};
+                   .places = places, .key_places = key_places, .sinks = sinks, .kept_k = {k, 0, KEPT_WHOLE},
+                   .kept_v = {v, 0, KEPT_WHOLE}, ATTENTION_NUMBERS(INITIALIZER)};
   if (!ranges_inside(&job)) return;
   if (queries == 1 && keys > 1) {
     parallel_for(attention_decode, &job, batch * heads);
@@ -241,6 +242,16 @@ void attention(float *out, float *log_sums, const float *q, const float *k, cons
   // Divides the queries of a key head as far as four iterations a thread ask for; each packs keys and values anew.
   job.splits = min64(heads / kv_heads * ceil_div(queries, STEP), ceil_div(4 * thread_count(), batch * kv_heads));
   parallel_for(attention_blocks, &job, batch * kv_heads * job.splits);
+}
+
+// `attention` of one query a sequence with the keys and values of a cache that rounds: `kind` says to what
+void attention_kept(float *out, const float *q, const void *k, const void *v, const void *k_scales, const void *v_scales,
+                    const int32_t *ranges, const float *bias, const float *near, const int32_t *places,
+                    const int32_t *key_places, const float *sinks ATTENTION_NUMBERS(PARAMETER), int64_t kind) {
+  Attention job = {.out = out, .q = q, .kept_k = {k, k_scales, kind}, .kept_v = {v, v_scales, kind}, .ranges = ranges,
+                   .bias = bias, .near = near, .places = places, .key_places = key_places, .sinks = sinks,
+                   ATTENTION_NUMBERS(INITIALIZER)};
+  if (ranges_inside(&job)) parallel_for(attention_decode, &job, batch * heads);
 }
 
 // For the n keys of a query: `weights` and `slopes` hold scale · q·k and grad_out·v, and receive the softmax and the
