@@ -51,7 +51,7 @@ def read(made: Decoder, kind: str, prompt: list[int], rest: list[int]) -> np.nda
 
 @pytest.mark.parametrize("kind", ROUNDED)
 @pytest.mark.parametrize("name", MODELS)
-@settings(deadline=None, max_examples=3)
+@settings(deadline=None, max_examples=2)
 @given(seeds, st.integers(1, CONTEXT - 4))
 def test_both_backends_round_alike_and_little(name: str, kind: str, seed: int, length: int) -> None:
     text = texts(seed)[0]

@@ -6,6 +6,7 @@
 // have 4 bits (low halves as lines 0 … 3, high halves as 4 … 7). The lines of all blocks come first, then the scales of
 // all blocks: halves of 16 bits for each row, and their 8-bit factors where a type has them.
 #pragma once
+#include "half.h"
 #include "pool.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -87,16 +88,6 @@ static inline Floats fused(Floats a, Floats b, Floats c) {
 #else
   return a * b + c;
 #endif
-}
-
-// The value of a half of 16 bits: exact, and also where denormals count as 0
-static inline float half_value(uint16_t half) {
-  union { uint32_t i; float f; } out = {(uint32_t)(half & 0x7fff) << 13};
-  if ((half & 0x7c00) == 0x7c00) out.i |= 0x7f800000;
-  else if (half & 0x7c00) out.i += (127 - 15) << 23;
-  else out.f = (float)(half & 0x3ff) * 0x1p-24f;
-  out.i |= (uint32_t)(half & 0x8000) << 16;
-  return out.f;
 }
 
 static inline Floats load_halves(const void *from) {
