@@ -61,6 +61,18 @@ def store_keys_values(
     return k.reshape(k_CSKd.shape), v.reshape(v_CSKd.shape)
 
 
+def store(k: Kept, v: Kept, qkv_BTNd: Tensor, heads: int, places_B3: Tensor) -> tuple[Kept, Kept]:
+    """The same for caches that may round: as `store_keys_values` for each tensor of theirs."""
+    if k.scales is None or v.scales is None:
+        new = qkv_BTNd if k.values.dtype == qkv_BTNd.dtype else halves(qkv_BTNd)
+        k_values, v_values = store_keys_values(k.values, v.values, new, heads, places_B3)
+        return Kept(k_values), Kept(v_values)
+    values, scales = eight_bits(qkv_BTNd)
+    stored = store_keys_values(k.values, v.values, values, heads, places_B3)
+    beside = store_keys_values(k.scales, v.scales, scales, heads, places_B3)
+    return Kept(stored[0], beside[0]), Kept(stored[1], beside[1])
+
+
 def _sizes(shape: tuple[object, ...]) -> tuple[int, ...]:
     if not all(isinstance(n, int) for n in shape):
         raise TypeError(f"a cache has sizes that are known, not {shape}")

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from tinygrad import Tensor, dtypes
 
 from llmspec.backends.plain import experts
-from llmspec.backends.plain.cache_rows import eight_bits, halves, store_keys_values, whole
+from llmspec.backends.plain.cache_rows import store, whole
+from llmspec.backends.plain.near import by_distance, by_place
 from llmspec.backends.tinygrad_private import random_bits
-from llmspec.parts.ops import Kept, Linear, Near, Routing, Scores, WeightLayout, matrices
+from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, matrices
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
@@ -133,14 +134,7 @@ class Ops:
         `places` (B, 3) int32 are, of each row of the batch, a row of the cache, the first place there, and how many of
         its tokens are stored. To be realized by the caller.
         """
-        if k.scales is None or v.scales is None:
-            new = qkv_BTNd if k.values.dtype == qkv_BTNd.dtype else halves(qkv_BTNd)
-            k_values, v_values = store_keys_values(k.values, v.values, new, heads, places_B3)
-            return Kept(k_values), Kept(v_values)
-        values, scales = eight_bits(qkv_BTNd)
-        stored = store_keys_values(k.values, v.values, values, heads, places_B3)
-        beside = store_keys_values(k.scales, v.scales, scales, heads, places_B3)
-        return Kept(stored[0], beside[0]), Kept(stored[1], beside[1])
+        return store(k, v, qkv_BTNd, heads, places_B3)
 
     def taken(self, kept: Kept, rows_B: Tensor) -> Tensor:
         """Those rows of a cache (B, S, K, d) float32."""
@@ -394,22 +388,3 @@ class Ops:
             polynomial = self.contiguous_barrier(b * gram + c * self.matmul(gram, gram))
             x = self.contiguous_barrier(a * x + self.matmul(polynomial, x))
         return x.transpose(-1, -2) if tall else x
-
-
-def by_distance(near: Near) -> Tensor:
-    """The numbers that are looked up for each query and key, (B or 1, H, T, S)."""
-    middle = int(near.table.shape[1]) // 2
-    distance_BTS = near.keys.unsqueeze(1) - near.queries.unsqueeze(2)
-    inside = (distance_BTS + middle).clamp(0, 2 * middle)  # those of keys that no query sees may lie outside
-    return near.table.transpose(0, 1)[inside].permute(0, 3, 1, 2)
-
-
-def by_place(near: Near, tokens: int) -> Tensor:
-    """The same (1, H, T, T) where the keys are the queries' own, whose places differ as their positions do.
-
-    Each row is the one above it, moved by one, which takes no looking up.
-    """
-    heads, middle = int(near.table.shape[0]), int(near.table.shape[1]) // 2
-    reach = near.table[:, middle - tokens + 1 : middle + tokens].pad((None, (0, 1)))
-    rows = reach.unsqueeze(1).expand(heads, tokens, 2 * tokens).reshape(heads, -1)[:, : tokens * (2 * tokens - 1)]
-    return rows.reshape(1, heads, tokens, 2 * tokens - 1)[..., tokens - 1 :]
