@@ -17,7 +17,7 @@ from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.compiler.masks import padding_inputs, range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError
-from llmspec.model.decoder import SHORTEST
+from llmspec.model.buckets import SHORTEST
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import Transformer, block_context, graph_key
 from llmspec.parts.heads import Embedding

@@ -20,7 +20,7 @@ from llmspec.compiler.masks import range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding.chain import probabilities
-from llmspec.model.decoder import SHORTEST
+from llmspec.model.buckets import SHORTEST
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import Transformer, block_context, graph_key, states_at
 from llmspec.parts.heads.lm import LM

@@ -28,7 +28,8 @@ from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_t
 from llmspec.decoding.generate import Generation, generate, stream, whole_answers
 from llmspec.decoding.prompts import Prompt, prompt_tokens
 from llmspec.formats.opening import stored_model
-from llmspec.model.decoder import SHORTEST, Decoder
+from llmspec.model.buckets import SHORTEST
+from llmspec.model.decoder import Decoder
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.transformer import Transformer, block_context, graph_key
 from llmspec.parts.heads.pooling import Pooling

@@ -7,7 +7,7 @@ d head width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -24,19 +24,13 @@ from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.core.units import size
+from llmspec.model import buckets
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.kv_cache import CROSS as CROSSED
 from llmspec.model.kv_cache import KINDS, SCALES, KVCache
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import AttentionContext, Transformer, graph_key, ranges_in
 from llmspec.parts.ops import Kept, WeightLayout
-
-SHORTEST = 16
-"""Smallest prefill bucket, in tokens; buckets double from here up to the context."""
-TOGETHER = (16, 4, 1)
-"""How many prompts are read at once: few numbers, since each has a graph of its own."""
-TOKENS_TOGETHER = 512
-"""Tokens, padding included, from which on reading more prompts at once gains nothing."""
 
 SHARE = 0.25
 """Of a machine's memory, what the KV caches of a batch may take."""
@@ -103,7 +97,7 @@ class Decoder:
         """
         there, places = device_memory("CPU"), self.context
         most = float("inf") if there is None else SHARE * there
-        needed = min(self.context, max(SHORTEST, 1 << (tokens - 1).bit_length()))
+        needed = min(self.context, max(buckets.SHORTEST, 1 << (tokens - 1).bit_length()))
         if rows * self.row_bytes(places, kind) > min(LITTLE, most):
             places = needed
         held = rows if most == float("inf") else int(most // self.row_bytes(places, kind))
@@ -111,7 +105,7 @@ class Decoder:
 
     def worth(self, kept: int, tokens: int) -> bool:
         """Whether a prompt of so many tokens is read faster after `kept` of them, with the same logits."""
-        return self._continues and self._backend.continues and kept > 0 and _saves(kept, tokens, self.context)
+        return self._continues and self._backend.continues and kept > 0 and buckets.saves(kept, tokens, self.context)
 
     @property
     def _continues(self) -> bool:
@@ -205,10 +199,10 @@ class Decoder:
             return cache, self._encoded(cache, ids, to)
         out = np.empty((len(ids), self.vocab), np.float32)
         reuse = reuse and self._continues
-        starts = [_kept(cache.read[r], p, places) if reuse else 0 for r, p in zip(to, ids, strict=True)]
+        starts = [buckets.kept(cache.read[r], p, places) if reuse else 0 for r, p in zip(to, ids, strict=True)]
         for row, start in zip(to, starts, strict=True):
             cache.shorten(row, start)
-        for some in _batches(ids, starts, places):
+        for some in buckets.batches(ids, starts, places):
             with owner.turn():
                 out[some] = self._read(cache, [ids[i] for i in some], [to[i] for i in some], [starts[i] for i in some])
         for r, p in zip(to, ids, strict=True):
@@ -219,8 +213,8 @@ class Decoder:
         """Logits (prompts, V) after the start token, once the encoder has read the prompts for those rows."""
         import numpy as np
 
-        for some in _batches(ids, [0] * len(ids), self.encoder_context):
-            bucket, count = _bucket(len(ids[some[0]]), self.encoder_context), _together(len(some))
+        for some in buckets.batches(ids, [0] * len(ids), self.encoder_context):
+            bucket, count = buckets.bucket(len(ids[some[0]]), self.encoder_context), buckets.together(len(some))
             tokens, places = np.zeros((count, bucket), np.int32), np.zeros((count, 3), np.int32)
             for i, prompt in enumerate(some):
                 tokens[i, : len(ids[prompt])] = ids[prompt]
@@ -239,7 +233,7 @@ class Decoder:
         """Logits after prompts whose rests lie in one bucket, from `starts` on; all of them 0, or none."""
         import numpy as np
 
-        bucket, count = _bucket(len(ids[0]) - starts[0], cache.places), _together(len(ids))
+        bucket, count = buckets.bucket(len(ids[0]) - starts[0], cache.places), buckets.together(len(ids))
         tokens, places = np.zeros((count, bucket), np.int32), np.zeros((count, 3), np.int32)
         for i, (prompt, row, start) in enumerate(zip(ids, rows, starts, strict=True)):
             tokens[i, : len(prompt) - start] = prompt[start:]
@@ -365,40 +359,3 @@ class Decoder:
         logits = self._model.head(ops, tensors, hidden.contiguous()).reshape(int(hidden.shape[0]), -1).contiguous()
         Tensor.realize(logits, *written)
         return logits
-
-
-def _bucket(tokens: int, places: int) -> int:
-    """To how many tokens a prompt is padded."""
-    return min(places, max(SHORTEST, 1 << (tokens - 1).bit_length()))
-
-
-def _together(prompts: int) -> int:
-    """How many rows the graph has that reads so many prompts."""
-    return next(n for n in reversed(TOGETHER) if n >= prompts)
-
-
-def _kept(read: list[int], prompt: Any, places: int) -> int:
-    """How many of a row's tokens are kept for a prompt that begins with them: none if that leaves no shorter bucket."""
-    import numpy as np
-
-    n = min(len(read), len(prompt) - 1)
-    differ = np.flatnonzero(np.asarray(read[:n], np.int32) != prompt[:n])
-    n = int(differ[0]) if len(differ) else n
-    return n if _saves(n, len(prompt), places) else 0
-
-
-def _saves(kept: int, tokens: int, places: int) -> bool:
-    """Whether what is left of a prompt after `kept` tokens pads to fewer."""
-    return kept < tokens and _bucket(tokens - kept, places) < _bucket(tokens, places)
-
-
-def _batches(ids: Sequence[Any], starts: Sequence[int], places: int) -> Iterable[list[int]]:
-    """Indices of prompts that are read at once: those with one bucket, from their beginnings or from a kept prefix."""
-    groups: dict[tuple[bool, int], list[int]] = {}
-    for i, (prompt, start) in enumerate(zip(ids, starts, strict=True)):
-        groups.setdefault((start > 0, _bucket(len(prompt) - start, places)), []).append(i)
-    for (_, bucket), group in groups.items():
-        while group:
-            size = next(n for n in TOGETHER if n == 1 or (n * bucket <= TOKENS_TOGETHER and 4 * len(group) >= 3 * n))
-            yield group[:size]
-            group = group[size:]

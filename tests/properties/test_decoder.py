@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from networks import CONTEXT, EPS, FEW, NETWORKS, PAIRS, ROWS, VOCAB, Inputs, drawn_tokens, drawn_weights, plan_of
 
 from llmspec.backends.backend import backend
-from llmspec.model.decoder import SHORTEST, Decoder
+from llmspec.model.buckets import SHORTEST
+from llmspec.model.decoder import Decoder
 
 seeds, starts = st.integers(0, 2**32 - 1), st.integers(1, CONTEXT)
 few_draws = settings(deadline=None, max_examples=3)

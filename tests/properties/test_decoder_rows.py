@@ -13,7 +13,8 @@ from networks import CONTEXT, FEW, NETWORKS, VOCAB, Inputs, drawn_tokens, drawn_
 
 from llmspec.backends.backend import backend
 from llmspec.backends.cpu import native
-from llmspec.model.decoder import SHORTEST, Decoder, _batches
+from llmspec.model.buckets import SHORTEST, batches
+from llmspec.model.decoder import Decoder
 from llmspec.model.kv_cache import KVCache
 
 ROWS = 4
@@ -163,9 +164,9 @@ def test_how_many_places_a_row_has_changes_no_bit(seed: int, length: int) -> Non
 @given(st.lists(st.tuples(st.integers(1, 900), st.booleans()), min_size=1, max_size=70), st.integers(900, 2048))
 def test_every_prompt_is_read_once_with_others_of_its_length(prompts: list[tuple[int, bool]], places: int) -> None:
     ids, starts = [[0] * n for n, _ in prompts], [n // 2 if kept else 0 for n, kept in prompts]
-    batches = list(_batches(ids, starts, places))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(ids)))
-    for batch in batches:
+    read = list(batches(ids, starts, places))
+    assert sorted(i for batch in read for i in batch) == list(range(len(ids)))
+    for batch in read:
         assert len({bool(starts[i]) for i in batch}) == 1 and len(batch) <= 16
 
 

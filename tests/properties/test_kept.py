@@ -16,7 +16,8 @@ from llmspec.backends.backend import backend
 from llmspec.backends.cpu import native
 from llmspec.compiler import compile_spec
 from llmspec.core.problems import RunError, SpecError
-from llmspec.model.decoder import SHORTEST, Decoder
+from llmspec.model.buckets import SHORTEST
+from llmspec.model.decoder import Decoder
 from llmspec.model.kv_cache import KINDS
 from llmspec.spec.schema import Spec
 
