@@ -43,8 +43,8 @@ def batches(ids: Sequence[Any], starts: Sequence[int], places: int) -> Iterable[
     groups: dict[tuple[bool, int], list[int]] = {}
     for i, (prompt, start) in enumerate(zip(ids, starts, strict=True)):
         groups.setdefault((start > 0, bucket(len(prompt) - start, places)), []).append(i)
-    for (_, bucket), group in groups.items():
+    for (_, padded), group in groups.items():
         while group:
-            size = next(n for n in TOGETHER if n == 1 or (n * bucket <= TOKENS_TOGETHER and 4 * len(group) >= 3 * n))
+            size = next(n for n in TOGETHER if n == 1 or (n * padded <= TOKENS_TOGETHER and 4 * len(group) >= 3 * n))
             yield group[:size]
             group = group[size:]
