@@ -74,8 +74,16 @@ def _packed(kind: Type, q: Array, scale: Array, minimum: Array, factor: Array, l
     if kind.numbers == 256:  # stands there with a sign
         q = q ^ 0x80
     lines = q.reshape(groups, 16, blocks, 8, 4).transpose(0, 2, 3, 1, 4)
-    if kind.numbers == 16:
-        lines = lines[:, :, :4] | lines[:, :, 4:] << 4
+    if kind.numbers < 256:
+        low, high = lines & 15, lines >> 4
+        planes = [low[:, :, :4] | low[:, :, 4:] << 4]
+        places = np.arange(8, dtype=np.uint8).reshape(8, 1, 1)
+        if kind.numbers == 32:
+            planes.append((high << places).sum(2, dtype=np.uint8)[:, :, None])
+        if kind.numbers == 64:
+            halves = (high << places % 4 * 2).reshape(groups, blocks, 2, 4, 16, 4)
+            planes.append(halves.sum(3, dtype=np.uint8))
+        lines = np.concatenate(planes, axis=2)
     by_row = lambda x: (
         x.view(np.uint8).reshape(groups, 16, -1, x.itemsize).transpose(0, 2, 1, 3).reshape(groups, -1, 16 * x.itemsize)
     )

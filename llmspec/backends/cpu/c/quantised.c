@@ -23,6 +23,7 @@ static inline int64_t tile_rows(int64_t left) { return left >= TILE ? TILE : lef
 
 // Rounds 32 numbers to integers -127 … 127 by their largest size, halves to even. What is not finite makes the block NaN.
 static inline void round_block(int8_t *to, Around *around, const float *x) {
+#pragma clang fp reassociate(off) // or each number would be divided, and rounded otherwise
   union { uint32_t i; float f; } most = {0};
   uint32_t bits[QUANT_BLOCK];
   int32_t rounded[QUANT_BLOCK], low = 0, high = 0;
@@ -107,9 +108,12 @@ static inline __attribute__((always_inline)) void tile(const Layer *p, int64_t g
       if (ahead && !part)
         for (int64_t j = 0; j < step; j += LINE) __builtin_prefetch(next + j, 0, 2);
 #pragma clang loop unroll(full)
-      for (int j = 0; j < 8; j++)
-        if (form.quants != NIBBLES) w[j] = load_bytes(at + j * LINE);
+      for (int j = 0; j < 8; j++) {
+        if (form.quants == SIGNED) w[j] = load_bytes(at + j * LINE);
         else w[j] = j < 4 ? load_bytes(at + j * LINE) & 15 : load_bytes(at + (j - 4) * LINE) >> 4;
+        if (form.quants == FIVES) w[j] |= load_bytes(at + 4 * LINE) >> j << 4 & 16;
+        if (form.quants == SIXES) w[j] |= load_bytes(at + (4 + j / 4) * LINE) >> 2 * (j % 4) << 4 & 48;
+      }
       load_scales(form.scales, scales, b, part, &scale, &other);
 #pragma clang loop unroll(full)
       for (int r = 0; r < rows; r++) {

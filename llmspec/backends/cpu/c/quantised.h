@@ -1,10 +1,12 @@
 // Matrices whose weights stay quantised: how they lie in memory, and integer dot products of 32 of them.
 //
 // A file's types (ggml's, by ggml's numbers) are kept without loss in one arrangement for every processor: groups of GROUP
-// rows side by side, so that each lane of a vector sums up for a row of its own. Of each block of 32 columns a group has
-// lines of 64 bytes, 4 columns of each row: 8 lines where weights have a byte (columns 4j … 4j + 3 in line j), 4 where they
-// have 4 bits (low halves as lines 0 … 3, high halves as 4 … 7). The lines of all blocks come first, then the scales of
-// all blocks: halves of 16 bits for each row, and their 8-bit factors where a type has them.
+// rows side by side, so that each lane of a vector sums up for a row of its own. A block of 32 columns is 8 lines of 64
+// numbers, columns 4j … 4j + 3 of each row in line j. Where numbers have a byte, lines are 64 bytes each; where they have 4
+// bits or more, the low halves of 4 times 64 bytes are lines 0 … 3, the high halves lines 4 … 7; a fifth bit stands in 64
+// bytes more, line j's in bit j; a fifth and a sixth in 128 bytes more, of lines 0 … 3 and of 4 … 7, in bits 2j and 2j + 1
+// of the half. The lines of all blocks come first, then the scales of all blocks: halves of 16 bits for each row, and their
+// 8-bit factors where a type has them.
 #pragma once
 #include "half.h"
 #include "pool.h"
@@ -17,8 +19,8 @@
 enum { GROUP = 16, QUANT_BLOCK = 32, SUPER_BLOCK = 256, LINE = 64 };
 enum { Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14 };
 
-// How weights lie: 4 bits; a byte 0 … 63; a byte with a sign.
-enum { NIBBLES, BYTES, SIGNED };
+// How numbers lie: in 4, 5 or 6 bits; as bytes with a sign.
+enum { NIBBLES, FIVES, SIXES, SIGNED };
 // What they are multiplied with: a scale for 32, with or without a minimum that is added; the same as 8-bit factors of a
 // scale and a minimum for 256; 8-bit factors with a sign, one for 16, of a scale for 256.
 enum { SCALED, WITH_MINIMUM, FACTORS, SIGNED_FACTORS };
@@ -30,15 +32,18 @@ typedef struct {
 static inline __attribute__((always_inline)) Form form_of(int64_t type) {
   return type == Q4_0   ? (Form){NIBBLES, SCALED, 8}
          : type == Q4_1 ? (Form){NIBBLES, WITH_MINIMUM, 0}
-         : type == Q5_0 ? (Form){BYTES, SCALED, 16}
-         : type == Q5_1 ? (Form){BYTES, WITH_MINIMUM, 0}
+         : type == Q5_0 ? (Form){FIVES, SCALED, 16}
+         : type == Q5_1 ? (Form){FIVES, WITH_MINIMUM, 0}
          : type == Q8_0 ? (Form){SIGNED, SCALED, 0}
          : type == Q4_K ? (Form){NIBBLES, FACTORS, 0}
-         : type == Q5_K ? (Form){BYTES, FACTORS, 0}
-                        : (Form){BYTES, SIGNED_FACTORS, 32};
+         : type == Q5_K ? (Form){FIVES, FACTORS, 0}
+                        : (Form){SIXES, SIGNED_FACTORS, 32};
 }
 
-static inline int64_t line_bytes(Form form) { return form.quants == NIBBLES ? 4 * LINE : 8 * LINE; } // of a block
+// Bytes of a block's lines
+static inline __attribute__((always_inline)) int64_t line_bytes(Form form) {
+  return form.quants == NIBBLES ? 4 * LINE : form.quants == FIVES ? 5 * LINE : form.quants == SIXES ? 6 * LINE : 8 * LINE;
+}
 static inline int64_t scale_bytes(Form form, int64_t k) {
   return form.scales == SCALED         ? k / QUANT_BLOCK * GROUP * 2
          : form.scales == WITH_MINIMUM ? k / QUANT_BLOCK * GROUP * 4
@@ -171,12 +176,18 @@ static inline Ints dot_unsigned(Ints sum, Bytes w, Ints a) { return dot_signed(s
 static inline __attribute__((always_inline)) Ints dot_lines(const int quants, Ints sum, const Bytes *w, const int8_t *a,
                                                             const int first, const int count) {
 #if defined(PAIRS)
-  if (quants == NIBBLES) { // 8 · 2 · 15 · 127 < 2¹⁵
-    Pairs pairs = PAIRS(w[first], spread_4(a + 4 * first));
+  // So many lines stay below 2¹⁵: 8 · 2 · 15 · 127, 4 · 2 · 31 · 127, 2 · 2 · 63 · 127
+  const int together = quants == NIBBLES ? 8 : quants == FIVES ? 4 : 2;
+  if (quants != SIGNED) {
 #pragma clang loop unroll(full)
-    for (int j = first + 1; j < first + count; j++)
-      pairs = (Pairs)((Halves)pairs + (Halves)PAIRS(w[j], spread_4(a + 4 * j)));
-    return sum + FOURS(pairs);
+    for (int start = first; start < first + count; start += together) {
+      Pairs pairs = PAIRS(w[start], spread_4(a + 4 * start));
+#pragma clang loop unroll(full)
+      for (int j = start + 1; j < first + count && j < start + together; j++)
+        pairs = (Pairs)((Halves)pairs + (Halves)PAIRS(w[j], spread_4(a + 4 * j)));
+      sum += FOURS(pairs);
+    }
+    return sum;
   }
 #endif
 #pragma clang loop unroll(full)

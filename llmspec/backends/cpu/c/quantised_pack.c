@@ -74,14 +74,19 @@ static void take_apart_large(Apart *out, const uint8_t *in, int64_t type) {
     }
 }
 
-// Puts a row's block into its places among the lines of a group, and its scales among the scales
+// Puts a row's block into its places among the lines of a group, which are 0, and its scales among the scales
 static void put_block(uint8_t *lines, uint8_t *scales, const Apart *apart, int64_t row, int64_t block, Form form, int64_t count) {
   for (int64_t b = 0; b < count; b++) {
     const uint8_t *numbers = apart->numbers + b * QUANT_BLOCK;
     uint8_t *to = lines + (block + b) * line_bytes(form) + 4 * row;
-    for (int j = 0; j < (form.quants == NIBBLES ? 4 : 8); j++)
-      for (int c = 0; c < 4; c++)
-        to[j * LINE + c] = form.quants == NIBBLES ? (uint8_t)(numbers[4 * j + c] | numbers[16 + 4 * j + c] << 4) : numbers[4 * j + c];
+    for (int j = 0; j < 8; j++)
+      for (int c = 0; c < 4; c++) {
+        int number = numbers[4 * j + c];
+        if (form.quants == SIGNED) to[j * LINE + c] = (uint8_t)number;
+        else to[j % 4 * LINE + c] |= (uint8_t)((number & 15) << j / 4 * 4);
+        if (form.quants == FIVES) to[4 * LINE + c] |= (uint8_t)(number >> 4 << j);
+        if (form.quants == SIXES) to[(4 + j / 4) * LINE + c] |= (uint8_t)(number >> 4 << j % 4 * 2);
+      }
   }
   if (form.scales == SCALED) memcpy(scales + (block * GROUP + row) * 2, &apart->scale, 2);
   if (form.scales == WITH_MINIMUM) {
@@ -161,6 +166,15 @@ static void scale_of(Form form, const uint8_t *scales, int64_t sixteenth, int64_
   }
 }
 
+// Number c of line j in a row's places among the lines of a block
+static inline int number_at(const uint8_t *at, int quants, int64_t j, int64_t c) {
+  if (quants == SIGNED) return (int8_t)at[j * LINE + c];
+  int number = at[j % 4 * LINE + c] >> j / 4 * 4 & 15;
+  if (quants == FIVES) number |= (at[4 * LINE + c] >> j & 1) << 4;
+  if (quants == SIXES) number |= (at[(4 + j / 4) * LINE + c] >> j % 4 * 2 & 3) << 4;
+  return number;
+}
+
 static void one_row(const void *job, int64_t i, int thread) {
 #pragma clang fp contract(off) reassociate(off)
   const Lookup *p = job;
@@ -174,9 +188,7 @@ static void one_row(const void *job, int64_t i, int thread) {
     float scale, minimum;
     scale_of(form, scales, s, row, &scale, &minimum);
     for (int j = 0; j < 16; j++) {
-      uint8_t byte = at[(form.quants == NIBBLES ? j / 4 : s % 2 * 4 + j / 4) * LINE + j % 4];
-      int number = form.quants == SIGNED ? (int8_t)byte : form.quants == NIBBLES ? (s % 2 ? byte >> 4 : byte & 15) : byte;
-      float product = scale * (float)(number - form.offset);
+      float product = scale * (float)(number_at(at, form.quants, s % 2 * 4 + j / 4, j % 4) - form.offset);
       p->out[i * p->k + s * 16 + j] = form.scales == WITH_MINIMUM || form.scales == FACTORS ? product + minimum : product;
     }
   }
