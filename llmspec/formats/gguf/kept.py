@@ -11,8 +11,8 @@ from llmspec.formats.gguf.reading import Header, WrongGGUF, damaged
 from llmspec.formats.gguf.tokenizers import FILE, Tokenizing, tokenizing
 
 NOTES = "settings.json"
-FORM = b"2"
-"""Changes when a tokenizer is made in another way of the same metadata."""
+MADE_BY = ("tokenizers.py", "tokens.py", "sentencepiece.py", "pretokenizers.yaml")
+"""Files that say how a tokenizer is made: what is kept was made by these very ones."""
 
 
 def kept(header: Header) -> tuple[Path, Tokenizing]:
@@ -20,8 +20,10 @@ def kept(header: Header) -> tuple[Path, Tokenizing]:
 
     Raises RunError for a tokenizer that is not understood, and CacheError.
     """
-    named = hashlib.sha256(FORM + header.buffer[: header.end]).hexdigest()
-    folder = private_folder(cache_dir() / "gguf" / named)
+    hashed = hashlib.sha256(header.buffer[: header.end])
+    for name in MADE_BY:
+        hashed.update((Path(__file__).parent / name).read_bytes())
+    folder = private_folder(cache_dir() / "gguf" / hashed.hexdigest())
     found = _read(folder)
     if found is None:
         try:

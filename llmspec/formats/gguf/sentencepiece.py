@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from llmspec.formats.gguf.tokens import BYTE, CONTROL, UNKNOWN, UNUSED, Piece
+from llmspec.formats.gguf.tokens import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece
 
 SPACE = "▁"
 """What stands for a space in pieces."""
@@ -70,32 +70,28 @@ def unigram(
     if charsmap is not None:
         before.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
     if squeezed:
-        before.append({"type": "Strip", "strip_left": True, "strip_right": True})
-        before.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
-    scheme = "always" if spaced else "never"
-    words = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
-    lowest = min((piece.score for piece in pieces), default=0.0)
-    # Pieces of no text keep their ids, and are worse than any way around them.
-    idle = (BYTE, CONTROL, UNUSED)
-    vocab = [[p.text, p.score if p.kind not in idle else lowest - 10_000.0] for p in pieces]
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": before} if before else None,
-        "pre_tokenizer": words,
-        "decoder": around["decoder"],
-        "model": {
-            "type": "Unigram",
-            "unk_id": unknown,
-            "vocab": vocab,
-            "byte_fallback": any(piece.kind == BYTE for piece in pieces),
-        },
+        before += [_replaced({"Regex": r"\A +| +\z"}, ""), _replaced({"Regex": " {2,}"}, " ")]
+    lowest = min((piece.score for piece in pieces if piece.kind == NORMAL), default=0.0)
+    vocab = [[p.text, 0.0 if p.kind == USER_DEFINED else lowest if p.kind == BYTE else p.score] for p in pieces]
+    model = {
+        "type": "Unigram",
+        "unk_id": unknown,
+        "vocab": vocab,
+        "byte_fallback": any(piece.kind == BYTE for piece in pieces),
     }
+    around["normalizer"]["normalizers"] = [*before, *around["normalizer"]["normalizers"]]
+    return {**around, "pre_tokenizer": None, "model": model}
+
+
+def _replaced(pattern: dict[str, str], by: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": by}
 
 
 def _around(spaced: bool) -> dict[str, Any]:
     """Spaces as pieces have them, and back."""
-    to = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    to = _replaced({"String": " "}, SPACE)
     back: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        _replaced({"String": SPACE}, " "),
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
