@@ -86,7 +86,7 @@ def best_path(tmp_path_factory: pytest.TempPathFactory) -> Codec:
 
 
 def merged(text: str) -> list[str]:
-    """google/sentencepiece, bpe_model.cc, slowly: of all neighbours the pair of the highest score, the left one first."""
+    """google/sentencepiece, bpe_model.cc, slowly: of all neighbours those of the highest score, from the left."""
     parts = list(f"{SPACE}{text}".replace(" ", SPACE)) if text else []
     while True:
         pairs = [(-MERGED[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in MERGED]
