@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import gguf_files
 import models
 import numpy as np
 import pytest
@@ -27,8 +28,12 @@ from llmspec.exchange.gguf_exporting import export_gguf
 from llmspec.formats.gguf import exporting, vocabulary, writing
 from llmspec.formats.gguf.importing import GGUFFile
 from llmspec.formats.gguf.proposing import proposal_of
+from llmspec.formats.gguf.reading import read_header
+from llmspec.formats.gguf.tables import tables
+from llmspec.formats.gguf.tokenizers import tokenizing
 from llmspec.parts import tokenizers
-from llmspec.parts.tokenizers.special_tokens import ROLES
+from llmspec.parts.tokenizers.library import LibraryCodec
+from llmspec.parts.tokenizers.special_tokens import ROLES, SpecialTokens
 from llmspec.spec.schema import Spec
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 40
@@ -139,6 +144,28 @@ def test_figures_are_those_of_a_reference(tmp_path: Path, text: Path) -> None:
         assert said == pytest.approx(wanted / (len(ids) - 1), abs=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name, table in tables().items() if not table.needed])
+def test_a_file_of_every_architecture_is_written_again(name: str, tmp_path: Path) -> None:
+    """The same metadata of the network, the same tensors."""
+    stored = GGUFFile(gguf_files.small(tmp_path / "a.gguf", tables()[name]))
+    plan = stored.plan()
+    found = proposal_of(plan.model, stored.origin)
+    assert found.table.model_type == tables()[name].model_type
+    _, weights, _ = stored.weights(plan)
+    words = vocabulary.vocabulary(stored.tokenizer(plan), plan.model.vocab, plan.chat_template.template, True)
+    how = exporting.placed(found, plan, weights, "")
+    exporting.write_model(tmp_path / "b.gguf", found, plan, weights, words, how)
+    again = GGUFFile(tmp_path / "b.gguf")
+    assert again.plan().model == plan.model
+    for tensor in stored.files.tensors:
+        assert again.files.quantised(tensor).data.tobytes() == stored.files.quantised(tensor).data.tobytes()
+    own = stored.files.metadata
+    for key, value in again.files.metadata.items():
+        if key.startswith("tokenizer.") and key in own:
+            there = list(own[key]) if hasattr(own[key], "__iter__") else own[key]
+            assert (list(value) if hasattr(value, "__iter__") else value) == there, key
+
+
 def test_the_matrix_of_logits_has_more_bits_and_odd_rows_have_others() -> None:
     own = model()
     weights = own.weights()
@@ -199,6 +226,75 @@ def test_tokenizers_without_a_form_are_refused_with_the_reason(kind: str, why: s
     codec = tokenizers.TABLE[kind](**settings).train(WORDS)
     with pytest.raises(LlmspecError, match=rf"(?s)no form in GGUF: .*{why}.*--to hf"):
         vocabulary.vocabulary(codec, codec.vocab, "", True)
+
+
+@given(words=st.lists(st.text("abcde ▁é你\n", max_size=20), min_size=1, max_size=5))
+def test_sentencepiece_comes_back_with_its_scores(words: list[str]) -> None:
+    """Read from a file with scores and written again: the same pieces and types, and scores of the same order."""
+    own, metadata = scored()
+    found = vocabulary.vocabulary(own, own.vocab, "", True).metadata
+    for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type"):
+        assert list(found[key].items) == list(metadata[key])  # type: ignore[union-attr]
+    again = codec_of(tokenizing(read(found), "it"))
+    assert again.encode(words) == own.encode(words)
+
+
+def test_merges_that_scores_cannot_say_are_refused() -> None:
+    own, _ = scored()
+    file = json.loads(own.to_json())
+    file["model"]["merges"] = file["model"]["merges"][:-1]
+    with pytest.raises(LlmspecError, match="are not all that its pieces allow"):
+        vocabulary.vocabulary(LibraryCodec(json.dumps(file)), own.vocab, "", True)
+    file = json.loads(own.to_json())
+    pairs = file["model"]["merges"]
+    twice = [pair for pair in pairs if "".join(pair) == "abc"]
+    assert len(twice) == 2
+    file["model"]["merges"] = [*(pair for pair in pairs if pair != twice[1]), twice[1]]
+    with pytest.raises(LlmspecError, match="of different ranks"):
+        vocabulary.vocabulary(LibraryCodec(json.dumps(file)), own.vocab, "", True)
+
+
+@functools.cache
+def scored() -> tuple[Any, dict[str, Any]]:
+    """A codec of SentencePiece's BPE, and the metadata that it was made of."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words = ["▁", "a", "b", "c", "d", "e", "ab", "bc", "abc", "▁a", "de", "▁abc", "dee"]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [*pieces, *words],
+        "tokenizer.ggml.scores": [*[0.0] * len(pieces), *[0.0] * 6, *(-float(i + 1) for i in range(len(words) - 6))],
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(words)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    arrays = {
+        key: writing.Array(kind, metadata[key])
+        for key, kind in (
+            ("tokenizer.ggml.tokens", "text"),
+            ("tokenizer.ggml.scores", "f32"),
+            ("tokenizer.ggml.token_type", "i32"),
+        )
+    }
+    return codec_of(tokenizing(read({**metadata, **arrays}), "it")), metadata
+
+
+def read(metadata: dict[str, Any]) -> Any:
+    """Metadata as they come out of a file."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        writing.write(Path(place, "a.gguf"), metadata, [])
+        return read_header(Path(place, "a.gguf")).metadata
+
+
+def codec_of(found: Any) -> Any:
+    named = {k: v for k, v in found.settings.items() if k in ("bos", "eos", "unk")}
+    return LibraryCodec(
+        found.text,
+        lambda ids: SpecialTokens(ids=ids, named=True, **{k: ids[v] for k, v in named.items()}),
+        [*named.values()],
+    )
 
 
 # -- refused ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ logits as raw float32 into the file that `logits` names. Numbers between layers 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from typing import Any
@@ -24,7 +25,14 @@ def main(file: str) -> None:
 
     asked: dict[str, Any] = json.load(sys.stdin)
     longest = max(len(asked["ids"]), len(asked["prompt"]) + asked["tokens"], *(len(r) for r, _ in asked["rows"]), 1)
-    model = llama_cpp.Llama(file, n_ctx=longest, logits_all=True, verbose=False, type_k=F32, type_v=F32)
+    said = list[str]()
+    log = llama_cpp.llama_log_callback(lambda level, text, data: said.append(text.decode(errors="replace")))
+    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+    try:
+        model = llama_cpp.Llama(file, n_ctx=longest, logits_all=True, verbose=False, type_k=F32, type_v=F32)
+    except ValueError as error:
+        wrong = [line.strip() for line in "".join(said).splitlines() if "error" in line]
+        sys.exit(wrong[0] if wrong else str(error))
 
     def logits(ids: list[int]) -> Any:
         model.reset()

@@ -10,14 +10,20 @@ import pytest
 pytestmark = pytest.mark.peers
 llama_cpp = pytest.importorskip("llama_cpp")
 
+import gguf_files  # noqa: E402
+import hf_folders  # noqa: E402
 import tiny  # noqa: E402
+from test_exchange import TEMPLATE  # noqa: E402
 from test_gguf_export import TEXT, model  # noqa: E402
+from test_hf_folders import config, written  # noqa: E402
 
 import llmspec  # noqa: E402
 from llmspec.core.problems import LlmspecError  # noqa: E402
 from llmspec.exchange import gguf_exporting  # noqa: E402
 from llmspec.exchange.gguf_exporting import export_gguf  # noqa: E402
 from llmspec.formats.gguf import exporting  # noqa: E402
+from llmspec.formats.gguf.tables import tables  # noqa: E402
+from llmspec.formats.hf.family import families  # noqa: E402
 
 
 def whole(text: str) -> str:
@@ -68,6 +74,25 @@ def test_blocks_of_every_type_are_those_of_llama_cpp(type: str, tmp_path: Path) 
     found = export_gguf(model(), tmp_path / "out", type=type, text=tmp_path / "text")
     assert found.file is not None and not found.file.rows and found.compared[1].greedy
     assert found.file.cost is not None and found.compared[1].nats == pytest.approx(found.file.cost.after, abs=0.1)
+
+
+@pytest.mark.parametrize("name", [name for name, table in tables().items() if not table.needed])
+def test_every_architecture_computes_the_same_in_llama_cpp(name: str, tmp_path: Path) -> None:
+    own = llmspec.open(gguf_files.small(tmp_path / "a.gguf", tables()[name]))
+    found = export_gguf(own, tmp_path / "out", origin=name, type="f32")
+    assert found.architecture == tables()[name].model_type
+    (_, theirs) = found.compared
+    assert theirs.logits < 1e-3 and theirs.greedy and theirs.texts and theirs.chat
+
+
+@pytest.mark.parametrize("name", ["qwen2_moe", "gpt_neox"])
+def test_architectures_with_a_matrix_of_logits_of_their_own_do_too(name: str, tmp_path: Path) -> None:
+    fields = {"max_position_embeddings": 128, "tie_word_embeddings": False}
+    fields |= {"hidden_act": "gelu_new"} if name == "gpt_neox" else {}  # the only one that such files can say
+    written(tmp_path / "in", {**config(families()[name]), **fields})
+    hf_folders.write_tokenizer(tmp_path / "in", 262, TEMPLATE)
+    found = export_gguf(llmspec.open(tmp_path / "in"), tmp_path / "out", origin=name, type="f32")
+    assert found.compared[1].logits < 1e-3 and found.compared[1].greedy and found.compared[1].chat
 
 
 def test_llama_cpp_is_believed_where_it_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

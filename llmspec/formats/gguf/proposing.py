@@ -48,7 +48,11 @@ def proposal_of(model: ModelPlan, prefer: str = "", only: str = "") -> Proposal:
     if only and only not in known:
         raise LlmspecError(f"no architecture of GGUF files is called `{only}`", hint=f"there are: {', '.join(known)}")
     nearest: tuple[int, int, str, str] | None = None
-    for name in [only] if only else sorted(known, key=lambda n: (prefer not in (n, known[n].model_type), n)):
+    for name in (
+        [only]
+        if only
+        else sorted(known, key=lambda n: (prefer not in (n, known[n].model_type, known[n].transformers), n))
+    ):
         found = _proposed(model, known[name])
         if isinstance(found, Proposal):
             return found
@@ -67,7 +71,8 @@ class Lacks(NamedTuple):
 
     why: list[str]
     far: int = 0
-    """0 where metadata say a network that differs, 1 where they say none, 2 where a tensor of it has no name."""
+    """-1 where only a tensor lacks that is not the network's, 0 where metadata say a network that differs, 1 where they
+    say none, 2 where a tensor of it has no name."""
 
 
 def _proposed(model: ModelPlan, table: Table) -> Proposal | Lacks:
@@ -88,6 +93,8 @@ def _proposed(model: ModelPlan, table: Table) -> Proposal | Lacks:
     metadata = {ARCHITECTURE: table.model_type, **said}
     names = [name for group in every for name, _ in group.theirs]
     wrong = _wrong(model, metadata, names, frequencies)
+    if wrong is None and (missing := [name for name in table.needed if name not in names]):
+        wrong = Lacks([f"the tensor {missing[0]}, which llama.cpp asks for"], far=-1)
     return wrong or Proposal(table, metadata, every, frequencies)
 
 

@@ -34,6 +34,8 @@ class Table(Family):
     """Facts under which this table holds, where several have the same `general.architecture`."""
     equal: dict[str, str] = Field(default_factory=dict)
     """Fields that, where they are there, have to have the value of another."""
+    needed: tuple[str, ...] = Field((), strict=False)
+    """Tensors without which llama.cpp reads no file of the architecture: a model that lacks one is not written."""
     windows: str | None = None
     """Field that says how often a layer sees everything: a number, or a truth for each layer."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from llmspec.core import strict_json
@@ -182,8 +183,12 @@ def _scored(file: Mapping[str, Any]) -> _Made:
 
 
 def _same_merges(file: Mapping[str, Any], pieces: Sequence[Piece], specials: SpecialTokens) -> None:
-    """Raises LlmspecError where scores make other merges than the tokenizer has."""
+    """Raises LlmspecError where scores make other merges than the tokenizer has: a score belongs to a piece, so that
+    all pairs that make it have one rank, and every pair of pieces that make a third is merged."""
     own = [pair.split(" ", 1) if isinstance(pair, str) else list(pair) for pair in file["model"]["merges"]]
+    made_of = [text for text, _ in groupby("".join(pair) for pair in own)]
+    if len({*made_of}) < len(made_of):
+        raise _unsaid("pairs that make the same piece are of different ranks among its merges")
     reserved = {i for i in specials.values() if i != specials.unk}
     made = sentencepiece.merges(pieces, reserved)
     if sorted(made) != sorted(own):
