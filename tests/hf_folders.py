@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-def write_tokenizer(folder: Path, vocab: int, template: str | None = None) -> None:
-    """A tokenizer.json of bytes, special tokens and words that nobody needs, `vocab` ids in all (262 or more)."""
+def write_tokenizer(folder: Path, vocab: int, template: str | None = None, ended: bool = False) -> None:
+    """A tokenizer.json of bytes, special tokens and words that nobody needs, `vocab` ids in all (262 or more); with
+    `ended` it puts </s> behind a text, as T5's."""
     from llmspec.parts.tokenizers.library import alphabet
 
     specials = ["<s>", "</s>", "<pad>", "<user>", "<assistant>", "<end>"]
@@ -33,7 +34,14 @@ def write_tokenizer(folder: Path, vocab: int, template: str | None = None) -> No
         ],
         "normalizer": None,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
+        }
+        if ended
+        else None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",

@@ -213,7 +213,8 @@ class LanguageModel:
             raise TypeError(f"chat is True, False or None, not {chat!r}")
         given = prompt if isinstance(prompt, str) else turns_of(prompt)
         answered = self.chat if chat is None else chat
-        return prompt_tokens(self.codec, self.plan.chat_template, given, answered, self.plan.tokenizer.markers)
+        whole = self.plan.model.encoder is not None
+        return prompt_tokens(self.codec, self.plan.chat_template, given, answered, self.plan.tokenizer.markers, whole)
 
     def settings(self, decoding: Decoding | None = None, **changes: Any) -> Decoding:
         """These decoding settings (the run's where none are given) with some replaced; strict like the spec's.

@@ -16,14 +16,15 @@ Prompt = str | Sequence[tuple[str, str]]
 
 
 def prompt_tokens(
-    codec: Codec, template: ChatTemplate, prompt: Prompt, chat: bool, markers: Sequence[str] = ()
+    codec: Codec, template: ChatTemplate, prompt: Prompt, chat: bool, markers: Sequence[str] = (), whole: bool = False
 ) -> list[int]:
-    """Ids of what a model is given: turns, a text that is a user's turn (`chat`), or one to go on with.
+    """Ids of what a model is given: turns, a text that is a user's turn (`chat`), or one to go on with; or that an
+    encoder reads `whole`.
 
     The one way for samples in training, for `sample` and for conversations. Raises as `chat_prompt` does.
     """
     if isinstance(prompt, str) and not chat:
-        return text_prompt(codec, prompt, markers)
+        return text_prompt(codec, prompt, markers, whole)
     return chat_prompt(codec, template, [("user", prompt)] if isinstance(prompt, str) else prompt, markers)
 
 
@@ -54,17 +55,21 @@ def chat_prompt(
     return encode(codec, template.prompt(codec.specials, dialogue))
 
 
-def text_prompt(codec: Codec, text: str, markers: Sequence[str] = ()) -> list[int]:
+def text_prompt(codec: Codec, text: str, markers: Sequence[str] = (), whole: bool = False) -> list[int]:
     """Ids of the token that begins every document, where the tokenizer has one, and of the text. A text of nothing
-    begins with what stands between documents, where nothing else does.
+    begins with what stands between documents, where nothing else does. A text that an encoder reads `whole` stands
+    between the special tokens that its tokenizer puts around a text, such as T5's `</s>` behind it.
 
     The spec's own `markers` (`Tokenizer.markers`) become their special tokens; what spells a role token or another
     of the fixed special tokens is only text, so that a prompt cannot speak for somebody else.
     """
-    begin = codec.specials.bos
-    if begin is None and not text:
-        begin = codec.specials.eos
-    return encode(codec, [*([] if begin is None else [Segment(begin)]), *map(Segment, pieces(codec, text, markers))])
+    special = codec.specials
+    begin = () if special.bos is None else (special.bos,)
+    framed = whole and (special.before or special.after)
+    before, after = (special.before, special.after) if framed else (begin, ())
+    if not (text or before or after) and special.eos is not None:
+        before = (special.eos,)
+    return encode(codec, [*map(Segment, before), *map(Segment, pieces(codec, text, markers)), *map(Segment, after)])
 
 
 def pieces(codec: Codec, text: str, markers: Sequence[str]) -> Pieces:

@@ -50,13 +50,19 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
     if part.prompts:
         return tuple(written(plan, part, codec, text) for text in part.prompts)
     found = [p for p in openings(phase, prepared) if len(p.tokens) <= longest(plan)] if part.dialogues else []
-    return tuple(found[: part.texts_drawn]) or (Prompt("", text_prompt(codec, ""), False),)
+    return tuple(found[: part.texts_drawn]) or (Prompt("", prompt(plan, codec, "", False), False),)
 
 
 def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
     """A prompt of the spec. Raises LlmspecError where it is no text."""
     chat = part.dialogues
-    return Prompt(text, prompt_tokens(codec, plan.chat_template, text, chat, plan.tokenizer.markers), chat)
+    return Prompt(text, prompt(plan, codec, text, chat), chat)
+
+
+def prompt(plan: Plan, codec: Codec, text: str, chat: bool) -> list[int]:
+    """Ids of a prompt, as `LanguageModel.tokens` has them."""
+    whole = plan.model.encoder is not None
+    return prompt_tokens(codec, plan.chat_template, text, chat, plan.tokenizer.markers, whole)
 
 
 def longest(plan: Plan) -> int:

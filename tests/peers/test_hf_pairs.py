@@ -168,9 +168,30 @@ def test_text_there_and_back(proj: str, tmp_path: Path) -> None:
     assert llmspec.compile(llmspec.load_spec(tmp_path / "ours" / "spec.yaml").spec).model == model.plan.model
     (answer,) = model.generate("A prompt", temperature=0.0, max_tokens=6, chat=False)
     ids = torch.tensor([model.tokens("A prompt", chat=False)])
-    wanted = peer.generate(ids, max_new_tokens=6, do_sample=False)[0, 1:].tolist()
+    wanted = peer.generate(ids, max_new_tokens=6, do_sample=False, use_cache=False)[0, 1:].tolist()
     assert answer.tokens and list(answer.tokens) == wanted[: len(answer.tokens)]
     made = exporting.export_folder(model, tmp_path / "out", origin="t5")
     ours, theirs = made.compared
     assert ours.logits == 0 and ours.greedy and theirs.greedy and theirs.texts
     assert theirs.logits <= read_back.LARGEST and theirs.reader.startswith("transformers")
+
+
+@pytest.mark.parametrize("version", PAIRS["t5"])
+def test_prompts_and_answers_are_those_of_transformers(version: str, tmp_path: Path) -> None:
+    """A text is read with the </s> that its tokenizer puts behind it, and answered as `generate` does."""
+
+    @seed(3)
+    @settings(max_examples=2, **QUIET)
+    @given(PAIRS["t5"][version], st.integers(0, 1 << 30), st.text("ab é", min_size=1, max_size=9))
+    def check(config: Any, number: int, text: str) -> None:
+        folder = tmp_path / str(number)
+        model = model_in(folder, config, number)
+        write_tokenizer(folder, min(config.vocab_size, VOCAB), ended=True)
+        tokenizer, opened = transformers.AutoTokenizer.from_pretrained(folder), llmspec.open(folder)
+        asked = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        assert opened.tokens(text) == asked.input_ids[0].tolist() and opened.tokens(text)[-1] == 1
+        drawn = model.generate(**asked, max_new_tokens=6, do_sample=False, use_cache=False)[0, 1:].tolist()
+        (answer,) = opened.generate(text, temperature=0, max_tokens=6)
+        assert answer.text == tokenizer.decode(drawn, skip_special_tokens=True)
+
+    check()

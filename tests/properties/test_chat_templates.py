@@ -119,6 +119,18 @@ def test_a_tokenizer_without_a_first_token_begins_a_text_with_the_text() -> None
     assert text_prompt(codec, "ab") == codec.encode(["ab"])[0]
 
 
+@pytest.mark.parametrize("text", ["ab", ""])
+def test_a_text_that_is_read_whole_stands_where_its_tokenizer_puts_it(text: str) -> None:
+    """Between the tokens of its frame, which another text has not; where there is no frame, it is as any text."""
+    codec = tokenizers.TABLE["byte"]().train(())
+    codec.specials = SpecialTokens(ids={"<s>": 0, "</s>": 1}, bos=0, eos=1, after=(1,))
+    ids = codec.encode([text])[0]
+    assert text_prompt(codec, text, whole=True) == [*ids, 1]
+    assert text_prompt(codec, text) == [0, *ids]
+    codec.specials = SpecialTokens(ids={"<s>": 0, "</s>": 1}, bos=0, eos=1)
+    assert text_prompt(codec, text, whole=True) == [0, *ids]
+
+
 def test_another_template_reaches_tokens_prompts_and_checks(tmp_path: Path) -> None:
     """And the phases of plain text stay what they were."""
     plan = compile_spec(load_spec(tiny.write(tmp_path), ["model.context=64"]).spec)
