@@ -15,7 +15,7 @@ DISTINCT = 4
 
 
 def batch(plan: Plan, phase: PhasePlan, index: int) -> Batch:
-    """One pass: full blocks, all of which counts in the loss; with a document mask two documents a row."""
+    """One pass as a layout makes it: full blocks, all of which counts; with a document mask two documents a row."""
     import numpy as np
 
     from llmspec.data.layout import Pair, blank

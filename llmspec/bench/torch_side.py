@@ -14,9 +14,10 @@ from llmspec.bench.torch_experts import MixtureOfExperts
 from llmspec.bench.torch_peer import loaded
 from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.data.inputs import BatchInputs
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import timed
-from llmspec.parts.objectives import CrossEntropy, Objective
+from llmspec.parts.objectives import CrossEntropy, MaskedLM, Objective
 
 DEVICES = {"CPU": "cpu", "CUDA": "cuda", "NV": "cuda", "METAL": "mps"}
 
@@ -55,6 +56,7 @@ class Training:
         self.optimizers = optimizers(phase.phase.optimizer, plan, parameters)
         self.passes, self.step = phase.phase.gradient_accumulation_steps, 0
         self.smoothing = smoothing(phase.phase.objective)
+        self.inputs = BatchInputs(phase.model, phase.phase, plan.tokenizer.meanings(), (plan.seed, phase.name))
 
     def advance(self) -> float:
         """One optimizer step; its mean loss in nats."""
@@ -74,7 +76,7 @@ class Training:
 
     def loss(self, index: int) -> torch.Tensor:
         """The mean loss of a pass, in nats."""
-        read = batch(self.plan, self.phase, index)
+        read = self.inputs.asked(batch(self.plan, self.phase, index), *divmod(index, self.passes))
         apart = documents_apart(self.plan.model, self.phase.phase)
         names = ("tokens", "targets", "encoder_tokens", *(("documents", "positions") if apart else ()))
         found = {n: array for n in names if (array := getattr(read, n)) is not None}
@@ -82,7 +84,9 @@ class Training:
         logits = self.peer(
             arrays["tokens"], arrays.get("documents"), arrays.get("positions"), arrays.get("encoder_tokens")
         )
-        targets = arrays["targets"].view(-1)
+        # What does not count has the target -100, as in PyTorch's and transformers' own losses.
+        counts = torch.from_numpy(read.weights > 0).to(self.device)
+        targets = arrays["targets"].masked_fill(~counts, -100).view(-1)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets, label_smoothing=self.smoothing)
 
     def added(self) -> Any:
@@ -99,10 +103,11 @@ class Training:
 
 
 def smoothing(objective: Objective) -> float:
-    """The peer's one objective is cross entropy with label smoothing. Raises BenchError for any other."""
-    if not isinstance(objective, CrossEntropy):
-        raise unknown("torch", f"the objective `{objective.kind}`", "cross_entropy")
-    return objective.label_smoothing
+    """The peer's objectives are cross entropies, of the next token with label smoothing or of masked tokens. Raises
+    BenchError for any other."""
+    if not isinstance(objective, CrossEntropy | MaskedLM):
+        raise unknown("torch", f"the objective `{objective.kind}`", "cross_entropy and masked_lm")
+    return float(getattr(objective, "label_smoothing", 0.0))
 
 
 def device(plan: Plan) -> torch.device:

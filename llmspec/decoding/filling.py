@@ -91,11 +91,14 @@ def masked_text(codec: Codec, text: str) -> MaskedText:
     if spaced(codec):
         pieces[:-1] = [piece.removesuffix(" ") for piece in pieces[:-1]]
     parts = codec.encode([pieces[0], *map(Continuing, pieces[1:])])
-    tokens, places = [*special.before, *parts[0]], list[int]()
+    # Tokenizers of others frame a text; in training texts of ours stand behind the token that ends the one before.
+    begins = () if special.bos is None else (special.bos,)
+    before, after = (special.before, special.after) if special.named else (begins, ())
+    tokens, places = [*before, *parts[0]], list[int]()
     for part in parts[1:]:
         places.append(len(tokens))
         tokens += [special.mask, *part]
-    return MaskedText(tuple(pieces), (*tokens, *special.after), tuple(places))
+    return MaskedText(tuple(pieces), (*tokens, *after), tuple(places))
 
 
 def masked_row(codec: Codec, tokens: Sequence[int], places: Sequence[int]) -> MaskedText:

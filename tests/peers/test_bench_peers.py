@@ -168,6 +168,17 @@ def test_three_steps(model: dict[str, Any], name: str) -> None:
         assert a == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["bert-base", "modernbert-base", "roberta-base"])
+def test_three_steps_on_masked_tokens(name: str) -> None:
+    """Both sides hide and ask for the same tokens."""
+    plan = small(name)
+    our, their = llmspec_side.Training(plan, plan.phases[0]), torch_side.Training(plan, plan.phases[0])
+    losses = [(our.advance(), their.advance()) for _ in range(3)]
+    assert len({round(a, 4) for a, _ in losses}) == 3
+    for a, b in losses:
+        assert a == pytest.approx(b, rel=1e-5)
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 def test_muon_and_its_rest() -> None:
     """torch iterates in bfloat16, which has 8 bits."""
