@@ -307,6 +307,22 @@ def test_an_architecture_that_the_format_cannot_say_is_refused_with_what_it_lack
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", [name for name, table in tables().items() if table.square or table.needed])
+def test_what_llama_cpp_would_not_read_is_not_written(name: str, tmp_path: Path) -> None:
+    table = tables()[name]
+    before = f"{table.model_type}.attention."
+    wide = {f"{before}key_length": 32, f"{before}value_length": 32, f"{table.model_type}.rope.dimension_count": 32}
+    model = GGUFFile(gguf_files.small(tmp_path / "a.gguf", table, **wide)).plan().model
+    with pytest.raises(LlmspecError, match=r"heads that are 128 wide together, where llama\.cpp asks for the 64"):
+        proposal_of(model, only=name)
+    plain = GGUFFile(gguf_files.small(tmp_path / "b.gguf", table)).plan().model
+    if table.needed:
+        with pytest.raises(LlmspecError, match=r"the tensor output\.weight, which llama.cpp asks for"):
+            proposal_of(plain, only=name)
+    else:
+        assert proposal_of(plain, only=name).table is table
+
+
 def test_a_type_that_costs_too_much_is_refused(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_exporting, "DEAR", -1.0)
     monkeypatch.setattr(gguf_exporting, "DEAREST", {})

@@ -93,9 +93,17 @@ def _proposed(model: ModelPlan, table: Table) -> Proposal | Lacks:
     metadata = {ARCHITECTURE: table.model_type, **said}
     names = [name for group in every for name, _ in group.theirs]
     wrong = _wrong(model, metadata, names, frequencies)
-    if wrong is None and (missing := [name for name in table.needed if name not in names]):
-        wrong = Lacks([f"the tensor {missing[0]}, which llama.cpp asks for"], far=-1)
+    wrong = wrong or _unread(table, settings, names)
     return wrong or Proposal(table, metadata, every, frequencies)
+
+
+def _unread(table: Table, settings: Mapping[str, Any], names: Sequence[str]) -> Lacks | None:
+    """Why llama.cpp would not read a file that says the model; None where it would."""
+    why = [f"the tensor {name}, which llama.cpp asks for" for name in table.needed if name not in names]
+    width, wanted = settings["attention"]["heads"] * _head_dim(settings), settings["d_model"]
+    if table.square and width != wanted:
+        why.append(f"heads that are {width:,} wide together, where llama.cpp asks for the {wanted:,} of the model")
+    return Lacks(why, far=-1) if why else None
 
 
 def _wrong(

@@ -36,6 +36,8 @@ class Table(Family):
     """Fields that, where they are there, have to have the value of another."""
     needed: tuple[str, ...] = Field((), strict=False)
     """Tensors without which llama.cpp reads no file of the architecture: a model that lacks one is not written."""
+    square: bool = False
+    """Whether llama.cpp asks for heads that are together as wide as the model."""
     windows: str | None = None
     """Field that says how often a layer sees everything: a number, or a truth for each layer."""
 
