@@ -73,7 +73,14 @@ class Conversation:
 
     def _shortened(self) -> None:
         self.left_out = 0
-        self.used = len(self._tokens(self.turns)) if self.turns else 0
+        if not self.turns:
+            self.used = 0
+            return
+        while len(ids := self._tokens(self.turns[self.left_out :])) > self.context and self.left_out + 2 < len(
+            self.turns
+        ):
+            self.left_out += 2
+        self.used = min(len(ids), self.context)
 
     def ask(self, text: str) -> Generator[Event]:
         """The answer to a question, token by token; both are turns of the conversation then, also where whoever reads

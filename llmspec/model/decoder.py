@@ -202,12 +202,27 @@ class Decoder:
         starts = [buckets.kept(cache.read[r], p, places) if reuse else 0 for r, p in zip(to, ids, strict=True)]
         for row, start in zip(to, starts, strict=True):
             cache.shorten(row, start)
+        for i, (row, prompt) in enumerate(zip(to, ids, strict=True)):
+            starts[i] = self._read_pieces(cache, row, prompt, starts[i])
         for some in buckets.batches(ids, starts, places):
             with owner.turn():
                 out[some] = self._read(cache, [ids[i] for i in some], [to[i] for i in some], [starts[i] for i in some])
         for r, p in zip(to, ids, strict=True):
             cache.read[r] = p.tolist()
         return cache, out
+
+    def _read_pieces(self, cache: KVCache, row: int, prompt: Any, start: int) -> int:
+        """Reads a long prompt from `start` on up to its last piece, whose beginning it returns.
+
+        Only where C functions continue a prompt bit for bit; elsewhere padding costs less than one more graph.
+        """
+        if not (self._backend.inputs and self._backend.continues and self._continues and cache.kind == "f32"):
+            return start
+        for end in buckets.pieces(start, len(prompt), cache.places)[:-1]:
+            with owner.turn():
+                self._read(cache, [prompt[:end]], [row], [start])
+            start = end
+        return start
 
     def _encoded(self, cache: KVCache, ids: list[Any], to: list[int]) -> Any:
         """Logits (prompts, V) after the start token, once the encoder has read the prompts for those rows."""

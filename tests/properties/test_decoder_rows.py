@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import networks
 import numpy as np
@@ -13,6 +14,7 @@ from networks import CONTEXT, FEW, NETWORKS, VOCAB, Inputs, drawn_tokens, drawn_
 
 from llmspec.backends.backend import backend
 from llmspec.backends.cpu import native
+from llmspec.model import buckets
 from llmspec.model.buckets import SHORTEST, batches
 from llmspec.model.decoder import Decoder
 from llmspec.model.kv_cache import KVCache
@@ -146,6 +148,34 @@ def test_reading_a_prefix_anew_is_left_out_where_that_saves_a_bucket() -> None:
     finally:
         del made._run
     assert read == [LONG, SHORTEST, LONG, SHORTEST]
+
+
+@settings(deadline=None, max_examples=8)
+@given(seeds, st.integers(0, LONG // 2), st.integers(LONG // 2, LONG - 1), st.booleans())
+def test_a_prompt_in_pieces_is_that_prompt(seed: int, kept: int, length: int, beside: bool) -> None:
+    made, text = long(), drawn_tokens(seed, LONG).tolist()
+    prompts = [*[text[:7]] * beside, text[:length]]
+    whole, expected = made.prefill(prompts)
+    cache = made.cache(1 + beside)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets, "PIECE", SHORTEST)
+        made.prefill([[1], text[: kept + 1]][1 - beside :], cache)
+        _, logits = made.prefill(prompts, cache)
+    a, b = made.step(whole, [3] * (1 + beside)), made.step(cache, [3] * (1 + beside))
+    assert cache.read == [[*prompt, 3] for prompt in prompts]
+    if EXACT:
+        assert (logits == expected).all() and (a == b).all()
+    else:
+        np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@given(st.integers(0, 4000), st.integers(1, 5000), st.sampled_from([6000, 8192, 9000]))
+def test_pieces_follow_one_another_and_read_less(start: int, rest: int, places: int) -> None:
+    ends = buckets.pieces(start, start + rest, max(places, start + rest))
+    assert ends == sorted(set(ends)) and ends[-1] == start + rest and ends[0] > start
+    padded = sum(buckets.bucket(b - a, places) for a, b in itertools.pairwise([start, *ends]))
+    assert padded <= buckets.bucket(rest, places) and (len(ends) > 1) == (padded < buckets.bucket(rest, places))
+    assert all(b - a == buckets.PIECE for a, b in itertools.pairwise([start, *ends[:-1]]))
 
 
 @settings(deadline=None, max_examples=6)
