@@ -125,11 +125,14 @@ def model() -> Any:
     return models.opened(2, context=CONTEXT)
 
 
-@settings(deadline=None, max_examples=12)
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+@settings(deadline=None, max_examples=8)
 @given(likes(CONTEXT - 1, 12), st.integers(1, 5), st.integers(0, 99))
-def test_a_models_answers_are_bit_for_bit_those_of_each_alone(prompts: list[list[int]], rows: int, seed: int) -> None:
+def test_a_models_answers_are_bit_for_bit_those_of_each_alone(
+    kind: str, prompts: list[list[int]], rows: int, seed: int
+) -> None:
     made = model()
-    decoding = made.settings(temperature=0.8, max_tokens=6)
+    decoding = made.settings(temperature=0.8, max_tokens=6, kv_cache=kind)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "READ", 16)
         found = generate(made.decoder, made.codec, prompts, decoding, seed=seed, rows=rows)
