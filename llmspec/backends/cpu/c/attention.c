@@ -7,6 +7,7 @@
 // query, with a value of zero.
 #include "gemm.h"
 #include "kept.h"
+#include "one_query.h"
 #include "numeric.h"
 
 // Queries of one step: of the forward pass as few as a tile has, so that few keys beside a query's own are multiplied; of
@@ -216,16 +217,25 @@ static void attention_decode(const void *job, int64_t i, int thread) {
   float *row = scratch(thread, SCORES, max64(p->keys, STEP)), *out = p->out + i * d, high = 0.0f, sum = 1.0f;
   const float *near = near_of(p, b, head, 0, first, n);
   if (!row) return;
-  for (int64_t j = 0; j < n; j++) {
-    float dot = kept_dot(p->kept_k, at + j * step, q, d);
-    row[j] = p->softcap > 0.0f ? softcapped(dot * p->scale, p->softcap) + (bias ? bias[first + j] : 0.0f)
-                               : dot * p->scale + (bias ? bias[first + j] : 0.0f);
-  }
+  if (p->kept_k.kind == KEPT_WHOLE)
+    scores_of_keys(row, q, (const float *)p->kept_k.values + at, (const float *)p->kept_v.values + at, step, n, d,
+                   head % (p->heads / p->kv_heads) == 0);
+  else
+    for (int64_t j = 0; j < n; j++) row[j] = kept_dot(p->kept_k, at + j * step, q, d);
+  float scale = p->scale;
+  for (int64_t j = 0; j < n; j++) row[j] *= scale;
+  if (p->softcap > 0.0f) softcap_all(row, n, p->softcap);
+  for (int64_t j = 0; bias && j < n; j++) row[j] += bias[first + j];
   for (int64_t j = 0; near && j < n; j++) row[j] += near[j];
   if (n) sum = exponentials(row, n, p->sunk ? p->sinks + head : 0, &high);
   if (p->log_sums) p->log_sums[i] = n ? high + __builtin_logf(sum) : 0.0f;
+  for (int64_t j = 0; j < n; j++) row[j] /= sum;
+  if (p->kept_v.kind == KEPT_WHOLE) {
+    sum_of_values(out, row, (const float *)p->kept_v.values + at, step, n, d);
+    return;
+  }
   for (int64_t u = 0; u < d; u++) out[u] = 0.0f;
-  for (int64_t j = 0; j < n; j++) kept_add(out, p->kept_v, at + j * step, row[j] / sum, d);
+  for (int64_t j = 0; j < n; j++) kept_add(out, p->kept_v, at + j * step, row[j], d);
 }
 
 void attention(float *out, float *log_sums, const float *q, const float *k, const float *v, const int32_t *ranges,
