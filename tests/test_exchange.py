@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from test_hf_folders import config, written
 
 import llmspec
-from llmspec.core.problems import RunError
+from llmspec.core.problems import LlmspecError, RunError
 from llmspec.exchange import exporting, read_back
 from llmspec.exchange.importing import import_folder
 from llmspec.formats.hf.family import families
@@ -100,3 +101,31 @@ def test_what_is_no_folder_of_theirs_is_said(imported: Path, tmp_path: Path) -> 
     for path, said in ((tmp_path, "no config.json"), (tmp_path / "a", "no such folder"), (imported, "needs no import")):
         with pytest.raises(RunError, match=said):
             import_folder(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_a_model_that_sees_both_sides_draws_no_text(name: str, tmp_path: Path) -> None:
+    """By no way: neither alone nor streamed nor beside others; and it is said what it is for."""
+    written(tmp_path, config(families()[name]))
+    model = llmspec.open(tmp_path)
+    ways: list[Callable[[], Any]] = [
+        lambda: model.generate("ab"),
+        lambda: list(model.stream("ab")),
+        lambda: list(model.generate_batch(["ab"])),
+    ]
+    for way in ways:
+        with pytest.raises(LlmspecError, match="goes on with no text") as error:
+            way()
+        assert "llmspec embed" in error.value.problems[0].hint
+
+
+def test_what_cannot_be_imported_says_what_can(tmp_path: Path) -> None:
+    """What is read is no run, and what is said of it reaches the terminal all the same."""
+    from typer.testing import CliRunner
+
+    from llmspec.cli.app import app
+
+    written(tmp_path / "a", config(families()["llama"]))
+    hf_folders.write(tmp_path / "a" / "config.json", {**config(families()["llama"]), "model_type": "mamba"})
+    said = CliRunner().invoke(app, ["import", str(tmp_path / "a"), "--out", str(tmp_path / "b")])
+    assert said.exit_code == 2 and "known are: bert" in " ".join(said.output.split())

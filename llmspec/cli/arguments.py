@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from llmspec.core.problems import LlmspecError, Problem, RunError
+from llmspec.core.problems import LlmspecError, Problem, WriteError
 
 
 def place(text: str) -> Path:
@@ -51,8 +51,8 @@ Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail
 
 @contextmanager
 def no_run() -> Iterator[None]:
-    """Where no run is meant: a file that cannot be written is told without the hints that a run gives."""
+    """Where no run is meant: a file that cannot be written is told without what that means for a run."""
     try:
         yield
-    except RunError as e:
+    except WriteError as e:
         raise LlmspecError([Problem(p.message) for p in e.problems]) from None

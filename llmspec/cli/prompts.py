@@ -107,7 +107,7 @@ def wrong(model: Any, prompt: FilePrompt, given: Any, chat: bool, system: str) -
         yield Problem("the prompt is empty, but a chat model needs one to answer", mark=prompt.mark)
     else:
         try:
-            held, tokens = model.decoder, model.tokens(given, chat)
+            held, tokens = model.drawing, model.tokens(given, chat)
             problem = no_room("the prompt", tokens, held.context, held.encoder_context)
         except LlmspecError as error:
             yield from (replace(p, mark=prompt.mark) for p in error.problems)

@@ -109,6 +109,10 @@ class RunError(LlmspecError):
     """A run directory cannot be written, read or continued."""
 
 
+class WriteError(RunError):
+    """A file cannot be written: what the operating system says, and what that means for a run."""
+
+
 def dotted(path: Path) -> str:
     """('phases', 'chat', 'stop', 0) -> 'phases.chat.stop[0]'; a key that holds dots or brackets is quoted."""
     out = ""

@@ -49,7 +49,7 @@ class Conversation:
     @property
     def context(self) -> int:
         """Most tokens that the model reads of a conversation."""
-        decoder = self._model.decoder
+        decoder = self._model.drawing
         return decoder.encoder_context or decoder.context
 
     def messages(self) -> list[dict[str, str]]:
@@ -90,7 +90,7 @@ class Conversation:
         """
         turns = [*self.turns, ("user", text)]
         ids = self._cut(turns)
-        decoder, settings, said, used = self._model.decoder, self.decoding, list[str](), self.used
+        decoder, settings, said, used = self._model.drawing, self.decoding, list[str](), self.used
         self._make_room(len(ids) + settings.max_tokens)
         events = stream(
             decoder,
@@ -124,7 +124,7 @@ class Conversation:
 
         The room is what an answer may take, and half of the context at most.
         """
-        decoder = self._model.decoder
+        decoder = self._model.drawing
         room = 0 if decoder.encoder_context else min(self.decoding.max_tokens, self.context // 2)
         left_out = self.left_out
         while len(ids := self._tokens(turns[left_out:])) > self.context - room and left_out + 2 < len(turns):
@@ -137,7 +137,7 @@ class Conversation:
 
     def _make_room(self, tokens: int) -> None:
         """A KV cache of at least so many places, as far as the context goes, which holds what was read."""
-        decoder = self._model.decoder
+        decoder = self._model.drawing
         needed, kind = min(tokens, decoder.context), self.decoding.kv_cache
         if self._cache is None or self._cache.kind != kind:
             self._cache = decoder.cache(*decoder.fit(1, needed, kind), kind)

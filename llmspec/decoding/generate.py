@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.answer import Answer, Drawing, Event, FinishReason
 from llmspec.decoding.batch import ROWS, Batch, Decoder, Notice
@@ -129,6 +130,16 @@ def outlived(things: Generator[Whole], interruption: KeyboardInterrupt) -> Itera
 def _generation(prompt: int, sample: int, drawn: list[Event]) -> Generation:
     text, choices = "".join(e.text for e in drawn), tuple(e.choice for e in drawn)
     return Generation(prompt, sample, text, choices, drawn[-1].finish_reason or "length")
+
+
+def generates(model: ModelPlan, fills: bool = False) -> None:
+    """Raises LlmspecError for a model whose logits are not those of a next token; `fills`: it fills masked places."""
+    if not model.generates:
+        raise LlmspecError(
+            "this model goes on with no text: it gives no logits of the next token, or its tokens see later ones",
+            hint="a prompt with [MASK] is filled in" if fills else "llmspec embed turns texts into vectors",
+            consequence="what would be drawn would mean nothing",
+        )
 
 
 def no_room(which: str, prompt: Sequence[int], context: int, encoder_context: int = 0) -> Problem | None:

@@ -25,7 +25,7 @@ from llmspec.decoding.answer import Event
 from llmspec.decoding.batch import ROWS
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
-from llmspec.decoding.generate import Generation, generate, stream, whole_answers
+from llmspec.decoding.generate import Generation, generate, generates, stream, whole_answers
 from llmspec.decoding.prompts import Prompt, prompt_tokens
 from llmspec.formats.opening import stored_model
 from llmspec.model.buckets import SHORTEST
@@ -185,6 +185,12 @@ class LanguageModel:
         """Whether it fills masked places of texts, as encoders that were trained on masked tokens do."""
         return filling_head(self.plan.model) is not None and self.codec.specials.mask is not None
 
+    @property
+    def drawing(self) -> Decoder:
+        """The decoder that draws text. Raises LlmspecError for a model that goes on with none."""
+        generates(self.plan.model, self.fills)
+        return self.decoder
+
     def fill(self, text: str, *, top: int = TOP) -> Filled:
         """The most probable tokens, `top` of them, at every `[MASK]` of a text.
 
@@ -245,7 +251,7 @@ class LanguageModel:
         """`n` answers to a prompt, with the run's decoding settings unless others, or changes to them, are given."""
         settings, n = self.settings(decoding, **changes), whole("n", n, 1, MOST_ANSWERS)
         return generate(
-            self.decoder,
+            self.drawing,
             self.codec,
             [self.tokens(prompt, chat)],
             settings,
@@ -271,7 +277,7 @@ class LanguageModel:
         """
         settings, n = self.settings(decoding, **changes), whole("n", n, 1, MOST_ANSWERS)
         return stream(
-            self.decoder,
+            self.drawing,
             self.codec,
             [self.tokens(prompt, chat)],
             settings,
@@ -305,7 +311,7 @@ class LanguageModel:
         if isinstance(prompts, str):
             raise TypeError("generate_batch takes a list of prompts; `generate` takes one")
         events = stream(
-            self.decoder,
+            self.drawing,
             self.codec,
             [self.tokens(prompt, chat) for prompt in prompts],
             settings,

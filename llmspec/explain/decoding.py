@@ -124,7 +124,7 @@ def explain_prompt(model: Any, prompt: str, seed: int | None = None, top: int = 
     from llmspec.decoding.generate import stream
 
     settings = model.settings(**decoding)
-    given, listener = model.tokens(prompt), Listener(model.decoder)
+    given, listener = model.tokens(prompt), Listener(model.drawing)
     drawn_from = model.seed(seed, settings)
     tokens: list[TokenReport] = []
     text, reason = "", None

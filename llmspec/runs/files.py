@@ -14,7 +14,7 @@ from typing import Any
 from llmspec.core import strict_json
 from llmspec.core.disk import explained, open_plain, read_bytes, reading
 from llmspec.core.folders import sync
-from llmspec.core.problems import Problem, RunError
+from llmspec.core.problems import Problem, RunError, WriteError
 from llmspec.runs.notes import Row
 
 LARGEST = 256 << 20
@@ -59,7 +59,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         problem = explained(e, path, "give another folder with --out")
-        raise RunError(
+        raise WriteError(
             Problem(
                 problem.message if problem.message.startswith("the disk") else f"cannot be written: {problem.message}",
                 hint=f"{problem.hint}; then run the same command again",
