@@ -26,7 +26,7 @@ def model(**settings: Any) -> Any:
         phase="chat",
         chat=False,
         codec=codec,
-        decoder=HashDecoder(codec.vocab),
+        drawing=HashDecoder(codec.vocab),
         settings=lambda **more: base.updated(**more),
         tokens=lambda prompt: [0, 6, 7],
         seed=lambda given, found: 7 if given is None else given,

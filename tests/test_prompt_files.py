@@ -107,7 +107,7 @@ def test_a_system_message_stands_once() -> None:
     text, dialogue = one({"prompt": "u"}), one({"messages": turns})
     assert turns_or_text(text, "") == "u" and turns_or_text(text, "t") == [("system", "t"), ("user", "u")]
     assert turns_or_text(dialogue, "") == [("system", "s"), ("user", "u")]
-    model = SimpleNamespace(tokens=lambda given, chat: [0] * 3, decoder=SimpleNamespace(context=4, encoder_context=0))
+    model = SimpleNamespace(tokens=lambda given, chat: [0] * 3, drawing=SimpleNamespace(context=4, encoder_context=0))
     (problem,) = wrong(model, dialogue, turns_or_text(dialogue, "t"), True, "t")
     assert "and in --system" in problem.message and problem.mark == dialogue.mark
     assert not list(wrong(model, dialogue, turns_or_text(dialogue, ""), True, ""))
