@@ -181,7 +181,7 @@ class Batch:
         reading = [number for number, row in enumerate(self._rows) if row.reads]
         for number in sorted(reading, key=lambda n: len(self._ids(n)) - self._rows[n].read):
             ids, read = self._ids(number), self._rows[number].read
-            most = READ if going and self._worth(len(ids) - 1, len(ids)) else len(ids)
+            most = READ if going and self._decoder.worth(len(ids) - 1, len(ids)) else len(ids)
             end = min(len(ids), read + most)
             cost = max(LEAST, 1 << (end - read - 1).bit_length())
             if cost <= room or (must and not chosen):
@@ -216,21 +216,18 @@ class Batch:
         self._after = {prompt: logits for prompt, logits in self._after.items() if prompt in prompts}
         return whole
 
-    def _worth(self, kept: int, tokens: int) -> bool:
-        """The decoder's `worth`. Numbers that a cache rounds are others than those of a prompt that is read at once, so
-        that in such a cache an answer would depend on its company; one that is given goes on all the same."""
-        return (self._kind == "f32" or self._cache is not None) and self._decoder.worth(kept, tokens)
-
     def _nearest(self, cache: Any, number: int, ids: Sequence[int]) -> tuple[int, int]:
         """The row that begins most like this prompt, and how many of its tokens to keep; (this row, 0) for none."""
         found = [min(shared_length(read, ids), len(ids) - 1) for read in cache.read]
         best = max(range(len(found)), key=found.__getitem__)
-        return (best, found[best]) if self._worth(found[best], len(ids)) else (number, 0)
+        return (best, found[best]) if self._decoder.worth(found[best], len(ids)) else (number, 0)
 
     def _soon(self, ids: Sequence[int], there: int, reading: Sequence[Answer]) -> bool:
         """Whether it saves time to wait for a prompt that is being read, where a row holds `there` tokens already."""
         most = max((min(shared_length(other.ids, ids), len(ids) - 1) for other in reading), default=0)
-        return most > there and self._worth(most, len(ids)) and self._worth(most - there, len(ids) - there)
+        return (
+            most > there and self._decoder.worth(most, len(ids)) and self._decoder.worth(most - there, len(ids) - there)
+        )
 
     def _ids(self, number: int) -> list[int]:
         """The prompt of a row's answer."""

@@ -216,7 +216,7 @@ class Decoder:
 
         Only where C functions continue a prompt bit for bit; elsewhere padding costs less than one more graph.
         """
-        if not (self._backend.inputs and self._backend.continues and self._continues and cache.kind == "f32"):
+        if not (self._backend.inputs and self._backend.continues and self._continues):
             return start
         for end in buckets.pieces(start, len(prompt), cache.places)[:-1]:
             with owner.turn():
