@@ -167,6 +167,14 @@ def test_a_template_that_writes_the_date_needs_one_in_training() -> None:
         TABLE["jinja"](template=text, date="July")
 
 
+def test_variables_go_out_with_the_template() -> None:
+    """Another program, which gives no values, writes the same text."""
+    values = {"thinking": False, "name": 'a "b" é', "n": 3}
+    part = TABLE["jinja"](template="{{ name }}{% if thinking %}x{% endif %}{{ n }}", variables=values)
+    alone, _ = rendered(part.jinja(codec_of("chatml").specials), {})
+    assert alone == rendered(part.template, values)[0] == 'a "b" é3'
+
+
 def test_variables_reach_the_template() -> None:
     part = TABLE["jinja"](template="{% if not thinking %}quiet{% endif %}", variables={"thinking": False})
     assert part.prompt(codec_of("chatml").specials, [Turn("user", ("x",))])[0].content == "quiet"

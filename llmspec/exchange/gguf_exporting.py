@@ -26,8 +26,8 @@ from llmspec.formats.hf.exporting import template_of
 from llmspec.formats.opening import stored_model
 from llmspec.runs.files import new_folder, write_text
 
-DEAREST = {"f32": 1e-4, "f16": 0.005, "bf16": 0.01, "q8_0": 0.01}
-"""Nats per token that a file of a type may cost; DEAR of any other."""
+DEAREST = {"f32": 1e-4, "f16": 0.005, "bf16": 0.01, "q8_0": 0.02}
+"""Nats per token that a file of a type may cost, products with rounded activations counted in; DEAR of any other."""
 DEAR = 0.05
 ROUGHEST = {"f32": 0.0, "f16": 1e-3, "bf16": 5e-3, "q8_0": 0.02}
 """How far off a tensor's numbers may be (root mean square of the error, by that of the numbers); ROUGH of others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date as Date
@@ -109,7 +110,11 @@ class Jinja(ChatTemplate):
             )
 
     def jinja(self, specials: SpecialTokens) -> str:
-        return self.template or ""
+        if self.template is None:
+            return ""
+        # Other programs give no values of their own: those of `variables` go out with the template.
+        given = "".join(f"{{% set {name} = {json.dumps(value)} %}}" for name, value in self.variables.items())
+        return given + self.template
 
     # -- rendering ---------------------------------------------------------------------------------------------------
     def _rendered(
