@@ -163,6 +163,8 @@ def test_a_clock_stops_by_number_or_by_time() -> None:
         ((), ("torch",), "torch is not installed"),
         ((), ("transformers",), "transformers is not installed"),
         (("decode",), ("torch",), "compared in train only"),
+        (("decode",), ("torch.compile",), "compared in train only"),
+        ((), ("torch.compile",), "torch is not installed"),
         (("trian",), (), "did you mean `train`?"),
         ((), ("pytorch",), "did you mean `torch`?"),
     ],
@@ -310,3 +312,23 @@ SMALL: dict[str, Any] = {
     "phases": {"pretrain": {"kind": "pretrain", "mixture": {"a": "100%"}, "budget": "4 steps"}},
 }
 CRAMPED = {**SMALL, "model": {"context": 3, "d_model": 16, "layers": 1}}
+
+
+def test_each_peer_of_a_work_has_rows_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    train = REPORT.works[0]
+    compiled_ = train.model_copy(
+        update={"peer": "torch.compile 2.13.0", "rows": (row("train", "step", "s", (0.1, 0.1), (0.05, 0.05)),)}
+    )
+    report = REPORT.model_copy(update={"works": (train.model_copy(update={"peer": "torch 2.13.0"}), compiled_)})
+    assert run.pairs(run.sides("train", ("torch", "torch.compile"))) == (
+        ("llmspec", "torch"),
+        ("llmspec", "torch.compile"),
+    )
+    assert run.pairs(run.sides("decode", ("torch",))) == (("llmspec",),)
+    assert report.row("train", "step").peer == report.row("train", "step", "torch").peer == pytest.approx(0.21)
+    assert report.row("train", "step", "torch.compile").peer == 0.05
+    with pytest.raises(KeyError, match="step jax"):
+        report.row("train", "step", "jax")
+    show(report)
+    said = capsys.readouterr().out
+    assert "(torch)" in said and "(torch.compile)" in said and "train, step" in said

@@ -33,6 +33,9 @@ KNOWN: dict[Side, dict[str, tuple[str, ...]]] = {
 }
 
 
+KNOWN["torch.compile"] = KNOWN["torch"]
+
+
 def kinds(plan: ModelPlan) -> dict[str, set[str]]:
     """By key of the spec, the kinds that a plan has."""
     blocks = [block for stack in plan.stacks for block in stack.blocks]

@@ -60,13 +60,13 @@ class BenchReport(Frozen):
     machine: Machine | None
     works: tuple[WorkReport, ...]
 
-    def row(self, work: Work, figure: str) -> Row:
-        """The row of this name; raises KeyError where it was not measured."""
+    def row(self, work: Work, figure: str, peer: str = "") -> Row:
+        """The row of this name, beside this peer where there are several; raises KeyError where it was not measured."""
         for report in self.works:
             for row in report.rows:
-                if (row.work, row.figure) == (work, figure):
+                if (row.work, row.figure) == (work, figure) and peer in ("", *(report.peer or "").split()[:1]):
                     return row
-        raise KeyError(f"{work} {figure}")
+        raise KeyError(f"{work} {figure} {peer}".strip())
 
 
 def row(work: Work, figure: str, unit: Unit, ours: tuple[float, ...], theirs: tuple[float, ...]) -> Row:

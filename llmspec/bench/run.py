@@ -112,9 +112,10 @@ def _measured(
         rounds=rounds,
         machine=machine if "machine" in works else None,
         works=tuple(
-            reported(task.model_copy(update={"work": w}), [found[w, s] for s in sides(w, peers)], machine)
+            reported(task.model_copy(update={"work": w}), [found[w, s] for s in pair], machine)
             for w in works
             if w != "machine"
+            for pair in pairs(sides(w, peers))
         ),
     )
 
@@ -201,12 +202,18 @@ def asked(task: Task) -> str:
 
 
 def sides(work: Work, peers: Sequence[Side]) -> tuple[Side, ...]:
-    """Who does this work, in turns: llmspec, and the peer that is compared in it."""
+    """Who does this work, in turns: llmspec, and the peers that are compared in it."""
     return ("llmspec", *(p for p in peers if work in PEERS[p]))
 
 
+def pairs(taking_part: Sequence[Side]) -> tuple[tuple[Side, ...], ...]:
+    """llmspec beside each peer; alone where there is none."""
+    ours, *peers = taking_part
+    return tuple((ours, peer) for peer in peers) or ((ours,),)
+
+
 def reported(task: Task, found: list[list[Result]], machine: Machine | None) -> WorkReport:
-    """The report of one work from what the processes of each side measured, llmspec's first."""
+    """The report of one work from what the processes of each side measured, llmspec's first and a peer's after it."""
     work, ours, theirs = task.work, found[0], found[1] if len(found) > 1 else []
     seconds = [tuple(median(r.seconds) for r in side) for side in (ours, theirs)]
     memory = row(work, "peak memory", "bytes", *(tuple(float(r.peak_bytes) for r in s) for s in (ours, theirs)))

@@ -14,16 +14,18 @@ from llmspec.forecast.timing import Numbers
 from llmspec.parts.base import Frozen
 
 Work = Literal["machine", "train", "prefill", "decode", "batch"]
-Side = Literal["llmspec", "torch", "transformers", "llama.cpp"]
+Side = Literal["llmspec", "torch", "torch.compile", "transformers", "llama.cpp"]
 WORKS: tuple[Work, ...] = ("machine", "train", "prefill", "decode", "batch")
 PEERS: dict[Side, tuple[Work, ...]] = {
     "torch": ("train",),
+    "torch.compile": ("train",),
     "transformers": ("prefill", "decode"),
     "llama.cpp": ("prefill", "decode", "batch"),
 }
 """What each peer is compared in."""
 MODULES: dict[Side, tuple[str, ...]] = {
     "torch": ("torch",),
+    "torch.compile": ("torch",),
     "transformers": ("torch", "transformers"),
     "llama.cpp": ("llama_cpp",),
 }

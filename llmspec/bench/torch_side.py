@@ -9,11 +9,12 @@ import torch.nn.functional as F
 
 from llmspec.bench.batches import batch
 from llmspec.bench.peer_support import unknown
-from llmspec.bench.task import WARM, Result, Task
+from llmspec.bench.task import WARM, BenchError, Result, Task
 from llmspec.bench.torch_experts import MixtureOfExperts
 from llmspec.bench.torch_peer import loaded
 from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.problems import Problem
 from llmspec.data.inputs import BatchInputs
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import timed
@@ -26,14 +27,32 @@ def run(task: Task) -> Result:
     """Measures training steps in this process. Raises BenchError for what PyTorch or the peer does not have."""
     training = Training(task.plan, task.plan.phase(task.phase))
     check = training.first_loss()
+    if task.side == "torch.compile":
+        compile_passes(training)
     for _ in range(WARM):
         training.advance()
     return Result(
-        name=f"torch {torch.__version__}",
+        name=f"{task.side} {torch.__version__}",
         seconds=timed(training.advance, task.steps),
         check=(check,),
         peak_bytes=held(training.device),
     )
+
+
+def compile_passes(training: Training) -> None:
+    """Has PyTorch compile the passes, before any clock starts. Raises BenchError where it cannot."""
+    training.mean_loss = torch.compile(training.mean_loss)  # type: ignore[method-assign]
+    try:
+        training.advance()
+    except RuntimeError as error:  # whatever its compilers say; they have no one error for it
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BenchError(
+            Problem(
+                f"torch.compile cannot compile this model here: {said}",
+                hint="it needs a C++ compiler (g++ or clang++); `--against torch` does without",
+                consequence="there would be nothing to compare with",
+            )
+        ) from error
 
 
 def held(on: torch.device) -> int:
@@ -81,12 +100,17 @@ class Training:
         names = ("tokens", "targets", "encoder_tokens", *(("documents", "positions") if apart else ()))
         found = {n: array for n in names if (array := getattr(read, n)) is not None}
         arrays = {n: torch.from_numpy(array).to(self.device).long() for n, array in found.items()}
+        # What does not count has the target -100, as in PyTorch's and transformers' own losses.
+        counts = torch.from_numpy(read.weights > 0).to(self.device)
+        arrays["targets"] = arrays["targets"].masked_fill(~counts, -100)
+        return self.mean_loss(arrays)
+
+    def mean_loss(self, arrays: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The mean loss of a pass over these tokens: what is compiled, where anything is."""
         logits = self.peer(
             arrays["tokens"], arrays.get("documents"), arrays.get("positions"), arrays.get("encoder_tokens")
         )
-        # What does not count has the target -100, as in PyTorch's and transformers' own losses.
-        counts = torch.from_numpy(read.weights > 0).to(self.device)
-        targets = arrays["targets"].masked_fill(~counts, -100).view(-1)
+        targets = arrays["targets"].view(-1)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets, label_smoothing=self.smoothing)
 
     def added(self) -> Any:

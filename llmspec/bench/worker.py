@@ -23,7 +23,7 @@ def measured(task: Task) -> Result | Machine:
         from llmspec.forecast.machine import measure
 
         return measure(task.plan.device)
-    if task.side == "torch":
+    if task.side in ("torch", "torch.compile"):
         from llmspec.bench import torch_side
 
         return torch_side.run(task)

@@ -29,7 +29,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="PEER",
-            help="Compare with torch (training) or transformers (prefill, decode), a GGUF file with llama.cpp.",
+            help="torch or torch.compile (training), transformers (prefill, decode), llama.cpp (GGUF files).",
         ),
     ] = None,
     only: Annotated[

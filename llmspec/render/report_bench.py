@@ -66,9 +66,11 @@ def works(reports: tuple[WorkReport, ...]) -> Table:
     """A line a figure: on our side, on the peer's, and their ratio with the rounds' smallest and largest."""
     made = table("work", "llmspec", "peer", "ratio (spread)", right=("llmspec", "peer"))
     for report in reports:
+        several = sum(r.work == report.work for r in reports) > 1
+        beside = f" ({(report.peer or '').split()[0]})" if several else ""
         for row in report.rows:
             made.add_row(
-                f"  {row.work}, {row.figure}",
+                f"  {row.work}, {row.figure}{beside}",
                 value(row.ours, row),
                 "–" if row.peer is None else value(row.peer, row),
                 ratio(row),

@@ -179,6 +179,33 @@ def test_three_steps_on_masked_tokens(name: str) -> None:
         assert a == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")  # PyTorch warns of itself
+def test_a_compiled_step_is_the_same_step() -> None:
+    plan = plan_of(GPT2, micro_batch_size=2, **PHASES["adamw"])
+    eager, made = (torch_side.Training(plan, plan.phases[0]) for _ in range(2))
+    eager.advance()
+    torch_side.compile_passes(made)  # takes its first step
+    for _ in range(2):
+        assert made.advance() == pytest.approx(eager.advance(), rel=1e-5)
+    found = torch_side.run(task(plan, "torch.compile", "train"))
+    assert found.name.startswith("torch.compile ") and max(found.seconds) < 1
+
+
+def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: Any) -> Any:
+        def fails(*args: Any) -> Any:
+            raise RuntimeError("no C++ compiler\nmore")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", broken)
+    plan = plan_of(GPT2)
+    with pytest.raises(BenchError, match=r"here: no C\+\+ compiler\n") as caught:
+        torch_side.compile_passes(torch_side.Training(plan, plan.phases[0]))
+    assert "g++" in caught.value.problems[0].hint
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 def test_muon_and_its_rest() -> None:
     """torch iterates in bfloat16, which has 8 bits."""
