@@ -17,7 +17,8 @@ from llmspec.decoding.language_model import LanguageModel, open_model
 from llmspec.parts.base import Frozen
 
 LARGEST = 2e-4
-"""How far logits may be apart where another library computes them."""
+"""How far logits may be apart where another library computes them; of logits larger than USUAL so much more."""
+USUAL = 10.0
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     " 2 + 2 = 4; naïve café, 你好 мир 🙂\n\tindented",
@@ -33,6 +34,8 @@ class Compared(Frozen):
     reader: str
     logits: float
     """Largest difference of a logit."""
+    scale: float = 1.0
+    """How many times USUAL the largest logit is; 1 where it is less: float32's rounding grows with it."""
     greedy: bool | None
     """Whether the most probable tokens after a prompt are the same; None where the model draws no text."""
     texts: bool
@@ -73,6 +76,7 @@ class Questions:
         return Compared(
             reader=reader,
             logits=_apart(found.logits, self.wanted.logits),
+            scale=max(1.0, float(abs(self.wanted.logits).max()) / USUAL),
             greedy=found.greedy == self.wanted.greedy if self.drawn else None,
             texts=found.texts == self.wanted.texts,
             chat=None if no_chat else found.chat == self.wanted.chat,
@@ -140,8 +144,8 @@ def refuse(found: list[Compared], folder: Path) -> None:
     """Raises RunError with everything that differs."""
     problems = []
     for one in found:
-        most = 1e-5 if one.reader == "llmspec" else LARGEST
-        wrong = [f"logits are {one.logits:.2g} apart, at most {most:g} is right"] if not one.logits <= most else []
+        most = 1e-5 if one.reader == "llmspec" else LARGEST * one.scale
+        wrong = [f"logits are {one.logits:.2g} apart, at most {most:.2g} is right"] if not one.logits <= most else []
         named = {"greedy text": one.greedy, "ids of texts": one.texts, "the form of dialogues": one.chat}
         wrong += [f"{what} differ{'s' if what[0] in 'gt' else ''}" for what, same in named.items() if same is False]
         problems += [Problem(f"{folder}, read back by {one.reader}: {what}") for what in wrong]
