@@ -42,7 +42,7 @@ def test_an_answer_is_explained_as_it_is_drawn(settings: dict[str, Any]) -> None
 
     report = explain_prompt(model(), "hello", seed=5, top=3, **settings)
     fake = model()
-    (answer,) = generate(fake.decoder, fake.codec, [[0, 6, 7]], fake.settings(**settings), seed=5)
+    (answer,) = generate(fake.drawing, fake.codec, [[0, 6, 7]], fake.settings(**settings), seed=5)
     assert [t.token for t in report.tokens] == answer.tokens
     assert (report.text, report.finish_reason) == (answer.text, answer.finish_reason)
     columns = 1 + len(report.filters)
