@@ -10,6 +10,7 @@ from typing import Any
 import hf_folders
 import numpy as np
 import pytest
+import reference
 from test_hf_folders import config, written
 
 import llmspec
@@ -129,3 +130,17 @@ def test_what_cannot_be_imported_says_what_can(tmp_path: Path) -> None:
     hf_folders.write(tmp_path / "a" / "config.json", {**config(families()["llama"]), "model_type": "mamba"})
     said = CliRunner().invoke(app, ["import", str(tmp_path / "a"), "--out", str(tmp_path / "b")])
     assert said.exit_code == 2 and "known are: bert" in " ".join(said.output.split())
+
+
+@pytest.mark.parametrize("length", [5, 33, 40])
+def test_logits_of_a_text_are_not_those_of_a_longer_one(length: int, tmp_path: Path) -> None:
+    """Where angles follow a text's length, what a graph has more places for is no text."""
+    rope = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
+    written(tmp_path, {**config(families()["llama"]), "rope_parameters": rope})
+    model = llmspec.open(tmp_path)
+    assert model.plan.model.context == 128
+    ids = np.random.default_rng(length).integers(6, 264, length)
+    exact = reference.row_logits(model.plan.model, reference.double(model.weights()), ids)
+    np.testing.assert_allclose(model.logits(ids)[0], exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+    _, last = model.decoder.prefill([ids.tolist()])
+    np.testing.assert_allclose(last[0], exact[-1], rtol=0, atol=1e-5 * np.abs(exact).max())

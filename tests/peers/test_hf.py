@@ -185,3 +185,25 @@ def test_many_drawn_configs(family: str) -> None:
         compare(config, number, lengths)
 
     check()
+
+
+GROWING = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+SIZES = {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 10}
+FOUND = {
+    # A text of 33 tokens was read in a graph of 64, and the angles were those of 64, which is beyond 40.
+    "a base that grows": (
+        transformers.Qwen3MoeConfig(
+            **SIZES, vocab_size=268, moe_intermediate_size=9, num_experts=5, num_experts_per_tok=4,
+            max_position_embeddings=40, tie_word_embeddings=True, attention_bias=True, norm_topk_prob=True,
+            rope_parameters=GROWING,
+        ),
+        7146,
+        (33, 14),
+    ),
+}  # fmt: skip
+"""What wide draws have found, each once."""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_stays_mended(name: str) -> None:
+    compare(*FOUND[name])
