@@ -176,11 +176,12 @@ def test_the_matrix_of_logits_has_more_bits_and_odd_rows_have_others() -> None:
     )
     narrow = model("byte", d_model=96)
     found = exporting.placed(proposal_of(narrow.plan.model), narrow.plan, narrow.weights(), "q4_k")
-    assert {found.types[n] for n in found.rows if found.rows[n] == 96} == {"q5_0", "q8_0"}
+    assert {found.types[n] for n in found.rows if found.rows[n] == ("q4_k", 96)} == {"q5_0"}
+    assert found.rows["token_embd.weight"] == ("q6_k", 96) and found.types["token_embd.weight"] == "q8_0"
     assert found.types["blk.0.ffn_down.weight"] == "q4_k"
     odd = model("byte", d_model=24)
     found = exporting.placed(proposal_of(odd.plan.model), odd.plan, odd.weights(), "q8_0")
-    assert found.types["blk.0.attn_q.weight"] == "f16" and found.rows["blk.0.attn_q.weight"] == 24
+    assert found.types["blk.0.attn_q.weight"] == "f16" and found.rows["blk.0.attn_q.weight"] == ("q8_0", 24)
 
 
 def test_what_lies_in_a_type_stays_as_it_is(tmp_path: Path) -> None:

@@ -6,6 +6,16 @@ from llmspec.exchange.held_out import Cost
 from llmspec.parts.base import Frozen
 
 
+class OddRows(Frozen):
+    """Tensors whose rows are no whole blocks of a type."""
+
+    type: str
+    length: int
+    """Numbers of a row."""
+    tensors: int
+    """How many there are."""
+
+
 class FileFigures(Frozen):
     """What a file of weights is, whose numbers were rounded."""
 
@@ -15,8 +25,8 @@ class FileFigures(Frozen):
     """Type -> tensors."""
     size: int
     """Bytes of all tensors."""
-    rows: dict[str, int]
-    """Numbers of a row -> tensors that are in another type than was asked for, since such rows are no whole blocks."""
+    rows: tuple[OddRows, ...]
+    """Tensors that are in another type than they were to have."""
     cost: Cost | None
     """What the file costs; None where it was not measured."""
     unmeasured: str

@@ -14,7 +14,7 @@ from llmspec.decoding.language_model import LanguageModel, open_model
 from llmspec.exchange import held_out
 from llmspec.exchange.card import gguf_card
 from llmspec.exchange.exporting import Exported, generates
-from llmspec.exchange.figures import FileFigures
+from llmspec.exchange.figures import FileFigures, OddRows
 from llmspec.exchange.held_out import Cost, HeldOut
 from llmspec.exchange.modelfile import modelfile
 from llmspec.exchange.read_back import Answers, Compared, Questions, answers, ask, questions
@@ -106,10 +106,12 @@ def _begins(model: LanguageModel, template: str) -> bool:
     return specials.bos is not None and model.tokens("?")[:1] == [specials.bos]
 
 
-def _rows(how: Placed) -> dict[str, int]:
-    """Of tensors that could not be written in the type asked for: how many there are, by the numbers of a row."""
-    lengths = [*how.rows.values()]
-    return {str(length): lengths.count(length) for length in sorted({*lengths})}
+def _rows(how: Placed) -> tuple[OddRows, ...]:
+    """The tensors that could not be written in the type that they were to have, by type and length of their rows."""
+    found = [*how.rows.values()]
+    return tuple(
+        OddRows(type=name, length=length, tensors=found.count((name, length))) for name, length in sorted({*found})
+    )
 
 
 # -- reading back ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ PARAMETERS = {
     "top_p": "top_p",
     "min_p": "min_p",
     "repetition_penalty": "repeat_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
     "max_tokens": "num_predict",
 }
 """Key of `decoding:` -> Ollama's name for it."""

@@ -52,10 +52,10 @@ def _show_file(file: FileFigures) -> None:
     console = out()
     kinds = ", ".join(f"{number:,} in {name} ({TYPES[name].bits:g} bits)" for name, number in file.counts.items())
     console.print(Text(f"  {size(file.size)} of weights: tensors {kinds}"), soft_wrap=True)
-    for length, number in file.rows.items():
-        what = "tensor is" if number == 1 else "tensors are"
+    for odd in file.rows:
+        what = "tensor is" if odd.tensors == 1 else "tensors are"
         console.print(
-            Text(f"  {number:,} {what} in a larger type: rows of {length} are no whole blocks of {file.weights}"),
+            Text(f"  {odd.tensors:,} {what} in a larger type: rows of {odd.length} are no whole blocks of {odd.type}"),
             soft_wrap=True,
         )
     if file.cost is None:

@@ -36,8 +36,8 @@ class Placed:
 
     types: Mapping[str, str]
     """Type by the name of the file's tensor."""
-    rows: Mapping[str, int]
-    """Of those that are not in the type asked for, since their rows are no whole blocks of it: numbers of a row."""
+    rows: Mapping[str, tuple[str, int]]
+    """Of those whose rows are no whole blocks of the type that they were to have: that type, and numbers of a row."""
     size: int
     """Bytes of all tensors."""
 
@@ -60,7 +60,7 @@ def placed(proposal: Proposal, plan: Plan, weights: Mapping[str, Any], type: str
     roles = {tensor.name: tensor.role for tensor in plan.model.tensors}
     logits = next((name for name, role in roles.items() if role == "head"), EMBEDDING)
     types: dict[str, str] = {}
-    rows: dict[str, int] = {}
+    rows: dict[str, tuple[str, int]] = {}
     size = 0
     for group in proposal.groups:
         ours = [name for name, _ in group.ours]
@@ -73,7 +73,7 @@ def placed(proposal: Proposal, plan: Plan, weights: Mapping[str, Any], type: str
                 wanted = LOGITS.get(type, type)
             found = wanted if packed else "f32"
             while not TYPES[found].fits(shape):
-                found, rows[name] = NEXT.get(found, "f16"), shape[-1]
+                found, rows[name] = NEXT.get(found, "f16"), (wanted, shape[-1])
             types[name] = found
             size += TYPES[found].size(shape)
     return Placed(types, rows, size)
