@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -208,6 +209,12 @@ def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= LINES
     assert not long_functions(text)
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by name alone, and collects nothing at all where two in different folders have one."""
+    names = sorted(path.name for path in (tiny.ROOT / "tests").rglob("*.py"))
+    assert [name for name, following in itertools.pairwise(names) if name == following and name != "__init__.py"] == []
 
 
 def test_a_long_function_is_seen() -> None:

@@ -13,7 +13,7 @@ from llmspec.backends.cpu import blas_library, early
 
 MEASURED = ("AVX-512", "AVX2", "AVX", "SSE")
 """Sets of instructions on which our tiles reach 0.95 of OpenBLAS's speed and more, on one thread and on two:
-tests/benchmarks/test_products.py. A BLAS multiplies on others, if there is one."""
+tests/benchmarks/test_product_speed.py. A BLAS multiplies on others, if there is one."""
 WITH_THREADS = ("Accelerate",)
 """Libraries that are called for a whole product, since they have threads, or units, of their own."""
 

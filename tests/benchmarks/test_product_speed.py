@@ -1,6 +1,6 @@
 """Our products beside OpenBLAS's, on the shapes of the specs beside this file: what products.MEASURED stands on.
 
-pytest -s -m benchmark tests/benchmarks/test_products.py
+pytest -s -m benchmark tests/benchmarks/test_product_speed.py
 
 Both sides multiply the same arrays in one process, in turns of a few milliseconds, so that whatever else the machine
 does slows both. The ratio is that of their shortest times or the median of the rounds' ratios, whichever is better for
