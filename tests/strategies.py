@@ -217,14 +217,7 @@ def mixtures(draw: DrawFn, names: list[str]) -> Data:
 def asking(predicts: str) -> SearchStrategy[Data]:
     """An objective that asks for the next token, or for masked ones."""
     fit = [part for part in objectives.TABLE.values() if part.predicts == predicts]
-    return st.sampled_from(fit).flatmap(settings).map(shared_out)
-
-
-def shared_out(objective: Data) -> Data:
-    """The same, where shares of masked tokens are together no more than 1."""
-    if "mask_replace_prob" in objective or "random_replace_prob" in objective:
-        objective["random_replace_prob"] = (1 - objective.get("mask_replace_prob", 0.8)) / 2
-    return objective
+    return st.sampled_from(fit).flatmap(settings)
 
 
 @st.composite

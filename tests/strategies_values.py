@@ -103,7 +103,15 @@ def settings(part: type[BaseModel], *, skip: tuple[str, ...] = ()) -> SearchStra
     drawn = {k: strategy for k, strategy in typed.items() if strategy is not None}
     needed = {k: s for k, s in drawn.items() if fields[k].is_required()}
     kind = {"kind": st.just(get_args(part.model_fields["kind"].annotation)[0])} if "kind" in part.model_fields else {}
-    return st.fixed_dictionaries({**kind, **needed}, optional={k: s for k, s in drawn.items() if k not in needed})
+    optional = {k: s for k, s in drawn.items() if k not in needed}
+    return st.fixed_dictionaries({**kind, **needed}, optional=optional).map(shared_out)
+
+
+def shared_out(objective: Data) -> Data:
+    """The same, where shares of masked tokens are together no more than 1."""
+    if "mask_replace_prob" in objective or "random_replace_prob" in objective:
+        objective["random_replace_prob"] = (1 - objective.get("mask_replace_prob", 0.8)) / 2
+    return objective
 
 
 def required(part: type[BaseModel]) -> dict[str, int]:
