@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import llmspec
-from llmspec.api import explained_file
+from llmspec.api import compiled, explained_file
 from llmspec.core.problems import RunError
 from llmspec.core.quantised import Quantised, as_float32, quantise
 from llmspec.exchange.importing import import_folder
@@ -21,6 +21,7 @@ from llmspec.formats.gguf.tables import tables
 from llmspec.formats.hf.family import families
 from llmspec.formats.opening import stored_model
 from llmspec.runs.model_folder import ModelFolder
+from llmspec.training import start_models
 
 LLAMA = tables()["llama"]
 TYPES = {
@@ -254,3 +255,31 @@ def test_a_tokenizer_is_made_once_and_again_where_what_was_kept_is_damaged(
         assert GGUFFile(path).plan() == first
         assert file.read_text() == whole
     assert len(made) == 4
+
+
+def test_training_starts_from_a_file_as_from_its_import(tmp_path: Path) -> None:
+    """In float32: quantised weights are not trained."""
+    path = gguf_files.small(tmp_path / "small.gguf", LLAMA, TYPES)
+    import_folder(path, tmp_path / "imported")
+    (tmp_path / "more.yaml").write_text(
+        "extends: imported/spec.yaml\n"
+        "name: more\n"
+        "data:\n"
+        "  sources: {notes: {kind: inline, documents: [hello world, hello], validation: tail 50%}}\n"
+        "phases:\n"
+        "  more:\n"
+        "    kind: pretrain\n"
+        "    from: {model: small.gguf}\n"
+        "    mixture: {notes: 100%}\n"
+        "    budget: 1 steps\n"
+        "    micro_batch_size: 1\n"
+        "    optimizer: {kind: adamw, lr: 1e-3}\n"
+    )
+    found = {}
+    for start in ("small.gguf", "imported"):
+        _, plan = compiled(tmp_path / "more.yaml", [f"phases.more.from.model={tmp_path / start}"])
+        phase = start_models.closed(plan).phases[0].phase
+        found[start] = phase.from_.digest
+        for name, array in start_models.weights_of(plan, phase.from_).items():
+            assert array.dtype == np.float32, name
+    assert found["small.gguf"] == found["imported"]
