@@ -176,7 +176,7 @@ def test_the_matrix_of_logits_has_more_bits_and_odd_rows_have_others() -> None:
     )
     narrow = model("byte", d_model=96)
     found = exporting.placed(proposal_of(narrow.plan.model), narrow.plan, narrow.weights(), "q4_k")
-    assert {found.types[n] for n in found.rows if found.rows[n] == ("q4_k", 96)} == {"q5_0"}
+    assert {found.types[n] for n in found.rows if found.rows[n] == ("q4_k", 96)} == {"q8_0"}
     assert found.rows["token_embd.weight"] == ("q6_k", 96) and found.types["token_embd.weight"] == "q8_0"
     assert found.types["blk.0.ffn_down.weight"] == "q4_k"
     odd = model("byte", d_model=24)

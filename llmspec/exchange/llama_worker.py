@@ -16,6 +16,8 @@ from llmspec.exchange.held_out import surprise
 
 F32 = 0
 """ggml's number of the type."""
+_KEPT: list[Any] = []
+"""What llama.cpp calls as long as it lives, which is longer than any function here."""
 
 
 def main(file: str) -> None:
@@ -27,6 +29,7 @@ def main(file: str) -> None:
     longest = max(len(asked["ids"]), len(asked["prompt"]) + asked["tokens"], *(len(r) for r, _ in asked["rows"]), 1)
     said = list[str]()
     log = llama_cpp.llama_log_callback(lambda level, text, data: said.append(text.decode(errors="replace")))
+    _KEPT.append(log)
     llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
     try:
         model = llama_cpp.Llama(file, n_ctx=longest, logits_all=True, verbose=False, type_k=F32, type_v=F32)

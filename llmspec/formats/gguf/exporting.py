@@ -20,9 +20,9 @@ from llmspec.formats.gguf.writing import Tensor, Value, write
 
 OFFERED = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k")
 """Types that a whole model may be written in."""
-NEXT = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
-"""What a tensor is written in whose rows are no whole blocks of a type, as llama.cpp's own files have it; f16 where
-blocks of 32 do not fit either."""
+NEXT = {"q4_k": "q8_0", "q5_k": "q8_0", "q6_k": "q8_0"}
+"""What a tensor is written in whose rows are no whole blocks of a type; f16 where blocks of 32 do not fit either. Five
+bits (q5_0) would cost a model of 135M parameters, all of whose rows are of 576, more than four bits may."""
 LOGITS = {"q4_0": "q6_k", "q4_k": "q6_k"}
 """What the matrix that gives logits is written in beside a type, as llama.cpp's own files have it: it errs the most."""
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k": 14, "q5_k": 16}
