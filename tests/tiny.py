@@ -93,6 +93,11 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "llmspec", *map(str, arguments)]
 
 
+def unhurried(errors: str) -> str:
+    """Standard error without the lines that tell why it takes long: on a busy machine more take long."""
+    return "".join(line for line in errors.splitlines(keepends=True) if not line.endswith(" …\n"))
+
+
 def call(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs llmspec to its end; output as text."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
