@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from test_sources import plan_of, source
 
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
@@ -25,6 +25,7 @@ from llmspec.forecast.estimates import EARLIER, GUESS, Measured, forecasts, shap
 from llmspec.forecast.measurements import Kept
 from llmspec.forecast.process_memory import peak_bytes, resident_bytes, restart_peak
 from llmspec.spec import load_spec
+from llmspec.spec.schema import Spec
 from llmspec.training.phase_stats import PhaseStats
 
 RATES = Rates(
@@ -214,15 +215,18 @@ def test_a_broken_promise_is_a_remark() -> None:
 
 @pytest.mark.parametrize("mask", [False, True])
 def test_excerpts_mark_what_an_assistant_says(tmp_path: Path, cache: Path, mask: bool) -> None:
-    records = tuple({"q": f"question {i}?", "a": f"answer {i}."} for i in range(60))
-    parts = {
-        "talk": source("inline", records=records, dialogue={"user": "{q}", "assistant": "{a}"}),
-        "text": source("inline", documents=("plain words " * 80,)),
+    records = [{"q": f"question {i}?", "a": f"answer {i}."} for i in range(60)]
+    talk_source = {"kind": "inline", "records": records, "dialogue": {"user": "{q}", "assistant": "{a}"}}
+    chat = {"kind": "sft", "mixture": {"talk": "60%", "text": "40%"}, "budget": "4 steps", "micro_batch_size": 2}
+    spec = {
+        "name": "excerpts",
+        "device": "CPU",
+        "model": {"context": 64, "d_model": 16, "layers": 1},
+        "tokenizer": {"kind": "byte"},
+        "data": {"sources": {"talk": talk_source, "text": {"kind": "inline", "documents": ["plain words " * 80]}}},
+        "phases": {"chat": {**chat, "document_mask": mask}},
     }
-    plan = plan_of(
-        tmp_path, parts, ("chat", "sft", {"talk": 60, "text": 40}, "4 steps"), context=64, document_mask=mask
-    )
-    prepared = prepare(plan)
+    prepared = prepare(compile_spec(Spec.model_validate_json(json.dumps(spec))))
     talk, text = examples(prepared)
     assert (talk.source, text.source, talk.phase) == ("talk", "text", "chat")
     learned, rest = ["".join(t for t, taught in talk.pieces if taught is side) for side in (True, False)]

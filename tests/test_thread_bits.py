@@ -18,6 +18,7 @@ from llmspec.compiler import compile_spec
 from llmspec.spec.schema import Spec
 plan = compile_spec(Spec.model_validate_json(sys.argv[1]))
 from llmspec.bench.llmspec_side import Training, decoder
+from llmspec.bench.task import Task
 from llmspec.model.device import open_device
 open_device("CPU")
 from llmspec.backends.cpu import native, products
@@ -34,7 +35,7 @@ for phase in plan.phases:
     losses = [training.advance() for _ in range(3)]
     held = (*training.trainer.weights.values(), *training.trainer.state.values())
     told(f"{phase.name}: {losses}", *map(to_numpy, held))
-made = decoder(plan)
+made = decoder(Task(side="llmspec", work="decode", plan=plan, phase=""))
 for length in (2, 100):  # few rows, and a prompt of several panels
     prompts = [[i % 50 for i in range(length)]] + [[i % 7 for i in range(n)] for n in (3, 20, 9, 70)]
     cache, logits = made.prefill(prompts)

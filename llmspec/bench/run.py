@@ -207,7 +207,7 @@ def sides(work: Work, peers: Sequence[Side]) -> tuple[Side, ...]:
 
 
 def pairs(taking_part: Sequence[Side]) -> tuple[tuple[Side, ...], ...]:
-    """llmspec beside each peer; alone where there is none."""
+    """Our side beside each peer; alone where there is none."""
     ours, *peers = taking_part
     return tuple((ours, peer) for peer in peers) or ((ours,),)
 

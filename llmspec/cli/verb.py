@@ -181,6 +181,12 @@ def usage(error: Any, arguments: list[str]) -> LlmspecError:
     return LlmspecError(message[:1].lower() + message[1:], hint=hint)
 
 
+def _helps(said: str, options: list[str]) -> bool:
+    """Whether advice is one for a verb with these options: what it begins with is one of them, or it names the verb."""
+    first = said.split()[0]
+    return not first.startswith("--") or first in options or "`llmspec " in said
+
+
 def _option(error: Any, context: Any, verb: str, arguments: list[str]) -> str:
     """What may be meant by an option that is none."""
     name, command_ = str(error.option_name), getattr(context, "command", None)
@@ -193,7 +199,7 @@ def _option(error: Any, context: Any, verb: str, arguments: list[str]) -> str:
     at = next((i for i, a in enumerate(arguments) if a.partition("=")[0] == name), 0)
     value = arguments[at].partition("=")[2] or next((a for a in arguments[at + 1 : at + 2] if a[:1] != "-"), "VALUE")
     word = name.lstrip("-").replace("_", "-")
-    if said := next((said for said, words in OPTIONS.items() if word in words.split()), ""):
+    if said := next((said for said, words in OPTIONS.items() if word in words.split() and _helps(said, options)), ""):
         return said
     if "--set" in options and (setting := _setting(key, value, verb)):
         return f"keys of a spec are given by --set, as in --set {setting}"

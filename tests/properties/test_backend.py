@@ -301,6 +301,7 @@ def run_twice(low: Backend, graph: Callable[..., list[Tensor]], inputs: Inputs) 
 def test_every_operation_of_the_cpu_has_a_case() -> None:
     own = {name for name in vars(CPUOps) if not name.startswith("_")}
     elsewhere = {"router", "dispatch", "grouped_linears", "combine"}  # test_experts.py, values and slopes
+    elsewhere |= {"store", "taken", "cached_attention"}  # test_kept.py
     assert own == {name.split()[0] for name in CASES} | {"square_sum", "adam", "muon", "contiguous_barrier"} | elsewhere
 
 

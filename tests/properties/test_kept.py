@@ -29,6 +29,8 @@ MODELS = {
     "window": {"position": {"kind": "t5_relative"}, "attention": WIDE, "mask": {"kind": "causal", "window": 7}},
 }
 ROUNDED = [kind for kind in KINDS if kind != "f32"]
+FEW = {("rotary", "q8_0"), ("window", "f16")}
+"""What every run of the tests compares; the others are compared at night."""
 FAR = {"f16": 3e-3, "q8_0": 3e-2}
 EXACT = native.products().startswith("own")
 seeds = st.integers(0, 2**32 - 1)
@@ -50,8 +52,14 @@ def read(made: Decoder, kind: str, prompt: list[int], rest: list[int]) -> np.nda
     return np.stack([logits[0], *(made.step(cache, [token])[0] for token in rest)])
 
 
-@pytest.mark.parametrize("kind", ROUNDED)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=() if (name, kind) in FEW else pytest.mark.nightly)
+        for name in MODELS
+        for kind in ROUNDED
+    ],
+)
 @settings(deadline=None, max_examples=2)
 @given(seeds, st.integers(1, CONTEXT - 4))
 def test_both_backends_round_alike_and_little(name: str, kind: str, seed: int, length: int) -> None:
