@@ -100,7 +100,7 @@ def decoder(task: Task) -> Any:
 def prefill(task: Task, made: Any) -> tuple[Numbers, Numbers]:
     """(seconds of prefills, logits of what follows the prompt)."""
     tokens = prompt(task.plan, tokens_of(task)[0])
-    cache, logits = made.prefill([tokens])
+    cache, logits = made.prefill([tokens], made.cache(*made.fit(1, len(tokens))))
     for _ in range(WARM - 1):
         made.prefill([tokens], cache, reuse=False)
     return timed(lambda: made.prefill([tokens], cache, reuse=False), task.steps), tuple(logits[0, :CHECKED].tolist())
@@ -110,7 +110,7 @@ def decode(task: Task, made: Any, rows: int = 1) -> tuple[Numbers, Numbers]:
     """(seconds of each step of `rows` texts, logits of the first one's after its first)."""
     length, decoded = tokens_of(task)
     prompts = [prompt(task.plan, length + 1, row) for row in range(rows)]
-    cache = made.cache(rows, length + 1 + decoded if rows > 1 else None)
+    cache = made.cache(rows, made.fit(rows, length + 1 + decoded)[1])
 
     def begin() -> Any:
         made.prefill([tokens[:length] for tokens in prompts], cache, reuse=False)
