@@ -29,8 +29,8 @@ TRAINED, PROMPTED = ("nanogpt_cpu", "gpt_small", "gpt2"), ("smollm2_135m",)
 PROMPT = 128
 FLOOR = 0.95
 ROUNDS, SECONDS = 15, 0.004
-REST = 0.002
-"""Seconds between turns on several threads: those of a BLAS spin for a while after their work."""
+REST = 0.04
+"""Seconds between turns on several threads: those of OpenBLAS spin for 2^26 cycles after their work, and take a core."""
 CORES = {"": "", "avx2": "Haswell", "sse": "Nehalem"}
 """Instructions -> OpenBLAS's kernels for them."""
 
