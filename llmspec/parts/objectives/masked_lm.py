@@ -112,7 +112,7 @@ class MaskedLM(Objective):
             return np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape).copy()
         begins, ends = vocabulary.edges
         joined = begins[tokens[:, 1:]] & ends[tokens[:, :-1]] & free[:, 1:] & free[:, :-1]
-        return np.cumsum(np.concatenate([np.zeros_like(joined[:, :1]), ~joined], axis=1), axis=1)
+        return np.cumsum(np.concatenate([np.zeros((len(tokens), 1), bool), ~joined], axis=1), axis=1)
 
     def arrays(self, batch: Any, draw: Draw, specials: SpecialTokens) -> dict[str, np.ndarray]:
         import numpy as np
