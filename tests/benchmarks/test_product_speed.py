@@ -30,7 +30,7 @@ PROMPT = 128
 FLOOR = 0.95
 ROUNDS, SECONDS = 15, 0.004
 REST = 0.04
-"""Seconds between turns on several threads: those of OpenBLAS spin for 2^26 cycles after their work, and take a core."""
+"""Seconds between turns on several threads: those of OpenBLAS spin for 2^26 cycles after work and take a core."""
 CORES = {"": "", "avx2": "Haswell", "sse": "Nehalem"}
 """Instructions -> OpenBLAS's kernels for them."""
 
