@@ -294,12 +294,11 @@ def model_folder(path: Path | None) -> StoredModel:
 
 def origin_of(path: Path | None) -> str:
     """The mapping table that a model was imported by; '' where it was trained here."""
-    from llmspec.formats.gguf.importing import GGUFFile
-    from llmspec.formats.hf.importing import HFFolder
+    from llmspec.formats.foreign import ForeignModel
     from llmspec.runs.model_folder import ModelFolder
 
     folder = model_folder(path)
-    if isinstance(folder, HFFolder | GGUFFile):
+    if isinstance(folder, ForeignModel):
         return folder.origin
     return folder.notes.origin if isinstance(folder, ModelFolder) else ""
 

@@ -1,7 +1,7 @@
 """Numbers in plain types and in blocks of 32 with one scale: bytes to numbers and back, as ggml lays them out.
 
 Every function takes and gives whole blocks: (blocks, bytes a block) uint8 on one side, (blocks, numbers a block)
-float32 on the other. Of four bits, the low halves of a block's bytes hold its first 16 numbers, the high halves the
+float32 on the other. Of four bits, the low nibbles of a block's bytes hold its first 16 numbers, the high nibbles the
 others; a fifth bit lies apart, one for each number, in order.
 """
 
@@ -48,25 +48,25 @@ def read_q4_0(blocks: Array) -> Array:
     """scale × (q - 8), q in 0..15."""
     import numpy as np
 
-    return (halves(blocks[:, 2:]).astype(np.float32) - np.float32(8)) * scale(blocks, 0)
+    return (nibbles(blocks[:, 2:]).astype(np.float32) - np.float32(8)) * scale(blocks, 0)
 
 
 def read_q4_1(blocks: Array) -> Array:
     """scale × q + minimum, q in 0..15."""
-    return halves(blocks[:, 4:]) * scale(blocks, 0) + scale(blocks, 2)
+    return nibbles(blocks[:, 4:]) * scale(blocks, 0) + scale(blocks, 2)
 
 
 def read_q5_0(blocks: Array) -> Array:
     """scale × (q - 16), q in 0..31."""
     import numpy as np
 
-    q = halves(blocks[:, 6:]) | _fifth(blocks[:, 2:6])
+    q = nibbles(blocks[:, 6:]) | _fifth(blocks[:, 2:6])
     return (q.astype(np.float32) - np.float32(16)) * scale(blocks, 0)
 
 
 def read_q5_1(blocks: Array) -> Array:
     """scale × q + minimum, q in 0..31."""
-    return (halves(blocks[:, 8:]) | _fifth(blocks[:, 4:8])) * scale(blocks, 0) + scale(blocks, 2)
+    return (nibbles(blocks[:, 8:]) | _fifth(blocks[:, 4:8])) * scale(blocks, 0) + scale(blocks, 2)
 
 
 def write_f32(x: Array) -> Array:
@@ -108,7 +108,7 @@ def write_q4_0(x: Array) -> Array:
     import numpy as np
 
     step = _extreme(x) / np.float32(-8)
-    return np.concatenate([half(step), _halved(_codes(x, step, 8.5, 15))], axis=1)
+    return np.concatenate([half(step), _packed(_codes(x, step, 8.5, 15))], axis=1)
 
 
 def write_q4_1(x: Array) -> Array:
@@ -116,7 +116,7 @@ def write_q4_1(x: Array) -> Array:
     import numpy as np
 
     least, step = _range(x, 15)
-    return np.concatenate([half(step), half(least), _halved(_codes(x - least, step, 0.5, 15))], axis=1)
+    return np.concatenate([half(step), half(least), _packed(_codes(x - least, step, 0.5, 15))], axis=1)
 
 
 def write_q5_0(x: Array) -> Array:
@@ -125,7 +125,7 @@ def write_q5_0(x: Array) -> Array:
 
     step = _extreme(x) / np.float32(-16)
     q = _codes(x, step, 16.5, 31)
-    return np.concatenate([half(step), _fifths(q), _halved(q)], axis=1)
+    return np.concatenate([half(step), _fifths(q), _packed(q)], axis=1)
 
 
 def write_q5_1(x: Array) -> Array:
@@ -134,7 +134,7 @@ def write_q5_1(x: Array) -> Array:
 
     least, step = _range(x, 31)
     q = _codes(x - least, step, 0.5, 31)
-    return np.concatenate([half(step), half(least), _fifths(q), _halved(q)], axis=1)
+    return np.concatenate([half(step), half(least), _fifths(q), _packed(q)], axis=1)
 
 
 def scale(blocks: Array, at: int) -> Array:
@@ -152,8 +152,8 @@ def half(x: Array) -> Array:
         return np.ascontiguousarray(x.astype("<f2")).view(np.uint8)
 
 
-def halves(packed: Array) -> Array:
-    """(blocks, n) bytes -> (blocks, 2 n) numbers below 16: the low halves, then the high ones."""
+def nibbles(packed: Array) -> Array:
+    """(blocks, n) bytes -> (blocks, 2 n) numbers below 16: the low nibbles, then the high ones."""
     import numpy as np
 
     return np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=1)
@@ -169,8 +169,8 @@ def reciprocal(step: Array) -> Array:
     return found
 
 
-def _halved(q: Array) -> Array:
-    """The lower four bits of (blocks, 32) numbers, in pairs: what `halves` takes apart."""
+def _packed(q: Array) -> Array:
+    """The lower four bits of (blocks, 32) numbers, in pairs: what `nibbles` takes apart."""
     import numpy as np
 
     return (q[:, :HALF] & np.uint8(15)) | (q[:, HALF:] << np.uint8(4))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmspec.core.blocks import half, halves, scale
+from llmspec.core.blocks import half, nibbles, scale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ def read_q6_k(blocks: Array) -> Array:
     import numpy as np
 
     n = len(blocks)
-    low = halves(blocks[:, :128].reshape(2 * n, 64)).reshape(n, 2, 4, 32)
+    low = nibbles(blocks[:, :128].reshape(2 * n, 64)).reshape(n, 2, 4, 32)
     places = np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]
     high = (blocks[:, 128:192].reshape(n, 2, 1, 32) >> places) & np.uint8(3)
     q = (low | (high << np.uint8(4))).reshape(n, 16, 16).astype(np.float32) - np.float32(32)
@@ -113,8 +113,8 @@ def _lines(blocks: Array, q: Array) -> Array:
 
 
 def _nibbles(packed: Array) -> Array:
-    """(blocks, 128) bytes -> (blocks, 8, 32) numbers below 16: of 32 bytes the low halves, then the high ones."""
-    return halves(packed.reshape(-1, 32)).reshape(len(packed), 8, 32)
+    """(blocks, 128) bytes -> (blocks, 8, 32) numbers below 16: of 32 bytes the low nibbles, then the high ones."""
+    return nibbles(packed.reshape(-1, 32)).reshape(len(packed), 8, 32)
 
 
 def _paired(q: Array) -> Array:

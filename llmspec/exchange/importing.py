@@ -8,6 +8,7 @@ from typing import Any
 
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import RunError
+from llmspec.formats.foreign import ForeignModel
 from llmspec.formats.gguf.importing import GGUFFile, is_gguf
 from llmspec.formats.hf.importing import HFFolder, is_hf_folder
 from llmspec.parts.base import Frozen
@@ -39,7 +40,7 @@ def import_folder(
     Raises RunError with everything that is not understood, is damaged or does not fit together.
     """
     folder = opened(source)
-    progress(f"reading {'metadata' if isinstance(folder, GGUFFile) else 'config.json'}", 0, 0)
+    progress(f"reading {folder.described_in}", 0, 0)
     plan = folder.plan()
     codec = folder.tokenizer(plan)
     phase, weights, notices = folder.weights(plan, progress=progress)
@@ -64,7 +65,7 @@ def import_folder(
     )
 
 
-def opened(source: Path) -> HFFolder | GGUFFile:
+def opened(source: Path) -> ForeignModel:
     """What a path holds of others. Raises RunError where that is nothing that is imported."""
     if is_gguf(source):
         return GGUFFile(source)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from llmspec.compiler import compile_spec
-from llmspec.compiler.plan import Plan
-from llmspec.core.problems import DataError, Problem, RunError, SpecError
+from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.core.problems import RunError
+from llmspec.formats.foreign import ForeignModel, named
 from llmspec.formats.gguf import rope, weights
 from llmspec.formats.gguf.files import SUFFIX, Files
 from llmspec.formats.gguf.kept import kept
 from llmspec.formats.gguf.metadata import ARCHITECTURE, Found, read_metadata
 from llmspec.formats.gguf.tables import Table
 from llmspec.formats.gguf.tokenizers import TEMPLATE, Tokenizing
-from llmspec.formats.hf.importing import spec_of
-from llmspec.parts.sources.base import Attribution
-from llmspec.runs.stored import StoredModel
 
-PHASE = "imported"
-"""What stands for the name of the phase that made the weights."""
 SAMPLING = "general.sampling."
 DECODING: Mapping[str, str] = {
     "temp": "temperature",
@@ -32,13 +26,13 @@ DECODING: Mapping[str, str] = {
     "penalty_repeat": "repetition_penalty",
 }
 """What stands behind `general.sampling.` -> key of `decoding:`."""
-Progress = Callable[[str, float, float], None]
 
 
-class GGUFFile(StoredModel):
+class GGUFFile(ForeignModel):
     """A GGUF file, or the first of several that are one model."""
 
     again: ClassVar[str] = "download the file again"
+    described_in: ClassVar[str] = "metadata"
 
     @cached_property
     def files(self) -> Files:
@@ -65,7 +59,6 @@ class GGUFFile(StoredModel):
 
     @property
     def origin(self) -> str:
-        """The mapping table's name; folders of transformers with the same network have it, too."""
         return self.table.transformers
 
     @property
@@ -75,11 +68,10 @@ class GGUFFile(StoredModel):
 
     # -- spec and plan -------------------------------------------------------------------------------------------------
     def settings(self) -> dict[str, Any]:
-        """The spec that describes the model, as plain data; paths are relative to the folder of its tokenizer."""
         template = self.files.metadata.get(TEMPLATE)
         given = {"chat_template": {"kind": "jinja", "template": template}} if isinstance(template, str) else {}
         return {
-            "name": re.sub(r"[^A-Za-z0-9._-]+", "-", self.path.name.removesuffix(SUFFIX)).strip("-._") or "model",
+            "name": named(self.path.name.removesuffix(SUFFIX)),
             "model": self.read.model,
             "tokenizer": self.tokenizing.settings,
             **given,
@@ -95,20 +87,8 @@ class GGUFFile(StoredModel):
                 found[key] = int(value) if key == "top_k" else float(value)
         return found
 
-    @cached_property
-    def _plan(self) -> Plan:
-        try:
-            return compile_spec(spec_of(self.settings(), self.path, "its metadata"), base=str(self._tokenizer[0]))
-        except (SpecError, DataError) as error:
-            problems = [Problem(f"{self.path}: {p.message}", hint=p.hint) for p in error.problems]
-            raise RunError(problems) from None
-
-    def plan(self) -> Plan:
-        """Raises RunError with everything that is not understood, or does not fit together."""
-        return self._plan
-
-    def unfit(self, plan: Plan) -> str:
-        return ""
+    def base(self) -> Path:
+        return self._tokenizer[0]
 
     # -- tokenizer -----------------------------------------------------------------------------------------------------
     @cached_property
@@ -131,29 +111,17 @@ class GGUFFile(StoredModel):
             )
         return codec
 
-    def tokenizer_again(self) -> str:
-        return self.again
-
     def tokenizer_noted(self) -> tuple[str, str | None]:
         return self.path.name, None
 
     # -- weights -------------------------------------------------------------------------------------------------------
-    def weights(
-        self, plan: Plan, phase: str | None = None, progress: Progress = lambda what, done, total: None
-    ) -> tuple[str, dict[str, Any], list[str]]:
-        """Matrices in the types in which they lie in the file, everything else as float32.
-
-        Raises RunError for tensors that are missing, left over or of another shape, numbers that are not finite, and
-        for a phase asked for."""
-        if phase not in (None, PHASE):
-            raise RunError(f"{self.path} has no phase {phase}: it is a model of others, without a run")
-        found = weights.load(
-            self.files, self.table, plan.model, lambda done, total: progress("reading weights", done, total)
-        )
-        return PHASE, found, self.notices()
+    def read_weights(
+        self, model: ModelPlan, progress: Callable[[float, float], None]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Matrices in the types in which they lie in the file, everything else as float32."""
+        return weights.load(self.files, self.table, model, progress), []
 
     def notices(self) -> list[str]:
-        """What of the file was not taken over."""
         found = []
         if self.read.ignored:
             found.append(f"metadata that cannot change what is computed: {', '.join(sorted(self.read.ignored))}")
@@ -164,9 +132,6 @@ class GGUFFile(StoredModel):
 
     def chat(self, plan: Plan, phase: str) -> bool:
         return isinstance(self.files.metadata.get(TEMPLATE), str)
-
-    def attributions(self, plan: Plan) -> tuple[Attribution, ...]:
-        return ()
 
 
 def is_gguf(path: Path) -> bool:

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import ValidationError
-
-from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import ModelPlan, Plan
-from llmspec.core.problems import DataError, Problem, RunError, SpecError
+from llmspec.core.problems import RunError
+from llmspec.formats.foreign import ForeignModel, named
 from llmspec.formats.hf import generation, names, sentence
 from llmspec.formats.hf.family import Architecture, Family
 from llmspec.formats.hf.reading import Read, read_config
 from llmspec.formats.hf.weights import Files, check, load
-from llmspec.parts.sources.base import Attribution
 from llmspec.runs.files import read_json
-from llmspec.runs.stored import StoredModel, said
-from llmspec.spec.schema import Spec
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-PHASE = "imported"
-"""What stands for the name of the phase that made the weights."""
-Progress = Callable[[str, float, float], None]
 
 
-class HFFolder(StoredModel):
+class HFFolder(ForeignModel):
     """A folder that transformers wrote: config.json, weights in one or many safetensors files, tokenizer files."""
 
     again: ClassVar[str] = "download the folder again"
+    described_in: ClassVar[str] = CONFIG
 
     @cached_property
     def read(self) -> Read:
@@ -68,7 +59,6 @@ class HFFolder(StoredModel):
 
     @property
     def origin(self) -> str:
-        """The mapping table's name."""
         return self.family.model_type
 
     @property
@@ -78,9 +68,8 @@ class HFFolder(StoredModel):
 
     # -- spec and plan -------------------------------------------------------------------------------------------------
     def settings(self) -> dict[str, Any]:
-        """The spec that describes the model, as plain data; paths are relative to the folder."""
         return {
-            "name": re.sub(r"[^A-Za-z0-9._-]+", "-", self.path.resolve().name).strip("-._") or "model",
+            "name": named(self.path.resolve().name),
             "model": self.read.model,
             "tokenizer": self.tokenizer_settings(),
             **generation.template_settings(self.path),
@@ -101,20 +90,8 @@ class HFFolder(StoredModel):
             consequence="no text could be read",
         )
 
-    @cached_property
-    def _plan(self) -> Plan:
-        try:
-            return compile_spec(spec_of(self.settings(), self.path), base=str(self.path.resolve()))
-        except (SpecError, DataError) as error:
-            problems = [Problem(f"{self.path}: {p.message}", hint=p.hint) for p in error.problems]
-            raise RunError(problems) from None
-
-    def plan(self) -> Plan:
-        """Raises RunError with everything that is not understood, or does not fit together."""
-        return self._plan
-
-    def unfit(self, plan: Plan) -> str:
-        return ""
+    def base(self) -> Path:
+        return self.path.resolve()
 
     # -- tokenizer -----------------------------------------------------------------------------------------------------
     def tokenizer(self, plan: Plan) -> Any:
@@ -129,32 +106,24 @@ class HFFolder(StoredModel):
                 )
         return codec
 
-    def tokenizer_again(self) -> str:
-        return self.again
-
     def tokenizer_noted(self) -> tuple[str, str | None]:
         return CONFIG, None
 
     # -- weights -------------------------------------------------------------------------------------------------------
-    def weights(
-        self, plan: Plan, phase: str | None = None, progress: Progress = lambda what, done, total: None
-    ) -> tuple[str, dict[str, Any], list[str]]:
-        """Raises RunError for files that are missing or damaged, tensors that are missing, left over or of another
-        shape, numbers that are not finite, and for a phase asked for."""
-        if phase not in (None, PHASE):
-            raise RunError(f"{self.path} has no phase {phase}: it is a model of others, without a run")
+    def read_weights(
+        self, model: ModelPlan, progress: Callable[[float, float], None]
+    ) -> tuple[dict[str, Any], list[str]]:
         files = Files(self.path)
         files.rename(self.family.tensors.renamed)
-        groups = self.groups(plan.model, files)
+        groups = self.groups(model, files)
         notices = check(
             files,
             groups,
             self.family,
-            tied(plan.model, self.family, self.architecture, groups),
+            tied(model, self.family, self.architecture, groups),
             self.architecture.unused,
         )
-        found = load(files, groups, lambda done, total: progress("reading weights", done, total))
-        return PHASE, found, [*notices, *self.notices()]
+        return load(files, groups, progress), notices
 
     def groups(self, model: ModelPlan, files: Files) -> list[names.Group]:
         prefix = self.family.tensors.prefix
@@ -162,7 +131,6 @@ class HFFolder(StoredModel):
         return names.groups(self.family, self.architecture, model, prefixed)
 
     def notices(self) -> list[str]:
-        """What of the folder was not taken over."""
         read, found = self.read, []
         if read.training:
             found.append(f"only training in transformers used: {', '.join(sorted(read.training))}")
@@ -177,24 +145,10 @@ class HFFolder(StoredModel):
     def chat(self, plan: Plan, phase: str) -> bool:
         return generation.has_template(self.path)
 
-    def attributions(self, plan: Plan) -> tuple[Attribution, ...]:
-        return ()
-
 
 def is_hf_folder(path: Path) -> bool:
     """Whether a path is a folder with a config.json and no plan of ours."""
     return path.is_dir() and os.path.lexists(path / CONFIG) and not os.path.lexists(path / "plan.json")
-
-
-def spec_of(settings: dict[str, Any], path: Path, file: str = CONFIG) -> Spec:
-    """The typed spec. Raises RunError where a value, of which `file` says most, is none that a spec can have."""
-    try:
-        return Spec.model_validate_json(json.dumps(settings))
-    except ValidationError as error:
-        raise RunError(
-            f"{path}: what its files say cannot be a model: {said(error)}",
-            hint=f"{file} may be damaged",
-        ) from None
 
 
 def tied(model: ModelPlan, family: Family, architecture: Architecture, groups: list[names.Group]) -> dict[str, str]:
