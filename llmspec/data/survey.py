@@ -113,7 +113,10 @@ class _Columns:
     def add(self, item: Shaped) -> None:
         """The next stretch."""
         if self._long is None and not item.document.more:
-            digest = text_digest(item.text) if self._how is not None and self._how.how == "hash" else b""
+            digest = b""
+            if self._how is not None and self._how.how == "hash":
+                group = self._how.group(item.document.record)
+                digest = text_digest(item.text if group is None else group)
             characters = sum(len(p) for p in item.plain if type(p) is str) if item.plain is not None else 0
             self._row(item, len(item.text), characters, alike(item.text), digest)
             return

@@ -47,6 +47,30 @@ def test_a_split_loses_nothing_and_keeps_the_order(contents: list[str], percent:
         assert sorted(item.document.name for side in sides for item in side) == sorted(i.document.name for i in items)
 
 
+@given(films=st.lists(st.integers(0, 6), min_size=2, max_size=40), percent=st.integers(1, 99))
+@quick
+def test_equal_fields_stay_on_one_side(films: list[int], percent: int) -> None:
+    items = [
+        Shaped(Document(str(i), record={"film": film, "text": f"{i}"} if film else {"text": "?"}), str(i), (str(i),))
+        for i, film in enumerate(films)
+    ]
+    how = Validation.parse(f"hash {percent}% by {{film}} of a year")
+    assert how == Validation.parse(str(how)) != Validation.parse(f"hash {percent}%") and how.fields == ("film",)
+    try:
+        sides = split(items, how)
+    except DataError as error:
+        assert "leaves nothing to" in str(error)
+        return
+    trained, validated = ({(item.document.record or {}).get("film") for item in side} - {None} for side in sides)
+    assert not trained & validated and trained | validated == set(films) - {0}
+
+
+@pytest.mark.parametrize("wrong", ["hash 5% by film", "hash 5% by", "hash 100% by {film}", "tail 5% by {film}"])
+def test_a_split_by_nothing_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError):
+        Validation.parse(wrong)
+
+
 def test_the_tail_is_cut_at_a_line_end_near_the_border() -> None:
     text = "".join(f"line {i:03d} of the play\n" for i in range(197))
     train, validation = split(shaped(["a"], [text], False), Validation.parse("tail 10%"))
