@@ -10,6 +10,7 @@ import tiny
 from llmspec.compiler import compile_spec
 from llmspec.core.problems import DataError
 from llmspec.data.mixture import times
+from llmspec.data.notices import notices
 from llmspec.data.prepare import prepare
 from llmspec.spec.load import load_spec
 
@@ -77,3 +78,14 @@ def test_a_budget_too_long_is_answered_in_its_own_unit(tmp_path: Path) -> None:
 
 def test_how_often_is_told_in_digits() -> None:
     assert [times(n) for n in (0.1534, 4, 99.6, 1024.3, 2e6)] == ["0.153", "4", "99.6", "1,024", "2,000,000"]
+
+
+def test_records_without_the_field_of_the_split_are_said(tmp_path: Path) -> None:
+    lines = [f'{{"text": "the {n}th record of a file", "film": "{n % 9}"}}' for n in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, '{"text": "of no film"}']))
+    text = SPEC.replace("PATH", "*.jsonl").replace("tail 10%", "hash 30% by {film}")
+    prepared = prepare(compile_spec(load_spec(tiny.write(tmp_path, text)).spec), offline=True)
+    assert any("documents without {film}" in said and "a.jsonl:201" in said for said in notices(prepared))
+    wrong = text.replace("{film}", "{flim}")
+    with pytest.raises(DataError, match="no record has a field `flim`"):
+        prepare(compile_spec(load_spec(tiny.write(tmp_path, wrong)).spec), offline=True)

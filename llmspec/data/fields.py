@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from llmspec.core.problems import DataError, one_of
-from llmspec.parts.sources import Document
-from llmspec.parts.sources.notes import Notes
+from llmspec.parts.sources import Document, Validation
+from llmspec.parts.sources.notes import READ, Notes
 
 
 class Fields:
-    """Looks for the fields that templates need."""
+    """Looks for the fields that templates need, and for those that validation is chosen by."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._missing = set(names)
+    def __init__(self, names: Iterable[str], validation: Validation | None = None) -> None:
+        self._missing, self._validation = set(names), validation
+        self._apart = Notes()
         self._first: Document | None = None
         self._record: Document | None = None
 
@@ -23,9 +24,13 @@ class Fields:
         if document.record is not None:
             self._missing -= document.record.keys()
             self._record = self._record or document
+        how = self._validation
+        if how is not None and how.by and not document.more and how.group(document.record) is None:
+            self._apart.add(f"{READ}documents without {how.by}, on the side that their text chooses", document.where)
 
     def check(self, notes: Notes) -> None:
-        """Raises DataError where there was no document, or none with one of the fields; `notes`: of what was read."""
+        """Raises DataError where there was no document, or none with one of the fields; `notes`: of what was read, to
+        which is added what validation could not be chosen by."""
         if self._first is None:
             raise DataError(
                 "; ".join(["the source holds no document", *notes.said()]),
@@ -34,6 +39,9 @@ class Fields:
             )
         if self._missing:
             raise _no_field(sorted(self._missing), self._record, self._first)
+        for reason, count in self._apart.counts.items():
+            notes.add(reason, count=count)
+            notes.examples[reason] = self._apart.examples.get(reason, [])
 
 
 def _no_field(names: Sequence[str], record: Document | None, first: Document) -> DataError:

@@ -18,7 +18,7 @@ from llmspec.data.shaping import Dropped, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
 from llmspec.data.survey import Changed, Read, Survey, survey, walk
 from llmspec.parts.sources import Document, Fetcher, Source
-from llmspec.parts.sources.notes import READ, Notes
+from llmspec.parts.sources.notes import Notes
 from llmspec.parts.templates.base import Pieces, Turn
 
 FORMAT = 7
@@ -348,8 +348,7 @@ def dropped(notes: Notes, item: Shaped, form: Form) -> None:
 def _read(
     name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...], most: int | None
 ) -> SourceReading:
-    notes, fields = Notes(), Fields(source.fields("dialogue" in wanted))
-    how = source.validation
+    notes, fields = Notes(), Fields(source.fields("dialogue" in wanted), source.validation)
     first = True
 
     def read() -> Iterator[Shaped]:
@@ -362,8 +361,6 @@ def _read(
         size = 0
         for item in read():
             fields.look(item.document)
-            if how and how.by and not item.document.more and how.group(item.document.record) is None:
-                notes.add(f"{READ}documents without {how.by}, by which validation is chosen", item.document.where)
             size += len(item.text)
             if most is not None and size > most:
                 raise DataError(
