@@ -14,6 +14,7 @@ import tokenizer_files
 from chat_templates import OWN
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
+from strategies_course import courses
 from strategies_values import Data, parts, settings
 
 from llmspec.parts import (
@@ -325,6 +326,8 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     model = draw(models())
     if predicts == MASKED:
         model, rest["tokenizer"] = both_sides(model), masking(rest.get("tokenizer", {}))
+    for stage in stages.values():
+        stage |= draw(courses(stage, text))
     for stage in stages.values() if "encoder" in model else ():
         if stage["kind"] == "pretrain":  # whose rows are cut in two
             stage.pop("document_mask", None)

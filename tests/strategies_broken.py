@@ -80,6 +80,8 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("seed",), -3),
         (("model", "dropout"), -0.5),
         (("phases", PHASE, "micro_batch_size"), -2),
+        (("phases", PHASE, "early_stopping", "patience"), 0),
+        (("phases", PHASE, "keep", "last"), 0),
     ],
     "quoted_number": [
         (("model", "layers"), "2"),

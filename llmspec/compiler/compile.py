@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmspec.compiler import files, fit, kept, keys, network, numbers, schedule, special_tokens
+from llmspec.compiler import course, files, fit, kept, keys, network, numbers, schedule, special_tokens
 from llmspec.compiler.checks import plan_checks, refuse
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
@@ -17,6 +17,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("resolve parts", ("any model",), network.resolve_parts),
     Pass("check parts", ("dims",), network.check_parts),
     Pass("check numbers", (), numbers.check_numbers),
+    Pass("check course", ("phases",), course.check_course),
     Pass("check special tokens", ("tokenizer", "phases"), special_tokens.check_special_tokens),
     Pass("build tensor table", ("dims", "model", "tokenizer"), network.build_table),
     Pass("check start", ("network",), numbers.check_start),

@@ -57,7 +57,15 @@ def phase_identity(phase: Phase) -> dict[str, Any]:
     settings = phase.model_dump(mode="json", by_alias=True)
     if isinstance(phase.from_, StartModel) and phase.from_.digest is not None:
         settings["from"] = {"digest": phase.from_.digest}  # wherever the model lies
-    return {"settings": {k: v for k, v in settings.items() if k not in SHOWN_ONLY}, "revisions": revisions_of(phase)}
+    shown = shown_only(phase)
+    settings = {k: v for k, v in settings.items() if k not in shown}
+    settings["keep"] = phase.judged and list(phase.judged)  # how many stay on disk shapes no weight
+    return {"settings": settings, "revisions": revisions_of(phase)}
+
+
+def shown_only(phase: Phase) -> tuple[str, ...]:
+    """Settings of a phase that never change the weights it leaves: when it validates does where that chooses them."""
+    return tuple(key for key in SHOWN_ONLY if key != "evaluate_every" or phase.judged is None)
 
 
 # -- what a phase reads ----------------------------------------------------------------------------------------------

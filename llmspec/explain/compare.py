@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from llmspec.compiler import unread
 from llmspec.compiler.budget import learning_rates
-from llmspec.compiler.keys import SHOWN_ONLY
+from llmspec.compiler.keys import shown_only
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.units import count, size
 from llmspec.explain.report import Report
@@ -174,7 +174,7 @@ def rates(phase: PhasePlan | None) -> tuple[float, ...]:
 def reason(phase: PhasePlan, changed: list[str], anew: set[str]) -> str:
     """Which of the changed settings shape the phase, the nearest first; `anew` are the phases that are retrained."""
     own, shared = f"phases.{phase.name}.", ("model.", "tokenizer.", "seed", "device", "precision", "beam")
-    shown = tuple(own + key for key in SHOWN_ONLY)
+    shown = tuple(own + key for key in shown_only(phase.phase))
     sources = tuple(f"data.sources.{s}." for s in phase.phase.mixture)
     mine = [p for p in changed if p.startswith(own) and not p.startswith(shown)]
     for found in (mine, [p for p in changed if p.startswith(shared)], [p for p in changed if p.startswith(sources)]):

@@ -90,6 +90,10 @@ class PhaseRun:
     ledger: tuple[LedgerRow, ...]
     samples: tuple[Sample, ...]
     remarks: tuple[str, ...]
+    ended: str = ""
+    """Why it ended before its budget; '' where it did not."""
+    best: str = ""
+    """Which checkpoint it leaves where it keeps the best; '' where that is the last one."""
 
     @property
     def loss(self) -> Curve:
@@ -199,6 +203,8 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         if step and state != "of another plan"
         else ()
     )
+    ended = (about.get("ended") or {}).get("why", "")
+    ledger = _ledger(planned.shares, about.get("ledger"), whole=not ended)
     return PhaseRun(
         name=planned.name,
         kind=phase.kind,
@@ -217,9 +223,11 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         speed=_speed(seconds, per_step),
         flops_per_second=flops,
         facts=promised,
-        ledger=_ledger(planned.shares, about.get("ledger")),
+        ledger=ledger,
         samples=_samples(folder),
-        remarks=(*_remarks(metrics[0], held_out, clipped, about.get("ledger"), planned), *remarks_on(promised)),
+        remarks=(*_remarks(metrics[0], held_out, clipped, ledger, planned), *remarks_on(promised)),
+        ended=ended,
+        best=str(about.get("best") or ""),
     )
 
 
@@ -242,15 +250,16 @@ def _samples(folder: PhaseFolder) -> tuple[Sample, ...]:
     return tuple(Sample(int(r["step"]), *(str(r.get(k, "")) for k in texts)) for r in folder.samples.read())
 
 
-def _ledger(shares: Sequence[SharePlan], saved: Any) -> tuple[LedgerRow, ...]:
-    """The plan's shares beside what was counted at the end of the phase."""
+def _ledger(shares: Sequence[SharePlan], saved: Any, whole: bool) -> tuple[LedgerRow, ...]:
+    """The plan's shares beside what was counted at the end of the phase; a part of it was read where it is not
+    `whole`, of which the plan does not say how much."""
     counted = counts_of(saved)
     return tuple(
         LedgerRow(
             s.source,
             s.share,
             s.epochs,
-            {k: getattr(s, k) for k in COUNTED},
+            {k: getattr(s, k) if whole or not k.startswith("tokens") else None for k in COUNTED},
             {k: counted.get(s.source, {}).get(k) for k in COUNTED},
             s.dropped,
             s.validation_dropped,
@@ -267,7 +276,11 @@ def counts_of(saved: Any) -> dict[str, dict[str, int]]:
 
 
 def _remarks(
-    loss: NamedCurve, held_out: Sequence[ValidationCurve], clipped: float | None, ledger: Any, planned: PhasePlan
+    loss: NamedCurve,
+    held_out: Sequence[ValidationCurve],
+    clipped: float | None,
+    ledger: Sequence[LedgerRow],
+    planned: PhasePlan,
 ) -> list[str]:
     """What a person who knows the field would say to these curves."""
     found = overfitting(loss, held_out)
@@ -276,7 +289,7 @@ def _remarks(
             f"the gradient was clipped to {planned.phase.max_grad_norm:g} in {clipped:.0%} of the steps: the learning "
             "rate is in effect lower than set. A longer warm-up or a larger `max_grad_norm` would change that."
         )
-    for row in _ledger(planned.shares, ledger):
+    for row in ledger:
         found += [
             f"{row.source}: {k.replace('_', ' ')} {row.actual[k]:,}, planned {row.planned[k]:,}"
             for k in row.differences

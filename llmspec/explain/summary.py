@@ -38,6 +38,8 @@ def _phase(phase: PhaseRun) -> dict[str, Any]:
         "state": phase.state,
         "step": phase.step,
         "steps": phase.steps,
+        "ended": phase.ended,
+        "best": phase.best,
         "metrics": {m.name: {"value": m.curve.last, "unit": m.unit} for m in phase.metrics},
         "seconds": phase.seconds,
         "tokens_per_second": phase.tokens_per_second,

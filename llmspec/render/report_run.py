@@ -101,6 +101,10 @@ def show_phase(console: Screen, phase: PhaseRun) -> None:
         "of another plan": "was trained with other settings than this plan's",
     }[phase.state]
     console.print(Text.assemble(f"  {phase.kind}: ", (stands, STYLES[phase.state])))
+    if phase.ended:
+        console.print(Padding(Text(f"ended before its budget: {visible(phase.ended)}"), (0, 0, 0, 2)))
+    if phase.best:
+        console.print(Padding(Text(f"leaves {visible(phase.best)}"), (0, 0, 0, 2)))
     if phase.loss.values:
         show_curves(console, phase)
     if phase.validation:

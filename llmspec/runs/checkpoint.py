@@ -16,14 +16,13 @@ from llmspec.core.disk import explained, read_bytes, reading, real_folder
 from llmspec.core.folders import sync
 from llmspec.core.hashing import stream_digest
 from llmspec.core.problems import RunError
+from llmspec.parts.phases.course import LAST
 from llmspec.runs import tensors
 from llmspec.runs.files import LARGEST, disk_errors, read_json, write_json
 
 WEIGHTS, STATE, CURSOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "cursor.json", "manifest.json"
 TASK = "task.safetensors"
 """Arrays that are state of a phase kind's task, where it has any."""
-KEPT = 2
-"""Checkpoints kept of a phase: should the newest be damaged, the one before it serves."""
 T = TypeVar("T")
 
 
@@ -54,7 +53,7 @@ class Checkpoint:
         """Step, phase key, and the task's state. Raises RunError where it is none."""
         path = self.folder / CURSOR
         found = read_json(path)
-        types = {"step": int, "key": str, "task": dict}
+        types = {"step": int, "key": str, "task": dict, "course": dict}
         if not isinstance(found, dict):
             raise RunError(f"{path} is damaged: it holds no table of names and values")
         if wrong := [name for name, kind in types.items() if name in found and type(found[name]) is not kind]:
@@ -139,9 +138,16 @@ Arrays = dict[str, Any]
 
 
 def save(
-    phase: Path, step: int, weights: Arrays, state: Arrays, cursor: dict[str, Any], task: Arrays | None = None
+    phase: Path,
+    step: int,
+    weights: Arrays,
+    state: Arrays,
+    cursor: dict[str, Any],
+    task: Arrays | None = None,
+    last: int = LAST,
 ) -> Path:
-    """Writes `step_N` aside, syncs, renames; then drops what is older than the last KEPT. Raises RunError."""
+    """Writes `step_N` aside, syncs, renames; then drops all but the newest `last` and what these say is best. Raises
+    RunError."""
     target, aside = phase / f"step_{step}", phase / f".step_{step}.{os.getpid()}"
     with disk_errors(phase):
         phase.mkdir(parents=True, exist_ok=True)
@@ -163,11 +169,23 @@ def save(
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        for _, old in list(_steps(phase))[KEPT:]:
-            shutil.rmtree(old)
+        newest = list(_steps(phase))
+        named = {best for _, kept in newest[:last] for best in _best_steps(kept)}
+        for number, old in newest[last:]:
+            if number not in named:
+                shutil.rmtree(old)
         for leftover in phase.glob(".step_*"):
             shutil.rmtree(leftover, ignore_errors=True)
     return target
+
+
+def _best_steps(folder: Path) -> set[int]:
+    """Steps of the checkpoints that one names as the best; none where it cannot be read."""
+    try:
+        found = read_json(folder / CURSOR)
+        return {int(best["step"]) for best in found.get("course", {}).get("best", ())}
+    except (RunError, AttributeError, KeyError, TypeError, ValueError):
+        return set()
 
 
 def _steps(phase: Path) -> Iterator[tuple[int, Path]]:

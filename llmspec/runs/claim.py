@@ -17,7 +17,6 @@ from llmspec.core.disk import open_plain, read_bytes, real_folder
 from llmspec.core.problems import RunError
 from llmspec.core.run_names import LOCK_FILE, OURS
 from llmspec.core.units import size
-from llmspec.runs.checkpoint import KEPT
 from llmspec.runs.files import LARGEST, disk_errors
 
 OF_A_PHASE = ("phase.json", "metrics.jsonl", "timing.jsonl", "samples.jsonl")
@@ -182,8 +181,8 @@ def check_room(path: Path, plan: Plan) -> None:
             + (f", {size(there)} of which are there," if there else "")
             + f" and {path} has {size(free)} free",
             hint="free some space, or choose another folder with --out",
-            consequence=f"the disk would be full in the middle of training: {KEPT} checkpoints of each phase are kept, "
-            "and the next one is written beside them",
+            consequence="the disk would be full in the middle of training: "
+            f"{', '.join(f'{kept(p)} of {p.name}' for p in plan.phases)} are kept, and the next one is written beside",
         )
     if nodes is not None and nodes.f_files and nodes.f_favail < 16:
         raise RunError(
@@ -201,10 +200,11 @@ def checkpoint_bytes(plan: Plan, phase: PhasePlan) -> tuple[int, int]:
 
 def kept(phase: PhasePlan) -> int:
     """Checkpoints that a phase leaves behind, at least."""
+    best = phase.phase.kept_best
     if phase.steps is None:
-        return 1
+        return 1 + best
     every = phase.phase.checkpoint_every.interval(phase.steps)
-    return min(KEPT, -(-phase.steps // every)) if every else 1
+    return best + (min(phase.phase.kept_last, -(-phase.steps // every)) if every else 1)
 
 
 def _check_limit(path: Path, phase: str, largest: int) -> None:

@@ -68,6 +68,13 @@ class Row(_Notes):
     finish_reason: str | None = None
 
 
+class EndNotes(_Notes):
+    """Where a phase ended that did not use up its budget, and why."""
+
+    step: int
+    why: str
+
+
 class PhaseNotes(_Notes):
     """phase.json."""
 
@@ -78,6 +85,9 @@ class PhaseNotes(_Notes):
     units: dict[str, str] | None = None
     """Of the numbers in rows of steps, by name."""
     ledger: list[LedgerNotes] | None = None
+    ended: EndNotes | None = None
+    best: str | None = None
+    """Which checkpoint is what the phase leaves, where that is not the last one, in words."""
 
 
 class MachineNotes(_Notes):

@@ -17,7 +17,8 @@ from llmspec.core.problems import Problem, RunError
 from llmspec.core.visible import command, path_word
 from llmspec.parts.phases.base import SPEAKING
 from llmspec.parts.sources.base import Attribution
-from llmspec.runs.checkpoint import Checkpoint, attempt, newest
+from llmspec.runs import best
+from llmspec.runs.checkpoint import Checkpoint, newest
 from llmspec.runs.claim import accept, alone
 from llmspec.runs.files import Rows, read_json, read_table, write_json, write_text
 from llmspec.runs.lock import LOCK, Lock
@@ -69,10 +70,10 @@ class PhaseFolder:
         with this key."""
         return newest(self.folder, key, most)
 
-    def weights(self, expected: Shapes) -> tuple[Checkpoint | None, dict[str, Any], list[str]]:
-        """The weights of the newest sound checkpoint of the phase that is noted here, with notices as `checkpoint`."""
-        found, notices = attempt(self.folder, str(self.about.get("key", "")), lambda saved: saved.weights(expected))
-        return (*found, notices) if found else (None, {}, notices)
+    def weights(self, expected: Shapes) -> tuple[Checkpoint | None, dict[str, Any], list[str], str]:
+        """The weights that the phase that is noted here leaves, those of its newest sound checkpoint or of its best,
+        with notices as `checkpoint`, and what they are where they are not the last."""
+        return best.weights(self.folder, str(self.about.get("key", "")), expected)
 
 
 class RunFolder(StoredModel):
@@ -188,9 +189,10 @@ class RunFolder(StoredModel):
             if about and about.get("key") != planned.key:
                 before.append(f"{planned.name} was trained with other settings than this run's")
                 continue
-            saved, weights, notices = folder.weights(expected)
+            saved, weights, notices, chosen = folder.weights(expected)
             if saved:
                 given = [f"{'; '.join(before)}: these are the weights of {planned.name}"] if before else []
+                given += [f"{planned.name}: {chosen}"] if chosen else []
                 return planned.name, weights, [*given, *notices]
             if notices or about.get("done"):
                 raise lost(folder, planned.name, notices, plan)

@@ -49,7 +49,7 @@ def start_weights(model: ModelPlan, seed: int, parent: Artifact | None) -> Weigh
 
 def final_weights(place: PhaseFolder, model: ModelPlan) -> Weights:
     """The weights of a finished phase, by name. Raises RunError where they were damaged since."""
-    saved, weights, notices = place.weights({t.name: t.shape for t in model.tensors})
+    saved, weights, notices, _ = place.weights({t.name: t.shape for t in model.tensors})
     if saved is None or notices:
         raise RunError([*map(Problem, notices), Problem(f"the weights of {place.folder.name} cannot be read any more")])
     return weights

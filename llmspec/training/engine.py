@@ -20,8 +20,10 @@ from llmspec.model.steps import state_shapes
 from llmspec.runs import checkpoint
 from llmspec.runs.checkpoint import Checkpoint, attempt
 from llmspec.runs.run import PhaseFolder
+from llmspec.training.artifacts import final_weights
 from llmspec.training.callbacks import Step, only_noted
 from llmspec.training.context import RunContext
+from llmspec.training.course import Course
 from llmspec.training.phase_stats import PhaseStats
 from llmspec.training.tasks import TASKS
 from llmspec.training.trainer import StepTaken, Trainer
@@ -39,7 +41,7 @@ class Engine:
             gc.collect()  # models that nobody holds any more would go while this one is measured
         self.others = allocated()
         """Bytes of tensors that were there before: those of other models in this process."""
-        self.task = TASKS[phase.phase.kind](context, phase)
+        self.task, self.course = TASKS[phase.phase.kind](context, phase), Course(phase.phase)
         state = None
         if found := self._found():
             start, state = found
@@ -68,6 +70,7 @@ class Engine:
         if saved.step > self.total:
             raise foreign(saved, f"it is of step {saved.step}, and the phase has {self.total}")
         try:
+            self.course.restore(saved.cursor().get("course", {}))
             self.task.restore(saved.cursor().get("task", {}), tensors, saved.step)
         except RunError as e:
             raise foreign(saved, e.problems[0].message, e.problems[0].hint, e.problems[0].consequence) from e
@@ -101,26 +104,46 @@ class Engine:
     def train(self) -> dict[str, Any]:
         """The loop itself."""
         self.context.watcher.phase_starts(self.plan, self.step)
-        while self.step < self.total:
+        while not self.over:
             self.advance()
-            last = self.step == self.total
-            if self.due(self.phase.evaluate_every) or last:
-                self.validate()
-            if self.due(self.phase.sample_every) or last:
+            better = (self.due(self.phase.evaluate_every) or self.step == self.total) and self.validate()
+            if self.due(self.phase.sample_every) or self.over:
                 with self.tally.spending("samples", self.task.samples_drawn):
                     self.sample()
             self.tally.holds(self.held())
-            if self.due(self.phase.checkpoint_every) or last or self.context.stop.asked:
+            if self.due(self.phase.checkpoint_every) or better or self.over or self.context.stop.asked:
                 self.save()
-            if self.context.stop.asked and not last:  # also while it was saved
+            if self.context.stop.asked and not self.over:  # also while it was saved
                 raise self.context.stop.interrupted()
         ledger = self.task.ledger()
-        self.folder.note(done=True, ledger=ledger, facts=self.tally.dump())
+        self.folder.note(done=True, ledger=ledger, facts=self.tally.dump(), **self.ended())
         if found := self.tally.measured():
             with only_noted(self.context.watcher, "how long the steps took could not be kept"):
                 estimates.remember(self.context.plan, self.plan, found)
         self.context.watcher.phase_ends(self.plan, ledger)
-        return self.trainer.weight_arrays()
+        return self.left()
+
+    @property
+    def over(self) -> bool:
+        """Whether the phase has come to its end."""
+        return self.step == self.total or self.course.over
+
+    def ended(self) -> dict[str, Any]:
+        """What is noted of a phase that ends before its budget; it is said, too."""
+        if self.step == self.total:
+            return {}
+        why = self.course.why()
+        self.context.watcher.notice(f"{self.plan.name} ends after step {self.step:,} of {self.total:,}: {why}")
+        return {"ended": {"step": self.step, "why": why}}
+
+    def left(self) -> dict[str, Any]:
+        """The weights that the phase leaves: the last, or those of its best checkpoint. Raises RunError where that is
+        lost."""
+        best = next(iter(self.course.best), None)
+        if best is None or best.step == self.step:
+            return self.trainer.weight_arrays()
+        self.context.watcher.notice(f"{self.plan.name} leaves the weights of step {best.step:,}, the best by {best}")
+        return final_weights(self.folder, self.plan.model)
 
     def due(self, every: Any) -> bool:
         steps = every.interval(self.total)
@@ -183,8 +206,10 @@ class Engine:
         self.context.watcher.notice(f"{what} after step {self.step} of {self.plan.name} {how}; training goes on")
 
     # -- now and then --------------------------------------------------------------------------------------------
-    def validate(self) -> None:
-        """What the task measures on text kept apart; a source with a number that is none is said and left out."""
+    def validate(self) -> bool:
+        """What the task measures on text kept apart; a source with a number that is none is said and left out.
+
+        Whether a checkpoint has to be kept for being one of the best."""
         began = time.perf_counter()
         found = self.task.validate(self.trainer)
         wrong = {m.source: m for m in reversed(found.metrics) if not math.isfinite(m.value)}
@@ -195,6 +220,7 @@ class Engine:
         if metrics:
             self.folder.metrics.append({"step": self.step, "validation": [m.dump() for m in metrics]})
             self.context.watcher.validated(self.step, metrics)
+        return self.course.validated(self.step, metrics, tuple(wrong))
 
     def sample(self) -> None:
         """What the model does with its prompts now. One that fails is said, and no more."""
@@ -215,13 +241,14 @@ class Engine:
             raise RunError(f"{self.folder.folder} is not there any more")
         with self.tally.spending("checkpoints"):
             self.write()
-        self.folder.note(facts=self.tally.dump())
+        self.folder.note(facts=self.tally.dump(), **self.course.notes())
 
     def write(self) -> None:
         """The checkpoint itself."""
         weights, state, task = self.trainer.weight_arrays(), self.trainer.state_arrays(), self.task.tensors()
-        cursor = {"key": self.plan.key, "task": self.task.state(self.step)}
-        folder = checkpoint.save(self.folder.folder, self.step, weights, state, cursor, task)
+        cursor: dict[str, Any] = {"key": self.plan.key, "task": self.task.state(self.step)}
+        cursor |= {"course": course} if (course := self.course.dump()) else {}
+        folder = checkpoint.save(self.folder.folder, self.step, weights, state, cursor, task, self.phase.kept_last)
         self.context.stop.saved(self.plan.name, self.step)
         self.context.watcher.saved(self.step, folder)
 

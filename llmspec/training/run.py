@@ -26,6 +26,7 @@ from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import PhaseFolder, RunFolder
 from llmspec.training import start_models
 from llmspec.training.callbacks import Callback, Shielded, only_noted
+from llmspec.training.course import check_course
 from llmspec.training.prompts import rehearse
 from llmspec.training.stop import Stop, on_signals
 
@@ -93,6 +94,7 @@ def train(
     checks = (*plan_checks(plan), *data_checks(prepared))
     refuse(checks)
     start_models.same_tokenizer(plan, prepared.codec)
+    check_course(plan, prepared)
     notices = rehearse(plan, prepared)
     check_room(folder.path, plan)
     lock = partial(Lock.of, plan, prepared.contents, prepared.codec.to_json())
@@ -181,7 +183,7 @@ def finished(place: PhaseFolder, phase: PhasePlan, most: int) -> bool:
     """Whether this very phase was trained to its last step and the weights of that step are sound; a file of them has
     `most` bytes of arrays."""
     saved, _ = place.checkpoint(phase.key, most) if place.done(phase) else (None, [])
-    return saved is not None and saved.step == phase.steps
+    return saved is not None and saved.step == (place.about.get("ended") or {}).get("step", phase.steps)
 
 
 def others_at_work() -> list[str]:

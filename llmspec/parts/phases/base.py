@@ -17,6 +17,7 @@ from llmspec.parts.heads import TABLE as HEADS
 from llmspec.parts.heads import Head
 from llmspec.parts.objectives.base import NEXT
 from llmspec.parts.optimizers.adamw import AdamW
+from llmspec.parts.phases.course import LAST, EarlyStopping, Judged, Keep
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
 
@@ -99,6 +100,10 @@ class Phase(Part):
     """How often the validation loss is taken; it always is at the end."""
     checkpoint_every: Span = Field(default_factory=lambda: percent(20))
     """How often a checkpoint is written; one always is at the end."""
+    early_stopping: EarlyStopping | None = None
+    """Whether the phase ends once validation has stopped to improve; it never does if omitted."""
+    keep: Keep | None = None
+    """Which checkpoints stay on disk; the last two if omitted, and with `early_stopping` the best one, too."""
     sample_every: Span = Field(default_factory=lambda: percent(20))
     """How often a sample of text is drawn and shown."""
     prompts: tuple[str, ...] = ()
@@ -113,6 +118,35 @@ class Phase(Part):
     def texts_drawn(self) -> int:
         """Texts that are drawn each time samples are."""
         return len(self.prompts) or (FROM_DIALOGUES if self.dialogues else 1)
+
+    @property
+    def kept_last(self) -> int:
+        """How many of the newest checkpoints stay on disk."""
+        return self.keep.last if self.keep else LAST
+
+    @property
+    def kept_best(self) -> int:
+        """How many of the best checkpoints stay beside them; where any do, the best is what the phase leaves."""
+        return max(self.keep.best if self.keep else 0, int(self.early_stopping is not None))
+
+    @property
+    def judged(self) -> Judged | None:
+        """What says which checkpoint is best; None where the last one is what the phase leaves."""
+        if not self.kept_best:
+            return None
+        stopping = self.early_stopping
+        if self.keep is not None and self.keep.best and (self.keep.metric or self.keep.source):
+            return Judged(self.keep.metric or (stopping.metric if stopping else "loss"), self.keep.source)
+        return Judged(stopping.metric, stopping.source) if stopping else Judged("loss", None)
+
+    def measured(self) -> dict[str, str]:
+        """Metrics that its validation gives and that say how good the model is, and which way is better."""
+        sums = dict.fromkeys(("loss", "loss_weights", *self.objective.counted, *self.objective.measured), 1.0)
+        found: dict[str, str] = {}
+        for metric in self.objective.metrics(sums, 1):
+            if metric.better:
+                found.setdefault(metric.name, metric.better)
+        return found
 
     def together(self) -> Iterator[Problem]:
         """What float32 makes of one number beside another."""

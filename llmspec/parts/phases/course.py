@@ -1,0 +1,48 @@
+"""When a phase ends before its budget, and which of its checkpoints are kept and handed on."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from pydantic import Field
+
+from llmspec.parts.base import Frozen
+
+LAST = 2
+"""Checkpoints that are kept where nothing is said: should the newest be damaged, the one before it serves."""
+
+
+class Judged(NamedTuple):
+    """What says which of two validations is better."""
+
+    metric: str
+    source: str | None
+    """The validation source; None: the mean over all of them."""
+
+
+class EarlyStopping(Frozen):
+    """Ends a phase once validation has stopped to improve; the best checkpoint is what the phase leaves."""
+
+    in_float64: ClassVar[tuple[str, ...]] = ("min_delta",)
+    metric: str = Field("loss", min_length=1)
+    """The metric of validation that has to improve, such as `loss` or `accuracy`."""
+    source: str | None = Field(None, min_length=1)
+    """The source whose validation text counts; if omitted, the mean over all that the mixture validates with."""
+    patience: int = Field(3, gt=0, le=1 << 20)
+    """Validations without improvement after which the phase ends."""
+    min_delta: float = Field(0.0, ge=0)
+    """What counts as improvement: a change for the better by more than this, in the metric's unit."""
+
+
+class Keep(Frozen):
+    """Which checkpoints of a phase stay on disk. With `best`, the best of them is what the phase leaves: later phases,
+    `sample` and `export` take its weights instead of the last ones."""
+
+    last: int = Field(LAST, gt=0, le=1 << 20)
+    """The newest checkpoints, as many as this."""
+    best: int = Field(0, ge=0, le=1 << 20)
+    """The best ones by validation, as many as this, beside the newest."""
+    metric: str | None = Field(None, min_length=1)
+    """The metric that says which is best; that of `early_stopping` if omitted, or else the loss."""
+    source: str | None = Field(None, min_length=1)
+    """The source whose validation text counts; if omitted, the mean over all that the mixture validates with."""
