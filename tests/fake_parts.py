@@ -258,8 +258,8 @@ class Sign(Optimizer):
 
     kind: Literal["sign"] = "sign"
 
-    def state(self, role: Role) -> tuple[str, ...]:
-        return ("last",)
+    def state(self, role: Role, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"last": shape}
 
     def elementwise(self, role: Role) -> float:
         return 3.0

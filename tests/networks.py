@@ -19,6 +19,7 @@ from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import range_inputs
 from llmspec.compiler.network import build_table, check_parts, resolve_parts
 from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.compiler.updates import copied, state_shapes
 from llmspec.model.device import open_device
 from llmspec.parts import attentions, mlps, norms, positions
 from llmspec.parts.residual import FORMS
@@ -186,6 +187,16 @@ def continued(names: list[str]) -> list[str]:
         for name in names
         if not any(p.follows_length(dims) for p, dims, _ in walk.positions(NETWORKS[name].model).values())
     ]
+
+
+def states_at_first(plan: Plan, weights: Arrays) -> Arrays:
+    """The states of a plan's first phase at step 0, which some weights were drawn for."""
+    phase = plan.phases[0]
+    same, found = copied(phase.phase), dict[str, np.ndarray]()
+    for key, shape in state_shapes(phase.model, phase.phase).items():
+        name, _, kind = key.rpartition(":")
+        found[key] = weights[name].copy() if kind in same else np.zeros(shape, np.float32)
+    return found
 
 
 def drawn_weights(plan: ModelPlan, seed: int) -> Arrays:

@@ -22,7 +22,9 @@ from llmspec.parts import (
     heads,
     mlps,
     objectives,
+    optimizers,
     phases,
+    schedules,
     tokenizers,
 )
 from llmspec.parts.heads.transform import Transform
@@ -251,12 +253,19 @@ def phase_settings(draw: DrawFn, names: list[str], earlier: list[str], predicts:
         "optimizer": parts("optimizer"),
         "schedule": parts("schedule"),
         "objective": asking(predicts),
+        "unfreeze": st.integers(1, 99).map(lambda share: {"layers.0.*": f"{share}%"}),
+        "lr_multipliers": st.sampled_from([{"layers.*": 0.5}, {"layers.0.*": 2.0, "embed_tokens.*": 0.125}]),
         "prompts": st.just(["Once", "1e3"] if predicts == NEXT else ["Once [MASK]", "[MASK][MASK]"]),
     }
     if "train_on" in fields_of(part):
         others = st.lists(st.sampled_from([role for role in ROLES if role != "assistant"]), unique=True)
         optional["train_on"] = others.map(lambda roles: ["assistant", *roles])
     out |= {"micro_batch_size": 1} | draw(st.fixed_dictionaries({}, optional=optional))
+    chosen = optimizers.TABLE[out.get("optimizer", {}).get("kind", "adamw")]
+    if chosen.schedules:
+        out["schedule"] = {**draw(settings(schedules.TABLE[chosen.schedules[0]]))}
+    if chosen.averages:
+        out.pop("ema", None)
     if "steps" not in out["budget"]:  # it may come to a single step, of which a warm-up in steps leaves nothing
         out.get("schedule", {}).pop("warmup", None)
     return out

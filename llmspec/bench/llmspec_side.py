@@ -63,7 +63,7 @@ class Training:
 
     def advance(self) -> float:
         """One optimizer step; its mean loss in nats."""
-        scalars = self.phase.phase.optimizer.scalars(1.0, self.step + 1)
+        scalars = self.trainer.steps.updates.numbers(1.0, self.step + 1, self.phase.steps or 1)
         taken = self.trainer.step(self.batches(self.step), scalars, self.step)
         self.step += 1
         return taken.sums["loss"]

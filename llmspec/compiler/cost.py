@@ -20,6 +20,9 @@ DROPOUT = ElementwiseOps(9.0, 1.5)
 CLIPPING = 3.0
 """Operations for each gradient: its square, the sum and the scaling."""
 
+AVERAGING = 3.0
+"""The same to move an average towards a weight."""
+
 
 def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward and backward over a batch."""
@@ -44,9 +47,10 @@ def update_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one optimizer step after its passes: clipping, summing of passes, update."""
     optimizer, clip = phase.optimizer, 1 + CLIPPING * (phase.max_grad_norm is not None)
     sums = 2.0 * phase.gradient_accumulation_steps * (phase.gradient_accumulation_steps > 1)
+    averaged = AVERAGING * (phase.ema is not None)
     return Cost(
         products=sum(optimizer.products(t.role, t.shape) for t in model.trained),
-        other=sum((optimizer.elementwise(t.role) + clip + sums) * t.count for t in model.trained),
+        other=sum((optimizer.elementwise(t.role) + clip + sums + averaged) * t.count for t in model.trained),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from llmspec.compiler import walk
 from llmspec.compiler.masks import CROSS, ENCODER, RANGES, masks_of
 from llmspec.compiler.plan import ModelPlan
+from llmspec.compiler.updates import Updates
 from llmspec.parts.base import InputSpec
 from llmspec.parts.phases import Phase
 
@@ -57,7 +58,7 @@ def step_inputs(model: ModelPlan, phase: Phase) -> dict[str, InputSpec]:
     whether a pass adds to those before it."""
     declared = {
         **declared_inputs(model, phase),
-        "scalars": InputSpec((len(phase.optimizer.scalars(1.0, 1)),), "float32"),
+        "scalars": InputSpec((Updates(model, phase).count,), "float32"),
     }
     if model.dropout:
         declared["key"] = InputSpec((2,), "uint32")

@@ -19,6 +19,7 @@ from llmspec.compiler.cost import share_read, tied
 from llmspec.compiler.inputs import step_inputs
 from llmspec.compiler.phase_model import artifact
 from llmspec.compiler.plan import MemoryPlan, ModelPlan
+from llmspec.compiler.updates import state_numbers
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import POLICY
 
@@ -82,10 +83,9 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> Memo
     """What a phase holds at its peak, item by item."""
     sizes = ActivationSizes(model, phase, memory_model)
     activations, logits, gradients, moment = max(sizes.moments(), key=lambda m: sum(m[:3]))
-    state = sum(t.count * len(phase.optimizer.state(t.role)) for t in model.trained)
     return MemoryPlan(
         weights=FLOAT * model.parameters,
-        optimizer=FLOAT * state,
+        optimizer=FLOAT * state_numbers(model, phase),
         sums=FLOAT * model.trained_parameters if phase.gradient_accumulation_steps > 1 else 0,
         batch=sizes.batch(),
         activations=round(FLOAT * activations),
@@ -186,7 +186,7 @@ class ActivationSizes:
         assigned."""
         optimizer, found = self.phase.optimizer, 0.0
         for t in self.model.trained:
-            states = len(optimizer.state(t.role))
+            states = sum(shape == t.shape for shape in optimizer.state(t.role, t.shape).values())
             if optimizer.products(t.role, t.shape):  # Muon's products: the matrix, its square, the next one
                 found += self.memory_model.muon * t.count
             else:

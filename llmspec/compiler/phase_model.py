@@ -6,21 +6,17 @@ numbers: it has no gradient, no optimizer state and no part in clipping.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read
 from llmspec.compiler.draft import closed
 from llmspec.compiler.plan import ModelPlan, TensorPlan
+from llmspec.compiler.update_problems import nearest_names, update_problems
 from llmspec.core.problems import Problem
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL, POLICY
-
-NEAREST = 3
-"""Names that a pattern of no tensor is answered with, at most."""
 
 
 def phase_models(
@@ -71,7 +67,8 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
     tensors = tuple(trained(t, t.name in free and t.name not in frozen) for t in model.tensors)
     head = phase.objective.head if phase.objective.head in model.heads else None
     flops = walk.forward_flops(model, head, share_read(model, phase))
-    return model.model_copy(update={"tensors": tensors, "flops_per_token": flops}), problems
+    made = model.model_copy(update={"tensors": tensors, "flops_per_token": flops})
+    return made, problems or [*update_problems(made, phase)]
 
 
 def with_heads(base: ModelPlan, phase: Phase) -> ModelPlan:
@@ -105,12 +102,10 @@ def wrong_patterns(patterns: Sequence[str], names: Sequence[str]) -> Iterator[Pr
     for i, pattern in enumerate(patterns):
         if any(fnmatchcase(name, pattern) for name in names):
             continue
-        alike = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in names))
-        near = get_close_matches(re.sub(r"\d+|\[.*?\]", "*", pattern), alike, NEAREST, 0.4) or alike[:NEAREST]
         yield Problem(
             f"no tensor of this phase's model matches `{pattern}`",
             ("freeze", i),
-            f"names that come near: {', '.join(near)}; `*` stands for anything, `[0-3]` for one of these digits",
+            nearest_names(pattern, names),
             "it would freeze nothing",
         )
 

@@ -16,6 +16,7 @@ from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.cost import update_cost
 from llmspec.compiler.memory import FLOAT
 from llmspec.compiler.plan import PhasePlan, Plan, StackPlan
+from llmspec.compiler.updates import state_numbers
 from llmspec.core.problems import Problem, SpecError, one_of
 from llmspec.core.units import Text, count, flops, size
 from llmspec.explain.model import TensorRow, folded, tensor_rows
@@ -222,7 +223,7 @@ def costs(plan: Plan, path: str, part: Part, planned: PhasePlan | None) -> Itera
         saved = sum(p.uses * p.rate * p.part.saved_for_backward(p.dims) for p in own)
         yield "saved for backward", f"{size(FLOAT * saved)} a token, without the scores"
     if planned is not None and path.endswith(".optimizer"):
-        cost, optimizer = update_cost(model, planned.phase), planned.phase.optimizer
-        state = FLOAT * sum(t.count * len(optimizer.state(t.role)) for t in model.tensors)
+        cost = update_cost(model, planned.phase)
+        state = FLOAT * state_numbers(planned.model, planned.phase)
         yield "state", f"{size(state)}: {state / (FLOAT * model.parameters):.3g} values for each parameter"
         yield "a step's update", f"{flops(cost.products)} in matrix products, {flops(cost.total)} in all"

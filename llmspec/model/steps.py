@@ -9,19 +9,15 @@ from __future__ import annotations
 from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
-from llmspec.compiler.plan import ModelPlan, PhasePlan
+from llmspec.compiler.plan import PhasePlan
+from llmspec.compiler.updates import Updates, state_shapes, tensor_states
 from llmspec.compiler.walk import walk
 from llmspec.core.hashing import digest
 from llmspec.model.transformer import Transformer, block_context, states_at
-from llmspec.parts.phases import Phase
+from llmspec.parts.optimizers.base import AVERAGE, TRAINED
 
 Tensors = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
-
-
-def state_shapes(model: ModelPlan, phase: Phase) -> Shapes:
-    """A phase's optimizer state by name `<weight>:<state>`; float32, zero at step 0."""
-    return {f"{t.name}:{s}": t.shape for t in model.trained for s in phase.optimizer.state(t.role)}
 
 
 class Steps:
@@ -41,7 +37,7 @@ class Steps:
         self._measures = self._phase.objective.measures(phase.model.dims)
         self.evaluated = (*self.sums, *self._phase.objective.measured)
         """Names of what a pass gives in validation."""
-        self._trained = phase.model.trained
+        self._trained, self.updates = phase.model.trained, Updates(phase.model, self._phase)
         key = self._address()
         self.train, self.accumulate = backend.jit(self._train, key), backend.jit(self._accumulate, key)
         self.apply, self.evaluate = backend.jit(self._apply, key), backend.jit(self._evaluate, key)
@@ -50,11 +46,15 @@ class Steps:
         """A name for what the graphs are made from, beside their inputs."""
         phase = self._phase
         parts = [p.model_dump(mode="json") for p in (self._network, phase.optimizer, phase.objective)]
-        return digest([*parts, phase.max_grad_norm])
+        return digest([*parts, phase.max_grad_norm, *self.updates.address()])
 
     def state_shapes(self) -> Shapes:
         """Optimizer state by name, as `state_shapes`."""
         return state_shapes(self._network, self._phase)
+
+    def live(self, weights: Tensors, state: Tensors) -> Tensors:
+        """What a pass of training reads: the weights, or what is trained in their place where they are averages."""
+        return {n: state.get(f"{n}:{TRAINED}", w) for n, w in weights.items()}
 
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None, validating: bool = False) -> list[Tensor]:
@@ -84,11 +84,12 @@ class Steps:
 
     def _train(self, weights: Tensors, state: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         """The sums of a batch, and the norm of its gradient."""
-        sums, gradients = self._gradients(weights, tables, inputs)
+        sums, gradients = self._gradients(self.live(weights, state), tables, inputs)
         return (*sums, self._update(weights, state, gradients, inputs))
 
     def _accumulate(self, weights: Tensors, sums: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-        """Adds a pass's gradients to `sums`; `inputs["keep"]` is 0 on the first pass of a step, else 1."""
+        """Adds a pass's gradients by `live` weights to `sums`; `inputs["keep"]` is 0 on the first pass of a step, else
+        1."""
         found, gradients = self._gradients(weights, tables, inputs)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             total.assign(total * inputs["keep"] + gradient)
@@ -100,9 +101,12 @@ class Steps:
 
     def _update(self, weights: Tensors, state: Tensors, gradients: list[Tensor], inputs: Tensors) -> Tensor:
         """Clips, then lets the optimizer update weights and state; returns the norm before clipping."""
-        ops, optimizer = self._backend.ops(inputs), self._phase.optimizer
+        ops, optimizer, live = self._backend.ops(inputs), self._phase.optimizer, self.live(weights, state)
+        scalars = {t.name: inputs["scalars"][self.updates.place(t.name)] for t in self._trained}
         # Realized apart: as one expression every parameter's sum would be fused into every kernel that uses the norm.
         squares = [ops.square_sum(g) for g in gradients]
+        if self._phase.unfreeze:  # what does not train yet has no part in the norm
+            squares = [s * scalars[t.name][-1] for t, s in zip(self._trained, squares, strict=True)]
         Tensor.realize(*squares)
         norm = Tensor.cat(*squares).sum().sqrt().realize()
         scale = (
@@ -110,10 +114,20 @@ class Steps:
         )
         scale = scale.minimum(1.0).reshape(1).contiguous().realize()
         for t, g in zip(self._trained, gradients, strict=True):
-            own = {s: state[f"{t.name}:{s}"] for s in optimizer.state(t.role)}
-            optimizer.update(ops, t.role, weights[t.name], g, scale, own, inputs["scalars"])
+            own = {s: state[f"{t.name}:{s}"] for s in tensor_states(t, self._phase)} | {AVERAGE: weights[t.name]}
+            shrunk = scale * scalars[t.name][-1] if self._phase.unfreeze else scale
+            optimizer.update(ops, t.role, live[t.name], g, shrunk, own, scalars[t.name])
         Tensor.realize(*ops.written)
+        if self._phase.ema is not None:
+            self._average(weights, live, inputs)
         return norm
+
+    def _average(self, weights: Tensors, live: Tensors, inputs: Tensors) -> None:
+        """Moves each weight towards what was trained in its place."""
+        ops = self._backend.ops(inputs)
+        for t in self._trained:
+            ops.average(weights[t.name], live[t.name], inputs["scalars"][-1:])
+        Tensor.realize(*ops.written)
 
     def _evaluate(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         sums = self._losses({**weights, **tables}, inputs, None, True)

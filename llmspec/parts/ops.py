@@ -153,7 +153,7 @@ class Operations(Protocol):
     """The operations of a device. What each means is written in llmspec/backends/plain/ops.py, the reference.
 
     All are functions of float32 tensors unless they say otherwise; gradients flow through all of them but `rows`,
-    `assign`, `square_sum`, `adam` and `muon`.
+    `assign`, `square_sum` and what updates weights.
     """
 
     counted: Tensor | None
@@ -267,6 +267,53 @@ class Operations(Protocol):
         l2: float,
         decay: float,
     ) -> None: ...
+
+    def lion(
+        self,
+        w: Tensor,
+        m: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        decay: float,
+    ) -> None: ...
+
+    def schedule_free_adamw(
+        self,
+        y: Tensor,
+        z: Tensor,
+        x: Tensor,
+        v: Tensor,
+        weight_sum: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        decay: float,
+    ) -> None: ...
+
+    def adafactor(
+        self,
+        w: Tensor,
+        moments: tuple[Tensor, ...],
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        eps1: float,
+        eps2: float,
+        clip_threshold: float,
+        decay: float,
+        scale_parameter: bool,
+    ) -> None: ...
+
+    def average(self, average: Tensor, w: Tensor, share: Tensor) -> None: ...
 
     def muon(
         self,

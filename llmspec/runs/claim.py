@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.compiler.updates import state_numbers
 from llmspec.core import strict_json
 from llmspec.core.disk import open_plain, read_bytes, real_folder
 from llmspec.core.problems import RunError
@@ -194,7 +195,7 @@ def check_room(path: Path, plan: Plan) -> None:
 def checkpoint_bytes(plan: Plan, phase: PhasePlan) -> tuple[int, int]:
     """(bytes of a checkpoint, of its largest file); the few kB of headers and cursors left out."""
     weights = 4 * phase.model.parameters
-    state = 4 * sum(t.count * len(phase.phase.optimizer.state(t.role)) for t in phase.model.trained)
+    state = 4 * state_numbers(phase.model, phase.phase)
     return weights + state, max(weights, state)
 
 

@@ -158,7 +158,7 @@ class Engine:
         """One optimizer step, and its row."""
         began = time.perf_counter()
         factor = self.phase.schedule.factor(self.step, self.total)
-        scalars = self.phase.optimizer.scalars(factor, self.step + 1)
+        scalars = self.trainer.steps.updates.numbers(factor, self.step + 1, self.total)
         taken = self.task.train(self.trainer, self.step, scalars)
         metrics = self.task.metrics(taken)
         if not all(map(math.isfinite, (*(m.value for m in metrics), taken.norm))):

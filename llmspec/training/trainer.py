@@ -14,6 +14,7 @@ from tinygrad import Tensor
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
 from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
+from llmspec.compiler.updates import copied
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
 
@@ -44,7 +45,7 @@ class Trainer:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """`weights` gives each tensor's numbers as a numpy array, one after another, so that no second copy of all of
-        them has to be held; `state` the optimizer's by name, which starts as zeros."""
+        them has to be held; `state` the optimizer's by name, which starts as zeros or as its weight."""
         import numpy as np
 
         self.phase, self.backend = phase, backend
@@ -57,9 +58,15 @@ class Trainer:
         self.tables = tensors_from_numpy(**Transformer(phase.model).tables())
         self.weights = {t.name: tensors_from_numpy(w=weights(t))["w"] for t in phase.model.tensors}
         self.state, self.sums = dict[str, Tensor](), dict[str, Tensor]()
+        begun = copied(phase.phase)
         for name, shape in self.steps.state_shapes().items():
-            value = np.zeros(shape, np.float32) if state is None else state[name]
+            weight, _, kind = name.rpartition(":")
+            if state is not None:
+                value = state[name]
+            else:
+                value = to_numpy(self.weights[weight]) if kind in begun else np.zeros(shape, np.float32)
             self.state[name] = tensors_from_numpy(s=value)["s"]
+        self._live = self.steps.live(self.weights, self.state)
         if self.passes > 1:
             for t in phase.model.trained:
                 self.sums[t.name] = tensors_from_numpy(s=np.zeros(t.shape, np.float32))["s"]
@@ -77,7 +84,7 @@ class Trainer:
         totals = dict.fromkeys(self.steps.sums, 0.0)
         for micro, batch in enumerate(batches):
             inputs = self._inputs(batch, weight, number, micro, {"keep": np.array([float(micro > 0)], np.float32)})
-            found = self._named(self.steps.accumulate(self.weights, self.sums, self.tables, inputs))
+            found = self._named(self.steps.accumulate(self._live, self.sums, self.tables, inputs))
             totals = {name: total + found[name] for name, total in totals.items()}
         inputs = {**self._feed(**common), **self.backend.inputs}
         norm = self.steps.apply(self.weights, self.state, self.sums, inputs)
@@ -91,7 +98,7 @@ class Trainer:
         return {name: float(to_numpy(one)) for name, one in zip(self.steps.evaluated, found, strict=True)}
 
     def weight_arrays(self) -> dict[str, Any]:
-        """The weights as numpy arrays of their own."""
+        """The weights as numpy arrays of their own; averages, where the phase makes some."""
         return {n: to_numpy(w) for n, w in self.weights.items()}
 
     def state_arrays(self) -> dict[str, Any]:

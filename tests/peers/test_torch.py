@@ -1,4 +1,4 @@
-"""Optimizer steps, clipping and loss are those of torch, over ten steps from the same weights and gradients."""
+"""Optimizer steps, clipping and loss are those of torch, over fifty steps from the same weights and gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch")
 
-from networks import EPS, Inputs, drawn_weights, memory, plan_of  # noqa: E402
+from networks import EPS, Inputs, drawn_weights, memory, plan_of, states_at_first  # noqa: E402
 
 from llmspec.backends.backend import backend  # noqa: E402  (networks opens the device)
 from llmspec.model.steps import Steps  # noqa: E402
@@ -23,7 +23,7 @@ MODEL: dict[str, Any] = {
     "norm": {"kind": "layernorm"},
     "heads": {"lm": {"kind": "lm", "tied": False}},
 }
-STEPS = 10
+STEPS = 50
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SGD": ({"kind": "sgd", "lr": 0.05, "weight_decay": 0.1}, {}),
     "SGD nesterov": (
@@ -41,12 +41,12 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def run(options: dict[str, Any], clip: float | None, their: Any) -> tuple[Any, Inputs, dict[str, Any], list[Any]]:
-    """Ten steps of ours and of the optimizers that `their(plan, parameters)` makes, on the same gradients."""
-    plan = plan_of(MODEL, optimizer=options, max_grad_norm=clip)
+    """Fifty steps of ours and of the optimizers that `their(plan, parameters)` makes, on the same gradients."""
+    plan = plan_of(MODEL, optimizer=options, max_grad_norm=clip, schedule={"kind": "constant"})
     part, steps = plan.phases[0].phase.optimizer, Steps(plan.phases[0], backend("CPU"))
     w = drawn_weights(plan.model, 1)
     weights, state, sums, common = Inputs().put(w), Inputs(), Inputs(), Inputs()
-    state.put({n: np.zeros(shape, np.float32) for n, shape in steps.state_shapes().items()})
+    state.put(states_at_first(plan, w))
     parameters = {n: torch.nn.Parameter(torch.tensor(v, dtype=torch.float64)) for n, v in w.items()}
     optimizers, norms = their(plan, parameters), []
     for step in range(1, STEPS + 1):
@@ -62,6 +62,8 @@ def run(options: dict[str, Any], clip: float | None, their: Any) -> tuple[Any, I
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("peak", group["lr"]) * factor
             optimizer.step()
+    for optimizer in optimizers:
+        getattr(optimizer, "averaged", list)()
     return plan, weights, {n: p.detach().numpy() for n, p in parameters.items()}, norms
 
 
@@ -81,7 +83,7 @@ def equal(plan: Any, weights: Inputs, exact: dict[str, Any], room: float, role: 
 
 @pytest.mark.parametrize("clip", [None, 3.0])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_ten_steps(name: str, clip: float | None) -> None:
+def test_fifty_steps(name: str, clip: float | None) -> None:
     options, extra = SETTINGS[name]
 
     def their(plan: Any, parameters: dict[str, Any]) -> list[Any]:
@@ -92,6 +94,105 @@ def test_ten_steps(name: str, clip: float | None) -> None:
     equal(plan, weights, exact, 100 * EPS)
     for our, other in norms:
         assert our == pytest.approx(other, rel=100 * EPS) and (clip is None or our > clip)
+
+
+@pytest.mark.parametrize("clip", [None, 3.0])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_adafactor(clip: float | None, scaled: bool) -> None:
+    options = {
+        "kind": "adafactor",
+        "lr": 0.03,
+        "weight_decay": 0.1,
+        "eps2": 0.05,
+        "clip_threshold": 0.9,
+        "scale_parameter": scaled,
+    }
+    transformers = pytest.importorskip("transformers")
+
+    def their(plan: Any, parameters: dict[str, Any]) -> list[Any]:
+        return [
+            transformers.Adafactor(
+                decayed(plan, parameters, 0.1),
+                lr=0.03,
+                eps=(1e-30, 0.05),
+                clip_threshold=0.9,
+                scale_parameter=scaled,
+                relative_step=False,
+            )
+        ]
+
+    plan, weights, exact, _ = run(options, clip, their)
+    equal(plan, weights, exact, 100 * EPS)
+
+
+class Lion(torch.optim.Optimizer):
+    """The optimizer of Chen et al. 2023 (arXiv:2302.06675), as its algorithm 2 stands."""
+
+    def __init__(self, groups: Any, lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas})
+
+    def step(self) -> None:
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for p in group["params"]:
+                m = self.state[p].setdefault("m", torch.zeros_like(p.data))
+                direction = torch.sign(torch.lerp(p.grad, m, first))
+                p.data -= group["lr"] * (direction + group["weight_decay"] * p.data)
+                self.state[p]["m"] = torch.lerp(p.grad, m, second)
+
+
+class ScheduleFree(torch.optim.Optimizer):
+    """Schedule-free AdamW as its authors' code (facebookresearch/schedule_free) has it: a parameter is y, its average
+    is made of y and z at the end."""
+
+    def __init__(self, groups: Any, lr: float, betas: tuple[float, float], eps: float) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
+        self.steps, self.total = 0, 0.0
+
+    def step(self) -> None:
+        self.steps += 1
+        lr = self.param_groups[0]["lr"]
+        self.total += lr**2
+        share = lr**2 / self.total
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state |= {"z": p.data.clone(), "v": torch.zeros_like(p.data)}
+                state["v"] = second * state["v"] + (1 - second) * p.grad**2
+                update = p.grad / ((state["v"] / (1 - second**self.steps)).sqrt() + group["eps"])
+                update = update + group["weight_decay"] * p.data
+                p.data.lerp_(state["z"], share)
+                p.data.add_(update, alpha=lr * (first * (1 - share) - 1))
+                state["z"] = state["z"] - lr * update
+
+    def averaged(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.lerp_(self.state[p]["z"], 1 - 1 / group["betas"][0])
+
+
+@pytest.mark.parametrize("clip", [None, 3.0])
+def test_lion(clip: float | None) -> None:
+    options = {"kind": "lion", "lr": 0.004, "beta1": 0.8, "beta2": 0.95, "weight_decay": 0.3}
+
+    def their(plan: Any, parameters: dict[str, Any]) -> list[Any]:
+        return [Lion(decayed(plan, parameters, 0.3), 0.004, (0.8, 0.95))]
+
+    plan, weights, exact, _ = run(options, clip, their)
+    equal(plan, weights, exact, 100 * EPS)
+
+
+@pytest.mark.parametrize("clip", [None, 3.0])
+def test_schedule_free_adamw(clip: float | None) -> None:
+    options = {"kind": "schedule_free_adamw", "lr": 0.02, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.2}
+
+    def their(plan: Any, parameters: dict[str, Any]) -> list[Any]:
+        return [ScheduleFree(decayed(plan, parameters, 0.2), 0.02, (0.9, 0.99), 1e-6)]
+
+    plan, weights, exact, _ = run(options, clip, their)
+    equal(plan, weights, exact, 100 * EPS)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")

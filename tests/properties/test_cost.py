@@ -77,7 +77,7 @@ def counted_update(plan: Plan, optimizer: Any) -> int:
     ops = Counting()
     scalars = Tensor.empty(len(optimizer.scalars(1.0, 1)))
     for t in plan.model.tensors:
-        state = {s: Tensor.empty(*t.shape) for s in optimizer.state(t.role)}
+        state = {s: Tensor.empty(*shape) for s, shape in optimizer.state(t.role, t.shape).items()}
         optimizer.update(ops, t.role, Tensor.empty(*t.shape), Tensor.empty(*t.shape), Tensor.empty(1), state, scalars)
     return ops.flops
 

@@ -63,6 +63,10 @@ ON_THE_HOST = {
     "low_freq_factor",
     "high_freq_factor",
     "min_lr_ratio",
+    "beta2_decay",
+    "ema",
+    "layerwise_lr_decay",
+    "lr_multipliers",
 }
 """Keys whose numbers never enter a graph as they are; each is a decision."""
 
@@ -217,13 +221,13 @@ def test_the_last_numbers_that_pass_make_no_nan(kind: str, settings: dict[str, f
     assert not list(number_problems(optimizer)) and not list(optimizer.together(None))
     chosen = backend("CPU", plain)
     before = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
-    names = optimizer.state("matrix")
+    names = optimizer.state("matrix", before.shape)
     held = tensors_from_numpy(
         w=before,
         g=np.zeros_like(before),
         scale=np.ones(1, np.float32),
         scalars=np.array(optimizer.scalars(1.0, 1), np.float32),
-        **{name: np.zeros_like(before) for name in names},
+        **{name: np.zeros(shape, np.float32) for name, shape in names.items()},
     )
     inputs = {**held, **chosen.inputs}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import CONTEXT, EPS, ROWS, Arrays, Inputs, drawn_tokens, drawn_weights, memory, plan_of
+from networks import CONTEXT, EPS, ROWS, Arrays, Inputs, drawn_tokens, drawn_weights, memory, plan_of, states_at_first
 
 from llmspec.backends.backend import backend
 from llmspec.compiler.masks import Relation
@@ -45,6 +45,16 @@ CHOSEN: dict[str, tuple[dict[str, Any], float | None]] = {
             "adamw": {"kind": "adamw", "lr": 0.01, "weight_decay": 0.3},
         },
         None,
+    ),
+    "adafactor": ({"kind": "adafactor", "lr": 0.05, "eps2": 0.01, "weight_decay": 0.2}, 1.0),
+    "adafactor with absolute rates": (
+        {"kind": "adafactor", "lr": 0.01, "scale_parameter": False, "beta2_decay": -0.5, "clip_threshold": 0.6},
+        None,
+    ),
+    "lion": ({"kind": "lion", "lr": 0.01, "beta1": 0.8, "beta2": 0.95, "weight_decay": 0.3}, None),
+    "schedule_free_adamw": (
+        {"kind": "schedule_free_adamw", "lr": 0.02, "beta1": 0.8, "beta2": 0.9, "eps": 1e-4, "weight_decay": 0.5},
+        1.0,
     ),
     "muon not looking ahead": ({"kind": "muon", "lr": 0.03, "nesterov": False, "iterations": 3}, 1.0),
 }
@@ -92,7 +102,50 @@ def muon(o: Any, w: np.ndarray, g: np.ndarray, s: State, lr: float, decay: float
     return w - lr * scale * newton_schulz(ahead, o.iterations) - lr * decay * w
 
 
-FORMULAS = {"sgd": sgd, "adam": adam, "adamw": adamw, "muon": muon}
+def lion(o: Any, w: np.ndarray, g: np.ndarray, s: State, lr: float, decay: float, step: int) -> np.ndarray:
+    """Algorithm 2 of Chen et al."""
+    update = np.sign(o.beta1 * s["exp_avg"] + (1 - o.beta1) * g)
+    s["exp_avg"] = o.beta2 * s["exp_avg"] + (1 - o.beta2) * g
+    return w - lr * (update + decay * w)
+
+
+def adafactor(o: Any, w: np.ndarray, g: np.ndarray, s: State, lr: float, decay: float, step: int) -> np.ndarray:
+    """Algorithms 4 and 5 of Shazeer & Stern, the decay of the size of the update."""
+    kept, squares = 1 - float(step) ** o.beta2_decay, g**2 + o.eps1
+    if w.ndim == 1:
+        s["exp_avg_sq"] = kept * s["exp_avg_sq"] + (1 - kept) * squares
+        moment = s["exp_avg_sq"]
+    else:
+        s["exp_avg_sq_row"] = kept * s["exp_avg_sq_row"] + (1 - kept) * squares.mean(-1)
+        s["exp_avg_sq_col"] = kept * s["exp_avg_sq_col"] + (1 - kept) * squares.mean(-2)
+        moment = np.outer(s["exp_avg_sq_row"], s["exp_avg_sq_col"]) / s["exp_avg_sq_row"].mean()
+    update = g / np.sqrt(moment)
+    update /= max(1, np.sqrt((update**2).mean()) / o.clip_threshold)
+    lr = lr * max(o.eps2, np.sqrt((w**2).mean())) if o.scale_parameter else lr
+    return w - lr * update - lr * decay * w
+
+
+def schedule_free(o: Any, w: np.ndarray, g: np.ndarray, s: State, lr: float, decay: float, step: int) -> np.ndarray:
+    """Algorithm 1 of Defazio et al.; `w` is the average, and the gradient was taken at the state `trained`."""
+    s["exp_avg_sq"] = o.beta2 * s["exp_avg_sq"] + (1 - o.beta2) * g**2
+    update = g / (np.sqrt(s["exp_avg_sq"] / (1 - o.beta2**step)) + o.eps) + decay * s["trained"]
+    s["z"] = s["z"] - lr * update
+    s["weight_sum"] = s["weight_sum"] + lr**2
+    share = lr**2 / s["weight_sum"][0] if lr else 0.0
+    w = (1 - share) * w + share * s["z"]
+    s["trained"] = (1 - o.beta1) * s["z"] + o.beta1 * w
+    return w
+
+
+FORMULAS = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "muon": muon,
+    "lion": lion,
+    "adafactor": adafactor,
+    "schedule_free_adamw": schedule_free,
+}
 
 
 def expected(o: Any, role: str, w: np.ndarray, g: np.ndarray, s: State, factor: float, step: int) -> np.ndarray:
@@ -109,7 +162,9 @@ def expected(o: Any, role: str, w: np.ndarray, g: np.ndarray, s: State, factor: 
 @functools.cache
 def made(name: str) -> tuple[Plan, Steps, Inputs, Inputs, Inputs, Inputs]:
     options, clip = CHOSEN[name]
-    plan = plan_of(MODEL, optimizer=options, max_grad_norm=clip)
+    schedules = optimizers.TABLE[options["kind"]].schedules
+    own = {"schedule": {"kind": schedules[0]}} if schedules else {}
+    plan = plan_of(MODEL, optimizer=options, max_grad_norm=clip, **own)
     return plan, Steps(plan.phases[0], backend("CPU")), Inputs(), Inputs(), Inputs(), Inputs()
 
 
@@ -129,10 +184,11 @@ def test_steps_follow_the_formulas(name: str, seed: int, spread: float, factors:
     start = {n: v.astype(np.float64) for n, v in w.items()}
     exact = dict(start)
     states: dict[str, State] = {n: {} for n in w}
-    for key, shape in steps.state_shapes().items():
-        states[key.split(":")[0]][key.split(":")[1]] = np.zeros(shape)
+    begun = states_at_first(plan, w)
+    for key, value in begun.items():
+        states[key.split(":")[0]][key.split(":")[1]] = value.astype(np.float64)
     weights.put(w)
-    state.put({n: np.zeros(shape, np.float32) for n, shape in steps.state_shapes().items()})
+    state.put(begun)
     for step, factor in enumerate(factors, 1):
         g = {n: v * spread for n, v in drawn_weights(plan.model, (seed + step) % 2**32).items()}
         g = {n: v.astype(np.float32) for n, v in g.items()}

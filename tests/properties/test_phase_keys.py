@@ -44,6 +44,8 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "budget": (Budget(9.0, "steps"), Budget(9.0, "tokens"), Budget(3.0, "epochs", "facts"), Budget(9.0, "FLOPs")),
     "prompts": (("never said",),),
     "freeze": (("layers.*",),),
+    "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),
+    "lr_multipliers": ({"layers.*": 0.5}, {"layers.*": 0.25}),
     "train_on": (("user",), ("assistant", "user")),
     "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
     "init": tuple(kind() for kind in TABLES["init"].values()),

@@ -58,6 +58,11 @@ FUNCTIONS = (
     "square_sum",
     "adam",
     "muon",
+    "lion",
+    "schedule_free_adamw",
+    "adafactor",
+    "adafactor_vector",
+    "average",
 )
 SMALL = {"muon": 2}
 """Functions whose work is too small to be divided well, and how many buffers, the first ones, they write: where a step

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor
 
-from llmspec.backends.cpu import attention, autograd, experts, kept, native, quantised
+from llmspec.backends.cpu import attention, autograd, experts, kept, native, quantised, updates
 from llmspec.backends.cpu.quantised import rows
 from llmspec.backends.plain.experts import counted
-from llmspec.backends.plain.ops import NEWTON_SCHULZ, Ops
+from llmspec.backends.plain.ops import Ops
+from llmspec.backends.plain.updates import NEWTON_SCHULZ
 from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout
 
 
 class CPUOps(Ops):
-    """Everything hot as calls of C; dropout and what optimizers do beside Adam and Muon stay plain."""
+    """Everything hot as calls of C; dropout and SGD stay plain."""
 
     def __init__(self, address: Tensor, key: Tensor | None, dropout: float, by_sequence: bool = False) -> None:
         super().__init__(key, dropout)
@@ -130,7 +131,7 @@ class CPUOps(Ops):
         return autograd.linear_cross_entropy(self._at, hidden_ND, weight_VD, targets_N, label_smoothing, softcap)
 
     def square_sum(self, x: Tensor) -> Tensor:
-        return autograd.square_sum(self._at, x)
+        return updates.square_sum(self._at, x)
 
     def adam(
         self,
@@ -147,7 +148,61 @@ class CPUOps(Ops):
         l2: float,
         decay: float,
     ) -> None:
-        self.written += autograd.adam(self._at, w, m, v, g, scale, scalars, beta1, beta2, eps, l2, decay)
+        self.written += updates.adam(self._at, w, m, v, g, scale, scalars, beta1, beta2, eps, l2, decay)
+
+    def lion(
+        self,
+        w: Tensor,
+        m: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        decay: float,
+    ) -> None:
+        self.written += updates.lion(self._at, w, m, g, scale, scalars, beta1, beta2, decay)
+
+    def schedule_free_adamw(
+        self,
+        y: Tensor,
+        z: Tensor,
+        x: Tensor,
+        v: Tensor,
+        weight_sum: Tensor,
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        decay: float,
+    ) -> None:
+        states = (y, z, x, v, weight_sum)
+        self.written += updates.schedule_free_adamw(self._at, states, g, scale, scalars, beta1, beta2, eps, decay)
+
+    def adafactor(
+        self,
+        w: Tensor,
+        moments: tuple[Tensor, ...],
+        g: Tensor,
+        scale: Tensor,
+        scalars: Tensor,
+        *,
+        eps1: float,
+        eps2: float,
+        clip_threshold: float,
+        decay: float,
+        scale_parameter: bool,
+    ) -> None:
+        self.written += updates.adafactor(
+            self._at, w, moments, g, scale, scalars, eps1, eps2, clip_threshold, decay, scale_parameter
+        )
+
+    def average(self, average: Tensor, w: Tensor, share: Tensor) -> None:
+        self.written += updates.average(self._at, average, w, share)
 
     def muon(
         self,
@@ -162,6 +217,6 @@ class CPUOps(Ops):
         decay: float,
         iterations: int,
     ) -> None:
-        self.written += autograd.muon(
+        self.written += updates.muon(
             self._at, w, m, g, scale, scalars, momentum, nesterov, decay, iterations, NEWTON_SCHULZ
         )

@@ -14,14 +14,12 @@ from tinygrad import Tensor, dtypes
 from llmspec.backends.plain import experts
 from llmspec.backends.plain.cache_rows import store, whole
 from llmspec.backends.plain.near import by_distance, by_place
+from llmspec.backends.plain.updates import Updates
 from llmspec.backends.tinygrad_private import random_bits
 from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, matrices
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
 
-
-class Ops:
+class Ops(Updates):
     """Plain tinygrad. A backend for a device overrides what it can do faster, with the same meaning.
 
     `key` (2,) uint32 seeds dropout for one step; None means no dropout (evaluation, decoding).
@@ -79,11 +77,6 @@ class Ops:
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         """What a branch adds to the residual stream: x + dropout(y), of one shape, and a border."""
         return self.contiguous_barrier(x + self.dropout(y))
-
-    def assign(self, tensor: Tensor, value: Tensor) -> Tensor:
-        """Writes a value into a weight or a state tensor; whoever reads the result reads what was written."""
-        self.written.append(tensor.assign(value))
-        return tensor
 
     # -- attention -----------------------------------------------------------------------------------------------
     def rotate(
@@ -318,73 +311,3 @@ class Ops:
         """Tells a value () of training; of several layers the largest."""
         value = value.detach()
         self.metrics[name] = self.metrics[name].maximum(value) if name in self.metrics else value
-
-    # -- updates -------------------------------------------------------------------------------------------------
-    def square_sum(self, x: Tensor) -> Tensor:
-        """The sum of all squares, (1,)."""
-        return x.square().sum().reshape(1)
-
-    def adam(
-        self,
-        w: Tensor,
-        m: Tensor,
-        v: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        l2: float,
-        decay: float,
-    ) -> None:
-        """Adam's step on a weight and its moments, in place (Kingma & Ba 2015, algorithm 1).
-
-        `scale` (1,) multiplies the gradient; `scalars` are the learning rate and the two bias corrections; `l2` is a
-        decay added to the gradient, `decay` a decoupled one.
-        """
-        g = g * scale
-        g = g + l2 * w if l2 else g
-        m = self.assign(m, beta1 * m + (1 - beta1) * g)
-        v = self.assign(v, beta2 * v + (1 - beta2) * g * g)
-        new = w - scalars[0] * (m * scalars[1]) / ((v * scalars[2]).sqrt() + eps)
-        self.assign(w, new - scalars[0] * decay * w if decay else new)
-
-    def muon(
-        self,
-        w: Tensor,
-        m: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        momentum: float,
-        nesterov: bool,
-        decay: float,
-        iterations: int,
-    ) -> None:
-        """Muon's step on a matrix, or on each of a stack, and its momentum, in place: scaled by √max(1, rows / columns)
-        (Jordan et al. 2024).
-
-        `scale` (1,) multiplies the gradient; `scalars[0]` is the learning rate; `decay` is decoupled.
-        """
-        g = g * scale
-        v = self.assign(m, momentum * m + (1 - momentum) * g)
-        direction = (1 - momentum) * g + momentum * v if nesterov else v
-        rows, columns = int(w.shape[-2]), int(w.shape[-1])
-        step = self.orthogonalised(direction, iterations) * math.sqrt(max(1.0, rows / columns))
-        self.assign(w, w - scalars[0] * (step + decay * w))
-
-    def orthogonalised(self, g_MN: Tensor, iterations: int) -> Tensor:
-        """The nearest matrix with singular values near one, by Newton–Schulz; wide form, so that products are small."""
-        a, b, c = NEWTON_SCHULZ
-        tall = int(g_MN.shape[-2]) > int(g_MN.shape[-1])
-        x = self.contiguous_barrier(g_MN.transpose(-1, -2) if tall else g_MN)
-        square = (x * x).sum() if x.ndim == 2 else (x * x).sum((-2, -1), keepdim=True)
-        x = self.contiguous_barrier(x / (self.contiguous_barrier(square).sqrt() + 1e-7))
-        for _ in range(iterations):
-            gram = self.matmul(x, x, transpose_b=True)
-            polynomial = self.contiguous_barrier(b * gram + c * self.matmul(gram, gram))
-            x = self.contiguous_barrier(a * x + self.matmul(polynomial, x))
-        return x.transpose(-1, -2) if tall else x

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
-from llmspec.parts.optimizers.base import Optimizer
+from llmspec.parts.optimizers.base import Optimizer, StateShapes
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
@@ -33,8 +33,8 @@ class Adam(Optimizer):
         if self.decoupled:
             yield from self.decoupled_decay()
 
-    def state(self, role: Role) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq")
+    def state(self, role: Role, shape: tuple[int, ...]) -> StateShapes:
+        return {"exp_avg": shape, "exp_avg_sq": shape}
 
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, 1 / (1 - self.beta1**step), 1 / (1 - self.beta2**step))

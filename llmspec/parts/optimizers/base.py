@@ -19,9 +19,21 @@ from llmspec.parts.base import Part, Role
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
 
+StateShapes = dict[str, tuple[int, ...]]
+TRAINED, AVERAGE = "trained", "average"
+"""A state that is trained in the place of its weight, which then is an average of it for validation, samples and the
+trained model; and that weight, beside the states of an update."""
+
 
 class Optimizer(Part):
     """How weights follow their gradients."""
+
+    averages: ClassVar[bool] = False
+    """Whether it averages weights, and one of its states is TRAINED."""
+    schedules: ClassVar[tuple[str, ...]] = ()
+    """The kinds of schedules that it goes with; empty where it goes with all."""
+    begins_as_weight: ClassVar[tuple[str, ...]] = ()
+    """Names of the states that are a copy of their weight at first; all others are zeros."""
 
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "lr": ("no weight would ever move", "every weight would be infinite after one step"),
@@ -36,9 +48,9 @@ class Optimizer(Part):
     weight_decay: float = Field(0.0, ge=0)
     """Decay of matrices and embeddings; norms and biases are never decayed."""
 
-    def state(self, role: Role) -> tuple[str, ...]:
-        """Names of the state tensors of a weight of this role, each of its shape, float32, zero at first."""
-        return ()
+    def state(self, role: Role, shape: tuple[int, ...]) -> StateShapes:
+        """Shapes of the state tensors of a weight of this role and shape, by name; float32."""
+        return {}
 
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         """What the graph reads at `step` (from 1); `factor` is the schedule's. The first is the learning rate."""
@@ -56,7 +68,8 @@ class Optimizer(Part):
     ) -> None:
         """Writes weight and state by ops.assign, from the gradient scale·g and the float32 vector of `scalars`.
 
-        `scale` (1,) is what clipping leaves of the gradient; apart, so that no scaled copy of a gradient is made.
+        `scale` (1,) is what clipping leaves of the gradient; apart, so that no scaled copy of a gradient is made. Where
+        a state is TRAINED, it is also `w`, and the weight is `state[AVERAGE]`.
         """
         raise TypeError(f"{type(self).__name__} updates nothing")
 

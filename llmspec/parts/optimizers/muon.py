@@ -14,7 +14,7 @@ from pydantic import Field
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
 from llmspec.parts.optimizers.adamw import AdamW
-from llmspec.parts.optimizers.base import Optimizer
+from llmspec.parts.optimizers.base import Optimizer, StateShapes
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
@@ -44,8 +44,8 @@ class Muon(Optimizer):
         yield from self.decoupled_decay()
         yield from (p if p.path == ("max_grad_norm",) else p.at("adamw") for p in self.adamw.together(max_grad_norm))
 
-    def state(self, role: Role) -> tuple[str, ...]:
-        return ("momentum_buffer",) if role == "matrix" else self.adamw.state(role)
+    def state(self, role: Role, shape: tuple[int, ...]) -> StateShapes:
+        return {"momentum_buffer": shape} if role == "matrix" else self.adamw.state(role, shape)
 
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, *self.adamw.scalars(factor, step))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts.base import Role
-from llmspec.parts.optimizers.base import Optimizer
+from llmspec.parts.optimizers.base import Optimizer, StateShapes
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
@@ -23,8 +23,8 @@ class SGD(Optimizer):
     nesterov: bool = False
     """Look ahead along the momentum."""
 
-    def state(self, role: Role) -> tuple[str, ...]:
-        return ("momentum_buffer",) if self.momentum else ()
+    def state(self, role: Role, shape: tuple[int, ...]) -> StateShapes:
+        return {"momentum_buffer": shape} if self.momentum else {}
 
     def elementwise(self, role: Role) -> float:
         return 2.0 + 2.0 * bool(self.momentum) * (1 + self.nesterov) + 2.0 * bool(self.decay(role))

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from llmspec.core.float32 import lost
+from llmspec.core.float32 import STEP_BELOW_ONE, lost
 from llmspec.core.problems import Problem
 from llmspec.core.table import choice
 from llmspec.core.units import Budget, Share
@@ -57,6 +57,7 @@ class Phase(Part):
     takes: ClassVar[tuple[str, ...]] = (POLICY, FILLER, MODEL)
     """Sorts of artifacts that it may start from."""
 
+    in_float64: ClassVar[tuple[str, ...]] = ("ema", "layerwise_lr_decay", "lr_multipliers")
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "max_grad_norm": (
             "every gradient would become 0, and no weight would move",
@@ -88,6 +89,18 @@ class Phase(Part):
     freeze: tuple[str, ...] = ()
     """Patterns of tensor names, such as `embed_tokens.*` or `layers.[0-3].*`, whose numbers this phase leaves as they
     are: they have no gradient and no optimizer state."""
+    unfreeze: dict[str, Share] = Field(default_factory=dict)
+    """Pattern of tensor names -> share of the phase after which those begin to train (Howard & Ruder 2018, section
+    3.3); until then they are as frozen. Of several that a name matches the latest counts. A step takes as long."""
+    lr_multipliers: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Pattern of tensor names -> what their learning rate is multiplied with; those of all patterns that a name matches
+    count."""
+    layerwise_lr_decay: float = Field(1.0, gt=0, le=1)
+    """What the learning rate is multiplied with once for each layer further from the heads: the last layer once,
+    embeddings once more than there are layers (Clark et al. 2020, section 3.1)."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """How much of an average of the weights is kept at each step, such as 0.999; at most (1 + step) / (10 + step).
+    Validation, samples and the trained model have the average. null: no average."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "cross_entropy")] = Field(
         default_factory=lambda: objectives.CrossEntropy()
     )
@@ -152,6 +165,29 @@ class Phase(Part):
         """What float32 makes of one number beside another."""
         for problem in self.optimizer.together(self.max_grad_norm):
             yield problem if problem.path == ("max_grad_norm",) else problem.at("optimizer")
+        if self.ema is not None and 1 - self.ema <= STEP_BELOW_ONE:
+            yield Problem(
+                f"an average that keeps {self.ema!r} of itself takes {1 - self.ema:.2g} of each step's weights, which "
+                "float32 does not tell from nothing",
+                ("ema",),
+                "ema: 0.999 is usual",
+                "the average would stay as it began",
+            )
+        if self.ema is not None and self.optimizer.averages:
+            yield Problem(
+                f"{self.optimizer.kind} averages the weights already",
+                ("ema",),
+                "leave it out, or another optimizer",
+                "there would be two averages, and one of them would serve nobody",
+            )
+        fitting = self.optimizer.schedules
+        if fitting and self.schedule.kind not in fitting:
+            yield Problem(
+                f"{self.optimizer.kind} does without a falling learning rate, and the schedule is {self.schedule.kind}",
+                ("schedule",),
+                f"schedule: {{kind: {fitting[0]}, warmup: 5%}}",
+                "the rate would fall twice: in the schedule, and by the average",
+            )
         lr, ratio = self.optimizer.lr, getattr(self.schedule, "min_lr_ratio", 0.0)
         if ratio and (what := lost(lr * ratio)):
             yield Problem(
