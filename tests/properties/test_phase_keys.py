@@ -13,6 +13,7 @@ import tiny
 import tokenizer_files
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from other_values import BY_HAND
 from pydantic import BaseModel
 from strategies import models_for, phase_settings, redrawn, specs, yaml_text
 from strategies_values import TABLES, Data, fields_of, required, value_of
@@ -20,12 +21,12 @@ from strategies_values import TABLES, Data, fields_of, required, value_of
 from llmspec.compiler import compile_spec, complete
 from llmspec.compiler.draft import Draft, sections_of
 from llmspec.compiler.keys import DERIVED, SHOWN_ONLY, address_phases
-from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan, TensorPlan
+from llmspec.compiler.plan import BlockPlan, ModelPlan, Plan
 from llmspec.core.problems import DataError, SpecError
 from llmspec.core.units import Budget, Share
 from llmspec.explain.compare import explain_difference
 from llmspec.parts import attentions, optimizers, phases
-from llmspec.parts.base import Frozen, Init, Part, parts_of
+from llmspec.parts.base import Frozen, Part, parts_of
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.sources import Source, Validation
 from llmspec.parts.sources.base import LIMITS_AND_CREDITS
@@ -38,37 +39,6 @@ BLOCK = ("position", "attention", "mask", "mlp", "norm")
 """Tables whose parts stand in a block."""
 SHAPED = (*BLOCK, "embedding", "head", "init", "optimizer", "schedule", "objective")
 """Tables whose parts stand in a model or in a phase."""
-BY_HAND: dict[str, tuple[Any, ...]] = {
-    "from_": (None,),
-    "mixture": ({"facts": Share(50.0), "docs": Share(50.0)},),
-    "budget": (Budget(9.0, "steps"), Budget(9.0, "tokens"), Budget(3.0, "epochs", "facts"), Budget(9.0, "FLOPs")),
-    "prompts": (("never said",),),
-    "freeze": (("layers.*",),),
-    "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),
-    "lr_multipliers": ({"layers.*": 0.5}, {"layers.*": 0.25}),
-    "train_on": (("user",), ("assistant", "user")),
-    "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
-    "init": tuple(kind() for kind in TABLES["init"].values()),
-    "text": ("{a}",),
-    "dialogue": ({"user": "{a}"}, {"assistant": "{q}", "user": "{a}"}),
-    "messages": ("turns",),
-    "license": ("MIT",),
-    "attribution": ("somebody",),
-    "path": ("b.txt", ("a.txt", "b.txt")),
-    "encoding": ("cp1252",),
-    "written": (("another",),),
-    "records": (({"q": "1", "a": "3"},),),
-    "package": ("other-text",),
-    "version": ("2.0",),
-    "sha256": ("1" * 64,),
-    "files": ("*.json", ("a", "b")),
-    "markers": (("<|sum|>",),),
-    "ends": ((), ("</s>",)),
-    "ids": ({}, {"a": 1}),
-    "special_tokens": (("mask",), ("pad", "mask")),
-    "validation": (None, Validation("tail", "30%"), Validation("hash", "10%")),
-}
-"""Values of fields that the field's type does not give."""
 
 
 @pytest.fixture(scope="module")
