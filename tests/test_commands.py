@@ -50,6 +50,8 @@ def test_the_command_that_goes_on_is_the_command_that_was_given(
         "offline": flag,
         "locked": flag,
         "lock": None if flag else Path("x y"),
+        "only": ["a b", "c"] if flag else None,
+        "from_": None if flag else "it's",
         "json_": flag,
     }
     line = again(**values)
@@ -60,7 +62,12 @@ def test_the_command_that_goes_on_is_the_command_that_was_given(
             raise Interrupted("pretrain", 3)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     verb, *arguments = shell_words(said[said.index("llmspec ") :].rstrip("\n"))[1:]
-    assert VERBS[verb].make_context(verb, arguments).params == {**values, "set_": sets or ()}
+    assert VERBS[verb].make_context(verb, arguments).params == {
+        **values,
+        "set_": sets or (),
+        "only": values["only"] or (),
+        "dry_run": False,
+    }
 
 
 @given(NAMES)

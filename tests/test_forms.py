@@ -19,6 +19,7 @@ from llmspec.core.problems import LlmspecError
 VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 BASES = {
     "run SPEC": ["a.yaml"],
+    "run SPEC --dry-run": ["a.yaml", "--dry-run"],
     "sample": [],
     "sample --plain": ["--plain"],
     "chat [RUN]": [],
@@ -102,9 +103,9 @@ def test_every_option_has_a_form_in_which_it_does_something(verb: str) -> None:
 def test_an_option_acts_or_is_refused(
     line: str, verb: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    base = [a for a in BASES[line] if not a.startswith(f"--{option}")]
+    base = [a for a in BASES[line] if not a.startswith(f"--{option.replace('_', '-')}")]
     found, began, said = meet(verb, [*base, options(verb)[option]], monkeypatch, capsys)
-    given = {option, *(a[2:].partition("=")[0] for a in base if a.startswith("--"))}
+    given = {option, *(a[2:].partition("=")[0].replace("-", "_") for a in base if a.startswith("--"))}
     assert began == (given <= found.acts), said
     for name in given - found.acts:
         nothing, line = rf"--{name} does nothing in", rf"`llmspec {verb}\b.*?`"

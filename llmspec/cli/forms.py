@@ -34,7 +34,8 @@ def _form(line: str, acts: str, where: str = "") -> Form:
     return Form(line, frozenset(acts.split()), where)
 
 
-RUN = _form("run SPEC", "out set offline locked lock json")
+RUN = _form("run SPEC", "out set offline locked lock only from json")
+RUN_DRY = _form("run SPEC --dry-run", "out set offline only from dry_run json")
 SAMPLE_CHAT = _form("sample", "prompt prompts batch system n seed plain phase quantize set json", "with a chat model")
 SAMPLE_PLAIN = _form("sample --plain", "prompt prompts batch n seed plain phase quantize set json")
 SAMPLE_TEXT = _form(
@@ -68,6 +69,7 @@ BENCH_MACHINE = _form("bench --only machine", "only set json")
 
 FORMS = (
     RUN,
+    RUN_DRY,
     SAMPLE_CHAT,
     SAMPLE_PLAIN,
     SAMPLE_TEXT,
@@ -98,6 +100,7 @@ FORMS = (
 
 EXCLUSIVE = (
     ("run", "locked", "lock", "--lock names the lock that --locked would take from the run directory"),
+    ("run", "only", "from", "--only names phases one by one, --from one with all that build on it"),
     ("sample", "prompt", "prompts", "each line of the file that --prompts names is a prompt"),
 )
 """Options of a verb of which one would silence the other, and why."""
@@ -107,6 +110,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
     """The form in which a verb was given, by the values of its parameters."""
     if verb == "explain":
         return _explain(values)
+    if verb == "run":
+        return RUN_DRY if values.get("dry_run") else RUN
     if verb == "sample" and values.get("top") is not None:
         return SAMPLE_FILL
     if verb == "sample":  # whether the model is one for dialogues is known once it is open: `refuse` is asked again

@@ -35,19 +35,31 @@ def run(
         Path | None,
         typer.Option(metavar="PATH", parser=place, help="The same, with this lock.json or the one of this run."),
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PHASE", help="Run this phase alone; may be given again.")
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="PHASE", help="Run this phase, and those that build on it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show which phases would be trained, which taken, and why.")
+    ] = False,
     json_: Json = False,
 ) -> Any:
     """Train what a spec describes; resume where an earlier run of it stopped."""
     from llmspec.training.stop import on_signals
 
+    if dry_run:
+        return dry(spec, out, set_, offline, only, from_, json_)
     with on_signals():  # before anything large is imported
         from llmspec.parts.phases.base import SPEAKING
         from llmspec.render.live import watcher
         from llmspec.training.run import run as train
+        from llmspec.training.selection import Selection
 
         loaded, plan = compiled(spec, set_)
         folder = out or RUNS / plan.name
-        go_on = again(spec, out, set_, offline, locked, lock, json_)
+        go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_)
         speaking = next((phase for phase in reversed(plan.phases) if phase.makes in SPEAKING), None)
         prompt = "…" if speaking is None or speaking.draws else "… [MASK] …"
         sample = (command("sample", path_word(folder), "--prompt", prompt),) if speaking else ()
@@ -60,6 +72,7 @@ def run(
                 watcher=watch,
                 offline=offline,
                 locked=lock or (folder if locked else None),
+                selection=Selection(tuple(only or ()), from_ or ""),
             )
     if json_:
         from llmspec.explain.summary import run_summary
@@ -67,8 +80,37 @@ def run(
         return run_summary(done, watch.taken)
 
 
+def dry(
+    spec: Path,
+    out: Path | None,
+    set_: list[str] | None,
+    offline: bool,
+    only: list[str] | None,
+    start: str | None,
+    json_: bool,
+) -> Any:
+    """`run --dry-run`: reads the data, and says what a run would do."""
+    from llmspec.api import planned_run
+    from llmspec.cli.explain import reading
+    from llmspec.render.reports import show
+
+    with reading() as progress:
+        report = planned_run(spec, out, set_, tuple(only or ()), start or "", offline=offline, progress=progress)
+    if json_:
+        return report.as_data()
+    show(report)
+
+
 def again(
-    spec: Path, out: Path | None, set_: list[str] | None, offline: bool, locked: bool, lock: Path | None, json_: bool
+    spec: Path,
+    out: Path | None,
+    set_: list[str] | None,
+    offline: bool,
+    locked: bool,
+    lock: Path | None,
+    only: list[str] | None,
+    from_: str | None,
+    json_: bool,
 ) -> str:
     """The command that goes on with a run, for a shell."""
     flags = {"--offline": offline, "--locked": locked, "--json": json_}
@@ -78,6 +120,8 @@ def again(
         path_word(spec),
         *(f"--set={s}" for s in set_ or ()),
         *(f"{name}={path_word(place)}" for name, place in places.items() if place),
+        *(f"--only={name}" for name in only or ()),
+        *([f"--from={from_}"] if from_ else []),
         *(flag for flag, given in flags.items() if given),
     )
 

@@ -32,7 +32,7 @@ OPTIONS = {
     "`llmspec run` resumes where an earlier run stopped, by itself": "resume continue restart",
     "an earlier run is never overwritten: --out DIR names another folder": "force overwrite yes clean",
     "--set device=CUDA trains on a GPU": "gpu gpus cuda use-cuda",
-    "`llmspec check SPEC --data` checks everything without training": "dry-run dryrun",
+    "`llmspec run SPEC --dry-run` says what would be trained": "dry-run dryrun",
     "the spec is given without an option: `llmspec run FILE`": "config spec config-file yaml cfg",
     "the run is given without an option: `llmspec sample runs/NAME`": "model run checkpoint ckpt model-path weights",
     "--prompt - reads standard input, as in `llmspec sample --prompt - < FILE`": "input",

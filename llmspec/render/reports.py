@@ -14,6 +14,7 @@ PRINTERS = {
     "part": "report_part",
     "difference": "report_compare",
     "prompt": "report_prompt",
+    "dry run": "report_dry_run",
 }
 """What a report is about -> the module that prints it, imported when one is."""
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from llmspec.backends import guest, workers
 from llmspec.compiler import Plan, complete, plan_checks, refuse
-from llmspec.compiler.plan import PhasePlan
 from llmspec.core import devices
 from llmspec.core.problems import Problem, SpecError
 from llmspec.data.checks import data_checks
@@ -23,11 +22,12 @@ from llmspec.parts.phases.base import StartModel
 from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
-from llmspec.runs.run import PhaseFolder, RunFolder
+from llmspec.runs.run import RunFolder
 from llmspec.training import start_models
 from llmspec.training.callbacks import Callback, Shielded, only_noted
 from llmspec.training.course import check_course
 from llmspec.training.prompts import rehearse
+from llmspec.training.selection import ALL, Selection, ancestors, check_ancestors, chosen, finished
 from llmspec.training.stop import Stop, on_signals
 
 if TYPE_CHECKING:
@@ -42,12 +42,14 @@ def run(
     watcher: Callback | None = None,
     offline: bool = False,
     locked: Path | None = None,
+    selection: Selection = ALL,
 ) -> RunFolder:
     """Runs a plan's phases into a folder, or goes on where an earlier run of it stopped.
 
     `files` are the spec's texts by name, kept in the folder. `locked` names a lock, or a run directory with one: any
-    difference from it is refused before the folder is touched. Raises DataError, RunError, SpecError, ToolchainError,
-    and Interrupted once a stop that was asked for has saved.
+    difference from it is refused before the folder is touched. `selection` names the phases that run where not all
+    do; those that they start from have to be trained. Raises DataError, RunError, SpecError, ToolchainError, and
+    Interrupted once a stop that was asked for has saved.
     """
     if not isinstance(plan, Plan):
         raise TypeError(
@@ -68,6 +70,7 @@ def run(
         watcher = Shielded(watcher or Callback(), stop)
         wanted = Lock.read(locked) if locked else None
         # What would end the run late is found before the data are read.
+        chosen(plan, selection)
         folder.accept(plan)
         with folder.alone() as notices, getting_ready(plan.device), workers.kept(), guest.visit():
             for notice in notices:
@@ -75,7 +78,9 @@ def run(
             check_room(folder.path, plan)
             plan = start_models.closed(plan, watcher.notice)
             prepared = prepare(plan, offline=offline, progress=watcher.progress)
-            train(folder, complete(plan, prepared.measured), prepared, dict(files or {}), watcher, stop, wanted)
+            train(
+                folder, complete(plan, prepared.measured), prepared, dict(files or {}), watcher, stop, wanted, selection
+            )
         if stop.broken:
             raise stop.interrupted()
     return folder
@@ -89,6 +94,7 @@ def train(
     watcher: Callback,
     stop: Stop,
     wanted: Lock | None,
+    selection: Selection,
 ) -> None:
     """A complete plan's phases, in a folder that nobody else writes to."""
     checks = (*plan_checks(plan), *data_checks(prepared))
@@ -97,6 +103,7 @@ def train(
     check_course(plan, prepared)
     notices = rehearse(plan, prepared)
     check_room(folder.path, plan)
+    check_ancestors(folder, plan, selection)
     lock = partial(Lock.of, plan, prepared.contents, prepared.codec.to_json())
     if wanted and (found := differences(wanted, lock())):
         raise refused(found)
@@ -111,7 +118,7 @@ def train(
     promises = estimates.expected(plan)
     watcher.expected(promises, known_peak(plan.device))
     watcher.planned(plan, folder.path)
-    run_phases(bench, folder, promises)
+    run_phases(bench, folder, promises, selection)
     # Only now, since measuring would have delayed the start.
     with only_noted(watcher, "this machine's peak could not be measured"):
         folder.note_facts(peak_flops=peak_flops(plan.device))
@@ -138,13 +145,22 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
     return bench
 
 
-def run_phases(bench: Any, folder: RunFolder, promises: Mapping[str, estimates.Forecast]) -> None:
-    """Every phase of the plan in order, each from the weights of the one it names."""
+def run_phases(
+    bench: Any, folder: RunFolder, promises: Mapping[str, estimates.Forecast], selection: Selection = ALL
+) -> None:
+    """The phases that are asked for, and those that they start from, in the plan's order, each from the weights of the
+    one it names."""
     from llmspec.training.artifacts import Artifact, start_weights
     from llmspec.training.engine import Engine
 
     made: dict[str, Artifact] = {}
-    for phase in bench.plan.phases:
+    names = chosen(bench.plan, selection)
+    names += ancestors(bench.plan, names)
+    if left := [p.name for p in bench.plan.phases if p.name not in names]:
+        bench.watcher.notice(
+            f"{selection.said}: {', '.join(left)} {'stays as it is' if len(left) == 1 else 'stay as they are'}"
+        )
+    for phase in (p for p in bench.plan.phases if p.name in names):
         if bench.stop.asked:
             raise bench.stop.interrupted()
         place = folder.phase(phase.name)
@@ -177,13 +193,6 @@ def moves(name: str, moved: Path | None, back: Path | None) -> str:
             f"; {kept}" if kept else ""
         )
     return f"{name} has changed: {kept}" if kept else ""
-
-
-def finished(place: PhaseFolder, phase: PhasePlan, most: int) -> bool:
-    """Whether this very phase was trained to its last step and the weights of that step are sound; a file of them has
-    `most` bytes of arrays."""
-    saved, _ = place.checkpoint(phase.key, most) if place.done(phase) else (None, [])
-    return saved is not None and saved.step == (place.about.get("ended") or {}).get("step", phase.steps)
 
 
 def others_at_work() -> list[str]:

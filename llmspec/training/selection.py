@@ -1,0 +1,110 @@
+"""Which phases of a plan run when not all are asked for, and what is there of each already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.problems import LlmspecError, Problem, RunError, nearest
+from llmspec.runs import aside
+from llmspec.runs.claim import checkpoint_bytes
+from llmspec.runs.run import PhaseFolder, RunFolder
+
+
+class Selection(NamedTuple):
+    """Phases that were asked for; all of them where nothing was said."""
+
+    only: tuple[str, ...] = ()
+    """These alone."""
+    start: str = ""
+    """This one, and those that build on it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.only or self.start)
+
+    @property
+    def said(self) -> str:
+        """As it was asked for."""
+        return f"--from {self.start}" if self.start else " ".join(f"--only {name}" for name in self.only)
+
+
+ALL = Selection()
+
+
+def chosen(plan: Plan, selection: Selection) -> tuple[str, ...]:
+    """The phases to run, in their order. Raises LlmspecError for names that are no phase's."""
+    names = [p.name for p in plan.phases]
+    problems = []
+    for name in (*selection.only, *([selection.start] if selection.start else [])):
+        if name not in names:
+            near = nearest(name, names)
+            problems.append(
+                Problem(
+                    f"no phase is called `{name}`",
+                    hint=f"did you mean `{near}`?" if near else f"there is {', '.join(names)}",
+                    consequence="nothing would run",
+                )
+            )
+    if problems:
+        raise LlmspecError(problems)
+    if not selection:
+        return tuple(names)
+    wanted = set(selection.only or (selection.start,))
+    for phase in plan.phases if selection.start else ():
+        wanted |= {phase.name} if phase.phase.parent in wanted else set()
+    return tuple(name for name in names if name in wanted)
+
+
+def ancestors(plan: Plan, names: Sequence[str]) -> tuple[str, ...]:
+    """Phases that these start from, directly: they have to be trained before, in the order of the plan."""
+    wanted = {plan.phase(name).phase.parent for name in names} - set(names)
+    return tuple(p.name for p in plan.phases if p.name in wanted)
+
+
+class Found(NamedTuple):
+    """What is there of a phase with these very settings."""
+
+    state: Literal["trained", "begun", "nothing"]
+    step: int = 0
+    """After which it goes on."""
+    aside: bool = False
+    """Whether it lies beside, where other settings have taken its place."""
+
+
+def finished(place: PhaseFolder, phase: PhasePlan, most: int) -> bool:
+    """Whether this very phase was trained to its end and the weights of its last step are sound; a file of them has
+    `most` bytes of arrays."""
+    saved, _ = place.checkpoint(phase.key, most) if place.done(phase) else (None, [])
+    return saved is not None and saved.step == (place.about.get("ended") or {}).get("step", phase.steps)
+
+
+def found(folder: RunFolder, plan: Plan, phase: PhasePlan) -> Found:
+    """What a run holds of a phase whose data have been read. Nothing is moved or written."""
+    place, most = folder.phase(phase.name), checkpoint_bytes(plan, phase)[1]
+    if place.about.get("key") == phase.key:
+        if finished(place, phase, most):
+            return Found("trained", phase.steps or 0)
+        saved, _ = place.checkpoint(phase.key, most)
+        return Found("begun", saved.step) if saved else Found("nothing")
+    ranks = [rank for kept in aside.kept_aside(place) if (rank := aside.trained(kept, phase.key)) is not None]
+    if not ranks:
+        return Found("nothing")
+    done, step = max(ranks)
+    return Found("trained" if done else "begun" if step else "nothing", step, aside=True)
+
+
+def check_ancestors(folder: RunFolder, plan: Plan, selection: Selection) -> None:
+    """Raises RunError where a phase that was asked for starts from one that was not, and is not trained."""
+    names = chosen(plan, selection)
+    problems = [
+        Problem(
+            f"{name} is not trained with these settings, and {selection.said} leaves it out",
+            hint=f"--only {name} too, --from {name}, or neither",
+            consequence="there would be no weights to start from",
+        )
+        for name in ancestors(plan, names)
+        if found(folder, plan, plan.phase(name)).state != "trained"
+    ]
+    if problems:
+        raise RunError(problems)
