@@ -31,7 +31,7 @@ LAYERS = (
     {"training", "decoding"},
     {"bench", "exchange"},
     {"explain", "scaffold"},
-    {"api"},
+    {"api", "api_runs"},
     {"render"},
     {"cli"},
     {"llmspec", "__main__"},

@@ -10,7 +10,8 @@ import tiny
 from test_explain import printed
 from test_going_back import Halting
 
-from llmspec.api import explained_pair, planned_run
+from llmspec.api import explained_pair
+from llmspec.api_runs import planned_run
 from llmspec.compiler import compile_spec
 from llmspec.core.problems import LlmspecError, RunError
 from llmspec.runs.run import RunFolder

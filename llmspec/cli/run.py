@@ -90,7 +90,7 @@ def dry(
     json_: bool,
 ) -> Any:
     """`run --dry-run`: reads the data, and says what a run would do."""
-    from llmspec.api import planned_run
+    from llmspec.api_runs import planned_run
     from llmspec.cli.explain import reading
     from llmspec.render.reports import show
 
