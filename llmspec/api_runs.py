@@ -1,4 +1,4 @@
-"""Use cases around runs: what one would do, and what is kept of those that were. Nothing here prints or reads arguments."""
+"""Use cases around runs: what one would do, and what is kept of those that were. Nothing here prints."""
 
 from __future__ import annotations
 
