@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts import (
+    adapters,
     attentions,
     embeddings,
     filters,
@@ -31,8 +32,9 @@ from llmspec.parts import (
     templates,
     tokenizers,
 )
+from llmspec.parts.adapters.base import Adapter, AdapterTensor
 from llmspec.parts.attentions.base import Attention
-from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Role, TensorSpec
+from llmspec.parts.base import Dims, ElementwiseOps, Init, InputSpec, Role, TensorSpec
 from llmspec.parts.embeddings.base import Embedding, EmbeddingFunctions
 from llmspec.parts.filters.base import Context, Filter
 from llmspec.parts.heads.base import Head, HeadFunctions
@@ -41,7 +43,7 @@ from llmspec.parts.masks.base import Mask
 from llmspec.parts.mlps.base import MLP
 from llmspec.parts.norms.base import Norm
 from llmspec.parts.objectives.base import Loss, Objective, Outputs
-from llmspec.parts.ops import Layer, Linear, Operations, WeightView
+from llmspec.parts.ops import Adapted, Layer, Linear, Operations, WeightView
 from llmspec.parts.optimizers.base import Optimizer
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.positions.base import Hooks, Position
@@ -246,7 +248,7 @@ class Doubled(Objective):
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             assert outputs.layer is not None
             hidden_ND, targets_N = outputs.features.reshape(-1, dims.d_model), inputs["targets"].reshape(-1)
-            losses_N = 2 * ops.linear_cross_entropy(hidden_ND, outputs.layer.weight, targets_N)
+            losses_N = 2 * ops.linear_cross_entropy(hidden_ND, outputs.layer, targets_N)
             weights_N = inputs["loss_weights"].reshape(-1)
             return {"loss": (losses_N * weights_N).sum(), "heard": weights_N.sum()}
 
@@ -321,6 +323,19 @@ class Practice(Phase):
     kind: Literal["practice"] = "practice"
 
 
+class Offset(Adapter):
+    """Adds a trained vector to what a layer gives."""
+
+    kind: Literal["offset"] = "offset"
+
+    def tensors(self, outputs: int, inputs: int, residual: bool) -> tuple[AdapterTensor, ...]:
+        return (AdapterTensor(TensorSpec("offset", (outputs,), "bias", residual), Init(distribution="zeros")),)
+
+    def build(self, w: WeightView) -> Adapted:
+        offset = w["offset"]
+        return lambda ops, x, layer, y: y + offset
+
+
 ENTRIES: tuple[tuple[Any, Any], ...] = (
     (positions, Parity),
     (rope_scalings, Halting),
@@ -338,6 +353,7 @@ ENTRIES: tuple[tuple[Any, Any], ...] = (
     (schedules, Stairs),
     (templates, Shouted),
     (phases, Practice),
+    (adapters, Offset),
     (filters, Printable),
 )
 """The package of each kind, and the part that is added to its table."""

@@ -17,6 +17,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "budget": (Budget(9.0, "steps"), Budget(9.0, "tokens"), Budget(3.0, "epochs", "facts"), Budget(9.0, "FLOPs")),
     "prompts": (("never said",),),
     "freeze": (("layers.*",),),
+    "targets": (("q_proj",), ("q_proj", "v_proj")),
     "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),
     "lr_multipliers": ({"layers.*": 0.5}, {"layers.*": 0.25}),
     "train_on": (("user",), ("assistant", "user")),

@@ -238,6 +238,7 @@ def phase_settings(draw: DrawFn, names: list[str], earlier: list[str], predicts:
                 "gradient_accumulation_steps",
                 "prompts",
                 "train_on",
+                "adapter",
             ),
         )
     )
@@ -321,6 +322,8 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED]))
     for stage in draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]])):
         stages[stage] = draw(phase_settings(names, list(stages), predicts))
+    if "from" in (last := list(stages.values())[-1]) and draw(st.booleans()):  # no other phase starts from it
+        last["adapter"] = draw(parts("adapter"))
     top = {
         "seed": st.integers(0, 99),
         "tokenizer": tokenizer_settings(),

@@ -82,6 +82,7 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("phases", PHASE, "micro_batch_size"), -2),
         (("phases", PHASE, "early_stopping", "patience"), 0),
         (("phases", PHASE, "keep", "last"), 0),
+        (("phases", PHASE, "adapter", "r"), 0),
     ],
     "quoted_number": [
         (("model", "layers"), "2"),
@@ -99,6 +100,7 @@ BEFORE: dict[Path, Any] = {
     ("model", "attention", "kv_heads"): {"kind": "multi_head"},
     ("phases", PHASE, "optimizer", "momentum"): {"kind": "adamw"},
     ("phases", PHASE, "mixture", "wikki"): {},
+    ("phases", PHASE, "adapter", "r"): {"kind": "lora"},
 }
 """What the map around such a value is first set to, so that nothing else is wrong in it."""
 MISSPELT: list[tuple[Path, str]] = [

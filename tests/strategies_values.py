@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from llmspec.core.units import Share
 from llmspec.parts import (
+    adapters,
     attentions,
     embeddings,
     heads,
@@ -52,6 +53,7 @@ TABLES: dict[str, Mapping[str, type]] = {
     "optimizer": optimizers.TABLE,
     "schedule": schedules.TABLE,
     "objective": objectives.TABLE,
+    "adapter": adapters.TABLE,
 }
 BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3])}
 """Values for keys whose limits allow more than a short training bears."""

@@ -57,6 +57,7 @@ KINDS = (
     "schedules",
     "filters",
     "phases",
+    "adapters",
 )
 
 

@@ -57,7 +57,14 @@ phases:
     objective: {kind: doubled}
     evaluate_every: 4 steps
     checkpoint_every: 2 steps
-  chat: {kind: sft, from: practice, mixture: {facts: 100%}, budget: 2 steps, micro_batch_size: 2, prompts: [one]}
+  chat:
+    kind: sft
+    from: practice
+    adapter: {kind: offset}
+    mixture: {facts: 100%}
+    budget: 2 steps
+    micro_batch_size: 2
+    prompts: [one]
 decoding: {lowest_id: 20, max_tokens: 6}
 """
 CODE = """\

@@ -12,9 +12,13 @@ from fnmatch import fnmatchcase
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read
 from llmspec.compiler.draft import closed
+from llmspec.compiler.linear_layers import adaptable
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.compiler.update_problems import nearest_names, update_problems
 from llmspec.core.problems import Problem
+from llmspec.parts.adapters import Adapter
+from llmspec.parts.adapters.base import matches
+from llmspec.parts.base import Init
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL, POLICY
 
@@ -50,14 +54,21 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
         if name in base.heads
     ]
     model = with_heads(base, phase) if phase.heads and not problems else base
+    model, found = adapted(model, phase)
+    problems += found
     names = [t.name for t in model.tensors]
-    problems += wrong_patterns(phase.freeze, names)
+    problems += wrong_patterns(phase.freeze, names, ("freeze",), "it would freeze nothing")
     free = read_by(model, phase.objective.head)
+    if model.adapter is not None:
+        added = tuple(f"{walk.head_path(name)}." for name in phase.heads)
+        free = {name for name in free if model.adapter.owns(name) or name.startswith(added or ("\0",))}
     frozen = {name for name in names if any(fnmatchcase(name, pattern) for pattern in phase.freeze)}
     if not free - frozen and not problems:
         problems.append(
             Problem(
-                f"all tensors that the head `{phase.objective.head}` reads are frozen",
+                f"all tensors that the head `{phase.objective.head}` reads are frozen"
+                if model.adapter is None
+                else "the model stays as it is beside an adapter, and all of the adapter is frozen, too",
                 ("freeze",),
                 "patterns that leave some of them out, or a head of its own in `heads:`",
                 "there would be nothing to train",
@@ -86,6 +97,56 @@ def with_heads(base: ModelPlan, phase: Phase) -> ModelPlan:
     return model.model_copy(update={"tensors": tuple(tensors)})
 
 
+def adapted(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]]:
+    """(the model with the adapter that a phase adds, what is wrong with that)."""
+    adapter = phase.adapter
+    if adapter is None:
+        return base, []
+    if phase.from_ is None:
+        wrong = Problem(
+            "an adapter stands beside the weights of a trained model, and this phase starts from none",
+            ("adapter",),
+            "`from: PHASE` or `from: {model: FOLDER}`, or leave `adapter:` out to train all weights",
+            "random weights would stay as they are",
+        )
+        return base, [wrong]
+    if base.adapter is not None:
+        wrong = Problem(
+            "the model that this phase starts from has an adapter already",
+            ("adapter",),
+            "leave `adapter:` out to train that one on; or `llmspec merge` the run, and start from what that writes",
+            "two adapters would write to the same tensors",
+        )
+        return base, [wrong]
+    layers = adaptable(base)
+    aim = ("adapter", "targets")
+    wrong_targets = [
+        problem
+        for i, pattern in enumerate(adapter.targets)
+        if not any(matches(layer, pattern) for layer in layers)
+        for problem in wrong_patterns((pattern,), layers, aim, "it would adapt nothing", "linear layer", i)
+    ]
+    if wrong_targets:
+        return base, wrong_targets
+    model = base.model_copy(update={"adapter": adapter})
+    known, made = {t.name: t for t in base.tensors}, list[TensorPlan]()
+    shapes = {name: t.shape for name, t in walk.tensor_specs(base)}
+    for name, t in walk.tensor_specs(model):
+        made.append(
+            known.get(name) or TensorPlan(name=name, shape=t.shape, role=t.role, init=starts(adapter, name, shapes))
+        )
+    return model.model_copy(update={"tensors": tuple(made)}), []
+
+
+def starts(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Init:
+    """How a tensor of an adapter starts."""
+    for one in adapter.tensors(1, 1, False):
+        if name.endswith(f".{one.spec.name}"):
+            outputs, inputs = shapes[name.removesuffix(one.spec.name) + "weight"]
+            return next(t.init for t in adapter.tensors(outputs, inputs, False) if t.spec.name == one.spec.name)
+    raise ValueError(f"{name} is none of an adapter's tensors")
+
+
 def trained(tensor: TensorPlan, trainable: bool) -> TensorPlan:
     """The tensor, trained or not."""
     return tensor if tensor.trainable == trainable else tensor.model_copy(update={"trainable": trainable})
@@ -97,16 +158,23 @@ def read_by(model: ModelPlan, head: str) -> set[str]:
     return {t.name for t in model.tensors if not t.name.startswith(others)}
 
 
-def wrong_patterns(patterns: Sequence[str], names: Sequence[str]) -> Iterator[Problem]:
+def wrong_patterns(
+    patterns: Sequence[str],
+    names: Sequence[str],
+    path: tuple[str, ...],
+    consequence: str,
+    what: str = "tensor",
+    first: int = 0,
+) -> Iterator[Problem]:
     """Patterns that no tensor's name matches, with the names that come nearest."""
-    for i, pattern in enumerate(patterns):
+    for i, pattern in enumerate(patterns, first):
         if any(fnmatchcase(name, pattern) for name in names):
             continue
         yield Problem(
-            f"no tensor of this phase's model matches `{pattern}`",
-            ("freeze", i),
+            f"no {what} of this phase's model matches `{pattern}`",
+            (*path, i),
             nearest_names(pattern, names),
-            "it would freeze nothing",
+            consequence,
         )
 
 

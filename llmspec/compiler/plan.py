@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from llmspec.compiler.plan_settings import model_settings
 from llmspec.core.units import Bytes
 from llmspec.parts import templates
 from llmspec.parts.base import Dims, Frozen, Init, Role
@@ -13,6 +14,7 @@ from llmspec.parts.phases.base import POLICY
 from llmspec.parts.residual import Residual
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.schema import (
+    AnyAdapter,
     AnyAttention,
     AnyEmbedding,
     AnyHead,
@@ -112,6 +114,8 @@ class ModelPlan(Frozen):
     init: AnyInitializer | None = None
     """What `tensors` start by; None where an older version wrote the plan."""
     dropout: float
+    adapter: AnyAdapter | None = None
+    """What adapts linear layers, whose own weights are those of the model that a phase started from."""
     decoder_start: DecoderStart | None = None
     """The special token that the decoder's text begins with, by its meaning; None without an encoder."""
     tensors: tuple[TensorPlan, ...]
@@ -157,6 +161,13 @@ class ModelPlan(Frozen):
     def trained_parameters(self) -> int:
         """Number of elements in tensors that change."""
         return sum(t.count for t in self.trained)
+
+    @property
+    def stored(self) -> tuple[TensorPlan, ...]:
+        """The tensors that an artifact of this model holds: all, but for those of the model that is adapted."""
+        if self.adapter is None:
+            return self.tensors
+        return tuple(t for t in self.tensors if t.trainable or self.adapter.owns(t.name))
 
     @property
     def generating_head(self) -> str | None:
@@ -353,36 +364,6 @@ class Plan(Frozen):
 
     def phase(self, name: str) -> PhasePlan:
         return next(p for p in self.phases if p.name == name)
-
-
-def model_settings(model: dict[str, Any]) -> dict[str, Any]:
-    """The `model:` of a spec that a dumped ModelPlan follows from: nothing computed, every block written out."""
-    *encoders, decoder = model["stacks"]
-    shared = {k: model[k] for k in ("context", "d_model", "embedding", "position", "norm", "heads", "dropout")}
-    shared |= {"init": model["init"]} if model["init"] is not None else {}
-    for stack in encoders:
-        own = {"context": stack["context"], "position": stack["position"], "decoder_start": model["decoder_start"]}
-        own |= {"norm": stack["final_norm"]} if stack["final_norm"] else {}
-        shared["encoder"] = {**own, **stack_settings(stack, stack["position"])}
-    return {**shared, **stack_settings(decoder, model["position"])}
-
-
-def stack_settings(stack: dict[str, Any], position: Any) -> dict[str, Any]:
-    """What a spec says of a dumped stack of blocks, whose position is `position` where they have none of their own."""
-    left_out = [("position", position), ("cross_attention", None)]
-    blocks = {
-        block["name"]: {k: v for k, v in block.items() if k not in ("name", "position_name") and (k, v) not in left_out}
-        for block in stack["blocks"]
-    }
-    names = [stack["blocks"][i]["name"] for i in stack["order"]]
-    if len(blocks) == 1 and "block" in blocks:
-        return {"layers": len(names), **blocks["block"]}
-    return {"layers": len(names), "blocks": blocks, "pattern": period(names)}
-
-
-def period(names: list[str]) -> list[str]:
-    """The shortest list that gives `names` where it is repeated."""
-    return next(names[:n] for n in range(1, len(names) + 1) if all(a == names[i % n] for i, a in enumerate(names)))
 
 
 class Measured(Frozen):

@@ -12,7 +12,8 @@ from llmspec.compiler import walk
 from llmspec.compiler.memory import decoding_bytes, device_memory, tables
 from llmspec.compiler.network import stacks_of
 from llmspec.compiler.phase_model import phase_models
-from llmspec.compiler.plan import ModelPlan, Plan, model_settings
+from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.compiler.plan_settings import model_settings
 from llmspec.core.units import size
 from llmspec.spec.schema import ModelSpec
 

@@ -13,12 +13,15 @@ from dataclasses import replace
 from typing import Literal, NamedTuple, cast
 
 from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
+from llmspec.parts.adapters.base import AdapterTensor
 from llmspec.parts.base import Dims, ElementwiseOps, ModelPart, TensorSpec
 from llmspec.parts.positions import Position
 from llmspec.parts.residual import FORMS
 
 EMBEDDING = "embed_tokens"
 """The path of the token embedding."""
+ADAPTED = ("attention", "cross_attention", "mlp")
+"""Kinds of pieces whose linear layers may be adapted."""
 Kind = Literal["embedding", "position", "attention", "cross_attention", "mlp", "norm", "head"]
 
 
@@ -239,19 +242,35 @@ def in_order(model: ModelPlan) -> Iterator[Copy]:
 
 
 def tensor_specs(model: ModelPlan) -> Iterator[tuple[str, TensorSpec]]:
-    """(full name, tensor) of every weight, in the order of the forward pass."""
+    """(full name, tensor) of every weight, in the order of the forward pass; an adapter's follow their layer's."""
     for copy in in_order(model):
-        yield from _named(copy.path, copy.piece)
+        for name, tensor in named(copy.path, copy.piece):
+            yield name, tensor
+            layer = name.removesuffix(".weight")
+            yield from ((f"{layer}.{t.spec.name}", t.spec) for t in beside(model, copy.piece, layer, tensor))
 
 
-def readable(model: ModelPlan) -> frozenset[str]:
-    """The matrices (outputs, inputs) that linear layers and look-ups of tokens alone read: those that may stay
-    quantised in memory."""
-    found = (t for t in model.tensors if len(t.shape) == 2)
-    return frozenset(t.name for t in found if t.role in ("matrix", "head") or t.name == f"{EMBEDDING}.weight")
+ADAPTED = ("attention", "cross_attention", "mlp")
+"""Kinds of pieces whose linear layers may be adapted."""
 
 
-def _named(path: str, piece: Piece) -> Iterator[tuple[str, TensorSpec]]:
+def beside(model: ModelPlan, piece: Piece, layer: str, tensor: TensorSpec) -> tuple[AdapterTensor, ...]:
+    """The adapter's tensors beside a layer, of whose weight this is the tensor; none where it is not adapted."""
+    if model.adapter is None or piece.kind not in ADAPTED:
+        return ()
+    return model.adapter.beside(layer, tensor)
+
+
+def adapter_matrices(model: ModelPlan) -> Iterator[tuple[Copy, TensorSpec]]:
+    """(the piece that its layer belongs to, matrix) of every matrix of an adapter."""
+    for copy in in_order(model) if model.adapter is not None else ():
+        for name, tensor in named(copy.path, copy.piece):
+            found = beside(model, copy.piece, name.removesuffix(".weight"), tensor)
+            yield from ((copy, t.spec) for t in found if t.spec.role == "matrix")
+
+
+def named(path: str, piece: Piece) -> Iterator[tuple[str, TensorSpec]]:
+    """(full name, tensor) of a copy of a piece."""
     return ((f"{path}.{t.name}", t) for t in piece.part.tensors(piece.dims))
 
 
@@ -277,7 +296,8 @@ def forward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0) 
     reads that share of the tokens' states."""
     chosen = head_path(head if head is not None else next(iter(model.heads), ""))
     pieces = [p for p in walk(model) if p.kind != "head" or p.path == chosen]
-    return sum(p.uses * p.rate * p.part.flops(p.dims) * (read if p.kind == "head" else 1.0) for p in pieces)
+    own = sum(2.0 * math.prod(t.shape) * copy.piece.rate for copy, t in adapter_matrices(model))
+    return own + sum(p.uses * p.rate * p.part.flops(p.dims) * (read if p.kind == "head" else 1.0) for p in pieces)
 
 
 class Backward(NamedTuple):
@@ -305,6 +325,8 @@ def backward(model: ModelPlan, head: str | None = None) -> Iterator[Backward]:
         if piece.kind == "head" and path != chosen:
             continue
         own = tuple(t for t in piece.part.tensors(piece.dims) if f"{path}.{t.name}" in trained)
+        for name, tensor in named(path, piece):
+            own += tuple(t.spec for t in beside(model, piece, name.removesuffix(".weight"), tensor))
         yield Backward(piece, layer, below, own)
         below = below or bool(own)
 
@@ -323,7 +345,8 @@ def backward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0)
     Each product of the forward pass gives one by its weights, where those are trained, and one by its inputs, where
     something below them is; those of attention's scores have no weights, and give two where a gradient comes to them.
     """
-    found = 0.0
+    # Of an adapter, both matrices are trained, and gradients pass through both.
+    found = sum(4.0 * math.prod(t.shape) * copy.piece.rate for copy, t in adapter_matrices(model))
     embedded = any(t.trainable and t.name == f"{EMBEDDING}.weight" for t in model.tensors)
     for copy in backward(model, head):
         piece, whole = copy.piece, copy.piece.part.flops(copy.piece.dims)

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from llmspec.backends import guest, owner
 from llmspec.backends.backend import Graphs, backend
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
+from llmspec.compiler.linear_layers import readable
 from llmspec.compiler.masks import ENCODER, encoder_inputs, padding_inputs, range_inputs
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
-from llmspec.compiler.walk import readable
 from llmspec.core.devices import automatic
 from llmspec.core.problems import LlmspecError, Problem, RunError, SpecError, one_of
 from llmspec.core.quantised import Quantised
@@ -27,6 +27,7 @@ from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
 from llmspec.decoding.generate import Generation, generate, generates, stream, whole_answers
 from llmspec.decoding.prompts import Prompt, prompt_tokens
+from llmspec.formats.bases import whole_weights
 from llmspec.formats.opening import stored_model
 from llmspec.model.buckets import SHORTEST
 from llmspec.model.decoder import Decoder
@@ -371,7 +372,7 @@ def open_model(
     if why := too_large(written):
         raise RunError(f"{folder.path} cannot be opened here: {why}", hint="open it on a machine with more memory")
     codec = folder.tokenizer(written)
-    of, weights, notices = folder.weights(written, phase)
+    of, weights, notices = whole_weights(folder, written, phase)
     weights, said = quantising.quantised(written.model, weights, quantize)
     with owner.turn(), guest.visit():
         plan, elsewhere = here(written)

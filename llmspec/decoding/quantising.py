@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmspec.compiler.linear_layers import readable
 from llmspec.compiler.plan import ModelPlan
-from llmspec.compiler.walk import readable
 from llmspec.core.problems import LlmspecError, one_of
 from llmspec.core.quantised import Quantised, as_float32, quantise
 from llmspec.core.weight_types import TYPES

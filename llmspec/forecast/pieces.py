@@ -57,7 +57,7 @@ def _attend(ops: Any, t: Tensors) -> tuple[Tensor, ...]:
 
 
 def _lose(ops: Any, t: Tensors) -> tuple[Tensor, ...]:
-    y = ops.linear_cross_entropy(t["x"], t["w"], t["targets"])
+    y = ops.linear_cross_entropy(t["x"], Linear(t["w"]), t["targets"])
     return y, *y.gradient(t["x"], t["w"], gradient=t["y"])
 
 

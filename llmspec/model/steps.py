@@ -6,6 +6,9 @@ place; learning rate, bias corrections, random key and the weight of each target
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
@@ -14,6 +17,7 @@ from llmspec.compiler.updates import Updates, state_shapes, tensor_states
 from llmspec.compiler.walk import walk
 from llmspec.core.hashing import digest
 from llmspec.model.transformer import Transformer, block_context, states_at
+from llmspec.parts.ops import WeightLayout
 from llmspec.parts.optimizers.base import AVERAGE, TRAINED
 
 Tensors = dict[str, Tensor]
@@ -24,9 +28,14 @@ class Steps:
     """The graphs of one phase. `weights` and `state` are dicts of realized tensors that the steps assign in place; of
     the weights only those that the phase trains, which alone have gradients, sums and state."""
 
-    def __init__(self, phase: PhasePlan, backend: Backend) -> None:
+    def __init__(
+        self, phase: PhasePlan, backend: Backend, layouts: Mapping[str, WeightLayout] = MappingProxyType({})
+    ) -> None:
+        """`layouts` are those of weights that stay quantised, as `backend.hold` gives them."""
         self._network, self._phase, self._backend = phase.model, phase.phase, backend
-        self._model = Transformer(phase.model)
+        self._layouts = layouts
+        frozen = frozenset(t.name for t in phase.model.tensors if not t.trainable)
+        self._model = Transformer(phase.model, layouts, frozen)
         self._objective = self._phase.objective.build(phase.model.dims)
         added = dict.fromkeys(name for piece in walk(phase.model) for name in piece.part.adds_losses)
         told = dict.fromkeys(name for piece in walk(phase.model) for name in piece.part.adds_metrics)
@@ -46,7 +55,8 @@ class Steps:
         """A name for what the graphs are made from, beside their inputs."""
         phase = self._phase
         parts = [p.model_dump(mode="json") for p in (self._network, phase.optimizer, phase.objective)]
-        return digest([*parts, phase.max_grad_norm, *self.updates.address()])
+        packed = [sorted(self._layouts.items())] if self._layouts else []
+        return digest([*parts, phase.max_grad_norm, *self.updates.address(), *packed])
 
     def state_shapes(self) -> Shapes:
         """Optimizer state by name, as `state_shapes`."""

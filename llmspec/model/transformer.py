@@ -17,10 +17,11 @@ from llmspec.compiler import walk
 from llmspec.compiler.masks import CROSS, ENCODER, RANGES, masks_of
 from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
 from llmspec.core.hashing import digest
+from llmspec.model.weight_view import Weights
 from llmspec.parts.attentions import Attention
 from llmspec.parts.heads import HeadFunctions
 from llmspec.parts.objectives.base import Outputs
-from llmspec.parts.ops import CrossView, Kept, Linear, WeightLayout
+from llmspec.parts.ops import CrossView, Kept, WeightLayout
 from llmspec.parts.positions import Hooks
 from llmspec.parts.residual import FORMS
 
@@ -82,41 +83,6 @@ def block_context(inputs: Mapping[str, Tensor]) -> AttentionContext:
     given = inputs.get("positions")
     positions = Tensor.arange(tokens).reshape(1, tokens) if given is None else given
     return AttentionContext(positions, positions, ranges_in(inputs), filled=inputs.get("filled"))
-
-
-class Weights(Mapping[str, Tensor]):
-    """Tensors under a prefix, by relative name; notes every name that is read."""
-
-    def __init__(
-        self,
-        tensors: Mapping[str, Tensor],
-        prefix: str = "",
-        read: set[str] | None = None,
-        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
-    ) -> None:
-        self._tensors, self._prefix, self._layouts = tensors, prefix, layouts
-        self.read: set[str] = set() if read is None else read
-
-    def __getitem__(self, name: str) -> Tensor:
-        full = self._prefix + name
-        self.read.add(full)
-        return self._tensors[full]
-
-    def __iter__(self) -> Any:
-        return (n[len(self._prefix) :] for n in self._tensors if n.startswith(self._prefix))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def linear(self, name: str) -> Linear:
-        """The linear layer of that name: its weight, and its bias if there is one."""
-        at = f"{name}." if name else ""
-        bias = f"{at}bias"
-        found = self[bias] if self._prefix + bias in self._tensors else None
-        return Linear(self[f"{at}weight"], found, self._layouts.get(f"{self._prefix}{at}weight"))
-
-    def under(self, name: str) -> Weights:
-        return Weights(self._tensors, f"{self._prefix}{name}.", self.read, self._layouts)
 
 
 def graph_key(plan: ModelPlan, layouts: Mapping[str, WeightLayout], *more: Any) -> str:
@@ -219,8 +185,14 @@ class Transformer:
     `layouts` are those of weights that stay quantised, by name.
     """
 
-    def __init__(self, plan: ModelPlan, layouts: Mapping[str, WeightLayout] = MappingProxyType({})) -> None:
-        self.plan, self._layouts = plan, layouts
+    def __init__(
+        self,
+        plan: ModelPlan,
+        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
+        frozen: frozenset[str] = frozenset(),
+    ) -> None:
+        """`frozen` names the weights that training leaves as they are; nobody else has to say so."""
+        self.plan, self._layouts, self._frozen = plan, layouts, frozen
         self._positions = {name: (part, dims) for name, (part, dims, _) in walk.positions(plan).items()}
         hooks = {name: part.build(dims) for name, (part, dims) in self._positions.items()}
         self._embedding = plan.embedding.build(plan.dims)
@@ -228,7 +200,9 @@ class Transformer:
         self._heads: dict[str, HeadFunctions] = {name: head.build(plan.dims) for name, head in plan.heads.items()}
 
     def _view(self, tensors: Mapping[str, Tensor]) -> Weights:
-        return tensors if isinstance(tensors, Weights) else Weights(tensors, layouts=self._layouts)
+        if isinstance(tensors, Weights):
+            return tensors
+        return Weights(tensors, layouts=self._layouts, frozen=self._frozen, adapter=self.plan.adapter)
 
     def tables(self) -> dict[str, Any]:
         """Constant float32 numpy arrays of the positions, by full name; inputs of every step, never trained."""
@@ -379,7 +353,7 @@ def _unread(plan: ModelPlan) -> set[str]:
     tensors = {name: Tensor.empty(*t.shape) for name, t in walk.tensor_specs(plan)}
     names = set(tensors)
     tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
-    w = Weights(tensors)
+    w = Weights(tensors, adapter=plan.adapter)
     length = min(2, plan.context)
     inputs = {"tokens": Tensor.empty(1, length, dtype="int32")}
     masked = [RANGES + name for name in masks_of(plan)]

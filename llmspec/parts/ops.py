@@ -73,6 +73,16 @@ class Linear(NamedTuple):
     bias: Tensor | None = None
     quantised: WeightLayout | None = None
     """Where it is given, `weight` is what the device's backend has packed of such a matrix: int32 words."""
+    frozen: bool = False
+    """Whether training leaves the weight as it is: no gradient of it is computed, and packed weights are read as the
+    float32 numbers that they stand for, in products that have a gradient for their inputs."""
+    adapter: Adapted | None = None
+    """What is done to the layer's results."""
+
+
+Adapted = Callable[["Operations", "Tensor", Linear, "Tensor"], "Tensor"]
+"""f(ops, x, layer, y) -> y: the results (…, outputs) of a layer for x (…, inputs), adapted; the layer is given without
+the adapter."""
 
 
 def matrices(layers: Sequence[Linear]) -> list[Tensor]:
@@ -81,6 +91,18 @@ def matrices(layers: Sequence[Linear]) -> list[Tensor]:
     if any(layer.quantised is not None for layer in layers):
         raise TypeError("these weights were packed for another backend; this one reads float32, and trains")
     return [layer.weight for layer in layers]
+
+
+def adapted(ops: Operations, x: Tensor, layers: Sequence[Linear], y: Tensor) -> Tensor:
+    """What layers give for x (…, inputs), of what they give without their adapters (…, Σ outputs), side by side."""
+    if all(layer.adapter is None for layer in layers):
+        return y
+    wide = [layer.quantised.outputs if layer.quantised else int(layer.weight.shape[0]) for layer in layers]
+    made = [
+        own if layer.adapter is None else layer.adapter(ops, x, layer._replace(adapter=None), own)
+        for layer, own in zip(layers, y.split(wide, dim=-1) if len(layers) > 1 else [y], strict=True)
+    ]
+    return made[0] if len(made) == 1 else made[0].cat(*made[1:], dim=-1)
 
 
 class Routing(NamedTuple):
@@ -237,7 +259,7 @@ class Operations(Protocol):
     def linear_cross_entropy(
         self,
         hidden_ND: Tensor,
-        weight_VD: Tensor,
+        layer: Linear,
         targets_N: Tensor,
         label_smoothing: float = 0.0,
         softcap: float | None = None,

@@ -194,7 +194,7 @@ def check_room(path: Path, plan: Plan) -> None:
 
 def checkpoint_bytes(plan: Plan, phase: PhasePlan) -> tuple[int, int]:
     """(bytes of a checkpoint, of its largest file); the few kB of headers and cursors left out."""
-    weights = 4 * phase.model.parameters
+    weights = 4 * sum(t.count for t in phase.model.stored)
     state = 4 * state_numbers(phase.model, phase.phase)
     return weights + state, max(weights, state)
 

@@ -173,8 +173,8 @@ class RunFolder(StoredModel):
         write_json(self.path / FACTS, {**known, **values})
 
     def weights(self, plan: Plan, phase: str | None = None) -> tuple[str, dict[str, Any], list[str]]:
-        """(phase, its weights by name, notices): those of the latest phase that makes a policy, which draws text, and
-        has any; or of the `phase` asked for.
+        """(phase, the weights that it holds by name, notices): those of the latest phase that makes a policy, which
+        draws text, and has any; or of the `phase` asked for. An adapter holds its own: `formats.bases` has all.
 
         A phase that has not come to a checkpoint yet gives way to the one before it, with a notice. One whose
         checkpoints are damaged does not: raises RunError, and where there are no weights at all, or no policy.
@@ -183,7 +183,7 @@ class RunFolder(StoredModel):
         for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.makes in SPEAKING)]:
             if planned.makes not in SPEAKING:
                 raise no_text(plan, f"{planned.name} makes a {planned.makes}")
-            expected = {t.name: t.shape for t in planned.model.tensors}
+            expected = {t.name: t.shape for t in planned.model.stored}
             folder = self.phase(planned.name)
             about = folder.about
             if about and about.get("key") != planned.key:

@@ -10,6 +10,7 @@ from pydantic import Field
 from llmspec.core.table import choice
 from llmspec.core.units import Bytes
 from llmspec.parts import (
+    adapters,
     attentions,
     embeddings,
     heads,
@@ -23,6 +24,7 @@ from llmspec.parts import (
     templates,
     tokenizers,
 )
+from llmspec.parts.adapters import Adapter
 from llmspec.parts.attentions import Attention
 from llmspec.parts.base import Frozen
 from llmspec.parts.embeddings import Embedding
@@ -45,6 +47,7 @@ AnyMLP = Annotated[FeedForward, choice(mlps.TABLE, "swiglu")]
 AnyNorm = Annotated[Norm, choice(norms.TABLE, "rmsnorm")]
 AnyEmbedding = Annotated[Embedding, choice(embeddings.TABLE, "tokens")]
 AnyMask = Annotated[Mask, choice(masks.TABLE, "causal")]
+AnyAdapter = Annotated[Adapter, choice(adapters.TABLE, "lora")]
 AnyHead = Annotated[Head, choice(heads.TABLE, "lm")]
 AnyInitializer = Annotated[Initializer, choice(inits.TABLE, "normal")]
 AnyTokenizer = Annotated[Tokenizer, choice(tokenizers.TABLE, "byte")]

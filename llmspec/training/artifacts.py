@@ -9,11 +9,12 @@ from typing import Any
 
 from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.core.problems import Problem, RunError
+from llmspec.core.quantised import as_float32
 from llmspec.model.weights import draw
 from llmspec.runs.run import PhaseFolder
 
 Weights = dict[str, Any]
-"""Name -> float32 numpy array."""
+"""Name -> float32 numpy array; or Quantised, of a model that is adapted."""
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,44 @@ class Artifact:
         return self.phase.makes
 
     @classmethod
-    def trained(cls, phase: PhasePlan, weights: Weights) -> Artifact:
-        """What was trained just now."""
-        return cls(phase, partial(dict, weights))
+    def trained(cls, phase: PhasePlan, weights: Weights, parent: Artifact | None = None) -> Artifact:
+        """What was trained just now, from what `parent` is."""
+        return cls(phase, partial(whole, phase.model, partial(dict, weights), parent))
 
     @classmethod
-    def kept(cls, phase: PhasePlan, place: PhaseFolder) -> Artifact:
-        """What an earlier run has trained to its end."""
-        return cls(phase, partial(final_weights, place, phase.model))
+    def kept(cls, phase: PhasePlan, place: PhaseFolder, parent: Artifact | None = None) -> Artifact:
+        """What an earlier run has trained to its end, from what `parent` is."""
+        return cls(phase, partial(whole, phase.model, partial(final_weights, place, phase.model), parent))
+
+
+def whole(model: ModelPlan, own: Callable[[], Weights], parent: Artifact | None) -> Weights:
+    """All weights of a model, of which an artifact may hold its `own` alone."""
+    adapts = model.adapter is not None and parent is not None
+    return {**parent.weights(), **own()} if parent is not None and adapts else own()
 
 
 def start_weights(model: ModelPlan, seed: int, parent: Artifact | None) -> Weights:
     """What a phase starts with: the weights of the artifact that it starts from; what that does not have, such as the
-    tensors of a head that the phase adds, is drawn from the seed."""
+    tensors of a head that the phase adds, is drawn from the seed, or follows from the weights that it stands beside."""
     known = parent.weights() if parent else {}
-    return {t.name: known[t.name] if t.name in known else draw(t, seed) for t in model.tensors}
+    found = {t.name: known[t.name] if t.name in known else draw(t, seed) for t in model.tensors}
+    return found if model.adapter is None else found | fitted(model, found, known)
+
+
+def fitted(model: ModelPlan, found: Weights, known: Weights) -> Weights:
+    """The tensors of an adapter that is added that start as the weights beside them say."""
+    assert model.adapter is not None
+    made = Weights()
+    for name in found:
+        if model.adapter.among(name, found):
+            layer = name.removesuffix("weight")
+            made |= {f"{layer}{own}": a for own, a in model.adapter.fitted(as_float32(found[name])).items()}
+    return {name: array for name, array in made.items() if name not in known}
 
 
 def final_weights(place: PhaseFolder, model: ModelPlan) -> Weights:
-    """The weights of a finished phase, by name. Raises RunError where they were damaged since."""
-    saved, weights, notices, _ = place.weights({t.name: t.shape for t in model.tensors})
+    """The weights that a finished phase has left, by name. Raises RunError where they were damaged since."""
+    saved, weights, notices, _ = place.weights({t.name: t.shape for t in model.stored})
     if saved is None or notices:
         raise RunError([*map(Problem, notices), Problem(f"the weights of {place.folder.name} cannot be read any more")])
     return weights

@@ -44,7 +44,7 @@ class Engine:
         self.task, self.course = TASKS[phase.phase.kind](context, phase), Course(phase.phase)
         state = None
         if found := self._found():
-            start, state = found
+            start, state = {**start, **found[0]}, found[1]
         self.trainer = Trainer(context.plan, phase, context.backend, lambda tensor: start[tensor.name], state)
         for rows in (folder.metrics, folder.timing, folder.samples):
             if lines := rows.cut(self.step):
@@ -55,7 +55,7 @@ class Engine:
 
         Raises RunError where one is whole and of something else."""
         model, watcher = self.plan.model, self.context.watcher
-        weights = {t.name: t.shape for t in model.tensors}
+        weights = {t.name: t.shape for t in model.stored}
         shapes = (weights, state_shapes(model, self.phase), self.task.tensor_shapes())
 
         def read(saved: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -166,20 +166,21 @@ def run_phases(
         place = folder.phase(phase.name)
         if said := moves(phase.name, *put_in_place(place, phase.key)):
             bench.watcher.notice(said)
+        first = phase.phase.from_
+        parent = made.get(phase.phase.parent)
+        if isinstance(first, StartModel):
+            adapts = phase.model.adapter is not None
+            parent = Artifact(phase, partial(start_models.weights_of, bench.plan, first, adapts))
         if finished(place, phase, checkpoint_bytes(bench.plan, phase)[1]):
             bench.watcher.reused(phase)
-            made[phase.name] = Artifact.kept(phase, place)
+            made[phase.name] = Artifact.kept(phase, place, parent)
             continue
         promise = promises.get(phase.name)
         estimate = promise.model_dump(mode="json") if promise else None
         # A phase that goes on was promised as a whole when it began.
         place.note(key=phase.key, done=False, promise=place.about.get("promise", estimate))
-        first = phase.phase.from_
-        parent = made.get(phase.phase.parent)
-        if isinstance(first, StartModel):
-            parent = Artifact(phase, partial(start_models.weights_of, bench.plan, first))
         start = start_weights(phase.model, bench.plan.seed, parent)
-        made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start).run())
+        made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start).run(), parent)
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
     if search.kernels:
         bench.watcher.notice(search.told())

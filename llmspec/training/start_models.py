@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, RunError, SpecError
-from llmspec.core.quantised import as_float32
+from llmspec.formats.bases import digest_of, folder_of, model_in, weights_of
 from llmspec.formats.hf.same_model import differences
-from llmspec.formats.opening import is_model, stored_model
-from llmspec.parts.phases.base import SPEAKING, StartModel
-from llmspec.runs.stored import StoredModel
+from llmspec.parts.phases.base import StartModel
+
+__all__ = ["closed", "digest_of", "folder_of", "same_tokenizer", "weights_of"]
 
 MOST = 4
 """Differences that are named, at most."""
@@ -49,12 +47,12 @@ def _opened(
 ) -> tuple[list[Problem], StartModel | None]:
     folder = folder_of(plan, start)
     theirs = folder.plan()
-    name, model = _model(folder, theirs)
+    name, model = model_in(folder, theirs)
     if problems := [*shape_problems(planned, model, start), *tokenizer_problems(plan, theirs, start)]:
         return problems, None
     if apart := differences(plan.model, model):
         notice(f"{planned.name} starts from {start.model}, whose settings differ: {'; '.join(apart[:MOST])}")
-    digest = digest_of(_weights(folder, theirs, name))
+    digest = digest_of(folder.weights(theirs, name)[1])
     if start.digest not in (None, digest):
         wrong = Problem(
             f"the weights of {start.model} are not those of this digest: they have {digest}",
@@ -66,27 +64,19 @@ def _opened(
     return [], start.model_copy(update={"digest": digest})
 
 
-def folder_of(plan: Plan, start: StartModel) -> StoredModel:
-    """The folder that a phase starts from. Raises RunError where there is no model."""
-    path = Path(plan.base, Path(start.model).expanduser())
-    if not is_model(path) and not (path / "plan.json").is_file():
-        raise RunError(
-            f"there is no model at {path}: no run, no saved model, no Hugging Face folder, no GGUF file",
-            hint="give the folder, or the file; relative paths start in the folder of the spec",
-        )
-    return stored_model(path)
-
-
-def _model(folder: StoredModel, theirs: Plan) -> tuple[str | None, ModelPlan]:
-    """(phase, its model): the last one that draws text."""
-    last = next((p for p in reversed(theirs.phases) if p.makes in SPEAKING), None)
-    return (None, theirs.model) if last is None else (last.name, last.model)
-
-
 def shape_problems(planned: PhasePlan, model: ModelPlan, start: StartModel) -> Iterator[Problem]:
     """Tensors of the spec's model, but for heads that the phase adds, that are not there, or not of that shape."""
-    added = tuple(f"{head}_head." for head in planned.phase.heads)
-    wanted = {t.name: t.shape for t in planned.model.tensors if not t.name.startswith(added or ("\0",))}
+    added, adapter = tuple(f"{head}_head." for head in planned.phase.heads), planned.model.adapter
+    if model.adapter is not None:
+        yield Problem(
+            f"{start.model} is a model with an adapter beside it",
+            ("model",),
+            f"llmspec merge {start.model} --out FOLDER, and start from that; or `from:` its phase, in the same spec",
+            "the adapter's tensors would have no place",
+        )
+        return
+    own = [t for t in planned.model.tensors if not (adapter and adapter.owns(t.name))]
+    wanted = {t.name: t.shape for t in own if not t.name.startswith(added or ("\0",))}
     there = {t.name: t.shape for t in model.tensors}
     wrong = [f"{n} is {list(there[n])}, not {list(s)}" for n, s in wanted.items() if n in there and there[n] != s]
     wrong += [f"{n} is not there" for n in wanted if n not in there]
@@ -129,30 +119,3 @@ def same_tokenizer(plan: Plan, codec: Any) -> None:
                 )
     if problems:
         raise SpecError(problems)
-
-
-def _weights(folder: StoredModel, theirs: Plan, phase: str | None) -> dict[str, Any]:
-    """The weights of a folder as float32, in which they are trained."""
-    _, weights, _ = folder.weights(theirs, phase)
-    return {name: as_float32(array) for name, array in weights.items()}
-
-
-def weights_of(plan: Plan, start: StartModel) -> dict[str, Any]:
-    """The weights that a phase starts from. Raises RunError where they changed since the plan was made."""
-    folder = folder_of(plan, start)
-    theirs = folder.plan()
-    weights = _weights(folder, theirs, _model(folder, theirs)[0])
-    if start.digest is not None and digest_of(weights) != start.digest:
-        raise RunError(f"the weights of {start.model} have changed since this run was planned", hint="run it again")
-    return weights
-
-
-def digest_of(weights: Mapping[str, Any]) -> str:
-    """sha256 (hex) over names, shapes and float32 numbers: the same for a folder and for what was imported of it."""
-    import numpy as np
-
-    hashed = hashlib.sha256()
-    for name in sorted(weights):
-        hashed.update(f"{name} {list(weights[name].shape)}\n".encode())
-        hashed.update(np.ascontiguousarray(weights[name], "<f4").reshape(-1).view(np.uint8).data)
-    return hashed.hexdigest()

@@ -13,10 +13,12 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
+from llmspec.compiler.linear_layers import may_stay_quantised
 from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
 from llmspec.compiler.updates import copied
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
+from llmspec.parts.ops import WeightLayout
 
 Arrays = Mapping[str, Any]
 """Numpy arrays by name: what a graph reads of a batch, as llmspec.compiler.inputs declares it."""
@@ -44,8 +46,9 @@ class Trainer:
         weights: Callable[[TensorPlan], Any],
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        """`weights` gives each tensor's numbers as a numpy array, one after another, so that no second copy of all of
-        them has to be held; `state` the optimizer's by name, which starts as zeros or as its weight."""
+        """`weights` gives each tensor's numbers as a numpy array, or as Quantised where it is not trained, one after
+        another, so that no second copy of all of them has to be held; `state` the optimizer's by name, which starts as
+        zeros or as its weight."""
         import numpy as np
 
         self.phase, self.backend = phase, backend
@@ -54,9 +57,15 @@ class Trainer:
             phase.phase.gradient_accumulation_steps,
             bool(phase.model.dropout),
         )
-        self.steps, self._feed = Steps(phase, backend), StaticInputs()
+        self._feed = StaticInputs()
         self.tables = tensors_from_numpy(**Transformer(phase.model).tables())
-        self.weights = {t.name: tensors_from_numpy(w=weights(t))["w"] for t in phase.model.tensors}
+        self.weights, self.layouts = dict[str, Tensor](), dict[str, WeightLayout]()
+        packed = may_stay_quantised(phase.model)
+        for t in phase.model.tensors:
+            held, layouts = backend.hold({t.name: weights(t)}, packed)
+            self.weights |= held
+            self.layouts |= layouts
+        self.steps = Steps(phase, backend, self.layouts)
         self.state, self.sums = dict[str, Tensor](), dict[str, Tensor]()
         begun = copied(phase.phase)
         for name, shape in self.steps.state_shapes().items():
@@ -98,8 +107,8 @@ class Trainer:
         return {name: float(to_numpy(one)) for name, one in zip(self.steps.evaluated, found, strict=True)}
 
     def weight_arrays(self) -> dict[str, Any]:
-        """The weights as numpy arrays of their own; averages, where the phase makes some."""
-        return {n: to_numpy(w) for n, w in self.weights.items()}
+        """The weights that the phase's artifact holds, as numpy arrays of their own."""
+        return {t.name: to_numpy(self.weights[t.name]) for t in self.phase.model.stored}
 
     def state_arrays(self) -> dict[str, Any]:
         """The optimizer's state as numpy arrays of their own."""

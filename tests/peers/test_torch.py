@@ -14,6 +14,7 @@ from networks import EPS, Inputs, drawn_weights, memory, plan_of, states_at_firs
 
 from llmspec.backends.backend import backend  # noqa: E402  (networks opens the device)
 from llmspec.model.steps import Steps  # noqa: E402
+from llmspec.parts.ops import Linear  # noqa: E402
 
 MODEL: dict[str, Any] = {
     "layers": 1,
@@ -223,7 +224,7 @@ def test_cross_entropy(smoothing: float, plain: bool) -> None:
     x, w = ((rng.standard_normal(shape) * 1.5).astype(np.float32) for shape in ((5, 7), (24, 7)))
     g, ids = rng.standard_normal(5).astype(np.float32), rng.integers(0, 24, 5).astype(np.int32)
     t = Inputs().put({"x": x, "w": w, "g": g, "ids": ids})
-    losses = low.ops(low.inputs).linear_cross_entropy(t["x"], t["w"], t["ids"], smoothing)
+    losses = low.ops(low.inputs).linear_cross_entropy(t["x"], Linear(t["w"]), t["ids"], smoothing)
     back = (losses * t["g"]).sum().gradient(t["x"], t["w"])
     made = [out.contiguous() for out in (losses, *back)]
     type(losses).realize(*made)

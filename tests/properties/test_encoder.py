@@ -24,7 +24,8 @@ from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.compiler import masks
 from llmspec.compiler.checks import plan_checks
 from llmspec.compiler.masks import encoder_inputs, range_inputs
-from llmspec.compiler.plan import ModelPlan, Plan, model_settings
+from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.compiler.plan_settings import model_settings
 from llmspec.compiler.sound import model_contradictions
 from llmspec.core.problems import SpecError, dotted
 from llmspec.model import mask_check

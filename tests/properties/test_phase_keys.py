@@ -37,7 +37,7 @@ from llmspec.spec.shape import allows_none, shape_of
 
 BLOCK = ("position", "attention", "mask", "mlp", "norm")
 """Tables whose parts stand in a block."""
-SHAPED = (*BLOCK, "embedding", "head", "init", "optimizer", "schedule", "objective")
+SHAPED = (*BLOCK, "embedding", "head", "init", "optimizer", "schedule", "objective", "adapter")
 """Tables whose parts stand in a model or in a phase."""
 
 
@@ -84,7 +84,7 @@ def placed(draft: Draft, table: str, value: Any) -> Draft:
 def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     """Some values of a field that are not the one it has. Fails where neither its type nor BY_HAND gives any."""
     info = owner.model_fields[name]
-    planned = ModelPlan | phases.Phase | Source | Tokenizer
+    planned = ModelPlan | phases.Phase | Source | Tokenizer | Adapter
     if name in BY_HAND and issubclass(owner, planned):
         found = list(BY_HAND[name])
     elif isinstance(now, dict) and now and isinstance(first := next(iter(now.values())), Part):

@@ -24,7 +24,7 @@ open_device("CPU")
 from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
 
 from llmspec.backends.backend import backend  # noqa: E402
-from llmspec.compiler.walk import readable  # noqa: E402
+from llmspec.compiler.linear_layers import readable  # noqa: E402
 from llmspec.decoding.language_model import LanguageModel, open_model  # noqa: E402
 from llmspec.decoding.quantising import quantised  # noqa: E402
 from llmspec.model.weights import drawn  # noqa: E402

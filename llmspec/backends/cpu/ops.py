@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor
 
-from llmspec.backends.cpu import attention, autograd, experts, kept, native, quantised, updates
+from llmspec.backends.cpu import attention, autograd, experts, frozen, kept, native, quantised, updates
 from llmspec.backends.cpu.quantised import rows
 from llmspec.backends.plain.experts import counted
 from llmspec.backends.plain.ops import Ops
 from llmspec.backends.plain.updates import NEWTON_SCHULZ
-from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout
+from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, matrices
 
 
 class CPUOps(Ops):
@@ -31,11 +31,13 @@ class CPUOps(Ops):
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
         return autograd.matmul(self._at, a, b, transpose_a, transpose_b)
 
-    def linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
+    def plain_linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
         made = [self._alike(x, run) for run in quantised.alike(layers)]
         return made[0] if len(made) == 1 else Tensor.cat(*made, dim=-1)
 
     def _alike(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
+        if layers[0].frozen:
+            return frozen.linears(self._at, x, layers)
         if layers[0].quantised is not None:
             return quantised.linears(self._at, x, layers)
         return autograd.linears(self._at, x, layers, self._by_sequence)
@@ -123,11 +125,14 @@ class CPUOps(Ops):
     def linear_cross_entropy(
         self,
         hidden_ND: Tensor,
-        weight_VD: Tensor,
+        layer: Linear,
         targets_N: Tensor,
         label_smoothing: float = 0.0,
         softcap: float | None = None,
     ) -> Tensor:
+        if layer.frozen:
+            return frozen.linear_cross_entropy(self._at, hidden_ND, layer, targets_N, label_smoothing, softcap)
+        weight_VD = matrices([layer])[0]
         return autograd.linear_cross_entropy(self._at, hidden_ND, weight_VD, targets_N, label_smoothing, softcap)
 
     def square_sum(self, x: Tensor) -> Tensor:

@@ -98,8 +98,12 @@ def linears(address: Tensor, x: Tensor, layers: Sequence[Linear]) -> Tensor:
 
 
 def alike(layers: Sequence[Linear]) -> Iterator[list[Linear]]:
-    """Layers in runs of such as one call does: all quantised or none, all with a bias or none."""
-    for _, run in itertools.groupby(layers, lambda layer: (layer.quantised is None, layer.bias is None)):
+    """Layers in runs of such as one call does: all quantised or none, all frozen or none, all with a bias or none."""
+
+    def sort(layer: Linear) -> tuple[bool, bool, bool]:
+        return layer.quantised is None and not layer.frozen, layer.frozen, layer.bias is None
+
+    for _, run in itertools.groupby(layers, sort):
         yield list(run)
 
 

@@ -16,7 +16,7 @@ from llmspec.backends.plain.cache_rows import store, whole
 from llmspec.backends.plain.near import by_distance, by_place
 from llmspec.backends.plain.updates import Updates
 from llmspec.backends.tinygrad_private import random_bits
-from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, matrices
+from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, adapted, matrices
 
 
 class Ops(Updates):
@@ -56,6 +56,10 @@ class Ops(Updates):
         Products read numbers, never expressions: fused into a product's loops, an input's or a gradient's arithmetic
         would be done again for every tile, and again in the backward pass.
         """
+        return adapted(self, x, layers, self.plain_linears(x, layers))
+
+    def plain_linears(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
+        """The same without the layers' adapters."""
         weights, biases = matrices(layers), [layer.bias for layer in layers if layer.bias is not None]
         joined = weights[0] if len(weights) == 1 else self.contiguous_barrier(Tensor.cat(*weights))
         y = self.product(x.contiguous(), joined.transpose(0, 1))
@@ -283,17 +287,18 @@ class Ops(Updates):
     def linear_cross_entropy(
         self,
         hidden_ND: Tensor,
-        weight_VD: Tensor,
+        layer: Linear,
         targets_N: Tensor,
         label_smoothing: float = 0.0,
         softcap: float | None = None,
     ) -> Tensor:
-        """Negative log-likelihood of each target in nats (N,) under the logits hidden·weightᵀ, bounded by a softcap.
+        """Negative log-likelihood of each target in nats (N,) under a layer's logits, without its bias, bounded by a
+        softcap.
 
         Targets are smoothed evenly over the vocabulary. Head and loss are one operation, so that a device may keep the
         logits (the largest tensor of a small model) once.
         """
-        logits_NV = self.contiguous_barrier(self.linear(hidden_ND, Linear(weight_VD)))
+        logits_NV = self.contiguous_barrier(self.linear(hidden_ND, layer._replace(bias=None)))
         if softcap is not None:
             logits_NV = self.contiguous_barrier(self.softcap(logits_NV, softcap))
         low = logits_NV - logits_NV.max(-1, keepdim=True).detach()

@@ -372,7 +372,7 @@ def _asked(rules: tuple[LayersAbsent, ...]) -> set[str]:
 
 
 def _period(types: list[str]) -> list[str]:
-    from llmspec.compiler.plan import period
+    from llmspec.compiler.plan_settings import period
 
     return period(types)
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from llmspec.core.metrics import Metric
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec
 from llmspec.parts.objectives.base import Draw, Loss, Objective, Outputs
+from llmspec.parts.ops import Linear
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
@@ -48,14 +49,12 @@ class CrossEntropy(Objective):
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             assert outputs.layer is not None, "the head has outputs"
             features_ND = outputs.features.reshape(-1, outputs.features.shape[-1])
-            weight_VD, bias_V = outputs.layer.weight, outputs.layer.bias
-            if bias_V is not None:  # as one more column, of a number that is always 1
+            layer = outputs.layer
+            if layer.bias is not None:  # as one more column, of a number that is always 1
                 features_ND = features_ND.cat(features_ND[:, :1] * 0 + 1, dim=1)
-                weight_VD = weight_VD.cat(bias_V.reshape(-1, 1), dim=1)
+                layer = Linear(layer.weight.cat(layer.bias.reshape(-1, 1), dim=1))
             targets_N = inputs["targets"].reshape(-1)
-            losses_N = ops.linear_cross_entropy(
-                features_ND, weight_VD, targets_N, self.label_smoothing, outputs.softcap
-            )
+            losses_N = ops.linear_cross_entropy(features_ND, layer, targets_N, self.label_smoothing, outputs.softcap)
             return {"loss": (losses_N * inputs["loss_weights"].reshape(-1)).sum()}
 
         return loss

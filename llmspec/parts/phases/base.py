@@ -12,6 +12,8 @@ from llmspec.core.problems import Problem
 from llmspec.core.table import choice
 from llmspec.core.units import Budget, Share
 from llmspec.parts import objectives, optimizers, schedules
+from llmspec.parts.adapters import TABLE as ADAPTERS
+from llmspec.parts.adapters import Adapter
 from llmspec.parts.base import Frozen, Part
 from llmspec.parts.heads import TABLE as HEADS
 from llmspec.parts.heads import Head
@@ -101,6 +103,9 @@ class Phase(Part):
     ema: float | None = Field(None, gt=0, lt=1)
     """How much of an average of the weights is kept at each step, such as 0.999; at most (1 + step) / (10 + step).
     Validation, samples and the trained model have the average. null: no average."""
+    adapter: Annotated[Adapter, choice(ADAPTERS, "lora")] | None = None
+    """Small tensors beside the linear layers of the model that the phase starts from, which alone are trained and kept;
+    null: the model itself is trained."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "cross_entropy")] = Field(
         default_factory=lambda: objectives.CrossEntropy()
     )

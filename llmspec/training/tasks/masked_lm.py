@@ -67,7 +67,8 @@ class MaskedLM(Supervised):
         """The most probable tokens of each masked place, place after place."""
         codec = self.context.prepared.codec
         if self._filler is None:
-            self._filler = Filler(self.plan.model, self.context.backend, trainer.weights, codec)
+            held = trainer.weights, codec, trainer.layouts
+            self._filler = Filler(self.plan.model, self.context.backend, *held)
         for opening in self._openings:
             try:
                 filled = self._filler.fill(opening.given, CANDIDATES)

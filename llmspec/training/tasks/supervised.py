@@ -75,7 +75,8 @@ class Supervised(Task):
         plan, codec = self.context.plan, self.context.prepared.codec
         if self._decoder is None:
             start = codec.specials.start_of(self.plan.model.decoder_start)
-            self._decoder = Decoder(self.plan.model, self.context.backend, trainer.weights, start)
+            held = trainer.weights, start, trainer.layouts
+            self._decoder = Decoder(self.plan.model, self.context.backend, *held)
         said = generate(self._decoder, codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[0]
         return said.text, said.finish_reason
 

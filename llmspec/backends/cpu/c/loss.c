@@ -1,5 +1,6 @@
 // The loss over the vocabulary, together with the product that makes its logits.
 #include "gemm.h"
+#include "loss.h"
 #include "numeric.h"
 #include "rows.h"
 
@@ -53,6 +54,11 @@ static void capped_cross_entropy_row(const void *job, int64_t i, int thread) {
 void linear_cross_entropy(float *losses, float *slopes, const float *hidden, const float *w, const int32_t *targets,
                           int64_t n, int64_t d, int64_t v, float smoothing, float softcap) {
   gemm(slopes, v, (Matrix){hidden, d, 1}, (Matrix){w, 1, d}, n, v, d, 0, 0);
+  losses_of_logits(losses, slopes, targets, n, v, smoothing, softcap);
+}
+
+void losses_of_logits(float *losses, float *slopes, const int32_t *targets, int64_t n, int64_t v, float smoothing,
+                      float softcap) {
   for (int64_t i = 0; i < n; i++)
     if (!check_index(targets[i], v)) return;
   Loss job = {losses, slopes, targets, n, v, smoothing, softcap};
@@ -72,13 +78,18 @@ static void scale_chunk(const void *job, int64_t i, int thread) {
     for (int64_t j = 0; j < p->d; j++) p->out[r * p->d + j] = p->x[r * p->d + j] * p->factor[r];
 }
 
+void scale_rows(float *out, const float *x, const float *factor, int64_t n, int64_t d) {
+  Scaling job = {out, x, factor, n, d};
+  parallel_for(scale_chunk, &job, ceil_div(n, ROWS));
+}
+
 // The gradients of linear_cross_entropy for hidden and w, from that (n) of its losses
 void linear_cross_entropy_backward(float *to_hidden, float *to_w, const float *gradient, const float *slopes,
                                    const float *hidden, const float *w, int64_t n, int64_t d, int64_t v) {
-  Scaling rows = {to_hidden, to_hidden, gradient, n, d}, scaled = {scratch(SHARED, PARTIAL, n * d), hidden, gradient, n, d};
-  if (!scaled.out) return;
+  float *scaled = scratch(SHARED, PARTIAL, n * d);
+  if (!scaled) return;
   gemm(to_hidden, d, (Matrix){slopes, v, 1}, (Matrix){w, d, 1}, n, d, v, 0, 0);
-  parallel_for(scale_chunk, &rows, ceil_div(n, ROWS));
-  parallel_for(scale_chunk, &scaled, ceil_div(n, ROWS));
-  gemm(to_w, d, (Matrix){slopes, 1, v}, (Matrix){scaled.out, d, 1}, v, d, n, 0, 0);
+  scale_rows(to_hidden, to_hidden, gradient, n, d);
+  scale_rows(scaled, hidden, gradient, n, d);
+  gemm(to_w, d, (Matrix){slopes, 1, v}, (Matrix){scaled, d, 1}, v, d, n, 0, 0);
 }

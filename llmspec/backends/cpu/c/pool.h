@@ -41,7 +41,7 @@ static inline int check_index(int64_t index, int64_t limit) {
 // The users of memory that is kept: of each thread's own, and of all threads together (thread SHARED).
 enum { COPIED_ROWS, UNTRANSPOSED, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, DERIVATIVES, SLOTS };
 enum { MOST_THREADS = 64, SHARED = MOST_THREADS, PACKED = 0, PACKED_ROWS, PARTIAL, MUON_X, MUON_Y, MUON_GRAM, MUON_SQUARE,
-       ROUNDED_ROWS, FEW };
+       ROUNDED_ROWS, DEQUANTISED, FEW };
 
 // Memory of `floats` elements, aligned to 64 bytes, or 0 where there is none, which is an error. What is in it lasts until
 // the next user of the slot.

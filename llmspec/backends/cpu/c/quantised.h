@@ -54,6 +54,9 @@ static inline int64_t group_bytes(Form form, int64_t k) {
   return round_up(k / QUANT_BLOCK * line_bytes(form) + scale_bytes(form, k), LINE);
 }
 
+// out (rows, k) = the numbers that rows start … start + rows - 1 of a packed matrix stand for, as a file's reader has them
+INTERNAL void dequantised_rows(float *out, const uint8_t *packed, int64_t start, int64_t rows, int64_t k, int64_t type);
+
 #if defined(__AVX512BW__)
 enum { VECTOR = 64 };
 #elif defined(__AVX2__)

@@ -198,3 +198,49 @@ void quantised_rows(float *out, const uint8_t *packed, const int32_t *ids, int64
   Lookup job = {out, packed, ids, n, k, v, type};
   parallel_for(one_row, &job, n);
 }
+
+typedef struct {
+  float *out;
+  const uint8_t *packed;
+  int64_t start, rows, k, type;
+} Stretch;
+
+// A group's rows, a block of 32 columns after the other: its lines are in the cache for all of them
+static inline __attribute__((always_inline)) void group_of_form(const Stretch *p, int64_t group, Form form) {
+#pragma clang fp contract(off) reassociate(off)
+  const uint8_t *lines = p->packed + group * group_bytes(form, p->k), *at = lines;
+  int64_t blocks = p->k / QUANT_BLOCK, first = max64(p->start, group * GROUP), end = min64(p->start + p->rows, (group + 1) * GROUP);
+  const uint8_t *scales = lines + blocks * line_bytes(form);
+  for (int64_t b = 0; b < blocks; b++, at += line_bytes(form))
+    for (int64_t row = first; row < end; row++) {
+      float *out = p->out + (row - p->start) * p->k + b * QUANT_BLOCK, scale[2], minimum[2];
+      for (int half = 0; half < 2; half++) scale_of(form, scales, 2 * b + half, row % GROUP, scale + half, minimum + half);
+      const uint8_t *own = at + 4 * (row % GROUP);
+      for (int j = 0; j < 8; j++)
+        for (int c = 0; c < 4; c++) {
+          float product = scale[j / 4] * (float)(number_at(own, form.quants, j, c) - form.offset);
+          out[j * 4 + c] = form.scales == WITH_MINIMUM || form.scales == FACTORS ? product + minimum[j / 4] : product;
+        }
+    }
+}
+
+static void numbers_of_group(const void *job, int64_t i, int thread) {
+  const Stretch *p = job;
+  int64_t group = p->start / GROUP + i;
+  (void)thread;
+  switch (p->type) { // each with its form as a constant
+  case Q4_0: return group_of_form(p, group, form_of(Q4_0));
+  case Q4_1: return group_of_form(p, group, form_of(Q4_1));
+  case Q5_0: return group_of_form(p, group, form_of(Q5_0));
+  case Q5_1: return group_of_form(p, group, form_of(Q5_1));
+  case Q8_0: return group_of_form(p, group, form_of(Q8_0));
+  case Q4_K: return group_of_form(p, group, form_of(Q4_K));
+  case Q5_K: return group_of_form(p, group, form_of(Q5_K));
+  case Q6_K: return group_of_form(p, group, form_of(Q6_K));
+  }
+}
+
+void dequantised_rows(float *out, const uint8_t *packed, int64_t start, int64_t rows, int64_t k, int64_t type) {
+  Stretch job = {out, packed, start, rows, k, type};
+  parallel_for(numbers_of_group, &job, ceil_div(start + rows, GROUP) - start / GROUP);
+}
