@@ -26,6 +26,7 @@ from llmspec.core.problems import DataError, SpecError
 from llmspec.core.units import Budget, Share
 from llmspec.explain.compare import explain_difference
 from llmspec.parts import attentions, optimizers, phases
+from llmspec.parts.adapters import Adapter
 from llmspec.parts.base import Frozen, Part, parts_of
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.sources import Source, Validation
