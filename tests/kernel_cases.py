@@ -71,7 +71,7 @@ def losses(pick: Pick) -> list[Case]:
     w = numbers(seed + 1, v, d, spread=spread) + np.float32(shift * (d == 1))
     targets = np.random.default_rng(seed).integers(0, v, n).astype(np.int32)
     logits = product_of(hidden, w.T)
-    cap = pick((0.0, 0.0, 2.0, 30.0))
+    cap, z = pick((0.0, 0.0, 2.0, 30.0)), float(np.float32(pick((0.0, 0.0, 1e-4, 0.1))))
     slack, x = 2 * logits.room.max(-1, keepdims=True) * (d > 1), logits.exact
     share = np.tanh(x / cap) if cap else np.zeros_like(x)
     if cap:
@@ -79,19 +79,26 @@ def losses(pick: Pick) -> list[Case]:
     low = x - x.max(-1, keepdims=True)
     reach = np.abs(low[np.arange(n), targets]) + np.float32(smoothing) * v * np.abs(low).mean(-1)
     smooth = float(np.float32(smoothing))
-    loss = Output(reference.cross_entropy(x, targets, smooth), 2 * slack[:, 0] + EPS * (2 * v + 16 + 4 * reach))
+    whole = x.max(-1) + np.log(np.exp(low).sum(-1))  # the logarithm of Z, and how far off it is
+    off = slack[:, 0] + EPS * (v + 16 + 4 * np.abs(whole))
+    loss = Output(
+        reference.cross_entropy(x, targets, smooth, z),
+        2 * slack[:, 0] + EPS * (2 * v + 16 + 4 * reach) + z * (2 * np.abs(whole) * off + off**2 + 8 * EPS * whole**2),
+    )
+    factor, strayed = (1 + 2 * z * whole)[:, None], (2 * z * off + 16 * EPS * z * np.abs(whole))[:, None]
     p, wanted = reference.softmax(x), np.full((n, v), smooth / v)
     wanted[np.arange(n), targets] += 1 - smooth
     # Logits' own rounding is passed on by e^x, and what is left of a difference of theirs.
     passed = p * (np.expm1(2 * slack) + EPS * (v + NEGLIGIBLE + 16)) + 4 * EPS * (wanted + p) + TINY
     bent = 2 * slack / (cap or 1) * bool(cap) + 8 * EPS  # how far off the softcap's own slope is
-    slopes = Output((p - wanted) * (1 - share**2), passed + (p + wanted) * bent)
+    room = passed * np.maximum(1, np.abs(factor)) + p * strayed
+    slopes = Output((p * factor - wanted) * (1 - share**2), room + (p * np.abs(factor) + wanted) * bent)
     g, held = numbers(seed + 2, n), slopes.exact.astype(np.float32)
     to_hidden, to_w = product_of(held, w), product_of(held.T, g.astype(np.float64)[:, None] * hidden)
     to_w = to_w._replace(room=to_w.room + TINY)
     scaled = Output(to_hidden.exact * g[:, None], to_hidden.room * np.abs(g)[:, None] + TINY)
     return [
-        Case("linear_cross_entropy", [loss, slopes], [hidden, w, targets], [n, d, v, smooth, cap]),
+        Case("linear_cross_entropy", [loss, slopes], [hidden, w, targets], [n, d, v, smooth, cap, z]),
         Case("linear_cross_entropy_backward", [scaled, to_w], [g, held, hidden, w], [n, d, v]),
     ]
 

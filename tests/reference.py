@@ -83,13 +83,15 @@ def softcapped(x: Array, softcap: float | None) -> Array:
     return x if softcap is None else softcap * np.tanh(x / softcap)
 
 
-def cross_entropy(logits_NV: Array, targets_N: Array, smoothing: float = 0.0) -> Array:
-    """Nats: the expected -log p under the target, `smoothing` of which is spread evenly (Szegedy et al. 2016)."""
+def cross_entropy(logits_NV: Array, targets_N: Array, smoothing: float = 0.0, z_loss: float = 0.0) -> Array:
+    """Nats: the expected -log p under the target, `smoothing` of which is spread evenly (Szegedy et al. 2016); and
+    z_loss · log² Z (Chowdhery et al. 2022, section 5)."""
     high = logits_NV.max(-1, keepdims=True)
     log_p = logits_NV - high - np.log(np.exp(logits_NV - high).sum(-1, keepdims=True))
     wanted = np.full(logits_NV.shape, smoothing / logits_NV.shape[-1])
     wanted[np.arange(len(targets_N)), targets_N] += 1 - smoothing
-    return -(wanted * log_p).sum(-1)
+    log_z = high[:, 0] + np.log(np.exp(logits_NV - high).sum(-1))
+    return -(wanted * log_p).sum(-1) + z_loss * log_z**2
 
 
 # -- the network ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from llmspec.bench.torch_experts import MixtureOfExperts
 from llmspec.bench.torch_peer import loaded
 from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.compiler.updates import Updates
 from llmspec.core.problems import Problem
 from llmspec.data.inputs import BatchInputs
 from llmspec.forecast.process_memory import peak_bytes
@@ -72,9 +73,12 @@ class Training:
         for name, parameter in self.peer.named_parameters():
             parameter.requires_grad_(name in trained)
         parameters = {n: p for n, p in self.peer.named_parameters() if n in trained}
+        if phase.phase.ema is not None or len(Updates(phase.model, phase.phase).groups) > 1:
+            raise unknown("torch", "averages of weights, or rates by tensor", "one rate, and no average")
         self.optimizers = optimizers(phase.phase.optimizer, plan, parameters)
         self.passes, self.step = phase.phase.gradient_accumulation_steps, 0
         self.smoothing = smoothing(phase.phase.objective)
+        self.z_loss = float(getattr(phase.phase.objective, "z_loss", 0.0))
         self.inputs = BatchInputs(phase.model, phase.phase, plan.tokenizer.meanings(), (plan.seed, phase.name))
 
     def advance(self) -> float:
@@ -111,7 +115,9 @@ class Training:
             arrays["tokens"], arrays.get("documents"), arrays.get("positions"), arrays.get("encoder_tokens")
         )
         targets = arrays["targets"].view(-1)
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets, label_smoothing=self.smoothing)
+        flat = logits.view(-1, logits.shape[-1])
+        loss = F.cross_entropy(flat, targets, label_smoothing=self.smoothing)
+        return loss + self.z_loss * (flat[targets >= 0].logsumexp(-1) ** 2).mean() if self.z_loss else loss
 
     def added(self) -> Any:
         """The losses that parts add in the last pass."""

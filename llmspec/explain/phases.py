@@ -8,6 +8,7 @@ from typing import Any
 from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan, SourcePlan
 from llmspec.explain.report import described
+from llmspec.explain.update_groups import TensorGroup, tensor_groups
 from llmspec.parts.phases.base import StartModel
 
 
@@ -96,6 +97,9 @@ class PhaseReport:
     """Heads that it adds."""
     freeze: tuple[str, ...]
     """Patterns of the tensors that it leaves as they are."""
+    groups: tuple[TensorGroup, ...]
+    """Tensors by rate and by when they begin to train; nothing where all learn alike."""
+    ema: float | None
     makes: str
     """Sort of artifact that it leaves: a policy draws text."""
     document_mask: bool
@@ -192,6 +196,8 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         trained=planned.model.trained_parameters,
         heads=tuple(f"{name} ({described(head)})" for name, head in phase.heads.items()),
         freeze=phase.freeze,
+        groups=tensor_groups(planned),
+        ema=phase.ema,
         makes=planned.makes,
         document_mask=phase.document_mask,
         looks_ahead=not any(b.mask.causal or b.mask.has_prefix for b in planned.model.decoder.blocks),

@@ -36,7 +36,8 @@ class Steps:
         self._layouts = layouts
         frozen = frozenset(t.name for t in phase.model.tensors if not t.trainable)
         self._model = Transformer(phase.model, layouts, frozen)
-        self._objective = self._phase.objective.build(phase.model.dims)
+        objective, dims = self._phase.objective, phase.model.dims
+        self._objective = {False: objective.build(dims), True: objective.in_validation().build(dims)}
         added = dict.fromkeys(name for piece in walk(phase.model) for name in piece.part.adds_losses)
         told = dict.fromkeys(name for piece in walk(phase.model) for name in piece.part.adds_metrics)
         self._added, self._told = tuple(added), tuple(told)
@@ -75,7 +76,7 @@ class Steps:
         if (places := inputs.get("places")) is not None:
             hidden = states_at(ops, hidden, places)
         outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
-        found = self._objective(ops, outputs, inputs)
+        found = self._objective[validating](ops, outputs, inputs)
         # Those of the passes of a step count as their mean, as the weights of the objective's losses already say.
         own = {**ops.losses, **ops.metrics}
         found |= {name: own[name] / self._phase.gradient_accumulation_steps for name in (*self._added, *self._told)}

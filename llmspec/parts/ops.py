@@ -263,6 +263,7 @@ class Operations(Protocol):
         targets_N: Tensor,
         label_smoothing: float = 0.0,
         softcap: float | None = None,
+        z_loss: float = 0.0,
     ) -> Tensor: ...
 
     def add_loss(self, name: str, value: Tensor) -> None:

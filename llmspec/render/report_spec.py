@@ -260,8 +260,22 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
     if phase.trained < phase.parameters:
         frozen = f"; frozen: {', '.join(phase.freeze)}" if phase.freeze else ""
         yield "trains", f"{count(phase.trained)} of {count(phase.parameters)} parameters{frozen}"
+    yield from learning_apart(phase)
     which = "tokens" if phase.looks_ahead else "earlier tokens"
     yield "sees", f"{which} of its own document" if phase.document_mask else f"all {which} of its block"
+
+
+def learning_apart(phase: PhaseReport) -> Iterator[tuple[str, str]]:
+    """Groups of tensors with a rate or a beginning of their own, a line each, and the average of the weights."""
+    for i, group in enumerate(phase.groups):
+        waits = ""
+        if group.waits_share:
+            step = "" if group.waits is None else f" (step {number(group.waits + 1)})"
+            waits = f", from {100 * group.waits_share:.4g}% of the phase on{step}"
+        rate = f"× {group.multiplier:.4g}: peak {group.peak_lr:.3g}{waits}"
+        yield "" if i else "rates", f"{', '.join(group.tensors)} ({count(group.parameters)}) {rate}"
+    if phase.ema is not None:
+        yield "average", f"of the weights, which keeps {phase.ema:g} of itself a step: validation and samples have it"
 
 
 def mixture(shares: tuple[ShareReport, ...]) -> Table:

@@ -218,13 +218,14 @@ def test_muon(nesterov: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("z_loss", [0.0, 1e-4, 0.1])
 @pytest.mark.parametrize("plain", [False, True])
-def test_cross_entropy(smoothing: float, plain: bool) -> None:
+def test_cross_entropy(smoothing: float, plain: bool, z_loss: float) -> None:
     rng, low = np.random.default_rng(3), backend("CPU", plain)
     x, w = ((rng.standard_normal(shape) * 1.5).astype(np.float32) for shape in ((5, 7), (24, 7)))
     g, ids = rng.standard_normal(5).astype(np.float32), rng.integers(0, 24, 5).astype(np.int32)
     t = Inputs().put({"x": x, "w": w, "g": g, "ids": ids})
-    losses = low.ops(low.inputs).linear_cross_entropy(t["x"], Linear(t["w"]), t["ids"], smoothing)
+    losses = low.ops(low.inputs).linear_cross_entropy(t["x"], Linear(t["w"]), t["ids"], smoothing, z_loss=z_loss)
     back = (losses * t["g"]).sum().gradient(t["x"], t["w"])
     made = [out.contiguous() for out in (losses, *back)]
     type(losses).realize(*made)
@@ -232,6 +233,7 @@ def test_cross_entropy(smoothing: float, plain: bool) -> None:
     exact = torch.nn.functional.cross_entropy(
         hidden @ head.T, torch.tensor(ids).long(), reduction="none", label_smoothing=smoothing
     )
+    exact = exact + z_loss * torch.logsumexp(hidden @ head.T, -1) ** 2
     (exact * torch.tensor(g)).sum().backward()
     for ours, theirs in zip(made, (exact.detach(), hidden.grad, head.grad), strict=True):
         np.testing.assert_allclose(memory(ours), theirs.numpy(), rtol=0, atol=400 * EPS)

@@ -238,14 +238,14 @@ def gated_case(name: str) -> Any:
     )
 
 
-def entropy_case(smoothing: float, softcap: float | None = None) -> Any:
+def entropy_case(smoothing: float, softcap: float | None = None, z_loss: float = 0.0) -> Any:
     def case(rows: int, columns: int, inner: int) -> Case:
         ids = ids_below(inner, 1, rows)
         return Case(
             [(rows, columns), (inner, columns)],
             {"ids": ids},
-            lambda ops, t, x, w: ops.linear_cross_entropy(x, Linear(w), t["ids"], smoothing, softcap),
-            lambda x, w: reference.cross_entropy(reference.softcapped(x @ w.T, softcap), ids, smoothing),
+            lambda ops, t, x, w: ops.linear_cross_entropy(x, Linear(w), t["ids"], smoothing, softcap, z_loss),
+            lambda x, w: reference.cross_entropy(reference.softcapped(x @ w.T, softcap), ids, smoothing, z_loss),
         )
 
     return case
@@ -271,6 +271,7 @@ CASES: dict[str, Callable[[int, int, int], Case]] = {
     "linear_cross_entropy": entropy_case(0.0),
     "linear_cross_entropy smoothed": entropy_case(0.25),
     "linear_cross_entropy softcapped": entropy_case(0.25, 1.5),
+    "linear_cross_entropy with z": entropy_case(0.25, 1.5, 0.02),
 }
 
 

@@ -117,6 +117,7 @@ def linear_cross_entropy(
     targets_N: Tensor,
     label_smoothing: float,
     softcap: float | None = None,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """Losses (N,) in nats of targets in 0 … V-1 under the logits hidden·weightᵀ, bounded by a softcap where there is
     one; the logits are stored once and reused."""
@@ -126,7 +127,7 @@ def linear_cross_entropy(
         "linear_cross_entropy",
         (n, n * v),
         inputs,
-        (n, d, v, float(label_smoothing), float(softcap or 0)),
+        (n, d, v, float(label_smoothing), float(softcap or 0), float(z_loss)),
         address,
         _entropy_gradient(n, d, v),
     )[0]

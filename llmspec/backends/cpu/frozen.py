@@ -65,12 +65,18 @@ def _gradient(biased: bool, n: int, i: int, *wide_types: int) -> Gradient:
 
 
 def linear_cross_entropy(
-    address: Tensor, hidden_ND: Tensor, layer: Linear, targets_N: Tensor, label_smoothing: float, softcap: float | None
+    address: Tensor,
+    hidden_ND: Tensor,
+    layer: Linear,
+    targets_N: Tensor,
+    label_smoothing: float,
+    softcap: float | None,
+    z_loss: float,
 ) -> Tensor:
     """Losses (N,) in nats of targets in 0 … V-1, as autograd.linear_cross_entropy, under a frozen layer's logits."""
     (n, d), v, kind = shape_of(hidden_ND), outputs(layer), type_of(layer)
     inputs = (hidden_ND, layer.weight, targets_N.cast(dtypes.int32))
-    numbers = (n, d, v, kind, float(label_smoothing), float(softcap or 0))
+    numbers = (n, d, v, kind, float(label_smoothing), float(softcap or 0), float(z_loss))
     return call("frozen_cross_entropy", (n, n * v), inputs, numbers, address, _entropy_gradient(n, d, v, kind))[0]
 
 

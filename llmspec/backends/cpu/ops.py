@@ -129,11 +129,12 @@ class CPUOps(Ops):
         targets_N: Tensor,
         label_smoothing: float = 0.0,
         softcap: float | None = None,
+        z_loss: float = 0.0,
     ) -> Tensor:
+        more = (targets_N, label_smoothing, softcap, z_loss)
         if layer.frozen:
-            return frozen.linear_cross_entropy(self._at, hidden_ND, layer, targets_N, label_smoothing, softcap)
-        weight_VD = matrices([layer])[0]
-        return autograd.linear_cross_entropy(self._at, hidden_ND, weight_VD, targets_N, label_smoothing, softcap)
+            return frozen.linear_cross_entropy(self._at, hidden_ND, layer, *more)
+        return autograd.linear_cross_entropy(self._at, hidden_ND, matrices([layer])[0], *more)
 
     def square_sum(self, x: Tensor) -> Tensor:
         return updates.square_sum(self._at, x)

@@ -291,22 +291,26 @@ class Ops(Updates):
         targets_N: Tensor,
         label_smoothing: float = 0.0,
         softcap: float | None = None,
+        z_loss: float = 0.0,
     ) -> Tensor:
         """Negative log-likelihood of each target in nats (N,) under a layer's logits, without its bias, bounded by a
         softcap.
 
-        Targets are smoothed evenly over the vocabulary. Head and loss are one operation, so that a device may keep the
+        Targets are smoothed evenly over the vocabulary; z_loss · z² is added, z the logarithm of what the softmax
+        divides by. Head and loss are one operation, so that a device may keep the
         logits (the largest tensor of a small model) once.
         """
         logits_NV = self.contiguous_barrier(self.linear(hidden_ND, layer._replace(bias=None)))
         if softcap is not None:
             logits_NV = self.contiguous_barrier(self.softcap(logits_NV, softcap))
-        low = logits_NV - logits_NV.max(-1, keepdim=True).detach()
+        high = logits_NV.max(-1, keepdim=True).detach()
+        low = logits_NV - high
         log_total = low.exp().sum(-1).log()
         chosen = low.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
-        if not label_smoothing:
-            return log_total - chosen
-        return log_total - (1 - label_smoothing) * chosen - label_smoothing * low.mean(-1)
+        loss = log_total - chosen
+        if label_smoothing:
+            loss = log_total - (1 - label_smoothing) * chosen - label_smoothing * low.mean(-1)
+        return loss + z_loss * (log_total + high.squeeze(-1)).square() if z_loss else loss
 
     def add_loss(self, name: str, value: Tensor) -> None:
         """Adds a value () to the loss of training; values of one name, of several layers, are summed."""

@@ -94,6 +94,10 @@ class Objective(Part):
         """f(ops, outputs, inputs) -> {"loss": (), and every name in `counted`: ()}, each a sum over the batch."""
         raise NotImplementedError
 
+    def in_validation(self) -> Objective:
+        """The same without what only training adds to the loss."""
+        return self
+
     def measures(self, dims: Dims) -> Loss | None:
         """The same of every name in `measured`."""
         return None

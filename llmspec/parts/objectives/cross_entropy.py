@@ -24,14 +24,18 @@ class CrossEntropy(Objective):
     """Mean negative log-likelihood of the next token over the supervised positions, in nats."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    formula: ClassVar[str] = "mean over the supervised positions of −log softmax(logits)[target]"
+    formula: ClassVar[str] = "mean over the supervised positions of −log softmax(logits)[target], + z_loss · log² Z"
     effects: ClassVar[dict[str, tuple[str, str]]] = {
-        "label_smoothing": ("nothing would be smoothed", "the targets themselves would count for nothing")
+        "label_smoothing": ("nothing would be smoothed", "the targets themselves would count for nothing"),
+        "z_loss": ("nothing would be added", "every loss would be infinite"),
     }
     needs: ClassVar[tuple[str, ...]] = ("causal",)
     unit: ClassVar[str] = "nats/token"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over the vocabulary (Szegedy et al. 2016, section 7)."""
+    z_loss: float = Field(0.0, ge=0)
+    """What log² Z is multiplied with and added to the loss of each token, Z what its softmax divides by, which keeps
+    logits from drifting; 1e-4 in PaLM (Chowdhery et al. 2022, section 5). Validation leaves it out."""
 
     def inputs(self, batch: int, context: int) -> dict[str, InputSpec]:
         """The token after each one, and whether it counts."""
@@ -45,6 +49,9 @@ class CrossEntropy(Objective):
         """Operations per token: the softmax over the vocabulary, and its gradient."""
         return ElementwiseOps(5, 9).times(vocab)
 
+    def in_validation(self) -> CrossEntropy:
+        return self.model_copy(update={"z_loss": 0.0}) if self.z_loss else self
+
     def build(self, dims: Dims) -> Loss:
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             assert outputs.layer is not None, "the head has outputs"
@@ -54,7 +61,9 @@ class CrossEntropy(Objective):
                 features_ND = features_ND.cat(features_ND[:, :1] * 0 + 1, dim=1)
                 layer = Linear(layer.weight.cat(layer.bias.reshape(-1, 1), dim=1))
             targets_N = inputs["targets"].reshape(-1)
-            losses_N = ops.linear_cross_entropy(features_ND, layer, targets_N, self.label_smoothing, outputs.softcap)
+            losses_N = ops.linear_cross_entropy(
+                features_ND, layer, targets_N, self.label_smoothing, outputs.softcap, self.z_loss
+            )
             return {"loss": (losses_N * inputs["loss_weights"].reshape(-1)).sum()}
 
         return loss

@@ -67,9 +67,10 @@ void frozen_linear_backward(float *to_x, const float *gradient, const uint8_t *w
 
 // linear_cross_entropy (loss.c) with frozen weights (v, d)
 void frozen_cross_entropy(float *losses, float *slopes, const float *hidden, const uint8_t *w, const int32_t *targets,
-                          int64_t n, int64_t d, int64_t v, int64_t type, float smoothing, float softcap) {
+                          int64_t n, int64_t d, int64_t v, int64_t type, float smoothing, float softcap,
+                          float z_loss) {
   if (!forward_frozen(slopes, v, hidden, (FrozenWeights){w, v, d, type}, 0, n)) return;
-  losses_of_logits(losses, slopes, targets, n, v, smoothing, softcap);
+  losses_of_logits(losses, slopes, targets, n, v, smoothing, softcap, z_loss);
 }
 
 // The gradient of frozen_cross_entropy for hidden

@@ -8,8 +8,14 @@ typedef struct {
   float *losses, *logits;
   const int32_t *targets;
   int64_t n, v;
-  float smoothing, softcap;
+  float smoothing, softcap, z_loss;
 } Loss;
+
+// Adds z_loss · z² to a loss, z the logarithm of the sum of all e^x; what its gradient makes of the softmax: a factor.
+static float add_z_loss(const Loss *p, int64_t i, float z) {
+  p->losses[i] += p->z_loss * z * z;
+  return 1.0f + 2.0f * p->z_loss * z;
+}
 
 static void cross_entropy_row(const void *job, int64_t i, int thread) {
   const Loss *p = job;
@@ -23,6 +29,7 @@ static void cross_entropy_row(const void *job, int64_t i, int thread) {
   }
   p->losses[i] = __builtin_logf(sum) - (1.0f - p->smoothing) * (at - high) - p->smoothing * (mean / p->v);
   float scale = 1.0f / sum, even = p->smoothing / p->v;
+  if (p->z_loss != 0.0f) scale *= add_z_loss(p, i, __builtin_logf(sum) + high);
   for (int64_t j = 0; j < p->v; j++) x[j] = x[j] * scale - even;
   x[p->targets[i]] -= 1.0f - p->smoothing;
 }
@@ -41,6 +48,7 @@ static void capped_cross_entropy_row(const void *job, int64_t i, int thread) {
   }
   p->losses[i] = __builtin_logf(sum) - (1.0f - p->smoothing) * (at - high) - p->smoothing * (mean / p->v);
   float scale = 1.0f / sum, even = p->smoothing / p->v;
+  if (p->z_loss != 0.0f) scale *= add_z_loss(p, i, __builtin_logf(sum) + high);
   for (int64_t j = 0; j < p->v; j++) {
     float y = x[j] * inverse;
     x[j] = (exp_negative(x[j] - high) * scale - even) * (1.0f - y * y);
@@ -48,20 +56,21 @@ static void capped_cross_entropy_row(const void *job, int64_t i, int thread) {
   x[p->targets[i]] -= (1.0f - p->smoothing) * (1.0f - share * share);
 }
 
-// losses (n) = log Σ e^x - (1 - smoothing)·x[target] - smoothing·mean(x) for x (n, v) = hidden (n, d) · wᵀ, w (v, d).
+// losses (n) = log Σ e^x - (1 - smoothing)·x[target] - smoothing·mean(x) + z_loss·(log Σ e^x)² for x (n, v) =
+// hidden (n, d) · wᵀ, w (v, d).
 // slopes (n, v) receives the losses' own gradients for x, in the place of x: the logits are stored once.
 // A softcap above 0 bounds x first: softcap · tanh(x / softcap).
 void linear_cross_entropy(float *losses, float *slopes, const float *hidden, const float *w, const int32_t *targets,
-                          int64_t n, int64_t d, int64_t v, float smoothing, float softcap) {
+                          int64_t n, int64_t d, int64_t v, float smoothing, float softcap, float z_loss) {
   gemm(slopes, v, (Matrix){hidden, d, 1}, (Matrix){w, 1, d}, n, v, d, 0, 0);
-  losses_of_logits(losses, slopes, targets, n, v, smoothing, softcap);
+  losses_of_logits(losses, slopes, targets, n, v, smoothing, softcap, z_loss);
 }
 
 void losses_of_logits(float *losses, float *slopes, const int32_t *targets, int64_t n, int64_t v, float smoothing,
-                      float softcap) {
+                      float softcap, float z_loss) {
   for (int64_t i = 0; i < n; i++)
     if (!check_index(targets[i], v)) return;
-  Loss job = {losses, slopes, targets, n, v, smoothing, softcap};
+  Loss job = {losses, slopes, targets, n, v, smoothing, softcap, z_loss};
   parallel_for(softcap > 0.0f ? capped_cross_entropy_row : cross_entropy_row, &job, n);
 }
 
