@@ -168,11 +168,12 @@ def sentences(seed: int, count: int, length: int = 9) -> list[str]:
 
 
 @st.composite
-def inline_sources(draw: DrawFn) -> Data:
-    """An inline source with some 2,500 characters, more than any phase of `specs()` reads four times."""
+def inline_sources(draw: DrawFn, paired: bool = False) -> Data:
+    """An inline source with some 2,500 characters, more than any phase of `specs()` reads four times; `paired`: of
+    sources and targets."""
     seed = draw(st.integers(0, 11))
     out: Data = {"kind": "inline"}
-    if draw(st.booleans()):
+    if not paired and draw(st.booleans()):
         out["documents"] = sentences(seed, 60)
     else:
         out["records"] = [
@@ -184,6 +185,9 @@ def inline_sources(draw: DrawFn) -> Data:
                 [{"user": "{q}", "assistant": "{a}"}, [{"user": "{q}", "assistant": "{a}"}, {"system": "Go {q}"}]]
             ),
         }
+        if paired:
+            shapes = {"replace": st.just({".": "", "_": " "}), "text": st.just("{q} {a}")}
+            out |= {"source": "{q}", "target": draw(st.sampled_from(["{a}", "So {a}"]))}
         out |= draw(st.fixed_dictionaries({}, optional=shapes))
     common = {
         "license": st.sampled_from(["", "CC0", "no: such thing", "yes"]),
@@ -224,9 +228,13 @@ def asking(predicts: str) -> SearchStrategy[Data]:
 
 
 @st.composite
-def phase_settings(draw: DrawFn, names: list[str], earlier: list[str], predicts: str = NEXT) -> Data:
-    """A phase of a few steps on these sources, from one of the earlier phases or from nothing."""
-    part = draw(st.sampled_from([part for part in phases.TABLE.values() if part.predicts == predicts]))
+def phase_settings(
+    draw: DrawFn, names: list[str], earlier: list[str], predicts: str = NEXT, paired: bool = False
+) -> Data:
+    """A phase of a few steps on these sources, from one of the earlier phases or from nothing; of `paired` sources also
+    one that reads pairs."""
+    fit = [part for part in phases.TABLE.values() if part.predicts == predicts and (paired or not part.pairs)]
+    part = draw(st.sampled_from(fit))
     out = draw(
         settings(
             part,
@@ -239,6 +247,8 @@ def phase_settings(draw: DrawFn, names: list[str], earlier: list[str], predicts:
                 "prompts",
                 "train_on",
                 "adapter",
+                "truncation",
+                "generate_metrics",
             ),
         )
     )
@@ -257,6 +267,7 @@ def phase_settings(draw: DrawFn, names: list[str], earlier: list[str], predicts:
         "unfreeze": st.integers(1, 99).map(lambda share: {"layers.0.*": f"{share}%"}),
         "lr_multipliers": st.sampled_from([{"layers.*": 0.5}, {"layers.0.*": 2.0, "embed_tokens.*": 0.125}]),
         "prompts": st.just(["Once", "1e3"] if predicts == NEXT else ["Once [MASK]", "[MASK][MASK]"]),
+        **({"generate_metrics": st.sampled_from([0, 3])} if part.pairs else {}),
     }
     if "train_on" in fields_of(part):
         others = st.lists(st.sampled_from([role for role in ROLES if role != "assistant"]), unique=True)
@@ -315,13 +326,13 @@ def masking(tokenizer: Data) -> Data:
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
-    text = {
-        name: draw(inline_sources() if runnable else st.one_of(inline_sources(), other_sources())) for name in names
-    }
+    paired = draw(st.booleans())
+    inline = inline_sources(paired)
+    text = {name: draw(inline if runnable or paired else st.one_of(inline, other_sources())) for name in names}
     stages: Data = {}
     predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED]))
     for stage in draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]])):
-        stages[stage] = draw(phase_settings(names, list(stages), predicts))
+        stages[stage] = draw(phase_settings(names, list(stages), predicts, paired))
     if "from" in (last := list(stages.values())[-1]) and draw(st.booleans()):  # no other phase starts from it
         last["adapter"] = draw(parts("adapter"))
     top = {
@@ -343,6 +354,10 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     for stage in stages.values() if "encoder" in model else ():
         if stage["kind"] == "pretrain":  # whose rows are cut in two
             stage.pop("document_mask", None)
+        if stage["kind"] == "seq2seq":
+            stage |= draw(
+                st.fixed_dictionaries({}, optional={"truncation": st.sampled_from(["source", "target", "both"])})
+            )
     return {
         "name": draw(st.sampled_from(["tiny", "gpt-0.1", "no", "1e3x"])),
         "model": model,

@@ -17,7 +17,7 @@ from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import StartModel
 from llmspec.parts.sources import Source
 
-SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every", "evaluate_every")
+SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every", "evaluate_every", "generate_metrics")
 """Settings of a phase that change what is shown or saved on the way, never its weights."""
 DERIVED = ("flops_per_token",)
 """Fields of a model's plan that only say what its others cost."""

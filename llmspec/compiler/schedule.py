@@ -10,6 +10,7 @@ from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import masks_of
 from llmspec.compiler.memory import memory_model, memory_of
+from llmspec.compiler.pairs import pair_problems
 from llmspec.compiler.phase_model import artifact, phase_models
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.core.problems import Problem, nearest
@@ -48,6 +49,7 @@ def plan_phases(draft: Draft) -> Draft:
             else steps_of(phase.budget, model, phase)
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
+        problems += [p.at("phases", name) for p in pair_problems(phase, model, draft.sections.sources)]
         parent = next((p for p in plans if p.name == phase.parent), None)
         if found := [*objective_problems(phase, model), *start_problems(phase, parent)]:
             problems += [p.at("phases", name) for p in found]
@@ -105,7 +107,7 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             "there would be nothing to train",
         )
         return
-    if phase.document_mask and model.encoder is not None and not phase.dialogues:
+    if phase.document_mask and model.encoder is not None and not (phase.dialogues or phase.pairs):
         yield Problem(
             "documents cannot be kept apart in rows that are cut in two, for an encoder and its decoder",
             ("document_mask",),

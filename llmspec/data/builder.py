@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,19 @@ from llmspec.data import artifact_cache
 from llmspec.data.artifact_cache import Entry
 from llmspec.data.contamination import Content
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.reading import FORMAT, SourceReading, SourceView, changed, dropped, fingerprints, read_all, thinned
+from llmspec.data.pair_form import PairForm
+from llmspec.data.reading import FORMAT, SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
-from llmspec.data.shaping import REFUSED
+from llmspec.data.shaping import NO_PAIR, REFUSED
 from llmspec.data.split import TRAINS
 from llmspec.data.tokens import TokenSet, join_text
 from llmspec.data.unknown import Unknown
+from llmspec.data.views import SourceView
 from llmspec.data.writing import Cutter, FileRows, TokenWriter
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.templates import ChatTemplate
+from llmspec.parts.templates.base import Turn
 from llmspec.parts.templates.sandbox import TemplateRefusal
 from llmspec.parts.tokenizers import Codec, Tokenizer
 
@@ -36,6 +39,11 @@ _TOLD = 1_000_000
 """Characters after which it is told how far gathering has come."""
 SIDES = ("train", "validation")
 """Names of the sides' files, in the order of TRAINS and VALIDATES."""
+
+
+def roles_of(turns: Sequence[Turn]) -> tuple[str, ...]:
+    """Who speaks, turn by turn."""
+    return tuple(turn.role for turn in turns)
 
 
 @dataclass
@@ -55,6 +63,8 @@ class DataBuilder:
     found: Mapping[str, Found]
     most: int | None = None
     """Characters of a source that may be read anew."""
+    pairs: PairForm = field(default_factory=PairForm)
+    """What puts a pair together."""
 
     @cached_property
     def readings(self) -> dict[str, SourceReading]:
@@ -106,8 +116,13 @@ class DataBuilder:
                 if done // _TOLD < (done := done + len(text)) // _TOLD:
                     self.report("gathering text for the tokenizer", done, most)
 
+    def template_of(self, view: SourceView) -> ChatTemplate | None:
+        """What puts the turns of a view together; None where it has none."""
+        return {"dialogue": self.template, "pair": self.pairs}.get(view.form)
+
     def tokens(self, view: SourceView, codec: Codec) -> Entry:
-        spoken = {"chat template": self.template.identity()} if view.form == "dialogue" else {}
+        template = self.template_of(view)
+        spoken = {"chat template": template.identity()} if template is not None else {}
         key = digest(
             {
                 "format": FORMAT,
@@ -140,7 +155,8 @@ class DataBuilder:
     def _write(self, open_: Callable[..., FileRows], view: SourceView, codec: Codec) -> dict[str, Any]:
         """One pass over a source, to the files of both sides."""
         reading = self.readings[view.source]
-        held = reading.content.get(view.form, Content("", 0, 0))
+        form = view.read_as
+        held = reading.content.get(form, Content("", 0, 0))
         total, done = int(reading.survey.lengths.sum()), 0
 
         def tell(characters: int) -> None:
@@ -148,23 +164,25 @@ class DataBuilder:
             done = min(total, done + characters)
             self.report(f"tokenising {view.source}", done, total)
 
-        as_dialogues = view.form == "dialogue"
-        template = self.template if as_dialogues else None
+        template = self.template_of(view)
         cut = self.tokenizer.cutter(codec)
         writers = [TokenWriter(codec, partial(open_, side), cut, template, tell) for side in SIDES]
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
-        skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[view.form]
+        skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[form]
         for side, number, item in reading.walk():
             if side == TRAINS and skipped[number]:
                 continue
-            dropped(notes[side], item, view.form)
-            if as_dialogues and item.turns is not None:
+            dropped(notes[side], item, form)
+            if template is self.pairs and item.turns is not None and roles_of(item.turns) != ("user", "assistant"):
+                notes[side].add(NO_PAIR, f"{item.document.where}: {', '.join(roles_of(item.turns))}")
+                continue
+            if template is not None and item.turns is not None:
                 try:
                     writers[side].dialogue(item.turns)
                 except TemplateRefusal as refusal:
                     notes[side].add(REFUSED, f"{item.document.where}: {refusal.problems[0].message}")
                     continue
-            elif not as_dialogues and item.plain is not None:
+            elif template is None and item.plain is not None:
                 writers[side].text(item.plain, item.document.more)
             letters[side].add(join_text(text) for text in view.contents(item))
         counts = {
@@ -177,8 +195,8 @@ class DataBuilder:
             "source": view.source,
             "form": view.form,
             "documents": reading.documents,
-            "contaminated": reading.contaminated_count[view.form],
-            "contaminated_examples": reading.contaminated_examples[view.form],
+            "contaminated": reading.contaminated_count[form],
+            "contaminated_examples": reading.contaminated_examples[form],
             "content": held.key,
             "duplicates": held.duplicates,
             "notes": reading.notes.dump(),

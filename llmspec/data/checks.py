@@ -37,8 +37,8 @@ def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
     masked = any(stream.phase.document_mask and stream.pair is None for stream in streams)
     return (
         teaching(streams, drawn),
-        *((marking(prepared.codec, prepared.template, layout),) if layout else ()),
-        *((numbering(prepared.codec, prepared.template, drawn),) if masked else ()),
+        *((marking(prepared.codec, prepared.template, prepared.pair_form, layout),) if layout else ()),
+        *((numbering(prepared.codec, prepared.template, prepared.pair_form, drawn),) if masked else ()),
         *hiding(prepared),
         unseen(prepared),
     )
@@ -73,18 +73,20 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Check:
 
 
 # -- what the marks say --------------------------------------------------------------------------------------------
-def marking(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
-    """Exactly the turns that `train_on` names, and their ends, are supervised; of plain text, everything."""
+def marking(codec: Codec, chat: ChatTemplate, form: ChatTemplate, drawn: Drawn) -> Check:
+    """Exactly the turns that `train_on` names, and their ends, are supervised; of plain text, everything, and of pairs
+    whose source an encoder reads, all of the target. `chat` puts dialogues together, `form` pairs."""
     targets, untold = 0, dict[str, None]()
     for stream, source, batch in drawn:
-        spoken = stream.speaks(source)
-        roles = getattr(stream.phase, "train_on", ())
+        pairs, roles = stream.phase.pairs, getattr(stream.phase, "train_on", ())
+        template = form if pairs else chat
+        spoken = stream.speaks(source) and not (pairs and stream.pair is not None)
         if spoken and template.speakers(codec.specials, ()) is None:
             untold[source] = None
             continue
         for row in range(len(batch.tokens)):
             filled = int(batch.filled[row])
-            if wrong := torn(batch, row, stream.pair):
+            if wrong := torn(batch, row, stream.pair, codec.specials.eos if pairs else None):
                 return Check(
                     name=MARKED,
                     holds=False,
@@ -110,7 +112,7 @@ def marking(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
     blocks = sum(len(batch.tokens) for _, source, batch in drawn if source not in untold)
     evidence = f"{targets:,} targets of {blocks:,} sampled blocks, read from their role and end-of-turn tokens"
     if untold:
-        evidence += f"; the tokens of a {template.kind} template do not tell who speaks in {', '.join(untold)}"
+        evidence += f"; the tokens of a {chat.kind} template do not tell who speaks in {', '.join(untold)}"
     return Check(name=MARKED, holds=None if untold else True, evidence=evidence)
 
 
@@ -123,14 +125,17 @@ def inputs_of(batch: Batch, row: int) -> tuple[list[int], int]:
     return [*before, *batch.targets[row, : filled - 1].tolist()], len(before) - 1
 
 
-def torn(batch: Batch, row: int, pair: Pair | None) -> str:
-    """What is wrong with a pair of texts: the decoder reads the start token and the targets before its own."""
+def torn(batch: Batch, row: int, pair: Pair | None, end: int | None = None) -> str:
+    """What is wrong with a pair of texts: the decoder reads the start token and the targets before its own, and the
+    last of them is the token `end`, where one has to be."""
     if pair is None:
         return ""
     filled = int(batch.filled[row])
     wanted = [pair.start, *batch.targets[row, : filled - 1].tolist()]
     if filled and batch.tokens[row, :filled].tolist() != wanted:
         return "the decoder does not read the start token and what it has to predict, one place later"
+    if filled and end is not None and int(batch.targets[row, filled - 1]) != end:
+        return "the target does not end with the end token"
     return ""
 
 
@@ -139,13 +144,14 @@ def marks(codec: Codec, template: ChatTemplate, tokens: Sequence[int], train_on:
     return [int(role in train_on) for role in template.speakers(codec.specials, tokens) or ()]
 
 
-def numbering(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
+def numbering(codec: Codec, template: ChatTemplate, form: ChatTemplate, drawn: Drawn) -> Check:
     """Under a document mask: the number changes where a document begins, positions restart, padding stands apart."""
     places, untold = 0, dict[str, None]()
     for stream, source, batch in drawn:
         if not stream.phase.document_mask or stream.pair is not None:
             continue
-        first = template.first(codec.specials) if stream.speaks(source) else codec.specials.eos
+        spoken = form if stream.phase.pairs else template
+        first = spoken.first(codec.specials) if stream.speaks(source) else codec.specials.eos
         if first is None:
             untold[source] = None
             continue
@@ -167,7 +173,7 @@ def numbering(codec: Codec, template: ChatTemplate, drawn: Drawn) -> Check:
                 return _unnumbered(stream, source, f"the padding from position {filled} counts as a document")
     evidence = f"{places:,} positions of sampled blocks, read from their end tokens"
     if untold:
-        evidence += f"; those of a {template.kind} template do not tell where dialogues of {', '.join(untold)} begin"
+        evidence += f"; the tokens of {', '.join(untold)} do not tell where their documents begin"
     return Check(name=NUMBERED, holds=None if untold else True, evidence=evidence)
 
 

@@ -84,6 +84,8 @@ class Pair(NamedTuple):
     """Tokens that the encoder reads at most."""
     start: int
     """The token that the decoder's text begins with."""
+    behind: int = 0
+    """Special tokens that end the encoder's text, and stay where it is cut."""
 
 
 def blank(rows: int, context: int, end: int, pair: Pair | None = None) -> Batch:

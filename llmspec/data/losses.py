@@ -7,7 +7,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from llmspec.core.problems import Problem
-from llmspec.data.shaping import EMPTY, FORMAT, NOTHING_BEFORE, NOTHING_LEARNED, ROLE, TOO_LONG, VALIDATED
+from llmspec.data.shaping import EMPTY, FORMAT, NO_PAIR, NOTHING_BEFORE, NOTHING_LEARNED, ROLE, TOO_LONG, VALIDATED
 from llmspec.data.unknown import named, share
 from llmspec.parts.sources.notes import Notes
 
@@ -20,6 +20,7 @@ ADVICE = {
     FORMAT: "say with `dialogue:` or `messages:` how a record is read",
     NOTHING_LEARNED: "look at which roles `train_on:` names",
     NOTHING_BEFORE: "an encoder needs something to read: a chat template that begins with a token, or a turn before",
+    NO_PAIR: "a phase of pairs reads records of two turns, or `source:` and `target:`",
     VALIDATED: "take those documents out of the source",
 }
 """Reason -> what helps against it."""

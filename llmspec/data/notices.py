@@ -38,3 +38,9 @@ def notices(prepared: PreparedData) -> Iterator[str]:
         ):
             if lost := sum(notes.counts.values()):
                 yield (f"{found.phase} leaves out {lost:,} of {records:,} {what} {found.source}: {reasons(notes)}")
+    for name in prepared.phases:
+        stream = prepared.stream(name)
+        for source in stream.sources:
+            for side, n in stream.cropped(source).items():
+                if n:
+                    yield f"{name} cuts the {side} of {n:,} training pairs of {source} to what the model reads of it"

@@ -97,6 +97,14 @@ class DialogueLayout:
             batch.positions.reshape(-1)[target] = ranges_from(np.zeros_like(places), places)
             pad_after(batch, rows, per_row, filled)
 
+    def pair(self, i: int) -> tuple[list[int], list[int]]:
+        """The tokens of a dialogue that is read, before what is first learned, and from there on."""
+        data, one = self._data, int(self.kept[i])
+        places = np.arange(data.offsets[one], data.offsets[one + 1])
+        ids, learned = data.ids(places).tolist(), self._counts[data.codes(places)]
+        begins = int(np.argmax(learned > 0))
+        return ids[:begins], ids[begins:]
+
     def _order(self, epoch: int) -> np.ndarray:
         """Packed blocks in the epoch's order."""
         if self._names is None:

@@ -92,7 +92,9 @@ class AnswerLayout(DialogueLayout):
         end: int,
         pair: Pair,
         names: tuple[object, ...] | None,
+        truncation: str = "none",
     ) -> None:
+        """`truncation` says which sides are cut where they are too long: `none`, `source`, `target`, `both`."""
         if data.role_of_token is None or data.tokens_per_role is None:
             raise TypeError("these tokens are of plain documents")
         self._data, self._context, self._names, self._pair = data, context, names, pair
@@ -100,10 +102,17 @@ class AnswerLayout(DialogueLayout):
         learned = [ROLES.index(role) for role in ROLES if role in train_on]
         dialogue, begin, end_ = answers(data, np.isin(np.arange(len(ROLES) + 1), [i + 1 for i in learned]))
         before, after, n = begin - data.offsets[dialogue], end_ - begin, len(data.lengths)
+        self.cropped = {"source": 0, "target": 0}
+        """Pairs whose side is cut."""
+        whole = np.maximum(before, after)
+        self._starts = begin - before
+        if truncation in ("source", "both"):
+            self.cropped["source"], before = int((before > pair.context).sum()), np.minimum(before, pair.context)
+        if truncation in ("target", "both"):
+            self.cropped["target"], after = int((after > context).sum()), np.minimum(after, context)
         long = np.bincount(dialogue, (before > pair.context) | (after > context), n) > 0
         bare = np.bincount(dialogue, before < 1, n) > 0
         teaches = np.bincount(dialogue, minlength=n) > 0
-        whole = np.maximum(before, after)
         self.needed = int(np.quantile(whole, 0.9, method="higher")) if len(whole) else 0
         self.dropped = {
             TOO_LONG: int(long.sum()),
@@ -112,7 +121,8 @@ class AnswerLayout(DialogueLayout):
         }
         self.kept = np.flatnonzero(teaches & ~long & ~bare)
         held = np.isin(dialogue, self.kept)
-        self._begin, self._before, self._after = begin[held], before[held], after[held]
+        self._starts, self._begin, self._ends = self._starts[held], begin[held], end_[held]
+        self._before, self._after = before[held], after[held]
         self._blocks = len(self._begin)
         self._filled, self._supervised = self._before + self._after, self._after
         self.characters = int(data.characters[self.kept][:, learned].sum())
@@ -122,10 +132,28 @@ class AnswerLayout(DialogueLayout):
 
     def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
         pair = np.array([self._order(b // self._blocks)[b % self._blocks] for b in blocks.tolist()], np.int64)
-        begin, before, after = self._begin[pair], self._before[pair], self._after[pair]
-        source = self._data.ids(ranges_from(begin - before, before))
-        put(batch, rows, source, before, self._data.ids(ranges_from(begin, after)), after, self._pair.start)
+        before, after = self._before[pair], self._after[pair]
+        source = self._data.ids(read_places(self._starts[pair], self._begin[pair], before, self._pair.behind))
+        answer = self._data.ids(read_places(self._begin[pair], self._ends[pair], after, 1))
+        put(batch, rows, source, before, answer, after, self._pair.start)
         batch.repeated[rows] = np.where(blocks >= self._blocks, before + after, 0)
+
+    def pair(self, i: int) -> tuple[list[int], list[int]]:
+        """Source and target of a block, as it is read."""
+        one = slice(i, i + 1)
+        source = read_places(self._starts[one], self._begin[one], self._before[one], self._pair.behind)
+        answer = read_places(self._begin[one], self._ends[one], self._after[one], 1)
+        return self._data.ids(source).tolist(), self._data.ids(answer).tolist()
+
+
+def read_places(first: np.ndarray, end: np.ndarray, lengths: np.ndarray, last: int) -> np.ndarray:
+    """Places of texts first … end - 1 of which `lengths` tokens are read: all, or the first ones with the `last` of
+    all, which end a text."""
+    inside = ranges_from(np.zeros_like(lengths), lengths)
+    missing = end - first - lengths
+    return ranges_from(first, lengths) + np.where(
+        inside >= np.repeat(lengths - last, lengths), np.repeat(missing, lengths), 0
+    )
 
 
 def answers(data: TokenSet, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,10 +17,12 @@ from llmspec.data.builder import DataBuilder
 from llmspec.data.contamination import doubled, refusal
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.losses import Loss, loss, too_many, unknown_letters
-from llmspec.data.reading import SourceReading, SourceView, content_keys, each_source, fingerprints, read_all
-from llmspec.data.recognition import recognise, unrecognised, views_of
+from llmspec.data.pair_form import PairForm
+from llmspec.data.reading import SourceReading, content_keys, each_source, fingerprints, read_all
+from llmspec.data.recognition import recognise, unpaired, unrecognised, views_of
 from llmspec.data.tokens import TokenSet
 from llmspec.data.unknown import share
+from llmspec.data.views import FORMS, SourceView
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.base import Attribution
@@ -84,8 +86,13 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         # Reading everything finds the problems of all sources at once, not of the first records alone.
         read_all(sources, (), fetch, plan.tokenizer.markers, report, plan.contamination)
         raise
-    if problems := [problem for phase in plan.phases for problem in unrecognised(phase.name, phase.phase, found)]:
-        raise DataError(problems)
+    unknown = [
+        problem
+        for p in plan.phases
+        for problem in (*unrecognised(p.name, p.phase, found), *unpaired(p.name, p.phase, found, sources))
+    ]
+    if unknown:
+        raise DataError(unknown)
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.contamination)
     builder = DataBuilder(
@@ -101,6 +108,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         plan.contamination,
         found,
         most,
+        PairForm(encoder=plan.model.encoder is not None),
     )
     codec = builder.codec()
     tokens = {view: builder.tokens(view, codec) for view in views}
@@ -189,18 +197,25 @@ class PreparedData:
         seed = (self._plan.seed, phase)
         return BatchInputs(planned.model, planned.phase, self.codec.specials, seed, self.codec)
 
+    @property
+    def pair_form(self) -> PairForm:
+        """What puts a question and its answer together in phases of pairs."""
+        return self._builder.pairs
+
     def _pair(self) -> Pair | None:
         """How rows hold two texts, for a model with an encoder."""
         from llmspec.data.layout import Pair
 
         model = self._plan.model
         start = self.codec.specials.start_of(model.decoder_start)
-        return None if start is None else Pair(model.encoder_context, start)
+        return None if start is None else Pair(model.encoder_context, start, len(self.codec.specials.after))
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
         views = views_of(self._phases[phase], self._sources, self._builder.found)
-        spoken = {"chat template": self.template.identity()} if any(view.form == "dialogue" for view in views) else {}
+        # A phase reads all that is no plain text in one form.
+        template = next((found for view in views if (found := self._builder.template_of(view))), None)
+        spoken = {} if template is None else {"chat template": template.identity()}
         texts = [[*view, self._keys[view]] for view in views]
         return digest({"tokenizer": self._codec_hash, "texts": texts, **spoken})
 
@@ -328,8 +343,8 @@ class PreparedData:
         return TokenSet.load(entry.folder, side, self.codec.vocab, entry.about[side])
 
     def _about(self, name: str) -> dict[str, Any]:
-        """Notes on a source as plain text, or as dialogues where no phase reads it as text."""
-        view = SourceView(name, "plain") if SourceView(name, "plain") in self._tokens else SourceView(name, "dialogue")
+        """Notes on a source as plain text, or in another form where no phase reads it as text."""
+        view = next(v for form in FORMS if (v := SourceView(name, form)) in self._tokens)
         return {**self._tokens[view].about, "key": self._keys[view]}
 
     def _shares(self, phase: str) -> tuple[SharePlan, ...]:
@@ -359,7 +374,7 @@ class PreparedData:
                 "contaminated": about["contaminated"],
                 "duplicates": about["duplicates"],
                 "format": self._builder.found[found.name].dialogue
-                if SourceView(found.name, "dialogue") in self._tokens
+                if any(SourceView(found.name, form) in self._tokens for form in FORMS[1:])
                 else "",
                 "unknown": share(about["train"]["unknown"]),
                 "validation_unknown": share(about["validation"]["unknown"]),

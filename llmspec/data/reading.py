@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from llmspec.data.formats import FORMATS, TEXTS
 from llmspec.data.shaping import Dropped, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
 from llmspec.data.survey import Changed, Read, Survey, survey, walk
+from llmspec.data.views import FORMS, Form, SourceView
 from llmspec.parts.sources import Document, Fetcher, Source
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.templates.base import Pieces, Turn
@@ -25,22 +26,6 @@ FORMAT = 7
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 _LONG = 10_000
 """Characters from which a document can be shortened instead of left out."""
-
-Form = str
-"""How a source is read: `plain` or `dialogue`."""
-
-
-class SourceView(NamedTuple):
-    """A source as a phase reads it."""
-
-    source: str
-    form: Form
-
-    def contents(self, item: Shaped) -> list[Pieces]:
-        """The texts of a document in this form, where it has it: of a dialogue, each turn's."""
-        if self.form == "plain":
-            return [item.plain] if item.plain is not None else []
-        return [turn.content for turn in item.turns or ()]
 
 
 class Side:
@@ -177,7 +162,7 @@ def read_all(
         DataError: the problems of all sources at once, each with its path in the spec.
     """
     wanted: dict[str, tuple[Form, ...]] = dict.fromkeys(sources, ("plain",))
-    wanted.update((view.source, ("plain", "dialogue")) for view in views if view.form == "dialogue")
+    wanted.update((view.source, ("plain", "dialogue")) for view in views if view.read_as == "dialogue")
 
     def read(name: str, source: Source) -> SourceReading:
         progress(f"reading {name}", 0, 0)
@@ -304,9 +289,12 @@ def content_keys(
             "validation": str(source.validation),
             "markers": list(markers),
             **({} if source.shaped else {"recognised": [FORMATS, TEXTS]}),
+            **({"replace": [list(pair) for pair in source.replace.items()]} if source.replace else {}),
+            **({"pair": [source.source, source.target]} if source.source is not None else {}),
         }
         own[SourceView(name, "plain")] = plain
-        own[SourceView(name, "dialogue")] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
+        for form in FORMS[1:]:
+            own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
     held_out = {
         form: sorted(digest(own[SourceView(name, form)]) for name, source in sources.items() if source.validation)
         for form in ("plain", "dialogue")
@@ -314,7 +302,7 @@ def content_keys(
     # Refusing contamination changes no text, so that nothing is made or retrained where there are none.
     kept = {"contamination": contamination} if contamination == "allow" else {}
     return {
-        view: digest({"own": what, "form": view.form, "held_out": held_out[view.form], **kept})
+        view: digest({"own": what, "form": view.form, "held_out": held_out[view.read_as], **kept})
         for view, what in own.items()
     }
 
@@ -378,7 +366,8 @@ def _read(
 def _stretches(source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...]) -> Iterator[Shaped]:
     """Every document, shaped; a long text in stretches."""
     inside = False
-    for document in source.documents(fetch):
+    for found in source.documents(fetch):
+        document = found if found.record is None else found._replace(record=source.cleaned(found.record))
         item = _shape(source, document, markers, "dialogue" in wanted)
         if inside or document.more:
             # A stretch of nothing but white space is text all the same.

@@ -11,7 +11,7 @@ from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem
 from llmspec.data import artifact_cache
 from llmspec.data.formats import FORMATS, TEXTS, Format, is_metadata, recognised, text_field
-from llmspec.data.reading import SourceView
+from llmspec.data.views import SourceView
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Fetcher, Source
 from llmspec.parts.sources.template import parse
@@ -41,14 +41,14 @@ class Found(NamedTuple):
 
     def sentence(self, form: str) -> tuple[str, str]:
         """(value, why) of the decision how the records are read in a form."""
-        read = self.spoken if form == "dialogue" else self.text
+        read = self.text if form == "plain" else self.spoken
         beside = [name for name in self.fields if name not in read]
         why = f"the first record ({self.where}) has {', '.join(self.fields)}"
         if beside:
             why += f"; not read: {', '.join(beside)}"
         return (
             f"dialogues in the {self.dialogue} format"
-            if form == "dialogue"
+            if form != "plain"
             else f"plain text of {' + '.join(read) or 'nothing'}"
         ), why
 
@@ -101,16 +101,40 @@ def read_by(form: Format) -> set[str]:
 
 def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[SourceView]:
     """How a phase reads each source of its mixture."""
+    form = "pair" if phase.pairs else "dialogue"
     spoken = {
         name
         for name in phase.mixture
-        if phase.dialogues and name in sources and (sources[name].has_dialogues or found[name].dialogue)
+        if (phase.dialogues or phase.pairs)
+        and name in sources
+        and (sources[name].has_dialogues or found[name].dialogue)
     }
     return [
-        SourceView(name, "dialogue" if name in spoken else "plain")
+        SourceView(name, form if name in spoken else "plain")
         for name, share in phase.mixture.items()
         if share.percent > 0
     ]
+
+
+def unpaired(name: str, phase: Phase, found: Mapping[str, Found], sources: Mapping[str, Source]) -> Iterable[Problem]:
+    """Sources of a phase of pairs whose records are of no format with a question and its answer."""
+    for source in phase.mixture if phase.pairs else ():
+        if source not in found or sources[source].shaped or found[source].dialogue:
+            continue
+        fields = found[source].text
+        first, last = (fields[0], fields[-1]) if len(fields) > 1 else ("question", "answer")
+        what = f"the first one ({found[source].where}) has {', '.join(found[source].fields)}"
+        yield Problem(
+            f"the records of {source} are no pairs of a known format: {what}"
+            if found[source].where
+            else f"{source} holds plain texts, and {name} reads pairs of a source and its target",
+            ("phases", name, "mixture", source),
+            f'at data.sources.{source} write how they are to be read, such as `source: "{{{first}}}"` and '
+            f'`target: "{{{last}}}"`'
+            if found[source].where
+            else "read records from .jsonl, .json or .csv files, or take it out of the mixture",
+            "it would be unclear what is asked and what is to be said",
+        )
 
 
 def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterable[Problem]:

@@ -26,6 +26,7 @@ REFUSED = "refused by the chat template"
 """Reason for which a dialogue is dropped that a template of others will not write, or whose words it does not tell."""
 VALIDATED, TOO_LONG, NOTHING_LEARNED = "also in validation", "too long", "no turn to train on"
 NOTHING_BEFORE = "nothing before an answer"
+NO_PAIR = "no pair of one question and its answer"
 """Reasons that come of other documents, of the context and of the roles that a phase learns."""
 
 CODES: Mapping[ChatRole, int] = {role: 1 + i for i, role in enumerate(ROLES)}
@@ -69,6 +70,9 @@ def _plain(source: Source, document: Document, markers: Sequence[str]) -> Pieces
         return _some(fill(source.text, record, markers))
     if source.messages is not None:
         return _joined(_messages(record.get(source.messages), source.messages))
+    if source.source is not None:
+        asks, answers = (fill(template, record, markers) for _, template in source.rounds)
+        return _some(_merged((*asks, *(("\n\n",) if asks and answers else ()), *answers)))
     if source.dialogue is None:
         if name := text_field(record):
             return _some((_text(record, name),))
@@ -92,7 +96,8 @@ def dialogue(source: Source, document: Document, markers: Sequence[str] = ()) ->
         turns = _turns(source, document, markers)
         silent = next((turn.role for turn in turns if not turn.content and turn.role in ("user", "assistant")), None)
         if silent:
-            raise _Unfit(EMPTY, f"a turn of {silent}")
+            of_pair = {"user": "its source", "assistant": "its target"} if source.source is not None else {}
+            raise _Unfit(EMPTY, of_pair.get(silent, f"a turn of {silent}"))
         turns = [turn for turn in turns if turn.content]
         if not turns:
             raise _Unfit(EMPTY, "no turn")
@@ -108,6 +113,8 @@ def _turns(source: Source, document: Document, markers: Sequence[str]) -> list[T
         raise _Unfit(FORMAT, "plain text, without fields")
     if source.messages is not None:
         return _messages(record.get(source.messages), source.messages)
+    if source.source is not None:
+        return [Turn(role, fill(template, record, markers)) for role, template in source.rounds]
     if source.dialogue is None:
         form = recognised(record)
         if form is None:

@@ -76,7 +76,8 @@ class PhaseStream:
                 "micro_batch_size": [phase.micro_batch_size, phase.gradient_accumulation_steps],
                 "mask": phase.document_mask,
                 "train_on": list(getattr(phase, "train_on", ())),
-                **({} if pair is None else {"pair": list(pair)}),
+                **({} if pair is None else {"pair": [pair.context, pair.start]}),
+                **({"truncation": cut} if (cut := getattr(phase, "truncation", "none")) != "none" else {}),
             }
         )
         """Hash of all that shapes the batches."""
@@ -103,6 +104,11 @@ class PhaseStream:
         """Tokens of context that hold nine tenths of a source's dialogues; plain text fits any."""
         layout = self._layouts[source]
         return layout.needed if isinstance(layout, DialogueLayout) else self.context
+
+    def cropped(self, source: str) -> dict[str, int]:
+        """Side -> training pairs of a source that the phase cuts."""
+        layout = self._layouts[source]
+        return layout.cropped if isinstance(layout, AnswerLayout) else {}
 
     def speaks(self, source: str) -> bool:
         """Whether a source is read as dialogues."""
@@ -232,7 +238,8 @@ def layout_of(
     if pair is not None and data.tokens_per_role is None:
         return PrefixLayout(data, context, end, pair, names)
     if pair is not None:
-        return AnswerLayout(data, getattr(phase, "train_on", ()), context, end, pair, names)
+        cut = getattr(phase, "truncation", "none")
+        return AnswerLayout(data, getattr(phase, "train_on", ()), context, end, pair, names, cut)
     if data.tokens_per_role is None:
         return PlainLayout(data, context, end, phase.document_mask, names)
     return DialogueLayout(data, getattr(phase, "train_on", ()), context, end, phase.document_mask, names)

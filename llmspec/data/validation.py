@@ -9,6 +9,7 @@ import numpy as np
 
 from llmspec.data.layout import Batch, Pair, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout, pad_after
+from llmspec.data.pairs import AnswerLayout
 from llmspec.data.stream import layout_of
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
@@ -48,6 +49,18 @@ class ValidationSet:
             self._blocks = ceil(self._layout.epoch_tokens / context)
             self.tokens = self._layout.epoch_tokens
             self.characters = int(data.characters.sum())
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of a source and a target; 0 where it has none."""
+        if isinstance(self._layout, AnswerLayout):
+            return self._blocks
+        return len(self._layout.kept) if isinstance(self._layout, DialogueLayout) else 0
+
+    def pair(self, i: int) -> tuple[list[int], list[int]]:
+        """Ids of what is asked, and of what is to be said, in pair i."""
+        assert isinstance(self._layout, DialogueLayout)
+        return self._layout.pair(i)
 
     def __len__(self) -> int:
         """Number of batches."""

@@ -228,7 +228,7 @@ class Engine:
             row: dict[str, Any] = {"step": self.step, "prompt": sample.prompt}
             row |= {"from": sample.origin} if sample.origin else {}
             row |= {"text": sample.text, "finish_reason": sample.finish_reason}
-            row |= {"error": sample.error} if sample.error else {}
+            row |= {name: found for name in ("error", "target") if (found := getattr(sample, name))}
             self.folder.samples.append(row)
             if sample.error:
                 self.say("a sample", f"could not be drawn ({sample.error})")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, Problem, SpecError
+from llmspec.data.pair_form import PairForm, source_ids
 from llmspec.data.shaping import CODES
 from llmspec.data.unknown import of_prompt
 from llmspec.decoding.filling import check_length, masked_text
@@ -41,6 +42,8 @@ class Prompt:
     """Whether it is answered, rather than continued."""
     origin: str = ""
     """Where it was taken from; '' for what the spec says."""
+    target: str = ""
+    """What is to be said, where that is known."""
 
 
 def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Prompt, ...]:
@@ -49,12 +52,15 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
     part, codec = phase.phase, prepared.codec
     if part.prompts:
         return tuple(written(plan, part, codec, text) for text in part.prompts)
-    found = [p for p in openings(phase, prepared) if len(p.tokens) <= longest(plan)] if part.dialogues else []
+    asked = part.dialogues or part.pairs
+    found = [p for p in openings(phase, prepared) if len(p.tokens) <= longest(plan)] if asked else []
     return tuple(found[: part.texts_drawn]) or (Prompt("", prompt(plan, codec, "", False), False),)
 
 
 def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
     """A prompt of the spec. Raises LlmspecError where it is no text."""
+    if part.pairs:
+        return Prompt(text, source_ids(PairForm(encoder=plan.model.encoder is not None), codec, text), False)
     chat = part.dialogues
     return Prompt(text, prompt(plan, codec, text, chat), chat)
 
@@ -73,14 +79,16 @@ def longest(plan: Plan) -> int:
 # -- prompts from dialogues --------------------------------------------------------------------------------------------
 def openings(phase: PhasePlan, prepared: PreparedData) -> list[Prompt]:
     """The first dialogues of a phase up to their first answer: the held-out ones, else those it is trained on."""
-    sets = {source: (train, held) for source, train, held in prepared.sides().get("dialogue", ())}
+    form = "pair" if phase.phase.pairs else "dialogue"
+    template = prepared.pair_form if phase.phase.pairs else prepared.template
+    sets = {source: (train, held) for source, train, held in prepared.sides().get(form, ())}
     shares = sorted((s for s in phase.shares if s.share > 0 and s.source in sets), key=lambda s: -s.share)
     for which, side in ((1, "validation text"), (0, "training text")):
         found = [
             prompt
             for share in shares
             for prompt in opened(
-                prepared.codec, prepared.template, sets[share.source][which], f"{side} of {share.source}"
+                prepared.codec, template, sets[share.source][which], f"{side} of {share.source}", phase.phase.pairs
             )
         ]
         if found:
@@ -88,19 +96,24 @@ def openings(phase: PhasePlan, prepared: PreparedData) -> list[Prompt]:
     return []
 
 
-def opened(codec: Codec, template: ChatTemplate, dialogues: TokenSet, origin: str) -> Iterator[Prompt]:
-    """The beginnings of a source's first dialogues: up to the assistant's first words, or to where it could answer."""
+def opened(
+    codec: Codec, template: ChatTemplate, dialogues: TokenSet, origin: str, pairs: bool = False
+) -> Iterator[Prompt]:
+    """The beginnings of a source's first dialogues: up to the assistant's first words, or to where it could answer; of
+    `pairs`, the sources with their targets."""
     assert dialogues.role_of_token is not None
     for i in range(min(LOOKED_AT, len(dialogues.lengths))):
         begin, end = dialogues.offsets[i], dialogues.offsets[i + 1]
         ids, said_by = dialogues.tokens[begin:end].tolist(), dialogues.role_of_token[begin:end].tolist()
+        target = ""
         if CODES["assistant"] in said_by:
             begins = said_by.index(CODES["assistant"])
+            target = codec.decode(ids[begins:]) if pairs else ""
             tokens, said_by = ids[:begins], said_by[:begins]
         else:
             tokens = [*ids, *encode(codec, template.answer(codec.specials))]
         if text := "\n".join(turns(codec, tokens, said_by)):
-            yield Prompt(text, tokens, True, origin)
+            yield Prompt(text, tokens, not pairs, origin, target)
 
 
 def turns(codec: Codec, tokens: Sequence[int], said_by: Sequence[int]) -> Iterator[str]:
@@ -119,7 +132,7 @@ def rehearse(plan: Plan, prepared: PreparedData) -> list[str]:
     """
     problems, notices = looked_at(plan, prepared.codec)
     for phase in plan.phases:
-        if phase.draws and phase.phase.dialogues and not phase.phase.prompts:
+        if phase.draws and (phase.phase.dialogues or phase.phase.pairs) and not phase.phase.prompts:
             notices += chosen(plan, phase, prepared)
     if not problems and any(p.draws for p in plan.phases) and (wrong_settings := drawn(plan, prepared.codec)):
         problems.append(wrong_settings)

@@ -50,6 +50,8 @@ class Phase(Part):
 
     dialogues: ClassVar[bool] = False
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
+    pairs: ClassVar[bool] = False
+    """Whether records are read as a source and its target."""
 
     makes: ClassVar[str] = POLICY
     """What sort of artifact the phase leaves; of a `policy`, where its head draws text, and `model` where it does
@@ -135,7 +137,7 @@ class Phase(Part):
     @property
     def texts_drawn(self) -> int:
         """Texts that are drawn each time samples are."""
-        return len(self.prompts) or (FROM_DIALOGUES if self.dialogues else 1)
+        return len(self.prompts) or (FROM_DIALOGUES if self.dialogues or self.pairs else 1)
 
     @property
     def kept_last(self) -> int:

@@ -178,8 +178,16 @@ class Source(Part):
     prompt/completion, question/answer."""
     messages: str | None = None
     """Field of a record that holds a list of {role, content} or {from, value}; instead of `dialogue`."""
+    source: str | None = None
+    """Template of what a record asks, such as `{en}`: a phase of kind `seq2seq` reads it, with `target`; others read
+    both as a question and its answer. Instead of `dialogue`."""
+    target: str | None = None
+    """Template of what is to be said to `source`, such as `{de}`."""
+    replace: dict[str, str] = Field(default_factory=dict)
+    """Stretches of text that are replaced in every field of a record before templates are filled, one after another,
+    such as `{"_": " "}`."""
 
-    @field_validator("text")
+    @field_validator("text", "source", "target")
     @classmethod
     def _text_reads(cls, text: str | None) -> str | None:
         if text is not None:
@@ -202,18 +210,32 @@ class Source(Part):
     def _one_dialogue(self) -> Source:
         if self.dialogue is not None and self.messages is not None:
             raise ValueError("`dialogue:` and `messages:` both say how a record is a dialogue; keep one")
+        if (self.source is None) != (self.target is None):
+            there, missing = ("source", "target") if self.target is None else ("target", "source")
+            raise ValueError(f"`{there}:` without `{missing}:` is half a pair; write both templates")
+        if self.source is not None and self.has_spoken:
+            raise ValueError("`source:` and `target:` already say what asks and what answers; keep them or `dialogue:`")
+        if "" in self.replace:
+            raise ValueError("`replace:` names text that stands somewhere; an empty one does nowhere")
         return self
 
     @property
     def rounds(self) -> tuple[tuple[ChatRole, str], ...]:
-        """The turns of `dialogue` in order: (role, template)."""
+        """The turns of `dialogue`, or of a pair, in order: (role, template)."""
+        if self.source is not None and self.target is not None:
+            return ("user", self.source), ("assistant", self.target)
         maps = (self.dialogue,) if isinstance(self.dialogue, dict) else self.dialogue or ()
         return tuple(turn for turns in maps for turn in turns.items())
 
     @property
-    def has_dialogues(self) -> bool:
-        """Whether the spec says how its records are read as dialogues."""
+    def has_spoken(self) -> bool:
+        """Whether the spec has turns for its records."""
         return self.dialogue is not None or self.messages is not None
+
+    @property
+    def has_dialogues(self) -> bool:
+        """Whether the spec says how its records are read as dialogues; a pair is one of two turns."""
+        return self.has_spoken or self.source is not None
 
     @property
     def shaped(self) -> bool:
@@ -222,12 +244,25 @@ class Source(Part):
 
     def fields(self, dialogues: bool) -> tuple[str, ...]:
         """Fields of records that are read as text, and as dialogues where that is wanted; as far as the spec says."""
-        text = (self.text,) if self.text is not None else ()
+        paired = tuple(t for t in (self.source, self.target) if t is not None)
+        text = (self.text,) if self.text is not None else paired
         spoken = tuple(template for _, template in self.rounds) if dialogues else ()
         listed = (self.messages,) if self.messages is not None and (dialogues or self.text is None) else ()
         named = (piece.text for template in (*text, *spoken) for piece in parse(template) if piece.field)
         grouped = self.validation.fields if self.validation is not None else ()
         return tuple(dict.fromkeys((*named, *listed, *grouped)))
+
+    def cleaned(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record with what `replace` says replaced in its fields."""
+        if not self.replace:
+            return record
+        found = dict(record)
+        for name, value in record.items():
+            if isinstance(value, str):
+                for old, new in self.replace.items():
+                    value = value.replace(old, new)
+                found[name] = value
+        return found
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
         """Every document, in a fixed order. Raises DataError."""
@@ -244,6 +279,7 @@ class Source(Part):
         """What shapes the text. Licences and limits do not, and the order of turns, which maps do not keep, does."""
         settings = self.model_dump(mode="json", by_alias=True, exclude=LIMITS_AND_CREDITS)
         settings["dialogue"] = [list(turn) for turn in self.rounds]
+        settings["replace"] = [list(pair) for pair in self.replace.items()]
         return {"settings": settings, "revision": self.revision}
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from llmspec.parts.sources import encodings
 from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
 from llmspec.parts.sources.finding import find
+from llmspec.parts.sources.joining import read_joined
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.sources.readers import read_files
 
@@ -30,6 +31,9 @@ class Files(Source):
     """
     encoding: str = "utf-8"
     """How the files' bytes stand for characters, such as `utf-16`, `cp1252`, `shift_jis`; line ends become `\\n`."""
+    join: bool = False
+    """Whether entries of one key in several JSON files are one record: its fields are `key`, and of each file its name
+    without `.json` where the entry is a text, or that and the entry's own names, as in `{emoji.en}`."""
 
     @field_validator("path")
     @classmethod
@@ -53,11 +57,15 @@ class Files(Source):
         if found is None:
             # What is passed over is said with the fingerprint, which is taken anew whenever the source is used.
             found = find(fetch.noting(Notes()), fetch.base, patterns(self.path), "path")
-        yield from read_files(found, fetch, self.encoding)
+        yield from (read_joined if self.join else read_files)(found, fetch, self.encoding)
 
     def fingerprint(self, fetch: Fetcher) -> Any:
         found = find(fetch, fetch.base, patterns(self.path), "path")
         fetch.listed[patterns(self.path)] = found
         hashes = fetch.digests(found, patterns(self.path))
         files = [[file.name, digest] for file, digest in zip(found, hashes, strict=True)]
-        return files if self.encoding == "utf-8" else {"encoding": self.encoding, "files": files}
+        how = {
+            **({} if self.encoding == "utf-8" else {"encoding": self.encoding}),
+            **({"join": True} if self.join else {}),
+        }
+        return {**how, "files": files} if how else files

@@ -36,6 +36,18 @@ def read_json(text: Text) -> Iterator[Document]:
             yield document
 
 
+def read_map(text: Text) -> Iterator[tuple[str, Any]]:
+    """(key, value) of every entry of a map. Raises DataError for a list, whose entries have no keys."""
+    for key, _, value, _ in _Entries(text).run():
+        if not isinstance(key, str):
+            raise DataError(
+                f"{text.name} holds a list, whose entries have no keys to join by",
+                'write a map, {"key": ..., ...}, in each of the files',
+                "nobody could tell which entries belong together",
+            )
+        yield key, value
+
+
 def read_jsonl(text: Text) -> Iterator[Document]:
     """Every line a record; empty lines are passed over."""
     for number, line in enumerate(lines(text), 1):

