@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from llmspec.api import RUNS, Progress, compiled
 
 if TYPE_CHECKING:
     from llmspec.explain.dry_run import DryRunReport
+    from llmspec.runs.certificate import Certificate
+    from llmspec.spec import SpecReading
 
 
 def planned_run(
@@ -39,3 +42,22 @@ def planned_run(
         plan = closed(plan)
         plan = complete(plan, prepare(plan, offline=offline, progress=progress).measured)
     return explain_dry_run(plan, folder, selection)
+
+
+def certificate(
+    path: Path,
+    out: Path | None,
+    overrides: list[str] | None,
+    files: Callable[[SpecReading], Mapping[str, str]],
+    say: Callable[[str], None],
+    *,
+    offline: bool = False,
+) -> Certificate:
+    """Stops and resumes each phase of a spec on a short budget; what came of it is written into the run's folder.
+
+    Raises what `llmspec run` raises."""
+    from llmspec.training.certify import certify
+
+    reading, plan = compiled(path, overrides)
+    with reading.placing():
+        return certify(plan, out or RUNS / plan.name, files=files(reading), notice=say, offline=offline)

@@ -67,6 +67,7 @@ def test_the_command_that_goes_on_is_the_command_that_was_given(
         "set_": sets or (),
         "only": values["only"] or (),
         "dry_run": False,
+        "certify": False,
     }
 
 

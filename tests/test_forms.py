@@ -20,6 +20,7 @@ VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 BASES = {
     "run SPEC": ["a.yaml"],
     "run SPEC --dry-run": ["a.yaml", "--dry-run"],
+    "run SPEC --certify": ["a.yaml", "--certify"],
     "sample": [],
     "sample --plain": ["--plain"],
     "chat [RUN]": [],

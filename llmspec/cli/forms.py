@@ -36,6 +36,7 @@ def _form(line: str, acts: str, where: str = "") -> Form:
 
 RUN = _form("run SPEC", "out set offline locked lock only from json")
 RUN_DRY = _form("run SPEC --dry-run", "out set offline only from dry_run json")
+RUN_CERTIFY = _form("run SPEC --certify", "out set offline certify json")
 SAMPLE_CHAT = _form("sample", "prompt prompts batch system n seed plain phase quantize set json", "with a chat model")
 SAMPLE_PLAIN = _form("sample --plain", "prompt prompts batch n seed plain phase quantize set json")
 SAMPLE_TEXT = _form(
@@ -70,6 +71,7 @@ BENCH_MACHINE = _form("bench --only machine", "only set json")
 FORMS = (
     RUN,
     RUN_DRY,
+    RUN_CERTIFY,
     SAMPLE_CHAT,
     SAMPLE_PLAIN,
     SAMPLE_TEXT,
@@ -111,7 +113,7 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
     if verb == "explain":
         return _explain(values)
     if verb == "run":
-        return RUN_DRY if values.get("dry_run") else RUN
+        return RUN_DRY if values.get("dry_run") else RUN_CERTIFY if values.get("certify") else RUN
     if verb == "sample" and values.get("top") is not None:
         return SAMPLE_FILL
     if verb == "sample":  # whether the model is one for dialogues is known once it is open: `refuse` is asked again

@@ -44,6 +44,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show which phases would be trained, which taken, and why.")
     ] = False,
+    certify: Annotated[
+        bool,
+        typer.Option("--certify", help="Stop and resume each phase on a short budget, and compare bit by bit."),
+    ] = False,
     json_: Json = False,
 ) -> Any:
     """Train what a spec describes; resume where an earlier run of it stopped."""
@@ -51,6 +55,8 @@ def run(
 
     if dry_run:
         return dry(spec, out, set_, offline, only, from_, json_)
+    if certify:
+        return certified(spec, out, set_, offline, json_)
     with on_signals():  # before anything large is imported
         from llmspec.parts.phases.base import SPEAKING
         from llmspec.render.live import watcher
@@ -99,6 +105,20 @@ def dry(
     if json_:
         return report.as_data()
     show(report)
+
+
+def certified(spec: Path, out: Path | None, set_: list[str] | None, offline: bool, json_: bool) -> Any:
+    """`run --certify`: whether phases that are stopped go on bit for bit."""
+    from llmspec.api_runs import certificate
+    from llmspec.render import certificates
+    from llmspec.render.waiting import waiting
+
+    with waiting("certifying", lines=True) as say:
+        found = certificate(spec, out, set_, lambda loaded: written(loaded, set_), say, offline=offline)
+    if not json_:
+        certificates.show(found)
+    certificates.refuse(found)
+    return found.model_dump(mode="json") if json_ else None
 
 
 def again(

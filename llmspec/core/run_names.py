@@ -19,7 +19,9 @@ OURS = (
 LOCK_FILE = ".lock"
 """Held while a process writes there."""
 WRITTEN = (*OURS, LOCK_FILE)
-"""All of it: names that no phase may have."""
+"""All of it."""
+CERTIFICATE, CERTIFYING = "certificate.json", ".certify"
+"""What `run --certify` writes there, and the folder in which it trains, which is gone afterwards."""
 KEY_LETTERS = 8
 """Letters of its key that name the folder in which a phase is kept that was trained with other settings."""
 UNFINISHED = "unfinished"[:KEY_LETTERS]
@@ -49,7 +51,7 @@ def wrong(phase: str) -> tuple[str, str]:
 
     Letters of either case count as the same: on many file systems they name the same file.
     """
-    if phase.lower() in WRITTEN:
+    if phase.lower() in (*WRITTEN, CERTIFICATE, CERTIFYING):
         return (
             "is the name of a file that a run writes itself",
             "the phase's folder and that file would be in each other's way",

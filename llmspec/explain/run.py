@@ -12,6 +12,7 @@ from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, curve, named_curves, overfitting, validations
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
+from llmspec.runs.certificate import Certificate
 from llmspec.runs.files import read_table
 from llmspec.runs.run import PhaseFolder, RunFolder
 
@@ -132,6 +133,10 @@ class RunReport(Report):
     """What was checked before step 0."""
     sources: tuple[SourceCredit, ...]
     remarks: tuple[str, ...]
+    certificate: Certificate | None = None
+    """What `run --certify` found."""
+    stale: tuple[str, ...] = ()
+    """Phases whose settings were others then."""
 
 
 def explain_run(folder: RunFolder) -> RunReport:
@@ -140,6 +145,8 @@ def explain_run(folder: RunFolder) -> RunReport:
     lock = _lock(folder)
     peak = folder.facts.get("peak_flops")
     phases = tuple(_phase(p, folder.phase(p.name), peak) for p in plan.phases)
+    certificate = Certificate.read(folder.path)
+    keys = {p.name: p.key for p in plan.phases}
     machine = " ".join(str(lock[k]) for k in ("system", "machine") if lock.get(k))
     return RunReport(
         name=plan.name,
@@ -156,6 +163,8 @@ def explain_run(folder: RunFolder) -> RunReport:
         checks=folder.checks(),
         sources=credits(plan),
         remarks=tuple(f"{p.name}: {r}" for p in phases for r in p.remarks),
+        certificate=certificate,
+        stale=tuple(p.name for p in certificate.phases if keys.get(p.name) != p.key) if certificate else (),
     )
 
 

@@ -13,7 +13,7 @@ from llmspec.core.visible import visible
 from llmspec.explain.curves import Curve, ValidationCurve
 from llmspec.explain.plan_vs_actual import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
-from llmspec.render import checks
+from llmspec.render import certificates, checks
 from llmspec.render.report_charts import MARKS, chart
 from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, spark, table
 from llmspec.render.terminal import Screen, Text
@@ -43,6 +43,9 @@ def show(report: RunReport, console: Screen) -> None:
     if report.checks:
         heading(console, "checks", "checked before step 0")
         checks.show(report.checks, console)
+    if report.certificate:
+        heading(console, "resume certificate", "each phase was stopped and resumed on a short budget")
+        certificates.show(report.certificate, console, report.stale)
     if any(phase.facts for phase in report.phases):
         show_promises(console, report.phases)
     for phase in report.phases:

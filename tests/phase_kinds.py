@@ -1,0 +1,32 @@
+"""A smallest phase of every kind, for laws over all of them: a new kind adds its own here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tiny
+
+BEGIN = (
+    tiny.TINY[: tiny.TINY.index("    docs:")] + tiny.TINY[tiny.TINY.index("    facts:") : tiny.TINY.index("phases:")]
+)
+SHARED = "mixture: {facts: 100%}, budget: 30 steps, micro_batch_size: 2, optimizer: {kind: adamw, lr: 1e-2}"
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "pretrain": ("gradient_accumulation_steps: 2", ()),
+    "sft": ("prompts: [one]", ()),
+    "masked_lm": ("", ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}")),
+}
+"""Kind -> (settings of its own, what else its spec sets)."""
+
+
+def spec_of(kind: str, *more: str) -> tuple[str, list[str]]:
+    """(a spec with one phase of a kind, what is set beside)."""
+    own, sets = KINDS[kind]
+    settings = ", ".join(x for x in (f"kind: {kind}", SHARED, own, *more) if x)
+    return f"{BEGIN}phases:\n  phase: {{{settings}}}\ndecoding: {{max_tokens: 4}}\n", list(sets)
+
+
+def table() -> dict[str, Any]:
+    """The kinds that there are."""
+    from llmspec.training.tasks import TASKS
+
+    return TASKS
