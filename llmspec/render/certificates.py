@@ -29,7 +29,7 @@ def refuse(found: Certificate) -> None:
     problems = [
         Problem(
             f"{phase.name} does not go on bit for bit: {evidence(phase)}",
-            hint="its task, or a part with state that no checkpoint holds, is at fault, not your spec: please report it",
+            hint="its task, or a part whose state no checkpoint holds, is at fault, not your spec: please report it",
             consequence="a run that was stopped would end with other weights than one that was not",
         )
         for phase in found.phases
