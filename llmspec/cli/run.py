@@ -19,6 +19,17 @@ EXAMPLES = (
     "`llmspec run quickstart --set phases.pretrain.budget='3M tokens' --out runs/longer`"
 )
 
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="PHASE", help="Run this phase alone; may be given again.")
+]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="PHASE", help="Run this phase, and those that build on it.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show which phases would be trained, which taken, and why.")]
+Certify = Annotated[
+    bool, typer.Option("--certify", help="Stop and resume each phase on a short budget, and compare bit by bit.")
+]
+
 
 def run(
     spec: SpecPath,
@@ -35,19 +46,10 @@ def run(
         Path | None,
         typer.Option(metavar="PATH", parser=place, help="The same, with this lock.json or the one of this run."),
     ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="PHASE", help="Run this phase alone; may be given again.")
-    ] = None,
-    from_: Annotated[
-        str | None, typer.Option("--from", metavar="PHASE", help="Run this phase, and those that build on it.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show which phases would be trained, which taken, and why.")
-    ] = False,
-    certify: Annotated[
-        bool,
-        typer.Option("--certify", help="Stop and resume each phase on a short budget, and compare bit by bit."),
-    ] = False,
+    only: Only = None,
+    from_: From = None,
+    dry_run: DryRun = False,
+    certify: Certify = False,
     json_: Json = False,
 ) -> Any:
     """Train what a spec describes; resume where an earlier run of it stopped."""
