@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmspec.explain.file import FileReport
     from llmspec.explain.part import PartReport
     from llmspec.explain.spec import SpecReport
+    from llmspec.forecast.decoding import DecodingSpeed
     from llmspec.forecast.estimates import Forecast
     from llmspec.model.cross_compile import Made
     from llmspec.runs.run import RunFolder
@@ -99,6 +100,8 @@ class Checked:
     """What a person should know of the data, in sentences; nothing where they were not read."""
     times: Mapping[str, Forecast]
     """What phases are expected to take on this machine, by name, as far as that is known."""
+    decoding: DecodingSpeed | None = None
+    """What drawing a token reads, and how fast that is; None where the model draws no text."""
     peaks: Mapping[str, int] = field(default_factory=dict)
     """Bytes that the graphs of each phase hold at their peak, where the graphs were asked."""
 
@@ -111,6 +114,7 @@ class Checked:
             "checks": [p.model_dump(mode="json") for p in self.checks],
             "notices": list(self.notices),
             "times": {name: found.model_dump(mode="json") for name, found in self.times.items()},
+            **({"decoding": self.decoding.model_dump(mode="json")} if self.decoding else {}),
         }
 
 
@@ -130,6 +134,7 @@ def checked(
     Raises SpecError or DataError with every check that failed.
     """
     from llmspec.compiler import pending, plan_checks, refuse
+    from llmspec.forecast.decoding import speed
 
     with reading.placing():
         plan, shown, notices = data(plan) if data and plan.phases else (plan, pending(plan), ())
@@ -137,7 +142,7 @@ def checked(
         refuse(checks)
     times = expected_times(plan, time)
     peaks = {name: sum(items.values()) for name, items in scheduled(plan).items()} if exact else {}
-    return Checked(plan, checks, notices, times, peaks)
+    return Checked(plan, checks, notices, times, speed(plan.model, plan.device), peaks)
 
 
 def measured(
@@ -195,8 +200,10 @@ def scheduled(plan: Plan) -> dict[str, dict[str, int]]:
 def expected_times(plan: Plan, measure: bool = False) -> Mapping[str, Forecast]:
     """What phases are expected to take on this machine, by name; `measure` it first, or take what is known of it."""
     from llmspec.forecast.estimates import calibrate, expected
+    from llmspec.forecast.machine import memory_rate
 
     if measure:
+        memory_rate(plan.device)
         calibrate(plan.device)
     return expected(plan)
 
@@ -242,12 +249,13 @@ def explained_spec(found: Known, *, exact: bool = False, time: bool = False) -> 
     return explain_plan(plan, note, checks, scheduled(plan) if exact else None, expected_times(plan, time), prepared)
 
 
-def explained_file(path: Path) -> FileReport | None:
-    """The report of a GGUF file, by what it says of itself; None for another path. Raises RunError."""
+def explained_file(path: Path, *, time: bool = False) -> FileReport | None:
+    """The report of a GGUF file, by what it says of itself; None for another path. `time` measures how fast this
+    machine reads weights first. Raises RunError."""
     from llmspec.explain.file import explain_file
     from llmspec.formats.gguf.importing import GGUFFile, is_gguf
 
-    return explain_file(GGUFFile(path)) if is_gguf(path) else None
+    return explain_file(GGUFFile(path), time) if is_gguf(path) else None
 
 
 def explained_part(found: Known, part: str) -> PartReport:

@@ -68,6 +68,7 @@ def check(
     from llmspec.render import checks
 
     times = [expected.sentence for expected in found.times.values()]
+    times += [f"decoding: {found.decoding.sentence}"] if found.decoding else []
     checks.checked(found.plan, found.checks, found.peaks, times, data, found.notices)
     if kernels:
         from llmspec.render.report_kernels import show

@@ -65,7 +65,7 @@ def explain(
     if what is not None and other is not None:
         with reading() as progress:
             report = explained_pair(what, other, set_, progress)
-    elif prompt is None and what is not None and not (part or exact or time) and (file := explained_file(what)):
+    elif prompt is None and what is not None and not (part or exact) and (file := explained_file(what, time=time)):
         report = file
     elif prompt is None and what is not None and (part is not None or exact or time or describes(what)):
         with reading() as progress:

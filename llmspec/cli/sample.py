@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +80,24 @@ def sample(
     if json_:
         answers = model.generate(turns, n=n, seed=seed, chat=chat, decoding=decoding)
         return samples.as_data(model, prompt, answers)
-    samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n, chat)
+    events = model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding)
+    samples.show(model, prompt, events, n, chat, *([speed_of(model)] if n == 1 else []))
+
+
+def speed_of(model: Any) -> Callable[[int, float], str]:
+    """Keeps how fast one text was drawn, for `explain`, and says what share of the memory's rate that is, where it is
+    known."""
+
+    def measured(tokens: int, seconds: float) -> str:
+        from llmspec.forecast.decoding import remember_speed, speed
+
+        plan = model.plan
+        remember_speed(plan.model, plan.device, model.types, tokens, seconds)
+        found = speed(plan.model, plan.device, model.types)
+        share = found.share(tokens / seconds) if found else None
+        return "" if share is None else f" ({share:.0%} of the memory's rate)"
+
+    return measured
 
 
 def masks_filled(model: Any, prompt: str, top: int | None, as_json: bool) -> Any:

@@ -67,6 +67,8 @@ class LanguageModel:
             self._tables = tensors_from_numpy(**self._model.tables())
             self._graphs = Graphs(lambda: self._backend.jit(self._forward, graph_key(plan.model, self._layouts)))
             self.decoder = Decoder(plan.model, self._backend, self._weights, start, self._layouts)
+        self.types = {name: layout.type for name, layout in self._layouts.items()}
+        """The types of weights that stay quantised in memory; others are float32."""
         self._embedders = dict[str | None, Embedder]()
         self._filler: Filler | None = None
         self.notices: list[str] = []

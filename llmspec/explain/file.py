@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from llmspec.core.weight_types import TYPES
 from llmspec.explain.model import TreeNode, model_tree
 from llmspec.explain.report import Report
+from llmspec.forecast.decoding import DecodingSpeed, speed
+from llmspec.forecast.machine import memory_rate
 from llmspec.formats.gguf.importing import GGUFFile
 from llmspec.formats.gguf.metadata import ARCHITECTURE
 from llmspec.formats.gguf.reading import Entry, Numbers, Texts
@@ -92,13 +94,18 @@ class FileReport(Report):
     tensors: tuple[FileTensorRow, ...]
     keys: tuple[KeyRow, ...]
     remarks: tuple[str, ...]
+    decoding: DecodingSpeed | None
+    """What drawing a token reads, and how fast that is; None where the model draws no text."""
 
 
-def explain_file(file: GGUFFile) -> FileReport:
-    """The report of a file. Raises RunError with everything in it that is not understood."""
+def explain_file(file: GGUFFile, time: bool = False) -> FileReport:
+    """The report of a file; `time` measures how fast this machine reads weights first. Raises RunError with everything
+    in it that is not understood."""
     plan, said = file.plan(), file.files.metadata
     codec_settings = file.tokenizing.settings
     types = type_rows(file.files.tensors)
+    if time:
+        memory_rate(plan.device)
     parameters = sum(row.parameters for row in types)
     end = codec_settings.get("eos")
     return FileReport(
@@ -123,6 +130,7 @@ def explain_file(file: GGUFFile) -> FileReport:
         tensors=tensor_rows(file.files.tensors),
         keys=key_rows(said, {ARCHITECTURE, *file.read.read_keys}),
         remarks=tuple(file.notices()),
+        decoding=speed(plan.model, plan.device, file.types()),
     )
 
 

@@ -12,6 +12,7 @@ from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, curve, named_curves, overfitting, validations
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
+from llmspec.forecast.decoding import DecodingSpeed, speed
 from llmspec.runs.certificate import Certificate
 from llmspec.runs.files import read_table
 from llmspec.runs.run import PhaseFolder, RunFolder
@@ -128,6 +129,8 @@ class RunReport(Report):
     """Wall time of all recorded steps."""
     peak_flops: float | None
     """FLOPs a second of the machine's fastest product; None before the run's end."""
+    decoding: DecodingSpeed | None
+    """What drawing a token reads, and how fast that was on this machine; None where the model draws no text."""
     phases: tuple[PhaseRun, ...]
     checks: tuple[Check, ...]
     """What was checked before step 0."""
@@ -159,6 +162,7 @@ def explain_run(folder: RunFolder) -> RunReport:
         parameters=plan.model.parameters,
         seconds=sum(p.seconds for p in phases),
         peak_flops=peak,
+        decoding=speed(plan.model, plan.device),
         phases=phases,
         checks=folder.checks(),
         sources=credits(plan),

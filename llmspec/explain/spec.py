@@ -17,6 +17,7 @@ from llmspec.explain.memory import MemoryReport, memory_limit, memory_reports
 from llmspec.explain.model import MaskPicture, TensorRow, TreeNode, mask_pictures, model_tree, tensor_rows
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
 from llmspec.explain.report import Report, described
+from llmspec.forecast.decoding import DecodingSpeed, speed
 from llmspec.forecast.estimates import Forecast
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class SpecReport(Report):
     """The tokenizer on a sentence, where it is trained."""
     times: tuple[Forecast, ...] = ()
     """What phases are expected to take, where this machine is known."""
+    decoding_speed: DecodingSpeed | None = None
+    """What drawing a token reads, and how fast that is on this machine; None where the model draws no text."""
     note: str = ""
     """Why some numbers are missing."""
 
@@ -145,6 +148,7 @@ def explain_plan(
         examples=examples(prepared) if prepared else (),
         tokenization=tokenization(prepared.codec) if prepared else None,
         times=tuple((times or {}).values()),
+        decoding_speed=speed(model, plan.device),
         note=note,
     )
 

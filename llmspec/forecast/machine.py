@@ -24,7 +24,7 @@ COPIED = 128 << 20
 """Bytes of the array that is copied."""
 EACH = 0.4
 """Seconds for each shape."""
-KEPT = Kept("peaks.json")
+KEPT, RATE = Kept("peaks.json"), Kept("memory.json")
 
 
 def measure(device: str) -> Machine:
@@ -40,7 +40,6 @@ def measure(device: str) -> Machine:
     )
     peak = max(p.flops_per_second for p in products)
     _remember(device, peak)
-    inner, columns = VECTOR
     return Machine(
         processor=processor_name(),
         cores=cores(),
@@ -49,7 +48,7 @@ def measure(device: str) -> Machine:
         products_by=backend(device).name,
         peak_flops=peak,
         copy_bytes=2.0 * COPIED / copy_seconds(device),
-        product_bytes=4.0 * inner * columns / product_seconds(device, 1, inner, columns),
+        product_bytes=memory_rate(device),
         load=load,
     )
 
@@ -70,6 +69,16 @@ def peak_flops(device: str) -> float:
         known = max(2.0 * n**3 / product_seconds(device, n, n, n, seconds=0.1) for n in squares(device)[:-1])
         _remember(device, known)
     return known
+
+
+def memory_rate(device: str) -> float:
+    """Bytes of weights a second that the product of one vector by a large matrix reads, measured for half a second,
+    and kept. Raises ToolchainError where a CPU has no compiler."""
+    open_device(device)
+    inner, columns = VECTOR
+    rate = 4.0 * inner * columns / product_seconds(device, 1, inner, columns)
+    RATE.keep_highest(machine_key(device), rate)
+    return rate
 
 
 def product_seconds(device: str, rows: int, inner: int, columns: int, seconds: float = EACH) -> float:
@@ -108,14 +117,11 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-# -- the peaks of earlier measurements -------------------------------------------------------------------------------
+# -- earlier measurements --------------------------------------------------------------------------------------------
 def known_peak(device: str) -> float | None:
     """The peak as an earlier measurement has it, after `open_device`; None where nothing was measured."""
-    peak = KEPT.read().get(machine_key(device))
-    return float(peak) if isinstance(peak, int | float) and peak > 0 else None
+    return KEPT.number(machine_key(device))
 
 
 def _remember(device: str, peak: float) -> None:
-    """Keeps the peak unless a higher one is known: a busy machine measures too little, never too much."""
-    if peak > (known_peak(device) or 0.0):
-        KEPT.keep(machine_key(device), peak)
+    KEPT.keep_highest(machine_key(device), peak)

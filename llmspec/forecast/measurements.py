@@ -39,6 +39,16 @@ class Kept:
             return {}
         return held if isinstance(held, dict) else {}
 
+    def number(self, key: str) -> float | None:
+        """A positive number; None where there is none."""
+        found = self.read().get(key)
+        return float(found) if isinstance(found, int | float) and 0 < found < float("inf") else None
+
+    def keep_highest(self, key: str, value: float) -> None:
+        """Keeps a number unless a higher one is known: a busy machine measures too little, never too much."""
+        if value > (self.number(key) or 0.0):
+            self.keep(key, value)
+
     def keep(self, key: str, value: Any) -> None:
         """Adds or replaces an entry. What cannot be kept is measured again."""
         held = self.read()

@@ -48,6 +48,7 @@ def header(report: FileReport) -> Table:
             ("begins with", report.begins or "nothing"),
             ("ends with", ", ".join(report.ends) or "nothing"),
             ("dialogues", "by the chat template below" if report.chat_template else "none: it continues a text"),
+            ("decoding", report.decoding.sentence if report.decoding else ""),
             ("licence", report.license or "not given"),
         ]
     )

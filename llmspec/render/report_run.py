@@ -35,6 +35,7 @@ def show(report: RunReport, console: Screen) -> None:
                 ("device", ", ".join(x for x in (report.device, report.machine) if x)),
                 ("time", f"{duration(report.seconds)} in training steps" if report.seconds else ""),
                 ("peak", f"{flops(report.peak_flops)}/s in its fastest matrix product" if report.peak_flops else ""),
+                ("decoding", report.decoding.sentence if report.decoding else ""),
                 ("seed", str(report.seed)),
                 ("packages", ", ".join(f"{name} {version}" for name, version in report.packages.items())),
             ]

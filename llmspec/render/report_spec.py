@@ -95,6 +95,7 @@ def header(report: SpecReport) -> Table:
                 if report.flops is not None
                 else f"{flops(report.flops_per_token)} per token read",
             ),
+            ("decoding", report.decoding_speed.sentence if report.decoding_speed else ""),
             ("memory", peak(report)),
             ("seed", str(report.seed)),
         ]

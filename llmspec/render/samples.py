@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmspec.core.units import duration
@@ -49,8 +49,16 @@ def answer_data(answer: Any) -> dict[str, Any]:
     }
 
 
-def show(model: Any, prompt: str, events: Iterator[Any], n: int, chat: bool) -> None:
-    """Streams one answer as it is drawn; several answers one after the other, each when it is whole."""
+def show(
+    model: Any,
+    prompt: str,
+    events: Iterator[Any],
+    n: int,
+    chat: bool,
+    measured: Callable[[int, float], str] = lambda tokens, seconds: "",
+) -> None:
+    """Streams one answer as it is drawn; several answers one after the other, each when it is whole. `measured` is told
+    the tokens after the first and the seconds that they took, and may say what that means."""
     import time
 
     console = out()
@@ -76,7 +84,9 @@ def show(model: Any, prompt: str, events: Iterator[Any], n: int, chat: bool) -> 
                 console.write(prompt, "bold")
             console.write(text + "\n")
     seconds = time.perf_counter() - first
-    speed = f"{(tokens - 1) / seconds:.0f} tokens/s, " if tokens > 1 and seconds > 0 else ""
+    speed = ""
+    if tokens > 1 and seconds > 0:
+        speed = f"{(tokens - 1) / seconds:.0f} tokens/s{measured(tokens - 1, seconds)}, "
     reasons = ", ".join(dict.fromkeys(ends))
     notes = err(style="dim", soft_wrap=True)
     notes.print(f"[{tokens} tokens, {speed}first after {duration(first - began)}, ended by {reasons}]")

@@ -121,6 +121,10 @@ class GGUFFile(ForeignModel):
         """Matrices in the types in which they lie in the file, everything else as float32."""
         return weights.load(self.files, self.table, model, progress), []
 
+    def types(self) -> dict[str, str]:
+        """The types of the matrices that stay as they lie in the file, by our names. Raises RunError."""
+        return weights.types(self.files, self.table, self.plan().model)
+
     def notices(self) -> list[str]:
         found = []
         if self.read.ignored:

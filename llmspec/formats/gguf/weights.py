@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.quantised import Quantised
+from llmspec.core.weight_types import TYPES
 from llmspec.formats.gguf.files import Files
 from llmspec.formats.gguf.tables import LM, Table
 from llmspec.formats.hf.names import Group, groups, left_over
@@ -32,12 +33,28 @@ def load(
     for done, group in enumerate(wanted):
         progress(done, len(wanted))
         theirs = [_finite(files, name, shape) for name, shape in group.theirs]
-        packed = all(t.kind.quantised for t in theirs) and all(
-            roles[name] in PACKED or name == EMBEDDING for name, _ in group.ours
-        )
+        packed = stays(group, roles, [t.type for t in theirs])
         arrays = theirs if packed else [t.dequantised() for t in theirs]
         found.update(zip((n for n, _ in group.ours), group.split(arrays), strict=True))
     return found
+
+
+def types(files: Files, table: Table, model: ModelPlan) -> dict[str, str]:
+    """The types of our tensors that stay as they lie in the file. Raises RunError for names and shapes, as `load`."""
+    wanted = groups(table, table.architectures[LM], model)
+    check(files, wanted, table)
+    roles, found = {tensor.name: tensor.role for tensor in model.tensors}, dict[str, str]()
+    for group in wanted:
+        own = [files.tensors[name].type for name, _ in group.theirs]
+        if stays(group, roles, own):
+            found.update((name, own[min(i, len(own) - 1)]) for i, (name, _) in enumerate(group.ours))
+    return found
+
+
+def stays(group: Group, roles: Mapping[str, str], types: Sequence[str]) -> bool:
+    """Whether tensors of those types stay as they lie: in blocks, and read by products or look-ups alone."""
+    read = all(roles[name] in PACKED or name == EMBEDDING for name, _ in group.ours)
+    return read and all(TYPES[type].quantised for type in types)
 
 
 def check(files: Files, wanted: list[Group], table: Table) -> None:

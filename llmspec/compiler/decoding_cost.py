@@ -1,0 +1,28 @@
+"""What drawing one token reads: weights and, of a text, keys and values. It is what bounds the speed of decoding, since
+a product with one row does little else than read its matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmspec.compiler import walk
+from llmspec.compiler.plan import ModelPlan
+from llmspec.core.weight_types import TYPES
+
+FLOAT = "f32"
+
+
+def weight_bytes(model: ModelPlan, types: Mapping[str, str]) -> float:
+    """Bytes of weights that a drawn token reads, on average: all but those of an encoder, of tables in which one row
+    is looked up, and of experts that the token does not take. `types` are those of `core.weight_types` in which
+    tensors lie in memory, by name; others are float32."""
+    tied = any(getattr(head, "tied", False) for head in model.heads.values())
+    looked_up = {t.name for t in model.tensors if t.role == "embedding"}
+    looked_up -= {f"{walk.EMBEDDING}.weight"} if tied else set()
+    encoder = walk.prefix(model.encoder) if model.encoder is not None and model.generates else None
+    shares = walk.rates(model)
+    return sum(
+        TYPES[types.get(t.name, FLOAT)].size(t.shape) * (min(1.0, shares.get(t.name, 1.0)) if len(t.shape) > 2 else 1.0)
+        for t in model.tensors
+        if t.name not in looked_up and not (encoder and t.name.startswith(encoder))
+    )
