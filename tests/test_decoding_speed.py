@@ -86,9 +86,9 @@ def test_the_share_is_that_of_the_measured_rate(tmp_path: Path) -> None:
     machine.RATE.keep_highest(machine.machine_key("CPU"), 1e9)
     opened = SimpleNamespace(plan=plan, types=types)
     read = weight_bytes(plan.model, types)
-    assert speed_of(opened)(100, 200 * read / 1e9) == " (50% of the memory's rate)"
-    assert speed_of(opened)(100, 400 * read / 1e9) == " (25% of the memory's rate)"
-    assert speed_of(opened)(decoding.ENOUGH - 1, 1e-9)  # too few to be kept
+    assert speed_of(opened, 100, 200 * read / 1e9) == " (50% of the memory's rate)"
+    assert speed_of(opened, 100, 400 * read / 1e9) == " (25% of the memory's rate)"
+    assert speed_of(opened, decoding.ENOUGH - 1, 1e-9)  # too few to be kept
     after = explained_file(path)
     assert after is not None and after.decoding is not None
     assert after.decoding.measured == pytest.approx(0.5e9 / read)  # the faster one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,24 +79,19 @@ def sample(
     if json_:
         answers = model.generate(turns, n=n, seed=seed, chat=chat, decoding=decoding)
         return samples.as_data(model, prompt, answers)
-    events = model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding)
-    samples.show(model, prompt, events, n, chat, *([speed_of(model)] if n == 1 else []))
+    samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n, chat, speed_of)
 
 
-def speed_of(model: Any) -> Callable[[int, float], str]:
-    """Keeps how fast one text was drawn, for `explain`, and says what share of the memory's rate that is, where it is
-    known."""
+def speed_of(model: Any, tokens: int, seconds: float) -> str:
+    """Keeps how fast `tokens` of one text were drawn, for `explain`, and says what share of the memory's rate that is,
+    where it is known."""
+    from llmspec.forecast.decoding import remember_speed, speed
 
-    def measured(tokens: int, seconds: float) -> str:
-        from llmspec.forecast.decoding import remember_speed, speed
-
-        plan = model.plan
-        remember_speed(plan.model, plan.device, model.types, tokens, seconds)
-        found = speed(plan.model, plan.device, model.types)
-        share = found.share(tokens / seconds) if found else None
-        return "" if share is None else f" ({share:.0%} of the memory's rate)"
-
-    return measured
+    plan = model.plan
+    remember_speed(plan.model, plan.device, model.types, tokens, seconds)
+    found = speed(plan.model, plan.device, model.types)
+    share = found.share(tokens / seconds) if found else None
+    return "" if share is None else f" ({share:.0%} of the memory's rate)"
 
 
 def masks_filled(model: Any, prompt: str, top: int | None, as_json: bool) -> Any:

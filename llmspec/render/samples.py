@@ -55,10 +55,10 @@ def show(
     events: Iterator[Any],
     n: int,
     chat: bool,
-    measured: Callable[[int, float], str] = lambda tokens, seconds: "",
+    measured: Callable[[Any, int, float], str] = lambda model, tokens, seconds: "",
 ) -> None:
     """Streams one answer as it is drawn; several answers one after the other, each when it is whole. `measured` is told
-    the tokens after the first and the seconds that they took, and may say what that means."""
+    of one answer the tokens after the first and the seconds that they took, and may say what that means."""
     import time
 
     console = out()
@@ -86,7 +86,7 @@ def show(
     seconds = time.perf_counter() - first
     speed = ""
     if tokens > 1 and seconds > 0:
-        speed = f"{(tokens - 1) / seconds:.0f} tokens/s{measured(tokens - 1, seconds)}, "
+        speed = f"{(tokens - 1) / seconds:.0f} tokens/s{measured(model, tokens - 1, seconds) if n == 1 else ''}, "
     reasons = ", ".join(dict.fromkeys(ends))
     notes = err(style="dim", soft_wrap=True)
     notes.print(f"[{tokens} tokens, {speed}first after {duration(first - began)}, ended by {reasons}]")
