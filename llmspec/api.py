@@ -153,8 +153,8 @@ def measured(
     from llmspec.data.checks import data_checks
     from llmspec.data.notices import notices
     from llmspec.data.prepare import prepare
+    from llmspec.training.other_models import closed
     from llmspec.training.prompts import rehearse
-    from llmspec.training.start_models import closed
 
     plan = closed(plan, notice)
     prepared = prepare(plan, progress=progress)
@@ -227,7 +227,7 @@ def known(path: Path, overrides: list[str] | None, progress: Progress | None = N
     from llmspec.core.problems import DataError
     from llmspec.data.checks import data_checks
     from llmspec.data.prepare import prepare
-    from llmspec.training.start_models import closed
+    from llmspec.training.other_models import closed
 
     _, plan = compiled(path, overrides)
     if not plan.phases:

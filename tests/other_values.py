@@ -18,6 +18,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "prompts": (("never said",),),
     "freeze": (("layers.*",),),
     "targets": (("q_proj",), ("q_proj", "v_proj")),
+    "teacher": ("another",),
     "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),
     "lr_multipliers": ({"layers.*": 0.5}, {"layers.*": 0.25}),
     "train_on": (("user",), ("assistant", "user")),

@@ -97,6 +97,12 @@ def cross_entropy(logits_NV: Array, targets_N: Array, smoothing: float = 0.0, z_
 # -- the network ----------------------------------------------------------------------------------------------------
 
 
+def divergence(p_logits_NV: Array, q_logits_NV: Array, temperature: float) -> Array:
+    """KL(p ‖ q) in nats (N,) of distributions whose logits a temperature divides."""
+    p, q = softmax(p_logits_NV / temperature), softmax(q_logits_NV / temperature)
+    return (p * (np.log(p) - np.log(q))).sum(-1)
+
+
 def linear(w: Weights, name: str, x: Array) -> Array:
     return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
 

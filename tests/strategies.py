@@ -7,7 +7,7 @@ budget and text) is chosen by hand here. Shapes come from a small pool, so that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizer_files
@@ -221,10 +221,17 @@ def mixtures(draw: DrawFn, names: list[str]) -> Data:
     return {name: f"{share}%" for name, share in zip(chosen, shares, strict=True)}
 
 
-def asking(predicts: str) -> SearchStrategy[Data]:
-    """An objective that asks for the next token, or for masked ones."""
+def asking(predicts: str, earlier: Sequence[str] = ()) -> SearchStrategy[Data]:
+    """An objective that asks for the next token, or for masked ones; a teacher is one of the earlier phases."""
     fit = [part for part in objectives.TABLE.values() if part.predicts == predicts]
-    return st.sampled_from(fit).flatmap(settings)
+    alone = [part for part in fit if "teacher" not in fields_of(part)]
+    taught = [
+        st.builds(lambda own, teacher: {**own, "teacher": teacher}, settings(part, skip=("teacher",)), teachers)
+        for part in fit
+        if part not in alone and earlier
+        for teachers in (st.sampled_from(list(earlier)),)
+    ]
+    return st.one_of(st.sampled_from(alone).flatmap(settings), *taught)
 
 
 @st.composite
@@ -263,7 +270,7 @@ def phase_settings(
         "gradient_accumulation_steps": st.integers(1, 2),
         "optimizer": parts("optimizer"),
         "schedule": parts("schedule"),
-        "objective": asking(predicts),
+        "objective": asking(predicts, earlier),
         "unfreeze": st.integers(1, 99).map(lambda share: {"layers.0.*": f"{share}%"}),
         "lr_multipliers": st.sampled_from([{"layers.*": 0.5}, {"layers.0.*": 2.0, "embed_tokens.*": 0.125}]),
         "prompts": st.just(["Once", "1e3"] if predicts == NEXT else ["Once [MASK]", "[MASK][MASK]"]),
@@ -352,6 +359,8 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     for stage in stages.values():
         stage |= draw(courses(stage, text))
     for stage in stages.values() if "encoder" in model else ():
+        if "teacher" in stage.get("objective", {}):  # which stands beside decoders alone
+            stage.pop("objective")
         if stage["kind"] == "pretrain":  # whose rows are cut in two
             stage.pop("document_mask", None)
         if stage["kind"] == "seq2seq":

@@ -74,6 +74,8 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
     "unknown_source": [(("phases", PHASE, "mixture", "wikki"), "100%")],
     "from_unknown": [(("phases", PHASE, "from"), "pretrian")],
     "from_circular": [(("phases", PHASE, "from"), PHASE)],
+    "teacher_unknown": [(("phases", PHASE, "objective", "teacher"), "pretrian")],
+    "teacher_circular": [(("phases", PHASE, "objective", "teacher"), PHASE)],
     "negative_number": [
         (("model", "layers"), -1),
         (("model", "d_model"), 0),
@@ -96,6 +98,7 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
 """Mistakes that are one wrong value: name -> (path, value)."""
 BEFORE: dict[Path, Any] = {
     ("phases", PHASE, "schedule", "warmup"): {"kind": "cosine"},
+    ("phases", PHASE, "objective", "teacher"): {"kind": "distillation"},
     ("tokenizer", "vocab"): {"kind": "bpe"},
     ("model", "attention", "kv_heads"): {"kind": "multi_head"},
     ("phases", PHASE, "optimizer", "momentum"): {"kind": "adamw"},

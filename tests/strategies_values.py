@@ -118,7 +118,7 @@ def shared_out(objective: Data) -> Data:
 
 def required(part: type[BaseModel]) -> dict[str, int]:
     """Settings without a default, such as how many classes."""
-    return {key: 3 for key, info in part.model_fields.items() if info.is_required()}
+    return {key: {"teacher": "pretrain"}.get(key, 3) for key, info in part.model_fields.items() if info.is_required()}
 
 
 def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:

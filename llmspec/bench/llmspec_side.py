@@ -53,8 +53,10 @@ class Training:
 
         self.plan, self.phase, self.step = plan, phase, 0
         made = backend(plan.device, precision=plan.precision)
-        self.trainer = Trainer(plan, phase, made, lambda tensor: draw(tensor, plan.seed))
-        self.arrays = BatchInputs(phase.model, phase.phase, plan.tokenizer.meanings(), (plan.seed, phase.name))
+        others = {r: lambda o=o: {t.name: draw(t, plan.seed) for t in o.model.tensors} for r, o in phase.others.items()}
+        self.trainer = Trainer(plan, phase, made, lambda tensor: draw(tensor, plan.seed), others=others)
+        specials, seed = plan.tokenizer.meanings(), (plan.seed, phase.name)
+        self.arrays = BatchInputs(phase.model, phase.phase, specials, seed, others=phase.others)
 
     def batches(self, step: int) -> list[Any]:
         """What the passes of a step (from 0) read."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmspec.compiler import course, files, fit, kept, keys, network, numbers, schedule, special_tokens
 from llmspec.compiler.checks import plan_checks, refuse
 from llmspec.compiler.draft import Draft, Pass, sections_of
@@ -113,4 +115,5 @@ def planned_again(plan: Plan, measured: Measured | None) -> Draft:
         contamination=plan.contamination,
     )
     draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
+    draft = replace(draft, opened={p.name: p.others for p in plan.phases})
     return keys.address_phases(schedule.plan_phases(draft))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmspec.compiler.plan import Decision, Measured, ModelPlan, PhasePlan
+from llmspec.compiler.plan import Decision, Measured, ModelPlan, OtherPlan, PhasePlan
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Default, Dims
 from llmspec.spec.check import Sections
@@ -24,6 +24,8 @@ class Draft:
     network: ModelPlan | None = None
     order: tuple[str, ...] = ()
     planned: tuple[PhasePlan, ...] = ()
+    opened: Mapping[str, Mapping[str, OtherPlan]] = field(default_factory=dict)
+    """By phase and role: models that stand beside, which were there already and have been opened."""
     decisions: tuple[Decision, ...] = ()
     base: str = "."
     """Folder in which relative paths start."""

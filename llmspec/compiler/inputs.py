@@ -6,8 +6,11 @@ Letters: B batch, T tokens of a block.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from llmspec.compiler import walk
 from llmspec.compiler.masks import CROSS, ENCODER, RANGES, masks_of
+from llmspec.compiler.others import Others, declared_beside
 from llmspec.compiler.plan import ModelPlan
 from llmspec.compiler.updates import Updates
 from llmspec.parts.base import InputSpec
@@ -15,9 +18,12 @@ from llmspec.parts.phases import Phase
 
 __all__ = ["InputSpec", "declared_inputs", "step_inputs"]
 
+NONE: Others = MappingProxyType({})
 
-def declared_inputs(model: ModelPlan, phase: Phase) -> dict[str, InputSpec]:
-    """What a forward pass with its losses reads of a batch: tokens, what the objective needs, the mask, positions."""
+
+def declared_inputs(model: ModelPlan, phase: Phase, others: Others = NONE) -> dict[str, InputSpec]:
+    """What a forward pass with its losses reads of a batch: tokens, what the objective needs, the mask, positions;
+    `others` read the same tokens."""
     rows, context = phase.micro_batch_size, model.context
     declared = {"tokens": InputSpec((rows, context), "int32", ids=True)}
     declared |= phase.objective.inputs(rows, context)
@@ -29,7 +35,8 @@ def declared_inputs(model: ModelPlan, phase: Phase) -> dict[str, InputSpec]:
         declared["filled"] = InputSpec((rows, context), "int32")
     if documents_apart(model, phase) or walk.follows_length(model, model.decoder):
         declared["positions"] = InputSpec((rows, context), "int32")
-    return {**declared, **encoder_inputs(model, rows)}
+    beside = declared_beside(rows, context, documents_apart(model, phase), others)
+    return {**beside, **declared, **encoder_inputs(model, rows)}
 
 
 def encoder_inputs(model: ModelPlan, rows: int) -> dict[str, InputSpec]:
@@ -53,11 +60,11 @@ def documents_apart(model: ModelPlan, phase: Phase) -> bool:
     return phase.document_mask and model.encoder is None
 
 
-def step_inputs(model: ModelPlan, phase: Phase) -> dict[str, InputSpec]:
+def step_inputs(model: ModelPlan, phase: Phase, others: Others = NONE) -> dict[str, InputSpec]:
     """The same of an optimizer step, which reads the optimizer's numbers, too: a key where something is dropped, and
     whether a pass adds to those before it."""
     declared = {
-        **declared_inputs(model, phase),
+        **declared_inputs(model, phase, others),
         "scalars": InputSpec((Updates(model, phase).count,), "float32"),
     }
     if model.dropout:

@@ -13,8 +13,8 @@ from llmspec.compiler.draft import Draft
 from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.core.hashing import digest
 from llmspec.parts.base import revisions_of
+from llmspec.parts.others import StartModel
 from llmspec.parts.phases import Phase
-from llmspec.parts.phases.base import StartModel
 from llmspec.parts.sources import Source
 
 SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every", "evaluate_every", "generate_metrics")
@@ -39,9 +39,16 @@ def address_phases(draft: Draft) -> Draft:
                 "name": plan.name,
                 "precision": draft.sections.precision,
                 "beam": draft.sections.beam,
+                **others_of(plan, keys),
             }
         )
     return replace(draft, planned=tuple(p.model_copy(update={"key": keys[p.name]}) for p in draft.planned))
+
+
+def others_of(plan: PhasePlan, keys: Mapping[str, str]) -> dict[str, Any]:
+    """The models that stand beside: the keys of their phases, and their settings; nothing where there are none."""
+    found = {role: [keys.get(other.phase), model_identity(other.model)] for role, other in plan.others.items()}
+    return {"others": found} if found else {}
 
 
 def model_identity(model: ModelPlan) -> dict[str, Any]:
@@ -57,6 +64,13 @@ def phase_identity(phase: Phase) -> dict[str, Any]:
     settings = phase.model_dump(mode="json", by_alias=True)
     if isinstance(phase.from_, StartModel) and phase.from_.digest is not None:
         settings["from"] = {"digest": phase.from_.digest}  # wherever the model lies
+    for other in phase.others():
+        if isinstance(other.model, StartModel) and other.model.digest is not None:
+            *path, last = other.path
+            within: Any = settings
+            for step in path:
+                within = within[step]
+            within[last] = {"digest": other.model.digest}
     shown = shown_only(phase)
     settings = {k: v for k, v in settings.items() if k not in shown}
     settings["keep"] = phase.judged and list(phase.judged)  # how many stay on disk shapes no weight

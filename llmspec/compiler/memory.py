@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read, tied
-from llmspec.compiler.inputs import step_inputs
+from llmspec.compiler.inputs import NONE, step_inputs
+from llmspec.compiler.others import Others, models
 from llmspec.compiler.phase_model import artifact
 from llmspec.compiler.plan import MemoryPlan, ModelPlan
 from llmspec.compiler.updates import state_numbers
@@ -79,9 +80,9 @@ def device_memory(device: str) -> int | None:
         return None
 
 
-def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> MemoryPlan:
+def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others: Others = NONE) -> MemoryPlan:
     """What a phase holds at its peak, item by item."""
-    sizes = ActivationSizes(model, phase, memory_model)
+    sizes = ActivationSizes(model, phase, memory_model, others)
     activations, logits, gradients, moment = max(sizes.moments(), key=lambda m: sum(m[:3]))
     return MemoryPlan(
         weights=FLOAT * model.parameters,
@@ -93,6 +94,7 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> Memo
         gradients=round(FLOAT * gradients),
         evaluation=round(FLOAT * sizes.evaluation()),
         decoding=decoding_bytes(model, SAMPLED_ROWS) if artifact(phase, model) == POLICY else 0,
+        others=sum(FLOAT * (other.parameters + tables(other)) for other in models(others)),
         moment=moment,
     )
 
@@ -111,8 +113,8 @@ PeakCandidate = tuple[float, float, float, str]
 class ActivationSizes:
     """The arrays of one pass. Unit: numbers."""
 
-    def __init__(self, model: ModelPlan, phase: Phase, memory_model: MemoryModel) -> None:
-        self.model, self.phase, self.memory_model = model, phase, memory_model
+    def __init__(self, model: ModelPlan, phase: Phase, memory_model: MemoryModel, others: Others = NONE) -> None:
+        self.model, self.phase, self.memory_model, self.others = model, phase, memory_model, others
         self.tokens = phase.micro_batch_size * model.context
         self.stream = float(self.tokens * model.d_model)
         self.scores, self.kept, self.hidden = 0.0, list[float](), 0.0
@@ -153,7 +155,7 @@ class ActivationSizes:
         states = self.phase.micro_batch_size * self.model.encoder_context * self.model.d_model
         kept = sum(self.kept) + 2 * states + h.rounded * self.model.parameters
         capped = getattr(self.model.heads[self.phase.objective.head], "softcap", None) is not None
-        logits = (h.logits + h.capped * capped) * self.outputs
+        logits = ((self.phase.objective.logit_arrays or h.logits) + h.capped * capped) * self.outputs
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
         # The update of several passes is a step of its own, whose places lie beside those of a pass.
@@ -197,12 +199,13 @@ class ActivationSizes:
         """What a forward pass with its losses works with: one block at a time, or the logits."""
         block = max(self.memory_model.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
         # What is measured in validation alone has logits of its own.
-        logits = self.outputs * (2 if self.phase.objective.measured else 1)
+        arrays = max(1.0, self.phase.objective.logit_arrays - 1)  # without the gradient
+        logits = self.outputs * (2 if self.phase.objective.measured else arrays)
         return max(block, logits + 2 * self.stream)
 
     def batch(self) -> int:
         """Bytes of what a step reads anew, and of the tables of positions."""
-        inputs = step_inputs(self.model, self.phase).values()
+        inputs = step_inputs(self.model, self.phase, self.others).values()
         return sum(spec.nbytes for spec in inputs) + FLOAT * tables(self.model)
 
 

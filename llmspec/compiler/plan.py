@@ -236,6 +236,8 @@ class MemoryPlan(Frozen):
     """What validation works with; a captured step keeps its place."""
     decoding: int
     """The cache of keys and values that samples are drawn with."""
+    others: int = 0
+    """Weights of the models that stand beside the trained one."""
     moment: str
     """When a step holds most."""
 
@@ -274,6 +276,14 @@ class SharePlan(Frozen):
     epochs: float | None = None
 
 
+class OtherPlan(Frozen):
+    """A model that stands beside the one that a phase trains, such as a teacher; nothing of it changes."""
+
+    model: ModelPlan
+    phase: str = ""
+    """The phase whose artifact it is; '' for a model that was there already."""
+
+
 class PhasePlan(Frozen):
     """A phase with its length in steps and what it reads."""
 
@@ -295,6 +305,8 @@ class PhasePlan(Frozen):
     operations: float | None = None
     """The same with all other operations, as the plain backend does them; estimated."""
     memory: MemoryPlan | None = None
+    others: dict[str, OtherPlan] = {}
+    """By role: the models that stand beside it. Of those that were there already, what was opened before training."""
     key: str = ""
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
 

@@ -10,6 +10,7 @@ from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import masks_of
 from llmspec.compiler.memory import memory_model, memory_of
+from llmspec.compiler.others import cost_beside, resolved
 from llmspec.compiler.pairs import pair_problems
 from llmspec.compiler.phase_model import artifact, phase_models
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
@@ -21,11 +22,11 @@ from llmspec.parts.sources import Source
 
 
 def order_phases(draft: Draft) -> Draft:
-    """Every phase after the one it starts from; otherwise as written."""
+    """Every phase after those that it needs; otherwise as written."""
     phases, order = draft.sections.phases, []
     waiting = list(phases)
     while waiting:
-        ready = next((n for n in waiting if phases[n].parent not in waiting), None)
+        ready = next((n for n in waiting if not set(phases[n].needs) & set(waiting)), None)
         if ready is None:  # circular: already reported when the spec was read
             return draft
         waiting.remove(ready)
@@ -51,14 +52,16 @@ def plan_phases(draft: Draft) -> Draft:
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
         problems += [p.at("phases", name) for p in pair_problems(phase, model, draft.sections.sources)]
         parent = next((p for p in plans if p.name == phase.parent), None)
-        if found := [*objective_problems(phase, model), *start_problems(phase, parent)]:
+        others, unfit = resolved(phase, model, plans, draft.opened.get(name, {}))
+        if found := [*objective_problems(phase, model), *start_problems(phase, parent), *unfit]:
             problems += [p.at("phases", name) for p in found]
             continue
         problems += [p.at("phases", name) for p in prompt_problems(phase, model)]
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
         places = None if steps is None else steps * tokens_per_step(model, phase)
-        cost = step_cost(model, phase)
+        cost, beside = step_cost(model, phase), cost_beside(phase, model.context, others)
+        passes = phase.gradient_accumulation_steps
         plans.append(
             PhasePlan(
                 name=name,
@@ -69,9 +72,10 @@ def plan_phases(draft: Draft) -> Draft:
                 shares=shares,
                 model=model,
                 makes=artifact(phase, model),
-                flops=None if steps is None else steps * cost.products,
-                operations=None if steps is None else steps * cost.total,
-                memory=memory_of(model, phase, memory_model(draft.device, draft.sections.precision)),
+                flops=None if steps is None else steps * (cost.products + passes * beside.products),
+                operations=None if steps is None else steps * (cost.total + passes * beside.total),
+                memory=memory_of(model, phase, memory_model(draft.device, draft.sections.precision), others),
+                others=others,
             )
         )
     return replace(draft, planned=tuple(plans)).with_problems(problems)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from llmspec.compiler import walk
 from llmspec.compiler.memory import decoding_bytes, device_memory, tables
 from llmspec.compiler.network import stacks_of
+from llmspec.compiler.others import unfit
 from llmspec.compiler.phase_model import phase_models
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.compiler.plan_settings import model_settings
@@ -53,6 +54,13 @@ def phase_contradictions(plan: Plan) -> Iterator[str]:
     for planned in plan.phases:
         if planned.model != models[planned.name]:
             yield f"the model of {planned.name} is not the plan's with its heads and what it freezes"
+        for role, other in planned.others.items():
+            own = {o.role: o for o in planned.phase.others()}.get(role)
+            if own is None or own.phase != other.phase or (other.phase and other.model != models.get(other.phase)):
+                yield f"the {role} of {planned.name} is not the one that its phase names"
+                continue
+            yield from model_contradictions(other.model)
+            yield from (p.message for p in unfit(own, other.model, planned.model))
 
 
 def plain_name(name: str) -> bool:

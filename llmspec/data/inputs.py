@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from llmspec.compiler.inputs import declared_inputs, documents_apart
+from llmspec.compiler.inputs import NONE, declared_inputs, documents_apart
 from llmspec.compiler.masks import ENCODER, encoder_inputs, masks_of, padding_inputs, range_inputs, unsupervised_prefix
+from llmspec.compiler.others import Others, arrays_beside
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.data.layout import Batch, random_bits
@@ -31,12 +32,14 @@ class BatchInputs:
         specials: SpecialTokens,
         seed: tuple[object, ...],
         codec: Codec | None = None,
+        others: Others = NONE,
     ) -> None:
         """`specials` are the tokenizer's special tokens; `seed` is what an objective draws from, beside the place;
-        `codec` is the tokenizer, None where tokens are no text."""
+        `codec` is the tokenizer, None where tokens are no text; `others` read the same tokens."""
         self._model, self._phase, self._specials, self._seed = model, phase, specials, seed
         self._vocabulary = Vocabulary(specials, model.vocab) if codec is None else Vocabulary.of(codec)
-        self._declared, self._apart = declared_inputs(model, phase), documents_apart(model, phase)
+        self._declared, self._apart = declared_inputs(model, phase, others), documents_apart(model, phase)
+        self._others = others
         self._prefixed = any(mask.has_prefix for mask in masks_of(model).values())
 
     def __call__(self, batch: Batch, *place: object) -> Arrays:
@@ -57,6 +60,7 @@ class BatchInputs:
         arrays |= self._phase.objective.arrays(batch, self._draw(place), self._specials)
         weights, tokens = arrays["loss_weights"], batch.tokens.shape[1]
         prefix = unsupervised_prefix(batch.documents, weights) if self._prefixed else None
+        arrays |= arrays_beside(self._others, self._apart, tokens, batch.documents, batch.filled, prefix)
         arrays |= range_inputs(self._model, self._apart, tokens, batch.documents, batch.filled, prefix)
         if self._model.encoder is not None:
             assert batch.encoder_tokens is not None, "the layout of a model with an encoder makes pairs of texts"

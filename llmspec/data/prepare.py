@@ -195,7 +195,7 @@ class PreparedData:
 
         planned = self._plan.phase(phase)
         seed = (self._plan.seed, phase)
-        return BatchInputs(planned.model, planned.phase, self.codec.specials, seed, self.codec)
+        return BatchInputs(planned.model, planned.phase, self.codec.specials, seed, self.codec, planned.others)
 
     @property
     def pair_form(self) -> PairForm:

@@ -180,8 +180,8 @@ def reason(phase: PhasePlan, changed: list[str], anew: set[str]) -> str:
     for found in (mine, [p for p in changed if p.startswith(shared)], [p for p in changed if p.startswith(sources)]):
         if found:
             return listed(found)
-    if phase.phase.parent in anew:
-        return f"{phase.phase.parent} is trained again"
+    if again := [name for name in phase.phase.needs if name in anew]:
+        return f"{again[0]} is trained again"
     # Text that any source validates with is left out, and a tokenizer learns from all of them.
     others = [p for p in changed if p.startswith("data.") or ".mixture." in p]
     return listed(others) if others else "the text it reads, or the version of llmspec"

@@ -9,7 +9,7 @@ from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan, SourcePlan
 from llmspec.explain.report import described
 from llmspec.explain.update_groups import TensorGroup, tensor_groups
-from llmspec.parts.phases.base import StartModel
+from llmspec.parts.others import StartModel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import RunError
 from llmspec.core.quantised import Quantised, as_float32
 from llmspec.formats.opening import is_model, stored_model
-from llmspec.parts.phases.base import SPEAKING, StartModel
+from llmspec.parts.others import StartModel
+from llmspec.parts.phases.base import SPEAKING
 from llmspec.runs.stored import StoredModel
 
 HASHED = 1 << 22

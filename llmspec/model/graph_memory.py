@@ -101,6 +101,7 @@ class Phase:
     def __init__(self, plan: Plan, phase: PhasePlan, backend: Backend) -> None:
         from tinygrad import Tensor
 
+        from llmspec.model.others import OtherModels
         from llmspec.model.steps import Steps
         from llmspec.model.transformer import Transformer
 
@@ -114,22 +115,24 @@ class Phase:
             else {}
         )
         self.tables = {n: Tensor.empty(*a.shape) for n, a in Transformer(phase.model).tables().items()}
-        declared = step_inputs(phase.model, self.phase)
+        self.others = {n: Tensor.empty(*shape) for n, shape in OtherModels(phase).shapes().items()}
+        declared = step_inputs(phase.model, self.phase, phase.others)
         self.batch = {n: Tensor.empty(*spec.shape, dtype=spec.dtype) for n, spec in declared.items()}
 
     def train(self) -> list[Graph]:
         """The graphs of one optimizer step: one, or a pass of several and the update."""
         inputs = {**self.batch, **self.backend.inputs}
         if not self.sums:
-            return [self._steps.train(self.weights, self.state, self.tables, inputs)]
+            return [self._steps.train(self.weights, self.state, {**self.tables, **self.others}, inputs)]
         return [
-            self._steps.accumulate(self.weights, self.sums, self.tables, inputs),
+            self._steps.accumulate(self.weights, self.sums, {**self.tables, **self.others}, inputs),
             self._steps.apply(self.weights, self.state, self.sums, inputs),
         ]
 
     def evaluate(self) -> Graph:
         """The graph of a forward pass with its losses."""
-        return self._steps.evaluate(self.weights, self.tables, {**self.batch, **self.backend.inputs})
+        tables = {**self.tables, **self.others}
+        return self._steps.evaluate(self.weights, tables, {**self.batch, **self.backend.inputs})
 
     def held(self) -> dict[str, int]:
         """Bytes of what stays allocated while the phase runs, by name."""
@@ -139,6 +142,7 @@ class Phase:
             "sums": self.sums,
             "tables": self.tables,
             "batch": self.batch,
+            **({"others": self.others} if self.others else {}),
         }
         return {name: sum(t.nbytes() for t in tensors.values()) for name, tensors in groups.items()}
 

@@ -16,6 +16,7 @@ from llmspec.compiler.plan import PhasePlan
 from llmspec.compiler.updates import Updates, state_shapes, tensor_states
 from llmspec.compiler.walk import walk
 from llmspec.core.hashing import digest
+from llmspec.model.others import OtherModels
 from llmspec.model.transformer import Transformer, block_context, states_at
 from llmspec.parts.ops import WeightLayout
 from llmspec.parts.optimizers.base import AVERAGE, TRAINED
@@ -33,7 +34,7 @@ class Steps:
     ) -> None:
         """`layouts` are those of weights that stay quantised, as `backend.hold` gives them."""
         self._network, self._phase, self._backend = phase.model, phase.phase, backend
-        self._layouts = layouts
+        self._layouts, self._beside, self._others = layouts, phase.others, OtherModels(phase)
         frozen = frozenset(t.name for t in phase.model.tensors if not t.trainable)
         self._model = Transformer(phase.model, layouts, frozen)
         objective, dims = self._phase.objective, phase.model.dims
@@ -56,6 +57,7 @@ class Steps:
         """A name for what the graphs are made from, beside their inputs."""
         phase = self._phase
         parts = [p.model_dump(mode="json") for p in (self._network, phase.optimizer, phase.objective)]
+        parts += [other.model.model_dump(mode="json") for other in self._beside.values()]
         packed = [sorted(self._layouts.items())] if self._layouts else []
         return digest([*parts, phase.max_grad_norm, *self.updates.address(), *packed])
 
@@ -76,6 +78,7 @@ class Steps:
         if (places := inputs.get("places")) is not None:
             hidden = states_at(ops, hidden, places)
         outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
+        outputs = outputs._replace(others=self._others.outputs(self._backend, tensors, inputs))
         found = self._objective[validating](ops, outputs, inputs)
         # Those of the passes of a step count as their mean, as the weights of the objective's losses already say.
         own = {**ops.losses, **ops.metrics}

@@ -12,6 +12,7 @@ from typing import Any
 from llmspec.core import run_names
 from llmspec.core.problems import Path, Problem, nearest
 from llmspec.core.units import Budget
+from llmspec.parts.others import NAMED
 from llmspec.spec.foreign import stands_for
 from llmspec.spec.messages import MOST_ALIKE, missing_key, more, shown, slipped
 from llmspec.spec.schema import Spec
@@ -40,7 +41,56 @@ def check_references(tree: Tree) -> Iterator[Problem]:
                 hint=_choose(start, [p for p in phases if p != name]),
                 consequence="there would be no weights to start from",
             )
+        yield from _others(phase, path, name, phases)
     yield from _cycles(tree)
+    yield from _circles(tree)
+
+
+def _others(phase: Mapping[str, Any], path: Path, name: str, phases: list[str] | None) -> Iterator[Problem]:
+    """Models beside a phase, such as a teacher, that no phase makes."""
+    for at in NAMED:
+        other = _inside(phase, at)
+        if isinstance(other, str) and phases is not None and other not in phases:
+            yield Problem(
+                f"no phase is called `{shown(other)}`",
+                (*path, *at),
+                hint=_choose(other, [p for p in phases if p != name]) or "a model that is there: `{model: FOLDER}`",
+                consequence=f"there would be no {at[-1]}",
+            )
+
+
+def _circles(tree: Tree) -> Iterator[Problem]:
+    """Phases that need themselves, one way or another; circles of `from:` alone are told by `_cycles`."""
+    phases = dict(_maps(tree, ("phases",)))
+    needs = {
+        name: [(at, n) for at in (("from",), *NAMED) if isinstance(n := _inside(phase, at), str) and n in phases]
+        for name, phase in phases.items()
+    }
+    told = set[str]()
+    for begin in phases:
+        for at, first in needs[begin]:
+            if at == ("from",) or begin in told:
+                continue
+            reached, waiting = {first}, [first]
+            while waiting:
+                found = {n for _, n in needs[waiting.pop()]} - reached
+                reached |= found
+                waiting += found
+            if begin in reached:
+                told |= reached
+                yield Problem(
+                    f"the {at[-1]} of `{begin}` is `{first}`" + (f", which needs `{begin}`" if first != begin else ""),
+                    ("phases", begin, *at),
+                    hint="a phase that is trained without it",
+                    consequence="neither could run first" if first != begin else "it could never run",
+                )
+
+
+def _inside(phase: Mapping[str, Any], at: Path) -> Any:
+    found: Any = phase
+    for key in at:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _nothing_to_read(tree: Tree) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from llmspec.core import shipped
 from llmspec.core.problems import Path
 from llmspec.core.regular import read_regular
 from llmspec.parts import sources, templates, tokenizers
+from llmspec.parts.others import NAMED
 from llmspec.spec.yaml12 import Node
 
 MOST = 64 << 20
@@ -75,6 +76,8 @@ def from_working_directory(spec: FilePath) -> str:
         return here
 
 
+_MODELS = (("from",), *NAMED)
+"""Keys of a phase that may name a folder with a model."""
 _OTHERS: Mapping[str, Mapping[str, Any]] = {"tokenizer": tokenizers.TABLE, "chat_template": templates.TABLE}
 """Sections that are one part, which may read a file."""
 
@@ -90,7 +93,7 @@ def _is_pattern(at: Path) -> bool:
 
 def _is_file(at: Path) -> bool:
     """Whether the path of one file stands at `at`."""
-    if at[:1] == ("phases",) and at[2:] == ("from", "model"):
+    if at[:1] == ("phases",) and at[2:-1] in _MODELS and at[-1] == "model":
         return True
     table = _OTHERS.get(str(at[0]), {}) if len(at) == 2 else {}
     return any(at[1] in part.relative for part in table.values())
@@ -101,7 +104,7 @@ def _leads_on(at: Path) -> bool:
 
 
 def _leads_to_model(at: Path) -> bool:
-    return at[:1] == ("phases",) and len(at) < 4 and at[2:] in ((), ("from",))
+    return at[:1] == ("phases",) and any(at[2:] == path[: len(at) - 2] for path in _MODELS)
 
 
 def _joined(folder: str, pattern: str) -> str:

@@ -9,6 +9,7 @@ import gc
 import math
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llmspec.compiler.plan import PhasePlan
@@ -16,6 +17,7 @@ from llmspec.core.metrics import Metric
 from llmspec.core.problems import RunError
 from llmspec.forecast import estimates
 from llmspec.model.device import allocated
+from llmspec.model.others import Weights
 from llmspec.model.steps import state_shapes
 from llmspec.runs import checkpoint
 from llmspec.runs.checkpoint import Checkpoint, attempt
@@ -30,9 +32,17 @@ from llmspec.training.trainer import StepTaken, Trainer
 
 
 class Engine:
-    """Trains one phase from `start` (name -> numpy array), or from the checkpoint in its folder."""
+    """Trains one phase from `start` (name -> numpy array), or from the checkpoint in its folder; `others` are the
+    weights of the models that stand beside it, by role."""
 
-    def __init__(self, context: RunContext, phase: PhasePlan, folder: PhaseFolder, start: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        phase: PhasePlan,
+        folder: PhaseFolder,
+        start: dict[str, Any],
+        others: Weights = MappingProxyType({}),
+    ) -> None:
         assert phase.steps is not None, "a phase is run with a completed plan"
         self.context, self.plan, self.folder, self.total = context, phase, folder, phase.steps
         self.phase, self.step, self.noted = phase.phase, 0, False
@@ -45,7 +55,7 @@ class Engine:
         state = None
         if found := self._found():
             start, state = {**start, **found[0]}, found[1]
-        self.trainer = Trainer(context.plan, phase, context.backend, lambda tensor: start[tensor.name], state)
+        self.trainer = Trainer(context.plan, phase, context.backend, lambda tensor: start[tensor.name], state, others)
         for rows in (folder.metrics, folder.timing, folder.samples):
             if lines := rows.cut(self.step):
                 context.watcher.notice(f"{rows.path}: {lines} damaged line{'s' * (lines > 1)} left out")

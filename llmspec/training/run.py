@@ -18,12 +18,12 @@ from llmspec.data.prepare import PreparedData, prepare
 from llmspec.forecast import estimates
 from llmspec.forecast.machine import known_peak, peak_flops
 from llmspec.model.device import getting_ready, open_device, search
-from llmspec.parts.phases.base import StartModel
+from llmspec.parts.others import StartModel
 from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import RunFolder
-from llmspec.training import start_models
+from llmspec.training import other_models, start_models
 from llmspec.training.callbacks import Callback, Shielded, only_noted
 from llmspec.training.course import check_course
 from llmspec.training.prompts import rehearse
@@ -76,7 +76,7 @@ def run(
             for notice in notices:
                 watcher.notice(notice)
             check_room(folder.path, plan)
-            plan = start_models.closed(plan, watcher.notice)
+            plan = other_models.closed(plan, watcher.notice)
             prepared = prepare(plan, offline=offline, progress=watcher.progress)
             train(
                 folder, complete(plan, prepared.measured), prepared, dict(files or {}), watcher, stop, wanted, selection
@@ -180,7 +180,8 @@ def run_phases(
         # A phase that goes on was promised as a whole when it began.
         place.note(key=phase.key, done=False, promise=place.about.get("promise", estimate))
         start = start_weights(phase.model, bench.plan.seed, parent)
-        made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start).run(), parent)
+        others = other_models.weights(bench.plan, phase, {name: one.weights for name, one in made.items()})
+        made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start, others).run(), parent)
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
     if search.kernels:
         bench.watcher.notice(search.told())

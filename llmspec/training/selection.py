@@ -52,13 +52,13 @@ def chosen(plan: Plan, selection: Selection) -> tuple[str, ...]:
         return tuple(names)
     wanted = set(selection.only or (selection.start,))
     for phase in plan.phases if selection.start else ():
-        wanted |= {phase.name} if phase.phase.parent in wanted else set()
+        wanted |= {phase.name} if wanted & set(phase.phase.needs) else set()
     return tuple(name for name in names if name in wanted)
 
 
 def ancestors(plan: Plan, names: Sequence[str]) -> tuple[str, ...]:
     """Phases that these start from, directly: they have to be trained before, in the order of the plan."""
-    wanted = {plan.phase(name).phase.parent for name in names} - set(names)
+    wanted = {need for name in names for need in plan.phase(name).phase.needs} - set(names)
     return tuple(p.name for p in plan.phases if p.name in wanted)
 
 

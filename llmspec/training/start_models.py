@@ -9,7 +9,7 @@ from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, RunError, SpecError
 from llmspec.formats.bases import digest_of, folder_of, model_in, weights_of
 from llmspec.formats.hf.same_model import differences
-from llmspec.parts.phases.base import StartModel
+from llmspec.parts.others import StartModel
 
 __all__ = ["closed", "digest_of", "folder_of", "same_tokenizer", "weights_of"]
 
@@ -53,15 +53,20 @@ def _opened(
     if apart := differences(plan.model, model):
         notice(f"{planned.name} starts from {start.model}, whose settings differ: {'; '.join(apart[:MOST])}")
     digest = digest_of(folder.weights(theirs, name)[1])
+    if problems := list(digest_problems(start, digest)):
+        return problems, None
+    return [], start.model_copy(update={"digest": digest})
+
+
+def digest_problems(start: StartModel, digest: str) -> Iterator[Problem]:
+    """Weights that are not those that a `digest:` means."""
     if start.digest not in (None, digest):
-        wrong = Problem(
+        yield Problem(
             f"the weights of {start.model} are not those of this digest: they have {digest}",
             ("digest",),
             "put back the model that was meant, or leave `digest:` out",
-            "training would start from other weights",
+            "training would use other weights",
         )
-        return [wrong], None
-    return [], start.model_copy(update={"digest": digest})
 
 
 def shape_problems(planned: PhasePlan, model: ModelPlan, start: StartModel) -> Iterator[Problem]:
@@ -103,16 +108,20 @@ def tokenizer_problems(plan: Plan, theirs: Plan, start: StartModel) -> Iterator[
 
 
 def same_tokenizer(plan: Plan, codec: Any) -> None:
-    """Raises SpecError where a phase starts from a model whose ids mean something else than the codec's."""
+    """Raises SpecError where a phase starts from a model, or one stands beside it, whose ids mean something else than
+    the codec's."""
     problems = []
     for planned in plan.phases:
-        if isinstance(start := planned.phase.from_, StartModel):
+        named = [(("from",), planned.phase.from_), *((o.path, o.model) for o in planned.phase.others())]
+        for path, start in named:
+            if not isinstance(start, StartModel):
+                continue
             folder = folder_of(plan, start)
             if folder.tokenizer(folder.plan()).to_json() != codec.to_json():
                 problems.append(
                     Problem(
                         f"the spec's tokenizer is not that of {start.model}",
-                        ("phases", planned.name, "from", "model"),
+                        ("phases", planned.name, *path, "model"),
                         f"tokenizer: {{kind: huggingface, file: {start.model}/tokenizer.json}}",
                         "the weights would read other ids than they know",
                     )

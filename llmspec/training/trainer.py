@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tinygrad import Tensor
@@ -16,6 +17,7 @@ from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
 from llmspec.compiler.linear_layers import may_stay_quantised
 from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
 from llmspec.compiler.updates import copied
+from llmspec.model.others import OtherModels, Weights
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
 from llmspec.parts.ops import WeightLayout
@@ -45,10 +47,11 @@ class Trainer:
         backend: Backend,
         weights: Callable[[TensorPlan], Any],
         state: Mapping[str, Any] | None = None,
+        others: Weights = MappingProxyType({}),
     ) -> None:
         """`weights` gives each tensor's numbers as a numpy array, or as Quantised where it is not trained, one after
         another, so that no second copy of all of them has to be held; `state` the optimizer's by name, which starts as
-        zeros or as its weight."""
+        zeros or as its weight; `others` those of the models that stand beside, by role."""
         import numpy as np
 
         self.phase, self.backend = phase, backend
@@ -58,7 +61,7 @@ class Trainer:
             bool(phase.model.dropout),
         )
         self._feed = StaticInputs()
-        self.tables = tensors_from_numpy(**Transformer(phase.model).tables())
+        self.tables = tensors_from_numpy(**Transformer(phase.model).tables()) | OtherModels(phase).tensors(others)
         self.weights, self.layouts = dict[str, Tensor](), dict[str, WeightLayout]()
         packed = may_stay_quantised(phase.model)
         for t in phase.model.tensors:

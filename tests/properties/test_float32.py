@@ -13,7 +13,7 @@ import tiny
 from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies_values import TABLES
+from strategies_values import TABLES, required
 
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
@@ -74,7 +74,7 @@ ON_THE_HOST = {
 def holders() -> list[Frozen]:
     """Everything with numbers that a model or a phase can hold, and both themselves."""
     shaped = [
-        part(**{key: 3 for key, info in part.model_fields.items() if info.is_required()})  # such as how many classes
+        part(**required(part))  # such as how many classes
         for name, table in TABLES.items()
         if name not in ("source", "phase", "tokenizer")
         for part in table.values()

@@ -2,8 +2,13 @@
 
 from llmspec.parts.objectives.base import Objective
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
+from llmspec.parts.objectives.distillation import Distillation
 from llmspec.parts.objectives.masked_lm import MaskedLM
 
-TABLE: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy, "masked_lm": MaskedLM}
+TABLE: dict[str, type[Objective]] = {
+    "cross_entropy": CrossEntropy,
+    "distillation": Distillation,
+    "masked_lm": MaskedLM,
+}
 
-__all__ = ["TABLE", "CrossEntropy", "MaskedLM", "Objective"]
+__all__ = ["TABLE", "CrossEntropy", "Distillation", "MaskedLM", "Objective"]

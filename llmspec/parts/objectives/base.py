@@ -6,11 +6,13 @@ Shape letters: B batch, T tokens of a block, D model width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from llmspec.core.metrics import Metric
 from llmspec.parts.base import Dims, ElementwiseOps, InputSpec, Part
 from llmspec.parts.ops import Linear
+from llmspec.parts.others import Other
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 from llmspec.parts.tokenizers.words import Vocabulary
 
@@ -40,6 +42,8 @@ class Outputs(NamedTuple):
     """What makes outputs of them; None where they are the outputs."""
     softcap: float | None = None
     """What bounds those outputs: they are softcap·tanh(output / softcap); None for no bound."""
+    others: Mapping[str, Outputs] = MappingProxyType({})
+    """The same of the models that stand beside the trained one, by their role."""
 
 
 class Objective(Part):
@@ -66,6 +70,13 @@ class Objective(Part):
     """Names of the sums that are taken in validation alone, since they cost a product that training does not need."""
     unit: ClassVar[str] = "nats"
     """Of the training loss."""
+    logit_arrays: ClassVar[float] = 0.0
+    """Arrays of logits, gradients included, that it holds as the backward pass starts, where it makes them itself; 0
+    where the operation does that has head and loss in one."""
+
+    def others(self) -> tuple[Other, ...]:
+        """The models that it compares the trained one with, or asks: frozen, and given the same tokens."""
+        return ()
 
     def inputs(self, batch: int, context: int) -> dict[str, InputSpec]:
         """What its graph reads beside tokens and the mask's inputs; `loss_weights` is always among them, and `places`

@@ -14,11 +14,12 @@ from llmspec.core.units import Budget, Share
 from llmspec.parts import objectives, optimizers, schedules
 from llmspec.parts.adapters import TABLE as ADAPTERS
 from llmspec.parts.adapters import Adapter
-from llmspec.parts.base import Frozen, Part
+from llmspec.parts.base import Part
 from llmspec.parts.heads import TABLE as HEADS
 from llmspec.parts.heads import Head
 from llmspec.parts.objectives.base import NEXT
 from llmspec.parts.optimizers.adamw import AdamW
+from llmspec.parts.others import Other, StartModel
 from llmspec.parts.phases.course import LAST, EarlyStopping, Judged, Keep
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
@@ -34,15 +35,6 @@ FROM_DIALOGUES = 3
 def percent(value: float) -> Span:
     """A stretch of a phase, as a share of its steps."""
     return Span(Share(value))
-
-
-class StartModel(Frozen):
-    """Weights of a model that is there already."""
-
-    model: str = Field(min_length=1)
-    """Folder of a run, of a model without one, or of transformers."""
-    digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """Hash (hex) that its weights are to have; noted if omitted."""
 
 
 class Phase(Part):
@@ -133,6 +125,16 @@ class Phase(Part):
     def parent(self) -> str:
         """The phase that it starts from; '' where it starts from a model, or anew."""
         return self.from_ if isinstance(self.from_, str) else ""
+
+    def others(self) -> tuple[Other, ...]:
+        """The models that stand beside the one that it trains."""
+        return tuple(o._replace(path=("objective", *o.path)) for o in self.objective.others())
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The phases that come before it: the one that it starts from, and those whose models stand beside its own."""
+        named = (self.parent, *(other.phase for other in self.others()))
+        return tuple(dict.fromkeys(name for name in named if name))
 
     @property
     def texts_drawn(self) -> int:
