@@ -7,6 +7,7 @@ database of kernels answers no thread but the one that opened it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import sqlite3
@@ -25,6 +26,8 @@ HINT = "start it with multiprocessing's `spawn` method, or open the model in the
 CONSEQUENCE = "it would wait forever, or write into its parent's memory"
 WAIT = 5.0
 """Seconds that another process may keep the database locked, before kernels are made without it."""
+LARGE_PAGE = 2 << 20
+"""Bytes."""
 _kept: list[Any] = []
 
 
@@ -52,7 +55,8 @@ def share() -> None:
 
 
 def private_memory(module: Any) -> None:
-    """Lets tinygrad's CPU (its module) allocate memory that a fork copies instead of sharing it."""
+    """Lets tinygrad's CPU (its module) allocate memory that a fork copies instead of sharing it, in large pages where a
+    tensor fills one: shared memory has none, as a rule."""
     allocator = module.CPUAllocator
     if sys.platform != "linux" or hasattr(allocator, "shared_alloc"):
         return
@@ -61,12 +65,21 @@ def private_memory(module: Any) -> None:
     def alloc(self: Any, size: int, options: Any) -> Any:
         if options.external_ptr is not None:
             return shared(self, size, options)
-        memory = mmap.mmap(-1, size, mmap.MAP_ANON | mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        memory = private_pages(size)
         at = module.mv_address(memory)
         view = module.MMIOInterface(at, size, fmt="B")
         return module.HCQBuffer(at, size, meta=memory, view=view, owner=self.dev)
 
     allocator._alloc = alloc
+
+
+def private_pages(size: int) -> mmap.mmap:
+    """Memory of this process's own, in large pages where the system has them and they are asked for."""
+    memory = mmap.mmap(-1, size, mmap.MAP_ANON | mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+    if size >= LARGE_PAGE:
+        with contextlib.suppress(AttributeError, OSError):  # a Python or a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def opened(device: Any) -> None:

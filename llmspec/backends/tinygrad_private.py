@@ -111,6 +111,11 @@ def address_of(buffer: Any) -> int:
     return address
 
 
+def keep_alive(buffer: Any, owner: object) -> None:
+    """Has a CPU's buffer, whose memory is somebody else's, hold on to whose it is."""
+    buffer._buf.meta = owner
+
+
 def copy_in(buffer: Any, content: memoryview) -> None:
     """Copies bytes into a buffer, as many as it has."""
     buffer.ensure_allocated().allocator._copyin(buffer._buf, content)

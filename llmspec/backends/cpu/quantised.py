@@ -17,7 +17,8 @@ import numpy as np
 from tinygrad import Tensor, dtypes
 
 from llmspec.backends.cpu import native
-from llmspec.backends.tensors import memory, tensor
+from llmspec.backends.cpu.arena import Arena
+from llmspec.backends.tensors import memory, refill
 from llmspec.core.quantised import Quantised
 from llmspec.core.weight_types import TYPES
 from llmspec.parts.ops import Linear, WeightLayout
@@ -30,24 +31,35 @@ def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str,
     """Realized tensors of numpy arrays and `Quantised` by name, and the layouts of those that stay quantised: the ones
     that are `readable` by linear layers and look-ups alone, of a type in PACKED. Others become float32."""
     tensors, layouts = dict[str, Tensor](), dict[str, WeightLayout]()
+    kept = {
+        n for n, a in arrays.items() if n in readable and isinstance(a, Quantised) and a.ndim == 2 and a.type in PACKED
+    }
+    arena = Arena(packed_bytes(a) if n in kept else 4 * a.size for n, a in arrays.items())
     for name, array in arrays.items():
-        if not isinstance(array, Quantised):
-            tensors[name] = tensor(array)
-        elif name in readable and array.ndim == 2 and array.type in PACKED:
+        if name in kept:
             layouts[name] = WeightLayout(array.type, *array.shape)
-            tensors[name] = packed(array)
+            tensors[name] = packed(array, arena)
         else:
-            tensors[name] = tensor(array.dequantised())
+            tensors[name] = arena.tensor(array.shape, dtypes.float32)
+            refill(tensors[name], array.dequantised() if isinstance(array, Quantised) else array)
     return tensors, layouts
 
 
-def packed(weight: Quantised) -> Tensor:
-    """A matrix (O, I) as the C products read it: int32 words, without loss."""
-    library, words = native.library(), _words(*weight.shape, TYPES[weight.type].ggml)
-    library.packed_bytes.restype = ctypes.c_int64
-    made = Tensor.empty(library.packed_bytes(*words) // 4, dtype=dtypes.int32, device="CPU")
+def packed_bytes(weight: Quantised) -> int:
+    """Bytes of a matrix as the C products read it."""
+    count = native.library().packed_bytes
+    count.restype = ctypes.c_int64
+    found: int = count(*_words(*weight.shape, TYPES[weight.type].ggml))
+    return found
+
+
+def packed(weight: Quantised, arena: Arena | None = None) -> Tensor:
+    """A matrix (O, I) as the C products read it: int32 words, without loss, in memory of an arena's."""
+    size = packed_bytes(weight)
+    made = (arena or Arena([size])).tensor((size // 4,), dtypes.int32)
     data = np.ascontiguousarray(weight.data)
-    library.pack_quantised(_pointer(memory(made)), _pointer(data), *words)
+    words = _words(*weight.shape, TYPES[weight.type].ggml)
+    native.library().pack_quantised(_pointer(memory(made)), _pointer(data), *words)
     _forget(weight.data)
     return made
 

@@ -177,6 +177,7 @@ typedef struct {
   const float *bias;
   int64_t rows, columns; // of C for one iteration
   float *packed;         // of B; of A where B's columns are a prompt's weights
+  const float *end, *then; // of an iteration over weights that are read once: where they end, what is read after them
 } Gemm;
 
 // C = A · B, or C += A · B; bias (n) is added to every row where given
@@ -200,3 +201,9 @@ INTERNAL int gemm_by_blas(void);
 
 // How far ahead weights that are read once are prefetched, in elements
 enum { PREFETCHED = 4096 };
+
+// What to prefetch while the weights at `w` are read
+static inline const float *ahead_of(const Gemm *p, const float *w) {
+  int64_t past = PREFETCHED - (p->end - w); // beyond the iteration
+  return past < 0 || !p->then ? w + PREFETCHED : p->then + past;
+}

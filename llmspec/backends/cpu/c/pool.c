@@ -1,6 +1,7 @@
 // A pool of threads for loops: what an iteration computes does not depend on who runs it, so the bits are the same with
 // any number of threads.
 #include "pool.h"
+#include "ahead.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -85,30 +86,34 @@ static inline void restore_denormals(uint64_t before) {
 }
 
 static inline uint64_t ticket(uint32_t number, int64_t i) { return (uint64_t)number << 32 | (uint32_t)i; }
-static inline int64_t range_start(int64_t count, int thread) { return count * thread / pool.threads; }
+int64_t range_start(int64_t count, int thread) { return count * thread / pool.threads; }
 
 // Takes iterations of one job until none is left. Whoever comes late finds another number and leaves: nobody waits for
-// a thread that the system has put aside, unless it holds an iteration.
+// a thread that the system has put aside, unless it holds an iteration. What a thread has done is told once, at its end:
+// told one by one, the count would go back and forth between the cores.
 static void worker_loop(uint32_t number, int thread) {
+  int64_t done = 0;
   for (int d = 0; d < pool.threads; d++) {
     int owner = (thread + d) % pool.threads;
     for (;;) {
       uint64_t t = atomic_load(&pool.tickets[owner].next);
-      if ((uint32_t)(t >> 32) != number) return;
-      if ((int64_t)(uint32_t)t >= range_start(atomic_load(&pool.count), owner + 1)) break;
+      if ((uint32_t)(t >> 32) != number || (int64_t)(uint32_t)t >= range_start(atomic_load(&pool.count), owner + 1)) break;
       if (!atomic_compare_exchange_weak(&pool.tickets[owner].next, &t, t + 1)) continue;
       pool.task(pool.job, (int64_t)(uint32_t)t, thread);
-      atomic_fetch_sub(&pool.unfinished, 1);
+      done++;
     }
   }
+  if (done) atomic_fetch_sub(&pool.unfinished, done);
 }
 
 static void *worker_main(void *thread) {
   uint32_t seen = 0;
+  Fetched fetched = {0};
   flush_denormals();
   for (;;) {
     int spins = 0;
     while (atomic_load(&pool.number) == seen) {
+      if (fetch_ahead(&fetched, (int)(intptr_t)thread)) continue;
       if (++spins < SPINS_BEFORE_SLEEP) {
         if (spins % SPINS_BEFORE_YIELD)
           relax();
@@ -155,6 +160,7 @@ static void parallel_for_pool(Task task, const void *job, int64_t count) {
 static _Thread_local int alone = -1; // as work_alone has set it
 
 void work_alone(int thread) { alone = thread; }
+int works_alone(void) { return alone >= 0; }
 
 void parallel_for(Task task, const void *job, int64_t count) {
   uint64_t before = flush_denormals();

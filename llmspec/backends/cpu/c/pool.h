@@ -20,8 +20,12 @@ INTERNAL void parallel_for(Task task, const void *job, int64_t count);
 // From now on this thread does all of a call by itself, as number `thread` of the pool, while its neighbours do others;
 // -1: calls are divided again.
 INTERNAL void work_alone(int thread);
+INTERNAL int works_alone(void);
 
 int64_t thread_count(void);
+
+// The first of a job's iterations that a thread begins with; it goes on to the first one of the next thread.
+INTERNAL int64_t range_start(int64_t count, int thread);
 
 enum { NO_ERROR, OUT_OF_MEMORY, INDEX_OUT_OF_RANGE };
 

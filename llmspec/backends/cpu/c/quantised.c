@@ -2,6 +2,7 @@
 //
 // Integers are summed within a block, exactly; blocks are added up one after another in float32, in the same order for one
 // row as for many, so that a prompt's rows get what decoding gives them, bit for bit.
+#include "ahead.h"
 #include "gemm.h"
 #include "quantised.h"
 
@@ -52,7 +53,8 @@ typedef struct {
   int64_t iterations[3];
   const float *x;
   uint8_t *rounded;
-  int64_t n, k;
+  int64_t n, k, total; // total: iterations of all layers
+  const Weights *next; // what the product after this one reads, 0 if nobody knows
 } Product;
 
 static void round_rows(const void *job, int64_t i, int thread) {
@@ -89,9 +91,9 @@ static inline __attribute__((always_inline)) void load_scales(const int scales, 
   }
 }
 
-// y of one group of outputs for the rows of a tile, while the memory from `next` on is prefetched
+// y of one group of outputs for the rows of a tile, while the memory from `next` on is prefetched, if there is any
 static inline __attribute__((always_inline)) void tile(const Layer *p, int64_t group, int64_t k, const uint8_t *x, float *y,
-                                                       const int rows, const Form form, int ahead) {
+                                                       const int rows, const Form form, const uint8_t *next) {
 #pragma clang fp contract(off) reassociate(off)
   int64_t blocks = k / QUANT_BLOCK, bytes = group_bytes(form, k), step = bytes / blocks;
   const uint8_t *lines = p->w + group * bytes, *scales = lines + blocks * line_bytes(form);
@@ -101,12 +103,12 @@ static inline __attribute__((always_inline)) void tile(const Layer *p, int64_t g
 #pragma clang loop unroll(full)
   for (int part = 0; part < PARTS; part++) {
     Floats sums[TILE] = {{0}};
-    const uint8_t *at = lines + part * VECTOR, *record = x, *next = lines + PREFETCHED * 4;
-    for (int64_t b = 0; b < blocks; b++, at += line_bytes(form), record += rows * RECORD, next += step) {
+    const uint8_t *at = lines + part * VECTOR, *record = x, *ahead = next;
+    for (int64_t b = 0; b < blocks; b++, at += line_bytes(form), record += rows * RECORD, ahead += step) {
       Bytes w[8];
       Floats scale, other;
-      if (ahead && !part)
-        for (int64_t j = 0; j < step; j += LINE) __builtin_prefetch(next + j, 0, 2);
+      if (next && !part)
+        for (int64_t j = 0; j < step; j += LINE) __builtin_prefetch(ahead + j, 0, 3);
 #pragma clang loop unroll(full)
       for (int j = 0; j < 8; j++) {
         if (form.quants == SIGNED) w[j] = load_bytes(at + j * LINE);
@@ -143,22 +145,29 @@ static inline __attribute__((always_inline)) void tile(const Layer *p, int64_t g
 }
 
 // The groups of an iteration for all rows: a tile's activations stay near while it meets each group.
-static inline __attribute__((always_inline)) void tiles(const Product *p, const Layer *layer, int64_t i, const Form form) {
+static inline __attribute__((always_inline)) void tiles(const Product *p, const Layer *layer, int64_t i, const uint8_t *then,
+                                                        const Form form) {
   int64_t first = i * layer->groups, end = min64(first + layer->groups, ceil_div(layer->outputs, GROUP)), rows;
+  int64_t bytes = group_bytes(form, p->k);
   for (int64_t row = 0; row < p->n; row += rows) {
     const uint8_t *x = p->rounded + row * p->k / QUANT_BLOCK * RECORD;
     float *y = layer->y + row * layer->stride;
     rows = tile_rows(p->n - row);
-    for (int64_t group = first; group < end; group++)
-      if (rows == TILE) tile(layer, group, p->k, x, y, TILE, form, !row);
-      else if (rows == 4) tile(layer, group, p->k, x, y, 4, form, !row);
-      else if (rows == 2) tile(layer, group, p->k, x, y, 2, form, !row);
-      else tile(layer, group, p->k, x, y, 1, form, !row);
+    for (int64_t group = first; group < end; group++) {
+      int64_t past = PREFETCHED * 4 - (end - group) * bytes; // beyond the iteration
+      const uint8_t *next = row ? 0 : past < 0 || !then ? layer->w + group * bytes + PREFETCHED * 4 : then + past;
+      if (rows == TILE) tile(layer, group, p->k, x, y, TILE, form, next);
+      else if (rows == 4) tile(layer, group, p->k, x, y, 4, form, next);
+      else if (rows == 2) tile(layer, group, p->k, x, y, 2, form, next);
+      else tile(layer, group, p->k, x, y, 1, form, next);
+    }
   }
 }
 
 #define FOR_TYPE(type)                                                                                                 \
-  static void tiles_##type(const Product *p, const Layer *layer, int64_t i) { tiles(p, layer, i, form_of(type)); }
+  static void tiles_##type(const Product *p, const Layer *layer, int64_t i, const uint8_t *then) {                    \
+    tiles(p, layer, i, then, form_of(type));                                                                           \
+  }
 FOR_TYPE(Q4_0)
 FOR_TYPE(Q4_1)
 FOR_TYPE(Q5_0)
@@ -170,23 +179,23 @@ FOR_TYPE(Q6_K)
 
 static void groups_of_layers(const void *job, int64_t i, int thread) {
   const Product *p = job;
-  int j = 0;
-  (void)thread;
+  int last = i + 1 == range_start(p->total, thread + 1) || i + 1 == p->total, j = 0;
   while (i >= p->iterations[j]) i -= p->iterations[j++];
   const Layer *layer = &p->each[j];
+  const uint8_t *then = last ? (const uint8_t *)part_begins(p->next, thread) : i + 1 < p->iterations[j] ? 0 : layer[1].w;
   switch (layer->type) {
-  case Q4_0: return tiles_Q4_0(p, layer, i);
-  case Q4_1: return tiles_Q4_1(p, layer, i);
-  case Q5_0: return tiles_Q5_0(p, layer, i);
-  case Q5_1: return tiles_Q5_1(p, layer, i);
-  case Q8_0: return tiles_Q8_0(p, layer, i);
-  case Q4_K: return tiles_Q4_K(p, layer, i);
-  case Q5_K: return tiles_Q5_K(p, layer, i);
-  case Q6_K: return tiles_Q6_K(p, layer, i);
+  case Q4_0: return tiles_Q4_0(p, layer, i, then);
+  case Q4_1: return tiles_Q4_1(p, layer, i, then);
+  case Q5_0: return tiles_Q5_0(p, layer, i, then);
+  case Q5_1: return tiles_Q5_1(p, layer, i, then);
+  case Q8_0: return tiles_Q8_0(p, layer, i, then);
+  case Q4_K: return tiles_Q4_K(p, layer, i, then);
+  case Q5_K: return tiles_Q5_K(p, layer, i, then);
+  case Q6_K: return tiles_Q6_K(p, layer, i, then);
   }
 }
 
-enum { GROUPS_TOGETHER = 4 };
+enum { GROUPS_TOGETHER = 32 };
 
 void quantised_linear(float *y, const float *x, const uint8_t *w1, const uint8_t *w2, const uint8_t *w3, const float *b1,
                       const float *b2, const float *b3, int64_t n, int64_t k, int64_t o1, int64_t o2, int64_t o3, int64_t t1,
@@ -198,15 +207,20 @@ void quantised_linear(float *y, const float *x, const uint8_t *w1, const uint8_t
   if (!rounded) return;
   for (int64_t start = 0; start < n; start += share) {
     Product p = {.x = x + start * k, .rounded = rounded, .n = min64(share, n - start), .k = k};
-    int64_t total = 0, rounds = 0, left = 0;
+    int64_t rounds = 0, left = 0, groups = 0;
+    Weights read = {0};
+    for (int j = 0; j < 3; j++) groups += ceil_div(o[j], GROUP);
+    int64_t together = max64(1, min64(GROUPS_TOGETHER, groups / (4 * thread_count())));
     for (int j = 0; j < 3; left += o[j++]) {
-      int64_t groups = ceil_div(o[j], GROUP), together = max64(1, min64(GROUPS_TOGETHER, groups / 8));
       p.each[j] = (Layer){y + start * wide + left, wide, w[j], biased ? bias[j] : 0, o[j], types[j], together};
-      total += p.iterations[j] = ceil_div(groups, together);
+      p.total += p.iterations[j] = ceil_div(ceil_div(o[j], GROUP), together);
+      read.at[j] = (const char *)w[j];
+      read.bytes[j] = o[j] ? packed_bytes(o[j], k, types[j]) : 0;
     }
     for (int64_t row = 0; row < p.n; row += tile_rows(p.n - row)) rounds++;
+    p.next = product_begins(p.n <= TILE ? read : (Weights){0}); // a prompt's rows keep the cores busy
     if (rounds == 1) round_rows(&p, 0, 0);
     else parallel_for(round_rows, &p, rounds);
-    parallel_for(groups_of_layers, &p, total);
+    parallel_for(groups_of_layers, &p, p.total);
   }
 }

@@ -16,12 +16,13 @@ static inline __attribute__((always_inline)) void dots(const Gemm *p, int64_t r,
 #pragma clang fp reassociate(off)
   const float *a = p->a.at + r * p->a.row, *w = p->b.at + j * p->b.column;
   int64_t k = p->k, step = p->a.row, t = 0;
+  const float *ahead = ahead_of(p, w);
   float bias = p->bias ? p->bias[j] : 0.0f, *c = p->c + r * p->stride + j;
   Lanes sums[DOT_ROWS][4] = {{{0}}};
   for (; t + 4 * LANES <= k; t += 4 * LANES) {
 #pragma clang loop unroll(full)
     for (int u = 0; u < 4; u++) {
-      if (!r) __builtin_prefetch(w + t + u * LANES + PREFETCHED, 0, 2);
+      if (!r) __builtin_prefetch(ahead + t + u * LANES, 0, 2);
       Lanes weights = *(const Loose *)(w + t + u * LANES);
 #pragma clang loop unroll(full)
       for (int i = 0; i < rows; i++) sums[i][u] += *(const Loose *)(a + i * step + t + u * LANES) * weights;
@@ -68,7 +69,7 @@ void linear_by_row(float *y, const float *x, const float *const *w, const float 
     for (int j = 0; j < 3; out += o[j++])
       if (o[j])
         each[count++] = (Gemm){out, wide, {x + start * i, i, 1}, {w[j], 1, i}, min64(share, n - start), o[j], i, 0,
-                                  biased ? b[j] : 0, 0, 0, 0};
+                                  biased ? b[j] : 0, 0, 0, 0, 0, 0};
     for (int j = 0; j < count; j++) each[j].columns = gemv_columns(each[j].n);
     if (single)
       gemm_joined(each, count, dots_of_columns);
