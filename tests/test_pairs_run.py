@@ -127,6 +127,17 @@ def facts(run: Path) -> dict[str, object]:
     return {**files, **{name: rows(run, name, "learn") for name in ("metrics", "samples")}}
 
 
+def test_explain_shows_answers_and_what_they_looked_at(straight: tuple[Path, Path]) -> None:
+    shown = tiny.call("explain", straight[1]).stdout
+    assert "exact match" in shown and "ROUGE-L" in shown and "wanted:" in shown and "chrF" in shown
+    *_, last = rows(straight[1], "samples", "learn")
+    answer = last["attention"]
+    assert [word for word, _ in answer] == last["text"].split() and last["text"] == last["target"]
+    for (_, looks), digit in zip(answer, last["prompt"].split(), strict=True):
+        assert digit in {at for at, _ in looks} and 0 < sum(share for _, share in looks) <= 1.001
+    assert re.search(r"← \d+ \d+%", shown)
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 def planned(folder: Path, found: list[dict[str, Any]], *overrides: str, text: str = SPEC) -> Any:
     return llmspec.compile(load_spec(write(folder, text, found), list(overrides)).spec)

@@ -56,6 +56,10 @@ class Sample:
     """Where its prompt was taken from, where the spec has none."""
     error: str = ""
     """Why it could not be drawn."""
+    target: str = ""
+    """What was to be said, where that is known."""
+    attention: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+    """Each word of the text, with the words of the prompt that it looked at most and their shares."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +263,21 @@ def _speed(seconds: Curve, tokens: float | None) -> Curve:
 
 
 def _samples(folder: PhaseFolder) -> tuple[Sample, ...]:
-    texts = ("prompt", "text", "finish_reason", "from", "error")
-    return tuple(Sample(int(r["step"]), *(str(r.get(k, "")) for k in texts)) for r in folder.samples.read())
+    texts = ("prompt", "text", "finish_reason", "from", "error", "target")
+    found = list[Sample]()
+    for row in folder.samples.read():
+        prompt, text, reason, origin, error, target = (str(row.get(k, "")) for k in texts)
+        looks = _looks(row.get("attention"))
+        found.append(Sample(int(row["step"]), prompt, text, reason, origin, error, target, looks))
+    return tuple(found)
+
+
+def _looks(saved: Any) -> tuple[tuple[str, tuple[tuple[str, float], ...]], ...]:
+    """What a sample's row has of attention; nothing where that is of another form."""
+    try:
+        return tuple((str(word), tuple((str(at), float(share)) for at, share in looks)) for word, looks in saved or ())
+    except (TypeError, ValueError):
+        return ()
 
 
 def _ledger(shares: Sequence[SharePlan], saved: Any, whole: bool) -> tuple[LedgerRow, ...]:

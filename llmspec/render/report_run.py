@@ -21,6 +21,9 @@ from llmspec.render.terminal import Screen, Text
 SAMPLE_STAGES = 3
 """Samples shown of each prompt: the first, the last and what lies between."""
 SAMPLE_LINES = 4
+SAMPLE_WORDS = 12
+"""Words of an answer whose attention is shown."""
+SIDE = (0, 0, 0, 4)
 STYLES = {"done": "green", "begun": "yellow", "waiting": "dim", "of another plan": "red"}
 
 
@@ -219,6 +222,7 @@ def show_samples(console: Screen, phase: PhaseRun) -> None:
         chosen = sorted({round(i * last / (SAMPLE_STAGES - 1)) for i in range(SAMPLE_STAGES)})
         for sample in (samples[i] for i in chosen):
             show_sample(console, phase.name, sample)
+        show_attention(console, samples[-1])
 
 
 def show_sample(console: Screen, phase: str, sample: Sample) -> None:
@@ -239,3 +243,17 @@ def show_sample(console: Screen, phase: str, sample: Sample) -> None:
         console.print(Padding(line, (0, 0, 0, 4)))
     if len(wrapped) > SAMPLE_LINES:
         console.print(Text("    …", style="dim"))
+    if sample.target:
+        hit = sample.text.split() == sample.target.split()
+        wanted = Text(f"wanted: {visible(sample.target).strip()}", style="green" if hit else "yellow")
+        console.print(Padding(wanted, SIDE))
+
+
+def show_attention(console: Screen, sample: Sample) -> None:
+    """What of the source each word of an answer looked at."""
+    if not sample.attention:
+        return
+    width = max(len(visible(word)) for word, _ in sample.attention)
+    for word, looks in sample.attention[:SAMPLE_WORDS]:
+        shares = ", ".join(f"{visible(at)} {share:.0%}" for at, share in looks)
+        console.print(Padding(Text(f"{visible(word):{width}} ← {shares}", style="dim"), SIDE))

@@ -238,7 +238,7 @@ class Engine:
             row: dict[str, Any] = {"step": self.step, "prompt": sample.prompt}
             row |= {"from": sample.origin} if sample.origin else {}
             row |= {"text": sample.text, "finish_reason": sample.finish_reason}
-            row |= {name: found for name in ("error", "target") if (found := getattr(sample, name))}
+            row |= {name: found for name in ("error", "target", "attention") if (found := getattr(sample, name))}
             self.folder.samples.append(row)
             if sample.error:
                 self.say("a sample", f"could not be drawn ({sample.error})")

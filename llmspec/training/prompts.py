@@ -54,7 +54,8 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
         return tuple(written(plan, part, codec, text) for text in part.prompts)
     asked = part.dialogues or part.pairs
     found = [p for p in openings(phase, prepared) if len(p.tokens) <= longest(plan)] if asked else []
-    return tuple(found[: part.texts_drawn]) or (Prompt("", prompt(plan, codec, "", False), False),)
+    every = max(1, len(found) // part.texts_drawn) if part.pairs else 1  # pairs lie sorted in many a list
+    return tuple(found[::every][: part.texts_drawn]) or (Prompt("", prompt(plan, codec, "", False), False),)
 
 
 def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
@@ -211,6 +212,8 @@ def chosen(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> list[str]:
     long = sum(len(p.tokens) > longest(plan) for p in found)
     fit = len(found) - long
     count = "first dialogue" if len(taken) == 1 else f"first {len(taken)} dialogues"
+    if phase.phase.pairs:
+        count = "source" if len(taken) == 1 else f"sources of {len(taken)} pairs"
     said = (
         f"{phase.name} has no `prompts:`; its samples answer the {count} of the {taken[0].origin}"
         if fit

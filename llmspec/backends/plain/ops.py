@@ -178,7 +178,9 @@ class Ops(Updates):
         scale = 1 / math.sqrt(width) if scores.scale is None else scores.scale
         q = self.contiguous_barrier(q_BTHd.transpose(1, 2) * scale)
         q = q.reshape(batch * kv, group * queries, width)
-        k, v = (self.contiguous_barrier(x.transpose(1, 2)).reshape(batch * kv, keys, width) for x in (k_BSKd, v_BSKd))
+        k, v = (
+            self.contiguous_barrier(x.transpose(1, 2)).reshape(batch * kv, keys, x.shape[-1]) for x in (k_BSKd, v_BSKd)
+        )
         x = self.matmul(q, k, transpose_b=True).reshape(batch, heads, queries, keys)
         if scores.softcap is not None:
             x = self.softcap(x, scores.softcap)
@@ -189,7 +191,7 @@ class Ops(Updates):
         sinks = None if scores.sinks is None else scores.sinks.reshape(1, heads, 1, 1)
         weights = self.softmax(x, mask, sinks)
         out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
-        return out.reshape(batch, heads, queries, width).transpose(1, 2)
+        return out.reshape(batch, heads, queries, v_BSKd.shape[-1]).transpose(1, 2)
 
     # -- norms and activations -----------------------------------------------------------------------------------
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:

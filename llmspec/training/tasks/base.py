@@ -13,6 +13,9 @@ from llmspec.training.trainer import Arrays, StepTaken, Trainer
 Shapes = dict[str, tuple[int, ...]]
 
 
+Looks = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+
+
 class Sample(NamedTuple):
     """What a model says to a prompt while it trains."""
 
@@ -25,6 +28,8 @@ class Sample(NamedTuple):
     error: str = ""
     target: str = ""
     """What was to be said, where that is known."""
+    attention: Looks = ()
+    """Each word of the answer, with the words of the prompt that it looked at most and their shares."""
 
 
 class Validation(NamedTuple):

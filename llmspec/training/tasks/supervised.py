@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmspec.compiler.plan import PhasePlan
@@ -10,11 +10,11 @@ from llmspec.core.problems import LlmspecError, RunError
 from llmspec.data.inputs import Arrays
 from llmspec.data.layout import Batch
 from llmspec.data.ledger import Ledger
-from llmspec.decoding.generate import generate
+from llmspec.decoding.generate import Generation, generate
 from llmspec.model.decoder import Decoder
 from llmspec.training.context import RunContext
 from llmspec.training.prompts import Prompt, prompts_of
-from llmspec.training.tasks.base import Sample, Task, Validation
+from llmspec.training.tasks.base import Looks, Sample, Task, Validation
 from llmspec.training.trainer import StepTaken, Trainer
 
 
@@ -62,22 +62,27 @@ class Supervised(Task):
         """Text as the model writes it now; chat phases answer their prompts."""
         for prompt in self._prompts:
             try:
-                text, reason = self._answer(trainer, prompt)
+                said = self._answer(trainer, prompt)
+                looks = self.looks(trainer, prompt, said.tokens)
             except Exception as e:
                 self._decoder = None  # nobody knows where it stopped
                 why = e.problems[0].message if isinstance(e, LlmspecError) else f"{type(e).__name__}: {e}"
                 yield Sample(prompt.text, "", "error", prompt.origin, why, target=prompt.target)
             else:
-                yield Sample(prompt.text, text, reason, prompt.origin, target=prompt.target)
+                yield Sample(
+                    prompt.text, said.text, said.finish_reason, prompt.origin, target=prompt.target, attention=looks
+                )
 
-    def _answer(self, trainer: Trainer, prompt: Prompt) -> tuple[str, str]:
-        """(what the model says to a prompt, why it ends there)."""
+    def looks(self, trainer: Trainer, prompt: Prompt, answer: Sequence[int]) -> Looks:
+        """What of a prompt each word of an answer looked at; nothing where that is not known."""
+        return ()
+
+    def _answer(self, trainer: Trainer, prompt: Prompt) -> Generation:
+        """What the model says to a prompt."""
         plan, codec = self.context.plan, self.context.prepared.codec
-        answers = generate(
-            self.decoder(trainer), codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat
-        )
-        said = answers[0]
-        return said.text, said.finish_reason
+        return generate(self.decoder(trainer), codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[
+            0
+        ]
 
     def decoder(self, trainer: Trainer) -> Decoder:
         """What draws text from the weights as they are now."""
