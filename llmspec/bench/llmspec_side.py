@@ -8,6 +8,7 @@ from typing import Any
 from llmspec.bench.batches import batch, prompt
 from llmspec.bench.task import CHECKED, ROWS, WARM, Result, Task, greedy, tokens_of
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.forecast.machine import memory_rate
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import Numbers, timed
 from llmspec.model.device import allocated, open_device
@@ -24,7 +25,14 @@ def run(task: Task) -> Result:
         read = made.read_bytes
     # A captured step keeps its memory, so that what is allocated after it is the most that ever was.
     held = peak_bytes() if task.plan.device.startswith("CPU") else allocated()
-    return Result(name=name(task.plan.device), seconds=seconds, check=check, peak_bytes=held, read_bytes=read)
+    return Result(
+        name=name(task.plan.device),
+        seconds=seconds,
+        check=check,
+        peak_bytes=held,
+        read_bytes=read,
+        memory_rate=memory_rate(task.plan.device) if task.work == "decode" else 0.0,
+    )
 
 
 def name(device: str) -> str:

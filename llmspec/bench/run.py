@@ -232,8 +232,8 @@ def reported(task: Task, found: list[list[Result]], machine: Machine | None) -> 
         rows = [row(work, "prompt", "s", *seconds), rate(tokens_of(task)[0], "speed", "tokens/s")]
     elif work == "decode":
         rows = [row(work, "token", "s", *seconds), rate(1, "speed", "tokens/s")]
-        if machine is not None and (read := ours[0].read_bytes):
-            share = tuple(read / s / machine.product_bytes for s in seconds[0])
+        if all(r.read_bytes and r.memory_rate for r in ours):
+            share = tuple(r.read_bytes / s / r.memory_rate for r, s in zip(ours, seconds[0], strict=True))
             rows.append(row(work, "share of memory rate", "share", share, ()))
     else:
         rows = [row(work, "step", "s", *seconds), rate(ROWS, "speed", "tokens/s")]
