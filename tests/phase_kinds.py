@@ -13,6 +13,16 @@ SHARED = "mixture: {facts: 100%}, budget: 30 steps, micro_batch_size: 2, optimiz
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pretrain": ("gradient_accumulation_steps: 2", ()),
     "sft": ("prompts: [one]", ()),
+    "seq2seq": (
+        "",
+        (
+            "model.encoder={layers: 1, context: 12}",
+            'data.sources.facts.source="{q}"',
+            'data.sources.facts.target="{a}"',
+            "data.sources.facts.text=null",
+            "data.sources.facts.dialogue=null",
+        ),
+    ),
     "masked_lm": ("", ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}")),
 }
 """Kind -> (settings of its own, what else its spec sets)."""
