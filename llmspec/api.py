@@ -153,10 +153,11 @@ def measured(
     from llmspec.data.checks import data_checks
     from llmspec.data.notices import notices
     from llmspec.data.prepare import prepare
+    from llmspec.training.minutes import resolved
     from llmspec.training.other_models import closed
     from llmspec.training.prompts import rehearse
 
-    plan = closed(plan, notice)
+    plan = resolved(closed(plan, notice), None, notice)
     prepared = prepare(plan, progress=progress)
     plan = complete(plan, prepared.measured)
     for said in rehearse(plan, prepared):
@@ -227,12 +228,16 @@ def known(path: Path, overrides: list[str] | None, progress: Progress | None = N
     from llmspec.core.problems import DataError
     from llmspec.data.checks import data_checks
     from llmspec.data.prepare import prepare
+    from llmspec.training.minutes import open_minutes, resolved
     from llmspec.training.other_models import closed
 
     _, plan = compiled(path, overrides)
     if not plan.phases:
         return Known(plan)
-    plan = closed(plan)
+    plan = resolved(closed(plan), measure=False)
+    if any(map(open_minutes, plan.phases)):
+        measure = command("explain", path_word(path), "--time")
+        return Known(plan, f"how many steps its minutes are is not known yet; {measure} measures this machine")
     try:
         prepared = prepare(plan, offline=True, progress=progress, most=READ_ANEW)
     except DataError as e:

@@ -31,15 +31,16 @@ def planned_run(
     from llmspec.data.prepare import prepare
     from llmspec.explain.dry_run import explain_dry_run
     from llmspec.runs.run import RunFolder
+    from llmspec.training.minutes import resolved
+    from llmspec.training.other_models import closed
     from llmspec.training.selection import Selection, chosen
-    from llmspec.training.start_models import closed
 
     reading, plan = compiled(path, overrides)
     folder, selection = RunFolder(out or RUNS / plan.name), Selection(only, start)
     chosen(plan, selection)
     folder.accept(plan)
     with reading.placing():
-        plan = closed(plan)
+        plan = resolved(closed(plan), folder)
         plan = complete(plan, prepare(plan, offline=offline, progress=progress).measured)
     return explain_dry_run(plan, folder, selection)
 

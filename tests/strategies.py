@@ -261,7 +261,7 @@ def phase_settings(
     )
     out["mixture"] = draw(mixtures(names))
     epochs = st.sampled_from(list(out["mixture"])).map(lambda name: f"1 epochs of {name}")
-    fixed = st.sampled_from(["4 steps", "6 steps", "256 tokens", "0.5k tokens", "2 MFLOPs"])
+    fixed = st.sampled_from(["4 steps", "6 steps", "256 tokens", "0.5k tokens", "2 MFLOPs", "3 minutes (4 steps)"])
     out["budget"] = draw(st.one_of(fixed, epochs))
     if earlier and draw(st.booleans()):
         out["from"] = draw(st.sampled_from(earlier))

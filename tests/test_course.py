@@ -17,6 +17,7 @@ from test_going_back import Halting
 from llmspec.compiler import check_sections, compile_spec
 from llmspec.core.metrics import Metric
 from llmspec.core.problems import RunError
+from llmspec.core.units import Budget
 from llmspec.explain.run import explain_run
 from llmspec.parts.phases.course import EarlyStopping, Keep
 from llmspec.parts.phases.pretrain import Pretrain
@@ -160,6 +161,7 @@ def test_the_law_of_patience(
     """Beside a plain reading of what it says; and the same when it is saved and goes on anywhere."""
     name = "accuracy" if higher else "loss"
     phase = Pretrain.model_construct(
+        budget=Budget(1.0, "steps"),
         early_stopping=EarlyStopping(metric=name, patience=patience, min_delta=min_delta),
         keep=Keep(best=best),
     )
@@ -181,7 +183,9 @@ def test_the_law_of_patience(
 
 
 def test_a_mean_over_sources_and_a_number_that_is_none() -> None:
-    course = Course(Pretrain.model_construct(early_stopping=EarlyStopping(patience=2), keep=None))
+    course = Course(
+        Pretrain.model_construct(budget=Budget(1.0, "steps"), early_stopping=EarlyStopping(patience=2), keep=None)
+    )
     both = [Metric("loss", 2.0, "nats/token", s, "lower") for s in ("a", "b")]
     assert course.validated(1, both) and course.best[0].value == 2.0
     assert not course.validated(2, both[:1], ["b"]), "without one of its sources there is no mean"

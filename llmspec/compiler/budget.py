@@ -1,4 +1,4 @@
-"""How long a phase is, in whichever unit the spec says it: tokens, steps, epochs of a source or FLOPs.
+"""How long a phase is, in whichever unit the spec says it: tokens, steps, epochs of a source, FLOPs or minutes.
 
 All units meet in optimizer steps, which are whole: a budget is met by the first step that reaches it.
 """
@@ -48,7 +48,10 @@ def tokens_per_step(model: ModelPlan, phase: Phase) -> int:
 
 
 def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] | None = None) -> int | None:
-    """Optimizer steps of a budget; None for epochs of a source whose tokens (`sizes`) are not known."""
+    """Optimizer steps of a budget; None for epochs of a source whose tokens (`sizes`) are not known, and for minutes
+    on a machine that has not said how many steps these are."""
+    if budget.unit == "minutes":
+        return budget.steps
     if budget.unit == "steps":
         return int(budget.amount)
     if budget.unit == "FLOPs":
@@ -74,8 +77,8 @@ def length(steps: int, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] 
 
 
 def readable(model: ModelPlan, phase: Phase) -> Phase:
-    """The phase with a budget that can be laid out in blocks without knowing what a step costs."""
-    if phase.budget.unit != "FLOPs":
+    """The phase with a budget that can be laid out in blocks without knowing what a step costs, or takes."""
+    if phase.budget.unit not in ("FLOPs", "minutes"):
         return phase
     return phase.model_copy(update={"budget": Budget(float(steps_of(phase.budget, model, phase) or 1), "steps")})
 

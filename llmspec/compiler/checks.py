@@ -154,7 +154,7 @@ def budget_check(plan: Plan) -> Check:
         most = max(((s.epochs or 0.0, s.source) for s in phase.shares), default=(0.0, ""))
         repeats = f", {most[1]} most often: {most[0]:.3g} of {caps.get(most[1], 0):g} epochs" if phase.exact else ""
         told.append(f"{phase.name}: {phase.steps:,} steps, {phase.tokens or 0:,} tokens{repeats}")
-    evidence = "; ".join(told) + ("; epochs are known when the data are read" if waiting else "")
+    evidence = "; ".join(told) + ("; the rest is known when the data are read" if waiting else "")
     return Check(name=BUDGETED, holds=None if waiting else True, evidence=evidence)
 
 

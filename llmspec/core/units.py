@@ -14,6 +14,9 @@ _BUDGET = re.compile(rf"{_NUMBER}\s*(?P<unit>tokens?|steps?|epochs?)(?:\s+of\s+(
 _BYTES = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>[kmgt]i?b|b)", re.IGNORECASE)
 BYTES = {"b": 1, **{f"{c}{i}b": (1024 if i else 1000) ** n for n, c in enumerate("kmgt", 1) for i in ("", "i")}}
 """Bytes by unit, in lower case: kB counts in thousands, KiB in 1,024s."""
+_MINUTES = re.compile(
+    r"(?P<number>\d[\d_]*(?:\.\d+)?)(?P<scale>)\s*minutes?(?:\s*\((?P<steps>\d{1,15}) steps?\))?", re.IGNORECASE
+)
 _FLOPS = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<scale>[kMGTPEZY]?)flops?", re.IGNORECASE)
 FLOP_SCALES = {"": 1.0, **{prefix: 1e3**n for n, prefix in enumerate("kmgtpezy", 1)}}
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
@@ -85,13 +88,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Budget(Text):
-    """How long to train: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs` of matrix products."""
+    """How long to train: `2M tokens`, `400 steps`, `3 epochs of wiki`, `10 minutes` or `2 PFLOPs` of products."""
 
-    examples: ClassVar[tuple[str, ...]] = ("2M tokens", "400 steps", "3 epochs of wiki")
+    examples: ClassVar[tuple[str, ...]] = ("2M tokens", "400 steps", "3 epochs of wiki", "10 minutes")
 
     amount: float
-    unit: Literal["tokens", "steps", "epochs", "FLOPs"]
+    unit: Literal["tokens", "steps", "epochs", "FLOPs", "minutes"]
     source: str | None = None
+    steps: int | None = None
+    """Of minutes, how many steps they are, once a machine has said it: `10 minutes (240 steps)`."""
 
     @classmethod
     def parse(cls, value: object) -> Budget:
@@ -100,9 +105,14 @@ class Budget(Text):
             amount := _scaled(work, FLOP_SCALES[work["scale"].lower()], MOST_FLOPS)
         ) > 0:
             return cls(amount, "FLOPs")
+        if (time := _MINUTES.fullmatch(str(value).strip())) and (minutes := _scaled(time, 1.0, MOST)) > 0:
+            steps = int(time["steps"]) if time["steps"] else None
+            if steps != 0:
+                return cls(minutes, "minutes", None, steps)
         if not match or isinstance(value, bool):
             raise ValueError(
-                "expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`"
+                "expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki`, `10 minutes` "
+                "or `2 PFLOPs`"
             )
         unit, source = match["unit"].lower().rstrip("s") + "s", match["source"]
         amount = _scaled(match, SCALES[match["scale"].lower()], MOST)
@@ -122,6 +132,9 @@ class Budget(Text):
     def __str__(self) -> str:
         if self.unit == "FLOPs":
             return flop_text(self.amount)
+        if self.unit == "minutes":
+            number = f"{self.amount:g}" if float(f"{self.amount:g}") == self.amount else repr(self.amount)
+            return f"{number} minutes" + (f" ({self.steps} steps)" if self.steps else "")
         return f"{short(self.amount)} {self.unit}" + (f" of {self.source}" if self.source else "")
 
 

@@ -23,7 +23,7 @@ from llmspec.runs.certificate import Certificate, PhaseCertificate
 from llmspec.runs.files import disk_errors
 from llmspec.runs.lock import Lock
 from llmspec.runs.run import RunFolder
-from llmspec.training import start_models
+from llmspec.training import minutes, other_models
 from llmspec.training.callbacks import Callback, Step
 from llmspec.training.run import resolved, sources_of, train
 from llmspec.training.selection import ALL
@@ -53,7 +53,7 @@ def certify(
         with folder.alone() as notices, getting_ready(plan.device), workers.kept(), guest.visit():
             for said in notices:
                 notice(said)
-            plan = start_models.closed(plan, notice)
+            plan = minutes.resolved(other_models.closed(plan, notice), folder, notice)
             whole = prepare(plan, offline=offline, progress=progress)
             full = complete(plan, whole.measured)
             short = shortened(plan)

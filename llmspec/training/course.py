@@ -14,6 +14,7 @@ from llmspec.core.problems import Problem, RunError, SpecError
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.course import Judged
 from llmspec.runs.best import Best, best_of
+from llmspec.training.minutes import Clock
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class Course:
     """Judges validations. `waited` validations in a row have not improved on `top` by more than `min_delta`."""
 
-    def __init__(self, phase: Phase) -> None:
-        self.phase, self.judged = phase, phase.judged
+    def __init__(self, phase: Phase, steps: int = 0) -> None:
+        self.phase, self.judged, self.clock = phase, phase.judged, Clock(phase.budget, steps)
         self.best: tuple[Best, ...] = ()
         """The best validations so far, the best first: their checkpoints are kept."""
         self.top: float | None = None
@@ -36,6 +37,8 @@ class Course:
 
     def why(self) -> str:
         """Why it is over, in words."""
+        if not self.over:
+            return f"its {self.phase.budget.amount:g} minutes are used up"
         stopping = self.phase.early_stopping
         assert stopping is not None
         of = f" of {stopping.source}" if stopping.source else ""
@@ -66,12 +69,18 @@ class Course:
 
     def dump(self) -> dict[str, Any]:
         """JSON-able form; empty where nothing of it is asked for."""
+        clock = {} if self.clock.limit is None else {"steps": self.clock.steps}
         if self.judged is None:
-            return {}
-        return {"best": [b._asdict() for b in self.best], "top": self.top, "waited": self.waited}
+            return clock
+        return {"best": [b._asdict() for b in self.best], "top": self.top, "waited": self.waited, **clock}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Goes on from what `dump` gave. Raises RunError where it is damaged."""
+        if self.clock.limit is not None:
+            steps = saved.get("steps")
+            if not isinstance(steps, int) or not 0 < steps <= self.clock.steps:
+                raise RunError("what it says of the length of the phase is damaged", hint="remove it")
+            self.clock.steps = steps
         if self.judged is None:
             return
         top, waited = saved.get("top"), saved.get("waited", 0)

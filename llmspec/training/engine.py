@@ -44,14 +44,14 @@ class Engine:
         others: Weights = MappingProxyType({}),
     ) -> None:
         assert phase.steps is not None, "a phase is run with a completed plan"
-        self.context, self.plan, self.folder, self.total = context, phase, folder, phase.steps
+        self.context, self.plan, self.folder, self.planned = context, phase, folder, phase.steps
         self.phase, self.step, self.noted = phase.phase, 0, False
         self.tally = PhaseStats(folder.about.get("facts"))
         if allocated():
             gc.collect()  # models that nobody holds any more would go while this one is measured
         self.others = allocated()
         """Bytes of tensors that were there before: those of other models in this process."""
-        self.task, self.course = TASKS[phase.phase.kind](context, phase), Course(phase.phase)
+        self.task, self.course = TASKS[phase.phase.kind](context, phase), Course(phase.phase, phase.steps)
         state = None
         if found := self._found():
             start, state = {**start, **found[0]}, found[1]
@@ -77,8 +77,8 @@ class Engine:
         if found is None:
             return None
         saved, (start, state, tensors) = found
-        if saved.step > self.total:
-            raise foreign(saved, f"it is of step {saved.step}, and the phase has {self.total}")
+        if saved.step > self.planned:
+            raise foreign(saved, f"it is of step {saved.step}, and the phase has {self.planned}")
         try:
             self.course.restore(saved.cursor().get("course", {}))
             self.task.restore(saved.cursor().get("task", {}), tensors, saved.step)
@@ -116,12 +116,14 @@ class Engine:
         self.context.watcher.phase_starts(self.plan, self.step)
         while not self.over:
             self.advance()
+            if late := self.course.clock.late(self.step, self.tally):
+                self.context.watcher.notice(f"{self.plan.name}: {late}")
             better = (self.due(self.phase.evaluate_every) or self.step == self.total) and self.validate()
             if self.due(self.phase.sample_every) or self.over:
                 with self.tally.spending("samples", self.task.samples_drawn):
                     self.sample()
             self.tally.holds(self.held())
-            if self.due(self.phase.checkpoint_every) or better or self.over or self.context.stop.asked:
+            if self.due(self.phase.checkpoint_every) or better or late or self.over or self.context.stop.asked:
                 self.save()
             if self.context.stop.asked and not self.over:  # also while it was saved
                 raise self.context.stop.interrupted()
@@ -134,16 +136,21 @@ class Engine:
         return self.left()
 
     @property
+    def total(self) -> int:
+        """Steps of the phase; a budget in minutes may come to fewer than were planned."""
+        return self.course.clock.steps
+
+    @property
     def over(self) -> bool:
         """Whether the phase has come to its end."""
         return self.step == self.total or self.course.over
 
     def ended(self) -> dict[str, Any]:
         """What is noted of a phase that ends before its budget; it is said, too."""
-        if self.step == self.total:
+        if self.step == self.planned:
             return {}
         why = self.course.why()
-        self.context.watcher.notice(f"{self.plan.name} ends after step {self.step:,} of {self.total:,}: {why}")
+        self.context.watcher.notice(f"{self.plan.name} ends after step {self.step:,} of {self.planned:,}: {why}")
         return {"ended": {"step": self.step, "why": why}}
 
     def left(self) -> dict[str, Any]:
@@ -185,7 +192,7 @@ class Engine:
         self.folder.metrics.append(row)
         self.folder.timing.append({"step": self.step, "seconds": seconds})
         self.tally.spent("steps", seconds)
-        flops = (self.plan.flops or 0.0) / self.total
+        flops = (self.plan.flops or 0.0) / self.planned
         step = Step(self.step, self.total, metrics, scalars[0], taken.norm, read, seconds, flops)
         self.context.watcher.stepped(step)
 

@@ -23,7 +23,7 @@ from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import RunFolder
-from llmspec.training import other_models, start_models
+from llmspec.training import minutes, other_models, start_models
 from llmspec.training.callbacks import Callback, Shielded, only_noted
 from llmspec.training.course import check_course
 from llmspec.training.prompts import rehearse
@@ -76,7 +76,7 @@ def run(
             for notice in notices:
                 watcher.notice(notice)
             check_room(folder.path, plan)
-            plan = other_models.closed(plan, watcher.notice)
+            plan = minutes.resolved(other_models.closed(plan, watcher.notice), folder, watcher.notice)
             prepared = prepare(plan, offline=offline, progress=watcher.progress)
             train(
                 folder, complete(plan, prepared.measured), prepared, dict(files or {}), watcher, stop, wanted, selection

@@ -67,8 +67,9 @@ class Phase(Part):
     mixture: dict[str, Share] = Field(min_length=1)
     """Share of the tokens taken from each source, together 100%."""
     budget: Budget
-    """How long: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`. Tokens are those read from data, padding
-    excluded; FLOPs are those of all matrix products, forward, backward and in the optimizer."""
+    """How long: `2M tokens`, `400 steps`, `3 epochs of wiki`, `10 minutes` or `2 PFLOPs`. Tokens are those read from
+    data, padding excluded; FLOPs are those of all matrix products, forward, backward and in the optimizer; minutes are
+    as many steps as this machine takes in that time, fewer where they turn out to take longer."""
     micro_batch_size: int = Field(16, gt=0, le=1 << 24)
     """Sequences of `context` tokens per pass."""
     gradient_accumulation_steps: int = Field(1, gt=0, le=1 << 24)
