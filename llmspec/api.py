@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from llmspec.core.targets import Target
     from llmspec.data.prepare import PreparedData
     from llmspec.decoding.language_model import LanguageModel
-    from llmspec.exchange.exporting import Exported
     from llmspec.explain.compare import DifferenceReport
     from llmspec.explain.file import FileReport
     from llmspec.explain.part import PartReport
@@ -314,38 +313,6 @@ def origin_of(path: Path | None) -> str:
     if isinstance(folder, ForeignModel):
         return folder.origin
     return folder.notes.origin if isinstance(folder, ModelFolder) else ""
-
-
-def exported(
-    path: Path | None,
-    model: LanguageModel,
-    out: Path,
-    *,
-    gguf: bool = False,
-    family: str = "",
-    shard: int | None = None,
-    type: str = "",
-    text: Path | None = None,
-    progress: Progress = lambda what, done, total: None,
-) -> Exported:
-    """Writes the model that was opened from a path into the new folder `out`, for transformers or as a GGUF file: the
-    arguments are those of `export_folder` and `export_gguf`. Raises RunError, LlmspecError."""
-    from llmspec.exchange.exporting import export_folder
-    from llmspec.exchange.gguf_exporting import export_gguf
-    from llmspec.formats.hf.exporting import SHARD
-    from llmspec.runs.run import RunFolder
-
-    origin = origin_of(path)
-    if not gguf:
-        return export_folder(model, out, origin=origin, family=family, shard=shard or SHARD, progress=progress)
-    folder = model_folder(path)
-    stored = None
-    if not isinstance(folder, RunFolder):  # whose weights may be in types of their own, in which they stay
-        progress("reading the weights", 0, 0)
-        _, stored, _ = folder.weights(folder.plan(), model.phase)
-    return export_gguf(
-        model, out, weights=stored, type=type, origin=origin, family=family, text=text, progress=progress
-    )
 
 
 def is_saved_model(path: Path) -> bool:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmspec.api import RUNS, Progress, compiled
+from llmspec.api import RUNS, Progress, compiled, model_folder, origin_of
 
 if TYPE_CHECKING:
+    from llmspec.decoding.language_model import LanguageModel
+    from llmspec.exchange.exporting import Exported
     from llmspec.explain.dry_run import DryRunReport
     from llmspec.runs.certificate import Certificate
     from llmspec.spec import SpecReading
@@ -62,3 +64,35 @@ def certificate(
     reading, plan = compiled(path, overrides)
     with reading.placing():
         return certify(plan, out or RUNS / plan.name, files=files(reading), notice=say, offline=offline)
+
+
+def exported(
+    path: Path | None,
+    model: LanguageModel,
+    out: Path,
+    *,
+    gguf: bool = False,
+    family: str = "",
+    shard: int | None = None,
+    type: str = "",
+    text: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Exported:
+    """Writes the model that was opened from a path into the new folder `out`, for transformers or as a GGUF file: the
+    arguments are those of `export_folder` and `export_gguf`. Raises RunError, LlmspecError."""
+    from llmspec.exchange.exporting import export_folder
+    from llmspec.exchange.gguf_exporting import export_gguf
+    from llmspec.formats.hf.exporting import SHARD
+    from llmspec.runs.run import RunFolder
+
+    origin = origin_of(path)
+    if not gguf:
+        return export_folder(model, out, origin=origin, family=family, shard=shard or SHARD, progress=progress)
+    folder = model_folder(path)
+    stored = None
+    if not isinstance(folder, RunFolder):  # whose weights may be in types of their own, in which they stay
+        progress("reading the weights", 0, 0)
+        _, stored, _ = folder.weights(folder.plan(), model.phase)
+    return export_gguf(
+        model, out, weights=stored, type=type, origin=origin, family=family, text=text, progress=progress
+    )

@@ -58,7 +58,7 @@ def export(
     json_: Json = False,
 ) -> Any:
     """Export a model for transformers or llama.cpp, then read it back and compare ids, logits, text and dialogues."""
-    from llmspec.api import exported
+    from llmspec.api_runs import exported
     from llmspec.render.report_exchange import show_exported
     from llmspec.render.waiting import waiting
 
