@@ -31,7 +31,16 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
     head, read = phase.objective.head, share_read(model, phase)
     products = walk.forward_flops(model, head, read) + walk.backward_flops(model, head, read)
+    if phase.activation_checkpointing:
+        products += layer_flops(model)
+        other += tokens * each.forward
     return Cost(products=products * tokens, other=other)
+
+
+def layer_flops(model: ModelPlan) -> float:
+    """FLOPs per token of the products of all layers forward: what is done again where activations are not kept."""
+    inside = ("attention", "cross_attention", "mlp")
+    return sum(p.uses * p.rate * p.part.flops(p.dims) for p in walk.walk(model) if p.kind in inside)
 
 
 def forward_cost(model: ModelPlan, phase: Phase) -> Cost:

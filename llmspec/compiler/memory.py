@@ -125,6 +125,8 @@ class ActivationSizes:
 
     def measure_blocks(self) -> None:
         """Goes over the network's blocks."""
+        self.again = 0.0
+        """What a layer keeps while its activations are computed again; 0 where all are kept."""
         model, h, first, reached = self.model, self.memory_model, 0, walk.reached_layers(self.model)
         for stack in model.stacks:
             tokens, dims_of = self.tokens * walk.rate(model, stack), walk.stack_dims(model, stack)
@@ -141,12 +143,16 @@ class ActivationSizes:
                 self.scores = max(self.scores, *scores)
                 self.hidden = max(self.hidden, tokens * sum(n for kind, n in kept if kind == "mlp"))
             first += len(stack.order)
+        if self.phase.activation_checkpointing:
+            # What enters each layer, and the last norm, is kept; a layer's own activations come and go.
+            self.again, self.kept = self.block(), [self.stream] * (len(self.kept) + 1)
+            return
         if around := h.parts_kept * self.tokens * model.embedding.saved_for_backward(model.dims):
             self.kept.append(around)  # by the norm of the embedding
 
     def block(self) -> float:
         """What the block that keeps most keeps for its backward pass."""
-        return max(self.kept, default=0.0)
+        return self.again or max(self.kept, default=0.0)
 
     def moments(self) -> list[PeakCandidate]:
         """What a training step holds when it may hold most."""
@@ -157,12 +163,14 @@ class ActivationSizes:
         capped = getattr(self.model.heads[self.phase.objective.head], "softcap", None) is not None
         logits = ((self.phase.objective.logit_arrays or h.logits) + h.capped * capped) * self.outputs
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
-        inside = max(self.hidden * 5 / 3 + self.stream, h.scores_passing * self.scores - self.hidden)
+        # Where they are computed again, what follows the MLP is not, and copies of its states are gone. Fitted.
+        copied = 1.0 if self.again else 5 / 3
+        inside = max(self.hidden * copied + self.stream, h.scores_passing * self.scores - self.hidden)
         # The update of several passes is a step of its own, whose places lie beside those of a pass.
         update = self.update() if self.phase.gradient_accumulation_steps > 1 else 0.0
         moments = [
             (kept + 4 * self.stream, logits, 0.0, "as the backward pass starts"),
-            (kept + inside, 0.0, self.head_gradient(), "in the backward pass of the last block"),
+            (kept + self.again + inside, 0.0, self.head_gradient(), "in the backward pass of the last block"),
             (self.block() + inside, 0.0, parameters, "in the backward pass of the first block"),
         ]
         if embedded := self.embedding_trained():

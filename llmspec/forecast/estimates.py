@@ -128,7 +128,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     """What the pieces of a step take, each by its own rate."""
     tokens, width = phase.micro_batch_size * model.context * phase.gradient_accumulation_steps, model.d_model
     matrices, pieces = [t for t in model.tensors if t.role == "matrix"], list(walk.walk(model))
-    passed = BACKWARD * trained_share(model, phase) * 2 * tokens
+    passed = (BACKWARD * trained_share(model, phase) + phase.activation_checkpointing) * 2 * tokens
     attentions = [(p.uses * p.rate, p.dims) for p in pieces if p.kind in ("attention", "cross_attention")]
     norms = sum(p.uses * p.rate for p in pieces if p.kind == "norm")
     hidden = sum(
@@ -176,6 +176,7 @@ def shape_key(model: ModelPlan, phase: Phase) -> str:
             model.model_dump(mode="json"),
             phase.micro_batch_size,
             phase.gradient_accumulation_steps,
+            *(["activation checkpointing"] if phase.activation_checkpointing else []),
             phase.document_mask,
             phase.max_grad_norm is not None,
             phase.optimizer.model_dump(mode="json"),

@@ -7,16 +7,19 @@ place; learning rate, bias corrections, random key and the weight of each target
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
+from llmspec.backends.plain.ops import Ops
 from llmspec.compiler.plan import PhasePlan
 from llmspec.compiler.updates import Updates, state_shapes, tensor_states
 from llmspec.compiler.walk import walk
 from llmspec.core.hashing import digest
 from llmspec.model.others import OtherModels
+from llmspec.model.recomputing import Tape
 from llmspec.model.transformer import Transformer, block_context, states_at
 from llmspec.parts.ops import WeightLayout
 from llmspec.parts.optimizers.base import AVERAGE, TRAINED
@@ -58,8 +61,9 @@ class Steps:
         phase = self._phase
         parts = [p.model_dump(mode="json") for p in (self._network, phase.optimizer, phase.objective)]
         parts += [other.model.model_dump(mode="json") for other in self._beside.values()]
+        again = ["activation checkpointing"] if phase.activation_checkpointing else []
         packed = [sorted(self._layouts.items())] if self._layouts else []
-        return digest([*parts, phase.max_grad_norm, *self.updates.address(), *packed])
+        return digest([*parts, phase.max_grad_norm, *self.updates.address(), *packed, *again])
 
     def state_shapes(self) -> Shapes:
         """Optimizer state by name, as `state_shapes`."""
@@ -70,10 +74,12 @@ class Steps:
         return {n: state.get(f"{n}:{TRAINED}", w) for n, w in weights.items()}
 
     # -- the graphs ----------------------------------------------------------------------------------------------
-    def _losses(self, tensors: Tensors, inputs: Tensors, key: Tensor | None, validating: bool = False) -> list[Tensor]:
+    def _losses(
+        self, ops: Ops, tensors: Tensors, inputs: Tensors, tape: Tape | None = None, validating: bool = False
+    ) -> list[Tensor]:
         """The sums of a batch, in the order of their names; every loss times its weight."""
-        ops = self._backend.ops(inputs, key, self._network.dropout)
         context = block_context(inputs)
+        context = context if tape is None else replace(context, through=tape.through)
         hidden = self._model.hidden(ops, tensors, inputs, context)
         if (places := inputs.get("places")) is not None:
             hidden = states_at(ops, hidden, places)
@@ -88,11 +94,15 @@ class Steps:
         return [found[name] for name in (self.evaluated if validating else self.sums)]
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
-        key = inputs["key"] if self._network.dropout else None
-        sums = self._losses({**weights, **tables}, inputs, key)
+        ops = self._backend.ops(inputs, inputs["key"] if self._network.dropout else None, self._network.dropout)
+        names = [t.name for t in self._trained]
+        tape = Tape(ops, names) if self._phase.activation_checkpointing else None
+        sums = self._losses(ops, {**weights, **tables}, inputs, tape)
         named = dict(zip(self.sums, sums, strict=True))
         whole = sum((named[name] for name in self._added), sums[0])
-        gradients = whole.gradient(*(weights[t.name] for t in self._trained))
+        if tape is not None:
+            return sums, tape.gradients(whole, sums, weights, names)
+        gradients = whole.gradient(*(weights[name] for name in names))
         Tensor.realize(*sums, *gradients)
         return sums, gradients
 
@@ -144,6 +154,6 @@ class Steps:
         Tensor.realize(*ops.written)
 
     def _evaluate(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-        sums = self._losses({**weights, **tables}, inputs, None, True)
+        sums = self._losses(self._backend.ops(inputs), {**weights, **tables}, inputs, validating=True)
         Tensor.realize(*sums)
         return tuple(sums)

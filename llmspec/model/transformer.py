@@ -6,7 +6,7 @@ Shape letters: B batch, T queries, S keys, D width, K key/value heads, d head wi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.ops import Ops
 from llmspec.compiler import walk
-from llmspec.compiler.masks import CROSS, ENCODER, RANGES, masks_of
+from llmspec.compiler.masks import ENCODER, RANGES
 from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
 from llmspec.core.hashing import digest
 from llmspec.model.weight_view import Weights
@@ -42,6 +42,15 @@ class LayerContext(NamedTuple):
     """The encoder's keys and values, where the layer looks at them."""
 
 
+Through = Callable[..., Tensor]
+"""through(f, w, *inputs): what f(w, *inputs) gives."""
+
+
+def at_once(function: Callable[..., Tensor], w: Weights, *inputs: Tensor) -> Tensor:
+    """The function itself."""
+    return function(w, *inputs)
+
+
 @dataclass(frozen=True)
 class AttentionContext:
     """What the queries of one call see: their positions, the keys' positions, the masks, and the KV cache."""
@@ -55,6 +64,9 @@ class AttentionContext:
     """Which tokens are no padding, (B, T) bool; None where there is none."""
     crossed: Callable[[int], tuple[Tensor, Tensor]] | None = None
     """Keys and values of the encoder's states for a layer, where they are kept; None: they are made of its text."""
+
+    through: Through = at_once
+    """How a part of the pass is carried out, of which one may keep a record."""
 
     def at(self, layer: int, mask: str) -> LayerContext:
         """What the queries of a layer see."""
@@ -227,14 +239,16 @@ class Transformer:
         *encoders, decoder = self._stacks
         states: Tensor | None = None
         if encoders and context.crossed is None:
-            states = self.encoded(ops, w, inputs)
+            states = self.encoded(ops, w, inputs, context.through)
         return self._run(ops, w, decoder, inputs, context, last, states)
 
-    def encoded(self, ops: Ops, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+    def encoded(
+        self, ops: Ops, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor], through: Through = at_once
+    ) -> Tensor:
         """The encoder's last states (B, S, D) of `encoder_tokens` (B, S) int32."""
         w = self._view(tensors)
         own = {name.removeprefix(ENCODER): t for name, t in inputs.items() if name.startswith(ENCODER)}
-        return self._run(ops, w, self._stacks[0], own, encoder_context(inputs))
+        return self._run(ops, w, self._stacks[0], own, replace(encoder_context(inputs), through=through))
 
     def crossed(self, ops: Ops, tensors: Mapping[str, Tensor], states: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, S, K, d) that a layer of the decoder looks at, of the encoder's states (B, S, D)."""
@@ -255,23 +269,47 @@ class Transformer:
         states: Tensor | None = None,
     ) -> Tensor:
         """What a stack makes of its inputs (B, T, D), looking at the encoder's states (B, S, D) where there are any."""
-        plan, ops.counted = stack.plan, context.filled
-        x = ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, inputs, context.queries, stack)))
+        plan, ops.counted, norm = stack.plan, context.filled, stack.final_norm
+        through = context.through
+
+        def begun(w: Weights) -> Tensor:
+            return ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, inputs, context.queries, stack)))
+
+        def layer_of(number: int) -> Callable[..., Tensor]:
+            return lambda w, x, *states: self._layer(ops, w, stack, number, context, last, x, *states)
+
+        x = through(begun, w)
         for layer in range(len(plan.order)):
-            block, at_end = stack.block(layer), last if layer == len(plan.order) - 1 else None
-            bw, pw = w.under(walk.layer_path(plan, layer)), w.under(block.plan.position_name)
-            view = context.at(layer, block.plan.mask.name)
-            if block.cross is not None:
-                if context.crossed is not None:
-                    made = context.crossed(layer)
-                else:
-                    assert states is not None
-                    made = self.crossed(ops, w, states, layer)
-                view = view._replace(cross=CrossView(made, context.ranges["cross"]))
-            x = block.forward(ops, bw, pw, x, view, at_end)
-        if stack.final_norm is not None:
-            x = ops.contiguous_barrier(stack.final_norm(ops, w.under(f"{walk.prefix(plan)}final_norm"), x))
-        return x
+            x = through(layer_of(layer), w, x, *(() if states is None else (states,)))
+        if norm is None:
+            return x
+        return through(
+            lambda w, x: ops.contiguous_barrier(norm(ops, w.under(f"{walk.prefix(plan)}final_norm"), x)), w, x
+        )
+
+    def _layer(
+        self,
+        ops: Ops,
+        w: Weights,
+        stack: Stack,
+        layer: int,
+        context: AttentionContext,
+        last: Tensor | None,
+        x: Tensor,
+        states: Tensor | None = None,
+    ) -> Tensor:
+        """What a layer makes of its input."""
+        block, at_end = stack.block(layer), last if layer == len(stack.plan.order) - 1 else None
+        bw, pw = w.under(walk.layer_path(stack.plan, layer)), w.under(block.plan.position_name)
+        view = context.at(layer, block.plan.mask.name)
+        if block.cross is not None:
+            if context.crossed is not None:
+                made = context.crossed(layer)
+            else:
+                assert states is not None
+                made = self.crossed(ops, w, states, layer)
+            view = view._replace(cross=CrossView(made, context.ranges["cross"]))
+        return block.forward(ops, bw, pw, x, view, at_end)
 
     def embedded(
         self, ops: Ops, w: Weights, inputs: Mapping[str, Tensor], positions: Tensor, stack: Stack | None = None
@@ -325,47 +363,3 @@ class Transformer:
     def head_name(self, head: str | None) -> str:
         """A head's name; of None that of the one that generates, or else the first."""
         return head or self.plan.generating_head or next(iter(self.plan.heads))
-
-
-def assert_complete(model: Transformer) -> None:
-    """The tensors that the forward pass reads are exactly the Plan's table, and those that its parts declare; raises
-    AssertionError naming the rest.
-
-    Layers of one block do the same with tensors of their own, so each stack runs with the first layer of each block.
-    """
-    plan = model.plan
-    declared, table = {name: t.shape for name, t in walk.tensor_specs(plan)}, {t.name: t.shape for t in plan.tensors}
-    absent, unread = set(declared) - set(table), set(table) - set(declared)
-    assert not absent, f"the table has no {sorted(absent)}"
-    unread |= _unread(plan.model_copy(update={"stacks": tuple(_each_block_once(s) for s in plan.stacks)}))
-    assert not unread, f"the forward pass never reads {sorted(unread)}"
-    wrong = sorted(name for name in table if table[name] != declared[name])
-    assert not wrong, f"the table has other shapes than the parts for {wrong}"
-
-
-def _each_block_once(stack: StackPlan) -> StackPlan:
-    return stack.model_copy(update={"order": tuple(dict.fromkeys(stack.order))})
-
-
-def _unread(plan: ModelPlan) -> set[str]:
-    """The tensors of a model's parts that its forward pass does not read."""
-    model = Transformer(plan)
-    tensors = {name: Tensor.empty(*t.shape) for name, t in walk.tensor_specs(plan)}
-    names = set(tensors)
-    tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
-    w = Weights(tensors, adapter=plan.adapter)
-    length = min(2, plan.context)
-    inputs = {"tokens": Tensor.empty(1, length, dtype="int32")}
-    masked = [RANGES + name for name in masks_of(plan)]
-    if plan.encoder is not None:
-        source = min(3, plan.encoder_context)
-        inputs[f"{ENCODER}tokens"] = Tensor.empty(1, source, dtype="int32")
-        own = [f"{RANGES}{ENCODER}{name}" for name in masks_of(plan, plan.encoder)]
-        inputs |= {name: Tensor.empty(1, source, 2, dtype="int32") for name in own}
-        masked.append(CROSS)
-    inputs |= {name: Tensor.empty(1, length, 2, dtype="int32") for name in masked}
-    hidden = model.hidden(Ops(), w, inputs, block_context(inputs))
-    for name, head in plan.heads.items():
-        out = model.head(Ops(), w, hidden, name)
-        assert out.shape[-1] == head.outputs(plan.dims), f"the head {name} gives {out.shape[-1]} outputs"
-    return names - w.read

@@ -49,6 +49,10 @@ class Weights(Mapping[str, Tensor]):
             return layer
         return layer._replace(adapter=self._adapter.build(self.under(name)))
 
+    def fresh(self) -> Weights:
+        """The same, with nothing read."""
+        return Weights(self._tensors, self._prefix, set(), self._layouts, self._frozen, self._adapter)
+
     def under(self, name: str) -> Weights:
         below = f"{self._prefix}{name}."
         return Weights(self._tensors, below, self.read, self._layouts, self._frozen, self._adapter)

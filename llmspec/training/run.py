@@ -131,7 +131,8 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
     search.say = watcher.notice
     open_device(plan.device, plan.beam)
     from llmspec.backends.backend import backend
-    from llmspec.model.transformer import Transformer, assert_complete
+    from llmspec.model.completeness import assert_complete
+    from llmspec.model.transformer import Transformer
     from llmspec.training.context import RunContext
 
     for i, planned in enumerate(plan.phases):

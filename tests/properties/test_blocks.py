@@ -22,8 +22,9 @@ from llmspec.compiler.masks import Relation, decoding_ranges, range_inputs, unsu
 from llmspec.compiler.memory import decoding_bytes
 from llmspec.compiler.plan import ModelPlan, Plan, period
 from llmspec.core.problems import SpecError
+from llmspec.model.completeness import assert_complete
 from llmspec.model.mask_check import graph_check
-from llmspec.model.transformer import Transformer, Weights, assert_complete, block_context
+from llmspec.model.transformer import Transformer, Weights, block_context
 from llmspec.parts import heads, mlps
 from llmspec.parts.base import Dims
 from llmspec.parts.masks import TABLE as MASKS

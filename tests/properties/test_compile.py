@@ -21,7 +21,8 @@ from llmspec.spec import load_spec, read_spec
 from llmspec.spec.schema import Spec
 
 open_device("CPU")
-from llmspec.model.transformer import Transformer, assert_complete  # noqa: E402
+from llmspec.model.completeness import assert_complete  # noqa: E402
+from llmspec.model.transformer import Transformer  # noqa: E402
 
 SHIPPED = sorted((tiny.ROOT / "specs").glob("*.yaml"))
 GOLDEN = [tiny.ROOT / "specs/quickstart.yaml", *sorted((tiny.ROOT / "tests/golden").glob("*.yaml"))]

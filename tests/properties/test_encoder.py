@@ -29,8 +29,9 @@ from llmspec.compiler.plan_settings import model_settings
 from llmspec.compiler.sound import model_contradictions
 from llmspec.core.problems import SpecError, dotted
 from llmspec.model import mask_check
+from llmspec.model.completeness import assert_complete
 from llmspec.model.decoder import Decoder
-from llmspec.model.transformer import Transformer, assert_complete, block_context
+from llmspec.model.transformer import Transformer, block_context
 from llmspec.spec.schema import ModelSpec
 
 ROWS, TOKENS, SOURCE, START = 3, 7, 11, 5

@@ -49,6 +49,7 @@ SHAPES = {
         "tokenizer.vocab=4096",
         "model.heads.lm={kind: lm, softcap: 30, scale: 0.5, transform: {norm: {kind: layernorm}}}",
     ],
+    "activations again": ["phases.chat.activation_checkpointing=true", "model.layers=6"],
     "capped on a GPU": ["device=CUDA", "tokenizer.vocab=4096", "model.heads.lm={kind: lm, softcap: 30}"],
 }
 

@@ -27,8 +27,9 @@ from networks import (
 from llmspec.backends.backend import backend
 from llmspec.compiler.masks import Relation
 from llmspec.compiler.plan import ModelPlan, TensorPlan
+from llmspec.model.completeness import assert_complete
 from llmspec.model.steps import Steps
-from llmspec.model.transformer import Transformer, assert_complete
+from llmspec.model.transformer import Transformer
 from llmspec.model.weights import drawn
 from llmspec.parts import attentions, inits, mlps, norms, positions, rope_scalings
 from llmspec.parts.base import Init

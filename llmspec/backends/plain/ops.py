@@ -26,7 +26,8 @@ class Ops(Updates):
     """
 
     def __init__(self, key: Tensor | None = None, dropout: float = 0.0) -> None:
-        self._key, self._rate, self._sites = key, dropout, 0
+        self._key, self._rate, self.sites = key, dropout, 0
+        """`sites`: how many there were so far."""
         self.written: list[Tensor] = []
         """What is to be realized, so that everything assigned here is really written."""
         self.counted: Tensor | None = None
@@ -237,9 +238,9 @@ class Ops(Updates):
         """Drops each number with the model's rate and scales the rest; each call is a site with bits of its own."""
         if not self.drops:
             return x
-        self._sites += 1
+        self.sites += 1
         half = -(-x.numel() // 2)
-        site = Tensor.full((half,), self._sites, dtype=dtypes.uint32)
+        site = Tensor.full((half,), self.sites, dtype=dtypes.uint32)
         bits = random_bits(self._key, Tensor.arange(half, dtype=dtypes.uint32), site)
         keep = bits[: x.numel()].reshape(x.shape) >= int(self._rate * 2**32)
         return keep.contiguous().where(x * (1 / (1 - self._rate)), 0.0)

@@ -107,6 +107,9 @@ class Phase(Part):
     """What is minimised."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Largest global gradient norm; larger gradients are scaled down to it. null: no clipping."""
+    activation_checkpointing: bool = False
+    """Whether the backward pass computes each layer's activations again instead of keeping them all: less memory, and
+    about a third more work; the same step."""
     document_mask: bool = False
     """Whether tokens see only their own document; positions then restart with each document."""
     evaluate_every: Span = Field(default_factory=lambda: percent(20))
