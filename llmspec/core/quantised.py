@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -126,6 +127,18 @@ class Quantised:
         if not shape or shape[-1] != self.shape[-1]:
             raise ValueError(f"blocks lie along {self.shape[-1]} numbers, which {shape} tears apart")
         return Quantised(self.type, shape, self.data)
+
+    def let_go(self) -> None:
+        """Lets go of the pages of a mapped file, which would count as this process's memory; they are read again where
+        they are needed."""
+        import mmap
+
+        data: Any = self.data
+        while not isinstance(data, mmap.mmap | None):
+            data = data.obj if isinstance(data, memoryview) else getattr(data, "base", None)
+        if data is not None and hasattr(data, "madvise"):
+            with contextlib.suppress(OSError, ValueError):
+                data.madvise(mmap.MADV_DONTNEED)
 
     def finite(self) -> bool:
         """Whether every number is finite. Of blocks only the scales are looked at: nothing else can be infinite."""

@@ -64,9 +64,9 @@ class LanguageModel:
             self._quantised = {n: w for n, w in arrays.items() if isinstance(w, Quantised)}
             self._weights, self._layouts = self._backend.hold(arrays, readable(plan.model))
             self._model = Transformer(plan.model, self._layouts)
-            self._tables = tensors_from_numpy(**self._model.tables())
             self._graphs = Graphs(lambda: self._backend.jit(self._forward, graph_key(plan.model, self._layouts)))
             self.decoder = Decoder(plan.model, self._backend, self._weights, start, self._layouts)
+            self._tables = self.decoder._tables  # constants of the positions: the same ones
         self.types = {name: layout.type for name, layout in self._layouts.items()}
         """The types of weights that stay quantised in memory; others are float32."""
         self._embedders = dict[str | None, Embedder]()

@@ -5,11 +5,9 @@ Shape letters: N rows, I inputs, O outputs, V rows of a table.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import itertools
 import math
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +58,7 @@ def packed(weight: Quantised, arena: Arena | None = None) -> Tensor:
     data = np.ascontiguousarray(weight.data)
     words = _words(*weight.shape, TYPES[weight.type].ggml)
     native.library().pack_quantised(_pointer(memory(made)), _pointer(data), *words)
-    _forget(weight.data)
+    weight.let_go()
     return made
 
 
@@ -78,15 +76,6 @@ def _words(*numbers: int) -> list[ctypes.c_int64]:
 
 def _pointer(array: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
-
-
-def _forget(data: Any) -> None:
-    """Lets go of the pages of a mapped file, which have been copied: they would count as this process's memory."""
-    while isinstance(data, np.ndarray | memoryview):
-        data = data.base if isinstance(data, np.ndarray) else data.obj
-    if isinstance(data, mmap.mmap) and hasattr(data, "madvise"):
-        with contextlib.suppress(OSError, ValueError):
-            data.madvise(mmap.MADV_DONTNEED)
 
 
 def linears(address: Tensor, x: Tensor, layers: Sequence[Linear]) -> Tensor:

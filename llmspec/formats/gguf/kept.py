@@ -11,12 +11,12 @@ from llmspec.formats.gguf.reading import Header, WrongGGUF, damaged
 from llmspec.formats.gguf.tokenizers import FILE, Tokenizing, tokenizing
 
 NOTES = "settings.json"
-MADE_BY = ("tokenizers.py", "tokens.py", "sentencepiece.py", "pretokenizers.yaml")
+MADE_BY = ("kept.py", "tokenizers.py", "tokens.py", "sentencepiece.py", "pretokenizers.yaml")
 """Files that say how a tokenizer is made: what is kept was made by these very ones."""
 
 
 def kept(header: Header) -> tuple[Path, Tokenizing]:
-    """(folder that holds tokenizer.json, the tokenizer) of what a file says before its numbers.
+    """(folder that holds tokenizer.json, the tokenizer without that text) of what a file says before its numbers.
 
     Raises RunError for a tokenizer that is not understood, and CacheError.
     """
@@ -31,7 +31,9 @@ def kept(header: Header) -> tuple[Path, Tokenizing]:
         except WrongGGUF as error:  # a text that is none, which is seen as it is gone through
             raise damaged(header.path, str(error)) from None
         text = found.text.encode()
-        notes = {"sha256": hashlib.sha256(text).hexdigest(), "settings": found.settings, "begins": found.begins}
+        sha256 = hashlib.sha256(text).hexdigest()
+        found = Tokenizing("", {**found.settings, "sha256": sha256}, found.begins)
+        notes = {"sha256": sha256, "settings": found.settings, "begins": found.begins}
         write_atomically(folder / FILE, text, 0o600)
         write_atomically(folder / NOTES, json.dumps(notes, ensure_ascii=False).encode(), 0o600)
     return folder, found
@@ -42,7 +44,7 @@ def _read(folder: Path) -> Tokenizing | None:
     try:
         text, notes = read_private(folder / FILE), json.loads(read_private(folder / NOTES))
         if hashlib.sha256(text).hexdigest() == notes["sha256"]:
-            return Tokenizing(text.decode(), notes["settings"], notes["begins"])
+            return Tokenizing("", notes["settings"], notes["begins"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None

@@ -88,7 +88,7 @@ class Tokenizing(NamedTuple):
     """A tokenizer as files of ours have it."""
 
     text: str
-    """tokenizer.json."""
+    """tokenizer.json; '' of one that lies in a folder."""
     settings: dict[str, Any]
     """`tokenizer:` of a spec beside that file."""
     begins: str = ""

@@ -90,7 +90,9 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _finite(files: Files, name: str, shape: tuple[int, ...]) -> Quantised:
     found = files.quantised(name).reshaped(*shape)
-    if not found.finite():
+    finite = found.finite()
+    found.let_go()
+    if not finite:
         raise RunError(
             f"{files.path}: {name} has numbers that are NaN or infinite",
             hint="download it again; if it was made so, it is broken",

@@ -17,6 +17,9 @@ from llmspec.parts.rope_scalings.base import plain_frequencies
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor, WeightView
 
+ROWS = 1024
+"""Positions whose angles are computed at once."""
+
 
 class Rope(Position):
     """Rotates pairs of numbers of each query and key: (i, i + d/2), the half-split form of LLaMA and HF, or neighbours
@@ -82,9 +85,16 @@ class Rope(Position):
         if (shortest := self._growing(dims)) is not None:
             lengths = range(shortest, dims.context + 1)
             return {"frequencies": np.stack([self._frequencies(dims, n) for n in lengths]).astype(np.float32)}
-        angle = np.arange(dims.context)[:, None] * self._frequencies(dims, 0)[None]
-        factor = 1.0 if self.scaling is None else self.scaling.magnitude()
-        return {"cos": (factor * np.cos(angle)).astype(np.float32), "sin": (factor * np.sin(angle)).astype(np.float32)}
+        frequencies, factor = (
+            self._frequencies(dims, 0)[None],
+            1.0 if self.scaling is None else self.scaling.magnitude(),
+        )
+        found = {name: np.empty((dims.context, frequencies.size), np.float32) for name in ("cos", "sin")}
+        for begin in range(0, dims.context, ROWS):  # float64 of all would be many times the tables
+            end = min(begin + ROWS, dims.context)
+            angle = np.arange(begin, end)[:, None] * frequencies
+            found["cos"][begin:end], found["sin"][begin:end] = factor * np.cos(angle), factor * np.sin(angle)
+        return found
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
         """Two products and a sum for each number of the queries and keys that turns."""

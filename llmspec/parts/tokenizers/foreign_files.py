@@ -4,6 +4,7 @@ and what the files beside them say of special tokens."""
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -41,8 +42,9 @@ class Found(NamedTuple):
     """Spellings of further tokens that end an answer."""
 
 
-def read(path: Path, merges: Path | None = None, lowercase: bool | None = None) -> Found:
-    """Raises DataError where a file cannot be read or is of no format that is known here."""
+def read(path: Path, merges: Path | None = None, lowercase: bool | None = None, noted: str | None = None) -> Found:
+    """Raises DataError where a file cannot be read or is of no format that is known here. A tokenizer.json whose sha256
+    (hex) is `noted` was looked at when that was done: going through a large one again takes hundreds of megabytes."""
     beside = {name: _json(path.parent / name) for name in BESIDE if (path.parent / name).is_file()}
     config = beside.get("tokenizer_config.json", {})
     added = _added(config, beside.get("added_tokens.json", {}))
@@ -57,7 +59,7 @@ def read(path: Path, merges: Path | None = None, lowercase: bool | None = None) 
             named = dict.fromkeys(("bos", "eos"), (END, path.name))
     else:
         text = read_text(path)
-        if not _is_tokenizer(text, path):
+        if hashlib.sha256(text.encode()).hexdigest() != noted and not _is_tokenizer(text, path):
             raise DataError(
                 Problem(
                     f"{path} is no tokenizer.json: it has no `model`",

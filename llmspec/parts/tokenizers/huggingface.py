@@ -111,14 +111,14 @@ class HuggingFace(Tokenizer):
 
     def _read(self, base: str) -> foreign_files.Found:
         merges = None if self.merges is None else foreign_files.located(base, self.merges)
-        return foreign_files.read(foreign_files.located(base, self.file), merges, self.lowercase)
+        return foreign_files.read(foreign_files.located(base, self.file), merges, self.lowercase, self.sha256)
 
     def _codec(self, text: str, named: Mapping[str, str], ends: Sequence[str]) -> LibraryCodec:
         """Raises DataError where the library does not read the file, or it lacks a token that is named.
 
         The last one is kept: a model's tokenizer is made several times while it is opened, of megabytes.
         """
-        asked = (text, tuple(named.items()), tuple(ends))
+        asked = (hashed(text), tuple(named.items()), tuple(ends))
         if asked in _LAST:
             return _LAST[asked]
         try:
@@ -151,9 +151,8 @@ class HuggingFace(Tokenizer):
             problems.append(
                 Problem(f"{self.file} has {codec.vocab:,} ids, not {self.vocab:,}", ("vocab",), "leave it out")
             )
-        known = codec.spellings()
         for meaning in NAMED:
-            if (own := getattr(self, meaning)) is not None and own not in known:
+            if (own := getattr(self, meaning)) is not None and not codec.knows(own):
                 hint = one_of(own, list(codec.specials)) if len(codec.specials) else "leave it out"
                 problems.append(Problem(f"{self.file} has no token `{own}`", (meaning,), hint))
         for key, tokens in (("markers", self.markers), ("ends", self.ends or ())):

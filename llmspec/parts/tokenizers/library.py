@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from llmspec.core.heap import give_back
 from llmspec.parts.tokenizers.base import Continuing, Following, decode_bytes, utf8
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
@@ -41,6 +42,7 @@ def opened(text: str) -> Any:
         if type(error).__name__ == "PanicException":  # of Rust: no Exception
             raise ValueError(str(error)) from None
         raise
+    give_back()  # the library frees twice as much as it keeps
     found.no_truncation()
     found.no_padding()
     # Not part of tokenizer.json, so it is set whenever one is opened: text never becomes a special token.
@@ -61,12 +63,11 @@ class LibraryCodec:
         named: Sequence[str] = (),
     ) -> None:
         """`named` are further tokens that text is not to become, though the file does not call them special."""
-        self._text = text
+        self._utf8 = text.encode()  # of a large vocabulary a text takes three times as much
         self._tokenizer = tokenizer = opened(text)
         added = tokenizer.get_added_tokens_decoder()
         special = {token.content for token in added.values() if token.special}
-        known = tokenizer.get_vocab(with_added_tokens=True)
-        if more := [spelling for spelling in named if spelling not in special and spelling in known]:
+        if more := [spelling for spelling in named if spelling not in special and self.knows(spelling)]:
             from tokenizers import AddedToken
 
             old = {token.content: token for token in added.values()}
@@ -79,7 +80,8 @@ class LibraryCodec:
         if tokenizer.post_processor is not None:
             before, after = self._frame()
             self.specials = replace(self.specials, before=before, after=after)
-        self.vocab = 1 + max(chain(known.values(), [-1]))
+        self.vocab = 1 + max(chain(self.ids(), [-1]))
+        give_back()  # a vocabulary as a map is tens of megabytes
         self._reserved = frozenset(ids.values()) - {self.specials.unk}
         self._bytes = dict[int, bytes]()
 
@@ -87,9 +89,9 @@ class LibraryCodec:
         """All ids that stand for something."""
         return self._tokenizer.get_vocab(with_added_tokens=True).values()  # type: ignore[no-any-return]
 
-    def spellings(self) -> Iterable[str]:
-        """All tokens as the vocabulary spells them."""
-        return self._tokenizer.get_vocab(with_added_tokens=True).keys()  # type: ignore[no-any-return]
+    def knows(self, spelling: str) -> bool:
+        """Whether a token is spelled so."""
+        return self._tokenizer.token_to_id(spelling) is not None
 
     def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens that stand before and behind a text that is read as a whole, tried on one."""
@@ -156,8 +158,8 @@ class LibraryCodec:
         )
         spaced = spaced or any(p["type"] == "Prepend" for p in _pieces(self._tokenizer.normalizer, "normalizers"))
         return {
-            Following: opened(_without_spaces(self._text, ("first",))) if first else None,
-            Continuing: opened(_without_spaces(self._text, ("first", "always"))) if spaced else None,
+            Following: opened(_without_spaces(self._utf8.decode(), ("first",))) if first else None,
+            Continuing: opened(_without_spaces(self._utf8.decode(), ("first", "always"))) if spaced else None,
         }
 
     def _unspelled(self, text: str) -> list[int]:
@@ -246,7 +248,7 @@ class LibraryCodec:
         return (whole.removeprefix(before) if whole.startswith(before) else whole).encode()
 
     def to_json(self) -> str:
-        return self._text
+        return self._utf8.decode()
 
 
 def _special(token: Any) -> Any:
