@@ -6,7 +6,7 @@ place; learning rate, bias corrections, random key and the weight of each target
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from llmspec.compiler.walk import walk
 from llmspec.core.hashing import digest
 from llmspec.model.others import OtherModels
 from llmspec.model.recomputing import Tape
-from llmspec.model.transformer import Transformer, block_context, states_at
+from llmspec.model.transformer import Stack, Transformer, block_context, states_at
 from llmspec.parts.ops import WeightLayout
 from llmspec.parts.optimizers.base import AVERAGE, TRAINED
 
@@ -72,6 +72,20 @@ class Steps:
     def live(self, weights: Tensors, state: Tensors) -> Tensors:
         """What a pass of training reads: the weights, or what is trained in their place where they are averages."""
         return {n: state.get(f"{n}:{TRAINED}", w) for n, w in weights.items()}
+
+    # -- without capture -----------------------------------------------------------------------------------------
+    def watch(self, see: Callable[[Stack], Stack]) -> None:
+        """Puts other stacks, made of its own by `see`, in place of the network's."""
+        self._model.watch(see)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the tensors whose gradients `gradients` gives."""
+        return tuple(t.name for t in self._trained)
+
+    def gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
+        """The sums of a pass and the gradients of what is trained, computed as they are asked for."""
+        return self._gradients(weights, tables, inputs)
 
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _losses(

@@ -211,6 +211,10 @@ class Transformer:
         self._stacks = [Stack(plan, stack, hooks) for stack in plan.stacks]
         self._heads: dict[str, HeadFunctions] = {name: head.build(plan.dims) for name, head in plan.heads.items()}
 
+    def watch(self, see: Callable[[Stack], Stack]) -> None:
+        """Puts other stacks, made of its own by `see`, in their place."""
+        self._stacks = [see(stack) for stack in self._stacks]
+
     def _view(self, tensors: Mapping[str, Tensor]) -> Weights:
         if isinstance(tensors, Weights):
             return tensors

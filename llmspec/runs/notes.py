@@ -86,6 +86,8 @@ class PhaseNotes(_Notes):
     """Of the numbers in rows of steps, by name."""
     ledger: list[LedgerNotes] | None = None
     ended: EndNotes | None = None
+    diverged: int | None = None
+    """The step whose numbers were not finite."""
     best: str | None = None
     """Which checkpoint is what the phase leaves, where that is not the last one, in words."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -45,7 +45,7 @@ class Engine:
     ) -> None:
         assert phase.steps is not None, "a phase is run with a completed plan"
         self.context, self.plan, self.folder, self.planned = context, phase, folder, phase.steps
-        self.phase, self.step, self.noted = phase.phase, 0, False
+        self.phase, self.step, self.noted, self.suspect = phase.phase, 0, False, folder.about.get("diverged")
         self.tally = PhaseStats(folder.about.get("facts"))
         if allocated():
             gc.collect()  # models that nobody holds any more would go while this one is measured
@@ -176,10 +176,11 @@ class Engine:
         began = time.perf_counter()
         factor = self.phase.schedule.factor(self.step, self.total)
         scalars = self.trainer.steps.updates.numbers(factor, self.step + 1, self.total)
+        began_in = self.origin(scalars)
         taken = self.task.train(self.trainer, self.step, scalars)
         metrics = self.task.metrics(taken)
         if not all(map(math.isfinite, (*(m.value for m in metrics), taken.norm))):
-            raise self.diverged(metrics, taken)
+            raise self.diverged(metrics, taken, began_in)
         read = self.task.step_taken(self.step, taken)
         self.step += 1
         self.context.stop.unsaved = True
@@ -196,9 +197,20 @@ class Engine:
         step = Step(self.step, self.total, metrics, scalars[0], taken.norm, read, seconds, flops)
         self.context.watcher.stepped(step)
 
-    def diverged(self, metrics: tuple[Metric, ...], taken: StepTaken) -> RunError:
-        """The error of a step that gave no numbers: what helps with these settings, and what is on disk."""
+    def origin(self, scalars: Sequence[float]) -> str:
+        """Where the numbers of the coming step stop being finite, where an earlier run has noted that they do."""
+        if self.suspect != self.step + 1:
+            return ""
+        with only_noted(self.context.watcher, "where it began could not be found out"):
+            return self.trainer.origin(self.task.batches(self.step), scalars, self.step)
+        return ""
+
+    def diverged(self, metrics: tuple[Metric, ...], taken: StepTaken, began_in: str) -> RunError:
+        """The error of a step that gave no numbers: what helps with these settings, and what is on disk. Where it began
+        shows weights of before the step, which are gone: a run that comes to it again looks first."""
         saved, _ = self.folder.checkpoint()
+        self.folder.note(diverged=self.step + 1)
+        again = "" if began_in else "; the same command comes to this step again, and says in which layer it begins"
         clipping = "" if self.phase.max_grad_norm is not None else " or clipping (`max_grad_norm: 1.0`)"
         kept = (
             f"the checkpoint of step {saved.step:,} is kept in {saved.folder}"
@@ -212,9 +224,9 @@ class Engine:
             else f"the norm of the gradient became {taken.norm} ({metrics[0].name} {metrics[0].value:.4g})"
         )
         return RunError(
-            f"{what} at step {self.step + 1} of {self.plan.name}",
+            f"{what} at step {self.step + 1} of {self.plan.name}" + (f"; {began_in}" if began_in else ""),
             hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now), a longer warm-up{clipping} usually "
-            "helps; a changed phase starts from step 0",
+            f"helps; a changed phase starts from step 0{again}",
             consequence=f"every later step would be of no use; {kept}",
         )
 

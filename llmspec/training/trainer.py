@@ -17,6 +17,7 @@ from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
 from llmspec.compiler.linear_layers import may_stay_quantised
 from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
 from llmspec.compiler.updates import copied
+from llmspec.model.origin import origin
 from llmspec.model.others import OtherModels, Weights
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
@@ -108,6 +109,20 @@ class Trainer:
         inputs = {**self._feed(**batch), **self.backend.inputs}
         found = self.steps.evaluate(self.weights, self.tables, inputs)
         return {name: float(to_numpy(one)) for name, one in zip(self.steps.evaluated, found, strict=True)}
+
+    def origin(self, batches: Sequence[Arrays], scalars: Sequence[float], number: int) -> str:
+        """Where the numbers of a step that has not been taken stop being finite; '' where they do not in its passes.
+
+        The graphs of the steps are made anew for it."""
+        import numpy as np
+
+        weight = sum(float(b["loss_weights"].sum()) for b in batches)
+        steps = Steps(self.phase, self.backend, self.layouts)
+        for micro, batch in enumerate(batches):
+            inputs = self._inputs(batch, weight, number, micro, {"scalars": np.array(scalars, np.float32)})
+            if found := origin(steps, self._live, self.tables, inputs):
+                return found
+        return ""
 
     def weight_arrays(self) -> dict[str, Any]:
         """The weights that the phase's artifact holds, as numpy arrays of their own."""
