@@ -23,6 +23,7 @@ BASES = {
     "run SPEC --certify": ["a.yaml", "--certify"],
     "sample": [],
     "sample --plain": ["--plain"],
+    "sample --classify": ["--classify"],
     "chat [RUN]": [],
     "embed [RUN]": [],
     "explain SPEC": ["a.yaml"],

@@ -83,7 +83,7 @@ def test_how_often_is_told_in_digits() -> None:
 def test_records_without_the_field_of_the_split_are_said(tmp_path: Path) -> None:
     lines = [f'{{"text": "the {n}th record of a file", "film": "{n % 9}"}}' for n in range(200)]
     (tmp_path / "a.jsonl").write_text("\n".join([*lines, '{"text": "of no film"}']))
-    text = SPEC.replace("PATH", "*.jsonl").replace("tail 10%", "hash 30% by {film}")
+    text = SPEC.replace("PATH", "*.jsonl").replace("tail 10%", '"hash 30% by {film}"')
     prepared = prepare(compile_spec(load_spec(tiny.write(tmp_path, text)).spec), offline=True)
     assert any("documents without {film}" in said and "a.jsonl:201" in said for said in notices(prepared))
     wrong = text.replace("{film}", "{flim}")

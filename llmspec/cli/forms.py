@@ -45,6 +45,9 @@ SAMPLE_TEXT = _form(
     "with a model that was not trained on dialogues",
 )
 SAMPLE_FILL = _form("sample", "prompt top phase quantize json", "with a model that fills masked places")
+SAMPLE_CLASSIFY = _form(
+    "sample --classify", "prompt prompts classify top phase quantize json", "with a model that tells labels"
+)
 CHAT = _form("chat [RUN]", "system seed phase quantize set json")
 EMBED = _form("embed [RUN]", "text texts out pooling phase quantize json")
 EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
@@ -76,6 +79,7 @@ FORMS = (
     SAMPLE_PLAIN,
     SAMPLE_TEXT,
     SAMPLE_FILL,
+    SAMPLE_CLASSIFY,
     CHAT,
     EMBED,
     EXPLAIN_SPEC,
@@ -114,6 +118,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
         return _explain(values)
     if verb == "run":
         return RUN_DRY if values.get("dry_run") else RUN_CERTIFY if values.get("certify") else RUN
+    if verb == "sample" and values.get("classify"):
+        return SAMPLE_CLASSIFY
     if verb == "sample" and values.get("top") is not None:
         return SAMPLE_FILL
     if verb == "sample":  # whether the model is one for dialogues is known once it is open: `refuse` is asked again
@@ -182,8 +188,11 @@ def check_sets(sets: Collection[str]) -> None:
 
 
 def refuse_answers(model: Any, given: Mapping[str, Any], top: int | None = None) -> None:
-    """Raises LlmspecError for options of drawn text with a model that fills masked places, and the other way round."""
-    if model.fills:
+    """Raises LlmspecError for options of drawn text with a model that fills masked places or tells labels, and the
+    other way round."""
+    if model.tells_labels:
+        refuse(SAMPLE_CLASSIFY, [option for option, value in given.items() if value])
+    elif model.fills:
         refuse(SAMPLE_FILL, [option for option, value in given.items() if value])
     elif top is not None:
         refuse(SAMPLE_CHAT if model.chat else SAMPLE_TEXT, ["top"])

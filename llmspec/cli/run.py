@@ -60,7 +60,7 @@ def run(
     if certify:
         return certified(spec, out, set_, offline, json_)
     with on_signals():  # before anything large is imported
-        from llmspec.parts.phases.base import SPEAKING
+        from llmspec.parts.phases.base import FILLER, OPENED
         from llmspec.render.live import watcher
         from llmspec.training.run import run as train
         from llmspec.training.selection import Selection
@@ -68,8 +68,8 @@ def run(
         loaded, plan = compiled(spec, set_)
         folder = out or RUNS / plan.name
         go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_)
-        speaking = next((phase for phase in reversed(plan.phases) if phase.makes in SPEAKING), None)
-        prompt = "…" if speaking is None or speaking.draws else "… [MASK] …"
+        speaking = next((phase for phase in reversed(plan.phases) if phase.makes in OPENED), None)
+        prompt = "… [MASK] …" if speaking is not None and speaking.makes == FILLER else "…"
         sample = (command("sample", path_word(folder), "--prompt", prompt),) if speaking else ()
         then = (*sample, command("explain", path_word(folder)))
         with loaded.placing(), watcher(go_on, then, aside=json_) as watch:

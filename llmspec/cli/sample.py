@@ -16,7 +16,8 @@ EXAMPLES = (
     "Examples:  `llmspec sample --prompt 'What is a violin?'`  ·  "
     "`llmspec sample runs/quickstart --prompt 'ROMEO' --n 4 --set decoding.temperature=0.5`  ·  "
     "`llmspec sample --prompts questions.txt --batch 32 --json > answers.jsonl`  ·  "
-    "`llmspec sample runs/bert-tiny --prompt 'A violin is a [MASK] instrument.'`"
+    "`llmspec sample runs/bert-tiny --prompt 'A violin is a [MASK] instrument.'`  ·  "
+    "`llmspec sample runs/sentiment --classify --prompts reviews.txt --json`"
 )
 
 
@@ -50,29 +51,41 @@ def sample(
     quantize: Quantize = None,
     top: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="Candidates for each [MASK] of the prompt, 5 if left out."),
+        typer.Option(min=1, max=1000, help="Candidates for each [MASK] of the prompt (5), or labels of a text (all)."),
     ] = None,
+    classify: Annotated[
+        bool, typer.Option("--classify", help="Say which labels the prompt, or each of --prompts, has.")
+    ] = False,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
     """Generate text with a trained model."""
-    from llmspec.cli.forms import prompt_of, refuse_answers, turns_for
-    from llmspec.render import samples
+    from llmspec.cli.classify import told
+    from llmspec.cli.forms import prompt_of, refuse_answers
 
+    unread = {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_}
     if prompts is not None:
-        from llmspec.cli.prompts import answered, prompts_in
-
-        given = prompts_in(prompts)  # before the model is opened, which takes longer
-        model = opened(run, phase, quantize)
-        refuse_answers(model, {"prompts": prompts})
-        return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_, batch)
+        return of_file(run, prompts, system, n, seed, plain, phase, quantize, top, classify, set_, json_, batch)
     needs_prompts(batch)
     prompt = prompt_of(prompt)
     model = opened(run, phase, quantize)
-    refuse_answers(model, {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_}, top)
+    if classify:
+        return told(model, [prompt], top, json_)
+    refuse_answers(model, unread, top)
+    if model.tells_labels:
+        return told(model, [prompt], top, json_)
     if model.fills:
         return masks_filled(model, prompt, top, json_)
-    decoding = decoding_settings(model, set_)
+    return text_drawn(model, prompt, system, n, seed, plain, decoding_settings(model, set_), json_)
+
+
+def text_drawn(
+    model: Any, prompt: str, system: str, n: int, seed: int | None, plain: bool, decoding: Any, json_: bool
+) -> Any:
+    """Answers to a prompt: printed as they are drawn, or as JSON-able data."""
+    from llmspec.cli.forms import turns_for
+    from llmspec.render import samples
+
     chat = model.chat and not plain
     turns = turns_for(model, chat, prompt, system)
     tell_unknown(model, prompt, system)
@@ -80,6 +93,7 @@ def sample(
         answers = model.generate(turns, n=n, seed=seed, chat=chat, decoding=decoding)
         return samples.as_data(model, prompt, answers)
     samples.show(model, prompt, model.stream(turns, n=n, seed=seed, chat=chat, decoding=decoding), n, chat, speed_of)
+    return None
 
 
 def speed_of(model: Any, tokens: int, seconds: float) -> str:
@@ -92,6 +106,37 @@ def speed_of(model: Any, tokens: int, seconds: float) -> str:
     found = speed(plan.model, plan.device, model.types)
     share = found.share(tokens / seconds) if found else None
     return "" if share is None else f" ({share:.0%} of the memory's rate)"
+
+
+def of_file(
+    run: Path | None,
+    prompts: Path,
+    system: str,
+    n: int,
+    seed: int | None,
+    plain: bool,
+    phase: str | None,
+    quantize: str | None,
+    top: int | None,
+    classify: bool,
+    set_: list[str] | None,
+    json_: bool,
+    batch: int | None,
+) -> Any:
+    """Every prompt of a file: answered, or with its labels."""
+    from llmspec.cli.classify import texts_of, told
+    from llmspec.cli.forms import refuse_answers
+    from llmspec.cli.prompts import answered, prompts_in
+
+    given = prompts_in(prompts)  # before the model is opened, which takes longer
+    model = opened(run, phase, quantize)
+    if model.tells_labels:
+        unread = {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_, "batch": batch}
+        refuse_answers(model, unread, top)
+    if classify or model.tells_labels:
+        return told(model, texts_of(given), top, json_)
+    refuse_answers(model, {"prompts": prompts})
+    return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_, batch)
 
 
 def masks_filled(model: Any, prompt: str, top: int | None, as_json: bool) -> Any:

@@ -9,6 +9,7 @@ from llmspec.compiler.checks import plan_checks, refuse
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, Plan, SourcePlan
 from llmspec.core.problems import Problem, SpecError
+from llmspec.parts.phases import Phase
 from llmspec.spec.check import Sections
 from llmspec.spec.schema import Spec
 
@@ -110,10 +111,15 @@ def planned_again(plan: Plan, measured: Measured | None) -> Draft:
         tokenizer=plan.tokenizer,
         chat_template=plan.chat_template,
         sources={s.name: s.source for s in plan.sources},
-        phases={p.name: p.phase for p in plan.phases},
+        phases={p.name: named(p.phase, measured.labels.get(p.name) if measured else None) for p in plan.phases},
         decoding=plan.decoding,
         contamination=plan.contamination,
     )
     draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
     draft = replace(draft, opened={p.name: p.others for p in plan.phases})
     return keys.address_phases(schedule.plan_phases(draft))
+
+
+def named(phase: Phase, labels: tuple[str, ...] | None) -> Phase:
+    """The phase with the labels that were found in its data, where the spec left them open."""
+    return phase if labels is None else phase.model_copy(update={"labels": labels})

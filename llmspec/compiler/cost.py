@@ -31,6 +31,7 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
     head, read = phase.objective.head, share_read(model, phase)
     products = walk.forward_flops(model, head, read) + walk.backward_flops(model, head, read)
+    products += pooling_flops(model, phase) * (1 + any(copy.through for copy in walk.backward(model, head)))
     if phase.activation_checkpointing:
         products += layer_flops(model)
         other += tokens * each.forward
@@ -46,8 +47,9 @@ def layer_flops(model: ModelPlan) -> float:
 def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward with its losses, as in validation: no dropout."""
     tokens = phase.micro_batch_size * model.context
+    products = walk.forward_flops(model, phase.objective.head, share_read(model, phase)) + pooling_flops(model, phase)
     return Cost(
-        products=walk.forward_flops(model, phase.objective.head, share_read(model, phase)) * tokens,
+        products=products * tokens,
         other=tokens * elementwise(model.model_copy(update={"dropout": 0.0}), phase).forward,
     )
 
@@ -84,6 +86,12 @@ def share_read(model: ModelPlan, phase: Phase) -> float:
     """Of a row's states, the share that the head of a phase's objective reads."""
     places = phase.objective.places(model.context)
     return 1.0 if places is None else places / model.context
+
+
+def pooling_flops(model: ModelPlan, phase: Phase) -> float:
+    """FLOPs per token of the product that makes one state of each document of a row."""
+    places = phase.objective.places(model.context) if phase.objective.documents else None
+    return 2.0 * (places or 0) * model.d_model
 
 
 def embedding_gradients(model: ModelPlan, phase: Phase) -> float:

@@ -16,7 +16,11 @@ from llmspec.compiler.updates import Updates
 from llmspec.parts.base import InputSpec
 from llmspec.parts.phases import Phase
 
-__all__ = ["InputSpec", "declared_inputs", "step_inputs"]
+__all__ = ["MEMBERS", "InputSpec", "declared_inputs", "step_inputs"]
+
+MEMBERS = "members"
+"""Input of a pass whose rows hold several documents, (B, K, T) float32: what of each token's state stands for each
+document, such as 1 at its last token."""
 
 NONE: Others = MappingProxyType({})
 
@@ -27,11 +31,16 @@ def declared_inputs(model: ModelPlan, phase: Phase, others: Others = NONE) -> di
     rows, context = phase.micro_batch_size, model.context
     declared = {"tokens": InputSpec((rows, context), "int32", ids=True)}
     declared |= phase.objective.inputs(rows, context)
+    head = model.heads[phase.objective.head]
+    if phase.objective.documents:
+        documents = phase.objective.places(context) or context
+        declared[MEMBERS] = InputSpec((rows, documents, context), "float32")
+        declared |= phase.objective.document_inputs(rows, documents, head)
     # Without a document mask, rows see the same keys unless padding or a prefix matters; positions are the block's.
     for name, mask in masks_of(model).items():
         apart = documents_apart(model, phase) or not mask.causal
         declared[RANGES + name] = InputSpec((rows if apart else 1, context, 2), "int32")
-    if model.heads[phase.objective.head].per_sequence or walk.adds_losses(model.decoder):
+    if (head.per_sequence and not phase.objective.documents) or walk.adds_losses(model.decoder):
         declared["filled"] = InputSpec((rows, context), "int32")
     if documents_apart(model, phase) or walk.follows_length(model, model.decoder):
         declared["positions"] = InputSpec((rows, context), "int32")

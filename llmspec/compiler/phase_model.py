@@ -19,6 +19,7 @@ from llmspec.core.problems import Problem
 from llmspec.parts.adapters import Adapter
 from llmspec.parts.adapters.base import matches
 from llmspec.parts.base import Init
+from llmspec.parts.heads import Head
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL, POLICY
 
@@ -53,15 +54,16 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
         for name in phase.heads
         if name in base.heads
     ]
-    model = with_heads(base, phase) if phase.heads and not problems else base
+    added = phase.added_heads(base.heads, sees_ahead(base))
+    model = with_heads(base, added) if added and not problems else base
     model, found = adapted(model, phase)
     problems += found
     names = [t.name for t in model.tensors]
     problems += wrong_patterns(phase.freeze, names, ("freeze",), "it would freeze nothing")
     free = read_by(model, phase.objective.head)
     if model.adapter is not None:
-        added = tuple(f"{walk.head_path(name)}." for name in phase.heads)
-        free = {name for name in free if model.adapter.owns(name) or name.startswith(added or ("\0",))}
+        own = tuple(f"{walk.head_path(name)}." for name in added)
+        free = {name for name in free if model.adapter.owns(name) or name.startswith(own or ("\0",))}
     frozen = {name for name in names if any(fnmatchcase(name, pattern) for pattern in phase.freeze)}
     if not free - frozen and not problems:
         problems.append(
@@ -82,12 +84,12 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
     return made, problems or [*update_problems(made, phase)]
 
 
-def with_heads(base: ModelPlan, phase: Phase) -> ModelPlan:
+def with_heads(base: ModelPlan, heads: Mapping[str, Head]) -> ModelPlan:
     """The model with the heads that a phase adds after its own."""
     dims, init = base.dims, base.init
     if init is None:
         raise ValueError("a phase adds a head, and the plan does not say how tensors start")
-    added = {name: closed(head, head.defaults(dims)) for name, head in phase.heads.items()}
+    added = {name: closed(head, head.defaults(dims)) for name, head in heads.items()}
     model = base.model_copy(update={"heads": {**base.heads, **added}})
     known = {t.name: t for t in base.tensors}
     tensors = (
@@ -182,3 +184,8 @@ def artifact(phase: Phase, model: ModelPlan) -> str:
     """The sort of artifact that a phase leaves: `model` where it should draw text and its head gives none."""
     draws = model.generates and phase.objective.head == model.generating_head
     return MODEL if phase.makes == POLICY and not draws else phase.makes
+
+
+def sees_ahead(model: ModelPlan) -> bool:
+    """Whether tokens see what follows them, in every block that the heads read."""
+    return not any(block.mask.causal or block.mask.has_prefix for block in model.decoder.blocks)

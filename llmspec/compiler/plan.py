@@ -389,3 +389,5 @@ class Measured(Frozen):
     """By phase: hash of the tokens that the phase reads, so that another phase's sources do not matter to it."""
     decisions: tuple[Decision, ...] = ()
     """How records are read where the spec does not say it."""
+    labels: dict[str, tuple[str, ...]] = {}
+    """By phase: the labels of its documents, where the spec does not list them."""

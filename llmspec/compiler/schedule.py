@@ -51,6 +51,7 @@ def plan_phases(draft: Draft) -> Draft:
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
         problems += [p.at("phases", name) for p in pair_problems(phase, model, draft.sections.sources)]
+        problems += source_problems(phase, draft.sections.sources)
         parent = next((p for p in plans if p.name == phase.parent), None)
         others, unfit = resolved(phase, model, plans, draft.opened.get(name, {}))
         if found := [*objective_problems(phase, model), *start_problems(phase, parent), *unfit]:
@@ -118,6 +119,9 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             "document_mask: false",
             "a decoder would be asked for a document whose beginning no encoder has read",
         )
+    if wrong := [*head_problems(phase, model)]:
+        yield from wrong
+        return
     seeing = [m.name for m in masks_of(model).values() if not (m.causal or m.has_prefix)]
     if objective.predicts != phase.predicts:
         fit = [k for k, p in PHASES.items() if p.predicts == objective.predicts]
@@ -145,6 +149,54 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             "kind: masked_lm, which hides what it asks for, or model.mask: {kind: causal}",
             "the loss would fall to nothing, and the model would have learned to copy",
         )
+
+
+def head_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
+    """An objective that cannot be that of its head, or that of a model of this form."""
+    objective = phase.objective
+    if wrong := objective.wrong_head(model.heads[objective.head]):
+        yield Problem(
+            f"{objective.kind} cannot train the head `{objective.head}`: {wrong}",
+            ("objective", "head") if "head" in objective.model_fields_set else ("objective",),
+            "leave `head:` out, and the phase adds its own",
+            "its loss would be of other numbers",
+        )
+    elif objective.documents and (wrong := unfit_stack(model)):
+        yield Problem(
+            f"a phase of kind {phase.kind} reads whole documents by one stack, and {wrong}",
+            ("kind",),
+            "a model of one stack whose mask is causal or bidirectional",
+            "no state would stand for a document",
+        )
+
+
+def unfit_stack(model: ModelPlan) -> str:
+    """Why a model cannot read several documents a row and say one thing of each; '' where it can."""
+    if model.encoder is not None:
+        return "this model has an encoder and a decoder"
+    prefixed = [m.name for m in masks_of(model).values() if m.has_prefix]
+    return f"the mask {prefixed[0]} has a prefix" if prefixed else ""
+
+
+def source_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Problem]:
+    """Sources that do not say what a phase asks of their records, at the sources' own paths."""
+    for name in phase.mixture if phase.reads else ():
+        if (source := sources.get(name)) is None:
+            continue
+        if getattr(source, phase.reads) is None:
+            yield Problem(
+                f"a phase of kind {phase.kind} reads {name}, which has no `{phase.reads}:`",
+                ("data", "sources", name),
+                f'{phase.reads}: "{{{phase.reads}}}" names the field of its records, in braces',
+                "there would be nothing to learn of its texts",
+            )
+        elif source.text is None:
+            yield Problem(
+                f"{name} has `{phase.reads}:`, and does not say which of its fields are the text",
+                ("data", "sources", name),
+                'text: "{text}" names them, in braces',
+                f"the {phase.reads} might stand in the text itself",
+            )
 
 
 def prompt_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:

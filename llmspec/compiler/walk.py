@@ -177,6 +177,13 @@ def adds_losses(stack: StackPlan) -> bool:
     return any(part.adds_losses for block in stack.blocks for _, part, _ in block_pieces(block))
 
 
+def decided(piece: Piece, read: float) -> float:
+    """What a head's FLOPs, of a token or of a sequence spread over its tokens, are multiplied with where it reads that
+    share of the states: of each sequence one, or where a row holds several documents, of each of them."""
+    per_document = piece.kind == "head" and read != 1.0 and getattr(piece.part, "per_sequence", False)
+    return (read if piece.kind == "head" else 1.0) * (piece.dims.context if per_document else 1)
+
+
 def embedded_position(stack: StackPlan) -> str:
     """The path of what is added to the embedding that a stack reads."""
     return f"{prefix(stack)}position"
@@ -297,7 +304,7 @@ def forward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0) 
     chosen = head_path(head if head is not None else next(iter(model.heads), ""))
     pieces = [p for p in walk(model) if p.kind != "head" or p.path == chosen]
     own = sum(2.0 * math.prod(t.shape) * copy.piece.rate for copy, t in adapter_matrices(model))
-    return own + sum(p.uses * p.rate * p.part.flops(p.dims) * (read if p.kind == "head" else 1.0) for p in pieces)
+    return own + sum(p.uses * p.rate * p.part.flops(p.dims) * decided(p, read) for p in pieces)
 
 
 class Backward(NamedTuple):
@@ -352,7 +359,7 @@ def backward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0)
         piece, whole = copy.piece, copy.piece.part.flops(copy.piece.dims)
         if piece.kind == "head":
             trained = bool(copy.trained) or (embedded and bool(getattr(piece.part, "tied", False)))
-            found += read * whole * (trained + copy.through)
+            found += decided(piece, read) * whole * (trained + copy.through)
             continue
         matrices = [t for t in piece.part.tensors(piece.dims) if t.role == "matrix"]
         products = {t.name: piece.part.product(t, piece.dims) for t in matrices}

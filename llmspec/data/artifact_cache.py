@@ -124,3 +124,8 @@ def _sweep(home: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
         except OSError:
             continue
+
+
+def within_cache(error: OSError) -> bool:
+    """Whether it is the cache that could not be written or read, rather than a text."""
+    return not error.filename or str(error.filename).startswith(str(cache_dir()))

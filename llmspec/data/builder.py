@@ -17,14 +17,15 @@ from llmspec.data import artifact_cache
 from llmspec.data.artifact_cache import Entry
 from llmspec.data.contamination import Content
 from llmspec.data.fetch import Fetch, Progress
+from llmspec.data.labels import LabelColumn
 from llmspec.data.pair_form import PairForm
-from llmspec.data.reading import FORMAT, SourceReading, changed, dropped, fingerprints, read_all, thinned
+from llmspec.data.reading import SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.shaping import NO_PAIR, REFUSED
 from llmspec.data.split import TRAINS
 from llmspec.data.tokens import TokenSet, join_text
 from llmspec.data.unknown import Unknown
-from llmspec.data.views import SourceView
+from llmspec.data.views import FORMAT, SourceView
 from llmspec.data.writing import Cutter, FileRows, TokenWriter
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.notes import Notes
@@ -167,6 +168,7 @@ class DataBuilder:
         template = self.template_of(view)
         cut = self.tokenizer.cutter(codec)
         writers = [TokenWriter(codec, partial(open_, side), cut, template, tell) for side in SIDES]
+        beside = columns(view, self.sources[view.source], open_)
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
         skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[form]
         for side, number, item in reading.walk():
@@ -183,12 +185,17 @@ class DataBuilder:
                     notes[side].add(REFUSED, f"{item.document.where}: {refusal.problems[0].message}")
                     continue
             elif template is None and item.plain is not None:
+                if beside and (why := beside[side].add(item.document)) is not None:
+                    notes[side].add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
+                    continue
                 writers[side].text(item.plain, item.document.more)
             letters[side].add(join_text(text) for text in view.contents(item))
+        more = [column.close() for column in beside] or [{} for _ in SIDES]
         counts = {
             name: {**writer.close(), "unknown": found.dump(), "dropped": noted.dump()}
             for name, writer, found, noted in zip(SIDES, writers, letters, notes, strict=True)
         }
+        counts = {name: {**found, **more[i]} for i, (name, found) in enumerate(counts.items())}
         self._check_unchanged()
         return {
             **counts,
@@ -209,3 +216,10 @@ class DataBuilder:
             problem for name in self.sources if now[name] != self.prints[name] for problem in changed(name).problems
         ]:
             raise DataError(problems)
+
+
+def columns(view: SourceView, source: Source, open_: Callable[..., FileRows]) -> list[LabelColumn]:
+    """What is written of each side beside the text; nothing for the text alone."""
+    if view.form == "label":
+        return [LabelColumn(source, open_(side, "labels", np.int32, ())) for side in SIDES]
+    return []

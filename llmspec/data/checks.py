@@ -17,6 +17,7 @@ from llmspec.data.hidden import hiding
 from llmspec.data.layout import Batch, Pair
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
+from llmspec.data.whole import reading_whole
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers import Codec
 
@@ -33,12 +34,14 @@ def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
     """Every check that hangs on the text of a prepared plan."""
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
-    layout = [one for one in drawn if not one[0].phase.objective.drawn]
-    masked = any(stream.phase.document_mask and stream.pair is None for stream in streams)
+    packed = [one for one in drawn if not one[0].phase.objective.documents]
+    layout = [one for one in packed if not one[0].phase.objective.drawn]
+    masked = any(stream.phase.document_mask and stream.pair is None for stream, _, _ in packed)
     return (
         teaching(streams, drawn),
         *((marking(prepared.codec, prepared.template, prepared.pair_form, layout),) if layout else ()),
-        *((numbering(prepared.codec, prepared.template, prepared.pair_form, drawn),) if masked else ()),
+        *((numbering(prepared.codec, prepared.template, prepared.pair_form, packed),) if masked else ()),
+        *reading_whole(prepared, [one for one in drawn if one[0].phase.objective.documents]),
         *hiding(prepared),
         unseen(prepared),
     )
@@ -65,6 +68,9 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Check:
         counts = {source: stream.counts(source) for source in stream.sources}
         blocks = sum(c.blocks for c in counts.values())
         least = f"at least {min(c.least for c in counts.values() if c.blocks):,}"
+        if stream.phase.objective.documents:
+            told.append(f"{stream.name}: {blocks:,} blocks, {least} document{'s' * (least != 'at least 1')} in each")
+            continue
         if stream.phase.objective.drawn:
             least = f"up to {stream.phase.objective.places(stream.context)}"
         told.append(f"{stream.name}: {blocks:,} blocks, {least} of {stream.context:,} positions supervised")

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from llmspec.compiler.inputs import NONE, declared_inputs, documents_apart
+from llmspec.compiler.inputs import MEMBERS, NONE, declared_inputs, documents_apart
 from llmspec.compiler.masks import ENCODER, encoder_inputs, masks_of, padding_inputs, range_inputs, unsupervised_prefix
 from llmspec.compiler.others import Others, arrays_beside
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
+from llmspec.data.documents import members
 from llmspec.data.layout import Batch, random_bits
 from llmspec.parts.objectives.base import Draw
 from llmspec.parts.phases import Phase
@@ -40,6 +41,7 @@ class BatchInputs:
         self._vocabulary = Vocabulary(specials, model.vocab) if codec is None else Vocabulary.of(codec)
         self._declared, self._apart = declared_inputs(model, phase, others), documents_apart(model, phase)
         self._others = others
+        self._pooling = getattr(model.heads[phase.objective.head], "pooling", "mean")
         self._prefixed = any(mask.has_prefix for mask in masks_of(model).values())
 
     def __call__(self, batch: Batch, *place: object) -> Arrays:
@@ -59,6 +61,9 @@ class BatchInputs:
         arrays: dict[str, Any] = {"tokens": batch.tokens}
         arrays |= self._phase.objective.arrays(batch, self._draw(place), self._specials)
         weights, tokens = arrays["loss_weights"], batch.tokens.shape[1]
+        if MEMBERS in self._declared:
+            documents = self._declared[MEMBERS].shape[1]
+            arrays[MEMBERS] = members(batch, documents, self._pooling)
         prefix = unsupervised_prefix(batch.documents, weights) if self._prefixed else None
         arrays |= arrays_beside(self._others, self._apart, tokens, batch.documents, batch.filled, prefix)
         arrays |= range_inputs(self._model, self._apart, tokens, batch.documents, batch.filled, prefix)

@@ -38,11 +38,22 @@ class Batch(NamedTuple):
     """(B, S) int32 that an encoder reads; None without one."""
     encoder_filled: np.ndarray | None = None
     """(B,) int32 of those, how many are not padding; they come first."""
+    labels: Labels | None = None
+    """What is asked of each document of a row, in rows of whole documents; None of any other."""
 
     @property
     def read(self) -> np.ndarray:
         """(B,) int32 tokens read, padding excluded: by the encoder, too."""
         return self.filled if self.encoder_filled is None else self.filled + self.encoder_filled
+
+
+class Labels(NamedTuple):
+    """What is asked of the documents of each row, in their order; K of them at most."""
+
+    targets: np.ndarray
+    """(B, K) int32 label of each document, or (B, K, C) float32, 1 for each label that it has."""
+    weights: np.ndarray
+    """(B, K) float32: how much each document counts; 0 where a row has no document more."""
 
 
 class Counts(NamedTuple):

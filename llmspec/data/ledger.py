@@ -46,7 +46,7 @@ class Ledger:
                 source[name] += int(found)
         link = hashlib.sha256(self.order.encode())
         read = () if batch.encoder_tokens is None else (batch.encoder_tokens,)
-        for array in (batch.tokens, batch.targets, batch.weights, *read):
+        for array in (batch.tokens, batch.targets, batch.weights, *read, *(batch.labels or ())):
             link.update(np.ascontiguousarray(array).data)
         self.order = link.hexdigest()
 

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmspec.core.problems import Problem
-from llmspec.data.shaping import EMPTY, FORMAT, NO_PAIR, NOTHING_BEFORE, NOTHING_LEARNED, ROLE, TOO_LONG, VALIDATED
+from llmspec.data.shaping import (
+    EMPTY,
+    FORMAT,
+    NO_PAIR,
+    NOTHING_BEFORE,
+    NOTHING_LEARNED,
+    ROLE,
+    SEVERAL,
+    TOO_LONG,
+    UNLABELLED,
+    UNLISTED,
+    VALIDATED,
+)
 from llmspec.data.unknown import named, share
 from llmspec.parts.sources.notes import Notes
+
+if TYPE_CHECKING:
+    from llmspec.data.validation import ValidationSet
 
 SHOWN = 2
 """Places that are named for each reason in a sentence."""
 ADVICE = {
     EMPTY: "in a template, a field that may be empty needs a line or a turn of its own",
+    UNLABELLED: "give those records a label, or take them out",
+    UNLISTED: "list their labels in the phase's `labels:`, or take them out",
+    SEVERAL: "multi_label: true learns several labels of a document",
     TOO_LONG: "raise model.context: at {needed}, no more than a tenth would be too long",
     ROLE: "rename the roles to system, developer, user or assistant",
     FORMAT: "say with `dialogue:` or `messages:` how a record is read",
@@ -120,3 +138,14 @@ def unknown_letters(source: str, abouts: Sequence[Mapping[str, Any]], most: floa
 def percent(value: float) -> str:
     """0.0123 -> '1.2%'."""
     return f"{100 * value:.2g}%" if value < 0.995 else f"{100 * value:.0f}%"
+
+
+def nothing_to_validate(phase: str, found: ValidationSet) -> Problem:
+    """The problem of a source with nothing that a phase could be validated with."""
+    why = "; ".join(f"{n} {reason}" for reason, n in found.dropped.items())
+    return Problem(
+        f"the validation text of {found.source} has no token that this phase trains on" + (f" ({why})" if why else ""),
+        ("phases", phase, "mixture", found.source),
+        "keep more of it for validation, or raise model.context",
+        "its validation loss would be undefined",
+    )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, floor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.core.problems import Problem
 from llmspec.core.units import Budget
+from llmspec.parts.sources import Source
+
+if TYPE_CHECKING:
+    from llmspec.compiler.plan import Plan
 
 # A budget of just k steps must not become k + 1 by the rounding of a division.
 _SLACK = 1e-6
@@ -99,3 +103,18 @@ def _requested(budget: Budget, demands: Sequence[Demand], per_step: int, whole: 
     if budget.unit == "FLOPs":
         raise ValueError("only the plan knows what a step computes: give its budget in steps")
     return budget.amount * per_step
+
+
+def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
+    """Each source's share of the text that the tokenizer learns from: its mean share in the phases that start anew.
+
+    Later phases have no say but through their new sources, so that changing them leaves the tokenizer, and with it the
+    earlier phases, as they are. Such a source gets the smallest share of the others.
+    """
+    roots = [phase.phase.mixture for phase in plan.phases if phase.phase.from_ is None]
+    roots = roots or [phase.phase.mixture for phase in plan.phases]
+    shares = {
+        name: sum(mixture[name].fraction for mixture in roots if name in mixture) / len(roots) for name in sources
+    }
+    least = min((share for share in shares.values() if share), default=1.0)
+    return {name: share or least for name, share in shares.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmspec.data import contamination
+from llmspec.data.asking import asking_notices
 from llmspec.data.losses import percent, reasons
 from llmspec.data.prepare import PreparedData
 from llmspec.data.unknown import named, share
@@ -31,6 +32,7 @@ def notices(prepared: PreparedData) -> Iterator[str]:
                     f"{source}: {found['unknown']:,} characters of its {what} text ({percent(share(found))}) are "
                     f"not in the vocabulary and become <|unk|>: {named(found)}"
                 )
+    yield from asking_notices(prepared)
     for found in prepared.losses:
         for notes, records, what in (
             (found.dropped, found.records, "training records of"),

@@ -15,44 +15,18 @@ from llmspec.data.tokens import TokenSet
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
 
-class DialogueLayout:
-    """Dialogues packed once into blocks, which every epoch reads in a new order.
+class PackedLayout:
+    """Documents packed once into blocks, which every epoch reads in a new order; what they hold is a subclass's."""
 
-    A dialogue of m tokens fills m - 1 places: inputs are all but its last token, targets all but its first. Targets
-    count where they are content, or the end of a turn, of a role in `train_on`.
-    """
+    _names: tuple[object, ...] | None
+    _context: int
 
-    def __init__(
-        self,
-        data: TokenSet,
-        train_on: Sequence[str],
-        context: int,
-        end: int,
-        mask: bool,
-        names: tuple[object, ...] | None,
-    ) -> None:
-        """`names` seed what is packed together and the order of blocks; None keeps the dialogues' own order."""
-        if data.role_of_token is None or data.tokens_per_role is None:
-            raise TypeError("these tokens are of plain documents")
-        self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
-        learned = [ROLES.index(role) for role in ROLES if role in train_on]
+    def _arrange(self, order: np.ndarray, places: np.ndarray, supervised: np.ndarray, most: int = 1 << 62) -> None:
+        """Pack documents in an order (n,), each of so many places and supervised targets, up to `most` in a block."""
         self._cached: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
-        self._counts = np.zeros(len(ROLES) + 1, np.float32)
-        self._counts[[i + 1 for i in learned]] = 1
-        places = data.lengths - 1
-        supervised = data.tokens_per_role[:, learned].sum(axis=1)
-        fits, teaches = places <= context, supervised > 0
-        self.needed = int(np.quantile(places, 0.9, method="higher")) if len(places) else 0
-        """Tokens of a block that holds all but the longest tenth of the dialogues."""
-        self.dropped = {TOO_LONG: int((~fits).sum()), NOTHING_LEARNED: int((fits & ~teaches).sum())}
-        self.kept = np.flatnonzero(fits & teaches)
-        """(n,) dialogues that are read."""
-        order = self.kept if names is None else self.kept[shuffled(len(self.kept), *names, "packing")]
-        self._pack(order, places)
+        self._pack(order, places, most)
         self._filled = np.bincount(self._block, places[self._dialogue], self._blocks).astype(np.int64)
         self._supervised = np.bincount(self._block, supervised[self._dialogue], self._blocks).astype(np.int64)
-        self.characters = int(data.characters[self.kept][:, learned].sum())
-        """Characters of the contents to predict."""
         self.epoch_tokens = int(self._filled.sum())
         self.blocks_per_epoch = float(self._blocks)
         self.tokens_per_block = self.epoch_tokens / self._blocks if self._blocks else 0.0
@@ -73,6 +47,81 @@ class DialogueLayout:
             blocks,
             int(read.min(initial=1 << 62)) if blocks else 0,
         )
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Packed blocks in the epoch's order."""
+        if self._names is None:
+            return np.arange(self._blocks)
+        if self._cached[0] != epoch:
+            self._cached = epoch, shuffled(self._blocks, *self._names, "blocks", epoch)
+        return self._cached[1]
+
+    def _pack(self, order: np.ndarray, places: np.ndarray, most: int) -> None:
+        """Best fit: each document goes into the fullest open block that still has room for it."""
+        room_of: list[list[int]] = [[] for _ in range(self._context + 1)]
+        # Bit r says that a block with room r is open: the smallest sufficient one is found in one step.
+        open_ = 0
+        block, start, held = [], [], list[int]()
+        self._blocks = 0
+        for need in places[order].tolist():
+            fitting = open_ >> need
+            if fitting:
+                room = need + (fitting & -fitting).bit_length() - 1
+                into = room_of[room].pop()
+                if not room_of[room]:
+                    open_ ^= 1 << room
+            else:
+                room, into = self._context, self._blocks
+                self._blocks += 1
+                held.append(0)
+            block.append(into)
+            start.append(self._context - room)
+            held[into] += 1
+            if (left := room - need) and held[into] < most:
+                room_of[left].append(into)
+                open_ |= 1 << left
+        by_block = np.argsort(np.array(block, np.int64), kind="stable")
+        self._block = np.array(block, np.int64)[by_block]
+        self._start = np.array(start, np.int64)[by_block]
+        self._dialogue = order[by_block]
+        self._first = np.searchsorted(self._block, np.arange(self._blocks + 1))
+
+
+class DialogueLayout(PackedLayout):
+    """Dialogues packed once into blocks, which every epoch reads in a new order.
+
+    A dialogue of m tokens fills m - 1 places: inputs are all but its last token, targets all but its first. Targets
+    count where they are content, or the end of a turn, of a role in `train_on`.
+    """
+
+    def __init__(
+        self,
+        data: TokenSet,
+        train_on: Sequence[str],
+        context: int,
+        end: int,
+        mask: bool,
+        names: tuple[object, ...] | None,
+    ) -> None:
+        """`names` seed what is packed together and the order of blocks; None keeps the dialogues' own order."""
+        if data.role_of_token is None or data.tokens_per_role is None:
+            raise TypeError("these tokens are of plain documents")
+        self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
+        learned = [ROLES.index(role) for role in ROLES if role in train_on]
+        self._counts = np.zeros(len(ROLES) + 1, np.float32)
+        self._counts[[i + 1 for i in learned]] = 1
+        places = data.lengths - 1
+        supervised = data.tokens_per_role[:, learned].sum(axis=1)
+        fits, teaches = places <= context, supervised > 0
+        self.needed = int(np.quantile(places, 0.9, method="higher")) if len(places) else 0
+        """Tokens of a block that holds all but the longest tenth of the dialogues."""
+        self.dropped = {TOO_LONG: int((~fits).sum()), NOTHING_LEARNED: int((fits & ~teaches).sum())}
+        self.kept = np.flatnonzero(fits & teaches)
+        """(n,) dialogues that are read."""
+        order = self.kept if names is None else self.kept[shuffled(len(self.kept), *names, "packing")]
+        self._arrange(order, places, supervised)
+        self.characters = int(data.characters[self.kept][:, learned].sum())
+        """Characters of the contents to predict."""
 
     def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
         T, data = self._context, self._data
@@ -104,42 +153,6 @@ class DialogueLayout:
         ids, learned = data.ids(places).tolist(), self._counts[data.codes(places)]
         begins = int(np.argmax(learned > 0))
         return ids[:begins], ids[begins:]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        """Packed blocks in the epoch's order."""
-        if self._names is None:
-            return np.arange(self._blocks)
-        if self._cached[0] != epoch:
-            self._cached = epoch, shuffled(self._blocks, *self._names, "blocks", epoch)
-        return self._cached[1]
-
-    def _pack(self, order: np.ndarray, places: np.ndarray) -> None:
-        """Best fit: each dialogue goes into the fullest open block that still has room for it."""
-        room_of: list[list[int]] = [[] for _ in range(self._context + 1)]
-        # Bit r says that a block with room r is open: the smallest sufficient one is found in one step.
-        open_ = 0
-        block, start = [], []
-        self._blocks = 0
-        for need in places[order].tolist():
-            fitting = open_ >> need
-            if fitting:
-                room = need + (fitting & -fitting).bit_length() - 1
-                into = room_of[room].pop()
-                if not room_of[room]:
-                    open_ ^= 1 << room
-            else:
-                room, into = self._context, self._blocks
-                self._blocks += 1
-            block.append(into)
-            start.append(self._context - room)
-            if left := room - need:
-                room_of[left].append(into)
-                open_ |= 1 << left
-        by_block = np.argsort(np.array(block, np.int64), kind="stable")
-        self._block = np.array(block, np.int64)[by_block]
-        self._start = np.array(start, np.int64)[by_block]
-        self._dialogue = order[by_block]
-        self._first = np.searchsorted(self._block, np.arange(self._blocks + 1))
 
 
 def pad_after(batch: Batch, rows: np.ndarray, documents: np.ndarray, filled: np.ndarray) -> None:

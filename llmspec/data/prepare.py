@@ -12,25 +12,26 @@ from llmspec.core.disk import explained
 from llmspec.core.folders import cache_dir
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
-from llmspec.data.artifact_cache import Entry
+from llmspec.data.artifact_cache import Entry, within_cache
 from llmspec.data.builder import DataBuilder
 from llmspec.data.contamination import doubled, refusal
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.losses import Loss, loss, too_many, unknown_letters
+from llmspec.data.losses import Loss, loss, nothing_to_validate, too_many, unknown_letters
+from llmspec.data.mixture import weights_of
 from llmspec.data.pair_form import PairForm
-from llmspec.data.reading import SourceReading, content_keys, each_source, fingerprints, read_all
+from llmspec.data.reading import SourceReading, each_source, fingerprints, read_all
 from llmspec.data.recognition import recognise, unpaired, unrecognised, views_of
 from llmspec.data.tokens import TokenSet
 from llmspec.data.unknown import share
-from llmspec.data.views import FORMS, SourceView
+from llmspec.data.views import SourceView, content_keys
 from llmspec.parts.phases import Phase
-from llmspec.parts.sources import Source
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.tokenizers import Codec
 
 if TYPE_CHECKING:
-    from llmspec.compiler.plan import Decision, Measured, Plan, SharePlan, SourcePlan
+    from llmspec.compiler.plan import Decision, Measured, PhasePlan, Plan, SharePlan, SourcePlan
+    from llmspec.data.documents import Asking
     from llmspec.data.inputs import BatchInputs
     from llmspec.data.layout import Pair
     from llmspec.data.stream import PhaseStream
@@ -65,11 +66,6 @@ def prepare(
     except OSError as error:
         place = "set LLMSPEC_CACHE to another folder" if within_cache(error) else ""
         raise DataError(explained(error, error.filename or cache_dir(), place)) from error
-
-
-def within_cache(error: OSError) -> bool:
-    """Whether it is the cache that could not be written or read, rather than a text."""
-    return not error.filename or str(error.filename).startswith(str(cache_dir()))
 
 
 def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> PreparedData:
@@ -118,21 +114,6 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
     return prepared
 
 
-def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:
-    """Each source's share of the text that the tokenizer learns from: its mean share in the phases that start anew.
-
-    Later phases have no say but through their new sources, so that changing them leaves the tokenizer, and with it the
-    earlier phases, as they are. Such a source gets the smallest share of the others.
-    """
-    roots = [phase.phase.mixture for phase in plan.phases if phase.phase.from_ is None]
-    roots = roots or [phase.phase.mixture for phase in plan.phases]
-    shares = {
-        name: sum(mixture[name].fraction for mixture in roots if name in mixture) / len(roots) for name in sources
-    }
-    least = min((share for share in shares.values() if share), default=1.0)
-    return {name: share or least for name, share in shares.items()}
-
-
 class PreparedData:
     """Everything the phases of a plan read, opened; nothing of it in memory but what is looked at."""
 
@@ -153,7 +134,7 @@ class PreparedData:
 
         if phase not in self._streams:
             part = self._phases[phase]
-            views = views_of(part, self._sources, self._builder.found)
+            views = self._views(phase)
             about = {view.source: self._tokens[view].about for view in views}
             self._streams[phase] = PhaseStream(
                 phase,
@@ -162,11 +143,12 @@ class PreparedData:
                 max_epochs={name: source.max_epochs for name, source in self._sources.items()},
                 seed=self._plan.seed,
                 context=self._plan.model.context,
-                end=self.codec.specials.need("eos"),
+                end=self._end(part),
                 content=self.fingerprint(phase),
                 dropped={source: Notes.parse(found["train"]["dropped"]).counts for source, found in about.items()},
                 contaminated={source: found["contaminated"] for source, found in about.items()},
                 pair=self._pair(),
+                asking=self.asking(phase),
             )
         return self._streams[phase]
 
@@ -174,7 +156,8 @@ class PreparedData:
         """Validation sets of a phase's mixture, by source; sources without `validation:` have none."""
         from llmspec.data.validation import ValidationSet
 
-        part, context, end = self._phases[phase], self._plan.model.context, self.codec.specials.need("eos")
+        part, context = self._phases[phase], self._plan.model.context
+        end, asking = self._end(part), self.asking(phase)
         return {
             view.source: ValidationSet(
                 view.source,
@@ -184,10 +167,30 @@ class PreparedData:
                 end,
                 Notes.parse(self._tokens[view].about["validation"]["dropped"]).counts,
                 self._pair(),
+                asking,
             )
-            for view in views_of(part, self._sources, self._builder.found)
+            for view in self._views(phase)
             if self._sources[view.source].validation
         }
+
+    def asking(self, phase: str) -> Asking | None:
+        """What a phase asks of each document; None where it asks nothing of them."""
+        from llmspec.data.asking import asking_of
+
+        asks = self._phases[phase].objective.documents  # else a phase need not be planned
+        return asking_of(*self.asked(phase), self.codec.specials) if asks else None
+
+    def asked(self, phase: str) -> tuple[PhasePlan, list[dict[str, Any]]]:
+        """A phase, and what was noted of each source as it reads it."""
+        return self._plan.phase(phase), [self._tokens[view].about for view in self._views(phase)]
+
+    def _views(self, phase: str) -> list[SourceView]:
+        return views_of(self._phases[phase], self._sources, self._builder.found)
+
+    def _end(self, phase: Phase) -> int:
+        """What fills rows, and stands between the documents of a phase that reads them one after another."""
+        specials = self.codec.specials
+        return specials.need("pad" if phase.objective.documents and specials.pad is not None else "eos")
 
     def inputs(self, phase: str) -> BatchInputs:
         """What makes the arrays of a phase's batches."""
@@ -212,7 +215,7 @@ class PreparedData:
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""
-        views = views_of(self._phases[phase], self._sources, self._builder.found)
+        views = self._views(phase)
         # A phase reads all that is no plain text in one form.
         template = next((found for view in views if (found := self._builder.template_of(view))), None)
         spoken = {} if template is None else {"chat template": template.identity()}
@@ -255,8 +258,12 @@ class PreparedData:
                 trained[view.source],
                 validated[view.source].dropped if view.source in validated else {},
             )
-            for view in views_of(self._phases[phase], self._sources, self._builder.found)
+            for view in self._views(phase)
         ]
+
+    def opened(self, phase: str, source: str) -> TokenSet:
+        """The training tokens of a source as a phase reads it."""
+        return self._open(next(view for view in self._views(phase) if view.source == source), "train")
 
     def sides(self) -> dict[str, list[tuple[str, TokenSet, TokenSet]]]:
         """By form: (source, training tokens, validation tokens)."""
@@ -286,6 +293,7 @@ class PreparedData:
     def measured(self) -> Measured:
         """What reading found, for the plan."""
         from llmspec.compiler.plan import Measured
+        from llmspec.data.asking import found_labels
 
         texts = {name: self._about(name)["key"] for name in self._sources}
         return Measured(
@@ -294,10 +302,13 @@ class PreparedData:
             phases={name: self._shares(name) for name in self._phases},
             decisions=tuple(self._decisions()),
             fingerprints={name: self.fingerprint(name) for name in self._phases},
+            labels=found_labels(self),
         )
 
     def check(self) -> None:
         """Open every stream and validation set; the problems of all phases in one DataError."""
+        from llmspec.data.asking import asking_problems
+
         problems: list[Problem] = []
         if self._plan.contamination == "refuse":
             problems += [
@@ -314,8 +325,11 @@ class PreparedData:
             )
         ]
         for name, phase in self._phases.items():
-            views = views_of(phase, self._sources, self._builder.found)
+            views = self._views(name)
             problems += doubled(name, {view: self._tokens[view].about["content"] for view in views})
+            if phase.reads and (wrong := asking_problems(name, *self.asked(name))):
+                problems += wrong
+                continue
             try:
                 self.stream(name)
             except DataError as error:
@@ -329,7 +343,7 @@ class PreparedData:
                     )
                 ]
             problems += [
-                _nothing_to_validate(name, found) for found in self.validation(name).values() if not found.tokens
+                nothing_to_validate(name, found) for found in self.validation(name).values() if not found.tokens
             ]
         if problems:
             raise DataError(problems)
@@ -344,7 +358,7 @@ class PreparedData:
 
     def _about(self, name: str) -> dict[str, Any]:
         """Notes on a source as plain text, or in another form where no phase reads it as text."""
-        view = next(v for form in FORMS if (v := SourceView(name, form)) in self._tokens)
+        view = min((view for view in self._tokens if view.source == name), key=lambda view: view.form != "plain")
         return {**self._tokens[view].about, "key": self._keys[view]}
 
     def _shares(self, phase: str) -> tuple[SharePlan, ...]:
@@ -374,7 +388,7 @@ class PreparedData:
                 "contaminated": about["contaminated"],
                 "duplicates": about["duplicates"],
                 "format": self._builder.found[found.name].dialogue
-                if any(SourceView(found.name, form) in self._tokens for form in FORMS[1:])
+                if any(view.source == found.name and view.read_as == "dialogue" for view in self._tokens)
                 else "",
                 "unknown": share(about["train"]["unknown"]),
                 "validation_unknown": share(about["validation"]["unknown"]),
@@ -384,13 +398,3 @@ class PreparedData:
                 "validation_characters": about["validation"]["characters"],
             }
         )
-
-
-def _nothing_to_validate(phase: str, found: ValidationSet) -> Problem:
-    why = "; ".join(f"{n} {reason}" for reason, n in found.dropped.items())
-    return Problem(
-        f"the validation text of {found.source} has no token that this phase trains on" + (f" ({why})" if why else ""),
-        ("phases", phase, "mixture", found.source),
-        "keep more of it for validation, or raise model.context",
-        "its validation loss would be undefined",
-    )

@@ -9,21 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem
 from llmspec.data.contamination import EXAMPLES, Contaminated, Content, HeldOut
 from llmspec.data.fields import Fields
-from llmspec.data.formats import FORMATS, TEXTS
 from llmspec.data.shaping import Dropped, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
 from llmspec.data.survey import Changed, Read, Survey, survey, walk
-from llmspec.data.views import FORMS, Form, SourceView
+from llmspec.data.views import Form, SourceView
 from llmspec.parts.sources import Document, Fetcher, Source
 from llmspec.parts.sources.notes import Notes
 from llmspec.parts.templates.base import Pieces, Turn
 
-FORMAT = 7
-"""Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 _LONG = 10_000
 """Characters from which a document can be shortened instead of left out."""
 
@@ -268,43 +264,6 @@ def fingerprints(sources: Mapping[str, Source], fetch: Fetcher, notes: dict[str,
         return source.fingerprint(fetch.noting(notes[name]))
 
     return each_source(sources, of)
-
-
-def content_keys(
-    sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str], contamination: str
-) -> dict[SourceView, str]:
-    """Hash of what each view's text depends on, found without reading the text; `prints` are the fingerprints.
-
-    A view depends on the validation text of every source, since what that holds is dropped from training.
-    """
-    own: dict[SourceView, dict[str, Any]] = {}
-    for name, source in sources.items():
-        plain = {
-            "format": FORMAT,
-            "kind": getattr(source, "kind", ""),
-            "revision": source.revision,
-            "fingerprint": prints[name],
-            "text": source.text,
-            "messages": source.messages,
-            "validation": str(source.validation),
-            "markers": list(markers),
-            **({} if source.shaped else {"recognised": [FORMATS, TEXTS]}),
-            **({"replace": [list(pair) for pair in source.replace.items()]} if source.replace else {}),
-            **({"pair": [source.source, source.target]} if source.source is not None else {}),
-        }
-        own[SourceView(name, "plain")] = plain
-        for form in FORMS[1:]:
-            own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
-    held_out = {
-        form: sorted(digest(own[SourceView(name, form)]) for name, source in sources.items() if source.validation)
-        for form in ("plain", "dialogue")
-    }
-    # Refusing contamination changes no text, so that nothing is made or retrained where there are none.
-    kept = {"contamination": contamination} if contamination == "allow" else {}
-    return {
-        view: digest({"own": what, "form": view.form, "held_out": held_out[view.read_as], **kept})
-        for view, what in own.items()
-    }
 
 
 def thinned(stretches: Iterable[tuple[int, str, bool]], fraction: float) -> Iterator[tuple[str, bool]]:

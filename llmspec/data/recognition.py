@@ -110,7 +110,7 @@ def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Fo
         and (sources[name].has_dialogues or found[name].dialogue)
     }
     return [
-        SourceView(name, form if name in spoken else "plain")
+        SourceView(name, form if name in spoken else phase.reads or "plain")
         for name, share in phase.mixture.items()
         if share.percent > 0
     ]

@@ -24,6 +24,8 @@ EMPTY, ROLE, NOT_TEXT, UNREADABLE, FORMAT = "empty", "unknown role", "not text",
 """Reasons for which a document is dropped before anything else is known than the document itself."""
 REFUSED = "refused by the chat template"
 """Reason for which a dialogue is dropped that a template of others will not write, or whose words it does not tell."""
+UNLABELLED, UNLISTED, SEVERAL = "without a label", "of a label that is not listed", "of several labels"
+"""Reasons for which a document with something to learn beside its text is dropped."""
 VALIDATED, TOO_LONG, NOTHING_LEARNED = "also in validation", "too long", "no turn to train on"
 NOTHING_BEFORE = "nothing before an answer"
 NO_PAIR = "no pair of one question and its answer"
@@ -188,6 +190,22 @@ def fill(template: str, record: Mapping[str, Any], markers: Sequence[str] = ()) 
     return _merged(
         text for line, parts in zip(lines, filled, strict=True) for text in (*(part.text for part in parts), line.ends)
     )
+
+
+def filled(template: str, record: Mapping[str, Any]) -> Pieces | Dropped:
+    """The same, or why it cannot be filled."""
+    try:
+        return fill(template, record)
+    except _Unfit as unfit:
+        return unfit.dropped
+
+
+def field_text(value: Any) -> str | None:
+    """A value of a record as templates have it; None where it is no text and no number."""
+    try:
+        return _text({"": value}, "")
+    except _Unfit:
+        return None
 
 
 def _merged(texts: Iterable[str]) -> Pieces:

@@ -9,6 +9,7 @@ import numpy as np
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem, RunError
+from llmspec.data.documents import Asking, DocumentLayout
 from llmspec.data.layout import Batch, Counts, Layout, Pair, PlainLayout, blank, random_bits
 from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
@@ -39,19 +40,22 @@ class PhaseStream:
         dropped: Mapping[str, Mapping[str, int]] | None = None,
         contaminated: Mapping[str, int] | None = None,
         pair: Pair | None = None,
+        asking: Asking | None = None,
     ) -> None:
         """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
-        `contaminated` those that are also in validation. `pair` is that of a model with an encoder.
+        `contaminated` those that are also in validation. `pair` is that of a model with an encoder, `asking` that of a
+        phase that asks something of each document.
 
         Raises:
             DataError: a source shorter than a block, or read more often than it allows; all of them at once.
         """
-        self.name, self.phase, self.context, self._end, self.pair = name, phase, context, end, pair
+        self.name, self.phase, self.context, self._end, self.pair, self.asking = name, phase, context, end, pair, asking
         self.sources = tuple(source for source, share in phase.mixture.items() if share.percent > 0)
         self.contaminated = {source: (contaminated or {}).get(source, 0) for source in self.sources}
         self.dropped: dict[str, dict[str, int]] = {}
         """Source -> reason -> documents that the phase does not read."""
-        self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s), pair) for s in self.sources}
+        how = (pair, asking)
+        self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s), *how) for s in self.sources}
         for source, layout in self._layouts.items():
             before = (dropped or {}).get(source, {})
             self.dropped[source] = {why: n for why, n in {**before, **layout.dropped}.items() if n}
@@ -78,6 +82,7 @@ class PhaseStream:
                 "train_on": list(getattr(phase, "train_on", ())),
                 **({} if pair is None else {"pair": [pair.context, pair.start]}),
                 **({"truncation": cut} if (cut := getattr(phase, "truncation", "none")) != "none" else {}),
+                **({} if asking is None else {"asking": asking.identity()}),
             }
         )
         """Hash of all that shapes the batches."""
@@ -89,12 +94,16 @@ class PhaseStream:
         size = self.phase.micro_batch_size
         begin = (step * self.phase.gradient_accumulation_steps + micro) * size
         source, block = self._source[begin : begin + size], self._block[begin : begin + size]
-        batch = blank(size, self.context, self._end, self.pair)
+        batch = self._blank(size)
         batch.source[:] = source
         for i, name in enumerate(self.sources):
             if len(rows := np.flatnonzero(source == i)):
                 self._layouts[name].gather(batch, rows, block[rows])
         return batch
+
+    def _blank(self, rows: int) -> Batch:
+        batch = blank(rows, self.context, self._end, self.pair)
+        return batch if self.asking is None else batch._replace(labels=self.asking.blank(rows))
 
     def counts(self, source: str) -> Counts:
         """Tokens that the whole phase reads of a source."""
@@ -103,7 +112,12 @@ class PhaseStream:
     def needed(self, source: str) -> int:
         """Tokens of context that hold nine tenths of a source's dialogues; plain text fits any."""
         layout = self._layouts[source]
-        return layout.needed if isinstance(layout, DialogueLayout) else self.context
+        return layout.needed if isinstance(layout, DialogueLayout | DocumentLayout) else self.context
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """By source: documents of which the beginning alone is read."""
+        return {s: layout.cut for s, layout in self._layouts.items() if isinstance(layout, DocumentLayout)}
 
     def cropped(self, source: str) -> dict[str, int]:
         """Side -> training pairs of a source that the phase cuts."""
@@ -118,7 +132,7 @@ class PhaseStream:
         """Up to `most` of the blocks that the phase reads of a source, evenly spread, as the rows of one batch."""
         n = self._blocks[source]
         blocks = np.unique(np.linspace(0, max(0, n - 1), min(n, most)).round().astype(np.int64))
-        batch = blank(len(blocks), self.context, self._end, self.pair)
+        batch = self._blank(len(blocks))
         if len(blocks):
             self._layouts[source].gather(batch, np.arange(len(blocks)), blocks)
         return batch
@@ -183,14 +197,13 @@ class PhaseStream:
         problems = []
         for source, layout in self._layouts.items():
             # A dialogue may be short, as what follows it in its block is padding; text fills blocks to the end.
-            enough = (
-                layout.epoch_tokens > 0 if data[source].tokens_per_role is not None else layout.blocks_per_epoch >= 1
-            )
+            packed = data[source].tokens_per_role is not None or self.asking is not None
+            enough = layout.epoch_tokens > 0 if packed else layout.blocks_per_epoch >= 1
             if enough:
                 continue
             reasons = {**self.dropped[source], VALIDATED: self.contaminated[source]}
             why = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items() if n)
-            if data[source].tokens_per_role is not None:
+            if packed:
                 problems.append(self._nothing_learned(source, why))
                 continue
             problems.append(
@@ -207,6 +220,13 @@ class PhaseStream:
 
     def _nothing_learned(self, source: str, why: str) -> Problem:
         roles = ", ".join(getattr(self.phase, "train_on", ()))
+        if self.asking is not None:
+            return Problem(
+                f"nothing of {source} can be trained on: of its documents, {why or 'there is none'}",
+                ("phases", self.name, "mixture", source),
+                f"look at its `{self.phase.reads}:`, raise max_tokens, or take {source} out of the mixture",
+                "its share of the training would be wasted",
+            )
         return Problem(
             f"nothing of {source} can be trained on: of its dialogues, {why or 'there is none'}",
             ("phases", self.name, "mixture", source),
@@ -232,9 +252,17 @@ class PhaseStream:
 
 
 def layout_of(
-    data: TokenSet, phase: Phase, context: int, end: int, names: tuple[object, ...] | None, pair: Pair | None = None
+    data: TokenSet,
+    phase: Phase,
+    context: int,
+    end: int,
+    names: tuple[object, ...] | None,
+    pair: Pair | None = None,
+    asking: Asking | None = None,
 ) -> Layout:
     """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
+    if asking is not None:
+        return DocumentLayout(data, asking, context, names)
     if pair is not None and data.tokens_per_role is None:
         return PrefixLayout(data, context, end, pair, names)
     if pair is not None:

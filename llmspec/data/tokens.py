@@ -39,6 +39,10 @@ class TokenSet(NamedTuple):
     the template adds around them."""
     tokens_per_role: np.ndarray | None = None
     """(n, R) int64, dialogues only: tokens of each role's contents and ends of turn."""
+    labels: np.ndarray | None = None
+    """(n,) int32, documents with labels only: which of `label_sets` each has."""
+    label_sets: tuple[tuple[str, ...], ...] = ()
+    """The sets of labels that documents have, mostly of one label."""
     vocab: int = 1 << 32
     """Ids that the tokenizer has: the files may have rotted since they were written."""
     file: Path = Path("tokens")
@@ -85,13 +89,20 @@ class TokenSet(NamedTuple):
 
         arrays, file = {field: open_(field) for field in FIELDS}, folder / f"{name}.tokens.npy"
         _check(arrays, file)
-        found = cls(**arrays, vocab=vocab, file=file)  # type: ignore[arg-type]
+        sets = tuple(tuple(map(str, labels)) for labels, _ in (about or {}).get("labels", ()))
+        found = cls(**arrays, label_sets=sets, vocab=vocab, file=file)  # type: ignore[arg-type]
+        if (
+            found.labels is not None
+            and len(found.labels)
+            and not 0 <= int(found.labels.min()) <= int(found.labels.max()) < len(sets)
+        ):
+            raise damaged(_beside(file, "labels"), f"it has other labels than the {len(sets)} that were written")
         if about is not None:
             _compare(found, about)
         return found
 
 
-FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role")
+FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role", "labels")
 """What lies in files."""
 
 
@@ -114,11 +125,12 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
         "characters": ("i8",),
         "role_of_token": ("u1",),
         "tokens_per_role": ("i8",),
+        "labels": ("i4",),
     }
     as_dialogues = arrays["role_of_token"] is not None or arrays["tokens_per_role"] is not None
     for field, array in arrays.items():
         if array is None:
-            if as_dialogues or field in ("tokens", "offsets", "characters"):
+            if field in ("tokens", "offsets", "characters") or (as_dialogues and field != "labels"):
                 raise damaged(_beside(file, field), "it is not there")
             continue
         row = (len(ROLES) if as_dialogues else 1,) if field in ("characters", "tokens_per_role") else ()
@@ -127,7 +139,7 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
     tokens, offsets = arrays["tokens"], arrays["offsets"]
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or np.any(offsets[1:] < offsets[:-1]):
         raise damaged(_beside(file, "offsets"), f"offsets point outside the {len(tokens)} tokens")
-    per_document = [arrays[field] for field in ("characters", "tokens_per_role") if arrays[field] is not None]
+    per_document = [arrays[field] for field in ("characters", "tokens_per_role", "labels") if arrays[field] is not None]
     if any(len(array) != len(offsets) - 1 for array in per_document) or (
         arrays["role_of_token"] is not None and len(arrays["role_of_token"]) != len(tokens)
     ):

@@ -7,6 +7,7 @@ from math import ceil
 
 import numpy as np
 
+from llmspec.data.documents import Asking, DocumentLayout
 from llmspec.data.layout import Batch, Pair, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout, pad_after
 from llmspec.data.pairs import AnswerLayout
@@ -32,16 +33,17 @@ class ValidationSet:
         end: int,
         dropped: Mapping[str, int] | None = None,
         pair: Pair | None = None,
+        asking: Asking | None = None,
     ) -> None:
         """`dropped` counts documents that are not read in this form, by reason; `pair` is that of a model with an
-        encoder."""
+        encoder, `asking` that of a phase that asks something of each document."""
         self.source = source
         self._rows, self._context, self._end, self._pair = phase.micro_batch_size, context, end, pair
         self._mask = phase.document_mask and pair is None
-        self._layout = layout_of(data, phase, context, end, None, pair)
+        self._layout, self._asking = layout_of(data, phase, context, end, None, pair, asking), asking
         self.dropped: dict[str, int] = {why: n for why, n in {**(dropped or {}), **self._layout.dropped}.items() if n}
         """Reason -> documents that are not validated on."""
-        if isinstance(self._layout, DialogueLayout):
+        if isinstance(self._layout, DialogueLayout | DocumentLayout):
             self._blocks = int(self._layout.blocks_per_epoch)
             self.tokens = self._layout.counts(self._blocks).tokens_supervised if self._blocks else 0
             self.characters = self._layout.characters
@@ -77,11 +79,24 @@ class ValidationSet:
         blocks = np.arange(i * self._rows, min((i + 1) * self._rows, self._blocks))
         rows = np.arange(len(blocks))
         batch = blank(self._rows, self._context, self._end, self._pair)
+        if self._asking is not None:
+            batch = batch._replace(labels=self._asking.blank(self._rows))
         self._layout.gather(batch, rows, blocks)
         if isinstance(self._layout, PlainLayout):
             self._trim(batch, rows, blocks)
         batch.repeated[:] = 0
         return batch
+
+    @property
+    def read(self) -> int:
+        """Tokens that a pass over it reads, padding excluded."""
+        return self._layout.epoch_tokens
+
+    def counts(self, batch: Batch) -> np.ndarray:
+        """(B, K) bool: which places of a batch's labels are of a document."""
+        assert batch.labels is not None
+        last = np.where(np.arange(batch.tokens.shape[1]) < batch.filled[:, None], batch.documents, -1).max(1)
+        return np.arange(batch.labels.weights.shape[1]) <= last[:, None]
 
     def _trim(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
         """Turn what lies past the text's end into padding."""

@@ -1,14 +1,23 @@
-"""How phases read sources: as plain text, as dialogues, or as pairs of a question and its answer."""
+"""How phases read sources: as plain text, as dialogues, as pairs of a question and its answer, or as text with
+something beside it; and what that hangs on."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from llmspec.core.hashing import digest
+from llmspec.data.formats import FORMATS, TEXTS
 from llmspec.data.split import Shaped
+from llmspec.parts.sources import Source
+from llmspec.parts.sources.base import READ_BESIDE
 from llmspec.parts.templates.base import Pieces
 
+FORMAT = 7
+"""Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 Form = str
-"""How a source is read: `pair` is a question and its answer, without a chat template around them."""
+"""How a source is read: `pair` is a question and its answer, without a chat template around them; and plain text that
+has something beside it is named by the key of the source that says what, such as `label`."""
 FORMS: tuple[Form, ...] = ("plain", "dialogue", "pair")
 
 
@@ -21,10 +30,50 @@ class SourceView(NamedTuple):
     @property
     def read_as(self) -> Form:
         """`plain`, or `dialogue` where documents are read as turns."""
-        return "plain" if self.form == "plain" else "dialogue"
+        return "dialogue" if self.form in ("dialogue", "pair") else "plain"
 
     def contents(self, item: Shaped) -> list[Pieces]:
         """The texts of a document in this form, where it has it: of a dialogue, each turn's."""
-        if self.form == "plain":
+        if self.read_as == "plain":
             return [item.plain] if item.plain is not None else []
         return [turn.content for turn in item.turns or ()]
+
+
+def content_keys(
+    sources: Mapping[str, Source], prints: Mapping[str, Any], markers: Sequence[str], contamination: str
+) -> dict[SourceView, str]:
+    """Hash of what each view's text depends on, found without reading the text; `prints` are the fingerprints.
+
+    A view depends on the validation text of every source, since what that holds is dropped from training.
+    """
+    own: dict[SourceView, dict[str, Any]] = {}
+    for name, source in sources.items():
+        plain = {
+            "format": FORMAT,
+            "kind": getattr(source, "kind", ""),
+            "revision": source.revision,
+            "fingerprint": prints[name],
+            "text": source.text,
+            "messages": source.messages,
+            "validation": str(source.validation),
+            "markers": list(markers),
+            **({} if source.shaped else {"recognised": [FORMATS, TEXTS]}),
+            **({"replace": [list(pair) for pair in source.replace.items()]} if source.replace else {}),
+            **({"pair": [source.source, source.target]} if source.source is not None else {}),
+        }
+        own[SourceView(name, "plain")] = plain
+        for form in FORMS[1:]:
+            own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
+        for key in READ_BESIDE:
+            if (beside := getattr(source, key)) is not None:
+                own[SourceView(name, key)] = {**plain, key: beside}
+    held_out = {
+        form: sorted(digest(own[SourceView(name, form)]) for name, source in sources.items() if source.validation)
+        for form in ("plain", "dialogue")
+    }
+    # Refusing contamination changes no text, so that nothing is made or retrained where there are none.
+    kept = {"contamination": contamination} if contamination == "allow" else {}
+    return {
+        view: digest({"own": what, "form": view.form, "held_out": held_out[view.read_as], **kept})
+        for view, what in own.items()
+    }

@@ -53,30 +53,29 @@ class Embedded:
     """Tokens of a text that are read, at most."""
 
 
-class Embedder:
-    """A model and the head that it embeds by, with graphs for texts of any length."""
+class Reader:
+    """A model and a head that says one thing of a text, with graphs for texts of any length."""
 
     def __init__(
         self,
         model: ModelPlan,
+        head: str,
         backend: Backend,
         weights: Tensors,
         codec: Codec,
-        pooling: str | None,
         layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
     ) -> None:
-        """`pooling` None: as the model's own head says. Raises LlmspecError where it has none."""
-        self.head, model = embedding_head(model, pooling)
+        self.head = head
         part: Any = model.heads[self.head]
         self.longest = min(model.context, getattr(part, "max_tokens", None) or model.context)
         self._plan, self._backend, self._weights, self._codec = model, backend, weights, codec
         self._model = Transformer(model, layouts)
         self._tables = tensors_from_numpy(**self._model.tables())
-        key = graph_key(model, layouts, "embed", self.head)
+        key = graph_key(model, layouts, "read", self.head)
         self._graphs = Graphs(lambda: backend.jit(self._forward, key))
 
-    def embed(self, texts: Sequence[str], progress: Progress = lambda done, total: None) -> Embedded:
-        """Vectors of texts; each is what it is alone, whatever stands beside it, but for rounding.
+    def read(self, texts: Sequence[str], progress: Progress = lambda done, total: None) -> Embedded:
+        """What the head says of texts; of each what it is alone, whatever stands beside it, but for rounding.
 
         Raises DataError for lone surrogates, LlmspecError for a text without tokens.
         """
@@ -88,11 +87,19 @@ class Embedder:
             rows, more = self._ids(texts, begin)
             cut += more
             lengths[begin : begin + len(rows)] = [len(row) for row in rows]
-            for chosen in batches([len(row) for row in rows], self.longest):
-                found = self._batch([rows[i] for i in chosen])
-                vectors[[begin + i for i in chosen]] = found
-                progress(begin + len(chosen), len(texts))
+            told = lambda done, begin=begin: progress(begin + done, len(texts))
+            vectors[begin : begin + len(rows)] = self.read_rows(rows, told)
         return Embedded(vectors, tuple(lengths.tolist()), tuple(cut), self.longest)
+
+    def read_rows(self, rows: Sequence[Sequence[int]], told: Callable[[int], None] = lambda done: None) -> np.ndarray:
+        """(N, D) float32 of texts as ids, special tokens around them included; `told` how many are done."""
+        import numpy as np
+
+        vectors = np.zeros((len(rows), self._width), np.float32)
+        for chosen in batches([len(row) for row in rows], self.longest):
+            vectors[chosen] = self._batch([rows[i] for i in chosen])
+            told(len(chosen))
+        return vectors
 
     @property
     def _width(self) -> int:
@@ -136,6 +143,27 @@ class Embedder:
         tensors = {**weights, **tables}
         hidden = self._model.hidden(ops, tensors, inputs, context)
         return self._model.head(ops, tensors, hidden, self.head, context.filled).contiguous().realize()
+
+
+class Embedder(Reader):
+    """A model and the head that it embeds by."""
+
+    def __init__(
+        self,
+        model: ModelPlan,
+        backend: Backend,
+        weights: Tensors,
+        codec: Codec,
+        pooling: str | None,
+        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
+    ) -> None:
+        """`pooling` None: as the model's own head says. Raises LlmspecError where it has none."""
+        head, model = embedding_head(model, pooling)
+        super().__init__(model, head, backend, weights, codec, layouts)
+
+    def embed(self, texts: Sequence[str], progress: Progress = lambda done, total: None) -> Embedded:
+        """Vectors of texts; raises as `read` does."""
+        return self.read(texts, progress)
 
 
 def embedding_head(model: ModelPlan, pooling: str | None) -> tuple[str, ModelPlan]:

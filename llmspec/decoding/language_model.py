@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -23,17 +23,15 @@ from llmspec.core.units import size
 from llmspec.decoding import quantising
 from llmspec.decoding.answer import Event
 from llmspec.decoding.batch import ROWS
-from llmspec.decoding.embedding import Embedded, Embedder, Progress
-from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
 from llmspec.decoding.generate import Generation, generate, generates, stream, whole_answers
 from llmspec.decoding.prompts import Prompt, prompt_tokens
+from llmspec.decoding.readers import TextReaders
 from llmspec.formats.bases import whole_weights
 from llmspec.formats.opening import stored_model
 from llmspec.model.buckets import SHORTEST
 from llmspec.model.decoder import Decoder
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.transformer import Transformer, block_context, graph_key
-from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.model_folder import save_model
@@ -43,7 +41,7 @@ from llmspec.spec.translate import Translator
 MOST_ANSWERS, MOST_ROWS = 1 << 16, 256
 
 
-class LanguageModel:
+class LanguageModel(TextReaders):
     """Weights, tokenizer and decoding settings of a run or a saved model. Open it with `llmspec.open`.
 
     From any thread: calls queue for the device, a stream token by token. After a fork the child goes on with a copy; on
@@ -69,8 +67,7 @@ class LanguageModel:
             self._tables = self.decoder._tables  # constants of the positions: the same ones
         self.types = {name: layout.type for name, layout in self._layouts.items()}
         """The types of weights that stay quantised in memory; others are float32."""
-        self._embedders = dict[str | None, Embedder]()
-        self._filler: Filler | None = None
+        super().__init__()
         self.notices: list[str] = []
         self.attributions: tuple[Attribution, ...] = ()
         """Whom to name for what the model has read."""
@@ -165,56 +162,17 @@ class LanguageModel:
         ops = self._backend.ops(inputs)
         return self._model.logits(ops, {**weights, **tables}, inputs, block_context(inputs)).realize()
 
-    def embed(self, texts: Sequence[str], *, pooling: str | None = None, progress: Progress | None = None) -> Embedded:
-        """Vectors of texts, by the model's embedding head; or of any model's last states, by a `pooling` of `mean`,
-        `cls` or `last`.
-
-        A text is read whole, between the special tokens of its tokenizer; of one longer than that, which `cut` names,
-        the beginning. `progress` is told how many are done. Raises TypeError for what are no texts, LlmspecError where
-        the model has no such head, DataError for half a surrogate pair.
-        """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise TypeError("embed takes a list of texts")
-        if pooling not in (None, *get_args(Pooling)):
-            raise ValueError(f"pooling is one of {', '.join(get_args(Pooling))}, not {pooling!r}")
-        if pooling not in self._embedders:
-            with owner.turn():
-                made = Embedder(self.plan.model, self._backend, self._weights, self.codec, pooling, self._layouts)
-            self._embedders[pooling] = made
-        return self._embedders[pooling].embed(list(texts), progress or (lambda done, total: None))
-
-    @property
-    def fills(self) -> bool:
-        """Whether it fills masked places of texts, as encoders that were trained on masked tokens do."""
-        return filling_head(self.plan.model) is not None and self.codec.specials.mask is not None
-
     @property
     def drawing(self) -> Decoder:
         """The decoder that draws text. Raises LlmspecError for a model that goes on with none."""
+        if self.tells_labels:
+            raise LlmspecError(
+                "this model tells labels of texts, and draws no text",
+                hint="`llmspec sample --classify`; in Python, `classify`; --phase names another phase's weights",
+                consequence="its last layers were trained for something else",
+            )
         generates(self.plan.model, self.fills)
         return self.decoder
-
-    def fill(self, text: str, *, top: int = TOP) -> Filled:
-        """The most probable tokens, `top` of them, at every `[MASK]` of a text.
-
-        Raises TypeError for what is no text, LlmspecError where the model fills nothing, the text has no masked place
-        or is longer than the context.
-        """
-        if not isinstance(text, str):
-            raise TypeError("fill takes a text with [MASK] where a token is to be filled in")
-        if not self.fills:
-            raise LlmspecError(
-                "this model fills no masked places",
-                hint="`generate` goes on with a text"
-                if self.plan.model.generates
-                else "open a model with a mask token",
-                consequence="its logits say nothing of a place that it sees both sides of",
-            )
-        given, count = masked_text(self.codec, text), whole("top", top, 1, self.codec.vocab)
-        if self._filler is None:
-            with owner.turn():
-                self._filler = Filler(self.plan.model, self._backend, self._weights, self.codec, self._layouts)
-        return self._filler.fill(given, count)
 
     def tokens(self, prompt: Prompt, chat: bool | None = None) -> list[int]:
         """Ids of a prompt: a text, a user's turn, or turns of (role, text). Raises TypeError, LlmspecError."""

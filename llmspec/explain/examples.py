@@ -66,7 +66,9 @@ def _of_phase(stream: PhaseStream, inputs: BatchInputs, codec: Codec, first: int
         batch = inputs.asked(stream.batch(step), step, 0)
         for row, number in enumerate(batch.source):
             source = stream.sources[int(number)]
-            if source not in found and stream.phase.objective.predicts == MASKED:
+            if source not in found and batch.labels is not None:
+                found[source] = _labelled(stream, source, batch, row, codec)
+            elif source not in found and stream.phase.objective.predicts == MASKED:
                 found[source] = _masked(stream, source, batch, row, codec)
             elif source not in found:
                 found[source] = _example(stream, source, batch, row, codec, first)
@@ -107,6 +109,18 @@ def _masked(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec
         else:
             pieces.append((read, False))
     return Example(stream.name, source, tuple(pieces), min(filled, SHOWN) < filled)
+
+
+def _labelled(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Example:
+    """The row's documents, each with what is asked of it behind it."""
+    pieces, filled = list[tuple[str, bool]](), int(batch.filled[row])
+    numbers, shown = batch.documents[row, :filled], min(filled, SHOWN)
+    for number in range(int(numbers[:shown].max(initial=-1)) + 1):
+        ids = batch.tokens[row, :filled][numbers == number].tolist()
+        pieces.append((codec.decode(ids, specials=True), False))
+        assert stream.asking is not None
+        pieces.append((f" {STANDS_FOR} {stream.asking.named(batch.labels.targets[row, number])}  ", True))
+    return Example(stream.name, source, tuple(pieces), shown < filled)
 
 
 def spelled(codec: Codec, token: int) -> str:

@@ -210,7 +210,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
 
 def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
     found = next((s for s in plan.sources if s.name == share.source), None)
-    learned = "every token"
+    learned = "every token" if not phase.objective.documents else f"the {phase.reads} of every document"
     if phase.objective.drawn:
         learned = f"{phase.objective.places(plan.model.context)} of {plan.model.context} tokens, drawn at each reading"
     if (

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from llmspec.compiler.checks import Check
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, curve, named_curves, overfitting, validations
+from llmspec.explain.labels import LabelTable, label_tables
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
 from llmspec.forecast.decoding import DecodingSpeed, speed
@@ -96,6 +97,8 @@ class PhaseRun:
     ledger: tuple[LedgerRow, ...]
     samples: tuple[Sample, ...]
     remarks: tuple[str, ...]
+    labels: tuple[LabelTable, ...] = ()
+    """Of each source, how well each label was told in the last validation."""
     ended: str = ""
     """Why it ended before its budget; '' where it did not."""
     best: str = ""
@@ -245,6 +248,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         remarks=(*_remarks(metrics[0], held_out, clipped, ledger, planned), *remarks_on(promised)),
         ended=ended,
         best=str(about.get("best") or ""),
+        labels=label_tables(rows),
     )
 
 

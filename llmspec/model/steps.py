@@ -14,6 +14,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.plain.ops import Ops
+from llmspec.compiler.inputs import MEMBERS
 from llmspec.compiler.plan import PhasePlan
 from llmspec.compiler.updates import Updates, state_shapes, tensor_states
 from llmspec.compiler.walk import walk
@@ -26,6 +27,12 @@ from llmspec.parts.optimizers.base import AVERAGE, TRAINED
 
 Tensors = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
+
+
+def states_of(ops: Ops, x_BTD: Tensor, members_BKT: Tensor) -> Tensor:
+    """(B·K, 1, D): of each document of each row the sum of its tokens' states (B, T, D), each times what it counts in
+    it; as sequences of one token, which heads that pool take as they are."""
+    return ops.matmul(members_BKT, x_BTD).reshape(-1, 1, int(x_BTD.shape[-1]))
 
 
 class Steps:
@@ -49,7 +56,8 @@ class Steps:
         """Names of what a pass gives: the weighted sum of its losses, what the objective counts beside, and the losses
         and metrics that parts add."""
         self._measures = self._phase.objective.measures(phase.model.dims)
-        self.evaluated = (*self.sums, *self._phase.objective.measured)
+        objective = self._phase.objective
+        self.evaluated = (*self.sums, *objective.measured, *objective.gathered)
         """Names of what a pass gives in validation."""
         self._trained, self.updates = phase.model.trained, Updates(phase.model, self._phase)
         key = self._address()
@@ -97,7 +105,10 @@ class Steps:
         hidden = self._model.hidden(ops, tensors, inputs, context)
         if (places := inputs.get("places")) is not None:
             hidden = states_at(ops, hidden, places)
-        outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, context.filled)
+        filled = context.filled
+        if (members := inputs.get(MEMBERS)) is not None:
+            hidden, filled = states_of(ops, hidden, members), None
+        outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, filled)
         outputs = outputs._replace(others=self._others.outputs(self._backend, tensors, inputs))
         found = self._objective[validating](ops, outputs, inputs)
         # Those of the passes of a step count as their mean, as the weights of the objective's losses already say.

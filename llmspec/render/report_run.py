@@ -13,7 +13,7 @@ from llmspec.core.visible import visible
 from llmspec.explain.curves import Curve, ValidationCurve
 from llmspec.explain.plan_vs_actual import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
-from llmspec.render import certificates, checks
+from llmspec.render import certificates, checks, report_labels
 from llmspec.render.report_charts import MARKS, chart
 from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, spark, table
 from llmspec.render.terminal import Screen, Text
@@ -116,6 +116,8 @@ def show_phase(console: Screen, phase: PhaseRun) -> None:
         show_curves(console, phase)
     if phase.validation:
         console.print(Padding(scores(phase.validation), (0, 0, 0, 2)))
+    for labelled in phase.labels:
+        report_labels.show(console, labelled)
     if phase.ledger and phase.state != "of another plan":
         show_ledger(console, phase)
 

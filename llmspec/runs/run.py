@@ -15,7 +15,7 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.disk import real_folder
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.visible import command, path_word
-from llmspec.parts.phases.base import SPEAKING
+from llmspec.parts.phases.base import OPENED
 from llmspec.parts.sources.base import Attribution
 from llmspec.runs import best
 from llmspec.runs.checkpoint import Checkpoint, newest
@@ -173,15 +173,16 @@ class RunFolder(StoredModel):
         write_json(self.path / FACTS, {**known, **values})
 
     def weights(self, plan: Plan, phase: str | None = None) -> tuple[str, dict[str, Any], list[str]]:
-        """(phase, the weights that it holds by name, notices): those of the latest phase that makes a policy, which
-        draws text, and has any; or of the `phase` asked for. An adapter holds its own: `formats.bases` has all.
+        """(phase, the weights that it holds by name, notices): those of the latest phase that makes something to open,
+        such as a policy, which draws text, and has any; or of the `phase` asked for. An adapter holds its own:
+        `formats.bases` has all.
 
         A phase that has not come to a checkpoint yet gives way to the one before it, with a notice. One whose
         checkpoints are damaged does not: raises RunError, and where there are no weights at all, or no policy.
         """
         before: list[str] = []
-        for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.makes in SPEAKING)]:
-            if planned.makes not in SPEAKING:
+        for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.makes in OPENED)]:
+            if planned.makes not in OPENED:
                 raise no_text(plan, f"{planned.name} makes a {planned.makes}")
             expected = {t.name: t.shape for t in planned.model.stored}
             folder = self.phase(planned.name)
@@ -208,7 +209,7 @@ class RunFolder(StoredModel):
 
 def no_text(plan: Plan, why: str) -> RunError:
     """The error of a phase, or a run, whose head gives no logits of a next token."""
-    others = [p.name for p in plan.phases if p.makes in SPEAKING]
+    others = [p.name for p in plan.phases if p.makes in OPENED]
     return RunError(
         f"{why}: no text can be drawn from that",
         hint=f"the weights of another phase: {', '.join(others)}" if others else "`llmspec explain` shows the run",

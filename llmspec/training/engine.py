@@ -247,7 +247,8 @@ class Engine:
         metrics = [m for m in found.metrics if m.source not in wrong]
         self.tally.spent("validation", time.perf_counter() - began, found.tokens)
         if metrics:
-            self.folder.metrics.append({"step": self.step, "validation": [m.dump() for m in metrics]})
+            tables = {"tables": dict(found.tables)} if found.tables else {}
+            self.folder.metrics.append({"step": self.step, "validation": [m.dump() for m in metrics], **tables})
             self.context.watcher.validated(self.step, metrics)
         return self.course.validated(self.step, metrics, tuple(wrong))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from llmspec.compiler.phase_model import sees_ahead
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, RunError, SpecError
 from llmspec.formats.bases import digest_of, folder_of, model_in, weights_of
@@ -71,7 +72,8 @@ def digest_problems(start: StartModel, digest: str) -> Iterator[Problem]:
 
 def shape_problems(planned: PhasePlan, model: ModelPlan, start: StartModel) -> Iterator[Problem]:
     """Tensors of the spec's model, but for heads that the phase adds, that are not there, or not of that shape."""
-    added, adapter = tuple(f"{head}_head." for head in planned.phase.heads), planned.model.adapter
+    heads = planned.phase.added_heads(model.heads, sees_ahead(planned.model))
+    added, adapter = tuple(f"{head}_head." for head in heads), planned.model.adapter
     if model.adapter is not None:
         yield Problem(
             f"{start.model} is a model with an adapter beside it",

@@ -103,12 +103,16 @@ class Trainer:
         norm = self.steps.apply(self.weights, self.state, self.sums, inputs)
         return StepTaken(totals, float(to_numpy(norm)), weight)
 
-    def evaluate(self, batch: Arrays) -> dict[str, float]:
+    def evaluate(self, batch: Arrays) -> dict[str, Any]:
         """The sums of a batch's losses and of what is counted beside, each times its `loss_weights`; without
-        dropout."""
+        dropout. What the objective gathers comes as numpy arrays."""
+        import numpy as np
+
+        whole = self.phase.phase.objective.gathered
         inputs = {**self._feed(**batch), **self.backend.inputs}
         found = self.steps.evaluate(self.weights, self.tables, inputs)
-        return {name: float(to_numpy(one)) for name, one in zip(self.steps.evaluated, found, strict=True)}
+        arrays = {name: to_numpy(one) for name, one in zip(self.steps.evaluated, found, strict=True)}
+        return {name: np.array(a) if name in whole else float(a) for name, a in arrays.items()}
 
     def origin(self, batches: Sequence[Arrays], scalars: Sequence[float], number: int) -> str:
         """Where the numbers of a step that has not been taken stop being finite; '' where they do not in its passes.

@@ -22,8 +22,9 @@ from llmspec.data.contamination import EXAMPLES, alike, content, normalised, tur
 from llmspec.data.fetch import Fetch
 from llmspec.data.notices import notices
 from llmspec.data.prepare import prepare
-from llmspec.data.reading import SourceView, content_keys, find_contamination, read_all
+from llmspec.data.reading import find_contamination, read_all
 from llmspec.data.split import VALIDATES, Shaped
+from llmspec.data.views import SourceView, content_keys
 from llmspec.parts.sources import Document
 from llmspec.parts.templates.base import Turn
 

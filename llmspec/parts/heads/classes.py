@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from llmspec.parts.base import Dims, TensorSpec
-from llmspec.parts.heads.base import HeadFunctions, outputs_layer
+from llmspec.parts.heads.labels import Labelled
 from llmspec.parts.heads.pooling import PooledHead
 
+if TYPE_CHECKING:
+    from llmspec.parts.ops import Operations, Tensor, WeightView
 
-class Classes(PooledHead):
+
+class Classes(Labelled, PooledHead):
     """Logits of `classes` for a whole sequence (Devlin et al. 2019, section 4.1)."""
 
     kind: Literal["classes"] = "classes"
     formula: ClassVar[str] = "logits = pooled(x)·Wᵀ + bias"
-    classes: int = Field(gt=0, le=1 << 20)
-    """How many there are."""
-    bias: bool = True
-    """Whether a trained number is added to each logit."""
+    multi_label: bool = False
+    """Whether each class is a yes or no of its own, so that a text has none, one or several; otherwise exactly one."""
 
-    def outputs(self, dims: Dims) -> int:
-        return self.classes
-
-    def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
-        return (*super().tensors(dims), *outputs_layer("", self.classes, dims, self.bias))
-
-    def build(self, dims: Dims) -> HeadFunctions:
-        return HeadFunctions(self.pooled, lambda w, embedding: w.linear(""))
+    def features(self, ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
+        return self.pooled(ops, w, x_BTD, filled_BT)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from llmspec.core.problems import Problem
 from llmspec.parts.base import Dims, ElementwiseOps
 from llmspec.parts.heads.base import HeadFunctions
 from llmspec.parts.heads.pooling import PooledHead
@@ -23,18 +19,7 @@ class Embedding(PooledHead):
     formula: ClassVar[str] = "pooled(x), over its length where normalised"
     normalised: bool = True
     """Whether the vector is divided by its length."""
-    max_tokens: int | None = Field(None, gt=0, le=1 << 24)
-    """Tokens of a text that `embed` reads, at most; as many as the context if omitted."""
     embeds: ClassVar[bool] = True
-
-    def check(self, dims: Dims) -> Iterable[Problem]:
-        if self.max_tokens is not None and self.max_tokens > dims.context:
-            yield Problem(
-                f"texts of {self.max_tokens} tokens are longer than the context of {dims.context}",
-                ("max_tokens",),
-                f"max_tokens: {dims.context}, or a longer model.context",
-                "the model knows no place beyond its context",
-            )
 
     def outputs(self, dims: Dims) -> int:
         return dims.d_model

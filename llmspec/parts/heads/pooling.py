@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
+from llmspec.core.problems import Problem
 from llmspec.parts.base import Dims, TensorSpec
 from llmspec.parts.heads.base import Head
 
@@ -21,6 +25,17 @@ class PooledHead(Head):
     """What stands for a sequence: the mean of its tokens, its first token (cls) or its last one."""
     pooler: bool = False
     """Whether that passes through a dense layer and tanh (Devlin et al. 2019; google-research/bert, modeling.py)."""
+    max_tokens: int | None = Field(None, gt=0, le=1 << 24)
+    """Tokens of a text that are read, at most; as many as the context if omitted."""
+
+    def check(self, dims: Dims) -> Iterable[Problem]:
+        if self.max_tokens is not None and self.max_tokens > dims.context:
+            yield Problem(
+                f"texts of {self.max_tokens} tokens are longer than the context of {dims.context}",
+                ("max_tokens",),
+                f"max_tokens: {dims.context}, or a longer model.context",
+                "the model knows no place beyond its context",
+            )
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
         """The pooler's."""

@@ -1,6 +1,7 @@
 """What phases minimise."""
 
 from llmspec.parts.objectives.base import Objective
+from llmspec.parts.objectives.classification import Classification
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.parts.objectives.distillation import Distillation
 from llmspec.parts.objectives.masked_lm import MaskedLM
@@ -9,6 +10,7 @@ TABLE: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
     "distillation": Distillation,
     "masked_lm": MaskedLM,
+    "classification": Classification,
 }
 
-__all__ = ["TABLE", "CrossEntropy", "Distillation", "MaskedLM", "Objective"]
+__all__ = ["TABLE", "Classification", "CrossEntropy", "Distillation", "MaskedLM", "Objective"]

@@ -19,6 +19,7 @@ from llmspec.parts.tokenizers.words import Vocabulary
 if TYPE_CHECKING:
     import numpy as np
 
+    from llmspec.parts.heads.base import Head
     from llmspec.parts.ops import Operations, Tensor
 
 Draw = Callable[..., Any]
@@ -26,7 +27,7 @@ Draw = Callable[..., Any]
 alone, so that what is drawn on the way resumes bit for bit."""
 
 
-NEXT, MASKED = "the next token", "masked tokens"
+NEXT, MASKED, LABELS = "the next token", "masked tokens", "labels"
 """What is predicted."""
 
 Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Tensor]"]
@@ -68,6 +69,11 @@ class Objective(Part):
     """Names of the further sums that its graph gives beside the loss, such as right answers."""
     measured: ClassVar[tuple[str, ...]] = ()
     """Names of the sums that are taken in validation alone, since they cost a product that training does not need."""
+    gathered: ClassVar[tuple[str, ...]] = ()
+    """Names of what validation takes whole rather than as a sum, such as logits, for measures of all of it together."""
+    documents: ClassVar[bool] = False
+    """Whether it asks one thing of each document of a row, which a head that says one thing a sequence reads; a row
+    holds several documents, which do not see each other."""
     unit: ClassVar[str] = "nats"
     """Of the training loss."""
     logit_arrays: ClassVar[float] = 0.0
@@ -77,6 +83,15 @@ class Objective(Part):
     def others(self) -> tuple[Other, ...]:
         """The models that it compares the trained one with, or asks: frozen, and given the same tokens."""
         return ()
+
+    def wrong_head(self, head: Head) -> str:
+        """Why its loss cannot be that of such a head; '' where it can."""
+        return ""
+
+    def document_inputs(self, rows: int, documents: int, head: Head) -> dict[str, InputSpec]:
+        """What its graph reads of each of the documents of a row, where it asks one thing of each: `targets` and
+        `loss_weights`."""
+        return {}
 
     def inputs(self, batch: int, context: int) -> dict[str, InputSpec]:
         """What its graph reads beside tokens and the mask's inputs; `loss_weights` is always among them, and `places`

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
@@ -26,8 +26,12 @@ from llmspec.parts.schedules.cosine import Cosine
 
 POLICY, FILLER, MODEL = "policy", "filler", "model"
 """Sorts of artifacts: what draws text, what fills masked places of a text, and what does neither."""
+CLASSIFIER = "classifier"
+"""What gives texts labels."""
 SPEAKING = (POLICY, FILLER)
-"""Those that take prompts."""
+"""Those that take prompts to go on with or to fill."""
+OPENED = (*SPEAKING, CLASSIFIER)
+"""Those that a run is opened with: the last phase that makes one of them."""
 FROM_DIALOGUES = 3
 """Dialogues that samples of a chat phase without prompts begin with."""
 
@@ -50,8 +54,11 @@ class Phase(Part):
     not."""
     predicts: ClassVar[str] = NEXT
     """What it teaches, which its objective has to ask for."""
-    takes: ClassVar[tuple[str, ...]] = (POLICY, FILLER, MODEL)
+    takes: ClassVar[tuple[str, ...]] = (*OPENED, MODEL)
     """Sorts of artifacts that it may start from."""
+    reads: ClassVar[str] = ""
+    """The key of a source that says what of a record is learned beside its text, such as `label`; '' for the text
+    alone."""
 
     in_float64: ClassVar[tuple[str, ...]] = ("ema", "layerwise_lr_decay", "lr_multipliers")
     effects: ClassVar[dict[str, tuple[str, str]]] = {
@@ -139,6 +146,10 @@ class Phase(Part):
         """The phases that come before it: the one that it starts from, and those whose models stand beside its own."""
         named = (self.parent, *(other.phase for other in self.others()))
         return tuple(dict.fromkeys(name for name in named if name))
+
+    def added_heads(self, base: Mapping[str, Head], sees_ahead: bool) -> Mapping[str, Head]:
+        """The heads that it adds to a model with the heads `base`, whose tokens see what follows them or do not."""
+        return self.heads
 
     @property
     def texts_drawn(self) -> int:

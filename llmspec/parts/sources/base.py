@@ -144,6 +144,10 @@ LIMITS_AND_CREDITS = {"license", "attribution", "max_epochs", "max_dropped"}
 """Keys of a source that do not shape its text."""
 
 
+READ_BESIDE = ("label",)
+"""Keys of a source that say what stands beside the text of its records, by which nothing else is read differently."""
+
+
 class Attribution(NamedTuple):
     """Whom to name for a source, and under which licence its text stands."""
 
@@ -187,7 +191,11 @@ class Source(Part):
     """Stretches of text that are replaced in every field of a record before templates are filled, one after another,
     such as `{"_": " "}`."""
 
-    @field_validator("text", "source", "target")
+    label: str | None = None
+    """Template of the label of a record, such as `{category}`, for phases that classify; a field that holds a list
+    gives several, for `multi_label`."""
+
+    @field_validator("text", "source", "target", "label")
     @classmethod
     def _text_reads(cls, text: str | None) -> str | None:
         if text is not None:
@@ -250,7 +258,12 @@ class Source(Part):
         listed = (self.messages,) if self.messages is not None and (dialogues or self.text is None) else ()
         named = (piece.text for template in (*text, *spoken) for piece in parse(template) if piece.field)
         grouped = self.validation.fields if self.validation is not None else ()
-        return tuple(dict.fromkeys((*named, *listed, *grouped)))
+        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.told("label"))))
+
+    def told(self, key: str) -> tuple[str, ...]:
+        """Fields of records that a key of `Phase.reads` is made of; none where the spec does not have it."""
+        template = getattr(self, key, None)
+        return tuple(piece.text for piece in parse(template) if piece.field) if template else ()
 
     def cleaned(self, record: dict[str, Any]) -> dict[str, Any]:
         """A record with what `replace` says replaced in its fields."""
@@ -280,6 +293,7 @@ class Source(Part):
         settings = self.model_dump(mode="json", by_alias=True, exclude=LIMITS_AND_CREDITS)
         settings["dialogue"] = [list(turn) for turn in self.rounds]
         settings["replace"] = [list(pair) for pair in self.replace.items()]
+        settings = {key: value for key, value in settings.items() if key not in READ_BESIDE or value is not None}
         return {"settings": settings, "revision": self.revision}
 
 

@@ -1,12 +1,19 @@
 """What each phase kind trains on, validates with and shows: one file a kind, one line in the table."""
 
 from llmspec.training.tasks.base import Task
+from llmspec.training.tasks.classify import Classify
 from llmspec.training.tasks.masked_lm import MaskedLM
 from llmspec.training.tasks.pretrain import Pretrain
 from llmspec.training.tasks.seq2seq import Seq2Seq
 from llmspec.training.tasks.sft import SFT
 
-TASKS: dict[str, type[Task]] = {"masked_lm": MaskedLM, "pretrain": Pretrain, "seq2seq": Seq2Seq, "sft": SFT}
+TASKS: dict[str, type[Task]] = {
+    "classify": Classify,
+    "masked_lm": MaskedLM,
+    "pretrain": Pretrain,
+    "seq2seq": Seq2Seq,
+    "sft": SFT,
+}
 """By the `kind:` of a phase."""
 
 __all__ = ["TASKS", "Task"]

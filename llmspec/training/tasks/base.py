@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llmspec.compiler.plan import PhasePlan
@@ -39,6 +40,8 @@ class Validation(NamedTuple):
     """Of each source, the one that says how good the model is first."""
     tokens: int
     """That were read for it."""
+    tables: Mapping[str, Any] = MappingProxyType({})
+    """JSON-able tables of each source, such as which label was taken for which."""
 
 
 class Task:

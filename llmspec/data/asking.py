@@ -1,0 +1,108 @@
+"""What a phase asks of each document, from its settings, its head and the labels that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmspec.core.problems import Problem
+from llmspec.data.documents import Asking
+from llmspec.data.labels import LabelAsking, by_label, counted, label_notices, label_problems, weights_by
+from llmspec.parts.phases.classify import UNKNOWN_LABELS
+
+if TYPE_CHECKING:
+    from llmspec.compiler.plan import PhasePlan
+    from llmspec.data.stream import PhaseStream
+    from llmspec.parts.tokenizers.special_tokens import SpecialTokens
+
+Abouts = Sequence[Mapping[str, Any]]
+"""What was noted of each source that a phase reads."""
+
+
+class Prepared(Protocol):
+    """What is asked of prepared data here."""
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Names of the plan's phases."""
+
+    def stream(self, phase: str) -> PhaseStream:
+        """The batches of a phase."""
+
+    def asked(self, phase: str) -> tuple[PhasePlan, list[dict[str, Any]]]:
+        """A phase, and what was noted of each source as it reads it."""
+
+
+def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> Asking | None:
+    """How a phase reads documents of which it asks something; None of any other phase."""
+    phase, model = planned.phase, planned.model
+    if not phase.objective.documents:
+        return None
+    labels, counts = labels_in(planned, abouts), label_counts(abouts, "train")
+    head = model.heads[phase.objective.head]
+    limits = (getattr(phase, "max_tokens", None), getattr(head, "max_tokens", None))
+    return LabelAsking(
+        around=(specials.before, specials.after),
+        longest=min(n for n in (*limits, model.context) if n),
+        truncation=getattr(phase, "truncation", "none") == "end",
+        documents=phase.objective.places(model.context) or 1,
+        labels=labels,
+        multi=bool(getattr(head, "multi_label", False)),
+        weights=weights_by(phase, labels, counts),
+    )
+
+
+def label_counts(abouts: Abouts, side: str) -> dict[str, int]:
+    """How many documents of a side have each label, sorted by label."""
+    return by_label(counted(about[side]) for about in abouts)
+
+
+def labels_in(planned: PhasePlan, abouts: Abouts) -> tuple[str, ...]:
+    """The labels of a phase in the order of its classes: those of the spec, of its head, or those that were found."""
+    if given := getattr(planned.phase, "labels", None):
+        return tuple(given)
+    named = getattr(planned.model.heads[planned.phase.objective.head], "labels", None)
+    if named is not None and tuple(named) != UNKNOWN_LABELS:
+        return tuple(named)
+    return tuple(label_counts(abouts, "train"))
+
+
+def labels_told(planned: PhasePlan, abouts: Abouts) -> tuple[str, ...]:
+    """Labels that the data had to tell, since neither spec nor head does; none where they do."""
+    if planned.phase.reads != "label" or getattr(planned.phase, "labels", None):
+        return ()
+    named = getattr(planned.model.heads[planned.phase.objective.head], "labels", None)
+    return labels_in(planned, abouts) if named is not None and tuple(named) == UNKNOWN_LABELS else ()
+
+
+def found_labels(prepared: Prepared) -> dict[str, tuple[str, ...]]:
+    """By phase: labels that the data had to tell."""
+    asked = [name for name in prepared.phases if prepared.stream(name).phase.reads]
+    return {name: labels for name in asked if (labels := labels_told(*prepared.asked(name)))}
+
+
+def asking_problems(name: str, planned: PhasePlan, abouts: Abouts) -> list[Problem]:
+    """What is wrong with what a phase asks."""
+    if planned.phase.reads != "label":
+        return []
+    labels = labels_in(planned, abouts)
+    classes = getattr(planned.model.heads[planned.phase.objective.head], "classes", len(labels))
+    classes = len(labels) if labels_told(planned, abouts) else classes
+    wrong = label_problems(planned.phase, labels, classes, label_counts(abouts, "train"))
+    return [problem.at("phases", name) for problem in wrong]
+
+
+def asking_notices(prepared: Prepared) -> Iterator[str]:
+    """What a person should know of what phases ask of documents."""
+    for name in prepared.phases:
+        stream = prepared.stream(name)
+        if not stream.phase.reads:
+            continue
+        planned, abouts = prepared.asked(name)
+        if stream.phase.reads == "label":
+            train, held = (label_counts(abouts, side) for side in ("train", "validation"))
+            listed = {label: train.get(label, 0) for label in labels_in(planned, abouts)}
+            yield from label_notices(name, not labels_told(planned, abouts), listed, held)
+        for source, count in stream.cut.items():
+            if count:
+                yield f"{name} reads the beginnings alone of {count:,} documents of {source}"

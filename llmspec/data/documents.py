@@ -1,0 +1,133 @@
+"""Whole documents into blocks, each between the special tokens of its tokenizer, with what is asked of it.
+
+T tokens of a block, n documents, K documents of a block at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from llmspec.data.layout import Batch, Labels, shuffled
+from llmspec.data.packing import PackedLayout, pad_after, ranges_from
+from llmspec.data.shaping import TOO_LONG
+from llmspec.data.tokens import TokenSet
+
+
+class Asked(NamedTuple):
+    """What is asked of each document of some tokens, and which of them are read at all."""
+
+    kept: np.ndarray
+    """(n,) bool."""
+    targets: np.ndarray
+    """(n, ...): as `Labels` has them, of those that are not kept too."""
+    weights: np.ndarray
+    """(n,) float32: how much each counts."""
+    dropped: Mapping[str, int]
+    """Reason -> documents that are not read."""
+
+
+class Asking(Protocol):
+    """How a phase reads its documents."""
+
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Special tokens before and behind each."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a document at most, those included."""
+
+    @property
+    def truncation(self) -> bool:
+        """Whether of longer ones the beginning is read."""
+
+    @property
+    def documents(self) -> int:
+        """How many a row has room for."""
+
+    def of(self, data: TokenSet) -> Asked:
+        """What is asked of the documents of some tokens."""
+
+    def blank(self, rows: int) -> Labels:
+        """Of rows without a document."""
+
+    def named(self, target: Any) -> str:
+        """A target in words."""
+
+    def identity(self) -> Any:
+        """JSON-able value of all that shapes batches beside the tokens."""
+
+
+class DocumentLayout(PackedLayout):
+    """Documents packed once into blocks, which every epoch reads in a new order. One decision is asked of each, which
+    counts at its last token."""
+
+    def __init__(self, data: TokenSet, asking: Asking, context: int, names: tuple[object, ...] | None) -> None:
+        """`names` seed what is packed together and the order of blocks; None keeps the documents' own order."""
+        self._data, self._asking, self._context, self._names = data, asking, context, names
+        self._asked = asked = asking.of(data)
+        before, after = asking.around
+        whole = data.lengths + len(before) + len(after)
+        fits = (whole <= asking.longest) | asking.truncation
+        read = asked.kept & fits & (whole > 0)
+        self._lengths = np.minimum(whole, asking.longest)
+        self.cut = int((read & (whole > asking.longest)).sum())
+        """Documents of which the beginning alone is read."""
+        self.needed = int(np.quantile(whole[asked.kept], 0.9, method="higher")) if asked.kept.any() else 0
+        """Tokens that hold all but the longest tenth of the documents."""
+        self.dropped = {**asked.dropped, TOO_LONG: int((asked.kept & ~fits).sum())}
+        self.kept = np.flatnonzero(read)
+        order = self.kept if names is None else self.kept[shuffled(len(self.kept), *names, "packing")]
+        self._arrange(order, self._lengths, np.ones(len(whole), np.int64), asking.documents)
+        self.characters = int(data.characters[self.kept].sum())
+        """Characters of the documents."""
+
+    def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
+        T, data, (before, after) = self._context, self._data, self._asking.around
+        packed = np.array([self._order(b // self._blocks)[b % self._blocks] for b in blocks.tolist()], np.int64)
+        per_row = self._first[packed + 1] - self._first[packed]
+        entry = ranges_from(self._first[packed], per_row)
+        document, row = self._dialogue[entry], np.repeat(rows, per_row)
+        lengths, begins = self._lengths[document], row * T + self._start[entry]
+        tokens = batch.tokens.reshape(-1)
+        words = lengths - len(before) - len(after)
+        target = np.repeat(begins + len(before), words) + ranges_from(np.zeros_like(words), words)
+        tokens[target] = data.ids(ranges_from(data.offsets[document], words))
+        for i, token in enumerate(before):
+            tokens[begins + i] = token
+        for i, token in enumerate(after):
+            tokens[begins + lengths - len(after) + i] = token
+        batch.weights.reshape(-1)[begins + lengths - 1] = 1
+        filled = self._filled[packed]
+        batch.filled[rows] = filled
+        batch.repeated[rows] = np.where(blocks >= self._blocks, filled, 0)
+        nth, places = ranges_from(np.zeros_like(per_row), per_row), ranges_from(np.zeros_like(lengths), lengths)
+        everywhere = np.repeat(begins, lengths) + places
+        batch.documents.reshape(-1)[everywhere] = np.repeat(nth, lengths)
+        batch.positions.reshape(-1)[everywhere] = places
+        pad_after(batch, rows, per_row, filled)
+        assert batch.labels is not None, "the batch has room for labels"
+        batch.labels.targets[row, nth] = self._asked.targets[document]
+        batch.labels.weights[row, nth] = self._asked.weights[document]
+
+
+def members(batch: Batch, documents: int, pooling: str) -> np.ndarray:
+    """(B, K, T) float32: what of each token stands for each document: all alike (mean), its first (cls) or last."""
+    rows, length = batch.tokens.shape
+    found = np.zeros((rows, documents, length), np.float32)
+    row, place = np.nonzero(np.arange(length) < batch.filled[:, None])
+    number = batch.documents[row, place]
+    if pooling == "mean":
+        sizes = np.zeros((rows, documents), np.float32)
+        np.add.at(sizes, (row, number), 1)
+        found[row, number, place] = 1 / sizes[row, number]
+        return found
+    other = np.ones(len(row), bool)  # of each document, the first or the last of its tokens
+    same = (row[1:] == row[:-1]) & (number[1:] == number[:-1])
+    chosen = np.concatenate([other[:1], ~same]) if pooling == "cls" else np.concatenate([~same, other[:1]])
+    chosen = chosen[: len(row)]
+    found[row[chosen], number[chosen], place[chosen]] = 1
+    return found

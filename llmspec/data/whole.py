@@ -1,0 +1,73 @@
+"""What is checked of documents that are read whole: each stands in its row as the tokenizer has it, between its special
+tokens, numbered apart, and what is asked of it is what its record says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmspec.compiler.checks import WHOLE, Check
+from llmspec.data.layout import Batch
+from llmspec.data.stream import PhaseStream
+from llmspec.data.tokens import TokenSet
+
+if TYPE_CHECKING:
+    from llmspec.data.prepare import PreparedData
+
+
+def reading_whole(prepared: PreparedData, drawn: Sequence[tuple[PhaseStream, str, Batch]]) -> tuple[Check, ...]:
+    """The check over the blocks that were drawn; nothing where no phase reads documents so."""
+    looked_at = 0
+    for stream, source, batch in drawn:
+        seen = known(stream, prepared.opened(stream.name, source))
+        for row in range(len(batch.tokens)):
+            found, wrong = mistake(stream, batch, row, seen)
+            looked_at += found
+            if wrong:
+                evidence = f"in a block of {source} in {stream.name}, {wrong}"
+                hint = "the layout in llmspec/data is at fault, not your spec"
+                path = ("phases", stream.name, "mixture", source)
+                return (Check(name=WHOLE, holds=False, path=path, evidence=evidence, hint=hint),)
+    evidence = f"{looked_at:,} documents of sampled blocks, found again by their tokens"
+    return (Check(name=WHOLE, holds=True, evidence=evidence),) if drawn else ()
+
+
+def known(stream: PhaseStream, data: TokenSet) -> dict[bytes, list[bytes]]:
+    """Tokens of every document as it is to be read, and what may be asked of it: equal texts may have other labels."""
+    asking = stream.asking
+    assert asking is not None
+    asked, (before, after) = asking.of(data), asking.around
+    room, found = asking.longest - len(before) - len(after), dict[bytes, list[bytes]]()
+    for i in np.flatnonzero(asked.kept).tolist():
+        begin, end = int(data.offsets[i]), int(data.offsets[i + 1])
+        if end - begin > room and not asking.truncation:
+            continue
+        ids = np.array([*before, *data.tokens[begin : min(end, begin + room)].tolist(), *after], np.int32)
+        found.setdefault(ids.tobytes(), []).append(np.asarray(asked.targets[i]).tobytes())
+    return found
+
+
+def mistake(stream: PhaseStream, batch: Batch, row: int, seen: dict[bytes, list[bytes]]) -> tuple[int, str]:
+    """(documents of a row, what is wrong with one of them; '' where nothing is)."""
+    assert batch.labels is not None
+    filled, numbers = int(batch.filled[row]), batch.documents[row]
+    begins = [0, *(np.flatnonzero(np.diff(numbers[:filled])) + 1).tolist(), filled]
+    weights = batch.labels.weights[row]
+    if np.count_nonzero(weights[len(begins) - 1 :]):
+        return 0, f"more than its {len(begins) - 1} documents count"
+    if filled < len(numbers) and int(numbers[filled:].min()) < len(begins) - 1:
+        return 0, "padding counts as a document"
+    for number, (begin, end) in enumerate(pairwise(begins)):
+        if batch.positions[row, begin:end].tolist() != list(range(end - begin)):
+            return number, f"the positions of document {number} do not count from its beginning"
+        targets = seen.get(np.ascontiguousarray(batch.tokens[row, begin:end], np.int32).tobytes())
+        if targets is None:
+            return number, f"document {number} is none of the source's"
+        if np.ascontiguousarray(batch.labels.targets[row, number]).tobytes() not in targets:
+            return number, f"document {number} has the label of another one"
+        if numbers[begin] != number or batch.weights[row, begin:end].tolist() != [0] * (end - begin - 1) + [1]:
+            return number, f"document {number} does not count once, at its end"
+    return len(begins) - 1, ""

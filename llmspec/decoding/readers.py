@@ -1,0 +1,118 @@
+"""What an opened model does with texts that it reads whole: vectors, labels, masked places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from llmspec.backends import owner
+from llmspec.backends.plain.backend import Backend
+from llmspec.compiler.plan import Plan
+from llmspec.core.problems import LlmspecError
+from llmspec.decoding.classifying import Classified, Classifier, classifying_head, need_head
+from llmspec.decoding.embedding import Embedded, Embedder, Progress
+from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
+from llmspec.model.ids import whole
+from llmspec.model.steps import Tensors
+from llmspec.parts.heads.pooling import Pooling
+from llmspec.parts.ops import WeightLayout
+from llmspec.parts.phases.base import CLASSIFIER
+from llmspec.parts.tokenizers.base import Codec
+
+
+class TextReaders:
+    """The part of a LanguageModel that reads whole texts; each kind of reading has its graphs, made when it is first
+    asked for."""
+
+    plan: Plan
+    codec: Codec
+    phase: str
+    _backend: Backend
+    _weights: Tensors
+    _layouts: Mapping[str, WeightLayout]
+
+    def __init__(self) -> None:
+        self._embedders = dict[str | None, Embedder]()
+        self._filler: Filler | None = None
+        self._classifier: Classifier | None = None
+
+    def embed(self, texts: Sequence[str], *, pooling: str | None = None, progress: Progress | None = None) -> Embedded:
+        """Vectors of texts, by the model's embedding head; or of any model's last states, by a `pooling` of `mean`,
+        `cls` or `last`.
+
+        A text is read whole, between the special tokens of its tokenizer; of one longer than that, which `cut` names,
+        the beginning. `progress` is told how many are done. Raises TypeError for what are no texts, LlmspecError where
+        the model has no such head, DataError for half a surrogate pair.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("embed takes a list of texts")
+        if pooling not in (None, *get_args(Pooling)):
+            raise ValueError(f"pooling is one of {', '.join(get_args(Pooling))}, not {pooling!r}")
+        if pooling not in self._embedders:
+            with owner.turn():
+                made = Embedder(self.plan.model, self._backend, self._weights, self.codec, pooling, self._layouts)
+            self._embedders[pooling] = made
+        return self._embedders[pooling].embed(list(texts), progress or (lambda done, total: None))
+
+    @property
+    def fills(self) -> bool:
+        """Whether it fills masked places of texts, as encoders that were trained on masked tokens do."""
+        return filling_head(self.plan.model) is not None and self.codec.specials.mask is not None
+
+    def fill(self, text: str, *, top: int = TOP) -> Filled:
+        """The most probable tokens, `top` of them, at every `[MASK]` of a text.
+
+        Raises TypeError for what is no text, LlmspecError where the model fills nothing, the text has no masked place
+        or is longer than the context.
+        """
+        if not isinstance(text, str):
+            raise TypeError("fill takes a text with [MASK] where a token is to be filled in")
+        if not self.fills:
+            raise LlmspecError(
+                "this model fills no masked places",
+                hint="`generate` goes on with a text"
+                if self.plan.model.generates
+                else "open a model with a mask token",
+                consequence="its logits say nothing of a place that it sees both sides of",
+            )
+        given, count = masked_text(self.codec, text), whole("top", top, 1, self.codec.vocab)
+        if self._filler is None:
+            with owner.turn():
+                self._filler = Filler(self.plan.model, self._backend, self._weights, self.codec, self._layouts)
+        return self._filler.fill(given, count)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives texts labels by their names."""
+        return classifying_head(self.plan.model) is not None
+
+    @property
+    def tells_labels(self) -> bool:
+        """Whether that is what it was trained for last, so that a prompt is a text to classify."""
+        if (trained := next((p for p in self.plan.phases if p.name == self.phase), None)) is not None:
+            return trained.makes == CLASSIFIER
+        return self.classifies and not (self.plan.model.generates or self.fills)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it tells apart; none where it classifies nothing."""
+        name = classifying_head(self.plan.model)
+        return () if name is None else tuple(getattr(self.plan.model.heads[name], "labels", ()))
+
+    def classify(self, text: str) -> Classified:
+        """The labels of a text with their probabilities. Raises TypeError for what is no text, LlmspecError where the
+        model tells no labels, DataError for half a surrogate pair."""
+        if not isinstance(text, str):
+            raise TypeError("classify takes a text; classify_batch takes a list of them")
+        return self.classify_batch([text])[0]
+
+    def classify_batch(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Classified]:
+        """The same of many texts; `progress` is told how many are done."""
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("classify_batch takes a list of texts")
+        if self._classifier is None:
+            head = need_head(self.plan.model)
+            with owner.turn():
+                made = Classifier(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
+            self._classifier = made
+        return self._classifier.classify(list(texts), progress or (lambda done, total: None))
