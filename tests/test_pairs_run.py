@@ -127,6 +127,29 @@ def facts(run: Path) -> dict[str, object]:
     return {**files, **{name: rows(run, name, "learn") for name in ("metrics", "samples")}}
 
 
+def test_a_decoder_alone_reads_pairs_in_one_row(tmp_path: Path) -> None:
+    text = SPEC.replace("  encoder: {layers: 1, context: 12}\n", "  mask: {kind: prefix}\n").replace(
+        "context: 24", "context: 40"
+    )
+    text = text.replace("160 steps", "24 steps").replace("80 steps", "24 steps")
+    spec, run = write(tmp_path, text), tmp_path / "run"
+    done = tiny.call("run", spec, "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert "no token sees the future beyond the prefix" in done.stderr + done.stdout
+    prepared = prepare(llmspec.compile(load_spec(spec).spec))
+    held_out, eos = prepared.validation("learn")["digits"], prepared.codec.specials.eos
+    model = llmspec.open(run)
+    saved = llmspec.open(model.save(tmp_path / "saved"))
+    for i in range(held_out.pairs):
+        source, target = held_out.pair(i)
+        assert source[-1] == target[-1] == eos and source.count(eos) == 2 and target.count(eos) == 1
+        asked = prepared.codec.decode(source)
+        assert model.tokens(asked) == saved.tokens(asked) == source
+    batch = prepared.stream("learn").batch(0)
+    counted = [prepared.codec.decode(row[w > 0].tolist()) for row, w in zip(batch.targets, batch.weights, strict=True)]
+    assert all(set(re.sub("|".join(DIGITS), "", said)) <= {" "} for said in counted), "of sources, nothing counts"
+
+
 def test_explain_shows_answers_and_what_they_looked_at(straight: tuple[Path, Path]) -> None:
     shown = tiny.call("explain", straight[1]).stdout
     assert "exact match" in shown and "ROUGE-L" in shown and "wanted:" in shown and "chrF" in shown

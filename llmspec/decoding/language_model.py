@@ -53,8 +53,8 @@ class LanguageModel(TextReaders):
         self, plan: Plan, codec: Codec, weights: dict[str, Any], phase: str, plain: bool = False, *, chat: bool
     ) -> None:
         self.plan, self.codec, self.phase = plan, codec, phase
-        self.chat = chat
-        """Whether prompts are a user's turns, to be answered, rather than text to be continued."""
+        self.chat, self.pairs = chat, False
+        """Whether prompts are a user's turns, to be answered, rather than text to be continued; or sources of pairs."""
         start = codec.specials.start_of(plan.model.decoder_start)
         with owner.turn():
             self._backend = backend(plan.device, plain, plan.precision)
@@ -94,7 +94,7 @@ class LanguageModel(TextReaders):
         if not isinstance(path, str | Path):
             raise TypeError(f"a model is saved to the path of a new folder, not {type(path).__name__}")
         arrays = {**self.weights(), **self._quantised}
-        saved = save_model(
+        return save_model(
             Path(path),
             self.plan,
             self.codec.to_json(),
@@ -102,8 +102,8 @@ class LanguageModel(TextReaders):
             phase=self.phase,
             chat=self.chat,
             attributions=self.attributions,
-        )
-        return saved.path
+            pairs=self.pairs,
+        ).path
 
     def weights(self) -> dict[str, Any]:
         """Copies of its weights by name, float32; of those that stay quantised, the numbers that they stand for."""
@@ -180,8 +180,8 @@ class LanguageModel(TextReaders):
             raise TypeError(f"chat is True, False or None, not {chat!r}")
         given = prompt if isinstance(prompt, str) else turns_of(prompt)
         answered = self.chat if chat is None else chat
-        whole = self.plan.model.encoder is not None
-        return prompt_tokens(self.codec, self.plan.chat_template, given, answered, self.plan.tokenizer.markers, whole)
+        how = self.plan.tokenizer.markers, self.plan.model.encoder is not None, self.pairs
+        return prompt_tokens(self.codec, self.plan.chat_template, given, answered, *how)
 
     def settings(self, decoding: Decoding | None = None, **changes: Any) -> Decoding:
         """These decoding settings (the run's where none are given) with some replaced; strict like the spec's.
@@ -337,7 +337,8 @@ def open_model(
     with owner.turn(), guest.visit():
         plan, elsewhere = here(written)
         model = LanguageModel(plan.of(of), codec, weights, of, plain, chat=folder.chat(written, of))
-    model.notices, model.attributions = [*elsewhere, *notices, *said], folder.attributions(written)
+    model.notices, model.pairs = [*elsewhere, *notices, *said], folder.pairs(written, of)
+    model.attributions = folder.attributions(written)
     return model
 
 

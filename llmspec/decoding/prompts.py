@@ -16,15 +16,22 @@ Prompt = str | Sequence[tuple[str, str]]
 
 
 def prompt_tokens(
-    codec: Codec, template: ChatTemplate, prompt: Prompt, chat: bool, markers: Sequence[str] = (), whole: bool = False
+    codec: Codec,
+    template: ChatTemplate,
+    prompt: Prompt,
+    chat: bool,
+    markers: Sequence[str] = (),
+    whole: bool = False,
+    pairs: bool = False,
 ) -> list[int]:
     """Ids of what a model is given: turns, a text that is a user's turn (`chat`), or one to go on with; or that an
-    encoder reads `whole`.
+    encoder reads `whole`, or that is the source of a pair (`pairs`), whose target a decoder says behind an end token.
 
     The one way for samples in training, for `sample` and for conversations. Raises as `chat_prompt` does.
     """
     if isinstance(prompt, str) and not chat:
-        return text_prompt(codec, prompt, markers, whole)
+        ids = text_prompt(codec, prompt, markers, whole)
+        return [*ids, codec.specials.need("eos")] if pairs and not whole else ids
     return chat_prompt(codec, template, [("user", prompt)] if isinstance(prompt, str) else prompt, markers)
 
 

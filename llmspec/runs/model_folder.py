@@ -40,6 +40,8 @@ class ModelNotes(Frozen):
     """Name of the phase that made the weights."""
     chat: bool
     """Whether the model answers a user's turn, rather than continue a text."""
+    pairs: bool = False
+    """Whether it says the target of a source, as phases of pairs teach."""
     weights: str
     """sha256 of model.safetensors."""
     tokenizer: str
@@ -110,6 +112,9 @@ class ModelFolder(StoredModel):
     def chat(self, plan: Plan, phase: str) -> bool:
         return self.notes.chat
 
+    def pairs(self, plan: Plan, phase: str) -> bool:
+        return self.notes.pairs
+
     def attributions(self, plan: Plan) -> tuple[Attribution, ...]:
         return tuple(Attribution(name, found.license, found.attribution) for name, found in self.notes.sources.items())
 
@@ -135,6 +140,7 @@ def save_model(
     attributions: Sequence[Attribution] = (),
     origin: str = "",
     more: Mapping[str, str] | None = None,
+    pairs: bool = False,
 ) -> ModelFolder:
     """Writes a model into a new folder, aside and renamed once it is whole: `tokenizer` is the text of tokenizer.json,
     `weights` are float32 arrays, or Quantised, by the names of the plan's tensors, `more` further texts by the names of
@@ -151,6 +157,7 @@ def save_model(
             format=1,
             phase=phase,
             chat=chat,
+            pairs=pairs,
             weights=tensors.write(aside / WEIGHTS, {t.name: weights[t.name] for t in plan.model.tensors}),
             tokenizer=digest(tokenizer),
             origin=origin,

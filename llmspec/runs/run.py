@@ -126,6 +126,9 @@ class RunFolder(StoredModel):
     def chat(self, plan: Plan, phase: str) -> bool:
         return plan.phase(phase).phase.dialogues
 
+    def pairs(self, plan: Plan, phase: str) -> bool:
+        return plan.phase(phase).phase.pairs
+
     def attributions(self, plan: Plan) -> tuple[Attribution, ...]:
         return tuple(Attribution(s.name, s.source.license, s.source.attribution) for s in plan.sources)
 

@@ -85,6 +85,10 @@ class StoredModel(ABC):
     def chat(self, plan: Plan, phase: str) -> bool:
         """Whether the weights of a phase answer a user's turn, rather than continue a text."""
 
+    def pairs(self, plan: Plan, phase: str) -> bool:
+        """Whether prompts are sources of pairs, whose target is said."""
+        return False
+
     @abstractmethod
     def attributions(self, plan: Plan) -> tuple[Attribution, ...]:
         """Whom to name for what the model has read."""

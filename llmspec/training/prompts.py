@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,15 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
     part, codec = phase.phase, prepared.codec
     if part.prompts:
         return tuple(written(plan, part, codec, text) for text in part.prompts)
-    asked = part.dialogues or part.pairs
-    found = [p for p in openings(phase, prepared) if len(p.tokens) <= longest(plan)] if asked else []
+    asked, most = part.dialogues or part.pairs, longest(plan)
+    found = openings(phase, prepared) if asked else []
+    if getattr(part, "truncation", "none") in ("source", "both"):
+        ends = len(codec.specials.after)
+        found = [
+            replace(p, tokens=[*p.tokens[: most - ends], *p.tokens[-ends:][:ends]]) if len(p.tokens) > most else p
+            for p in found
+        ]
+    found = [p for p in found if len(p.tokens) <= most]
     every = max(1, len(found) // part.texts_drawn) if part.pairs else 1  # pairs lie sorted in many a list
     return tuple(found[::every][: part.texts_drawn]) or (Prompt("", prompt(plan, codec, "", False), False),)
 
@@ -212,7 +219,8 @@ def chosen(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> list[str]:
     found, taken = openings(phase, prepared), prompts_of(plan, phase, prepared)
     if not found:
         return []
-    long = sum(len(p.tokens) > longest(plan) for p in found)
+    cut = getattr(phase.phase, "truncation", "none") in ("source", "both")
+    long = 0 if cut else sum(len(p.tokens) > longest(plan) for p in found)
     fit = len(found) - long
     count = "first dialogue" if len(taken) == 1 else f"first {len(taken)} dialogues"
     if phase.phase.pairs:
