@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmspec.api import RUNS, Progress, compiled, model_folder, origin_of
+from llmspec.api import RUNS, Progress, compiled, known, model_folder, origin_of
 
 if TYPE_CHECKING:
     from llmspec.decoding.language_model import LanguageModel
     from llmspec.exchange.exporting import Exported
     from llmspec.explain.dry_run import DryRunReport
     from llmspec.runs.certificate import Certificate
+    from llmspec.runs.garbage import Needed
     from llmspec.spec import SpecReading
 
 
@@ -96,3 +97,25 @@ def exported(
     return export_gguf(
         model, out, weights=stored, type=type, origin=origin, family=family, text=text, progress=progress
     )
+
+
+def needed_by(specs: Path) -> Needed:
+    """What the specs in a folder and in the folders directly below it need. Where the data of one are not here, its
+    keys cannot be known, and whatever bears the names of its phases is needed."""
+    from llmspec.core.problems import LlmspecError
+    from llmspec.runs.garbage import Needed
+
+    keys, names, notes = set[str](), set[str](), list[str]()
+    for path in sorted({*specs.glob("*.y*ml"), *specs.glob("*/*.y*ml")}):
+        try:
+            if "phases:" not in path.read_text("utf-8"):
+                continue
+            found = known(path, None)
+        except (LlmspecError, OSError, ValueError):
+            return Needed(everything=f"{path} mentions phases and cannot be read as a spec")
+        keys |= {p.key for p in found.plan.phases}
+        open_ones = {p.name for p in found.plan.phases if found.note or p.phase.budget.unit == "minutes"}
+        if open_ones:
+            names |= open_ones
+            notes.append(f"{path}: what its phases were trained with cannot be known now; all of that name stays")
+    return Needed(frozenset(keys), frozenset(names), "", tuple(notes))

@@ -20,6 +20,8 @@ VERBS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 BASES = {
     "run SPEC": ["a.yaml"],
     "run SPEC --dry-run": ["a.yaml", "--dry-run"],
+    "gc [RUNS]": [],
+    "gc --caches": ["--caches"],
     "run SPEC --certify": ["a.yaml", "--certify"],
     "sample": [],
     "sample --plain": ["--plain"],
@@ -59,6 +61,8 @@ VALUES = {
     "steps": "2",
     "prompt_tokens": "2",
     "minutes": "5",
+    "older_than": "5",
+    "most": "2 GB",
     "only": "machine",
     "against": "torch",
 }

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmspec.cli import bench, chat, check, embed, explain, export, importing, new, run, sample, schema
+from llmspec.cli import bench, chat, check, embed, explain, export, gc, importing, new, run, sample, schema
 from llmspec.cli.failures import STATUSES
 from llmspec.cli.verb import Verb, Verbs
 
@@ -64,5 +64,6 @@ for verb, examples in (
     (export.export, export.EXAMPLES),
     (schema.schema, schema.EXAMPLES),
     (bench.bench, bench.EXAMPLES),
+    (gc.gc, gc.EXAMPLES),
 ):
     app.command(NAMES.get(verb.__name__), cls=Verb, epilog=examples)(verb)

@@ -70,6 +70,8 @@ BENCH = _form("bench [SPEC]", "against only phase rounds steps prompt_tokens set
 BENCH_DECODING = _form("bench --only decode", "against only rounds steps prompt_tokens set json")
 BENCH_MODEL = _form("bench MODEL", "against only rounds steps prompt_tokens json")
 BENCH_MACHINE = _form("bench --only machine", "only set json")
+GC = _form("gc [RUNS]", "specs yes json")
+GC_CACHES = _form("gc --caches", "caches older_than most yes json")
 
 FORMS = (
     RUN,
@@ -102,6 +104,8 @@ FORMS = (
     BENCH_DECODING,
     BENCH_MODEL,
     BENCH_MACHINE,
+    GC,
+    GC_CACHES,
 )
 
 EXCLUSIVE = (
@@ -116,6 +120,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
     """The form in which a verb was given, by the values of its parameters."""
     if verb == "explain":
         return _explain(values)
+    if verb == "gc":
+        return GC_CACHES if values.get("caches") else GC
     if verb == "run":
         return RUN_DRY if values.get("dry_run") else RUN_CERTIFY if values.get("certify") else RUN
     if verb == "sample" and values.get("classify"):

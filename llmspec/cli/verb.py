@@ -26,6 +26,7 @@ MEANT = {
     "export": "convert to-hf push publish",
     "bench": "benchmark speed perf profile time measure",
     "schema": "json-schema jsonschema",
+    "gc": "prune clean cleanup rm remove delete free",
 }
 """What people call a verb elsewhere."""
 OPTIONS = {
