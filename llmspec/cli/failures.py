@@ -44,6 +44,7 @@ LOWER = {
     "new": "a folder with fewer or smaller files",
     "import": "a smaller model, or a machine with more memory",
     "export": "a smaller model, or a machine with more memory",
+    "gc": "fewer runs at once, as in `llmspec gc runs/NAME`",
 }
 
 
