@@ -22,6 +22,8 @@ MEMBERS = "members"
 """Input of a pass whose rows hold several documents, (B, K, T) float32: what of each token's state stands for each
 document, such as 1 at its last token."""
 
+NOISE = "embedding_noise"
+"""What is added to the embeddings of the tokens in training, where a phase says so."""
 NONE: Others = MappingProxyType({})
 
 
@@ -78,6 +80,8 @@ def step_inputs(model: ModelPlan, phase: Phase, others: Others = NONE) -> dict[s
     }
     if model.dropout:
         declared["key"] = InputSpec((2,), "uint32")
+    if phase.embedding_noise is not None:
+        declared[NOISE] = InputSpec((phase.micro_batch_size, model.context, model.d_model), "float32")
     if phase.gradient_accumulation_steps > 1:
         declared["keep"] = InputSpec((1,), "float32")
     return declared

@@ -9,6 +9,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import tensors_from_numpy
+from llmspec.compiler.inputs import NOISE
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.quantised import as_float32
 from llmspec.model.transformer import Transformer, block_context, states_at
@@ -47,9 +48,10 @@ class OtherModels:
     ) -> dict[str, Outputs]:
         """What the head of each makes of a batch, its last layer not yet applied."""
         found = dict[str, Outputs]()
+        inputs = {name: given for name, given in inputs.items() if name != NOISE}
         for role, model in self._models.items():
             own = {name.removeprefix(f"{role}/"): t for name, t in tables.items() if name.startswith(f"{role}/")}
-            ops, context = backend.ops(dict(inputs)), block_context(inputs)
+            ops, context = backend.ops(inputs), block_context(inputs)
             hidden = model.hidden(ops, own, inputs, context)
             if (places := inputs.get("places")) is not None:
                 hidden = states_at(ops, hidden, places)

@@ -68,6 +68,7 @@ class Steps:
         """A name for what the graphs are made from, beside their inputs."""
         phase = self._phase
         parts = [p.model_dump(mode="json") for p in (self._network, phase.optimizer, phase.objective)]
+        parts += [{"embedding noise": True}] * (phase.embedding_noise is not None)
         parts += [other.model.model_dump(mode="json") for other in self._beside.values()]
         again = ["activation checkpointing"] if phase.activation_checkpointing else []
         packed = [sorted(self._layouts.items())] if self._layouts else []

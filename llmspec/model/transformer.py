@@ -14,6 +14,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.ops import Ops
 from llmspec.compiler import walk
+from llmspec.compiler.inputs import NOISE
 from llmspec.compiler.masks import ENCODER, RANGES
 from llmspec.compiler.plan import BlockPlan, ModelPlan, StackPlan
 from llmspec.core.hashing import digest
@@ -323,6 +324,7 @@ class Transformer:
         stack = stack or self._stacks[-1]
         own = w.under(walk.EMBEDDING)
         x = self._embedding.vectors(ops, own, inputs)
+        x = x + inputs[NOISE] if NOISE in inputs else x
         if stack.embed_position:
             x = stack.embed_position(ops, w.under(walk.embedded_position(stack.plan)), x, positions)
         return x if self._embedding.norm is None else self._embedding.norm(ops, own, x)

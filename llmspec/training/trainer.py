@@ -14,6 +14,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
+from llmspec.compiler.inputs import NOISE
 from llmspec.compiler.linear_layers import may_stay_quantised
 from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
 from llmspec.compiler.updates import copied
@@ -22,6 +23,7 @@ from llmspec.model.others import OtherModels, Weights
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
 from llmspec.parts.ops import WeightLayout
+from llmspec.training.noise import embedding_noise
 
 Arrays = Mapping[str, Any]
 """Numpy arrays by name: what a graph reads of a batch, as llmspec.compiler.inputs declares it."""
@@ -152,6 +154,9 @@ class Trainer:
         arrays = {**batch, "loss_weights": shares, **more}
         if self.dropout:
             arrays["key"] = random_key(self.seed, self.phase.name, number, micro)
+        if (alpha := self.phase.phase.embedding_noise) is not None:
+            shape = (*batch["tokens"].shape, self.phase.model.d_model)
+            arrays[NOISE] = embedding_noise(alpha, shape, self.seed, self.phase.name, number, micro)
         return {**self._feed(**arrays), **self.backend.inputs}
 
 

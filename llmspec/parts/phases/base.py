@@ -142,6 +142,11 @@ class Phase(Part):
         return tuple(o._replace(path=("objective", *o.path)) for o in self.objective.others())
 
     @property
+    def embedding_noise(self) -> float | None:
+        """The size of noise on the embeddings in training, as llmspec/training/noise.py draws it; None for none."""
+        return None
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The phases that come before it: the one that it starts from, and those whose models stand beside its own."""
         named = (self.parent, *(other.phase for other in self.others()))

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.tokenizers.special_tokens import ChatRole
@@ -13,7 +13,26 @@ class SFT(Phase):
 
     kind: Literal["sft"] = "sft"
     dialogues: ClassVar[bool] = True
+    in_float64: ClassVar[tuple[str, ...]] = (*Phase.in_float64, "neftune_noise_alpha")
     train_on: tuple[ChatRole, ...] = Field(("assistant",), min_length=1)
     """Roles whose turns, and the ends of whose turns, are supervised."""
+    loss_reduction: Literal["token", "sample"] = "token"
+    """What counts the same in a step's mean: each token that is learned, or each dialogue, whatever its length; of
+    plain text, each document's part of a row. Validation is always the mean over tokens."""
+    neftune_noise_alpha: float | None = Field(None, gt=0, le=1000)
+    """Noise on the embeddings in training (NEFTune; Jain et al. 2023): even between −m and m, m = alpha / √(tokens of a
+    row · d_model). 5 to 15 are usual; none if omitted."""
     document_mask: bool = True
     """Whether tokens see only their own dialogue; positions then restart with each dialogue."""
+
+    @property
+    def embedding_noise(self) -> float | None:
+        return self.neftune_noise_alpha
+
+    @model_validator(mode="after")
+    def _samples_apart(self) -> "SFT":
+        if self.loss_reduction == "sample" and not self.document_mask:
+            raise ValueError(
+                "`loss_reduction: sample` needs to know which tokens are one sample's: leave `document_mask: true`"
+            )
+        return self
