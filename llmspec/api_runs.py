@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmspec.api import RUNS, Progress, compiled, known, model_folder, origin_of
+from llmspec.core.problems import LlmspecError
+from llmspec.core.visible import command, path_word
 
 if TYPE_CHECKING:
     from llmspec.decoding.language_model import LanguageModel
@@ -86,6 +88,12 @@ def exported(
     from llmspec.formats.hf.exporting import SHARD
     from llmspec.runs.run import RunFolder
 
+    if model.plan.model.adapter is not None:
+        raise LlmspecError(
+            "this model has an adapter beside it, which other programs would not read",
+            hint=f"{command('merge', *([path_word(path)] if path else []), '--out')} DIR, and export that",
+            consequence="what was learned would be left out",
+        )
     origin = origin_of(path)
     if not gguf:
         return export_folder(model, out, origin=origin, family=family, shard=shard or SHARD, progress=progress)

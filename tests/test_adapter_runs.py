@@ -16,8 +16,10 @@ import llmspec
 from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import contradictions
-from llmspec.core.problems import RunError, SpecError
+from llmspec.core.problems import LlmspecError, RunError, SpecError
 from llmspec.core.quantised import quantise
+from llmspec.exchange import merging
+from llmspec.exchange.merging import Learned, judged, merge
 from llmspec.model.steps import state_shapes
 from llmspec.parts.adapters import TABLE
 from llmspec.runs import checkpoint, model_folder, tensors
@@ -232,3 +234,53 @@ def test_every_adapter_says_what_it_owns() -> None:
         part = kind()
         for one in part.tensors(6, 4, False):
             assert part.owns(f"layers.0.mlp.up_proj.{one.spec.name}") and not part.owns("layers.0.mlp.up_proj.weight")
+
+
+# -- merging -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("form", FORMS)
+def test_a_merged_model_is_the_adapted_one(runs: dict[str, RunFolder], tmp_path: Path, form: str) -> None:
+    adapted = llmspec.open(runs[form].path)
+    found = merge(runs[form].path, tmp_path / "merged")
+    opened = llmspec.open(tmp_path / "merged")
+    ids = np.arange(1, 9)
+    assert np.abs(opened.logits(ids) - adapted.logits(ids)).max() <= 1e-4 < found.changed
+    assert not any("lora" in name for name in opened.weights()) and opened.chat == adapted.chat
+    assert found.logits <= 1e-4 and found.layers == (4 if form == "lora" else 7)
+    assert found.learned is not None and abs(found.learned.merged - found.learned.adapted) <= 1e-5
+    assert found.learned.base != found.learned.adapted
+
+
+def test_what_rounding_takes_is_said_and_refused(
+    runs: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows of 32 numbers; four bits take much of so little learning."""
+    found = merge(runs["lora"].path, tmp_path / "eight", "q8_0")
+    assert found.learned is not None and found.learned.merged != found.learned.adapted
+    assert any("rows are no whole blocks of q8_0" in said for said in found.notices)
+    types = model_folder.ModelFolder(tmp_path / "eight").notes.types
+    assert set(types.values()) == {"q8_0"} and all("down_proj" in name for name in types)
+    of = lambda merged: Learned(text="a text", tokens=9, base=3.0, adapted=2.0, merged=merged)
+    assert (
+        judged("q4_0", 1.0, 9.0, of(2.01)) == [] and "lose 20% of what was learned" in judged("q4_0", 1, 9, of(2.2))[0]
+    )
+    with pytest.raises(LlmspecError, match="lose 80% of what was learned"):
+        judged("q4_0", 1.0, 9.0, of(2.8))
+    monkeypatch.setattr(merging, "TOO_MUCH", -1e9)
+    monkeypatch.setattr(merging, "SAID", -1e9)
+    with pytest.raises(LlmspecError, match="nothing was written"):
+        merge(runs["lora"].path, tmp_path / "no", "q4_0")
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_cannot_be_merged_is_named(runs: dict[str, RunFolder], tmp_path: Path) -> None:
+    with pytest.raises(LlmspecError, match="first has trained the model itself"):
+        merge(runs["lora"].path, tmp_path / "no", phase="first")
+    with pytest.raises(LlmspecError, match="cannot be merged as `q8`"):
+        merge(runs["lora"].path, tmp_path / "no", "q8")
+    done = tiny.call("export", runs["lora"].path, "--out", tmp_path / "no")
+    assert done.returncode == 2 and "llmspec merge" in done.stderr and not (tmp_path / "no").exists()
+
+
+def test_the_verb_says_what_it_has_measured(runs: dict[str, RunFolder], tmp_path: Path) -> None:
+    done = tiny.call("merge", runs["dora"].path, "--out", tmp_path / "merged")
+    assert done.returncode == 0 and "with its adapter" in done.stdout and "done" in done.stdout

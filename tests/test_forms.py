@@ -42,6 +42,7 @@ BASES = {
     "new FOLDER": ["a"],
     "schema": [],
     "import PATH --out DIR": ["a", "--out=b"],
+    "merge [RUN] --out DIR": ["a", "--out=b"],
     "export [RUN] --out DIR": ["a", "--out=b"],
     "export [RUN] --to gguf --out DIR": ["a", "--to=gguf", "--out=b"],
     "bench [SPEC]": [],
@@ -173,7 +174,7 @@ def test_every_path_expands_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
             context = command.make_context(verb, [*needed, *(["r"] if parameter.name == "other" else []), *given])
             assert context.params[parameter.name] == Path("/home/somebody/x"), (verb, parameter.name)
             seen += 1
-    assert seen == 20
+    assert seen == 21
 
 
 def test_empty_paths_and_paths_with_a_nul_are_refused() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmspec.cli import bench, chat, check, embed, explain, export, gc, importing, new, run, sample, schema
+from llmspec.cli import bench, chat, check, embed, explain, export, gc, importing, merge, new, run, sample, schema
 from llmspec.cli.failures import STATUSES
 from llmspec.cli.verb import Verb, Verbs
 
@@ -61,6 +61,7 @@ for verb, examples in (
     (check.check, check.EXAMPLES),
     (new.new, new.EXAMPLES),
     (importing.import_model, importing.EXAMPLES),
+    (merge.merge, merge.EXAMPLES),
     (export.export, export.EXAMPLES),
     (schema.schema, schema.EXAMPLES),
     (bench.bench, bench.EXAMPLES),

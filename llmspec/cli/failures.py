@@ -43,6 +43,7 @@ LOWER = {
     "bench": "a smaller model or batch, as in --set model.layers=2",
     "new": "a folder with fewer or smaller files",
     "import": "a smaller model, or a machine with more memory",
+    "merge": "a smaller model, or a machine with more memory",
     "export": "a smaller model, or a machine with more memory",
     "gc": "fewer runs at once, as in `llmspec gc runs/NAME`",
 }

@@ -65,6 +65,7 @@ NEW_EXAMPLE = _form("new FOLDER", "text chat json", "without --text or --chat")
 SCHEMA = _form("schema", "out")
 IMPORT = _form("import PATH --out DIR", "out json")
 EXPORT = _form("export [RUN] --out DIR", "to out family shard_size phase json")
+MERGE = _form("merge [RUN] --out DIR", "out type phase json")
 EXPORT_GGUF = _form("export [RUN] --to gguf --out DIR", "to out family type text phase json")
 BENCH = _form("bench [SPEC]", "against only phase rounds steps prompt_tokens set json")
 BENCH_DECODING = _form("bench --only decode", "against only rounds steps prompt_tokens set json")
@@ -98,6 +99,7 @@ FORMS = (
     NEW_EXAMPLE,
     SCHEMA,
     IMPORT,
+    MERGE,
     EXPORT,
     EXPORT_GGUF,
     BENCH,

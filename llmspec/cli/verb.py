@@ -23,6 +23,7 @@ MEANT = {
     "explain": "show info inspect describe summary plan print report diff compare plot status log logs ls list stats",
     "check": "validate lint verify dry-run dryrun estimate doctor",
     "import": "load from-hf convert-from pull",
+    "merge": "fuse merge-lora merge-and-unload bake",
     "export": "convert to-hf push publish",
     "bench": "benchmark speed perf profile time measure",
     "schema": "json-schema jsonschema",

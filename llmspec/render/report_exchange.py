@@ -8,6 +8,7 @@ from llmspec.core.weight_types import TYPES
 from llmspec.exchange.exporting import Exported
 from llmspec.exchange.figures import FileFigures
 from llmspec.exchange.importing import SPEC, Imported
+from llmspec.exchange.merging import Merged
 from llmspec.render.terminal import Text, out
 
 
@@ -44,6 +45,36 @@ def show_exported(found: Exported) -> None:
     if len(found.compared) == 1:
         reader = "transformers" if found.file is None else "llama-cpp-python"
         console.print(Text(f"  {reader} is not installed here, and has not read it"), soft_wrap=True)
+    console.print(Text("done"))
+
+
+def show_merged(found: Merged) -> None:
+    """Prints it: the figures first, and `done` after them."""
+    console = out()
+    console.print(
+        Text(f"merged {found.layers:,} matrices of {found.phase} as {found.type} → {found.path}"), soft_wrap=True
+    )
+    console.print(
+        Text(
+            f"  logits at most {found.logits:.2g} from those of model and adapter, which are up to {found.changed:.2g} "
+            "from those of the model alone"
+        ),
+        soft_wrap=True,
+    )
+    if (learned := found.learned) is not None:
+        lost = f", {max(0.0, learned.lost):.1%} of the gain lost" if learned.lost is not None else ""
+        console.print(Text(f"  nats per token of {learned.text} ({learned.tokens:,} tokens):"), soft_wrap=True)
+        console.print(
+            Text(
+                f"    {learned.base:.4f} the model alone, {learned.adapted:.4f} with its adapter, {learned.merged:.4f} "
+                f"merged{lost}"
+            ),
+            soft_wrap=True,
+        )
+    else:
+        console.print(Text(f"  not measured on text: {found.unmeasured}"), soft_wrap=True)
+    for notice in found.notices:
+        console.print(Text(f"  {notice}"), soft_wrap=True)
     console.print(Text("done"))
 
 

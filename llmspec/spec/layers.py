@@ -19,7 +19,7 @@ from llmspec.core.regular import NotRegular, TooLarge, read_regular
 from llmspec.core.units import size
 from llmspec.core.visible import quoted
 from llmspec.spec.recovery import Parsed, parse
-from llmspec.spec.relative import folder_of, from_working_directory, rebased
+from llmspec.spec.relative import folder_of, from_working_directory, rebased, with_own_data
 from llmspec.spec.shape import Shape, default_of, spec_shape
 from llmspec.spec.yaml12 import WINDOW, Node, described
 
@@ -96,7 +96,7 @@ class Layers:
                 below = base
             else:
                 below = merge(below, base)
-        top = Node(entries, root.mark)
+        top = with_own_data(Node(entries, root.mark), path)
         return top if below is None else merge(below, top)
 
     def extended(self, node: Node | None) -> Iterator[tuple[str, Mark]]:

@@ -180,9 +180,11 @@ def run_phases(
         estimate = promise.model_dump(mode="json") if promise else None
         # A phase that goes on was promised as a whole when it began.
         place.note(key=phase.key, done=False, promise=place.about.get("promise", estimate))
-        start = start_weights(phase.model, bench.plan.seed, parent)
         others = other_models.weights(bench.plan, phase, {name: one.weights for name, one in made.items()})
-        made[phase.name] = Artifact.trained(phase, Engine(bench, phase, place, start, others).run(), parent)
+        # Nobody else keeps what it starts with, which the trainer has copied once it is there.
+        engine = Engine(bench, phase, place, start_weights(phase.model, bench.plan.seed, parent), others)
+        made[phase.name] = Artifact.trained(phase, engine.run(), parent)
+        del engine
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
     if search.kernels:
         bench.watcher.notice(search.told())

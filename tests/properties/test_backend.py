@@ -60,7 +60,7 @@ def linears_case(layers: int, biased: bool) -> Any:
             shapes,
             {},
             lambda ops, t, x, *more: ops.linears(x, pairs(more)),
-            lambda x, *more: np.concatenate([x @ w.T + (0 if b is None else b) for w, b, _ in pairs(more)], -1),
+            lambda x, *more: np.concatenate([x @ w.T + (0 if b is None else b) for w, b, *_ in pairs(more)], -1),
         )
 
     return case

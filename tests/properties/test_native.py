@@ -15,6 +15,7 @@ from typing import Any
 
 import attention_cases
 import expert_cases
+import frozen_cases
 import kept_cases
 import kernel_cases
 import numpy as np
@@ -36,6 +37,7 @@ MAKERS = {
     **attention_cases.ATTENTION,
     **expert_cases.EXPERTS,
     **quantised_cases.QUANTISED,
+    **frozen_cases.FROZEN,
     **kept_cases.KEPT,
 }
 
@@ -150,10 +152,11 @@ from kernels import drive, exactly_sized, mislead
 from kernel_cases import PRODUCTS, ROW_MAKERS
 from attention_cases import ATTENTION
 from expert_cases import EXPERTS
+from frozen_cases import FROZEN
 from quantised_cases import QUANTISED
 library = ctypes.CDLL(sys.argv[1])
 library.start_threads(ctypes.c_int64(3))
-makers = {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS, **QUANTISED}
+makers = {**PRODUCTS, **ROW_MAKERS, **ATTENTION, **EXPERTS, **QUANTISED, **FROZEN}
 if sys.argv[2] == "0":  # one row more than there is
     case = makers["table"](lambda values: values[-1])[0]
     arrays = [exactly_sized(a).__enter__() for a in (case.outputs[0].exact.astype("f4"), *case.given)]
