@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,12 @@ os.environ.setdefault("NO_COLOR", "1")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """`-n auto` is a worker a core, up to four, since each has threads of its own; and none beside a measurement."""
     return 0 if "benchmark" in config.option.markexpr.replace("not benchmark", "") else min(4, cores())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_stay() -> Iterator[None]:
+    """Processes that make kernels are started once, not for each of the many small graphs of tests."""
+    from llmspec.backends import workers
+
+    with workers.kept():
+        yield

@@ -29,6 +29,7 @@ from llmspec.spec.schema import ModelSpec, Spec
 
 open_device("CPU")
 
+from tinygrad import Context  # noqa: E402  (the compiler comes first)
 from tinygrad.dtype import _to_np_dtype as to_numpy  # noqa: E402  (the compiler comes first)
 
 from llmspec.backends.backend import backend  # noqa: E402
@@ -236,12 +237,24 @@ def memory(tensor: Any) -> np.ndarray:
     return np.frombuffer(view, to_numpy(tensor.dtype)).reshape(tensor.shape)
 
 
+def without_unrolling(call: Any) -> Any:
+    """A function whose graphs of plain operations are looked at for their numbers alone: unrolled, their kernels take
+    far longer to make than to run."""
+
+    @functools.wraps(call)
+    def plainly(*given: Any, **named: Any) -> Any:
+        with Context(NOOPT=1):
+            return call(*given, **named)
+
+    return plainly
+
+
 class Graph:
     """One captured function of a network with its inputs."""
 
     def __init__(self, plan: ModelPlan, plain: bool, call: Any, names: tuple[str, ...] = ()) -> None:
         self.names, self.told = names, dict[str, float]()
-        self.handles, self.call = backend("CPU", plain).inputs, call
+        self.handles, self.call = backend("CPU", plain).inputs, without_unrolling(call) if plain else call
         self.weights, self.sums, self.batch = Inputs(), Inputs(), Inputs()
         self._arrays, self._tables = Transformer(plan).tables(), Inputs()
 

@@ -40,6 +40,12 @@ def sleep(task: int) -> int:
     return task
 
 
+@pytest.fixture(autouse=True)
+def nobody_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of a user's: the tests' own keep the processes (conftest.py)."""
+    monkeypatch.setattr(workers, "_kept", 0)
+
+
 @pytest.fixture
 def pool() -> Workers:
     return Workers(begin, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import CONTEXT, FEW, NETWORKS, VOCAB, Inputs, drawn_tokens, drawn_weights, plan_of
+from networks import CONTEXT, FEW, NETWORKS, VOCAB, Inputs, drawn_tokens, drawn_weights, plan_of, without_unrolling
 
 from llmspec.backends.backend import backend
 from llmspec.backends.cpu import native
@@ -93,6 +93,7 @@ def test_rows_go_on_from_their_parents(name: str, seed: int, lengths: list[int],
 @pytest.mark.parametrize("name", FEW[:2])
 @settings(deadline=None, max_examples=3)
 @given(seeds, lengths)
+@without_unrolling
 def test_plain_operations_choose_what_each_row_chooses_alone(name: str, seed: int, lengths: list[int]) -> None:
     """Wherever the two best logits differ by more than rounding."""
     made, texts = with_weights(name, seed, plain=True), drawn_tokens(seed, ROWS, CONTEXT).tolist()
