@@ -196,6 +196,32 @@ def test_schedule_free_adamw(clip: float | None) -> None:
     equal(plan, weights, exact, 100 * EPS)
 
 
+def test_averages_are_those_of_torch() -> None:
+    """torch.optim.swa_utils.AveragedModel with our decay of each step, over fifty steps."""
+    plan = plan_of(MODEL, optimizer={"kind": "sgd", "lr": 0.05}, max_grad_norm=None, ema=0.9)
+    steps, w = Steps(plan.phases[0], backend("CPU")), drawn_weights(plan.model, 1)
+    weights, state, sums, common = Inputs().put(w), Inputs().put(states_at_first(plan, w)), Inputs(), Inputs()
+    names = {name: name.replace(".", "_") for name in w}
+    model = torch.nn.ParameterDict(
+        {names[n]: torch.nn.Parameter(torch.tensor(v, dtype=torch.float64)) for n, v in w.items()}
+    )
+    averaged = torch.optim.swa_utils.AveragedModel(
+        model, avg_fn=lambda mean, new, n: mean + (1 - min(0.9, (1 + int(n)) / (10 + int(n)))) * (new - mean)
+    )
+    averaged.update_parameters(model)  # the first is a copy
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for step in range(1, STEPS + 1):
+        g = drawn_weights(plan.model, 100 + step)
+        inputs = common.put({"scalars": np.array(steps.updates.numbers(1.0, step, STEPS), np.float32)})
+        steps.apply(weights, state, sums.put(g), {**inputs, **backend("CPU").inputs})
+        for name, short in names.items():
+            model[short].grad = torch.tensor(g[name], dtype=torch.float64)
+        optimizer.step()
+        averaged.update_parameters(model)
+    exact = {name: averaged.module[short].detach().numpy() for name, short in names.items()}
+    equal(plan, weights, exact, 100 * EPS)
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_muon(nesterov: bool, monkeypatch: pytest.MonkeyPatch) -> None:
