@@ -10,6 +10,10 @@ BEGIN = (
     tiny.TINY[: tiny.TINY.index("    docs:")] + tiny.TINY[tiny.TINY.index("    facts:") : tiny.TINY.index("phases:")]
 )
 SHARED = "mixture: {facts: 100%}, budget: 30 steps, micro_batch_size: 2, optimizer: {kind: adamw, lr: 1e-2}"
+LABELLED = ", ".join(
+    f"{{q: {'good' if i % 2 else 'bad'} number {i}, a: {'yes' if i % 2 else 'no'}}}" for i in range(20)
+)
+"""Records whose texts have one of two labels."""
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pretrain": ("gradient_accumulation_steps: 2", ()),
     "sft": ("prompts: [one]", ()),
@@ -20,6 +24,16 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
             'data.sources.facts.source="{q}"',
             'data.sources.facts.target="{a}"',
             "data.sources.facts.text=null",
+            "data.sources.facts.dialogue=null",
+        ),
+    ),
+    "classify": (
+        "",
+        (
+            "model.mask={kind: bidirectional}",
+            f"data.sources.facts.records=[{LABELLED}]",
+            'data.sources.facts.text="{q}"',
+            'data.sources.facts.label="{a}"',
             "data.sources.facts.dialogue=null",
         ),
     ),

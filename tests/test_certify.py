@@ -38,7 +38,11 @@ def test_every_kind_has_its_case() -> None:
 
 @pytest.mark.parametrize("kind", list(TASKS))
 def test_every_kind_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
-    found = certified(tmp_path, kind, "keep: {best: 1}")
+    """And its validation gives every metric that it says it gives."""
+    text, own = phase_kinds.spec_of(kind)
+    (planned,) = compile_spec(load_spec(tiny.write(tmp_path, text), own).spec).phases
+    metric = list(planned.phase.measured())[-1]
+    found = certified(tmp_path, kind, f"keep: {{best: 1, metric: {metric}}}")
     (phase,) = found.phases
     assert phase.holds and phase.kind == kind and phase.steps == STEPS
     assert len(phase.stopped_after) == 2 and phase.compared > 1000
