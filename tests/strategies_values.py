@@ -117,8 +117,9 @@ def shared_out(objective: Data) -> Data:
 
 
 def required(part: type[BaseModel]) -> dict[str, int]:
-    """Settings without a default, such as how many classes."""
-    return {key: {"teacher": "pretrain"}.get(key, 3) for key, info in part.model_fields.items() if info.is_required()}
+    """Settings without a default, and how many classes there are, where labels might say that too."""
+    needed = (key for key, info in part.model_fields.items() if info.is_required() or key == "classes")
+    return {key: {"teacher": "pretrain"}.get(key, 3) for key in needed}
 
 
 def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:

@@ -13,6 +13,7 @@ import mmap
 import sqlite3
 import sys
 import threading
+import weakref
 from typing import Any
 
 from llmspec.backends import owner, tinygrad_private, workers
@@ -28,6 +29,8 @@ WAIT = 5.0
 """Seconds that another process may keep the database locked, before kernels are made without it."""
 LARGE_PAGE = 2 << 20
 """Bytes."""
+APART: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Memory of tensors that tinygrad does not count; each has `bytes`."""
 _kept: list[Any] = []
 
 

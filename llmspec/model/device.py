@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from llmspec.backends import guest, kernel_database, nvidia, owner, shield
+from llmspec.backends import guest, kernel_database, nvidia, owner, sharing, shield
 from llmspec.core.problems import RunError
 from llmspec.core.units import duration
 
@@ -119,7 +119,7 @@ def allocated() -> int:
     from tinygrad.helpers import GlobalCounters
 
     with owner.turn():
-        return int(GlobalCounters.mem_used)
+        return int(GlobalCounters.mem_used) + sum(memory.bytes for memory in sharing.APART)
 
 
 def tell_of_search() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import tiny
@@ -28,6 +28,7 @@ from llmspec.explain.compare import explain_difference
 from llmspec.parts import attentions, optimizers, phases
 from llmspec.parts.adapters import Adapter
 from llmspec.parts.base import Frozen, Part, parts_of
+from llmspec.parts.heads import Head
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.sources import Source, Validation
 from llmspec.parts.sources.base import LIMITS_AND_CREDITS
@@ -85,7 +86,7 @@ def placed(draft: Draft, table: str, value: Any) -> Draft:
 def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     """Some values of a field that are not the one it has. Fails where neither its type nor BY_HAND gives any."""
     info = owner.model_fields[name]
-    planned = ModelPlan | phases.Phase | Source | Tokenizer | Adapter
+    planned = ModelPlan | phases.Phase | Source | Tokenizer | Adapter | Head
     if name in BY_HAND and issubclass(owner, planned):
         found = list(BY_HAND[name])
     elif isinstance(now, dict) and now and isinstance(first := next(iter(now.values())), Part):
@@ -139,9 +140,11 @@ def typed(annotation: Any, value: Any) -> Any:
 
 
 def changes(value: Frozen) -> Iterator[tuple[str, Any]]:
-    """(field, the value with that field changed), for every field but its kind."""
-    for name in type(value).model_fields:
-        if name != "kind":
+    """(field, the value with that field changed), for every field that may have another value."""
+    for name, info in type(value).model_fields.items():
+        if not (
+            get_origin(info.annotation) is Literal and len(get_args(info.annotation)) == 1
+        ):  # it has no other value
             for other in others(type(value), name, getattr(value, name)):
                 yield name, value.model_copy(update={name: other})
 

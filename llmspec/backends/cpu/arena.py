@@ -1,4 +1,4 @@
-"""One stretch of memory for all weights of a model, in large pages where the system has them.
+"""One stretch of memory for many weights of a model, in large pages where the system has them.
 
 Decoding reads every weight for each token: in pages of 4 KB the addresses alone cost some 6 % of the time. tinygrad
 maps each tensor by itself, and most matrices are smaller than a large page.
@@ -9,29 +9,31 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tinygrad import Tensor
 
 from llmspec.backends import owner
 from llmspec.backends import tinygrad_private as private
-from llmspec.backends.sharing import LARGE_PAGE, private_pages
+from llmspec.backends.sharing import APART, LARGE_PAGE, private_pages
 
-LINE = 64
+LINE, LEAST = 64, 8 * LARGE_PAGE
 
 
 class Arena:
     """Memory for tensors of these sizes in bytes, taken one after another; it lives as long as one of them does."""
 
-    def __init__(self, sizes: Iterable[int]) -> None:
-        wanted = sum(_whole(size) for size in sizes)
-        # Where the system says nothing of large pages, tinygrad's own memory is as good.
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.bytes = sum(map(_whole, sizes))
         self._memory: mmap.mmap | None = None
-        if wanted and sys.platform == "linux":
-            self._memory = private_pages(wanted + LARGE_PAGE)
+        # A large page is taken whole, so that few weights or small ones would take more than they need; and where the
+        # system says nothing of large pages, tinygrad's own memory is as good.
+        if sys.platform == "linux" and len(sizes) > 1 and self.bytes >= LEAST:
+            self._memory = private_pages(self.bytes + LARGE_PAGE)
             first = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
             self._at = -(-first // LARGE_PAGE) * LARGE_PAGE
-            self._end = self._at + wanted
+            self._end = self._at + self.bytes
+            APART.add(self)
 
     def tensor(self, shape: tuple[int, ...], dtype: object) -> Tensor:
         """The next tensor, realized, its numbers not yet written."""
@@ -43,7 +45,7 @@ class Arena:
             self._at += _whole(buffer.nbytes)
             if self._at > self._end:
                 raise ValueError("more memory is taken of an arena than it was made for")
-            private.keep_alive(buffer, self._memory)
+            private.keep_alive(buffer, self)
             return made
 
 

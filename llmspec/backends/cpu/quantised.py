@@ -32,7 +32,7 @@ def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str,
     kept = {
         n for n, a in arrays.items() if n in readable and isinstance(a, Quantised) and a.ndim == 2 and a.type in PACKED
     }
-    arena = Arena(packed_bytes(a) if n in kept else 4 * a.size for n, a in arrays.items())
+    arena = Arena([packed_bytes(a) if n in kept else 4 * a.size for n, a in arrays.items()])
     for name, array in arrays.items():
         if name in kept:
             layouts[name] = WeightLayout(array.type, *array.shape)
