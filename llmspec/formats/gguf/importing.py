@@ -26,6 +26,9 @@ DECODING: Mapping[str, str] = {
     "penalty_repeat": "repetition_penalty",
 }
 """What stands behind `general.sampling.` -> key of `decoding:`."""
+UNSAID: Mapping[str, float] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+"""How a file is drawn from that says nothing of it: as llama.cpp does by default (common/common.h). Small models write
+nonsense at temperature 1."""
 
 
 class GGUFFile(ForeignModel):
@@ -79,13 +82,15 @@ class GGUFFile(ForeignModel):
         }
 
     def decoding(self) -> dict[str, Any]:
-        """`decoding:` as far as metadata say it."""
-        found = {}
+        """`decoding:` as metadata say it; llama.cpp's defaults where they say nothing."""
+        found = dict[str, Any]()
         for name, key in DECODING.items():
             value = self.files.metadata.get(SAMPLING + name)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                continue
+            if value > 0 or (value == 0 and key == "temperature"):  # other zeros are llama.cpp's word for off
                 found[key] = int(value) if key == "top_k" else float(value)
-        return found
+        return found or dict(UNSAID)
 
     def base(self) -> Path:
         return self._tokenizer[0]
@@ -130,6 +135,9 @@ class GGUFFile(ForeignModel):
         if self.read.ignored:
             found.append(f"metadata that cannot change what is computed: {', '.join(sorted(self.read.ignored))}")
         named = sorted(k.removeprefix(f"{TEMPLATE}.") for k in self.files.metadata if k.startswith(f"{TEMPLATE}."))
+        if self.decoding() == UNSAID:
+            said = ", ".join(f"{key} {value:g}" for key, value in UNSAID.items())
+            found.append(f"the file does not say how to draw from it: as llama.cpp does by default ({said})")
         if named:
             found.append(f"further chat templates, which are not used: {', '.join(named)}")
         return found
