@@ -176,10 +176,10 @@ def test_a_run_is_opened_whatever_it_is_called(here: Path) -> None:
     [
         ("run tiny.yaml --resume", "resumes where an earlier run stopped"),
         ("run tiny.yaml --gpu 0", "--set device=CUDA"),
-        ("run tiny.yaml --dry_run", "`llmspec check SPEC --data`"),
+        ("run tiny.yaml --dry_run", "`llmspec run SPEC --dry-run`"),
         ("run --config tiny.yaml", "llmspec run FILE"),
         ("sample --model runs/mine", "llmspec sample runs/NAME"),
-        ("run tiny.yaml --lora-r 8", "LoRA and quantised training are not supported"),
+        ("run tiny.yaml --lora-r 8", "--set phases.NAME.adapter.r=8"),
         ("run tiny.yaml --outt x", "did you mean `--out`?"),
         ("run tiny.yaml --nonsense", "llmspec run --help"),
         ("run tiny.yaml b.yaml", "one spec at a time"),

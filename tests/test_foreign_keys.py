@@ -100,7 +100,7 @@ def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
     assert "`lr` here, and belongs under `phases.first.optimizer`" in said["phases.first.learning_rate"]
     assert "`budget: 3 epochs of SOURCE`" in said["phases.first.num_epochs"]
     assert "`heads` here, and belongs under `model.attention`" in said["model.n_head"]
-    assert "LoRA and quantised training are not supported" in said["phases.first.lora_r"]
+    assert "it is called `r` here, and belongs under `phases.first.adapter`" in said["phases.first.lora_r"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_key_in_other_words_is_not_missing_as_well(tmp_path: Path) -> None:
         ("phases.first.budget=1,000 tokens", "write `1000 tokens`"),
         ("phases.first.budget=5k", "`5k tokens` or `5k steps`"),
         ("phases.first.budget=1.000 tokens", "`1000 tokens`"),
-        ("phases.first.budget=10 minutes", "--time"),
+        ("phases.first.budget=10 mins", "`10 minutes`"),
         ("data.sources.me.validation=10%", "write `tail 10%`"),
         ("data.sources.me.validation=0.1", "write `tail 10%`"),
         ("data.sources.me.validation=tail 100%", "nothing to train on"),

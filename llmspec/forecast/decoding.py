@@ -39,7 +39,7 @@ class DecodingSpeed(Frozen):
         """All of it in words."""
         read = f"a drawn token reads {size(self.bytes)} of weights"
         if self.most is None or self.memory_rate is None:
-            return f"{read}; --time measures the memory's rate, which bounds how fast"
+            return f"{read}; --time says how fast at most"
         bound = f"at the memory's {self.memory_rate / 1e9:.1f} GB/s that is at most {count(self.most)} tokens/s"
         share = self.share()
         drawn = f"; {count(self.measured)} were drawn, {share:.0%} of it" if self.measured and share else ""

@@ -49,6 +49,14 @@ PLACES: Mapping[str, str] = {
     "phases.<name>.evaluate_every": "eval_steps eval_interval eval_iters eval_every val_check_interval",
     "phases.<name>.checkpoint_every": "save_steps save_interval save_every",
     "phases.<name>.document_mask": "sample_packing",
+    "phases.<name>.from": "base_model model_name_or_path model_name pretrained_model_name_or_path model_id init_from",
+    "phases.<name>.adapter": "lora peft peft_config use_lora",
+    "phases.<name>.adapter.kind": "finetuning_type",
+    "phases.<name>.adapter.r": "lora_r lora_rank",
+    "phases.<name>.adapter.alpha": "lora_alpha",
+    "phases.<name>.adapter.targets": "lora_target_modules lora_target_linear target_modules",
+    "phases.<name>.early_stopping.patience": "early_stopping_patience",
+    "phases.<name>.keep.last": "save_total_limit",
     "phases.<name>.train_on": "roles_to_train train_roles",
     "phases": "training trainer train_args training_args training_arguments trainer_args hyperparameters",
     "decoding": "generation generation_config generation_kwargs sampling sampling_params",
@@ -94,12 +102,12 @@ KINDS: Mapping[str, str] = {
 }
 """A kind as other tools call it -> the kind here, wherever it is one."""
 ABSENT: Mapping[str, str] = {
-    "all weights are trained: LoRA and quantised training are not supported": (
-        "lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear lora peft peft_config adapter "
-        "load_in_4bit load_in_8bit quantization finetuning_type use_lora"
+    "weights stay quantised where `from:` names a GGUF file and the phase has an `adapter:`": (
+        "load_in_4bit load_in_8bit quantization"
     ),
-    "models are trained from scratch: weights of other models cannot be loaded": (
-        "base_model model_name_or_path model_name pretrained_model_name_or_path model_id init_from model_type "
+    "adapters have no dropout of their own": "lora_dropout",
+    "the parts of `model:` say what it is": "model_type",
+    "`tokenizer: {kind: huggingface, file: …}` reads a tokenizer that is there": (
         "tokenizer_name tokenizer_name_or_path"
     ),
     "the command names the run directory: `llmspec run SPEC --out DIR`": ("output_dir out_dir save_dir run_dir"),

@@ -20,7 +20,8 @@ from llmspec.compiler import walk
 from llmspec.compiler.mask_proof import blocks, examined
 from llmspec.compiler.masks import Relation, decoding_ranges, range_inputs, unsupervised_prefix
 from llmspec.compiler.memory import decoding_bytes
-from llmspec.compiler.plan import ModelPlan, Plan, period
+from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.compiler.plan_settings import period
 from llmspec.core.problems import SpecError
 from llmspec.model.completeness import assert_complete
 from llmspec.model.mask_check import graph_check

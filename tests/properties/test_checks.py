@@ -18,7 +18,7 @@ from llmspec.compiler.checks import BUDGETED, COUNTED, LEARNED, MARKED, NUMBERED
 from llmspec.compiler.mask_proof import APART, FUTURE, examined
 from llmspec.compiler.masks import Relation
 from llmspec.core.problems import DataError, SpecError
-from llmspec.data import reading as reading_texts
+from llmspec.data import builder
 from llmspec.data.checks import data_checks
 from llmspec.data.contamination import HeldOut
 from llmspec.data.layout import PlainLayout
@@ -239,7 +239,7 @@ def test_a_validation_document_in_training_is_caught(tmp_path: Path, monkeypatch
     )
     assert not failed(data_checks(prepare(plan))) and prepare(plan).contaminated["talk"] > 0
     monkeypatch.setattr(HeldOut, "find", lambda self, keys: np.full(len(keys), -1))
-    monkeypatch.setattr(reading_texts, "FORMAT", -1)
+    monkeypatch.setattr(builder, "FORMAT", -1)
     (check,) = [p for p in data_checks(prepare(plan)) if p.holds is False]
     assert check.name == UNSEEN and "of talk's training text is also in the validation text of text" in check.evidence
 

@@ -17,6 +17,7 @@ from llmspec.compiler.inputs import encoder_inputs
 from llmspec.compiler.masks import RANGES, masks_of
 from llmspec.compiler.plan import Plan
 from llmspec.model.device import open_device
+from llmspec.parts.optimizers.base import AVERAGE
 from llmspec.spec import load_spec
 from llmspec.spec.schema import Spec
 
@@ -78,6 +79,7 @@ def counted_update(plan: Plan, optimizer: Any) -> int:
     scalars = Tensor.empty(len(optimizer.scalars(1.0, 1)))
     for t in plan.model.tensors:
         state = {s: Tensor.empty(*shape) for s, shape in optimizer.state(t.role, t.shape).items()}
+        state[AVERAGE] = Tensor.empty(*t.shape)
         optimizer.update(ops, t.role, Tensor.empty(*t.shape), Tensor.empty(*t.shape), Tensor.empty(1), state, scalars)
     return ops.flops
 

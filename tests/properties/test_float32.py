@@ -49,6 +49,7 @@ EXTREMES = [
     0.0,
 ]
 ON_THE_HOST = {
+    "neftune_noise_alpha",
     "mlm_probability",
     "mask_replace_prob",
     "random_replace_prob",

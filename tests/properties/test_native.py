@@ -21,6 +21,7 @@ import kernel_cases
 import numpy as np
 import pytest
 import quantised_cases
+import update_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import Case, call, check
@@ -39,6 +40,7 @@ MAKERS = {
     **quantised_cases.QUANTISED,
     **frozen_cases.FROZEN,
     **kept_cases.KEPT,
+    **update_cases.UPDATES,
 }
 
 

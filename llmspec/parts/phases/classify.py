@@ -26,6 +26,10 @@ class Classify(DocumentPhase):
     makes: ClassVar[str] = CLASSIFIER
     predicts: ClassVar[str] = LABELS
     reads: ClassVar[str] = "label"
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        **DocumentPhase.effects,
+        "class_weights": ("documents of that label would teach nothing", "the loss would be infinite"),
+    }
     labels: tuple[str, ...] = Field((), max_length=1 << 16)
     """The labels, in the order of the head's classes; documents with another one are left out, and counted. If
     omitted, those of a head that is there, or else those found in the training documents, sorted."""
