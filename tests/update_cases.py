@@ -1,4 +1,4 @@
-"""Cases of the C functions that update weights beside Adam's and Muon's: what they write, in float64, and its bounds."""
+"""Cases of the C functions that update weights beside Adam's and Muon's: what they write, in float64, with bounds."""
 
 from __future__ import annotations
 
