@@ -97,7 +97,7 @@ spec.yaml:7:19: tokenizer.kind: no tokenizer is of kind `bpee`
 spec.yaml:13:3: phases.pretrain.budget: `budget` is missing
     | pretrain: {kind: pretrain, mixture: {plays: 85%, wiki: 15%}}
     | ^^^^^^^^
-    hint: budget: how long: `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`
+    hint: budget: how long: `2M tokens`, `400 steps`, `3 epochs of wiki`, `10 minutes` or `2 PFLOPs`
     otherwise: it has no default""",
     ),
     "a number in quotes": (
@@ -149,7 +149,7 @@ spec.yaml:5:11: model.layers: has to be more than 0, not -1
         "400 steps",
         "400",
         """\
-spec.yaml:13:72: phases.pretrain.budget: expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki` or `2 PFLOPs`
+spec.yaml:13:72: phases.pretrain.budget: expected a budget with its unit, such as `2M tokens`, `400 steps`, `3 epochs of wiki`, `10 minutes` or `2 PFLOPs`
     | pretrain: {kind: pretrain, mixture: {plays: 85%, wiki: 15%}, budget: 400}
     |                                                                      ^^^
     hint: write `400 tokens` or `400 steps`""",

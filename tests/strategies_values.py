@@ -55,7 +55,7 @@ TABLES: dict[str, Mapping[str, type]] = {
     "objective": objectives.TABLE,
     "adapter": adapters.TABLE,
 }
-BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3])}
+BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3]), "classes": st.integers(1, 8)}
 """Values for keys whose limits allow more than a short training bears."""
 SHARES = st.integers(1, 99).map(lambda n: f"{n}%")
 
@@ -103,7 +103,7 @@ def settings(part: type[BaseModel], *, skip: tuple[str, ...] = ()) -> SearchStra
     fields: dict[str, FieldInfo] = {k: v for k, v in fields_of(part).items() if k not in ("kind", *skip)}
     typed = {k: BY_NAME[k] if k in BY_NAME else value_of(v.annotation, tuple(v.metadata)) for k, v in fields.items()}
     drawn = {k: strategy for k, strategy in typed.items() if strategy is not None}
-    needed = {k: s for k, s in drawn.items() if fields[k].is_required()}
+    needed = {k: s for k, s in drawn.items() if fields[k].is_required() or k == "classes"}
     kind = {"kind": st.just(get_args(part.model_fields["kind"].annotation)[0])} if "kind" in part.model_fields else {}
     optional = {k: s for k, s in drawn.items() if k not in needed}
     return st.fixed_dictionaries({**kind, **needed}, optional=optional).map(shared_out)

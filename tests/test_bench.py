@@ -266,6 +266,7 @@ def test_the_verb_measures_and_prints_one_line(tmp_path: Path) -> None:
     assert report.row("prefill", "peak memory").ours > 1e7
 
 
+@pytest.mark.nightly
 def test_a_model_is_measured_with_its_own_weights(tmp_path: Path) -> None:
     spec = tiny.write(tmp_path)
     run_folder = tmp_path / "run"

@@ -81,7 +81,7 @@ def test_the_share_is_that_of_the_measured_rate(tmp_path: Path) -> None:
     path = gguf_files.small(tmp_path / "small.gguf", tables()["llama"], QUANTISED)
     before = explained_file(path)
     assert before is not None and before.decoding is not None and before.decoding.most is None
-    assert "--time measures" in before.decoding.sentence
+    assert "--time says" in before.decoding.sentence
     plan, types = GGUFFile(path).plan(), GGUFFile(path).types()
     machine.RATE.keep_highest(machine.machine_key("CPU"), 1e9)
     opened = SimpleNamespace(plan=plan, types=types)

@@ -240,6 +240,7 @@ def test_it_resumes_bit_for_bit(chain: RunFolder, tmp_path: Path) -> None:
             assert ours_ == theirs_, (phase, name)
 
 
+@pytest.mark.nightly
 def test_the_norm_is_that_of_what_is_trained(tmp_path: Path) -> None:
     """Frozen tensors take no part in clipping: the norm before it is that of the others' gradients alone."""
     norms = {}

@@ -164,6 +164,7 @@ def abandoned() -> None:
     held.append(held)
 
 
+@pytest.mark.nightly
 def test_a_run_keeps_its_promises_beside_its_facts(tmp_path: Path) -> None:
     from llmspec.training.callbacks import Callback
     from llmspec.training.run import run

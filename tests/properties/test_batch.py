@@ -125,7 +125,7 @@ def model() -> Any:
     return models.opened(2, context=CONTEXT)
 
 
-@pytest.mark.parametrize("kind", ["f32", "f16"])
+@pytest.mark.parametrize("kind", ["f32", pytest.param("f16", marks=pytest.mark.nightly)])
 @settings(deadline=None, max_examples=8)
 @example([[8, 9, 10] * 10 + [11] * 20, [8, 9, 10] * 10 + [10, 9] * 9, [9] * 50, [8, 9, 10] * 10 + [11] * 4], 2, 0)
 @given(likes(CONTEXT - 1, 12), st.integers(1, 5), st.integers(0, 99))

@@ -99,7 +99,7 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
         assert phase.memory is not None
         assert all(amount > 0 for amount in phase.memory.items.values())
         assert phase.memory.peak == sum(v for _, v in phase.memory if isinstance(v, int))
-        assert phase.memory.weights == 4 * plan.model.parameters
+        assert phase.memory.weights == 4 * phase.model.parameters
         twice = memory_of(
             plan.model,
             phase.phase.model_copy(update={"micro_batch_size": 2 * phase.phase.micro_batch_size}),

@@ -131,7 +131,7 @@ def schedule_free(o: Any, w: np.ndarray, g: np.ndarray, s: State, lr: float, dec
     update = g / (np.sqrt(s["exp_avg_sq"] / (1 - o.beta2**step)) + o.eps) + decay * s["trained"]
     s["z"] = s["z"] - lr * update
     s["weight_sum"] = s["weight_sum"] + lr**2
-    share = lr**2 / s["weight_sum"][0] if lr else 0.0
+    share = lr**2 / s["weight_sum"][0] if s["weight_sum"][0] else 0.0
     w = (1 - share) * w + share * s["z"]
     s["trained"] = (1 - o.beta1) * s["z"] + o.beta1 * w
     return w

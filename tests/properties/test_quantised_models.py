@@ -91,7 +91,7 @@ def test_logits_are_those_of_the_dequantised_weights(kinds: tuple[str, ...], tie
         assert (kept == floats(given)[name]).all(), name
 
 
-@pytest.mark.parametrize("kind", ["q4_1", "q6_k"])
+@pytest.mark.parametrize("kind", ["q4_1", pytest.param("q6_k", marks=pytest.mark.nightly)])
 def test_a_row_decodes_alone_as_in_company_and_reads_as_it_decodes(kind: str) -> None:
     """Bit for bit; a prompt read at once gives what its tokens give one by one."""
     decoder = opened(weights((kind,))).decoder

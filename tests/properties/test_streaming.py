@@ -237,7 +237,6 @@ def test_a_long_file_is_prepared_as_if_it_were_short(
                 *(hashlib.sha256(x.tobytes()).hexdigest() for s in sides for x in s[:3]),
             ]
         )
-        monkeypatch.setattr(reading_texts, "FORMAT", -1)
         monkeypatch.setattr("llmspec.data.builder.FORMAT", -1)
         monkeypatch.setattr(readers, "STRETCH", 1000)
         monkeypatch.setattr(writing, "PIECE", 600)
