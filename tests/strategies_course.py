@@ -16,7 +16,8 @@ def measured(stage: Data) -> list[str]:
     own = stage.get("objective", {}).get("kind")
     objective = {"objective": objectives.TABLE[own].model_construct()} if own else {}
     made = part.model_construct(**{k: f.get_default(call_default_factory=True) for k, f in part.model_fields.items()})
-    return list(made.model_copy(update=objective).measured())
+    plain = {k: v for k, v in stage.items() if k in part.model_fields and isinstance(v, int)}
+    return list(made.model_copy(update={**plain, **objective}).measured())
 
 
 @st.composite

@@ -101,7 +101,7 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
         assert phase.memory.peak == sum(v for _, v in phase.memory if isinstance(v, int))
         assert phase.memory.weights == 4 * phase.model.parameters
         twice = memory_of(
-            plan.model,
+            phase.model,
             phase.phase.model_copy(update={"micro_batch_size": 2 * phase.phase.micro_batch_size}),
             memory_model(plan.device, plan.precision),
         )
