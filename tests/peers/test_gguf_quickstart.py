@@ -40,6 +40,7 @@ def test_a_run_of_quickstart_answers_the_same_in_llama_cpp(run: Path, tmp_path: 
     for question in QUESTIONS:
         asked: Any = [{"role": "user", "content": question}]
         said = theirs.create_chat_completion(asked, temperature=0.0, max_tokens=TOKENS, repeat_penalty=1.0)
-        (wanted,) = own.generate([("user", question)], chat=True, temperature=0.0, max_tokens=TOKENS)
+        settings: Any = {"temperature": 0.0, "frequency_penalty": 0.0, "max_tokens": TOKENS}  # as asked there
+        (wanted,) = own.generate([("user", question)], chat=True, **settings)
         text = said["choices"][0]["message"]["content"]
         assert wanted.text and text.startswith(wanted.text.rstrip("\ufffd")), (question, text, wanted.text)
