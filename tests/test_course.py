@@ -217,6 +217,12 @@ def test_without_text_for_validation_it_is_refused(tmp_path: Path) -> None:
     assert {p.path[-1] for p in problems} == {"early_stopping", "keep"}
 
 
+def test_a_source_with_a_mistake_is_no_second_one(tmp_path: Path) -> None:
+    found = read_spec(tiny.write(tmp_path, SPEC), ["data.sources.facts.kind=fils"])
+    (problem,) = [*found.problems, *check_sections(found.sections, found.base)]
+    assert ".".join(map(str, problem.path)) == "data.sources.facts.kind"
+
+
 def test_how_many_stay_trains_nothing_again(tmp_path: Path) -> None:
     spec = tiny.write(tmp_path, SPEC)
 

@@ -56,7 +56,9 @@ def judge_problems(
             (f"did you mean `{near}`? " if near else "") + f"it gives {there}",
             "no checkpoint would ever be better than another",
         )
-    held_out = [s for s, share in phase.mixture.items() if s in sources and sources[s].validation is not None]
+    if any(name not in sources for name in phase.mixture):  # a source with a mistake of its own, which is told already
+        return
+    held_out = [s for s in phase.mixture if sources[s].validation is not None]
     if chosen.source is not None and chosen.source not in held_out:
         near = nearest(chosen.source, held_out)
         yield Problem(
