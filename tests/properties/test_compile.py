@@ -103,6 +103,28 @@ def test_ten_thousand_mutated_specs(tmp_path_factory: pytest.TempPathFactory) ->
     assert len(accepted) >= 5_000 and 0.02 < sum(accepted) / len(accepted) < 0.98
 
 
+@settings(max_examples=40)
+@given(data=specs(runnable=False), draw=st.data())
+def test_a_part_that_cannot_be_read_is_one_mistake(
+    data: dict[str, Any], draw: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What other sections say of it is not judged: whatever was said would be about a part that nobody wrote."""
+    names = [("data", "sources", name) for name in data["data"]["sources"]] + [("phases", p) for p in data["phases"]]
+    path = draw.draw(st.sampled_from([("model",), ("tokenizer",), *names]))
+    key = {"model": "d_model", "phases": "micro_batch_size"}.get(path[0], "kind")
+    data = json.loads(json.dumps(data))
+    for source in data["data"]["sources"].values():
+        source.setdefault("validation", "hash 10%")
+    for phase in data["phases"].values():
+        phase |= {"early_stopping": {}, "evaluate_every": "20%"}
+    part = data
+    for step in path:
+        part = part.setdefault(step, {})
+    part[key] = "no such thing"
+    found = problems(tiny.write(tmp_path_factory.mktemp("unread"), yaml_text(data)))
+    assert {tuple(problem.path) for problem in found} == {(*path, key)}, found
+
+
 @settings(max_examples=30)
 @given(data=specs(), heads=st.sampled_from([3, 5, 7, 9]))
 def test_heads_that_do_not_divide(data: dict[str, Any], heads: int, tmp_path_factory: pytest.TempPathFactory) -> None:
