@@ -153,9 +153,10 @@ def measured(
     from llmspec.data.notices import notices
     from llmspec.data.prepare import prepare
     from llmspec.training.minutes import resolved
-    from llmspec.training.other_models import closed
+    from llmspec.training.other_models import closed, download
     from llmspec.training.prompts import rehearse
 
+    download(plan, False, progress)
     plan = resolved(closed(plan, notice), None, notice)
     prepared = prepare(plan, progress=progress)
     plan = complete(plan, prepared.measured)

@@ -37,7 +37,7 @@ def planned_run(
     from llmspec.explain.dry_run import explain_dry_run
     from llmspec.runs.run import RunFolder
     from llmspec.training.minutes import resolved
-    from llmspec.training.other_models import closed
+    from llmspec.training.other_models import closed, download
     from llmspec.training.selection import Selection, chosen
 
     reading, plan = compiled(path, overrides)
@@ -45,6 +45,7 @@ def planned_run(
     chosen(plan, selection)
     folder.accept(plan)
     with reading.placing():
+        download(plan, offline, progress or (lambda what, done, total: None))
         plan = resolved(closed(plan), folder)
         plan = complete(plan, prepare(plan, offline=offline, progress=progress).measured)
     return explain_dry_run(plan, folder, selection)

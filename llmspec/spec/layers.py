@@ -18,8 +18,9 @@ from llmspec.core.problems import Mark, Path, Problem, dotted, nearest
 from llmspec.core.regular import NotRegular, TooLarge, read_regular
 from llmspec.core.units import size
 from llmspec.core.visible import quoted
+from llmspec.parts.others import WHEEL
 from llmspec.spec.recovery import Parsed, parse
-from llmspec.spec.relative import folder_of, from_working_directory, rebased, with_own_data
+from llmspec.spec.relative import folder_of, from_working_directory, is_model, rebased, with_own_data
 from llmspec.spec.shape import Shape, default_of, spec_shape
 from llmspec.spec.yaml12 import WINDOW, Node, described
 
@@ -239,6 +240,8 @@ def merge(base: Node, over: Node, shape: Shape | None = None, path: Path = ()) -
     if not (base.is_map and over.is_map) or path[-1:] == (REPLACED,):
         return over
     below, above = base.value, over.value
+    if is_model(path) and ("model" in above) != ("model" in below) and above.keys() & {"model", *WHEEL}:
+        return over  # another model, named in another way
     if _changes_kind(below, above, shape):
         kept = {k: n for k, n in above.items() if n.value is not None or k not in below}
         return Node(kept, over.mark, over.key)

@@ -98,6 +98,11 @@ _OTHERS: Mapping[str, Mapping[str, Any]] = {"tokenizer": tokenizers.TABLE, "chat
 """Sections that are one part, which may read a file."""
 
 
+def is_model(at: Path) -> bool:
+    """Whether a model that is there already stands at `at`."""
+    return at[:1] == ("phases",) and at[2:] in _MODELS
+
+
 def _keys() -> frozenset[str]:
     return frozenset(key for source in sources.TABLE.values() for key in source.relative)
 
@@ -109,7 +114,7 @@ def _is_pattern(at: Path) -> bool:
 
 def _is_file(at: Path) -> bool:
     """Whether the path of one file stands at `at`."""
-    if at[:1] == ("phases",) and at[2:-1] in _MODELS and at[-1] == "model":
+    if at[-1:] == ("model",) and is_model(at[:-1]):
         return True
     table = _OTHERS.get(str(at[0]), {}) if len(at) == 2 else {}
     return any(at[1] in part.relative for part in table.values())

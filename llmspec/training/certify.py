@@ -53,6 +53,7 @@ def certify(
         with folder.alone() as notices, getting_ready(plan.device), workers.kept(), guest.visit():
             for said in notices:
                 notice(said)
+            other_models.download(plan, offline, progress)
             plan = minutes.resolved(other_models.closed(plan, notice), folder, notice)
             whole = prepare(plan, offline=offline, progress=progress)
             full = complete(plan, whole.measured)

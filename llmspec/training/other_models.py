@@ -12,7 +12,9 @@ from llmspec.compiler.fit import over_limit
 from llmspec.compiler.others import unfit
 from llmspec.compiler.plan import OtherPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, RunError, SpecError
+from llmspec.data.fetch import Progress
 from llmspec.formats import bases
+from llmspec.formats.wheel_models import in_wheel
 from llmspec.model.others import Weights
 from llmspec.parts.others import Other, StartModel
 from llmspec.training import start_models
@@ -45,6 +47,24 @@ def closed(plan: Plan, notice: Callable[[str], object] = lambda said: None) -> P
     if found := over_limit(plan, {p.name: p.memory.peak for p in plan.phases if p.memory and p.others}):
         raise SpecError(found)
     return plan
+
+
+def download(plan: Plan, offline: bool, progress: Progress) -> None:
+    """Downloads the wheels of the models that phases name, where they are not in the cache.
+
+    Raises SpecError with every one that is not to be had, or, `offline`, not here.
+    """
+    problems = list[Problem]()
+    for planned in plan.phases:
+        named = [(("from",), planned.phase.from_), *((o.path, o.model) for o in planned.phase.others())]
+        for path, start in named:
+            if isinstance(start, StartModel) and start.model is None:
+                try:
+                    in_wheel(start, offline, progress)
+                except RunError as error:
+                    problems += [p.at("phases", planned.name, *path) for p in error.problems]
+    if problems:
+        raise SpecError(problems)
 
 
 def opened(plan: Plan, planned: PhasePlan, other: Other, model: StartModel) -> tuple[PhasePlan, list[Problem]]:

@@ -76,6 +76,7 @@ def run(
             for notice in notices:
                 watcher.notice(notice)
             check_room(folder.path, plan)
+            other_models.download(plan, offline, watcher.progress)
             plan = minutes.resolved(other_models.closed(plan, watcher.notice), folder, watcher.notice)
             prepared = prepare(plan, offline=offline, progress=watcher.progress)
             train(

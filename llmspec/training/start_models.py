@@ -52,7 +52,7 @@ def _opened(
     if problems := [*shape_problems(planned, model, start), *tokenizer_problems(plan, theirs, start)]:
         return problems, None
     if apart := differences(plan.model, model):
-        notice(f"{planned.name} starts from {start.model}, whose settings differ: {'; '.join(apart[:MOST])}")
+        notice(f"{planned.name} starts from {start.said}, whose settings differ: {'; '.join(apart[:MOST])}")
     digest = digest_of(folder.weights(theirs, name)[1])
     if problems := list(digest_problems(start, digest)):
         return problems, None
@@ -63,7 +63,7 @@ def digest_problems(start: StartModel, digest: str) -> Iterator[Problem]:
     """Weights that are not those that a `digest:` means."""
     if start.digest not in (None, digest):
         yield Problem(
-            f"the weights of {start.model} are not those of this digest: they have {digest}",
+            f"the weights of {start.said} are not those of this digest: they have {digest}",
             ("digest",),
             "put back the model that was meant, or leave `digest:` out",
             "training would use other weights",
@@ -76,9 +76,9 @@ def shape_problems(planned: PhasePlan, model: ModelPlan, start: StartModel) -> I
     added, adapter = tuple(f"{head}_head." for head in heads), planned.model.adapter
     if model.adapter is not None:
         yield Problem(
-            f"{start.model} is a model with an adapter beside it",
+            f"{start.said} is a model with an adapter beside it",
             ("model",),
-            f"llmspec merge {start.model} --out FOLDER, and start from that; or `from:` its phase, in the same spec",
+            f"llmspec merge {start.said} --out FOLDER, and start from that; or `from:` its phase, in the same spec",
             "the adapter's tensors would have no place",
         )
         return
@@ -91,7 +91,7 @@ def shape_problems(planned: PhasePlan, model: ModelPlan, start: StartModel) -> I
     if wrong:
         more = f", and {len(wrong) - MOST} more" if len(wrong) > MOST else ""
         yield Problem(
-            f"the model of {start.model} is another than the spec's: {'; '.join(wrong[:MOST])}{more}",
+            f"the model of {start.said} is another than the spec's: {'; '.join(wrong[:MOST])}{more}",
             ("model",),
             "`extends:` its spec.yaml, or write the same `model:`",
             "its weights would not fit",
@@ -102,9 +102,9 @@ def tokenizer_problems(plan: Plan, theirs: Plan, start: StartModel) -> Iterator[
     """A tokenizer that cannot be the model's: one that is learned anew. Whether it is, `same_tokenizer` says later."""
     if plan.tokenizer.learns and plan.tokenizer.identity() != theirs.tokenizer.identity():
         yield Problem(
-            f"the spec's tokenizer is not that of {start.model}",
+            f"the spec's tokenizer is not that of {start.said}",
             ("model",),
-            f"tokenizer: {{kind: huggingface, file: {start.model}/tokenizer.json}}, or `extends:` its spec.yaml",
+            f"tokenizer: {{kind: huggingface, file: {start.said}/tokenizer.json}}, or `extends:` its spec.yaml",
             "the weights would read other ids than they know",
         )
 
@@ -122,9 +122,9 @@ def same_tokenizer(plan: Plan, codec: Any) -> None:
             if folder.tokenizer(folder.plan()).to_json() != codec.to_json():
                 problems.append(
                     Problem(
-                        f"the spec's tokenizer is not that of {start.model}",
+                        f"the spec's tokenizer is not that of {start.said}",
                         ("phases", planned.name, *path, "model"),
-                        f"tokenizer: {{kind: huggingface, file: {start.model}/tokenizer.json}}",
+                        f"tokenizer: {{kind: huggingface, file: {start.said}/tokenizer.json}}",
                         "the weights would read other ids than they know",
                     )
                 )

