@@ -21,7 +21,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "teacher": ("another",),
     "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),
     "lr_multipliers": ({"layers.*": 0.5}, {"layers.*": 0.25}),
-    "train_on": (("user",), ("assistant", "user")),
+    "train_on": (("user",), ("assistant", "user"), ("assistant", "last_turn")),
     "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
     "init": tuple(kind() for kind in TABLES["init"].values()),
     "text": ("{a}",),

@@ -280,7 +280,8 @@ def phase_settings(
     }
     if "train_on" in fields_of(part):
         others = st.lists(st.sampled_from([role for role in ROLES if role != "assistant"]), unique=True)
-        optional["train_on"] = others.map(lambda roles: ["assistant", *roles])
+        listed = others.map(lambda roles: ["assistant", *roles])
+        optional["train_on"] = st.one_of(listed, listed.map(lambda roles: [*roles, "last_turn"]), st.just("last_turn"))
     out |= {"micro_batch_size": 1} | draw(st.fixed_dictionaries({}, optional=optional))
     chosen = optimizers.TABLE[out.get("optimizer", {}).get("kind", "adamw")]
     if chosen.schedules:

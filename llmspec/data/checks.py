@@ -18,6 +18,7 @@ from llmspec.data.layout import Batch, Pair
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
 from llmspec.data.whole import reading_whole
+from llmspec.parts.phases.turns import Turns
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers import Codec
 
@@ -87,7 +88,8 @@ def marking(codec: Codec, chat: ChatTemplate, form: ChatTemplate, drawn: Drawn) 
         pairs, roles = stream.phase.pairs, getattr(stream.phase, "train_on", ())
         template = form if pairs else chat
         spoken = stream.speaks(source) and not (pairs and stream.pair is not None)
-        if spoken and template.speakers(codec.specials, ()) is None:
+        last = Turns.of(roles).last and template.first(codec.specials) is None
+        if spoken and (last or template.speakers(codec.specials, ()) is None):
             untold[source] = None
             continue
         for row in range(len(batch.tokens)):
@@ -146,8 +148,18 @@ def torn(batch: Batch, row: int, pair: Pair | None, end: int | None = None) -> s
 
 
 def marks(codec: Codec, template: ChatTemplate, tokens: Sequence[int], train_on: Sequence[str]) -> list[int]:
-    """For each input of packed dialogues, whether the token after it is learned: it is said by a role of `train_on`."""
-    return [int(role in train_on) for role in template.speakers(codec.specials, tokens) or ()]
+    """For each input of packed dialogues, whether the token after it is learned: it is said by a role of `train_on`,
+    and where that names the last turn, by nobody of these in the same dialogue later on."""
+    turns, first = Turns.of(train_on), template.first(codec.specials)
+    said = [role if role in turns.roles else None for role in template.speakers(codec.specials, tokens) or ()]
+    found, open_ = [int(role is not None) for role in said], True
+    for place in reversed(range(len(found) if turns.last else 0)):
+        found[place] *= open_
+        if said[place] is not None and (place == 0 or said[place - 1] != said[place]):
+            open_ = False
+        if tokens[place] == first:
+            open_ = True
+    return found
 
 
 def numbering(codec: Codec, template: ChatTemplate, form: ChatTemplate, drawn: Drawn) -> Check:

@@ -12,6 +12,8 @@ import numpy as np
 from llmspec.data.layout import Batch, Counts, shuffled
 from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG
 from llmspec.data.tokens import TokenSet
+from llmspec.data.turns import Spans, spans
+from llmspec.parts.phases.turns import Turns
 from llmspec.parts.tokenizers.special_tokens import ROLES
 
 
@@ -91,7 +93,7 @@ class DialogueLayout(PackedLayout):
     """Dialogues packed once into blocks, which every epoch reads in a new order.
 
     A dialogue of m tokens fills m - 1 places: inputs are all but its last token, targets all but its first. Targets
-    count where they are content, or the end of a turn, of a role in `train_on`.
+    count where they are content, or the end of a turn, that `train_on` names.
     """
 
     def __init__(
@@ -107,11 +109,14 @@ class DialogueLayout(PackedLayout):
         if data.role_of_token is None or data.tokens_per_role is None:
             raise TypeError("these tokens are of plain documents")
         self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
-        learned = [ROLES.index(role) for role in ROLES if role in train_on]
+        self._turns = Turns.of(train_on)
+        learned = self._turns.learned
         self._counts = np.zeros(len(ROLES) + 1, np.float32)
         self._counts[[i + 1 for i in learned]] = 1
         places = data.lengths - 1
         supervised = data.tokens_per_role[:, learned].sum(axis=1)
+        if self._turns.last:
+            supervised = self._last_turns(spans(data, self._turns))
         fits, teaches = places <= context, supervised > 0
         self.needed = int(np.quantile(places, 0.9, method="higher")) if len(places) else 0
         """Tokens of a block that holds all but the longest tenth of the dialogues."""
@@ -136,7 +141,7 @@ class DialogueLayout(PackedLayout):
         target = np.repeat(row * T + self._start[entry], places) + ranges_from(np.zeros_like(places), places)
         batch.tokens.reshape(-1)[target] = data.ids(source)
         batch.targets.reshape(-1)[target] = data.ids(source + 1)
-        batch.weights.reshape(-1)[target] = self._counts[data.codes(source + 1)]
+        batch.weights.reshape(-1)[target] = self._weights(source + 1, np.repeat(dialogue, places))
         filled = self._filled[packed]
         batch.filled[rows] = filled
         batch.repeated[rows] = np.where(blocks >= self._blocks, filled, 0)
@@ -146,11 +151,34 @@ class DialogueLayout(PackedLayout):
             batch.positions.reshape(-1)[target] = ranges_from(np.zeros_like(places), places)
             pad_after(batch, rows, per_row, filled)
 
+    def _last_turns(self, found: Spans) -> np.ndarray:
+        """(n,) tokens of each dialogue's last turn, before which nothing counts."""
+        self._spans, n = found, len(self._data.lengths)
+        self._from = np.zeros(n, np.int64)
+        self._from[found.dialogue] = found.begin
+        supervised = np.zeros(n, np.int64)
+        supervised[found.dialogue] = found.end - found.begin
+        return supervised
+
+    def _weights(self, places: np.ndarray, dialogue: np.ndarray) -> np.ndarray:
+        """float32: how much tokens count as targets; `dialogue` says whose each is."""
+        counts = self._counts[self._data.codes(places)]
+        return np.where(places >= self._from[dialogue], counts, 0) if self._turns.last else counts
+
+    @property
+    def last_turns(self) -> np.ndarray | None:
+        """The tokens of all turns that are learned, where they are last ones; else None."""
+        if not self._turns.last:
+            return None
+        held = np.isin(self._spans[0], self.kept)
+        begin, end = self._spans[1][held], self._spans[2][held]
+        return self._data.ids(ranges_from(begin, end - begin))
+
     def pair(self, i: int) -> tuple[list[int], list[int]]:
         """The tokens of a dialogue that is read, before what is first learned, and from there on."""
         data, one = self._data, int(self.kept[i])
         places = np.arange(data.offsets[one], data.offsets[one + 1])
-        ids, learned = data.ids(places).tolist(), self._counts[data.codes(places)]
+        ids, learned = data.ids(places).tolist(), self._weights(places, np.full(len(places), one))
         begins = int(np.argmax(learned > 0))
         return ids[:begins], ids[begins:]
 

@@ -5,7 +5,7 @@ T tokens of a decoder's row, S of an encoder's, P pairs, n documents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,12 +13,11 @@ from llmspec.data.layout import Batch, Counts, Pair, PlainLayout, random_bits
 from llmspec.data.packing import DialogueLayout, ranges_from
 from llmspec.data.shaping import NOTHING_BEFORE, NOTHING_LEARNED, TOO_LONG
 from llmspec.data.tokens import TokenSet
-from llmspec.parts.tokenizers.special_tokens import ROLES
+from llmspec.data.turns import spans
+from llmspec.parts.phases.turns import Turns
 
 CUTS = 4096
 """Blocks whose cuts are drawn at once."""
-AT_ONCE = 1 << 22
-"""Tokens of dialogues that are looked through at once."""
 
 
 class PrefixLayout(PlainLayout):
@@ -80,7 +79,7 @@ class PrefixLayout(PlainLayout):
 class AnswerLayout(DialogueLayout):
     """Dialogues as pairs: what stands before an answer is the encoder's text, the answer the decoder's.
 
-    Each turn of a role in `train_on` is an answer, with its end of turn; a dialogue with a part that is too long for
+    Each turn that `train_on` names is an answer, with its end of turn; a dialogue with a part that is too long for
     its row is left out whole.
     """
 
@@ -97,10 +96,10 @@ class AnswerLayout(DialogueLayout):
         """`truncation` says which sides are cut where they are too long: `none`, `source`, `target`, `both`."""
         if data.role_of_token is None or data.tokens_per_role is None:
             raise TypeError("these tokens are of plain documents")
-        self._data, self._context, self._names, self._pair = data, context, names, pair
+        self._context, self._names, self._pair = context, names, pair
         self._cached = (-1, np.zeros(0, np.int64))
-        learned = [ROLES.index(role) for role in ROLES if role in train_on]
-        dialogue, begin, end_ = answers(data, np.isin(np.arange(len(ROLES) + 1), [i + 1 for i in learned]))
+        self._data, self._turns = data, Turns.of(train_on)
+        self._spans = dialogue, begin, end_ = spans(data, self._turns)
         before, after, n = begin - data.offsets[dialogue], end_ - begin, len(data.lengths)
         self.cropped = {"source": 0, "target": 0}
         """Pairs whose side is cut."""
@@ -125,7 +124,7 @@ class AnswerLayout(DialogueLayout):
         self._before, self._after = before[held], after[held]
         self._blocks = len(self._begin)
         self._filled, self._supervised = self._before + self._after, self._after
-        self.characters = int(data.characters[self.kept][:, learned].sum())
+        self.characters = int(data.characters[self.kept][:, self._turns.learned].sum())
         self.epoch_tokens = int(self._filled.sum())
         self.blocks_per_epoch = float(self._blocks)
         self.tokens_per_block = self.epoch_tokens / self._blocks if self._blocks else 0.0
@@ -154,39 +153,6 @@ def read_places(first: np.ndarray, end: np.ndarray, lengths: np.ndarray, last: i
     return ranges_from(first, lengths) + np.where(
         inside >= np.repeat(lengths - last, lengths), np.repeat(missing, lengths), 0
     )
-
-
-def answers(data: TokenSet, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(P,) dialogue, first place and one past the last place of every stretch of tokens whose role is learned."""
-    found = [_of_some(data, learned, first, last) for first, last in _chunks(data)]
-    empty = [np.zeros(0, np.int64)] * 3
-    dialogue, begin, end = (np.concatenate(parts) for parts in zip(empty, *found, strict=True))
-    return dialogue, begin, end
-
-
-def _chunks(data: TokenSet) -> Iterator[tuple[int, int]]:
-    """(first dialogue, one past the last) of stretches of about AT_ONCE tokens."""
-    first, n = 0, len(data.lengths)
-    while first < n:
-        last = int(np.searchsorted(data.offsets, data.offsets[first] + AT_ONCE, side="right")) - 1
-        last = min(n, max(first + 1, last))
-        yield first, last
-        first = last
-
-
-def _of_some(data: TokenSet, learned: np.ndarray, first: int, last: int) -> tuple[np.ndarray, ...]:
-    offset, stop = int(data.offsets[first]), int(data.offsets[last])
-    said = learned[data.codes(np.arange(offset, stop))]
-    begins, ends = said.copy(), said.copy()
-    begins[1:] &= ~said[:-1]
-    ends[:-1] &= ~said[1:]
-    # A dialogue's last token and the next one's first are of different answers.
-    inner = data.offsets[first:last] - offset
-    inner = inner[inner < len(said)]
-    begins[inner] = said[inner]
-    ends[inner[inner > 0] - 1] = said[inner[inner > 0] - 1]
-    begin, end = np.flatnonzero(begins) + offset, np.flatnonzero(ends) + offset + 1
-    return np.searchsorted(data.offsets, begin, side="right") - 1, begin, end
 
 
 def put(

@@ -168,6 +168,7 @@ class PreparedData:
                 Notes.parse(self._tokens[view].about["validation"]["dropped"]).counts,
                 self._pair(),
                 asking,
+                self.codec,
             )
             for view in self._views(phase)
             if self._sources[view.source].validation

@@ -18,6 +18,7 @@ from llmspec.data.pairs import AnswerLayout, PrefixLayout
 from llmspec.data.shaping import VALIDATED
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
+from llmspec.parts.phases.turns import Turns
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import SharePlan
@@ -219,7 +220,7 @@ class PhaseStream:
             raise DataError(problems)
 
     def _nothing_learned(self, source: str, why: str) -> Problem:
-        roles = ", ".join(getattr(self.phase, "train_on", ()))
+        roles = ", ".join(Turns.of(getattr(self.phase, "train_on", ())).roles)
         if self.asking is not None:
             return Problem(
                 f"nothing of {source} can be trained on: of its documents, {why or 'there is none'}",

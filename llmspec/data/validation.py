@@ -13,7 +13,9 @@ from llmspec.data.packing import DialogueLayout, pad_after
 from llmspec.data.pairs import AnswerLayout
 from llmspec.data.stream import layout_of
 from llmspec.data.tokens import TokenSet
+from llmspec.data.turns import spelled
 from llmspec.parts.phases import Phase
+from llmspec.parts.tokenizers import Codec
 
 
 class ValidationSet:
@@ -34,9 +36,11 @@ class ValidationSet:
         dropped: Mapping[str, int] | None = None,
         pair: Pair | None = None,
         asking: Asking | None = None,
+        codec: Codec | None = None,
     ) -> None:
         """`dropped` counts documents that are not read in this form, by reason; `pair` is that of a model with an
-        encoder, `asking` that of a phase that asks something of each document."""
+        encoder, `asking` that of a phase that asks something of each document; `codec` tells how many characters last
+        turns have."""
         self.source = source
         self._rows, self._context, self._end, self._pair = phase.micro_batch_size, context, end, pair
         self._mask = phase.document_mask and pair is None
@@ -47,6 +51,8 @@ class ValidationSet:
             self._blocks = int(self._layout.blocks_per_epoch)
             self.tokens = self._layout.counts(self._blocks).tokens_supervised if self._blocks else 0
             self.characters = self._layout.characters
+            if isinstance(self._layout, DialogueLayout) and (ids := self._layout.last_turns) is not None:
+                self.characters = spelled(codec, ids) if codec is not None else 0
         else:
             self._blocks = ceil(self._layout.epoch_tokens / context)
             self.tokens = self._layout.epoch_tokens

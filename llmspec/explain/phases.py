@@ -10,6 +10,7 @@ from llmspec.compiler.plan import PhasePlan, Plan, SharePlan, SourcePlan
 from llmspec.explain.report import described
 from llmspec.explain.update_groups import TensorGroup, tensor_groups
 from llmspec.parts.others import StartModel
+from llmspec.parts.phases.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,7 @@ def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
         and found is not None
         and (found.source.has_dialogues or found.format or (found.format is None and not found.source.shaped))
     ):
-        roles = ", ".join(getattr(phase, "train_on", ()))
-        learned = f"turns of {roles}, and where they end"
+        learned = Turns.of(getattr(phase, "train_on", ())).words
         if not found.source.has_dialogues and found.format is None:
             learned += "; every token where it holds no dialogues"
     return ShareReport(

@@ -44,11 +44,13 @@ RECORDS = tuple({"q": f"question {i}?", "a": f"answer {i}."} for i in range(60))
 SHAPE = {"user": "{q}", "assistant": "{a}"}
 
 
-def chat_plan(folder: Path, context: int = 64, contamination: str = "drop", mask: bool = True) -> Any:
+def chat_plan(
+    folder: Path, context: int = 64, contamination: str = "drop", mask: bool = True, shape: Any = SHAPE, **more: Any
+) -> Any:
     """A chat phase on dialogues and text, both with validation."""
     (folder / "text.jsonl").write_text("".join(json.dumps({"t": f"some text, number {i}"}) + "\n" for i in range(80)))
     parts = {
-        "talk": source("inline", records=RECORDS, dialogue=SHAPE, validation="tail 20%"),
+        "talk": source("inline", records=RECORDS, dialogue=shape, validation="tail 20%"),
         "text": source("files", path="text.jsonl", validation="hash 20%"),
     }
     return plan_of(
@@ -58,6 +60,7 @@ def chat_plan(folder: Path, context: int = 64, contamination: str = "drop", mask
         context=context,
         contamination=contamination,
         document_mask=mask,
+        **more,
     )
 
 
@@ -211,6 +214,18 @@ def test_a_lost_sft_mask_is_caught(tmp_path: Path) -> None:
 def test_learning_the_wrong_side_is_caught(tmp_path: Path) -> None:
     swapped = tampered(chat_plan(tmp_path), DialogueLayout, _counts=lambda c: np.roll(c, 1))
     assert failed(data_checks(swapped)) == [MARKED]
+
+
+ROUNDS = ({"user": "{q}", "assistant": "{a}"}, {"user": "{q} {q}", "assistant": "no: {a}"})
+
+
+def test_an_earlier_turn_that_is_learned_with_the_last_is_caught(tmp_path: Path) -> None:
+    def plan() -> Any:
+        return chat_plan(tmp_path, 128, shape=ROUNDS, train_on="last_turn")
+
+    assert failed(data_checks(prepare(plan()))) == []
+    assert failed(data_checks(tampered(plan(), DialogueLayout, _from=np.zeros_like))) == [MARKED]
+    assert MARKED in failed(data_checks(tampered(plan(), DialogueLayout, _from=lambda begins: begins + 1)))
 
 
 def test_a_batch_with_nothing_to_learn_is_caught(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ word = st.text("abcdefgh \n", min_size=1, max_size=12)
 texts = st.lists(word, min_size=1, max_size=8)
 turns = st.lists(st.builds(Turn, st.sampled_from(ROLES), st.tuples(word)), min_size=1, max_size=4)
 dialogues = st.lists(turns, min_size=1, max_size=9)
-roles = st.sets(st.sampled_from(ROLES), min_size=1).map(tuple)
+roles = st.sets(st.sampled_from((*ROLES, "last_turn")), min_size=1).map(tuple)
 contexts = st.sampled_from([1, 2, 7, 16])
 
 
@@ -118,11 +118,19 @@ def test_a_shuffle_is_a_permutation_that_hangs_on_its_names_alone(n: int, a: int
 def naive_dialogue(turns: list[Turn], learn: tuple[str, ...]) -> tuple[list[int], list[int]]:
     """Tokens, and for each whether it counts as a target."""
     tokens, learned = [END_ID], [0]
-    for turn in turns:
+    counted = taught(turns, learn)
+    for i, turn in enumerate(turns):
         said = CODEC.encode(["".join(turn.content)])[0]
         tokens += [CODEC.specials[f"<|{turn.role}|>"], *said, EOT_ID]
-        learned += [0, *[int(turn.role in learn)] * (len(said) + 1)]
+        learned += [0, *[int(i in counted)] * (len(said) + 1)]
     return tokens, learned
+
+
+def taught(turns: list[Turn], learn: tuple[str, ...]) -> list[int]:
+    """Numbers of the turns that count, said anew: those of some roles, or the last one of these."""
+    who = [role for role in learn if role != "last_turn"] or ["assistant"]
+    found = [i for i, turn in enumerate(turns) if turn.role in who]
+    return found[-1:] if "last_turn" in learn else found
 
 
 def rows_to_dialogues(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -174,7 +182,9 @@ def test_dialogues_are_whole_and_only_learned_turns_count(
 def test_without_a_document_mask_only_numbers_and_places_differ(
     spoken: list[list[Turn]], learn: tuple[str, ...]
 ) -> None:
-    data = encode_dialogues(CODEC, TEMPLATE, [*spoken, [Turn(role, ("hi",)) for role in learn]])
+    data = encode_dialogues(
+        CODEC, TEMPLATE, [*spoken, [Turn(role, ("hi",)) for role in {*learn, "assistant"} - {"last_turn"}]]
+    )
     masked = DialogueLayout(data, learn, 64, END_ID, True, ("s",))
     plain = DialogueLayout(data, learn, 64, END_ID, False, ("s",))
     a, b = (read(layout, 64, list(range(int(masked.blocks_per_epoch)))) for layout in (masked, plain))
@@ -228,7 +238,7 @@ def test_streams_are_functions_of_the_step_and_end_as_planned(
     seed: int,
     data: st.DataObject,
 ) -> None:
-    spoken = [*spoken, [Turn(role, ("hi",)) for role in learn]]
+    spoken = [*spoken, [Turn(role, ("hi",)) for role in {*learn, "assistant"} - {"last_turn"}]]
     sets = {
         "a": plain_set([*a, "c" * 32]),
         "b": plain_set([*b, "d" * 40]),
@@ -346,12 +356,12 @@ def test_every_validation_token_counts_once(documents: list[str], context: int, 
 @quick
 def test_validation_dialogues_count_their_learned_turns_once(spoken: list[list[Turn]], learn: tuple[str, ...]) -> None:
     phase = phase_of("sft", {"a": 100}, "1 steps", micro_batch_size=2, train_on=learn)
-    found = ValidationSet("a", phase, encode_dialogues(CODEC, TEMPLATE, spoken), 48, END_ID)
-    kept = [turns for turns in spoken if len(naive_dialogue(turns, learn)[0]) <= 49]
+    found = ValidationSet("a", phase, encode_dialogues(CODEC, TEMPLATE, spoken), 48, END_ID, codec=CODEC)
+    kept = [turns for turns in spoken if len(naive_dialogue(turns, learn)[0]) <= 49 and taught(turns, learn)]
     counted = [t for batch in found for t in batch.targets[batch.weights == 1].tolist()]
     expected = [t for turns in kept for t, w in zip(*naive_dialogue(turns, learn), strict=True) if w]
     assert sorted(counted) == sorted(expected) and found.tokens == len(expected)
-    said = [turn for turns in kept for turn in turns if turn.role in learn]
+    said = [turns[i] for turns in kept for i in taught(turns, learn)]
     assert found.characters == sum(len("".join(turn.content)) for turn in said)
 
 

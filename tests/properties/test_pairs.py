@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data import CODEC, END_ID, TEMPLATE, dialogues, phase_of, plain_set, roles, texts
+from test_data import CODEC, END_ID, TEMPLATE, dialogues, phase_of, plain_set, roles, taught, texts
 
 from llmspec.core.problems import DataError
 from llmspec.data.checks import inputs_of, marks, torn
@@ -16,6 +16,7 @@ from llmspec.data.pairs import AnswerLayout, PrefixLayout
 from llmspec.data.shaping import NOTHING_BEFORE, NOTHING_LEARNED, TOO_LONG
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import encode_dialogues
+from llmspec.data.turns import spelled
 from llmspec.data.validation import ValidationSet
 from llmspec.parts.templates.base import Turn, encode
 
@@ -96,13 +97,14 @@ def test_validation_predicts_every_token_once(documents: list[str], size: tuple[
 
 
 def wanted(turns: list[Turn], train_on: tuple[str, ...]) -> list[tuple[list[int], list[int]]]:
-    """(before, answer) of each stretch of tokens that a role of `train_on` says, from the template's segments."""
+    """(before, answer) of each stretch of tokens that `train_on` names, from the template's segments."""
+    who = tuple(role for role in train_on if role != "last_turn") or ("assistant",)
     tokens: list[int] = []
     learned: list[bool] = []
     for segment in TEMPLATE.render(CODEC.specials, turns):
         own = encode(CODEC, [segment])
         tokens += own
-        learned += [segment[1] in train_on] * len(own)
+        learned += [segment[1] in who] * len(own)
     out, i = [], 0
     while i < len(tokens):
         if not learned[i]:
@@ -113,7 +115,7 @@ def wanted(turns: list[Turn], train_on: tuple[str, ...]) -> list[tuple[list[int]
             end += 1
         out.append((tokens[:i], tokens[i:end]))
         i = end
-    return out
+    return out[-1:] if "last_turn" in train_on else out
 
 
 @quick
@@ -132,8 +134,10 @@ def test_each_answer_is_a_pair(spoken: list[list[Turn]], train_on: tuple[str, ..
             dropped[NOTHING_LEARNED] += 1
         else:
             expected += pairs
-            characters += sum(len(piece) for t in turns if t.role in train_on for piece in t.content)
-    assert layout.dropped == dropped and layout.characters == characters
+            characters += sum(len(piece) for i in taught(turns, train_on) for piece in turns[i].content)
+    last = layout.last_turns
+    assert layout.dropped == dropped
+    assert characters == (layout.characters if last is None else spelled(CODEC, last))
     assert int(layout.blocks_per_epoch) == len(expected)
     if not expected:
         return

@@ -1,11 +1,11 @@
 """Supervised fine-tuning on dialogues (Ouyang et al. 2022, section 3.5, step 1)."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llmspec.parts.phases.base import Phase
-from llmspec.parts.tokenizers.special_tokens import ChatRole
+from llmspec.parts.phases.turns import Taught
 
 
 class SFT(Phase):
@@ -14,8 +14,9 @@ class SFT(Phase):
     kind: Literal["sft"] = "sft"
     dialogues: ClassVar[bool] = True
     in_float64: ClassVar[tuple[str, ...]] = (*Phase.in_float64, "neftune_noise_alpha")
-    train_on: tuple[ChatRole, ...] = Field(("assistant",), min_length=1)
-    """Roles whose turns, and the ends of whose turns, are supervised."""
+    train_on: Taught | Annotated[tuple[Taught, ...], Field(min_length=1)] = ("assistant",)
+    """Roles whose turns, and the ends of whose turns, are supervised; with `last_turn` among them, of each dialogue the
+    last of these turns alone. `last_turn` for itself is the assistant's last one."""
     loss_reduction: Literal["token", "sample"] = "token"
     """What counts the same in a step's mean: each token that is learned, or each dialogue, whatever its length; of
     plain text, each document's part of a row. Validation is always the mean over tokens."""
@@ -24,6 +25,11 @@ class SFT(Phase):
     row · d_model). 5 to 15 are usual; none if omitted."""
     document_mask: bool = True
     """Whether tokens see only their own dialogue; positions then restart with each dialogue."""
+
+    @field_validator("train_on")
+    @classmethod
+    def _listed(cls, train_on: str | tuple[str, ...]) -> tuple[str, ...]:
+        return (train_on,) if isinstance(train_on, str) else train_on
 
     @property
     def embedding_noise(self) -> float | None:
