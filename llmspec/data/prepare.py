@@ -17,12 +17,12 @@ from llmspec.data.builder import DataBuilder
 from llmspec.data.contamination import doubled, refusal
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.losses import Loss, loss, nothing_to_validate, too_many, unknown_letters
+from llmspec.data.measuring import measured
 from llmspec.data.mixture import weights_of
 from llmspec.data.pair_form import PairForm
 from llmspec.data.reading import SourceReading, each_source, fingerprints, read_all
 from llmspec.data.recognition import recognise, unpaired, unrecognised, views_of
 from llmspec.data.tokens import TokenSet
-from llmspec.data.unknown import share
 from llmspec.data.views import SourceView, content_keys
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources.base import Attribution
@@ -382,20 +382,5 @@ class PreparedData:
     def _measured_source(self, found: SourcePlan) -> SourcePlan:
         if found.name not in self._sources:
             return found
-        about = self._about(found.name)
-        return found.model_copy(
-            update={
-                "documents": about["documents"],
-                "contaminated": about["contaminated"],
-                "duplicates": about["duplicates"],
-                "format": self._builder.found[found.name].dialogue
-                if any(view.source == found.name and view.read_as == "dialogue" for view in self._tokens)
-                else "",
-                "unknown": share(about["train"]["unknown"]),
-                "validation_unknown": share(about["validation"]["unknown"]),
-                "train_tokens": about["train"]["tokens"],
-                "validation_tokens": about["validation"]["tokens"],
-                "train_characters": about["train"]["characters"],
-                "validation_characters": about["validation"]["characters"],
-            }
-        )
+        spoken = any(view.source == found.name and view.read_as == "dialogue" for view in self._tokens)
+        return measured(found, self._about(found.name), self._builder.found[found.name].dialogue if spoken else "")
