@@ -15,7 +15,7 @@ LABELLED = ", ".join(
 )
 """Records whose texts have one of two labels."""
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "pretrain": ("gradient_accumulation_steps: 2", ()),
+    "pretrain": ("gradient_accumulation_steps: 2, on_spike: {above: 3, window: 10}", ()),
     "sft": ("prompts: [one]", ()),
     "seq2seq": (
         "",

@@ -84,6 +84,7 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("phases", PHASE, "micro_batch_size"), -2),
         (("phases", PHASE, "early_stopping", "patience"), 0),
         (("phases", PHASE, "keep", "last"), 0),
+        (("phases", PHASE, "on_spike", "above"), -6),
         (("phases", PHASE, "adapter", "r"), 0),
     ],
     "quoted_number": [

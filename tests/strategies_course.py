@@ -22,9 +22,13 @@ def measured(stage: Data) -> list[str]:
 
 @st.composite
 def courses(draw: DrawFn, stage: Data, sources: Data) -> Data:
-    """Settings beside those of `stage`: nothing where its mixture keeps no text for validation."""
+    """Settings beside those of `stage`: those that judge by validation where its mixture keeps text for it."""
     held_out = [name for name in stage["mixture"] if sources[name].get("validation")]
     out: Data = {}
+    amount, _, unit = stage["budget"].partition(" ")
+    if (unit != "steps" or float(amount) > 2) and draw(st.integers(0, 3)) == 0:
+        action = {"action": st.sampled_from(["skip", "stop"]), "above": st.sampled_from([3.0, 1e6])}
+        out["on_spike"] = draw(st.fixed_dictionaries({"window": st.just(2)}, optional=action))
     if not held_out or not draw(st.booleans()):
         return out
     judge = {"metric": st.sampled_from(measured(stage)), "source": st.sampled_from(held_out)}

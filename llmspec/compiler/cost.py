@@ -57,7 +57,7 @@ def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
 def update_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one optimizer step after its passes: clipping, summing of passes, update."""
     optimizer, clip = phase.optimizer, 1 + CLIPPING * (phase.max_grad_norm is not None)
-    sums = 2.0 * phase.gradient_accumulation_steps * (phase.gradient_accumulation_steps > 1)
+    sums = 2.0 * phase.gradient_accumulation_steps * phase.updates_apart
     averaged = AVERAGING * (phase.ema is not None)
     return Cost(
         products=sum(optimizer.products(t.role, t.shape) for t in model.trained),

@@ -1,4 +1,4 @@
-"""Whether what ends a phase, and what chooses its best checkpoint, is something that its validation gives."""
+"""Whether what ends a phase, chooses its best checkpoint or skips its steps is something that there will be."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ def check_course(draft: Draft) -> Draft:
     """Early stopping and the keeping of the best on metrics that nobody computes, or on text that nobody kept."""
     sources, found = draft.sections.sources, list[Problem]()
     for name, phase in draft.sections.phases.items():
-        found += [p.at("phases", name) for p in course_problems(phase, sources)]
+        found += [p.at("phases", name) for p in (*course_problems(phase, sources), *spike_problems(phase))]
     return draft.with_problems(found)
+
+
+def spike_problems(phase: Phase) -> Iterator[Problem]:
+    """A running mean over more steps than the phase has."""
+    budget, spikes = phase.budget, phase.on_spike
+    if spikes is not None and budget.unit == "steps" and budget.amount <= spikes.window:
+        yield Problem(
+            f"on_spike takes its mean over {spikes.window:,} steps, and the phase has {budget.amount:,.0f}",
+            ("on_spike", "window" if "window" in spikes.model_fields_set else "above"),
+            f"`window: {max(2, int(budget.amount) // 10)}`, or leave on_spike out",
+            "no loss would ever be a spike",
+        )
 
 
 def course_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Problem]:

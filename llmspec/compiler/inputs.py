@@ -82,6 +82,6 @@ def step_inputs(model: ModelPlan, phase: Phase, others: Others = NONE) -> dict[s
         declared["key"] = InputSpec((2,), "uint32")
     if phase.embedding_noise is not None:
         declared[NOISE] = InputSpec((phase.micro_batch_size, model.context, model.d_model), "float32")
-    if phase.gradient_accumulation_steps > 1:
+    if phase.updates_apart:
         declared["keep"] = InputSpec((1,), "float32")
     return declared

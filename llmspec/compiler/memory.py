@@ -87,7 +87,7 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others:
     return MemoryPlan(
         weights=FLOAT * model.parameters,
         optimizer=FLOAT * state_numbers(model, phase),
-        sums=FLOAT * model.trained_parameters if phase.gradient_accumulation_steps > 1 else 0,
+        sums=FLOAT * model.trained_parameters if phase.updates_apart else 0,
         batch=sizes.batch(),
         activations=round(FLOAT * activations),
         logits=round(FLOAT * logits),
@@ -166,8 +166,8 @@ class ActivationSizes:
         # Where they are computed again, what follows the MLP is not, and copies of its states are gone. Fitted.
         copied = 1.0 if self.again else 5 / 3
         inside = max(self.hidden * copied + self.stream, h.scores_passing * self.scores - self.hidden)
-        # The update of several passes is a step of its own, whose places lie beside those of a pass.
-        update = self.update() if self.phase.gradient_accumulation_steps > 1 else 0.0
+        # An update apart from its passes is a step of its own, whose places lie beside those of a pass.
+        update = self.update() if self.phase.updates_apart else 0.0
         moments = [
             (kept + 4 * self.stream, logits, 0.0, "as the backward pass starts"),
             (kept + self.again + inside, 0.0, self.head_gradient(), "in the backward pass of the last block"),

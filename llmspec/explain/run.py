@@ -101,6 +101,8 @@ class PhaseRun:
     """Of each source, how well each label was told in the last validation."""
     ended: str = ""
     """Why it ended before its budget; '' where it did not."""
+    skipped: tuple[int, ...] = ()
+    """Steps whose update was not applied, since their loss was a spike."""
     best: str = ""
     """Which checkpoint it leaves where it keeps the best; '' where that is the last one."""
 
@@ -216,7 +218,9 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         clipped = sum(v > phase.max_grad_norm for v in norm.values) / len(norm.values)
     tokens_per_second = per_step / median if per_step and median else None
     flops = planned.flops / planned.steps / median if planned.flops and planned.steps and median else None
-    step, state = norm.steps[-1] if norm.steps else 0, _phase_state(about, planned)
+    left_out = tuple(int(row["step"]) for row in rows if row.get("skipped") is True)
+    taken = [*norm.steps[-1:], *left_out[-1:]]  # a skipped step may have no norm
+    step, state = max(taken, default=0), _phase_state(about, planned)
     counts = [c.get("tokens_read", 0) for c in counts_of(about.get("ledger")).values()]
     promised = (
         facts_of(planned, about, step, sum(seconds.values), sum(counts) if counts else None, peak_flops)
@@ -248,6 +252,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         remarks=(*_remarks(metrics[0], held_out, clipped, ledger, planned), *remarks_on(promised)),
         ended=ended,
         best=str(about.get("best") or ""),
+        skipped=left_out,
         labels=label_tables(rows),
     )
 

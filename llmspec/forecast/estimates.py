@@ -155,7 +155,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
         update=update
         + (
             2 * rates.update * model.trained_parameters / 7 * phase.gradient_accumulation_steps
-            if phase.gradient_accumulation_steps > 1
+            if phase.updates_apart
             else 0.0
         ),
         beside=BESIDE_STEP * phase.gradient_accumulation_steps + rates.call,
@@ -177,6 +177,7 @@ def shape_key(model: ModelPlan, phase: Phase) -> str:
             phase.micro_batch_size,
             phase.gradient_accumulation_steps,
             *(["activation checkpointing"] if phase.activation_checkpointing else []),
+            *(["an update apart"] if phase.on_spike is not None else []),
             phase.document_mask,
             phase.max_grad_norm is not None,
             phase.optimizer.model_dump(mode="json"),

@@ -183,7 +183,7 @@ def graphs(plan: Plan) -> Iterator[tuple[str, Graph]]:
     chosen = backend("NULL", precision=plan.precision)
     for phase in plan.phases:
         built = Phase(plan, phase, chosen)
-        names = ("pass", "update") if phase.phase.gradient_accumulation_steps > 1 else ("training step",)
+        names = ("pass", "update") if phase.phase.updates_apart else ("training step",)
         yield from zip((f"{phase.name}, {name}" for name in names), built.train(), strict=True)
         yield f"{phase.name}, evaluation", built.evaluate()
     yield from decoding(plan, recording(chosen))

@@ -109,11 +109,7 @@ class Phase:
         self._steps = Steps(phase, recording(backend))
         self.weights = {t.name: Tensor.empty(*t.shape) for t in phase.model.tensors}
         self.state = {n: Tensor.empty(*shape) for n, shape in self._steps.state_shapes().items()}
-        self.sums = (
-            {t.name: Tensor.empty(*t.shape) for t in phase.model.trained}
-            if self.phase.gradient_accumulation_steps > 1
-            else {}
-        )
+        self.sums = {t.name: Tensor.empty(*t.shape) for t in phase.model.trained} if self.phase.updates_apart else {}
         self.tables = {n: Tensor.empty(*a.shape) for n, a in Transformer(phase.model).tables().items()}
         self.others = {n: Tensor.empty(*shape) for n, shape in OtherModels(phase).shapes().items()}
         declared = step_inputs(phase.model, self.phase, phase.others)

@@ -124,7 +124,7 @@ class Plain(Callback):
             self.say(
                 f"{self.phase} {step.step}/{step.steps}  {numbers}  lr {step.lr:.2e}  "
                 f"norm {step.norm:.2f}  {self.pace.speed(self.peak)}  "
-                f"ETA {self.pace.eta(step)}"
+                f"ETA {self.pace.eta(step)}{skipped(step)}"
             )
 
     def validated(self, step: int, metrics: list[Metric]) -> None:
@@ -190,6 +190,7 @@ class Display(Plain):
             self.pace.speed(self.peak),
             ("   ETA ", "dim"),
             self.pace.eta(step),
+            skipped(step),
         )
 
     def validated(self, step: int, metrics: list[Metric]) -> None:
@@ -207,6 +208,11 @@ class Display(Plain):
 
     def phase_ends(self, phase: PhasePlan, ledger: list[dict[str, Any]]) -> None:
         self.say(f"{phase.name}: done, loss {self.losses[-1]:.3f}" if self.losses else f"{phase.name}: done")
+
+
+def skipped(step: Step) -> str:
+    """How many steps were not applied so far; '' for none."""
+    return f"   {step.skipped} skipped" if step.skipped else ""
 
 
 def words(metric: Metric) -> str:

@@ -23,6 +23,8 @@ SAMPLE_STAGES = 3
 SAMPLE_LINES = 4
 SAMPLE_WORDS = 12
 """Words of an answer whose attention is shown."""
+SKIPPED = 8
+"""Skipped steps that are named."""
 SIDE = (0, 0, 0, 4)
 STYLES = {"done": "green", "begun": "yellow", "waiting": "dim", "of another plan": "red"}
 
@@ -110,6 +112,8 @@ def show_phase(console: Screen, phase: PhaseRun) -> None:
     console.print(Text.assemble(f"  {phase.kind}: ", (stands, STYLES[phase.state])))
     if phase.ended:
         console.print(Padding(Text(f"ended before its budget: {visible(phase.ended)}"), (0, 0, 0, 2)))
+    if phase.skipped:
+        console.print(Padding(Text(skipped(phase.skipped)), (0, 0, 0, 2)))
     if phase.best:
         console.print(Padding(Text(f"leaves {visible(phase.best)}"), (0, 0, 0, 2)))
     if phase.loss.values:
@@ -120,6 +124,13 @@ def show_phase(console: Screen, phase: PhaseRun) -> None:
         report_labels.show(console, labelled)
     if phase.ledger and phase.state != "of another plan":
         show_ledger(console, phase)
+
+
+def skipped(steps: Sequence[int]) -> str:
+    """Which steps were not applied, the first few of them."""
+    named = ", ".join(map(number, steps[:SKIPPED])) + (" …" if len(steps) > SKIPPED else "")
+    one = len(steps) == 1
+    return f"{len(steps)} step{'s' * (not one)} skipped, whose loss was a spike: {named}"
 
 
 # -- curves --------------------------------------------------------------------------------------------------------

@@ -88,6 +88,8 @@ class PhaseNotes(_Notes):
     ended: EndNotes | None = None
     diverged: int | None = None
     """The step whose numbers were not finite."""
+    skipped: int | None = None
+    """Steps whose update was not applied, since their loss was a spike."""
     best: str | None = None
     """Which checkpoint is what the phase leaves, where that is not the last one, in words."""
 

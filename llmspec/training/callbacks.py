@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Step:
     """One optimizer step. `metrics` are its numbers by name and unit, what is minimised first; `tokens` read,
-    `seconds` wall time of the step, `flops` of its products."""
+    `seconds` wall time of the step, `flops` of its products; `skipped` steps so far whose update was not applied."""
 
     step: int
     steps: int
@@ -30,6 +30,7 @@ class Step:
     tokens: int
     seconds: float
     flops: float = 0.0
+    skipped: int = 0
 
     @property
     def loss(self) -> float:

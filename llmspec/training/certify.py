@@ -125,6 +125,8 @@ def short_phase(planned: PhasePlan) -> Phase:
         "budget": Budget(float(STEPS), "steps"),
         "schedule": schedule,
         "checkpoint_every": Span(Share(0.0)),  # so that it goes on from where it was stopped, and from nowhere else
+        # A window that these few steps fill, and spikes that are found in them.
+        "on_spike": phase.on_spike and phase.on_spike.model_copy(update={"window": 2, "above": 1.0, "action": "skip"}),
         **{key: span for key, span in every.items() if getattr(phase, key).interval(1 << 40)},
     }
     return phase.model_copy(update=asked)

@@ -15,6 +15,7 @@ from llmspec.parts.phases import Phase
 from llmspec.parts.phases.course import Judged
 from llmspec.runs.best import Best, best_of
 from llmspec.training.minutes import Clock
+from llmspec.training.spikes import Spikes
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
@@ -25,6 +26,7 @@ class Course:
 
     def __init__(self, phase: Phase, steps: int = 0) -> None:
         self.phase, self.judged, self.clock = phase, phase.judged, Clock(phase.budget, steps)
+        self.spikes = Spikes(phase.on_spike)
         self.best: tuple[Best, ...] = ()
         """The best validations so far, the best first: their checkpoints are kept."""
         self.top: float | None = None
@@ -64,18 +66,20 @@ class Course:
         return own in self.best
 
     def notes(self) -> dict[str, Any]:
-        """Which checkpoint the phase leaves, in words."""
-        return {"best": f"the weights of step {self.best[0].step:,}, the best by {self.best[0]}"} if self.best else {}
+        """Which checkpoint the phase leaves, in words; how many steps were skipped."""
+        best = {"best": f"the weights of step {self.best[0].step:,}, the best by {self.best[0]}"} if self.best else {}
+        return best | ({"skipped": self.spikes.skipped} if self.spikes.asked else {})
 
     def dump(self) -> dict[str, Any]:
         """JSON-able form; empty where nothing of it is asked for."""
-        clock = {} if self.clock.limit is None else {"steps": self.clock.steps}
+        clock = self.spikes.dump() | ({} if self.clock.limit is None else {"steps": self.clock.steps})
         if self.judged is None:
             return clock
         return {"best": [b._asdict() for b in self.best], "top": self.top, "waited": self.waited, **clock}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Goes on from what `dump` gave. Raises RunError where it is damaged."""
+        self.spikes.restore(saved)
         if self.clock.limit is not None:
             steps = saved.get("steps")
             if not isinstance(steps, int) or not 0 < steps <= self.clock.steps:

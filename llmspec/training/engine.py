@@ -56,6 +56,7 @@ class Engine:
         if found := self._found():
             start, state = {**start, **found[0]}, found[1]
         self.trainer = Trainer(context.plan, phase, context.backend, lambda tensor: start[tensor.name], state, others)
+        self.trainer.refuses = self.course.spikes.why
         for rows in (folder.metrics, folder.timing, folder.samples):
             if lines := rows.cut(self.step):
                 context.watcher.notice(f"{rows.path}: {lines} damaged line{'s' * (lines > 1)} left out")
@@ -175,17 +176,24 @@ class Engine:
         """One optimizer step, and its row."""
         began = time.perf_counter()
         factor = self.phase.schedule.factor(self.step, self.total)
-        scalars = self.trainer.steps.updates.numbers(factor, self.step + 1, self.total)
+        spikes = self.course.spikes
+        scalars = self.trainer.steps.updates.numbers(factor, self.step + 1 - spikes.skipped, self.total)
         began_in = self.origin(scalars)
         taken = self.task.train(self.trainer, self.step, scalars)
         metrics = self.task.metrics(taken)
-        if not all(map(math.isfinite, (*(m.value for m in metrics), taken.norm))):
+        finite = tuple(m for m in metrics if math.isfinite(m.value))
+        if not taken.skipped and not (finite == metrics and math.isfinite(taken.norm)):
             raise self.diverged(metrics, taken, began_in)
+        if taken.skipped and spikes.stops():
+            raise self.spiked(taken.skipped)
         read = self.task.step_taken(self.step, taken)
         self.step += 1
         self.context.stop.unsaved = True
-        numbers = {m.name: m.value for m in metrics}
-        row = {"step": self.step, **numbers, "lr": scalars[0], "norm": taken.norm, "tokens": int(taken.weight)}
+        spikes.taken(taken.sums["loss"], bool(taken.skipped))
+        row = {"step": self.step, **{m.name: m.value for m in finite}, "lr": scalars[0], "norm": taken.norm}
+        row |= {"tokens": int(taken.weight)} | ({"skipped": True} if taken.skipped else {})
+        if not math.isfinite(taken.norm):
+            del row["norm"]
         if not self.noted:
             self.folder.note(units={m.name: m.unit for m in metrics})
             self.noted = True
@@ -194,8 +202,12 @@ class Engine:
         self.folder.timing.append({"step": self.step, "seconds": seconds})
         self.tally.spent("steps", seconds)
         flops = (self.plan.flops or 0.0) / self.planned
-        step = Step(self.step, self.total, metrics, scalars[0], taken.norm, read, seconds, flops)
-        self.context.watcher.stepped(step)
+        if taken.skipped:
+            told = f"step {self.step:,} of {self.plan.name} is skipped: {taken.skipped}"
+            self.context.watcher.notice(f"{told} ({spikes.skipped} skipped so far)")
+        step = Step(self.step, self.total, finite, scalars[0], taken.norm, read, seconds, flops, spikes.skipped)
+        if finite:
+            self.context.watcher.stepped(step)
 
     def origin(self, scalars: Sequence[float]) -> str:
         """Where the numbers of the coming step stop being finite, where an earlier run has noted that they do."""
@@ -228,6 +240,19 @@ class Engine:
             hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now), a longer warm-up{clipping} usually "
             f"helps; a changed phase starts from step 0{again}",
             consequence=f"every later step would be of no use; {kept}",
+        )
+
+    def spiked(self, why: str) -> RunError:
+        """The error of a step whose loss has risen so that the phase stops, once what was before it is saved."""
+        row = self.course.spikes.row
+        self.save()
+        return RunError(
+            f"{self.plan.name} stops before step {self.step + 1}: {why}"
+            + (f"; so were those of the {row} steps before it, which were skipped" if row else ""),
+            hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now) or a longer warm-up usually helps; a "
+            "changed phase starts from step 0",
+            consequence=f"the weights of after step {self.step} are saved in {self.folder.folder}; the same command "
+            "comes to this step again",
         )
 
     def say(self, what: str, how: str) -> None:

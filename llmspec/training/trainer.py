@@ -6,6 +6,7 @@ Runs train with it and benchmarks measure it, so that what is measured is what r
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
-from llmspec.backends.tensors import StaticInputs, tensors_from_numpy, to_numpy
+from llmspec.backends.tensors import StaticInputs, refill, tensors_from_numpy, to_numpy
 from llmspec.compiler.inputs import NOISE
 from llmspec.compiler.linear_layers import may_stay_quantised
 from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
@@ -38,6 +39,8 @@ class StepTaken(NamedTuple):
     """Of the gradient, before clipping."""
     weight: float
     """Sum of all `loss_weights`: the targets that counted."""
+    skipped: str = ""
+    """Why its update was not applied; '' where it was."""
 
 
 class Trainer:
@@ -82,7 +85,9 @@ class Trainer:
                 value = to_numpy(self.weights[weight]) if kind in begun else np.zeros(shape, np.float32)
             self.state[name] = tensors_from_numpy(s=value)["s"]
         self._live = self.steps.live(self.weights, self.state)
-        if self.passes > 1:
+        self.refuses: Callable[[float], str] = lambda loss: ""
+        """Why the update of a step with this loss is not applied; '' where it is. Asked where updates are apart."""
+        if phase.phase.updates_apart:
             for t in phase.model.trained:
                 self.sums[t.name] = tensors_from_numpy(s=np.zeros(t.shape, np.float32))["s"]
 
@@ -92,7 +97,7 @@ class Trainer:
 
         weight = sum(float(b["loss_weights"].sum()) for b in batches)
         common = {"scalars": np.array(scalars, np.float32)}
-        if self.passes == 1:
+        if not self.phase.phase.updates_apart:
             inputs = self._inputs(batches[0], weight, number, 0, common)
             *sums, norm = self.steps.train(self.weights, self.state, self.tables, inputs)
             return StepTaken(self._named(sums), float(to_numpy(norm)), weight)
@@ -101,9 +106,24 @@ class Trainer:
             inputs = self._inputs(batch, weight, number, micro, {"keep": np.array([float(micro > 0)], np.float32)})
             found = self._named(self.steps.accumulate(self._live, self.sums, self.tables, inputs))
             totals = {name: total + found[name] for name, total in totals.items()}
+        if why := self.refuses(totals["loss"]):
+            return StepTaken(totals, self._left_out(scalars), weight, why)
         inputs = {**self._feed(**common), **self.backend.inputs}
         norm = self.steps.apply(self.weights, self.state, self.sums, inputs)
         return StepTaken(totals, float(to_numpy(norm)), weight)
+
+    def _left_out(self, scalars: Sequence[float]) -> float:
+        """The norm of gradients that are not applied, of which nothing is left for the next step."""
+        import numpy as np
+
+        total, unfreezes = 0.0, bool(self.phase.phase.unfreeze)
+        for name, gradient in self.sums.items():
+            array = to_numpy(gradient)
+            if not unfreezes or scalars[self.steps.updates.place(name)][-1]:
+                total += float(np.square(array, dtype=np.float64).sum())
+            if not np.isfinite(array).all():  # the next pass multiplies it by 0, which would not take it away
+                refill(gradient, np.zeros_like(array))
+        return math.sqrt(total)
 
     def evaluate(self, batch: Arrays) -> dict[str, Any]:
         """The sums of a batch's losses and of what is counted beside, each times its `loss_weights`; without

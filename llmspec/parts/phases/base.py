@@ -20,7 +20,7 @@ from llmspec.parts.heads import Head
 from llmspec.parts.objectives.base import NEXT
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.others import Other, StartModel
-from llmspec.parts.phases.course import LAST, EarlyStopping, Judged, Keep
+from llmspec.parts.phases.course import LAST, EarlyStopping, Judged, Keep, OnSpike
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
 
@@ -126,6 +126,9 @@ class Phase(Part):
     """How often a checkpoint is written; one always is at the end."""
     early_stopping: EarlyStopping | None = None
     """Whether the phase ends once validation has stopped to improve; it never does if omitted."""
+    on_spike: OnSpike | None = None
+    """What is done about a step whose loss is far above those before it; null: it is taken as any other. Gradients are
+    then kept apart from the update, as with several passes."""
     keep: Keep | None = None
     """Which checkpoints stay on disk; the last two if omitted, and with `early_stopping` the best one, too."""
     sample_every: Span = Field(default_factory=lambda: percent(20))
@@ -161,6 +164,11 @@ class Phase(Part):
     def texts_drawn(self) -> int:
         """Texts that are drawn each time samples are."""
         return len(self.prompts) or (FROM_DIALOGUES if self.dialogues or self.pairs else 1)
+
+    @property
+    def updates_apart(self) -> bool:
+        """Whether the update is a graph of its own: after several passes, and where it may be left out."""
+        return self.gradient_accumulation_steps > 1 or self.on_spike is not None
 
     @property
     def kept_last(self) -> int:

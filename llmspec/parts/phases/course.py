@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -46,3 +46,18 @@ class Keep(Frozen):
     """The metric that says which is best; that of `early_stopping` if omitted, or else the loss."""
     source: str | None = Field(None, min_length=1)
     """The source whose validation text counts; if omitted, the mean over all that the mixture validates with."""
+
+
+class OnSpike(Frozen):
+    """What is done about a step whose loss is far above those of the steps before it: its update is not applied.
+
+    The mean and the standard deviation are those of the last `window` steps that were applied; before there are as
+    many, only a loss that is no number is a spike."""
+
+    above: float = Field(6.0, gt=0)
+    """Standard deviations above the mean from which on a loss is a spike."""
+    action: Literal["skip", "stop"] = "skip"
+    """`skip` goes on with the next step, and counts; after ten in a row the phase stops. `stop` writes a checkpoint of
+    before the step and ends the run."""
+    window: int = Field(50, gt=1, le=1 << 16)
+    """Steps over which mean and standard deviation are taken."""
