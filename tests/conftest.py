@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,20 @@ settings.register_profile("thorough", max_examples=1000, **CALM)
 settings.load_profile(os.environ.get("LLMSPEC_HYPOTHESIS", "llmspec"))
 os.environ.setdefault("NO_COLOR", "1")
 
+gc.disable()  # what is imported and collected stays: looking through it again and again takes a third of that time
+
+
+def pytest_collection_finish() -> None:
+    _settle()
+    gc.enable()
+
+
+def _settle() -> None:
+    """What is there stays out of later collections: a run asks for several, and each would look through all the tests,
+    their modules and the graphs that they keep."""
+    gc.collect()
+    gc.freeze()
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """`-n auto` is a worker a core, up to four, since each has threads of its own; and none beside a measurement."""
@@ -37,4 +52,18 @@ def _workers_stay() -> Iterator[None]:
     from llmspec.backends import workers
 
     with workers.kept():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled() -> Iterator[None]:
+    yield
+    _settle()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _not_for_keeps() -> Iterator[None]:
+    """Files of this process's tests need not last through a power cut, for which a disk takes milliseconds each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which minds a handle that is none just as well
         yield
