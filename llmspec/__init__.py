@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from llmspec.compiler import compile_spec as compile
     from llmspec.decoding.language_model import LanguageModel as LanguageModel
     from llmspec.decoding.language_model import open_model as open
-    from llmspec.spec import load_spec as load_spec
+    from llmspec.formats.spec_models import load_spec as load_spec
     from llmspec.training.run import run as run
 
 __all__ = ["LanguageModel", "Plan", "compile", "load_spec", "open", "run"]
 
 _PLACES = {
-    "load_spec": ("llmspec.spec", "load_spec"),
+    "load_spec": ("llmspec.formats.spec_models", "load_spec"),
     "compile": ("llmspec.compiler", "compile_spec"),
     "Plan": ("llmspec.compiler", "Plan"),
     "run": ("llmspec.training.run", "run"),

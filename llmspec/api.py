@@ -40,10 +40,15 @@ RUNS = Path("runs")
 
 
 # -- specs ---------------------------------------------------------------------------------------------------------
-def compiled(path: Path, overrides: list[str] | None) -> tuple[SpecReading, Plan]:
-    """The spec and its plan. Raises SpecError with every problem, also those of one section beside a broken other."""
+def compiled(
+    path: Path, overrides: list[str] | None, offline: bool = True, progress: Progress | None = None
+) -> tuple[SpecReading, Plan]:
+    """The spec and its plan; a model that it extends is downloaded unless `offline`.
+
+    Raises SpecError with every problem, also those of one section beside a broken other."""
     from llmspec.compiler import check_sections, compile_spec
     from llmspec.core.problems import SpecError
+    from llmspec.formats.spec_models import models
     from llmspec.spec import read_spec
     from llmspec.training.prompts import check_prompts
 
@@ -51,7 +56,7 @@ def compiled(path: Path, overrides: list[str] | None) -> tuple[SpecReading, Plan
         raise SpecError(_no_spec(path))
     if path.suffix in (".json", ".jsonl") and (path.parent / "plan.json").is_file():
         raise SpecError(_no_spec(path.parent))
-    reading = read_spec(path, overrides or ())
+    reading = read_spec(path, overrides or (), models(offline, progress))
     problems = reading.sorted((*reading.problems, *check_sections(reading.sections, reading.base)))
     if problems or reading.sections.spec is None:
         raise SpecError(problems)

@@ -40,7 +40,7 @@ def planned_run(
     from llmspec.training.other_models import closed, download
     from llmspec.training.selection import Selection, chosen
 
-    reading, plan = compiled(path, overrides)
+    reading, plan = compiled(path, overrides, offline)
     folder, selection = RunFolder(out or RUNS / plan.name), Selection(only, start)
     chosen(plan, selection)
     folder.accept(plan)
@@ -65,7 +65,7 @@ def certificate(
     Raises what `llmspec run` raises."""
     from llmspec.training.certify import certify
 
-    reading, plan = compiled(path, overrides)
+    reading, plan = compiled(path, overrides, offline)
     with reading.placing():
         return certify(plan, out or RUNS / plan.name, files=files(reading), notice=say, offline=offline)
 

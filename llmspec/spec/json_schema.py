@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from llmspec.core.units import Text
 from llmspec.parts.base import Part, name_of
+from llmspec.parts.others import StartModel
 from llmspec.spec.shape import Shape, default_of, description, shape_of, spec_shape
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -30,11 +31,12 @@ def json_schema() -> dict[str, Any]:
     root = _section(spec, "", definitions)
     required = [key for key, info in shape.fields("").items() if info.is_required()]
     paths = {"type": "string", "description": "Path of a spec, relative to this file."}
+    below = [paths, _section(StartModel, "", definitions)]
     root["properties"] = {
         "extends": {
             "description": "Specs below this one: maps merge, lists and mixtures are replaced, a changed `kind` "
-            "replaces its whole map, `null` removes.",
-            "anyOf": [paths, {"type": "array", "items": paths}],
+            "replaces its whole map, `null` removes. Of a model of others, what its files say is such a layer.",
+            "anyOf": [*below, {"type": "array", "items": {"anyOf": below}}],
         },
         **root["properties"],
     }

@@ -19,6 +19,7 @@ from llmspec.core.regular import NotRegular, TooLarge, read_regular
 from llmspec.core.units import size
 from llmspec.core.visible import quoted
 from llmspec.parts.others import WHEEL
+from llmspec.spec.models_below import Models, model_below
 from llmspec.spec.recovery import Parsed, parse
 from llmspec.spec.relative import folder_of, from_working_directory, is_model, rebased, with_own_data
 from llmspec.spec.shape import Shape, default_of, spec_shape
@@ -45,6 +46,8 @@ class Layers:
     """Every file read, the first one first -> its text."""
     known: dict[str, Node | None] = field(default_factory=dict)
     """What was made of each file with all that it extends, so that one that many extend is read and merged once."""
+    models: Models | None = None
+    """What opens models that specs extend."""
 
     def read(self, path: FilePath, named_at: Mark | None = None, chain: tuple[FilePath, ...] = ()) -> Node | None:
         """The node of a file and of what it extends; None where it cannot be read."""
@@ -87,10 +90,14 @@ class Layers:
         assert root is not None
         entries = dict(root.value)
         below: Node | None = None
-        for name, mark in self.extended(entries.pop("extends", None)):
-            named = beside(path, name)
-            base = self.read(named, mark, (*chain, path))
-            base = base and rebased(base, folder_of(name, named))
+        for item in self.extended(entries.pop("extends", None)):
+            if item.is_map:
+                base, problems = model_below(item, path, self.models)
+                self.problems += problems
+            else:
+                named = beside(path, item.value)
+                base = self.read(named, item.mark, (*chain, path))
+                base = base and rebased(base, folder_of(item.value, named))
             if base is None:  # whatever it would have given is not missing, but unknown
                 self.broken.add(())
             elif below is None:
@@ -100,19 +107,19 @@ class Layers:
         top = with_own_data(Node(entries, root.mark), path)
         return top if below is None else merge(below, top)
 
-    def extended(self, node: Node | None) -> Iterator[tuple[str, Mark]]:
-        """The files that an `extends:` names."""
+    def extended(self, node: Node | None) -> Iterator[Node]:
+        """The files and models that an `extends:` names: a text is the path of a file, a map a model."""
         for item in () if node is None else node.children() if isinstance(node.value, tuple) else (node,):
-            if isinstance(item.value, str) and item.value:
-                yield item.value, item.mark
+            if (isinstance(item.value, str) or item.is_map) and item.value:
+                yield item
             else:
                 self.broken.add(())
                 self.problems.append(
                     Problem(
-                        f"expected the path of a spec, not {described(item.value)}",
+                        f"expected the path of a spec, or a model, not {described(item.value)}",
                         ("extends",),
                         mark=item.mark,
-                        hint="extends: base.yaml, or [base.yaml, more.yaml]",
+                        hint="extends: base.yaml, or [base.yaml, more.yaml]; of a model {model: FILE or FOLDER}",
                     )
                 )
 

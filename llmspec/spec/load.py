@@ -14,6 +14,7 @@ from llmspec.spec.check import Sections, check_section, check_structure
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.dump import to_yaml
 from llmspec.spec.layers import Layers
+from llmspec.spec.models_below import Models
 from llmspec.spec.recovery import parse
 from llmspec.spec.relative import start
 from llmspec.spec.schema import Spec
@@ -79,13 +80,13 @@ class Loaded(SpecReading):
         return self.tree.marks
 
 
-def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> SpecReading:
+def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = (), models: Models | None = None) -> SpecReading:
     """Read a spec file, what it extends and `overrides` such as `phases.pretrain.optimizer.lr=3e-4`. Never raises.
 
     A name that is no file, such as `quickstart`, is a shipped spec. Problems are in the result; `sections` holds what
-    is valid.
+    is valid. `models` opens models that it extends.
     """
-    layers = Layers()
+    layers = Layers(models=models)
     root = layers.read(spec_file(FilePath(path)))
     files = tuple(layers.files.items())
     if root is None:
@@ -98,8 +99,8 @@ def read_spec(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Sp
     return replace(reading, problems=reading.sorted([*layers.problems, *problems]))
 
 
-def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
-    """Read and check a spec.
+def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), models: Models | None = None) -> Loaded:
+    """Read and check a spec. `models` opens models that it extends.
 
     Raises:
         SpecError: with every problem, in the order of the file.
@@ -109,7 +110,7 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Lo
         raise TypeError(f"a spec is named by the path of its file, not {type(path).__name__}")
     if isinstance(overrides, Mapping) or not all(isinstance(o, str) for o in overrides):
         raise TypeError('overrides are a list of texts, such as ["seed=3", "model.layers=2"]')
-    reading = read_spec(path, [overrides] if isinstance(overrides, str) else overrides)
+    reading = read_spec(path, [overrides] if isinstance(overrides, str) else overrides, models)
     if reading.problems or reading.sections.spec is None:
         raise SpecError(reading.problems)
     reading.sections.spec.__dict__["folder"] = reading.base
