@@ -58,6 +58,7 @@ KINDS = (
     "filters",
     "phases",
     "adapters",
+    "rewards",
 )
 
 

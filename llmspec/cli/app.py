@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmspec.cli import bench, chat, check, embed, explain, export, gc, importing, merge, new, run, sample, schema
+from llmspec.cli import bench, chat, check, embed, explain, export, gc, importing, merge, new, rank, run, sample, schema
 from llmspec.cli.failures import STATUSES
 from llmspec.cli.verb import Verb, Verbs
 
@@ -56,6 +56,7 @@ for verb, examples in (
     (run.run, run.EXAMPLES),
     (sample.sample, sample.EXAMPLES),
     (chat.chat, chat.EXAMPLES),
+    (rank.rank, rank.EXAMPLES),
     (embed.embed, embed.EXAMPLES),
     (explain.explain, explain.EXAMPLES),
     (check.check, check.EXAMPLES),

@@ -49,6 +49,8 @@ SAMPLE_CLASSIFY = _form(
     "sample --classify", "prompt prompts classify top phase quantize json", "with a model that tells labels"
 )
 CHAT = _form("chat [RUN]", "system seed phase quantize set json")
+RANK = _form("rank [RUN]", "prompts out n repeats seed plain phase quantize set json")
+RANK_BY = _form("rank [RUN] --by REWARD", "prompts out by n seed plain phase quantize set json")
 EMBED = _form("embed [RUN]", "text texts out pooling phase quantize json")
 EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
 EXPLAIN_PART = _form("explain SPEC --part PART", "part set json")
@@ -84,6 +86,8 @@ FORMS = (
     SAMPLE_FILL,
     SAMPLE_CLASSIFY,
     CHAT,
+    RANK,
+    RANK_BY,
     EMBED,
     EXPLAIN_SPEC,
     EXPLAIN_PART,
@@ -122,6 +126,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
     """The form in which a verb was given, by the values of its parameters."""
     if verb == "explain":
         return _explain(values)
+    if verb == "rank":
+        return RANK_BY if values.get("by") else RANK
     if verb == "gc":
         return GC_CACHES if values.get("caches") else GC
     if verb == "run":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ MOST = 1 << 28
 """Bytes of a file of prompts, at most."""
 
 
-def prompts_in(path: Path) -> list[FilePrompt]:
-    """The prompts of a file, or of standard input for `-`. Raises LlmspecError naming every line that is wrong."""
+def prompts_in(path: Path, also_read: Collection[str] = ()) -> list[FilePrompt]:
+    """The prompts of a file, or of standard input for `-`; `also_read` are keys of its records that are read beside
+    the prompt. Raises LlmspecError naming every line that is wrong."""
     from llmspec.core.regular import read_regular
     from llmspec.render.terminal import err
 
@@ -25,7 +26,7 @@ def prompts_in(path: Path) -> list[FilePrompt]:
     except OSError as error:
         raise LlmspecError(f"the prompts cannot be read: {path}: {error.strerror or error}") from None
     prompts, unread = read(raw, str(path))
-    if unread:
+    if unread := unread - set(also_read):
         names = ", ".join(f"`{key}`" for key in sorted(unread)[:8])
         err().print(f"note: these keys of the records are not read: {names}")
     return prompts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llmspec.core import strict_json
@@ -28,6 +29,8 @@ class FilePrompt(NamedTuple):
     turns: tuple[tuple[str, str], ...]
     """A dialogue's turns: (role, text)."""
     mark: Mark
+    record: Mapping[str, Any] = MappingProxyType({})
+    """The whole record of a file of JSON lines, such as a right answer beside the prompt."""
 
     @property
     def asked(self) -> str:
@@ -72,7 +75,7 @@ def read(raw: bytes, name: str) -> tuple[list[FilePrompt], set[str]]:
             problems += [Problem(p.message, hint=p.hint, mark=mark) for p in found]
             continue
         turns = tuple((m["role"], content_of(m["content"])) for m in record.get("messages", ()))
-        prompts.append(FilePrompt(number, record.get("prompt"), turns, mark))
+        prompts.append(FilePrompt(number, record.get("prompt"), turns, mark, record))
         unread |= {*record} - {*KEYS}
     if problems:
         raise LlmspecError(problems)

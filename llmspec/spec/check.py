@@ -133,6 +133,12 @@ def check_section(name: str, tree: Tree) -> tuple[Any, tuple[Problem, ...]]:
     return built, (*others, *checker.problems)
 
 
+def whole_part(tree: Tree, table: Mapping[str, type[BaseModel]]) -> tuple[Any, tuple[Problem, ...]]:
+    """The part of a table whose settings are all of a tree: what it builds, or None, and its problems."""
+    checker = _Checker(tree)
+    return checker.part(Shape(dict(table)), tree.data, ()), tuple(checker.problems)
+
+
 class _Checker:
     """Walks schema and data together. Leaves are validated by pydantic, and only its verdict on them is used."""
 

@@ -1,0 +1,202 @@
+"""A person, or a reward, at work on answers: what `llmspec rank` does once model and prompts are there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from llmspec.cli.prompts import turns_or_text, wrong
+from llmspec.core.problems import LlmspecError, Problem
+from llmspec.decoding.prompt_file import FilePrompt
+from llmspec.decoding.ranking import RankedFile, record_of, scores_of, shown_order
+from llmspec.parts.others import StartModel
+from llmspec.parts.rewards.base import Answered, Opened, Reward
+from llmspec.render import ranked
+from llmspec.render.waiting import waiting
+
+AHEAD = 4
+"""Prompts whose answers are drawn before a person is asked for the first of them."""
+APART = 5
+"""Other prompts between the two times that a person is asked for one."""
+
+
+class Ranking:
+    """Answers to the prompts of a file that are not ranked yet."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Sequence[FilePrompt],
+        file: RankedFile,
+        n: int,
+        seed: int | None,
+        plain: bool,
+        decoding: Any,
+    ) -> None:
+        """Raises LlmspecError for prompts that the model cannot answer, and where all answers would be alike."""
+        self._model, self._file, self._n, self._decoding = model, file, n, decoding
+        self._chat = model.chat and not plain
+        self._seed = model.seed(seed, decoding)
+        if problems := [p for one in prompts for p in wrong(model, one, turns_or_text(one, ""), self._chat, "")]:
+            raise LlmspecError(problems)
+        if not decoding.temperature:
+            raise LlmspecError(
+                "at temperature 0 all answers to a prompt are the same",
+                "--set decoding.temperature=0.9",
+                "there would be nothing to put in order",
+            )
+        self._prompts = [prompt for prompt in prompts if not file.holds(prompt)]
+        self.there = len(prompts) - len(self._prompts)
+        """Prompts that were ranked before."""
+
+    def _drawn(self, prompts: Sequence[FilePrompt], say: Any) -> Iterator[tuple[FilePrompt, list[Any]]]:
+        """The answers to some prompts, those that are said twice once."""
+        given = [turns_or_text(prompt, "") for prompt in prompts]
+        whole = self._model.generate_batch(given, n=self._n, seed=self._seed, chat=self._chat, decoding=self._decoding)
+        with closing(whole):
+            for done, found in enumerate(whole, 1):
+                say(f"answering: {done:,} of {len(prompts):,} prompts")
+                yield prompts[found[0].prompt], list({answer.text: answer for answer in found}.values())
+
+    # -- a reward ------------------------------------------------------------------------------------------------
+    def by_reward(self, reward: Reward) -> dict[str, Any]:
+        """Scores all answers; what came of it is shown and returned."""
+        open_ = _opener()
+        self._check(reward, open_)
+        tally = ranked.Tally()
+        with waiting("answering", lines=True) as say:
+            for prompt, answers in self._drawn(self._prompts, say):
+                judged = [
+                    Answered(prompt.asked, answer.text, answer.finish_reason != "max_tokens", prompt.record)
+                    for answer in answers
+                ]
+                parts = reward.parts(judged, open_)
+                scores = reward.scores(judged, open_) if len(parts) > 1 else next(iter(parts.values()))
+                tally.add(scores, parts)
+                self._file.add(record_of(prompt, [a.text for a in answers], scores, reward.name))
+        ranked.show_scores(tally, str(self._file.path), self.there)
+        return tally.as_data(str(self._file.path), self.there)
+
+    def _check(self, reward: Reward, open_: Any) -> None:
+        """Raises LlmspecError naming every prompt whose record lacks what the reward reads, and models that do not
+        fit."""
+        problems = list(reward.unfit(open_))
+        for prompt in self._prompts:
+            if lacking := [f"`{name}`" for name in reward.fields() if prompt.record.get(name) is None]:
+                said = f"the reward reads {', '.join(lacking)}, which this record has not"
+                hint = 'write {"prompt": "…", "answer": "…"} in a .jsonl file'
+                problems.append(Problem(said, hint=hint, mark=prompt.mark))
+        if problems:
+            raise LlmspecError([p if p.mark else replace(p, path=("--by", *p.path)) for p in problems])
+
+    # -- a person ------------------------------------------------------------------------------------------------
+    def by_person(self, repeats: float) -> dict[str, Any]:
+        """Asks for the order of the answers to one prompt after another; returns what came of it."""
+        asked = alike = skipped = 0
+        waiting_again, queue = list[tuple[int, dict[str, Any], FilePrompt]](), list(self._prompts)
+        drawn = list[tuple[FilePrompt, list[Any]]]()
+        ended = False
+        while (queue or drawn) and not ended:
+            if not drawn:
+                now, queue = queue[:AHEAD], queue[AHEAD:]
+                with waiting("answering", lines=True) as say:
+                    drawn = list(self._drawn(now, say))
+            prompt, answers = drawn.pop(0)
+            texts = [answer.text for answer in answers]
+            if len(texts) < 2:
+                alike += 1
+                continue
+            answer = self._ask(prompt, texts, f"{self.there + asked + 1} of {self.there + len(self._prompts)}")
+            if answer == "q":
+                ended = True
+            elif answer == "s":
+                skipped += 1
+            elif answer == "u":
+                drawn.insert(0, (prompt, answers))
+                if (last := self._file.undo()) is not None:
+                    before = next((p for p in self._prompts if p.line == last["line"]), None)
+                    if before is not None:
+                        drawn.insert(0, (before, [_Text(text) for text in last["answers"]]))
+                        asked -= 1
+            elif isinstance(answer, list):
+                record = record_of(prompt, texts, answer, "person")
+                self._file.add(record)
+                asked += 1
+                if shown_order(1000, self._seed, prompt, True)[0] < 1000 * repeats:
+                    waiting_again.append((asked, record, prompt))
+            while not ended and waiting_again and (asked - waiting_again[0][0] >= APART or not (queue or drawn)):
+                ended = self._again(*waiting_again.pop(0)[1:])
+        left = len(self._prompts) - asked - skipped - alike
+        ranked.show_person(self._file, asked, skipped, alike, left)
+        return ranked.person_data(self._file, asked, skipped, alike, left)
+
+    def _again(self, record: dict[str, Any], prompt: FilePrompt) -> bool:
+        """Asks another time for what was ranked; whether that ends it."""
+        if record not in self._file.records:  # it was taken back
+            return False
+        found = self._ask(prompt, record["answers"], "once more", again=True)
+        if isinstance(found, list):
+            self._file.again(record, found)
+        return bool(found == "q")
+
+    def _ask(self, prompt: FilePrompt, texts: Sequence[str], far: str, again: bool = False) -> list[float] | str:
+        """The scores that a person gives the texts; or `s`, `u` or `q`."""
+        order = shown_order(len(texts), self._seed, prompt, again)
+        ranked.show_question(prompt, [texts[i] for i in order], far)
+        while True:
+            line = _line("best first> ")
+            if line is None or line.strip().lower() in ("q", "quit"):
+                return "q"
+            if line.strip().lower() in ("s", "u"):
+                return line.strip().lower()
+            try:
+                given = scores_of(line, len(texts))
+            except ValueError as error:
+                ranked.tell(f"{error}; `s` skips, `u` takes the last order back, `q` ends")
+                continue
+            scores = [0.0] * len(texts)
+            for place, i in enumerate(order):
+                scores[i] = given[place]
+            return scores
+
+
+class _Text:
+    """An answer of which the text alone is left."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _line(prompt: str) -> str | None:
+    """A line that is typed, or stands on standard input; None at its end and for Ctrl-C, since all is saved."""
+    from llmspec.render.terminal import ask, err
+
+    try:
+        return ask(prompt, edited=False) if sys.stdin.isatty() else (sys.stdin.readline() or None)
+    except (EOFError, KeyboardInterrupt):
+        err().write("\n")
+        return None
+
+
+def _opener() -> Any:
+    """f(model) -> the model that a reward asks, opened once."""
+    from pathlib import Path
+
+    from llmspec.api import open_run
+
+    there = dict[str, Opened]()
+
+    def open_(named: StartModel) -> Opened:
+        if named.model not in there:
+            model = open_run(Path(named.model).expanduser())
+            labels = tuple(model.labels) if model.tells_labels else ()
+            there[named.model] = Opened(
+                lambda texts: [{one.label: one.probability for one in f.labels} for f in model.classify_batch(texts)],
+                labels,
+            )
+        return there[named.model]
+
+    return open_

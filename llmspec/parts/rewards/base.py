@@ -1,0 +1,98 @@
+"""What a reward is: a number for an answer, the higher the better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import Field, field_validator
+
+from llmspec.core.problems import Problem
+from llmspec.parts.base import Part
+from llmspec.parts.others import StartModel
+from llmspec.parts.sources.template import parse
+
+
+class Answered(NamedTuple):
+    """An answer, and what it answers."""
+
+    prompt: str
+    """The question, or the last turn before the answer."""
+    text: str
+    """What was said, without special tokens."""
+    ended: bool = True
+    """Whether the model ended it by itself, rather than that it was cut."""
+    record: Mapping[str, Any] = MappingProxyType({})
+    """The fields that stand beside the prompt, such as a reference answer."""
+
+
+class Opened(NamedTuple):
+    """A model that rewards ask."""
+
+    classify: Callable[[Sequence[str]], Sequence[Mapping[str, float]]]
+    """The probability of each label of some texts."""
+    labels: Sequence[str]
+
+
+Open = Callable[[StartModel], Opened]
+"""f(model) -> the model, opened; the same one each time."""
+
+
+class Reward(Part):
+    """A number for an answer. What one kind gives lies between 0 and 1, unless it says otherwise."""
+
+    weight: float = 1.0
+    """What its number is multiplied with where several are added."""
+
+    fielded: ClassVar[tuple[str, ...]] = ()
+    """Its keys that are templates of the record's fields."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.kind
+
+    def fields(self) -> tuple[str, ...]:
+        """Fields that the record of every prompt has to have."""
+        templates = [getattr(self, key) for key in self.fielded]
+        return tuple(dict.fromkeys(piece.text for t in templates if t for piece in parse(t) if piece.field))
+
+    def unfit(self, open_: Open) -> Iterable[Problem]:
+        """Why the models that it asks cannot answer it. Raises LlmspecError where one cannot be opened."""
+        return ()
+
+    def score(self, answer: Answered) -> float:
+        """The number of one answer, of those kinds that look at one after another."""
+        raise TypeError(f"{type(self).__name__} does not say what an answer is worth")
+
+    def scores(self, answers: Sequence[Answered], open_: Open) -> list[float]:
+        """The number of each answer."""
+        return [self.score(answer) for answer in answers]
+
+    def parts(self, answers: Sequence[Answered], open_: Open) -> dict[str, list[float]]:
+        """The numbers of each answer by what gave them; one, but for sums."""
+        return {self.name: self.scores(answers, open_)}
+
+
+class Referring(Reward):
+    """Compares an answer with one that stands in the prompt's record."""
+
+    fielded: ClassVar[tuple[str, ...]] = ("reference",)
+    reference: str = Field("{answer}", min_length=1)
+    """The right answer: text and `{fields}` of the prompt's record."""
+
+    @field_validator("reference")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        parse(value)
+        return value
+
+    def wanted(self, answer: Answered) -> str:
+        """The right answer. Raises KeyError where the record lacks a field."""
+        return filled(self.reference, answer.record)
+
+
+def filled(template: str, record: Mapping[str, Any]) -> str:
+    """A template with the fields of a record in it. Raises KeyError where the record lacks one."""
+    return "".join(str(record[piece.text]) if piece.field else piece.text for piece in parse(template))

@@ -1,0 +1,44 @@
+"""Whether an answer is in a language."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from llmspec.core.problems import LlmspecError, one_of
+from llmspec.parts.rewards.base import Answered, Reward
+
+
+class Language(Reward):
+    """The probability that the answer is in a language, by the library py3langid (Lui & Baldwin 2012, langid.py)."""
+
+    kind: Literal["language"] = "language"
+    formula: ClassVar[str] = "P(language | answer)"
+    language: str = Field(pattern="^[a-z]{2,3}$")
+    """Its code in ISO 639, such as `de`."""
+
+    def score(self, answer: Answered) -> float:
+        if not answer.text.strip():
+            return 0.0
+        ranked = dict(identifier().rank(answer.text))
+        if self.language not in ranked:
+            raise LlmspecError(
+                f"py3langid does not know a language `{self.language}`", one_of(self.language, sorted(ranked))
+            )
+        best = max(ranked.values())
+        chances = {name: math.exp(logarithm - best) for name, logarithm in ranked.items()}
+        return chances[self.language] / math.fsum(chances.values())
+
+
+def identifier() -> Any:
+    """The library. Raises LlmspecError where it is not installed."""
+    try:
+        import py3langid
+    except ImportError:
+        raise LlmspecError(
+            "languages are told apart by the library py3langid, which is not installed",
+            "pip install 'llmspec[rewards]'",
+        ) from None
+    return py3langid

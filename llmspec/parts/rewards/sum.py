@@ -1,0 +1,38 @@
+"""Several rewards as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmspec.core.problems import Problem
+from llmspec.core.table import choice
+from llmspec.parts.rewards.base import Answered, Open, Reward
+
+PARTS: dict[str, type[Reward]] = {}
+"""What can be added up: the table of the folder, which fills it."""
+
+
+class Total(Reward):
+    """The sum of several rewards, each times its `weight`. It has no bounds of its own."""
+
+    kind: Literal["sum"] = "sum"
+    formula: ClassVar[str] = "Σ weight · reward"
+    of: dict[str, Annotated[Reward, choice(PARTS)]] = Field(min_length=1)
+    """What is added, each by a name for reports."""
+
+    def fields(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(field for part in self.of.values() for field in part.fields()))
+
+    def unfit(self, open_: Open) -> Iterable[Problem]:
+        for name, part in self.of.items():
+            yield from (problem.at("of", name) for problem in part.unfit(open_))
+
+    def scores(self, answers: Sequence[Answered], open_: Open) -> list[float]:
+        found = [(part.weight, part.scores(answers, open_)) for part in self.of.values()]
+        return [sum(weight * scores[i] for weight, scores in found) for i in range(len(answers))]
+
+    def parts(self, answers: Sequence[Answered], open_: Open) -> dict[str, list[float]]:
+        return {name: part.scores(answers, open_) for name, part in self.of.items()}
