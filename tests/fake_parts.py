@@ -26,6 +26,7 @@ from llmspec.parts import (
     optimizers,
     phases,
     positions,
+    rewards,
     rope_scalings,
     schedules,
     sources,
@@ -47,6 +48,7 @@ from llmspec.parts.ops import Adapted, Layer, Linear, Operations, WeightView
 from llmspec.parts.optimizers.base import Optimizer
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.positions.base import Hooks, Position
+from llmspec.parts.rewards.base import Answered, Reward
 from llmspec.parts.rope_scalings.base import RopeScaling, plain_frequencies
 from llmspec.parts.schedules.base import Schedule
 from llmspec.parts.sources.base import Document, Fetcher, Source
@@ -290,6 +292,13 @@ class Stairs(Schedule):
         return 1.0 if progress < 0.5 else 0.1
 
 
+class Vowels(Reward):  # the share of vowels
+    kind: Literal["vowels"] = "vowels"
+
+    def score(self, answer: Answered) -> float:
+        return sum(letter in "aeiou" for letter in answer.text) / max(1, len(answer.text))
+
+
 class Printable(Filter):
     """Cuts tokens whose id is below `lowest_id`."""
 
@@ -354,6 +363,7 @@ ENTRIES: tuple[tuple[Any, Any], ...] = (
     (templates, Shouted),
     (phases, Practice),
     (adapters, Offset),
+    (rewards, Vowels),
     (filters, Printable),
 )
 """The package of each kind, and the part that is added to its table."""

@@ -132,6 +132,10 @@ def test_a_run_of_them_is_explained_and_sampled(folder: Path) -> None:
     assert answer(call(folder, "explain", "run", "--json"))["phases"][0]["state"] == "done"
     said = answer(call(folder, "sample", "run", "--prompt", "one", "--seed", "3", "--json"))
     assert said["answers"][0]["tokens"] and min(said["answers"][0]["tokens"]) >= 20
+    (folder / "asked.txt").write_text("one\ntwo\n")
+    at = ("--prompts", "asked.txt", "--by", "vowels", "--n", "3", "--out", "ranked.jsonl")
+    ranked = answer(call(folder, "rank", "run", *at, "--set", "decoding.temperature=1", "--json"))
+    assert ranked["prompts"] == 2 and [*ranked["parts"]] == ["vowels"] and (folder / "ranked.jsonl").is_file()
 
 
 def test_they_resume_bit_for_bit(folder: Path) -> None:

@@ -1,0 +1,169 @@
+"""`llmspec rank`: orders that a person types, records that go on where they end, and answers that a reward scores."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmspec.cli.ranking import Ranking
+from llmspec.core.problems import LlmspecError
+from llmspec.decoding import Generation
+from llmspec.decoding.prompt_file import FilePrompt, read
+from llmspec.decoding.ranking import RankedFile, agreement, record_of, scores_of, shown_order
+from llmspec.parts.rewards import TABLE
+from llmspec.spec.decoding import Decoding
+from llmspec.spec.lone import read_part
+
+
+@given(st.permutations(range(6)), st.lists(st.booleans(), min_size=5, max_size=5), st.integers(2, 6), st.integers(1, 6))
+def test_an_order_is_read_as_it_is_written(order: list[int], joined: list[bool], n: int, named: int) -> None:
+    """Answers that are named stand above those that are not, `=` joins, and what comes first counts more."""
+    first = [i for i in order if i < n][:named]
+    steps = [[first[0]]]
+    for answer, join in zip(first[1:], joined, strict=False):
+        steps[-1].append(answer) if join else steps.append([answer])
+    written = " ".join(" = ".join(str(i + 1) for i in step) for step in steps)
+    groups = [set(step) for step in steps] + ([set(range(n)) - set(first)] if len(first) < n else [])
+    if len(groups) < 2:
+        with pytest.raises(ValueError, match="alike"):
+            scores_of(written, n)
+        return
+    found = scores_of(written, n)
+    above = lambda i: next(place for place, group in enumerate(groups) if i in group)
+    assert all((found[i] > found[j]) == (above(i) < above(j)) for i in range(n) for j in range(n))
+    assert min(found) == 0 and max(found) == len(groups) - 1
+
+
+@pytest.mark.parametrize("order", ["0 1", "4", "a", "1 1", "1==2", "-1 2", "", "1.5"])
+def test_what_is_no_order_is_refused(order: str) -> None:
+    with pytest.raises(ValueError, match=r"numbers 1 to 3|named twice|alike"):
+        scores_of(order, 3)
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_agreement_counts_the_pairs_that_differ_in_both(first: list[list[float]]) -> None:
+    """Full with itself, none with its opposite, and what is alike says nothing."""
+    pairs = sum(row[i] != row[j] for row in first for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert agreement(zip(first, first, strict=True)) == (pairs, pairs, len(first))
+    assert agreement((row, [-x for x in row]) for row in first) == (0, pairs, len(first))
+    assert agreement((row, [1.0] * 3) for row in first) == (0, 0, len(first))
+
+
+class Toy:
+    """Says the same few things to each prompt."""
+
+    chat, types, plan = False, {}, None
+    drawing = SimpleNamespace(context=99, encoder_context=0)
+
+    def __init__(self, said: Sequence[str]) -> None:
+        self._said = said
+
+    def seed(self, given: int | None, decoding: Decoding) -> int:
+        return given or 0
+
+    def tokens(self, given: Any, chat: bool) -> list[int]:
+        return [1]
+
+    def generate_batch(self, given: Sequence[Any], *, n: int, **more: Any) -> Iterator[list[Generation]]:
+        for number, prompt in enumerate(given):
+            yield [Generation(number, i, f"{prompt} {self._said[i]}", (), "eos") for i in range(n)]
+
+
+RECORDS = [{"prompt": f"q{i}", "answer": f"q{i} yes"} for i in range(7)]
+SAID = ("no", "yes", "yes yes yes", "no")
+
+
+def prompts(count: int = 7) -> list[FilePrompt]:
+    return read("\n".join(json.dumps(record) for record in RECORDS[:count]).encode(), "a.jsonl")[0]
+
+
+def ranking(file: RankedFile, count: int = 7, said: Sequence[str] = SAID, **more: Any) -> Ranking:
+    return Ranking(Toy(said), prompts(count), file, len(said), 5, False, Decoding(**more))
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_a_reward_scores_what_differs(tmp_path: Path) -> None:
+    file = RankedFile(tmp_path / "new" / "ranked.jsonl")
+    found = ranking(file, 3).by_reward(read_part("similarity", "--by", TABLE))
+    rows = [json.loads(line) for line in file.path.read_text().splitlines()]
+    assert [row["line"] for row in rows] == [1, 2, 3] and found["answers"] == 9, "one answer was drawn twice"
+    for row in rows:
+        assert row["chosen"] == f"{row['prompt']} yes" and row["rejected"] == f"{row['prompt']} no"
+        assert row["scores"] == sorted(row["scores"], reverse=True) and len(row["answers"]) == 3
+    again = ranking(RankedFile(file.path)).by_reward(read_part("similarity", "--by", TABLE))
+    assert again["ranked_before"] == 3 and again["prompts"] == 4
+    assert len(file.path.read_text().splitlines()) == 7
+    alike = ranking(RankedFile(tmp_path / "b.jsonl"), 2).by_reward(read_part("ended", "--by", TABLE))
+    assert alike["without_difference"] == 2
+    assert "chosen" not in json.loads((tmp_path / "b.jsonl").read_text().splitlines()[0])
+
+
+def test_what_a_reward_cannot_read_is_named_before_anything_is_drawn(tmp_path: Path) -> None:
+    reward = read_part("{kind: similarity, reference: '{right}'}", "--by", TABLE)
+    with pytest.raises(LlmspecError) as caught:
+        ranking(RankedFile(tmp_path / "a.jsonl"), 2).by_reward(reward)
+    assert str(caught.value).count("the reward reads `right`") == 2 and "a.jsonl:2:1" in str(caught.value)
+    with pytest.raises(LlmspecError, match="at temperature 0 all answers"):
+        ranking(RankedFile(tmp_path / "a.jsonl"), temperature=0.0)
+
+
+def best(file: RankedFile, line: int) -> str:
+    return next(record["chosen"] for record in file.records if record["line"] == line)
+
+
+def place(text: str, line: int) -> str:
+    """What a person types to put a text first."""
+    prompt, answers = prompts()[line - 1], [f"q{line - 1} {said}" for said in dict.fromkeys(SAID)]
+    return str(shown_order(len(answers), 5, prompt).index(answers.index(f"q{line - 1} {text}")) + 1)
+
+
+def test_a_person_ranks_skips_takes_back_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ranked.jsonl"
+    typed(monkeypatch, place("yes", 1), "nonsense", place("no", 2), "u", place("yes", 2), "s", "q")
+    found = ranking(RankedFile(path), said=SAID).by_person(0.0)
+    assert (found["prompts"], found["skipped"], found["left"]) == (2, 1, 4)
+    file = RankedFile(path)
+    assert best(file, 1) == "q0 yes" and best(file, 2) == "q1 yes", "the second was taken back and ranked anew"
+    assert [record["scores"] for record in file.records] == [[1.0, 0.0, 0.0]] * 2
+    typed(monkeypatch, *[place("yes", line) for line in (3, 4)])  # the input ends: all is kept
+    found = ranking(RankedFile(path), said=SAID).by_person(0.0)
+    assert (found["prompts"], found["records"], found["left"]) == (2, 4, 3)
+    assert ranking(RankedFile(path), 1, ("a", "a")).by_person(0.0)["prompts"] == 0
+
+
+def test_the_same_prompt_comes_twice_and_agreement_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ranked.jsonl"
+    typed(monkeypatch, *["1 2 3"] * 14)
+    found = ranking(RankedFile(path), said=SAID).by_person(1.0)
+    assert found["prompts"] == 7 and found["agreement"]["prompts"] == 7
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(len(record["scores_again"]) == 3 for record in records)
+    counted = agreement((record["scores"], record["scores_again"]) for record in records)
+    assert found["agreement"] == counted._asdict() and 0 < counted.same < counted.pairs, "places change between them"
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_text('{"text": "mine"}\n')
+    with pytest.raises(LlmspecError, match="no record of ranked answers"):
+        RankedFile(path)
+    assert path.read_text() == '{"text": "mine"}\n'
+
+
+def test_dialogues_keep_their_turns() -> None:
+    (prompt,), _ = read(b'{"messages": [{"role": "user", "content": "u"}]}', "a.jsonl")
+    record = record_of(prompt, ["a", "b"], [0.0, 1.0], "length")
+    assert record["messages"] == [{"role": "user", "content": "u"}] and "prompt" not in record
+    assert (record["chosen"], record["rejected"], record["scores"]) == ("b", "a", [1.0, 0.0])
