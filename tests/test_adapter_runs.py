@@ -217,6 +217,10 @@ def test_a_quantised_base_trains_as_its_numbers_do(quantised_base: Path, tmp_pat
     assert one.read_bytes() == other.read_bytes()
     phases = [found.plan().phase("second").phase for found in made]
     assert phases[0].from_.digest == phases[1].from_.digest, "and both know the same model"
+    own, floats = (found.plan().phase("second") for found in made)
+    assert floats.memory.weights == 4 * floats.model.parameters == 4 * own.model.parameters
+    packed = sum(t.count for t in own.model.tensors if not t.trainable and t.shape[1:] == (32,))
+    assert own.memory.weights == floats.memory.weights - packed * 4 + packed * 34 // 32, "planned as they lie"
 
 
 def test_an_adapted_model_is_no_start_before_it_is_merged(runs: dict[str, RunFolder], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from llmspec.compiler.others import Others, models
 from llmspec.compiler.phase_model import artifact
 from llmspec.compiler.plan import MemoryPlan, ModelPlan
 from llmspec.compiler.updates import state_numbers
+from llmspec.parts.others import StartModel
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import POLICY
 
@@ -85,7 +86,7 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others:
     sizes = ActivationSizes(model, phase, memory_model, others)
     activations, logits, gradients, moment = max(sizes.moments(), key=lambda m: sum(m[:3]))
     return MemoryPlan(
-        weights=FLOAT * model.parameters,
+        weights=weight_bytes(model, phase),
         optimizer=FLOAT * state_numbers(model, phase),
         sums=FLOAT * model.trained_parameters if phase.updates_apart else 0,
         batch=sizes.batch(),
@@ -97,6 +98,14 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others:
         others=sum(FLOAT * (other.parameters + tables(other)) for other in models(others)),
         moment=moment,
     )
+
+
+def weight_bytes(model: ModelPlan, phase: Phase) -> int:
+    """Bytes of a model's weights: those that an adapter stands beside count as they lie, where that is known."""
+    start, adapter = phase.from_, model.adapter
+    if adapter is None or not isinstance(start, StartModel) or start.bytes is None:
+        return FLOAT * model.parameters
+    return start.bytes + FLOAT * sum(t.count for t in model.tensors if adapter.owns(t.name))
 
 
 def decoding_bytes(model: ModelPlan, rows: int) -> int:

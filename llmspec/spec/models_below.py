@@ -38,7 +38,7 @@ def model_below(node: Node, spec: FilePath, models: Models | None) -> tuple[Node
 def _read(node: Node) -> tuple[StartModel | None, list[Problem]]:
     """The model that a map names, and what is wrong with that map."""
     data, marks = _plain(node), {key: child.mark for key, child in node.value.items()}
-    fields = [key for key in StartModel.model_fields if key != "digest"]
+    fields = [key for key in StartModel.model_fields if key not in ("digest", "bytes")]
     unknown = [key for key in data if key not in StartModel.model_fields]
     problems = [
         Problem("unknown key", ("extends", key), one_of(key, fields), "it would be ignored", node.value[key].key)

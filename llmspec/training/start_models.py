@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from llmspec.compiler.linear_layers import may_stay_quantised
 from llmspec.compiler.phase_model import sees_ahead
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, RunError, SpecError
+from llmspec.core.quantised import Quantised
+from llmspec.core.weight_types import TYPES
 from llmspec.formats.bases import digest_of, folder_of, model_in, weights_of
 from llmspec.formats.hf.same_model import differences
 from llmspec.parts.others import StartModel
@@ -53,10 +57,23 @@ def _opened(
         return problems, None
     if apart := differences(plan.model, model):
         notice(f"{planned.name} starts from {start.said}, whose settings differ: {'; '.join(apart[:MOST])}")
-    digest = digest_of(folder.weights(theirs, name)[1])
+    weights = folder.weights(theirs, name)[1]
+    digest = digest_of(weights)
     if problems := list(digest_problems(start, digest)):
         return problems, None
-    return [], start.model_copy(update={"digest": digest})
+    return [], start.model_copy(update={"digest": digest, "bytes": held(plan, planned, weights)})
+
+
+def held(plan: Plan, planned: PhasePlan, weights: Mapping[str, Any]) -> int | None:
+    """Bytes that the weights which a phase adapts take in memory: a CPU reads those of its linear layers as they lie.
+    None where all are float32."""
+    if planned.model.adapter is None or not plan.device.startswith("CPU"):
+        return None
+    stay, found = may_stay_quantised(planned.model), 0
+    for name, array in weights.items():
+        packed = name in stay and isinstance(array, Quantised)
+        found += TYPES[array.type].size(array.shape) if packed else 4 * math.prod(array.shape)
+    return found
 
 
 def digest_problems(start: StartModel, digest: str) -> Iterator[Problem]:
