@@ -11,6 +11,7 @@ import numpy as np
 import reference
 from kernel_cases import NEGLIGIBLE, SEEDS, TINY
 from kernels import EPS, Array, Case, Output, Pick, numbers
+from reference_dropout import of_attention
 
 
 def drawn_ranges(pick: Pick, seed: int, rows: int, t: int, s: int) -> Array:
@@ -39,6 +40,7 @@ class Terms(NamedTuple):
     near: Array | None = None
     distances: Array | None = None  # (B, T, S): place in `near`
     sinks: Array | None = None
+    factors: Array | float = 1.0  # (B, H, T, S): what dropout multiplies the weights with
 
 
 class Seen(NamedTuple):
@@ -85,6 +87,9 @@ def forward(q: Array, k: Array, v: Array, ranges: Array, terms: Terms) -> list[O
     weights = reference.softmax(scores, seen)
     slack = np.where(seen, off, 0).max(-1, keepdims=True)
     wrong = weights * (np.expm1(2 * slack) + EPS * (2 * s + NEGLIGIBLE + 16)) + TINY * seen
+    if np.ndim(factors := terms.factors):
+        factors = np.concatenate([factors, np.ones((*factors.shape[:3], weights.shape[-1] - s))], -1)
+    weights, wrong = weights * factors, wrong * factors
     out = np.einsum("bhts,bshd->bthd", weights, v64)
     room = np.einsum("bhts,bshd->bthd", wrong, np.abs(v64))
     high = np.where(seen, scores, -np.inf).max(-1)
@@ -114,6 +119,7 @@ def backward(
         np.einsum("bthd,bthd->bht", f(g64), f(o64))[..., None],
     )
     (at, dot), (size, dots) = slope_of(lambda a: a), slope_of(np.abs)
+    at, size = at * terms.factors, size * terms.factors
     slopes, rough = weights * (at - dot), size + dots
     slopes_off = wrong * np.abs(at - dot) + (weights + wrong) * 4 * EPS * (q.shape[-1] + 4) * rough
     few = [Output(*few) for few in few_gradients(slopes, slopes_off, total, dot, dots, terms, seen)]
@@ -134,7 +140,7 @@ def backward(
     return [
         summed("bhts,bshd->bthd", slopes, slopes_off, k64, False),
         summed("bhts,bthd->bshd", slopes, slopes_off, q64, True),
-        summed("bhts,bthd->bshd", weights, wrong, g64, True),
+        summed("bhts,bthd->bshd", weights * terms.factors, (wrong + EPS * weights) * terms.factors, g64, True),
         Output(to_bias, bias_off),
         *few,
     ]
@@ -214,17 +220,22 @@ def attentions(pick: Pick, packed: bool, longer: int | None = None, plain: bool 
         scale = pick((scale, 1.0, float(np.float32(0.07))))
         softcap, trained = pick((0.0, 0.5, 5.0, 50.0)), int(bb > 0 and pick((0, 1)))
     terms, near, words = Terms(scale, softcap, bias), [], [0, 0, 0, 0]
+    drop_key, dropped, kept = [], 0, 1.0
     if not plain:
         terms, near, words = near_and_sinks(pick, seed, (b, t, s, h), terms)
+        if rate := pick((0.0, 0.0, 0.1, 0.5, 0.9)):
+            drop_key = [np.random.default_rng(seed).integers(0, 2**32, 2, np.uint32)]
+            dropped, kept = int(rate * 2**32), float(np.float32(1 / (1 - rate)))
+            terms = terms._replace(factors=of_attention(drop_key[0], (b, h, t, s), rate))
     done = forward(q, k, v, ranges, terms)
     out, sums = (o.exact.astype(np.float32) for o in done)
     *back, to_bias = backward(grad, out, sums, q, k, v, ranges, terms)[:4]
     few = backward(grad, out, sums, q, k, v, ranges, terms)[4:]
     to_more = [*([to_bias] if trained else []), *few]
     stride = (h + 2 * g) * d if packed else 0
-    words = [b, t, s, h, g, d, bs, bb, trained, *words, stride or h * d, stride or g * d, scale, softcap]
+    words = [b, t, s, h, g, d, bs, bb, trained, *words, stride or h * d, stride or g * d, dropped, scale, softcap, kept]
     more = {"bias": [bias] if bb else [], "near": near[:1], "queries": near[1:2], "keys": near[2:]}
-    more["sinks"] = [] if terms.sinks is None else [terms.sinks]
+    more |= {"sinks": [] if terms.sinks is None else [terms.sinks], "drop_key": [k.view(np.int32) for k in drop_key]}
     extra, qkv = [ranges, *(array for some in more.values() for array in some)], [q, k, v]
     where, to_where = [(2, 0), (3, 0), (4, 0)], [(0, 0), (1, 0), (2, 0)]
     if packed:

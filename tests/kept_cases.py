@@ -83,10 +83,10 @@ def attended(pick: Pick) -> list[Case]:
     (out, _) = forward(q, whole(k, k_scales), whole(v, v_scales), ranges, terms)
     out = Output(out.exact, out.room + 64 * EPS)
     more = {"bias": [bias] if bb else [], "near": near[:1], "queries": near[1:2], "keys": near[2:]}
-    more["sinks"] = [] if terms.sinks is None else [terms.sinks]
+    more |= {"sinks": [] if terms.sinks is None else [terms.sinks], "drop_key": []}
     scales = [k if k_scales is None else k_scales, v if v_scales is None else v_scales]
     given = [q, k, v, *scales, ranges, *(array for some in more.values() for array in some)]
-    words = [b, 1, s, h, g, d, bs, bb, 0, *words, h * d, g * d, terms.scale, terms.softcap, kind]
+    words = [b, 1, s, h, g, d, bs, bb, 0, *words, h * d, g * d, 0, terms.scale, terms.softcap, 1.0, kind]
     where = (*((i, 0) for i in range(6)), *more_at(6, list(more.values())))
     return [Case("attention_kept", [out], given, words, where)]
 

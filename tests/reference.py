@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from reference_dropout import Dropping
 from reference_experts import ROUTED, balance, mixture
 from reference_positions import BIASES, EMBEDDED, KNOWN_POSITIONS, POSITION_WEIGHTS, ROTATED
 from reference_positions import FREQUENCIES as FREQUENCIES
@@ -94,6 +95,10 @@ def cross_entropy(logits_NV: Array, targets_N: Array, smoothing: float = 0.0, z_
     return -(wanted * log_p).sum(-1) + z_loss * log_z**2
 
 
+DROPPING = Dropping()
+"""What a pass drops: nothing, unless a test says otherwise."""
+
+
 # -- the network ----------------------------------------------------------------------------------------------------
 
 
@@ -137,7 +142,7 @@ def attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, positions: A
         scores = softcapped(scores, part.softcap)
         if bias := BIASES.get(position.kind):
             scores = scores + bias(block, w, positions)[h]
-        heads.append(sunk(scores, seen_TT, w.get(f"{name}.sinks"), h) @ v_Td)
+        heads.append(DROPPING.weights(sunk(scores, seen_TT, w.get(f"{name}.sinks"), h), h, H) @ v_Td)
     return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
 
 
@@ -160,7 +165,7 @@ def cross_attention(block: BlockPlan, w: Weights, name: str, x_TD: Array, states
         scores = q_Td @ k_Sd.T * (part.scale or 1 / np.sqrt(d))
         if part.softcap is not None:
             scores = part.softcap * np.tanh(scores / part.softcap)
-        heads.append(sunk(scores, None, w.get(f"{name}.sinks"), h) @ v[:, shared])
+        heads.append(DROPPING.weights(sunk(scores, None, w.get(f"{name}.sinks"), h), h, H) @ v[:, shared])
     return linear(w, f"{name}.o_proj", np.concatenate(heads, -1))
 
 
@@ -174,7 +179,8 @@ def feed_forward(part: Any, w: Weights, name: str, x_TD: Array) -> Array:
     kind = part.kind
     up = linear(w, f"{name}.up_proj", x_TD)
     act = gelu_erf if getattr(part, "approximate", "tanh") == "none" else ACTIVATIONS[kind]
-    return linear(w, f"{name}.down_proj", act(linear(w, f"{name}.gate_proj", x_TD)) * up if kind in GATED else act(up))
+    hidden = act(linear(w, f"{name}.gate_proj", x_TD)) * up if kind in GATED else act(up)
+    return linear(w, f"{name}.down_proj", DROPPING.numbers("mlp", hidden))
 
 
 def seen_by(block: BlockPlan, documents: Array, prefix: Array) -> Array:
@@ -194,24 +200,25 @@ def block_output(
     block: BlockPlan, w: Weights, name: str, x: Array, positions: Array, seen: Array, states: Array | None = None
 ) -> Array:
     """The residual stream after a block; `states` are those of the encoder that it looks at."""
+    drop = lambda y: DROPPING.numbers("residual", y)
     norm = lambda which, y: NORMS[block.norm.kind](block.norm, w, f"{name}.{which}", y)
     attend = lambda h: attention(block, w, f"{name}.attention", h, positions, seen)
     look = lambda h: cross_attention(block, w, f"{name}.cross_attention", h, states)
     think = lambda h: mlp(block, w, f"{name}.mlp", h)
     branches = {"attention": attend, **({"cross_attention": look} if states is not None else {}), "mlp": think}
     if block.residual == "parallel":
-        return x + sum(f(norm(f"{of}_norm", x)) for of, f in branches.items())
+        return x + drop(sum(f(norm(f"{of}_norm", x)) for of, f in branches.items()))
     if block.residual == "parallel_shared":
         h = norm("attention_norm", x)
-        return x + sum(f(h) for f in branches.values())
+        return x + drop(sum(f(h) for f in branches.values()))
     for of, f in branches.items():
         own, after = f"{of}_norm", f"{of}_post_norm"
         x = {
-            "pre": lambda own=own, f=f, x=x: x + f(norm(own, x)),
-            "post": lambda own=own, f=f, x=x: norm(own, x + f(x)),
-            "sandwich": lambda own=own, after=after, f=f, x=x: x + norm(after, f(norm(own, x))),
-            "output": lambda own=own, f=f, x=x: x + norm(own, f(x)),
-            "pre_mlp": lambda of=of, own=own, f=f, x=x: x + f(x if of == "attention" else norm(own, x)),
+            "pre": lambda own=own, f=f, x=x: x + drop(f(norm(own, x))),
+            "post": lambda own=own, f=f, x=x: norm(own, x + drop(f(x))),
+            "sandwich": lambda own=own, after=after, f=f, x=x: x + drop(norm(after, f(norm(own, x)))),
+            "output": lambda own=own, f=f, x=x: x + drop(norm(own, f(x))),
+            "pre_mlp": lambda of=of, own=own, f=f, x=x: x + drop(f(x if of == "attention" else norm(own, x))),
         }[block.residual]()
     return x
 
@@ -242,7 +249,7 @@ def row_hidden(
     positions = np.arange(T) if documents is None else restarted(documents)
     documents = np.zeros(T, int) if documents is None else documents
     prefix = np.zeros(T, bool) if prefix is None else prefix
-    x = embedded(plan, w, tokens, positions, types)
+    x = DROPPING.numbers("embedding", embedded(plan, w, tokens, positions, types))
     (stack,) = plan.stacks
     for i, kind in enumerate(stack.order):
         block = stack.blocks[kind]
@@ -310,10 +317,11 @@ def double(weights: Weights) -> dict[str, Array]:
 def logits(plan: ModelPlan, weights: Weights, tokens_BT: Array, documents_BT: Array | None = None) -> Array:
     """Logits (B, T, V)."""
     w = double(weights)
-    rows = range(len(tokens_BT))
-    return np.stack(
-        [row_logits(plan, w, tokens_BT[r], None if documents_BT is None else documents_BT[r]) for r in rows]
-    )
+    made = []
+    for r, tokens in enumerate(tokens_BT):
+        DROPPING.begin(r, len(tokens_BT))
+        made.append(row_logits(plan, w, tokens, None if documents_BT is None else documents_BT[r]))
+    return np.stack(made)
 
 
 def loss(plan: ModelPlan, weights: Weights, batch: Mapping[str, Any], smoothing: float) -> float:

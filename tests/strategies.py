@@ -109,7 +109,7 @@ def models(draw: DrawFn) -> Data:
         "heads": st.fixed_dictionaries({"lm": settings(heads.LM)}),
         "residual": st.sampled_from(list(FORMS)),
         "mask": st.fixed_dictionaries({}, optional={"window": st.integers(1, 20)}),
-        "dropout": st.sampled_from([0.0, 0.25]),
+        "dropout": st.sampled_from([0.0, 0.25, {"attention": 0.25, "mlp": 0.5}, {"embedding": 0.1, "residual": 0.2}]),
     }
     if draw(st.booleans()):
         attention["head_dim"] = draw(st.sampled_from([2, 6]))

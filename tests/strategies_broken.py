@@ -81,6 +81,7 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("model", "d_model"), 0),
         (("seed",), -3),
         (("model", "dropout"), -0.5),
+        (("model", "dropout"), {"attention": 1.5}),
         (("phases", PHASE, "micro_batch_size"), -2),
         (("phases", PHASE, "early_stopping", "patience"), 0),
         (("phases", PHASE, "keep", "last"), 0),

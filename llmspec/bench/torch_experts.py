@@ -41,7 +41,7 @@ class MixtureOfExperts(nn.Module):
 
     def __init__(self, dims: Dims, part: Any, layer: Callable[[Dims, Any], nn.Module]) -> None:
         super().__init__()
-        self.part, self.balance = part, torch.zeros(())
+        self.part, self.balance, self.drop = part, torch.zeros(()), nn.Dropout(0.0)
         self.activation: Any = layer(dims, part.expert).activation
         self.router = Router(part, dims.d_model)
         self.experts = nn.ModuleDict(
@@ -79,7 +79,7 @@ class MixtureOfExperts(nn.Module):
             up = self.experts["up_proj"](expert, h)
             gated = "gate_proj" in self.experts
             h = self.activation(self.experts["gate_proj"](expert, h)) * up if gated else self.activation(up)
-            y = self.experts["down_proj"](expert, h) * weights_Nk[token, rank, None]
+            y = self.experts["down_proj"](expert, self.drop(h)) * weights_Nk[token, rank, None]
             out.index_add_(0, token, y)
         return out
 

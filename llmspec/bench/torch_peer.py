@@ -92,6 +92,7 @@ class Attention(nn.Module):
             for name, heads in (("q", dims.heads), ("k", dims.kv_heads)):
                 self.add_module(f"{name}_norm", norm(part.qk_norm, d * (heads if self.whole else 1)))
         self.sinks = nn.Parameter(torch.empty(dims.heads)) if part.sinks else None
+        self.drop = nn.Dropout(0.0)
 
     def forward(self, x_BTD: Tensor, mask: Seen, turn: Turn, states_BSD: Tensor | None = None) -> Tensor:
         """With `states` keys and values are made of those."""
@@ -114,7 +115,14 @@ class Attention(nn.Module):
         causal, given = mask is None, mask if isinstance(mask, Tensor) else None
         if self.softcap is None and self.sinks is None:
             return F.scaled_dot_product_attention(
-                q_BHTd, k_BKSd, v_BKSd, attn_mask=given, is_causal=causal, scale=self.scale, enable_gqa=grouped
+                q_BHTd,
+                k_BKSd,
+                v_BKSd,
+                attn_mask=given,
+                dropout_p=self.drop.p * self.training,
+                is_causal=causal,
+                scale=self.scale,
+                enable_gqa=grouped,
             )
         if grouped:
             k_BKSd, v_BKSd = (t.repeat_interleave(self.dims.heads // self.dims.kv_heads, 1) for t in (k_BKSd, v_BKSd))
@@ -128,7 +136,7 @@ class Attention(nn.Module):
             scores = scores.masked_fill(~given, float("-inf")) if given.dtype == torch.bool else scores + given
         if self.sinks is not None:
             scores = torch.cat([scores, self.sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
-        return scores.softmax(-1)[..., : v_BKSd.shape[2]] @ v_BKSd
+        return self.drop(scores.softmax(-1))[..., : v_BKSd.shape[2]] @ v_BKSd
 
 
 class MLP(nn.Module):
@@ -140,14 +148,14 @@ class MLP(nn.Module):
 
     def __init__(self, dims: Dims, part: Any) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[part.activation]
+        self.activation, self.drop = ACTIVATIONS[part.activation], nn.Dropout(0.0)
         for name, (outputs, inputs) in part.projections(dims).items():
             setattr(self, name, nn.Linear(inputs, outputs, bias=part.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         if hasattr(self, "gate_proj"):
-            return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
-        return self.down_proj(self.activation(self.up_proj(x)))
+            return self.down_proj(self.drop(self.activation(self.gate_proj(x)) * self.up_proj(x)))
+        return self.down_proj(self.drop(self.activation(self.up_proj(x))))
 
 
 def feed_forward(dims: Dims, part: Any) -> nn.Module:
@@ -160,7 +168,7 @@ class Block(nn.Module):
 
     def __init__(self, plan: ModelPlan, stack: StackPlan, block: BlockPlan) -> None:
         super().__init__()
-        self.block, self.form, self.drop = block, FORMS[block.residual], nn.Dropout(plan.dropout)
+        self.block, self.form, self.drop = block, FORMS[block.residual], nn.Dropout(plan.drops.residual)
         for name, part, kind in walk.block_pieces(block):
             dims = walk.piece_dims(plan, block, stack, kind)
             made = norm(block.norm, plan.d_model) if kind == "norm" else None
@@ -249,7 +257,7 @@ class Stack(nn.Module):
     def __init__(self, plan: ModelPlan, stack: StackPlan) -> None:
         super().__init__()
         self.plan, self.stack, own = plan, stack, walk.prefix(stack)
-        self.drop, self.positions = nn.Dropout(plan.dropout), dict[str, Any]()
+        self.drop, self.positions = nn.Dropout(plan.drops.embedding), dict[str, Any]()
         for name, (part, dims, _) in walk.positions(plan).items():
             if not name.startswith(own or "position"):
                 continue
@@ -340,6 +348,9 @@ class Peer(Stack):
             self.add_module(walk.head_path(name), Head(plan, head) if name == "lm" else Unread(plan, head))
         if plan.encoder is not None:
             self.encoder = Stack(plan, plan.encoder)
+        for module in self.modules():
+            if isinstance(module, Attention | MLP | MixtureOfExperts):
+                module.drop.p = plan.drops.attention if isinstance(module, Attention) else plan.drops.mlp
 
     def forward(
         self,

@@ -7,6 +7,7 @@ counts for its plain backend, where the gradient of an embedding is a product wi
 from __future__ import annotations
 
 from llmspec.compiler import walk
+from llmspec.compiler.dropped import dropped
 from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import Cost, ModelPlan
 from llmspec.parts.base import ElementwiseOps
@@ -77,9 +78,9 @@ def step_cost(model: ModelPlan, phase: Phase) -> Cost:
 def elementwise(model: ModelPlan, phase: Phase) -> ElementwiseOps:
     """Operations per token that are no product, the gradients of embeddings apart."""
     head, read = phase.objective.head, share_read(model, phase)
-    dropped = DROPOUT.times(model.d_model * walk.sites(model)) if model.dropout else ElementwiseOps()
+    drops = DROPOUT.times(dropped(model))
     outputs = model.heads[head].outputs(model.dims)
-    return walk.elementwise(model, head, read).plus(dropped, phase.objective.elementwise(outputs).times(read))
+    return walk.elementwise(model, head, read).plus(drops, phase.objective.elementwise(outputs).times(read))
 
 
 def share_read(model: ModelPlan, phase: Phase) -> float:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read, tied
+from llmspec.compiler.dropped import block_dropped
 from llmspec.compiler.inputs import NONE, step_inputs
 from llmspec.compiler.others import Others, models
 from llmspec.compiler.phase_model import artifact
@@ -144,9 +145,12 @@ class ActivationSizes:
                 kept = [(kind, p.saved_for_backward(dims)) for kind, p, dims in own]
                 keys = {"attention": dims_of.context, "cross_attention": model.encoder_context}
                 scores = [float(tokens * dims.heads * keys[kind]) for kind, _, dims in own if kind in keys]
-                # A site of dropout keeps a byte for each number, which says whether it stays.
-                sites = walk.block_sites(block) * model.d_model / FLOAT if model.dropout else 0
-                whole = tokens * (h.parts_kept * sum(n for _, n in kept) + sites) + h.scores_kept * sum(scores)
+                # A site of dropout keeps a byte for each number, which says whether it stays; that of the weights of
+                # keys keeps those that stay, too, but makes both anew where no scores are kept.
+                sites = block_dropped(model, stack, block)
+                of_scores = bool(h.scores_kept) * (1 + 1 / FLOAT) * sites.pop("attention", 0.0)
+                beside = sum(sites.values()) / FLOAT + of_scores
+                whole = tokens * (h.parts_kept * sum(n for _, n in kept) + beside) + h.scores_kept * sum(scores)
                 # Nothing is kept of layers that no gradient comes to, since all is frozen up to there.
                 self.kept += [whole] * sum(first + layer in reached for layer in stack.layers_of(i))
                 self.scores = max(self.scores, *scores)

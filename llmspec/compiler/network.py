@@ -14,6 +14,7 @@ from llmspec.compiler.walk import forward_flops, tensor_specs
 from llmspec.core import devices
 from llmspec.core.problems import Problem, RunError, nearest
 from llmspec.parts.base import Default, Dims, Frozen, ModelPart
+from llmspec.parts.dropout import by_site
 from llmspec.parts.residual import FORMS
 from llmspec.parts.tokenizers import Tokenizer
 from llmspec.spec.schema import BlockSpec, EncoderSpec, ModelSpec
@@ -274,7 +275,7 @@ def model_plan(model: ModelSpec, vocab: int) -> ModelPlan:
         stacks=stacks_of(model),
         heads=model.heads,
         init=model.init,
-        dropout=model.dropout,
+        dropout=by_site(model.dropout).short,
         decoder_start=model.encoder.decoder_start if model.encoder else None,
         tensors=(),
         flops_per_token=0.0,

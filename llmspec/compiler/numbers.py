@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import isinf
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
 from llmspec.compiler.draft import Draft
 from llmspec.core.float32 import lost, rounded
 from llmspec.core.problems import Problem
-from llmspec.parts.base import Frozen, Part
+from llmspec.parts.base import Frozen, Part, limits
+from llmspec.parts.dropout import Dropout, Site
 from llmspec.parts.phases import Phase
 
 SPREAD = 8.0
@@ -25,16 +27,24 @@ def check_numbers(draft: Draft) -> Draft:
     if model is not None:
         keys = set(type(model).model_fields) if sections.model else sections.sound
         found += [p.at("model") for p in number_problems(model) if p.path[0] in keys]
-        if "dropout" in keys and 0 < model.dropout < 2.0**-32 and not lost(model.dropout):
-            found.append(
-                Problem(
-                    f"{model.dropout:g} is less than the smallest random number that it is compared with",
-                    ("model", "dropout"),
-                    "dropout: 0.1 is usual, 0 is none",
-                    "nothing would be dropped",
-                )
-            )
+        if "dropout" in keys:
+            found += [p.at("model", "dropout") for p in small_shares(model.dropout)]
     return draft.with_problems(found)
+
+
+def small_shares(dropout: float | Dropout) -> Iterator[Problem]:
+    """Of shares of numbers to drop: those that no random number is less than."""
+    shares = (
+        {(key,): getattr(dropout, key) for key in get_args(Site)} if isinstance(dropout, Dropout) else {(): dropout}
+    )
+    for path, share in shares.items():
+        if 0 < share < 2.0**-32 and not lost(share):
+            yield Problem(
+                f"{share:g} is less than the smallest random number that it is compared with",
+                path,
+                f"{(*path, 'dropout')[0]}: 0.1 is usual, 0 is none",
+                "nothing would be dropped",
+            )
 
 
 def number_problems(value: Frozen) -> Iterator[Problem]:
@@ -59,7 +69,7 @@ def number_problems(value: Frozen) -> Iterator[Problem]:
 def number_problem(value: Frozen, key: str, info: FieldInfo, number: float) -> Iterator[Problem]:
     """What is wrong with one number: it becomes 0, infinite, or a 1 that it may not be."""
     effects = getattr(value, "effects", {}).get(key, ("it would count as 0", "it would count as infinite"))
-    below_one = any(getattr(rule, "lt", None) == 1 for rule in info.metadata)
+    below_one = any(getattr(rule, "lt", None) == 1 for rule in rules(info))
     what, effect = lost(number), effects[isinf(rounded(number))]
     if below_one and rounded(number) == 1:
         what, effect = "is 1 in float32, and has to be less", effects[1]
@@ -67,6 +77,13 @@ def number_problem(value: Frozen, key: str, info: FieldInfo, number: float) -> I
         default = info.get_default(call_default_factory=True)
         usual = f"{key}: {default:g} is the default" if isinstance(default, float) else ""
         yield Problem(f"{number!r} {what}", (key,), usual, effect)
+
+
+def rules(info: FieldInfo) -> Iterator[Any]:
+    """The limits of a field, or of a number that its value may be."""
+    yield from info.metadata
+    for one in get_args(info.annotation):
+        yield from limits(one)
 
 
 def phase_problems(phase: Phase) -> Iterator[Problem]:

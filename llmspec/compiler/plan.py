@@ -10,6 +10,7 @@ from llmspec.compiler.plan_settings import model_settings
 from llmspec.core.units import Bytes
 from llmspec.parts import templates
 from llmspec.parts.base import Dims, Frozen, Init, Role
+from llmspec.parts.dropout import Dropout, by_site
 from llmspec.parts.phases.base import POLICY
 from llmspec.parts.residual import Residual
 from llmspec.spec.decoding import Decoding
@@ -113,7 +114,8 @@ class ModelPlan(Frozen):
     heads: dict[str, AnyHead]
     init: AnyInitializer | None = None
     """What `tensors` start by; None where an older version wrote the plan."""
-    dropout: float
+    dropout: float | Dropout
+    """A share for each site, or the one number that says the same."""
     adapter: AnyAdapter | None = None
     """What adapts linear layers, whose own weights are those of the model that a phase started from."""
     decoder_start: DecoderStart | None = None
@@ -121,6 +123,11 @@ class ModelPlan(Frozen):
     tensors: tuple[TensorPlan, ...]
     flops_per_token: float
     """FLOPs of one forward pass per token at full context, matrix products only, with the first head."""
+
+    @property
+    def drops(self) -> Dropout:
+        """The share of each site of dropout; false where nothing is dropped."""
+        return by_site(self.dropout)
 
     @property
     def layers(self) -> int:

@@ -382,17 +382,3 @@ def elementwise(model: ModelPlan, head: str | None = None, read: float = 1.0) ->
         reached = some if piece.kind == "position" else copy.reached  # rotations belong to the layers that use them
         found = found.plus(one if reached else one._replace(backward=0.0))
     return found
-
-
-def sites(model: ModelPlan) -> float:
-    """Places of dropout for each token of the model's context: of the embedding that each stack reads, and of what its
-    blocks add to the stream."""
-    return sum(
-        rate(model, stack) * (1 + sum(len(stack.layers_of(i)) * block_sites(b) for i, b in enumerate(stack.blocks)))
-        for stack in model.stacks
-    )
-
-
-def block_sites(block: BlockPlan) -> int:
-    """Places of dropout in a block: of each branch, or of the sum of parallel ones."""
-    return 1 if FORMS[block.residual].parallel else len(branches(block))

@@ -64,7 +64,8 @@ class SpecReport(Report):
     tokenizer: str
     chat_template: str
     """How dialogues become tokens; '' where every phase reads plain text."""
-    dropout: float
+    dropout: float | Mapping[str, float]
+    """The share that training drops, or those of each site that are not 0."""
     flops_per_token: float
     """Forward pass at full context, matrix products only."""
     flops: float | None
@@ -130,7 +131,7 @@ def explain_plan(
         chat_template=described(plan.chat_template)
         if not plan.phases or any(p.phase.dialogues for p in plan.phases)
         else "",
-        dropout=model.dropout,
+        dropout=model.dropout if isinstance(model.dropout, float) else model.drops.named,
         flops_per_token=model.flops_per_token,
         flops=sum(known) if flops and len(known) == len(flops) else None,
         model=model_tree(plan.name, model),

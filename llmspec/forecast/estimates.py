@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from llmspec.backends.workers import ToolchainError
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read
+from llmspec.compiler.dropped import dropped
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.units import count, duration
@@ -140,7 +141,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
     scored = sum(uses * dims.seen * dims.heads * dims.head_dim for uses, dims in attentions)
     outputs = model.heads[phase.objective.head].outputs(model.dims)
     read = walk.rates(model)
-    dropped = walk.sites(model) * width * rates.drop if model.dropout else 0.0
+    drops = dropped(model) * rates.drop
     update = 0.0
     for t in model.trained:
         update += rates.update * t.count
@@ -151,7 +152,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
         attention=passed * 2 * scored / rates.attention,
         head=passed * share_read(model, phase) * outputs * width / (rates.loss * rates.product(width)),
         # The sum of the embedding counts as one norm more.
-        other=tokens * (rates.norm * (norms + 1) * width + dropped + rates.gate * hidden + rates.norm * turned),
+        other=tokens * (rates.norm * (norms + 1) * width + drops + rates.gate * hidden + rates.norm * turned),
         update=update
         + (
             2 * rates.update * model.trained_parameters / 7 * phase.gradient_accumulation_steps

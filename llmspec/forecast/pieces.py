@@ -90,7 +90,7 @@ def _update(ops: Any, t: Tensors) -> tuple[Tensor, ...]:
 
 
 def _drop(ops: Any, t: Tensors) -> tuple[Tensor, ...]:
-    y = ops.contiguous_barrier(ops.dropout(t["x"]))
+    y = ops.contiguous_barrier(ops.dropout(t["x"], "residual"))
     return y, *y.gradient(t["x"], gradient=t["y"])
 
 

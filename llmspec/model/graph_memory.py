@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from llmspec.backends.plain.backend import Backend
     from llmspec.backends.plain.ops import Ops
+    from llmspec.parts.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,11 @@ def recording(base: Backend) -> Backend:
             return lambda *inputs: graph_of(function, *inputs)
 
         def ops(
-            self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0, by_sequence: bool = False
+            self,
+            inputs: dict[str, Tensor],
+            key: Tensor | None = None,
+            dropout: float | Dropout = 0.0,
+            by_sequence: bool = False,
         ) -> Ops:
             return base.ops(inputs, key, dropout, by_sequence)
 

@@ -278,7 +278,9 @@ class Transformer:
         through = context.through
 
         def begun(w: Weights) -> Tensor:
-            return ops.contiguous_barrier(ops.dropout(self.embedded(ops, w, inputs, context.queries, stack)))
+            return ops.contiguous_barrier(
+                ops.dropout(self.embedded(ops, w, inputs, context.queries, stack), "embedding")
+            )
 
         def layer_of(number: int) -> Callable[..., Tensor]:
             return lambda w, x, *states: self._layer(ops, w, stack, number, context, last, x, *states)

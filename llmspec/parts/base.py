@@ -60,6 +60,12 @@ class Part(Frozen):
         return {**self.model_dump(mode="json", by_alias=True), "revision": self.revision}
 
 
+def limits(annotation: Any) -> Iterator[Any]:
+    """The rules, such as `lt=1`, that stand in an annotated type, such as a member of a union."""
+    for more in getattr(annotation, "__metadata__", ()):
+        yield from getattr(more, "metadata", (more,))
+
+
 def name_of(part: type[Part]) -> str:
     """Kind and name of a part, such as `optimizers.muon`; for a class of somebody else, its whole name."""
     folder, _, file = part.__module__.rpartition(".")
@@ -212,6 +218,10 @@ class ModelPart(Part):
 
     def saved_for_backward(self, dims: Dims) -> float:
         """Numbers per token that the backward pass reads and the forward pass therefore keeps."""
+        return 0.0
+
+    def dropped(self, dims: Dims) -> float:
+        """Numbers per token at its own site of dropout, within it."""
         return 0.0
 
     def build(self, dims: Dims) -> Any:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from tinygrad import Tensor as Tensor  # the one place where a part learns what a tensor is, and only to be checked
 
+    from llmspec.parts.dropout import Site
+
 
 class Near(NamedTuple):
     """A trained bias of scores that hangs on the distance alone: a vector for each head, never a matrix of scores."""
@@ -181,10 +183,6 @@ class Operations(Protocol):
     counted: Tensor | None
     """(B, T) int32 of the stack that runs: 0 for padding, which no loss of a part counts; None where all count."""
 
-    @property
-    def drops(self) -> bool:
-        """Whether `dropout` changes anything."""
-
     # -- products ------------------------------------------------------------------------------------------------
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor: ...
 
@@ -233,7 +231,7 @@ class Operations(Protocol):
 
     def gated(self, activation: str, both: Tensor) -> Tensor: ...
 
-    def dropout(self, x: Tensor) -> Tensor: ...
+    def dropout(self, x: Tensor, site: Site) -> Tensor: ...
 
     # -- experts -------------------------------------------------------------------------------------------------
     def router(

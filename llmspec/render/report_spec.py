@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.columns import Columns
@@ -84,7 +84,7 @@ def header(report: SpecReport) -> Table:
             (
                 "network",
                 f"{layers_of(report)} layers, {report.d_model} wide"
-                + (f", dropout {report.dropout:g}" if report.dropout else ""),
+                + (f", dropout {dropout(report)}" if report.dropout else ""),
             ),
             ("context", f"{number(report.context)} tokens"),
             ("vocabulary", f"{number(report.vocab)} tokens ({report.tokenizer})"),
@@ -106,6 +106,13 @@ def layers_of(report: SpecReport) -> str:
     """How many layers there are, of each stack where there are two."""
     encoder = report.encoder_layers
     return f"{encoder} encoder and {report.layers - encoder} decoder" if encoder else f"{report.layers}"
+
+
+def dropout(report: SpecReport) -> str:
+    """What training drops."""
+    if not isinstance(report.dropout, Mapping):
+        return f"{report.dropout:g}"
+    return " and ".join(f"{share:g} of {site}" for site, share in report.dropout.items())
 
 
 def precision(report: SpecReport) -> str:

@@ -194,9 +194,9 @@ class _Checker:
                 continue
             if child.item is not None:
                 value = self.items(child, value, at)
-            elif child.parts:
+            elif whole := child.parts and not (child.plain and not isinstance(value, Mapping)):
                 value = self.part(child, value, at)
-            if value is not None or not (child.item or child.parts):
+            if value is not None or not (child.item or whole):
                 values[key] = value
         return values
 

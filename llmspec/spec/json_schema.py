@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from llmspec.core.units import Text
-from llmspec.parts.base import Part, name_of
+from llmspec.parts.base import Part, limits, name_of
 from llmspec.parts.others import StartModel
 from llmspec.spec.shape import Shape, default_of, description, shape_of, spec_shape
 
@@ -74,10 +75,21 @@ def _value(shape: Shape, info: FieldInfo | None, definitions: dict[str, Any]) ->
         return {"type": "object", "additionalProperties": _value(shape.item, None, definitions)}
     if shape.parts:
         refs = [{"$ref": f"#/$defs/{_define(part, kind, definitions)}"} for kind, part in shape.parts.items()]
-        return {"anyOf": [*refs, {"type": "null"}]}
+        plain = list[dict[str, Any]]()
+        if shape.plain and shape.info is not None:
+            members = [
+                a for a in get_args(shape.info.annotation) if a not in shape.parts.values() and a is not type(None)
+            ]
+            plain = [{**_plain_type(a), **_limits(limits(a))} for a in members]
+        return {"anyOf": [*refs, *plain, {"type": "null"}]}
     assert info is not None
-    schema = _nullable(_plain_type(info.annotation))
-    for rule in info.metadata:
+    return {**_nullable(_plain_type(info.annotation)), **_limits(info.metadata)}
+
+
+def _limits(rules: Iterable[Any]) -> dict[str, Any]:
+    """What rules say of a value."""
+    schema = dict[str, Any]()
+    for rule in rules:
         for name, word in _BOUNDS.items():
             if (bound := getattr(rule, name, None)) is not None:
                 schema[word] = bound

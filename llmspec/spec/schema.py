@@ -27,6 +27,7 @@ from llmspec.parts import (
 from llmspec.parts.adapters import Adapter
 from llmspec.parts.attentions import Attention
 from llmspec.parts.base import Frozen
+from llmspec.parts.dropout import LOST, Dropout
 from llmspec.parts.embeddings import Embedding
 from llmspec.parts.heads import Head
 from llmspec.parts.inits import Initializer
@@ -111,9 +112,7 @@ class EncoderSpec(Frozen):
 class ModelSpec(Frozen):
     """Architecture: a transformer made of parts, of equal blocks or of several kinds in a pattern."""
 
-    effects: ClassVar[dict[str, tuple[str, str]]] = {
-        "dropout": ("nothing would be dropped", "everything would be dropped")
-    }
+    effects: ClassVar[dict[str, tuple[str, str]]] = {"dropout": LOST}
     context: int = Field(gt=0, le=1 << 24)
     """Longest sequence, in tokens."""
     d_model: int = Field(gt=0, le=1 << 20)
@@ -154,8 +153,9 @@ class ModelSpec(Frozen):
     """What the network ends in, by name: logits of the next token unless said otherwise."""
     init: AnyInitializer = Field(default_factory=inits.TABLE["normal"])
     """How weights start."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the embedding's and each branch's outputs dropped in training (Srivastava et al. 2014)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Dropout = 0.0
+    """Share of the embedding's and each branch's outputs dropped in training; or a share for each place, such as
+    `{attention: 0.1, residual: 0.1}`, 0 for those that are not named (Srivastava et al. 2014)."""
 
 
 class DataSpec(Frozen):

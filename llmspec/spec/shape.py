@@ -8,7 +8,7 @@ import itertools
 import textwrap
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -31,6 +31,8 @@ class Shape:
     default: str | None = None
     item: Shape | None = None
     info: FieldInfo | None = None
+    plain: bool = False
+    """Whether a plain value may stand there, too, such as one number for several."""
 
     @property
     def has_kinds(self) -> bool:
@@ -107,10 +109,11 @@ def _shape(annotation: Any, metadata: list[Any], info: FieldInfo | None) -> Shap
     for hint in (annotation, *metadata):
         if found := _choice(hint):
             return Shape(found.table, found.default, info=info)
-    if allows_none(annotation):  # a part that may be left out
+    if is_union(annotation):  # a part that may be left out, or stand for less than it could say
         present = [a for a in get_args(annotation) if a is not type(None)]
-        if len(present) == 1 and (part := _shape(present[0], [], info)).parts:
-            return part
+        shapes = [_shape(a, [], info) for a in present]
+        if len(parts := [s for s in shapes if s.parts]) == 1:
+            return replace(parts[0], plain=len(present) > 1)
     if get_origin(annotation) is dict:
         item = _shape(get_args(annotation)[1], [], None)
         return Shape(item=item, info=info) if item.parts else Shape(info=info)
@@ -174,7 +177,7 @@ def expected(annotation: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     if origin is tuple:
         return "a list"
-    if origin is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "a map"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return names.get(annotation, "a value")

@@ -30,6 +30,7 @@ TYPES = {
     "string_type": "text",
     "tuple_type": "a list",
     "dict_type": "a map",
+    "model_type": "a map",
 }
 NAMES = ("literal_error",)
 """Errors of a value that is to be one of some names."""

@@ -18,6 +18,7 @@ from llmspec.compiler.masks import Relation
 from llmspec.compiler.plan import Plan
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
+from llmspec.parts.dropout import Dropout
 
 STEPS = 200
 
@@ -80,8 +81,8 @@ def test_dropout(rate: float) -> None:
     shape, inputs = (64, 129), Inputs()  # an odd count: the last pair of random words is cut
 
     def graph(t: dict[str, Tensor]) -> list[Tensor]:
-        ops = Ops(t["key"], rate)
-        first, second = ops.dropout(t["x"]), ops.dropout(t["x"])
+        ops = Ops(t["key"], Dropout(mlp=rate))
+        first, second = ops.dropout(t["x"], "mlp"), ops.dropout(t["x"], "mlp")
         (back,) = (first * 3).sum().gradient(t["x"])
         out = [y.contiguous() for y in (first, second, back)]
         Tensor.realize(*out)
@@ -109,4 +110,5 @@ def test_dropout(rate: float) -> None:
 
 def test_no_dropout_without_a_key_or_a_rate() -> None:
     x = object()
-    assert Ops(None, 0.5).dropout(x) is x and Ops(object(), 0.0).dropout(x) is x  # type: ignore[arg-type]
+    for ops in (Ops(None, 0.5), Ops(object(), 0.0), Ops(object(), Dropout(mlp=0.5))):  # type: ignore[arg-type]
+        assert ops.dropout(x, "residual") is x  # type: ignore[arg-type]

@@ -136,7 +136,7 @@ REALISTIC = {
         "model.position={kind: learned}",
         "model.mlp={kind: gelu, bias: true}",
         "model.norm={kind: layernorm}",
-        "model.dropout=0.1",
+        "model.dropout={embedding: 0.1, attention: 0.1, residual: 0.1, mlp: 0.1}",
         "phases.chat.document_mask=false",
     ],
     "as in 2017": [

@@ -174,6 +174,7 @@ def test_a_decay_that_takes_nothing_is_refused(lr: float, decay: float, kind: st
         ("phases.chat.objective={label_smoothing: 1e-40}", ("phases", "chat", "objective", "label_smoothing")),
         ("model.norm={eps: 1e-40}", ("model", "norm", "eps")),
         ("model.dropout=1e-10", ("model", "dropout")),
+        ("model.dropout={attention: 1e-10}", ("model", "dropout", "attention")),
         ("model.init={std: 1e-40}", ("model", "init", "std")),
         ("model.init={std: 1e19}", ("model", "init")),
         ("model.init={kind: fan_in, gain: 2e-38}", ("model", "init")),

@@ -54,12 +54,12 @@ def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int)
     for phase in plan.phases:
         inputs = BatchInputs(plan.model, phase.phase, plan.tokenizer.meanings(), (plan.seed,))
         arrays = inputs(batch(plan, phase, index), 0, 0)
-        declared = declared_inputs(plan.model, phase.phase)
+        declared = declared_inputs(phase.model, phase.phase)
         assert {n: (a.shape, a.dtype.name) for n, a in arrays.items()} == {n: s[:2] for n, s in declared.items()}
         assert sum(a.nbytes for a in arrays.values()) == sum(s.nbytes for s in declared.values())
-        more = step_inputs(plan.model, phase.phase)
+        more = step_inputs(phase.model, phase.phase)
         assert {n: more[n] for n in declared} == declared
-        assert ("key" in more) == bool(plan.model.dropout)
+        assert ("key" in more) == bool(phase.model.drops)
         assert phase.memory is not None
         held = 4 * tables(plan.model)
         assert phase.memory.batch == held + sum(s.nbytes for s in more.values())

@@ -40,6 +40,8 @@ SHAPES = {
         "model.norm={kind: layernorm}",
         "model.dropout=0.1",
     ],
+    "dropped everywhere": ["model.dropout={embedding: 0.1, attention: 0.1, residual: 0.1, mlp: 0.1}"],
+    "dropped on a GPU": ["device=CUDA", "model.dropout={attention: 0.1, mlp: 0.1}"],
     "normed embedding": [
         "model.embedding={scale: sqrt_d_model, norm: {kind: layernorm}, token_types: 2}",
         "model.norm={kind: rmsnorm, unit_offset: true}",

@@ -16,7 +16,7 @@ from llmspec.training.trainer import Trainer
 
 ROTARY: dict[str, Any] = {
     "layers": 3,
-    "dropout": 0.2,
+    "dropout": {"embedding": 0.1, "attention": 0.3, "residual": 0.2, "mlp": 0.2},
     "position": {"kind": "rope"},
     "attention": {"kind": "grouped_query", "heads": 4, "kv_heads": 2},
     "mlp": {"kind": "swiglu", "d_ff": 24},

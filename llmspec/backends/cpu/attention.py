@@ -35,37 +35,58 @@ class _Attention(NamedTuple):
     sunk: int
     q_stride: int
     kv_stride: int
+    dropped: int
     scale: float
     softcap: float
+    kept: float
+
+
+class Drop(NamedTuple):
+    """What is dropped of the weights of keys."""
+
+    key: Tensor
+    """(2,) uint32, which the random bits hang on."""
+    share: float
 
 
 def attention(
-    address: Tensor, q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, ranges: Tensor, scores: Scores
+    address: Tensor,
+    q_BTHd: Tensor,
+    k_BSGd: Tensor,
+    v_BSGd: Tensor,
+    ranges: Tensor,
+    scores: Scores,
+    drop: Drop | None = None,
 ) -> Tensor:
     """softmax(softcap(scale·q·kᵀ) + bias)·v over the keys first … end - 1 of ranges (B or 1, T, 2) -> (B, T, H, d)."""
     (b, t, h, d), (s, g) = shape_of(q_BTHd), shape_of(k_BSGd)[1:3]
-    numbers = _numbers((b, t, s, h, g, d), (h * d, g * d), ranges, scores)
-    return _attention(address, numbers, (q_BTHd, k_BSGd, v_BSGd), ((0, 0), (1, 0), (2, 0)), ranges, scores)
+    numbers = _numbers((b, t, s, h, g, d), (h * d, g * d), ranges, scores, drop)
+    return _attention(address, numbers, (q_BTHd, k_BSGd, v_BSGd), ((0, 0), (1, 0), (2, 0)), ranges, scores, drop)
 
 
-def self_attention(address: Tensor, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
+def self_attention(
+    address: Tensor, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores, drop: Drop | None = None
+) -> Tensor:
     """`attention` with the heads of queries, keys and values side by side: (B, T, H + 2G, d) -> (B, T, H, d)."""
     b, t, n, d = shape_of(qkv_BTNd)
     g = (n - heads) // 2
-    numbers = _numbers((b, t, t, heads, g, d), (n * d, n * d), ranges, scores)
+    numbers = _numbers((b, t, t, heads, g, d), (n * d, n * d), ranges, scores, drop)
     where = ((0, 0), (0, heads * d), (0, (heads + g) * d))
-    return _attention(address, numbers, (qkv_BTNd,), where, ranges, scores)
+    return _attention(address, numbers, (qkv_BTNd,), where, ranges, scores, drop)
 
 
-def _numbers(sizes: tuple[int, ...], strides: tuple[int, int], ranges: Tensor, scores: Scores) -> _Attention:
+def _numbers(
+    sizes: tuple[int, ...], strides: tuple[int, int], ranges: Tensor, scores: Scores, drop: Drop | None = None
+) -> _Attention:
     """`sizes` are the first six of the numbers."""
     scale = np.float32(1) / np.sqrt(np.float32(sizes[-1])) if scores.scale is None else np.float32(scores.scale)
     biases = (0, 0) if scores.bias is None else (shape_of(scores.bias)[0], int(scores.bias_gradient))
     near, softcap, distances = scores.near, float(scores.softcap or 0.0), (0, 0, 0)
     if near is not None:
         distances = ((shape_of(near.table)[1] + 1) // 2, shape_of(near.queries)[0], shape_of(near.keys)[0])
-    words = (shape_of(ranges)[0], *biases, *distances, int(scores.sinks is not None), *strides, float(scale), softcap)
-    return _Attention._make((*sizes, *words))
+    dropped, kept_share = (0, 1.0) if drop is None else (int(drop.share * 2**32), 1 / (1 - drop.share))
+    words = (shape_of(ranges)[0], *biases, *distances, int(scores.sinks is not None), *strides, dropped)
+    return _Attention._make((*sizes, *words, float(scale), softcap, kept_share))
 
 
 def cached_attention(address: Tensor, q_BTHd: Tensor, k: Kept, v: Kept, ranges: Tensor, scores: Scores) -> Tensor:
@@ -81,14 +102,16 @@ def cached_attention(address: Tensor, q_BTHd: Tensor, k: Kept, v: Kept, ranges: 
 
 Where = tuple[tuple[int, int], ...]
 """Of queries, keys and values: the tensor that holds them, and where in it."""
-MORE = ("bias", "near", "places", "key_places", "sinks")
+MORE = ("bias", "near", "places", "key_places", "sinks", "drop_key")
 """What c/attention.c reads beside them and the ranges; of what is not there, the ranges stand in its place."""
 
 
-def _more(scores: Scores) -> dict[str, Tensor]:
+def _more(scores: Scores, drop: Drop | None = None) -> dict[str, Tensor]:
     """What of MORE there is."""
     near = scores.near
     found = {"bias": scores.bias, "sinks": scores.sinks}
+    if drop is not None:
+        found["drop_key"] = drop.key.bitcast(dtypes.int32)
     if near is not None:
         places = {"places": near.queries.cast(dtypes.int32), "key_places": near.keys.cast(dtypes.int32)}
         found |= {"near": near.table, **places}
@@ -96,9 +119,15 @@ def _more(scores: Scores) -> dict[str, Tensor]:
 
 
 def _attention(
-    address: Tensor, numbers: _Attention, qkv: tuple[Tensor, ...], where: Where, ranges: Tensor, scores: Scores
+    address: Tensor,
+    numbers: _Attention,
+    qkv: tuple[Tensor, ...],
+    where: Where,
+    ranges: Tensor,
+    scores: Scores,
+    drop: Drop | None,
 ) -> Tensor:
-    more, shape = _more(scores), (numbers.batch, numbers.queries, numbers.heads, numbers.head_dim)
+    more, shape = _more(scores, drop), (numbers.batch, numbers.queries, numbers.heads, numbers.head_dim)
     inputs = (*qkv, ranges.cast(dtypes.int32), *more.values())
     arguments = ((0, 0), (1, 0), *_read(2, where, len(qkv), tuple(more)))
     gradient = _attention_gradient(numbers, where, tuple(more))

@@ -13,6 +13,7 @@ from llmspec.backends.cpu.captured_step import CapturedStep
 from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.plain.ops import Ops
+from llmspec.parts.dropout import Dropout
 from llmspec.parts.ops import WeightLayout
 
 
@@ -36,7 +37,11 @@ class CPUBackend(Backend):
         return CapturedStep(function, key=key)
 
     def ops(
-        self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0, by_sequence: bool = False
+        self,
+        inputs: dict[str, Tensor],
+        key: Tensor | None = None,
+        dropout: float | Dropout = 0.0,
+        by_sequence: bool = False,
     ) -> Ops:
         """As Backend.ops; `by_sequence` holds bit for bit."""
         return CPUOps(inputs["native"], key, dropout, by_sequence)

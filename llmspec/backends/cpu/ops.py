@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from tinygrad import Tensor
 
 from llmspec.backends.cpu import attention, autograd, experts, frozen, kept, native, quantised, updates
+from llmspec.backends.cpu.attention import Drop
 from llmspec.backends.cpu.quantised import rows
 from llmspec.backends.plain.experts import counted
 from llmspec.backends.plain.ops import Ops
 from llmspec.backends.plain.updates import NEWTON_SCHULZ
+from llmspec.parts.dropout import Dropout
 from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, matrices
 
 
 class CPUOps(Ops):
     """Everything hot as calls of C; dropout and SGD stay plain."""
 
-    def __init__(self, address: Tensor, key: Tensor | None, dropout: float, by_sequence: bool = False) -> None:
+    def __init__(
+        self, address: Tensor, key: Tensor | None, dropout: float | Dropout, by_sequence: bool = False
+    ) -> None:
         super().__init__(key, dropout)
         self._at, self._by_sequence = address, by_sequence
 
@@ -26,7 +30,7 @@ class CPUOps(Ops):
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         # Dropout draws its numbers in the kernel that adds.
-        return super().residual(x, y) if self.drops else autograd.add(self._at, x, y)
+        return super().residual(x, y) if self.drops("residual") else autograd.add(self._at, x, y)
 
     def matmul(self, a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
         return autograd.matmul(self._at, a, b, transpose_a, transpose_b)
@@ -56,10 +60,14 @@ class CPUOps(Ops):
         return attention.qk_norm(self._at, qkv_BTNd, heads, q_weight, k_weight, eps)
 
     def self_attention(self, qkv_BTNd: Tensor, heads: int, ranges: Tensor, scores: Scores) -> Tensor:
-        return attention.self_attention(self._at, qkv_BTNd, heads, ranges, scores)
+        return attention.self_attention(self._at, qkv_BTNd, heads, ranges, scores, self._attention_drop())
 
     def attention(self, q_BTHd: Tensor, k_BSKd: Tensor, v_BSKd: Tensor, ranges: Tensor, scores: Scores) -> Tensor:
-        return attention.attention(self._at, q_BTHd, k_BSKd, v_BSKd, ranges, scores)
+        return attention.attention(self._at, q_BTHd, k_BSKd, v_BSKd, ranges, scores, self._attention_drop())
+
+    def _attention_drop(self) -> Drop | None:
+        key = self.attention_key()
+        return None if key is None else Drop(key, self._rates.attention)
 
     def store(self, k: Kept, v: Kept, qkv_BTNd: Tensor, heads: int, places_B3: Tensor) -> tuple[Kept, Kept]:
         if not kept.rounds(k):

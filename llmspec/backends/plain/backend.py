@@ -14,6 +14,7 @@ from llmspec.backends.plain.mixed_precision import MixedPrecisionOps
 from llmspec.backends.plain.ops import Ops
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.core.quantised import Quantised
+from llmspec.parts.dropout import Dropout
 from llmspec.parts.ops import WeightLayout
 
 
@@ -70,7 +71,11 @@ class Backend:
         return JitStep(function)
 
     def ops(
-        self, inputs: dict[str, Tensor], key: Tensor | None = None, dropout: float = 0.0, by_sequence: bool = False
+        self,
+        inputs: dict[str, Tensor],
+        key: Tensor | None = None,
+        dropout: float | Dropout = 0.0,
+        by_sequence: bool = False,
     ) -> Ops:
         """Operations within a function that was called with `inputs`, which hold those that this backend names.
 

@@ -11,6 +11,7 @@ from tinygrad import Tensor, UOp, dtypes, function
 from tinygrad.dtype import DType
 
 from llmspec.backends.plain.ops import Ops
+from llmspec.parts.dropout import Dropout
 
 TYPES = {"bfloat16": dtypes.bfloat16, "float16": dtypes.float16}
 NARROW = frozenset({dtypes.float16})
@@ -22,7 +23,7 @@ SMALLEST = 1e-30
 class MixedPrecisionOps(Ops):
     """Plain tinygrad, each operand of a product rounded to `precision`, and each product summed in float32."""
 
-    def __init__(self, precision: str, key: Tensor | None = None, dropout: float = 0.0) -> None:
+    def __init__(self, precision: str, key: Tensor | None = None, dropout: float | Dropout = 0.0) -> None:
         super().__init__(key, dropout)
         self._type = TYPES[precision]
 

@@ -16,6 +16,7 @@ from llmspec.backends.plain.cache_rows import store, whole
 from llmspec.backends.plain.near import by_distance, by_place
 from llmspec.backends.plain.updates import Updates
 from llmspec.backends.tinygrad_private import random_bits
+from llmspec.parts.dropout import Dropout, Site, by_site
 from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, adapted, matrices
 
 
@@ -25,8 +26,8 @@ class Ops(Updates):
     `key` (2,) uint32 seeds dropout for one step; None means no dropout (evaluation, decoding).
     """
 
-    def __init__(self, key: Tensor | None = None, dropout: float = 0.0) -> None:
-        self._key, self._rate, self.sites = key, dropout, 0
+    def __init__(self, key: Tensor | None = None, dropout: float | Dropout = 0.0) -> None:
+        self._key, self._rates, self.sites = key, by_site(dropout), 0
         """`sites`: how many there were so far."""
         self.written: list[Tensor] = []
         """What is to be realized, so that everything assigned here is really written."""
@@ -81,7 +82,7 @@ class Ops(Updates):
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         """What a branch adds to the residual stream: x + dropout(y), of one shape, and a border."""
-        return self.contiguous_barrier(x + self.dropout(y))
+        return self.contiguous_barrier(x + self.dropout(y, "residual"))
 
     # -- attention -----------------------------------------------------------------------------------------------
     def rotate(
@@ -190,7 +191,7 @@ class Ops(Updates):
         if scores.near is not None:
             x = x + (by_place(scores.near, int(queries)) if own else by_distance(scores.near))
         sinks = None if scores.sinks is None else scores.sinks.reshape(1, heads, 1, 1)
-        weights = self.softmax(x, mask, sinks)
+        weights = self._attention_dropout(self.softmax(x, mask, sinks))
         out = self.matmul(weights.reshape(batch * kv, group * queries, keys), v)
         return out.reshape(batch, heads, queries, v_BSKd.shape[-1]).transpose(1, 2)
 
@@ -229,21 +230,45 @@ class Ops(Updates):
         gate, up = self.contiguous_barrier(both).chunk(2, dim=-1)
         return getattr(self, activation)(gate) * up
 
-    @property
-    def drops(self) -> bool:
-        """Whether `dropout` changes anything."""
-        return self._key is not None and bool(self._rate)
+    def drops(self, site: Site) -> bool:
+        """Whether anything is dropped there."""
+        return self._key is not None and bool(getattr(self._rates, site))
 
-    def dropout(self, x: Tensor) -> Tensor:
-        """Drops each number with the model's rate and scales the rest; each call is a site with bits of its own."""
-        if not self.drops:
+    def dropout(self, x: Tensor, site: Site) -> Tensor:
+        """Drops each number with the rate of such a site and scales the rest; each call has bits of its own."""
+        if not self.drops(site):
             return x
         self.sites += 1
         half = -(-x.numel() // 2)
-        site = Tensor.full((half,), self.sites, dtype=dtypes.uint32)
-        bits = random_bits(self._key, Tensor.arange(half, dtype=dtypes.uint32), site)
-        keep = bits[: x.numel()].reshape(x.shape) >= int(self._rate * 2**32)
-        return keep.contiguous().where(x * (1 / (1 - self._rate)), 0.0)
+        high = Tensor.full((half,), self.sites, dtype=dtypes.uint32)
+        bits = random_bits(self._key, Tensor.arange(half, dtype=dtypes.uint32), high)
+        return self._kept(x, bits[: x.numel()].reshape(x.shape), getattr(self._rates, site))
+
+    def _kept(self, x: Tensor, bits: Tensor, rate: float) -> Tensor:
+        """x where uint32 `bits` reach the rate, scaled; 0 elsewhere."""
+        return (bits >= int(rate * 2**32)).contiguous().where(x * (1 / (1 - rate)), 0.0)
+
+    def attention_key(self) -> Tensor | None:
+        """(2,) uint32 for the next attention's dropout; None where nothing is dropped there."""
+        if not self.drops("attention"):
+            return None
+        self.sites += 1
+        site = Tensor.full((1,), self.sites, dtype=dtypes.uint32)
+        return random_bits(self._key, Tensor.zeros(1, dtype=dtypes.uint32), site).contiguous()
+
+    def _attention_dropout(self, weights_BHTS: Tensor) -> Tensor:
+        """Drops weights of keys. The two words of counters (j, row) under the site's key are for keys 2j and 2j + 1 of
+        that row of weights, so that a row's bits are made by themselves, where they are used."""
+        key = self.attention_key()
+        if key is None:
+            return weights_BHTS
+        *lead, keys = (int(n) for n in weights_BHTS.shape)
+        rows, pairs = math.prod(lead), -(-keys // 2)
+        low = Tensor.arange(pairs, dtype=dtypes.uint32).reshape(1, pairs).expand(rows, pairs)
+        high = Tensor.arange(rows, dtype=dtypes.uint32).reshape(rows, 1).expand(rows, pairs)
+        words = random_bits(key, low.reshape(-1), high.reshape(-1)).reshape(2, rows, pairs)
+        bits = words.permute(1, 2, 0).reshape(rows, 2 * pairs)[:, :keys].reshape(weights_BHTS.shape)
+        return self.contiguous_barrier(self._kept(weights_BHTS, bits, self._rates.attention))
 
     # -- experts -------------------------------------------------------------------------------------------------
     def router(

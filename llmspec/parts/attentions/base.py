@@ -160,6 +160,10 @@ class Attention(ModelPart):
         each = dims.heads + dims.kv_heads * dims.sources
         return (2.0 * each + (each if self.qk_norm else 0)) * dims.head_dim
 
+    def dropped(self, dims: Dims) -> float:
+        """A probability for each key that a query sees at most."""
+        return float(dims.heads * dims.seen)
+
     def build(self, dims: Dims, hooks: Hooks = Hooks()) -> Attend:  # noqa: B008
         heads, kv, width = dims.heads, dims.kv_heads, dims.head_dim
         whole = self.qk_norm_over == "all_heads"

@@ -72,6 +72,10 @@ class MLP(FeedForward):
         """The projections' outputs and the hidden layer."""
         return float(len(self.projections(dims)) * (self.d_ff or 0))
 
+    def dropped(self, dims: Dims) -> float:
+        """The hidden layer."""
+        return float(self.d_ff or 0)
+
     def projections(self, dims: Dims) -> dict[str, tuple[int, int]]:
         width = self.d_ff or 0
         return {"up_proj": (width, dims.d_model), "down_proj": (dims.d_model, width)}
@@ -87,11 +91,12 @@ class MLP(FeedForward):
     def build(self, dims: Dims) -> Layer:
         def forward(ops: Operations, w: WeightView, x_BTD: Tensor) -> Tensor:
             activation: Activation = getattr(ops, self.activation)
-            return ops.linear(activation(ops.linear(x_BTD, w.linear("up_proj"))), w.linear("down_proj"))
+            hidden = ops.dropout(activation(ops.linear(x_BTD, w.linear("up_proj"))), "mlp")
+            return ops.linear(hidden, w.linear("down_proj"))
 
         def gated(ops: Operations, w: WeightView, x_BTD: Tensor) -> Tensor:
             both = ops.linears(x_BTD, [w.linear("gate_proj"), w.linear("up_proj")])
-            return ops.linear(ops.gated(self.activation, both), w.linear("down_proj"))
+            return ops.linear(ops.dropout(ops.gated(self.activation, both), "mlp"), w.linear("down_proj"))
 
         return gated if "gate_proj" in self.projections(dims) else forward
 

@@ -144,6 +144,10 @@ class MixtureOfExperts(FeedForward):
         own = self.top_k * (self.expert.saved_for_backward(dims) + 2 * dims.d_model)
         return own + shared + self.experts + 4 * self.top_k
 
+    def dropped(self, dims: Dims) -> float:
+        """The hidden layers of the experts that a token takes, and of the shared one."""
+        return sum(self.taken(name) * part.dropped(dims) for name, part in self.inner().items())
+
     def build(self, dims: Dims) -> Layer:
         expert, shared = self.expert.build(dims), self.shared.build(dims) if self.shared is not None else None
 

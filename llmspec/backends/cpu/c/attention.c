@@ -4,7 +4,9 @@
 // out = softmax(score(q, k))·v with score = softcap · tanh(scale · q·k / softcap) + bias + near, or scale · q·k + bias + near
 // without a softcap (0), over the keys first … end - 1 of a query's range; a query without keys gets zeros. `near` is read
 // by the distance from the query's position to the key's, so that no matrix of it exists. A sink is one more score of each
-// query, with a value of zero.
+// query, with a value of zero. With dropout, out = Σ m·p·v over the keys, p the softmax's probabilities and m 0 or 1 / (1 -
+// share), by counted random bits that both passes make anew (see dropped.h).
+#include "dropped.h"
 #include "gemm.h"
 #include "kept.h"
 #include "one_query.h"
@@ -31,8 +33,10 @@ enum { STEP = MR, BLOCK = 4 * MR, FEW_KEY_HEADS = 4 };
   X(int64_t, sunk)          /* whether there are sinks */                                                              \
   X(int64_t, q_stride)      /* elements from a query to the next, from a key or a value to the next */                  \
   X(int64_t, kv_stride)                                                                                                \
+  X(int64_t, dropped)       /* weights whose random bits are less are dropped; 0: none is */                           \
   X(float, scale)                                                                                                      \
-  X(float, softcap)
+  X(float, softcap)                                                                                                    \
+  X(float, kept)            /* what the weights that stay are multiplied with */
 
 typedef struct {
   float *out, *log_sums;  // (batch, queries, heads, head_dim); (batch, queries, heads): log Σ e^score
@@ -43,6 +47,7 @@ typedef struct {
   const int32_t *places, *key_places; // (places_batch, queries), (key_places_batch, keys): positions; those of the keys that
                                       // a query sees follow one another
   const float *sinks;                 // (heads)
+  const int32_t *drop_key;            // (2), which the random bits hang on
   const float *grad_out;
   float *grad_q, *grad_k, *grad_v, *grad_bias; // as q, k, v, bias
 #define FIELD(type, name) type name;
@@ -161,6 +166,13 @@ static inline float exponentials(float *x, int64_t n, const float *sink, float *
   return sink ? sum + exp_negative(*sink - top) : sum;
 }
 
+// What the weights of a query's `seen` keys from `first` on are multiplied with, 0 or `kept`, in x (seen + 2 numbers)
+static const float *factors_of(const Attention *p, float *x, int64_t b, int64_t head, int64_t query, int64_t first,
+                               int64_t seen) {
+  uint32_t row = (uint32_t)((b * p->heads + head) * p->queries + query);
+  return drop_factors(x, (const uint32_t *)p->drop_key, row, first, seen, (uint32_t)p->dropped, p->kept);
+}
+
 // One iteration: a split of the blocks of queries of one sequence's key head
 static void attention_blocks(const void *job, int64_t i, int thread) {
   const Attention *p = job;
@@ -175,8 +187,8 @@ static void attention_blocks(const void *job, int64_t i, int thread) {
   }
   int64_t n = max64(0, high - low), wide = round_up(n, NR), at = (b * p->keys + (n ? low : 0)) * p->kv_stride + g * d;
   float *k_panels = scratch(thread, K_T, wide * d), *v_panels = scratch(thread, V_PANELS, n * round_up(d, NR));
-  float *scores = scratch(thread, SCORES, STEP * wide);
-  if (!k_panels || !v_panels || !scores) return;
+  float *scores = scratch(thread, SCORES, STEP * wide), *factors = scratch(thread, DROPPED, p->dropped ? wide + 2 : 1);
+  if (!k_panels || !v_panels || !scores || !factors) return;
   pack_panels(k_panels, (Matrix){p->k + at, p->kv_stride, 1}, n, d);
   pack_panels(v_panels, (Matrix){p->v + at, 1, p->kv_stride}, d, n);
   for (int64_t block = begin; block < end; block++) {
@@ -199,6 +211,10 @@ static void attention_blocks(const void *job, int64_t i, int thread) {
       p->log_sums[first + r * p->heads] = seen ? top + __builtin_logf(sum) : 0.0f;
       float factor = seen ? 1.0f / sum : 0.0f;
       for (int64_t j = 0; j < seen; j++) row[from + j] *= factor;
+      if (p->dropped) {
+        const float *m = factors_of(p, factors, b, head, start + r, e.low + from, seen);
+        for (int64_t j = 0; j < seen; j++) row[from + j] *= m[j];
+      }
       for (int64_t j = 0; j < from; j++) row[j] = 0.0f;
       for (int64_t j = from + seen; j < width; j++) row[j] = 0.0f;
     }
@@ -240,12 +256,13 @@ static void attention_decode(const void *job, int64_t i, int thread) {
 
 void attention(float *out, float *log_sums, const float *q, const float *k, const float *v, const int32_t *ranges,
                const float *bias, const float *near, const int32_t *places, const int32_t *key_places,
-               const float *sinks ATTENTION_NUMBERS(PARAMETER)) {
+               const float *sinks, const int32_t *drop_key ATTENTION_NUMBERS(PARAMETER)) {
   Attention job = {.out = out, .log_sums = log_sums, .q = q, .k = k, .v = v, .ranges = ranges, .bias = bias, .near = near,
-                   .places = places, .key_places = key_places, .sinks = sinks, .kept_k = {k, 0, KEPT_WHOLE},
+                   .places = places, .key_places = key_places, .sinks = sinks, .drop_key = drop_key,
+                   .kept_k = {k, 0, KEPT_WHOLE},
                    .kept_v = {v, 0, KEPT_WHOLE}, ATTENTION_NUMBERS(INITIALIZER)};
   if (!ranges_inside(&job)) return;
-  if (queries == 1 && keys > 1) {
+  if (queries == 1 && keys > 1 && !dropped) {
     parallel_for(attention_decode, &job, batch * heads);
     return;
   }
@@ -257,10 +274,11 @@ void attention(float *out, float *log_sums, const float *q, const float *k, cons
 // `attention` of one query a sequence with the keys and values of a cache that rounds: `kind` says to what
 void attention_kept(float *out, const float *q, const void *k, const void *v, const void *k_scales, const void *v_scales,
                     const int32_t *ranges, const float *bias, const float *near, const int32_t *places,
-                    const int32_t *key_places, const float *sinks ATTENTION_NUMBERS(PARAMETER), int64_t kind) {
+                    const int32_t *key_places, const float *sinks, const int32_t *drop_key ATTENTION_NUMBERS(PARAMETER),
+                    int64_t kind) {
   Attention job = {.out = out, .q = q, .kept_k = {k, k_scales, kind}, .kept_v = {v, v_scales, kind}, .ranges = ranges,
                    .bias = bias, .near = near, .places = places, .key_places = key_places, .sinks = sinks,
-                   ATTENTION_NUMBERS(INITIALIZER)};
+                   .drop_key = drop_key, ATTENTION_NUMBERS(INITIALIZER)};
   if (ranges_inside(&job)) parallel_for(attention_decode, &job, batch * heads);
 }
 
@@ -308,11 +326,12 @@ static void attention_backward_heads(const void *job, int64_t i, int thread) {
   float *k_panels = scratch(thread, K_PANELS, s * round_up(d, NR));
   float *weights = scratch(thread, WEIGHTS, BLOCK * wide), *slopes = scratch(thread, SCORES, BLOCK * wide);
   float *derivatives = scratch(thread, DERIVATIVES, p->softcap > 0.0f ? wide : 1);
+  float *factors = scratch(thread, DROPPED, p->dropped ? wide + 2 : 1);
   float *q_panels = scratch(thread, Q_PANELS, BLOCK * round_up(d, NR)), *out_panels = scratch(thread, D_PANELS, BLOCK * round_up(d, NR));
   int64_t grad_stride = p->splits > 1 ? d : p->kv_stride;
   float *grad_k = p->splits > 1 ? p->partial + 2 * i * s * d : p->grad_k + at;
   float *grad_v = p->splits > 1 ? grad_k + s * d : p->grad_v + at;
-  if (!k_t || !v_t || !k_panels || !weights || !slopes || !derivatives || !q_panels || !out_panels) return;
+  if (!k_t || !v_t || !k_panels || !weights || !slopes || !derivatives || !factors || !q_panels || !out_panels) return;
   pack_panels(k_t, k, s, d);
   pack_panels(v_t, v, s, d);
   pack_panels(k_panels, transposed(k), d, s);
@@ -348,9 +367,12 @@ static void attention_backward_heads(const void *job, int64_t i, int thread) {
         for (int64_t j = from + seen; j < width; j++) w[j] = slope[j] = 0.0f;
         const float *near = near_of(p, b, head, start + r, e.low + from, seen);
         float log_sum = p->log_sums[first + r * p->heads];
+        const float *m = p->dropped ? factors_of(p, factors, b, head, start + r, e.low + from, seen) : 0;
+        for (int64_t j = 0; m && j < seen; j++) slope[from + j] *= m[j];
         attention_slopes(p, w + from, slope + from, derivatives, seen, bias ? bias + e.low + from : 0, near, log_sum, dot,
                          grad_bias ? grad_bias + e.low + from : 0, add,
                          near ? few + near_at(p, b, start + r, e.low + from) : 0);
+        for (int64_t j = 0; m && j < seen; j++) w[from + j] *= m[j];
         if (p->sunk && seen) few[near_numbers(p)] -= exp_negative(p->sinks[head] - log_sum) * dot;
       }
       pack_panels(q_panels, transposed(q), d, e.rows);
@@ -403,10 +425,11 @@ static void attention_backward_sum(const void *job, int64_t i, int thread) {
 void attention_backward(float *grad_q, float *grad_k, float *grad_v, float *grad_bias, float *grad_near, float *grad_sinks,
                         const float *grad_out, const float *out, const float *log_sums, const float *q, const float *k,
                         const float *v, const int32_t *ranges, const float *bias, const float *near, const int32_t *places,
-                        const int32_t *key_places, const float *sinks ATTENTION_NUMBERS(PARAMETER)) {
+                        const int32_t *key_places, const float *sinks,
+                        const int32_t *drop_key ATTENTION_NUMBERS(PARAMETER)) {
   Attention job = {.out = (float *)out, .log_sums = (float *)log_sums, .q = q, .k = k, .v = v, .ranges = ranges,
                    .bias = bias, .near = near, .places = places, .key_places = key_places, .sinks = sinks,
-                   .grad_out = grad_out, .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v, .grad_bias = grad_bias,
+                   .drop_key = drop_key, .grad_out = grad_out, .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v, .grad_bias = grad_bias,
                    .grad_near = grad_near, .grad_sinks = grad_sinks, ATTENTION_NUMBERS(INITIALIZER)};
   if (!ranges_inside(&job)) return;
   if (few_numbers(&job)) {
