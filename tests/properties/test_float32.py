@@ -18,12 +18,13 @@ from strategies_values import TABLES, required
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler import check_sections
-from llmspec.compiler.numbers import number_problems, phase_problems
+from llmspec.compiler.numbers import number_problems, phase_problems, rules
 from llmspec.core.float32 import LARGEST, SMALLEST, lost, rounded
 from llmspec.core.units import Budget, Share
 from llmspec.model.device import open_device
 from llmspec.parts import optimizers, phases
 from llmspec.parts.base import Dims, Frozen, Part
+from llmspec.parts.dropout import Dropout
 from llmspec.parts.norms.base import SMALLEST_EPS
 from llmspec.spec import read_spec
 from llmspec.spec.schema import ModelSpec
@@ -81,7 +82,7 @@ def holders() -> list[Frozen]:
         for part in table.values()
     ]
     made = [kind(mixture={"a": Share(100.0)}, budget=Budget(2.0, "steps")) for kind in phases.TABLE.values()]
-    return [*shaped, *made, ModelSpec(context=8, d_model=8, layers=1)]
+    return [*shaped, *made, ModelSpec(context=8, d_model=8, layers=1), Dropout()]
 
 
 def numbers(value: Frozen, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -107,7 +108,7 @@ def allowed(info: Any, number: float) -> bool:
         Lt: lambda r: number < r.lt,
         Le: lambda r: number <= r.le,
     }
-    return all(test(rule) for rule in info.metadata for kind, test in tests.items() if isinstance(rule, kind))
+    return all(test(rule) for rule in rules(info) for kind, test in tests.items() if isinstance(rule, kind))
 
 
 open_device("CPU")
@@ -119,7 +120,7 @@ CASES = [(value, path, info) for value in holders() for path, info in numbers(va
 )
 def test_every_number_of_every_part(value: Any, path: tuple[str, ...], info: Any) -> None:
     """Found by the types of fields, so that a number that is added is checked from its first day."""
-    below_one = any(isinstance(rule, Lt) and rule.lt == 1 for rule in info.metadata)
+    below_one = any(isinstance(rule, Lt) and rule.lt == 1 for rule in rules(info))
     for number in (n for n in EXTREMES if allowed(info, n)):
         near = float(np.float32(number)) if number <= LARGEST else math.inf
         is_lost = (number != 0 and abs(near) < SMALLEST) or math.isinf(near) or (below_one and near == 1)
