@@ -119,3 +119,23 @@ print(sorted(m for m in sys.modules if m.startswith("llmspec.backends.cpu")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_cpu_is_opened_without_mesa_and_its_renderer_is_there_when_asked_for() -> None:
+    code = """
+import sys
+from llmspec.model.device import open_device
+open_device("CPU")
+from tinygrad import Device
+assert "tinygrad.renderer.nir" not in sys.modules and "tinygrad.runtime.autogen.mesa" not in sys.modules
+(stand_in,) = [r for r in Device["CPU"].renderers if r.__name__ == "LVPRenderer"]
+target = Device["CPU"].renderer.target
+try:
+    made = stand_in(target)
+except Exception as error:  # no Mesa here
+    assert "tinygrad.renderer.nir" in sys.modules, error
+else:
+    assert type(made) is sys.modules["tinygrad.renderer.nir"].LVPRenderer
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tiny.ROOT)
+    assert found.returncode == 0, found.stderr

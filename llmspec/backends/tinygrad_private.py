@@ -65,7 +65,14 @@ PATCHED: dict[str, tuple[str, ...]] = {
     ),
     "tinygrad.engine.realize": ("get_worker_pool", "terminate_worker_pool"),
     "tinygrad.engine.worker": ("worker_pool",),
-    "tinygrad.runtime.ops_cpu": ("CPUAllocator._alloc", "mv_address", "MMIOInterface", "HCQBuffer", "do_to_program"),
+    "tinygrad.runtime.ops_cpu": (
+        "CPUAllocator._alloc",
+        "mv_address",
+        "MMIOInterface",
+        "HCQBuffer",
+        "do_to_program",
+        "LVPRenderer",
+    ),
     "tinygrad.runtime.support.compiler_cpu": ("ClangCompiler.compile",),
     "tinygrad.runtime.support.compiler_cuda": ("NVRTCCompiler",),
 }

@@ -1,13 +1,17 @@
-"""Opens tinygrad's CPU without compiling what captured steps never use.
+"""Opens tinygrad's CPU without making what captured steps never use.
 
 tinygrad 0.14 generates and compiles four helper programs for its own queue whenever it opens a CPU, which takes 0.3 s
-of every start. Here they are made when somebody asks for one.
+of every start, and imports a renderer for Mesa's drivers, which takes 0.05 s. Here they are made when somebody asks for
+one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import SimpleNamespace
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from llmspec.backends import sharing, tinygrad_private
@@ -25,10 +29,38 @@ class Lazy:
         return getattr(self.__dict__["made"], name)
 
 
+MESA = "tinygrad.renderer.nir"
+
+
+class LVPRenderer:
+    """Stands for tinygrad's renderer of that name in its list of what a CPU can use, where names are compared: called,
+    it gives the real one."""
+
+    def __new__(cls, *arguments: Any) -> Any:
+        return import_module(MESA).LVPRenderer(*arguments)
+
+
+@contextmanager
+def without_mesa() -> Iterator[None]:
+    """Within this, an import of the module of Mesa's renderers finds the stand-in, unless the module is there."""
+    if MESA in sys.modules:
+        yield
+        return
+    stand_in: Any = ModuleType(MESA)
+    stand_in.LVPRenderer = LVPRenderer
+    sys.modules[MESA] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[MESA]
+
+
 def open_cpu() -> None:
     """Opens the device, once a process."""
     from tinygrad import Context, Device
-    from tinygrad.runtime import ops_cpu
+
+    with without_mesa():
+        from tinygrad.runtime import ops_cpu
 
     if "CPU" in tinygrad_private.opened_devices():
         return
