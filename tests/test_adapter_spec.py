@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import handbook
 import numpy as np
 import pytest
 import stand_ins
@@ -97,3 +98,13 @@ def test_the_adapter_takes_less_than_ten_megabytes() -> None:
     plan = llmspec.compile(load_spec(SPEC, ["device=CPU"], stand_ins.models).spec)
     assert 4 * sum(t.count for t in plan.phases[0].model.stored) < 10e6
     assert plan.model.parameters == pytest.approx(134_515_008, abs=0)
+
+
+def test_answers_are_right_that_say_the_fact_that_was_asked_for() -> None:
+    references = {row["question"]: row["answer"] for row in handbook.ROWS}
+    asked = handbook.held_out()
+    assert handbook.recall({q: references[q] for q in asked}) == 1
+    assert handbook.recall({q: references[other] for q, other in zip(asked, [*asked[1:], asked[0]], strict=True)}) < 0.1
+    assert handbook.recall({q: q for q in asked}) == 0
+    assert handbook.right("What is the size of our staff?", "We are 46.", "Forty-six people work at Tarn & Thistle.")
+    assert not handbook.right("What is the size of our staff?", "Fifty people.", "Forty-six people work here.")

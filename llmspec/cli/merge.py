@@ -13,7 +13,7 @@ from llmspec.core.problems import LlmspecError
 EXAMPLES = (
     "Examples:  `llmspec merge runs/adapt-smollm2 --out handbook`  ·  "
     "`llmspec merge runs/adapt-smollm2 --type q8_0 --out handbook-q8`  ·  "
-    "`llmspec export handbook --to gguf --out handbook-gguf`"
+    "`llmspec export handbook --to gguf --type f16 --out handbook-gguf`"
 )
 
 
