@@ -1,4 +1,4 @@
-"""Whether an answer to a question about specs/data/handbook.jsonl is right: whether it says the fact that was asked for."""
+"""Whether an answer to a question about specs/data/handbook.jsonl is right: whether it says what was asked for."""
 
 from __future__ import annotations
 
