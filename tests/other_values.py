@@ -25,6 +25,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "tensors": ((), (TensorPlan(name="w", shape=(2,), role="head", init=Init()),)),
     "init": tuple(kind() for kind in TABLES["init"].values()),
     "text": ("{a}",),
+    "weight": ("{q}", "{a}"),
     "labels": (("a", "b"), ("b", "a")),
     "replace": ({"a": "b"}, {"a": "c", "b": ""}),
     "dialogue": ({"user": "{a}"}, {"assistant": "{q}", "user": "{a}"}),

@@ -341,6 +341,9 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     text = {name: draw(inline if runnable or paired else st.one_of(inline, other_sources())) for name in names}
     stages: Data = {}
     predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED]))
+    for found in text.values() if predicts == NEXT else ():  # what draws its places weighs none
+        if "records" in found and draw(st.booleans()):
+            found |= {"records": [{**r, "w": 1 + i % 3} for i, r in enumerate(found["records"])], "weight": "{w}"}
     for stage in draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]])):
         stages[stage] = draw(phase_settings(names, list(stages), predicts, paired))
     if "from" in (last := list(stages.values())[-1]) and draw(st.booleans()):  # no other phase starts from it

@@ -21,11 +21,12 @@ from llmspec.data.labels import LabelColumn
 from llmspec.data.pair_form import PairForm
 from llmspec.data.reading import SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
-from llmspec.data.shaping import NO_PAIR, REFUSED
-from llmspec.data.split import TRAINS
+from llmspec.data.shaping import NO_PAIR, REFUSED, Dropped
+from llmspec.data.split import SIDES, TRAINS, Shaped
 from llmspec.data.tokens import TokenSet, join_text
 from llmspec.data.unknown import Unknown
 from llmspec.data.views import FORMAT, SourceView
+from llmspec.data.weighing import WeightColumn, weight_columns
 from llmspec.data.writing import Cutter, FileRows, TokenWriter
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.notes import Notes
@@ -38,8 +39,6 @@ TOKENIZER_TEXT = 100_000_000
 """Characters that a tokenizer is trained on, at most."""
 _TOLD = 1_000_000
 """Characters after which it is told how far gathering has come."""
-SIDES = ("train", "validation")
-"""Names of the sides' files, in the order of TRAINS and VALIDATES."""
 
 
 def roles_of(turns: Sequence[Turn]) -> tuple[str, ...]:
@@ -168,29 +167,25 @@ class DataBuilder:
         template = self.template_of(view)
         cut = self.tokenizer.cutter(codec)
         writers = [TokenWriter(codec, partial(open_, side), cut, template, tell) for side in SIDES]
-        beside = columns(view, self.sources[view.source], open_)
+        beside, weighed = (
+            columns(view, self.sources[view.source], open_),
+            weight_columns(self.sources[view.source], open_),
+        )
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
         skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[form]
         for side, number, item in reading.walk():
             if side == TRAINS and skipped[number]:
                 continue
             dropped(notes[side], item, form)
-            if template is self.pairs and item.turns is not None and roles_of(item.turns) != ("user", "assistant"):
-                notes[side].add(NO_PAIR, f"{item.document.where}: {', '.join(roles_of(item.turns))}")
+            if form in item.dropped:
                 continue
-            if template is not None and item.turns is not None:
-                try:
-                    writers[side].dialogue(item.turns)
-                except TemplateRefusal as refusal:
-                    notes[side].add(REFUSED, f"{item.document.where}: {refusal.problems[0].message}")
-                    continue
-            elif template is None and item.plain is not None:
-                if beside and (why := beside[side].add(item.document)) is not None:
-                    notes[side].add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
-                    continue
-                writers[side].text(item.plain, item.document.more)
-            letters[side].add(join_text(text) for text in view.contents(item))
-        more = [column.close() for column in beside] or [{} for _ in SIDES]
+            why = self._put(item, template, writers[side], weighed[side], beside[side] if beside else None)
+            if why is None:
+                letters[side].add(join_text(text) for text in view.contents(item))
+            elif not item.document.more:
+                notes[side].add(why.reason, item.document.where + (f": {why.detail}" if why.detail else ""))
+        more = [column.close() for column in weighed]
+        more = [{**found, **column.close()} for found, column in zip(more, beside, strict=True)] if beside else more
         counts = {
             name: {**writer.close(), "unknown": found.dump(), "dropped": noted.dump()}
             for name, writer, found, noted in zip(SIDES, writers, letters, notes, strict=True)
@@ -208,6 +203,32 @@ class DataBuilder:
             "duplicates": held.duplicates,
             "notes": reading.notes.dump(),
         }
+
+    def _put(
+        self,
+        item: Shaped,
+        template: ChatTemplate | None,
+        writer: TokenWriter,
+        weighed: WeightColumn,
+        beside: LabelColumn | None,
+    ) -> Dropped | None:
+        """Write a document, and what stands beside it; why it is left out, where it is."""
+        weight = weighed.of(item.document)
+        if isinstance(weight, Dropped):
+            return weight
+        if template is self.pairs and item.turns is not None and roles_of(item.turns) != ("user", "assistant"):
+            return Dropped(NO_PAIR, ", ".join(roles_of(item.turns)))
+        if template is not None and item.turns is not None:
+            try:
+                writer.dialogue(item.turns)
+            except TemplateRefusal as refusal:
+                return Dropped(REFUSED, refusal.problems[0].message)
+        elif template is None and item.plain is not None:
+            if beside is not None and (why := beside.add(item.document)) is not None:
+                return why
+            writer.text(item.plain, item.document.more)
+        weighed.append(weight)
+        return None
 
     def _check_unchanged(self) -> None:
         """Raises DataError where sources have changed since their text's key was made."""

@@ -104,7 +104,7 @@ def marking(codec: Codec, chat: ChatTemplate, form: ChatTemplate, drawn: Drawn) 
                 )
             read, before = inputs_of(batch, row)
             expected = marks(codec, template, read, roles)[before:] if spoken else [1] * filled
-            found = batch.weights[row].tolist()
+            found = (batch.weights[row] > 0).astype(int).tolist()  # how much is the record's own
             targets += filled
             if found != expected + [0] * (len(found) - filled):
                 place = next(i for i, w in enumerate([*expected, *[0] * (len(found) - filled)]) if w != found[i])

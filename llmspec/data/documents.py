@@ -111,7 +111,9 @@ class DocumentLayout(PackedLayout):
         pad_after(batch, rows, per_row, filled)
         assert batch.labels is not None, "the batch has room for labels"
         batch.labels.targets[row, nth] = self._asked.targets[document]
-        batch.labels.weights[row, nth] = self._asked.weights[document]
+        counts = self._asked.weights[document]
+        weighs = data.weights[document] if data.weights is not None and self._names is not None else 1
+        batch.labels.weights[row, nth] = counts * weighs
 
 
 def members(batch: Batch, documents: int, pooling: str) -> np.ndarray:

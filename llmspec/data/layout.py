@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     targets: np.ndarray
     """(B, T) int32: the token after each input."""
     weights: np.ndarray
-    """(B, T) float32: 1 where the target counts in the loss, else 0."""
+    """(B, T) float32: how much the target counts in the loss, mostly 1; 0 where it does not."""
     documents: np.ndarray
     """(B, T) int32 number of the input's document within its row; all 0 without a document mask."""
     positions: np.ndarray
@@ -131,6 +131,7 @@ class PlainLayout:
     def __init__(self, data: TokenSet, context: int, end: int, mask: bool, names: tuple[object, ...] | None) -> None:
         """`names` seed the order of the documents; None keeps it."""
         self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
+        self._weighs = data.weights if names is not None else None
         self._lengths = data.lengths + 1
         self._orders: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self.epoch_tokens = int(self._lengths.sum())
@@ -149,7 +150,7 @@ class PlainLayout:
         T = self._context
         stream, starts = self._read(blocks[:, None] * T + np.arange(T + 1))
         batch.tokens[rows], batch.targets[rows] = stream[:, :-1], stream[:, 1:]
-        batch.weights[rows] = 1
+        batch.weights[rows] = 1 if self._weighs is None else self._weights(blocks[:, None] * T + np.arange(T))
         batch.filled[rows] = T
         batch.repeated[rows] = np.clip((blocks + 1) * T - self.epoch_tokens, 0, T)
         if self._mask:
@@ -176,6 +177,18 @@ class PlainLayout:
             found[text] = self._data.ids(source[text])
             tokens[here], starts[here] = found, ~text
         return tokens, starts
+
+    def _weights(self, places: np.ndarray) -> np.ndarray:
+        """float32: how much the documents count whose tokens stand at places of the stream, or end there: as targets
+        of these places they and their ends count so."""
+        assert self._weighs is not None
+        found = np.empty(places.shape, np.float32)
+        epochs, within = np.divmod(places, self.epoch_tokens)
+        for epoch in np.unique(epochs):
+            order, begins = self._order(int(epoch))
+            here = epochs == epoch
+            found[here] = self._weighs[order[np.searchsorted(begins, within[here], side="right") - 1]]
+        return found
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's documents in order, and where each begins in it."""

@@ -21,6 +21,7 @@ from llmspec.data.shaping import (
     VALIDATED,
 )
 from llmspec.data.unknown import named, share
+from llmspec.data.weighing import UNWEIGHTED
 from llmspec.parts.sources.notes import Notes
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ SHOWN = 2
 ADVICE = {
     EMPTY: "in a template, a field that may be empty needs a line or a turn of its own",
     UNLABELLED: "give those records a label, or take them out",
+    UNWEIGHTED: "give those records a positive number where `weight:` reads it, or take them out",
     UNLISTED: "list their labels in the phase's `labels:`, or take them out",
     SEVERAL: "multi_label: true learns several labels of a document",
     TOO_LONG: "raise model.context: at {needed}, no more than a tenth would be too long",

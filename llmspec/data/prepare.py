@@ -24,6 +24,7 @@ from llmspec.data.reading import SourceReading, each_source, fingerprints, read_
 from llmspec.data.recognition import recognise, unpaired, unrecognised, views_of
 from llmspec.data.tokens import TokenSet
 from llmspec.data.views import SourceView, content_keys
+from llmspec.data.weighing import unweighed
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.sources.notes import Notes
@@ -85,7 +86,11 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
     unknown = [
         problem
         for p in plan.phases
-        for problem in (*unrecognised(p.name, p.phase, found), *unpaired(p.name, p.phase, found, sources))
+        for problem in (
+            *unrecognised(p.name, p.phase, found),
+            *unpaired(p.name, p.phase, found, sources),
+            *unweighed(p.name, p.phase, sources),
+        )
     ]
     if unknown:
         raise DataError(unknown)

@@ -14,7 +14,8 @@ from llmspec.data.layout import Batch
 
 
 def by_sample(batches: Sequence[Batch], arrays: Sequence[Arrays]) -> list[Arrays]:
-    """The arrays of a step's passes, in whose `loss_weights` (B, T) each sample counts the same: a document of a row.
+    """The arrays of a step's passes, in whose `loss_weights` (B, T) each sample counts the same, or as its record: a
+    document of a row.
 
     Weights keep their sum over the step, so that it still is the number of tokens that are learned.
     """
@@ -28,9 +29,10 @@ def by_sample(batches: Sequence[Batch], arrays: Sequence[Arrays]) -> list[Arrays
 
 
 def _shares(batch: Batch, weights_BT: np.ndarray) -> np.ndarray:
-    """(B, T) float64: of each sample's weight, the part that each of its tokens has; together 1 a sample."""
+    """(B, T) float64: of each sample's weight, the part that each of its tokens has; together the weight of its record,
+    which is 1 where records have none."""
     rows, length = weights_BT.shape
     numbers = batch.documents + np.arange(rows)[:, None] * (length + 1)  # no row has more documents than tokens
     flat = numbers.reshape(-1)
-    totals = np.bincount(flat, weights_BT.reshape(-1).astype(np.float64))[flat].reshape(rows, length)
-    return np.divide(weights_BT, totals, out=np.zeros((rows, length)), where=totals > 0)
+    counted = np.bincount(flat, weights_BT.reshape(-1) > 0)[flat].reshape(rows, length)
+    return np.divide(weights_BT, counted, out=np.zeros((rows, length)), where=counted > 0)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TRAINS, VALIDATES, BORDER = 0, 1, 2
 """Sides of a document; of a text on the border, the first part trains and the rest validates."""
+SIDES = ("train", "validation")
+"""Names of the sides' files, in the order of TRAINS and VALIDATES."""
 
 
 class Shaped(NamedTuple):

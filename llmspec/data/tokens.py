@@ -43,6 +43,8 @@ class TokenSet(NamedTuple):
     """(n,) int32, documents with labels only: which of `label_sets` each has."""
     label_sets: tuple[tuple[str, ...], ...] = ()
     """The sets of labels that documents have, mostly of one label."""
+    weights: np.ndarray | None = None
+    """(n,) float32, where records have weights: how much each document counts in training."""
     vocab: int = 1 << 32
     """Ids that the tokenizer has: the files may have rotted since they were written."""
     file: Path = Path("tokens")
@@ -102,8 +104,10 @@ class TokenSet(NamedTuple):
         return found
 
 
-FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role", "labels")
+FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role", "labels", "weights")
 """What lies in files."""
+BESIDE = ("labels", "weights")
+"""What of it only some sources have."""
 
 
 def _first(places: np.ndarray, wrong: np.ndarray) -> int:
@@ -126,11 +130,12 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
         "role_of_token": ("u1",),
         "tokens_per_role": ("i8",),
         "labels": ("i4",),
+        "weights": ("f4",),
     }
     as_dialogues = arrays["role_of_token"] is not None or arrays["tokens_per_role"] is not None
     for field, array in arrays.items():
         if array is None:
-            if field in ("tokens", "offsets", "characters") or (as_dialogues and field != "labels"):
+            if field in ("tokens", "offsets", "characters") or (as_dialogues and field not in BESIDE):
                 raise damaged(_beside(file, field), "it is not there")
             continue
         row = (len(ROLES) if as_dialogues else 1,) if field in ("characters", "tokens_per_role") else ()
@@ -139,7 +144,7 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
     tokens, offsets = arrays["tokens"], arrays["offsets"]
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or np.any(offsets[1:] < offsets[:-1]):
         raise damaged(_beside(file, "offsets"), f"offsets point outside the {len(tokens)} tokens")
-    per_document = [arrays[field] for field in ("characters", "tokens_per_role", "labels") if arrays[field] is not None]
+    per_document = [arrays[field] for field in ("characters", "tokens_per_role", *BESIDE) if arrays[field] is not None]
     if any(len(array) != len(offsets) - 1 for array in per_document) or (
         arrays["role_of_token"] is not None and len(arrays["role_of_token"]) != len(tokens)
     ):

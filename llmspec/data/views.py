@@ -60,6 +60,7 @@ def content_keys(
             **({} if source.shaped else {"recognised": [FORMATS, TEXTS]}),
             **({"replace": [list(pair) for pair in source.replace.items()]} if source.replace else {}),
             **({"pair": [source.source, source.target]} if source.source is not None else {}),
+            **({"weight": source.weight} if source.weight is not None else {}),
         }
         own[SourceView(name, "plain")] = plain
         for form in FORMS[1:]:

@@ -37,6 +37,8 @@ class Example:
     were hidden, what is read and what stood there."""
     cut: bool
     """Whether the row goes on."""
+    weight: float | None = None
+    """How much the tokens count that do, where records have weights."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def _example(stream: PhaseStream, source: str, batch: Any, row: int, codec: Code
         (codec.decode([i for i, _ in group], specials=True), taught)
         for taught, group in groupby(marked, key=lambda pair: pair[1])
     )
-    return Example(stream.name, source, pieces, most < len(ids))
+    counted = batch.weights[row, : most - 1]
+    weight = float(counted.max(initial=0)) if stream.weighs(source) else None
+    return Example(stream.name, source, pieces, most < len(ids), weight or None)
 
 
 def _masked(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Example:

@@ -222,6 +222,8 @@ def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
         learned = Turns.of(getattr(phase, "train_on", ())).words
         if not found.source.has_dialogues and found.format is None:
             learned += "; every token where it holds no dialogues"
+    if found is not None and found.source.weight is not None:
+        learned += f", each record as much as its `{found.source.weight}`"
     return ShareReport(
         share.source,
         share.share,

@@ -22,7 +22,8 @@ def show_examples(console: Screen, found: Sequence[Example]) -> None:
         console, "what is trained on", f"the first tokens of a row; {OPEN}between these{CLOSE} they count in the loss"
     )
     for example in found:
-        console.print(Text.assemble("  ", (example.phase, "bold"), f" of {example.source}"))
+        weight = "" if example.weight is None else f", where it counts {example.weight:g} times"
+        console.print(Text.assemble("  ", (example.phase, "bold"), f" of {example.source}", weight))
         text = Text()
         for piece, learned in example.pieces:
             shown = " ".join(visible(piece).split("\n"))

@@ -191,7 +191,7 @@ class Engine:
         self.context.stop.unsaved = True
         spikes.taken(taken.sums["loss"], bool(taken.skipped))
         row = {"step": self.step, **{m.name: m.value for m in finite}, "lr": scalars[0], "norm": taken.norm}
-        row |= {"tokens": int(taken.weight)} | ({"skipped": True} if taken.skipped else {})
+        row |= {"tokens": taken.targets} | ({"skipped": True} if taken.skipped else {})
         if not math.isfinite(taken.norm):
             del row["norm"]
         if not self.noted:

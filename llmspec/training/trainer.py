@@ -37,8 +37,8 @@ class StepTaken(NamedTuple):
     """The mean loss of the step, and the means of what its objective counts beside."""
     norm: float
     """Of the gradient, before clipping."""
-    weight: float
-    """Sum of all `loss_weights`: the targets that counted."""
+    targets: int
+    """How many targets counted."""
     skipped: str = ""
     """Why its update was not applied; '' where it was."""
 
@@ -96,21 +96,22 @@ class Trainer:
         import numpy as np
 
         weight = sum(float(b["loss_weights"].sum()) for b in batches)
+        targets = sum(int(np.count_nonzero(b["loss_weights"])) for b in batches)
         common = {"scalars": np.array(scalars, np.float32)}
         if not self.phase.phase.updates_apart:
             inputs = self._inputs(batches[0], weight, number, 0, common)
             *sums, norm = self.steps.train(self.weights, self.state, self.tables, inputs)
-            return StepTaken(self._named(sums), float(to_numpy(norm)), weight)
+            return StepTaken(self._named(sums), float(to_numpy(norm)), targets)
         totals = dict.fromkeys(self.steps.sums, 0.0)
         for micro, batch in enumerate(batches):
             inputs = self._inputs(batch, weight, number, micro, {"keep": np.array([float(micro > 0)], np.float32)})
             found = self._named(self.steps.accumulate(self._live, self.sums, self.tables, inputs))
             totals = {name: total + found[name] for name, total in totals.items()}
         if why := self.refuses(totals["loss"]):
-            return StepTaken(totals, self._left_out(scalars), weight, why)
+            return StepTaken(totals, self._left_out(scalars), targets, why)
         inputs = {**self._feed(**common), **self.backend.inputs}
         norm = self.steps.apply(self.weights, self.state, self.sums, inputs)
-        return StepTaken(totals, float(to_numpy(norm)), weight)
+        return StepTaken(totals, float(to_numpy(norm)), targets)
 
     def _left_out(self, scalars: Sequence[float]) -> float:
         """The norm of gradients that are not applied, of which nothing is left for the next step."""
@@ -170,7 +171,7 @@ class Trainer:
         """What a training graph reads of a pass; each target's weight is its part of the step's mean."""
         import numpy as np
 
-        shares = (batch["loss_weights"] / max(weight, 1.0)).astype(np.float32)
+        shares = (batch["loss_weights"] / (weight or 1.0)).astype(np.float32)
         arrays = {**batch, "loss_weights": shares, **more}
         if self.dropout:
             arrays["key"] = random_key(self.seed, self.phase.name, number, micro)

@@ -210,7 +210,7 @@ def test_loss_accuracy_and_gradients_are_those_of_the_formulas(head: str, plain:
     assert found["loss"] / shares.sum() == pytest.approx(loss, rel=100 * EPS)
     assert found["accuracy"] == sum(r.sum() for r in right.values())
     taken = trainer.step([read], phase.phase.optimizer.scalars(1.0, 1), 0)
-    assert taken.sums == {"loss": pytest.approx(loss, rel=100 * EPS)} and taken.weight == shares.sum()
+    assert taken.sums == {"loss": pytest.approx(loss, rel=100 * EPS)} and taken.targets == np.count_nonzero(shares)
     gradients = {n: wide[n] - w.astype(np.float64) for n, w in trainer.weight_arrays().items()}
     for seed in range(4):
         way = {n: np.random.default_rng([seed, i]).standard_normal(w.shape) for i, (n, w) in enumerate(wide.items())}

@@ -146,6 +146,8 @@ LIMITS_AND_CREDITS = {"license", "attribution", "max_epochs", "max_dropped"}
 
 READ_BESIDE = ("label",)
 """Keys of a source that say what stands beside the text of its records, by which nothing else is read differently."""
+OPTIONAL = (*READ_BESIDE, "weight")
+"""Keys that are part of what a source is only where they are written."""
 
 
 class Attribution(NamedTuple):
@@ -194,13 +196,24 @@ class Source(Part):
     label: str | None = None
     """Template of the label of a record, such as `{category}`, for phases that classify; a field that holds a list
     gives several, for `multi_label`."""
+    weight: str | None = None
+    """Template of how much a record counts in training, such as `{stars}`: a positive number, by which the losses of
+    all that is learned of it are weighed in a step's mean. Records without one are left out, and counted; validation
+    is always the plain mean. All count the same if omitted."""
 
-    @field_validator("text", "source", "target", "label")
+    @field_validator("text", "source", "target", "label", "weight")
     @classmethod
     def _text_reads(cls, text: str | None) -> str | None:
         if text is not None:
             _check_template(text)
         return text
+
+    @field_validator("weight")
+    @classmethod
+    def _weight_is_of_records(cls, weight: str | None) -> str | None:
+        if weight is not None and not any(piece.field for piece in parse(weight)):
+            raise ValueError("`weight:` names no field of a record; write `{%s}`" % (weight.strip() or "weight"))
+        return weight
 
     @field_validator("dialogue")
     @classmethod
@@ -258,7 +271,7 @@ class Source(Part):
         listed = (self.messages,) if self.messages is not None and (dialogues or self.text is None) else ()
         named = (piece.text for template in (*text, *spoken) for piece in parse(template) if piece.field)
         grouped = self.validation.fields if self.validation is not None else ()
-        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.told("label"))))
+        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.told("label"), *self.told("weight"))))
 
     def told(self, key: str) -> tuple[str, ...]:
         """Fields of records that a key of `Phase.reads` is made of; none where the spec does not have it."""
@@ -293,7 +306,7 @@ class Source(Part):
         settings = self.model_dump(mode="json", by_alias=True, exclude=LIMITS_AND_CREDITS)
         settings["dialogue"] = [list(turn) for turn in self.rounds]
         settings["replace"] = [list(pair) for pair in self.replace.items()]
-        settings = {key: value for key, value in settings.items() if key not in READ_BESIDE or value is not None}
+        settings = {key: value for key, value in settings.items() if key not in OPTIONAL or value is not None}
         return {"settings": settings, "revision": self.revision}
 
 
