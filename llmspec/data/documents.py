@@ -69,6 +69,7 @@ class DocumentLayout(PackedLayout):
         """`names` seed what is packed together and the order of blocks; None keeps the documents' own order."""
         self._data, self._asking, self._context, self._names = data, asking, context, names
         self._asked = asked = asking.of(data)
+        self.weighs = data.weights if names is not None else None
         before, after = asking.around
         whole = data.lengths + len(before) + len(after)
         fits = (whole <= asking.longest) | asking.truncation
@@ -112,8 +113,7 @@ class DocumentLayout(PackedLayout):
         assert batch.labels is not None, "the batch has room for labels"
         batch.labels.targets[row, nth] = self._asked.targets[document]
         counts = self._asked.weights[document]
-        weighs = data.weights[document] if data.weights is not None and self._names is not None else 1
-        batch.labels.weights[row, nth] = counts * weighs
+        batch.labels.weights[row, nth] = counts if self.weighs is None else counts * self.weighs[document]
 
 
 def members(batch: Batch, documents: int, pooling: str) -> np.ndarray:

@@ -77,6 +77,8 @@ class Layout(Protocol):
     """Inputs of a block on average, padding excluded."""
     dropped: dict[str, int]
     """Documents that no block holds, by reason."""
+    weighs: np.ndarray | None
+    """(n,) float32: how much each document counts; None where all count the same, and in validation."""
 
     def epochs(self, blocks: np.ndarray) -> np.ndarray:
         """Epoch in which each block starts."""
@@ -131,7 +133,7 @@ class PlainLayout:
     def __init__(self, data: TokenSet, context: int, end: int, mask: bool, names: tuple[object, ...] | None) -> None:
         """`names` seed the order of the documents; None keeps it."""
         self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
-        self._weighs = data.weights if names is not None else None
+        self.weighs = data.weights if names is not None else None
         self._lengths = data.lengths + 1
         self._orders: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self.epoch_tokens = int(self._lengths.sum())
@@ -150,7 +152,7 @@ class PlainLayout:
         T = self._context
         stream, starts = self._read(blocks[:, None] * T + np.arange(T + 1))
         batch.tokens[rows], batch.targets[rows] = stream[:, :-1], stream[:, 1:]
-        batch.weights[rows] = 1 if self._weighs is None else self._weights(blocks[:, None] * T + np.arange(T))
+        batch.weights[rows] = 1 if self.weighs is None else self._weights(blocks[:, None] * T + np.arange(T))
         batch.filled[rows] = T
         batch.repeated[rows] = np.clip((blocks + 1) * T - self.epoch_tokens, 0, T)
         if self._mask:
@@ -181,13 +183,13 @@ class PlainLayout:
     def _weights(self, places: np.ndarray) -> np.ndarray:
         """float32: how much the documents count whose tokens stand at places of the stream, or end there: as targets
         of these places they and their ends count so."""
-        assert self._weighs is not None
+        assert self.weighs is not None
         found = np.empty(places.shape, np.float32)
         epochs, within = np.divmod(places, self.epoch_tokens)
         for epoch in np.unique(epochs):
             order, begins = self._order(int(epoch))
             here = epochs == epoch
-            found[here] = self._weighs[order[np.searchsorted(begins, within[here], side="right") - 1]]
+            found[here] = self.weighs[order[np.searchsorted(begins, within[here], side="right") - 1]]
         return found
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -111,7 +111,7 @@ class DialogueLayout(PackedLayout):
         self._data, self._context, self._end, self._mask, self._names = data, context, end, mask, names
         self._turns = Turns.of(train_on)
         learned = self._turns.learned
-        self._weighs = data.weights if names is not None else None
+        self.weighs = data.weights if names is not None else None
         self._counts = np.zeros(len(ROLES) + 1, np.float32)
         self._counts[[i + 1 for i in learned]] = 1
         places = data.lengths - 1
@@ -166,7 +166,7 @@ class DialogueLayout(PackedLayout):
         counts = self._counts[self._data.codes(places)]
         if self._turns.last:
             counts = np.where(places >= self._from[dialogue], counts, 0)
-        return counts if self._weighs is None else counts * self._weighs[dialogue]
+        return counts if self.weighs is None else counts * self.weighs[dialogue]
 
     @property
     def last_turns(self) -> np.ndarray | None:

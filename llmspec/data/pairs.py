@@ -74,7 +74,7 @@ class PrefixLayout(PlainLayout):
         source, answer = ranges_from(first - before, before), ranges_from(first, after)
         tokens, _ = self._read(np.concatenate([source, answer])[None])
         put(batch, rows, tokens[0, : len(source)], before, tokens[0, len(source) :], after, self._pair.start)
-        if self._weighs is not None:
+        if self.weighs is not None:
             # A token, or a document's end, belongs to the document of the token before it.
             weights = batch.weights.reshape(-1)
             weights[ranges_from(rows * batch.weights.shape[1], after)] = self._weights(answer - 1)
@@ -127,7 +127,7 @@ class AnswerLayout(DialogueLayout):
         self._starts, self._begin, self._ends = self._starts[held], begin[held], end_[held]
         self._before, self._after = before[held], after[held]
         self._owner = dialogue[held]
-        self._weighs = data.weights if names is not None else None
+        self.weighs = data.weights if names is not None else None
         self._blocks = len(self._begin)
         self._filled, self._supervised = self._before + self._after, self._after
         self.characters = int(data.characters[self.kept][:, self._turns.learned].sum())
@@ -141,8 +141,8 @@ class AnswerLayout(DialogueLayout):
         source = self._data.ids(read_places(self._starts[pair], self._begin[pair], before, self._pair.behind))
         answer = self._data.ids(read_places(self._begin[pair], self._ends[pair], after, 1))
         put(batch, rows, source, before, answer, after, self._pair.start)
-        if self._weighs is not None:
-            batch.weights[rows] *= self._weighs[self._owner[pair]][:, None]
+        if self.weighs is not None:
+            batch.weights[rows] *= self.weighs[self._owner[pair]][:, None]
         batch.repeated[rows] = np.where(blocks >= self._blocks, before + after, 0)
 
     def pair(self, i: int) -> tuple[list[int], list[int]]:

@@ -60,7 +60,6 @@ class PhaseStream:
         for source, layout in self._layouts.items():
             before = (dropped or {}).get(source, {})
             self.dropped[source] = {why: n for why, n in {**before, **layout.dropped}.items() if n}
-        self._weighed = {source for source in self.sources if data[source].weights is not None}
         self._check_length(data)
         demands = [
             Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
@@ -132,7 +131,7 @@ class PhaseStream:
 
     def weighs(self, source: str) -> bool:
         """Whether records of a source have weights."""
-        return source in self._weighed
+        return self._layouts[source].weighs is not None
 
     def drawn(self, source: str, most: int) -> Batch:
         """Up to `most` of the blocks that the phase reads of a source, evenly spread, as the rows of one batch."""
