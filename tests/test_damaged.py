@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import caches
 import damage
 import pytest
 import small
@@ -63,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder, before = tmp_path_factory.mktemp("world"), os.getcwd()
     world(folder)
     patch = pytest.MonkeyPatch()
-    patch.setenv("LLMSPEC_CACHE", str(folder / "cache"))
+    patch.setenv("LLMSPEC_CACHE", str(caches.copied(folder / "cache")))
     patch.chdir(folder)
     try:
         status, said = call("run", "small.yaml", "--out", "run")

@@ -164,7 +164,7 @@ def test_memory_is_that_of_the_graphs(name: str) -> None:
     "name", [n if i == 1 else pytest.param(n, marks=pytest.mark.nightly) for i, n in enumerate(CASES)]
 )
 def test_operations_are_those_of_the_graphs(name: str) -> None:
-    small = ("model.context=64", "phases.chat.micro_batch_size=4")
+    small = ("model.context=64", "model.layers=2", "phases.chat.micro_batch_size=4")
     plan = compile_spec(load_spec(QUICKSTART, [*ALONE, *small, *CASES[name]]).spec)
     (phase,) = plan.phases
     found = exact(plan, operations=True)["chat"]

@@ -7,8 +7,9 @@ import json
 import math
 from pathlib import Path
 
+import caches
 import pytest
-import tiny
+import small
 
 from llmspec.compiler import compile_spec, complete
 from llmspec.core.problems import LlmspecError
@@ -25,7 +26,7 @@ WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "
 def _unmeasured(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Measuring takes seconds and changes nothing here."""
     monkeypatch.setattr(new, "known_rates", lambda say: (None, UNMEASURED))
-    monkeypatch.setenv("LLMSPEC_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("LLMSPEC_CACHE", str(caches.copied(tmp_path_factory.mktemp("cache"))))
 
 
 def prose(words: int, seed: int = 0) -> str:
@@ -185,20 +186,12 @@ def test_large_files_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert part.documents == pytest.approx(whole.documents, rel=0.1)
 
 
-def test_the_command_says_what_to_run_and_that_runs(tmp_path: Path) -> None:
+def test_the_command_says_what_to_run_and_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(tmp_path, "two unknown fields")
-    done = tiny.call("new", "mine", "--chat", "given/qa.csv", "--minutes", "0.1", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "llmspec run mine/mine.yaml" in done.stdout and "user {frage}, assistant {antwort}" in done.stdout
-    done = tiny.call(
-        "run",
-        "mine/mine.yaml",
-        "--set",
-        "decoding.max_tokens=4",
-        "--set",
-        "model.d_model=16",
-        "--set",
-        "model.layers=1",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.chdir(tmp_path)
+    status, said = small.call("new", "mine", "--chat", "given/qa.csv", "--minutes", "0.1")
+    assert status == 0, said
+    assert "llmspec run mine/mine.yaml" in said and "user {frage}, assistant {antwort}" in said
+    sets = ("decoding.max_tokens=4", "model.d_model=16", "model.layers=1")
+    status, said = small.call("run", "mine/mine.yaml", *(word for one in sets for word in ("--set", one)))
+    assert status == 0, said

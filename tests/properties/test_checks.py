@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import caches
 import numpy as np
 import pytest
+import small
 import tiny
 from hypothesis import event, given, settings
 from strategies import specs, yaml_text
@@ -29,7 +31,7 @@ from llmspec.spec import load_spec
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLMSPEC_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("LLMSPEC_CACHE", str(caches.copied(tmp_path_factory.mktemp("cache"))))
 
 
 def quickstart(*overrides: str) -> Plan:
@@ -289,7 +291,7 @@ def test_a_source_that_teaches_nothing_is_refused_with_its_reason(
 # -- the commands ----------------------------------------------------------------------------------------------------
 
 
-def test_the_commands_list_the_checks(tmp_path: Path) -> None:
+def test_the_commands_list_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = yaml_text(
         {
             "name": "x",
@@ -303,16 +305,22 @@ def test_the_commands_list_the_checks(tmp_path: Path) -> None:
             "phases": {"p": {"kind": "sft", "mixture": {"a": "100%"}, "budget": "2 steps", "micro_batch_size": 2}},
         }
     )
-    spec, out = tiny.write(tmp_path, text), tmp_path / "out"
-    plain = tiny.call("check", spec, COLUMNS="80")
-    assert plain.returncode == 0 and plain.stdout.count("✓") == 3 and plain.stdout.count("·") == 5
-    assert "checked when the data are read" in plain.stdout and max(map(len, plain.stdout.splitlines()[1:])) <= 80
-    told = json.loads(tiny.call("check", spec, "--data", "--json").stdout)
+    monkeypatch.setenv("COLUMNS", "80")
+    spec, out = str(tiny.write(tmp_path, text)), tmp_path / "out"
+
+    def said(*arguments: str) -> str:
+        status, words = small.call(*arguments)
+        assert status == 0, words
+        return words
+
+    plain = said("check", spec)
+    assert plain.count("✓") == 3 and plain.count("·") == 5
+    assert "checked when the data are read" in plain and max(map(len, plain.splitlines()[1:])) <= 80
+    told = json.loads(said("check", spec, "--data", "--json").splitlines()[-1])
     assert told["ok"] and all(p["holds"] for p in told["checks"]) and len(told["checks"]) == 8
-    assert "checks" in tiny.call("explain", spec).stdout
-    done = tiny.call("run", spec, "--out", out)
-    assert done.returncode == 0 and "checked before step 0" in done.stdout
+    assert "checks" in said("explain", spec)
+    assert "checked before step 0" in said("run", spec, "--out", str(out))
     kept = json.loads((out / "checks.json").read_text())
     assert [p["name"] for p in kept] == [p["name"] for p in told["checks"]] and all(p["holds"] for p in kept)
-    report = json.loads(tiny.call("explain", out, "--json").stdout)
-    assert report["checks"] == kept and "checked before step 0" in tiny.call("explain", out).stdout
+    report = json.loads(said("explain", str(out), "--json"))
+    assert report["checks"] == kept and "checked before step 0" in said("explain", str(out))
