@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.padding import Padding
 
 from llmspec.core.visible import visible
@@ -16,6 +18,9 @@ CROSSED = 12
 MISTAKES = 10
 CELL = 12
 """Characters of a label at the head of a column."""
+AGAINST = "is \\ said"
+INDENT, GAP = 2, 2
+"""Columns before a table, and between two of its columns."""
 
 
 def show(console: Screen, found: LabelTable) -> None:
@@ -29,24 +34,35 @@ def show(console: Screen, found: LabelTable) -> None:
     console.print(Padding(made, (0, 0, 0, 2)))
     if len(listed) > MOST:
         console.print(Padding(Text(f"and {len(listed) - MOST} more labels", style="dim"), (0, 0, 0, 2)))
-    if found.confusion and len(found.scores) <= CROSSED:
-        crossed(console, found)
-    elif found.confusion:
+    if found.confusion and not (len(found.scores) <= CROSSED and crossed(console, found)):
         mistakes(console, found)
 
 
-def crossed(console: Screen, found: LabelTable) -> None:
-    """The confusion table: a row a true label, a column what was said."""
-    names = [short(score.label) for score in found.scores]
-    made = table("is \\ said", *names, right=tuple(names), indent=0)
+def crossed(console: Screen, found: LabelTable) -> bool:
+    """The confusion table: a row a true label, a column what was said; columns are numbered where there is no room for
+    their names. False where there is no room for their counts either, and nothing is shown."""
     counts = {(i, j): n for i, j, n in found.confusion}
-    for i, score in enumerate(found.scores):
-        cells = (
-            Text(number(counts.get((i, j), 0)), style="green" if i == j else "red" if counts.get((i, j)) else "dim")
-            for j in range(len(names))
-        )
-        made.add_row(visible(score.label), *cells)
-    console.print(Padding(made, (0, 0, 0, 2)))
+    labels = [visible(score.label) for score in found.scores]
+    cells = [[number(counts.get((i, j), 0)) for j in range(len(labels))] for i in range(len(labels))]
+    names = [short(label) for label in labels]
+    if width(names, cells) + max(map(len, (AGAINST, *labels))) > console.width:
+        names = [str(j + 1) for j in range(len(labels))]
+        labels = [f"{j + 1:>{len(names[-1])}} {label}" for j, label in enumerate(labels)]
+        words = [word for label in labels for word in label.split()]
+        if width(names, cells) + len(names[-1]) + 1 + max(map(len, (AGAINST, *words))) > console.width:
+            return False
+    made = table(AGAINST, *names, right=tuple(names), indent=0)
+    for i, label in enumerate(labels):
+        styles = ("green" if i == j else "red" if counts.get((i, j)) else "dim" for j in range(len(names)))
+        made.add_row(label, *(Text(cell, style=style) for cell, style in zip(cells[i], styles, strict=True)))
+    console.print(Padding(made, (0, 0, 0, INDENT)))
+    return True
+
+
+def width(names: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """Columns of the terminal that a table takes beside its first column."""
+    columns = zip(names, zip(*cells, strict=True), strict=True)
+    return INDENT + sum(GAP + max(map(len, (name, *column))) for name, column in columns) + GAP
 
 
 def mistakes(console: Screen, found: LabelTable) -> None:

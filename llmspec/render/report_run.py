@@ -239,10 +239,10 @@ def show_samples(console: Screen, phase: PhaseRun) -> None:
 
 
 def show_sample(console: Screen, phase: str, sample: Sample) -> None:
-    """One sample, cut to a few lines."""
+    """One sample, cut to a few lines; of a long prompt the middle, so that what was said can be seen."""
     origin = f", prompt from the {visible(sample.origin)}" if sample.origin else ""
     console.print(Text(f"  {phase}, step {number(sample.step)}{origin}", style="dim"))
-    prompt = visible(sample.prompt).strip()
+    prompt = shortened(visible(sample.prompt).strip(), max(10, console.width - 4) * SAMPLE_LINES // 2)
     nothing = f"(it failed: {visible(sample.error)})" if sample.error else "(nothing)"
     text = Text.assemble(
         (prompt, "bold"),
@@ -260,6 +260,11 @@ def show_sample(console: Screen, phase: str, sample: Sample) -> None:
         hit = sample.text.split() == sample.target.split()
         wanted = Text(f"wanted: {visible(sample.target).strip()}", style="green" if hit else "yellow")
         console.print(Padding(wanted, SIDE))
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters: its beginning and its end."""
+    return text if len(text) <= most else f"{text[: most // 2 - 2].rstrip()} … {text[2 - most // 2 :].lstrip()}"
 
 
 def show_attention(console: Screen, sample: Sample) -> None:
