@@ -27,6 +27,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
             "data.sources.facts.dialogue=null",
         ),
     ),
+    "span_corruption": (
+        "",
+        ("model.encoder={layers: 1, context: 12}", "tokenizer={kind: byte, sentinels: 4}"),
+    ),
+    "prefix_lm": ("", ("model.mask={kind: prefix}",)),
     "classify": (
         "",
         (

@@ -37,6 +37,8 @@ from llmspec.spec.shape import fields_of
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "red", "hen", "run")
 NAMES = st.sampled_from(["a", "b2", "wiki", "plays", "my-text", "v1.0", "Notes_2"])
+SENTINELS = 24
+"""Enough for the rows of every model below."""
 CHAT_TEMPLATES = [{"kind": "role_tokens"}, {"kind": "jinja", "template": OWN}]
 LEAKS = st.fixed_dictionaries({}, optional={"contamination": st.sampled_from(["drop", "refuse", "allow"])})
 
@@ -150,7 +152,7 @@ def tokenizer_settings(draw: DrawFn) -> Data:
     kind = draw(st.sampled_from(list(tokenizers.TABLE)))
     if kind == "huggingface":
         return {"kind": kind, "file": tokenizer_files.kept()}
-    out = draw(settings(tokenizers.TABLE[kind], skip=("vocab",)))
+    out = draw(settings(tokenizers.TABLE[kind], skip=("vocab", "sentinels")))
     out["markers"] = draw(st.lists(st.sampled_from(["<|sum|>", "<|task-2|>"]), unique=True, max_size=2))
     out["special_tokens"] = draw(st.lists(st.sampled_from(list(EXTRAS)), unique=True, max_size=2))
     if "vocab" in fields_of(tokenizers.TABLE[kind]):
@@ -242,6 +244,9 @@ def phase_settings(
     one that reads pairs."""
     fit = [part for part in phases.TABLE.values() if part.predicts == predicts and (paired or not part.pairs)]
     part = draw(st.sampled_from(fit))
+    prompts = ["Once", "1e3"] if predicts == NEXT else ["Once [MASK]", "[MASK][MASK]"]
+    if part.cuts == "spans":
+        prompts = ["Once <extra_id_0>", "[MASK]"]
     out = draw(
         settings(
             part,
@@ -275,7 +280,7 @@ def phase_settings(
         "objective": asking(predicts, earlier),
         "unfreeze": st.integers(1, 99).map(lambda share: {"layers.0.*": f"{share}%"}),
         "lr_multipliers": st.sampled_from([{"layers.*": 0.5}, {"layers.0.*": 2.0, "embed_tokens.*": 0.125}]),
-        "prompts": st.just(["Once", "1e3"] if predicts == NEXT else ["Once [MASK]", "[MASK][MASK]"]),
+        "prompts": st.just(prompts),
         **({"generate_metrics": st.sampled_from([0, 3])} if part.pairs else {}),
     }
     if "train_on" in fields_of(part):
@@ -332,6 +337,14 @@ def masking(tokenizer: Data) -> Data:
     return {**tokenizer, "special_tokens": ["mask", *[t for t in tokenizer["special_tokens"] if t != "mask"][:1]]}
 
 
+def with_sentinels(tokenizer: Data) -> Data:
+    """The same tokenizer with tokens for spans; bytes where others made it."""
+    if tokenizer.get("kind", "huggingface") == "huggingface":
+        return {"kind": "byte", "sentinels": SENTINELS}
+    more = {"vocab": tokenizer["vocab"] + SENTINELS} if "vocab" in tokenizer else {}
+    return {**tokenizer, "sentinels": SENTINELS, **more}
+
+
 @st.composite
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
@@ -364,12 +377,15 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     model = draw(models())
     if predicts == MASKED:
         model, rest["tokenizer"] = both_sides(model), masking(rest.get("tokenizer", {}))
+    if any(stage["kind"] == "span_corruption" for stage in stages.values()):
+        rest["tokenizer"] = with_sentinels(rest.get("tokenizer", {}))
+        model.setdefault("encoder", draw(encoders()))
     for stage in stages.values():
         stage |= draw(courses(stage, text))
     for stage in stages.values() if "encoder" in model else ():
         if "teacher" in stage.get("objective", {}):  # which stands beside decoders alone
             stage.pop("objective")
-        if stage["kind"] == "pretrain":  # whose rows are cut in two
+        if stage["kind"] in ("pretrain", "prefix_lm", "span_corruption"):  # whose rows are cut in two
             stage.pop("document_mask", None)
         if stage["kind"] == "seq2seq":
             stage |= draw(

@@ -55,7 +55,11 @@ TABLES: dict[str, Mapping[str, type]] = {
     "objective": objectives.TABLE,
     "adapter": adapters.TABLE,
 }
-BY_NAME: dict[str, SearchStrategy[Any]] = {"lr": st.sampled_from([1e-3, 3e-3]), "classes": st.integers(1, 8)}
+BY_NAME: dict[str, SearchStrategy[Any]] = {
+    "lr": st.sampled_from([1e-3, 3e-3]),
+    "classes": st.integers(1, 8),
+    "mean_noise_span_length": st.sampled_from([1.0, 1.5, 3.0]),
+}
 """Values for keys whose limits allow more than a short training bears."""
 SHARES = st.integers(1, 99).map(lambda n: f"{n}%")
 

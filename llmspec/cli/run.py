@@ -72,6 +72,8 @@ def run(
         go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_)
         speaking = next((phase for phase in reversed(plan.phases) if phase.makes in OPENED), None)
         prompt = "… [MASK] …" if speaking is not None and speaking.makes == FILLER else "…"
+        if speaking is not None and speaking.phase.cuts == "spans":
+            prompt = "… <extra_id_0> …"
         sample = (command("sample", path_word(folder), "--prompt", prompt),) if speaking else ()
         then = (*sample, command("explain", path_word(folder)))
         with loaded.placing(), watcher(go_on, then, aside=json_) as watch:

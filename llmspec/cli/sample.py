@@ -76,6 +76,8 @@ def sample(
         return told(model, [prompt], top, json_)
     if model.fills:
         return masks_filled(model, prompt, top, json_)
+    if not system and (plain or not model.chat) and model.fills_spans(prompt):
+        return spans_filled(model, prompt, n, seed, decoding_settings(model, set_), json_)
     return text_drawn(model, prompt, system, n, seed, plain, decoding_settings(model, set_), json_)
 
 
@@ -146,6 +148,16 @@ def masks_filled(model: Any, prompt: str, top: int | None, as_json: bool) -> Any
     tell_unknown(model, prompt.replace("[MASK]", ""))
     found = model.fill(prompt, **({} if top is None else {"top": top}))
     return filled.as_data(model, prompt, found) if as_json else filled.show(model, found)
+
+
+def spans_filled(model: Any, prompt: str, n: int, seed: int | None, decoding: Any, as_json: bool) -> Any:
+    """What is said of the places of a prompt where something is left out: printed, or as JSON-able data."""
+    from llmspec.decoding.spans import MARKS
+    from llmspec.render import filled
+
+    tell_unknown(model, MARKS.sub("", prompt))
+    found = model.fill_spans(prompt, n=n, seed=seed, decoding=decoding)
+    return filled.spans_as_data(model, prompt, found) if as_json else filled.show_spans(model, found)
 
 
 def needs_prompts(batch: int | None) -> None:

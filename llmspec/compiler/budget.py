@@ -41,9 +41,8 @@ class Length:
 
 
 def tokens_per_step(model: ModelPlan, phase: Phase) -> int:
-    """Tokens that one optimizer step reads, where all of its rows are full: a model with an encoder reads a stretch of
-    text that either half of a row could hold, cut in two."""
-    row = min(model.context, model.encoder_context or model.context)
+    """Tokens that one optimizer step reads, where all of its rows are full."""
+    row = phase.row_tokens(model.context, model.encoder_context)
     return phase.micro_batch_size * phase.gradient_accumulation_steps * row
 
 

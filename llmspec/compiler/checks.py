@@ -20,6 +20,7 @@ RATES = 2000
 
 COUNTED, BUDGETED = "every parameter is counted", "every budget can be met"
 LEARNED, MARKED = "every block has a supervised token", "exactly the intended tokens count in the loss"
+SPANNED = "texts and the spans that are left out of them are whole together"
 HIDDEN, WHOLE = "only tokens of texts are hidden", "every document is read with its own label"
 NUMBERED, UNSEEN = "packed documents are numbered separately", "no validation document is trained on"
 
@@ -64,7 +65,10 @@ def pending(plan: Plan) -> tuple[Check, ...]:
     if not plan.phases:
         return ()
     asked = {
-        MARKED: any(not (phase.phase.objective.drawn or phase.phase.objective.documents) for phase in plan.phases),
+        MARKED: any(
+            not (p.phase.objective.drawn or p.phase.objective.documents or p.phase.cuts == "spans") for p in plan.phases
+        ),
+        SPANNED: any(phase.phase.cuts == "spans" for phase in plan.phases),
         WHOLE: any(phase.phase.objective.documents for phase in plan.phases),
         NUMBERED: any(
             documents_apart(phase.model, phase.phase) and not phase.phase.objective.documents for phase in plan.phases

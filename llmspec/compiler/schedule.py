@@ -14,6 +14,7 @@ from llmspec.compiler.others import cost_beside, resolved
 from llmspec.compiler.pairs import pair_problems
 from llmspec.compiler.phase_model import artifact, phase_models
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
+from llmspec.compiler.spans import span_problems, wrong_network
 from llmspec.core.problems import Problem, nearest
 from llmspec.parts.phases import TABLE as PHASES
 from llmspec.parts.phases import Phase
@@ -51,6 +52,7 @@ def plan_phases(draft: Draft) -> Draft:
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
         problems += [p.at("phases", name) for p in pair_problems(phase, model, draft.sections.sources)]
+        problems += [p.at("phases", name) for p in span_problems(phase, model, draft.sections.tokenizer)]
         problems += source_problems(phase, draft.sections.sources)
         parent = next((p for p in plans if p.name == phase.parent), None)
         others, unfit = resolved(phase, model, plans, draft.opened.get(name, {}))
@@ -112,14 +114,18 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             "there would be nothing to train",
         )
         return
-    if phase.document_mask and model.encoder is not None and not (phase.dialogues or phase.pairs):
+    if (
+        phase.document_mask
+        and model.encoder is not None
+        and not (phase.dialogues or phase.pairs or phase.cuts == "spans")
+    ):
         yield Problem(
             "documents cannot be kept apart in rows that are cut in two, for an encoder and its decoder",
             ("document_mask",),
             "document_mask: false",
             "a decoder would be asked for a document whose beginning no encoder has read",
         )
-    if wrong := [*head_problems(phase, model)]:
+    if wrong := [*head_problems(phase, model), *wrong_network(phase, model)]:
         yield from wrong
         return
     seeing = [m.name for m in masks_of(model).values() if not (m.causal or m.has_prefix)]

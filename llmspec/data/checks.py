@@ -15,6 +15,7 @@ import numpy as np
 from llmspec.compiler.checks import LEARNED, MARKED, NUMBERED, UNSEEN, Check
 from llmspec.data.hidden import hiding
 from llmspec.data.layout import Batch, Pair
+from llmspec.data.left_out import spanning
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
 from llmspec.data.whole import reading_whole
@@ -36,7 +37,7 @@ def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
     packed = [one for one in drawn if not one[0].phase.objective.documents]
-    layout = [one for one in packed if not one[0].phase.objective.drawn]
+    layout = [one for one in packed if not one[0].phase.objective.drawn and one[0].spans is None]
     masked = any(stream.phase.document_mask and stream.pair is None for stream, _, _ in packed)
     return (
         teaching(streams, drawn),
@@ -44,6 +45,7 @@ def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
         *((numbering(prepared.codec, prepared.template, prepared.pair_form, packed),) if masked else ()),
         *reading_whole(prepared, [one for one in drawn if one[0].phase.objective.documents]),
         *hiding(prepared),
+        *spanning(prepared),
         unseen(prepared),
     )
 
@@ -105,6 +107,8 @@ def marking(codec: Codec, chat: ChatTemplate, form: ChatTemplate, drawn: Drawn) 
             read, before = inputs_of(batch, row)
             expected = marks(codec, template, read, roles)[before:] if spoken else [1] * filled
             found = (batch.weights[row] > 0).astype(int).tolist()  # how much is the record's own
+            if stream.phase.cuts and stream.pair is None:  # nothing before a drawn place, and all behind it
+                expected = [int(place >= found.index(1)) if 1 in found else 1 for place in range(filled)]
             targets += filled
             if found != expected + [0] * (len(found) - filled):
                 place = next(i for i, w in enumerate([*expected, *[0] * (len(found) - filled)]) if w != found[i])

@@ -11,8 +11,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from llmspec.compiler.plan import ModelPlan
 from llmspec.core.hashing import digest
 from llmspec.data.tokens import TokenSet
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 
 class Batch(NamedTuple):
@@ -99,6 +101,12 @@ class Pair(NamedTuple):
     """The token that the decoder's text begins with."""
     behind: int = 0
     """Special tokens that end the encoder's text, and stay where it is cut."""
+
+
+def pair_of(model: ModelPlan, specials: SpecialTokens) -> Pair | None:
+    """That of a model with an encoder; None of any other."""
+    start = specials.start_of(model.decoder_start)
+    return None if start is None else Pair(model.encoder_context, start, len(specials.after))
 
 
 def blank(rows: int, context: int, end: int, pair: Pair | None = None) -> Batch:

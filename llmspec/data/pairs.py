@@ -20,6 +20,37 @@ CUTS = 4096
 """Blocks whose cuts are drawn at once."""
 
 
+class CutLayout(PlainLayout):
+    """Plain text of whose blocks only what stands behind a place is predicted, for decoders alone (prefix language
+    modelling). How many tokens stand before it, 1 … T, is drawn evenly from the seed; of validation (`names` None) it
+    is always the same."""
+
+    _cached: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    def cuts(self, blocks: np.ndarray) -> np.ndarray:
+        """How many of each block's tokens are read alone."""
+        names, found = ("validation",) if self._names is None else self._names, np.empty(len(blocks), np.int64)
+        for chunk in np.unique(blocks // CUTS).tolist():
+            if chunk != self._cached[0]:
+                bits = random_bits(CUTS, *names, "cut", chunk)
+                self._cached = chunk, 1 + (bits % np.uint64(self._context)).astype(np.int64)
+            here = blocks // CUTS == chunk
+            found[here] = self._cached[1][blocks[here] % CUTS]
+        return found
+
+    def counts(self, blocks: int) -> Counts:
+        found, supervised, least = super().counts(blocks), 0, self._context
+        for begin in range(0, blocks, CUTS):
+            behind = self._context + 1 - self.cuts(np.arange(begin, min(begin + CUTS, blocks)))
+            supervised, least = supervised + int(behind.sum()), min(least, int(behind.min()))
+        return found._replace(tokens_supervised=supervised, least=least if blocks else 0)
+
+    def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
+        super().gather(batch, rows, blocks)
+        # The last token that is read alone is what the first one to be predicted follows.
+        batch.weights[rows] *= np.arange(self._context) >= self.cuts(blocks)[:, None] - 1
+
+
 class PrefixLayout(PlainLayout):
     """Plain text, each stretch of which is cut in two: the encoder reads the first part, the decoder predicts the
     second (prefix language modelling, Raffel et al. 2020, section 3.2.3).

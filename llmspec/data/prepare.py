@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from llmspec.compiler.plan import Decision, Measured, PhasePlan, Plan, SharePlan, SourcePlan
     from llmspec.data.documents import Asking
     from llmspec.data.inputs import BatchInputs
-    from llmspec.data.layout import Pair
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
 
@@ -152,8 +151,7 @@ class PreparedData:
                 content=self.fingerprint(phase),
                 dropped={source: Notes.parse(found["train"]["dropped"]).counts for source, found in about.items()},
                 contaminated={source: found["contaminated"] for source, found in about.items()},
-                pair=self._pair(),
-                asking=self.asking(phase),
+                **self._rows(phase),
             )
         return self._streams[phase]
 
@@ -162,7 +160,7 @@ class PreparedData:
         from llmspec.data.validation import ValidationSet
 
         part, context = self._phases[phase], self._plan.model.context
-        end, asking = self._end(part), self.asking(phase)
+        end, rows = self._end(part), self._rows(phase)
         return {
             view.source: ValidationSet(
                 view.source,
@@ -171,9 +169,8 @@ class PreparedData:
                 context,
                 end,
                 Notes.parse(self._tokens[view].about["validation"]["dropped"]).counts,
-                self._pair(),
-                asking,
-                self.codec,
+                codec=self.codec,
+                **rows,
             )
             for view in self._views(phase)
             if self._sources[view.source].validation
@@ -211,13 +208,14 @@ class PreparedData:
         """What puts a question and its answer together in phases of pairs."""
         return self._builder.pairs
 
-    def _pair(self) -> Pair | None:
-        """How rows hold two texts, for a model with an encoder."""
-        from llmspec.data.layout import Pair
+    def _rows(self, phase: str) -> dict[str, Any]:
+        """How a phase's rows hold two texts, what is asked of each document, or spans that are left out."""
+        from llmspec.data.layout import pair_of
+        from llmspec.data.spans import form_of
 
-        model = self._plan.model
-        start = self.codec.specials.start_of(model.decoder_start)
-        return None if start is None else Pair(model.encoder_context, start, len(self.codec.specials.after))
+        model, specials = self._plan.model, self.codec.specials
+        spans = form_of(phase, self._phases[phase], model, specials)
+        return {"pair": pair_of(model, specials), "asking": self.asking(phase), "spans": spans}
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""

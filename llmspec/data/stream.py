@@ -14,8 +14,9 @@ from llmspec.data.layout import Batch, Counts, Layout, Pair, PlainLayout, blank,
 from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
-from llmspec.data.pairs import AnswerLayout, PrefixLayout
+from llmspec.data.pairs import AnswerLayout, CutLayout, PrefixLayout
 from llmspec.data.shaping import VALIDATED
+from llmspec.data.spans import SpanForm, SpanLayout
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.turns import Turns
@@ -42,20 +43,22 @@ class PhaseStream:
         contaminated: Mapping[str, int] | None = None,
         pair: Pair | None = None,
         asking: Asking | None = None,
+        spans: SpanForm | None = None,
     ) -> None:
         """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
         `contaminated` those that are also in validation. `pair` is that of a model with an encoder, `asking` that of a
-        phase that asks something of each document.
+        phase that asks something of each document, `spans` that of one which leaves out spans.
 
         Raises:
             DataError: a source shorter than a block, or read more often than it allows; all of them at once.
         """
         self.name, self.phase, self.context, self._end, self.pair, self.asking = name, phase, context, end, pair, asking
+        self.spans = spans
         self.sources = tuple(source for source, share in phase.mixture.items() if share.percent > 0)
         self.contaminated = {source: (contaminated or {}).get(source, 0) for source in self.sources}
         self.dropped: dict[str, dict[str, int]] = {}
         """Source -> reason -> documents that the phase does not read."""
-        how = (pair, asking)
+        how = (pair, asking, spans)
         self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s), *how) for s in self.sources}
         for source, layout in self._layouts.items():
             before = (dropped or {}).get(source, {})
@@ -71,12 +74,17 @@ class PhaseStream:
         self.steps, blocks = portions(phase.budget, demands, per_step)
         self._blocks = dict(zip(self.sources, blocks, strict=True))
         self._order(seed)
-        self.key = digest(
+        self.key = self._hash(content, seed)
+        """Hash of all that shapes the batches."""
+
+    def _hash(self, content: str, seed: int) -> str:
+        phase, pair, asking, spans = self.phase, self.pair, self.asking, self.spans
+        return digest(
             {
                 "content": content,
                 "seed": seed,
-                "context": context,
-                "phase": name,
+                "context": self.context,
+                "phase": self.name,
                 "blocks": self._blocks,
                 "micro_batch_size": [phase.micro_batch_size, phase.gradient_accumulation_steps],
                 "mask": phase.document_mask,
@@ -84,9 +92,10 @@ class PhaseStream:
                 **({} if pair is None else {"pair": [pair.context, pair.start]}),
                 **({"truncation": cut} if (cut := getattr(phase, "truncation", "none")) != "none" else {}),
                 **({} if asking is None else {"asking": asking.identity()}),
+                **({} if spans is None else {"spans": spans.identity()}),
+                **({"cuts": phase.cuts} if phase.cuts else {}),
             }
         )
-        """Hash of all that shapes the batches."""
 
     def batch(self, step: int, micro: int = 0) -> Batch:
         """What pass `micro` of optimizer step `step` reads. Raises IndexError outside the phase."""
@@ -132,6 +141,16 @@ class PhaseStream:
     def weighs(self, source: str) -> bool:
         """Whether records of a source have weights."""
         return self._layouts[source].weighs is not None
+
+    def layout(self, source: str) -> Layout:
+        """How the text of a source becomes blocks."""
+        return self._layouts[source]
+
+    def one(self, source: str, block: int) -> Batch:
+        """A block of a source as the row of a batch."""
+        batch = self._blank(1)
+        self._layouts[source].gather(batch, np.zeros(1, np.int64), np.array([block]))
+        return batch
 
     def drawn(self, source: str, most: int) -> Batch:
         """Up to `most` of the blocks that the phase reads of a source, evenly spread, as the rows of one batch."""
@@ -213,8 +232,8 @@ class PhaseStream:
                 continue
             problems.append(
                 Problem(
-                    f"{source} has {layout.epoch_tokens} training tokens, and one block has {self.context}"
-                    + (f" (left out: {why})" if why else ""),
+                    f"{source} has {layout.epoch_tokens} training tokens, and one block has "
+                    f"{layout.epoch_tokens / layout.blocks_per_epoch:.0f}" + (f" (left out: {why})" if why else ""),
                     ("phases", self.name, "mixture", source),
                     "give it more text, or lower model.context",
                     "no block could be filled",
@@ -264,15 +283,19 @@ def layout_of(
     names: tuple[object, ...] | None,
     pair: Pair | None = None,
     asking: Asking | None = None,
+    spans: SpanForm | None = None,
 ) -> Layout:
     """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
     if asking is not None:
         return DocumentLayout(data, asking, context, names)
+    if spans is not None:
+        return SpanLayout(data, context, end, spans, names)
     if pair is not None and data.tokens_per_role is None:
         return PrefixLayout(data, context, end, pair, names)
     if pair is not None:
         cut = getattr(phase, "truncation", "none")
         return AnswerLayout(data, getattr(phase, "train_on", ()), context, end, pair, names, cut)
     if data.tokens_per_role is None:
-        return PlainLayout(data, context, end, phase.document_mask, names)
+        plain = CutLayout if phase.cuts else PlainLayout
+        return plain(data, context, end, phase.document_mask, names)
     return DialogueLayout(data, getattr(phase, "train_on", ()), context, end, phase.document_mask, names)

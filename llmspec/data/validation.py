@@ -8,9 +8,10 @@ from math import ceil
 import numpy as np
 
 from llmspec.data.documents import Asking, DocumentLayout
-from llmspec.data.layout import Batch, Pair, PlainLayout, blank
+from llmspec.data.layout import Batch, Layout, Pair, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout, pad_after
 from llmspec.data.pairs import AnswerLayout
+from llmspec.data.spans import SpanForm, SpanLayout
 from llmspec.data.stream import layout_of
 from llmspec.data.tokens import TokenSet
 from llmspec.data.turns import spelled
@@ -37,17 +38,18 @@ class ValidationSet:
         pair: Pair | None = None,
         asking: Asking | None = None,
         codec: Codec | None = None,
+        spans: SpanForm | None = None,
     ) -> None:
         """`dropped` counts documents that are not read in this form, by reason; `pair` is that of a model with an
         encoder, `asking` that of a phase that asks something of each document; `codec` tells how many characters last
-        turns have."""
+        turns have; `spans` is that of a phase which leaves out spans."""
         self.source = source
         self._rows, self._context, self._end, self._pair = phase.micro_batch_size, context, end, pair
         self._mask = phase.document_mask and pair is None
-        self._layout, self._asking = layout_of(data, phase, context, end, None, pair, asking), asking
+        self._layout, self._asking = layout_of(data, phase, context, end, None, pair, asking, spans), asking
         self.dropped: dict[str, int] = {why: n for why, n in {**(dropped or {}), **self._layout.dropped}.items() if n}
         """Reason -> documents that are not validated on."""
-        if isinstance(self._layout, DialogueLayout | DocumentLayout):
+        if isinstance(self._layout, DialogueLayout | DocumentLayout | SpanLayout):
             self._blocks = int(self._layout.blocks_per_epoch)
             self.tokens = self._layout.counts(self._blocks).tokens_supervised if self._blocks else 0
             self.characters = self._layout.characters
@@ -69,6 +71,11 @@ class ValidationSet:
         """Ids of what is asked, and of what is to be said, in pair i."""
         assert isinstance(self._layout, DialogueLayout)
         return self._layout.pair(i)
+
+    @property
+    def layout(self) -> Layout:
+        """How its text becomes blocks."""
+        return self._layout
 
     def __len__(self) -> int:
         """Number of batches."""

@@ -20,12 +20,14 @@ from llmspec.core.devices import automatic
 from llmspec.core.problems import LlmspecError, Problem, RunError, SpecError, one_of
 from llmspec.core.quantised import Quantised
 from llmspec.core.units import size
+from llmspec.data.pair_form import PairForm
 from llmspec.decoding import quantising
 from llmspec.decoding.answer import Event
 from llmspec.decoding.batch import ROWS
 from llmspec.decoding.generate import Generation, generate, generates, stream, whole_answers
 from llmspec.decoding.prompts import Prompt, prompt_tokens
 from llmspec.decoding.readers import TextReaders
+from llmspec.decoding.spans import SpansFilled, has_spans, span_text, told
 from llmspec.formats.bases import whole_weights
 from llmspec.formats.opening import stored_model
 from llmspec.model.buckets import SHORTEST
@@ -180,6 +182,9 @@ class LanguageModel(TextReaders):
             raise TypeError(f"chat is True, False or None, not {chat!r}")
         given = prompt if isinstance(prompt, str) else turns_of(prompt)
         answered = self.chat if chat is None else chat
+        if isinstance(given, str) and not answered and has_spans(self.codec, given):
+            before, after = PairForm(encoder=self.plan.model.encoder is not None).around(self.codec.specials)
+            return [*before, *span_text(self.codec, given).ids, *after]
         how = self.plan.tokenizer.markers, self.plan.model.encoder is not None, self.pairs
         return prompt_tokens(self.codec, self.plan.chat_template, given, answered, *how)
 
@@ -220,6 +225,30 @@ class LanguageModel(TextReaders):
             seed=self.seed(seed, settings),
             chat=self.chat if chat is None else chat,
         )
+
+    def fills_spans(self, prompt: Prompt) -> bool:
+        """Whether a prompt is a text with `<extra_id_0>` … or `[MASK]` where this model says what is left out."""
+        return self.plan.model.generates and has_spans(self.codec, prompt)
+
+    def fill_spans(
+        self,
+        text: str,
+        *,
+        n: int = 1,
+        seed: int | None = None,
+        decoding: Decoding | None = None,
+        **changes: Any,
+    ) -> list[SpansFilled]:
+        """What stands at each `<extra_id_0>`, `<extra_id_1>` … of a text, `n` times, by a model of span corruption.
+
+        Raises TypeError for what is no text, LlmspecError where the tokenizer has no sentinels, the text no such place,
+        too many, or in another order.
+        """
+        if not isinstance(text, str):
+            raise TypeError("fill_spans takes a text with <extra_id_0> where something is to be filled in")
+        given = span_text(self.codec, text)
+        answers = self.generate(text, n=n, seed=seed, chat=False, decoding=decoding, **changes)
+        return [told(self.codec, given, answer) for answer in answers]
 
     def stream(
         self,

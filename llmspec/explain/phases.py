@@ -10,6 +10,7 @@ from llmspec.compiler.plan import PhasePlan, Plan, SharePlan, SourcePlan
 from llmspec.explain.report import described
 from llmspec.explain.update_groups import TensorGroup, tensor_groups
 from llmspec.parts.others import StartModel
+from llmspec.parts.phases.span_corruption import SpanCorruption
 from llmspec.parts.phases.turns import Turns
 
 
@@ -212,6 +213,12 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
 def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
     found = next((s for s in plan.sources if s.name == share.source), None)
     learned = "every token" if not phase.objective.documents else f"the {phase.reads} of every document"
+    if isinstance(phase, SpanCorruption):
+        size = max(2, phase.stretch(plan.model.context, plan.model.encoder_context))
+        noise, count = phase.spans(size)
+        learned = f"{noise} of {size} tokens in {count} span{'s' * (count != 1)}, drawn at each reading"
+    elif phase.cuts:
+        learned = "every token behind a cut, which is drawn at each reading"
     if phase.objective.drawn:
         learned = f"{phase.objective.places(plan.model.context)} of {plan.model.context} tokens, drawn at each reading"
     if (

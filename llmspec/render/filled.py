@@ -34,3 +34,27 @@ def show(model: Any, found: Any) -> None:
         console.print(made)
     if line := credit(model):
         err(style="dim", soft_wrap=True).print(line)
+
+
+def spans_as_data(model: Any, prompt: str, found: Any) -> dict[str, Any]:
+    """JSON-able form of texts at whose places a model has said what is left out."""
+    return {
+        "model": model.plan.name,
+        "phase": model.phase,
+        "prompt": prompt,
+        "answers": [{**vars(one), "spans": list(one.spans)} for one in found],
+        "sources": attributions(model),
+    }
+
+
+def show_spans(model: Any, found: Any) -> None:
+    """Each text with what is said at its places, then that alone."""
+    console = out()
+    for one in found:
+        console.write(one.text + "\n", "bold")
+        made = table("place", "filled in")
+        for number, span in enumerate(one.spans):
+            made.add_row(f"  <extra_id_{number}>", visible(span.strip()) or "(nothing)")
+        console.print(made)
+    if line := credit(model):
+        err(style="dim", soft_wrap=True).print(line)

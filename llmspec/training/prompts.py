@@ -11,10 +11,12 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, Problem, SpecError
 from llmspec.data.pair_form import PairForm, source_ids
 from llmspec.data.shaping import CODES
+from llmspec.data.spans import SpanLayout
 from llmspec.data.unknown import of_prompt
 from llmspec.decoding.filling import check_length, masked_text
 from llmspec.decoding.generate import generate
 from llmspec.decoding.prompts import prompt_tokens, text_prompt
+from llmspec.decoding.spans import MARKS, span_row, span_text, spans_said
 from llmspec.parts.phases.base import FILLER
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import encode
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
     from llmspec.data.tokens import TokenSet
 
+BETWEEN = " | "
+"""Between what is said of the places of a text."""
 LOOKED_AT = 1000
 """Dialogues of each source among which prompts are looked for, at most."""
 
@@ -50,6 +54,8 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
     """What samples of a phase begin with: its `prompts:`; else the users' turns of the first held-out dialogues, or of
     training dialogues where none are held out; else the start of a document. Raises LlmspecError."""
     part, codec = phase.phase, prepared.codec
+    if not part.prompts and part.cuts == "spans":
+        return (left_out(phase, prepared),)
     if part.prompts:
         return tuple(written(plan, part, codec, text) for text in part.prompts)
     asked, most = part.dialogues or part.pairs, longest(plan)
@@ -65,8 +71,25 @@ def prompts_of(plan: Plan, phase: PhasePlan, prepared: PreparedData) -> tuple[Pr
     return tuple(found[::every][: part.texts_drawn]) or (Prompt("", prompt(plan, codec, "", False), False),)
 
 
+def left_out(phase: PhasePlan, prepared: PreparedData) -> Prompt:
+    """A text with spans left out that is validated with, or else trained on, and what stood there."""
+    held_out = [(f"validation text of {s}", v.layout) for s, v in prepared.validation(phase.name).items() if len(v)]
+    stream = prepared.stream(phase.name)
+    origin, layout = [*held_out, (f"training text of {stream.sources[0]}", stream.layout(stream.sources[0]))][0]
+    assert isinstance(layout, SpanLayout)
+    read, said = layout.sides(0)
+    codec, form = prepared.codec, stream.spans
+    assert form is not None
+    shown = span_row(codec, read[len(form.before) : len(read) - len(form.after)].tolist())
+    spans = spans_said(codec, said.tolist(), len(shown.pieces) - 1)
+    return Prompt(shown.shown, read.tolist(), False, origin, BETWEEN.join(span.strip() for span in spans))
+
+
 def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
     """A prompt of the spec. Raises LlmspecError where it is no text."""
+    if part.cuts == "spans":
+        before, after = PairForm(encoder=plan.model.encoder is not None).around(codec.specials)
+        return Prompt(text, [*before, *span_text(codec, text).ids, *after], False)
     if part.pairs:
         return Prompt(text, source_ids(PairForm(encoder=plan.model.encoder is not None), codec, text), False)
     chat = part.dialogues
@@ -180,7 +203,9 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
         return [Problem(p.message, (), p.hint, p.consequence) for p in e.problems], []
     length = len(prompt.tokens)
     if length > most:
-        marks = len(written(plan, phase.phase, codec, "").tokens)
+        marked = phase.phase.cuts == "spans"  # an empty prompt would be none
+        own = {*codec.specials.values()} if marked else set()
+        marks = sum(t in own for t in prompt.tokens) or len(written(plan, phase.phase, codec, "").tokens)
         special, named = (
             f"{marks} special token{'s' * (marks > 1)}",
             "model.encoder.context" if encoder else "model.context",
@@ -201,7 +226,7 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
         if room < min(SHORT, drawn)
         else []
     )
-    unknown = of_prompt(codec, text, plan.tokenizer.markers)
+    unknown = of_prompt(codec, MARKS.sub("", text) if phase.phase.cuts == "spans" else text, plan.tokenizer.markers)
     return [], [*said, unknown] if unknown else said
 
 

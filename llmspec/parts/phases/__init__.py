@@ -3,16 +3,20 @@
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.phases.classify import Classify
 from llmspec.parts.phases.masked_lm import MaskedLM
+from llmspec.parts.phases.prefix_lm import PrefixLM
 from llmspec.parts.phases.pretrain import Pretrain
 from llmspec.parts.phases.seq2seq import Seq2Seq
 from llmspec.parts.phases.sft import SFT
+from llmspec.parts.phases.span_corruption import SpanCorruption
 
 TABLE: dict[str, type[Phase]] = {
     "classify": Classify,
     "masked_lm": MaskedLM,
+    "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
     "seq2seq": Seq2Seq,
     "sft": SFT,
+    "span_corruption": SpanCorruption,
 }
 
 __all__ = ["TABLE", "Phase"]

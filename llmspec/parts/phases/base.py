@@ -49,6 +49,9 @@ class Phase(Part):
     pairs: ClassVar[bool] = False
     """Whether records are read as a source and its target."""
 
+    cuts: ClassVar[str] = ""
+    """How rows of plain text are cut into what is read alone and what is predicted: at `spans`, behind a `prefix`; ''
+    where every token is predicted."""
     makes: ClassVar[str] = POLICY
     """What sort of artifact the phase leaves; of a `policy`, where its head draws text, and `model` where it does
     not."""
@@ -159,6 +162,11 @@ class Phase(Part):
     def added_heads(self, base: Mapping[str, Head], sees_ahead: bool) -> Mapping[str, Head]:
         """The heads that it adds to a model with the heads `base`, whose tokens see what follows them or do not."""
         return self.heads
+
+    def row_tokens(self, context: int, encoder_context: int) -> int:
+        """Tokens that a full row reads: of a model with an encoder, a stretch of text that either half of a row could
+        hold, cut in two."""
+        return min(context, encoder_context or context)
 
     @property
     def texts_drawn(self) -> int:

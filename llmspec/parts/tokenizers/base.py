@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.base import Default, Part
-from llmspec.parts.tokenizers.special_tokens import EXTRAS, SPECIALS, UNKNOWN, Extra, SpecialTokens
+from llmspec.parts.tokenizers.special_tokens import EXTRAS, SENTINEL, SPECIALS, UNKNOWN, Extra, SpecialTokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +80,9 @@ class Tokenizer(Part):
 
     markers: tuple[str, ...] = ()
     """Task markers of this spec, such as `<|summarize|>`: special tokens that templates and prompts may contain."""
+    sentinels: int | None = Field(None, gt=0, le=1 << 12)
+    """Number of special tokens that stand for stretches of text which are left out, for phases of kind
+    `span_corruption`; none if omitted, and of a tokenizer of others as many `<extra_id_0>`, … as it has."""
 
     @field_validator("markers")
     @classmethod
@@ -157,6 +160,14 @@ class SpelledTokenizer(Tokenizer):
                 raise ValueError(f"`{marker}` is a special token already; choose another name")
         return markers
 
+    @field_validator("sentinels")
+    @classmethod
+    def _apart(cls, asked: int | None, info: ValidationInfo) -> int | None:
+        for marker in info.data.get("markers", ()):
+            if asked and marker.startswith(SENTINEL.partition("{")[0]):
+                raise ValueError(f"`{marker}` is one of `markers:` already; choose another name there")
+        return asked
+
     @field_validator("special_tokens")
     @classmethod
     def _once(cls, asked: tuple[Extra, ...], info: ValidationInfo) -> tuple[Extra, ...]:
@@ -169,14 +180,16 @@ class SpelledTokenizer(Tokenizer):
 
     def specials(self) -> tuple[str, ...]:
         """All special tokens in the order of their ids, from 0."""
-        return (*SPECIALS, *self.markers, *self.always, *(EXTRAS[name] for name in self.special_tokens))
+        further = (EXTRAS[name] for name in self.special_tokens)
+        return (*SPECIALS, *self.markers, *self.always, *further, *map(SENTINEL.format, range(self.sentinels or 0)))
 
     def meanings(self) -> SpecialTokens:
         return SpecialTokens.spelled(self.specials())
 
     def identity(self) -> dict[str, Any]:
         # `specials` says all that `special_tokens` does, so that asking for none is what it was before there were any.
-        settings = {key: value for key, value in super().identity().items() if key != "special_tokens"}
+        listed = ("special_tokens", "sentinels")
+        settings = {key: value for key, value in super().identity().items() if key not in listed}
         return {**settings, "specials": list(self.specials())}
 
     def _check_room(self, vocab: int, smallest: int, why: str) -> Iterable[Problem]:

@@ -13,10 +13,10 @@ from llmspec.parts.base import Default
 from llmspec.parts.tokenizers import foreign_files
 from llmspec.parts.tokenizers.base import Codec, Cut, Tokenizer
 from llmspec.parts.tokenizers.library import LibraryCodec
-from llmspec.parts.tokenizers.special_tokens import NAMED, SpecialTokens
+from llmspec.parts.tokenizers.special_tokens import FOREIGN_SENTINEL, NAMED, SpecialTokens, numbered
 
-FILES = ("file", "merges", "lowercase")
-"""Keys that say where a tokenizer comes from: what it is follows from its bytes."""
+FILES = ("file", "merges", "lowercase", "sentinels")
+"""Keys that say where a tokenizer comes from or count what it has: what it is follows from its bytes."""
 _LAST = dict[tuple[Any, ...], LibraryCodec]()
 """The codec that was made last, by what it was made of."""
 
@@ -95,6 +95,7 @@ class HuggingFace(Tokenizer):
         name = self.file.rpartition("/")[2]
         return {
             "vocab": Default(codec.vocab, f"counted in {name}"),
+            **({"sentinels": Default(spans, f"counted in {name}")} if (spans := len(known.sentinels)) else {}),
             "sha256": Default(digest, f"the bytes of {name}"),
             **{m: Default(spelling, said.get(m, "")) for m, spelling in named.items() if spelling in ids},
             "ends": Default(tuple(end for end in ends if end in ids), "the list of eos_token_id"),
@@ -133,7 +134,10 @@ class HuggingFace(Tokenizer):
 
     def _meant(self, ids: Mapping[str, int], named: Mapping[str, str], ends: Sequence[str]) -> SpecialTokens:
         found: dict[str, Any] = {meaning: ids[spelling] for meaning, spelling in named.items() if spelling in ids}
-        return SpecialTokens(ids=ids, named=True, ends=tuple(ids[end] for end in ends if end in ids), **found)
+        spans = numbered(ids, FOREIGN_SENTINEL)
+        return SpecialTokens(
+            ids=ids, named=True, ends=tuple(ids[end] for end in ends if end in ids), sentinels=spans, **found
+        )
 
     def _hold_against(self, codec: LibraryCodec, digest: str) -> None:
         """Raises DataError with everything that the file does not have as the keys say."""
@@ -150,6 +154,12 @@ class HuggingFace(Tokenizer):
         if self.vocab not in (None, codec.vocab):
             problems.append(
                 Problem(f"{self.file} has {codec.vocab:,} ids, not {self.vocab:,}", ("vocab",), "leave it out")
+            )
+        if self.sentinels is not None and self.sentinels != (found := len(codec.specials.sentinels)):
+            problems.append(
+                Problem(
+                    f"{self.file} has {found} sentinel tokens, not {self.sentinels}", ("sentinels",), "leave it out"
+                )
             )
         for meaning in NAMED:
             if (own := getattr(self, meaning)) is not None and not codec.knows(own):

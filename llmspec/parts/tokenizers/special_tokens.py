@@ -23,8 +23,20 @@ EXTRAS: Mapping[Extra, str] = MappingProxyType(
     {"pad": "<|pad|>", "mask": "<|mask|>", "cls": "<|cls|>", "sep": "<|sep|>"}
 )
 """Special tokens that a tokenizer has only where its spec asks for them: they come after all others."""
+SENTINEL, FOREIGN_SENTINEL = "<|extra_id_{}|>", "<extra_id_{}>"
+"""How the tokens are spelled, from 0, that stand for a stretch of text which is left out: ours, and T5's."""
+SENTINELS = "sentinels"
+"""What they mean."""
 NAMED = ("bos", "eos", "pad", "unk", "mask", "cls", "sep", "turn_end")
 """Meanings that a tokenizer of others may have a token for."""
+
+
+def numbered(ids: Mapping[str, int], spelling: str) -> tuple[int, ...]:
+    """The ids of the tokens that are spelled so with 0, 1, 2 … in it, as far as there are any."""
+    found = list[int]()
+    while (token := ids.get(spelling.format(len(found)))) is not None:
+        found.append(token)
+    return tuple(found)
 
 
 def _frozen(found: Mapping[str, int]) -> Mapping[str, int]:
@@ -65,6 +77,8 @@ class SpecialTokens(Mapping[str, int]):
     """What stands before one text that is read as a whole, to be embedded or classified."""
     after: tuple[int, ...] = ()
     """What stands behind it."""
+    sentinels: tuple[int, ...] = ()
+    """The tokens that stand for the first stretch of text that is left out, for the second, ..."""
     named: bool = False
     """Whether keys of the tokenizer name the tokens that have a meaning; otherwise their spelling tells."""
 
@@ -85,6 +99,7 @@ class SpecialTokens(Mapping[str, int]):
             unk=known.get(UNKNOWN),
             turn_end=known.get(TURN_END),
             roles={role: known[token] for role, token in ROLE_TOKENS.items() if token in known},
+            sentinels=numbered(known, SENTINEL),
             before=() if begins is None else (begins,),
             after=() if ends is None else (ends,),
             **extras,
@@ -110,6 +125,8 @@ class SpecialTokens(Mapping[str, int]):
         """What to do where no token has a meaning that is needed."""
         if self.named and meaning in NAMED:
             return f"`{meaning}:` at the tokenizer names one of its tokens"
+        if meaning == SENTINELS:
+            return "a tokenizer with `<extra_id_0>`, … as T5's" if self.named else "`sentinels: 100` at the tokenizer"
         if not self.named and meaning in EXTRAS:
             return f"`special_tokens: [{meaning}]` at the tokenizer adds one"
         return "choose a tokenizer that has one, or a chat template that does not need it"

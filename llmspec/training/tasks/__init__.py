@@ -3,16 +3,20 @@
 from llmspec.training.tasks.base import Task
 from llmspec.training.tasks.classify import Classify
 from llmspec.training.tasks.masked_lm import MaskedLM
+from llmspec.training.tasks.prefix_lm import PrefixLM
 from llmspec.training.tasks.pretrain import Pretrain
 from llmspec.training.tasks.seq2seq import Seq2Seq
 from llmspec.training.tasks.sft import SFT
+from llmspec.training.tasks.span_corruption import SpanCorruption
 
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
     "masked_lm": MaskedLM,
+    "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
     "seq2seq": Seq2Seq,
     "sft": SFT,
+    "span_corruption": SpanCorruption,
 }
 """By the `kind:` of a phase."""
 

@@ -70,8 +70,17 @@ class Supervised(Task):
                 yield Sample(prompt.text, "", "error", prompt.origin, why, target=prompt.target)
             else:
                 yield Sample(
-                    prompt.text, said.text, said.finish_reason, prompt.origin, target=prompt.target, attention=looks
+                    prompt.text,
+                    self.said(prompt, said),
+                    said.finish_reason,
+                    prompt.origin,
+                    target=prompt.target,
+                    attention=looks,
                 )
+
+    def said(self, prompt: Prompt, answer: Generation) -> str:
+        """An answer to a prompt as it is shown."""
+        return answer.text
 
     def looks(self, trainer: Trainer, prompt: Prompt, answer: Sequence[int]) -> Looks:
         """What of a prompt each word of an answer looked at; nothing where that is not known."""
