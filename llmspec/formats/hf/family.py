@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from llmspec.parts.base import Frozen
+from llmspec.parts.dropout import Site
 
 FOLDER = Path(__file__).parent / "families"
 SHARED = "_shared"
@@ -184,8 +185,10 @@ class Family(Frozen):
     layers: Layers | None = None
     fixed: dict[str, tuple[Any, ...]] = Field(default_factory=dict, strict=False)
     """Fields that would change the computation -> the values that are understood."""
+    dropout: dict[str, tuple[Site, ...]] = Field(default_factory=dict, strict=False)
+    """Fields with shares that training drops -> our sites."""
     training: tuple[str, ...] = Field((), strict=False)
-    """Fields that only training asks for."""
+    """Other fields that only training asks for."""
     ignored: tuple[str, ...] = Field((), strict=False)
     """Fields that cannot change what is computed."""
     tensors: Tensors
@@ -197,6 +200,7 @@ class Shared(Frozen):
     choices: dict[str, dict[str, dict[str, Any]]]
     """Name of a choice -> value of a field -> settings."""
     fixed: dict[str, tuple[Any, ...]] = Field(strict=False)
+    dropout: dict[str, tuple[Site, ...]] = Field(default_factory=dict, strict=False)
     training: tuple[str, ...] = Field(strict=False)
     ignored: tuple[str, ...] = Field(strict=False)
 

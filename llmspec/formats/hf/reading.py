@@ -23,6 +23,7 @@ from llmspec.formats.hf.family import (
 )
 from llmspec.formats.hf.family import shared as in_common
 from llmspec.formats.hf.values import forward, put, same, spelled
+from llmspec.parts.dropout import Site
 from llmspec.spec.schema import ModelSpec
 
 CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
@@ -100,6 +101,11 @@ def _no_family(model_type: Any, file: str) -> Problem:
     )
 
 
+def dropouts(family: Family, common: Shared) -> dict[str, tuple[Site, ...]]:
+    """Fields with shares that training drops -> our sites: a family's own, and those that all have."""
+    return {**common.dropout, **family.dropout}
+
+
 class Reader:
     """Applies a mapping table to the fields of a file; what is not understood is added to `read.problems`."""
 
@@ -123,6 +129,7 @@ class Reader:
         for name, rule in self.rules.items():
             self.apply(name, rule, model)
         self.blocks(model)
+        self.dropout(model)
         self.read.model = {key: model[key] for key in ModelSpec.model_fields if key in model}
 
     def more_known(self) -> Iterable[str]:
@@ -134,7 +141,7 @@ class Reader:
         family, common = self.family, self.common
         fixed = {**common.fixed, **family.fixed}
         layers = family.layers
-        known = {*self.rules, *self.more_known()}
+        known = {*self.rules, *self.more_known(), *dropouts(self.family, self.common)}
         known |= {n for rule in self.rules.values() for follow in rule.beside.values() for n in follow}
         if layers is not None:
             known |= {layers.field, *_asked(layers.absent)}
@@ -164,6 +171,20 @@ class Reader:
                     (f"did you mean `{near}`? " if near else "") + "remove it if it cannot change what is computed",
                     "the model would perhaps compute something else",
                 )
+
+    def dropout(self, model: dict[str, Any]) -> None:
+        """What training drops, where the file itself says so."""
+        shares: dict[str, float] = {}
+        for name, sites in dropouts(self.family, self.common).items():
+            share = self.config.get(name)
+            if share is None:
+                continue
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+                self.wrong(f"`{name}` is {str(share)[:80]}, and has to be a number from 0 up to less than 1")
+            elif share:
+                shares |= dict.fromkeys(sites, float(share))
+        if shares:
+            model["dropout"] = shares
 
     # -- one field -----------------------------------------------------------------------------------------------------
     def value(self, name: str, seen: tuple[str, ...] = ()) -> Any:
