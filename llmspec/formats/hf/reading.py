@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmspec.core.problems import Problem, nearest
-from llmspec.formats.hf import rope
+from llmspec.formats.hf import dropout, rope
 from llmspec.formats.hf.family import (
     OTHER,
     Architecture,
@@ -23,7 +23,6 @@ from llmspec.formats.hf.family import (
 )
 from llmspec.formats.hf.family import shared as in_common
 from llmspec.formats.hf.values import forward, put, same, spelled
-from llmspec.parts.dropout import Site
 from llmspec.spec.schema import ModelSpec
 
 CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
@@ -101,11 +100,6 @@ def _no_family(model_type: Any, file: str) -> Problem:
     )
 
 
-def dropouts(family: Family, common: Shared) -> dict[str, tuple[Site, ...]]:
-    """Fields with shares that training drops -> our sites: a family's own, and those that all have."""
-    return {**common.dropout, **family.dropout}
-
-
 class Reader:
     """Applies a mapping table to the fields of a file; what is not understood is added to `read.problems`."""
 
@@ -129,7 +123,10 @@ class Reader:
         for name, rule in self.rules.items():
             self.apply(name, rule, model)
         self.blocks(model)
-        self.dropout(model)
+        shares, wrong = dropout.shares_of(self.config, self.family, self.common)
+        for one in wrong:
+            self.wrong(one)
+        model |= {"dropout": shares} if shares else {}
         self.read.model = {key: model[key] for key in ModelSpec.model_fields if key in model}
 
     def more_known(self) -> Iterable[str]:
@@ -141,7 +138,7 @@ class Reader:
         family, common = self.family, self.common
         fixed = {**common.fixed, **family.fixed}
         layers = family.layers
-        known = {*self.rules, *self.more_known(), *dropouts(self.family, self.common)}
+        known = {*self.rules, *self.more_known(), *dropout.dropouts(self.family, self.common)}
         known |= {n for rule in self.rules.values() for follow in rule.beside.values() for n in follow}
         if layers is not None:
             known |= {layers.field, *_asked(layers.absent)}
@@ -171,20 +168,6 @@ class Reader:
                     (f"did you mean `{near}`? " if near else "") + "remove it if it cannot change what is computed",
                     "the model would perhaps compute something else",
                 )
-
-    def dropout(self, model: dict[str, Any]) -> None:
-        """What training drops, where the file itself says so."""
-        shares: dict[str, float] = {}
-        for name, sites in dropouts(self.family, self.common).items():
-            share = self.config.get(name)
-            if share is None:
-                continue
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-                self.wrong(f"`{name}` is {str(share)[:80]}, and has to be a number from 0 up to less than 1")
-            elif share:
-                shares |= dict.fromkeys(sites, float(share))
-        if shares:
-            model["dropout"] = shares
 
     # -- one field -----------------------------------------------------------------------------------------------------
     def value(self, name: str, seen: tuple[str, ...] = ()) -> Any:

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
-from llmspec.formats.hf import rope
+from llmspec.formats.hf import dropout, rope
 from llmspec.formats.hf.family import Architecture, Family, FromField, Layers, RopeOf, Rule, Shared, families
 from llmspec.formats.hf.family import shared as in_common
-from llmspec.formats.hf.reading import dropouts, read_config
+from llmspec.formats.hf.reading import read_config
 from llmspec.formats.hf.same_model import differences, planned, settings_of
 from llmspec.formats.hf.values import MISSING, backward, forward, get
 from llmspec.spec.schema import ModelSpec
@@ -79,11 +79,7 @@ def proposed(model: ModelPlan, family: Family, architecture: str) -> dict[str, A
         _layers(family, settings, config)
     elif isinstance(family.rope, RopeOf):
         _rope(settings["position"], config, None)
-    own = {site for sites in family.dropout.values() for site in sites}
-    for name, sites in dropouts(family, in_common()).items():
-        shares = {getattr(model.drops, site) for site in sites}
-        if len(shares) == 1 and (name in family.dropout or not own & set(sites)):
-            config[name] = shares.pop()
+    config |= dropout.fields_of(model.drops, family, in_common())
     return config
 
 
