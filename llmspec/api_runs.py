@@ -28,6 +28,7 @@ def planned_run(
     *,
     offline: bool = False,
     progress: Progress | None = None,
+    continue_from: Path | str = "",
 ) -> DryRunReport:
     """What `llmspec run` would do with a spec: its data are read, nothing is written into the run's folder.
 
@@ -36,6 +37,7 @@ def planned_run(
     from llmspec.data.prepare import prepare
     from llmspec.explain.dry_run import explain_dry_run
     from llmspec.runs.run import RunFolder
+    from llmspec.training import continuing
     from llmspec.training.minutes import resolved
     from llmspec.training.other_models import closed, download
     from llmspec.training.selection import Selection, chosen
@@ -47,7 +49,10 @@ def planned_run(
     with reading.placing():
         download(plan, offline, progress or (lambda what, done, total: None))
         plan = resolved(closed(plan), folder)
-        plan = complete(plan, prepare(plan, offline=offline, progress=progress).measured)
+        prepared = prepare(plan, offline=offline, progress=progress)
+        plan = complete(plan, prepared.measured)
+        if continue_from:
+            plan = continuing.resolved(plan, prepared, folder, str(continue_from), selection)
     return explain_dry_run(plan, folder, selection)
 
 

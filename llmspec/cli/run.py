@@ -9,6 +9,7 @@ import typer
 
 from llmspec.api import RUNS, compiled
 from llmspec.cli.arguments import Json, Offline, Sets, SpecPath, place
+from llmspec.core.problems import LlmspecError
 from llmspec.core.visible import command, path_word
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ Only = Annotated[
 ]
 From = Annotated[
     str | None, typer.Option("--from", metavar="PHASE", help="Run this phase, and those that build on it.")
+]
+ContinueFrom = Annotated[
+    str,
+    typer.Option(
+        "--continue-from",
+        metavar="last|PATH",
+        help="Phases that have changed go on from their last checkpoint, or from that of a run or folder.",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show which phases would be trained, which taken, and why.")]
 Certify = Annotated[
@@ -48,6 +57,7 @@ def run(
     ] = None,
     only: Only = None,
     from_: From = None,
+    continue_from: ContinueFrom = "",
     dry_run: DryRun = False,
     certify: Certify = False,
     json_: Json = False,
@@ -56,7 +66,13 @@ def run(
     from llmspec.training.stop import on_signals
 
     if dry_run:
-        return dry(spec, out, set_, offline, only, from_, json_)
+        return dry(spec, out, set_, offline, only, from_, json_, continue_from)
+    if certify and continue_from:
+        raise LlmspecError(
+            "--certify takes each phase from its beginning, and --continue-from goes on from elsewhere",
+            hint="leave one of them out",
+            consequence="the certificate would be of another run",
+        )
     if certify:
         return certified(spec, out, set_, offline, json_)
     with on_signals():  # before anything large is imported
@@ -69,7 +85,7 @@ def run(
         with waiting("opening the model", lines=True) as say:
             loaded, plan = compiled(spec, set_, offline, lambda what, done, total: say(what))
         folder = out or RUNS / plan.name
-        go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_)
+        go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_, continue_from)
         speaking = next((phase for phase in reversed(plan.phases) if phase.makes in OPENED), None)
         prompt = "… [MASK] …" if speaking is not None and speaking.makes == FILLER else "…"
         if speaking is not None and speaking.phase.cuts == "spans":
@@ -85,6 +101,7 @@ def run(
                 offline=offline,
                 locked=lock or (folder if locked else None),
                 selection=Selection(tuple(only or ()), from_ or ""),
+                continue_from=continue_from,
             )
     if json_:
         from llmspec.explain.summary import run_summary
@@ -100,6 +117,7 @@ def dry(
     only: list[str] | None,
     start: str | None,
     json_: bool,
+    continue_from: str = "",
 ) -> Any:
     """`run --dry-run`: reads the data, and says what a run would do."""
     from llmspec.api_runs import planned_run
@@ -107,7 +125,16 @@ def dry(
     from llmspec.render.reports import show
 
     with reading() as progress:
-        report = planned_run(spec, out, set_, tuple(only or ()), start or "", offline=offline, progress=progress)
+        report = planned_run(
+            spec,
+            out,
+            set_,
+            tuple(only or ()),
+            start or "",
+            offline=offline,
+            progress=progress,
+            continue_from=continue_from,
+        )
     if json_:
         return report.as_data()
     show(report)
@@ -137,6 +164,7 @@ def again(
     only: list[str] | None,
     from_: str | None,
     json_: bool,
+    continue_from: str = "",
 ) -> str:
     """The command that goes on with a run, for a shell."""
     flags = {"--offline": offline, "--locked": locked, "--json": json_}
@@ -148,6 +176,7 @@ def again(
         *(f"{name}={path_word(place)}" for name, place in places.items() if place),
         *(f"--only={name}" for name in only or ()),
         *([f"--from={from_}"] if from_ else []),
+        *([f"--continue-from={path_word(Path(continue_from))}"] if continue_from else []),
         *(flag for flag, given in flags.items() if given),
     )
 

@@ -117,7 +117,10 @@ def planned_again(plan: Plan, measured: Measured | None) -> Draft:
     )
     draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
     draft = replace(draft, opened={p.name: p.others for p in plan.phases})
-    return keys.address_phases(schedule.plan_phases(draft))
+    draft = schedule.plan_phases(draft)
+    from_others = {p.name: p.continued for p in plan.phases}
+    phases = tuple(p.model_copy(update={"continued": from_others[p.name]}) for p in draft.planned)
+    return keys.address_phases(replace(draft, planned=phases))
 
 
 def named(phase: Phase, labels: tuple[str, ...] | None) -> Phase:

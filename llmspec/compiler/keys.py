@@ -40,6 +40,7 @@ def address_phases(draft: Draft) -> Draft:
                 "precision": draft.sections.precision,
                 "beam": draft.sections.beam,
                 **others_of(plan, keys),
+                **({"continued": plan.continued.identity()} if plan.continued else {}),
             }
         )
     return replace(draft, planned=tuple(p.model_copy(update={"key": keys[p.name]}) for p in draft.planned))

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from llmspec.compiler.continued import Continued
 from llmspec.compiler.plan_settings import model_settings
 from llmspec.core.units import Bytes
 from llmspec.parts import templates
@@ -314,6 +315,8 @@ class PhasePlan(Frozen):
     memory: MemoryPlan | None = None
     others: dict[str, OtherPlan] = {}
     """By role: the models that stand beside it. Of those that were there already, what was opened before training."""
+    continued: Continued | None = None
+    """What it goes on from; null: it is trained from its beginning."""
     key: str = ""
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
 

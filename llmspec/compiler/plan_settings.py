@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+
+def by_path(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of nested tables by its path in a spec."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from by_path(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
 
 
 def model_settings(model: dict[str, Any]) -> dict[str, Any]:

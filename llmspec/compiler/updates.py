@@ -80,21 +80,23 @@ class Updates:
         first = self._number[name] * self._width
         return slice(first, first + self._width)
 
-    def numbers(self, factor: float, step: int, steps: int) -> tuple[float, ...]:
+    def numbers(self, factor: float, step: int, steps: int, update: int | None = None) -> tuple[float, ...]:
         """What the graph reads at `step` (from 1) of `steps`, where the schedule says `factor`; the learning rate of
-        the first group first.
+        the first group first. It is the `update` (from 1) of the optimizer's state, where that is another number.
 
         Of each group the optimizer's numbers, as if the phase began with it, and whether it trains where one of them
         waits (0 or 1); then the share of the newest weights in their average.
         """
         found: list[float] = []
+        update = step if update is None else update
         for group in self.groups:
             own = step - group.begins(steps)
-            found += self.phase.optimizer.scalars(factor * group.multiplier * (own > 0), max(1, own))
+            seen = min(own, update) if self.phase.unfreeze else update
+            found += self.phase.optimizer.scalars(factor * group.multiplier * (own > 0), max(1, seen))
             if self.phase.unfreeze:
                 found.append(float(own > 0))
         if self.phase.ema is not None:
-            found.append(1 - ema_decay(self.phase.ema, step))
+            found.append(1 - ema_decay(self.phase.ema, update))
         return tuple(found)
 
 

@@ -161,6 +161,13 @@ class PhaseStream:
             self._layouts[source].gather(batch, np.arange(len(blocks)), blocks)
         return batch
 
+    def again(self, step: int, read: Mapping[str, int]) -> tuple[int, int]:
+        """(rows from `step` on that are among the first `read` blocks of their source, rows before it that are not):
+        what a phase that begins there reads again where those were read before, and what it never reads."""
+        rows = step * self.phase.micro_batch_size * self.phase.gradient_accumulation_steps
+        known = np.array([read.get(name, 0) for name in self.sources])[self._source] > self._block
+        return int(np.count_nonzero(known[rows:])), int(np.count_nonzero(~known[:rows]))
+
     def cursor(self, step: int) -> dict[str, Any]:
         """JSON-able place before `step`."""
         return {"phase": self.name, "step": step, "stream": self.key}

@@ -10,6 +10,7 @@ from llmspec.compiler import unread
 from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.keys import shown_only
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.compiler.plan_settings import by_path
 from llmspec.core.units import count, size
 from llmspec.explain.report import Report
 
@@ -79,15 +80,7 @@ def explain_difference(first: Plan, second: Plan, names: tuple[str, str], note: 
 # -- settings ------------------------------------------------------------------------------------------------------
 def settings_of(plan: Plan) -> dict[str, Any]:
     """Every setting of a plan by its path in a spec; nothing that is computed from others."""
-    return dict(_flat(plan.settings(), ""))
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else key)
-    else:
-        yield path, value
+    return dict(by_path(plan.settings()))
 
 
 def differences(first: Plan, second: Plan) -> Iterator[PlanDifference]:
@@ -163,7 +156,27 @@ def phase_differences(first: Plan, second: Plan) -> Iterator[PhaseDifference]:
             else "reused"
         )
         why = reason(other, changed, anew) if name in anew and other is not None else ""
+        if one is not None and other is not None and one.continued != other.continued:
+            why = "; ".join(filter(None, (lineage(one, other), why if mine(other, changed) else "")))
         yield PhaseDifference(name, fate, why, *(rates(p) for p in (one, other)))
+
+
+def lineage(one: PhasePlan, other: PhasePlan) -> str:
+    """What two phases go on from, where that differs."""
+    told = [
+        f"{whose} goes on from step {p.continued.step:,} of {p.continued.key[:8]}"
+        if p.continued
+        else f"{whose} is trained from its beginning"
+        for whose, p in (("the first", one), ("the second", other))
+    ]
+    return ", ".join(told)
+
+
+def mine(phase: PhasePlan, changed: list[str]) -> list[str]:
+    """Of the changed settings, the phase's own that shape its weights."""
+    own = f"phases.{phase.name}."
+    shown = tuple(own + key for key in shown_only(phase.phase))
+    return [p for p in changed if p.startswith(own) and not p.startswith(shown)]
 
 
 def rates(phase: PhasePlan | None) -> tuple[float, ...]:
@@ -173,11 +186,13 @@ def rates(phase: PhasePlan | None) -> tuple[float, ...]:
 
 def reason(phase: PhasePlan, changed: list[str], anew: set[str]) -> str:
     """Which of the changed settings shape the phase, the nearest first; `anew` are the phases that are retrained."""
-    own, shared = f"phases.{phase.name}.", ("model.", "tokenizer.", "seed", "device", "precision", "beam")
-    shown = tuple(own + key for key in shown_only(phase.phase))
+    shared = ("model.", "tokenizer.", "seed", "device", "precision", "beam")
     sources = tuple(f"data.sources.{s}." for s in phase.phase.mixture)
-    mine = [p for p in changed if p.startswith(own) and not p.startswith(shown)]
-    for found in (mine, [p for p in changed if p.startswith(shared)], [p for p in changed if p.startswith(sources)]):
+    for found in (
+        mine(phase, changed),
+        [p for p in changed if p.startswith(shared)],
+        [p for p in changed if p.startswith(sources)],
+    ):
         if found:
             return listed(found)
     if again := [name for name in phase.phase.needs if name in anew]:

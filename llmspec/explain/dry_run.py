@@ -71,8 +71,13 @@ def deed_of(phase: PhasePlan, there: Found, why: str, before: Plan | None, time:
     if there.state == "trained":
         said = "trained with these settings before; it is restored" if there.aside else "trained with these settings"
         return PhaseDeed(phase.name, kind, "taken", said, 0, 0.0)
-    left = None if total is None else total - there.step
+    went_on = phase.continued if there.state == "nothing" else None
+    step = went_on.first if went_on else there.step
+    left = None if total is None else total - step
     seconds = None if time is None or not total or left is None else time.total * left / total
+    if went_on:
+        said = "; ".join((f"from step {went_on.step:,} of {went_on.key[:8]}", *went_on.said))
+        return PhaseDeed(phase.name, kind, "goes on", said, left, seconds)
     if there.state == "begun":
         said = f"after step {there.step:,}" + ("; it was set aside, and is restored" if there.aside else "")
         return PhaseDeed(phase.name, kind, "goes on", said, left, seconds)

@@ -99,6 +99,8 @@ class PhaseRun:
     remarks: tuple[str, ...]
     labels: tuple[LabelTable, ...] = ()
     """Of each source, how well each label was told in the last validation."""
+    continued: tuple[str, ...] = ()
+    """What it goes on from, and what is therefore not equal to a run from the beginning; nothing where it began."""
     ended: str = ""
     """Why it ended before its budget; '' where it did not."""
     skipped: tuple[int, ...] = ()
@@ -222,13 +224,16 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
     taken = [*norm.steps[-1:], *left_out[-1:]]  # a skipped step may have no norm
     step, state = max(taken, default=0), _phase_state(about, planned)
     counts = [c.get("tokens_read", 0) for c in counts_of(about.get("ledger")).values()]
+    first = planned.continued.first if planned.continued else 0
     promised = (
-        facts_of(planned, about, step, sum(seconds.values), sum(counts) if counts else None, peak_flops)
+        facts_of(
+            own_part(planned), about, step - first, sum(seconds.values), sum(counts) if counts else None, peak_flops
+        )
         if step and state != "of another plan"
         else ()
     )
     ended = (about.get("ended") or {}).get("why", "")
-    ledger = _ledger(planned.shares, about.get("ledger"), whole=not ended)
+    ledger = _ledger(planned.shares, about.get("ledger"), whole=not (ended or planned.continued))
     return PhaseRun(
         name=planned.name,
         kind=phase.kind,
@@ -250,11 +255,30 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         ledger=ledger,
         samples=_samples(folder),
         remarks=(*_remarks(metrics[0], held_out, clipped, ledger, planned), *remarks_on(promised)),
+        continued=lineage(planned),
         ended=ended,
         best=str(about.get("best") or ""),
         skipped=left_out,
         labels=label_tables(rows),
     )
+
+
+def lineage(planned: PhasePlan) -> tuple[str, ...]:
+    """What a phase goes on from, in words; nothing where it is trained from its beginning."""
+    went_on = planned.continued
+    if went_on is None:
+        return ()
+    begins = f"goes on from step {went_on.step:,} of other settings ({went_on.key[:8]}), as step {went_on.first:,}"
+    return (begins, *went_on.said)
+
+
+def own_part(planned: PhasePlan) -> PhasePlan:
+    """The part of a phase that it takes itself, where it goes on from something."""
+    if planned.continued is None or not planned.steps:
+        return planned
+    left = planned.steps - planned.continued.first
+    flops = planned.flops * left / planned.steps if planned.flops else None
+    return planned.model_copy(update={"steps": left, "tokens": None, "flops": flops})
 
 
 def _phase_state(about: Mapping[str, Any], planned: PhasePlan) -> State:

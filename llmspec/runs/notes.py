@@ -88,6 +88,8 @@ class PhaseNotes(_Notes):
     ended: EndNotes | None = None
     diverged: int | None = None
     """The step whose numbers were not finite."""
+    continued: dict[str, Any] | None = None
+    """What it goes on from, as llmspec.compiler.continued.Continued has it."""
     skipped: int | None = None
     """Steps whose update was not applied, since their loss was a spike."""
     best: str | None = None

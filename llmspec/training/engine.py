@@ -25,6 +25,7 @@ from llmspec.runs.run import PhaseFolder
 from llmspec.training.artifacts import final_weights
 from llmspec.training.callbacks import Step, only_noted
 from llmspec.training.context import RunContext
+from llmspec.training.continuing import Begun
 from llmspec.training.course import Course
 from llmspec.training.phase_stats import PhaseStats
 from llmspec.training.tasks import TASKS
@@ -42,7 +43,9 @@ class Engine:
         folder: PhaseFolder,
         start: dict[str, Any],
         others: Weights = MappingProxyType({}),
+        begun: Begun | None = None,
     ) -> None:
+        """`begun` is what a phase begins with that goes on from other settings, and has no checkpoint of its own."""
         assert phase.steps is not None, "a phase is run with a completed plan"
         self.context, self.plan, self.folder, self.planned = context, phase, folder, phase.steps
         self.phase, self.step, self.noted, self.suspect = phase.phase, 0, False, folder.about.get("diverged")
@@ -53,8 +56,13 @@ class Engine:
         """Bytes of tensors that were there before: those of other models in this process."""
         self.task, self.course = TASKS[phase.phase.kind](context, phase), Course(phase.phase, phase.steps)
         state = None
+        went_on = phase.continued
+        self.first, self.updates = (went_on.first, went_on.updates) if went_on else (0, 0)
+        self.unsaved = begun is not None
         if found := self._found():
-            start, state = {**start, **found[0]}, found[1]
+            start, state, self.unsaved = {**start, **found[0]}, found[1], False
+        elif begun is not None:
+            start, state, self.step = {**start, **begun.weights}, begun.state, self.first
         self.trainer = Trainer(context.plan, phase, context.backend, lambda tensor: start[tensor.name], state, others)
         self.trainer.refuses = self.course.spikes.why
         for rows in (folder.metrics, folder.timing, folder.samples):
@@ -115,6 +123,8 @@ class Engine:
     def train(self) -> dict[str, Any]:
         """The loop itself."""
         self.context.watcher.phase_starts(self.plan, self.step)
+        if self.unsaved:  # from here on it needs nothing of what it goes on from
+            self.save()
         while not self.over:
             self.advance()
             if late := self.course.clock.late(self.step, self.tally):
@@ -177,7 +187,9 @@ class Engine:
         began = time.perf_counter()
         factor = self.phase.schedule.factor(self.step, self.total)
         spikes = self.course.spikes
-        scalars = self.trainer.steps.updates.numbers(factor, self.step + 1 - spikes.skipped, self.total)
+        scalars = self.trainer.steps.updates.numbers(
+            factor, self.step + 1, self.total, self.updates + self.step + 1 - self.first - spikes.skipped
+        )
         began_in = self.origin(scalars)
         taken = self.task.train(self.trainer, self.step, scalars)
         metrics = self.task.metrics(taken)
@@ -249,8 +261,8 @@ class Engine:
         return RunError(
             f"{self.plan.name} stops before step {self.step + 1}: {why}"
             + (f"; so were those of the {row} steps before it, which were skipped" if row else ""),
-            hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now) or a longer warm-up usually helps; a "
-            "changed phase starts from step 0",
+            hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now) usually helps; `--continue-from last` "
+            "goes on from there with other settings",
             consequence=f"the weights of after step {self.step} are saved in {self.folder.folder}; the same command "
             "comes to this step again",
         )

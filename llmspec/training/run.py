@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmspec.backends import guest, workers
 from llmspec.compiler import Plan, complete, plan_checks, refuse
 from llmspec.core import devices
+from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem, SpecError
 from llmspec.data.checks import data_checks
 from llmspec.data.notices import notices
@@ -23,7 +24,8 @@ from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import RunFolder
-from llmspec.training import minutes, other_models, start_models
+from llmspec.runs.trained_with import TrainedWith
+from llmspec.training import continuing, minutes, other_models, start_models
 from llmspec.training.callbacks import Callback, Shielded, only_noted
 from llmspec.training.course import check_course
 from llmspec.training.prompts import rehearse
@@ -43,13 +45,15 @@ def run(
     offline: bool = False,
     locked: Path | None = None,
     selection: Selection = ALL,
+    continue_from: Path | str = "",
 ) -> RunFolder:
     """Runs a plan's phases into a folder, or goes on where an earlier run of it stopped.
 
     `files` are the spec's texts by name, kept in the folder. `locked` names a lock, or a run directory with one: any
     difference from it is refused before the folder is touched. `selection` names the phases that run where not all
-    do; those that they start from have to be trained. Raises DataError, RunError, SpecError, ToolchainError, and
-    Interrupted once a stop that was asked for has saved.
+    do; those that they start from have to be trained. `continue_from` is `last`, or the path of a run, of its phase or
+    of a checkpoint, from which phases go on that have changed. Raises DataError, RunError, SpecError, ToolchainError,
+    and Interrupted once a stop that was asked for has saved.
     """
     if not isinstance(plan, Plan):
         raise TypeError(
@@ -79,9 +83,10 @@ def run(
             other_models.download(plan, offline, watcher.progress)
             plan = minutes.resolved(other_models.closed(plan, watcher.notice), folder, watcher.notice)
             prepared = prepare(plan, offline=offline, progress=watcher.progress)
-            train(
-                folder, complete(plan, prepared.measured), prepared, dict(files or {}), watcher, stop, wanted, selection
-            )
+            plan, asked = complete(plan, prepared.measured), str(continue_from)
+            if asked:
+                plan = continuing.resolved(plan, prepared, folder, asked, selection, watcher.notice)
+            train(folder, plan, prepared, dict(files or {}), watcher, stop, wanted, selection, asked)
         if stop.broken:
             raise stop.interrupted()
     return folder
@@ -96,6 +101,7 @@ def train(
     stop: Stop,
     wanted: Lock | None,
     selection: Selection,
+    asked: str = "",
 ) -> None:
     """A complete plan's phases, in a folder that nobody else writes to."""
     checks = (*plan_checks(plan), *data_checks(prepared))
@@ -119,7 +125,7 @@ def train(
     promises = estimates.expected(plan)
     watcher.expected(promises, known_peak(plan.device))
     watcher.planned(plan, folder.path)
-    run_phases(bench, folder, promises, selection)
+    run_phases(bench, folder, promises, selection, asked)
     # Only now, since measuring would have delayed the start.
     with only_noted(watcher, "this machine's peak could not be measured"):
         folder.note_facts(peak_flops=peak_flops(plan.device))
@@ -148,7 +154,11 @@ def set_up(plan: Plan, prepared: PreparedData, watcher: Callback, stop: Stop) ->
 
 
 def run_phases(
-    bench: Any, folder: RunFolder, promises: Mapping[str, estimates.Forecast], selection: Selection = ALL
+    bench: Any,
+    folder: RunFolder,
+    promises: Mapping[str, estimates.Forecast],
+    selection: Selection = ALL,
+    asked: str = "",
 ) -> None:
     """The phases that are asked for, and those that they start from, in the plan's order, each from the weights of the
     one it names."""
@@ -166,6 +176,7 @@ def run_phases(
         if bench.stop.asked:
             raise bench.stop.interrupted()
         place = folder.phase(phase.name)
+        begun = continuing.begun(phase, folder, asked)  # before what it goes on from is moved
         if said := moves(phase.name, *put_in_place(place, phase.key)):
             bench.watcher.notice(said)
         first = phase.phase.from_
@@ -178,12 +189,22 @@ def run_phases(
             made[phase.name] = Artifact.kept(phase, place, parent)
             continue
         promise = promises.get(phase.name)
+        went_on = phase.continued
         estimate = promise.model_dump(mode="json") if promise else None
+        if estimate and went_on and phase.steps:  # the steps that are left
+            left = 1 - went_on.first / phase.steps
+            estimate |= {name: estimate[name] * left for name in ("steps", "validation", "samples")}
         # A phase that goes on was promised as a whole when it began.
         place.note(key=phase.key, done=False, promise=place.about.get("promise", estimate))
+        if went_on:
+            place.note(continued=went_on.model_dump(mode="json"))
+        TrainedWith.of(
+            bench.plan, phase, digest(bench.prepared.codec.to_json()), bench.prepared.measured.fingerprints[phase.name]
+        ).write(place)
         others = other_models.weights(bench.plan, phase, {name: one.weights for name, one in made.items()})
         # Nobody else keeps what it starts with, which the trainer has copied once it is there.
-        engine = Engine(bench, phase, place, start_weights(phase.model, bench.plan.seed, parent), others)
+        engine = Engine(bench, phase, place, start_weights(phase.model, bench.plan.seed, parent), others, begun)
+        del begun
         made[phase.name] = Artifact.trained(phase, engine.run(), parent)
         del engine
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
