@@ -67,14 +67,8 @@ def run(
 
     if dry_run:
         return dry(spec, out, set_, offline, only, from_, json_, continue_from)
-    if certify and continue_from:
-        raise LlmspecError(
-            "--certify takes each phase from its beginning, and --continue-from goes on from elsewhere",
-            hint="leave one of them out",
-            consequence="the certificate would be of another run",
-        )
     if certify:
-        return certified(spec, out, set_, offline, json_)
+        return certified(spec, out, set_, offline, json_, continue_from)
     with on_signals():  # before anything large is imported
         from llmspec.parts.phases.base import FILLER, OPENED
         from llmspec.render.live import watcher
@@ -140,8 +134,16 @@ def dry(
     show(report)
 
 
-def certified(spec: Path, out: Path | None, set_: list[str] | None, offline: bool, json_: bool) -> Any:
+def certified(
+    spec: Path, out: Path | None, set_: list[str] | None, offline: bool, json_: bool, continue_from: str
+) -> Any:
     """`run --certify`: whether phases that are stopped go on bit for bit."""
+    if continue_from:
+        raise LlmspecError(
+            "--certify takes each phase from its beginning, and --continue-from goes on from elsewhere",
+            hint="leave one of them out",
+            consequence="the certificate would be of another run",
+        )
     from llmspec.api_runs import certificate
     from llmspec.render import certificates
     from llmspec.render.waiting import waiting
