@@ -13,6 +13,7 @@ from llmspec.core.problems import LlmspecError
 from llmspec.core.visible import command, path_word
 
 if TYPE_CHECKING:
+    from llmspec.compiler.plan import PhasePlan
     from llmspec.spec import SpecReading
 
 EXAMPLES = (
@@ -70,7 +71,7 @@ def run(
     if certify:
         return certified(spec, out, set_, offline, json_, continue_from)
     with on_signals():  # before anything large is imported
-        from llmspec.parts.phases.base import FILLER, OPENED
+        from llmspec.parts.phases.base import OPENED
         from llmspec.render.live import watcher
         from llmspec.render.waiting import waiting
         from llmspec.training.run import run as train
@@ -81,10 +82,7 @@ def run(
         folder = out or RUNS / plan.name
         go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_, continue_from)
         speaking = next((phase for phase in reversed(plan.phases) if phase.makes in OPENED), None)
-        prompt = "… [MASK] …" if speaking is not None and speaking.makes == FILLER else "…"
-        if speaking is not None and speaking.phase.cuts == "spans":
-            prompt = "… <extra_id_0> …"
-        sample = (command("sample", path_word(folder), "--prompt", prompt),) if speaking else ()
+        sample = (command("sample", path_word(folder), "--prompt", prompt_for(speaking)),) if speaking else ()
         then = (*sample, command("explain", path_word(folder)))
         with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
             done = train(
@@ -101,6 +99,15 @@ def run(
         from llmspec.explain.summary import run_summary
 
         return run_summary(done, watch.taken)
+
+
+def prompt_for(speaking: PhasePlan) -> str:
+    """What stands for a prompt in a command to sample what a phase makes."""
+    from llmspec.parts.phases.base import FILLER
+
+    if speaking.phase.cuts == "spans":
+        return "… <extra_id_0> …"
+    return "… [MASK] …" if speaking.makes == FILLER else "…"
 
 
 def dry(

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from llmspec.compiler import network
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.memory import MemoryModel, device_memory, memory_model, memory_of
+from llmspec.compiler.memory_plan import MemoryPlan
 from llmspec.compiler.phase_model import phase_models
-from llmspec.compiler.plan import MemoryPlan, ModelPlan, PhasePlan, Plan
+from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem
 from llmspec.core.units import size
 from llmspec.parts.phases import Phase

@@ -18,9 +18,10 @@ from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read, tied
 from llmspec.compiler.dropped import block_dropped
 from llmspec.compiler.inputs import NONE, step_inputs
+from llmspec.compiler.memory_plan import MemoryPlan
 from llmspec.compiler.others import Others, models
 from llmspec.compiler.phase_model import artifact
-from llmspec.compiler.plan import MemoryPlan, ModelPlan
+from llmspec.compiler.plan import ModelPlan
 from llmspec.compiler.updates import state_numbers
 from llmspec.parts.others import StartModel
 from llmspec.parts.phases import Phase
