@@ -42,6 +42,18 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
             "data.sources.facts.dialogue=null",
         ),
     ),
+    "contrastive": (
+        "",
+        (
+            "model.mask={kind: bidirectional}",
+            "model.context=64",
+            f"data.sources.facts.records=[{LABELLED}]",
+            'data.sources.facts.source="{q}"',
+            'data.sources.facts.target="it is {a}: {q}"',
+            "data.sources.facts.text=null",
+            "data.sources.facts.dialogue=null",
+        ),
+    ),
     "masked_lm": ("", ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}")),
 }
 """Kind -> (settings of its own, what else its spec sets)."""

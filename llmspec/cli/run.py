@@ -13,7 +13,6 @@ from llmspec.core.problems import LlmspecError
 from llmspec.core.visible import command, path_word
 
 if TYPE_CHECKING:
-    from llmspec.compiler.plan import PhasePlan
     from llmspec.spec import SpecReading
 
 EXAMPLES = (
@@ -71,7 +70,6 @@ def run(
     if certify:
         return certified(spec, out, set_, offline, json_, continue_from)
     with on_signals():  # before anything large is imported
-        from llmspec.parts.phases.base import OPENED
         from llmspec.render.live import watcher
         from llmspec.render.waiting import waiting
         from llmspec.training.run import run as train
@@ -81,9 +79,7 @@ def run(
             loaded, plan = compiled(spec, set_, offline, lambda what, done, total: say(what))
         folder = out or RUNS / plan.name
         go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_, continue_from)
-        speaking = next((phase for phase in reversed(plan.phases) if phase.makes in OPENED), None)
-        sample = (command("sample", path_word(folder), "--prompt", prompt_for(speaking)),) if speaking else ()
-        then = (*sample, command("explain", path_word(folder)))
+        then = (*asked(plan, folder), command("explain", path_word(folder)))
         with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
             done = train(
                 plan,
@@ -101,13 +97,19 @@ def run(
         return run_summary(done, watch.taken)
 
 
-def prompt_for(speaking: PhasePlan) -> str:
-    """What stands for a prompt in a command to sample what a phase makes."""
-    from llmspec.parts.phases.base import FILLER
+def asked(plan: Any, folder: Path) -> tuple[str, ...]:
+    """The command that shows what a run's model can do; none where no phase makes one."""
+    from llmspec.parts.phases.base import EMBEDDER, FILLER, OPENED
 
-    if speaking.phase.cuts == "spans":
-        return "… <extra_id_0> …"
-    return "… [MASK] …" if speaking.makes == FILLER else "…"
+    opened = next((phase for phase in reversed(plan.phases) if phase.makes in OPENED), None)
+    if opened is None:
+        return ()
+    if opened.makes == EMBEDDER:
+        return (command("embed", path_word(folder), "--text", "…", "--text", "…"),)
+    prompt = "… [MASK] …" if opened.makes == FILLER else "…"
+    if opened.phase.cuts == "spans":
+        prompt = "… <extra_id_0> …"
+    return (command("sample", path_word(folder), "--prompt", prompt),)
 
 
 def dry(

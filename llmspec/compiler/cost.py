@@ -21,6 +21,9 @@ DROPOUT = ElementwiseOps(9.0, 1.5)
 CLIPPING = 3.0
 """Operations for each gradient: its square, the sum and the scaling."""
 
+COMPARED, COMPARED_FORWARD = 22.0, 14.0
+"""Operations for each pair of texts that are compared, with and without the gradient: masks, softmax, the largest."""
+
 AVERAGING = 3.0
 """The same to move an average towards a weight."""
 
@@ -32,7 +35,10 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
     head, read = phase.objective.head, share_read(model, phase)
     products = walk.forward_flops(model, head, read) + walk.backward_flops(model, head, read)
-    products += pooling_flops(model, phase) * (1 + any(copy.through for copy in walk.backward(model, head)))
+    through = any(copy.through for copy in walk.backward(model, head))
+    products += pooling_flops(model, phase) * (1 + through)
+    products += compared_flops(model, phase) * (1 + 2 * through)
+    other += COMPARED * compared(model, phase)
     if phase.activation_checkpointing:
         products += layer_flops(model)
         other += tokens * each.forward
@@ -49,9 +55,11 @@ def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward with its losses, as in validation: no dropout."""
     tokens = phase.micro_batch_size * model.context
     products = walk.forward_flops(model, phase.objective.head, share_read(model, phase)) + pooling_flops(model, phase)
+    products += compared_flops(model, phase)
     return Cost(
         products=products * tokens,
-        other=tokens * elementwise(model.model_copy(update={"dropout": 0.0}), phase).forward,
+        other=tokens * elementwise(model.model_copy(update={"dropout": 0.0}), phase).forward
+        + COMPARED_FORWARD * compared(model, phase),
     )
 
 
@@ -93,6 +101,17 @@ def pooling_flops(model: ModelPlan, phase: Phase) -> float:
     """FLOPs per token of the product that makes one state of each document of a row."""
     places = phase.objective.places(model.context) if phase.objective.documents else None
     return 2.0 * (places or 0) * model.d_model
+
+
+def compared(model: ModelPlan, phase: Phase) -> int:
+    """Pairs of texts that the objective of a pass compares."""
+    return phase.objective.compared(phase.micro_batch_size, model.context)
+
+
+def compared_flops(model: ModelPlan, phase: Phase) -> float:
+    """FLOPs per token of the product of all vectors of a pass with each other."""
+    numbers = compared(model, phase) * model.heads[phase.objective.head].outputs(model.dims)
+    return 2.0 * numbers / (phase.micro_batch_size * model.context)
 
 
 def embedding_gradients(model: ModelPlan, phase: Phase) -> float:

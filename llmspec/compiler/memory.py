@@ -29,6 +29,8 @@ from llmspec.parts.phases.base import POLICY
 
 FLOAT = 4
 """Bytes of a number."""
+COMPARED = 4.0
+"""Arrays of the similarities of all texts of a pass, their gradient included."""
 SAMPLED_ROWS = 1
 """Texts that are decoded side by side while a phase trains."""
 
@@ -132,6 +134,7 @@ class ActivationSizes:
         """Scores of the block that has most, what each block keeps for its backward pass, and what its MLP keeps."""
         self.head = float(model.heads[phase.objective.head].outputs(model.dims) * model.d_model)
         self.outputs = self.tokens * share_read(model, phase) * model.heads[phase.objective.head].outputs(model.dims)
+        self.compared = float(phase.objective.compared(phase.micro_batch_size, model.context))
         self.measure_blocks()
 
     def measure_blocks(self) -> None:
@@ -176,6 +179,7 @@ class ActivationSizes:
         kept = sum(self.kept) + 2 * states + h.rounded * self.model.parameters
         capped = getattr(self.model.heads[self.phase.objective.head], "softcap", None) is not None
         logits = ((self.phase.objective.logit_arrays or h.logits) + h.capped * capped) * self.outputs
+        logits += COMPARED * self.compared
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         # Where they are computed again, what follows the MLP is not, and copies of its states are gone. Fitted.
         copied = 1.0 if self.again else 5 / 3
@@ -222,7 +226,7 @@ class ActivationSizes:
         block = max(self.memory_model.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
         # What is measured in validation alone has logits of its own.
         arrays = max(1.0, self.phase.objective.logit_arrays - 1)  # without the gradient
-        logits = self.outputs * (2 if self.phase.objective.measured else arrays)
+        logits = self.outputs * (2 if self.phase.objective.measured else arrays) + COMPARED * self.compared
         return max(block, logits + 2 * self.stream)
 
     def batch(self) -> int:

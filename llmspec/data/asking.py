@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmspec.core.problems import Problem
+from llmspec.data.apart import PairAsking, repeated
 from llmspec.data.documents import Asking
 from llmspec.data.labels import LabelAsking, by_label, counted, label_notices, label_problems, weights_by
 from llmspec.parts.phases.classify import UNKNOWN_LABELS
@@ -13,6 +14,7 @@ from llmspec.parts.phases.classify import UNKNOWN_LABELS
 if TYPE_CHECKING:
     from llmspec.compiler.plan import PhasePlan
     from llmspec.data.stream import PhaseStream
+    from llmspec.data.tokens import TokenSet
     from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 Abouts = Sequence[Mapping[str, Any]]
@@ -32,20 +34,29 @@ class Prepared(Protocol):
     def asked(self, phase: str) -> tuple[PhasePlan, list[dict[str, Any]]]:
         """A phase, and what was noted of each source as it reads it."""
 
+    def opened(self, phase: str, source: str) -> TokenSet:
+        """The training tokens of a source as a phase reads it."""
+
 
 def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> Asking | None:
     """How a phase reads documents of which it asks something; None of any other phase."""
     phase, model = planned.phase, planned.model
     if not phase.objective.documents:
         return None
-    labels, counts = labels_in(planned, abouts), label_counts(abouts, "train")
     head = model.heads[phase.objective.head]
     limits = (getattr(phase, "max_tokens", None), getattr(head, "max_tokens", None))
+    around = (specials.before, specials.after)
+    longest = min(n for n in (*limits, model.context) if n)
+    truncation = getattr(phase, "truncation", "none") == "end"
+    documents = phase.objective.places(model.context) or 1
+    if phase.apart:
+        return PairAsking(around, longest, truncation, documents)
+    labels, counts = labels_in(planned, abouts), label_counts(abouts, "train")
     return LabelAsking(
-        around=(specials.before, specials.after),
-        longest=min(n for n in (*limits, model.context) if n),
-        truncation=getattr(phase, "truncation", "none") == "end",
-        documents=phase.objective.places(model.context) or 1,
+        around=around,
+        longest=longest,
+        truncation=truncation,
+        documents=documents,
         labels=labels,
         multi=bool(getattr(head, "multi_label", False)),
         weights=weights_by(phase, labels, counts),
@@ -96,8 +107,9 @@ def asking_notices(prepared: Prepared) -> Iterator[str]:
     """What a person should know of what phases ask of documents."""
     for name in prepared.phases:
         stream = prepared.stream(name)
-        if not stream.phase.reads:
+        if stream.asking is None:
             continue
+        yield from repetition(prepared, stream)
         planned, abouts = prepared.asked(name)
         if stream.phase.reads == "label":
             train, held = (label_counts(abouts, side) for side in ("train", "validation"))
@@ -106,3 +118,17 @@ def asking_notices(prepared: Prepared) -> Iterator[str]:
         for source, count in stream.cut.items():
             if count:
                 yield f"{name} reads the beginnings alone of {count:,} documents of {source}"
+
+
+def repetition(prepared: Prepared, stream: PhaseStream) -> Iterator[str]:
+    """Texts that several pairs of a source have: they are no negatives of each other."""
+    if not isinstance(stream.asking, PairAsking):
+        return
+    for source in stream.sources:
+        data = prepared.opened(stream.name, source)
+        for side, count in repeated(data, stream.asking).items():
+            if count:
+                yield (
+                    f"{count:,} of the {len(data.lengths):,} training pairs of {source} have a {side} that an earlier "
+                    f"one has, too: in {stream.name}, pairs with an equal text are no negatives of each other"
+                )

@@ -18,7 +18,7 @@ from llmspec.data.artifact_cache import Entry
 from llmspec.data.contamination import Content
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.labels import LabelColumn
-from llmspec.data.pair_form import PairForm
+from llmspec.data.pair_form import PairForm, TextsApart
 from llmspec.data.reading import SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.shaping import NO_PAIR, REFUSED, Dropped
@@ -118,7 +118,7 @@ class DataBuilder:
 
     def template_of(self, view: SourceView) -> ChatTemplate | None:
         """What puts the turns of a view together; None where it has none."""
-        return {"dialogue": self.template, "pair": self.pairs}.get(view.form)
+        return {"dialogue": self.template, "pair": self.pairs, "apart": TextsApart()}.get(view.form)
 
     def tokens(self, view: SourceView, codec: Codec) -> Entry:
         template = self.template_of(view)
@@ -216,7 +216,8 @@ class DataBuilder:
         weight = weighed.of(item.document)
         if isinstance(weight, Dropped):
             return weight
-        if template is self.pairs and item.turns is not None and roles_of(item.turns) != ("user", "assistant"):
+        paired = isinstance(template, PairForm | TextsApart)
+        if paired and item.turns is not None and roles_of(item.turns) != ("user", "assistant"):
             return Dropped(NO_PAIR, ", ".join(roles_of(item.turns)))
         if template is not None and item.turns is not None:
             try:

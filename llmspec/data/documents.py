@@ -22,23 +22,23 @@ class Asked(NamedTuple):
     kept: np.ndarray
     """(n,) bool."""
     targets: np.ndarray
-    """(n, ...): as `Labels` has them, of those that are not kept too."""
+    """(n·m, ...): as `Labels` has them, of every text of every document, of those that are not kept too."""
     weights: np.ndarray
-    """(n,) float32: how much each counts."""
+    """(n·m,) float32: how much each counts."""
     dropped: Mapping[str, int]
     """Reason -> documents that are not read."""
 
 
 class Asking(Protocol):
-    """How a phase reads its documents."""
+    """How a phase reads its documents, each of m texts that are read by themselves; mostly of one."""
 
     @property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Special tokens before and behind each."""
+        """Special tokens before and behind each text."""
 
     @property
     def longest(self) -> int:
-        """Tokens of a document at most, those included."""
+        """Tokens of a text at most, those included."""
 
     @property
     def truncation(self) -> bool:
@@ -46,7 +46,10 @@ class Asking(Protocol):
 
     @property
     def documents(self) -> int:
-        """How many a row has room for."""
+        """How many texts a row has room for."""
+
+    def texts(self, data: TokenSet) -> tuple[np.ndarray, np.ndarray]:
+        """(n, m) each: where the texts of documents begin in some tokens, and how many tokens they have."""
 
     def of(self, data: TokenSet) -> Asked:
         """What is asked of the documents of some tokens."""
@@ -61,28 +64,58 @@ class Asking(Protocol):
         """JSON-able value of all that shapes batches beside the tokens."""
 
 
+class Whole:
+    """What askings have in common that read a document as one text."""
+
+    def texts(self, data: TokenSet) -> tuple[np.ndarray, np.ndarray]:
+        """All tokens of each document."""
+        return data.offsets[:-1, None], data.lengths[:, None]
+
+
+class Texts(NamedTuple):
+    """The texts of documents as a phase reads them; all of a document stand in one row."""
+
+    begins: np.ndarray
+    """(n, m) where each begins."""
+    whole: np.ndarray
+    """(n, m) its tokens, special ones around it included."""
+    lengths: np.ndarray
+    """(n, m) of those, how many are read."""
+    fits: np.ndarray
+    """(n,) bool: documents none of whose texts is too long."""
+
+
+def texts_read(asking: Asking, data: TokenSet, context: int) -> Texts:
+    """How the texts of some tokens are read in rows of `context`: where they are cut, the longest ones first."""
+    begins, words = asking.texts(data)
+    whole = words + sum(map(len, asking.around))
+    lengths, m = np.minimum(whole, asking.longest), whole.shape[1]
+    if m > 1:
+        # Two texts share a row: the longer one has what the shorter one leaves, and no less than half.
+        lengths = np.minimum(lengths, np.maximum(context - lengths.min(1, keepdims=True), context // m))
+    fits = np.full(len(whole), True) if asking.truncation else (whole == lengths).all(1)
+    return Texts(begins, whole, lengths, fits)
+
+
 class DocumentLayout(PackedLayout):
-    """Documents packed once into blocks, which every epoch reads in a new order. One decision is asked of each, which
-    counts at its last token."""
+    """Documents packed once into blocks, which every epoch reads in a new order. One decision is asked of each of their
+    texts, which counts at its last token."""
 
     def __init__(self, data: TokenSet, asking: Asking, context: int, names: tuple[object, ...] | None) -> None:
         """`names` seed what is packed together and the order of blocks; None keeps the documents' own order."""
         self._data, self._asking, self._context, self._names = data, asking, context, names
-        self._asked = asked = asking.of(data)
+        self._asked, self._texts = (asked := asking.of(data)), (texts := texts_read(asking, data, context))
         self.weighs = data.weights if names is not None else None
-        before, after = asking.around
-        whole = data.lengths + len(before) + len(after)
-        fits = (whole <= asking.longest) | asking.truncation
-        read = asked.kept & fits & (whole > 0)
-        self._lengths = np.minimum(whole, asking.longest)
-        self.cut = int((read & (whole > asking.longest)).sum())
+        read = asked.kept & texts.fits & (texts.whole > 0).all(1)
+        self.cut = int((read & (texts.whole > texts.lengths).any(1)).sum())
         """Documents of which the beginning alone is read."""
+        whole, m = texts.whole.sum(1), texts.whole.shape[1]
         self.needed = int(np.quantile(whole[asked.kept], 0.9, method="higher")) if asked.kept.any() else 0
         """Tokens that hold all but the longest tenth of the documents."""
-        self.dropped = {**asked.dropped, TOO_LONG: int((asked.kept & ~fits).sum())}
+        self.dropped = {**asked.dropped, TOO_LONG: int((asked.kept & ~texts.fits).sum())}
         self.kept = np.flatnonzero(read)
         order = self.kept if names is None else self.kept[shuffled(len(self.kept), *names, "packing")]
-        self._arrange(order, self._lengths, np.ones(len(whole), np.int64), asking.documents)
+        self._arrange(order, texts.lengths.sum(1), np.full(len(whole), m), asking.documents // m)
         self.characters = int(data.characters[self.kept].sum())
         """Characters of the documents."""
 
@@ -91,12 +124,16 @@ class DocumentLayout(PackedLayout):
         packed = np.array([self._order(b // self._blocks)[b % self._blocks] for b in blocks.tolist()], np.int64)
         per_row = self._first[packed + 1] - self._first[packed]
         entry = ranges_from(self._first[packed], per_row)
-        document, row = self._dialogue[entry], np.repeat(rows, per_row)
-        lengths, begins = self._lengths[document], row * T + self._start[entry]
+        document, m = self._dialogue[entry], self._texts.whole.shape[1]
+        text = (document[:, None] * m + np.arange(m)).reshape(-1)
+        row, per_row = np.repeat(np.repeat(rows, per_row), m), per_row * m
+        of_each = self._texts.lengths[document]
+        lengths, inside = of_each.reshape(-1), (np.cumsum(of_each, axis=1) - of_each).reshape(-1)
+        begins = row * T + np.repeat(self._start[entry], m) + inside
         tokens = batch.tokens.reshape(-1)
         words = lengths - len(before) - len(after)
         target = np.repeat(begins + len(before), words) + ranges_from(np.zeros_like(words), words)
-        tokens[target] = data.ids(ranges_from(data.offsets[document], words))
+        tokens[target] = data.ids(ranges_from(self._texts.begins.reshape(-1)[text], words))
         for i, token in enumerate(before):
             tokens[begins + i] = token
         for i, token in enumerate(after):
@@ -111,9 +148,9 @@ class DocumentLayout(PackedLayout):
         batch.positions.reshape(-1)[everywhere] = places
         pad_after(batch, rows, per_row, filled)
         assert batch.labels is not None, "the batch has room for labels"
-        batch.labels.targets[row, nth] = self._asked.targets[document]
-        counts = self._asked.weights[document]
-        batch.labels.weights[row, nth] = counts if self.weighs is None else counts * self.weighs[document]
+        batch.labels.targets[row, nth] = self._asked.targets[text]
+        counts = self._asked.weights[text]
+        batch.labels.weights[row, nth] = counts if self.weighs is None else counts * self.weighs[text // m]
 
 
 def members(batch: Batch, documents: int, pooling: str) -> np.ndarray:

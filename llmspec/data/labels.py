@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmspec.core.problems import Problem, nearest
-from llmspec.data.documents import Asked
+from llmspec.data.documents import Asked, Whole
 from llmspec.data.layout import Labels
 from llmspec.data.shaping import SEVERAL, UNLABELLED, UNLISTED, Dropped, field_text, filled
 from llmspec.data.tokens import TokenSet
@@ -86,7 +86,7 @@ def by_label(sides: Iterable[Mapping[LabelSet, int]]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class LabelAsking:
+class LabelAsking(Whole):
     """How a phase that classifies reads documents."""
 
     around: tuple[tuple[int, ...], tuple[int, ...]]

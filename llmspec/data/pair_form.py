@@ -66,6 +66,24 @@ class PairForm(ChatTemplate):
         return found
 
 
+class TextsApart(ChatTemplate):
+    """A source and its target as two texts that no model reads together: nothing stands around or between them."""
+
+    def render(self, specials: SpecialTokens, turns: Iterable[Turn]) -> Iterator[Segment]:
+        for role, content in turns:
+            for piece in content:
+                yield Segment(piece, role)
+
+    def answer(self, specials: SpecialTokens) -> tuple[Segment, ...]:
+        return ()
+
+    def first(self, specials: SpecialTokens) -> int | None:
+        return None
+
+    def end(self, specials: SpecialTokens) -> int | None:
+        return None
+
+
 def source_ids(form: PairForm, codec: Codec, text: str) -> list[int]:
     """A source as training has it, up to where the target begins."""
     return encode(codec, form.render(codec.specials, [Turn("user", (text,) if text else ())]))

@@ -101,11 +101,11 @@ def read_by(form: Format) -> set[str]:
 
 def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[SourceView]:
     """How a phase reads each source of its mixture."""
-    form = "pair" if phase.pairs else "dialogue"
+    form = "pair" if phase.pairs else "apart" if phase.apart else "dialogue"
     spoken = {
         name
         for name in phase.mixture
-        if (phase.dialogues or phase.pairs)
+        if (phase.dialogues or phase.pairs or phase.apart)
         and name in sources
         and (sources[name].has_dialogues or found[name].dialogue)
     }
@@ -118,7 +118,7 @@ def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Fo
 
 def unpaired(name: str, phase: Phase, found: Mapping[str, Found], sources: Mapping[str, Source]) -> Iterable[Problem]:
     """Sources of a phase of pairs whose records are of no format with a question and its answer."""
-    for source in phase.mixture if phase.pairs else ():
+    for source in phase.mixture if phase.pairs or phase.apart else ():
         if source not in found or sources[source].shaped or found[source].dialogue:
             continue
         fields = found[source].text

@@ -9,6 +9,7 @@ import numpy as np
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem, RunError
+from llmspec.data.apart import lonely
 from llmspec.data.documents import Asking, DocumentLayout
 from llmspec.data.layout import Batch, Counts, Layout, Pair, PlainLayout, blank, random_bits
 from llmspec.data.ledger import Ledger
@@ -73,6 +74,7 @@ class PhaseStream:
             raise DataError(problem.at("phases", name) for problem in problems)
         self.steps, blocks = portions(phase.budget, demands, per_step)
         self._blocks = dict(zip(self.sources, blocks, strict=True))
+        self._check_company()
         self._order(seed)
         self.key = self._hash(content, seed)
         """Hash of all that shapes the batches."""
@@ -249,13 +251,22 @@ class PhaseStream:
         if problems:
             raise DataError(problems)
 
+    def _check_company(self) -> None:
+        """Raises DataError where texts are compared, and a pass holds hardly any to compare."""
+        if not self.phase.apart:
+            return
+        counts = [self.counts(source) for source in self.sources]
+        texts, blocks = sum(c.tokens_supervised for c in counts), sum(c.blocks for c in counts)
+        if problems := [*lonely(self.phase.micro_batch_size, texts, blocks)]:
+            raise DataError(problem.at("phases", self.name) for problem in problems)
+
     def _nothing_learned(self, source: str, why: str) -> Problem:
         roles = ", ".join(Turns.of(getattr(self.phase, "train_on", ())).roles)
         if self.asking is not None:
             return Problem(
                 f"nothing of {source} can be trained on: of its documents, {why or 'there is none'}",
                 ("phases", self.name, "mixture", source),
-                f"look at its `{self.phase.reads}:`, raise max_tokens, or take {source} out of the mixture",
+                f"look at its `{self.phase.reads or 'source'}:`, raise max_tokens, or take {source} out of the mixture",
                 "its share of the training would be wasted",
             )
         return Problem(

@@ -16,9 +16,12 @@ from llmspec.parts.templates.base import Pieces
 FORMAT = 7
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 Form = str
-"""How a source is read: `pair` is a question and its answer, without a chat template around them; and plain text that
-has something beside it is named by the key of the source that says what, such as `label`."""
-FORMS: tuple[Form, ...] = ("plain", "dialogue", "pair")
+"""How a source is read: `pair` is a question and its answer, without a chat template around them, and `apart` two texts
+that are read each by itself; plain text that has something beside it is named by the key of the source that says what,
+such as `label`."""
+FORMS: tuple[Form, ...] = ("plain", "dialogue", "pair", "apart")
+PAIRED: tuple[Form, ...] = ("pair", "apart")
+"""Those of a source and its target, one each."""
 
 
 class SourceView(NamedTuple):
@@ -30,7 +33,7 @@ class SourceView(NamedTuple):
     @property
     def read_as(self) -> Form:
         """`plain`, or `dialogue` where documents are read as turns."""
-        return "dialogue" if self.form in ("dialogue", "pair") else "plain"
+        return "dialogue" if self.form in ("dialogue", *PAIRED) else "plain"
 
     def contents(self, item: Shaped) -> list[Pieces]:
         """The texts of a document in this form, where it has it: of a dialogue, each turn's."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmspec.compiler.checks import WHOLE, Check
+from llmspec.data.documents import texts_read
 from llmspec.data.layout import Batch
 from llmspec.data.stream import PhaseStream
 from llmspec.data.tokens import TokenSet
@@ -36,17 +37,17 @@ def reading_whole(prepared: PreparedData, drawn: Sequence[tuple[PhaseStream, str
 
 
 def known(stream: PhaseStream, data: TokenSet) -> dict[bytes, list[bytes]]:
-    """Tokens of every document as it is to be read, and what may be asked of it: equal texts may have other labels."""
+    """Tokens of every text as it is to be read, and what may be asked of it: equal texts may have other labels."""
     asking = stream.asking
     assert asking is not None
     asked, (before, after) = asking.of(data), asking.around
-    room, found = asking.longest - len(before) - len(after), dict[bytes, list[bytes]]()
-    for i in np.flatnonzero(asked.kept).tolist():
-        begin, end = int(data.offsets[i]), int(data.offsets[i + 1])
-        if end - begin > room and not asking.truncation:
-            continue
-        ids = np.array([*before, *data.tokens[begin : min(end, begin + room)].tolist(), *after], np.int32)
-        found.setdefault(ids.tobytes(), []).append(np.asarray(asked.targets[i]).tobytes())
+    texts, found = texts_read(asking, data, stream.context), dict[bytes, list[bytes]]()
+    m, around = texts.whole.shape[1], len(before) + len(after)
+    for i in np.flatnonzero(asked.kept & texts.fits).tolist():
+        for j in range(m):
+            begin, words = int(texts.begins[i, j]), int(texts.lengths[i, j]) - around
+            ids = np.array([*before, *data.tokens[begin : begin + words].tolist(), *after], np.int32)
+            found.setdefault(ids.tobytes(), []).append(np.asarray(asked.targets[i * m + j]).tobytes())
     return found
 
 

@@ -173,6 +173,12 @@ class LanguageModel(TextReaders):
                 hint="`llmspec sample --classify`; in Python, `classify`; --phase names another phase's weights",
                 consequence="its last layers were trained for something else",
             )
+        if self.makes_vectors:
+            raise LlmspecError(
+                "this model makes vectors of texts, and draws no text",
+                hint="`llmspec embed`; in Python, `embed`; --phase names another phase's weights",
+                consequence="its last layers were trained for something else",
+            )
         generates(self.plan.model, self.fills)
         return self.decoder
 

@@ -16,7 +16,7 @@ from llmspec.model.ids import whole
 from llmspec.model.steps import Tensors
 from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.ops import WeightLayout
-from llmspec.parts.phases.base import CLASSIFIER
+from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER
 from llmspec.parts.tokenizers.base import Codec
 
 
@@ -55,8 +55,15 @@ class TextReaders:
         return self._embedders[pooling].embed(list(texts), progress or (lambda done, total: None))
 
     @property
+    def makes_vectors(self) -> bool:
+        """Whether that is what it was trained for last."""
+        return any(p.name == self.phase and p.makes == EMBEDDER for p in self.plan.phases)
+
+    @property
     def fills(self) -> bool:
         """Whether it fills masked places of texts, as encoders that were trained on masked tokens do."""
+        if self.makes_vectors:
+            return False
         return filling_head(self.plan.model) is not None and self.codec.specials.mask is not None
 
     def fill(self, text: str, *, top: int = TOP) -> Filled:

@@ -217,6 +217,8 @@ def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
         size = max(2, phase.stretch(plan.model.context, plan.model.encoder_context))
         noise, count = phase.spans(size)
         learned = f"{noise} of {size} tokens in {count} span{'s' * (count != 1)}, drawn at each reading"
+    elif phase.apart:
+        learned = "which source and target belong together"
     elif phase.cuts:
         learned = "every token behind a cut, which is drawn at each reading"
     if phase.objective.drawn:

@@ -110,6 +110,8 @@ def test_every_document_is_read_once_an_epoch_with_its_own_label(
 class Stream:
     """What the check asks of a stream."""
 
+    context = 16
+
     def __init__(self, how: LabelAsking) -> None:
         self.asking = how
 

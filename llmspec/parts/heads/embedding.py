@@ -34,7 +34,8 @@ class Embedding(PooledHead):
     def build(self, dims: Dims) -> HeadFunctions:
         def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
             x_BD = self.pooled(ops, w, x_BTD, filled_BT)
-            length_B1 = x_BD.square().sum(-1, keepdim=True).sqrt().maximum(1e-12)
+            # The bound stands below the root: of a vector of zeros the gradient is 0, too, and not without a number.
+            length_B1 = x_BD.square().sum(-1, keepdim=True).maximum(1e-24).sqrt()
             return x_BD / length_B1 if self.normalised else x_BD
 
         return HeadFunctions(features, lambda w, embedding: None)

@@ -2,6 +2,7 @@
 
 from llmspec.parts.objectives.base import Objective
 from llmspec.parts.objectives.classification import Classification
+from llmspec.parts.objectives.contrastive import Contrastive
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.parts.objectives.distillation import Distillation
 from llmspec.parts.objectives.masked_lm import MaskedLM
@@ -11,6 +12,7 @@ TABLE: dict[str, type[Objective]] = {
     "distillation": Distillation,
     "masked_lm": MaskedLM,
     "classification": Classification,
+    "contrastive": Contrastive,
 }
 
-__all__ = ["TABLE", "Classification", "CrossEntropy", "Distillation", "MaskedLM", "Objective"]
+__all__ = ["TABLE", "Classification", "Contrastive", "CrossEntropy", "Distillation", "MaskedLM", "Objective"]

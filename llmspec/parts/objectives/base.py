@@ -28,6 +28,7 @@ alone, so that what is drawn on the way resumes bit for bit."""
 
 
 NEXT, MASKED, LABELS = "the next token", "masked tokens", "labels"
+TOGETHER = "which texts belong together"
 """What is predicted."""
 
 Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Tensor]"]
@@ -83,6 +84,10 @@ class Objective(Part):
     def others(self) -> tuple[Other, ...]:
         """The models that it compares the trained one with, or asks: frozen, and given the same tokens."""
         return ()
+
+    def compared(self, rows: int, context: int) -> int:
+        """How many pairs of texts of a pass it compares by the product of their vectors."""
+        return 0
 
     def wrong_head(self, head: Head) -> str:
         """Why its loss cannot be that of such a head; '' where it can."""

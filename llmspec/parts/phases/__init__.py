@@ -2,6 +2,7 @@
 
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.phases.classify import Classify
+from llmspec.parts.phases.contrastive import Contrastive
 from llmspec.parts.phases.masked_lm import MaskedLM
 from llmspec.parts.phases.prefix_lm import PrefixLM
 from llmspec.parts.phases.pretrain import Pretrain
@@ -11,6 +12,7 @@ from llmspec.parts.phases.span_corruption import SpanCorruption
 
 TABLE: dict[str, type[Phase]] = {
     "classify": Classify,
+    "contrastive": Contrastive,
     "masked_lm": MaskedLM,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,

@@ -28,9 +28,11 @@ POLICY, FILLER, MODEL = "policy", "filler", "model"
 """Sorts of artifacts: what draws text, what fills masked places of a text, and what does neither."""
 CLASSIFIER = "classifier"
 """What gives texts labels."""
+EMBEDDER = "embedder"
+"""What makes vectors of texts, to compare them by."""
 SPEAKING = (POLICY, FILLER)
 """Those that take prompts to go on with or to fill."""
-OPENED = (*SPEAKING, CLASSIFIER)
+OPENED = (*SPEAKING, CLASSIFIER, EMBEDDER)
 """Those that a run is opened with: the last phase that makes one of them."""
 FROM_DIALOGUES = 3
 """Dialogues that samples of a chat phase without prompts begin with."""
@@ -48,6 +50,8 @@ class Phase(Part):
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
     pairs: ClassVar[bool] = False
     """Whether records are read as a source and its target."""
+    apart: ClassVar[bool] = False
+    """Whether source and target of a record are two texts that are read each by itself."""
 
     cuts: ClassVar[str] = ""
     """How rows of plain text are cut into what is read alone and what is predicted: at `spans`, behind a `prefix`; ''

@@ -18,9 +18,10 @@ class DocumentPhase(Phase):
     document_mask: Literal[True] = True
     """Tokens see only their own document; positions restart with each."""
     max_tokens: int | None = Field(None, gt=0, le=1 << 24)
-    """Tokens of a document that are read, at most, special tokens included; as many as the context if omitted."""
+    """Tokens of a text that are read, at most, special tokens included; as many as the context if omitted."""
     truncation: Literal["none", "end"] = "none"
-    """What is cut off longer documents: their `end`; or `none`, and they are left out, and counted."""
+    """What is cut off longer texts, and off pairs that do not fit the context together: their `end`; or `none`, and
+    they are left out, and counted."""
     prompts: tuple[str, ...] = ()
     """Texts that are shown with the model's answer at each sample; if omitted, the first that are validated with, or
     else trained on."""

@@ -2,6 +2,7 @@
 
 from llmspec.training.tasks.base import Task
 from llmspec.training.tasks.classify import Classify
+from llmspec.training.tasks.contrastive import Contrastive
 from llmspec.training.tasks.masked_lm import MaskedLM
 from llmspec.training.tasks.prefix_lm import PrefixLM
 from llmspec.training.tasks.pretrain import Pretrain
@@ -11,6 +12,7 @@ from llmspec.training.tasks.span_corruption import SpanCorruption
 
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
+    "contrastive": Contrastive,
     "masked_lm": MaskedLM,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
