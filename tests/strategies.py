@@ -15,6 +15,8 @@ from chat_templates import OWN
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from strategies_course import courses
+from strategies_fitting import both_sides, masking, one_stack, with_sentinels
+from strategies_labels import NAMED, label_settings, labelled_records
 from strategies_values import Data, parts, settings
 
 from llmspec.parts import (
@@ -28,7 +30,7 @@ from llmspec.parts import (
     tokenizers,
 )
 from llmspec.parts.heads.transform import Transform
-from llmspec.parts.objectives.base import MASKED, NEXT
+from llmspec.parts.objectives.base import LABELS, MASKED, NEXT
 from llmspec.parts.residual import FORMS
 from llmspec.parts.tokenizers.special_tokens import EXTRAS, ROLES
 from llmspec.spec.decoding import Decoding
@@ -37,8 +39,6 @@ from llmspec.spec.shape import fields_of
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "red", "hen", "run")
 NAMES = st.sampled_from(["a", "b2", "wiki", "plays", "my-text", "v1.0", "Notes_2"])
-SENTINELS = 24
-"""Enough for the rows of every model below."""
 CHAT_TEMPLATES = [{"kind": "role_tokens"}, {"kind": "jinja", "template": OWN}]
 LEAKS = st.fixed_dictionaries({}, optional={"contamination": st.sampled_from(["drop", "refuse", "allow"])})
 
@@ -170,12 +170,14 @@ def sentences(seed: int, count: int, length: int = 9) -> list[str]:
 
 
 @st.composite
-def inline_sources(draw: DrawFn, paired: bool = False) -> Data:
+def inline_sources(draw: DrawFn, paired: bool = False, labels: str = "") -> Data:
     """An inline source with some 2,500 characters, more than any phase of `specs()` reads four times; `paired`: of
-    sources and targets."""
+    sources and targets; with `labels` (strategies_labels.NAMED) what is learned of each text stands beside it."""
     seed = draw(st.integers(0, 11))
     out: Data = {"kind": "inline"}
-    if not paired and draw(st.booleans()):
+    if labels:
+        out |= {"records": labelled_records(sentences(seed, 60), labels), **NAMED[labels]}
+    elif not paired and draw(st.booleans()):
         out["documents"] = sentences(seed, 60)
     else:
         out["records"] = [
@@ -191,7 +193,7 @@ def inline_sources(draw: DrawFn, paired: bool = False) -> Data:
             shapes = {"replace": st.just({".": "", "_": " "}), "text": st.just("{q} {a}")}
             out |= {"source": "{q}", "target": draw(st.sampled_from(["{a}", "So {a}"]))}
         out |= draw(st.fixed_dictionaries({}, optional=shapes))
-    common = {
+    common: Data = {
         "license": st.sampled_from(["", "CC0", "no: such thing", "yes"]),
         "attribution": st.just("Zoë & “Co” #1"),
         "validation": st.sampled_from(["tail 10%", "hash 20%"]),
@@ -238,13 +240,14 @@ def asking(predicts: str, earlier: Sequence[str] = ()) -> SearchStrategy[Data]:
 
 @st.composite
 def phase_settings(
-    draw: DrawFn, names: list[str], earlier: list[str], predicts: str = NEXT, paired: bool = False
+    draw: DrawFn, names: list[str], earlier: list[str], predicts: str = NEXT, paired: bool = False, labels: str = ""
 ) -> Data:
     """A phase of a few steps on these sources, from one of the earlier phases or from nothing; of `paired` sources also
-    one that reads pairs."""
+    one that reads pairs; `labels` of which sort the spec has, whose model is no encoder–decoder."""
     fit = [part for part in phases.TABLE.values() if part.predicts == predicts and (paired or not part.pairs)]
+    fit = [part for part in fit if not (labels and part.cuts)]
     part = draw(st.sampled_from(fit))
-    prompts = ["Once", "1e3"] if predicts == NEXT else ["Once [MASK]", "[MASK][MASK]"]
+    prompts = ["Once [MASK]", "[MASK][MASK]"] if predicts == MASKED else ["Once", "1e3"]
     if part.cuts == "spans":
         prompts = ["Once <extra_id_0>", "[MASK]"]
     out = draw(
@@ -261,6 +264,10 @@ def phase_settings(
                 "adapter",
                 "truncation",
                 "generate_metrics",
+                "labels",
+                "multi_label",
+                "class_weights",
+                "max_tokens",
             ),
         )
     )
@@ -288,6 +295,8 @@ def phase_settings(
         listed = others.map(lambda roles: ["assistant", *roles])
         optional["train_on"] = st.one_of(listed, listed.map(lambda roles: [*roles, "last_turn"]), st.just("last_turn"))
     out |= {"micro_batch_size": 1} | draw(st.fixed_dictionaries({}, optional=optional))
+    if predicts == LABELS:
+        out |= draw(label_settings(labels or "one", own_head="from" not in out))
     chosen = optimizers.TABLE[out.get("optimizer", {}).get("kind", "adamw")]
     if chosen.schedules:
         out["schedule"] = {**draw(settings(schedules.TABLE[chosen.schedules[0]]))}
@@ -309,19 +318,10 @@ def decodings() -> SearchStrategy[Data]:
     return st.builds(lambda a, b: a | b, chosen, st.fixed_dictionaries({}, optional=extra))
 
 
-def both_sides(model: Data) -> Data:
-    """The same network, of whose tokens each sees both sides."""
-    blocks = {
-        name: {**own, **({"mask": {**own["mask"], "kind": "bidirectional"}} if "mask" in own else {})}
-        for name, own in model.get("blocks", {}).items()
-    }
-    kept = {key: value for key, value in model.items() if key not in ("encoder", "blocks")}
-    mask = {key: value for key, value in model.get("mask", {}).items() if key == "window"}
-    return {**kept, **({"blocks": blocks} if blocks else {}), "mask": {**mask, "kind": "bidirectional"}}
-
-
 def models_for(predicts: str) -> SearchStrategy[Data]:
     """Networks for phases that teach to predict this."""
+    if predicts == LABELS:
+        return models().flatmap(lambda m: st.sampled_from([both_sides(m), one_stack(m)]))
     return models().map(both_sides) if predicts == MASKED else models()
 
 
@@ -330,35 +330,26 @@ def redrawn(table: str, predicts: str) -> SearchStrategy[Data]:
     return asking(predicts) if table == "objective" else parts(table)
 
 
-def masking(tokenizer: Data) -> Data:
-    """The same tokenizer with a mask token; bytes where others made it."""
-    if tokenizer.get("kind", "huggingface") == "huggingface":
-        return {"kind": "byte", "special_tokens": ["mask"]}
-    return {**tokenizer, "special_tokens": ["mask", *[t for t in tokenizer["special_tokens"] if t != "mask"][:1]]}
-
-
-def with_sentinels(tokenizer: Data) -> Data:
-    """The same tokenizer with tokens for spans; bytes where others made it."""
-    if tokenizer.get("kind", "huggingface") == "huggingface":
-        return {"kind": "byte", "sentinels": SENTINELS}
-    more = {"vocab": tokenizer["vocab"] + SENTINELS} if "vocab" in tokenizer else {}
-    return {**tokenizer, "sentinels": SENTINELS, **more}
-
-
 @st.composite
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
-    paired = draw(st.booleans())
-    inline = inline_sources(paired)
-    text = {name: draw(inline if runnable or paired else st.one_of(inline, other_sources())) for name in names}
+    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED, LABELS]))
+    labels = draw(st.sampled_from(list(NAMED))) if predicts == LABELS else ""
+    paired = not labels and draw(st.booleans())
+    inline = inline_sources(paired, labels)
+    text = {
+        name: draw(inline if runnable or paired or labels else st.one_of(inline, other_sources())) for name in names
+    }
     stages: Data = {}
-    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED]))
     for found in text.values() if predicts == NEXT else ():  # what draws its places weighs none
         if "records" in found and draw(st.booleans()):
             found |= {"records": [{**r, "w": 1 + i % 3} for i, r in enumerate(found["records"])], "weight": "{w}"}
-    for stage in draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]])):
-        stages[stage] = draw(phase_settings(names, list(stages), predicts, paired))
+    order = draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]]))
+    before = order[:1] if labels and len(order) > 1 and draw(st.booleans()) else []  # a decoder learns to write first
+    for stage in order:
+        learns = NEXT if stage in before else predicts
+        stages[stage] = draw(phase_settings(names, list(stages), learns, paired, labels))
     if "from" in (last := list(stages.values())[-1]) and draw(st.booleans()):  # no other phase starts from it
         last["adapter"] = draw(parts("adapter"))
         for apart in ("lr_multipliers", "unfreeze"):  # of tensors that are frozen then
@@ -374,7 +365,7 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     if rest.get("tokenizer", {}).get("kind") == "huggingface" and any(p["kind"] == "sft" for p in stages.values()):
         # It has no tokens for roles.
         rest["chat_template"] = CHAT_TEMPLATES[-1]
-    model = draw(models())
+    model = one_stack(draw(models())) if before else draw(models_for(LABELS if labels else NEXT))
     if predicts == MASKED:
         model, rest["tokenizer"] = both_sides(model), masking(rest.get("tokenizer", {}))
     if any(stage["kind"] == "span_corruption" for stage in stages.values()):

@@ -94,6 +94,11 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("seed",), "0x1f"),
         (("phases", PHASE, "max_grad_norm"), "1.0"),
     ],
+    "labels_that_do_not_fit": [
+        (("phases", PHASE, "heads", "classes"), {"kind": "classes", "labels": ["yes", "yes"]}),
+        (("phases", PHASE, "heads", "classes"), {"kind": "classes", "labels": ["yes", "no"], "classes": 3}),
+        (("phases", PHASE, "heads", "classes"), {"kind": "classes"}),
+    ],
     "small_vocabulary": [(("tokenizer", "vocab"), 5)],
     "another_kinds_key": [(("model", "attention", "kv_heads"), 1), (("phases", PHASE, "optimizer", "momentum"), 0.5)],
 }
@@ -106,6 +111,7 @@ BEFORE: dict[Path, Any] = {
     ("phases", PHASE, "optimizer", "momentum"): {"kind": "adamw"},
     ("phases", PHASE, "mixture", "wikki"): {},
     ("phases", PHASE, "adapter", "r"): {"kind": "lora"},
+    ("phases", PHASE, "heads", "classes"): {},
 }
 """What the map around such a value is first set to, so that nothing else is wrong in it."""
 MISSPELT: list[tuple[Path, str]] = [

@@ -132,13 +132,18 @@ def test_batches_are_numbers_of_the_plan_alone(data: dict[str, Any], index: int)
     plan = compiled(data)
     for phase in plan.phases:
         made, again = batch(plan, phase, index), batch(plan, phase, index)
-        assert all(np.array_equal(one, other) for one, other in zip(made, again, strict=True) if one is not None)
+        arrays = [[*(found.labels or ()), *(a for a in found if isinstance(a, np.ndarray))] for found in (made, again)]
+        assert all(np.array_equal(one, other) for one, other in zip(*arrays, strict=True))
         shape = (phase.phase.micro_batch_size, plan.model.context)
         assert made.tokens.shape == made.targets.shape == shape and min(made.tokens.min(), made.targets.min()) >= 0
         assert max(made.tokens.max(), made.targets.max()) < plan.model.vocab
         assert (made.tokens[:, 1:] == made.targets[:, :-1]).all() and (made.weights == 1).all()
         starts = (made.positions == 0).sum(axis=1)
-        assert (starts == (1 + (plan.model.context > 1) if documents_apart(plan.model, phase.phase) else 1)).all()
+        apart = documents_apart(phase.model, phase.phase)
+        if (objective := phase.phase.objective).documents:
+            apart = (objective.places(plan.model.context) or 1) > 1
+            assert made.labels is not None and (made.labels.weights.sum(1) == 1 + apart).all()
+        assert (starts == (1 + (plan.model.context > 1) if apart else 1)).all()
     assert max(prompt(plan, 50)) < plan.model.vocab
 
 

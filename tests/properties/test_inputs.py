@@ -52,7 +52,7 @@ class Undeclared(CrossEntropy):
 def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int) -> None:
     plan = compile_spec(Spec.model_validate_json(json.dumps(data)))
     for phase in plan.phases:
-        inputs = BatchInputs(plan.model, phase.phase, plan.tokenizer.meanings(), (plan.seed,))
+        inputs = BatchInputs(phase.model, phase.phase, plan.tokenizer.meanings(), (plan.seed,))
         arrays = inputs(batch(plan, phase, index), 0, 0)
         declared = declared_inputs(phase.model, phase.phase)
         assert {n: (a.shape, a.dtype.name) for n, a in arrays.items()} == {n: s[:2] for n, s in declared.items()}
@@ -61,7 +61,7 @@ def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int)
         assert {n: more[n] for n in declared} == declared
         assert ("key" in more) == bool(phase.model.drops)
         assert phase.memory is not None
-        held = 4 * tables(plan.model)
+        held = 4 * tables(phase.model)
         assert phase.memory.batch == held + sum(s.nbytes for s in more.values())
 
 

@@ -1,0 +1,39 @@
+"""Drawn sections changed so that they fit what the phases of their spec teach."""
+
+from __future__ import annotations
+
+from strategies_values import Data
+
+SENTINELS = 24
+"""Enough for the rows of every drawn model."""
+
+
+def both_sides(model: Data) -> Data:
+    """The same network, of whose tokens each sees both sides."""
+    blocks = {
+        name: {**own, **({"mask": {**own["mask"], "kind": "bidirectional"}} if "mask" in own else {})}
+        for name, own in model.get("blocks", {}).items()
+    }
+    kept = {key: value for key, value in model.items() if key not in ("encoder", "blocks")}
+    mask = {key: value for key, value in model.get("mask", {}).items() if key == "window"}
+    return {**kept, **({"blocks": blocks} if blocks else {}), "mask": {**mask, "kind": "bidirectional"}}
+
+
+def one_stack(model: Data) -> Data:
+    """The same network without an encoder of its own."""
+    return {key: value for key, value in model.items() if key != "encoder"}
+
+
+def masking(tokenizer: Data) -> Data:
+    """The same tokenizer with a mask token; bytes where others made it."""
+    if tokenizer.get("kind", "huggingface") == "huggingface":
+        return {"kind": "byte", "special_tokens": ["mask"]}
+    return {**tokenizer, "special_tokens": ["mask", *[t for t in tokenizer["special_tokens"] if t != "mask"][:1]]}
+
+
+def with_sentinels(tokenizer: Data) -> Data:
+    """The same tokenizer with tokens for spans; bytes where others made it."""
+    if tokenizer.get("kind", "huggingface") == "huggingface":
+        return {"kind": "byte", "sentinels": SENTINELS}
+    more = {"vocab": tokenizer["vocab"] + SENTINELS} if "vocab" in tokenizer else {}
+    return {**tokenizer, "sentinels": SENTINELS, **more}
