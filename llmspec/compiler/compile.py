@@ -7,7 +7,7 @@ from dataclasses import replace
 from llmspec.compiler import course, files, fit, kept, keys, network, numbers, schedule, special_tokens
 from llmspec.compiler.checks import plan_checks, refuse
 from llmspec.compiler.draft import Draft, Pass, sections_of
-from llmspec.compiler.plan import Measured, Plan, SourcePlan
+from llmspec.compiler.plan import Measured, PhasePlan, Plan, SourcePlan
 from llmspec.core.problems import Problem, SpecError
 from llmspec.parts.phases import Phase
 from llmspec.spec.check import Sections
@@ -111,18 +111,26 @@ def planned_again(plan: Plan, measured: Measured | None) -> Draft:
         tokenizer=plan.tokenizer,
         chat_template=plan.chat_template,
         sources={s.name: s.source for s in plan.sources},
-        phases={p.name: named(p.phase, measured.labels.get(p.name) if measured else None) for p in plan.phases},
+        phases={p.name: named(p, measured) for p in plan.phases},
         decoding=plan.decoding,
         contamination=plan.contamination,
     )
     draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
     draft = replace(draft, opened={p.name: p.others for p in plan.phases})
     draft = schedule.plan_phases(draft)
+    found = {p.name for p in plan.phases if p.labels_found} | {*measured.labels} if measured else set()
     from_others = {p.name: p.continued for p in plan.phases}
-    phases = tuple(p.model_copy(update={"continued": from_others[p.name]}) for p in draft.planned)
+    phases = tuple(
+        p.model_copy(update={"continued": from_others[p.name], "labels_found": p.name in found}) for p in draft.planned
+    )
     return keys.address_phases(replace(draft, planned=phases))
 
 
-def named(phase: Phase, labels: tuple[str, ...] | None) -> Phase:
-    """The phase with the labels that were found in its data, where the spec left them open."""
-    return phase if labels is None else phase.model_copy(update={"labels": labels})
+def named(planned: PhasePlan, measured: Measured | None) -> Phase:
+    """The phase with the labels that were found in its data, where the spec left them open; with none where the data
+    count as not read."""
+    phase = planned.phase
+    if measured is None:
+        return phase.model_copy(update={"labels": ()}) if planned.labels_found else phase
+    found = measured.labels.get(planned.name)
+    return phase if found is None else phase.model_copy(update={"labels": found})

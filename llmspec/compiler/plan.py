@@ -282,6 +282,8 @@ class PhasePlan(Frozen):
     """By role: the models that stand beside it. Of those that were there already, what was opened before training."""
     continued: Continued | None = None
     """What it goes on from; null: it is trained from its beginning."""
+    labels_found: bool = False
+    """Whether its labels are those found in its documents, since the spec leaves them open."""
     key: str = ""
     """Hash of everything that shapes this phase's result; equal keys are never trained twice."""
 

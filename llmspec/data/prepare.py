@@ -127,7 +127,7 @@ class PreparedData:
         self.template = plan.chat_template
         self._plan, self._builder, self._tokens = plan, builder, tokens
         self._sources, self._keys = builder.sources, builder.keys
-        self._phases: dict[str, Phase] = {p.name: readable(plan.model, p.phase) for p in plan.phases}
+        self._phases: dict[str, Phase] = {p.name: readable(p.model, p.phase) for p in plan.phases}
         self._streams: dict[str, PhaseStream] = {}
         self.not_found: Mapping[str, Notes] = {}
         """By source: files and folders that its patterns pass over."""
