@@ -15,9 +15,11 @@ from llmspec.compiler import compile_spec
 from llmspec.compiler.cost import forward_cost, layer_flops, pass_cost, step_cost, update_cost
 from llmspec.compiler.inputs import encoder_inputs
 from llmspec.compiler.masks import RANGES, masks_of
-from llmspec.compiler.plan import Plan
+from llmspec.compiler.others import cost_beside
+from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.model.device import open_device
 from llmspec.parts.optimizers.base import AVERAGE
+from llmspec.parts.phases import Phase
 from llmspec.spec import load_spec
 from llmspec.spec.schema import Spec
 
@@ -26,6 +28,7 @@ from tinygrad import Tensor  # noqa: E402
 
 from llmspec.backends.plain.ops import Ops  # noqa: E402
 from llmspec.model.graph_memory import exact  # noqa: E402
+from llmspec.model.steps import states_of  # noqa: E402
 from llmspec.model.transformer import Transformer, block_context, states_at  # noqa: E402
 from llmspec.parts.ops import Linear, Routing  # noqa: E402
 
@@ -57,27 +60,31 @@ class Counting(Ops):
         return value
 
 
-def counted(plan: Plan, batch: int, places: int | None = None) -> int:
-    """FLOPs of the products of a forward pass, from the shapes that meet in it, with logits of so many places of a row
-    (None: of all); nothing is computed."""
-    model, ops = Transformer(plan.model), Counting()
-    tensors = {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors}
-    tensors |= {n: Tensor.empty(*a.shape) for n, a in model.tables().items()}
-    inputs = {"tokens": Tensor.empty(batch, plan.model.context, dtype="int32")}
-    inputs |= {RANGES + n: Tensor.empty(1, plan.model.context, 2, dtype="int32") for n in masks_of(plan.model)}
-    read = encoder_inputs(plan.model, batch)
+def counted(model: ModelPlan, phase: Phase) -> tuple[int, int]:
+    """(FLOPs of the products of a forward pass, from the shapes that meet in it; of those, what makes one state of each
+    document); nothing is computed. The head reads as many places of a row as the objective asks for."""
+    network, ops, objective, batch = Transformer(model), Counting(), phase.objective, phase.micro_batch_size
+    tensors = {t.name: Tensor.empty(*t.shape) for t in model.tensors}
+    tensors |= {n: Tensor.empty(*a.shape) for n, a in network.tables().items()}
+    inputs = {"tokens": Tensor.empty(batch, model.context, dtype="int32")}
+    inputs |= {RANGES + n: Tensor.empty(1, model.context, 2, dtype="int32") for n in masks_of(model)}
+    read = encoder_inputs(model, batch)
     inputs |= {name: Tensor.empty(*spec.shape, dtype=spec.dtype) for name, spec in read.items()}
-    hidden = model.hidden(ops, tensors, inputs, block_context(inputs))
-    if places is not None:
-        hidden = states_at(ops, hidden, Tensor.empty(batch, places, dtype="int32"))
-    model.head(ops, tensors, hidden)
-    return ops.flops
+    hidden, pooled, places = network.hidden(ops, tensors, inputs, block_context(inputs)), 0, objective.places
+    if objective.documents:
+        before = ops.flops
+        hidden = states_of(ops, hidden, Tensor.empty(batch, places(model.context) or 1, model.context))
+        pooled = ops.flops - before
+    elif (asked := places(model.context)) is not None:
+        hidden = states_at(ops, hidden, Tensor.empty(batch, asked, dtype="int32"))
+    network.head(ops, tensors, hidden, objective.head)
+    return ops.flops, pooled
 
 
-def counted_update(plan: Plan, optimizer: Any) -> int:
+def counted_update(model: ModelPlan, optimizer: Any) -> int:
     ops = Counting()
     scalars = Tensor.empty(len(optimizer.scalars(1.0, 1)))
-    for t in plan.model.tensors:
+    for t in model.trained:
         state = {s: Tensor.empty(*shape) for s, shape in optimizer.state(t.role, t.shape).items()}
         state[AVERAGE] = Tensor.empty(*t.shape)
         optimizer.update(ops, t.role, Tensor.empty(*t.shape), Tensor.empty(*t.shape), Tensor.empty(1), state, scalars)
@@ -104,17 +111,20 @@ def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
         phase = planned.phase
         if phase.adapter is not None:
             continue  # some products more, and none for the gradients of the frozen base
-        outside = phase.micro_batch_size * outside_windows(plan)
-        forward = counted(plan, phase.micro_batch_size, phase.objective.places(plan.model.context)) - outside
-        assert forward_cost(plan.model, phase).products == forward
-        assert planned.model.flops_per_token * phase.micro_batch_size * plan.model.context == forward
-        # Each product has two gradients, by either side, of as many operations.
-        rows = phase.micro_batch_size * plan.model.context
-        again = rows * layer_flops(plan.model) if phase.activation_checkpointing else 0
-        assert pass_cost(plan.model, phase).products == 3 * forward + again
-        assert update_cost(plan.model, phase).products == counted_update(plan, phase.optimizer)
-        step = (3 * forward + again) * phase.gradient_accumulation_steps + counted_update(plan, phase.optimizer)
-        assert step_cost(plan.model, phase).products == step
+        model = planned.model
+        found, pooled = counted(model, phase)
+        forward = found - phase.micro_batch_size * outside_windows(plan)
+        assert forward_cost(model, phase).products == forward
+        assert model.flops_per_token * phase.micro_batch_size * model.context == forward - pooled
+        # Each product has two gradients, by either side, of as many operations; what stands for a document has none.
+        rows = phase.micro_batch_size * model.context
+        again = rows * layer_flops(model) if phase.activation_checkpointing else 0
+        assert pass_cost(model, phase).products == 3 * forward - pooled + again
+        assert update_cost(model, phase).products == counted_update(model, phase.optimizer)
+        step = (3 * forward - pooled + again) * phase.gradient_accumulation_steps
+        step += counted_update(model, phase.optimizer)
+        assert step_cost(model, phase).products == step
+        step += phase.gradient_accumulation_steps * cost_beside(phase, model.context, planned.others).products
         assert planned.flops is None or planned.flops == step * (planned.steps or 0)
 
 
