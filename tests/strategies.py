@@ -372,10 +372,10 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         rest["tokenizer"] = with_sentinels(rest.get("tokenizer", {}))
         model.setdefault("encoder", draw(encoders()))
     for stage in stages.values():
+        if "encoder" in model and "teacher" in stage.get("objective", {}):  # which stands beside decoders alone
+            stage.pop("objective")
         stage |= draw(courses(stage, text))
     for stage in stages.values() if "encoder" in model else ():
-        if "teacher" in stage.get("objective", {}):  # which stands beside decoders alone
-            stage.pop("objective")
         if stage["kind"] in ("pretrain", "prefix_lm", "span_corruption"):  # whose rows are cut in two
             stage.pop("document_mask", None)
         if stage["kind"] == "seq2seq":
