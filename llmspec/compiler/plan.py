@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from pydantic import Field
@@ -58,10 +59,7 @@ class TensorPlan(Frozen):
     @property
     def count(self) -> int:
         """Number of elements."""
-        n = 1
-        for s in self.shape:
-            n *= s
-        return n
+        return prod(self.shape)
 
 
 class BlockPlan(Frozen):
