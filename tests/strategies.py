@@ -15,7 +15,7 @@ from chat_templates import OWN
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from strategies_course import courses
-from strategies_fitting import both_sides, masking, one_stack, with_sentinels
+from strategies_fitting import both_sides, fit_to_stack, masking, one_stack, with_sentinels
 from strategies_labels import NAMED, label_settings, labelled_records
 from strategies_values import Data, parts, settings
 
@@ -372,13 +372,9 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         rest["tokenizer"] = with_sentinels(rest.get("tokenizer", {}))
         model.setdefault("encoder", draw(encoders()))
     for stage in stages.values():
-        if "encoder" in model and "teacher" in stage.get("objective", {}):  # which stands beside decoders alone
-            stage.pop("objective")
+        fit_to_stack(stage, "encoder" in model)
         stage |= draw(courses(stage, text))
-    for stage in stages.values() if "encoder" in model else ():
-        if stage["kind"] in ("pretrain", "prefix_lm", "span_corruption"):  # whose rows are cut in two
-            stage.pop("document_mask", None)
-        if stage["kind"] == "seq2seq":
+        if "encoder" in model and stage["kind"] == "seq2seq":
             stage |= draw(
                 st.fixed_dictionaries({}, optional={"truncation": st.sampled_from(["source", "target", "both"])})
             )

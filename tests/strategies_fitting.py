@@ -37,3 +37,11 @@ def with_sentinels(tokenizer: Data) -> Data:
         return {"kind": "byte", "sentinels": SENTINELS}
     more = {"vocab": tokenizer["vocab"] + SENTINELS} if "vocab" in tokenizer else {}
     return {**tokenizer, "sentinels": SENTINELS, **more}
+
+
+def fit_to_stack(stage: Data, pairs: bool) -> None:
+    """Takes out of a phase what does not stand beside a model with an encoder and a decoder."""
+    if pairs and "teacher" in stage.get("objective", {}):  # which stands beside decoders alone
+        stage.pop("objective")
+    if pairs and stage["kind"] in ("pretrain", "prefix_lm", "span_corruption"):  # whose rows are cut in two
+        stage.pop("document_mask", None)
