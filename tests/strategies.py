@@ -331,20 +331,26 @@ def redrawn(table: str, predicts: str) -> SearchStrategy[Data]:
 
 
 @st.composite
+def texts(draw: DrawFn, names: list[str], runnable: bool, paired: bool, labels: str, weighted: bool) -> Data:
+    """Sources by name; `weighted`: some of them weigh their records, which what draws its places does not."""
+    inline = inline_sources(paired, labels)
+    drawn = inline if runnable or paired or labels else st.one_of(inline, other_sources())
+    out = {name: draw(drawn) for name in names}
+    for found in out.values() if weighted else ():
+        if "records" in found and draw(st.booleans()):
+            found |= {"records": [{**r, "w": 1 + i % 3} for i, r in enumerate(found["records"])], "weight": "{w}"}
+    return out
+
+
+@st.composite
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED, LABELS]))
     labels = draw(st.sampled_from(list(NAMED))) if predicts == LABELS else ""
     paired = not labels and draw(st.booleans())
-    inline = inline_sources(paired, labels)
-    text = {
-        name: draw(inline if runnable or paired or labels else st.one_of(inline, other_sources())) for name in names
-    }
+    text = draw(texts(names, runnable, paired, labels, weighted=predicts == NEXT))
     stages: Data = {}
-    for found in text.values() if predicts == NEXT else ():  # what draws its places weighs none
-        if "records" in found and draw(st.booleans()):
-            found |= {"records": [{**r, "w": 1 + i % 3} for i, r in enumerate(found["records"])], "weight": "{w}"}
     order = draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]]))
     before = order[:1] if labels and len(order) > 1 and draw(st.booleans()) else []  # a decoder learns to write first
     for stage in order:
