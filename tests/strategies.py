@@ -238,6 +238,25 @@ def asking(predicts: str, earlier: Sequence[str] = ()) -> SearchStrategy[Data]:
     return st.one_of(st.sampled_from(alone).flatmap(settings), *taught)
 
 
+BY_HAND = (
+    "from",
+    "mixture",
+    "budget",
+    "micro_batch_size",
+    "gradient_accumulation_steps",
+    "prompts",
+    "train_on",
+    "adapter",
+    "truncation",
+    "generate_metrics",
+    "labels",
+    "multi_label",
+    "class_weights",
+    "max_tokens",
+)
+"""Settings of phases that hang on others, and are drawn with these."""
+
+
 @st.composite
 def phase_settings(
     draw: DrawFn, names: list[str], earlier: list[str], predicts: str = NEXT, paired: bool = False, labels: str = ""
@@ -250,27 +269,7 @@ def phase_settings(
     prompts = ["Once [MASK]", "[MASK][MASK]"] if predicts == MASKED else ["Once", "1e3"]
     if part.cuts == "spans":
         prompts = ["Once <extra_id_0>", "[MASK]"]
-    out = draw(
-        settings(
-            part,
-            skip=(
-                "from",
-                "mixture",
-                "budget",
-                "micro_batch_size",
-                "gradient_accumulation_steps",
-                "prompts",
-                "train_on",
-                "adapter",
-                "truncation",
-                "generate_metrics",
-                "labels",
-                "multi_label",
-                "class_weights",
-                "max_tokens",
-            ),
-        )
-    )
+    out = draw(settings(part, skip=BY_HAND))
     if out.get("loss_reduction") == "sample":  # which needs to know whose tokens are whose
         out.pop("document_mask", None)
     out["mixture"] = draw(mixtures(names))
