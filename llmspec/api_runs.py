@@ -80,28 +80,34 @@ def exported(
     model: LanguageModel,
     out: Path,
     *,
-    gguf: bool = False,
+    to: str = "hf",
     family: str = "",
     shard: int | None = None,
     type: str = "",
     text: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Exported:
-    """Writes the model that was opened from a path into the new folder `out`, for transformers or as a GGUF file: the
-    arguments are those of `export_folder` and `export_gguf`. Raises RunError, LlmspecError."""
+    """Writes the model that was opened from a path into the new folder `out`, for transformers (hf), as a GGUF file, or
+    its adapter alone for PEFT: the arguments are those of `export_folder` and `export_gguf`.
+
+    Raises RunError, LlmspecError."""
+    from llmspec.exchange.adapter_exporting import export_adapter
     from llmspec.exchange.exporting import export_folder
     from llmspec.exchange.gguf_exporting import export_gguf
     from llmspec.formats.hf.exporting import SHARD
     from llmspec.runs.run import RunFolder
 
+    if to == "peft":
+        return export_adapter(model_folder(path), model, out, progress)
     if model.plan.model.adapter is not None:
         raise LlmspecError(
             "this model has an adapter beside it, which other programs would not read",
-            hint=f"{command('merge', *([path_word(path)] if path else []), '--out')} DIR, and export that",
+            hint=f"{command('merge', *([path_word(path)] if path else []), '--out')} DIR, and export that; `--to peft` "
+            "writes the adapter alone",
             consequence="what was learned would be left out",
         )
     origin = origin_of(path)
-    if not gguf:
+    if to == "hf":
         return export_folder(model, out, origin=origin, family=family, shard=shard or SHARD, progress=progress)
     folder = model_folder(path)
     stored = None

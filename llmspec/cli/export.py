@@ -16,13 +16,16 @@ EXAMPLES = (
     "`llmspec export models/smol --to hf --out smol-hf --family llama --shard-size '500 MB'`  ·  "
     "`llmspec export runs/quickstart --to gguf --type q8_0 --out quickstart-gguf`"
 )
-FORMATS = ("hf", "gguf")
+FORMATS = ("hf", "gguf", "peft")
 
 
 def export(
     run: RunPath = None,
     to: Annotated[
-        str, typer.Option(help="Format: hf, a folder that transformers reads; gguf, a file for llama.cpp and Ollama.")
+        str,
+        typer.Option(
+            help="Format: hf, a folder for transformers; gguf, a file for llama.cpp and Ollama; peft, an adapter alone."
+        ),
     ] = "hf",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", parser=place, help="Folder to write, absent yet.")
@@ -71,7 +74,7 @@ def export(
             folder,
             family=family,
             shard=_bytes(shard_size),
-            gguf=to == "gguf",
+            to=to,
             type=type_ or "",
             text=text,
             progress=lambda what, done, of: say(f"{what}, {done / of:.0%}" if of else what),

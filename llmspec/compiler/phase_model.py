@@ -12,13 +12,11 @@ from fnmatch import fnmatchcase
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read
 from llmspec.compiler.draft import closed
-from llmspec.compiler.linear_layers import adaptable
+from llmspec.compiler.linear_layers import adaptable, beside
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.compiler.update_problems import nearest_names, update_problems
 from llmspec.core.problems import Problem
-from llmspec.parts.adapters import Adapter
 from llmspec.parts.adapters.base import matches
-from llmspec.parts.base import Init
 from llmspec.parts.heads import Head
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL, POLICY
@@ -130,23 +128,7 @@ def adapted(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]]:
     ]
     if wrong_targets:
         return base, wrong_targets
-    model = base.model_copy(update={"adapter": adapter})
-    known, made = {t.name: t for t in base.tensors}, list[TensorPlan]()
-    shapes = {name: t.shape for name, t in walk.tensor_specs(base)}
-    for name, t in walk.tensor_specs(model):
-        made.append(
-            known.get(name) or TensorPlan(name=name, shape=t.shape, role=t.role, init=starts(adapter, name, shapes))
-        )
-    return model.model_copy(update={"tensors": tuple(made)}), []
-
-
-def starts(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Init:
-    """How a tensor of an adapter starts."""
-    for one in adapter.tensors(1, 1, False):
-        if name.endswith(f".{one.spec.name}"):
-            outputs, inputs = shapes[name.removesuffix(one.spec.name) + "weight"]
-            return next(t.init for t in adapter.tensors(outputs, inputs, False) if t.spec.name == one.spec.name)
-    raise ValueError(f"{name} is none of an adapter's tensors")
+    return beside(base, adapter), []
 
 
 def trained(tensor: TensorPlan, trainable: bool) -> TensorPlan:

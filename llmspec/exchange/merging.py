@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmspec.compiler.linear_layers import without_adapter
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.core.problems import LlmspecError, Problem, one_of
 from llmspec.core.quantised import as_float32, quantise
@@ -18,6 +19,7 @@ from llmspec.exchange.held_out import HeldOut
 from llmspec.formats.bases import folder_of, model_in, whole_weights
 from llmspec.formats.foreign import ForeignModel
 from llmspec.formats.opening import stored_model
+from llmspec.formats.peft import PEFTFolder
 from llmspec.parts.base import Frozen
 from llmspec.parts.others import StartModel
 from llmspec.runs.model_folder import ModelFolder, save_model
@@ -109,6 +111,7 @@ def merge(
     notices += judged(type, apart, largest, None if isinstance(learned, str) else learned)
     progress("writing", 0, 0)
     to_save, origin = published(written, name, model)
+    origin = origin or (folder.origin if isinstance(folder, PEFTFolder) else "")
     saved = written.model_copy(update={"model": to_save})
     about: dict[str, Any] = {"phase": name, "chat": chat, "origin": origin}
     about |= {"attributions": folder.attributions(written)}
@@ -156,13 +159,6 @@ def compared(
         return apart, changed, largest, held
     learned = Learned(text=held.source, tokens=held.tokens, base=base, adapted=adapted, merged=merged)
     return apart, changed, largest, learned
-
-
-def without_adapter(model: ModelPlan) -> ModelPlan:
-    """The same network without its adapter."""
-    assert model.adapter is not None
-    kept = tuple(t for t in model.tensors if not model.adapter.owns(t.name))
-    return model.model_copy(update={"adapter": None, "tensors": kept})
 
 
 def merged_weights(model: ModelPlan, weights: dict[str, Any], type: str) -> tuple[dict[str, Any], int]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
+from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
 from llmspec.core.quantised import Quantised, as_float32
+from llmspec.formats.last_model import model_in
 from llmspec.formats.opening import is_model, stored_model
 from llmspec.formats.wheel_models import in_wheel
 from llmspec.parts.others import StartModel
-from llmspec.parts.phases.base import SPEAKING
 from llmspec.runs.stored import StoredModel
 
 HASHED = 1 << 22
@@ -34,12 +34,6 @@ def folder_of(plan: Plan, start: StartModel) -> StoredModel:
 def path_of(base: str, start: StartModel) -> Path:
     """Where a model lies; relative paths start in `base`. Raises RunError where its wheel is not in the cache."""
     return in_wheel(start) if start.model is None else Path(base, Path(start.model).expanduser())
-
-
-def model_in(folder: StoredModel, theirs: Plan) -> tuple[str | None, ModelPlan]:
-    """(phase, its model): the last one that draws text."""
-    last = next((p for p in reversed(theirs.phases) if p.makes in SPEAKING), None)
-    return (None, theirs.model) if last is None else (last.name, last.model)
 
 
 def weights_of(plan: Plan, start: StartModel, quantised: bool = False) -> dict[str, Any]:

@@ -12,13 +12,20 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "properties")]
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
-from test_adapters import INPUTS, OUTPUTS, RANK, results, tensors  # noqa: E402
+transformers = pytest.importorskip("transformers")
 
+from test_adapters import INPUTS, OUTPUTS, RANK, results, tensors  # noqa: E402
+from test_hf_folders import config, written  # noqa: E402
+
+import llmspec  # noqa: E402
 from llmspec.backends.backend import backend  # noqa: E402
+from llmspec.compiler.linear_layers import beside  # noqa: E402
+from llmspec.formats import peft as ours  # noqa: E402
+from llmspec.formats.hf.family import families  # noqa: E402
 from llmspec.parts.adapters.lora import LoRA  # noqa: E402
 
 
@@ -65,3 +72,67 @@ def test_a_layer_its_gradients_and_its_merge_are_pefts(rslora: bool, dora: bool)
         assert np.abs(found[name] - array).max() <= 1e-5 * np.abs(array).max(), name
     own = {name.removeprefix("l."): a for name, a in given.items() if "lora" in name}
     assert np.abs(adapter.merged(weight, own) - merged).max() <= 1e-5 * np.abs(merged).max()
+
+
+IDS = [1, 2, 3, 4, 5, 6]
+FORMS = list(itertools.product((False, True), repeat=2))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder of transformers."""
+    folder = tmp_path_factory.mktemp("base") / "theirs"
+    written(folder, config(families()["llama"]))
+    return folder
+
+
+def logits(model: Any) -> Any:
+    with torch.no_grad():
+        return model(torch.tensor([IDS])).logits[0].numpy()
+
+
+@pytest.mark.parametrize(("rslora", "dora"), FORMS)
+def test_peft_reads_what_is_written_here(base: Path, tmp_path: Path, rslora: bool, dora: bool) -> None:
+    rng, own = np.random.default_rng(3), llmspec.open(base)
+    adapter = LoRA(r=2, alpha=5.0, rslora=rslora, dora=dora, targets=("q_proj", "mlp.*"))
+    model, arrays = beside(own.plan.model, adapter), own.weights()
+    for t in model.tensors:
+        if t.name not in arrays:
+            layer, _, name = t.name.partition(".lora_")
+            fitted = adapter.fitted(arrays[f"{layer}.weight"])
+            drawn = rng.standard_normal(t.shape).astype(np.float32) / 2
+            arrays[t.name] = (
+                fitted[f"lora_{name}"] * (1 + drawn * ("magnitude" in name))
+                if dora and f"lora_{name}" in fitted
+                else drawn
+            )
+    ours.write(tmp_path / "adapter", model, arrays, str(base))
+    read = llmspec.open(tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), tmp_path / "adapter"
+    )
+    wanted, bare = logits(theirs), own.logits(IDS)
+    assert np.abs(wanted - bare).max() > 1e-3
+    assert np.abs(read.logits(IDS) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    merged = logits(theirs.merge_and_unload())
+    assert np.abs(read.logits(IDS) - merged).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("rslora", "dora"), FORMS)
+def test_what_peft_writes_is_read_here(base: Path, tmp_path: Path, rslora: bool, dora: bool) -> None:
+    torch.manual_seed(4)
+    settings = peft.LoraConfig(
+        r=3,
+        lora_alpha=7,
+        lora_dropout=0.1,
+        use_rslora=rslora,
+        use_dora=dora,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    made = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), settings)
+    made.eval().save_pretrained(tmp_path / "adapter")
+    found, wanted = llmspec.open(tmp_path / "adapter"), logits(made)
+    assert np.abs(found.logits(IDS) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert np.abs(llmspec.open(base).logits(IDS) - wanted).max() > 1e-2
