@@ -22,10 +22,7 @@ FORMATS = ("hf", "gguf", "peft")
 def export(
     run: RunPath = None,
     to: Annotated[
-        str,
-        typer.Option(
-            help="Format: hf, a folder for transformers; gguf, a file for llama.cpp and Ollama; peft, an adapter alone."
-        ),
+        str, typer.Option(help="Format: hf, for transformers; gguf, for llama.cpp and Ollama; peft, an adapter alone.")
     ] = "hf",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", parser=place, help="Folder to write, absent yet.")
