@@ -236,3 +236,19 @@ def test_excerpts_mark_what_an_assistant_says(tmp_path: Path, cache: Path, mask:
     assert [taught for _, taught in text.pieces] == [False, True] and text.cut
     found = tokenization(prepared.codec)
     assert "".join(found.tokens) == found.sentence and not found.merges
+
+
+def test_answers_in_validation_take_time_until_they_were_measured() -> None:
+    """As much again for twice the answers; of a run that was measured nothing is added."""
+    plan = compile_spec(load_spec("translate").spec)
+    sources = tuple(s.model_copy(update={"validation_tokens": 1000}) for s in plan.sources)
+    times = []
+    for answered in (0, 100, 200):
+        (planned,) = plan.phases
+        phase = planned.phase.model_copy(update={"generate_metrics": answered})
+        made = planned.model_copy(update={"phase": phase, "steps": 100, "tokens": 10_000})
+        whole = plan.model_copy(update={"sources": sources, "phases": (made,)})
+        times.append(forecasts(whole, RATES, {})["learn"].validation)
+        ran = Measured(step=0.25, validation=1e-3, sample=None)
+        assert forecasts(whole, RATES, {shape_key(made.model, phase): ran})["learn"].validation == 1e-3 * 1000 * 5
+    assert 0 < times[1] - times[0] == pytest.approx(times[2] - times[1])

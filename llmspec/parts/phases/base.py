@@ -178,6 +178,11 @@ class Phase(Part):
         return len(self.prompts) or (FROM_DIALOGUES if self.dialogues or self.pairs else 1)
 
     @property
+    def answered(self) -> int:
+        """Held-out texts of each source that every validation answers, at most."""
+        return 0
+
+    @property
     def updates_apart(self) -> bool:
         """Whether the update is a graph of its own: after several passes, and where it may be left out."""
         return self.gradient_accumulation_steps > 1 or self.on_spike is not None

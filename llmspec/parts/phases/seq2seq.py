@@ -29,6 +29,10 @@ class Seq2Seq(Phase):
     """Held-out pairs of each source that are answered at each validation, by the most probable tokens, for exact match,
     chrF and ROUGE-L; 0: none."""
 
+    @property
+    def answered(self) -> int:
+        return self.generate_metrics
+
     def measured(self) -> dict[str, str]:
         """How near its answers are, too, where it gives any in validation."""
         told = dict.fromkeys(("exact match", "chrF", "ROUGE-L"), "higher")
