@@ -244,6 +244,7 @@ BY_HAND = (
     "budget",
     "micro_batch_size",
     "gradient_accumulation_steps",
+    "batch_size_warmup",
     "prompts",
     "train_on",
     "adapter",
@@ -296,6 +297,8 @@ def phase_settings(
     out |= {"micro_batch_size": 1} | draw(st.fixed_dictionaries({}, optional=optional))
     if predicts == LABELS:
         out |= draw(label_settings(labels or "one", own_head="from" not in out))
+    if out.get("gradient_accumulation_steps", 1) > 1 and "minutes" not in out["budget"] and draw(st.booleans()):
+        out["batch_size_warmup"] = draw(st.sampled_from(["25%", "100%"]))
     chosen = optimizers.TABLE[out.get("optimizer", {}).get("kind", "adamw")]
     if chosen.schedules:
         out["schedule"] = {**draw(settings(schedules.TABLE[chosen.schedules[0]]))}

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from llmspec.compiler.cost import step_cost
+from llmspec.compiler.cost import phase_cost, step_cost
 from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.core.units import Budget
 from llmspec.parts.phases import Phase
+from llmspec.parts.phases.batches import SLACK, fewest
 
-SLACK = 1e-6
-"""A budget of just k steps does not become k + 1 by the rounding of a division."""
 CURVE_POINTS = 120
 """Points of a learning-rate curve, at most: a phase may have millions of steps."""
 COMPUTE_OPTIMAL = 20.0
@@ -46,6 +45,11 @@ def tokens_per_step(model: ModelPlan, phase: Phase) -> int:
     return phase.micro_batch_size * phase.gradient_accumulation_steps * row
 
 
+def tokens_of(model: ModelPlan, phase: Phase, steps: int) -> int:
+    """The same of a phase of so many steps."""
+    return tokens_per_step(model, phase) // phase.batches.most * phase.batches.of(steps)
+
+
 def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] | None = None) -> int | None:
     """Optimizer steps of a budget; None for epochs of a source whose tokens (`sizes`) are not known, and for minutes
     on a machine that has not said how many steps these are."""
@@ -54,6 +58,8 @@ def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str,
     if budget.unit == "steps":
         return int(budget.amount)
     if budget.unit == "FLOPs":
+        if phase.batches.growing:
+            return fewest(lambda steps: phase_cost(model, phase, steps).products / budget.amount, 1.0)
         return max(1, ceil(budget.amount / step_cost(model, phase).products - SLACK))
     tokens = budget.amount
     if budget.source is not None:
@@ -61,18 +67,18 @@ def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str,
         if size is None or share is None or not share.fraction:
             return None
         tokens = budget.amount * size / share.fraction
-    return max(1, ceil(tokens / tokens_per_step(model, phase) - SLACK))
+    return phase.batches.reaching(tokens / tokens_per_step(model, phase) * phase.batches.most)
 
 
 def length(steps: int, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] | None = None) -> Length:
     """A number of steps in every unit."""
-    tokens = steps * tokens_per_step(model, phase)
+    tokens = tokens_of(model, phase, steps)
     epochs = {
         name: tokens * phase.mixture[name].fraction / size
         for name, size in (sizes or {}).items()
         if name in phase.mixture and size
     }
-    return Length(steps, tokens, steps * step_cost(model, phase).products, epochs)
+    return Length(steps, tokens, phase_cost(model, phase, steps).products, epochs)
 
 
 def readable(model: ModelPlan, phase: Phase) -> Phase:

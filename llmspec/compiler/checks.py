@@ -173,8 +173,9 @@ def _lengths(planned: PhasePlan, caps: dict[str, float], places: int) -> Wrong:
     if not planned.exact or planned.steps is None:
         return
     phase, per_step = planned.phase, planned.phase.micro_batch_size * planned.phase.gradient_accumulation_steps
+    all_of_them = planned.phase.micro_batch_size * phase.batches.of(planned.steps)
     blocks = sum(s.blocks or 0 for s in planned.shares)
-    if planned.steps < 1 or blocks != planned.steps * per_step:
+    if planned.steps < 1 or blocks != all_of_them:
         yield f"{planned.steps:,} steps of {per_step} blocks are planned, and {blocks:,} blocks", ("budget",)
     if phase.budget.unit == "steps" and planned.steps != phase.budget.amount:
         yield f"{planned.steps:,} steps are planned of {phase.budget}", ("budget",)

@@ -63,10 +63,10 @@ def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     )
 
 
-def update_cost(model: ModelPlan, phase: Phase) -> Cost:
+def update_cost(model: ModelPlan, phase: Phase, passes: float | None = None) -> Cost:
     """FLOPs of one optimizer step after its passes: clipping, summing of passes, update."""
     optimizer, clip = phase.optimizer, 1 + CLIPPING * (phase.max_grad_norm is not None)
-    sums = 2.0 * phase.gradient_accumulation_steps * phase.updates_apart
+    sums = 2.0 * (phase.gradient_accumulation_steps if passes is None else passes) * phase.updates_apart
     averaged = AVERAGING * (phase.ema is not None)
     return Cost(
         products=sum(optimizer.products(t.role, t.shape) for t in model.trained),
@@ -74,13 +74,17 @@ def update_cost(model: ModelPlan, phase: Phase) -> Cost:
     )
 
 
-def step_cost(model: ModelPlan, phase: Phase) -> Cost:
-    """FLOPs of one whole optimizer step."""
-    one, update = pass_cost(model, phase), update_cost(model, phase)
-    return Cost(
-        products=one.products * phase.gradient_accumulation_steps + update.products,
-        other=one.other * phase.gradient_accumulation_steps + update.other,
-    )
+def step_cost(model: ModelPlan, phase: Phase, passes: float | None = None) -> Cost:
+    """FLOPs of one whole optimizer step: of so many passes, all that it has once its batch is whole if left out."""
+    passes = phase.gradient_accumulation_steps if passes is None else passes
+    one, update = pass_cost(model, phase), update_cost(model, phase, passes)
+    return Cost(products=one.products * passes + update.products, other=one.other * passes + update.other)
+
+
+def phase_cost(model: ModelPlan, phase: Phase, steps: int) -> Cost:
+    """FLOPs of all steps of a phase."""
+    one = step_cost(model, phase, phase.batches.mean(steps))
+    return Cost(products=steps * one.products, other=steps * one.other)
 
 
 def elementwise(model: ModelPlan, phase: Phase) -> ElementwiseOps:

@@ -88,7 +88,8 @@ def fewer_rows(model: ModelPlan, phase: Phase, held: MemoryModel, limit: int) ->
     # Fewer rows hold less, so the largest number that fits is found by halving.
     if fit := bisect_right(smaller, limit, key=peak):
         rows = smaller[fit - 1]
-        yield Change(f"{written(with_rows(phase, rows))}, which trains the same", peak(rows))
+        same = "" if phase.batch_size_warmup.percent else ", which trains the same"
+        yield Change(f"{written(with_rows(phase, rows))}{same}", peak(rows))
 
 
 def with_rows(phase: Phase, rows: int) -> Phase:

@@ -66,6 +66,10 @@ def encoder_inputs(model: ModelPlan, rows: int) -> dict[str, InputSpec]:
     return declared
 
 
+PASS_SHARE = "pass_share"
+"""The share of one pass in its step (1,), where steps have different numbers of them."""
+
+
 def documents_apart(model: ModelPlan, phase: Phase) -> bool:
     """Whether documents that share a row are kept apart; with an encoder, a row has one document alone."""
     return phase.document_mask and model.encoder is None
@@ -84,4 +88,6 @@ def step_inputs(model: ModelPlan, phase: Phase, others: Others = NONE) -> dict[s
         declared[NOISE] = InputSpec((phase.micro_batch_size, model.context, model.d_model), "float32")
     if phase.updates_apart:
         declared["keep"] = InputSpec((1,), "float32")
+    if phase.batch_size_warmup.percent:
+        declared[PASS_SHARE] = InputSpec((1,), "float32")
     return declared

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from llmspec.compiler.budget import SLACK, steps_of, tokens_per_step
+from llmspec.compiler.budget import steps_of, tokens_of
 from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.masks import masks_of
@@ -19,6 +19,7 @@ from llmspec.core.problems import Problem, nearest
 from llmspec.parts.phases import TABLE as PHASES
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL
+from llmspec.parts.phases.batches import SLACK
 from llmspec.parts.sources import Source
 
 
@@ -46,7 +47,7 @@ def plan_phases(draft: Draft) -> Draft:
         shares = measured.phases[name] if measured else planned_shares(phase, model)
         blocks = sum(s.blocks or 0 for s in shares)
         steps = (
-            blocks // (phase.micro_batch_size * phase.gradient_accumulation_steps)
+            phase.batches.reaching(blocks / phase.micro_batch_size)
             if measured
             else steps_of(phase.budget, model, phase)
         )
@@ -62,9 +63,9 @@ def plan_phases(draft: Draft) -> Draft:
         problems += [p.at("phases", name) for p in prompt_problems(phase, model)]
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
-        places = None if steps is None else steps * tokens_per_step(model, phase)
-        cost, beside = step_cost(model, phase), cost_beside(phase, model.context, others)
-        passes = phase.gradient_accumulation_steps
+        places = None if steps is None else tokens_of(model, phase, steps)
+        passes = phase.batches.mean(steps)
+        cost, beside = step_cost(model, phase, passes), cost_beside(phase, model.context, others)
         plans.append(
             PhasePlan(
                 name=name,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.core.problems import Problem
 from llmspec.core.units import Budget
+from llmspec.parts.phases.batches import Batches
 from llmspec.parts.sources import Source
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 # A budget of just k steps must not become k + 1 by the rounding of a division.
 _SLACK = 1e-6
+
+
+ONE = Batches(1)
+"""A pass a step."""
 
 
 class Demand(NamedTuple):
@@ -34,25 +39,26 @@ class Portions(NamedTuple):
     blocks: tuple[int, ...]
 
 
-def portions(budget: Budget, demands: Sequence[Demand], per_step: int) -> Portions:
-    """Divide a phase's blocks among its sources, `per_step` blocks a step; the last step is filled up.
+def portions(budget: Budget, demands: Sequence[Demand], per_pass: int, batches: Batches = ONE) -> Portions:
+    """Divide a phase's blocks among its sources, `per_pass` blocks a pass; the last step is filled up.
 
     Blocks go by largest remainder, so that every source is within one block of its share of the tokens.
     """
     weights = _weights(demands)
-    steps = max(1, ceil(_requested(budget, demands, per_step, whole=True) / per_step - _SLACK))
-    ideal = [steps * per_step * weight for weight in weights]
+    steps = batches.reaching(_requested(budget, demands, per_pass, batches, whole=True) / per_pass)
+    total = per_pass * batches.of(steps)
+    ideal = [total * weight for weight in weights]
     blocks = [floor(x) for x in ideal]
     by_remainder = sorted(range(len(ideal)), key=lambda i: (blocks[i] - ideal[i], i))
-    for i in by_remainder[: steps * per_step - sum(blocks)]:
+    for i in by_remainder[: total - sum(blocks)]:
         blocks[i] += 1
     return Portions(steps, tuple(blocks))
 
 
-def too_often(budget: Budget, demands: Sequence[Demand], per_step: int) -> list[Problem]:
+def too_often(budget: Budget, demands: Sequence[Demand], per_pass: int, batches: Batches = ONE) -> list[Problem]:
     """The sources that the budget would repeat more often than they allow, as asked: filling the last step is free."""
     problems = []
-    total = _requested(budget, demands, per_step, whole=False)
+    total = _requested(budget, demands, per_pass, batches, whole=False)
     for demand, weight in zip(demands, _weights(demands), strict=True):
         epochs = total * weight / demand.blocks_per_epoch
         if epochs <= demand.max_epochs * (1 + _SLACK):
@@ -91,7 +97,7 @@ def _weights(demands: Sequence[Demand]) -> list[float]:
     return [x / sum(raw) for x in raw]
 
 
-def _requested(budget: Budget, demands: Sequence[Demand], per_step: int, whole: bool) -> float:
+def _requested(budget: Budget, demands: Sequence[Demand], per_pass: int, batches: Batches, whole: bool) -> float:
     """Blocks that the budget asks for; with `whole`, an epoch's last block counts in full."""
     if budget.unit == "tokens":
         total = sum(demand.share for demand in demands)
@@ -102,7 +108,7 @@ def _requested(budget: Budget, demands: Sequence[Demand], per_step: int, whole: 
         return (ceil(blocks - _SLACK) if whole else blocks) / _weights(demands)[i]
     if budget.unit == "FLOPs":
         raise ValueError("only the plan knows what a step computes: give its budget in steps")
-    return budget.amount * per_step
+    return per_pass * batches.of(int(budget.amount)) if batches.growing else budget.amount * per_pass * batches.most
 
 
 def weights_of(plan: Plan, sources: Mapping[str, Source]) -> dict[str, float]:

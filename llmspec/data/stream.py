@@ -69,10 +69,10 @@ class PhaseStream:
             Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
             for s, layout in self._layouts.items()
         ]
-        per_step = phase.micro_batch_size * phase.gradient_accumulation_steps
-        if problems := too_often(phase.budget, demands, per_step):
+        asked = (phase.budget, demands, phase.micro_batch_size, phase.batches)
+        if problems := too_often(*asked):
             raise DataError(problem.at("phases", name) for problem in problems)
-        self.steps, blocks = portions(phase.budget, demands, per_step)
+        self.steps, blocks = portions(*asked)
         self._blocks = dict(zip(self.sources, blocks, strict=True))
         self._check_company()
         self._order(seed)
@@ -89,6 +89,7 @@ class PhaseStream:
                 "phase": self.name,
                 "blocks": self._blocks,
                 "micro_batch_size": [phase.micro_batch_size, phase.gradient_accumulation_steps],
+                **({"batch_size_warmup": phase.batch_size_warmup.percent} if phase.batch_size_warmup.percent else {}),
                 "mask": phase.document_mask,
                 "train_on": list(getattr(phase, "train_on", ())),
                 **({} if pair is None else {"pair": [pair.context, pair.start]}),
@@ -101,10 +102,10 @@ class PhaseStream:
 
     def batch(self, step: int, micro: int = 0) -> Batch:
         """What pass `micro` of optimizer step `step` reads. Raises IndexError outside the phase."""
-        if not (0 <= step < self.steps and 0 <= micro < self.phase.gradient_accumulation_steps):
+        if not (0 <= step < self.steps and 0 <= micro < self.passes(step)):
             raise IndexError(f"{self.name} has no pass {micro} of step {step}")
         size = self.phase.micro_batch_size
-        begin = (step * self.phase.gradient_accumulation_steps + micro) * size
+        begin = (self.phase.batches.before(step, self.steps) + micro) * size
         source, block = self._source[begin : begin + size], self._block[begin : begin + size]
         batch = self._blank(size)
         batch.source[:] = source
@@ -112,6 +113,10 @@ class PhaseStream:
             if len(rows := np.flatnonzero(source == i)):
                 self._layouts[name].gather(batch, rows, block[rows])
         return batch
+
+    def passes(self, step: int) -> int:
+        """How many passes an optimizer step has."""
+        return self.phase.batches.at(step, self.steps)
 
     def _blank(self, rows: int) -> Batch:
         batch = blank(rows, self.context, self._end, self.pair)

@@ -78,6 +78,8 @@ class PhaseReport:
     """Whether steps and tokens were computed from the data."""
     micro_batch_size: int
     gradient_accumulation_steps: int
+    batch_size_warmup: int | None
+    """Steps in which the batch grows to so many passes; None while the length is unknown, 0 where it does not."""
     context: int
     tokens: int | None
     flops: float | None
@@ -184,6 +186,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         exact=planned.exact,
         micro_batch_size=phase.micro_batch_size,
         gradient_accumulation_steps=phase.gradient_accumulation_steps,
+        batch_size_warmup=phase.batches.growing_steps(planned.steps),
         context=plan.model.context,
         tokens=planned.tokens,
         flops=planned.flops,

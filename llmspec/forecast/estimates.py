@@ -103,12 +103,13 @@ def _forecast(
     plan: Plan, planned: PhasePlan, steps: int, tokens: int, rates: Rates | None, known: Measured | None
 ) -> Forecast:
     phase = planned.phase
-    guess = step_pieces(planned.model, phase, rates) if rates else None
+    mean = phase.batches.mean(steps)
+    guess = step_pieces(planned.model, phase, rates, mean) if rates else None
     step = known.step if known else guess.total if guess else 0.0
     held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
     read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
     drawn = planned.draws * phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
-    passes = BACKWARD * trained_share(planned.model, phase) * phase.gradient_accumulation_steps
+    passes = BACKWARD * trained_share(planned.model, phase) * mean
     of_pass = step / passes / (phase.micro_batch_size * plan.model.context)
     each = known.validation if known and known.validation is not None else of_pass
     answers = 0.0
@@ -132,9 +133,10 @@ def _times(every: int, steps: int) -> int:
     return steps // every + (steps % every > 0) if every else 1
 
 
-def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
-    """What the pieces of a step take, each by its own rate."""
-    tokens, width = phase.micro_batch_size * model.context * phase.gradient_accumulation_steps, model.d_model
+def step_pieces(model: ModelPlan, phase: Phase, rates: Rates, passes: float | None = None) -> Pieces:
+    """What the pieces of a step take, each by its own rate; of so many passes, all of a whole batch if left out."""
+    passes = phase.gradient_accumulation_steps if passes is None else passes
+    tokens, width = phase.micro_batch_size * model.context * passes, model.d_model
     matrices, pieces = [t for t in model.tensors if t.role == "matrix"], list(walk.walk(model))
     passed = (BACKWARD * trained_share(model, phase) + phase.activation_checkpointing) * 2 * tokens
     attentions = [(p.uses * p.rate, p.dims) for p in pieces if p.kind in ("attention", "cross_attention")]
@@ -160,13 +162,8 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates) -> Pieces:
         head=passed * share_read(model, phase) * outputs * width / (rates.loss * rates.product(width)),
         # The sum of the embedding counts as one norm more.
         other=tokens * (rates.norm * (norms + 1) * width + drops + rates.gate * hidden + rates.norm * turned),
-        update=update
-        + (
-            2 * rates.update * model.trained_parameters / 7 * phase.gradient_accumulation_steps
-            if phase.updates_apart
-            else 0.0
-        ),
-        beside=BESIDE_STEP * phase.gradient_accumulation_steps + rates.call,
+        update=update + (2 * rates.update * model.trained_parameters / 7 * passes if phase.updates_apart else 0.0),
+        beside=BESIDE_STEP * passes + rates.call,
     )
 
 
@@ -186,6 +183,7 @@ def shape_key(model: ModelPlan, phase: Phase) -> str:
             phase.gradient_accumulation_steps,
             *(["activation checkpointing"] if phase.activation_checkpointing else []),
             *(["an update apart"] if phase.on_spike is not None else []),
+            *([phase.batch_size_warmup.percent] if phase.batch_size_warmup.percent else []),
             phase.document_mask,
             phase.max_grad_norm is not None,
             phase.optimizer.model_dump(mode="json"),

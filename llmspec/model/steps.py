@@ -14,7 +14,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.plain.ops import Ops
-from llmspec.compiler.inputs import MEMBERS
+from llmspec.compiler.inputs import MEMBERS, PASS_SHARE
 from llmspec.compiler.plan import PhasePlan
 from llmspec.compiler.updates import Updates, state_shapes, tensor_states
 from llmspec.compiler.walk import walk
@@ -71,6 +71,7 @@ class Steps:
         parts += [{"embedding noise": True}] * (phase.embedding_noise is not None)
         parts += [other.model.model_dump(mode="json") for other in self._beside.values()]
         again = ["activation checkpointing"] if phase.activation_checkpointing else []
+        again += ["batch size warm-up"] if phase.batch_size_warmup.percent else []
         packed = [sorted(self._layouts.items())] if self._layouts else []
         return digest([*parts, phase.max_grad_norm, *self.updates.address(), *packed, *again])
 
@@ -114,7 +115,12 @@ class Steps:
         found = self._objective[validating](ops, outputs, inputs)
         # Those of the passes of a step count as their mean, as the weights of the objective's losses already say.
         own = {**ops.losses, **ops.metrics}
-        found |= {name: own[name] / self._phase.gradient_accumulation_steps for name in (*self._added, *self._told)}
+        whole = self._phase.gradient_accumulation_steps
+        share = inputs.get(PASS_SHARE)
+        found |= {
+            name: own[name] / whole if share is None else own[name] * share.reshape(())
+            for name in (*self._added, *self._told)
+        }
         if validating and self._measures is not None:
             found |= self._measures(ops, outputs, inputs)
         return [found[name] for name in (self.evaluated if validating else self.sums)]

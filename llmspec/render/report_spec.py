@@ -248,6 +248,8 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
                 f"{number(phase.tokens)} tokens in all"
             ),
         )
+        if phase.batch_size_warmup:
+            yield "batch", f"grows from one pass to all over the first {number(phase.batch_size_warmup)} steps"
         yield "compute", f"{flops(phase.flops)} in matrix products, {flops(phase.operations)} in all"
     if time is not None:
         yield "time", time.sentence.partition(": ")[2]

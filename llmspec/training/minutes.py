@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import floor
 
-from llmspec.compiler.budget import SLACK as ROUNDING
-from llmspec.compiler.budget import tokens_per_step
+from llmspec.compiler.budget import tokens_of
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
 from llmspec.core.units import Budget, duration
 from llmspec.forecast import estimates
+from llmspec.parts.phases.batches import SLACK as ROUNDING
 from llmspec.runs.run import RunFolder
 from llmspec.training.phase_stats import PhaseStats
 
@@ -77,7 +77,7 @@ def estimated_steps(plan: Plan, planned: PhasePlan, measure: bool) -> int | None
     target = 60 * planned.phase.budget.amount
     steps = 100
     for _ in range(ROUNDS):
-        tokens = steps * tokens_per_step(planned.model, planned.phase)
+        tokens = tokens_of(planned.model, planned.phase, steps)
         trial = plan.model_copy(update={"phases": (planned.model_copy(update={"steps": steps, "tokens": tokens}),)})
         found = estimates.expected(trial).get(planned.name)
         if found is None and measure:

@@ -15,7 +15,7 @@ from tinygrad import Tensor
 
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, refill, tensors_from_numpy, to_numpy
-from llmspec.compiler.inputs import NOISE
+from llmspec.compiler.inputs import NOISE, PASS_SHARE
 from llmspec.compiler.linear_layers import may_stay_quantised
 from llmspec.compiler.plan import PhasePlan, Plan, TensorPlan
 from llmspec.compiler.updates import copied
@@ -104,7 +104,10 @@ class Trainer:
             return StepTaken(self._named(sums), float(to_numpy(norm)), targets)
         totals = dict.fromkeys(self.steps.sums, 0.0)
         for micro, batch in enumerate(batches):
-            inputs = self._inputs(batch, weight, number, micro, {"keep": np.array([float(micro > 0)], np.float32)})
+            more = {"keep": np.array([float(micro > 0)], np.float32)}
+            if self.phase.phase.batch_size_warmup.percent:
+                more[PASS_SHARE] = np.array([1 / len(batches)], np.float32)
+            inputs = self._inputs(batch, weight, number, micro, more)
             found = self._named(self.steps.accumulate(self._live, self.sums, self.tables, inputs))
             totals = {name: total + found[name] for name, total in totals.items()}
         if why := self.refuses(totals["loss"]):

@@ -20,6 +20,7 @@ from llmspec.parts.heads import Head
 from llmspec.parts.objectives.base import NEXT
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.others import Other, StartModel
+from llmspec.parts.phases.batches import Batches, warmup_problems
 from llmspec.parts.phases.course import LAST, EarlyStopping, Judged, Keep, OnSpike
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
@@ -89,6 +90,9 @@ class Phase(Part):
     """Sequences of `context` tokens per pass."""
     gradient_accumulation_steps: int = Field(1, gt=0, le=1 << 24)
     """Passes whose gradients are summed before one optimizer step."""
+    batch_size_warmup: Share = Share(0.0)
+    """Share of the phase over which a step grows from one pass to `gradient_accumulation_steps`, such as `10%`; the
+    learning rate is as without it. 0% for whole batches from the first step on."""
     optimizer: Annotated[optimizers.Optimizer, choice(optimizers.TABLE, "adamw")] = Field(
         default_factory=lambda: AdamW()
     )
@@ -183,6 +187,11 @@ class Phase(Part):
         return 0
 
     @property
+    def batches(self) -> Batches:
+        """How many passes its steps have."""
+        return Batches(self.gradient_accumulation_steps, self.batch_size_warmup.fraction)
+
+    @property
     def updates_apart(self) -> bool:
         """Whether the update is a graph of its own: after several passes, and where it may be left out."""
         return self.gradient_accumulation_steps > 1 or self.on_spike is not None
@@ -217,7 +226,8 @@ class Phase(Part):
         return found
 
     def together(self) -> Iterator[Problem]:
-        """What float32 makes of one number beside another."""
+        """What is wrong with one number beside another."""
+        yield from warmup_problems(self.batch_size_warmup, self.gradient_accumulation_steps, self.budget)
         for problem in self.optimizer.together(self.max_grad_norm):
             yield problem if problem.path == ("max_grad_norm",) else problem.at("optimizer")
         if self.ema is not None and 1 - self.ema <= STEP_BELOW_ONE:

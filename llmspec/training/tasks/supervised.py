@@ -30,7 +30,7 @@ class Supervised(Task):
         self._prompts = prompts_of(context.plan, phase, context.prepared) if phase.draws else ()
 
     def batches(self, step: int) -> list[Arrays]:
-        passes = range(self.phase.gradient_accumulation_steps)
+        passes = range(self.stream.passes(step))
         self._read = [self._arrays.asked(self.stream.batch(step, micro), step, micro) for micro in passes]
         return [self._arrays.made(batch, step, micro) for micro, batch in enumerate(self._read)]
 
