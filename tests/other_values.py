@@ -27,6 +27,8 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "init": tuple(kind() for kind in TABLES["init"].values()),
     "text": ("{a}",),
     "weight": ("{q}", "{a}"),
+    "template": ("continue",),
+    "template_fields": ({"text": "{q}"},),
     "labels": (("a", "b"), ("b", "a")),
     "replace": ({"a": "b"}, {"a": "c", "b": ""}),
     "dialogue": ({"user": "{a}"}, {"assistant": "{q}", "user": "{a}"}),

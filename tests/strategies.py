@@ -345,6 +345,17 @@ def texts(draw: DrawFn, names: list[str], runnable: bool, paired: bool, labels: 
 
 
 @st.composite
+def named_turns(draw: DrawFn, sources: Data) -> Data:
+    """Some sources get their turns by the name of a template, which is the spec's own."""
+    templates: Data = {}
+    for found in sources.values():
+        if isinstance(found.get("dialogue"), dict) and draw(st.booleans()):
+            templates["templates"] = {"mine": found.pop("dialogue")}
+            found["template"] = "mine"
+    return templates
+
+
+@st.composite
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
@@ -352,6 +363,7 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     labels = draw(st.sampled_from(list(NAMED))) if predicts == LABELS else ""
     paired = not labels and draw(st.booleans())
     text = draw(texts(names, runnable, paired, labels, weighted=predicts == NEXT))
+    templates = draw(named_turns(text))
     stages: Data = {}
     order = draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]]))
     before = order[:1] if labels and len(order) > 1 and draw(st.booleans()) else []  # a decoder learns to write first
@@ -369,7 +381,7 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         "decoding": decodings(),
         "device": st.just("CPU"),
     }
-    rest = draw(st.fixed_dictionaries({}, optional=top))
+    rest = draw(st.fixed_dictionaries({}, optional=top)) | templates
     if rest.get("tokenizer", {}).get("kind") == "huggingface" and any(p["kind"] == "sft" for p in stages.values()):
         # It has no tokens for roles.
         rest["chat_template"] = CHAT_TEMPLATES[-1]

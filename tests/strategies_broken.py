@@ -74,6 +74,7 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
     "unknown_source": [(("phases", PHASE, "mixture", "wikki"), "100%")],
     "from_unknown": [(("phases", PHASE, "from"), "pretrian")],
     "from_circular": [(("phases", PHASE, "from"), PHASE)],
+    "template_unknown": [(("data", "sources", SOURCE, "template"), "sumarise")],
     "teacher_unknown": [(("phases", PHASE, "objective", "teacher"), "pretrian")],
     "teacher_circular": [(("phases", PHASE, "objective", "teacher"), PHASE)],
     "negative_number": [
@@ -107,6 +108,7 @@ BEFORE: dict[Path, Any] = {
     ("phases", PHASE, "schedule", "warmup"): {"kind": "cosine"},
     ("phases", PHASE, "objective", "teacher"): {"kind": "distillation"},
     ("tokenizer", "vocab"): {"kind": "bpe"},
+    ("data", "sources", SOURCE, "template"): {"kind": "inline", "records": [{"q": "a", "a": "b"}]},
     ("model", "attention", "kv_heads"): {"kind": "multi_head"},
     ("phases", PHASE, "optimizer", "momentum"): {"kind": "adamw"},
     ("phases", PHASE, "mixture", "wikki"): {},

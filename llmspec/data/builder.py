@@ -22,6 +22,7 @@ from llmspec.data.pair_form import PairForm, TextsApart
 from llmspec.data.reading import SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.shaping import NO_PAIR, REFUSED, Dropped
+from llmspec.data.shots import Filled
 from llmspec.data.split import SIDES, TRAINS, Shaped
 from llmspec.data.tokens import TokenSet, join_text
 from llmspec.data.unknown import Unknown
@@ -65,6 +66,8 @@ class DataBuilder:
     """Characters of a source that may be read anew."""
     pairs: PairForm = field(default_factory=PairForm)
     """What puts a pair together."""
+    seed: int = 0
+    """What examples before dialogues are drawn from."""
 
     @cached_property
     def readings(self) -> dict[str, SourceReading]:
@@ -123,6 +126,7 @@ class DataBuilder:
     def tokens(self, view: SourceView, codec: Codec) -> Entry:
         template = self.template_of(view)
         spoken = {"chat template": template.identity()} if template is not None else {}
+        shown = view.form == "dialogue" and self.sources[view.source].shots
         key = digest(
             {
                 "format": FORMAT,
@@ -130,6 +134,7 @@ class DataBuilder:
                 "tokenizer": digest(self.tokenizer.codec_identity(codec)),
                 "revision": self.tokenizer.revision,
                 **spoken,
+                **({"shots": [shown, self.seed]} if shown else {}),
             }
         )
         if found := artifact_cache.find("tokens", key):
@@ -167,11 +172,10 @@ class DataBuilder:
         template = self.template_of(view)
         cut = self.tokenizer.cutter(codec)
         writers = [TokenWriter(codec, partial(open_, side), cut, template, tell) for side in SIDES]
-        beside, weighed = (
-            columns(view, self.sources[view.source], open_),
-            weight_columns(self.sources[view.source], open_),
-        )
+        source = self.sources[view.source]
+        beside, weighed = columns(view, source, open_), weight_columns(source, open_)
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
+        filled = Filled(source, reading, self.seed, view.form == "dialogue")
         skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[form]
         for side, number, item in reading.walk():
             if side == TRAINS and skipped[number]:
@@ -179,6 +183,7 @@ class DataBuilder:
             dropped(notes[side], item, form)
             if form in item.dropped:
                 continue
+            item = filled.item(side, number, item)
             why = self._put(item, template, writers[side], weighed[side], beside[side] if beside else None)
             if why is None:
                 letters[side].add(join_text(text) for text in view.contents(item))
@@ -194,6 +199,7 @@ class DataBuilder:
         self._check_unchanged()
         return {
             **counts,
+            **filled.noted,
             "source": view.source,
             "form": view.form,
             "documents": reading.documents,

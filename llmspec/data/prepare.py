@@ -22,6 +22,7 @@ from llmspec.data.mixture import weights_of
 from llmspec.data.pair_form import PairForm
 from llmspec.data.reading import SourceReading, each_source, fingerprints, read_all
 from llmspec.data.recognition import recognise, unpaired, unrecognised, views_of
+from llmspec.data.shots import unshown
 from llmspec.data.tokens import TokenSet
 from llmspec.data.views import SourceView, content_keys
 from llmspec.data.weighing import unweighed
@@ -89,6 +90,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
             *unrecognised(p.name, p.phase, found),
             *unpaired(p.name, p.phase, found, sources),
             *unweighed(p.name, p.phase, sources),
+            *unshown(p.name, p.phase, sources),
         )
     ]
     if unknown:
@@ -109,6 +111,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         found,
         most,
         PairForm(encoder=plan.model.encoder is not None),
+        plan.seed,
     )
     codec = builder.codec()
     tokens = {view: builder.tokens(view, codec) for view in views}

@@ -67,7 +67,8 @@ def content_keys(
         }
         own[SourceView(name, "plain")] = plain
         for form in FORMS[1:]:
-            own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds]}
+            shown = {"shots": source.shots} if source.shots and form == "dialogue" else {}
+            own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds], **shown}
         for key in READ_BESIDE:
             if (beside := getattr(source, key)) is not None:
                 own[SourceView(name, key)] = {**plain, key: beside}

@@ -17,6 +17,7 @@ from llmspec.explain.memory import MemoryReport, memory_limit, memory_reports
 from llmspec.explain.model import MaskPicture, TensorRow, TreeNode, mask_pictures, model_tree, tensor_rows
 from llmspec.explain.phases import PhaseReport, SourceReport, phase_reports, source_reports
 from llmspec.explain.report import Report, described
+from llmspec.explain.templates import FilledTemplate, filled_templates
 from llmspec.forecast.decoding import DecodingSpeed, speed
 from llmspec.forecast.estimates import Forecast
 
@@ -87,6 +88,8 @@ class SpecReport(Report):
     """Whose word that is."""
     examples: tuple[Example, ...] = ()
     """A document of each source as phases read it, where the data are at hand."""
+    filled: tuple[FilledTemplate, ...] = ()
+    """A record of each source that has a task's template or examples, as a dialogue."""
     tokenization: Tokenization | None = None
     """The tokenizer on a sentence, where it is trained."""
     times: tuple[Forecast, ...] = ()
@@ -147,6 +150,7 @@ def explain_plan(
         memory_limit=limit,
         memory_limit_from=whose if limit is not None else "",
         examples=examples(prepared) if prepared else (),
+        filled=filled_templates(prepared) if prepared else (),
         tokenization=tokenization(prepared.codec) if prepared else None,
         times=tuple((times or {}).values()),
         decoding_speed=speed(model, plan.device),

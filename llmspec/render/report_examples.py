@@ -9,6 +9,7 @@ from rich.padding import Padding
 from llmspec.core.visible import visible
 from llmspec.explain.decoding import visible_bytes
 from llmspec.explain.examples import Example, Tokenization
+from llmspec.explain.templates import FilledTemplate
 from llmspec.render.report_shared import heading
 from llmspec.render.terminal import Screen, Text
 
@@ -29,6 +30,19 @@ def show_examples(console: Screen, found: Sequence[Example]) -> None:
             shown = " ".join(visible(piece).split("\n"))
             text.append(f"{OPEN}{shown}{CLOSE}" if learned else shown, style="green" if learned else "dim")
         console.print(Padding(text.append(" …" if example.cut else ""), (0, 0, 0, 4)))
+
+
+def show_filled(console: Screen, found: Sequence[FilledTemplate]) -> None:
+    """A dialogue of each source that has a template or examples, turn by turn, with the record of each."""
+    heading(console, "templates, filled", "a training record as a dialogue, and where each turn is from")
+    for one in found:
+        how = [f"template {one.template}"] if one.template else []
+        how += [f"{one.shots} example{'s' * (one.shots != 1)} before it"] if one.shots else []
+        console.print(Text.assemble("  ", (one.source, "bold"), f": {', '.join(how)}"))
+        for turn in one.turns:
+            said = " ".join(visible(turn.text).split())
+            text = Text.assemble((f"{turn.role}: ", "bold"), said, (f"  ({visible(turn.where)})", "dim"))
+            console.print(Padding(text, (0, 0, 0, 4)))
 
 
 def show_tokenization(console: Screen, found: Tokenization) -> None:

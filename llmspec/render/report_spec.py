@@ -17,7 +17,7 @@ from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
 from llmspec.explain.spec import SpecReport
 from llmspec.forecast.estimates import Forecast
 from llmspec.render import checks
-from llmspec.render.report_examples import show_examples, show_tokenization
+from llmspec.render.report_examples import show_examples, show_filled, show_tokenization
 from llmspec.render.report_memory import show_memory
 from llmspec.render.report_shared import bar, bullets, facts, flops, heading, number, percent, spark, table
 from llmspec.render.terminal import Screen, Text
@@ -51,6 +51,8 @@ def show(report: SpecReport, console: Screen) -> None:
         show_phase(console, index, phase, {found.phase: found for found in report.times}.get(phase.name))
     if report.examples:
         show_examples(console, report.examples)
+    if report.filled:
+        show_filled(console, report.filled)
     if report.tokenization:
         show_tokenization(console, report.tokenization)
     show_memory(console, report.memory, report.memory_limit, report.memory_limit_from)

@@ -19,6 +19,7 @@ from llmspec.spec.decoding import Decoding
 from llmspec.spec.references import check_references
 from llmspec.spec.schema import Contamination, ModelSpec, Precision, Spec
 from llmspec.spec.shape import Shape, allows_none, description, places, shape_of, spec_shape
+from llmspec.spec.task_templates import check_templates
 from llmspec.spec.translate import Translator
 from llmspec.spec.yaml12 import Tree
 
@@ -85,7 +86,7 @@ def check_structure(tree: Tree) -> tuple[Sections, tuple[Problem, ...]]:
     )
     if sections.model is None:
         sections = replace(sections, **rough_model(tree, found))
-    problems = [*checker.problems, *check_references(tree)]
+    problems = [*checker.problems, *check_references(tree), *check_templates(tree)]
     if sections.tokenizer is not None:
         problems += [p.at("tokenizer") for p in sections.tokenizer.check()]
     return sections, tuple(problems)

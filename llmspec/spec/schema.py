@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from llmspec.core.table import choice
 from llmspec.core.units import Bytes
@@ -38,8 +38,11 @@ from llmspec.parts.phases import Phase
 from llmspec.parts.positions import Position
 from llmspec.parts.residual import Residual
 from llmspec.parts.sources import Source
+from llmspec.parts.sources.base import check_template
+from llmspec.parts.task_templates import with_dialogues
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers import Tokenizer
+from llmspec.parts.tokenizers.special_tokens import ChatRole
 from llmspec.spec.decoding import Decoding
 
 AnyPosition = Annotated[Position, choice(positions.TABLE, "rope")]
@@ -192,12 +195,32 @@ class Spec(Frozen):
     chat_template: AnyTemplate = Field(default_factory=templates.TABLE["role_tokens"])
     """How a dialogue becomes one sequence of tokens, in training and in prompts. It stands apart from the tokenizer,
     which is not retrained for another template."""
+    templates: dict[str, dict[ChatRole, str]] = Field(default_factory=dict)
+    """Tasks as dialogues, by name: role -> template of its turn. Sources name them with `template:`; summarise,
+    translate, classify and continue are there unless one here has their name."""
     data: DataSpec = Field(default_factory=DataSpec)
     """Sources of text; left out together with the phases in a spec that is only checked and explained."""
     phases: dict[str, AnyPhase] = Field(default_factory=dict)
     """Training phases by name, in any order: `from:` says what follows what. A spec without any describes a model."""
     decoding: Decoding = Field(default_factory=Decoding)
     """How text is drawn from the model."""
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_read(cls, templates: dict[str, dict[ChatRole, str]]) -> dict[str, dict[ChatRole, str]]:
+        for turns in templates.values():
+            if not turns:
+                raise ValueError("a template without turns; write `{user: ..., assistant: ...}`")
+            for turn in turns.values():
+                check_template(turn)
+        return templates
+
+    @model_validator(mode="after")
+    def _with_dialogues(self) -> Spec:
+        if any(source.template is not None for source in self.data.sources.values()):
+            data = self.data.model_copy(update={"sources": with_dialogues(self.data.sources, self.templates)})
+            object.__setattr__(self, "data", data)
+        return self
 
     @cached_property
     def folder(self) -> str:

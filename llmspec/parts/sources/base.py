@@ -146,7 +146,7 @@ LIMITS_AND_CREDITS = {"license", "attribution", "max_epochs", "max_dropped"}
 
 READ_BESIDE = ("label",)
 """Keys of a source that say what stands beside the text of its records, by which nothing else is read differently."""
-OPTIONAL = (*READ_BESIDE, "weight")
+OPTIONAL = (*READ_BESIDE, "weight", "template", "template_fields", "shots")
 """Keys that are part of what a source is only where they are written."""
 
 
@@ -201,11 +201,21 @@ class Source(Part):
     all that is learned of it are weighed in a step's mean. Records without one are left out, and counted; validation
     is always the plain mean. All count the same if omitted."""
 
+    template: str | None = None
+    """Name of a task's template, by which a record is a dialogue: summarise, translate, classify, continue, or one of
+    `templates:`. Instead of `dialogue`."""
+    template_fields: dict[str, str] = Field(default_factory=dict)
+    """Place of that template -> template of a record that fills it, such as `{text: "{extract}"}`; places that are not
+    named are fields of the record."""
+    shots: int = Field(0, ge=0, le=64)
+    """Examples before each dialogue, as turns of it: other training records of this source, drawn from the seed, never
+    held-out ones (few-shot; Brown et al. 2020, section 2). `train_on: last_turn` learns the last answer alone."""
+
     @field_validator("text", "source", "target", "label", "weight")
     @classmethod
     def _text_reads(cls, text: str | None) -> str | None:
         if text is not None:
-            _check_template(text)
+            check_template(text)
         return text
 
     @field_validator("weight")
@@ -215,6 +225,13 @@ class Source(Part):
             raise ValueError("`weight:` names no field of a record; write `{%s}`" % (weight.strip() or "weight"))
         return weight
 
+    @field_validator("template_fields")
+    @classmethod
+    def _fields_read(cls, fields: dict[str, str]) -> dict[str, str]:
+        for template in fields.values():
+            check_template(template)
+        return fields
+
     @field_validator("dialogue")
     @classmethod
     def _dialogue_reads(cls, dialogue: Any) -> Any:
@@ -222,7 +239,7 @@ class Source(Part):
             if not turns:
                 raise ValueError("a round without turns; write `{user: ..., assistant: ...}`")
             for template in turns.values():
-                _check_template(template)
+                check_template(template)
         if dialogue is not None and not dialogue:
             raise ValueError("a dialogue without turns; write `{user: ..., assistant: ...}`")
         return dialogue
@@ -236,6 +253,8 @@ class Source(Part):
             raise ValueError(f"`{there}:` without `{missing}:` is half a pair; write both templates")
         if self.source is not None and self.has_spoken:
             raise ValueError("`source:` and `target:` already say what asks and what answers; keep them or `dialogue:`")
+        if self.template_fields and self.template is None:
+            raise ValueError("`template_fields:` fills the places of a template, and there is no `template:`")
         if "" in self.replace:
             raise ValueError("`replace:` names text that stands somewhere; an empty one does nowhere")
         return self
@@ -251,7 +270,7 @@ class Source(Part):
     @property
     def has_spoken(self) -> bool:
         """Whether the spec has turns for its records."""
-        return self.dialogue is not None or self.messages is not None
+        return self.dialogue is not None or self.messages is not None or self.template is not None
 
     @property
     def has_dialogues(self) -> bool:
@@ -306,7 +325,7 @@ class Source(Part):
         settings = self.model_dump(mode="json", by_alias=True, exclude=LIMITS_AND_CREDITS)
         settings["dialogue"] = [list(turn) for turn in self.rounds]
         settings["replace"] = [list(pair) for pair in self.replace.items()]
-        settings = {key: value for key, value in settings.items() if key not in OPTIONAL or value is not None}
+        settings = {key: value for key, value in settings.items() if key not in OPTIONAL or value}
         return {"settings": settings, "revision": self.revision}
 
 
@@ -315,7 +334,8 @@ def patterns(written: str | tuple[str, ...]) -> tuple[str, ...]:
     return (written,) if isinstance(written, str) else written
 
 
-def _check_template(template: str) -> None:
+def check_template(template: str) -> None:
+    """Raises ValueError where a template of a record cannot be read."""
     pieces = parse(template)
     if not template.strip():
         raise ValueError("an empty template gives no text")
