@@ -17,7 +17,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from strategies_course import courses
 from strategies_fitting import both_sides, fit_to_stack, masking, one_stack, with_sentinels
 from strategies_labels import NAMED, label_settings, labelled_records
-from strategies_values import Data, parts, settings
+from strategies_values import Data, named_turns, parts, settings
 
 from llmspec.parts import (
     attentions,
@@ -342,17 +342,6 @@ def texts(draw: DrawFn, names: list[str], runnable: bool, paired: bool, labels: 
         if "records" in found and draw(st.booleans()):
             found |= {"records": [{**r, "w": 1 + i % 3} for i, r in enumerate(found["records"])], "weight": "{w}"}
     return out
-
-
-@st.composite
-def named_turns(draw: DrawFn, sources: Data) -> Data:
-    """Some sources get their turns by the name of a template, which is the spec's own."""
-    templates: Data = {}
-    for found in sources.values():
-        if isinstance(found.get("dialogue"), dict) and draw(st.booleans()):
-            templates["templates"] = {"mine": found.pop("dialogue")}
-            found["template"] = "mine"
-    return templates
 
 
 @st.composite

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
+from hypothesis.strategies import DrawFn, SearchStrategy
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -129,3 +129,14 @@ def required(part: type[BaseModel]) -> dict[str, int]:
 def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
     """Settings of any entry of a table of `TABLES`."""
     return st.sampled_from(list(TABLES[table].values())).flatmap(lambda part: settings(part, skip=skip))
+
+
+@st.composite
+def named_turns(draw: DrawFn, sources: Data) -> Data:
+    """Some sources get their turns by the name of a template, which is the spec's own."""
+    templates: Data = {}
+    for found in sources.values():
+        if isinstance(found.get("dialogue"), dict) and draw(st.booleans()):
+            templates["templates"] = {"mine": found.pop("dialogue")}
+            found["template"] = "mine"
+    return templates
