@@ -34,7 +34,7 @@ def summaries(folder: Path) -> None:
     records = {}
     for i in range(240):
         thing, field = THINGS[i % 7], FIELDS[i % 3]
-        text = f"{thing.title()} {i} is a {thing} of {field.lower()}, for {field.lower()} alone. {sentence(i)}"
+        text = f"{thing.title()} {i} is a {thing} of {field.lower()}, of {field.lower()} and {field.lower()} alone. {sentence(i, 7)}"
         records[f"{thing} {i}"] = {
             "title": f"{thing} {i}",
             "extract": text,
