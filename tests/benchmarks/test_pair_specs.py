@@ -1,19 +1,26 @@
-"""specs/translate.yaml learns, seed by seed: exact match on names that were held out, beside a model without source.
+"""specs/translate.yaml and specs/summarise.yaml learn, seed by seed, beside models without the source.
 
-    pytest -n 0 -s -m benchmark tests/benchmarks/test_pair_specs.py        # 4 runs of about a minute on two quiet cores
+    pytest -n 0 -s -m benchmark tests/benchmarks/test_pair_specs.py -k translated    # 4 runs of a minute
+    pytest -n 0 -s -m benchmark tests/benchmarks/test_pair_specs.py -k summed_up     # 4 runs of some six minutes
 
-No held-out German name occurs in training, so that the nearest neighbour's answer is never right.
+Minutes are those of two quiet cores.
+
+Translation: no held-out German name occurs in training, so that the nearest neighbour's answer is never right.
+Summaries: an article's own first sentence is what answers without learning.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import tiny
 
+import llmspec
+from llmspec.core.text_scores import rouge_l
 from llmspec.data.prepare import prepare
 from llmspec.runs.run import RunFolder
 
@@ -25,10 +32,10 @@ REACHED, BELOW = 0.40, 0.75
 """Exact match to reach, and the share that the loss may have of the loss without a source."""
 
 
-def trained(folder: Path, *overrides: str) -> dict[str, float]:
+def trained(folder: Path, *overrides: str, spec: str = "translate") -> dict[str, float]:
     """Last validation of a run of the spec by metric; its loss is in nats per token."""
     given = [word for override in overrides for word in ("--set", override)]
-    done = tiny.call("run", tiny.ROOT / "specs" / "translate.yaml", "--out", folder, *given)
+    done = tiny.call("run", tiny.ROOT / "specs" / f"{spec}.yaml", "--out", folder, *given)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "learn" / "metrics.jsonl").read_text("utf-8").splitlines()]
     *_, last = (row["validation"] for row in rows if "validation" in row)
@@ -51,3 +58,35 @@ def test_held_out_names_are_translated(tmp_path: Path) -> None:
     assert known == 0
     assert min(one["exact match"] for one in found) >= REACHED
     assert max(one["loss"] for one in found) < BELOW * blind["loss"]
+
+
+def first_sentences() -> float:
+    """ROUGE-L of the first sentences of the held-out articles, as answers."""
+    prepared = prepare(llmspec.compile(llmspec.load_spec(tiny.ROOT / "specs" / "summarise.yaml").spec))
+    ((_, _, held_out),) = prepared.sides()["pair"]
+    tokens, roles = held_out.tokens, held_out.role_of_token
+    assert roles is not None
+    answers, targets = [], []
+    for begin, end in pairwise(held_out.offsets):
+        target = roles[begin:end] == 4
+        article, wanted = (prepared.codec.decode(tokens[begin:end][side].tolist()) for side in (~target, target))
+        if wanted.strip():
+            answers.append(re.split(r"(?<=[.!?])\s", article.strip())[0])
+            targets.append(wanted)
+    return rouge_l(answers, targets)
+
+
+def test_held_out_articles_are_summed_up(tmp_path: Path) -> None:
+    found = [trained(tmp_path / f"seed{seed}", f"seed={seed}", spec="summarise") for seed in SEEDS]
+    # The same targets, and a source that says nothing.
+    text = r'"{extract}\n\n{description}"'
+    blind = trained(
+        tmp_path / "blind",
+        "data.sources.wiki.source=What is it?",
+        f"data.sources.wiki.text={text}",
+        spec="summarise",
+    )
+    first = first_sentences()
+    print({"seeds": SEEDS, "found": found, "without the source": blind, "the first sentence": first})
+    assert min(one["ROUGE-L"] for one in found) > first
+    assert max(one["loss"] for one in found) < blind["loss"]
