@@ -12,6 +12,7 @@ from test_resume import kill_after, same
 
 import llmspec
 from llmspec.core.problems import SpecError
+from llmspec.explain.beside import others_said
 from llmspec.runs import checkpoint
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "red", "hen", "run"]
@@ -86,6 +87,20 @@ def test_the_student_comes_nearer_to_its_teacher(straight: Path) -> None:
     ]
     assert held_out[-1]["loss"] < held_out[0]["loss"] and held_out[-1]["divergence"] < held_out[0]["divergence"]
     assert llmspec.open(straight / "run").logits([[1, 2, 3]]).shape == (1, 3, 40)
+
+
+def test_the_teacher_is_explained(straight: Path) -> None:
+    plan = llmspec.compile(llmspec.load_spec(straight / "tiny.yaml").spec)
+    (said,) = others_said(plan, plan.phase("student"))
+    key = plan.phase("teacher").key[:12]
+    assert said.startswith(
+        f"teacher: what teacher leaves, {key}, {plan.model.parameters:,} parameters; its passes are "
+    )
+    assert said.endswith("divergence forward, temperature 2, teacher_share 0.9") and "% of it" in said
+    assert others_said(plan, plan.phase("teacher")) == ()
+    told = tiny.call("explain", straight / "run")
+    assert told.returncode == 0 and "teacher: what teacher leaves, " in told.stdout
+    assert "temperature 2" in " ".join(told.stdout.split())
 
 
 def test_it_goes_on_where_it_was_killed(straight: Path, tmp_path: Path) -> None:

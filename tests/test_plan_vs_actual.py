@@ -21,7 +21,7 @@ from llmspec.explain.run import explain_run
 from llmspec.forecast import estimates
 from llmspec.forecast.calibration import Rates
 from llmspec.forecast.energy import Meter
-from llmspec.forecast.estimates import EARLIER, GUESS, Measured, forecasts, shape_key, step_pieces
+from llmspec.forecast.estimates import EARLIER, GUESS, Measured, forecasts, pieces_beside, shape_key, step_pieces
 from llmspec.forecast.measurements import Kept
 from llmspec.forecast.process_memory import peak_bytes, resident_bytes, restart_peak
 from llmspec.spec import load_spec
@@ -85,6 +85,21 @@ def test_a_first_guess_gives_way_to_an_earlier_run_of_such_steps() -> None:
     assert found["chat"].samples == 2.0 * 2 * 2  # two prompts at half and at the end
     assert "an earlier run" in found["chat"].sentence and "first estimate" in guessed["chat"].sentence
     assert forecasts(plan, None, {}) == {}
+
+
+def test_a_teacher_takes_its_passes_forward() -> None:
+    """With the model's own shape: a third of the products of a step, its head and its attention among them."""
+    plan = compile_spec(load_spec(tiny.ROOT / "specs/distil.yaml", ["device=CPU"]).spec)
+    student = plan.phase("student")
+    own, beside = step_pieces(student.model, student.phase, RATES), pieces_beside(student, RATES, 1)
+    assert beside == pytest.approx((own.products + own.attention + own.head + own.other) / 3, rel=0.02)
+    assert pieces_beside(student, RATES, 3) == pytest.approx(3 * beside, rel=1e-9)
+    assert pieces_beside(plan.phase("teacher"), RATES, 1) == 0
+    taught, alone = forecasts(plan, RATES, {})["student"], forecasts(plan, RATES, {})["teacher"]
+    steps = [student.steps or 0, plan.phase("teacher").steps or 0]
+    assert taught.steps / steps[0] == pytest.approx(alone.steps / steps[1] + beside, rel=1e-9)
+    keys = {shape_key(student.model, student.phase, others) for others in ({}, student.others)}
+    assert len(keys) == 2
 
 
 def test_what_shapes_a_step_and_nothing_else_names_it() -> None:

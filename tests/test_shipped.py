@@ -30,6 +30,13 @@ def test_parameters_are_those_released(name: str) -> None:
     assert plan(name).model.parameters == PARAMETERS[name]
 
 
+def test_the_student_of_distil_is_quickstart_with_a_teacher() -> None:
+    student, alone = plan("distil").phase("student").phase, plan("quickstart").phase("pretrain").phase
+    told = {"objective", "evaluate_every", "sample_every", "checkpoint_every", "prompts"}
+    differ = {name for name in type(alone).model_fields if getattr(student, name) != getattr(alone, name)}
+    assert "objective" in differ <= told and student.needs == ("teacher",)
+
+
 def test_gpt3_is_its_papers_table() -> None:
     """Brown et al. 2020, tables 2.1 and D.1: 174.6 billion parameters, 3.14e23 FLOPs by 6ND over 300 billion tokens."""
     gpt3 = plan("gpt3-175b")

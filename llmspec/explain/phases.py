@@ -7,6 +7,7 @@ from typing import Any
 
 from llmspec.compiler.budget import learning_rates
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan, SourcePlan
+from llmspec.explain.beside import others_said, replayed
 from llmspec.explain.report import described
 from llmspec.explain.update_groups import TensorGroup, tensor_groups
 from llmspec.parts.others import StartModel
@@ -116,6 +117,10 @@ class PhaseReport:
     sample_every: int | None
     prompts: tuple[str, ...]
     key: str
+    others: tuple[str, ...]
+    """The models that stand beside its own, such as a teacher, in sentences."""
+    replayed: tuple[str, ...]
+    """What it reads again of the phases before it, in sentences."""
 
 
 def source_reports(plan: Plan) -> tuple[SourceReport, ...]:
@@ -209,6 +214,8 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         shares=tuple(_share(plan, phase, s) for s in planned.shares),
         prompts=phase.prompts,
         key=planned.key,
+        others=others_said(plan, planned),
+        replayed=replayed(plan, planned),
         **every,
     )
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from llmspec.compiler.checks import Check
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
+from llmspec.explain.beside import others_said, replayed
 from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, curve, named_curves, overfitting, validations
 from llmspec.explain.labels import LabelTable, label_tables
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
@@ -101,6 +102,8 @@ class PhaseRun:
     """Of each source, how well each label was told in the last validation."""
     continued: tuple[str, ...] = ()
     """What it goes on from, and what is therefore not equal to a run from the beginning; nothing where it began."""
+    beside: tuple[str, ...] = ()
+    """The models that stand beside its own, and what it reads again of the phases before it, in sentences."""
     ended: str = ""
     """Why it ended before its budget; '' where it did not."""
     skipped: tuple[int, ...] = ()
@@ -158,7 +161,7 @@ def explain_run(folder: RunFolder) -> RunReport:
     plan = folder.plan()
     lock = _lock(folder)
     peak = folder.facts.get("peak_flops")
-    phases = tuple(_phase(p, folder.phase(p.name), peak) for p in plan.phases)
+    phases = tuple(_phase(plan, p, folder.phase(p.name), peak) for p in plan.phases)
     certificate = Certificate.read(folder.path)
     keys = {p.name: p.key for p in plan.phases}
     machine = " ".join(str(lock[k]) for k in ("system", "machine") if lock.get(k))
@@ -209,7 +212,7 @@ def _state(phases: Sequence[PhaseRun]) -> str:
     return f"{now.name} has not begun" + (f"; {', '.join(done)} done" if done else "")
 
 
-def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) -> PhaseRun:
+def _phase(plan: Plan, planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) -> PhaseRun:
     about, rows, phase = folder.about, folder.metrics.read(), planned.phase
     metrics, norm = named_curves(rows, about.get("units") or {}), curve(rows, "norm")
     seconds, held_out = curve(folder.timing.read(), "seconds"), validations(rows)
@@ -232,6 +235,8 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         if step and state != "of another plan"
         else ()
     )
+    read = {source: c.get("tokens_read") for source, c in counts_of(about.get("ledger")).items()}
+    beside = (*others_said(plan, planned), *replayed(plan, planned, read or None))
     ended = (about.get("ended") or {}).get("why", "")
     ledger = _ledger(planned.shares, about.get("ledger"), whole=not (ended or planned.continued))
     return PhaseRun(
@@ -256,6 +261,7 @@ def _phase(planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) ->
         samples=_samples(folder),
         remarks=(*_remarks(metrics[0], held_out, clipped, ledger, planned), *remarks_on(promised)),
         continued=lineage(planned),
+        beside=beside,
         ended=ended,
         best=str(about.get("best") or ""),
         skipped=left_out,

@@ -9,6 +9,8 @@ from llmspec.backends.workers import ToolchainError
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read
 from llmspec.compiler.dropped import dropped
+from llmspec.compiler.inputs import NONE
+from llmspec.compiler.others import Others
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.units import count, duration
@@ -93,7 +95,7 @@ def forecasts(plan: Plan, rates: Rates | None, earlier: dict[str, Measured]) -> 
     """By phase, as far as lengths and rates are known; `earlier` is what runs of such steps took, by `shape_key`."""
     found = {}
     for planned in plan.phases:
-        known = earlier.get(shape_key(planned.model, planned.phase))
+        known = earlier.get(shape_key(planned.model, planned.phase, planned.others))
         if planned.steps and planned.tokens and (known or rates):
             found[planned.name] = _forecast(plan, planned, planned.steps, planned.tokens, rates, known)
     return found
@@ -105,13 +107,16 @@ def _forecast(
     phase = planned.phase
     mean = phase.batches.mean(steps)
     guess = step_pieces(planned.model, phase, rates, mean) if rates else None
-    step = known.step if known else guess.total if guess else 0.0
+    taught = pieces_beside(planned, rates, mean) if rates else 0.0
+    step = known.step if known else guess.total + taught if guess else 0.0
     held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
     read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
     drawn = planned.draws * phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
     passes = BACKWARD * trained_share(planned.model, phase) * mean
-    of_pass = step / passes / (phase.micro_batch_size * plan.model.context)
-    each = known.validation if known and known.validation is not None else of_pass
+    tokens_of_pass = phase.micro_batch_size * plan.model.context
+    beside = min(taught, step / 2) / mean / tokens_of_pass  # what was measured may have been faster than this guess
+    of_pass = (step - min(taught, step / 2)) / passes / tokens_of_pass
+    each = known.validation if known and known.validation is not None else of_pass + beside
     answers = 0.0
     if planned.draws and not (known and known.validation is not None):  # what was measured has them in it
         answered = phase.answered * sum(held_out.get(s.source, 0) > 0 for s in planned.shares)
@@ -167,6 +172,18 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates, passes: float | No
     )
 
 
+def pieces_beside(planned: PhasePlan, rates: Rates, passes: float) -> float:
+    """Seconds of the passes forward of the models that stand beside the trained one in a step, such as a teacher's."""
+    total, phase = 0.0, planned.phase
+    for other in planned.others.values():
+        asked = phase.objective.model_copy(update={"head": other.model.generating_head})
+        as_if = phase.model_copy(update={"objective": asked, "activation_checkpointing": False})
+        found = step_pieces(other.model, as_if, rates, passes)
+        multiplied = found.products + found.attention + found.head
+        total += multiplied / (BACKWARD * trained_share(other.model, as_if)) + found.other / BACKWARD
+    return total
+
+
 def trained_share(model: ModelPlan, phase: Phase) -> float:
     """Products of a pass forward and backward, as a share of those where everything is trained."""
     head, read = phase.objective.head, share_read(model, phase)
@@ -174,7 +191,7 @@ def trained_share(model: ModelPlan, phase: Phase) -> float:
     return (forward + walk.backward_flops(model, head, read)) / (BACKWARD * forward)
 
 
-def shape_key(model: ModelPlan, phase: Phase) -> str:
+def shape_key(model: ModelPlan, phase: Phase, others: Others = NONE) -> str:
     """A name for all that shapes a step: phases of equal keys take equally long a step."""
     return digest(
         [
@@ -188,6 +205,7 @@ def shape_key(model: ModelPlan, phase: Phase) -> str:
             phase.max_grad_norm is not None,
             phase.optimizer.model_dump(mode="json"),
             phase.objective.model_dump(mode="json"),
+            *([o.model.model_dump(mode="json") for o in others.values()]),
         ]
     )
 
@@ -230,7 +248,10 @@ def expected(plan: Plan) -> dict[str, Forecast]:
 
 def remember(plan: Plan, planned: PhasePlan, found: Measured) -> None:
     """Keeps what a run took, for the estimates of later runs."""
-    STEPS.keep(f"{machine_key(plan.device)}/{shape_key(planned.model, planned.phase)}", found.model_dump(mode="json"))
+    STEPS.keep(
+        f"{machine_key(plan.device)}/{shape_key(planned.model, planned.phase, planned.others)}",
+        found.model_dump(mode="json"),
+    )
 
 
 Entry = TypeVar("Entry", bound=Frozen)

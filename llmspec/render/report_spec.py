@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from llmspec.core.units import count, size
+from llmspec.core.visible import visible
 from llmspec.explain.chain import ChainReport
 from llmspec.explain.model import MaskPicture, TensorRow, TreeNode, folded
 from llmspec.explain.phases import PhaseReport, ShareReport, SourceReport
@@ -253,6 +254,11 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
         if phase.batch_size_warmup:
             yield "batch", f"grows from one pass to all over the first {number(phase.batch_size_warmup)} steps"
         yield "compute", f"{flops(phase.flops)} in matrix products, {flops(phase.operations)} in all"
+    for said in phase.others:
+        role, _, rest = said.partition(": ")
+        yield role, visible(rest)
+    for said in phase.replayed:
+        yield "replay", visible(said)
     if time is not None:
         yield "time", time.sentence.partition(": ")[2]
     rates = [lr for _, lr in phase.learning_rate]

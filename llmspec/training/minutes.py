@@ -40,7 +40,7 @@ def resolved(
         if not open_minutes(planned):
             phases.append(planned)
             continue
-        budget, key = planned.phase.budget, estimates.shape_key(planned.model, planned.phase)
+        budget, key = planned.phase.budget, estimates.shape_key(planned.model, planned.phase, planned.others)
         steps = known.get((planned.name, budget.amount, key)) or estimated_steps(plan, planned, measure)
         if steps is None:
             phases.append(planned)
@@ -66,7 +66,7 @@ def steps_there(folder: RunFolder) -> dict[tuple[str, float, str], int]:
     except RunError:
         return {}
     return {
-        (p.name, p.phase.budget.amount, estimates.shape_key(p.model, p.phase)): p.phase.budget.steps
+        (p.name, p.phase.budget.amount, estimates.shape_key(p.model, p.phase, p.others)): p.phase.budget.steps
         for p in earlier.phases
         if p.phase.budget.unit == "minutes" and p.phase.budget.steps
     }
