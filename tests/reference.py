@@ -369,22 +369,21 @@ def parameters(plan: ModelPlan) -> int:
     return total + rows * D + transform + plan.vocab * head.bias
 
 
-def lora(given: Any, alpha: float, rslora: bool, dora: bool) -> dict[str, Array]:
+def lora(given: Any, alpha: float, rslora: bool, dora: bool, kept: Any = 1.0) -> dict[str, Array]:
     """A layer `l` with an adapter (Hu et al. 2021; Kalajdzievski 2023; Liu et al. 2024): y, and the gradients of
-    Σ y·g for x, A and B, and the sizes of the rows of DoRA, whose norm counts as a constant."""
+    Σ y·g for x, A and B, and the sizes of the rows of DoRA, whose norm counts as a constant. `kept`: what each number
+    of x is multiplied with where the adapter reads it."""
     t = {name: np.asarray(a, np.float64) for name, a in given.items()}
     x, g, w, a, b = t["x"], t["g"], t["l.weight"], t["l.lora_A.weight"], t["l.lora_B.weight"]
-    scale = alpha / (np.sqrt(len(a)) if rslora else len(a))
+    scale, left = alpha / (np.sqrt(len(a)) if rslora else len(a)), x * kept
     whole = w + scale * b @ a
     norm = np.linalg.norm(whole, axis=1)
     factor = t["l.lora_magnitude"] / norm if dora else np.ones(len(w))
-    plain = x @ whole.T
-    to_plain = g * factor
-    to_whole = to_plain.T @ x
+    to_whole = (g * factor).T @ left
     found = {
-        "y": plain * factor + t["l.bias"],
-        "x": to_plain @ whole,
+        "y": x @ w.T + left @ (whole * factor[:, None] - w).T + t["l.bias"],
+        "x": g @ w + kept * (g @ (whole * factor[:, None] - w)),
         "l.lora_A.weight": scale * b.T @ to_whole,
         "l.lora_B.weight": scale * to_whole @ a.T,
     }
-    return found | ({"l.lora_magnitude": (g * plain).sum(0) / norm} if dora else {})
+    return found | ({"l.lora_magnitude": (g * (left @ whole.T)).sum(0) / norm} if dora else {})

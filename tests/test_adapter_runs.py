@@ -30,7 +30,7 @@ from llmspec.training.run import run
 from llmspec.training.stop import Interrupted
 
 DORA = "phases.second.adapter={kind: lora, r: 2, alpha: 8, rslora: true, dora: true}"
-LORA = "phases.second.adapter={r: 2, targets: [q_proj, mlp.*]}"
+LORA = "phases.second.adapter={r: 2, dropout: 0.1, targets: [q_proj, mlp.*]}"
 FORMS = {"lora": LORA, "dora": DORA}
 EACH = ["lora", pytest.param("dora", marks=pytest.mark.nightly)]
 """Forms; what the second adds to a layer is held against peft and float64 elsewhere."""

@@ -7,7 +7,7 @@ counts for its plain backend, where the gradient of an embedding is a product wi
 from __future__ import annotations
 
 from llmspec.compiler import walk
-from llmspec.compiler.dropped import dropped
+from llmspec.compiler.dropped import dropped, undropped
 from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import Cost, ModelPlan
 from llmspec.parts.base import ElementwiseOps
@@ -58,8 +58,7 @@ def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     products += compared_flops(model, phase)
     return Cost(
         products=products * tokens,
-        other=tokens * elementwise(model.model_copy(update={"dropout": 0.0}), phase).forward
-        + COMPARED_FORWARD * compared(model, phase),
+        other=tokens * elementwise(undropped(model), phase).forward + COMPARED_FORWARD * compared(model, phase),
     )
 
 

@@ -9,7 +9,7 @@ from llmspec.parts.residual import FORMS
 
 def dropped(model: ModelPlan) -> float:
     """Numbers at all sites whose share is not 0: of what each stack reads, and of its blocks."""
-    return sum(
+    return adapter_dropped(model) + sum(
         walk.rate(model, stack)
         * (
             bool(model.drops.embedding) * model.d_model
@@ -33,3 +33,21 @@ def block_dropped(model: ModelPlan, stack: StackPlan, block: BlockPlan) -> dict[
     sums = 1 if FORMS[block.residual].parallel else len(walk.branches(block))
     found["residual"] = float(sums * model.d_model)
     return {site: count for site, count in found.items() if getattr(model.drops, site)}
+
+
+def adapter_dropped(model: ModelPlan) -> float:
+    """The same of what the adapters of all layers read."""
+    if model.adapter is None or not model.adapter.drops:
+        return 0.0
+    return sum(
+        copy.piece.rate * model.adapter.dropped(*tensor.shape)
+        for copy in walk.in_order(model)
+        for name, tensor in walk.named(copy.path, copy.piece)
+        if walk.beside(model, copy.piece, name.removesuffix(".weight"), tensor)
+    )
+
+
+def undropped(model: ModelPlan) -> ModelPlan:
+    """The model as it is in validation, where nothing is dropped."""
+    adapter = model.adapter and model.adapter.undropped()
+    return model.model_copy(update={"dropout": 0.0, "adapter": adapter})

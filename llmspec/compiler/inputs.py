@@ -82,7 +82,7 @@ def step_inputs(model: ModelPlan, phase: Phase, others: Others = NONE) -> dict[s
         **declared_inputs(model, phase, others),
         "scalars": InputSpec((Updates(model, phase).count,), "float32"),
     }
-    if model.drops:
+    if model.drawn:
         declared["key"] = InputSpec((2,), "uint32")
     if phase.embedding_noise is not None:
         declared[NOISE] = InputSpec((phase.micro_batch_size, model.context, model.d_model), "float32")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read, tied
-from llmspec.compiler.dropped import block_dropped
+from llmspec.compiler.dropped import adapter_dropped, block_dropped
 from llmspec.compiler.inputs import NONE, step_inputs
 from llmspec.compiler.memory_plan import MemoryPlan
 from llmspec.compiler.others import Others, models
@@ -160,6 +160,9 @@ class ActivationSizes:
                 self.scores = max(self.scores, *scores)
                 self.hidden = max(self.hidden, tokens * sum(n for kind, n in kept if kind == "mlp"))
             first += len(stack.order)
+        # What adapters read of what is dropped, and a byte for each of its numbers.
+        each = self.tokens * (1 + 1 / FLOAT) * adapter_dropped(model) / max(1, len(self.kept))
+        self.kept = [kept + each for kept in self.kept]
         if self.phase.activation_checkpointing:
             # What enters each layer, and the last norm, is kept; a layer's own activations come and go.
             self.again, self.kept = self.block(), [self.stream] * (len(self.kept) + 1)

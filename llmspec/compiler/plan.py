@@ -130,6 +130,11 @@ class ModelPlan(Frozen):
         return by_site(self.dropout)
 
     @property
+    def drawn(self) -> bool:
+        """Whether training draws random numbers within it: of what is dropped."""
+        return bool(self.drops) or (self.adapter is not None and self.adapter.drops)
+
+    @property
     def layers(self) -> int:
         """Number of blocks, of all stacks."""
         return sum(len(stack.order) for stack in self.stacks)

@@ -124,7 +124,7 @@ def _config(adapter: LoRA, target_modules: list[str], base: str) -> dict[str, An
         "inference_mode": True,
         "bias": "none",
         "fan_in_fan_out": False,
-        "lora_dropout": getattr(adapter, "dropout", 0.0),
+        "lora_dropout": adapter.dropout,
         "modules_to_save": None,
         "target_modules": target_modules,
         **{theirs: getattr(adapter, own) for own, theirs in KEYS.items()},

@@ -126,7 +126,7 @@ class Steps:
         return [found[name] for name in (self.evaluated if validating else self.sums)]
 
     def _gradients(self, weights: Tensors, tables: Tensors, inputs: Tensors) -> tuple[list[Tensor], list[Tensor]]:
-        ops = self._backend.ops(inputs, inputs["key"] if self._network.drops else None, self._network.drops)
+        ops = self._backend.ops(inputs, inputs["key"] if self._network.drawn else None, self._network.drops)
         names = [t.name for t in self._trained]
         tape = Tape(ops, names) if self._phase.activation_checkpointing else None
         sums = self._losses(ops, {**weights, **tables}, inputs, tape)

@@ -64,7 +64,7 @@ class Trainer:
         self.seed, self.passes, self.dropout = (
             plan.seed,
             phase.phase.gradient_accumulation_steps,
-            bool(phase.model.drops),
+            phase.model.drawn,
         )
         self._feed = StaticInputs()
         self.tables = tensors_from_numpy(**Transformer(phase.model).tables()) | OtherModels(phase).tensors(others)

@@ -18,6 +18,7 @@ peft = pytest.importorskip("peft")
 
 transformers = pytest.importorskip("transformers")
 
+from reference_dropout import of_numbers  # noqa: E402
 from test_adapters import INPUTS, OUTPUTS, RANK, results, tensors  # noqa: E402
 from test_hf_folders import config, written  # noqa: E402
 
@@ -29,8 +30,20 @@ from llmspec.formats.hf.family import families  # noqa: E402
 from llmspec.parts.adapters.lora import LoRA  # noqa: E402
 
 
-def theirs(given: dict[str, Any], adapter: LoRA) -> tuple[dict[str, Any], Any]:
-    """(outputs and gradients as `results` names them, the merged weight) of peft's layer with the same numbers."""
+class Kept(torch.nn.Module):  # type: ignore[misc]
+    """Dropout whose random numbers are given."""
+
+    def __init__(self, kept: Any) -> None:
+        super().__init__()
+        self.kept = torch.tensor(kept, dtype=torch.float32)
+
+    def forward(self, x: Any) -> Any:
+        return x * self.kept
+
+
+def theirs(given: dict[str, Any], adapter: LoRA, kept: Any = None) -> tuple[dict[str, Any], Any]:
+    """(outputs and gradients as `results` names them, the merged weight) of peft's layer with the same numbers, and
+    with what dropout multiplies its inputs with."""
     model = torch.nn.Sequential()
     model.add_module("l", torch.nn.Linear(INPUTS, OUTPUTS))
     settings = peft.LoraConfig(
@@ -52,6 +65,8 @@ def theirs(given: dict[str, Any], adapter: LoRA) -> tuple[dict[str, Any], Any]:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(torch.tensor(given[name]))
+    if kept is not None:
+        layer.lora_dropout["default"] = Kept(kept)
     x = torch.tensor(given["x"], requires_grad=True)
     y = layer(x)
     (y * torch.tensor(given["g"])).sum().backward()
@@ -72,6 +87,17 @@ def test_a_layer_its_gradients_and_its_merge_are_pefts(rslora: bool, dora: bool)
         assert np.abs(found[name] - array).max() <= 1e-5 * np.abs(array).max(), name
     own = {name.removeprefix("l."): a for name, a in given.items() if "lora" in name}
     assert np.abs(adapter.merged(weight, own) - merged).max() <= 1e-5 * np.abs(merged).max()
+
+
+@pytest.mark.parametrize(("rslora", "dora"), list(itertools.product((False, True), repeat=2)))
+def test_dropout_is_pefts(rslora: bool, dora: bool) -> None:
+    adapter = LoRA(r=RANK, alpha=5.0, rslora=rslora, dora=dora, dropout=0.3)
+    weight = np.random.default_rng(11).standard_normal((OUTPUTS, INPUTS)).astype(np.float32)
+    given, key = tensors(adapter, 12, weight), np.array([7, 8], np.uint32)
+    wanted, _ = theirs(given, adapter, of_numbers(key, 1, given["x"].shape, 0.3))
+    found = results(backend("CPU"), adapter, given, key)
+    for name, array in wanted.items():
+        assert np.abs(found[name] - array).max() <= 1e-5 * np.abs(array).max(), name
 
 
 IDS = [1, 2, 3, 4, 5, 6]

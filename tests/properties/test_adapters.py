@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 from networks import EPS
+from reference_dropout import of_numbers
 from test_backend import Inputs
 
 from llmspec.backends.backend import backend
@@ -41,12 +42,14 @@ def tensors(adapter: LoRA, seed: int, weight: Any) -> dict[str, Any]:
     return found
 
 
-def results(low: Backend, adapter: LoRA, given: Mapping[str, Any]) -> Arrays:
-    """Outputs, and the gradients of the sum of outputs · g for the inputs and the adapter's tensors."""
+def results(low: Backend, adapter: LoRA, given: Mapping[str, Any], key: Any = None) -> Arrays:
+    """Outputs, and the gradients of the sum of outputs · g for the inputs and the adapter's tensors; with a `key` as in
+    training."""
     held, layouts = low.hold(given, frozenset({"l.weight"}))
     inputs = Inputs().put({"x": given["x"], "g": given["g"]})
     view = Weights(held, layouts=layouts, frozen=frozenset({"l.weight", "l.bias"}), adapter=adapter)
-    y = low.ops(low.inputs).linear(inputs["x"], view.linear("l"))
+    drawn = None if key is None else Inputs().put({"key": key})["key"]
+    y = low.ops(low.inputs, drawn).linear(inputs["x"], view.linear("l"))
     trained = [name for name in held if "lora" in name and "norm" not in name]
     back = (y * inputs["g"]).sum().gradient(inputs["x"], *(held[name] for name in trained))
     names = ("y", "x", *trained)
@@ -63,6 +66,23 @@ def test_a_layer_and_its_gradients_are_those_of_float64(adapter: LoRA, plain: bo
     assert set(found) == set(wanted)
     for name, exact in wanted.items():
         assert np.abs(found[name] - exact).max() <= 64 * EPS * max(1.0, np.abs(exact).max()) * 8, name
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("adapter", FORMS, ids=lambda a: f"rslora={a.rslora} dora={a.dora}")
+def test_what_it_reads_is_dropped_in_training_alone(adapter: LoRA, plain: bool) -> None:
+    """The layer itself reads all of its inputs."""
+    dropping = adapter.model_copy(update={"dropout": 0.4})
+    weight = np.random.default_rng(1).standard_normal((OUTPUTS, INPUTS)).astype(np.float32)
+    given, key = tensors(adapter, 2, weight), np.array([5, 6], np.uint32)
+    low = backend("CPU", plain)
+    found, kept = results(low, dropping, given, key), of_numbers(key, 1, given["x"].shape, 0.4)
+    wanted = reference.lora(given, adapter.alpha, adapter.rslora, adapter.dora, kept)
+    for name, exact in wanted.items():
+        assert np.abs(found[name] - exact).max() <= 64 * EPS * max(1.0, np.abs(exact).max()) * 8, name
+    for name, array in results(low, adapter, given, key).items():
+        assert array.tobytes() == results(low, dropping, given)[name].tobytes(), "validation drops nothing"
+        assert np.abs(array - found[name]).max() > 1e-2, name
 
 
 @pytest.mark.parametrize("type", sorted(PACKED))

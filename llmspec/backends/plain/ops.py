@@ -234,15 +234,17 @@ class Ops(Updates):
         """Whether anything is dropped there."""
         return self._key is not None and bool(getattr(self._rates, site))
 
-    def dropout(self, x: Tensor, site: Site) -> Tensor:
-        """Drops each number with the rate of such a site and scales the rest; each call has bits of its own."""
-        if not self.drops(site):
+    def dropout(self, x: Tensor, site: Site | float) -> Tensor:
+        """Drops each number with the rate of such a site, or with a rate of its own, and scales the rest; each call has
+        bits of its own. x itself where nothing is dropped."""
+        rate = site if isinstance(site, float) else getattr(self._rates, site)
+        if self._key is None or not rate:
             return x
         self.sites += 1
         half = -(-x.numel() // 2)
         high = Tensor.full((half,), self.sites, dtype=dtypes.uint32)
         bits = random_bits(self._key, Tensor.arange(half, dtype=dtypes.uint32), high)
-        return self._kept(x, bits[: x.numel()].reshape(x.shape), getattr(self._rates, site))
+        return self._kept(x, bits[: x.numel()].reshape(x.shape), rate)
 
     def _kept(self, x: Tensor, bits: Tensor, rate: float) -> Tensor:
         """x where uint32 `bits` reach the rate, scaled; 0 elsewhere."""

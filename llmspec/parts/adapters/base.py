@@ -60,6 +60,19 @@ class Adapter(Part):
         """Tensors that start as the layer's weight says, by their names: numpy arrays."""
         return {}
 
+    @property
+    def drops(self) -> bool:
+        """Whether training drops numbers of what it reads."""
+        return False
+
+    def dropped(self, outputs: int, inputs: int) -> int:
+        """How many numbers of what a layer (O, I) reads training drops some of, for each token."""
+        return 0
+
+    def undropped(self) -> Adapter:
+        """The same one as it is in validation, where nothing is dropped."""
+        return self
+
     def build(self, w: WeightView) -> Adapted:
         """What is done to a layer's results, of the layer's tensors."""
         raise TypeError(f"{type(self).__name__} builds nothing")

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from llmspec.parts.adapters.base import Adapter, AdapterTensor
 from llmspec.parts.base import Init, TensorSpec
+from llmspec.parts.dropout import LOST
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Adapted, Linear, Operations, Tensor, WeightView
@@ -27,12 +28,15 @@ class LoRA(Adapter):
     kind: Literal["lora"] = "lora"
     formula: ClassVar[str] = "y = x·Wᵀ + (alpha / r)·(x·Aᵀ)·Bᵀ"
     effects: ClassVar[dict[str, tuple[str, str]]] = {
-        "alpha": ("the adapter would change nothing", "every output would become infinite")
+        "alpha": ("the adapter would change nothing", "every output would become infinite"),
+        "dropout": LOST,
     }
     r: int = Field(8, gt=0, le=1 << 16)
     """Rank: rows of A, and columns of B."""
     alpha: float = Field(16.0, gt=0)
     """What is added counts alpha / r times, or alpha / √r times if `rslora`."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of what A reads that training drops (lora_dropout in PEFT); the layer itself reads all of it."""
     rslora: bool = False
     """Whether the scale follows √r, so that larger ranks do not learn more slowly (Kalajdzievski 2023)."""
     dora: bool = False
@@ -43,6 +47,16 @@ class LoRA(Adapter):
     def scale(self) -> float:
         """What B·A is multiplied with."""
         return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+    @property
+    def drops(self) -> bool:
+        return bool(self.dropout)
+
+    def dropped(self, outputs: int, inputs: int) -> int:
+        return inputs if self.dropout else 0
+
+    def undropped(self) -> LoRA:
+        return self.model_copy(update={"dropout": 0.0})
 
     def tensors(self, outputs: int, inputs: int, residual: bool) -> tuple[AdapterTensor, ...]:
         # As spread as PEFT's uniform numbers in ±1/√I.
@@ -78,10 +92,15 @@ class LoRA(Adapter):
         size_O, norm_O = (w[MAGNITUDE], w[NORM]) if self.dora else (None, None)
 
         def adapted(ops: Operations, x: Tensor, layer: Linear, y: Tensor) -> Tensor:
-            added = ops.linear(ops.linear(x, a_RI), b_OR) * self.scale
+            read = ops.dropout(x, self.dropout)
+            added = ops.linear(ops.linear(read, a_RI), b_OR) * self.scale
             if size_O is None or norm_O is None:
                 return y + added
             bias = layer.bias
+            if read is not x:  # As PEFT does it: what the size changes of the layer's own reads what is left, too.
+                factor_O = size_O / self.norm(ops, layer, a_RI.weight, b_OR.weight, norm_O)
+                own = ops.linear(read, layer._replace(bias=None))
+                return y + (factor_O - 1) * own + factor_O * added
             plain = y if bias is None else y - bias
             out = (plain + added) * (size_O / self.norm(ops, layer, a_RI.weight, b_OR.weight, norm_O))
             return out if bias is None else out + bias
