@@ -17,6 +17,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "budget": (Budget(9.0, "steps"), Budget(9.0, "tokens"), Budget(3.0, "epochs", "facts"), Budget(9.0, "FLOPs")),
     "prompts": (("never said",),),
     "freeze": (("layers.*",),),
+    "no_decay": (("layers.*",), ("embed_tokens.*",)),
     "batch_size_warmup": (Share(30.0), Share(40.0)),
     "targets": (("q_proj",), ("q_proj", "v_proj")),
     "teacher": ("another",),

@@ -152,17 +152,19 @@ def optimizers(part: Any, plan: Plan, parameters: dict[str, Any]) -> list[Any]:
     """The phase's optimizer with PyTorch's defaults (foreach, fused …); two of them for Muon and its rest."""
     kind, roles = part.kind, {t.name: t.role for t in plan.model.tensors}
     if kind == "muon" and hasattr(torch.optim, "Muon"):
-        hidden = [p for n, p in parameters.items() if roles[n] == "matrix"]
+        hidden: dict[float, list[Any]] = {}
+        for n, p in parameters.items():
+            if roles[n] == "matrix":
+                hidden.setdefault(part.of(n).weight_decay, []).append(p)
         rest = {n: p for n, p in parameters.items() if roles[n] != "matrix"}
         muon = torch.optim.Muon(
-            hidden,
+            [{"params": some, "weight_decay": decay} for decay, some in hidden.items()],
             lr=part.lr,
             momentum=part.momentum,
             nesterov=part.nesterov,
-            weight_decay=part.weight_decay,
             ns_steps=part.iterations,
         )
-        return [muon, *optimizers(part.adamw, plan, rest)]
+        return [muon, *optimizers(part.adamw.model_copy(update={"no_decay": part.no_decay}), plan, rest)]
     settings: dict[str, Any] = {"lr": part.lr}
     if kind in ("adam", "adamw"):
         settings |= {"betas": (part.beta1, part.beta2), "eps": part.eps}
@@ -171,8 +173,8 @@ def optimizers(part: Any, plan: Plan, parameters: dict[str, Any]) -> list[Any]:
         settings |= {"momentum": part.momentum, "nesterov": nesterov}
     else:
         raise unknown("torch", f"the optimizer `{kind}`", "sgd, adam, adamw, and muon from torch 2.9 on")
-    free = [p for n, p in parameters.items() if not part.decay(roles[n])]
-    kept = [p for n, p in parameters.items() if part.decay(roles[n])]
+    free = [p for n, p in parameters.items() if not part.of(n).decay(roles[n])]
+    kept = [p for n, p in parameters.items() if part.of(n).decay(roles[n])]
     groups = [{"params": kept, "weight_decay": part.weight_decay}, {"params": free, "weight_decay": 0.0}]
     made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[kind]
     return [made([g for g in groups if g["params"]], **settings)]

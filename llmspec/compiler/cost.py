@@ -69,7 +69,7 @@ def update_cost(model: ModelPlan, phase: Phase, passes: float | None = None) -> 
     averaged = AVERAGING * (phase.ema is not None)
     return Cost(
         products=sum(optimizer.products(t.role, t.shape) for t in model.trained),
-        other=sum((optimizer.elementwise(t.role) + clip + sums + averaged) * t.count for t in model.trained),
+        other=sum((optimizer.of(t.name).elementwise(t.role) + clip + sums + averaged) * t.count for t in model.trained),
     )
 
 

@@ -70,6 +70,7 @@ def fitting(draft: Draft, planned: PhasePlan, limit: int) -> Iterator[Change]:
     beside = f", {written(one)}" if phase.micro_batch_size > 1 else ""
     found = [
         *fewer_rows(model, phase, held, limit),
+        *activations_again(model, phase, held, limit),
         *rounded_products(draft, planned, held, limit),
         *shorter_context(draft, name, phase, held, limit, ""),
     ]
@@ -104,6 +105,26 @@ def written(phase: Phase) -> str:
         f"micro_batch_size: {phase.micro_batch_size} and "
         f"gradient_accumulation_steps: {phase.gradient_accumulation_steps}"
     )
+
+
+def activations_again(model: ModelPlan, phase: Phase, held: MemoryModel, limit: int) -> Iterator[Change]:
+    """Activations that are computed twice, with the largest smaller batch that fits where that is not enough alone."""
+    if phase.activation_checkpointing:
+        return
+    again = phase.model_copy(update={"activation_checkpointing": True})
+
+    def peak(rows: int) -> int:
+        return memory_of(model, with_rows(again, rows), held).peak
+
+    rows = divisors(phase.micro_batch_size)
+    fit = bisect_right(rows, limit, key=peak)
+    if fit and rows[fit - 1] == phase.micro_batch_size:
+        yield Change(
+            "activation_checkpointing: true, which trains the same and computes about a third more", peak(rows[-1])
+        )
+    elif fit and memory_of(model, with_rows(phase, 1), held).peak > limit:
+        less = with_rows(again, rows[fit - 1])
+        yield Change(f"activation_checkpointing: true with {written(less)}", peak(rows[fit - 1]))
 
 
 def divisors(number: int) -> list[int]:

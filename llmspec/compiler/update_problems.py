@@ -47,6 +47,7 @@ def update_problems(model: ModelPlan, phase: Phase) -> Iterator[Problem]:
                 "a share between 0% and 100%; `freeze:` for tensors that never train",
                 "it would change nothing" if not share.percent else "the tensors would stay as they are",
             )
+    yield from decay_problems(model, phase)
     updates = Updates(model, phase)
     groups = {name: updates.group(name) for name in trained}
     if phase.unfreeze and min(group.start for group in groups.values()) > 0:
@@ -65,3 +66,23 @@ def update_problems(model: ModelPlan, phase: Phase) -> Iterator[Problem]:
                 "it would not move, or be infinite after one step",
             )
             return
+
+
+def decay_problems(model: ModelPlan, phase: Phase) -> Iterator[Problem]:
+    """What is wrong with the patterns of tensors that never decay."""
+    optimizer, trained = phase.optimizer, [t.name for t in model.trained]
+    decayed = [t.name for t in model.trained if optimizer.decays(t.role)]
+    for at, pattern in enumerate(optimizer.no_decay):
+        if any(fnmatchcase(name, pattern) for name in decayed):
+            continue
+        there = any(fnmatchcase(name, pattern) for name in trained)
+        yield Problem(
+            f"no tensor that this phase trains matches `{pattern}`"
+            if not there
+            else f"what matches `{pattern}` does not decay: norms and biases never do"
+            if decayed
+            else "nothing decays: weight_decay is 0",
+            ("optimizer", "no_decay", at),
+            "leave it out" if there else nearest_names(pattern, decayed or trained),
+            "it would change nothing",
+        )

@@ -172,7 +172,7 @@ class Steps:
         for t, g in zip(self._trained, gradients, strict=True):
             own = {s: state[f"{t.name}:{s}"] for s in tensor_states(t, self._phase)} | {AVERAGE: weights[t.name]}
             shrunk = scale * scalars[t.name][-1] if self._phase.unfreeze else scale
-            optimizer.update(ops, t.role, live[t.name], g, shrunk, own, scalars[t.name])
+            optimizer.of(t.name).update(ops, t.role, live[t.name], g, shrunk, own, scalars[t.name])
         Tensor.realize(*ops.written)
         if self._phase.ema is not None:
             self._average(weights, live, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Adam": (
         {"kind": "adam", "lr": 0.01, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1},
         {"betas": (0.9, 0.99), "eps": 1e-6},
+    ),
+    "AdamW by names": (
+        {"kind": "adamw", "lr": 0.01, "weight_decay": 0.3, "no_decay": ["embed_tokens.*", "layers.*.q_proj.*"]},
+        {"betas": (0.9, 0.95)},
     ),
     "AdamW": ({"kind": "adamw", "lr": 0.01, "beta1": 0.8, "weight_decay": 0.3}, {"betas": (0.8, 0.95)}),
 }
@@ -70,8 +75,10 @@ def run(options: dict[str, Any], clip: float | None, their: Any) -> tuple[Any, I
 
 def decayed(plan: Any, parameters: dict[str, Any], amount: float) -> list[dict[str, Any]]:
     roles = {t.name: t.role for t in plan.model.tensors}
-    free = [p for n, p in parameters.items() if roles[n] in ("norm", "bias")]
-    rest = [p for n, p in parameters.items() if roles[n] not in ("norm", "bias")]
+    by_hand = plan.phases[0].phase.optimizer.no_decay
+    apart = {n for n in parameters if roles[n] in ("norm", "bias") or any(fnmatchcase(n, p) for p in by_hand)}
+    free = [p for n, p in parameters.items() if n in apart]
+    rest = [p for n, p in parameters.items() if n not in apart]
     return [{"params": rest, "weight_decay": amount}, {"params": free, "weight_decay": 0.0}]
 
 

@@ -137,16 +137,10 @@ def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch:
 
 def overrides(proposal: str) -> list[str]:
     """`micro_batch_size: 1 and gradient_accumulation_steps: 4 …` as overrides."""
-    found = re.findall(
-        r"(model\.context|model\.layers|micro_batch_size|gradient_accumulation_steps|precision): (\w+)", proposal
-    )
+    own = ("micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing")
+    found = re.findall(rf"(model\.context|model\.layers|precision|{'|'.join(own)}): (\w+)", proposal)
     assert found, proposal
-    return [
-        f"phases.pretrain.{key}={value}"
-        if key in ("micro_batch_size", "gradient_accumulation_steps")
-        else f"{key}={value}"
-        for key, value in found
-    ]
+    return [f"phases.pretrain.{key}={value}" if key in own else f"{key}={value}" for key, value in found]
 
 
 def test_rounded_products_are_proposed_where_a_device_has_them() -> None:

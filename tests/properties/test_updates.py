@@ -149,7 +149,7 @@ def test_depth_is_counted_from_the_heads() -> None:
 
 
 FREE = {"kind": "schedule_free_adamw"}
-WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
+WRONG: dict[str, tuple[dict[str, Any], tuple[str | int, ...], str]] = {
     "misspelt": ({"lr_multipliers": {"layer.*": 0.5}}, ("lr_multipliers", "layer.*"), "layers.*"),
     "frozen": (
         {"freeze": ["layers.*"], "unfreeze": {"layers.0.*": "10%"}},
@@ -160,6 +160,21 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "at once": ({"unfreeze": {"layers.*": "0%"}}, ("unfreeze", "layers.*"), "is not frozen"),
     "all wait": ({"unfreeze": {"*": "10%"}}, ("unfreeze",), "every tensor waits"),
     "too small": ({"lr_multipliers": {"layers.*": 1e-40}}, ("lr_multipliers",), "is 0 in float32"),
+    "no such name": (
+        {"optimizer": {"kind": "adamw", "no_decay": ["layer.*"]}},
+        ("optimizer", "no_decay", 0),
+        "layers.*",
+    ),
+    "a norm": (
+        {"optimizer": {"kind": "adamw", "no_decay": ["final_norm.*"]}},
+        ("optimizer", "no_decay", 0),
+        "norms and biases",
+    ),
+    "said inside": (
+        {"optimizer": {"kind": "muon", "adamw": {"no_decay": ["embed_tokens.*"]}}},
+        ("optimizer", "adamw", "no_decay"),
+        "said once",
+    ),
     "two averages": (
         {"optimizer": {"kind": "schedule_free_adamw"}, "schedule": {"kind": "constant"}, "ema": 0.9},
         ("ema",),

@@ -7,8 +7,9 @@ enters the graph as one float32 vector, since a Python number is frozen when a g
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from math import sqrt
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field
 
@@ -47,6 +48,16 @@ class Optimizer(Part):
     """Peak learning rate; the schedule multiplies it."""
     weight_decay: float = Field(0.0, ge=0)
     """Decay of matrices and embeddings; norms and biases are never decayed."""
+    no_decay: tuple[str, ...] = ()
+    """Patterns of names of more tensors that are never decayed, such as `embed_tokens.*`."""
+
+    def of(self, name: str) -> Self:
+        """The settings for a tensor of that name."""
+        return self.undecayed() if any(fnmatchcase(name, pattern) for pattern in self.no_decay) else self
+
+    def undecayed(self) -> Self:
+        """The same without decay."""
+        return self.model_copy(update={"weight_decay": 0.0})
 
     def state(self, role: Role, shape: tuple[int, ...]) -> StateShapes:
         """Shapes of the state tensors of a weight of this role and shape, by name; float32."""
@@ -108,6 +119,10 @@ class Optimizer(Part):
                 "max_grad_norm: 1 is the default, null clips nothing",
                 "the optimizer would see no gradient, and weights would hardly move",
             )
+
+    def decays(self, role: Role) -> bool:
+        """Whether weights of a role decay."""
+        return bool(self.decay(role))
 
     def decay(self, role: Role) -> float:
         return 0.0 if role in ("norm", "bias") else self.weight_decay

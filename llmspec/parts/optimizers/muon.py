@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -40,8 +40,18 @@ class Muon(Optimizer):
     adamw: AdamW = Field(default_factory=lambda: AdamW())
     """AdamW's settings for embeddings, head, norms and biases."""
 
+    def undecayed(self) -> Self:
+        return super().undecayed().model_copy(update={"adamw": self.adamw.undecayed()})
+
     def together(self, max_grad_norm: float | None) -> Iterator[Problem]:
         yield from self.decoupled_decay()
+        if self.adamw.no_decay:
+            yield Problem(
+                "which tensors never decay is said once, for those of muon and of adamw",
+                ("adamw", "no_decay"),
+                f"optimizer: {{kind: muon, no_decay: [{', '.join(self.adamw.no_decay)}]}}",
+                "it would change nothing",
+            )
         yield from (p if p.path == ("max_grad_norm",) else p.at("adamw") for p in self.adamw.together(max_grad_norm))
 
     def state(self, role: Role, shape: tuple[int, ...]) -> StateShapes:
@@ -49,6 +59,9 @@ class Muon(Optimizer):
 
     def scalars(self, factor: float, step: int) -> tuple[float, ...]:
         return (self.lr * factor, *self.adamw.scalars(factor, step))
+
+    def decays(self, role: Role) -> bool:
+        return bool(self.weight_decay) if role == "matrix" else self.adamw.decays(role)
 
     def products(self, role: Role, shape: tuple[int, ...]) -> float:
         """Newton–Schulz on the wide form (m, n): m·n·m, m·m·m and m·m·n multiply-adds an iteration; each matrix of a
