@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gguf_files
+import numpy as np
 import pytest
 
 import llmspec
@@ -19,6 +20,7 @@ from llmspec.core.weight_types import TYPES
 from llmspec.forecast import decoding, machine
 from llmspec.formats.gguf.importing import GGUFFile
 from llmspec.formats.gguf.tables import tables
+from llmspec.model.device import open_device
 from llmspec.spec import Spec
 
 MODEL: dict[str, Any] = {
@@ -28,6 +30,8 @@ MODEL: dict[str, Any] = {
     "attention": {"heads": 2},
     "position": {"kind": "rope"},
 }
+EXPERTS = {"kind": "mixture_of_experts", "experts": 6, "top_k": 2, "expert": {"kind": "swiglu", "d_ff": 12}}
+READ: tuple[dict[str, Any], ...] = ({}, {"mlp": EXPERTS}, {"encoder": {"layers": 3}, "cross_attention": {}})
 QUANTISED = {"blk.0.attn_q.weight": "q4_0", "blk.1.ffn_down.weight": "q8_0", "token_embd.weight": "q8_0"}
 
 
@@ -74,6 +78,18 @@ def test_types_in_a_file_are_those_in_memory(tmp_path: Path) -> None:
     read = sum(TYPES[model.types.get(t.name, "f32")].size(t.shape) for t in model.plan.model.tensors)
     assert weight_bytes(model.plan.model, model.types) == read
     assert read <= model.decoder.read_bytes <= 1.01 * read  # rows are held in whole groups
+
+
+@pytest.mark.parametrize("model", READ, ids=str)
+def test_what_lies_in_memory_is_read_as_planned(model: dict[str, Any]) -> None:
+    plan = compiled(**model)
+    open_device("CPU")
+    from llmspec.backends.backend import backend
+    from llmspec.backends.tensors import tensors_from_numpy
+    from llmspec.model.decoder import Decoder
+
+    weights = tensors_from_numpy(**{t.name: np.zeros(t.shape, np.float32) for t in plan.tensors})
+    assert Decoder(plan, backend("CPU"), weights, start=1).read_bytes == int(weight_bytes(plan, {}))
 
 
 @pytest.mark.usefixtures("kept")

@@ -18,6 +18,7 @@ from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.tensors import StaticInputs, memory, tensors_from_numpy, to_numpy
 from llmspec.compiler import walk
+from llmspec.compiler.decoding_cost import read_shares
 from llmspec.compiler.kept import KEPT_BLOCK, kept_unfit
 from llmspec.compiler.masks import CROSS, cross_ranges, decoding_ranges, encoder_inputs, masks_of, range_inputs
 from llmspec.compiler.memory import device_memory
@@ -80,14 +81,8 @@ class Decoder:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes of weights that a token reads: all but those of tables in which it looks up a row; 0 where it chooses
-        among experts."""
-        if any(len(t.shape) > 2 for t in self._plan.tensors):
-            return 0
-        tied = any(getattr(head, "tied", False) for head in self._plan.heads.values())
-        looked_up = {t.name for t in self._plan.tensors if t.role == "embedding"}
-        looked_up -= {f"{walk.EMBEDDING}.weight"} if tied else set()
-        return sum(int(tensor.nbytes()) for name, tensor in self._weights.items() if name not in looked_up)
+        """Bytes of weights that a token reads, on average, as they lie in memory."""
+        return int(sum(int(self._weights[name].nbytes()) * share for name, share in read_shares(self._plan).items()))
 
     def fit(self, rows: int, tokens: int, kind: str = "f32") -> tuple[int, int]:
         """How many rows, up to `rows`, and of how many places, at least `tokens`, a cache is to have.
