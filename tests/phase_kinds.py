@@ -14,6 +14,8 @@ LABELLED = ", ".join(
     f"{{q: {'good' if i % 2 else 'bad'} number {i}, a: {'yes' if i % 2 else 'no'}}}" for i in range(20)
 )
 """Records whose texts have one of two labels."""
+NUMBERED = ", ".join(f"{{q: number {i} of {i % 3}, a: {i % 3 + 0.5}}}" for i in range(20))
+"""Records whose texts have a number each."""
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pretrain": ("gradient_accumulation_steps: 2, on_spike: {above: 3, window: 10}", ()),
     "sft": ("prompts: [one]", ()),
@@ -37,6 +39,16 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "model.mask={kind: bidirectional}",
             f"data.sources.facts.records=[{LABELLED}]",
+            'data.sources.facts.text="{q}"',
+            'data.sources.facts.label="{a}"',
+            "data.sources.facts.dialogue=null",
+        ),
+    ),
+    "regress": (
+        "",
+        (
+            "model.mask={kind: bidirectional}",
+            f"data.sources.facts.records=[{NUMBERED}]",
             'data.sources.facts.text="{q}"',
             'data.sources.facts.label="{a}"',
             "data.sources.facts.dialogue=null",

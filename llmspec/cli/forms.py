@@ -48,6 +48,7 @@ SAMPLE_FILL = _form("sample", "prompt top phase quantize json", "with a model th
 SAMPLE_CLASSIFY = _form(
     "sample --classify", "prompt prompts classify top phase quantize json", "with a model that tells labels"
 )
+SAMPLE_NUMBER = _form("sample", "prompt prompts phase quantize json", "with a model that gives texts numbers")
 CHAT = _form("chat [RUN]", "system seed phase quantize set json")
 RANK = _form("rank [RUN]", "prompts out n repeats seed plain phase quantize set json")
 RANK_BY = _form("rank [RUN] --by REWARD", "prompts out by n seed plain phase quantize set json")
@@ -85,6 +86,7 @@ FORMS = (
     SAMPLE_TEXT,
     SAMPLE_FILL,
     SAMPLE_CLASSIFY,
+    SAMPLE_NUMBER,
     CHAT,
     RANK,
     RANK_BY,
@@ -206,6 +208,8 @@ def refuse_answers(model: Any, given: Mapping[str, Any], top: int | None = None)
     other way round."""
     if model.tells_labels:
         refuse(SAMPLE_CLASSIFY, [option for option, value in given.items() if value])
+    elif model.tells_numbers:
+        refuse(SAMPLE_NUMBER, [*(option for option, value in given.items() if value), *["top"] * (top is not None)])
     elif model.fills:
         refuse(SAMPLE_FILL, [option for option, value in given.items() if value])
     elif top is not None:

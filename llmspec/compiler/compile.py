@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmspec.compiler import course, files, fit, kept, keys, network, numbers, schedule, special_tokens
 from llmspec.compiler.checks import plan_checks, refuse
@@ -118,7 +119,9 @@ def planned_again(plan: Plan, measured: Measured | None) -> Draft:
     draft = Draft(sections, measured, plan.model.dims, plan.device, plan.model, tuple(p.name for p in plan.phases))
     draft = replace(draft, opened={p.name: p.others for p in plan.phases})
     draft = schedule.plan_phases(draft)
-    found = {p.name for p in plan.phases if p.labels_found} | {*measured.labels} if measured else set()
+    found = (
+        {p.name for p in plan.phases if p.labels_found} | {*measured.labels, *measured.spreads} if measured else set()
+    )
     from_others = {p.name: p.continued for p in plan.phases}
     phases = tuple(
         p.model_copy(update={"continued": from_others[p.name], "labels_found": p.name in found}) for p in draft.planned
@@ -127,10 +130,13 @@ def planned_again(plan: Plan, measured: Measured | None) -> Draft:
 
 
 def named(planned: PhasePlan, measured: Measured | None) -> Phase:
-    """The phase with the labels that were found in its data, where the spec left them open; with none where the data
-    count as not read."""
+    """The phase with the labels, or the spread of the numbers, that was found in its data, where the spec left them
+    open; with none where the data count as not read."""
     phase = planned.phase
     if measured is None:
-        return phase.model_copy(update={"labels": ()}) if planned.labels_found else phase
-    found = measured.labels.get(planned.name)
-    return phase if found is None else phase.model_copy(update={"labels": found})
+        unfound = {"labels": (), "mean": None, "std": None} if planned.labels_found else {}
+        return phase.model_copy(update={key: v for key, v in unfound.items() if key in type(phase).model_fields})
+    found: dict[str, Any] = {"labels": measured.labels[planned.name]} if planned.name in measured.labels else {}
+    if spread := measured.spreads.get(planned.name):
+        found |= {"mean": spread[0], "std": spread[1]}
+    return phase.model_copy(update=found) if found else phase

@@ -371,3 +371,5 @@ class Measured(Frozen):
     """How records are read where the spec does not say it."""
     labels: dict[str, tuple[str, ...]] = {}
     """By phase: the labels of its documents, where the spec does not list them."""
+    spreads: dict[str, tuple[float, float]] = {}
+    """By phase: mean and standard deviation of the numbers of its documents, where the spec does not say them."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmspec.core.problems import Problem
 from llmspec.data.apart import PairAsking, repeated
 from llmspec.data.documents import Asking
-from llmspec.data.labels import LabelAsking, by_label, counted, label_notices, label_problems, weights_by
+from llmspec.data.labels import LabelAsking, LabelSet, by_label, counted, label_notices, label_problems, weights_by
+from llmspec.data.numbers import NumberAsking, number_notices, number_problems, spread
+from llmspec.parts.objectives.base import LABELS, NUMBERS
 from llmspec.parts.phases.classify import UNKNOWN_LABELS
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> As
     phase, model = planned.phase, planned.model
     if not phase.objective.documents:
         return None
-    head = model.heads[phase.objective.head]
+    head: Any = model.heads[phase.objective.head]
     limits = (getattr(phase, "max_tokens", None), getattr(head, "max_tokens", None))
     around = (specials.before, specials.after)
     longest = min(n for n in (*limits, model.context) if n)
@@ -51,6 +53,9 @@ def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> As
     documents = phase.objective.places(model.context) or 1
     if phase.apart:
         return PairAsking(around, longest, truncation, documents)
+    if phase.predicts == NUMBERS:
+        told = spread_told(planned, abouts) or ((head.mean, head.std) if head.std else (0.0, 1.0))
+        return NumberAsking(around, longest, truncation, documents, *told)
     labels, counts = labels_in(planned, abouts), label_counts(abouts, "train")
     return LabelAsking(
         around=around,
@@ -80,7 +85,7 @@ def labels_in(planned: PhasePlan, abouts: Abouts) -> tuple[str, ...]:
 
 def labels_told(planned: PhasePlan, abouts: Abouts) -> tuple[str, ...]:
     """Labels that the data had to tell, since neither spec nor head does; none where they do."""
-    if planned.phase.reads != "label" or getattr(planned.phase, "labels", None):
+    if planned.phase.predicts != LABELS or getattr(planned.phase, "labels", None):
         return ()
     named = getattr(planned.model.heads[planned.phase.objective.head], "labels", None)
     return labels_in(planned, abouts) if named is not None and tuple(named) == UNKNOWN_LABELS else ()
@@ -92,10 +97,37 @@ def found_labels(prepared: Prepared) -> dict[str, tuple[str, ...]]:
     return {name: labels for name in asked if (labels := labels_told(*prepared.asked(name)))}
 
 
+def number_counts(abouts: Abouts, side: str) -> dict[LabelSet, int]:
+    """How many documents of a side have each set of labels, over all sources."""
+    found = dict[LabelSet, int]()
+    for about in abouts:
+        for labels, count in counted(about[side]).items():
+            found[labels] = found.get(labels, 0) + count
+    return found
+
+
+def spread_told(planned: PhasePlan, abouts: Abouts) -> tuple[float, float] | None:
+    """Mean and standard deviation of a phase's numbers that the data have to tell, since neither spec nor head does;
+    None where they do."""
+    head: Any = planned.model.heads[planned.phase.objective.head]
+    if planned.phase.predicts != NUMBERS or head.std is not None:
+        return None
+    return spread(number_counts(abouts, "train"))
+
+
+def found_spreads(prepared: Prepared) -> dict[str, tuple[float, float]]:
+    """By phase: what the data had to tell of its numbers."""
+    asked = [name for name in prepared.phases if prepared.stream(name).phase.reads]
+    return {name: found for name in asked if (found := spread_told(*prepared.asked(name)))}
+
+
 def asking_problems(name: str, planned: PhasePlan, abouts: Abouts) -> list[Problem]:
     """What is wrong with what a phase asks."""
     if planned.phase.reads != "label":
         return []
+    if planned.phase.predicts == NUMBERS:
+        open_ = getattr(planned.model.heads[planned.phase.objective.head], "std", None) is None
+        return [p.at("phases", name) for p in number_problems(open_, number_counts(abouts, "train"))]
     labels = labels_in(planned, abouts)
     classes = getattr(planned.model.heads[planned.phase.objective.head], "classes", len(labels))
     classes = len(labels) if labels_told(planned, abouts) else classes
@@ -111,7 +143,9 @@ def asking_notices(prepared: Prepared) -> Iterator[str]:
             continue
         yield from repetition(prepared, stream)
         planned, abouts = prepared.asked(name)
-        if stream.phase.reads == "label":
+        if stream.phase.predicts == NUMBERS:
+            yield from number_notices(name, spread_told(planned, abouts), number_counts(abouts, "train"))
+        elif stream.phase.reads == "label":
             train, held = (label_counts(abouts, side) for side in ("train", "validation"))
             listed = {label: train.get(label, 0) for label in labels_in(planned, abouts)}
             yield from label_notices(name, not labels_told(planned, abouts), listed, held)

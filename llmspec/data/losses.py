@@ -18,6 +18,7 @@ from llmspec.data.shaping import (
     TOO_LONG,
     UNLABELLED,
     UNLISTED,
+    UNNUMBERED,
     VALIDATED,
 )
 from llmspec.data.unknown import named, share
@@ -34,6 +35,7 @@ ADVICE = {
     UNLABELLED: "give those records a label, or take them out",
     UNWEIGHTED: "give those records a positive number where `weight:` reads it, or take them out",
     UNLISTED: "list their labels in the phase's `labels:`, or take them out",
+    UNNUMBERED: "correct those labels, or take the records out",
     SEVERAL: "multi_label: true learns several labels of a document",
     TOO_LONG: "raise model.context: at {needed}, no more than a tenth would be too long",
     ROLE: "rename the roles to system, developer, user or assistant",

@@ -300,7 +300,7 @@ class PreparedData:
     def measured(self) -> Measured:
         """What reading found, for the plan."""
         from llmspec.compiler.plan import Measured
-        from llmspec.data.asking import found_labels
+        from llmspec.data.asking import found_labels, found_spreads
 
         texts = {name: self._about(name)["key"] for name in self._sources}
         return Measured(
@@ -310,6 +310,7 @@ class PreparedData:
             decisions=tuple(self._decisions()),
             fingerprints={name: self.fingerprint(name) for name in self._phases},
             labels=found_labels(self),
+            spreads=found_spreads(self),
         )
 
     def check(self) -> None:

@@ -42,6 +42,8 @@ from llmspec.spec.translate import Translator
 
 MOST_ANSWERS, MOST_ROWS = 1 << 16, 256
 
+NUMBERS = ("numbers of texts", "sample RUN --prompt TEXT", "predict")
+
 
 class LanguageModel(TextReaders):
     """Weights, tokenizer and decoding settings of a run or a saved model. Open it with `llmspec.open`.
@@ -173,10 +175,11 @@ class LanguageModel(TextReaders):
                 hint="`llmspec sample --classify`; in Python, `classify`; --phase names another phase's weights",
                 consequence="its last layers were trained for something else",
             )
-        if self.makes_vectors:
+        if self.makes_vectors or self.tells_numbers:
+            what, verb, named = ("vectors of texts", "embed", "embed") if self.makes_vectors else NUMBERS
             raise LlmspecError(
-                "this model makes vectors of texts, and draws no text",
-                hint="`llmspec embed`; in Python, `embed`; --phase names another phase's weights",
+                f"this model makes {what}, and draws no text",
+                hint=f"`llmspec {verb}`; in Python, `{named}`; --phase names another phase's weights",
                 consequence="its last layers were trained for something else",
             )
         generates(self.plan.model, self.fills)

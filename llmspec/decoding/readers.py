@@ -12,11 +12,12 @@ from llmspec.core.problems import LlmspecError
 from llmspec.decoding.classifying import Classified, Classifier, classifying_head, need_head
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
+from llmspec.decoding.numbers import Predicted, Scorer, need_scoring_head
 from llmspec.model.ids import whole
 from llmspec.model.steps import Tensors
 from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.ops import WeightLayout
-from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER
+from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER, REGRESSOR
 from llmspec.parts.tokenizers.base import Codec
 
 
@@ -35,6 +36,7 @@ class TextReaders:
         self._embedders = dict[str | None, Embedder]()
         self._filler: Filler | None = None
         self._classifier: Classifier | None = None
+        self._scorer: Scorer | None = None
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, progress: Progress | None = None) -> Embedded:
         """Vectors of texts, by the model's embedding head; or of any model's last states, by a `pooling` of `mean`,
@@ -57,12 +59,20 @@ class TextReaders:
     @property
     def makes_vectors(self) -> bool:
         """Whether that is what it was trained for last."""
-        return any(p.name == self.phase and p.makes == EMBEDDER for p in self.plan.phases)
+        return self._makes(EMBEDDER)
+
+    @property
+    def tells_numbers(self) -> bool:
+        """Whether it was trained last to give texts numbers, so that a prompt is a text to read."""
+        return self._makes(REGRESSOR)
+
+    def _makes(self, sort: str) -> bool:
+        return any(p.name == self.phase and p.makes == sort for p in self.plan.phases)
 
     @property
     def fills(self) -> bool:
         """Whether it fills masked places of texts, as encoders that were trained on masked tokens do."""
-        if self.makes_vectors:
+        if self.makes_vectors or self.tells_numbers:
             return False
         return filling_head(self.plan.model) is not None and self.codec.specials.mask is not None
 
@@ -123,3 +133,21 @@ class TextReaders:
                 made = Classifier(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
             self._classifier = made
         return self._classifier.classify(list(texts), progress or (lambda done, total: None))
+
+    def predict(self, text: str) -> Predicted:
+        """The number of a text, in its labels' unit. Raises TypeError for what is no text, LlmspecError where the model
+        gives none, DataError for half a surrogate pair."""
+        if not isinstance(text, str):
+            raise TypeError("predict takes a text; predict_batch takes a list of them")
+        return self.predict_batch([text])[0]
+
+    def predict_batch(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Predicted]:
+        """The same of many texts; `progress` is told how many are done."""
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("predict_batch takes a list of texts")
+        if self._scorer is None:
+            head = need_scoring_head(self.plan.model)
+            with owner.turn():
+                made = Scorer(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
+            self._scorer = made
+        return self._scorer.predict(list(texts), progress or (lambda done, total: None))

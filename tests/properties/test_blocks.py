@@ -294,6 +294,7 @@ HEADS: dict[str, dict[str, Any]] = {
         "transform": {"norm": {"kind": "rmsnorm"}},
     },
     "value": {"kind": "scalar", "bias": True},
+    "grade": {"kind": "score", "pooling": "last", "mean": 3.0, "std": 2.0},
     "topic": {"kind": "classes", "classes": 5},
     "first": {"kind": "classes", "classes": 3, "pooling": "cls", "bias": False},
     "end": {"kind": "classes", "classes": 2, "pooling": "last"},

@@ -6,6 +6,7 @@ from llmspec.parts.objectives.contrastive import Contrastive
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.parts.objectives.distillation import Distillation
 from llmspec.parts.objectives.masked_lm import MaskedLM
+from llmspec.parts.objectives.regression import Regression
 
 TABLE: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
@@ -13,6 +14,16 @@ TABLE: dict[str, type[Objective]] = {
     "masked_lm": MaskedLM,
     "classification": Classification,
     "contrastive": Contrastive,
+    "regression": Regression,
 }
 
-__all__ = ["TABLE", "Classification", "Contrastive", "CrossEntropy", "Distillation", "MaskedLM", "Objective"]
+__all__ = [
+    "TABLE",
+    "Classification",
+    "Contrastive",
+    "CrossEntropy",
+    "Distillation",
+    "MaskedLM",
+    "Objective",
+    "Regression",
+]

@@ -28,7 +28,7 @@ alone, so that what is drawn on the way resumes bit for bit."""
 
 
 NEXT, MASKED, LABELS = "the next token", "masked tokens", "labels"
-TOGETHER = "which texts belong together"
+TOGETHER, NUMBERS = "which texts belong together", "numbers"
 """What is predicted."""
 
 Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Tensor]"]

@@ -6,6 +6,7 @@ from llmspec.parts.phases.contrastive import Contrastive
 from llmspec.parts.phases.masked_lm import MaskedLM
 from llmspec.parts.phases.prefix_lm import PrefixLM
 from llmspec.parts.phases.pretrain import Pretrain
+from llmspec.parts.phases.regress import Regress
 from llmspec.parts.phases.seq2seq import Seq2Seq
 from llmspec.parts.phases.sft import SFT
 from llmspec.parts.phases.span_corruption import SpanCorruption
@@ -16,6 +17,7 @@ TABLE: dict[str, type[Phase]] = {
     "masked_lm": MaskedLM,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
+    "regress": Regress,
     "seq2seq": Seq2Seq,
     "sft": SFT,
     "span_corruption": SpanCorruption,

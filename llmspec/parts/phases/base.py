@@ -33,7 +33,9 @@ EMBEDDER = "embedder"
 """What makes vectors of texts, to compare them by."""
 SPEAKING = (POLICY, FILLER)
 """Those that take prompts to go on with or to fill."""
-OPENED = (*SPEAKING, CLASSIFIER, EMBEDDER)
+REGRESSOR = "regressor"
+"""What gives texts numbers."""
+OPENED = (*SPEAKING, CLASSIFIER, EMBEDDER, REGRESSOR)
 """Those that a run is opened with: the last phase that makes one of them."""
 FROM_DIALOGUES = 3
 """Dialogues that samples of a chat phase without prompts begin with."""

@@ -6,6 +6,7 @@ from llmspec.training.tasks.contrastive import Contrastive
 from llmspec.training.tasks.masked_lm import MaskedLM
 from llmspec.training.tasks.prefix_lm import PrefixLM
 from llmspec.training.tasks.pretrain import Pretrain
+from llmspec.training.tasks.regress import Regress
 from llmspec.training.tasks.seq2seq import Seq2Seq
 from llmspec.training.tasks.sft import SFT
 from llmspec.training.tasks.span_corruption import SpanCorruption
@@ -16,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "masked_lm": MaskedLM,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
+    "regress": Regress,
     "seq2seq": Seq2Seq,
     "sft": SFT,
     "span_corruption": SpanCorruption,
