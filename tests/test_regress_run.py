@@ -187,7 +187,7 @@ def test_labels_that_are_no_numbers_are_counted_named_and_refused(tmp_path: Path
         prepare(compile_spec(load_spec(written(tmp_path, *many)).spec))
     with pytest.raises(DataError, match="no label of the training documents is a number"):
         prepare(compile_spec(load_spec(written(tmp_path), ['data.sources.facts.label="{q}"']).spec))
+    spec = written(tmp_path)
+    (tmp_path / "facts.jsonl").write_text("\n".join(json.dumps({"q": f"number {i}", "a": 3}) for i in range(40)))
     with pytest.raises(DataError, match="the label of every training document is 3"):
-        spec = written(tmp_path)
-        (tmp_path / "facts.jsonl").write_text("\n".join(json.dumps({"q": f"number {i}", "a": 3}) for i in range(40)))
         prepare(compile_spec(load_spec(spec).spec))
