@@ -22,11 +22,15 @@ def texts_of(prompts: Sequence[FilePrompt]) -> list[str]:
 
 
 def told(model: Any, texts: list[str], top: int | None, as_json: bool) -> Any:
-    """The labels of texts: printed, or as JSON-able data. Raises LlmspecError where the model tells none."""
+    """The labels of texts, or their numbers from a model that gives these: printed, or as JSON-able data. Raises
+    LlmspecError where the model tells neither."""
+    from llmspec.cli import numbers
     from llmspec.cli.opening import tell_unknown
     from llmspec.render import classified
     from llmspec.render.waiting import waiting
 
+    if model.tells_numbers:
+        return numbers.told(model, texts, as_json)
     if not all(text.strip() for text in texts):
         raise LlmspecError("the prompt is empty", "--prompt 'A small film with a big heart.'", "it has no label")
     if len(texts) == 1:

@@ -60,7 +60,6 @@ def sample(
     json_: Json = False,
 ) -> Any:
     """Generate text with a trained model."""
-    from llmspec.cli import numbers
     from llmspec.cli.classify import told
     from llmspec.cli.forms import prompt_of, refuse_answers
 
@@ -73,10 +72,8 @@ def sample(
     if classify:
         return told(model, [prompt], top, json_)
     refuse_answers(model, unread, top)
-    if model.tells_labels:
+    if model.tells_labels or model.tells_numbers:
         return told(model, [prompt], top, json_)
-    if model.tells_numbers:
-        return numbers.told(model, [prompt], json_)
     if model.fills:
         return masks_filled(model, prompt, top, json_)
     if not system and (plain or not model.chat) and model.fills_spans(prompt):
@@ -129,7 +126,6 @@ def of_file(
     batch: int | None,
 ) -> Any:
     """Every prompt of a file: answered, or with its labels."""
-    from llmspec.cli import numbers
     from llmspec.cli.classify import texts_of, told
     from llmspec.cli.forms import refuse_answers
     from llmspec.cli.prompts import answered, prompts_in
@@ -139,10 +135,8 @@ def of_file(
     if model.tells_labels or model.tells_numbers:
         unread = {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_, "batch": batch}
         refuse_answers(model, unread, top)
-    if classify or model.tells_labels:
+    if classify or model.tells_labels or model.tells_numbers:
         return told(model, texts_of(given), top, json_)
-    if model.tells_numbers:
-        return numbers.told(model, texts_of(given), json_)
     refuse_answers(model, {"prompts": prompts})
     return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_, batch)
 
