@@ -297,7 +297,6 @@ HEADS: dict[str, dict[str, Any]] = {
     "grade": {"kind": "score", "pooling": "last", "mean": 3.0, "std": 2.0},
     "topic": {"kind": "classes", "classes": 5},
     "first": {"kind": "classes", "classes": 3, "pooling": "cls", "bias": False},
-    "end": {"kind": "classes", "classes": 2, "pooling": "last"},
     "tags": {"kind": "tokens", "classes": 4},
     "read": {"kind": "classes", "classes": 3, "pooling": "cls", "pooler": True},
     "vector": {"kind": "embedding"},
