@@ -29,6 +29,7 @@ def planned_run(
     offline: bool = False,
     progress: Progress | None = None,
     continue_from: Path | str = "",
+    reuse: bool = False,
 ) -> DryRunReport:
     """What `llmspec run` would do with a spec: its data are read, nothing is written into the run's folder.
 
@@ -43,7 +44,7 @@ def planned_run(
     from llmspec.training.selection import Selection, chosen
 
     reading, plan = compiled(path, overrides, offline)
-    folder, selection = RunFolder(out or RUNS / plan.name), Selection(only, start)
+    folder, selection = RunFolder(out or RUNS / plan.name), Selection(only, start, reuse)
     chosen(plan, selection)
     folder.accept(plan)
     with reading.placing():

@@ -52,6 +52,8 @@ def test_the_command_that_goes_on_is_the_command_that_was_given(
         "lock": None if flag else Path("x y"),
         "only": ["a b", "c"] if flag else None,
         "from_": None if flag else "it's",
+        "continue_from": Path("a run") if flag else None,
+        "no_reuse": flag,
         "json_": flag,
     }
     line = again(**values)

@@ -3,6 +3,7 @@ one that was trained from its beginning."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_explain import printed
 from test_going_back import SHORT, Halting
+from typer.testing import CliRunner
 
 from llmspec.api_runs import planned_run
+from llmspec.cli.app import app
 from llmspec.compiler import compile_spec
 from llmspec.compiler.continued import Continued
 from llmspec.core.problems import RunError
@@ -172,6 +175,14 @@ def test_what_does_not_fit_is_refused(folder: Path, sets: tuple[str, ...], go_on
     with pytest.raises(RunError, match=said):
         trained(folder, *sets, go_on=go_on if go_on == "last" else str(folder / go_on), text=SPEC)
     assert left(folder) == before
+
+
+def test_the_command_takes_it_and_shows_it_before(folder: Path) -> None:
+    given = ["run", str(tiny.write(folder, SPEC)), "--out", str(folder / "run"), "--set", LONGER]
+    said = CliRunner().invoke(app, [*given, "--continue-from", "last", "--dry-run", "--json"])
+    assert said.exit_code == 0 and [p["deed"] for p in json.loads(said.output)["phases"]] == ["goes on", "trained"]
+    said = CliRunner().invoke(app, [*given, "--continue-from", "last", "--certify"])
+    assert said.exit_code == 2 and "--continue-from does nothing in `llmspec run SPEC --certify`" in said.output
 
 
 def test_without_anything_to_go_on_from_it_is_refused(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def _form(line: str, acts: str, where: str = "") -> Form:
     return Form(line, frozenset(acts.split()), where)
 
 
-RUN = _form("run SPEC", "out set offline locked lock only from json")
-RUN_DRY = _form("run SPEC --dry-run", "out set offline only from dry_run json")
+RUN = _form("run SPEC", "out set offline locked lock only from continue_from no_reuse json")
+RUN_DRY = _form("run SPEC --dry-run", "out set offline only from continue_from no_reuse dry_run json")
 RUN_CERTIFY = _form("run SPEC --certify", "out set offline certify json")
 SAMPLE_CHAT = _form("sample", "prompt prompts batch system n seed plain phase quantize set json", "with a chat model")
 SAMPLE_PLAIN = _form("sample --plain", "prompt prompts batch n seed plain phase quantize set json")
@@ -173,7 +173,7 @@ def refuse(found: Form, given: Collection[str]) -> None:
         if option not in found.acts:
             problems.append(
                 Problem(
-                    f"--{option} does nothing in {found}",
+                    f"--{option.replace('_', '-')} does nothing in {found}",
                     hint=f"it belongs to {' and '.join(elsewhere)}",
                     consequence="it would have been ignored",
                 )

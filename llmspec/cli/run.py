@@ -9,7 +9,6 @@ import typer
 
 from llmspec.api import RUNS, compiled
 from llmspec.cli.arguments import Json, Offline, Sets, SpecPath, place
-from llmspec.core.problems import LlmspecError
 from llmspec.core.visible import command, path_word
 
 if TYPE_CHECKING:
@@ -27,12 +26,16 @@ From = Annotated[
     str | None, typer.Option("--from", metavar="PHASE", help="Run this phase, and those that build on it.")
 ]
 ContinueFrom = Annotated[
-    str,
+    Path | None,
     typer.Option(
         "--continue-from",
-        metavar="last|PATH",
-        help="Phases that have changed go on from their last checkpoint, or from that of a run or folder.",
+        metavar="PATH",
+        parser=place,
+        help="Phases that have changed go on from their last checkpoint (`last`), or from that of a run or folder.",
     ),
+]
+NoReuse = Annotated[
+    bool, typer.Option("--no-reuse", help="Train also what a run beside this one has trained with the same settings.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show which phases would be trained, which taken, and why.")]
 Certify = Annotated[
@@ -57,7 +60,8 @@ def run(
     ] = None,
     only: Only = None,
     from_: From = None,
-    continue_from: ContinueFrom = "",
+    continue_from: ContinueFrom = None,
+    no_reuse: NoReuse = False,
     dry_run: DryRun = False,
     certify: Certify = False,
     json_: Json = False,
@@ -66,9 +70,9 @@ def run(
     from llmspec.training.stop import on_signals
 
     if dry_run:
-        return dry(spec, out, set_, offline, only, from_, json_, continue_from)
+        return dry(spec, out, set_, offline, only, from_, json_, continue_from, not no_reuse)
     if certify:
-        return certified(spec, out, set_, offline, json_, continue_from)
+        return certified(spec, out, set_, offline, json_)
     with on_signals():  # before anything large is imported
         from llmspec.render.live import watcher
         from llmspec.render.waiting import waiting
@@ -78,7 +82,7 @@ def run(
         with waiting("opening the model", lines=True) as say:
             loaded, plan = compiled(spec, set_, offline, lambda what, done, total: say(what))
         folder = out or RUNS / plan.name
-        go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_, continue_from)
+        go_on = again(spec, out, set_, offline, locked, lock, only, from_, json_, continue_from, no_reuse)
         then = (*asked(plan, folder), command("explain", path_word(folder)))
         with loaded.placing(), watcher(go_on, then, aside=json_) as watch:
             done = train(
@@ -88,8 +92,8 @@ def run(
                 watcher=watch,
                 offline=offline,
                 locked=lock or (folder if locked else None),
-                selection=Selection(tuple(only or ()), from_ or ""),
-                continue_from=continue_from,
+                selection=Selection(tuple(only or ()), from_ or "", not no_reuse),
+                continue_from=continue_from or "",
             )
     if json_:
         from llmspec.explain.summary import run_summary
@@ -120,7 +124,8 @@ def dry(
     only: list[str] | None,
     start: str | None,
     json_: bool,
-    continue_from: str = "",
+    continue_from: Path | None = None,
+    reuse: bool = True,
 ) -> Any:
     """`run --dry-run`: reads the data, and says what a run would do."""
     from llmspec.api_runs import planned_run
@@ -136,23 +141,16 @@ def dry(
             start or "",
             offline=offline,
             progress=progress,
-            continue_from=continue_from,
+            continue_from=continue_from or "",
+            reuse=reuse,
         )
     if json_:
         return report.as_data()
     show(report)
 
 
-def certified(
-    spec: Path, out: Path | None, set_: list[str] | None, offline: bool, json_: bool, continue_from: str
-) -> Any:
+def certified(spec: Path, out: Path | None, set_: list[str] | None, offline: bool, json_: bool) -> Any:
     """`run --certify`: whether phases that are stopped go on bit for bit."""
-    if continue_from:
-        raise LlmspecError(
-            "--certify takes each phase from its beginning, and --continue-from goes on from elsewhere",
-            hint="leave one of them out",
-            consequence="the certificate would be of another run",
-        )
     from llmspec.api_runs import certificate
     from llmspec.render import certificates
     from llmspec.render.waiting import waiting
@@ -175,11 +173,12 @@ def again(
     only: list[str] | None,
     from_: str | None,
     json_: bool,
-    continue_from: str = "",
+    continue_from: Path | None = None,
+    no_reuse: bool = False,
 ) -> str:
     """The command that goes on with a run, for a shell."""
-    flags = {"--offline": offline, "--locked": locked, "--json": json_}
-    places = {"--out": out, "--lock": lock}
+    flags = {"--offline": offline, "--locked": locked, "--no-reuse": no_reuse, "--json": json_}
+    places = {"--out": out, "--lock": lock, "--continue-from": continue_from}
     return command(
         "run",
         path_word(spec),
@@ -187,7 +186,6 @@ def again(
         *(f"{name}={path_word(place)}" for name, place in places.items() if place),
         *(f"--only={name}" for name in only or ()),
         *([f"--from={from_}"] if from_ else []),
-        *([f"--continue-from={path_word(Path(continue_from))}"] if continue_from else []),
         *(flag for flag, given in flags.items() if given),
     )
 

@@ -55,7 +55,7 @@ def explain_dry_run(plan: Plan, folder: RunFolder, selection: Selection) -> DryR
     needed = ancestors(plan, names)
     deeds = []
     for phase in plan.phases:
-        there = found(folder, plan, phase)
+        there = found(folder, plan, phase, selection.reuse)
         if phase.name not in names and not (phase.name in needed and there.state == "trained"):
             missing = phase.name in needed
             said = "is to be trained first" if missing else f"not among those of {selection.said}"
@@ -70,6 +70,8 @@ def deed_of(phase: PhasePlan, there: Found, why: str, before: Plan | None, time:
     kind, total = phase.phase.kind, phase.steps
     if there.state == "trained":
         said = "trained with these settings before; it is restored" if there.aside else "trained with these settings"
+        if there.elsewhere is not None:
+            said = f"trained with these settings in {there.elsewhere.folder}; it is copied from there"
         return PhaseDeed(phase.name, kind, "taken", said, 0, 0.0)
     went_on = phase.continued if there.state == "nothing" else None
     step = went_on.first if went_on else there.step

@@ -104,6 +104,8 @@ class PhaseRun:
     """What it goes on from, and what is therefore not equal to a run from the beginning; nothing where it began."""
     beside: tuple[str, ...] = ()
     """The models that stand beside its own, and what it reads again of the phases before it, in sentences."""
+    copied: str = ""
+    """The run that has trained it, from which it was copied; '' where this one has."""
     ended: str = ""
     """Why it ended before its budget; '' where it did not."""
     skipped: tuple[int, ...] = ()
@@ -262,6 +264,7 @@ def _phase(plan: Plan, planned: PhasePlan, folder: PhaseFolder, peak_flops: floa
         remarks=(*_remarks(metrics[0], held_out, clipped, ledger, planned), *remarks_on(promised)),
         continued=lineage(planned),
         beside=beside,
+        copied=str(about.get("copied") or ""),
         ended=ended,
         best=str(about.get("best") or ""),
         skipped=left_out,

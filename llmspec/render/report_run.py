@@ -110,7 +110,8 @@ def show_phase(console: Screen, phase: PhaseRun) -> None:
         "of another plan": "was trained with other settings than this plan's",
     }[phase.state]
     console.print(Text.assemble(f"  {phase.kind}: ", (stands, STYLES[phase.state])))
-    for said in (*phase.continued, *phase.beside):
+    copied = (f"trained in {phase.copied}, and copied from there",) if phase.copied else ()
+    for said in (*copied, *phase.continued, *phase.beside):
         console.print(Padding(Text(visible(said)), (0, 0, 0, 2)))
     if phase.ended:
         console.print(Padding(Text(f"ended before its budget: {visible(phase.ended)}"), (0, 0, 0, 2)))

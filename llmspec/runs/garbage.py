@@ -6,12 +6,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmspec.core import run_names
 from llmspec.core.disk import real_folder
 from llmspec.core.problems import RunError
+from llmspec.runs.elsewhere import kept_twice, missing_keys
 from llmspec.runs.files import disk_errors
 from llmspec.runs.run import PhaseFolder, RunFolder
 
@@ -48,7 +49,10 @@ def in_runs(runs: Path, needed: Needed) -> list[Garbage]:
     plan has no more, and what a process left half-written. What a run holds of its own plan always stays."""
     if needed.everything:
         return []
-    places = [runs] if (runs / "plan.json").is_file() else sorted(p.parent for p in runs.glob("*/plan.json"))
+    one = (runs / "plan.json").is_file()
+    places = [runs] if one else sorted(p.parent for p in runs.glob("*/plan.json"))
+    waiting = missing_keys(Path(os.path.abspath(runs)).parent if one else runs)
+    needed = replace(needed, keys=needed.keys | set(waiting))  # another run would take them from here
     return [found for place in places for found in in_run(RunFolder(place), needed)]
 
 
@@ -73,6 +77,8 @@ def in_run(run: RunFolder, needed: Needed) -> Iterator[Garbage]:
             continue
         aside = any(run_names.is_aside(path.name, p) for p in own)
         why = "trained with settings that no spec has" if aside else "of a phase that no spec has"
+        twice = kept_twice(run.path, name, key)
+        why += f"; {twice} has the same" if twice else "; whoever goes back to them trains anew" if aside else ""
         yield Garbage(path, size_of(path), why)
     if (left := run.path / run_names.CERTIFYING).is_dir():
         yield Garbage(left, size_of(left), "left by a certificate that was cut short")

@@ -90,6 +90,8 @@ class PhaseNotes(_Notes):
     """The step whose numbers were not finite."""
     continued: dict[str, Any] | None = None
     """What it goes on from, as llmspec.compiler.continued.Continued has it."""
+    copied: str | None = None
+    """The run and the folder in it that it was copied from, where that trained it."""
     skipped: int | None = None
     """Steps whose update was not applied, since their loss was a spike."""
     best: str | None = None

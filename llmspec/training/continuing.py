@@ -70,8 +70,9 @@ def resolved(
     check_path(plan, asked)
     for name in chosen(plan, selection):
         planned = plan.phase(name)
-        if found(folder, plan, planned).state != "nothing":
-            anew |= {name} if found(folder, plan, planned).state == "begun" else set()
+        there = found(folder, plan, planned, selection.reuse)
+        if there.state != "nothing":
+            anew |= {name} if there.state == "begun" else set()
             taken += 1
             continue
         if again := before(plan, prepared, folder.phase(name)) if asked == LAST else None:

@@ -22,6 +22,7 @@ from llmspec.model.device import getting_ready, open_device, search
 from llmspec.parts.others import StartModel
 from llmspec.runs.aside import put_in_place
 from llmspec.runs.claim import check_room, checkpoint_bytes
+from llmspec.runs.elsewhere import taken_in
 from llmspec.runs.lock import Lock, differences, refused
 from llmspec.runs.run import RunFolder
 from llmspec.runs.trained_with import TrainedWith
@@ -29,7 +30,7 @@ from llmspec.training import continuing, minutes, other_models, start_models
 from llmspec.training.callbacks import Callback, Shielded, only_noted
 from llmspec.training.course import check_course
 from llmspec.training.prompts import rehearse
-from llmspec.training.selection import ALL, Selection, ancestors, check_ancestors, chosen, finished
+from llmspec.training.selection import ALL, Selection, ancestors, check_ancestors, chosen, elsewhere_of, finished
 from llmspec.training.stop import Stop, on_signals
 
 if TYPE_CHECKING:
@@ -178,6 +179,9 @@ def run_phases(
         place = folder.phase(phase.name)
         begun = continuing.begun(phase, folder, asked)  # before what it goes on from is moved
         if said := moves(phase.name, *put_in_place(place, phase.key)):
+            bench.watcher.notice(said)
+        other = elsewhere_of(folder, bench.plan, phase) if selection.reuse and not place.folder.exists() else None
+        if said := taken_in(place, other):
             bench.watcher.notice(said)
         first = phase.phase.from_
         parent = made.get(phase.phase.parent)

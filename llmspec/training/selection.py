@@ -9,6 +9,7 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import LlmspecError, Problem, RunError, nearest
 from llmspec.runs import aside
 from llmspec.runs.claim import checkpoint_bytes
+from llmspec.runs.elsewhere import trained_elsewhere
 from llmspec.runs.run import PhaseFolder, RunFolder
 
 
@@ -19,6 +20,8 @@ class Selection(NamedTuple):
     """These alone."""
     start: str = ""
     """This one, and those that build on it."""
+    reuse: bool = False
+    """Whether what a run beside this one has trained with the same settings is taken from there."""
 
     def __bool__(self) -> bool:
         return bool(self.only or self.start)
@@ -70,6 +73,8 @@ class Found(NamedTuple):
     """After which it goes on."""
     aside: bool = False
     """Whether it lies beside, where other settings have taken its place."""
+    elsewhere: PhaseFolder | None = None
+    """Where another run has it."""
 
 
 def finished(place: PhaseFolder, phase: PhasePlan, most: int) -> bool:
@@ -79,8 +84,24 @@ def finished(place: PhaseFolder, phase: PhasePlan, most: int) -> bool:
     return saved is not None and saved.step == (place.about.get("ended") or {}).get("step", phase.steps)
 
 
-def found(folder: RunFolder, plan: Plan, phase: PhasePlan) -> Found:
-    """What a run holds of a phase whose data have been read. Nothing is moved or written."""
+def found(folder: RunFolder, plan: Plan, phase: PhasePlan, reuse: bool = False) -> Found:
+    """What a run holds of a phase whose data have been read, or where it may `reuse` it, another run beside it. Nothing
+    is moved or written."""
+    there = found_here(folder, plan, phase)
+    begun = there.aside or folder.phase(phase.name).about.get("key") == phase.key  # though it has no checkpoint yet
+    if reuse and there.state == "nothing" and not begun and (other := elsewhere_of(folder, plan, phase)):
+        return Found("trained", phase.steps or 0, elsewhere=other)
+    return there
+
+
+def elsewhere_of(folder: RunFolder, plan: Plan, phase: PhasePlan) -> PhaseFolder | None:
+    """Where another run has trained this very phase to its end."""
+    most = checkpoint_bytes(plan, phase)[1]
+    return trained_elsewhere(folder.path, phase.name, phase.key, lambda place: finished(place, phase, most))
+
+
+def found_here(folder: RunFolder, plan: Plan, phase: PhasePlan) -> Found:
+    """What the run itself holds."""
     place, most = folder.phase(phase.name), checkpoint_bytes(plan, phase)[1]
     if place.about.get("key") == phase.key:
         if finished(place, phase, most):
@@ -104,7 +125,7 @@ def check_ancestors(folder: RunFolder, plan: Plan, selection: Selection) -> None
             consequence="there would be no weights to start from",
         )
         for name in ancestors(plan, names)
-        if found(folder, plan, plan.phase(name)).state != "trained"
+        if found(folder, plan, plan.phase(name), selection.reuse).state != "trained"
     ]
     if problems:
         raise RunError(problems)
