@@ -44,15 +44,19 @@ def batch(plan: Plan, phase: PhasePlan, index: int) -> Batch:
     )
 
 
-def _labels(phase: PhasePlan, seed: list[int]) -> Labels:
-    """What is asked of the first two documents of each row; of a row that holds one alone, of that."""
+def _labels(phase: PhasePlan, seed: list[int]) -> Labels | None:
+    """What is asked of the first two documents of each row; of a row that holds one alone, of that. None where nothing
+    is that their records say."""
     import numpy as np
 
     from llmspec.data.layout import Labels
 
     objective, model = phase.phase.objective, phase.model
     head, places = model.heads[objective.head], objective.places(model.context) or 1
-    shape, kind, *_ = objective.document_inputs(phase.phase.micro_batch_size, places, head)["targets"]
+    asked = objective.document_inputs(phase.phase.micro_batch_size, places, head)
+    if "targets" not in asked:
+        return None
+    shape, kind, *_ = asked["targets"]
     below = 2 if kind.startswith("float") else head.outputs(model.dims)
     weights = np.zeros(shape[:2], np.float32)
     weights[:, :2] = 1

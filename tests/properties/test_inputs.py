@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import phase_kinds
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import specs
@@ -22,6 +25,7 @@ from llmspec.parts.base import InputSpec
 from llmspec.parts.masks import Bidirectional
 from llmspec.parts.objectives import CrossEntropy
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
+from llmspec.spec import load_spec
 from llmspec.spec.schema import Spec
 
 
@@ -63,6 +67,14 @@ def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int)
         assert phase.memory is not None
         held = 4 * tables(phase.model)
         assert phase.memory.batch == held + sum(s.nbytes for s in more.values())
+
+
+@pytest.mark.parametrize("kind", list(phase_kinds.KINDS))
+def test_batches_of_a_benchmark_hold_what_every_kind_declares(kind: str, tmp_path: Path) -> None:
+    text, sets = phase_kinds.spec_of(kind)
+    (phase,) = (plan := compile_spec(load_spec(tiny.write(tmp_path, text), sets).spec)).phases
+    arrays = BatchInputs(phase.model, phase.phase, plan.tokenizer.meanings(), (1,))(batch(plan, phase, 0), 0, 0)
+    assert arrays["loss_weights"].sum() > 0
 
 
 def prepared(objective: Any) -> tuple[Any, Any]:
