@@ -15,6 +15,7 @@ from llmspec.core.weight_types import TYPES
 from llmspec.formats.bases import digest_of, folder_of, model_in, weights_of
 from llmspec.formats.hf.same_model import differences
 from llmspec.parts.others import StartModel
+from llmspec.parts.tokenizers.special_tokens import EOS
 
 __all__ = ["closed", "digest_of", "folder_of", "same_tokenizer", "weights_of"]
 
@@ -121,9 +122,15 @@ def tokenizer_problems(plan: Plan, theirs: Plan, start: StartModel) -> Iterator[
         yield Problem(
             f"the spec's tokenizer is not that of {start.said}",
             ("model",),
-            f"tokenizer: {{kind: huggingface, file: {start.said}/tokenizer.json}}, or `extends:` its spec.yaml",
+            f"{tokenizer_of(start, theirs)}, or `extends:` its spec.yaml",
             "the weights would read other ids than they know",
         )
+
+
+def tokenizer_of(start: StartModel, theirs: Plan) -> str:
+    """How a spec takes the tokenizer of a model: one that was learned here lies without files that name its tokens."""
+    eos = f', eos: "{EOS}"' if theirs.tokenizer.learns else ""
+    return f"tokenizer: {{kind: huggingface, file: {start.said}/tokenizer.json{eos}}}"
 
 
 def same_tokenizer(plan: Plan, codec: Any) -> None:
@@ -136,12 +143,13 @@ def same_tokenizer(plan: Plan, codec: Any) -> None:
             if not isinstance(start, StartModel):
                 continue
             folder = folder_of(plan, start)
-            if folder.tokenizer(folder.plan()).to_json() != codec.to_json():
+            theirs = folder.plan()
+            if folder.tokenizer(theirs).to_json() != codec.to_json():
                 problems.append(
                     Problem(
                         f"the spec's tokenizer is not that of {start.said}",
                         ("phases", planned.name, *path, "model"),
-                        f"tokenizer: {{kind: huggingface, file: {start.said}/tokenizer.json}}",
+                        tokenizer_of(start, theirs),
                         "the weights would read other ids than they know",
                     )
                 )
