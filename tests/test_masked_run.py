@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import tiny
 from test_resume import kill_after, same
+from typer.testing import CliRunner
 
 import llmspec
+from llmspec.cli.app import app
 from llmspec.core.problems import LlmspecError
 from llmspec.data.prepare import prepare
 from llmspec.runs import checkpoint
@@ -113,6 +115,21 @@ def test_samples_fill_what_is_masked(straight: tuple[Path, Path]) -> None:
     *_, other = rows(run, "samples", "more")
     assert other["from"] == "validation text of docs" and other["prompt"].count("[MASK]") > 1
     assert other["text"].count("(it was ") == other["prompt"].count("[MASK]")
+
+
+def test_it_fills_every_prompt_of_a_file(straight: tuple[Path, Path], tmp_path: Path) -> None:
+    texts = ["the [MASK] statement", "and [MASK] of[MASK]."]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), "utf-8")
+    asked = ["sample", str(straight[1]), "--prompts", str(tmp_path / "texts.txt")]
+    found = [json.loads(line) for line in CliRunner().invoke(app, [*asked, "--top", "3", "--json"]).stdout.splitlines()]
+    model = llmspec.open(straight[1])
+    assert [one["text"] for one in found] == [model.fill(text).text for text in texts]
+    assert [[len(place) for place in one["places"]] for one in found] == [[3], [3, 3]]
+    assert found[1]["line"] == 2 and found[0]["text"] in CliRunner().invoke(app, asked).stdout
+    (tmp_path / "texts.txt").write_text("\n".join([*texts, "no place", "a [MASK]" * 40]), "utf-8")
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code and "texts.txt:3" in refused.output and "texts.txt:4" in refused.output
+    assert CliRunner().invoke(app, [*asked, "--n", "2"]).exit_code
 
 
 def test_a_model_fills_masks(straight: tuple[Path, Path], tmp_path: Path) -> None:

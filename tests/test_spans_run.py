@@ -92,6 +92,20 @@ def test_it_fills_what_is_left_out(straight: Path) -> None:
         model.fill_spans("<extra_id_1> <extra_id_0>")
 
 
+def test_it_fills_every_prompt_of_a_file(straight: Path, tmp_path: Path) -> None:
+    texts = ["three four <extra_id_0> six seven eight <extra_id_1>", "seven [MASK] nine ten one two [MASK]"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), "utf-8")
+    asked = ["sample", str(straight), "--prompts", str(tmp_path / "texts.txt")]
+    found = [json.loads(line) for line in CliRunner().invoke(app, [*asked, "--json"]).stdout.splitlines()]
+    model = llmspec.open(straight)
+    said = [model.fill_spans(text)[0].text for text in texts]
+    assert [one["answers"][0]["text"] for one in found] == said and [one["line"] for one in found] == [1, 2]
+    assert all(text in CliRunner().invoke(app, asked).stdout for text in said)
+    (tmp_path / "texts.txt").write_text("\n".join([*texts, "none", "<extra_id_1>"]), "utf-8")
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code and "texts.txt:3" in refused.output and "texts.txt:4" in refused.output
+
+
 def test_its_samples_say_what_stood_there(straight: Path) -> None:
     (last,) = rows(straight, "samples", "learn")
     assert last["from"] == "validation text of counted" and "<extra_id_0>" in last["prompt"]

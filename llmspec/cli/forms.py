@@ -44,7 +44,7 @@ SAMPLE_TEXT = _form(
     "prompt prompts batch n seed plain phase quantize set json",
     "with a model that was not trained on dialogues",
 )
-SAMPLE_FILL = _form("sample", "prompt top phase quantize json", "with a model that fills masked places")
+SAMPLE_FILL = _form("sample", "prompt prompts top phase quantize json", "with a model that fills masked places")
 SAMPLE_CLASSIFY = _form(
     "sample --classify", "prompt prompts classify top phase quantize json", "with a model that tells labels"
 )

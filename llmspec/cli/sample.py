@@ -60,6 +60,7 @@ def sample(
     json_: Json = False,
 ) -> Any:
     """Generate text with a trained model."""
+    from llmspec.cli import filling
     from llmspec.cli.classify import told
     from llmspec.cli.forms import prompt_of, refuse_answers
 
@@ -75,9 +76,9 @@ def sample(
     if model.tells_labels or model.tells_numbers:
         return told(model, [prompt], top, json_)
     if model.fills:
-        return masks_filled(model, prompt, top, json_)
+        return filling.masks_filled(model, prompt, top, json_)
     if not system and (plain or not model.chat) and model.fills_spans(prompt):
-        return spans_filled(model, prompt, n, seed, decoding_settings(model, set_), json_)
+        return filling.spans_filled(model, prompt, n, seed, decoding_settings(model, set_), json_)
     return text_drawn(model, prompt, system, n, seed, plain, decoding_settings(model, set_), json_)
 
 
@@ -125,39 +126,25 @@ def of_file(
     json_: bool,
     batch: int | None,
 ) -> Any:
-    """Every prompt of a file: answered, or with its labels."""
+    """Every prompt of a file: answered, filled in, or with its labels."""
+    from llmspec.cli import filling
     from llmspec.cli.classify import texts_of, told
     from llmspec.cli.forms import refuse_answers
     from llmspec.cli.prompts import answered, prompts_in
 
     given = prompts_in(prompts)  # before the model is opened, which takes longer
     model = opened(run, phase, quantize)
-    if model.tells_labels or model.tells_numbers:
-        unread = {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_, "batch": batch}
+    unread = {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_, "batch": batch}
+    if not classify or model.tells_labels or model.tells_numbers:
         refuse_answers(model, unread, top)
     if classify or model.tells_labels or model.tells_numbers:
         return told(model, texts_of(given), top, json_)
-    refuse_answers(model, {"prompts": prompts})
+    if model.fills:
+        return filling.file_filled(model, given, top, json_)
+    if not system and (plain or not model.chat) and any(model.fills_spans(one.text) for one in given):
+        decoding = decoding_settings(model, set_)
+        return filling.file_spans_filled(model, given, n, seed, decoding, json_, batch)
     return answered(model, given, system, n, seed, plain, decoding_settings(model, set_), json_, batch)
-
-
-def masks_filled(model: Any, prompt: str, top: int | None, as_json: bool) -> Any:
-    """The `[MASK]`s of a prompt, filled: printed, or as JSON-able data."""
-    from llmspec.render import filled
-
-    tell_unknown(model, prompt.replace("[MASK]", ""))
-    found = model.fill(prompt, **({} if top is None else {"top": top}))
-    return filled.as_data(model, prompt, found) if as_json else filled.show(model, found)
-
-
-def spans_filled(model: Any, prompt: str, n: int, seed: int | None, decoding: Any, as_json: bool) -> Any:
-    """What is said of the places of a prompt where something is left out: printed, or as JSON-able data."""
-    from llmspec.decoding.spans import MARKS
-    from llmspec.render import filled
-
-    tell_unknown(model, MARKS.sub("", prompt))
-    found = model.fill_spans(prompt, n=n, seed=seed, decoding=decoding)
-    return filled.spans_as_data(model, prompt, found) if as_json else filled.show_spans(model, found)
 
 
 def needs_prompts(batch: int | None) -> None:

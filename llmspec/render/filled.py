@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from llmspec.core.visible import visible
+from llmspec.decoding.filling import listed
 from llmspec.render.report_shared import table
 from llmspec.render.samples import attributions, credit
 from llmspec.render.terminal import err, out
@@ -56,5 +58,25 @@ def show_spans(model: Any, found: Any) -> None:
         for number, span in enumerate(one.spans):
             made.add_row(f"  <extra_id_{number}>", visible(span.strip()) or "(nothing)")
         console.print(made)
+    if line := credit(model):
+        err(style="dim", soft_wrap=True).print(line)
+
+
+def show_lines(model: Any, found: Iterable[Any]) -> None:
+    """Each text with the best token everywhere, as soon as it is filled, and the candidates of its places below."""
+    console = out()
+    for one in found:
+        console.write(one.text + "\n", "bold")
+        console.write("  " + visible(" | ".join(listed(place) for place in one.places)) + "\n")
+    if line := credit(model):
+        err(style="dim", soft_wrap=True).print(line)
+
+
+def show_span_lines(model: Any, found: Iterable[Any]) -> None:
+    """Each text with what is said at its places, as soon as it is, and that alone below."""
+    console = out()
+    for one in found:
+        console.write(one.text + "\n", "bold")
+        console.write("  " + visible(" | ".join(span.strip() for span in one.spans)) + "\n")
     if line := credit(model):
         err(style="dim", soft_wrap=True).print(line)
