@@ -18,7 +18,7 @@ from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import contradictions
 from llmspec.core.problems import LlmspecError, RunError, SpecError
 from llmspec.core.quantised import quantise
-from llmspec.exchange import merging
+from llmspec.exchange import held_out, merging
 from llmspec.exchange.merging import Learned, judged, merge
 from llmspec.model.steps import state_shapes
 from llmspec.parts.adapters import TABLE
@@ -161,6 +161,39 @@ def test_it_resumes_bit_for_bit(runs: dict[str, RunFolder], tmp_path: Path, form
     again = trained(tmp_path, FORMS[form])
     for name in (checkpoint.WEIGHTS, checkpoint.STATE):
         assert (newest(again, "second") / name).read_bytes() == (newest(runs[form], "second") / name).read_bytes()
+
+
+@pytest.mark.nightly
+def test_the_best_average_of_an_adapter_is_what_an_early_stopped_phase_leaves(tmp_path: Path) -> None:
+    """Its loss is the best one that validation told, also where the phase was interrupted on its way."""
+    same = (
+        LORA,
+        "phases.first.budget=2 steps",
+        "phases.second.ema=0.5",
+        "phases.second.optimizer={kind: adamw, lr: 0.02}",
+        "phases.second.schedule={kind: constant}",
+        "phases.second.evaluate_every=1 steps",
+    )
+    stopping = ("phases.second.early_stopping={patience: 1}", "phases.second.budget=12 steps")
+    heard = Recorder()
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    folder = trained(tmp_path / "whole", *same, *stopping, watcher=heard)
+    rows = [json.loads(line) for line in (folder.path / "second" / "metrics.jsonl").read_text().splitlines()]
+    losses = {r["step"]: m["value"] for r in rows for m in r.get("validation", ()) if m.get("unit") == "nats/token"}
+    best = min(losses, key=lambda step: losses[step])
+    assert 1 <= best < max(losses) < 12, losses
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "cut", *same, *stopping, watcher=Halting("second", best))
+    again = trained(tmp_path / "cut", *same, *stopping)
+    one, other = (found.weights(found.plan(), "second")[1] for found in (folder, again))
+    assert all(name.endswith(("lora_A.weight", "lora_B.weight")) for name in one)
+    assert all(array.tobytes() == other[name].tobytes() for name, array in one.items())
+    model = llmspec.open(folder.path)
+    held = held_out.of_run(model, lambda what, done, total: None)
+    assert not isinstance(held, str)
+    assert held_out.nats(model, held) == pytest.approx(losses[best], rel=1e-6)
+    assert all(abs(losses[best] - loss) > 1e-4 for step, loss in losses.items() if step != best)
 
 
 def test_a_phase_that_is_taken_goes_on_with_all_weights(runs: dict[str, RunFolder], tmp_path: Path) -> None:
