@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 import llmspec
 from llmspec.cli.app import app
 from llmspec.core.problems import LlmspecError
+from llmspec.data.prepare import prepare
+from llmspec.explain.examples import examples
 from llmspec.explain.run import explain_run
 from llmspec.runs.run import RunFolder
+from llmspec.spec import load_spec
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 SPEC = """\
@@ -90,6 +93,13 @@ def test_it_fills_what_is_left_out(straight: Path) -> None:
     assert found.text in CliRunner().invoke(app, asked).stdout
     with pytest.raises(LlmspecError, match="numbered"):
         model.fill_spans("<extra_id_1> <extra_id_0>")
+
+
+def test_a_row_is_shown_with_both_sides(tmp_path: Path) -> None:
+    (found,) = examples(prepare(llmspec.compile(load_spec(write(tmp_path)).spec)))
+    (read, counts), (said, learned) = found.pieces
+    assert not counts and learned and read.startswith("<|end|>") and said.startswith("<|extra_id_0|>")
+    assert all(f"<|extra_id_{i}|>" in text for i in range(2) for text in (read, said))
 
 
 def test_it_fills_every_prompt_of_a_file(straight: Path, tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def _of_phase(stream: PhaseStream, inputs: BatchInputs, codec: Codec, first: int
                 found[source] = _labelled(stream, source, batch, row, codec)
             elif source not in found and stream.phase.objective.predicts == MASKED:
                 found[source] = _masked(stream, source, batch, row, codec)
+            elif source not in found and stream.spans is not None and batch.encoder_tokens is not None:
+                found[source] = _left_out(stream, source, batch, row, codec)
             elif source not in found:
                 found[source] = _example(stream, source, batch, row, codec, first)
         if len(found) == len(stream.sources):
@@ -113,6 +115,15 @@ def _masked(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec
         else:
             pieces.append((read, False))
     return Example(stream.name, source, tuple(pieces), min(filled, SHOWN) < filled)
+
+
+def _left_out(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Example:
+    """What an encoder reads of a text, and behind it the spans that its decoder is to say."""
+    read = batch.encoder_tokens[row, : int(batch.encoder_filled[row])].tolist()
+    said = batch.targets[row, : int(batch.filled[row])].tolist()
+    shown = codec.decode(read[:SHOWN], specials=True), codec.decode(said[:SHOWN], specials=True)
+    cut = max(len(read), len(said)) > SHOWN
+    return Example(stream.name, source, ((f"{shown[0]} {STANDS_FOR} ", False), (shown[1], True)), cut)
 
 
 def _labelled(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Example:
