@@ -73,8 +73,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_learns_and_embeds(run: Path) -> None:
     """Pairs that were held out are found, by words that were seen apart."""
-    report = json.loads(tiny.call("explain", run, "--json").stdout)
-    last = {m["name"]: m["value"] for m in report["phases"][0]["validation"][0]["scores"][-1]["metrics"]}
+    rows = [json.loads(line) for line in (run / "near/metrics.jsonl").read_text().splitlines()]
+    last = {m["name"]: m["value"] for m in [row for row in rows if "validation" in row][-1]["validation"]}
     assert last["recall@1"] >= 0.5 and last["pair cosine"] > last["other cosine"] + 0.3
     model = llmspec.open(run)
     found = model.embed(["red dog", "Hund rot", "Kuh blau", "blue cow"]).vectors

@@ -73,8 +73,8 @@ def test_it_learns_and_answers_in_its_own_unit(tmp_path: Path) -> None:
     done = tiny.call("run", written(tmp_path), "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "Pearson" in done.stdout and "→" in done.stdout
-    report = json.loads(tiny.call("explain", tmp_path / "run", "--json").stdout)
-    last = {m["name"]: m["value"] for m in report["phases"][0]["validation"][0]["scores"][-1]["metrics"]}
+    rows = [json.loads(line) for line in (tmp_path / "run/told/metrics.jsonl").read_text().splitlines()]
+    last = {m["name"]: m["value"] for m in [row for row in rows if "validation" in row][-1]["validation"]}
     assert last["R2"] > 0.9 and last["Spearman"] > 0.8 and last["MAE"] < 60
     model = llmspec.open(tmp_path / "run")
     found = model.predict_batch(["it is awful 3", "it is superb 4"])
@@ -88,7 +88,10 @@ def test_it_learns_and_answers_in_its_own_unit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mask", "changes"),
-    [("bidirectional", ["objective={huber: 0.5}"]), ("causal", ["micro_batch_size=2"])],
+    [
+        ("bidirectional", ["objective={huber: 0.5}"]),
+        pytest.param("causal", ["micro_batch_size=2"], marks=pytest.mark.nightly),
+    ],
 )
 def test_loss_and_gradients_are_those_of_the_formulas(mask: str, changes: list[str], tmp_path: Path) -> None:
     sets = [f"phases.told.{change}" for change in (*changes, "optimizer={kind: sgd, lr: 1.0}")]

@@ -227,7 +227,12 @@ def loss_of(unit: np.ndarray, batch: Batch, objective: Any) -> tuple[float, int]
 
 
 @pytest.mark.parametrize(
-    ("mask", "head", "more", "plain"), [*((*case, False) for case in CASES[1:]), (*CASES[0], True)]
+    ("mask", "head", "more", "plain"),
+    [
+        *((*case, False) for case in CASES[1:3]),
+        *(pytest.param(*case, True, marks=pytest.mark.nightly) for case in CASES),
+        pytest.param(*CASES[3], False, marks=pytest.mark.nightly),
+    ],
 )
 def test_loss_and_gradients_are_those_of_the_formulas(
     mask: str, head: dict[str, Any], more: dict[str, Any], plain: bool
