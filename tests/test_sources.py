@@ -53,7 +53,7 @@ def plan_of(
     for name, kind, mixture, budget in stages:
         shares = {s: Share(p) for s, p in mixture.items()}
         phase = phases.TABLE[kind](mixture=shares, budget=Budget.parse(budget), micro_batch_size=2, **more)
-        made.append(SimpleNamespace(name=name, phase=phase))
+        made.append(SimpleNamespace(name=name, phase=phase, model=None))
     return SimpleNamespace(
         base=str(base),
         seed=1,
