@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from llmspec.data.inputs import BatchInputs  # noqa: E402
 from llmspec.data.layout import Batch, Pair, blank  # noqa: E402
 from llmspec.data.pairs import AnswerLayout  # noqa: E402
 from llmspec.data.tokens import TokenSet  # noqa: E402
+from llmspec.parts.objectives import CrossEntropy  # noqa: E402
 from llmspec.parts.optimizers.sgd import SGD  # noqa: E402
 from llmspec.parts.phases.seq2seq import Seq2Seq  # noqa: E402
 from llmspec.parts.tokenizers.special_tokens import ROLES, SpecialTokens  # noqa: E402
@@ -53,7 +54,22 @@ def pairs(number: int, vocab: int) -> tuple[list[tuple[list[int], list[int]]], T
     return made, TokenSet(tokens, np.array(ends, np.int64), said, np.array(roles, np.uint8), said)
 
 
-def compare(config: Any, number: int, change: Changed = lambda arrays: None) -> None:
+class WrongSign(CrossEntropy):
+    """Targets become less likely."""
+
+    kind: Literal["wrong_sign"] = "wrong_sign"  # type: ignore[assignment]
+
+    def build(self, dims: Any) -> Any:
+        right = super().build(dims)
+        return lambda *given: {name: -total for name, total in right(*given).items()}
+
+
+def compare(
+    config: Any,
+    number: int,
+    change: Changed = lambda arrays: None,
+    objective: CrossEntropy = CrossEntropy(),  # noqa: B008
+) -> None:
     """One step of both on the same pairs; `change` does something wrong to what ours reads."""
     network = model_of(spec_of(config))
     part = Seq2Seq(
@@ -62,7 +78,7 @@ def compare(config: Any, number: int, change: Changed = lambda arrays: None) -> 
         micro_batch_size=3,
         optimizer=SGD(lr=1.0),
         max_grad_norm=None,
-    )
+    ).model_copy(update={"objective": objective})
     model, problems = phase_model(network, part)
     assert not problems
     phase = PhasePlan(
@@ -112,10 +128,6 @@ def test_loss_and_gradients(config: Any, number: int) -> None:
     compare(config, number)
 
 
-def wrong_sign(arrays: dict[str, np.ndarray]) -> None:
-    arrays["loss_weights"] = -arrays["loss_weights"]
-
-
 def padding_counts(arrays: dict[str, np.ndarray]) -> None:
     arrays["loss_weights"] = np.ones_like(arrays["loss_weights"])
 
@@ -136,7 +148,7 @@ def whole_source(arrays: dict[str, np.ndarray]) -> None:
             arrays[name][..., 1] = SOURCE
 
 
-@pytest.mark.parametrize("wrong", [wrong_sign, padding_counts, per_pair, sees_its_target, whole_source])
+@pytest.mark.parametrize("wrong", [padding_counts, per_pair, sees_its_target, whole_source])
 def test_what_is_wrong_is_seen(wrong: Changed) -> None:
     @seed(3)
     @settings(max_examples=1, **QUIET)
@@ -144,5 +156,17 @@ def test_what_is_wrong_is_seen(wrong: Changed) -> None:
     def check(config: Any) -> None:
         with pytest.raises(AssertionError):
             compare(config, 11, wrong)
+
+    check()
+
+
+def test_a_wrong_sign_is_seen() -> None:
+    @seed(3)
+    @settings(max_examples=1, **QUIET)
+    @given(configs())
+    def check(config: Any) -> None:
+        compare(config, 11)
+        with pytest.raises(AssertionError):
+            compare(config, 11, objective=WrongSign())
 
     check()
