@@ -35,7 +35,7 @@ ContinueFrom = Annotated[
     ),
 ]
 NoReuse = Annotated[
-    bool, typer.Option("--no-reuse", help="Train also what a run beside this one has trained with the same settings.")
+    bool, typer.Option("--no-reuse", help="Train also what another run in runs/ has trained with the same settings.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show which phases would be trained, which taken, and why.")]
 Certify = Annotated[
@@ -70,7 +70,7 @@ def run(
     from llmspec.training.stop import on_signals
 
     if dry_run:
-        return dry(spec, out, set_, offline, only, from_, json_, continue_from, not no_reuse)
+        return dry(spec, out, set_, offline, only, from_, json_, continue_from, reuses(out, no_reuse))
     if certify:
         return certified(spec, out, set_, offline, json_)
     with on_signals():  # before anything large is imported
@@ -92,7 +92,7 @@ def run(
                 watcher=watch,
                 offline=offline,
                 locked=lock or (folder if locked else None),
-                selection=Selection(tuple(only or ()), from_ or "", not no_reuse),
+                selection=Selection(tuple(only or ()), from_ or "", reuses(out, no_reuse)),
                 continue_from=continue_from or "",
             )
     if json_:
@@ -114,6 +114,11 @@ def asked(plan: Any, folder: Path) -> tuple[str, ...]:
     if opened.phase.cuts == "spans":
         prompt = "… <extra_id_0> …"
     return (command("sample", path_word(folder), "--prompt", prompt),)
+
+
+def reuses(out: Path | None, no_reuse: bool) -> bool:
+    """Whether phases are taken from other runs: in the folder of runs, and in no other that a run is put into."""
+    return not no_reuse and (out is None or out.absolute().parent.name == RUNS.name)
 
 
 def dry(
