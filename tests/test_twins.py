@@ -41,7 +41,7 @@ def shrunk(spec: Any) -> list[str]:
     """What makes a spec small: its network, unless a model that is there gives it, its vocabulary and its budgets."""
     sets = ["device=CPU", "decoding.max_tokens=3"]
     if any(isinstance(phase.from_, StartModel) for phase in spec.phases.values()):
-        sets += [f"model.context={BYTES}"]
+        sets += [f"model.context={min(BYTES, spec.model.context)}"]
     else:
         kv_heads = ["model.attention.kv_heads=1"] if hasattr(spec.model.attention, "kv_heads") else []
         sets += ["model.d_model=16", "model.layers=1", "model.attention.heads=2", *kv_heads, "model.mlp.d_ff=32"]

