@@ -142,8 +142,7 @@ def compare(kind: str, config: Any, number: int, **more: Any) -> None:
         own = {"mixture": {"a": Share(100.0)}, "budget": Budget(1.0, "steps"), "optimizer": SGD(lr=1.0)}
         own |= {"micro_batch_size": ROWS, "max_grad_norm": None, "heads": {"classes": head}, "multi_label": multi}
         part = Classify(**own, **more)
-        still = opened.plan.model.model_copy(update={"dropout": 0.0})  # theirs drops nothing in `eval`
-        model, problems = phase_model(still, part)
+        model, problems = phase_model(opened.plan.model.model_copy(update={"dropout": 0.0}), part)  # theirs: `eval`
         assert not problems
         phase = PhasePlan(
             name="p", phase=part, steps=1, exact=False, tokens=None, shares=(), model=model, makes="", flops=None
