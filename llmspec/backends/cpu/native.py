@@ -194,7 +194,7 @@ def call(
     made = [
         o if isinstance(o, Tensor) else Tensor.invalids(o, dtype=dtypes.float32, device=address.device) for o in outputs
     ]
-    flat = [t.reshape(-1) for t in (*made, *inputs)]
+    flat = [t.reshape(-1) for t in (*made, *(in_order(t) for t in inputs))]
     if wrong := [t.dtype.name for t in flat if t.dtype not in READ]:
         raise TypeError(f"C functions read {', '.join(t.name for t in READ)}, not {', '.join(wrong)}")
     done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, tuple(numbers), arguments), grad_fxn=gradient)
@@ -217,6 +217,19 @@ def shape_of(x: Tensor) -> tuple[int, ...]:
 def operands(node: UOp, outputs: int) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs (as they are after the call) and inputs of a call, its address last."""
     return [Tensor(u.after(node)) for u in node.src[1 : 1 + outputs]], [Tensor(u) for u in node.src[1 + outputs :]]
+
+
+MOVED = (Ops.SHRINK, Ops.PERMUTE, Ops.EXPAND, Ops.FLIP, Ops.PAD)
+"""What makes another view of a tensor than all of its numbers in their order."""
+
+
+def in_order(x: Tensor) -> Tensor:
+    """The tensor, its numbers in memory of their own where it is a part or another order of what lies there: tinygrad
+    0.14 gives calls the memory of such a view, as it lies, where something else in the graph reads that too."""
+    node = x.uop
+    while node.op is Ops.RESHAPE:
+        node = node.src[0]
+    return x.contiguous() if node.op in MOVED else x
 
 
 def made(x: Tensor) -> bool:

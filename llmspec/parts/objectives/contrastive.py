@@ -104,8 +104,7 @@ class Contrastive(DocumentObjective):
             empty_P11 = (weights_P == 0).cast(weights_P.dtype).reshape(-1, 1, 1)
             lengths_P21 = (pairs_P2D.square().sum(-1, keepdim=True).maximum(LEAST) + empty_P11).sqrt()
             pairs_P2D = pairs_P2D / lengths_P21
-            # Copies of their own: a function of a backend may not be given a view that others read, too.
-            anchors_PD, others_PD = (ops.contiguous_barrier(pairs_P2D[:, side]) for side in range(SIDES))
+            anchors_PD, others_PD = pairs_P2D[:, 0], pairs_P2D[:, 1]
             cosines_PP = ops.matmul(anchors_PD, others_PD, transpose_b=True)
             scores_PP = (candidates_PP > 0).where(cosines_PP / self.temperature, FAR)
             own_P = (candidates_PP == OWN).where(scores_PP, 0).sum(-1)
