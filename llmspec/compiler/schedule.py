@@ -21,6 +21,7 @@ from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL
 from llmspec.parts.phases.batches import SLACK
 from llmspec.parts.sources import Source
+from llmspec.spec.messages import shown
 
 
 def order_phases(draft: Draft) -> Draft:
@@ -109,7 +110,7 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
         names = list(model.heads)
         near = nearest(objective.head, names)
         yield Problem(
-            f"the model has no head `{objective.head}`",
+            f"the model has no head `{shown(objective.head)}`",
             ("objective", "head") if objective.head != "lm" else ("objective",),
             f"did you mean `{near}`?" if near else "it has " + ", ".join(f"`{n}`" for n in names),
             "there would be nothing to train",

@@ -222,7 +222,8 @@ class Source(Part):
     @classmethod
     def _weight_is_of_records(cls, weight: str | None) -> str | None:
         if weight is not None and not any(piece.field for piece in parse(weight)):
-            raise ValueError("`weight:` names no field of a record; write `{%s}`" % (weight.strip() or "weight"))
+            name = weight.strip() if weight.strip().isidentifier() else "weight"
+            raise ValueError(f"`weight:` names no field of a record; write `{{{name[:40]}}}`")
         return weight
 
     @field_validator("template_fields")
