@@ -19,6 +19,8 @@ SPEC: dict[str, Any] = {
     "data": {"sources": {"me": {"kind": "files", "path": "*.txt"}}},
     "phases": {"first": {"kind": "pretrain", "mixture": {"me": "100%"}, "budget": "15 steps", "micro_batch_size": 4}},
 }
+OURS_TOO = {"max_epochs", "activation", "file", "template"}
+"""Words of other tools that are keys here, too, of something else: those are told where they belong."""
 EVERY = [(place, word) for place, words in foreign.PLACES.items() for word in words.split()]
 
 
@@ -44,7 +46,7 @@ def test_every_place_is_one_and_no_word_of_ours_is_taken() -> None:
         )
         for w in words.split()
     ]
-    assert not {w for w in words if w in ours} - {"max_epochs", "activation", "file", "template"}
+    assert not {w for w in words if w in ours} - OURS_TOO
     assert all(w == w.lower() and "-" not in w for w in words)
 
 
@@ -57,7 +59,7 @@ def test_every_word_is_told_wherever_it_stands(section: str, tmp_path: Path) -> 
             inside = inside.setdefault(step, {})
         inside |= {word: 1 for _, word in EVERY[begin : begin + 15]}
         said = problems(tmp_path, spec)
-        for _, word in EVERY[begin : begin + 15]:
+        for word in (word for _, word in EVERY[begin : begin + 15] if word not in OURS_TOO):
             line = said[f"{section}.{word}".lstrip(".")]
             names = {p.rpartition(".")[2] for p, w in EVERY if w == word} | {"kind"}
             assert any(f"`{name}`" in line for name in names), line

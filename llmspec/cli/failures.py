@@ -36,6 +36,7 @@ LOWER = {
     "run": "a smaller phases.PHASE.micro_batch_size (with more gradient_accumulation_steps), model.context or model; "
     "`llmspec explain SPEC` says what takes how much",
     "sample": "a smaller --n or decoding.max_tokens",
+    "rank": "a smaller --n or decoding.max_tokens",
     "chat": "a smaller decoding.max_tokens, or a model with a shorter context",
     "embed": "fewer or shorter texts at once",
     "check": "a smaller model, or leave out --exact, --graph, --data",

@@ -247,7 +247,7 @@ class PhaseStream:
             problems.append(
                 Problem(
                     f"{source} has {layout.epoch_tokens} training tokens, and one block has "
-                    f"{layout.epoch_tokens / layout.blocks_per_epoch:.0f}" + (f" (left out: {why})" if why else ""),
+                    f"{layout.tokens_per_block:.0f}" + (f" (left out: {why})" if why else ""),
                     ("phases", self.name, "mixture", source),
                     "give it more text, or lower model.context",
                     "no block could be filled",

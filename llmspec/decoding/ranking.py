@@ -102,7 +102,9 @@ class RankedFile:
         except OSError as error:
             raise LlmspecError(f"{path} cannot be read: {error.strerror or error}") from None
         problems = list[Problem]()
-        for number, line in enumerate(raw.decode("utf-8", "replace").splitlines(), 1):
+        for number, line in enumerate(raw.decode("utf-8", "replace").split("\n"), 1):
+            if not line:
+                continue
             try:
                 record = strict_json.loads(line)
             except ValueError:

@@ -69,6 +69,8 @@ ON_THE_HOST = {
     "ema",
     "layerwise_lr_decay",
     "lr_multipliers",
+    "noise_density",
+    "mean_noise_span_length",
 }
 """Keys whose numbers never enter a graph as they are; each is a decision."""
 

@@ -19,6 +19,10 @@ class Score(PooledHead):
     times `std` the number lies above `mean`."""
 
     kind: Literal["score"] = "score"
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        "mean": ("numbers would be learned from 0 on", "no number would be finite"),
+        "std": ("all numbers would be infinitely far from the mean", "all numbers would be the mean"),
+    }
     formula: ClassVar[str] = "pooled(x)·w + bias, in units of std above mean"
     bias: bool = True
     """Whether a trained number is added."""

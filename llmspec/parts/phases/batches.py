@@ -70,7 +70,7 @@ def fewest(made: Callable[[int], float], wanted: float) -> int:
 
 
 def floor_sum(n: int, m: int, a: int) -> int:
-    """Σ ⌊a·i / m⌋ for i < n, by Euclid's algorithm: as many turns as a and m have digits."""
+    """Σ floor(a·i / m) for i < n, by Euclid's algorithm: as many turns as a and m have digits."""
     total, b = 0, 0
     while True:
         total += n * (n - 1) // 2 * (a // m) + n * (b // m)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from llmspec.parts.heads import Head
 from llmspec.parts.heads.pooling import Pooling
@@ -25,6 +25,13 @@ class DocumentPhase(Phase):
     prompts: tuple[str, ...] = ()
     """Texts that are shown with the model's answer at each sample; if omitted, the first that are validated with, or
     else trained on."""
+
+    @field_validator("document_mask", mode="before")
+    @classmethod
+    def _apart(cls, value: Any) -> Any:
+        if value is not True:  # 1 would pass for it
+            raise ValueError("texts of a row never see each other in this kind of phase; leave it out, or write `true`")
+        return value
 
     def own_head(self, pooling: Pooling) -> Head:
         """The head that it trains, where neither the model nor the spec has one of that name."""

@@ -25,6 +25,7 @@ class Regress(DocumentPhase):
     makes: ClassVar[str] = REGRESSOR
     predicts: ClassVar[str] = NUMBERS
     reads: ClassVar[str] = "label"
+    effects: ClassVar[dict[str, tuple[str, str]]] = {**DocumentPhase.effects, **Score.effects}
     mean: float | None = Field(None, allow_inf_nan=False)
     """What is taken from each number before it is learned, with `std`; if both are omitted, those of a head that is
     there, or else those of the training documents."""
