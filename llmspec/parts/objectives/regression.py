@@ -31,8 +31,8 @@ class Regression(DocumentObjective):
     head: str = "score"
     """The head of the model that it trains; the phase adds it where there is none of that name."""
     huber: float | None = Field(None, gt=0, le=1e6)
-    """What is off by more standard deviations than this counts by its size and not by its square (Huber 1964): e²/2 below it,
-    huber · (|e| − huber/2) above. null: the squared error."""
+    """What is off by more standard deviations than this counts by its size and not by its square (Huber 1964): e²/2
+    below it, huber · (|e| − huber/2) above. null: the squared error."""
 
     def wrong_head(self, head: Head) -> str:
         if wrong := super().wrong_head(head):
