@@ -57,10 +57,12 @@ def compiled(
     if path.suffix in (".json", ".jsonl") and (path.parent / "plan.json").is_file():
         raise SpecError(_no_spec(path.parent))
     reading = read_spec(path, overrides or (), models(offline, progress))
-    problems = reading.sorted((*reading.problems, *check_sections(reading.sections, reading.base)))
-    if problems or reading.sections.spec is None:
-        raise SpecError(problems)
-    plan = compile_spec(reading.sections.spec, base=reading.base)
+    if reading.problems or reading.sections.spec is None:
+        raise SpecError(reading.sorted((*reading.problems, *check_sections(reading.sections, reading.base))))
+    try:
+        plan = compile_spec(reading.sections.spec, base=reading.base)
+    except SpecError as error:
+        raise SpecError(reading.sorted(error.problems)) from None
     with reading.placing():
         check_prompts(plan)
     return reading, plan
