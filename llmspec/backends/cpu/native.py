@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tinygrad import Tensor, UOp, dtypes
@@ -219,17 +220,24 @@ def operands(node: UOp, outputs: int) -> tuple[list[Tensor], list[Tensor]]:
     return [Tensor(u.after(node)) for u in node.src[1 : 1 + outputs]], [Tensor(u) for u in node.src[1 + outputs :]]
 
 
-MOVED = (Ops.SHRINK, Ops.PERMUTE, Ops.EXPAND, Ops.FLIP, Ops.PAD)
-"""What makes another view of a tensor than all of its numbers in their order."""
+MOVED = (Ops.PERMUTE, Ops.EXPAND, Ops.FLIP, Ops.PAD)
+"""What makes another order of a tensor's numbers, or more of them."""
 
 
 def in_order(x: Tensor) -> Tensor:
-    """The tensor, its numbers in memory of their own where it is a part or another order of what lies there: tinygrad
-    0.14 gives calls the memory of such a view, as it lies, where something else in the graph reads that too."""
+    """The tensor, its numbers in memory of their own where they lie apart or in another order: tinygrad 0.14 gives
+    calls the memory of such a view, as it lies, where something else in the graph reads that too. A stretch of numbers
+    that lie next to each other stays the view that it is: of those, a copy is what calls are given wrongly."""
     node = x.uop
-    while node.op is Ops.RESHAPE:
+    while node.op is Ops.RESHAPE or (node.op is Ops.SHRINK and is_stretch(node.src[0].shape, node.shape)):
         node = node.src[0]
-    return x.contiguous() if node.op in MOVED else x
+    return x.contiguous() if node.op in (Ops.SHRINK, *MOVED) else x
+
+
+def is_stretch(whole: Sequence[Any], part: Sequence[Any]) -> bool:
+    """Whether a part of an array of these shapes, the same range of each axis, lies in one stretch of memory."""
+    cut = [axis for axis, (a, b) in enumerate(zip(whole, part, strict=True)) if a != b]
+    return not cut or all(size == 1 for size in part[: cut[-1]])
 
 
 def made(x: Tensor) -> bool:
