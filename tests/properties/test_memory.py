@@ -106,6 +106,7 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
             phase.model,
             phase.phase.model_copy(update={"micro_batch_size": 2 * phase.phase.micro_batch_size}),
             memory_model(plan.device, plan.precision),
+            phase.others,
         )
         assert phase.memory.peak < twice.peak <= 2 * phase.memory.peak
 
