@@ -19,7 +19,7 @@ def backend(device: str, plain: bool = False, precision: str = "float32") -> Bac
     with owner.turn():
         sharing.share()
         if plain or not device.startswith("CPU"):
-            return Backend("plain", precision=precision)
+            return Backend("plain", precision=precision, halves=not device.startswith("CPU"))
         from llmspec.backends.cpu.backend import cpu_backend  # a GPU needs none of it
 
         return cpu_backend()

@@ -57,6 +57,10 @@ class Kept(NamedTuple):
     """(R, S, K, d / 32) float16: what each 32 numbers of a head are multiplied with."""
 
 
+HALF = "f16"
+"""The type of weights that lie in half precision, as numbers that every operation can read."""
+
+
 class WeightLayout(NamedTuple):
     """A matrix whose weights stay quantised in memory: a type of `core.weight_types`, and its shape."""
 
@@ -74,7 +78,8 @@ class Linear(NamedTuple):
     weight: Tensor
     bias: Tensor | None = None
     quantised: WeightLayout | None = None
-    """Where it is given, `weight` is what the device's backend has packed of such a matrix: int32 words."""
+    """Where it is given, `weight` is what the device's backend has packed of such a matrix: int32 words; of HALF,
+    the matrix itself in float16."""
     frozen: bool = False
     """Whether training leaves the weight as it is: no gradient of it is computed, and packed weights are read as the
     float32 numbers that they stand for, in products that have a gradient for their inputs."""
@@ -88,11 +93,11 @@ the adapter."""
 
 
 def matrices(layers: Sequence[Linear]) -> list[Tensor]:
-    """The weights of layers, (outputs, inputs). Raises TypeError for those that a backend has packed, where another
-    operation than a linear layer's, or another backend, meets them."""
-    if any(layer.quantised is not None for layer in layers):
-        raise TypeError("these weights were packed for another backend; this one reads float32, and trains")
-    return [layer.weight for layer in layers]
+    """The weights of layers, (outputs, inputs) float32. Raises TypeError for those that a backend has packed, where
+    another operation than a linear layer's, or another backend, meets them."""
+    if any(layer.quantised is not None and layer.quantised.type != HALF for layer in layers):
+        raise TypeError("these weights were packed for another backend; this one reads numbers, and trains")
+    return [layer.weight if layer.quantised is None else layer.weight.float() for layer in layers]
 
 
 def adapted(ops: Operations, x: Tensor, layers: Sequence[Linear], y: Tensor) -> Tensor:

@@ -24,7 +24,9 @@ open_device("CPU")
 from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
 
 from llmspec.backends.backend import backend  # noqa: E402
+from llmspec.backends.plain.backend import Backend  # noqa: E402
 from llmspec.compiler.linear_layers import readable  # noqa: E402
+from llmspec.decoding import language_model  # noqa: E402
 from llmspec.decoding.language_model import LanguageModel, open_model  # noqa: E402
 from llmspec.decoding.quantising import quantised  # noqa: E402
 from llmspec.model.weights import drawn  # noqa: E402
@@ -108,6 +110,29 @@ def test_plain_operations_read_the_same_weights_as_float32() -> None:
     given = weights(("q4_0", "q8_0"))
     held, layouts = backend("CPU", plain=True).hold(given, readable(plan().model))
     assert not layouts and all((held[n].numpy() == w).all() for n, w in floats(given).items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_where_weights_are_halved_logits_are_those_of_the_halves(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantised matrices lie in float16, and nothing else does; what is computed with them is float32."""
+    given = weights(MIXED, tied)
+    monkeypatch.setattr(language_model, "backend", lambda *_: Backend("plain", halves=True))
+    model = opened(given, tied)
+    halved = {n for n, w in given.items() if isinstance(w, Quantised)}
+    assert set(model.types.items()) == {(n, "f16") for n in halved}
+    assert {n for n, w in model._weights.items() if w.dtype.name == "half"} == halved
+    stored = {n: w.astype(np.float16).astype(np.float32) if n in halved else w for n, w in floats(given).items()}
+    assert any((stored[n] != w).any() for n, w in floats(given).items()), "halving has to change something"
+    ids = np.random.default_rng(1).integers(0, 256, (2, 20))
+    exact = reference.logits(plan(tied).model, reference.double(stored), ids)
+    assert np.allclose(model.logits(ids), exact, rtol=1e-4, atol=1e-5)
+    assert all((kept == stored[name]).all() for name, kept in model.weights().items())
+
+
+def test_a_number_that_is_too_large_for_half_precision_leaves_its_matrix_in_float32() -> None:
+    given = {"w": quantise("q8_0", np.full((3, 32), 1e6, np.float32)), "v": quantise("q8_0", np.ones((3, 32), "f4"))}
+    held, layouts = Backend("plain", halves=True).hold(given, frozenset(given))
+    assert layouts == {"v": WeightLayout("f16", 3, 32)} and held["w"].dtype.name == "float"
 
 
 def test_what_only_linear_layers_read_may_stay_quantised() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from tinygrad import Device, Tensor
 
 from llmspec.backends import owner
@@ -15,7 +16,7 @@ from llmspec.backends.plain.ops import Ops
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.core.quantised import Quantised
 from llmspec.parts.dropout import Dropout
-from llmspec.parts.ops import WeightLayout
+from llmspec.parts.ops import HALF, WeightLayout
 
 
 class JitStep:
@@ -45,6 +46,9 @@ class Backend:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     precision: str = "float32"
     """What the operands of products are rounded to."""
+    halves: bool = False
+    """Whether quantised matrices are dequantised into float16, half of what they would take in float32; where it is
+    not, plain operations are the float32 reference of other backends."""
     continues: bool = True
     """Whether a prompt read in parts gives what it gives at once, as exactly as a row gives what it gives alone."""
 
@@ -52,16 +56,26 @@ class Backend:
         self, arrays: Mapping[str, Any], readable: frozenset[str] = frozenset()
     ) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
         """Realized tensors of weights by name, numpy arrays or `Quantised`; and, by name, the layouts of those that
-        stay quantised in memory, of which there are none here: they become float32.
+        stay quantised in memory. Here they become float32; where the backend `halves` them, float16, with HALF as
+        the type of their layout, unless a number is too large for that.
 
         `readable` names the matrices that linear layers and look-ups alone read.
         """
-        plain = {n: a.dequantised() if isinstance(a, Quantised) else a for n, a in arrays.items()}
-        return tensors_from_numpy(**plain), {}
+        plain, layouts = {}, dict[str, WeightLayout]()
+        for name, array in arrays.items():
+            plain[name] = array.dequantised() if isinstance(array, Quantised) else array
+            if not (self.halves and isinstance(array, Quantised) and name in readable and len(array.shape) == 2):
+                continue
+            with np.errstate(over="ignore"):
+                half = plain[name].astype(np.float16)
+            if np.isfinite(half).all():
+                plain[name], layouts[name] = half, WeightLayout(HALF, *array.shape)
+        return tensors_from_numpy(**plain), layouts
 
     def numbers(self, weight: Tensor, layout: WeightLayout | None) -> Any:
         """A copy of a weight that `hold` made: a numpy array, float32."""
-        return to_numpy(weight)
+        array = to_numpy(weight)
+        return array if layout is None else array.astype(np.float32)
 
     def jit(self, function: Callable[..., Any], key: str = "") -> Any:
         """A step (dicts of tensors, and bound variables, in; tensors out) that is captured on its first call.

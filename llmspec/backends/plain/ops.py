@@ -17,7 +17,7 @@ from llmspec.backends.plain.near import by_distance, by_place
 from llmspec.backends.plain.updates import Updates
 from llmspec.backends.tinygrad_private import random_bits
 from llmspec.parts.dropout import Dropout, Site, by_site
-from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, adapted, matrices
+from llmspec.parts.ops import HALF, Kept, Linear, Routing, Scores, WeightLayout, adapted, matrices
 
 
 class Ops(Updates):
@@ -69,6 +69,8 @@ class Ops(Updates):
 
     def embedding(self, weight: Tensor, ids: Tensor, quantised: WeightLayout | None = None) -> Tensor:
         """Rows of a trained table: (V, D), int (B, T) -> (B, T, D)."""
+        if quantised is not None and quantised.type == HALF:  # a row is widened, never the table
+            return weight[ids].float()
         return matrices([Linear(weight, quantised=quantised)])[0][ids]
 
     def rows(self, table: Tensor, ids: Tensor) -> Tensor:
