@@ -66,12 +66,13 @@ def pending(plan: Plan) -> tuple[Check, ...]:
         return ()
     asked = {
         MARKED: any(
-            not (p.phase.objective.drawn or p.phase.objective.documents or p.phase.cuts == "spans") for p in plan.phases
+            not (p.phase.objective.drawn or p.phase.objective.reads_whole or p.phase.cuts == "spans")
+            for p in plan.phases
         ),
         SPANNED: any(phase.phase.cuts == "spans" for phase in plan.phases),
-        WHOLE: any(phase.phase.objective.documents for phase in plan.phases),
+        WHOLE: any(phase.phase.objective.reads_whole for phase in plan.phases),
         NUMBERED: any(
-            documents_apart(phase.model, phase.phase) and not phase.phase.objective.documents for phase in plan.phases
+            documents_apart(phase.model, phase.phase) and not phase.phase.objective.reads_whole for phase in plan.phases
         ),
         HIDDEN: any(phase.phase.objective.drawn for phase in plan.phases),
     }

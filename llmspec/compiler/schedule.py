@@ -169,7 +169,7 @@ def head_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             "leave `head:` out, and the phase adds its own",
             "its loss would be of other numbers",
         )
-    elif objective.documents and (wrong := unfit_stack(model)):
+    elif objective.reads_whole and (wrong := unfit_stack(model)):
         yield Problem(
             f"a phase of kind {phase.kind} reads whole documents by one stack, and {wrong}",
             ("kind",),

@@ -43,7 +43,7 @@ class Prepared(Protocol):
 def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> Asking | None:
     """How a phase reads documents of which it asks something; None of any other phase."""
     phase, model = planned.phase, planned.model
-    if not phase.objective.documents:
+    if not phase.objective.reads_whole:
         return None
     head: Any = model.heads[phase.objective.head]
     limits = (getattr(phase, "max_tokens", None), getattr(head, "max_tokens", None))

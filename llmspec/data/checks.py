@@ -36,14 +36,14 @@ def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
     """Every check that hangs on the text of a prepared plan."""
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
-    packed = [one for one in drawn if not one[0].phase.objective.documents]
+    packed = [one for one in drawn if not one[0].phase.objective.reads_whole]
     layout = [one for one in packed if not one[0].phase.objective.drawn and one[0].spans is None]
     masked = any(stream.phase.document_mask and stream.pair is None for stream, _, _ in packed)
     return (
         teaching(streams, drawn),
         *((marking(prepared.codec, prepared.template, prepared.pair_form, layout),) if layout else ()),
         *((numbering(prepared.codec, prepared.template, prepared.pair_form, packed),) if masked else ()),
-        *reading_whole(prepared, [one for one in drawn if one[0].phase.objective.documents]),
+        *reading_whole(prepared, [one for one in drawn if one[0].phase.objective.reads_whole]),
         *hiding(prepared),
         *spanning(prepared),
         unseen(prepared),
@@ -71,7 +71,7 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Check:
         counts = {source: stream.counts(source) for source in stream.sources}
         blocks = sum(c.blocks for c in counts.values())
         least = f"at least {min(c.least for c in counts.values() if c.blocks):,}"
-        if stream.phase.objective.documents:
+        if stream.phase.objective.reads_whole:
             told.append(f"{stream.name}: {blocks:,} blocks, {least} document{'s' * (least != 'at least 1')} in each")
             continue
         if stream.phase.objective.drawn:

@@ -97,6 +97,20 @@ def texts_read(asking: Asking, data: TokenSet, context: int) -> Texts:
     return Texts(begins, whole, lengths, fits)
 
 
+class Placed(NamedTuple):
+    """Texts in the rows of a batch, (N,) each."""
+
+    text: np.ndarray
+    """Its number among the texts of all documents."""
+    row: np.ndarray
+    nth: np.ndarray
+    """Its number in its row."""
+    begins: np.ndarray
+    """The place of its first token, special ones included, among those of all rows."""
+    lengths: np.ndarray
+    """Its tokens, those included."""
+
+
 class DocumentLayout(PackedLayout):
     """Documents packed once into blocks, which every epoch reads in a new order. One decision is asked of each of their
     texts, which counts at its last token."""
@@ -115,7 +129,7 @@ class DocumentLayout(PackedLayout):
         self.dropped = {**asked.dropped, TOO_LONG: int((asked.kept & ~texts.fits).sum())}
         self.kept = np.flatnonzero(read)
         order = self.kept if names is None else self.kept[shuffled(len(self.kept), *names, "packing")]
-        self._arrange(order, texts.lengths.sum(1), np.full(len(whole), m), asking.documents // m)
+        self._arrange(order, texts.lengths.sum(1), self._teaches(), asking.documents // m)
         self.characters = int(data.characters[self.kept].sum())
         """Characters of the documents."""
 
@@ -138,7 +152,6 @@ class DocumentLayout(PackedLayout):
             tokens[begins + i] = token
         for i, token in enumerate(after):
             tokens[begins + lengths - len(after) + i] = token
-        batch.weights.reshape(-1)[begins + lengths - 1] = 1
         filled = self._filled[packed]
         batch.filled[rows] = filled
         batch.repeated[rows] = np.where(blocks >= self._blocks, filled, 0)
@@ -147,10 +160,20 @@ class DocumentLayout(PackedLayout):
         batch.documents.reshape(-1)[everywhere] = np.repeat(nth, lengths)
         batch.positions.reshape(-1)[everywhere] = places
         pad_after(batch, rows, per_row, filled)
+        self._ask(batch, Placed(text, row, nth, begins, lengths))
+
+    def _teaches(self) -> np.ndarray:
+        """(n,) how much is asked of each document."""
+        return np.full(len(self._texts.whole), self._texts.whole.shape[1])
+
+    def _ask(self, batch: Batch, placed: Placed) -> None:
+        """Write what is asked of texts beside them."""
         assert batch.labels is not None, "the batch has room for labels"
-        batch.labels.targets[row, nth] = self._asked.targets[text]
-        counts = self._asked.weights[text]
-        batch.labels.weights[row, nth] = counts if self.weighs is None else counts * self.weighs[text // m]
+        text, at = placed.text, (placed.row, placed.nth)
+        batch.weights.reshape(-1)[placed.begins + placed.lengths - 1] = 1
+        batch.labels.targets[at] = self._asked.targets[text]
+        counts, m = self._asked.weights[text], self._texts.whole.shape[1]
+        batch.labels.weights[at] = counts if self.weighs is None else counts * self.weighs[text // m]
 
 
 def members(batch: Batch, documents: int, pooling: str) -> np.ndarray:

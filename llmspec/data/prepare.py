@@ -183,7 +183,7 @@ class PreparedData:
         """What a phase asks of each document; None where it asks nothing of them."""
         from llmspec.data.asking import asking_of
 
-        asks = self._phases[phase].objective.documents  # else a phase need not be planned
+        asks = self._phases[phase].objective.reads_whole  # else a phase need not be planned
         return asking_of(*self.asked(phase), self.codec.specials) if asks else None
 
     def asked(self, phase: str) -> tuple[PhasePlan, list[dict[str, Any]]]:
@@ -196,7 +196,7 @@ class PreparedData:
     def _end(self, phase: Phase) -> int:
         """What fills rows, and stands between the documents of a phase that reads them one after another."""
         specials = self.codec.specials
-        return specials.need("pad" if phase.objective.documents and specials.pad is not None else "eos")
+        return specials.need("pad" if phase.objective.reads_whole and specials.pad is not None else "eos")
 
     def inputs(self, phase: str) -> BatchInputs:
         """What makes the arrays of a phase's batches."""

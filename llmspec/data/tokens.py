@@ -43,6 +43,9 @@ class TokenSet(NamedTuple):
     """(n,) int32, documents with labels only: which of `label_sets` each has."""
     label_sets: tuple[tuple[str, ...], ...] = ()
     """The sets of labels that documents have, mostly of one label."""
+    tags: np.ndarray | None = None
+    """(N,) uint16, documents with tags only: of a word's first token 1 + which of `label_sets` holds its tag; 0 of any
+    other."""
     weights: np.ndarray | None = None
     """(n,) float32, where records have weights: how much each document counts in training."""
     vocab: int = 1 << 32
@@ -93,20 +96,17 @@ class TokenSet(NamedTuple):
         _check(arrays, file)
         sets = tuple(tuple(map(str, labels)) for labels, _ in (about or {}).get("labels", ()))
         found = cls(**arrays, label_sets=sets, vocab=vocab, file=file)  # type: ignore[arg-type]
-        if (
-            found.labels is not None
-            and len(found.labels)
-            and not 0 <= int(found.labels.min()) <= int(found.labels.max()) < len(sets)
-        ):
-            raise damaged(_beside(file, "labels"), f"it has other labels than the {len(sets)} that were written")
+        for field, numbers, end in (("labels", found.labels, len(sets)), ("tags", found.tags, len(sets) + 1)):
+            if numbers is not None and len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < end:
+                raise damaged(_beside(file, field), f"it has other labels than the {len(sets)} that were written")
         if about is not None:
             _compare(found, about)
         return found
 
 
-FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role", "labels", "weights")
+FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role", "labels", "tags", "weights")
 """What lies in files."""
-BESIDE = ("labels", "weights")
+BESIDE = ("labels", "tags", "weights")
 """What of it only some sources have."""
 
 
@@ -130,6 +130,7 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
         "role_of_token": ("u1",),
         "tokens_per_role": ("i8",),
         "labels": ("i4",),
+        "tags": ("u2",),
         "weights": ("f4",),
     }
     as_dialogues = arrays["role_of_token"] is not None or arrays["tokens_per_role"] is not None
@@ -144,10 +145,10 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
     tokens, offsets = arrays["tokens"], arrays["offsets"]
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or np.any(offsets[1:] < offsets[:-1]):
         raise damaged(_beside(file, "offsets"), f"offsets point outside the {len(tokens)} tokens")
-    per_document = [arrays[field] for field in ("characters", "tokens_per_role", *BESIDE) if arrays[field] is not None]
-    if any(len(array) != len(offsets) - 1 for array in per_document) or (
-        arrays["role_of_token"] is not None and len(arrays["role_of_token"]) != len(tokens)
-    ):
+    a_token = ("role_of_token", "tags")
+    a_document = ("characters", "tokens_per_role", *(field for field in BESIDE if field not in a_token))
+    lengths = {**dict.fromkeys(a_document, len(offsets) - 1), **dict.fromkeys(a_token, len(tokens))}
+    if any(arrays[field] is not None and len(arrays[field]) != length for field, length in lengths.items()):
         raise damaged(file, "the files beside it are of another number of documents or tokens")
 
 

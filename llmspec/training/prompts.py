@@ -194,7 +194,7 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
     context, most, encoder = plan.model.context, longest(plan), bool(plan.model.encoder_context)
     if phase.makes == FILLER:
         return masked_problems(phase, codec, text), []
-    if phase.phase.objective.documents:
+    if phase.phase.objective.reads_whole:
         empty = Problem("this prompt is empty", (), "a text to read", "nothing could be said of it")
         return [] if text.strip() else [empty], []
     try:

@@ -28,7 +28,7 @@ alone, so that what is drawn on the way resumes bit for bit."""
 
 
 NEXT, MASKED, LABELS = "the next token", "masked tokens", "labels"
-TOGETHER, NUMBERS = "which texts belong together", "numbers"
+TOGETHER, NUMBERS, TAGS = "which texts belong together", "numbers", "tags"
 """What is predicted."""
 
 Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Tensor]"]
@@ -80,6 +80,12 @@ class Objective(Part):
     logit_arrays: ClassVar[float] = 0.0
     """Arrays of logits, gradients included, that it holds as the backward pass starts, where it makes them itself; 0
     where the operation does that has head and loss in one."""
+
+    @property
+    def reads_whole(self) -> bool:
+        """Whether a row holds whole documents, each between the special tokens of its tokenizer, which do not see each
+        other."""
+        return self.documents
 
     def others(self) -> tuple[Other, ...]:
         """The models that it compares the trained one with, or asks: frozen, and given the same tokens."""
