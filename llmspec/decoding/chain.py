@@ -5,7 +5,7 @@ Shape letters: V vocabulary; `...` any leading axes. Logits are nats; -inf is a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.parts.filters import Context, Filter
@@ -13,7 +13,7 @@ from llmspec.parts.filters import Context, Filter
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from llmspec.parts.filters.base import Floats
+    from llmspec.parts.filters.base import Floats, Ints
 
 
 def probabilities(logits: ArrayLike) -> Floats:
@@ -47,11 +47,21 @@ def entropy_bits(p: ArrayLike) -> Floats:
     return -(p * np.log2(np.maximum(p, np.finfo(np.float64).tiny))).sum(axis=-1) + 0.0
 
 
-def apply(logits: Floats, context: Context, filters: Iterable[Filter]) -> Floats:
-    """Logits (V,) float64 after all filters, in their order."""
-    for step in filters:
+def apply(logits: Floats, context: Context, filters: Sequence[Filter]) -> tuple[Floats, Ints | None]:
+    """(logits of the tokens that all filters, in their order, leave of (V,) float64; those tokens). None for all of
+    them, none cut.
+
+    What was cut is left out as soon as the filters that follow look at values alone: they have little left to do.
+    """
+    import numpy as np
+
+    kept: Ints | None = None
+    for i, step in enumerate(filters):
         logits = step.apply(logits, context)
-    return logits
+        if all(f.by_value for f in filters[i + 1 :]) and logits.min() == -np.inf < logits.max():
+            left = np.flatnonzero(logits > -np.inf)
+            logits, kept = logits[left], left if kept is None else kept[left]
+    return logits, kept
 
 
 class Step(NamedTuple):

@@ -6,7 +6,7 @@ Shape letter: V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.core.problems import LlmspecError
@@ -62,7 +62,7 @@ def draw(p: Floats, number: float) -> int:
     return token if token < p.size else int(np.flatnonzero(p)[-1])
 
 
-def choose(logits: Floats, context: Context, filters: Iterable[Filter], number: float) -> Choice:
+def choose(logits: Floats, context: Context, filters: Sequence[Filter], number: float) -> Choice:
     """Filter the logits (V,) float64 and draw one token with `number` in [0, 1).
 
     Raises LlmspecError where the logits are not numbers, or all are -inf.
@@ -78,13 +78,9 @@ def choose(logits: Floats, context: Context, filters: Iterable[Filter], number: 
             "with a smaller learning rate", "there is no distribution to draw a token from",
         )  # fmt: skip
     rest = np.log(total)
-    filtered = apply(logits, context, filters)
-    kept = None if filtered.min() > -np.inf else np.flatnonzero(filtered > -np.inf)
+    filtered, kept = apply(logits, context, filters)
     # Without filters the distribution is the model's own, which is at hand.
-    if kept is None and filtered is logits:
-        p = weights / total
-    else:
-        p = probabilities(filtered if kept is None else filtered[kept])
+    p = weights / total if filtered is logits else probabilities(filtered)
     at = draw(p, number)
     token = at if kept is None else int(kept[at])
     entropy = (rest - (weights * np.maximum(shifted, NOTHING)).sum() / total) / math.log(2)

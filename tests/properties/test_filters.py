@@ -296,9 +296,39 @@ def test_a_growing_penalty_stays_finite() -> None:
 @given(logits_in_context(), decodings())
 def test_a_chain_in_any_order_leaves_finite_logits(given_: tuple[np.ndarray, Context], decoding: Decoding) -> None:
     values, context = given_
-    out = apply(values, context, decoding.chain())
+    out, _ = apply(values, context, decoding.chain())
     assert not np.isnan(out).any() and not (out == np.inf).any()
     assert kept(out) or not kept(values)
+
+
+@given(logits_in_context(), decodings())
+def test_a_chain_that_leaves_out_what_is_cut_gives_what_its_filters_give_one_by_one(
+    given_: tuple[np.ndarray, Context], decoding: Decoding
+) -> None:
+    values, context = given_
+    whole = values
+    for step in decoding.chain():
+        whole = step.apply(whole, context)
+    out, left = apply(frozen(values), context, decoding.chain())
+    if left is None:
+        np.testing.assert_array_equal(out, whole)
+    else:
+        assert left.tolist() == kept(whole)
+        np.testing.assert_array_equal(out, whole[left])
+
+
+@pytest.mark.parametrize("name", [name for name, part in TABLE.items() if part.by_value])
+def test_what_a_filter_by_value_does_hangs_on_no_token_that_was_cut(name: str) -> None:
+    draws = np.random.default_rng(5)
+    given_ = {"top_k": 7, "top_p": 0.7, "min_p": 0.05, "temperature": 0.7}
+    step = TABLE[name](**{k: v for k, v in given_.items() if k in TABLE[name].model_fields})
+    assert step.active()
+    for _ in range(20):
+        values = draws.normal(0, 2, 60)
+        values[draws.random(60) < 0.3] = -np.inf
+        context = Context(draws.integers(0, 60, 20), draws.integers(0, 60, 10))
+        alone = step.apply(values[values > -np.inf], context)
+        np.testing.assert_array_equal(alone, step.apply(values, context)[values > -np.inf])
 
 
 @given(logits_in_context(), decodings())
@@ -310,7 +340,10 @@ def test_trace_shows_what_the_chain_does(given_: tuple[np.ndarray, Context], dec
         np.testing.assert_array_equal(one.after, next_.before)
     if steps:
         np.testing.assert_array_equal(steps[0].before, probabilities(values))
-        np.testing.assert_array_equal(steps[-1].after, probabilities(apply(values, context, decoding.chain())))
+        out, left = apply(values, context, decoding.chain())
+        after = steps[-1].after if left is None else steps[-1].after[left]
+        np.testing.assert_allclose(after, probabilities(out), rtol=1e-14, atol=0)
+        assert after.sum() == steps[-1].after.sum()
 
 
 @given(decodings())

@@ -36,6 +36,10 @@ class Filter(Part):
     keeps_best: ClassVar[bool] = False
     """Whether no token that it cuts is more probable than one that it keeps."""
 
+    by_value: ClassVar[bool] = False
+    """Whether it looks at logits and their order alone, not at whose they are: tokens that were cut before it make no
+    difference to it."""
+
     def active(self) -> bool:
         """Whether these settings change anything."""
         raise TypeError(f"{type(self).__name__} does not say when it acts")

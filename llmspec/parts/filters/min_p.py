@@ -17,6 +17,7 @@ class MinP(Filter):
     """Keeps tokens whose probability is at least min_p times that of the most probable one."""
 
     kind: ClassVar[str] = "min_p"
+    by_value: ClassVar[bool] = True
     truncates: ClassVar[bool] = True
     keeps_best: ClassVar[bool] = True
     min_p: float = Field(0.0, ge=0, le=1)

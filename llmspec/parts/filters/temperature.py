@@ -24,6 +24,7 @@ class Temperature(Filter):
     """
 
     kind: ClassVar[str] = "temperature"
+    by_value: ClassVar[bool] = True
     temperature: float = Field(1.0, ge=0)
     """Divides the logits; 1 leaves them as they are, 0 always takes the most probable token."""
 

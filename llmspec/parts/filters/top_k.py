@@ -16,6 +16,7 @@ class TopK(Filter):
     """Keeps the k most probable tokens, or all that are left where those are fewer; of equals, the lowest ids."""
 
     kind: ClassVar[str] = "top_k"
+    by_value: ClassVar[bool] = True
     truncates: ClassVar[bool] = True
     keeps_best: ClassVar[bool] = True
     top_k: int | None = Field(None, ge=0, le=1 << 31)

@@ -22,6 +22,7 @@ class TopP(Filter):
     lowest ids."""
 
     kind: ClassVar[str] = "top_p"
+    by_value: ClassVar[bool] = True
     truncates: ClassVar[bool] = True
     keeps_best: ClassVar[bool] = True
     top_p: float = Field(1.0, ge=0, le=1)
@@ -37,8 +38,10 @@ class TopP(Filter):
         if not self.active() or best == -np.inf:
             return logits
         total = np.exp(logits - best).sum()
+        # All tokens under this one together have less than 1 - p, so that none of them is kept.
+        least = np.log(total * (1 - self.top_p) / logits.size) if total * (1 - self.top_p) > 0 else -np.inf
         # Only the tokens about the border have to be sorted: while there are many, find out which half it is in.
-        rest, kept, reached = logits, 0, 0.0
+        rest, kept, reached = logits[logits >= best + min(0.0, least - ROUNDING)], 0, 0.0
         while rest.size > SORTED:
             half = rest.size // 2
             rest = np.partition(rest, half)
