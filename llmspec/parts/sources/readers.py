@@ -13,19 +13,24 @@ from llmspec.parts.sources.json_files import read_json, read_jsonl
 from llmspec.parts.sources.no_text import NO_TEXT
 from llmspec.parts.sources.notes import READ, Problems
 from llmspec.parts.sources.opening import PACKED, Text, texts
-from llmspec.parts.sources.tables import read_csv, read_tsv
+from llmspec.parts.sources.tables import read_csv, read_table, read_tsv
 
 STRETCH = 1 << 22
 """Characters of a plain text after which it goes on in another stretch."""
 
 
-def read_files(files: list[Found], fetch: Fetcher, encoding: str = "utf-8") -> Iterator[Document]:
-    """Documents of files, in order; one DataError with the problems of all of them, the first few in words."""
+def read_files(
+    files: list[Found], fetch: Fetcher, encoding: str = "utf-8", columns: tuple[str, ...] = ()
+) -> Iterator[Document]:
+    """Documents of files, in order; one DataError with the problems of all of them, the first few in words.
+
+    With `columns` each file is a table of these columns, without a row of names.
+    """
     problems = Problems()
     for found in files:
         before, empty = problems.count, True
         try:
-            for document in read_file(found, fetch, problems, encoding):
+            for document in read_file(found, fetch, problems, encoding, columns):
                 empty = False
                 if not problems.count:
                     yield document
@@ -38,7 +43,9 @@ def read_files(files: list[Found], fetch: Fetcher, encoding: str = "utf-8") -> I
     problems.check()
 
 
-def read_file(found: Found, fetch: Fetcher, problems: Problems, encoding: str = "utf-8") -> Iterator[Document]:
+def read_file(
+    found: Found, fetch: Fetcher, problems: Problems, encoding: str = "utf-8", columns: tuple[str, ...] = ()
+) -> Iterator[Document]:
     """Documents of one file: a text, or its records; none where it is empty.
 
     What is wrong with single records is added to `problems`. Raises DataError where the file cannot be read on.
@@ -51,7 +58,10 @@ def read_file(found: Found, fetch: Fetcher, problems: Problems, encoding: str = 
     if suffix in (".html", ".htm", ".xml"):
         fetch.notes.add(f"{READ}files of markup with their tags", found.name)
     text = Text(found.name, texts(found, fetch, encoding), fetch.notes, problems)
-    yield from READERS.get(suffix, _plain)(text)
+    if columns:
+        yield from read_table(text, columns, suffix == ".csv")
+    else:
+        yield from READERS.get(suffix, _plain)(text)
 
 
 def _plain(text: Text) -> Iterator[Document]:

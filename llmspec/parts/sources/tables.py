@@ -1,11 +1,11 @@
-"""CSV and TSV: rows to records. The first row names the columns."""
+"""CSV and TSV: rows to records. The first row names the columns, or the spec does."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from llmspec.core.problems import DataError, Mark, Problem, nearest
 from llmspec.parts.sources.base import Document
@@ -28,30 +28,47 @@ def read_tsv(text: Text) -> Iterator[Document]:
     yield from _rows(text, "\t")
 
 
-def _rows(text: Text, delimiter: str) -> Iterator[Document]:
-    table = _Table(text, delimiter)
+def read_table(text: Text, columns: tuple[str, ...], commas: bool) -> Iterator[Document]:
+    """Rows below no row of names: with `commas` as in CSV, else of values with tabs between them, never quoted."""
+    if commas:
+        yield from _rows(text, ",", columns)
+        return
+    for number, line in enumerate(lines(text), 1):
+        if line:
+            row = line.split("\t")
+            if len(row) == len(columns):
+                yield Document(text.name, record=dict(zip(columns, row, strict=True)), item=str(number))
+            else:
+                text.problems.add(_uneven(text.name, number, row, columns, "\t"))
+
+
+def _rows(text: Text, delimiter: str, columns: tuple[str, ...] = ()) -> Iterator[Document]:
+    table = _Table(text, delimiter, columns)
     for start, row in table.rows():
         if len(row) != len(table.columns):
-            many = f"{len(row)} field{'s' * (len(row) != 1)}, and the header {len(table.columns)}"
-            text.problems.add(
-                Problem(
-                    f"this row has {many}",
-                    hint="put texts that hold the separator or line ends into double quotes",
-                    consequence="its texts would stand under the wrong names",
-                    mark=Mark(text.name, start, 1, _excerpt(table.separator.join(row))),
-                )
-            )
+            text.problems.add(_uneven(text.name, start, row, table.columns, table.separator))
         else:
             named = {name: value for name, value in zip(table.columns, row, strict=True) if name}
             yield Document(text.name, record=named, item=str(start))
 
 
+def _uneven(name: str, line: int, row: list[str], columns: Sequence[str], separator: str) -> Problem:
+    many = f"{len(row)} field{'s' * (len(row) != 1)}"
+    return Problem(
+        f"this row has {many}, and the header {len(columns)}",
+        hint="put texts that hold the separator or line ends into double quotes",
+        consequence="its texts would stand under the wrong names",
+        mark=Mark(name, line, 1, _excerpt(separator.join(row))),
+    )
+
+
 class _Table:
     """A table being read: its columns, its separator, and its rows with the lines that they begin on."""
 
-    def __init__(self, text: Text, separator: str) -> None:
+    def __init__(self, text: Text, separator: str, columns: tuple[str, ...] = ()) -> None:
+        """`columns`: their names, where no row of the table says them."""
         self.text, self.separator = text, separator
-        self.columns: list[str] = []
+        self.columns = list(columns)
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """The rows below the header. Raises DataError for a header that is none, and for quotes that do not end."""
