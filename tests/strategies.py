@@ -373,6 +373,8 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         "decoding": decodings(),
         "device": st.just("CPU"),
     }
+    if predicts == NEXT and all(stage["kind"] != "span_corruption" for stage in stages.values()):
+        top["prompts"] = st.just(["Once", "1e3"])
     rest = draw(st.fixed_dictionaries({}, optional=top)) | templates
     if rest.get("tokenizer", {}).get("kind") == "huggingface" and any(p["kind"] == "sft" for p in stages.values()):
         # It has no tokens for roles.

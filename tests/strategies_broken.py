@@ -49,6 +49,8 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("phases", PHASE, "optimizer"), ["adamw"]),
         (("decoding", "temperature"), "hot"),
         (("decoding", "stop"), "end"),
+        (("prompts",), "Once"),
+        (("prompts",), [3]),
         (("phases", PHASE, "document_mask"), 1),
         (("model", "d_model"), {"a": 1}),
     ],

@@ -79,6 +79,7 @@ def compile_spec(spec: Spec, measured: Measured | None = None, base: str | None 
         decoding=spec.decoding,
         decisions=draft.decisions,
         base=base,
+        prompts=spec.prompts,
         contamination=spec.data.contamination,
         memory_limit=spec.memory_limit,
     )

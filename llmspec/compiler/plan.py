@@ -296,7 +296,18 @@ class PhasePlan(Frozen):
         return self.makes == POLICY
 
 
-KEPT = ("name", "seed", "device", "precision", "beam", "memory_limit", "tokenizer", "chat_template", "decoding")
+KEPT = (
+    "name",
+    "seed",
+    "device",
+    "precision",
+    "beam",
+    "memory_limit",
+    "tokenizer",
+    "chat_template",
+    "prompts",
+    "decoding",
+)
 """Keys of a spec that a Plan holds as they are, but for what the compiler closed."""
 
 
@@ -321,6 +332,8 @@ class Plan(Frozen):
     """What one device may hold, where the spec says so."""
     base: str = "."
     """Folder of the spec; relative paths of sources start here."""
+    prompts: tuple[str, ...] = ()
+    """What every phase that draws text answers at its end."""
     contamination: Contamination = "drop"
     """What happens to training documents that are also in validation."""
 

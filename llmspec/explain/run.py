@@ -14,6 +14,7 @@ from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, curve, na
 from llmspec.explain.labels import LabelTable, label_tables
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
 from llmspec.explain.report import Report
+from llmspec.explain.side_by_side import SideBySide, side_by_side
 from llmspec.forecast.decoding import DecodingSpeed, speed
 from llmspec.runs.certificate import Certificate
 from llmspec.runs.files import read_table
@@ -156,6 +157,8 @@ class RunReport(Report):
     """What `run --certify` found."""
     stale: tuple[str, ...] = ()
     """Phases whose settings were others then."""
+    answers: tuple[SideBySide, ...] = ()
+    """The prompts of the run, with what each phase's model said to them at its end."""
 
 
 def explain_run(folder: RunFolder) -> RunReport:
@@ -185,6 +188,7 @@ def explain_run(folder: RunFolder) -> RunReport:
         remarks=tuple(f"{p.name}: {r}" for p in phases for r in p.remarks),
         certificate=certificate,
         stale=tuple(p.name for p in certificate.phases if keys.get(p.name) != p.key) if certificate else (),
+        answers=side_by_side(plan, folder),
     )
 
 

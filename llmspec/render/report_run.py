@@ -13,7 +13,7 @@ from llmspec.core.visible import visible
 from llmspec.explain.curves import Curve, ValidationCurve
 from llmspec.explain.plan_vs_actual import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
-from llmspec.render import certificates, checks, report_labels
+from llmspec.render import certificates, checks, report_answers, report_labels
 from llmspec.render.report_charts import MARKS, chart
 from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, spark, table
 from llmspec.render.terminal import Screen, Text
@@ -60,6 +60,8 @@ def show(report: RunReport, console: Screen) -> None:
         heading(console, "samples over time", "what it wrote; the prompt is bold")
         for phase in report.phases:
             show_samples(console, phase)
+    if report.answers:
+        report_answers.show(console, report.answers)
     heading(console, "trained on", "name these sources wherever its text is shown")
     for source in report.sources:
         licence = source.license or "no licence given"

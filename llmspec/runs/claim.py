@@ -20,7 +20,7 @@ from llmspec.core.run_names import LOCK_FILE, OURS
 from llmspec.core.units import size
 from llmspec.runs.files import LARGEST, disk_errors
 
-OF_A_PHASE = ("phase.json", "metrics.jsonl", "timing.jsonl", "samples.jsonl")
+OF_A_PHASE = ("phase.json", "metrics.jsonl", "timing.jsonl", "samples.jsonl", "answers.json")
 PLANS = {"name", "seed", "model", "tokenizer", "phases", "decoding"}
 """Keys by which a plan.json is known as one of llmspec's, of whatever version."""
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}

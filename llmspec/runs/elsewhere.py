@@ -15,7 +15,7 @@ from llmspec.runs import aside
 from llmspec.runs.files import disk_errors, new_folder
 from llmspec.runs.run import PhaseFolder, RunFolder
 
-FILES = ("phase.json", "settings.json", "metrics.jsonl", "timing.jsonl", "samples.jsonl")
+FILES = ("phase.json", "settings.json", "metrics.jsonl", "timing.jsonl", "samples.jsonl", "answers.json")
 """What lies in a phase's folder beside its checkpoints."""
 
 

@@ -98,6 +98,24 @@ class PhaseNotes(_Notes):
     """Which checkpoint is what the phase leaves, where that is not the last one, in words."""
 
 
+class AnswerNotes(_Notes):
+    """What a model said to a prompt."""
+
+    prompt: str
+    text: str
+    finish_reason: str
+
+
+class AnswersNotes(_Notes):
+    """answers.json: what a phase's model said to the prompts of the run when the phase had ended."""
+
+    asked: str
+    """Hash of the prompts, of how they were answered, and of the phase's key."""
+    chat: bool
+    """Whether they were answered as a user's turns, rather than continued as text."""
+    answers: list[AnswerNotes]
+
+
 class MachineNotes(_Notes):
     """facts.json. Unit: FLOPs a second."""
 

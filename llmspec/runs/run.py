@@ -22,7 +22,7 @@ from llmspec.runs.checkpoint import Checkpoint, newest
 from llmspec.runs.claim import accept, alone
 from llmspec.runs.files import Rows, read_json, read_table, write_json, write_text
 from llmspec.runs.lock import LOCK, Lock
-from llmspec.runs.notes import MachineNotes, PhaseNotes, validated
+from llmspec.runs.notes import AnswersNotes, MachineNotes, PhaseNotes, validated
 from llmspec.runs.stored import StoredModel, said
 from llmspec.runs.tensors import Shapes
 
@@ -56,6 +56,16 @@ class PhaseFolder:
         except RunError as e:
             anew = f"move {self.folder} away and run the spec again, which retrains the phase"
             raise RunError(replace(p, hint=p.hint or anew) for p in e.problems) from e
+
+    @property
+    def answers(self) -> dict[str, Any]:
+        """answers.json: what its model said to the prompts of the run at its end; {} where it was not asked."""
+        path = self.folder / "answers.json"
+        return validated(AnswersNotes, found, path) if (found := read_table(path)) else {}
+
+    def keep_answers(self, found: dict[str, Any]) -> None:
+        """Writes answers.json."""
+        write_json(self.folder / "answers.json", found)
 
     def note(self, **values: Any) -> None:
         """Adds to phase.json."""

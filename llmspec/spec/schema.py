@@ -202,6 +202,9 @@ class Spec(Frozen):
     """Sources of text; left out together with the phases in a spec that is only checked and explained."""
     phases: dict[str, AnyPhase] = Field(default_factory=dict)
     """Training phases by name, in any order: `from:` says what follows what. A spec without any describes a model."""
+    prompts: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field((), max_length=100)
+    """Prompts that every phase that draws text answers at its end, all with the same seed; `llmspec explain RUN` shows
+    the answers of the phases side by side. Phases of dialogues answer them as a user's turn, others continue them."""
     decoding: Decoding = Field(default_factory=Decoding)
     """How text is drawn from the model."""
 

@@ -111,7 +111,7 @@ def drawn(steps: int, chance: random.Random) -> tuple[int, ...]:
 def shortened(plan: Plan) -> Plan:
     """The plan whose phases have a few steps each, in which everything happens that happens in a phase."""
     phases = tuple(p.model_copy(update={"phase": short_phase(p), "steps": STEPS, "exact": False}) for p in plan.phases)
-    return plan.model_copy(update={"phases": phases})
+    return plan.model_copy(update={"phases": phases, "prompts": ()})
 
 
 def short_phase(planned: PhasePlan) -> Phase:

@@ -186,6 +186,18 @@ def looked_at(plan: Plan, codec: Codec) -> tuple[list[Problem], list[str]]:
             wrong, said = tried(plan, phase, codec, text)
             problems += [p.at("phases", phase.name, "prompts", i) for p in wrong]
             notices += [f"{phase.name}, prompt {i + 1}: {s}" for s in said]
+    for i, text in enumerate(plan.prompts):
+        wrong = [p for phase in plan.phases if phase.draws for p in tried(plan, phase, codec, text)[0]]
+        problems += [p.at("prompts", i) for p in wrong[:1]]
+    if plan.prompts and plan.phases and not any(phase.draws for phase in plan.phases):
+        problems.append(
+            Problem(
+                "no phase of this spec makes a model that draws text",
+                ("prompts",),
+                "leave `prompts:` out",
+                "nobody would answer them",
+            )
+        )
     return problems, notices
 
 

@@ -163,6 +163,7 @@ def run_phases(
 ) -> None:
     """The phases that are asked for, and those that they start from, in the plan's order, each from the weights of the
     one it names."""
+    from llmspec.training import answers
     from llmspec.training.artifacts import Artifact, start_weights
     from llmspec.training.engine import Engine
 
@@ -191,6 +192,7 @@ def run_phases(
         if finished(place, phase, checkpoint_bytes(bench.plan, phase)[1]):
             bench.watcher.reused(phase)
             made[phase.name] = Artifact.kept(phase, place, parent)
+            answers.keep(bench, place, made[phase.name])
             continue
         promise = promises.get(phase.name)
         went_on = phase.continued
@@ -212,6 +214,7 @@ def run_phases(
         made[phase.name] = Artifact.trained(phase, engine.run(), parent)
         del engine
         gc.collect()  # a phase's graphs hold each other, and with them all its memory
+        answers.keep(bench, place, made[phase.name])
     if search.kernels:
         bench.watcher.notice(search.told())
 
