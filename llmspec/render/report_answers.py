@@ -60,8 +60,10 @@ def cut(console: Screen, answer: PhaseAnswer, width: int) -> Text:
     text = Text(said or "(nothing)", style="" if said else "dim")
     text.expand_tabs(4)
     lines = text.wrap(console, width)
-    shown = Text("\n").join(line for line in lines[:LINES])
-    shown.rstrip()
+    shown = Text()
+    for i, line in enumerate(lines[:LINES]):
+        line.rstrip()
+        shown.append("\n" * bool(i)).append_text(line)
     if len(lines) > LINES or (said and answer.finish_reason in CUT):
         shown.append(" …", style="dim")
     return shown
