@@ -34,6 +34,8 @@ from llmspec.training.selection import ALL, Selection, ancestors, check_ancestor
 from llmspec.training.stop import Stop, on_signals
 
 if TYPE_CHECKING:
+    from llmspec.compiler.plan import PhasePlan
+    from llmspec.training.artifacts import Artifact
     from llmspec.training.context import RunContext
 
 
@@ -184,11 +186,7 @@ def run_phases(
         other = elsewhere_of(folder, bench.plan, phase) if selection.reuse and not place.folder.exists() else None
         if said := taken_in(place, other):
             bench.watcher.notice(said)
-        first = phase.phase.from_
-        parent = made.get(phase.phase.parent)
-        if isinstance(first, StartModel):
-            adapts = phase.model.adapter is not None
-            parent = Artifact(phase, partial(start_models.weights_of, bench.plan, first, adapts))
+        parent = started_from(bench.plan, phase, made)
         if finished(place, phase, checkpoint_bytes(bench.plan, phase)[1]):
             bench.watcher.reused(phase)
             made[phase.name] = Artifact.kept(phase, place, parent)
@@ -217,6 +215,16 @@ def run_phases(
         answers.keep(bench, place, made[phase.name])
     if search.kernels:
         bench.watcher.notice(search.told())
+
+
+def started_from(plan: Plan, phase: PhasePlan, made: Mapping[str, Artifact]) -> Artifact | None:
+    """What a phase starts from: what another has made, or a model that was there before; None where it starts anew."""
+    from llmspec.training.artifacts import Artifact
+
+    first = phase.phase.from_
+    if isinstance(first, StartModel):
+        return Artifact(phase, partial(start_models.weights_of, plan, first, phase.model.adapter is not None))
+    return made.get(phase.phase.parent)
 
 
 def moves(name: str, moved: Path | None, back: Path | None) -> str:
