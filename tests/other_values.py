@@ -9,6 +9,7 @@ from strategies_values import TABLES
 from llmspec.compiler.plan import TensorPlan
 from llmspec.core.units import Budget, Share
 from llmspec.parts.base import Init
+from llmspec.parts.phases.lengths import SequenceLength
 from llmspec.parts.sources import Validation
 
 BY_HAND: dict[str, tuple[Any, ...]] = {
@@ -19,6 +20,11 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "freeze": (("layers.*",),),
     "no_decay": (("layers.*",), ("embed_tokens.*",)),
     "batch_size_warmup": (Share(30.0), Share(40.0)),
+    "sequence_length": (
+        SequenceLength(start=4, until=Share(30.0)),
+        SequenceLength(start=8, until=Share(30.0)),
+        SequenceLength(start=8, until=Share(40.0)),
+    ),
     "targets": (("q_proj",), ("q_proj", "v_proj")),
     "teacher": ("another",),
     "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),

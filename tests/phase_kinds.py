@@ -66,7 +66,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
             "data.sources.facts.dialogue=null",
         ),
     ),
-    "masked_lm": ("", ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}")),
+    "masked_lm": (
+        "sequence_length: {start: 4, until: 60%}",
+        ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}"),
+    ),
 }
 """Kind -> (settings of its own, what else its spec sets)."""
 

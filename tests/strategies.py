@@ -225,6 +225,7 @@ BY_HAND = (
     "micro_batch_size",
     "gradient_accumulation_steps",
     "batch_size_warmup",
+    "sequence_length",
     "prompts",
     "train_on",
     "adapter",
@@ -279,6 +280,10 @@ def phase_settings(
         out |= draw(label_settings(labels or "one", own_head="from" not in out))
     if out.get("gradient_accumulation_steps", 1) > 1 and "minutes" not in out["budget"] and draw(st.booleans()):
         out["batch_size_warmup"] = draw(st.sampled_from(["25%", "100%"]))
+    if "sequence_length" in fields_of(part) and "minutes" not in out["budget"] and draw(st.booleans()):
+        # Every drawn context has such halves.
+        lengths = {"start": st.sampled_from([2, 4]), "until": st.sampled_from(["30%", "75%", "100%"])}
+        out["sequence_length"] = draw(st.fixed_dictionaries(lengths))
     chosen = optimizers.TABLE[out.get("optimizer", {}).get("kind", "adamw")]
     if chosen.schedules:
         out["schedule"] = {**draw(settings(schedules.TABLE[chosen.schedules[0]]))}

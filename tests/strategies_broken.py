@@ -90,6 +90,7 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("phases", PHASE, "keep", "last"), 0),
         (("phases", PHASE, "on_spike", "above"), -6),
         (("phases", PHASE, "adapter", "r"), 0),
+        (("phases", PHASE, "sequence_length", "start"), 0),
     ],
     "quoted_number": [
         (("model", "layers"), "2"),
@@ -117,8 +118,11 @@ BEFORE: dict[Path, Any] = {
     ("phases", PHASE, "mixture", "wikki"): {},
     ("phases", PHASE, "adapter", "r"): {"kind": "lora"},
     ("phases", PHASE, "heads", "classes"): {},
+    ("phases", PHASE, "sequence_length", "start"): {"until": "30%"},
 }
 """What the map around such a value is first set to, so that nothing else is wrong in it."""
+OF_KIND: dict[Path, str] = {("phases", PHASE, "sequence_length", "start"): "pretrain"}
+"""Of keys that phases of one kind alone have: that kind, which their phase becomes."""
 MISSPELT: list[tuple[Path, str]] = [
     (("model", "d_model"), "d_modle"),
     (("model", "layers"), "layer"),
@@ -185,6 +189,9 @@ def applied(draw: DrawFn, data: Data, name: str) -> Broken:
 
     if name in WRONG:
         path, value = draw(st.sampled_from(WRONG[name]))
+        if path in OF_KIND:
+            phase = data["phases"][names[PHASE]]
+            data["phases"][names[PHASE]] = {"kind": OF_KIND[path], **{k: phase[k] for k in ("mixture", "budget")}}
         if path in BEFORE:
             holder(data, real(path[:-1]))[real(path)[-2]] = dict(BEFORE[path])
         if isinstance(value, dict):

@@ -45,3 +45,4 @@ def fit_to_stack(stage: Data, pairs: bool) -> None:
         stage.pop("objective")
     if pairs and stage["kind"] in ("pretrain", "prefix_lm", "span_corruption"):  # whose rows are cut in two
         stage.pop("document_mask", None)
+        stage.pop("sequence_length", None)

@@ -58,7 +58,7 @@ def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str,
     if budget.unit == "steps":
         return int(budget.amount)
     if budget.unit == "FLOPs":
-        if phase.batches.growing:
+        if phase.batches.growing or phase.row_lengths(model.context).growing:
             return fewest(lambda steps: phase_cost(model, phase, steps).products / budget.amount, 1.0)
         return max(1, ceil(budget.amount / step_cost(model, phase).products - SLACK))
     tokens = budget.amount

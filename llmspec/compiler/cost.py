@@ -9,6 +9,7 @@ from __future__ import annotations
 from llmspec.compiler import walk
 from llmspec.compiler.dropped import dropped, undropped
 from llmspec.compiler.inputs import documents_apart
+from llmspec.compiler.lengths import stages
 from llmspec.compiler.plan import Cost, ModelPlan
 from llmspec.parts.base import ElementwiseOps
 from llmspec.parts.phases import Phase
@@ -82,8 +83,8 @@ def step_cost(model: ModelPlan, phase: Phase, passes: float | None = None) -> Co
 
 def phase_cost(model: ModelPlan, phase: Phase, steps: int) -> Cost:
     """FLOPs of all steps of a phase."""
-    one = step_cost(model, phase, phase.batches.mean(steps))
-    return Cost(products=steps * one.products, other=steps * one.other)
+    found = [(s.steps, step_cost(s.model, s.phase, s.passes)) for s in stages(model, phase, steps)]
+    return Cost(products=sum(n * one.products for n, one in found), other=sum(n * one.other for n, one in found))
 
 
 def elementwise(model: ModelPlan, phase: Phase) -> ElementwiseOps:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from llmspec.compiler.budget import steps_of, tokens_of
 from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
+from llmspec.compiler.lengths import row_problems, stages
 from llmspec.compiler.masks import masks_of
 from llmspec.compiler.memory import memory_model, memory_of
-from llmspec.compiler.others import cost_beside, resolved
+from llmspec.compiler.others import Others, cost_beside, resolved
 from llmspec.compiler.pairs import pair_problems
 from llmspec.compiler.phase_model import artifact, phase_models
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
@@ -54,6 +55,7 @@ def plan_phases(draft: Draft) -> Draft:
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
         problems += [p.at("phases", name) for p in pair_problems(phase, model, draft.sections.sources)]
+        problems += [p.at("phases", name) for p in row_problems(phase, model)]
         problems += [p.at("phases", name) for p in span_problems(phase, model, draft.sections.tokenizer)]
         problems += source_problems(phase, draft.sections.sources)
         parent = next((p for p in plans if p.name == phase.parent), None)
@@ -65,8 +67,7 @@ def plan_phases(draft: Draft) -> Draft:
         if steps is not None:
             problems += [p.at("phases", name, "schedule") for p in phase.schedule.check(steps)]
         places = None if steps is None else tokens_of(model, phase, steps)
-        passes = phase.batches.mean(steps)
-        cost, beside = step_cost(model, phase, passes), cost_beside(phase, model.context, others)
+        work = None if steps is None else whole_work(model, phase, others, steps)
         plans.append(
             PhasePlan(
                 name=name,
@@ -77,13 +78,23 @@ def plan_phases(draft: Draft) -> Draft:
                 shares=shares,
                 model=model,
                 makes=artifact(phase, model),
-                flops=None if steps is None else steps * (cost.products + passes * beside.products),
-                operations=None if steps is None else steps * (cost.total + passes * beside.total),
+                flops=None if work is None else work[0],
+                operations=None if work is None else work[1],
                 memory=memory_of(model, phase, memory_model(draft.device, draft.sections.precision), others),
                 others=others,
             )
         )
     return replace(draft, planned=tuple(plans)).with_problems(problems)
+
+
+def whole_work(model: ModelPlan, phase: Phase, others: Others, steps: int) -> tuple[float, float]:
+    """FLOPs of all steps of a phase with those of the models beside it: of products, and of everything."""
+    products = total = 0.0
+    for at in stages(model, phase, steps):
+        cost, beside = step_cost(at.model, at.phase, at.passes), cost_beside(at.phase, at.model.context, others)
+        products += at.steps * (cost.products + at.passes * beside.products)
+        total += at.steps * (cost.total + at.passes * beside.total)
+    return products, total
 
 
 def budget_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Problem]:

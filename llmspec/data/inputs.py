@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from llmspec.compiler.inputs import MEMBERS, NONE, declared_inputs, documents_apart
+from llmspec.compiler.lengths import shortened
 from llmspec.compiler.masks import ENCODER, encoder_inputs, masks_of, padding_inputs, range_inputs, unsupervised_prefix
 from llmspec.compiler.others import Others, arrays_beside
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
 from llmspec.data.documents import members
 from llmspec.data.layout import Batch, random_bits
+from llmspec.data.rows import cut
 from llmspec.parts.objectives.base import Draw
 from llmspec.parts.phases import Phase
 from llmspec.parts.tokenizers import Codec
@@ -43,6 +45,20 @@ class BatchInputs:
         self._others = others
         self._pooling = getattr(model.heads[phase.objective.head], "pooling", "mean")
         self._prefixed = any(mask.has_prefix for mask in masks_of(model).values())
+        self._codec, self._shorter = codec, dict[int, BatchInputs]()
+
+    def of_length(self, length: int) -> BatchInputs:
+        """The same for rows of so many tokens, of which a pass has as many more as they are shorter."""
+        if length == self._model.context:
+            return self
+        if length not in self._shorter:
+            short = shortened(self._model, self._phase, length)
+            self._shorter[length] = BatchInputs(*short, self._specials, self._seed, self._codec, self._others)
+        return self._shorter[length]
+
+    def cut(self, batch: Batch) -> Batch:
+        """A batch of whole rows as rows of this length."""
+        return cut(batch, self._model.context, self._apart)
 
     def __call__(self, batch: Batch, *place: object) -> Arrays:
         """The inputs of a batch that stands at `place` (step and pass, or what else names it); as `made` raises."""

@@ -82,6 +82,8 @@ class PhaseReport:
     batch_size_warmup: int | None
     """Steps in which the batch grows to so many passes; None while the length is unknown, 0 where it does not."""
     context: int
+    row_lengths: tuple[tuple[int, int | None], ...]
+    """(tokens of a row, steps with rows of that length or None while the phase's are not known), where rows grow."""
     tokens: int | None
     flops: float | None
     """Of all matrix products."""
@@ -193,6 +195,7 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         gradient_accumulation_steps=phase.gradient_accumulation_steps,
         batch_size_warmup=phase.batches.growing_steps(planned.steps),
         context=plan.model.context,
+        row_lengths=row_lengths(planned),
         tokens=planned.tokens,
         flops=planned.flops,
         operations=planned.operations,
@@ -218,6 +221,16 @@ def _phase(plan: Plan, planned: PhasePlan) -> PhaseReport:
         replayed=replayed(plan, planned),
         **every,
     )
+
+
+def row_lengths(planned: PhasePlan) -> tuple[tuple[int, int | None], ...]:
+    """(length, steps) of rows that grow; nothing where all are as long as the context."""
+    lengths = planned.phase.row_lengths(planned.model.context)
+    if len(lengths.lengths) == 1:
+        return ()
+    if planned.steps is None:
+        return tuple((length, None) for length in lengths.lengths)
+    return tuple((length, end - begin) for length, begin, end in lengths.stages(planned.steps))
 
 
 def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:

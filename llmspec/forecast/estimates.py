@@ -10,6 +10,7 @@ from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read
 from llmspec.compiler.dropped import dropped
 from llmspec.compiler.inputs import NONE
+from llmspec.compiler.lengths import stages
 from llmspec.compiler.others import Others
 from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
@@ -106,16 +107,18 @@ def _forecast(
 ) -> Forecast:
     phase = planned.phase
     mean = phase.batches.mean(steps)
-    guess = step_pieces(planned.model, phase, rates, mean) if rates else None
+    guess = mean_step(planned, steps, rates) if rates else 0.0
     taught = pieces_beside(planned, rates, mean) if rates else 0.0
-    step = known.step if known else guess.total + taught if guess else 0.0
+    step = known.step if known else guess + taught
+    # Validation reads rows of the whole context, and those of steps may be shorter.
+    whole = step * step_pieces(planned.model, phase, rates, mean).total / guess if rates else step
     held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
     read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
     drawn = planned.draws * phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
     passes = BACKWARD * trained_share(planned.model, phase) * mean
     tokens_of_pass = phase.micro_batch_size * plan.model.context
     beside = min(taught, step / 2) / mean / tokens_of_pass  # what was measured may have been faster than this guess
-    of_pass = (step - min(taught, step / 2)) / passes / tokens_of_pass
+    of_pass = (whole - min(taught, step / 2)) / passes / tokens_of_pass
     each = known.validation if known and known.validation is not None else of_pass + beside
     answers = 0.0
     if planned.draws and not (known and known.validation is not None):  # what was measured has them in it
@@ -131,6 +134,15 @@ def _forecast(
         tokens_per_second=tokens / steps / step,
         origin=EARLIER if known else GUESS,
     )
+
+
+def mean_step(planned: PhasePlan, steps: int, rates: Rates) -> float:
+    """Seconds of a step of a phase, on average over the lengths of its rows."""
+    found = [
+        (s.steps, step_pieces(s.model, s.phase, rates, s.passes).total)
+        for s in stages(planned.model, planned.phase, steps)
+    ]
+    return found[0][1] if len(found) == 1 else sum(n * seconds for n, seconds in found) / steps
 
 
 def _times(every: int, steps: int) -> int:
@@ -193,6 +205,7 @@ def trained_share(model: ModelPlan, phase: Phase) -> float:
 
 def shape_key(model: ModelPlan, phase: Phase, others: Others = NONE) -> str:
     """A name for all that shapes a step: phases of equal keys take equally long a step."""
+    lengths = phase.row_lengths(model.context)
     return digest(
         [
             model.model_dump(mode="json"),
@@ -201,6 +214,7 @@ def shape_key(model: ModelPlan, phase: Phase, others: Others = NONE) -> str:
             *(["activation checkpointing"] if phase.activation_checkpointing else []),
             *(["an update apart"] if phase.on_spike is not None else []),
             *([phase.batch_size_warmup.percent] if phase.batch_size_warmup.percent else []),
+            *([lengths.lengths, lengths.growing] if lengths.growing else []),
             phase.document_mask,
             phase.max_grad_norm is not None,
             phase.optimizer.model_dump(mode="json"),

@@ -185,6 +185,8 @@ def graphs(plan: Plan) -> Iterator[tuple[str, Graph]]:
         built = Phase(plan, phase, chosen)
         names = ("pass", "update") if phase.phase.updates_apart else ("training step",)
         yield from zip((f"{phase.name}, {name}" for name in names), built.train(), strict=True)
+        for length in phase.phase.row_lengths(phase.model.context).lengths[:-1]:
+            yield f"{phase.name}, {names[0]} of rows of {length} tokens", Phase(plan, phase, chosen, length).train()[0]
         yield f"{phase.name}, evaluation", built.evaluate()
     yield from decoding(plan, recording(chosen))
 

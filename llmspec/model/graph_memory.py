@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from llmspec.backends import shield
 from llmspec.backends.workers import how_it_ended
 from llmspec.compiler.inputs import step_inputs
+from llmspec.compiler.lengths import shortened
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.problems import RunError
 
@@ -103,7 +104,8 @@ def recording(base: Backend) -> Backend:
 class Phase:
     """A phase's graphs over tensors that are never allocated."""
 
-    def __init__(self, plan: Plan, phase: PhasePlan, backend: Backend) -> None:
+    def __init__(self, plan: Plan, phase: PhasePlan, backend: Backend, length: int | None = None) -> None:
+        """`length` is that of its rows; None: that of the context."""
         from tinygrad import Tensor
 
         from llmspec.model.others import OtherModels
@@ -117,7 +119,7 @@ class Phase:
         self.sums = {t.name: Tensor.empty(*t.shape) for t in phase.model.trained} if self.phase.updates_apart else {}
         self.tables = {n: Tensor.empty(*a.shape) for n, a in Transformer(phase.model).tables().items()}
         self.others = {n: Tensor.empty(*shape) for n, shape in OtherModels(phase).shapes().items()}
-        declared = step_inputs(phase.model, self.phase, phase.others)
+        declared = step_inputs(*shortened(phase.model, self.phase, length or phase.model.context), phase.others)
         self.batch = {n: Tensor.empty(*spec.shape, dtype=spec.dtype) for n, spec in declared.items()}
 
     def train(self) -> list[Graph]:

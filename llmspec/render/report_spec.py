@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.columns import Columns
@@ -254,6 +254,8 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
         if phase.batch_size_warmup:
             yield "batch", f"grows from one pass to all over the first {number(phase.batch_size_warmup)} steps"
         yield "compute", f"{flops(phase.flops)} in matrix products, {flops(phase.operations)} in all"
+    if phase.row_lengths:
+        yield "rows", rows_that_grow(phase.row_lengths)
     for said in phase.others:
         role, _, rest = said.partition(": ")
         yield role, visible(rest)
@@ -281,6 +283,16 @@ def phase_facts(phase: PhaseReport, width: int, time: Forecast | None) -> Iterat
     yield from learning_apart(phase)
     which = "tokens" if phase.looks_ahead else "earlier tokens"
     yield "sees", f"{which} of its own document" if phase.document_mask else f"all {which} of its block"
+
+
+def rows_that_grow(lengths: Sequence[tuple[int, int | None]]) -> str:
+    """How long rows are, and in how many steps."""
+    (*before, (last, _)) = lengths
+    found = [
+        f"of {length} tokens" + ("" if steps is None else f" for {number(steps)} step{'s' * (steps != 1)}")
+        for length, steps in before
+    ]
+    return ", then ".join([*found, f"of {last} tokens"]) + ", as many tokens a step throughout"
 
 
 def learning_apart(phase: PhaseReport) -> Iterator[tuple[str, str]]:

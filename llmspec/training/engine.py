@@ -212,7 +212,8 @@ class Engine:
         seconds = time.perf_counter() - began
         self.folder.metrics.append(row)
         self.folder.timing.append({"step": self.step, "seconds": seconds})
-        self.tally.spent("steps", seconds)
+        stages = self.phase.row_lengths(self.plan.model.context).stages(self.total)
+        self.tally.spent("steps", seconds, captured=any(begin == self.step - 1 for _, begin, _ in stages))
         flops = (self.plan.flops or 0.0) / self.planned
         if taken.skipped:
             told = f"step {self.step:,} of {self.plan.name} is skipped: {taken.skipped}"

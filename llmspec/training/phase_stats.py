@@ -34,12 +34,14 @@ class PhaseStats:
         yield
         self.spent(on, time.perf_counter() - began, times)
 
-    def spent(self, on: str, seconds: float, times: int = 1) -> None:
+    def spent(self, on: str, seconds: float, times: int = 1, captured: bool = False) -> None:
+        """Counts seconds; `captured` says that graphs were captured in them, as they always are the first time."""
         self.seconds[on] = self.seconds.get(on, 0.0) + seconds
         self.times[on] = self.times.get(on, 0) + times
         before = self._own.get(on)
-        if before is None:
-            self._firsts[on] = (seconds, times)
+        if before is None or captured:
+            earlier, ones = self._firsts.get(on, (0.0, 0))
+            self._firsts[on] = (earlier + seconds, ones + times)
         self._own[on] = (seconds, times) if before is None else (before[0] + seconds, before[1] + times)
 
     def holds(self, held: int) -> None:
@@ -62,7 +64,7 @@ class PhaseStats:
         }
 
     def measured(self) -> Measured | None:
-        """What this process took for each, the first time left out, which captures graphs; None without steps."""
+        """What this process took for each, the times left out that captured graphs; None without steps."""
         step = self._later("steps")
         if step is None:
             return None

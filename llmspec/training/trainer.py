@@ -5,6 +5,7 @@ Runs train with it and benchmarks measure it, so that what is measured is what r
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,14 @@ class StepTaken(NamedTuple):
     """Why its update was not applied; '' where it was."""
 
 
+class OfLength(NamedTuple):
+    """The graphs of steps whose rows have a length, and what they read."""
+
+    length: int
+    steps: Steps
+    feed: StaticInputs
+
+
 class Trainer:
     """Everything of a phase that lies in the device's memory, changed in place by `step`."""
 
@@ -67,6 +76,7 @@ class Trainer:
             phase.model.drawn,
         )
         self._feed = StaticInputs()
+        self._shorter: OfLength | None = None
         self.tables = tensors_from_numpy(**Transformer(phase.model).tables()) | OtherModels(phase).tensors(others)
         self.weights, self.layouts = dict[str, Tensor](), dict[str, WeightLayout]()
         packed = may_stay_quantised(phase.model)
@@ -100,7 +110,7 @@ class Trainer:
         common = {"scalars": np.array(scalars, np.float32)}
         if not self.phase.phase.updates_apart:
             inputs = self._inputs(batches[0], weight, number, 0, common)
-            *sums, norm = self.steps.train(self.weights, self.state, self.tables, inputs)
+            *sums, norm = self._of_length(batches[0]).steps.train(self.weights, self.state, self.tables, inputs)
             return StepTaken(self._named(sums), float(to_numpy(norm)), targets)
         totals = dict.fromkeys(self.steps.sums, 0.0)
         for micro, batch in enumerate(batches):
@@ -108,7 +118,7 @@ class Trainer:
             if self.phase.phase.batch_size_warmup.percent:
                 more[PASS_SHARE] = np.array([1 / len(batches)], np.float32)
             inputs = self._inputs(batch, weight, number, micro, more)
-            found = self._named(self.steps.accumulate(self._live, self.sums, self.tables, inputs))
+            found = self._named(self._of_length(batch).steps.accumulate(self._live, self.sums, self.tables, inputs))
             totals = {name: total + found[name] for name, total in totals.items()}
         if why := self.refuses(totals["loss"]):
             return StepTaken(totals, self._left_out(scalars), targets, why)
@@ -164,8 +174,23 @@ class Trainer:
 
     def captured_bytes(self) -> int:
         """Bytes that captured steps hold, which tinygrad does not count."""
-        steps = (self.steps.train, self.steps.accumulate, self.steps.apply, self.steps.evaluate)
-        return sum(s.captured_bytes for s in steps)
+        graphs = [self.steps.train, self.steps.accumulate, self.steps.apply, self.steps.evaluate]
+        if self._shorter is not None:
+            graphs += [self._shorter.steps.train, self._shorter.steps.accumulate]
+        return sum(g.captured_bytes for g in graphs)
+
+    def _of_length(self, batch: Arrays) -> OfLength:
+        """What takes steps of rows as long as those of a batch. Of lengths below the context, one at a time is there:
+        rows grow, and those of the context need most memory."""
+        length = batch["tokens"].shape[1]
+        if self._shorter is not None and self._shorter.length != length:
+            self._shorter = None
+            gc.collect()  # captured steps hold their places, and are not free of circles
+        if length == self.phase.model.context:
+            return OfLength(length, self.steps, self._feed)
+        if self._shorter is None:
+            self._shorter = OfLength(length, Steps(self.phase, self.backend, self.layouts), StaticInputs())
+        return self._shorter
 
     def _named(self, sums: Sequence[Tensor]) -> dict[str, float]:
         return {name: float(to_numpy(total)) for name, total in zip(self.steps.sums, sums, strict=True)}
@@ -181,7 +206,7 @@ class Trainer:
         if (alpha := self.phase.phase.embedding_noise) is not None:
             shape = (*batch["tokens"].shape, self.phase.model.d_model)
             arrays[NOISE] = embedding_noise(alpha, shape, self.seed, self.phase.name, number, micro)
-        return {**self._feed(**arrays), **self.backend.inputs}
+        return {**self._of_length(batch).feed(**arrays), **self.backend.inputs}
 
 
 def random_key(seed: int, phase: str, step: int, micro: int) -> Any:

@@ -22,6 +22,7 @@ from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.others import Other, StartModel
 from llmspec.parts.phases.batches import Batches, warmup_problems
 from llmspec.parts.phases.course import LAST, EarlyStopping, Judged, Keep, OnSpike
+from llmspec.parts.phases.lengths import RowLengths
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
 
@@ -192,6 +193,10 @@ class Phase(Part):
     def batches(self) -> Batches:
         """How many passes its steps have."""
         return Batches(self.gradient_accumulation_steps, self.batch_size_warmup.fraction)
+
+    def row_lengths(self, context: int) -> RowLengths:
+        """How long the rows of its steps are, in a model of this context."""
+        return RowLengths((context,))
 
     @property
     def updates_apart(self) -> bool:

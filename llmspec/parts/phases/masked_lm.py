@@ -9,10 +9,11 @@ from pydantic import Field
 from llmspec.core.table import choice
 from llmspec.parts import objectives
 from llmspec.parts.objectives.base import MASKED
-from llmspec.parts.phases.base import FILLER, Phase
+from llmspec.parts.phases.base import FILLER
+from llmspec.parts.phases.plain import PlainText
 
 
-class MaskedLM(Phase):
+class MaskedLM(PlainText):
     """Predicts tokens of plain text that were hidden, from what stands on both sides; of networks without a causal
     mask, such as BERT."""
 

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from llmspec.parts.phases.base import Phase
+from llmspec.parts.phases.plain import PlainText
 
 
-class Pretrain(Phase):
+class Pretrain(PlainText):
     """Predicts every next token of plain text, packed into full blocks."""
 
     kind: Literal["pretrain"] = "pretrain"

@@ -10,6 +10,7 @@ from llmspec.core.problems import LlmspecError, RunError
 from llmspec.data.inputs import Arrays
 from llmspec.data.layout import Batch
 from llmspec.data.ledger import Ledger
+from llmspec.data.rows import joined
 from llmspec.decoding.generate import Generation, generate
 from llmspec.model.decoder import Decoder
 from llmspec.training.context import RunContext
@@ -30,9 +31,12 @@ class Supervised(Task):
         self._prompts = prompts_of(context.plan, phase, context.prepared) if phase.draws else ()
 
     def batches(self, step: int) -> list[Arrays]:
-        passes = range(self.stream.passes(step))
-        self._read = [self._arrays.asked(self.stream.batch(step, micro), step, micro) for micro in passes]
-        return [self._arrays.made(batch, step, micro) for micro, batch in enumerate(self._read)]
+        lengths = self.phase.row_lengths(self.plan.model.context)
+        inputs = self._arrays.of_length(lengths.at(step, self.stream.steps))
+        whole = [self.stream.batch(step, micro) for micro in range(self.stream.passes(step))]
+        asked = [inputs.asked(inputs.cut(batch), step, micro) for micro, batch in enumerate(whole)]
+        self._read = [joined(short, batch) for short, batch in zip(asked, whole, strict=True)]
+        return [inputs.made(batch, step, micro) for micro, batch in enumerate(asked)]
 
     def step_taken(self, step: int, taken: StepTaken) -> int:
         for batch in self._read:
