@@ -34,9 +34,9 @@ def pass_cost(model: ModelPlan, phase: Phase) -> Cost:
     tokens = phase.micro_batch_size * model.context
     each = elementwise(model, phase)
     other = tokens * (each.forward + each.backward) + embedding_gradients(model, phase)
-    head, read = phase.objective.head, share_read(model, phase)
-    products = walk.forward_flops(model, head, read) + walk.backward_flops(model, head, read)
-    through = any(copy.through for copy in walk.backward(model, head))
+    heads, read = phase.objective.heads, share_read(model, phase)
+    products = walk.forward_flops(model, heads, read) + walk.backward_flops(model, heads, read, apart(phase))
+    through = any(copy.through for copy in walk.backward(model, heads))
     products += pooling_flops(model, phase) * (1 + through)
     products += compared_flops(model, phase) * (1 + 2 * through)
     other += COMPARED * compared(model, phase)
@@ -55,7 +55,7 @@ def layer_flops(model: ModelPlan) -> float:
 def forward_cost(model: ModelPlan, phase: Phase) -> Cost:
     """FLOPs of one pass forward with its losses, as in validation: no dropout."""
     tokens = phase.micro_batch_size * model.context
-    products = walk.forward_flops(model, phase.objective.head, share_read(model, phase)) + pooling_flops(model, phase)
+    products = walk.forward_flops(model, phase.objective.heads, share_read(model, phase)) + pooling_flops(model, phase)
     products += compared_flops(model, phase)
     return Cost(
         products=products * tokens,
@@ -89,10 +89,16 @@ def phase_cost(model: ModelPlan, phase: Phase, steps: int) -> Cost:
 
 def elementwise(model: ModelPlan, phase: Phase) -> ElementwiseOps:
     """Operations per token that are no product, the gradients of embeddings apart."""
-    head, read = phase.objective.head, share_read(model, phase)
-    drops = DROPOUT.times(dropped(model))
-    outputs = model.heads[head].outputs(model.dims)
-    return walk.elementwise(model, head, read).plus(drops, phase.objective.elementwise(outputs).times(read))
+    read, drops = share_read(model, phase), DROPOUT.times(dropped(model))
+    outputs = model.heads[phase.objective.head].outputs(model.dims)
+    return walk.elementwise(model, phase.objective.heads, read).plus(
+        drops, phase.objective.elementwise(outputs).times(read)
+    )
+
+
+def apart(phase: Phase) -> list[str]:
+    """Heads that an objective reads, and whose gradients do not reach the states that they read."""
+    return [name for name, reaches in phase.objective.beside.items() if not reaches]
 
 
 def share_read(model: ModelPlan, phase: Phase) -> float:

@@ -134,6 +134,8 @@ class ActivationSizes:
         """Scores of the block that has most, what each block keeps for its backward pass, and what its MLP keeps."""
         self.head = float(model.heads[phase.objective.head].outputs(model.dims) * model.d_model)
         self.outputs = self.tokens * share_read(model, phase) * model.heads[phase.objective.head].outputs(model.dims)
+        self.beside = float(sum(model.heads[name].outputs(model.dims) for name in phase.objective.beside))
+        """Numbers a token of other heads that the objective reads."""
         self.compared = float(phase.objective.compared(phase.micro_batch_size, model.context))
         self.measure_blocks()
 
@@ -182,7 +184,7 @@ class ActivationSizes:
         kept = sum(self.kept) + 2 * states + h.rounded * self.model.parameters
         capped = getattr(self.model.heads[self.phase.objective.head], "softcap", None) is not None
         logits = ((self.phase.objective.logit_arrays or h.logits) + h.capped * capped) * self.outputs
-        logits += COMPARED * self.compared
+        logits += COMPARED * self.compared + 2 * self.beside * self.tokens
         # The gradients of all that a block's MLP keeps, and copies of some; or, once those are gone, the attention's.
         # Where they are computed again, what follows the MLP is not, and copies of its states are gone. Fitted.
         copied = 1.0 if self.again else 5 / 3
@@ -202,11 +204,13 @@ class ActivationSizes:
         return [(a, b, c + update, when) for a, b, c, when in moments]
 
     def head_gradient(self) -> float:
-        """The gradient of the head's matrix."""
+        """The gradients of the heads' matrices."""
         own = f"{walk.head_path(self.phase.objective.head)}."
         if tied(self.model, self.phase):
-            return self.head if self.embedding_trained() else 0.0
-        return self.head if any(t.name.startswith(own) for t in self.model.trained) else 0.0
+            return self.beside * self.model.d_model + (self.head if self.embedding_trained() else 0.0)
+        return self.beside * self.model.d_model + (
+            self.head if any(t.name.startswith(own) for t in self.model.trained) else 0.0
+        )
 
     def embedding_trained(self) -> bool:
         """Whether the token embedding has a gradient."""

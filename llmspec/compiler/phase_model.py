@@ -58,7 +58,7 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
     problems += found
     names = [t.name for t in model.tensors]
     problems += wrong_patterns(phase.freeze, names, ("freeze",), "it would freeze nothing")
-    free = read_by(model, phase.objective.head)
+    free = read_by(model, phase.objective.heads)
     if model.adapter is not None:
         own = tuple(f"{walk.head_path(name)}." for name in added)
         free = {name for name in free if model.adapter.owns(name) or name.startswith(own or ("\0",))}
@@ -76,8 +76,8 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
         )
     free -= {t.name for t in model.tensors if t.role == "buffer"}
     tensors = tuple(trained(t, t.name in free and t.name not in frozen) for t in model.tensors)
-    head = phase.objective.head if phase.objective.head in model.heads else None
-    flops = walk.forward_flops(model, head, share_read(model, phase))
+    heads = phase.objective.heads if phase.objective.head in model.heads else None
+    flops = walk.forward_flops(model, heads, share_read(model, phase))
     made = model.model_copy(update={"tensors": tensors, "flops_per_token": flops})
     return made, problems or [*update_problems(made, phase)]
 
@@ -136,9 +136,9 @@ def trained(tensor: TensorPlan, trainable: bool) -> TensorPlan:
     return tensor if tensor.trainable == trainable else tensor.model_copy(update={"trainable": trainable})
 
 
-def read_by(model: ModelPlan, head: str) -> set[str]:
-    """Names of the tensors that a pass with one head reads: all but those of other heads."""
-    others = tuple(f"{walk.head_path(name)}." for name in model.heads if name != head)
+def read_by(model: ModelPlan, heads: Sequence[str]) -> set[str]:
+    """Names of the tensors that a pass with these heads reads: all but those of other heads."""
+    others = tuple(f"{walk.head_path(name)}." for name in model.heads if name not in heads)
     return {t.name for t in model.tensors if not t.name.startswith(others)}
 
 

@@ -117,12 +117,12 @@ def budget_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
 def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
     """What hinders an objective: the head that it trains is not there, or tokens see what they are to predict."""
     objective = phase.objective
-    if objective.head not in model.heads:
+    if missing := [name for name in objective.heads if name not in model.heads]:
         names = list(model.heads)
-        near = nearest(objective.head, names)
+        near = nearest(missing[0], names)
         yield Problem(
-            f"the model has no head `{shown(objective.head)}`",
-            ("objective", "head") if objective.head != "lm" else ("objective",),
+            f"the model has no head `{shown(missing[0])}`",
+            ("objective", "head") if missing[0] == objective.head != "lm" else ("objective",),
             f"did you mean `{near}`?" if near else "it has " + ", ".join(f"`{n}`" for n in names),
             "there would be nothing to train",
         )
@@ -179,6 +179,13 @@ def head_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
             ("objective", "head") if "head" in objective.model_fields_set else ("objective",),
             "leave `head:` out, and the phase adds its own",
             "its loss would be of other numbers",
+        )
+    elif wrong := next(filter(None, (objective.wrong_beside(model.heads[name]) for name in objective.beside)), ""):
+        yield Problem(
+            f"{objective.kind} cannot read the head `{next(iter(objective.beside))}`: {wrong}",
+            ("objective",),
+            "another name for one of the two heads",
+            "what it reads would be something else",
         )
     elif objective.reads_whole and (wrong := unfit_stack(model)):
         yield Problem(

@@ -8,7 +8,7 @@ heads. The tensor table, costs, memory, checks, explanations and the peers' mode
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple, cast
 
@@ -219,6 +219,17 @@ def head_path(name: str) -> str:
     return f"{name}_head"
 
 
+Heads = str | Collection[str] | None
+"""The name of a head, or of several; None: the first of a model."""
+
+
+def head_paths(model: ModelPlan, heads: Heads) -> frozenset[str]:
+    """Prefixes of the tensors of some heads."""
+    if heads is None:
+        heads = next(iter(model.heads), "")
+    return frozenset(map(head_path, (heads,) if isinstance(heads, str) else heads))
+
+
 class Copy(NamedTuple):
     """One of the copies of a piece."""
 
@@ -298,11 +309,11 @@ def active_parameters(model: ModelPlan) -> int:
     return sum(piece.copies * piece.part.active(piece.dims) for piece in walk(model))
 
 
-def forward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0) -> float:
-    """FLOPs of a forward pass per token at full context, matrix products only, with one head (None: the first), which
-    reads that share of the tokens' states."""
-    chosen = head_path(head if head is not None else next(iter(model.heads), ""))
-    pieces = [p for p in walk(model) if p.kind != "head" or p.path == chosen]
+def forward_flops(model: ModelPlan, head: Heads = None, read: float = 1.0) -> float:
+    """FLOPs of a forward pass per token at full context, matrix products only, with some of its heads, which read that
+    share of the tokens' states."""
+    chosen = head_paths(model, head)
+    pieces = [p for p in walk(model) if p.kind != "head" or p.path in chosen]
     own = sum(2.0 * math.prod(t.shape) * copy.piece.rate for copy, t in adapter_matrices(model))
     return own + sum(p.uses * p.rate * p.part.flops(p.dims) * decided(p, read) for p in pieces)
 
@@ -324,17 +335,18 @@ class Backward(NamedTuple):
         return self.through or bool(self.trained)
 
 
-def backward(model: ModelPlan, head: str | None = None) -> Iterator[Backward]:
-    """Every copy of a piece in the order of the forward pass, with one head; None: the first."""
-    chosen = head_path(head if head is not None else next(iter(model.heads), ""))
+def backward(model: ModelPlan, head: Heads = None, apart: Collection[str] = ()) -> Iterator[Backward]:
+    """Every copy of a piece in the order of the forward pass, with some of its heads; gradients of those that are
+    `apart` do not reach the states that they read."""
+    chosen, alone = head_paths(model, head), head_paths(model, apart)
     trained, below = {t.name for t in model.trained}, False
     for path, piece, layer in in_order(model):
-        if piece.kind == "head" and path != chosen:
+        if piece.kind == "head" and path not in chosen:
             continue
         own = tuple(t for t in piece.part.tensors(piece.dims) if f"{path}.{t.name}" in trained)
         for name, tensor in named(path, piece):
             own += tuple(t.spec for t in beside(model, piece, name.removesuffix(".weight"), tensor))
-        yield Backward(piece, layer, below, own)
+        yield Backward(piece, layer, below and path not in alone, own)
         below = below or bool(own)
 
 
@@ -345,9 +357,9 @@ def reached_layers(model: ModelPlan) -> set[int]:
     return {copy.layer for copy in backward(model) if copy.layer is not None and copy.reached}
 
 
-def backward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0) -> float:
-    """FLOPs of a backward pass per token at full context, matrix products only, with one head (None: the first), which
-    reads that share of the tokens' states.
+def backward_flops(model: ModelPlan, head: Heads = None, read: float = 1.0, apart: Collection[str] = ()) -> float:
+    """FLOPs of a backward pass per token at full context, matrix products only, with some of its heads, which read that
+    share of the tokens' states; `apart` as in `backward`.
 
     Each product of the forward pass gives one by its weights, where those are trained, and one by its inputs, where
     something below them is; those of attention's scores have no weights, and give two where a gradient comes to them.
@@ -355,7 +367,7 @@ def backward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0)
     # Of an adapter, both matrices are trained, and gradients pass through both.
     found = sum(4.0 * math.prod(t.shape) * copy.piece.rate for copy, t in adapter_matrices(model))
     embedded = any(t.trainable and t.name == f"{EMBEDDING}.weight" for t in model.tensors)
-    for copy in backward(model, head):
+    for copy in backward(model, head, apart):
         piece, whole = copy.piece, copy.piece.part.flops(copy.piece.dims)
         if piece.kind == "head":
             trained = bool(copy.trained) or (embedded and bool(getattr(piece.part, "tied", False)))
@@ -371,9 +383,9 @@ def backward_flops(model: ModelPlan, head: str | None = None, read: float = 1.0)
     return found
 
 
-def elementwise(model: ModelPlan, head: str | None = None, read: float = 1.0) -> ElementwiseOps:
-    """Operations per token that are no product, with one head (None: the first), which reads that share of the tokens'
-    states; backward where a gradient comes."""
+def elementwise(model: ModelPlan, head: Heads = None, read: float = 1.0) -> ElementwiseOps:
+    """Operations per token that are no product, with some of its heads, which read that share of the tokens' states;
+    backward where a gradient comes."""
     found, some = ElementwiseOps(), any(t.trainable for t in model.tensors)
     for copy in backward(model, head):
         piece = copy.piece

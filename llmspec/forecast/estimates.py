@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from llmspec.backends.workers import ToolchainError
 from llmspec.compiler import walk
-from llmspec.compiler.cost import share_read
+from llmspec.compiler.cost import apart, share_read
 from llmspec.compiler.dropped import dropped
 from llmspec.compiler.inputs import NONE
 from llmspec.compiler.lengths import stages
@@ -198,9 +198,9 @@ def pieces_beside(planned: PhasePlan, rates: Rates, passes: float) -> float:
 
 def trained_share(model: ModelPlan, phase: Phase) -> float:
     """Products of a pass forward and backward, as a share of those where everything is trained."""
-    head, read = phase.objective.head, share_read(model, phase)
-    forward = walk.forward_flops(model, head, read)
-    return (forward + walk.backward_flops(model, head, read)) / (BACKWARD * forward)
+    heads, read = phase.objective.heads, share_read(model, phase)
+    forward = walk.forward_flops(model, heads, read)
+    return (forward + walk.backward_flops(model, heads, read, apart(phase))) / (BACKWARD * forward)
 
 
 def shape_key(model: ModelPlan, phase: Phase, others: Others = NONE) -> str:

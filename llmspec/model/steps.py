@@ -110,8 +110,13 @@ class Steps:
         filled = context.filled
         if (members := inputs.get(MEMBERS)) is not None:
             hidden, filled = states_of(ops, hidden, members), None
-        outputs = self._model.outputs(ops, tensors, hidden, self._phase.objective.head, filled)
-        outputs = outputs._replace(others=self._others.outputs(self._backend, tensors, inputs))
+        objective = self._phase.objective
+        outputs = self._model.outputs(ops, tensors, hidden, objective.head, filled)
+        beside = {
+            name: self._model.outputs(ops, tensors, hidden if reaches else hidden.detach(), name, filled)
+            for name, reaches in objective.beside.items()
+        }
+        outputs = outputs._replace(others=self._others.outputs(self._backend, tensors, inputs), heads=beside)
         found = self._objective[validating](ops, outputs, inputs)
         # Those of the passes of a step count as their mean, as the weights of the objective's losses already say.
         own = {**ops.losses, **ops.metrics}

@@ -46,6 +46,8 @@ class Outputs(NamedTuple):
     """What bounds those outputs: they are softcap·tanh(output / softcap); None for no bound."""
     others: Mapping[str, Outputs] = MappingProxyType({})
     """The same of the models that stand beside the trained one, by their role."""
+    heads: Mapping[str, Outputs] = MappingProxyType({})
+    """The same of the other heads that the objective reads, by their names."""
 
 
 class Objective(Part):
@@ -87,6 +89,17 @@ class Objective(Part):
         other."""
         return self.documents
 
+    @property
+    def beside(self) -> Mapping[str, bool]:
+        """Heads of the same model that it reads beside the one that it trains: name -> whether their gradient reaches
+        the states that they read."""
+        return {}
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of all heads that it reads, the one that it trains first."""
+        return (self.head, *self.beside)
+
     def others(self) -> tuple[Other, ...]:
         """The models that it compares the trained one with, or asks: frozen, and given the same tokens."""
         return ()
@@ -97,6 +110,10 @@ class Objective(Part):
 
     def wrong_head(self, head: Head) -> str:
         """Why its loss cannot be that of such a head; '' where it can."""
+        return ""
+
+    def wrong_beside(self, head: Head) -> str:
+        """Why it cannot read such a head beside the one that it trains; '' where it can."""
         return ""
 
     def document_inputs(self, rows: int, documents: int, head: Head) -> dict[str, InputSpec]:
