@@ -16,6 +16,10 @@ LABELLED = ", ".join(
 """Records whose texts have one of two labels."""
 NUMBERED = ", ".join(f"{{q: number {i} of {i % 3}, a: {i % 3 + 0.5}}}" for i in range(20))
 """Records whose texts have a number each."""
+TAGGED = ", ".join(
+    f"{{q: [in, Rom{'ea' * (i % 3)}, {i}], a: [O, B-LOC, {'B-N' if i % 2 else 'O'}]}}" for i in range(20)
+)
+"""Records whose words have tags."""
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pretrain": ("gradient_accumulation_steps: 2, on_spike: {above: 3, window: 10}", ()),
     "sft": ("prompts: [one]", ()),
@@ -51,6 +55,17 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
             f"data.sources.facts.records=[{NUMBERED}]",
             'data.sources.facts.text="{q}"',
             'data.sources.facts.label="{a}"',
+            "data.sources.facts.dialogue=null",
+        ),
+    ),
+    "tag": (
+        "",
+        (
+            "model.mask={kind: bidirectional}",
+            f"data.sources.facts.records=[{TAGGED}]",
+            'data.sources.facts.words="{q}"',
+            'data.sources.facts.tags="{a}"',
+            "data.sources.facts.text=null",
             "data.sources.facts.dialogue=null",
         ),
     ),

@@ -128,7 +128,7 @@ def test_a_phase_starts_only_from_what_it_takes(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SpecError, match="starts from a policy, and second makes a model") as caught:
         planned(tmp_path, *CHAIN, third)
     assert caught.value.problems[0].path == ("phases", "third", "from")
-    assert Phase.takes == ("policy", "filler", "classifier", "embedder", "regressor", "model")
+    assert Phase.takes == ("policy", "filler", "classifier", "embedder", "regressor", "tagger", "model")
 
 
 # -- what it costs -----------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ def batch(plan: Plan, phase: PhasePlan, index: int) -> Batch:
         draw = np.random.default_rng([plan.seed, index % DISTINCT, 1])
         made.encoder_tokens[:] = draw.integers(0, model.vocab, made.encoder_tokens.shape)
         made.encoder_filled[:] = model.encoder_context
+    if phase.phase.objective.reads_whole:  # what is asked of tokens is one of the head's outputs
+        made.targets[:] %= model.heads[phase.phase.objective.head].outputs(model.dims)
     if documents_apart(model, phase.phase):
         objective = phase.phase.objective
         alone = objective.documents and objective.places(length) == 1

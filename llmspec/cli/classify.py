@@ -9,8 +9,9 @@ from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.prompt_file import FilePrompt
 
 
-def texts_of(prompts: Sequence[FilePrompt]) -> list[str]:
-    """The texts of a file's prompts. Raises LlmspecError naming every line that is a dialogue."""
+def texts_of(prompts: Sequence[FilePrompt]) -> list[Any]:
+    """The texts of a file's prompts, or their words where the file tells these. Raises LlmspecError naming every line
+    that is a dialogue."""
     problems = [
         Problem("a dialogue has no label: only texts have", hint='{"prompt": "…"} in its place', mark=given.mark)
         for given in prompts
@@ -18,17 +19,20 @@ def texts_of(prompts: Sequence[FilePrompt]) -> list[str]:
     ]
     if problems:
         raise LlmspecError(problems)
-    return [given.text or "" for given in prompts]
+    return [given.words or given.text or "" for given in prompts]
 
 
-def told(model: Any, texts: list[str], top: int | None, as_json: bool) -> Any:
-    """The labels of texts, or their numbers from a model that gives these: printed, or as JSON-able data. Raises
-    LlmspecError where the model tells neither."""
-    from llmspec.cli import numbers
+def told(model: Any, texts: list[Any], top: int | None, as_json: bool) -> Any:
+    """The labels of texts, or of their words, or numbers of them, whichever the model gives: printed, or as JSON-able
+    data. Raises LlmspecError where the model tells none of these."""
+    from llmspec.cli import numbers, tags
     from llmspec.cli.opening import tell_unknown
     from llmspec.render import classified
     from llmspec.render.waiting import waiting
 
+    if model.tags_words:
+        return tags.told(model, texts, top, as_json)
+    texts = [text if isinstance(text, str) else " ".join(text) for text in texts]
     if model.tells_numbers:
         return numbers.told(model, texts, as_json)
     if not all(text.strip() for text in texts):

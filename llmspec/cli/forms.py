@@ -206,7 +206,7 @@ def check_sets(sets: Collection[str]) -> None:
 def refuse_answers(model: Any, given: Mapping[str, Any], top: int | None = None) -> None:
     """Raises LlmspecError for options of drawn text with a model that fills masked places or tells labels, and the
     other way round."""
-    if model.tells_labels:
+    if model.tells_labels or model.tags_words:
         refuse(SAMPLE_CLASSIFY, [option for option, value in given.items() if value])
     elif model.tells_numbers:
         refuse(SAMPLE_NUMBER, [*(option for option, value in given.items() if value), *["top"] * (top is not None)])

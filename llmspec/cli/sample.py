@@ -54,7 +54,8 @@ def sample(
         typer.Option(min=1, max=1000, help="Candidates for each [MASK] of the prompt (5), or labels of a text (all)."),
     ] = None,
     classify: Annotated[
-        bool, typer.Option("--classify", help="Say which labels the prompt, or each of --prompts, has.")
+        bool,
+        typer.Option("--classify", help="Say which labels the prompt, or each of --prompts, or their words, have."),
     ] = False,
     set_: Sets = None,
     json_: Json = False,
@@ -73,7 +74,7 @@ def sample(
     if classify:
         return told(model, [prompt], top, json_)
     refuse_answers(model, unread, top)
-    if model.tells_labels or model.tells_numbers:
+    if model.tells_labels or model.tells_numbers or model.tags_words:
         return told(model, [prompt], top, json_)
     if model.fills:
         return filling.masks_filled(model, prompt, top, json_)
@@ -135,9 +136,10 @@ def of_file(
     given = prompts_in(prompts)  # before the model is opened, which takes longer
     model = opened(run, phase, quantize)
     unread = {"system": system, "n": n > 1, "seed": seed is not None, "plain": plain, "set": set_, "batch": batch}
-    if not classify or model.tells_labels or model.tells_numbers:
+    tells = model.tells_labels or model.tells_numbers or model.tags_words
+    if not classify or tells:
         refuse_answers(model, unread, top)
-    if classify or model.tells_labels or model.tells_numbers:
+    if classify or tells:
         return told(model, texts_of(given), top, json_)
     if model.fills:
         return filling.file_filled(model, given, top, json_)

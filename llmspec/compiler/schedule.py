@@ -204,8 +204,13 @@ def unfit_stack(model: ModelPlan) -> str:
     return f"the mask {prefixed[0]} has a prefix" if prefixed else ""
 
 
+FIELDS = {"tags": "ner_tags"}
+"""Key of a source -> what its field is often called, where that is not the same."""
+
+
 def source_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Problem]:
     """Sources that do not say what a phase asks of their records, at the sources' own paths."""
+    field = FIELDS.get(phase.reads, phase.reads)
     for name in phase.mixture if phase.reads else ():
         if (source := sources.get(name)) is None:
             continue
@@ -213,10 +218,10 @@ def source_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
             yield Problem(
                 f"a phase of kind {phase.kind} reads {name}, which has no `{phase.reads}:`",
                 ("data", "sources", name),
-                f'{phase.reads}: "{{{phase.reads}}}" names the field of its records, in braces',
+                f'{phase.reads}: "{{{field}}}" names the field of its records, in braces',
                 "there would be nothing to learn of its texts",
             )
-        elif source.text is None:
+        elif source.text is None and source.words is None:
             yield Problem(
                 f"{name} has `{phase.reads}:`, and does not say which of its fields are the text",
                 ("data", "sources", name),

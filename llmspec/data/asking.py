@@ -10,8 +10,9 @@ from llmspec.data.apart import PairAsking, repeated
 from llmspec.data.documents import Asking
 from llmspec.data.labels import LabelAsking, LabelSet, by_label, counted, label_notices, label_problems, weights_by
 from llmspec.data.numbers import NumberAsking, number_notices, number_problems, spread
-from llmspec.parts.objectives.base import LABELS, NUMBERS
-from llmspec.parts.phases.classify import UNKNOWN_LABELS
+from llmspec.data.tags import TagAsking, stray_notices
+from llmspec.parts.objectives.base import LABELS, NUMBERS, TAGS
+from llmspec.parts.phases.labelled import UNKNOWN_LABELS
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import PhasePlan
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 Abouts = Sequence[Mapping[str, Any]]
 """What was noted of each source that a phase reads."""
+
+
+TOLD_BY = {"label": "document", "tags": "word"}
+"""What a phase reads beside texts -> what of them has a label."""
 
 
 class Prepared(Protocol):
@@ -57,6 +62,8 @@ def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> As
         told = spread_told(planned, abouts) or ((head.mean, head.std) if head.std else (0.0, 1.0))
         return NumberAsking(around, longest, truncation, documents, *told)
     labels, counts = labels_in(planned, abouts), label_counts(abouts, "train")
+    if phase.predicts == TAGS:
+        return TagAsking(around, longest, truncation, model.context, labels, weights_by(phase, labels, counts))
     return LabelAsking(
         around=around,
         longest=longest,
@@ -85,7 +92,7 @@ def labels_in(planned: PhasePlan, abouts: Abouts) -> tuple[str, ...]:
 
 def labels_told(planned: PhasePlan, abouts: Abouts) -> tuple[str, ...]:
     """Labels that the data had to tell, since neither spec nor head does; none where they do."""
-    if planned.phase.predicts != LABELS or getattr(planned.phase, "labels", None):
+    if planned.phase.predicts not in (LABELS, TAGS) or getattr(planned.phase, "labels", None):
         return ()
     named = getattr(planned.model.heads[planned.phase.objective.head], "labels", None)
     return labels_in(planned, abouts) if named is not None and tuple(named) == UNKNOWN_LABELS else ()
@@ -123,7 +130,7 @@ def found_spreads(prepared: Prepared) -> dict[str, tuple[float, float]]:
 
 def asking_problems(name: str, planned: PhasePlan, abouts: Abouts) -> list[Problem]:
     """What is wrong with what a phase asks."""
-    if planned.phase.reads != "label":
+    if planned.phase.reads not in TOLD_BY:
         return []
     if planned.phase.predicts == NUMBERS:
         open_ = getattr(planned.model.heads[planned.phase.objective.head], "std", None) is None
@@ -131,7 +138,8 @@ def asking_problems(name: str, planned: PhasePlan, abouts: Abouts) -> list[Probl
     labels = labels_in(planned, abouts)
     classes = getattr(planned.model.heads[planned.phase.objective.head], "classes", len(labels))
     classes = len(labels) if labels_told(planned, abouts) else classes
-    wrong = label_problems(planned.phase, labels, classes, label_counts(abouts, "train"))
+    of = TOLD_BY[planned.phase.reads]
+    wrong = label_problems(planned.phase, labels, classes, label_counts(abouts, "train"), of)
     return [problem.at("phases", name) for problem in wrong]
 
 
@@ -145,10 +153,11 @@ def asking_notices(prepared: Prepared) -> Iterator[str]:
         planned, abouts = prepared.asked(name)
         if stream.phase.predicts == NUMBERS:
             yield from number_notices(name, spread_told(planned, abouts), number_counts(abouts, "train"))
-        elif stream.phase.reads == "label":
+        elif of := TOLD_BY.get(stream.phase.reads):
             train, held = (label_counts(abouts, side) for side in ("train", "validation"))
             listed = {label: train.get(label, 0) for label in labels_in(planned, abouts)}
-            yield from label_notices(name, not labels_told(planned, abouts), listed, held)
+            yield from label_notices(name, not labels_told(planned, abouts), listed, held, of)
+            yield from stray_notices(abouts)
         for source, count in stream.cut.items():
             if count:
                 yield f"{name} reads the beginnings alone of {count:,} documents of {source}"

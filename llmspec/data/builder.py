@@ -24,6 +24,7 @@ from llmspec.data.recognition import Found
 from llmspec.data.shaping import NO_PAIR, REFUSED, Dropped
 from llmspec.data.shots import Filled
 from llmspec.data.split import SIDES, TRAINS, Shaped
+from llmspec.data.tags import TagColumn
 from llmspec.data.tokens import TokenSet, join_text
 from llmspec.data.unknown import Unknown
 from llmspec.data.views import FORMAT, SourceView
@@ -171,7 +172,8 @@ class DataBuilder:
 
         template = self.template_of(view)
         cut = self.tokenizer.cutter(codec)
-        writers = [TokenWriter(codec, partial(open_, side), cut, template, tell) for side in SIDES]
+        tagged = view.form == "tags"
+        writers = [TokenWriter(codec, partial(open_, side), cut, template, tell, tagged) for side in SIDES]
         source = self.sources[view.source]
         beside, weighed = columns(view, source, open_), weight_columns(source, open_)
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
@@ -216,7 +218,7 @@ class DataBuilder:
         template: ChatTemplate | None,
         writer: TokenWriter,
         weighed: WeightColumn,
-        beside: LabelColumn | None,
+        beside: LabelColumn | TagColumn | None,
     ) -> Dropped | None:
         """Write a document, and what stands beside it; why it is left out, where it is."""
         weight = weighed.of(item.document)
@@ -230,6 +232,10 @@ class DataBuilder:
                 writer.dialogue(item.turns)
             except TemplateRefusal as refusal:
                 return Dropped(REFUSED, refusal.problems[0].message)
+        elif isinstance(beside, TagColumn):
+            if isinstance(found := beside.add(item.document), Dropped):
+                return found
+            writer.tagged(*found)
         elif template is None and item.plain is not None:
             if beside is not None and (why := beside.add(item.document)) is not None:
                 return why
@@ -246,8 +252,10 @@ class DataBuilder:
             raise DataError(problems)
 
 
-def columns(view: SourceView, source: Source, open_: Callable[..., FileRows]) -> list[LabelColumn]:
+def columns(view: SourceView, source: Source, open_: Callable[..., FileRows]) -> Sequence[LabelColumn | TagColumn]:
     """What is written of each side beside the text; nothing for the text alone."""
+    if view.form == "tags":
+        return [TagColumn(source) for _ in SIDES]
     if view.form == "label":
         return [LabelColumn(source, open_(side, "labels", np.int32, ())) for side in SIDES]
     return []

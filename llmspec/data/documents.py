@@ -54,8 +54,8 @@ class Asking(Protocol):
     def of(self, data: TokenSet) -> Asked:
         """What is asked of the documents of some tokens."""
 
-    def blank(self, rows: int) -> Labels:
-        """Of rows without a document."""
+    def blank(self, rows: int) -> Labels | None:
+        """Of rows without a document; None where something is asked of tokens instead."""
 
     def named(self, target: Any) -> str:
         """A target in words."""

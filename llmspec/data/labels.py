@@ -150,11 +150,14 @@ def weights_by(phase: Any, labels: Sequence[str], counts: Mapping[str, int]) -> 
 
 
 # -- what is wrong, and what is worth saying -------------------------------------------------------------------------
-def label_problems(phase: Any, labels: Sequence[str], classes: int, counts: Mapping[str, int]) -> Iterator[Problem]:
-    """Labels that no training document has, and heads of another number of classes; below the phase's path."""
+def label_problems(
+    phase: Any, labels: Sequence[str], classes: int, counts: Mapping[str, int], of: str = "document"
+) -> Iterator[Problem]:
+    """Labels that no training document has, and heads of another number of classes; below the phase's path. `of` is
+    what has a label."""
     if len(labels) != classes:
         yield Problem(
-            f"the training documents have {len(labels)} labels ({some(labels)}), and the head {classes} classes",
+            f"the training {of}s have {len(labels)} labels ({some(labels)}), and the head {classes} classes",
             ("labels",),
             f"classes: {len(labels)} at the head, or `labels:` with those that it is to tell apart",
             "labels and logits would not fit each other",
@@ -165,29 +168,31 @@ def label_problems(phase: Any, labels: Sequence[str], classes: int, counts: Mapp
             near = nearest(label, [found for found in counts if found not in labels])
             path = ("labels", i) if phase.labels else ("labels",)
             yield Problem(
-                f"no training document has the label `{label}`",
+                f"no training {of} has the label `{label}`",
                 path,
-                f"did you mean `{near}`?" if near else f"the documents have {some(list(counts))}",
+                f"did you mean `{near}`?" if near else f"the {of}s have {some(list(counts))}",
                 "it would never be learned, and take a part of every probability",
             )
     for label in phase.class_weights if isinstance(phase.class_weights, dict) else ():
         if label not in labels:
             yield Problem(
-                f"`{label}` has a weight, and is no label of the documents",
+                f"`{label}` has a weight, and is no label of the {of}s",
                 ("class_weights", label),
                 f"the labels are {some(list(labels))}",
                 "the weight would do nothing",
             )
 
 
-def label_notices(phase: str, given: bool, counts: Mapping[str, int], held: Mapping[str, int]) -> Iterator[str]:
+def label_notices(
+    phase: str, given: bool, counts: Mapping[str, int], held: Mapping[str, int], of: str = "document"
+) -> Iterator[str]:
     """What a person should know of a phase's labels: which were found, and which are hardly there."""
     if not given:
-        yield f"{phase} has no `labels:`; found in its training documents: {some(list(counts), 20)}"
+        yield f"{phase} has no `labels:`; found in its training {of}s: {some(list(counts), 20)}"
     if rare := [label for label, count in counts.items() if count == 1]:
-        yield f"{phase} has one training document alone of {some(rare)}: too few to learn from"
+        yield f"{phase} has one training {of} alone of {some(rare)}: too few to learn from"
     if held and (unseen := [label for label in counts if not held.get(label)]):
-        yield f"{phase} is validated with no document of {some(unseen)}"
+        yield f"{phase} is validated with no {of} of {some(unseen)}"
 
 
 def some(labels: Sequence[str], most: int = SHOWN) -> str:

@@ -10,6 +10,7 @@ from llmspec.core.problems import Problem
 from llmspec.data.shaping import (
     EMPTY,
     FORMAT,
+    MISFIT,
     NO_PAIR,
     NOTHING_BEFORE,
     NOTHING_LEARNED,
@@ -18,7 +19,9 @@ from llmspec.data.shaping import (
     TOO_LONG,
     UNLABELLED,
     UNLISTED,
+    UNNAMED,
     UNNUMBERED,
+    UNTAGGED,
     VALIDATED,
 )
 from llmspec.data.unknown import named, share
@@ -34,6 +37,9 @@ ADVICE = {
     EMPTY: "in a template, a field that may be empty needs a line or a turn of its own",
     UNLABELLED: "give those records a label, or take them out",
     UNWEIGHTED: "give those records a positive number where `weight:` reads it, or take them out",
+    UNTAGGED: "give those records a list of tags, or take them out",
+    MISFIT: "give each word one tag, or take those records out",
+    UNNAMED: "name all numbers in the source's `tag_names:`, from 0 on",
     UNLISTED: "list their labels in the phase's `labels:`, or take them out",
     UNNUMBERED: "correct those labels, or take the records out",
     SEVERAL: "multi_label: true learns several labels of a document",

@@ -16,6 +16,7 @@ from llmspec.core.problems import DataError
 from llmspec.data.formats import ALIASES, MESSAGE_KEYS, Format, is_metadata, recognised, text_field
 from llmspec.parts.sources import Document, Source
 from llmspec.parts.sources.template import Piece, parse
+from llmspec.parts.sources.word_lists import words_in
 from llmspec.parts.templates.base import Marker, Pieces, Turn
 from llmspec.parts.tokenizers.base import utf8
 from llmspec.parts.tokenizers.special_tokens import ROLES, ChatRole
@@ -27,6 +28,7 @@ REFUSED = "refused by the chat template"
 UNLABELLED, UNLISTED, SEVERAL = "without a label", "of a label that is not listed", "of several labels"
 """Reasons for which a document with something to learn beside its text is dropped."""
 UNNUMBERED = "whose label is no number"
+UNTAGGED, MISFIT, UNNAMED = "without tags", "with another number of tags than of words", "of a tag without a name"
 VALIDATED, TOO_LONG, NOTHING_LEARNED = "also in validation", "too long", "no turn to train on"
 NOTHING_BEFORE = "nothing before an answer"
 NO_PAIR = "no pair of one question and its answer"
@@ -71,6 +73,8 @@ def _plain(source: Source, document: Document, markers: Sequence[str]) -> Pieces
         return _some((_checked(document.text),))
     if source.text is not None:
         return _some(fill(source.text, record, markers))
+    if source.words is not None:
+        return _some((_checked(" ".join(words_in(record.get(source.told("words")[0])) or ())),))
     if source.messages is not None:
         return _joined(_messages(record.get(source.messages), source.messages))
     if source.source is not None:

@@ -18,6 +18,7 @@ from llmspec.data.packing import DialogueLayout
 from llmspec.data.pairs import AnswerLayout, CutLayout, PrefixLayout
 from llmspec.data.shaping import VALIDATED
 from llmspec.data.spans import SpanForm, SpanLayout
+from llmspec.data.tags import TagAsking, TagLayout
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.turns import Turns
@@ -310,6 +311,8 @@ def layout_of(
 ) -> Layout:
     """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
     if asking is not None:
+        if isinstance(asking, TagAsking):
+            return TagLayout(data, asking, context, names)
         return DocumentLayout(data, asking, context, names)
     if spans is not None:
         return SpanLayout(data, context, end, spans, names)

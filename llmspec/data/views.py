@@ -63,6 +63,7 @@ def content_keys(
             **({} if source.shaped else {"recognised": [FORMATS, TEXTS]}),
             **({"replace": [list(pair) for pair in source.replace.items()]} if source.replace else {}),
             **({"pair": [source.source, source.target]} if source.source is not None else {}),
+            **({"words": source.words} if source.words is not None else {}),
             **({"weight": source.weight} if source.weight is not None else {}),
         }
         own[SourceView(name, "plain")] = plain
@@ -71,7 +72,8 @@ def content_keys(
             own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds], **shown}
         for key in READ_BESIDE:
             if (beside := getattr(source, key)) is not None:
-                own[SourceView(name, key)] = {**plain, key: beside}
+                names = {"tag_names": source.tag_names} if key == "tags" and source.tag_names else {}
+                own[SourceView(name, key)] = {**plain, key: beside, **names}
     held_out = {
         form: sorted(digest(own[SourceView(name, form)]) for name, source in sources.items() if source.validation)
         for form in ("plain", "dialogue")

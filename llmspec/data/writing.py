@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from llmspec.data.shaping import CODES
+from llmspec.parts.sources.word_lists import stretches
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import Marker, Pieces, Turn
 from llmspec.parts.tokenizers import Codec
@@ -132,10 +133,12 @@ class TokenWriter:
         cut: Cut,
         template: ChatTemplate | None,
         report: Report = lambda done: None,
+        tagged: bool = False,
     ) -> None:
-        """`template` is that of dialogues; None for plain documents."""
+        """`template` is that of dialogues; None for plain documents. `tagged`: documents are words with their tags."""
         self._codec, self._report, self._template = codec, report, template
-        self._cutter = Cutter(cut)
+        # Dialogues are counted by document, and tags follow their words, so that those are written whole.
+        self._cutter, self._unbroken = Cutter(cut), bool(template) or tagged
         width = len(ROLES) if template else 1
         self.rows: dict[str, Rows] = {
             "tokens": open_("tokens", np.uint16 if codec.vocab <= 1 << 16 else np.uint32, ()),
@@ -145,6 +148,8 @@ class TokenWriter:
         if template:
             self.rows["role_of_token"] = open_("role_of_token", np.uint8, ())
             self.rows["tokens_per_role"] = open_("tokens_per_role", np.int64, (width,))
+        if tagged:
+            self.rows["tags"] = open_("tags", np.uint16, ())
         self.rows["offsets"].append(np.zeros(1, np.int64))
         self.documents = self.tokens = self.characters = self.tokens_of_roles = 0
         self._said = [0] * width
@@ -154,6 +159,7 @@ class TokenWriter:
     def _clear(self) -> None:
         self._texts: list[str] = []
         self._specials, self._codes, self._ends, self._counts = array("q"), bytearray(), array("q"), array("q")
+        self._tags = array("H")
         self._size = 0
 
     # -- what comes ------------------------------------------------------------------------------------------------
@@ -167,6 +173,15 @@ class TokenWriter:
             self._put(piece, 0, more and i == len(pieces))
         if not more:
             self._end()
+
+    def tagged(self, words: Sequence[str], tags: Sequence[int]) -> None:
+        """A document that is some words, each tokenised by itself, with the number of its tag from 0 on."""
+        for word, tag in zip(stretches(words), tags, strict=True):
+            before = len(self._codes)
+            self._said[0] += len(word)
+            self._put(word, 0)
+            self._tags.extend([1 + tag] + [0] * (len(self._codes) - before - 1))
+        self._end()
 
     def dialogue(self, turns: Sequence[Turn]) -> None:
         """The dialogue as the template renders it; each token with the role whose words it is."""
@@ -213,8 +228,7 @@ class TokenWriter:
         self._specials.append(-1)
         self._codes.append(code)
         self._size += len(piece)
-        # Dialogues are counted by document, so that those are written whole.
-        if self._size >= CHARACTERS_AT_ONCE and not self._template:
+        if self._size >= CHARACTERS_AT_ONCE and not self._unbroken:
             self._flush()
 
     def _end(self) -> None:
@@ -241,6 +255,11 @@ class TokenWriter:
         self.rows["tokens"].append(tokens)
         self.rows["offsets"].append(self.tokens + after[ends])
         self.rows["characters"].append(counts)
+        if "tags" in self.rows:
+            of_token = np.zeros(len(tokens), np.uint16)
+            begins = of_piece > 0
+            of_token[after[:-1][begins]] = np.frombuffer(self._tags, np.uint16)[begins]
+            self.rows["tags"].append(of_token)
         if self._template:
             self.rows["role_of_token"].append(np.repeat(codes, of_piece))
             document = np.searchsorted(ends, np.arange(len(codes)), side="right")

@@ -42,7 +42,9 @@ from llmspec.spec.translate import Translator
 
 MOST_ANSWERS, MOST_ROWS = 1 << 16, 256
 
+VECTORS = ("vectors of texts", "embed", "embed")
 NUMBERS = ("numbers of texts", "sample RUN --prompt TEXT", "predict")
+TAGS = ("tags of words", "sample --classify", "tag")
 
 
 class LanguageModel(TextReaders):
@@ -175,8 +177,8 @@ class LanguageModel(TextReaders):
                 hint="`llmspec sample --classify`; in Python, `classify`; --phase names another phase's weights",
                 consequence="its last layers were trained for something else",
             )
-        if self.makes_vectors or self.tells_numbers:
-            what, verb, named = ("vectors of texts", "embed", "embed") if self.makes_vectors else NUMBERS
+        if self.makes_vectors or self.tells_numbers or self.tags_words:
+            what, verb, named = VECTORS if self.makes_vectors else NUMBERS if self.tells_numbers else TAGS
             raise LlmspecError(
                 f"this model makes {what}, and draws no text",
                 hint=f"`llmspec {verb}`; in Python, `{named}`; --phase names another phase's weights",

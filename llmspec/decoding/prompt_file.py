@@ -11,10 +11,11 @@ from llmspec.core.problems import LlmspecError, Mark, Problem, one_of
 
 LINES = (".jsonl", ".ndjson")
 """Ends of the names of files that hold JSON lines."""
-KEYS = ("prompt", "messages")
+KEYS = ("prompt", "messages", "tokens")
 MEANT = {
     "prompt": "question text input instruction query user",
     "messages": "conversations conversation dialogue turns",
+    "tokens": "words",
 }
 """What a record calls its prompt elsewhere."""
 
@@ -29,6 +30,8 @@ class FilePrompt(NamedTuple):
     turns: tuple[tuple[str, str], ...]
     """A dialogue's turns: (role, text)."""
     mark: Mark
+    words: tuple[str, ...] = ()
+    """The words that it is, where the record has `tokens`: a text without a doubt where its words end."""
     record: Mapping[str, Any] = MappingProxyType({})
     """The whole record of a file of JSON lines, such as a right answer beside the prompt."""
 
@@ -75,7 +78,9 @@ def read(raw: bytes, name: str) -> tuple[list[FilePrompt], set[str]]:
             problems += [Problem(p.message, hint=p.hint, mark=mark) for p in found]
             continue
         turns = tuple((m["role"], content_of(m["content"])) for m in record.get("messages", ()))
-        prompts.append(FilePrompt(number, record.get("prompt"), turns, mark, record))
+        words = tuple(record.get("tokens", ()))
+        asked = " ".join(words) if words else record.get("prompt")
+        prompts.append(FilePrompt(number, asked, turns, mark, words, record))
         unread |= {*record} - {*KEYS}
     if problems:
         raise LlmspecError(problems)
@@ -97,8 +102,9 @@ def _wrong(record: Any) -> Iterator[Problem]:
         yield Problem("a line holds one JSON object", hint='{"prompt": "What is a comet?"}')
         return
     given = [key for key in KEYS if key in record]
-    if len(given) == 2:
-        yield Problem("a record has `prompt` or `messages`, not both", hint="leave one out")
+    if len(given) > 1:
+        named = " or ".join(f"`{key}`" for key in given)
+        yield Problem(f"a record has {named}, not {'both' if len(given) == 2 else 'all'}", hint="leave one out")
     elif not given:
         near = next((f"rename `{k}` to `{m}`" for m, words in MEANT.items() for k in record if k in words.split()), "")
         yield Problem(
@@ -107,6 +113,10 @@ def _wrong(record: Any) -> Iterator[Problem]:
     elif given == ["prompt"]:
         if not isinstance(record["prompt"], str):
             yield Problem(f"`prompt` is a text, not {_kind(record['prompt'])}")
+    elif given == ["tokens"]:
+        words = record["tokens"]
+        if not isinstance(words, list) or not words or not all(isinstance(w, str) and w.strip() for w in words):
+            yield Problem("`tokens` is a list of words", hint='{"tokens": ["EU", "rejects", "German", "call"]}')
     else:
         yield from _wrong_messages(record["messages"])
 

@@ -13,11 +13,12 @@ from llmspec.decoding.classifying import Classified, Classifier, classifying_hea
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
 from llmspec.decoding.numbers import Predicted, Scorer, need_scoring_head
+from llmspec.decoding.tagging import Tagged, Tagger, need_tagging_head, tagging_head
 from llmspec.model.ids import whole
 from llmspec.model.steps import Tensors
 from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.ops import WeightLayout
-from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER, REGRESSOR
+from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER, REGRESSOR, TAGGER
 from llmspec.parts.tokenizers.base import Codec
 
 
@@ -37,6 +38,7 @@ class TextReaders:
         self._filler: Filler | None = None
         self._classifier: Classifier | None = None
         self._scorer: Scorer | None = None
+        self._tagger: Tagger | None = None
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, progress: Progress | None = None) -> Embedded:
         """Vectors of texts, by the model's embedding head; or of any model's last states, by a `pooling` of `mean`,
@@ -66,13 +68,20 @@ class TextReaders:
         """Whether it was trained last to give texts numbers, so that a prompt is a text to read."""
         return self._makes(REGRESSOR)
 
+    @property
+    def tags_words(self) -> bool:
+        """Whether it was trained last to give words tags, so that a prompt is a text whose words are to have them."""
+        if any(p.name == self.phase for p in self.plan.phases):
+            return self._makes(TAGGER)
+        return tagging_head(self.plan.model) is not None and not (self.plan.model.generates or self.tells_labels)
+
     def _makes(self, sort: str) -> bool:
         return any(p.name == self.phase and p.makes == sort for p in self.plan.phases)
 
     @property
     def fills(self) -> bool:
         """Whether it fills masked places of texts, as encoders that were trained on masked tokens do."""
-        if self.makes_vectors or self.tells_numbers:
+        if self.makes_vectors or self.tells_numbers or self._makes(TAGGER):
             return False
         return filling_head(self.plan.model) is not None and self.codec.specials.mask is not None
 
@@ -151,3 +160,20 @@ class TextReaders:
                 made = Scorer(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
             self._scorer = made
         return self._scorer.predict(list(texts), progress or (lambda done, total: None))
+
+    def tag(self, text: str | Sequence[str]) -> Tagged:
+        """The tags of the words of a text, which is split at white space, or of a list of words. Raises TypeError for
+        what is neither, LlmspecError where the model tells none, DataError for half a surrogate pair."""
+        return self.tag_batch([text])[0]
+
+    def tag_batch(self, texts: Sequence[str | Sequence[str]], *, progress: Progress | None = None) -> list[Tagged]:
+        """The same of many texts; `progress` is told how many are done."""
+        if isinstance(texts, str) or any(not all(isinstance(word, str) for word in text) for text in texts):
+            raise TypeError("tag_batch takes a list of texts, or of lists of words")
+        if self._tagger is None:
+            head = need_tagging_head(self.plan.model)
+            with owner.turn():
+                made = Tagger(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
+            self._tagger = made
+        sentences = [text.split() if isinstance(text, str) else list(text) for text in texts]
+        return self._tagger.tag(sentences, progress or (lambda done, total: None))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from llmspec.parts.objectives.base import MASKED
+from llmspec.parts.objectives.base import MASKED, TAGS
 from llmspec.parts.tokenizers import Codec
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def _of_phase(stream: PhaseStream, inputs: BatchInputs, codec: Codec, first: int
             source = stream.sources[int(number)]
             if source not in found and batch.labels is not None:
                 found[source] = _labelled(stream, source, batch, row, codec)
+            elif source not in found and stream.phase.objective.predicts == TAGS:
+                found[source] = _tagged(stream, source, batch, row, codec)
             elif source not in found and stream.phase.objective.predicts == MASKED:
                 found[source] = _masked(stream, source, batch, row, codec)
             elif source not in found and stream.spans is not None and batch.encoder_tokens is not None:
@@ -136,6 +138,22 @@ def _labelled(stream: PhaseStream, source: str, batch: Any, row: int, codec: Cod
         assert stream.asking is not None
         pieces.append((f" {STANDS_FOR} {stream.asking.named(batch.labels.targets[row, number])}  ", True))
     return Example(stream.name, source, tuple(pieces), shown < filled)
+
+
+def _tagged(stream: PhaseStream, source: str, batch: Any, row: int, codec: Codec) -> Example:
+    """The row's tokens, with the tag of a word behind its first one."""
+    filled, asking = int(batch.filled[row]), stream.asking
+    assert asking is not None
+    pieces, plain = list[tuple[str, bool]](), list[int]()
+    for place in range(min(filled, SHOWN)):
+        plain.append(int(batch.tokens[row, place]))
+        if batch.weights[row, place]:
+            pieces.append((codec.decode(plain, specials=True), False))
+            pieces.append((f"{STANDS_FOR}{asking.named(batch.targets[row, place])}", True))
+            plain = []
+    if plain:
+        pieces.append((codec.decode(plain, specials=True), False))
+    return Example(stream.name, source, tuple(pieces), min(filled, SHOWN) < filled)
 
 
 def spelled(codec: Codec, token: int) -> str:

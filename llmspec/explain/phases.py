@@ -236,6 +236,8 @@ def row_lengths(planned: PhasePlan) -> tuple[tuple[int, int | None], ...]:
 def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
     found = next((s for s in plan.sources if s.name == share.source), None)
     learned = "every token" if not phase.objective.documents else f"the {phase.reads} of every document"
+    if phase.reads == "tags":
+        learned = "the tag of every word, at its first token"
     if isinstance(phase, SpanCorruption):
         size = max(2, phase.stretch(plan.model.context, plan.model.encoder_context))
         noise, count = phase.spans(size)

@@ -19,18 +19,26 @@ MISTAKES = 10
 CELL = 12
 """Characters of a label at the head of a column."""
 AGAINST = "is \\ said"
+TITLES = {"words": "tags", "entities": "entities"}
+"""What has labels -> what these are called, where that is something else."""
 INDENT, GAP = 2, 2
 """Columns before a table, and between two of its columns."""
 
 
 def show(console: Screen, found: LabelTable) -> None:
     """A source's labels."""
-    made = table("label", "texts", "precision", "recall", "F1", right=("texts", "precision", "recall", "F1"), indent=0)
+    right = (found.of, "precision", "recall", "F1")
+    made = table("label", *right, right=right, indent=0)
     listed = sorted(found.scores, key=lambda score: -score.texts)
     for score in listed[:MOST]:
         shares = (f"{value:.1%}" for value in (score.precision, score.recall, score.f1))
         made.add_row(visible(score.label), number(score.texts), *shares)
-    console.print(Padding(Text(f"labels of {found.source}, at step {number(found.step)}", style="bold"), (0, 0, 0, 2)))
+    console.print(
+        Padding(
+            Text(f"{TITLES.get(found.of, 'labels')} of {found.source}, at step {number(found.step)}", style="bold"),
+            (0, 0, 0, 2),
+        )
+    )
     console.print(Padding(made, (0, 0, 0, 2)))
     if len(listed) > MOST:
         console.print(Padding(Text(f"and {len(listed) - MOST} more labels", style="dim"), (0, 0, 0, 2)))
@@ -70,7 +78,7 @@ def mistakes(console: Screen, found: LabelTable) -> None:
     wrong = sorted(((n, i, j) for i, j, n in found.confusion if i != j), key=lambda one: -one[0])
     if not wrong:
         return
-    made = table("is", "was taken for", "texts", right=("texts",), indent=0)
+    made = table("is", "was taken for", found.of, right=(found.of,), indent=0)
     for n, i, j in wrong[:MISTAKES]:
         made.add_row(visible(found.scores[i].label), visible(found.scores[j].label), number(n))
     console.print(Padding(made, (0, 0, 0, 2)))

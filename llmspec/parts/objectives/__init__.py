@@ -7,6 +7,7 @@ from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.parts.objectives.distillation import Distillation
 from llmspec.parts.objectives.masked_lm import MaskedLM
 from llmspec.parts.objectives.regression import Regression
+from llmspec.parts.objectives.tagging import Tagging
 
 TABLE: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
@@ -15,6 +16,7 @@ TABLE: dict[str, type[Objective]] = {
     "classification": Classification,
     "contrastive": Contrastive,
     "regression": Regression,
+    "tagging": Tagging,
 }
 
 __all__ = [
@@ -26,4 +28,5 @@ __all__ = [
     "MaskedLM",
     "Objective",
     "Regression",
+    "Tagging",
 ]

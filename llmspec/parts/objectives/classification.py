@@ -54,30 +54,18 @@ class Classification(DocumentObjective):
 
     def build(self, dims: Dims) -> Loss:
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            logits_NC = self._logits(ops, outputs)
+            logits_NC = logits_of(ops, outputs)
             weights_N, targets = inputs["loss_weights"].reshape(-1), inputs["targets"]
             if len(targets.shape) == 3:
                 losses_N = self._each(logits_NC, targets.reshape(*logits_NC.shape))
             else:
-                losses_N = self._one(logits_NC, targets.reshape(-1))
+                losses_N = label_losses(logits_NC, targets.reshape(-1), self.label_smoothing)
             return {"loss": (losses_N * weights_N).sum()}
 
         return loss
 
     def measures(self, dims: Dims) -> Loss:
-        return lambda ops, outputs, inputs: {"logits": self._logits(ops, outputs)}
-
-    def _logits(self, ops: Operations, outputs: Outputs) -> Tensor:
-        assert outputs.layer is not None, "the head has outputs"
-        return ops.linear(outputs.features, outputs.layer)
-
-    def _one(self, logits_NC: Tensor, targets_N: Tensor) -> Tensor:
-        """(N,) cross entropies of one label each."""
-        logs_NC = logits_NC.log_softmax(-1)
-        right_N = logs_NC.gather(1, targets_N.reshape(-1, 1)).reshape(-1)
-        if not self.label_smoothing:
-            return -right_N
-        return -(right_N * (1 - self.label_smoothing) + logs_NC.mean(-1) * self.label_smoothing)
+        return lambda ops, outputs, inputs: {"logits": logits_of(ops, outputs)}
 
     def _each(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
         """(N,) means over the classes of the cross entropy of yes or no."""
@@ -90,3 +78,19 @@ class Classification(DocumentObjective):
     def metrics(self, sums: Mapping[str, float], characters: int) -> tuple[Metric, ...]:
         """Nats per text; weighted, where labels weigh differently."""
         return (Metric("loss", sums["loss"] / max(1e-30, sums["loss_weights"]), self.unit, better="lower"),)
+
+
+def logits_of(ops: Operations, outputs: Outputs) -> Tensor:
+    """(N, C) logits of a head of classes, of each text or token of a batch."""
+    assert outputs.layer is not None, "the head has outputs"
+    logits = ops.linear(outputs.features, outputs.layer)
+    return logits if len(logits.shape) == 2 else logits.reshape(-1, int(logits.shape[-1]))
+
+
+def label_losses(logits_NC: Tensor, targets_N: Tensor, smoothing: float) -> Tensor:
+    """(N,) cross entropies of one label each, a share of each target spread evenly over the classes."""
+    logs_NC = logits_NC.log_softmax(-1)
+    right_N = logs_NC.gather(1, targets_N.reshape(-1, 1)).reshape(-1)
+    if not smoothing:
+        return -right_N
+    return -(right_N * (1 - smoothing) + logs_NC.mean(-1) * smoothing)

@@ -10,6 +10,7 @@ from llmspec.parts.phases.regress import Regress
 from llmspec.parts.phases.seq2seq import Seq2Seq
 from llmspec.parts.phases.sft import SFT
 from llmspec.parts.phases.span_corruption import SpanCorruption
+from llmspec.parts.phases.tag import Tag
 
 TABLE: dict[str, type[Phase]] = {
     "classify": Classify,
@@ -21,6 +22,7 @@ TABLE: dict[str, type[Phase]] = {
     "seq2seq": Seq2Seq,
     "sft": SFT,
     "span_corruption": SpanCorruption,
+    "tag": Tag,
 }
 
 __all__ = ["TABLE", "Phase"]

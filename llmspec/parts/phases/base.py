@@ -36,7 +36,9 @@ SPEAKING = (POLICY, FILLER)
 """Those that take prompts to go on with or to fill."""
 REGRESSOR = "regressor"
 """What gives texts numbers."""
-OPENED = (*SPEAKING, CLASSIFIER, EMBEDDER, REGRESSOR)
+TAGGER = "tagger"
+"""What gives the words of texts tags."""
+OPENED = (*SPEAKING, CLASSIFIER, EMBEDDER, REGRESSOR, TAGGER)
 """Those that a run is opened with: the last phase that makes one of them."""
 FROM_DIALOGUES = 3
 """Dialogues that samples of a chat phase without prompts begin with."""

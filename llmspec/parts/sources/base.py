@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmspec.core.units import Share, Text
 from llmspec.parts.base import Part
@@ -144,9 +144,9 @@ LIMITS_AND_CREDITS = {"license", "attribution", "max_epochs", "max_dropped"}
 """Keys of a source that do not shape its text."""
 
 
-READ_BESIDE = ("label",)
+READ_BESIDE = ("label", "tags")
 """Keys of a source that say what stands beside the text of its records, by which nothing else is read differently."""
-OPTIONAL = (*READ_BESIDE, "weight", "template", "template_fields", "shots", "columns", "cut_at")
+OPTIONAL = (*READ_BESIDE, "words", "tag_names", "weight", "template", "template_fields", "shots", "columns", "cut_at")
 """Keys that are part of what a source is only where they are written."""
 
 
@@ -200,6 +200,13 @@ class Source(Part):
     label: str | None = None
     """Template of the label of a record, such as `{category}`, for phases that classify; a field that holds a list
     gives several, for `multi_label`."""
+    words: str | None = None
+    """Field of a record that holds its words, such as `{tokens}`: a list, or a text that is split at white space; for
+    phases of kind `tag`, with `tags`. Without `text:` they are its plain text, with spaces between."""
+    tags: str | None = None
+    """Field of a record that holds a tag for each of its words, such as `{ner_tags}`."""
+    tag_names: tuple[str, ...] = Field((), max_length=1 << 16)
+    """Names of tags that are whole numbers in the records, from 0 on; as they are written if omitted."""
     weight: str | None = None
     """Template of how much a record counts in training, such as `{stars}`: a positive number, by which the losses of
     all that is learned of it are weighed in a step's mean. Records without one are left out, and counted; validation
@@ -215,12 +222,20 @@ class Source(Part):
     """Examples before each dialogue, as turns of it: other training records of this source, drawn from the seed, never
     held-out ones (few-shot; Brown et al. 2020, section 2). `train_on: last_turn` learns the last answer alone."""
 
-    @field_validator("text", "source", "target", "label", "weight")
+    @field_validator("text", "source", "target", "label", "words", "tags", "weight")
     @classmethod
     def _text_reads(cls, text: str | None) -> str | None:
         if text is not None:
             check_template(text)
         return text
+
+    @field_validator("words", "tags")
+    @classmethod
+    def _list_is_a_field(cls, given: str | None, info: ValidationInfo) -> str | None:
+        if given is not None and [piece.field for piece in parse(given)] != [True]:
+            name = given.strip() if given.strip().isidentifier() else "tokens" if info.field_name == "words" else "tags"
+            raise ValueError(f"`{info.field_name}:` is one field of a record; write `{{{name[:40]}}}`")
+        return given
 
     @field_validator("weight")
     @classmethod
@@ -258,6 +273,13 @@ class Source(Part):
             raise ValueError(f"`{there}:` without `{missing}:` is half a pair; write both templates")
         if self.source is not None and self.has_spoken:
             raise ValueError("`source:` and `target:` already say what asks and what answers; keep them or `dialogue:`")
+        if (self.words is None) != (self.tags is None):
+            there, missing = ("words", "tags") if self.tags is None else ("tags", "words")
+            raise ValueError(f"`{there}:` without `{missing}:` is half of tagged words; write both fields")
+        if self.tag_names and self.tags is None:
+            raise ValueError("`tag_names:` names the numbers of `tags:`, and there is no `tags:`")
+        if self.words is not None and self.replace:
+            raise ValueError("`replace:` changes texts, and `words:` are read as they are; keep one of them")
         if self.template_fields and self.template is None:
             raise ValueError("`template_fields:` fills the places of a template, and there is no `template:`")
         if any("" in patterns(ends) for ends in self.cut_at.values()):
@@ -287,7 +309,7 @@ class Source(Part):
     @property
     def shaped(self) -> bool:
         """Whether the spec says how its records are read; otherwise their format is recognised."""
-        return self.text is not None or self.has_dialogues
+        return self.text is not None or self.words is not None or self.has_dialogues
 
     def fields(self, dialogues: bool) -> tuple[str, ...]:
         """Fields of records that are read as text, and as dialogues where that is wanted; as far as the spec says."""
@@ -297,8 +319,8 @@ class Source(Part):
         listed = (self.messages,) if self.messages is not None and (dialogues or self.text is None) else ()
         named = (piece.text for template in (*text, *spoken) for piece in parse(template) if piece.field)
         grouped = self.validation.fields if self.validation is not None else ()
-        told = (*self.told("label"), *self.told("weight"))
-        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.cut_at, *told)))
+        beside = (name for key in ("label", "words", "tags", "weight") for name in self.told(key))
+        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.cut_at, *beside)))
 
     def told(self, key: str) -> tuple[str, ...]:
         """Fields of records that a key of `Phase.reads` is made of; none where the spec does not have it."""

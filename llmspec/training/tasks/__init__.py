@@ -10,6 +10,7 @@ from llmspec.training.tasks.regress import Regress
 from llmspec.training.tasks.seq2seq import Seq2Seq
 from llmspec.training.tasks.sft import SFT
 from llmspec.training.tasks.span_corruption import SpanCorruption
+from llmspec.training.tasks.tag import Tag
 
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "seq2seq": Seq2Seq,
     "sft": SFT,
     "span_corruption": SpanCorruption,
+    "tag": Tag,
 }
 """By the `kind:` of a phase."""
 
