@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from llmspec.decoding.chain import Step, trace
-from llmspec.decoding.sampler import Choice, choose, uniform
+from llmspec.decoding.sampler import Choice, Uniforms, Weighed, choose
 from llmspec.decoding.stops import TextStream
 from llmspec.parts.filters import Context
 from llmspec.parts.tokenizers.base import Codec
@@ -78,8 +78,7 @@ class Answer:
         import numpy as np
 
         self.prompt, self.sample, self.ids = prompt, sample, list(ids)
-        self._stream = first + sample
-        """Which stream of random numbers it draws from."""
+        self._uniform = Uniforms(how.seed, first + sample)
         self.places = how.places(self.ids)
         """Places of a row that the prompt takes."""
         self.most = min(how.decoding.max_tokens, how.context - how.places(self.ids))
@@ -91,16 +90,21 @@ class Answer:
         self._tokens_T = np.empty(self.most, dtype=np.int64)
 
     @property
+    def vocab(self) -> int:
+        """Tokens that there are: a padded vocabulary has rows that no token has."""
+        return self._how.codec.vocab
+
+    @property
     def last(self) -> int:
         """The token drawn last."""
         return int(self._tokens_T[self.drawn - 1])
 
-    def draw(self, logits_V: Floats) -> Event:
-        """Draws the next token from logits (V,) float64; its event's row is the sample."""
+    def draw(self, logits_V: Floats, weighed: Weighed | None = None) -> Event:
+        """Draws the next token from logits (V,) float64 of the tokens that there are; its event's row is the sample.
+        `weighed` are they as `weigh` gives them."""
         how, position = self._how, self.drawn
-        logits_V = logits_V[: how.codec.vocab]  # a padded vocabulary has rows that no token has
         context = Context(self._prompt_ids, self._tokens_T[:position])
-        choice = choose(logits_V, context, how.filters, uniform(how.seed, self._stream, position))
+        choice = choose(logits_V, context, how.filters, self._uniform(position), weighed)
         steps = tuple(trace(logits_V, context, how.filters)) if how.tracing else ()
         self._tokens_T[position] = choice.token
         self.drawn += 1

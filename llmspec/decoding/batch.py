@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmspec.decoding.answer import Answer, Event
+from llmspec.decoding.sampler import weigh
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,12 +142,16 @@ class Batch:
                 tokens = [r.answer.last if r.answer and on else 0 for r, on in zip(self._rows, going, strict=True)]
                 stepped_RV = self._decoder.step(cache, tokens, going)
                 logits |= {row: stepped_RV[row] for row, on in enumerate(going) if on}
-            for number, row in enumerate(self._rows):
-                if row.answer is not None and number in logits:
-                    answer, event = row.answer, row.answer.draw(np.array(logits[number], dtype=np.float64))
-                    if event.finish_reason:
-                        row.answer = None
-                    yield answer, event
+            drawing = [(row, row.answer, logits[n]) for n, row in enumerate(self._rows) if row.answer and n in logits]
+            if not drawing:
+                continue
+            vocab = drawing[0][1].vocab
+            logits_RV = np.array([after_V[:vocab] for *_, after_V in drawing], dtype=np.float64)
+            for (row, answer, _), logits_V, weighed in zip(drawing, logits_RV, weigh(logits_RV), strict=True):
+                event = answer.draw(logits_V, weighed)
+                if event.finish_reason:
+                    row.answer = None
+                yield answer, event
 
     def _read(self, cache: Any) -> dict[int, Any]:
         """Gives free rows to those that wait, and reads of their prompts what is to be read before the next step;

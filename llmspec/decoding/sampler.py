@@ -33,18 +33,66 @@ class Choice(NamedTuple):
     """Probability with which it was drawn, after the filters."""
 
 
-def uniform(seed: int, sample: int, position: int) -> float:
-    """A number in [0, 1) that belongs to the `position`-th token of the `sample`-th answer under `seed`.
+class Weighed(NamedTuple):
+    """The model's own distribution after one row, before the filters."""
+
+    shifted: Floats
+    """Logits (V,) counted down from the largest."""
+    weights: Floats
+    """Their exponentials (V,)."""
+    total: float
+    """The sum of the weights."""
+    entropy: float
+    """In bits."""
+
+
+NUMBERS = 1 << 17
+"""Logits that are weighed at once: their arrays stay in a processor's cache."""
+
+
+def weigh(logits: Floats) -> list[Weighed]:
+    """Each row of logits (R, V) float64, as it is weighed alone."""
+    import numpy as np
+
+    rows, found = max(1, NUMBERS // max(1, logits.shape[-1])), list[Weighed]()
+    for begin in range(0, len(logits), rows):
+        shifted = below_best(logits[begin : begin + rows])
+        weights = np.exp(shifted)
+        totals = weights.sum(axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # what is not finite is refused where it is drawn from
+            spread = (weights * np.maximum(shifted, NOTHING)).sum(axis=-1) / totals
+            entropies = np.maximum(0.0, (np.log(totals) - spread) / math.log(2))
+        found += map(Weighed, shifted, weights, totals.tolist(), entropies.tolist())
+    return found
+
+
+class Uniforms:
+    """Numbers in [0, 1) of one answer, `sample` under `seed`: one that belongs to each of its positions.
 
     Counter-based (Philox 4x64, Salmon et al. 2011): no state is carried from draw to draw, so neither the batch nor
     the order in which rows are computed can change a text.
     """
-    import numpy as np
 
-    words = np.array([seed % 2**64, sample], dtype=np.uint64)
-    # The generator counts up in the low word; positions are kept apart in the next one.
-    counter = np.array([0, position, 0, 0], dtype=np.uint64)
-    return float(np.random.Generator(np.random.Philox(key=words, counter=counter)).random())
+    def __init__(self, seed: int, sample: int) -> None:
+        import numpy as np
+
+        # The generator counts up in the low word; positions are kept apart in the next one.
+        self._bits = np.random.Philox(key=np.array([seed % 2**64, sample], dtype=np.uint64), counter=0)
+        self._next = 0
+
+    def __call__(self, position: int) -> float:
+        """The number of a position; quickest in turn."""
+        if position != self._next:
+            self._bits.advance((position - self._next) % 2**192 << 64)
+        drawn = int(self._bits.random_raw()) >> 11
+        self._bits.advance((1 << 64) - 1)
+        self._next = position + 1
+        return drawn * 2.0**-53
+
+
+def uniform(seed: int, sample: int, position: int) -> float:
+    """A number in [0, 1) that belongs to the `position`-th token of the `sample`-th answer under `seed`."""
+    return Uniforms(seed, sample)(position)
 
 
 def draw(p: Floats, number: float) -> int:
@@ -62,26 +110,24 @@ def draw(p: Floats, number: float) -> int:
     return token if token < p.size else int(np.flatnonzero(p)[-1])
 
 
-def choose(logits: Floats, context: Context, filters: Sequence[Filter], number: float) -> Choice:
-    """Filter the logits (V,) float64 and draw one token with `number` in [0, 1).
+def choose(
+    logits: Floats, context: Context, filters: Sequence[Filter], number: float, own: Weighed | None = None
+) -> Choice:
+    """Filter the logits (V,) float64 and draw one token with `number` in [0, 1). `own` are they as `weigh` gives them.
 
     Raises LlmspecError where the logits are not numbers, or all are -inf.
     """
     import numpy as np
 
-    shifted = below_best(logits)
-    weights = np.exp(shifted)
-    total = weights.sum()
+    shifted, weights, total, entropy = weigh(logits[None])[0] if own is None else own
     if not total > 0:  # NaN, too
         raise LlmspecError(
             "the model's logits are not finite", "its training has diverged: take an earlier checkpoint, or train it "
             "with a smaller learning rate", "there is no distribution to draw a token from",
         )  # fmt: skip
-    rest = np.log(total)
     filtered, kept = apply(logits, context, filters)
     # Without filters the distribution is the model's own, which is at hand.
     p = weights / total if filtered is logits else probabilities(filtered)
     at = draw(p, number)
     token = at if kept is None else int(kept[at])
-    entropy = (rest - (weights * np.maximum(shifted, NOTHING)).sum() / total) / math.log(2)
-    return Choice(token, float(shifted[token] - rest), max(0.0, float(entropy)), float(p[at]))
+    return Choice(token, float(shifted[token] - np.log(total)), entropy, float(p[at]))

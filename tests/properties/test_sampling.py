@@ -12,7 +12,7 @@ from llmspec.core.problems import LlmspecError
 from llmspec.decoding import Event, chat_prompt, generate, stream, text_prompt
 from llmspec.decoding.batch import ROWS
 from llmspec.decoding.chain import entropy_bits, log_softmax, probabilities
-from llmspec.decoding.sampler import choose, draw, uniform
+from llmspec.decoding.sampler import Uniforms, choose, draw, uniform, weigh
 from llmspec.parts import templates
 from llmspec.parts.filters import Context
 from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, TURN_END
@@ -294,3 +294,26 @@ def test_text_never_becomes_a_special_token_but_for_the_markers(text: str) -> No
 
 def test_the_longer_marker_wins() -> None:
     assert text_prompt(CODEC, "a<|sum|>>b", ["<|sum|>", "<|sum|>>"]) == ids(EOS, "a", "<|sum|>>", "b")
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.lists(st.integers(0, 2**40), min_size=1, max_size=9))
+def test_numbers_belong_to_their_positions_in_whatever_order_they_are_asked_for(
+    seed: int, sample: int, positions: list[int]
+) -> None:
+    numbers = Uniforms(seed, sample)
+    for position in [*positions, 0, 1, 2, 1]:
+        key = np.array([seed, sample], np.uint64)
+        counter = np.array([0, position, 0, 0], np.uint64)
+        assert numbers(position) == np.random.Generator(np.random.Philox(key=key, counter=counter)).random()
+
+
+@pytest.mark.parametrize("vocab", [1, 7, 256, 4099, 50_000])
+def test_rows_are_weighed_together_as_alone(vocab: int) -> None:
+    """Bit for bit: an answer's text is to be the same in any company."""
+    rows = np.random.default_rng(vocab).normal(0, 4, (9, vocab))
+    rows[2, : vocab // 2], rows[3, 0] = -np.inf, 700.0
+    for row, together in zip(rows, weigh(rows), strict=True):
+        (alone,) = weigh(row[None])
+        assert together.shifted.tobytes() == alone.shifted.tobytes()
+        assert together.weights.tobytes() == alone.weights.tobytes()
+        assert (together.total, together.entropy) == (alone.total, alone.entropy)

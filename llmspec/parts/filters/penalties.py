@@ -36,8 +36,9 @@ class Penalties(Filter):
 
         logits = logits.copy()
         if self.repetition_penalty != 1:
-            used, uses = np.unique(np.concatenate([context.prompt, context.generated]), return_counts=True)
-            power = uses if self.repetition_growth == "every_use" else np.ones_like(uses)
+            used, power = np.concatenate([context.prompt, context.generated]), np.array(1)
+            if self.repetition_growth == "every_use":  # else a token may stand there twice: it gets one value, twice
+                used, power = np.unique(used, return_counts=True)
             with np.errstate(over="ignore", under="ignore"):
                 factor = np.clip(np.float64(self.repetition_penalty) ** power, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
             logits[used] = np.where(logits[used] < 0, logits[used] * factor, logits[used] / factor)
