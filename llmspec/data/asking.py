@@ -136,6 +136,8 @@ def asking_problems(name: str, planned: PhasePlan, abouts: Abouts) -> list[Probl
         open_ = getattr(planned.model.heads[planned.phase.objective.head], "std", None) is None
         return [p.at("phases", name) for p in number_problems(open_, number_counts(abouts, "train"))]
     labels = labels_in(planned, abouts)
+    if not labels:  # nothing is read at all, and why is said of the source
+        return []
     classes = getattr(planned.model.heads[planned.phase.objective.head], "classes", len(labels))
     classes = len(labels) if labels_told(planned, abouts) else classes
     of = TOLD_BY[planned.phase.reads]
