@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmspec.core.problems import Problem
 from llmspec.data.apart import PairAsking, repeated
-from llmspec.data.documents import Asking
+from llmspec.data.compared import AnyAsking, ComparedAsking, Together
 from llmspec.data.labels import LabelAsking, LabelSet, by_label, counted, label_notices, label_problems, weights_by
 from llmspec.data.numbers import NumberAsking, number_notices, number_problems, spread
 from llmspec.data.tags import TagAsking, stray_notices
@@ -45,7 +45,7 @@ class Prepared(Protocol):
         """The training tokens of a source as a phase reads it."""
 
 
-def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> Asking | None:
+def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> AnyAsking | None:
     """How a phase reads documents of which it asks something; None of any other phase."""
     phase, model = planned.phase, planned.model
     if not phase.objective.reads_whole:
@@ -56,6 +56,9 @@ def asking_of(planned: PhasePlan, abouts: Abouts, specials: SpecialTokens) -> As
     longest = min(n for n in (*limits, model.context) if n)
     truncation = getattr(phase, "truncation", "none") == "end"
     documents = phase.objective.places(model.context) or 1
+    if phase.preferences or phase.thumbs:
+        together: Together = "thumbs" if phase.thumbs else "lists" if phase.lists else "pairs"
+        return ComparedAsking(together, longest, getattr(phase, "truncation", "none") == "prompt", documents)
     if phase.apart:
         return PairAsking(around, longest, truncation, documents)
     if phase.predicts == NUMBERS:
@@ -161,7 +164,9 @@ def asking_notices(prepared: Prepared) -> Iterator[str]:
             yield from label_notices(name, not labels_told(planned, abouts), listed, held, of)
             yield from stray_notices(abouts)
         for source, count in stream.cut.items():
-            if count:
+            if count and isinstance(stream.asking, ComparedAsking):
+                yield f"{name} cuts off the beginning of {count:,} prompts of {source}: their answers need the room"
+            elif count:
                 yield f"{name} reads the beginnings alone of {count:,} documents of {source}"
 
 

@@ -122,7 +122,8 @@ class DataBuilder:
 
     def template_of(self, view: SourceView) -> ChatTemplate | None:
         """What puts the turns of a view together; None where it has none."""
-        return {"dialogue": self.template, "pair": self.pairs, "apart": TextsApart()}.get(view.form)
+        spoken = dict.fromkeys(("dialogue", "preference"), self.template)
+        return {**spoken, "pair": self.pairs, "apart": TextsApart()}.get(view.form)
 
     def tokens(self, view: SourceView, codec: Codec) -> Entry:
         template = self.template_of(view)
@@ -172,8 +173,9 @@ class DataBuilder:
 
         template = self.template_of(view)
         cut = self.tokenizer.cutter(codec)
-        tagged = view.form == "tags"
-        writers = [TokenWriter(codec, partial(open_, side), cut, template, tell, tagged) for side in SIDES]
+        tagged, compares = view.form == "tags", form == "preference"
+        how = (cut, template, tell, tagged, compares)
+        writers = [TokenWriter(codec, partial(open_, side), *how) for side in SIDES]
         source = self.sources[view.source]
         beside, weighed = columns(view, source, open_), weight_columns(source, open_)
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
@@ -227,9 +229,13 @@ class DataBuilder:
         paired = isinstance(template, PairForm | TextsApart)
         if paired and item.turns is not None and roles_of(item.turns) != ("user", "assistant"):
             return Dropped(NO_PAIR, ", ".join(roles_of(item.turns)))
-        if template is not None and item.turns is not None:
+        compared = item.compared if writer.compares else None
+        if template is not None and (compared is not None or item.turns is not None):
             try:
-                writer.dialogue(item.turns)
+                if compared is not None:
+                    writer.comparison(compared.dialogues, compared.ranks, compared.margin)
+                else:
+                    writer.dialogue(item.turns or ())
             except TemplateRefusal as refusal:
                 return Dropped(REFUSED, refusal.problems[0].message)
         elif isinstance(beside, TagColumn):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmspec.compiler.checks import LEARNED, MARKED, NUMBERED, UNSEEN, Check
+from llmspec.data.comparing import compares, reading_compared
 from llmspec.data.hidden import hiding
 from llmspec.data.layout import Batch, Pair
 from llmspec.data.left_out import spanning
@@ -37,13 +38,15 @@ def data_checks(prepared: PreparedData) -> tuple[Check, ...]:
     streams = [prepared.stream(name) for name in prepared.phases]
     drawn = [(stream, source, stream.drawn(source, DRAWN)) for stream in streams for source in stream.sources]
     packed = [one for one in drawn if not one[0].phase.objective.reads_whole]
+    whole = [one for one in drawn if one[0].phase.objective.reads_whole]
     layout = [one for one in packed if not one[0].phase.objective.drawn and one[0].spans is None]
     masked = any(stream.phase.document_mask and stream.pair is None for stream, _, _ in packed)
     return (
         teaching(streams, drawn),
         *((marking(prepared.codec, prepared.template, prepared.pair_form, layout),) if layout else ()),
         *((numbering(prepared.codec, prepared.template, prepared.pair_form, packed),) if masked else ()),
-        *reading_whole(prepared, [one for one in drawn if one[0].phase.objective.reads_whole]),
+        *reading_whole(prepared, [one for one in whole if not compares(one[0])]),
+        *reading_compared(prepared, [one for one in whole if compares(one[0])]),
         *hiding(prepared),
         *spanning(prepared),
         unseen(prepared),
@@ -71,6 +74,9 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Check:
         counts = {source: stream.counts(source) for source in stream.sources}
         blocks = sum(c.blocks for c in counts.values())
         least = f"at least {min(c.least for c in counts.values() if c.blocks):,}"
+        if compares(stream):
+            told.append(f"{stream.name}: {blocks:,} blocks, {least} tokens of answers in each")
+            continue
         if stream.phase.objective.reads_whole:
             told.append(f"{stream.name}: {blocks:,} blocks, {least} document{'s' * (least != 'at least 1')} in each")
             continue

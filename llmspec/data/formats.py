@@ -110,10 +110,11 @@ _DATE = re.compile(
 
 
 def _fits(form: Format, record: Mapping[str, Any]) -> bool:
-    return all(_lists_messages(record.get(name)) for name in form.lists) and all(name in record for name in form.needs)
+    return all(lists_messages(record.get(name)) for name in form.lists) and all(name in record for name in form.needs)
 
 
-def _lists_messages(value: Any) -> bool:
+def lists_messages(value: Any) -> bool:
+    """Whether a value is a list of messages, or text that spells one."""
     if isinstance(value, str):  # a list that a table holds as text
         return bool(re.match(r"\s*\[\s*\{", value))
     return isinstance(value, list | tuple) and (not value or isinstance(value[0], dict))

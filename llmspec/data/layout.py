@@ -56,6 +56,11 @@ class Labels(NamedTuple):
     """(B, K) int32 label of each document, or (B, K, C) float32, 1 for each label that it has."""
     weights: np.ndarray
     """(B, K) float32: how much each document counts; 0 where a row has no document more."""
+    records: np.ndarray | None = None
+    """(B, K) int64, of answers that are compared: which pair, list or judged answer of its source each is of, those
+    counted that are read; -1 where a row has no document more."""
+    margins: np.ndarray | None = None
+    """(B, K) float32, of those: by how much the best answer of the same record is better, where it says so."""
 
 
 class Counts(NamedTuple):

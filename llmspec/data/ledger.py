@@ -46,7 +46,13 @@ class Ledger:
                 source[name] += int(found)
         link = hashlib.sha256(self.order.encode())
         read = () if batch.encoder_tokens is None else (batch.encoder_tokens,)
-        for array in (batch.tokens, batch.targets, batch.weights, *read, *(batch.labels or ())):
+        for array in (
+            batch.tokens,
+            batch.targets,
+            batch.weights,
+            *read,
+            *(a for a in batch.labels or () if a is not None),
+        ):
             link.update(np.ascontiguousarray(array).data)
         self.order = link.hexdigest()
 

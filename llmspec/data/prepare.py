@@ -21,7 +21,7 @@ from llmspec.data.measuring import measured
 from llmspec.data.mixture import weights_of
 from llmspec.data.pair_form import PairForm
 from llmspec.data.reading import SourceReading, each_source, fingerprints, read_all
-from llmspec.data.recognition import recognise, unpaired, unrecognised, views_of
+from llmspec.data.recognition import recognise, uncompared, unpaired, unrecognised, views_of
 from llmspec.data.shots import unshown
 from llmspec.data.tokens import TokenSet
 from llmspec.data.views import SourceView, content_keys
@@ -33,7 +33,7 @@ from llmspec.parts.tokenizers import Codec
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import Decision, Measured, PhasePlan, Plan, SharePlan, SourcePlan
-    from llmspec.data.documents import Asking
+    from llmspec.data.compared import AnyAsking
     from llmspec.data.inputs import BatchInputs
     from llmspec.data.stream import PhaseStream
     from llmspec.data.validation import ValidationSet
@@ -89,6 +89,7 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         for problem in (
             *unrecognised(p.name, p.phase, found),
             *unpaired(p.name, p.phase, found, sources),
+            *uncompared(p.name, p.phase, found, sources),
             *unweighed(p.name, p.phase, sources),
             *unshown(p.name, p.phase, sources),
         )
@@ -179,7 +180,7 @@ class PreparedData:
             if self._sources[view.source].validation
         }
 
-    def asking(self, phase: str) -> Asking | None:
+    def asking(self, phase: str) -> AnyAsking | None:
         """What a phase asks of each document; None where it asks nothing of them."""
         from llmspec.data.asking import asking_of
 

@@ -12,7 +12,8 @@ import numpy as np
 from llmspec.core.problems import DataError, Problem
 from llmspec.data.contamination import EXAMPLES, Contaminated, Content, HeldOut
 from llmspec.data.fields import Fields
-from llmspec.data.shaping import Dropped, dialogue, plain_text
+from llmspec.data.preferences import best_dialogue, best_text, comparison_of
+from llmspec.data.shaping import FORMAT, Dropped, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
 from llmspec.data.survey import Changed, Read, Survey, survey, walk
 from llmspec.data.views import Form, SourceView
@@ -158,7 +159,9 @@ def read_all(
         DataError: the problems of all sources at once, each with its path in the spec.
     """
     wanted: dict[str, tuple[Form, ...]] = dict.fromkeys(sources, ("plain",))
-    wanted.update((view.source, ("plain", "dialogue")) for view in views if view.read_as == "dialogue")
+    for view in views:
+        if view.read_as != "plain":
+            wanted[view.source] = tuple(dict.fromkeys((*wanted[view.source], view.read_as)))
 
     def read(name: str, source: Source) -> SourceReading:
         progress(f"reading {name}", 0, 0)
@@ -174,36 +177,42 @@ def read_all(
 def find_contamination(readings: Mapping[str, SourceReading]) -> None:
     """Note what trains and validates.
 
-    As dialogues, documents may not be held out in either form: what is read aloud is read.
+    As dialogues, documents may not be held out in either form: what is read aloud is read. Of answers that are
+    compared, no prompt may be held out.
     """
     numbers = {name: np.flatnonzero(r.survey.on(VALIDATES)) for name, r in readings.items()}
+    comparing = {name: found[readings[name].survey.compares[found]] for name, found in numbers.items()}
     speaking = {name: found[readings[name].survey.speaks[found]] for name, found in numbers.items()}
+    asked = HeldOut(_keys(_prompts(readings[name].survey, found) for name, found in comparing.items()))
     texts = HeldOut(_keys(readings[name].survey.keys(VALIDATES)[found] for name, found in numbers.items()))
     spoken = HeldOut(_keys(readings[name].survey.dialogue_keys[found] for name, found in speaking.items()))
     for reading in readings.values():
         survey, on = reading.survey, np.flatnonzero(reading.survey.on(TRAINS))
+        as_asked = np.full(len(on), -1)
+        as_asked[survey.compares[on]] = asked.find(_prompts(survey, on[survey.compares[on]]))
         as_text = texts.find(survey.keys(TRAINS)[on])
         as_spoken = np.where(survey.speaks[on], spoken.find(survey.dialogue_keys[on]), -1)
         heard = survey.speaks if "dialogue" in reading.wanted else np.ones(survey.documents, bool)
-        for form, found, has in (
-            ("plain", as_text >= 0, survey.plain),
-            ("dialogue", (as_text >= 0) | (as_spoken >= 0), heard),
-        ):
-            found = found & has[on]
+        by_form = (
+            ("plain", survey.plain, [(as_text, numbers)]),
+            ("dialogue", heard, [(as_text, numbers), (as_spoken, speaking)]),
+            ("preference", survey.compares, [(as_asked, comparing)]),
+        )
+        for form, has, ways in by_form:
+            found = np.any([place >= 0 for place, _ in ways], axis=0) & has[on]
             reading.contaminated[form] = np.zeros(survey.documents, bool)
             reading.contaminated[form][on[found]] = True
             first = np.flatnonzero(found)[:EXAMPLES].tolist()
             reading.contaminated_examples[form] = _named(
                 readings,
                 reading.name,
-                [
-                    (
-                        int(on[i]),
-                        *(_owner(numbers, int(as_text[i])) if as_text[i] >= 0 else _owner(speaking, int(as_spoken[i]))),
-                    )
-                    for i in first
-                ],
+                [(int(on[i]), *next(_owner(of, int(at[i])) for at, of in ways if at[i] >= 0)) for i in first],
             )
+
+
+def _prompts(survey: Survey, numbers: np.ndarray) -> np.ndarray:
+    """S16 keys of the prompts of documents that compare answers."""
+    return survey.prompt_keys[np.cumsum(survey.compares)[numbers] - 1]
 
 
 def _keys(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -327,7 +336,7 @@ def _stretches(source: Source, fetch: Fetcher, markers: Sequence[str], wanted: t
     inside = False
     for found in source.documents(fetch):
         document = found if found.record is None else found._replace(record=source.cleaned(found.record))
-        item = _shape(source, document, markers, "dialogue" in wanted)
+        item = _shape(source, document, markers, wanted)
         if inside or document.more:
             # A stretch of nothing but white space is text all the same.
             why = {form: drop for form, drop in item.dropped.items() if form == "dialogue" or source.text is not None}
@@ -336,11 +345,17 @@ def _stretches(source: Source, fetch: Fetcher, markers: Sequence[str], wanted: t
         inside = document.more
 
 
-def _shape(source: Source, document: Document, markers: Sequence[str], dialogues: bool) -> Shaped:
+def _shape(source: Source, document: Document, markers: Sequence[str], wanted: Sequence[Form]) -> Shaped:
+    compared = comparison_of(source, document, markers)
+    of_best = compared if source.comparison else None
     found: dict[Form, Any] = {"plain": plain_text(source, document, markers)}
-    if dialogues:
-        found["dialogue"] = dialogue(source, document, markers)
+    if of_best is not None and source.text is None:
+        found["plain"] = best_text(of_best)
+    if "dialogue" in wanted:
+        found["dialogue"] = dialogue(source, document, markers) if of_best is None else best_dialogue(of_best)
+    if "preference" in wanted:
+        found["preference"] = Dropped(FORMAT, "no answers that are compared") if compared is None else compared
     why = {form: value for form, value in found.items() if isinstance(value, Dropped)}
     plain, turns = (None if form in why else found.get(form) for form in ("plain", "dialogue"))
     text = "".join(plain) if plain else json.dumps(document.record, ensure_ascii=False, default=str)
-    return Shaped(document, text, plain, turns, why)
+    return Shaped(document, text, plain, turns, why, None if isinstance(compared, Dropped) else compared)

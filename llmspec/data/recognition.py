@@ -11,6 +11,7 @@ from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem
 from llmspec.data import artifact_cache
 from llmspec.data.formats import FORMATS, TEXTS, Format, is_metadata, recognised, text_field
+from llmspec.data.preferences import recognised_preference
 from llmspec.data.views import SourceView
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Fetcher, Source
@@ -21,7 +22,7 @@ LOOKED_AT = 100
 ASKS = ("prompt", "question", "query", "instruction", "problem", "input", "source", "q")
 ANSWERS = ("chosen", "answer", "response", "completion", "solution", "output", "reply", "target", "a")
 """Fields that are likely to hold a question, and its answer, for what is proposed to a person."""
-_REVISION = 1
+_REVISION = 2
 """Changes when what is noted of a source does."""
 
 
@@ -38,14 +39,20 @@ class Found(NamedTuple):
     """Its fields that the plain text is made of."""
     whole: bool = False
     """Whether its text is one field of it: then it is no dialogue that was not recognised."""
+    preference: str = ""
+    """Name of the format in which it compares answers; empty where it does not."""
+    compared: tuple[str, ...] = ()
+    """Its fields that the comparison is made of."""
 
     def sentence(self, form: str) -> tuple[str, str]:
         """(value, why) of the decision how the records are read in a form."""
-        read = self.text if form == "plain" else self.spoken
+        read = {"plain": self.text, "preference": self.compared}.get(form, self.spoken)
         beside = [name for name in self.fields if name not in read]
         why = f"the first record ({self.where}) has {', '.join(self.fields)}"
         if beside:
             why += f"; not read: {', '.join(beside)}"
+        if form == "preference":
+            return f"answers in the {self.preference} format", why
         return (
             f"dialogues in the {self.dialogue} format"
             if form != "plain"
@@ -90,7 +97,10 @@ def found_in(where: str, record: Mapping[str, Any]) -> Found:
         text = spoken or tuple(
             str(name) for name, value in record.items() if isinstance(value, str) and not is_metadata(str(name), value)
         )
-    return Found(where, fields, form.name if form else "", spoken, text, len(text) == 1)
+    known = recognised_preference(record)
+    compared = tuple(name for name in fields if known is not None and name in known.reads)
+    named = (form.name if form else "", spoken, text, len(text) == 1)
+    return Found(where, fields, *named, known.name if known else "", compared)
 
 
 def read_by(form: Format) -> set[str]:
@@ -101,6 +111,8 @@ def read_by(form: Format) -> set[str]:
 
 def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Found]) -> list[SourceView]:
     """How a phase reads each source of its mixture."""
+    if phase.preferences or phase.thumbs:
+        return [SourceView(name, "preference") for name, share in phase.mixture.items() if share.percent > 0]
     form = "pair" if phase.pairs else "apart" if phase.apart else "dialogue"
     spoken = {
         name
@@ -134,6 +146,29 @@ def unpaired(name: str, phase: Phase, found: Mapping[str, Found], sources: Mappi
             if found[source].where
             else "read records from .jsonl, .json or .csv files, or take it out of the mixture",
             "it would be unclear what is asked and what is to be said",
+        )
+
+
+def uncompared(name: str, phase: Phase, found: Mapping[str, Found], sources: Mapping[str, Source]) -> Iterable[Problem]:
+    """Sources of a phase that compares answers, whose records compare none or are of no known format."""
+    for source in phase.mixture if phase.preferences or phase.thumbs else ():
+        if source not in found or sources[source].comparison or found[source].preference:
+            continue
+        fields = found[source].text
+        asks = next((field for field in fields if field in ASKS), fields[0] if fields else "prompt")
+        rest = [field for field in fields if field != asks]
+        first, last = (rest[0], rest[-1]) if len(rest) > 1 else ("chosen", "rejected")
+        what = f"the first one ({found[source].where}) has {', '.join(found[source].fields)}"
+        yield Problem(
+            f"the records of {source} compare no answers in a known format: {what}"
+            if found[source].where
+            else f"{source} says nothing of which answers are better, and {name} learns that",
+            ("phases", name, "mixture", source),
+            f'at data.sources.{source} write how they are to be read, such as `prompt: "{{{asks}}}"`, `chosen: '
+            f'"{{{first}}}"` and `rejected: "{{{last}}}"`'
+            if found[source].where
+            else "read records with `prompt`, `chosen` and `rejected`, or take it out of the mixture",
+            "it would be unclear which answer is better",
         )
 
 

@@ -45,7 +45,7 @@ class Dropped(NamedTuple):
     detail: str = ""
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """Ends the shaping of a document that is dropped."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -61,7 +61,7 @@ def plain_text(source: Source, document: Document, markers: Sequence[str] = ()) 
     """
     try:
         return _plain(source, document, markers)
-    except _Unfit as unfit:
+    except Unfit as unfit:
         return unfit.dropped
 
 
@@ -69,14 +69,14 @@ def _plain(source: Source, document: Document, markers: Sequence[str]) -> Pieces
     record = document.record
     if record is None:
         if source.text is not None:
-            raise _Unfit(FORMAT, "plain text, without the fields that `text:` needs")
+            raise Unfit(FORMAT, "plain text, without the fields that `text:` needs")
         return _some((_checked(document.text),))
     if source.text is not None:
         return _some(fill(source.text, record, markers))
     if source.words is not None:
         return _some((_checked(" ".join(words_in(record.get(source.told("words")[0])) or ())),))
     if source.messages is not None:
-        return _joined(_messages(record.get(source.messages), source.messages))
+        return _joined(messages_of(record.get(source.messages), source.messages))
     if source.source is not None:
         asks, answers = (fill(template, record, markers) for _, template in source.rounds)
         return _some(_merged((*asks, *(("\n\n",) if asks and answers else ()), *answers)))
@@ -104,12 +104,12 @@ def dialogue(source: Source, document: Document, markers: Sequence[str] = ()) ->
         silent = next((turn.role for turn in turns if not turn.content and turn.role in ("user", "assistant")), None)
         if silent:
             of_pair = {"user": "its source", "assistant": "its target"} if source.source is not None else {}
-            raise _Unfit(EMPTY, of_pair.get(silent, f"a turn of {silent}"))
+            raise Unfit(EMPTY, of_pair.get(silent, f"a turn of {silent}"))
         turns = [turn for turn in turns if turn.content]
         if not turns:
-            raise _Unfit(EMPTY, "no turn")
+            raise Unfit(EMPTY, "no turn")
         return turns
-    except _Unfit as unfit:
+    except Unfit as unfit:
         return unfit.dropped
 
 
@@ -117,15 +117,15 @@ def _turns(source: Source, document: Document, markers: Sequence[str]) -> list[T
     """All turns in order; an empty one has no content."""
     record = document.record
     if record is None:
-        raise _Unfit(FORMAT, "plain text, without fields")
+        raise Unfit(FORMAT, "plain text, without fields")
     if source.messages is not None:
-        return _messages(record.get(source.messages), source.messages)
+        return messages_of(record.get(source.messages), source.messages)
     if source.source is not None:
         return [Turn(role, fill(template, record, markers)) for role, template in source.rounds]
     if source.dialogue is None:
         form = recognised(record)
         if form is None:
-            raise _Unfit(FORMAT, f"it has {', '.join(map(str, record))}")
+            raise Unfit(FORMAT, f"it has {', '.join(map(str, record))}")
         return _formatted(form, record)
     turns: list[Turn] = []
     for round_ in (source.dialogue,) if isinstance(source.dialogue, dict) else source.dialogue:
@@ -136,16 +136,19 @@ def _turns(source: Source, document: Document, markers: Sequence[str]) -> list[T
 
 def _formatted(form: Format, record: Mapping[str, Any]) -> list[Turn]:
     """The turns of a record of a recognised format."""
-    turns = [turn for name in form.lists for turn in _messages(record[name], name)]
+    turns = [turn for name in form.lists for turn in messages_of(record[name], name)]
     made = [Turn(role, fill(template, record)) for role, template in form.turns]
     earlier = record.get(form.history) or () if form.history else ()
     pairs = earlier if isinstance(earlier, list | tuple) else (None,)
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise _Unfit(UNREADABLE, f"`{form.history}` is not a list of pairs")
+        raise Unfit(UNREADABLE, f"`{form.history}` is not a list of pairs")
     between = [
         turn
         for user, assistant in pairs
-        for turn in (Turn("user", _content(user, form.history)), Turn("assistant", _content(assistant, form.history)))
+        for turn in (
+            Turn("user", content_of(user, form.history)),
+            Turn("assistant", content_of(assistant, form.history)),
+        )
     ]
     return [*turns, *made[:1], *between, *made[1:]]
 
@@ -201,7 +204,7 @@ def filled(template: str, record: Mapping[str, Any]) -> Pieces | Dropped:
     """The same, or why it cannot be filled."""
     try:
         return fill(template, record)
-    except _Unfit as unfit:
+    except Unfit as unfit:
         return unfit.dropped
 
 
@@ -209,7 +212,7 @@ def field_text(value: Any) -> str | None:
     """A value of a record as templates have it; None where it is no text and no number."""
     try:
         return _text({"": value}, "")
-    except _Unfit:
+    except Unfit:
         return None
 
 
@@ -258,7 +261,7 @@ def _without_spaces(parts: Sequence[_Part]) -> list[str]:
     while (i := next((i for i, part in enumerate(left) if part.empty), None)) is not None:
         around = [left[j] for j in (i - 1, i + 1) if 0 <= j < len(left)]
         if any(not part.field and (part.text.strip() or isinstance(part.text, Marker)) for part in around):
-            raise _Unfit(EMPTY, f"`{left[i].field}`")
+            raise Unfit(EMPTY, f"`{left[i].field}`")
         before = i > 0 and not left[i - 1].field
         after = i + 1 < len(left) and not left[i + 1].field
         del left[i - before : i + 1 + (after and not before)]
@@ -305,32 +308,32 @@ def _text(record: Mapping[str, Any], name: str) -> str:
     if isinstance(value, float) and not isfinite(value):
         if isnan(value):  # how tables write that there is none
             return ""
-        raise _Unfit(NOT_TEXT, f"`{name}` holds no finite number")
+        raise Unfit(NOT_TEXT, f"`{name}` holds no finite number")
     if isinstance(value, str | int | float):
         return _checked(str(value))
-    raise _Unfit(NOT_TEXT, f"`{name}` holds {'a map' if isinstance(value, dict) else 'a list'}")
+    raise Unfit(NOT_TEXT, f"`{name}` holds {'a map' if isinstance(value, dict) else 'a list'}")
 
 
 # -- messages ------------------------------------------------------------------------------------------------------
-def _messages(value: Any, field: str) -> list[Turn]:
+def messages_of(value: Any, field: str) -> list[Turn]:
     """The turns of a list of {role, content} or {from, value}."""
     if value is None:
         return []
     if isinstance(value, str):
         value = _parsed(value)
     if not isinstance(value, list | tuple):
-        raise _Unfit(UNREADABLE, f"`{field}` is not a list")
+        raise Unfit(UNREADABLE, f"`{field}` is not a list")
     turns = []
     for i, message in enumerate(value, 1):
         keys = next((keys for keys in MESSAGE_KEYS if isinstance(message, dict) and keys[0] in message), None)
         if keys is None:
-            raise _Unfit(UNREADABLE, f"entry {i} of `{field}` has no `role`")
+            raise Unfit(UNREADABLE, f"entry {i} of `{field}` has no `role`")
         role = ALIASES.get(str(message[keys[0]]).strip().lower())
         if role is None:
-            raise _Unfit(ROLE, f"`{message[keys[0]]}`")
-        content = _content(message.get(keys[1]), field)
+            raise Unfit(ROLE, f"`{message[keys[0]]}`")
+        content = content_of(message.get(keys[1]), field)
         if not content and (message.get("tool_calls") or message.get("function_call")):
-            raise _Unfit(NOT_TEXT, f"entry {i} of `{field}` calls a tool")
+            raise Unfit(NOT_TEXT, f"entry {i} of `{field}` calls a tool")
         turns.append(Turn(role, content))
     return turns
 
@@ -343,7 +346,7 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _content(value: Any, field: str) -> Pieces:
+def content_of(value: Any, field: str) -> Pieces:
     """What a message says: a text, a number, or a list of OpenAI's content parts, which are joined."""
     if isinstance(value, list | tuple):
         texts = [
@@ -356,7 +359,7 @@ def _content(value: Any, field: str) -> Pieces:
         ]
         if any(not isinstance(text, str) for text in texts):
             kinds = [str(part.get("type", "?")) if isinstance(part, dict) else type(part).__name__ for part in value]
-            raise _Unfit(
+            raise Unfit(
                 NOT_TEXT,
                 f"a part of kind `{next(k for k in kinds if k not in TEXT_PARTS)}`"
                 if set(kinds) - set(TEXT_PARTS)
@@ -379,7 +382,7 @@ def _joined(turns: Sequence[Turn]) -> Pieces:
 
 def _some(pieces: Pieces) -> Pieces:
     if not "".join(pieces).strip():
-        raise _Unfit(EMPTY)
+        raise Unfit(EMPTY)
     return pieces
 
 
@@ -389,5 +392,5 @@ def _checked(text: str) -> str:
         try:
             utf8(text)
         except DataError as error:
-            raise _Unfit(UNREADABLE, error.problems[0].message) from None
+            raise Unfit(UNREADABLE, error.problems[0].message) from None
     return text

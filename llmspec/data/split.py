@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmspec.core.problems import DataError, Problem
+from llmspec.data.preferences import Compared
 from llmspec.data.shaping import Dropped
 from llmspec.parts.sources import Document, Validation
 from llmspec.parts.templates.base import Pieces, Turn
@@ -36,6 +37,8 @@ class Shaped(NamedTuple):
     turns: list[Turn] | None = None
     dropped: Mapping[str, Dropped] = {}
     """Form -> why the document is not read in it."""
+    compared: Compared | None = None
+    """The answers that it compares, whether anybody reads them or not: records with one prompt are on one side."""
 
 
 def joined(stretches: Iterable[Shaped]) -> Iterator[Shaped]:

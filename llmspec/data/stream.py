@@ -10,7 +10,8 @@ import numpy as np
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem, RunError
 from llmspec.data.apart import lonely
-from llmspec.data.documents import Asking, DocumentLayout
+from llmspec.data.compared import AnyAsking, ComparedAsking, ComparedLayout
+from llmspec.data.documents import DocumentLayout
 from llmspec.data.layout import Batch, Counts, Layout, Pair, PlainLayout, blank, random_bits
 from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
@@ -44,7 +45,7 @@ class PhaseStream:
         dropped: Mapping[str, Mapping[str, int]] | None = None,
         contaminated: Mapping[str, int] | None = None,
         pair: Pair | None = None,
-        asking: Asking | None = None,
+        asking: AnyAsking | None = None,
         spans: SpanForm | None = None,
     ) -> None:
         """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
@@ -306,10 +307,12 @@ def layout_of(
     end: int,
     names: tuple[object, ...] | None,
     pair: Pair | None = None,
-    asking: Asking | None = None,
+    asking: AnyAsking | None = None,
     spans: SpanForm | None = None,
 ) -> Layout:
     """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
+    if isinstance(asking, ComparedAsking):
+        return ComparedLayout(data, asking, context, names)
     if asking is not None:
         if isinstance(asking, TagAsking):
             return TagLayout(data, asking, context, names)

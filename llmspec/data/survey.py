@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from llmspec.data.contamination import Alike, Content, alike, content, turns_alike
+from llmspec.data.preferences import prompt_text
 from llmspec.data.split import BORDER, TRAINS, VALIDATES, Cut, Shaped, chosen, cut, one_sided, tail, text_digest
 from llmspec.parts.sources import Validation
 
 Read = Callable[[], Iterator[Shaped]]
 """Reads a source from its beginning: every stretch of every document."""
-_PLAIN, _SPEAKS, _RECORD, _CHOSEN = 1, 2, 4, 8
+_PLAIN, _SPEAKS, _RECORD, _CHOSEN, _COMPARES = 1, 2, 4, 8, 16
 
 
 class Survey(NamedTuple):
@@ -43,6 +44,12 @@ class Survey(NamedTuple):
     cut: Cut
     halves: tuple[bytes, bytes]
     """What `alike` says of the two parts of the text on the border."""
+    compares: np.ndarray
+    """(n,) bool: it compares answers."""
+    prompt_keys: np.ndarray
+    """(c,) S16: of each that does, what `turns_alike` says of its prompt."""
+    comparison_keys: np.ndarray
+    """(c,) S16: the same of the prompt and all answers."""
 
     @property
     def documents(self) -> int:
@@ -66,6 +73,8 @@ class Survey(NamedTuple):
     def contents(self) -> dict[str, Content]:
         """By form that occurs: the set of texts, or of dialogues."""
         forms = {"plain": self.text_keys[self.plain], "dialogue": self.dialogue_keys[self.speaks]}
+        if len(self.prompt_keys):
+            forms["preference"] = self.comparison_keys
         return {form: content(keys) for form, keys in forms.items() if len(keys)}
 
 
@@ -94,6 +103,9 @@ def survey(read: Read, how: Validation | None) -> Survey:
         border,
         part,
         halves,
+        flags & _COMPARES > 0,
+        np.frombuffer(found.prompt_keys, "S16"),
+        np.frombuffer(found.comparison_keys, "S16"),
     )
     for side, what in ((VALIDATES, "to validate with"), (TRAINS, "to train on")):
         if how is not None and not made.on(side).any():
@@ -108,6 +120,7 @@ class _Columns:
         self._how = how
         self.lengths, self.characters, self.flags = array("q"), array("q"), bytearray()
         self.text_keys, self.dialogue_keys = bytearray(), bytearray()
+        self.prompt_keys, self.comparison_keys = bytearray(), bytearray()
         self._long: _Long | None = None
 
     def add(self, item: Shaped) -> None:
@@ -116,7 +129,8 @@ class _Columns:
             digest = b""
             if self._how is not None and self._how.how == "hash":
                 group = self._how.group(item.document.record)
-                digest = text_digest(item.text if group is None else group)
+                own = item.text if item.compared is None else prompt_text(item.compared)
+                digest = text_digest(own if group is None else group)
             characters = sum(len(p) for p in item.plain if type(p) is str) if item.plain is not None else 0
             self._row(item, len(item.text), characters, alike(item.text), digest)
             return
@@ -131,12 +145,16 @@ class _Columns:
         self.characters.append(characters)
         self.text_keys += key
         self.dialogue_keys += turns_alike(item.turns) if item.turns else bytes(16)
+        if (found := item.compared) is not None:
+            self.prompt_keys += turns_alike(found.prompt)
+            self.comparison_keys += turns_alike([*found.prompt, *(turns[-1] for turns in found.dialogues)])
         picked = self._how is not None and chosen(self._how, item.document.name, digest)
         self.flags.append(
             _PLAIN * (item.plain is not None)
             | _SPEAKS * bool(item.turns)
             | _RECORD * (item.document.record is not None)
             | _CHOSEN * picked
+            | _COMPARES * (item.compared is not None)
         )
 
 

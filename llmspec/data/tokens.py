@@ -18,6 +18,8 @@ from llmspec.parts.tokenizers.special_tokens import ROLES
 if TYPE_CHECKING:
     import numpy as np
 
+    from llmspec.data.preferences import Compared
+
 _MAPPED = 1 << 16
 """Bytes from which a file is mapped, not read."""
 
@@ -48,6 +50,14 @@ class TokenSet(NamedTuple):
     other."""
     weights: np.ndarray | None = None
     """(n,) float32, where records have weights: how much each document counts in training."""
+    texts: np.ndarray | None = None
+    """(n,) int32, of answers that are compared only: how many whole dialogues a document is, one for each answer."""
+    text_ends: np.ndarray | None = None
+    """(m,) int64: one past the last token of each of them, of all documents one after another."""
+    ranks: np.ndarray | None = None
+    """(m,) int32: 0 for the best answers of their document, 1 for the next ones, ..."""
+    margins: np.ndarray | None = None
+    """(n,) float32: by how much the best answer is better, where its record says so; else 0."""
     vocab: int = 1 << 32
     """Ids that the tokenizer has: the files may have rotted since they were written."""
     file: Path = Path("tokens")
@@ -104,10 +114,10 @@ class TokenSet(NamedTuple):
         return found
 
 
-FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role", "labels", "tags", "weights")
+BESIDE = ("labels", "tags", "weights", "texts", "text_ends", "ranks", "margins")
+"""What lies in files of some sources only."""
+FIELDS = ("tokens", "offsets", "characters", "role_of_token", "tokens_per_role", *BESIDE)
 """What lies in files."""
-BESIDE = ("labels", "tags", "weights")
-"""What of it only some sources have."""
 
 
 def _first(places: np.ndarray, wrong: np.ndarray) -> int:
@@ -132,6 +142,10 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
         "labels": ("i4",),
         "tags": ("u2",),
         "weights": ("f4",),
+        "texts": ("i4",),
+        "text_ends": ("i8",),
+        "ranks": ("i4",),
+        "margins": ("f4",),
     }
     as_dialogues = arrays["role_of_token"] is not None or arrays["tokens_per_role"] is not None
     for field, array in arrays.items():
@@ -146,10 +160,23 @@ def _check(arrays: Mapping[str, Any], file: Path) -> None:
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or np.any(offsets[1:] < offsets[:-1]):
         raise damaged(_beside(file, "offsets"), f"offsets point outside the {len(tokens)} tokens")
     a_token = ("role_of_token", "tags")
-    a_document = ("characters", "tokens_per_role", *(field for field in BESIDE if field not in a_token))
+    a_text = ("text_ends", "ranks")
+    a_document = ("characters", "tokens_per_role", *(f for f in BESIDE if f not in (*a_token, *a_text)))
     lengths = {**dict.fromkeys(a_document, len(offsets) - 1), **dict.fromkeys(a_token, len(tokens))}
     if any(arrays[field] is not None and len(arrays[field]) != length for field, length in lengths.items()):
         raise damaged(file, "the files beside it are of another number of documents or tokens")
+    if (texts := arrays["texts"]) is not None:
+        ends, ranks = arrays["text_ends"], arrays["ranks"]
+        if (
+            ends is None
+            or ranks is None
+            or arrays["margins"] is None
+            or np.any(texts < 1)
+            or not len(ends) == len(ranks) == int(texts.sum(dtype=np.int64))
+            or np.any(np.diff(ends) < 0)
+            or not np.array_equal(ends[np.cumsum(texts, dtype=np.int64) - 1], offsets[1:])
+        ):
+            raise damaged(_beside(file, "text_ends"), "it has other texts than the documents beside it")
 
 
 def _compare(found: TokenSet, about: Mapping[str, Any]) -> None:
@@ -193,11 +220,24 @@ def encode_dialogues(codec: Codec, template: ChatTemplate, dialogues: Iterable[l
     return TokenSet(**writer.arrays)
 
 
-def _in_memory(codec: Codec, template: ChatTemplate | None) -> Any:
+def encode_comparisons(codec: Codec, template: ChatTemplate, compared: Iterable[Compared]) -> TokenSet:
+    """Answers that are compared as tokens in memory, each a dialogue as its template renders it."""
+    writer = _in_memory(codec, template, True)
+    for found in compared:
+        writer.comparison(found.dialogues, found.ranks, found.margin)
+    writer.close()
+    return TokenSet(**writer.arrays)
+
+
+def _in_memory(codec: Codec, template: ChatTemplate | None, compares: bool = False) -> Any:
     from llmspec.data.writing import MemoryRows, TokenWriter
 
     return TokenWriter(
-        codec, lambda field, kind, shape: MemoryRows(kind, shape), lambda text, begin, end: len(text), template
+        codec,
+        lambda field, kind, shape: MemoryRows(kind, shape),
+        lambda text, begin, end: len(text),
+        template,
+        compares=compares,
     )
 
 

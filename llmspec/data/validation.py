@@ -7,7 +7,8 @@ from math import ceil
 
 import numpy as np
 
-from llmspec.data.documents import Asking, DocumentLayout
+from llmspec.data.compared import AnyAsking
+from llmspec.data.documents import DocumentLayout
 from llmspec.data.layout import Batch, Layout, Pair, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout, pad_after
 from llmspec.data.pairs import AnswerLayout
@@ -36,7 +37,7 @@ class ValidationSet:
         end: int,
         dropped: Mapping[str, int] | None = None,
         pair: Pair | None = None,
-        asking: Asking | None = None,
+        asking: AnyAsking | None = None,
         codec: Codec | None = None,
         spans: SpanForm | None = None,
     ) -> None:

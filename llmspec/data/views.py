@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from llmspec.core.hashing import digest
 from llmspec.data.formats import FORMATS, TEXTS
+from llmspec.data.preferences import REVISION
 from llmspec.data.split import Shaped
 from llmspec.parts.sources import Source
 from llmspec.parts.sources.base import READ_BESIDE
@@ -16,10 +17,10 @@ from llmspec.parts.templates.base import Pieces
 FORMAT = 7
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 Form = str
-"""How a source is read: `pair` is a question and its answer, without a chat template around them, and `apart` two texts
-that are read each by itself; plain text that has something beside it is named by the key of the source that says what,
-such as `label`."""
-FORMS: tuple[Form, ...] = ("plain", "dialogue", "pair", "apart")
+"""How a source is read: `pair` is a question and its answer, without a chat template around them, `apart` two texts
+that are read each by itself, and `preference` answers to one prompt of which some are better; plain text that has
+something beside it is named by the key of the source that says what, such as `label`."""
+FORMS: tuple[Form, ...] = ("plain", "dialogue", "pair", "apart", "preference")
 PAIRED: tuple[Form, ...] = ("pair", "apart")
 """Those of a source and its target, one each."""
 
@@ -32,13 +33,18 @@ class SourceView(NamedTuple):
 
     @property
     def read_as(self) -> Form:
-        """`plain`, or `dialogue` where documents are read as turns."""
+        """`plain`, `preference`, or `dialogue` where documents are read as turns."""
+        if self.form == "preference":
+            return self.form
         return "dialogue" if self.form in ("dialogue", *PAIRED) else "plain"
 
     def contents(self, item: Shaped) -> list[Pieces]:
         """The texts of a document in this form, where it has it: of a dialogue, each turn's."""
         if self.read_as == "plain":
             return [item.plain] if item.plain is not None else []
+        if self.read_as == "preference":
+            found = item.compared
+            return [] if found is None else [*(turn.content for turn in found.prompt), *found.answers]
         return [turn.content for turn in item.turns or ()]
 
 
@@ -65,10 +71,12 @@ def content_keys(
             **({"pair": [source.source, source.target]} if source.source is not None else {}),
             **({"words": source.words} if source.words is not None else {}),
             **({"weight": source.weight} if source.weight is not None else {}),
+            **({"compared": [REVISION, told]} if (told := source.comparison) else {}),
         }
         own[SourceView(name, "plain")] = plain
         for form in FORMS[1:]:
-            shown = {"shots": source.shots} if source.shots and form == "dialogue" else {}
+            shown: dict[str, Any] = {"shots": source.shots} if source.shots and form == "dialogue" else {}
+            shown |= {"compared": [REVISION, source.comparison]} if form == "preference" else {}
             own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds], **shown}
         for key in READ_BESIDE:
             if (beside := getattr(source, key)) is not None:
@@ -76,7 +84,7 @@ def content_keys(
                 own[SourceView(name, key)] = {**plain, key: beside, **names}
     held_out = {
         form: sorted(digest(own[SourceView(name, form)]) for name, source in sources.items() if source.validation)
-        for form in ("plain", "dialogue")
+        for form in ("plain", "dialogue", "preference")
     }
     # Refusing contamination changes no text, so that nothing is made or retrained where there are none.
     kept = {"contamination": contamination} if contamination == "allow" else {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmspec.compiler.checks import WHOLE, Check
+from llmspec.data.compared import ComparedAsking
 from llmspec.data.documents import texts_read
 from llmspec.data.layout import Batch
 from llmspec.data.stream import PhaseStream
@@ -40,7 +41,7 @@ def reading_whole(prepared: PreparedData, drawn: Sequence[tuple[PhaseStream, str
 def known(stream: PhaseStream, data: TokenSet) -> dict[bytes, list[bytes]]:
     """Tokens of every text as it is to be read, and what may be asked of it: equal texts may have other labels."""
     asking = stream.asking
-    assert asking is not None
+    assert asking is not None and not isinstance(asking, ComparedAsking)
     asked, (before, after) = asking.of(data), asking.around
     classes = asking.classes(data) if isinstance(asking, TagAsking) else None
     texts, found = texts_read(asking, data, stream.context), dict[bytes, list[bytes]]()

@@ -15,7 +15,7 @@ import numpy as np
 from llmspec.data.shaping import CODES
 from llmspec.parts.sources.word_lists import stretches
 from llmspec.parts.templates import ChatTemplate
-from llmspec.parts.templates.base import Marker, Pieces, Turn
+from llmspec.parts.templates.base import Marker, Pieces, Segment, Turn
 from llmspec.parts.tokenizers import Codec
 from llmspec.parts.tokenizers.base import Continuing, Cut
 from llmspec.parts.tokenizers.special_tokens import ROLES
@@ -134,8 +134,10 @@ class TokenWriter:
         template: ChatTemplate | None,
         report: Report = lambda done: None,
         tagged: bool = False,
+        compares: bool = False,
     ) -> None:
-        """`template` is that of dialogues; None for plain documents. `tagged`: documents are words with their tags."""
+        """`template` is that of dialogues; None for plain documents. `tagged`: documents are words with their tags;
+        `compares`: a document is several dialogues."""
         self._codec, self._report, self._template = codec, report, template
         # Dialogues are counted by document, and tags follow their words, so that those are written whole.
         self._cutter, self._unbroken = Cutter(cut), bool(template) or tagged
@@ -150,6 +152,15 @@ class TokenWriter:
             self.rows["tokens_per_role"] = open_("tokens_per_role", np.int64, (width,))
         if tagged:
             self.rows["tags"] = open_("tags", np.uint16, ())
+        if compares:
+            kinds: dict[str, type] = {
+                "texts": np.int32,
+                "text_ends": np.int64,
+                "ranks": np.int32,
+                "margins": np.float32,
+            }
+            self.rows |= {name: open_(name, kind, ()) for name, kind in kinds.items()}
+        self.compares = compares
         self.rows["offsets"].append(np.zeros(1, np.int64))
         self.documents = self.tokens = self.characters = self.tokens_of_roles = 0
         self._said = [0] * width
@@ -160,6 +171,7 @@ class TokenWriter:
         self._texts: list[str] = []
         self._specials, self._codes, self._ends, self._counts = array("q"), bytearray(), array("q"), array("q")
         self._tags = array("H")
+        self._text_ends = array("q")
         self._size = 0
 
     # -- what comes ------------------------------------------------------------------------------------------------
@@ -185,9 +197,26 @@ class TokenWriter:
 
     def dialogue(self, turns: Sequence[Turn]) -> None:
         """The dialogue as the template renders it; each token with the role whose words it is."""
+        self._segments(self._rendered(turns))
+        self._end()
+
+    def comparison(self, dialogues: Sequence[Sequence[Turn]], ranks: Sequence[int], margin: float) -> None:
+        """Several dialogues that are one document, of these ranks."""
+        for segments in [self._rendered(turns) for turns in dialogues]:
+            self._segments(segments)
+            self._text_ends.append(len(self._codes))
+        self.rows["texts"].append(np.array([len(ranks)], np.int32))
+        self.rows["ranks"].append(np.array(ranks, np.int32))
+        self.rows["margins"].append(np.array([margin], np.float32))
+        self._end()
+
+    def _rendered(self, turns: Sequence[Turn]) -> list[Segment]:
+        """A dialogue's segments, before any is written: a template that refuses one has written nothing of it."""
         assert self._template is not None
-        # A template that refuses a dialogue has written nothing of it.
-        for content, role in list(self._template.render(self._codec.specials, turns)):
+        return list(self._template.render(self._codec.specials, turns))
+
+    def _segments(self, segments: Sequence[Segment]) -> None:
+        for content, role in segments:
             code = 0 if role is None else CODES[role]
             if isinstance(content, int):
                 self._special(content, code)
@@ -197,7 +226,6 @@ class TokenWriter:
                 if code:
                     self._said[code - 1] += len(content)
                 self._put(content, code)
-        self._end()
 
     def close(self) -> dict[str, Any]:
         """Write the rest; the numbers of documents, tokens, characters, and tokens of contents and ends of turn."""
@@ -254,6 +282,8 @@ class TokenWriter:
         counts = np.frombuffer(self._counts, np.int64).reshape(-1, self._width)
         self.rows["tokens"].append(tokens)
         self.rows["offsets"].append(self.tokens + after[ends])
+        if self.compares:
+            self.rows["text_ends"].append(self.tokens + after[np.frombuffer(self._text_ends, np.int64)])
         self.rows["characters"].append(counts)
         if "tags" in self.rows:
             of_token = np.zeros(len(tokens), np.uint16)

@@ -348,4 +348,6 @@ def test_keys_follow_what_is_done_with_leaks() -> None:
     keys = {how: content_keys({"a": part}, {"a": "x"}, (), how) for how in ("drop", "refuse", "allow")}
     assert keys["drop"] == keys["refuse"] != keys["allow"]
     readings = read_all({"a": part}, [SourceView("a", "plain")], Fetch(Path(".")), (), lambda *_: None, "drop")
-    assert SimpleNamespace(**vars(readings["a"])).contaminated_examples == {"plain": [], "dialogue": []}
+    assert SimpleNamespace(**vars(readings["a"])).contaminated_examples == {
+        form: [] for form in ("plain", "dialogue", "preference")
+    }

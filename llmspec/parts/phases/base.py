@@ -58,6 +58,13 @@ class Phase(Part):
     """Whether records are read as a source and its target."""
     apart: ClassVar[bool] = False
     """Whether source and target of a record are two texts that are read each by itself."""
+    preferences: ClassVar[bool] = False
+    """Whether records are read as answers to one prompt, of which some are better: as pairs of a better and a worse
+    one."""
+    lists: ClassVar[bool] = False
+    """Whether such answers are read together, in their order, and not as pairs."""
+    thumbs: ClassVar[bool] = False
+    """Whether records are read as answers each of which is good or bad."""
 
     cuts: ClassVar[str] = ""
     """How rows of plain text are cut into what is read alone and what is predicted: at `spans`, behind a `prefix`; ''

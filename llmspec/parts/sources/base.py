@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from llmspec.core.units import Share, Text
+from llmspec.core.units import Share
 from llmspec.parts.base import Part
 from llmspec.parts.sources.notes import Notes
+from llmspec.parts.sources.preferences import COMPARED, TEMPLATES, comparison, comparison_fields, wrong_comparison
 from llmspec.parts.sources.template import parse
+from llmspec.parts.sources.validation import Validation
 from llmspec.parts.tokenizers.special_tokens import SPECIALS, ChatRole
 
 
@@ -79,74 +80,16 @@ class Fetcher(Protocol):
         """Say what is being done; `total` 0: not known."""
 
 
-class Validation(Text):
-    """What is kept for validation: `tail 10%`, `hash 5%`, `hash 10% by {author}` or `files plays/*.md`."""
-
-    examples: ClassVar[tuple[str, ...]] = ("tail 10%", "hash 5%", "hash 10% by {author}", "files plays/*.md")
-
-    def __init__(self, how: str, value: str, by: str = "") -> None:
-        self.how, self.value, self.by = how, value, by
-
-    @classmethod
-    def parse(cls, value: object) -> Validation:
-        how, _, rest = str(value).strip().partition(" ")
-        rest = rest.strip()
-        by = ""
-        if how == "hash" and (grouped := re.fullmatch(r"(\S+(?: ?%)?)\s+by\s+(.*)", rest, re.DOTALL)):
-            rest, by = grouped[1], grouped[2].strip()
-            if not any(piece.field for piece in parse(by)):
-                raise ValueError(f"`by {by}` names no field of a record; write `hash {rest} by {{{by or 'author'}}}`")
-        if how in ("tail", "hash"):
-            share = Share.parse(rest)
-            if 0 < share.percent < 100:
-                return cls(how, str(share), by)
-            what = "train on" if share.percent else "validate with"
-            raise ValueError(f"`{how} {rest}` would leave nothing to {what}: the share lies between 0% and 100%")
-        elif how == "files" and rest:
-            return cls(how, rest)
-        amount = str(value).strip()
-        if re.fullmatch(r"[\d.]+\s*%|0?\.\d+", amount):
-            percent = amount if amount.endswith("%") else f"{float(amount) * 100:g}%"
-            raise ValueError(f"write `tail {percent}` (the last documents) or `hash {percent}` (some from everywhere)")
-        raise ValueError(
-            "expected `tail 10%` (the last tenth), `hash 5%` (by document), `hash 5% by {field}` (equal fields stay "
-            "together) or `files PATTERN`"
-        )
-
-    @property
-    def fraction(self) -> float:
-        """Share of a `tail` or `hash`."""
-        return Share.parse(self.value).fraction
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Fields of records by which a `hash` keeps documents together; none where it goes by their text."""
-        return tuple(piece.text for piece in parse(self.by) if piece.field)
-
-    def group(self, record: Mapping[str, Any] | None) -> str | None:
-        """What is hashed of a record, documents of equal groups being on the same side; None where it has not every
-        field, or where the text is hashed."""
-        if not self.by or record is None or any(record.get(name) is None for name in self.fields):
-            return None
-        return "".join(str(record[piece.text]) if piece.field else piece.text for piece in parse(self.by))
-
-    def __str__(self) -> str:
-        return f"{self.how} {self.value}" + (f" by {self.by}" if self.by else "")
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Validation) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-
 LIMITS_AND_CREDITS = {"license", "attribution", "max_epochs", "max_dropped"}
 """Keys of a source that do not shape its text."""
 
 
 READ_BESIDE = ("label", "tags")
 """Keys of a source that say what stands beside the text of its records, by which nothing else is read differently."""
-OPTIONAL = (*READ_BESIDE, "words", "tag_names", "weight", "template", "template_fields", "shots", "columns", "cut_at")
+OPTIONAL = (
+    *(*READ_BESIDE, "words", "tag_names", "weight", "template", "template_fields", "shots", "columns", "cut_at"),
+    *COMPARED,
+)
 """Keys that are part of what a source is only where they are written."""
 
 
@@ -222,7 +165,29 @@ class Source(Part):
     """Examples before each dialogue, as turns of it: other training records of this source, drawn from the seed, never
     held-out ones (few-shot; Brown et al. 2020, section 2). `train_on: last_turn` learns the last answer alone."""
 
-    @field_validator("text", "source", "target", "label", "words", "tags", "weight")
+    prompt: str | None = None
+    """Template of what a record asks, where it says which answers to that are better: with `chosen` and `rejected`,
+    `answers` and `scores`, or `completion` and `good`; `messages` names a field of turns instead. Where all of these
+    are left open, preference sets of Hugging Face and records of `llmspec rank` are recognised."""
+    chosen: str | None = None
+    """Template of the better answer. Phases that compare no answers read it alone, as the answer."""
+    rejected: str | tuple[str, ...] | None = None
+    """Template of the worse answer; of several, all are worse than `chosen`, and earlier ones better than later."""
+    rejected_from: Literal["other_records"] | None = None
+    """Instead of `rejected`: the worse answer is the `chosen` of another record, drawn from the seed."""
+    margin: str | None = None
+    """Template of a number: by how much `chosen` is better, which a reward model is to tell at least."""
+    answers: str | None = None
+    """Field of a record that holds a list of answers, which are compared by their `scores`."""
+    scores: str | dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] | None = None
+    """Field that holds the score of each of the `answers`, the higher the better; or several criteria, as a map of
+    fields -> weights, such as `{helpful: 2, correct: 1}`: answers are compared by the weighted sum."""
+    completion: str | None = None
+    """Template of an answer that is `good` or bad by itself."""
+    good: str | None = None
+    """Template of whether the `completion` is good: true, yes, good or 1; or false, no, bad or 0."""
+
+    @field_validator("text", "source", "target", "label", "words", "tags", "weight", *TEMPLATES)
     @classmethod
     def _text_reads(cls, text: str | None) -> str | None:
         if text is not None:
@@ -236,6 +201,15 @@ class Source(Part):
             name = given.strip() if given.strip().isidentifier() else "tokens" if info.field_name == "words" else "tags"
             raise ValueError(f"`{info.field_name}:` is one field of a record; write `{{{name[:40]}}}`")
         return given
+
+    @field_validator("rejected")
+    @classmethod
+    def _all_read(cls, rejected: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for template in (rejected,) if isinstance(rejected, str) else rejected or ():
+            check_template(template)
+        if rejected is not None and not rejected:
+            raise ValueError("no template; write one, or several in a list")
+        return rejected
 
     @field_validator("weight")
     @classmethod
@@ -286,6 +260,8 @@ class Source(Part):
             raise ValueError("`cut_at:` names text that stands somewhere; an empty one does nowhere")
         if "" in self.replace:
             raise ValueError("`replace:` names text that stands somewhere; an empty one does nowhere")
+        if wrong := wrong_comparison(self):
+            raise ValueError(wrong)
         return self
 
     @property
@@ -302,9 +278,14 @@ class Source(Part):
         return self.dialogue is not None or self.messages is not None or self.template is not None
 
     @property
+    def comparison(self) -> dict[str, Any]:
+        """The keys that say which answers are better than which, as JSON-able values; {} where there are none."""
+        return comparison(self)
+
+    @property
     def has_dialogues(self) -> bool:
         """Whether the spec says how its records are read as dialogues; a pair is one of two turns."""
-        return self.has_spoken or self.source is not None
+        return self.has_spoken or self.source is not None or bool(self.comparison)
 
     @property
     def shaped(self) -> bool:
@@ -320,7 +301,8 @@ class Source(Part):
         named = (piece.text for template in (*text, *spoken) for piece in parse(template) if piece.field)
         grouped = self.validation.fields if self.validation is not None else ()
         beside = (name for key in ("label", "words", "tags", "weight") for name in self.told(key))
-        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.cut_at, *beside)))
+        told = (*beside, *comparison_fields(self))
+        return tuple(dict.fromkeys((*named, *listed, *grouped, *self.cut_at, *told)))
 
     def told(self, key: str) -> tuple[str, ...]:
         """Fields of records that a key of `Phase.reads` is made of; none where the spec does not have it."""
@@ -357,6 +339,7 @@ class Source(Part):
         settings = self.model_dump(mode="json", by_alias=True, exclude=LIMITS_AND_CREDITS)
         settings["dialogue"] = [list(turn) for turn in self.rounds]
         settings["replace"] = [list(pair) for pair in self.replace.items()]
+        settings |= self.comparison
         settings = {key: value for key, value in settings.items() if key not in OPTIONAL or value}
         return {"settings": settings, "revision": self.revision}
 
