@@ -38,6 +38,8 @@ BASES = {
     "explain RUN --exact": ["r", "--exact"],
     "explain RUN --part PART": ["r", "--part=model"],
     "explain [RUN] --prompt TEXT": ["r", "--prompt=x"],
+    "explain [RUN] --tokens": ["r", "--tokens"],
+    "explain [RUN] --by REWARD": ["r", "--by=length"],
     "check SPEC": ["a.yaml"],
     "new FOLDER --text PATH": ["a", "--text=x"],
     "new FOLDER --chat PATH": ["a", "--chat=x"],
@@ -177,7 +179,7 @@ def test_every_path_expands_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
             context = command.make_context(verb, [*needed, *(["r"] if parameter.name == "other" else []), *given])
             assert context.params[parameter.name] == Path("/home/somebody/x"), (verb, parameter.name)
             seen += 1
-    assert seen == 25
+    assert seen == 26
 
 
 def test_empty_paths_and_paths_with_a_nul_are_refused() -> None:

@@ -28,6 +28,8 @@ EXAMPLES = (
     "Examples:  `llmspec explain quickstart`  ·  `llmspec explain runs/quickstart`  ·  "
     "`llmspec explain runs/quickstart --prompt 'What is a comet?'`  ·  "
     "`llmspec explain quickstart --part model.attention`  ·  "
+    "`llmspec explain runs/quickstart --tokens --against pretrain`  ·  "
+    "`llmspec explain runs/quickstart --by similarity`  ·  "
     "`llmspec explain A.yaml B.yaml`"
 )
 
@@ -56,13 +58,46 @@ def explain(
     ] = False,
     prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    tokens: Annotated[
+        bool,
+        typer.Option("--tokens", help="Show which tokens of its answers a phase prefers more than --against does."),
+    ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REWARD",
+            help="Count how often a phase answers better than --against, by a reward: a kind, its settings in YAML, or "
+            "a .yaml file with them.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="PHASE", help="The phase to compare with; by default the one it started from.")
+    ] = None,
+    phase: Annotated[
+        str | None, typer.Option(help="The phase that is compared; by default the last one that draws text.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=place, help="Prompts for --by; dialogues of the validation text if omitted."
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, max=20, help="Candidates shown for each token.")] = 5,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
     """Explain what a spec will do, what a run has done, or how each token of an answer was chosen."""
     report: Any
-    if what is not None and other is not None:
+    if tokens:
+        from llmspec.cli.comparing import explained_tokens
+
+        report = explained_tokens(what, phase, against, prompt, seed, set_)
+    elif by is not None:
+        from llmspec.cli.comparing import explained_wins
+
+        with reading() as progress:
+            report = explained_wins(what, phase, against, by, prompts, seed, set_, progress)
+    elif what is not None and other is not None:
         with reading() as progress:
             report = explained_pair(what, other, set_, progress)
     elif prompt is None and what is not None and not (part or exact) and (file := explained_file(what, time=time)):

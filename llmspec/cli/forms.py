@@ -61,6 +61,8 @@ EXPLAIN_RUN = _form("explain [RUN]", "json")
 EXPLAIN_PLAN = _form("explain RUN --exact", "exact time json")
 EXPLAIN_RUN_PART = _form("explain RUN --part PART", "part json")
 EXPLAIN_PROMPT = _form("explain [RUN] --prompt TEXT", "prompt seed top set json")
+EXPLAIN_TOKENS = _form("explain [RUN] --tokens", "tokens against phase prompt seed set json")
+EXPLAIN_WINS = _form("explain [RUN] --by REWARD", "by against phase prompts seed set json")
 CHECK = _form("check SPEC", "set exact data graph time device json")
 NEW = _form("new FOLDER --text PATH", "text chat minutes json")
 NEW_CHAT = _form("new FOLDER --chat PATH", "text chat minutes json")
@@ -99,6 +101,8 @@ FORMS = (
     EXPLAIN_PLAN,
     EXPLAIN_RUN_PART,
     EXPLAIN_PROMPT,
+    EXPLAIN_TOKENS,
+    EXPLAIN_WINS,
     CHECK,
     NEW,
     NEW_CHAT,
@@ -158,6 +162,8 @@ def _explain(values: Mapping[str, Any]) -> Form:
         return EXPLAIN_PAIR if is_spec(what) or is_spec(other) else EXPLAIN_RUNS
     if what is not None and is_spec(what):
         return EXPLAIN_PART if part else EXPLAIN_SPEC
+    if values.get("tokens") or values.get("by"):
+        return EXPLAIN_TOKENS if values.get("tokens") else EXPLAIN_WINS
     if prompt:
         return EXPLAIN_PROMPT
     if what is not None and part:

@@ -64,7 +64,7 @@ class Ranking:
     # -- a reward ------------------------------------------------------------------------------------------------
     def by_reward(self, reward: Reward) -> dict[str, Any]:
         """Scores all answers; what came of it is shown and returned."""
-        open_ = _opener()
+        open_ = opener()
         self._check(reward, open_)
         tally = ranked.Tally()
         with waiting("answering", lines=True) as say:
@@ -181,7 +181,7 @@ def _line(prompt: str) -> str | None:
         return None
 
 
-def _opener() -> Any:
+def opener() -> Any:
     """f(model) -> the model that a reward asks, opened once."""
     from pathlib import Path
 

@@ -14,6 +14,8 @@ PRINTERS = {
     "part": "report_part",
     "difference": "report_compare",
     "prompt": "report_prompt",
+    "tokens": "report_tokens",
+    "wins": "report_wins",
     "dry run": "report_dry_run",
 }
 """What a report is about -> the module that prints it, imported when one is."""
