@@ -34,6 +34,29 @@ EXAMPLES = (
 )
 
 
+Tokens = Annotated[
+    bool, typer.Option("--tokens", help="Show which tokens of its answers a phase prefers more than --against does.")
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REWARD",
+        help="Count how often a phase answers better than --against, by a reward: a kind, its settings in YAML, or a "
+        ".yaml file with them.",
+    ),
+]
+Against = Annotated[
+    str | None, typer.Option(metavar="PHASE", help="The phase to compare with; by default the one it started from.")
+]
+Compared = Annotated[
+    str | None, typer.Option(help="The phase that is compared; by default the last one that draws text.")
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", parser=place, help="Prompts for --by; dialogues of the validation text if omitted."),
+]
+
+
 def explain(
     what: Annotated[
         Path | None,
@@ -58,45 +81,19 @@ def explain(
     ] = False,
     prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
-    tokens: Annotated[
-        bool,
-        typer.Option("--tokens", help="Show which tokens of its answers a phase prefers more than --against does."),
-    ] = False,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REWARD",
-            help="Count how often a phase answers better than --against, by a reward: a kind, its settings in YAML, or "
-            "a .yaml file with them.",
-        ),
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(metavar="PHASE", help="The phase to compare with; by default the one it started from.")
-    ] = None,
-    phase: Annotated[
-        str | None, typer.Option(help="The phase that is compared; by default the last one that draws text.")
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", parser=place, help="Prompts for --by; dialogues of the validation text if omitted."
-        ),
-    ] = None,
+    tokens: Tokens = False,
+    by: By = None,
+    against: Against = None,
+    phase: Compared = None,
+    prompts: Prompts = None,
     top: Annotated[int, typer.Option(min=1, max=20, help="Candidates shown for each token.")] = 5,
     set_: Sets = None,
     json_: Json = False,
 ) -> Any:
     """Explain what a spec will do, what a run has done, or how each token of an answer was chosen."""
     report: Any
-    if tokens:
-        from llmspec.cli.comparing import explained_tokens
-
-        report = explained_tokens(what, phase, against, prompt, seed, set_)
-    elif by is not None:
-        from llmspec.cli.comparing import explained_wins
-
-        with reading() as progress:
-            report = explained_wins(what, phase, against, by, prompts, seed, set_, progress)
+    if tokens or by is not None:
+        report = explained_models(what, phase, against, prompt, by, prompts, seed, set_)
     elif what is not None and other is not None:
         with reading() as progress:
             report = explained_pair(what, other, set_, progress)
@@ -122,6 +119,19 @@ def explain(
 def describes(what: Path) -> bool:
     """Whether a path says what a model is, and not what a run has done."""
     return is_spec(what) or is_saved_model(what)
+
+
+def explained_models(
+    what: Path | None, phase: str | None, against: str | None, prompt: str | None, by: str | None, prompts: Path | None,
+    seed: int | None, sets: list[str] | None,
+) -> Any:  # fmt: skip
+    """The report of two models of a run: of the tokens that one prefers, or `by` a reward."""
+    from llmspec.cli.comparing import explained_tokens, explained_wins
+
+    if by is None:
+        return explained_tokens(what, phase, against, prompt, seed, sets)
+    with reading() as progress:
+        return explained_wins(what, phase, against, by, prompts, seed, sets, progress)
 
 
 @contextmanager
