@@ -64,7 +64,8 @@ class ComparedAsking:
         first = np.cumsum(data.texts, dtype=np.int64) - data.texts
         if self.together == "thumbs":
             return _judged(data, first)
-        found = [_of_size(data, first, int(n), self.together) for n in np.unique(data.texts)]
+        found = [_of_size(data, first, int(n), self.together) for n in np.unique(data.texts) if n != 1]
+        found += [_matched(data)] if (data.texts == 1).any() else []
         width = max((e.texts.shape[1] for e in found), default=1)
         texts, targets = (
             np.concatenate([np.pad(c, ((0, 0), (0, width - c.shape[1])), constant_values=fill) for c in columns])
@@ -119,6 +120,33 @@ def _of_size(data: TokenSet, first: np.ndarray, n: int, together: Together) -> E
     return Entries(chosen, document[of][order], np.tile(np.arange(2, dtype=np.int32), (len(of), 1)))
 
 
+def _matched(data: TokenSet) -> Entries:
+    """Good and bad answers judged by themselves, where they are to the same prompt: the first good one with the
+    first bad one, and so on; each once."""
+    assert data.texts is not None and data.ranks is not None and data.text_ends is not None
+    answer, texts = answers_of(data), np.flatnonzero(np.repeat(data.texts, data.texts) == 1)
+    ends = np.asarray(data.text_ends)
+    begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    sides = dict[bytes, tuple[list[int], list[int]]]()
+    for text in texts.tolist():
+        prompt = data.ids(np.arange(begins[text], answer[text, 0])).tobytes()
+        sides.setdefault(prompt, ([], []))[int(data.ranks[text] > 0)].append(text)
+    pairs = [pair for good, bad in sides.values() for pair in zip(good, bad, strict=False)]
+    chosen = np.array(pairs, np.int64).reshape(-1, 2)
+    document = np.repeat(np.arange(len(data.texts)), data.texts)[chosen[:, 0]]
+    return Entries(chosen, document, np.tile(np.arange(2, dtype=np.int32), (len(chosen), 1)))
+
+
+def answers_of(data: TokenSet) -> np.ndarray:
+    """(m, 2) int64: where the answer of each text begins and ends; both its beginning where it has none."""
+    ends = np.asarray(data.text_ends)
+    begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(ends) else ends
+    said = spans(data._replace(offsets=np.concatenate([np.zeros(1, np.int64), ends])), Turns.of((LAST_TURN,)))
+    found = np.stack([begins, begins], 1)
+    found[said.dialogue] = np.stack([said.begin, said.end], 1)
+    return found
+
+
 def _judged(data: TokenSet, first: np.ndarray) -> Entries:
     """Each answer that is good, or the best, and each that is bad, or the worst of several."""
     assert data.texts is not None and data.ranks is not None
@@ -140,9 +168,7 @@ class ComparedLayout(DocumentLayout):
         self._together, self.weighs = asking.together, data.weights if names is not None else None
         ends = np.asarray(data.text_ends)
         begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(ends) else ends
-        said = spans(data._replace(offsets=np.concatenate([np.zeros(1, np.int64), ends])), Turns.of((LAST_TURN,)))
-        self._answer = np.stack([begins, begins], 1)
-        self._answer[said.dialogue] = np.stack([said.begin, said.end], 1)
+        self._answer = answers_of(data)
         self._ends, prompts, rest = ends, self._answer[:, 0] - begins, ends - self._answer[:, 0]
         self._entries = entries = asking.entries(data)
         there, texts = entries.texts >= 0, np.maximum(entries.texts, 0)
@@ -160,8 +186,10 @@ class ComparedLayout(DocumentLayout):
         self.cut = int((kept & (read < whole)).sum())
         """Entries of whose prompts the beginning is cut off."""
         n = len(data.texts)
-        has, fit = (np.bincount(entries.document[mask], minlength=n) > 0 for mask in (slice(None), kept))
-        long = np.bincount(entries.document[~fits], minlength=n) > 0
+        of = np.repeat(np.arange(n), data.texts)
+        has, fit, long = (
+            np.bincount(of[entries.texts[mask][there[mask]]], minlength=n) > 0 for mask in (slice(None), kept, ~fits)
+        )
         alone = UNJUDGED_RANK if asking.together == "thumbs" else ONE_ANSWER
         self.dropped = {
             alone: int((~has).sum()),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from llmspec.data.formats import lists_messages
 from llmspec.data.shaping import EMPTY, FORMAT, UNREADABLE, Dropped, Unfit, content_of, fill, messages_of
 from llmspec.parts.sources import Document, Source
+from llmspec.parts.sources.base import patterns
 from llmspec.parts.sources.preferences import rejected_templates
 from llmspec.parts.templates.base import Marker, Pieces, Turn
 
@@ -119,7 +120,7 @@ def _told(source: Source, record: Mapping[str, Any], markers: Sequence[str]) -> 
         prompt = tuple(messages_of(record.get(source.messages), source.messages))
     if source.completion is not None:
         assert source.good is not None, "they belong together"
-        good = _judged("".join(fill(source.good, record)))
+        good = _judged("".join(fill(source.good, record)), patterns(source.good_is or ()))
         return Compared(prompt, (fill(source.completion, record, markers),), (0 if good else 1,))
     if source.chosen is not None:
         answers = (
@@ -145,8 +146,11 @@ def _margin(source: Source, record: Mapping[str, Any]) -> float:
     return value
 
 
-def _judged(value: str) -> bool:
+def _judged(value: str, good: Sequence[str] = ()) -> bool:
+    """Whether an answer is good, of which that is said; `good` are the words for it where they are no usual ones."""
     word = value.strip().lower()
+    if good and word:
+        return word in [one.strip().lower() for one in good]
     if word not in JUDGED:
         raise Unfit(UNJUDGED, f"`{word[:40]}`" if word else "it says nothing")
     return JUDGED[word]

@@ -126,6 +126,9 @@ DIALOGUE = [user("q"), said("x"), user("r")]
         (THUMB, {"p": "q", "c": "y", "g": "yes"}, (ASKED, ["y"], [0])),
         (THUMB, {"p": "q", "c": "y", "g": False}, (ASKED, ["y"], [1])),
         (THUMB, {"p": "q", "c": "y", "g": None}, UNJUDGED),
+        ({**THUMB, "good_is": "fresh"}, {"p": "q", "c": "y", "g": "Fresh"}, (ASKED, ["y"], [0])),
+        ({**THUMB, "good_is": ("fresh", "new")}, {"p": "q", "c": "y", "g": "yes"}, (ASKED, ["y"], [1])),
+        ({**THUMB, "good_is": "fresh"}, {"p": "q", "c": "y", "g": " "}, UNJUDGED),
     ],
 )
 def test_what_a_record_compares(keys: dict[str, Any], record: dict[str, Any], wanted: Any) -> None:
@@ -147,6 +150,9 @@ def test_the_best_answer_is_a_dialogue_and_a_bad_one_is_none() -> None:
         {**PAIR, "messages": "m"},
         {**PAIR, "rejected_from": "other_records"},
         {**PAIR, "good": "{g}"},
+        {**PAIR, "good_is": "fresh"},
+        {**THUMB, "good_is": ()},
+        {**THUMB, "good_is": " "},
         {**PAIR, "answers": "a", "scores": "s"},
         {"prompt": "{p}", "answers": "a"},
         {"prompt": "{p}", "completion": "{c}"},
@@ -165,7 +171,9 @@ def test_half_said_comparisons_are_refused(keys: dict[str, Any]) -> None:
 # -- rows ------------------------------------------------------------------------------------------------------------
 letters = st.text("abcd", min_size=1, max_size=9)
 records = st.lists(
-    st.tuples(letters, st.lists(st.tuples(letters, st.integers(0, 2)), min_size=1, max_size=4)), min_size=1, max_size=9
+    st.tuples(letters | st.sampled_from("ab"), st.lists(st.tuples(letters, st.integers(0, 2)), min_size=1, max_size=4)),
+    min_size=1,
+    max_size=9,
 )
 
 
@@ -199,6 +207,11 @@ def wanted_entries(compared: list[Compared], together: str) -> list[list[tuple[C
             made += [[(one, i, ranks[i]) for i in range(n)]] if len(set(ranks)) > 1 else []
         else:
             made += [[(one, i, int(r == 0))] for i, r in enumerate(ranks) if r == 0 or r == max(1, max(ranks))]
+    if together != "thumbs":  # good and bad answers by themselves, to one prompt
+        for prompt in dict.fromkeys(one.prompt for one in compared):
+            alone = [one for one in compared if one.prompt == prompt and len(one.answers) == 1]
+            good, bad = ([one for one in alone if one.ranks == (rank,)] for rank in (0, 1))
+            made += [[(g, 0, 0), (b, 0, 1)] for g, b in zip(good, bad, strict=False)]
     return made
 
 
@@ -225,7 +238,7 @@ def test_every_entry_is_read_once_an_epoch_in_one_row(
             prompt -= 1
         if prompt < 1 or len(parts) > how.documents or (prompt < parts[0][1] and not truncation):
             continue
-        kept.add(id(entry[0][0]))
+        kept |= {id(one) for one, _, _ in entry}
         key = tuple((tuple(whole[begin - prompt :]), prompt, target) for whole, begin, target in parts)
         wanted[key] = wanted.get(key, 0) + 1
     assert len(layout.kept) == sum(wanted.values())

@@ -185,7 +185,10 @@ class Source(Part):
     completion: str | None = None
     """Template of an answer that is `good` or bad by itself."""
     good: str | None = None
-    """Template of whether the `completion` is good: true, yes, good or 1; or false, no, bad or 0."""
+    """Template of whether the `completion` is good: true, yes, good or 1; or false, no, bad or 0. Phases that compare
+    answers put a good and a bad one to the same prompt beside each other."""
+    good_is: str | tuple[str, ...] | None = None
+    """What `good` says of good answers where that is another word, such as `fresh`; all others are then bad."""
 
     @field_validator("text", "source", "target", "label", "words", "tags", "weight", *TEMPLATES)
     @classmethod
