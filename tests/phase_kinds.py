@@ -20,6 +20,8 @@ TAGGED = ", ".join(
     f"{{q: [in, Rom{'ea' * (i % 3)}, {i}], a: [O, B-LOC, {'B-N' if i % 2 else 'O'}]}}" for i in range(20)
 )
 """Records whose words have tags."""
+BEFORE = "phases.before={kind: sft, mixture: {facts: 100%}, budget: 2 steps, micro_batch_size: 2}"
+"""A phase that answers begin with."""
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pretrain": ("gradient_accumulation_steps: 2, on_spike: {above: 3, window: 10}", ()),
     "sft": ("prompts: [one]", ()),
@@ -84,6 +86,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "masked_lm": (
         "sequence_length: {start: 4, until: 60%}",
         ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}"),
+    ),
+    "grpo": (
+        "from: before, reward: {kind: length, least: 9}, prompts_per_rollout: 2, answers_per_prompt: 2, max_tokens: 3, "
+        "mini_batches: 2, epochs_per_rollout: 2, kl_coefficient: 0.1",
+        (BEFORE,),
     ),
 }
 """Kind -> (settings of its own, what else its spec sets)."""

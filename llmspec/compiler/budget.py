@@ -82,7 +82,10 @@ def length(steps: int, model: ModelPlan, phase: Phase, sizes: Mapping[str, int] 
 
 
 def readable(model: ModelPlan, phase: Phase) -> Phase:
-    """The phase with a budget that can be laid out in blocks without knowing what a step costs, or takes."""
+    """The phase with a budget that can be laid out in blocks without knowing what a step costs, or takes; of one that
+    answers prompts, a step is a round of them."""
+    if phase.prompted:
+        return phase.by_rollouts(steps_of(phase.budget, model, phase) or 1)
     if phase.budget.unit not in ("FLOPs", "minutes"):
         return phase
     return phase.model_copy(update={"budget": Budget(float(steps_of(phase.budget, model, phase) or 1), "steps")})

@@ -173,8 +173,12 @@ Wrong = Iterator[tuple[str, tuple[str, ...]]]
 def _lengths(planned: PhasePlan, caps: dict[str, float], places: int) -> Wrong:
     if not planned.exact or planned.steps is None:
         return
-    phase, per_step = planned.phase, planned.phase.micro_batch_size * planned.phase.gradient_accumulation_steps
-    all_of_them = planned.phase.micro_batch_size * phase.batches.of(planned.steps)
+    phase = planned.phase
+    read = phase.by_rollouts(planned.steps) if phase.prompted else phase
+    per_step = read.micro_batch_size * read.gradient_accumulation_steps
+    all_of_them = read.micro_batch_size * read.batches.of(
+        int(read.budget.amount) if read is not phase else planned.steps
+    )
     blocks = sum(s.blocks or 0 for s in planned.shares)
     if planned.steps < 1 or blocks != all_of_them:
         yield f"{planned.steps:,} steps of {per_step} blocks are planned, and {blocks:,} blocks", ("budget",)

@@ -50,7 +50,7 @@ def plan_phases(draft: Draft) -> Draft:
         blocks = sum(s.blocks or 0 for s in shares)
         steps = (
             phase.batches.reaching(blocks / phase.micro_batch_size)
-            if measured
+            if measured and not phase.prompted
             else steps_of(phase.budget, model, phase)
         )
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]

@@ -19,6 +19,7 @@ from llmspec.data.contamination import Content
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.labels import LabelColumn
 from llmspec.data.pair_form import PairForm, TextsApart
+from llmspec.data.prompts import RECORDS, RecordColumn
 from llmspec.data.reading import SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.shaping import NO_PAIR, REFUSED, Dropped
@@ -27,7 +28,7 @@ from llmspec.data.split import SIDES, TRAINS, Shaped
 from llmspec.data.tags import TagColumn
 from llmspec.data.tokens import TokenSet, join_text
 from llmspec.data.unknown import Unknown
-from llmspec.data.views import FORMAT, SourceView
+from llmspec.data.views import FORMAT, PROMPT, SPOKEN, SourceView
 from llmspec.data.weighing import WeightColumn, weight_columns
 from llmspec.data.writing import Cutter, FileRows, TokenWriter
 from llmspec.parts.sources import Source
@@ -122,13 +123,13 @@ class DataBuilder:
 
     def template_of(self, view: SourceView) -> ChatTemplate | None:
         """What puts the turns of a view together; None where it has none."""
-        spoken = dict.fromkeys(("dialogue", "preference"), self.template)
+        spoken = dict.fromkeys((*SPOKEN, "preference"), self.template)
         return {**spoken, "pair": self.pairs, "apart": TextsApart()}.get(view.form)
 
     def tokens(self, view: SourceView, codec: Codec) -> Entry:
         template = self.template_of(view)
         spoken = {"chat template": template.identity()} if template is not None else {}
-        shown = view.form == "dialogue" and self.sources[view.source].shots
+        shown = view.form in SPOKEN and self.sources[view.source].shots
         key = digest(
             {
                 "format": FORMAT,
@@ -179,7 +180,7 @@ class DataBuilder:
         source = self.sources[view.source]
         beside, weighed = columns(view, source, open_), weight_columns(source, open_)
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
-        filled = Filled(source, reading, self.seed, view.form == "dialogue")
+        filled = Filled(source, reading, self.seed, view.form in SPOKEN)
         skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[form]
         for side, number, item in reading.walk():
             if side == TRAINS and skipped[number]:
@@ -220,7 +221,7 @@ class DataBuilder:
         template: ChatTemplate | None,
         writer: TokenWriter,
         weighed: WeightColumn,
-        beside: LabelColumn | TagColumn | None,
+        beside: LabelColumn | TagColumn | RecordColumn | None,
     ) -> Dropped | None:
         """Write a document, and what stands beside it; why it is left out, where it is."""
         weight = weighed.of(item.document)
@@ -238,12 +239,14 @@ class DataBuilder:
                     writer.dialogue(item.turns or ())
             except TemplateRefusal as refusal:
                 return Dropped(REFUSED, refusal.problems[0].message)
+            if isinstance(beside, RecordColumn):
+                beside.add(item.document)
         elif isinstance(beside, TagColumn):
             if isinstance(found := beside.add(item.document), Dropped):
                 return found
             writer.tagged(*found)
         elif template is None and item.plain is not None:
-            if beside is not None and (why := beside.add(item.document)) is not None:
+            if isinstance(beside, LabelColumn) and (why := beside.add(item.document)) is not None:
                 return why
             writer.text(item.plain, item.document.more)
         weighed.append(weight)
@@ -258,10 +261,14 @@ class DataBuilder:
             raise DataError(problems)
 
 
-def columns(view: SourceView, source: Source, open_: Callable[..., FileRows]) -> Sequence[LabelColumn | TagColumn]:
+def columns(
+    view: SourceView, source: Source, open_: Callable[..., FileRows]
+) -> Sequence[LabelColumn | TagColumn | RecordColumn]:
     """What is written of each side beside the text; nothing for the text alone."""
     if view.form == "tags":
         return [TagColumn(source) for _ in SIDES]
     if view.form == "label":
         return [LabelColumn(source, open_(side, "labels", np.int32, ())) for side in SIDES]
+    if view.form == PROMPT:
+        return [RecordColumn(open_(side, RECORDS, np.uint8, ())) for side in SIDES]
     return []

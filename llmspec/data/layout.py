@@ -7,6 +7,7 @@ costs as much as its documents, never as much as their tokens.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -42,6 +43,8 @@ class Batch(NamedTuple):
     """(B,) int32 of those, how many are not padding; they come first."""
     labels: Labels | None = None
     """What is asked of each document of a row, in rows of whole documents; None of any other."""
+    drawn: Mapping[str, np.ndarray] | None = None
+    """Of rows of answers that the model has drawn: what an objective reads of them, by its inputs' names."""
 
     @property
     def read(self) -> np.ndarray:

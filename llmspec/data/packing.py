@@ -96,6 +96,9 @@ class DialogueLayout(PackedLayout):
     count where they are content, or the end of a turn, that `train_on` names.
     """
 
+    most = 1 << 62
+    """Dialogues of a block, at most."""
+
     def __init__(
         self,
         data: TokenSet,
@@ -118,16 +121,20 @@ class DialogueLayout(PackedLayout):
         supervised = data.tokens_per_role[:, learned].sum(axis=1)
         if self._turns.last:
             supervised = self._last_turns(spans(data, self._turns))
-        fits, teaches = places <= context, supervised > 0
+        fits, teaches = self.fitting(places), supervised > 0
         self.needed = int(np.quantile(places, 0.9, method="higher")) if len(places) else 0
         """Tokens of a block that holds all but the longest tenth of the dialogues."""
         self.dropped = {TOO_LONG: int((~fits).sum()), NOTHING_LEARNED: int((fits & ~teaches).sum())}
         self.kept = np.flatnonzero(fits & teaches)
         """(n,) dialogues that are read."""
         order = self.kept if names is None else self.kept[shuffled(len(self.kept), *names, "packing")]
-        self._arrange(order, places, supervised)
+        self._arrange(order, places, supervised, self.most)
         self.characters = int(data.characters[self.kept][:, learned].sum())
         """Characters of the contents to predict."""
+
+    def fitting(self, places: np.ndarray) -> np.ndarray:
+        """(n,) bool: the dialogues, of so many places (n,), that are not too long."""
+        return places <= self._context
 
     def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
         T, data = self._context, self._data

@@ -20,12 +20,12 @@ from llmspec.data.losses import Loss, loss, nothing_to_validate, too_many, unkno
 from llmspec.data.measuring import measured
 from llmspec.data.mixture import weights_of
 from llmspec.data.pair_form import PairForm
+from llmspec.data.prompts import records_in
 from llmspec.data.reading import SourceReading, each_source, fingerprints, read_all
-from llmspec.data.recognition import recognise, uncompared, unpaired, unrecognised, views_of
-from llmspec.data.shots import unshown
+from llmspec.data.recognition import recognise, views_of
 from llmspec.data.tokens import TokenSet
+from llmspec.data.unfit import unfit_sources
 from llmspec.data.views import SourceView, content_keys
-from llmspec.data.weighing import unweighed
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.sources.notes import Notes
@@ -83,19 +83,8 @@ def _prepare(plan: Plan, offline: bool, report: Progress, most: int | None) -> P
         # Reading everything finds the problems of all sources at once, not of the first records alone.
         read_all(sources, (), fetch, plan.tokenizer.markers, report, plan.contamination)
         raise
-    unknown = [
-        problem
-        for p in plan.phases
-        for problem in (
-            *unrecognised(p.name, p.phase, found),
-            *unpaired(p.name, p.phase, found, sources),
-            *uncompared(p.name, p.phase, found, sources),
-            *unweighed(p.name, p.phase, sources),
-            *unshown(p.name, p.phase, sources),
-        )
-    ]
-    if unknown:
-        raise DataError(unknown)
+    if wrong := unfit_sources([(p.name, p.phase) for p in plan.phases], found, sources):
+        raise DataError(wrong)
     views = sorted({view for phase in plan.phases for view in views_of(phase.phase, sources, found)})
     keys = content_keys(sources, prints, plan.tokenizer.markers, plan.contamination)
     builder = DataBuilder(
@@ -273,6 +262,11 @@ class PreparedData:
         """The training tokens of a source as a phase reads it."""
         return self._open(next(view for view in self._views(phase) if view.source == source), "train")
 
+    def records(self, phase: str, source: str, side: str) -> list[Mapping[str, Any]]:
+        """Fields of the documents of a side, as a phase that answers prompts reads the source."""
+        entry = next(self._tokens[view] for view in self._views(phase) if view.source == source)
+        return records_in(entry.folder, side, entry.about[side]["documents"])
+
     def sides(self) -> dict[str, list[tuple[str, TokenSet, TokenSet]]]:
         """By form: (source, training tokens, validation tokens)."""
         found: dict[str, list[tuple[str, TokenSet, TokenSet]]] = {}
@@ -308,7 +302,7 @@ class PreparedData:
             fingerprint=digest({"tokenizer": self._codec_hash, "texts": texts}),
             sources=tuple(self._measured_source(s) for s in self._plan.sources),
             phases={name: self._shares(name) for name in self._phases},
-            decisions=tuple(self._decisions()),
+            decisions=tuple(dict.fromkeys(self._decisions())),
             fingerprints={name: self.fingerprint(name) for name in self._phases},
             labels=found_labels(self),
             spreads=found_spreads(self),

@@ -12,7 +12,7 @@ from llmspec.core.problems import Problem
 from llmspec.data import artifact_cache
 from llmspec.data.formats import FORMATS, TEXTS, Format, is_metadata, recognised, text_field
 from llmspec.data.preferences import recognised_preference
-from llmspec.data.views import SourceView
+from llmspec.data.views import PROMPT, SourceView
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Fetcher, Source
 from llmspec.parts.sources.template import parse
@@ -113,7 +113,7 @@ def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Fo
     """How a phase reads each source of its mixture."""
     if phase.preferences or phase.thumbs:
         return [SourceView(name, "preference") for name, share in phase.mixture.items() if share.percent > 0]
-    form = "pair" if phase.pairs else "apart" if phase.apart else "dialogue"
+    form = "pair" if phase.pairs else "apart" if phase.apart else PROMPT if phase.prompted else "dialogue"
     spoken = {
         name
         for name in phase.mixture

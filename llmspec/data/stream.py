@@ -17,6 +17,7 @@ from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.pairs import AnswerLayout, CutLayout, PrefixLayout
+from llmspec.data.prompts import PromptLayout
 from llmspec.data.shaping import VALIDATED
 from llmspec.data.spans import SpanForm, SpanLayout
 from llmspec.data.tags import TagAsking, TagLayout
@@ -115,6 +116,12 @@ class PhaseStream:
             if len(rows := np.flatnonzero(source == i)):
                 self._layouts[name].gather(batch, rows, block[rows])
         return batch
+
+    def blocks(self, step: int) -> list[tuple[str, int]]:
+        """(source, block of it) of each row that the one pass of a step reads."""
+        begin, size = step * self.phase.micro_batch_size, self.phase.micro_batch_size
+        source, block = self._source[begin : begin + size].tolist(), self._block[begin : begin + size].tolist()
+        return [(self.sources[i], n) for i, n in zip(source, block, strict=True)]
 
     def passes(self, step: int) -> int:
         """How many passes an optimizer step has."""
@@ -279,8 +286,9 @@ class PhaseStream:
         return Problem(
             f"nothing of {source} can be trained on: of its dialogues, {why or 'there is none'}",
             ("phases", self.name, "mixture", source),
-            f"raise model.context above {self.context}, choose other roles than `train_on: [{roles}]`, or take "
-            f"{source} out of the mixture",
+            f"raise model.context above {self.context}, "
+            + ("lower `max_tokens:`" if self.phase.prompted else f"choose other roles than `train_on: [{roles}]`")
+            + f", or take {source} out of the mixture",
             "its share of the training would be wasted",
         )
 
@@ -327,4 +335,6 @@ def layout_of(
     if data.tokens_per_role is None:
         plain = CutLayout if phase.cuts else PlainLayout
         return plain(data, context, end, phase.document_mask, names)
+    if phase.prompted:
+        return PromptLayout(data, phase, context, end, names)
     return DialogueLayout(data, getattr(phase, "train_on", ()), context, end, phase.document_mask, names)

@@ -16,11 +16,15 @@ from llmspec.parts.templates.base import Pieces
 
 FORMAT = 7
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
+PROMPT = "prompt"
+"""A dialogue with the fields of its record beside it, for phases that answer it."""
 Form = str
 """How a source is read: `pair` is a question and its answer, without a chat template around them, `apart` two texts
 that are read each by itself, and `preference` answers to one prompt of which some are better; plain text that has
 something beside it is named by the key of the source that says what, such as `label`."""
-FORMS: tuple[Form, ...] = ("plain", "dialogue", "pair", "apart", "preference")
+SPOKEN: tuple[Form, ...] = ("dialogue", PROMPT)
+"""Those that a chat template puts together, one dialogue each."""
+FORMS: tuple[Form, ...] = ("plain", "dialogue", "pair", "apart", "preference", PROMPT)
 PAIRED: tuple[Form, ...] = ("pair", "apart")
 """Those of a source and its target, one each."""
 
@@ -36,7 +40,7 @@ class SourceView(NamedTuple):
         """`plain`, `preference`, or `dialogue` where documents are read as turns."""
         if self.form == "preference":
             return self.form
-        return "dialogue" if self.form in ("dialogue", *PAIRED) else "plain"
+        return "dialogue" if self.form in (*SPOKEN, *PAIRED) else "plain"
 
     def contents(self, item: Shaped) -> list[Pieces]:
         """The texts of a document in this form, where it has it: of a dialogue, each turn's."""
@@ -75,7 +79,7 @@ def content_keys(
         }
         own[SourceView(name, "plain")] = plain
         for form in FORMS[1:]:
-            shown: dict[str, Any] = {"shots": source.shots} if source.shots and form == "dialogue" else {}
+            shown: dict[str, Any] = {"shots": source.shots} if source.shots and form in SPOKEN else {}
             shown |= {"compared": [REVISION, source.comparison]} if form == "preference" else {}
             own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds], **shown}
         for key in READ_BESIDE:

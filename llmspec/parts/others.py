@@ -83,5 +83,5 @@ class Other(NamedTuple):
         return self.model if isinstance(self.model, str) else ""
 
 
-NAMED: tuple[tuple[str, ...], ...] = (("objective", "teacher"),)
+NAMED: tuple[tuple[str, ...], ...] = (("objective", "teacher"), ("reference",))
 """Keys of a phase that name such a model. What names them is read before phases are, so that all mistakes are found."""

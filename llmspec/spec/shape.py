@@ -157,13 +157,14 @@ def places() -> dict[str, tuple[str, ...]]:
     return {key: tuple(where) for key, where in found.items()}
 
 
-def _keys(shape: Shape, path: Path) -> Iterator[tuple[Path, str]]:
+def _keys(shape: Shape, path: Path, around: tuple[type, ...] = ()) -> Iterator[tuple[Path, str]]:
+    """Keys in a shape; a part that holds parts of its own table, of which it is one, is looked into once."""
     if shape.item:
-        yield from _keys(shape.item, (*path, "<name>"))
-    for kind in shape.parts:
-        for key, info in shape.fields(kind).items():
+        yield from _keys(shape.item, (*path, "<name>"), around)
+    for kind, part in shape.parts.items():
+        for key, info in shape.fields(kind).items() if part not in around else ():
             yield path, key
-            yield from _keys(shape_of(info), (*path, key))
+            yield from _keys(shape_of(info), (*path, key), (*around, part))
 
 
 def expected(annotation: Any) -> str:

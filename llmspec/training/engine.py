@@ -28,6 +28,7 @@ from llmspec.training.context import RunContext
 from llmspec.training.continuing import Begun
 from llmspec.training.course import Course
 from llmspec.training.phase_stats import PhaseStats
+from llmspec.training.rollouts import Refused
 from llmspec.training.tasks import TASKS
 from llmspec.training.trainer import StepTaken, Trainer
 
@@ -191,7 +192,11 @@ class Engine:
             factor, self.step + 1, self.total, self.updates + self.step + 1 - self.first - spikes.skipped
         )
         began_in = self.origin(scalars)
-        taken = self.task.train(self.trainer, self.step, scalars)
+        try:
+            taken = self.task.train(self.trainer, self.step, scalars)
+        except Refused:
+            self.save()
+            raise
         metrics = self.task.metrics(taken)
         finite = tuple(m for m in metrics if math.isfinite(m.value))
         if not taken.skipped and not (finite == metrics and math.isfinite(taken.norm)):
@@ -211,7 +216,9 @@ class Engine:
             self.noted = True
         seconds = time.perf_counter() - began
         self.folder.metrics.append(row)
-        self.folder.timing.append({"step": self.step, "seconds": seconds})
+        self.folder.timing.append(
+            {"step": self.step, "seconds": seconds} | ({"parts": p} if (p := self.task.spent()) else {})
+        )
         stages = self.phase.row_lengths(self.plan.model.context).stages(self.total)
         self.tally.spent("steps", seconds, captured=any(begin == self.step - 1 for _, begin, _ in stages))
         flops = (self.plan.flops or 0.0) / self.planned

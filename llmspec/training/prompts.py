@@ -13,6 +13,7 @@ from llmspec.data.pair_form import PairForm, source_ids
 from llmspec.data.shaping import CODES
 from llmspec.data.spans import SpanLayout
 from llmspec.data.unknown import of_prompt
+from llmspec.data.views import PROMPT
 from llmspec.decoding.filling import check_length, masked_text
 from llmspec.decoding.generate import generate
 from llmspec.decoding.prompts import prompt_tokens, text_prompt
@@ -21,6 +22,7 @@ from llmspec.parts.phases.base import FILLER
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import encode
 from llmspec.parts.tokenizers import Codec
+from llmspec.training import rollouts
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
@@ -110,7 +112,7 @@ def longest(plan: Plan) -> int:
 # -- prompts from dialogues --------------------------------------------------------------------------------------------
 def openings(phase: PhasePlan, prepared: PreparedData) -> list[Prompt]:
     """The first dialogues of a phase up to their first answer: the held-out ones, else those it is trained on."""
-    form = "pair" if phase.phase.pairs else "dialogue"
+    form = "pair" if phase.phase.pairs else PROMPT if phase.phase.prompted else "dialogue"
     template = prepared.pair_form if phase.phase.pairs else prepared.template
     sets = {source: (train, held) for source, train, held in prepared.sides().get(form, ())}
     shares = sorted((s for s in phase.shares if s.share > 0 and s.source in sets), key=lambda s: -s.share)
@@ -165,6 +167,8 @@ def rehearse(plan: Plan, prepared: PreparedData) -> list[str]:
     for phase in plan.phases:
         if phase.draws and (phase.phase.dialogues or phase.phase.pairs) and not phase.phase.prompts:
             notices += chosen(plan, phase, prepared)
+        if phase.phase.prompted:
+            problems += [p.at("phases", phase.name) for p in rollouts.problems(plan, phase, prepared)]
     if not problems and any(p.draws for p in plan.phases) and (wrong_settings := drawn(plan, prepared.codec)):
         problems.append(wrong_settings)
     if problems:

@@ -139,14 +139,14 @@ class Trainer:
                 refill(gradient, np.zeros_like(array))
         return math.sqrt(total)
 
-    def evaluate(self, batch: Arrays) -> dict[str, Any]:
+    def evaluate(self, batch: Arrays, instead: Mapping[str, Tensor] = MappingProxyType({})) -> dict[str, Any]:
         """The sums of a batch's losses and of what is counted beside, each times its `loss_weights`; without
-        dropout. What the objective gathers comes as numpy arrays."""
+        dropout. What the objective gathers comes as numpy arrays. `instead` are tensors in place of the weights'."""
         import numpy as np
 
         whole = self.phase.phase.objective.gathered
         inputs = {**self._feed(**batch), **self.backend.inputs}
-        found = self.steps.evaluate(self.weights, self.tables, inputs)
+        found = self.steps.evaluate({**self.weights, **instead}, self.tables, inputs)
         arrays = {name: to_numpy(one) for name, one in zip(self.steps.evaluated, found, strict=True)}
         return {name: np.array(a) if name in whole else float(a) for name, a in arrays.items()}
 

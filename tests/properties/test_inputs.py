@@ -72,7 +72,7 @@ def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int)
 @pytest.mark.parametrize("kind", list(phase_kinds.KINDS))
 def test_batches_of_a_benchmark_hold_what_every_kind_declares(kind: str, tmp_path: Path) -> None:
     text, sets = phase_kinds.spec_of(kind)
-    (phase,) = (plan := compile_spec(load_spec(tiny.write(tmp_path, text), sets).spec)).phases
+    *_, phase = (plan := compile_spec(load_spec(tiny.write(tmp_path, text), sets).spec)).phases
     arrays = BatchInputs(phase.model, phase.phase, plan.tokenizer.meanings(), (1,))(batch(plan, phase, 0), 0, 0)
     assert arrays["loss_weights"].sum() > 0
 

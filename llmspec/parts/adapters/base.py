@@ -56,6 +56,11 @@ class Adapter(Part):
         first = self.tensors(1, 1, False)[0].spec.name
         return f"{weight.removesuffix('weight')}{first}" in tensors
 
+    def off(self, held: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of the tensors of a model, numpy arrays by their full names, those with which its layers are what they would
+        be without the adapter."""
+        raise NotImplementedError
+
     def fitted(self, weight_OI: Any) -> Mapping[str, Any]:
         """Tensors that start as the layer's weight says, by their names: numpy arrays."""
         return {}

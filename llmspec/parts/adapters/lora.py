@@ -77,6 +77,11 @@ class LoRA(Adapter):
         size_O = np.sqrt(np.square(weight_OI, dtype=np.float64).sum(1)).astype(np.float32)
         return {MAGNITUDE: size_O, NORM: size_O.copy()}
 
+    def off(self, held: Mapping[str, Any]) -> Mapping[str, Any]:
+        zeros = {name: array * 0 for name, array in held.items() if name.endswith(f".{B}")}
+        sizes = [name for name in held if name.endswith(f".{MAGNITUDE}")]
+        return zeros | {name: held[f"{name.removesuffix(MAGNITUDE)}{NORM}"] for name in sizes}
+
     def merged(self, weight_OI: Any, own: Mapping[str, Any]) -> Any:
         import numpy as np
 

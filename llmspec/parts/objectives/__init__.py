@@ -5,6 +5,7 @@ from llmspec.parts.objectives.classification import Classification
 from llmspec.parts.objectives.contrastive import Contrastive
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.parts.objectives.distillation import Distillation
+from llmspec.parts.objectives.grpo import GRPO
 from llmspec.parts.objectives.masked_lm import MaskedLM
 from llmspec.parts.objectives.regression import Regression
 from llmspec.parts.objectives.tagging import Tagging
@@ -17,9 +18,11 @@ TABLE: dict[str, type[Objective]] = {
     "contrastive": Contrastive,
     "regression": Regression,
     "tagging": Tagging,
+    "grpo": GRPO,
 }
 
 __all__ = [
+    "GRPO",
     "TABLE",
     "Classification",
     "Contrastive",

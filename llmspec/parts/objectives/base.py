@@ -29,6 +29,7 @@ alone, so that what is drawn on the way resumes bit for bit."""
 
 NEXT, MASKED, LABELS = "the next token", "masked tokens", "labels"
 TOGETHER, NUMBERS, TAGS = "which texts belong together", "numbers", "tags"
+REWARDED = "answers of a higher reward"
 """What is predicted."""
 
 Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Tensor]"]

@@ -3,6 +3,7 @@
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.phases.classify import Classify
 from llmspec.parts.phases.contrastive import Contrastive
+from llmspec.parts.phases.grpo import GRPO
 from llmspec.parts.phases.masked_lm import MaskedLM
 from llmspec.parts.phases.prefix_lm import PrefixLM
 from llmspec.parts.phases.pretrain import Pretrain
@@ -15,6 +16,7 @@ from llmspec.parts.phases.tag import Tag
 TABLE: dict[str, type[Phase]] = {
     "classify": Classify,
     "contrastive": Contrastive,
+    "grpo": GRPO,
     "masked_lm": MaskedLM,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,

@@ -56,6 +56,9 @@ class Phase(Part):
     """Whether records with a `dialogue:` are read as dialogues; otherwise they are plain text."""
     pairs: ClassVar[bool] = False
     """Whether records are read as a source and its target."""
+    prompted: ClassVar[bool] = False
+    """Whether the model answers the dialogues that it reads, each up to its last answer, and learns from what it
+    says."""
     apart: ClassVar[bool] = False
     """Whether source and target of a record are two texts that are read each by itself."""
     preferences: ClassVar[bool] = False
@@ -178,6 +181,11 @@ class Phase(Part):
         """The phases that come before it: the one that it starts from, and those whose models stand beside its own."""
         named = (self.parent, *(other.phase for other in self.others()))
         return tuple(dict.fromkeys(name for name in named if name))
+
+    def by_rollouts(self, steps: int) -> Phase:
+        """Of a phase that is `prompted`, how its prompts are read: a row each, as many a step as it answers at once;
+        `steps` are its own."""
+        raise NotImplementedError
 
     def added_heads(self, base: Mapping[str, Head], sees_ahead: bool) -> Mapping[str, Head]:
         """The heads that it adds to a model with the heads `base`, whose tokens see what follows them or do not."""

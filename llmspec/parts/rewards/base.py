@@ -53,6 +53,11 @@ class Reward(Part):
         """What reports call it."""
         return self.kind
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What gives its numbers, as `parts` names it."""
+        return (self.name,)
+
     def fields(self) -> tuple[str, ...]:
         """Fields that the record of every prompt has to have."""
         templates = [getattr(self, key) for key in self.fielded]

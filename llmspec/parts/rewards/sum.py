@@ -23,6 +23,10 @@ class Total(Reward):
     of: dict[str, Annotated[Reward, choice(PARTS)]] = Field(min_length=1)
     """What is added, each by a name for reports."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.of)
+
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(field for part in self.of.values() for field in part.fields()))
 

@@ -3,6 +3,7 @@
 from llmspec.training.tasks.base import Task
 from llmspec.training.tasks.classify import Classify
 from llmspec.training.tasks.contrastive import Contrastive
+from llmspec.training.tasks.grpo import GRPO
 from llmspec.training.tasks.masked_lm import MaskedLM
 from llmspec.training.tasks.prefix_lm import PrefixLM
 from llmspec.training.tasks.pretrain import Pretrain
@@ -15,6 +16,7 @@ from llmspec.training.tasks.tag import Tag
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
     "contrastive": Contrastive,
+    "grpo": GRPO,
     "masked_lm": MaskedLM,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,

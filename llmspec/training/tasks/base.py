@@ -75,6 +75,10 @@ class Task:
             for name, value in taken.sums.items()
         )
 
+    def spent(self) -> dict[str, float]:
+        """Seconds since it was last asked, by what they went into, where steps have parts."""
+        return {}
+
     # -- now and then --------------------------------------------------------------------------------------------
     def validate(self, trainer: Trainer) -> Validation:
         """How good the model is on what was kept from training; nothing where nothing was."""

@@ -1,0 +1,268 @@
+"""Answers that a model draws while it trains: drawn side by side, given rewards, and packed into rows.
+
+Every answer is a function of the weights and of (seed, phase, rollout, prompt, number of the answer), whatever else is
+drawn beside it.
+
+P prompts of a rollout, E answers, M tokens of an answer at most, B rows of a pass, T places of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.hashing import digest
+from llmspec.core.problems import LlmspecError, Problem, RunError
+from llmspec.data.layout import Batch, blank
+from llmspec.data.packing import pad_after
+from llmspec.data.prompts import PromptLayout
+from llmspec.decoding.answer import Answer, Drawing
+from llmspec.decoding.batch import ROWS
+from llmspec.decoding.batch import Batch as Answering
+from llmspec.decoding.generate import Generation, whole_answers
+from llmspec.model.decoder import Decoder
+from llmspec.parts.phases.rollouts import RolloutPhase
+from llmspec.parts.rewards.base import Answered, Open, Reward
+from llmspec.parts.tokenizers import Codec
+from llmspec.spec.decoding import Decoding
+from llmspec.training.judging import opener
+
+if TYPE_CHECKING:
+    from llmspec.data.prepare import PreparedData
+
+CUT = ("max_tokens", "length")
+"""Why an answer ends that the model did not end."""
+QUOTED = 60
+"""Characters of a text in a sentence."""
+
+
+class Refused(RunError):
+    """A step that cannot be taken, before anything has changed: the run is saved, and stops."""
+
+
+class Prompt(NamedTuple):
+    """What is answered."""
+
+    ids: Sequence[int]
+    text: str
+    """The last turn before the answer."""
+    record: Mapping[str, Any]
+    """Fields of its record; `answer` is the answer that it has."""
+    source: str
+
+
+class Episodes(NamedTuple):
+    """The answers of a rollout, those to one prompt after one another; arrays of the same shapes in every rollout."""
+
+    prompts: tuple[Prompt, ...]
+    tokens: np.ndarray
+    """(E, M) int32; 0 behind an answer."""
+    lengths: np.ndarray
+    """(E,) int32 tokens of each answer, the one that ends it included."""
+    ended: np.ndarray
+    """(E,) bool: whether the model ended it by itself."""
+    parts: Mapping[str, np.ndarray]
+    """(E,) float32: rewards by what gave them."""
+    rewards: np.ndarray
+    """(E,) float32."""
+    by_token: Mapping[str, np.ndarray]
+    """(E, M) float32: what a pass over the answers gave for each of their tokens, such as `logps`."""
+
+    @property
+    def group(self) -> int:
+        """Answers to each prompt."""
+        return len(self.lengths) // len(self.prompts)
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """(E, M) bool: which tokens there are."""
+        return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+
+    def prompt(self, i: int) -> Prompt:
+        """What answer i answers."""
+        return self.prompts[i // self.group]
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------------
+def draw(
+    decoder: Decoder,
+    codec: Codec,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    n: int,
+    seed: tuple[object, ...],
+    rows: int = ROWS,
+) -> Iterator[Generation]:
+    """`n` answers to each prompt, in the order of the prompts."""
+
+    def answers() -> Iterator[Answer]:
+        for i, prompt in enumerate(prompts):
+            of_prompt = int(digest([str(name) for name in (*seed, i)])[:15], 16)
+            how = Drawing(codec, decoding, decoder.context, of_prompt, True, False)
+            for sample in range(n):
+                yield Answer(how, i, sample, prompt.ids)
+
+    longest = max(min(len(prompt.ids) + decoding.max_tokens, decoder.context) for prompt in prompts)
+    batch = Answering(decoder, answers(), n * len(prompts), longest, rows, kind=decoding.kv_cache)
+    events = (replace(event, row=answer.prompt * n + answer.sample) for answer, event in batch.events())
+    for group in whole_answers(events, n):
+        yield from group
+
+
+def episodes(prompts: Sequence[Prompt], drawn: Sequence[Generation], most: int) -> Episodes:
+    """Answers as arrays, without rewards."""
+    tokens = np.zeros((len(drawn), most), np.int32)
+    for i, answer in enumerate(drawn):
+        tokens[i, : len(answer.choices)] = answer.tokens
+    lengths = np.array([len(answer.choices) for answer in drawn], np.int32)
+    ended = np.array([answer.finish_reason not in CUT for answer in drawn])
+    return Episodes(tuple(prompts), tokens, lengths, ended, {}, np.zeros(len(drawn), np.float32), {})
+
+
+# -- rewards -----------------------------------------------------------------------------------------------------------
+def answered(prompt: Prompt, answer: Generation) -> Answered:
+    """An answer as rewards read it."""
+    return Answered(prompt.text, answer.text, answer.finish_reason not in CUT, prompt.record)
+
+
+def judged(reward: Reward, answers: Sequence[Answered], open_: Open) -> tuple[dict[str, list[float]], list[float]]:
+    """(the numbers of answers by what gave them, their rewards).
+
+    Raises Refused where a reward fails, or gives what is no number.
+    """
+    try:
+        parts = reward.parts(answers, open_)
+        whole = reward.scores(answers, open_) if len(parts) > 1 else next(iter(parts.values()))
+    except LlmspecError:
+        raise
+    except Exception as error:
+        said = f"the record has no field {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise Refused(
+            f"the reward `{reward.name}` failed: {said}",
+            hint="see what it reads: the prompt, the answer and the fields of the record",
+            consequence="there is nothing to learn from without rewards",
+        ) from error
+    for name, scores in (*parts.items(), (reward.name, whole)):
+        if len(scores) != len(answers):
+            raise Refused(f"the reward `{name}` gave {len(scores)} numbers for {len(answers)} answers")
+        wrong = next((i for i, score in enumerate(scores) if not math.isfinite(score)), None)
+        if wrong is not None:
+            raise Refused(
+                f"the reward `{name}` is {scores[wrong]} for the answer {_quoted(answers[wrong].text)} to "
+                f"{_quoted(answers[wrong].prompt)}",
+                hint="a reward has to be a finite number for every answer, an empty one included",
+                consequence="every weight would become what it is: no number",
+            )
+    return parts, whole
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= QUOTED else text[: QUOTED - 1] + "…")
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+class Packed(NamedTuple):
+    """Rows of answers behind their prompts, and where each answer lies in them."""
+
+    batches: list[Batch]
+    row: np.ndarray
+    """(n,) of all rows of all batches."""
+    begin: np.ndarray
+    """(n,) the place whose target is the answer's first token."""
+
+    def spread(self, values_EM: np.ndarray, lengths: np.ndarray, dtype: Any = np.float32) -> list[np.ndarray]:
+        """(B, T) of each batch: numbers of tokens (n, M) at the places whose targets they are, 0 elsewhere."""
+        rows, width = self.batches[0].tokens.shape
+        found = np.zeros((len(self.batches) * rows, width), dtype)
+        which, token = np.nonzero(np.arange(values_EM.shape[1]) < lengths[:, None])
+        found[self.row[which], self.begin[which] + token] = values_EM[which, token]
+        return list(found.reshape(len(self.batches), rows, width))
+
+    def gathered(self, arrays: Sequence[np.ndarray], lengths: np.ndarray, most: int) -> np.ndarray:
+        """(n, M) float32: the reverse of `spread`, 0 behind each answer."""
+        places = np.concatenate(arrays)
+        found = np.zeros((len(lengths), most), np.float32)
+        which, token = np.nonzero(np.arange(most) < lengths[:, None])
+        found[which, token] = places[self.row[which], self.begin[which] + token]
+        return found
+
+
+def places_of(longest: int, most: int) -> int:
+    """Places of a row that an answer of `most` tokens takes behind the longest prompt: its last token is no input."""
+    return longest + most - 1
+
+
+def rows_needed(answers: int, longest: int, most: int, context: int) -> int:
+    """Rows that hold so many answers, whatever their lengths."""
+    return -(-answers // max(1, context // places_of(longest, most)))
+
+
+def packed(given: Episodes, which: np.ndarray, longest: int, shape: tuple[int, int], end: int, passes: int) -> Packed:
+    """Answers `which` (n,) behind their prompts in rows of batches of a shape (B, T): as many in each row as there is
+    always room for, one after another; `passes` batches at least."""
+    rows, width = shape
+    each = max(1, width // places_of(longest, given.tokens.shape[1]))
+    passes = max(passes, -(-len(which) // (each * rows)))
+    batches = [blank(rows, width, end) for _ in range(passes)]
+    numbers, begins = np.zeros(len(which), np.int64), np.zeros(len(which), np.int64)
+    for i, one in enumerate(which.tolist()):
+        number, nth = divmod(i, each)
+        batch, row = batches[number // rows], number % rows
+        ids = [*given.prompt(one).ids, *given.tokens[one, : given.lengths[one]].tolist()]
+        first = int(batch.filled[row])
+        places = slice(first, first + len(ids) - 1)
+        batch.tokens[row, places], batch.targets[row, places] = ids[:-1], ids[1:]
+        batch.documents[row, places], batch.positions[row, places] = nth, np.arange(len(ids) - 1)
+        numbers[i], begins[i] = number, first + len(ids) - 1 - given.lengths[one]
+        batch.weights[row, begins[i] : places.stop] = 1
+        batch.filled[row] = places.stop
+    for batch in batches:
+        held = np.where(batch.filled > 0, batch.documents.max(1) + 1, 0)
+        pad_after(batch, np.arange(rows), held, batch.filled)
+    return Packed(batches, numbers, begins)
+
+
+def too_few_rows(phase: RolloutPhase, longest: int, context: int) -> Problem | None:
+    """What is wrong with the rows of a step, where they do not hold its answers."""
+    count = phase.answers // phase.mini_batches
+    rows = phase.micro_batch_size * phase.gradient_accumulation_steps
+    needed = rows_needed(count, longest, phase.max_tokens, context)
+    if needed <= rows:
+        return None
+    passes = phase.gradient_accumulation_steps
+    return Problem(
+        f"a step learns from {count:,} answers of up to {places_of(longest, phase.max_tokens):,} tokens with their "
+        f"prompts, which take {needed:,} rows of {context:,}, and it has {rows:,}",
+        ("micro_batch_size",),
+        f"`micro_batch_size: {-(-needed // passes)}`, more `gradient_accumulation_steps` or `mini_batches`, or fewer "
+        "answers",
+        "some answers would be drawn and not learned from",
+    )
+
+
+def problems(plan: Plan, planned: PhasePlan, prepared: PreparedData) -> Iterator[Problem]:
+    """What hinders a phase from drawing answers, and giving them rewards, as seen from its keys: found before step
+    0."""
+    phase, name, stream = planned.phase, planned.name, prepared.stream(planned.name)
+    assert isinstance(phase, RolloutPhase), "it draws answers"
+    layouts = {s: layout for s in stream.sources if isinstance(layout := stream.layout(s), PromptLayout)}
+    longest = max(layout.longest for layout in layouts.values())
+    if wrong := too_few_rows(phase, longest, plan.model.context):
+        yield wrong
+    for source in layouts:
+        for side in ("train", "validation"):
+            for i, record in enumerate(prepared.records(name, source, side)):
+                if lacking := [f"`{f}`" for f in phase.judge.fields() if f != "answer" and record.get(f) is None]:
+                    yield Problem(
+                        f"the reward reads {', '.join(lacking)}, which record {i + 1} of {source} has not",
+                        ("reward",),
+                        "it has " + ", ".join(f"`{field}`" for field in record) if record else "read records with it",
+                        "its answers would have no reward",
+                    )
+                    break
+    yield from (problem.at("reward") for problem in phase.judge.unfit(opener()))

@@ -1,0 +1,380 @@
+"""What tasks have in common that draw answers, give them rewards, and learn from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from llmspec.backends.tensors import tensors_from_numpy, to_numpy
+from llmspec.compiler.plan import PhasePlan
+from llmspec.core.metrics import Metric
+from llmspec.core.problems import RunError
+from llmspec.data.inputs import Arrays
+from llmspec.data.layout import shuffled
+from llmspec.data.prompts import PromptLayout
+from llmspec.parts.objectives.policy import LOGPS, REFERENCE_LOGPS
+from llmspec.parts.phases.rollouts import RolloutPhase
+from llmspec.spec.decoding import Decoding
+from llmspec.training.advantages import answer_scores, kl_estimates
+from llmspec.training.context import RunContext
+from llmspec.training.judging import opener
+from llmspec.training.prompts import turns
+from llmspec.training.rollouts import (
+    Episodes,
+    Packed,
+    Prompt,
+    Refused,
+    answered,
+    draw,
+    episodes,
+    judged,
+    packed,
+)
+from llmspec.training.tasks.base import Shapes, Validation
+from llmspec.training.tasks.supervised import Supervised
+from llmspec.training.trainer import StepTaken, Trainer
+
+DRAWING, SCORING, LOG_PROBABILITIES, UPDATE = "drawing", "scoring", "log-probabilities", "update"
+"""What the seconds of a step go into."""
+ALIKE = 3
+"""Rollouts in a row whose rewards are all equal, after which that is said."""
+
+
+class Rollouts(Supervised):
+    """Answers drawn from the weights as they are, which serve some steps. A subclass says what each token was worth
+    (`advantages`) and how much it counts (`weights`)."""
+
+    phase: RolloutPhase
+
+    def __init__(self, context: RunContext, phase: PhasePlan) -> None:
+        super().__init__(context, phase)
+        self.made: Episodes | None = None
+        """The answers that steps learn from now."""
+        self.rollout, self.seconds, self._alike = -1, dict[str, float](), 0
+        self.decoding = Decoding().updated(max_tokens=self.phase.max_tokens, temperature=self.phase.temperature)
+        self.open = opener()
+        self._records = dict[tuple[str, str], list[Mapping[str, Any]]]()
+        self._taken: tuple[np.ndarray, Packed] | None = None
+        self._longest = max(
+            layout.longest for s in self.stream.sources if isinstance(layout := self.stream.layout(s), PromptLayout)
+        )
+        self._end = context.prepared.codec.specials.need("eos")
+
+    # -- what subclasses say -------------------------------------------------------------------------------------
+    def advantages(self, made: Episodes) -> np.ndarray:
+        """(E, M): how much better each token was than what was to be expected."""
+        raise NotImplementedError
+
+    def counted(self, made: Episodes) -> np.ndarray:
+        """(E,) bool: the answers that count."""
+        return np.ones(len(made.lengths), bool)
+
+    def weights(self, made: Episodes, which: np.ndarray) -> np.ndarray:
+        """(n,): how much each token counts of the answers `which` of a step, in the sum that is its loss: as a mean
+        over their tokens, unless it is said otherwise."""
+        lengths = made.lengths[which] * self.counted(made)[which]
+        return np.full(len(which), 1 / max(1, int(lengths.sum())), np.float64)
+
+    def measures(self, made: Episodes) -> Mapping[str, np.ndarray]:
+        """(E, M) each: what else the objective reads of each token, by the names of its inputs."""
+        return {}
+
+    def scores(self, made: Episodes) -> np.ndarray:
+        """(E,) float64: rewards, scaled, bounded, and less what an answer loses that was cut."""
+        p = self.phase
+        return answer_scores(made.rewards, made.ended, p.reward_scale, p.reward_clip, p.missing_end_penalty)
+
+    # -- prompts -------------------------------------------------------------------------------------------------
+    def prompt(self, layout: PromptLayout, source: str, side: str, block: int) -> Prompt:
+        """The prompt of a block, as rewards see it."""
+        codec, asked = self.context.prepared.codec, layout.asked(block)
+        if (source, side) not in self._records:
+            self._records[source, side] = self.context.prepared.records(self.plan.name, source, side)
+        said = list(turns(codec, asked.ids, asked.codes))
+        record = {"answer": codec.decode(asked.answer), **self._records[source, side][asked.document]}
+        return Prompt(asked.ids, said[-1] if said else "", record, source)
+
+    def asked(self, rollout: int) -> list[Prompt]:
+        """The prompts of a rollout."""
+        found = []
+        for source, block in self.stream.blocks(rollout):
+            layout = self.stream.layout(source)
+            assert isinstance(layout, PromptLayout)
+            found.append(self.prompt(layout, source, "train", block))
+        return found
+
+    # -- a rollout -----------------------------------------------------------------------------------------------
+    @contextmanager
+    def spending(self, on: str) -> Iterator[None]:
+        """Counts the seconds of what stands inside."""
+        began = time.perf_counter()
+        yield
+        self.seconds[on] = self.seconds.get(on, 0.0) + time.perf_counter() - began
+
+    def roll(self, trainer: Trainer, rollout: int) -> Episodes:
+        """Answers to the prompts of a rollout, with rewards and log-probabilities. Raises Refused."""
+        plan, phase, codec = self.context.plan, self.phase, self.context.prepared.codec
+        prompts, seed = self.asked(rollout), (plan.seed, self.plan.name, rollout)
+        with self.spending(DRAWING):
+            decoder = self.decoder(trainer)
+            drawn = list(draw(decoder, codec, prompts, self.decoding, phase.answers_per_prompt, seed))
+        made = episodes(prompts, drawn, phase.max_tokens)
+        with self.spending(SCORING):
+            said = [answered(made.prompt(i), answer) for i, answer in enumerate(drawn)]
+            parts, whole = judged(phase.judge, said, self.open)
+        made = made._replace(
+            parts={name: np.array(found, np.float32) for name, found in parts.items()},
+            rewards=np.array(whole, np.float32),
+        )
+        with self.spending(LOG_PROBABILITIES):
+            made = made._replace(by_token=self.looked_at(trainer, made))
+        self._hold_near(made)
+        self._said_of(made, rollout)
+        return made
+
+    def looked_at(self, trainer: Trainer, made: Episodes) -> dict[str, np.ndarray]:
+        """(E, M) each: what a pass over all answers gathers of their tokens."""
+        every = np.arange(len(made.lengths))
+        found = packed(made, every, self._longest, self._shape, self._end, 1)
+        nothing = np.zeros(made.tokens.shape, np.float32)
+        arrays = self._arrays_of(made, every, found, dict.fromkeys(self._by_token, nothing))
+        seen = [trainer.evaluate(one) for one in arrays]
+        most, names = made.tokens.shape[1], self.phase.objective.gathered
+        got = {name: found.gathered([one[name] for one in seen], made.lengths, most) for name in names}
+        if self.phase.bare_reference:
+            bare = [trainer.evaluate(one, without_adapter(trainer)) for one in arrays]
+            got[REFERENCE_LOGPS] = found.gathered([one[LOGPS] for one in bare], made.lengths, most)
+        return got
+
+    def _hold_near(self, made: Episodes) -> None:
+        """Raises Refused where the policy is too far from its reference."""
+        kl, most = self.kl(made), self.phase.kl_ceiling
+        if most is not None and not kl <= most:
+            raise Refused(
+                f"the divergence from the reference is {kl:.4g} nats per token, above `kl_ceiling: {most:g}`",
+                hint="a lower learning rate, a larger `kl_coefficient`, or a higher ceiling, with `--continue-from "
+                "last` or from the beginning",
+                consequence="the weights of before this step are saved: the model no longer says what it was "
+                "started with",
+            )
+
+    def kl(self, made: Episodes) -> float:
+        """Of the policy from its reference, in nats per token of a rollout, as it was drawn (k3)."""
+        here = made.drawn
+        found = kl_estimates(made.by_token[LOGPS], made.by_token[REFERENCE_LOGPS], here, "k3")
+        return float(found.sum() / max(1, int(here.sum())))
+
+    def _said_of(self, made: Episodes, rollout: int) -> None:
+        """Tells where nothing can be learned from some rollouts in a row, since all rewards are the same."""
+        self._alike = self._alike + 1 if float(np.ptp(made.rewards)) == 0 else 0
+        if self._alike == ALIKE:
+            self.context.watcher.notice(
+                f"{self.plan.name}: every answer of {ALIKE} rollouts in a row, up to number {rollout + 1}, has the "
+                f"reward {float(made.rewards[0]):g}: there is nothing to learn from as long as none differs"
+            )
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.phase.micro_batch_size, self.plan.model.context
+
+    @property
+    def _by_token(self) -> tuple[str, ...]:
+        return tuple(n for n in getattr(self.phase.objective, "by_place", ()) if n != "answers")
+
+    def train(self, trainer: Trainer, step: int, scalars: Sequence[float]) -> StepTaken:
+        rollout = step // self.phase.steps_per_rollout
+        if rollout != self.rollout:
+            self.made, self.rollout = self.roll(trainer, rollout), rollout
+        with self.spending(UPDATE):
+            return trainer.step(self.batches(step), scalars, step)
+
+    def which(self, step: int) -> np.ndarray:
+        """(n,) the answers that a step learns from: each epoch of a rollout in an order of its own."""
+        rollout, nth = divmod(step, self.phase.steps_per_rollout)
+        epoch, part = divmod(nth, self.phase.mini_batches)
+        order = shuffled(self.phase.answers, self.context.plan.seed, self.plan.name, "answers", rollout, epoch)
+        size = self.phase.answers // self.phase.mini_batches
+        return order[part * size : (part + 1) * size]
+
+    def batches(self, step: int) -> list[Arrays]:
+        made = self.made
+        if made is None or step // self.phase.steps_per_rollout != self.rollout:
+            return []  # its answers are not drawn yet
+        which = self.which(step)
+        found = packed(made, which, self._longest, self._shape, self._end, self.phase.gradient_accumulation_steps)
+        values = {
+            "old_logps": made.by_token[LOGPS],
+            "reference_logps": made.by_token[REFERENCE_LOGPS],
+            "advantages": self.advantages(made),
+            **self.measures(made),
+        }
+        self._taken = which, found
+        arrays = self._arrays_of(made, which, found, values, self.weights(made, which))
+        self._read = list(found.batches)
+        return arrays
+
+    def _arrays_of(
+        self,
+        made: Episodes,
+        which: np.ndarray,
+        found: Packed,
+        values: Mapping[str, np.ndarray],
+        weights: np.ndarray | None = None,
+    ) -> list[Arrays]:
+        """What graphs read of packed answers; `weights` (n,) of their tokens, of which a step's loss is the sum."""
+        objective, lengths = self.phase.objective, made.lengths[which]
+        counts = self.counted(made)[which] if weights is not None else np.ones(len(which), bool)
+        ones = np.ones((len(which), made.tokens.shape[1])) * counts[:, None]
+        each = np.ones(len(which)) if weights is None else weights
+        weighed = ones * each[:, None]
+        scalars = {
+            "inverse_temperature": 1 / self.phase.temperature,
+            "loss_scale": float((weighed * (np.arange(ones.shape[1]) < lengths[:, None])).sum()),
+            "kl_coefficient": self.kl_coefficient,
+        }
+        by_token = {name: values[name][which] if name in values else ones for name in ("answers", *self._by_token)}
+        by_token |= {"answers": ones, "loss_weights": weighed, "answer_share": ones / np.maximum(1, lengths)[:, None]}
+        spread = {name: found.spread(np.asarray(array), lengths) for name, array in by_token.items()}
+        number = np.broadcast_to(np.arange(1, len(which) + 1)[:, None], ones.shape)
+        spread["answer"] = [a - 1 for a in found.spread(number, lengths, np.int32)]
+        declared = objective.inputs(*self._shape)
+        arrays = []
+        for i, batch in enumerate(found.batches):
+            own = {name: array[i] for name, array in spread.items() if name in declared and name != "loss_weights"}
+            own |= {name: np.array([value], np.float32) for name, value in scalars.items() if name in declared}
+            whole = batch._replace(weights=spread["loss_weights"][i], drawn=own)
+            arrays.append(self._arrays.made(whole, self.rollout, i))
+        return arrays
+
+    @property
+    def kl_coefficient(self) -> float:
+        """What the divergence of a token counts in the loss."""
+        return self.phase.kl_coefficient
+
+    def step_taken(self, step: int, taken: StepTaken) -> int:
+        if step % self.phase.steps_per_rollout == 0:
+            self._ledger.add(self.stream.batch(self.rollout))
+        return sum(int(batch.filled.sum()) for batch in self._read)
+
+    def metrics(self, taken: StepTaken) -> tuple[Metric, ...]:
+        """The loss, what its objective counts per token, and how the answers of its rollout are."""
+        assert self.made is not None and self._taken is not None
+        made, which = self.made, self._taken[0]
+        tokens = max(1, int((made.lengths * self.counted(made))[which].sum()))
+        per = dict.fromkeys(taken.sums, tokens) | self.per(which)
+        found = [Metric("loss", taken.sums["loss"], self.phase.objective.unit, better="lower")]
+        found += [Metric(name, v / per[name], "") for name, v in taken.sums.items() if name != "loss"]
+        if {"clip_low", "clip_high"} <= taken.sums.keys():
+            clipped = sum(taken.sums[name] / per[name] for name in ("clip_low", "clip_high"))
+            found.append(Metric("clip_fraction", clipped))
+        return (*found, *(Metric(name, value) for name, value in self.told(made).items()))
+
+    def per(self, which: np.ndarray) -> dict[str, float]:
+        """What sums of a step are divided by that are not means over tokens."""
+        return {}
+
+    def told(self, made: Episodes) -> dict[str, float]:
+        """How the answers of a rollout are, in numbers."""
+        groups = made.rewards.reshape(-1, made.group)
+        said = [tokens[:n].tobytes() for tokens, n in zip(made.tokens, made.lengths, strict=True)]
+        same = [len(set(said[i : i + made.group])) == 1 for i in range(0, len(said), made.group)]
+        here = made.drawn
+        numbers = {
+            "reward": float(made.rewards.mean()),
+            "reward_std": float(made.rewards.std()),
+            **{f"reward/{name}": float(found.mean()) for name, found in made.parts.items() if len(made.parts) > 1},
+            "answer_tokens": float(made.lengths.mean()),
+            "ended": float(made.ended.mean()),
+        }
+        if "entropy" in made.by_token:
+            numbers["entropy"] = float(made.by_token["entropy"][here].mean())
+        if self.phase.refers:
+            numbers["reference_kl"] = self.kl(made)
+        if made.group > 1:
+            numbers["groups_alike"] = float((np.ptp(groups, axis=1) == 0).mean())
+            numbers["answers_alike"] = float(np.mean(same))
+        return numbers
+
+    # -- validation ----------------------------------------------------------------------------------------------
+    def validate(self, trainer: Trainer) -> Validation:
+        """The rewards of the most probable answers to held-out prompts."""
+        found, tokens = list[Metric](), 0
+        greedy = self.decoding.updated(temperature=0.0)
+        for source, held_out in self.context.prepared.validation(self.plan.name).items():
+            layout = held_out.layout
+            assert isinstance(layout, PromptLayout)
+            count = min(self.phase.validation_prompts, len(layout.kept))
+            if not count:
+                continue
+            prompts = [self.prompt(layout, source, "validation", block) for block in range(count)]
+            drawn = list(draw(self.decoder(trainer), self.context.prepared.codec, prompts, greedy, 1, ("validation",)))
+            said = [answered(prompt, answer) for prompt, answer in zip(prompts, drawn, strict=True)]
+            parts, whole = judged(self.phase.judge, said, self.open)
+            means = {"reward": whole, "ended": [float(a.ended) for a in said]}
+            means |= {f"reward/{name}": scores for name, scores in parts.items() if len(parts) > 1}
+            lengths = [len(answer.choices) for answer in drawn]
+            found += [Metric(n, float(np.mean(v)), better="higher").of(source) for n, v in means.items()]
+            found.append(Metric("answer_tokens", float(np.mean(lengths)), "tokens").of(source))
+            tokens += sum(lengths)
+        return Validation(tuple(found), tokens)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+    def state(self, step: int) -> dict[str, Any]:
+        return {
+            "stream": self.stream.cursor(-(-step // self.phase.steps_per_rollout)),
+            "ledger": self._ledger.dump(),
+            "rollout": self.rollout,
+            "alike": self._alike,
+        }
+
+    def tensor_shapes(self) -> Shapes:
+        answers, most = self.phase.answers, self.phase.max_tokens
+        shapes: Shapes = {"tokens": (answers, most)}
+        shapes |= dict.fromkeys(("lengths", "ended", "rewards"), (answers,))
+        shapes |= {f"reward/{name}": (answers,) for name in self.phase.judge.names}
+        shapes |= {f"by_token/{name}": (answers, most) for name in self.phase.objective.gathered}
+        return shapes
+
+    def tensors(self) -> dict[str, Any]:
+        found = {name: np.zeros(shape, np.float32) for name, shape in self.tensor_shapes().items()}
+        if (made := self.made) is None:
+            return found
+        found |= {"tokens": made.tokens, "lengths": made.lengths, "ended": made.ended, "rewards": made.rewards}
+        found |= {f"reward/{name}": array for name, array in made.parts.items()}
+        found |= {f"by_token/{name}": array for name, array in made.by_token.items()}
+        return {name: np.asarray(array, np.float32) for name, array in found.items()}
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Any], step: int) -> None:
+        rollout, per = state.get("rollout"), self.phase.steps_per_rollout
+        super().restore(state, tensors, -(-step // per))
+        if not isinstance(rollout, int) or rollout not in (-1, (step - 1) // per):
+            raise RunError("its answers are not those of its step", hint="remove it, so that the one before it is used")
+        self.rollout, self._alike = rollout, int(state.get("alike") or 0)
+        if rollout < 0:
+            return
+        self.made = Episodes(
+            tuple(self.asked(rollout)),
+            np.asarray(tensors["tokens"]).astype(np.int32),
+            np.asarray(tensors["lengths"]).astype(np.int32),
+            np.asarray(tensors["ended"]) != 0,
+            {name: np.asarray(tensors[f"reward/{name}"]) for name in self.phase.judge.names},
+            np.asarray(tensors["rewards"]),
+            {name: np.asarray(tensors[f"by_token/{name}"]) for name in self.phase.objective.gathered},
+        )
+
+    def spent(self) -> dict[str, float]:
+        found, self.seconds = self.seconds, {}
+        return found
+
+
+def without_adapter(trainer: Trainer) -> dict[str, Any]:
+    """Tensors in place of those of the policy's adapter, with which it is the model that it started from."""
+    adapter = trainer.phase.model.adapter
+    assert adapter is not None, "the reference is the model without its adapter"
+    held = {name: to_numpy(tensor) for name, tensor in trainer.weights.items() if adapter.owns(name)}
+    return tensors_from_numpy(**adapter.off(held))
