@@ -120,7 +120,9 @@ def _told(source: Source, record: Mapping[str, Any], markers: Sequence[str]) -> 
         prompt = tuple(messages_of(record.get(source.messages), source.messages))
     if source.completion is not None:
         assert source.good is not None, "they belong together"
-        good = _judged("".join(fill(source.good, record)), patterns(source.good_is or ()))
+        good = _judged(
+            "".join(fill(source.good, record)), patterns(source.good_is or ()), patterns(source.bad_is or ())
+        )
         return Compared(prompt, (fill(source.completion, record, markers),), (0 if good else 1,))
     if source.chosen is not None:
         answers = (
@@ -146,12 +148,13 @@ def _margin(source: Source, record: Mapping[str, Any]) -> float:
     return value
 
 
-def _judged(value: str, good: Sequence[str] = ()) -> bool:
-    """Whether an answer is good, of which that is said; `good` are the words for it where they are no usual ones."""
+def _judged(value: str, good: Sequence[str], bad: Sequence[str]) -> bool:
+    """Whether an answer is good, of which that is said; by the words for it where they are no usual ones."""
     word = value.strip().lower()
-    if good and word:
-        return word in [one.strip().lower() for one in good]
-    if word not in JUDGED:
+    is_good, is_bad = ([one.strip().lower() for one in words] for words in (good, bad))
+    if good and word and (word in is_good or not bad or word in is_bad):
+        return word in is_good
+    if good or word not in JUDGED:
         raise Unfit(UNJUDGED, f"`{word[:40]}`" if word else "it says nothing")
     return JUDGED[word]
 
@@ -234,7 +237,7 @@ _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 def _thumbs(record: Mapping[str, Any]) -> Compared:
     label = record["label"]
-    good = label if isinstance(label, bool) else _judged(str(label))
+    good = label if isinstance(label, bool) else _judged(str(label), (), ())
     return Compared(_prompt(record), (_answer(record["completion"], "completion"),), (0 if good else 1,))
 
 

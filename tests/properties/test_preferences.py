@@ -129,6 +129,8 @@ DIALOGUE = [user("q"), said("x"), user("r")]
         ({**THUMB, "good_is": "fresh"}, {"p": "q", "c": "y", "g": "Fresh"}, (ASKED, ["y"], [0])),
         ({**THUMB, "good_is": ("fresh", "new")}, {"p": "q", "c": "y", "g": "yes"}, (ASKED, ["y"], [1])),
         ({**THUMB, "good_is": "fresh"}, {"p": "q", "c": "y", "g": " "}, UNJUDGED),
+        ({**THUMB, "good_is": "fresh", "bad_is": "rotten"}, {"p": "q", "c": "y", "g": "rotten"}, (ASKED, ["y"], [1])),
+        ({**THUMB, "good_is": "fresh", "bad_is": "rotten"}, {"p": "q", "c": "y", "g": "plot"}, UNJUDGED),
     ],
 )
 def test_what_a_record_compares(keys: dict[str, Any], record: dict[str, Any], wanted: Any) -> None:
@@ -152,6 +154,7 @@ def test_the_best_answer_is_a_dialogue_and_a_bad_one_is_none() -> None:
         {**PAIR, "good": "{g}"},
         {**PAIR, "good_is": "fresh"},
         {**THUMB, "good_is": ()},
+        {**THUMB, "bad_is": "rotten"},
         {**THUMB, "good_is": " "},
         {**PAIR, "answers": "a", "scores": "s"},
         {"prompt": "{p}", "answers": "a"},

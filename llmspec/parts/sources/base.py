@@ -189,6 +189,8 @@ class Source(Part):
     answers put a good and a bad one to the same prompt beside each other."""
     good_is: str | tuple[str, ...] | None = None
     """What `good` says of good answers where that is another word, such as `fresh`; all others are then bad."""
+    bad_is: str | tuple[str, ...] | None = None
+    """What it says of bad ones, beside `good_is`; records of which it says neither are then left out, and counted."""
 
     @field_validator("text", "source", "target", "label", "words", "tags", "weight", *TEMPLATES)
     @classmethod

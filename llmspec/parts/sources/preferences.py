@@ -18,6 +18,7 @@ COMPARED = (
     "completion",
     "good",
     "good_is",
+    "bad_is",
 )
 """Keys of a source that say which answers of a record are better than which."""
 BEST = ("chosen", "answers", "completion")
@@ -79,7 +80,7 @@ def _wrong_beside(best: str, found: Mapping[str, Any]) -> str:
     fitting = {
         "chosen": ("rejected", "rejected_from", "margin"),
         "answers": ("scores",),
-        "completion": ("good", "good_is"),
+        "completion": ("good", "good_is", "bad_is"),
     }
     idle = [key for key in found if key not in ("prompt", best, *fitting[best])]
     if idle:
@@ -88,9 +89,12 @@ def _wrong_beside(best: str, found: Mapping[str, Any]) -> str:
         if "rejected" in found:
             return "`rejected:` and `rejected_from:` both say what the worse answer is; keep one"
         return "`chosen:` is compared with something: write `rejected:`, or `rejected_from: other_records`"
-    good = found.get("good_is", "good")
-    if not good or not all(word.strip() for word in ([good] if isinstance(good, str) else good)):
-        return "`good_is:` names no word; write what `good:` says of good answers, such as `fresh`"
+    if "bad_is" in found and "good_is" not in found:
+        return "`bad_is:` stands beside `good_is:`; write both"
+    for key in ("good_is", "bad_is"):
+        words = found.get(key, key)
+        if not words or not all(word.strip() for word in ([words] if isinstance(words, str) else words)):
+            return f"`{key}:` names no word; write what `good:` says of such answers, such as `fresh`"
     if best != "chosen" and fitting[best][0] not in found:
         return f"`{best}:` without `{fitting[best][0]}:` says nothing of how good they are; write both"
     if isinstance(scores := found.get("scores"), list) and not any(weight for _, weight in scores):
