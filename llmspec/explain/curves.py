@@ -90,6 +90,31 @@ def named_curves(rows: Sequence[dict[str, Any]], units: Mapping[str, str]) -> tu
     return tuple(NamedCurve(name, unit, curve(rows, name)) for name, unit in (units or {"loss": ""}).items())
 
 
+@dataclass(frozen=True)
+class TimePart:
+    """What some of the seconds of a phase's steps went into."""
+
+    name: str
+    seconds: float
+    share: float
+    """Of the seconds of all steps."""
+
+
+def parts_of(rows: Sequence[dict[str, Any]]) -> tuple[TimePart, ...]:
+    """What steps took by what they went into, from rows {step, seconds, parts: {name: seconds}}, and what is left;
+    nothing where no row has parts. Most steps of a rollout have fewer parts than its first."""
+    whole, spent = 0.0, dict[str, float]()
+    for row in rows:
+        whole += float(row.get("seconds") or 0.0)
+        for name, seconds in (row.get("parts") or {}).items():
+            spent[str(name)] = spent.get(str(name), 0.0) + float(seconds)
+    if not spent or not whole:
+        return ()
+    rest = whole - sum(spent.values())
+    named = [*spent.items(), *([("the rest", rest)] if rest > 0 else [])]
+    return tuple(TimePart(name, seconds, seconds / whole) for name, seconds in named)
+
+
 def validations(rows: Sequence[dict[str, Any]]) -> tuple[ValidationCurve, ...]:
     """The scores of each source, from rows {step, validation: [metric]}."""
     found: dict[str, list[Score]] = {}

@@ -10,9 +10,19 @@ from typing import Any, ClassVar, Literal
 from llmspec.compiler.checks import Check
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
 from llmspec.explain.beside import others_said, replayed
-from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, curve, named_curves, overfitting, validations
+from llmspec.explain.curves import (
+    Curve,
+    NamedCurve,
+    TimePart,
+    ValidationCurve,
+    curve,
+    named_curves,
+    parts_of,
+    validations,
+)
 from llmspec.explain.labels import LabelTable, label_tables
 from llmspec.explain.plan_vs_actual import Fact, facts_of, remarks_on
+from llmspec.explain.remarks import remarks_of
 from llmspec.explain.report import Report
 from llmspec.explain.side_by_side import SideBySide, side_by_side
 from llmspec.forecast.decoding import DecodingSpeed, speed
@@ -22,8 +32,6 @@ from llmspec.runs.run import PhaseFolder, RunFolder
 
 State = Literal["done", "begun", "waiting", "of another plan"]
 COUNTED = ("tokens_read", "tokens_supervised", "tokens_repeated", "documents_dropped", "documents_contaminated")
-CLIPPED = 0.5
-"""Share of clipped steps from which on it is worth a remark."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,10 @@ class PhaseRun:
     """Steps whose update was not applied, since their loss was a spike."""
     best: str = ""
     """Which checkpoint it leaves where it keeps the best; '' where that is the last one."""
+    start: str = ""
+    """The phase or the model that it starts from; '' where it starts anew."""
+    parts: tuple[TimePart, ...] = ()
+    """What the time of its steps went into, where its steps have parts."""
 
     @property
     def loss(self) -> Curve:
@@ -221,7 +233,8 @@ def _state(phases: Sequence[PhaseRun]) -> str:
 def _phase(plan: Plan, planned: PhasePlan, folder: PhaseFolder, peak_flops: float | None) -> PhaseRun:
     about, rows, phase = folder.about, folder.metrics.read(), planned.phase
     metrics, norm = named_curves(rows, about.get("units") or {}), curve(rows, "norm")
-    seconds, held_out = curve(folder.timing.read(), "seconds"), validations(rows)
+    timing = folder.timing.read()
+    seconds, held_out = curve(timing, "seconds"), validations(rows)
     per_step = planned.tokens / planned.steps if planned.tokens and planned.steps else None
     median = statistics.median(seconds.values) if seconds.values else None
     clipped = None
@@ -265,7 +278,9 @@ def _phase(plan: Plan, planned: PhasePlan, folder: PhaseFolder, peak_flops: floa
         facts=promised,
         ledger=ledger,
         samples=_samples(folder),
-        remarks=(*_remarks(metrics[0], held_out, clipped, ledger, planned), *remarks_on(promised)),
+        remarks=(*remarks_of(metrics, held_out, clipped, ledger, planned), *remarks_on(promised)),
+        start=started_from(planned),
+        parts=parts_of(timing),
         continued=lineage(planned),
         beside=beside,
         copied=str(about.get("copied") or ""),
@@ -283,6 +298,12 @@ def lineage(planned: PhasePlan) -> tuple[str, ...]:
         return ()
     begins = f"goes on from step {went_on.step:,} of other settings ({went_on.key[:8]}), as step {went_on.first:,}"
     return (begins, *went_on.said)
+
+
+def started_from(planned: PhasePlan) -> str:
+    """What a phase starts from, in a word; '' where it starts anew."""
+    first = planned.phase.from_
+    return "" if first is None else first if isinstance(first, str) else first.said
 
 
 def own_part(planned: PhasePlan) -> PhasePlan:
@@ -349,25 +370,3 @@ def counts_of(saved: Any) -> dict[str, dict[str, int]]:
     if isinstance(saved, Mapping):
         return {str(s): dict(found) for s, found in saved.get("counts", {}).items()}
     return {str(row["source"]): {k: v for k, v in row.items() if k in COUNTED} for row in saved or ()}
-
-
-def _remarks(
-    loss: NamedCurve,
-    held_out: Sequence[ValidationCurve],
-    clipped: float | None,
-    ledger: Sequence[LedgerRow],
-    planned: PhasePlan,
-) -> list[str]:
-    """What a person who knows the field would say to these curves."""
-    found = overfitting(loss, held_out)
-    if clipped is not None and clipped > CLIPPED:
-        found.append(
-            f"the gradient was clipped to {planned.phase.max_grad_norm:g} in {clipped:.0%} of the steps: the learning "
-            "rate is in effect lower than set. A longer warm-up or a larger `max_grad_norm` would change that."
-        )
-    for row in ledger:
-        found += [
-            f"{row.source}: {k.replace('_', ' ')} {row.actual[k]:,}, planned {row.planned[k]:,}"
-            for k in row.differences
-        ]
-    return found

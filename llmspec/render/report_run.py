@@ -15,7 +15,7 @@ from llmspec.explain.plan_vs_actual import Fact
 from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
 from llmspec.render import certificates, checks, report_answers, report_labels
 from llmspec.render.report_charts import MARKS, chart
-from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, spark, table
+from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, percent, spark, table
 from llmspec.render.terminal import Screen, Text
 
 SAMPLE_STAGES = 3
@@ -54,6 +54,8 @@ def show(report: RunReport, console: Screen) -> None:
         certificates.show(report.certificate, console, report.stale)
     if any(phase.facts for phase in report.phases):
         show_promises(console, report.phases)
+    if len(report.phases) > 1:
+        show_overview(console, report.phases)
     for phase in report.phases:
         show_phase(console, phase)
     if any(p.samples for p in report.phases):
@@ -101,6 +103,32 @@ def amount(fact: Fact, value: float | None) -> str:
     return shown.get(fact.unit, number)(value)
 
 
+def show_overview(console: Screen, phases: Sequence[PhaseRun]) -> None:
+    """A line a phase: what it starts from, how long it is, what it did."""
+    heading(console, "phases", "what each did: validation where there is one, else what it minimised")
+    made = table("phase", "kind", "from", "steps", "time", "from its first to its last", right=("steps", "time"))
+    for phase in phases:
+        if phase.validation:
+            v = phase.validation[0]
+            main, curve = v.scores[-1].main, v.curve()
+            name, unit, first, last = main.name, main.unit, curve.values[0], curve.values[-1]
+        elif phase.loss.values:
+            name, unit = phase.metrics[0].name, phase.metrics[0].unit
+            first, last = phase.loss.values[0], phase.loss.around(phase.loss.steps[-1])
+        else:
+            name = ""
+        did = f"{name} {figure(first)} → {figure(last)} {unit}".rstrip() if name else ""
+        made.add_row(
+            f"  {phase.name}",
+            phase.kind,
+            visible(phase.start),
+            number(phase.step or phase.steps),
+            duration(phase.seconds) if phase.seconds else "",
+            Text(did or phase.state, style="" if did else STYLES[phase.state]),
+        )
+    console.print(made)
+
+
 def show_phase(console: Screen, phase: PhaseRun) -> None:
     """One phase of a run: where it stands, its curves, what it took and read."""
     heading(console, phase.name)
@@ -124,7 +152,7 @@ def show_phase(console: Screen, phase: PhaseRun) -> None:
     if phase.loss.values:
         show_curves(console, phase)
     if phase.validation:
-        console.print(Padding(scores(phase.validation), (0, 0, 0, 2)))
+        console.print(Padding(scores(phase.validation, console.width - 2), (0, 0, 0, 2)))
     for labelled in phase.labels:
         report_labels.show(console, labelled)
     if phase.ledger and phase.state != "of another plan":
@@ -163,12 +191,12 @@ def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any
 
     for i, metric in enumerate(phase.metrics):
         if (curve := metric.curve).values:
-            ends = f"{curve.values[0]:.3f} → {curve.around(curve.steps[-1]):.3f} {metric.unit}".rstrip()
+            ends = f"{figure(curve.values[0])} → {figure(curve.around(curve.steps[-1]))} {metric.unit}".rstrip()
             yield metric.name, ends if charted and not i else line(curve, ends)
     for v in phase.validation:
         main, curve = v.scores[-1].main, v.curve()
         if not charted or (main.name, main.unit) != (phase.metrics[0].name, phase.metrics[0].unit):
-            ends = " → ".join(f"{x:.3f}" for x in dict.fromkeys((curve.values[0], curve.values[-1])))
+            ends = " → ".join(figure(x) for x in dict.fromkeys((curve.values[0], curve.values[-1])))
             yield f"validation {v.source}", line(curve, f"{ends} {main.unit or main.name}")
     if rates := phase.learning_rate.values:
         yield "learning rate", line(phase.learning_rate, f"peak {max(rates):.3g}, now {rates[-1]:.3g}", 0.0)
@@ -180,17 +208,36 @@ def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any
         yield "speed", line(phase.speed, f"{count(phase.tokens_per_second)} tokens/s{computes}", 0.0)
     if phase.seconds:
         yield "time", f"{duration(phase.seconds)} in steps, the slowest took {duration(phase.slowest_step or 0.0)}"
+    if phase.parts:
+        yield "of which", ", ".join(f"{visible(part.name)} {percent(part.share)}" for part in phase.parts)
 
 
-def scores(found: tuple[ValidationCurve, ...]) -> Table:
-    """The last validation of each source, and its best where that is another; a column a metric."""
+def figure(value: float) -> str:
+    """A number in four digits or so: 12,345, 3.142, 0.031, 1.2e-05."""
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.3f}" if size >= 0.01 or not value else f"{value:.1e}"
+
+
+def scores(found: tuple[ValidationCurve, ...], width: int) -> Table:
+    """The last validation of each source, and its best where that is another; a column a metric, or a row a metric
+    where so many columns would not fit into the width."""
     labels = tuple(dict.fromkeys(m.label for v in found for m in v.scores[-1].metrics))
-    made = table("validation", *labels, "at step", right=(*labels, "at step"), indent=0)
+    lines: list[tuple[str, dict[str, str]]] = []
     for v in found:
         last, best = v.scores[-1], v.best
         for name, score in ((v.source, last), *(((f"{v.source}, best", best),) if best.step != last.step else ())):
-            cells = {m.label: m.shown for m in score.metrics}
-            made.add_row(name, *(cells.get(label, "") for label in labels), number(score.step))
+            lines.append((name, {**{m.label: m.shown for m in score.metrics}, "at step": number(score.step)}))
+    columns = (*labels, "at step")
+    needed = [max(len(label), *(len(cells.get(label, "")) for _, cells in lines)) + 2 for label in columns]
+    if sum(needed) + max(len(name) for name, _ in lines) + 2 <= width:
+        made = table("validation", *columns, right=columns, indent=0)
+        for name, cells in lines:
+            made.add_row(name, *(cells.get(label, "") for label in columns))
+        return made
+    names = [name for name, _ in lines]
+    made = table("validation", *names, right=names, indent=0)
+    for label in columns:
+        made.add_row(label, *(cells.get(label, "") for _, cells in lines))
     return made
 
 

@@ -62,6 +62,8 @@ class Row(_Notes):
     norm: float | None = None
     tokens: int | None = None
     seconds: float | None = None
+    parts: dict[str, float] | None = None
+    """What the seconds went into, where a step has parts."""
     validation: list[MetricNotes] | None = None
     prompt: str | None = None
     text: str | None = None

@@ -1,0 +1,94 @@
+"""What a person who knows the field would say to the curves of a phase, by the names of its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from llmspec.compiler.plan import PhasePlan
+from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, overfitting
+
+if TYPE_CHECKING:
+    from llmspec.explain.run import LedgerRow
+
+CLIPPED = 0.5
+"""Share of clipped steps from which on it is worth a remark."""
+Said = Callable[[Curve], str]
+
+
+def most(least: float, said: str) -> Said:
+    """Says something where the mean of a share over all steps is `least` or more."""
+
+    def look(curve: Curve) -> str:
+        mean = sum(curve.values) / len(curve.values)
+        return said.format(f"{mean:.0%}") if mean >= least else ""
+
+    return look
+
+
+def never(said: str) -> Said:
+    """Says something where a number was 0 in every step."""
+    return lambda curve: said if not any(curve.values) else ""
+
+
+def cut(curve: Curve) -> str:
+    """What is said where few answers end by themselves."""
+    mean = sum(curve.values) / len(curve.values)
+    if mean > 0.5:
+        return ""
+    return (
+        f"only {mean:.0%} of the answers ended by themselves; the others were cut. A larger `max_tokens`, or a "
+        "`missing_end_penalty`, would change that."
+    )
+
+
+LOOKED_AT: dict[str, Said] = {
+    "groups_alike": most(
+        0.5,
+        "in {} of the groups all answers had the same reward, and taught nothing. A reward that tells more answers "
+        "apart, a higher `temperature`, or prompts of another difficulty would help.",
+    ),
+    "answers_alike": most(
+        0.5, "in {} of the groups all answers were the same. A higher `temperature` would draw different ones."
+    ),
+    "clip_fraction": most(
+        0.5,
+        "{} of the ratios were clipped, and had no gradient. A lower learning rate, or fewer `epochs_per_rollout`, "
+        "would help.",
+    ),
+    "reward_std": never("the reward was the same for all answers of every step: nothing could be learned from it."),
+    "reference_kl": never("the model never moved away from its reference: nothing was learned."),
+    "rewards/margins": never("no answer gained on its counterpart: nothing was learned."),
+    "ended": cut,
+}
+"""Metric -> what is said of its curve; '' for nothing."""
+
+
+def of_metrics(metrics: Sequence[NamedCurve]) -> Iterator[str]:
+    """Why nothing may have been learned, as far as the metrics say."""
+    for metric in metrics:
+        look = LOOKED_AT.get(metric.name)
+        if look is not None and metric.curve.values and (said := look(metric.curve)):
+            yield said
+
+
+def remarks_of(
+    metrics: Sequence[NamedCurve],
+    held_out: Sequence[ValidationCurve],
+    clipped: float | None,
+    ledger: Sequence[LedgerRow],
+    planned: PhasePlan,
+) -> list[str]:
+    """All of it; what is minimised is the first of the metrics."""
+    found = [*overfitting(metrics[0], held_out), *of_metrics(metrics)]
+    if clipped is not None and clipped > CLIPPED:
+        found.append(
+            f"the gradient was clipped to {planned.phase.max_grad_norm:g} in {clipped:.0%} of the steps: the learning "
+            "rate is in effect lower than set. A longer warm-up or a larger `max_grad_norm` would change that."
+        )
+    for row in ledger:
+        found += [
+            f"{row.source}: {k.replace('_', ' ')} {row.actual[k]:,}, planned {row.planned[k]:,}"
+            for k in row.differences
+        ]
+    return found

@@ -1,0 +1,131 @@
+"""Curves of alignment phases in `explain RUN`: any metric by its name, what its time went into, why nothing was
+learned, and a line a phase."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from test_explain import as_json, assert_fits, begun, printed, trained
+
+from llmspec.core.metrics import Metric
+from llmspec.explain.curves import Curve, NamedCurve, Score, ValidationCurve, parts_of
+from llmspec.explain.remarks import LOOKED_AT, of_metrics
+from llmspec.explain.run import explain_run
+from llmspec.render import report_run
+from llmspec.render.terminal import Screen
+
+NAMES = (
+    *("loss", "reward", "reward_std", "reward/short", "kl", "reference_kl", "entropy", "clip_fraction", "clip_low"),
+    *("answer_tokens", "ended", "groups_alike", "answers_alike", "rewards/accuracies", "logps/rejected"),
+)
+PARTS = {"drawing": 0.25, "scoring": 0.05, "log-probabilities": 0.1, "update": 0.5}
+
+
+def aligned(folder: Path) -> Any:
+    """A run whose last phase noted what phases of alignment note."""
+    run = begun(folder)
+    trained(run, "pretrain", 40)
+    trained(run, "chat", 8)
+    place = run.phase("chat")
+    rows = place.metrics.read()
+    place.metrics.path.unlink()
+    place.timing.path.unlink()
+    for row in rows:
+        place.metrics.append(row | {name: (i + 1) * row["step"] / 1000 for i, name in enumerate(NAMES)})
+        place.timing.append({"step": row["step"], "seconds": 1.0, "parts": PARTS})
+    held = [Metric(name, 0.5 + i, "", better="higher").of("facts").dump() for i, name in enumerate(NAMES)]
+    place.metrics.append({"step": 8, "validation": held})
+    place.note(units=dict.fromkeys(NAMES, ""))
+    return run
+
+
+def test_every_metric_has_its_curve_by_its_name(tmp_path: Path) -> None:
+    report = explain_run(aligned(tmp_path))
+    shown = printed(report, 80)
+    shown = shown[shown.rindex("chat ─") :]
+    assert [m.name for m in report.phases[1].metrics] == list(NAMES)
+    for i, name in enumerate(NAMES):
+        first, last = (report_run.figure((i + 1) * step / 1000) for step in (1, 8))
+        (line,) = [x for x in shown.splitlines() if x.startswith(f"  {name} ") and "→" in x]
+        assert f"{first} → {last}" in line and "▁" in line
+    assert "of which" in shown and "drawing 25.0%" in shown and "update 50.0%" in shown and "the rest 10.0%" in shown
+    assert_fits(report)
+    as_json(report)
+
+
+def test_a_line_a_phase_says_what_each_did(tmp_path: Path) -> None:
+    report = explain_run(aligned(tmp_path))
+    text = printed(report, 100)
+    lines = text[text.index("phases ─") :].splitlines()[3:5]
+    assert [line.split()[0] for line in lines] == ["pretrain", "chat"]
+    assert "loss 2.750 → 2.000 nats/token" in lines[0], "validation, where there is one"
+    assert lines[1].split()[1:3] == ["sft", "pretrain"]
+    assert (report.phases[0].start, report.phases[1].start) == ("", "pretrain")
+    waiting = printed(explain_run(begun(tmp_path / "other")), 100)
+    assert waiting[waiting.index("phases ─") :].count("waiting") == 2
+
+
+# -- why nothing was learned -------------------------------------------------------------------------------------------
+BAD = {"groups_alike": 0.9, "answers_alike": 1.0, "clip_fraction": 0.7, "ended": 0.1}
+GOOD = {"groups_alike": 0.1, "answers_alike": 0.0, "clip_fraction": 0.1, "ended": 0.9}
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_a_curve_that_says_that_nothing_was_learned_is_remarked(name: str) -> None:
+    def said(value: float) -> list[str]:
+        return list(of_metrics([NamedCurve("loss", "", Curve((1,), (0.0,))), NamedCurve(name, "", curve(value))]))
+
+    def curve(value: float) -> Curve:
+        return Curve((1, 2, 3), (value, value, value))
+
+    assert len(said(BAD.get(name, 0.0))) == 1 and not said(GOOD.get(name, 0.3))
+    assert not list(of_metrics([NamedCurve(name, "", Curve((), ()))])), "nothing was measured"
+
+
+def test_remarks_stand_in_the_report(tmp_path: Path) -> None:
+    report = explain_run(aligned(tmp_path))
+    assert any(r.startswith("chat: only 5% of the answers ended") for r in report.remarks)
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+@given(st.lists(st.tuples(st.floats(0.01, 9), st.dictionaries(st.sampled_from("abc"), st.floats(0, 3)))))
+def test_shares_of_time_are_those_of_all_steps(rows: list[tuple[float, dict[str, float]]]) -> None:
+    steps = [
+        {"step": i, "seconds": s + sum(p.values()), **({"parts": p} if p else {})} for i, (s, p) in enumerate(rows)
+    ]
+    found = parts_of(steps)
+    if not any(p for _, p in rows):
+        assert found == ()
+        return
+    assert sum(part.share for part in found) == pytest.approx(1)
+    assert sum(part.seconds for part in found) == pytest.approx(sum(s["seconds"] for s in steps))
+    for part in found[:-1]:
+        assert part.seconds == pytest.approx(sum(p.get(part.name, 0.0) for _, p in rows))
+
+
+@given(st.integers(1, 14), st.integers(1, 2), st.integers(40, 140))
+def test_no_score_is_cut_at_any_width(metrics: int, sources: int, width: int) -> None:
+    def score(source: int) -> Score:
+        found = (Metric(NAMES[i], 1.0 + i + source / 10, "", source=f"s{source}") for i in range(metrics))
+        return Score(8, tuple(found))
+
+    found = tuple(ValidationCurve(f"s{k}", (score(k),)) for k in range(sources))
+    file = io.StringIO()
+    console = Screen(file=file, force_terminal=False, width=width, color_system=None, legacy_windows=False)
+    console.print(report_run.scores(found, width))
+    said = file.getvalue()
+    assert all(cell_len(line.rstrip()) <= width for line in said.splitlines())
+    for v in found:
+        assert all(m.shown in said and m.label in said for m in v.scores[0].metrics)
+
+
+@given(st.floats(-1e9, 1e9))
+def test_a_figure_is_near_its_number_and_short(value: float) -> None:
+    shown = report_run.figure(value)
+    assert len(shown) <= 14 and float(shown.replace(",", "")) == pytest.approx(value, rel=0.051)
