@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, overfitting
-
-if TYPE_CHECKING:
-    from llmspec.explain.run import LedgerRow
+from llmspec.explain.ledger import LedgerRow
 
 CLIPPED = 0.5
 """Share of clipped steps from which on it is worth a remark."""

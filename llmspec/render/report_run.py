@@ -11,8 +11,9 @@ from rich.table import Table
 from llmspec.core.units import count, duration, size
 from llmspec.core.visible import visible
 from llmspec.explain.curves import Curve, ValidationCurve
+from llmspec.explain.ledger import COUNTED, LedgerRow
 from llmspec.explain.plan_vs_actual import Fact
-from llmspec.explain.run import COUNTED, LedgerRow, PhaseRun, RunReport, Sample
+from llmspec.explain.run import PhaseRun, RunReport, Sample
 from llmspec.render import certificates, checks, report_answers, report_labels
 from llmspec.render.report_charts import MARKS, chart
 from llmspec.render.report_shared import NARROW, bullets, facts, flops, heading, number, percent, spark, table
