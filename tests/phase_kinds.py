@@ -22,7 +22,25 @@ TAGGED = ", ".join(
 """Records whose words have tags."""
 BEFORE = "phases.before={kind: sft, mixture: {facts: 100%}, budget: 2 steps, micro_batch_size: 2}"
 """A phase that answers begin with."""
+START = "phases.start={kind: pretrain, mixture: {facts: 100%}, budget: 3 steps, micro_batch_size: 2}"
+"""What a phase begins with that needs a model."""
+PAIRED = (
+    START,
+    "model.context=64",
+    f"data.sources.facts.records=[{LABELLED}]",
+    'data.sources.facts.prompt="{q}"',
+    'data.sources.facts.chosen="it is {a}"',
+    'data.sources.facts.rejected="no {a}"',
+    "data.sources.facts.text=null",
+    "data.sources.facts.dialogue=null",
+)
+"""Records of two answers to one prompt."""
+JUDGED = (*PAIRED[:4], 'data.sources.facts.completion="it is {a}"', 'data.sources.facts.good="{a}"', *PAIRED[-2:])
+"""Records of one answer that is good or bad."""
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dpo": ("from: start", PAIRED),
+    "orpo": ("from: start", PAIRED),
+    "kto": ("from: start", JUDGED),
     "pretrain": ("gradient_accumulation_steps: 2, on_spike: {above: 3, window: 10}", ()),
     "sft": ("prompts: [one]", ()),
     "seq2seq": (

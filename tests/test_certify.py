@@ -32,11 +32,15 @@ def certified(folder: Path, kind: str, *more: str, sets: tuple[str, ...] = ()) -
     return certify(plan, folder / "run", chance=random.Random(seed))
 
 
+ALIKE = ("orpo",)
+"""Kinds whose tasks are others' but for what they leave out."""
+
+
 def test_every_kind_has_its_case() -> None:
     assert set(phase_kinds.KINDS) == set(TASKS), "a new phase kind adds a smallest phase to tests/phase_kinds.py"
 
 
-@pytest.mark.parametrize("kind", list(TASKS))
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.nightly] * (k in ALIKE)) for k in TASKS])
 def test_every_kind_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
     """And its validation gives every metric that it says it gives."""
     text, own = phase_kinds.spec_of(kind)

@@ -55,6 +55,9 @@ def _labels(phase: PhasePlan, seed: list[int]) -> Labels | None:
 
     objective, model = phase.phase.objective, phase.model
     head, places = model.heads[objective.head], objective.places(model.context) or 1
+    if objective.sums_tokens:  # a chosen and a rejected answer, or a bad one and a good one
+        both = np.broadcast_to(np.arange(places, dtype=np.int32), (phase.phase.micro_batch_size, places))
+        return Labels(both % 2, (both < 2).astype(np.float32))
     asked = objective.document_inputs(phase.phase.micro_batch_size, places, head)
     if "targets" not in asked:
         return None

@@ -103,13 +103,13 @@ def apart(phase: Phase) -> list[str]:
 
 def share_read(model: ModelPlan, phase: Phase) -> float:
     """Of a row's states, the share that the head of a phase's objective reads."""
-    places = phase.objective.places(model.context)
+    places = phase.objective.states(model.context)
     return 1.0 if places is None else places / model.context
 
 
 def pooling_flops(model: ModelPlan, phase: Phase) -> float:
     """FLOPs per token of the product that makes one state of each document of a row."""
-    places = phase.objective.places(model.context) if phase.objective.documents else None
+    places = phase.objective.states(model.context) if phase.objective.documents else None
     return 2.0 * (places or 0) * model.d_model
 
 

@@ -19,7 +19,7 @@ from llmspec.compiler.cost import share_read, tied
 from llmspec.compiler.dropped import adapter_dropped, block_dropped
 from llmspec.compiler.inputs import NONE, step_inputs
 from llmspec.compiler.memory_plan import MemoryPlan
-from llmspec.compiler.others import Others, models
+from llmspec.compiler.others import Others
 from llmspec.compiler.phase_model import artifact
 from llmspec.compiler.plan import ModelPlan
 from llmspec.compiler.updates import state_numbers
@@ -99,7 +99,7 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others:
         gradients=round(FLOAT * gradients),
         evaluation=round(FLOAT * sizes.evaluation()),
         decoding=decoding_bytes(model, SAMPLED_ROWS) if artifact(phase, model) == POLICY else 0,
-        others=sum(FLOAT * (other.parameters + tables(other)) for other in models(others)),
+        others=sum(FLOAT * (other.model.parameters + tables(other.model)) for other in others.values()),
         moment=moment,
     )
 

@@ -34,7 +34,7 @@ def resolved(
             if made.makes not in other.takes:
                 problems.append(wrong_sort(other, made))
                 continue
-            found[other.role] = OtherPlan(model=made.model, phase=made.name)
+            found[other.role] = OtherPlan(model=made.model, phase=made.name, once=other.once)
         elif isinstance(other.model, StartModel) and other.role in known:
             found[other.role] = known[other.role]
         if other.role in found:
@@ -73,8 +73,8 @@ def unfit(other: Other, theirs: ModelPlan, model: ModelPlan) -> Iterator[Problem
 
 
 def models(others: Others) -> tuple[ModelPlan, ...]:
-    """Their models."""
-    return tuple(other.model for other in others.values())
+    """The models of those that are asked in every pass."""
+    return tuple(other.model for other in others.values() if not other.once)
 
 
 # -- what they read --------------------------------------------------------------------------------------------------

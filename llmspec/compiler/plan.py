@@ -258,6 +258,8 @@ class OtherPlan(Frozen):
     model: ModelPlan
     phase: str = ""
     """The phase whose artifact it is; '' for a model that was there already."""
+    once: bool = False
+    """Whether it is asked before the first step alone."""
 
 
 class PhasePlan(Frozen):

@@ -193,3 +193,12 @@ def members(batch: Batch, documents: int, pooling: str) -> np.ndarray:
     chosen = chosen[: len(row)]
     found[row[chosen], number[chosen], place[chosen]] = 1
     return found
+
+
+def answers(batch: Batch, documents: int) -> np.ndarray:
+    """(B, K, T) float32: 1 where the target of a token counts in a document's sum, such as the tokens of its answer."""
+    rows, length = batch.tokens.shape
+    found = np.zeros((rows, documents, length), np.float32)
+    row, place = np.nonzero(batch.weights)
+    found[row, batch.documents[row, place], place] = 1
+    return found

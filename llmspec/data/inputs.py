@@ -12,7 +12,7 @@ from llmspec.compiler.masks import ENCODER, encoder_inputs, masks_of, padding_in
 from llmspec.compiler.others import Others, arrays_beside
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
-from llmspec.data.documents import members
+from llmspec.data.documents import answers, members
 from llmspec.data.layout import Batch, random_bits
 from llmspec.data.rows import cut
 from llmspec.parts.objectives.base import Draw
@@ -79,7 +79,8 @@ class BatchInputs:
         weights, tokens = arrays["loss_weights"], batch.tokens.shape[1]
         if MEMBERS in self._declared:
             documents = self._declared[MEMBERS].shape[1]
-            arrays[MEMBERS] = members(batch, documents, self._pooling)
+            summed = self._phase.objective.sums_tokens
+            arrays[MEMBERS] = answers(batch, documents) if summed else members(batch, documents, self._pooling)
         prefix = unsupervised_prefix(batch.documents, weights) if self._prefixed else None
         arrays |= arrays_beside(self._others, self._apart, tokens, batch.documents, batch.filled, prefix)
         arrays |= range_inputs(self._model, self._apart, tokens, batch.documents, batch.filled, prefix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,6 +176,23 @@ class PhaseStream:
         if len(blocks):
             self._layouts[source].gather(batch, np.arange(len(blocks)), blocks)
         return batch
+
+    def passes_over(self, source: str) -> int:
+        """Passes in which `every` block of a source is read."""
+        return -(-self._once(source) // self.phase.micro_batch_size)
+
+    def every(self, source: str) -> Iterator[Batch]:
+        """Each block of a source that the phase reads, once, in batches of a pass; rows after the last are padding."""
+        rows, blocks = self.phase.micro_batch_size, self._once(source)
+        for begin in range(0, blocks, rows):
+            some = np.arange(begin, min(begin + rows, blocks))
+            batch = self._blank(rows)
+            batch.source[:] = self.sources.index(source)
+            self._layouts[source].gather(batch, np.arange(len(some)), some)
+            yield batch
+
+    def _once(self, source: str) -> int:
+        return min(self._blocks[source], int(self._layouts[source].blocks_per_epoch))
 
     def again(self, step: int, read: Mapping[str, int]) -> tuple[int, int]:
         """(rows from `step` on that are among the first `read` blocks of their source, rows before it that are not):

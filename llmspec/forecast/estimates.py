@@ -187,7 +187,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates, passes: float | No
 def pieces_beside(planned: PhasePlan, rates: Rates, passes: float) -> float:
     """Seconds of the passes forward of the models that stand beside the trained one in a step, such as a teacher's."""
     total, phase = 0.0, planned.phase
-    for other in planned.others.values():
+    for other in (o for o in planned.others.values() if not o.once):
         asked = phase.objective.model_copy(update={"head": other.model.generating_head})
         as_if = phase.model_copy(update={"objective": asked, "activation_checkpointing": False})
         found = step_pieces(other.model, as_if, rates, passes)

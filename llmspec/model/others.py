@@ -24,7 +24,7 @@ class OtherModels:
     step changes: `<role>/<name of the tensor>`."""
 
     def __init__(self, phase: PhasePlan) -> None:
-        self._models = {role: Transformer(other.model) for role, other in phase.others.items()}
+        self._models = {role: Transformer(other.model) for role, other in phase.others.items() if not other.once}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all tensors, weights and tables."""

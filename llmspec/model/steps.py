@@ -108,7 +108,7 @@ class Steps:
         if (places := inputs.get("places")) is not None:
             hidden = states_at(ops, hidden, places)
         filled = context.filled
-        if (members := inputs.get(MEMBERS)) is not None:
+        if (members := inputs.get(MEMBERS)) is not None and not self._phase.objective.sums_tokens:
             hidden, filled = states_of(ops, hidden, members), None
         objective = self._phase.objective
         outputs = self._model.outputs(ops, tensors, hidden, objective.head, filled)

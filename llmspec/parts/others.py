@@ -76,6 +76,8 @@ class Other(NamedTuple):
     """A phase, whose artifact it is, or a model that is there already."""
     takes: tuple[str, ...]
     """Sorts of artifacts that it may be."""
+    once: bool = False
+    """Whether it is asked before the first step alone, of all that the phase reads."""
 
     @property
     def phase(self) -> str:

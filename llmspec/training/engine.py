@@ -66,6 +66,9 @@ class Engine:
             start, state, self.step = {**start, **begun.weights}, begun.state, self.first
         self.trainer = Trainer(context.plan, phase, context.backend, lambda tensor: start[tensor.name], state, others)
         self.trainer.refuses = self.course.spikes.why
+        began = time.perf_counter()
+        if self.task.begin(self.trainer, others):
+            self.tally.spent("reference", time.perf_counter() - began)
         for rows in (folder.metrics, folder.timing, folder.samples):
             if lines := rows.cut(self.step):
                 context.watcher.notice(f"{rows.path}: {lines} damaged line{'s' * (lines > 1)} left out")

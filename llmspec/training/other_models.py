@@ -82,7 +82,7 @@ def opened(plan: Plan, planned: PhasePlan, other: Other, model: StartModel) -> t
     if wrong := list(start_models.digest_problems(model, digest)):
         return planned, wrong
     phase = with_value(planned.phase, other.path, model.model_copy(update={"digest": digest}))
-    others = {**planned.others, other.role: OtherPlan(model=network)}
+    others = {**planned.others, other.role: OtherPlan(model=network, once=other.once)}
     return planned.model_copy(update={"phase": phase, "others": others}), []
 
 

@@ -94,7 +94,7 @@ def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
         return Prompt(text, [*before, *span_text(codec, text).ids, *after], False)
     if part.pairs:
         return Prompt(text, source_ids(PairForm(encoder=plan.model.encoder is not None), codec, text), False)
-    chat = part.dialogues
+    chat = part.dialogues or part.objective.sums_tokens
     return Prompt(text, prompt(plan, codec, text, chat), chat)
 
 
@@ -210,7 +210,7 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
     context, most, encoder = plan.model.context, longest(plan), bool(plan.model.encoder_context)
     if phase.makes == FILLER:
         return masked_problems(phase, codec, text), []
-    if phase.phase.objective.reads_whole:
+    if phase.phase.objective.reads_whole and not phase.phase.objective.sums_tokens:
         empty = Problem("this prompt is empty", (), "a text to read", "nothing could be said of it")
         return [] if text.strip() else [empty], []
     try:

@@ -5,8 +5,11 @@ from llmspec.parts.objectives.classification import Classification
 from llmspec.parts.objectives.contrastive import Contrastive
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.parts.objectives.distillation import Distillation
+from llmspec.parts.objectives.dpo import DPO
 from llmspec.parts.objectives.grpo import GRPO
+from llmspec.parts.objectives.kto import KTO
 from llmspec.parts.objectives.masked_lm import MaskedLM
+from llmspec.parts.objectives.orpo import ORPO
 from llmspec.parts.objectives.regression import Regression
 from llmspec.parts.objectives.tagging import Tagging
 
@@ -19,10 +22,16 @@ TABLE: dict[str, type[Objective]] = {
     "regression": Regression,
     "tagging": Tagging,
     "grpo": GRPO,
+    "dpo": DPO,
+    "orpo": ORPO,
+    "kto": KTO,
 }
 
 __all__ = [
+    "DPO",
     "GRPO",
+    "KTO",
+    "ORPO",
     "TABLE",
     "Classification",
     "Contrastive",

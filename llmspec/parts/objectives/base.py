@@ -30,6 +30,7 @@ alone, so that what is drawn on the way resumes bit for bit."""
 NEXT, MASKED, LABELS = "the next token", "masked tokens", "labels"
 TOGETHER, NUMBERS, TAGS = "which texts belong together", "numbers", "tags"
 REWARDED = "answers of a higher reward"
+PREFERRED, JUDGED = "which of two answers is preferred", "which answers are good"
 """What is predicted."""
 
 Loss = Callable[["Operations", "Outputs", "Mapping[str, Tensor]"], "dict[str, Tensor]"]
@@ -78,6 +79,8 @@ class Objective(Part):
     documents: ClassVar[bool] = False
     """Whether it asks one thing of each document of a row, which a head that says one thing a sequence reads; a row
     holds several documents, which do not see each other."""
+    sums_tokens: ClassVar[bool] = False
+    """Whether what it asks of each document is a sum over tokens, of each of which its head says something."""
     unit: ClassVar[str] = "nats"
     """Of the training loss."""
     logit_arrays: ClassVar[float] = 0.0
@@ -130,6 +133,10 @@ class Objective(Part):
     def places(self, context: int) -> int | None:
         """How many places of a row the head reads, whose numbers are the input `places`; None for all."""
         return None
+
+    def states(self, context: int) -> int | None:
+        """How many states of a row the head reads: those of its `places`; None for all."""
+        return None if self.sums_tokens else self.places(context)
 
     def asked(self, batch: Any, draw: Draw, vocabulary: Vocabulary) -> Any:
         """A packed batch (llmspec.data.layout.Batch) as it asks: the tokens that are read, what is to be predicted at

@@ -54,16 +54,8 @@ class CrossEntropy(Objective):
 
     def build(self, dims: Dims) -> Loss:
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            assert outputs.layer is not None, "the head has outputs"
-            features_ND = outputs.features.reshape(-1, outputs.features.shape[-1])
-            layer = outputs.layer
-            if layer.bias is not None:  # as one more column, of a number that is always 1
-                features_ND = features_ND.cat(features_ND[:, :1] * 0 + 1, dim=1)
-                layer = Linear(layer.weight.cat(layer.bias.reshape(-1, 1), dim=1))
             targets_N = inputs["targets"].reshape(-1)
-            losses_N = ops.linear_cross_entropy(
-                features_ND, layer, targets_N, self.label_smoothing, outputs.softcap, self.z_loss
-            )
+            losses_N = token_losses(ops, outputs, targets_N, self.label_smoothing, self.z_loss)
             return {"loss": (losses_N * inputs["loss_weights"].reshape(-1)).sum()}
 
         return loss
@@ -78,3 +70,16 @@ class CrossEntropy(Objective):
             Metric("perplexity", math.exp(min(per_token, 700.0)), better="lower"),
             Metric("tokens", tokens, "tokens"),
         )
+
+
+def token_losses(
+    ops: Operations, outputs: Outputs, targets_N: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Tensor:
+    """(N,) negative log-likelihood of each target under the logits of a head, in nats."""
+    assert outputs.layer is not None, "the head has outputs"
+    features_ND = outputs.features.reshape(-1, outputs.features.shape[-1])
+    layer = outputs.layer
+    if layer.bias is not None:  # as one more column, of a number that is always 1
+        features_ND = features_ND.cat(features_ND[:, :1] * 0 + 1, dim=1)
+        layer = Linear(layer.weight.cat(layer.bias.reshape(-1, 1), dim=1))
+    return ops.linear_cross_entropy(features_ND, layer, targets_N, label_smoothing, outputs.softcap, z_loss)

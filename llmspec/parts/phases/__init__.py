@@ -3,8 +3,11 @@
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.phases.classify import Classify
 from llmspec.parts.phases.contrastive import Contrastive
+from llmspec.parts.phases.dpo import DPO
 from llmspec.parts.phases.grpo import GRPO
+from llmspec.parts.phases.kto import KTO
 from llmspec.parts.phases.masked_lm import MaskedLM
+from llmspec.parts.phases.orpo import ORPO
 from llmspec.parts.phases.prefix_lm import PrefixLM
 from llmspec.parts.phases.pretrain import Pretrain
 from llmspec.parts.phases.regress import Regress
@@ -16,8 +19,11 @@ from llmspec.parts.phases.tag import Tag
 TABLE: dict[str, type[Phase]] = {
     "classify": Classify,
     "contrastive": Contrastive,
+    "dpo": DPO,
     "grpo": GRPO,
+    "kto": KTO,
     "masked_lm": MaskedLM,
+    "orpo": ORPO,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
     "regress": Regress,

@@ -3,8 +3,11 @@
 from llmspec.training.tasks.base import Task
 from llmspec.training.tasks.classify import Classify
 from llmspec.training.tasks.contrastive import Contrastive
+from llmspec.training.tasks.dpo import DPO
 from llmspec.training.tasks.grpo import GRPO
+from llmspec.training.tasks.kto import KTO
 from llmspec.training.tasks.masked_lm import MaskedLM
+from llmspec.training.tasks.orpo import ORPO
 from llmspec.training.tasks.prefix_lm import PrefixLM
 from llmspec.training.tasks.pretrain import Pretrain
 from llmspec.training.tasks.regress import Regress
@@ -16,8 +19,11 @@ from llmspec.training.tasks.tag import Tag
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
     "contrastive": Contrastive,
+    "dpo": DPO,
     "grpo": GRPO,
+    "kto": KTO,
     "masked_lm": MaskedLM,
+    "orpo": ORPO,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
     "regress": Regress,

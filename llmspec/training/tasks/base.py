@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.metrics import Metric
+from llmspec.model.others import Weights
 from llmspec.training.context import RunContext
 from llmspec.training.trainer import Arrays, StepTaken, Trainer
 
@@ -53,6 +54,11 @@ class Task:
 
     def __init__(self, context: RunContext, phase: PhasePlan) -> None:
         self.context, self.plan, self.phase = context, phase, phase.phase
+
+    def begin(self, trainer: Trainer, others: Weights) -> bool:
+        """Finds what is to be known before the first step and was not restored, by the model as it is then; whether
+        there was any such thing. `others` are the weights of the models that stand beside, by role."""
+        return False
 
     # -- steps ---------------------------------------------------------------------------------------------------
     def batches(self, step: int) -> Sequence[Arrays]:

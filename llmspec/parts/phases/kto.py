@@ -1,0 +1,28 @@
+"""Kahneman–Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmspec.core.table import choice
+from llmspec.parts import objectives
+from llmspec.parts.objectives.base import JUDGED
+from llmspec.parts.phases.answers import AnswerPhase
+
+
+class KTO(AnswerPhase):
+    """Learns from single answers that were good or bad: no pairs are needed."""
+
+    kind: Literal["kto"] = "kto"
+    thumbs: ClassVar[bool] = True
+    predicts: ClassVar[str] = JUDGED
+    objective: Annotated[objectives.Objective, choice(objectives.TABLE, "kto")] = Field(
+        default_factory=lambda: objectives.KTO()
+    )
+    """What is minimised."""
+
+    def measured(self) -> dict[str, str]:
+        """And how much more good answers are worth than bad ones, where both are validated with."""
+        return {**super().measured(), "rewards/margins": "higher"}
