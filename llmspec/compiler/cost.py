@@ -78,6 +78,11 @@ def step_cost(model: ModelPlan, phase: Phase, passes: float | None = None) -> Co
     """FLOPs of one whole optimizer step: of so many passes, all that it has once its batch is whole if left out."""
     passes = phase.gradient_accumulation_steps if passes is None else passes
     one, update = pass_cost(model, phase), update_cost(model, phase, passes)
+    if phase.asks_again:
+        again = forward_cost(model, phase)
+        one = Cost(
+            products=one.products + phase.asks_again * again.products, other=one.other + phase.asks_again * again.other
+        )
     return Cost(products=one.products * passes + update.products, other=one.other * passes + update.other)
 
 

@@ -44,7 +44,12 @@ def facts_of(
     rows.append(_flops(planned, steps, seconds, peak_flops))
     rows.append(Fact("time in steps", "seconds", promise.get("steps"), seconds, str(promise.get("origin") or "")))
     spent = found.get("seconds") or {}
-    for name, words in (("validation", "time in validation"), ("samples", "time in samples")):
+    beside = {
+        "reference": "time before the first step",
+        "validation": "time in validation",
+        "samples": "time in samples",
+    }
+    for name, words in beside.items():
         if name in spent:
             rows.append(Fact(words, "seconds", promise.get(name), spent[name]))
     if planned.memory is not None and found.get("held_bytes"):

@@ -72,17 +72,23 @@ class Forecast(Frozen):
     tokens_per_second: float
     """Read in steps."""
     origin: Origin
+    reference: float = 0.0
+    """What is computed before the first step, such as log-probabilities by a reference."""
 
     @property
     def total(self) -> float:
-        return self.steps + self.validation + self.samples
+        return self.steps + self.validation + self.samples + self.reference
 
     @property
     def sentence(self) -> str:
         """All of it in words."""
         beside = [
             f"{duration(s)} {of}"
-            for s, of in ((self.validation, "of validation"), (self.samples, "of samples"))
+            for s, of in (
+                (self.reference, "before the first step"),
+                (self.validation, "of validation"),
+                (self.samples, "of samples"),
+            )
             if s >= 0.05
         ]
         return (
@@ -113,13 +119,18 @@ def _forecast(
     # Validation reads rows of the whole context, and those of steps may be shorter.
     whole = step * step_pieces(planned.model, phase, rates, mean).total / guess if rates else step
     held_out = {s.name: s.validation_tokens or 0 for s in plan.sources}
-    read = sum(held_out.get(s.source, 0) for s in planned.shares) * _times(phase.evaluate_every.interval(steps), steps)
+    once, repeated = (
+        sum(held_out.get(s.source, 0) for s in planned.shares),
+        sum(s.tokens_repeated or 0 for s in planned.shares),
+    )
+    read = once * (1 + phase.asks_again) * _times(phase.evaluate_every.interval(steps), steps)
     drawn = planned.draws * phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
-    passes = BACKWARD * trained_share(planned.model, phase) * mean
+    passes = (BACKWARD * trained_share(planned.model, phase) + phase.asks_again) * mean
     tokens_of_pass = phase.micro_batch_size * plan.model.context
     beside = min(taught, step / 2) / mean / tokens_of_pass  # what was measured may have been faster than this guess
     of_pass = (whole - min(taught, step / 2)) / passes / tokens_of_pass
-    each = known.validation if known and known.validation is not None else of_pass + beside
+    measured = known.validation / (1 + phase.asks_again) if known and known.validation is not None else None
+    each = measured if measured is not None else of_pass + beside
     answers = 0.0
     if planned.draws and not (known and known.validation is not None):  # what was measured has them in it
         answered = phase.answered * sum(held_out.get(s.source, 0) > 0 for s in planned.shares)
@@ -130,6 +141,7 @@ def _forecast(
         phase=planned.name,
         steps=step * steps,
         validation=each * read + answers,
+        reference=of_pass * phase.read_before(tokens, tokens - repeated, once),
         samples=text * drawn,
         tokens_per_second=tokens / steps / step,
         origin=EARLIER if known else GUESS,
@@ -155,7 +167,7 @@ def step_pieces(model: ModelPlan, phase: Phase, rates: Rates, passes: float | No
     passes = phase.gradient_accumulation_steps if passes is None else passes
     tokens, width = phase.micro_batch_size * model.context * passes, model.d_model
     matrices, pieces = [t for t in model.tensors if t.role == "matrix"], list(walk.walk(model))
-    passed = (BACKWARD * trained_share(model, phase) + phase.activation_checkpointing) * 2 * tokens
+    passed = (BACKWARD * trained_share(model, phase) + phase.activation_checkpointing + phase.asks_again) * 2 * tokens
     attentions = [(p.uses * p.rate, p.dims) for p in pieces if p.kind in ("attention", "cross_attention")]
     norms = sum(p.uses * p.rate for p in pieces if p.kind == "norm")
     hidden = sum(

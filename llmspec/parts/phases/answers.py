@@ -49,6 +49,9 @@ class AnswerPhase(Phase):
     def texts_drawn(self) -> int:
         return len(self.prompts) or FROM_DIALOGUES
 
+    def read_before(self, read: int, once: int, held_out: int) -> int:
+        return once + held_out if self.compares else 0
+
     def others(self) -> tuple[Other, ...]:
         found = super().others()
         if self.reference is None:

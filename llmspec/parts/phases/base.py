@@ -83,6 +83,9 @@ class Phase(Part):
     """The key of a source that says what of a record is learned beside its text, such as `label`; '' for the text
     alone."""
 
+    asks_again: ClassVar[int] = 0
+    """Passes forward, without gradients, beside each of a step or of a validation."""
+
     in_float64: ClassVar[tuple[str, ...]] = ("ema", "layerwise_lr_decay", "lr_multipliers")
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "max_grad_norm": (
@@ -200,6 +203,11 @@ class Phase(Part):
     def texts_drawn(self) -> int:
         """Texts that are drawn each time samples are."""
         return len(self.prompts) or (FROM_DIALOGUES if self.dialogues or self.pairs else 1)
+
+    def read_before(self, read: int, once: int, held_out: int) -> int:
+        """Tokens that are read forward before the first step, of a phase that reads `read`, `once` of them without what
+        it reads again, and is validated with `held_out`."""
+        return 0
 
     @property
     def answered(self) -> int:

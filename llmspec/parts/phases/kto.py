@@ -18,10 +18,15 @@ class KTO(AnswerPhase):
     kind: Literal["kto"] = "kto"
     thumbs: ClassVar[bool] = True
     predicts: ClassVar[str] = JUDGED
+    asks_again: ClassVar[int] = 1
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "kto")] = Field(
         default_factory=lambda: objectives.KTO()
     )
     """What is minimised."""
+
+    def read_before(self, read: int, once: int, held_out: int) -> int:
+        """The answers of each pass behind other prompts, too."""
+        return super().read_before(read, once, held_out) + read + held_out
 
     def measured(self) -> dict[str, str]:
         """And how much more good answers are worth than bad ones, where both are validated with."""
