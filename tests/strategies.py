@@ -31,7 +31,7 @@ from llmspec.parts import (
     tokenizers,
 )
 from llmspec.parts.heads.transform import Transform
-from llmspec.parts.objectives.base import LABELS, MASKED, NEXT
+from llmspec.parts.objectives.base import LABELS, MASKED, NEXT, TAGS
 from llmspec.parts.residual import FORMS
 from llmspec.parts.tokenizers.special_tokens import EXTRAS, ROLES
 from llmspec.spec.decoding import Decoding
@@ -276,8 +276,8 @@ def phase_settings(
         listed = others.map(lambda roles: ["assistant", *roles])
         optional["train_on"] = st.one_of(listed, listed.map(lambda roles: [*roles, "last_turn"]), st.just("last_turn"))
     out |= {"micro_batch_size": 1} | draw(st.fixed_dictionaries({}, optional=optional))
-    if predicts == LABELS:
-        out |= draw(label_settings(labels or "one", own_head="from" not in out))
+    if predicts in (LABELS, TAGS):
+        out |= draw(label_settings("tags" if predicts == TAGS else labels or "one", own_head="from" not in out))
     if out.get("gradient_accumulation_steps", 1) > 1 and "minutes" not in out["budget"] and draw(st.booleans()):
         out["batch_size_warmup"] = draw(st.sampled_from(["25%", "100%"]))
     if "sequence_length" in fields_of(part) and "minutes" not in out["budget"] and draw(st.booleans()):
@@ -307,7 +307,7 @@ def decodings() -> SearchStrategy[Data]:
 
 def models_for(predicts: str) -> SearchStrategy[Data]:
     """Networks for phases that teach to predict this."""
-    if predicts == LABELS:
+    if predicts in (LABELS, TAGS):
         return models().flatmap(lambda m: st.sampled_from([both_sides(m), one_stack(m)]))
     return models().map(both_sides) if predicts == MASKED else models()
 
@@ -333,8 +333,8 @@ def texts(draw: DrawFn, names: list[str], runnable: bool, paired: bool, labels: 
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
-    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED, LABELS]))
-    labels = draw(st.sampled_from(list(NAMED))) if predicts == LABELS else ""
+    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED, LABELS, TAGS]))
+    labels = {LABELS: draw(st.sampled_from(["one", "several"])), TAGS: "tags"}.get(predicts, "")
     paired = not labels and draw(st.booleans())
     text = draw(texts(names, runnable, paired, labels, weighted=predicts == NEXT))
     templates = draw(named_turns(text))

@@ -103,6 +103,11 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("phases", PHASE, "heads", "classes"), {"kind": "classes", "labels": ["yes", "no"], "classes": 3}),
         (("phases", PHASE, "heads", "classes"), {"kind": "classes"}),
     ],
+    "half_of_tagged_words": [
+        (("data", "sources", SOURCE, "words"), "{q}"),
+        (("data", "sources", SOURCE, "tags"), "{q}"),
+        (("data", "sources", SOURCE, "tag_names"), ["O"]),
+    ],
     "small_vocabulary": [(("tokenizer", "vocab"), 5)],
     "another_kinds_key": [(("model", "attention", "kv_heads"), 1), (("phases", PHASE, "optimizer", "momentum"), 0.5)],
 }
@@ -112,6 +117,10 @@ BEFORE: dict[Path, Any] = {
     ("phases", PHASE, "objective", "teacher"): {"kind": "distillation"},
     ("tokenizer", "vocab"): {"kind": "bpe"},
     ("data", "sources", SOURCE, "template"): {"kind": "inline", "records": [{"q": "a", "a": "b"}]},
+    **{
+        ("data", "sources", SOURCE, key): {"kind": "inline", "records": [{"q": "a", "a": "b"}]}
+        for key in ("words", "tags", "tag_names")
+    },
     ("model", "attention", "kv_heads"): {"kind": "multi_head"},
     ("model", "dropout", "attention"): {},
     ("phases", PHASE, "optimizer", "momentum"): {"kind": "adamw"},

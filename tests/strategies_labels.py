@@ -8,12 +8,19 @@ from strategies_values import Data
 
 LABELS = ("no", "null", "very good")
 """Among them words that YAML could take for something else."""
-NAMED: dict[str, Data] = {"one": {"text": "{q}", "label": "{l}"}, "several": {"text": "{q}", "label": "{l}"}}
-"""How many labels a text has -> what a source says of its records."""
+NAMED: dict[str, Data] = {
+    "one": {"text": "{q}", "label": "{l}"},
+    "several": {"text": "{q}", "label": "{l}"},
+    "tags": {"words": "{q}", "tags": "{l}"},
+}
+"""How many labels a text has, or that its words have them -> what a source says of its records."""
 
 
 def labelled_records(texts: list[str], labels: str) -> list[Data]:
-    """Records of texts, each with its label, or with none, one or two of them."""
+    """Records of texts, each with its label, or with none, one or two of them; or of words with one each."""
+    if labels == "tags":
+        sentences = [text.split() for text in texts]
+        return [{"q": words, "l": [LABELS[(i + len(w)) % 3] for w in words]} for i, words in enumerate(sentences)]
     found: list[Data] = []
     for i, text in enumerate(texts):
         several = [label for k, label in enumerate(LABELS) if (i % 8) >> k & 1]
@@ -24,7 +31,7 @@ def labelled_records(texts: list[str], labels: str) -> list[Data]:
 @st.composite
 def label_settings(draw: DrawFn, labels: str, own_head: bool) -> Data:
     """Settings of a phase whose documents have such labels; `own_head`: the spec may say how its head is."""
-    multi = labels == "several"
+    multi, tags = labels == "several", labels == "tags"
     optional = {"max_tokens": st.integers(5, 8)}
     if not multi:
         # Never in the order in which they would be found: only then does a spec that lists them mean another phase.
@@ -33,8 +40,10 @@ def label_settings(draw: DrawFn, labels: str, own_head: bool) -> Data:
     if own_head:
         pooled = {"pooling": st.sampled_from(["mean", "cls", "last"]), "pooler": st.booleans(), "bias": st.booleans()}
         fixed = {"kind": "classes", "labels": list(LABELS), "multi_label": multi}
+        if tags:
+            pooled, fixed = {"bias": st.booleans()}, {"kind": "tokens", "labels": list(LABELS)}
         heads = st.fixed_dictionaries({k: st.just(v) for k, v in fixed.items()}, optional=pooled)
-        optional["heads"] = heads.map(lambda head: {"classes": head})
+        optional["heads"] = heads.map(lambda head: {"tokens" if tags else "classes": head})
     out: Data = draw(st.fixed_dictionaries({}, optional=optional))
     if multi:
         out |= {"labels": list(LABELS), "multi_label": True}
