@@ -38,6 +38,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "template_fields": ({"text": "{q}"},),
     "labels": (("a", "b"), ("b", "a")),
     "replace": ({"a": "b"}, {"a": "c", "b": ""}),
+    "cut_at": ({"a": "|"}, {"a": ("|", ";")}),
     "dialogue": ({"user": "{a}"}, {"assistant": "{q}", "user": "{a}"}),
     "messages": ("turns",),
     "license": ("MIT",),

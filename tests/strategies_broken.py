@@ -103,10 +103,9 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("phases", PHASE, "heads", "classes"), {"kind": "classes", "labels": ["yes", "no"], "classes": 3}),
         (("phases", PHASE, "heads", "classes"), {"kind": "classes"}),
     ],
-    "half_of_tagged_words": [
-        (("data", "sources", SOURCE, "words"), "{q}"),
-        (("data", "sources", SOURCE, "tags"), "{q}"),
-        (("data", "sources", SOURCE, "tag_names"), ["O"]),
+    "tags_of_no_field": [
+        (("data", "sources", SOURCE, "words"), "q"),
+        (("data", "sources", SOURCE, "tags"), "{q} {a}"),
     ],
     "small_vocabulary": [(("tokenizer", "vocab"), 5)],
     "another_kinds_key": [(("model", "attention", "kv_heads"), 1), (("phases", PHASE, "optimizer", "momentum"), 0.5)],
@@ -119,7 +118,7 @@ BEFORE: dict[Path, Any] = {
     ("data", "sources", SOURCE, "template"): {"kind": "inline", "records": [{"q": "a", "a": "b"}]},
     **{
         ("data", "sources", SOURCE, key): {"kind": "inline", "records": [{"q": "a", "a": "b"}]}
-        for key in ("words", "tags", "tag_names")
+        for key in ("words", "tags")
     },
     ("model", "attention", "kv_heads"): {"kind": "multi_head"},
     ("model", "dropout", "attention"): {},
