@@ -101,6 +101,18 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
             "data.sources.facts.dialogue=null",
         ),
     ),
+    "reward": (
+        "",
+        (
+            "model.context=64",
+            f"data.sources.facts.records=[{LABELLED}]",
+            'data.sources.facts.prompt="{q}"',
+            'data.sources.facts.chosen="it is {a}"',
+            'data.sources.facts.rejected=["no", "never {a}"]',
+            "data.sources.facts.text=null",
+            "data.sources.facts.dialogue=null",
+        ),
+    ),
     "masked_lm": (
         "sequence_length: {start: 4, until: 60%}",
         ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}"),

@@ -16,9 +16,11 @@ from llmspec.core.problems import DataError, RunError
 from llmspec.data import artifact_cache
 from llmspec.data.artifact_cache import Entry
 from llmspec.data.contamination import Content
+from llmspec.data.derived import Derived
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.labels import LabelColumn
 from llmspec.data.pair_form import PairForm, TextsApart
+from llmspec.data.preferences import ONE_SIDED
 from llmspec.data.prompts import RECORDS, RecordColumn
 from llmspec.data.reading import SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
@@ -130,6 +132,7 @@ class DataBuilder:
         template = self.template_of(view)
         spoken = {"chat template": template.identity()} if template is not None else {}
         shown = view.form in SPOKEN and self.sources[view.source].shots
+        derives = view.form == "preference" and self.sources[view.source].rejected_from
         key = digest(
             {
                 "format": FORMAT,
@@ -138,6 +141,7 @@ class DataBuilder:
                 "revision": self.tokenizer.revision,
                 **spoken,
                 **({"shots": [shown, self.seed]} if shown else {}),
+                **({"derived": [derives, self.seed]} if derives else {}),
             }
         )
         if found := artifact_cache.find("tokens", key):
@@ -180,6 +184,7 @@ class DataBuilder:
         source = self.sources[view.source]
         beside, weighed = columns(view, source, open_), weight_columns(source, open_)
         notes, letters = [Notes() for _ in SIDES], [Unknown(codec) for _ in SIDES]
+        derived = Derived(source, reading, self.seed, compares)
         filled = Filled(source, reading, self.seed, view.form in SPOKEN)
         skipped = np.zeros(reading.documents, bool) if reading.allowed else reading.contaminated[form]
         for side, number, item in reading.walk():
@@ -188,7 +193,7 @@ class DataBuilder:
             dropped(notes[side], item, form)
             if form in item.dropped:
                 continue
-            item = filled.item(side, number, item)
+            item = derived.item(side, number, filled.item(side, number, item))
             why = self._put(item, template, writers[side], weighed[side], beside[side] if beside else None)
             if why is None:
                 letters[side].add(join_text(text) for text in view.contents(item))
@@ -231,6 +236,8 @@ class DataBuilder:
         if paired and item.turns is not None and roles_of(item.turns) != ("user", "assistant"):
             return Dropped(NO_PAIR, ", ".join(roles_of(item.turns)))
         compared = item.compared if writer.compares else None
+        if writer.compares and compared is None:
+            return Dropped(ONE_SIDED, "no other record has another answer")
         if template is not None and (compared is not None or item.turns is not None):
             try:
                 if compared is not None:

@@ -15,7 +15,7 @@ from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.disk import real_folder
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.visible import command, path_word
-from llmspec.parts.phases.base import OPENED
+from llmspec.parts.phases.base import OPENED, REWARD_MODEL
 from llmspec.parts.sources.base import Attribution
 from llmspec.runs import best
 from llmspec.runs.checkpoint import Checkpoint, newest
@@ -195,7 +195,7 @@ class RunFolder(StoredModel):
         """
         before: list[str] = []
         for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.makes in OPENED)]:
-            if planned.makes not in OPENED:
+            if planned.makes not in (*OPENED, REWARD_MODEL):
                 raise no_text(plan, f"{planned.name} makes a {planned.makes}")
             expected = {t.name: t.shape for t in planned.model.stored}
             folder = self.phase(planned.name)

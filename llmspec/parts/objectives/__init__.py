@@ -10,6 +10,7 @@ from llmspec.parts.objectives.grpo import GRPO
 from llmspec.parts.objectives.kto import KTO
 from llmspec.parts.objectives.masked_lm import MaskedLM
 from llmspec.parts.objectives.orpo import ORPO
+from llmspec.parts.objectives.preference_ranking import PreferenceRanking
 from llmspec.parts.objectives.regression import Regression
 from llmspec.parts.objectives.tagging import Tagging
 
@@ -19,6 +20,7 @@ TABLE: dict[str, type[Objective]] = {
     "masked_lm": MaskedLM,
     "classification": Classification,
     "contrastive": Contrastive,
+    "preference_ranking": PreferenceRanking,
     "regression": Regression,
     "tagging": Tagging,
     "grpo": GRPO,
@@ -39,6 +41,7 @@ __all__ = [
     "Distillation",
     "MaskedLM",
     "Objective",
+    "PreferenceRanking",
     "Regression",
     "Tagging",
 ]

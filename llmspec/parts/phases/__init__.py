@@ -11,6 +11,7 @@ from llmspec.parts.phases.orpo import ORPO
 from llmspec.parts.phases.prefix_lm import PrefixLM
 from llmspec.parts.phases.pretrain import Pretrain
 from llmspec.parts.phases.regress import Regress
+from llmspec.parts.phases.reward import Reward
 from llmspec.parts.phases.seq2seq import Seq2Seq
 from llmspec.parts.phases.sft import SFT
 from llmspec.parts.phases.span_corruption import SpanCorruption
@@ -27,6 +28,7 @@ TABLE: dict[str, type[Phase]] = {
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
     "regress": Regress,
+    "reward": Reward,
     "seq2seq": Seq2Seq,
     "sft": SFT,
     "span_corruption": SpanCorruption,

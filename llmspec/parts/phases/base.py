@@ -38,6 +38,8 @@ REGRESSOR = "regressor"
 """What gives texts numbers."""
 TAGGER = "tagger"
 """What gives the words of texts tags."""
+REWARD_MODEL = "reward_model"
+"""What says how good answers are; no run is opened with it unless it is asked for."""
 OPENED = (*SPEAKING, CLASSIFIER, EMBEDDER, REGRESSOR, TAGGER)
 """Those that a run is opened with: the last phase that makes one of them."""
 FROM_DIALOGUES = 3

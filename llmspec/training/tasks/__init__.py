@@ -11,6 +11,7 @@ from llmspec.training.tasks.orpo import ORPO
 from llmspec.training.tasks.prefix_lm import PrefixLM
 from llmspec.training.tasks.pretrain import Pretrain
 from llmspec.training.tasks.regress import Regress
+from llmspec.training.tasks.reward import Reward
 from llmspec.training.tasks.seq2seq import Seq2Seq
 from llmspec.training.tasks.sft import SFT
 from llmspec.training.tasks.span_corruption import SpanCorruption
@@ -27,6 +28,7 @@ TASKS: dict[str, type[Task]] = {
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
     "regress": Regress,
+    "reward": Reward,
     "seq2seq": Seq2Seq,
     "sft": SFT,
     "span_corruption": SpanCorruption,

@@ -26,6 +26,12 @@ class Text(NamedTuple):
     """Special tokens around it included."""
     target: Any
     """What is asked of it, as `Labels` has it."""
+    record: int = -1
+    """Of answers that are compared: which of them are of one record."""
+    supervised: int = 0
+    """Its tokens that count as targets."""
+    begins: int = 0
+    """The first of them."""
 
 
 def texts_in(batch: Batch) -> Iterator[Text]:
@@ -35,7 +41,14 @@ def texts_in(batch: Batch) -> Iterator[Text]:
         filled = int(batch.filled[row])
         numbers = batch.documents[row, :filled]
         for number in range(int(numbers[-1]) + 1 if filled else 0):
-            yield Text(batch.tokens[row, :filled][numbers == number].tolist(), batch.labels.targets[row, number])
+            here, records = numbers == number, batch.labels.records
+            yield Text(
+                batch.tokens[row, :filled][here].tolist(),
+                batch.labels.targets[row, number],
+                -1 if records is None else int(records[row, number]),
+                int(np.count_nonzero(learned := batch.weights[row, :filled][here])),
+                int(np.argmax(learned != 0)) + 1,
+            )
 
 
 class Documents(Supervised):
