@@ -270,11 +270,18 @@ def explained_file(path: Path, *, time: bool = False) -> FileReport | None:
     return explain_file(GGUFFile(path), time) if is_gguf(path) else None
 
 
-def explained_part(found: Known, part: str) -> PartReport:
-    """The report of one part of a spec, by its path. Raises SpecError where there is none."""
+def explained_part(
+    found: Known, part: str, run: Path | None = None, progress: Progress = lambda what, done, total: None
+) -> PartReport:
+    """The report of one part of a spec, by its path; of a `run`, with what one update did to one token, for phases that
+    learn from answers of their own. Raises SpecError where there is no such part."""
+    from llmspec.explain.lesson import lesson_of
     from llmspec.explain.part import explain_part
+    from llmspec.runs.run import RunFolder
 
-    return explain_part(found.plan, part)
+    if run is None or is_spec(run) or is_saved_model(run):
+        return explain_part(found.plan, part)
+    return explain_part(found.plan, part, lambda phase: lesson_of(RunFolder.open(run), phase, progress))
 
 
 def explained_pair(

@@ -102,7 +102,8 @@ def explain(
     elif prompt is None and what is not None and (part is not None or exact or time or describes(what)):
         with reading() as progress:
             found = known(what, set_, progress)
-        report = explained_part(found, part) if part is not None else explained_spec(found, exact=exact, time=time)
+            report = explained_part(found, part, what, progress) if part is not None else None
+        report = report or explained_spec(found, exact=exact, time=time)
     elif prompt is not None:
         report = explained_answer(what, prompt, seed, top, set_)
     else:

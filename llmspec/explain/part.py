@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from llmspec.compiler.plan import PhasePlan, Plan, StackPlan
 from llmspec.compiler.updates import state_numbers
 from llmspec.core.problems import Problem, SpecError, one_of
 from llmspec.core.units import Text, count, flops, size
+from llmspec.explain.lesson import Lesson
 from llmspec.explain.model import TensorRow, folded, tensor_rows
 from llmspec.explain.report import Report, described
 from llmspec.parts.base import ElementwiseOps, ModelPart, Part
@@ -56,6 +57,10 @@ class PartReport(Report):
     """(name, amount in words)."""
     curve: tuple[float, ...]
     """Learning rates over the phase, where the part shapes them."""
+    lesson: Lesson | None = None
+    """What an update of the phase did to one token, where the run knows it."""
+    no_lesson: str = ""
+    """Why that is not known, of phases that it could be known of."""
 
 
 def parts_of(plan: Plan) -> dict[str, Part]:
@@ -117,8 +122,9 @@ def pieces_of(plan: Plan, path: str) -> list[walk.Piece]:
     return found
 
 
-def explain_part(plan: Plan, path: str) -> PartReport:
-    """The report of the part at `path`. Raises SpecError where there is none."""
+def explain_part(plan: Plan, path: str, lesson: Callable[[str], Lesson | str] = lambda phase: "") -> PartReport:
+    """The report of the part at `path`; `lesson` tells of a phase what an update did to a token, or why that is not
+    known. Raises SpecError where there is no such part."""
     parts = parts_of(plan)
     if path not in parts:
         ends = [name for name in parts if name.endswith(f".{path}")]
@@ -126,6 +132,7 @@ def explain_part(plan: Plan, path: str) -> PartReport:
         raise SpecError(Problem(f"the spec has no part `{path}`", ("--part",), hint))
     part = parts[path]
     planned = next((p for p in plan.phases if path.startswith(f"phases.{p.name}")), None)
+    taught = lesson(planned.name) if planned is not None and path == f"phases.{planned.name}" else ""
     shaping = planned is not None and path.endswith((".optimizer", ".schedule"))
     return PartReport(
         path=path,
@@ -137,6 +144,8 @@ def explain_part(plan: Plan, path: str) -> PartReport:
         tensors=weights(plan, path),
         costs=tuple(costs(plan, path, part, planned)),
         curve=tuple(rate for _, rate in learning_rates(planned)) if shaping and planned else (),
+        lesson=taught if isinstance(taught, Lesson) else None,
+        no_lesson=taught if isinstance(taught, str) else "",
     )
 
 

@@ -125,8 +125,9 @@ def ratios_of(model: Any, other: Any, prompt: list[int], said: list[int]) -> tup
     )
 
 
-def log_probabilities(model: Any, prompt: list[int], said: list[int]) -> Any:
-    """(T, V) float64: the log-probabilities of the next token at each of the T tokens of an answer, by one pass."""
+def log_probabilities(model: Any, prompt: list[int], said: list[int], temperature: float = 1.0) -> Any:
+    """(T, V) float64: the log-probabilities of the next token at each of the T tokens of an answer, by one pass; of
+    logits over a temperature."""
     import numpy as np
 
     if model.plan.model.encoder is None:
@@ -134,7 +135,7 @@ def log_probabilities(model: Any, prompt: list[int], said: list[int]) -> Any:
     else:
         start = model.codec.specials.start_of(model.plan.model.decoder_start)
         logits = model.logits([start, *said[:-1]], prompt)[0]
-    wide = logits[:, : model.codec.vocab].astype(np.float64)
+    wide = logits[:, : model.codec.vocab].astype(np.float64) / temperature
     wide -= wide.max(-1, keepdims=True)
     return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
 

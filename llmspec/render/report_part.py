@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from llmspec.explain.part import PartReport
+from llmspec.render import report_lesson
 from llmspec.render.report_shared import facts, heading, number, spark, table
 from llmspec.render.terminal import Screen, Text
 
@@ -50,6 +51,11 @@ def show(report: PartReport, console: Screen) -> None:
     if report.costs:
         heading(console, "cost")
         console.print(facts(report.costs))
+    if report.lesson is not None:
+        report_lesson.show(console, report.lesson)
+    elif report.no_lesson:
+        console.print()
+        console.print(Text(f"note: {report.no_lesson}", style="dim"))
 
 
 def settings(report: PartReport, width: int) -> Table:
@@ -59,7 +65,7 @@ def settings(report: PartReport, width: int) -> Table:
     for setting in report.settings:
         value, default = written(setting.value), "" if setting.default is None else written(setting.default)
         changed = bool(default) and value != default
-        shown, means = Text(value, style="bold" if changed else ""), Text(setting.means, style="dim")
+        shown, means = Text(value, style="bold" if changed else ""), Text(" ".join(setting.means.split()), style="dim")
         if below:
             instead = f"  (default: {default})" if changed else ""
             made.add_row(f"  {setting.key}", Text.assemble(shown, instead, "\n", means))

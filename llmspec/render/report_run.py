@@ -226,7 +226,10 @@ def scores(found: tuple[ValidationCurve, ...], width: int) -> Table:
     lines: list[tuple[str, dict[str, str]]] = []
     for v in found:
         last, best = v.scores[-1], v.best
-        for name, score in ((v.source, last), *(((f"{v.source}, best", best),) if best.step != last.step else ())):
+        for name, score in (
+            (v.source, last),
+            *(((f"{v.source}, best", best),) if best.main.value != last.main.value else ()),
+        ):
             lines.append((name, {**{m.label: m.shown for m in score.metrics}, "at step": number(score.step)}))
     columns = (*labels, "at step")
     needed = [max(len(label), *(len(cells.get(label, "")) for _, cells in lines)) + 2 for label in columns]

@@ -5,7 +5,7 @@ B rows, T places of a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -42,6 +42,15 @@ class GRPO(PolicyObjective):
     importance_ratio: Literal["token", "sequence"] = "token"
     """Whether each token has a ratio, or each answer one, the geometric mean of its tokens' (GSPO; Zheng et al. 2025,
     arXiv:2507.18071)."""
+
+    @property
+    def ratio_bounds(self) -> tuple[float, float]:
+        return 1 - self.clip_low, 1 + self.clip_high
+
+    def ratios(self, changes: Sequence[float]) -> list[float]:
+        if self.importance_ratio == "token":
+            return super().ratios(changes)
+        return super().ratios([sum(changes) / max(1, len(changes))] * len(changes))
 
     def inputs(self, batch: int, context: int) -> dict[str, InputSpec]:
         """Beside what a policy reads, for a ratio of answers: whose each place is, and 1 over its answer's length."""

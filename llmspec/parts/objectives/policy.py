@@ -5,7 +5,8 @@ B rows, T places of a row, D model width, V vocabulary. A place belongs to the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmspec.core.metrics import Metric
@@ -38,6 +39,16 @@ class PolicyObjective(Objective):
     scalars: ClassVar[tuple[str, ...]] = ("inverse_temperature", "loss_scale", "kl_coefficient")
     """Names of inputs (1,) float32; `loss_scale` is what losses, times their part of the sum of all `loss_weights`, are
     multiplied with."""
+
+    @property
+    def ratio_bounds(self) -> tuple[float, float]:
+        """The ratios of new and old probabilities at which a token's part of the loss stops to change, for those that
+        are worse than expected and those that are better."""
+        return 0.0, float("inf")
+
+    def ratios(self, changes: Sequence[float]) -> list[float]:
+        """The ratio that counts of each token of one answer, from what its log-probability has changed by."""
+        return [math.exp(change) for change in changes]
 
     def inputs(self, batch: int, context: int) -> dict[str, InputSpec]:
         """The drawn tokens, how much each counts, and what is known of it."""

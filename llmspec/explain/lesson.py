@@ -1,0 +1,165 @@
+"""What updates of a phase did to one token that it had drawn: advantage, ratio, clip, in the run's own numbers.
+
+A phase that learns from answers of its own keeps those of its last rollout in its checkpoint, with their rewards and
+log-probabilities as they were drawn; its weights are those after the updates. So both sides of the ratio are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmspec.compiler.plan import PhasePlan
+    from llmspec.runs.run import RunFolder
+
+READ_ANEW = 50_000_000
+"""Characters of a source that are tokenised, at most, where nobody has before."""
+Progress = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One token of the last rollout of a phase. Log-probabilities in nats, at the phase's temperature."""
+
+    step: int
+    """Steps that the phase had taken when it was saved."""
+    updates: int
+    """How many of them learned from this rollout."""
+    prompt: str
+    before: str
+    """What of the answer stands before the token."""
+    token: str
+    """Its characters, made visible."""
+    after: str
+    """What follows it."""
+    ended: bool
+    """Whether the model ended the answer by itself."""
+    rewards: dict[str, float]
+    """What the answer was worth, by what gave it."""
+    score: float
+    """The same as it counts: scaled, bounded, and less what an answer loses that was cut."""
+    group: tuple[float, ...]
+    """The scores of all answers to the prompt."""
+    value: float | None
+    """What was expected of the answer before the token; None without a value function."""
+    returns: float | None
+    """What the value function is taught to expect there."""
+    advantage: float
+    """How much better the token was than what was expected, as it counts in the loss."""
+    old_logp: float
+    """As it was drawn."""
+    new_logp: float
+    """After the updates."""
+    reference_logp: float | None
+    """In the model that it is held near to."""
+    ratio: float
+    """π(token) / π_drawn(token); of the whole answer, where each answer has one ratio."""
+    low: float
+    """Bounds of the ratio."""
+    high: float
+
+    @property
+    def bounded(self) -> float:
+        """The ratio within its bounds."""
+        return min(max(self.ratio, self.low), self.high)
+
+    @property
+    def gain(self) -> float:
+        """min(r·A, clip(r)·A): what the update makes larger."""
+        return min(self.ratio * self.advantage, self.bounded * self.advantage)
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the token has no gradient any more: its ratio is past the bound on the side of its advantage."""
+        return (self.ratio > self.high and self.advantage > 0) or (self.ratio < self.low and self.advantage < 0)
+
+
+def lesson_of(folder: RunFolder, name: str, progress: Progress) -> Lesson | str:
+    """What the last updates of a phase did to one token; or in a sentence why that is not known. Raises LlmspecError
+    where its files are damaged or its data are not here."""
+    from llmspec.training.tasks import TASKS
+    from llmspec.training.tasks.rollouts import Rollouts
+
+    planned = folder.plan().phase(name)
+    if not issubclass(TASKS[planned.phase.kind], Rollouts):
+        return ""
+    place = folder.phase(name)
+    if place.about.get("key") != planned.key:
+        return f"{name} has not begun: after it, this shows what an update did to one of its tokens"
+    if planned.phase.kept_best or planned.phase.ema is not None:
+        return "the weights that the phase leaves are not those right after its last update"
+    saved, _ = place.checkpoint(planned.key)
+    if saved is None:
+        return "no checkpoint holds the answers that it learned from"
+    return found_in(folder, planned, saved, progress)
+
+
+def found_in(folder: RunFolder, planned: PhasePlan, saved: Any, progress: Progress) -> Lesson | str:
+    """The lesson of a checkpoint."""
+    from llmspec.data.prepare import prepare
+    from llmspec.decoding.language_model import open_model
+    from llmspec.training.callbacks import Callback
+    from llmspec.training.context import RunContext
+    from llmspec.training.stop import Stop
+    from llmspec.training.tasks import TASKS
+
+    plan = folder.plan()
+    prepared = prepare(plan, offline=True, progress=progress, most=READ_ANEW)
+    model = open_model(folder.path, phase=planned.name)
+    context = RunContext(plan, prepared, model._backend, Callback(), Stop())
+    task: Any = TASKS[planned.phase.kind](context, planned)
+    task.restore(saved.cursor().get("task", {}), saved.task(task.tensor_shapes()), saved.step)
+    if task.made is None:
+        return "its checkpoint holds no answers yet"
+    return of_task(task, model, saved.step)
+
+
+def of_task(task: Any, model: Any, step: int) -> Lesson:
+    """The token whose probability has changed most, of the answer with the largest advantage: `task` holds a rollout,
+    and `model` has the weights after `step` steps."""
+    import numpy as np
+
+    from llmspec.explain.decoding import token_text
+    from llmspec.explain.token_ratios import log_probabilities
+
+    made, phase, codec = task.made, task.phase, model.codec
+    advantages = np.where(made.drawn & task.counted(made)[:, None], task.advantages(made), 0.0)
+    one = int(np.abs(advantages).max(1).argmax())
+    length, prompt = int(made.lengths[one]), made.prompt(one)
+    said = made.tokens[one, :length].tolist()
+    every = log_probabilities(model, [int(i) for i in prompt.ids], said, phase.temperature)
+    new = every[np.arange(length), said]
+    old = made.by_token["logps"][one, :length].astype(np.float64)
+    t = int(np.abs(new - old).argmax())
+    low, high = phase.objective.ratio_bounds
+    ratios = phase.objective.ratios((new - old).tolist())
+    scores, group = task.scores(made), one // made.group * made.group
+    known = {name: np.asarray(array) for name, array in task.measures(made).items()}
+    reference = made.by_token.get("reference_logps") if phase.refers else None
+    return Lesson(
+        step=step,
+        updates=(step - 1) % phase.steps_per_rollout + 1,
+        prompt=prompt.text,
+        before=codec.decode(said[:t]),
+        token=token_text(codec, said[t]),
+        after=codec.decode(said[t + 1 :]),
+        ended=bool(made.ended[one]),
+        rewards={name: float(found[one]) for name, found in made.parts.items()},
+        score=float(scores[one]),
+        group=tuple(float(s) for s in scores[group : group + made.group]),
+        value=_at(known.get("old_values"), one, t),
+        returns=_at(known.get("returns"), one, t),
+        advantage=float(advantages[one, t]),
+        old_logp=float(old[t]),
+        new_logp=float(new[t]),
+        reference_logp=_at(reference, one, t),
+        ratio=ratios[t],
+        low=low,
+        high=high,
+    )
+
+
+def _at(array: Any, one: int, t: int) -> float | None:
+    return None if array is None else float(array[one, t])
