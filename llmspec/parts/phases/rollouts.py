@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from llmspec.core.problems import Problem
+from llmspec.core.problems import Problem, one_of
 from llmspec.core.table import choice
 from llmspec.core.units import Budget
 from llmspec.parts.others import Other, StartModel
@@ -67,6 +67,8 @@ class RolloutPhase(Phase):
     def _named(cls, reward: Any) -> Any:
         if not isinstance(reward, str):
             return reward
+        if reward not in REWARDS and "reward_model" not in REWARDS:
+            raise ValueError(f"no reward is called `{reward}`; {one_of(reward, REWARDS)}")
         return {"kind": reward} if reward in REWARDS else {"kind": "reward_model", "model": reward}
 
     @field_validator("budget")
