@@ -27,6 +27,31 @@ CASES = [
 ]
 
 
+def stub(objective: GRPO, phase: Any, logps: Any, entropies: Any) -> Any:
+    """What TRL's loss reads of a trainer, with these log-probabilities for those of its model."""
+    args = SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1)
+    same = SimpleNamespace(num_processes=1, reduce=lambda x, reduction: x, gather=lambda x: x)
+    return SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *a, **k: (logps, entropies, None),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level=objective.importance_ratio,
+        beta=phase.kl_coefficient,
+        loss_type=objective.loss_type,
+        epsilon_low=objective.clip_low,
+        epsilon_high=objective.clip_high,
+        args=args,
+        use_vllm=False,
+        model=SimpleNamespace(training=True),
+        current_gradient_accumulation_steps=1,
+        max_completion_length=MOST,
+        accelerator=same,
+        _entropy_bonus_enabled=False,
+        _metrics={"train": defaultdict(list)},
+    )
+
+
 def theirs(given: Case) -> tuple[float, Any, Any, dict[str, float]]:
     """(loss, gradients of features and head, metrics) of TRL, whose log-probabilities are those of the same head."""
     from trl import GRPOTrainer
@@ -53,27 +78,7 @@ def theirs(given: Case) -> tuple[float, Any, Any, dict[str, float]]:
     std = {"group": groups.std(1).repeat_interleave(GROUP), "batch": rewards.std().expand_as(rewards)}
     if phase.scale_rewards != "none":
         advantages = advantages / (std[phase.scale_rewards] + 1e-4)
-    args = SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1)
-    same = SimpleNamespace(num_processes=1, reduce=lambda x, reduction: x, gather=lambda x: x)
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *a, **k: (logps, entropies, None),
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level=objective.importance_ratio,
-        beta=phase.kl_coefficient,
-        loss_type=objective.loss_type,
-        epsilon_low=objective.clip_low,
-        epsilon_high=objective.clip_high,
-        args=args,
-        use_vllm=False,
-        model=SimpleNamespace(training=True),
-        current_gradient_accumulation_steps=1,
-        max_completion_length=MOST,
-        accelerator=same,
-        _entropy_bonus_enabled=False,
-        _metrics={"train": defaultdict(list)},
-    )
+    trainer = stub(objective, phase, logps, entropies)
     inputs = {
         "prompt_ids": ids[:, :1],
         "prompt_mask": mask[:, :1],
