@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import phase_kinds
 import pytest
-import reference
+import reference_policy as reference
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
