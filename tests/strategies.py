@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from strategies_course import courses
 from strategies_fitting import both_sides, fit_to_stack, masking, one_stack, with_sentinels
-from strategies_labels import NAMED, label_settings, labelled_records
+from strategies_labels import NAMED, SORTS, document_settings, labelled_records
 from strategies_sources import mixtures, other_sources
 from strategies_values import Data, named_turns, parts, settings
 
@@ -31,7 +31,7 @@ from llmspec.parts import (
     tokenizers,
 )
 from llmspec.parts.heads.transform import Transform
-from llmspec.parts.objectives.base import LABELS, MASKED, NEXT, TAGS
+from llmspec.parts.objectives.base import LABELS, MASKED, NEXT, NUMBERS, TAGS, TOGETHER
 from llmspec.parts.residual import FORMS
 from llmspec.parts.tokenizers.special_tokens import EXTRAS, ROLES
 from llmspec.spec.decoding import Decoding
@@ -235,6 +235,8 @@ BY_HAND = (
     "multi_label",
     "class_weights",
     "max_tokens",
+    "mean",
+    "std",
 )
 """Settings of phases that hang on others, and are drawn with these."""
 
@@ -247,6 +249,7 @@ def phase_settings(
     one that reads pairs; `labels` of which sort the spec has, whose model is no encoder–decoder."""
     fit = [part for part in phases.TABLE.values() if part.predicts == predicts and (paired or not part.pairs)]
     fit = [part for part in fit if not (labels and part.cuts)]
+    fit = [part for part in fit if not (labels == "apart" and part.dialogues)]  # which would be too long for its rows
     part = draw(st.sampled_from(fit))
     prompts = ["Once [MASK]", "[MASK][MASK]"] if predicts == MASKED else ["Once", "1e3"]
     if part.cuts == "spans":
@@ -276,8 +279,8 @@ def phase_settings(
         listed = others.map(lambda roles: ["assistant", *roles])
         optional["train_on"] = st.one_of(listed, listed.map(lambda roles: [*roles, "last_turn"]), st.just("last_turn"))
     out |= {"micro_batch_size": 1} | draw(st.fixed_dictionaries({}, optional=optional))
-    if predicts in (LABELS, TAGS):
-        out |= draw(label_settings("tags" if predicts == TAGS else labels or "one", own_head="from" not in out))
+    if predicts in SORTS:
+        out |= draw(document_settings(labels or SORTS[predicts][0], own_head="from" not in out))
     if out.get("gradient_accumulation_steps", 1) > 1 and "minutes" not in out["budget"] and draw(st.booleans()):
         out["batch_size_warmup"] = draw(st.sampled_from(["25%", "100%"]))
     if "sequence_length" in fields_of(part) and "minutes" not in out["budget"] and draw(st.booleans()):
@@ -307,7 +310,7 @@ def decodings() -> SearchStrategy[Data]:
 
 def models_for(predicts: str) -> SearchStrategy[Data]:
     """Networks for phases that teach to predict this."""
-    if predicts in (LABELS, TAGS):
+    if predicts in SORTS:
         return models().flatmap(lambda m: st.sampled_from([both_sides(m), one_stack(m)]))
     return models().map(both_sides) if predicts == MASKED else models()
 
@@ -333,8 +336,8 @@ def texts(draw: DrawFn, names: list[str], runnable: bool, paired: bool, labels: 
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
-    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED, LABELS, TAGS]))
-    labels = {LABELS: draw(st.sampled_from(["one", "several"])), TAGS: "tags"}.get(predicts, "")
+    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED, LABELS, TAGS, NUMBERS, TOGETHER]))
+    labels = draw(st.sampled_from(SORTS[predicts])) if predicts in SORTS else ""
     paired = not labels and draw(st.booleans())
     text = draw(texts(names, runnable, paired, labels, weighted=predicts == NEXT))
     templates = draw(named_turns(text))
@@ -361,7 +364,7 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     if rest.get("tokenizer", {}).get("kind") == "huggingface" and any(p["kind"] == "sft" for p in stages.values()):
         # It has no tokens for roles.
         rest["chat_template"] = CHAT_TEMPLATES[-1]
-    model = one_stack(draw(models())) if before else draw(models_for(LABELS if labels else NEXT))
+    model = one_stack(draw(models())) if before else draw(models_for(predicts if labels else NEXT))
     if predicts == MASKED:
         model, rest["tokenizer"] = both_sides(model), masking(rest.get("tokenizer", {}))
     if any(stage["kind"] == "span_corruption" for stage in stages.values()):

@@ -91,6 +91,9 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("phases", PHASE, "on_spike", "above"), -6),
         (("phases", PHASE, "adapter", "r"), 0),
         (("phases", PHASE, "sequence_length", "start"), 0),
+        (("phases", PHASE, "objective", "temperature"), -0.05),
+        (("phases", PHASE, "objective", "huber"), 0),
+        (("phases", PHASE, "std"), -1.0),
     ],
     "quoted_number": [
         (("model", "layers"), "2"),
@@ -129,7 +132,12 @@ BEFORE: dict[Path, Any] = {
     ("phases", PHASE, "sequence_length", "start"): {"until": "30%"},
 }
 """What the map around such a value is first set to, so that nothing else is wrong in it."""
-OF_KIND: dict[Path, str] = {("phases", PHASE, "sequence_length", "start"): "pretrain"}
+OF_KIND: dict[Path, str] = {
+    ("phases", PHASE, "sequence_length", "start"): "pretrain",
+    ("phases", PHASE, "objective", "temperature"): "contrastive",
+    ("phases", PHASE, "objective", "huber"): "regress",
+    ("phases", PHASE, "std"): "regress",
+}
 """Of keys that phases of one kind alone have: that kind, which their phase becomes."""
 MISSPELT: list[tuple[Path, str]] = [
     (("model", "d_model"), "d_modle"),

@@ -106,7 +106,7 @@ def test_a_slow_machine_ends_in_time_at_the_end_of_its_schedule(
     """Promised a hundred times faster than it is: the steps are cut, and the last rate is that of a last step."""
     Rated(monkeypatch, 0.0005)
 
-    def slow(self: PhaseStats, on: str, spent: float, times: int = 1) -> None:
+    def slow(self: PhaseStats, on: str, spent: float, times: int = 1, captured: bool = False) -> None:
         counted(self, on, 0.05 if on == "steps" else 0.0, times)
 
     counted = PhaseStats.spent

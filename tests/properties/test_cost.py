@@ -14,10 +14,12 @@ from strategies import specs
 from llmspec.compiler import compile_spec
 from llmspec.compiler.cost import forward_cost, layer_flops, pass_cost, step_cost, update_cost
 from llmspec.compiler.inputs import encoder_inputs
+from llmspec.compiler.lengths import shortened
 from llmspec.compiler.masks import RANGES, masks_of
 from llmspec.compiler.others import cost_beside
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.model.device import open_device
+from llmspec.parts.objectives.base import Outputs
 from llmspec.parts.optimizers.base import AVERAGE
 from llmspec.parts.phases import Phase
 from llmspec.spec import load_spec
@@ -60,9 +62,10 @@ class Counting(Ops):
         return value
 
 
-def counted(model: ModelPlan, phase: Phase) -> tuple[int, int]:
+def counted(model: ModelPlan, phase: Phase) -> tuple[int, int, int]:
     """(FLOPs of the products of a forward pass, from the shapes that meet in it; of those, what makes one state of each
-    document); nothing is computed. The head reads as many places of a row as the objective asks for."""
+    document; and what compares documents); nothing is computed. The head reads as many places of a row as the objective
+    asks for."""
     network, ops, objective, batch = Transformer(model), Counting(), phase.objective, phase.micro_batch_size
     tensors = {t.name: Tensor.empty(*t.shape) for t in model.tensors}
     tensors |= {n: Tensor.empty(*a.shape) for n, a in network.tables().items()}
@@ -77,8 +80,14 @@ def counted(model: ModelPlan, phase: Phase) -> tuple[int, int]:
         pooled = ops.flops - before
     elif (asked := places(model.context)) is not None:
         hidden = states_at(ops, hidden, Tensor.empty(batch, asked, dtype="int32"))
-    network.head(ops, tensors, hidden, objective.head)
-    return ops.flops, pooled
+    outputs, compared = network.head(ops, tensors, hidden, objective.head), 0
+    if objective.compared(batch, model.context):
+        before, head = ops.flops, model.heads[objective.head]
+        asked_of = objective.document_inputs(batch, places(model.context) or 1, head)
+        given = {name: Tensor.empty(*spec.shape, dtype=spec.dtype) for name, spec in asked_of.items()}
+        objective.build(model.dims)(ops, Outputs(outputs, None), given)
+        compared = ops.flops - before
+    return ops.flops, pooled, compared
 
 
 def counted_update(model: ModelPlan, optimizer: Any) -> int:
@@ -91,14 +100,14 @@ def counted_update(model: ModelPlan, optimizer: Any) -> int:
     return ops.flops
 
 
-def outside_windows(plan: Plan) -> int:
+def outside_windows(model: ModelPlan) -> int:
     """FLOPs of attention in a row that plain operations spend on keys outside windows."""
     found = 0
-    for stack in plan.model.stacks:
-        context = stack.context or plan.model.context
+    for stack in model.stacks:
+        context = stack.context or model.context
         for kind in stack.order:
             attention, mask = stack.blocks[kind].attention, stack.blocks[kind].mask
-            width = attention.heads * (attention.head_dim or plan.model.d_model // attention.heads)
+            width = attention.heads * (attention.head_dim or model.d_model // attention.heads)
             found += 4 * context * width * (context - mask.keys(context))
     return found
 
@@ -112,10 +121,10 @@ def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
         if phase.adapter is not None:
             continue  # some products more, and none for the gradients of the frozen base
         model = planned.model
-        found, pooled = counted(model, phase)
-        forward = found - phase.micro_batch_size * outside_windows(plan)
+        found, pooled, compared = counted(model, phase)
+        forward = found - phase.micro_batch_size * outside_windows(model)
         assert forward_cost(model, phase).products == forward
-        assert model.flops_per_token * phase.micro_batch_size * model.context == forward - pooled
+        assert model.flops_per_token * phase.micro_batch_size * model.context == forward - pooled - compared
         # Each product has two gradients, by either side, of as many operations; what stands for a document has none.
         rows = phase.micro_batch_size * model.context
         again = rows * layer_flops(model) if phase.activation_checkpointing else 0
@@ -128,9 +137,19 @@ def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
             continue
         steps, each = planned.steps, 3 * forward - pooled + again
         each += cost_beside(phase, model.context, planned.others).products
-        passes = sum(phase.batches.at(n, steps) for n in range(steps))
-        whole = passes * each + steps * counted_update(model, phase.optimizer)
-        assert planned.flops == (pytest.approx(whole, rel=1e-12) if phase.batch_size_warmup.percent else whole)
+        passes = [phase.batches.at(n, steps) for n in range(steps)]
+        whole = sum(passes) * each + steps * counted_update(model, phase.optimizer)
+        lengths = [phase.row_lengths(model.context).at(n, steps) for n in range(steps)]
+        for length in {*lengths} - {model.context}:
+            short, of_short = shortened(model, phase, length)
+            found, _, _ = counted(short, of_short)
+            less = 3 * (forward - found + of_short.micro_batch_size * outside_windows(short))
+            less += rows * (layer_flops(model) - layer_flops(short)) * phase.activation_checkpointing
+            less += cost_beside(phase, model.context, planned.others).products
+            less -= cost_beside(of_short, length, planned.others).products
+            whole -= less * sum(n for n, at in zip(passes, lengths, strict=True) if at == length)
+        exact = not phase.batch_size_warmup.percent and len({*lengths}) == 1
+        assert planned.flops == (whole if exact else pytest.approx(whole, rel=1e-12))
 
 
 def test_six_times_parameters_times_tokens() -> None:

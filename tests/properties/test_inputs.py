@@ -63,7 +63,7 @@ def test_batches_hold_exactly_what_is_declared(data: dict[str, Any], index: int)
         assert sum(a.nbytes for a in arrays.values()) == sum(s.nbytes for s in declared.values())
         more = step_inputs(phase.model, phase.phase)
         assert {n: more[n] for n in declared} == declared
-        assert ("key" in more) == bool(phase.model.drops)
+        assert ("key" in more) == bool(phase.model.drawn)
         assert phase.memory is not None
         held = 4 * tables(phase.model)
         assert phase.memory.batch == held + sum(s.nbytes for s in more.values())
