@@ -1,6 +1,6 @@
 """Phases that learn something of whole texts, for specs by construction: records that say it, and settings that fit.
 
-Sorts of records: `one` label or `several`, `tags` of its words, a `number`, or the text that belongs to theirs (`apart`)."""
+Sorts of records: `one` label or `several`, `tags` of words, a `number`, or the text that belongs to it (`apart`)."""
 
 from __future__ import annotations
 
