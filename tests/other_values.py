@@ -39,6 +39,8 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     "labels": (("a", "b"), ("b", "a")),
     "replace": ({"a": "b"}, {"a": "c", "b": ""}),
     "cut_at": ({"a": "|"}, {"a": ("|", ";")}),
+    "columns": (("a", "b"), ("b", "a")),
+    "tag_names": (("a", "b"), ("b", "a")),
     "dialogue": ({"user": "{a}"}, {"assistant": "{q}", "user": "{a}"}),
     "messages": ("turns",),
     "license": ("MIT",),
