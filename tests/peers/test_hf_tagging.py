@@ -100,6 +100,23 @@ def sentences_of(number: int, vocab: int) -> TokenSet:
     )
 
 
+def padded(each: list[np.ndarray], data: TokenSet) -> tuple[dict[str, Any], Any]:
+    """(what transformers reads of sentences, the labels of their tokens): made of the tokens and tags themselves, not of
+    what our layout says."""
+    tokens = np.full((len(each), max(map(len, each))), PAD, np.int64)
+    seen, labels = np.zeros_like(tokens), np.full_like(tokens, IGNORED)
+    assert data.tags is not None
+    known = {
+        data.tokens[b:e].tobytes(): data.tags[b:e].astype(np.int64)
+        for b, e in zip(data.offsets[:-1].tolist(), data.offsets[1:].tolist(), strict=True)
+    }
+    for i, row in enumerate(each):
+        tokens[i, : len(row)], seen[i, : len(row)] = row, 1
+        tags = known[row[1:-1].astype(np.uint16).tobytes()]
+        labels[i, 1 : len(row) - 1] = np.where(tags > 0, tags - 1, IGNORED)
+    return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(seen)}, torch.from_numpy(labels)
+
+
 def compare(kind: str, config: Any, number: int, **more: Any) -> None:
     """One step of both on the same sentences."""
     with tempfile.TemporaryDirectory() as name:
@@ -127,29 +144,16 @@ def compare(kind: str, config: Any, number: int, **more: Any) -> None:
         loss = taken.step([read], part.optimizer.scalars(1.0, 1), 0).sums["loss"]
         found = {n: weights[n] - w for n, w in taken.weight_arrays().items()}
 
-        # What they read is made of the tokens and tags themselves, not of what our layout says.
         there = list(sentences_in(made))
         assert len(there) > ROWS, "some row has several sentences"
-        each = [made.tokens[one.row, one.begin : one.end] for one in there]
-        tokens = np.full((len(there), max(map(len, each))), PAD, np.int64)
-        seen, labels = np.zeros_like(tokens), np.full_like(tokens, IGNORED)
-        assert data.tags is not None
-        known = {
-            data.tokens[b:e].tobytes(): data.tags[b:e].astype(np.int64)
-            for b, e in zip(data.offsets[:-1].tolist(), data.offsets[1:].tolist(), strict=True)
-        }
-        for i, row in enumerate(each):
-            tokens[i, : len(row)], seen[i, : len(row)] = row, 1
-            tags = known[row[1:-1].astype(np.uint16).tobytes()]
-            labels[i, 1 : len(row) - 1] = np.where(tags > 0, tags - 1, IGNORED)
-        asked = {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(seen)}
+        asked, labels = padded([made.tokens[one.row, one.begin : one.end] for one in there], data)
         answer = theirs.model(**asked)
         weighed = part.class_weights
         by_class = torch.tensor([weighed.get(label, 1.0) for label in LABELS]) if isinstance(weighed, dict) else None
         loss_of = torch.nn.CrossEntropyLoss(by_class, label_smoothing=part.objective.label_smoothing)
-        expected = loss_of(answer.logits.view(-1, len(LABELS)), torch.from_numpy(labels).view(-1))
+        expected = loss_of(answer.logits.view(-1, len(LABELS)), labels.view(-1))
         if not more:  # their own loss is that one
-            own_loss = theirs.model(**asked, labels=torch.from_numpy(labels)).loss
+            own_loss = theirs.model(**asked, labels=labels).loss
             assert own_loss.item() == pytest.approx(expected.item())
         expected.backward()
         for parameter in theirs.body.parameters():
