@@ -101,7 +101,7 @@ def sentences_of(number: int, vocab: int) -> TokenSet:
 
 
 def padded(each: list[np.ndarray], data: TokenSet) -> tuple[dict[str, Any], Any]:
-    """(what transformers reads of sentences, the labels of their tokens): made of the tokens and tags themselves, not of
+    """(what transformers reads of sentences, the labels of their tokens), made of tokens and tags themselves, not of
     what our layout says."""
     tokens = np.full((len(each), max(map(len, each))), PAD, np.int64)
     seen, labels = np.zeros_like(tokens), np.full_like(tokens, IGNORED)
