@@ -23,9 +23,9 @@ from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.training.callbacks import Recorder
 
 SPECS = sorted(path.stem for path in (tiny.ROOT / "specs").glob("*.yaml") if path.stem not in LARGE)
-CONTEXT, BYTES, STEPS, DRAWN = 48, 512, 32, 4
-"""Tokens a row, those of a model whose tokenizer knows hardly more than bytes, steps of each phase, and of one that
-draws answers."""
+CONTEXT, BYTES, STEPS, FEW = 48, 512, 32, 4
+"""Tokens a row, those of a model whose tokenizer knows hardly more than bytes, steps of each phase, and of those
+that compare answers or draw them."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,8 @@ def shrunk(spec: Any) -> list[str]:
     else:
         kv_heads = ["model.attention.kv_heads=1"] if hasattr(spec.model.attention, "kv_heads") else []
         sets += ["model.d_model=16", "model.layers=1", "model.attention.heads=2", *kv_heads, "model.mlp.d_ff=32"]
-        sets += [f"model.context={CONTEXT}", "tokenizer.vocab=280"]
+        compares = any(phase.preferences for phase in spec.phases.values())  # two dialogues stand in a row
+        sets += [f"model.context={3 * CONTEXT if compares else CONTEXT}", "tokenizer.vocab=280"]
     if spec.model.encoder is not None:
         sets += ["model.encoder.layers=1", f"model.encoder.context={CONTEXT}"]
     for name, source in spec.data.sources.items():
@@ -63,11 +64,12 @@ def shrunk(spec: Any) -> list[str]:
         ]
         sets += [f"{at}.{key}=100%" for key in ("evaluate_every", "checkpoint_every", "sample_every")]
         sets += [f"{at}.optimizer.lr=1e-2"] if phase.optimizer.kind == "adamw" else []  # for so few steps
+        sets += [f"{at}.budget={FEW} steps"] if phase.preferences or phase.thumbs else []
         sets += [f"{at}.generate_metrics=4"] if hasattr(phase, "generate_metrics") else []
         if isinstance(phase, RolloutPhase):
             many = min(2, phase.answers_per_prompt)
             sets += [f"{at}.prompts_per_rollout=4", f"{at}.answers_per_prompt={many}", f"{at}.mini_batches=1"]
-            sets += [f"{at}.max_tokens=12", f"{at}.epochs_per_rollout=1", f"{at}.budget={DRAWN} steps"]
+            sets += [f"{at}.max_tokens=12", f"{at}.epochs_per_rollout=1", f"{at}.budget={FEW} steps"]
             sets += [f"{at}.validation_prompts=4", f"{at}.micro_batch_size={4 * many}"]
     return sets
 
@@ -86,8 +88,9 @@ def test_its_twin_trains(name: str, tmp_path: Path) -> None:
         assert len(losses) == phase.steps and np.isfinite(losses).all()
         print(phase.name, losses)
         if isinstance(phase.phase, RolloutPhase):  # what is drawn follows the weights: its loss says nothing by itself
-            rewards = [row["reward"] for row in rows if "lr" in row]
-            assert len(rewards) == DRAWN and np.isfinite(rewards).all() and np.std(rewards) > 0
+            losses = [row["reward"] for row in rows if "lr" in row]
+        if phase.steps == FEW:  # too few to tell: other answers in each of them
+            assert np.isfinite(losses).all() and np.std(losses) > 0
         else:
             assert np.mean(losses[-8:]) < np.mean(losses[:8])
         validated = [metric["value"] for row in rows for metric in row.get("validation", [])]
