@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,15 @@ phases:
     sample_every: 0%
   dpo: {{kind: dpo, from: sft, mixture: {{pairs: 100%}}, budget: 30 steps, {SETTINGS}}}
   kto: {{kind: kto, from: sft, mixture: {{thumbs: 100%}}, budget: 30 steps, {SETTINGS}}}
-  named: {{kind: dpo, from: dpo, reference: sft, mixture: {{pairs: 100%}}, budget: 2 steps, {SETTINGS}}}
-  lora: {{kind: dpo, from: sft, adapter: {{kind: lora, r: 2}}, mixture: {{pairs: 100%}}, budget: 2 steps, {SETTINGS}}}
 decoding: {{temperature: 0, max_tokens: 12}}
 """
 """A policy learns to end its answers with `!` or `?`, as often the one as the other, and then that `!` is preferred."""
+NAMED = f"""\
+phases:
+  named: {{kind: dpo, from: dpo, reference: sft, mixture: {{pairs: 100%}}, budget: 2 steps, {SETTINGS}}}
+  lora: {{kind: dpo, from: sft, adapter: {{kind: lora, r: 2}}, mixture: {{pairs: 100%}}, budget: 2 steps, {SETTINGS}}}
+"""
+"""A phase that names its reference, and one with an adapter."""
 COLOURS = ("red", "blue", "green", "white", "black")
 THINGS = ("cat", "dog", "hen", "cow", "fox", "ant", "bee")
 
@@ -111,8 +116,14 @@ def test_thumbs_alone_come_to_a_good_share_of_the_gain(run: Path) -> None:
     assert kept["reference_kl"].shape == (30,) and (kept["reference_kl"] < 0).all()
 
 
-def test_a_reference_is_the_model_that_is_named_or_the_one_without_its_adapter(run: Path) -> None:
+@pytest.mark.nightly
+def test_a_reference_is_the_model_that_is_named_or_the_one_without_its_adapter(run: Path, tmp_path: Path) -> None:
     """The first weights of dpo and lora, and the reference that is named, are all those of sft."""
+    more = SPEC.replace("phases:\n", NAMED)
+    shutil.copytree(run, tmp_path / "run")
+    done = tiny.call("run", written(tmp_path, more), "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
     tables = [
         load_file(sorted((run / name).glob("step_*"))[-1] / "task.safetensors") for name in ("dpo", "named", "lora")
     ]

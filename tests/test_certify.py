@@ -32,8 +32,8 @@ def certified(folder: Path, kind: str, *more: str, sets: tuple[str, ...] = ()) -
     return certify(plan, folder / "run", chance=random.Random(seed))
 
 
-ALIKE = ("orpo",)
-"""Kinds whose tasks are others' but for what they leave out."""
+ALIKE = ("dpo", "orpo")
+"""Kinds whose tasks are another one's but for what they leave out: that of kto."""
 
 
 def test_every_kind_has_its_case() -> None:

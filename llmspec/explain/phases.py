@@ -244,6 +244,8 @@ def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
         learned = f"{noise} of {size} tokens in {count} span{'s' * (count != 1)}, drawn at each reading"
     elif phase.apart:
         learned = "which source and target belong together"
+    elif phase.preferences or phase.thumbs:
+        learned = phase.predicts
     elif phase.cuts:
         learned = "every token behind a cut, which is drawn at each reading"
     if phase.objective.drawn:

@@ -112,7 +112,10 @@ def compare(part: Any, plain: bool = False, kl: float = 0.0) -> None:
         )
 
 
-@pytest.mark.parametrize("case", PARTS)
+MORE = ("conservative", "ipo of sums", "normalised", "kto below")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.nightly] * (c in MORE)) for c in PARTS])
 def test_loss_and_gradient_are_those_of_the_formulas(case: str) -> None:
     compare(PARTS[case], kl=KL.get(case, 0.0))
 
@@ -198,7 +201,9 @@ def averaged(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fault", [moved, unmasked, swapped, averaged])
-@pytest.mark.parametrize("case", ["sigmoid", "ipo", "orpo", "kto"])
+@pytest.mark.parametrize(
+    "case", ["sigmoid", "kto", *(pytest.param(case, marks=pytest.mark.nightly) for case in ("ipo", "orpo"))]
+)
 def test_a_planted_fault_is_seen(case: str, fault: Changed) -> None:
     part = PARTS[case]
 
