@@ -13,9 +13,11 @@ from test_hf_folders import config, written
 import llmspec
 from llmspec.core.problems import LlmspecError, SpecError
 from llmspec.exchange.importing import import_folder
+from llmspec.explain.run import explain_run
 from llmspec.formats.hf.family import families
 from llmspec.formats.hf.importing import HFFolder
 from llmspec.parts.tokenizers import TABLE
+from llmspec.runs.run import RunFolder
 from llmspec.training.start_models import closed, same_tokenizer
 
 SPEC = """\
@@ -59,6 +61,15 @@ def test_training_starts_from_its_weights(place: Path, tmp_path: Path) -> None:
     _, wanted, _ = stored.weights(stored.plan())
     assert all(np.abs(made[name] - array).max() <= 2e-6 for name, array in wanted.items())
     assert any((made[name] != array).any() for name, array in wanted.items())
+
+
+def test_it_answers_the_prompts_of_the_run_before_any_phase(place: Path, tmp_path: Path) -> None:
+    plan = spec(place, "{model: theirs}", "prompts=[a text]", "decoding.max_tokens=8")
+    llmspec.run(plan, tmp_path / "run")
+    (found,) = explain_run(RunFolder.open(tmp_path / "run")).answers
+    (said,) = llmspec.open(place / "theirs").generate("a text", seed=plan.seed, decoding=plan.decoding)
+    assert [(a.phase, a.text) for a in found.answers[:1]] == [("theirs", said.text)]
+    assert [a.phase for a in found.answers] == ["theirs", "more"]
 
 
 def test_a_folder_and_what_was_imported_of_it_are_one_model(place: Path) -> None:

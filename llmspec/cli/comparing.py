@@ -42,9 +42,9 @@ def explained_wins(
 ) -> Any:  # fmt: skip
     """The report of `--by`."""
     from llmspec.cli.rank import reward_of
-    from llmspec.cli.ranking import opener
     from llmspec.explain.held_out_prompts import held_out
     from llmspec.explain.wins import explain_wins
+    from llmspec.training.judging import opener
 
     reward, open_ = reward_of(by), opener()
     given = None if prompts is None else _from_file(prompts, reward.fields())

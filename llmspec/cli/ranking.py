@@ -12,8 +12,7 @@ from llmspec.cli.prompts import turns_or_text, wrong
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.prompt_file import FilePrompt
 from llmspec.decoding.ranking import RankedFile, record_of, scores_of, shown_order
-from llmspec.parts.others import StartModel
-from llmspec.parts.rewards.base import Answered, Opened, Reward
+from llmspec.parts.rewards.base import Answered, Reward
 from llmspec.render import ranked
 from llmspec.render.waiting import waiting
 
@@ -64,6 +63,8 @@ class Ranking:
     # -- a reward ------------------------------------------------------------------------------------------------
     def by_reward(self, reward: Reward) -> dict[str, Any]:
         """Scores all answers; what came of it is shown and returned."""
+        from llmspec.training.judging import opener
+
         open_ = opener()
         self._check(reward, open_)
         tally = ranked.Tally()
@@ -179,26 +180,3 @@ def _line(prompt: str) -> str | None:
     except (EOFError, KeyboardInterrupt):
         err().write("\n")
         return None
-
-
-def opener() -> Any:
-    """f(model) -> the model that a reward asks, opened once."""
-    from pathlib import Path
-
-    from llmspec.api import open_run
-    from llmspec.formats.wheel_models import in_wheel
-
-    there = dict[StartModel, Opened]()
-
-    def open_(named: StartModel) -> Opened:
-        if named not in there:
-            here = in_wheel(named, offline=False) if named.model is None else Path(named.model).expanduser()
-            model = open_run(here)
-            labels = tuple(model.labels) if model.tells_labels else ()
-            there[named] = Opened(
-                lambda texts: [{one.label: one.probability for one in f.labels} for f in model.classify_batch(texts)],
-                labels,
-            )
-        return there[named]
-
-    return open_

@@ -13,6 +13,7 @@ class PhaseAnswer:
     """What the model of one phase said to a prompt."""
 
     phase: str
+    """Its name; of a model that no phase has made, where it lies."""
     text: str
     finish_reason: str
     chat: bool
@@ -36,8 +37,10 @@ def side_by_side(plan: Plan, folder: RunFolder) -> tuple[SideBySide, ...]:
         if not plan.prompts or not place.done(planned):
             continue
         kept = place.answers
-        for one in kept.get("answers", ()):
-            if one["prompt"] in found:
-                said = PhaseAnswer(planned.name, one["text"], one["finish_reason"], kept["chat"])
-                found[one["prompt"]].append(said)
+        start = kept.get("start") or {"name": "", "answers": ()}
+        for name, answers in ((start["name"], start["answers"]), (planned.name, kept.get("answers", ()))):
+            for one in answers:
+                said = PhaseAnswer(name, one["text"], one["finish_reason"], kept["chat"])
+                if one["prompt"] in found and all(before.phase != name for before in found[one["prompt"]]):
+                    found[one["prompt"]].append(said)
     return tuple(SideBySide(prompt, tuple(answers)) for prompt, answers in found.items() if answers)

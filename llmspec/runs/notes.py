@@ -108,6 +108,13 @@ class AnswerNotes(_Notes):
     finish_reason: str
 
 
+class StartNotes(_Notes):
+    """What the model said that the phase started from, where no phase has made it."""
+
+    name: str
+    answers: list[AnswerNotes]
+
+
 class AnswersNotes(_Notes):
     """answers.json: what a phase's model said to the prompts of the run when the phase had ended."""
 
@@ -116,6 +123,7 @@ class AnswersNotes(_Notes):
     chat: bool
     """Whether they were answered as a user's turns, rather than continued as text."""
     answers: list[AnswerNotes]
+    start: StartNotes | None = None
 
 
 class MachineNotes(_Notes):

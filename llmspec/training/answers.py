@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llmspec.compiler.linear_layers import readable
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.decoding.generate import Generation, generate
+from llmspec.formats.bases import folder_of
 from llmspec.model.decoder import Decoder
+from llmspec.parts.others import StartModel
 from llmspec.runs.run import PhaseFolder
 from llmspec.training.artifacts import Artifact
 from llmspec.training.callbacks import only_noted
@@ -17,8 +20,8 @@ from llmspec.training.prompts import written
 
 
 def keep(bench: RunContext, place: PhaseFolder, made: Artifact) -> None:
-    """Lets what a phase has made answer the prompts of the run, where its folder has no answers to them yet. One that
-    fails is told, and ends nothing."""
+    """Lets what a phase has made answer the prompts of the run, where its folder has no answers to them yet; and the
+    model that it started from, where no phase has made that. One that fails is told, and ends nothing."""
     plan, phase = bench.plan, made.phase
     if not (plan.prompts and phase.draws):
         return
@@ -26,11 +29,19 @@ def keep(bench: RunContext, place: PhaseFolder, made: Artifact) -> None:
         asked = identity(plan, phase)
         if place.answers.get("asked") == asked:
             return
-        said = [
-            {"prompt": prompt, "text": one.text, "finish_reason": one.finish_reason}
-            for prompt, one in zip(plan.prompts, drawn(bench, made), strict=True)
-        ]
-        place.keep_answers({"asked": asked, "chat": phase.phase.dialogues, "answers": said})
+        found = {"asked": asked, "chat": phase.phase.dialogues, "answers": rows(plan, drawn(bench, made))}
+        first = phase.phase.from_
+        if isinstance(first, StartModel):
+            found |= {"start": {"name": first.said, "answers": rows(plan, of_start(bench, phase, first))}}
+        place.keep_answers(found)
+
+
+def rows(plan: Plan, said: Sequence[Generation]) -> list[dict[str, Any]]:
+    """The answers to the prompts, as they are kept."""
+    return [
+        {"prompt": prompt, "text": one.text, "finish_reason": one.finish_reason}
+        for prompt, one in zip(plan.prompts, said, strict=True)
+    ]
 
 
 def identity(plan: Plan, phase: PhasePlan) -> str:
@@ -42,12 +53,23 @@ def identity(plan: Plan, phase: PhasePlan) -> str:
 def drawn(bench: RunContext, made: Artifact) -> list[Generation]:
     """An answer to each prompt, side by side, by the run's decoding settings and its seed: what `llmspec sample` says
     to that prompt alone."""
-    plan, model, codec = bench.plan.of(made.phase.name), made.phase.model, bench.prepared.codec
+    model, codec = made.phase.model, bench.prepared.codec
     arrays: dict[str, Any] = made.weights()
     weights, layouts = bench.backend.hold({t.name: arrays[t.name] for t in model.tensors}, readable(model))
-    decoder = Decoder(model, bench.backend, weights, codec.specials.start_of(model.decoder_start), layouts)
-    part, seed = made.phase.phase, plan.decoding.seed
+    start = codec.specials.start_of(model.decoder_start)
+    return by(Decoder(model, bench.backend, weights, start, layouts), bench, made.phase)
+
+
+def of_start(bench: RunContext, phase: PhasePlan, first: StartModel) -> list[Generation]:
+    """The same of the model that a phase has started from; it reads the prompts as the phase's model does."""
+    from llmspec.decoding.language_model import open_model
+
+    return by(open_model(folder_of(bench.plan, first).path).drawing, bench, phase)
+
+
+def by(decoder: Decoder, bench: RunContext, phase: PhasePlan) -> list[Generation]:
+    """What a decoder says to the prompts, as a phase's model reads them."""
+    plan, codec, part = bench.plan.of(phase.name), bench.prepared.codec, phase.phase
     prompts = [written(plan, part, codec, text).tokens for text in plan.prompts]
-    return generate(
-        decoder, codec, prompts, plan.decoding, seed=plan.seed if seed is None else seed, chat=part.dialogues
-    )
+    seed = plan.seed if plan.decoding.seed is None else plan.decoding.seed
+    return generate(decoder, codec, prompts, plan.decoding, seed=seed, chat=part.dialogues)
