@@ -122,6 +122,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "mini_batches: 2, epochs_per_rollout: 2, kl_coefficient: 0.1",
         (BEFORE,),
     ),
+    "ppo": (
+        "from: before, reward: {kind: length, least: 9}, prompts_per_rollout: 4, max_tokens: 3, mini_batches: 2, "
+        "epochs_per_rollout: 2, adaptive_kl: {target: 1, horizon: 20}",
+        (BEFORE,),
+    ),
 }
 """Kind -> (settings of its own, what else its spec sets)."""
 

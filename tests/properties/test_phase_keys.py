@@ -96,7 +96,7 @@ def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
         found = [{"another": TABLES["head"]["lm"]()}]
     elif name == "order":
         found = [(*now, 0), ()]
-    elif (table := table_of(info)) or isinstance(now, Part):
+    elif (table := table_of(info)) or isinstance(now, Frozen):
         found = [
             *(kind(**required(kind)) for kind in table.values()),
             *([] if now is None else [value for _, value in changes(now)]),

@@ -10,6 +10,7 @@ from llmspec.parts.objectives.grpo import GRPO
 from llmspec.parts.objectives.kto import KTO
 from llmspec.parts.objectives.masked_lm import MaskedLM
 from llmspec.parts.objectives.orpo import ORPO
+from llmspec.parts.objectives.ppo import PPO
 from llmspec.parts.objectives.preference_ranking import PreferenceRanking
 from llmspec.parts.objectives.regression import Regression
 from llmspec.parts.objectives.tagging import Tagging
@@ -22,6 +23,7 @@ TABLE: dict[str, type[Objective]] = {
     "contrastive": Contrastive,
     "preference_ranking": PreferenceRanking,
     "regression": Regression,
+    "ppo": PPO,
     "tagging": Tagging,
     "grpo": GRPO,
     "dpo": DPO,
@@ -34,6 +36,7 @@ __all__ = [
     "GRPO",
     "KTO",
     "ORPO",
+    "PPO",
     "TABLE",
     "Classification",
     "Contrastive",

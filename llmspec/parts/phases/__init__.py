@@ -8,6 +8,7 @@ from llmspec.parts.phases.grpo import GRPO
 from llmspec.parts.phases.kto import KTO
 from llmspec.parts.phases.masked_lm import MaskedLM
 from llmspec.parts.phases.orpo import ORPO
+from llmspec.parts.phases.ppo import PPO
 from llmspec.parts.phases.prefix_lm import PrefixLM
 from llmspec.parts.phases.pretrain import Pretrain
 from llmspec.parts.phases.regress import Regress
@@ -25,6 +26,7 @@ TABLE: dict[str, type[Phase]] = {
     "kto": KTO,
     "masked_lm": MaskedLM,
     "orpo": ORPO,
+    "ppo": PPO,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
     "regress": Regress,

@@ -8,6 +8,7 @@ from llmspec.training.tasks.grpo import GRPO
 from llmspec.training.tasks.kto import KTO
 from llmspec.training.tasks.masked_lm import MaskedLM
 from llmspec.training.tasks.orpo import ORPO
+from llmspec.training.tasks.ppo import PPO
 from llmspec.training.tasks.prefix_lm import PrefixLM
 from llmspec.training.tasks.pretrain import Pretrain
 from llmspec.training.tasks.regress import Regress
@@ -25,6 +26,7 @@ TASKS: dict[str, type[Task]] = {
     "kto": KTO,
     "masked_lm": MaskedLM,
     "orpo": ORPO,
+    "ppo": PPO,
     "prefix_lm": PrefixLM,
     "pretrain": Pretrain,
     "regress": Regress,
