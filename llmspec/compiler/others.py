@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from llmspec.compiler import walk
 from llmspec.compiler.masks import RANGES, masks_of, padding_inputs, range_inputs
 from llmspec.compiler.plan import Cost, ModelPlan, OtherPlan, PhasePlan
-from llmspec.core.problems import Problem
+from llmspec.core.problems import Problem, one_of
 from llmspec.parts.base import InputSpec
 from llmspec.parts.others import Other, StartModel
 from llmspec.parts.phases import Phase
@@ -35,11 +35,24 @@ def resolved(
                 problems.append(wrong_sort(other, made))
                 continue
             found[other.role] = OtherPlan(model=made.model, phase=made.name, once=other.once)
+        elif other.phase and other.judges:
+            problems.append(unmade(other, planned))
         elif isinstance(other.model, StartModel) and other.role in known:
             found[other.role] = known[other.role]
         if other.role in found:
             problems += unfit(other, found[other.role].model, model)
     return found, problems
+
+
+def unmade(other: Other, planned: Sequence[PhasePlan]) -> Problem:
+    """The problem of a name that no phase before this one has."""
+    able = [p.name for p in planned if p.makes in other.takes]
+    return Problem(
+        f"no phase before this one is called `{other.phase}`",
+        other.path,
+        one_of(other.phase, able) if able else "a phase of kind reward, or `{model: FOLDER}`",
+        "there would be no reward",
+    )
 
 
 def wrong_sort(other: Other, made: PhasePlan) -> Problem:
@@ -55,6 +68,8 @@ def wrong_sort(other: Other, made: PhasePlan) -> Problem:
 def unfit(other: Other, theirs: ModelPlan, model: ModelPlan) -> Iterator[Problem]:
     """Why a model cannot stand beside another one: it gives no logits of the same tokens at the same places."""
     wrong = ""
+    if other.judges:  # it reads texts, outside of the graph
+        return
     if theirs.encoder is not None or model.encoder is not None:
         wrong = f"the {other.role} and the model that is trained both have to be decoders, without an encoder"
     elif not theirs.generates:

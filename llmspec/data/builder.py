@@ -112,7 +112,7 @@ class DataBuilder:
         for name, side in sides.items():
             lengths = self.readings[name].lengths(TRAINS)
             texts = (
-                (int(lengths[number]), join_text(item.plain), item.document.more)
+                (int(lengths[number]), self._learned(name, item), item.document.more)
                 for number, item in side.stretches()
                 if item.plain is not None
             )
@@ -122,6 +122,13 @@ class DataBuilder:
                     yield from cutter.end()
                 if done // _TOLD < (done := done + len(text)) // _TOLD:
                     self.report("gathering text for the tokenizer", done, most)
+
+    def _learned(self, name: str, item: Shaped) -> str:
+        """What a tokenizer learns of a document: its plain text, and the worse answers that this leaves out."""
+        text = join_text(item.plain or ())
+        if item.compared is None or not self.sources[name].comparison:
+            return text
+        return "\n\n".join([text, *map(join_text, item.compared.answers[1:])])
 
     def template_of(self, view: SourceView) -> ChatTemplate | None:
         """What puts the turns of a view together; None where it has none."""

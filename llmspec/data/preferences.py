@@ -17,7 +17,7 @@ from llmspec.parts.sources.base import patterns
 from llmspec.parts.sources.preferences import rejected_templates
 from llmspec.parts.templates.base import Marker, Pieces, Turn
 
-REVISION = 1
+REVISION = 2
 """Changes when records are compared in another way, so that old token files are not used."""
 EQUAL, TIED = "whose answers are equal", "whose answers are all tied"
 ONE_SIDED = "with one answer alone"

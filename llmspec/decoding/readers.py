@@ -13,12 +13,14 @@ from llmspec.decoding.classifying import Classified, Classifier, classifying_hea
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
 from llmspec.decoding.numbers import Predicted, Scorer, need_scoring_head
+from llmspec.decoding.rewarding import AnswerScorer, reward_head
 from llmspec.decoding.tagging import Tagged, Tagger, need_tagging_head, tagging_head
 from llmspec.model.ids import whole
 from llmspec.model.steps import Tensors
 from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.ops import WeightLayout
-from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER, REGRESSOR, TAGGER
+from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER, REGRESSOR, REWARD_MODEL, TAGGER
+from llmspec.parts.rewards.base import Answered
 from llmspec.parts.tokenizers.base import Codec
 
 
@@ -39,6 +41,7 @@ class TextReaders:
         self._classifier: Classifier | None = None
         self._scorer: Scorer | None = None
         self._tagger: Tagger | None = None
+        self._judge: AnswerScorer | None = None
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, progress: Progress | None = None) -> Embedded:
         """Vectors of texts, by the model's embedding head; or of any model's last states, by a `pooling` of `mean`,
@@ -160,6 +163,27 @@ class TextReaders:
                 made = Scorer(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
             self._scorer = made
         return self._scorer.predict(list(texts), progress or (lambda done, total: None))
+
+    @property
+    def judges(self) -> bool:
+        """Whether it was trained last to say how good answers are; of a model without a run, whether it could."""
+        if any(p.name == self.phase for p in self.plan.phases):
+            return self._makes(REWARD_MODEL)
+        return reward_head(self.plan.model) is not None
+
+    def rewards(self, answers: Sequence[Answered]) -> list[float]:
+        """How good answers are: only differences mean something. Raises LlmspecError where the model does not say."""
+        if self._judge is None:
+            if (head := reward_head(self.plan.model)) is None:
+                raise LlmspecError(
+                    "this model does not say how good answers are",
+                    hint="a phase of kind reward trains a model that does",
+                    consequence="there would be no reward",
+                )
+            how = (self.plan.model, head, self._backend, self._weights, self.codec, self.plan.chat_template)
+            with owner.turn():
+                self._judge = AnswerScorer(*how, self._layouts)
+        return self._judge.rewards(answers)
 
     def tag(self, text: str | Sequence[str]) -> Tagged:
         """The tags of the words of a text, which is split at white space, or of a list of words. Raises TypeError for

@@ -78,6 +78,8 @@ class Other(NamedTuple):
     """Sorts of artifacts that it may be."""
     once: bool = False
     """Whether it is asked before the first step alone, of all that the phase reads."""
+    judges: bool = False
+    """Whether it says how good answers are, outside the graph of a step, which it has no part in."""
 
     @property
     def phase(self) -> str:
@@ -85,5 +87,5 @@ class Other(NamedTuple):
         return self.model if isinstance(self.model, str) else ""
 
 
-NAMED: tuple[tuple[str, ...], ...] = (("objective", "teacher"), ("reference",))
+NAMED: tuple[tuple[str, ...], ...] = (("objective", "teacher"), ("reference",), ("reward", "model"))
 """Keys of a phase that name such a model. What names them is read before phases are, so that all mistakes are found."""

@@ -63,7 +63,11 @@ def _circles(tree: Tree) -> Iterator[Problem]:
     """Phases that need themselves, one way or another; circles of `from:` alone are told by `_cycles`."""
     phases = dict(_maps(tree, ("phases",)))
     needs = {
-        name: [(at, n) for at in (("from",), *NAMED) if isinstance(n := _inside(phase, at), str) and n in phases]
+        name: [
+            (at, n)
+            for at in (("from",), ("reward",), *NAMED)
+            if isinstance(n := _inside(phase, at), str) and n in phases
+        ]
         for name, phase in phases.items()
     }
     told = set[str]()

@@ -1,30 +1,103 @@
-"""Models that rewards ask, opened while another one trains."""
+"""Models that rewards ask, opened once: those of folders, and those that phases of the same spec have made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from llmspec.compiler.linear_layers import may_stay_quantised
+from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.hashing import digest
+from llmspec.core.problems import LlmspecError, Problem
+from llmspec.decoding.rewarding import AnswerScorer, reward_head
+from llmspec.model.others import Weights
 from llmspec.parts.others import StartModel
-from llmspec.parts.rewards.base import Open, Opened
+from llmspec.parts.phases.base import CLASSIFIER, REWARD_MODEL
+from llmspec.parts.rewards.base import Open, Opened, Reward
+from llmspec.parts.tokenizers.base import Codec
+from llmspec.training.context import RunContext
+
+Made = Mapping[str, Callable[[], Opened]]
+"""By phase: what opens the model that it has made."""
 
 
-def opener() -> Open:
-    """f(model) -> the model that a reward asks, opened once."""
-    from llmspec.decoding.language_model import open_model
-    from llmspec.formats.wheel_models import in_wheel
+def opener(made: Made = MappingProxyType({})) -> Open:
+    """f(model) -> the model that a reward asks, opened once; a name is a phase's, of those that have `made` one, or
+    else a folder's."""
+    there = dict[str | StartModel, Opened]()
 
-    there = dict[StartModel, Opened]()
-
-    def open_(named: StartModel) -> Opened:
+    def open_(named: str | StartModel) -> Opened:
         if named not in there:
-            here = in_wheel(named, offline=False) if named.model is None else Path(named.model).expanduser()
-            model: Any = open_model(here)
-            labels = tuple(model.labels) if model.tells_labels else ()
-            there[named] = Opened(
-                lambda texts: [{one.label: one.probability for one in f.labels} for f in model.classify_batch(texts)],
-                labels,
-            )
+            known = made.get(named) if isinstance(named, str) else None
+            there[named] = known() if known is not None else _folder(named)
         return there[named]
 
     return open_
+
+
+def _folder(named: str | StartModel) -> Opened:
+    from llmspec.decoding.language_model import open_model
+    from llmspec.formats.opening import stored_model
+    from llmspec.formats.wheel_models import in_wheel
+
+    start = StartModel(model=named) if isinstance(named, str) else named
+    here = in_wheel(start, offline=False) if start.model is None else Path(start.model).expanduser()
+    model: Any = open_model(here, phase=judging_phase(stored_model(here).plan()))
+    labels = tuple(model.labels) if model.tells_labels else ()
+    return Opened(
+        lambda texts: [{one.label: one.probability for one in f.labels} for f in model.classify_batch(texts)],
+        labels,
+        model.rewards if model.judges else None,
+        digest(model.codec.to_json()),
+    )
+
+
+def judging_phase(plan: Plan) -> str | None:
+    """The phase of a run that rewards ask, where it is not the one that the run is opened with."""
+    found = [p for p in plan.phases if p.makes in (CLASSIFIER, REWARD_MODEL)]
+    return found[-1].name if found and found[-1].makes == REWARD_MODEL else None
+
+
+def judge_problems(judge: Reward, codec: Codec) -> Iterator[Problem]:
+    """Why the models that a phase's reward asks cannot answer it, or read texts by another tokenizer than the phase.
+    Those that phases of the same spec are to make were held against it by the compiler."""
+    own, unlike = digest(codec.to_json()), list[str | StartModel]()
+    planned = Opened(lambda texts: [], (), lambda answers: [0.0] * len(answers), own)
+    open_ = opener({name: lambda: planned for _, name in judge.phases()})
+
+    def compared(named: str | StartModel) -> Opened:
+        found = open_(named)
+        if found.score is not None and found.tokenizer != own and named not in unlike:
+            unlike.append(named)
+        return found
+
+    try:
+        yield from judge.unfit(compared)
+    except LlmspecError as error:
+        yield from (Problem(p.message, (), p.hint, p.consequence) for p in error.problems)
+    for named in unlike:
+        said = named if isinstance(named, str) else named.said
+        yield Problem(
+            f"the reward model {said} has another tokenizer than this spec",
+            (),
+            f"train it with this spec, or take its tokenizer: {{kind: huggingface, file: {said}/tokenizer.json}}",
+            "it would read answers in other pieces than those that were drawn",
+        )
+
+
+def made_beside(context: RunContext, planned: PhasePlan, others: Weights) -> Made:
+    """The reward models that phases before this one have made, by their names, as they stand beside it."""
+    beside = {o.phase: (planned.others[o.role].model, others[o.role]) for o in planned.phase.others() if o.judges}
+
+    def opened(name: str) -> Opened:
+        model, weights = beside[name]
+        head, arrays, codec = reward_head(model), weights(), context.prepared.codec
+        if head is None:
+            raise LlmspecError(f"{name} has made no model that says how good answers are")
+        held, layouts = context.backend.hold({t.name: arrays[t.name] for t in model.tensors}, may_stay_quantised(model))
+        scorer = AnswerScorer(model, head, context.backend, held, codec, context.plan.chat_template, layouts)
+        return Opened(lambda texts: [], (), scorer.rewards, digest(codec.to_json()))
+
+    return {name: lambda name=name: opened(name) for name in beside if name}  # type: ignore[misc]

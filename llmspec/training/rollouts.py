@@ -30,7 +30,7 @@ from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.parts.rewards.base import Answered, Open, Reward
 from llmspec.parts.tokenizers import Codec
 from llmspec.spec.decoding import Decoding
-from llmspec.training.judging import opener
+from llmspec.training.judging import judge_problems
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
@@ -265,4 +265,4 @@ def problems(plan: Plan, planned: PhasePlan, prepared: PreparedData) -> Iterator
                         "its answers would have no reward",
                     )
                     break
-    yield from (problem.at("reward") for problem in phase.judge.unfit(opener()))
+    yield from (problem.at("reward") for problem in judge_problems(phase.judge, prepared.codec))

@@ -23,16 +23,19 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "words": {"include": ("a",)},
     "language": {"language": "en"},
     "classifier": {"model": {"model": "runs/judge"}, "label": "good"},
+    "reward_model": {"model": "runs/judge"},
     "sum": {"of": {"first": {"kind": "ended"}, "second": {"kind": "length", "weight": 2.5}}},
 }
 """Settings of the kinds that have no defaults for all of them."""
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
 
-def open_(model: StartModel) -> Opened:
+def open_(model: str | StartModel) -> Opened:
     """A judge that counts the letter g."""
     return Opened(
-        lambda given: [{"good": t.count("g") / len(t), "bad": 1 - t.count("g") / len(t)} for t in given], LABELS
+        lambda given: [{"good": t.count("g") / len(t), "bad": 1 - t.count("g") / len(t)} for t in given],
+        LABELS,
+        lambda answers: [2.5 * one.text.count("g") - len(one.prompt) for one in answers],
     )
 
 
@@ -49,12 +52,12 @@ def score(kind: str, text: str, prompt: str = "", record: dict[str, Any] | None 
 @pytest.mark.parametrize("kind", TABLE)
 @given(said=st.lists(st.tuples(texts, texts, st.booleans()), min_size=1, max_size=4))
 def test_scores_are_bounded_and_each_answer_has_its_own(kind: str, said: list[tuple[str, str, bool]]) -> None:
-    """A score depends on its answer alone; and but for sums it lies between 0 and 1."""
+    """A score depends on its answer alone; and but for sums it lies between 0 and 1, as those of a reward model need not."""
     part = made(kind)
     answers = [Answered("2 + 2", text, ended, {"answer": right}) for text, right, ended in said]
     found = part.scores(answers, open_)
     assert [part.scores([one], open_)[0] for one in answers] == found
-    if kind != "sum":
+    if kind not in ("sum", "reward_model"):
         assert all(0 <= value <= 1 for value in found)
     parts = part.parts(answers, open_)
     assert all(len(values) == len(answers) for values in parts.values())
@@ -175,6 +178,18 @@ def test_a_classifier_is_asked_for_its_label() -> None:
     assert problem.path == ("of", "judge", "label") and "did you mean `good`" in problem.hint
     (problem,) = made("classifier").unfit(lambda model: Opened(lambda given: [], ()))
     assert "gives texts no labels" in problem.message
+
+
+def test_a_reward_model_is_asked_for_prompt_and_answer() -> None:
+    part = made("reward_model")
+    assert part.scores([Answered("abc", "gag"), Answered("", "")], open_) == [2.0, 0.0]
+    assert part.phases() == ((("model",), "runs/judge"),)
+    named = made("reward_model", model={"model": "runs/judge"})
+    assert named.phases() == () and list(named.unfit(open_)) == []
+    whole = made("sum", of={"judge": {"kind": "reward_model", "model": "judge"}})
+    assert whole.phases() == ((("of", "judge", "model"), "judge"),)
+    (problem,) = whole.unfit(lambda model: Opened(lambda given: [], LABELS))
+    assert problem.path == ("of", "judge", "model") and "nothing of how good" in problem.message
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from llmspec.core.problems import Problem, one_of
 from llmspec.core.table import choice
 from llmspec.core.units import Budget
 from llmspec.parts.others import Other, StartModel
-from llmspec.parts.phases.base import POLICY, Phase
+from llmspec.parts.phases.base import POLICY, REWARD_MODEL, Phase
 from llmspec.parts.rewards import TABLE as REWARDS
 from llmspec.parts.rewards import Reward
 
@@ -119,7 +119,12 @@ class RolloutPhase(Phase):
         return self.refers and self.reference is None and self.adapter is not None
 
     def others(self) -> tuple[Other, ...]:
-        found = super().others()
+        asked = enumerate(self.judge.phases())
+        judges = (
+            Other(f"reward {i + 1}" if i else "reward", ("reward", *path), name, (REWARD_MODEL,), True, True)
+            for i, (path, name) in asked
+        )
+        found = (*super().others(), *judges)
         first = self.reference if self.reference is not None else self.from_
         if not self.refers or self.bare_reference or first is None:
             return found

@@ -8,6 +8,7 @@ from llmspec.parts.rewards.exact_match import ExactMatch
 from llmspec.parts.rewards.language import Language
 from llmspec.parts.rewards.length import Length
 from llmspec.parts.rewards.regex import Regex
+from llmspec.parts.rewards.reward_model import ByRewardModel
 from llmspec.parts.rewards.similarity import Similarity
 from llmspec.parts.rewards.sum import PARTS as TABLE
 from llmspec.parts.rewards.sum import Total
@@ -25,6 +26,7 @@ TABLE |= {
     "ended": Ended,
     "language": Language,
     "classifier": ByClassifier,
+    "reward_model": ByRewardModel,
     "sum": Total,
 }
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field, field_validator
 
-from llmspec.core.problems import Problem
+from llmspec.core.problems import Path, Problem
 from llmspec.parts.base import Part
 from llmspec.parts.others import StartModel
 from llmspec.parts.sources.template import parse
@@ -25,6 +25,8 @@ class Answered(NamedTuple):
     """Whether the model ended it by itself, rather than that it was cut."""
     record: Mapping[str, Any] = MappingProxyType({})
     """The fields that stand beside the prompt, such as a reference answer."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """The whole dialogue before the answer, as (role, text), where it is more than the prompt."""
 
 
 class Opened(NamedTuple):
@@ -33,9 +35,13 @@ class Opened(NamedTuple):
     classify: Callable[[Sequence[str]], Sequence[Mapping[str, float]]]
     """The probability of each label of some texts."""
     labels: Sequence[str]
+    score: Callable[[Sequence[Answered]], Sequence[float]] | None = None
+    """How good answers are; None of a model that does not say."""
+    tokenizer: str = ""
+    """Hash of its tokenizer."""
 
 
-Open = Callable[[StartModel], Opened]
+Open = Callable[[str | StartModel], Opened]
 """f(model) -> the model, opened; the same one each time."""
 
 
@@ -62,6 +68,11 @@ class Reward(Part):
         """Fields that the record of every prompt has to have."""
         templates = [getattr(self, key) for key in self.fielded]
         return tuple(dict.fromkeys(piece.text for t in templates if t for piece in parse(t) if piece.field))
+
+    def phases(self) -> tuple[tuple[Path, str], ...]:
+        """The phases of its spec whose models it asks, each with the key that names it."""
+        phase = getattr(self, "phase", "")
+        return ((("model",), phase),) if phase else ()
 
     def unfit(self, open_: Open) -> Iterable[Problem]:
         """Why the models that it asks cannot answer it. Raises LlmspecError where one cannot be opened."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmspec.core.problems import Problem
+from llmspec.core.problems import Path, Problem
 from llmspec.core.table import choice
 from llmspec.parts.rewards.base import Answered, Open, Reward
 
@@ -29,6 +29,10 @@ class Total(Reward):
 
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(field for part in self.of.values() for field in part.fields()))
+
+    def phases(self) -> tuple[tuple[Path, str], ...]:
+        found = [(("of", name, *path), phase) for name, part in self.of.items() for path, phase in part.phases()]
+        return tuple(found)
 
     def unfit(self, open_: Open) -> Iterable[Problem]:
         for name, part in self.of.items():

@@ -16,12 +16,13 @@ from llmspec.core.problems import RunError
 from llmspec.data.inputs import Arrays
 from llmspec.data.layout import shuffled
 from llmspec.data.prompts import PromptLayout
+from llmspec.model.others import Weights
 from llmspec.parts.objectives.policy import LOGPS, REFERENCE_LOGPS
 from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.spec.decoding import Decoding
 from llmspec.training.advantages import answer_scores, kl_estimates
 from llmspec.training.context import RunContext
-from llmspec.training.judging import opener
+from llmspec.training.judging import made_beside, opener
 from llmspec.training.prompts import turns
 from llmspec.training.rollouts import (
     Episodes,
@@ -63,6 +64,11 @@ class Rollouts(Supervised):
             layout.longest for s in self.stream.sources if isinstance(layout := self.stream.layout(s), PromptLayout)
         )
         self._end = context.prepared.codec.specials.need("eos")
+
+    def begin(self, trainer: Trainer, others: Weights) -> bool:
+        """Has the reward models at hand that stand beside."""
+        self.open = opener(made_beside(self.context, self.plan, others))
+        return super().begin(trainer, others)
 
     # -- what subclasses say -------------------------------------------------------------------------------------
     def advantages(self, made: Episodes) -> np.ndarray:
