@@ -124,12 +124,13 @@ def test_it_is_a_reward(run: Path) -> None:
     assert same == [pytest.approx(found[0], abs=1e-5)]
     long = reward.scores([Answered("x" * 500, "kind cat")], open_)
     assert np.isfinite(long).all()
+    reward = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": {"model": str(run)}})
     codec = read(written(run.parent)).codec
     assert list(judge_problems(reward, codec)) == []
     other = read(written(run.parent, ("{kind: byte}", "{kind: char, vocab: 64}"))).codec
     (problem,) = judge_problems(reward, other)
     assert "another tokenizer" in problem.message
-    nowhere = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": str(run / "nowhere")})
+    nowhere = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": {"model": str(run / "nowhere")}})
     (problem,) = judge_problems(nowhere, codec)
     assert "nowhere" in problem.message
 
@@ -162,7 +163,7 @@ def test_no_prompt_is_on_both_sides(tmp_path: Path) -> None:
     """Records with one prompt stay together, by whatever their side is chosen; and the data are checked."""
     lines = [{"q": f"q{i // 4 if i % 5 else 14:02}", "good": f"a{i}", "bad": f"b{i}"} for i in range(60)]
     for how in ("hash 40%", "tail 40%"):
-        found = read(written(tmp_path, ("hash 25%", how), records=lines))
+        found = read(written(tmp_path, ("hash 25%", f"{how}\n      max_dropped: 90%"), records=lines))
         sides = []
         for layout in (found.stream("judge").layout("pairs"), found.validation("judge")["pairs"].layout):
             data = layout._data  # type: ignore[attr-defined]

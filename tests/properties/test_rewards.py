@@ -52,7 +52,7 @@ def score(kind: str, text: str, prompt: str = "", record: dict[str, Any] | None 
 @pytest.mark.parametrize("kind", TABLE)
 @given(said=st.lists(st.tuples(texts, texts, st.booleans()), min_size=1, max_size=4))
 def test_scores_are_bounded_and_each_answer_has_its_own(kind: str, said: list[tuple[str, str, bool]]) -> None:
-    """A score depends on its answer alone; and but for sums it lies between 0 and 1, as those of a reward model need not."""
+    """A score depends on its answer alone; and but for sums it lies between 0 and 1; not of reward models."""
     part = made(kind)
     answers = [Answered("2 + 2", text, ended, {"answer": right}) for text, right, ended in said]
     found = part.scores(answers, open_)
