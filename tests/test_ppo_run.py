@@ -28,12 +28,12 @@ QUIET = ("model.dropout=0", "tokenizer={kind: char, vocab: 24, max_unknown: 10%}
 class Bench:
     """The task and the trainer of a smallest phase, before its first step."""
 
-    def __init__(self, folder: Path, *sets: str) -> None:
+    def __init__(self, folder: Path, *sets: str, phase: str = "") -> None:
         text, own = phase_kinds.spec_of("ppo")
         plan = compile_spec(load_spec(tiny.write(folder, text), [*own, *QUIET, *sets]).spec)
         prepared = prepare(plan)
         self.plan = complete(plan, prepared.measured)
-        self.phase = self.plan.phases[-1]
+        self.phase = self.plan.phase(phase) if phase else self.plan.phases[-1]
         self.context = set_up(self.plan, prepared, Callback(), Stop())
         random = np.random.default_rng(0)
         self.weights = {t.name: random.normal(0, 0.3, t.shape).astype(np.float32) for t in self.phase.model.tensors}
@@ -169,3 +169,18 @@ def test_a_reward_rises(tmp_path: Path) -> None:
     """Answers of three characters of 24 kinds are to have an e."""
     rewards = learned(tmp_path)
     assert np.mean(rewards[:4]) < 0.4 < 0.8 < np.mean(rewards[-6:])
+
+
+def test_nothing_is_dropped_where_probabilities_are_compared(tmp_path: Path) -> None:
+    """So that the first step of a rollout finds the probabilities that its answers were drawn with; phases before and
+    behind drop as the model says."""
+    behind = "phases.behind={kind: sft, from: phase, mixture: {facts: 100%}, budget: 2 steps, micro_batch_size: 2}"
+    bench = Bench(tmp_path, "model.dropout=0.5", behind, phase="phase")
+    assert [bool(phase.model.drops) for phase in bench.plan.phases] == [True, False, True]
+    taken = bench.task.train(bench.trainer, 0, bench.scalars(0, 30))
+    assert taken.sums["approx_kl"] < 1e-9 and taken.sums["clip_low"] == taken.sums["clip_high"] == 0
+    text, own = phase_kinds.spec_of("ppo")
+    with pytest.raises(SpecError, match="all ratios would be noise"):
+        compile_spec(
+            load_spec(tiny.write(tmp_path, text), [*own, "phases.phase.adapter={kind: lora, dropout: 0.1}"]).spec
+        )

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read
 from llmspec.compiler.draft import closed
+from llmspec.compiler.dropped import undropped
 from llmspec.compiler.linear_layers import adaptable, beside
 from llmspec.compiler.plan import ModelPlan, TensorPlan
 from llmspec.compiler.update_problems import nearest_names, update_problems
@@ -28,14 +29,14 @@ def phase_models(
     """(model of each phase by name, what is wrong with what phases add and freeze).
 
     A phase has the heads of the one that it starts from, and those that it adds; what was frozen there is not frozen
-    here unless it says so.
+    here unless it says so, and what was not dropped there is dropped here.
     """
-    models: dict[str, ModelPlan] = {}
+    models, dropping = dict[str, ModelPlan](), dict[str, ModelPlan]()
     problems: list[Problem] = []
     for name in order:
         phase = phases[name]
-        base = models.get(phase.parent, network)
-        models[name], found = phase_model(base, phase)
+        dropping[name], found = phase_model(dropping.get(phase.parent, network), phase)
+        models[name] = dropping[name] if phase.drops else undropped(dropping[name])
         problems += [p.at("phases", name) for p in found]
     return models, problems
 

@@ -88,6 +88,10 @@ class Phase(Part):
     asks_again: ClassVar[int] = 0
     """Passes forward, without gradients, beside each of a step or of a validation."""
 
+    drops: ClassVar[bool] = True
+    """Whether its steps drop what the model and its adapter say; not where they compare a token's probability with what
+    it was when it was drawn, which would differ by what was dropped alone."""
+
     in_float64: ClassVar[tuple[str, ...]] = ("ema", "layerwise_lr_decay", "lr_multipliers")
     effects: ClassVar[dict[str, tuple[str, str]]] = {
         "max_grad_norm": (
@@ -278,6 +282,14 @@ class Phase(Part):
                 ("ema",),
                 "leave it out, or another optimizer",
                 "there would be two averages, and one of them would serve nobody",
+            )
+        if self.adapter is not None and self.adapter.drops and not self.drops:
+            yield Problem(
+                f"a phase of kind {self.kind} compares the probabilities of tokens in two passes, and an adapter with "
+                "dropout gives others in each",
+                ("adapter", "dropout"),
+                "dropout: 0",
+                "all ratios would be noise",
             )
         fitting = self.optimizer.schedules
         if fitting and self.schedule.kind not in fitting:

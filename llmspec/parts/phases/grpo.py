@@ -17,6 +17,7 @@ class GRPO(RolloutPhase):
 
     kind: Literal["grpo"] = "grpo"
     predicts: ClassVar[str] = REWARDED
+    drops: ClassVar[bool] = False
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """What the distance of a reward from its group's mean is divided by: the standard deviation of the group, or of all
     rewards of the rollout, or nothing, which favours no prompt for being easy (dr_grpo)."""
