@@ -274,3 +274,29 @@ def test_numbers_have_the_names_that_the_source_says(tmp_path: Any) -> None:
     assert prepared.measured.labels == {"told": ("B-LOC", "I-LOC", "O")}
     prepared = prepare(compile_spec(load_spec(tiny.write(tmp_path, SPEC)).spec))
     assert prepared.measured.labels == {"told": ("0", "1", "2")}
+
+
+TAGS_FIELD = 'data.sources.facts.tags="{tags}"'
+CONLL = """-DOCSTART- -X- -X- O
+
+in IN B-PP O
+Rome NNP B-NP B-LOC
+
+it PRP B-NP O
+"""
+
+
+def test_files_of_conll(tmp_path: Any) -> None:
+    """As CoNLL-2003 has them: the tag in the last of some columns."""
+    whole = CONLL + "".join(f"\nsome{i} X O\nplace Y B-LOC\n" for i in range(30))
+    (tmp_path / "facts.conll").write_text(whole)
+    spec = load_spec(tiny.write(tmp_path, SPEC.replace("facts.jsonl", "facts.conll")), [TAGS_FIELD]).spec
+    prepared = prepare(compile_spec(spec))
+    assert prepared.measured.labels == {"told": ("B-LOC", "O")}
+    sides = prepared.asked("told")[1][0]
+    assert sum(sides[side]["documents"] for side in ("train", "validation")) == 32
+    counts = {labels[0]: n for side in ("train", "validation") for labels, n in sides[side]["labels"]}
+    assert {*counts} == {"O", "B-LOC"}
+    (tmp_path / "facts.conll").write_text(whole + "alone\n")
+    with pytest.raises(DataError, match=r"facts.conll:97:1.*a word without a tag"):
+        prepare(compile_spec(spec))

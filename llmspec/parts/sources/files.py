@@ -16,7 +16,8 @@ from llmspec.parts.sources.notes import Notes
 
 
 class Files(InFiles):
-    """Records (.jsonl, .json, .csv, .tsv: a document a record) and text (.txt, .md and the like: a document a file)."""
+    """Records (.jsonl, .json, .csv, .tsv: a document a record; .conll, .iob, .iob2, .bio: one a sentence) and text
+    (.txt, .md and the like: a document a file)."""
 
     revision: ClassVar[int] = 2
     relative: ClassVar[tuple[str, ...]] = ("path",)

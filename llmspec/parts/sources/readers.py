@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.sources.base import Document, Fetcher, Found
+from llmspec.parts.sources.conll import SUFFIXES, read_conll
 from llmspec.parts.sources.json_files import read_json, read_jsonl
 from llmspec.parts.sources.no_text import NO_TEXT
 from llmspec.parts.sources.notes import READ, Problems
@@ -86,6 +87,7 @@ READERS: dict[str, Callable[[Text], Iterator[Document]]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".tab": read_tsv,
+    **dict.fromkeys(SUFFIXES, read_conll),
 }
 """Suffix -> reader; every other file is one plain document."""
 
