@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmspec.forecast.microbench import Piece
-from llmspec.parts.ops import Linear, Scores
+from llmspec.parts.ops import Linear, Scores, Update
+from llmspec.parts.updates import AdamStep
 
 if TYPE_CHECKING:
     from tinygrad import Tensor
@@ -73,19 +74,8 @@ def _gate(ops: Any, t: Tensors) -> tuple[Tensor, ...]:
 
 def _update(ops: Any, t: Tensors) -> tuple[Tensor, ...]:
     scale = 1.0 / (ops.square_sum(t["g"]).sqrt() + 1.0)
-    ops.adam(
-        t["x"],
-        t["m"],
-        t["v"],
-        t["g"],
-        scale.contiguous().realize(),
-        t["scalars"],
-        beta1=0.9,
-        beta2=0.95,
-        eps=1e-8,
-        l2=0.0,
-        decay=0.1,
-    )
+    rule = AdamStep(beta1=0.9, beta2=0.95, eps=1e-8, l2=0.0, decay=0.1)
+    ops.update(Update(rule, (t["x"], t["m"], t["v"]), t["g"], scale.contiguous().realize(), t["scalars"]))
     return tuple(ops.written)
 
 

@@ -7,12 +7,29 @@ a row, V vocabulary, F hidden width of a feed-forward layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from tinygrad import Tensor as Tensor  # the one place where a part learns what a tensor is, and only to be checked
 
     from llmspec.parts.dropout import Site
+    from llmspec.parts.updates import Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What becomes of a weight and its states, in place."""
+
+    rule: Rule
+    written: tuple[Tensor, ...]
+    """The weight, or what is trained in its place, and its states in the order of the rule."""
+    g: Tensor
+    """The gradient."""
+    scale: Tensor
+    """(1,): what the gradient is multiplied by."""
+    scalars: Tensor
+    """The numbers of this step, float32, the learning rate first."""
 
 
 class Near(NamedTuple):
@@ -278,82 +295,9 @@ class Operations(Protocol):
     # -- updates -------------------------------------------------------------------------------------------------
     def square_sum(self, x: Tensor) -> Tensor: ...
 
-    def adam(
-        self,
-        w: Tensor,
-        m: Tensor,
-        v: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        l2: float,
-        decay: float,
-    ) -> None: ...
-
-    def lion(
-        self,
-        w: Tensor,
-        m: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        decay: float,
-    ) -> None: ...
-
-    def schedule_free_adamw(
-        self,
-        y: Tensor,
-        z: Tensor,
-        x: Tensor,
-        v: Tensor,
-        weight_sum: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        decay: float,
-    ) -> None: ...
-
-    def adafactor(
-        self,
-        w: Tensor,
-        moments: tuple[Tensor, ...],
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        eps1: float,
-        eps2: float,
-        clip_threshold: float,
-        decay: float,
-        scale_parameter: bool,
-    ) -> None: ...
+    def update(self, asked: Update) -> None: ...
 
     def average(self, average: Tensor, w: Tensor, share: Tensor) -> None: ...
-
-    def muon(
-        self,
-        w: Tensor,
-        m: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        momentum: float,
-        nesterov: bool,
-        decay: float,
-        iterations: int,
-    ) -> None: ...
 
 
 Activation = Callable[["Tensor"], "Tensor"]

@@ -22,7 +22,8 @@ from llmspec.backends.backend import backend
 from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.masks import Relation
-from llmspec.parts.ops import Linear, Near, Scores
+from llmspec.parts.ops import Linear, Near, Scores, Update
+from llmspec.parts.updates import AdamStep
 
 ODD = [(3, 4, 5), *(pytest.param(s, marks=pytest.mark.nightly) for s in ((1, 1, 2), (5, 1, 3), (3, 4, 17)))]
 """(rows, columns, inner): one row, one column, a context of one, lengths that no vector divides."""
@@ -365,19 +366,8 @@ def test_updates_in_a_graph(options: tuple[float, ...]) -> None:
         def graph(t: Any, handles: Any, low: Any = low) -> Tensor:
             ops = low.ops(handles)
             total = ops.square_sum(t["g"]).realize()
-            ops.adam(
-                t["w"],
-                t["m"],
-                t["v"],
-                t["g"],
-                t["scale"],
-                t["scalars"],
-                beta1=beta1,
-                beta2=beta2,
-                eps=eps,
-                l2=l2,
-                decay=decay,
-            )
+            rule = AdamStep(beta1, beta2, eps, l2, decay)
+            ops.update(Update(rule, (t["w"], t["m"], t["v"]), t["g"], t["scale"], t["scalars"]))
             Tensor.realize(*ops.written)
             return total
 

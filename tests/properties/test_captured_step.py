@@ -20,6 +20,8 @@ from llmspec.backends.cpu import native  # noqa: E402
 from llmspec.backends.cpu.captured_step import CapturedStep, Recorder  # noqa: E402
 from llmspec.backends.cpu.step_cache import TOGETHER, WHOLE  # noqa: E402
 from llmspec.backends.tensors import tensors_from_numpy  # noqa: E402
+from llmspec.parts.ops import Update  # noqa: E402
+from llmspec.parts.updates import MuonStep  # noqa: E402
 
 
 def step(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
@@ -59,17 +61,8 @@ def test_small_calls_run_side_by_side_unless_one_reads_what_another_writes() -> 
     def update(weights: dict[str, Tensor], moments: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
         ops = low.ops(inputs)
         for name in (*names, names[-1]):
-            ops.muon(
-                weights[name],
-                moments[name],
-                inputs["g"],
-                inputs["scale"],
-                inputs["scalars"],
-                momentum=0.9,
-                nesterov=True,
-                decay=0.1,
-                iterations=3,
-            )
+            rule = MuonStep(momentum=0.9, nesterov=True, decay=0.1, iterations=3)
+            ops.update(Update(rule, (weights[name], moments[name]), inputs["g"], inputs["scale"], inputs["scalars"]))
             if name == names[-1]:
                 Tensor.realize(*ops.written)
                 ops.written.clear()

@@ -18,6 +18,8 @@ from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler import walk
 from llmspec.model.decoder import Decoder
 from llmspec.parts.mlps.mixture_of_experts import MixtureOfExperts
+from llmspec.parts.ops import Update
+from llmspec.parts.updates import MuonStep
 
 SUMMED = 400
 SWIGLU = {"kind": "swiglu", "d_ff": 12}
@@ -161,12 +163,12 @@ def test_muon_takes_each_expert_by_itself(plain: bool) -> None:
     low = backend("CPU", plain)
     rng = np.random.default_rng(4)
     w, m, g = (rng.standard_normal((3, 9, 6)).astype(np.float32) for _ in range(3))
-    options: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "decay": 0.1, "iterations": 5}
+    rule = MuonStep(momentum=0.9, nesterov=True, decay=0.1, iterations=5)
 
     def stepped(*of: np.ndarray) -> np.ndarray:
         held = tensors_from_numpy(w=of[0], m=of[1], g=of[2], s=np.array([0.02], np.float32), c=np.ones(1, np.float32))
         ops = low.ops(low.inputs)
-        ops.muon(held["w"], held["m"], held["g"], held["c"], held["s"], **options)
+        ops.update(Update(rule, (held["w"], held["m"]), held["g"], held["c"], held["s"]))
         Tensor.realize(*ops.written)
         return np.array(networks.memory(held["w"]))
 

@@ -11,9 +11,8 @@ from llmspec.backends.cpu.attention import Drop
 from llmspec.backends.cpu.quantised import rows
 from llmspec.backends.plain.experts import counted
 from llmspec.backends.plain.ops import Ops
-from llmspec.backends.plain.updates import NEWTON_SCHULZ
 from llmspec.parts.dropout import Dropout
-from llmspec.parts.ops import Kept, Linear, Routing, Scores, WeightLayout, matrices
+from llmspec.parts.ops import Kept, Linear, Routing, Scores, Update, WeightLayout, matrices
 
 
 class CPUOps(Ops):
@@ -147,90 +146,12 @@ class CPUOps(Ops):
     def square_sum(self, x: Tensor) -> Tensor:
         return updates.square_sum(self._at, x)
 
-    def adam(
-        self,
-        w: Tensor,
-        m: Tensor,
-        v: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        l2: float,
-        decay: float,
-    ) -> None:
-        self.written += updates.adam(self._at, w, m, v, g, scale, scalars, beta1, beta2, eps, l2, decay)
-
-    def lion(
-        self,
-        w: Tensor,
-        m: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        decay: float,
-    ) -> None:
-        self.written += updates.lion(self._at, w, m, g, scale, scalars, beta1, beta2, decay)
-
-    def schedule_free_adamw(
-        self,
-        y: Tensor,
-        z: Tensor,
-        x: Tensor,
-        v: Tensor,
-        weight_sum: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        decay: float,
-    ) -> None:
-        states = (y, z, x, v, weight_sum)
-        self.written += updates.schedule_free_adamw(self._at, states, g, scale, scalars, beta1, beta2, eps, decay)
-
-    def adafactor(
-        self,
-        w: Tensor,
-        moments: tuple[Tensor, ...],
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        eps1: float,
-        eps2: float,
-        clip_threshold: float,
-        decay: float,
-        scale_parameter: bool,
-    ) -> None:
-        self.written += updates.adafactor(
-            self._at, w, moments, g, scale, scalars, eps1, eps2, clip_threshold, decay, scale_parameter
-        )
+    def update(self, asked: Update) -> None:
+        step = updates.STEPS.get(type(asked.rule))
+        if step is None:
+            super().update(asked)
+        else:
+            self.written += step(self._at, asked, asked.rule)
 
     def average(self, average: Tensor, w: Tensor, share: Tensor) -> None:
         self.written += updates.average(self._at, average, w, share)
-
-    def muon(
-        self,
-        w: Tensor,
-        m: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        momentum: float,
-        nesterov: bool,
-        decay: float,
-        iterations: int,
-    ) -> None:
-        self.written += updates.muon(
-            self._at, w, m, g, scale, scalars, momentum, nesterov, decay, iterations, NEWTON_SCHULZ
-        )

@@ -1,12 +1,17 @@
-"""Updates of weights and of their states as calls of C; their arguments are those of backends/plain/updates.py."""
+"""Updates of weights and of their states as calls of C; all give what they write as it is afterwards, flat."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from tinygrad import Tensor
 
 from llmspec.backends.cpu.native import call, shape_of
+from llmspec.backends.plain.updates import NEWTON_SCHULZ
+from llmspec.parts.ops import Update
+from llmspec.parts.updates import AdafactorStep, AdamStep, LionStep, MuonStep, Rule, ScheduleFreeStep
 
 
 def square_sum(address: Tensor, x: Tensor) -> Tensor:
@@ -14,97 +19,59 @@ def square_sum(address: Tensor, x: Tensor) -> Tensor:
     return call("square_sum", (1,), (x,), (math.prod(shape_of(x)),), address)[0]
 
 
-def adam(
-    address: Tensor,
-    w: Tensor,
-    m: Tensor,
-    v: Tensor,
-    g: Tensor,
-    scale: Tensor,
-    scalars: Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    l2: float,
-    decay: float,
-) -> list[Tensor]:
-    """Adam's step in place; weight and moments as they are afterwards, flat."""
-    numbers = (math.prod(shape_of(w)), beta1, 1 - beta1, beta2, 1 - beta2, eps, float(l2), float(decay))
-    return call("adam", (w, m, v), (g, scalars, scale), numbers, address)
+def carried_out(address: Tensor, name: str, asked: Update, *numbers: float) -> list[Tensor]:
+    """A call of the function of a rule."""
+    return call(name, asked.written, (asked.g, asked.scalars, asked.scale), numbers, address)
 
 
-def muon(
-    address: Tensor,
-    w: Tensor,
-    m: Tensor,
-    g: Tensor,
-    scale: Tensor,
-    scalars: Tensor,
-    momentum: float,
-    nesterov: bool,
-    decay: float,
-    iterations: int,
-    coefficients: tuple[float, float, float],
-) -> list[Tensor]:
-    """Muon's step on a matrix, or on each of a stack, in place; weight and momentum as they are afterwards, flat."""
-    *stack, rows, columns = shape_of(w)
-    numbers = (math.prod(stack), rows, columns, int(nesterov), iterations, float(momentum), float(decay), *coefficients)
-    return call("muon", (w, m), (g, scalars, scale), numbers, address)
+def adam(address: Tensor, asked: Update, rule: AdamStep) -> list[Tensor]:
+    """Adam's step."""
+    beta1, beta2, eps, l2, decay = rule
+    numbers = (beta1, 1 - beta1, beta2, 1 - beta2, eps, float(l2), float(decay))
+    return carried_out(address, "adam", asked, math.prod(shape_of(asked.written[0])), *numbers)
 
 
-def lion(
-    address: Tensor,
-    w: Tensor,
-    m: Tensor,
-    g: Tensor,
-    scale: Tensor,
-    scalars: Tensor,
-    beta1: float,
-    beta2: float,
-    decay: float,
-) -> list[Tensor]:
-    """Lion's step in place; weight and momentum as they are afterwards, flat."""
-    numbers = (math.prod(shape_of(w)), beta1, 1 - beta1, beta2, 1 - beta2, float(decay))
-    return call("lion", (w, m), (g, scalars, scale), numbers, address)
+def muon(address: Tensor, asked: Update, rule: MuonStep) -> list[Tensor]:
+    """Muon's step."""
+    momentum, nesterov, decay, iterations = rule
+    *stack, rows, columns = shape_of(asked.written[0])
+    numbers = (int(nesterov), iterations, float(momentum), float(decay), *NEWTON_SCHULZ)
+    return carried_out(address, "muon", asked, math.prod(stack), rows, columns, *numbers)
 
 
-def schedule_free_adamw(
-    address: Tensor,
-    states: tuple[Tensor, ...],
-    g: Tensor,
-    scale: Tensor,
-    scalars: Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    decay: float,
-) -> list[Tensor]:
-    """A step of schedule-free AdamW in place; `states` are y, z, x, v and the sum of weights, also afterwards."""
-    numbers = (math.prod(shape_of(g)), beta1, 1 - beta1, beta2, 1 - beta2, eps, float(decay))
-    return call("schedule_free_adamw", states, (g, scalars, scale), numbers, address)
+def lion(address: Tensor, asked: Update, rule: LionStep) -> list[Tensor]:
+    """Lion's step."""
+    beta1, beta2, decay = rule
+    numbers = (beta1, 1 - beta1, beta2, 1 - beta2, float(decay))
+    return carried_out(address, "lion", asked, math.prod(shape_of(asked.written[0])), *numbers)
 
 
-def adafactor(
-    address: Tensor,
-    w: Tensor,
-    moments: tuple[Tensor, ...],
-    g: Tensor,
-    scale: Tensor,
-    scalars: Tensor,
-    eps1: float,
-    eps2: float,
-    clip_threshold: float,
-    decay: float,
-    scale_parameter: bool,
-) -> list[Tensor]:
-    """Adafactor's step in place; weight and moments as they are afterwards, flat."""
+def schedule_free_adamw(address: Tensor, asked: Update, rule: ScheduleFreeStep) -> list[Tensor]:
+    """A step of schedule-free AdamW."""
+    beta1, beta2, eps, decay = rule
+    numbers = (beta1, 1 - beta1, beta2, 1 - beta2, eps, float(decay))
+    return carried_out(address, "schedule_free_adamw", asked, math.prod(shape_of(asked.g)), *numbers)
+
+
+def adafactor(address: Tensor, asked: Update, rule: AdafactorStep) -> list[Tensor]:
+    """Adafactor's step."""
+    eps1, eps2, clip_threshold, decay, scale_parameter = rule
     numbers = (eps1, eps2, float(clip_threshold), float(decay), int(scale_parameter))
+    w, *moments = asked.written
     if len(moments) == 1:
-        sizes: tuple[int, ...] = (math.prod(shape_of(w)),)
-        return call("adafactor_vector", (w, *moments), (g, scalars, scale), (*sizes, *numbers), address)
+        return carried_out(address, "adafactor_vector", asked, math.prod(shape_of(w)), *numbers)
     *stack, rows, columns = shape_of(w)
-    sizes = (math.prod(stack), rows, columns)
-    return call("adafactor", (w, *moments), (g, scalars, scale), (*sizes, *numbers), address)
+    return carried_out(address, "adafactor", asked, math.prod(stack), rows, columns, *numbers)
+
+
+STEPS: dict[type[Rule], Callable[[Tensor, Update, Any], list[Tensor]]] = {
+    AdamStep: adam,
+    LionStep: lion,
+    ScheduleFreeStep: schedule_free_adamw,
+    AdafactorStep: adafactor,
+    MuonStep: muon,
+}
+"""The rules that have a function in C."""
 
 
 def average(address: Tensor, average: Tensor, w: Tensor, share: Tensor) -> list[Tensor]:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from tinygrad import Tensor
+
+from llmspec.parts.ops import Update
+from llmspec.parts.updates import AdafactorStep, AdamStep, LionStep, MuonStep, Rule, ScheduleFreeStep
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Muon's quintic iteration, from Jordan's note: slope at zero as steep as stays bounded."""
@@ -33,151 +38,13 @@ class Updates:
         """The sum of all squares, (1,)."""
         return x.square().sum().reshape(1)
 
-    def adam(
-        self,
-        w: Tensor,
-        m: Tensor,
-        v: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        l2: float,
-        decay: float,
-    ) -> None:
-        """Adam's step on a weight and its moments, in place (Kingma & Ba 2015, algorithm 1).
-
-        `scale` (1,) multiplies the gradient; `scalars` are the learning rate and the two bias corrections; `l2` is a
-        decay added to the gradient, `decay` a decoupled one.
-        """
-        g = g * scale
-        g = g + l2 * w if l2 else g
-        m = self.assign(m, beta1 * m + (1 - beta1) * g)
-        v = self.assign(v, beta2 * v + (1 - beta2) * g * g)
-        new = w - scalars[0] * (m * scalars[1]) / ((v * scalars[2]).sqrt() + eps)
-        self.assign(w, new - scalars[0] * decay * w if decay else new)
-
-    def lion(
-        self,
-        w: Tensor,
-        m: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        decay: float,
-    ) -> None:
-        """Lion's step on a weight and its momentum, in place (Chen et al. 2023, algorithm 2).
-
-        `scale` (1,) multiplies the gradient; `scalars[0]` is the learning rate; `decay` is decoupled.
-        """
-        g = g * scale
-        step = (beta1 * m + (1 - beta1) * g).sign() + decay * w
-        self.assign(w, w - scalars[0] * step)
-        self.assign(m, beta2 * m + (1 - beta2) * g)
-
-    def schedule_free_adamw(
-        self,
-        y: Tensor,
-        z: Tensor,
-        x: Tensor,
-        v: Tensor,
-        weight_sum: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        decay: float,
-    ) -> None:
-        """A step of schedule-free AdamW (Defazio et al. 2024, algorithm 1), in place: of the newest weights z, their
-        average x, the point y between both at which the gradient was taken, and its second moment v.
-
-        `scale` (1,) multiplies the gradient; `scalars` are the learning rate and the bias correction of v;
-        `weight_sum` (1,) is the sum of the squares of all learning rates so far.
-        """
-        g, lr = g * scale, scalars[0]
-        v = self.assign(v, beta2 * v + (1 - beta2) * g * g)
-        total = self.assign(weight_sum, weight_sum + lr * lr)
-        share = (lr * lr / total.maximum(1e-38)).reshape(1)
-        z = self.assign(z, z - lr * (g / ((v * scalars[1]).sqrt() + eps) + decay * y))
-        x = self.assign(x, x + share * (z - x))
-        self.assign(y, (1 - beta1) * z + beta1 * x)
-
-    def adafactor(
-        self,
-        w: Tensor,
-        moments: tuple[Tensor, ...],
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        eps1: float,
-        eps2: float,
-        clip_threshold: float,
-        decay: float,
-        scale_parameter: bool,
-    ) -> None:
-        """Adafactor's step on a weight, in place (Shazeer & Stern 2018, algorithms 4 and 5).
-
-        `moments` are the mean squares of rows (…, M) and columns (…, N) of a weight (…, M, N), or those of each number.
-        `scale` (1,) multiplies the gradient; `scalars` are the learning rate, how much of the moments is kept, and how
-        much is new; `decay` is decoupled.
-        """
-        g = g * scale
-        squares = g * g + eps1
-        if len(moments) == 1:
-            u = g * self.assign(moments[0], scalars[1] * moments[0] + scalars[2] * squares).rsqrt()
-        else:
-            rows, columns = (
-                self.assign(old, scalars[1] * old + scalars[2] * squares.mean(axis))
-                for old, axis in zip(moments, (-1, -2), strict=True)
-            )
-            shares = self.contiguous_barrier(rows / rows.mean(-1, keepdim=True))
-            u = g * shares.rsqrt().unsqueeze(-1) * columns.rsqrt().unsqueeze(-2)
-        u = self.contiguous_barrier(u)
-        size = self.contiguous_barrier(u.square().mean().sqrt())
-        lr = scalars[0]
-        if scale_parameter:
-            lr = lr * self.contiguous_barrier(w.square().mean().sqrt().maximum(eps2))
-        step = u / (size / clip_threshold).maximum(1.0)
-        self.assign(w, w - lr * (step + decay * w))
+    def update(self, asked: Update) -> None:
+        """Writes a weight and its states, as a rule says."""
+        STEPS[type(asked.rule)](self, asked, asked.rule)
 
     def average(self, average: Tensor, w: Tensor, share: Tensor) -> None:
         """Moves an average towards a weight by a share (1,) of the way, in place."""
         self.assign(average, average + share * (w - average))
-
-    def muon(
-        self,
-        w: Tensor,
-        m: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        scalars: Tensor,
-        *,
-        momentum: float,
-        nesterov: bool,
-        decay: float,
-        iterations: int,
-    ) -> None:
-        """Muon's step on a matrix, or on each of a stack, and its momentum, in place: scaled by √max(1, rows / columns)
-        (Jordan et al. 2024).
-
-        `scale` (1,) multiplies the gradient; `scalars[0]` is the learning rate; `decay` is decoupled.
-        """
-        g = g * scale
-        v = self.assign(m, momentum * m + (1 - momentum) * g)
-        direction = (1 - momentum) * g + momentum * v if nesterov else v
-        rows, columns = int(w.shape[-2]), int(w.shape[-1])
-        step = self.orthogonalised(direction, iterations) * math.sqrt(max(1.0, rows / columns))
-        self.assign(w, w - scalars[0] * (step + decay * w))
 
     def orthogonalised(self, g_MN: Tensor, iterations: int) -> Tensor:
         """The nearest matrix with singular values near one, by Newton–Schulz; wide form, so that products are small."""
@@ -191,3 +58,77 @@ class Updates:
             polynomial = self.contiguous_barrier(b * gram + c * self.matmul(gram, gram))
             x = self.contiguous_barrier(a * x + self.matmul(polynomial, x))
         return x.transpose(-1, -2) if tall else x
+
+
+def adam(ops: Updates, asked: Update, rule: AdamStep) -> None:
+    """Adam's step."""
+    (w, m, v), scalars = asked.written, asked.scalars
+    g = asked.g * asked.scale
+    g = g + rule.l2 * w if rule.l2 else g
+    m = ops.assign(m, rule.beta1 * m + (1 - rule.beta1) * g)
+    v = ops.assign(v, rule.beta2 * v + (1 - rule.beta2) * g * g)
+    new = w - scalars[0] * (m * scalars[1]) / ((v * scalars[2]).sqrt() + rule.eps)
+    ops.assign(w, new - scalars[0] * rule.decay * w if rule.decay else new)
+
+
+def lion(ops: Updates, asked: Update, rule: LionStep) -> None:
+    """Lion's step."""
+    (w, m), g = asked.written, asked.g * asked.scale
+    step = (rule.beta1 * m + (1 - rule.beta1) * g).sign() + rule.decay * w
+    ops.assign(w, w - asked.scalars[0] * step)
+    ops.assign(m, rule.beta2 * m + (1 - rule.beta2) * g)
+
+
+def schedule_free_adamw(ops: Updates, asked: Update, rule: ScheduleFreeStep) -> None:
+    """A step of schedule-free AdamW."""
+    (y, z, x, v, weight_sum), scalars = asked.written, asked.scalars
+    g, lr = asked.g * asked.scale, scalars[0]
+    v = ops.assign(v, rule.beta2 * v + (1 - rule.beta2) * g * g)
+    total = ops.assign(weight_sum, weight_sum + lr * lr)
+    share = (lr * lr / total.maximum(1e-38)).reshape(1)
+    z = ops.assign(z, z - lr * (g / ((v * scalars[1]).sqrt() + rule.eps) + rule.decay * y))
+    x = ops.assign(x, x + share * (z - x))
+    ops.assign(y, (1 - rule.beta1) * z + rule.beta1 * x)
+
+
+def adafactor(ops: Updates, asked: Update, rule: AdafactorStep) -> None:
+    """Adafactor's step."""
+    (w, *moments), scalars = asked.written, asked.scalars
+    g = asked.g * asked.scale
+    squares = g * g + rule.eps1
+    if len(moments) == 1:
+        u = g * ops.assign(moments[0], scalars[1] * moments[0] + scalars[2] * squares).rsqrt()
+    else:
+        rows, columns = (
+            ops.assign(old, scalars[1] * old + scalars[2] * squares.mean(axis))
+            for old, axis in zip(moments, (-1, -2), strict=True)
+        )
+        shares = ops.contiguous_barrier(rows / rows.mean(-1, keepdim=True))
+        u = g * shares.rsqrt().unsqueeze(-1) * columns.rsqrt().unsqueeze(-2)
+    u = ops.contiguous_barrier(u)
+    size = ops.contiguous_barrier(u.square().mean().sqrt())
+    lr = scalars[0]
+    if rule.scale_parameter:
+        lr = lr * ops.contiguous_barrier(w.square().mean().sqrt().maximum(rule.eps2))
+    step = u / (size / rule.clip_threshold).maximum(1.0)
+    ops.assign(w, w - lr * (step + rule.decay * w))
+
+
+def muon(ops: Updates, asked: Update, rule: MuonStep) -> None:
+    """Muon's step."""
+    (w, m), g = asked.written, asked.g * asked.scale
+    v = ops.assign(m, rule.momentum * m + (1 - rule.momentum) * g)
+    direction = (1 - rule.momentum) * g + rule.momentum * v if rule.nesterov else v
+    rows, columns = int(w.shape[-2]), int(w.shape[-1])
+    step = ops.orthogonalised(direction, rule.iterations) * math.sqrt(max(1.0, rows / columns))
+    ops.assign(w, w - asked.scalars[0] * (step + rule.decay * w))
+
+
+STEPS: dict[type[Rule], Callable[[Updates, Update, Any], None]] = {
+    AdamStep: adam,
+    LionStep: lion,
+    ScheduleFreeStep: schedule_free_adamw,
+    AdafactorStep: adafactor,
+    MuonStep: muon,
+}
+"""What each rule does."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts.base import Role
+from llmspec.parts.ops import Update
 from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.updates import AdafactorStep
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
@@ -69,15 +71,6 @@ class Adafactor(Optimizer):
         state: dict[str, Tensor],
         scalars: Tensor,
     ) -> None:
-        ops.adafactor(
-            w,
-            tuple(state[name] for name in (ROW, COLUMN, WHOLE) if name in state),
-            g,
-            scale,
-            scalars,
-            eps1=self.eps1,
-            eps2=self.eps2,
-            clip_threshold=self.clip_threshold,
-            decay=self.decay(role),
-            scale_parameter=self.scale_parameter,
-        )
+        moments = (state[name] for name in (ROW, COLUMN, WHOLE) if name in state)
+        rule = AdafactorStep(self.eps1, self.eps2, self.clip_threshold, self.decay(role), self.scale_parameter)
+        ops.update(Update(rule, (w, *moments), g, scale, scalars))

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
+from llmspec.parts.ops import Update
 from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.updates import AdamStep
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
@@ -53,16 +55,6 @@ class Adam(Optimizer):
         scalars: Tensor,
     ) -> None:
         decay = self.decay(role)
-        ops.adam(
-            w,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            g,
-            scale,
-            scalars,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            eps=self.eps,
-            l2=0.0 if self.decoupled else decay,
-            decay=decay if self.decoupled else 0.0,
-        )
+        l2, decoupled = (0.0, decay) if self.decoupled else (decay, 0.0)
+        rule = AdamStep(self.beta1, self.beta2, self.eps, l2, decoupled)
+        ops.update(Update(rule, (w, state["exp_avg"], state["exp_avg_sq"]), g, scale, scalars))

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
+from llmspec.parts.ops import Update
 from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.updates import LionStep
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
@@ -51,4 +53,5 @@ class Lion(Optimizer):
         state: dict[str, Tensor],
         scalars: Tensor,
     ) -> None:
-        ops.lion(w, state["exp_avg"], g, scale, scalars, beta1=self.beta1, beta2=self.beta2, decay=self.decay(role))
+        rule = LionStep(self.beta1, self.beta2, self.decay(role))
+        ops.update(Update(rule, (w, state["exp_avg"]), g, scale, scalars))

@@ -13,8 +13,10 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
+from llmspec.parts.ops import Update
 from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.updates import MuonStep
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
@@ -88,14 +90,5 @@ class Muon(Optimizer):
         if role != "matrix":
             self.adamw.update(ops, role, w, g, scale, state, scalars[1:])
             return
-        ops.muon(
-            w,
-            state["momentum_buffer"],
-            g,
-            scale,
-            scalars,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            decay=self.weight_decay,
-            iterations=self.iterations,
-        )
+        rule = MuonStep(self.momentum, self.nesterov, self.weight_decay, self.iterations)
+        ops.update(Update(rule, (w, state["momentum_buffer"]), g, scale, scalars))

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
+from llmspec.parts.ops import Update
 from llmspec.parts.optimizers.base import AVERAGE, TRAINED, Optimizer, StateShapes
+from llmspec.parts.updates import ScheduleFreeStep
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
@@ -63,17 +65,6 @@ class ScheduleFreeAdamW(Optimizer):
         state: dict[str, Tensor],
         scalars: Tensor,
     ) -> None:
-        ops.schedule_free_adamw(
-            w,
-            state["z"],
-            state[AVERAGE],
-            state["exp_avg_sq"],
-            state["weight_sum"],
-            g,
-            scale,
-            scalars,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            eps=self.eps,
-            decay=self.decay(role),
-        )
+        rule = ScheduleFreeStep(self.beta1, self.beta2, self.eps, self.decay(role))
+        written = (w, state["z"], state[AVERAGE], state["exp_avg_sq"], state["weight_sum"])
+        ops.update(Update(rule, written, g, scale, scalars))
