@@ -117,6 +117,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "sequence_length: {start: 4, until: 60%}",
         ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}"),
     ),
+    "best_of_n": (
+        "from: before, reward: {kind: length, least: 9}, prompts_per_rollout: 2, answers_per_prompt: 3, max_tokens: 3, "
+        "epochs_per_rollout: 2, threshold: 0.1",
+        (BEFORE,),
+    ),
     "grpo": (
         "from: before, reward: {kind: length, least: 9}, prompts_per_rollout: 2, answers_per_prompt: 2, max_tokens: 3, "
         "mini_batches: 2, epochs_per_rollout: 2, kl_coefficient: 0.1",

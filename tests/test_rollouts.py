@@ -129,6 +129,7 @@ def test_answers_are_a_function_of_their_place(bench: Bench) -> None:
     assert (first.tokens == again.tokens).all()
     assert (first.tokens != other.tokens).any()
     assert len({first.tokens[i].tobytes() for i in range(len(first.tokens))}) > 1
+    task.made = first
     orders = [task.which(step).tolist() for step in range(4)]  # two epochs of two mini-batches
     assert sorted(orders[0] + orders[1]) == sorted(orders[2] + orders[3]) == list(range(4))
 

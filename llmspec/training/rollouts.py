@@ -229,7 +229,7 @@ def packed(given: Episodes, which: np.ndarray, longest: int, shape: tuple[int, i
 
 def too_few_rows(phase: RolloutPhase, longest: int, context: int) -> Problem | None:
     """What is wrong with the rows of a step, where they do not hold its answers."""
-    count = phase.answers // phase.mini_batches
+    count = phase.learned // phase.mini_batches
     rows = phase.micro_batch_size * phase.gradient_accumulation_steps
     needed = rows_needed(count, longest, phase.max_tokens, context)
     if needed <= rows:

@@ -1,6 +1,7 @@
 """Kinds of training phases."""
 
 from llmspec.parts.phases.base import Phase
+from llmspec.parts.phases.best_of_n import BestOfN
 from llmspec.parts.phases.classify import Classify
 from llmspec.parts.phases.contrastive import Contrastive
 from llmspec.parts.phases.dpo import DPO
@@ -19,6 +20,7 @@ from llmspec.parts.phases.span_corruption import SpanCorruption
 from llmspec.parts.phases.tag import Tag
 
 TABLE: dict[str, type[Phase]] = {
+    "best_of_n": BestOfN,
     "classify": Classify,
     "contrastive": Contrastive,
     "dpo": DPO,

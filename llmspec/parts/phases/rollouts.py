@@ -83,9 +83,9 @@ class RolloutPhase(Phase):
 
     @model_validator(mode="after")
     def _whole_batches(self) -> RolloutPhase:
-        if self.answers % self.mini_batches:
+        if self.learned % self.mini_batches:
             raise ValueError(
-                f"{self.answers:,} answers of a rollout cannot be divided into {self.mini_batches:,} `mini_batches` of "
+                f"{self.learned:,} answers of a rollout cannot be divided into {self.mini_batches:,} `mini_batches` of "
                 "one size"
             )
         if not self.document_mask:
@@ -102,6 +102,14 @@ class RolloutPhase(Phase):
     def answers(self) -> int:
         """Answers of a rollout."""
         return self.prompts_per_rollout * self.answers_per_prompt
+
+    @property
+    def learned(self) -> int:
+        """Those of them that its steps learn from."""
+        return self.answers
+
+    def measured(self) -> dict[str, str]:
+        return {"reward": "higher", "ended": "higher"}
 
     @property
     def steps_per_rollout(self) -> int:

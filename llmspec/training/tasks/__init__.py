@@ -1,6 +1,7 @@
 """What each phase kind trains on, validates with and shows: one file a kind, one line in the table."""
 
 from llmspec.training.tasks.base import Task
+from llmspec.training.tasks.best_of_n import BestOfN
 from llmspec.training.tasks.classify import Classify
 from llmspec.training.tasks.contrastive import Contrastive
 from llmspec.training.tasks.dpo import DPO
@@ -19,6 +20,7 @@ from llmspec.training.tasks.span_corruption import SpanCorruption
 from llmspec.training.tasks.tag import Tag
 
 TASKS: dict[str, type[Task]] = {
+    "best_of_n": BestOfN,
     "classify": Classify,
     "contrastive": Contrastive,
     "dpo": DPO,

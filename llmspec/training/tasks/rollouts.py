@@ -79,6 +79,10 @@ class Rollouts(Supervised):
         """(E,) bool: the answers that count."""
         return np.ones(len(made.lengths), bool)
 
+    def chosen(self, made: Episodes) -> np.ndarray:
+        """(n,) the answers that steps learn from, as many in every rollout."""
+        return np.arange(len(made.lengths))
+
     def weights(self, made: Episodes, which: np.ndarray) -> np.ndarray:
         """(n,): how much each token counts of the answers `which` of a step, in the sum that is its loss: as a mean
         over their tokens, unless it is said otherwise."""
@@ -144,6 +148,8 @@ class Rollouts(Supervised):
 
     def looked_at(self, trainer: Trainer, made: Episodes) -> dict[str, np.ndarray]:
         """(E, M) each: what a pass over all answers gathers of their tokens."""
+        if not self.phase.objective.gathered:
+            return {}
         every = np.arange(len(made.lengths))
         found = packed(made, every, self._longest, self._shape, self._end, 1)
         nothing = np.zeros(made.tokens.shape, np.float32)
@@ -158,8 +164,8 @@ class Rollouts(Supervised):
 
     def _hold_near(self, made: Episodes) -> None:
         """Raises Refused where the policy is too far from its reference."""
-        kl, most = self.kl(made), self.phase.kl_ceiling
-        if most is not None and not kl <= most:
+        most = self.phase.kl_ceiling
+        if most is not None and not (kl := self.kl(made)) <= most:
             raise Refused(
                 f"the divergence from the reference is {kl:.4g} nats per token, above `kl_ceiling: {most:g}`",
                 hint="a lower learning rate, a larger `kl_coefficient`, or a higher ceiling, with `--continue-from "
@@ -203,9 +209,11 @@ class Rollouts(Supervised):
         """(n,) the answers that a step learns from: each epoch of a rollout in an order of its own."""
         rollout, nth = divmod(step, self.phase.steps_per_rollout)
         epoch, part = divmod(nth, self.phase.mini_batches)
-        order = shuffled(self.phase.answers, self.context.plan.seed, self.plan.name, "answers", rollout, epoch)
-        size = self.phase.answers // self.phase.mini_batches
-        return order[part * size : (part + 1) * size]
+        assert self.made is not None, "its answers are drawn"
+        order = shuffled(self.phase.learned, self.context.plan.seed, self.plan.name, "answers", rollout, epoch)
+        size = self.phase.learned // self.phase.mini_batches
+        chosen: np.ndarray = self.chosen(self.made)[order[part * size : (part + 1) * size]]
+        return chosen
 
     def batches(self, step: int) -> list[Arrays]:
         made = self.made
@@ -214,8 +222,8 @@ class Rollouts(Supervised):
         which = self.which(step)
         found = packed(made, which, self._longest, self._shape, self._end, self.phase.gradient_accumulation_steps)
         values = {
-            "old_logps": made.by_token[LOGPS],
-            "reference_logps": made.by_token[REFERENCE_LOGPS],
+            **{f"old_{LOGPS}": made.by_token[name] for name in (LOGPS,) if name in made.by_token},
+            **{name: made.by_token[name] for name in (REFERENCE_LOGPS,) if name in made.by_token},
             "advantages": self.advantages(made),
             **self.measures(made),
         }
