@@ -79,6 +79,31 @@ def test_both_sides_of_the_ratio_are_those_of_the_checkpoints(run: Path, lesson:
     assert abs(changes[at]) == pytest.approx(max(map(abs, changes)), abs=1e-4), "the one that has changed most"
 
 
+@pytest.mark.nightly
+def test_what_was_expected_and_what_came_are_those_of_the_value_function(tmp_path: Path) -> None:
+    """The first rollout is drawn by the weights that the phase starts with, which are its reference, too."""
+    text, own = phase_kinds.spec_of("ppo")
+    sets = {
+        "budget": "1 steps",
+        "mini_batches": "1",
+        "epochs_per_rollout": "1",
+        "micro_batch_size": "4",
+        "whiten_advantages": "false",
+        "reward": "{kind: regex, pattern: '[a-z]'}",
+        "evaluate_every": "0%",
+    }
+    spec = llmspec.load_spec(tiny.write(tmp_path, text), [*own, *(f"phases.phase.{k}={v}" for k, v in sets.items())])
+    run = llmspec.run(llmspec.compile(spec.spec), tmp_path / "run").path
+    found = lesson_of(RunFolder.open(run), "phase", lambda *told: None)
+    assert isinstance(found, Lesson) and found.value is not None and found.returns is not None
+    assert found.advantage == pytest.approx(found.returns - found.value, abs=1e-5) and found.value
+    prompt, said, at = _tokens(run, found)
+    before, after = (llmspec.open(run, phase=name) for name in ("before", "phase"))
+    logps = [log_probabilities(m, prompt, said)[at, said[at]] for m in (before, after)]
+    assert (found.old_logp, found.new_logp, found.reference_logp) == pytest.approx((*logps, logps[0]), abs=1e-4)
+    assert (found.low, found.high, len(found.group)) == (0.8, 1.2, 1)
+
+
 def _with_weights(model: Any, run: Path, step: int) -> Any:
     from llmspec.decoding.language_model import LanguageModel
 

@@ -38,7 +38,7 @@ def steps(lesson: Lesson) -> list[tuple[str, Text | str]]:
     if len(lesson.group) > 1:
         rows.append(("beside", f"{len(lesson.group)} answers to the prompt: {others}"))
     if lesson.value is not None:
-        returned = "" if lesson.returns is None else f", and turned out as {lesson.returns:.3f}"
+        returned = "" if lesson.returns is None else f", and turned out as {round(lesson.returns, 3) + 0.0:.3f}"
         rows.append(("value", f"{lesson.value:.3f} was expected before the token{returned}"))
     a, r = lesson.advantage, lesson.ratio
     rows.append(("advantage", f"A = {a:+.3f}: {'better' if a > 0 else 'worse'} than expected" if a else "A = 0"))

@@ -67,6 +67,10 @@ class PPO(PolicyObjective):
     arXiv:1602.01783, section 4)."""
 
     @property
+    def ratio_bounds(self) -> tuple[float, float]:
+        return 1 - self.clip_range, 1 + self.clip_range
+
+    @property
     def beside(self) -> Mapping[str, bool]:
         return {self.value.head: self.value.shared}
 
