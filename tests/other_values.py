@@ -27,6 +27,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     ),
     "targets": (("q_proj",), ("q_proj", "v_proj")),
     "teacher": ("another",),
+    "reference": ("another",),
     "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),
     "lr_multipliers": ({"layers.*": 0.5}, {"layers.*": 0.25}),
     "train_on": (("user",), ("assistant", "user"), ("assistant", "last_turn")),

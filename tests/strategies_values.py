@@ -114,7 +114,12 @@ def settings(part: type[BaseModel], *, skip: tuple[str, ...] = ()) -> SearchStra
 
 
 def shared_out(objective: Data) -> Data:
-    """The same, where shares of masked tokens are together no more than 1."""
+    """The same, where shares of masked tokens are together no more than 1, and no key does nothing with a loss."""
+    if objective.get("kind") == "dpo":
+        if objective.get("loss") in ("hinge", "ipo"):
+            objective = {k: v for k, v in objective.items() if k not in ("label_smoothing", "target_margin")}
+        elif objective.get("loss") == "robust":
+            objective["label_smoothing"] = 0.125
     if "mask_replace_prob" in objective or "random_replace_prob" in objective:
         objective["random_replace_prob"] = (1 - objective.get("mask_replace_prob", 0.8)) / 2
     return objective
