@@ -9,7 +9,9 @@ from strategies_values import TABLES
 from llmspec.compiler.plan import TensorPlan
 from llmspec.core.units import Budget, Share
 from llmspec.parts.base import Init
+from llmspec.parts.others import StartModel
 from llmspec.parts.phases.lengths import SequenceLength
+from llmspec.parts.rewards import TABLE as REWARDS
 from llmspec.parts.sources import Validation
 
 BY_HAND: dict[str, tuple[Any, ...]] = {
@@ -27,7 +29,8 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     ),
     "targets": (("q_proj",), ("q_proj", "v_proj")),
     "teacher": ("another",),
-    "reference": ("another",),
+    "reference": ("another", StartModel(model="runs/another")),
+    "reward": (REWARDS["length"](least=3), REWARDS["length"](least=4)),
     "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),
     "lr_multipliers": ({"layers.*": 0.5}, {"layers.*": 0.25}),
     "train_on": (("user",), ("assistant", "user"), ("assistant", "last_turn")),

@@ -131,6 +131,12 @@ def required(part: type[BaseModel]) -> dict[str, int]:
     return {key: {"teacher": "pretrain"}.get(key, 3) for key in needed}
 
 
+def rewarded(phase: type[BaseModel]) -> dict[str, Any]:
+    """A reward, for phases that need one."""
+    info = phase.model_fields.get("reward")
+    return {"reward": {"kind": "ended"}} if info is not None and info.is_required() else {}
+
+
 def parts(table: str, *, skip: tuple[str, ...] = ()) -> SearchStrategy[Data]:
     """Settings of any entry of a table of `TABLES`."""
     return st.sampled_from(list(TABLES[table].values())).flatmap(lambda part: settings(part, skip=skip))

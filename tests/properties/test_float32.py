@@ -13,7 +13,7 @@ import tiny
 from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies_values import TABLES, required
+from strategies_values import TABLES, required, rewarded
 
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy
@@ -71,6 +71,14 @@ ON_THE_HOST = {
     "lr_multipliers",
     "noise_density",
     "mean_noise_span_length",
+    "clip_low",
+    "clip_high",
+    "reward_scale",
+    "reward_clip",
+    "missing_end_penalty",
+    "kl_ceiling",
+    "gamma",
+    "lam",
 }
 """Keys whose numbers never enter a graph as they are; each is a decision."""
 
@@ -83,7 +91,8 @@ def holders() -> list[Frozen]:
         if name not in ("source", "phase", "tokenizer")
         for part in table.values()
     ]
-    made = [kind(mixture={"a": Share(100.0)}, budget=Budget(2.0, "steps")) for kind in phases.TABLE.values()]
+    asked = {"mixture": {"a": Share(100.0)}, "budget": Budget(2.0, "steps")}
+    made = [kind(**asked, **rewarded(kind)) for kind in phases.TABLE.values()]
     return [*shaped, *made, ModelSpec(context=8, d_model=8, layers=1), Dropout()]
 
 

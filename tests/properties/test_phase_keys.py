@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from other_values import BY_HAND
 from pydantic import BaseModel
 from strategies import models_for, phase_settings, redrawn, specs, yaml_text
-from strategies_values import TABLES, Data, fields_of, required, value_of
+from strategies_values import TABLES, Data, fields_of, required, rewarded, value_of
 
 from llmspec.compiler import compile_spec, complete
 from llmspec.compiler.draft import Draft, sections_of
@@ -30,6 +30,7 @@ from llmspec.parts.adapters import Adapter
 from llmspec.parts.base import Frozen, Part, parts_of
 from llmspec.parts.heads import Head
 from llmspec.parts.optimizers.base import Optimizer
+from llmspec.parts.phases.base import REWARD_MODEL
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.sources import Source, Validation
 from llmspec.parts.sources.base import LIMITS_AND_CREDITS
@@ -175,8 +176,10 @@ def test_every_field_of_every_part(draft: Draft, table: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", list(phases.TABLE))
 def test_every_field_of_every_phase(draft: Draft, kind: str) -> None:
-    phase = phases.TABLE[kind](
-        mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain", prompts=("one",)
+    part = phases.TABLE[kind]
+    asked = {} if part.makes == REWARD_MODEL else {"prompts": ("one",)}
+    phase = part(
+        mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain", **asked, **rewarded(part)
     )
     first, base = keys(with_phase(draft, phase))
     for name, other in changes(phase):
@@ -191,7 +194,8 @@ def test_every_revision(draft: Draft, table: str, kind: str, monkeypatch: pytest
     assert draft.network is not None
     part = TABLES[table][kind]
     if table == "phase":
-        made = with_phase(draft, part(mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), from_="pretrain"))
+        more = {"from_": "pretrain", **rewarded(part)}
+        made = with_phase(draft, part(mixture={"facts": Share(100.0)}, budget=Budget(5.0, "steps"), **more))
     else:
         made = placed(draft, table, part(**required(TABLES[table][kind])))
     base = keys(made)[1]

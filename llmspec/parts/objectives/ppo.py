@@ -46,7 +46,10 @@ class PPO(PolicyObjective):
         "mean over the drawn tokens of −min(r·A, clip(r, 1 ± clip_range)·A) + coefficient · ½ · "
         "max((V − R)², (clip(V, V_drawn ± clip_range) − R)²) − entropy_bonus · H, r = π(token) / π_drawn(token)"
     )
-    in_float64: ClassVar[tuple[str, ...]] = ("clip_range",)
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        "clip_range": ("every ratio would be clipped", "no token that becomes less probable would be clipped"),
+        "entropy_bonus": ("entropy would have no weight", "the reward would have no weight"),
+    }
     by_place: ClassVar[tuple[str, ...]] = ("answers", "old_logps", "advantages", "returns", "old_values")
     scalars: ClassVar[tuple[str, ...]] = ("inverse_temperature", "loss_scale")
     counted: ClassVar[tuple[str, ...]] = (

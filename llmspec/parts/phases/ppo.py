@@ -34,7 +34,7 @@ class PPO(RolloutPhase):
     kind: Literal["ppo"] = "ppo"
     predicts: ClassVar[str] = REWARDED
     drops: ClassVar[bool] = False
-    in_float64: ClassVar[tuple[str, ...]] = (*RolloutPhase.in_float64, "kl_coefficient", "gamma", "lam")
+    in_float64: ClassVar[tuple[str, ...]] = (*RolloutPhase.in_float64, "gamma", "lam")
     prompts_per_rollout: int = Field(64, gt=0, le=1 << 20)
     """Prompts that are answered before the next steps."""
     answers_per_prompt: int = Field(1, gt=0, le=1 << 16)

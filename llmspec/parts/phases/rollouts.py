@@ -28,7 +28,18 @@ class RolloutPhase(Phase):
     prompted: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = (POLICY,)
     train_on: ClassVar[tuple[str, ...]] = ("assistant", "last_turn")
-    in_float64: ClassVar[tuple[str, ...]] = (*Phase.in_float64, "temperature", "reward_scale", "reward_clip")
+    in_float64: ClassVar[tuple[str, ...]] = (
+        *Phase.in_float64,
+        "reward_scale",
+        "reward_clip",
+        "missing_end_penalty",
+        "kl_ceiling",
+    )
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        **Phase.effects,
+        "temperature": ("logits would be infinite", "every token would be as likely as any other"),
+        "kl_coefficient": ("nothing would hold the model near its reference", "the reward would have no weight"),
+    }
     reward: Annotated[Reward, choice(REWARDS)] | str
     """What an answer is worth; the name of a phase of kind `reward` stands for its model."""
     prompts_per_rollout: int = Field(16, gt=0, le=1 << 20)

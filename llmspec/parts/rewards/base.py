@@ -51,6 +51,9 @@ class Reward(Part):
     weight: float = 1.0
     """What its number is multiplied with where several are added."""
 
+    effects: ClassVar[dict[str, tuple[str, str]]] = {
+        "weight": ("it would have no part in the sum", "the sum would be infinite")
+    }
     fielded: ClassVar[tuple[str, ...]] = ()
     """Its keys that are templates of the record's fields."""
 
