@@ -83,6 +83,7 @@ def small(base: Path, *sets: str) -> llmspec.Plan:
     return llmspec.compile(load_spec(SPEC, [*given, *sets], opened).spec)
 
 
+@pytest.mark.nightly  # tests/test_twins.py trains the spec each time; here it has to learn, too
 def test_the_spec_learns_on_a_small_twin_and_ends_early(base: Path, tmp_path: Path) -> None:
     judge = "{metric: F1 macro, patience: 2, min_delta: 0.01}"
     plan = small(base, f"phases.classify.early_stopping={judge}", "phases.classify.evaluate_every=15 steps")

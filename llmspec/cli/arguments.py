@@ -45,6 +45,11 @@ Quantize = Annotated[
         help="Keep float32 weights quantised in memory: q8_0, q4_0 or q4_k; f32 makes quantised ones float32.",
     ),
 ]
+OfPhase = Annotated[
+    str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
+]
+Seed = Annotated[int | None, typer.Option(help="The same seed and prompts give the same text.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Continue prompts as plain text, even with a chat model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; fail if a source is not cached.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmspec.api import decoding_settings
-from llmspec.cli.arguments import Json, Quantize, RunPath, Sets
+from llmspec.cli.arguments import Json, OfPhase, Quantize, RunPath, Seed, Sets
 from llmspec.cli.opening import opened, tell_unknown
 
 EXAMPLES = (
@@ -21,10 +21,8 @@ EXAMPLES = (
 def chat(
     run: RunPath = None,
     system: Annotated[str, typer.Option(help="System message, which stands before the conversation.")] = "",
-    seed: Annotated[int | None, typer.Option(help="The same seed and questions give the same answers.")] = None,
-    phase: Annotated[
-        str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
-    ] = None,
+    seed: Seed = None,
+    phase: OfPhase = None,
     quantize: Quantize = None,
     set_: Sets = None,
     json_: Json = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmspec.cli.arguments import Json, Quantize, RunPath, no_run, place
+from llmspec.cli.arguments import Json, OfPhase, Quantize, RunPath, no_run, place
 from llmspec.cli.opening import opened
 from llmspec.core.problems import LlmspecError
 
@@ -46,9 +46,7 @@ def embed(
         str | None,
         typer.Option(help="What stands for a text: mean, cls or last; by default as the model's embedding head says."),
     ] = None,
-    phase: Annotated[
-        str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
-    ] = None,
+    phase: OfPhase = None,
     quantize: Quantize = None,
     json_: Json = False,
 ) -> Any:

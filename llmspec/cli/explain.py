@@ -21,7 +21,7 @@ from llmspec.api import (
     known,
     run_folder,
 )
-from llmspec.cli.arguments import Json, Sets, place
+from llmspec.cli.arguments import Json, Seed, Sets, place
 from llmspec.cli.opening import opened, tell_unknown
 
 EXAMPLES = (
@@ -80,7 +80,7 @@ def explain(
         bool, typer.Option("--time", help="Measure this machine and estimate how long a spec takes.")
     ] = False,
     prompt: Annotated[str | None, typer.Option(help="Show how each token of an answer was chosen.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    seed: Seed = None,
     tokens: Tokens = False,
     by: By = None,
     against: Against = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmspec.cli.arguments import Json, RunPath, no_run, place
+from llmspec.cli.arguments import Json, OfPhase, RunPath, no_run, place
 from llmspec.cli.opening import opened
 from llmspec.core.problems import LlmspecError, one_of
 
@@ -52,9 +52,7 @@ def export(
             help="Of gguf: text on which the type's cost is measured; by default the run's validation text.",
         ),
     ] = None,
-    phase: Annotated[
-        str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
-    ] = None,
+    phase: OfPhase = None,
     json_: Json = False,
 ) -> Any:
     """Export a model for transformers or llama.cpp, then read it back and compare ids, logits, text and dialogues."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmspec.cli.arguments import Json, Quantize, RunPath, Sets, no_run, place
+from llmspec.cli.arguments import Json, OfPhase, Plain, Quantize, RunPath, Seed, Sets, no_run, place
 from llmspec.core.problems import LlmspecError
 
 EXAMPLES = (
@@ -44,13 +44,9 @@ def rank(
     repeats: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the prompts that a person is asked twice.")
     ] = 0.1,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Continue the prompts as plain text, even with a chat model.")
-    ] = False,
-    phase: Annotated[
-        str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
-    ] = None,
+    seed: Seed = None,
+    plain: Plain = False,
+    phase: OfPhase = None,
     quantize: Quantize = None,
     set_: Sets = None,
     json_: Json = False,

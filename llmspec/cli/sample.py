@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmspec.api import decoding_settings
-from llmspec.cli.arguments import Json, Quantize, RunPath, Sets, place
+from llmspec.cli.arguments import Json, OfPhase, Plain, Quantize, RunPath, Seed, Sets, place
 from llmspec.cli.opening import opened, tell_unknown
 from llmspec.core.problems import LlmspecError
 
@@ -41,13 +41,9 @@ def sample(
     ] = None,
     system: Annotated[str, typer.Option(help="System message for a chat model.")] = "",
     n: Annotated[int, typer.Option(min=1, max=64, help="Number of answers.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Continue the prompt as plain text, even with a chat model.")
-    ] = False,
-    phase: Annotated[
-        str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
-    ] = None,
+    seed: Seed = None,
+    plain: Plain = False,
+    phase: OfPhase = None,
     quantize: Quantize = None,
     top: Annotated[
         int | None,
