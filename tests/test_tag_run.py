@@ -83,7 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_it_learns_and_answers(run: tuple[Path, str]) -> None:
-    assert "F1 micro" in run[1] and "[B-" in run[1] and "validation text of names" not in run[1]
+    assert "F1 micro" in run[1] and "[B-" in run[1]
     model = llmspec.open(run[0])
     assert model.tags_words and not model.tells_labels and not model.fills
     found = model.tag("anson Berson Fen el Halton")
@@ -111,6 +111,10 @@ def test_the_command_answers(run: tuple[Path, str], tmp_path: Path) -> None:
     assert first["tags"] == ["B-PER", "I-PER", "O"] and second["tags"] == ["O", "B-LOC"]
     assert first["entities"] == [{"type": "PER", "text": "Garson Hal", "first": 0, "last": 1}]
     assert [len(one) for one in first["probabilities"]] == [2, 2, 2]
+    empty = tiny.call("sample", run[0], "--prompt", " ")
+    assert empty.returncode == 2 and "no words to tag" in empty.stderr
+    drawn = tiny.call("sample", run[0], "--prompt", "el", "--n", "3")
+    assert drawn.returncode == 2 and "--n" in drawn.stderr
 
 
 def test_it_is_explained(run: tuple[Path, str]) -> None:

@@ -78,7 +78,8 @@ def teaching(streams: Sequence[PhaseStream], drawn: Drawn) -> Check:
             told.append(f"{stream.name}: {blocks:,} blocks, {least} tokens of answers in each")
             continue
         if stream.phase.objective.reads_whole:
-            told.append(f"{stream.name}: {blocks:,} blocks, {least} document{'s' * (least != 'at least 1')} in each")
+            what = "document" if stream.phase.objective.documents else "word"
+            told.append(f"{stream.name}: {blocks:,} blocks, {least} {what}{'s' * (least != 'at least 1')} in each")
             continue
         if stream.phase.objective.drawn:
             least = f"up to {stream.phase.objective.places(stream.context)}"
