@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import models
+import phase_kinds
 import pytest
 import small
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
 import llmspec
+from llmspec.cli.comparing import judge
+from llmspec.core.problems import LlmspecError
 from llmspec.explain.token_ratios import RatioReport, explain_tokens, log_probabilities
 from llmspec.explain.two_models import Asked, Pair
 from llmspec.explain.wins import WinReport, explain_wins, tally, wilson
@@ -201,6 +205,23 @@ def test_an_interval_ends_where_the_share_is_z_deviations_off(n: int, data: st.D
         if 1e-6 < end < 1 - 1e-6:
             assert abs(successes / n - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), rel=1e-5)
     assert wilson(n - successes, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+def test_a_phase_of_the_run_may_be_what_judges(tmp_path: Path) -> None:
+    """Its reward model where it makes one, its own reward where it has one; kinds of rewards keep their names."""
+
+    def plan(kind: str) -> Any:
+        text, own = phase_kinds.spec_of(kind)
+        return llmspec.compile(llmspec.load_spec(tiny.write(tmp_path, text), own).spec)
+
+    found = judge(plan("reward"), "phase")
+    assert (found.kind, found.model) == ("reward_model", "phase")
+    rolled = plan("grpo")
+    assert judge(rolled, "phase") == rolled.phase("phase").phase.reward and judge(rolled, "phase").kind == "length"
+    assert judge(rolled, "ended").kind == "ended"
+    with pytest.raises(LlmspecError, match="gives no rewards") as caught:
+        judge(rolled, "before")
+    assert "phase" in caught.value.problems[0].hint
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -41,12 +41,13 @@ def explained_wins(
     sets: list[str] | None, progress: Callable[[str, float, float], None],
 ) -> Any:  # fmt: skip
     """The report of `--by`."""
-    from llmspec.cli.rank import reward_of
     from llmspec.explain.held_out_prompts import held_out
     from llmspec.explain.wins import explain_wins
-    from llmspec.training.judging import opener
+    from llmspec.training.judging import of_run, opener
 
-    reward, open_ = reward_of(by), opener()
+    folder = run_folder(what)
+    plan = folder.plan()
+    reward, open_ = judge(plan, by), opener(of_run(folder.path, plan))
     given = None if prompts is None else _from_file(prompts, reward.fields())
     both = pair(what, phase, against)
     if given is None:
@@ -60,6 +61,27 @@ def explained_wins(
         raise LlmspecError([p.at("--by") for p in problems])
     settings = decoding_settings(both.model, sets)
     return explain_wins(both, asked, records, origin, reward, open_, settings, both.model.seed(seed, settings))
+
+
+def judge(plan: Any, by: str) -> Any:
+    """The reward that `--by` names: a phase of the run that makes a reward model or has a reward, else a part. Raises
+    LlmspecError."""
+    from llmspec.cli.rank import reward_of
+    from llmspec.parts.phases.base import REWARD_MODEL
+    from llmspec.parts.rewards import TABLE
+    from llmspec.parts.rewards.base import Reward
+
+    phases = {p.name: p for p in plan.phases}
+    giving = {name for name, p in phases.items() if p.makes == REWARD_MODEL or hasattr(p.phase, "reward")}
+    if by in phases and by not in TABLE:
+        own = getattr(phases[by].phase, "reward", None)
+        if phases[by].makes == REWARD_MODEL:
+            return TABLE["reward_model"](model=by)  # type: ignore[call-arg]
+        if isinstance(own, Reward):
+            return own
+        hint = f"one of: {', '.join(sorted(giving))}" if giving else "`--by similarity`, or another kind of reward"
+        raise LlmspecError(f"--by: {by} is a phase that gives no rewards", hint)
+    return reward_of(by)
 
 
 def _from_file(path: Path, fields: Sequence[str]) -> list[Any]:

@@ -41,8 +41,8 @@ By = Annotated[
     str | None,
     typer.Option(
         metavar="REWARD",
-        help="Count how often a phase answers better than --against, by a reward: a kind, its settings in YAML, or a "
-        ".yaml file with them.",
+        help="Count how often a phase answers better than --against, by a reward: a kind, its settings in YAML, a "
+        ".yaml file with them, or a phase of the run that has a reward or makes a reward model.",
     ),
 ]
 Against = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,7 +45,21 @@ def _folder(named: str | StartModel) -> Opened:
 
     start = StartModel(model=named) if isinstance(named, str) else named
     here = in_wheel(start, offline=False) if start.model is None else Path(start.model).expanduser()
-    model: Any = open_model(here, phase=judging_phase(stored_model(here).plan()))
+    return _asked(open_model(here, phase=judging_phase(stored_model(here).plan())))
+
+
+def of_run(path: Path, plan: Plan) -> Made:
+    """The reward models that phases of a run have made, by the names of these."""
+    from llmspec.decoding.language_model import open_model
+
+    def opened(name: str) -> Opened:
+        return _asked(open_model(path, phase=name))
+
+    return {p.name: partial(opened, p.name) for p in plan.phases if p.makes == REWARD_MODEL}
+
+
+def _asked(model: Any) -> Opened:
+    """A LanguageModel as rewards ask it."""
     labels = tuple(model.labels) if model.tells_labels else ()
     return Opened(
         lambda texts: [{one.label: one.probability for one in f.labels} for f in model.classify_batch(texts)],
