@@ -39,6 +39,20 @@ def _no_download(monkeypatch: pytest.MonkeyPatch, unpacked: Path) -> None:
     monkeypatch.setattr(Fetch, "package", lambda self, name, version, sha256: wheels.unpacked(unpacked, name))
 
 
+def judging(spec: Any, folder: Path) -> list[str]:
+    """Runs that rewards of a spec ask, such as that of specs/sentiment.yaml: a few steps of its twin in their place."""
+    sets = []
+    for name, phase in spec.phases.items():
+        asked = getattr(phase.judge, "model", None) if isinstance(phase, RolloutPhase) else None
+        if isinstance(asked, StartModel) and asked.model is not None:
+            path = tiny.ROOT / "specs" / f"{Path(asked.model).name}.yaml"
+            small = shrunk(llmspec.load_spec(path).spec)
+            few = [f"phases.{one}.budget=2 steps" for one in llmspec.load_spec(path).spec.phases]
+            run = llmspec.run(llmspec.compile(llmspec.load_spec(path, [*small, *few]).spec), folder / name)
+            sets += [f"phases.{name}.reward.model.model={run.path}"]
+    return sets
+
+
 def shrunk(spec: Any) -> list[str]:
     """What makes a spec small: its network, unless a model that is there gives it, its vocabulary and its budgets."""
     sets = ["device=CPU", "decoding.max_tokens=3"]
@@ -79,7 +93,8 @@ def test_its_twin_trains(name: str, tmp_path: Path) -> None:
     path = tiny.ROOT / "specs" / f"{name}.yaml"
     whole = llmspec.load_spec(path).spec
     assert llmspec.compile(whole).phases, "as it is shipped it is a sound spec, too"
-    plan = llmspec.compile(llmspec.load_spec(path, shrunk(whole)).spec)
+    small = [*shrunk(whole), *judging(whole, tmp_path)]
+    plan = llmspec.compile(llmspec.load_spec(path, small).spec)
     assert [phase.name for phase in plan.phases] == list(whole.phases)
     folder = llmspec.run(plan, tmp_path / "run", watcher=Recorder())
     for phase in plan.phases:
