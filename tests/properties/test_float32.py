@@ -77,6 +77,7 @@ ON_THE_HOST = {
     "reward_clip",
     "missing_end_penalty",
     "kl_ceiling",
+    "threshold",
     "gamma",
     "lam",
 }

@@ -3,7 +3,7 @@ Dong et al. 2023, arXiv:2304.06767)."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -15,6 +15,7 @@ class BestOfN(RolloutPhase):
     learns a written one."""
 
     kind: Literal["best_of_n"] = "best_of_n"
+    in_float64: ClassVar[tuple[str, ...]] = (*RolloutPhase.in_float64, "threshold")
     threshold: float | None = None
     """Reward that the best answer has to reach to be learned; null: it always is. Prompts none of whose answers does
     teach nothing in their rollout."""
