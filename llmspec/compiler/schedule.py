@@ -19,7 +19,7 @@ from llmspec.compiler.spans import span_problems, wrong_network
 from llmspec.core.problems import Problem, nearest
 from llmspec.parts.phases import TABLE as PHASES
 from llmspec.parts.phases import Phase
-from llmspec.parts.phases.base import MODEL
+from llmspec.parts.phases.base import MODEL, REWARD_MODEL
 from llmspec.parts.phases.batches import SLACK
 from llmspec.parts.sources import Source
 from llmspec.spec.messages import shown
@@ -232,7 +232,7 @@ def source_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
 
 def prompt_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
     """Prompts of a phase that makes nothing to draw text from."""
-    if phase.prompts and artifact(phase, model) == MODEL:
+    if phase.prompts and artifact(phase, model) in (MODEL, REWARD_MODEL):
         yield Problem(
             "this phase has prompts, and no text can be drawn from what it trains",
             ("prompts",),

@@ -46,13 +46,6 @@ class Reward(Phase):
             raise ValueError("answers of a row never see each other in this kind of phase; leave it out, or write true")
         return value
 
-    @field_validator("prompts")
-    @classmethod
-    def _none(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        if prompts:
-            raise ValueError("a reward model answers no prompts: its samples show held-out answers with their rewards")
-        return prompts
-
     def measured(self) -> dict[str, str]:
         """What is told of all held-out answers, too."""
         return {**super().measured(), "ECE": "lower"}
