@@ -248,7 +248,7 @@ def phase_settings(
     """A phase of a few steps on these sources, from one of the earlier phases or from nothing; of `paired` sources also
     one that reads pairs; `labels` of which sort the spec has, whose model is no encoder–decoder."""
     fit = [part for part in phases.TABLE.values() if part.predicts == predicts and (paired or not part.pairs)]
-    fit = [part for part in fit if not (labels and part.cuts)]
+    fit = [part for part in fit if not ((labels and part.cuts) or part.prompted)]  # which have rewards of their own
     fit = [part for part in fit if not (labels == "apart" and part.dialogues)]  # which would be too long for its rows
     part = draw(st.sampled_from(fit))
     prompts = ["Once [MASK]", "[MASK][MASK]"] if predicts == MASKED else ["Once", "1e3"]
