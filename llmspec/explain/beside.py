@@ -32,6 +32,9 @@ def _others(plan: Plan, planned: PhasePlan) -> Iterator[str]:
         if found is None:
             yield f"{other.role}: {which}, which is opened before training; {how}"
             continue
+        if other.judges:
+            yield f"{other.role}: {which}, {found.model.parameters:,} parameters, asked what each answer is worth"
+            continue
         passes = phase.gradient_accumulation_steps
         cost = cost_beside(phase, planned.model.context, {other.role: found}).products * passes
         of_step = planned.flops / planned.steps if planned.flops and planned.steps else None
