@@ -13,6 +13,7 @@ import tiny
 
 import llmspec
 from llmspec.core.problems import LlmspecError
+from llmspec.data.prepare import prepare
 from llmspec.runs import checkpoint
 
 SPEC = """\
@@ -117,3 +118,16 @@ def test_a_killed_run_goes_on_bit_for_bit(straight: tuple[Path, Path], tmp_path:
     assert one is not None and other is not None and one.step == other.step == 80
     for name in (checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.CURSOR):
         assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
+
+
+def test_labels_that_are_listed_after_a_phase_that_finds_its_own_are_refused(tmp_path: Path) -> None:
+    spec = written(tmp_path, "causal")
+    more = "  more: {kind: classify, from: told, mixture: {facts: 100%}, budget: 4 steps, labels: [fresh, rotten]}\n"
+    spec.write_text(spec.read_text() + more)
+    with pytest.raises(LlmspecError) as caught:
+        prepare(llmspec.compile(llmspec.load_spec(spec).spec))
+    (problem,) = caught.value.problems
+    assert problem.path == ("phases", "more", "labels") and "list the same `labels:` there" in problem.hint
+    told = spec.read_text().replace("    kind: classify\n", "    kind: classify\n    labels: [fresh, rotten]\n", 1)
+    spec.write_text(told)
+    prepare(llmspec.compile(llmspec.load_spec(spec).spec))

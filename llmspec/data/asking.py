@@ -141,8 +141,17 @@ def asking_problems(name: str, planned: PhasePlan, abouts: Abouts) -> list[Probl
     labels = labels_in(planned, abouts)
     if not labels:  # nothing is read at all, and why is said of the source
         return []
-    classes = getattr(planned.model.heads[planned.phase.objective.head], "classes", len(labels))
-    classes = len(labels) if labels_told(planned, abouts) else classes
+    head = planned.model.heads[planned.phase.objective.head]
+    listed = getattr(planned.phase, "labels", None)
+    if listed and tuple(getattr(head, "labels", None) or ()) == UNKNOWN_LABELS != tuple(listed):
+        why = Problem(
+            "the phase that it starts from takes the labels that it finds in the data, and this one lists its own",
+            ("labels",),
+            "list the same `labels:` there, or leave them out here",
+            "nobody would know before the first phase whether both mean the same classes",
+        )
+        return [why.at("phases", name)]
+    classes = len(labels) if labels_told(planned, abouts) else getattr(head, "classes", len(labels))
     of = TOLD_BY[planned.phase.reads]
     wrong = label_problems(planned.phase, labels, classes, label_counts(abouts, "train"), of)
     return [problem.at("phases", name) for problem in wrong]
