@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llmspec.data.prepare import PreparedData, prepare
 from llmspec.parts.rewards import TABLE, Answered
 from llmspec.spec import load_spec
 from llmspec.training.judging import judge_problems, opener
+from llmspec.training.other_models import closed
 
 SPEC = """\
 name: judge
@@ -103,7 +105,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_learns_which_answers_are_better(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "judge/metrics.jsonl").read_text().splitlines()]
-    assert {"loss", "accuracy", "margin"} <= {m["name"] for m in rows[-1]["metrics"]} if "metrics" in rows[-1] else True
     last = {m["name"]: m["value"] for m in [row for row in rows if "validation" in row][-1]["validation"]}
     assert last["accuracy"] == 1 and last["loss"] < 0.4 and last["margin"] > 0.5
     assert last["longer is better"] == 0  # the rude answers are longer
@@ -126,13 +127,41 @@ def test_it_is_a_reward(run: Path) -> None:
     assert np.isfinite(long).all()
     reward = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": {"model": str(run)}})
     codec = read(written(run.parent)).codec
-    assert list(judge_problems(reward, codec)) == []
+    assert list(judge_problems(reward, codec, "")) == []
     other = read(written(run.parent, ("{kind: byte}", "{kind: char, vocab: 64}"))).codec
-    (problem,) = judge_problems(reward, other)
+    (problem,) = judge_problems(reward, other, "")
     assert "another tokenizer" in problem.message
     nowhere = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": {"model": str(run / "nowhere")}})
-    (problem,) = judge_problems(nowhere, codec)
+    (problem,) = judge_problems(nowhere, codec, "")
     assert "nowhere" in problem.message
+
+
+@pytest.mark.parametrize("kind", ["alone", "in a sum"])
+def test_models_that_rewards_ask_are_known_by_their_weights(run: Path, tmp_path: Path, kind: str) -> None:
+    """A phase that learned from one is not taken for one that learned from another; folders start in the spec's."""
+    part = "{kind: reward_model, model: {model: run}}"
+    spec = written(
+        tmp_path, more=CHAIN.replace("judge", part if kind == "alone" else f"{{kind: sum, of: {{a: {part}}}}}")
+    )
+    plan = compile_spec(load_spec(spec).spec, base=str(tmp_path))
+    with pytest.raises(SpecError, match="there is no model at"):
+        closed(plan)
+    shutil.copytree(run, tmp_path / "run")
+
+    def digests() -> list[str]:
+        (phase,) = [p.phase for p in closed(plan).phases if p.name == "grpo"]
+        return [model.digest for _, model in phase.judge.models()]
+
+    (first,) = digests()
+    assert first and len(first) == 64
+    assert digests() == [first]
+    other = tiny.call(
+        "run", written(tmp_path, ("seed: 7", "seed: 8"), ("30 steps", "1 steps")), "--out", tmp_path / "other"
+    )
+    assert other.returncode == 0, other.stderr
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "other").rename(tmp_path / "run")
+    assert digests() != [first]
 
 
 @pytest.mark.nightly

@@ -47,7 +47,9 @@ def explained_wins(
 
     folder = run_folder(what)
     plan = folder.plan()
-    reward, open_ = judge(plan, by), opener(of_run(folder.path, plan))
+    # What a phase names starts in the folder of its spec, what a file names here.
+    base = plan.base if any(p.name == by for p in plan.phases) else ""
+    reward, open_ = judge(plan, by), opener(of_run(folder.path, plan), base)
     given = None if prompts is None else _from_file(prompts, reward.fields())
     both = pair(what, phase, against)
     if given is None:

@@ -24,27 +24,27 @@ Made = Mapping[str, Callable[[], Opened]]
 """By phase: what opens the model that it has made."""
 
 
-def opener(made: Made = MappingProxyType({})) -> Open:
+def opener(made: Made = MappingProxyType({}), base: str = "") -> Open:
     """f(model) -> the model that a reward asks, opened once; a name is a phase's, of those that have `made` one, or
-    else a folder's."""
+    else a folder's. Relative folders start in `base`."""
     there = dict[str | StartModel, Opened]()
 
     def open_(named: str | StartModel) -> Opened:
         if named not in there:
             known = made.get(named) if isinstance(named, str) else None
-            there[named] = known() if known is not None else _folder(named)
+            there[named] = known() if known is not None else _folder(named, base)
         return there[named]
 
     return open_
 
 
-def _folder(named: str | StartModel) -> Opened:
+def _folder(named: str | StartModel, base: str) -> Opened:
     from llmspec.decoding.language_model import open_model
     from llmspec.formats.opening import stored_model
     from llmspec.formats.wheel_models import in_wheel
 
     start = StartModel(model=named) if isinstance(named, str) else named
-    here = in_wheel(start, offline=False) if start.model is None else Path(start.model).expanduser()
+    here = in_wheel(start, offline=False) if start.model is None else Path(base, Path(start.model).expanduser())
     return _asked(open_model(here, phase=judging_phase(stored_model(here).plan())))
 
 
@@ -75,12 +75,13 @@ def judging_phase(plan: Plan) -> str | None:
     return found[-1].name if found and found[-1].makes == REWARD_MODEL else None
 
 
-def judge_problems(judge: Reward, codec: Codec) -> Iterator[Problem]:
+def judge_problems(judge: Reward, codec: Codec, base: str) -> Iterator[Problem]:
     """Why the models that a phase's reward asks cannot answer it, or read texts by another tokenizer than the phase.
-    Those that phases of the same spec are to make were held against it by the compiler."""
+    Those that phases of the same spec are to make were held against it by the compiler. Relative folders start in
+    `base`."""
     own, unlike = digest(codec.to_json()), list[str | StartModel]()
     planned = Opened(lambda texts: [], (), lambda answers: [0.0] * len(answers), own)
-    open_ = opener({name: lambda: planned for _, name in judge.phases()})
+    open_ = opener({name: lambda: planned for _, name in judge.phases()}, base)
 
     def compared(named: str | StartModel) -> Opened:
         found = open_(named)

@@ -17,7 +17,9 @@ from llmspec.formats import bases
 from llmspec.formats.wheel_models import in_wheel
 from llmspec.model.others import Weights
 from llmspec.parts.others import Other, StartModel
+from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.training import start_models
+from llmspec.training.judging import judging_phase
 
 
 def closed(plan: Plan, notice: Callable[[str], object] = lambda said: None) -> Plan:
@@ -37,6 +39,10 @@ def closed(plan: Plan, notice: Callable[[str], object] = lambda said: None) -> P
             if isinstance(other.model, StartModel):
                 planned, wrong = opened(plan, planned, other, other.model)
                 problems += [p.at("phases", planned.name, *other.path) for p in wrong]
+        if isinstance(planned.phase, RolloutPhase):
+            for path, model in planned.phase.judge.models():
+                planned, wrong = known(plan, planned, ("reward", *path), model)
+                problems += [p.at("phases", planned.name, "reward", *path) for p in wrong]
         phases.append(planned)
     if problems:
         raise SpecError(problems)
@@ -57,6 +63,8 @@ def download(plan: Plan, offline: bool, progress: Progress) -> None:
     problems = list[Problem]()
     for planned in plan.phases:
         named = [(("from",), planned.phase.from_), *((o.path, o.model) for o in planned.phase.others())]
+        if isinstance(planned.phase, RolloutPhase):
+            named += [(("reward", *path), model) for path, model in planned.phase.judge.models()]
         for path, start in named:
             if isinstance(start, StartModel) and start.model is None:
                 try:
@@ -86,9 +94,27 @@ def opened(plan: Plan, planned: PhasePlan, other: Other, model: StartModel) -> t
     return planned.model_copy(update={"phase": phase, "others": others}), []
 
 
+def known(plan: Plan, planned: PhasePlan, path: tuple[Any, ...], model: StartModel) -> tuple[PhasePlan, list[Problem]]:
+    """(the phase that knows the hash of a model that its reward asks, named by the key at `path`; what is wrong with it
+    as seen from that key)."""
+    try:
+        folder = bases.folder_of(plan, model)
+        theirs = folder.plan()
+        name = judging_phase(theirs) or bases.model_in(folder, theirs)[0]
+        digest = bases.digest_of(bases.whole_weights(folder, theirs, name)[1])
+    except RunError as error:
+        return planned, [Problem(p.message, hint=p.hint, consequence=p.consequence) for p in error.problems]
+    if wrong := list(start_models.digest_problems(model, digest)):
+        return planned, wrong
+    phase = with_value(planned.phase, path, model.model_copy(update={"digest": digest}))
+    return planned.model_copy(update={"phase": phase}), []
+
+
 def with_value(part: Any, path: tuple[Any, ...], value: Any) -> Any:
     """A part with another value of a key, however deep."""
     name, *below = path
+    if isinstance(part, Mapping):
+        return {**part, name: with_value(part[name], tuple(below), value)}
     return part.model_copy(update={name: with_value(getattr(part, name), tuple(below), value) if below else value})
 
 

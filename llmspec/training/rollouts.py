@@ -265,4 +265,4 @@ def problems(plan: Plan, planned: PhasePlan, prepared: PreparedData) -> Iterator
                         "its answers would have no reward",
                     )
                     break
-    yield from (problem.at("reward") for problem in judge_problems(phase.judge, prepared.codec))
+    yield from (problem.at("reward") for problem in judge_problems(phase.judge, prepared.codec, plan.base))

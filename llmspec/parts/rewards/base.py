@@ -77,6 +77,11 @@ class Reward(Part):
         phase = getattr(self, "phase", "")
         return ((("model",), phase),) if phase else ()
 
+    def models(self) -> tuple[tuple[Path, StartModel], ...]:
+        """The models that it asks and that are there already, each with the key that names it."""
+        model = getattr(self, "model", None)
+        return ((("model",), model),) if isinstance(model, StartModel) else ()
+
     def unfit(self, open_: Open) -> Iterable[Problem]:
         """Why the models that it asks cannot answer it. Raises LlmspecError where one cannot be opened."""
         return ()

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from llmspec.core.problems import Path, Problem
 from llmspec.core.table import choice
+from llmspec.parts.others import StartModel
 from llmspec.parts.rewards.base import Answered, Open, Reward
 
 PARTS: dict[str, type[Reward]] = {}
@@ -32,6 +33,10 @@ class Total(Reward):
 
     def phases(self) -> tuple[tuple[Path, str], ...]:
         found = [(("of", name, *path), phase) for name, part in self.of.items() for path, phase in part.phases()]
+        return tuple(found)
+
+    def models(self) -> tuple[tuple[Path, StartModel], ...]:
+        found = [(("of", name, *path), model) for name, part in self.of.items() for path, model in part.models()]
         return tuple(found)
 
     def unfit(self, open_: Open) -> Iterable[Problem]:

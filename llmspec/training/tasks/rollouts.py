@@ -57,7 +57,7 @@ class Rollouts(Supervised):
         """The answers that steps learn from now."""
         self.rollout, self.seconds, self._alike = -1, dict[str, float](), 0
         self.decoding = Decoding().updated(max_tokens=self.phase.max_tokens, temperature=self.phase.temperature)
-        self.open = opener()
+        self.open = opener(base=context.plan.base)
         self._records = dict[tuple[str, str], list[Mapping[str, Any]]]()
         self._taken: tuple[np.ndarray, Packed] | None = None
         self._longest = max(
@@ -67,7 +67,7 @@ class Rollouts(Supervised):
 
     def begin(self, trainer: Trainer, others: Weights) -> bool:
         """Has the reward models at hand that stand beside."""
-        self.open = opener(made_beside(self.context, self.plan, others))
+        self.open = opener(made_beside(self.context, self.plan, others), self.context.plan.base)
         return super().begin(trainer, others)
 
     # -- what subclasses say -------------------------------------------------------------------------------------
