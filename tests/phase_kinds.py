@@ -104,7 +104,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reward": (
         "",
         (
-            "model.context=64",
+            "model.context=128",
             f"data.sources.facts.records=[{LABELLED}]",
             'data.sources.facts.prompt="{q}"',
             'data.sources.facts.chosen="it is {a}"',

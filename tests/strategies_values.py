@@ -114,7 +114,10 @@ def settings(part: type[BaseModel], *, skip: tuple[str, ...] = ()) -> SearchStra
 
 
 def shared_out(objective: Data) -> Data:
-    """The same, where shares of masked tokens are together no more than 1, and no key does nothing with a loss."""
+    """The same, where shares of masked tokens are together no more than 1, and no key does nothing with a loss or
+    without others."""
+    if objective.get("rejected_from"):
+        objective = {**objective, "prompt": "{q}", "chosen": "{a}"}
     if objective.get("kind") == "dpo":
         if objective.get("loss") in ("hinge", "ipo"):
             objective = {k: v for k, v in objective.items() if k not in ("label_smoothing", "target_margin")}
