@@ -19,7 +19,7 @@ SPEC: dict[str, Any] = {
     "data": {"sources": {"me": {"kind": "files", "path": "*.txt"}}},
     "phases": {"first": {"kind": "pretrain", "mixture": {"me": "100%"}, "budget": "15 steps", "micro_batch_size": 4}},
 }
-OURS_TOO = {"max_epochs", "activation", "file", "template"}
+OURS_TOO = {"max_epochs", "activation", "file", "template", "sequence_length"}
 """Words of other tools that are keys here, too, of something else: those are told where they belong."""
 EVERY = [(place, word) for place, words in foreign.PLACES.items() for word in words.split()]
 

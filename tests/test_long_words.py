@@ -144,5 +144,9 @@ def test_headway_says_share_pace_and_time_left() -> None:
     assert headway.line("training", 0, 0) == "training"
     now = 75.0
     assert headway.line("training", 0, 0) == "training, 1m11s"
-    # The second time over, the pace counts anew.
+    # The second time over, the pace counts anew; also where it begins behind the place where the first time began.
     assert headway.line("reading a", 5, 100) == "reading a 5%"
+    now = 85.0
+    assert headway.line("reading a", 60, 100) == "reading a 60%, 5.5 a second, 7.3s left"
+    now = 95.0
+    assert headway.line("reading a", 20, 100) == "reading a 20%"

@@ -17,7 +17,7 @@ from llmspec.render.reports import show
 from llmspec.spec import load_spec
 from llmspec.spec.dump import to_yaml
 
-OF_OTHERS = {"adapt-smollm2", "sentiment-minilm"}
+OF_OTHERS = {"adapt-smollm2", "align-smollm2", "sentiment-minilm"}
 """Those that read a file that comes with no llmspec: tests/test_adapter_spec.py and test_classify_more.py have them."""
 SHIPPED = sorted(p.stem for p in (tiny.ROOT / "specs").glob("*.yaml") if p.stem not in OF_OTHERS)
 

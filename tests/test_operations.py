@@ -58,7 +58,7 @@ def test_what_parts_ask_for_is_what_they_may_ask_for() -> None:
     text = "".join(path.read_text("utf-8") for path in (tiny.ROOT / "llmspec" / "parts").rglob("*.py"))
     used = set(re.findall(r"\bops\.([a-z]\w*)\(", text))
     assert used <= set(ASKED)
-    assert {"linear", "attention", "adam"} <= used
+    assert {"linear", "attention", "update"} <= used
 
 
 WRONG = """

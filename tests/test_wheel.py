@@ -93,7 +93,7 @@ def test_a_file_of_the_user_comes_before_a_shipped_spec(tmp_path: Path, monkeypa
     ("written", "hint"),
     [
         ("quikstart", "did you mean the shipped spec `quickstart`?"),
-        ("something-else", "shipped specs are: adapt-smollm2, bert-base"),
+        ("something-else", "shipped specs are: adapt-smollm2, align-smollm2"),
     ],
 )
 def test_a_name_that_is_none_says_which_there_are(

@@ -55,6 +55,8 @@ ASCII = str.maketrans(
         "\u0302": "^",
         "β": "beta",
         "θ": "theta",
+        "σ": "sigma",
+        "Δ": "delta",
         "μ": "mu",
         "π": "pi",
         "Σ": "sum",

@@ -12,18 +12,20 @@ AFTER = 2.0
 
 
 class Headway:
-    """Words for a `progress(what, done, total)` call; pace and time count from the first call with the same `what`."""
+    """Words for a `progress(what, done, total)` call; pace and time count from the first call with the same `what`,
+    and anew where `done` falls: the same thing is done again."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._what = ""
-        self._began = self._first = 0.0
+        self._began = self._first = self._last = 0.0
 
     def line(self, what: str, done: float, total: float) -> str:
         """`reading a.txt 34%, 8.2M a second, 12s left`; where no total is known, the time so far."""
         now = self._clock()
-        if what != self._what or done < self._first:
+        if what != self._what or done < self._last:
             self._what, self._began, self._first = what, now, done
+        self._last = done
         seconds, more = now - self._began, done - self._first
         share = f" {done / total:.0%}" if total and done else ""
         if seconds < AFTER:
