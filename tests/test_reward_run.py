@@ -239,6 +239,28 @@ def test_worse_answers_are_made_of_other_records(tmp_path: Path) -> None:
         read(written(tmp_path, derived, records=[{"q": f"q{i}", "good": "same"} for i in range(9)]))
 
 
+@pytest.mark.parametrize("window", [1 << 16, 7])
+def test_no_answer_is_told_as_worse_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    """Each is the worse one once, as it is the better one once: otherwise a model would learn which are the worse."""
+    monkeypatch.setattr("llmspec.data.derived.POOL", window)
+    lines = [{"q": f"q{i:03}", "good": f"answer{i:03}"} for i in range(60)]
+    seed = ("seed: 7", f"seed: {window % 100}")
+    found = read(written(tmp_path, ('rejected: "{bad}"', "rejected_from: other_records"), seed, records=lines))
+    for layout in (found.stream("judge").layout("pairs"), found.validation("judge")["pairs"].layout):
+        data, entries = layout._data, layout.entries()  # type: ignore[attr-defined]
+        begins = np.concatenate([[0], data.text_ends[:-1]])
+        said = [
+            [
+                found.codec.decode(data.tokens[begins[t] : data.text_ends[t]].tolist()).split("answer")[1][:3]
+                for t in one
+            ]
+            for one in entries.texts.tolist()
+        ]
+        better, worse = zip(*said, strict=True)
+        assert sorted(better) == sorted(worse) and len(set(worse)) == len(worse) > 7
+        assert all(a != b for a, b in said)
+
+
 def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     lines = [{"q": f"q{i}", "good": f"y{i}", "bad": f"n{i}"} for i in range(40)]
     lines += [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmspec.data.layout import random_bits, shuffled
+from llmspec.data.layout import shuffled
 from llmspec.data.preferences import Compared, prompt_text
 from llmspec.data.split import SIDES, TRAINS, Shaped
 from llmspec.parts.sources import Source
@@ -15,10 +15,8 @@ from llmspec.parts.templates.base import Pieces
 if TYPE_CHECKING:
     from llmspec.data.reading import SourceReading
 
-POOL = 4096
-"""Records of a side among which answers are drawn, at most; they are held in memory."""
-TRIED = 16
-"""Draws for a record, before all of the pool is gone through."""
+POOL = 1 << 16
+"""Answers of a side that are held in memory at most: records are gone through in windows of about as many."""
 
 
 class Chosen(NamedTuple):
@@ -28,44 +26,73 @@ class Chosen(NamedTuple):
     answer: Pieces
 
 
+class Window(NamedTuple):
+    """Records of a side whose answers are exchanged among each other."""
+
+    place: dict[int, int]
+    """Number of a record -> where it stands in the window's order."""
+    order: list[Chosen]
+    """In an order that is drawn: each record gets the answer of the one behind it."""
+
+
 class Derived:
-    """Gives each record of a source the answer of another one on its side, drawn from the seed, the source and the
-    record's number; nothing where the source has worse answers of its own."""
+    """Gives each record of a source the answer of another one on its side, drawn from the seed and the source; nothing
+    where the source has worse answers of its own.
+
+    The answers of a window are exchanged, so that each is the worse one as often as it is the better one, once: what is
+    worse is never told by the answer alone.
+    """
 
     def __init__(self, source: Source, reading: SourceReading, seed: int, compares: bool) -> None:
         """`compares`: whether records are read as answers that are compared."""
-        self._name, self._seed = reading.name, seed
+        self._reading, self._seed = reading, seed
         derives = compares and source.rejected_from is not None
-        self._pools = [_pool(reading, side, seed) for side in range(len(SIDES))] if derives else []
+        self._held = [_held(reading, side) for side in range(len(SIDES))] if derives else []
+        self._windows: dict[int, tuple[int, Window]] = {}
+        """By side: the window that was asked for last, and its number."""
 
     def item(self, side: int, number: int, item: Shaped) -> Shaped:
         """A document with a worse answer; with none to compare where no other record has another answer."""
-        if not self._pools or item.compared is None:
+        if not self._held or item.compared is None:
             return item
-        own, pool = item.compared, self._pools[side]
-        prompt = prompt_text(own)
-        bits = random_bits(TRIED, self._seed, self._name, "rejected", SIDES[side], number)
-        places = [int(bit % np.uint64(len(pool))) for bit in bits] if pool else []
-        for place in (*places, *range(len(pool))):
-            found = pool[place]
+        own, (place, order) = item.compared, self._window(side, number)
+        prompt, at = prompt_text(own), place.get(number, 0)
+        for step in range(1, len(order) + 1):
+            found = order[(at + step) % len(order)]
             if found.prompt != prompt and found.answer != own.answers[0]:
                 return item._replace(compared=_with(own, found.answer))
         return item._replace(compared=None)
+
+    def _window(self, side: int, number: int) -> Window:
+        """The window that holds a record."""
+        held = self._held[side]
+        count = max(1, -(-len(held) // POOL))
+        borders = np.linspace(0, len(held), count + 1).astype(np.int64)
+        rank = int(np.searchsorted(held, number))
+        nth = min(int(np.searchsorted(borders, rank, side="right")) - 1, count - 1)
+        if side not in self._windows or self._windows[side][0] != nth:
+            self._windows[side] = nth, self._read(side, nth, held[borders[nth] : borders[nth + 1]])
+        return self._windows[side][1]
+
+    def _read(self, side: int, nth: int, numbers: np.ndarray) -> Window:
+        wanted = set(numbers.tolist())
+        found = [
+            (number, Chosen(prompt_text(item.compared), item.compared.answers[0]))
+            for of, number, item in self._reading.walk()
+            if of == side and number in wanted and item.compared is not None
+        ]
+        order = shuffled(len(found), self._seed, self._reading.name, "answers", SIDES[side], nth).tolist()
+        return Window({found[i][0]: at for at, i in enumerate(order)}, [found[i][1] for i in order])
 
 
 def _with(found: Compared, worse: Pieces) -> Compared:
     return found._replace(answers=(*found.answers, worse), ranks=(0, 1))
 
 
-def _pool(reading: SourceReading, side: int, seed: int) -> list[Chosen]:
+def _held(reading: SourceReading, side: int) -> np.ndarray:
+    """(n,) numbers of the records of a side that are compared, in order."""
     survey = reading.survey
     held = survey.on(side) & survey.compares
     if side == TRAINS and not reading.allowed:
         held &= ~reading.contaminated["preference"]
-    on = np.flatnonzero(held)
-    chosen = set(on[shuffled(len(on), seed, reading.name, "answers", SIDES[side])[:POOL]].tolist())
-    return [
-        Chosen(prompt_text(item.compared), item.compared.answers[0])
-        for of, number, item in reading.walk()
-        if of == side and number in chosen and item.compared is not None
-    ]
+    return np.flatnonzero(held)

@@ -18,6 +18,8 @@ FORMAT = 7
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 PROMPT = "prompt"
 """A dialogue with the fields of its record beside it, for phases that answer it."""
+EXCHANGED = 2
+"""The same of answers that are made of other records alone."""
 Form = str
 """How a source is read: `pair` is a question and its answer, without a chat template around them, `apart` two texts
 that are read each by itself, and `preference` answers to one prompt of which some are better; plain text that has
@@ -81,6 +83,7 @@ def content_keys(
         for form in FORMS[1:]:
             shown: dict[str, Any] = {"shots": source.shots} if source.shots and form in SPOKEN else {}
             shown |= {"compared": [REVISION, source.comparison]} if form == "preference" else {}
+            shown |= {"derived": EXCHANGED} if form == "preference" and source.rejected_from is not None else {}
             own[SourceView(name, form)] = {**plain, "rounds": [list(turn) for turn in source.rounds], **shown}
         for key in READ_BESIDE:
             if (beside := getattr(source, key)) is not None:
