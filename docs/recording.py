@@ -1,8 +1,9 @@
-"""Pictures of llmspec at work in a terminal: docs/run.svg and docs/explain.svg.
+"""Pictures of llmspec at work in a terminal: docs/run.svg and docs/explain.svg, and docs/assistant.svg of a run.
 
     python docs/recording.py
+    python docs/recording.py runs/assistant
 
-Writes docs/tiny.yaml's run and reports into pseudo-terminals, follows what is on their screens (terminal.py), and draws
+The first writes docs/tiny.yaml's run and reports into pseudo-terminals, follows what is on their screens (terminal.py), and draws
 that as SVG with one animation. Times and speeds are those of the machine that records; nothing else is.
 """
 
@@ -37,6 +38,9 @@ FRAME = 0.2
 TYPED, BEFORE, PAUSE, LAST, PAGE, MOST = 0.04, 0.6, 1.0, 6.0, 4.0, 15.0
 """Seconds of a typed letter, before a command starts, of a longer wait, of the last frame, of a page, of a run."""
 BACKGROUND, FOREGROUND = "#0d1117", "#c9d1d9"
+
+SIDE_BY_SIDE = "the same prompts"
+"""What the part of a report begins with that shows answers after every phase."""
 
 Screen = tuple[tuple[Cell, ...], ...]
 
@@ -132,14 +136,16 @@ class Recorder:
         self.frames[first:] = [f._replace(begin=start + (f.begin - start) * speed) for f in self.frames[first:]]
         self.now = start + (self.now - start) * speed
 
-    def pages(self, command: str, arguments: Sequence[str], folder: Path, most: int) -> int:
-        """A command, and the first `most` pages of what it wrote, one by one; returns the first page's frame."""
+    def pages(self, command: str, arguments: Sequence[str], folder: Path, most: int, start: str = "") -> int:
+        """A command, and the first `most` pages of what it wrote, from the line on that begins with `start`, one by one;
+        returns the first page's frame."""
         self.terminal = Terminal(COLUMNS, ROWS)
         self.type(command)
         whole = Terminal(COLUMNS, 4000)
         for piece in output([sys.executable, "-m", "llmspec", *arguments], folder, ROWS):
             whole.feed(piece)
         first, lines = self.terminal.screen()[0], whole.written()
+        lines = lines[next(i for i, line in enumerate(lines) if words(line).startswith(start)) :]
         lines, page = (first, *lines), len(self.frames)
         for at in range(0, min(len(lines), most * ROWS), ROWS):
             shown = lines[at : at + ROWS]
@@ -248,8 +254,21 @@ def save(name: str, recorder: Recorder, seconds: float, still: int, title: str) 
     print(f"docs/{name}.svg: {len(recorder.frames)} frames, {seconds:.0f} s, {len(text) / 1024:.0f} KiB")
 
 
+def assistant(run: Path) -> None:
+    """Draws what `explain` says of a run of specs/assistant.yaml: the same questions after every phase."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        shutil.copytree(run, folder / "runs" / "assistant")
+        recorder = Recorder()
+        page = recorder.pages("llmspec explain runs/assistant", ["explain", "runs/assistant"], folder, 2, SIDE_BY_SIDE)
+        title = "llmspec explain runs/assistant: the same questions, answered after every phase from raw text to PPO"
+        save("assistant", recorder, recorder.now, page, title)
+
+
 def main() -> None:
     """Records both pictures in a folder of their own."""
+    if len(sys.argv) > 1:
+        return assistant(Path(sys.argv[1]))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         spec = shutil.copy(ROOT / "docs" / "tiny.yaml", folder / "tiny.yaml")
