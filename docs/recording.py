@@ -3,8 +3,8 @@
     python docs/recording.py
     python docs/recording.py runs/assistant
 
-The first writes docs/tiny.yaml's run and reports into pseudo-terminals, follows what is on their screens (terminal.py), and draws
-that as SVG with one animation. Times and speeds are those of the machine that records; nothing else is.
+The first writes docs/tiny.yaml's run and reports into pseudo-terminals, follows what is on their screens (terminal.py),
+and draws that as SVG with one animation. Times and speeds are those of the machine that records; nothing else is.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Recorder:
         self.now = start + (self.now - start) * speed
 
     def pages(self, command: str, arguments: Sequence[str], folder: Path, most: int, start: str = "") -> int:
-        """A command, and the first `most` pages of what it wrote, from the line on that begins with `start`, one by one;
+        """A command, and the first `most` pages of what it wrote, one by one, from the line on that begins with `start`;
         returns the first page's frame."""
         self.terminal = Terminal(COLUMNS, ROWS)
         self.type(command)
