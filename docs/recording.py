@@ -137,8 +137,8 @@ class Recorder:
         self.now = start + (self.now - start) * speed
 
     def pages(self, command: str, arguments: Sequence[str], folder: Path, most: int, start: str = "") -> int:
-        """A command, and the first `most` pages of what it wrote, one by one, from the line on that begins with `start`;
-        returns the first page's frame."""
+        """A command, and the first `most` pages of what it wrote, one by one, from the line that begins with
+        `start`; returns the first page's frame."""
         self.terminal = Terminal(COLUMNS, ROWS)
         self.type(command)
         whole = Terminal(COLUMNS, 4000)
