@@ -48,6 +48,7 @@ class Derived:
         self._reading, self._seed = reading, seed
         derives = compares and source.rejected_from is not None
         self._held = [_held(reading, side) for side in range(len(SIDES))] if derives else []
+        self._borders = [np.linspace(0, len(h), max(1, -(-len(h) // POOL)) + 1).astype(np.int64) for h in self._held]
         self._windows: dict[int, tuple[int, Window]] = {}
         """By side: the window that was asked for last, and its number."""
 
@@ -65,11 +66,9 @@ class Derived:
 
     def _window(self, side: int, number: int) -> Window:
         """The window that holds a record."""
-        held = self._held[side]
-        count = max(1, -(-len(held) // POOL))
-        borders = np.linspace(0, len(held), count + 1).astype(np.int64)
+        held, borders = self._held[side], self._borders[side]
         rank = int(np.searchsorted(held, number))
-        nth = min(int(np.searchsorted(borders, rank, side="right")) - 1, count - 1)
+        nth = min(int(np.searchsorted(borders, rank, side="right")) - 1, len(borders) - 2)
         if side not in self._windows or self._windows[side][0] != nth:
             self._windows[side] = nth, self._read(side, nth, held[borders[nth] : borders[nth + 1]])
         return self._windows[side][1]

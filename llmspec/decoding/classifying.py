@@ -102,10 +102,15 @@ def probabilities(logits: np.ndarray, multi: bool) -> np.ndarray:
     return found
 
 
+def labelled_head(model: ModelPlan, kind: str) -> str | None:
+    """The name of the last head of a kind whose outputs have names; None where there is none."""
+    names = [n for n, head in model.heads.items() if head.kind == kind and getattr(head, "labels", None)]
+    return names[-1] if names else None
+
+
 def classifying_head(model: ModelPlan) -> str | None:
     """The name of the last head that tells labels by their names; None where there is none."""
-    names = [n for n, head in model.heads.items() if head.kind == "classes" and getattr(head, "labels", None)]
-    return names[-1] if names else None
+    return labelled_head(model, "classes")
 
 
 def need_head(model: ModelPlan) -> str:

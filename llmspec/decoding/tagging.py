@@ -11,7 +11,7 @@ from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError
 from llmspec.core.tag_schemes import OUTSIDE, entities
-from llmspec.decoding.classifying import LabelChance, probabilities
+from llmspec.decoding.classifying import LabelChance, labelled_head, probabilities
 from llmspec.decoding.embedding import Progress, Reader, batches
 from llmspec.model.steps import Tensors
 from llmspec.parts.ops import WeightLayout
@@ -141,8 +141,7 @@ class Tagger(Reader):
 
 def tagging_head(model: ModelPlan) -> str | None:
     """The name of the last head that tells tags of words by their names; None where there is none."""
-    names = [n for n, head in model.heads.items() if head.kind == "tokens" and getattr(head, "labels", None)]
-    return names[-1] if names else None
+    return labelled_head(model, "tokens")
 
 
 def need_tagging_head(model: ModelPlan) -> str:
