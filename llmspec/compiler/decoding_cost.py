@@ -10,6 +10,8 @@ from llmspec.compiler.plan import ModelPlan
 from llmspec.core.weight_types import TYPES
 
 FLOAT = "f32"
+ROWS = 16
+"""Answers that are drawn side by side by default: from here on a CPU is no faster, since it computes all the time."""
 
 
 def read_shares(model: ModelPlan) -> dict[str, float]:

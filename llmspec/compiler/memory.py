@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read, tied
+from llmspec.compiler.decoding_cost import ROWS
 from llmspec.compiler.dropped import adapter_dropped, block_dropped
 from llmspec.compiler.inputs import NONE, step_inputs
 from llmspec.compiler.memory_plan import MemoryPlan
@@ -26,13 +27,14 @@ from llmspec.compiler.updates import state_numbers
 from llmspec.parts.others import StartModel
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import POLICY
+from llmspec.parts.phases.rollouts import RolloutPhase
 
 FLOAT = 4
 """Bytes of a number."""
 COMPARED = 4.0
 """Arrays of the similarities of all texts of a pass, their gradient included."""
 SAMPLED_ROWS = 1
-"""Texts that are decoded side by side while a phase trains."""
+"""Texts that are decoded side by side while a phase trains, unless it learns from what it draws."""
 
 
 class MemoryModel(NamedTuple):
@@ -98,7 +100,7 @@ def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others:
         logits=round(FLOAT * logits),
         gradients=round(FLOAT * gradients),
         evaluation=round(FLOAT * sizes.evaluation()),
-        decoding=decoding_bytes(model, SAMPLED_ROWS) if artifact(phase, model) == POLICY else 0,
+        decoding=decoding_bytes(model, drawn_rows(phase)) if artifact(phase, model) == POLICY else 0,
         others=sum(FLOAT * (other.model.parameters + tables(other.model)) for other in others.values()),
         moment=moment,
     )
@@ -110,6 +112,11 @@ def weight_bytes(model: ModelPlan, phase: Phase) -> int:
     if adapter is None or not isinstance(start, StartModel) or start.bytes is None:
         return FLOAT * model.parameters
     return start.bytes + FLOAT * sum(t.count for t in model.tensors if adapter.owns(t.name))
+
+
+def drawn_rows(phase: Phase) -> int:
+    """Texts that a phase draws side by side."""
+    return min(ROWS, max(phase.answers, phase.answered)) if isinstance(phase, RolloutPhase) else SAMPLED_ROWS
 
 
 def decoding_bytes(model: ModelPlan, rows: int) -> int:
@@ -232,8 +239,9 @@ class ActivationSizes:
         """What a forward pass with its losses works with: one block at a time, or the logits."""
         block = max(self.memory_model.scores_forward * self.scores + 3.4 * self.stream, self.hidden + 3 * self.stream)
         # What is measured in validation alone has logits of its own.
-        arrays = max(1.0, self.phase.objective.logit_arrays - 1)  # without the gradient
-        logits = self.outputs * (2 if self.phase.objective.measured else arrays) + COMPARED * self.compared
+        asked = self.phase.objective
+        arrays = max(1.0, asked.logit_arrays - 1, asked.logits_measured)  # without the gradient
+        logits = self.outputs * (2 if asked.measured else arrays) + COMPARED * self.compared
         return max(block, logits + 2 * self.stream)
 
     def batch(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llmspec.compiler.decoding_cost import ROWS
 from llmspec.decoding.answer import Answer, Event
 from llmspec.decoding.sampler import weigh
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ROWS = 16
-"""Answers that are drawn side by side by default: from here on a CPU is no faster, since it computes all the time."""
 READ = 128
 """Tokens of prompts, padding included, that are read between two steps, so that no answer waits long for the next."""
 READ_FIRST = 2048

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from llmspec.core.metrics import Metric
@@ -98,11 +99,16 @@ class TimePart:
     seconds: float
     share: float
     """Of the seconds of all steps."""
+    promised: float | None = None
+    """The share that was estimated before the first step; None where none was."""
 
 
-def parts_of(rows: Sequence[dict[str, Any]]) -> tuple[TimePart, ...]:
+def parts_of(
+    rows: Sequence[dict[str, Any]], promise: Mapping[str, float] = MappingProxyType({})
+) -> tuple[TimePart, ...]:
     """What steps took by what they went into, from rows {step, seconds, parts: {name: seconds}}, and what is left;
-    nothing where no row has parts. Most steps of a rollout have fewer parts than its first."""
+    nothing where no row has parts. Most steps of a rollout have fewer parts than its first. `promise` are the seconds
+    that were estimated."""
     whole, spent = 0.0, dict[str, float]()
     for row in rows:
         whole += float(row.get("seconds") or 0.0)
@@ -112,7 +118,9 @@ def parts_of(rows: Sequence[dict[str, Any]]) -> tuple[TimePart, ...]:
         return ()
     rest = whole - sum(spent.values())
     named = [*spent.items(), *([("the rest", rest)] if rest > 0 else [])]
-    return tuple(TimePart(name, seconds, seconds / whole) for name, seconds in named)
+    expected = sum(promise.values())
+    shares = {name: seconds / expected for name, seconds in promise.items()} if expected else {}
+    return tuple(TimePart(name, seconds, seconds / whole, shares.get(name)) for name, seconds in named)
 
 
 def validations(rows: Sequence[dict[str, Any]]) -> tuple[ValidationCurve, ...]:

@@ -259,7 +259,7 @@ def _phase(plan: Plan, planned: PhasePlan, folder: PhaseFolder, peak_flops: floa
         samples=_samples(folder),
         remarks=(*remarks_of(metrics, held_out, clipped, ledger, planned), *remarks_on(promised)),
         start=started_from(planned),
-        parts=parts_of(timing),
+        parts=parts_of(timing, (about.get("promise") or {}).get("parts") or {}),
         continued=lineage(planned),
         beside=beside,
         copied=str(about.get("copied") or ""),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, NamedTuple, TypeVar
+from math import ceil
+from typing import Any, Literal, TypeVar
 
 from llmspec.backends.workers import ToolchainError
-from llmspec.compiler import walk
-from llmspec.compiler.cost import apart, share_read
-from llmspec.compiler.dropped import dropped
 from llmspec.compiler.inputs import NONE
 from llmspec.compiler.lengths import stages
 from llmspec.compiler.others import Others
@@ -16,39 +14,21 @@ from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.units import count, duration
 from llmspec.forecast.calibration import BACKWARD, Rates, measured_rates
+from llmspec.forecast.machine import RATE
 from llmspec.forecast.measurements import Kept, machine_key
+from llmspec.forecast.passes import pieces_beside, step_pieces, trained_share
+from llmspec.forecast.rollouts import UPDATE, lengths, rollout
 from llmspec.parts.base import Frozen
 from llmspec.parts.phases import Phase
+from llmspec.parts.phases.rollouts import RolloutPhase
 
 Origin = Literal["a first estimate from this machine's measured speed", "an earlier run of the same steps"]
 GUESS: Origin = "a first estimate from this machine's measured speed"
 EARLIER: Origin = "an earlier run of the same steps"
-BESIDE_STEP = 1.5e-3
-"""Seconds of a step that the host takes for its batch, its rows and its call. Measured."""
 DECODED = 40
 """Products of one row read their weights and do little else: so many times slower than those of a pass. Measured."""
 BESIDE_EACH_OTHER = 6
 """How many times faster a token is drawn where many texts are drawn side by side. Measured."""
-
-
-class Pieces(NamedTuple):
-    """Seconds of one optimizer step by what takes them, forward and backward."""
-
-    products: float
-    """Of the layers' weights."""
-    attention: float
-    head: float
-    """Head and loss."""
-    other: float
-    """Norms, activations, residuals and dropout."""
-    update: float
-    """Clipping and optimizer."""
-    beside: float
-    """The host's own work."""
-
-    @property
-    def total(self) -> float:
-        return sum(self)
 
 
 class Measured(Frozen):
@@ -60,6 +40,8 @@ class Measured(Frozen):
     """A validation token."""
     sample: float | None
     """A drawn text."""
+    parts: dict[str, float] = {}
+    """A step by what its seconds went into, where steps have parts."""
 
 
 class Forecast(Frozen):
@@ -75,9 +57,17 @@ class Forecast(Frozen):
     reference: float = 0.0
     """What is computed before the first step, such as log-probabilities by a reference."""
 
+    parts: dict[str, float] = {}
+    """What the seconds of steps go into, where steps have parts, such as drawing answers."""
+
     @property
     def total(self) -> float:
         return self.steps + self.validation + self.samples + self.reference
+
+    @property
+    def shares(self) -> str:
+        """What the seconds of steps go into, in words."""
+        return ", ".join(f"{seconds / self.steps:.0%} {name}" for name, seconds in self.parts.items())
 
     @property
     def sentence(self) -> str:
@@ -94,22 +84,33 @@ class Forecast(Frozen):
         return (
             f"{self.phase}: about {duration(self.total)}"
             + (f", {' and '.join(beside)} among them" if beside else "")
+            + (f"; of the steps, {self.shares}" if self.parts else "")
             + f"; {count(self.tokens_per_second)} tokens/s ({self.origin})"
         )
 
 
-def forecasts(plan: Plan, rates: Rates | None, earlier: dict[str, Measured]) -> dict[str, Forecast]:
-    """By phase, as far as lengths and rates are known; `earlier` is what runs of such steps took, by `shape_key`."""
+def forecasts(
+    plan: Plan, rates: Rates | None, earlier: dict[str, Measured], memory_rate: float | None = None
+) -> dict[str, Forecast]:
+    """By phase, as far as lengths and rates are known; `earlier` is what runs of such steps took, by `shape_key`, and
+    `memory_rate` the bytes of weights a second that products with a few rows read."""
     found = {}
     for planned in plan.phases:
         known = earlier.get(shape_key(planned.model, planned.phase, planned.others))
         if planned.steps and planned.tokens and (known or rates):
-            found[planned.name] = _forecast(plan, planned, planned.steps, planned.tokens, rates, known)
+            find = _of_rollouts if planned.phase.prompted else _forecast
+            found[planned.name] = find(plan, planned, planned.steps, planned.tokens, rates, known, memory_rate)
     return found
 
 
 def _forecast(
-    plan: Plan, planned: PhasePlan, steps: int, tokens: int, rates: Rates | None, known: Measured | None
+    plan: Plan,
+    planned: PhasePlan,
+    steps: int,
+    tokens: int,
+    rates: Rates | None,
+    known: Measured | None,
+    memory_rate: float | None,
 ) -> Forecast:
     phase = planned.phase
     mean = phase.batches.mean(steps)
@@ -148,6 +149,43 @@ def _forecast(
     )
 
 
+def _of_rollouts(
+    plan: Plan,
+    planned: PhasePlan,
+    steps: int,
+    tokens: int,
+    rates: Rates | None,
+    known: Measured | None,
+    memory_rate: float | None,
+) -> Forecast:
+    """The same of a phase that draws answers for its steps to learn from."""
+    phase, (prompt, answer) = planned.phase, lengths(planned)
+    assert isinstance(phase, RolloutPhase), "it draws answers"
+    texts = phase.answered * sum(bool(s.validation_tokens) for s in plan.sources if s.name in phase.mixture)
+    validations = _times(phase.evaluate_every.interval(steps), steps) * texts
+    samples = planned.draws * phase.texts_drawn * _times(phase.sample_every.interval(steps), steps)
+    parts, each, alone = dict[str, float](), 0.0, 0.0
+    if rates:
+        made, rollouts = rollout(planned, rates, memory_rate), ceil(steps / phase.steps_per_rollout)
+        parts = {name: seconds * rollouts for name, seconds in made.parts.items()}
+        parts[UPDATE] = mean_step(planned, steps, rates) * steps
+        each, alone = made.token + made.scoring / phase.answers / answer, made.alone
+    if known:
+        parts = {name: seconds * steps for name, seconds in known.parts.items()}
+    token = known.validation if known and known.validation is not None else each
+    sample = known.sample if known and known.sample is not None else alone * answer
+    step = known.step if known else sum(parts.values()) / steps
+    return Forecast(
+        phase=planned.name,
+        steps=step * steps,
+        validation=token * answer * validations,
+        samples=sample * samples,
+        tokens_per_second=phase.learned / phase.mini_batches * (prompt + answer) / step,
+        origin=EARLIER if known else GUESS,
+        parts=parts,
+    )
+
+
 def mean_step(planned: PhasePlan, steps: int, rates: Rates) -> float:
     """Seconds of a step of a phase, on average over the lengths of its rows."""
     found = [
@@ -160,59 +198,6 @@ def mean_step(planned: PhasePlan, steps: int, rates: Rates) -> float:
 def _times(every: int, steps: int) -> int:
     """How often something happens that is due every so many steps (0: never), and at the end."""
     return steps // every + (steps % every > 0) if every else 1
-
-
-def step_pieces(model: ModelPlan, phase: Phase, rates: Rates, passes: float | None = None) -> Pieces:
-    """What the pieces of a step take, each by its own rate; of so many passes, all of a whole batch if left out."""
-    passes = phase.gradient_accumulation_steps if passes is None else passes
-    tokens, width = phase.micro_batch_size * model.context * passes, model.d_model
-    matrices, pieces = [t for t in model.tensors if t.role == "matrix"], list(walk.walk(model))
-    passed = (BACKWARD * trained_share(model, phase) + phase.activation_checkpointing + phase.asks_again) * 2 * tokens
-    attentions = [(p.uses * p.rate, p.dims) for p in pieces if p.kind in ("attention", "cross_attention")]
-    norms = sum(p.uses * p.rate for p in pieces if p.kind == "norm")
-    hidden = sum(
-        p.uses * p.rate * (p.part.saved_for_backward(p.dims) - (getattr(p.part, "d_ff", 0) or 0))
-        for p in pieces
-        if p.kind == "mlp"
-    )
-    turned = sum(uses * (dims.heads + 2 * dims.kv_heads) * dims.head_dim for uses, dims in attentions)
-    scored = sum(uses * dims.seen * dims.heads * dims.head_dim for uses, dims in attentions)
-    outputs = model.heads[phase.objective.head].outputs(model.dims)
-    read = walk.rates(model)
-    drops = dropped(model) * rates.drop
-    update = 0.0
-    for t in model.trained:
-        update += rates.update * t.count
-        if work := phase.optimizer.products(t.role, t.shape):
-            update += work / rates.product(min(t.shape[-2:]))
-    return Pieces(
-        products=sum(passed * read.get(t.name, 1.0) * t.count / rates.product(min(t.shape[-2:])) for t in matrices),
-        attention=passed * 2 * scored / rates.attention,
-        head=passed * share_read(model, phase) * outputs * width / (rates.loss * rates.product(width)),
-        # The sum of the embedding counts as one norm more.
-        other=tokens * (rates.norm * (norms + 1) * width + drops + rates.gate * hidden + rates.norm * turned),
-        update=update + (2 * rates.update * model.trained_parameters / 7 * passes if phase.updates_apart else 0.0),
-        beside=BESIDE_STEP * passes + rates.call,
-    )
-
-
-def pieces_beside(planned: PhasePlan, rates: Rates, passes: float) -> float:
-    """Seconds of the passes forward of the models that stand beside the trained one in a step, such as a teacher's."""
-    total, phase = 0.0, planned.phase
-    for other in (o for o in planned.others.values() if not o.once):
-        asked = phase.objective.model_copy(update={"head": other.model.generating_head})
-        as_if = phase.model_copy(update={"objective": asked, "activation_checkpointing": False})
-        found = step_pieces(other.model, as_if, rates, passes)
-        multiplied = found.products + found.attention + found.head
-        total += multiplied / (BACKWARD * trained_share(other.model, as_if)) + found.other / BACKWARD
-    return total
-
-
-def trained_share(model: ModelPlan, phase: Phase) -> float:
-    """Products of a pass forward and backward, as a share of those where everything is trained."""
-    heads, read = phase.objective.heads, share_read(model, phase)
-    forward = walk.forward_flops(model, heads, read)
-    return (forward + walk.backward_flops(model, heads, read, apart(phase))) / (BACKWARD * forward)
 
 
 def shape_key(model: ModelPlan, phase: Phase, others: Others = NONE) -> str:
@@ -228,12 +213,19 @@ def shape_key(model: ModelPlan, phase: Phase, others: Others = NONE) -> str:
             *([phase.batch_size_warmup.percent] if phase.batch_size_warmup.percent else []),
             *([lengths.lengths, lengths.growing] if lengths.growing else []),
             phase.document_mask,
+            *(drawn_as(phase) if isinstance(phase, RolloutPhase) else []),
             phase.max_grad_norm is not None,
             phase.optimizer.model_dump(mode="json"),
             phase.objective.model_dump(mode="json"),
             *([o.model.model_dump(mode="json") for o in others.values()]),
         ]
     )
+
+
+def drawn_as(phase: RolloutPhase) -> list[Any]:
+    """All that shapes what a rollout of a phase takes, beside its model."""
+    how = (phase.prompts_per_rollout, phase.answers_per_prompt, phase.max_tokens, phase.epochs_per_rollout)
+    return [*how, phase.mini_batches, phase.bare_reference, phase.judge.model_dump(mode="json")]
 
 
 # -- what is kept ----------------------------------------------------------------------------------------------------
@@ -264,12 +256,13 @@ def expected(plan: Plan) -> dict[str, Forecast]:
     except ToolchainError:  # a plan for a CPU can be explained where none can be trained
         return {}
     rates, prefix = _read(Rates, RATES.read().get(machine)), f"{machine}/"
+    memory_rate = RATE.number(machine)
     earlier = {
         key.removeprefix(prefix): found
         for key, value in STEPS.read().items()
         if key.startswith(prefix) and (found := _read(Measured, value))
     }
-    return forecasts(plan, rates, earlier)
+    return forecasts(plan, rates, earlier, memory_rate)
 
 
 def remember(plan: Plan, planned: PhasePlan, found: Measured) -> None:

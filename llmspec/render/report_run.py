@@ -10,7 +10,7 @@ from rich.table import Table
 
 from llmspec.core.units import count, duration, size
 from llmspec.core.visible import visible
-from llmspec.explain.curves import Curve, ValidationCurve
+from llmspec.explain.curves import Curve, TimePart, ValidationCurve
 from llmspec.explain.ledger import COUNTED, LedgerRow
 from llmspec.explain.plan_vs_actual import Fact
 from llmspec.explain.run import PhaseRun, RunReport, Sample
@@ -210,7 +210,13 @@ def lines(phase: PhaseRun, width: int, charted: bool) -> Iterator[tuple[str, Any
     if phase.seconds:
         yield "time", f"{duration(phase.seconds)} in steps, the slowest took {duration(phase.slowest_step or 0.0)}"
     if phase.parts:
-        yield "of which", ", ".join(f"{visible(part.name)} {percent(part.share)}" for part in phase.parts)
+        yield "of which", ", ".join(part_of_time(part) for part in phase.parts)
+
+
+def part_of_time(part: TimePart) -> str:
+    """`drawing 12% (estimated 15%)`."""
+    estimated = f" (estimated {percent(part.promised)})" if part.promised is not None else ""
+    return f"{visible(part.name)} {percent(part.share)}{estimated}"
 
 
 def figure(value: float) -> str:

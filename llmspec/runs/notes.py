@@ -22,6 +22,8 @@ class Promise(_Notes):
     steps: float | None = None
     validation: float | None = None
     samples: float | None = None
+    parts: dict[str, float] | None = None
+    """Those of the steps by what they go into, where steps have parts."""
     origin: str | None = None
 
 

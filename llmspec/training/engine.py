@@ -219,9 +219,9 @@ class Engine:
             self.noted = True
         seconds = time.perf_counter() - began
         self.folder.metrics.append(row)
-        self.folder.timing.append(
-            {"step": self.step, "seconds": seconds} | ({"parts": p} if (p := self.task.spent()) else {})
-        )
+        parts = self.task.spent()
+        self.folder.timing.append({"step": self.step, "seconds": seconds} | ({"parts": parts} if parts else {}))
+        self.tally.stepped(parts)
         stages = self.phase.row_lengths(self.plan.model.context).stages(self.total)
         self.tally.spent("steps", seconds, captured=any(begin == self.step - 1 for _, begin, _ in stages))
         flops = (self.plan.flops or 0.0) / self.planned

@@ -25,6 +25,7 @@ class PhaseStats:
         self._joules = known.get("joules")
         self._firsts: dict[str, tuple[float, int]] = {}
         self._own: dict[str, tuple[float, int]] = {}
+        self._parts: list[Mapping[str, float]] = []
         self._before, self._apart, self._meter = process_memory.resident_bytes(), process_memory.restart_peak(), Meter()
 
     @contextmanager
@@ -43,6 +44,10 @@ class PhaseStats:
             earlier, ones = self._firsts.get(on, (0.0, 0))
             self._firsts[on] = (earlier + seconds, ones + times)
         self._own[on] = (seconds, times) if before is None else (before[0] + seconds, before[1] + times)
+
+    def stepped(self, parts: Mapping[str, float]) -> None:
+        """Counts what the seconds of a step went into."""
+        self._parts.append(dict(parts))
 
     def holds(self, held: int) -> None:
         """Bytes that are allocated now."""
@@ -68,7 +73,11 @@ class PhaseStats:
         step = self._later("steps")
         if step is None:
             return None
-        return Measured(step=step, validation=self._later("validation"), sample=self._later("samples"))
+        later, parts = self._parts[1:] or self._parts, dict[str, float]()
+        for found in later:
+            for name, seconds in found.items():
+                parts[name] = parts.get(name, 0.0) + seconds / len(later)
+        return Measured(step=step, validation=self._later("validation"), sample=self._later("samples"), parts=parts)
 
     def _later(self, on: str) -> float | None:
         if on not in self._own:

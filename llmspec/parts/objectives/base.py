@@ -86,6 +86,8 @@ class Objective(Part):
     logit_arrays: ClassVar[float] = 0.0
     """Arrays of logits, gradients included, that it holds as the backward pass starts, where it makes them itself; 0
     where the operation does that has head and loss in one."""
+    logits_measured: ClassVar[float] = 1.0
+    """The same of a pass forward that gives what is `gathered`."""
 
     @property
     def reads_whole(self) -> bool:

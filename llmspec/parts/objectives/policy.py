@@ -33,6 +33,7 @@ class PolicyObjective(Objective):
     needs: ClassVar[tuple[str, ...]] = ("causal",)
     gathered: ClassVar[tuple[str, ...]] = (LOGPS, ENTROPY, REFERENCE_LOGPS)
     unit: ClassVar[str] = ""
+    logits_measured: ClassVar[float] = 2.0
     by_place: ClassVar[tuple[str, ...]] = ("answers", "old_logps", "reference_logps", "advantages")
     """Names of inputs (B, T) float32: 1 where the target is a token of an answer that counts, and what is known of
     those."""

@@ -16,6 +16,7 @@ from llmspec.core.problems import RunError
 from llmspec.data.inputs import Arrays
 from llmspec.data.layout import shuffled
 from llmspec.data.prompts import PromptLayout
+from llmspec.forecast.rollouts import DRAWING, LOG_PROBABILITIES, SCORING, UPDATE
 from llmspec.model.others import Weights
 from llmspec.parts.objectives.policy import LOGPS, REFERENCE_LOGPS
 from llmspec.parts.phases.rollouts import RolloutPhase
@@ -39,8 +40,6 @@ from llmspec.training.tasks.base import Shapes, Validation
 from llmspec.training.tasks.supervised import Supervised
 from llmspec.training.trainer import StepTaken, Trainer
 
-DRAWING, SCORING, LOG_PROBABILITIES, UPDATE = "drawing", "scoring", "log-probabilities", "update"
-"""What the seconds of a step go into."""
 ALIKE = 3
 """Rollouts in a row whose rewards are all equal, after which that is said."""
 
