@@ -142,7 +142,7 @@ def test_told_numbers_say_what_a_rollout_was_like() -> None:
         ("answers_per_prompt=1", "`answers_per_prompt:` is 2 or more"),
         ("mini_batches=3", "cannot be divided into 3 `mini_batches`"),
         ("document_mask=false", "none may see another"),
-        ("budget=3 epochs of facts", "write `budget: 200 steps`"),
+        ("budget=2 PFLOPs", "write `budget: 200 steps`"),
         ("budget=1M tokens", "write `budget: 200 steps`"),
         ("reward=exact_mtch", "exact_mtch"),
         ("objective={kind: cross_entropy}", "cross_entropy"),

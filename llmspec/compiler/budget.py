@@ -62,6 +62,8 @@ def steps_of(budget: Budget, model: ModelPlan, phase: Phase, sizes: Mapping[str,
             return fewest(lambda steps: phase_cost(model, phase, steps).products / budget.amount, 1.0)
         return max(1, ceil(budget.amount / step_cost(model, phase).products - SLACK))
     tokens = budget.amount
+    if budget.source is not None and phase.prompted:
+        return None  # epochs are of prompts, whatever their lengths
     if budget.source is not None:
         share, size = phase.mixture.get(budget.source), (sizes or {}).get(budget.source)
         if size is None or share is None or not share.fraction:
@@ -85,7 +87,8 @@ def readable(model: ModelPlan, phase: Phase) -> Phase:
     """The phase with a budget that can be laid out in blocks without knowing what a step costs, or takes; of one that
     answers prompts, a step is a round of them."""
     if phase.prompted:
-        return phase.by_rollouts(steps_of(phase.budget, model, phase) or 1)
+        in_epochs = phase.budget.unit == "epochs"
+        return phase.by_rollouts(None if in_epochs else steps_of(phase.budget, model, phase) or 1)
     if phase.budget.unit not in ("FLOPs", "minutes"):
         return phase
     return phase.model_copy(update={"budget": Budget(float(steps_of(phase.budget, model, phase) or 1), "steps")})

@@ -21,6 +21,7 @@ from llmspec.parts.phases import TABLE as PHASES
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL, REWARD_MODEL
 from llmspec.parts.phases.batches import SLACK
+from llmspec.parts.phases.turns import Turns
 from llmspec.parts.sources import Source
 from llmspec.spec.messages import shown
 
@@ -53,8 +54,12 @@ def plan_phases(draft: Draft) -> Draft:
             if measured and not phase.prompted
             else steps_of(phase.budget, model, phase)
         )
+        if measured and steps is None and phase.prompted:
+            read = phase.by_rollouts(None)
+            steps = phase.steps_per_rollout * read.batches.reaching(blocks / read.micro_batch_size)
         problems += [p.at("phases", name) for p in budget_problems(phase, draft.sections.sources)]
         problems += [p.at("phases", name) for p in pair_problems(phase, model, draft.sections.sources)]
+        problems += [p.at("phases", name) for p in answer_problems(phase, draft.sections.sources)]
         problems += [p.at("phases", name) for p in row_problems(phase, model)]
         problems += [p.at("phases", name) for p in span_problems(phase, model, draft.sections.tokenizer)]
         problems += source_problems(phase, draft.sections.sources)
@@ -228,6 +233,27 @@ def source_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
                 'text: "{text}" names them, in braces',
                 f"the {phase.reads} might stand in the text itself",
             )
+
+
+def answer_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Problem]:
+    """Sources that say what is asked, and nothing of what is answered, where a phase learns answers."""
+    compares, pairs = phase.preferences or phase.thumbs, phase.pairs or phase.apart
+    if phase.prompted or not (phase.dialogues or compares or pairs):
+        return
+    learned = () if compares or pairs else Turns.of(getattr(phase, "train_on", ())).roles
+    for name in phase.mixture:
+        source = sources.get(name)
+        if source is None or not source.asks_alone or {role for role, _ in source.rounds} & set(learned):
+            continue
+        keys = "`chosen:` and `rejected:`" if phase.preferences else "`completion:` and `good:`"
+        spoken = f'`dialogue: {{user: "{source.prompt}", assistant: "{{answer}}"}}` in place of `prompt:`'
+        yield Problem(
+            f"{name} has `prompt:` alone, and a phase of kind {phase.kind} learns "
+            + ("which answers are better" if compares else "what is answered"),
+            ("mixture", name),
+            f"at data.sources.{name} write " + (f"{keys} beside it" if compares else spoken),
+            "prompts without answers are for phases that draw them",
+        )
 
 
 def prompt_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:

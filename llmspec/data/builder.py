@@ -21,7 +21,7 @@ from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.labels import LabelColumn
 from llmspec.data.pair_form import PairForm, TextsApart
 from llmspec.data.preferences import ONE_SIDED
-from llmspec.data.prompts import RECORDS, RecordColumn
+from llmspec.data.prompts import ASKED, RECORDS, RecordColumn, asks_last
 from llmspec.data.reading import SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.shaping import NO_PAIR, REFUSED, Dropped
@@ -149,6 +149,7 @@ class DataBuilder:
                 **spoken,
                 **({"shots": [shown, self.seed]} if shown else {}),
                 **({"derived": [derives, self.seed]} if derives else {}),
+                **({"asked": ASKED} if view.form == PROMPT else {}),
             }
         )
         if found := artifact_cache.find("tokens", key):
@@ -249,6 +250,8 @@ class DataBuilder:
             try:
                 if compared is not None:
                     writer.comparison(compared.dialogues, compared.ranks, compared.margin)
+                elif isinstance(beside, RecordColumn) and asks_last(item.turns or ()):
+                    writer.prompt(item.turns or ())
                 else:
                     writer.dialogue(item.turns or ())
             except TemplateRefusal as refusal:

@@ -51,6 +51,13 @@ FORMATS: tuple[Format, ...] = (
 )
 """In the order in which they are tried."""
 
+PROMPTS: tuple[Format, ...] = (
+    Format("prompt", lists=("prompt",)),
+    Format("prompt", ("prompt",), (("system", "{system}"), ("user", "{prompt}"))),
+)
+"""Those that ask something without an answer to it, for phases that draw answers; tried where a record is none of the
+above. What stands beside the prompt is for rewards."""
+
 TEXTS = ("text", "content")
 """Fields that are a record's whole text, where it has one of them."""
 
@@ -72,6 +79,13 @@ ALIASES: dict[str, ChatRole] = {
 def recognised(record: Mapping[str, Any]) -> Format | None:
     """The first format of the table that a record has, or None."""
     return next((form for form in FORMATS if _fits(form, record)), None)
+
+
+def recognised_prompt(record: Mapping[str, Any]) -> Format | None:
+    """The first format of PROMPTS that a record has, where it is no dialogue; or None."""
+    if recognised(record) is not None:
+        return None
+    return next((form for form in PROMPTS if _fits(form, record) and record.get("prompt") is not None), None)
 
 
 def text_field(record: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ n dialogues.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,14 +16,23 @@ from llmspec.core.problems import Problem
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.tokens import damaged
 from llmspec.parts.sources import Document
+from llmspec.parts.templates.base import Turn
 
 if TYPE_CHECKING:
     from llmspec.data.tokens import TokenSet
     from llmspec.data.writing import Rows
     from llmspec.parts.phases import Phase
+    from llmspec.parts.tokenizers import Codec
 
 RECORDS = "records"
 """Name of the file of records."""
+ASKED = 1
+"""Changes when prompts are written in another way, so that old token files are not used."""
+
+
+def asks_last(turns: Sequence[Turn]) -> bool:
+    """Whether a dialogue ends with a question, and has no answer to it."""
+    return bool(turns) and turns[-1].role == "user"
 
 
 class Asked(NamedTuple):
@@ -34,7 +43,7 @@ class Asked(NamedTuple):
     codes: list[int]
     """Who says each of them, as `TokenSet.role_of_token` has it."""
     answer: list[int]
-    """Tokens of the answer that its record has."""
+    """Tokens of the answer that its record has; of one without, the token that ends an answer."""
     document: int
     """Which dialogue of its source's side it is."""
 
@@ -55,6 +64,13 @@ class PromptLayout(DialogueLayout):
     def fitting(self, places: np.ndarray) -> np.ndarray:
         prompts = self._from - self._data.offsets[:-1]
         return (places <= self._context) & (prompts <= self._room)
+
+    def unanswered(self, codec: Codec) -> set[int]:
+        """The documents of its side that have no answer: nothing stands behind their prompts but the token that ends
+        one."""
+        short = np.flatnonzero(self._data.offsets[1:] - self._from == 1)
+        last = self._data.ids(self._from[short])
+        return {int(i) for i, token in zip(short, last, strict=True) if not codec.decode([int(token)])}
 
     def asked(self, block: int) -> Asked:
         """The prompt of a block."""

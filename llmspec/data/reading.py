@@ -12,7 +12,7 @@ import numpy as np
 from llmspec.core.problems import DataError, Problem
 from llmspec.data.contamination import EXAMPLES, Contaminated, Content, HeldOut
 from llmspec.data.fields import Fields
-from llmspec.data.preferences import best_dialogue, best_text, comparison_of
+from llmspec.data.preferences import Compared, best_dialogue, best_text, comparison_of
 from llmspec.data.shaping import FORMAT, Dropped, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
 from llmspec.data.survey import Changed, Read, Survey, survey, walk
@@ -352,7 +352,10 @@ def _shape(source: Source, document: Document, markers: Sequence[str], wanted: S
     if of_best is not None and source.text is None:
         found["plain"] = best_text(of_best)
     if "dialogue" in wanted:
-        found["dialogue"] = dialogue(source, document, markers) if of_best is None else best_dialogue(of_best)
+        spoken = dialogue(source, document, markers) if of_best is None else best_dialogue(of_best)
+        # What compares answers asks something, whatever the better answer is.
+        asks = isinstance(spoken, Dropped) and of_best is None
+        found["dialogue"] = list(compared.prompt) if asks and isinstance(compared, Compared) else spoken
     if "preference" in wanted:
         found["preference"] = Dropped(FORMAT, "no answers that are compared") if compared is None else compared
     why = {form: value for form, value in found.items() if isinstance(value, Dropped)}

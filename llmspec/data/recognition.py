@@ -10,19 +10,31 @@ from typing import Any, NamedTuple
 from llmspec.core.hashing import digest
 from llmspec.core.problems import Problem
 from llmspec.data import artifact_cache
-from llmspec.data.formats import FORMATS, TEXTS, Format, is_metadata, recognised, text_field
+from llmspec.data.formats import (
+    FORMATS,
+    PROMPTS,
+    TEXTS,
+    Format,
+    is_metadata,
+    recognised,
+    recognised_prompt,
+    text_field,
+)
 from llmspec.data.preferences import recognised_preference
+from llmspec.data.prompts import asks_last
+from llmspec.data.shaping import Dropped, dialogue
 from llmspec.data.views import PROMPT, SourceView
 from llmspec.parts.phases import Phase
-from llmspec.parts.sources import Fetcher, Source
+from llmspec.parts.sources import Document, Fetcher, Source
 from llmspec.parts.sources.template import parse
+from llmspec.parts.templates.base import Turn
 
 LOOKED_AT = 100
 """Documents among which the first record is looked for."""
 ASKS = ("prompt", "question", "query", "instruction", "problem", "input", "source", "q")
 ANSWERS = ("chosen", "answer", "response", "completion", "solution", "output", "reply", "target", "a")
 """Fields that are likely to hold a question, and its answer, for what is proposed to a person."""
-_REVISION = 2
+_REVISION = 3
 """Changes when what is noted of a source does."""
 
 
@@ -43,16 +55,24 @@ class Found(NamedTuple):
     """Name of the format in which it compares answers; empty where it does not."""
     compared: tuple[str, ...] = ()
     """Its fields that the comparison is made of."""
+    asks: str = ""
+    """Name of the format in which it asks what it does not answer; empty where it does not."""
+    asked: tuple[str, ...] = ()
+    """Its fields that the question is made of."""
 
     def sentence(self, form: str) -> tuple[str, str]:
         """(value, why) of the decision how the records are read in a form."""
-        read = {"plain": self.text, "preference": self.compared}.get(form, self.spoken)
+        asked = self.asked if self.asks else self.spoken
+        read = {"plain": self.text, "preference": self.compared, PROMPT: asked}.get(form, self.spoken)
         beside = [name for name in self.fields if name not in read]
         why = f"the first record ({self.where}) has {', '.join(self.fields)}"
         if beside:
-            why += f"; not read: {', '.join(beside)}"
+            kept = "beside it, for rewards" if form == PROMPT and self.asks else "not read"
+            why += f"; {kept}: {', '.join(beside)}"
         if form == "preference":
             return f"answers in the {self.preference} format", why
+        if form == PROMPT and self.asks:
+            return f"prompts without answers, in the {self.asks} format", why
         return (
             f"dialogues in the {self.dialogue} format"
             if form != "plain"
@@ -67,7 +87,7 @@ def recognise(source: Source, fetch: Fetcher, fingerprint: Any) -> Found:
     key = digest(
         {
             "revision": _REVISION,
-            "formats": [FORMATS, TEXTS],
+            "formats": [FORMATS, PROMPTS, TEXTS],
             "kind": getattr(source, "kind", ""),
             "source": source.revision,
             "fingerprint": fingerprint,
@@ -100,7 +120,29 @@ def found_in(where: str, record: Mapping[str, Any]) -> Found:
     known = recognised_preference(record)
     compared = tuple(name for name in fields if known is not None and name in known.reads)
     named = (form.name if form else "", spoken, text, len(text) == 1)
-    return Found(where, fields, *named, known.name if known else "", compared)
+    asks = asking(record, form)
+    asked = tuple(name for name in fields if asks and name in (compared if known else ("system", *ASKED_IN)))
+    return Found(where, fields, *named, known.name if known else "", compared, asks, asked)
+
+
+ASKED_IN = ("prompt", "messages", "conversations", "conversation")
+"""Fields that hold what a record asks, alone or with turns before it."""
+
+
+def asking(record: Mapping[str, Any], form: Format | None) -> str:
+    """The format in which a record, a dialogue of `form`, asks what it does not answer; '' where it answers it, or asks
+    nothing."""
+    if form is None:
+        known, prompt = recognised_preference(record), recognised_prompt(record)
+        return known.name if known is not None else prompt.name if prompt is not None else ""
+    turns = dialogue_of(record)
+    return form.name if turns and asks_last(turns) else ""
+
+
+def dialogue_of(record: Mapping[str, Any]) -> list[Turn]:
+    """The turns of a record of a known format; none where it cannot be read."""
+    found = dialogue(Source(), Document("", record=dict(record)))
+    return [] if isinstance(found, Dropped) else found
 
 
 def read_by(form: Format) -> set[str]:
@@ -119,7 +161,7 @@ def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Fo
         for name in phase.mixture
         if (phase.dialogues or phase.pairs or phase.apart)
         and name in sources
-        and (sources[name].has_dialogues or found[name].dialogue)
+        and (sources[name].has_dialogues or found[name].dialogue or (phase.prompted and found[name].asks))
     }
     return [
         SourceView(name, form if name in spoken else phase.reads or "plain")
@@ -172,11 +214,32 @@ def uncompared(name: str, phase: Phase, found: Mapping[str, Found], sources: Map
         )
 
 
+def unanswered(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterable[Problem]:
+    """Sources of a phase that learns answers, whose records have none: they are prompts."""
+    for source in phase.mixture if phase.dialogues and not phase.prompted else ():
+        first = found.get(source, Found())
+        if not first.asks or first.dialogue or first.preference:
+            continue
+        rest = [field for field in first.text if field not in first.asked]
+        answer = next((field for field in rest if field in ANSWERS), rest[-1] if rest else "answer")
+        yield Problem(
+            f"{name} learns answers, and the records of {source} are prompts without any: the first one "
+            f"({first.where}) has {', '.join(first.fields)}",
+            ("phases", name, "mixture", source),
+            f'at data.sources.{source} write `dialogue: {{user: "{{prompt}}", assistant: "{{{answer}}}"}}`'
+            + ("" if rest else " once the records have them")
+            + ', or `text: "{prompt}"` to learn the prompts as plain text',
+            "there would be nothing to learn to say",
+        )
+
+
 def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterable[Problem]:
     """Sources of a phase of dialogues whose records are neither dialogues nor documents of one text."""
     for source in phase.mixture if phase.dialogues else ():
         first = found.get(source, Found())
         if not first.where or first.dialogue or first.whole:
+            continue
+        if first.asks and (phase.prompted or not first.preference):
             continue
         asks = next((field for field in first.text if field in ASKS), first.text[0] if first.text else "")
         answers = next((field for field in first.text if field in ANSWERS), first.text[-1] if first.text else "")

@@ -13,7 +13,7 @@ from math import isfinite, isnan
 from typing import Any, NamedTuple
 
 from llmspec.core.problems import DataError
-from llmspec.data.formats import ALIASES, MESSAGE_KEYS, Format, is_metadata, recognised, text_field
+from llmspec.data.formats import ALIASES, MESSAGE_KEYS, Format, is_metadata, recognised, recognised_prompt, text_field
 from llmspec.parts.sources import Document, Source
 from llmspec.parts.sources.template import Piece, parse
 from llmspec.parts.sources.word_lists import words_in
@@ -77,6 +77,8 @@ def _plain(source: Source, document: Document, markers: Sequence[str]) -> Pieces
         return _some((_checked(" ".join(words_in(record.get(source.told("words")[0])) or ())),))
     if source.messages is not None:
         return _joined(messages_of(record.get(source.messages), source.messages))
+    if source.prompt is not None and source.asks_alone:
+        return _some(fill(source.prompt, record, markers))
     if source.source is not None:
         asks, answers = (fill(template, record, markers) for _, template in source.rounds)
         return _some(_merged((*asks, *(("\n\n",) if asks and answers else ()), *answers)))
@@ -120,10 +122,10 @@ def _turns(source: Source, document: Document, markers: Sequence[str]) -> list[T
         raise Unfit(FORMAT, "plain text, without fields")
     if source.messages is not None:
         return messages_of(record.get(source.messages), source.messages)
-    if source.source is not None:
+    if source.source is not None or source.asks_alone:
         return [Turn(role, fill(template, record, markers)) for role, template in source.rounds]
     if source.dialogue is None:
-        form = recognised(record)
+        form = recognised(record) or recognised_prompt(record)
         if form is None:
             raise Unfit(FORMAT, f"it has {', '.join(map(str, record))}")
         return _formatted(form, record)

@@ -111,6 +111,8 @@ def _shots(source: Source, reading: SourceReading, seed: int) -> Shots:
         Shot(number, item.document.where, tuple(turn for turn in item.turns if turn.role in SAID))
         for side, number, item in reading.walk()
         if side == TRAINS and number in chosen and item.turns is not None
+        # What asks alone is no example.
+        if any(turn.role == "assistant" for turn in item.turns)
     ]
     return Shots(reading.name, source.shots, pool, seed)
 

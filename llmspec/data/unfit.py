@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from llmspec.core.problems import Problem
 from llmspec.data.prompts import unprompted
-from llmspec.data.recognition import Found, uncompared, unpaired, unrecognised
+from llmspec.data.recognition import Found, unanswered, uncompared, unpaired, unrecognised
 from llmspec.data.shots import unshown
 from llmspec.data.weighing import unweighed
 from llmspec.parts.phases import Phase
@@ -17,12 +17,15 @@ def unfit_sources(
     phases: Iterable[tuple[str, Phase]], found: Mapping[str, Found], sources: Mapping[str, Source]
 ) -> list[Problem]:
     """Everything that is wrong with them, phase by phase."""
-    spoken = {name: source.has_dialogues or bool(found[name].dialogue) for name, source in sources.items()}
+    spoken = {
+        name: source.has_dialogues or bool(found[name].dialogue or found[name].asks) for name, source in sources.items()
+    }
     return [
         problem
         for name, phase in phases
         for problem in (
             *unrecognised(name, phase, found),
+            *unanswered(name, phase, found),
             *unpaired(name, phase, found, sources),
             *uncompared(name, phase, found, sources),
             *unweighed(name, phase, sources),

@@ -75,6 +75,7 @@ def content_keys(
             **({} if source.shaped else {"recognised": [FORMATS, TEXTS]}),
             **({"replace": [list(pair) for pair in source.replace.items()]} if source.replace else {}),
             **({"pair": [source.source, source.target]} if source.source is not None else {}),
+            **({"prompt": source.prompt} if source.asks_alone else {}),
             **({"words": source.words} if source.words is not None else {}),
             **({"weight": source.weight} if source.weight is not None else {}),
             **({"compared": [REVISION, told]} if (told := source.comparison) else {}),

@@ -161,6 +161,7 @@ class TokenWriter:
             }
             self.rows |= {name: open_(name, kind, ()) for name, kind in kinds.items()}
         self.compares = compares
+        self._stop: int | None = None
         self.rows["offsets"].append(np.zeros(1, np.int64))
         self.documents = self.tokens = self.characters = self.tokens_of_roles = 0
         self._said = [0] * width
@@ -198,6 +199,18 @@ class TokenWriter:
     def dialogue(self, turns: Sequence[Turn]) -> None:
         """The dialogue as the template renders it; each token with the role whose words it is."""
         self._segments(self._rendered(turns))
+        self._end()
+
+    def prompt(self, turns: Sequence[Turn]) -> None:
+        """A dialogue that the assistant is to answer, up to where it does, and as its answer the token alone that ends
+        one."""
+        assert self._template is not None
+        if self._stop is None:
+            specials = self._codec.specials
+            ends = self._template.end(specials)
+            self._stop = specials.need("eos") if ends is None else ends
+        asked = self._template.prompt(self._codec.specials, turns)
+        self._segments([*asked, Segment(self._stop, "assistant")])
         self._end()
 
     def comparison(self, dialogues: Sequence[Sequence[Turn]], ranks: Sequence[int], margin: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from llmspec.core.problems import DataError, LlmspecError
 from llmspec.data.shaping import CODES
+from llmspec.data.views import SPOKEN
 from llmspec.explain.two_models import Asked
 
 READ_ANEW = 50_000_000
@@ -15,7 +16,7 @@ READ_ANEW = 50_000_000
 MOST = 128
 """Prompts that are asked, at most."""
 FIELDS = ("prompt", "answer")
-"""What the record of such a prompt has."""
+"""What the record of such a prompt has; of a prompt without an answer, the first alone."""
 Progress = Callable[[str, float, float], None]
 
 
@@ -40,7 +41,7 @@ def held_out(model: Any, progress: Progress) -> HeldOut:
         raise LlmspecError(f"the run's data cannot be read: {error.problems[0].message}", hint) from None
     if prepared.codec.to_json() != model.codec.to_json():
         raise LlmspecError("the run's data make another tokenizer today", hint)
-    sets = {source: held for source, _, held in prepared.sides().get("dialogue", ())}
+    sets = {source: held for form in reversed(SPOKEN) for source, _, held in prepared.sides().get(form, ())}
     own = [s.source for s in plan.phase(model.phase).shares if s.share > 0 and s.source in sets]
     names, most = own or sorted(sets), model.plan.model.context - 1
     found = [one for name in names for one in opened(model.codec, sets[name]) if len(one[0].tokens) <= most]
@@ -66,4 +67,5 @@ def opened(codec: Any, dialogues: Any) -> Iterator[tuple[Asked, dict[str, Any]]]
         before = list(turns(codec, ids[:first], said_by[:first]))
         right = "".join(turns(codec, ids[first : first + length], [says] * length))
         if before:
-            yield Asked(before[-1], tuple(ids[:first])), {"prompt": before[-1], "answer": right.strip()}
+            said = {"answer": right.strip()} if right.strip() else {}  # prompts have none
+            yield Asked(before[-1], tuple(ids[:first])), {"prompt": before[-1], **said}

@@ -9,7 +9,7 @@ P prompts of a rollout, E answers, M tokens of an answer at most, B rows of a pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -254,15 +254,30 @@ def problems(plan: Plan, planned: PhasePlan, prepared: PreparedData) -> Iterator
     longest = max(layout.longest for layout in layouts.values())
     if wrong := too_few_rows(phase, longest, plan.model.context):
         yield wrong
-    for source in layouts:
-        for side in ("train", "validation"):
-            for i, record in enumerate(prepared.records(name, source, side)):
-                if lacking := [f"`{f}`" for f in phase.judge.fields() if f != "answer" and record.get(f) is None]:
-                    yield Problem(
-                        f"the reward reads {', '.join(lacking)}, which record {i + 1} of {source} has not",
-                        ("reward",),
-                        "it has " + ", ".join(f"`{field}`" for field in record) if record else "read records with it",
-                        "its answers would have no reward",
-                    )
-                    break
+    held = {s: found.layout for s, found in prepared.validation(name).items()}
+    for side, of_side in (("train", layouts), ("validation", held)):
+        for source, layout in of_side.items():
+            assert isinstance(layout, PromptLayout)
+            if wrong := lacking(phase, source, prepared.records(name, source, side), layout.unanswered(prepared.codec)):
+                yield wrong
     yield from (problem.at("reward") for problem in judge_problems(phase.judge, prepared.codec, plan.base))
+
+
+def lacking(phase: RolloutPhase, source: str, records: Sequence[Any], alone: Container[int]) -> Problem | None:
+    """The first record of a side of a source that has not what the phase's reward reads; `alone` are those without an
+    answer, which is their field `answer` where they have none of that name."""
+    wanted = phase.judge.fields()
+    for i, record in enumerate(records):
+        missing = [f for f in wanted if record.get(f) is None and (f != "answer" or i in alone)]
+        if missing:
+            named = ", ".join(f"`{field}`" for field in missing)
+            there = "it has " + ", ".join(f"`{field}`" for field in record) if record else "read records with it"
+            if missing == ["answer"]:
+                there += '; it is a prompt without an answer: `reference: "{FIELD}"` names the field of the right one'
+            return Problem(
+                f"the reward reads {named}, which record {i + 1} of {source} has not",
+                ("reward",),
+                there,
+                "its answers would have no reward",
+            )
+    return None

@@ -146,7 +146,7 @@ def test_the_best_answer_is_a_dialogue_and_a_bad_one_is_none() -> None:
 @pytest.mark.parametrize(
     "keys",
     [
-        {"prompt": "{p}"},
+        {"prompt": "{p}", "good": "{g}"},
         {"prompt": "{p}", "chosen": "{c}"},
         {"chosen": "{c}", "rejected": "{r}"},
         {**PAIR, "messages": "m"},

@@ -191,9 +191,14 @@ class Phase(Part):
         named = (self.parent, *(other.phase for other in self.others()))
         return tuple(dict.fromkeys(name for name in named if name))
 
-    def by_rollouts(self, steps: int) -> Phase:
+    @property
+    def steps_per_rollout(self) -> int:
+        """Its steps for each of those in which its prompts are read, as `by_rollouts` has them."""
+        return 1
+
+    def by_rollouts(self, steps: int | None) -> Phase:
         """Of a phase that is `prompted`, how its prompts are read: a row each, as many a step as it answers at once;
-        `steps` are its own."""
+        `steps` are its own, None for a budget in epochs of prompts."""
         raise NotImplementedError
 
     def added_heads(self, base: Mapping[str, Head], sees_ahead: bool) -> Mapping[str, Head]:

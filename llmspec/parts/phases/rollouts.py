@@ -85,10 +85,10 @@ class RolloutPhase(Phase):
     @field_validator("budget")
     @classmethod
     def _counted(cls, budget: Budget) -> Budget:
-        if budget.unit not in ("steps", "minutes"):
+        if budget.unit not in ("steps", "minutes", "epochs"):
             raise ValueError(
-                f"{budget.unit} do not say how long answers are drawn: write `budget: 200 steps` (optimizer steps), or "
-                "minutes"
+                f"{budget.unit} do not say how long answers are drawn: write `budget: 200 steps` (optimizer steps), "
+                "minutes, or `2 epochs of SOURCE`, each of whose prompts is then answered twice over"
             )
         return budget
 
@@ -153,11 +153,11 @@ class RolloutPhase(Phase):
     def answered(self) -> int:
         return self.validation_prompts
 
-    def by_rollouts(self, steps: int) -> RolloutPhase:
-        rollouts = -(-steps // self.steps_per_rollout)
+    def by_rollouts(self, steps: int | None) -> RolloutPhase:
+        rollouts = None if steps is None else Budget(float(-(-steps // self.steps_per_rollout)), "steps")
         return self.model_copy(
             update={
-                "budget": Budget(float(rollouts), "steps"),
+                "budget": rollouts or self.budget,
                 "micro_batch_size": self.prompts_per_rollout,
                 "gradient_accumulation_steps": 1,
                 "batch_size_warmup": type(self.batch_size_warmup)(0.0),

@@ -11,7 +11,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from llmspec.core.units import Share
 from llmspec.parts.base import Part
 from llmspec.parts.sources.notes import Notes
-from llmspec.parts.sources.preferences import COMPARED, TEMPLATES, comparison, comparison_fields, wrong_comparison
+from llmspec.parts.sources.preferences import (
+    COMPARED,
+    TEMPLATES,
+    asks_alone,
+    comparison,
+    comparison_fields,
+    wrong_comparison,
+)
 from llmspec.parts.sources.template import parse
 from llmspec.parts.sources.validation import Validation
 from llmspec.parts.tokenizers.special_tokens import SPECIALS, ChatRole
@@ -168,7 +175,8 @@ class Source(Part):
     prompt: str | None = None
     """Template of what a record asks, where it says which answers to that are better: with `chosen` and `rejected`,
     `answers` and `scores`, or `completion` and `good`; `messages` names a field of turns instead. Where all of these
-    are left open, preference sets of Hugging Face and records of `llmspec rank` are recognised."""
+    are left open, preference sets of Hugging Face and records of `llmspec rank` are recognised. Alone, records are
+    prompts without answers, for phases that draw those; a file of plain text is then a prompt a line, `{text}`."""
     chosen: str | None = None
     """Template of the better answer. Phases that compare no answers read it alone, as the answer."""
     rejected: str | tuple[str, ...] | None = None
@@ -274,6 +282,8 @@ class Source(Part):
         """The turns of `dialogue`, or of a pair, in order: (role, template)."""
         if self.source is not None and self.target is not None:
             return ("user", self.source), ("assistant", self.target)
+        if self.prompt is not None and self.asks_alone:
+            return (("user", self.prompt),)
         maps = (self.dialogue,) if isinstance(self.dialogue, dict) else self.dialogue or ()
         return tuple(turn for turns in maps for turn in turns.items())
 
@@ -283,6 +293,11 @@ class Source(Part):
         return self.dialogue is not None or self.messages is not None or self.template is not None
 
     @property
+    def asks_alone(self) -> bool:
+        """Whether `prompt:` says what records ask, and nothing what they answer."""
+        return asks_alone(self)
+
+    @property
     def comparison(self) -> dict[str, Any]:
         """The keys that say which answers are better than which, as JSON-able values; {} where there are none."""
         return comparison(self)
@@ -290,7 +305,7 @@ class Source(Part):
     @property
     def has_dialogues(self) -> bool:
         """Whether the spec says how its records are read as dialogues; a pair is one of two turns."""
-        return self.has_spoken or self.source is not None or bool(self.comparison)
+        return self.has_spoken or self.source is not None or self.asks_alone or bool(self.comparison)
 
     @property
     def shaped(self) -> bool:

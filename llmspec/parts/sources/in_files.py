@@ -43,11 +43,12 @@ class InFiles(Source):
     @property
     def how(self) -> dict[str, Any]:
         """Of a fingerprint: how files are read, where it is not the usual way."""
-        return {**({"join": True} if self.join else {}), **({"columns": list(self.columns)} if self.columns else {})}
+        columns = {"columns": list(self.columns)} if self.columns else {}
+        return {**({"join": True} if self.join else {}), **columns, **({"lines": True} if self.asks_alone else {})}
 
     def read(self, found: list[Found], fetch: Fetcher, encoding: str = "utf-8") -> Iterator[Document]:
         """Documents of files, in order. Raises DataError."""
         if self.join:
             yield from read_joined(found, fetch, encoding)
         else:
-            yield from read_files(found, fetch, encoding, self.columns)
+            yield from read_files(found, fetch, encoding, self.columns, self.asks_alone)

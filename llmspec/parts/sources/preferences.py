@@ -27,9 +27,16 @@ TEMPLATES = ("prompt", "chosen", "margin", "completion", "good")
 """Of those, the ones that are templates of a record."""
 
 
+def asks_alone(source: Any) -> bool:
+    """Whether `prompt:` stands there without any other of the keys: the records ask something, and answer nothing."""
+    return [key for key in COMPARED if getattr(source, key) is not None] == ["prompt"]
+
+
 def comparison(source: Any) -> dict[str, Any]:
-    """The keys that a source has, as JSON-able values; {} where it has none."""
+    """The keys that a source has, as JSON-able values; {} where it has none, or asks alone."""
     found = {key: value for key in COMPARED if (value := getattr(source, key)) is not None}
+    if asks_alone(source):
+        return {}
     if isinstance(scores := found.get("scores"), dict):
         found["scores"] = [[name, weight] for name, weight in scores.items()]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
@@ -53,6 +60,9 @@ def comparison_fields(source: Any) -> tuple[str, ...]:
 def wrong_comparison(source: Any) -> str:
     """What is wrong with the keys beside each other; '' where nothing is."""
     found = comparison(source)
+    others = [key for key in ("messages", "dialogue", "source", "template") if getattr(source, key) is not None]
+    if asks_alone(source) and others:
+        return f"`prompt:` and `{others[0]}:` both say what is asked; keep one"
     if not found:
         return ""
     best = [key for key in BEST if key in found]

@@ -13,7 +13,7 @@ from llmspec.parts.sources.conll import SUFFIXES, read_conll
 from llmspec.parts.sources.json_files import read_json, read_jsonl
 from llmspec.parts.sources.no_text import NO_TEXT
 from llmspec.parts.sources.notes import READ, Problems
-from llmspec.parts.sources.opening import PACKED, Text, texts
+from llmspec.parts.sources.opening import PACKED, Text, lines, texts
 from llmspec.parts.sources.tables import read_csv, read_table, read_tsv
 
 STRETCH = 1 << 22
@@ -21,17 +21,18 @@ STRETCH = 1 << 22
 
 
 def read_files(
-    files: list[Found], fetch: Fetcher, encoding: str = "utf-8", columns: tuple[str, ...] = ()
+    files: list[Found], fetch: Fetcher, encoding: str = "utf-8", columns: tuple[str, ...] = (), lined: bool = False
 ) -> Iterator[Document]:
     """Documents of files, in order; one DataError with the problems of all of them, the first few in words.
 
-    With `columns` each file is a table of these columns, without a row of names.
+    With `columns` each file is a table of these columns, without a row of names; with `lined` a file of plain text is a
+    record a line, whose one field is `text`.
     """
     problems = Problems()
     for found in files:
         before, empty = problems.count, True
         try:
-            for document in read_file(found, fetch, problems, encoding, columns):
+            for document in read_file(found, fetch, problems, encoding, columns, lined):
                 empty = False
                 if not problems.count:
                     yield document
@@ -45,7 +46,12 @@ def read_files(
 
 
 def read_file(
-    found: Found, fetch: Fetcher, problems: Problems, encoding: str = "utf-8", columns: tuple[str, ...] = ()
+    found: Found,
+    fetch: Fetcher,
+    problems: Problems,
+    encoding: str = "utf-8",
+    columns: tuple[str, ...] = (),
+    lined: bool = False,
 ) -> Iterator[Document]:
     """Documents of one file: a text, or its records; none where it is empty.
 
@@ -62,7 +68,15 @@ def read_file(
     if columns:
         yield from read_table(text, columns, suffix == ".csv")
     else:
-        yield from READERS.get(suffix, _plain)(text)
+        yield from READERS.get(suffix, _lines if lined else _plain)(text)
+
+
+def _lines(text: Text) -> Iterator[Document]:
+    """A record a line that is not blank."""
+    text.notes.add(f"{READ}plain text as a prompt a line", text.name)
+    for number, line in enumerate(lines(text), 1):
+        if line.strip():
+            yield Document(text.name, record={"text": line.strip()}, item=str(number))
 
 
 def _plain(text: Text) -> Iterator[Document]:

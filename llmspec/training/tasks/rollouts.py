@@ -104,8 +104,8 @@ class Rollouts(Supervised):
         if (source, side) not in self._records:
             self._records[source, side] = self.context.prepared.records(self.plan.name, source, side)
         said = list(turns(codec, asked.ids, asked.codes))
-        record = {"answer": codec.decode(asked.answer), **self._records[source, side][asked.document]}
-        return Prompt(asked.ids, said[-1] if said else "", record, source)
+        record, right = self._records[source, side][asked.document], codec.decode(asked.answer)
+        return Prompt(asked.ids, said[-1] if said else "", {"answer": right, **record} if right else record, source)
 
     def asked(self, rollout: int) -> list[Prompt]:
         """The prompts of a rollout."""
