@@ -90,7 +90,7 @@ def case(seed: int, objective: Objective, **settings: Any) -> Case:
     rewards = random.normal(0, 1, n).astype(np.float32)
     made = Episodes(prompts, tokens, lengths, ended, {"r": rewards}, rewards, {})
     which = random.permutation(n)
-    found = packed(made, which, 3, (ROWS, WIDTH), 0, 1)
+    found = packed(made, which, (ROWS, WIDTH), 0)
     assert len(found.batches) == 1
     features = random.normal(0, 1, (ROWS, WIDTH, D)).astype(np.float32)
     weight = random.normal(0, 0.7, (V, D)).astype(np.float32)

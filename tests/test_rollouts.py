@@ -51,8 +51,11 @@ def test_answers_lie_in_rows_behind_their_prompts(data: Any, groups: int, group:
     made = episodes(data.draw(st.lists(st.integers(1, MOST), min_size=n, max_size=n)), prompts, group)
     which = np.array(data.draw(st.permutations(range(n))))
     longest = max(prompts)
-    found = packed(made, which, longest, (rows, width), 999, 1)
-    assert len(found.batches) * rows >= rows_needed(n, longest, MOST, width)
+    found = packed(made, which, (rows, width), 999)
+    used = np.concatenate([batch.filled for batch in found.batches])
+    used = used[used > 0]
+    assert len(used) <= rows_needed(n, longest, MOST, width) and len(found.batches) == -(-len(used) // rows)
+    assert all(a + b > width for i, a in enumerate(used) for b in used[i + 1 :])  # no two would fit into one row
     assert places_of(longest, MOST) <= width
     values = np.arange(n * MOST, dtype=np.float32).reshape(n, MOST) + 1
     lengths = made.lengths[which]
@@ -132,6 +135,24 @@ def test_answers_are_a_function_of_their_place(bench: Bench) -> None:
     task.made = first
     orders = [task.which(step).tolist() for step in range(4)]  # two epochs of two mini-batches
     assert sorted(orders[0] + orders[1]) == sorted(orders[2] + orders[3]) == list(range(4))
+
+
+def test_passes_that_would_stay_empty_are_left_out(bench: Bench, tmp_path: Path) -> None:
+    """Two short answers share a row, so that one of up to two passes is enough, and the step comes to the same."""
+    whole = "phases.phase.temperature=1.5"
+    by_row = Bench(tmp_path, whole, "phases.phase.micro_batch_size=1", "phases.phase.gradient_accumulation_steps=2")
+    taken = []
+    for one in (bench, by_row):
+        made = one.task.roll(one.trainer, 0)
+        short = np.array([1, 2, 1, 2], np.int32)
+        tokens = np.where(np.arange(made.tokens.shape[1]) < short[:, None], made.tokens, 0)
+        rewards = np.array([0, 1, 1, 0], np.float32)
+        one.task.made, one.task.rollout = made._replace(tokens=tokens, lengths=short, rewards=rewards), 0
+        scalars = one.trainer.steps.updates.numbers(1.0, 1, 1, 1)
+        taken.append(one.task.train(one.trainer, 0, scalars))
+    assert [t.passes for t in taken] == [1, 1] and taken[0].targets == taken[1].targets
+    assert abs(taken[0].norm / taken[1].norm - 1) < 1e-5
+    assert taken[0].sums == pytest.approx(taken[1].sums, rel=1e-5, abs=1e-7)
 
 
 class Broken(Reward):

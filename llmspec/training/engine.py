@@ -224,7 +224,7 @@ class Engine:
         self.tally.stepped(parts)
         stages = self.phase.row_lengths(self.plan.model.context).stages(self.total)
         self.tally.spent("steps", seconds, captured=any(begin == self.step - 1 for _, begin, _ in stages))
-        flops = (self.plan.flops or 0.0) / self.planned
+        flops = (self.plan.flops or 0.0) * taken.passes / self.phase.batches.of(self.planned)
         if taken.skipped:
             told = f"step {self.step:,} of {self.plan.name} is skipped: {taken.skipped}"
             self.context.watcher.notice(f"{told} ({spikes.skipped} skipped so far)")

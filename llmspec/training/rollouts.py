@@ -202,29 +202,43 @@ def rows_needed(answers: int, longest: int, most: int, context: int) -> int:
     return -(-answers // max(1, context // places_of(longest, most)))
 
 
-def packed(given: Episodes, which: np.ndarray, longest: int, shape: tuple[int, int], end: int, passes: int) -> Packed:
-    """Answers `which` (n,) behind their prompts in rows of batches of a shape (B, T): as many in each row as there is
-    always room for, one after another; `passes` batches at least."""
+def placed(needs: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """((n,) row, (n,) first place) of texts that take so many places each (n,), in rows of a width.
+
+    The longest first, each in the first row that has room (Johnson 1973, first fit decreasing). A row is begun only
+    where no other has room, so that there are never more than `rows_needed`.
+    """
+    rows, begins = np.zeros(len(needs), np.int64), np.zeros(len(needs), np.int64)
+    filled = np.zeros(len(needs), np.int64)
+    for i in np.argsort(-needs, kind="stable").tolist():
+        rows[i] = row = int(np.argmax(filled + needs[i] <= width))
+        begins[i] = filled[row]
+        filled[row] += needs[i]
+    return rows, begins
+
+
+def packed(given: Episodes, which: np.ndarray, shape: tuple[int, int], end: int) -> Packed:
+    """Answers `which` (n,) behind their prompts in rows of batches of a shape (B, T), one after another in as few rows
+    as their lengths allow."""
     rows, width = shape
-    each = max(1, width // places_of(longest, given.tokens.shape[1]))
-    passes = max(passes, -(-len(which) // (each * rows)))
-    batches = [blank(rows, width, end) for _ in range(passes)]
-    numbers, begins = np.zeros(len(which), np.int64), np.zeros(len(which), np.int64)
-    for i, one in enumerate(which.tolist()):
-        number, nth = divmod(i, each)
+    behind = np.array([len(given.prompt(one).ids) for one in which.tolist()], np.int64)
+    needs = behind + given.lengths[which] - 1
+    numbers, firsts = placed(needs, width)
+    batches = [blank(rows, width, end) for _ in range(int(numbers.max()) // rows + 1)]
+    held = np.zeros(len(batches) * rows, np.int64)
+    for i in np.argsort(firsts, kind="stable").tolist():
+        one, number = int(which[i]), int(numbers[i])
         batch, row = batches[number // rows], number % rows
         ids = [*given.prompt(one).ids, *given.tokens[one, : given.lengths[one]].tolist()]
-        first = int(batch.filled[row])
-        places = slice(first, first + len(ids) - 1)
+        places = slice(int(firsts[i]), int(firsts[i] + needs[i]))
         batch.tokens[row, places], batch.targets[row, places] = ids[:-1], ids[1:]
-        batch.documents[row, places], batch.positions[row, places] = nth, np.arange(len(ids) - 1)
-        numbers[i], begins[i] = number, first + len(ids) - 1 - given.lengths[one]
-        batch.weights[row, begins[i] : places.stop] = 1
+        batch.documents[row, places], batch.positions[row, places] = held[number], np.arange(len(ids) - 1)
+        batch.weights[row, places.start + behind[i] - 1 : places.stop] = 1
         batch.filled[row] = places.stop
-    for batch in batches:
-        held = np.where(batch.filled > 0, batch.documents.max(1) + 1, 0)
-        pad_after(batch, np.arange(rows), held, batch.filled)
-    return Packed(batches, numbers, begins)
+        held[number] += 1
+    for i, batch in enumerate(batches):
+        pad_after(batch, np.arange(rows), held[i * rows : (i + 1) * rows], batch.filled)
+    return Packed(batches, numbers, firsts + behind - 1)
 
 
 def too_few_rows(phase: RolloutPhase, longest: int, context: int) -> Problem | None:

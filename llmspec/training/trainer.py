@@ -40,6 +40,8 @@ class StepTaken(NamedTuple):
     """Of the gradient, before clipping."""
     targets: int
     """How many targets counted."""
+    passes: int
+    """Over the rows of how many batches it went."""
     skipped: str = ""
     """Why its update was not applied; '' where it was."""
 
@@ -111,7 +113,7 @@ class Trainer:
         if not self.phase.phase.updates_apart:
             inputs = self._inputs(batches[0], weight, number, 0, common)
             *sums, norm = self._of_length(batches[0]).steps.train(self.weights, self.state, self.tables, inputs)
-            return StepTaken(self._named(sums), float(to_numpy(norm)), targets)
+            return StepTaken(self._named(sums), float(to_numpy(norm)), targets, 1)
         totals = dict.fromkeys(self.steps.sums, 0.0)
         for micro, batch in enumerate(batches):
             more = {"keep": np.array([float(micro > 0)], np.float32)}
@@ -121,10 +123,10 @@ class Trainer:
             found = self._named(self._of_length(batch).steps.accumulate(self._live, self.sums, self.tables, inputs))
             totals = {name: total + found[name] for name, total in totals.items()}
         if why := self.refuses(totals["loss"]):
-            return StepTaken(totals, self._left_out(scalars), targets, why)
+            return StepTaken(totals, self._left_out(scalars), targets, len(batches), why)
         inputs = {**self._feed(**common), **self.backend.inputs}
         norm = self.steps.apply(self.weights, self.state, self.sums, inputs)
-        return StepTaken(totals, float(to_numpy(norm)), targets)
+        return StepTaken(totals, float(to_numpy(norm)), targets, len(batches))
 
     def _left_out(self, scalars: Sequence[float]) -> float:
         """The norm of gradients that are not applied, of which nothing is left for the next step."""

@@ -22,7 +22,8 @@ class RolloutPhase(Phase):
     """Draws answers to prompts from the weights as they are, gives each a reward, and learns from them.
 
     A rollout is `prompts_per_rollout` prompts with `answers_per_prompt` answers each, and serves `epochs_per_rollout` ·
-    `mini_batches` optimizer steps."""
+    `mini_batches` optimizer steps. Answers are packed into rows as tightly as their lengths allow, and passes that stay
+    empty are left out: `gradient_accumulation_steps` is how many there may be."""
 
     dialogues: ClassVar[bool] = True
     prompted: ClassVar[bool] = True

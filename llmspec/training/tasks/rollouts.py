@@ -59,9 +59,6 @@ class Rollouts(Supervised):
         self.open = opener(base=context.plan.base)
         self._records = dict[tuple[str, str], list[Mapping[str, Any]]]()
         self._taken: tuple[np.ndarray, Packed] | None = None
-        self._longest = max(
-            layout.longest for s in self.stream.sources if isinstance(layout := self.stream.layout(s), PromptLayout)
-        )
         self._end = context.prepared.codec.specials.need("eos")
 
     def begin(self, trainer: Trainer, others: Weights) -> bool:
@@ -150,7 +147,7 @@ class Rollouts(Supervised):
         if not self.phase.objective.gathered:
             return {}
         every = np.arange(len(made.lengths))
-        found = packed(made, every, self._longest, self._shape, self._end, 1)
+        found = packed(made, every, self._shape, self._end)
         nothing = np.zeros(made.tokens.shape, np.float32)
         arrays = self._arrays_of(made, every, found, dict.fromkeys(self._by_token, nothing))
         seen = [trainer.evaluate(one) for one in arrays]
@@ -219,7 +216,7 @@ class Rollouts(Supervised):
         if made is None or step // self.phase.steps_per_rollout != self.rollout:
             return []  # its answers are not drawn yet
         which = self.which(step)
-        found = packed(made, which, self._longest, self._shape, self._end, self.phase.gradient_accumulation_steps)
+        found = packed(made, which, self._shape, self._end)
         values = {
             **{f"old_{LOGPS}": made.by_token[name] for name in (LOGPS,) if name in made.by_token},
             **{name: made.by_token[name] for name in (REFERENCE_LOGPS,) if name in made.by_token},
