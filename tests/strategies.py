@@ -15,7 +15,7 @@ from chat_templates import OWN
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from strategies_course import courses
-from strategies_fitting import both_sides, fit_to_stack, masking, one_stack, with_sentinels
+from strategies_fitting import both_sides, fit_to_stack, framed, masking, one_stack, with_sentinels
 from strategies_labels import NAMED, SORTS, document_settings, labelled_records
 from strategies_sources import mixtures, other_sources
 from strategies_values import Data, named_turns, parts, settings
@@ -226,6 +226,7 @@ BY_HAND = (
     "gradient_accumulation_steps",
     "batch_size_warmup",
     "sequence_length",
+    "add_special_tokens",
     "prompts",
     "train_on",
     "adapter",
@@ -287,6 +288,8 @@ def phase_settings(
         # Every drawn context has such halves.
         lengths = {"start": st.sampled_from([2, 4]), "until": st.sampled_from(["30%", "75%", "100%"])}
         out["sequence_length"] = draw(st.fixed_dictionaries(lengths))
+    elif "add_special_tokens" in fields_of(part) and draw(st.booleans()):
+        out["add_special_tokens"] = draw(st.booleans())
     chosen = optimizers.TABLE[out.get("optimizer", {}).get("kind", "adamw")]
     if chosen.schedules:
         out["schedule"] = {**draw(settings(schedules.TABLE[chosen.schedules[0]]))}
@@ -366,7 +369,7 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         rest["chat_template"] = CHAT_TEMPLATES[-1]
     model = one_stack(draw(models())) if before else draw(models_for(predicts if labels else NEXT))
     if predicts == MASKED:
-        model, rest["tokenizer"] = both_sides(model), masking(rest.get("tokenizer", {}))
+        model, rest["tokenizer"] = both_sides(model), masking(rest.get("tokenizer", {}), framed(stages))
     if any(stage["kind"] == "span_corruption" for stage in stages.values()):
         rest["tokenizer"] = with_sentinels(rest.get("tokenizer", {}))
         model.setdefault("encoder", draw(encoders()))

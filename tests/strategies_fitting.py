@@ -24,10 +24,20 @@ def one_stack(model: Data) -> Data:
     return {key: value for key, value in model.items() if key != "encoder"}
 
 
-def masking(tokenizer: Data) -> Data:
-    """The same tokenizer with a mask token; bytes where others made it."""
+def framed(stages: Data) -> bool:
+    """Whether phases read text between special tokens."""
+    return any(stage.get("add_special_tokens") for stage in stages.values())
+
+
+def masking(tokenizer: Data, framed: bool = False) -> Data:
+    """The same tokenizer with a mask token, and those that stand around text where it is `framed`; bytes where others
+    made it."""
+    around = ["cls", "sep"] if framed else []
     if tokenizer.get("kind", "huggingface") == "huggingface":
-        return {"kind": "byte", "special_tokens": ["mask"]}
+        return {"kind": "byte", "special_tokens": ["mask", *around]}
+    if framed:
+        more = {"vocab": tokenizer["vocab"] + 2} if "vocab" in tokenizer else {}
+        return {**tokenizer, "special_tokens": ["mask", *around], **more}
     return {**tokenizer, "special_tokens": ["mask", *[t for t in tokenizer["special_tokens"] if t != "mask"][:1]]}
 
 

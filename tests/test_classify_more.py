@@ -103,9 +103,10 @@ def test_the_spec_learns_on_a_small_twin_and_ends_early(base: Path, tmp_path: Pa
 def test_no_border_between_documents_is_asked_for_where_padding_fills_rows(base: Path) -> None:
     """A tokenizer of BERT has no token for an end; phases that read plain text need one."""
     assert small(base).phases[0].makes == "classifier"
-    text = "{classify: null, more: {kind: masked_lm, mixture: {reviews: 100%}, budget: 2 steps}}"
+    text = "{classify: null, more: {kind: masked_lm, heads: {lm: {}}, mixture: {reviews: 100%}, budget: 2 steps}}"
+    assert small(base, f"phases={text}").phases[0].makes == "filler", "its text stands between [CLS] and [SEP]"
     with pytest.raises(SpecError, match="a border between documents needs a special token"):
-        small(base, f"phases={text}")
+        small(base, f"phases={text}", "phases.more.add_special_tokens=false")
 
 
 def test_naive_bayes_is_its_formula() -> None:

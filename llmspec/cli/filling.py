@@ -32,10 +32,10 @@ def spans_filled(model: Any, prompt: str, n: int, seed: int | None, decoding: An
 def file_filled(model: Any, prompts: Sequence[FilePrompt], top: int | None, as_json: bool) -> Any:
     """The `[MASK]`s of every prompt of a file, filled: printed, or as JSON documents. Raises LlmspecError before
     anything is filled, naming every line that cannot be."""
-    from llmspec.decoding.filling import check_length, masked_text
+    from llmspec.decoding.filling import check_length
     from llmspec.render import filled
 
-    refuse(prompts, lambda text: check_length(masked_text(model.codec, text), model.plan.model))
+    refuse(prompts, lambda text: check_length(model.masked(text), model.plan.model))
     most = {} if top is None else {"top": top}
     found = ((one, model.fill(one.text, **most)) for one in prompts)
     if as_json:

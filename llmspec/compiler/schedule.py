@@ -8,6 +8,7 @@ from dataclasses import replace
 from llmspec.compiler.budget import steps_of, tokens_of
 from llmspec.compiler.cost import step_cost
 from llmspec.compiler.draft import Draft
+from llmspec.compiler.framing import framing_problems
 from llmspec.compiler.lengths import row_problems, stages
 from llmspec.compiler.masks import masks_of
 from llmspec.compiler.memory import memory_model, memory_of
@@ -62,6 +63,7 @@ def plan_phases(draft: Draft) -> Draft:
         problems += [p.at("phases", name) for p in answer_problems(phase, draft.sections.sources)]
         problems += [p.at("phases", name) for p in row_problems(phase, model)]
         problems += [p.at("phases", name) for p in span_problems(phase, model, draft.sections.tokenizer)]
+        problems += [p.at("phases", name) for p in framing_problems(phase, model, draft.sections.tokenizer)]
         problems += source_problems(phase, draft.sections.sources)
         parent = next((p for p in plans if p.name == phase.parent), None)
         others, unfit = resolved(phase, model, plans, draft.opened.get(name, {}))

@@ -15,7 +15,8 @@ def check_special_tokens(draft: Draft) -> Draft:
     assert tokenizer is not None
     found, phases = tokenizer.meanings(), draft.sections.phases
     # Documents of which something is asked stand between special tokens of their own, and rows are filled with padding.
-    apart = bool(phases) and found.pad is not None and all(phase.objective.reads_whole for phase in phases.values())
+    whole = [phase.objective.reads_whole or phase.around(found) is not None for phase in phases.values()]
+    apart = bool(phases) and found.pad is not None and all(whole)
     problems = list(missing(found, () if apart else ("eos",), "a border between documents", ("tokenizer",)))
     for name, phase in phases.items():
         objective = phase.objective

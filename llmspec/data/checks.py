@@ -181,6 +181,7 @@ def numbering(codec: Codec, template: ChatTemplate, form: ChatTemplate, drawn: D
             continue
         spoken = form if stream.phase.pairs else template
         first = spoken.first(codec.specials) if stream.speaks(source) else codec.specials.eos
+        first = first if stream.around is None else stream.around[0][0]
         if first is None:
             untold[source] = None
             continue

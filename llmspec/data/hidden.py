@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmspec.compiler.checks import HIDDEN, Check
+from llmspec.data.framed import Around
 from llmspec.data.layout import Batch
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
@@ -28,8 +29,10 @@ def hiding(prepared: PreparedData) -> tuple[Check, ...]:
         for step in range(min(LOOKED_AT, stream.steps)):
             plain = stream.batch(step)
             asked = inputs.asked(plain, step, 0)
-            if wrong := mistake(plain, asked, prepared.codec.specials):
-                hint = "the objective in llmspec/parts/objectives is at fault, not your spec"
+            framing = "" if stream.around is None else torn(plain, stream.around)
+            if wrong := framing or mistake(plain, asked, prepared.codec.specials):
+                at_fault = "layout in llmspec/data/framed.py" if framing else "objective in llmspec/parts/objectives"
+                hint = f"the {at_fault} is at fault, not your spec"
                 path = ("phases", name, "objective")
                 found.append(Check(name=HIDDEN, holds=False, path=path, evidence=f"{name}: {wrong}", hint=hint))
                 break
@@ -61,4 +64,21 @@ def mistake(plain: Batch, asked: Batch, specials: SpecialTokens) -> str:
         return "what is to be predicted is not what stood there"
     if text.any() and not chosen.any():
         return "no token of a whole batch is to be predicted"
+    return ""
+
+
+def torn(plain: Batch, around: Around) -> str:
+    """What is wrong with rows of stretches of text between special tokens, read from these; '' where nothing is."""
+    before, after = map(list, around)
+    for row, filled in zip(plain.tokens, plain.filled.tolist(), strict=True):
+        tokens = row[:filled].tolist()
+        while tokens:
+            ends = np.isin(tokens[len(before) :], [*before, *after])
+            words = int(ends.argmax()) if ends.any() else len(ends)
+            end = len(before) + words
+            if tokens[: len(before)] != before or tokens[end : end + len(after)] != after:
+                return "text does not stand between the special tokens"
+            if not words:
+                return "there is no text between two special tokens"
+            tokens = tokens[end + len(after) :]
     return ""

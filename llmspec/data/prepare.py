@@ -186,7 +186,8 @@ class PreparedData:
     def _end(self, phase: Phase) -> int:
         """What fills rows, and stands between the documents of a phase that reads them one after another."""
         specials = self.codec.specials
-        return specials.need("pad" if phase.objective.reads_whole and specials.pad is not None else "eos")
+        padded = phase.objective.reads_whole or phase.around(specials) is not None
+        return specials.need("pad" if padded and specials.pad is not None else "eos")
 
     def inputs(self, phase: str) -> BatchInputs:
         """What makes the arrays of a phase's batches."""
@@ -202,13 +203,15 @@ class PreparedData:
         return self._builder.pairs
 
     def _rows(self, phase: str) -> dict[str, Any]:
-        """How a phase's rows hold two texts, what is asked of each document, or spans that are left out."""
+        """How a phase's rows hold two texts, what is asked of each document, spans that are left out, or special tokens
+        around text."""
         from llmspec.data.layout import pair_of
         from llmspec.data.spans import form_of
 
         model, specials = self._plan.model, self.codec.specials
         spans = form_of(phase, self._phases[phase], model, specials)
-        return {"pair": pair_of(model, specials), "asking": self.asking(phase), "spans": spans}
+        around = self._phases[phase].around(specials)
+        return {"pair": pair_of(model, specials), "asking": self.asking(phase), "spans": spans, "around": around}
 
     def fingerprint(self, phase: str) -> str:
         """Hash of the tokens that a phase reads: texts, their form, and the tokenizer."""

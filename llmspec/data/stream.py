@@ -12,6 +12,7 @@ from llmspec.core.problems import DataError, Problem, RunError
 from llmspec.data.apart import lonely
 from llmspec.data.compared import AnyAsking, ComparedAsking, ComparedLayout
 from llmspec.data.documents import DocumentLayout
+from llmspec.data.framed import Around, FramedLayout
 from llmspec.data.layout import Batch, Counts, Layout, Pair, PlainLayout, blank, random_bits
 from llmspec.data.ledger import Ledger
 from llmspec.data.mixture import Demand, portions, too_often
@@ -48,21 +49,23 @@ class PhaseStream:
         pair: Pair | None = None,
         asking: AnyAsking | None = None,
         spans: SpanForm | None = None,
+        around: Around | None = None,
     ) -> None:
         """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
         `contaminated` those that are also in validation. `pair` is that of a model with an encoder, `asking` that of a
-        phase that asks something of each document, `spans` that of one which leaves out spans.
+        phase that asks something of each document, `spans` that of one which leaves out spans; `around` are special
+        tokens before and behind stretches of plain text.
 
         Raises:
             DataError: a source shorter than a block, or read more often than it allows; all of them at once.
         """
         self.name, self.phase, self.context, self._end, self.pair, self.asking = name, phase, context, end, pair, asking
-        self.spans = spans
+        self.spans, self.around = spans, around
         self.sources = tuple(source for source, share in phase.mixture.items() if share.percent > 0)
         self.contaminated = {source: (contaminated or {}).get(source, 0) for source in self.sources}
         self.dropped: dict[str, dict[str, int]] = {}
         """Source -> reason -> documents that the phase does not read."""
-        how = (pair, asking, spans)
+        how = (pair, asking, spans, around)
         self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s), *how) for s in self.sources}
         for source, layout in self._layouts.items():
             before = (dropped or {}).get(source, {})
@@ -100,6 +103,7 @@ class PhaseStream:
                 **({} if asking is None else {"asking": asking.identity()}),
                 **({} if spans is None else {"spans": spans.identity()}),
                 **({"cuts": phase.cuts} if phase.cuts else {}),
+                **({} if self.around is None else {"around": [list(tokens) for tokens in self.around]}),
             }
         )
 
@@ -334,6 +338,7 @@ def layout_of(
     pair: Pair | None = None,
     asking: AnyAsking | None = None,
     spans: SpanForm | None = None,
+    around: Around | None = None,
 ) -> Layout:
     """The layout that suits the form of the tokens; `names` seed its order, None keeps the order of the documents."""
     if isinstance(asking, ComparedAsking):
@@ -344,6 +349,8 @@ def layout_of(
         return DocumentLayout(data, asking, context, names)
     if spans is not None:
         return SpanLayout(data, context, end, spans, names)
+    if around is not None:
+        return FramedLayout(data, context, around, phase.document_mask, names)
     if pair is not None and data.tokens_per_role is None:
         return PrefixLayout(data, context, end, pair, names)
     if pair is not None:

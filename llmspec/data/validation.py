@@ -9,6 +9,7 @@ import numpy as np
 
 from llmspec.data.compared import AnyAsking
 from llmspec.data.documents import DocumentLayout
+from llmspec.data.framed import Around, FramedLayout
 from llmspec.data.layout import Batch, Layout, Pair, PlainLayout, blank
 from llmspec.data.packing import DialogueLayout, pad_after
 from llmspec.data.pairs import AnswerLayout
@@ -40,17 +41,18 @@ class ValidationSet:
         asking: AnyAsking | None = None,
         codec: Codec | None = None,
         spans: SpanForm | None = None,
+        around: Around | None = None,
     ) -> None:
         """`dropped` counts documents that are not read in this form, by reason; `pair` is that of a model with an
         encoder, `asking` that of a phase that asks something of each document; `codec` tells how many characters last
-        turns have; `spans` is that of a phase which leaves out spans."""
+        turns have; `spans` is that of a phase which leaves out spans, `around` special tokens around plain text."""
         self.source = source
         self._rows, self._context, self._end, self._pair = phase.micro_batch_size, context, end, pair
         self._mask = phase.document_mask and pair is None
-        self._layout, self._asking = layout_of(data, phase, context, end, None, pair, asking, spans), asking
+        self._layout, self._asking = layout_of(data, phase, context, end, None, pair, asking, spans, around), asking
         self.dropped: dict[str, int] = {why: n for why, n in {**(dropped or {}), **self._layout.dropped}.items() if n}
         """Reason -> documents that are not validated on."""
-        if isinstance(self._layout, DialogueLayout | DocumentLayout | SpanLayout):
+        if isinstance(self._layout, DialogueLayout | DocumentLayout | SpanLayout | FramedLayout):
             self._blocks = int(self._layout.blocks_per_epoch)
             self.tokens = self._layout.counts(self._blocks).tokens_supervised if self._blocks else 0
             self.characters = self._layout.characters

@@ -69,9 +69,9 @@ class MaskedText:
     """(K,) where the mask token stands."""
 
 
-def masked_text(codec: Codec, text: str) -> MaskedText:
-    """A prompt as tokens. White space before a mask belongs to the token that is to stand there, where tokens of this
-    tokenizer begin with their space.
+def masked_text(codec: Codec, text: str, framed: bool = False) -> MaskedText:
+    """A prompt as tokens; `framed` where the model was trained on text between special tokens. White space before a
+    mask belongs to the token that is to stand there, where tokens of this tokenizer begin with their space.
 
     Raises LlmspecError where the tokenizer has no mask token, or the text no masked place.
     """
@@ -93,7 +93,7 @@ def masked_text(codec: Codec, text: str) -> MaskedText:
     parts = codec.encode([pieces[0], *map(Continuing, pieces[1:])])
     # Tokenizers of others frame a text; in training texts of ours stand behind the token that ends the one before.
     begins = () if special.bos is None else (special.bos,)
-    before, after = (special.before, special.after) if special.named else (begins, ())
+    before, after = (special.before, special.after) if special.named or framed else (begins, ())
     tokens, places = [*before, *parts[0]], list[int]()
     for part in parts[1:]:
         places.append(len(tokens))

@@ -11,7 +11,7 @@ from llmspec.compiler.plan import Plan
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding.classifying import Classified, Classifier, classifying_head, need_head
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
-from llmspec.decoding.filling import TOP, Filled, Filler, filling_head, masked_text
+from llmspec.decoding.filling import TOP, Filled, Filler, MaskedText, filling_head, masked_text
 from llmspec.decoding.numbers import Predicted, Scorer, need_scoring_head
 from llmspec.decoding.rewarding import AnswerScorer, reward_head
 from llmspec.decoding.tagging import Tagged, Tagger, need_tagging_head, tagging_head
@@ -104,11 +104,16 @@ class TextReaders:
                 else "open a model with a mask token",
                 consequence="its logits say nothing of a place that it sees both sides of",
             )
-        given, count = masked_text(self.codec, text), whole("top", top, 1, self.codec.vocab)
+        given, count = self.masked(text), whole("top", top, 1, self.codec.vocab)
         if self._filler is None:
             with owner.turn():
                 self._filler = Filler(self.plan.model, self._backend, self._weights, self.codec, self._layouts)
         return self._filler.fill(given, count)
+
+    def masked(self, text: str) -> MaskedText:
+        """A prompt with masked places as it reads it; raises LlmspecError as `fill` does."""
+        specials = self.codec.specials
+        return masked_text(self.codec, text, any(p.phase.around(specials) is not None for p in self.plan.phases))
 
     @property
     def classifies(self) -> bool:

@@ -249,7 +249,7 @@ def tried(plan: Plan, phase: PhasePlan, codec: Codec, text: str) -> tuple[list[P
 def masked_problems(phase: PhasePlan, codec: Codec, text: str) -> list[Problem]:
     """What is wrong with a prompt whose masked places are to be filled."""
     try:
-        check_length(masked_text(codec, text), phase.model)
+        check_length(masked_text(codec, text, phase.phase.around(codec.specials) is not None), phase.model)
     except LlmspecError as e:
         return [Problem(p.message, (), p.hint, p.consequence) for p in e.problems]
     return []

@@ -24,21 +24,45 @@ from llmspec.backends.backend import backend  # noqa: E402
 from llmspec.compiler.phase_model import phase_model  # noqa: E402
 from llmspec.compiler.plan import PhasePlan  # noqa: E402
 from llmspec.core.units import Budget, Share  # noqa: E402
+from llmspec.data.framed import FramedLayout  # noqa: E402
 from llmspec.data.inputs import BatchInputs  # noqa: E402
-from llmspec.data.layout import blank  # noqa: E402
+from llmspec.data.layout import Batch, blank  # noqa: E402
+from llmspec.data.tokens import TokenSet  # noqa: E402
 from llmspec.parts.objectives import MaskedLM  # noqa: E402
 from llmspec.parts.optimizers.sgd import SGD  # noqa: E402
 from llmspec.parts.phases.masked_lm import MaskedLM as MaskedPhase  # noqa: E402
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens  # noqa: E402
 from llmspec.training.trainer import Trainer  # noqa: E402
 
-MASK = 3
-SPECIALS = SpecialTokens(ids={"[CLS]": 0, "[SEP]": 1, "[PAD]": 2, "[MASK]": MASK}, mask=MASK)
+MASK, CLS, SEP, FIRST = 3, 4, 5, 6
+SPECIALS = SpecialTokens(
+    ids={**{f"[PAD{i}]": i for i in range(3)}, "[MASK]": MASK, "[CLS]": CLS, "[SEP]": SEP}, mask=MASK
+)
+"""Ids below 3 are one family's or another's padding, whose vector is not trained there."""
 LOSS, GRADIENTS = 1e-5, 1e-4
 
 
-def compare(config: Any, number: int, objective: MaskedLM) -> None:
-    """One step of both on the same masked tokens: one row is full, one has padding behind it."""
+def full_and_short(context: int, vocab: int, number: int) -> Batch:
+    """Two rows of plain text: one is full, one has padding behind it."""
+    made = blank(2, context, 0)
+    made.tokens[:] = np.random.default_rng(number).integers(FIRST, vocab, made.tokens.shape)
+    made.filled[:] = context, context // 2
+    made.weights[:] = np.arange(context) < made.filled[:, None]
+    return made
+
+
+def stretches(context: int, vocab: int, number: int) -> Batch:
+    """Two rows of several texts, each `[CLS] text [SEP]`."""
+    lengths = np.array([1, context - 4, context // 3, 2, context])
+    ids = np.random.default_rng(number).integers(FIRST, vocab, lengths.sum()).astype(np.uint16)
+    data = TokenSet(ids, np.concatenate([[0], np.cumsum(lengths)]), lengths[:, None])
+    layout, made = FramedLayout(data, context, ((CLS,), (SEP,)), True, ("s",)), blank(2, context, 0)
+    layout.gather(made, np.arange(2), np.arange(2))
+    return made
+
+
+def compare(config: Any, number: int, objective: MaskedLM, rows: Any = full_and_short) -> None:
+    """One step of both on the same masked tokens. Each text has a row of its own there, with padding behind it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = model_in(folder, config, number, transformers.AutoModelForMaskedLM)
@@ -50,6 +74,7 @@ def compare(config: Any, number: int, objective: MaskedLM) -> None:
             optimizer=SGD(lr=1.0),
             max_grad_norm=None,
             objective=objective,
+            document_mask=rows is stretches,
         )
         still = opened.plan.model.model_copy(update={"dropout": 0.0})  # theirs drops nothing in `eval`
         own, problems = phase_model(still, part)
@@ -57,10 +82,7 @@ def compare(config: Any, number: int, objective: MaskedLM) -> None:
         phase = PhasePlan(
             name="p", phase=part, steps=1, exact=False, tokens=None, shares=(), model=own, makes="filler", flops=None
         )
-        made = blank(2, own.context, 0)
-        made.tokens[:] = np.random.default_rng(number).integers(4, config.vocab_size, made.tokens.shape)
-        made.filled[:] = own.context, own.context // 2
-        made.weights[:] = np.arange(own.context) < made.filled[:, None]
+        made = rows(own.context, config.vocab_size, number)
         inputs = BatchInputs(own, part, SPECIALS, (number,))
         asked, read = inputs.asked(made, 0), inputs(made, 0)
         assert (asked.tokens == MASK).any() and (asked.weights.sum(1) > 0).all()
@@ -69,9 +91,18 @@ def compare(config: Any, number: int, objective: MaskedLM) -> None:
         loss = taken.step([read], part.optimizer.scalars(1.0, 1), 0).sums["loss"]
         found = {n: weights[n] - w for n, w in taken.weight_arrays().items()}
         labels = np.where(asked.weights > 0, asked.targets, -100)
-        seen = (np.arange(own.context) < made.filled[:, None]).astype(np.int64)
-        given_too = {"attention_mask": torch.from_numpy(seen), "labels": torch.from_numpy(labels).long()}
-        theirs = model(torch.from_numpy(asked.tokens).long(), **given_too).loss
+        texts = [
+            np.flatnonzero((made.documents[row] == n) & (np.arange(own.context) < filled))
+            for row, filled in enumerate(made.filled)
+            for n in np.unique(made.documents[row, :filled])
+        ]
+        of = [row for row, filled in enumerate(made.filled) for _ in np.unique(made.documents[row, :filled])]
+        given = np.full((3, len(texts), own.context), 0, np.int64)  # tokens, whether they are read, labels
+        given[2] = -100
+        for i, (row, text) in enumerate(zip(of, texts, strict=True)):
+            given[:, i, : len(text)] = asked.tokens[row, text], np.ones(len(text)), labels[row, text]
+        tokens, seen, wanted = map(torch.from_numpy, given)
+        theirs = model(tokens, attention_mask=seen, labels=wanted).loss
         theirs.backward()
         assert loss == pytest.approx(theirs.item(), rel=LOSS)
         expected = named_gradients(opened, folder, model)
@@ -86,6 +117,17 @@ def test_loss_and_gradients(family: str) -> None:
     def check(config: Any, number: int, share: float, all_masked: bool) -> None:
         hidden = {"mask_replace_prob": 1.0, "random_replace_prob": 0.0} if all_masked else {}
         compare(config, number, MaskedLM(mlm_probability=share, **hidden))
+
+    check()
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_texts_between_special_tokens_that_share_a_row(family: str) -> None:
+    @seed(4)
+    @settings(max_examples=1, **QUIET)
+    @given(ENCODERS[family](), st.integers(0, 1 << 30))
+    def check(config: Any, number: int) -> None:
+        compare(config, number, MaskedLM(mlm_probability=0.4), stretches)
 
     check()
 

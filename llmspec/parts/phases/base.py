@@ -25,6 +25,7 @@ from llmspec.parts.phases.course import LAST, EarlyStopping, Judged, Keep, OnSpi
 from llmspec.parts.phases.lengths import RowLengths
 from llmspec.parts.schedules.base import Span
 from llmspec.parts.schedules.cosine import Cosine
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 POLICY, FILLER, MODEL = "policy", "filler", "model"
 """Sorts of artifacts: what draws text, what fills masked places of a text, and what does neither."""
@@ -214,6 +215,10 @@ class Phase(Part):
     def texts_drawn(self) -> int:
         """Texts that are drawn each time samples are."""
         return len(self.prompts) or (FROM_DIALOGUES if self.dialogues or self.pairs else 1)
+
+    def around(self, specials: SpecialTokens) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Special tokens before and behind each stretch of plain text; None where rows are cut anywhere."""
+        return None
 
     def read_before(self, read: int, once: int, held_out: int) -> int:
         """Tokens that are read forward before the first step, of a phase that reads `read`, `once` of them without what

@@ -11,6 +11,7 @@ from llmspec.parts import objectives
 from llmspec.parts.objectives.base import MASKED
 from llmspec.parts.phases.base import FILLER
 from llmspec.parts.phases.plain import PlainText
+from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 
 class MaskedLM(PlainText):
@@ -24,6 +25,16 @@ class MaskedLM(PlainText):
         default_factory=lambda: objectives.MaskedLM()
     )
     """What is minimised, and how places are chosen and hidden."""
+    add_special_tokens: bool | None = None
+    """Whether text is read between the tokenizer's `cls` and `sep`, as `[CLS] text [SEP]`, in stretches that fit the
+    context and of which several may share a row; otherwise rows are cut from one stream of text, with the end token
+    between documents. null: where a tokenizer that others made has both tokens, as that of BERT."""
     prompts: tuple[str, ...] = ()
     """Texts with `[MASK]` where a token is to be filled in, shown at each sample; if omitted, masked text that was held
     out, or the first of the training text."""
+
+    def around(self, specials: SpecialTokens) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        asked = specials.named if self.add_special_tokens is None else self.add_special_tokens
+        if not asked or specials.cls is None or specials.sep is None:
+            return None
+        return (specials.cls,), (specials.sep,)

@@ -37,7 +37,9 @@ class MaskedLM(Supervised):
     def __init__(self, context: RunContext, phase: PhasePlan) -> None:
         super().__init__(context, phase)
         codec = context.prepared.codec
-        self._openings = [Opening(text, masked_text(codec, text)) for text in phase.phase.prompts] or [self._first()]
+        self._framed = phase.phase.around(codec.specials) is not None
+        prompts = phase.phase.prompts
+        self._openings = [Opening(text, masked_text(codec, text, self._framed)) for text in prompts] or [self._first()]
         self._filler: Filler | None = None
 
     def _first(self) -> Opening:
@@ -50,10 +52,17 @@ class MaskedLM(Supervised):
         return self._opening(self._arrays.asked(self.stream.batch(0), 0, 0), f"training text of {source}")
 
     def _opening(self, batch: Batch, origin: str) -> Opening:
-        """The beginning of a batch's first row, with the mask token at every place that is to be predicted."""
-        codec, count = self.context.prepared.codec, min(SHOWN, int(batch.filled[0]))
-        places = [i for i in range(count) if batch.weights[0, i]]
-        tokens = [int(batch.targets[0, i]) for i in range(count)]
+        """The beginning of a batch's first row, with the mask token at every place that is to be predicted; of a row of
+        stretches between special tokens, that of the first stretch with such a place."""
+        codec, begin, end = self.context.prepared.codec, 0, int(batch.filled[0])
+        row, asked = batch.targets[0, :end].tolist(), batch.weights[0, :end] > 0
+        if self._framed and asked.any():
+            first, ends = int(asked.argmax()), codec.specials.need("sep")
+            begin = first - row[first::-1].index(codec.specials.need("cls"))
+            end = row.index(ends, first) + 1
+        tokens, places = row[begin:end], [int(i) - begin for i in asked.nonzero()[0] if begin <= i < end]
+        if end - begin > SHOWN:
+            tokens, places = tokens[:SHOWN], [i for i in places if i < SHOWN]
         given = masked_row(codec, tokens, places)
         return Opening(
             MASK.join(given.pieces), given, tuple(token_text(codec, tokens[i]).strip() for i in places), origin
