@@ -237,6 +237,13 @@ def test_a_gradient_that_reaches_the_body_where_it_should_not_is_seen() -> None:
 
 
 # -- estimates ---------------------------------------------------------------------------------------------------------
+def test_values_start_as_0() -> None:
+    """Values of random weights would be most of every advantage until they are learned."""
+    _, phase = compiled(PPO())
+    started = {t.name: t.init.distribution for t in phase.model.tensors if t.name.startswith("value_head.")}
+    assert started == {"value_head.weight": "zeros", "value_head.bias": "zeros"}
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_memory_and_what_is_trained_count_both_heads(shared: bool) -> None:
     model = {**MODEL, "context": 64, "d_model": 64, "layers": 2, "mlp": {"d_ff": 128}}

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class Scalar(Head):
-    """One number for each token, as reward models and value functions give (Ouyang et al. 2022, section 3.5)."""
+    """One number for each token, as reward models and value functions give (Ouyang et al. 2022, section 3.5).
+
+    It starts as 0 for every token, as the value of openai/lm-human-preferences (language/model.py): random weights give
+    values that spread more than rewards do, and would be most of every advantage until they are learned.
+    """
 
     kind: Literal["scalar"] = "scalar"
     formula: ClassVar[str] = "x·w + bias"
@@ -23,7 +27,7 @@ class Scalar(Head):
         return 1
 
     def tensors(self, dims: Dims) -> tuple[TensorSpec, ...]:
-        return outputs_layer("", 1, dims, self.bias)
+        return tuple(tensor._replace(zeros=True) for tensor in outputs_layer("", 1, dims, self.bias))
 
     def build(self, dims: Dims) -> HeadFunctions:
         def features(ops: Operations, w: WeightView, x_BTD: Tensor, filled_BT: Tensor | None) -> Tensor:
