@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import half_cases
 import numpy as np
 import reference
 from kernel_cases import SEEDS, product_of
@@ -10,6 +11,7 @@ from quantised_cases import TYPES, matrix
 
 ROWS = (1, 2, 5, 14, 40, 113)
 OUTPUTS = (1, 15, 16, 17, 33, 100)
+KINDS = ["f32", *half_cases.TYPES, *TYPES]
 
 
 def weights(pick: Pick, seed: int, kind: str, rows: int, k: int) -> tuple[Array, Array, Array]:
@@ -17,13 +19,21 @@ def weights(pick: Pick, seed: int, kind: str, rows: int, k: int) -> tuple[Array,
     if kind == "f32":
         made = numbers(seed, rows, k)
         return made, made.astype(np.float64), np.zeros((rows, k))
+    if kind in half_cases.TYPES:
+        half = half_cases.matrix(kind, seed, rows, k)
+        return half.bits, half.values.astype(np.float64), np.zeros((rows, k))
     packed = matrix(TYPES[kind], seed, rows, k)
     size = np.repeat(np.abs(packed.values).reshape(rows, -1, 32).max(-1), 32, axis=1)
     return packed.packed, packed.values, 4 * EPS * (np.abs(packed.values) + 32 * size)
 
 
 def number(kind: str) -> int:
-    return 0 if kind == "f32" else TYPES[kind].number
+    return 0 if kind == "f32" else half_cases.TYPES.get(kind) or TYPES[kind].number
+
+
+def super_blocks(kind: str) -> bool:
+    """Whether rows are multiples of 256."""
+    return kind in TYPES and bool(TYPES[kind].factors)
 
 
 def rough(a: Array, b: Array, off: Array, extra: Array | float = 0.0) -> Output:
@@ -35,8 +45,8 @@ def rough(a: Array, b: Array, off: Array, extra: Array | float = 0.0) -> Output:
 def linears(pick: Pick) -> list[Case]:
     """One to three layers side by side, and the gradient of their input."""
     seed, n, biased = pick(SEEDS), pick(ROWS), pick((0, 1))
-    kinds = [pick(["f32", *TYPES]) for _ in range(pick((1, 2, 3)))]
-    k = pick((256, 512)) if any(t != "f32" and TYPES[t].factors for t in kinds) else pick((32, 96, 416))
+    kinds = [pick(KINDS) for _ in range(pick((1, 2, 3)))]
+    k = pick((256, 512)) if any(super_blocks(t) for t in kinds) else pick((32, 96, 416))
     wide = [pick(OUTPUTS) for _ in kinds] + [0] * (3 - len(kinds))
     x, g = numbers(seed, n, k), numbers(seed + 1, n, sum(wide))
     made = [weights(pick, seed + 2 + j, t, o, k) for j, (t, o) in enumerate(zip(kinds, wide, strict=False))]
@@ -54,8 +64,8 @@ def linears(pick: Pick) -> list[Case]:
 
 def losses(pick: Pick) -> list[Case]:
     """Head and loss; what happens to logits is linear_cross_entropy's."""
-    seed, n, kind, smoothing = pick(SEEDS), pick(ROWS), pick(["f32", *TYPES]), pick((0.0, 0.25))
-    d, v = (256 if kind != "f32" and TYPES[kind].factors else pick((32, 96))), pick((2, 17, 40, 200))
+    seed, n, kind, smoothing = pick(SEEDS), pick(ROWS), pick(KINDS), pick((0.0, 0.25))
+    d, v = 256 if super_blocks(kind) else pick((32, 96)), pick((2, 17, 40, 200))
     memory, values, off = weights(pick, seed, kind, v, d)
     hidden, g = numbers(seed + 1, n, d) / np.float32(4), numbers(seed + 2, n)
     targets = np.random.default_rng(seed).integers(0, v, n).astype(np.int32)

@@ -2,6 +2,7 @@
 // sums in double, and the bits of several threads with those of one. Prints the set of instructions and how many were
 // compared; ends with 1 where one is wrong.
 #include "gemm.h"
+#include "halves.h"
 #include "linear.h"
 #include <math.h>
 #include <stdio.h>
@@ -54,6 +55,26 @@ static void compare(const char *what, const float *c, Matrix a, Matrix b, const 
   compared++;
 }
 
+// The same layers with weights of 16 bits; w becomes what they stand for
+static void compare_halves(float *c, const float *a, float *b, const float *bias, int64_t m, int64_t n, int64_t k) {
+  static const int64_t types[] = {HALF_16, BFLOAT_16};
+  uint16_t *half = malloc((size_t)(n * k) * sizeof *half);
+  for (int t = 0; t < 2; t++) {
+    for (int64_t j = 0; j < n * k; j++) {
+      Word word = {.f = b[j]};
+      half[j] = types[t] == HALF_16 ? half_of(b[j]) : (uint16_t)(word.i >> 16);
+      b[j] = types[t] == HALF_16 ? half_value(half[j]) : bfloat_value(half[j]);
+    }
+    Matrix x = {a, k, 1}, w = {b, 1, k};
+    for (int64_t way = 0; way < 3; way++) { // as linear; a prompt; tokens
+      int64_t sequences = way == 2 ? m : way, rows = way == 2 ? 1 : m;
+      half_linear(c, a, half, half, half, bias, bias, bias, sequences, rows, k, n, 0, 0, types[t], 0, 0, 1);
+      compare("halves", c, x, w, bias, m, n, k);
+    }
+  }
+  free(half);
+}
+
 int main(int count, char **argument) {
   static const int64_t sizes[][3] = {{1, 1, 1}, {1, 65, 33}, {3, 17, 16}, {4, 8, 7}, {12, 8, 64}, {13, 9, 5}, {31, 33, 257},
                                      {49, 70, 100}, {97, 641, 13}, {26, 24, 513}, {260, 40, 31}};
@@ -74,6 +95,7 @@ int main(int count, char **argument) {
     compare("prompt", c, x, w, bias, m, n, k);
     linear_by_sequence(c, a, b, b, b, bias, bias, bias, m, 1, k, n, 0, 0, 1);
     compare("tokens", c, x, w, bias, m, n, k);
+    compare_halves(c, a, b, bias, m, n, k);
     free(a), free(b), free(bias), free(c);
   }
   if (take_error(words)) wrong++;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import half_cases
 import numpy as np
 from kernel_cases import SEEDS
 from kernels import EPS, Array, Case, Output, Pick, numbers
@@ -157,4 +158,4 @@ def rows(pick: Pick) -> list[Case]:
     ]
 
 
-QUANTISED = {"quantised linear": linears, "quantised rows": rows}
+QUANTISED = {"quantised linear": linears, "quantised rows": rows, **half_cases.HALVES}

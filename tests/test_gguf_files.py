@@ -75,6 +75,7 @@ def test_types_stay_what_they_are_in_the_file_and_in_what_is_imported(tmp_path: 
         "layers.0.attention.q_proj.weight": "q4_0",
         "layers.0.attention.k_proj.weight": "q8_0",
         "layers.1.mlp.down_proj.weight": "q5_1",
+        "layers.1.mlp.up_proj.weight": "bf16",
     }
     for name, kind in kept.items():
         np.testing.assert_array_equal(as_float32(weights[name]), quantise(kind, drawn[name]).dequantised())

@@ -25,6 +25,11 @@ class WeightType:
         """Whether several numbers share a scale."""
         return self.block > 1
 
+    @property
+    def narrow(self) -> bool:
+        """Whether numbers have fewer bits than float32's."""
+        return self.bits < 32
+
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether rows of that length are whole blocks."""
         return bool(shape) and shape[-1] % self.block == 0

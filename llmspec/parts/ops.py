@@ -75,7 +75,9 @@ class Kept(NamedTuple):
 
 
 HALF = "f16"
-"""The type of weights that lie in half precision, as numbers that every operation can read."""
+"""The type of weights in half precision."""
+HALVES = (HALF, "bf16")
+"""Types of weights that lie as numbers of 16 bits, which every operation can read."""
 
 
 class WeightLayout(NamedTuple):
@@ -95,8 +97,8 @@ class Linear(NamedTuple):
     weight: Tensor
     bias: Tensor | None = None
     quantised: WeightLayout | None = None
-    """Where it is given, `weight` is what the device's backend has packed of such a matrix: int32 words; of HALF,
-    the matrix itself in float16."""
+    """Where it is given, `weight` is what the device's backend has packed of such a matrix: int32 words; of HALVES,
+    the matrix itself in float16 or bfloat16."""
     frozen: bool = False
     """Whether training leaves the weight as it is: no gradient of it is computed, and packed weights are read as the
     float32 numbers that they stand for, in products that have a gradient for their inputs."""
@@ -112,7 +114,7 @@ the adapter."""
 def matrices(layers: Sequence[Linear]) -> list[Tensor]:
     """The weights of layers, (outputs, inputs) float32. Raises TypeError for those that a backend has packed, where
     another operation than a linear layer's, or another backend, meets them."""
-    if any(layer.quantised is not None and layer.quantised.type != HALF for layer in layers):
+    if any(layer.quantised is not None and layer.quantised.type not in HALVES for layer in layers):
         raise TypeError("these weights were packed for another backend; this one reads numbers, and trains")
     return [layer.weight if layer.quantised is None else layer.weight.float() for layer in layers]
 

@@ -20,6 +20,7 @@ from llmspec.backends.tensors import to_numpy
 from llmspec.core.quantised import Quantised, quantise
 from llmspec.model.weight_view import Weights
 from llmspec.parts.adapters.lora import LoRA
+from llmspec.parts.ops import HALVES
 
 N, INPUTS, OUTPUTS, RANK = 5, 64, 48, 3
 FORMS = [LoRA(r=RANK, alpha=5.0, rslora=rs, dora=do) for rs, do in itertools.product((False, True), repeat=2)]
@@ -85,7 +86,7 @@ def test_what_it_reads_is_dropped_in_training_alone(adapter: LoRA, plain: bool) 
         assert np.abs(array - found[name]).max() > 1e-2, name
 
 
-@pytest.mark.parametrize("type", sorted(PACKED))
+@pytest.mark.parametrize("type", [*sorted(PACKED), *HALVES])
 @pytest.mark.parametrize("adapter", FORMS, ids=lambda a: f"rslora={a.rslora} dora={a.dora}")
 def test_a_quantised_base_is_read_as_the_numbers_that_it_stands_for(adapter: LoRA, type: str) -> None:
     rng, low = np.random.default_rng(3), backend("CPU")
@@ -110,7 +111,7 @@ def test_the_merged_weight_does_what_layer_and_adapter_do(adapter: LoRA) -> None
     assert np.abs(given["x"].astype(np.float64) @ merged.T.astype(np.float64) + given["l.bias"] - wanted).max() <= 1e-5
 
 
-@pytest.mark.parametrize("type", ["q4_1", "q6_k"])
+@pytest.mark.parametrize("type", ["q4_1", "q6_k", "f16"])
 def test_the_loss_of_a_quantised_head_is_that_of_its_numbers(type: str) -> None:
     """In more rows than are made float32 at once. What makes float32 of nothing has the very bits."""
     from llmspec.parts.ops import Linear

@@ -93,7 +93,27 @@ def test_logits_are_those_of_the_dequantised_weights(kinds: tuple[str, ...], tie
         assert (kept == floats(given)[name]).all(), name
 
 
-@pytest.mark.parametrize("kind", ["q4_1", pytest.param("q6_k", marks=pytest.mark.nightly)])
+HALVES = ("f16", "bf16")
+
+
+def test_weights_of_16_bits_give_the_bits_of_the_same_numbers_in_float32() -> None:
+    """Logits of few rows, of a prompt's and of more; tokens that are read at once, and drawn one by one."""
+    given = weights(HALVES)
+    half, plain = opened(given), opened(floats(given))
+    assert set(half.types.values()) == set(HALVES) and set(half.types) == readable(plan().model) and not plain.types
+    for shape in ((1, 3), (2, 20), (7, 48)):
+        ids = np.random.default_rng(shape[1]).integers(0, 256, shape)
+        assert half.logits(ids).tobytes() == plain.logits(ids).tobytes()
+    prompts = [np.random.default_rng(n).integers(0, 256, n).tolist() for n in (5, 17, 1)]
+    made = []
+    for decoder in (half.decoder, plain.decoder):
+        cache, first = decoder.prefill(prompts)
+        steps = [decoder.step(cache, [(3 * i + r) % 256 for r in range(3)]) for i in range(3)]
+        made.append(np.array([first, *steps]).tobytes())
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("kind", ["q4_1", "bf16", pytest.param("q6_k", marks=pytest.mark.nightly)])
 def test_a_row_decodes_alone_as_in_company_and_reads_as_it_decodes(kind: str) -> None:
     """Bit for bit; a prompt read at once gives what its tokens give one by one."""
     decoder = opened(weights((kind,))).decoder
@@ -136,7 +156,7 @@ def test_a_number_that_is_too_large_for_half_precision_leaves_its_matrix_in_floa
 
 
 def test_what_only_linear_layers_read_may_stay_quantised() -> None:
-    """A stack, a type that is not packed, and a table that others read become float32."""
+    """A stack, and a table that others read, become float32."""
     arrays = {
         "stack": quantise("q8_0", np.full((2, 3, 32), 127, np.float32)),
         "half": quantise("f16", np.full((3, 32), 127, np.float32)),
@@ -144,7 +164,7 @@ def test_what_only_linear_layers_read_may_stay_quantised() -> None:
         "matrix": quantise("q8_0", np.full((3, 32), 127, np.float32)),
     }
     held, layouts = backend("CPU").hold(arrays, frozenset({"stack", "half", "matrix"}))
-    assert layouts == {"matrix": WeightLayout("q8_0", 3, 32)}
+    assert layouts == {"matrix": WeightLayout("q8_0", 3, 32), "half": WeightLayout("f16", 3, 32)}
     assert held["stack"].shape == (2, 3, 32) and held["other"].numpy().sum() == 96 * 127
 
 
@@ -175,6 +195,10 @@ def test_opening_quantises_what_is_float32_and_saving_keeps_it(tmp_path: Path) -
     for given in (model.weights(), open_model(tmp_path / "again", quantize="f32").weights()):
         assert all((given[n] == w).all() for n, w in again.weights().items())
     assert not open_model(tmp_path / "again", quantize="f32")._layouts
+    halved = open_model(saved(tmp_path / "halved", weights(HALVES)))
+    assert set(halved.types.values()) == set(HALVES)
+    less = open_model(tmp_path / "halved" / "model", quantize="q8_0")
+    assert set(less.types.values()) == {"q8_0"} and not less.notices
     kept = open_model(tmp_path / "again", quantize="q4_0")
     assert kept._layouts == model._layouts and "quantised already" in kept.notices[0]
 
@@ -188,7 +212,7 @@ def test_a_type_that_does_not_exist_or_does_not_fit_is_refused(tmp_path: Path) -
         quantised(narrow, drawn(narrow, 1), "q8_0")
     left = {n: w[:, :32] if n.endswith("down_proj.weight") else w for n, w in weights(("",)).items()}
     made, said = quantised(plan().model, left, "q4_k")
-    assert "2 of 15 matrices stay float32" in said[0] and sum(isinstance(w, Quantised) for w in made.values()) == 13
+    assert "2 of 15 matrices stay as they are" in said[0] and sum(isinstance(w, Quantised) for w in made.values()) == 13
 
 
 def test_a_matrix_that_is_not_finite_is_named(tmp_path: Path) -> None:

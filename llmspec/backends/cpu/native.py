@@ -24,6 +24,7 @@ FUNCTIONS = (
     "linear",
     "linear_backward",
     "linear_by_sequence",
+    "half_linear",
     "quantised_linear",
     "quantised_rows",
     "frozen_linear",
@@ -72,8 +73,8 @@ FUNCTIONS = (
 SMALL = {"muon": 2}
 """Functions whose work is too small to be divided well, and how many buffers, the first ones, they write: where a step
 calls several one after another, each thread does its own."""
-READ = (dtypes.float32, dtypes.int32, dtypes.float16, dtypes.int8)
-"""Types of numbers that C functions read; the last two are those of a KV cache that rounds."""
+READ = (dtypes.float32, dtypes.int32, dtypes.float16, dtypes.int8, dtypes.bfloat16)
+"""Types of numbers that C functions read; the last three are those of a KV cache that rounds, and of weights."""
 
 Gradient = Callable[..., "tuple[UOp | None, ...]"]
 Number = int | float
@@ -200,6 +201,11 @@ def call(
         raise TypeError(f"C functions read {', '.join(t.name for t in READ)}, not {', '.join(wrong)}")
     done = Tensor.custom_kernel(*flat, address, fxn=_caller(name, tuple(numbers), arguments), grad_fxn=gradient)
     return done[: len(made)]
+
+
+def no_gradient(*_: Any) -> Any:
+    """The `gradient` of calls that read weights as they lie in a file. Raises TypeError."""
+    raise TypeError("weights that stay quantised have no gradient: open the model with weights of float32 to train it")
 
 
 def integers(count: int, address: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinygrad import Tensor
 
-from llmspec.backends.cpu import attention, autograd, experts, frozen, kept, native, quantised, updates
+from llmspec.backends.cpu import attention, autograd, experts, frozen, halves, kept, native, quantised, updates
 from llmspec.backends.cpu.attention import Drop
 from llmspec.backends.cpu.quantised import rows
 from llmspec.backends.plain.experts import counted
@@ -41,6 +41,8 @@ class CPUOps(Ops):
     def _alike(self, x: Tensor, layers: Sequence[Linear]) -> Tensor:
         if layers[0].frozen:
             return frozen.linears(self._at, x, layers)
+        if halves.reads(layers[0]):
+            return halves.linears(self._at, x, layers, self._by_sequence)
         if layers[0].quantised is not None:
             return quantised.linears(self._at, x, layers)
         return autograd.linears(self._at, x, layers, self._by_sequence)

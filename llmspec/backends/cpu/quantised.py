@@ -1,4 +1,5 @@
-"""Weights that stay quantised: packed for the C products once, and the operations that read them.
+"""Weights that stay quantised: packed for the C products once, and the operations that read them; those of 16 bits
+(halves.py) are held beside them.
 
 Shape letters: N rows, I inputs, O outputs, V rows of a table.
 """
@@ -14,37 +15,42 @@ from typing import Any
 import numpy as np
 from tinygrad import Tensor, dtypes
 
-from llmspec.backends.cpu import native
+from llmspec.backends import tinygrad_private as private
+from llmspec.backends.cpu import halves, native
 from llmspec.backends.cpu.arena import Arena
-from llmspec.backends.tensors import memory, refill
+from llmspec.backends.tensors import refill
 from llmspec.core.quantised import Quantised
 from llmspec.core.weight_types import TYPES
-from llmspec.parts.ops import Linear, WeightLayout
+from llmspec.parts.ops import HALVES, Linear, WeightLayout
 
 PACKED = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"})
-"""Types that quantised.h arranges without loss; matrices of others are float32 in memory."""
+"""Types that quantised.h arranges without loss; matrices of HALVES stay as they are, those of others are float32."""
 
 
 def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
     """Realized tensors of numpy arrays and `Quantised` by name, and the layouts of those that stay quantised: the ones
-    that are `readable` by linear layers and look-ups alone, of a type in PACKED. Others become float32."""
+    that are `readable` by linear layers and look-ups alone, of a type in PACKED or HALVES. Others become float32."""
     tensors, layouts = dict[str, Tensor](), dict[str, WeightLayout]()
-    kept = {
-        n for n, a in arrays.items() if n in readable and isinstance(a, Quantised) and a.ndim == 2 and a.type in PACKED
-    }
+    kept = {n for n, a in arrays.items() if n in readable and isinstance(a, Quantised) and a.ndim == 2 and _stays(a)}
     arena = Arena([packed_bytes(a) if n in kept else 4 * a.size for n, a in arrays.items()])
     for name, array in arrays.items():
         if name in kept:
             layouts[name] = WeightLayout(array.type, *array.shape)
-            tensors[name] = packed(array, arena)
+            tensors[name] = halves.held(array, arena) if array.type in HALVES else packed(array, arena)
         else:
             tensors[name] = arena.tensor(array.shape, dtypes.float32)
             refill(tensors[name], array.dequantised() if isinstance(array, Quantised) else array)
     return tensors, layouts
 
 
+def _stays(weight: Quantised) -> bool:
+    return weight.type in PACKED or weight.type in HALVES
+
+
 def packed_bytes(weight: Quantised) -> int:
     """Bytes of a matrix as the C products read it."""
+    if weight.type in HALVES:
+        return weight.nbytes
     count = native.library().packed_bytes
     count.restype = ctypes.c_int64
     found: int = count(*_words(*weight.shape, TYPES[weight.type].ggml))
@@ -57,16 +63,16 @@ def packed(weight: Quantised, arena: Arena | None = None) -> Tensor:
     made = (arena or Arena([size])).tensor((size // 4,), dtypes.int32)
     data = np.ascontiguousarray(weight.data)
     words = _words(*weight.shape, TYPES[weight.type].ggml)
-    native.library().pack_quantised(_pointer(memory(made)), _pointer(data), *words)
+    native.library().pack_quantised(_address(made), _pointer(data), *words)
     weight.let_go()
     return made
 
 
 def unpacked(weight: Tensor, layout: WeightLayout) -> Any:
-    """The numbers of a packed matrix, a numpy array (O, I) float32."""
+    """The numbers of a matrix that `hold` kept, a numpy array (O, I) float32."""
     made, ids = np.empty((layout.outputs, layout.inputs), np.float32), np.arange(layout.outputs, dtype=np.int32)
     words = _words(layout.outputs, layout.inputs, layout.outputs, TYPES[layout.type].ggml)
-    native.library().quantised_rows(_pointer(made), _pointer(memory(weight)), _pointer(ids), *words)
+    native.library().quantised_rows(_pointer(made), _address(weight), _pointer(ids), *words)
     return made
 
 
@@ -76,6 +82,10 @@ def _words(*numbers: int) -> list[ctypes.c_int64]:
 
 def _pointer(array: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(private.address_of(private.buffer_of(tensor)))
 
 
 def linears(address: Tensor, x: Tensor, layers: Sequence[Linear]) -> Tensor:
@@ -94,28 +104,28 @@ def linears(address: Tensor, x: Tensor, layers: Sequence[Linear]) -> Tensor:
     unused = x  # stands where no bias or layer is, and is not read
     three = [*weights, *[weights[0]] * (3 - len(weights)), *biases, *[unused] * (3 - len(biases))]
     numbers = (n, i, *wide, *types, int(bool(biases)))
-    y = native.call("quantised_linear", (n * sum(wide),), (x, *three), numbers, address, _no_gradient)[0]
+    y = native.call("quantised_linear", (n * sum(wide),), (x, *three), numbers, address, native.no_gradient)[0]
     return y.reshape(*shape[:-1], sum(wide))
 
 
 def alike(layers: Sequence[Linear]) -> Iterator[list[Linear]]:
-    """Layers in runs of such as one call does: all quantised or none, all frozen or none, all with a bias or none."""
+    """Layers in runs of such as one call does: all packed, or of 16 or 32 bits; all frozen or none; all with a bias or
+    none."""
 
-    def sort(layer: Linear) -> tuple[bool, bool, bool]:
-        return layer.quantised is None and not layer.frozen, layer.frozen, layer.bias is None
+    def sort(layer: Linear) -> tuple[bool, bool, bool, bool]:
+        plain = layer.quantised is None and not layer.frozen
+        return plain, layer.frozen, halves.reads(layer) and not layer.frozen, layer.bias is None
 
     for _, run in itertools.groupby(layers, sort):
         yield list(run)
 
 
 def rows(address: Tensor, weight: Tensor, layout: WeightLayout, ids: Tensor) -> Tensor:
-    """Rows of a packed table (V, I) at ids (…) -> (…, I); no gradient. Others than 0 … V-1 end the step that reads
-    them."""
+    """Rows of a table (V, I) that `hold` kept at ids (…) -> (…, I); no gradient. Others than 0 … V-1 end the step that
+    reads them."""
     n, (v, i) = math.prod(native.shape_of(ids)), layout[1:]
     numbers = (n, i, v, TYPES[layout.type].ggml)
-    found = native.call("quantised_rows", (n * i,), (weight, ids.cast(dtypes.int32)), numbers, address, _no_gradient)[0]
+    found = native.call(
+        "quantised_rows", (n * i,), (weight, ids.cast(dtypes.int32)), numbers, address, native.no_gradient
+    )[0]
     return found.reshape(*ids.shape, i)
-
-
-def _no_gradient(*_: Any) -> Any:
-    raise TypeError("weights that stay quantised have no gradient: open the model with weights of float32 to train it")

@@ -57,7 +57,7 @@ class Backend:
     ) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
         """Realized tensors of weights by name, numpy arrays or `Quantised`; and, by name, the layouts of those that
         stay quantised in memory. Here they become float32; where the backend `halves` them, float16, with HALF as
-        the type of their layout, unless a number is too large for that.
+        the type of their layout, unless a number is too large for that, or is one of bf16 that would be rounded.
 
         `readable` names the matrices that linear layers and look-ups alone read.
         """
@@ -68,7 +68,7 @@ class Backend:
                 continue
             with np.errstate(over="ignore"):
                 half = plain[name].astype(np.float16)
-            if np.isfinite(half).all():
+            if np.isfinite(half).all() and (array.type != "bf16" or bool((half == plain[name]).all())):
                 plain[name], layouts[name] = half, WeightLayout(HALF, *array.shape)
         return tensors_from_numpy(**plain), layouts
 

@@ -52,9 +52,9 @@ def types(files: Files, table: Table, model: ModelPlan) -> dict[str, str]:
 
 
 def stays(group: Group, roles: Mapping[str, str], types: Sequence[str]) -> bool:
-    """Whether tensors of those types stay as they lie: in blocks, and read by products or look-ups alone."""
+    """Whether tensors of those types stay as they lie: in blocks or 16 bits, and read by products or look-ups alone."""
     read = all(roles[name] in PACKED or name == EMBEDDING for name, _ in group.ours)
-    return read and all(TYPES[type].quantised for type in types)
+    return read and all(TYPES[type].narrow for type in types)
 
 
 def check(files: Files, wanted: list[Group], table: Table) -> None:

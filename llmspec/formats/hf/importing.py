@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llmspec.compiler.linear_layers import readable
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.core.problems import RunError
 from llmspec.formats.foreign import ForeignModel, named
@@ -123,7 +124,7 @@ class HFFolder(ForeignModel):
             tied(model, self.family, self.architecture, groups),
             self.architecture.unused,
         )
-        return load(files, groups, progress), notices
+        return load(files, groups, readable(model), progress), notices
 
     def groups(self, model: ModelPlan, files: Files) -> list[names.Group]:
         prefix = self.family.tensors.prefix

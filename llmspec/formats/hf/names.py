@@ -29,6 +29,8 @@ class Group:
     """Theirs -> ours, as views where that is possible."""
     join: Callable[[Sequence[Any]], list[Any]]
     """The reverse."""
+    by_rows: bool = False
+    """Whether ours are whole rows of one of theirs, so that it can be split in the type in which it lies."""
 
 
 class Unmapped(ValueError):
@@ -86,11 +88,11 @@ def _group(theirs: str, mapped: Mapped, layer: str, leaf: str, shapes: Mapping[s
         if mapped.rows == "interleaved":
             order = _neighbours(shape[0], dims.head_dim)
             back = order.argsort()
-            return Group(((name, shape),), tuple(own), lambda a: [a[0][order]], lambda a: [a[0][back]])
+            return Group(((name, shape),), tuple(own), lambda a: [a[0][order]], lambda a: [a[0][back]], True)
         if mapped.offset:
             more = mapped.offset
             return Group(((name, shape),), tuple(own), lambda a: [a[0] - more], lambda a: [a[0] + more])
-        return Group(((name, shape),), tuple(own), list, list)
+        return Group(((name, shape),), tuple(own), list, list, True)
     return _fused(name, own, mapped, dims.heads)
 
 
@@ -135,7 +137,7 @@ def _fused(name: str, ours: list[tuple[str, Shape]], mapped: Mapped, heads: int)
         array = np.concatenate(arrays, axis=0)
         return [array.T if transposed else array]
 
-    return Group(((name, shape),), tuple(ours), split, join)
+    return Group(((name, shape),), tuple(ours), split, join, not transposed and mapped.join != "heads")
 
 
 def left_over(family: Family, names: Iterable[str], expected: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmspec.core.disk import explained, reading
 from llmspec.core.problems import Problem, RunError
+from llmspec.core.quantised import Quantised
 from llmspec.formats.hf.family import Family
 from llmspec.formats.hf.names import Group, left_over
 from llmspec.runs import tensors
@@ -18,6 +19,8 @@ from llmspec.runs.files import read_json
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOATS = ("F32", "F16", "BF16", "F64")
+HALVES = {"F16": "f16", "BF16": "bf16"}
+"""Types of numbers of 16 bits, and what `core.weight_types` calls them."""
 MOST_SHARDS = 10_000
 
 
@@ -112,6 +115,14 @@ class Files:
             return (found.astype(np.uint32) << 16).view(np.float32)
         return np.asarray(found, np.float32)
 
+    def lying(self, name: str) -> Quantised:
+        """A matrix of a type of HALVES as it lies in the file, of which it is a view."""
+        import numpy as np
+
+        found, dtype = self.array(name), self.entries[name][1].dtype
+        rows = found.reshape(-1, found.shape[-1]).view(np.uint8)
+        return Quantised(HALVES[dtype], found.shape, rows)
+
     def dtypes(self, names: Iterator[str] | list[str]) -> set[str]:
         return {self.entries[n][1].dtype for n in names if n in self.entries}
 
@@ -186,17 +197,21 @@ def check(
 
 
 def load(
-    files: Files, groups: list[Group], progress: Callable[[int, int], None] = lambda done, total: None
+    files: Files,
+    groups: list[Group],
+    readable: frozenset[str] = frozenset(),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Our tensors, float32: views of the file where it holds them as they are. Raises RunError for NaN and infinity."""
-    import numpy as np
-
+    """Our tensors, float32: views of the file where it holds them as they are. Matrices of 16 bits that linear layers
+    and look-ups alone read, the `readable` ones, are Quantised. Raises RunError for NaN and infinity."""
     found: dict[str, Any] = {}
     for done, group in enumerate(groups):
         progress(done, len(groups))
-        theirs = [files.float32(name) for name, _ in group.theirs]
+        stays = group.by_rows and all(n in readable for n, _ in group.ours)
+        stays = stays and all(files.entries[name][1].dtype in HALVES for name, _ in group.theirs)
+        theirs = [files.lying(name) if stays else files.float32(name) for name, _ in group.theirs]
         for (name, _), array in zip(group.theirs, theirs, strict=True):
-            if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            if not _finite(array):
                 raise RunError(
                     f"{files.folder}: {name} has numbers that are NaN or infinite",
                     hint="download it again; if it was trained so, it is broken",
@@ -204,3 +219,13 @@ def load(
                 )
         found.update(zip((n for n, _ in group.ours), group.split(theirs), strict=True))
     return found
+
+
+def _finite(array: Any) -> bool:
+    import numpy as np
+
+    if isinstance(array, Quantised):
+        found = array.finite()
+        array.let_go()
+        return found
+    return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))

@@ -203,11 +203,12 @@ void grouped_linear(float *y, const float *x, const float *w1, const float *w2, 
   if (!divides(starts, e, r)) return;
   for (int64_t j = 0; j < e; j++) {
     int64_t at = starts[j], n = starts[j + 1] - at;
-    const float *w[] = {w1 + j * o1 * i, w2 + j * o2 * i, w3 + j * o3 * i};
+    const void *w[] = {w1 + j * o1 * i, w2 + j * o2 * i, w3 + j * o3 * i};
+    const int64_t plain[3] = {0};
     const float *b[] = {b1 + j * o1, b2 + j * o2, b3 + j * o3};
     if (!n) continue;
     if (by_sequence)
-      linear_by_row(y + at * wide, x + at * i, w, b, n, i, (int64_t[]){o1, o2, o3}, biased, single);
+      linear_by_row(y + at * wide, x + at * i, w, plain, b, n, i, (int64_t[]){o1, o2, o3}, biased, single);
     else
       linear(y + at * wide, x + at * i, w[0], w[1], w[2], b[0], b[1], b[2], n, i, o1, o2, o3, biased);
   }

@@ -1,30 +1,27 @@
 // Products with weights that training leaves as they are: float32, or packed ones (quantised.h), whose float32 numbers
 // are made a few rows at a time in one place, forward and backward. Nothing is computed for the weights themselves.
+#include "frozen.h"
 #include "gemm.h"
+#include "halves.h"
 #include "loss.h"
 #include "quantised.h"
 
 // Rows that are made float32 at once. Results have the bits that a whole matrix of float32 gives, but for gradients of
 // longer matrices, whose sums over rows are made in other stretches.
-enum { FROZEN_ROWS = 3840, PLAIN_NUMBERS = 0 };
-
-typedef struct {
-  const uint8_t *weights;
-  int64_t o, i, type; // rows, columns, ggml's number of the type; PLAIN_NUMBERS for float32
-} FrozenWeights;
+enum { FROZEN_ROWS = 3840 };
 
 // The weights from row `start` on, at most `rows` of them; 0 where there is no memory
 static const float *frozen_rows(FrozenWeights w, int64_t start, int64_t rows) {
-  if (w.type == PLAIN_NUMBERS) return (const float *)w.weights + start * w.i;
+  if (w.type == FLOAT_32) return (const float *)w.weights + start * w.i;
   float *out = scratch(SHARED, DEQUANTISED, rows * w.i);
-  if (out) dequantised_rows(out, w.weights, start, rows, w.i, w.type);
+  if (out && is_half(w.type)) widened_rows(out, w.weights, start, rows, w.i, w.type);
+  else if (out) dequantised_rows(out, w.weights, start, rows, w.i, w.type);
   return out;
 }
 
-static int64_t rows_at_once(FrozenWeights w) { return w.type == PLAIN_NUMBERS ? w.o : FROZEN_ROWS; }
+static int64_t rows_at_once(FrozenWeights w) { return w.type == FLOAT_32 ? w.o : FROZEN_ROWS; }
 
-// y (n, o), `wide` apart, = x (n, i) · wᵀ + bias
-static int forward_frozen(float *y, int64_t wide, const float *x, FrozenWeights w, const float *bias, int64_t n) {
+int forward_frozen(float *y, int64_t wide, const float *x, FrozenWeights w, const float *bias, int64_t n) {
   for (int64_t start = 0, step = rows_at_once(w); start < w.o; start += step) {
     int64_t rows = min64(step, w.o - start);
     const float *numbers = frozen_rows(w, start, rows);

@@ -5,6 +5,7 @@
 // 60 % of this on AVX-512 and 90 % on AVX2 and SSE.
 #include "ahead.h"
 #include "gemm.h"
+#include "halves.h"
 
 static void pack_columns(const void *job, int64_t i, int thread) {
   const Gemm *p = job;
@@ -40,37 +41,46 @@ static void gemm_block(const void *job, int64_t i, int thread) {
            min64(MR, bottom - r), min64(NR, right - c), p->accumulate, p->bias ? p->bias + c : 0);
 }
 
-// y (m, n) = a (m, k) · wᵀ for few rows: each row of w (n, k) is read once. Weights are prefetched, PREFETCHED elements
+// y (m, n) = a (m, k) · wᵀ for few rows: each row of w (n, k) is read once. Weights are prefetched, PREFETCHED bytes
 // ahead, since hardware prefetching alone leaves a fifth of the memory bandwidth unused.
 enum { GEMV_ROWS = 4 };
-static void gemv_batched(const void *job, int64_t i, int thread) {
-  const Gemm *p = job;
-  (void)thread;
+static inline __attribute__((always_inline)) void gemv_of(const Gemm *p, int64_t i, const int type) {
+  const int64_t size = number_bytes(type);
   int64_t end = min64((i + 1) * p->columns, p->n), body = p->k / LANES * LANES;
   for (int64_t j = i * p->columns; j < end; j++) {
-    const float *w = p->b.at + j * p->b.column;
+    const char *w = (const char *)p->b.at + j * p->b.column * size;
     for (int64_t r = 0; r < p->m; r++) {
-      const float *x = p->a.at + r * p->a.row, *ahead = ahead_of(p, w);
+      const float *x = p->a.at + r * p->a.row;
+      const char *ahead = ahead_of(p, w);
       Lanes sums[4] = {{0}};
       int64_t t = 0;
       for (; t + 4 * LANES <= body; t += 4 * LANES)
         for (int u = 0; u < 4; u++) {
-          __builtin_prefetch(ahead + t + u * LANES, 0, 2);
-          sums[u] += *(const Loose *)(x + t + u * LANES) * *(const Loose *)(w + t + u * LANES);
+          __builtin_prefetch(ahead + (t + u * LANES) * size, 0, 2);
+          sums[u] += *(const Loose *)(x + t + u * LANES) * load_lanes(type, w + (t + u * LANES) * size);
         }
-      for (; t < body; t += LANES) sums[0] += *(const Loose *)(x + t) * *(const Loose *)(w + t);
+      for (; t < body; t += LANES) sums[0] += *(const Loose *)(x + t) * load_lanes(type, w + t * size);
       sums[0] += sums[1] + (sums[2] + sums[3]);
       float sum = 0.0f;
       for (int u = 0; u < LANES; u++) sum += sums[0][u];
-      for (; t < p->k; t++) sum += x[t] * w[t];
+      for (; t < p->k; t++) sum += x[t] * load_number(type, w + t * size);
       p->c[r * p->stride + j] = sum + (p->accumulate ? p->c[r * p->stride + j] : p->bias ? p->bias[j] : 0.0f);
     }
   }
 }
 
+static void gemv_batched(const void *job, int64_t i, int thread) {
+  const Gemm *p = job;
+  (void)thread;
+  if (p->type == HALF_16) gemv_of(p, i, HALF_16);
+  else if (p->type == BFLOAT_16) gemv_of(p, i, BFLOAT_16);
+  else gemv_of(p, i, FLOAT_32);
+}
+
 // y (m, n) = a (m, k) · wᵀ for the rows of a prompt. The weights come from main memory and are read once, in place:
 // their rows take the place of A's, and the lanes are rows of a. An iteration's results are transposed together and written in
-// whole lines, which are prefetched: waiting for them took up to a fifth of the time.
+// whole lines, which are prefetched: waiting for them took up to a fifth of the time. Weights of 16 bits are widened a
+// tile's rows at a time.
 enum { COLUMNS = 4 * MR };
 
 static void pack_rows(const void *job, int64_t i, int thread) {
@@ -101,17 +111,24 @@ static void transpose_into(float *c, int64_t stride, const float *x, int64_t wid
 static void gemm_weights_columns(const void *job, int64_t i, int thread) {
   const Gemm *p = job;
   int64_t left = i * p->columns, columns = min64(p->columns, p->n - left), wide = round_up(p->m, NR);
-  int64_t step = ceil_div(MR, wide / NR), share = ceil_div(p->m, ceil_div(columns, MR) * (wide / NR)), near = 0;
+  int64_t size = number_bytes(p->type), step = ceil_div(MR * size, 4 * (wide / NR)), share = ceil_div(p->m, ceil_div(columns, MR) * (wide / NR)), near = 0;
   float *untransposed = scratch(thread, UNTRANSPOSED, COLUMNS * PROMPT_ROWS), *copy = scratch(thread, COPIED_ROWS, MR * p->k);
-  if (!untransposed || !copy) return;
+  int64_t apart = p->k % 1024 ? p->k : p->k + LANES; // as rows_of wants it
+  float *widened = p->type == FLOAT_32 ? copy : scratch(thread, WIDENED, MR * apart);
+  if (!untransposed || !copy || !widened) return;
   for (int64_t at = 0; at < columns; at += MR) {
-    Matrix w = submatrix(transposed(p->b), left + at, 0);
+    const char *lying = (const char *)p->b.at + (left + at) * p->b.column * size;
+    Matrix w = {(const float *)lying, p->b.column, 1};
+    for (int64_t r = 0; p->type != FLOAT_32 && r < min64(MR, columns - at); r++)
+      widen(widened + r * apart, p->type, lying + r * p->b.column * size, p->k);
+    if (p->type != FLOAT_32) w = (Matrix){widened, apart, 1};
     Rows rows = rows_of(copy, w, min64(MR, columns - at), p->k, 1.0f);
     for (int64_t top = 0; top < p->m; top += NR) {
       for (int64_t end = min64(near + share, p->m); near < end; near++) // prefetches a tile's part of y
         for (int64_t j = 0; j < columns; j += LANES) __builtin_prefetch(p->c + near * p->stride + left + j, 1, 2);
       Lanes sums[MR][2];
-      const float *x = p->packed + top * p->k, *next = w.at + MR * w.row + top / NR * p->k * step;
+      const float *x = p->packed + top * p->k;
+      const float *next = (const float *)(lying + MR * p->b.column * size) + top / NR * p->k * step;
       if (rows.row) tile_of_rows(sums, p->k, rows.at, rows.row, x, next, step);
       else tile_in_registers(sums, p->k, rows.at, x);
       for (int j = 0; j < MR; j++) memcpy(untransposed + (at + j) * wide + top, sums[j], sizeof sums[j]);
@@ -180,8 +197,8 @@ static void joined_task(const void *job, int64_t i, int thread) {
   int last = i + 1 == range_start(p->total, thread + 1) || i + 1 == p->total, j = 0;
   while (i >= p->iterations[j]) i -= p->iterations[j++];
   Gemm own = p->each[j];
-  own.end = own.b.at + min64((i + 1) * own.columns, own.n) * own.b.column;
-  own.then = last ? (const float *)part_begins(p->next, thread) : i + 1 < p->iterations[j] ? own.end : p->each[j + 1].b.at;
+  own.end = (const char *)own.b.at + min64((i + 1) * own.columns, own.n) * own.b.column * number_bytes(own.type);
+  own.then = last ? part_begins(p->next, thread) : i + 1 < p->iterations[j] ? own.end : (const char *)p->each[j + 1].b.at;
   p->task(&own, i, thread);
 }
 
@@ -193,7 +210,7 @@ void gemm_joined(const Gemm *each, int count, Task task) {
     all.each[j] = each[j];
     all.total += all.iterations[j] = ceil_div(each[j].n, each[j].columns);
     read.at[j] = once ? (const char *)each[j].b.at : 0;
-    read.bytes[j] = each[j].n * each[j].k * (int64_t)sizeof(float);
+    read.bytes[j] = each[j].n * each[j].k * number_bytes(each[j].type);
   }
   all.next = product_begins(read);
   parallel_for(joined_task, &all, all.total);
@@ -231,7 +248,7 @@ void gemm(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, int64_t n, in
   Gemm one = {c, stride, a, b, m, n, k, accumulate, bias, 0, 0, 0, 0, 0};
   if (gemm_weights(&one, 1)) return;
   if (blas.sgemm) {
-    Gemm all = {c, stride, a, b, m, n, k, accumulate, accumulate ? 0 : bias, m, n, 0, 0, 0};
+    Gemm all = {c, stride, a, b, m, n, k, accumulate, accumulate ? 0 : bias, m, n, 0, 0, 0, 0};
     if (!blas.whole && m >= n) all.rows = band(m);
     else if (!blas.whole) all.columns = band(n);
     parallel_for(blas_band, &all, ceil_div(m, all.rows) * ceil_div(n, all.columns));
@@ -248,7 +265,7 @@ void gemm(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, int64_t n, in
     for (int64_t step = 0, start = 0; step < steps; step++, start += depth) {
       int64_t deep = max64(0, min64(depth, k - start));
       Gemm part = {c + left, stride, submatrix(a, 0, start), submatrix(b, start, left), m, width, deep,
-                     accumulate || step, bias ? bias + left : 0, rows, ceil_div(panels, across) * NR, packed, 0, 0};
+                     accumulate || step, bias ? bias + left : 0, rows, ceil_div(panels, across) * NR, packed, 0, 0, 0};
       parallel_for(pack_columns, &part, panels);
       parallel_for(gemm_block, &part, down * ceil_div(width, part.columns));
     }

@@ -177,7 +177,8 @@ typedef struct {
   const float *bias;
   int64_t rows, columns; // of C for one iteration
   float *packed;         // of B; of A where B's columns are a prompt's weights
-  const float *end, *then; // of an iteration over weights that are read once: where they end, what is read after them
+  const char *end, *then; // of an iteration over weights that are read once: where they end, what is read after them
+  int64_t type;          // of B's numbers, where it is weights that are read where they lie (halves.h)
 } Gemm;
 
 // C = A · B, or C += A · B; bias (n) is added to every row where given
@@ -199,11 +200,11 @@ static inline int64_t gemv_columns(int64_t n) { return max64(1, min64(64, ceil_d
 // Whether a BLAS of the process multiplies, instead of these tiles
 INTERNAL int gemm_by_blas(void);
 
-// How far ahead weights that are read once are prefetched, in elements
-enum { PREFETCHED = 4096 };
+// How far ahead weights that are read once are prefetched, in bytes
+enum { PREFETCHED = 16 << 10 };
 
 // What to prefetch while the weights at `w` are read
-static inline const float *ahead_of(const Gemm *p, const float *w) {
+static inline const char *ahead_of(const Gemm *p, const char *w) {
   int64_t past = PREFETCHED - (p->end - w); // beyond the iteration
   return past < 0 || !p->then ? w + PREFETCHED : p->then + past;
 }

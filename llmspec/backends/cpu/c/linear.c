@@ -11,7 +11,7 @@ void linear(float *y, const float *x, const float *w1, const float *w2, const fl
   int count = 0;
   for (int j = 0; j < 3; y += o[j++])
     if (o[j])
-      each[count++] = (Gemm){y, wide, {x, i, 1}, {w[j], 1, i}, n, o[j], i, 0, biased ? b[j] : 0, 0, 0, 0, 0, 0};
+      each[count++] = (Gemm){y, wide, {x, i, 1}, {w[j], 1, i}, n, o[j], i, 0, biased ? b[j] : 0, 0, 0, 0, 0, 0, 0};
   if (gemm_weights(each, count)) return;
   for (int j = 0; j < count; j++)
     gemm(each[j].c, wide, each[j].a, each[j].b, n, each[j].n, i, 0, each[j].bias);

@@ -13,7 +13,8 @@ void linear_backward(float *to_x, float *to_w1, float *to_w2, float *to_w3, floa
                      int64_t o2, int64_t o3, int64_t biased);
 
 // `linear` where what a row gets does not depend on the other rows: `single` for rows that are tokens of different
-// sequences, in another order of sums than rows of a prompt. Up to three layers; o has three widths.
-__attribute__((visibility("hidden"))) void linear_by_row(float *y, const float *x, const float *const *w,
+// sequences, in another order of sums than rows of a prompt. Up to three layers; o has three widths, `types` are those of
+// halves.h.
+__attribute__((visibility("hidden"))) void linear_by_row(float *y, const float *x, const void *const *w, const int64_t *types,
                                                          const float *const *b, int64_t n, int64_t i, const int64_t *o,
                                                          int64_t biased, int64_t single);

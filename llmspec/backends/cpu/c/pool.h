@@ -43,7 +43,7 @@ static inline int check_index(int64_t index, int64_t limit) {
 }
 
 // The users of memory that is kept: of each thread's own, and of all threads together (thread SHARED).
-enum { COPIED_ROWS, UNTRANSPOSED, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, DERIVATIVES, DROPPED,
+enum { COPIED_ROWS, WIDENED, UNTRANSPOSED, K_T, V_PANELS, V_T, K_PANELS, SCORES, WEIGHTS, Q_PANELS, D_PANELS, DERIVATIVES, DROPPED,
        SLOTS };
 enum { MOST_THREADS = 64, SHARED = MOST_THREADS, PACKED = 0, PACKED_ROWS, PARTIAL, MUON_X, MUON_Y, MUON_GRAM, MUON_SQUARE,
        ROUNDED_ROWS, DEQUANTISED, FEW };

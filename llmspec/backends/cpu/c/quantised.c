@@ -154,8 +154,8 @@ static inline __attribute__((always_inline)) void tiles(const Product *p, const 
     float *y = layer->y + row * layer->stride;
     rows = tile_rows(p->n - row);
     for (int64_t group = first; group < end; group++) {
-      int64_t past = PREFETCHED * 4 - (end - group) * bytes; // beyond the iteration
-      const uint8_t *next = row ? 0 : past < 0 || !then ? layer->w + group * bytes + PREFETCHED * 4 : then + past;
+      int64_t past = PREFETCHED - (end - group) * bytes; // beyond the iteration
+      const uint8_t *next = row ? 0 : past < 0 || !then ? layer->w + group * bytes + PREFETCHED : then + past;
       if (rows == TILE) tile(layer, group, p->k, x, y, TILE, form, next);
       else if (rows == 4) tile(layer, group, p->k, x, y, 4, form, next);
       else if (rows == 2) tile(layer, group, p->k, x, y, 2, form, next);

@@ -206,7 +206,7 @@ void quantised_linear(float *y, const float *x, const uint8_t *w1, const uint8_t
                       const float *b2, const float *b3, int64_t n, int64_t k, int64_t o1, int64_t o2, int64_t o3, int64_t t1,
                       int64_t t2, int64_t t3, int64_t biased);
 
-// out (n, k) = the rows `ids` (n) of a packed matrix (v, k)
+// out (n, k) = the rows `ids` (n) of a packed matrix (v, k), or of one of 16 bits (halves.h)
 void quantised_rows(float *out, const uint8_t *packed, const int32_t *ids, int64_t n, int64_t k, int64_t v, int64_t type);
 
 // Bytes of a matrix (rows, k) that is packed, and packing: from rows of blocks as ggml has them

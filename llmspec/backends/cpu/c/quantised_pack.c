@@ -1,4 +1,5 @@
 // Blocks of ggml's types to the arrangement of quantised.h, and rows of it as numbers.
+#include "halves.h"
 #include "quantised.h"
 
 enum { OF_BLOCK = SUPER_BLOCK };
@@ -195,6 +196,7 @@ static void one_row(const void *job, int64_t i, int thread) {
 }
 
 void quantised_rows(float *out, const uint8_t *packed, const int32_t *ids, int64_t n, int64_t k, int64_t v, int64_t type) {
+  if (is_half(type)) return half_rows(out, packed, ids, n, k, v, type);
   Lookup job = {out, packed, ids, n, k, v, type};
   parallel_for(one_row, &job, n);
 }
