@@ -12,12 +12,13 @@ from llmspec.core.problems import LlmspecError
 from llmspec.decoding.classifying import Classified, Classifier, classifying_head, need_head
 from llmspec.decoding.embedding import Embedded, Embedder, Progress
 from llmspec.decoding.filling import TOP, Filled, Filler, MaskedText, filling_head, masked_text
-from llmspec.decoding.numbers import Predicted, Scorer, need_scoring_head
+from llmspec.decoding.numbers import Predicted, Scorer, need_scoring_head, scoring_head
 from llmspec.decoding.rewarding import AnswerScorer, reward_head
 from llmspec.decoding.tagging import Tagged, Tagger, need_tagging_head, tagging_head
 from llmspec.model.ids import whole
 from llmspec.model.steps import Tensors
 from llmspec.parts.heads.pooling import Pooling
+from llmspec.parts.heads.score import Score
 from llmspec.parts.ops import WeightLayout
 from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER, REGRESSOR, REWARD_MODEL, TAGGER
 from llmspec.parts.rewards.base import Answered
@@ -68,8 +69,12 @@ class TextReaders:
 
     @property
     def tells_numbers(self) -> bool:
-        """Whether it was trained last to give texts numbers, so that a prompt is a text to read."""
-        return self._makes(REGRESSOR)
+        """Whether it was trained last to give texts numbers, so that a prompt is a text to read; of a model without a
+        run, whether it can do nothing else."""
+        model = self.plan.model
+        if any(p.name == self.phase for p in self.plan.phases):
+            return self._makes(REGRESSOR)
+        return scoring_head(model) is not None and all(isinstance(head, Score) for head in model.heads.values())
 
     @property
     def tags_words(self) -> bool:

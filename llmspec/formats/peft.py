@@ -20,6 +20,8 @@ from llmspec.formats.hf.weights import Files
 from llmspec.formats.hf.writing import config_of
 from llmspec.formats.last_model import model_in
 from llmspec.parts.adapters.lora import MAGNITUDE, NORM, A, B, LoRA
+from llmspec.parts.heads.labels import Labelled
+from llmspec.parts.heads.score import Score
 from llmspec.parts.sources.base import Attribution
 from llmspec.runs import tensors
 from llmspec.runs.files import new_folder, read_json, write_json, write_text
@@ -71,7 +73,7 @@ def modules(model: ModelPlan, origin: str = "") -> dict[str, Module]:
 
     config, found = config_of(model, origin), dict[str, Module]()
     layers = {f"{layer}.weight" for layer in adaptable(model)}
-    for group in groups(config.family, config.family.architectures[config.architecture], model):
+    for group in groups(config.family, config.of, model):
         (name, shape), (theirs, _) = group.ours[0], group.theirs[0]
         if name not in layers or len(group.ours) + len(group.theirs) > 2:
             continue
@@ -95,6 +97,12 @@ def write(path: Path, model: ModelPlan, weights: Mapping[str, Any], base: str, o
     adapter = model.adapter
     if not isinstance(adapter, LoRA):
         raise RunError(f"PEFT's format is written of adapters of the kind lora, not {adapter and adapter.kind}")
+    if labelled := [name for name, head in model.heads.items() if isinstance(head, Labelled | Score)]:
+        raise RunError(
+            f"PEFT's adapters are written of models without a head of labels, and this one ends in {labelled[0]}",
+            hint="llmspec merge RUN --out DIR, and export that",
+            consequence="the head, which is no part of the adapter, would be left out",
+        )
     known, made, names = modules(without_adapter(model), origin), dict[str, Any](), list[str]()
     layers = [t.removesuffix(f".{A}") for t in weights if t.endswith(f".{A}")]
     if other := [layer for layer in layers if layer not in known]:

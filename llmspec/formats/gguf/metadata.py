@@ -57,7 +57,7 @@ def read_metadata(
     config |= {name: there.get(name, False) for name in table.facts}
     tokens = metadata.get(TOKENS)
     config[VOCAB] = len(tokens) if tokens is not None and hasattr(tokens, "__len__") else None
-    read = Found(table, LM)
+    read = Found(table, LM, table.architectures[LM])
     reader = _Reader(config, read, file, frequencies)
     reader.layers()
     reader.run()

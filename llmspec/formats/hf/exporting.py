@@ -55,7 +55,7 @@ def write(
 
 def groups_of(config: Config, plan: Plan) -> list[Group]:
     """The tensors of a model as transformers names them."""
-    return groups(config.family, config.family.architectures[config.architecture], plan.model)
+    return groups(config.family, config.of, plan.model)
 
 
 def write_weights(
@@ -108,7 +108,7 @@ def ids_of(codec: Any, config: Config, plan: Plan) -> dict[str, int]:
     """Ids of special tokens as config.json has them, but for those that a family's computation hangs on."""
     ids = {name: getattr(codec.specials, name) for name in ENDS}
     found = {f"{name}_token_id": token for name, token in ids.items()}
-    found |= token_fields(plan.model, config.family, config.architecture, ids)
+    found |= token_fields(plan.model, config.family, config.of, ids)
     return {name: token for name, token in found.items() if token is not None and name not in config.family.fixed}
 
 

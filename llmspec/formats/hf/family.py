@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from llmspec.parts.base import Frozen
 from llmspec.parts.dropout import Site
+from llmspec.parts.heads.pooling import Pooling
 
 FOLDER = Path(__file__).parent / "families"
 SHARED = "_shared"
@@ -60,11 +61,28 @@ class Rule(Frozen):
         return "absent" not in self.model_fields_set
 
 
+class LabelledLayer(Frozen):
+    """A head whose outputs config.json counts and names (`id2label`), and says what they are (`problem_type`)."""
+
+    each: Literal["text", "token"]
+    """What the outputs are of."""
+    layer: str
+    """The module of a file that makes them."""
+    bias: bool
+    """Whether it adds a bias."""
+    pooling: Pooling | None = None
+    """What stands for a text; None where the outputs are of each token."""
+    pooler: str = ""
+    """The module of a file with the dense layer and tanh that this passes through first; '' where there is none."""
+
+
 class Architecture(Frozen):
     """A class of transformers: what its network ends in."""
 
-    settings: dict[str, Any]
+    settings: dict[str, Any] = Field(default_factory=dict)
     """Settings by path, of the heads."""
+    labelled: LabelledLayer | None = None
+    """Its one head, where labels are what it gives: its settings and tensors follow from this and from config.json."""
     fields: dict[str, Rule] = Field(default_factory=dict)
     tensors: dict[str, str] = Field(default_factory=dict)
     """Its own tensors, beside those of the body."""

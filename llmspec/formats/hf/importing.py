@@ -16,7 +16,7 @@ from llmspec.formats.hf import generation, names, sentence
 from llmspec.formats.hf.family import Architecture, Family
 from llmspec.formats.hf.reading import Read, read_config
 from llmspec.formats.hf.weights import Files, check, load
-from llmspec.runs.files import read_json
+from llmspec.runs.files import read_json, read_table
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 
@@ -39,7 +39,15 @@ class HFFolder(ForeignModel):
             raise RunError(problems)
         if self.sentence is not None:
             found.model["heads"] = {"vector": self.sentence.head}
+        for head in found.model.get("heads", {}).values():
+            if head["kind"] in ("classes", "score") and (longest := self._longest(found.model["context"])):
+                head["max_tokens"] = longest
         return found
+
+    def _longest(self, context: int) -> int | None:
+        """Tokens of a text that the tokenizer's files leave, where these are fewer than the context."""
+        said = read_table(self.path / generation.TOKENIZER_CONFIG).get("model_max_length")
+        return said if type(said) is int and 0 < said < context else None
 
     @cached_property
     def sentence(self) -> sentence.Sentence | None:
@@ -56,7 +64,7 @@ class HFFolder(ForeignModel):
 
     @property
     def architecture(self) -> Architecture:
-        return self.family.architectures[self.read.architecture]
+        return self.read.of
 
     @property
     def origin(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmspec.core.problems import Problem, nearest
-from llmspec.formats.hf import dropout, rope
+from llmspec.formats.hf import dropout, labelled, rope
 from llmspec.formats.hf.family import (
     OTHER,
     Architecture,
@@ -39,6 +39,8 @@ class Read:
 
     family: Family
     architecture: str
+    of: Architecture
+    """That class, with the head that the file says."""
     model: dict[str, Any] = field(default_factory=dict)
     """The `model:` of a spec."""
     ignored: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +87,8 @@ def read_config(config: Mapping[str, Any], file: str = "config.json") -> Read | 
                 f"{file}: the architecture {str(architecture or named)[:80]!r} is not known", hint=f"known are: {known}"
             ),
         ]
-    reader = Reader(config, Read(family, architecture, problems=problems), file)
+    read = Read(family, architecture, family.architectures[architecture], problems=problems)
+    reader = Reader(config, read, file)
     reader.run()
     return reader.read
 
@@ -108,7 +111,12 @@ class Reader:
         self.config, self.read, self.file = config, read, file
         self.common = in_common() if common is None else common
         self.family = read.family
-        self.architecture: Architecture = read.family.architectures[read.architecture]
+        self.ends_in_labels = read.of.labelled is not None
+        try:
+            read.of = labelled.ending(config, read.of)
+        except labelled.Unreadable as error:
+            self.wrong(str(error), error.hint, "nothing says what the outputs of its last layer mean")
+        self.architecture = read.of
         self.rules = {**self.family.fields, **self.architecture.fields}
 
     def wrong(self, message: str, hint: str = "", consequence: str = "") -> None:
@@ -139,6 +147,7 @@ class Reader:
         fixed = {**common.fixed, **family.fixed}
         layers = family.layers
         known = {*self.rules, *self.more_known(), *dropout.dropouts(self.family, self.common)}
+        known |= set(labelled.FIELDS) if self.ends_in_labels else set()
         known |= {n for rule in self.rules.values() for follow in rule.beside.values() for n in follow}
         if layers is not None:
             known |= {layers.field, *_asked(layers.absent)}
@@ -146,6 +155,8 @@ class Reader:
                 known |= {*kind.config, *(v["field"] for v in kind.settings.values() if isinstance(v, dict))}
         training = {*common.training, *family.training}
         ignored = {*common.ignored, *family.ignored}
+        if self.ends_in_labels:  # what the family's other classes end in
+            ignored |= {name for of in family.architectures.values() for name in of.fields if name not in known}
         candidates = [*known, *fixed, *training, *ignored]
         for name, value in self.config.items():
             if name in fixed:

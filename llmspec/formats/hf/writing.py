@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
-from llmspec.formats.hf import dropout, rope
+from llmspec.formats.hf import dropout, labelled, rope
 from llmspec.formats.hf.family import Architecture, Family, FromField, Layers, RopeOf, Rule, Shared, families
 from llmspec.formats.hf.family import shared as in_common
 from llmspec.formats.hf.reading import read_config
@@ -28,6 +28,8 @@ class Config(NamedTuple):
 
     family: Family
     architecture: str
+    of: Architecture
+    """That class, with the model's head."""
     fields: dict[str, Any]
 
 
@@ -41,14 +43,21 @@ def config_of(model: ModelPlan, prefer: str = "", only: str = "") -> Config:
     names = [only] if only else sorted(known, key=lambda name: (prefer not in (name, known[name].model_type), name))
     nearest: tuple[int, str, str] | None = None
     for name in names:
-        for architecture in known[name].architectures:
-            fields = proposed(model, known[name], architecture)
-            wrong = _wrong(model, {**fields, **token_fields(model, known[name], architecture, STAND_INS)})
+        for architecture, ending in known[name].architectures.items():
+            if (of := labelled.suits(ending, model)) is None:
+                continue
+            fields = proposed(model, known[name], architecture, of)
+            wrong = _wrong(model, {**fields, **token_fields(model, known[name], of, STAND_INS)})
             if not wrong:
-                return Config(known[name], architecture, fields)
+                return Config(known[name], architecture, of, fields)
             if nearest is None or len(wrong) < nearest[0]:
                 nearest = len(wrong), name, "; ".join(wrong[:4])
-    assert nearest is not None
+    if nearest is None:
+        raise RunError(
+            f"no class of {only or 'transformers'} ends in such heads: {', '.join(model.heads)}",
+            hint="those that are known have one head, for tokens of the vocabulary, labels or a number",
+            consequence="what it was trained for could not be written",
+        )
     raise RunError(
         f"no family of transformers{' called ' + only if only else ''} has a model of these parts",
         hint=f"nearest is {nearest[1]}, which differs in (here and there) {nearest[2]}",
@@ -70,11 +79,13 @@ def _wrong(model: ModelPlan, fields: Mapping[str, Any]) -> list[str]:
     return differences(model, made)
 
 
-def proposed(model: ModelPlan, family: Family, architecture: str) -> dict[str, Any]:
-    """What a family's config.json would have to say for a model, as far as it can."""
+def proposed(model: ModelPlan, family: Family, architecture: str, of: Architecture) -> dict[str, Any]:
+    """What a family's config.json would have to say for a model, as far as it can. `of`: the class of that name."""
     settings = settings_of(model)
     config: dict[str, Any] = {"architectures": [architecture], "model_type": family.model_type, "dtype": "float32"}
-    config |= fields_of(settings, family, family.architectures[architecture], in_common())
+    config |= fields_of(settings, family, of, in_common())
+    if family.architectures[architecture].labelled is not None:
+        config |= labelled.written(*next(iter(model.heads.items())))
     if family.layers is not None:
         _layers(family, settings, config)
     elif isinstance(family.rope, RopeOf):
@@ -107,11 +118,11 @@ def derived(absent: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
 
 
 def token_fields(
-    model: ModelPlan, family: Family, architecture: str, ids: Mapping[str, int | None]
+    model: ModelPlan, family: Family, of: Architecture, ids: Mapping[str, int | None]
 ) -> dict[str, int | None]:
     """Fields with ids of special tokens that a model knows by their meaning. `ids`: by meaning."""
     found: dict[str, int | None] = {}
-    rules = {**family.fields, **family.architectures[architecture].fields}
+    rules = {**family.fields, **of.fields}
     for name, rule in rules.items():
         if rule.meanings:
             found |= {f"{meaning}_token_id": ids[meaning] for meaning in rule.meanings if ids[meaning] is not None}
