@@ -47,7 +47,7 @@ class PPO(RolloutPhase):
     """How the coefficient follows the divergence, such as {target: 6, horizon: 10000}; null: it stays as it is."""
     kl_estimator: Literal["k1", "k3"] = "k1"
     """How the divergence of a token is estimated from its two log-probabilities (Schulman 2020): k1, their difference;
-    k3, which is never negative and spreads less."""
+    k3, which is never negative, and spreads less where both are near to each other."""
     gamma: float = Field(1.0, ge=0, le=1)
     """What a reward counts one token earlier."""
     lam: float = Field(0.95, ge=0, le=1)
