@@ -14,25 +14,24 @@ import tokenizer_files
 from chat_templates import OWN
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
+from strategies_answers import ALIGNED, CONTEXT, LEARNING, answer_settings, answered_sources, leaving
+from strategies_answers import BY_HAND as OF_ANSWERS
 from strategies_course import courses
 from strategies_fitting import both_sides, fit_to_stack, framed, masking, one_stack, with_sentinels
 from strategies_labels import NAMED, SORTS, document_settings, labelled_records
+from strategies_models import encoders, models
 from strategies_sources import mixtures, other_sources
 from strategies_values import Data, named_turns, parts, settings
 
 from llmspec.parts import (
-    attentions,
-    heads,
-    mlps,
     objectives,
     optimizers,
     phases,
     schedules,
     tokenizers,
 )
-from llmspec.parts.heads.transform import Transform
 from llmspec.parts.objectives.base import LABELS, MASKED, NEXT, NUMBERS, TAGS, TOGETHER
-from llmspec.parts.residual import FORMS
+from llmspec.parts.phases.base import POLICY, REWARD_MODEL, Phase
 from llmspec.parts.tokenizers.special_tokens import EXTRAS, ROLES
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.dump import to_yaml
@@ -50,99 +49,6 @@ def yaml_text(data: Mapping[str, Any]) -> str:
 
 
 # -- sections -------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def transforms(draw: DrawFn) -> Data:
-    """What stands before the logits."""
-    transform = draw(settings(Transform, skip=("approximate",)))
-    if transform.get("activation", "gelu") == "gelu":
-        transform["approximate"] = draw(st.sampled_from(["tanh", "none"]))
-    return {**transform, "norm": draw(st.none() | parts("norm"))}
-
-
-@st.composite
-def feed_forward_layers(draw: DrawFn) -> Data:
-    """`model.mlp`; of a router no more experts are asked for than there are, and they are narrow."""
-    part = mlps.TABLE[draw(st.sampled_from(list(mlps.TABLE)))]
-    width = st.fixed_dictionaries({}, optional={"d_ff": st.sampled_from([8, 24])})
-    if not part.routes:
-        return {**draw(settings(part, skip=("d_ff",))), **draw(width)}
-    inner = st.sampled_from([p for p in mlps.TABLE.values() if not p.routes]).flatmap(
-        lambda p: settings(p, skip=("d_ff",)).map(lambda drawn: {**drawn, "d_ff": 8})
-    )
-    mlp = draw(settings(part, skip=("experts", "top_k", "shared_gate")))
-    mlp |= {"experts": draw(st.sampled_from([2, 3, 5])), "top_k": draw(st.integers(1, 2)), "expert": draw(inner)}
-    if draw(st.booleans()):
-        mlp |= {"shared": draw(inner), "shared_gate": draw(st.booleans())}
-    return mlp
-
-
-@st.composite
-def encoders(draw: DrawFn) -> Data:
-    """`encoder:` of a network small enough to build; what it leaves out is the model's."""
-    optional = {
-        "layers": st.integers(1, 2),
-        "context": st.sampled_from([5, 24]),
-        "norm": parts("norm"),
-        "residual": st.sampled_from(list(FORMS)),
-        "position": st.sampled_from([{"kind": "none"}, {"kind": "alibi"}, {"kind": "sinusoidal"}, {"kind": "learned"}]),
-        "mask": st.fixed_dictionaries(
-            {"kind": st.sampled_from(["causal", "bidirectional"])}, optional={"window": st.integers(1, 20)}
-        ),
-    }
-    return draw(st.fixed_dictionaries({}, optional=optional))
-
-
-@st.composite
-def models(draw: DrawFn) -> Data:
-    """`model:` of a network small enough to build."""
-    d_model = draw(st.sampled_from([8, 16]))
-    attention = draw(parts("attention", skip=("heads", "kv_heads", "head_dim", "qk_norm_over")))
-    # Heads of at least two numbers, so that rope finds its pairs.
-    number = draw(st.sampled_from([1, 2, 4]))
-    attention["heads"] = number
-    if "kv_heads" in fields_of(attentions.TABLE[attention["kind"]]) and draw(st.booleans()):
-        attention["kv_heads"] = draw(st.sampled_from([k for k in (1, 2, 4) if number % k == 0]))
-    mlp = draw(feed_forward_layers())
-    optional = {
-        "position": parts("position", skip=("theta", "fraction", "buckets", "max_distance")),
-        "norm": parts("norm"),
-        "init": parts("init"),
-        "heads": st.fixed_dictionaries({"lm": settings(heads.LM)}),
-        "residual": st.sampled_from(list(FORMS)),
-        "mask": st.fixed_dictionaries({}, optional={"window": st.integers(1, 20)}),
-        "dropout": st.sampled_from([0.0, 0.25, {"attention": 0.25, "mlp": 0.5}, {"embedding": 0.1, "residual": 0.2}]),
-    }
-    if draw(st.booleans()):
-        attention["head_dim"] = draw(st.sampled_from([2, 6]))
-    if draw(st.booleans()):
-        attention["qk_norm"] = draw(parts("norm"))
-        attention["qk_norm_over"] = draw(st.sampled_from(["head", "all_heads"]))
-    rest = draw(st.fixed_dictionaries({}, optional=optional))
-    width = attention.get("head_dim", d_model // number)
-    if rest.get("position", {}).get("kind") == "rope" and width >= 4:  # a growing base wants two pairs
-        ordered = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor")
-        rest["position"]["fraction"] = draw(st.sampled_from([1.0, 4 / width]))
-        rest["position"]["scaling"] = draw(st.none() | parts("rope_scaling", skip=ordered))
-    if draw(st.booleans()):
-        rest["embedding"] = draw(parts("embedding"))
-        if draw(st.booleans()):
-            rest["embedding"]["norm"] = draw(parts("norm"))
-    if "heads" in rest and draw(st.booleans()):
-        rest["heads"]["lm"]["transform"] = draw(transforms())
-    if draw(st.booleans()):
-        own = {"mask": {"window": draw(st.integers(1, 9))}, "residual": draw(st.sampled_from(list(FORMS)))}
-        pattern = draw(st.sampled_from([["near"], ["near", "far"]]))
-        rest |= {"blocks": {name: own if name == "near" else {} for name in pattern}, "pattern": pattern}
-    if draw(st.integers(0, 3)) == 0 and rest.get("mask", {}).get("kind") != "prefix":
-        rest["encoder"] = draw(encoders())
-    shape = {
-        "context": draw(st.sampled_from([8, 16])),
-        "d_model": d_model,
-        "layers": draw(st.integers(len(rest.get("pattern", "1")), 2)),
-    }
-    return {**shape, "attention": attention, "mlp": mlp, **rest}
 
 
 VOCABS = {"bpe": [266, 270], "unigram": [266, 270], "wordpiece": [66, 70]}
@@ -171,12 +77,16 @@ def sentences(seed: int, count: int, length: int = 9) -> list[str]:
 
 
 @st.composite
-def inline_sources(draw: DrawFn, paired: bool = False, labels: str = "") -> Data:
+def inline_sources(draw: DrawFn, paired: bool = False, labels: str = "", answers: bool = False) -> Data:
     """An inline source with some 2,500 characters, more than any phase of `specs()` reads four times; `paired`: of
-    sources and targets; with `labels` (strategies_labels.NAMED) what is learned of each text stands beside it."""
+    sources and targets; with `labels` (strategies_labels.NAMED) what is learned of each text stands beside it;
+    with `answers`, several to each prompt, or one with what it is worth."""
     seed = draw(st.integers(0, 11))
     out: Data = {"kind": "inline"}
-    if labels:
+    if answers:
+        words = sentences(seed, 200, 1)
+        out |= draw(answered_sources(lambda n: words[n % len(words)]))
+    elif labels:
         out |= {"records": labelled_records(sentences(seed, 60), labels), **NAMED[labels]}
     elif not paired and draw(st.booleans()):
         out["documents"] = sentences(seed, 60)
@@ -248,20 +158,33 @@ def phase_settings(
 ) -> Data:
     """A phase of a few steps on these sources, from one of the earlier phases or from nothing; of `paired` sources also
     one that reads pairs; `labels` of which sort the spec has, whose model is no encoder–decoder."""
+    return draw(phase_of(draw(st.sampled_from(fitting(predicts, paired, labels))), names, earlier, paired, labels))
+
+
+def fitting(predicts: str, paired: bool, labels: str) -> list[type[Phase]]:
+    """Kinds of phases that teach this, of such sources."""
     fit = [part for part in phases.TABLE.values() if part.predicts == predicts and (paired or not part.pairs)]
     fit = [part for part in fit if not ((labels and part.cuts) or part.prompted)]  # which have rewards of their own
-    fit = [part for part in fit if not (labels == "apart" and part.dialogues)]  # which would be too long for its rows
-    part = draw(st.sampled_from(fit))
+    return [part for part in fit if not (labels == "apart" and part.dialogues)]  # which would be too long for its rows
+
+
+@st.composite
+def phase_of(
+    draw: DrawFn, part: type[Phase], names: list[str], earlier: list[str], paired: bool = False, labels: str = ""
+) -> Data:
+    """Settings of a phase of this kind."""
+    predicts, answers = part.predicts, part in [phases.TABLE[kind] for kind in LEARNING]
     prompts = ["Once [MASK]", "[MASK][MASK]"] if predicts == MASKED else ["Once", "1e3"]
     if part.cuts == "spans":
         prompts = ["Once <extra_id_0>", "[MASK]"]
-    out = draw(settings(part, skip=BY_HAND))
+    out = draw(settings(part, skip=(*BY_HAND, *OF_ANSWERS) if answers else BY_HAND))
     if out.get("loss_reduction") == "sample":  # which needs to know whose tokens are whose
         out.pop("document_mask", None)
     out["mixture"] = draw(mixtures(names))
     epochs = st.sampled_from(list(out["mixture"])).map(lambda name: f"1 epochs of {name}")
     fixed = st.sampled_from(["4 steps", "6 steps", "256 tokens", "0.5k tokens", "2 MFLOPs", "3 minutes (4 steps)"])
-    out["budget"] = draw(st.one_of(fixed, epochs))
+    counted = st.sampled_from(["4 steps", "6 steps", "3 minutes (4 steps)"])
+    out["budget"] = draw(counted if part.prompted else st.one_of(fixed, epochs))
     if earlier and draw(st.booleans()):
         out["from"] = draw(st.sampled_from(earlier))
     optional = {
@@ -282,7 +205,10 @@ def phase_settings(
     out |= {"micro_batch_size": 1} | draw(st.fixed_dictionaries({}, optional=optional))
     if predicts in SORTS:
         out |= draw(document_settings(labels or SORTS[predicts][0], own_head="from" not in out))
-    if out.get("gradient_accumulation_steps", 1) > 1 and "minutes" not in out["budget"] and draw(st.booleans()):
+    if part.makes == REWARD_MODEL:
+        out.pop("prompts", None)
+    grows = out.get("gradient_accumulation_steps", 1) > 1 and "minutes" not in out["budget"] and not part.prompted
+    if grows and draw(st.booleans()):
         out["batch_size_warmup"] = draw(st.sampled_from(["25%", "100%"]))
     if "sequence_length" in fields_of(part) and "minutes" not in out["budget"] and draw(st.booleans()):
         # Every drawn context has such halves.
@@ -324,10 +250,12 @@ def redrawn(table: str, predicts: str) -> SearchStrategy[Data]:
 
 
 @st.composite
-def texts(draw: DrawFn, names: list[str], runnable: bool, paired: bool, labels: str, weighted: bool) -> Data:
+def texts(
+    draw: DrawFn, names: list[str], runnable: bool, paired: bool, labels: str, weighted: bool, answers: bool
+) -> Data:
     """Sources by name; `weighted`: some of them weigh their records, which what draws its places does not."""
-    inline = inline_sources(paired, labels)
-    drawn = inline if runnable or paired or labels else st.one_of(inline, other_sources())
+    inline = inline_sources(paired, labels, answers)
+    drawn = inline if runnable or paired or labels or answers else st.one_of(inline, other_sources())
     out = {name: draw(drawn) for name in names}
     for found in out.values() if weighted else ():
         if "records" in found and draw(st.booleans()):
@@ -336,22 +264,41 @@ def texts(draw: DrawFn, names: list[str], runnable: bool, paired: bool, labels: 
 
 
 @st.composite
+def alignments(draw: DrawFn, names: list[str]) -> Data:
+    """Phases of which the first learns to write, and the others from answers."""
+    stages: Data = {"write": draw(phase_of(phases.TABLE[draw(st.sampled_from(["pretrain", "sft"]))], names, []))}
+    stages["write"].pop("sequence_length", None)
+    judged = ["reward"] if draw(st.booleans()) else []
+    kinds = draw(st.lists(st.sampled_from(LEARNING), min_size=1, max_size=2))
+    for i, kind in enumerate([*judged, *kinds]):
+        part = phases.TABLE[kind]
+        stage = draw(phase_of(part, names, leaving(stages, POLICY)))
+        stages[f"{kind}-{i}"] = {**stage, **draw(answer_settings(part, stages, stage))}
+    return stages
+
+
+@st.composite
 def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
     """A valid spec as plain data. `runnable`: all its text stands in it, so that it can be built and trained."""
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
-    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED, LABELS, TAGS, NUMBERS, TOGETHER]))
+    predicts = draw(st.sampled_from([NEXT, NEXT, NEXT, MASKED, LABELS, TAGS, NUMBERS, TOGETHER, ALIGNED, ALIGNED]))
+    answers = predicts == ALIGNED
     labels = draw(st.sampled_from(SORTS[predicts])) if predicts in SORTS else ""
-    paired = not labels and draw(st.booleans())
-    text = draw(texts(names, runnable, paired, labels, weighted=predicts == NEXT))
+    paired = not labels and not answers and draw(st.booleans())
+    text = draw(texts(names, runnable, paired, labels, predicts in (NEXT, ALIGNED), answers))
     templates = draw(named_turns(text))
     stages: Data = {}
     order = draw(st.sampled_from([["pretrain"], ["pretrain", "chat"], ["p1", "p2", "p3"]]))
     before = order[:1] if labels and len(order) > 1 and draw(st.booleans()) else []  # a decoder learns to write first
-    for stage in order:
+    for stage in [] if answers else order:
         learns = NEXT if stage in before else predicts
         stages[stage] = draw(phase_settings(names, list(stages), learns, paired, labels))
+    if answers:
+        stages = draw(alignments(names))
     if "from" in (last := list(stages.values())[-1]) and draw(st.booleans()):  # no other phase starts from it
         last["adapter"] = draw(parts("adapter"))
+        if not phases.TABLE[last["kind"]].drops:
+            last["adapter"].pop("dropout", None)
         for apart in ("lr_multipliers", "unfreeze"):  # of tensors that are frozen then
             last.pop(apart, None)
     top = {
@@ -361,13 +308,17 @@ def specs(draw: DrawFn, *, runnable: bool = True) -> Data:
         "decoding": decodings(),
         "device": st.just("CPU"),
     }
-    if predicts == NEXT and all(stage["kind"] != "span_corruption" for stage in stages.values()):
+    if predicts in (NEXT, ALIGNED) and all(stage["kind"] != "span_corruption" for stage in stages.values()):
         top["prompts"] = st.just(["Once", "1e3"])
     rest = draw(st.fixed_dictionaries({}, optional=top)) | templates
-    if rest.get("tokenizer", {}).get("kind") == "huggingface" and any(p["kind"] == "sft" for p in stages.values()):
+    if rest.get("tokenizer", {}).get("kind") == "huggingface" and (
+        answers or any(p["kind"] == "sft" for p in stages.values())
+    ):
         # It has no tokens for roles.
         rest["chat_template"] = CHAT_TEMPLATES[-1]
-    model = one_stack(draw(models())) if before else draw(models_for(predicts if labels else NEXT))
+    model = one_stack(draw(models())) if before or answers else draw(models_for(predicts if labels else NEXT))
+    if answers:
+        model["context"] = CONTEXT
     if predicts == MASKED:
         model, rest["tokenizer"] = both_sides(model), masking(rest.get("tokenizer", {}), framed(stages))
     if any(stage["kind"] == "span_corruption" for stage in stages.values()):

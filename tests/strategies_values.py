@@ -25,6 +25,7 @@ from llmspec.parts import (
     optimizers,
     phases,
     positions,
+    rewards,
     rope_scalings,
     schedules,
     sources,
@@ -54,6 +55,7 @@ TABLES: dict[str, Mapping[str, type]] = {
     "schedule": schedules.TABLE,
     "objective": objectives.TABLE,
     "adapter": adapters.TABLE,
+    "reward": rewards.TABLE,
 }
 BY_NAME: dict[str, SearchStrategy[Any]] = {
     "lr": st.sampled_from([1e-3, 3e-3]),
@@ -114,8 +116,12 @@ def settings(part: type[BaseModel], *, skip: tuple[str, ...] = ()) -> SearchStra
 
 
 def shared_out(objective: Data) -> Data:
-    """The same, where shares of masked tokens are together no more than 1, and no key does nothing with a loss or
-    without others."""
+    """The same, where shares of masked tokens are together no more than 1, lengths are in their order, and no key does
+    nothing with a loss or without others."""
+    if objective.get("kind") == "words":
+        objective = {**objective, "include": ["cat", "the mat"]}
+    if objective.get("kind") == "length" and objective.get("most"):
+        objective = {**objective, "most": max(objective["most"], objective.get("least", 1))}
     if objective.get("rejected_from"):
         objective = {**objective, "prompt": "{q}", "chosen": "{a}"}
     if objective.get("kind") == "dpo":

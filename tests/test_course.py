@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import phase_kinds
 import pytest
 import tiny
 from hypothesis import given
@@ -209,6 +210,15 @@ def test_what_cannot_choose_is_refused(tmp_path: Path, key: str, value: str, pat
     (problem,) = [*found.problems, *check_sections(found.sections, found.base)]
     assert ".".join(map(str, problem.path)) == f"phases.first.{path}"
     assert said in problem.hint
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo", "best_of_n", "dpo", "kto", "orpo", "reward", "classify", "pretrain"])
+@pytest.mark.parametrize("keys", ["early_stopping: {}", "keep: {best: 1}"])
+def test_what_is_best_has_a_meaning_in_every_kind(tmp_path: Path, kind: str, keys: str) -> None:
+    text, own = phase_kinds.spec_of(kind, keys)
+    found = load_spec(tiny.write(tmp_path, text), own).spec.phases["phase"]
+    assert found.judged is not None and found.judged.metric in found.measured()
+    assert found.judged.metric == ("reward" if found.prompted else "loss")
 
 
 def test_without_text_for_validation_it_is_refused(tmp_path: Path) -> None:

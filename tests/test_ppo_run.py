@@ -138,6 +138,7 @@ def test_what_cannot_be_is_said_before_anything_is_trained(tmp_path: Path) -> No
         (("phases.phase.kl_coefficient=0",), "a coefficient of 0 stays 0"),
         (("phases.phase.objective={kind: ppo, value: {head: lm}}",), "cannot read the head `lm`"),
         (("phases.phase.lam=1.5",), "has to be at most 1"),
+        (("phases.phase.objective={kind: grpo}",), "grpo predicts answers of a higher reward, and a phase of kind ppo"),
     ):
         with pytest.raises(SpecError, match=said):
             compile_spec(load_spec(tiny.write(tmp_path, text), [*own, *sets]).spec)

@@ -124,6 +124,16 @@ def budget_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
 def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
     """What hinders an objective: the head that it trains is not there, or tokens see what they are to predict."""
     objective = phase.objective
+    if objective.predicts != phase.predicts:
+        fit = [k for k, p in PHASES.items() if p.predicts == objective.predicts]
+        yield Problem(
+            f"{objective.kind} predicts {objective.predicts}, and a phase of kind {phase.kind} teaches to predict "
+            f"{phase.predicts}",
+            ("objective",),
+            f"kind: {' or '.join(fit)}, or another objective",
+            "its text, its samples and what it counts would be those of something else",
+        )
+        return
     if missing := [name for name in objective.heads if name not in model.heads]:
         names = list(model.heads)
         near = nearest(missing[0], names)
@@ -149,16 +159,6 @@ def objective_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
         yield from wrong
         return
     seeing = [m.name for m in masks_of(model).values() if not (m.causal or m.has_prefix)]
-    if objective.predicts != phase.predicts:
-        fit = [k for k, p in PHASES.items() if p.predicts == objective.predicts]
-        yield Problem(
-            f"{objective.kind} predicts {objective.predicts}, and a phase of kind {phase.kind} teaches to predict "
-            f"{phase.predicts}",
-            ("objective",),
-            f"kind: {' or '.join(fit)}, or another objective",
-            "its text, its samples and what it counts would be those of something else",
-        )
-        return
     hidden = [m.name for m in masks_of(model).values() if m.causal or m.has_prefix]
     if "bidirectional" in objective.needs and (hidden or model.encoder is not None):
         why = f"the mask {hidden[0]} hides what follows" if hidden else "this model is an encoder–decoder"

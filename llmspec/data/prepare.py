@@ -388,4 +388,5 @@ class PreparedData:
         if found.name not in self._sources:
             return found
         spoken = any(view.source == found.name and view.read_as == "dialogue" for view in self._tokens)
-        return measured(found, self._about(found.name), self._builder.found[found.name].dialogue if spoken else "")
+        first = self._builder.found[found.name]
+        return measured(found, self._about(found.name), (first.dialogue or first.preference) if spoken else "")

@@ -353,9 +353,11 @@ def _shape(source: Source, document: Document, markers: Sequence[str], wanted: S
         found["plain"] = best_text(of_best)
     if "dialogue" in wanted:
         spoken = dialogue(source, document, markers) if of_best is None else best_dialogue(of_best)
-        # What compares answers asks something, whatever the better answer is.
-        asks = isinstance(spoken, Dropped) and of_best is None
-        found["dialogue"] = list(compared.prompt) if asks and isinstance(compared, Compared) else spoken
+        if isinstance(spoken, Dropped) and of_best is None and isinstance(compared, Compared):
+            # What compares answers asks something, whatever the better answer is.
+            best = best_dialogue(compared)
+            spoken = list(compared.prompt) if isinstance(best, Dropped) else best
+        found["dialogue"] = spoken
     if "preference" in wanted:
         found["preference"] = Dropped(FORMAT, "no answers that are compared") if compared is None else compared
     why = {form: value for form, value in found.items() if isinstance(value, Dropped)}

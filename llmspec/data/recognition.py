@@ -63,7 +63,8 @@ class Found(NamedTuple):
     def sentence(self, form: str) -> tuple[str, str]:
         """(value, why) of the decision how the records are read in a form."""
         asked = self.asked if self.asks else self.spoken
-        read = {"plain": self.text, "preference": self.compared, PROMPT: asked}.get(form, self.spoken)
+        forms = {"plain": self.text, "preference": self.compared, PROMPT: asked}
+        read = forms.get(form, self.spoken or self.compared)
         beside = [name for name in self.fields if name not in read]
         why = f"the first record ({self.where}) has {', '.join(self.fields)}"
         if beside:
@@ -71,13 +72,13 @@ class Found(NamedTuple):
             why += f"; {kept}: {', '.join(beside)}"
         if form == "preference":
             return f"answers in the {self.preference} format", why
+        if form == "plain":
+            return f"plain text of {' + '.join(read) or 'nothing'}", why
+        if self.preference and not self.dialogue:
+            return f"dialogues with the best answer, of the {self.preference} format", why
         if form == PROMPT and self.asks:
             return f"prompts without answers, in the {self.asks} format", why
-        return (
-            f"dialogues in the {self.dialogue} format"
-            if form != "plain"
-            else f"plain text of {' + '.join(read) or 'nothing'}"
-        ), why
+        return f"dialogues in the {self.dialogue} format", why
 
 
 def recognise(source: Source, fetch: Fetcher, fingerprint: Any) -> Found:
@@ -161,7 +162,12 @@ def views_of(phase: Phase, sources: Mapping[str, Source], found: Mapping[str, Fo
         for name in phase.mixture
         if (phase.dialogues or phase.pairs or phase.apart)
         and name in sources
-        and (sources[name].has_dialogues or found[name].dialogue or (phase.prompted and found[name].asks))
+        and (
+            sources[name].has_dialogues
+            or found[name].dialogue
+            or (phase.prompted and found[name].asks)
+            or (phase.dialogues and found[name].preference)
+        )
     }
     return [
         SourceView(name, form if name in spoken else phase.reads or "plain")
@@ -237,9 +243,9 @@ def unrecognised(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterabl
     """Sources of a phase of dialogues whose records are neither dialogues nor documents of one text."""
     for source in phase.mixture if phase.dialogues else ():
         first = found.get(source, Found())
-        if not first.where or first.dialogue or first.whole:
+        if not first.where or first.dialogue or first.preference or first.whole:
             continue
-        if first.asks and (phase.prompted or not first.preference):
+        if first.asks:
             continue
         asks = next((field for field in first.text if field in ASKS), first.text[0] if first.text else "")
         answers = next((field for field in first.text if field in ANSWERS), first.text[-1] if first.text else "")

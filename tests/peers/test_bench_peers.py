@@ -16,7 +16,7 @@ from hypothesis import assume, given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from networks import EPS, NETWORKS, VOCAB, apart, drawn_weights, model_of, plan_of  # noqa: E402
 from published import ARCHITECTURES, WITH_DATA, small  # noqa: E402
-from strategies import models  # noqa: E402
+from strategies_models import models  # noqa: E402
 
 from llmspec.bench import llmspec_side, torch_side  # noqa: E402
 from llmspec.bench.peer_support import KNOWN, require  # noqa: E402

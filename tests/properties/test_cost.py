@@ -63,9 +63,9 @@ class Counting(Ops):
 
 
 def counted(model: ModelPlan, phase: Phase) -> tuple[int, int, int]:
-    """(FLOPs of the products of a forward pass, from the shapes that meet in it; of those, what makes one state of each
-    document; and what compares documents); nothing is computed. The head reads as many places of a row as the objective
-    asks for."""
+    """(FLOPs of the products of a forward pass, from the shapes that meet in it; of those, what has one gradient alone:
+    what makes one state of each document, and heads whose gradient reaches no state; and what compares documents);
+    nothing is computed. Heads read as many places of a row as the objective asks for."""
     network, ops, objective, batch = Transformer(model), Counting(), phase.objective, phase.micro_batch_size
     tensors = {t.name: Tensor.empty(*t.shape) for t in model.tensors}
     tensors |= {n: Tensor.empty(*a.shape) for n, a in network.tables().items()}
@@ -74,13 +74,18 @@ def counted(model: ModelPlan, phase: Phase) -> tuple[int, int, int]:
     read = encoder_inputs(model, batch)
     inputs |= {name: Tensor.empty(*spec.shape, dtype=spec.dtype) for name, spec in read.items()}
     hidden, pooled, places = network.hidden(ops, tensors, inputs, block_context(inputs)), 0, objective.places
-    if objective.documents:
+    asked = objective.states(model.context)
+    if objective.documents and asked is not None:
         before = ops.flops
-        hidden = states_of(ops, hidden, Tensor.empty(batch, places(model.context) or 1, model.context))
+        hidden = states_of(ops, hidden, Tensor.empty(batch, asked, model.context))
         pooled = ops.flops - before
-    elif (asked := places(model.context)) is not None:
+    elif asked is not None:
         hidden = states_at(ops, hidden, Tensor.empty(batch, asked, dtype="int32"))
     outputs, compared = network.head(ops, tensors, hidden, objective.head), 0
+    for name, reaches in objective.beside.items():
+        before = ops.flops
+        network.head(ops, tensors, hidden, name)
+        pooled += 0 if reaches else ops.flops - before
     if objective.compared(batch, model.context):
         before, head = ops.flops, model.heads[objective.head]
         asked_of = objective.document_inputs(batch, places(model.context) or 1, head)
@@ -130,12 +135,13 @@ def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
         again = rows * layer_flops(model) if phase.activation_checkpointing else 0
         assert pass_cost(model, phase).products == 3 * forward - pooled + again
         assert update_cost(model, phase).products == counted_update(model, phase.optimizer)
-        step = (3 * forward - pooled + again) * phase.gradient_accumulation_steps
+        once = 3 * forward - pooled + again + phase.asks_again * forward
+        step = once * phase.gradient_accumulation_steps
         step += counted_update(model, phase.optimizer)
         assert step_cost(model, phase).products == step
         if planned.flops is None or planned.steps is None:
             continue
-        steps, each = planned.steps, 3 * forward - pooled + again
+        steps, each = planned.steps, once
         each += cost_beside(phase, model.context, planned.others).products
         passes = [phase.batches.at(n, steps) for n in range(steps)]
         whole = sum(passes) * each + steps * counted_update(model, phase.optimizer)

@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import feed_forward_layers
 from strategies_decoding import decodings
+from strategies_models import feed_forward_layers
 
 from llmspec.compiler import compile_spec
 from llmspec.explain.chain import chain_report

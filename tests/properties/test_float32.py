@@ -89,7 +89,7 @@ def holders() -> list[Frozen]:
     shaped = [
         part(**required(part))  # such as how many classes
         for name, table in TABLES.items()
-        if name not in ("source", "phase", "tokenizer")
+        if name not in ("source", "phase", "tokenizer", "reward")
         for part in table.values()
     ]
     asked = {"mixture": {"a": Share(100.0)}, "budget": Budget(2.0, "steps")}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import phase_kinds
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmspec.compiler import compile_spec
 from llmspec.core.problems import RunError
 from llmspec.data.compared import ONE_ANSWER, ComparedAsking, ComparedLayout
 from llmspec.data.layout import Batch, blank
@@ -25,6 +30,7 @@ from llmspec.data.preferences import (
     best_dialogue,
     comparison_of,
 )
+from llmspec.data.prepare import prepare
 from llmspec.data.shaping import EMPTY, NOTHING_LEARNED, TOO_LONG, UNREADABLE, Dropped
 from llmspec.data.tokens import TokenSet, encode_comparisons
 from llmspec.parts import sources
@@ -33,6 +39,7 @@ from llmspec.parts.templates import TABLE as TEMPLATES
 from llmspec.parts.templates.base import Turn, encode
 from llmspec.parts.tokenizers import TABLE as TOKENIZERS
 from llmspec.parts.tokenizers.special_tokens import TURN_END
+from llmspec.spec import load_spec
 
 TEMPLATE = TEMPLATES["role_tokens"]()
 CODEC = TOKENIZERS["byte"]().train(())
@@ -66,6 +73,19 @@ PAIR = {"prompt": "{p}", "chosen": "{c}", "rejected": "{r}"}
 LIST = {"prompt": "{p}", "answers": "a", "scores": "s"}
 THUMB = {"prompt": "{p}", "completion": "{c}", "good": "{g}"}
 DIALOGUE = [user("q"), said("x"), user("r")]
+
+
+def test_recognised_preferences_are_dialogues_with_the_best_answer(tmp_path: Path) -> None:
+    """So that one set of Hugging Face serves SFT, the phases that compare, and those that draw answers."""
+    records = [{"prompt": f"what {i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(20)]
+    text, own = phase_kinds.spec_of("grpo")
+    unsaid = [f"data.sources.facts.{key}=null" for key in ("text", "dialogue")]
+    sets = [*own, *unsaid, f"data.sources.facts.records={json.dumps(records)}", "model.context=48"]
+    found = prepare(compile_spec(load_spec(tiny.write(tmp_path, text), sets).spec))
+    assert found.codec.decode(found.opened("before", "facts").tokens).count("yes") > 10
+    assert {r["chosen"] for r in found.records("phase", "facts", "train")} <= {r["chosen"] for r in records}
+    said = [decision.value for decision in found.measured.decisions]
+    assert "dialogues with the best answer, of the preference format" in said
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ alone, so that what is drawn on the way resumes bit for bit."""
 
 NEXT, MASKED, LABELS = "the next token", "masked tokens", "labels"
 TOGETHER, NUMBERS, TAGS = "which texts belong together", "numbers", "tags"
-REWARDED = "answers of a higher reward"
+REWARDED, VALUED = "answers of a higher reward", "answers that turn out better than expected"
 PREFERRED, JUDGED = "which of two answers is preferred", "which answers are good"
 """What is predicted."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts.base import Dims, ElementwiseOps, Frozen
-from llmspec.parts.objectives.base import Loss, Outputs
+from llmspec.parts.objectives.base import VALUED, Loss, Outputs
 from llmspec.parts.objectives.distillation import log_softmax
 from llmspec.parts.objectives.policy import PolicyObjective, scaled_logits, token_logps
 
@@ -42,6 +42,7 @@ class PPO(PolicyObjective):
     probabilities, and learns what to expect."""
 
     kind: Literal["ppo"] = "ppo"
+    predicts: ClassVar[str] = VALUED
     formula: ClassVar[str] = (
         "mean over the drawn tokens of −min(r·A, clip(r, 1 ± clip_range)·A) + coefficient · ½ · "
         "max((V − R)², (clip(V, V_drawn ± clip_range) − R)²) − entropy_bonus · H, r = π(token) / π_drawn(token)"

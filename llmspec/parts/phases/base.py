@@ -86,6 +86,8 @@ class Phase(Part):
     """The key of a source that says what of a record is learned beside its text, such as `label`; '' for the text
     alone."""
 
+    judged_by: ClassVar[str] = "loss"
+    """The metric of validation that says which checkpoint is best, where nothing is said."""
     asks_again: ClassVar[int] = 0
     """Passes forward, without gradients, beside each of a step or of a validation."""
 
@@ -261,8 +263,8 @@ class Phase(Part):
             return None
         stopping = self.early_stopping
         if self.keep is not None and self.keep.best and (self.keep.metric or self.keep.source):
-            return Judged(self.keep.metric or (stopping.metric if stopping else "loss"), self.keep.source)
-        return Judged(stopping.metric, stopping.source) if stopping else Judged("loss", None)
+            return Judged(self.keep.metric or (stopping.metric if stopping else self.judged_by), self.keep.source)
+        return Judged(stopping.metric, stopping.source) if stopping else Judged(self.judged_by, None)
 
     def measured(self) -> dict[str, str]:
         """Metrics that its validation gives and that say how good the model is, and which way is better."""

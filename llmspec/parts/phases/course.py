@@ -34,6 +34,13 @@ class EarlyStopping(Frozen):
     """What counts as improvement: a change for the better by more than this, in the metric's unit."""
 
 
+class StoppingByReward(EarlyStopping):
+    """The same of a phase that draws answers, whose validation says what they are worth."""
+
+    metric: str = Field("reward", min_length=1)
+    """The metric of validation that has to improve: `reward` or `ended`."""
+
+
 class Keep(Frozen):
     """Which checkpoints of a phase stay on disk. With `best`, the best of them is what the phase leaves: later phases,
     `sample` and `export` take its weights instead of the last ones."""
@@ -43,7 +50,8 @@ class Keep(Frozen):
     best: int = Field(0, ge=0, le=1 << 20)
     """The best ones by validation, as many as this, beside the newest."""
     metric: str | None = Field(None, min_length=1)
-    """The metric that says which is best; that of `early_stopping` if omitted, or else the loss."""
+    """The metric that says which is best; that of `early_stopping` if omitted, or else the loss, or the reward of a
+    phase that draws answers."""
     source: str | None = Field(None, min_length=1)
     """The source whose validation text counts; if omitted, the mean over all that the mixture validates with."""
 

@@ -14,7 +14,7 @@ from llmspec.parts import objectives
 from llmspec.parts.base import Frozen
 from llmspec.parts.heads import Head
 from llmspec.parts.heads.scalar import Scalar
-from llmspec.parts.objectives.base import REWARDED
+from llmspec.parts.objectives.base import VALUED
 from llmspec.parts.phases.rollouts import RolloutPhase
 
 
@@ -32,7 +32,7 @@ class PPO(RolloutPhase):
     a pull to the reference is part of the reward of each token."""
 
     kind: Literal["ppo"] = "ppo"
-    predicts: ClassVar[str] = REWARDED
+    predicts: ClassVar[str] = VALUED
     drops: ClassVar[bool] = False
     in_float64: ClassVar[tuple[str, ...]] = (*RolloutPhase.in_float64, "gamma", "lam")
     prompts_per_rollout: int = Field(64, gt=0, le=1 << 20)

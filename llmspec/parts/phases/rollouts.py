@@ -12,6 +12,7 @@ from llmspec.core.table import choice
 from llmspec.core.units import Budget
 from llmspec.parts.others import Other, StartModel
 from llmspec.parts.phases.base import POLICY, REWARD_MODEL, Phase
+from llmspec.parts.phases.course import StoppingByReward
 from llmspec.parts.rewards import TABLE as REWARDS
 from llmspec.parts.rewards import Reward
 
@@ -27,6 +28,7 @@ class RolloutPhase(Phase):
 
     dialogues: ClassVar[bool] = True
     prompted: ClassVar[bool] = True
+    judged_by: ClassVar[str] = "reward"
     takes: ClassVar[tuple[str, ...]] = (POLICY,)
     train_on: ClassVar[tuple[str, ...]] = ("assistant", "last_turn")
     in_float64: ClassVar[tuple[str, ...]] = (
@@ -69,6 +71,8 @@ class RolloutPhase(Phase):
     kl_ceiling: float | None = Field(None, gt=0)
     """Divergence from the reference, in nats per token of a rollout's answers, above which the phase stops with its
     weights saved; null for none."""
+    early_stopping: StoppingByReward | None = None
+    """Whether the phase ends once validation has stopped to improve; it never does if omitted."""
     validation_prompts: int = Field(64, ge=0, le=1 << 20)
     """Held-out prompts of each source that a validation answers, at most; each by its most probable tokens."""
     document_mask: bool = True

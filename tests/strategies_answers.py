@@ -1,0 +1,170 @@
+"""Phases that learn from answers, compared, judged or drawn, for specs by construction: their records and settings.
+
+Sorts of records: `pairs` of a better and a worse answer, `lists` with scores, and answers with `thumbs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from strategies_values import Data, settings
+
+from llmspec.parts import phases, rewards
+from llmspec.parts.objectives.base import REWARDED, VALUED
+from llmspec.parts.objectives.ppo import PPO, ValueFunction
+from llmspec.parts.phases import Phase
+from llmspec.parts.phases.base import POLICY, REWARD_MODEL
+from llmspec.parts.phases.ppo import AdaptiveKL
+
+ALIGNED = "answers"
+"""What the phases of such a spec teach."""
+CONTEXT = 64
+"""Tokens that hold two drawn answers with their prompts, written in bytes."""
+BY_HAND = (
+    "reward",
+    "reference",
+    "prompts_per_rollout",
+    "answers_per_prompt",
+    "mini_batches",
+    "max_tokens",
+    "kl_coefficient",
+    "kl_ceiling",
+    "adaptive_kl",
+    "document_mask",
+)
+"""Settings of such phases that hang on others, and are drawn with these."""
+LEARNING = [kind for kind, part in phases.TABLE.items() if part.preferences or part.thumbs or part.prompted]
+"""Kinds of phases that learn from answers."""
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+def record(i: int, texts: Callable[[int], str]) -> Data:
+    """The i-th record, with fields for every sort; two after another ask the same."""
+    asked, best, worse, worst = (texts(n * 7 + i // 2) for n in range(4))
+    return {
+        "q": asked,
+        "turns": [{"role": "user", "content": asked}],
+        "a": best if i % 2 else f"{best} {best}",
+        "b": worse,
+        "c": worst,
+        "m": i % 3 + 0.5,
+        "l": [best, worse, worst],
+        "s": [i % 2 + 1, 0, 3],
+        "t": [0.5, 0.25, i % 3],
+        "g": "fresh" if i % 2 else "rotten",
+    }
+
+
+COMPARED: dict[str, list[Data]] = {
+    "pairs": [
+        {"chosen": "{a}", "rejected": "{b}"},
+        {"chosen": "{a}", "rejected": ["{b}", "so {c}"], "margin": "{m}"},
+        {"chosen": "{a}", "rejected_from": "other_records"},
+    ],
+    "lists": [
+        {"answers": "l", "scores": "s"},
+        {"answers": "l", "scores": {"s": 2.0, "t": -0.5}},
+    ],
+    "thumbs": [
+        {"completion": "{a}", "good": "{g}", "good_is": "fresh"},
+        {"completion": "{a}", "good": "{g}", "good_is": ["fresh"], "bad_is": "rotten"},
+    ],
+}
+"""Sort -> what a source says of its records."""
+WRITTEN = {
+    "pairs": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "lists": {"prompt": "q", "answers": "l", "scores": "s"},
+    "thumbs": {"prompt": "q", "completion": "a", "label": "good"},
+}
+"""Sort -> names of fields by which it is recognised, and what stands in them."""
+
+
+@st.composite
+def answered_sources(draw: DrawFn, texts: Callable[[int], str]) -> Data:
+    """What a source has of its own: records of any sort, and what they are, unless their names tell."""
+    sort = draw(st.sampled_from(list(COMPARED)))
+    records = [record(i, texts) for i in range(40)]
+    if draw(st.integers(0, 3)) == 0:
+        said = [r | {"good": r["g"] == "fresh"} for r in records]
+        return {"records": [{name: r[field] for name, field in WRITTEN[sort].items()} for r in said]}
+    asked = draw(st.sampled_from([{"prompt": "{q}"}, {"prompt": "{q}", "text": "{q} {a}"}, {"messages": "turns"}]))
+    return {"records": records, **asked, **draw(st.sampled_from(COMPARED[sort]))}
+
+
+# -- rewards -----------------------------------------------------------------------------------------------------------
+OF_TEXT: dict[str, Data] = {
+    "arithmetic": {"expression": st.sampled_from(["1+1", "{q}", None])},
+    "language": {"language": st.just("de")},
+    "regex": {"pattern": st.sampled_from(["a", "(?s)^th.*"])},
+    "exact_match": {"reference": st.sampled_from(["{answer}", "so {q}"])},
+    "similarity": {"reference": st.sampled_from(["{answer}", "{q}"])},
+    "words": {"include": st.just(["cat", "the mat"]), "exclude": st.just(["no"])},
+    "valid_json": {"schema": st.sampled_from([None, {"type": "object"}])},
+    "length": {"least": st.just(2), "most": st.sampled_from([None, 5])},
+}
+"""Kind of reward -> its settings that its fields do not give."""
+ASKED = ("sum", "reward_model", "classifier")
+"""Rewards of others, and of models."""
+
+
+@st.composite
+def rewarding(draw: DrawFn, judges: Sequence[str] = (), within: bool = False) -> Data:
+    """A reward; it may ask the model of one of these phases, or be a sum, unless it stands `within` one."""
+    kinds = [kind for kind in rewards.TABLE if kind not in ASKED]
+    kind = draw(st.sampled_from([*kinds, *(["reward_model"] * 4 if judges else []), *([] if within else ["sum"] * 2)]))
+    if kind == "sum":
+        names = draw(st.lists(st.sampled_from(["short", "right", "a b"]), min_size=1, max_size=2, unique=True))
+        return {"kind": kind, "of": {name: draw(rewarding(judges, within=True)) for name in names}}
+    if kind == "reward_model":
+        return {"kind": kind, "model": draw(st.sampled_from(list(judges)))}
+    own = OF_TEXT.get(kind, {})
+    drawn = draw(settings(rewards.TABLE[kind], skip=("weight", *own)))
+    drawn |= {key: draw(strategy) for key, strategy in own.items()}
+    return drawn | draw(st.fixed_dictionaries({}, optional={"weight": st.sampled_from([0.5, -2.0])}))
+
+
+# -- phases ------------------------------------------------------------------------------------------------------------
+def leaving(stages: Data, makes: str) -> list[str]:
+    """Phases of those before that leave such an artifact."""
+    return [name for name, stage in stages.items() if phases.TABLE[stage["kind"]].makes == makes]
+
+
+@st.composite
+def answer_settings(draw: DrawFn, part: type[Phase], stages: Data, drawn: Data) -> Data:
+    """Settings of a phase that learns from answers, beside those that were drawn: it starts from one of the phases
+    before it, and may name others."""
+    policies = leaving(stages, POLICY)
+    out: Data = {"from": draw(st.sampled_from(policies))}
+    if part.makes == REWARD_MODEL and draw(st.booleans()):
+        out["from"] = draw(st.sampled_from(list(stages)))
+    if part.prompted:
+        return out | draw(drawing(part, policies, leaving(stages, REWARD_MODEL)))
+    out["micro_batch_size"] = draw(st.integers(2, 3))
+    optional = {"max_tokens": st.sampled_from([CONTEXT // 2, CONTEXT]), "truncation": st.just("prompt")}
+    out |= draw(st.fixed_dictionaries({}, optional=optional))
+    objective = drawn.get("objective", {})
+    compares = objective.get("kind", drawn["kind"]) in ("dpo", "kto") and not objective.get("reference_free")
+    if compares and draw(st.booleans()):
+        out["reference"] = draw(st.sampled_from(policies))
+    return out
+
+
+@st.composite
+def drawing(draw: DrawFn, part: type[Phase], policies: Sequence[str], judges: Sequence[str]) -> Data:
+    """Settings of a phase that draws answers, a row each at least in its steps."""
+    fewest = 1 if "adaptive_kl" in part.model_fields else 2
+    divided = {"prompts_per_rollout": st.sampled_from([2, 4]), "answers_per_prompt": st.integers(fewest, 3)}
+    out: Data = draw(st.fixed_dictionaries({**divided, "mini_batches": st.integers(1, 2)}))
+    out["micro_batch_size"] = out["prompts_per_rollout"] * out["answers_per_prompt"] // out["mini_batches"]
+    out["max_tokens"] = draw(st.integers(1, 4))
+    reward = draw(rewarding(judges))
+    out["reward"] = reward["model"] if reward["kind"] == "reward_model" and draw(st.booleans()) else reward
+    if part.predicts not in (REWARDED, VALUED):  # it learns as SFT does
+        return out
+    held: Data = {"kl_coefficient": st.sampled_from([0.0, 0.125]), "kl_ceiling": st.sampled_from([None, 6.0])}
+    out |= draw(st.fixed_dictionaries({}, optional={**held, "reference": st.sampled_from(list(policies))}))
+    if "adaptive_kl" in part.model_fields and out.get("kl_coefficient", 1) and draw(st.booleans()):
+        out["adaptive_kl"] = draw(settings(AdaptiveKL))
+        out["objective"] = {**draw(settings(PPO)), "value": draw(settings(ValueFunction))}
+    return out
