@@ -69,14 +69,17 @@ def rebased(node: Node, folder: str, at: Path = ()) -> Node:
 
 def with_own_data(node: Node, spec: FilePath) -> Node:
     """The top of a spec that came with an installed llmspec, with the text that came with it by its whole path: what
-    else it names is the user's, and starts in the working directory."""
+    else it names is the user's, and starts in the working directory. So do models beside the folder of the specs of a
+    checkout, such as `../runs/sentiment`, which another shipped spec makes there."""
     home = spec.absolute().parent
     if not shipped.installed(home):
         return node
 
     def found(child: Node, at: Path) -> Node:
-        if child.is_map and len(at) < 4 and at[:2] == _SOURCES[: len(at)]:
+        if child.is_map and _leads_on(at):
             return Node({key: found(one, (*at, key)) for key, one in child.value.items()}, child.mark, child.key)
+        if isinstance(child.value, str) and _is_file(at):
+            return Node(child.value.removeprefix("../"), child.mark, child.key)
         ours = isinstance(child.value, str) and _is_pattern(at) and (home / child.value).is_file()
         return Node(glob.escape(str(home / child.value)), child.mark, child.key) if ours else child
 
