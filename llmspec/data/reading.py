@@ -12,6 +12,7 @@ import numpy as np
 from llmspec.core.problems import DataError, Problem
 from llmspec.data.contamination import EXAMPLES, Contaminated, Content, HeldOut
 from llmspec.data.fields import Fields
+from llmspec.data.formats import recognised
 from llmspec.data.preferences import Compared, best_dialogue, best_text, comparison_of
 from llmspec.data.shaping import FORMAT, Dropped, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
@@ -353,7 +354,7 @@ def _shape(source: Source, document: Document, markers: Sequence[str], wanted: S
         found["plain"] = best_text(of_best)
     if "dialogue" in wanted:
         spoken = dialogue(source, document, markers) if of_best is None else best_dialogue(of_best)
-        if isinstance(spoken, Dropped) and of_best is None and isinstance(compared, Compared):
+        if of_best is None and isinstance(compared, Compared) and recognised(document.record or {}) is None:
             # What compares answers asks something, whatever the better answer is.
             best = best_dialogue(compared)
             spoken = list(compared.prompt) if isinstance(best, Dropped) else best

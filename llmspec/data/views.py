@@ -14,7 +14,7 @@ from llmspec.parts.sources import Source
 from llmspec.parts.sources.base import READ_BESIDE
 from llmspec.parts.templates.base import Pieces
 
-FORMAT = 7
+FORMAT = 8
 """Changes when this folder reads, splits or writes in another way, so that old token files are not used."""
 PROMPT = "prompt"
 """A dialogue with the fields of its record beside it, for phases that answer it."""
