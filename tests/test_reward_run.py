@@ -150,7 +150,7 @@ def test_models_that_rewards_ask_are_known_by_their_weights(run: Path, tmp_path:
 
     def digests() -> list[str]:
         (phase,) = [p.phase for p in closed(plan).phases if p.name == "grpo"]
-        return [model.digest for _, model in phase.judge.models()]
+        return [model.digest for _, model, _ in phase.judge.models()]
 
     (first,) = digests()
     assert first and len(first) == 64

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmspec.cli.prompts import turns_or_text, wrong
 from llmspec.core.problems import LlmspecError, Problem
+from llmspec.decoding.choosing import TooLong
 from llmspec.decoding.prompt_file import FilePrompt
 from llmspec.decoding.ranking import RankedFile, record_of, scores_of, shown_order
 from llmspec.parts.rewards.base import Answered, Reward
@@ -74,8 +75,12 @@ class Ranking:
                     Answered(prompt.asked, answer.text, answer.finish_reason != "max_tokens", prompt.record)
                     for answer in answers
                 ]
-                parts = reward.parts(judged, open_)
-                scores = reward.scores(judged, open_) if len(parts) > 1 else next(iter(parts.values()))
+                try:
+                    parts = reward.parts(judged, open_)
+                    scores = reward.scores(judged, open_) if len(parts) > 1 else next(iter(parts.values()))
+                except TooLong as error:
+                    tally.unread(prompt.line, error.problems[0].message)
+                    continue
                 tally.add(scores, parts)
                 self._file.add(record_of(prompt, [a.text for a in answers], scores, reward.name))
         ranked.show_scores(tally, str(self._file.path), self.there)

@@ -17,6 +17,12 @@ class Tally:
         self.prompts = self.alike = 0
         self._all, self._best = list[float](), list[float]()
         self._parts: dict[str, list[float]] = {}
+        self.left_out = list[tuple[int, str]]()
+        """Lines of prompts whose answers the model that judges cannot read, and why."""
+
+    def unread(self, line: int, why: str) -> None:
+        """A prompt that is left out."""
+        self.left_out.append((line, why))
 
     def add(self, scores: Sequence[float], parts: Mapping[str, Sequence[float]]) -> None:
         """The scores of the answers to one prompt."""
@@ -35,6 +41,7 @@ class Tally:
             "ranked_before": there,
             "answers": len(self._all),
             "without_difference": self.alike,
+            "left_out": [line for line, _ in self.left_out],
             "mean": mean(self._all),
             "mean_of_best": mean(self._best),
             "parts": {name: mean(found) for name, found in self._parts.items()},
@@ -52,6 +59,9 @@ def show_scores(tally: Tally, path: str, there: int) -> None:
     console = out()
     before = f", {there:,} before" if there else ""
     console.print(f"{tally.prompts:,} prompts ranked{before}: {found['answers']:,} different answers → {path}")
+    if tally.left_out:
+        line, why = tally.left_out[0]
+        err().print(f"note: {len(tally.left_out):,} prompts were left out, such as that of line {line}: {visible(why)}")
     if not tally.prompts:
         return
     made = table("reward", "mean", right=("mean",))

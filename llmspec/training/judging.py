@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,14 +12,21 @@ from llmspec.compiler.linear_layers import may_stay_quantised
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.problems import LlmspecError, Problem
+from llmspec.decoding.choosing import Chooser
+from llmspec.decoding.prompts import prompt_tokens
 from llmspec.decoding.rewarding import AnswerScorer, reward_head
+from llmspec.model.decoder import Decoder
 from llmspec.model.others import Weights
 from llmspec.parts.others import StartModel
 from llmspec.parts.phases.base import CLASSIFIER, REWARD_MODEL
 from llmspec.parts.rewards.base import Open, Opened, Reward
+from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.training.context import RunContext
 
+Choose = Callable[[Sequence[str], tuple[str, str]], Sequence[float]]
+BEFORE = "\nReply: "
+"""Between a question and the reply of a model that goes on with text."""
 Made = Mapping[str, Callable[[], Opened]]
 """By phase: what opens the model that it has made."""
 
@@ -45,7 +52,13 @@ def _folder(named: str | StartModel, base: str) -> Opened:
 
     start = StartModel(model=named) if isinstance(named, str) else named
     here = in_wheel(start, offline=False) if start.model is None else Path(base, Path(start.model).expanduser())
-    return _asked(open_model(here, phase=judging_phase(stored_model(here).plan())))
+    judging = judging_phase(stored_model(here).plan())
+    found = _asked(open_model(here, phase=judging))
+    if judging is None:
+        return found
+    # What is chosen is asked of the model that the run is opened with, which is another one.
+    speaker = cache(lambda: _chooses(open_model(here)))
+    return found._replace(choose=lambda questions, replies: speaker()(questions, replies))
 
 
 def of_run(path: Path, plan: Plan) -> Made:
@@ -66,7 +79,19 @@ def _asked(model: Any) -> Opened:
         labels,
         model.rewards if model.judges else None,
         digest(model.codec.to_json()),
+        _chooses(model) if model.plan.model.generates and model.plan.model.encoder is None else None,
     )
+
+
+def _chooses(model: Any) -> Choose:
+    """What asks a LanguageModel to choose. Raises LlmspecError where it draws no text."""
+    return _chooser(model.drawing, model.codec, model.plan.chat_template, model.chat)
+
+
+def _chooser(decoder: Decoder, codec: Codec, template: ChatTemplate, chat: bool) -> Choose:
+    """The same of a decoder, whose model answers a user's turn, or goes on with text."""
+    asked = partial(prompt_tokens, codec, template, chat=chat)
+    return Chooser(decoder, codec, asked, "" if chat else BEFORE).choose
 
 
 def judging_phase(plan: Plan) -> str | None:
@@ -80,12 +105,14 @@ def judge_problems(judge: Reward, codec: Codec, base: str) -> Iterator[Problem]:
     Those that phases of the same spec are to make were held against it by the compiler. Relative folders start in
     `base`."""
     own, unlike = digest(codec.to_json()), list[str | StartModel]()
-    planned = Opened(lambda texts: [], (), lambda answers: [0.0] * len(answers), own)
-    open_ = opener({name: lambda: planned for _, name in judge.phases()}, base)
+    nothing = [0.0] * 0
+    planned = Opened(lambda texts: [], (), lambda answers: nothing, own, lambda questions, replies: nothing)
+    open_ = opener({name: lambda: planned for _, name, _ in judge.phases()}, base)
+    read_alike = [model for _, model, takes in judge.models() if REWARD_MODEL in takes]
 
     def compared(named: str | StartModel) -> Opened:
         found = open_(named)
-        if found.score is not None and found.tokenizer != own and named not in unlike:
+        if named in read_alike and found.score is not None and found.tokenizer != own and named not in unlike:
             unlike.append(named)
         return found
 
@@ -110,10 +137,13 @@ def made_beside(context: RunContext, planned: PhasePlan, others: Weights) -> Mad
     def opened(name: str) -> Opened:
         model, weights = beside[name]
         head, arrays, codec = reward_head(model), weights(), context.prepared.codec
-        if head is None:
-            raise LlmspecError(f"{name} has made no model that says how good answers are")
         held, layouts = context.backend.hold({t.name: arrays[t.name] for t in model.tensors}, may_stay_quantised(model))
-        scorer = AnswerScorer(model, head, context.backend, held, codec, context.plan.chat_template, layouts)
-        return Opened(lambda texts: [], (), scorer.rewards, digest(codec.to_json()))
+        template, score, choose = context.plan.chat_template, None, None
+        if head is not None:
+            score = AnswerScorer(model, head, context.backend, held, codec, template, layouts).rewards
+        if model.generates and model.encoder is None:
+            decoder = Decoder(model, context.backend, held, None, layouts)
+            choose = _chooser(decoder, codec, template, context.plan.phase(name).phase.dialogues)
+        return Opened(lambda texts: [], (), score, digest(codec.to_json()), choose)
 
     return {name: lambda name=name: opened(name) for name in beside if name}  # type: ignore[misc]

@@ -17,6 +17,7 @@ from llmspec.formats import bases
 from llmspec.formats.wheel_models import in_wheel
 from llmspec.model.others import Weights
 from llmspec.parts.others import Other, StartModel
+from llmspec.parts.phases.base import REWARD_MODEL
 from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.training import start_models
 from llmspec.training.judging import judging_phase
@@ -40,8 +41,8 @@ def closed(plan: Plan, notice: Callable[[str], object] = lambda said: None) -> P
                 planned, wrong = opened(plan, planned, other, other.model)
                 problems += [p.at("phases", planned.name, *other.path) for p in wrong]
         if isinstance(planned.phase, RolloutPhase):
-            for path, model in planned.phase.judge.models():
-                planned, wrong = known(plan, planned, ("reward", *path), model)
+            for path, model, takes in planned.phase.judge.models():
+                planned, wrong = known(plan, planned, ("reward", *path), model, takes)
                 problems += [p.at("phases", planned.name, "reward", *path) for p in wrong]
         phases.append(planned)
     if problems:
@@ -64,7 +65,7 @@ def download(plan: Plan, offline: bool, progress: Progress) -> None:
     for planned in plan.phases:
         named = [(("from",), planned.phase.from_), *((o.path, o.model) for o in planned.phase.others())]
         if isinstance(planned.phase, RolloutPhase):
-            named += [(("reward", *path), model) for path, model in planned.phase.judge.models()]
+            named += [(("reward", *path), model) for path, model, _ in planned.phase.judge.models()]
         for path, start in named:
             if isinstance(start, StartModel) and start.model is None:
                 try:
@@ -94,13 +95,15 @@ def opened(plan: Plan, planned: PhasePlan, other: Other, model: StartModel) -> t
     return planned.model_copy(update={"phase": phase, "others": others}), []
 
 
-def known(plan: Plan, planned: PhasePlan, path: tuple[Any, ...], model: StartModel) -> tuple[PhasePlan, list[Problem]]:
-    """(the phase that knows the hash of a model that its reward asks, named by the key at `path`; what is wrong with it
-    as seen from that key)."""
+def known(
+    plan: Plan, planned: PhasePlan, path: tuple[Any, ...], model: StartModel, takes: tuple[str, ...]
+) -> tuple[PhasePlan, list[Problem]]:
+    """(the phase that knows the hash of a model that its reward asks, named by the key at `path`, which is to be one of
+    the sorts `takes`; what is wrong with it as seen from that key)."""
     try:
         folder = bases.folder_of(plan, model)
         theirs = folder.plan()
-        name = judging_phase(theirs) or bases.model_in(folder, theirs)[0]
+        name = (judging_phase(theirs) if REWARD_MODEL in takes else None) or bases.model_in(folder, theirs)[0]
         digest = bases.digest_of(bases.whole_weights(folder, theirs, name)[1])
     except RunError as error:
         return planned, [Problem(p.message, hint=p.hint, consequence=p.consequence) for p in error.problems]

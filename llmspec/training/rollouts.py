@@ -24,7 +24,9 @@ from llmspec.data.prompts import PromptLayout
 from llmspec.decoding.answer import Answer, Drawing
 from llmspec.decoding.batch import ROWS
 from llmspec.decoding.batch import Batch as Answering
+from llmspec.decoding.choosing import TooLong
 from llmspec.decoding.generate import Generation, whole_answers
+from llmspec.decoding.prompts import prompt_tokens
 from llmspec.model.decoder import Decoder
 from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.parts.rewards.base import Answered, Open, Reward
@@ -138,6 +140,8 @@ def judged(reward: Reward, answers: Sequence[Answered], open_: Open) -> tuple[di
     try:
         parts = reward.parts(answers, open_)
         whole = reward.scores(answers, open_) if len(parts) > 1 else next(iter(parts.values()))
+    except TooLong as error:
+        raise Refused(error.problems) from error
     except LlmspecError:
         raise
     except Exception as error:
@@ -268,6 +272,17 @@ def problems(plan: Plan, planned: PhasePlan, prepared: PreparedData) -> Iterator
     longest = max(layout.longest for layout in layouts.values())
     if wrong := too_few_rows(phase, longest, plan.model.context):
         yield wrong
+    asked = phase.judge.asked_tokens(
+        lambda text: len(prompt_tokens(prepared.codec, prepared.template, text, True)), longest, phase.max_tokens
+    )
+    if asked > plan.model.context:
+        yield Problem(
+            f"the reward asks questions of up to {asked:,} tokens, prompts and answers included, and the model "
+            f"that it asks reads {plan.model.context:,}",
+            ("reward",),
+            f"`model.context: {asked}`, shorter principles, a lower `max_tokens`, or a `{{model: FOLDER}}`",
+            "the run would stop at the first answer that is too long for it",
+        )
     held = {s: found.layout for s, found in prepared.validation(name).items()}
     for side, of_side in (("train", layouts), ("validation", held)):
         for source, layout in of_side.items():

@@ -24,6 +24,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "language": {"language": "en"},
     "classifier": {"model": {"model": "runs/judge"}, "label": "good"},
     "reward_model": {"model": "runs/judge"},
+    "principles": {"model": "runs/asked", "principles": ("It is short.", "It is kind.")},
     "sum": {"of": {"first": {"kind": "ended"}, "second": {"kind": "length", "weight": 2.5}}},
 }
 """Settings of the kinds that have no defaults for all of them."""
@@ -36,6 +37,7 @@ def open_(model: str | StartModel) -> Opened:
         lambda given: [{"good": t.count("g") / len(t), "bad": 1 - t.count("g") / len(t)} for t in given],
         LABELS,
         lambda answers: [2.5 * one.text.count("g") - len(one.prompt) for one in answers],
+        choose=lambda asked, replies: [1 / (2 + question.count("g")) for question in asked],
     )
 
 
@@ -183,11 +185,11 @@ def test_a_classifier_is_asked_for_its_label() -> None:
 def test_a_reward_model_is_asked_for_prompt_and_answer() -> None:
     part = made("reward_model")
     assert part.scores([Answered("abc", "gag"), Answered("", "")], open_) == [2.0, 0.0]
-    assert part.phases() == ((("model",), "runs/judge"),)
+    assert part.phases() == ((("model",), "runs/judge", ("reward_model",)),)
     named = made("reward_model", model={"model": "runs/judge"})
     assert named.phases() == () and list(named.unfit(open_)) == []
     whole = made("sum", of={"judge": {"kind": "reward_model", "model": "judge"}})
-    assert whole.phases() == ((("of", "judge", "model"), "judge"),)
+    assert whole.phases() == ((("of", "judge", "model"), "judge", ("reward_model",)),)
     (problem,) = whole.unfit(lambda model: Opened(lambda given: [], LABELS))
     assert problem.path == ("of", "judge", "model") and "nothing of how good" in problem.message
 

@@ -11,7 +11,7 @@ from llmspec.core.problems import Problem, one_of
 from llmspec.core.table import choice
 from llmspec.core.units import Budget
 from llmspec.parts.others import Other, StartModel
-from llmspec.parts.phases.base import POLICY, REWARD_MODEL, Phase
+from llmspec.parts.phases.base import POLICY, Phase
 from llmspec.parts.phases.course import StoppingByReward
 from llmspec.parts.rewards import TABLE as REWARDS
 from llmspec.parts.rewards import Reward
@@ -145,8 +145,8 @@ class RolloutPhase(Phase):
     def others(self) -> tuple[Other, ...]:
         asked = enumerate(self.judge.phases())
         judges = (
-            Other(f"reward {i + 1}" if i else "reward", ("reward", *path), name, (REWARD_MODEL,), True, True)
-            for i, (path, name) in asked
+            Other(f"reward {i + 1}" if i else "reward", ("reward", *path), name, takes, True, True)
+            for i, (path, name, takes) in asked
         )
         found = (*super().others(), *judges)
         first = self.reference if self.reference is not None else self.from_

@@ -7,6 +7,7 @@ from llmspec.parts.rewards.ended import Ended
 from llmspec.parts.rewards.exact_match import ExactMatch
 from llmspec.parts.rewards.language import Language
 from llmspec.parts.rewards.length import Length
+from llmspec.parts.rewards.principles import ByPrinciples
 from llmspec.parts.rewards.regex import Regex
 from llmspec.parts.rewards.reward_model import ByRewardModel
 from llmspec.parts.rewards.similarity import Similarity
@@ -27,6 +28,7 @@ TABLE |= {
     "language": Language,
     "classifier": ByClassifier,
     "reward_model": ByRewardModel,
+    "principles": ByPrinciples,
     "sum": Total,
 }
 

@@ -39,6 +39,9 @@ class Opened(NamedTuple):
     """How good answers are; None of a model that does not say."""
     tokenizer: str = ""
     """Hash of its tokenizer."""
+    choose: Callable[[Sequence[str], tuple[str, str]], Sequence[float]] | None = None
+    """f(questions, two replies) -> the probability of the first reply to each, of both together; None of a model that
+    draws no text."""
 
 
 Open = Callable[[str | StartModel], Opened]
@@ -56,6 +59,8 @@ class Reward(Part):
     }
     fielded: ClassVar[tuple[str, ...]] = ()
     """Its keys that are templates of the record's fields."""
+    asks: ClassVar[tuple[str, ...]] = ("reward_model",)
+    """Sorts of artifacts that the phases of its spec have to leave whose models it asks."""
 
     @property
     def name(self) -> str:
@@ -72,19 +77,24 @@ class Reward(Part):
         templates = [getattr(self, key) for key in self.fielded]
         return tuple(dict.fromkeys(piece.text for t in templates if t for piece in parse(t) if piece.field))
 
-    def phases(self) -> tuple[tuple[Path, str], ...]:
-        """The phases of its spec whose models it asks, each with the key that names it."""
+    def phases(self) -> tuple[tuple[Path, str, tuple[str, ...]], ...]:
+        """The phases of its spec whose models it asks, each with the key that names it, and what they have to be."""
         phase = getattr(self, "phase", "")
-        return ((("model",), phase),) if phase else ()
+        return ((("model",), phase, self.asks),) if phase else ()
 
-    def models(self) -> tuple[tuple[Path, StartModel], ...]:
-        """The models that it asks and that are there already, each with the key that names it."""
+    def models(self) -> tuple[tuple[Path, StartModel, tuple[str, ...]], ...]:
+        """The models that it asks and that are there already, in the same way."""
         model = getattr(self, "model", None)
-        return ((("model",), model),) if isinstance(model, StartModel) else ()
+        return ((("model",), model, self.asks),) if isinstance(model, StartModel) else ()
 
     def unfit(self, open_: Open) -> Iterable[Problem]:
         """Why the models that it asks cannot answer it. Raises LlmspecError where one cannot be opened."""
         return ()
+
+    def asked_tokens(self, count: Callable[[str], int], prompt: int, answer: int) -> int:
+        """Tokens of the longest question that it asks a phase's model, of prompts and answers of so many tokens at
+        most; `count` has those of a question. 0 where it asks none."""
+        return 0
 
     def score(self, answer: Answered) -> float:
         """The number of one answer, of those kinds that look at one after another."""

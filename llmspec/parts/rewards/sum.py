@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -31,13 +31,22 @@ class Total(Reward):
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(field for part in self.of.values() for field in part.fields()))
 
-    def phases(self) -> tuple[tuple[Path, str], ...]:
-        found = [(("of", name, *path), phase) for name, part in self.of.items() for path, phase in part.phases()]
-        return tuple(found)
+    def phases(self) -> tuple[tuple[Path, str, tuple[str, ...]], ...]:
+        return tuple(
+            (("of", name, *path), phase, takes)
+            for name, part in self.of.items()
+            for path, phase, takes in part.phases()
+        )
 
-    def models(self) -> tuple[tuple[Path, StartModel], ...]:
-        found = [(("of", name, *path), model) for name, part in self.of.items() for path, model in part.models()]
-        return tuple(found)
+    def models(self) -> tuple[tuple[Path, StartModel, tuple[str, ...]], ...]:
+        return tuple(
+            (("of", name, *path), model, takes)
+            for name, part in self.of.items()
+            for path, model, takes in part.models()
+        )
+
+    def asked_tokens(self, count: Callable[[str], int], prompt: int, answer: int) -> int:
+        return max(part.asked_tokens(count, prompt, answer) for part in self.of.values())
 
     def unfit(self, open_: Open) -> Iterable[Problem]:
         for name, part in self.of.items():
