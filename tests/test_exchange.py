@@ -19,6 +19,7 @@ from llmspec.exchange import exporting, read_back
 from llmspec.exchange.importing import import_folder
 from llmspec.formats.hf.family import families
 from llmspec.formats.hf.importing import HFFolder
+from llmspec.parts.templates.base import Turn, encode
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '<end>' }}{% endfor %}"
@@ -144,3 +145,30 @@ def test_logits_of_a_text_are_not_those_of_a_longer_one(length: int, tmp_path: P
     np.testing.assert_allclose(model.logits(ids)[0], exact, rtol=0, atol=1e-5 * np.abs(exact).max())
     _, last = model.decoder.prefill([ids.tolist()])
     np.testing.assert_allclose(last[0], exact[-1], rtol=0, atol=1e-5 * np.abs(exact).max())
+
+
+def asked_for_pairs(model: Any, folder: Path) -> tuple[Any, str]:
+    """(the model that is read back from its export, as one whose prompts are sources of pairs; the model card)."""
+    model.pairs = True
+    found = exporting.export_folder(model, folder)
+    assert found.compared[0].chat and found.compared[0].texts
+    return llmspec.open(folder), (folder / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_prompts_of_pairs_are_exported_in_their_form(family: str, tmp_path: Path) -> None:
+    """A decoder alone reads an end token behind the source, an encoder what its tokenizer puts there."""
+    rows = {"max_position_embeddings": 128} if family == "llama" else {}
+    written(tmp_path / "theirs", {**config(families()[family]), **rows})
+    hf_folders.write_tokenizer(tmp_path / "theirs", 262, "", ended=family == "t5")
+    model = llmspec.open(tmp_path / "theirs")
+    again, card = asked_for_pairs(model, tmp_path / "out")
+    source = "a </s> b {{ messages }}\n"
+    wanted = model.tokens(source)
+    end = model.codec.specials.eos
+    assert wanted[-1] == end and wanted.count(end) == 1, "what a source spells is only text"
+    assert again.chat and again.tokens(source) == wanted
+    assert again.tokens([("user", "x"), ("assistant", "y"), ("user", source)]) == wanted, "of one pair, as `sample`"
+    assert "## How it is asked" in card and "apply_chat_template" in card
+    whole = again.plan.chat_template.render(model.codec.specials, [Turn("user", (source,)), Turn("assistant", ("y",))])
+    assert encode(model.codec, whole) == [*wanted, *model.codec.encode(["y"])[0], end]

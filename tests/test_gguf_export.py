@@ -369,3 +369,16 @@ def test_a_run_is_measured_on_its_validation_text(tmp_path: Path, monkeypatch: p
     assert "tokens of the validation text of facts, docs" in said and said.endswith("done")
     assert "rows of 16 are no whole blocks of q8_0" in said
     assert 'TEMPLATE """{{ range .Messages }}' in (tmp_path / "out" / "Modelfile").read_text("utf-8")
+
+
+def test_prompts_of_pairs_lie_in_the_file(tmp_path: Path, text: Path) -> None:
+    """As a template of one message, for llama.cpp and for Ollama, which puts the first token there itself."""
+    own = model()
+    paired = LanguageModel(own.plan, own.codec, own.weights(), "p", chat=False)
+    paired.pairs = True
+    found = export_gguf(paired, tmp_path / "out", text=text)
+    assert found.compared[0].chat and "## How it is asked" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert 'TEMPLATE """{{ .Prompt }}<|end|>"""' in (tmp_path / "out" / "Modelfile").read_text("utf-8")
+    again = llmspec.open(next((tmp_path / "out").glob("*.gguf")))
+    asked = again.tokens([("user", "one"), ("assistant", "two"), ("user", "two pears?")])
+    assert asked == paired.tokens("two pears?") and asked[0] == asked[-1] == own.codec.specials.eos

@@ -7,6 +7,7 @@ target. The target ends with the end token.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from llmspec.parts.templates.base import ChatTemplate, Segment, Turn, encode
@@ -40,6 +41,26 @@ class PairForm(ChatTemplate):
             return begin, (specials.need("eos"),)
         framed = specials.before or specials.after
         return (specials.before, specials.after) if framed else (begin, ())
+
+    def jinja(self, specials: SpecialTokens) -> str:
+        """A prompt is the last message alone, as its source: no model of pairs has seen one behind another pair."""
+        before, after = (json.dumps(self._spelled(specials, tokens)) for tokens in self.around(specials))
+        end = json.dumps(self._spelled(specials, (specials.need("eos"),)))
+        return (
+            "{%- for message in messages -%}{%- if loop.last or not add_generation_prompt -%}"
+            f"{{%- if message['role'] == 'assistant' -%}}{{{{- message['content'] + {end} -}}}}"
+            f"{{%- else -%}}{{{{- {before} + message['content'] + {after} -}}}}{{%- endif -%}}"
+            "{%- endif -%}{%- endfor -%}"
+        )
+
+    def go(self, specials: SpecialTokens) -> str:
+        before, after = self.around(specials)
+        own = tuple(token for token in before if token != specials.bos)
+        return f"{self._spelled(specials, own)}{{{{ .Prompt }}}}{self._spelled(specials, after)}"
+
+    def _spelled(self, specials: SpecialTokens, tokens: Sequence[int]) -> str:
+        known = {token: spelling for spelling, token in specials.items()}
+        return "".join(known[token] for token in tokens)
 
     def answer(self, specials: SpecialTokens) -> tuple[Segment, ...]:
         return ()

@@ -13,11 +13,24 @@ from llmspec.exchange.importing import spec_text
 from llmspec.exchange.read_back import Compared
 from llmspec.parts.sources.base import Attribution
 
+ASKED = (
+    "It was trained on sources and their targets, and answers a source with its target. The chat template makes a "
+    "prompt of one user message, the source; messages before it are not read.",
+    "",
+    "```python",
+    'asked = tokenizer.apply_chat_template([{"role": "user", "content": source}], add_generation_prompt=True,',
+    '                                      return_tensors="pt", return_dict=True)',
+    "answer = model.generate(**asked)",
+    "```",
+)
+"""What a card says of a model whose prompts are sources of pairs."""
 
-def card(plan: Plan, phase: str, architecture: str, attributions: Sequence[Attribution]) -> str:
-    """README.md, with the front matter that model hubs read."""
+
+def card(plan: Plan, phase: str, architecture: str, attributions: Sequence[Attribution], pairs: bool = False) -> str:
+    """README.md, with the front matter that model hubs read; `pairs`: prompts are sources of pairs."""
     front = {"library_name": "transformers", "pipeline_tag": _task(plan.model)}
-    return "\n".join([*_head(plan, phase, architecture, attributions, front), *_about(plan, attributions)])
+    asked = ["## How it is asked", "", *ASKED, ""] if pairs else []
+    return "\n".join([*_head(plan, phase, architecture, attributions, front), *asked, *_about(plan, attributions)])
 
 
 def gguf_card(
@@ -27,11 +40,13 @@ def gguf_card(
     attributions: Sequence[Attribution],
     file: FileFigures,
     compared: Sequence[Compared],
+    pairs: bool = False,
 ) -> str:
     """The same for a folder with a GGUF file, with what its types cost."""
     front = {"library_name": "gguf", "pipeline_tag": _task(plan.model)}
     head = _head(plan, phase, architecture, attributions, front)
-    return "\n".join([*head, "## This file", "", *_figures(file, compared), "", *_about(plan, attributions)])
+    asked = ["## How it is asked", "", ASKED[0], ""] if pairs else []
+    return "\n".join([*head, *asked, "## This file", "", *_figures(file, compared), "", *_about(plan, attributions)])
 
 
 def _head(

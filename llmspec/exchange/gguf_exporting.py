@@ -69,7 +69,7 @@ def export_gguf(
     plan = model.plan
     generates(plan)
     proposal = proposal_of(plan.model, origin, family)
-    template = template_of(plan, model.codec)
+    template = template_of(plan, model.codec, model.pairs)
     words = vocabulary(model.codec, plan.model.vocab, template, _begins(model, template))
     weights = model.weights() if weights is None else weights
     how = placed(proposal, plan, weights, type)
@@ -79,7 +79,7 @@ def export_gguf(
         licences = {about.license for about in model.attributions if about.license}
         license = licences.pop() if len(licences) == 1 else ""
         write_model(aside / name, proposal, plan, weights, words, how, license=license, progress=progress)
-        write_text(aside / "Modelfile", modelfile(name, plan, model.codec, model.chat))
+        write_text(aside / "Modelfile", modelfile(name, plan, model.codec, model.chat, model.pairs))
         progress("reading it back", 0, 0)
         compared, cost = _read_back(model, aside / name, proposal, weights, how, held)
         figures = FileFigures(
@@ -92,7 +92,7 @@ def export_gguf(
             notices=tuple(words.notices),
         )
         architecture = proposal.table.model_type
-        text_of_card = gguf_card(plan, model.phase, architecture, model.attributions, figures, compared)
+        text_of_card = gguf_card(plan, model.phase, architecture, model.attributions, figures, compared, model.pairs)
         write_text(aside / "README.md", text_of_card)
         files = tuple(sorted(p.name for p in aside.iterdir()))
     return Exported(path=str(out), architecture=architecture, files=files, compared=tuple(compared), file=figures)

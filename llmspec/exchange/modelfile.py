@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmspec.compiler.plan import Plan
+from llmspec.formats.hf.exporting import form_of
 from llmspec.parts.tokenizers import Codec
 
 PARAMETERS = {
@@ -18,13 +19,14 @@ PARAMETERS = {
 """Key of `decoding:` -> Ollama's name for it."""
 
 
-def modelfile(file: str, plan: Plan, codec: Codec, chat: bool) -> str:
-    """The text for `ollama create NAME -f Modelfile`, beside the file of this name.
+def modelfile(file: str, plan: Plan, codec: Codec, chat: bool, pairs: bool = False) -> str:
+    """The text for `ollama create NAME -f Modelfile`, beside the file of this name, of a model that answers turns
+    (`chat`), or sources of pairs.
 
     The template is there where the model's has a form in Go's language of templates; else Ollama takes that of the
     file, if it knows it."""
     lines = [f"FROM ./{file}"]
-    template = plan.chat_template.go(codec.specials) if chat else "{{ .Prompt }}"
+    template = form_of(plan, pairs).go(codec.specials) if chat or pairs else "{{ .Prompt }}"
     if template:
         lines.append(f'TEMPLATE """{template}"""')
     for key, name in PARAMETERS.items():

@@ -107,7 +107,7 @@ def answers(model: LanguageModel, asked: Questions, chat: bool) -> Answers:
         model.logits(asked.ids, asked.encoder)[0],
         _greedy(model, asked.prompt, asked.drawn) if asked.drawn else None,
         [model.codec.encode([text])[0] for text in TEXTS],
-        model.tokens(list(TURNS)) if chat else None,
+        model.tokens(TURNS[-1][1] if model.pairs else list(TURNS)) if chat else None,
     )
 
 
@@ -136,8 +136,10 @@ def probe(model: LanguageModel, context: int) -> list[int]:
 
 
 def can_chat(model: LanguageModel) -> bool:
-    """Whether the model's tokenizer has what its chat template needs."""
-    return all(model.codec.specials.find(meaning) is not None for meaning in model.plan.chat_template.needs)
+    """Whether the model's tokenizer has what its chat template needs, or that of pairs."""
+    return model.pairs or all(
+        model.codec.specials.find(meaning) is not None for meaning in model.plan.chat_template.needs
+    )
 
 
 def refuse(found: list[Compared], folder: Path) -> None:

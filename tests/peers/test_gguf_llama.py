@@ -13,6 +13,7 @@ llama_cpp = pytest.importorskip("llama_cpp")
 import gguf_files  # noqa: E402
 import hf_folders  # noqa: E402
 import tiny  # noqa: E402
+from paired_runs import SOURCES, trained  # noqa: E402
 from test_exchange import TEMPLATE  # noqa: E402
 from test_gguf_export import TEXT, model  # noqa: E402
 from test_hf_folders import config, written  # noqa: E402
@@ -21,6 +22,7 @@ import llmspec  # noqa: E402
 from llmspec.core.problems import LlmspecError  # noqa: E402
 from llmspec.exchange import gguf_exporting  # noqa: E402
 from llmspec.exchange.gguf_exporting import export_gguf  # noqa: E402
+from llmspec.exchange.llama_worker import chat  # noqa: E402
 from llmspec.formats.gguf import exporting  # noqa: E402
 from llmspec.formats.gguf.tables import tables  # noqa: E402
 from llmspec.formats.hf.family import families  # noqa: E402
@@ -101,3 +103,19 @@ def test_llama_cpp_is_believed_where_it_differs(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(gguf_exporting, "FAR", 1e-12)
     with pytest.raises(LlmspecError, match=r"logits of llama\.cpp are off"):
         export_gguf(model(), tmp_path / "out", type="f32")
+
+
+def test_a_model_of_pairs_answers_as_its_samples(tmp_path: Path) -> None:
+    """A decoder that was trained on sources and targets, asked by the template inside the file. Chat completions of
+    llama-cpp-python give nothing: they end where the last token of the prompt is the end token."""
+    own = llmspec.open(trained(tmp_path))
+    found = export_gguf(own, tmp_path / "out", type="f32")
+    assert found.compared[1].chat and found.compared[1].greedy
+    (file,) = (tmp_path / "out").glob("*.gguf")
+    theirs = llama_cpp.Llama(str(file), n_ctx=40, verbose=False, type_k=0, type_v=0)
+    for source in SOURCES:
+        asked = chat(theirs, [{"role": "user", "content": source}])
+        said = theirs.create_completion(asked, temperature=0.0, max_tokens=20, repeat_penalty=1.0)["choices"][0]
+        (wanted,) = own.generate(source, temperature=0.0, max_tokens=20)
+        assert said["text"] == wanted.text and said["finish_reason"] == "stop", source
+        assert wanted.finish_reason == "end" and len(wanted.text) > 3, "it has learned to end"

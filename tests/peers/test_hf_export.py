@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.peers
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import hf_folders  # noqa: E402
 from hf_cases import model_in  # noqa: E402
+from paired_runs import SOURCES, trained  # noqa: E402
 from test_exchange import TEMPLATE  # noqa: E402
 
 import llmspec  # noqa: E402
@@ -55,3 +56,44 @@ def test_transformers_is_believed_where_it_differs(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(read_back, "LARGEST", 1e-12)
     with pytest.raises(RunError, match="read back by transformers"):
         exporting.export_folder(llmspec.open(tmp_path), tmp_path / "out")
+
+
+def answered(folder: Path, source: str, length: int) -> list[int]:
+    """What transformers answers a source with, asked by the folder's chat template and settings, as its card says."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    given = [{"role": "user", "content": source}]
+    made = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, made.architectures[0]).from_pretrained(folder, dtype=torch.float32).eval()
+    asked = tokenizer.apply_chat_template(given, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    out = model.generate(**asked, do_sample=False, max_new_tokens=length)[0].tolist()
+    return out[1:] if made.is_encoder_decoder else out[asked["input_ids"].shape[1] :]
+
+
+def test_a_decoder_of_pairs_answers_as_its_samples(tmp_path: Path) -> None:
+    opened = llmspec.open(trained(tmp_path))
+    found = exporting.export_folder(opened, tmp_path / "out")
+    assert found.compared[1].chat and found.compared[1].greedy
+    end = opened.codec.specials.eos
+    for source in SOURCES:
+        (wanted,) = opened.generate(source, temperature=0.0, max_tokens=20)
+        assert answered(tmp_path / "out", source, 20) == [*(t for t in wanted.tokens if t != end), end]
+        assert wanted.finish_reason == "end" and len(wanted.text) > 3, "it has learned to end"
+
+
+def test_an_encoder_decoder_of_pairs_answers_as_its_samples(tmp_path: Path) -> None:
+    made = transformers.T5Config(
+        vocab_size=264, d_model=24, d_kv=6, d_ff=20, num_layers=1, num_heads=4, decoder_start_token_id=2, pad_token_id=2
+    )
+    torch.manual_seed(5)
+    model = transformers.T5ForConditionalGeneration(made)
+    for parameter in model.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "theirs")
+    hf_folders.write_tokenizer(tmp_path / "theirs", 264, "", ended=True)
+    opened = llmspec.open(tmp_path / "theirs")
+    opened.pairs = True
+    found = exporting.export_folder(opened, tmp_path / "out")
+    assert found.compared[1].chat and found.compared[1].greedy
+    for source in ("two pears", "a b"):
+        (wanted,) = opened.generate(source, chat=False, temperature=0.0, max_tokens=8)
+        assert answered(tmp_path / "out", source, 8)[: len(wanted.tokens)] == list(wanted.tokens)

@@ -9,10 +9,12 @@ from typing import Any
 from llmspec.compiler.plan import Plan
 from llmspec.core import strict_json
 from llmspec.core.problems import RunError
+from llmspec.data.pair_form import PairForm
 from llmspec.formats.hf import generation
 from llmspec.formats.hf.names import Group, groups
 from llmspec.formats.hf.weights import INDEX, WHOLE
 from llmspec.formats.hf.writing import Config, token_fields
+from llmspec.parts.templates import ChatTemplate
 from llmspec.runs import tensors
 from llmspec.runs.files import new_folder, write_json, write_text
 
@@ -32,18 +34,20 @@ def write(
     codec: Any,
     card: str,
     *,
+    pairs: bool = False,
     shard: int = SHARD,
     progress: Callable[[str, float, float], None] = lambda what, done, total: None,
 ) -> None:
-    """Writes the folder aside and renames it once it is whole. Raises RunError where something stands there already,
-    it cannot be written, or the tokenizer has no tokenizer.json of the `tokenizers` library."""
+    """Writes the folder aside and renames it once it is whole; `pairs`: prompts are sources of pairs. Raises RunError
+    where something stands there already, it cannot be written, or the tokenizer has no tokenizer.json of the
+    `tokenizers` library."""
     text = tokenizer_text(codec)
     with new_folder(path) as aside:
         write_json(aside / "config.json", {**config.fields, **ids_of(codec, config, plan)})
         write_weights(aside, groups_of(config, plan), weights, shard, progress)
         write_text(aside / "tokenizer.json", text)
         about = tokenizer_config(codec, plan)
-        if template := template_of(plan, codec):
+        if template := template_of(plan, codec, pairs):
             write_text(aside / generation.TEMPLATE, template)
         write_json(aside / generation.TOKENIZER_CONFIG, about)
         settings = plan.decoding.model_dump(mode="json")
@@ -127,6 +131,11 @@ def tokenizer_config(codec: Any, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def template_of(plan: Plan, codec: Any) -> str:
-    """The chat template as Jinja; '' where dialogues have no form in it."""
-    return plan.chat_template.jinja(codec.specials)
+def form_of(plan: Plan, pairs: bool) -> ChatTemplate:
+    """What a prompt is put together by: the chat template, or the form of pairs, whose sources prompts are."""
+    return PairForm(encoder=plan.model.encoder is not None) if pairs else plan.chat_template
+
+
+def template_of(plan: Plan, codec: Any, pairs: bool = False) -> str:
+    """The same as Jinja; '' where dialogues have no form in it."""
+    return form_of(plan, pairs).jinja(codec.specials)
