@@ -28,6 +28,7 @@ def test_documents_end_in_what_is_predicted(encoder: bool, lengths: list[int], c
     layout.gather(batch, np.arange(rows), np.arange(rows))
     for row in range(rows):
         counts = batch.weights[row] > 0
+        assert counts[int(counts.argmax()) : batch.filled[row]].all(), "all that stands behind the cut"
         said, before = batch.targets[row][counts].tolist(), batch.tokens[row][counts].tolist()
         if encoder:
             assert batch.encoder_tokens is not None and batch.encoder_filled is not None
