@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from llmspec.compiler import walk
 from llmspec.compiler.cost import share_read, tied
+from llmspec.compiler.critic import critic_of
 from llmspec.compiler.decoding_cost import ROWS
 from llmspec.compiler.dropped import adapter_dropped, block_dropped
 from llmspec.compiler.inputs import NONE, step_inputs
@@ -24,6 +25,7 @@ from llmspec.compiler.others import Others
 from llmspec.compiler.phase_model import artifact
 from llmspec.compiler.plan import ModelPlan
 from llmspec.compiler.updates import state_numbers
+from llmspec.parts.objectives.value_function import CRITIC
 from llmspec.parts.others import StartModel
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import POLICY
@@ -35,6 +37,10 @@ COMPARED = 4.0
 """Arrays of the similarities of all texts of a pass, their gradient included."""
 SAMPLED_ROWS = 1
 """Texts that are decoded side by side while a phase trains, unless it learns from what it draws."""
+
+
+BOTH = ("weights", "optimizer", "sums", "batch", "activations", "logits", "gradients", "evaluation")
+"""What a critic holds as the policy does, since captured steps keep their places."""
 
 
 class MemoryModel(NamedTuple):
@@ -88,7 +94,17 @@ def device_memory(device: str) -> int | None:
 
 
 def memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others: Others = NONE) -> MemoryPlan:
-    """What a phase holds at its peak, item by item."""
+    """What a phase holds at its peak, item by item, a critic included, which graphs of its own train."""
+    held, critic = _memory_of(model, phase, memory_model, others), critic_of(phase, others)
+    if critic is None:
+        return held
+    beside = _memory_of(*critic, memory_model)
+    both = {name: getattr(held, name) + getattr(beside, name) for name in BOTH}
+    return held.model_copy(update={**both, "others": held.others - FLOAT * others[CRITIC].model.parameters})
+
+
+def _memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others: Others = NONE) -> MemoryPlan:
+    """The same of the graphs of one model."""
     sizes = ActivationSizes(model, phase, memory_model, others)
     activations, logits, gradients, moment = max(sizes.moments(), key=lambda m: sum(m[:3]))
     return MemoryPlan(

@@ -72,7 +72,13 @@ def unfit(other: Other, theirs: ModelPlan, model: ModelPlan) -> Iterator[Problem
         return
     if theirs.encoder is not None or model.encoder is not None:
         wrong = f"the {other.role} and the model that is trained both have to be decoders, without an encoder"
-    elif not theirs.generates:
+    elif other.body and theirs.adapter is not None:
+        wrong = f"the {other.role} is trained as a whole, and this model has an adapter beside weights that stay"
+    elif other.body and theirs.context != model.context:
+        wrong = (
+            f"the {other.role} reads {theirs.context:,} tokens, and has to read {model.context:,} as this model does"
+        )
+    elif not other.body and not theirs.generates:
         wrong = f"the {other.role} has no logits of the next token"
     elif theirs.vocab != model.vocab:
         wrong = f"the {other.role} has a vocabulary of {theirs.vocab:,}, and this model one of {model.vocab:,}"

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from llmspec.compiler.budget import steps_of, tokens_of
 from llmspec.compiler.cost import step_cost
+from llmspec.compiler.critic import critic_of
 from llmspec.compiler.draft import Draft
 from llmspec.compiler.framing import framing_problems
+from llmspec.compiler.inputs import NONE
 from llmspec.compiler.lengths import row_problems, stages
 from llmspec.compiler.masks import masks_of
 from llmspec.compiler.memory import memory_model, memory_of
@@ -101,6 +103,9 @@ def whole_work(model: ModelPlan, phase: Phase, others: Others, steps: int) -> tu
         cost, beside = step_cost(at.model, at.phase, at.passes), cost_beside(at.phase, at.model.context, others)
         products += at.steps * (cost.products + at.passes * beside.products)
         total += at.steps * (cost.total + at.passes * beside.total)
+    if (critic := critic_of(phase, others)) is not None:
+        own = whole_work(*critic, NONE, steps)
+        products, total = products + own[0], total + own[1]
     return products, total
 
 

@@ -35,6 +35,10 @@ def _others(plan: Plan, planned: PhasePlan) -> Iterator[str]:
         if other.judges:
             yield f"{other.role}: {which}, {found.model.parameters:,} parameters, asked what each answer is worth"
             continue
+        if other.body:
+            said = "a copy of its body says values, and is trained beside"
+            yield f"{other.role}: {which}, {found.model.parameters:,} parameters; {said}"
+            continue
         passes = phase.gradient_accumulation_steps
         cost = cost_beside(phase, planned.model.context, {other.role: found}).products * passes
         of_step = planned.flops / planned.steps if planned.flops and planned.steps else None

@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any, Literal, TypeVar
 
 from llmspec.backends.workers import ToolchainError
+from llmspec.compiler.critic import critic_plan
 from llmspec.compiler.inputs import NONE
 from llmspec.compiler.lengths import stages
 from llmspec.compiler.others import Others
@@ -168,7 +169,8 @@ def _of_rollouts(
     if rates:
         made, rollouts = rollout(planned, rates, memory_rate), ceil(steps / phase.steps_per_rollout)
         parts = {name: seconds * rollouts for name, seconds in made.parts.items()}
-        parts[UPDATE] = mean_step(planned, steps, rates) * steps
+        trained = [planned, *([critic] if (critic := critic_plan(planned)) is not None else [])]
+        parts[UPDATE] = sum(mean_step(p, steps, rates) for p in trained) * steps
         each, alone = made.token + made.scoring / phase.answers / answer, made.alone
     if known:
         parts = {name: seconds * steps for name, seconds in known.parts.items()}

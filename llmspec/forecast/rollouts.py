@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import ceil
 from typing import NamedTuple
 
+from llmspec.compiler.critic import critic_of
 from llmspec.compiler.decoding_cost import ROWS, weight_bytes
 from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.forecast.calibration import Rates
@@ -92,8 +93,12 @@ def rollout(planned: PhasePlan, rates: Rates, memory_rate: float | None) -> Roll
         if reference is not None:
             asked += forward_seconds(reference.model, phase, reference.model.generating_head, rates, 1)
         asked += asked * phase.bare_reference + BESIDE_STEP
+        if (critic := critic_of(phase, planned.others)) is not None:
+            says, how = critic
+            asked += forward_seconds(says, how, how.objective.head, rates, 1) + BESIDE_STEP
     read_of_judges = phase.answers * _padded(prompt + answer)
-    judges = [other.model for role, other in planned.others.items() if role != REFERENCE and other.once]
+    roles = {other.role for other in phase.others() if other.judges}
+    judges = [other.model for role, other in planned.others.items() if role in roles]
     scoring = sum(_score_seconds(planned, judge, rates, read_of_judges) for judge in judges)
     return Rollout(drawing, scoring, passes * asked, token, DRAWN + read + of_token)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmspec.backends import shield
 from llmspec.backends.workers import how_it_ended
+from llmspec.compiler.critic import critic_plan
 from llmspec.compiler.inputs import step_inputs
 from llmspec.compiler.lengths import shortened
 from llmspec.compiler.plan import PhasePlan, Plan
@@ -160,6 +161,9 @@ def measure(plan: Plan, phase: PhasePlan, backend: Backend, operations: bool = F
         passes = phase.phase.gradient_accumulation_steps
         found["step operations"] = train[0].operations() * passes + sum(g.operations() for g in train[1:])
         found["forward operations"] = evaluate.operations()
+    if (critic := critic_plan(phase)) is not None:
+        beside = measure(plan, critic, backend, operations)
+        found = {name: found.get(name, 0) + beside.get(name, 0) for name in {**found, **beside}}
     return found
 
 

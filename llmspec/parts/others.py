@@ -77,9 +77,11 @@ class Other(NamedTuple):
     takes: tuple[str, ...]
     """Sorts of artifacts that it may be."""
     once: bool = False
-    """Whether it is asked before the first step alone, of all that the phase reads."""
+    """Whether it is asked apart from the steps, such as before the first one, of all that the phase reads."""
     judges: bool = False
     """Whether it says how good answers are, outside the graph of a step, which it has no part in."""
+    body: bool = False
+    """Whether its body alone is taken, a copy of which is trained beside."""
 
     @property
     def phase(self) -> str:
@@ -87,5 +89,10 @@ class Other(NamedTuple):
         return self.model if isinstance(self.model, str) else ""
 
 
-NAMED: tuple[tuple[str, ...], ...] = (("objective", "teacher"), ("reference",), ("reward", "model"))
+NAMED: tuple[tuple[str, ...], ...] = (
+    ("objective", "teacher"),
+    ("objective", "value", "body"),
+    ("reference",),
+    ("reward", "model"),
+)
 """Keys of a phase that name such a model. What names them is read before phases are, so that all mistakes are found."""

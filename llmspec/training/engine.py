@@ -183,7 +183,7 @@ class Engine:
 
     def held(self) -> int:
         """Bytes that are allocated: tinygrad's, and the places of captured steps, which it does not count."""
-        return allocated() - self.others + self.trainer.captured_bytes()
+        return allocated() - self.others + self.trainer.captured_bytes() + self.task.captured_bytes()
 
     # -- one step ------------------------------------------------------------------------------------------------
     def advance(self) -> None:
@@ -191,9 +191,9 @@ class Engine:
         began = time.perf_counter()
         factor = self.phase.schedule.factor(self.step, self.total)
         spikes = self.course.spikes
-        scalars = self.trainer.steps.updates.numbers(
-            factor, self.step + 1, self.total, self.updates + self.step + 1 - self.first - spikes.skipped
-        )
+        update = self.updates + self.step + 1 - self.first - spikes.skipped
+        self.task.now = now = (factor, self.step + 1, self.total, update)
+        scalars = self.trainer.steps.updates.numbers(*now)
         began_in = self.origin(scalars)
         try:
             taken = self.task.train(self.trainer, self.step, scalars)

@@ -30,7 +30,8 @@ from llmspec.backends.tensors import tensors_from_numpy, to_numpy  # noqa: E402
 from llmspec.model.device import open_device  # noqa: E402
 from llmspec.parts.base import Dims  # noqa: E402
 from llmspec.parts.objectives.base import Outputs  # noqa: E402
-from llmspec.parts.objectives.ppo import PPO, ValueFunction, with_entropy  # noqa: E402
+from llmspec.parts.objectives.ppo import PPO, with_entropy  # noqa: E402
+from llmspec.parts.objectives.value_function import ValueFunction  # noqa: E402
 from llmspec.parts.ops import Linear  # noqa: E402
 from llmspec.training import advantages  # noqa: E402
 

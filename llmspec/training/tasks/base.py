@@ -55,6 +55,13 @@ class Task:
     def __init__(self, context: RunContext, phase: PhasePlan) -> None:
         self.context, self.plan, self.phase = context, phase, phase.phase
 
+    now: tuple[float, int, int, int] | None = None
+    """What the numbers of the coming step's update follow from, as `Updates.numbers` reads it; None: from the plan."""
+
+    def captured_bytes(self) -> int:
+        """Bytes that captured steps of its own hold, beside the trainer's."""
+        return 0
+
     def begin(self, trainer: Trainer, others: Weights) -> bool:
         """Finds what is to be known before the first step and was not restored, by the model as it is then; whether
         there was any such thing. `others` are the weights of the models that stand beside, by role."""

@@ -13,11 +13,12 @@ from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.metrics import Metric
 from llmspec.core.problems import RunError
-from llmspec.data.inputs import Arrays
+from llmspec.data.inputs import Arrays, BatchInputs
 from llmspec.data.layout import shuffled
 from llmspec.data.prompts import PromptLayout
 from llmspec.forecast.rollouts import DRAWING, LOG_PROBABILITIES, SCORING, UPDATE
 from llmspec.model.others import Weights
+from llmspec.parts.objectives.base import Objective
 from llmspec.parts.objectives.policy import LOGPS, REFERENCE_LOGPS
 from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.spec.decoding import Decoding
@@ -25,17 +26,7 @@ from llmspec.training.advantages import answer_scores, kl_estimates
 from llmspec.training.context import RunContext
 from llmspec.training.judging import made_beside, opener
 from llmspec.training.prompts import turns
-from llmspec.training.rollouts import (
-    Episodes,
-    Packed,
-    Prompt,
-    Refused,
-    answered,
-    draw,
-    episodes,
-    judged,
-    packed,
-)
+from llmspec.training.rollouts import Episodes, Packed, Prompt, Refused, answered, draw, episodes, judged, packed
 from llmspec.training.tasks.base import Shapes, Validation
 from llmspec.training.tasks.supervised import Supervised
 from llmspec.training.trainer import StepTaken, Trainer
@@ -149,7 +140,7 @@ class Rollouts(Supervised):
         every = np.arange(len(made.lengths))
         found = packed(made, every, self._shape, self._end)
         nothing = np.zeros(made.tokens.shape, np.float32)
-        arrays = self._arrays_of(made, every, found, dict.fromkeys(self._by_token, nothing))
+        arrays = self._arrays_of(made, every, found, dict.fromkeys(by_token(self.phase.objective), nothing))
         seen = [trainer.evaluate(one) for one in arrays]
         most, names = made.tokens.shape[1], self.phase.objective.gathered
         got = {name: found.gathered([one[name] for one in seen], made.lengths, most) for name in names}
@@ -192,8 +183,9 @@ class Rollouts(Supervised):
         return self.phase.micro_batch_size, self.plan.model.context
 
     @property
-    def _by_token(self) -> tuple[str, ...]:
-        return tuple(n for n in getattr(self.phase.objective, "by_place", ()) if n != "answers")
+    def gathered(self) -> tuple[str, ...]:
+        """Names of what passes over the answers of a rollout give of each token."""
+        return self.phase.objective.gathered
 
     def train(self, trainer: Trainer, step: int, scalars: Sequence[float]) -> StepTaken:
         rollout = step // self.phase.steps_per_rollout
@@ -236,9 +228,11 @@ class Rollouts(Supervised):
         found: Packed,
         values: Mapping[str, np.ndarray],
         weights: np.ndarray | None = None,
+        reader: tuple[Objective, BatchInputs] | None = None,
     ) -> list[Arrays]:
-        """What graphs read of packed answers; `weights` (n,) of their tokens, of which a step's loss is the sum."""
-        objective, lengths = self.phase.objective, made.lengths[which]
+        """What graphs read of packed answers; `weights` (n,) of their tokens, of which a step's loss is the sum. Those
+        of the phase's own model, unless another `reader` is given."""
+        (objective, inputs), lengths = reader or (self.phase.objective, self._arrays), made.lengths[which]
         counts = self.counted(made)[which] if weights is not None else np.ones(len(which), bool)
         ones = np.ones((len(which), made.tokens.shape[1])) * counts[:, None]
         each = np.ones(len(which)) if weights is None else weights
@@ -248,9 +242,11 @@ class Rollouts(Supervised):
             "loss_scale": float((weighed * (np.arange(ones.shape[1]) < lengths[:, None])).sum()),
             "kl_coefficient": self.kl_coefficient,
         }
-        by_token = {name: values[name][which] if name in values else ones for name in ("answers", *self._by_token)}
-        by_token |= {"answers": ones, "loss_weights": weighed, "answer_share": ones / np.maximum(1, lengths)[:, None]}
-        spread = {name: found.spread(np.asarray(array), lengths) for name, array in by_token.items()}
+        each_token = {
+            name: values[name][which] if name in values else ones for name in ("answers", *by_token(objective))
+        }
+        each_token |= {"answers": ones, "loss_weights": weighed, "answer_share": ones / np.maximum(1, lengths)[:, None]}
+        spread = {name: found.spread(np.asarray(array), lengths) for name, array in each_token.items()}
         number = np.broadcast_to(np.arange(1, len(which) + 1)[:, None], ones.shape)
         spread["answer"] = [a - 1 for a in found.spread(number, lengths, np.int32)]
         declared = objective.inputs(*self._shape)
@@ -259,7 +255,7 @@ class Rollouts(Supervised):
             own = {name: array[i] for name, array in spread.items() if name in declared and name != "loss_weights"}
             own |= {name: np.array([value], np.float32) for name, value in scalars.items() if name in declared}
             whole = batch._replace(weights=spread["loss_weights"][i], drawn=own)
-            arrays.append(self._arrays.made(whole, self.rollout, i))
+            arrays.append(inputs.made(whole, self.rollout, i))
         return arrays
 
     @property
@@ -348,7 +344,7 @@ class Rollouts(Supervised):
         shapes: Shapes = {"tokens": (answers, most)}
         shapes |= dict.fromkeys(("lengths", "ended", "rewards"), (answers,))
         shapes |= {f"reward/{name}": (answers,) for name in self.phase.judge.names}
-        shapes |= {f"by_token/{name}": (answers, most) for name in self.phase.objective.gathered}
+        shapes |= {f"by_token/{name}": (answers, most) for name in self.gathered}
         return shapes
 
     def tensors(self) -> dict[str, Any]:
@@ -375,12 +371,17 @@ class Rollouts(Supervised):
             np.asarray(tensors["ended"]) != 0,
             {name: np.asarray(tensors[f"reward/{name}"]) for name in self.phase.judge.names},
             np.asarray(tensors["rewards"]),
-            {name: np.asarray(tensors[f"by_token/{name}"]) for name in self.phase.objective.gathered},
+            {name: np.asarray(tensors[f"by_token/{name}"]) for name in self.gathered},
         )
 
     def spent(self) -> dict[str, float]:
         found, self.seconds = self.seconds, {}
         return found
+
+
+def by_token(objective: Objective) -> tuple[str, ...]:
+    """Names of what an objective reads of each token of an answer, beside which there are."""
+    return tuple(n for n in getattr(objective, "by_place", ()) if n != "answers")
 
 
 def without_adapter(trainer: Trainer) -> dict[str, Any]:
