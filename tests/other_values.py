@@ -29,6 +29,7 @@ BY_HAND: dict[str, tuple[Any, ...]] = {
     ),
     "targets": (("q_proj",), ("q_proj", "v_proj")),
     "teacher": ("another",),
+    "body": ("another", StartModel(model="runs/another")),
     "reference": ("another", StartModel(model="runs/another")),
     "reward": (REWARDS["length"](least=3), REWARDS["length"](least=4)),
     "unfreeze": ({"layers.*": Share(30.0)}, {"layers.*": Share(40.0)}),

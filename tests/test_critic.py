@@ -192,7 +192,7 @@ def test_memory_time_and_products_count_it(tmp_path: Path) -> None:
 MISTAKES = {
     "an unknown phase": ("{body: befoer}", "before"),
     "itself": ("{body: phase}", "without it"),
-    "a rate without a body": ("{lr_multiplier: 2}", "lr_multipliers: {value_head.*: 2}"),
+    "a rate without a body": ("{lr_multiplier: 2}", "value_head.*: 2"),
 }
 
 

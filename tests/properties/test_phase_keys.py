@@ -29,6 +29,7 @@ from llmspec.parts import attentions, optimizers, phases
 from llmspec.parts.adapters import Adapter
 from llmspec.parts.base import Frozen, Part, parts_of
 from llmspec.parts.heads import Head
+from llmspec.parts.objectives.value_function import ValueFunction
 from llmspec.parts.optimizers.base import Optimizer
 from llmspec.parts.phases.base import REWARD_MODEL
 from llmspec.parts.schedules.base import Span
@@ -88,7 +89,7 @@ def placed(draft: Draft, table: str, value: Any) -> Draft:
 def others(owner: type[BaseModel], name: str, now: Any) -> list[Any]:
     """Some values of a field that are not the one it has. Fails where neither its type nor BY_HAND gives any."""
     info = owner.model_fields[name]
-    planned = ModelPlan | phases.Phase | Source | Tokenizer | Adapter | Head | Optimizer
+    planned = ModelPlan | phases.Phase | Source | Tokenizer | Adapter | Head | Optimizer | ValueFunction
     if name in BY_HAND and issubclass(owner, planned):
         found = list(BY_HAND[name])
     elif isinstance(now, dict) and now and isinstance(first := next(iter(now.values())), Part):

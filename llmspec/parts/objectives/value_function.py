@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from llmspec.parts.base import Frozen
 from llmspec.parts.others import StartModel
@@ -44,15 +44,6 @@ class ValueFunction(Frozen):
     clip_range: float | None = Field(0.2, gt=0)
     """How far a value moves from what it was when the answer was drawn until nothing more is gained by it; null: any
     way."""
-
-    @model_validator(mode="after")
-    def _of_a_body(self) -> ValueFunction:
-        if self.body is None and self.lr_multiplier != 1:
-            raise ValueError(
-                f"`lr_multiplier` belongs to a `body` of its own; for a head of the policy's, write `lr_multipliers: "
-                f"{{{self.head}_head.*: {self.lr_multiplier:g}}}` in the phase"
-            )
-        return self
 
 
 def values(ops: Operations, outputs: Outputs) -> Tensor:

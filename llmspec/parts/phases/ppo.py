@@ -76,3 +76,12 @@ class PPO(RolloutPhase):
                 "kl_coefficient: 0.05, which `adaptive_kl` then moves, or no `adaptive_kl`",
                 "the divergence would never be held to its target",
             )
+        value = getattr(self.objective, "value", None)
+        if value is not None and value.body is None and value.lr_multiplier != 1:
+            yield Problem(
+                "`lr_multiplier` belongs to values that have a `body` of their own",
+                ("objective", "value", "lr_multiplier"),
+                f"in the phase, `lr_multipliers: {{{value.head}_head.*: {value.lr_multiplier:g}}}` for a head of the "
+                "policy's, or a `body`",
+                "it would do nothing",
+            )
