@@ -12,7 +12,8 @@ from strategies_values import Data, settings
 
 from llmspec.parts import phases, rewards
 from llmspec.parts.objectives.base import REWARDED, VALUED
-from llmspec.parts.objectives.ppo import PPO, ValueFunction
+from llmspec.parts.objectives.ppo import PPO
+from llmspec.parts.objectives.value_function import ValueFunction
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import POLICY, REWARD_MODEL
 from llmspec.parts.phases.ppo import AdaptiveKL
@@ -130,6 +131,15 @@ def leaving(stages: Data, makes: str) -> list[str]:
     return [name for name, stage in stages.items() if phases.TABLE[stage["kind"]].makes == makes]
 
 
+def adapted(stages: Data, name: str) -> bool:
+    """Whether what a phase leaves has an adapter beside weights that stay."""
+    while name in stages:
+        if "adapter" in stages[name]:
+            return True
+        name = stages[name].get("from", "")
+    return False
+
+
 @st.composite
 def answer_settings(draw: DrawFn, part: type[Phase], stages: Data, drawn: Data) -> Data:
     """Settings of a phase that learns from answers, beside those that were drawn: it starts from one of the phases
@@ -139,7 +149,9 @@ def answer_settings(draw: DrawFn, part: type[Phase], stages: Data, drawn: Data) 
     if part.makes == REWARD_MODEL and draw(st.booleans()):
         out["from"] = draw(st.sampled_from(list(stages)))
     if part.prompted:
-        return out | draw(drawing(part, policies, leaving(stages, REWARD_MODEL)))
+        judges = leaving(stages, REWARD_MODEL)
+        bodies = [name for name in (*policies, *judges) if not adapted(stages, name)]
+        return out | draw(drawing(part, policies, judges, bodies))
     out["micro_batch_size"] = draw(st.integers(2, 3))
     optional = {"max_tokens": st.sampled_from([CONTEXT // 2, CONTEXT]), "truncation": st.just("prompt")}
     out |= draw(st.fixed_dictionaries({}, optional=optional))
@@ -151,8 +163,11 @@ def answer_settings(draw: DrawFn, part: type[Phase], stages: Data, drawn: Data) 
 
 
 @st.composite
-def drawing(draw: DrawFn, part: type[Phase], policies: Sequence[str], judges: Sequence[str]) -> Data:
-    """Settings of a phase that draws answers, a row each at least in its steps."""
+def drawing(
+    draw: DrawFn, part: type[Phase], policies: Sequence[str], judges: Sequence[str], bodies: Sequence[str]
+) -> Data:
+    """Settings of a phase that draws answers, a row each at least in its steps; a critic is a copy of one of the
+    `bodies`."""
     fewest = 1 if "adaptive_kl" in part.model_fields else 2
     divided = {"prompts_per_rollout": st.sampled_from([2, 4]), "answers_per_prompt": st.integers(fewest, 3)}
     out: Data = draw(st.fixed_dictionaries({**divided, "mini_batches": st.integers(1, 2)}))
@@ -166,5 +181,8 @@ def drawing(draw: DrawFn, part: type[Phase], policies: Sequence[str], judges: Se
     out |= draw(st.fixed_dictionaries({}, optional={**held, "reference": st.sampled_from(list(policies))}))
     if "adaptive_kl" in part.model_fields and out.get("kl_coefficient", 1) and draw(st.booleans()):
         out["adaptive_kl"] = draw(settings(AdaptiveKL))
-        out["objective"] = {**draw(settings(PPO)), "value": draw(settings(ValueFunction))}
+        own = {"body": st.sampled_from(list(bodies)), "lr_multiplier": st.sampled_from([0.5, 4.0])} if bodies else {}
+        value = draw(settings(ValueFunction, skip=("body", "lr_multiplier")))
+        value |= draw(st.fixed_dictionaries(own)) if draw(st.booleans()) else {}
+        out["objective"] = {**draw(settings(PPO)), "value": value}
     return out

@@ -7,7 +7,6 @@ from math import ceil
 from typing import Any, Literal, TypeVar
 
 from llmspec.backends.workers import ToolchainError
-from llmspec.compiler.critic import critic_plan
 from llmspec.compiler.inputs import NONE
 from llmspec.compiler.lengths import stages
 from llmspec.compiler.others import Others
@@ -18,7 +17,7 @@ from llmspec.forecast.calibration import BACKWARD, Rates, measured_rates
 from llmspec.forecast.machine import RATE
 from llmspec.forecast.measurements import Kept, machine_key
 from llmspec.forecast.passes import pieces_beside, step_pieces, trained_share
-from llmspec.forecast.rollouts import UPDATE, lengths, rollout
+from llmspec.forecast.rollouts import UPDATE, lengths, rollout, update
 from llmspec.parts.base import Frozen
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.rollouts import RolloutPhase
@@ -169,8 +168,7 @@ def _of_rollouts(
     if rates:
         made, rollouts = rollout(planned, rates, memory_rate), ceil(steps / phase.steps_per_rollout)
         parts = {name: seconds * rollouts for name, seconds in made.parts.items()}
-        trained = [planned, *([critic] if (critic := critic_plan(planned)) is not None else [])]
-        parts[UPDATE] = sum(mean_step(p, steps, rates) for p in trained) * steps
+        parts[UPDATE] = update(planned, rates) * steps
         each, alone = made.token + made.scoring / phase.answers / answer, made.alone
     if known:
         parts = {name: seconds * steps for name, seconds in known.parts.items()}

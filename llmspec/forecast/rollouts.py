@@ -14,7 +14,7 @@ from llmspec.compiler.critic import critic_of
 from llmspec.compiler.decoding_cost import ROWS, weight_bytes
 from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.forecast.calibration import Rates
-from llmspec.forecast.passes import BESIDE_STEP, forward_seconds
+from llmspec.forecast.passes import BESIDE_STEP, forward_seconds, step_pieces
 from llmspec.parts.phases.rollouts import REFERENCE, RolloutPhase
 
 DRAWING, SCORING, LOG_PROBABILITIES, UPDATE = "drawing", "scoring", "log-probabilities", "update"
@@ -27,6 +27,8 @@ DRAWN = 1e-4
 """Seconds of a step of drawing, whatever its size."""
 TOKEN, LOGIT = 2e-5, 6.5e-9
 """Seconds that the host takes for a drawn token, and for each of its logits."""
+LOOSE = 1.1
+"""Rows that answers of different lengths take, as a multiple of those that they would fill."""
 SHORTEST = 16
 """Tokens to which the shortest prompts and answers are padded that are read whole."""
 WEIGHED = 4e-9
@@ -70,6 +72,23 @@ def lengths(planned: PhasePlan) -> Lengths:
     return Lengths(max(1.0, (read - learned) / blocks), max(1.0, min(phase.max_tokens, learned / blocks)))
 
 
+def passes_of(planned: PhasePlan, answers: float) -> int:
+    """Passes whose rows hold so many answers with their prompts, one after another."""
+    phase, (prompt, answer) = planned.phase, lengths(planned)
+    rows = min(answers, LOOSE * answers * (prompt + answer - 1) / planned.model.context)
+    return max(1, ceil(rows / phase.micro_batch_size))
+
+
+def update(planned: PhasePlan, rates: Rates) -> float:
+    """Seconds of a step that learns from its part of a rollout; passes that stay empty are left out."""
+    phase = planned.phase
+    assert isinstance(phase, RolloutPhase), "it draws answers"
+    passes = min(phase.gradient_accumulation_steps, passes_of(planned, phase.learned / phase.mini_batches))
+    critic = critic_of(phase, planned.others)
+    trained = ((planned.model, phase), *(() if critic is None else (critic,)))
+    return sum(step_pieces(model, how, rates, passes).total for model, how in trained)
+
+
 def rollout(planned: PhasePlan, rates: Rates, memory_rate: float | None) -> Rollout:
     """Seconds of one rollout of a phase on a machine of these rates; `memory_rate` is what it reads of weights, in
     bytes a second, where that is known."""
@@ -83,7 +102,7 @@ def rollout(planned: PhasePlan, rates: Rates, memory_rate: float | None) -> Roll
     of_token = FEW_ROWS * each + TOKEN + LOGIT * model.vocab
     token = (DRAWN + read) / min(ROWS, phase.answers) + of_token
     drawing = phase.answers * answer * token + phase.prompts_per_rollout * _padded(prompt) * each
-    passes = min(phase.mini_batches * phase.gradient_accumulation_steps, ceil(phase.answers / phase.micro_batch_size))
+    passes = passes_of(planned, phase.answers)
     asked = 0.0
     if phase.objective.gathered:
         weighed = WEIGHED * whole * model.vocab

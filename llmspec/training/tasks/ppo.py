@@ -68,7 +68,7 @@ class PPO(Rollouts):
         found = super().looked_at(trainer, made)
         if (critic := self.critic) is not None:
             every = np.arange(len(made.lengths))
-            rows = packed(made, every, self._longest, self._shape, self._end, 1)
+            rows = packed(made, every, self._shape, self._end)
             nothing = dict.fromkeys(("returns", "old_values"), np.zeros(made.tokens.shape, np.float32))
             arrays = self._arrays_of(made, every, rows, nothing, reader=(critic.objective, critic.inputs))
             seen = [critic.trainer.evaluate(one)[VALUES] for one in arrays]
