@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 
+import half_cases
 import numpy as np
+import quantised_cases
 import reference
 from kernel_cases import COUNTS, SEEDS, TINY, WIDTHS, product_of
 from kernels import EPS, Array, Case, Output, Pick, numbers
@@ -141,4 +143,42 @@ def grouped(pick: Pick) -> list[Case]:
     ]
 
 
-EXPERTS = {"router": routers, "moves": moves, "grouped": grouped}
+def held(pick: Pick) -> list[Case]:
+    """One to three layers of each expert with weights as they lie in files; there is no gradient."""
+    seed, e, biased = pick(SEEDS), pick((2, 3, 5)), pick((0, 1))
+    rows = np.random.default_rng([seed, 4]).choice([0, 1, 2, 5, 33, 70, 300], e)
+    rows[0] = max(1, rows[0])
+    starts, r = np.concatenate([[0], np.cumsum(rows)]).astype(np.int32), int(rows.sum())
+    halves, count = pick((0, 1)), pick((1, 2, 3))
+    known = half_cases.TYPES if halves else {t: q.number for t, q in quantised_cases.TYPES.items()}
+    kinds = [pick([*known]) for _ in range(count)]
+    wide = [pick((1, 15, 16, 33)) if j < count else 0 for j in range(3)]
+    i = pick((1, 7, 17, 64, 65)) if halves else 256
+    x = numbers(seed, r, i)
+    made = [[_matrix(t, seed + j + 100 * n, wide[j], i) for n in range(e)] for j, t in enumerate(kinds)]
+    bias = [numbers(seed + 5 + j, e, o) for j, o in enumerate(wide) if o]
+    three = lambda values: [*values, *[values[0]] * (3 - len(values))]
+    exact, room = np.zeros((r, sum(wide))), np.zeros((r, sum(wide)))
+    for n, (a, b) in enumerate(itertools.pairwise(starts.tolist())):
+        values = np.concatenate([layer[n][1] for layer in made]).astype(np.float64)
+        more = np.concatenate([own[n] for own in bias]).astype(np.float64) * biased
+        if halves:
+            exact[a:b], room[a:b] = product_of(x[a:b], values.T, more)[:2]
+        elif b > a:
+            read = quantised_cases.rounded(x[a:b])
+            exact[a:b] = read @ values.T + more
+            room[a:b] = quantised_cases.sums_bound(read, values) + 2 * EPS * np.abs(more) + 1e-30
+    types = [known[t] for t in three(kinds)]
+    given = [x, *three([np.concatenate([m[0] for m in layer]) for layer in made]), *three(bias), starts]
+    sizes: list[int | float] = [r, e, i, *wide, *types, biased]
+    return [Case("grouped_held", [Output(exact, room)], given, [*sizes, *flag]) for flag in ([0, 0], [1, 0], [1, 1])]
+
+
+def _matrix(kind: str, seed: int, rows: int, k: int) -> tuple[Array, Array]:
+    """What lies in memory, and the numbers that it stands for."""
+    if kind in half_cases.TYPES:
+        return half_cases.matrix(kind, seed, rows, k)
+    return quantised_cases.matrix(quantised_cases.TYPES[kind], seed, rows, k)
+
+
+EXPERTS = {"router": routers, "moves": moves, "grouped": grouped, "grouped held": held}

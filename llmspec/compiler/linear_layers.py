@@ -11,17 +11,17 @@ from llmspec.parts.base import Init
 
 
 def readable(model: ModelPlan) -> frozenset[str]:
-    """The matrices (outputs, inputs) that linear layers and look-ups of tokens alone read: those that may stay
-    quantised in memory."""
+    """The matrices (outputs, inputs), and stacks of them (experts, outputs, inputs), that linear layers and look-ups of
+    tokens alone read: those that may stay quantised in memory."""
     adapter = model.adapter
-    found = (t for t in model.tensors if len(t.shape) == 2 and not (adapter and adapter.owns(t.name)))
+    found = (t for t in model.tensors if len(t.shape) in (2, 3) and not (adapter and adapter.owns(t.name)))
     return frozenset(t.name for t in found if t.role in ("matrix", "head") or t.name == f"{EMBEDDING}.weight")
 
 
 def may_stay_quantised(model: ModelPlan) -> frozenset[str]:
-    """Those of `readable` that training may keep quantised: not what it changes, nor a table that a head with a bias
-    reads, too, since the bias is one more column of it in the loss."""
-    fixed = {t.name for t in model.tensors if not t.trainable}
+    """Those of `readable` that training may keep quantised: not what it changes, nor stacks of experts, nor a
+    table that a head with a bias reads, too, since the bias is one more column of it in the loss."""
+    fixed = {t.name for t in model.tensors if not t.trainable and len(t.shape) == 2}
     biased = any(getattr(head, "bias", False) for head in model.heads.values())
     return frozenset(n for n in readable(model) & fixed if not biased or n.startswith(("layers.", "encoder.")))
 

@@ -81,11 +81,18 @@ HALVES = (HALF, "bf16")
 
 
 class WeightLayout(NamedTuple):
-    """A matrix whose weights stay quantised in memory: a type of `core.weight_types`, and its shape."""
+    """A matrix whose weights stay quantised in memory, or a stack of them: a type of `core.weight_types`, a shape."""
 
     type: str
     outputs: int
     inputs: int
+    experts: int = 0
+    """How many such matrices there are, one for each expert; 0 for a matrix that is no stack's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(outputs, inputs), or (experts, outputs, inputs)."""
+        return (*([self.experts] if self.experts else []), self.outputs, self.inputs)
 
 
 class Linear(NamedTuple):

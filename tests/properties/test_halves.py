@@ -27,7 +27,7 @@ from tinygrad import Tensor  # noqa: E402  (the compiler comes first)
 from llmspec.backends.backend import backend  # noqa: E402
 from llmspec.backends.cpu import early, native  # noqa: E402
 from llmspec.backends.plain.backend import Backend  # noqa: E402
-from llmspec.parts.ops import HALF, Linear  # noqa: E402
+from llmspec.parts.ops import HALF, Linear, WeightLayout  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 kinds = pytest.mark.parametrize("name", half_cases.TYPES)
@@ -76,7 +76,7 @@ def held(made: Any, arrays: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str
 def test_they_take_two_bytes_a_number(name: str, k: int) -> None:
     made, weight = backend("CPU"), quantise(name, numbers(1, 5, k))
     tensors, layouts = held(made, {"w": weight})
-    assert tensors["w"].nbytes() == 2 * 5 * k and layouts["w"] == (name, 5, k)
+    assert tensors["w"].nbytes() == 2 * 5 * k and layouts["w"] == WeightLayout(name, 5, k)
     assert np.array_equal(made.numbers(tensors["w"], layouts["w"]), weight.dequantised())
     plain, none = made.hold({"w": weight}, frozenset())
     assert not none and np.array_equal(made.numbers(plain["w"], None), weight.dequantised())

@@ -156,7 +156,7 @@ def test_a_number_that_is_too_large_for_half_precision_leaves_its_matrix_in_floa
 
 
 def test_what_only_linear_layers_read_may_stay_quantised() -> None:
-    """A stack, and a table that others read, become float32."""
+    """A table that others read becomes float32; a stack of matrices stays as it is."""
     arrays = {
         "stack": quantise("q8_0", np.full((2, 3, 32), 127, np.float32)),
         "half": quantise("f16", np.full((3, 32), 127, np.float32)),
@@ -164,8 +164,12 @@ def test_what_only_linear_layers_read_may_stay_quantised() -> None:
         "matrix": quantise("q8_0", np.full((3, 32), 127, np.float32)),
     }
     held, layouts = backend("CPU").hold(arrays, frozenset({"stack", "half", "matrix"}))
+    assert layouts.pop("stack") == WeightLayout("q8_0", 3, 32, 2)
     assert layouts == {"matrix": WeightLayout("q8_0", 3, 32), "half": WeightLayout("f16", 3, 32)}
-    assert held["stack"].shape == (2, 3, 32) and held["other"].numpy().sum() == 96 * 127
+    assert (
+        backend("CPU").numbers(held["stack"], WeightLayout("q8_0", 3, 32, 2)) == arrays["stack"].dequantised()
+    ).all()
+    assert held["other"].numpy().sum() == 96 * 127
 
 
 def test_training_meets_them_with_an_error() -> None:

@@ -7,12 +7,15 @@ D width.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
 from tinygrad import Tensor, UOp
 
-from llmspec.backends.cpu.native import Gradient, call, integers, operands, shape_of
+from llmspec.backends.cpu import halves
+from llmspec.backends.cpu.native import Gradient, call, integers, no_gradient, operands, shape_of
+from llmspec.core.weight_types import TYPES
 from llmspec.parts.ops import Linear, Routing, matrices
 
 
@@ -104,8 +107,34 @@ def grouped_linears(
 ) -> Tensor:
     """x (R, I) by up to three stacks of weights (E, O, I), plus biases (E, O) -> (R, ΣO), side by side.
 
-    With `by_sequence` a row gets bit for bit what it gets beside no other, and there is no gradient.
+    With `by_sequence` a row gets bit for bit what it gets beside no other, and there is no gradient; stacks that stay
+    as they lie in a file have none either.
     """
+    made = [
+        (_held if kind else _floats)(address, x, routing, list(run), by_sequence)
+        for kind, run in itertools.groupby(layers, _kind)
+    ]
+    return made[0] if len(made) == 1 else Tensor.cat(*made, dim=-1)
+
+
+def _kind(layer: Linear) -> int:
+    """0 for a stack of float32, 1 of packed matrices, 2 of numbers of 16 bits."""
+    return 0 if layer.quantised is None else 2 if halves.reads(layer) else 1
+
+
+def _held(address: Tensor, x: Tensor, routing: Routing, layers: Sequence[Linear], by_sequence: bool) -> Tensor:
+    (r, i), absent = shape_of(x), 3 - len(layers)
+    layouts = [layer.quantised for layer in layers if layer.quantised is not None]
+    wide = [layout.outputs for layout in layouts] + [0] * absent
+    types = [TYPES[layout.type].ggml for layout in layouts] + [0] * absent
+    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers if layer.bias is not None]
+    three = [*weights, *[weights[0]] * absent, *biases, *[x] * (3 - len(biases))]
+    numbers = (r, layouts[0].experts, i, *wide, *types, int(bool(biases)), int(by_sequence), int(routing.single))
+    inputs = (x, *three, routing.groups)
+    return call("grouped_held", (r * sum(wide),), inputs, numbers, address, no_gradient)[0].reshape(r, sum(wide))
+
+
+def _floats(address: Tensor, x: Tensor, routing: Routing, layers: Sequence[Linear], by_sequence: bool) -> Tensor:
     (r, i), e = shape_of(x), shape_of(layers[0].weight)[0]
     weights, biases = matrices(layers), [layer.bias for layer in layers if layer.bias is not None]
     wide = tuple(shape_of(w)[1] for w in weights) + (0,) * (3 - len(layers))

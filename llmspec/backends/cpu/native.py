@@ -38,6 +38,7 @@ FUNCTIONS = (
     "combine",
     "combine_backward",
     "grouped_linear",
+    "grouped_held",
     "grouped_linear_backward",
     "linear_cross_entropy",
     "linear_cross_entropy_backward",

@@ -31,11 +31,11 @@ def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str,
     """Realized tensors of numpy arrays and `Quantised` by name, and the layouts of those that stay quantised: the ones
     that are `readable` by linear layers and look-ups alone, of a type in PACKED or HALVES. Others become float32."""
     tensors, layouts = dict[str, Tensor](), dict[str, WeightLayout]()
-    kept = {n for n, a in arrays.items() if n in readable and isinstance(a, Quantised) and a.ndim == 2 and _stays(a)}
+    kept = {n for n, a in arrays.items() if n in readable and isinstance(a, Quantised) and _stays(a)}
     arena = Arena([packed_bytes(a) if n in kept else 4 * a.size for n, a in arrays.items()])
     for name, array in arrays.items():
         if name in kept:
-            layouts[name] = WeightLayout(array.type, *array.shape)
+            layouts[name] = layout_of(array)
             tensors[name] = halves.held(array, arena) if array.type in HALVES else packed(array, arena)
         else:
             tensors[name] = arena.tensor(array.shape, dtypes.float32)
@@ -44,36 +44,46 @@ def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str,
 
 
 def _stays(weight: Quantised) -> bool:
-    return weight.type in PACKED or weight.type in HALVES
+    return weight.ndim in (2, 3) and (weight.type in PACKED or weight.type in HALVES)
 
 
 def packed_bytes(weight: Quantised) -> int:
-    """Bytes of a matrix as the C products read it."""
+    """Bytes of a matrix, or of a stack of them, as the C products read it."""
     if weight.type in HALVES:
         return weight.nbytes
     count = native.library().packed_bytes
     count.restype = ctypes.c_int64
-    found: int = count(*_words(*weight.shape, TYPES[weight.type].ggml))
-    return found
+    found: int = count(*_words(*weight.shape[-2:], TYPES[weight.type].ggml))
+    return found * math.prod(weight.shape[:-2])
 
 
 def packed(weight: Quantised, arena: Arena | None = None) -> Tensor:
-    """A matrix (O, I) as the C products read it: int32 words, without loss, in memory of an arena's."""
+    """A matrix (O, I), or a stack (E, O, I), as the C products read it: int32 words, without loss, in memory of an
+    arena's."""
     size = packed_bytes(weight)
     made = (arena or Arena([size])).tensor((size // 4,), dtypes.int32)
-    data = np.ascontiguousarray(weight.data)
-    words = _words(*weight.shape, TYPES[weight.type].ggml)
-    native.library().pack_quantised(_address(made), _pointer(data), *words)
+    data, count = np.ascontiguousarray(weight.data), math.prod(weight.shape[:-2])
+    words = _words(*weight.shape[-2:], TYPES[weight.type].ggml)
+    for j in range(count):  # each by itself: the groups of rows of one hold none of the next
+        at = ctypes.c_void_p(data.ctypes.data + j * data.nbytes // count)
+        native.library().pack_quantised(_address(made, j * size // count), at, *words)
     weight.let_go()
     return made
 
 
 def unpacked(weight: Tensor, layout: WeightLayout) -> Any:
-    """The numbers of a matrix that `hold` kept, a numpy array (O, I) float32."""
-    made, ids = np.empty((layout.outputs, layout.inputs), np.float32), np.arange(layout.outputs, dtype=np.int32)
+    """The numbers of what `hold` kept, a numpy array (O, I) or (E, O, I) float32."""
+    made, ids = np.empty(layout.shape, np.float32), np.arange(layout.outputs, dtype=np.int32)
     words = _words(layout.outputs, layout.inputs, layout.outputs, TYPES[layout.type].ggml)
-    native.library().quantised_rows(_pointer(made), _address(weight), _pointer(ids), *words)
+    for j, matrix in enumerate(made.reshape(-1, layout.outputs, layout.inputs)):
+        at = _address(weight, j * weight.nbytes() // max(1, layout.experts))
+        native.library().quantised_rows(_pointer(matrix), at, _pointer(ids), *words)
     return made
+
+
+def layout_of(weight: Quantised) -> WeightLayout:
+    """The layout of a matrix (O, I) or of a stack (E, O, I)."""
+    return WeightLayout(weight.type, *weight.shape[-2:], *weight.shape[:-2])
 
 
 def _words(*numbers: int) -> list[ctypes.c_int64]:
@@ -84,8 +94,8 @@ def _pointer(array: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(private.address_of(private.buffer_of(tensor)))
+def _address(tensor: Tensor, byte: int = 0) -> ctypes.c_void_p:
+    return ctypes.c_void_p(private.address_of(private.buffer_of(tensor)) + byte)
 
 
 def linears(address: Tensor, x: Tensor, layers: Sequence[Linear]) -> Tensor:
@@ -123,7 +133,7 @@ def alike(layers: Sequence[Linear]) -> Iterator[list[Linear]]:
 def rows(address: Tensor, weight: Tensor, layout: WeightLayout, ids: Tensor) -> Tensor:
     """Rows of a table (V, I) that `hold` kept at ids (…) -> (…, I); no gradient. Others than 0 … V-1 end the step that
     reads them."""
-    n, (v, i) = math.prod(native.shape_of(ids)), layout[1:]
+    n, (v, i) = math.prod(native.shape_of(ids)), layout.shape
     numbers = (n, i, v, TYPES[layout.type].ggml)
     found = native.call(
         "quantised_rows", (n * i,), (weight, ids.cast(dtypes.int32)), numbers, address, native.no_gradient

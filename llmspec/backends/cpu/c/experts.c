@@ -3,8 +3,10 @@
 // A choice is a token and its rank, n · k + rank. Rows hold one choice each, those of an expert together, in the order of
 // the tokens; `places` leads from a choice to its row, `choices` back, and expert e has the rows starts[e] … starts[e + 1] - 1.
 #include "gemm.h"
+#include "halves.h"
 #include "linear.h"
 #include "numeric.h"
+#include "quantised.h"
 #include "rows.h"
 
 typedef struct {
@@ -211,6 +213,27 @@ void grouped_linear(float *y, const float *x, const float *w1, const float *w2, 
       linear_by_row(y + at * wide, x + at * i, w, plain, b, n, i, (int64_t[]){o1, o2, o3}, biased, single);
     else
       linear(y + at * wide, x + at * i, w[0], w[1], w[2], b[0], b[1], b[2], n, i, o1, o2, o3, biased);
+  }
+}
+
+// grouped_linear with stacks of weights as they lie in files: all packed (quantised.h), each expert's matrix by itself, or
+// all of 16 bits (halves.h). No gradient.
+void grouped_held(float *y, const float *x, const char *w1, const char *w2, const char *w3, const float *b1, const float *b2,
+                  const float *b3, const int32_t *starts, int64_t r, int64_t e, int64_t i, int64_t o1, int64_t o2, int64_t o3,
+                  int64_t t1, int64_t t2, int64_t t3, int64_t biased, int64_t by_sequence, int64_t single) {
+  const int64_t o[] = {o1, o2, o3}, types[] = {t1, t2, t3}, wide = o1 + o2 + o3;
+  int64_t bytes[3];
+  if (!divides(starts, e, r)) return;
+  for (int m = 0; m < 3; m++) bytes[m] = !o[m] ? 0 : is_half(types[m]) ? 2 * o[m] * i : packed_bytes(o[m], i, types[m]);
+  for (int64_t j = 0; j < e; j++) {
+    int64_t at = starts[j], n = starts[j + 1] - at;
+    const void *w[] = {w1 + j * bytes[0], w2 + j * bytes[1], w3 + j * bytes[2]};
+    const float *b[] = {b1 + j * o1, b2 + j * o2, b3 + j * o3}, *from = x + at * i;
+    float *to = y + at * wide;
+    if (!n) continue;
+    if (!is_half(t1)) quantised_linear(to, from, w[0], w[1], w[2], b[0], b[1], b[2], n, i, o1, o2, o3, t1, t2, t3, biased);
+    else if (by_sequence) linear_by_row(to, from, w, types, b, n, i, o, biased, single);
+    else layers_of_halves(to, from, w, types, b, n, i, o, biased);
   }
 }
 

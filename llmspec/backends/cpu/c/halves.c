@@ -43,9 +43,8 @@ void half_rows(float *out, const void *weights, const int32_t *ids, int64_t n, i
   parallel_for(widen_some, &job, ceil_div(n, WIDENED_ROWS));
 }
 
-// Layers as `linear` computes them: few rows, or those of a prompt, where the weights lie; more by tiles of widened ones
-static void layers_of_halves(float *y, const float *x, const void *const *w, const int64_t *types, const float *const *b,
-                             int64_t n, int64_t i, const int64_t *o, int64_t biased) {
+void layers_of_halves(float *y, const float *x, const void *const *w, const int64_t *types, const float *const *b, int64_t n,
+                      int64_t i, const int64_t *o, int64_t biased) {
   Gemm each[3];
   int64_t wide = o[0] + o[1] + o[2];
   int count = 0, at[3];

@@ -62,6 +62,11 @@ INTERNAL void widened_rows(float *out, const void *weights, int64_t start, int64
 // out (n, k) = the rows `ids` (n) of a matrix (v, k)
 INTERNAL void half_rows(float *out, const void *weights, const int32_t *ids, int64_t n, int64_t k, int64_t v, int64_t type);
 
+// Layers of the types of halves.h as `linear` computes them: few rows, or those of a prompt, where the weights lie; more by
+// tiles of widened ones
+INTERNAL void layers_of_halves(float *y, const float *x, const void *const *w, const int64_t *types, const float *const *b,
+                               int64_t n, int64_t i, const int64_t *o, int64_t biased);
+
 // `linear_by_sequence` (sequences.c) with weights of the types t; for 0 sequences `linear` (linear.h) of t rows
 void half_linear(float *y, const float *x, const void *w1, const void *w2, const void *w3, const float *b1, const float *b2,
                  const float *b3, int64_t sequences, int64_t t, int64_t i, int64_t o1, int64_t o2, int64_t o3, int64_t t1,
