@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmspec.compiler import course, files, fit, kept, keys, network, numbers, schedule, special_tokens
+from llmspec.compiler import course, files, fit, kept, keys, network, numbers, rates, schedule, special_tokens
 from llmspec.compiler.checks import plan_checks, refuse
 from llmspec.compiler.draft import Draft, Pass, sections_of
 from llmspec.compiler.plan import Measured, PhasePlan, Plan, SourcePlan
@@ -21,6 +21,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("resolve parts", ("any model",), network.resolve_parts),
     Pass("check parts", ("dims",), network.check_parts),
     Pass("check numbers", (), numbers.check_numbers),
+    Pass("decide rates", ("phases",), rates.decide_rates),
     Pass("check course", ("phases",), course.check_course),
     Pass("check special tokens", ("tokenizer", "phases"), special_tokens.check_special_tokens),
     Pass("build tensor table", ("dims", "model", "tokenizer"), network.build_table),

@@ -21,6 +21,7 @@ class Adam(Optimizer):
     """Adam; weight decay is added to the gradient (L2), as torch.optim.Adam."""
 
     kind: Literal["adam"] = "adam"
+    as_adam: ClassVar[bool] = True
     formula: ClassVar[str] = "m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  w ← w − lr·m̂/(√v̂ + eps)"
     beta1: float = Field(0.9, ge=0, lt=1)
     """Memory of the mean gradient."""

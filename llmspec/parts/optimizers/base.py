@@ -33,6 +33,8 @@ class Optimizer(Part):
     """Whether it averages weights, and one of its states is TRAINED."""
     schedules: ClassVar[tuple[str, ...]] = ()
     """The kinds of schedules that it goes with; empty where it goes with all."""
+    as_adam: ClassVar[bool] = False
+    """Whether its steps are of the size of Adam's, so that learning rates that are usual with Adam are with it, too."""
     begins_as_weight: ClassVar[tuple[str, ...]] = ()
     """Names of the states that are a copy of their weight at first; all others are zeros."""
 
@@ -45,7 +47,8 @@ class Optimizer(Part):
         "eps": ("weights whose gradient is 0 would be divided by 0 and become NaN", "no weight would ever move"),
     }
     lr: float = Field(1e-3, gt=0)
-    """Peak learning rate; the schedule multiplies it."""
+    """Peak learning rate; the schedule multiplies it. Where it is left out with adam and adamw, phases that learn from
+    answers have a lower one, which `explain` says."""
     weight_decay: float = Field(0.0, ge=0)
     """Decay of matrices and embeddings; norms and biases are never decayed."""
     no_decay: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ class AnswerPhase(Phase):
     a reference holds of them, which is computed once, before the first step."""
 
     predicts: ClassVar[str] = PREFERRED
+    usual_lr: ClassVar[float | None] = 1e-6
     takes: ClassVar[tuple[str, ...]] = (POLICY,)
     document_mask: Literal[True] = True
     """Tokens see only their own prompt and answer; positions restart with each."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from llmspec.core.float32 import STEP_BELOW_ONE, lost
 from llmspec.core.problems import Problem
@@ -43,6 +43,8 @@ REWARD_MODEL = "reward_model"
 """What says how good answers are; no run is opened with it unless it is asked for."""
 OPENED = (*SPEAKING, CLASSIFIER, EMBEDDER, REGRESSOR, TAGGER)
 """Those that a run is opened with: the last phase that makes one of them."""
+WITH_ADAPTER = 10
+"""Times the usual learning rate that one of an adapter is (Schulman et al. 2025, LoRA Without Regret)."""
 FROM_DIALOGUES = 3
 """Dialogues that samples of a chat phase without prompts begin with."""
 
@@ -86,6 +88,9 @@ class Phase(Part):
     """The key of a source that says what of a record is learned beside its text, such as `label`; '' for the text
     alone."""
 
+    usual_lr: ClassVar[float | None] = None
+    """The learning rate of adam and adamw where the spec leaves it out, as huggingface/trl 1.16 has it (of PPO, 1.9);
+    with an adapter ten times as much. None: the optimizer's own."""
     judged_by: ClassVar[str] = "loss"
     """The metric of validation that says which checkpoint is best, where nothing is said."""
     asks_again: ClassVar[int] = 0
@@ -319,6 +324,21 @@ class Phase(Part):
                 "write min_lr_ratio: 0 if that is meant",
                 "the last steps would move no weight",
             )
+
+    @property
+    def open_lr(self) -> float | None:
+        """The learning rate that its kind gives an optimizer for which the spec says none; null where it gives none."""
+        if self.usual_lr is None or not self.optimizer.as_adam or "lr" in self.optimizer.model_fields_set:
+            return None
+        return self.usual_lr * (1 if self.adapter is None else WITH_ADAPTER)
+
+    @model_validator(mode="after")
+    def _own_rate(self) -> Self:
+        if (rate := self.open_lr) is not None and rate != self.optimizer.lr:
+            optimizer = self.optimizer.model_copy(update={"lr": rate})
+            optimizer.__pydantic_fields_set__.discard("lr")  # it stays open, and is told as what was decided
+            self.__dict__["optimizer"] = optimizer
+        return self
 
     @field_validator("mixture")
     @classmethod

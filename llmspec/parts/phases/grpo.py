@@ -17,6 +17,7 @@ class GRPO(RolloutPhase):
 
     kind: Literal["grpo"] = "grpo"
     predicts: ClassVar[str] = REWARDED
+    usual_lr: ClassVar[float | None] = 1e-6
     drops: ClassVar[bool] = False
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """What the distance of a reward from its group's mean is divided by: the standard deviation of the group, or of all

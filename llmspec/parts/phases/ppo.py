@@ -33,6 +33,7 @@ class PPO(RolloutPhase):
 
     kind: Literal["ppo"] = "ppo"
     predicts: ClassVar[str] = VALUED
+    usual_lr: ClassVar[float | None] = 3e-6
     drops: ClassVar[bool] = False
     in_float64: ClassVar[tuple[str, ...]] = (*RolloutPhase.in_float64, "gamma", "lam")
     prompts_per_rollout: int = Field(64, gt=0, le=1 << 20)

@@ -25,6 +25,7 @@ class Reward(Phase):
     makes: ClassVar[str] = REWARD_MODEL
     takes: ClassVar[tuple[str, ...]] = (*Phase.takes, REWARD_MODEL)
     predicts: ClassVar[str] = RANKED
+    usual_lr: ClassVar[float | None] = 1e-4
     document_mask: Literal[True] = True
     """Tokens see only their own prompt and answer; positions restart with each."""
     max_tokens: int | None = Field(None, gt=0, le=1 << 24)
