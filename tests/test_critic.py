@@ -110,6 +110,35 @@ def test_it_begins_as_a_copy_and_learns_apart_from_the_policy(bench: Bench) -> N
         assert moved == pytest.approx(3 * lr, rel=0.2)
 
 
+def test_gradients_are_those_of_the_formula_in_float64(tmp_path: Path) -> None:
+    """½ · coefficient · mean (V − R)² over the drawn tokens of a step, along a direction of each of two tensors."""
+    made_by = Bench(tmp_path, OWN)
+    task, critic = made_by.task, made_by.task.critic
+    task.made, task.rollout = task.roll(made_by.trainer, 0), 0
+    task.batches(0)
+    (arrays,) = task.critic_batches()
+    trainer, made, which = critic.trainer, task.made, task.which(0)
+    inputs = trainer._inputs(arrays, float(arrays["loss_weights"].sum()), 0, 0, {})
+    _, found = trainer.steps.gradients(trainer.weights, trainer.tables, inputs)
+    gradients = {name: to_numpy(g) for name, g in zip(trainer.steps.trained, found, strict=True)}
+    wide, returns = reference.double(trainer.weight_arrays()), task.gains(made).returns
+
+    def loss(weights: dict[str, Any]) -> float:
+        errors = []
+        for i in which.tolist():
+            n, prompt = int(made.lengths[i]), list(made.prompt(i).ids)
+            ids = np.array([*prompt, *made.tokens[i, :n].tolist()])
+            states = reference.row_hidden(critic.model, weights, ids[:-1])[len(prompt) - 1 :]
+            values = states @ weights["value_head.weight"][0] + weights["value_head.bias"]
+            errors += list(np.square(values - returns[i, :n]))
+        return 0.5 * 0.5 * float(np.mean(errors))
+
+    for name in ("value_head.weight", inner(critic.model)):
+        way = np.random.default_rng(3).normal(0, 1, wide[name].shape)
+        ends = [loss({**wide, name: wide[name] + sign * 1e-5 * way}) for sign in (1, -1)]
+        assert (gradients[name] * way).sum() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=2e-3)
+
+
 def test_a_larger_value_loss_changes_no_tensor_of_the_policy(tmp_path: Path) -> None:
     benches = [Bench(tmp_path / x, OWN.replace("0.5", x)) for x in ("0.5", "5.0")]
     taken = [bench.step(0) for bench in benches]
