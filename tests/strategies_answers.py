@@ -186,3 +186,70 @@ def drawing(
         value |= draw(st.fixed_dictionaries(own)) if draw(st.booleans()) else {}
         out["objective"] = {**draw(settings(PPO)), "value": value}
     return out
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+def wrong_phase(kind: str, **own: object) -> Data:
+    """Settings of a phase of four steps on the first source, one of them wrong."""
+    reward: Data = {"reward": {"kind": "ended"}} if phases.TABLE[kind].prompted else {}
+    return {"kind": kind, "mixture": {"<source>": "100%"}, "budget": "4 steps", **reward, **own}
+
+
+def wrong_source(**own: object) -> Data:
+    """A source of a record whose answers are said to be compared wrongly."""
+    return {"kind": "inline", "records": [{"q": "a", "a": "b", "l": ["c"], "s": [1]}], "prompt": "{q}", **own}
+
+
+MISTAKEN: dict[str, list[tuple[Data, str]]] = {
+    "answers_that_do_not_divide": [(wrong_phase(kind, mini_batches=7), "") for kind in ("grpo", "ppo", "best_of_n")],
+    "tokens_for_what_is_drawn": [
+        (wrong_phase(kind, budget=budget), "budget") for kind in ("grpo", "ppo") for budget in ("9k tokens", "2 PFLOPs")
+    ],
+    "a_group_of_one": [(wrong_phase(kind, answers_per_prompt=1), "") for kind in ("grpo", "best_of_n")],
+    "a_reference_for_nothing": [
+        (wrong_phase("best_of_n", **own), "") for own in ({"kl_coefficient": 0.5}, {"kl_ceiling": 6.0})
+    ],
+    "a_reward_that_is_none": [
+        (wrong_phase("grpo", reward={"kind": "lenght"}), "reward.kind"),
+        (wrong_phase("ppo", reward={"kind": "words"}), "reward"),
+        (wrong_phase("grpo", reward={"kind": "regex", "pattern": "("}), "reward"),
+        (wrong_phase("best_of_n", reward={"kind": "length", "least": 5, "most": 2}), "reward"),
+    ],
+    "rows_whose_answers_see_each_other": [
+        (wrong_phase(kind, document_mask=False), "document_mask" if kind != "grpo" else "")
+        for kind in ("dpo", "kto", "orpo", "reward", "grpo")
+    ],
+    "a_key_of_another_loss": [
+        (wrong_phase("dpo", objective={"loss": "hinge", "label_smoothing": 0.25}), "objective"),
+        (wrong_phase("dpo", objective={"loss": "ipo", "target_margin": 0.5}), "objective"),
+        (wrong_phase("dpo", objective={"loss": "robust"}), "objective"),
+    ],
+    "answers_half_said": [
+        (wrong_source(chosen="{a}"), ""),
+        (wrong_source(chosen="{a}", rejected="no", rejected_from="other_records"), ""),
+        (wrong_source(answers="l"), ""),
+        (wrong_source(answers="l", scores={"s": 0.0}), ""),
+        (wrong_source(completion="{a}"), ""),
+        (wrong_source(completion="{a}", good_is="x"), ""),
+        (wrong_source(completion="{a}", good="{q}", bad_is="x"), ""),
+        (wrong_source(good="{q}"), ""),
+    ],
+}
+"""Name -> (a phase, or a source, with one mistake; its key that the problem names, '' for the whole)."""
+COMPILED: dict[str, list[tuple[Data, str]]] = {
+    "a_coefficient_that_stays_0": [
+        (wrong_phase("ppo", kl_coefficient=0, adaptive_kl={"target": 1}), "kl_coefficient"),
+    ],
+    "nothing_to_start_from": [
+        *((wrong_phase(kind), "kind") for kind in ("grpo", "ppo", "best_of_n")),
+        *((wrong_phase(kind), "") for kind in ("dpo", "kto")),
+    ],
+    "a_judge_that_is_not_there": [(wrong_phase(kind, reward="juge"), "reward") for kind in ("grpo", "ppo")],
+    "another_kinds_objective": [
+        (wrong_phase("grpo", objective={"kind": "ppo"}), "objective"),
+        (wrong_phase("ppo", objective={"kind": "grpo"}), "objective"),
+        (wrong_phase("dpo", objective={"kind": "kto"}), "objective"),
+        (wrong_phase("kto", objective={"kind": "orpo"}), "objective"),
+    ],
+}
+"""The same of mistakes that the compiler sees, not the reader of the spec."""

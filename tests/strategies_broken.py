@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from strategies import specs, yaml_text
+from strategies_answers import COMPILED, MISTAKEN
 from strategies_values import Data
 
 
@@ -173,7 +174,9 @@ TEXTUAL: dict[str, list[tuple[Path, Callable[[str], str]]]] = {
     "odd_key": [(("name",), lambda line, key=key: f"{key}: 1 #{MARK}\n{line}") for key in ("12", "true", "~", "[a]")],
 }
 """Mistakes in the writing: name -> (path of a line, the line rewritten)."""
-MUTATIONS = (*WRONG, "misspelt_key", "missing_key", *TEXTUAL)
+READ = (*WRONG, "misspelt_key", "missing_key", *TEXTUAL, *MISTAKEN)
+"""Mistakes that the reader of a spec finds."""
+MUTATIONS = (*READ, *COMPILED)
 
 
 def holder(data: Data, path: Path) -> Any:
@@ -214,6 +217,14 @@ def applied(draw: DrawFn, data: Data, name: str) -> Broken:
             value = {names.get(k, k): v for k, v in value.items()}
         path, value = real(path), names.get(value, value) if isinstance(value, str) else value
         holder(data, path)[path[-1]] = value
+        lines = marked(data, path)
+    elif name in MISTAKEN or name in COMPILED:
+        value, key = draw(st.sampled_from({**MISTAKEN, **COMPILED}[name]))
+        where = real(("phases", PHASE) if "mixture" in value else ("data", "sources", SOURCE))
+        if "mixture" in value:
+            value = {**value, "mixture": {names[SOURCE]: "100%"}}
+        holder(data, where)[where[-1]] = value
+        path = (*where, *filter(None, key.split(".")))
         lines = marked(data, path)
     elif name == "misspelt_key":
         right, wrong = draw(st.sampled_from(MISSPELT))

@@ -12,6 +12,7 @@ import tiny
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from strategies import specs, yaml_text
+from strategies_answers import COMPILED
 from strategies_broken import broken_specs, slips
 
 from llmspec.api import compiled
@@ -60,7 +61,21 @@ def test_what_check_refuses_never_gets_further(broken: Any, tmp_path_factory: py
     found = problems(path)
     assert found and all(p.mark is not None for p in found), broken
     with pytest.raises(SpecError):
-        load_spec(path)
+        compile_spec(load_spec(path).spec)
+
+
+@pytest.mark.parametrize("name", list(COMPILED))
+@settings(max_examples=5)
+@given(data=st.data())
+def test_what_the_compiler_refuses_is_refused_at_its_line(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    broken = data.draw(broken_specs((name,)))
+    path = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    path.write_text(broken.text, encoding="utf-8")
+    found = problems(path)
+    assert broken.line in [p.mark.line for p in found if p.mark], (found, broken)
+    assert all(p.hint and p.message for p in found)
 
 
 def what_is_accepted_builds(text: str, folder: Path) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from strategies import settings as settings_of
 from strategies import specs, yaml_text
-from strategies_broken import MUTATIONS, Broken, applied, broken_specs, slips
+from strategies_broken import READ, Broken, applied, broken_specs, slips
 from strategies_values import TABLES
 
 from llmspec.core.problems import SpecError
@@ -117,7 +117,7 @@ def test_no_text_is_too_odd(text: str) -> None:
         Tree.of(parsed.root)
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", READ)
 @settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), drawn=specs())
 def test_a_broken_spec_is_refused_at_its_line(name: str, data: st.DataObject, drawn: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def test_many_slips_of_the_keyboard(text: str) -> None:
 
 @pytest.mark.nightly
 @settings(deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck))
-@given(broken_specs())
+@given(broken_specs(READ))
 def test_many_broken_specs(broken: Broken) -> None:
     check(broken, read(broken.text))
 
