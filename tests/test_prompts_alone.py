@@ -168,3 +168,45 @@ def test_rewards_of_a_right_answer_need_one(tmp_path: Path) -> None:
 def test_budgets_that_say_nothing_of_prompts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LlmspecError, match="`2 epochs of SOURCE`"):
         made(tmp_path, "asks.jsonl", [{"prompt": "a"}], "grpo", "phases.phase.budget=2M tokens")
+
+
+def test_dialogues_that_start_with_the_assistant_are_left_out_and_named(tmp_path: Path) -> None:
+    turns = [{"role": "assistant", "content": "Hello"}, {"role": "user", "content": "one"}]
+    records = [
+        {"messages": turns},
+        {"messages": turns[1:]},
+        {"messages": [{"role": "system", "content": "Be"}, turns[1]]},
+    ]
+    prepared = made(tmp_path, "asks.jsonl, max_dropped: 40%", records)
+    (lost,) = [loss for loss in prepared.losses if loss.phase == "phase"]
+    assert lost.dropped.counts == {"that start with the assistant": 1} and len(prompts(prepared)) == 2
+    with pytest.raises(LlmspecError, match="that start with the assistant") as caught:
+        made(tmp_path, "asks.jsonl", records[:1])
+    assert "begin those dialogues with a turn of user" in caught.value.problems[0].hint
+
+
+PAIR = {"prompt": "one", "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("record", "keys", "said", "hint"),
+    [
+        ({**PAIR, "rejected": "a"}, "", "whose answers are equal", "answers that differ"),
+        ({"prompt": "one", "answers": ["a", "b"], "scores": [1, 1]}, "", "all tied", "scores that differ"),
+        ({"prompt": "one", "answers": ["a"], "scores": [1]}, "", "with one answer alone", "`kind: kto`"),
+        ({"prompt": "one", "answers": ["a", "b"], "scores": [1]}, "", "without a score", "each answer a number"),
+        (PAIR, 'prompt: "{prompt}", completion: "{chosen}", good: "{rejected}"', "neither good nor bad", "`good_is:`"),
+        (
+            PAIR,
+            'prompt: "{prompt}", answers: chosen, scores: [helpful, correct]',
+            "need weights",
+            "helpful: 1, correct: 1",
+        ),
+    ],
+)
+def test_comparisons_of_which_nothing_is_left_say_what_helps(
+    tmp_path: Path, record: Any, keys: str, said: str, hint: str
+) -> None:
+    with pytest.raises(LlmspecError, match=said) as caught:
+        made(tmp_path, f"asks.jsonl, {keys}", [record, record], "dpo")
+    assert hint in str(caught.value)

@@ -20,8 +20,8 @@ from llmspec.data.derived import Derived
 from llmspec.data.fetch import Fetch, Progress
 from llmspec.data.labels import LabelColumn
 from llmspec.data.pair_form import PairForm, TextsApart
-from llmspec.data.preferences import ONE_SIDED
-from llmspec.data.prompts import ASKED, RECORDS, RecordColumn, asks_last
+from llmspec.data.preferences import ASSISTANT_FIRST, ONE_SIDED
+from llmspec.data.prompts import ASKED, RECORDS, RecordColumn, asks_last, starts_with_answer
 from llmspec.data.reading import SourceReading, changed, dropped, fingerprints, read_all, thinned
 from llmspec.data.recognition import Found
 from llmspec.data.shaping import NO_PAIR, REFUSED, Dropped
@@ -246,6 +246,8 @@ class DataBuilder:
         compared = item.compared if writer.compares else None
         if writer.compares and compared is None:
             return Dropped(ONE_SIDED, "no other record has another answer")
+        if isinstance(beside, RecordColumn) and starts_with_answer(item.turns or ()):
+            return Dropped(ASSISTANT_FIRST)
         if template is not None and (compared is not None or item.turns is not None):
             try:
                 if compared is not None:

@@ -7,25 +7,9 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmspec.core.problems import Problem
-from llmspec.data.shaping import (
-    EMPTY,
-    FORMAT,
-    MISFIT,
-    NO_PAIR,
-    NOTHING_BEFORE,
-    NOTHING_LEARNED,
-    ROLE,
-    SEVERAL,
-    TOO_LONG,
-    UNLABELLED,
-    UNLISTED,
-    UNNAMED,
-    UNNUMBERED,
-    UNTAGGED,
-    VALIDATED,
-)
+from llmspec.data.advice import ADVICE
+from llmspec.data.shaping import VALIDATED
 from llmspec.data.unknown import named, share
-from llmspec.data.weighing import UNWEIGHTED
 from llmspec.parts.sources.notes import Notes
 
 if TYPE_CHECKING:
@@ -33,25 +17,6 @@ if TYPE_CHECKING:
 
 SHOWN = 2
 """Places that are named for each reason in a sentence."""
-ADVICE = {
-    EMPTY: "in a template, a field that may be empty needs a line or a turn of its own",
-    UNLABELLED: "give those records a label, or take them out",
-    UNWEIGHTED: "give those records a positive number where `weight:` reads it, or take them out",
-    UNTAGGED: "give those records a list of tags, or take them out",
-    MISFIT: "give each word one tag, or take those records out",
-    UNNAMED: "name all numbers in the source's `tag_names:`, from 0 on",
-    UNLISTED: "list their labels in the phase's `labels:`, or take them out",
-    UNNUMBERED: "correct those labels, or take the records out",
-    SEVERAL: "multi_label: true learns several labels of a document",
-    TOO_LONG: "raise model.context: at {needed}, no more than a tenth would be too long",
-    ROLE: "rename the roles to system, developer, user or assistant",
-    FORMAT: "say with `dialogue:` or `messages:` how a record is read",
-    NOTHING_LEARNED: "look at which roles `train_on:` names",
-    NOTHING_BEFORE: "an encoder needs something to read: a chat template that begins with a token, or a turn before",
-    NO_PAIR: "a phase of pairs reads records of two turns, or `source:` and `target:`",
-    VALIDATED: "take those documents out of the source",
-}
-"""Reason -> what helps against it."""
 
 
 class Loss(NamedTuple):

@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 
 RECORDS = "records"
 """Name of the file of records."""
-ASKED = 1
+ASKED = 2
 """Changes when prompts are written in another way, so that old token files are not used."""
 
 
 def asks_last(turns: Sequence[Turn]) -> bool:
     """Whether a dialogue ends with a question, and has no answer to it."""
     return bool(turns) and turns[-1].role == "user"
+
+
+def starts_with_answer(turns: Sequence[Turn]) -> bool:
+    """Whether a dialogue starts with the assistant, who answers nobody then."""
+    return next((t.role for t in turns if t.role in ("user", "assistant")), "") == "assistant"
 
 
 class Asked(NamedTuple):

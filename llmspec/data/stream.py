@@ -9,6 +9,7 @@ import numpy as np
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem, RunError
+from llmspec.data.advice import ADVICE
 from llmspec.data.apart import lonely
 from llmspec.data.compared import AnyAsking, ComparedAsking, ComparedLayout
 from llmspec.data.documents import DocumentLayout
@@ -19,7 +20,7 @@ from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.pairs import AnswerLayout, CutLayout, PrefixLayout
 from llmspec.data.prompts import PromptLayout
-from llmspec.data.shaping import VALIDATED
+from llmspec.data.shaping import NOTHING_LEARNED, TOO_LONG, VALIDATED
 from llmspec.data.spans import SpanForm, SpanLayout
 from llmspec.data.tags import TagAsking, TagLayout
 from llmspec.data.tokens import TokenSet
@@ -297,11 +298,15 @@ class PhaseStream:
 
     def _nothing_learned(self, source: str, why: str) -> Problem:
         roles = ", ".join(Turns.of(getattr(self.phase, "train_on", ())).roles)
-        if self.asking is not None:
+        lost = self.dropped[source]
+        first = max(lost, key=lambda reason: lost[reason]) if lost else ""
+        helps = "" if first in (TOO_LONG, NOTHING_LEARNED) else ADVICE.get(first, "")
+        if self.asking is not None or helps:
+            look = f"look at its `{self.phase.reads or 'source'}:`, raise max_tokens"
             return Problem(
                 f"nothing of {source} can be trained on: of its documents, {why or 'there is none'}",
                 ("phases", self.name, "mixture", source),
-                f"look at its `{self.phase.reads or 'source'}:`, raise max_tokens, or take {source} out of the mixture",
+                f"{helps or look}, or take {source} out of the mixture",
                 "its share of the training would be wasted",
             )
         return Problem(

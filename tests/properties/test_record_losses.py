@@ -162,7 +162,7 @@ def test_the_same_text_again_is_said_and_kept(tmp_path: Path) -> None:
     ("found", "hint"),
     [
         ({"titel": "a", "body": "b", "id": "x1"}, '`dialogue: {user: "{titel}", assistant: "{body}"}`'),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, '`dialogue: {user: "{prompt}", assistant: "{chosen}"}`'),
+        ({"prompt": "a", "chosen": "b", "id": "x"}, '`dialogue: {user: "{prompt}", assistant: "{chosen}"}`'),
         ({"q": "a", "a": "b"}, '`text: "{q}\\n\\n{a}"`'),
         ({"n": 3, "tags": ["a"]}, "none of these holds text"),
     ],

@@ -224,6 +224,14 @@ class Source(Part):
             raise ValueError("no template; write one, or several in a list")
         return rejected
 
+    @field_validator("scores", mode="before")
+    @classmethod
+    def _weighed(cls, scores: Any) -> Any:
+        if isinstance(scores, list | tuple):
+            named = ", ".join(f"{name}: 1" for name in scores if isinstance(name, str)) or "helpful: 2, correct: 1"
+            raise ValueError(f"criteria need weights, by which answers are compared; write `scores: {{{named}}}`")
+        return scores
+
     @field_validator("weight")
     @classmethod
     def _weight_is_of_records(cls, weight: str | None) -> str | None:
