@@ -63,7 +63,8 @@ def shrunk(spec: Any) -> list[str]:
         sets += ["model.d_model=16", "model.layers=1", "model.attention.heads=2", *kv_heads, "model.mlp.d_ff=32"]
         compares = any(phase.preferences for phase in spec.phases.values())  # two dialogues stand in a row
         sets += [f"model.context={3 * CONTEXT if compares else CONTEXT}"]
-        sets += ["tokenizer.vocab=280"] if spec.tokenizer.learns and hasattr(spec.tokenizer, "vocab") else []
+        if spec.tokenizer.learns and hasattr(spec.tokenizer, "vocab"):
+            sets += [f"tokenizer.vocab={280 + (getattr(spec.tokenizer, 'sentinels', 0) or 0)}"]
     if spec.model.encoder is not None:
         sets += ["model.encoder.layers=1", f"model.encoder.context={CONTEXT}"]
     for name, source in spec.data.sources.items():
