@@ -39,7 +39,7 @@ pytestmark = pytest.mark.benchmark
 SEEDS = [int(seed) for seed in os.environ.get("ALIGN_SEEDS", "1").split(",")]
 LONGEST = 40 * 60.0
 """Seconds of a phase."""
-ANSWERS, DRAWS = 200, 11
+ANSWERS, DRAWS = int(os.environ.get("ALIGN_ANSWERS", "200")), 11
 """Answers that each model draws, and the seed of all."""
 UNTOUCHED = "untouched"
 
@@ -82,10 +82,10 @@ class Run:
         return [Prompt(last.tokens(text, True), text, {}, "") for text in self.prompts()]
 
     def _drawn(self, phase: str) -> list[Generation]:
-        model, part = self.model(phase), self.ppo
-        how = Decoding().updated(max_tokens=part.max_tokens, temperature=1.0)
+        model, asked = self.model(phase), self.asked()
+        how = Decoding().updated(max_tokens=self.ppo.max_tokens, temperature=1.0)
         with owner.turn(), guest.visit():
-            return list(draw(model.drawing, model.codec, self.asked(), how, 1, (DRAWS,)))
+            return list(draw(model.drawing, model.codec, asked, how, 1, (DRAWS,)))
 
     def _positive(self, phase: str) -> np.ndarray:
         """(n,) bool: which answers the classifier holds positive; an answer without words is not."""
