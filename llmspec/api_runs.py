@@ -95,6 +95,7 @@ def exported(
     from llmspec.exchange.adapter_exporting import export_adapter
     from llmspec.exchange.exporting import export_folder
     from llmspec.exchange.gguf_exporting import export_gguf
+    from llmspec.exchange.validated import last_validation
     from llmspec.formats.hf.exporting import SHARD
     from llmspec.runs.run import RunFolder
 
@@ -109,7 +110,9 @@ def exported(
         )
     origin = origin_of(path)
     if to == "hf":
-        return export_folder(model, out, origin=origin, family=family, shard=shard or SHARD, progress=progress)
+        said = last_validation(model_folder(path), model.phase)
+        how = {"origin": origin, "family": family, "shard": shard or SHARD, "validated": said}
+        return export_folder(model, out, **how, progress=progress)
     folder = model_folder(path)
     stored = None
     if not isinstance(folder, RunFolder):  # whose weights may be in types of their own, in which they stay

@@ -16,6 +16,9 @@ from test_hf_folders import config, written
 
 import llmspec
 from llmspec.core.problems import RunError
+from llmspec.exchange import ending
+from llmspec.exchange.exporting import export_folder
+from llmspec.exchange.gguf_exporting import export_gguf
 from llmspec.exchange.importing import import_folder
 from llmspec.formats.hf import exporting
 from llmspec.formats.hf.family import families
@@ -24,6 +27,7 @@ from llmspec.formats.hf.reading import Read, read_config
 from llmspec.formats.hf.same_model import planned
 from llmspec.formats.hf.weights import Files
 from llmspec.formats.hf.writing import config_of
+from llmspec.parts.heads.tokens import Tokens
 from llmspec.parts.rewards.base import Answered
 from llmspec.parts.rewards.reward_model import ByRewardModel
 from llmspec.spec.schema import ModelSpec
@@ -177,3 +181,98 @@ def test_what_makes_no_head_is_named(case: str, bert: Path, tmp_path: Path) -> N
     with pytest.raises(RunError) as error:
         HFFolder(tmp_path / "wrong").plan()
     assert message in str(error.value)
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "architecture", "said"),
+    [
+        ("bert", "BertForSequenceClassification", {**NAMED, "problem_type": "multi_label_classification"}),
+        ("llama", "LlamaForTokenClassification", NAMED),
+        ("qwen3", "Qwen3ForSequenceClassification", {"num_labels": 1}),
+    ],
+)
+def test_what_is_exported_gives_the_same_outputs(
+    name: str, architecture: str, said: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of a model of others, also where it lies in a folder of ours with other settings of what is read."""
+    theirs = folder_of(tmp_path / "theirs", name, architecture, **said).path
+    hf_folders.write_tokenizer(theirs, 264, TEMPLATE)
+    model = llmspec.open(theirs)
+    found = export_folder(model, tmp_path / "out", origin=name)
+    assert (found.architecture, found.left_out) == (architecture, ())
+    assert found.compared[0].logits == 0 and found.compared[0].texts
+    assert found.compared[0].chat == (True if said.get("num_labels") == 1 else None)
+    config = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+    assert len(config["id2label"]) == said.get("num_labels", 3)
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert ("neither" in card) == ("id2label" in said) and "classification" in card
+
+
+def with_unit(folder: Path, **unit: float) -> Any:
+    """A regressor whose numbers lie around a mean."""
+    model = llmspec.open(folder)
+    heads = {name: head.model_copy(update=unit) for name, head in model.plan.model.heads.items()}
+    model.plan = model.plan.model_copy(update={"model": model.plan.model.model_copy(update={"heads": heads})})
+    return model
+
+
+def test_a_unit_of_numbers_is_in_the_weights(tmp_path: Path) -> None:
+    """transformers has none: its outputs are in the unit of the labels."""
+    said = {"num_labels": 1, "problem_type": "regression"}
+    folder_of(tmp_path / "bert", "bert", "BertForSequenceClassification", **said)
+    model = with_unit(tmp_path / "bert", mean=3.5, std=0.25)
+    export_folder(model, tmp_path / "out")
+    texts = ["a text", "another one"]
+    plain, back = (llmspec.open(tmp_path / name).predict_batch(texts) for name in ("bert", "out"))
+    assert [one.value for one in back] == pytest.approx([3.5 + 0.25 * one.value for one in plain], rel=1e-5)
+    folder_of(tmp_path / "llama", "llama", "LlamaForSequenceClassification", **said)
+    with pytest.raises(RunError, match="no bias that could hold this"):
+        export_folder(with_unit(tmp_path / "llama", mean=3.5, std=0.25), tmp_path / "more")
+
+
+def test_outputs_that_differ_are_not_done(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scaled(end: Any, whole: dict[str, Any]) -> dict[str, Any]:
+        return {n: a * np.float32(1.1 if n == "classes_head.weight" else 1) for n, a in whole.items()}
+
+    monkeypatch.setattr(ending.Ending, "weights", scaled)
+    with pytest.raises(RunError, match="logits are") as error:
+        export_folder(llmspec.open(bert), tmp_path / "out")
+    assert "the export is not the model" in str(error.value)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a mean": ({"pooling": "mean"}, "has another head than this model", "pooling: cls, pooler: true, bias: true"),
+    "no layer before": ({"pooler": False}, "heads.classes.pooler: False and True", "pooler: true"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_transformers_cannot_say_is_refused(case: str, bert: Path, tmp_path: Path) -> None:
+    more, message, hint = REFUSED[case]
+    spec = json.loads(json.dumps(HFFolder(bert).read.model))
+    spec["heads"]["classes"] |= more
+    with pytest.raises(RunError) as error:
+        config_of(planned(ModelSpec.model_validate_json(json.dumps(spec))))
+    (problem,) = error.value.problems
+    assert message in problem.message and hint in (problem.hint or "")
+
+
+def test_gguf_files_have_no_such_heads(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="GGUF files are written of models that draw text") as error:
+        export_gguf(llmspec.open(bert), tmp_path / "out")
+    assert "--to hf" in (error.value.problems[0].hint or "") and not (tmp_path / "out").exists()
+
+
+def test_a_head_beside_is_left_out(tmp_path: Path) -> None:
+    """A model that draws text and tells labels, too: what it was trained for last is written."""
+    folder_of(tmp_path / "a", "llama", "LlamaForCausalLM", tie_word_embeddings=False)
+    model = llmspec.open(tmp_path / "a")
+    labels = Tokens.model_validate({"kind": "tokens", "labels": ["a", "b"]})
+    network = model.plan.model.model_copy(update={"heads": {**model.plan.model.heads, "named": labels}})
+    one = ending.with_head(network, "named", "tokens", labels)
+    assert list(one.heads) == ["tokens"] and not any(t.name.startswith("lm_head") for t in one.tensors)
+    model.plan = model.plan.model_copy(update={"model": network})
+    found = ending.ending(model)
+    assert (found.own, found.left_out) == ("lm", ("named",)) and not found.labelled
+    assert set(found.weights({"lm_head.weight": 1, "named_head.bias": 2, "x": 3})) == {"lm_head.weight", "x"}

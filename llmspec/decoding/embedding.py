@@ -101,6 +101,11 @@ class Reader:
             told(len(chosen))
         return vectors
 
+    def of_row(self, row: Sequence[int]) -> np.ndarray:
+        """(1, D) of a text as ids, or (T, D) where the head says something of each token."""
+        found = self._batch([row])[0]
+        return found[None] if found.ndim == 1 else found[: len(row)]
+
     @property
     def _width(self) -> int:
         return self._plan.heads[self.head].outputs(self._plan.dims)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from llmspec.backends import owner
 from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding.classifying import Classified, Classifier, classifying_head, need_head
-from llmspec.decoding.embedding import Embedded, Embedder, Progress
+from llmspec.decoding.embedding import Embedded, Embedder, Progress, Reader
 from llmspec.decoding.filling import TOP, Filled, Filler, MaskedText, filling_head, masked_text
 from llmspec.decoding.numbers import Predicted, Scorer, need_scoring_head, scoring_head
 from llmspec.decoding.rewarding import AnswerScorer, reward_head
@@ -23,6 +23,9 @@ from llmspec.parts.ops import WeightLayout
 from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER, REGRESSOR, REWARD_MODEL, TAGGER
 from llmspec.parts.rewards.base import Answered
 from llmspec.parts.tokenizers.base import Codec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class TextReaders:
@@ -194,6 +197,15 @@ class TextReaders:
             with owner.turn():
                 self._judge = AnswerScorer(*how, self._layouts)
         return self._judge.rewards(answers)
+
+    def outputs(self, head: str, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """(N, outputs) float32: what a head makes of texts as ids, special tokens around them included; of a head that
+        says something of each token, of the tokens of all rows, one row behind the other."""
+        import numpy as np
+
+        with owner.turn():
+            reader = Reader(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
+        return np.concatenate([reader.of_row(row) for row in rows])
 
     def tag(self, text: str | Sequence[str]) -> Tagged:
         """The tags of the words of a text, which is split at white space, or of a list of words. Raises TypeError for

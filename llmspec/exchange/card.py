@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 
 from llmspec.compiler.plan import ModelPlan, Plan
+from llmspec.core.metrics import Metric
 from llmspec.core.units import count, size
 from llmspec.core.weight_types import TYPES
 from llmspec.exchange.figures import FileFigures
 from llmspec.exchange.importing import spec_text
 from llmspec.exchange.read_back import Compared
+from llmspec.parts.heads.labels import Labelled
+from llmspec.parts.heads.score import Score
 from llmspec.parts.sources.base import Attribution
 
 ASKED = (
@@ -24,13 +27,52 @@ ASKED = (
     "```",
 )
 """What a card says of a model whose prompts are sources of pairs."""
+TAGS = "tokens"
+"""The kind of head that says something of each token."""
+MOST = 40
+"""Labels that are named, at most."""
 
 
-def card(plan: Plan, phase: str, architecture: str, attributions: Sequence[Attribution], pairs: bool = False) -> str:
-    """README.md, with the front matter that model hubs read; `pairs`: prompts are sources of pairs."""
-    front = {"library_name": "transformers", "pipeline_tag": _task(plan.model)}
+def card(
+    plan: Plan,
+    phase: str,
+    architecture: str,
+    attributions: Sequence[Attribution],
+    pairs: bool = False,
+    validated: Sequence[Metric] = (),
+) -> str:
+    """README.md, with the front matter that model hubs read; `pairs`: prompts are sources of pairs; `validated`: what
+    the phase's last validation said."""
     asked = ["## How it is asked", "", *ASKED, ""] if pairs else []
-    return "\n".join([*_head(plan, phase, architecture, attributions, front), *asked, *_about(plan, attributions)])
+    front = {"library_name": "transformers", "pipeline_tag": _task(plan.model)}
+    head = _head(plan, phase, architecture, attributions, front)
+    return "\n".join([*head, *asked, *_labels(plan.model), *_validated(validated), *_about(plan, attributions)])
+
+
+def _labels(model: ModelPlan) -> list[str]:
+    """What it says of a text, or of its words; nothing of a model that draws text."""
+    lines = list[str]()
+    for head in model.heads.values():
+        if isinstance(head, Labelled):
+            of = "each word, at its first token" if head.kind == TAGS else "a text"
+            several = ", none, one or several of them" if getattr(head, "multi_label", False) else ", one of them"
+            names = [json.dumps(label, ensure_ascii=False) for label in head.labels or ()]
+            more = [f"and {len(names) - MOST:,} more"] if len(names) > MOST else []
+            lines = [f"It says of {of} which label it has{several}: {', '.join([*names[:MOST], *more])}.", ""]
+        elif isinstance(head, Score):
+            lines = ["It gives a text one number.", ""]
+    return ["## What it says", "", *lines] if lines else []
+
+
+def _validated(metrics: Sequence[Metric]) -> list[str]:
+    """A table of metrics by source."""
+    rows = [f"| {_cell(m.source)} | {_cell(m.label)} | {m.shown} |" for m in metrics]
+    head = ["## Validation", "", "| source | metric | value |", "|---|---|---:|"]
+    return [*head, *rows, ""] if rows else []
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def gguf_card(
@@ -100,6 +142,9 @@ def _figures(file: FileFigures, compared: Sequence[Compared]) -> list[str]:
 
 def _task(model: ModelPlan) -> str:
     """What hubs call what a model does."""
+    head = next(iter(model.heads.values()))
+    if isinstance(head, Labelled | Score):
+        return "token-classification" if head.kind == TAGS else "text-classification"
     if not model.generates:
         return "fill-mask"
     return "text-generation" if model.encoder is None else "text2text-generation"
@@ -128,5 +173,5 @@ def _read(plan: Plan, attributions: Sequence[Attribution]) -> list[str]:
             about.attribution or "not said",
             ", ".join(read) or "not noted",
         )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
     return lines

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llmspec.compiler.plan import Plan
-from llmspec.core.problems import RunError
+from llmspec.core.metrics import Metric
 from llmspec.decoding.language_model import LanguageModel
 from llmspec.exchange.card import card
+from llmspec.exchange.ending import ending
 from llmspec.exchange.figures import FileFigures
 from llmspec.exchange.read_back import Compared, read_back
+from llmspec.exchange.read_labels import read_back_labels
 from llmspec.formats.hf import exporting
 from llmspec.formats.hf.writing import config_of
 from llmspec.parts.base import Frozen
@@ -23,6 +24,8 @@ class Exported(Frozen):
     architecture: str
     files: tuple[str, ...]
     compared: tuple[Compared, ...]
+    left_out: tuple[str, ...] = ()
+    """Heads of the model that the format has no place for beside the one that is written."""
     file: FileFigures | None = None
     """Of a GGUF file."""
 
@@ -34,6 +37,7 @@ def export_folder(
     origin: str = "",
     family: str = "",
     shard: int = exporting.SHARD,
+    validated: Sequence[Metric] = (),
     progress: Callable[[str, float, float], None] = lambda what, done, total: None,
 ) -> Exported:
     """Writes a model into a new folder and reads it back.
@@ -44,27 +48,21 @@ def export_folder(
         origin: the family that is tried first.
         family: the only family that is tried; all if ''.
         shard: bytes of a file of weights, at most.
+        validated: what the last validation of its phase said, for the model card.
         progress: is told what is done.
 
     Raises RunError where no family has such a model, the folder cannot be written, or what is read back differs.
     """
-    plan = model.plan
-    generates(plan)
+    end = ending(model)
+    plan = end.plan
     config = config_of(plan.model, origin, family)
-    weights = model.weights()
-    about = card(plan, model.phase, config.architecture, model.attributions, model.pairs)
+    weights = end.weights(model.weights())
+    about = card(plan, model.phase, config.architecture, model.attributions, model.pairs, validated)
+    longest = getattr(model.plan.model.heads[end.own], "max_tokens", None)
     given = (out, config, plan, weights, model.codec, about)
-    exporting.write(*given, pairs=model.pairs, shard=shard, progress=progress)
+    exporting.write(*given, pairs=model.pairs, longest=longest, shard=shard, progress=progress)
     progress("reading it back", 0, 0)
-    found = read_back(model, out, config.architecture)
+    name = config.architecture
+    found = read_back_labels(model, end, out, name) if end.labelled else read_back(model, out, name)
     files = tuple(sorted(p.name for p in out.iterdir()))
-    return Exported(path=str(out), architecture=config.architecture, files=files, compared=tuple(found))
-
-
-def generates(plan: Plan) -> None:
-    """Raises RunError for a model that gives no logits of tokens."""
-    if plan.model.generating_head is None:
-        raise RunError(
-            "the model has no head that gives logits of tokens, and only such models are exported",
-            hint="another phase of the run, with --phase",
-        )
+    return Exported(path=str(out), architecture=name, files=files, compared=tuple(found), left_out=end.left_out)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmspec.core.problems import LlmspecError, Problem
+from llmspec.core.problems import LlmspecError, Problem, RunError
 from llmspec.core.quantised import as_float32
 from llmspec.decoding.language_model import LanguageModel, open_model
 from llmspec.exchange import held_out
 from llmspec.exchange.card import gguf_card
-from llmspec.exchange.exporting import Exported, generates
+from llmspec.exchange.ending import Ending, ending
+from llmspec.exchange.exporting import Exported
 from llmspec.exchange.figures import FileFigures, OddRows
 from llmspec.exchange.held_out import Cost, HeldOut
 from llmspec.exchange.modelfile import modelfile
@@ -66,12 +67,13 @@ def export_gguf(
     differs, or the type costs too much; no folder is left then.
     """
     check_type(type)
-    plan = model.plan
-    generates(plan)
+    end = ending(model)
+    generates(end)
+    plan = end.plan
     proposal = proposal_of(plan.model, origin, family)
     template = template_of(plan, model.codec, model.pairs)
     words = vocabulary(model.codec, plan.model.vocab, template, _begins(model, template))
-    weights = model.weights() if weights is None else weights
+    weights = end.weights(model.weights() if weights is None else dict(weights))
     how = placed(proposal, plan, weights, type)
     held = held_out.of_run(model, progress) if text is None else held_out.of_file(model, text)
     with new_folder(out) as aside:
@@ -95,7 +97,24 @@ def export_gguf(
         text_of_card = gguf_card(plan, model.phase, architecture, model.attributions, figures, compared, model.pairs)
         write_text(aside / "README.md", text_of_card)
         files = tuple(sorted(p.name for p in aside.iterdir()))
-    return Exported(path=str(out), architecture=architecture, files=files, compared=tuple(compared), file=figures)
+    return Exported(
+        path=str(out),
+        architecture=architecture,
+        files=files,
+        compared=tuple(compared),
+        left_out=end.left_out,
+        file=figures,
+    )
+
+
+def generates(end: Ending) -> None:
+    """Raises RunError for a model that was trained last to give labels or numbers."""
+    if end.labelled or end.plan.model.generating_head is None:
+        raise RunError(
+            f"the model ends in a head `{end.own}`, and GGUF files are written of models that draw text",
+            hint="llmspec export RUN --to hf, which has heads of labels and numbers; or another phase, with --phase",
+            consequence="llama.cpp has such heads for encoders, whose GGUF files are not written here",
+        )
 
 
 def _begins(model: LanguageModel, template: str) -> bool:

@@ -29,6 +29,9 @@ def main(folder: str) -> None:
         .from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True)
         .eval()
     )
+    if asked.get("rows"):
+        json.dump(labels_of(model, tokenizer, asked, transformers.__version__), sys.stdout)
+        return
     ids, encoder = torch.tensor([asked["ids"]]), asked["encoder"]
     with torch.no_grad():
         out = model(ids) if encoder is None else model(torch.tensor([encoder]), decoder_input_ids=ids)
@@ -45,6 +48,23 @@ def main(folder: str) -> None:
         rendered = tokenizer.apply_chat_template(asked["turns"], add_generation_prompt=True, tokenize=False)
         answer["chat"] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     json.dump(answer, sys.stdout)
+
+
+def labels_of(model: Any, tokenizer: Any, asked: dict[str, Any], version: str) -> dict[str, Any]:
+    """What a head of labels or numbers makes of `rows`, each read by itself, and of texts between special tokens."""
+    import torch
+
+    with torch.no_grad():
+        found = [model(torch.tensor([row])).logits.reshape(-1, model.config.num_labels) for row in asked["rows"]]
+    logits = torch.cat(found).numpy()
+    logits.astype("<f4").tofile(asked["logits"])
+    answer = {"version": version, "shape": list(logits.shape), "greedy": None, "chat": None}
+    answer["ids"] = [tokenizer(text, truncation=True)["input_ids"] for text in asked["texts"]]
+    answer["labels"] = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    if tokenizer.chat_template:
+        rendered = tokenizer.apply_chat_template(asked["turns"], add_generation_prompt=True, tokenize=False)
+        answer["chat"] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    return answer
 
 
 def decoded(model: Any, asked: dict[str, Any]) -> list[int]:

@@ -30,6 +30,8 @@ def show_exported(found: Exported) -> None:
     console.print(Text(f"wrote {found.path} as {found.architecture}: {', '.join(found.files)}"), soft_wrap=True)
     if found.file is not None:
         _show_file(found.file)
+    if found.left_out:
+        console.print(Text(f"  left out, since it ends in one head there: {', '.join(found.left_out)}"), soft_wrap=True)
     for one in found.compared:
         greedy = {None: "", True: "the same greedy text, ", False: "another greedy text, "}[one.greedy]
         chat = "" if one.chat is None else ", a dialogue has the same ids"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,18 +36,22 @@ def write(
     card: str,
     *,
     pairs: bool = False,
+    longest: int | None = None,
     shard: int = SHARD,
     progress: Callable[[str, float, float], None] = lambda what, done, total: None,
 ) -> None:
-    """Writes the folder aside and renames it once it is whole; `pairs`: prompts are sources of pairs. Raises RunError
-    where something stands there already, it cannot be written, or the tokenizer has no tokenizer.json of the
-    `tokenizers` library."""
+    """Writes the folder aside and renames it once it is whole; `pairs`: prompts are sources of pairs; `longest`: tokens
+    of a text that are read, where these are fewer than the context. Raises RunError where something stands there
+    already, it cannot be written, or the tokenizer has no tokenizer.json of the `tokenizers` library."""
     text = tokenizer_text(codec)
+    if plan.model.generating_head is None:
+        text = framing(text, codec)
     with new_folder(path) as aside:
         write_json(aside / "config.json", {**config.fields, **ids_of(codec, config, plan)})
         write_weights(aside, groups_of(config, plan), weights, shard, progress)
         write_text(aside / "tokenizer.json", text)
         about = tokenizer_config(codec, plan)
+        about |= {"model_max_length": longest} if longest else {}
         if template := template_of(plan, codec, pairs):
             write_text(aside / generation.TEMPLATE, template)
         write_json(aside / generation.TOKENIZER_CONFIG, about)
@@ -106,6 +111,24 @@ def tokenizer_text(codec: Any) -> str:
         hint="train with a tokenizer of kind bpe, wordpiece or unigram, or one of a file",
         consequence="nothing could be written or read with the exported model",
     )
+
+
+def framing(text: str, codec: Any) -> str:
+    """A tokenizer.json that puts around a text what the model has around each, where it says nothing of that yet."""
+    special, found = codec.specials, json.loads(text)
+    if found.get("post_processor") is not None or not (special.before or special.after):
+        return text
+    spelled = {i: spelling for spelling, i in special.items()}
+    around = [
+        [{"SpecialToken": {"id": spelled[i], "type_id": 0}} for i in ids] for ids in (special.before, special.after)
+    ]
+    single = [*around[0], {"Sequence": {"id": "A", "type_id": 0}}, *around[1]]
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 0}}, *around[1]]
+    tokens = {
+        spelled[i]: {"id": spelled[i], "ids": [i], "tokens": [spelled[i]]} for i in special.before + special.after
+    }
+    frame = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+    return json.dumps({**found, "post_processor": frame}, ensure_ascii=False)
 
 
 def ids_of(codec: Any, config: Config, plan: Plan) -> dict[str, int]:

@@ -115,6 +115,16 @@ def resolved(architecture: Architecture, name: str) -> Architecture:
     )
 
 
+def advised(architecture: Architecture, name: str) -> str:
+    """The head of this name that such a class has, as a spec says it."""
+    layer = architecture.labelled
+    assert layer is not None
+    own = {"kind": KINDS[layer.each][name], **({"labels": "[…]"} if KINDS[layer.each][name] != "score" else {})}
+    if layer.each == "text":
+        own |= {"pooling": str(layer.pooling), "pooler": str(bool(layer.pooler)).lower()}
+    return ", ".join(f"{key}: {value}" for key, value in {**own, "bias": str(layer.bias).lower()}.items())
+
+
 def ending(config: Mapping[str, Any], of: Architecture) -> Architecture:
     """The class with the head that a config.json says, where it says one. Raises Unreadable."""
     if of.labelled is None:

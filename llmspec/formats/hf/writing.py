@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from llmspec.compiler.plan import ModelPlan
-from llmspec.core.problems import RunError
+from llmspec.core.problems import Problem, RunError
 from llmspec.formats.hf import dropout, labelled, rope
 from llmspec.formats.hf.family import Architecture, Family, FromField, Layers, RopeOf, Rule, Shared, families
 from llmspec.formats.hf.family import shared as in_common
@@ -41,7 +41,7 @@ def config_of(model: ModelPlan, prefer: str = "", only: str = "") -> Config:
     if only and only not in known:
         raise RunError(f"no mapping table is called `{only}`", hint=f"there are: {', '.join(known)}")
     names = [only] if only else sorted(known, key=lambda name: (prefer not in (name, known[name].model_type), name))
-    nearest: tuple[int, str, str] | None = None
+    nearest: tuple[str, str, list[str]] | None = None
     for name in names:
         for architecture, ending in known[name].architectures.items():
             if (of := labelled.suits(ending, model)) is None:
@@ -50,17 +50,31 @@ def config_of(model: ModelPlan, prefer: str = "", only: str = "") -> Config:
             wrong = _wrong(model, {**fields, **token_fields(model, known[name], of, STAND_INS)})
             if not wrong:
                 return Config(known[name], architecture, of, fields)
-            if nearest is None or len(wrong) < nearest[0]:
-                nearest = len(wrong), name, "; ".join(wrong[:4])
+            if nearest is None or len(wrong) < len(nearest[2]):
+                nearest = name, architecture, wrong
     if nearest is None:
         raise RunError(
             f"no class of {only or 'transformers'} ends in such heads: {', '.join(model.heads)}",
             hint="those that are known have one head, for tokens of the vocabulary, labels or a number",
             consequence="what it was trained for could not be written",
         )
-    raise RunError(
+    raise RunError(_refused(model, *nearest, only))
+
+
+def _refused(model: ModelPlan, name: str, architecture: str, wrong: list[str], only: str) -> Problem:
+    """Why no family has a model, by the one that comes nearest."""
+    of = families()[name].architectures[architecture]
+    apart = "; ".join(wrong[:4])
+    if of.labelled is not None and all(one.startswith("heads.") for one in wrong):
+        (head,) = model.heads
+        return Problem(
+            f"{architecture} has another head than this model, which differs in (here and there) {apart}",
+            hint=f"train with the head that it has: heads: {{{head}: {{{labelled.advised(of, head)}}}}}",
+            consequence="transformers would compute something else",
+        )
+    return Problem(
         f"no family of transformers{' called ' + only if only else ''} has a model of these parts",
-        hint=f"nearest is {nearest[1]}, which differs in (here and there) {nearest[2]}",
+        hint=f"nearest is {name}, which differs in (here and there) {apart}",
         consequence="transformers would compute something else",
     )
 
