@@ -110,9 +110,15 @@ def exported(
         )
     origin = origin_of(path)
     if to == "hf":
-        said = last_validation(model_folder(path), model.phase)
-        how = {"origin": origin, "family": family, "shard": shard or SHARD, "validated": said}
-        return export_folder(model, out, **how, progress=progress)
+        return export_folder(
+            model,
+            out,
+            origin=origin,
+            family=family,
+            shard=shard or SHARD,
+            validated=last_validation(model_folder(path), model.phase),
+            progress=progress,
+        )
     folder = model_folder(path)
     stored = None
     if not isinstance(folder, RunFolder):  # whose weights may be in types of their own, in which they stay
