@@ -97,14 +97,8 @@ def export_gguf(
         text_of_card = gguf_card(plan, model.phase, architecture, model.attributions, figures, compared, model.pairs)
         write_text(aside / "README.md", text_of_card)
         files = tuple(sorted(p.name for p in aside.iterdir()))
-    return Exported(
-        path=str(out),
-        architecture=architecture,
-        files=files,
-        compared=tuple(compared),
-        left_out=end.left_out,
-        file=figures,
-    )
+    said = {"path": str(out), "architecture": architecture, "files": files, "left_out": end.left_out}
+    return Exported.model_validate({**said, "compared": tuple(compared), "file": figures})
 
 
 def generates(end: Ending) -> None:
