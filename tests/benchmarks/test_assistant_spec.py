@@ -31,7 +31,7 @@ from llmspec.runs.run import RunFolder
 pytestmark = pytest.mark.benchmark
 SEEDS = [int(seed) for seed in os.environ.get("ASSISTANT_SEEDS", "1").split(",")]
 LONGEST = 25 * 60.0
-QUESTIONS, PAIRS, DRAWS = 256, 1000, 11
+QUESTIONS, PAIRS, DRAWS = 512, 1000, 11
 """Held-out questions that are answered, pairs that are compared, and the seed of both."""
 
 
