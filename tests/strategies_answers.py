@@ -105,8 +105,8 @@ OF_TEXT: dict[str, Data] = {
     "length": {"least": st.just(2), "most": st.sampled_from([None, 5])},
 }
 """Kind of reward -> its settings that its fields do not give."""
-ASKED = ("sum", "reward_model", "classifier")
-"""Rewards of others, and of models."""
+ASKED = ("sum", "reward_model", "classifier", "principles")
+"""Rewards of others, and of models; what principles ask is longer than a drawn context."""
 
 
 @st.composite
@@ -212,7 +212,7 @@ MISTAKEN: dict[str, list[tuple[Data, str]]] = {
     "a_reward_that_is_none": [
         (wrong_phase("grpo", reward={"kind": "lenght"}), "reward.kind"),
         (wrong_phase("ppo", reward={"kind": "words"}), "reward"),
-        (wrong_phase("grpo", reward={"kind": "regex", "pattern": "("}), "reward"),
+        (wrong_phase("grpo", reward={"kind": "regex", "pattern": "("}), "reward.pattern"),
         (wrong_phase("best_of_n", reward={"kind": "length", "least": 5, "most": 2}), "reward"),
     ],
     "rows_whose_answers_see_each_other": [

@@ -49,7 +49,7 @@ def test_metadata_and_tensors_are_those_that_the_library_reads(path: Path) -> No
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_a_number_of_fewest_digits_is_the_same_in_float32(number: float) -> None:
     assert struct.pack("<f", shortest(number)) == struct.pack("<f", number)
-    assert len(f"{shortest(number):g}") <= len(repr(number))
+    assert len(repr(shortest(number))) <= len(repr(number))
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------

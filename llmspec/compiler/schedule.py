@@ -253,7 +253,7 @@ def answer_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
         if source is None or not source.asks_alone or {role for role, _ in source.rounds} & set(learned):
             continue
         keys = "`chosen:` and `rejected:`" if phase.preferences else "`completion:` and `good:`"
-        spoken = f'`dialogue: {{user: "{source.prompt}", assistant: "{{answer}}"}}` in place of `prompt:`'
+        spoken = f'`dialogue: {{user: "{shown(source.prompt)}", assistant: "{{answer}}"}}` in place of `prompt:`'
         yield Problem(
             f"{name} has `prompt:` alone, and a phase of kind {phase.kind} learns "
             + ("which answers are better" if compares else "what is answered"),

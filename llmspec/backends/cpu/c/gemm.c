@@ -245,7 +245,7 @@ int gemm_by_blas(void) { return blas.sgemm != 0; }
 
 void gemm(float *c, int64_t stride, Matrix a, Matrix b, int64_t m, int64_t n, int64_t k, int accumulate,
           const float *bias) {
-  Gemm one = {c, stride, a, b, m, n, k, accumulate, bias, 0, 0, 0, 0, 0};
+  Gemm one = {c, stride, a, b, m, n, k, accumulate, bias, 0, 0, 0, 0, 0, 0};
   if (gemm_weights(&one, 1)) return;
   if (blas.sgemm) {
     Gemm all = {c, stride, a, b, m, n, k, accumulate, accumulate ? 0 : bias, m, n, 0, 0, 0, 0};
