@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import llmspec
 from llmspec.core.problems import DataError, LlmspecError
-from llmspec.decoding.embedding import ROWS, TOKENS, batches, similarities
+from llmspec.decoding.embedding import similarities
+from llmspec.decoding.reading import ROWS, TOKENS, batches
 from llmspec.model.weights import drawn
 from llmspec.runs.model_folder import save_model
 

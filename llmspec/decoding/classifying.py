@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan
-from llmspec.core.problems import LlmspecError
-from llmspec.decoding.embedding import Progress, Reader
-from llmspec.model.steps import Tensors
-from llmspec.parts.ops import WeightLayout
-from llmspec.parts.tokenizers.base import Codec
+from llmspec.decoding.reading import Progress, Reader, Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,19 +49,9 @@ class Classified:
 class Classifier(Reader):
     """A model and the head that tells labels."""
 
-    def __init__(
-        self,
-        model: ModelPlan,
-        head: str,
-        backend: Backend,
-        weights: Tensors,
-        codec: Codec,
-        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(model, head, backend, weights, codec, layouts)
-        part: Any = model.heads[head]
-        self.labels: tuple[str, ...] = tuple(part.labels or map(str, range(part.classes)))
-        self.multi_label = bool(part.multi_label)
+    def look_at(self, head: Any) -> None:
+        self.labels: tuple[str, ...] = tuple(head.labels or map(str, range(head.classes)))
+        self.multi_label = bool(head.multi_label)
 
     def classify(self, texts: Sequence[str], progress: Progress = lambda done, total: None) -> list[Classified]:
         """The labels of each text. Raises DataError for lone surrogates, LlmspecError for a text without tokens."""
@@ -113,15 +97,14 @@ def classifying_head(model: ModelPlan) -> str | None:
     return labelled_head(model, "classes")
 
 
-def need_head(model: ModelPlan) -> str:
-    """The same. Raises LlmspecError where there is none."""
-    if (name := classifying_head(model)) is None:
-        raise LlmspecError(
-            "this model tells no labels",
-            hint="a phase of kind classify trains a model that does; a head of kind classes needs `labels:`",
-            consequence="there would be nothing to choose among",
-        )
-    return name
+CLASSIFYING = Reading(
+    Classifier,
+    classifying_head,
+    "this model tells no labels",
+    hint="a phase of kind classify trains a model that does; a head of kind classes needs `labels:`",
+    consequence="there would be nothing to choose among",
+)
+"""How texts get labels."""
 
 
 def listed(found: Classified) -> str:

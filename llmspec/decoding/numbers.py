@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan
-from llmspec.core.problems import LlmspecError
-from llmspec.decoding.embedding import Progress, Reader
-from llmspec.model.steps import Tensors
+from llmspec.decoding.reading import Progress, Reader, Reading
 from llmspec.parts.heads.score import Score
-from llmspec.parts.ops import WeightLayout
-from llmspec.parts.tokenizers.base import Codec
 
 
 @dataclass(frozen=True)
@@ -30,18 +24,8 @@ class Predicted:
 class Scorer(Reader):
     """A model and the head that gives texts numbers."""
 
-    def __init__(
-        self,
-        model: ModelPlan,
-        head: str,
-        backend: Backend,
-        weights: Tensors,
-        codec: Codec,
-        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(model, head, backend, weights, codec, layouts)
-        part: Any = model.heads[head]
-        self.mean, self.std = float(part.mean), float(part.std or 1.0)
+    def look_at(self, head: Any) -> None:
+        self.mean, self.std = float(head.mean), float(head.std or 1.0)
 
     def predict(self, texts: Sequence[str], progress: Progress = lambda done, total: None) -> list[Predicted]:
         """The number of each text. Raises DataError for lone surrogates, LlmspecError for a text without tokens."""
@@ -57,12 +41,11 @@ def scoring_head(model: ModelPlan) -> str | None:
     return names[-1] if names else None
 
 
-def need_scoring_head(model: ModelPlan) -> str:
-    """The same. Raises LlmspecError where there is none."""
-    if (name := scoring_head(model)) is None:
-        raise LlmspecError(
-            "this model gives no text a number",
-            hint="a phase of kind regress trains a model that does",
-            consequence="there would be nothing to predict with",
-        )
-    return name
+PREDICTING = Reading(
+    Scorer,
+    scoring_head,
+    "this model gives no text a number",
+    hint="a phase of kind regress trains a model that does",
+    consequence="there would be nothing to predict with",
+)
+"""How texts get numbers."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from llmspec.backends import owner
 from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import LlmspecError
-from llmspec.decoding.classifying import Classified, Classifier, classifying_head, need_head
-from llmspec.decoding.embedding import Embedded, Embedder, Progress, Reader
+from llmspec.decoding.classifying import CLASSIFYING, Classified, classifying_head
+from llmspec.decoding.embedding import Embedder
 from llmspec.decoding.filling import TOP, Filled, Filler, MaskedText, filling_head, masked_text
-from llmspec.decoding.numbers import Predicted, Scorer, need_scoring_head, scoring_head
-from llmspec.decoding.rewarding import AnswerScorer, reward_head
-from llmspec.decoding.tagging import Tagged, Tagger, need_tagging_head, tagging_head
+from llmspec.decoding.numbers import PREDICTING, Predicted, scoring_head
+from llmspec.decoding.reading import Embedded, Progress, R, Reader, Reading
+from llmspec.decoding.rewarding import JUDGING, reward_head
+from llmspec.decoding.tagging import TAGGING, Tagged, tagging_head
 from llmspec.model.ids import whole
 from llmspec.model.steps import Tensors
 from llmspec.parts.heads.pooling import Pooling
@@ -42,10 +43,20 @@ class TextReaders:
     def __init__(self) -> None:
         self._embedders = dict[str | None, Embedder]()
         self._filler: Filler | None = None
-        self._classifier: Classifier | None = None
-        self._scorer: Scorer | None = None
-        self._tagger: Tagger | None = None
-        self._judge: AnswerScorer | None = None
+        self._readers = dict[Reading[Any], Any]()
+
+    def _reader(self, kind: Reading[R], *more: Any) -> R:
+        """What reads in this way, `more` of which it has to know; made when it is first asked for. Raises LlmspecError
+        where the model has no head for it."""
+        if kind not in self._readers:
+            head = kind.need(self.plan.model)
+            with owner.turn():
+                made = kind.reader(
+                    self.plan.model, head, self._backend, self._weights, self.codec, self._layouts, *more
+                )
+            self._readers[kind] = made
+        found: R = self._readers[kind]
+        return found
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, progress: Progress | None = None) -> Embedded:
         """Vectors of texts, by the model's embedding head; or of any model's last states, by a `pooling` of `mean`,
@@ -152,12 +163,7 @@ class TextReaders:
         """The same of many texts; `progress` is told how many are done."""
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError("classify_batch takes a list of texts")
-        if self._classifier is None:
-            head = need_head(self.plan.model)
-            with owner.turn():
-                made = Classifier(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
-            self._classifier = made
-        return self._classifier.classify(list(texts), progress or (lambda done, total: None))
+        return self._reader(CLASSIFYING).classify(list(texts), progress or (lambda done, total: None))
 
     def predict(self, text: str) -> Predicted:
         """The number of a text, in its labels' unit. Raises TypeError for what is no text, LlmspecError where the model
@@ -170,12 +176,7 @@ class TextReaders:
         """The same of many texts; `progress` is told how many are done."""
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError("predict_batch takes a list of texts")
-        if self._scorer is None:
-            head = need_scoring_head(self.plan.model)
-            with owner.turn():
-                made = Scorer(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
-            self._scorer = made
-        return self._scorer.predict(list(texts), progress or (lambda done, total: None))
+        return self._reader(PREDICTING).predict(list(texts), progress or (lambda done, total: None))
 
     @property
     def judges(self) -> bool:
@@ -186,17 +187,7 @@ class TextReaders:
 
     def rewards(self, answers: Sequence[Answered]) -> list[float]:
         """How good answers are: only differences mean something. Raises LlmspecError where the model does not say."""
-        if self._judge is None:
-            if (head := reward_head(self.plan.model)) is None:
-                raise LlmspecError(
-                    "this model does not say how good answers are",
-                    hint="a phase of kind reward trains a model that does",
-                    consequence="there would be no reward",
-                )
-            how = (self.plan.model, head, self._backend, self._weights, self.codec, self.plan.chat_template)
-            with owner.turn():
-                self._judge = AnswerScorer(*how, self._layouts)
-        return self._judge.rewards(answers)
+        return self._reader(JUDGING, self.plan.chat_template).rewards(answers)
 
     def outputs(self, head: str, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """(N, outputs) float32: what a head makes of texts as ids, special tokens around them included; of a head that
@@ -216,10 +207,5 @@ class TextReaders:
         """The same of many texts; `progress` is told how many are done."""
         if isinstance(texts, str) or any(not all(isinstance(word, str) for word in text) for text in texts):
             raise TypeError("tag_batch takes a list of texts, or of lists of words")
-        if self._tagger is None:
-            head = need_tagging_head(self.plan.model)
-            with owner.turn():
-                made = Tagger(self.plan.model, head, self._backend, self._weights, self.codec, self._layouts)
-            self._tagger = made
         sentences = [text.split() if isinstance(text, str) else list(text) for text in texts]
-        return self._tagger.tag(sentences, progress or (lambda done, total: None))
+        return self._reader(TAGGING).tag(sentences, progress or (lambda done, total: None))

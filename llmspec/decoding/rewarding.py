@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan
 from llmspec.decoding.numbers import Scorer
+from llmspec.decoding.reading import Reading
 from llmspec.model.steps import Tensors
 from llmspec.parts.heads.score import Score
 from llmspec.parts.ops import WeightLayout
@@ -27,8 +27,8 @@ class AnswerScorer(Scorer):
         backend: Backend,
         weights: Tensors,
         codec: Codec,
+        layouts: Mapping[str, WeightLayout],
         template: ChatTemplate,
-        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
     ) -> None:
         super().__init__(model, head, backend, weights, codec, layouts)
         self._template = template
@@ -50,3 +50,13 @@ def reward_head(model: ModelPlan, named: str = "reward") -> str | None:
     """The head that says how good answers are: the one of that name, or else the last that gives a number."""
     numbers = [name for name, head in model.heads.items() if isinstance(head, Score)]
     return named if named in numbers else numbers[-1] if numbers else None
+
+
+JUDGING = Reading(
+    AnswerScorer,
+    reward_head,
+    "this model does not say how good answers are",
+    hint="a phase of kind reward trains a model that does",
+    consequence="there would be no reward",
+)
+"""How answers get rewards."""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmspec.backends.plain.backend import Backend
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError
 from llmspec.core.tag_schemes import OUTSIDE, entities
 from llmspec.decoding.classifying import LabelChance, labelled_head, probabilities
-from llmspec.decoding.embedding import Progress, Reader, batches
-from llmspec.model.steps import Tensors
-from llmspec.parts.ops import WeightLayout
+from llmspec.decoding.reading import Progress, Reader, Reading, batches
 from llmspec.parts.sources.word_lists import stretches
-from llmspec.parts.tokenizers.base import Codec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,18 +76,8 @@ class Row(NamedTuple):
 class Tagger(Reader):
     """A model and the head that tells tags."""
 
-    def __init__(
-        self,
-        model: ModelPlan,
-        head: str,
-        backend: Backend,
-        weights: Tensors,
-        codec: Codec,
-        layouts: Mapping[str, WeightLayout] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(model, head, backend, weights, codec, layouts)
-        part: Any = model.heads[head]
-        self.labels: tuple[str, ...] = tuple(part.labels or map(str, range(part.classes)))
+    def look_at(self, head: Any) -> None:
+        self.labels: tuple[str, ...] = tuple(head.labels or map(str, range(head.classes)))
 
     def tag(
         self, sentences: Sequence[Sequence[str]], progress: Progress = lambda done, total: None, longest: int = 0
@@ -144,15 +129,14 @@ def tagging_head(model: ModelPlan) -> str | None:
     return labelled_head(model, "tokens")
 
 
-def need_tagging_head(model: ModelPlan) -> str:
-    """The same. Raises LlmspecError where there is none."""
-    if (name := tagging_head(model)) is None:
-        raise LlmspecError(
-            "this model tells no tags of words",
-            hint="a phase of kind tag trains a model that does; a head of kind tokens needs `labels:`",
-            consequence="there would be nothing to choose among",
-        )
-    return name
+TAGGING = Reading(
+    Tagger,
+    tagging_head,
+    "this model tells no tags of words",
+    hint="a phase of kind tag trains a model that does; a head of kind tokens needs `labels:`",
+    consequence="there would be nothing to choose among",
+)
+"""How words get tags."""
 
 
 def listed(found: Tagged, true: Sequence[str] = ()) -> str:

@@ -140,7 +140,7 @@ def made_beside(context: RunContext, planned: PhasePlan, others: Weights) -> Mad
         held, layouts = context.backend.hold({t.name: arrays[t.name] for t in model.tensors}, may_stay_quantised(model))
         template, score, choose = context.plan.chat_template, None, None
         if head is not None:
-            score = AnswerScorer(model, head, context.backend, held, codec, template, layouts).rewards
+            score = AnswerScorer(model, head, context.backend, held, codec, layouts, template).rewards
         if model.generates and model.encoder is None:
             decoder = Decoder(model, context.backend, held, None, layouts)
             choose = _chooser(decoder, codec, template, context.plan.phase(name).phase.dialogues)

@@ -12,7 +12,7 @@ from llmspec.core.metrics import Metric
 from llmspec.core.problems import LlmspecError
 from llmspec.data.layout import Batch
 from llmspec.data.validation import ValidationSet
-from llmspec.decoding.embedding import Reader
+from llmspec.decoding.reading import Reader
 from llmspec.training.context import RunContext
 from llmspec.training.tasks.base import Sample, Validation
 from llmspec.training.tasks.supervised import Supervised
