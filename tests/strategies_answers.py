@@ -122,7 +122,8 @@ def rewarding(draw: DrawFn, judges: Sequence[str] = (), within: bool = False) ->
     own = OF_TEXT.get(kind, {})
     drawn = draw(settings(rewards.TABLE[kind], skip=("weight", *own)))
     drawn |= {key: draw(strategy) for key, strategy in own.items()}
-    return drawn | draw(st.fixed_dictionaries({}, optional={"weight": st.sampled_from([0.5, -2.0])}))
+    optional = {"weight": st.sampled_from([0.5, -2.0])} if within else {}
+    return drawn | draw(st.fixed_dictionaries({}, optional=optional))
 
 
 # -- phases ------------------------------------------------------------------------------------------------------------

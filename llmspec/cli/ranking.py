@@ -71,13 +71,10 @@ class Ranking:
         tally = ranked.Tally()
         with waiting("answering", lines=True) as say:
             for prompt, answers in self._drawn(self._prompts, say):
-                judged = [
-                    Answered(prompt.asked, answer.text, answer.finish_reason != "max_tokens", prompt.record)
-                    for answer in answers
-                ]
+                judged = [Answered(prompt.asked, answer.text, answer.ended, prompt.record) for answer in answers]
                 try:
                     parts = reward.parts(judged, open_)
-                    scores = reward.scores(judged, open_) if len(parts) > 1 else next(iter(parts.values()))
+                    scores = reward.total(parts)
                 except TooLong as error:
                     tally.unread(prompt.line, error.problems[0].message)
                     continue

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "end", "max_tokens", "length"]
 """stop: a stop sequence or, in a chat, the end of the turn; end: the end token; length: the context is full."""
+CUT: tuple[FinishReason, ...] = ("max_tokens", "length")
+"""Why an answer ends that the model did not end."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError, Problem
-from llmspec.decoding.answer import Answer, Drawing, Event, FinishReason
+from llmspec.decoding.answer import CUT, Answer, Drawing, Event, FinishReason
 from llmspec.decoding.batch import ROWS, Batch, Decoder, Notice
 from llmspec.decoding.sampler import Choice
 from llmspec.parts.tokenizers.base import Codec
@@ -34,6 +34,11 @@ class Generation:
     choices: tuple[Choice, ...]
     """Every token drawn, the one that ended the answer included."""
     finish_reason: FinishReason
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model ended it by itself, rather than that it was cut."""
+        return self.finish_reason not in CUT
 
     @property
     def tokens(self) -> list[int]:

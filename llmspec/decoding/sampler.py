@@ -21,6 +21,10 @@ NOTHING = -800.0
 """Nats below the best, from which on a probability is 0 in float64."""
 
 
+class NotFinite(LlmspecError):
+    """A model's logits are no numbers, so that nothing can be drawn."""
+
+
 class Choice(NamedTuple):
     """A token that was drawn, and what the model thought of it."""
 
@@ -115,13 +119,13 @@ def choose(
 ) -> Choice:
     """Filter the logits (V,) float64 and draw one token with `number` in [0, 1). `own` are they as `weigh` gives them.
 
-    Raises LlmspecError where the logits are not numbers, or all are -inf.
+    Raises NotFinite where the logits are not numbers, or all are -inf.
     """
     import numpy as np
 
     shifted, weights, total, entropy = weigh(logits[None])[0] if own is None else own
     if not total > 0:  # NaN, too
-        raise LlmspecError(
+        raise NotFinite(
             "the model's logits are not finite", "its training has diverged: take an earlier checkpoint, or train it "
             "with a smaller learning rate", "there is no distribution to draw a token from",
         )  # fmt: skip

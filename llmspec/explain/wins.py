@@ -90,16 +90,13 @@ def explain_wins(
     answers = [answers_to(model, asked, pair.model, settings, seed) for model in (pair.model, pair.other)]
     judged = [
         [
-            Answered(one.text, said.text, said.finish_reason != "max_tokens", record)
+            Answered(one.text, said.text, said.ended, record)
             for one, said, record in zip(asked, found, records, strict=True)
         ]
         for found in answers
     ]
     parts = [reward.parts(found, open_) for found in judged]
-    whole = [
-        reward.scores(found, open_) if len(of) > 1 else next(iter(of.values()))
-        for found, of in zip(judged, parts, strict=True)
-    ]
+    whole = [reward.total(of) for of in parts]
     tallies = {name: tally(name, parts[0][name], parts[1][name]) for name in parts[0]} if len(parts[0]) > 1 else {}
     total, (scores, others) = tally(reward.name, *whole), whole
     low, high = wilson(total.wins + total.ties / 2, len(asked))

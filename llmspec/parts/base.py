@@ -55,6 +55,10 @@ class Part(Frozen):
         """What is wrong with numbers that float32 holds, since it does not hold what the graph makes of them."""
         return ()
 
+    def lone(self) -> Iterable[Problem]:
+        """What is wrong with it where it is given by itself, and not within a part of its own kind."""
+        return ()
+
     def identity(self) -> dict[str, Any]:
         """JSON-able value that addresses what this part does: its settings and its version."""
         return {**self.model_dump(mode="json", by_alias=True), "revision": self.revision}

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from llmspec.core.visible import visible
+from llmspec.decoding.answer import CUT
 from llmspec.explain.side_by_side import PhaseAnswer, SideBySide
 from llmspec.render.report_shared import heading
 from llmspec.render.terminal import Screen, Text
@@ -16,8 +17,6 @@ COLUMN = 34
 """Columns of the terminal that a phase needs to have a column of the table."""
 LINES = 8
 """Lines of an answer that are shown."""
-CUT = ("max_tokens", "length")
-"""Why an answer ends that the model has not ended itself."""
 
 
 def show(console: Screen, found: Sequence[SideBySide]) -> None:

@@ -48,6 +48,6 @@ def read_part(text: str, name: str, table: Mapping[str, type[BaseModel]]) -> Any
         raise SpecError(list(read.problems))
     tree = Tree.of(read.root)
     built, problems = whole_part(tree, table)
-    if problems:
+    if problems := (*problems, *(() if built is None else built.lone())):
         raise SpecError([replace(p, mark=p.mark or locate(p.path, tree, ((Path(file), text),))) for p in problems])
     return built

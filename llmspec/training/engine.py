@@ -9,12 +9,14 @@ import gc
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.metrics import Metric
-from llmspec.core.problems import RunError
+from llmspec.core.problems import Problem, RunError
+from llmspec.decoding.sampler import NotFinite
 from llmspec.forecast import estimates
 from llmspec.model.device import allocated
 from llmspec.model.others import Weights
@@ -197,9 +199,11 @@ class Engine:
         began_in = self.origin(scalars)
         try:
             taken = self.task.train(self.trainer, self.step, scalars)
-        except Refused:
+        except Refused as refused:
             self.save()
-            raise
+            raise self.untaken(refused) from refused
+        except NotFinite:
+            raise self.broken("the logits that answers are drawn from are not finite") from None
         metrics = self.task.metrics(taken)
         finite = tuple(m for m in metrics if math.isfinite(m.value))
         if not taken.skipped and not (finite == metrics and math.isfinite(taken.norm)):
@@ -243,26 +247,50 @@ class Engine:
     def diverged(self, metrics: tuple[Metric, ...], taken: StepTaken, began_in: str) -> RunError:
         """The error of a step that gave no numbers: what helps with these settings, and what is on disk. Where it began
         shows weights of before the step, which are gone: a run that comes to it again looks first."""
-        saved, _ = self.folder.checkpoint()
         self.folder.note(diverged=self.step + 1)
         again = "" if began_in else "; the same command comes to this step again, and says in which layer it begins"
-        clipping = "" if self.phase.max_grad_norm is not None else " or clipping (`max_grad_norm: 1.0`)"
-        kept = (
-            f"the checkpoint of step {saved.step:,} is kept in {saved.folder}"
-            if saved
-            else f"no checkpoint of {self.plan.name} had been written yet"
-        )
         wrong = next((m for m in metrics if not math.isfinite(m.value)), None)
         what = (
             f"the {wrong.name} became {wrong.value} (gradient norm {taken.norm})"
             if wrong
             else f"the norm of the gradient became {taken.norm} ({metrics[0].name} {metrics[0].value:.4g})"
         )
+        return self.broken(what, began_in, again)
+
+    def broken(self, what: str, began_in: str = "", again: str = "") -> RunError:
+        """The error of a step that meets what is no number: what mostly helps, and what is on disk."""
+        saved, _ = self.folder.checkpoint()
+        clipping = "" if self.phase.max_grad_norm is not None else " or clipping (`max_grad_norm: 1.0`)"
+        kept = (
+            f"the checkpoint of step {saved.step:,} is kept in {saved.folder}"
+            if saved
+            else f"no checkpoint of {self.plan.name} had been written yet"
+        )
         return RunError(
-            f"{what} at step {self.step + 1} of {self.plan.name}" + (f"; {began_in}" if began_in else ""),
-            hint=f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now), a longer warm-up{clipping} usually "
-            f"helps; a changed phase starts from step 0{again}",
-            consequence=f"every later step would be of no use; {kept}",
+            Problem(
+                f"{what} at step {self.step + 1} of {self.plan.name}" + (f"; {began_in}" if began_in else ""),
+                ("phases", self.plan.name, "optimizer", "lr"),
+                f"a lower learning rate (`lr: {self.phase.optimizer.lr:g}` now), a longer warm-up{clipping} usually "
+                f"helps; a changed phase starts from step 0{again}",
+                f"every later step would be of no use; {kept}",
+            )
+        )
+
+    def untaken(self, refused: Refused) -> RunError:
+        """The error of a step that cannot be taken, once what was before it is saved: each problem with its step, as
+        seen from the spec."""
+        kept = (
+            f"the weights of after step {self.step:,} are saved in {self.folder.folder}, "
+            "from where the same command goes on"
+        )
+        return RunError(
+            replace(
+                p,
+                message=f"{self.plan.name} stops before step {self.step + 1:,}: {p.message}",
+                path=("phases", self.plan.name, *p.path) if p.path else (),
+                consequence=f"{p.consequence}; {kept}" if p.consequence else kept,
+            )
+            for p in refused.problems
         )
 
     def spiked(self, why: str) -> RunError:

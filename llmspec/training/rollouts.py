@@ -9,22 +9,23 @@ P prompts of a rollout, E answers, M tokens of an answer at most, B rows of a pa
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.core.float32 import rounded
 from llmspec.core.hashing import digest
-from llmspec.core.problems import LlmspecError, Problem, RunError
+from llmspec.core.problems import LlmspecError, Path, Problem, RunError
 from llmspec.data.layout import Batch, blank
 from llmspec.data.packing import pad_after
 from llmspec.data.prompts import PromptLayout
 from llmspec.decoding.answer import Answer, Drawing
 from llmspec.decoding.batch import ROWS
 from llmspec.decoding.batch import Batch as Answering
-from llmspec.decoding.choosing import TooLong
 from llmspec.decoding.generate import Generation, whole_answers
 from llmspec.decoding.prompts import prompt_tokens
 from llmspec.model.decoder import Decoder
@@ -37,14 +38,25 @@ from llmspec.training.judging import judge_problems
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
 
-CUT = ("max_tokens", "length")
-"""Why an answer ends that the model did not end."""
 QUOTED = 60
 """Characters of a text in a sentence."""
 
 
 class Refused(RunError):
     """A step that cannot be taken, before anything has changed: the run is saved, and stops."""
+
+
+def too_far(kl: float, most: float) -> Refused:
+    """The error of a rollout whose divergence from the reference is above its ceiling."""
+    return Refused(
+        Problem(
+            f"the divergence from the reference is {kl:.4g} nats per token, above `kl_ceiling: {most:g}`",
+            ("kl_ceiling",),
+            "a lower learning rate, a larger `kl_coefficient`, or a higher ceiling, with `--continue-from last` or "
+            "from the beginning",
+            "the model would say less and less of what it was started with",
+        )
+    )
 
 
 class Prompt(NamedTuple):
@@ -122,51 +134,67 @@ def episodes(prompts: Sequence[Prompt], drawn: Sequence[Generation], most: int) 
     for i, answer in enumerate(drawn):
         tokens[i, : len(answer.choices)] = answer.tokens
     lengths = np.array([len(answer.choices) for answer in drawn], np.int32)
-    ended = np.array([answer.finish_reason not in CUT for answer in drawn])
+    ended = np.array([answer.ended for answer in drawn])
     return Episodes(tuple(prompts), tokens, lengths, ended, {}, np.zeros(len(drawn), np.float32), {})
 
 
 # -- rewards -----------------------------------------------------------------------------------------------------------
 def answered(prompt: Prompt, answer: Generation) -> Answered:
     """An answer as rewards read it."""
-    return Answered(prompt.text, answer.text, answer.finish_reason not in CUT, prompt.record)
+    return Answered(prompt.text, answer.text, answer.ended, prompt.record)
 
 
 def judged(reward: Reward, answers: Sequence[Answered], open_: Open) -> tuple[dict[str, list[float]], list[float]]:
     """(the numbers of answers by what gave them, their rewards).
 
-    Raises Refused where a reward fails, or gives what is no number.
+    Raises Refused, at the key of the reward, where one fails, or gives what is no number.
     """
+    parts = dict[str, list[float]]()
+    for name, part in reward.added().items():
+        place: Path = ("reward",) if part is reward else ("reward", "of", name)
+        parts[name] = _scored(name, partial(part.scores, answers, open_), answers, place)
+    if len(parts) == 1 and reward.added().get(reward.name) is reward:
+        return parts, parts[reward.name]
+    return parts, _scored(reward.name, partial(reward.total, parts), answers, ("reward",))
+
+
+def _scored(name: str, scores_of: Callable[[], list[float]], answers: Sequence[Answered], place: Path) -> list[float]:
+    """The numbers that a reward gives, which are to be finite, one for each answer."""
+    nothing = "there is nothing to learn from without rewards"
     try:
-        parts = reward.parts(answers, open_)
-        whole = reward.scores(answers, open_) if len(parts) > 1 else next(iter(parts.values()))
-    except TooLong as error:
-        raise Refused(error.problems) from error
-    except LlmspecError:
-        raise
+        scores = scores_of()
+    except LlmspecError as error:
+        raise Refused([p if p.mark else replace(p, path=place) for p in error.problems]) from error
     except Exception as error:
         said = f"the record has no field {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        hint = "see what it reads: the prompt, the answer and the fields of the record"
+        raise Refused(Problem(f"the reward `{name}` failed: {said}", place, hint, nothing)) from error
+    if len(scores) != len(answers):
+        said = f"the reward `{name}` gave {len(scores)} numbers for {len(answers)} answers"
+        raise Refused(Problem(said, place, "one number for each answer, in their order", nothing))
+    wrong = next((i for i, score in enumerate(scores) if not math.isfinite(rounded(score))), None)
+    if wrong is not None:
         raise Refused(
-            f"the reward `{reward.name}` failed: {said}",
-            hint="see what it reads: the prompt, the answer and the fields of the record",
-            consequence="there is nothing to learn from without rewards",
-        ) from error
-    for name, scores in (*parts.items(), (reward.name, whole)):
-        if len(scores) != len(answers):
-            raise Refused(f"the reward `{name}` gave {len(scores)} numbers for {len(answers)} answers")
-        wrong = next((i for i, score in enumerate(scores) if not math.isfinite(score)), None)
-        if wrong is not None:
-            raise Refused(
+            Problem(
                 f"the reward `{name}` is {scores[wrong]} for the answer {_quoted(answers[wrong].text)} to "
                 f"{_quoted(answers[wrong].prompt)}",
-                hint="a reward has to be a finite number for every answer, an empty one included",
-                consequence="every weight would become what it is: no number",
+                place,
+                "a reward has to be a finite number of float32 for every answer, an empty one included",
+                "every weight would become what it is: no number",
             )
-    return parts, whole
+        )
+    return scores
 
 
 def _quoted(text: str) -> str:
     return repr(text if len(text) <= QUOTED else text[: QUOTED - 1] + "…")
+
+
+def scored(
+    reward: Reward, asked: Iterable[Prompt], drawn: Sequence[Generation], open_: Open
+) -> tuple[dict[str, list[float]], list[float]]:
+    """The same of answers as they were drawn, each with its prompt."""
+    return judged(reward, [answered(prompt, answer) for prompt, answer in zip(asked, drawn, strict=True)], open_)
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

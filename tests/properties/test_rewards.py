@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +17,7 @@ from llmspec.parts.others import StartModel
 from llmspec.parts.rewards import TABLE, Answered, Reward
 from llmspec.parts.rewards.base import Opened
 from llmspec.spec.lone import read_part
+from llmspec.training.rollouts import judged
 
 LABELS = ("bad", "good")
 SMALLEST: dict[str, dict[str, Any]] = {
@@ -75,7 +77,24 @@ def test_a_sum_adds_what_its_parts_give(said: list[tuple[str, bool]], first: flo
     assert part.scores(answers, open_) == pytest.approx(
         [first * a + second * b for a, b in zip(ends, short, strict=True)]
     )
-    assert part.parts(answers, open_) == {"ends": ends, "short": short}
+    parts = part.parts(answers, open_)
+    assert parts == {"ends": ends, "short": short} and part.total(parts) == part.scores(answers, open_)
+    alone = made("sum", of={"ends": of["ends"]})
+    assert alone.total(alone.parts(answers, open_)) == alone.scores(answers, open_) == [first * a for a in ends]
+
+
+def test_a_sum_asks_each_of_its_parts_once() -> None:
+    asked = 0
+
+    def score(answers: Any) -> list[float]:
+        nonlocal asked
+        asked += 1
+        return [1.0] * len(answers)
+
+    of = {"judge": {"kind": "reward_model", "model": "runs/judge", "weight": 3.0}, "ends": {"kind": "ended"}}
+    opened = Opened(lambda given: [], (), score)
+    found = judged(made("sum", of=of), [Answered("", "a"), Answered("", "b", False)], lambda model: opened)
+    assert found == ({"judge": [1.0, 1.0], "ends": [1.0, 0.0]}, [4.0, 3.0]) and asked == 1
 
 
 @given(st.integers(0, 60), st.integers(0, 20), st.integers(0, 20))
@@ -166,11 +185,18 @@ def test_words_are_whole_ones() -> None:
     assert score("words", "sunny badly", **more) == pytest.approx(1 / 3)  # neither is there, and `bad` is not either
 
 
+def test_a_language_that_is_not_known_is_named_before_anything_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not list(made("language", language="de").unfit(open_))
+    (problem,) = made("sum", of={"x": {"kind": "language", "language": "qq"}}).unfit(open_)
+    assert problem.path == ("of", "x", "language") and "does not know a language `qq`" in problem.message
+    monkeypatch.setitem(sys.modules, "py3langid", None)
+    (problem,) = made("language", language="de").unfit(open_)
+    assert problem.path == ("kind",) and "not installed" in problem.message
+
+
 def test_languages() -> None:
     german, english = "Das ist ein kleiner Satz über das Wetter.", "This is a small sentence about the weather."
     assert score("language", german, language="de") > 0.9 > 0.1 > score("language", english, language="de")
-    with pytest.raises(LlmspecError, match="does not know a language `xq`"):
-        score("language", english, language="xq")
 
 
 def test_a_classifier_is_asked_for_its_label() -> None:
@@ -206,6 +232,7 @@ def test_a_reward_model_is_asked_for_prompt_and_answer() -> None:
         ("{kind: sum, of: {a: {kind: lengt}}}", "1:28", "did you mean `length`"),
         ("{kind: similarity, reference: '{a'}", "1:31", "has no partner"),
         ("{kind: valid_json, schema: {type: strin}}", "1:28", "no JSON Schema"),
+        ("{kind: length, weight: -2}", "1:24", "nothing is added here"),
         ("{kind: [}", "1:9", "a value is missing"),
         ("nowhere.yaml", "", "cannot be read"),
     ],

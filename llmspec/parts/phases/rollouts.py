@@ -171,6 +171,7 @@ class RolloutPhase(Phase):
 
     def together(self) -> Iterator[Problem]:
         yield from super().together()
+        yield from (problem.at("reward") for problem in self.judge.lone())
         if self.from_ is None:
             yield Problem(
                 f"a phase of kind {self.kind} starts from a model that answers already, and this one names none",

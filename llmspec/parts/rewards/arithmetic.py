@@ -59,10 +59,10 @@ class Arithmetic(Reward):
 
 
 def number(text: str) -> Fraction | None:
-    """A number as it is written; None where it divides by zero."""
+    """A number as it is written; None where it divides by zero, or has more digits than Python reads."""
     try:
         return Fraction(text.replace(",", "").replace("−", "-"))
-    except ZeroDivisionError:
+    except (ZeroDivisionError, ValueError):
         return None
 
 

@@ -67,10 +67,14 @@ class Reward(Part):
         """What reports call it."""
         return self.kind
 
+    def added(self) -> Mapping[str, Reward]:
+        """What gives its numbers, by the names that reports have: itself, but for sums."""
+        return {self.name: self}
+
     @property
     def names(self) -> tuple[str, ...]:
-        """What gives its numbers, as `parts` names it."""
-        return (self.name,)
+        """Those names."""
+        return tuple(self.added())
 
     def fields(self) -> tuple[str, ...]:
         """Fields that the record of every prompt has to have."""
@@ -106,7 +110,20 @@ class Reward(Part):
 
     def parts(self, answers: Sequence[Answered], open_: Open) -> dict[str, list[float]]:
         """The numbers of each answer by what gave them; one, but for sums."""
-        return {self.name: self.scores(answers, open_)}
+        return {name: part.scores(answers, open_) for name, part in self.added().items()}
+
+    def total(self, parts: Mapping[str, Sequence[float]]) -> list[float]:
+        """The number of each answer, of what its parts gave."""
+        return list(parts[self.name])
+
+    def lone(self) -> Iterable[Problem]:
+        if self.weight != 1:
+            yield Problem(
+                "`weight` is what a part of a sum is multiplied with, and nothing is added here",
+                ("weight",),
+                f"{{kind: sum, of: {{{self.name}: {{kind: {self.kind}, weight: {self.weight:g}}}}}}}, or leave it out",
+                "it would do nothing",
+            )
 
 
 class Referring(Reward):

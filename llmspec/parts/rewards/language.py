@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llmspec.core.problems import LlmspecError, one_of
-from llmspec.parts.rewards.base import Answered, Reward
+from llmspec.core.problems import LlmspecError, Problem, one_of
+from llmspec.parts.rewards.base import Answered, Open, Reward
 
 
 class Language(Reward):
@@ -19,14 +20,20 @@ class Language(Reward):
     language: str = Field(pattern="^[a-z]{2,3}$")
     """Its code in ISO 639, such as `de`."""
 
+    def unfit(self, open_: Open) -> Iterable[Problem]:
+        try:
+            known = sorted(dict(identifier().rank("a")))
+        except LlmspecError as error:
+            yield from (Problem(p.message, ("kind",), p.hint, "no answer would have a reward") for p in error.problems)
+            return
+        if self.language not in known:
+            said = f"py3langid does not know a language `{self.language}`"
+            yield Problem(said, ("language",), one_of(self.language, known), "no answer would have a reward")
+
     def score(self, answer: Answered) -> float:
         if not answer.text.strip():
             return 0.0
         ranked = dict(identifier().rank(answer.text))
-        if self.language not in ranked:
-            raise LlmspecError(
-                f"py3langid does not know a language `{self.language}`", one_of(self.language, sorted(ranked))
-            )
         best = max(ranked.values())
         chances = {name: math.exp(logarithm - best) for name, logarithm in ranked.items()}
         return chances[self.language] / math.fsum(chances.values())

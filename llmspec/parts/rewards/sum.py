@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -24,9 +24,8 @@ class Total(Reward):
     of: dict[str, Annotated[Reward, choice(PARTS)]] = Field(min_length=1)
     """What is added, each by a name for reports."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.of)
+    def added(self) -> Mapping[str, Reward]:
+        return self.of
 
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(field for part in self.of.values() for field in part.fields()))
@@ -53,8 +52,9 @@ class Total(Reward):
             yield from (problem.at("of", name) for problem in part.unfit(open_))
 
     def scores(self, answers: Sequence[Answered], open_: Open) -> list[float]:
-        found = [(part.weight, part.scores(answers, open_)) for part in self.of.values()]
-        return [sum(weight * scores[i] for weight, scores in found) for i in range(len(answers))]
+        return self.total(self.parts(answers, open_))
 
-    def parts(self, answers: Sequence[Answered], open_: Open) -> dict[str, list[float]]:
-        return {name: part.scores(answers, open_) for name, part in self.of.items()}
+    def total(self, parts: Mapping[str, Sequence[float]]) -> list[float]:
+        weights = [part.weight for part in self.of.values()]
+        each = zip(*(parts[name] for name in self.of), strict=True)
+        return [sum(weight * score for weight, score in zip(weights, scores, strict=True)) for scores in each]

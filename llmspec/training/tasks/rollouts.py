@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from llmspec.core.problems import RunError
 from llmspec.data.inputs import Arrays, BatchInputs
 from llmspec.data.layout import shuffled
 from llmspec.data.prompts import PromptLayout
+from llmspec.decoding.sampler import NotFinite
 from llmspec.forecast.rollouts import DRAWING, LOG_PROBABILITIES, SCORING, UPDATE
 from llmspec.model.others import Weights
 from llmspec.parts.objectives.base import Objective
@@ -26,7 +28,17 @@ from llmspec.training.advantages import answer_scores, kl_estimates
 from llmspec.training.context import RunContext
 from llmspec.training.judging import made_beside, opener
 from llmspec.training.prompts import turns
-from llmspec.training.rollouts import Episodes, Packed, Prompt, Refused, answered, draw, episodes, judged, packed
+from llmspec.training.rollouts import (
+    Episodes,
+    Packed,
+    Prompt,
+    Refused,
+    draw,
+    episodes,
+    packed,
+    scored,
+    too_far,
+)
 from llmspec.training.tasks.base import Shapes, Validation
 from llmspec.training.tasks.supervised import Supervised
 from llmspec.training.trainer import StepTaken, Trainer
@@ -121,8 +133,7 @@ class Rollouts(Supervised):
             drawn = list(draw(decoder, codec, prompts, self.decoding, phase.answers_per_prompt, seed))
         made = episodes(prompts, drawn, phase.max_tokens)
         with self.spending(SCORING):
-            said = [answered(made.prompt(i), answer) for i, answer in enumerate(drawn)]
-            parts, whole = judged(phase.judge, said, self.open)
+            parts, whole = scored(phase.judge, map(made.prompt, range(len(drawn))), drawn, self.open)
         made = made._replace(
             parts={name: np.array(found, np.float32) for name, found in parts.items()},
             rewards=np.array(whole, np.float32),
@@ -153,13 +164,7 @@ class Rollouts(Supervised):
         """Raises Refused where the policy is too far from its reference."""
         most = self.phase.kl_ceiling
         if most is not None and not (kl := self.kl(made)) <= most:
-            raise Refused(
-                f"the divergence from the reference is {kl:.4g} nats per token, above `kl_ceiling: {most:g}`",
-                hint="a lower learning rate, a larger `kl_coefficient`, or a higher ceiling, with `--continue-from "
-                "last` or from the beginning",
-                consequence="the weights of before this step are saved: the model no longer says what it was "
-                "started with",
-            )
+            raise too_far(kl, most)
 
     def kl(self, made: Episodes) -> float:
         """Of the policy from its reference, in nats per token of a rollout, as it was drawn (k1: where the two are far
@@ -311,23 +316,26 @@ class Rollouts(Supervised):
     def validate(self, trainer: Trainer) -> Validation:
         """The rewards of the most probable answers to held-out prompts."""
         found, tokens = list[Metric](), 0
-        greedy = self.decoding.updated(temperature=0.0)
+        greedy, codec = self.decoding.updated(temperature=0.0), self.context.prepared.codec
         for source, held_out in self.context.prepared.validation(self.plan.name).items():
             layout = held_out.layout
             assert isinstance(layout, PromptLayout)
-            count = min(self.phase.validation_prompts, len(layout.kept))
-            if not count:
+            if not (count := min(self.phase.validation_prompts, len(layout.kept))):
                 continue
             prompts = [self.prompt(layout, source, "validation", block) for block in range(count)]
-            drawn = list(draw(self.decoder(trainer), self.context.prepared.codec, prompts, greedy, 1, ("validation",)))
-            said = [answered(prompt, answer) for prompt, answer in zip(prompts, drawn, strict=True)]
-            parts, whole = judged(self.phase.judge, said, self.open)
-            means = {"reward": whole, "ended": [float(a.ended) for a in said]}
+            try:
+                drawn = list(draw(self.decoder(trainer), codec, prompts, greedy, 1, ("validation",)))
+                parts, whole = scored(self.phase.judge, prompts, drawn, self.open)
+            except (Refused, NotFinite) as error:  # a step that meets it will save, and stop
+                self.context.watcher.notice(f"{self.plan.name}, validation of {source}: {error.problems[0].message}")
+                found.append(Metric("reward", math.nan, better="higher").of(source))
+                continue
+            means = {"reward": whole, "ended": [float(answer.ended) for answer in drawn]}
             means |= {f"reward/{name}": scores for name, scores in parts.items() if len(parts) > 1}
-            lengths = [len(answer.choices) for answer in drawn]
             found += [Metric(n, float(np.mean(v)), better="higher").of(source) for n, v in means.items()]
-            found.append(Metric("answer_tokens", float(np.mean(lengths)), "tokens").of(source))
-            tokens += sum(lengths)
+            said = sum(len(answer.choices) for answer in drawn)
+            found.append(Metric("answer_tokens", said / len(drawn), "tokens").of(source))
+            tokens += said
         return Validation(tuple(found), tokens)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
