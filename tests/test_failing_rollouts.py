@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ SEEN = ("phases.phase.budget=8 steps", "phases.phase.evaluate_every=100%", "phas
 SETS = (*SEEN, "phases.phase.checkpoint_every=100%")
 """Two rollouts of four steps."""
 PER_ROLLOUT = 4
+Straight = Callable[[str], tuple[int, dict[str, bytes]]]
 
 
 def trained(folder: Path, *sets: str, kind: str = "grpo") -> Recorder:
@@ -47,14 +49,16 @@ def left(folder: Path) -> tuple[int, dict[str, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, bytes]]]:
-    """What a run leaves that nothing disturbs, by kind of phase."""
-    found = {}
-    for kind in ("grpo", "ppo"):
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """What a run leaves that nothing disturbs, by its kind of phase."""
+
+    @cache
+    def of(kind: str) -> tuple[int, dict[str, bytes]]:
         folder = tmp_path_factory.mktemp(kind)
         trained(folder, kind=kind)
-        found[kind] = left(folder)
-    return found
+        return left(folder)
+
+    return of
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, at: int, gives: Any) -> None:
@@ -93,7 +97,7 @@ ADDED = "phases.phase.reward={kind: sum, of: {ends: {kind: ended}, long: {kind: 
 def test_a_reward_that_fails_stops_before_its_step_and_all_before_it_is_saved(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    straight: dict[str, Any],
+    straight: Straight,
     gives: Any,
     more: tuple[str, ...],
     path: tuple[str, ...],
@@ -110,7 +114,7 @@ def test_a_reward_that_fails_stops_before_its_step_and_all_before_it_is_saved(
     assert left(tmp_path)[0] == 4
     heard = trained(tmp_path, *more)
     assert [step.step for step in heard.steps if heard.phases[-1] == "phase"][-4:] == [5, 6, 7, 8]
-    assert more or left(tmp_path) == straight["grpo"]
+    assert more or left(tmp_path) == straight("grpo")
 
 
 def test_a_reward_that_fails_on_held_out_prompts_is_told_and_training_goes_on(
@@ -139,7 +143,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("kind", ["grpo", "ppo"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, None], ids=["SIGINT", "SIGTERM", "killed"])
 def test_a_run_that_ends_while_answers_are_drawn_goes_on_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: dict[str, Any], kind: str, how: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Straight, kind: str, how: Any
 ) -> None:
     """A signal lets the step be taken and saves; of a process that is killed, the last checkpoint stays."""
     draw, ends = rollouts.draw, Killed if how is None else Interrupted
@@ -159,4 +163,4 @@ def test_a_run_that_ends_while_answers_are_drawn_goes_on_bit_for_bit(
             trained(tmp_path, saved, kind=kind)
     assert left(tmp_path)[0] == (3 if how is None else 5)
     trained(tmp_path, saved, kind=kind)
-    assert left(tmp_path) == straight[kind]
+    assert left(tmp_path) == straight(kind)
