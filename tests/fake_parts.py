@@ -45,7 +45,7 @@ from llmspec.parts.mlps.base import MLP
 from llmspec.parts.norms.base import Norm
 from llmspec.parts.objectives.base import Loss, Objective, Outputs
 from llmspec.parts.ops import Adapted, Layer, Linear, Operations, WeightView
-from llmspec.parts.optimizers.base import Optimizer
+from llmspec.parts.optimizers.base import Learned, Optimizer
 from llmspec.parts.phases.base import Phase
 from llmspec.parts.positions.base import Hooks, Position
 from llmspec.parts.rewards.base import Answered, Reward
@@ -268,19 +268,10 @@ class Sign(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 3.0
 
-    def update(
-        self,
-        ops: Operations,
-        role: Role,
-        w: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        state: dict[str, Tensor],
-        scalars: Tensor,
-    ) -> None:
-        g = g * scale
-        ops.assign(w, w - scalars[0] * (g + state["last"]).sign())
-        ops.assign(state["last"], g)
+    def update(self, ops: Operations, of: Learned) -> None:
+        g = of.g * of.scale
+        ops.assign(of.w, of.w - of.scalars[0] * (g + of.state["last"]).sign())
+        ops.assign(of.state["last"], g)
 
 
 class Stairs(Schedule):

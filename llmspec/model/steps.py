@@ -23,7 +23,7 @@ from llmspec.model.others import OtherModels
 from llmspec.model.recomputing import Tape
 from llmspec.model.transformer import Stack, Transformer, block_context, states_at
 from llmspec.parts.ops import WeightLayout
-from llmspec.parts.optimizers.base import AVERAGE, TRAINED
+from llmspec.parts.optimizers.base import AVERAGE, TRAINED, Learned
 
 Tensors = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -177,7 +177,8 @@ class Steps:
         for t, g in zip(self._trained, gradients, strict=True):
             own = {s: state[f"{t.name}:{s}"] for s in tensor_states(t, self._phase)} | {AVERAGE: weights[t.name]}
             shrunk = scale * scalars[t.name][-1] if self._phase.unfreeze else scale
-            optimizer.of(t.name).update(ops, t.role, live[t.name], g, shrunk, own, scalars[t.name])
+            of = Learned(t.role, live[t.name], g, shrunk, own, scalars[t.name])
+            optimizer.of(t.name).update(ops, of)
         Tensor.realize(*ops.written)
         if self._phase.ema is not None:
             self._average(weights, live, inputs)

@@ -138,6 +138,19 @@ def adapted(ops: Operations, x: Tensor, layers: Sequence[Linear], y: Tensor) -> 
     return made[0] if len(made) == 1 else made[0].cat(*made[1:], dim=-1)
 
 
+class RoutingRule(NamedTuple):
+    """How a router chooses experts."""
+
+    top_k: int
+    """How many a token takes."""
+    sigmoid: bool = False
+    """Whether scores are sigmoids of the logits, each for itself; softmax otherwise."""
+    normalise: bool = True
+    """Whether the weights of a token's experts are divided by their sum."""
+    scale: float = 1.0
+    """What they are multiplied with at last."""
+
+
 class Routing(NamedTuple):
     """Which experts each of N tokens takes, and where in the experts' rows it stands: one row for each choice, those of
     an expert together. A device may have rows that hold no token; everything but `weights` and `scores` is int32."""
@@ -265,16 +278,7 @@ class Operations(Protocol):
     def dropout(self, x: Tensor, site: Site | float) -> Tensor: ...
 
     # -- experts -------------------------------------------------------------------------------------------------
-    def router(
-        self,
-        logits_BTE: Tensor,
-        correction_E: Tensor | None,
-        top_k: int,
-        *,
-        sigmoid: bool,
-        normalise: bool,
-        scale: float,
-    ) -> Routing: ...
+    def router(self, logits_BTE: Tensor, correction_E: Tensor | None, rule: RoutingRule) -> Routing: ...
 
     def dispatch(self, x_BTD: Tensor, routing: Routing) -> Tensor: ...
 

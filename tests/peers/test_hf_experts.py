@@ -27,6 +27,7 @@ from llmspec.backends.tensors import tensors_from_numpy, to_numpy  # noqa: E402
 from llmspec.compiler.masks import padding_inputs, range_inputs  # noqa: E402
 from llmspec.model.transformer import block_context  # noqa: E402
 from llmspec.parts.mlps.mixture_of_experts import MixtureOfExperts  # noqa: E402
+from llmspec.parts.ops import RoutingRule  # noqa: E402
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -40,7 +41,7 @@ def test_choice_and_loss_are_transformers(experts: int, top_k: int, masked: bool
     ops, part = low.ops(low.inputs), MixtureOfExperts(experts=experts, top_k=top_k, balance=1.0)
     seen = (np.arange(17) < np.array([[17], [5], [11]])).astype(np.int32)
     ops.counted = tensors_from_numpy(seen=seen)["seen"] if masked else None
-    routing = ops.router(given, None, top_k, sigmoid=False, normalise=True, scale=1.0)
+    routing = ops.router(given, None, RoutingRule(top_k))
     part.tell(ops, routing)
     (slope,) = ops.losses["balance"].gradient(given)
     theirs = torch.from_numpy(logits.reshape(-1, experts)).requires_grad_()

@@ -20,7 +20,7 @@ from llmspec.compiler.others import cost_beside
 from llmspec.compiler.plan import ModelPlan, Plan
 from llmspec.model.device import open_device
 from llmspec.parts.objectives.base import Outputs
-from llmspec.parts.optimizers.base import AVERAGE
+from llmspec.parts.optimizers.base import AVERAGE, Learned
 from llmspec.parts.phases import Phase
 from llmspec.spec import load_spec
 from llmspec.spec.schema import Spec
@@ -101,7 +101,8 @@ def counted_update(model: ModelPlan, optimizer: Any) -> int:
     for t in model.trained:
         state = {s: Tensor.empty(*shape) for s, shape in optimizer.state(t.role, t.shape).items()}
         state[AVERAGE] = Tensor.empty(*t.shape)
-        optimizer.update(ops, t.role, Tensor.empty(*t.shape), Tensor.empty(*t.shape), Tensor.empty(1), state, scalars)
+        w, g, scale = Tensor.empty(*t.shape), Tensor.empty(*t.shape), Tensor.empty(1)
+        optimizer.update(ops, Learned(t.role, w, g, scale, state, scalars))
     return ops.flops
 
 

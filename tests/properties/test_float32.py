@@ -26,6 +26,7 @@ from llmspec.parts import optimizers, phases
 from llmspec.parts.base import Dims, Frozen, Part
 from llmspec.parts.dropout import Dropout
 from llmspec.parts.norms.base import SMALLEST_EPS
+from llmspec.parts.optimizers.base import Learned
 from llmspec.spec import read_spec
 from llmspec.spec.schema import ModelSpec
 
@@ -250,9 +251,9 @@ def test_the_last_numbers_that_pass_make_no_nan(kind: str, settings: dict[str, f
         from tinygrad import Tensor
 
         ops = chosen.ops(inputs)
-        optimizer.update(
-            ops, "matrix", inputs["w"], inputs["g"], inputs["scale"], {n: inputs[n] for n in names}, inputs["scalars"]
-        )
+        state = {name: inputs[name] for name in names}
+        of = Learned("matrix", inputs["w"], inputs["g"], inputs["scale"], state, inputs["scalars"])
+        optimizer.update(ops, of)
         Tensor.realize(*ops.written)
 
     step(inputs)

@@ -16,29 +16,24 @@ from tinygrad import Tensor, UOp
 from llmspec.backends.cpu import halves
 from llmspec.backends.cpu.native import Gradient, call, integers, no_gradient, operands, shape_of
 from llmspec.core.weight_types import TYPES
-from llmspec.parts.ops import Linear, Routing, matrices
+from llmspec.parts.ops import Linear, Routing, RoutingRule, matrices
 
 
 def router(
-    address: Tensor,
-    logits_BTE: Tensor,
-    correction_E: Tensor | None,
-    top_k: int,
-    sigmoid: bool,
-    normalise: bool,
-    scale: float,
+    address: Tensor, logits_BTE: Tensor, correction_E: Tensor | None, rule: RoutingRule
 ) -> tuple[Routing, Tensor]:
     """`Ops.router`, and the expert of each choice (N · k,); the groups are the first row of each expert, and behind the
     last one's."""
     *tokens, e = shape_of(logits_BTE)
     n = math.prod(tokens)
+    top_k, scale = rule.top_k, float(rule.scale)
     choices = n * top_k
     written = [integers(size, address) for size in (choices, e, choices, choices, e + 1)]
     outputs: tuple[int | Tensor, ...] = (n * (top_k + e), *written)
     inputs = (logits_BTE, logits_BTE if correction_E is None else correction_E)
-    sizes = (n, e, top_k, int(sigmoid), int(normalise))
-    numbers = (*sizes, int(correction_E is not None), float(scale))
-    made = call("router", outputs, inputs, numbers, address, _router_gradient(*sizes, float(scale)))
+    sizes = (n, e, top_k, int(rule.sigmoid), int(rule.normalise))
+    numbers = (*sizes, int(correction_E is not None), scale)
+    made = call("router", outputs, inputs, numbers, address, _router_gradient(*sizes, scale))
     both, counts, places, held, starts = made[0].reshape(n, top_k + e), *made[2:]
     return Routing(both[:, :top_k], both[:, top_k:], counts, places, held, starts, tokens[-1] == 1), made[1]
 

@@ -12,7 +12,7 @@ from llmspec.backends.cpu.quantised import rows
 from llmspec.backends.plain.experts import counted
 from llmspec.backends.plain.ops import Ops
 from llmspec.parts.dropout import Dropout
-from llmspec.parts.ops import Kept, Linear, Routing, Scores, Update, WeightLayout, matrices
+from llmspec.parts.ops import Kept, Linear, Routing, RoutingRule, Scores, Update, WeightLayout, matrices
 
 
 class CPUOps(Ops):
@@ -83,17 +83,8 @@ class CPUOps(Ops):
             return super().cached_attention(q_BTHd, k, v, ranges, scores)
         return attention.cached_attention(self._at, q_BTHd, k, v, ranges, scores)
 
-    def router(
-        self,
-        logits_BTE: Tensor,
-        correction_E: Tensor | None,
-        top_k: int,
-        *,
-        sigmoid: bool,
-        normalise: bool,
-        scale: float,
-    ) -> Routing:
-        made = experts.router(self._at, logits_BTE, correction_E, top_k, sigmoid, normalise, scale)
+    def router(self, logits_BTE: Tensor, correction_E: Tensor | None, rule: RoutingRule) -> Routing:
+        made = experts.router(self._at, logits_BTE, correction_E, rule)
         return counted(*made, self.counted)
 
     def dispatch(self, x_BTD: Tensor, routing: Routing) -> Tensor:

@@ -13,26 +13,24 @@ import math
 
 from tinygrad import Tensor, UOp, dtypes, function
 
-from llmspec.parts.ops import Routing
+from llmspec.parts.ops import Routing, RoutingRule
 
 SMALLEST = 1e-20
 """Added to the sum of a token's scores before they are divided by it."""
 
 
-def routed(
-    logits_BTE: Tensor, correction_E: Tensor | None, top_k: int, sigmoid: bool, normalise: bool, scale: float
-) -> tuple[Routing, Tensor]:
+def routed(logits_BTE: Tensor, correction_E: Tensor | None, rule: RoutingRule) -> tuple[Routing, Tensor]:
     """`Ops.router`, and the expert of each choice (N · k,)."""
     count, single = int(logits_BTE.shape[-1]), int(logits_BTE.shape[1]) == 1
     logits_NE = logits_BTE.reshape(-1, count)
-    scores_NE = (logits_NE.sigmoid() if sigmoid else logits_NE.softmax(-1)).contiguous()
-    chosen_Nk = highest(scores_NE.detach() + (0 if correction_E is None else correction_E.detach()), top_k)
+    scores_NE = (logits_NE.sigmoid() if rule.sigmoid else logits_NE.softmax(-1)).contiguous()
+    chosen_Nk = highest(scores_NE.detach() + (0 if correction_E is None else correction_E.detach()), rule.top_k)
     weights_Nk = scores_NE.gather(-1, chosen_Nk)
-    if normalise:
+    if rule.normalise:
         weights_Nk = weights_Nk / (weights_Nk.sum(-1, keepdim=True) + SMALLEST)
     tokens, places, choices, groups = laid_out(chosen_Nk.reshape(-1), count)
     chosen_R = chosen_Nk.reshape(-1)
-    return Routing(weights_Nk * scale, scores_NE, tokens, places, choices, groups, single), chosen_R
+    return Routing(weights_Nk * rule.scale, scores_NE, tokens, places, choices, groups, single), chosen_R
 
 
 def counted(routing: Routing, chosen_R: Tensor, counted_BT: Tensor | None) -> Routing:

@@ -17,7 +17,7 @@ from llmspec.backends.plain.near import by_distance, by_place
 from llmspec.backends.plain.updates import Updates
 from llmspec.backends.tinygrad_private import random_bits
 from llmspec.parts.dropout import Dropout, Site, by_site
-from llmspec.parts.ops import HALF, Kept, Linear, Routing, Scores, WeightLayout, adapted, matrices
+from llmspec.parts.ops import HALF, Kept, Linear, Routing, RoutingRule, Scores, WeightLayout, adapted, matrices
 
 
 class Ops(Updates):
@@ -275,22 +275,12 @@ class Ops(Updates):
         return self.contiguous_barrier(self._kept(weights_BHTS, bits, self._rates.attention))
 
     # -- experts -------------------------------------------------------------------------------------------------
-    def router(
-        self,
-        logits_BTE: Tensor,
-        correction_E: Tensor | None,
-        top_k: int,
-        *,
-        sigmoid: bool,
-        normalise: bool,
-        scale: float,
-    ) -> Routing:
-        """The `top_k` experts with the highest scores, softmax or sigmoid of the logits, for each token.
+    def router(self, logits_BTE: Tensor, correction_E: Tensor | None, rule: RoutingRule) -> Routing:
+        """The experts with the highest scores for each token, and their weights, as the rule says.
 
-        Their weights are the scores, divided by their sum if asked, times `scale`. `correction` is added for the choice
-        alone and has no gradient; of equal scores the first is taken.
+        `correction` is added for the choice alone and has no gradient; of equal scores the first is taken.
         """
-        made = experts.routed(logits_BTE, correction_E, top_k, sigmoid, normalise, scale)
+        made = experts.routed(logits_BTE, correction_E, rule)
         return experts.counted(*made, self.counted)
 
     def dispatch(self, x_BTD: Tensor, routing: Routing) -> Tensor:

@@ -16,6 +16,7 @@ from llmspec.core.table import choice
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
 from llmspec.parts.mlps.base import EXPERTS, MLP, FeedForward
 from llmspec.parts.mlps.swiglu import SwiGLU
+from llmspec.parts.ops import RoutingRule
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Layer, Linear, Operations, Routing, Tensor, WeightView
@@ -151,14 +152,13 @@ class MixtureOfExperts(FeedForward):
     def build(self, dims: Dims) -> Layer:
         expert, shared = self.expert.build(dims), self.shared.build(dims) if self.shared is not None else None
 
+        rule = RoutingRule(self.top_k, self.router == "sigmoid", self.normalise, self.scale)
+
         def forward(ops: Operations, w: WeightView, x_BTD: Tensor) -> Tensor:
             routing = ops.router(
                 ops.linear(x_BTD, w.linear("router")),
                 w["router.correction"] if self.router_bias else None,
-                self.top_k,
-                sigmoid=self.router == "sigmoid",
-                normalise=self.normalise,
-                scale=self.scale,
+                rule,
             )
             self.tell(ops, routing)
             rows = expert(GroupedOperations(ops, routing), w.under("experts"), ops.dispatch(x_BTD, routing))

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts.base import Role
-from llmspec.parts.ops import Update
-from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.optimizers.base import Learned, Optimizer, StateShapes
 from llmspec.parts.updates import AdafactorStep
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor
+    from llmspec.parts.ops import Operations
 
 ROW, COLUMN, WHOLE = "exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq"
 
@@ -61,16 +60,7 @@ class Adafactor(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 17.0 + 2.0 * bool(self.decay(role)) + 2.0 * self.scale_parameter
 
-    def update(
-        self,
-        ops: Operations,
-        role: Role,
-        w: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        state: dict[str, Tensor],
-        scalars: Tensor,
-    ) -> None:
-        moments = (state[name] for name in (ROW, COLUMN, WHOLE) if name in state)
-        rule = AdafactorStep(self.eps1, self.eps2, self.clip_threshold, self.decay(role), self.scale_parameter)
-        ops.update(Update(rule, (w, *moments), g, scale, scalars))
+    def update(self, ops: Operations, of: Learned) -> None:
+        moments = (of.state[name] for name in (ROW, COLUMN, WHOLE) if name in of.state)
+        rule = AdafactorStep(self.eps1, self.eps2, self.clip_threshold, self.decay(of.role), self.scale_parameter)
+        ops.update(of.update(rule, *moments))

@@ -9,12 +9,11 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
-from llmspec.parts.ops import Update
-from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.optimizers.base import Learned, Optimizer, StateShapes
 from llmspec.parts.updates import AdamStep
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor
+    from llmspec.parts.ops import Operations
 
 
 class Adam(Optimizer):
@@ -45,17 +44,8 @@ class Adam(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 16.0 + 3.0 * bool(self.decay(role))
 
-    def update(
-        self,
-        ops: Operations,
-        role: Role,
-        w: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        state: dict[str, Tensor],
-        scalars: Tensor,
-    ) -> None:
-        decay = self.decay(role)
+    def update(self, ops: Operations, of: Learned) -> None:
+        decay = self.decay(of.role)
         l2, decoupled = (0.0, decay) if self.decoupled else (decay, 0.0)
         rule = AdamStep(self.beta1, self.beta2, self.eps, l2, decoupled)
-        ops.update(Update(rule, (w, state["exp_avg"], state["exp_avg_sq"]), g, scale, scalars))
+        ops.update(of.update(rule, of.state["exp_avg"], of.state["exp_avg_sq"]))

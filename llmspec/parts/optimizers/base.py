@@ -9,21 +9,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from math import sqrt
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from pydantic import Field
 
 from llmspec.core.float32 import SMALLEST, STEP_BELOW_ONE
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Part, Role
+from llmspec.parts.ops import Update
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor
+    from llmspec.parts.updates import Rule
 
 StateShapes = dict[str, tuple[int, ...]]
 TRAINED, AVERAGE = "trained", "average"
 """A state that is trained in the place of its weight, which then is an average of it for validation, samples and the
 trained model; and that weight, beside the states of an update."""
+
+
+class Learned(NamedTuple):
+    """A weight, its gradient and its states, in one step."""
+
+    role: Role
+    w: Tensor
+    """The weight; where a state is TRAINED it is that state, and the weight is `state[AVERAGE]`."""
+    g: Tensor
+    scale: Tensor
+    """(1,): what clipping leaves of the gradient; apart, so that no scaled copy of a gradient is made."""
+    state: dict[str, Tensor]
+    scalars: Tensor
+    """The numbers of this step as `Optimizer.scalars` gives them, float32."""
+
+    def update(self, rule: Rule, *states: Tensor) -> Update:
+        """What becomes of the weight, and of states of it, by a rule."""
+        return Update(rule, (self.w, *states), self.g, self.scale, self.scalars)
 
 
 class Optimizer(Part):
@@ -70,21 +90,8 @@ class Optimizer(Part):
         """What the graph reads at `step` (from 1); `factor` is the schedule's. The first is the learning rate."""
         return (self.lr * factor,)
 
-    def update(
-        self,
-        ops: Operations,
-        role: Role,
-        w: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        state: dict[str, Tensor],
-        scalars: Tensor,
-    ) -> None:
-        """Writes weight and state by ops.assign, from the gradient scale·g and the float32 vector of `scalars`.
-
-        `scale` (1,) is what clipping leaves of the gradient; apart, so that no scaled copy of a gradient is made. Where
-        a state is TRAINED, it is also `w`, and the weight is `state[AVERAGE]`.
-        """
+    def update(self, ops: Operations, of: Learned) -> None:
+        """Writes weight and state, by ops.assign or ops.update."""
         raise TypeError(f"{type(self).__name__} updates nothing")
 
     def products(self, role: Role, shape: tuple[int, ...]) -> float:

@@ -9,12 +9,11 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
-from llmspec.parts.ops import Update
-from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.optimizers.base import Learned, Optimizer, StateShapes
 from llmspec.parts.updates import LionStep
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor
+    from llmspec.parts.ops import Operations
 
 
 class Lion(Optimizer):
@@ -43,15 +42,6 @@ class Lion(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 11.0 + 2.0 * bool(self.decay(role))
 
-    def update(
-        self,
-        ops: Operations,
-        role: Role,
-        w: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        state: dict[str, Tensor],
-        scalars: Tensor,
-    ) -> None:
-        rule = LionStep(self.beta1, self.beta2, self.decay(role))
-        ops.update(Update(rule, (w, state["exp_avg"]), g, scale, scalars))
+    def update(self, ops: Operations, of: Learned) -> None:
+        rule = LionStep(self.beta1, self.beta2, self.decay(of.role))
+        ops.update(of.update(rule, of.state["exp_avg"]))

@@ -13,13 +13,12 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
-from llmspec.parts.ops import Update
 from llmspec.parts.optimizers.adamw import AdamW
-from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.optimizers.base import Learned, Optimizer, StateShapes
 from llmspec.parts.updates import MuonStep
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor
+    from llmspec.parts.ops import Operations
 
 
 class Muon(Optimizer):
@@ -77,18 +76,9 @@ class Muon(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 14.0 + 5.0 * self.iterations if role == "matrix" else self.adamw.elementwise(role)
 
-    def update(
-        self,
-        ops: Operations,
-        role: Role,
-        w: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        state: dict[str, Tensor],
-        scalars: Tensor,
-    ) -> None:
-        if role != "matrix":
-            self.adamw.update(ops, role, w, g, scale, state, scalars[1:])
+    def update(self, ops: Operations, of: Learned) -> None:
+        if of.role != "matrix":
+            self.adamw.update(ops, of._replace(scalars=of.scalars[1:]))
             return
         rule = MuonStep(self.momentum, self.nesterov, self.weight_decay, self.iterations)
-        ops.update(Update(rule, (w, state["momentum_buffer"]), g, scale, scalars))
+        ops.update(of.update(rule, of.state["momentum_buffer"]))

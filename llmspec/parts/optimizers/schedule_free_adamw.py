@@ -9,12 +9,11 @@ from pydantic import Field
 
 from llmspec.core.problems import Problem
 from llmspec.parts.base import Role
-from llmspec.parts.ops import Update
-from llmspec.parts.optimizers.base import AVERAGE, TRAINED, Optimizer, StateShapes
+from llmspec.parts.optimizers.base import AVERAGE, TRAINED, Learned, Optimizer, StateShapes
 from llmspec.parts.updates import ScheduleFreeStep
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor
+    from llmspec.parts.ops import Operations
 
 
 class ScheduleFreeAdamW(Optimizer):
@@ -55,16 +54,7 @@ class ScheduleFreeAdamW(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 20.0 + 2.0 * bool(self.decay(role))
 
-    def update(
-        self,
-        ops: Operations,
-        role: Role,
-        w: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        state: dict[str, Tensor],
-        scalars: Tensor,
-    ) -> None:
-        rule = ScheduleFreeStep(self.beta1, self.beta2, self.eps, self.decay(role))
-        written = (w, state["z"], state[AVERAGE], state["exp_avg_sq"], state["weight_sum"])
-        ops.update(Update(rule, written, g, scale, scalars))
+    def update(self, ops: Operations, of: Learned) -> None:
+        rule = ScheduleFreeStep(self.beta1, self.beta2, self.eps, self.decay(of.role))
+        states = (of.state[name] for name in ("z", AVERAGE, "exp_avg_sq", "weight_sum"))
+        ops.update(of.update(rule, *states))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from llmspec.parts.base import Role
-from llmspec.parts.optimizers.base import Optimizer, StateShapes
+from llmspec.parts.optimizers.base import Learned, Optimizer, StateShapes
 
 if TYPE_CHECKING:
-    from llmspec.parts.ops import Operations, Tensor
+    from llmspec.parts.ops import Operations
 
 
 class SGD(Optimizer):
@@ -29,22 +29,14 @@ class SGD(Optimizer):
     def elementwise(self, role: Role) -> float:
         return 2.0 + 2.0 * bool(self.momentum) * (1 + self.nesterov) + 2.0 * bool(self.decay(role))
 
-    def update(
-        self,
-        ops: Operations,
-        role: Role,
-        w: Tensor,
-        g: Tensor,
-        scale: Tensor,
-        state: dict[str, Tensor],
-        scalars: Tensor,
-    ) -> None:
-        g = g * scale
-        if self.decay(role):
-            g = g + self.decay(role) * w
+    def update(self, ops: Operations, of: Learned) -> None:
+        g, decay, lr = of.g * of.scale, self.decay(of.role), of.scalars[0]
+        if decay:
+            g = g + decay * of.w
         if not self.momentum:
-            ops.assign(w, w - scalars[0] * g)
+            ops.assign(of.w, of.w - lr * g)
             return
-        v = ops.assign(state["momentum_buffer"], self.momentum * state["momentum_buffer"] + g)
+        kept = of.state["momentum_buffer"]
+        v = ops.assign(kept, self.momentum * kept + g)
         direction = g + self.momentum * v if self.nesterov else v
-        ops.assign(w, w - scalars[0] * direction)
+        ops.assign(of.w, of.w - lr * direction)
