@@ -202,44 +202,64 @@ def wrong_source(**own: object) -> Data:
 
 
 MISTAKEN: dict[str, list[tuple[Data, str]]] = {
-    "answers_that_do_not_divide": [(wrong_phase(kind, mini_batches=7), "") for kind in ("grpo", "ppo", "best_of_n")],
+    "answers_that_do_not_divide": [
+        (wrong_phase(kind, mini_batches=7), "mini_batches") for kind in ("grpo", "ppo", "best_of_n")
+    ],
     "tokens_for_what_is_drawn": [
         (wrong_phase(kind, budget=budget), "budget") for kind in ("grpo", "ppo") for budget in ("9k tokens", "2 PFLOPs")
     ],
-    "a_group_of_one": [(wrong_phase(kind, answers_per_prompt=1), "") for kind in ("grpo", "best_of_n")],
+    "a_group_of_one": [
+        (wrong_phase(kind, answers_per_prompt=1), "answers_per_prompt") for kind in ("grpo", "best_of_n")
+    ],
     "a_reference_for_nothing": [
-        (wrong_phase("best_of_n", **own), "") for own in ({"kl_coefficient": 0.5}, {"kl_ceiling": 6.0})
+        (wrong_phase("best_of_n", **{key: value}), key) for key, value in (("kl_coefficient", 0.5), ("kl_ceiling", 6.0))
     ],
     "a_reward_that_is_none": [
         (wrong_phase("grpo", reward={"kind": "lenght"}), "reward.kind"),
         (wrong_phase("ppo", reward={"kind": "words"}), "reward"),
         (wrong_phase("grpo", reward={"kind": "regex", "pattern": "("}), "reward.pattern"),
-        (wrong_phase("best_of_n", reward={"kind": "length", "least": 5, "most": 2}), "reward"),
+        (wrong_phase("best_of_n", reward={"kind": "length", "least": 5, "most": 2}), "reward.least"),
+        (wrong_phase("ppo", reward={"kind": "words", "include": ["no"], "exclude": ["a", "No"]}), "reward.exclude"),
     ],
     "rows_whose_answers_see_each_other": [
-        (wrong_phase(kind, document_mask=False), "document_mask" if kind != "grpo" else "")
-        for kind in ("dpo", "kto", "orpo", "reward", "grpo")
+        (wrong_phase(kind, document_mask=False), "document_mask") for kind in ("dpo", "kto", "orpo", "reward", "grpo")
     ],
     "a_key_of_another_loss": [
-        (wrong_phase("dpo", objective={"loss": "hinge", "label_smoothing": 0.25}), "objective"),
-        (wrong_phase("dpo", objective={"loss": "ipo", "target_margin": 0.5}), "objective"),
-        (wrong_phase("dpo", objective={"loss": "robust"}), "objective"),
+        (wrong_phase("dpo", objective={"loss": "hinge", "label_smoothing": 0.25}), "objective.label_smoothing"),
+        (wrong_phase("dpo", objective={"loss": "ipo", "target_margin": 0.5}), "objective.target_margin"),
+        (wrong_phase("dpo", objective={"loss": "robust"}), "objective.loss"),
     ],
     "answers_half_said": [
-        (wrong_source(chosen="{a}"), ""),
-        (wrong_source(chosen="{a}", rejected="no", rejected_from="other_records"), ""),
-        (wrong_source(answers="l"), ""),
-        (wrong_source(answers="l", scores={"s": 0.0}), ""),
-        (wrong_source(completion="{a}"), ""),
-        (wrong_source(completion="{a}", good_is="x"), ""),
-        (wrong_source(completion="{a}", good="{q}", bad_is="x"), ""),
-        (wrong_source(good="{q}"), ""),
+        (wrong_source(chosen="{a}"), "chosen"),
+        (wrong_source(chosen="{a}", rejected="no", rejected_from="other_records"), "rejected"),
+        (wrong_source(answers="l"), "answers"),
+        (wrong_source(answers="l", scores={"s": 0.0}), "scores"),
+        (wrong_source(completion="{a}"), "completion"),
+        (wrong_source(completion="{a}", good_is="x"), "completion"),
+        (wrong_source(completion="{a}", good="{q}", bad_is="x"), "bad_is"),
+        (wrong_source(good="{q}"), "good"),
+    ],
+    "nothing_to_compare": [
+        (wrong_source(chosen="{a}", rejected="{a}"), "rejected"),
+        (wrong_source(chosen="{a}", rejected=["not {a}", " {a} "]), "rejected"),
+        (wrong_source(chosen="{a}", rejected=["not {a}", "not {a}"]), "rejected"),
+        (wrong_source(answers="l", scores="l"), "scores"),
+        (wrong_source(completion="{a}", good="{a}"), "good"),
+    ],
+    "criteria_without_weights": [
+        (wrong_source(answers="l", scores=scores), "scores") for scores in (["s"], ["s", "t"], {"s": None, "t": None})
     ],
 }
 """Name -> (a phase, or a source, with one mistake; its key that the problem names, '' for the whole)."""
 COMPILED: dict[str, list[tuple[Data, str]]] = {
     "a_coefficient_that_stays_0": [
         (wrong_phase("ppo", kl_coefficient=0, adaptive_kl={"target": 1}), "kl_coefficient"),
+    ],
+    "a_weight_beside_nothing": [
+        (wrong_phase(kind, reward={"kind": "length", "weight": -2.0}), "reward.weight") for kind in ("grpo", "ppo")
+    ],
+    "answers_without_room_for_a_prompt": [
+        (wrong_phase(kind, max_tokens=1 << 20), "max_tokens") for kind in ("grpo", "ppo", "best_of_n")
     ],
     "nothing_to_start_from": [
         *((wrong_phase(kind), "kind") for kind in ("grpo", "ppo", "best_of_n")),

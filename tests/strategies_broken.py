@@ -103,8 +103,8 @@ WRONG: dict[str, list[tuple[Path, Any]]] = {
         (("phases", PHASE, "max_grad_norm"), "1.0"),
     ],
     "labels_that_do_not_fit": [
-        (("phases", PHASE, "heads", "classes"), {"kind": "classes", "labels": ["yes", "yes"]}),
-        (("phases", PHASE, "heads", "classes"), {"kind": "classes", "labels": ["yes", "no"], "classes": 3}),
+        (("phases", PHASE, "heads", "classes", "labels"), ["yes", "yes"]),
+        (("phases", PHASE, "heads", "classes", "classes"), 3),
         (("phases", PHASE, "heads", "classes"), {"kind": "classes"}),
     ],
     "tags_of_no_field": [
@@ -130,6 +130,8 @@ BEFORE: dict[Path, Any] = {
     ("phases", PHASE, "mixture", "wikki"): {},
     ("phases", PHASE, "adapter", "r"): {"kind": "lora"},
     ("phases", PHASE, "heads", "classes"): {},
+    ("phases", PHASE, "heads", "classes", "labels"): {"kind": "classes"},
+    ("phases", PHASE, "heads", "classes", "classes"): {"kind": "classes", "labels": ["yes", "no"]},
     ("phases", PHASE, "sequence_length", "start"): {"until": "30%"},
 }
 """What the map around such a value is first set to, so that nothing else is wrong in it."""

@@ -188,6 +188,24 @@ def test_reward_models_that_are_none_are_named(tmp_path: Path, change: tuple[str
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
+def test_a_mistake_is_told_once_and_at_its_key(tmp_path: Path) -> None:
+    """What follows from `from:` is no second mistake; of several rewards each is named as one."""
+    spec, held = written(tmp_path, more=CHAIN), "phases.grpo.kl_coefficient=0.1"
+    both = "{a: {kind: reward_model, model: start}, b: {kind: principles, model: judge, principles: [It is kind.]}}"
+    for sets, paths, said in (
+        (["phases.grpo.from=judge", held], [("from",)], "a phase of kind grpo starts from a policy, and judge makes a"),
+        (
+            [f"phases.grpo.reward={{kind: sum, of: {both}}}"],
+            [("reward", "of", name, "model") for name in "ab"],
+            "a reward is a policy, and judge makes a reward_model",
+        ),
+    ):
+        with pytest.raises(SpecError) as refused:
+            compile_spec(load_spec(spec, sets).spec)
+        found = refused.value.problems
+        assert [p.path for p in found] == [("phases", "grpo", *path) for path in paths] and said in found[-1].message
+
+
 def test_no_prompt_is_on_both_sides(tmp_path: Path) -> None:
     """Records with one prompt stay together, by whatever their side is chosen; and the data are checked."""
     lines = [{"q": f"q{i // 4 if i % 5 else 14:02}", "good": f"a{i}", "bad": f"b{i}"} for i in range(60)]

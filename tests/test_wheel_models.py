@@ -131,7 +131,7 @@ def test_what_is_wrong_with_it_is_said(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"file": ""}, "a model in a wheel is named by package, version, sha256, file: add `file:`"),
+        ({"file": ""}, "`package:` names a model in a wheel, with package, version, sha256, file: add `file:`"),
         ({"model": "theirs"}, "names two models"),
         ({"version": ">=1"}, "is not one exact version"),
         ({"file": "../theirs"}, "leaves the wheel"),

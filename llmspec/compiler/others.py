@@ -32,7 +32,8 @@ def resolved(
         made = next((p for p in planned if p.name == other.phase), None)
         if made is not None:
             if made.makes not in other.takes:
-                problems.append(wrong_sort(other, made))
+                # A reference that nobody names is what the phase starts from, of which the same is said.
+                problems += [wrong_sort(other, made)] if getattr(phase, str(other.path[0])) is not None else []
                 continue
             found[other.role] = OtherPlan(model=made.model, phase=made.name, once=other.once)
         elif other.phase and other.judges:
@@ -57,8 +58,9 @@ def unmade(other: Other, planned: Sequence[PhasePlan]) -> Problem:
 
 def wrong_sort(other: Other, made: PhasePlan) -> Problem:
     """The problem of a phase that makes something else than is asked for."""
+    role = other.role.rstrip("0123456789 ")  # of several of the same sort
     return Problem(
-        f"a {other.role} is {' or '.join(f'a {kind}' for kind in other.takes)}, and {made.name} makes a {made.makes}",
+        f"a {role} is {' or '.join(f'a {kind}' for kind in other.takes)}, and {made.name} makes a {made.makes}",
         other.path,
         f"a phase that makes a {other.takes[0]}, or {{model: FOLDER}}",
         "what it says could not be compared",

@@ -24,6 +24,7 @@ from llmspec.parts.phases import TABLE as PHASES
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL, REWARD_MODEL
 from llmspec.parts.phases.batches import SLACK
+from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.parts.phases.turns import Turns
 from llmspec.parts.sources import Source
 from llmspec.spec.messages import shown
@@ -64,6 +65,7 @@ def plan_phases(draft: Draft) -> Draft:
         problems += [p.at("phases", name) for p in pair_problems(phase, model, draft.sections.sources)]
         problems += [p.at("phases", name) for p in answer_problems(phase, draft.sections.sources)]
         problems += [p.at("phases", name) for p in row_problems(phase, model)]
+        problems += [p.at("phases", name) for p in room_problems(phase, model)]
         problems += [p.at("phases", name) for p in span_problems(phase, model, draft.sections.tokenizer)]
         problems += [p.at("phases", name) for p in framing_problems(phase, model, draft.sections.tokenizer)]
         problems += source_problems(phase, draft.sections.sources)
@@ -260,6 +262,17 @@ def answer_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
             ("mixture", name),
             f"at data.sources.{name} write " + (f"{keys} beside it" if compares else spoken),
             "prompts without answers are for phases that draw them",
+        )
+
+
+def room_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
+    """Drawn answers that fill the context, whatever they answer."""
+    if isinstance(phase, RolloutPhase) and phase.max_tokens >= model.context:
+        yield Problem(
+            f"answers of {phase.max_tokens:,} tokens leave no room for their prompts in a context of {model.context:,}",
+            ("max_tokens",),
+            f"fewer than {model.context:,}, less the longest prompt, or a larger `model.context`",
+            "every prompt would be left out",
         )
 
 

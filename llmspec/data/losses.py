@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmspec.core.problems import Problem
 from llmspec.data.advice import ADVICE
-from llmspec.data.shaping import VALIDATED
+from llmspec.data.shaping import TOO_LONG, VALIDATED
 from llmspec.data.unknown import named, share
 from llmspec.parts.sources.notes import Notes
 
@@ -118,9 +118,11 @@ def percent(value: float) -> str:
 def nothing_to_validate(phase: str, found: ValidationSet) -> Problem:
     """The problem of a source with nothing that a phase could be validated with."""
     why = "; ".join(f"{n} {reason}" for reason, n in found.dropped.items())
+    first = max(found.dropped, key=lambda reason: found.dropped[reason]) if found.dropped else TOO_LONG
+    more = "keep more of it for validation, or raise model.context"
     return Problem(
         f"the validation text of {found.source} has no token that this phase trains on" + (f" ({why})" if why else ""),
         ("phases", phase, "mixture", found.source),
-        "keep more of it for validation, or raise model.context",
+        more if first == TOO_LONG else f"keep more of it for validation; {ADVICE.get(first, 'look at its records')}",
         "its validation loss would be undefined",
     )

@@ -311,7 +311,7 @@ class PhaseStream:
             )
         return Problem(
             f"nothing of {source} can be trained on: of its dialogues, {why or 'there is none'}",
-            ("phases", self.name, "mixture", source),
+            ("phases", self.name, *(("max_tokens",) if self.phase.prompted else ("mixture", source))),
             f"raise model.context above {self.context}, "
             + ("lower `max_tokens:`" if self.phase.prompted else f"choose other roles than `train_on: [{roles}]`")
             + f", or take {source} out of the mixture",

@@ -56,7 +56,8 @@ class StartModel(Frozen):
             raise ValueError("names two models: `model:` is a folder or a file here, `package:` a wheel; write one")
         if self.model is None and missing:
             names = " and ".join(f"`{key}:`" for key in missing)
-            raise ValueError(f"a model in a wheel is named by {', '.join(WHEEL)}: add {names}")
+            there = next(key for key in WHEEL if key not in missing)
+            raise ValueError(f"`{there}:` names a model in a wheel, with {', '.join(WHEEL)}: add {names}")
         return self
 
     @property

@@ -50,6 +50,8 @@ _DECORATED = re.compile(
     r"(?P<number>[-+]?\d[\d_, ]*(?:\.\d+)?(?:e[-+]?\d+)?)\s*(?P<scale>[kmbgt](?![a-z]))?(?P<unit>\s*[a-z]*|\s*%)",
     re.IGNORECASE,
 )
+_NAMED = re.compile(r"`(\w+)")
+"""Keys as messages name them: `key`, `key:` or `key: value`."""
 _COMMA = re.compile(r"(?P<whole>[-+]?\d+),(?P<fraction>\d+)(?P<rest>e[-+]?\d+|)", re.IGNORECASE)
 """A number as much of Europe writes it, or with one comma between its thousands."""
 
@@ -99,10 +101,16 @@ class Translator:
         key = str(where[0]) if where else ""
         info = fields_of(self.part).get(key)
         message, hint, consequence = self.words(error, key, info.annotation if info else None)
+        where = where or self.named(message)
         if not hint and error["type"] not in ("value_error", "assertion_error"):
             hint = explained(key, description(self.part, key))
         found = Problem(message, (*self.path, *where), hint, consequence)
         return replace(found, mark=self.key_mark(found.path)) if error["loc"][-1:] == ("[key]",) else found
+
+    def named(self, message: str) -> Path:
+        """Of what is wrong with keys beside each other: the first written one that the message names in backticks."""
+        keys = fields_of(self.part)
+        return next(((word,) for word in _NAMED.findall(message) if word in self.data and word in keys), ())
 
     def words(self, error: Error, key: str, annotation: Any) -> tuple[str, str, str]:
         """(message, hint, consequence); where the hint is empty, the key's description will do."""

@@ -104,15 +104,21 @@ def judge_problems(judge: Reward, codec: Codec, base: str) -> Iterator[Problem]:
     """Why the models that a phase's reward asks cannot answer it, or read texts by another tokenizer than the phase.
     Those that phases of the same spec are to make were held against it by the compiler. Relative folders start in
     `base`."""
-    own, unlike = digest(codec.to_json()), list[str | StartModel]()
+    own, unlike, paths = (
+        digest(codec.to_json()),
+        list[str | StartModel](),
+        dict[str | StartModel, tuple[str | int, ...]](),
+    )
     nothing = [0.0] * 0
     planned = Opened(lambda texts: [], (), lambda answers: nothing, own, lambda questions, replies: nothing)
     open_ = opener({name: lambda: planned for _, name, _ in judge.phases()}, base)
-    read_alike = [model for _, model, takes in judge.models() if REWARD_MODEL in takes]
+    for path, model, takes in judge.models():
+        if REWARD_MODEL in takes:
+            paths.setdefault(model, path)
 
     def compared(named: str | StartModel) -> Opened:
         found = open_(named)
-        if named in read_alike and found.score is not None and found.tokenizer != own and named not in unlike:
+        if named in paths and found.score is not None and found.tokenizer != own and named not in unlike:
             unlike.append(named)
         return found
 
@@ -124,7 +130,7 @@ def judge_problems(judge: Reward, codec: Codec, base: str) -> Iterator[Problem]:
         said = named if isinstance(named, str) else named.said
         yield Problem(
             f"the reward model {said} has another tokenizer than this spec",
-            (),
+            paths[named],
             f"train it with this spec, or take its tokenizer: {{kind: huggingface, file: {said}/tokenizer.json}}",
             "it would read answers in other pieces than those that were drawn",
         )

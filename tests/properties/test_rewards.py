@@ -224,11 +224,11 @@ def test_a_reward_model_is_asked_for_prompt_and_answer() -> None:
     ("text", "where", "said"),
     [
         ("lenth", "", "did you mean `length`"),
-        ("{kind: length, least: 9, most: 3}", "1:1", "no length is at least 9"),
+        ("{kind: length, least: 9, most: 3}", "1:23", "`least: 9`, `most: 3`: no length is"),
         ("{kind: length, mots: 3}", "1:16", "did you mean `most`"),
         ("{kind: regex, pattern: '('}", "1:24", "no regular expression"),
         ("{kind: words}", "1:1", "neither `include` nor `exclude`"),
-        ("{kind: words, include: [a], exclude: [A]}", "1:1", "to be there and not"),
+        ("{kind: words, include: [a], exclude: [A]}", "1:38", "which `include:` wants to be there"),
         ("{kind: sum, of: {a: {kind: lengt}}}", "1:28", "did you mean `length`"),
         ("{kind: similarity, reference: '{a'}", "1:31", "has no partner"),
         ("{kind: valid_json, schema: {type: strin}}", "1:28", "no JSON Schema"),

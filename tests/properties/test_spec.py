@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import re
@@ -14,10 +15,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from strategies import settings as settings_of
 from strategies import specs, yaml_text
+from strategies_answers import COMPILED, MISTAKEN
 from strategies_broken import READ, Broken, applied, broken_specs, slips
 from strategies_values import TABLES
 
 from llmspec.core.problems import SpecError
+from llmspec.parts import phases
 from llmspec.spec import SpecReading, dump, load_spec, read_spec
 from llmspec.spec.dump import to_yaml
 from llmspec.spec.json_schema import json_schema
@@ -134,6 +137,24 @@ def check(broken: Broken, reading: SpecReading) -> None:
         assert 1 <= problem.mark.column <= len(lines[problem.mark.line - 1]) + 1
         assert problem.message and "Input should" not in str(problem) and "pydantic" not in str(problem)
     assert broken.line in [p.mark.line for p in reading.problems if p.mark], f"{listed(reading)}\n{broken}"
+
+
+def test_mistakes_beside_each_other_stand_at_a_key() -> None:
+    """Of a mistake that one key is to blame for, the problem stands there, and not at the phase or source around it:
+    at the first written key that the message names."""
+    for name, cases in {**MISTAKEN, **COMPILED}.items():
+        assert name == "nothing_to_start_from" or all(key for _, key in cases), name
+    looked_at = 0
+    for path in sorted((Path(phases.__file__).parents[1]).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            if not any("model_validator(mode='after')" in ast.unparse(one) for one in function.decorator_list):
+                continue
+            for raised in (node for node in ast.walk(function) if isinstance(node, ast.Raise)):
+                said = ast.unparse(raised)
+                assert re.search(r"`[\w{]", said) or said == "raise ValueError(wrong)", f"{path}: {said}"
+                looked_at += 1
+    assert looked_at > 30
 
 
 def survives(text: str) -> None:

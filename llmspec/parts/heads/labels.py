@@ -40,7 +40,7 @@ class Labelled(Head):
             raise ValueError(f"`classes: {self.classes}` and {len(self.labels)} labels do not fit each other")
         if self.labels is not None and len(set(self.labels)) < len(self.labels):
             twice = next(label for label in self.labels if self.labels.count(label) > 1)
-            raise ValueError(f"the label `{twice}` stands twice in `labels:`")
+            raise ValueError(f"in `labels:`, the label `{twice}` stands twice")
         return self
 
     def outputs(self, dims: Dims) -> int:

@@ -50,7 +50,7 @@ class MaskedLM(Objective):
     def _shares(self) -> MaskedLM:
         if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
             raise ValueError(
-                f"mask_replace_prob and random_replace_prob are shares of the same tokens: together at most 1, not "
+                f"`mask_replace_prob` and `random_replace_prob` are shares of the same tokens: together at most 1, not "
                 f"{self.mask_replace_prob + self.random_replace_prob:g}"
             )
         return self

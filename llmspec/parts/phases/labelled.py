@@ -30,7 +30,7 @@ class LabelledPhase(DocumentPhase):
     def _labels_fit(self) -> LabelledPhase:
         if len(set(self.labels)) < len(self.labels):
             twice = next(label for label in self.labels if self.labels.count(label) > 1)
-            raise ValueError(f"the label `{twice}` stands twice in `labels:`")
+            raise ValueError(f"in `labels:`, the label `{twice}` stands twice")
         if isinstance(self.class_weights, dict) and self.labels:
             for label in self.class_weights:
                 if label not in self.labels:

@@ -25,7 +25,7 @@ class Length(Reward):
     @model_validator(mode="after")
     def _ordered(self) -> Any:
         if self.most is not None and self.most < self.least:
-            raise ValueError(f"no length is at least {self.least} and at most {self.most}")
+            raise ValueError(f"`least: {self.least}`, `most: {self.most}`: no length is at least and at most that")
         return self
 
     def score(self, answer: Answered) -> float:

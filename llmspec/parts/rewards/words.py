@@ -28,9 +28,10 @@ class Words(Reward):
         if not listed:
             raise ValueError("neither `include` nor `exclude` lists a word")
         if not all(word.strip() for word in listed):
-            raise ValueError("an empty text is no word")
+            key = "include" if not all(word.strip() for word in self.include) else "exclude"
+            raise ValueError(f"`{key}:` lists an empty text, which is no word")
         if both := {w.casefold() for w in self.include} & {w.casefold() for w in self.exclude}:
-            raise ValueError(f"`{min(both)}` is to be there and not to be there")
+            raise ValueError(f"`exclude:` lists `{min(both)}`, which `include:` wants to be there")
         return self
 
     @cached_property

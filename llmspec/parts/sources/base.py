@@ -227,6 +227,8 @@ class Source(Part):
     @field_validator("scores", mode="before")
     @classmethod
     def _weighed(cls, scores: Any) -> Any:
+        if isinstance(scores, dict) and scores and all(weight is None for weight in scores.values()):
+            scores = list(scores)  # `{helpful, correct}` is a map without values
         if isinstance(scores, list | tuple):
             named = ", ".join(f"{name}: 1" for name in scores if isinstance(name, str)) or "helpful: 2, correct: 1"
             raise ValueError(f"criteria need weights, by which answers are compared; write `scores: {{{named}}}`")

@@ -33,9 +33,14 @@ class Inline(Source):
         if not self.written and not self.records:
             raise ValueError("an inline source has `documents:` or `records:`")
         if not all(self.records) or not all(text.strip() for text in self.written):
-            raise ValueError("an empty document or record has no text to train on")
-        if any("\0" in text for text in self.written) or any(null_in(record) is not None for record in self.records):
-            raise ValueError("a NUL character, which no text has")
+            key = "documents" if all(self.records) else "records"
+            raise ValueError(f"`{key}:` has an empty one, which has no text to train on")
+        for key, torn in (
+            ("documents", any("\0" in text for text in self.written)),
+            ("records", any(null_in(record) is not None for record in self.records)),
+        ):
+            if torn:
+                raise ValueError(f"`{key}:` has a NUL character, which no text has")
         return self
 
     def documents(self, fetch: Fetcher) -> Iterator[Document]:

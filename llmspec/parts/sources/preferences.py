@@ -85,6 +85,21 @@ def wrong_comparison(source: Any) -> str:
     return ""
 
 
+def _alike(found: Mapping[str, Any]) -> str:
+    """Which keys say the same of every record, so that nothing would be compared; '' where none do."""
+    given = found.get("rejected", [])
+    rejected = [one.strip() for one in ([given] if isinstance(given, str) else given)]
+    if "chosen" in found and found["chosen"].strip() in rejected:
+        return "`rejected:` is the template of `chosen:`: no answer would be better than another; name the worse one"
+    if twice := next((one for i, one in enumerate(rejected) if one in rejected[:i]), ""):
+        return f"`rejected:` has `{twice[:40]}` twice: neither answer would be better; write it once"
+    if "answers" in found and found.get("scores") == found["answers"]:
+        return "`scores:` names the field of `answers:`; name the one that holds their scores"
+    if "completion" in found and found.get("good", "").strip() == found["completion"].strip():
+        return "`good:` is the template of `completion:`; name the field that says whether the answer is good"
+    return ""
+
+
 def _wrong_beside(best: str, found: Mapping[str, Any]) -> str:
     """What is missing beside the key that says where answers are, or does nothing there."""
     fitting = {
@@ -99,6 +114,8 @@ def _wrong_beside(best: str, found: Mapping[str, Any]) -> str:
         if "rejected" in found:
             return "`rejected:` and `rejected_from:` both say what the worse answer is; keep one"
         return "`chosen:` is compared with something: write `rejected:`, or `rejected_from: other_records`"
+    if wrong := _alike(found):
+        return wrong
     if "bad_is" in found and "good_is" not in found:
         return "`bad_is:` stands beside `good_is:`; write both"
     for key in ("good_is", "bad_is"):
