@@ -117,6 +117,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "sequence_length: {start: 4, until: 60%}",
         ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask]}"),
     ),
+    "masked_lm framed": (
+        "add_special_tokens: true, document_mask: true",
+        ("model.mask={kind: bidirectional}", "tokenizer={kind: byte, special_tokens: [mask, cls, sep]}"),
+    ),
     "best_of_n": (
         "from: before, reward: {kind: length, least: 9}, prompts_per_rollout: 2, answers_per_prompt: 3, max_tokens: 3, "
         "epochs_per_rollout: 2, threshold: 0.1",
@@ -133,13 +137,18 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         (BEFORE,),
     ),
 }
-"""Kind -> (settings of its own, what else its spec sets)."""
+"""Kind, or kind and form -> (settings of its own, what else its spec sets)."""
+
+
+def kind_of(name: str) -> str:
+    """The kind of a phase, of its name in KINDS."""
+    return name.partition(" ")[0]
 
 
 def spec_of(kind: str, *more: str) -> tuple[str, list[str]]:
     """(a spec with one phase of a kind, what is set beside)."""
     own, sets = KINDS[kind]
-    settings = ", ".join(x for x in (f"kind: {kind}", SHARED, own, *more) if x)
+    settings = ", ".join(x for x in (f"kind: {kind_of(kind)}", SHARED, own, *more) if x)
     return f"{BEGIN}phases:\n  phase: {{{settings}}}\ndecoding: {{max_tokens: 4}}\n", list(sets)
 
 

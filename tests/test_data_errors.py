@@ -15,11 +15,13 @@ from test_sources import index, plan_of, source, wheel  # noqa: F401
 from llmspec.core.problems import DataError, Problem
 from llmspec.data import fetch as fetching
 from llmspec.data.fetch import Fetch
+from llmspec.data.fields import Fields
 from llmspec.data.prepare import prepare
 from llmspec.data.shaping import Dropped, dialogue
 from llmspec.data.writing import FileRows
-from llmspec.parts import tokenizers
+from llmspec.parts import sources, tokenizers
 from llmspec.parts.sources import Document
+from llmspec.parts.sources.notes import Notes
 
 
 @pytest.fixture(autouse=True)
@@ -253,8 +255,35 @@ def test_templates_whose_fields_no_record_has(tmp_path: Path) -> None:
         prepare(plan_of(tmp_path, parts, ("p", "sft", dict.fromkeys(parts, 30) | {"near": 40}, "1 steps")))
     near, plain, spoken = caught.value.problems
     assert near.message == "no record has a field `titel`; r.jsonl:2 has title, tags"
-    assert near.hint == "did you mean `title`?" and near.path == ("data", "sources", "near")
+    assert near.hint == "did you mean `title`?" and near.path == ("data", "sources", "near", "text")
     assert "a.txt is plain text, without the fields `x` that" in plain.message and "`x`, `y`" in spoken.message
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ({"text": "a {x} b"}, ("text",)),
+        ({"text": "{there}", "label": "{x}"}, ("label",)),
+        ({"text": "{there}", "weight": "{x}"}, ("weight",)),
+        ({"text": "{there}", "validation": "hash 5% by {x}"}, ("validation",)),
+        ({"text": "{there}", "cut_at": {"x": ["."]}}, ("cut_at", "x")),
+        ({"words": "{there}", "tags": "{x}"}, ("tags",)),
+        ({"source": "{there}", "target": "{there} {x}"}, ("target",)),
+        ({"dialogue": {"user": "{there}", "assistant": "{x}"}}, ("dialogue", "assistant")),
+        ({"messages": "x", "license": "x"}, ("messages",)),
+        ({"prompt": "{there}", "chosen": "{there}", "rejected": ["no", "{x}"]}, ("rejected", 1)),
+        ({"prompt": "{there}", "answers": "there", "scores": {"x": 2.0}}, ("scores", "x")),
+        ({"prompt": "{there}", "completion": "{there}", "good": "{x}"}, ("good",)),
+    ],
+)
+def test_a_field_that_no_record_has_is_named_at_its_key(keys: dict[str, Any], path: tuple[str | int, ...]) -> None:
+    given = {"kind": "inline", "records": [{"there": "x", "more": "{x}"}], **keys}
+    made = sources.TABLE["inline"].model_validate_json(json.dumps(given))
+    fields = Fields(made, dialogues=True)
+    fields.look(Document("r", "text", {"there": "x"}))
+    with pytest.raises(DataError) as caught:
+        fields.check(Notes())
+    assert [(p.path, "field `x`" in p.message) for p in caught.value.problems] == [(path, True)]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from llmspec.compiler.cost import step_cost
 from llmspec.compiler.phase_model import phase_model, phase_models
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import contradictions
-from llmspec.core.problems import RunError, SpecError
+from llmspec.core.problems import RunError, SpecError, either
 from llmspec.decoding.language_model import open_model
 from llmspec.model.graph_memory import exact
 from llmspec.model.steps import state_shapes
@@ -90,6 +90,13 @@ def test_what_cannot_be_frozen_or_added_is_named(tmp_path: Path, name: str) -> N
     assert problem.path == ("phases", "second", *path) and problem.hint and problem.consequence
 
 
+def test_all_patterns_of_nothing_are_named_at_once(tmp_path: Path) -> None:
+    keys = {"freeze": "['layer.*']", "lr_multipliers": "{emb_tokens.*: 0.5}", "unfreeze": "{final_nrm.*: 20%}"}
+    with pytest.raises(SpecError) as caught:
+        planned(tmp_path, *(f"phases.second.{key}={value}" for key, value in keys.items()))
+    assert [p.path[2] for p in caught.value.problems] == list(keys)
+
+
 def test_the_hint_names_what_comes_near(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         planned(tmp_path, "phases.second.freeze=['layers.0.atention.*', 'emb*']")
@@ -128,6 +135,7 @@ def test_a_phase_starts_only_from_what_it_takes(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SpecError, match="starts from a policy, and second makes a model") as caught:
         planned(tmp_path, *CHAIN, third)
     assert caught.value.problems[0].path == ("phases", "third", "from")
+    assert either(["policy", "embedder", "reward_model"]) == "a policy, an embedder or a reward model"
     assert Phase.takes == ("policy", "filler", "classifier", "embedder", "regressor", "tagger", "model")
 
 

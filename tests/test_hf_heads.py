@@ -217,15 +217,23 @@ def with_unit(folder: Path, **unit: float) -> Any:
     return model
 
 
-def test_a_unit_of_numbers_is_in_the_weights(tmp_path: Path) -> None:
-    """transformers has none: its outputs are in the unit of the labels."""
+@pytest.mark.parametrize("unit", [{"mean": 3.5, "std": 0.25}, {"mean": 0.5, "std": 1e5}, {"mean": 0.0, "std": 1e-4}])
+def test_a_unit_of_numbers_is_in_the_weights(unit: dict[str, float], tmp_path: Path) -> None:
+    """transformers has none: its outputs are in the unit of the labels, of which float32 holds large ones less exactly,
+    and small ones have to be as right as others."""
     said = {"num_labels": 1, "problem_type": "regression"}
     folder_of(tmp_path / "bert", "bert", "BertForSequenceClassification", **said)
-    model = with_unit(tmp_path / "bert", mean=3.5, std=0.25)
+    model = with_unit(tmp_path / "bert", **unit)
     export_folder(model, tmp_path / "out")
     texts = ["a text", "another one"]
     plain, back = (llmspec.open(tmp_path / name).predict_batch(texts) for name in ("bert", "out"))
-    assert [one.value for one in back] == pytest.approx([3.5 + 0.25 * one.value for one in plain], rel=1e-5)
+    assert [one.value for one in back] == pytest.approx(
+        [unit["mean"] + unit["std"] * one.value for one in plain], rel=1e-5
+    )
+
+
+def test_a_mean_of_numbers_needs_a_bias(tmp_path: Path) -> None:
+    said = {"num_labels": 1, "problem_type": "regression"}
     folder_of(tmp_path / "llama", "llama", "LlamaForSequenceClassification", **said)
     with pytest.raises(RunError, match="no bias that could hold this"):
         export_folder(with_unit(tmp_path / "llama", mean=3.5, std=0.25), tmp_path / "more")
@@ -239,6 +247,21 @@ def test_outputs_that_differ_are_not_done(bert: Path, tmp_path: Path, monkeypatc
     with pytest.raises(RunError, match="logits are") as error:
         export_folder(llmspec.open(bert), tmp_path / "out")
     assert "the export is not the model" in str(error.value)
+
+
+def test_small_numbers_that_differ_are_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is right of numbers around 0 and 1 would be far off of numbers of some millionths."""
+    said = {"num_labels": 1, "problem_type": "regression"}
+    folder_of(tmp_path / "bert", "bert", "BertForSequenceClassification", **said)
+    model, whole = with_unit(tmp_path / "bert", std=1e-6), ending.Ending.weights
+
+    def scaled(end: Any, weights: dict[str, Any]) -> dict[str, Any]:
+        found = whole(end, weights)
+        return {n: a * np.float32(1.1 if n == "score_head.weight" else 1) for n, a in found.items()}
+
+    monkeypatch.setattr(ending.Ending, "weights", scaled)
+    with pytest.raises(RunError, match="logits are"):
+        export_folder(model, tmp_path / "out")
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {

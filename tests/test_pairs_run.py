@@ -195,6 +195,17 @@ def test_what_is_too_long_is_counted_and_cut_only_where_the_spec_says_so(tmp_pat
     assert all(batch.targets[i, n - 1] == end for i, n in enumerate(batch.filled)), "a cut target ends, too"
 
 
+def test_what_helps_against_pairs_that_are_not_read_is_said(tmp_path: Path) -> None:
+    one_sided = [{**record, "b": ""} for record in records()]
+    with pytest.raises(DataError, match="nothing of digits can be trained on") as caught:
+        prepare(planned(tmp_path, one_sided, "tokenizer={kind: byte}"))
+    assert all("a text on both sides" in problem.hint for problem in caught.value.problems)
+    long = [{**record, "b": record["b"] * 9} for record in records()[:90]]
+    with pytest.raises(DataError, match="too long") as caught:
+        prepare(planned(tmp_path, [*records(), *long], "tokenizer={kind: byte}"))
+    assert "`truncation: source` (target, both)" in caught.value.problems[0].hint
+
+
 def test_what_is_no_pair_is_refused(tmp_path: Path) -> None:
     plain = SPEC.replace('      source: "{a}"\n      target: "{b}"\n', '      text: "{a}"\n')
     with pytest.raises(SpecError, match="reads pairs"):

@@ -7,6 +7,8 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmspec.core.metrics import Metric
+from llmspec.explain.curves import Score, ValidationCurve
 from llmspec.explain.labels import LabelScore, LabelTable
 from llmspec.explain.run import Sample
 from llmspec.render import report_labels, report_run
@@ -47,3 +49,19 @@ def test_what_was_said_is_seen_however_long_its_prompt_is(prompt: str, answer: s
     said = file.getvalue().splitlines()
     assert answer in "".join(line.strip() for line in said)
     assert len(said) <= 2 + report_run.SAMPLE_LINES
+
+
+@given(
+    st.lists(st.text("abcdef", min_size=1, max_size=12), min_size=1, max_size=12, unique=True),
+    st.lists(st.text("stuv", min_size=1, max_size=14), min_size=1, max_size=3, unique=True),
+    st.integers(0, 20),
+)
+def test_no_word_of_a_table_of_scores_is_broken(names: list[str], sources: list[str], more: int) -> None:
+    """At widths around that of its columns of numbers, where there may be room for the names of rows, or not."""
+    metrics = tuple(Metric(name, 0.5, better="higher") for name in names)
+    curves = tuple(ValidationCurve(source, (Score(30, metrics),)) for source in sources)
+    width = sum(max(len(name), len("0.5000")) + 2 for name in (*names, "at step")) + more
+    console, file = screen(max(width, 50))
+    console.print(report_run.scores(curves, max(width, 50)))
+    said = file.getvalue()
+    assert all(word in said.split() for word in ("validation", *names, *sources)), said

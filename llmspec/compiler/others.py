@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from llmspec.compiler import walk
 from llmspec.compiler.masks import RANGES, masks_of, padding_inputs, range_inputs
 from llmspec.compiler.plan import Cost, ModelPlan, OtherPlan, PhasePlan
-from llmspec.core.problems import Problem, one_of
+from llmspec.core.problems import Problem, either, one_of
 from llmspec.parts.base import InputSpec
 from llmspec.parts.others import Other, StartModel
 from llmspec.parts.phases import Phase
@@ -60,7 +60,7 @@ def wrong_sort(other: Other, made: PhasePlan) -> Problem:
     """The problem of a phase that makes something else than is asked for."""
     role = other.role.rstrip("0123456789 ")  # of several of the same sort
     return Problem(
-        f"a {role} is {' or '.join(f'a {kind}' for kind in other.takes)}, and {made.name} makes a {made.makes}",
+        f"{either([role])} is {either(other.takes)}, and {made.name} makes {either([made.makes])}",
         other.path,
         f"a phase that makes a {other.takes[0]}, or {{model: FOLDER}}",
         "what it says could not be compared",

@@ -58,13 +58,15 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
     model, found = adapted(model, phase)
     problems += found
     names = [t.name for t in model.tensors]
+    whole = not problems  # else tensors are lacking, and patterns of theirs would be called wrong
     problems += wrong_patterns(phase.freeze, names, ("freeze",), "it would freeze nothing")
     free = read_by(model, phase.objective.heads)
     if model.adapter is not None:
         own = tuple(f"{walk.head_path(name)}." for name in added)
         free = {name for name in free if model.adapter.owns(name) or name.startswith(own or ("\0",))}
     frozen = {name for name in names if any(fnmatchcase(name, pattern) for pattern in phase.freeze)}
-    if not free - frozen and not problems:
+    nothing = not free - frozen
+    if nothing and not problems:
         problems.append(
             Problem(
                 f"all tensors that the head `{phase.objective.head}` reads are frozen"
@@ -80,7 +82,7 @@ def phase_model(base: ModelPlan, phase: Phase) -> tuple[ModelPlan, list[Problem]
     heads = phase.objective.heads if phase.objective.head in model.heads else None
     flops = walk.forward_flops(model, heads, share_read(model, phase))
     made = model.model_copy(update={"tensors": tensors, "flops_per_token": flops})
-    return made, problems or [*update_problems(made, phase)]
+    return made, [*problems, *(update_problems(made, phase) if whole and not nothing else ())]
 
 
 def with_heads(base: ModelPlan, heads: Mapping[str, Head]) -> ModelPlan:

@@ -19,7 +19,7 @@ from llmspec.compiler.pairs import pair_problems
 from llmspec.compiler.phase_model import artifact, phase_models
 from llmspec.compiler.plan import ModelPlan, PhasePlan, SharePlan
 from llmspec.compiler.spans import span_problems, wrong_network
-from llmspec.core.problems import Problem, nearest
+from llmspec.core.problems import Problem, either, nearest
 from llmspec.parts.phases import TABLE as PHASES
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL, REWARD_MODEL
@@ -291,8 +291,8 @@ def start_problems(phase: Phase, parent: PhasePlan | None) -> Iterator[Problem]:
     """What hinders a phase from starting where it says: the other one makes something else."""
     if parent is not None and parent.makes not in phase.takes:
         yield Problem(
-            f"a phase of kind {phase.kind} starts from {' or '.join(f'a {kind}' for kind in phase.takes)}, and "
-            f"{parent.name} makes a {parent.makes}",
+            f"a phase of kind {phase.kind} starts from {either(phase.takes)}, and {parent.name} makes "
+            f"{either([parent.makes])}",
             ("from",),
             "another phase to start from",
             "its weights would mean something else",

@@ -137,6 +137,17 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return by_folded[close[0]] if close else None
 
 
+def article(word: str) -> str:
+    """`a` or `an`, as it stands before a word."""
+    return "an" if word[:1] in "aeiou" or word == "mlp" else "a"
+
+
+def either(words: Iterable[str]) -> str:
+    """Names of sorts in a sentence: `a policy, a filler or an embedder`."""
+    *others, last = (f"{article(word)} {word.replace('_', ' ')}" for word in words)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def one_of(word: str, choices: Iterable[str]) -> str:
     """A hint: the nearest right spelling if there is one, else the whole list."""
     choices = list(choices)

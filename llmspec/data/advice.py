@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from llmspec.data.preferences import (
     ASSISTANT_FIRST,
     EQUAL,
@@ -30,6 +32,7 @@ from llmspec.data.shaping import (
     VALIDATED,
 )
 from llmspec.data.weighing import UNWEIGHTED
+from llmspec.parts.phases import Phase
 
 ADVICE = {
     EMPTY: "in a template, a field that may be empty needs a line or a turn of its own",
@@ -58,3 +61,17 @@ ADVICE = {
     UNMEASURED: "write a number from 0 on where `margin:` reads it, or nothing",
 }
 """Reason -> what helps against it."""
+OF_PAIRS = {EMPTY: "give those records a text on both sides, or look at which fields `source:` and `target:` name"}
+"""The same where a phase reads two texts of each record."""
+CUTS = "truncation"
+"""The key of phases that can cut what is too long."""
+
+
+def advice(reason: str, phase: Phase, needed: int = 0) -> str:
+    """What helps a phase against a reason; '' where nothing is known. `needed`: tokens that hold nine tenths of what
+    it reads."""
+    said = OF_PAIRS.get(reason, "") if phase.pairs or phase.apart else ""
+    if reason == TOO_LONG and getattr(phase, CUTS, "") == "none":
+        kinds = [kind for kind in get_args(type(phase).model_fields[CUTS].annotation) if kind != "none"]
+        said = f"{ADVICE[reason]}; or `{CUTS}: {kinds[0]}`" + (f" ({', '.join(kinds[1:])})" if kinds[1:] else "")
+    return (said or ADVICE.get(reason, "")).format(needed=needed)

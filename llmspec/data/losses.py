@@ -7,13 +7,14 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmspec.core.problems import Problem
-from llmspec.data.advice import ADVICE
+from llmspec.data.advice import advice
 from llmspec.data.shaping import TOO_LONG, VALIDATED
 from llmspec.data.unknown import named, share
 from llmspec.parts.sources.notes import Notes
 
 if TYPE_CHECKING:
     from llmspec.data.validation import ValidationSet
+    from llmspec.parts.phases import Phase
 
 SHOWN = 2
 """Places that are named for each reason in a sentence."""
@@ -76,7 +77,7 @@ def reasons(notes: Notes) -> str:
     return ", ".join(told)
 
 
-def too_many(found: Loss, most: float, needed: int) -> Iterator[Problem]:
+def too_many(found: Loss, phase: Phase, most: float, needed: int) -> Iterator[Problem]:
     """The problem of a phase that would lose more of a source than `most` (a share) allows.
 
     `needed` tokens of context hold nine tenths of its dialogues.
@@ -85,12 +86,12 @@ def too_many(found: Loss, most: float, needed: int) -> Iterator[Problem]:
         return
     lost = sum(found.dropped.counts.values())
     first = max(found.dropped.counts, key=lambda reason: found.dropped.counts[reason])
-    advice = ADVICE.get(first, "fix the records").format(needed=needed)
+    helps = advice(first, phase, needed) or "fix the records"
     yield Problem(
         f"{found.phase} would leave out {lost:,} of {found.records:,} records of {found.source}, more than its "
         f"max_dropped of {100 * most:g}%: {reasons(found.dropped)}",
         ("phases", found.phase, "mixture", found.source),
-        f"{advice}; or write `max_dropped: {ceil(100 * found.share)}%` at data.sources.{found.source}",
+        f"{helps}; or write `max_dropped: {ceil(100 * found.share)}%` at data.sources.{found.source}",
         f"the phase would train on the other {found.records - lost:,} alone",
     )
 
@@ -115,14 +116,14 @@ def percent(value: float) -> str:
     return f"{100 * value:.2g}%" if value < 0.995 else f"{100 * value:.0f}%"
 
 
-def nothing_to_validate(phase: str, found: ValidationSet) -> Problem:
+def nothing_to_validate(name: str, phase: Phase, found: ValidationSet) -> Problem:
     """The problem of a source with nothing that a phase could be validated with."""
     why = "; ".join(f"{n} {reason}" for reason, n in found.dropped.items())
-    first = max(found.dropped, key=lambda reason: found.dropped[reason]) if found.dropped else TOO_LONG
-    more = "keep more of it for validation, or raise model.context"
+    first = max(found.dropped, key=lambda reason: found.dropped[reason], default=TOO_LONG)
+    helps = "" if first == TOO_LONG else advice(first, phase) or "look at its records"
     return Problem(
         f"the validation text of {found.source} has no token that this phase trains on" + (f" ({why})" if why else ""),
-        ("phases", phase, "mixture", found.source),
-        more if first == TOO_LONG else f"keep more of it for validation; {ADVICE.get(first, 'look at its records')}",
+        ("phases", name, "mixture", found.source),
+        "keep more of it for validation" + (f"; {helps}" if helps else ", or raise model.context"),
         "its validation loss would be undefined",
     )

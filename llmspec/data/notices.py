@@ -45,4 +45,5 @@ def notices(prepared: PreparedData) -> Iterator[str]:
         for source in stream.sources:
             for side, n in stream.cropped(source).items():
                 if n:
-                    yield f"{name} cuts the {side} of {n:,} training pairs of {source} to what the model reads of it"
+                    pairs = "pair" if n == 1 else "pairs"
+                    yield f"{name} cuts the {side} of {n:,} training {pairs} of {source} to what the model reads of it"

@@ -345,11 +345,14 @@ class PreparedData:
                     problem
                     for found in self._losses(name)
                     for problem in too_many(
-                        found, self._sources[found.source].max_dropped.fraction, self.stream(name).needed(found.source)
+                        found,
+                        phase,
+                        self._sources[found.source].max_dropped.fraction,
+                        self.stream(name).needed(found.source),
                     )
                 ]
             problems += [
-                nothing_to_validate(name, found) for found in self.validation(name).values() if not found.tokens
+                nothing_to_validate(name, phase, found) for found in self.validation(name).values() if not found.tokens
             ]
         if problems:
             raise DataError(problems)

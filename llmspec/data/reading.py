@@ -305,7 +305,7 @@ def dropped(notes: Notes, item: Shaped, form: Form) -> None:
 def _read(
     name: str, source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...], most: int | None
 ) -> SourceReading:
-    notes, fields = Notes(), Fields(source.fields("dialogue" in wanted), source.validation)
+    notes, fields = Notes(), Fields(source, "dialogue" in wanted)
     first = True
 
     def read() -> Iterator[Shaped]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmspec.core.hashing import digest
 from llmspec.core.problems import DataError, Problem, RunError
-from llmspec.data.advice import ADVICE
+from llmspec.data.advice import advice
 from llmspec.data.apart import lonely
 from llmspec.data.compared import AnyAsking, ComparedAsking, ComparedLayout
 from llmspec.data.documents import DocumentLayout
@@ -300,7 +300,7 @@ class PhaseStream:
         roles = ", ".join(Turns.of(getattr(self.phase, "train_on", ())).roles)
         lost = self.dropped[source]
         first = max(lost, key=lambda reason: lost[reason]) if lost else ""
-        helps = "" if first in (TOO_LONG, NOTHING_LEARNED) else ADVICE.get(first, "")
+        helps = "" if first in (TOO_LONG, NOTHING_LEARNED) else advice(first, self.phase)
         if self.asking is not None or helps:
             look = f"look at its `{self.phase.reads or 'source'}:`, raise max_tokens"
             return Problem(

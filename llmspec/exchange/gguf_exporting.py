@@ -18,7 +18,7 @@ from llmspec.exchange.exporting import Exported
 from llmspec.exchange.figures import FileFigures, OddRows
 from llmspec.exchange.held_out import Cost, HeldOut
 from llmspec.exchange.modelfile import modelfile
-from llmspec.exchange.read_back import Answers, Compared, Questions, answers, ask, questions
+from llmspec.exchange.read_back import EXACT, Answers, Compared, Questions, answers, ask, questions
 from llmspec.formats.gguf.exporting import Placed, check_type, placed, write_model
 from llmspec.formats.gguf.files import SUFFIX
 from llmspec.formats.gguf.proposing import Proposal, proposal_of
@@ -146,7 +146,7 @@ def _read_back(
         cost = Cost(text=held.source, tokens=held.tokens, before=before, after=after)
         problems += _dear(cost, how)
     exact = {*how.types.values()} == {"f32"}
-    problems += [] if not exact or found[0].logits <= 1e-5 else [f"logits are {found[0].logits:.2g} apart"]
+    problems += [] if not exact or found[0].logits <= EXACT else [f"logits are {found[0].logits:.2g} apart"]
     problems += _differs(found[0], exact, "llmspec")
     if importlib.util.find_spec("llama_cpp"):
         theirs, said = _llama(file, asked, again, own, how, held)

@@ -18,6 +18,8 @@ from llmspec.parts.base import Frozen
 
 LARGEST = 2e-4
 """How far logits may be apart where another library computes them; of logits larger than USUAL so much more."""
+EXACT = 1e-5
+"""The same where we compute them ourselves, with weights that a unit of numbers may have been multiplied into."""
 USUAL = 10.0
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -146,7 +148,7 @@ def refuse(found: list[Compared], folder: Path) -> None:
     """Raises RunError with everything that differs."""
     problems = []
     for one in found:
-        most = 1e-5 if one.reader == "llmspec" else LARGEST * one.scale
+        most = (EXACT if one.reader == "llmspec" else LARGEST) * one.scale
         wrong = [f"logits are {one.logits:.2g} apart, at most {most:.2g} is right"] if not one.logits <= most else []
         named = {"greedy text": one.greedy, "ids of texts": one.texts, "the form of dialogues": one.chat}
         wrong += [f"{what} differ{'s' if what[0] in 'gt' else ''}" for what, same in named.items() if same is False]

@@ -14,14 +14,15 @@ from llmspec.exchange.read_back import TEXTS, TURNS, Answers, Compared, Question
 
 
 def read_back_labels(model: LanguageModel, end: Ending, folder: Path, architecture: str) -> list[Compared]:
-    """What our importer and transformers, as the class `architecture`, make of a folder.
+    """What our importer and transformers, as the class `architecture`, make of a folder. Numbers are compared in units
+    of their spread: float32 holds those of some hundreds less exactly than those around 0.
 
     Raises RunError where something differs, with everything that does."""
     chat = end.head == REWARD and can_chat(model)
     texts = framed(model, end.own)
     rows = [*texts, probed(model)]
     wanted = Answers(
-        model.outputs(end.own, rows) * end.scale + end.offset,
+        model.outputs(end.own, rows) + end.offset / end.scale,
         None,
         texts,
         model.tokens(list(TURNS), chat=True) if chat else None,
@@ -29,7 +30,7 @@ def read_back_labels(model: LanguageModel, end: Ending, folder: Path, architectu
     asked = Questions([], None, [], 0, model.codec.vocab, wanted)
     again = open_model(folder)
     answer = Answers(
-        again.outputs(end.head, rows),
+        again.outputs(end.head, rows) / end.scale,
         None,
         framed(again, end.head),
         again.tokens(list(TURNS), chat=True) if chat and again.chat else None,
@@ -39,6 +40,7 @@ def read_back_labels(model: LanguageModel, end: Ending, folder: Path, architectu
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
         more = {"architecture": architecture, "rows": rows}
         theirs, answer = ask("transformers", "llmspec.exchange.worker", folder, {**asked.plain(), **more})
+        answer = answer._replace(logits=answer.logits / end.scale)
         reader = f"transformers {theirs['version']}"
         found.append(asked.compared(reader, answer if chat else answer._replace(chat=None)))
         if labels := labels_of(end):

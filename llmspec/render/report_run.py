@@ -225,6 +225,9 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if size >= 1000 else f"{value:.3f}" if size >= 0.01 or not value else f"{value:.1e}"
 
 
+TITLE = "validation"
+
+
 def scores(found: tuple[ValidationCurve, ...], width: int) -> Table:
     """The last validation of each source, and its best where that is another; a column a metric, or a row a metric
     where so many columns would not fit into the width."""
@@ -239,13 +242,13 @@ def scores(found: tuple[ValidationCurve, ...], width: int) -> Table:
             lines.append((name, {**{m.label: m.shown for m in score.metrics}, "at step": number(score.step)}))
     columns = (*labels, "at step")
     needed = [max(len(label), *(len(cells.get(label, "")) for _, cells in lines)) + 2 for label in columns]
-    if sum(needed) + max(len(name) for name, _ in lines) + 2 <= width:
-        made = table("validation", *columns, right=columns, indent=0)
+    if sum(needed) + max(map(len, (TITLE, *(name for name, _ in lines)))) + 2 <= width:
+        made = table(TITLE, *columns, right=columns, indent=0)
         for name, cells in lines:
             made.add_row(name, *(cells.get(label, "") for label in columns))
         return made
     names = [name for name, _ in lines]
-    made = table("validation", *names, right=names, indent=0)
+    made = table(TITLE, *names, right=names, indent=0)
     for label in columns:
         made.add_row(label, *(cells.get(label, "") for _, cells in lines))
     return made

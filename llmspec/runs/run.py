@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from llmspec.compiler.checks import Check
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.disk import real_folder
-from llmspec.core.problems import Problem, RunError
+from llmspec.core.problems import Problem, RunError, either
 from llmspec.core.visible import command, path_word
 from llmspec.parts.phases.base import OPENED, REWARD_MODEL
 from llmspec.parts.sources.base import Attribution
@@ -196,7 +196,7 @@ class RunFolder(StoredModel):
         before: list[str] = []
         for planned in [p for p in reversed(plan.phases) if phase == p.name or (phase is None and p.makes in OPENED)]:
             if planned.makes not in (*OPENED, REWARD_MODEL):
-                raise no_text(plan, f"{planned.name} makes a {planned.makes}")
+                raise no_text(plan, f"{planned.name} makes {either([planned.makes])}")
             expected = {t.name: t.shape for t in planned.model.stored}
             folder = self.phase(planned.name)
             about = folder.about

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from llmspec.core.problems import Path, Problem, nearest, one_of
+from llmspec.core.problems import Path, Problem, article, nearest, one_of
 from llmspec.core.units import Text
 from llmspec.spec import foreign
 from llmspec.spec.recovery import ODD_SPACES
@@ -180,8 +180,7 @@ def not_a_map(shape: Shape, value: Any, path: Path) -> Problem:
     else:
         names = list(shape.fields(next(iter(shape.parts), None)))[:3] or ["name"]
         hint = f"write its keys below it: {', '.join(names)} …"
-    article = "an" if label[:1] in "aeiou" or label == "mlp" else "a"
-    one = f"`{label}`" if len(path) == 1 or shape.item else f"{article} {label}"
+    one = f"`{label}`" if len(path) == 1 or shape.item else f"{article(label)} {label}"
     return Problem(f"{one} is a map of settings, not {given(value)}", path, hint=hint)
 
 
