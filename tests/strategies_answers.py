@@ -261,6 +261,16 @@ COMPILED: dict[str, list[tuple[Data, str]]] = {
     "answers_without_room_for_a_prompt": [
         (wrong_phase(kind, max_tokens=1 << 20), "max_tokens") for kind in ("grpo", "ppo", "best_of_n")
     ],
+    "patterns_of_nothing": [
+        (wrong_phase("pretrain", **{key: {"zzz": value}}), f"{key}.zzz")
+        for key, value in (("lr_multipliers", 0.5), ("unfreeze", "20%"))
+    ],
+    "nothing_to_train": [(wrong_phase("pretrain", freeze=["*"]), "freeze")],
+    "an_adapter_of_nothing": [(wrong_phase("pretrain", adapter={"kind": "lora"}), "adapter")],
+    "a_metric_that_nobody_computes": [
+        (wrong_phase("pretrain", early_stopping={"metric": "recal", "patience": 2}), "early_stopping.metric"),
+        (wrong_phase("pretrain", keep={"best": 1, "metric": "recal"}), "keep.metric"),
+    ],
     "nothing_to_start_from": [
         *((wrong_phase(kind), "kind") for kind in ("grpo", "ppo", "best_of_n")),
         *((wrong_phase(kind), "") for kind in ("dpo", "kto")),

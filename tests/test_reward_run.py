@@ -197,7 +197,7 @@ def test_a_mistake_is_told_once_and_at_its_key(tmp_path: Path) -> None:
         (
             [f"phases.grpo.reward={{kind: sum, of: {both}}}"],
             [("reward", "of", name, "model") for name in "ab"],
-            "a reward is a policy, and judge makes a reward_model",
+            "a reward is a policy, and judge makes a reward model",
         ),
     ):
         with pytest.raises(SpecError) as refused:
