@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from llmspec.cli.ranking import Ranking
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding import Generation
+from llmspec.decoding.choosing import TooLong
 from llmspec.decoding.prompt_file import FilePrompt, read
 from llmspec.decoding.ranking import RankedFile, agreement, record_of, scores_of, shown_order
 from llmspec.parts.rewards import TABLE
@@ -117,6 +119,48 @@ def test_what_a_reward_cannot_read_is_named_before_anything_is_drawn(tmp_path: P
     assert str(caught.value).count("the reward reads `right`") == 2 and "a.jsonl:2:1" in str(caught.value)
     with pytest.raises(LlmspecError, match="at temperature 0 all answers"):
         ranking(RankedFile(tmp_path / "a.jsonl"), temperature=0.0)
+
+
+@pytest.mark.parametrize("long", [("q1",), ("q1", "q2")])
+def test_prompts_that_a_judge_cannot_read_are_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], long: tuple[str, ...]
+) -> None:
+    """The others are ranked all the same, and those come again with the same command."""
+    path, reward = tmp_path / "ranked.jsonl", read_part("similarity", "--by", TABLE)
+    scores = type(reward).scores
+
+    def scored(self: Any, answers: Any, open_: Any) -> list[float]:
+        if answers[0].prompt in long:
+            raise TooLong("a question has 900 tokens, and it reads 512")
+        return list(scores(self, answers, open_))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(reward), "scores", scored)
+        found = ranking(RankedFile(path), 4).by_reward(reward)
+    assert found["left_out"] == [2, 3][: len(long)] and found["prompts"] == 4 - len(long)
+    said = "1 prompt was" if len(long) == 1 else "2 prompts were"
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"note: {said} left out, such as that of line 2: a question has 900 tokens, and it reads 512" in told
+    again = ranking(RankedFile(path), 4).by_reward(reward)
+    assert (again["ranked_before"], again["prompts"], again["left_out"]) == (4 - len(long), len(long), [])
+
+
+def test_a_reward_that_fails_is_named_and_what_was_ranked_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, reward = tmp_path / "ranked.jsonl", read_part("similarity", "--by", TABLE)
+    score = type(reward).score
+    for gives, said in ((math.nan, "the reward `similarity` is nan for the answer"), (None, "failed: TypeError")):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                type(reward),
+                "score",
+                lambda self, answer, gives=gives: score(self, answer) if answer.prompt == "q0" else 0 + gives,
+            )
+            with pytest.raises(LlmspecError, match=said) as caught:
+                ranking(RankedFile(path), 3).by_reward(reward)
+        assert caught.value.problems[0].path == ("--by",)
+        assert [record["line"] for record in RankedFile(path).records] == [1]
 
 
 def best(file: RankedFile, line: int) -> str:

@@ -130,7 +130,10 @@ def test_it_is_a_reward(run: Path) -> None:
     assert list(judge_problems(reward, codec, "")) == []
     other = read(written(run.parent, ("{kind: byte}", "{kind: char, vocab: 64}"))).codec
     (problem,) = judge_problems(reward, other, "")
-    assert "another tokenizer" in problem.message
+    assert "another tokenizer" in problem.message and problem.path == ("model",)
+    whole = TABLE["sum"].model_validate({"kind": "sum", "of": {"kind words": reward.model_dump()}})
+    (problem,) = judge_problems(whole, other, "")
+    assert "another tokenizer" in problem.message and problem.path == ("of", "kind words", "model")
     nowhere = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": {"model": str(run / "nowhere")}})
     (problem,) = judge_problems(nowhere, codec, "")
     assert "nowhere" in problem.message

@@ -18,6 +18,7 @@ from llmspec.formats.hf.family import families
 from llmspec.formats.hf.importing import HFFolder
 from llmspec.parts.tokenizers import TABLE
 from llmspec.runs.run import RunFolder
+from llmspec.training import other_models
 from llmspec.training.start_models import closed, same_tokenizer
 
 SPEC = """\
@@ -102,6 +103,38 @@ def test_what_does_not_fit_is_said_before_data_are_read(what: str, place: Path) 
     with pytest.raises(SpecError) as error:
         closed(spec(place, start, *overrides))
     assert said in str(error.value), error.value
+
+
+BESIDE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "the reference of answers": ("kind: dpo, reference: {model: theirs}", ("reference",)),
+    "the reference of a policy": (
+        "kind: grpo, max_tokens: 2, reward: ended, reference: {model: theirs}",
+        ("reference",),
+    ),
+    "a critic's body": (
+        "kind: ppo, max_tokens: 2, reward: ended, objective: {kind: ppo, value: {body: {model: theirs}}}",
+        ("objective", "value", "body"),
+    ),
+    "a teacher": (
+        "kind: pretrain, objective: {kind: distillation, teacher: {model: theirs}}",
+        ("objective", "teacher"),
+    ),
+}
+"""Models beside a phase: its settings, and the key that names them."""
+
+
+@pytest.mark.parametrize("what", list(BESIDE))
+def test_models_beside_a_phase_that_read_by_another_tokenizer_are_refused_at_their_key(what: str, place: Path) -> None:
+    """Though both have as many tokens, so that shapes alone do not tell."""
+    settings, path = BESIDE[what]
+    settings = settings.replace("theirs", str(place / "theirs"))  # what is set starts where the command is given
+    other = f"phases.other={{{settings}, from: more, mixture: {{text: 100%}}, budget: 2 steps}}"
+    plan = spec(place, "null", "tokenizer={kind: bpe, vocab: 264}", other)
+    with pytest.raises(SpecError) as refused:
+        other_models.closed(plan)
+    (problem,) = refused.value.problems
+    assert problem.path == ("phases", "other", *path, "model"), problem
+    assert "the spec's tokenizer is not that of" in problem.message
 
 
 def test_other_ids_are_refused(place: Path, tmp_path: Path) -> None:

@@ -65,18 +65,20 @@ class Ranking:
     def by_reward(self, reward: Reward) -> dict[str, Any]:
         """Scores all answers; what came of it is shown and returned."""
         from llmspec.training.judging import opener
+        from llmspec.training.rollouts import Refused, judged
 
         open_ = opener()
         self._check(reward, open_)
         tally = ranked.Tally()
         with waiting("answering", lines=True) as say:
             for prompt, answers in self._drawn(self._prompts, say):
-                judged = [Answered(prompt.asked, answer.text, answer.ended, prompt.record) for answer in answers]
+                said = [Answered(prompt.asked, answer.text, answer.ended, prompt.record) for answer in answers]
                 try:
-                    parts = reward.parts(judged, open_)
-                    scores = reward.total(parts)
-                except TooLong as error:
-                    tally.unread(prompt.line, error.problems[0].message)
+                    parts, scores = judged(reward, said, open_, ("--by",))
+                except Refused as refused:
+                    if not isinstance(refused.__cause__, TooLong):
+                        raise
+                    tally.unread(prompt.line, refused.problems[0].message)
                     continue
                 tally.add(scores, parts)
                 self._file.add(record_of(prompt, [a.text for a in answers], scores, reward.name))

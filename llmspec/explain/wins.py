@@ -11,6 +11,7 @@ from llmspec.explain.report import Report
 from llmspec.explain.two_models import Asked, Pair, answers_to
 from llmspec.parts.rewards.base import Answered, Reward
 from llmspec.parts.rewards.base import Open as OpenReward
+from llmspec.training.rollouts import judged
 
 Z95 = 1.959963984540054
 """The quantile of the standard normal distribution at 97.5%."""
@@ -88,15 +89,14 @@ def explain_wins(
 ) -> WinReport:
     """Both models answer every prompt, by the same settings and seed, and a reward scores the answers."""
     answers = [answers_to(model, asked, pair.model, settings, seed) for model in (pair.model, pair.other)]
-    judged = [
+    said = [
         [
-            Answered(one.text, said.text, said.ended, record)
-            for one, said, record in zip(asked, found, records, strict=True)
+            Answered(one.text, given.text, given.ended, record)
+            for one, given, record in zip(asked, found, records, strict=True)
         ]
         for found in answers
     ]
-    parts = [reward.parts(found, open_) for found in judged]
-    whole = [reward.total(of) for of in parts]
+    parts, whole = zip(*(judged(reward, found, open_, ("--by",)) for found in said), strict=True)
     tallies = {name: tally(name, parts[0][name], parts[1][name]) for name in parts[0]} if len(parts[0]) > 1 else {}
     total, (scores, others) = tally(reward.name, *whole), whole
     low, high = wilson(total.wins + total.ties / 2, len(asked))
@@ -120,9 +120,7 @@ def explain_wins(
         other_mean=total.other_mean,
         spread=deviation(others),
         parts=tuple(tallies.values()),
-        examples=tuple(
-            Example(asked[i].text, judged[0][i].text, judged[1][i].text, scores[i], others[i]) for i in shown
-        ),
+        examples=tuple(Example(asked[i].text, said[0][i].text, said[1][i].text, scores[i], others[i]) for i in shown),
     )
 
 

@@ -53,15 +53,22 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def prompts(count: int) -> str:
+    """`1 prompt`, `2 prompts`."""
+    return f"{count:,} prompt{'s' * (count != 1)}"
+
+
 def show_scores(tally: Tally, path: str, there: int) -> None:
     """What a reward made of the answers."""
     found = tally.as_data(path, there)
     console = out()
     before = f", {there:,} before" if there else ""
-    console.print(f"{tally.prompts:,} prompts ranked{before}: {found['answers']:,} different answers → {path}")
+    ranked, answers = prompts(tally.prompts), found["answers"]
+    console.print(f"{ranked} ranked{before}: {answers:,} different answer{'s' * (answers != 1)} → {path}")
     if tally.left_out:
-        line, why = tally.left_out[0]
-        err().print(f"note: {len(tally.left_out):,} prompts were left out, such as that of line {line}: {visible(why)}")
+        (line, why), count = tally.left_out[0], len(tally.left_out)
+        left = f"{prompts(count)} {'was' if count == 1 else 'were'} left out"
+        err().print(f"note: {left}, such as that of line {line}: {visible(why)}")
     if not tally.prompts:
         return
     made = table("reward", "mean", right=("mean",))
@@ -73,7 +80,7 @@ def show_scores(tally: Tally, path: str, there: int) -> None:
     console.print(made)
     if tally.alike:
         err().print(
-            f"note: of {tally.alike:,} of {tally.prompts:,} prompts all answers are worth the same: nothing is "
+            f"note: of {tally.alike:,} of {prompts(tally.prompts)} all answers are worth the same: nothing is "
             "preferred there (more answers, --n, or a higher decoding.temperature)"
         )
 
@@ -98,7 +105,7 @@ def show_person(file: Any, asked: int, skipped: int, alike: int, left: int) -> N
     console = out()
     more = [f"{skipped:,} skipped"] * bool(skipped) + [f"{alike:,} with one answer alone"] * bool(alike)
     more += [f"{left:,} left: the same command goes on"] * bool(left)
-    console.print(", ".join([f"{asked:,} prompts ranked, {len(file.records):,} in {file.path}", *more]))
+    console.print(", ".join([f"{prompts(asked)} ranked, {len(file.records):,} in {file.path}", *more]))
     found = file.agreement
     if found.pairs:
         console.print(

@@ -144,18 +144,20 @@ def answered(prompt: Prompt, answer: Generation) -> Answered:
     return Answered(prompt.text, answer.text, answer.ended, prompt.record)
 
 
-def judged(reward: Reward, answers: Sequence[Answered], open_: Open) -> tuple[dict[str, list[float]], list[float]]:
+def judged(
+    reward: Reward, answers: Sequence[Answered], open_: Open, at: Path = ("reward",)
+) -> tuple[dict[str, list[float]], list[float]]:
     """(the numbers of answers by what gave them, their rewards).
 
-    Raises Refused, at the key of the reward, where one fails, or gives what is no number.
+    Raises Refused where one fails, or gives what is no number, at its key; that of the whole is `at`.
     """
     parts = dict[str, list[float]]()
     for name, part in reward.added().items():
-        place: Path = ("reward",) if part is reward else ("reward", "of", name)
+        place = at if part is reward else (*at, "of", name)
         parts[name] = _scored(name, partial(part.scores, answers, open_), answers, place)
     if len(parts) == 1 and reward.added().get(reward.name) is reward:
         return parts, parts[reward.name]
-    return parts, _scored(reward.name, partial(reward.total, parts), answers, ("reward",))
+    return parts, _scored(reward.name, partial(reward.total, parts), answers, at)
 
 
 def _scored(name: str, scores_of: Callable[[], list[float]], answers: Sequence[Answered], place: Path) -> list[float]:
