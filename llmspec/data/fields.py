@@ -102,6 +102,12 @@ def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
         yield path, value
 
 
+def unfilled(template: str, record: Mapping[str, Any]) -> str:
+    """Why a template makes nothing of a record: a field that it lacks, or those that say nothing."""
+    lacking = sorted(_fields(template) - record.keys())
+    return f"it has no {_listed(lacking)}" if lacking else f"`{template}` is empty"
+
+
 def _fields(template: str) -> set[str]:
     """The fields in a text's braces; none of a text that is no template."""
     try:

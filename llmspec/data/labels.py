@@ -13,6 +13,7 @@ import numpy as np
 
 from llmspec.core.problems import Problem, nearest
 from llmspec.data.documents import Asked, Whole
+from llmspec.data.fields import unfilled
 from llmspec.data.layout import Labels
 from llmspec.data.shaping import SEVERAL, UNLABELLED, UNLISTED, Dropped, field_text, filled
 from llmspec.data.tokens import TokenSet
@@ -44,7 +45,7 @@ def labels_of(source: Source, document: Document) -> LabelSet | Dropped:
     if isinstance(found, Dropped):
         return Dropped(UNLABELLED, found.detail)
     label = "".join(found).strip()
-    return (label,) if label else Dropped(UNLABELLED, f"`{source.label}` is empty")
+    return (label,) if label else Dropped(UNLABELLED, unfilled(source.label, document.record))
 
 
 class LabelColumn:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmspec.core.problems import Problem
+from llmspec.data.fields import unfilled
 from llmspec.data.shaping import Dropped, filled
 from llmspec.data.split import SIDES, TRAINS
 from llmspec.parts.sources import Document, Source
@@ -31,7 +32,7 @@ def weight_of(source: Source, document: Document) -> float | Dropped:
         return Dropped(UNWEIGHTED, found.detail)
     text = "".join(found).strip()
     if not text:
-        return Dropped(UNWEIGHTED, f"`{source.weight}` is empty")
+        return Dropped(UNWEIGHTED, unfilled(source.weight, document.record))
     try:
         value = float(text)
     except ValueError:

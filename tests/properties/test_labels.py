@@ -124,5 +124,5 @@ def test_labels_that_are_found_and_rare_ones_are_said(tmp_path: Any) -> None:
     told = " ".join(notices(prepared))
     assert "no `labels:`; found in its training documents: `fresh`, `odd`, `rotten`" in told
     assert "one training document alone of `odd`" in told and "validated with no document of `odd`" in told
-    assert "1 without a label (facts.jsonl:62" in told
+    assert "1 without a label (facts.jsonl:62: it has no `a`)" in told
     assert prepared.measured.labels == {"told": ("fresh", "odd", "rotten")}

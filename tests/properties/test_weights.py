@@ -71,6 +71,13 @@ def test_a_weight_is_a_positive_number_or_the_record_is_left_out(value: Any, fou
         assert isinstance(got, Dropped) and got.reason == UNWEIGHTED and found in got.detail
 
 
+def test_a_record_without_the_field_of_a_weight_is_told_from_one_whose_weight_is_empty() -> None:
+    made = source("inline", records=({"w": 1},), weight="{w}")
+    lacking, empty = (weight_of(made, Document("a", record=record)) for record in ({"v": 1}, {"w": " "}))
+    assert isinstance(lacking, Dropped) and lacking.detail == "it has no `w`"
+    assert isinstance(empty, Dropped) and empty.detail == "`{w}` is empty"
+
+
 RECORDS = tuple({"q": f"question {i}?", "a": f"answer {i}.", "w": 1 + i % 3} for i in range(60))
 SHAPE = {"user": "{q}", "assistant": "{a}"}
 
