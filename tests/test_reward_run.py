@@ -17,6 +17,7 @@ from llmspec.data.checks import data_checks
 from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.parts.rewards import TABLE, Answered
+from llmspec.runs.run import no_text
 from llmspec.spec import load_spec
 from llmspec.training.judging import judge_problems, opener
 from llmspec.training.other_models import closed
@@ -207,6 +208,12 @@ def test_a_mistake_is_told_once_and_at_its_key(tmp_path: Path) -> None:
             compile_spec(load_spec(spec, sets).spec)
         found = refused.value.problems
         assert [p.path for p in found] == [("phases", "grpo", *path) for path in paths] and said in found[-1].message
+
+
+def test_a_run_of_a_reward_model_alone_says_how_it_is_opened(tmp_path: Path) -> None:
+    for more, said in (("", "`--phase judge`"), (CHAIN, "another phase: start, grpo")):
+        plan = compile_spec(load_spec(written(tmp_path, more=more)).spec)
+        assert said in no_text(plan, "no phase draws text").problems[0].hint
 
 
 def test_no_prompt_is_on_both_sides(tmp_path: Path) -> None:

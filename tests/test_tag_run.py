@@ -11,6 +11,7 @@ import tiny
 
 import llmspec
 from llmspec.core.problems import LlmspecError
+from llmspec.decoding.conversation import Conversation
 
 SPEC = """\
 name: told
@@ -97,6 +98,8 @@ def test_it_learns_and_answers(run: tuple[Path, str]) -> None:
     assert beside[2].cut and beside[2].words[-1].tag == "" and not beside[1].cut
     with pytest.raises(LlmspecError, match="draws no text"):
         model.generate("el")
+    with pytest.raises(LlmspecError, match="draws no text"):
+        Conversation(model)
     with pytest.raises(LlmspecError, match="tells no labels"):
         model.classify("el")
 

@@ -28,6 +28,7 @@ class Conversation:
     ) -> None:
         """Raises LlmspecError for a model that is none for dialogues."""
         if not model.chat:
+            _ = model.drawing  # raises for one that draws no text at all, with what it does
             raise LlmspecError(
                 f"{model.plan.name} answers no dialogues: it was trained to continue texts",
                 hint="`llmspec sample` lets it continue one; a phase of kind sft trains it on dialogues",

@@ -223,10 +223,11 @@ class RunFolder(StoredModel):
 def no_text(plan: Plan, why: str) -> RunError:
     """The error of a phase, or a run, whose head gives no logits of a next token."""
     others = [p.name for p in plan.phases if p.makes in OPENED]
-    return RunError(
-        f"{why}: no text can be drawn from that",
-        hint=f"the weights of another phase: {', '.join(others)}" if others else "`llmspec explain` shows the run",
-    )
+    judges = [f"`--phase {p.name}`" for p in plan.phases if p.makes == REWARD_MODEL]
+    hint = f"the weights of another phase: {', '.join(others)}" if others else "`llmspec explain` shows the run"
+    if judges and not others:
+        hint = f"a reward model is opened where it is asked for: {', '.join(judges)}"
+    return RunError(f"{why}: no text can be drawn from that", hint=hint)
 
 
 def first_checkpoint(plan: Plan, phase: str | None) -> str:
