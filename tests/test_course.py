@@ -180,6 +180,7 @@ def test_the_law_of_patience(
         assert course.over == (waited >= patience)
         assert [b.step for b in course.best] == [s + 1 for s in sorted(range(i), key=lambda s: (seen[s], s))[:best]]
         if course.over:
+            assert course.why().endswith("for one validation" if patience == 1 else f"for {patience} validations")
             break
 
 

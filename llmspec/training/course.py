@@ -45,7 +45,8 @@ class Course:
         assert stopping is not None
         of = f" of {stopping.source}" if stopping.source else ""
         gain = f" by more than {stopping.min_delta:g}" if stopping.min_delta else ""
-        return f"the validation {stopping.metric}{of} has not improved{gain} for {stopping.patience} validations"
+        waited = "one validation" if stopping.patience == 1 else f"{stopping.patience} validations"
+        return f"the validation {stopping.metric}{of} has not improved{gain} for {waited}"
 
     def validated(self, step: int, metrics: Sequence[Metric], wrong: Sequence[str] = ()) -> bool:
         """Takes note of a validation; whether its checkpoint has to be kept. Sources in `wrong` gave no number.
