@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from llmspec.core.problems import Path, Problem, article, nearest, one_of
 from llmspec.core.units import Text
+from llmspec.parts.others import StartModel
 from llmspec.spec import foreign
 from llmspec.spec.recovery import ODD_SPACES
 from llmspec.spec.shape import Shape, default_of, places
@@ -175,6 +176,8 @@ def not_a_map(shape: Shape, value: Any, path: Path) -> Problem:
         first = value[0] if isinstance(value, tuple | list) and value else None
         named = first.get("name") if isinstance(first, Mapping) else None
         hint = f"names belong where this list has dashes: `{path[-1]}:`, and below it `{named or 'NAME'}: {{…}}`"
+    elif isinstance(value, str) and value and StartModel in shape.parts.values():
+        hint = f"{path[-1]}: {{model: {shown(value)}}}, for the model in that folder"
     elif path == ("data",) and isinstance(value, str) and value:
         hint = f"data: {{sources: {{text: {{kind: files, path: {shown(value)}}}}}}}"
     else:

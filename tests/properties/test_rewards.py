@@ -232,6 +232,7 @@ def test_a_reward_model_is_asked_for_prompt_and_answer() -> None:
         ("{kind: sum, of: {a: {kind: lengt}}}", "1:28", "did you mean `length`"),
         ("{kind: similarity, reference: '{a'}", "1:31", "has no partner"),
         ("{kind: valid_json, schema: {type: strin}}", "1:28", "no JSON Schema"),
+        ("{kind: classifier, model: runs/judge, label: a}", "1:27", "hint: model: {model: runs/judge}, for"),
         ("{kind: length, weight: -2}", "1:24", "nothing is added here"),
         ("{kind: [}", "1:9", "a value is missing"),
         ("nowhere.yaml", "", "cannot be read"),
