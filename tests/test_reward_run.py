@@ -17,7 +17,7 @@ from llmspec.data.checks import data_checks
 from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.parts.rewards import TABLE, Answered
-from llmspec.runs.run import no_text
+from llmspec.runs.run import RunFolder, no_text
 from llmspec.spec import load_spec
 from llmspec.training.judging import judge_problems, opener
 from llmspec.training.other_models import closed
@@ -135,6 +135,10 @@ def test_it_is_a_reward(run: Path) -> None:
     whole = TABLE["sum"].model_validate({"kind": "sum", "of": {"kind words": reward.model_dump()}})
     (problem,) = judge_problems(whole, other, "")
     assert "another tokenizer" in problem.message and problem.path == ("of", "kind words", "model")
+    reads = RunFolder(run).plan().model.context
+    assert list(judge_problems(reward, codec, "", reads)) == []
+    (problem,) = judge_problems(whole, codec, "", reads + 1)
+    assert f"reads {reads}" in problem.message and problem.path == ("of", "kind words", "model")
     nowhere = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": {"model": str(run / "nowhere")}})
     (problem,) = judge_problems(nowhere, codec, "")
     assert "nowhere" in problem.message

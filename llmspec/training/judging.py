@@ -80,6 +80,7 @@ def _asked(model: Any) -> Opened:
         model.rewards if model.judges else None,
         digest(model.codec.to_json()),
         _chooses(model) if model.plan.model.generates and model.plan.model.encoder is None else None,
+        model.plan.model.context,
     )
 
 
@@ -100,15 +101,12 @@ def judging_phase(plan: Plan) -> str | None:
     return found[-1].name if found and found[-1].makes == REWARD_MODEL else None
 
 
-def judge_problems(judge: Reward, codec: Codec, base: str) -> Iterator[Problem]:
-    """Why the models that a phase's reward asks cannot answer it, or read texts by another tokenizer than the phase.
-    Those that phases of the same spec are to make were held against it by the compiler. Relative folders start in
-    `base`."""
-    own, unlike, paths = (
-        digest(codec.to_json()),
-        list[str | StartModel](),
-        dict[str | StartModel, tuple[str | int, ...]](),
-    )
+def judge_problems(judge: Reward, codec: Codec, base: str, most: int = 0) -> Iterator[Problem]:
+    """Why the models that a phase's reward asks cannot answer it, read texts by another tokenizer than the phase, or
+    not the whole of its dialogues, of `most` tokens. Those that phases of the same spec are to make were held against
+    it by the compiler. Relative folders start in `base`."""
+    own, paths = digest(codec.to_json()), dict[str | StartModel, tuple[str | int, ...]]()
+    unlike, short = dict[str | StartModel, None](), dict[str | StartModel, int]()
     nothing = [0.0] * 0
     planned = Opened(lambda texts: [], (), lambda answers: nothing, own, lambda questions, replies: nothing)
     open_ = opener({name: lambda: planned for _, name, _ in judge.phases()}, base)
@@ -118,8 +116,11 @@ def judge_problems(judge: Reward, codec: Codec, base: str) -> Iterator[Problem]:
 
     def compared(named: str | StartModel) -> Opened:
         found = open_(named)
-        if named in paths and found.score is not None and found.tokenizer != own and named not in unlike:
-            unlike.append(named)
+        if named in paths and found.score is not None:
+            if found.tokenizer != own:
+                unlike[named] = None
+            elif found.longest is not None and found.longest < most:
+                short[named] = found.longest
         return found
 
     try:
@@ -133,6 +134,14 @@ def judge_problems(judge: Reward, codec: Codec, base: str) -> Iterator[Problem]:
             paths[named],
             f"train it with this spec, or take its tokenizer: {{kind: huggingface, file: {said}/tokenizer.json}}",
             "it would read answers in other pieces than those that were drawn",
+        )
+    for named, longest in short.items():
+        said = named if isinstance(named, str) else named.said
+        yield Problem(
+            f"prompts and answers have up to {most:,} tokens, and the reward model {said} reads {longest:,}",
+            paths[named],
+            f"train it with `model.context: {most}`, a lower `max_tokens`, or shorter prompts",
+            "it would read the ends of long ones alone",
         )
 
 

@@ -319,7 +319,8 @@ def problems(plan: Plan, planned: PhasePlan, prepared: PreparedData) -> Iterator
             assert isinstance(layout, PromptLayout)
             if wrong := lacking(phase, source, prepared.records(name, source, side), layout.unanswered(prepared.codec)):
                 yield wrong
-    yield from (problem.at("reward") for problem in judge_problems(phase.judge, prepared.codec, plan.base))
+    unfit = judge_problems(phase.judge, prepared.codec, plan.base, places_of(longest, phase.max_tokens))
+    yield from (problem.at("reward") for problem in unfit)
 
 
 def lacking(phase: RolloutPhase, source: str, records: Sequence[Any], alone: Container[int]) -> Problem | None:

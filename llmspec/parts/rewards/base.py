@@ -42,6 +42,8 @@ class Opened(NamedTuple):
     choose: Callable[[Sequence[str], tuple[str, str]], Sequence[float]] | None = None
     """f(questions, two replies) -> the probability of the first reply to each, of both together; None of a model that
     draws no text."""
+    longest: int | None = None
+    """Tokens of a dialogue that `score` reads; None where nobody counts."""
 
 
 Open = Callable[[str | StartModel], Opened]
