@@ -1,6 +1,7 @@
 """specs/bert-tiny.yaml learns: its accuracy at masked places beside count models of the same text.
 
     pytest -n 0 -s -m benchmark tests/benchmarks/test_bert_tiny.py            # some minutes on two quiet cores
+    BERT_SEEDS=1,2,3 pytest -n 0 -s -m benchmark tests/benchmarks/test_bert_tiny.py
     BERT_TINY=runs/bert-tiny pytest -n 0 -s -m benchmark tests/benchmarks/test_bert_tiny.py      # of a run that is done
 
 The places and what hides them are those of the run's own validation, so that both guess the same tokens from the same
@@ -22,16 +23,17 @@ from llmspec.data.prepare import prepare
 from llmspec.runs.run import RunFolder
 
 pytestmark = pytest.mark.benchmark
+SEEDS = [int(seed) for seed in os.environ.get("BERT_SEEDS", "1").split(",")]
 PHASE = "pretrain"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=SEEDS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the spec that is done."""
     if done := os.environ.get("BERT_TINY"):
         return Path(done)
     out = tmp_path_factory.mktemp("bert") / "run"
-    ended = tiny.call("run", tiny.ROOT / "specs" / "bert-tiny.yaml", "--out", out)
+    ended = tiny.call("run", tiny.ROOT / "specs" / "bert-tiny.yaml", "--set", f"seed={request.param}", "--out", out)
     assert ended.returncode == 0, ended.stderr
     return out
 
@@ -43,6 +45,7 @@ def test_it_beats_count_models_of_both_neighbours(run: Path) -> None:
     seconds = sum(json.loads(line)["seconds"] for line in (run / PHASE / "timing.jsonl").read_text().splitlines())
     found = {
         "row": "accuracy at masked places, bert-tiny",
+        "seed": RunFolder(run).plan().seed,
         "accuracy": accuracy,
         **counted,
         "seconds in steps": round(seconds),
