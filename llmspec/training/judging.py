@@ -107,7 +107,7 @@ def judge_problems(judge: Reward, codec: Codec, base: str, most: int = 0) -> Ite
     it by the compiler. Relative folders start in `base`."""
     own, paths = digest(codec.to_json()), dict[str | StartModel, tuple[str | int, ...]]()
     unlike, short = dict[str | StartModel, None](), dict[str | StartModel, int]()
-    nothing = [0.0] * 0
+    nothing = list[float]()
     planned = Opened(lambda texts: [], (), lambda answers: nothing, own, lambda questions, replies: nothing)
     open_ = opener({name: lambda: planned for _, name, _ in judge.phases()}, base)
     for path, model, takes in judge.models():
