@@ -18,8 +18,8 @@ from llmspec.compiler import check_sections, compile_spec
 from llmspec.core.problems import SpecError, dotted
 from llmspec.spec import load_spec, read_spec
 
-SECONDS, BYTES = 2.0, 200e6
-"""Processor time and memory of a refusal, at most."""
+SECONDS, TIMES, BYTES = 2.5, 8, 200e6
+"""Processor time and memory of a refusal, at most; of slow machines, times that which a small sound spec takes."""
 
 HOSTILE = (
     "9" * 399,
@@ -223,9 +223,8 @@ CASES = (
 SOUND = ("phases", "doubling", "a file name that is no text", "a name of 300 letters")
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_hostile_spec_is_a_sentence_soon_and_in_little_memory(name: str, tmp_path: Path) -> None:
-    arguments = many(name, tmp_path)
+def checked(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """(what `llmspec check` and its peak of memory say, processor seconds that it took)."""
     code = (
         "import atexit, sys; from llmspec.forecast.process_memory import peak_bytes; from llmspec.cli import main\n"
         "atexit.register(lambda: print('\\npeak', peak_bytes()))\n"
@@ -241,12 +240,24 @@ def test_a_hostile_spec_is_a_sentence_soon_and_in_little_memory(name: str, tmp_p
         errors="replace",
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.fixture(scope="module")
+def soon(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """Seconds of a refusal at most, on this machine."""
+    sound = str(tiny.write(tmp_path_factory.mktemp("sound")))
+    return max(SECONDS, TIMES * min(checked(sound)[1] for _ in range(2)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_spec_is_a_sentence_soon_and_in_little_memory(name: str, soon: float, tmp_path: Path) -> None:
+    done, spent = checked(*many(name, tmp_path))
     *said, peak = done.stdout.strip().splitlines()
     assert done.returncode == (0 if name in SOUND else 2), done.stdout[-2000:] + done.stderr[-2000:]
     assert "Traceback" not in done.stdout + done.stderr
     assert len(said) < 1500
-    assert spent < SECONDS + 0.5 and int(peak.split()[1]) < BYTES, (spent, peak)
+    assert spent < soon and int(peak.split()[1]) < BYTES, (spent, soon, peak)
 
 
 def test_what_is_cut_short_is_counted(tmp_path: Path) -> None:

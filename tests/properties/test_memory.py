@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from strategies import specs
 
 from llmspec.compiler import compile_spec
+from llmspec.compiler.critic import critic_plan
 from llmspec.compiler.memory import memory_model, memory_of
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import SpecError
@@ -101,7 +102,9 @@ def test_every_item_counts_and_none_is_negative(data: dict[str, Any]) -> None:
         assert phase.memory is not None
         assert all(amount > 0 for amount in phase.memory.items.values())
         assert phase.memory.peak == sum(v for _, v in phase.memory if isinstance(v, int))
-        assert phase.memory.weights == 4 * phase.model.parameters
+        critic = critic_plan(phase)
+        beside = critic.model.parameters if critic is not None else 0
+        assert phase.memory.weights == 4 * (phase.model.parameters + beside)
         twice = memory_of(
             phase.model,
             phase.phase.model_copy(update={"micro_batch_size": 2 * phase.phase.micro_batch_size}),
