@@ -271,7 +271,9 @@ def test_notes_break_between_words_and_hang(width: int) -> None:
 @pytest.mark.parametrize("columns_", ["0", "1", "5", "-3", "many", "100000"])
 def test_no_width_is_too_odd(columns_: str) -> None:
     done = tiny.call("explain", "quickstart", "--part", "model.mlp", COLUMNS=columns_)
-    assert done.returncode == 0 and not tiny.unhurried(done.stderr), done.stderr
+    assert done.returncode == 0, done.stderr
+    hurried = "".join(done.stderr.split()).replace("readingthedata…", "")  # in so narrow a column a line is many
+    assert not hurried, done.stderr
 
 
 def test_what_takes_long_is_told_and_what_is_quick_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

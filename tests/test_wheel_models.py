@@ -183,7 +183,7 @@ def test_a_model_that_a_spec_extends_may_lie_in_a_folder(wheel: Path, tmp_path: 
         ("{modle: mine}", ("extends", "modle"), "unknown key"),
         ("{model: 3}", ("extends", "model"), "expected text, not `3`"),
         ("{model: nowhere}", ("extends",), "nowhere"),
-        ("{package: a, version: 1.0.0}", ("extends",), "add `sha256:` and `file:`"),
+        ("{package: a, version: 1.0.0}", ("extends", "package"), "add `sha256:` and `file:`"),
     ],
 )
 def test_what_is_wrong_with_a_model_that_a_spec_extends_is_said(
