@@ -67,7 +67,7 @@ def wrong_comparison(source: Any) -> str:
         return ""
     best = [key for key in BEST if key in found]
     if not best:
-        first = next(iter(found))
+        first = next((key for key in found if key != "prompt"), "prompt")  # which says the least of them
         return (
             f"`{first}:` says something of answers, and nothing says where those are; write `chosen:` and `rejected:`, "
             "`answers:` and `scores:`, or `completion:` and `good:`"

@@ -153,8 +153,8 @@ enum { SIGNED_OFFSET = 0 };
 
 static inline Ints dot_unsigned(Ints sum, Bytes w, Ints a) { return sum + FOURS(PAIRS(w, a)); }
 static inline Ints dot_signed(Ints sum, Bytes w, Ints a) {
-  Small negative = (Small)w < 0, of = (Small)a;
-  return dot_unsigned(sum, (Bytes)(((Small)w ^ negative) - negative), (Ints)((of ^ negative) - negative));
+  Bytes negative = (Bytes)((Small)w < 0); // without signs, since -(-128) is 128 here
+  return dot_unsigned(sum, (w ^ negative) - negative, (Ints)(((Bytes)a ^ negative) - negative));
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
 enum { SIGNED_OFFSET = 0 };
