@@ -54,7 +54,7 @@ ENVIRONMENT = {
     "LLMSPEC_TINYGRAD": 'Variables for tinygrad, such as `"DEBUG=2 BEAM_TIMEOUT_SEC=20"`; it sees no others.',
     "LLMSPEC_TRACEBACK": "1: a failure also shows Python's traceback, for a bug report.",
     "LLMSPEC_INSTRUCTIONS": "For tests: `avx2` or `sse` compiles the C functions for less than this processor has.",
-    "LLMSPEC_HYPOTHESIS": "For tests: `thorough` draws twenty-five times as many examples.",
+    "LLMSPEC_HYPOTHESIS": "For tests: `thorough` draws forty times as many examples.",
     "LLMSPEC_QUICKSTART": "For tests: a finished run of the quickstart, instead of training it again.",
 }
 OTHERS = {

@@ -20,9 +20,9 @@ CALM = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
-settings.register_profile("llmspec", max_examples=40, **CALM)
+settings.register_profile("llmspec", max_examples=25, **CALM)
 settings.register_profile("thorough", max_examples=1000, **CALM)
-# LLMSPEC_HYPOTHESIS=thorough draws twenty-five times as many examples, for a night or for a change of heart.
+# LLMSPEC_HYPOTHESIS=thorough draws forty times as many examples, for a night or for a change of heart.
 settings.load_profile(os.environ.get("LLMSPEC_HYPOTHESIS", "llmspec"))
 os.environ.setdefault("NO_COLOR", "1")
 # Commands that tests start find their modules compiled, as those of an installation do: 300 files take 0.3 s.

@@ -9,11 +9,15 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import small
 import tiny
 
+import llmspec
 from llmspec.runs import checkpoint
+from llmspec.training import engine
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +177,48 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     newest, notices = checkpoint.newest(tmp_path)
     assert newest is not None and newest.step == 1 and not notices
     assert not list(tmp_path.glob(".step_*"))
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_what_is_saved_by_the_clock_changes_nothing_and_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
+) -> None:
+    plan = small.plan(*(f"phases.{phase}.keep={{last: {keep}}}" for phase in ("pretrain", "chat")))
+    usual, kept = checkpoint.save, []
+
+    def save(folder: Path, *given: Any) -> Path:
+        written = usual(folder, *given)
+        kept.append(sorted(int(path.name[5:]) for path in folder.glob("step_*")))
+        return written
+
+    llmspec.run(plan, tmp_path / "usual")
+    monkeypatch.setattr(engine, "AT_RISK", -1.0)
+    monkeypatch.setattr(engine, "SAVING", 0.0)
+    monkeypatch.setattr(checkpoint, "save", save)
+    llmspec.run(plan, tmp_path / "run")
+    four = [[1], [2], [2, 3], [2, 4]] if keep > 1 else [[1], [2], [3], [4]]
+    assert kept == 2 * four
+    same(facts(tmp_path / "usual"), facts(tmp_path / "run"))
+
+
+def test_a_run_that_breaks_goes_on_from_what_the_clock_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, usual = small.plan("phases.pretrain.checkpoint_every=100%"), engine.Engine.advance
+    llmspec.run(plan, tmp_path / "usual")
+
+    def breaks(trains: engine.Engine) -> None:
+        if trains.step == 3:
+            raise ZeroDivisionError
+        usual(trains)
+
+    monkeypatch.setattr(engine, "AT_RISK", -1.0)
+    monkeypatch.setattr(engine, "SAVING", 0.0)
+    monkeypatch.setattr(engine.Engine, "advance", breaks)
+    with pytest.raises(ZeroDivisionError):
+        llmspec.run(plan, tmp_path / "run")
+    found, _ = checkpoint.newest(tmp_path / "run" / "pretrain")
+    assert found is not None and found.step == 3
+    begun = []
+    monkeypatch.setattr(engine.Engine, "advance", lambda trains: (begun.append(trains.step), usual(trains)))
+    llmspec.run(plan, tmp_path / "run")
+    assert begun == [3, 0, 1, 2, 3]
+    same(facts(tmp_path / "usual"), facts(tmp_path / "run"))

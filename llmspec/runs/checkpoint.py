@@ -23,6 +23,8 @@ from llmspec.runs.files import LARGEST, disk_errors, read_json, write_json
 WEIGHTS, STATE, CURSOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "cursor.json", "manifest.json"
 TASK = "task.safetensors"
 """Arrays that are state of a phase kind's task, where it has any."""
+BY_CLOCK = "by_clock"
+"""Says in a cursor that the checkpoint was written because the one before was old; the next one replaces it."""
 T = TypeVar("T")
 
 
@@ -53,7 +55,7 @@ class Checkpoint:
         """Step, phase key, and the task's state. Raises RunError where it is none."""
         path = self.folder / CURSOR
         found = read_json(path)
-        types = {"step": int, "key": str, "task": dict, "course": dict}
+        types = {"step": int, "key": str, "task": dict, "course": dict, BY_CLOCK: bool}
         if not isinstance(found, dict):
             raise RunError(f"{path} is damaged: it holds no table of names and values")
         if wrong := [name for name, kind in types.items() if name in found and type(found[name]) is not kind]:
@@ -146,8 +148,8 @@ def save(
     task: Arrays | None = None,
     last: int = LAST,
 ) -> Path:
-    """Writes `step_N` aside, syncs, renames; then drops all but the newest `last` and what these say is best. Raises
-    RunError."""
+    """Writes `step_N` aside, syncs, renames; then drops all but the newest `last` and what these say is best, and any
+    BY_CLOCK but the newest. Raises RunError."""
     target, aside = phase / f"step_{step}", phase / f".step_{step}.{os.getpid()}"
     with disk_errors(phase):
         phase.mkdir(parents=True, exist_ok=True)
@@ -169,22 +171,32 @@ def save(
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        newest = list(_steps(phase))
-        named = {best for _, kept in newest[:last] for best in _best_steps(kept)}
-        for number, old in newest[last:]:
-            if number not in named:
+        there = list(_steps(phase))
+        cursors = {number: _cursor(folder) for number, folder in there}
+        kept = [n for n, _ in there if n == there[0][0] or not cursors[n].get(BY_CLOCK)][:last]
+        named = {best for number in kept for best in _best_steps(cursors[number])}
+        for number, old in there:
+            if number not in kept and number not in named:
                 shutil.rmtree(old)
         for leftover in phase.glob(".step_*"):
             shutil.rmtree(leftover, ignore_errors=True)
     return target
 
 
-def _best_steps(folder: Path) -> set[int]:
-    """Steps of the checkpoints that one names as the best; none where it cannot be read."""
+def _cursor(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; {} where it cannot be read."""
     try:
         found = read_json(folder / CURSOR)
-        return {int(best["step"]) for best in found.get("course", {}).get("best", ())}
-    except (RunError, AttributeError, KeyError, TypeError, ValueError):
+    except (RunError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _best_steps(cursor: dict[str, Any]) -> set[int]:
+    """Steps of the checkpoints that one names as the best; none where that cannot be read."""
+    try:
+        return {int(best["step"]) for best in cursor.get("course", {}).get("best", ())}
+    except (AttributeError, KeyError, TypeError, ValueError):
         return set()
 
 

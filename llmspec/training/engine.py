@@ -34,6 +34,10 @@ from llmspec.training.rollouts import Refused
 from llmspec.training.tasks import TASKS
 from llmspec.training.trainer import StepTaken, Trainer
 
+AT_RISK, SAVING = 300.0, 50.0
+"""Seconds of training that a crash takes away at most, whatever `checkpoint_every` says; and as many times as long as
+the last checkpoint took to write, so that writing them is a small share of the time."""
+
 
 class Engine:
     """Trains one phase from `start` (name -> numpy array), or from the checkpoint in its folder; `others` are the
@@ -52,6 +56,7 @@ class Engine:
         assert phase.steps is not None, "a phase is run with a completed plan"
         self.context, self.plan, self.folder, self.planned = context, phase, folder, phase.steps
         self.phase, self.step, self.noted, self.suspect = phase.phase, 0, False, folder.about.get("diverged")
+        self.saved_at, self.saving = time.monotonic(), 0.0
         self.tally = PhaseStats(folder.about.get("facts"))
         if allocated():
             gc.collect()  # models that nobody holds any more would go while this one is measured
@@ -142,6 +147,8 @@ class Engine:
             self.tally.holds(self.held())
             if self.due(self.phase.checkpoint_every) or better or late or self.over or self.context.stop.asked:
                 self.save()
+            elif time.monotonic() - self.saved_at > max(AT_RISK, SAVING * self.saving):
+                self.save(by_clock=True)
             if self.context.stop.asked and not self.over:  # also while it was saved
                 raise self.context.stop.interrupted()
         ledger = self.task.ledger()
@@ -341,19 +348,23 @@ class Engine:
             else:
                 self.context.watcher.sampled(self.step, sample.prompt, sample.text)
 
-    def save(self) -> None:
+    def save(self, by_clock: bool = False) -> None:
         """A checkpoint from which the phase goes on bit for bit, and what it took so far."""
         if not self.folder.folder.is_dir():
             raise RunError(f"{self.folder.folder} is not there any more")
+        began = time.monotonic()
         with self.tally.spending("checkpoints"):
-            self.write()
+            self.write(by_clock)
+        self.saved_at = time.monotonic()
+        self.saving = self.saved_at - began
         self.folder.note(facts=self.tally.dump(), **self.course.notes())
 
-    def write(self) -> None:
+    def write(self, by_clock: bool = False) -> None:
         """The checkpoint itself."""
         weights, state, task = self.trainer.weight_arrays(), self.trainer.state_arrays(), self.task.tensors()
         cursor: dict[str, Any] = {"key": self.plan.key, "task": self.task.state(self.step)}
         cursor |= {"course": course} if (course := self.course.dump()) else {}
+        cursor |= {checkpoint.BY_CLOCK: True} if by_clock else {}
         folder = checkpoint.save(self.folder.folder, self.step, weights, state, cursor, task, self.phase.kept_last)
         self.context.stop.saved(self.plan.name, self.step)
         self.context.watcher.saved(self.step, folder)

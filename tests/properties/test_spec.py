@@ -121,7 +121,7 @@ def test_no_text_is_too_odd(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", READ)
-@settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), drawn=specs())
 def test_a_broken_spec_is_refused_at_its_line(name: str, data: st.DataObject, drawn: dict[str, Any]) -> None:
     broken = data.draw(st.composite(lambda draw: applied(draw, drawn, name))())

@@ -166,7 +166,7 @@ class Phase(Part):
     evaluate_every: Span = Field(default_factory=lambda: percent(20))
     """How often the validation loss is taken; it always is at the end."""
     checkpoint_every: Span = Field(default_factory=lambda: percent(20))
-    """How often a checkpoint is written; one always is at the end."""
+    """How often a checkpoint is written; one always is at the end, and where the last one is five minutes old."""
     early_stopping: EarlyStopping | None = None
     """Whether the phase ends once validation has stopped to improve; it never does if omitted."""
     on_spike: OnSpike | None = None
