@@ -29,6 +29,8 @@ BASES = {
     "chat [RUN]": [],
     "rank [RUN]": ["r", "--prompts=x", "--out=y"],
     "rank [RUN] --by REWARD": ["r", "--by=length", "--prompts=x", "--out=y"],
+    "rank --answers KEY": ["--answers=a", "--prompts=x", "--out=y"],
+    "rank --answers KEY --by REWARD": ["--answers=a", "--by=length", "--prompts=x", "--out=y"],
     "embed [RUN]": [],
     "explain SPEC": ["a.yaml"],
     "explain SPEC --part PART": ["a.yaml", "--part=model"],

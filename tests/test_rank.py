@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmspec.cli.answers import Drawn, Given
 from llmspec.cli.ranking import Ranking
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding import Generation
@@ -89,7 +93,8 @@ def prompts(count: int = 7) -> list[FilePrompt]:
 
 
 def ranking(file: RankedFile, count: int = 7, said: Sequence[str] = SAID, **more: Any) -> Ranking:
-    return Ranking(Toy(said), prompts(count), file, len(said), 5, False, Decoding(**more))
+    given = prompts(count)
+    return Ranking(Drawn(Toy(said), given, len(said), 5, False, Decoding(**more)), given, file)
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
@@ -211,3 +216,63 @@ def test_dialogues_keep_their_turns() -> None:
     record = record_of(prompt, ["a", "b"], [0.0, 1.0], "length")
     assert record["messages"] == [{"role": "user", "content": "u"}] and "prompt" not in record
     assert (record["chosen"], record["rejected"], record["scores"]) == ("b", "a", [1.0, 0.0])
+
+
+TEXTS = st.lists(st.text("ab ", min_size=1).filter(str.strip), min_size=2, max_size=5)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.booleans())
+def test_answers_of_a_file_are_ranked_as_they_stand_there(rows: list[list[str]], apart: bool) -> None:
+    """Under one key or several; what is said twice counts once, and nothing is lost or made."""
+    count = min(map(len, rows))
+    keys = [f"k{i}" for i in range(count)] if apart else ["replies"]
+    held = [dict(zip(keys, row, strict=False)) if apart else {"replies": row} for row in rows]
+    lines = "\n".join(json.dumps({"prompt": f"q{i}", **more}) for i, more in enumerate(held))
+    asked, _ = read(lines.encode(), "a.jsonl")
+    with tempfile.TemporaryDirectory() as folder:
+        file = RankedFile(Path(folder) / "ranked.jsonl")
+        found = Ranking(Given(asked, keys, None), asked, file).by_reward(
+            read_part("{kind: length, most: 1}", "--by", TABLE)
+        )
+        assert found["prompts"] == len(rows) and found["answers"] == sum(len(r["answers"]) for r in file.records)
+        for row, record in zip(rows, file.records, strict=True):
+            expected = set(row[:count] if apart else row)
+            assert set(record["answers"]) == expected and len(record["answers"]) == len(expected)
+            worth = dict(zip(record["answers"], record["scores"], strict=True))
+            assert all(worth[a] >= worth[b] for a in expected for b in expected if len(a.split()) <= len(b.split()))
+
+
+WITHOUT = {
+    '{"prompt": "p", "repliess": ["a", "b"]}': "did you mean `repliess`?",
+    '{"prompt": "p"}': "write {",
+    '{"prompt": "p", "replies": ["a"]}': "gives one answer",
+    '{"prompt": "p", "replies": "a"}': "gives one answer",
+    '{"prompt": "p", "replies": []}': "is empty",
+    '{"prompt": "p", "replies": ["a", 3]}': "answer 2 of `replies` is not a text",
+    '{"prompt": "p", "replies": [" ", "b"]}': "answer 1 of `replies` is not a text",
+    '{"prompt": "p", "replies": null}': "answer 1 of `replies` is not a text",
+}
+
+
+def test_records_without_answers_are_named_all_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(['{"prompt": "p", "replies": ["a", "b"]}', *WITHOUT]))
+    done = tiny.call("rank", "--prompts", path, "--answers", "replies", "--by", "length", "--out", tmp_path / "o.jsonl")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "o.jsonl").exists()
+    told = " ".join(done.stderr.split())
+    for line, said in enumerate(WITHOUT.values(), 2):
+        assert f"mine.jsonl:{line}:1" in told and said in told
+
+
+def test_a_person_ranks_answers_of_a_file_and_no_model_is_there(tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.jsonl", tmp_path / "ranked.jsonl"
+    path.write_text(
+        '{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt": "q", "chosen": "a", "rejected": "a"}\n'
+    )
+    given = ["rank", "--prompts", path, "--answers", "chosen, rejected", "--repeats", "0", "--out", out]
+    done = subprocess.run(tiny.command(*given), input="1\n", capture_output=True, text=True, cwd=tiny.ROOT, timeout=300)
+    assert done.returncode == 0 and "1 with one answer alone" in " ".join(done.stdout.split()), done.stderr
+    record = json.loads(out.read_text())
+    assert {record["chosen"], record["rejected"]} == {"a", "b"} and record["scores"] == [1.0, 0.0]
+    refused = tiny.call("rank", tmp_path, *given[1:])
+    assert refused.returncode == 2 and "both say where answers come from" in " ".join(refused.stderr.split())

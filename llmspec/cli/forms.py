@@ -52,6 +52,8 @@ SAMPLE_NUMBER = _form("sample", "prompt prompts phase quantize json", "with a mo
 CHAT = _form("chat [RUN]", "system seed phase quantize set json")
 RANK = _form("rank [RUN]", "prompts out n repeats seed plain phase quantize set json")
 RANK_BY = _form("rank [RUN] --by REWARD", "prompts out by n seed plain phase quantize set json")
+RANK_GIVEN = _form("rank --answers KEY", "prompts out answers repeats seed json")
+RANK_GIVEN_BY = _form("rank --answers KEY --by REWARD", "prompts out answers by seed json")
 EMBED = _form("embed [RUN]", "text texts out pooling phase quantize json")
 EXPLAIN_SPEC = _form("explain SPEC", "exact time set json")
 EXPLAIN_PART = _form("explain SPEC --part PART", "part set json")
@@ -92,6 +94,8 @@ FORMS = (
     CHAT,
     RANK,
     RANK_BY,
+    RANK_GIVEN,
+    RANK_GIVEN_BY,
     EMBED,
     EXPLAIN_SPEC,
     EXPLAIN_PART,
@@ -133,7 +137,8 @@ def form(verb: str, values: Mapping[str, Any]) -> Form:
     if verb == "explain":
         return _explain(values)
     if verb == "rank":
-        return RANK_BY if values.get("by") else RANK
+        by, given = values.get("by") is not None, values.get("answers") is not None
+        return (RANK_GIVEN_BY if by else RANK_GIVEN) if given else RANK_BY if by else RANK
     if verb == "gc":
         return GC_CACHES if values.get("caches") else GC
     if verb == "run":

@@ -14,8 +14,18 @@ EXAMPLES = (
     "Examples:  `llmspec rank runs/quickstart --prompts questions.txt --out ranked.jsonl`  ·  "
     "`llmspec rank --prompts questions.jsonl --by similarity --n 8 --out ranked.jsonl`  ·  "
     "`llmspec rank --prompts q.txt --by '{kind: sum, of: {short: {kind: length, most: 30}, ends: {kind: ended}}}' "
-    "--out ranked.jsonl`"
+    "--out ranked.jsonl`  ·  "
+    "`llmspec rank --prompts mine.jsonl --answers chosen,rejected --by constitution.yaml --out judged.jsonl`"
 )
+
+AnswersOf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Rank answers that stand in the records, instead of drawing some: the key that holds a list of texts, or "
+        "several keys, such as chosen,rejected.",
+    ),
+]
 
 
 def rank(
@@ -40,6 +50,7 @@ def rank(
             help="A reward instead of a person: the name of a kind, its settings in YAML, or a .yaml file with them.",
         ),
     ] = None,
+    answers: AnswersOf = None,
     n: Annotated[int, typer.Option(min=2, max=64, help="Answers to each prompt.")] = 4,
     repeats: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the prompts that a person is asked twice.")
@@ -56,8 +67,7 @@ def rank(
     A person types the answers' numbers, the best first, such as `2 1 3`; `=` stands between those that are alike.
     `s` skips a prompt, `u` takes the last order back, `q` ends; the same command goes on where the file ends.
     """
-    from llmspec.api import decoding_settings
-    from llmspec.cli.opening import opened
+    from llmspec.cli.answers import Given
     from llmspec.cli.prompts import prompts_in
     from llmspec.cli.ranking import Ranking
     from llmspec.decoding.ranking import RankedFile
@@ -66,13 +76,33 @@ def rank(
         missing = "--prompts FILE" if prompts is None else "--out FILE"
         raise LlmspecError(f"{missing} is missing", "llmspec rank --prompts questions.txt --out ranked.jsonl")
     reward = None if by is None else reward_of(by)
-    given = prompts_in(prompts, also_read=() if reward is None else reward.fields())
+    keys = [] if answers is None else keys_of(answers, run)
+    given = prompts_in(prompts, also_read=(*keys, *(() if reward is None else reward.fields())))
     file = RankedFile(out)
-    model = opened(run, phase, quantize)
-    ranking = Ranking(model, given, file, n, seed, plain, decoding_settings(model, set_))
+    source = Given(given, keys, seed) if keys else drawn(run, given, n, seed, plain, phase, quantize, set_)
+    ranking = Ranking(source, given, file)
     with no_run():
         found = ranking.by_person(repeats) if reward is None else ranking.by_reward(reward)
     return found if json_ else None
+
+
+def drawn(run: Any, given: Any, n: int, seed: int | None, plain: bool, phase: Any, quantize: Any, set_: Any) -> Any:
+    """The answers that a model draws. Raises LlmspecError."""
+    from llmspec.api import decoding_settings
+    from llmspec.cli.answers import Drawn
+    from llmspec.cli.opening import opened
+
+    model = opened(run, phase, quantize)
+    return Drawn(model, given, n, seed, plain, decoding_settings(model, set_))
+
+
+def keys_of(text: str, run: Path | None) -> list[str]:
+    """The keys that `--answers` names. Raises LlmspecError where it names none, or a model is named, too."""
+    if run is not None:
+        raise LlmspecError(f"`{run}` and --answers both say where answers come from", "leave one out")
+    if found := [key.strip() for key in text.split(",") if key.strip()]:
+        return found
+    raise LlmspecError("--answers names no key", "--answers answers, or --answers chosen,rejected")
 
 
 def reward_of(text: str) -> Any:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmspec.cli.prompts import turns_or_text, wrong
+from llmspec.cli.answers import Answers, Said
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.choosing import TooLong
 from llmspec.decoding.prompt_file import FilePrompt
@@ -24,42 +23,13 @@ APART = 5
 
 
 class Ranking:
-    """Answers to the prompts of a file that are not ranked yet."""
+    """The prompts of a file that are not ranked yet, and what answers them."""
 
-    def __init__(
-        self,
-        model: Any,
-        prompts: Sequence[FilePrompt],
-        file: RankedFile,
-        n: int,
-        seed: int | None,
-        plain: bool,
-        decoding: Any,
-    ) -> None:
-        """Raises LlmspecError for prompts that the model cannot answer, and where all answers would be alike."""
-        self._model, self._file, self._n, self._decoding = model, file, n, decoding
-        self._chat = model.chat and not plain
-        self._seed = model.seed(seed, decoding)
-        if problems := [p for one in prompts for p in wrong(model, one, turns_or_text(one, ""), self._chat, "")]:
-            raise LlmspecError(problems)
-        if not decoding.temperature:
-            raise LlmspecError(
-                "at temperature 0 all answers to a prompt are the same",
-                "--set decoding.temperature=0.9",
-                "there would be nothing to put in order",
-            )
+    def __init__(self, answers: Answers, prompts: Sequence[FilePrompt], file: RankedFile) -> None:
+        self._answers, self._file = answers, file
         self._prompts = [prompt for prompt in prompts if not file.holds(prompt)]
         self.there = len(prompts) - len(self._prompts)
         """Prompts that were ranked before."""
-
-    def _drawn(self, prompts: Sequence[FilePrompt], say: Any) -> Iterator[tuple[FilePrompt, list[Any]]]:
-        """The answers to some prompts, those that are said twice once."""
-        given = [turns_or_text(prompt, "") for prompt in prompts]
-        whole = self._model.generate_batch(given, n=self._n, seed=self._seed, chat=self._chat, decoding=self._decoding)
-        with closing(whole):
-            for done, found in enumerate(whole, 1):
-                say(f"answering: {done:,} of {len(prompts):,} prompts")
-                yield prompts[found[0].prompt], list({answer.text: answer for answer in found}.values())
 
     # -- a reward ------------------------------------------------------------------------------------------------
     def by_reward(self, reward: Reward) -> dict[str, Any]:
@@ -71,7 +41,7 @@ class Ranking:
         self._check(reward, open_)
         tally = ranked.Tally()
         with waiting("answering", lines=True) as say:
-            for prompt, answers in self._drawn(self._prompts, say):
+            for prompt, answers in self._answers.of(self._prompts, say):
                 said = [Answered(prompt.asked, answer.text, answer.ended, prompt.record) for answer in answers]
                 try:
                     parts, scores = judged(reward, said, open_, ("--by",))
@@ -82,7 +52,7 @@ class Ranking:
                     continue
                 tally.add(scores, parts)
                 self._file.add(record_of(prompt, [a.text for a in answers], scores, reward.name))
-        ranked.show_scores(tally, str(self._file.path), self.there)
+        ranked.show_scores(tally, str(self._file.path), self.there, self._answers.advice)
         return tally.as_data(str(self._file.path), self.there)
 
     def _check(self, reward: Reward, open_: Any) -> None:
@@ -108,7 +78,7 @@ class Ranking:
             if not drawn:
                 now, queue = queue[:AHEAD], queue[AHEAD:]
                 with waiting("answering", lines=True) as say:
-                    drawn = list(self._drawn(now, say))
+                    drawn = list(self._answers.of(now, say))
             prompt, answers = drawn.pop(0)
             texts = [answer.text for answer in answers]
             if len(texts) < 2:
@@ -124,13 +94,13 @@ class Ranking:
                 if (last := self._file.undo()) is not None:
                     before = next((p for p in self._prompts if p.line == last["line"]), None)
                     if before is not None:
-                        drawn.insert(0, (before, [_Text(text) for text in last["answers"]]))
+                        drawn.insert(0, (before, [Said(text) for text in last["answers"]]))
                         asked -= 1
             elif isinstance(answer, list):
                 record = record_of(prompt, texts, answer, "person")
                 self._file.add(record)
                 asked += 1
-                if shown_order(1000, self._seed, prompt, True)[0] < 1000 * repeats:
+                if shown_order(1000, self._answers.seed, prompt, True)[0] < 1000 * repeats:
                     waiting_again.append((asked, record, prompt))
             while not ended and waiting_again and (asked - waiting_again[0][0] >= APART or not (queue or drawn)):
                 ended = self._again(*waiting_again.pop(0)[1:])
@@ -149,7 +119,7 @@ class Ranking:
 
     def _ask(self, prompt: FilePrompt, texts: Sequence[str], far: str, again: bool = False) -> list[float] | str:
         """The scores that a person gives the texts; or `s`, `u` or `q`."""
-        order = shown_order(len(texts), self._seed, prompt, again)
+        order = shown_order(len(texts), self._answers.seed, prompt, again)
         ranked.show_question(prompt, [texts[i] for i in order], far)
         while True:
             line = _line("best first> ")
@@ -166,13 +136,6 @@ class Ranking:
             for place, i in enumerate(order):
                 scores[i] = given[place]
             return scores
-
-
-class _Text:
-    """An answer of which the text alone is left."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
 
 
 def _line(prompt: str) -> str | None:

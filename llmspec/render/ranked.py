@@ -58,8 +58,8 @@ def prompts(count: int) -> str:
     return f"{count:,} prompt{'s' * (count != 1)}"
 
 
-def show_scores(tally: Tally, path: str, there: int) -> None:
-    """What a reward made of the answers."""
+def show_scores(tally: Tally, path: str, there: int, advice: str) -> None:
+    """What a reward made of the answers; `advice` is what makes them differ more."""
     found = tally.as_data(path, there)
     console = out()
     before = f", {there:,} before" if there else ""
@@ -81,7 +81,7 @@ def show_scores(tally: Tally, path: str, there: int) -> None:
     if tally.alike:
         err().print(
             f"note: of {tally.alike:,} of {prompts(tally.prompts)} all answers are worth the same: nothing is "
-            "preferred there (more answers, --n, or a higher decoding.temperature)"
+            f"preferred there ({advice})"
         )
 
 
