@@ -98,7 +98,9 @@ def unhurried(errors: str) -> str:
     return "".join(line for line in errors.splitlines(keepends=True) if not line.endswith(" …\n"))
 
 
-def call(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs llmspec to its end; output as text."""
+def call(
+    *arguments: str | Path, cwd: Path | None = None, timeout: float | None = 600, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs llmspec to its end, or for `timeout` seconds; output as text."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, env=env, timeout=600)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout)

@@ -2,6 +2,7 @@
 
     pytest -n 0 -s -m benchmark tests/benchmarks/test_adapt_spec.py      # some 6 minutes a seed on two quiet cores
     ADAPT_SEEDS=1,2,3 pytest -n 0 -s -m benchmark tests/benchmarks/test_adapt_spec.py
+    ADAPT_RUN=runs/adapt pytest -n 0 -s -m benchmark tests/benchmarks/test_adapt_spec.py   # of a run that is done
 
 What counts as right is written down in tests/handbook.py; answers to other questions of the handbook are right in 3 of
 100. Where llama-cpp-python is there, the merged model answers the same questions in it.
@@ -22,6 +23,7 @@ import tiny
 
 import llmspec
 from llmspec.runs import checkpoint
+from llmspec.runs.run import RunFolder
 
 pytestmark = pytest.mark.benchmark
 SEEDS = [int(seed) for seed in os.environ.get("ADAPT_SEEDS", "1").split(",")]
@@ -30,7 +32,7 @@ FALL, LARGEST, MEMORY, LONGEST = 0.25, 10e6, 700e6, 720.0
 
 
 def call(*arguments: Any) -> str:
-    done = tiny.call(*arguments)
+    done = tiny.call(*arguments, timeout=None)
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
 
@@ -44,22 +46,23 @@ def answers(path: Path) -> dict[str, str]:
 @pytest.fixture(scope="module", params=SEEDS)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """(a run of the spec, what was measured of it)."""
-    folder = tmp_path_factory.mktemp(f"seed{request.param}") / "run"
-    begun = time.monotonic()
-    call("run", tiny.ROOT / "specs" / "adapt-smollm2.yaml", "--set", f"seed={request.param}", "--out", folder)
+    made = tmp_path_factory.mktemp(f"seed{request.param}") / "run"
+    folder, begun = Path(os.environ.get("ADAPT_RUN", made)), time.monotonic()
+    if folder == made:
+        call("run", tiny.ROOT / "specs" / "adapt-smollm2.yaml", "--set", f"seed={request.param}", "--out", folder)
     seconds = time.monotonic() - begun
     rows = [json.loads(line) for line in (folder / "adapt" / "metrics.jsonl").read_text("utf-8").splitlines()]
     last = [row["validation"] for row in rows if "validation" in row][-1]
     found, _ = checkpoint.newest(folder / "adapt")
     assert found is not None
     measured = {
-        "seed": request.param,
+        "seed": RunFolder(folder).plan().seed,
         "nats": next(m["value"] for m in last if m["name"] == "loss" and m["unit"] == "nats/token"),
-        "seconds": seconds,
         "adapter": (found.folder / checkpoint.WEIGHTS).stat().st_size,
-        # Of the largest child so far; a child that was larger before would hide this one.
-        "peak": 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
     }
+    # The peak of the largest child so far; a child that was larger before would hide this one.
+    if folder == made:
+        measured |= {"seconds": seconds, "peak": 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}
     return folder, measured
 
 
@@ -70,7 +73,8 @@ def test_it_learns_what_it_was_told(run: tuple[Path, dict[str, Any]], tmp_path: 
     right = handbook.recall(answers(folder))
     print("\n" + json.dumps({"row": "adapt-smollm2", "before": before, "right": right, **measured}))
     assert measured["nats"] <= (1 - FALL) * before
-    assert measured["adapter"] < LARGEST and measured["peak"] < MEMORY and measured["seconds"] < LONGEST
+    assert measured["adapter"] < LARGEST
+    assert measured.get("peak", 0) < MEMORY and measured.get("seconds", 0) < LONGEST
 
 
 def test_llama_cpp_gives_the_same_answers(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if done := os.environ.get("BERT_TINY"):
         return Path(done)
     out = tmp_path_factory.mktemp("bert") / "run"
-    ended = tiny.call("run", tiny.ROOT / "specs" / "bert-tiny.yaml", "--set", f"seed={request.param}", "--out", out)
+    ended = tiny.call(
+        "run", tiny.ROOT / "specs" / "bert-tiny.yaml", "--set", f"seed={request.param}", "--out", out, timeout=None
+    )
     assert ended.returncode == 0, ended.stderr
     return out
 

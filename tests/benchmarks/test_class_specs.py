@@ -38,7 +38,9 @@ def baselines(run: Path) -> dict[str, float]:
 
 def trained(spec: str, seed: int, folder: Path) -> dict[str, float]:
     """The last validation of a run by metric, and its seconds in steps."""
-    done = tiny.call("run", tiny.ROOT / "specs" / f"{spec}.yaml", "--out", folder, "--set", f"seed={seed}")
+    done = tiny.call(
+        "run", tiny.ROOT / "specs" / f"{spec}.yaml", "--out", folder, "--set", f"seed={seed}", timeout=None
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "classify" / "metrics.jsonl").read_text("utf-8").splitlines()]
     *_, last = (row["validation"] for row in rows if "validation" in row)

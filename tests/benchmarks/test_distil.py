@@ -32,7 +32,7 @@ def test_a_teacher_helps(seed: int, tmp_path: Path) -> None:
     spec, found = tiny.ROOT / "specs" / "distil.yaml", {}
     alone = ["--set", "phases.teacher=null", "--set", "phases.student.objective={kind: cross_entropy}"]
     for name, more in {"taught": [], "alone": alone}.items():
-        ended = tiny.call("run", spec, "--set", f"seed={seed}", *more, "--out", tmp_path / name)
+        ended = tiny.call("run", spec, "--set", f"seed={seed}", *more, "--out", tmp_path / name, timeout=None)
         assert ended.returncode == 0, ended.stderr
         found[name] = held_out(tmp_path / name, "student")
     found["teacher"] = held_out(tmp_path / "taught", "teacher")

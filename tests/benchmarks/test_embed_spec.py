@@ -27,7 +27,7 @@ REACHED = 0.70
 
 def trained(folder: Path, seed: int) -> dict[str, float]:
     """Last validation of a run of the spec by metric."""
-    done = tiny.call("run", tiny.ROOT / "specs" / "embed.yaml", "--out", folder, "--set", f"seed={seed}")
+    done = tiny.call("run", tiny.ROOT / "specs" / "embed.yaml", "--out", folder, "--set", f"seed={seed}", timeout=None)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "embed" / "metrics.jsonl").read_text("utf-8").splitlines()]
     *_, last = (row["validation"] for row in rows if "validation" in row)

@@ -21,7 +21,7 @@ BEFORE, AFTER = 0.30, 0.90
 
 def measured(folder: Path, seed: int) -> dict[str, float]:
     """Shares of right answers, of the most probable ones and of those that the first rollout has drawn; seconds."""
-    done = tiny.call("run", tiny.ROOT / "specs" / "grpo.yaml", "--out", folder, "--set", f"seed={seed}")
+    done = tiny.call("run", tiny.ROOT / "specs" / "grpo.yaml", "--out", folder, "--set", f"seed={seed}", timeout=None)
     assert done.returncode == 0, done.stderr
     said = tiny.call("explain", folder, "--against", "sft", "--by", "exact_match", "--json")
     assert said.returncode == 0, said.stderr

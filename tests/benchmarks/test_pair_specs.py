@@ -35,7 +35,7 @@ REACHED, BELOW = 0.40, 0.75
 def trained(folder: Path, *overrides: str, spec: str = "translate") -> dict[str, float]:
     """Last validation of a run of the spec by metric; its loss is in nats per token."""
     given = [word for override in overrides for word in ("--set", override)]
-    done = tiny.call("run", tiny.ROOT / "specs" / f"{spec}.yaml", "--out", folder, *given)
+    done = tiny.call("run", tiny.ROOT / "specs" / f"{spec}.yaml", "--out", folder, *given, timeout=None)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "learn" / "metrics.jsonl").read_text("utf-8").splitlines()]
     *_, last = (row["validation"] for row in rows if "validation" in row)

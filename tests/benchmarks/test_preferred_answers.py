@@ -20,7 +20,7 @@ SHARE = 0.8
 def gains(folder: Path, seed: int) -> dict[str, float]:
     """Of each phase its last margin on held-out answers, which is 0 before the first step."""
     folder.mkdir()
-    done = tiny.call("run", written(folder), "--out", folder / "run", "--set", f"seed={seed}")
+    done = tiny.call("run", written(folder), "--out", folder / "run", "--set", f"seed={seed}", timeout=None)
     assert done.returncode == 0, done.stderr
     return {phase: rows(folder / "run", phase)[1][-1]["rewards/margins"] for phase in ("dpo", "kto")}
 

@@ -29,7 +29,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
         return Path(named).absolute(), float("nan")
     out = tmp_path_factory.mktemp("quickstart") / "run"
     began = time.monotonic()
-    done = tiny.call("run", "specs/quickstart.yaml", "--out", out, cwd=tiny.ROOT)
+    done = tiny.call("run", "specs/quickstart.yaml", "--out", out, cwd=tiny.ROOT, timeout=None)
     assert done.returncode == 0, done.stderr
     return out, time.monotonic() - began
 

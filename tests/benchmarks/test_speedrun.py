@@ -40,7 +40,7 @@ def test_speedrun(tmp_path: Path) -> None:
 
     allowed, out = peer_seconds(), tmp_path / "run"
     began = time.monotonic()
-    done = tiny.call("run", "specs/speedrun.yaml", "--out", out, cwd=tiny.ROOT)
+    done = tiny.call("run", "specs/speedrun.yaml", "--out", out, cwd=tiny.ROOT, timeout=None)
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     prepared = prepare(RunFolder.open(out).plan(), offline=True)

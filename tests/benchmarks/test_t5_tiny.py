@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if done := os.environ.get("T5_TINY"):
         return Path(done)
     out = tmp_path_factory.mktemp("t5") / "run"
-    ended = tiny.call("run", tiny.ROOT / "specs" / "t5-tiny.yaml", "--out", out)
+    ended = tiny.call("run", tiny.ROOT / "specs" / "t5-tiny.yaml", "--out", out, timeout=None)
     assert ended.returncode == 0, ended.stderr
     return out
 
