@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -109,6 +110,21 @@ def unknown_letters(source: str, abouts: Sequence[Mapping[str, Any]], most: floa
                 f"`tokenizer: {{max_unknown: {ceil(100 * share(found))}%}}`",
                 "each of them would be read and written as the same unknown token <|unk|>",
             )
+
+
+def folded(problems: Sequence[Problem]) -> list[Problem]:
+    """Each problem once that several phases have with the same words, with the names of the others."""
+    alike: dict[tuple[Any, ...], list[Problem]] = {}
+    for problem in problems:
+        name = str(problem.path[1]) if problem.path[:1] == ("phases",) and len(problem.path) > 1 else ""
+        without = problem.message.removeprefix(f"{name} ")
+        alike.setdefault((without, *problem.path[2:], problem.hint, problem.consequence), []).append(problem)
+    found = []
+    for first, *others in alike.values():
+        names = [str(other.path[1]) for other in others if other.path[:2] != first.path[:2]]
+        more = f"; likewise in {', '.join(names)}" if names else ""
+        found.append(replace(first, message=first.message + more))
+    return found
 
 
 def percent(value: float) -> str:

@@ -16,7 +16,7 @@ from llmspec.data.artifact_cache import Entry, within_cache
 from llmspec.data.builder import DataBuilder
 from llmspec.data.contamination import doubled, refusal
 from llmspec.data.fetch import Fetch, Progress
-from llmspec.data.losses import Loss, loss, nothing_to_validate, too_many, unknown_letters
+from llmspec.data.losses import Loss, folded, loss, nothing_to_validate, too_many, unknown_letters
 from llmspec.data.measuring import measured
 from llmspec.data.mixture import weights_of
 from llmspec.data.pair_form import PairForm
@@ -355,7 +355,7 @@ class PreparedData:
                 nothing_to_validate(name, phase, found) for found in self.validation(name).values() if not found.tokens
             ]
         if problems:
-            raise DataError(problems)
+            raise DataError(folded(problems))
 
     @cached_property
     def _codec_hash(self) -> str:

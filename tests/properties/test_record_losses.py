@@ -17,7 +17,7 @@ from test_sources import cache, plan_of, source  # noqa: F401
 
 from llmspec.cli.opening import tell_unknown
 from llmspec.core.problems import DataError, Problem
-from llmspec.data.losses import Loss
+from llmspec.data.losses import Loss, folded
 from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.shaping import EMPTY, FORMAT, NOT_TEXT, ROLE, UNREADABLE
@@ -112,6 +112,29 @@ def test_a_phase_that_loses_more_than_a_tenth_asks_for_a_word(tmp_path: Path) ->
     plan.model.context = needed
     assert prepare(plan).losses[0].dropped.counts == {"too long": 9}
     prepare(talk(tmp_path, records[1:5] * 10 + records[:4], max_dropped=10))
+
+
+def test_what_several_phases_lose_is_told_once(tmp_path: Path) -> None:
+    written(tmp_path, [record("Alpaca", "an empty answer" if i % 5 == 0 else "as it is", i) for i in range(40)])
+    parts = {"r": source("files", path="r.jsonl", max_dropped=10)}
+    stages = [(name, "sft", {"r": 100}, "1 steps") for name in ("a", "first", "leave")]
+    (problem,) = refused(plan_of(tmp_path, parts, *stages, context=128))
+    assert problem.path == ("phases", "a", "mixture", "r") and problem.message.endswith("; likewise in first, leave")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("rs"), st.integers(0, 1)), unique=True))
+def test_problems_that_differ_in_more_than_the_phase_stay_apart(made: list[tuple[str, str, int]]) -> None:
+    """Nothing is lost by telling what is alike once: each phase is named with what it has."""
+    said = [Problem(f"{name} loses {n} of {of}", ("phases", name, "mixture", of), f"fix {of}") for name, of, n in made]
+    said += [Problem("a source", ("data", "sources", "r"))]
+    found = folded(said)
+    assert found[-1] == said[-1] and len(found) == 1 + len({(of, n) for _, of, n in made})
+    told = set()
+    for problem in found[:-1]:
+        message, _, others = problem.message.partition("; likewise in ")
+        first, _, rest = message.partition(" loses ")
+        told |= {(name, rest) for name in [first, *others.split(", ")] if name}
+    assert told == {(name, f"{n} of {of}") for name, of, n in made}
 
 
 def test_each_reason_is_counted_apart_and_said(tmp_path: Path) -> None:
