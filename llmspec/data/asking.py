@@ -164,6 +164,7 @@ def asking_notices(prepared: Prepared) -> Iterator[str]:
         if stream.asking is None:
             continue
         yield from repetition(prepared, stream)
+        yield from one_sided(prepared, stream)
         planned, abouts = prepared.asked(name)
         if stream.phase.predicts == NUMBERS:
             yield from number_notices(name, spread_told(planned, abouts), number_counts(abouts, "train"))
@@ -191,3 +192,17 @@ def repetition(prepared: Prepared, stream: PhaseStream) -> Iterator[str]:
                     f"{count:,} of the {len(data.lengths):,} training pairs of {source} have a {side} that an earlier "
                     f"one has, too: in {stream.name}, pairs with an equal text are no negatives of each other"
                 )
+
+
+def one_sided(prepared: Prepared, stream: PhaseStream) -> Iterator[str]:
+    """Answers judged by themselves of which none is good, or none is bad."""
+    if not (isinstance(stream.asking, ComparedAsking) and stream.asking.together == "thumbs"):
+        return
+    found = [stream.asking.entries(prepared.opened(stream.name, source)).targets for source in stream.sources]
+    good, all_ = sum(int(targets.sum()) for targets in found), sum(targets.size for targets in found)
+    if all_ and good in (0, all_):
+        side, other = ("good", "bad") if good else ("bad", "good")
+        yield (
+            f"all {all_:,} answers that {stream.name} reads are {side}, and none is {other}: it learns from one side "
+            "alone, and nothing holds the other"
+        )

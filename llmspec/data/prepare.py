@@ -142,7 +142,7 @@ class PreparedData:
                 context=self._plan.model.context,
                 end=self._end(part),
                 content=self.fingerprint(phase),
-                dropped={source: Notes.parse(found["train"]["dropped"]).counts for source, found in about.items()},
+                dropped={source: Notes.parse(found["train"]["dropped"]) for source, found in about.items()},
                 contaminated={source: found["contaminated"] for source, found in about.items()},
                 **self._rows(phase),
             )

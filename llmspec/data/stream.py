@@ -16,6 +16,7 @@ from llmspec.data.documents import DocumentLayout
 from llmspec.data.framed import Around, FramedLayout
 from llmspec.data.layout import Batch, Counts, Layout, Pair, PlainLayout, blank, random_bits
 from llmspec.data.ledger import Ledger
+from llmspec.data.losses import reasons
 from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.pairs import AnswerLayout, CutLayout, PrefixLayout
@@ -26,6 +27,7 @@ from llmspec.data.tags import TagAsking, TagLayout
 from llmspec.data.tokens import TokenSet
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.turns import Turns
+from llmspec.parts.sources.notes import Notes
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import SharePlan
@@ -45,14 +47,14 @@ class PhaseStream:
         context: int,
         end: int,
         content: str = "",
-        dropped: Mapping[str, Mapping[str, int]] | None = None,
+        dropped: Mapping[str, Notes] | None = None,
         contaminated: Mapping[str, int] | None = None,
         pair: Pair | None = None,
         asking: AnyAsking | None = None,
         spans: SpanForm | None = None,
         around: Around | None = None,
     ) -> None:
-        """`data` are the training tokens of the mixture's sources; `dropped` counts those that are not read, by reason,
+        """`data` are the training tokens of the mixture's sources; `dropped` are those that are not read, by reason,
         `contaminated` those that are also in validation. `pair` is that of a model with an encoder, `asking` that of a
         phase that asks something of each document, `spans` that of one which leaves out spans; `around` are special
         tokens before and behind stretches of plain text.
@@ -66,11 +68,12 @@ class PhaseStream:
         self.contaminated = {source: (contaminated or {}).get(source, 0) for source in self.sources}
         self.dropped: dict[str, dict[str, int]] = {}
         """Source -> reason -> documents that the phase does not read."""
+        self._unread = dict(dropped or {})
         how = (pair, asking, spans, around)
         self._layouts = {s: layout_of(data[s], phase, context, end, (seed, name, s), *how) for s in self.sources}
         for source, layout in self._layouts.items():
-            before = (dropped or {}).get(source, {})
-            self.dropped[source] = {why: n for why, n in {**before, **layout.dropped}.items() if n}
+            before = self._unread.setdefault(source, Notes())
+            self.dropped[source] = {why: n for why, n in {**before.counts, **layout.dropped}.items() if n}
         self._check_length(data)
         demands = [
             Demand(s, phase.mixture[s].fraction, layout.blocks_per_epoch, layout.tokens_per_block, max_epochs[s])
@@ -270,8 +273,8 @@ class PhaseStream:
             enough = layout.epoch_tokens > 0 if packed else layout.blocks_per_epoch >= 1
             if enough:
                 continue
-            reasons = {**self.dropped[source], VALIDATED: self.contaminated[source]}
-            why = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items() if n)
+            lost = {**self.dropped[source], VALIDATED: self.contaminated[source]}
+            why = reasons(Notes({reason: n for reason, n in lost.items() if n}, self._unread[source].examples))
             if packed:
                 problems.append(self._nothing_learned(source, why))
                 continue

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmspec.compiler import compile_spec
-from llmspec.core.problems import RunError
+from llmspec.core.problems import DataError, RunError
 from llmspec.data.compared import ONE_ANSWER, ComparedAsking, ComparedLayout
 from llmspec.data.layout import Batch, blank
+from llmspec.data.notices import notices
 from llmspec.data.preferences import (
     ASSISTANT_FIRST,
     BAD,
@@ -35,6 +36,7 @@ from llmspec.data.shaping import EMPTY, NOTHING_LEARNED, TOO_LONG, UNREADABLE, D
 from llmspec.data.tokens import TokenSet, encode_comparisons
 from llmspec.parts import sources
 from llmspec.parts.sources import Document
+from llmspec.parts.sources.preferences import COMPARED
 from llmspec.parts.templates import TABLE as TEMPLATES
 from llmspec.parts.templates.base import Turn, encode
 from llmspec.parts.tokenizers import TABLE as TOKENIZERS
@@ -78,14 +80,35 @@ DIALOGUE = [user("q"), said("x"), user("r")]
 def test_recognised_preferences_are_dialogues_with_the_best_answer(tmp_path: Path) -> None:
     """So that one set of Hugging Face serves SFT, the phases that compare, and those that draw answers."""
     records = [{"prompt": f"what {i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(20)]
-    text, own = phase_kinds.spec_of("grpo")
-    unsaid = [f"data.sources.facts.{key}=null" for key in ("text", "dialogue")]
-    sets = [*own, *unsaid, f"data.sources.facts.records={json.dumps(records)}", "model.context=48"]
-    found = prepare(compile_spec(load_spec(tiny.write(tmp_path, text), sets).spec))
+    found = read(tmp_path, "grpo", records)
     assert found.codec.decode(found.opened("before", "facts").tokens).count("yes") > 10
     assert {r["chosen"] for r in found.records("phase", "facts", "train")} <= {r["chosen"] for r in records}
     said = [decision.value for decision in found.measured.decisions]
     assert "dialogues with the best answer, of the preference format" in said
+
+
+def read(folder: Path, kind: str, records: list[dict[str, Any]]) -> Any:
+    """The data of a phase of that kind, all whose records these are."""
+    text, own = phase_kinds.spec_of(kind)
+    unsaid = [f"data.sources.facts.{key}=null" for key in ("text", "dialogue", *COMPARED)]
+    sets = [*own, *unsaid, f"data.sources.facts.records={json.dumps(records)}", "model.context=48"]
+    return prepare(compile_spec(load_spec(tiny.write(folder, text), sets).spec))
+
+
+@pytest.mark.parametrize("good", [0, 10, 20])
+def test_answers_of_one_side_alone_are_told(tmp_path: Path, good: int) -> None:
+    records = [{"prompt": f"q{i}", "completion": "y", "label": i < good} for i in range(20)]
+    told = [said for said in notices(read(tmp_path, "kto", records)) if "answers that phase reads" in said]
+    assert len(told) == (good in (0, 20))
+    assert all(f"are {'good' if good else 'bad'}, and none is {'bad' if good else 'good'}" in said for said in told)
+
+
+def test_where_the_answers_are_that_teach_nothing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, "dpo", [{"prompt": "q", "chosen": f"y{i}", "rejected": f"y{i}"} for i in range(20)])
+    problem = next(found for found in refused.value.problems if found.path == ("phases", "phase", "mixture", "facts"))
+    assert problem.message.startswith("nothing of facts can be trained on: of its documents, ")
+    assert problem.message.endswith(" whose answers are equal (records:1; records:2; ...)")
 
 
 @pytest.mark.parametrize(
