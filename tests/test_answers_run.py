@@ -13,6 +13,7 @@ import pytest
 import tiny
 from safetensors.numpy import load_file
 
+import llmspec
 from llmspec.compiler import compile_spec
 from llmspec.core.problems import SpecError
 from llmspec.explain.run import explain_run
@@ -105,6 +106,15 @@ def test_it_prefers_on_held_out_pairs_what_it_learned_to_prefer(run: Path) -> No
     answers = [s["text"] for s in samples if s["finish_reason"] != "compared"]
     assert len(answers) == 3 and all("!" in a and "?" not in a for a in answers)
     assert "rewards/margins" in str(explain_run(RunFolder.open(run)).phases[1])
+
+
+def test_what_was_taught_by_answers_answers_dialogues(run: Path) -> None:
+    """It is asked as it was taught: in the form of the chat template."""
+    asked = [row["prompt"] for row in map(json.loads, (run / "dpo/samples.jsonl").read_text().splitlines())]
+    for phase in ("sft", "dpo", "kto"):
+        model = llmspec.open(run, phase=phase)
+        assert model.chat, phase
+        assert model.tokens(asked[0]) == model.tokens([("user", asked[0])]) != model.tokens(asked[0], chat=False)
 
 
 def test_thumbs_alone_come_to_a_good_share_of_the_gain(run: Path) -> None:

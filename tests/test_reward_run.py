@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,14 @@ def test_it_is_a_reward(run: Path) -> None:
     nowhere = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": {"model": str(run / "nowhere")}})
     (problem,) = judge_problems(nowhere, codec, "")
     assert "nowhere" in problem.message
+
+
+def test_it_draws_no_text_and_says_what_it_gives(run: Path) -> None:
+    for verb in ("sample", "chat"):
+        sent = {"args": tiny.command(verb, run, "--phase", "judge"), "input": "a\n", "timeout": 300}
+        done = subprocess.run(**sent, capture_output=True, text=True, cwd=tiny.ROOT)
+        told = " ".join(done.stderr.split())
+        assert done.returncode == 2 and "makes rewards of answers, and draws no text" in told and not done.stdout
 
 
 @pytest.mark.parametrize("kind", ["alone", "in a sum"])

@@ -86,6 +86,7 @@ def text_drawn(
     from llmspec.cli.forms import turns_for
     from llmspec.render import samples
 
+    _ = model.drawing  # raises where it gives something else, before anything is asked of the prompt
     chat = model.chat and not plain
     turns = turns_for(model, chat, prompt, system)
     tell_unknown(model, prompt, system)

@@ -100,7 +100,7 @@ def read_by(draft: Draft, plan: PhasePlan) -> dict[str, Any]:
     used = used_by(draft.sections.phases, sources)
     return {
         "tokenizer": tokenizer.identity(),
-        "chat template": template.identity() if template and plan.phase.dialogues else None,
+        "chat template": template.identity() if template and plan.phase.templated else None,
         "sources": identities(own),
         "revisions": revisions,
         # What any source validates with is left out of training.

@@ -25,7 +25,7 @@ def check_special_tokens(draft: Draft) -> Draft:
     if model is not None and model.encoder is not None:
         wanted = (model.encoder.decoder_start,)
         problems += missing(found, wanted, "the decoder's text", ("model", "encoder", "decoder_start"))
-    if template is not None and any(phase.dialogues for phase in phases.values()):
+    if template is not None and any(phase.templated for phase in phases.values()):
         problems += missing(found, template.needs, f"the chat template {template.kind}", ("chat_template",))
         problems += [problem.at("chat_template") for problem in template.check(found)]
     return draft.with_problems(problems)

@@ -305,7 +305,10 @@ class PhaseStream:
         first = max(lost, key=lambda reason: lost[reason]) if lost else ""
         helps = "" if first in (TOO_LONG, NOTHING_LEARNED) else advice(first, self.phase)
         if self.asking is not None or helps:
-            look = f"look at its `{self.phase.reads or 'source'}:`, raise max_tokens"
+            limit = " or its `max_tokens:`" if getattr(self.phase, "max_tokens", None) else ""
+            look = f"raise model.context above {self.context}{limit}"
+            if first != TOO_LONG:
+                look = f"look at its `{self.phase.reads or 'source'}:`{limit and ', raise max_tokens'}"
             return Problem(
                 f"nothing of {source} can be trained on: of its documents, {why or 'there is none'}",
                 ("phases", self.name, "mixture", source),

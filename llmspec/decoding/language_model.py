@@ -42,10 +42,6 @@ from llmspec.spec.translate import Translator
 
 MOST_ANSWERS, MOST_ROWS = 1 << 16, 256
 
-VECTORS = ("vectors of texts", "embed", "embed")
-NUMBERS = ("numbers of texts", "sample RUN --prompt TEXT", "predict")
-TAGS = ("tags of words", "sample --classify", "tag")
-
 
 class LanguageModel(TextReaders):
     """Weights, tokenizer and decoding settings of a run or a saved model. Open it with `llmspec.open`.
@@ -171,16 +167,10 @@ class LanguageModel(TextReaders):
     @property
     def drawing(self) -> Decoder:
         """The decoder that draws text. Raises LlmspecError for a model that goes on with none."""
-        if self.tells_labels:
+        if (instead := self.instead) is not None:
+            gives, verb, named = instead
             raise LlmspecError(
-                "this model tells labels of texts, and draws no text",
-                hint="`llmspec sample --classify`; in Python, `classify`; --phase names another phase's weights",
-                consequence="its last layers were trained for something else",
-            )
-        if self.makes_vectors or self.tells_numbers or self.tags_words:
-            what, verb, named = VECTORS if self.makes_vectors else NUMBERS if self.tells_numbers else TAGS
-            raise LlmspecError(
-                f"this model makes {what}, and draws no text",
+                f"this model {gives}, and draws no text",
                 hint=f"`llmspec {verb}`; in Python, `{named}`; --phase names another phase's weights",
                 consequence="its last layers were trained for something else",
             )

@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+USES = (
+    ("tells labels of texts", "sample --classify", "classify"),
+    ("makes vectors of texts", "embed", "embed"),
+    ("makes numbers of texts", "sample RUN --prompt TEXT", "predict"),
+    ("makes tags of words", "sample --classify", "tag"),
+    ("makes rewards of answers", "rank --by '{kind: reward_model, model: FOLDER}'", "rewards"),
+)
+"""What a model may be for that draws no text."""
+
+
 class TextReaders:
     """The part of a LanguageModel that reads whole texts; each kind of reading has its graphs, made when it is first
     asked for."""
@@ -96,6 +106,17 @@ class TextReaders:
         if any(p.name == self.phase for p in self.plan.phases):
             return self._makes(TAGGER)
         return tagging_head(self.plan.model) is not None and not (self.plan.model.generates or self.tells_labels)
+
+    @property
+    def instead(self) -> tuple[str, str, str] | None:
+        """(what it gives instead of text, by which verb, by which method), where it was trained for that last."""
+        found = (self.tells_labels, self.makes_vectors, self.tells_numbers, self.tags_words, self._makes(REWARD_MODEL))
+        return next((use for given, use in zip(found, USES, strict=True) if given), None)
+
+    @property
+    def draws_text(self) -> bool:
+        """Whether it goes on with texts, by its network and by what it was trained for last."""
+        return self.plan.model.generates and self.instead is None
 
     def _makes(self, sort: str) -> bool:
         return any(p.name == self.phase and p.makes == sort for p in self.plan.phases)

@@ -33,10 +33,8 @@ def cut(curve: Curve) -> str:
     mean = sum(curve.values) / len(curve.values)
     if mean > 0.5:
         return ""
-    return (
-        f"only {mean:.0%} of the answers ended by themselves; the others were cut. A larger `max_tokens`, or a "
-        "`missing_end_penalty`, would change that."
-    )
+    said = f"only {mean:.0%} of the answers ended by themselves; the others were" if mean else "all answers were"
+    return f"{said} cut. A larger `max_tokens`, or a `missing_end_penalty`, would change that."
 
 
 LOOKED_AT: dict[str, Said] = {

@@ -132,7 +132,7 @@ def explain_plan(
         vocab=model.vocab,
         tokenizer=described(plan.tokenizer, "vocab"),
         chat_template=described(plan.chat_template)
-        if not plan.phases or any(p.phase.dialogues for p in plan.phases)
+        if not plan.phases or any(p.phase.templated for p in plan.phases)
         else "",
         dropout=model.dropout if isinstance(model.dropout, float) else model.drops.named,
         flops_per_token=model.flops_per_token,
@@ -161,7 +161,7 @@ def explain_plan(
 def remarks(plan: Plan) -> list[str]:
     """What a person who knows the field would say to this plan."""
     found = []
-    reading = [p.tokens for p in plan.phases if not p.phase.dialogues]
+    reading = [p.tokens for p in plan.phases if not p.phase.templated]
     tokens = sum(t for t in reading if t)
     if tokens and all(reading):
         ratio = tokens / max(1, plan.model.parameters)

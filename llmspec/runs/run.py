@@ -134,7 +134,7 @@ class RunFolder(StoredModel):
         return LOCK, locked.get("tokenizer", "") if locked else None
 
     def chat(self, plan: Plan, phase: str) -> bool:
-        return plan.phase(phase).phase.dialogues
+        return plan.phase(phase).phase.templated
 
     def pairs(self, plan: Plan, phase: str) -> bool:
         return plan.phase(phase).phase.pairs

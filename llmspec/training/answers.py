@@ -29,7 +29,7 @@ def keep(bench: RunContext, place: PhaseFolder, made: Artifact) -> None:
         asked = identity(plan, phase)
         if place.answers.get("asked") == asked:
             return
-        found = {"asked": asked, "chat": phase.phase.dialogues, "answers": rows(plan, drawn(bench, made))}
+        found = {"asked": asked, "chat": phase.phase.templated, "answers": rows(plan, drawn(bench, made))}
         first = phase.phase.from_
         if isinstance(first, StartModel):
             found |= {"start": {"name": first.said, "answers": rows(plan, of_start(bench, phase, first))}}
@@ -72,4 +72,4 @@ def by(decoder: Decoder, bench: RunContext, phase: PhasePlan) -> list[Generation
     plan, codec, part = bench.plan.of(phase.name), bench.prepared.codec, phase.phase
     prompts = [written(plan, part, codec, text).tokens for text in plan.prompts]
     seed = plan.seed if plan.decoding.seed is None else plan.decoding.seed
-    return generate(decoder, codec, prompts, plan.decoding, seed=seed, chat=part.dialogues)
+    return generate(decoder, codec, prompts, plan.decoding, seed=seed, chat=part.templated)

@@ -79,7 +79,7 @@ def _asked(model: Any) -> Opened:
         labels,
         model.rewards if model.judges else None,
         digest(model.codec.to_json()),
-        _chooses(model) if model.plan.model.generates and model.plan.model.encoder is None else None,
+        _chooses(model) if model.draws_text and model.plan.model.encoder is None else None,
         model.plan.model.context,
     )
 
@@ -158,7 +158,7 @@ def made_beside(context: RunContext, planned: PhasePlan, others: Weights) -> Mad
             score = AnswerScorer(model, head, context.backend, held, codec, layouts, template).rewards
         if model.generates and model.encoder is None:
             decoder = Decoder(model, context.backend, held, None, layouts)
-            choose = _chooser(decoder, codec, template, context.plan.phase(name).phase.dialogues)
+            choose = _chooser(decoder, codec, template, context.plan.phase(name).phase.templated)
         return Opened(lambda texts: [], (), score, digest(codec.to_json()), choose)
 
     return {name: lambda name=name: opened(name) for name in beside if name}  # type: ignore[misc]

@@ -94,7 +94,7 @@ def written(plan: Plan, part: Any, codec: Codec, text: str) -> Prompt:
         return Prompt(text, [*before, *span_text(codec, text).ids, *after], False)
     if part.pairs:
         return Prompt(text, source_ids(PairForm(encoder=plan.model.encoder is not None), codec, text), False)
-    chat = part.dialogues or part.objective.sums_tokens
+    chat = part.templated
     return Prompt(text, prompt(plan, codec, text, chat), chat)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import phase_kinds
 import pytest
 import tiny
 from chat_templates import OWN
@@ -24,6 +25,7 @@ from llmspec.parts import templates, tokenizers
 from llmspec.parts.templates.base import ChatTemplate, Segment, Turn
 from llmspec.parts.tokenizers.byte import ByteCodec
 from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, SPECIALS, SpecialTokens
+from llmspec.runs.run import RunFolder
 from llmspec.spec import load_spec
 from llmspec.training.prompts import prompts_of
 
@@ -46,6 +48,10 @@ class Spoken(ChatTemplate):
 
 TEMPLATES = {**{kind: part() for kind, part in templates.TABLE.items() if kind != "jinja"}, "spoken": Spoken()}
 TEMPLATES["jinja"] = templates.TABLE["jinja"](template=OWN)
+SHORT = templates.TABLE["jinja"](
+    template="{% for m in messages %}{{ m['role'][0] + m['content'] + '.' }}{% endfor %}"
+    "{% if add_generation_prompt %}a{% endif %}"
+)
 MARKERS = ("<|sum|>",)
 CODECS = {
     "byte": tokenizers.TABLE["byte"](markers=MARKERS).train(()),
@@ -153,3 +159,21 @@ def test_another_template_reaches_tokens_prompts_and_checks(tmp_path: Path) -> N
     assert found[MARKED].holds is None and "do not tell who speaks" in found[MARKED].evidence
     assert NUMBERED not in found or found[NUMBERED].holds is None
     assert {p.holds for p in data_checks(one)} == {True}
+
+
+@pytest.mark.parametrize("name", phase_kinds.KINDS)
+def test_what_reads_dialogues_follows_the_template_and_answers_in_it(name: str, tmp_path: Path) -> None:
+    """Of every kind of phase: its tokens, its key before they are known, and how its model is asked."""
+    text, sets = phase_kinds.spec_of(name)
+    spec = load_spec(
+        tiny.write(tmp_path, text), sets if any("context=" in s for s in sets) else [*sets, "model.context=64"]
+    ).spec
+    plans = [compile_spec(found) for found in (spec, spec.model_copy(update={"chat_template": SHORT}))]
+    one, two = map(prepare, plans)
+    told = set()
+    for phase in plans[0].phases:
+        follows = one.fingerprint(phase.name) != two.fingerprint(phase.name)
+        assert follows == phase.phase.templated == RunFolder(tmp_path).chat(plans[0], phase.name), phase.name
+        told |= {phase.name} if follows or phase.phase.parent in told else set()
+        keys = {plan.phase(phase.name).key for plan in plans}
+        assert len(keys) == 1 + (phase.name in told), phase.name

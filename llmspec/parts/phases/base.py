@@ -180,6 +180,12 @@ class Phase(Part):
     """Prompts of those samples; if omitted, the first held-out dialogues in SFT, else the start of a document."""
 
     @property
+    def templated(self) -> bool:
+        """Whether what it reads are dialogues in the form of the chat template: as they stand, or with answers that are
+        compared or judged."""
+        return self.dialogues or self.preferences or self.thumbs
+
+    @property
     def parent(self) -> str:
         """The phase that it starts from; '' where it starts from a model, or anew."""
         return self.from_ if isinstance(self.from_, str) else ""
