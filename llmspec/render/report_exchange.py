@@ -54,7 +54,10 @@ def show_merged(found: Merged) -> None:
     """Prints it: the figures first, and `done` after them."""
     console = out()
     console.print(
-        Text(f"merged {found.layers:,} matrices of {found.phase} as {found.type} → {found.path}"), soft_wrap=True
+        Text(
+            f"merged {found.layers:,} {'matrix' if found.layers == 1 else 'matrices'} of {found.phase} as {found.type} → {found.path}"
+        ),
+        soft_wrap=True,
     )
     console.print(
         Text(
