@@ -53,11 +53,9 @@ def show_exported(found: Exported) -> None:
 def show_merged(found: Merged) -> None:
     """Prints it: the figures first, and `done` after them."""
     console = out()
+    matrices = "matrix" if found.layers == 1 else "matrices"
     console.print(
-        Text(
-            f"merged {found.layers:,} {'matrix' if found.layers == 1 else 'matrices'} of {found.phase} as {found.type} → {found.path}"
-        ),
-        soft_wrap=True,
+        Text(f"merged {found.layers:,} {matrices} of {found.phase} as {found.type} → {found.path}"), soft_wrap=True
     )
     console.print(
         Text(
