@@ -99,7 +99,7 @@ def _asked(model: Any, given: Sequence[Any]) -> list[Any]:
 
     if problems := [p for one in given for p in wrong(model, one, turns_or_text(one, ""), model.chat, "")]:
         raise LlmspecError(problems)
-    return [Asked(one.asked, tuple(model.tokens(turns_or_text(one, "")))) for one in given]
+    return [Asked(one.asked, tuple(model.tokens(turns_or_text(one, ""))), one.turns) for one in given]
 
 
 def _fits(reward: Any, records: Sequence[Any], marks: Sequence[Any]) -> None:

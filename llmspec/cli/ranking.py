@@ -12,7 +12,7 @@ from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.choosing import TooLong
 from llmspec.decoding.prompt_file import FilePrompt
 from llmspec.decoding.ranking import RankedFile, record_of, scores_of, shown_order
-from llmspec.parts.rewards.base import Answered, Reward
+from llmspec.parts.rewards.base import Answered, Reward, more_than_asked
 from llmspec.render import ranked
 from llmspec.render.waiting import waiting
 
@@ -42,7 +42,8 @@ class Ranking:
         tally = ranked.Tally()
         with waiting("answering", lines=True) as say:
             for prompt, answers in self._answers.of(self._prompts, say):
-                said = [Answered(prompt.asked, answer.text, answer.ended, prompt.record) for answer in answers]
+                whole = more_than_asked(prompt.turns)
+                said = [Answered(prompt.asked, one.text, one.ended, prompt.record, whole) for one in answers]
                 try:
                     parts, scores = judged(reward, said, open_, ("--by",))
                 except Refused as refused:

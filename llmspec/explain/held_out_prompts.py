@@ -54,7 +54,7 @@ def held_out(model: Any, progress: Progress) -> HeldOut:
 
 def opened(codec: Any, dialogues: Any) -> Iterator[tuple[Asked, dict[str, Any]]]:
     """The dialogues of a source in which the assistant answers somebody."""
-    from llmspec.training.prompts import turns
+    from llmspec.training.prompts import spoken, turns
 
     says = CODES["assistant"]
     for i in range(len(dialogues.lengths)):
@@ -64,8 +64,9 @@ def opened(codec: Any, dialogues: Any) -> Iterator[tuple[Asked, dict[str, Any]]]
             continue
         first = said_by.index(says)
         length = sum(1 for _ in takewhile(lambda role: role == says, said_by[first:]))
-        before = list(turns(codec, ids[:first], said_by[:first]))
+        before = tuple(spoken(codec, ids[:first], said_by[:first]))
         right = "".join(turns(codec, ids[first : first + length], [says] * length))
         if before:
             said = {"answer": right.strip()} if right.strip() else {}  # prompts have none
-            yield Asked(before[-1], tuple(ids[:first])), {"prompt": before[-1], **said}
+            asked = before[-1][1]
+            yield Asked(asked, tuple(ids[:first]), before), {"prompt": asked, **said}

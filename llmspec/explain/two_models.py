@@ -31,6 +31,8 @@ class Asked:
     text: str
     """The question, or the last turn before the answer."""
     tokens: tuple[int, ...]
+    turns: tuple[tuple[str, str], ...] = ()
+    """(role, text) of the dialogue before the answer."""
 
 
 def open_pair(folder: RunFolder, phase: str | None, against: str | None, open_: Open) -> Pair:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from llmspec.explain.report import Report
 from llmspec.explain.two_models import Asked, Pair, answers_to
-from llmspec.parts.rewards.base import Answered, Reward
+from llmspec.parts.rewards.base import Answered, Reward, more_than_asked
 from llmspec.parts.rewards.base import Open as OpenReward
 from llmspec.training.rollouts import judged
 
@@ -91,7 +91,7 @@ def explain_wins(
     answers = [answers_to(model, asked, pair.model, settings, seed) for model in (pair.model, pair.other)]
     said = [
         [
-            Answered(one.text, given.text, given.ended, record)
+            Answered(one.text, given.text, given.ended, record, more_than_asked(one.turns))
             for one, given, record in zip(asked, found, records, strict=True)
         ]
         for found in answers

@@ -22,6 +22,7 @@ from llmspec.parts.phases.base import FILLER
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.templates.base import encode
 from llmspec.parts.tokenizers import Codec
+from llmspec.parts.tokenizers.special_tokens import ROLES, ChatRole
 from llmspec.training import rollouts
 
 if TYPE_CHECKING:
@@ -149,12 +150,17 @@ def opened(
             yield Prompt(text, tokens, not pairs, origin, target)
 
 
-def turns(codec: Codec, tokens: Sequence[int], said_by: Sequence[int]) -> Iterator[str]:
-    """What is said in a dialogue, turn by turn: stretches of tokens of one speaker, without the ends of turns."""
+def spoken(codec: Codec, tokens: Sequence[int], said_by: Sequence[int]) -> Iterator[tuple[ChatRole, str]]:
+    """The turns of a dialogue: stretches of tokens of one speaker, without the ends of turns."""
     end = codec.specials.turn_end
     for speaker, group in groupby(zip(tokens, said_by, strict=False), key=lambda one: one[1]):
         if speaker:
-            yield codec.decode([token for token, _ in group if token != end], specials=True)
+            yield ROLES[speaker - 1], codec.decode([token for token, _ in group if token != end], specials=True)
+
+
+def turns(codec: Codec, tokens: Sequence[int], said_by: Sequence[int]) -> list[str]:
+    """What is said in them."""
+    return [text for _, text in spoken(codec, tokens, said_by)]
 
 
 # -- before step 0 -----------------------------------------------------------------------------------------------------

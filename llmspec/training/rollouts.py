@@ -30,7 +30,7 @@ from llmspec.decoding.generate import Generation, whole_answers
 from llmspec.decoding.prompts import prompt_tokens
 from llmspec.model.decoder import Decoder
 from llmspec.parts.phases.rollouts import RolloutPhase
-from llmspec.parts.rewards.base import Answered, Open, Reward
+from llmspec.parts.rewards.base import Answered, Open, Reward, more_than_asked
 from llmspec.parts.tokenizers import Codec
 from llmspec.spec.decoding import Decoding
 from llmspec.training.judging import judge_problems
@@ -68,6 +68,8 @@ class Prompt(NamedTuple):
     record: Mapping[str, Any]
     """Fields of its record; `answer` is the answer that it has."""
     source: str
+    turns: tuple[tuple[str, str], ...] = ()
+    """(role, text) of the dialogue before the answer."""
 
 
 class Episodes(NamedTuple):
@@ -141,7 +143,7 @@ def episodes(prompts: Sequence[Prompt], drawn: Sequence[Generation], most: int) 
 # -- rewards -----------------------------------------------------------------------------------------------------------
 def answered(prompt: Prompt, answer: Generation) -> Answered:
     """An answer as rewards read it."""
-    return Answered(prompt.text, answer.text, answer.ended, prompt.record)
+    return Answered(prompt.text, answer.text, answer.ended, prompt.record, more_than_asked(prompt.turns))
 
 
 def judged(

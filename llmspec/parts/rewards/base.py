@@ -29,6 +29,11 @@ class Answered(NamedTuple):
     """The whole dialogue before the answer, as (role, text), where it is more than the prompt."""
 
 
+def more_than_asked(turns: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The turns before an answer where they are more than one question, as `Answered.turns` has them."""
+    return tuple(turns) if len(turns) > 1 or any(role != "user" for role, _ in turns) else ()
+
+
 class Opened(NamedTuple):
     """A model that rewards ask."""
 

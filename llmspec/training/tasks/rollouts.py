@@ -27,7 +27,7 @@ from llmspec.spec.decoding import Decoding
 from llmspec.training.advantages import answer_scores, kl_estimates
 from llmspec.training.context import RunContext
 from llmspec.training.judging import made_beside, opener
-from llmspec.training.prompts import turns
+from llmspec.training.prompts import spoken
 from llmspec.training.rollouts import (
     Episodes,
     Packed,
@@ -103,9 +103,10 @@ class Rollouts(Supervised):
         codec, asked = self.context.prepared.codec, layout.asked(block)
         if (source, side) not in self._records:
             self._records[source, side] = self.context.prepared.records(self.plan.name, source, side)
-        said = list(turns(codec, asked.ids, asked.codes))
+        said = tuple(spoken(codec, asked.ids, asked.codes))
         record, right = self._records[source, side][asked.document], codec.decode(asked.answer)
-        return Prompt(asked.ids, said[-1] if said else "", {"answer": right, **record} if right else record, source)
+        record, text = {"answer": right, **record} if right else record, said[-1][1] if said else ""
+        return Prompt(asked.ids, text, record, source, said)
 
     def asked(self, rollout: int) -> list[Prompt]:
         """The prompts of a rollout."""
