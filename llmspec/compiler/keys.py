@@ -13,12 +13,13 @@ from llmspec.compiler.draft import Draft
 from llmspec.compiler.plan import ModelPlan, PhasePlan
 from llmspec.core.hashing import digest
 from llmspec.parts.base import revisions_of
-from llmspec.parts.others import StartModel
 from llmspec.parts.phases import Phase
 from llmspec.parts.sources import Source
 
-SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every", "evaluate_every", "generate_metrics")
+SHOWN_ONLY = ("prompts", "sample_every", "checkpoint_every", "evaluate_every", "generate_metrics", "validation_prompts")
 """Settings of a phase that change what is shown or saved on the way, never its weights."""
+VALIDATING = ("evaluate_every", "generate_metrics", "validation_prompts")
+"""Those of them that shape what validation says: they choose the weights where that does."""
 DERIVED = ("flops_per_token",)
 """Fields of a model's plan that only say what its others cost."""
 
@@ -63,15 +64,12 @@ def model_identity(model: ModelPlan) -> dict[str, Any]:
 def phase_identity(phase: Phase) -> dict[str, Any]:
     """What a phase does to the weights it is given, as a JSON-able value."""
     settings = phase.model_dump(mode="json", by_alias=True)
-    if isinstance(phase.from_, StartModel) and phase.from_.digest is not None:
-        settings["from"] = {"digest": phase.from_.digest}  # wherever the model lies
-    for other in phase.others():
-        if isinstance(other.model, StartModel) and other.model.digest is not None:
-            *path, last = other.path
+    for (*path, last), model in phase.models():
+        if model.digest is not None:
             within: Any = settings
             for step in path:
                 within = within[step]
-            within[last] = {"digest": other.model.digest}
+            within[last] = {"digest": model.digest}  # wherever the model lies
     shown = shown_only(phase)
     settings = {k: v for k, v in settings.items() if k not in shown}
     settings["keep"] = phase.judged and list(phase.judged)  # how many stay on disk shapes no weight
@@ -79,8 +77,8 @@ def phase_identity(phase: Phase) -> dict[str, Any]:
 
 
 def shown_only(phase: Phase) -> tuple[str, ...]:
-    """Settings of a phase that never change the weights it leaves: when it validates does where that chooses them."""
-    return tuple(key for key in SHOWN_ONLY if key != "evaluate_every" or phase.judged is None)
+    """Settings of a phase that never change the weights it leaves: how it validates does where that chooses them."""
+    return tuple(key for key in SHOWN_ONLY if key not in VALIDATING or phase.judged is None)
 
 
 # -- what a phase reads ----------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class TextReaders:
         """What reads in this way, `more` of which it has to know; made when it is first asked for. Raises LlmspecError
         where the model has no head for it."""
         if kind not in self._readers:
-            head = kind.need(self.plan.model)
+            head = kind.need(self.plan.model, self._trained)
             with owner.turn():
                 made = kind.reader(
                     self.plan.model, head, self._backend, self._weights, self.codec, self._layouts, *more
@@ -118,6 +118,11 @@ class TextReaders:
         """Whether it goes on with texts, by its network and by what it was trained for last."""
         return self.plan.model.generates and self.instead is None
 
+    @property
+    def _trained(self) -> str:
+        """The head that its phase trained; '' of a model without a run."""
+        return next((p.phase.objective.head for p in self.plan.phases if p.name == self.phase), "")
+
     def _makes(self, sort: str) -> bool:
         return any(p.name == self.phase and p.makes == sort for p in self.plan.phases)
 
@@ -170,7 +175,7 @@ class TextReaders:
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels that it tells apart; none where it classifies nothing."""
-        name = classifying_head(self.plan.model)
+        name = CLASSIFYING.found(self.plan.model, self._trained)
         return () if name is None else tuple(getattr(self.plan.model.heads[name], "labels", ()))
 
     def classify(self, text: str) -> Classified:

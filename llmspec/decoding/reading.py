@@ -165,9 +165,14 @@ class Reading(Generic[R]):
     hint: str
     consequence: str
 
-    def need(self, model: ModelPlan) -> str:
-        """The name of the head. Raises LlmspecError where there is none."""
-        if (name := self.head(model)) is None:
+    def found(self, model: ModelPlan, trained: str = "") -> str | None:
+        """The name of the head, that which was `trained` last before others; None where there is none."""
+        alone = model.model_copy(update={"heads": {n: h for n, h in model.heads.items() if n == trained}})
+        return self.head(alone) or self.head(model)
+
+    def need(self, model: ModelPlan, trained: str = "") -> str:
+        """The same. Raises LlmspecError where there is none."""
+        if (name := self.found(model, trained)) is None:
             raise LlmspecError(self.lacks, hint=self.hint, consequence=self.consequence)
         return name
 

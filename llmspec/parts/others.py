@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -90,10 +91,30 @@ class Other(NamedTuple):
         return self.model if isinstance(self.model, str) else ""
 
 
+ANY = "*"
+"""Stands for any name in the place of a key."""
 NAMED: tuple[tuple[str, ...], ...] = (
     ("objective", "teacher"),
     ("objective", "value", "body"),
     ("reference",),
     ("reward", "model"),
+    ("reward", "of", ANY, "model"),
 )
 """Keys of a phase that name such a model. What names them is read before phases are, so that all mistakes are found."""
+
+
+def named_in(phase: Any, keys: tuple[str, ...]) -> Iterator[tuple[Path, Any]]:
+    """Where a phase, as it is written, has what `keys` of NAMED stand for, and what stands there."""
+    if not keys:
+        yield (), phase
+        return
+    first, *rest = keys
+    held = phase if isinstance(phase, Mapping) else {}
+    for key in held if first == ANY else (first,):
+        if key in held:
+            yield from (((key, *path), found) for path, found in named_in(held[key], tuple(rest)))
+
+
+def covers(keys: tuple[str, ...], path: Path) -> bool:
+    """Whether a path is what `keys` of NAMED stand for, or leads there."""
+    return len(path) <= len(keys) and all(key in (ANY, step) for key, step in zip(keys, path, strict=False))

@@ -12,7 +12,7 @@ from typing import Any
 from llmspec.core import run_names
 from llmspec.core.problems import Path, Problem, nearest
 from llmspec.core.units import Budget
-from llmspec.parts.others import NAMED
+from llmspec.parts.others import NAMED, named_in
 from llmspec.spec.foreign import stands_for
 from llmspec.spec.messages import MOST_ALIKE, missing_key, more, shown, slipped
 from llmspec.spec.schema import Spec
@@ -48,8 +48,7 @@ def check_references(tree: Tree) -> Iterator[Problem]:
 
 def _others(phase: Mapping[str, Any], path: Path, name: str, phases: list[str] | None) -> Iterator[Problem]:
     """Models beside a phase, such as a teacher, that no phase makes."""
-    for at in NAMED:
-        other = _inside(phase, at)
+    for at, other in (found for keys in NAMED for found in named_in(phase, keys)):
         if isinstance(other, str) and phases is not None and other not in phases:
             yield Problem(
                 f"no phase is called `{shown(other)}`",
@@ -65,8 +64,9 @@ def _circles(tree: Tree) -> Iterator[Problem]:
     needs = {
         name: [
             (at, n)
-            for at in (("from",), ("reward",), *NAMED)
-            if isinstance(n := _inside(phase, at), str) and n in phases
+            for keys in (("from",), ("reward",), *NAMED)
+            for at, n in named_in(phase, keys)
+            if isinstance(n, str) and n in phases
         ]
         for name, phase in phases.items()
     }

@@ -13,7 +13,7 @@ from llmspec.core import shipped
 from llmspec.core.problems import Path
 from llmspec.core.regular import read_regular
 from llmspec.parts import sources, templates, tokenizers
-from llmspec.parts.others import NAMED
+from llmspec.parts.others import NAMED, covers
 from llmspec.spec.yaml12 import Node
 
 MOST = 64 << 20
@@ -103,7 +103,7 @@ _OTHERS: Mapping[str, Mapping[str, Any]] = {"tokenizer": tokenizers.TABLE, "chat
 
 def is_model(at: Path) -> bool:
     """Whether a model that is there already stands at `at`."""
-    return at[:1] == ("phases",) and at[2:] in _MODELS
+    return at[:1] == ("phases",) and any(covers(keys, at[2:]) for keys in _MODELS if len(keys) == len(at) - 2)
 
 
 def _keys() -> frozenset[str]:
@@ -128,7 +128,7 @@ def _leads_on(at: Path) -> bool:
 
 
 def _leads_to_model(at: Path) -> bool:
-    return at[:1] == ("phases",) and any(at[2:] == path[: len(at) - 2] for path in _MODELS)
+    return at[:1] == ("phases",) and any(covers(keys, at[2:]) for keys in _MODELS)
 
 
 def _joined(folder: str, pattern: str) -> str:

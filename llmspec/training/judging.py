@@ -14,11 +14,11 @@ from llmspec.core.hashing import digest
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.choosing import Chooser
 from llmspec.decoding.prompts import prompt_tokens
-from llmspec.decoding.rewarding import AnswerScorer, reward_head
+from llmspec.decoding.rewarding import JUDGING, AnswerScorer
 from llmspec.model.decoder import Decoder
 from llmspec.model.others import Weights
 from llmspec.parts.others import StartModel
-from llmspec.parts.phases.base import CLASSIFIER, REWARD_MODEL
+from llmspec.parts.phases.base import CLASSIFIER, POLICY, REWARD_MODEL
 from llmspec.parts.rewards.base import Open, Opened, Reward
 from llmspec.parts.templates import ChatTemplate
 from llmspec.parts.tokenizers.base import Codec
@@ -62,13 +62,13 @@ def _folder(named: str | StartModel, base: str) -> Opened:
 
 
 def of_run(path: Path, plan: Plan) -> Made:
-    """The reward models that phases of a run have made, by the names of these."""
+    """The models that rewards may ask by the name of the phase of a run that has made them."""
     from llmspec.decoding.language_model import open_model
 
     def opened(name: str) -> Opened:
         return _asked(open_model(path, phase=name))
 
-    return {p.name: partial(opened, p.name) for p in plan.phases if p.makes == REWARD_MODEL}
+    return {p.name: partial(opened, p.name) for p in plan.phases if p.makes in (REWARD_MODEL, POLICY)}
 
 
 def _asked(model: Any) -> Opened:
@@ -151,14 +151,15 @@ def made_beside(context: RunContext, planned: PhasePlan, others: Weights) -> Mad
 
     def opened(name: str) -> Opened:
         model, weights = beside[name]
-        head, arrays, codec = reward_head(model), weights(), context.prepared.codec
+        phase, arrays, codec = context.plan.phase(name).phase, weights(), context.prepared.codec
+        head = JUDGING.found(model, phase.objective.head)
         held, layouts = context.backend.hold({t.name: arrays[t.name] for t in model.tensors}, may_stay_quantised(model))
         template, score, choose = context.plan.chat_template, None, None
         if head is not None:
             score = AnswerScorer(model, head, context.backend, held, codec, layouts, template).rewards
         if model.generates and model.encoder is None:
             decoder = Decoder(model, context.backend, held, None, layouts)
-            choose = _chooser(decoder, codec, template, context.plan.phase(name).phase.templated)
+            choose = _chooser(decoder, codec, template, phase.templated)
         return Opened(lambda texts: [], (), score, digest(codec.to_json()), choose)
 
     return {name: lambda name=name: opened(name) for name in beside if name}  # type: ignore[misc]

@@ -63,11 +63,8 @@ def download(plan: Plan, offline: bool, progress: Progress) -> None:
     """
     problems = list[Problem]()
     for planned in plan.phases:
-        named = [(("from",), planned.phase.from_), *((o.path, o.model) for o in planned.phase.others())]
-        if isinstance(planned.phase, RolloutPhase):
-            named += [(("reward", *path), model) for path, model, _ in planned.phase.judge.models()]
-        for path, start in named:
-            if isinstance(start, StartModel) and start.model is None:
+        for path, start in planned.phase.models():
+            if start.model is None:
                 try:
                     in_wheel(start, offline, progress)
                 except RunError as error:
@@ -103,7 +100,7 @@ def known(
     try:
         folder = bases.folder_of(plan, model)
         theirs = folder.plan()
-        name = (judging_phase(theirs) if REWARD_MODEL in takes else None) or bases.model_in(folder, theirs)[0]
+        name = judging_phase(theirs) if REWARD_MODEL in takes else None  # else the one that it is opened with
         digest = bases.digest_of(bases.whole_weights(folder, theirs, name)[1])
     except RunError as error:
         return planned, [Problem(p.message, hint=p.hint, consequence=p.consequence) for p in error.problems]

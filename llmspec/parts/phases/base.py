@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from llmspec.core.float32 import STEP_BELOW_ONE, lost
-from llmspec.core.problems import Problem
+from llmspec.core.problems import Path, Problem
 from llmspec.core.table import choice
 from llmspec.core.units import Budget, Share
 from llmspec.parts import objectives, optimizers, schedules
@@ -193,6 +193,11 @@ class Phase(Part):
     def others(self) -> tuple[Other, ...]:
         """The models that stand beside the one that it trains."""
         return tuple(o._replace(path=("objective", *o.path)) for o in self.objective.others())
+
+    def models(self) -> tuple[tuple[Path, StartModel], ...]:
+        """The models that it names and that are there already, each with its key."""
+        named = ((("from",), self.from_), *((other.path, other.model) for other in self.others()))
+        return tuple((path, model) for path, model in named if isinstance(model, StartModel))
 
     @property
     def embedding_noise(self) -> float | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from llmspec.core.problems import Problem, one_of
+from llmspec.core.problems import Path, Problem, one_of
 from llmspec.core.table import choice
 from llmspec.core.units import Budget
 from llmspec.parts.others import Other, StartModel
@@ -153,6 +153,9 @@ class RolloutPhase(Phase):
         if not self.refers or self.bare_reference or first is None:
             return found
         return (*found, Other(REFERENCE, (REFERENCE,), first, (POLICY,)))
+
+    def models(self) -> tuple[tuple[Path, StartModel], ...]:
+        return (*super().models(), *((("reward", *path), model) for path, model, _ in self.judge.models()))
 
     @property
     def answered(self) -> int:

@@ -16,6 +16,7 @@ class ByClassifier(Reward):
     """The probability that a classifier gives a label of the answer's text."""
 
     kind: Literal["classifier"] = "classifier"
+    asks: ClassVar[tuple[str, ...]] = ("classifier",)
     formula: ClassVar[str] = "P(label | answer)"
     model: StartModel
     """The classifier: folder of a run whose last phase classifies, or of a saved model."""
