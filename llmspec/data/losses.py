@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from llmspec.data.validation import ValidationSet
     from llmspec.parts.phases import Phase
 
-SHOWN = 2
-"""Places that are named for each reason in a sentence."""
-
 
 class Loss(NamedTuple):
     """What one phase does not read of one source."""
@@ -68,16 +65,6 @@ def loss(
     return Loss(phase, source, records, dropped, held_out, not_validated)
 
 
-def reasons(notes: Notes) -> str:
-    """`7 empty (qa.jsonl:12; ...), 3 too long`, the largest number first."""
-    told = []
-    for reason, count in sorted(notes.counts.items(), key=lambda item: -item[1]):
-        places = notes.examples.get(reason, [])[:SHOWN]
-        more = "; ..." if count > len(places) else ""
-        told.append(f"{count:,} {reason}" + (f" ({'; '.join(places)}{more})" if places else ""))
-    return ", ".join(told)
-
-
 def too_many(found: Loss, phase: Phase, most: float, needed: int) -> Iterator[Problem]:
     """The problem of a phase that would lose more of a source than `most` (a share) allows.
 
@@ -90,7 +77,7 @@ def too_many(found: Loss, phase: Phase, most: float, needed: int) -> Iterator[Pr
     helps = advice(first, phase, needed) or "fix the records"
     yield Problem(
         f"{found.phase} would leave out {lost:,} of {found.records:,} records of {found.source}, more than its "
-        f"max_dropped of {100 * most:g}%: {reasons(found.dropped)}",
+        f"max_dropped of {100 * most:g}%: {found.dropped.reasons()}",
         ("phases", found.phase, "mixture", found.source),
         f"{helps}; or write `max_dropped: {ceil(100 * found.share)}%` at data.sources.{found.source}",
         f"the phase would train on the other {found.records - lost:,} alone",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llmspec.data import contamination
 from llmspec.data.asking import asking_notices
-from llmspec.data.losses import percent, reasons
+from llmspec.data.losses import percent
 from llmspec.data.prepare import PreparedData
 from llmspec.data.unknown import named, share
 from llmspec.parts.sources.notes import Notes
@@ -39,7 +39,7 @@ def notices(prepared: PreparedData) -> Iterator[str]:
             (found.not_validated, found.held_out, "validation records of"),
         ):
             if lost := sum(notes.counts.values()):
-                yield (f"{found.phase} leaves out {lost:,} of {records:,} {what} {found.source}: {reasons(notes)}")
+                yield (f"{found.phase} leaves out {lost:,} of {records:,} {what} {found.source}: {notes.reasons()}")
     for name in prepared.phases:
         stream = prepared.stream(name)
         for source in stream.sources:

@@ -16,7 +16,6 @@ from llmspec.data.documents import DocumentLayout
 from llmspec.data.framed import Around, FramedLayout
 from llmspec.data.layout import Batch, Counts, Layout, Pair, PlainLayout, blank, random_bits
 from llmspec.data.ledger import Ledger
-from llmspec.data.losses import reasons
 from llmspec.data.mixture import Demand, portions, too_often
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.pairs import AnswerLayout, CutLayout, PrefixLayout
@@ -274,7 +273,7 @@ class PhaseStream:
             if enough:
                 continue
             lost = {**self.dropped[source], VALIDATED: self.contaminated[source]}
-            why = reasons(Notes({reason: n for reason, n in lost.items() if n}, self._unread[source].examples))
+            why = Notes({reason: n for reason, n in lost.items() if n}, self._unread[source].examples).reasons()
             if packed:
                 problems.append(self._nothing_learned(source, why))
                 continue

@@ -37,6 +37,7 @@ from llmspec.model.transformer import Transformer, block_context, graph_key
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.model_folder import save_model
+from llmspec.runs.stored import taught_by
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.translate import Translator
 
@@ -57,6 +58,8 @@ class LanguageModel(TextReaders):
         self.plan, self.codec, self.phase = plan, codec, phase
         self.chat, self.pairs = chat, False
         """Whether prompts are a user's turns, to be answered, rather than text to be continued; or sources of pairs."""
+        self.taught = taught_by(plan, codec, phase)
+        """What it was trained for last; nothing where its plan has no phases."""
         start = codec.specials.start_of(plan.model.decoder_start)
         with owner.turn():
             self._backend = backend(plan.device, plain, plan.precision)
@@ -105,6 +108,7 @@ class LanguageModel(TextReaders):
             chat=self.chat,
             attributions=self.attributions,
             pairs=self.pairs,
+            taught=self.taught,
         ).path
 
     def weights(self) -> dict[str, Any]:
@@ -368,6 +372,7 @@ def open_model(
         plan, elsewhere = here(written)
         model = LanguageModel(plan.of(of), codec, weights, of, plain, chat=folder.chat(written, of))
     model.notices, model.pairs = [*elsewhere, *notices, *said], folder.pairs(written, of)
+    model.taught = folder.taught(written, codec, of)
     model.attributions = folder.attributions(written)
     return model
 

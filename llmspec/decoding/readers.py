@@ -24,6 +24,7 @@ from llmspec.parts.ops import WeightLayout
 from llmspec.parts.phases.base import CLASSIFIER, EMBEDDER, REGRESSOR, REWARD_MODEL, TAGGER
 from llmspec.parts.rewards.base import Answered
 from llmspec.parts.tokenizers.base import Codec
+from llmspec.runs.stored import Taught
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,7 @@ class TextReaders:
     plan: Plan
     codec: Codec
     phase: str
+    taught: Taught
     _backend: Backend
     _weights: Tensors
     _layouts: Mapping[str, WeightLayout]
@@ -59,7 +61,7 @@ class TextReaders:
         """What reads in this way, `more` of which it has to know; made when it is first asked for. Raises LlmspecError
         where the model has no head for it."""
         if kind not in self._readers:
-            head = kind.need(self.plan.model, self._trained)
+            head = kind.need(self.plan.model, self.taught.head)
             with owner.turn():
                 made = kind.reader(
                     self.plan.model, head, self._backend, self._weights, self.codec, self._layouts, *more
@@ -96,14 +98,14 @@ class TextReaders:
         """Whether it was trained last to give texts numbers, so that a prompt is a text to read; of a model without a
         run, whether it can do nothing else."""
         model = self.plan.model
-        if any(p.name == self.phase for p in self.plan.phases):
+        if self.taught.makes:
             return self._makes(REGRESSOR)
         return scoring_head(model) is not None and all(isinstance(head, Score) for head in model.heads.values())
 
     @property
     def tags_words(self) -> bool:
         """Whether it was trained last to give words tags, so that a prompt is a text whose words are to have them."""
-        if any(p.name == self.phase for p in self.plan.phases):
+        if self.taught.makes:
             return self._makes(TAGGER)
         return tagging_head(self.plan.model) is not None and not (self.plan.model.generates or self.tells_labels)
 
@@ -118,13 +120,8 @@ class TextReaders:
         """Whether it goes on with texts, by its network and by what it was trained for last."""
         return self.plan.model.generates and self.instead is None
 
-    @property
-    def _trained(self) -> str:
-        """The head that its phase trained; '' of a model without a run."""
-        return next((p.phase.objective.head for p in self.plan.phases if p.name == self.phase), "")
-
     def _makes(self, sort: str) -> bool:
-        return any(p.name == self.phase and p.makes == sort for p in self.plan.phases)
+        return self.taught.makes == sort
 
     @property
     def fills(self) -> bool:
@@ -157,8 +154,7 @@ class TextReaders:
 
     def masked(self, text: str) -> MaskedText:
         """A prompt with masked places as it reads it; raises LlmspecError as `fill` does."""
-        specials = self.codec.specials
-        return masked_text(self.codec, text, any(p.phase.around(specials) is not None for p in self.plan.phases))
+        return masked_text(self.codec, text, self.taught.framed)
 
     @property
     def classifies(self) -> bool:
@@ -168,14 +164,14 @@ class TextReaders:
     @property
     def tells_labels(self) -> bool:
         """Whether that is what it was trained for last, so that a prompt is a text to classify."""
-        if (trained := next((p for p in self.plan.phases if p.name == self.phase), None)) is not None:
-            return trained.makes == CLASSIFIER
+        if self.taught.makes:
+            return self._makes(CLASSIFIER)
         return self.classifies and not (self.plan.model.generates or self.fills)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels that it tells apart; none where it classifies nothing."""
-        name = CLASSIFYING.found(self.plan.model, self._trained)
+        name = CLASSIFYING.found(self.plan.model, self.taught.head)
         return () if name is None else tuple(getattr(self.plan.model.heads[name], "labels", ()))
 
     def classify(self, text: str) -> Classified:
@@ -207,7 +203,7 @@ class TextReaders:
     @property
     def judges(self) -> bool:
         """Whether it was trained last to say how good answers are; of a model without a run, whether it could."""
-        if any(p.name == self.phase for p in self.plan.phases):
+        if self.taught.makes:
             return self._makes(REWARD_MODEL)
         return reward_head(self.plan.model) is not None
 

@@ -65,7 +65,7 @@ def ending(model: LanguageModel) -> Ending:
     if isinstance(head, Classes | Tokens):
         name = head.kind
     elif isinstance(head, Score):
-        name = REWARD if REWARD in (own, _objective(model)) else "score"
+        name = REWARD if REWARD in (own, model.taught.head) else "score"
         scale, offset = float(head.std or 1.0), float(head.mean)
         if offset and not head.bias:
             raise RunError(
@@ -81,9 +81,15 @@ def ending(model: LanguageModel) -> Ending:
 def own_head(model: LanguageModel) -> str:
     """The head that a model was trained for last; of one without a run, that which `sample` asks. Raises RunError."""
     network = model.plan.model
-    told = _objective(model)
+    told = model.taught.head
     if isinstance(network.heads.get(told), Labelled | Score):
         return told
+    if told in network.heads and network.heads[told].embeds:
+        raise RunError(
+            "the model was trained last to make vectors of texts, and no format of others is written for those",
+            hint="another phase of the run, with --phase",
+            consequence="its text would be that of a head that does not fit it any more",
+        )
     if not network.generates:
         for name in (classifying_head(network), tagging_head(network), reward_head(network)):
             if name is not None:
@@ -95,11 +101,6 @@ def own_head(model: LanguageModel) -> str:
             hint="another phase of the run, with --phase",
         )
     return generating
-
-
-def _objective(model: LanguageModel) -> str:
-    """The head that the model's phase trained; '' without a run."""
-    return next((p.phase.objective.head for p in model.plan.phases if p.name == model.phase), "")
 
 
 def as_read(head: Head, name: str) -> Head:

@@ -58,6 +58,9 @@ def of_run(model: LanguageModel, progress: Progress) -> HeldOut | str:
     plan = model.plan
     if not any(phase.name == model.phase for phase in plan.phases):
         return "the model has no run, and so no validation text"
+    objective = plan.phase(model.phase).phase.objective
+    if plan.model.encoder is not None or (objective.reads_whole and not objective.sums_tokens):
+        return f"{model.phase} did not learn which token follows"
     try:
         prepared = prepare(plan, offline=True, progress=progress, most=READ_ANEW)
     except DataError as error:

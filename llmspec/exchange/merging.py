@@ -99,11 +99,12 @@ def merge(
     model = without_adapter(plan.model)
     made, odd = merged_weights(plan.model, weights, type)
     notices += [f"{odd} matrices are float32, since their rows are no whole blocks of {type}"] if odd else []
-    chat = folder.chat(written, name)
+    uses: dict[str, Any] = {"chat": folder.chat(written, name), "pairs": folder.pairs(written, name)}
+    uses |= {"taught": folder.taught(written, codec, name)}
 
     def opened(of: ModelPlan, arrays: dict[str, Any]) -> LanguageModel:
         at, _ = here(plan.model_copy(update={"model": of}))
-        return LanguageModel(at, codec, quantised(of, arrays, FLOAT)[0], name, chat=chat)
+        return LanguageModel(at, codec, quantised(of, arrays, FLOAT)[0], name, chat=uses["chat"])
 
     bare = {t.name: weights[t.name] for t in model.tensors}
     openers = (partial(opened, plan.model, weights), partial(opened, model, made), partial(opened, model, bare))
@@ -113,8 +114,7 @@ def merge(
     to_save, origin = published(written, name, model)
     origin = origin or (folder.origin if isinstance(folder, PEFTFolder) else "")
     saved = written.model_copy(update={"model": to_save})
-    about: dict[str, Any] = {"phase": name, "chat": chat, "origin": origin}
-    about |= {"attributions": folder.attributions(written)}
+    about: dict[str, Any] = {"phase": name, **uses, "origin": origin, "attributions": folder.attributions(written)}
     save_model(out, saved, codec.to_json(), made, **about)
     return Merged(
         path=str(out),
@@ -202,7 +202,7 @@ def _measured(model: LanguageModel, held: HeldOut | str, progress: Progress, wha
     if isinstance(held, HeldOut):
         return held_out.nats(model, held), model.logits(list(held.rows[0][0]))
     ids = np.arange(min(model.plan.model.context, 32)) % model.codec.vocab
-    return 0.0, model.logits(ids)
+    return 0.0, model.logits(ids, ids[: model.plan.model.encoder_context] if model.plan.model.encoder else None)
 
 
 def judged(type: str, apart: float, largest: float, learned: Learned | None) -> list[str]:

@@ -16,10 +16,11 @@ from llmspec.core.problems import RunError
 from llmspec.core.quantised import Quantised
 from llmspec.parts.base import Frozen
 from llmspec.parts.sources.base import Attribution
+from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs import tensors
 from llmspec.runs.files import new_folder, read_errors, read_json, write_json, write_text
 from llmspec.runs.run import RunFolder
-from llmspec.runs.stored import PLAN, TOKENIZER, StoredModel, said
+from llmspec.runs.stored import PLAN, TOKENIZER, StoredModel, Taught, said
 
 NOTES, WEIGHTS = "model.json", "model.safetensors"
 
@@ -42,6 +43,12 @@ class ModelNotes(Frozen):
     """Whether the model answers a user's turn, rather than continue a text."""
     pairs: bool = False
     """Whether it says the target of a source, as phases of pairs teach."""
+    makes: str = Field("", max_length=40)
+    """What it was trained for last, as a sort of artifact; '' where nobody knows."""
+    head: str = Field("", max_length=200)
+    """The head that was trained last."""
+    framed: bool = False
+    """Whether a text of its own stands between special tokens."""
     weights: str
     """sha256 of model.safetensors."""
     tokenizer: str
@@ -115,6 +122,9 @@ class ModelFolder(StoredModel):
     def pairs(self, plan: Plan, phase: str) -> bool:
         return self.notes.pairs
 
+    def taught(self, plan: Plan, codec: Codec, phase: str) -> Taught:
+        return Taught(self.notes.makes, self.notes.head, self.notes.framed)
+
     def attributions(self, plan: Plan) -> tuple[Attribution, ...]:
         return tuple(Attribution(name, found.license, found.attribution) for name, found in self.notes.sources.items())
 
@@ -141,6 +151,7 @@ def save_model(
     origin: str = "",
     more: Mapping[str, str] | None = None,
     pairs: bool = False,
+    taught: Taught = Taught(),  # noqa: B008  # a record that nothing changes
 ) -> ModelFolder:
     """Writes a model into a new folder, aside and renamed once it is whole: `tokenizer` is the text of tokenizer.json,
     `weights` are float32 arrays, or Quantised, by the names of the plan's tensors, `more` further texts by the names of
@@ -158,6 +169,7 @@ def save_model(
             phase=phase,
             chat=chat,
             pairs=pairs,
+            **taught._asdict(),
             weights=tensors.write(aside / WEIGHTS, {t.name: weights[t.name] for t in plan.model.tensors}),
             tokenizer=digest(tokenizer),
             origin=origin,

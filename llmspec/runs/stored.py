@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import contradictions
@@ -12,9 +12,28 @@ from llmspec.core import strict_json
 from llmspec.core.hashing import digest
 from llmspec.core.problems import RunError
 from llmspec.parts.sources.base import Attribution
+from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.files import read_text
 
 PLAN, TOKENIZER = "plan.json", "tokenizer.json"
+
+
+class Taught(NamedTuple):
+    """What a model was trained for last, where somebody has noted it."""
+
+    makes: str = ""
+    """The sort of artifact (llmspec/parts/phases/base.py)."""
+    head: str = ""
+    """The head that was trained."""
+    framed: bool = False
+    """Whether a text of its own stands between special tokens."""
+
+
+def taught_by(plan: Plan, codec: Codec, phase: str) -> Taught:
+    """What a phase of a plan trains its model for; nothing where there is no such phase."""
+    framed = any(p.phase.around(codec.specials) is not None for p in plan.phases)
+    trained = next((p for p in plan.phases if p.name == phase), None)
+    return Taught() if trained is None else Taught(trained.makes, trained.phase.objective.head, framed)
 
 
 class StoredModel(ABC):
@@ -88,6 +107,10 @@ class StoredModel(ABC):
     def pairs(self, plan: Plan, phase: str) -> bool:
         """Whether prompts are sources of pairs, whose target is said."""
         return False
+
+    def taught(self, plan: Plan, codec: Codec, phase: str) -> Taught:
+        """What the weights of a phase were trained for last."""
+        return taught_by(plan, codec, phase)
 
     @abstractmethod
     def attributions(self, plan: Plan) -> tuple[Attribution, ...]:

@@ -12,6 +12,8 @@ READ = "read: "
 """Begins a reason of what was read nevertheless: `read: files of markup, with their tags`."""
 SHOWN = 5
 """Examples kept for a reason; the others are only counted."""
+IN_SENTENCES = 2
+"""Of those, named for each reason in a sentence."""
 
 
 @dataclass
@@ -39,6 +41,15 @@ class Notes:
             verb = "read" if reason.startswith(READ) else "left out"
             names = f": {', '.join(shown)}{more}" if shown else ""
             yield f"{verb} {reason.removeprefix(READ)} ({count:,}){names}"
+
+    def reasons(self) -> str:
+        """`7 empty (qa.jsonl:12; ...), 3 too long`, the largest number first."""
+        told = []
+        for reason, count in sorted(self.counts.items(), key=lambda item: -item[1]):
+            places = self.examples.get(reason, [])[:IN_SENTENCES]
+            more = "; ..." if count > len(places) else ""
+            told.append(f"{count:,} {reason}" + (f" ({'; '.join(places)}{more})" if places else ""))
+        return ", ".join(told)
 
     def dump(self) -> dict[str, Any]:
         """JSON-able: kept beside what was made of the source, since reading it again is not needed to say it again."""

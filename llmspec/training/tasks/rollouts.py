@@ -103,10 +103,9 @@ class Rollouts(Supervised):
         codec, asked = self.context.prepared.codec, layout.asked(block)
         if (source, side) not in self._records:
             self._records[source, side] = self.context.prepared.records(self.plan.name, source, side)
-        said = tuple(spoken(codec, asked.ids, asked.codes))
-        record, right = self._records[source, side][asked.document], codec.decode(asked.answer)
-        record, text = {"answer": right, **record} if right else record, said[-1][1] if said else ""
-        return Prompt(asked.ids, text, record, source, said)
+        said, right = tuple(spoken(codec, asked.ids, asked.codes)), codec.decode(asked.answer)
+        record = ({"answer": right} if right else {}) | self._records[source, side][asked.document]
+        return Prompt(asked.ids, said[-1][1] if said else "", record, source, said)
 
     def asked(self, rollout: int) -> list[Prompt]:
         """The prompts of a rollout."""
