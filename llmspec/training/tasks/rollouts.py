@@ -104,7 +104,7 @@ class Rollouts(Supervised):
         if (source, side) not in self._records:
             self._records[source, side] = self.context.prepared.records(self.plan.name, source, side)
         said, right = tuple(spoken(codec, asked.ids, asked.codes)), codec.decode(asked.answer)
-        record = ({"answer": right} if right else {}) | self._records[source, side][asked.document]
+        record = {**({"answer": right} if right else {}), **self._records[source, side][asked.document]}
         return Prompt(asked.ids, said[-1][1] if said else "", record, source, said)
 
     def asked(self, rollout: int) -> list[Prompt]:
