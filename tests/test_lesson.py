@@ -175,3 +175,13 @@ def test_a_ratio_of_answers_is_the_geometric_mean(changes: list[float]) -> None:
     token, answer = GRPO().ratios(changes), GRPO(importance_ratio="sequence").ratios(changes)
     assert token == pytest.approx([math.exp(c) for c in changes])
     assert answer == pytest.approx([math.prod(token) ** (1 / len(token))] * len(token))
+
+
+def test_a_phase_without_a_ratio_says_that_it_has_no_lesson(tmp_path: Path) -> None:
+    text, own = phase_kinds.spec_of("best_of_n")
+    spec = llmspec.load_spec(tiny.write(tmp_path, text), [*own, "phases.phase.budget=1 steps"])
+    run = llmspec.run(llmspec.compile(spec.spec), tmp_path / "run").path
+    said = lesson_of(RunFolder.open(run), "phase", lambda *told: None)
+    assert isinstance(said, str) and "as they stand" in said
+    done = tiny.call("explain", run, "--part", "phases.phase")
+    assert done.returncode == 0 and "as they stand" in " ".join((done.stdout + done.stderr).split())

@@ -12,7 +12,7 @@ import reference
 import tiny
 
 from llmspec.compiler import compile_spec, complete
-from llmspec.core.problems import RunError, SpecError
+from llmspec.core.problems import DataError, RunError, SpecError
 from llmspec.data.prepare import prepare
 from llmspec.spec import load_spec
 from llmspec.training.advantages import next_coefficient
@@ -185,3 +185,26 @@ def test_nothing_is_dropped_where_probabilities_are_compared(tmp_path: Path) -> 
         compile_spec(
             load_spec(tiny.write(tmp_path, text), [*own, "phases.phase.adapter={kind: lora, dropout: 0.1}"]).spec
         )
+
+
+@pytest.mark.parametrize(("epochs", "batches"), [(1, 1), (2, 1), (2, 3)])
+def test_a_budget_that_reads_too_often_is_told_in_optimizer_steps_and_the_advice_holds(
+    tmp_path: Path, epochs: int, batches: int
+) -> None:
+    text, own = phase_kinds.spec_of("ppo")
+    few = ["data.sources.facts.max_epochs=2", "phases.phase.prompts_per_rollout=3", "phases.phase.micro_batch_size=12"]
+    few += [f"phases.phase.epochs_per_rollout={epochs}", f"phases.phase.mini_batches={batches}"]
+
+    def prepared(budget: str) -> Any:
+        sets = [*own, *few, f"phases.phase.budget={budget}"]
+        return prepare(compile_spec(load_spec(tiny.write(tmp_path, text), sets).spec))
+
+    with pytest.raises(DataError) as refused:
+        prepared("600 steps")
+    (problem,) = refused.value.problems
+    assert "the budget of 600 steps reads facts" in problem.message
+    fitting = problem.hint.partition("lower the budget to ")[2].partition(",")[0]
+    prepared(fitting)
+    one_more = int(fitting.split()[0]) + epochs * batches
+    with pytest.raises(DataError):
+        prepared(f"{one_more} steps")

@@ -55,8 +55,11 @@ def portions(budget: Budget, demands: Sequence[Demand], per_pass: int, batches: 
     return Portions(steps, tuple(blocks))
 
 
-def too_often(budget: Budget, demands: Sequence[Demand], per_pass: int, batches: Batches = ONE) -> list[Problem]:
-    """The sources that the budget would repeat more often than they allow, as asked: filling the last step is free."""
+def too_often(
+    budget: Budget, demands: Sequence[Demand], per_pass: int, batches: Batches = ONE, steps_each: int = 1
+) -> list[Problem]:
+    """The sources that the budget would repeat more often than they allow, as asked: filling the last step is free.
+    Where steps of the budget are rollouts, they are told as the `steps_each` optimizer steps of each."""
     problems = []
     total = _requested(budget, demands, per_pass, batches, whole=False)
     for demand, weight in zip(demands, _weights(demands), strict=True):
@@ -64,13 +67,15 @@ def too_often(budget: Budget, demands: Sequence[Demand], per_pass: int, batches:
         if epochs <= demand.max_epochs * (1 + _SLACK):
             continue
         fair = demand.max_epochs / epochs
+        asked = _told(budget, budget.amount, steps_each)
+        lower = _less(budget, demand.share, fair, len(demands) == 1, steps_each)
+        one = f"one epoch has {demand.blocks_per_epoch * demand.tokens_per_block:,.0f} tokens"
         problems.append(
             Problem(
-                f"the budget of {budget} reads {demand.source} {times(epochs)} times, and its max_epochs is "
-                f"{demand.max_epochs:g}; one epoch has {demand.blocks_per_epoch * demand.tokens_per_block:,.0f} tokens",
+                f"the budget of {asked} reads {demand.source} {times(epochs)} times, and its max_epochs is "
+                f"{demand.max_epochs:g}; {one}",
                 ("mixture", demand.source),
-                f"{_less(budget, demand.share, fair, len(demands) == 1)}, or write "
-                f"`max_epochs: {ceil(epochs * 10) / 10:g}` at the source",
+                f"{lower}, or write `max_epochs: {ceil(epochs * 10) / 10:g}` at the source",
                 "the model would memorise it",
             )
         )
@@ -82,12 +87,17 @@ def times(epochs: float) -> str:
     return f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
 
 
-def _less(budget: Budget, share: float, fair: float, alone: bool) -> str:
+def _told(budget: Budget, amount: float, steps_each: int) -> Budget:
+    """A budget as the spec has it, with another amount."""
+    return Budget(amount * (steps_each if budget.unit == "steps" else 1), budget.unit, budget.source)
+
+
+def _less(budget: Budget, share: float, fair: float, alone: bool, steps_each: int) -> str:
     """What makes a budget, or the share of a source that is not alone, `fair` of what it is."""
     amount = budget.amount * fair
     if budget.unit in ("tokens", "steps"):
         amount = float(floor(amount))
-    lower = f"lower the budget to {Budget(amount, budget.unit, budget.source)}" if amount > 0 else "give it more text"
+    lower = f"lower the budget to {_told(budget, amount, steps_each)}" if amount > 0 else "give it more text"
     return lower if alone else f"lower its share below {floor(100 * share * fair):d}%, or {lower}"
 
 

@@ -79,7 +79,7 @@ class PhaseStream:
             for s, layout in self._layouts.items()
         ]
         asked = (phase.budget, demands, phase.micro_batch_size, phase.batches)
-        if problems := too_often(*asked):
+        if problems := too_often(*asked, phase.steps_per_rollout):
             raise DataError(problem.at("phases", name) for problem in problems)
         self.steps, blocks = portions(*asked)
         self._blocks = dict(zip(self.sources, blocks, strict=True))

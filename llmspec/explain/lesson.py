@@ -85,6 +85,8 @@ def lesson_of(folder: RunFolder, name: str, progress: Progress) -> Lesson | str:
     planned = folder.plan().phase(name)
     if not issubclass(TASKS[planned.phase.kind], Rollouts):
         return ""
+    if not hasattr(planned.phase.objective, "ratio_bounds"):
+        return f"{name} learns its best answers as they stand; what an update does to one token, ppo and grpo show"
     place = folder.phase(name)
     if place.about.get("key") != planned.key:
         return f"{name} has not begun: after it, this shows what an update did to one of its tokens"
