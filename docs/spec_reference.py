@@ -303,7 +303,8 @@ def python() -> Iterator[str]:
         yield from _described(f"llmspec.{name}", getattr(llmspec, name))
     yield "### `llmspec.LanguageModel`\n"
     yield "```text\n" + inspect.cleandoc(llmspec.LanguageModel.__doc__ or "") + "\n```\n"
-    for name, method in vars(llmspec.LanguageModel).items():
+    methods = {n: m for owner in reversed(llmspec.LanguageModel.__mro__) for n, m in vars(owner).items()}
+    for name, method in methods.items():
         if inspect.isfunction(method) and not name.startswith("_"):
             yield from _described(f"LanguageModel.{name}", method)
     assert {"LanguageModel", "Plan", "load_spec", "compile", "run", "open"} == set(llmspec.__all__)
