@@ -64,9 +64,10 @@ def open_pair(folder: RunFolder, phase: str | None, against: str | None, open_: 
     if against == phase:
         raise LlmspecError(f"--against: {phase} would be compared with itself", "name another phase")
     if against is None and isinstance(first, StartModel):
-        from llmspec.formats.bases import folder_of
+        from llmspec.formats.bases import folder_of, model_in
 
-        return Pair(open_(folder.path, phase), open_(folder_of(plan, first).path, None), first.said)
+        begun = folder_of(plan, first)
+        return Pair(open_(folder.path, phase), open_(begun.path, model_in(begun, begun.plan())[0]), first.said)
     other = against or str(first)
     return Pair(open_(folder.path, phase), open_(folder.path, other), other)
 

@@ -9,7 +9,7 @@ from llmspec.compiler.linear_layers import readable
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.decoding.generate import Generation, generate
-from llmspec.formats.bases import folder_of
+from llmspec.formats.bases import folder_of, model_in
 from llmspec.model.decoder import Decoder
 from llmspec.parts.others import StartModel
 from llmspec.runs.run import PhaseFolder
@@ -64,7 +64,8 @@ def of_start(bench: RunContext, phase: PhasePlan, first: StartModel) -> list[Gen
     """The same of the model that a phase has started from; it reads the prompts as the phase's model does."""
     from llmspec.decoding.language_model import open_model
 
-    return by(open_model(folder_of(bench.plan, first).path).drawing, bench, phase)
+    folder = folder_of(bench.plan, first)
+    return by(open_model(folder.path, phase=model_in(folder, folder.plan())[0]).drawing, bench, phase)
 
 
 def by(decoder: Decoder, bench: RunContext, phase: PhasePlan) -> list[Generation]:

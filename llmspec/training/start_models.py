@@ -12,9 +12,11 @@ from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.problems import Problem, RunError, SpecError
 from llmspec.core.quantised import Quantised
 from llmspec.core.weight_types import TYPES
-from llmspec.formats.bases import digest_of, folder_of, model_in, weights_of
+from llmspec.formats.bases import digest_of, folder_of, model_in, weights_of, whole_weights
 from llmspec.formats.hf.same_model import differences
 from llmspec.parts.others import StartModel
+from llmspec.parts.phases.base import OPENED, SPEAKING
+from llmspec.parts.phases.labelled import UNKNOWN_LABELS
 from llmspec.parts.tokenizers.special_tokens import EOS
 
 __all__ = ["closed", "digest_of", "folder_of", "same_tokenizer", "weights_of"]
@@ -54,11 +56,15 @@ def _opened(
     folder = folder_of(plan, start)
     theirs = folder.plan()
     name, model = model_in(folder, theirs)
-    if problems := [*shape_problems(planned, model, start), *tokenizer_problems(plan, theirs, start)]:
+    if problems := [
+        *shape_problems(planned, model, start),
+        *head_problems(planned, theirs, start),
+        *tokenizer_problems(plan, theirs, start),
+    ]:
         return problems, None
     if apart := differences(plan.model, model):
         notice(f"{planned.name} starts from {start.said}, whose settings differ: {'; '.join(apart[:MOST])}")
-    weights = folder.weights(theirs, name)[1]
+    weights = whole_weights(folder, theirs, name)[1]
     digest = digest_of(weights)
     if problems := list(digest_problems(start, digest)):
         return problems, None
@@ -113,6 +119,24 @@ def shape_problems(planned: PhasePlan, model: ModelPlan, start: StartModel) -> I
             ("model",),
             "`extends:` its spec.yaml, or write the same `model:`",
             "its weights would not fit",
+        )
+
+
+def head_problems(planned: PhasePlan, theirs: Plan, start: StartModel) -> Iterator[Problem]:
+    """A head of the same name that the last phase of a run has trained for other labels."""
+    last, name = next((p for p in reversed(theirs.phases) if p.makes in OPENED), None), planned.phase.objective.head
+    if last is None or last.makes in SPEAKING or last.phase.objective.head != name:
+        return
+    told, wanted = (getattr(model.heads.get(name), "labels", None) for model in (last.model, planned.model))
+    if told and wanted and tuple(told) != tuple(wanted):
+        unknown = tuple(wanted) == UNKNOWN_LABELS
+        yield Problem(
+            f"the head `{name}` of {start.said} tells {', '.join(told[:MOST])}, and "
+            + ("this phase finds its labels in the data" if unknown else f"this phase {', '.join(wanted[:MOST])}"),
+            ("model",),
+            (f"labels: [{', '.join(told[:MOST])}]" if unknown else "the same `labels:`")
+            + f" goes on with it; `objective: {{head: {name}_2}}` begins a head of its own",
+            "the weights of one label would be the start of another",
         )
 
 
