@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isqrt
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from llmspec.compiler import network
 from llmspec.compiler.draft import Draft
@@ -62,28 +62,38 @@ def refusal(draft: Draft, planned: PhasePlan, memory: MemoryPlan, limit: int, wh
     )
 
 
+class PeakOf(Protocol):
+    """What a phase would hold at its peak with other settings, the models beside it included."""
+
+    def __call__(self, model: ModelPlan, phase: Phase, rounded: MemoryModel = ...) -> int: ...
+
+
 def fitting(draft: Draft, planned: PhasePlan, limit: int) -> Iterator[Change]:
     """The smallest change of each sort that fits, the one that changes least about the result first."""
-    model, held = planned.model, memory_model(draft.device, draft.sections.precision)
-    phase, name = planned.phase, planned.name
+    model, phase, name = planned.model, planned.phase, planned.name
+    held = memory_model(draft.device, draft.sections.precision)
+
+    def peak_of(model: ModelPlan, phase: Phase, rounded: MemoryModel = held) -> int:
+        return memory_of(model, phase, rounded, planned.others).peak
+
     one = with_rows(phase, 1)
     beside = f", {written(one)}" if phase.micro_batch_size > 1 else ""
     found = [
-        *fewer_rows(model, phase, held, limit),
-        *activations_again(model, phase, held, limit),
-        *rounded_products(draft, planned, held, limit),
-        *shorter_context(draft, name, phase, held, limit, ""),
+        *fewer_rows(model, phase, peak_of, limit),
+        *activations_again(model, phase, peak_of, limit),
+        *rounded_products(draft, planned, held, peak_of, limit),
+        *shorter_context(draft, name, phase, peak_of, limit, ""),
     ]
-    if beside and memory_of(model, one, held).peak > limit:
-        found += shorter_context(draft, name, one, held, limit, beside)
-    yield from found or fewer_layers(draft, name, one, held, limit, beside)
+    if beside and peak_of(model, one) > limit:
+        found += shorter_context(draft, name, one, peak_of, limit, beside)
+    yield from found or fewer_layers(draft, name, one, peak_of, limit, beside)
 
 
-def fewer_rows(model: ModelPlan, phase: Phase, held: MemoryModel, limit: int) -> Iterator[Change]:
+def fewer_rows(model: ModelPlan, phase: Phase, peak_of: PeakOf, limit: int) -> Iterator[Change]:
     """A smaller batch in more passes: the same steps, but for rounding."""
 
     def peak(rows: int) -> int:
-        return memory_of(model, with_rows(phase, rows), held).peak
+        return peak_of(model, with_rows(phase, rows))
 
     smaller = divisors(phase.micro_batch_size)[:-1]
     # Fewer rows hold less, so the largest number that fits is found by halving.
@@ -107,14 +117,14 @@ def written(phase: Phase) -> str:
     )
 
 
-def activations_again(model: ModelPlan, phase: Phase, held: MemoryModel, limit: int) -> Iterator[Change]:
+def activations_again(model: ModelPlan, phase: Phase, peak_of: PeakOf, limit: int) -> Iterator[Change]:
     """Activations that are computed twice, with the largest smaller batch that fits where that is not enough alone."""
     if phase.activation_checkpointing:
         return
     again = phase.model_copy(update={"activation_checkpointing": True})
 
     def peak(rows: int) -> int:
-        return memory_of(model, with_rows(again, rows), held).peak
+        return peak_of(model, with_rows(again, rows))
 
     rows = divisors(phase.micro_batch_size)
     fit = bisect_right(rows, limit, key=peak)
@@ -122,7 +132,7 @@ def activations_again(model: ModelPlan, phase: Phase, held: MemoryModel, limit: 
         yield Change(
             "activation_checkpointing: true, which trains the same and computes about a third more", peak(rows[-1])
         )
-    elif fit and memory_of(model, with_rows(phase, 1), held).peak > limit:
+    elif fit and peak_of(model, with_rows(phase, 1)) > limit:
         less = with_rows(again, rows[fit - 1])
         yield Change(f"activation_checkpointing: true with {written(less)}", peak(rows[fit - 1]))
 
@@ -133,38 +143,40 @@ def divisors(number: int) -> list[int]:
     return small + [number // d for d in reversed(small) if d * d != number]
 
 
-def rounded_products(draft: Draft, planned: PhasePlan, held: MemoryModel, limit: int) -> Iterator[Change]:
+def rounded_products(
+    draft: Draft, planned: PhasePlan, held: MemoryModel, peak_of: PeakOf, limit: int
+) -> Iterator[Change]:
     """16-bit operands of products, where the device has them and the spec leaves them open."""
     rounded = memory_model(draft.device, "bfloat16")
     if rounded == held or rounded == memory_model(
         draft.device, "float32"
     ):  # they are rounded already, or the device cannot
         return
-    peak = memory_of(planned.model, planned.phase, rounded).peak
+    peak = peak_of(planned.model, planned.phase, rounded)
     if peak <= limit:
         yield Change("precision: bfloat16, which rounds the operands of matrix products", peak)
 
 
 def shorter_context(
-    draft: Draft, name: str, phase: Phase, held: MemoryModel, limit: int, beside: str
+    draft: Draft, name: str, phase: Phase, peak_of: PeakOf, limit: int, beside: str
 ) -> Iterator[Change]:
     """The longest of half, a quarter … of the context."""
     assert draft.network is not None
     context = draft.network.context // 2
     while context >= SHORTEST:
-        peak = memory_of(replanned(draft, name, context=context), phase, held).peak
+        peak = peak_of(replanned(draft, name, context=context), phase)
         if peak <= limit:
             yield Change(f"model.context: {context}{beside}", peak)
             return
         context //= 2
 
 
-def fewer_layers(draft: Draft, name: str, phase: Phase, held: MemoryModel, limit: int, beside: str) -> Iterator[Change]:
+def fewer_layers(draft: Draft, name: str, phase: Phase, peak_of: PeakOf, limit: int, beside: str) -> Iterator[Change]:
     """The most layers that fit, with one row a pass."""
     assert draft.network is not None
 
     def peak(layers: int) -> int:
-        return memory_of(replanned(draft, name, layers=layers), phase, held).peak
+        return peak_of(replanned(draft, name, layers=layers), phase)
 
     low, high = 0, draft.network.layers  # `low` layers fit, `high` do not
     while high - low > 1:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import phase_kinds
 import pytest
 import tiny
 from hypothesis import example, given, settings
@@ -139,12 +140,35 @@ def test_what_does_not_fit_is_refused_and_every_proposal_fits(limit: str, batch:
     assert plan.phases[0].memory is not None and plan.phases[0].memory.peak <= allowed
 
 
-def overrides(proposal: str) -> list[str]:
+@pytest.mark.parametrize("batch", [2, 16])
+def test_proposals_count_the_models_beside_a_phase(batch: int, tmp_path: Path) -> None:
+    """Where a teacher is what does not fit, nothing is proposed that fits without it alone."""
+    text, own = phase_kinds.spec_of("pretrain")
+    taught = f"{{kind: pretrain, mixture: {{facts: 100%}}, budget: 3 steps, micro_batch_size: {batch}, "
+    taught += "objective: {kind: distillation, teacher: phase}}"
+    sets = [*own, "model.d_model=64", "model.context=64", "phases.phase.micro_batch_size=1", f"phases.taught={taught}"]
+    spec = tiny.write(tmp_path, text)
+    free = {p.name: p.memory for p in compile_spec(load_spec(spec, sets).spec).phases}
+    assert free["taught"] and free["phase"] and free["taught"].others
+    asked = 0
+    for limit in range(free["phase"].peak + 1, free["taught"].peak, free["taught"].others // 3):
+        given_ = [*sets, f"memory_limit={limit} B"]
+        with pytest.raises(SpecError) as refused:
+            compile_spec(load_spec(spec, given_).spec)
+        (problem,) = refused.value.problems
+        for proposal in problem.hint.split("; or "):
+            if "memory_limit" not in proposal:
+                asked += 1
+                compile_spec(load_spec(spec, [*given_, *overrides(proposal, "taught")]).spec)
+    assert asked
+
+
+def overrides(proposal: str, phase: str = "pretrain") -> list[str]:
     """`micro_batch_size: 1 and gradient_accumulation_steps: 4 …` as overrides."""
     own = ("micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing")
     found = re.findall(rf"(model\.context|model\.layers|precision|{'|'.join(own)}): (\w+)", proposal)
     assert found, proposal
-    return [f"phases.pretrain.{key}={value}" if key in own else f"{key}={value}" for key, value in found]
+    return [f"phases.{phase}.{key}={value}" if key in own else f"{key}={value}" for key, value in found]
 
 
 def test_rounded_products_are_proposed_where_a_device_has_them() -> None:
