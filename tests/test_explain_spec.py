@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import phase_kinds
 import pytest
 from test_explain import as_json, assert_fits, measured, planned, printed, tiny
+from tiny import write
 
 from llmspec.compiler import compile_spec
 from llmspec.explain.model import TreeNode, folded
 from llmspec.explain.spec import explain_plan
+from llmspec.spec import load_spec
 from llmspec.spec.schema import Spec
 
 
@@ -75,6 +78,19 @@ def test_learning_rates_are_those_of_the_loop() -> None:
 def test_what_is_learned_of_each_source() -> None:
     found = [[s.learned for s in p.shares] for p in explain_plan(planned()).phases]
     assert found == [["every token"] * 2, ["turns of assistant, and where they end"]]
+
+
+@pytest.mark.parametrize("name", phase_kinds.KINDS)
+def test_every_kind_says_what_it_learns(name: str, tmp_path: Path) -> None:
+    """What is drawn, hidden, compared or told is no "every token", and no turn that stands in the data."""
+    text, sets = phase_kinds.spec_of(name)
+    plan = compile_spec(load_spec(write(tmp_path, text), sets).spec)
+    (report,) = [p for p in explain_plan(plan).phases if p.name == "phase"]
+    phase = plan.phase("phase").phase
+    plain = not (phase.templated or phase.pairs or phase.apart or phase.cuts or phase.reads or phase.objective.drawn)
+    (learned,) = [share.learned for share in report.shares]
+    assert (learned == "every token") == plain, learned
+    assert ("turns of assistant" in learned) == (phase.dialogues and not phase.prompted), learned
 
 
 def test_filters_on_the_example() -> None:

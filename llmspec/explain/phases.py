@@ -246,12 +246,17 @@ def _share(plan: Plan, phase: Any, share: SharePlan) -> ShareReport:
         learned = "which source and target belong together"
     elif phase.preferences or phase.thumbs:
         learned = phase.predicts
+    elif phase.pairs:
+        learned = "the target of every pair"
+    elif phase.prompted:
+        learned = "the answers that are drawn to its prompts"
     elif phase.cuts:
         learned = "every token behind a cut, which is drawn at each reading"
     if phase.objective.drawn:
         learned = f"{phase.objective.places(plan.model.context)} of {plan.model.context} tokens, drawn at each reading"
     if (
         phase.dialogues
+        and not phase.prompted
         and found is not None
         and (found.source.has_dialogues or found.format or (found.format is None and not found.source.shaped))
     ):
