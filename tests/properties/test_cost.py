@@ -13,6 +13,7 @@ from strategies import specs
 
 from llmspec.compiler import compile_spec
 from llmspec.compiler.cost import forward_cost, layer_flops, pass_cost, step_cost, update_cost
+from llmspec.compiler.critic import critic_of
 from llmspec.compiler.inputs import encoder_inputs
 from llmspec.compiler.lengths import shortened
 from llmspec.compiler.masks import RANGES, masks_of
@@ -142,21 +143,34 @@ def test_products_are_those_of_the_graph(data: dict[str, Any]) -> None:
         assert step_cost(model, phase).products == step
         if planned.flops is None or planned.steps is None:
             continue
-        steps, each = planned.steps, once
-        each += cost_beside(phase, model.context, planned.others).products
-        passes = [phase.batches.at(n, steps) for n in range(steps)]
-        whole = sum(passes) * each + steps * counted_update(model, phase.optimizer)
-        lengths = [phase.row_lengths(model.context).at(n, steps) for n in range(steps)]
-        for length in {*lengths} - {model.context}:
-            short, of_short = shortened(model, phase, length)
-            found, _, _ = counted(short, of_short)
-            less = 3 * (forward - found + of_short.micro_batch_size * outside_windows(short))
-            less += rows * (layer_flops(model) - layer_flops(short)) * phase.activation_checkpointing
-            less += cost_beside(phase, model.context, planned.others).products
-            less -= cost_beside(of_short, length, planned.others).products
-            whole -= less * sum(n for n, at in zip(passes, lengths, strict=True) if at == length)
-        exact = not phase.batch_size_warmup.percent and len({*lengths}) == 1
+        whole = counted_whole(model, phase, planned.others, planned.steps)
+        if (critic := critic_of(phase, planned.others)) is not None:  # which graphs of its own train
+            whole += counted_whole(*critic, {}, planned.steps)
+        lengths = {phase.row_lengths(model.context).at(n, planned.steps) for n in range(planned.steps)}
+        exact = not phase.batch_size_warmup.percent and len(lengths) == 1
         assert planned.flops == (whole if exact else pytest.approx(whole, rel=1e-12))
+
+
+def counted_whole(model: ModelPlan, phase: Any, others: Any, steps: int) -> float:
+    """FLOPs of all steps of a model's phase, by graphs, with the passes of the models beside it."""
+    rows = phase.micro_batch_size * model.context
+    found, pooled, _ = counted(model, phase)
+    forward = found - phase.micro_batch_size * outside_windows(model)
+    again = rows * layer_flops(model) if phase.activation_checkpointing else 0
+    each = 3 * forward - pooled + again + phase.asks_again * forward
+    each += cost_beside(phase, model.context, others).products
+    passes = [phase.batches.at(n, steps) for n in range(steps)]
+    whole = sum(passes) * each + steps * counted_update(model, phase.optimizer)
+    lengths = [phase.row_lengths(model.context).at(n, steps) for n in range(steps)]
+    for length in {*lengths} - {model.context}:
+        short, of_short = shortened(model, phase, length)
+        found, _, _ = counted(short, of_short)
+        less = 3 * (forward - found + of_short.micro_batch_size * outside_windows(short))
+        less += rows * (layer_flops(model) - layer_flops(short)) * phase.activation_checkpointing
+        less += cost_beside(phase, model.context, others).products
+        less -= cost_beside(of_short, length, others).products
+        whole -= less * sum(n for n, at in zip(passes, lengths, strict=True) if at == length)
+    return float(whole)
 
 
 def test_six_times_parameters_times_tokens() -> None:
