@@ -90,13 +90,6 @@ def _circles(tree: Tree) -> Iterator[Problem]:
                 )
 
 
-def _inside(phase: Mapping[str, Any], at: Path) -> Any:
-    found: Any = phase
-    for key in at:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
-
-
 def _nothing_to_read(tree: Tree) -> Iterator[Problem]:
     """Phases without any data, unless a key that looks like `data` has been told of already."""
     if _at(tree, ("phases",)) and not tree.broken & {(), ("data",)} and "data" not in tree.data:
