@@ -51,8 +51,7 @@ def start_weights(model: ModelPlan, seed: int, parent: Artifact | None) -> Weigh
     """What a phase starts with: the weights of the artifact that it starts from; what that does not have, such as the
     tensors of a head that the phase adds, is drawn from the seed, or follows from the weights that it stands beside."""
     known = parent.weights() if parent else {}
-    fits = {t.name for t in model.tensors if t.name in known and tuple(known[t.name].shape) == tuple(t.shape)}
-    found = {t.name: known[t.name] if t.name in fits else draw(t, seed) for t in model.tensors}
+    found = {t.name: known[t.name] if t.name in known else draw(t, seed) for t in model.tensors}
     return found if model.adapter is None else found | fitted(model, found, known)
 
 

@@ -123,9 +123,9 @@ def shape_problems(planned: PhasePlan, model: ModelPlan, start: StartModel) -> I
 
 
 def head_problems(planned: PhasePlan, theirs: Plan, start: StartModel) -> Iterator[Problem]:
-    """A head of the same name that the last phase of a run has trained for other labels."""
+    """A head of the same name that the last model of a run has for other labels."""
     last, name = next((p for p in reversed(theirs.phases) if p.makes in OPENED), None), planned.phase.objective.head
-    if last is None or last.makes in SPEAKING or last.phase.objective.head != name:
+    if last is None or last.makes in SPEAKING:
         return
     told, wanted = (getattr(model.heads.get(name), "labels", None) for model in (last.model, planned.model))
     if told and wanted and tuple(told) != tuple(wanted):
@@ -134,7 +134,7 @@ def head_problems(planned: PhasePlan, theirs: Plan, start: StartModel) -> Iterat
             f"the head `{name}` of {start.said} tells {', '.join(told[:MOST])}, and "
             + ("this phase finds its labels in the data" if unknown else f"this phase {', '.join(wanted[:MOST])}"),
             ("model",),
-            (f"labels: [{', '.join(told[:MOST])}]" if unknown else "the same `labels:`")
+            (f"labels: [{', '.join(told)}]" if unknown else "the same `labels:`")
             + f" goes on with it; `objective: {{head: {name}_2}}` begins a head of its own",
             "the weights of one label would be the start of another",
         )
