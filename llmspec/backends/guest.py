@@ -23,6 +23,7 @@ _ours: dict[str, Any] = {}
 _before: dict[str, Any] = {}
 """What holds once the last visit has ended."""
 _visits: list[int] = []
+_device: list[str] = []
 
 
 def choose(device: str, beam: int) -> None:
@@ -34,6 +35,12 @@ def choose(device: str, beam: int) -> None:
     JIT.value = max(1, JIT.value)  # steps are captured
     _set({"BEAM": beam})
     _ours.update({"DEV": DEV.value, "JIT": JIT.value, "BEAM": beam})
+    _device[:] = [device]
+
+
+def chosen() -> str | None:
+    """The device that this process computes on; None before one was chosen."""
+    return _device[0] if _device else None
 
 
 @contextmanager

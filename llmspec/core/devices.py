@@ -23,6 +23,15 @@ VARIABLES = (*FOR_USERS, "LLMSPEC_HYPOTHESIS", "LLMSPEC_QUICKSTART")
 """Environment variables of llmspec; the last two are for its tests."""
 
 
+NOWHERE = "NULL"
+"""The device that computes nothing: graphs are measured on it."""
+
+
+def kind_of(device: str) -> str:
+    """The kind of a device without its number and its compiler: CPU, CUDA, METAL and so on."""
+    return device.split(":")[0]
+
+
 def automatic() -> tuple[str, str]:
     """(device, why): what DEV names, else an NVIDIA GPU, else an Apple GPU, else the CPU.
 

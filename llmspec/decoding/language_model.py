@@ -16,7 +16,7 @@ from llmspec.compiler.masks import ENCODER, encoder_inputs, padding_inputs, rang
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
-from llmspec.core.devices import automatic
+from llmspec.core.devices import NOWHERE, automatic, kind_of
 from llmspec.core.problems import LlmspecError, Problem, RunError, SpecError, one_of
 from llmspec.core.quantised import Quantised
 from llmspec.core.units import size
@@ -378,9 +378,16 @@ def open_model(
 
 
 def here(plan: Plan) -> tuple[Plan, list[str]]:
-    """The plan on a device that is open, and a notice where that is another than it was trained on. Raises RunError."""
+    """The plan on a device that is open, and a notice where that is another than it was trained on. Raises RunError.
+
+    A process computes on one device, the first that was opened: tensors are made there unless they are told otherwise.
+    """
     from llmspec.model.device import open_device
 
+    used = guest.chosen()
+    if used is not None and kind_of(used) not in (kind_of(plan.device), NOWHERE):
+        notice = f"trained on {plan.device}; it runs on {used}, where this process computes already"
+        return plan.model_copy(update={"device": used, "beam": 0}), [notice]
     try:
         open_device(plan.device, plan.beam)
         return plan, []
