@@ -17,6 +17,7 @@ import weakref
 from typing import Any
 
 from llmspec.backends import owner, tinygrad_private, workers
+from llmspec.core.devices import kind_of
 from llmspec.core.problems import RunError
 
 OURS: set[int] = set()
@@ -95,10 +96,10 @@ def mend() -> None:
     from tinygrad import Device
 
     opened = tinygrad_private.opened_devices()
-    others = sorted(d for d in opened if d.split(":")[0] not in HARMLESS)
+    others = sorted(d for d in opened if kind_of(d) not in HARMLESS)
     if others:
         raise _refused(f"{', '.join(others)} cannot be used by a child")
-    devices: list[Any] = [Device[d] for d in sorted(opened) if d.split(":")[0] == "CPU"]
+    devices: list[Any] = [Device[d] for d in sorted(opened) if kind_of(d) == "CPU"]
     if sys.platform != "linux" or not all(id(d) in OURS for d in devices):
         raise _refused("it shares memory with its parent here")
     _leave_to_parent()

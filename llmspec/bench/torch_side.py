@@ -15,6 +15,7 @@ from llmspec.bench.torch_peer import loaded
 from llmspec.compiler.inputs import documents_apart
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.compiler.updates import Updates
+from llmspec.core.devices import kind_of
 from llmspec.core.problems import Problem
 from llmspec.data.inputs import BatchInputs
 from llmspec.forecast.process_memory import peak_bytes
@@ -142,7 +143,7 @@ def smoothing(objective: Objective) -> float:
 
 def device(plan: Plan) -> torch.device:
     """PyTorch's name of the plan's device. Raises BenchError where it has none."""
-    name = DEVICES.get(plan.device.split(":")[0])
+    name = DEVICES.get(kind_of(plan.device))
     if name is None or (name == "cuda" and not torch.cuda.is_available()):
         raise unknown("torch", f"the device {plan.device} here", "CPU, and CUDA and METAL where it was built for them")
     return torch.device(name)
