@@ -181,6 +181,20 @@ def test_models_that_rewards_ask_are_known_by_their_weights(run: Path, tmp_path:
     assert digests() != [first]
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_models_that_rewards_ask_are_in_the_memory_foretold(run: Path, tmp_path: Path, twice: bool) -> None:
+    """Each once, however often it is asked, as one of a phase is."""
+    part = f"{{kind: reward_model, model: {{model: {run}}}}}"
+    spec = written(
+        tmp_path, more=CHAIN.replace("judge", f"{{kind: sum, of: {{a: {part}, b: {part}}}}}" if twice else part)
+    )
+    plan = compile_spec(load_spec(spec).spec, base=str(tmp_path))
+    before, after = (found.phase("grpo").memory for found in (plan, closed(plan)))
+    assert before and after
+    (judge,) = RunFolder(run).plan().phases
+    assert after.others - before.others == after.peak - before.peak == 4 * judge.model.parameters
+
+
 @pytest.mark.nightly
 def test_a_phase_draws_answers_that_another_one_judges(tmp_path: Path) -> None:
     done = tiny.call("run", written(tmp_path, more=CHAIN), "--out", tmp_path / "run")

@@ -117,7 +117,7 @@ def _memory_of(model: ModelPlan, phase: Phase, memory_model: MemoryModel, others
         gradients=round(FLOAT * gradients),
         evaluation=round(FLOAT * sizes.evaluation()),
         decoding=decoding_bytes(model, drawn_rows(phase)) if artifact(phase, model) == POLICY else 0,
-        others=sum(FLOAT * (other.model.parameters + tables(other.model)) for other in others.values()),
+        others=sum(FLOAT * (other.model.parameters + tables(other.model)) for other in others.values()) + asked(phase),
         moment=moment,
     )
 
@@ -128,6 +128,12 @@ def weight_bytes(model: ModelPlan, phase: Phase) -> int:
     if adapter is None or not isinstance(start, StartModel) or start.bytes is None:
         return FLOAT * model.parameters
     return start.bytes + FLOAT * sum(t.count for t in model.tensors if adapter.owns(t.name))
+
+
+def asked(phase: Phase) -> int:
+    """Bytes of the weights of models that rewards ask and that are there already, as far as they were opened."""
+    starts = {start for _, start, _ in phase.judge.models()} if isinstance(phase, RolloutPhase) else set()
+    return sum(start.bytes or 0 for start in starts)
 
 
 def drawn_rows(phase: Phase) -> int:

@@ -31,7 +31,7 @@ class StartModel(Frozen):
     digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Hash (hex) that its weights are to have; noted if omitted."""
     bytes: int | None = Field(None, gt=0)
-    """What its weights take in memory, where an adapter leaves them quantised as they lie; noted, not to be written."""
+    """What its weights take in memory, where they are read alone and lie there quantised; noted, not to be written."""
 
     @field_validator("package")
     @classmethod

@@ -51,7 +51,10 @@ def closed(plan: Plan, notice: Callable[[str], object] = lambda said: None) -> P
         return plan
     plan = plan.model_copy(update={"phases": tuple(phases)})
     plan = plan.model_copy(update={"phases": planned_again(plan, None).planned})
-    if found := over_limit(plan, {p.name: p.memory.peak for p in plan.phases if p.memory and p.others}):
+    if found := over_limit(
+        plan,
+        {p.name: p.memory.peak for p in plan.phases if p.memory and (p.others or isinstance(p.phase, RolloutPhase))},
+    ):
         raise SpecError(found)
     return plan
 
@@ -101,12 +104,15 @@ def known(
         folder = bases.folder_of(plan, model)
         theirs = folder.plan()
         name = judging_phase(theirs) if REWARD_MODEL in takes else None  # else the one that it is opened with
-        digest = bases.digest_of(bases.whole_weights(folder, theirs, name)[1])
+        name, weights, _ = bases.whole_weights(folder, theirs, name)
+        network = next((p.model for p in theirs.phases if p.name == name), theirs.model)
+        digest = bases.digest_of(weights)
     except RunError as error:
         return planned, [Problem(p.message, hint=p.hint, consequence=p.consequence) for p in error.problems]
     if wrong := list(start_models.digest_problems(model, digest)):
         return planned, wrong
-    phase = with_value(planned.phase, path, model.model_copy(update={"digest": digest}))
+    said = {"digest": digest, "bytes": start_models.weights_held(plan, network, weights)}
+    phase = with_value(planned.phase, path, model.model_copy(update=said))
     return planned.model_copy(update={"phase": phase}), []
 
 

@@ -72,11 +72,17 @@ def _opened(
 
 
 def held(plan: Plan, planned: PhasePlan, weights: Mapping[str, Any]) -> int | None:
-    """Bytes that the weights which a phase adapts take in memory: a CPU reads those of its linear layers as they lie.
-    None where all are float32."""
-    if planned.model.adapter is None or not plan.device.startswith("CPU"):
-        return None
-    stay, found = may_stay_quantised(planned.model), 0
+    """Bytes that the weights which a phase adapts take in memory. None where all are float32."""
+    return weights_held(plan, planned.model, weights) if planned.model.adapter is not None and on_cpu(plan) else None
+
+
+def on_cpu(plan: Plan) -> bool:
+    return plan.device.startswith("CPU")
+
+
+def weights_held(plan: Plan, model: ModelPlan, weights: Mapping[str, Any]) -> int:
+    """Bytes that weights which are only read take in memory: a CPU reads those of linear layers as they lie."""
+    stay, found = may_stay_quantised(model) if on_cpu(plan) else (), 0
     for name, array in weights.items():
         packed = name in stay and isinstance(array, Quantised)
         found += TYPES[array.type].size(array.shape) if packed else 4 * math.prod(array.shape)
