@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from llmspec.decoding.chain import Step, trace
-from llmspec.decoding.sampler import Choice, Uniforms, Weighed, choose
+from llmspec.decoding.sampler import Choice, Uniforms, Weighed, choose, number_of
 from llmspec.decoding.stops import TextStream
 from llmspec.parts.filters import Context
 from llmspec.parts.tokenizers.base import Codec
@@ -80,7 +80,7 @@ class Answer:
         import numpy as np
 
         self.prompt, self.sample, self.ids = prompt, sample, list(ids)
-        self._uniform = Uniforms(how.seed, first + sample)
+        self._uniform = Uniforms(how.seed, first + sample, number_of(self.ids))
         self.places = how.places(self.ids)
         """Places of a row that the prompt takes."""
         self.most = min(how.decoding.max_tokens, how.context - how.places(self.ids))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmspec.core.hashing import digest
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding.chain import apply, below_best, probabilities
 from llmspec.parts.filters import Context, Filter
@@ -71,17 +72,18 @@ def weigh(logits: Floats) -> list[Weighed]:
 
 
 class Uniforms:
-    """Numbers in [0, 1) of one answer, `sample` under `seed`: one that belongs to each of its positions.
+    """Numbers in [0, 1) of one answer, `sample` to `prompt` under `seed`: one that belongs to each of its positions.
 
     Counter-based (Philox 4x64, Salmon et al. 2011): no state is carried from draw to draw, so neither the batch nor
     the order in which rows are computed can change a text.
     """
 
-    def __init__(self, seed: int, sample: int) -> None:
+    def __init__(self, seed: int, sample: int, prompt: int = 0) -> None:
         import numpy as np
 
-        # The generator counts up in the low word; positions are kept apart in the next one.
-        self._bits = np.random.Philox(key=np.array([seed % 2**64, sample], dtype=np.uint64), counter=0)
+        # The generator counts up in the low word; positions are kept apart in the next one, prompts in those above.
+        key, counter = (seed % 2**64, sample), (0, 0, prompt % 2**64, 0)
+        self._bits = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
         self._next = 0
 
     def __call__(self, position: int) -> float:
@@ -94,9 +96,18 @@ class Uniforms:
         return drawn * 2.0**-53
 
 
-def uniform(seed: int, sample: int, position: int) -> float:
-    """A number in [0, 1) that belongs to the `position`-th token of the `sample`-th answer under `seed`."""
-    return Uniforms(seed, sample)(position)
+def uniform(seed: int, sample: int, position: int, prompt: int = 0) -> float:
+    """A number in [0, 1) that belongs to the `position`-th token of the `sample`-th answer to `prompt` under `seed`."""
+    return Uniforms(seed, sample, prompt)(position)
+
+
+def number_of(ids: Sequence[int]) -> int:
+    """What stands for a prompt (token ids) where numbers are drawn: 64 bits of its hash.
+
+    Answers to two prompts under one seed are independent; else one unlucky number would be in all of them, and a mean
+    over hundreds of prompts as uncertain as that of a few.
+    """
+    return int(digest([int(i) for i in ids])[:16], 16)
 
 
 def draw(p: Floats, number: float) -> int:

@@ -52,18 +52,18 @@ def pairs(plan: Plan, n: int, seed: int = 0) -> list[tuple[str, str, str]]:
     return out
 
 
-def answered(model: Any, questions: Sequence[str], seed: int, most: int, temperature: float = 1.0) -> Drawn:
-    """One answer to each question, drawn from the model's whole distribution unless cooler."""
-    found = model.generate_batch(
-        questions, chat=True, seed=seed, temperature=temperature, top_p=1.0, frequency_penalty=0.0, max_tokens=most
-    )
-    first = [one[0] for one in found]
-    ended = np.array([answer.finish_reason != "max_tokens" for answer in first])
-    prompts = [model.tokens(question, True) for question in questions]
-    rows = [
-        with_answer(model, prompt, answer.text, end) for prompt, answer, end in zip(prompts, first, ended, strict=True)
+def answered(model: Any, questions: Sequence[str], seed: int, most: int, temperature: float = 1.0, n: int = 1) -> Drawn:
+    """`n` answers to each question, after one another, drawn from the model's whole distribution unless cooler."""
+    how = {"temperature": temperature, "top_p": 1.0, "frequency_penalty": 0.0, "max_tokens": most}
+    found = [
+        answer for answers in model.generate_batch(questions, n=n, chat=True, seed=seed, **how) for answer in answers
     ]
-    return Drawn([answer.text for answer in first], ended, rows, [len(prompt) for prompt in prompts])
+    ended = np.array([answer.finish_reason != "max_tokens" for answer in found])
+    prompts = [prompt for question in questions for prompt in [model.tokens(question, True)] * n]
+    rows = [
+        with_answer(model, prompt, answer.text, end) for prompt, answer, end in zip(prompts, found, ended, strict=True)
+    ]
+    return Drawn([answer.text for answer in found], ended, rows, [len(prompt) for prompt in prompts])
 
 
 def with_answer(model: Any, prompt: Sequence[int], text: str, ended: bool = True) -> list[int]:

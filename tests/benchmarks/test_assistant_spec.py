@@ -31,8 +31,8 @@ from llmspec.runs.run import RunFolder
 pytestmark = pytest.mark.benchmark
 SEEDS = [int(seed) for seed in os.environ.get("ASSISTANT_SEEDS", "1").split(",")]
 LONGEST = 25 * 60.0
-QUESTIONS, PAIRS, DRAWS = 512, 1000, 11
-"""Held-out questions that are answered, pairs that are compared, and the seed of both."""
+QUESTIONS, ANSWERS, PAIRS, DRAWS = 512, 4, 1000, 11
+"""Held-out questions that are answered, so many times each; pairs that are compared; and the seed of all."""
 
 
 class Run:
@@ -58,11 +58,12 @@ class Run:
     def _drawn(self, phase: str) -> Any:
         """As PPO draws them: from the whole distribution, of as many tokens."""
         part: Any = self.plan.phase("ppo").phase
-        return answered(self.model(phase), self.questions(), DRAWS, part.max_tokens, part.temperature)
+        return answered(self.model(phase), self.questions(), DRAWS, part.max_tokens, part.temperature, ANSWERS)
 
     def rewards(self, phase: str) -> np.ndarray:
-        """(n,) what the reward model says of a phase's answers."""
-        said = zip(self.questions(), self.drawn(phase).texts, strict=True)
+        """(n,) what the reward model says of a phase's answers, those to one question after one another."""
+        asked = [question for question in self.questions() for _ in range(ANSWERS)]
+        said = zip(asked, self.drawn(phase).texts, strict=True)
         return np.array(self.model("reward").rewards([Answered(question, text) for question, text in said]))
 
     def told(self, phase: str, name: str, file: str = "metrics") -> list[float]:
@@ -103,11 +104,17 @@ def test_the_reward_model_knows_right_meanings(run: Run) -> None:
     assert right >= 0.80
 
 
+def standard_error(rewards: np.ndarray) -> float:
+    """Of their mean, over questions: those of one question's answers are alike."""
+    return float(rewards.reshape(-1, ANSWERS).mean(1).std() / np.sqrt(QUESTIONS))
+
+
 @pytest.mark.parametrize("phase", ["ppo", "grpo"])
 def test_answers_earn_more_and_stay_text(run: Run, phase: str) -> None:
     """The aim is PPO's; GRPO's figures are told beside it."""
     before, after, told = run.rewards("sft"), run.rewards(phase), run.told(phase, "kl")
     gain = float((after.mean() - before.mean()) / before.std())
+    uncertain = float(np.hypot(*(standard_error(rewards) for rewards in (before, after))) / before.std())
     own, others = (perplexity(run.model("sft"), run.drawn(name)) for name in ("sft", phase))
     ceiling: Any = run.plan.phase(phase).phase
     run.say(
@@ -116,13 +123,14 @@ def test_answers_earn_more_and_stay_text(run: Run, phase: str) -> None:
         reward_after=float(after.mean()),
         spread_before=float(before.std()),
         gain=gain,
+        uncertain_by=uncertain,
         largest_kl=float(max(told)),
         last_kl=float(told[-1]),
         perplexity_of_own=own,
         perplexity_of_theirs=others,
         ended=float(run.drawn(phase).ended.mean()),
-        different=len(set(run.drawn(phase).texts)) / QUESTIONS,
-        answers=run.drawn(phase).texts[:8],
+        different=len(set(run.drawn(phase).texts)) / (QUESTIONS * ANSWERS),
+        answers=run.drawn(phase).texts[: 8 * ANSWERS : ANSWERS],
     )
     if phase == "ppo":
         assert gain >= 1 and others <= 2 * own

@@ -12,7 +12,7 @@ from llmspec.core.problems import LlmspecError
 from llmspec.decoding import Event, chat_prompt, generate, stream, text_prompt
 from llmspec.decoding.batch import ROWS
 from llmspec.decoding.chain import entropy_bits, log_softmax, probabilities
-from llmspec.decoding.sampler import Uniforms, choose, draw, uniform, weigh
+from llmspec.decoding.sampler import Uniforms, choose, draw, number_of, uniform, weigh
 from llmspec.parts import templates
 from llmspec.parts.filters import Context
 from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, TURN_END
@@ -52,7 +52,7 @@ def test_a_draw_from_nothing_is_refused() -> None:
             draw(p, 0.5)
 
 
-@pytest.mark.parametrize("axis", ["seed", "sample", "position"])
+@pytest.mark.parametrize("axis", ["seed", "sample", "position", "prompt"])
 def test_draws_match_probabilities(axis: str) -> None:
     p, count = np.array([0.5, 0.25, 0.15, 0.0, 0.07, 0.03]), 20_000
     place = {"seed": 7, "sample": 3, "position": 5}
@@ -62,13 +62,26 @@ def test_draws_match_probabilities(axis: str) -> None:
     assert chi_square(counts[p > 0], count * p[p > 0]) < chi_square_limit(4)
 
 
-@pytest.mark.parametrize("axis", ["seed", "sample", "position"])
+@pytest.mark.parametrize("axis", ["seed", "sample", "position", "prompt"])
 def test_neighbouring_draws_know_nothing_of_each_other(axis: str) -> None:
     place = {"seed": 0, "sample": 0, "position": 0}
     numbers = np.array([uniform(**{**place, axis: i}) for i in range(16_001)])
     cells = (numbers * 4).astype(int)
     pairs = np.bincount(4 * cells[:-1] + cells[1:], minlength=16)
     assert chi_square(pairs, np.full(16, 1000.0)) < chi_square_limit(15)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_answers_to_different_prompts_are_independent(n: int) -> None:
+    """However many prompts share a seed: what a flat model says to them falls as so many dice."""
+    faces, prompts = 8, [[i // 8, i % 8] for i in range(60)]
+    how = Decoding(temperature=1, top_p=1, frequency_penalty=0, max_tokens=1)
+    for seed in range(5):
+        drawn = [
+            answer.tokens[0] for answer in generate(HashDecoder(faces, spread=0), CODEC, prompts, how, n=n, seed=seed)
+        ]
+        counts = np.bincount(drawn, minlength=faces)
+        assert chi_square(counts, np.full(faces, len(drawn) / faces)) < chi_square_limit(faces - 1)
 
 
 @given(logits(cut=False), st.floats(0, 1, exclude_max=True), decodings())
@@ -142,7 +155,7 @@ def test_filters_see_the_prompt_and_exactly_what_was_drawn(decoding: Decoding, s
     for position, choice in enumerate(answer.choices):
         context = Context(np.array([0, 8, 8]), np.array(drawn, dtype=np.int64))
         values = decoder.logits_of([0, 8, 8, *drawn]).astype(np.float64)
-        assert choice == choose(values, context, decoding.chain(), uniform(seed, 0, position))
+        assert choice == choose(values, context, decoding.chain(), uniform(seed, 0, position, number_of([0, 8, 8])))
         drawn.append(choice.token)
 
 
@@ -296,14 +309,19 @@ def test_the_longer_marker_wins() -> None:
     assert text_prompt(CODEC, "a<|sum|>>b", ["<|sum|>", "<|sum|>>"]) == ids(EOS, "a", "<|sum|>>", "b")
 
 
-@given(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.lists(st.integers(0, 2**40), min_size=1, max_size=9))
+@given(
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 2**40),
+    st.integers(0, 2**64 - 1),
+    st.lists(st.integers(0, 2**40), min_size=1, max_size=9),
+)
 def test_numbers_belong_to_their_positions_in_whatever_order_they_are_asked_for(
-    seed: int, sample: int, positions: list[int]
+    seed: int, sample: int, prompt: int, positions: list[int]
 ) -> None:
-    numbers = Uniforms(seed, sample)
+    numbers = Uniforms(seed, sample, prompt)
     for position in [*positions, 0, 1, 2, 1]:
         key = np.array([seed, sample], np.uint64)
-        counter = np.array([0, position, 0, 0], np.uint64)
+        counter = np.array([0, position, prompt, 0], np.uint64)
         assert numbers(position) == np.random.Generator(np.random.Philox(key=key, counter=counter)).random()
 
 
