@@ -14,7 +14,9 @@ from rich.cells import cell_len
 
 from llmspec.compiler import Plan, compile_spec
 from llmspec.compiler.plan import Measured, SharePlan, SourcePlan
+from llmspec.core.metrics import Metric
 from llmspec.core.problems import RunError
+from llmspec.explain.curves import Curve, NamedCurve, Score, ValidationCurve, overfitting
 from llmspec.explain.report import Report
 from llmspec.explain.run import counts_of, explain_run
 from llmspec.parts.objectives import CrossEntropy
@@ -233,6 +235,16 @@ def test_overfitting_is_remarked(tmp_path: Path) -> None:
     other = begun(tmp_path / "other")
     trained(other, "pretrain", 40)
     assert not any("overfitting" in r for r in explain_run(other).remarks)
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+@pytest.mark.parametrize(("was", "now"), [(a, b) for a in (-2.0, -1.0, 0.0, 1.0) for b in (-2.0, -1.0, 0.0, 1.0)])
+def test_only_what_became_worse_is_overfitting(better: str, was: float, now: float) -> None:
+    """Whatever sign a metric has: a reward, or R2, may lie below 0."""
+    scores = tuple(Score(s, (Metric("m", v, better=better),)) for s, v in ((20, was), (100, now)))
+    training = NamedCurve("loss", "", Curve((20, 100), (2.0, 1.0)))
+    worse = now > was if better == "lower" else now < was
+    assert bool(overfitting(training, [ValidationCurve("source", scores)])) == worse
 
 
 def test_a_ledger_that_is_not_as_planned(tmp_path: Path) -> None:

@@ -164,12 +164,16 @@ def test_an_earlier_run_says_what_its_steps_went_into() -> None:
 
 
 def test_a_tally_leaves_out_the_rollout_that_captures() -> None:
+    """All of its steps: else one that draws would be missing among many that do not."""
     tally = PhaseStats()
-    for parts in ({DRAWING: 9.0, UPDATE: 9.0}, {UPDATE: 1.0}, {DRAWING: 2.0, UPDATE: 1.0}):
-        tally.spent("steps", sum(parts.values()))
-        tally.stepped(parts)
+    first, later = ({DRAWING: 9.0, UPDATE: 9.0}, {UPDATE: 1.0}), ({DRAWING: 2.0, UPDATE: 1.0}, {UPDATE: 1.0})
+    for parts, captured in [*((p, True) for p in first), *((p, False) for p in later)]:
+        tally.stepped(sum(parts.values()), parts, captured)
     found = tally.measured()
     assert found is not None and found.parts == {DRAWING: 1.0, UPDATE: 1.0} and found.step == 2.0
+    alone = PhaseStats()
+    alone.stepped(18.0, first[0])
+    assert (told := alone.measured()) is not None and told.step == 18.0 and told.parts == first[0]
 
 
 # -- beside what came --------------------------------------------------------------------------------------------------

@@ -181,6 +181,20 @@ def test_a_model_beside_itself_ties_everywhere() -> None:
     assert report.low + report.high == pytest.approx(1) and report.low < 0.5 and not report.examples
 
 
+def test_a_prompt_that_is_asked_again_makes_nothing_surer() -> None:
+    """Under one seed it has the same answers again: the interval is that of the prompts that differ."""
+
+    def of(times: int) -> WinReport:
+        asked = [one for text in PROMPTS for one in [Asked(text, tuple(model.tokens(text)))] * times]
+        return explain_wins(pair(), asked, [{}] * len(asked), "", reward(), None, model.settings(), 5)  # type: ignore[arg-type]
+
+    model = pair().model
+    once, often = of(1), of(5)
+    assert often.prompts == 5 * once.prompts and often.different == once.different == once.prompts
+    assert (often.rate, often.low, often.high) == pytest.approx((once.rate, once.low, once.high))
+    assert f"{once.different} of them different" in printed(often, 80) and "different" not in printed(once, 80)
+
+
 def _answered(prompt: str, answer: Any) -> Any:
     from llmspec.parts.rewards.base import Answered
 

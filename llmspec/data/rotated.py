@@ -38,8 +38,15 @@ def texts_of(batch: Batch) -> list[Text]:
 
 
 def rotated(texts: Sequence[Text]) -> list[tuple[list[int], list[int]]]:
-    """Each prompt with the answer of the text before it, the first one with that of the last."""
-    return [(text.prompt, texts[i - 1].answer) for i, text in enumerate(texts)]
+    """Each prompt with the answer of the nearest text before it that has another prompt, those before the first being
+    the last ones; where all prompts are the same, of the text before it."""
+    if all(text.prompt == texts[0].prompt for text in texts):
+        return [(text.prompt, texts[i - 1].answer) for i, text in enumerate(texts)]
+    taken = list[list[int]]()
+    for i in range(2 * len(texts)):  # the first time round finds what stands before the first one
+        before, text = texts[i % len(texts) - 1], texts[i % len(texts)]
+        taken.append(taken[-1] if taken and before.prompt == text.prompt else before.answer)
+    return [(text.prompt, answer) for text, answer in zip(texts, taken[len(texts) :], strict=True)]
 
 
 def packed(pairs: Sequence[tuple[list[int], list[int]]], like: Batch) -> list[Batch]:

@@ -142,7 +142,7 @@ def overfitting(training: NamedCurve, held_out: Sequence[ValidationCurve]) -> li
         if len(validation.scores) < 2 or not best.main.better:
             continue
         name, was, now = best.main.name, best.main.value, last.main.value
-        worse = now > was * (1 + RISE) if best.main.better == "lower" else now < was * (1 - RISE)
+        worse = (now - was if best.main.better == "lower" else was - now) > RISE * abs(was)
         trained, trains = training.curve.around(best.step), training.curve.around(last.step)
         if worse and trains < trained:
             went = "rose" if now > was else "fell"

@@ -27,6 +27,7 @@ from llmspec.explain.remarks import remarks_of
 from llmspec.explain.report import Report
 from llmspec.explain.side_by_side import SideBySide, side_by_side
 from llmspec.forecast.decoding import DecodingSpeed, speed
+from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.runs.certificate import Certificate
 from llmspec.runs.files import read_table
 from llmspec.runs.run import PhaseFolder, RunFolder
@@ -214,13 +215,12 @@ def _phase(plan: Plan, planned: PhasePlan, folder: PhaseFolder, peak_flops: floa
     metrics, norm = named_curves(rows, about.get("units") or {}), curve(rows, "norm")
     timing = folder.timing.read()
     seconds, held_out = curve(timing, "seconds"), validations(rows)
-    per_step = planned.tokens / planned.steps if planned.tokens and planned.steps else None
-    median = statistics.median(seconds.values) if seconds.values else None
+    per_step, each = _pace(planned, rows, seconds)
     clipped = None
     if phase.max_grad_norm is not None and norm.values:
         clipped = sum(v > phase.max_grad_norm for v in norm.values) / len(norm.values)
-    tokens_per_second = per_step / median if per_step and median else None
-    flops = planned.flops / planned.steps / median if planned.flops and planned.steps and median else None
+    tokens_per_second = per_step / each if per_step and each else None
+    flops = planned.flops / planned.steps / each if planned.flops and planned.steps and each else None
     left_out = tuple(int(row["step"]) for row in rows if row.get("skipped") is True)
     taken = [*norm.steps[-1:], *left_out[-1:]]  # a skipped step may have no norm
     step, state = max(taken, default=0), _phase_state(about, planned)
@@ -300,6 +300,18 @@ def _phase_state(about: Mapping[str, Any], planned: PhasePlan) -> State:
     if about.get("key") != planned.key:
         return "of another plan"
     return "done" if about.get("done") else "begun"
+
+
+def _pace(planned: PhasePlan, rows: Sequence[dict[str, Any]], seconds: Curve) -> tuple[float | None, float | None]:
+    """(tokens of a step, its seconds). Those of a phase that draws answers are drawn tokens, which no plan knows, and
+    the mean, since most steps of a rollout draw nothing."""
+    tokens = planned.tokens / planned.steps if planned.tokens and planned.steps else None
+    if not seconds.values:
+        return tokens, None
+    if not isinstance(planned.phase, RolloutPhase):
+        return tokens, statistics.median(seconds.values)
+    drawn = curve(rows, "tokens").values
+    return statistics.fmean(drawn) if drawn else None, statistics.fmean(seconds.values)
 
 
 def _speed(seconds: Curve, tokens: float | None) -> Curve:

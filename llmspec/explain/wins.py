@@ -58,9 +58,11 @@ class WinReport(Report):
     wins: int
     ties: int
     losses: int
+    different: int
+    """Prompts that differ: under one seed, the same prompt has the same answer again."""
     low: float
     high: float
-    """The 95% interval of the win rate."""
+    """The 95% interval of the win rate, by prompts that differ."""
     mean: float
     other_mean: float
     spread: float
@@ -99,7 +101,8 @@ def explain_wins(
     parts, whole = zip(*(judged(reward, found, open_, ("--by",)) for found in said), strict=True)
     tallies = {name: tally(name, parts[0][name], parts[1][name]) for name in parts[0]} if len(parts[0]) > 1 else {}
     total, (scores, others) = tally(reward.name, *whole), whole
-    low, high = wilson(total.wins + total.ties / 2, len(asked))
+    different = len({tuple(one.tokens) for one in asked})
+    low, high = wilson((total.wins + total.ties / 2) / len(asked) * different, different)
     gaps = sorted(range(len(asked)), key=lambda i: others[i] - scores[i])
     shown = dict.fromkeys([i for i in gaps[:EXAMPLES] if scores[i] > others[i]])
     shown |= dict.fromkeys([i for i in gaps[-EXAMPLES:] if scores[i] < others[i]])
@@ -114,6 +117,7 @@ def explain_wins(
         wins=total.wins,
         ties=total.ties,
         losses=total.losses,
+        different=different,
         low=low,
         high=high,
         mean=total.mean,

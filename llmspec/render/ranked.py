@@ -71,7 +71,8 @@ def show_scores(tally: Tally, path: str, there: int, advice: str) -> None:
         err().print(f"note: {left}, such as that of line {line}: {visible(why)}")
     if not tally.prompts:
         return
-    made = table("reward", "mean", right=("mean",))
+    mean_of = "mean of different answers"
+    made = table("reward", mean_of, right=(mean_of,))
     for name, value in found["parts"].items():
         made.add_row(f"  {visible(name)}", f"{value:.4f}")
     if len(found["parts"]) > 1:

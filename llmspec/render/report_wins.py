@@ -18,6 +18,7 @@ def show(report: WinReport, console: Screen) -> None:
     console.print(
         Text.assemble((report.name, "bold"), f": {report.phase} against {report.against}, by {report.reward}")
     )
+    same = f", {number(report.different)} of them different" if report.different < report.prompts else ""
     rate = f"{percent(report.rate)}, 95% interval {percent(report.low)} to {percent(report.high)}"
     console.print(
         facts(
@@ -30,7 +31,7 @@ def show(report: WinReport, console: Screen) -> None:
                 ),
                 ("mean reward", f"{report.mean:.3f}; of {report.against} {report.other_mean:.3f}"),
                 ("difference", gain(report)),
-                ("prompts", f"{number(report.prompts)}, {report.origin}"),
+                ("prompts", f"{number(report.prompts)}{same}, {report.origin}"),
                 ("seed", str(report.seed)),
             ]
         )

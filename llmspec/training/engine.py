@@ -232,9 +232,7 @@ class Engine:
         self.folder.metrics.append(row)
         parts = self.task.spent()
         self.folder.timing.append({"step": self.step, "seconds": seconds} | ({"parts": parts} if parts else {}))
-        self.tally.stepped(parts)
-        stages = self.phase.row_lengths(self.plan.model.context).stages(self.total)
-        self.tally.spent("steps", seconds, captured=any(begin == self.step - 1 for _, begin, _ in stages))
+        self.tally.stepped(seconds, parts, captured=self.captures())
         flops = (self.plan.flops or 0.0) * taken.passes / self.phase.batches.of(self.planned)
         if taken.skipped:
             told = f"step {self.step:,} of {self.plan.name} is skipped: {taken.skipped}"
@@ -242,6 +240,13 @@ class Engine:
         step = Step(self.step, self.total, finite, scalars[0], taken.norm, read, seconds, flops, spikes.skipped)
         if finite:
             self.context.watcher.stepped(step)
+
+    def captures(self) -> bool:
+        """Whether the step that was taken is told apart, since graphs were captured: the first of rows of a length, and
+        all steps of this process's first rollout, whose later ones take less than those of a whole rollout do."""
+        stages, step = self.phase.row_lengths(self.plan.model.context).stages(self.total), self.step - 1
+        rollout, first = (n // self.phase.steps_per_rollout for n in (step, step - self.tally.steps_here))
+        return rollout == first or any(begin == step for _, begin, _ in stages)
 
     def origin(self, scalars: Sequence[float]) -> str:
         """Where the numbers of the coming step stop being finite, where an earlier run has noted that they do."""

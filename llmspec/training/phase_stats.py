@@ -25,7 +25,7 @@ class PhaseStats:
         self._joules = known.get("joules")
         self._firsts: dict[str, tuple[float, int]] = {}
         self._own: dict[str, tuple[float, int]] = {}
-        self._parts: list[Mapping[str, float]] = []
+        self._parts: list[tuple[Mapping[str, float], bool]] = []
         self._before, self._apart, self._meter = process_memory.resident_bytes(), process_memory.restart_peak(), Meter()
 
     @contextmanager
@@ -45,9 +45,15 @@ class PhaseStats:
             self._firsts[on] = (earlier + seconds, ones + times)
         self._own[on] = (seconds, times) if before is None else (before[0] + seconds, before[1] + times)
 
-    def stepped(self, parts: Mapping[str, float]) -> None:
-        """Counts what the seconds of a step went into."""
-        self._parts.append(dict(parts))
+    @property
+    def steps_here(self) -> int:
+        """Steps that this process took."""
+        return len(self._parts)
+
+    def stepped(self, seconds: float, parts: Mapping[str, float], captured: bool = False) -> None:
+        """Counts the seconds of a step, and what they went into."""
+        self._parts.append((dict(parts), captured or not self._parts))
+        self.spent("steps", seconds, captured=captured)
 
     def holds(self, held: int) -> None:
         """Bytes that are allocated now."""
@@ -73,7 +79,8 @@ class PhaseStats:
         step = self._later("steps")
         if step is None:
             return None
-        later, parts = self._parts[1:] or self._parts, dict[str, float]()
+        known, parts = [found for found, first in self._parts if not first], dict[str, float]()
+        later = known or [found for found, _ in self._parts]
         for found in later:
             for name, seconds in found.items():
                 parts[name] = parts.get(name, 0.0) + seconds / len(later)

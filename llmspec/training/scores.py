@@ -20,7 +20,7 @@ BINS = 15
 def f1_scores(true: np.ndarray, said: np.ndarray) -> tuple[float, float, list[tuple[int, float, float, float]]]:
     """(macro F1, micro F1, of each label: texts that have it, precision, recall, F1) of yes and no (n, C) bool.
 
-    2·right / (said + true); 0 for a label that is neither said nor true.
+    2·right / (said + true). A label that is neither said nor true has 0, and is no part of the macro mean.
     """
     import numpy as np
 
@@ -31,7 +31,8 @@ def f1_scores(true: np.ndarray, said: np.ndarray) -> tuple[float, float, list[tu
         for r, a, g, f in zip(right.tolist(), asked.tolist(), given.tolist(), each, strict=True)
     ]
     micro = 2 * right.sum() / max(1, (asked + given).sum())
-    return float(each.mean()), float(micro), rows
+    there = each[asked + given > 0]
+    return float(there.mean()) if len(there) else 0.0, float(micro), rows
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import answer_cases as cases
+import hypothesis
 import numpy as np
 import pytest
 import reference_answers as exact
+from hypothesis import strategies as st
 from networks import EPS
 from tinygrad import Tensor
 
 from llmspec.backends.backend import backend
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.data.documents import answers
-from llmspec.data.rotated import packed, rotated, texts_of
+from llmspec.data.rotated import Text, packed, rotated, texts_of
 from llmspec.model.device import open_device
 from llmspec.parts.base import Dims
 from llmspec.parts.objectives import DPO, KTO, ORPO
@@ -169,6 +171,16 @@ def test_answers_behind_other_prompts() -> None:
                 assert b.positions[row][numbers == n].tolist() == list(range(int((numbers == n).sum())))
     long = packed([([1] * 90, [5] * 20)] * 3, batch)
     assert len(long) == 2 and all(len(t.prompt) + len(t.answer) == cases.CONTEXT for b in long for t in texts_of(b))
+
+
+@hypothesis.given(st.lists(st.integers(0, 2), min_size=1, max_size=12))
+def test_no_prompt_has_an_answer_of_its_own(prompts: list[int]) -> None:
+    """Good and bad answers to one prompt stand side by side: each takes that of the nearest other prompt before it."""
+    texts = [Text(0, i, [prompt], [100 + i]) for i, prompt in enumerate(prompts)]
+    for i, (prompt, answer) in enumerate(rotated(texts)):
+        back = [texts[i - k] for k in range(1, len(texts) + 1)]
+        others = [text for text in back if text.prompt != [prompts[i]]] or back
+        assert prompt == [prompts[i]] and answer == others[0].answer
 
 
 # -- planted faults --------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from llmspec.parts.templates import TABLE as TEMPLATES
 from llmspec.parts.templates.base import Marker, Turn
 from llmspec.parts.tokenizers import TABLE as TOKENIZERS
 from llmspec.parts.tokenizers.special_tokens import EOS, ROLES, TURN_END
+from llmspec.training.tasks.base import evenly
 
 TEMPLATE = TEMPLATES["role_tokens"]()
 CODEC = TOKENIZERS["byte"](markers=("<|m|>",)).train(())
@@ -377,3 +378,12 @@ def test_positions_and_shapes_are_what_a_graph_expects() -> None:
         **dict.fromkeys(("source", "filled", "repeated"), ((3,), "int32")),
     }
     assert SimpleNamespace(**batch._asdict()).tokens.flags["C_CONTIGUOUS"]
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_some_of_many_are_spread_evenly(there: int, most: int) -> None:
+    """Of a sorted file, no end is left out, and gaps differ by one at most."""
+    found = evenly(there, most)
+    assert len(found) == len(set(found)) == min(there, most) and sorted(found) == found
+    gaps = np.diff([*found, there]) if found else np.zeros(0)
+    assert not found or (found[0] == 0 and gaps.max() - gaps.min() <= 1)

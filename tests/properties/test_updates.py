@@ -21,6 +21,7 @@ from llmspec.core.problems import SpecError
 from llmspec.explain.update_groups import tensor_groups
 from llmspec.model.steps import Steps
 from llmspec.model.transformer import Transformer
+from llmspec.parts.objectives import TABLE as OBJECTIVES
 from llmspec.training.trainer import Trainer
 
 MODEL: dict[str, Any] = {
@@ -271,6 +272,18 @@ def test_accumulation_is_the_large_batch() -> None:
     large = gradients(Steps(whole.phases[0], backend("CPU")), [slice(0, ROWS)])
     error = np.sqrt(sum(((added[n] - large[n]) ** 2).sum() for n in large))
     assert error <= 1e-6 * np.sqrt(sum((g**2).sum() for g in large.values()))
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k, part in OBJECTIVES.items() if {"label_smoothing", "z_loss"} & {*part.model_fields}]
+)
+def test_what_is_validated_is_how_probable_the_data_are(kind: str) -> None:
+    """Neither smoothed nor drawn to even logits; but for pairs, of which smoothing says how many are wrong."""
+    part = OBJECTIVES[kind]
+    told = {key: 0.125 for key in ("label_smoothing", "z_loss") if key in part.model_fields}
+    found = part.model_construct(**told).in_validation()
+    kept = told if kind == "dpo" else dict.fromkeys(told, 0.0)
+    assert {key: getattr(found, key) for key in told} == kept
 
 
 def test_validation_leaves_the_z_loss_out() -> None:

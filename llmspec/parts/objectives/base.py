@@ -159,7 +159,7 @@ class Objective(Part):
         raise NotImplementedError
 
     def in_validation(self) -> Objective:
-        """The same without what only training adds to the loss."""
+        """The same without what only training adds to the loss, or smooths in its targets."""
         return self
 
     def measures(self, dims: Dims) -> Loss | None:

@@ -35,6 +35,9 @@ class Classification(DocumentObjective):
     """Share of each target spread evenly over the classes (Szegedy et al. 2016, section 7); of a yes or no, over both
     answers."""
 
+    def in_validation(self) -> Classification:
+        return self.model_copy(update={"label_smoothing": 0.0})
+
     def wrong_head(self, head: Head) -> str:
         if wrong := super().wrong_head(head):
             return wrong

@@ -50,7 +50,8 @@ class CrossEntropy(Objective):
         return ElementwiseOps(5, 9).times(vocab)
 
     def in_validation(self) -> CrossEntropy:
-        return self.model_copy(update={"z_loss": 0.0}) if self.z_loss else self
+        """What is smoothed is no longer how probable the text is, nor its exponential a perplexity."""
+        return self.model_copy(update={"z_loss": 0.0, "label_smoothing": 0.0})
 
     def build(self, dims: Dims) -> Loss:
         def loss(ops: Operations, outputs: Outputs, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

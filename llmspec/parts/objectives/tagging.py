@@ -38,6 +38,9 @@ class Tagging(Objective):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target spread evenly over the tags (Szegedy et al. 2016, section 7)."""
 
+    def in_validation(self) -> Tagging:
+        return self.model_copy(update={"label_smoothing": 0.0})
+
     @property
     def reads_whole(self) -> bool:
         return True

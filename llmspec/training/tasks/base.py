@@ -125,3 +125,9 @@ class Task:
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Any], step: int) -> None:
         """Goes on after `step` steps, from what was saved then. Raises RunError where that is of something else."""
+
+
+def evenly(there: int, most: int) -> list[int]:
+    """The numbers of `most` of those that are there, or of all, spread evenly: files are often in an order."""
+    count = min(there, most)
+    return [i * there // count for i in range(count)]

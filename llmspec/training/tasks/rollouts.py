@@ -39,7 +39,7 @@ from llmspec.training.rollouts import (
     scored,
     too_far,
 )
-from llmspec.training.tasks.base import Shapes, Validation
+from llmspec.training.tasks.base import Shapes, Validation, evenly
 from llmspec.training.tasks.supervised import Supervised
 from llmspec.training.trainer import StepTaken, Trainer
 
@@ -320,9 +320,9 @@ class Rollouts(Supervised):
         for source, held_out in self.context.prepared.validation(self.plan.name).items():
             layout = held_out.layout
             assert isinstance(layout, PromptLayout)
-            if not (count := min(self.phase.validation_prompts, len(layout.kept))):
+            chosen = evenly(len(layout.kept), self.phase.validation_prompts)
+            if not (prompts := [self.prompt(layout, source, "validation", block) for block in chosen]):
                 continue
-            prompts = [self.prompt(layout, source, "validation", block) for block in range(count)]
             try:
                 drawn = list(draw(self.decoder(trainer), codec, prompts, greedy, 1, ("validation",)))
                 parts, whole = scored(self.phase.judge, prompts, drawn, self.open)

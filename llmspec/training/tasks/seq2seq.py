@@ -14,7 +14,7 @@ from llmspec.parts.phases.seq2seq import Seq2Seq as Phase
 from llmspec.parts.tokenizers import Codec
 from llmspec.spec.decoding import Decoding
 from llmspec.training.prompts import Prompt
-from llmspec.training.tasks.base import Looks, Validation
+from llmspec.training.tasks.base import Looks, Validation, evenly
 from llmspec.training.tasks.supervised import Supervised
 from llmspec.training.trainer import Trainer
 
@@ -68,8 +68,7 @@ class Seq2Seq(Supervised):
         return self._asked
 
     def _some(self, held_out: ValidationSet, most: int) -> Asked:
-        codec, count = self.context.prepared.codec, min(most, held_out.pairs)
-        chosen = [held_out.pair(i * held_out.pairs // count) for i in range(count)]
+        codec, chosen = self.context.prepared.codec, [held_out.pair(i) for i in evenly(held_out.pairs, most)]
         return Asked(
             [source for source, _ in chosen],
             [codec.decode(target) for _, target in chosen],

@@ -93,9 +93,9 @@ class Supervised(Task):
     def _answer(self, trainer: Trainer, prompt: Prompt) -> Generation:
         """What the model says to a prompt."""
         plan, codec = self.context.plan, self.context.prepared.codec
-        return generate(self.decoder(trainer), codec, [prompt.tokens], plan.decoding, seed=plan.seed, chat=prompt.chat)[
-            0
-        ]
+        seed = plan.seed if plan.decoding.seed is None else plan.decoding.seed
+        (answer,) = generate(self.decoder(trainer), codec, [prompt.tokens], plan.decoding, seed=seed, chat=prompt.chat)
+        return answer
 
     def decoder(self, trainer: Trainer) -> Decoder:
         """What draws text from the weights as they are now."""
