@@ -129,9 +129,9 @@ def test_a_reward_that_fails_on_held_out_prompts_is_told_and_training_goes_on(
 
 
 def test_weights_that_are_no_numbers_any_more_are_named_with_their_step(tmp_path: Path) -> None:
+    # Of PPO, which has values to learn even where all answers are worth the same.
+    sets = ("phases.phase.optimizer={kind: sgd, lr: 1e30}", "phases.phase.max_grad_norm=null")
     with pytest.raises(RunError) as caught:
-        # Of PPO, which has values to learn even where all answers are worth the same.
-        sets = ("phases.phase.optimizer={kind: sgd, lr: 1e30}", "phases.phase.max_grad_norm=null")
         trained(tmp_path, *sets, kind="ppo")
     (problem,) = caught.value.problems
     assert " of phase" in problem.message and " at step " in problem.message

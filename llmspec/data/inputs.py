@@ -21,6 +21,8 @@ from llmspec.parts.tokenizers import Codec
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 from llmspec.parts.tokenizers.words import Vocabulary
 
+VALIDATION = "validation"
+"""The first name of a place among batches that are validated with."""
 Arrays = dict[str, np.ndarray]
 """Inputs of a graph by name. `loss_weights` as they count: a step divides them by their sum over its passes."""
 
@@ -98,7 +100,9 @@ class BatchInputs:
         return arrays
 
     def _draw(self, place: tuple[object, ...]) -> Draw:
-        return lambda n, *names: random_bits(n, *self._seed, *place, *names)
+        """Of what is validated, the same whatever the seed and the phase: what differs then are the models."""
+        seed = () if place[:1] == (VALIDATION,) else self._seed
+        return lambda n, *names: random_bits(n, *seed, *place, *names)
 
     def _check(self, arrays: Arrays) -> None:
         made = {name: (a.shape, a.dtype.name) for name, a in arrays.items()}

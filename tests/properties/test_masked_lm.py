@@ -21,7 +21,7 @@ from llmspec.compiler import compile_spec
 from llmspec.compiler.plan import Plan
 from llmspec.core.problems import SpecError
 from llmspec.data.hidden import mistake
-from llmspec.data.inputs import BatchInputs
+from llmspec.data.inputs import VALIDATION, BatchInputs
 from llmspec.data.layout import Batch, blank, random_bits
 from llmspec.parts.objectives import MaskedLM
 from llmspec.parts.tokenizers.byte import Byte
@@ -172,6 +172,17 @@ def plan_of(head: str, **phase: Any) -> Plan:
         "phases": {"p": {"kind": "masked_lm", "mixture": {"a": "100%"}, "budget": "4 steps", **phase}},
     }
     return compile_spec(Spec.model_validate_json(json.dumps(spec)))
+
+
+def test_what_is_hidden_of_a_validation_text_follows_no_seed() -> None:
+    """So that what differs between runs are the models; in training it follows seed, phase and place."""
+    plan = plan_of("plain", micro_batch_size=3)
+    phase, specials = plan.phases[0], plan.tokenizer.meanings()
+    made = batch_of(np.random.default_rng(4).integers(7, 24, (3, 12)).astype(np.int32), np.full(3, 12, np.int32))
+    inputs = [BatchInputs(plan.model, phase.phase, specials, seed) for seed in ((1, "a"), (2, "b"))]
+    found = {at: [one.asked(made, *at).tokens for one in inputs] for at in ((VALIDATION, "s", 0), ("step", 0))}
+    assert (found[VALIDATION, "s", 0][0] == found[VALIDATION, "s", 0][1]).all()
+    assert (found["step", 0][0] != found["step", 0][1]).any()
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class MaskedLM(Objective):
     """Mean negative log-likelihood of tokens that were chosen by chance and mostly hidden, given all others, in nats.
 
-    The places are drawn anew each time that a text is read; those of validation are always the same.
+    The places are drawn anew each time that a text is read; those of a validation text are the same
+    in every run, as far as its batches are.
     """
 
     kind: Literal["masked_lm"] = "masked_lm"

@@ -10,7 +10,7 @@ import numpy as np
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.metrics import Metric
 from llmspec.core.problems import LlmspecError
-from llmspec.data.inputs import Arrays
+from llmspec.data.inputs import VALIDATION, Arrays
 from llmspec.data.layout import Batch
 from llmspec.data.rotated import texts_of
 from llmspec.model.others import Weights
@@ -155,7 +155,7 @@ class Answers(Supervised):
 
     def held_out_arrays(self, trainer: Trainer, source: str, i: int, batch: Batch) -> Arrays:
         """The inputs of batch `i` that a source is validated with."""
-        return self.compared(self._arrays(batch, "validation", source, i), batch, (HELD_OUT + source,))
+        return self.compared(self._arrays(batch, VALIDATION, source, i), batch, (HELD_OUT + source,))
 
     # -- samples -------------------------------------------------------------------------------------------------
     @property

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import LlmspecError
+from llmspec.data.inputs import VALIDATION
 from llmspec.decoding.classifying import Classifier, listed
 from llmspec.training.context import RunContext
 from llmspec.training.scores import label_scores
@@ -71,7 +72,7 @@ class Classify(Supervised):
         for source, held_out in self.context.prepared.validation(self.plan.name).items():
             sums, logits, targets = {"loss": 0.0, "loss_weights": 0.0}, [], []
             for i, batch in enumerate(held_out):
-                arrays = self._arrays(batch, "validation", source, i)
+                arrays = self._arrays(batch, VALIDATION, source, i)
                 of_batch, weights = trainer.evaluate(arrays), arrays["loss_weights"]
                 sums = {
                     "loss": sums["loss"] + of_batch["loss"],

@@ -10,6 +10,7 @@ import numpy as np
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.metrics import Metric
 from llmspec.core.problems import LlmspecError
+from llmspec.data.inputs import VALIDATION
 from llmspec.data.layout import Batch
 from llmspec.data.validation import ValidationSet
 from llmspec.decoding.reading import Reader
@@ -87,7 +88,7 @@ class Documents(Supervised):
         """(sums over all batches, outputs of every text in order, the texts)."""
         sums, outputs, texts = dict.fromkeys((*trainer.steps.sums, "loss_weights"), 0.0), [], list[Text]()
         for i, batch in enumerate(held_out):
-            arrays = self._arrays(batch, "validation", source, i)
+            arrays = self._arrays(batch, VALIDATION, source, i)
             of_batch = {**trainer.evaluate(arrays), "loss_weights": float(arrays["loss_weights"].sum())}
             sums = {name: total + of_batch[name] for name, total in sums.items()}
             outputs.append(of_batch[self.gathered][held_out.counts(batch).reshape(-1)])

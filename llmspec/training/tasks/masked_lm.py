@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import LlmspecError
+from llmspec.data.inputs import VALIDATION
 from llmspec.data.layout import Batch
 from llmspec.decoding.filling import MASK, Filler, MaskedText, listed, masked_row, masked_text, token_text
 from llmspec.training.context import RunContext
@@ -47,7 +48,7 @@ class MaskedLM(Supervised):
         held_out = [(s, found) for s, found in self.context.prepared.validation(self.plan.name).items() if len(found)]
         if held_out:
             source, batch = held_out[0][0], held_out[0][1].batch(0)
-            return self._opening(self._arrays.asked(batch, "validation", source, 0), f"validation text of {source}")
+            return self._opening(self._arrays.asked(batch, VALIDATION, source, 0), f"validation text of {source}")
         source = self.stream.sources[int(self.stream.batch(0).source[0])]
         return self._opening(self._arrays.asked(self.stream.batch(0), 0, 0), f"training text of {source}")
 

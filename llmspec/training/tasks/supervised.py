@@ -7,7 +7,7 @@ from typing import Any
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import LlmspecError, RunError
-from llmspec.data.inputs import Arrays
+from llmspec.data.inputs import VALIDATION, Arrays
 from llmspec.data.layout import Batch
 from llmspec.data.ledger import Ledger
 from llmspec.data.rows import joined
@@ -49,7 +49,7 @@ class Supervised(Task):
         for source, held_out in self.context.prepared.validation(self.plan.name).items():
             sums = dict.fromkeys((*trainer.steps.evaluated, "loss_weights"), 0.0)
             for i, batch in enumerate(held_out):
-                arrays = self._arrays(batch, "validation", source, i)
+                arrays = self._arrays(batch, VALIDATION, source, i)
                 of_batch = {**trainer.evaluate(arrays), "loss_weights": float(arrays["loss_weights"].sum())}
                 sums = {name: total + of_batch[name] for name, total in sums.items()}
             metrics = self.phase.objective.metrics(sums, held_out.characters)

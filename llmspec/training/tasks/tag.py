@@ -11,6 +11,7 @@ import numpy as np
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import LlmspecError
+from llmspec.data.inputs import VALIDATION
 from llmspec.data.layout import Batch
 from llmspec.decoding.tagging import Row, Tagger, listed
 from llmspec.training.context import RunContext
@@ -62,7 +63,7 @@ class Tag(Supervised):
             sums = dict.fromkeys((*trainer.steps.sums, "loss_weights"), 0.0)
             true, said = list[np.ndarray](), list[np.ndarray]()
             for i, batch in enumerate(held_out):
-                arrays = self._arrays(batch, "validation", source, i)
+                arrays = self._arrays(batch, VALIDATION, source, i)
                 of_batch = {**trainer.evaluate(arrays), "loss_weights": float(arrays["loss_weights"].sum())}
                 sums = {name: total + of_batch[name] for name, total in sums.items()}
                 guess = of_batch["logits"].argmax(-1).reshape(batch.tokens.shape)
