@@ -202,6 +202,9 @@ def check_length(given: MaskedText, model: ModelPlan) -> None:
 
 def listed(place: Sequence[Candidate]) -> str:
     """`comet 41%, star 5%`: candidates of a place in a line."""
-    return ", ".join(
-        f"{candidate.text.strip() or repr(candidate.text)} {candidate.probability:.0%}" for candidate in place
-    )
+    return ", ".join(f"{shown(candidate.text)} {candidate.probability:.0%}" for candidate in place)
+
+
+def shown(text: str) -> str:
+    """A token in a line, without the space around it; one that is nothing else as Python writes it."""
+    return text.strip() or repr(text)

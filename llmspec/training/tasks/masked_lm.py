@@ -9,7 +9,7 @@ from llmspec.compiler.plan import PhasePlan
 from llmspec.core.problems import LlmspecError
 from llmspec.data.inputs import VALIDATION
 from llmspec.data.layout import Batch
-from llmspec.decoding.filling import MASK, Filler, MaskedText, listed, masked_row, masked_text, token_text
+from llmspec.decoding.filling import MASK, Filler, MaskedText, listed, masked_row, masked_text, shown, token_text
 from llmspec.training.context import RunContext
 from llmspec.training.tasks.base import Sample
 from llmspec.training.tasks.supervised import Supervised
@@ -66,7 +66,7 @@ class MaskedLM(Supervised):
             tokens, places = tokens[:SHOWN], [i for i in places if i < SHOWN]
         given = masked_row(codec, tokens, places)
         return Opening(
-            MASK.join(given.pieces), given, tuple(token_text(codec, tokens[i]).strip() for i in places), origin
+            MASK.join(given.pieces), given, tuple(shown(token_text(codec, tokens[i])) for i in places), origin
         )
 
     @property
