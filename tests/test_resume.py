@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(straight: tuple[Path, Pat
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
     sampled = tiny.call("sample", out, "--prompt", "one")
-    assert sampled.returncode == 0 and "step_12 is damaged" in sampled.stderr.replace("\n", "")
+    assert sampled.returncode == 0 and "step_12isdamaged" in "".join(sampled.stderr.split())  # wherever lines end
     again = tiny.call("run", spec, "--out", out)
     assert again.returncode == 0 and "is damaged" in again.stdout
     same(facts(run), facts(out))
