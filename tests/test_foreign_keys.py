@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from llmspec.cli import answered
+from llmspec.parts.objectives import TABLE as OBJECTIVES
+from llmspec.parts.phases import TABLE as PHASES
 from llmspec.spec import foreign
+from llmspec.spec.foreign_alignment import BY_KIND, FILTERS
 from llmspec.spec.load import read_spec
 from llmspec.spec.shape import places
 
@@ -164,3 +167,57 @@ def test_an_option_in_other_words_is_answered_with_its_setting(
         status = int(str(ended.code))
     assert status == 2
     assert hint in " ".join(capsys.readouterr().err.split())
+
+
+# -- phases that align -------------------------------------------------------------------------------------------------
+def told_of(kind: str, section: str, words: list[str], folder: Path) -> dict[str, str]:
+    """What is said of words in a phase of a kind, or below it."""
+    said = dict[str, str]()
+    for begin in range(0, len(words), 15):
+        spec = yaml.safe_load(yaml.safe_dump(SPEC))
+        inside = spec["phases"]["first"]
+        inside["kind"] = kind
+        for key in section.split(".") if section else []:
+            inside = inside.setdefault(key, {})
+        inside |= dict.fromkeys(words[begin : begin + 15], 0.5)
+        found = problems(folder, spec)
+        at = ".".join(["phases.first", *([section] if section else [])])
+        said |= {word: found.get(f"{at}.{word}", "") for word in words[begin : begin + 15]}
+    return said
+
+
+@pytest.mark.parametrize("section", ["", "objective"])
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_words_of_those_who_align_are_told_by_kind(kind: str, section: str, tmp_path: Path) -> None:
+    """Where a phase has such a key of its own, one of any phase, such as the optimizer's `eps`, is not meant."""
+    if section and kind not in OBJECTIVES:
+        return  # its objective is that of any text
+    own, asked = shape_of(kind, section), dict[str, str]()
+    for place, said in BY_KIND[kind].items():
+        holder, _, name = place.rpartition(".")
+        assert ".".join(["phases.<name>", *([holder] if holder else [])]) in places()[name]
+        asked |= {word: place for word in said.split() if word not in own}
+    found = told_of(kind, section, list(asked), tmp_path)
+    for word, place in asked.items():
+        holder, _, name = place.rpartition(".")
+        assert f"`{name}`" in found[word] and "`eps`" not in found[word], (word, found[word])
+        assert ("belongs under" in found[word]) == (holder != section), (word, found[word])
+        assert holder == section or f"`phases.first{'.' * bool(holder)}{holder}`" in found[word]
+
+
+def shape_of(kind: str, section: str) -> set[str]:
+    """The keys of a phase of a kind, or of its objective."""
+    part = PHASES[kind]
+    found = OBJECTIVES[kind if kind in OBJECTIVES else "cross_entropy"] if section else part
+    return {field.alias or name for name, field in found.model_fields.items()}
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_what_is_learned_from_has_no_filters(kind: str, tmp_path: Path) -> None:
+    for said in told_of(kind, "", list(FILTERS), tmp_path).values():
+        assert "whole distribution" in said and "`temperature` alone" in said and "decoding" not in said
+
+
+def test_of_other_kinds_the_same_words_mean_what_they_meant(tmp_path: Path) -> None:
+    said = told_of("sft", "", ["epsilon", "num_iterations"], tmp_path)
+    assert "`eps`" in said["epsilon"] and "budget: 0.5 steps" in said["num_iterations"]

@@ -58,6 +58,7 @@ PLACES: Mapping[str, str] = {
     "phases.<name>.adapter.kind": "finetuning_type",
     "phases.<name>.adapter.r": "lora_r lora_rank",
     "phases.<name>.adapter.alpha": "lora_alpha",
+    "phases.<name>.adapter.dropout": "lora_dropout",
     "phases.<name>.adapter.targets": "lora_target_modules lora_target_linear target_modules",
     "phases.<name>.early_stopping.patience": "early_stopping_patience",
     "phases.<name>.keep.last": "save_total_limit",
@@ -109,7 +110,6 @@ ABSENT: Mapping[str, str] = {
     "weights stay quantised where `from:` names a GGUF file and the phase has an `adapter:`": (
         "load_in_4bit load_in_8bit quantization"
     ),
-    "adapters have no dropout of their own": "lora_dropout",
     "the parts of `model:` say what it is": "model_type",
     "`tokenizer: {kind: huggingface, file: …}` reads a tokenizer that is there": (
         "tokenizer_name tokenizer_name_or_path"

@@ -14,6 +14,7 @@ from llmspec.core.problems import Path, Problem, article, nearest, one_of
 from llmspec.core.units import Text
 from llmspec.parts.others import StartModel
 from llmspec.spec import foreign
+from llmspec.spec.foreign_alignment import aligned
 from llmspec.spec.recovery import ODD_SPACES
 from llmspec.spec.shape import Shape, default_of, places
 
@@ -53,6 +54,8 @@ def unknown_key(shape: Shape, kind: str, key: str, data: Mapping[str, Any], path
     mine = shape.fields(kind)
     owners = [k for k in shape.parts if key in shape.fields(k)]
     at = (*path, key)
+    if meant := aligned(key, kind, pattern(path), path):
+        return Problem("unknown key", at, hint=meant, consequence="it would be ignored")
     if owners:
         of = " or ".join(owners)
         return Problem(
