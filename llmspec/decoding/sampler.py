@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from llmspec.parts.filters.base import Floats
 
 
+DRAWS = 2
+"""Raised with every change by which a seed draws other texts than before."""
 NOTHING = -800.0
 """Nats below the best, from which on a probability is 0 in float64."""
 

@@ -9,6 +9,7 @@ from llmspec.compiler.linear_layers import readable
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.decoding.generate import Generation, generate
+from llmspec.decoding.sampler import DRAWS
 from llmspec.formats.bases import folder_of, model_in
 from llmspec.model.decoder import Decoder
 from llmspec.parts.others import StartModel
@@ -46,8 +47,8 @@ def rows(plan: Plan, said: Sequence[Generation]) -> list[dict[str, Any]]:
 
 def identity(plan: Plan, phase: PhasePlan) -> str:
     """Hash of everything that the answers follow from."""
-    how = plan.decoding.model_dump(mode="json")
-    return digest({"phase": phase.key, "prompts": list(plan.prompts), "decoding": how, "seed": plan.seed})
+    how, asked = plan.decoding.model_dump(mode="json"), {"prompts": list(plan.prompts), "chat": phase.phase.templated}
+    return digest({"phase": phase.key, **asked, "decoding": how, "seed": plan.seed, "draws": DRAWS})
 
 
 def drawn(bench: RunContext, made: Artifact) -> list[Generation]:
