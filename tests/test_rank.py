@@ -178,6 +178,47 @@ def place(text: str, line: int) -> str:
     return str(shown_order(len(answers), 5, prompt).index(answers.index(f"q{line - 1} {text}")) + 1)
 
 
+@given(st.lists(st.floats(-9, 9), min_size=2, max_size=6), st.randoms())
+def test_a_person_may_give_scores(scores: list[float], shuffle: Any) -> None:
+    said = [f"{i + 1}:{score!r}" for i, score in enumerate(scores)]
+    shuffle.shuffle(said)
+    if len(set(scores)) < 2:
+        with pytest.raises(ValueError, match="alike"):
+            scores_of(" ".join(said), len(scores))
+        return
+    for written in (" ".join(said), ", ".join(said).replace(":", " : ")):
+        assert scores_of(written, len(scores)) == scores
+
+
+@pytest.mark.parametrize(
+    "said", ["1:2", "1:2 2:3 3:x", "1:2 2:3 2:4", "1:2 2:3 4:1", "1:nan 2:1 3:2", "1:1 2:1 3:1", ":"]
+)
+def test_scores_are_of_every_answer(said: str) -> None:
+    with pytest.raises(ValueError, match=r"scores are given to each|alike"):
+        scores_of(said, 3)
+
+
+def test_what_an_earlier_time_ranked_is_asked_again_where_it_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ranked.jsonl"
+    typed(monkeypatch, place("yes", 1), place("no", 2), "q")
+    assert ranking(RankedFile(path)).by_person(0.0)["left"] == 5
+    typed(monkeypatch, "u", "q")
+    assert ranking(RankedFile(path)).by_person(0.0)["left"] == 6
+    kept = json.loads(path.read_text())["answers"]  # in the order in which they were put
+    first = str(shown_order(len(kept), 5, prompts()[0]).index(kept.index("q0 no")) + 1)
+    typed(monkeypatch, "u", first, place("yes", 2), "q")
+    found = ranking(RankedFile(path)).by_person(0.0)
+    assert (found["prompts"], found["records"], found["left"]) == (2, 2, 5)
+    assert best(RankedFile(path), 1) == "q0 no" and best(RankedFile(path), 2) == "q1 yes"
+    rows = path.read_text().replace("q1", "another")
+    path.write_text(rows)
+    typed(monkeypatch, "u", "q")
+    ranking(RankedFile(path)).by_person(0.0)
+    assert path.read_text() == rows and "is of another prompt" in capsys.readouterr().err
+
+
 def test_a_person_ranks_skips_takes_back_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ranked.jsonl"
     typed(monkeypatch, place("yes", 1), "nonsense", place("no", 2), "u", place("yes", 2), "s", "q")

@@ -65,6 +65,7 @@ def rank(
     """Put several answers to each prompt in order: records of what is preferred, for training.
 
     A person types the answers' numbers, the best first, such as `2 1 3`; `=` stands between those that are alike.
+    `1:4 2:2.5 3:4` gives each a score of one's own instead, the higher the better.
     `s` skips a prompt, `u` takes the last order back, `q` ends; the same command goes on where the file ends.
     """
     from llmspec.cli.answers import Given

@@ -11,7 +11,7 @@ from llmspec.cli.answers import Answers, Said
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.choosing import TooLong
 from llmspec.decoding.prompt_file import FilePrompt
-from llmspec.decoding.ranking import RankedFile, record_of, scores_of, shown_order
+from llmspec.decoding.ranking import RankedFile, is_of, record_of, scores_of, shown_order
 from llmspec.parts.rewards.base import Answered, Reward, more_than_asked
 from llmspec.render import ranked
 from llmspec.render.waiting import waiting
@@ -26,7 +26,7 @@ class Ranking:
     """The prompts of a file that are not ranked yet, and what answers them."""
 
     def __init__(self, answers: Answers, prompts: Sequence[FilePrompt], file: RankedFile) -> None:
-        self._answers, self._file = answers, file
+        self._answers, self._file, self._given = answers, file, list(prompts)
         self._prompts = [prompt for prompt in prompts if not file.holds(prompt)]
         self.there = len(prompts) - len(self._prompts)
         """Prompts that were ranked before."""
@@ -92,11 +92,9 @@ class Ranking:
                 skipped += 1
             elif answer == "u":
                 drawn.insert(0, (prompt, answers))
-                if (last := self._file.undo()) is not None:
-                    before = next((p for p in self._prompts if p.line == last["line"]), None)
-                    if before is not None:
-                        drawn.insert(0, (before, [Said(text) for text in last["answers"]]))
-                        asked -= 1
+                if (taken := self._taken_back()) is not None:
+                    drawn.insert(0, taken)
+                    asked = max(0, asked - 1)
             elif isinstance(answer, list):
                 record = record_of(prompt, texts, answer, "person")
                 self._file.add(record)
@@ -108,6 +106,22 @@ class Ranking:
         left = len(self._prompts) - asked - skipped - alike
         ranked.show_person(self._file, asked, skipped, alike, left)
         return ranked.person_data(self._file, asked, skipped, alike, left)
+
+    def _taken_back(self) -> tuple[FilePrompt, list[Any]] | None:
+        """Takes the last order back, also one of an earlier time: its prompt with its answers. None where there is
+        none, or the file of prompts has not got its prompt, so that it could not be asked again."""
+        if not self._file.records:
+            return None
+        last = self._file.records[-1]
+        before = next((prompt for prompt in self._given if is_of(last, prompt)), None)
+        if before is None:
+            ranked.tell(f"the last order is of another prompt than line {last['line']} has now, and stays")
+            return None
+        self._file.undo()
+        if before not in self._prompts:
+            self._prompts.append(before)
+            self.there -= 1
+        return before, [Said(text) for text in last["answers"]]
 
     def _again(self, record: dict[str, Any], prompt: FilePrompt) -> bool:
         """Asks another time for what was ranked; whether that ends it."""

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +42,13 @@ def shown_order(n: int, seed: int, prompt: FilePrompt, again: bool = False) -> l
 
 def scores_of(order: str, n: int) -> list[float]:
     """The score of each of n answers from an order such as `2 1=3`: numbers from 1 on, the best first, `=` between
-    those that are alike. Those that are not named are alike and come last; the score counts the steps below.
+    those that are alike. Those that are not named are alike and come last; the score counts the steps below. Or from
+    scores of one's own such as `1:4 2:2.5`, the higher the better, of every answer.
 
-    Raises ValueError for what is no order.
+    Raises ValueError for what is neither.
     """
+    if ":" in order:
+        return _own_scores(order, n)
     steps = [step.split("=") for step in _GROUP.split(re.sub(r"\s*=\s*", "=", order.strip())) if step]
     if any(not number.isdecimal() or not 1 <= int(number) <= n for step in steps for number in step):
         raise ValueError(f"an order is made of the numbers 1 to {n}, such as `2 1` or `2 1=3`")
@@ -57,6 +61,19 @@ def scores_of(order: str, n: int) -> list[float]:
         raise ValueError("all answers are alike then: `s` skips a prompt")
     below = {answer: len(groups) - 1 - i for i, group in enumerate(groups) for answer in group}
     return [float(below[answer]) for answer in range(n)]
+
+
+def _own_scores(said: str, n: int) -> list[float]:
+    pairs = [piece.partition(":") for piece in _GROUP.split(re.sub(r"\s*:\s*", ":", said.strip())) if piece]
+    try:
+        given = [(int(number) - 1, float(score)) for number, _, score in pairs]
+    except ValueError:
+        given = []
+    if sorted(number for number, _ in given) != list(range(n)) or not all(isfinite(score) for _, score in given):
+        raise ValueError(f"scores are given to each of the answers 1 to {n} once, such as `1:4 2:2.5`")
+    if len({score for _, score in given}) < 2:
+        raise ValueError("all answers are alike then: `s` skips a prompt")
+    return [score for _, score in sorted(given)]
 
 
 def record_of(prompt: FilePrompt, answers: Sequence[str], scores: Sequence[float], by: str) -> dict[str, Any]:
@@ -119,8 +136,7 @@ class RankedFile:
 
     def holds(self, prompt: FilePrompt) -> bool:
         """Whether a prompt is ranked there."""
-        asked = prompt.text if prompt.text is not None else [list(turn) for turn in prompt.turns]
-        return any(record["line"] == prompt.line and _asked(record) == asked for record in self.records)
+        return any(is_of(record, prompt) for record in self.records)
 
     def add(self, record: dict[str, Any]) -> None:
         self.records.append(record)
@@ -147,6 +163,12 @@ class RankedFile:
     def _write(self) -> None:
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records)
         write_text(self.path, lines)
+
+
+def is_of(record: Mapping[str, Any], prompt: FilePrompt) -> bool:
+    """Whether a record's answers are those to a prompt, at its line."""
+    asked = prompt.text if prompt.text is not None else [list(turn) for turn in prompt.turns]
+    return bool(record["line"] == prompt.line and _asked(record) == asked)
 
 
 def _asked(record: Mapping[str, Any]) -> Any:
