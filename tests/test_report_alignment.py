@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from llmspec.explain.remarks import LOOKED_AT, of_metrics
 from llmspec.explain.run import explain_run
 from llmspec.render import report_run
 from llmspec.render.terminal import Screen
+from llmspec.training.rollouts import Episodes, told
 
 NAMES = (
     *("loss", "reward", "reward_std", "reward/short", "kl", "reference_kl", "entropy", "clip_fraction", "clip_low"),
@@ -73,6 +75,7 @@ def test_a_line_a_phase_says_what_each_did(tmp_path: Path) -> None:
 
 # -- why nothing was learned -------------------------------------------------------------------------------------------
 BAD = {"groups_alike": 0.9, "answers_alike": 1.0, "clip_fraction": 0.7, "ended": 0.1}
+BAD |= {"commonest_answer": 0.9, "at_best_reward": 0.95}
 GOOD = {"groups_alike": 0.1, "answers_alike": 0.0, "clip_fraction": 0.1, "ended": 0.9}
 
 
@@ -86,6 +89,34 @@ def test_a_curve_that_says_that_nothing_was_learned_is_remarked(name: str) -> No
 
     assert len(said(BAD.get(name, 0.0))) == 1 and not said(GOOD.get(name, 0.3))
     assert not list(of_metrics([NamedCurve(name, "", Curve((), ()))])), "nothing was measured"
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_what_begins_late_is_remarked_as_well(name: str) -> None:
+    """A model that collapses in the last fifth of a phase has good means."""
+    good, bad = GOOD.get(name, 0.3), BAD.get(name, 0.0)
+    curve = Curve(tuple(range(1, 101)), (good,) * 80 + (bad,) * 20)
+    (said,) = of_metrics([NamedCurve(name, "", curve)])
+    assert said.startswith("in the last 20 steps, ")
+    assert not list(of_metrics([NamedCurve(name, "", Curve(curve.steps, (good,) * 100))]))
+
+
+def test_a_model_that_runs_away_from_its_reference_is_remarked() -> None:
+    for values in ((50.0,) * 9, (0.1,) * 40 + (12.0,) * 10):
+        (said,) = of_metrics([NamedCurve("reference_kl", "nats/token", Curve(tuple(range(len(values))), values))])
+        assert "nats a token from its reference" in said and "kl_ceiling" in said
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5)), min_size=8, max_size=40))
+def test_shares_of_answers_are_those_that_are_counted(drawn: list[tuple[int, float]]) -> None:
+    rewards = np.array([reward for _, reward in drawn], np.float32)
+    tokens, lengths = np.array([[said] for said, _ in drawn], np.int32), np.ones(len(drawn), np.int32)
+    made = Episodes((None,) * len(drawn), tokens, lengths, lengths > 0, {}, rewards, {})  # type: ignore[arg-type]
+    found = told(made)
+    counts = [sum(other == said for other, _ in drawn) for said, _ in drawn]
+    assert found["commonest_answer"] == max(counts) / len(drawn)
+    best = float(rewards.max()) - 0.01 * float(np.ptp(rewards))
+    assert found["at_best_reward"] == (pytest.approx((rewards >= best).mean()) if np.ptp(rewards) else 0)
 
 
 def test_remarks_stand_in_the_report(tmp_path: Path) -> None:

@@ -10,6 +10,10 @@ from llmspec.explain.ledger import LedgerRow
 
 CLIPPED = 0.5
 """Share of clipped steps from which on it is worth a remark."""
+FAR = 3.0
+"""Nats per token from which on text is no longer what its reference would say."""
+END = 5
+"""The last of so many parts of a phase is looked at by itself: what begins late is hidden in a mean."""
 Said = Callable[[Curve], str]
 
 
@@ -37,6 +41,19 @@ def cut(curve: Curve) -> str:
     return f"{said} cut. A larger `max_tokens`, or a `missing_end_penalty`, would change that."
 
 
+def far(curve: Curve) -> str:
+    """What is said where a model is far from its reference, or never left it."""
+    if not any(curve.values):
+        return "the model never moved away from its reference: nothing was learned."
+    mean = sum(curve.values) / len(curve.values)
+    if mean < FAR:
+        return ""
+    return (
+        f"the model is {mean:.1f} nats a token from its reference: what it says may be no text any more. A larger "
+        "`kl_coefficient` or a lower learning rate holds it nearer, and a `kl_ceiling` stops in time."
+    )
+
+
 LOOKED_AT: dict[str, Said] = {
     "groups_alike": most(
         0.5,
@@ -52,7 +69,16 @@ LOOKED_AT: dict[str, Said] = {
         "would help.",
     ),
     "reward_std": never("the reward was the same for all answers of every step: nothing could be learned from it."),
-    "reference_kl": never("the model never moved away from its reference: nothing was learned."),
+    "reference_kl": far,
+    "commonest_answer": most(
+        0.6,
+        "{} of the answers were one and the same. A higher `temperature` or a larger `kl_coefficient` would help.",
+    ),
+    "at_best_reward": most(
+        0.9,
+        "{} of the answers had the highest reward there was: it tells them apart no longer, and little is left to be "
+        "learned from it.",
+    ),
     "rewards/margins": never("no answer gained on its counterpart: nothing was learned."),
     "ended": cut,
 }
@@ -62,9 +88,14 @@ LOOKED_AT: dict[str, Said] = {
 def of_metrics(metrics: Sequence[NamedCurve]) -> Iterator[str]:
     """Why nothing may have been learned, as far as the metrics say."""
     for metric in metrics:
-        look = LOOKED_AT.get(metric.name)
-        if look is not None and metric.curve.values and (said := look(metric.curve)):
+        look, curve = LOOKED_AT.get(metric.name), metric.curve
+        if look is None or not curve.values:
+            continue
+        late = len(curve.values) // END
+        if said := look(curve):
             yield said
+        elif late and (said := look(Curve(curve.steps[-late:], curve.values[-late:]))):
+            yield f"in the last {late:,} steps, {said}" if late > 1 else f"in the last step, {said}"
 
 
 def remarks_of(

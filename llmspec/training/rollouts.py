@@ -9,6 +9,7 @@ P prompts of a rollout, E answers, M tokens of an answer at most, B rows of a pa
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,10 @@ from llmspec.training.judging import judge_problems
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
 
+ENOUGH = 8
+"""Answers of a rollout from which on shares of them are told."""
+NEAR = 0.01
+"""Of the distance between the lowest reward of a rollout and the highest: what lies so near that has it, too."""
 QUOTED = 60
 """Characters of a text in a sentence."""
 
@@ -138,6 +143,31 @@ def episodes(prompts: Sequence[Prompt], drawn: Sequence[Generation], most: int) 
     lengths = np.array([len(answer.choices) for answer in drawn], np.int32)
     ended = np.array([answer.ended for answer in drawn])
     return Episodes(tuple(prompts), tokens, lengths, ended, {}, np.zeros(len(drawn), np.float32), {})
+
+
+def told(made: Episodes) -> dict[str, float]:
+    """How the answers of a rollout are, in numbers: rewards, lengths, how often the commonest answer is given, how many
+    have the best reward, and how many groups have one reward, or one answer."""
+    groups, rewards = made.rewards.reshape(-1, made.group), made.rewards
+    said = [tokens[:n].tobytes() for tokens, n in zip(made.tokens, made.lengths, strict=True)]
+    numbers = {
+        "reward": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+        **{f"reward/{name}": float(found.mean()) for name, found in made.parts.items() if len(made.parts) > 1},
+        "answer_tokens": float(made.lengths.mean()),
+        "ended": float(made.ended.mean()),
+    }
+    if len(said) >= ENOUGH:
+        numbers["commonest_answer"] = max(Counter(said).values()) / len(said)
+        near = rewards >= rewards.max() - NEAR * np.ptp(rewards)
+        numbers["at_best_reward"] = float(near.mean()) if np.ptp(rewards) else 0.0
+    if "entropy" in made.by_token:
+        numbers["entropy"] = float(made.by_token["entropy"][made.drawn].mean())
+    if made.group > 1:
+        same = [len(set(said[i : i + made.group])) == 1 for i in range(0, len(said), made.group)]
+        numbers["groups_alike"] = float((np.ptp(groups, axis=1) == 0).mean())
+        numbers["answers_alike"] = float(np.mean(same))
+    return numbers
 
 
 # -- rewards -----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from llmspec.training.rollouts import (
     episodes,
     packed,
     scored,
+    told,
     too_far,
 )
 from llmspec.training.tasks.base import Shapes, Validation, evenly
@@ -292,25 +293,7 @@ class Rollouts(Supervised):
 
     def told(self, made: Episodes) -> dict[str, float]:
         """How the answers of a rollout are, in numbers."""
-        groups = made.rewards.reshape(-1, made.group)
-        said = [tokens[:n].tobytes() for tokens, n in zip(made.tokens, made.lengths, strict=True)]
-        same = [len(set(said[i : i + made.group])) == 1 for i in range(0, len(said), made.group)]
-        here = made.drawn
-        numbers = {
-            "reward": float(made.rewards.mean()),
-            "reward_std": float(made.rewards.std()),
-            **{f"reward/{name}": float(found.mean()) for name, found in made.parts.items() if len(made.parts) > 1},
-            "answer_tokens": float(made.lengths.mean()),
-            "ended": float(made.ended.mean()),
-        }
-        if "entropy" in made.by_token:
-            numbers["entropy"] = float(made.by_token["entropy"][here].mean())
-        if self.phase.refers:
-            numbers["reference_kl"] = self.kl(made)
-        if made.group > 1:
-            numbers["groups_alike"] = float((np.ptp(groups, axis=1) == 0).mean())
-            numbers["answers_alike"] = float(np.mean(same))
-        return numbers
+        return {**told(made), **({"reference_kl": self.kl(made)} if self.phase.refers else {})}
 
     # -- validation ----------------------------------------------------------------------------------------------
     def validate(self, trainer: Trainer) -> Validation:
