@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from llmspec.compiler.checks import Check
 from llmspec.compiler.plan import PhasePlan, Plan, SharePlan
+from llmspec.core.visible import quoted
 from llmspec.explain.beside import others_said, replayed
 from llmspec.explain.curves import (
     Curve,
@@ -151,6 +153,8 @@ class RunReport(Report):
     """Phases whose settings were others then."""
     answers: tuple[SideBySide, ...] = ()
     """The prompts of the run, with what each phase's model said to them at its end."""
+    further: tuple[str, ...] = ()
+    """Commands that say more of it."""
 
 
 def explain_run(folder: RunFolder) -> RunReport:
@@ -181,7 +185,25 @@ def explain_run(folder: RunFolder) -> RunReport:
         certificate=certificate,
         stale=tuple(p.name for p in certificate.phases if keys.get(p.name) != p.key) if certificate else (),
         answers=side_by_side(plan, folder),
+        further=_further(plan, folder.path, phases),
     )
+
+
+def _further(plan: Plan, path: Path, phases: Sequence[PhaseRun]) -> tuple[str, ...]:
+    """What of an alignment is not in this report: of the last phase that has made another model of one that answers."""
+    named = quoted(str(path))
+    done = [p for p, run in zip(plan.phases, phases, strict=True) if run.state == "done" and p.draws]
+    compared = [p for p in done if p.phase.from_ in {other.name for other in done if other.phase.templated}]
+    if not compared:
+        return ()
+    last, begun = compared[-1].name, compared[-1].phase.from_
+    said = [
+        f"llmspec explain {named} --phase {last} --against {begun} --tokens    # which tokens {last} prefers",
+        f"llmspec explain {named} --phase {last} --against {begun} --by REWARD    # how often {last} answers better",
+    ]
+    lessons = [p.name for p in done if hasattr(p.phase.objective, "ratio_bounds")]
+    said += [f"llmspec explain {named} --part phases.{name}    # what an update does to one token" for name in lessons]
+    return tuple(said)
 
 
 def credits(plan: Plan) -> tuple[SourceCredit, ...]:

@@ -74,6 +74,10 @@ def show(report: RunReport, console: Screen) -> None:
     if report.remarks:
         heading(console, "remarks")
         bullets(console, report.remarks)
+    if report.further:
+        heading(console, "more")
+        for command in report.further:
+            console.print(Text(f"  {command}"), soft_wrap=True)
 
 
 # -- promises ------------------------------------------------------------------------------------------------------
