@@ -178,15 +178,19 @@ def _listed(prompt: tuple[Turn, ...], record: Mapping[str, Any], field: str, wei
 
 
 # -- what is recognised --------------------------------------------------------------------------------------------
+ASKED = ("prompt", "messages", "question", "instruction")
+"""Fields that hold what is answered, the first that there is: of Hugging Face, axolotl, Orca's sets, and Alpaca."""
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str) and not lists_messages(value)
 
 
 def _answer(value: Any, field: str) -> Pieces:
-    """An answer that is a text, or a list of one message."""
+    """An answer that is a text, a message, or a list of one."""
     if _text(value):
         return content_of(value, field)
-    turns = messages_of(value, field)
+    turns = messages_of([value] if isinstance(value, Mapping) else value, field)
     if len(turns) != 1 or turns[0].role != "assistant":
         raise Unfit(UNREADABLE, f"`{field}` is not one turn of assistant")
     return turns[0].content
@@ -194,7 +198,7 @@ def _answer(value: Any, field: str) -> Pieces:
 
 def _prompt(record: Mapping[str, Any]) -> tuple[Turn, ...]:
     """The turns before an answer: a text, or a list of messages; with the system's, where there are any."""
-    value = record.get("prompt") if record.get("prompt") is not None else record.get("messages")
+    value = next((record[key] for key in ASKED if record.get(key) is not None), None)
     said = record.get("system")
     before = (Turn("system", content_of(said, "system")),) if isinstance(said, str) and said.strip() else ()
     return (*before, *((Turn("user", content_of(value, "prompt")),) if _text(value) else messages_of(value, "prompt")))
@@ -203,7 +207,7 @@ def _prompt(record: Mapping[str, Any]) -> tuple[Turn, ...]:
 def _preference(record: Mapping[str, Any]) -> Compared:
     whole = [_whole(record[key], key) for key in ("chosen", "rejected")]
     if whole[0] is None or whole[1] is None:
-        if record.get("prompt") is None:
+        if all(record.get(key) is None for key in ASKED):
             raise Unfit(EMPTY, "no prompt, and `chosen` and `rejected` are no whole dialogues")
         answers = tuple(_answer(record[key], key) for key in ("chosen", "rejected"))
         return Compared(_prompt(record), answers, (0, 1))
@@ -227,7 +231,7 @@ def _whole(value: Any, field: str) -> list[Turn] | None:
             Turn("user" if role == "Human" else "assistant", content_of(text.strip(), field))
             for role, text in zip(roles, texts, strict=True)
         ]
-    turns = messages_of(value, field)
+    turns = messages_of([value] if isinstance(value, Mapping) else value, field)
     return None if len(turns) == 1 and turns[0].role == "assistant" else turns
 
 
@@ -250,12 +254,12 @@ def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _both_said(record: Mapping[str, Any]) -> bool:
-    return all(isinstance(record.get(key), str | list | tuple) for key in ("chosen", "rejected"))
+    return all(isinstance(record.get(key), str | list | tuple | Mapping) for key in ("chosen", "rejected"))
 
 
 PREFERENCES: tuple[Preferences, ...] = (
     Preferences("ranked answers", _has("answers", "scores"), ("prompt", "messages", "answers", "scores"), _ranked),
-    Preferences("preference", _both_said, ("system", "prompt", "chosen", "rejected"), _preference),
+    Preferences("preference", _both_said, ("system", *ASKED, "chosen", "rejected"), _preference),
     Preferences(
         "unpaired preference", _has("prompt", "completion", "label"), ("prompt", "completion", "label"), _thumbs, False
     ),

@@ -115,6 +115,9 @@ def test_where_the_answers_are_that_teach_nothing_is_said(tmp_path: Path) -> Non
     ("keys", "record", "wanted"),
     [
         ({}, {"prompt": "q", "chosen": "y", "rejected": "n"}, (ASKED, ["y", "n"], [0, 1])),
+        ({}, {"messages": [user("q")], "chosen": said("y"), "rejected": said("n")}, (ASKED, ["y", "n"], [0, 1])),
+        ({}, {"question": "q", "chosen": "y", "rejected": "n"}, (ASKED, ["y", "n"], [0, 1])),
+        ({}, {"instruction": "q", "chosen": "y", "rejected": "n"}, (ASKED, ["y", "n"], [0, 1])),
         ({}, {"prompt": [user("q")], "chosen": [said("y")], "rejected": [said("n")]}, (ASKED, ["y", "n"], [0, 1])),
         (
             {},
