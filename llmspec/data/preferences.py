@@ -186,11 +186,16 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and not lists_messages(value)
 
 
+def _messages(value: Any, field: str) -> list[Turn]:
+    """The turns of a list of messages, or of one message."""
+    return messages_of([value] if isinstance(value, Mapping) else value, field)
+
+
 def _answer(value: Any, field: str) -> Pieces:
     """An answer that is a text, a message, or a list of one."""
     if _text(value):
         return content_of(value, field)
-    turns = messages_of([value] if isinstance(value, Mapping) else value, field)
+    turns = _messages(value, field)
     if len(turns) != 1 or turns[0].role != "assistant":
         raise Unfit(UNREADABLE, f"`{field}` is not one turn of assistant")
     return turns[0].content
@@ -231,7 +236,7 @@ def _whole(value: Any, field: str) -> list[Turn] | None:
             Turn("user" if role == "Human" else "assistant", content_of(text.strip(), field))
             for role, text in zip(roles, texts, strict=True)
         ]
-    turns = messages_of([value] if isinstance(value, Mapping) else value, field)
+    turns = _messages(value, field)
     return None if len(turns) == 1 and turns[0].role == "assistant" else turns
 
 
