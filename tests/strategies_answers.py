@@ -66,6 +66,7 @@ COMPARED: dict[str, list[Data]] = {
     "lists": [
         {"answers": "l", "scores": "s"},
         {"answers": "l", "scores": {"s": 2.0, "t": -0.5}},
+        {"answers": "a", "scores": {"m": 1.0}, "group_by": "q"},
     ],
     "thumbs": [
         {"completion": "{a}", "good": "{g}", "good_is": "fresh"},

@@ -12,7 +12,7 @@ from llmspec.parts.sources.template import parse
 
 TEXTS = ("documents", "records")
 """Keys of a source that hold what is read, and name no field of it."""
-BARE = ("messages", "answers", "scores", "cut_at")
+BARE = ("messages", "answers", "scores", "group_by", "cut_at")
 """Keys that name fields without braces."""
 
 

@@ -17,7 +17,7 @@ from llmspec.parts.sources.base import patterns
 from llmspec.parts.sources.preferences import rejected_templates
 from llmspec.parts.templates.base import Marker, Pieces, Turn
 
-REVISION = 2
+REVISION = 3
 """Changes when records are compared in another way, so that old token files are not used."""
 EQUAL, TIED = "whose answers are equal", "whose answers are all tied"
 ONE_SIDED = "with one answer alone"
@@ -170,11 +170,24 @@ def _listed(prompt: tuple[Turn, ...], record: Mapping[str, Any], field: str, wei
         if not isinstance(scores, list | tuple) or len(scores) != len(answers):
             raise Unfit(UNSCORED, f"`{name}` is no list of {len(answers)} numbers")
         for i, score in enumerate(scores):
-            if not isinstance(score, int | float) or not math.isfinite(score):
-                raise Unfit(UNSCORED, f"`{name}` holds no number for answer {i + 1}")
-            total[i] += weight * score
-    steps = sorted(set(total), reverse=True)
-    return Compared(prompt, tuple((a,) if a else () for a in answers), tuple(steps.index(x) for x in total))
+            total[i] += weight * _number(score, f"`{name}` of answer {i + 1}")
+    return _scored(prompt, answers, total)
+
+
+def _number(score: Any, what: str) -> float:
+    """A score, which tables and some sets write as text."""
+    try:
+        value = float(score) if isinstance(score, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise Unfit(UNSCORED, f"{what} is no number")
+    return value
+
+
+def _scored(prompt: tuple[Turn, ...], answers: Sequence[str], scores: Sequence[float]) -> Compared:
+    steps = sorted(set(scores), reverse=True)
+    return Compared(prompt, tuple((a,) if a else () for a in answers), tuple(steps.index(x) for x in scores))
 
 
 # -- what is recognised --------------------------------------------------------------------------------------------
@@ -254,6 +267,41 @@ def _ranked(record: Mapping[str, Any]) -> Compared:
     return _listed(_prompt(record), record, "answers", {"scores": 1.0})
 
 
+def _completions(record: Mapping[str, Any]) -> Compared:
+    """Of each answer the mean of its ratings, or what it is worth over all (Cui et al. 2023, arXiv:2310.01377)."""
+    given = record["completions"]
+    key = next(key for key in RATED if any(key in one for one in given))
+    scores = [_number(one.get(key), f"`{key}` of answer {i + 1}") for i, one in enumerate(given)]
+    return _scored(_prompt(record), [one["response"] for one in given], scores)
+
+
+RATED = ("fine-grained_score", "overall_score", "score")
+"""Keys of the score of one of the `completions`, the first that there is."""
+
+
+def _rated(record: Mapping[str, Any]) -> bool:
+    given = record.get("completions")
+    return (
+        isinstance(given, list | tuple)
+        and bool(given)
+        and all(isinstance(one, Mapping) and isinstance(one.get("response"), str) for one in given)
+        and any(key in one for one in given for key in RATED)
+    )
+
+
+def _two(record: Mapping[str, Any]) -> Compared:
+    """Below 0 the first is better, above it the second (Wang et al. 2024, arXiv:2410.01257)."""
+    strength = _number(record["preference_strength"], "`preference_strength`")
+    answers = [record[name] for name in TWO]
+    if not all(isinstance(answer, str) for answer in answers):
+        raise Unfit(UNREADABLE, f"`{TWO[0]}` and `{TWO[1]}` are no texts")
+    return _scored(_prompt(record), answers, [-strength, strength])
+
+
+TWO = ("response_1", "response_2")
+"""Fields of two answers, one of which `preference_strength` prefers."""
+
+
 def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda record: all(name in record for name in names)
 
@@ -264,13 +312,20 @@ def _both_said(record: Mapping[str, Any]) -> bool:
 
 PREFERENCES: tuple[Preferences, ...] = (
     Preferences("ranked answers", _has("answers", "scores"), ("prompt", "messages", "answers", "scores"), _ranked),
+    Preferences("rated completions", _rated, ("system", *ASKED, "completions"), _completions),
+    Preferences(
+        "preference strength",
+        _has("preference_strength", *TWO),
+        ("system", *ASKED, *TWO, "preference_strength"),
+        _two,
+    ),
     Preferences("preference", _both_said, ("system", *ASKED, "chosen", "rejected"), _preference),
     Preferences(
         "unpaired preference", _has("prompt", "completion", "label"), ("prompt", "completion", "label"), _thumbs, False
     ),
 )
-"""In the order in which they are tried: records of `llmspec rank`, and the sets of Hugging Face (trl,
-docs/source/dataset_formats.md)."""
+"""In the order in which they are tried: records of `llmspec rank`, of UltraFeedback, of HelpSteer2, and the sets of
+Hugging Face (trl, docs/source/dataset_formats.md)."""
 
 
 def recognised_preference(record: Mapping[str, Any]) -> Preferences | None:

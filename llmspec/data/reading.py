@@ -13,6 +13,7 @@ from llmspec.core.problems import DataError, Problem
 from llmspec.data.contamination import EXAMPLES, Contaminated, Content, HeldOut
 from llmspec.data.fields import Fields
 from llmspec.data.formats import recognised
+from llmspec.data.grouping import grouped
 from llmspec.data.preferences import Compared, best_dialogue, best_text, comparison_of
 from llmspec.data.shaping import FORMAT, Dropped, dialogue, plain_text
 from llmspec.data.split import TRAINS, VALIDATES, Shaped, joined
@@ -335,8 +336,8 @@ def _read(
 def _stretches(source: Source, fetch: Fetcher, markers: Sequence[str], wanted: tuple[Form, ...]) -> Iterator[Shaped]:
     """Every document, shaped; a long text in stretches."""
     inside = False
-    for found in source.documents(fetch):
-        document = found if found.record is None else found._replace(record=source.cleaned(found.record))
+    clean = (d if d.record is None else d._replace(record=source.cleaned(d.record)) for d in source.documents(fetch))
+    for document in grouped(source, clean, fetch.notes):
         item = _shape(source, document, markers, wanted)
         if inside or document.more:
             # A stretch of nothing but white space is text all the same.

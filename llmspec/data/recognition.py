@@ -34,7 +34,7 @@ LOOKED_AT = 100
 ASKS = ("prompt", "question", "query", "instruction", "problem", "input", "source", "q")
 ANSWERS = ("chosen", "answer", "response", "completion", "solution", "output", "reply", "target", "a")
 """Fields that are likely to hold a question, and its answer, for what is proposed to a person."""
-_REVISION = 3
+_REVISION = 4
 """Changes when what is noted of a source does."""
 
 
@@ -59,6 +59,8 @@ class Found(NamedTuple):
     """Name of the format in which it asks what it does not answer; empty where it does not."""
     asked: tuple[str, ...] = ()
     """Its fields that the question is made of."""
+    numbers: tuple[str, ...] = ()
+    """Its fields that hold numbers."""
 
     def sentence(self, form: str) -> tuple[str, str]:
         """(value, why) of the decision how the records are read in a form."""
@@ -123,7 +125,8 @@ def found_in(where: str, record: Mapping[str, Any]) -> Found:
     named = (form.name if form else "", spoken, text, len(text) == 1)
     asks = asking(record, form)
     asked = tuple(name for name in fields if asks and name in (compared if known else ("system", *ASKED_IN)))
-    return Found(where, fields, *named, known.name if known else "", compared, asks, asked)
+    numbers = tuple(str(key) for key, value in record.items() if type(value) in (int, float))
+    return Found(where, fields, *named, known.name if known else "", compared, asks, asked, numbers)
 
 
 ASKED_IN = ("prompt", "messages", "conversations", "conversation")
@@ -202,22 +205,28 @@ def uncompared(name: str, phase: Phase, found: Mapping[str, Found], sources: Map
     for source in phase.mixture if phase.preferences or phase.thumbs else ():
         if source not in found or sources[source].comparison or found[source].preference:
             continue
-        fields = found[source].text
-        asks = next((field for field in fields if field in ASKS), fields[0] if fields else "prompt")
-        rest = [field for field in fields if field != asks]
-        first, last = (rest[0], rest[-1]) if len(rest) > 1 else ("chosen", "rejected")
         what = f"the first one ({found[source].where}) has {', '.join(found[source].fields)}"
         yield Problem(
             f"the records of {source} compare no answers in a known format: {what}"
             if found[source].where
             else f"{source} says nothing of which answers are better, and {name} learns that",
             ("phases", name, "mixture", source),
-            f'at data.sources.{source} write how they are to be read, such as `prompt: "{{{asks}}}"`, `chosen: '
-            f'"{{{first}}}"` and `rejected: "{{{last}}}"`'
+            f"at data.sources.{source} write how they are to be read, such as {_compared_as(found[source])}"
             if found[source].where
             else "read records with `prompt`, `chosen` and `rejected`, or take it out of the mixture",
             "it would be unclear which answer is better",
         )
+
+
+def _compared_as(found: Found) -> str:
+    """Keys that may say which answers of such records are better."""
+    asks = next((field for field in found.text if field in ASKS), found.text[0] if found.text else "prompt")
+    rest = [field for field in found.text if field != asks]
+    if len(rest) == 1 and found.numbers:
+        scores = ", ".join(f"{name}: 1" for name in found.numbers)
+        return f'`prompt: "{{{asks}}}"`, `answers: {rest[0]}`, `scores: {{{scores}}}` and `group_by: {asks}`'
+    first, last = (rest[0], rest[-1]) if len(rest) > 1 else ("chosen", "rejected")
+    return f'`prompt: "{{{asks}}}"`, `chosen: "{{{first}}}"` and `rejected: "{{{last}}}"`'
 
 
 def unanswered(name: str, phase: Phase, found: Mapping[str, Found]) -> Iterable[Problem]:

@@ -70,6 +70,12 @@ def spelled(compared: Compared | Dropped | None) -> Any:
     return prompt, ["".join(answer) for answer in compared.answers], list(compared.ranks)
 
 
+def rated(**scores: float) -> list[dict[str, Any]]:
+    """Completions as UltraFeedback has them; over all they are worth the opposite, which counts less."""
+    said = {"model": "m", "annotations": {}, "critique": "so so"}
+    return [{**said, "response": r, "overall_score": -s, "fine-grained_score": s} for r, s in scores.items()]
+
+
 ASKED = [("user", "q")]
 PAIR = {"prompt": "{p}", "chosen": "{c}", "rejected": "{r}"}
 LIST = {"prompt": "{p}", "answers": "a", "scores": "s"}
@@ -145,6 +151,21 @@ def test_where_the_answers_are_that_teach_nothing_is_said(tmp_path: Path) -> Non
             (ASKED, ["b", "a", "c"], [0, 1, 1]),
         ),
         ({}, {"messages": [user("q")], "answers": ["a", "b"], "scores": [1, 0]}, (ASKED, ["a", "b"], [0, 1])),
+        (
+            {},
+            {"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": 2},
+            (ASKED, ["b", "a"], [0, 1]),
+        ),
+        (
+            {},
+            {"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": -1},
+            (ASKED, ["a", "b"], [0, 1]),
+        ),
+        ({}, {"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": 0}, TIED),
+        ({}, {"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": None}, UNSCORED),
+        ({}, {"instruction": "q", "completions": rated(a=3.5, b=4.25, c=1.0)}, (ASKED, ["b", "a", "c"], [0, 1, 2])),
+        ({}, {"instruction": "q", "completions": rated(a=3.5, b=float("nan"))}, UNSCORED),
+        ({}, {"instruction": "q", "completions": rated(a=3.5)}, ONE_SIDED),
         ({}, {"question": "q", "answer": "a"}, None),
         (PAIR, {"p": "q", "c": "y", "r": "n"}, (ASKED, ["y", "n"], [0, 1])),
         (PAIR, {"p": "q", "c": "y", "r": "y"}, EQUAL),
@@ -162,6 +183,8 @@ def test_where_the_answers_are_that_teach_nothing_is_said(tmp_path: Path) -> Non
         (LIST, {"p": "q", "a": ["x"], "s": [1]}, ONE_SIDED),
         (LIST, {"p": "q", "a": ["x", "y"], "s": [1]}, UNSCORED),
         (LIST, {"p": "q", "a": ["x", "y"], "s": [1, float("nan")]}, UNSCORED),
+        (LIST, {"p": "q", "a": ["x", "y"], "s": ["1", "2.5"]}, (ASKED, ["y", "x"], [0, 1])),
+        (LIST, {"p": "q", "a": ["x", "y"], "s": ["1", "N/A"]}, UNSCORED),
         (LIST, {"p": "q", "a": "x", "s": [1]}, UNREADABLE),
         (LIST, {"p": "q", "a": ["x", "y", "x"], "s": [1, 2, 3]}, (ASKED, ["x", "y"], [0, 1])),
         (
@@ -207,6 +230,8 @@ def test_the_best_answer_is_a_dialogue_and_a_bad_one_is_none() -> None:
         {"prompt": "{p}", "completion": "{c}"},
         {**LIST, "scores": {"s": 0}},
         {**LIST, "scores": {}},
+        {**PAIR, "group_by": "p"},
+        {**LIST, "group_by": "a"},
         {**PAIR, "dialogue": {"user": "{p}"}},
         {**PAIR, "rejected": ()},
         {**PAIR, "rejected": "{"},

@@ -190,6 +190,9 @@ class Source(Part):
     scores: str | dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] | None = None
     """Field that holds the score of each of the `answers`, the higher the better; or several criteria, as a map of
     fields -> weights, such as `{helpful: 2, correct: 1}`: answers are compared by the weighted sum."""
+    group_by: str | None = None
+    """Field that is alike in records with one answer each to the same prompt, such as `prompt`: those that follow one
+    another are read as one, whose `answers` and `scores` are what each of them has there."""
     completion: str | None = None
     """Template of an answer that is `good` or bad by itself."""
     good: str | None = None

@@ -15,6 +15,7 @@ COMPARED = (
     "margin",
     "answers",
     "scores",
+    "group_by",
     "completion",
     "good",
     "good_is",
@@ -54,7 +55,8 @@ def comparison_fields(source: Any) -> tuple[str, ...]:
     named = [piece.text for template in templates for piece in parse(template) if piece.field]
     scores = source.scores
     listed = [scores] if isinstance(scores, str) else [*(scores or ())]
-    return tuple(dict.fromkeys((*named, *([source.answers] if source.answers else []), *listed)))
+    alone = [name for name in (source.answers, source.group_by) if name]
+    return tuple(dict.fromkeys((*named, *alone, *listed)))
 
 
 def wrong_comparison(source: Any) -> str:
@@ -95,6 +97,8 @@ def _alike(found: Mapping[str, Any]) -> str:
         return f"`rejected:` has `{twice[:40]}` twice: neither answer would be better; write it once"
     if "answers" in found and found.get("scores") == found["answers"]:
         return "`scores:` names the field of `answers:`; name the one that holds their scores"
+    if "answers" in found and found.get("group_by") == found["answers"]:
+        return "`group_by:` names the field of `answers:`; name the one that is alike where they answer the same"
     if "completion" in found and found.get("good", "").strip() == found["completion"].strip():
         return "`good:` is the template of `completion:`; name the field that says whether the answer is good"
     return ""
@@ -104,7 +108,7 @@ def _wrong_beside(best: str, found: Mapping[str, Any]) -> str:
     """What is missing beside the key that says where answers are, or does nothing there."""
     fitting = {
         "chosen": ("rejected", "rejected_from", "margin"),
-        "answers": ("scores",),
+        "answers": ("scores", "group_by"),
         "completion": ("good", "good_is", "bad_is"),
     }
     idle = [key for key in found if key not in ("prompt", best, *fitting[best])]
