@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from llmspec.cli.app import app
 from llmspec.cli.run import again
+from llmspec.cli.verb import MEANT
 from llmspec.core.visible import acts, command, path_word
 from llmspec.render import live
 from llmspec.render.terminal import Screen
@@ -166,6 +167,13 @@ def test_printed_commands_exist() -> None:
     found = [(where, words) for where, text in texts() for words in commands(text) if words]
     assert len(found) > 30
     assert not [(where, words) for where, words in (*found, *calls()) if wrong(words)]
+
+
+def test_every_command_is_known_where_a_mistake_is_told() -> None:
+    """Its name stands in messages, and words that are used for it elsewhere lead to it alone."""
+    assert set(MEANT) == VERBS.keys()
+    words = [word for line in MEANT.values() for word in line.split()]
+    assert len(set(words)) == len(words) and not VERBS.keys() & set(words)
 
 
 def test_printed_options_exist() -> None:

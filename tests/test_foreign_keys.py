@@ -152,6 +152,8 @@ def test_a_slip_in_a_setting_is_answered_with_what_was_meant(setting: str, hint:
         ("run mine.yaml --epochs 3", "--set 'phases.NAME.budget=3 epochs of SOURCE'"),
         ("sample --max-new-tokens 3", "--set decoding.max_tokens=3"),
         ("sample --top-k=3", "--set decoding.top_k=3"),
+        ("chat --temperature 0.5", "--set decoding.temperature=0.5"),
+        ("rank --prompts q.txt --out r.jsonl --temperature 0.5", "--set decoding.temperature=0.5"),
         ("sample --prompt x --learning-rate 3", "--set"),
         ("check -", "not from standard input"),
         ("schema -o .", "-o schema.json"),

@@ -3,8 +3,10 @@ the ratio taken from its checkpoints."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,44 @@ def test_what_was_expected_and_what_came_are_those_of_the_value_function(tmp_pat
     logps = [log_probabilities(m, prompt, said)[at, said[at]] for m in (before, after)]
     assert (found.old_logp, found.new_logp, found.reference_logp) == pytest.approx((*logps, logps[0]), abs=1e-4)
     assert (found.low, found.high, len(found.group)) == (0.8, 1.2, 1)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_the_lesson_is_of_the_middle_of_a_phase(kind: str, tmp_path: Path) -> None:
+    """There the learning rate is far from 0; what is told is what the checkpoint of that step tells by itself."""
+    text, own = phase_kinds.spec_of(kind)
+    sets = {
+        "checkpoint_every": "2 steps",
+        "mini_batches": "2",
+        "epochs_per_rollout": "1",
+        "micro_batch_size": "4" if kind == "grpo" else "2",
+        "temperature": str(TEMPERATURE),
+        "optimizer.lr": "1e-2",
+        "schedule": "{kind: linear, warmup: 0%}",
+        "reward": "{kind: regex, pattern: '[a-z]'}",
+        "evaluate_every": "0%",
+    }
+    given = {f"phases.phase.{key}": value for key, value in sets.items()}
+
+    def run(steps: int, name: str) -> RunFolder:
+        keys = [*own, *(f"{key}={value}" for key, value in given.items()), f"phases.phase.budget={steps} steps"]
+        spec = llmspec.load_spec(tiny.write(tmp_path, text), keys)
+        return RunFolder.open(llmspec.run(llmspec.compile(spec.spec), tmp_path / name).path)
+
+    whole = run(6, "whole")
+    found = lesson_of(whole, "phase", lambda *told: None)
+    assert isinstance(found, Lesson) and (found.step, found.updates) == (4, 2) and found.ratio != 1
+    kept = json.loads(next((whole.path / "phase").glob("step_6/cursor.json")).read_text("utf-8"))["task"]["lesson"]
+    assert kept["ratio"] == found.ratio
+    place = whole.path / "phase"
+    for later in place.glob("step_6*"):
+        shutil.rmtree(later)
+    stopped = Checkpoint(place / "step_4", 4)
+    assert "lesson" not in stopped.cursor()["task"], "its next rollout is still to come"
+    again = lesson_of(RunFolder.open(whole.path), "phase", lambda *told: None)
+    assert isinstance(again, Lesson)
+    as_numbers = {name: value for name, value in dataclasses.asdict(again).items() if isinstance(value, float)}
+    assert as_numbers == pytest.approx({name: getattr(found, name) for name in as_numbers}, abs=1e-4)
 
 
 def _with_weights(model: Any, run: Path, step: int) -> Any:

@@ -187,11 +187,24 @@ def test_a_divergence_above_its_ceiling_is_refused(bench: Bench, monkeypatch: py
     far = made._replace(by_token={**made.by_token, "reference_logps": made.by_token["logps"] - 1})
     phase = bench.task.phase
     monkeypatch.setattr(bench.task, "phase", phase.model_copy(update={"kl_ceiling": 1.25}))
-    bench.task._hold_near(made)
-    bench.task._hold_near(far)
+    bench.task._hold_near(made, 0)
+    bench.task._hold_near(far, 0)
     monkeypatch.setattr(bench.task, "phase", phase.model_copy(update={"kl_ceiling": 0.75}))
     with pytest.raises(Refused, match=r"1 nats per token, above `kl_ceiling: 0\.75`"):
-        bench.task._hold_near(far)
+        bench.task._hold_near(far, 0)
+
+
+def test_a_divergence_that_explodes_is_told_once_where_no_ceiling_stops_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, said = bench.task.roll(bench.trainer, 0), list[str]()
+    monkeypatch.setattr(bench.task.context.watcher, "notice", said.append)
+    monkeypatch.setattr(bench.task, "phase", bench.task.phase.model_copy(update={"kl_ceiling": None}))
+    for rollout, less in enumerate((0, 2.5, 3.5, 4)):
+        held = {**made.by_token, "reference_logps": made.by_token["logps"] - less}
+        bench.task._hold_near(made._replace(by_token=held), rollout)
+    (told,) = said
+    assert "answers of rollout 3 are 3.5 nats per token from the reference" in told and "`kl_ceiling`" in told
 
 
 @pytest.mark.parametrize(

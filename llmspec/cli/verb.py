@@ -19,6 +19,7 @@ MEANT = {
     "run": "train fit start resume continue pretrain finetune fine-tune sft launch go",
     "chat": "talk converse conversation dialog dialogue repl interactive",
     "sample": "generate ask answer complete infer inference predict decode prompt write test",
+    "rank": "annotate prefer preference preferences rate judge feedback",
     "embed": "embedding embeddings encode vectors vectorize similarity",
     "explain": "show info inspect describe summary plan print report diff compare plot status log logs ls list stats",
     "check": "validate lint verify dry-run dryrun estimate doctor",
@@ -218,6 +219,10 @@ def _option(error: Any, context: Any, verb: str, arguments: list[str]) -> str:
     return absent[0] if absent else ""
 
 
+ANSWERING = ("sample", "chat", "rank", "explain")
+"""Verbs that answer with what is trained already: of a spec they change how is decoded."""
+
+
 def _setting(key: str, value: str, verb: str) -> str:
     """The `--set` that an option named like a key of a spec, of this tool or of another, stands for; else ""."""
     from llmspec.spec import foreign
@@ -230,7 +235,7 @@ def _setting(key: str, value: str, verb: str) -> str:
         where = [other[1]]
         if meant := re.search(r"`budget: (.*)`", other[0]):
             value = meant[1].replace("N", value, 1)
-    if verb in ("sample", "explain"):
+    if verb in ANSWERING:
         where = [place for place in where if place.startswith("decoding.")]
     return quoted(f"{where[0].replace('<name>', 'NAME')}={value}") if where else ""
 

@@ -1,17 +1,19 @@
 """What updates of a phase did to one token that it had drawn: advantage, ratio, clip, in the run's own numbers.
 
-A phase that learns from answers of its own keeps those of its last rollout in its checkpoint, with their rewards and
-log-probabilities as they were drawn; its weights are those after the updates. So both sides of the ratio are known.
+A phase that learns from answers of its own keeps one token of a rollout in the middle of its steps. Where it has not
+got there, its checkpoint holds the last rollout with the log-probabilities as they were drawn, and its weights are
+those after the updates: so both sides of the ratio are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import PhasePlan
+    from llmspec.parts.tokenizers import Codec
     from llmspec.runs.run import RunFolder
 
 READ_ANEW = 50_000_000
@@ -21,10 +23,10 @@ Progress = Callable[[str, float, float], None]
 
 @dataclass(frozen=True)
 class Lesson:
-    """One token of the last rollout of a phase. Log-probabilities in nats, at the phase's temperature."""
+    """One token of a rollout of a phase. Log-probabilities in nats, at the phase's temperature."""
 
     step: int
-    """Steps that the phase had taken when it was saved."""
+    """Steps that the phase had taken, the updates included."""
     updates: int
     """How many of them learned from this rollout."""
     prompt: str
@@ -90,20 +92,51 @@ def lesson_of(folder: RunFolder, name: str, progress: Progress) -> Lesson | str:
     place = folder.phase(name)
     if place.about.get("key") != planned.key:
         return f"{name} has not begun: after it, this shows what an update did to one of its tokens"
-    if planned.phase.kept_best or planned.phase.ema is not None:
-        return "the weights that the phase leaves are not those right after its last update"
     saved, _ = place.checkpoint(planned.key)
     if saved is None:
         return "no checkpoint holds the answers that it learned from"
+    if kept := saved.cursor().get("task", {}).get("lesson"):
+        return told(kept, folder, saved)
+    if planned.phase.kept_best or planned.phase.ema is not None:
+        return "the weights that the phase leaves are not those right after its last update"
     return found_in(folder, planned, saved, progress)
 
 
+def told(kept: Any, folder: RunFolder, saved: Any) -> Lesson:
+    """The lesson that a checkpoint keeps. Raises RunError where it is none."""
+    from llmspec.core.problems import RunError
+
+    codec = folder.tokenizer(folder.plan())
+    try:
+        return in_words(kept, codec)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError):
+        raise RunError(f"{saved.folder}: what it keeps of an update is damaged") from None
+
+
+def in_words(found: Mapping[str, Any], codec: Codec) -> Lesson:
+    """A lesson from its numbers; the token's neighbours and itself are spelled out."""
+    from llmspec.explain.decoding import token_text
+
+    rest = {name: value for name, value in found.items() if name not in ("said", "place")}
+    said, t = found["said"], found["place"]
+    return Lesson(
+        **{**rest, "group": tuple(found["group"])},
+        before=codec.decode(said[:t]),
+        token=token_text(codec, said[t]),
+        after=codec.decode(said[t + 1 :]),
+    )
+
+
 def found_in(folder: RunFolder, planned: PhasePlan, saved: Any, progress: Progress) -> Lesson | str:
-    """The lesson of a checkpoint."""
+    """The lesson of a checkpoint that keeps none."""
+    import numpy as np
+
     from llmspec.data.prepare import prepare
     from llmspec.decoding.language_model import open_model
+    from llmspec.explain.token_ratios import log_probabilities
     from llmspec.training.callbacks import Callback
     from llmspec.training.context import RunContext
+    from llmspec.training.lesson import numbers
     from llmspec.training.stop import Stop
     from llmspec.training.tasks import TASKS
 
@@ -113,55 +146,13 @@ def found_in(folder: RunFolder, planned: PhasePlan, saved: Any, progress: Progre
     context = RunContext(plan, prepared, model._backend, Callback(), Stop())
     task: Any = TASKS[planned.phase.kind](context, planned)
     task.restore(saved.cursor().get("task", {}), saved.task(task.tensor_shapes()), saved.step)
-    if task.made is None:
+    made = task.made
+    if made is None:
         return "its checkpoint holds no answers yet"
-    return of_task(task, model, saved.step)
 
+    def after(one: int) -> Any:
+        said = made.tokens[one, : int(made.lengths[one])].tolist()
+        ids = [int(i) for i in made.prompt(one).ids]
+        return log_probabilities(model, ids, said, task.phase.temperature)[np.arange(len(said)), said]
 
-def of_task(task: Any, model: Any, step: int) -> Lesson:
-    """The token whose probability has changed most, of the answer with the largest advantage: `task` holds a rollout,
-    and `model` has the weights after `step` steps."""
-    import numpy as np
-
-    from llmspec.explain.decoding import token_text
-    from llmspec.explain.token_ratios import log_probabilities
-
-    made, phase, codec = task.made, task.phase, model.codec
-    advantages = np.where(made.drawn & task.counted(made)[:, None], task.advantages(made), 0.0)
-    one = int(np.abs(advantages).max(1).argmax())
-    length, prompt = int(made.lengths[one]), made.prompt(one)
-    said = made.tokens[one, :length].tolist()
-    every = log_probabilities(model, [int(i) for i in prompt.ids], said, phase.temperature)
-    new = every[np.arange(length), said]
-    old = made.by_token["logps"][one, :length].astype(np.float64)
-    t = int(np.abs(new - old).argmax())
-    low, high = phase.objective.ratio_bounds
-    ratios = phase.objective.ratios((new - old).tolist())
-    scores, group = task.scores(made), one // made.group * made.group
-    known = {name: np.asarray(array) for name, array in task.measures(made).items()}
-    reference = made.by_token.get("reference_logps") if phase.refers else None
-    return Lesson(
-        step=step,
-        updates=(step - 1) % phase.steps_per_rollout + 1,
-        prompt=prompt.text,
-        before=codec.decode(said[:t]),
-        token=token_text(codec, said[t]),
-        after=codec.decode(said[t + 1 :]),
-        ended=bool(made.ended[one]),
-        rewards={name: float(found[one]) for name, found in made.parts.items()},
-        score=float(scores[one]),
-        group=tuple(float(s) for s in scores[group : group + made.group]),
-        value=_at(known.get("old_values"), one, t),
-        returns=_at(known.get("returns"), one, t),
-        advantage=float(advantages[one, t]),
-        old_logp=float(old[t]),
-        new_logp=float(new[t]),
-        reference_logp=_at(reference, one, t),
-        ratio=ratios[t],
-        low=low,
-        high=high,
-    )
-
-
-def _at(array: Any, one: int, t: int) -> float | None:
-    return None if array is None else float(array[one, t])
+    return in_words(numbers(task, after, saved.step), model.codec)

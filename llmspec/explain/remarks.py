@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from llmspec.compiler.plan import PhasePlan
 from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, overfitting
 from llmspec.explain.ledger import LedgerRow
+from llmspec.parts.phases.rollouts import FAR
 
 CLIPPED = 0.5
 """Share of clipped steps from which on it is worth a remark."""
-FAR = 3.0
-"""Nats per token from which on text is no longer what its reference would say."""
 END = 5
 """The last of so many parts of a phase is looked at by itself: what begins late is hidden in a mean."""
 Said = Callable[[Curve], str]

@@ -87,3 +87,11 @@ class Table:
         for number, source in enumerate(sources):
             row, nth = np.nonzero((records >= 0) & (batch.source == number)[:, None])
             yield source, (row, nth), records[row, nth], nth % self._sides
+
+
+def without_adapter(trainer: Trainer) -> dict[str, Any]:
+    """Tensors in place of those of the policy's adapter, with which it is the model that it started from."""
+    adapter = trainer.phase.model.adapter
+    assert adapter is not None, "the reference is the model without its adapter"
+    held = {name: to_numpy(tensor) for name, tensor in trainer.weights.items() if adapter.owns(name)}
+    return tensors_from_numpy(**adapter.off(held))

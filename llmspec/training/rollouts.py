@@ -64,6 +64,15 @@ def too_far(kl: float, most: float) -> Refused:
     )
 
 
+def drifting(kl: float, rollout: int) -> str:
+    """What is said of answers that are far from the reference, where no ceiling stops the phase."""
+    return (
+        f"the answers of rollout {rollout + 1} are {kl:.3g} nats per token from the reference: what they say may be no "
+        "text any more. Ctrl-C stops here, with everything saved; a `kl_ceiling` would, too, and a larger "
+        "`kl_coefficient` or a lower learning rate holds the model nearer"
+    )
+
+
 class Prompt(NamedTuple):
     """What is answered."""
 

@@ -17,6 +17,8 @@ from llmspec.parts.rewards import TABLE as REWARDS
 from llmspec.parts.rewards import Reward
 
 REFERENCE = "reference"
+FAR = 3.0
+"""Nats per token from which on text is no longer what its reference would say."""
 
 
 class RolloutPhase(Phase):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.compiler.plan import PhasePlan
 from llmspec.core.metrics import Metric
 from llmspec.core.problems import RunError
@@ -22,18 +21,21 @@ from llmspec.forecast.rollouts import DRAWING, LOG_PROBABILITIES, SCORING, UPDAT
 from llmspec.model.others import Weights
 from llmspec.parts.objectives.base import Objective
 from llmspec.parts.objectives.policy import LOGPS, REFERENCE_LOGPS
-from llmspec.parts.phases.rollouts import RolloutPhase
+from llmspec.parts.phases.rollouts import FAR, RolloutPhase
 from llmspec.spec.decoding import Decoding
 from llmspec.training.advantages import answer_scores, kl_estimates
 from llmspec.training.context import RunContext
 from llmspec.training.judging import made_beside, opener
+from llmspec.training.lesson import numbers, taken_at
 from llmspec.training.prompts import spoken
+from llmspec.training.reference import without_adapter
 from llmspec.training.rollouts import (
     Episodes,
     Packed,
     Prompt,
     Refused,
     draw,
+    drifting,
     episodes,
     packed,
     scored,
@@ -59,6 +61,8 @@ class Rollouts(Supervised):
         self.made: Episodes | None = None
         """The answers that steps learn from now."""
         self.rollout, self.seconds, self._alike = -1, dict[str, float](), 0
+        self._far, self.lesson = False, dict[str, Any]()
+        """What updates did to one token, once the phase has gone half its way."""
         self.decoding = Decoding().updated(max_tokens=self.phase.max_tokens, temperature=self.phase.temperature)
         self.open = opener(base=context.plan.base)
         self._records = dict[tuple[str, str], list[Mapping[str, Any]]]()
@@ -141,7 +145,7 @@ class Rollouts(Supervised):
         )
         with self.spending(LOG_PROBABILITIES):
             made = made._replace(by_token=self.looked_at(trainer, made))
-        self._hold_near(made)
+        self._hold_near(made, rollout)
         self._said_of(made, rollout)
         return made
 
@@ -161,11 +165,17 @@ class Rollouts(Supervised):
             got[REFERENCE_LOGPS] = found.gathered([one[LOGPS] for one in bare], made.lengths, most)
         return got
 
-    def _hold_near(self, made: Episodes) -> None:
-        """Raises Refused where the policy is too far from its reference."""
-        most = self.phase.kl_ceiling
-        if most is not None and not (kl := self.kl(made)) <= most:
+    def _hold_near(self, made: Episodes, rollout: int) -> None:
+        """Raises Refused where the policy is too far from its reference; tells once, without a ceiling, that it is far
+        from it."""
+        if not self.phase.refers:
+            return
+        kl, most = self.kl(made), self.phase.kl_ceiling
+        if most is not None and not kl <= most:
             raise too_far(kl, most)
+        if most is None and not kl <= FAR and not self._far:
+            self._far = True
+            self.context.watcher.notice(f"{self.plan.name}: {drifting(kl, rollout)}")
 
     def kl(self, made: Episodes) -> float:
         """Of the policy from its reference, in nats per token of a rollout, as it was drawn (k1: where the two are far
@@ -196,9 +206,20 @@ class Rollouts(Supervised):
     def train(self, trainer: Trainer, step: int, scalars: Sequence[float]) -> StepTaken:
         rollout = step // self.phase.steps_per_rollout
         if rollout != self.rollout:
+            self._learn(trainer, step)
             self.made, self.rollout = self.roll(trainer, rollout), rollout
         with self.spending(UPDATE):
             return trainer.step(self.batches(step), scalars, step)
+
+    def _learn(self, trainer: Trainer, step: int) -> None:
+        """Keeps what the updates on a rollout did to one of its tokens, before the next one takes its place."""
+        made = self.made
+        if made is None or self.rollout != taken_at(self.plan.steps or 0, self.phase.steps_per_rollout):
+            return
+        if hasattr(self.phase.objective, "ratio_bounds"):
+            with self.spending(LOG_PROBABILITIES):
+                now = self.looked_at(trainer, made)[LOGPS]
+            self.lesson = numbers(self, lambda one: now[one, : int(made.lengths[one])], step)
 
     def which(self, step: int) -> np.ndarray:
         """(n,) the answers that a step learns from: each epoch of a rollout in an order of its own."""
@@ -328,6 +349,7 @@ class Rollouts(Supervised):
             "ledger": self._ledger.dump(),
             "rollout": self.rollout,
             "alike": self._alike,
+            **({"lesson": self.lesson} if self.lesson else {}),
         }
 
     def tensor_shapes(self) -> Shapes:
@@ -353,6 +375,7 @@ class Rollouts(Supervised):
         if not isinstance(rollout, int) or rollout not in (-1, (step - 1) // per):
             raise RunError("its answers are not those of its step", hint="remove it, so that the one before it is used")
         self.rollout, self._alike = rollout, int(state.get("alike") or 0)
+        self.lesson = dict(state.get("lesson") or {})
         if rollout < 0:
             return
         self.made = Episodes(
@@ -373,11 +396,3 @@ class Rollouts(Supervised):
 def by_token(objective: Objective) -> tuple[str, ...]:
     """Names of what an objective reads of each token of an answer, beside which there are."""
     return tuple(n for n in getattr(objective, "by_place", ()) if n != "answers")
-
-
-def without_adapter(trainer: Trainer) -> dict[str, Any]:
-    """Tensors in place of those of the policy's adapter, with which it is the model that it started from."""
-    adapter = trainer.phase.model.adapter
-    assert adapter is not None, "the reference is the model without its adapter"
-    held = {name: to_numpy(tensor) for name, tensor in trainer.weights.items() if adapter.owns(name)}
-    return tensors_from_numpy(**adapter.off(held))
