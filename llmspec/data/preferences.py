@@ -312,6 +312,7 @@ def _both_said(record: Mapping[str, Any]) -> bool:
 
 PREFERENCES: tuple[Preferences, ...] = (
     Preferences("ranked answers", _has("answers", "scores"), ("prompt", "messages", "answers", "scores"), _ranked),
+    Preferences("preference", _both_said, ("system", *ASKED, "chosen", "rejected"), _preference),
     Preferences("rated completions", _rated, ("system", *ASKED, "completions"), _completions),
     Preferences(
         "preference strength",
@@ -319,13 +320,12 @@ PREFERENCES: tuple[Preferences, ...] = (
         ("system", *ASKED, *TWO, "preference_strength"),
         _two,
     ),
-    Preferences("preference", _both_said, ("system", *ASKED, "chosen", "rejected"), _preference),
     Preferences(
         "unpaired preference", _has("prompt", "completion", "label"), ("prompt", "completion", "label"), _thumbs, False
     ),
 )
-"""In the order in which they are tried: records of `llmspec rank`, of UltraFeedback, of HelpSteer2, and the sets of
-Hugging Face (trl, docs/source/dataset_formats.md)."""
+"""In the order in which they are tried: records of `llmspec rank`, pairs of Hugging Face (trl,
+docs/source/dataset_formats.md), records of UltraFeedback and of HelpSteer2, and single answers of Hugging Face."""
 
 
 def recognised_preference(record: Mapping[str, Any]) -> Preferences | None:

@@ -166,6 +166,11 @@ def test_where_the_answers_are_that_teach_nothing_is_said(tmp_path: Path) -> Non
         ({}, {"instruction": "q", "completions": rated(a=3.5, b=4.25, c=1.0)}, (ASKED, ["b", "a", "c"], [0, 1, 2])),
         ({}, {"instruction": "q", "completions": rated(a=3.5, b=float("nan"))}, UNSCORED),
         ({}, {"instruction": "q", "completions": rated(a=3.5)}, ONE_SIDED),
+        (
+            {},
+            {"instruction": "q", "completions": rated(a=1.0, y=2.0), "chosen": "y", "rejected": "n"},
+            (ASKED, ["y", "n"], [0, 1]),
+        ),
         ({}, {"question": "q", "answer": "a"}, None),
         (PAIR, {"p": "q", "c": "y", "r": "n"}, (ASKED, ["y", "n"], [0, 1])),
         (PAIR, {"p": "q", "c": "y", "r": "y"}, EQUAL),
