@@ -32,7 +32,11 @@ SpecPath = Annotated[
 ]
 RunPath = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN", parser=place, help="A run directory or a saved model; the newest run if omitted."),
+    typer.Argument(
+        metavar="RUN",
+        parser=place,
+        help="A run, a saved model, a Hugging Face folder or a GGUF file; the newest run if omitted.",
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -46,7 +50,8 @@ Quantize = Annotated[
     ),
 ]
 OfPhase = Annotated[
-    str | None, typer.Option(help="Use the weights of this phase; by default the last one that has any.")
+    str | None,
+    typer.Option(help="Use the weights of this phase; by default the last, reward models aside."),
 ]
 Seed = Annotated[int | None, typer.Option(help="The same seed and prompts give the same text.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Continue prompts as plain text, even with a chat model.")]

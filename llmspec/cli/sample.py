@@ -31,8 +31,8 @@ def sample(
         typer.Option(
             metavar="FILE",
             parser=place,
-            help="Answer every line of a file: text, or in a .jsonl file objects with `prompt` or `messages`; "
-            "- reads standard input.",
+            help="Answer every line of a file: text, or in a .jsonl file objects with `prompt`, `messages` or, for "
+            "tags, `tokens`; - reads standard input.",
         ),
     ] = None,
     batch: Annotated[
