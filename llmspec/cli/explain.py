@@ -60,11 +60,7 @@ Prompts = Annotated[
 def explain(
     what: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="SPEC | RUN",
-            parser=place,
-            help="A spec, a run or a model; the newest run if omitted.",
-        ),
+        typer.Argument(metavar="SPEC | RUN", parser=place, help="A spec, run or model; the newest run if omitted."),
     ] = None,
     other: Annotated[
         Path | None,
