@@ -217,6 +217,11 @@ def phase_of(
     elif "add_special_tokens" in fields_of(part) and draw(st.booleans()):
         out["add_special_tokens"] = draw(st.booleans())
     chosen = optimizers.TABLE[out.get("optimizer", {}).get("kind", "adamw")]
+    if part.prompted:  # answers are drawn from the weights that steps train
+        out.pop("ema", None)
+        if chosen.averages:
+            out.pop("optimizer")
+            chosen = optimizers.TABLE["adamw"]
     if chosen.schedules:
         out["schedule"] = {**draw(settings(schedules.TABLE[chosen.schedules[0]]))}
     if chosen.averages:

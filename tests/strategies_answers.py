@@ -259,6 +259,13 @@ COMPILED: dict[str, list[tuple[Data, str]]] = {
     "a_weight_beside_nothing": [
         (wrong_phase(kind, reward={"kind": "length", "weight": -2.0}), "reward.weight") for kind in ("grpo", "ppo")
     ],
+    "answers_that_an_average_would_draw": [
+        *((wrong_phase(kind, ema=0.99), "ema") for kind in ("grpo", "ppo", "best_of_n")),
+        *(
+            (wrong_phase(kind, optimizer={"kind": "schedule_free_adamw", "lr": 1e-3}), "optimizer.kind")
+            for kind in ("grpo", "ppo", "best_of_n")
+        ),
+    ],
     "answers_without_room_for_a_prompt": [
         (wrong_phase(kind, max_tokens=1 << 20), "max_tokens") for kind in ("grpo", "ppo", "best_of_n")
     ],

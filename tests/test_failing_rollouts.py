@@ -117,6 +117,18 @@ def test_a_reward_that_fails_stops_before_its_step_and_all_before_it_is_saved(
     assert more or left(tmp_path) == straight("grpo")
 
 
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_updates_that_leave_the_ceiling_behind_are_told_where_no_rollout_follows(tmp_path: Path, kind: str) -> None:
+    held = ("phases.phase.budget=4 steps", "phases.phase.kl_ceiling=1e-12")
+    heard = trained(tmp_path, *held, "phases.phase.optimizer.lr=3e-2", kind=kind)
+    assert left(tmp_path)[0] == 4
+    (told,) = [said for said in heard.notices if "its last updates have left it" in said]
+    assert told.startswith("phase: ") and "above `kl_ceiling: 1e-12`" in told
+    (other := tmp_path / "other").mkdir()
+    quiet = trained(other, held[0], "phases.phase.kl_ceiling=1e6", kind=kind)
+    assert not [said for said in quiet.notices if "its last updates" in said]
+
+
 def test_a_reward_that_fails_on_held_out_prompts_is_told_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

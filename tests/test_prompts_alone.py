@@ -115,6 +115,37 @@ def test_epochs_are_of_prompts(tmp_path: Path, count: int, epochs: float, size: 
         assert sorted(block % count for _, block in read) == sorted(list(range(count)) * int(epochs))
 
 
+@pytest.mark.parametrize("context", [24, 40, 64])
+def test_what_was_written_takes_no_room_from_what_is_drawn(tmp_path: Path, context: int) -> None:
+    """A prompt is read if an answer of `max_tokens` has room behind it, however long the answer of its record is; what
+    is planned is what is read."""
+    written = [(prompt, answer) for prompt in (3, 9, 20, 36) for answer in (1, 12, 30, 80)]
+    records = [{"prompt": "x" * prompt, "completion": "y" * answer} for prompt, answer in written]
+    held = (f"model.context={context}", "phases.phase.micro_batch_size=8", "data.sources.asks.max_dropped=95%")
+    prepared = made(tmp_path, "asks.jsonl", records, "grpo", *held)
+    stream, codec = prepared.stream("phase"), prepared.codec
+    layout = stream.layout("asks")
+    assert isinstance(layout, PromptLayout)
+    found = [layout.asked(block) for block in range(len(layout.kept))]
+    most = most_drawn(prepared)
+    wanted = [
+        (prompt, answer)
+        for prompt, answer in written
+        if len(prompt_tokens(codec, prepared.template, "x" * prompt, True)) + most <= context
+    ]
+    assert sorted((codec.decode(one.ids).count("x"), codec.decode(one.answer).count("y")) for one in found) == wanted
+    counts = layout.counts(len(found))  # an epoch, by two prompts a rollout
+    batches = [stream.batch(step) for step in range(len(found) // 2)]
+    assert counts.tokens_read == sum(int(batch.filled.sum()) for batch in batches)
+    assert counts.tokens_supervised == sum(int((batch.weights > 0).sum()) for batch in batches)
+
+
+def most_drawn(prepared: PreparedData) -> int:
+    """Tokens of a drawn answer, at most."""
+    phase: Any = prepared._plan.phase("phase").phase
+    return int(phase.max_tokens)
+
+
 @pytest.mark.parametrize("kind", ["grpo", "ppo", "best_of_n"])
 def test_every_phase_that_draws_takes_them(tmp_path: Path, kind: str) -> None:
     prepared = made(tmp_path, "asks.jsonl", [{"prompt": text} for text in ASKED], kind)

@@ -4,23 +4,30 @@ learned, and a line a phase."""
 from __future__ import annotations
 
 import io
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import phase_kinds
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from test_explain import as_json, assert_fits, begun, printed, trained
 
+from llmspec.compiler import compile_spec
 from llmspec.core.metrics import Metric
 from llmspec.explain.curves import Curve, NamedCurve, Score, ValidationCurve, parts_of
-from llmspec.explain.remarks import LOOKED_AT, of_metrics
+from llmspec.explain.remarks import LOOKED_AT, moved, of_metrics
 from llmspec.explain.run import explain_run
 from llmspec.render import report_run
 from llmspec.render.terminal import Screen
-from llmspec.training.rollouts import Episodes, told
+from llmspec.spec import load_spec
+from llmspec.training.rollouts import Episodes
+from llmspec.training.signs import ALIKE, Signs, divergence, told
 
 NAMES = (
     *("loss", "reward", "reward_std", "reward/short", "kl", "reference_kl", "entropy", "clip_fraction", "clip_low"),
@@ -107,16 +114,67 @@ def test_a_model_that_runs_away_from_its_reference_is_remarked() -> None:
         assert "nats a token from its reference" in said and "kl_ceiling" in said
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5)), min_size=8, max_size=40))
-def test_shares_of_answers_are_those_that_are_counted(drawn: list[tuple[int, float]]) -> None:
+def test_a_first_rollout_says_nothing_of_the_distance_from_the_reference() -> None:
+    """It is drawn by the reference itself; behind it, a decay of weights is no learning."""
+    planned = planned_of("grpo")
+    first = planned.phase.steps_per_rollout
+    for behind, said in (((), 0), ((0.0,) * first, 1), ((3e-8,) * first, 1), ((1e-3,) * first, 0)):
+        values = (0.0,) * first + behind
+        curve = NamedCurve("reference_kl", "nats/token", Curve(tuple(range(len(values))), values))
+        assert len(list(of_metrics([moved(curve, planned)]))) == said
+
+
+def planned_of(kind: str) -> Any:
+    """The plan of a smallest phase of a kind."""
+    text, own = phase_kinds.spec_of(kind)
+    with tempfile.TemporaryDirectory() as folder:
+        return compile_spec(load_spec(tiny.write(Path(folder), text), own).spec).phases[-1]
+
+
+def episodes_of(said: Sequence[int], rewards: np.ndarray) -> Episodes:
+    """Answers of one token to as many prompts."""
+    tokens, lengths = np.array(said, np.int32)[:, None], np.ones(len(said), np.int32)
+    return Episodes((None,) * len(said), tokens, lengths, lengths > 0, {}, rewards, {})  # type: ignore[arg-type]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5)), min_size=8, max_size=40), st.sampled_from([0.5, 9.0]))
+def test_shares_of_answers_are_those_that_are_counted(drawn: list[tuple[int, float]], bound: float) -> None:
+    """What is learned from is counted, not what was given: scores that a bound makes alike teach nothing."""
     rewards = np.array([reward for _, reward in drawn], np.float32)
-    tokens, lengths = np.array([[said] for said, _ in drawn], np.int32), np.ones(len(drawn), np.int32)
-    made = Episodes((None,) * len(drawn), tokens, lengths, lengths > 0, {}, rewards, {})  # type: ignore[arg-type]
-    found = told(made)
+    scores = np.clip(rewards, -bound, bound)
+    found = told(episodes_of([said for said, _ in drawn], rewards), scores)
     counts = [sum(other == said for other, _ in drawn) for said, _ in drawn]
     assert found["commonest_answer"] == max(counts) / len(drawn)
-    best = float(rewards.max()) - 0.01 * float(np.ptp(rewards))
-    assert found["at_best_reward"] == (pytest.approx((rewards >= best).mean()) if np.ptp(rewards) else 0)
+    best = float(scores.max()) - 0.01 * float(np.ptp(scores))
+    assert found["at_best_reward"] == (pytest.approx((scores >= best).mean()) if np.ptp(scores) else 0)
+    assert found["score_std"] == pytest.approx(scores.std()) and found["reward_std"] == pytest.approx(rewards.std())
+
+
+@pytest.mark.parametrize(
+    ("rewards", "scores", "said"),
+    [
+        ([5.0, 9.0], [1.0, 1.0], "has the reward 1, once scaled and bounded: "),
+        ([2.0, 2.0], [2.0, 2.0], "has the reward 2: "),
+        ([0.0, 0.0], [0.0, -1.0], ""),  # one was cut, which costs something
+    ],
+)
+def test_scores_that_are_all_alike_are_told_once(rewards: list[float], scores: list[float], said: str) -> None:
+    heard = list[str]()
+    signs = Signs("grpo", heard.append)
+    for rollout in range(2 * ALIKE):
+        signs.spread(np.array(rewards), np.array(scores), rollout)
+    assert len(heard) == bool(said) and all(said in one for one in heard)
+
+
+def test_a_divergence_by_the_answers_of_an_earlier_policy_is_that_of_the_policy_now() -> None:
+    dice = np.random.default_rng(2)
+    old, now, reference = (np.log(dice.dirichlet(np.ones(6))) for _ in range(3))
+    drawn = dice.choice(6, (40_000, 5), p=np.exp(old))
+    here = np.arange(5) < dice.integers(1, 6, (len(drawn), 1))
+    found = divergence(now[drawn], reference[drawn], here, old[drawn])
+    assert found == pytest.approx(float((np.exp(now) * (now - reference)).sum()), rel=0.03)
+    own = dice.choice(6, drawn.shape, p=np.exp(now))
+    assert divergence(now[own], reference[own], here) == pytest.approx(found, rel=0.03)
 
 
 def test_remarks_stand_in_the_report(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from llmspec.data.prepare import PreparedData, prepare
 from llmspec.parts.rewards import TABLE, Answered
 from llmspec.runs.run import RunFolder, no_text
 from llmspec.spec import load_spec
-from llmspec.training.judging import judge_problems, opener
+from llmspec.training import rollouts
+from llmspec.training.judging import dialogue_read, judge_problems, opener
 from llmspec.training.other_models import closed
 
 SPEC = """\
@@ -143,6 +144,20 @@ def test_it_is_a_reward(run: Path) -> None:
     nowhere = TABLE["reward_model"].model_validate({"kind": "reward_model", "model": {"model": str(run / "nowhere")}})
     (problem,) = judge_problems(nowhere, codec, "")
     assert "nowhere" in problem.message
+
+
+@pytest.mark.parametrize("reads", [64, 33])
+def test_a_judge_of_the_same_spec_has_to_read_whole_dialogues(tmp_path: Path, reads: int) -> None:
+    changes = (
+        ("    kind: reward\n", f"    kind: reward\n    max_tokens: {reads}\n"),
+        ("max_tokens: 6", "max_tokens: 30"),
+    )
+    spec = written(tmp_path, *changes, more=CHAIN)
+    plan = compile_spec(load_spec(spec).spec, base=str(tmp_path))
+    assert dialogue_read(plan.phase("judge").model) == reads
+    found = [p for p in rollouts.problems(plan, plan.phase("grpo"), prepare(plan)) if p.path[0] == "reward"]
+    assert [f"reads {reads}" in problem.message for problem in found] == [True] * (reads < 64)
+    assert all(problem.path == ("reward", "model") for problem in found)
 
 
 def test_it_draws_no_text_and_says_what_it_gives(run: Path) -> None:

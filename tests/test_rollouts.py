@@ -21,6 +21,7 @@ from llmspec.training.callbacks import Callback
 from llmspec.training.prompts import rehearse
 from llmspec.training.rollouts import Episodes, Prompt, Refused, draw, judged, packed, places_of, rows_needed
 from llmspec.training.run import set_up
+from llmspec.training.signs import Signs
 from llmspec.training.stop import Stop
 from llmspec.training.tasks import TASKS
 from llmspec.training.trainer import Trainer
@@ -198,7 +199,7 @@ def test_a_divergence_that_explodes_is_told_once_where_no_ceiling_stops_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, said = bench.task.roll(bench.trainer, 0), list[str]()
-    monkeypatch.setattr(bench.task.context.watcher, "notice", said.append)
+    monkeypatch.setattr(bench.task, "signs", Signs("phase", said.append))
     monkeypatch.setattr(bench.task, "phase", bench.task.phase.model_copy(update={"kl_ceiling": None}))
     for rollout, less in enumerate((0, 2.5, 3.5, 4)):
         held = {**made.by_token, "reference_logps": made.by_token["logps"] - less}

@@ -6,6 +6,7 @@ that are judged by themselves.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -131,10 +132,19 @@ def _matched(data: TokenSet) -> Entries:
     for text in texts.tolist():
         prompt = data.ids(np.arange(begins[text], answer[text, 0])).tobytes()
         sides.setdefault(prompt, ([], []))[int(data.ranks[text] > 0)].append(text)
-    pairs = [pair for good, bad in sides.values() for pair in zip(good, bad, strict=False)]
+    said = lambda text: data.ids(np.arange(answer[text, 0], answer[text, 1])).tobytes()
+    pairs = [pair for both in sides.values() for pair in zip(*_decided(*both, said), strict=False)]
     chosen = np.array(pairs, np.int64).reshape(-1, 2)
     document = np.repeat(np.arange(len(data.texts)), data.texts)[chosen[:, 0]]
     return Entries(chosen, document, np.tile(np.arange(2, dtype=np.int32), (len(chosen), 1)))
+
+
+def _decided(
+    good: Sequence[int], bad: Sequence[int], said: Callable[[int], bytes]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Good and bad answers to one prompt without those that are called both: such a pair would compare nothing."""
+    both = {said(text) for text in good} & {said(text) for text in bad} if good and bad else set()
+    return [text for text in good if said(text) not in both], [text for text in bad if said(text) not in both]
 
 
 def answers_of(data: TokenSet) -> np.ndarray:

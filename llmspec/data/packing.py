@@ -117,12 +117,12 @@ class DialogueLayout(PackedLayout):
         self.weighs = data.weights if names is not None else None
         self._counts = np.zeros(len(ROLES) + 1, np.float32)
         self._counts[[i + 1 for i in learned]] = 1
-        places = data.lengths - 1
         supervised = data.tokens_per_role[:, learned].sum(axis=1)
         if self._turns.last:
             supervised = self._last_turns(spans(data, self._turns))
-        fits, teaches = self.fitting(places), supervised > 0
-        self.needed = int(np.quantile(places, 0.9, method="higher")) if len(places) else 0
+        needs, places = self.needs(), np.minimum(data.lengths - 1, context)
+        fits, teaches = needs <= context, supervised > 0
+        self.needed = int(np.quantile(needs, 0.9, method="higher")) if len(needs) else 0
         """Tokens of a block that holds all but the longest tenth of the dialogues."""
         self.dropped = {TOO_LONG: int((~fits).sum()), NOTHING_LEARNED: int((fits & ~teaches).sum())}
         self.kept = np.flatnonzero(fits & teaches)
@@ -132,9 +132,9 @@ class DialogueLayout(PackedLayout):
         self.characters = int(data.characters[self.kept][:, learned].sum())
         """Characters of the contents to predict."""
 
-    def fitting(self, places: np.ndarray) -> np.ndarray:
-        """(n,) bool: the dialogues, of so many places (n,), that are not too long."""
-        return places <= self._context
+    def needs(self) -> np.ndarray:
+        """(n,) places that a row has to have for each dialogue, so that it is not too long."""
+        return self._data.lengths - 1
 
     def gather(self, batch: Batch, rows: np.ndarray, blocks: np.ndarray) -> None:
         T, data = self._context, self._data
@@ -143,7 +143,7 @@ class DialogueLayout(PackedLayout):
         per_row = last - first
         entry = ranges_from(first, per_row)
         dialogue = self._dialogue[entry]
-        places = data.offsets[dialogue + 1] - data.offsets[dialogue] - 1
+        places = np.minimum(data.offsets[dialogue + 1] - data.offsets[dialogue] - 1, T)
         source = ranges_from(data.offsets[dialogue], places)
         row = np.repeat(rows, per_row)
         target = np.repeat(row * T + self._start[entry], places) + ranges_from(np.zeros_like(places), places)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from llmspec.data.formats import lists_messages
@@ -17,7 +18,7 @@ from llmspec.parts.sources.base import patterns
 from llmspec.parts.sources.preferences import rejected_templates
 from llmspec.parts.templates.base import Marker, Pieces, Turn
 
-REVISION = 3
+REVISION = 4
 """Changes when records are compared in another way, so that old token files are not used."""
 EQUAL, TIED = "whose answers are equal", "whose answers are all tied"
 ONE_SIDED = "with one answer alone"
@@ -80,7 +81,8 @@ def comparison_of(source: Source, document: Document, markers: Sequence[str] = (
 
 
 def checked(found: Compared, several: bool) -> Compared:
-    """The answers, the best first, each once; raises Unfit where they compare nothing and are to be `several`."""
+    """The answers, the best first, each once; raises Unfit where they compare nothing and are to be `several`.
+    Answers that differ in the white space around them are equal: a template may leave it out."""
     if not found.prompt:
         raise Unfit(EMPTY, "no prompt")
     if first := next((t.role for t in found.prompt if t.role in ("user", "assistant")), None):
@@ -96,7 +98,7 @@ def checked(found: Compared, several: bool) -> Compared:
     if not several:
         return found
     order = sorted(range(len(found.answers)), key=lambda i: found.ranks[i])
-    kept = list({found.answers[i]: i for i in reversed(order)}.values())[::-1]
+    kept = list({"".join(found.answers[i]).strip(): i for i in reversed(order)}.values())[::-1]
     if len(found.answers) < 2:
         raise Unfit(ONE_SIDED)
     if len(kept) < 2:
@@ -164,13 +166,13 @@ def _listed(prompt: tuple[Turn, ...], record: Mapping[str, Any], field: str, wei
     answers = record.get(field)
     if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
         raise Unfit(UNREADABLE, f"`{field}` is no list of texts")
-    total = [0.0] * len(answers)
+    total = [Fraction()] * len(answers)
     for name, weight in weights.items():
         scores = record.get(name)
         if not isinstance(scores, list | tuple) or len(scores) != len(answers):
             raise Unfit(UNSCORED, f"`{name}` is no list of {len(answers)} numbers")
         for i, score in enumerate(scores):
-            total[i] += weight * _number(score, f"`{name}` of answer {i + 1}")
+            total[i] += _exact(weight) * _exact(_number(score, f"`{name}` of answer {i + 1}"))
     return _scored(prompt, answers, total)
 
 
@@ -185,7 +187,12 @@ def _number(score: Any, what: str) -> float:
     return value
 
 
-def _scored(prompt: tuple[Turn, ...], answers: Sequence[str], scores: Sequence[float]) -> Compared:
+def _exact(number: float) -> Fraction:
+    """A number as it is written down: sums of it tie where those on paper do, as 0.1 · 7 and 0.7 · 1."""
+    return Fraction(repr(number))
+
+
+def _scored(prompt: tuple[Turn, ...], answers: Sequence[str], scores: Sequence[float | Fraction]) -> Compared:
     steps = sorted(set(scores), reverse=True)
     return Compared(prompt, tuple((a,) if a else () for a in answers), tuple(steps.index(x) for x in scores))
 
@@ -217,9 +224,17 @@ def _answer(value: Any, field: str) -> Pieces:
 def _prompt(record: Mapping[str, Any]) -> tuple[Turn, ...]:
     """The turns before an answer: a text, or a list of messages; with the system's, where there are any."""
     value = next((record[key] for key in ASKED if record.get(key) is not None), None)
+    return _instructed(
+        record, (Turn("user", content_of(value, "prompt")),) if _text(value) else messages_of(value, "prompt")
+    )
+
+
+def _instructed(record: Mapping[str, Any], turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Turns behind what a record's `system` says, unless they have a turn of system themselves."""
     said = record.get("system")
-    before = (Turn("system", content_of(said, "system")),) if isinstance(said, str) and said.strip() else ()
-    return (*before, *((Turn("user", content_of(value, "prompt")),) if _text(value) else messages_of(value, "prompt")))
+    if not isinstance(said, str) or not said.strip() or any(turn.role == "system" for turn in turns):
+        return tuple(turns)
+    return (Turn("system", content_of(said, "system")), *turns)
 
 
 def _preference(record: Mapping[str, Any]) -> Compared:
@@ -234,7 +249,7 @@ def _preference(record: Mapping[str, Any]) -> Compared:
         raise Unfit(UNREADABLE, "a dialogue that does not end with the assistant")
     if prompts[0] != prompts[1]:
         raise Unfit(PROMPTS_DIFFER)
-    return Compared(prompts[0], (whole[0][-1].content, whole[1][-1].content), (0, 1))
+    return Compared(_instructed(record, prompts[0]), (whole[0][-1].content, whole[1][-1].content), (0, 1))
 
 
 def _whole(value: Any, field: str) -> list[Turn] | None:

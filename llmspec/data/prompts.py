@@ -15,6 +15,7 @@ import numpy as np
 from llmspec.core.problems import Problem
 from llmspec.data.packing import DialogueLayout
 from llmspec.data.tokens import damaged
+from llmspec.data.turns import Spans
 from llmspec.parts.sources import Document
 from llmspec.parts.templates.base import Turn
 
@@ -60,15 +61,23 @@ class PromptLayout(DialogueLayout):
 
     def __init__(self, data: TokenSet, phase: Any, context: int, end: int, names: tuple[object, ...] | None) -> None:
         """`names` seed the order of the dialogues; None keeps it."""
-        self._room = context - phase.max_tokens
+        self._answer = phase.max_tokens
         super().__init__(data, phase.train_on, context, end, phase.document_mask, names)
         lengths = self._from[self.kept] - data.offsets[self.kept]
         self.longest = int(lengths.max(initial=0))
         """Tokens of the longest prompt that is read."""
 
-    def fitting(self, places: np.ndarray) -> np.ndarray:
-        prompts = self._from - self._data.offsets[:-1]
-        return (places <= self._context) & (prompts <= self._room)
+    def needs(self) -> np.ndarray:
+        """(n,) places of a prompt with the longest answer that may be drawn; the written one is not read."""
+        needed: np.ndarray = self._from - self._data.offsets[:-1] + self._answer
+        return needed
+
+    def _last_turns(self, found: Spans) -> np.ndarray:
+        """Of a written answer that reaches beyond a row, what lies there is not counted."""
+        supervised = super()._last_turns(found)
+        beyond = found.end - (self._data.offsets[found.dialogue] + 1 + self._context)
+        supervised[found.dialogue] -= np.maximum(0, beyond)
+        return supervised
 
     def unanswered(self, codec: Codec) -> set[int]:
         """The documents of its side that have no answer: nothing stands behind their prompts but the token that ends

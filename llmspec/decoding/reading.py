@@ -50,6 +50,11 @@ class Embedded:
     """Tokens of a text that are read, at most."""
 
 
+def longest_read(model: ModelPlan, head: str) -> int:
+    """Tokens of a text that a head reads, at most."""
+    return min(model.context, getattr(model.heads[head], "max_tokens", None) or model.context)
+
+
 class Reader:
     """A model and a head that says one thing of a text, with graphs for texts of any length."""
 
@@ -64,7 +69,7 @@ class Reader:
     ) -> None:
         self.head = head
         part: Any = model.heads[head]
-        self.longest = min(model.context, getattr(part, "max_tokens", None) or model.context)
+        self.longest = longest_read(model, head)
         self._plan, self._backend, self._weights, self._codec = model, backend, weights, codec
         self._model = Transformer(model, layouts)
         self._tables = tensors_from_numpy(**self._model.tables())

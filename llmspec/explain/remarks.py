@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from llmspec.compiler.plan import PhasePlan
 from llmspec.explain.curves import Curve, NamedCurve, ValidationCurve, overfitting
 from llmspec.explain.ledger import LedgerRow
-from llmspec.parts.phases.rollouts import FAR
+from llmspec.parts.phases.rollouts import FAR, RolloutPhase
 
 CLIPPED = 0.5
 """Share of clipped steps from which on it is worth a remark."""
 END = 5
 """The last of so many parts of a phase is looked at by itself: what begins late is hidden in a mean."""
+STILL = 1e-6
+"""Nats per token below which a model is where it started: a decay of weights alone moves it by some 1e-8."""
 Said = Callable[[Curve], str]
 
 
@@ -42,7 +45,7 @@ def cut(curve: Curve) -> str:
 
 def far(curve: Curve) -> str:
     """What is said where a model is far from its reference, or never left it."""
-    if not any(curve.values):
+    if max(map(abs, curve.values)) < STILL:
         return "the model never moved away from its reference: nothing was learned."
     mean = sum(curve.values) / len(curve.values)
     if mean < FAR:
@@ -67,7 +70,7 @@ LOOKED_AT: dict[str, Said] = {
         "{} of the ratios were clipped, and had no gradient. A lower learning rate, or fewer `epochs_per_rollout`, "
         "would help.",
     ),
-    "reward_std": never("the reward was the same for all answers of every step: nothing could be learned from it."),
+    "score_std": never("the reward was the same for all answers of every step: nothing could be learned from it."),
     "reference_kl": far,
     "commonest_answer": most(
         0.6,
@@ -78,10 +81,20 @@ LOOKED_AT: dict[str, Said] = {
         "{} of the answers had the highest reward there was: it tells them apart no longer, and little is left to be "
         "learned from it.",
     ),
+    "kept": never("no answer came to the `threshold`: nothing was learned from. A lower one would keep some."),
     "rewards/margins": never("no answer gained on its counterpart: nothing was learned."),
     "ended": cut,
 }
 """Metric -> what is said of its curve; '' for nothing."""
+
+
+def moved(metric: NamedCurve, planned: PhasePlan) -> NamedCurve:
+    """The curve of a metric from where it can say something: the first rollout is drawn before any update, by the model
+    that is the reference still."""
+    if metric.name != "reference_kl" or not isinstance(planned.phase, RolloutPhase):
+        return metric
+    first = planned.phase.steps_per_rollout
+    return replace(metric, curve=Curve(metric.curve.steps[first:], metric.curve.values[first:]))
 
 
 def of_metrics(metrics: Sequence[NamedCurve]) -> Iterator[str]:
@@ -105,7 +118,7 @@ def remarks_of(
     planned: PhasePlan,
 ) -> list[str]:
     """All of it; what is minimised is the first of the metrics."""
-    found = [*overfitting(metrics[0], held_out), *of_metrics(metrics)]
+    found = [*overfitting(metrics[0], held_out), *of_metrics([moved(metric, planned) for metric in metrics])]
     if clipped is not None and clipped > CLIPPED:
         found.append(
             f"the gradient was clipped to {planned.phase.max_grad_norm:g} in {clipped:.0%} of the steps: the learning "

@@ -9,11 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 from llmspec.compiler.linear_layers import may_stay_quantised
-from llmspec.compiler.plan import PhasePlan, Plan
+from llmspec.compiler.plan import ModelPlan, PhasePlan, Plan
 from llmspec.core.hashing import digest
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.choosing import Chooser
 from llmspec.decoding.prompts import prompt_tokens
+from llmspec.decoding.reading import longest_read
 from llmspec.decoding.rewarding import JUDGING, AnswerScorer
 from llmspec.model.decoder import Decoder
 from llmspec.model.others import Weights
@@ -80,8 +81,14 @@ def _asked(model: Any) -> Opened:
         model.rewards if model.judges else None,
         digest(model.codec.to_json()),
         _chooses(model) if model.draws_text and model.plan.model.encoder is None else None,
-        model.plan.model.context,
+        dialogue_read(model.plan.model),
     )
+
+
+def dialogue_read(model: ModelPlan, named: str = "reward") -> int:
+    """Tokens of a dialogue that a reward model reads, at most; of another model, those of its context."""
+    head = JUDGING.found(model, named)
+    return model.context if head is None else longest_read(model, head)
 
 
 def _chooses(model: Any) -> Choose:
@@ -101,16 +108,20 @@ def judging_phase(plan: Plan) -> str | None:
     return found[-1].name if found and found[-1].makes == REWARD_MODEL else None
 
 
-def judge_problems(judge: Reward, codec: Codec, base: str, most: int = 0) -> Iterator[Problem]:
+def judge_problems(
+    judge: Reward, codec: Codec, base: str, most: int = 0, made: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Problem]:
     """Why the models that a phase's reward asks cannot answer it, read texts by another tokenizer than the phase, or
-    not the whole of its dialogues, of `most` tokens. Those that phases of the same spec are to make were held against
-    it by the compiler. Relative folders start in `base`."""
+    not the whole of its dialogues, of `most` tokens. Of those that phases of the same spec have `made` by then, it is
+    known how much they read. Relative folders start in `base`."""
     own, paths = digest(codec.to_json()), dict[str | StartModel, tuple[str | int, ...]]()
     unlike, short = dict[str | StartModel, None](), dict[str | StartModel, int]()
     nothing = list[float]()
     planned = Opened(lambda texts: [], (), lambda answers: nothing, own, lambda questions, replies: nothing)
-    open_ = opener({name: lambda: planned for _, name, _ in judge.phases()}, base)
-    for path, model, takes in judge.models():
+    stand_ins = {name: planned._replace(longest=made.get(name)) for _, name, _ in judge.phases()}
+    open_ = opener({name: lambda name=name: stand_ins[name] for name in stand_ins}, base)  # type: ignore[misc]
+    asked: list[tuple[tuple[str | int, ...], str | StartModel, tuple[str, ...]]] = [*judge.models(), *judge.phases()]
+    for path, model, takes in asked:
         if REWARD_MODEL in takes:
             paths.setdefault(model, path)
 
@@ -140,7 +151,8 @@ def judge_problems(judge: Reward, codec: Codec, base: str, most: int = 0) -> Ite
         yield Problem(
             f"prompts and answers have up to {most:,} tokens, and the reward model {said} reads {longest:,}",
             paths[named],
-            f"train it with `model.context: {most}`, a lower `max_tokens`, or shorter prompts",
+            f"let it read as much (its phase's `max_tokens`, or `model.context: {most}`), or take a lower `max_tokens` "
+            "or shorter prompts here",
             "it would read the ends of long ones alone",
         )
 

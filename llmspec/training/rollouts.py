@@ -9,7 +9,6 @@ P prompts of a rollout, E answers, M tokens of an answer at most, B rows of a pa
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,43 +33,17 @@ from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.parts.rewards.base import Answered, Open, Reward, more_than_asked
 from llmspec.parts.tokenizers import Codec
 from llmspec.spec.decoding import Decoding
-from llmspec.training.judging import judge_problems
+from llmspec.training.judging import dialogue_read, judge_problems
 
 if TYPE_CHECKING:
     from llmspec.data.prepare import PreparedData
 
-ENOUGH = 8
-"""Answers of a rollout from which on shares of them are told."""
-NEAR = 0.01
-"""Of the distance between the lowest reward of a rollout and the highest: what lies so near that has it, too."""
 QUOTED = 60
 """Characters of a text in a sentence."""
 
 
 class Refused(RunError):
     """A step that cannot be taken, before anything has changed: the run is saved, and stops."""
-
-
-def too_far(kl: float, most: float) -> Refused:
-    """The error of a rollout whose divergence from the reference is above its ceiling."""
-    return Refused(
-        Problem(
-            f"the divergence from the reference is {kl:.4g} nats per token, above `kl_ceiling: {most:g}`",
-            ("kl_ceiling",),
-            "a lower learning rate, a larger `kl_coefficient`, or a higher ceiling, with `--continue-from last` or "
-            "from the beginning",
-            "the model would say less and less of what it was started with",
-        )
-    )
-
-
-def drifting(kl: float, rollout: int) -> str:
-    """What is said of answers that are far from the reference, where no ceiling stops the phase."""
-    return (
-        f"the answers of rollout {rollout + 1} are {kl:.3g} nats per token from the reference: what they say may be no "
-        "text any more. Ctrl-C stops here, with everything saved; a `kl_ceiling` would, too, and a larger "
-        "`kl_coefficient` or a lower learning rate holds the model nearer"
-    )
 
 
 class Prompt(NamedTuple):
@@ -152,31 +125,6 @@ def episodes(prompts: Sequence[Prompt], drawn: Sequence[Generation], most: int) 
     lengths = np.array([len(answer.choices) for answer in drawn], np.int32)
     ended = np.array([answer.ended for answer in drawn])
     return Episodes(tuple(prompts), tokens, lengths, ended, {}, np.zeros(len(drawn), np.float32), {})
-
-
-def told(made: Episodes) -> dict[str, float]:
-    """How the answers of a rollout are, in numbers: rewards, lengths, how often the commonest answer is given, how many
-    have the best reward, and how many groups have one reward, or one answer."""
-    groups, rewards = made.rewards.reshape(-1, made.group), made.rewards
-    said = [tokens[:n].tobytes() for tokens, n in zip(made.tokens, made.lengths, strict=True)]
-    numbers = {
-        "reward": float(rewards.mean()),
-        "reward_std": float(rewards.std()),
-        **{f"reward/{name}": float(found.mean()) for name, found in made.parts.items() if len(made.parts) > 1},
-        "answer_tokens": float(made.lengths.mean()),
-        "ended": float(made.ended.mean()),
-    }
-    if len(said) >= ENOUGH:
-        numbers["commonest_answer"] = max(Counter(said).values()) / len(said)
-        near = rewards >= rewards.max() - NEAR * np.ptp(rewards)
-        numbers["at_best_reward"] = float(near.mean()) if np.ptp(rewards) else 0.0
-    if "entropy" in made.by_token:
-        numbers["entropy"] = float(made.by_token["entropy"][made.drawn].mean())
-    if made.group > 1:
-        same = [len(set(said[i : i + made.group])) == 1 for i in range(0, len(said), made.group)]
-        numbers["groups_alike"] = float((np.ptp(groups, axis=1) == 0).mean())
-        numbers["answers_alike"] = float(np.mean(same))
-    return numbers
 
 
 # -- rewards -----------------------------------------------------------------------------------------------------------
@@ -360,7 +308,9 @@ def problems(plan: Plan, planned: PhasePlan, prepared: PreparedData) -> Iterator
             assert isinstance(layout, PromptLayout)
             if wrong := lacking(phase, source, prepared.records(name, source, side), layout.unanswered(prepared.codec)):
                 yield wrong
-    unfit = judge_problems(phase.judge, prepared.codec, plan.base, places_of(longest, phase.max_tokens))
+    beside = {o.phase: (planned.others[o.role].model, plan.phase(o.phase).phase) for o in phase.others() if o.judges}
+    made = {name: dialogue_read(model, of.objective.head) for name, (model, of) in beside.items()}
+    unfit = judge_problems(phase.judge, prepared.codec, plan.base, places_of(longest, phase.max_tokens), made)
     yield from (problem.at("reward") for problem in unfit)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import reference
+from tinygrad import Tensor
 
 from llmspec.backends.backend import backend
 from llmspec.compiler import compile_spec
@@ -17,9 +18,11 @@ from llmspec.compiler.phase_model import phase_model
 from llmspec.compiler.plan import PhasePlan, Plan
 from llmspec.data.inputs import BatchInputs
 from llmspec.data.layout import blank
+from llmspec.model.device import open_device
 from llmspec.model.graph_memory import exact
 from llmspec.model.weights import draw
 from llmspec.parts.objectives.ppo import PPO
+from llmspec.parts.objectives.value_function import value_errors
 from llmspec.spec.schema import Spec
 from llmspec.training.trainer import Trainer
 
@@ -56,6 +59,23 @@ def compiled(part: PPO, model: dict[str, Any] = MODEL, **phase: Any) -> tuple[Pl
     memory = memory_of(made, changed, memory_model("CPU", "float32"))
     found = plan.phase("p").model_copy(update={"phase": changed, "model": made, "memory": memory})
     return plan.model_copy(update={"phases": (found,)}), found
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])
+def test_a_value_within_its_bound_has_its_gradient_whatever_rounding_does(spread: float) -> None:
+    open_device("CPU")
+    dice, n, bound = np.random.default_rng(3), 20_000, 0.2
+    old = (spread * dice.standard_normal(n)).astype(np.float32)
+    values = (old + dice.uniform(-2 * bound, 2 * bound, n)).astype(np.float32)
+    returns = (old + dice.standard_normal(n)).astype(np.float32)
+    given = {"answers": np.ones(n, np.float32), "returns": returns, "old_values": old}
+    made: dict[str, Any] = {name: Tensor(array, device="CPU") for name, array in given.items()}
+    found, held = (one.numpy() for one in value_errors(Tensor(values, device="CPU"), made, bound))
+    moved = values - old
+    near = old + np.clip(moved, -bound, bound)
+    worse = (np.abs(moved) > bound) & ((near - returns) ** 2 > (values - returns) ** 2)
+    assert (held.astype(bool) == worse).all() and 0.1 < worse.mean() < 0.4
+    assert found == pytest.approx(np.where(worse, near - returns, values - returns) ** 2, rel=1e-4, abs=1e-6)
 
 
 class Case:

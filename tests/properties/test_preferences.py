@@ -174,6 +174,12 @@ def test_where_the_answers_are_that_teach_nothing_is_said(tmp_path: Path) -> Non
         ({}, {"question": "q", "answer": "a"}, None),
         (PAIR, {"p": "q", "c": "y", "r": "n"}, (ASKED, ["y", "n"], [0, 1])),
         (PAIR, {"p": "q", "c": "y", "r": "y"}, EQUAL),
+        (PAIR, {"p": "q", "c": "y", "r": " y\n"}, EQUAL),
+        (
+            {},
+            {"system": "s", "chosen": [user("q"), said("y")], "rejected": [user("q"), said("n")]},
+            ([("system", "s"), *ASKED], ["y", "n"], [0, 1]),
+        ),
         (PAIR, {"p": "q", "c": "y", "r": ""}, EMPTY),
         (PAIR, {"p": "", "c": "y", "r": "n"}, EMPTY),
         (
@@ -197,6 +203,8 @@ def test_where_the_answers_are_that_teach_nothing_is_said(tmp_path: Path) -> Non
             {"p": "q", "a": ["x", "y", "z"], "s": [5, 4, 1], "t": [2, 0, 0]},
             (ASKED, ["y", "x", "z"], [0, 1, 1]),
         ),
+        # 0.1 · 7 and 0.7 · 1 are the same on paper, and not in floating point.
+        ({**LIST, "scores": {"s": 0.1, "t": 0.7}}, {"p": "q", "a": ["x", "y"], "s": [7, 0], "t": [0, 1]}, TIED),
         (THUMB, {"p": "q", "c": "y", "g": "yes"}, (ASKED, ["y"], [0])),
         (THUMB, {"p": "q", "c": "y", "g": False}, (ASKED, ["y"], [1])),
         (THUMB, {"p": "q", "c": "y", "g": None}, UNJUDGED),
@@ -289,7 +297,9 @@ def wanted_entries(compared: list[Compared], together: str) -> list[list[tuple[C
     if together != "thumbs":  # good and bad answers by themselves, to one prompt
         for prompt in dict.fromkeys(one.prompt for one in compared):
             alone = [one for one in compared if one.prompt == prompt and len(one.answers) == 1]
-            good, bad = ([one for one in alone if one.ranks == (rank,)] for rank in (0, 1))
+            sides = [[one for one in alone if one.ranks == (rank,)] for rank in (0, 1)]
+            both = set.intersection(*({one.answers for one in side} for side in sides))
+            good, bad = ([one for one in side if one.answers not in both] for side in sides)
             made += [[(g, 0, 0), (b, 0, 1)] for g, b in zip(good, bad, strict=False)]
     return made
 

@@ -59,8 +59,9 @@ def value_errors(values_BT: Tensor, inputs: Mapping[str, Tensor], bound: float |
     plain_BT = ((values_BT - returns_BT) * counts_BT).square()
     if bound is None:
         return plain_BT, counts_BT * 0
-    near_BT = (values_BT.detach() - old_BT).maximum(-bound).minimum(bound) + old_BT
-    # Where the held value is the worse one it is a constant: it lies at the bound.
-    near_BT = ((near_BT - returns_BT) * counts_BT).square()
-    held_BT = near_BT > plain_BT
+    moved_BT = values_BT.detach() - old_BT
+    near_BT = ((moved_BT.maximum(-bound).minimum(bound) + old_BT - returns_BT) * counts_BT).square()
+    # Where the held value is the worse one it is a constant: it lies at the bound. Within the bound it is the value
+    # itself, but for rounding, which must not take a gradient away.
+    held_BT = (near_BT > plain_BT) & (moved_BT.abs() > bound)
     return held_BT.where(near_BT, plain_BT), held_BT

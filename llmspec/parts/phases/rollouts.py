@@ -28,6 +28,7 @@ class RolloutPhase(Phase):
     `mini_batches` optimizer steps. Answers are packed into rows as tightly as their lengths allow, and passes that stay
     empty are left out: `gradient_accumulation_steps` is how many there may be."""
 
+    revision: ClassVar[int] = 2
     dialogues: ClassVar[bool] = True
     prompted: ClassVar[bool] = True
     judged_by: ClassVar[str] = "reward"
@@ -183,6 +184,13 @@ class RolloutPhase(Phase):
                 ("kind",),
                 "`from: PHASE`, one of kind sft, or `from: {model: FOLDER}`",
                 "answers of random weights would have nothing to learn from",
+            )
+        if self.ema is not None or self.optimizer.averages:
+            yield Problem(
+                "answers are to be drawn from the weights that steps train, and an average of them would draw them",
+                ("ema",) if self.ema is not None else ("optimizer", "kind"),
+                "leave it out" if self.ema is not None else "adamw, or another optimizer that keeps no average",
+                "what is learned from would have been drawn by another model than the one that learns",
             )
         if self.batch_size_warmup.percent:
             yield Problem(

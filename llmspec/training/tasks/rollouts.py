@@ -21,9 +21,9 @@ from llmspec.forecast.rollouts import DRAWING, LOG_PROBABILITIES, SCORING, UPDAT
 from llmspec.model.others import Weights
 from llmspec.parts.objectives.base import Objective
 from llmspec.parts.objectives.policy import LOGPS, REFERENCE_LOGPS
-from llmspec.parts.phases.rollouts import FAR, RolloutPhase
+from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.spec.decoding import Decoding
-from llmspec.training.advantages import answer_scores, kl_estimates
+from llmspec.training.advantages import answer_scores
 from llmspec.training.context import RunContext
 from llmspec.training.judging import made_beside, opener
 from llmspec.training.lesson import numbers, taken_at
@@ -35,19 +35,14 @@ from llmspec.training.rollouts import (
     Prompt,
     Refused,
     draw,
-    drifting,
     episodes,
     packed,
     scored,
-    told,
-    too_far,
 )
+from llmspec.training.signs import Signs, divergence, told
 from llmspec.training.tasks.base import Shapes, Validation, evenly
 from llmspec.training.tasks.supervised import Supervised
 from llmspec.training.trainer import StepTaken, Trainer
-
-ALIKE = 3
-"""Rollouts in a row whose rewards are all equal, after which that is said."""
 
 
 class Rollouts(Supervised):
@@ -60,8 +55,9 @@ class Rollouts(Supervised):
         super().__init__(context, phase)
         self.made: Episodes | None = None
         """The answers that steps learn from now."""
-        self.rollout, self.seconds, self._alike = -1, dict[str, float](), 0
-        self._far, self.lesson = False, dict[str, Any]()
+        self.rollout, self.seconds = -1, dict[str, float]()
+        self.signs = Signs(phase.name, context.watcher.notice)
+        self.lesson = dict[str, Any]()
         """What updates did to one token, once the phase has gone half its way."""
         self.decoding = Decoding().updated(max_tokens=self.phase.max_tokens, temperature=self.phase.temperature)
         self.open = opener(base=context.plan.base)
@@ -146,7 +142,7 @@ class Rollouts(Supervised):
         with self.spending(LOG_PROBABILITIES):
             made = made._replace(by_token=self.looked_at(trainer, made))
         self._hold_near(made, rollout)
-        self._said_of(made, rollout)
+        self.signs.spread(made.rewards, self.scores(made), rollout)
         return made
 
     def looked_at(self, trainer: Trainer, made: Episodes) -> dict[str, np.ndarray]:
@@ -166,32 +162,22 @@ class Rollouts(Supervised):
         return got
 
     def _hold_near(self, made: Episodes, rollout: int) -> None:
-        """Raises Refused where the policy is too far from its reference; tells once, without a ceiling, that it is far
-        from it."""
-        if not self.phase.refers:
-            return
-        kl, most = self.kl(made), self.phase.kl_ceiling
-        if most is not None and not kl <= most:
-            raise too_far(kl, most)
-        if most is None and not kl <= FAR and not self._far:
-            self._far = True
-            self.context.watcher.notice(f"{self.plan.name}: {drifting(kl, rollout)}")
+        """Raises Refused where the policy is too far from its reference."""
+        if self.phase.refers:
+            self.signs.nearness(self.kl(made), self.phase.kl_ceiling, rollout)
 
     def kl(self, made: Episodes) -> float:
-        """Of the policy from its reference, in nats per token of a rollout, as it was drawn (k1: where the two are far
-        from each other, single tokens make k3 several times as large in one rollout)."""
-        here = made.drawn
-        found = kl_estimates(made.by_token[LOGPS], made.by_token[REFERENCE_LOGPS], here, "k1")
-        return float(found.sum() / max(1, int(here.sum())))
+        """Of the policy from its reference, in nats per token of a rollout, as it was drawn."""
+        return divergence(made.by_token[LOGPS], made.by_token[REFERENCE_LOGPS], made.drawn)
 
-    def _said_of(self, made: Episodes, rollout: int) -> None:
-        """Tells where nothing can be learned from some rollouts in a row, since all rewards are the same."""
-        self._alike = self._alike + 1 if float(np.ptp(made.rewards)) == 0 else 0
-        if self._alike == ALIKE:
-            self.context.watcher.notice(
-                f"{self.plan.name}: every answer of {ALIKE} rollouts in a row, up to number {rollout + 1}, has the "
-                f"reward {float(made.rewards[0]):g}: there is nothing to learn from as long as none differs"
-            )
+    def _end_near(self, trainer: Trainer) -> None:
+        """Looks, after the last step, at where its updates have left the policy, if a ceiling holds it."""
+        made, most = self.made, self.phase.kl_ceiling
+        if made is None or most is None:
+            return
+        with self.spending(LOG_PROBABILITIES):
+            now = self.looked_at(trainer, made)
+        self.signs.end(divergence(now[LOGPS], now[REFERENCE_LOGPS], made.drawn, made.by_token[LOGPS]), most)
 
     # -- steps ---------------------------------------------------------------------------------------------------
     @property
@@ -209,7 +195,10 @@ class Rollouts(Supervised):
             self._learn(trainer, step)
             self.made, self.rollout = self.roll(trainer, rollout), rollout
         with self.spending(UPDATE):
-            return trainer.step(self.batches(step), scalars, step)
+            taken = trainer.step(self.batches(step), scalars, step)
+        if step + 1 == self.plan.steps:
+            self._end_near(trainer)
+        return taken
 
     def _learn(self, trainer: Trainer, step: int) -> None:
         """Keeps what the updates on a rollout did to one of its tokens, before the next one takes its place."""
@@ -314,7 +303,7 @@ class Rollouts(Supervised):
 
     def told(self, made: Episodes) -> dict[str, float]:
         """How the answers of a rollout are, in numbers."""
-        return {**told(made), **({"reference_kl": self.kl(made)} if self.phase.refers else {})}
+        return {**told(made, self.scores(made)), **({"reference_kl": self.kl(made)} if self.phase.refers else {})}
 
     # -- validation ----------------------------------------------------------------------------------------------
     def validate(self, trainer: Trainer) -> Validation:
@@ -348,7 +337,7 @@ class Rollouts(Supervised):
             "stream": self.stream.cursor(-(-step // self.phase.steps_per_rollout)),
             "ledger": self._ledger.dump(),
             "rollout": self.rollout,
-            "alike": self._alike,
+            "alike": self.signs.alike,
             **({"lesson": self.lesson} if self.lesson else {}),
         }
 
@@ -374,7 +363,7 @@ class Rollouts(Supervised):
         super().restore(state, tensors, -(-step // per))
         if not isinstance(rollout, int) or rollout not in (-1, (step - 1) // per):
             raise RunError("its answers are not those of its step", hint="remove it, so that the one before it is used")
-        self.rollout, self._alike = rollout, int(state.get("alike") or 0)
+        self.rollout, self.signs.alike = rollout, int(state.get("alike") or 0)
         self.lesson = dict(state.get("lesson") or {})
         if rollout < 0:
             return
