@@ -244,6 +244,29 @@ def test_the_same_prompt_comes_twice_and_agreement_is_told(tmp_path: Path, monke
     assert found["agreement"] == counted._asdict() and 0 < counted.same < counted.pairs, "places change between them"
 
 
+def test_what_was_to_come_twice_comes_at_a_later_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person who stops often agrees with themselves as measurably as one who ranks all at once."""
+    path = tmp_path / "ranked.jsonl"
+    for _ in range(3):
+        typed(monkeypatch, *["1 2 3"] * 2, "q")
+        ranking(RankedFile(path), said=SAID).by_person(1.0)
+    assert any("scores_again" not in record for record in RankedFile(path).records)
+    typed(monkeypatch, *["1 2 3"] * 14)
+    found = ranking(RankedFile(path), said=SAID).by_person(1.0)
+    assert found["records"] == found["agreement"]["prompts"] == 7
+    typed(monkeypatch, "1 2 3")
+    assert ranking(RankedFile(path), said=SAID).by_person(1.0)["prompts"] == 0, "nothing is asked a third time"
+
+
+def test_the_last_order_is_taken_back_also_while_one_is_asked_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ranked.jsonl"
+    typed(monkeypatch, *["1 2 3"] * 7, "u", "3 2 1", *["1 2 3"] * 7)
+    found = ranking(RankedFile(path), said=SAID).by_person(1.0)
+    assert (found["prompts"], found["agreement"]["prompts"]) == (7, 7)
+
+
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.jsonl"
     path.write_text('{"text": "mine"}\n')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,40 +72,54 @@ class Ranking:
     def by_person(self, repeats: float) -> dict[str, Any]:
         """Asks for the order of the answers to one prompt after another; returns what came of it."""
         asked = alike = skipped = 0
-        waiting_again, queue = list[tuple[int, dict[str, Any], FilePrompt]](), list(self._prompts)
-        drawn = list[tuple[FilePrompt, list[Any]]]()
-        ended = False
-        while (queue or drawn) and not ended:
-            if not drawn:
+        queue, drawn, ended = list(self._prompts), list[tuple[FilePrompt, list[Any]]](), False
+        waiting_again = [(-APART, record, prompt) for record, prompt in self._unrepeated(repeats)]
+        while (queue or drawn or waiting_again) and not ended:
+            if not drawn and queue:
                 now, queue = queue[:AHEAD], queue[AHEAD:]
                 with waiting("answering", lines=True) as say:
                     drawn = list(self._answers.of(now, say))
-            prompt, answers = drawn.pop(0)
-            texts = [answer.text for answer in answers]
-            if len(texts) < 2:
-                alike += 1
-                continue
-            answer = self._ask(prompt, texts, f"{self.there + asked + 1} of {self.there + len(self._prompts)}")
-            if answer == "q":
-                ended = True
-            elif answer == "s":
-                skipped += 1
-            elif answer == "u":
-                drawn.insert(0, (prompt, answers))
-                if (taken := self._taken_back()) is not None:
-                    drawn.insert(0, taken)
-                    asked = max(0, asked - 1)
-            elif isinstance(answer, list):
-                record = record_of(prompt, texts, answer, "person")
-                self._file.add(record)
-                asked += 1
-                if shown_order(1000, self._answers.seed, prompt, True)[0] < 1000 * repeats:
-                    waiting_again.append((asked, record, prompt))
-            while not ended and waiting_again and (asked - waiting_again[0][0] >= APART or not (queue or drawn)):
-                ended = self._again(*waiting_again.pop(0)[1:])
+            answer: list[float] | str = ""
+            if waiting_again and (asked - waiting_again[0][0] >= APART or not drawn):
+                answer = self._again(*waiting_again[0][1:])
+                if answer != "u":
+                    waiting_again.pop(0)
+            elif drawn:
+                prompt, answers = drawn.pop(0)
+                texts = [answer.text for answer in answers]
+                if len(texts) < 2:
+                    alike += 1
+                    continue
+                answer = self._ask(prompt, texts, f"{self.there + asked + 1} of {self.there + len(self._prompts)}")
+                if answer == "u":
+                    drawn.insert(0, (prompt, answers))
+                elif answer == "s":
+                    skipped += 1
+                elif isinstance(answer, list):
+                    record = record_of(prompt, texts, answer, "person")
+                    self._file.add(record)
+                    asked += 1
+                    if self._comes_twice(prompt, repeats):
+                        waiting_again.append((asked, record, prompt))
+            ended = answer == "q"
+            if answer == "u" and (taken := self._taken_back()) is not None:
+                drawn.insert(0, taken)
+                asked = max(0, asked - 1)
         left = len(self._prompts) - asked - skipped - alike
         ranked.show_person(self._file, asked, skipped, alike, left)
         return ranked.person_data(self._file, asked, skipped, alike, left)
+
+    def _comes_twice(self, prompt: FilePrompt, repeats: float) -> bool:
+        """Whether a prompt is among the share of those that are asked another time."""
+        return shown_order(1000, self._answers.seed, prompt, True)[0] < 1000 * repeats
+
+    def _unrepeated(self, repeats: float) -> Iterator[tuple[dict[str, Any], FilePrompt]]:
+        """What was ranked at an earlier time that ended before it was asked once more."""
+        for record in self._file.records:
+            if record.get("by") == "person" and "scores_again" not in record:
+                prompt = next((prompt for prompt in self._given if is_of(record, prompt)), None)
+                if prompt is not None and self._comes_twice(prompt, repeats):
+                    yield record, prompt
 
     def _taken_back(self) -> tuple[FilePrompt, list[Any]] | None:
         """Takes the last order back, also one of an earlier time: its prompt with its answers. None where there is
@@ -123,14 +137,14 @@ class Ranking:
             self.there -= 1
         return before, [Said(text) for text in last["answers"]]
 
-    def _again(self, record: dict[str, Any], prompt: FilePrompt) -> bool:
-        """Asks another time for what was ranked; whether that ends it."""
+    def _again(self, record: dict[str, Any], prompt: FilePrompt) -> list[float] | str:
+        """Asks another time for what was ranked; what a person says to it."""
         if record not in self._file.records:  # it was taken back
-            return False
+            return ""
         found = self._ask(prompt, record["answers"], "once more", again=True)
         if isinstance(found, list):
             self._file.again(record, found)
-        return bool(found == "q")
+        return found
 
     def _ask(self, prompt: FilePrompt, texts: Sequence[str], far: str, again: bool = False) -> list[float] | str:
         """The scores that a person gives the texts; or `s`, `u` or `q`."""

@@ -1,4 +1,5 @@
-"""Dialogues that a run was validated with, up to their first answer: prompts, with the answers that the data have."""
+"""Dialogues that a run was validated with, up to their first answer: prompts, with the answers that the data have, of
+compared ones the best."""
 
 from __future__ import annotations
 
@@ -6,8 +7,12 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from llmspec.core.problems import DataError, LlmspecError
+from llmspec.data.packing import ranges_from
 from llmspec.data.shaping import CODES
+from llmspec.data.tokens import TokenSet
 from llmspec.data.views import SPOKEN
 from llmspec.explain.two_models import Asked
 
@@ -41,7 +46,9 @@ def held_out(model: Any, progress: Progress) -> HeldOut:
         raise LlmspecError(f"the run's data cannot be read: {error.problems[0].message}", hint) from None
     if prepared.codec.to_json() != model.codec.to_json():
         raise LlmspecError("the run's data make another tokenizer today", hint)
-    sets = {source: held for form in reversed(SPOKEN) for source, _, held in prepared.sides().get(form, ())}
+    sides = prepared.sides()
+    sets = {source: best_of(held) for source, _, held in sides.get("preference", ())}
+    sets |= {source: held for form in reversed(SPOKEN) for source, _, held in sides.get(form, ())}
     own = [s.source for s in plan.phase(model.phase).shares if s.share > 0 and s.source in sets]
     names, most = own or sorted(sets), model.plan.model.context - 1
     found = [one for name in names for one in opened(model.codec, sets[name]) if len(one[0].tokens) <= most]
@@ -50,6 +57,20 @@ def held_out(model: Any, progress: Progress) -> HeldOut:
     chosen = found[:: max(1, -(-len(found) // MOST))]
     kept = [name for name in names if len(sets[name].lengths)]
     return HeldOut([a for a, _ in chosen], [r for _, r in chosen], f"validation text of {', '.join(kept)}")
+
+
+def best_of(data: TokenSet) -> TokenSet:
+    """Of records that compare answers, the dialogues with the best one, or with one that is good."""
+    assert data.texts is not None and data.ranks is not None and data.text_ends is not None
+    ends, first = np.asarray(data.text_ends), np.cumsum(data.texts) - data.texts
+    begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(ends) else ends
+    good = first[np.asarray(data.ranks)[first] == 0]
+    places = ranges_from(begins[good], (ends - begins)[good])
+    return data._replace(
+        tokens=data.ids(places),
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum((ends - begins)[good])]),
+        role_of_token=data.codes(places),
+    )
 
 
 def opened(codec: Any, dialogues: Any) -> Iterator[tuple[Asked, dict[str, Any]]]:
