@@ -14,6 +14,7 @@ import tiny
 
 from llmspec.compiler import compile_spec, complete
 from llmspec.core.problems import LlmspecError
+from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.prompts import PromptLayout
 from llmspec.decoding.prompts import prompt_tokens
@@ -214,6 +215,18 @@ def test_dialogues_that_start_with_the_assistant_are_left_out_and_named(tmp_path
     with pytest.raises(LlmspecError, match="that start with the assistant") as caught:
         made(tmp_path, "asks.jsonl", records[:1])
     assert "begin those dialogues with a turn of user" in caught.value.problems[0].hint
+
+
+@pytest.mark.parametrize("train_on", ["[assistant]", "[assistant, last_turn]", "[user]"])
+@pytest.mark.parametrize("system", [False, True])
+def test_answers_to_nobody_that_are_learned_are_told(tmp_path: Path, train_on: str, system: bool) -> None:
+    before = [{"role": "system", "content": "Be"}] * system
+    turns = [{"role": role, "content": "said"} for role in ("assistant", "user", "assistant")]
+    records = [{"messages": [*before, *turns[i % 3 == 0 :]]} for i in range(9)]
+    prepared = made(tmp_path, "asks.jsonl", records, "sft", f"phases.phase.train_on={train_on}")
+    told = [said for said in notices(prepared) if "start with the assistant" in said]
+    assert len(told) == (train_on == "[assistant]")
+    assert all(said.startswith("6 training dialogues of asks start with the assistant") for said in told)
 
 
 PAIR = {"prompt": "one", "chosen": "a", "rejected": "b"}

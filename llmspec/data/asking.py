@@ -11,8 +11,10 @@ from llmspec.data.compared import AnyAsking, ComparedAsking, Together
 from llmspec.data.labels import LabelAsking, LabelSet, by_label, counted, label_notices, label_problems, weights_by
 from llmspec.data.numbers import NumberAsking, number_notices, number_problems, spread
 from llmspec.data.tags import TagAsking, stray_notices
+from llmspec.data.turns import assistant_first
 from llmspec.parts.objectives.base import LABELS, NUMBERS, TAGS
 from llmspec.parts.phases.labelled import UNKNOWN_LABELS
+from llmspec.parts.phases.turns import LAST_TURN
 
 if TYPE_CHECKING:
     from llmspec.compiler.plan import PhasePlan
@@ -162,6 +164,7 @@ def asking_notices(prepared: Prepared) -> Iterator[str]:
     for name in prepared.phases:
         stream = prepared.stream(name)
         if stream.asking is None:
+            yield from answers_to_nobody(prepared, stream)
             continue
         yield from repetition(prepared, stream)
         yield from one_sided(prepared, stream)
@@ -178,6 +181,19 @@ def asking_notices(prepared: Prepared) -> Iterator[str]:
                 yield f"{name} cuts off the beginning of {count:,} prompts of {source}: their answers need the room"
             elif count:
                 yield f"{name} reads the beginnings alone of {count:,} documents of {source}"
+
+
+def answers_to_nobody(prepared: Prepared, stream: PhaseStream) -> Iterator[str]:
+    """Dialogues whose first turn is the assistant's, where that is learned."""
+    learned = getattr(stream.phase, "train_on", ())
+    if not stream.phase.dialogues or stream.phase.prompted or "assistant" not in learned or LAST_TURN in learned:
+        return
+    for source in stream.sources:
+        if count := assistant_first(prepared.opened(stream.name, source)):
+            yield (
+                f"{count:,} training dialogues of {source} start with the assistant: {stream.name} learns their first "
+                "turns, which answer nobody"
+            )
 
 
 def repetition(prepared: Prepared, stream: PhaseStream) -> Iterator[str]:

@@ -73,6 +73,20 @@ def _of_some(data: TokenSet, wanted: np.ndarray, first: int, last: int) -> tuple
     return np.searchsorted(data.offsets, begin, side="right") - 1, begin, end
 
 
+def assistant_first(data: TokenSet) -> int:
+    """Dialogues in which the assistant speaks before any user."""
+    user, assistant = (1 + ROLES.index(role) for role in ("user", "assistant"))
+    found = 0
+    for first, last in _chunks(data):
+        offset, stop = int(data.offsets[first]), int(data.offsets[last])
+        codes = data.codes(np.arange(offset, stop))
+        said = np.flatnonzero((codes == user) | (codes == assistant))
+        begins, ends = data.offsets[first:last] - offset, data.offsets[first + 1 : last + 1] - offset
+        at = np.append(said, len(codes))[np.searchsorted(said, begins)]
+        found += int((codes[at[at < ends]] == assistant).sum())
+    return found
+
+
 def spelled(codec: Codec, ids: np.ndarray) -> int:
     """Characters that tokens spell; special tokens spell none."""
     tokens, counts = np.unique(ids, return_counts=True)
