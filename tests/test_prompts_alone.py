@@ -229,6 +229,11 @@ def test_answers_to_nobody_that_are_learned_are_told(tmp_path: Path, train_on: s
     assert all(said.startswith("6 training dialogues of asks start with the assistant") for said in told)
 
 
+def test_plain_text_answers_nobody_and_nothing_is_said(tmp_path: Path) -> None:
+    prepared = made(tmp_path, 'asks.jsonl, text: "{q}"', [{"q": "it" * 40}], "sft")
+    assert not [said for said in notices(prepared) if "assistant" in said]
+
+
 PAIR = {"prompt": "one", "chosen": "a", "rejected": "b"}
 
 

@@ -74,7 +74,9 @@ def _of_some(data: TokenSet, wanted: np.ndarray, first: int, last: int) -> tuple
 
 
 def assistant_first(data: TokenSet) -> int:
-    """Dialogues in which the assistant speaks before any user."""
+    """Dialogues in which the assistant speaks before any user; 0 of plain documents."""
+    if data.role_of_token is None:
+        return 0
     user, assistant = (1 + ROLES.index(role) for role in ("user", "assistant"))
     found = 0
     for first, last in _chunks(data):
