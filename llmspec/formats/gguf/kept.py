@@ -11,7 +11,7 @@ from llmspec.formats.gguf.reading import Header, WrongGGUF, damaged
 from llmspec.formats.gguf.tokenizers import FILE, Tokenizing, tokenizing
 
 NOTES = "settings.json"
-MADE_BY = ("kept.py", "tokenizers.py", "tokens.py", "sentencepiece.py", "pretokenizers.yaml")
+MADE_BY = ("kept.py", "charsmap.py", "tokenizers.py", "tokens.py", "sentencepiece.py", "pretokenizers.yaml")
 """Files that say how a tokenizer is made: what is kept was made by these very ones."""
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmspec.core.problems import RunError, nearest
-from llmspec.formats.gguf import sentencepiece
-from llmspec.formats.gguf.reading import Numbers, Texts
+from llmspec.formats.gguf import charsmap, sentencepiece
+from llmspec.formats.gguf.reading import Texts
 from llmspec.formats.gguf.tokens import CONTROL, Piece, added, pieces_of
 from llmspec.formats.hf.family import read_table
 
@@ -307,13 +307,10 @@ def _scored(said: Said, file: str) -> dict[str, Any]:
 
 
 def _unigram(said: Said, file: str) -> dict[str, Any]:
-    charsmap = said.values.get("precompiled_charsmap")
-    if charsmap is not None and not (isinstance(charsmap, Numbers) and charsmap.layout in ("<b", "<B")):
-        raise RunError(f"{file}: `{BEFORE}precompiled_charsmap` is no array of bytes")
     return sentencepiece.unigram(
         said.pieces,
         said.named.get("unk"),
-        None if charsmap is None else charsmap.array().tobytes(),
+        charsmap.read(said.values, file),
         _truth(said.values, "add_space_prefix", True, file),
         _truth(said.values, "remove_extra_whitespaces", False, file),
     )

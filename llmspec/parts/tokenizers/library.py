@@ -13,6 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from llmspec.core.heap import give_back
+from llmspec.core.problems import DataError
 from llmspec.parts.tokenizers.base import Continuing, Following, decode_bytes, utf8
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
@@ -36,10 +37,8 @@ def opened(text: str) -> Any:
 
     try:
         found = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exceptions
-        raise ValueError(str(error)) from None
     except BaseException as error:
-        if type(error).__name__ == "PanicException":  # of Rust: no Exception
+        if isinstance(error, Exception) or _of_the_library(error):
             raise ValueError(str(error)) from None
         raise
     give_back()  # the library frees twice as much as it keeps
@@ -48,6 +47,38 @@ def opened(text: str) -> Any:
     # Not part of tokenizer.json, so it is set whenever one is opened: text never becomes a special token.
     found.encode_special_tokens = True
     return found
+
+
+def _of_the_library(error: BaseException) -> bool:
+    """Whether the library itself fails: it raises bare Exceptions, and Rust's panics, which are no Exceptions."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def _damaged(why: object) -> DataError:
+    return DataError(
+        f"the tokenizer is damaged: the tokenizers library fails on it ({str(why)[:200]})",
+        hint="take its files anew, whole",
+        consequence="text would have no ids",
+    )
+
+
+def _asked(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a method of the library answers. Raises DataError where the library itself fails: it looks at much of a file
+    only when it is asked."""
+    try:
+        return run(*args, **kwargs)
+    except BaseException as error:
+        if _of_the_library(error):
+            raise _damaged(error) from None
+        raise
+
+
+def _changed(text: str) -> Any:
+    """`opened`, for what was made of a file that was opened before. Raises DataError."""
+    try:
+        return opened(text)
+    except ValueError as error:
+        raise _damaged(error) from None
 
 
 class LibraryCodec:
@@ -78,7 +109,10 @@ class LibraryCodec:
         ids = {added[i].content: i for i in sorted(added) if added[i].special}
         self.specials = meanings(ids)
         if tokenizer.post_processor is not None:
-            before, after = self._frame()
+            try:
+                before, after = self._frame()
+            except DataError as error:
+                raise ValueError(error.problems[0].message) from None
             self.specials = replace(self.specials, before=before, after=after)
         self.vocab = 1 + max(chain(self.ids(), [-1]))
         give_back()  # a vocabulary as a map is tens of megabytes
@@ -95,7 +129,7 @@ class LibraryCodec:
 
     def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens that stand before and behind a text that is read as a whole, tried on one."""
-        found = self._tokenizer.encode("a")
+        found = _asked(self._tokenizer.encode, "a")
         words = [i for i, special in enumerate(found.special_tokens_mask) if not special]
         begin, end = (words[0], words[-1] + 1) if words else (len(found.ids), len(found.ids))
         return tuple(found.ids[:begin]), tuple(found.ids[end:])
@@ -137,10 +171,11 @@ class LibraryCodec:
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         texts = list(checked(texts))
         with threads():
-            found = [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            whole = _asked(self._tokenizer.encode_batch_fast, texts, add_special_tokens=False)
+            found = [one.ids for one in whole]
             for kind, twin in self._twins.items():
                 if twin is not None and (later := [i for i, text in enumerate(texts) if type(text) is kind]):
-                    again = twin.encode_batch_fast([texts[i] for i in later], add_special_tokens=False)
+                    again = _asked(twin.encode_batch_fast, [texts[i] for i in later], add_special_tokens=False)
                     for i, one in zip(later, again, strict=True):
                         found[i] = one.ids
             for i, ids in enumerate(found):
@@ -158,14 +193,14 @@ class LibraryCodec:
         )
         spaced = spaced or any(p["type"] == "Prepend" for p in _pieces(self._tokenizer.normalizer, "normalizers"))
         return {
-            Following: opened(_without_spaces(self._utf8.decode(), ("first",))) if first else None,
-            Continuing: opened(_without_spaces(self._utf8.decode(), ("first", "always"))) if spaced else None,
+            Following: _changed(_without_spaces(self._utf8.decode(), ("first",))) if first else None,
+            Continuing: _changed(_without_spaces(self._utf8.decode(), ("first", "always"))) if spaced else None,
         }
 
     def _unspelled(self, text: str) -> list[int]:
         """Ids of a text of which the model itself would make a special token: those without such pieces."""
         tokenizer, ids = self._without_specials[type(text) if type(text) in self._twins else str]
-        return [ids[i] for i in tokenizer.encode(str(text), add_special_tokens=False).ids]
+        return [ids[i] for i in _asked(tokenizer.encode, str(text), add_special_tokens=False).ids]
 
     @cached_property
     def _without_specials(self) -> dict[type[str], tuple[Any, dict[int, int]]]:
@@ -177,7 +212,7 @@ class LibraryCodec:
         kinds: list[type[str]] = [str, *self._twins]
         for kind in kinds:
             source = self._twins.get(kind) or self._tokenizer
-            changed = opened(json.dumps(_without(json.loads(source.to_str()), dropped), ensure_ascii=False))
+            changed = _changed(json.dumps(_without(json.loads(source.to_str()), dropped), ensure_ascii=False))
             found[kind] = (changed, {i: ours[name] for name, i in changed.get_vocab(with_added_tokens=True).items()})
         return found
 
@@ -203,7 +238,7 @@ class LibraryCodec:
         if self._by_bytes:
             spell = self._spelled if specials else self.token_bytes
             return decode_bytes(spell(int(i)) for i in ids)
-        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=not specials))
+        return str(_asked(self._tokenizer.decode, [int(i) for i in ids], skip_special_tokens=not specials))
 
     @cached_property
     def _by_bytes(self) -> bool:
@@ -244,7 +279,7 @@ class LibraryCodec:
         decoder = self._tokenizer.decoder
         if decoder is None:
             return f" {name}".encode()
-        before, whole = str(decoder.decode(["a"])), str(decoder.decode(["a", name]))
+        before, whole = str(_asked(decoder.decode, ["a"])), str(_asked(decoder.decode, ["a", name]))
         return (whole.removeprefix(before) if whole.startswith(before) else whole).encode()
 
     def to_json(self) -> str:
