@@ -10,6 +10,14 @@ from llmspec.formats.gguf.tokens import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEF
 
 SPACE = "▁"
 """What stands for a space in pieces."""
+LOOKS = 1 << 30
+"""Characters of all parts of pieces that are looked up for merges, at most."""
+MOST_MERGES = 1 << 21
+"""Merges of a vocabulary, at most; those of 256,000 pieces are 0.6 million."""
+
+
+class Unmergeable(ValueError):
+    """Pieces whose merges are not looked for; its text says why."""
 
 
 def by_scores(pieces: Sequence[Piece], unknown: str | None, spaced: bool, special: set[int]) -> dict[str, Any]:
@@ -38,17 +46,22 @@ def by_scores(pieces: Sequence[Piece], unknown: str | None, spaced: bool, specia
 
 
 def merges(pieces: Sequence[Piece], special: Iterable[int] = ()) -> list[list[str]]:
-    """Every pair of pieces that make a third, the highest score of that first, then the lowest id."""
+    """Every pair of pieces that make a third, the highest score of that first, then the lowest id. Raises Unmergeable
+    for pieces of which that would take too long, or too much."""
     kept = {*special}
     own = {
         piece.text: i for i, piece in enumerate(pieces) if i not in kept and piece.kind not in (BYTE, CONTROL, UNKNOWN)
     }
+    if sum(len(text) ** 2 for text in own) > LOOKS:
+        raise Unmergeable("its pieces are so long that looking for their merges would take minutes")
     found = []
     for text, i in own.items():
         for cut in range(1, len(text)):
             left, right = text[:cut], text[cut:]
             if left in own and right in own:
                 found.append((-pieces[i].score, i, [left, right]))
+        if len(found) > MOST_MERGES:
+            raise Unmergeable(f"its pieces make more than {MOST_MERGES:,} merges")
     found.sort(key=lambda one: one[:2])
     return [pair for _, _, pair in found]
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from llmspec.core.problems import RunError, nearest
 from llmspec.formats.gguf import charsmap, sentencepiece
 from llmspec.formats.gguf.reading import Texts
-from llmspec.formats.gguf.tokens import CONTROL, Piece, added, pieces_of
+from llmspec.formats.gguf.tokens import CONTROL, Piece, added, damaged_tokens, pieces_of
 from llmspec.formats.hf.family import read_table
 
 BEFORE = "tokenizer.ggml."
@@ -297,13 +297,12 @@ PLAIN_BPE: Mapping[str, Any] = {
 
 # -- SentencePiece -----------------------------------------------------------------------------------------------------
 def _scored(said: Said, file: str) -> dict[str, Any]:
-    unknown = said.named.get("unk")
-    return sentencepiece.by_scores(
-        said.pieces,
-        None if unknown is None else said.pieces[unknown].text,
-        _truth(said.values, "add_space_prefix", True, file),
-        said.special,
-    )
+    unknown = None if (i := said.named.get("unk")) is None else said.pieces[i].text
+    spaced = _truth(said.values, "add_space_prefix", True, file)
+    try:
+        return sentencepiece.by_scores(said.pieces, unknown, spaced, said.special)
+    except sentencepiece.Unmergeable as error:
+        raise damaged_tokens(file, str(error)) from None
 
 
 def _unigram(said: Said, file: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of pieces, by their numbers in `tokenizer.ggml.token_type`."""
 UNDEFINED = 0
 KINDS = range(7)
+LONGEST = 1 << 16
+"""Bytes of a piece, at most."""
 
 
 class Piece(NamedTuple):
@@ -31,6 +33,9 @@ def pieces_of(values: Mapping[str, Any], file: str) -> tuple[Piece, ...]:
     kinds = _beside(values, "token_type", len(tokens), NORMAL, file)
     scores = _beside(values, "scores", len(tokens), 0.0, file)
     texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(tokens)]
+    for i, text in enumerate(texts):
+        if 4 * len(text) > LONGEST and (size := len(text.encode())) > LONGEST:
+            raise damaged_tokens(file, f"piece {i:,} has {size:,} bytes, and {LONGEST:,} are read at most")
     if len(set(texts)) < len(texts):
         first = dict[str, int]()
         twice = next(i for i, text in enumerate(texts) if first.setdefault(text, i) != i)

@@ -190,7 +190,10 @@ def _same_merges(file: Mapping[str, Any], pieces: Sequence[Piece], specials: Spe
     if len({*made_of}) < len(made_of):
         raise _unsaid("pairs that make the same piece are of different ranks among its merges")
     reserved = {i for i in specials.values() if i != specials.unk}
-    made = sentencepiece.merges(pieces, reserved)
+    try:
+        made = sentencepiece.merges(pieces, reserved)
+    except sentencepiece.Unmergeable as error:
+        raise _unsaid(str(error)) from None
     if sorted(made) != sorted(own):
         raise _unsaid(f"its merges ({len(own):,}) are not all that its pieces allow ({len(made):,})")
 
