@@ -14,6 +14,7 @@ from llmspec.formats.gguf import rope, weights
 from llmspec.formats.gguf.files import SUFFIX, Files
 from llmspec.formats.gguf.kept import kept
 from llmspec.formats.gguf.metadata import ARCHITECTURE, Found, read_metadata
+from llmspec.formats.gguf.reading import WrongGGUF, damaged
 from llmspec.formats.gguf.tables import Table
 from llmspec.formats.gguf.tokenizers import TEMPLATE, Tokenizing
 
@@ -48,7 +49,10 @@ class GGUFFile(ForeignModel):
         factors = None
         if rope.FREQUENCIES in self.files.tensors:
             factors = self.files.quantised(rope.FREQUENCIES).dequantised().tolist()
-        found = read_metadata(self.files.metadata, self.files.tensors, factors, str(self.path))
+        try:
+            found = read_metadata(self.files.metadata, self.files.tensors, factors, str(self.path))
+        except WrongGGUF as error:  # a text that is none, which is seen as it is gone through
+            raise damaged(self.path, str(error)) from None
         problems = found if isinstance(found, list) else found.problems
         if problems or isinstance(found, list):
             raise RunError(problems)

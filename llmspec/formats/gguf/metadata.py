@@ -8,9 +8,9 @@ from typing import Any
 
 from llmspec.core.problems import Problem, nearest
 from llmspec.formats.gguf import rope
-from llmspec.formats.gguf.reading import Numbers
+from llmspec.formats.gguf.reading import Numbers, Texts
 from llmspec.formats.gguf.tables import FACT, LM, VOCAB, Table, shared, table_of, tables
-from llmspec.formats.hf.family import RopeOf
+from llmspec.formats.hf.family import RopeOf, Rule
 from llmspec.formats.hf.reading import Read, Reader
 from llmspec.formats.hf.values import same, spelled
 
@@ -70,7 +70,9 @@ def read_metadata(
 
 
 def _plain(value: Any) -> Any:
-    """A value; of an array of equal numbers, one for each layer, that number."""
+    """A value; of an array of equal numbers, one for each layer, that number. Raises WrongGGUF."""
+    if isinstance(value, Texts):
+        return list(value)
     if not isinstance(value, Numbers):
         return value
     items = list(value)
@@ -112,6 +114,15 @@ class _Reader(Reader):
             self.wrong(f"`{name}` is neither a number nor a truth for each layer")
         self.fields[LAYERS] = [WIDE[bool(windowed)] for windowed in pattern]
         del self.fields[name]
+
+    def apply(self, name: str, rule: Rule, model: dict[str, Any]) -> None:
+        if isinstance(found := self.config.get(name), list):
+            self.wrong(
+                f"`{name}` is a list of {len(found):,}, {str(found)[:60]}, and one value is understood",
+                consequence="nothing says which of them holds",
+            )
+            return
+        super().apply(name, rule, model)
 
     def agree(self) -> None:
         """Fields that follow from others say the same."""

@@ -27,6 +27,8 @@ SHARPER = "attn_factor"
 IDLE = ("finetuned", "original_context_length", SHARPER)
 """What may stand behind `rope.scaling.` where nothing is scaled."""
 FREQUENCIES = "rope_freqs.weight"
+MOST = 1 << 20
+"""By how much wavelengths are stretched, at most."""
 CLOSE = 1e-5
 """How near factors of wavelengths, which lie in the file as float32, have to be to those of a formula."""
 
@@ -48,10 +50,11 @@ def read(
 ) -> dict[str, Any]:
     """The `position:` of a type of layer, `frequencies` being the numbers of `rope_freqs.weight`. Raises Unreadable."""
     theta, turned = config.get(of.theta_field, of.theta), config.get(of.fraction_field)
-    found: dict[str, Any] = {"kind": "rope", "theta": _number(theta, of.theta_field)}
+    found: dict[str, Any] = {"kind": "rope", "theta": _positive(theta, of.theta_field)}
     if turned is not None and turned != head_dim:
         if not _whole(turned) or not _whole(head_dim) or turned > head_dim:
-            raise Unreadable(f"`{of.fraction_field}` is {turned!r}, and heads have {head_dim!r} numbers")
+            said, wide = str(turned)[:80], str(head_dim)[:80]
+            raise Unreadable(f"`{of.fraction_field}` is {said}, and heads have {wide} numbers")
         found["fraction"] = turned / head_dim
     elif of.fraction != 1 and turned is None:
         found["fraction"] = of.fraction
@@ -76,7 +79,9 @@ def _scaling(config: Mapping[str, Any], of: RopeOf) -> dict[str, Any] | None:
             raise Unreadable(f"`{before}factor` without `{before}type` is not understood")
         return None
     if not isinstance(kind, str) or kind not in SCALINGS:
-        raise Unreadable(f"`{before}type` {kind!r} is not known here, which is: {NONE}, {', '.join(SCALINGS)}")
+        raise Unreadable(
+            f"`{before}type` {str(kind)[:80]!r} is not known here, which is: {NONE}, {', '.join(SCALINGS)}"
+        )
     names = SCALINGS[kind]
     if unknown := [name for name in own if name not in names and name not in IDLE]:
         raise Unreadable(f"`{before}{unknown[0]}` beside {kind} is not understood")
@@ -85,11 +90,13 @@ def _scaling(config: Mapping[str, Any], of: RopeOf) -> dict[str, Any] | None:
     found: dict[str, Any] = {"kind": kind}
     for name, key in names.items():
         if name in own:
-            found[key] = own[name] if key == "original_context" else _number(own[name], before + name)
+            found[key] = (_counted if key == "original_context" else _positive)(own[name], before + name)
+    if found["factor"] < 1:
+        raise Unreadable(f"`{before}factor` is {found['factor']}, and positions are stretched by 1 or more")
     if kind == "yarn":
         if "original_context" not in found:
             raise Unreadable(f"`{before}type` yarn says no `{before}original_context_length`")
-        if (sharper := _number(own.get(SHARPER, 1.0), before + SHARPER)) != 1:
+        if (sharper := _positive(own.get(SHARPER, 1.0), before + SHARPER)) != 1:
             found["attention_factor"] = sharper * (0.1 * math.log(found["factor"]) + 1)
     elif own.get(SHARPER, 1) != 1:
         raise Unreadable(f"`{before}{SHARPER}` beside {kind} is not understood")
@@ -100,7 +107,9 @@ def slowed(theta: float, factors: Sequence[float]) -> dict[str, Any]:
     """The scaling of Llama 3.1 whose wavelengths have these factors: of those that are usual the one that fits.
 
     Raises Unreadable where none does."""
-    factor = max(factors, default=1.0)
+    if not all(isinstance(x, float) and 1 - CLOSE <= x <= MOST for x in factors):
+        raise Unreadable(f"the numbers of {FREQUENCIES} are no list of factors from 1 to {MOST:,}")
+    factor = max(1.0, max(factors, default=1.0))
     for original in (8192, 4096, 16384, 32768, 2048):
         made = Llama3(factor=factor, original_context=original)
         if _close(stretched(made, theta, len(factors)), factors):
@@ -141,10 +150,18 @@ def written(position: Mapping[str, Any], of: RopeOf, head_dim: int) -> dict[str,
     return found
 
 
-def _number(value: Any, name: str) -> float:
+def _positive(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unreadable(f"`{name}` is {value!r}, which is no number")
+        raise Unreadable(f"`{name}` is {str(value)[:80]}, which is no number")
+    if not value > 0:
+        raise Unreadable(f"`{name}` is {value}, and it has to be above 0")
     return float(value)
+
+
+def _counted(value: Any, name: str) -> int:
+    if not _whole(value):
+        raise Unreadable(f"`{name}` is {str(value)[:80]}, which is no number of tokens")
+    return int(value)
 
 
 def _whole(value: Any) -> bool:

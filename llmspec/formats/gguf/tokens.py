@@ -59,6 +59,8 @@ def _beside(values: Mapping[str, Any], name: str, count: int, usual: Any, file: 
         return [usual] * count
     if not isinstance(found, Numbers) or found.layout == "?" or len(found) < count:
         raise damaged_tokens(file, f"`tokenizer.ggml.{name}` has no number for each of {count:,} pieces")
+    if isinstance(usual, int) and found.layout[-1] in "fd":
+        raise damaged_tokens(file, f"`tokenizer.ggml.{name}` has fractions, and types of pieces are whole numbers")
     return [type(usual)(n) for n in found.array()[:count].tolist()]
 
 
