@@ -304,3 +304,14 @@ def test_what_is_within_the_limits_is_what_jinja_makes_of_it(template: str) -> N
     given_ = {"messages": messages, "bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
     plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template).render(given_)
     assert rendered(template, given_)[0] == plain
+
+
+@pytest.mark.parametrize(
+    "part", ["{% for a in b %}{% endfor %}", "{{ a }}", "{% if a %}{% endif %}", "{% set a = 1 %}"]
+)
+def test_a_template_of_many_parts_is_refused_before_it_is_compiled(part: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TemplateRefusal, match="parts, and"):
+        rendered(part * (sandbox.NODES + 1), {})
+    assert time.monotonic() - began < 60  # compiled, the loops would take minutes
+    assert rendered(part * 20, {"a": "", "b": []})[0] == ""

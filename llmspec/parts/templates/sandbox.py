@@ -19,6 +19,8 @@ from llmspec.parts.templates.limits import Meter, TooMuch, local, meter
 
 SOURCE = 1 << 20
 """Characters of a template, at most."""
+NODES = 1 << 15
+"""Expressions and statements of a template, at most."""
 NAME = "<template>"
 """What Jinja calls a template without a file, in tracebacks."""
 FILTERS = (
@@ -168,6 +170,9 @@ def compiled(source: str) -> Any:
     import jinja2
 
     try:
+        # The time that Jinja and Python take to compile grows with what there is, and no clock can stop them.
+        if (count := sum(1 for _ in found.parse(source).find_all(jinja2.nodes.Node))) > NODES:
+            raise TemplateRefusal(f"the chat template has {count:,} parts, and {NODES:,} are read at most")
         return found.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateRefusal(
