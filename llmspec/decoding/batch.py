@@ -22,9 +22,12 @@ READ = 128
 """Tokens of prompts, padding included, that are read between two steps, so that no answer waits long for the next."""
 READ_FIRST = 2048
 """The same where no answer has begun."""
+PIECE = 512
+"""Tokens of one prompt that are read at once where somebody may stop it, as far as what is made of them is the same."""
 LEAST = 16
 """Tokens to which the shortest prompts are padded."""
 Notice = Callable[[str], object]
+Stopped = Callable[[], bool]
 
 
 class Cache(Protocol):
@@ -114,14 +117,17 @@ class Batch:
         notice: Notice | None = None,
         cache: Any = None,
         kind: str = "f32",
+        stopped: Stopped | None = None,
     ) -> None:
         """`count` answers, of `longest` tokens at most, prompts included, up to `rows` of them at once. A `cache` that
-        is given is used, and what its rows have read is known; another holds what `kind` says."""
+        is given is used, and what its rows have read is known; another holds what `kind` says. Once `stopped` holds,
+        nothing more is read or drawn."""
         self._decoder, self._answers, self._waiting, self._cache, self._kind = decoder, answers, count, cache, kind
         there, self._places = decoder.fit(min(rows, 1 << (count - 1).bit_length()), longest, kind) if count else (0, 0)
         if notice and there < (wanted := min(rows, count)):
             notice(f"memory holds the KV caches of {there} answers at once, not of {wanted}: the others wait")
         self._rows = [Row() for _ in range(there if cache is None else len(cache.read))]
+        self._stopped, self._stoppable = stopped or (lambda: False), stopped is not None
         self._after: dict[int, Any] = {}
         """Logits (V,) after prompts that rows hold."""
 
@@ -134,7 +140,7 @@ class Batch:
         cache = self._cache
         if cache is None:
             cache = self._decoder.cache(len(self._rows), self._places, self._kind)
-        while self._waiting or any(row.answer for row in self._rows):
+        while not self._stopped() and (self._waiting or any(row.answer for row in self._rows)):
             going = [row.goes for row in self._rows]
             logits = self._read(cache)
             if any(going):
@@ -142,7 +148,7 @@ class Batch:
                 stepped_RV = self._decoder.step(cache, tokens, going)
                 logits |= {row: stepped_RV[row] for row, on in enumerate(going) if on}
             drawing = [(row, row.answer, logits[n]) for n, row in enumerate(self._rows) if row.answer and n in logits]
-            if not drawing:
+            if not drawing or self._stopped():
                 continue
             vocab = drawing[0][1].vocab
             logits_RV = np.array([after_V[:vocab] for *_, after_V in drawing], dtype=np.float64)
@@ -163,7 +169,7 @@ class Batch:
         while True:
             logits |= self._begin(cache)
             chosen, room = self._chosen(room, going, must=not read)
-            if not chosen:
+            if not chosen or (read and self._stopped()):
                 return logits
             read = True
             prompts = [self._ids(row)[:end] for row, end in chosen]
@@ -178,14 +184,15 @@ class Batch:
     def _chosen(self, room: int, going: bool, must: bool) -> tuple[list[tuple[int, int]], int]:
         """Which rows read their prompts up to which token, the shortest rests first, and how much room is left then.
 
-        Where answers go on (`going`), long prompts are read in pieces, if the decoder can. With `must`, one is read
-        whatever it takes.
+        Where answers go on (`going`), or it may be stopped, long prompts are read in pieces, if the decoder can. With
+        `must`, one is read whatever it takes.
         """
         chosen = list[tuple[int, int]]()
         reading = [number for number, row in enumerate(self._rows) if row.reads]
         for number in sorted(reading, key=lambda n: len(self._ids(n)) - self._rows[n].read):
             ids, read = self._ids(number), self._rows[number].read
-            most = READ if going and self._decoder.worth(len(ids) - 1, len(ids)) else len(ids)
+            piece = READ if going else PIECE if self._stoppable else len(ids)
+            most = piece if self._decoder.worth(len(ids) - 1, len(ids)) else len(ids)
             end = min(len(ids), read + most)
             cost = max(LEAST, 1 << (end - read - 1).bit_length())
             if cost <= room or (must and not chosen):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding.answer import Event
+from llmspec.decoding.batch import Stopped
 from llmspec.decoding.generate import no_room, stream
 from llmspec.decoding.prompts import Prompt, with_system
 
@@ -58,39 +59,46 @@ class Conversation:
         said = [("system", self.system)] if self.system else []
         return [{"role": role, "content": text} for role, text in (*said, *self.turns)]
 
+    def instruct(self, system: str) -> None:
+        """The system message from now on; '' for none. Raises LlmspecError, and changes nothing, where the chat
+        template has no place for one."""
+        self._tokens([("user", "?")], system)
+        left_out, used = self._fitting(self.turns, system)
+        self.system, self.left_out, self.used = system, left_out, used
+
     def undo(self) -> tuple[str, str] | None:
-        """Takes back the last question and its answer, which it returns; None where there is none."""
+        """Takes back the last question and its answer, which it returns; None where there is none. Raises LlmspecError,
+        and changes nothing, where the chat template refuses what is left."""
         if not self.turns:
             return None
         (_, question), (_, answer) = self.turns[-2:]
-        del self.turns[-2:]
-        self._shortened()
+        turns = self.turns[:-2]
+        left_out, used = self._fitting(turns, self.system)
+        self.turns, self.left_out, self.used = turns, left_out, used
         return question, answer
 
     def clear(self) -> None:
         """Forgets every turn; the system message and the settings stay."""
-        self.turns.clear()
-        self._shortened()
+        self.turns, self.left_out, self.used = [], 0, 0
 
-    def _shortened(self) -> None:
-        self.left_out = 0
-        if not self.turns:
-            self.used = 0
-            return
-        while len(ids := self._tokens(self.turns[self.left_out :])) > self.context and self.left_out + 2 < len(
-            self.turns
-        ):
-            self.left_out += 2
-        self.used = min(len(ids), self.context)
+    def _fitting(self, turns: list[tuple[str, str]], system: str) -> tuple[int, int]:
+        """How many of the oldest turns the context has no room for, and how many places the others take."""
+        if not turns:
+            return 0, 0
+        left_out = 0
+        while len(ids := self._tokens(turns[left_out:], system)) > self.context and left_out + 2 < len(turns):
+            left_out += 2
+        return left_out, min(len(ids), self.context)
 
-    def ask(self, text: str) -> Generator[Event]:
+    def ask(self, text: str, stopped: Stopped | None = None) -> Generator[Event]:
         """The answer to a question, token by token; both are turns of the conversation then, also where whoever reads
-        it stops. A question to which nothing was said is none.
+        it stops. A question to which nothing was said is none. `stopped` is asked between the pieces in which the
+        question is read, too: where it holds, nothing is drawn, and the conversation is as if nothing had been asked.
 
         Raises LlmspecError, and keeps nothing, where the question alone has no room in the context.
         """
         turns = [*self.turns, ("user", text)]
-        ids = self._cut(turns)
+        left_out, ids = self._cut(turns)
         decoder, settings, said, used = self._model.drawing, self.decoding, list[str](), self.used
         self._make_room(len(ids) + settings.max_tokens)
         events = stream(
@@ -102,8 +110,10 @@ class Conversation:
             chat=True,
             cache=self._cache,
             first=self._answers,
+            stopped=stopped,
         )
-        self._answers += 1
+        before = self.left_out, self._answers
+        self.left_out, self._answers = left_out, self._answers + 1
         try:
             for drawn, event in enumerate(events, 1):
                 said.append(event.text)
@@ -114,27 +124,30 @@ class Conversation:
                 self.turns = [*turns, ("assistant", "".join(said))]
             else:
                 self.used = used
+            if not said:
+                self.left_out, self._answers = before
 
-    def _tokens(self, turns: list[tuple[str, str]]) -> list[int]:
-        prompt: Prompt = with_system(turns, self.system)
+    def _tokens(self, turns: list[tuple[str, str]], system: str) -> list[int]:
+        prompt: Prompt = with_system(turns, system)
         return self._model.tokens(prompt, chat=True)
 
-    def _cut(self, turns: list[tuple[str, str]]) -> list[int]:
-        """The tokens of the newest turns that leave room for an answer: whole questions with their answers are left
-        out from the oldest on, and stay so.
+    def _cut(self, turns: list[tuple[str, str]]) -> tuple[int, list[int]]:
+        """How many of the oldest turns are left out, and the tokens of the others, which leave room for an answer:
+        whole questions with their answers are left out, and stay so.
 
         The room is what an answer may take, and half of the context at most.
         """
         decoder = self._model.drawing
         room = 0 if decoder.encoder_context else min(self.decoding.max_tokens, self.context // 2)
         left_out = self.left_out
-        while len(ids := self._tokens(turns[left_out:])) > self.context - room and left_out + 2 < len(turns):
+        while len(ids := self._tokens(turns[left_out:], self.system)) > self.context - room and left_out + 2 < len(
+            turns
+        ):
             left_out += 2
         which = "the question, with the system message," if self.system else "the question"
         if problem := no_room(which, ids, decoder.context, decoder.encoder_context):
             raise LlmspecError(problem)
-        self.left_out = left_out
-        return ids
+        return left_out, ids
 
     def _make_room(self, tokens: int) -> None:
         """A KV cache of at least so many places, as far as the context goes, which holds what was read."""

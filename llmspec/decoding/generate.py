@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError, Problem
 from llmspec.decoding.answer import CUT, Answer, Drawing, Event, FinishReason
-from llmspec.decoding.batch import ROWS, Batch, Decoder, Notice
+from llmspec.decoding.batch import ROWS, Batch, Decoder, Notice, Stopped
 from llmspec.decoding.sampler import Choice
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import EOS
@@ -48,7 +48,7 @@ class Generation:
 def stream(
     decoder: Decoder, codec: Codec, prompts: Sequence[Sequence[int]], decoding: Decoding, *, n: int = 1,
     seed: int | None = None, chat: bool = False, tracing: bool = False, notice: Notice | None = None,
-    rows: int = ROWS, cache: Any = None, first: int = 0,
+    rows: int = ROWS, cache: Any = None, first: int = 0, stopped: Stopped | None = None,
 ) -> Iterator[Event]:  # fmt: skip
     """Draw `n` answers to each prompt (token ids) and yield each token as it is drawn.
 
@@ -58,7 +58,8 @@ def stream(
     number, not from the other rows. With `chat`, an end of turn or a role token ends the answer, too; otherwise
     they are not shown. With `tracing`, events carry what every filter did: 2 float64 arrays (V,) per filter. `notice`
     is told where memory allows fewer rows. The draws are those of the samples from `first` on. With a `cache` of the
-    decoder's, what its rows have read of the prompts is not read again.
+    decoder's, what its rows have read of the prompts is not read again. Once `stopped` holds, nothing more is read or
+    drawn.
 
     Raises:
         LlmspecError: before anything is drawn, where a prompt is empty or leaves no room in the context; and
@@ -83,7 +84,7 @@ def stream(
     how = Drawing(codec, decoding, decoder.context, drawn_from, chat, tracing, bool(decoder.encoder_context))
     answers = (Answer(how, index, sample, prompt, first) for index, prompt in enumerate(prompts) for sample in range(n))
     longest = max((min(how.places(p) + decoding.max_tokens, decoder.context) for p in prompts), default=0)
-    batch = Batch(decoder, answers, n * len(prompts), longest, rows, notice, cache, decoding.kv_cache)
+    batch = Batch(decoder, answers, n * len(prompts), longest, rows, notice, cache, decoding.kv_cache, stopped)
     for answer, event in batch.events():
         yield replace(event, row=answer.prompt * n + answer.sample)
 

@@ -28,7 +28,7 @@ def answer(talk: Any, question: str, stopped: Callable[[], bool]) -> None:
     """Streams the answer to a question, until its end or until it is `stopped`."""
     began, tokens, reason, left_out = time.perf_counter(), 0, "", talk.left_out
     first, said = began, len(talk.turns)
-    events = talk.ask(question)
+    events = talk.ask(question, stopped)
     console = out()
     for event in waited(events, "reading what was said"):
         if not tokens:
@@ -38,14 +38,17 @@ def answer(talk: Any, question: str, stopped: Callable[[], bool]) -> None:
         console.write(event.text)
         reason = event.finish_reason or reason
         if stopped() and not reason:
-            reason = "Ctrl-C"
             break
     events.close()
+    if not tokens:
+        note(f"[stopped by Ctrl-C before the first token; context {talk.used:,} of {talk.context:,}]")
+        tell_nothing(talk, said)
+        return
     console.write("\n")
     seconds = time.perf_counter() - first
     speed = f"{(tokens - 1) / seconds:.0f} tokens/s, " if tokens > 1 and seconds > 0 else ""
     note(
-        f"[{tokens} tokens, {speed}first after {duration(first - began)}, ended by {reason}; "
+        f"[{tokens} tokens, {speed}first after {duration(first - began)}, ended by {reason or 'Ctrl-C'}; "
         f"context {talk.used:,} of {talk.context:,}]"
     )
     tell_nothing(talk, said)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llmspec.backends.cpu import native
 from llmspec.core.problems import LlmspecError
+from llmspec.decoding import batch
 from llmspec.decoding.conversation import Conversation
 from llmspec.decoding.generate import generate
 
@@ -28,11 +29,17 @@ def model(context: int = CONTEXT) -> Any:
 
 
 def said(talk: Conversation, question: str, most: int = 1000) -> str:
-    """The answer, stopped after so many tokens."""
-    events = talk.ask(question)
+    """The answer, stopped after so many tokens; in pieces, as where somebody may stop it sooner."""
+    events = talk.ask(question, lambda: False)
     text = "".join(event.text for _, event in zip(range(most), events, strict=False))
     events.close()
     return text
+
+
+@pytest.fixture(autouse=True)
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones, so that questions have several."""
+    monkeypatch.setattr(batch, "PIECE", 32)
 
 
 @settings(deadline=None, max_examples=15)
@@ -68,6 +75,72 @@ def test_an_answer_is_that_of_the_same_turns_alone(acts: list[Any], seed: int, s
     assert roles == ["system"] * bool(system) + ["user", "assistant"] * (len(turns) // 2)
 
 
+@settings(deadline=None, max_examples=12)
+@given(st.lists(words, max_size=2), st.text("ab", min_size=33, max_size=150), st.integers(0, 9), words)
+def test_a_question_that_is_stopped_while_it_is_read_was_never_asked(
+    before: list[str], question: str, asked: int, after: str
+) -> None:
+    """Whenever it is stopped: between two pieces, too."""
+    made = model(256)
+    decoding = made.settings(temperature=0.7, max_tokens=6)
+    talk, other = (Conversation(made, system="s" * 40, decoding=decoding, seed=3) for _ in range(2))
+    for text in before:
+        assert said(talk, text) == said(other, text)
+    there, going = (list(talk.turns), talk.left_out, talk.used), iter([True] * asked)
+    if not list(talk.ask(question, lambda: not next(going, False))):
+        assert (talk.turns, talk.left_out, talk.used) == there
+        assert said(talk, after) == said(other, after)
+
+
+@pytest.mark.skipif(not native.products().startswith("own"), reason="elsewhere a question is read at once")
+def test_a_stop_is_heard_between_the_pieces_of_a_question() -> None:
+    made = models.opened(3, chat=True, context=512)
+    for pieces in range(1, 5):
+        talk = Conversation(made, decoding=made.settings(temperature=0))
+        asked = iter([False] * pieces)
+        assert read_by(made, lambda t=talk, a=asked: list(t.ask("a" * 200, lambda: next(a, True)))) == 32 * pieces
+        assert not talk.turns and talk.used == 0
+
+
+class Refusing:
+    """A chat template that has no place for a system message."""
+
+    def __init__(self, template: Any) -> None:
+        self._template = template
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._template, name)
+
+    def prompt(self, specials: Any, turns: Any) -> Any:
+        if any(turn.role == "system" for turn in turns):
+            raise LlmspecError("the chat template refuses system messages")
+        return self._template.prompt(specials, turns)
+
+
+@given(acts.filter(bool), words)
+@settings(deadline=None, max_examples=10)
+def test_what_is_refused_changes_nothing(acts: list[Any], system: str) -> None:
+    made = models.opened(1, chat=True, context=CONTEXT)
+    template = Refusing(made.plan.chat_template)
+    made.plan = made.plan.model_copy(update={"chat_template": template})
+    talk = Conversation(made, decoding=made.settings(temperature=0.7, max_tokens=4), seed=2)
+    for act in acts:
+        said(talk, act if isinstance(act, str) else act[0])
+
+        def is_as(there: Any = (list(talk.turns), talk.left_out, talk.used, talk.system)) -> bool:
+            return (talk.turns, talk.left_out, talk.used, talk.system) == there
+
+        with pytest.raises(LlmspecError, match="refuses system messages"):
+            talk.instruct(system)
+        assert is_as()
+        talk.system = system  # as `--system` gives it
+        for refused in (lambda: said(talk, "a"), lambda: talk.undo() if len(talk.turns) > 2 else said(talk, "a")):
+            with pytest.raises(LlmspecError, match="refuses system messages"):
+                refused()
+        talk.system = ""
+        assert is_as()
+
+
 def read_by(made: Any, act: Any) -> int:
     """How many tokens of prompts, padding included, the decoder reads meanwhile."""
     counted, original = list[int](), made.decoder._run
@@ -82,7 +155,8 @@ def read_by(made: Any, act: Any) -> int:
 
 
 @pytest.mark.skipif(not native.products().startswith("own"), reason="what BLAS makes of a row depends on the others")
-def test_only_the_new_turn_is_read() -> None:
+def test_only_the_new_turn_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "PIECE", 512)
     made = models.opened(3, chat=True, context=256)
     greedy = made.settings(temperature=0, max_tokens=4)
     talk = Conversation(made, system="s" * 60, decoding=greedy)
