@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import models
 import pytest
 import tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from terminals import Typed, environment
 from test_source_formats import documents
 
+from llmspec.cli.chat import conversed
 from llmspec.cli.chat_commands import COMMANDS, End, carry_out
 from llmspec.cli.chat_input import QUOTES
 from llmspec.core.problems import LlmspecError, nearest
@@ -23,6 +29,7 @@ from llmspec.data.shaping import dialogue
 from llmspec.decoding.conversation import Conversation
 from llmspec.parts.sources import TABLE
 from llmspec.parts.templates.base import Turn
+from llmspec.render.chat import answer
 
 LONG = 4096
 
@@ -40,8 +47,19 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model.save(tmp_path_factory.mktemp("chat") / "talker")
 
 
+@functools.cache
+def talker() -> Any:
+    return models.opened(0, chat=True)
+
+
+@pytest.fixture(autouse=True)
+def opened_before() -> None:
+    """Opening changes the recursion limit for a moment, which hypothesis warns of."""
+    talker()
+
+
 def talk() -> Conversation:
-    return Conversation(models.opened(0, chat=True))
+    return Conversation(talker())
 
 
 def test_every_command_is_told_and_a_wrong_one_corrected() -> None:
@@ -63,6 +81,9 @@ def test_settings_are_strict_and_take_effect() -> None:
     assert carry_out(made, "/set temperature 0.25") == "temperature: 0.25" and made.decoding.temperature == 0.25
     assert carry_out(made, "/set decoding.top_k=3") == "top_k: 3" and made.decoding.top_k == 3
     assert carry_out(made, '/set stop ["a", " b"]') == 'stop: ["a", " b"]' and made.decoding.stop == ("a", " b")
+    for between in (" ", "=", " = ", "  "):  # whatever stands in the value
+        for value in ('["a=b"]', '["a = b", "=", " "]'):
+            assert carry_out(made, f"/set stop{between}{value}") == f"stop: {value}"
     shown = carry_out(made, "/set").splitlines()
     assert {line.partition(":")[0] for line in shown} == set(type(made.decoding).model_fields)
     for wrong, said in (
@@ -74,6 +95,96 @@ def test_settings_are_strict_and_take_effect() -> None:
         with pytest.raises(LlmspecError, match=f"(?s){said}"):
             carry_out(made, f"/set {wrong}")
     assert made.decoding.temperature == 0.25
+
+
+ODD = (
+    *(".", "/", "..", "~", "~nobody/a.jsonl", ".jsonl", "\0", "a\0.jsonl", "~\0", "a" * 5000, "a" * 5000 + ".jsonl"),
+    *("=", "=1", "stop=", "stop '", "stop [", "stop " + "[" * 100, "stop &a [*a]", "stop.0 x", "decoding. 1", ". 1"),
+    *(
+        "temperature .nan",
+        "temperature 1e999",
+        "max_tokens " + "9" * 5000,
+        "[] 1",
+        "kv_cache.x 1",
+        "a\nb",
+        "-",
+        "\u2028",
+    ),
+)
+
+
+given_to = pytest.mark.parametrize("name", sorted({*COMMANDS} - {"quit"}))
+
+
+def goes_on(name: str, argument: str, folder: Path) -> None:
+    """A command ends no conversation, and changes none where it is refused."""
+    made = talk()
+    made.turns = turns = [("user", "a"), ("assistant", "b")]
+    there = made.decoding
+    with contextlib.chdir(folder):
+        try:
+            assert carry_out(made, f"/{name} {argument}")
+        except LlmspecError as error:
+            assert str(error) and (made.turns, made.system, made.decoding) == (turns, "", there)
+
+
+@given_to
+def test_no_command_ends_a_conversation_whatever_stands_behind_it(tmp_path: Path, name: str) -> None:
+    for argument in ODD:
+        goes_on(name, argument, tmp_path)
+
+
+@given_to
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_characters="/~", exclude_categories=["Cs"])))
+def test_nor_does_any_text(tmp_path: Path, name: str, text: str) -> None:
+    goes_on(name, text, tmp_path)
+
+
+def test_a_file_of_no_name_gets_one() -> None:
+    made = talk()
+    for wrong, proposed in (
+        (".", "talk.jsonl"),
+        ("/", "/talk.jsonl"),
+        ("/tmp", "/tmp/talk.jsonl"),
+        ("a.txt", "a.jsonl"),
+    ):
+        with pytest.raises(LlmspecError) as caught:
+            carry_out(made, f"/save {wrong}")
+        assert f"/save {proposed}," in caught.value.problems[0].hint
+
+
+class Asked:
+    """Lines of somebody who sits there, or of a file."""
+
+    def __init__(self, typed: bool, *lines: str) -> None:
+        self.typed, self._lines = typed, lines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+
+def test_whatever_goes_wrong_with_what_is_typed_is_told_and_the_conversation_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def answered(text: str) -> str:
+        if text == "first":
+            raise ZeroDivisionError("of a bug")
+        return text
+
+    made = talk()
+    assert [*conversed(made, made._model, Asked(True, "first", "second"), answered)] == ["second"]
+    assert "a bug in llmspec" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        [*conversed(made, made._model, Asked(False, "first", "second"), answered)]
+
+
+def test_a_question_that_is_stopped_while_it_is_read_is_told_to_be_none(capsys: pytest.CaptureFixture[str]) -> None:
+    made = talk()
+    answer(made, "Hello", lambda: True)
+    found = capsys.readouterr()
+    assert "stopped by Ctrl-C before the first token; context 0 of 48" in found.err and not found.out
+    assert "without this question" in found.err and not made.turns
 
 
 def test_the_system_message_and_what_is_taken_back() -> None:

@@ -52,12 +52,15 @@ def chat(
 def conversed(talk: Any, model: Any, asked: Any, answered: Callable[[str], Any]) -> Generator[Any]:
     """What `answered` makes of each question; commands between them are carried out.
 
-    Raises LlmspecError for what is wrong on standard input; what is typed can be typed again, and is told.
+    Raises LlmspecError for what is wrong on standard input. What is typed can be typed again, so that whatever goes
+    wrong with it is told, and the conversation goes on.
     """
     from llmspec.cli.chat_commands import End, carry_out
+    from llmspec.cli.failures import explained
     from llmspec.core.problems import LlmspecError
     from llmspec.render.chat import note
     from llmspec.render.problems import show
+    from llmspec.render.terminal import OutputLost
 
     for text in asked:
         try:
@@ -73,3 +76,9 @@ def conversed(talk: Any, model: Any, asked: Any, answered: Callable[[str], Any])
             if not asked.typed:
                 raise LlmspecError(asked.placed(error.problems)) from None
             show(error.problems)
+        except OutputLost:
+            raise
+        except Exception as error:
+            if not asked.typed:
+                raise
+            show(explained(error, "chat").problems)  # what was said before is worth more than how this went wrong

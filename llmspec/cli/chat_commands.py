@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from llmspec.core.problems import LlmspecError, Problem, one_of
 from llmspec.core.units import count
 
 LINES = ".jsonl"
+BETWEEN = re.compile(r"\s*=\s*|\s+")
+"""Between a setting and its value."""
 
 
 class End(Exception):
@@ -58,7 +61,7 @@ def _help(talk: Any, rest: str) -> str:
 def _system(talk: Any, rest: str) -> str:
     if not rest:
         return f"the system message is: {talk.system}" if talk.system else "there is no system message"
-    talk.system = "" if rest == "-" else rest
+    talk.instruct("" if rest == "-" else rest)
     return "the system message stands before the conversation from now on" if talk.system else "no system message"
 
 
@@ -68,17 +71,19 @@ def _set(talk: Any, rest: str) -> str:
 
     if not rest:
         return "\n".join(f"{key}: {_shown(value)}" for key, value in talk.decoding.model_dump(mode="json").items())
-    key, _, value = rest.replace("=", " ", 1).partition(" ")
+    key, value = (*BETWEEN.split(rest, maxsplit=1), "")[:2]
     key = key.removeprefix("decoding.")
-    if not value.strip():
+    if not key or not value:
         raise LlmspecError("a setting and its value are missing", hint="/set temperature 0.5; /set alone shows all")
     try:
-        talk.decoding = override_decoding(talk.decoding, [f"decoding.{key}={value.strip()}"])
+        decoding = override_decoding(talk.decoding, [f"decoding.{key}={value}"])
     except LlmspecError as error:
         raise LlmspecError(
             [Problem(f"{dotted(p.path[1:]) or key}: {p.message}", (), p.hint, p.consequence) for p in error.problems]
         ) from None
-    return f"{key}: {_shown(talk.decoding.model_dump(mode='json')[key])}"
+    found = f"{key}: {_shown(decoding.model_dump(mode='json')[key])}"
+    talk.decoding = decoding
+    return found
 
 
 def _shown(value: Any) -> str:
@@ -108,11 +113,15 @@ def context_of(talk: Any) -> str:
 def _save(talk: Any, rest: str) -> str:
     if not rest:
         raise LlmspecError("a file is missing", hint=f"/save talk{LINES}")
+    if "\0" in rest:
+        raise LlmspecError("no file's name holds a NUL character", hint=f"/save talk{LINES}")
     path = Path(os.path.expanduser(rest))
     if path.suffix != LINES:
+        folder = not path.name or os.path.isdir(path)  # `.` and `/` have no name that could get an ending
         raise LlmspecError(
             f"a conversation is saved as a line of JSON, and `{rest}` does not end in {LINES}",
-            hint=f"/save {path.with_suffix(LINES)}, which a source of kind files reads as dialogues",
+            hint=f"/save {path / f'talk{LINES}' if folder else path.with_suffix(LINES)}, which a source of kind files "
+            "reads as dialogues",
         )
     if not talk.turns:
         raise LlmspecError("nothing was said yet", hint="ask something first")
