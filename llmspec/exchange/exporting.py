@@ -24,6 +24,8 @@ class Exported(Frozen):
     architecture: str
     files: tuple[str, ...]
     compared: tuple[Compared, ...]
+    unread: tuple[str, ...] = ()
+    """Which other libraries are here and have not said what they make of it, in words."""
     left_out: tuple[str, ...] = ()
     """Heads of the model that the format has no place for beside the one that is written."""
     file: FileFigures | None = None
@@ -65,4 +67,5 @@ def export_folder(
     name = config.architecture
     found = read_back_labels(model, end, out, name) if end.labelled else read_back(model, out, name)
     files = tuple(sorted(p.name for p in out.iterdir()))
-    return Exported(path=str(out), architecture=name, files=files, compared=tuple(found), left_out=end.left_out)
+    said = {"path": str(out), "architecture": name, "files": files, "left_out": end.left_out}
+    return Exported.model_validate({**said, "compared": tuple(found.compared), "unread": found.unread})

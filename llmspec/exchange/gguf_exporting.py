@@ -18,7 +18,7 @@ from llmspec.exchange.exporting import Exported
 from llmspec.exchange.figures import FileFigures, OddRows
 from llmspec.exchange.held_out import Cost, HeldOut
 from llmspec.exchange.modelfile import modelfile
-from llmspec.exchange.read_back import EXACT, Answers, Compared, Questions, answers, ask, questions
+from llmspec.exchange.read_back import EXACT, Answers, Compared, Questions, ReadBack, answers, ask, questions, told
 from llmspec.formats.gguf.exporting import Placed, check_type, placed, write_model
 from llmspec.formats.gguf.files import SUFFIX
 from llmspec.formats.gguf.proposing import Proposal, proposal_of
@@ -83,7 +83,7 @@ def export_gguf(
         write_model(aside / name, proposal, plan, weights, words, how, license=license, progress=progress)
         write_text(aside / "Modelfile", modelfile(name, plan, model.codec, model.chat, model.pairs))
         progress("reading it back", 0, 0)
-        compared, cost = _read_back(model, aside / name, proposal, weights, how, held)
+        found, cost = _read_back(model, aside / name, proposal, weights, how, held)
         figures = FileFigures(
             weights=type,
             counts=how.counts(),
@@ -94,11 +94,12 @@ def export_gguf(
             notices=tuple(words.notices),
         )
         architecture = proposal.table.model_type
-        text_of_card = gguf_card(plan, model.phase, architecture, model.attributions, figures, compared, model.pairs)
-        write_text(aside / "README.md", text_of_card)
+        given = (plan, model.phase, architecture, model.attributions, figures, found.compared, model.pairs)
+        write_text(aside / "README.md", gguf_card(*given))
         files = tuple(sorted(p.name for p in aside.iterdir()))
     said = {"path": str(out), "architecture": architecture, "files": files, "left_out": end.left_out}
-    return Exported.model_validate({**said, "compared": tuple(compared), "file": figures})
+    read = {"compared": tuple(found.compared), "unread": found.unread}
+    return Exported.model_validate({**said, **read, "file": figures})
 
 
 def generates(end: Ending) -> None:
@@ -135,12 +136,12 @@ def _read_back(
     weights: Mapping[str, Any],
     how: Placed,
     held: HeldOut | str,
-) -> tuple[list[Compared], Cost | None]:
+) -> tuple[ReadBack, Cost | None]:
     """What the readers make of a file. Raises LlmspecError with everything that differs more than its types do."""
     problems = _weights_apart(file, weights, how, proposal)
     asked, again = questions(model), open_model(file)
     own = answers(again, asked, again.chat)
-    found, cost = [asked.compared("llmspec", own)], None
+    found, unread, cost = [asked.compared("llmspec", own)], list[str](), None
     if isinstance(held, HeldOut):
         before, after = held_out.nats(model, held), held_out.nats(again, held)
         cost = Cost(text=held.source, tokens=held.tokens, before=before, after=after)
@@ -149,9 +150,10 @@ def _read_back(
     problems += [] if not exact or found[0].logits <= EXACT else [f"logits are {found[0].logits:.2g} apart"]
     problems += _differs(found[0], exact, "llmspec")
     if importlib.util.find_spec("llama_cpp"):
-        theirs, said = _llama(file, asked, again, own, how, held)
-        found.append(theirs)
-        problems += said
+        with told(unread):
+            theirs, said = _llama(file, asked, again, own, how, held)
+            found.append(theirs)
+            problems += said
     if problems:
         raise LlmspecError(
             [
@@ -159,7 +161,7 @@ def _read_back(
                 Problem("the export is not the model, and nothing was written", hint="another --type, such as q8_0"),
             ]
         )
-    return found, cost
+    return ReadBack(found, tuple(unread)), cost
 
 
 def _differs(one: Compared, greedy: bool, reader: str) -> list[str]:

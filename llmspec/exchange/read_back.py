@@ -8,11 +8,14 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmspec.core.problems import Problem, RunError
+from llmspec.core.units import duration
 from llmspec.decoding.language_model import LanguageModel, open_model
 from llmspec.parts.base import Frozen
 
@@ -27,7 +30,10 @@ TEXTS = (
     "def f(x):\n    return x ** 2  # a comment",
 )
 TURNS = (("user", "What is a comet?"), ("assistant", "A ball of ice."), ("user", "How large is one?"))
-LENGTH, DRAWN, SECONDS = 24, 12, 900
+LENGTH, DRAWN = 24, 12
+SECONDS = 900
+"""How long another library may take; of files of more than A_GIB, so long for each."""
+A_GIB = 1 << 30
 
 
 class Compared(Frozen):
@@ -46,6 +52,18 @@ class Compared(Frozen):
     """Whether a dialogue is written with the same ids; None where the model has no form for dialogues."""
     nats: float | None = None
     """Nats per token of held-out text, where the reader was asked for it."""
+
+
+class ReadBack(NamedTuple):
+    """What came of reading an export back."""
+
+    compared: list[Compared]
+    unread: tuple[str, ...] = ()
+    """Which other libraries are here and have not said what they make of it, in words."""
+
+
+class NoAnswer(RunError):
+    """Another library took too long, which says nothing of the export."""
 
 
 class Answers(NamedTuple):
@@ -113,20 +131,21 @@ def answers(model: LanguageModel, asked: Questions, chat: bool) -> Answers:
     )
 
 
-def read_back(model: LanguageModel, folder: Path, architecture: str) -> list[Compared]:
+def read_back(model: LanguageModel, folder: Path, architecture: str) -> ReadBack:
     """What our importer and transformers, as the class `architecture`, make of a folder.
 
     Raises RunError where something differs, with everything that does."""
     asked = questions(model)
     again = open_model(folder)
-    found = [asked.compared("llmspec", answers(again, asked, again.chat))]
+    found, unread = [asked.compared("llmspec", answers(again, asked, again.chat))], list[str]()
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
         start = model.codec.specials.start_of(model.plan.model.decoder_start)
         more = {"architecture": architecture, "start": start}
-        theirs, answer = ask("transformers", "llmspec.exchange.worker", folder, {**asked.plain(), **more})
-        found.append(asked.compared(f"transformers {theirs['version']}", answer))
+        with told(unread):
+            theirs, answer = ask("transformers", "llmspec.exchange.worker", folder, {**asked.plain(), **more})
+            found.append(asked.compared(f"transformers {theirs['version']}", answer))
     refuse(found, folder)
-    return found
+    return ReadBack(found, tuple(unread))
 
 
 def probe(model: LanguageModel, context: int) -> list[int]:
@@ -159,20 +178,42 @@ def refuse(found: list[Compared], folder: Path) -> None:
 
 def ask(reader: str, module: str, path: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], Answers]:
     """What another library answers, by a module that runs in a process of its own. Raises RunError where it cannot
-    read the export."""
+    read the export, NoAnswer where it takes too long."""
     import numpy as np
 
+    limit = seconds(path)
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "logits")
         text = json.dumps({**asked, "logits": str(file)})
         command = [sys.executable, "-P", "-m", module, str(path.resolve())]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=SECONDS, check=False)
+        try:
+            done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=limit, check=False)
+        except subprocess.TimeoutExpired:
+            raise NoAnswer(
+                f"{reader} did not answer within {duration(limit)}, and what it makes of {path.name} is not known"
+            ) from None
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1:] or [f"it ended with status {done.returncode}"]
             raise RunError(f"{reader} cannot read {path}: {said[0][:300]}")
         found = json.loads(done.stdout)
         logits = np.fromfile(file, "<f4").reshape(found["shape"])
         return found, Answers(logits, found["greedy"] if asked["tokens"] else None, found["ids"], found["chat"])
+
+
+@contextmanager
+def told(unread: list[str]) -> Iterator[None]:
+    """A library that takes too long is told in `unread`: what was written was read back by ourselves before, and
+    stays, as where the library is not installed."""
+    try:
+        yield
+    except NoAnswer as error:
+        unread += [problem.message for problem in error.problems]
+
+
+def seconds(path: Path) -> float:
+    """How long another library may take for a file, or for the files of a folder."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return SECONDS * max(1.0, sum(file.stat().st_size for file in files) / A_GIB)
 
 
 def _greedy(model: LanguageModel, ids: list[int], count: int) -> list[int]:

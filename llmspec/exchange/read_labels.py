@@ -10,10 +10,10 @@ from typing import Any
 from llmspec.core.problems import Problem, RunError
 from llmspec.decoding.language_model import LanguageModel, open_model
 from llmspec.exchange.ending import REWARD, Ending
-from llmspec.exchange.read_back import TEXTS, TURNS, Answers, Compared, Questions, ask, can_chat, probe, refuse
+from llmspec.exchange.read_back import TEXTS, TURNS, Answers, Questions, ReadBack, ask, can_chat, probe, refuse, told
 
 
-def read_back_labels(model: LanguageModel, end: Ending, folder: Path, architecture: str) -> list[Compared]:
+def read_back_labels(model: LanguageModel, end: Ending, folder: Path, architecture: str) -> ReadBack:
     """What our importer and transformers, as the class `architecture`, make of a folder. Numbers are compared in units
     of their spread: float32 holds those of some hundreds less exactly than those around 0.
 
@@ -35,18 +35,19 @@ def read_back_labels(model: LanguageModel, end: Ending, folder: Path, architectu
         framed(again, end.head),
         again.tokens(list(TURNS), chat=True) if chat and again.chat else None,
     )
-    found = [asked.compared("llmspec", answer)]
+    found, unread = [asked.compared("llmspec", answer)], list[str]()
     same_labels(folder, "llmspec", labels_of(end), list(getattr(again.plan.model.heads[end.head], "labels", ())))
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
         more = {"architecture": architecture, "rows": rows}
-        theirs, answer = ask("transformers", "llmspec.exchange.worker", folder, {**asked.plain(), **more})
-        answer = answer._replace(logits=answer.logits / end.scale)
-        reader = f"transformers {theirs['version']}"
-        found.append(asked.compared(reader, answer if chat else answer._replace(chat=None)))
-        if labels := labels_of(end):
-            same_labels(folder, reader, labels, theirs["labels"])
+        with told(unread):
+            theirs, answer = ask("transformers", "llmspec.exchange.worker", folder, {**asked.plain(), **more})
+            answer = answer._replace(logits=answer.logits / end.scale)
+            reader = f"transformers {theirs['version']}"
+            found.append(asked.compared(reader, answer if chat else answer._replace(chat=None)))
+            if labels := labels_of(end):
+                same_labels(folder, reader, labels, theirs["labels"])
     refuse(found, folder)
-    return found
+    return ReadBack(found, tuple(unread))
 
 
 def framed(model: LanguageModel, head: str) -> list[list[int]]:

@@ -44,7 +44,9 @@ def show_exported(found: Exported) -> None:
         )
         if one.nats is not None:
             console.print(Text(f"    {one.nats:.4f} nats per token there"), soft_wrap=True)
-    if len(found.compared) == 1:
+    for unread in found.unread:
+        console.print(Text(f"  {unread}"), soft_wrap=True)
+    if len(found.compared) == 1 and not found.unread:
         reader = "transformers" if found.file is None else "llama-cpp-python"
         console.print(Text(f"  {reader} is not installed here, and has not read it"), soft_wrap=True)
     console.print(Text("done"))
