@@ -262,8 +262,8 @@ def explained_spec(found: Known, *, exact: bool = False, time: bool = False) -> 
 
 
 def explained_file(path: Path, *, time: bool = False) -> FileReport | None:
-    """The report of a GGUF file, by what it says of itself; None for another path. `time` measures how fast this
-    machine reads weights first. Raises RunError."""
+    """The report of a GGUF file, by what it says of itself, with what of that is not understood; None for another path.
+    `time` measures how fast this machine reads weights first. Raises RunError for a damaged file."""
     from llmspec.explain.file import explain_file
     from llmspec.formats.gguf.importing import GGUFFile, is_gguf
 

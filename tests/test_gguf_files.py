@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import gguf_files
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import llmspec
 from llmspec.api import compiled, explained_file
+from llmspec.cli.app import app
 from llmspec.core.problems import RunError
 from llmspec.core.quantised import Quantised, as_float32, quantise
 from llmspec.exchange.importing import import_folder
@@ -102,37 +105,44 @@ def test_a_file_and_its_import_answer_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.logits(ids), two.logits(ids))
 
 
-@pytest.mark.parametrize(
-    ("changed", "meant"),
-    [
-        ({"general.architecture": "lama"}, "did you mean `llama`"),
-        ({"llama.rope.scaling.type": "longrope"}, "longrope"),
-        ({"llama.rope.dimension_count": 8}, "only 16"),
-        ({"llama.attention.value_length": 8}, "only 16"),
-        ({"llama.logit_scale": 2.0}, "only 1.0 is understood"),
-        ({"llama.expert_cnt": 4}, "did you mean `expert_count`"),
-        ({"llama.attention.head_count": 3}, "heads"),
-        ({"llama.block_count": 3}, "tensors are missing"),
-        ({"llama.block_count": 1}, "no place in the model"),
-        ({"llama.feed_forward_length": 32}, "its metadata make it [32, 64]"),
-        ({"llama.vocab_size": 300}, "its metadata make it [300, 64]"),
-        ({"llama.embedding_length": "64"}, "model.d_model"),
-        ({"llama.block_count": 1 << 31}, "model.layers"),
-        ({"tokenizer.ggml.model": "rwkv"}, "the model 'rwkv'"),
-        ({"tokenizer.ggml.pre": "smolm"}, "did you mean `smollm`"),
-        ({"tokenizer.ggml.merges": ["he zz"]}, "no pair of pieces"),
-        ({"tokenizer.ggml.bos_token_id": 99_999}, "ids 0 to 287"),
-        ({"tokenizer.ggml.token_type": [1, 2]}, "no number for each of 288 pieces"),
-        ({"tokenizer.ggml.normaliser": True}, "`tokenizer.ggml.normaliser` is not understood"),
-        ({"tokenizer.ggml.tokens": ["a"] * 288}, "are both 'a'"),
-        ({"tokenizer.chat_template": "{% for %}"}, "chat template"),
-    ],
-)
-def test_what_does_not_fit_is_named(changed: dict[str, Any], meant: str, tmp_path: Path) -> None:
-    plan = GGUFFile(gguf_files.small(tmp_path / "right.gguf", LLAMA)).plan()
+MISFITS: list[tuple[dict[str, Any], str]] = [
+    ({"general.architecture": "lama"}, "did you mean `llama`"),
+    ({"llama.rope.scaling.type": "longrope"}, "longrope"),
+    ({"llama.rope.dimension_count": 8}, "only 16"),
+    ({"llama.attention.value_length": 8}, "only 16"),
+    ({"llama.logit_scale": 2.0}, "only 1.0 is understood"),
+    ({"llama.expert_cnt": 4}, "did you mean `expert_count`"),
+    ({"llama.attention.head_count": 3}, "heads"),
+    ({"llama.block_count": 3}, "tensors are missing"),
+    ({"llama.block_count": 1}, "no place in the model"),
+    ({"llama.feed_forward_length": 32}, "its metadata make it [32, 64]"),
+    ({"llama.vocab_size": 300}, "its metadata make it [300, 64]"),
+    ({"llama.embedding_length": "64"}, "model.d_model"),
+    ({"llama.block_count": 1 << 31}, "model.layers"),
+    ({"tokenizer.ggml.model": "rwkv"}, "the model 'rwkv'"),
+    ({"tokenizer.ggml.pre": "smolm"}, "did you mean `smollm`"),
+    ({"tokenizer.ggml.merges": ["he zz"]}, "no pair of pieces"),
+    ({"tokenizer.ggml.bos_token_id": 99_999}, "ids 0 to 287"),
+    ({"tokenizer.ggml.token_type": [1, 2]}, "no number for each of 288 pieces"),
+    ({"tokenizer.ggml.normaliser": True}, "`tokenizer.ggml.normaliser` is not understood"),
+    ({"tokenizer.ggml.tokens": ["a"] * 288}, "are both 'a'"),
+    ({"tokenizer.chat_template": "{% for %}"}, "chat template"),
+]
+"""Metadata that do not fit, and what is said of them."""
+misfits = pytest.mark.parametrize(("changed", "meant"), MISFITS)
+
+
+def misfit(changed: dict[str, Any], folder: Path) -> Path:
+    """A file whose metadata were changed."""
+    plan = GGUFFile(gguf_files.small(folder / "right.gguf", LLAMA)).plan()
     fields = {**gguf_files.metadata(LLAMA), **changed}
     tensors = gguf_files.tensors_of(LLAMA, plan.model, gguf_files.drawn(plan.model))
-    stored = GGUFFile(gguf_files.write(tmp_path / "wrong.gguf", fields, tensors))
+    return gguf_files.write(folder / "wrong.gguf", fields, tensors)
+
+
+@misfits
+def test_what_does_not_fit_is_named(changed: dict[str, Any], meant: str, tmp_path: Path) -> None:
+    stored = GGUFFile(misfit(changed, tmp_path))
     with pytest.raises(RunError) as found:
         stored.weights(stored.plan())
     told = " ".join(f"{p.message} {p.hint}" for p in found.value.problems)
@@ -210,6 +220,37 @@ def test_explain_tells_types_tokenizer_and_what_is_understood(tmp_path: Path) ->
     assert not read["general.license"] and not read["quantize.note"]
     assert explained_file(path) == found
     assert explained_file(tmp_path) is None
+
+
+@misfits
+def test_explain_tells_what_needs_no_understanding_beside_what_is_not_understood(
+    changed: dict[str, Any], meant: str, tmp_path: Path
+) -> None:
+    path = misfit(changed, tmp_path)
+    right, stored = explain_file(GGUFFile(tmp_path / "right.gguf")), GGUFFile(path)
+    with pytest.raises(RunError) as refused:
+        stored.weights(stored.plan())
+    found = explain_file(GGUFFile(path))
+    assert {*refused.value.problems} <= {*found.problems} and not right.problems
+    assert (found.types, found.tensors, found.bits) == (right.types, right.tensors, right.bits)
+    said = {**GGUFFile(tmp_path / "right.gguf").files.metadata, **changed}
+    assert found.tokenizer == ", ".join(said[f"tokenizer.ggml.{key}"] for key in ("model", "pre"))
+    assert found.chat_template == said["tokenizer.chat_template"]
+    assert {row.key for row in found.keys} == {*said} and found.architecture == said["general.architecture"]
+    done = CliRunner().invoke(app, ["explain", str(path), "--json"])
+    data = json.loads(done.stdout)
+    assert done.exit_code == 2 and data.pop("ok") is False and data.pop("status") == 2
+    assert data == json.loads(json.dumps(found.as_data()))
+    assert meant in " ".join(f"{p['message']} {p['hint']}" for p in data["problems"])
+
+
+def test_what_is_not_understood_stands_below_what_is(tmp_path: Path) -> None:
+    for changed, layers in (({"general.architecture": "lama", "lama.block_count": 5}, 5), ({"llama.new_key": 1}, 2)):
+        done = CliRunner().invoke(app, ["explain", str(misfit(changed, tmp_path))])
+        shown, words = done.stdout, " ".join(done.stdout.split())
+        assert done.exit_code == 2 and "refused the problems stand below" in words and f"{layers} layers" in words
+        assert "blk.*.ffn_up.weight" in shown and "gpt2, gpt-2" in words and "<|im_start|>" in shown
+        assert "lama`" in done.stderr or "new_key" in done.stderr
 
 
 @pytest.mark.parametrize("parts", [2, 3])

@@ -23,6 +23,7 @@ from llmspec.api import (
 )
 from llmspec.cli.arguments import Json, Seed, Sets, place
 from llmspec.cli.opening import opened, tell_unknown
+from llmspec.core.problems import KnownInPart
 
 EXAMPLES = (
     "Examples:  `llmspec explain quickstart`  ·  `llmspec explain runs/quickstart`  ·  "
@@ -110,11 +111,18 @@ def explain(
         from llmspec.explain.run import explain_run
 
         report = explain_run(run_folder(what))
-    if json_:
-        return report.as_data()
+    return told(report, json_)
+
+
+def told(report: Any, json_: bool) -> Any:
+    """Shows a report, or gives its data. Raises KnownInPart where what it is about is refused."""
     from llmspec.render.reports import show
 
-    show(report)
+    if not json_:
+        show(report)
+    if report.about == "file" and report.problems:
+        raise KnownInPart(report.problems, report.as_data())
+    return report.as_data() if json_ else None
 
 
 def describes(what: Path) -> bool:

@@ -8,11 +8,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from llmspec.core.problems import LlmspecError, Problem
+from llmspec.core.problems import KnownInPart, LlmspecError, Problem
 from llmspec.render.terminal import OutputLost, PipeClosed, print_json, settle
 
 MISTAKE, BUG, NO_OUTPUT, STOPPED, BROKEN_PIPE = 2, 70, 74, 130, 141
@@ -58,6 +58,8 @@ class Failure:
     problems: tuple[Problem, ...] = ()
     told: bool = False
     """Said already, on the terminal."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What stands beside it in JSON."""
 
 
 class Ended(SystemExit):
@@ -99,7 +101,8 @@ def tell(failure: Failure, answer: Answer | None = None) -> None:
     """Says what went wrong; quietly where standard error is gone as well."""
     try:
         if answer:
-            answer({"ok": False, "status": failure.status, "problems": [asdict(p) for p in failure.problems]}, None)
+            said = {"ok": False, "status": failure.status, "problems": [asdict(p) for p in failure.problems]}
+            answer({**failure.known, **said}, None)
         elif not failure.told:
             from llmspec.render.problems import show
 
@@ -117,7 +120,7 @@ def explained(error: BaseException, verb: str = "") -> Failure:
             err(soft_wrap=True).print("".join(traceback.format_exception(error)))
     name, module = type(error).__name__, type(error).__module__
     if isinstance(error, LlmspecError) and (error.problems or not verb):
-        return Failure(MISTAKE, error.problems)
+        return Failure(MISTAKE, error.problems, known=error.known if isinstance(error, KnownInPart) else {})
     if isinstance(error, OutputLost):
         status = BROKEN_PIPE if isinstance(error, PipeClosed) else NO_OUTPUT
         return Failure(status, (Problem(str(error)),), error.told)

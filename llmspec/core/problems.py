@@ -6,8 +6,9 @@ import difflib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmspec.core.visible import visible
 
@@ -107,6 +108,14 @@ class DataError(LlmspecError):
 
 class RunError(LlmspecError):
     """A run directory cannot be written, read or continued."""
+
+
+class KnownInPart(RunError):
+    """Something is refused, and something of it is known all the same: `known`, JSON-able, which has been told."""
+
+    def __init__(self, problems: Iterable[Problem], known: Mapping[str, Any]) -> None:
+        super().__init__(problems)
+        self.known = dict(known)
 
 
 class WriteError(RunError):

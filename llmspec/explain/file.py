@@ -4,23 +4,28 @@ is understood. Its numbers are not read."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from llmspec.compiler.plan import Plan
+from llmspec.core.problems import Problem, RunError
 from llmspec.core.weight_types import TYPES
 from llmspec.explain.model import TreeNode, model_tree
 from llmspec.explain.report import Report
 from llmspec.forecast.decoding import DecodingSpeed, speed
 from llmspec.forecast.machine import memory_rate
 from llmspec.formats.gguf.importing import GGUFFile
-from llmspec.formats.gguf.metadata import ARCHITECTURE
+from llmspec.formats.gguf.metadata import ARCHITECTURE, TOKENS, Found
 from llmspec.formats.gguf.reading import Entry, Numbers, Texts
-from llmspec.formats.gguf.tokenizers import BEFORE, TEMPLATE
+from llmspec.formats.gguf.tables import Table
+from llmspec.formats.gguf.tokenizers import BEFORE, TEMPLATE, Tokenizing
 
 LONGEST = 200
 """Characters of a value that are shown."""
+SIZES = {"layers": "block_count", "d_model": "embedding_length", "context": "context_length"}
+"""What stands behind the name of any architecture (ggml-org/ggml, "GGUF")."""
 
 
 @dataclass(frozen=True)
@@ -70,68 +75,101 @@ class FileReport(Report):
     architecture: str
     """As the file names it."""
     table: str
-    """The family of transformers that has the same networks."""
+    """The family of transformers that has the same networks; '' where no table has the architecture."""
     parameters: int
     bits: float
     """Of a weight, on average."""
-    layers: int
-    d_model: int
-    context: int
+    layers: int | None
+    """This and the next three as the file says them, where it is not understood; None where it says no number."""
+    d_model: int | None
+    context: int | None
     """Tokens."""
-    vocab: int
+    vocab: int | None
     tokenizer: str
     """Its model, and how it cuts text before its merges."""
-    begins: str
-    """The token that every text begins with; '' where none does."""
-    ends: tuple[str, ...]
-    """Tokens that end an answer."""
+    begins: str | None
+    """The token that every text begins with; '' where none does, None where the tokenizer is not understood."""
+    ends: tuple[str, ...] | None
+    """Tokens that end an answer; None where the tokenizer is not understood."""
     chat_template: str
     """The template; '' where there is none, and the model continues a text."""
     license: str
     """As the file says it."""
-    model: TreeNode
+    model: TreeNode | None
+    """None where the network is not understood."""
     types: tuple[TypeRow, ...]
     tensors: tuple[FileTensorRow, ...]
     keys: tuple[KeyRow, ...]
     remarks: tuple[str, ...]
     decoding: DecodingSpeed | None
-    """What drawing a token reads, and how fast that is; None where the model draws no text."""
+    """What drawing a token reads, and how fast that is; None where the model draws no text, or is not understood."""
+    problems: tuple[Problem, ...]
+    """What is not understood, for which the file cannot be opened."""
+
+
+Known = TypeVar("Known")
 
 
 def explain_file(file: GGUFFile, time: bool = False) -> FileReport:
-    """The report of a file; `time` measures how fast this machine reads weights first. Raises RunError with everything
-    in it that is not understood."""
-    plan, said = file.plan(), file.files.metadata
-    codec_settings = file.tokenizing.settings
-    types = type_rows(file.files.tensors)
-    if time:
+    """The report of a file; `time` measures how fast this machine reads weights first. What is not understood stands
+    beside what needs no understanding. Raises RunError for a damaged file."""
+    said, tensors, problems = file.files.metadata, file.files.tensors, list[Problem]()
+    plan, tokenizing = _tried(file.plan, problems), _tried(lambda: file.tokenizing, problems)
+    kinds = _tried(file.types, problems) if plan else None
+    if plan and time:
         memory_rate(plan.device)
+    types, read = type_rows(tensors), file.found
     parameters = sum(row.parameters for row in types)
-    end = codec_settings.get("eos")
+    template = said.get(TEMPLATE, "")
     return FileReport(
-        name=str(said.get("general.name", plan.name)),
+        name=shown(said.get("general.name", plan.name if plan else file.path.name)),
         files=tuple(str(header.path) for header in file.files.headers),
         bytes=file.files.size,
-        architecture=file.architecture_name,
-        table=file.origin,
-        parameters=plan.model.parameters,
+        architecture=shown(said.get(ARCHITECTURE, "")),
+        table=read.family.transformers if isinstance(read, Found) and isinstance(read.family, Table) else "",
+        parameters=plan.model.parameters if plan else parameters,
         bits=8 * sum(row.bytes for row in types) / max(1, parameters),
-        layers=plan.model.layers,
-        d_model=plan.model.d_model,
-        context=plan.model.context,
-        vocab=plan.model.vocab,
-        tokenizer=", ".join(str(said[BEFORE + name]) for name in ("model", "pre") if BEFORE + name in said),
-        begins=file.tokenizing.begins,
-        ends=(*([end] if end else []), *codec_settings["ends"]),
-        chat_template=said.get(TEMPLATE, "") if isinstance(said.get(TEMPLATE, ""), str) else "",
-        license=str(said.get("general.license", "")),
-        model=model_tree(plan.name, plan.model),
+        **sizes(said, plan),
+        tokenizer=", ".join(shown(said[BEFORE + name]) for name in ("model", "pre") if BEFORE + name in said),
+        begins=tokenizing.begins if tokenizing else None,
+        ends=_ends(tokenizing) if tokenizing else None,
+        chat_template=template if isinstance(template, str) else "",
+        license=shown(said.get("general.license", "")),
+        model=model_tree(plan.name, plan.model) if plan else None,
         types=types,
-        tensors=tensor_rows(file.files.tensors),
-        keys=key_rows(said, {ARCHITECTURE, *file.read.read_keys}),
-        remarks=tuple(file.notices()),
-        decoding=speed(plan.model, plan.device, file.types()),
+        tensors=tensor_rows(tensors),
+        keys=key_rows(said, {ARCHITECTURE, *(read.read_keys if isinstance(read, Found) else ())}),
+        remarks=tuple(file.notices()) if plan else (),
+        decoding=speed(plan.model, plan.device, kinds) if plan and kinds is not None else None,
+        problems=tuple(problems),
     )
+
+
+def _tried(make: Callable[[], Known], problems: list[Problem]) -> Known | None:
+    """What is made; None where that is refused, with the problems that are not yet among those there are."""
+    try:
+        return make()
+    except RunError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+        return None
+
+
+def _ends(tokenizing: Tokenizing) -> tuple[str, ...]:
+    end = tokenizing.settings.get("eos")
+    return (*([end] if end else []), *tokenizing.settings["ends"])
+
+
+def sizes(said: Mapping[str, Any], plan: Plan | None) -> dict[str, int | None]:
+    """How large the network is: as its plan has it, or without one as metadata say it of any architecture."""
+    if plan:
+        model = plan.model
+        return {"layers": model.layers, "d_model": model.d_model, "context": model.context, "vocab": model.vocab}
+    found: dict[str, int | None] = {}
+    for name, key in SIZES.items():
+        value = said.get(f"{said.get(ARCHITECTURE)}.{key}")
+        found[name] = value if type(value) is int else None
+    tokens = said.get(TOKENS)
+    return {**found, "vocab": len(tokens) if isinstance(tokens, Texts) else None}
 
 
 def type_rows(tensors: Mapping[str, Entry]) -> tuple[TypeRow, ...]:

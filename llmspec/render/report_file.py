@@ -20,8 +20,9 @@ def show(report: FileReport, console: Screen) -> None:
     console.print(header(report))
     heading(console, "types", "in which weights lie; they stay so in memory")
     console.print(types(report))
-    heading(console, "model", "inputs → outputs of each part, and its parameters, summed over equal layers")
-    console.print(tree(report.model, 8 if console.width >= 100 else 5))
+    if report.model:
+        heading(console, "model", "inputs → outputs of each part, and its parameters, summed over equal layers")
+        console.print(tree(report.model, 8 if console.width >= 100 else 5))
     heading(console, "tensors", "of the file: shape (outputs × inputs) and type; * is each layer")
     console.print(tensors(report))
     if report.chat_template:
@@ -37,16 +38,20 @@ def show(report: FileReport, console: Screen) -> None:
 def header(report: FileReport) -> Table:
     """What the file is, and how large."""
     several = f" in {len(report.files)} files" if len(report.files) > 1 else ""
+    read_by = f"read by the table {report.table}" if report.table else "which no table has"
+    wide = [f"{report.layers} layers"] if report.layers is not None else []
+    wide += [f"{report.d_model} wide"] if report.d_model is not None else []
     return facts(
         [
             ("file", report.files[0]),
             ("size", f"{size(report.bytes)}{several}, {report.bits:.2f} bits a weight"),
-            ("architecture", f"{report.architecture}, read by the table {report.table}"),
-            ("network", f"{report.layers} layers, {report.d_model} wide"),
-            ("context", f"{number(report.context)} tokens"),
-            ("vocabulary", f"{number(report.vocab)} tokens ({report.tokenizer})"),
-            ("begins with", report.begins or "nothing"),
-            ("ends with", ", ".join(report.ends) or "nothing"),
+            ("architecture", f"{report.architecture or 'none is named'}, {read_by}"),
+            ("refused", "the problems stand below; what follows needs no understanding" if report.problems else ""),
+            ("network", ", ".join(wide)),
+            ("context", "" if report.context is None else f"{number(report.context)} tokens"),
+            ("vocabulary", "" if report.vocab is None else f"{number(report.vocab)} tokens ({report.tokenizer})"),
+            ("begins with", "" if report.begins is None else report.begins or "nothing"),
+            ("ends with", "" if report.ends is None else ", ".join(report.ends) or "nothing"),
             ("dialogues", "by the chat template below" if report.chat_template else "none: it continues a text"),
             ("decoding", report.decoding.sentence if report.decoding else ""),
             ("licence", report.license or "not given"),

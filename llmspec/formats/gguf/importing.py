@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llmspec.compiler.plan import ModelPlan, Plan
-from llmspec.core.problems import RunError
+from llmspec.core.problems import Problem, RunError
 from llmspec.formats.foreign import ForeignModel, named
 from llmspec.formats.gguf import rope, weights
 from llmspec.formats.gguf.files import SUFFIX, Files
@@ -44,15 +44,21 @@ class GGUFFile(ForeignModel):
         return Files(self.path)
 
     @cached_property
-    def read(self) -> Found:
-        """What metadata say of the network. Raises RunError with everything in them that is not understood."""
+    def found(self) -> Found | list[Problem]:
+        """What metadata say of the network, and what of that is not understood; the problems alone where no table has
+        such an architecture. Raises RunError for a damaged file."""
         factors = None
         if rope.FREQUENCIES in self.files.tensors:
             factors = self.files.quantised(rope.FREQUENCIES).dequantised().tolist()
         try:
-            found = read_metadata(self.files.metadata, self.files.tensors, factors, str(self.path))
+            return read_metadata(self.files.metadata, self.files.tensors, factors, str(self.path))
         except WrongGGUF as error:  # a text that is none, which is seen as it is gone through
             raise damaged(self.path, str(error)) from None
+
+    @property
+    def read(self) -> Found:
+        """What metadata say of the network. Raises RunError with everything in them that is not understood."""
+        found = self.found
         problems = found if isinstance(found, list) else found.problems
         if problems or isinstance(found, list):
             raise RunError(problems)
