@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from llmspec.core import blocks, k_blocks
+from llmspec.core.mapped import check_whole, map_under
 from llmspec.core.problems import LlmspecError, one_of
 from llmspec.core.weight_types import TYPES, WeightType
 
@@ -54,7 +55,8 @@ class Quantised:
     """A tensor of `shape` in a type of `core.weight_types`. `data` holds its bytes, (rows, bytes a row) uint8: a row
     is one run of the last axis, which is whole blocks. It may be a memory map, and nothing writes into it.
 
-    Raises ValueError where type, shape and data do not belong together.
+    Raises ValueError where type, shape and data do not belong together. Whatever reads its bytes raises RunError where
+    the file that they lie in was cut since it was opened.
     """
 
     type: str
@@ -91,14 +93,21 @@ class Quantised:
         """Bytes in all."""
         return self.kind.size(self.shape)
 
+    def whole(self) -> Array:
+        """`data`, once it is known that the file in which it lies is still as long as it was: for whoever reads all of
+        it. Raises RunError."""
+        check_whole(self.data)
+        return self.data
+
     def dequantised(self) -> Array:
-        """The numbers: float32 of `shape`, bit for bit those of ggml's reference."""
+        """The numbers: float32 of `shape`, bit for bit those of ggml's reference. Raises RunError, as `whole` does."""
         import numpy as np
 
+        data = self.whole()
         out = np.empty((len(self.data), self.shape[-1]), np.float32)
         read, kind = _READ[self.type], self.kind
         for part in _rows_at_once(*out.shape):
-            packed = np.ascontiguousarray(self.data[part])
+            packed = np.ascontiguousarray(data[part])
             with np.errstate(invalid="ignore", over="ignore"):  # bytes may hold infinite scales: see `finite`
                 out[part] = read(packed.reshape(-1, kind.bytes)).reshape(len(packed), -1)
         return out.reshape(self.shape)
@@ -114,7 +123,8 @@ class Quantised:
             raise ValueError("a quantised tensor of one axis has no rows")
         if not isinstance(index, slice) and not (isinstance(index, list | np.ndarray) and np.ndim(index) == 1):
             raise ValueError("rows are taken by a slice or by a list of their numbers")
-        taken = self.data.reshape(self.shape[0], -1)[index]
+        data = self.data if isinstance(index, slice) else self.whole()  # which is copied here
+        taken = data.reshape(self.shape[0], -1)[index]
         shape = (len(taken), *self.shape[1:])
         return Quantised(self.type, shape, taken.reshape(prod(shape[:-1]), self.data.shape[1]))
 
@@ -133,28 +143,30 @@ class Quantised:
         they are needed."""
         import mmap
 
-        data: Any = self.data
-        while not isinstance(data, mmap.mmap | None):
-            data = data.obj if isinstance(data, memoryview) else getattr(data, "base", None)
-        if data is not None and hasattr(data, "madvise"):
+        found = map_under(self.data)
+        if found is not None and hasattr(found, "madvise"):
             with contextlib.suppress(OSError, ValueError):
-                data.madvise(mmap.MADV_DONTNEED)
+                found.madvise(mmap.MADV_DONTNEED)
 
     def finite(self) -> bool:
         """Whether every number is finite. Of blocks only the scales are looked at: nothing else can be infinite."""
         import numpy as np
 
-        kind, read = self.kind, _READ[self.type]
-        for part in _rows_at_once(len(self.data), self.shape[-1]):
-            packed = np.ascontiguousarray(self.data[part]).reshape(-1, kind.bytes)
+        kind, read, data = self.kind, _READ[self.type], self.whole()
+        for part in _rows_at_once(len(data), self.shape[-1]):
+            packed = np.ascontiguousarray(data[part]).reshape(-1, kind.bytes)
             if not np.isfinite(_scales(packed, kind) if kind.quantised else read(packed)).all():
                 return False
         return True
 
 
 def as_float32(array: Array | Quantised) -> Array:
-    """An array as it is, or the numbers of a quantised one: what is computed with where nothing reads its type."""
-    return array.dequantised() if isinstance(array, Quantised) else array
+    """An array as it is, or the numbers of a quantised one: what is computed with where nothing reads its type. Raises
+    RunError where it lies in a file that was cut since it was opened."""
+    if isinstance(array, Quantised):
+        return array.dequantised()
+    check_whole(array)
+    return array
 
 
 def quantise(type: str, array: Array, name: str = "a tensor") -> Quantised:
@@ -169,10 +181,11 @@ def quantise(type: str, array: Array, name: str = "a tensor") -> Quantised:
         name: how a message calls the tensor.
 
     Raises LlmspecError where the type has no such name, rows are no whole blocks, or a number is not finite, or is too
-    large for a scale of the type.
+    large for a scale of the type; RunError as `as_float32` does.
     """
     import numpy as np
 
+    check_whole(array)
     kind = TYPES.get(type)
     if kind is None:
         raise LlmspecError(f"no type of weights is named `{type}`", one_of(type, TYPES))

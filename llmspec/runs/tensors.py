@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from llmspec.core import strict_json
 from llmspec.core.disk import open_plain, reading
+from llmspec.core.mapped import check_whole
 from llmspec.core.quantised import Quantised
 from llmspec.core.weight_types import TYPES
 
@@ -36,7 +37,7 @@ def write(path: Path, arrays: Mapping[str, Any], about: Mapping[str, str] | None
     """Writes float32 arrays into a new file, synced, with texts `about` it; returns its sha256 (hex). The bytes of a
     Quantised are written as they are, as numbers of 8 bits (rows, bytes a row).
 
-    Raises OSError.
+    Raises OSError, and RunError where arrays lie in a file that was cut since it was opened.
     """
     import numpy as np
 
@@ -65,6 +66,7 @@ def write(path: Path, arrays: Mapping[str, Any], about: Mapping[str, str] | None
         put(struct.pack("<Q", len(text)) + text)
         for name in names:
             if arrays[name].size:
+                check_whole(arrays[name])
                 put(np.ascontiguousarray(arrays[name]).reshape(-1))
         os.fsync(f.fileno())
     return hashed.hexdigest()

@@ -30,7 +30,7 @@ def reads(layer: Linear) -> bool:
 
 def held(weight: Quantised, arena: Arena) -> Tensor:
     """A matrix (O, I) of f16 or bf16 in memory of an arena's, as it lies in its file."""
-    made, data = arena.tensor(weight.shape, NUMBERS[weight.type]), np.ascontiguousarray(weight.data)
+    made, data = arena.tensor(weight.shape, NUMBERS[weight.type]), np.ascontiguousarray(weight.whole())
     ctypes.memmove(private.address_of(private.buffer_of(made)), data.ctypes.data, data.nbytes)  # which may be read-only
     weight.let_go()
     return made

@@ -19,7 +19,7 @@ from llmspec.backends import tinygrad_private as private
 from llmspec.backends.cpu import halves, native
 from llmspec.backends.cpu.arena import Arena
 from llmspec.backends.tensors import refill
-from llmspec.core.quantised import Quantised
+from llmspec.core.quantised import Quantised, as_float32
 from llmspec.core.weight_types import TYPES
 from llmspec.parts.ops import HALVES, Linear, WeightLayout
 
@@ -29,7 +29,10 @@ PACKED = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_
 
 def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
     """Realized tensors of numpy arrays and `Quantised` by name, and the layouts of those that stay quantised: the ones
-    that are `readable` by linear layers and look-ups alone, of a type in PACKED or HALVES. Others become float32."""
+    that are `readable` by linear layers and look-ups alone, of a type in PACKED or HALVES. Others become float32.
+
+    Raises RunError where weights lie in a file that was cut since it was opened.
+    """
     tensors, layouts = dict[str, Tensor](), dict[str, WeightLayout]()
     kept = {n for n, a in arrays.items() if n in readable and isinstance(a, Quantised) and _stays(a)}
     arena = Arena([packed_bytes(a) if n in kept else 4 * a.size for n, a in arrays.items()])
@@ -39,7 +42,7 @@ def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str,
             tensors[name] = halves.held(array, arena) if array.type in HALVES else packed(array, arena)
         else:
             tensors[name] = arena.tensor(array.shape, dtypes.float32)
-            refill(tensors[name], array.dequantised() if isinstance(array, Quantised) else array)
+            refill(tensors[name], as_float32(array))
     return tensors, layouts
 
 
@@ -62,7 +65,7 @@ def packed(weight: Quantised, arena: Arena | None = None) -> Tensor:
     arena's."""
     size = packed_bytes(weight)
     made = (arena or Arena([size])).tensor((size // 4,), dtypes.int32)
-    data, count = np.ascontiguousarray(weight.data), math.prod(weight.shape[:-2])
+    data, count = np.ascontiguousarray(weight.whole()), math.prod(weight.shape[:-2])
     words = _words(*weight.shape[-2:], TYPES[weight.type].ggml)
     for j in range(count):  # each by itself: the groups of rows of one hold none of the next
         at = ctypes.c_void_p(data.ctypes.data + j * data.nbytes // count)

@@ -14,7 +14,7 @@ from llmspec.backends import tinygrad_private as private
 from llmspec.backends.plain.mixed_precision import MixedPrecisionOps
 from llmspec.backends.plain.ops import Ops
 from llmspec.backends.tensors import tensors_from_numpy, to_numpy
-from llmspec.core.quantised import Quantised
+from llmspec.core.quantised import Quantised, as_float32
 from llmspec.parts.dropout import Dropout
 from llmspec.parts.ops import HALF, WeightLayout
 
@@ -63,7 +63,7 @@ class Backend:
         """
         plain, layouts = {}, dict[str, WeightLayout]()
         for name, array in arrays.items():
-            plain[name] = array.dequantised() if isinstance(array, Quantised) else array
+            plain[name] = as_float32(array)
             if not (self.halves and isinstance(array, Quantised) and name in readable and len(array.shape) == 2):
                 continue
             with np.errstate(over="ignore"):

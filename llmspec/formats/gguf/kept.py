@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from llmspec.core.folders import cache_dir, private_folder, read_private, write_atomically
+from llmspec.core.mapped import check_whole
 from llmspec.formats.gguf.reading import Header, WrongGGUF, damaged
 from llmspec.formats.gguf.tokenizers import FILE, Tokenizing, tokenizing
 
@@ -20,6 +21,7 @@ def kept(header: Header) -> tuple[Path, Tokenizing]:
 
     Raises RunError for a tokenizer that is not understood, and CacheError.
     """
+    check_whole(header.buffer)
     hashed = hashlib.sha256(header.buffer[: header.end])
     for name in MADE_BY:
         hashed.update((Path(__file__).parent / name).read_bytes())

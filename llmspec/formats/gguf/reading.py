@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmspec.core.disk import explained
+from llmspec.core.mapped import check_whole, mapped
 from llmspec.core.problems import RunError
 from llmspec.core.regular import open_regular
 from llmspec.core.weight_types import BY_NUMBER, UNREAD
@@ -80,7 +81,8 @@ class Texts:
         return self.count
 
     def __iter__(self) -> Iterator[str]:
-        """Raises WrongGGUF for a text that is not UTF-8."""
+        """Raises WrongGGUF for a text that is not UTF-8, RunError where the file was cut since it was opened."""
+        check_whole(self.buffer)
         buffer, at, length = self.buffer, self.start, struct.Struct("<Q").unpack_from
         for _ in range(self.count):
             (size,) = length(buffer, at)
@@ -101,9 +103,10 @@ class Numbers:
         return self.count
 
     def array(self) -> np.ndarray:
-        """All of them, as an array that is a view of the file."""
+        """All of them, as an array that is a view of the file. Raises RunError where that was cut since then."""
         import numpy as np
 
+        check_whole(self.buffer)
         kind = "?" if self.layout == "?" else f"{self.layout[0]}{_NUMPY[self.layout[1]]}"
         return np.frombuffer(self.buffer, kind, self.count, self.start)
 
@@ -136,8 +139,8 @@ def read_header(path: Path) -> Header:
             size = os.fstat(f.fileno()).st_size
             if size < 24:
                 raise WrongGGUF(f"it has {size:,} bytes, and the shortest header has 24")
-            buffer = mmap.mmap(f.fileno(), size, access=mmap.ACCESS_READ)
-        return _Reader(path, buffer, size).header()
+            buffer = mapped(f, path)
+        return _Reader(path, buffer, len(buffer)).header()
     except OSError as error:
         raise RunError(explained(error, path)) from None
     except WrongGGUF as error:

@@ -57,7 +57,8 @@ def write(
     tensors: Sequence[Tensor],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Writes a new file, synced. `progress` is told how many tensors are written. Raises OSError."""
+    """Writes a new file, synced. `progress` is told how many tensors are written. Raises OSError, and RunError where a
+    file of weights was cut that is read meanwhile."""
     head = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata)))
     for key, value in metadata.items():
         head += _text(key) + _value(value)
@@ -73,7 +74,7 @@ def write(
             progress(done, len(tensors))
             made = tensor.make()
             assert (made.type, made.shape) == (tensor.type, tensor.shape), f"{tensor.name} is not what was announced"
-            _put(f, made.data)
+            _put(f, made.whole())
         f.flush()
         os.fsync(f.fileno())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmspec.core.disk import explained, reading
+from llmspec.core.mapped import check_whole, mapped
 from llmspec.core.problems import Problem, RunError
 from llmspec.core.quantised import Quantised
 from llmspec.formats.hf.family import Family
@@ -67,7 +68,7 @@ class Files:
         try:
             with reading(path) as f:
                 found = tensors.table(f)
-                self._maps[name] = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
+                self._maps[name] = mapped(f, path, mmap.ACCESS_COPY)
         except OSError as error:
             hint = "a folder of links becomes one of files by `cp -rL`" if path.is_symlink() else ""
             raise RunError(explained(error, path, hint)) from None
@@ -94,10 +95,12 @@ class Files:
                 self.entries.setdefault(name.removesuffix(old) + new, self.entries.pop(name))
 
     def array(self, name: str) -> Any:
-        """An array as it lies in the file: float32 and others as they are, bfloat16 as its bits."""
+        """An array as it lies in the file: float32 and others as they are, bfloat16 as its bits. Raises RunError where
+        the file was cut since it was opened."""
         import numpy as np
 
         file, entry = self.entries[name]
+        check_whole(self._maps[file])
         kinds = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
         count = 1
         for n in entry.shape:
