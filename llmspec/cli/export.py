@@ -49,7 +49,8 @@ def export(
         typer.Option(
             metavar="FILE",
             parser=place,
-            help="Of gguf: text on which the type's cost is measured; by default the run's validation text.",
+            help="Of gguf: text on which the type's cost is measured; by default the run's validation text. Four bits "
+            "(q4_0, q4_k) of a model that has none need it.",
         ),
     ] = None,
     phase: OfPhase = None,

@@ -37,6 +37,9 @@ APART = {"f32": 1e-3, "f16": 0.01, "bf16": 0.03}
 """How far logits of llama.cpp may be from ours of the same file (root mean square, by their spread): it rounds what
 it multiplies such weights with, too. FAR for other types."""
 FAR = 0.15
+MEASURED = ("q4_0", "q4_k")
+"""Types of OFFERED that are not written unmeasured: what four bits cost, only text tells; the others' bounds hold for
+any model whose tensors come back as their types round."""
 Progress = Callable[[str, float, float], None]
 
 
@@ -64,7 +67,7 @@ def export_gguf(
         progress: is told what is done.
 
     Raises LlmspecError where the format has no such model or tokenizer, the folder cannot be written, what is read back
-    differs, or the type costs too much; no folder is left then.
+    differs, the type costs too much, or what it costs cannot be measured; no folder is left then.
     """
     check_type(type)
     end = ending(model)
@@ -75,7 +78,7 @@ def export_gguf(
     words = vocabulary(model.codec, plan.model.vocab, template, _begins(model, template))
     weights = end.weights(model.weights() if weights is None else dict(weights))
     how = placed(proposal, plan, weights, type)
-    held = held_out.of_run(model, progress) if text is None else held_out.of_file(model, text)
+    held = _measurable(model, text, type, proposal, weights, how, progress)
     with new_folder(out) as aside:
         name = plan.name + (f"-{type}" if type else "") + SUFFIX
         licences = {about.license for about in model.attributions if about.license}
@@ -98,8 +101,38 @@ def export_gguf(
         write_text(aside / "README.md", gguf_card(*given))
         files = tuple(sorted(p.name for p in aside.iterdir()))
     said = {"path": str(out), "architecture": architecture, "files": files, "left_out": end.left_out}
-    read = {"compared": tuple(found.compared), "unread": found.unread}
-    return Exported.model_validate({**said, **read, "file": figures})
+    return Exported.model_validate({**said, "compared": tuple(found.compared), "unread": found.unread, "file": figures})
+
+
+def _measurable(
+    model: LanguageModel,
+    text: Path | None,
+    type: str,
+    proposal: Proposal,
+    weights: Mapping[str, Any],
+    how: Placed,
+    progress: Progress,
+) -> HeldOut | str:
+    """The text that the cost is measured on, or why there is none. Raises LlmspecError where there is none, and numbers
+    would be rounded to a type of MEASURED."""
+    held = held_out.of_run(model, progress) if text is None else held_out.of_file(model, text)
+    if not isinstance(held, str) or type not in MEASURED:
+        return held
+    rounded = [
+        name
+        for group in proposal.groups
+        for name, _ in group.theirs
+        if how.types[name] == type and any(getattr(weights[one], "type", "f32") != type for one, _ in group.ours)
+    ]
+    if rounded:
+        raise LlmspecError(
+            f"what {type} costs cannot be measured: {held}",
+            hint="--text FILE, a file of some thousand words like those that it is asked to write; or --type q8_0, "
+            "which needs none",
+            consequence=f"{len(rounded):,} tensors would be rounded to four bits, which costs some models far more "
+            f"than the {DEAR:g} nats per token that a file may cost, and nothing would say so",
+        )
+    return held
 
 
 def generates(end: Ending) -> None:
