@@ -18,6 +18,7 @@ from llmspec.data.notices import notices
 from llmspec.data.prepare import PreparedData, prepare
 from llmspec.data.prompts import PromptLayout
 from llmspec.decoding.prompts import prompt_tokens
+from llmspec.explain.held_out_prompts import best_of, opened
 from llmspec.parts.templates.base import Turn, encode
 from llmspec.spec import load_spec
 from llmspec.training.prompts import rehearse
@@ -232,6 +233,17 @@ def test_answers_to_nobody_that_are_learned_are_told(tmp_path: Path, train_on: s
 def test_plain_text_answers_nobody_and_nothing_is_said(tmp_path: Path) -> None:
     prepared = made(tmp_path, 'asks.jsonl, text: "{q}"', [{"q": "it" * 40}], "sft")
     assert not [said for said in notices(prepared) if "assistant" in said]
+
+
+@pytest.mark.parametrize("kind", ["dpo", "reward", "kto"])
+def test_held_out_comparisons_are_prompts_with_their_best_answer(tmp_path: Path, kind: str) -> None:
+    pairs = [{"prompt": f"what {i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(20)]
+    thumbs = [{"prompt": f"what {i}", "completion": f"yes {i}", "label": i % 3 > 0} for i in range(20)]
+    found = made(tmp_path, "asks.jsonl, validation: tail 20%", thumbs if kind == "kto" else pairs, kind)
+    ((_, train, held),) = (sides for sides in found.sides()["preference"] if sides[0] == "asks")
+    told = [record for side in (train, held) for _, record in opened(found.codec, best_of(side))]
+    wanted = [{"prompt": f"what {i}", "answer": f"yes {i}"} for i in range(20) if kind != "kto" or i % 3]
+    assert len(held.lengths) and sorted(told, key=str) == sorted(wanted, key=str)
 
 
 PAIR = {"prompt": "one", "chosen": "a", "rejected": "b"}

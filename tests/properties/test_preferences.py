@@ -34,7 +34,6 @@ from llmspec.data.preferences import (
 from llmspec.data.prepare import prepare
 from llmspec.data.shaping import EMPTY, NOTHING_LEARNED, TOO_LONG, UNREADABLE, Dropped
 from llmspec.data.tokens import TokenSet, encode_comparisons
-from llmspec.explain.held_out_prompts import best_of, opened
 from llmspec.parts import sources
 from llmspec.parts.sources import Document
 from llmspec.parts.sources.preferences import COMPARED
@@ -92,18 +91,6 @@ def test_recognised_preferences_are_dialogues_with_the_best_answer(tmp_path: Pat
     assert {r["chosen"] for r in found.records("phase", "facts", "train")} <= {r["chosen"] for r in records}
     said = [decision.value for decision in found.measured.decisions]
     assert "dialogues with the best answer, of the preference format" in said
-
-
-@pytest.mark.parametrize("kind", ["dpo", "reward", "kto"])
-def test_held_out_comparisons_are_prompts_with_their_best_answer(tmp_path: Path, kind: str) -> None:
-    thumb = kind == "kto"
-    pairs = [{"prompt": f"what {i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(20)]
-    thumbs = [{"prompt": f"what {i}", "completion": f"yes {i}", "label": i % 3 > 0} for i in range(20)]
-    found = read(tmp_path, kind, thumbs if thumb else pairs)
-    ((_, train, held),) = found.sides()["preference"]
-    told = [record for side in (train, held) for _, record in opened(found.codec, best_of(side))]
-    wanted = [{"prompt": f"what {i}", "answer": f"yes {i}"} for i in range(20) if not thumb or i % 3]
-    assert sorted(told, key=str) == sorted(wanted, key=str)
 
 
 def read(folder: Path, kind: str, records: list[dict[str, Any]]) -> Any:
