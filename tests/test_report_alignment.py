@@ -26,8 +26,8 @@ from llmspec.explain.run import explain_run
 from llmspec.render import report_run
 from llmspec.render.terminal import Screen
 from llmspec.spec import load_spec
+from llmspec.training.rollout_signs import ALIKE, Signs, divergence, told
 from llmspec.training.rollouts import Episodes
-from llmspec.training.signs import ALIKE, Signs, divergence, told
 
 NAMES = (
     *("loss", "reward", "reward_std", "reward/short", "kl", "reference_kl", "entropy", "clip_fraction", "clip_low"),

@@ -19,9 +19,9 @@ from llmspec.parts.rewards.base import Answered, Reward
 from llmspec.spec import load_spec
 from llmspec.training.callbacks import Callback
 from llmspec.training.prompts import rehearse
+from llmspec.training.rollout_signs import Signs
 from llmspec.training.rollouts import Episodes, Prompt, Refused, draw, judged, packed, places_of, rows_needed
 from llmspec.training.run import set_up
-from llmspec.training.signs import Signs
 from llmspec.training.stop import Stop
 from llmspec.training.tasks import TASKS
 from llmspec.training.trainer import Trainer

@@ -144,6 +144,8 @@ def _decided(
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Good and bad answers to one prompt without those that are called both: such a pair would compare nothing."""
     both = {said(text) for text in good} & {said(text) for text in bad} if good and bad else set()
+    if not both:
+        return good, bad
     return [text for text in good if said(text) not in both], [text for text in bad if said(text) not in both]
 
 

@@ -171,9 +171,10 @@ def compiled(source: str) -> Any:
 
     try:
         # The time that Jinja and Python take to compile grows with what there is, and no clock can stop them.
-        if (count := sum(1 for _ in found.parse(source).find_all(jinja2.nodes.Node))) > NODES:
+        tree = found.parse(source)
+        if (count := sum(1 for _ in tree.find_all(jinja2.nodes.Node))) > NODES:
             raise TemplateRefusal(f"the chat template has {count:,} parts, and {NODES:,} are read at most")
-        return found.from_string(source)
+        return found.from_string(tree)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateRefusal(
             f"the chat template cannot be read, line {error.lineno}: {error.message}", "look at that line of it"

@@ -29,6 +29,7 @@ from llmspec.training.judging import made_beside, opener
 from llmspec.training.lesson import numbers, taken_at
 from llmspec.training.prompts import spoken
 from llmspec.training.reference import without_adapter
+from llmspec.training.rollout_signs import Signs, divergence, told
 from llmspec.training.rollouts import (
     Episodes,
     Packed,
@@ -39,7 +40,6 @@ from llmspec.training.rollouts import (
     packed,
     scored,
 )
-from llmspec.training.signs import Signs, divergence, told
 from llmspec.training.tasks.base import Shapes, Validation, evenly
 from llmspec.training.tasks.supervised import Supervised
 from llmspec.training.trainer import StepTaken, Trainer
