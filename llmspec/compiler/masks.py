@@ -129,11 +129,12 @@ def decoding_ranges(model: ModelPlan, places: Sequence[int]) -> dict[str, Any]:
     """
     import numpy as np
 
-    place_B = np.asarray(places, np.int32)
-    found = {}
+    place_B, found = np.asarray(places, np.int32), {}
     for name, mask in masks_of(model).items():
-        first_B = np.zeros_like(place_B) if mask.window is None else np.maximum(0, place_B - mask.window + 1)
-        found[RANGES + name] = np.stack([first_B, place_B + 1], axis=-1)[:, None].astype(np.int32)
+        found[RANGES + name] = range_B12 = np.zeros((len(place_B), 1, 2), np.int32)
+        range_B12[:, 0, 1] = place_B + 1
+        if mask.window is not None:
+            range_B12[:, 0, 0] = np.maximum(0, place_B - mask.window + 1)
     return found
 
 

@@ -67,7 +67,8 @@ def weigh(logits: Floats) -> list[Weighed]:
         weights = np.exp(shifted)
         totals = weights.sum(axis=-1)
         with np.errstate(invalid="ignore", divide="ignore"):  # what is not finite is refused where it is drawn from
-            spread = (weights * np.maximum(shifted, NOTHING)).sum(axis=-1) / totals
+            spread = np.maximum(shifted, NOTHING)
+            spread = np.multiply(spread, weights, out=spread).sum(axis=-1) / totals
             entropies = np.maximum(0.0, (np.log(totals) - spread) / math.log(2))
         found += map(Weighed, shifted, weights, totals.tolist(), entropies.tolist())
     return found

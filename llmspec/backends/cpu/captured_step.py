@@ -22,15 +22,22 @@ from llmspec.backends.cpu.step_cache import HEAD, TOGETHER, WHOLE, WORDS, NotRep
 from llmspec.backends.tinygrad_private import CPUProgram, Ops, TinyELF, address_of
 
 ALIGNED = 64
+_NODE = operator.attrgetter("uop")
 
 
 def tensors_of(args: tuple[Any, ...]) -> list[Tensor]:
     """Tensors in the order in which TinyJit numbers its inputs: those of the containers, one after another."""
-    found: dict[int, Tensor] = {}
-    for container in args:
-        if isinstance(container, dict):
-            found.update((id(t), t) for t in container.values())
-    return list(found.values())
+    return unique(held(args))
+
+
+def held(args: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors of all containers, those that stand twice twice."""
+    return [tensor for container in args if isinstance(container, dict) for tensor in container.values()]
+
+
+def unique(tensors: list[Tensor]) -> list[Tensor]:
+    """Each of them once, where it stands first."""
+    return list({id(t): t for t in tensors}.values())
 
 
 def address(tensor: Tensor) -> int:
@@ -191,6 +198,7 @@ class LoadedStep:
             self._table[row, word] = bases[number] + offset
         places = np.array(program.given, np.int64).reshape(-1, 4)
         self._at = tuple(places[:, :2].T)
+        self._held, self._tensors = list[Tensor](), list[Tensor]()
         self._placed: list[UOp | None] = [None] * program.inputs
         self._bases = np.zeros(program.inputs, np.uint64)
         self._sizes = [bytes_of(t) for t in tensors_of(args)]
@@ -203,11 +211,16 @@ class LoadedStep:
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """Runs every kernel on the inputs of this call. The returned tensors are overwritten by the next call."""
-        tensors = tensors_of(args)
+        # The same weights again, as a rule, which have pushed Python's objects out of the caches since the last step:
+        # each of 300 that is looked at takes its time, and finding their buffers anew would be 4 ms.
+        given = held(args)
+        if len(given) != len(self._held) or not all(map(operator.is_, given, self._held)):
+            self._held, self._tensors = given, unique(given)
+        tensors = self._tensors
         if len(tensors) != self.program.inputs:
             raise ValueError(f"the step was captured with {self.program.inputs} tensors, not {len(tensors)}")
-        nodes: list[UOp | None] = [t.uop for t in tensors]
-        if not all(map(operator.is_, nodes, self._placed)):  # the same weights again, as a rule: 4 ms for 300 of them
+        nodes: list[UOp | None] = [*map(_NODE, tensors)]
+        if not all(map(operator.is_, nodes, self._placed)):
             for i, (node, placed) in enumerate(zip(nodes, self._placed, strict=True)):
                 if node is not placed:
                     if (size := bytes_of(tensors[i])) != self._sizes[i]:

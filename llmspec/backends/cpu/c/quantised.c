@@ -91,6 +91,35 @@ static inline __attribute__((always_inline)) void load_scales(const int scales, 
   }
 }
 
+// A part of a block's lines, a number a byte
+static inline __attribute__((always_inline)) void unpacked(Bytes *w, const uint8_t *at, const Form form) {
+#pragma clang loop unroll(full)
+  for (int j = 0; j < 8; j++) {
+    if (form.quants == SIGNED) w[j] = load_bytes(at + j * LINE);
+    else w[j] = j < 4 ? load_bytes(at + j * LINE) & 15 : load_bytes(at + (j - 4) * LINE) >> 4;
+    if (form.quants == FIVES) w[j] |= load_bytes(at + 4 * LINE) >> j << 4 & 16;
+    if (form.quants == SIXES) w[j] |= load_bytes(at + (4 + j / 4) * LINE) >> 2 * (j % 4) << 4 & 48;
+  }
+}
+
+// sum + a block's weights times the activations of a row of a tile
+static inline __attribute__((always_inline)) Floats block_added(Floats sum, const Bytes *w, const int8_t *a, Around around,
+                                                                Floats scale, Floats other, const Form form, const int rows) {
+#pragma clang fp contract(off) reassociate(off)
+  const int offset = form.quants == SIGNED ? SIGNED_OFFSET : form.offset;
+  Floats of = spread_float(around.scale);
+  if (form.scales == SIGNED_FACTORS) {
+    Floats low = __builtin_convertvector(dot_lines(form.quants, spread(-offset * around.low), w, a, 0, 4), Floats);
+    Floats high = __builtin_convertvector(dot_lines(form.quants, spread(-offset * around.high), w, a, 4, 4), Floats);
+    return fused(of, fused(scale, low, other * high), sum);
+  }
+  Ints whole = spread(-offset * (around.low + around.high));
+  if (rows > 2) whole = dot_lines(form.quants, whole, w, a, 0, 8);
+  else whole = dot_lines(form.quants, whole, w, a, 0, 4) + dot_lines(form.quants, spread(0), w, a, 4, 4);
+  sum = fused(__builtin_convertvector(whole, Floats), scale * of, sum);
+  return form.scales == SCALED ? sum : fused(other, spread_float(around.scaled_sum), sum);
+}
+
 // y of one group of outputs for the rows of a tile, while the memory from `next` on is prefetched, if there is any
 static inline __attribute__((always_inline)) void tile(const Layer *p, int64_t group, int64_t k, const uint8_t *x, float *y,
                                                        const int rows, const Form form, const uint8_t *next) {
@@ -98,46 +127,33 @@ static inline __attribute__((always_inline)) void tile(const Layer *p, int64_t g
   int64_t blocks = k / QUANT_BLOCK, bytes = group_bytes(form, k), step = bytes / blocks;
   const uint8_t *lines = p->w + group * bytes, *scales = lines + blocks * line_bytes(form);
   int64_t left = group * GROUP, columns = min64(GROUP, p->outputs - left);
-  const int offset = form.quants == SIGNED ? SIGNED_OFFSET : form.offset;
   float out[TILE][GROUP];
+  const int beside = rows == 1 ? PARTS : 1; // one row leaves registers for all parts of a line, which is then read once
 #pragma clang loop unroll(full)
-  for (int part = 0; part < PARTS; part++) {
-    Floats sums[TILE] = {{0}};
-    const uint8_t *at = lines + part * VECTOR, *record = x, *ahead = next;
+  for (int start = 0; start < PARTS; start += beside) {
+    Floats sums[PARTS][TILE] = {{{0}}};
+    const uint8_t *at = lines, *record = x, *ahead = next;
     for (int64_t b = 0; b < blocks; b++, at += line_bytes(form), record += rows * RECORD, ahead += step) {
-      Bytes w[8];
-      Floats scale, other;
-      if (next && !part)
+      if (next && !start)
         for (int64_t j = 0; j < step; j += LINE) __builtin_prefetch(ahead + j, 0, 3);
 #pragma clang loop unroll(full)
-      for (int j = 0; j < 8; j++) {
-        if (form.quants == SIGNED) w[j] = load_bytes(at + j * LINE);
-        else w[j] = j < 4 ? load_bytes(at + j * LINE) & 15 : load_bytes(at + (j - 4) * LINE) >> 4;
-        if (form.quants == FIVES) w[j] |= load_bytes(at + 4 * LINE) >> j << 4 & 16;
-        if (form.quants == SIXES) w[j] |= load_bytes(at + (4 + j / 4) * LINE) >> 2 * (j % 4) << 4 & 48;
-      }
-      load_scales(form.scales, scales, b, part, &scale, &other);
+      for (int part = start; part < start + beside; part++) {
+        Bytes w[8];
+        Floats scale, other;
+        unpacked(w, at + part * VECTOR, form);
+        load_scales(form.scales, scales, b, part, &scale, &other);
 #pragma clang loop unroll(full)
-      for (int r = 0; r < rows; r++) {
-        const int8_t *a = (const int8_t *)record + r * QUANT_BLOCK;
-        Around around;
-        memcpy(&around, record + rows * QUANT_BLOCK + r * sizeof around, sizeof around);
-        Floats of = spread_float(around.scale);
-        if (form.scales == SIGNED_FACTORS) {
-          Floats low = __builtin_convertvector(dot_lines(form.quants, spread(-offset * around.low), w, a, 0, 4), Floats);
-          Floats high = __builtin_convertvector(dot_lines(form.quants, spread(-offset * around.high), w, a, 4, 4), Floats);
-          sums[r] = fused(of, fused(scale, low, other * high), sums[r]);
-          continue;
+        for (int r = 0; r < rows; r++) {
+          Around around;
+          memcpy(&around, record + rows * QUANT_BLOCK + r * sizeof around, sizeof around);
+          sums[part][r] = block_added(sums[part][r], w, (const int8_t *)record + r * QUANT_BLOCK, around, scale, other, form, rows);
         }
-        Ints sum = spread(-offset * (around.low + around.high));
-        if (rows > 2) sum = dot_lines(form.quants, sum, w, a, 0, 8);
-        else sum = dot_lines(form.quants, sum, w, a, 0, 4) + dot_lines(form.quants, spread(0), w, a, 4, 4);
-        sums[r] = fused(__builtin_convertvector(sum, Floats), scale * of, sums[r]);
-        if (form.scales != SCALED) sums[r] = fused(other, spread_float(around.scaled_sum), sums[r]);
       }
     }
 #pragma clang loop unroll(full)
-    for (int r = 0; r < rows; r++) memcpy(out[r] + part * SUMS, &sums[r], sizeof sums[r]);
+    for (int part = start; part < start + beside; part++)
+#pragma clang loop unroll(full)
+      for (int r = 0; r < rows; r++) memcpy(out[r] + part * SUMS, &sums[part][r], sizeof sums[part][r]);
   }
   for (int r = 0; r < rows; r++)
     for (int64_t j = 0; j < columns; j++)

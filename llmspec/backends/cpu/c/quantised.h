@@ -137,10 +137,14 @@ typedef __m512i Pairs;
 #elif defined(__AVX2__)
 #define PAIRS(w, a) _mm256_maddubs_epi16((__m256i)(w), (__m256i)(a))
 #define FOURS(pairs) (Ints) _mm256_madd_epi16((pairs), _mm256_set1_epi16(1))
+#define SIZES(w) (Bytes) _mm256_abs_epi8((__m256i)(w))
+#define WITH_SIGNS(a, w) (Ints) _mm256_sign_epi8((__m256i)(a), (__m256i)(w))
 typedef __m256i Pairs;
 #elif defined(__SSSE3__)
 #define PAIRS(w, a) _mm_maddubs_epi16((__m128i)(w), (__m128i)(a))
 #define FOURS(pairs) (Ints) _mm_madd_epi16((pairs), _mm_set1_epi16(1))
+#define SIZES(w) (Bytes) _mm_abs_epi8((__m128i)(w))
+#define WITH_SIGNS(a, w) (Ints) _mm_sign_epi8((__m128i)(a), (__m128i)(w))
 typedef __m128i Pairs;
 #endif
 
@@ -153,7 +157,10 @@ enum { SIGNED_OFFSET = 0 };
 
 static inline Ints dot_unsigned(Ints sum, Bytes w, Ints a) { return sum + FOURS(PAIRS(w, a)); }
 static inline Ints dot_signed(Ints sum, Bytes w, Ints a) {
-  Bytes negative = (Bytes)((Small)w < 0); // without signs, since -(-128) is 128 here
+#if defined(SIZES) // a size of 128 has no sign here
+  return dot_unsigned(sum, SIZES(w), WITH_SIGNS(a, w));
+#endif
+  Bytes negative = (Bytes)((Small)w < 0);
   return dot_unsigned(sum, (w ^ negative) - negative, (Ints)(((Bytes)a ^ negative) - negative));
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
