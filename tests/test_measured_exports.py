@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 import llmspec
 from llmspec.cli.app import app
 from llmspec.core.problems import LlmspecError
-from llmspec.core.weight_types import TYPES
-from llmspec.exchange import gguf_exporting
+from llmspec.exchange import held_out
 from llmspec.exchange.gguf_exporting import export_gguf
 from llmspec.exchange.importing import import_folder
 from llmspec.formats.gguf import exporting
@@ -29,8 +28,9 @@ def words(folder: Path) -> Path:
 def test_four_bits_are_not_written_unmeasured(tmp_path: Path) -> None:
     """Unless the matrices lie in that very type already; types of more bits need no text."""
     own, text = model(), words(tmp_path)
+    few = [type for type in exporting.OFFERED if held_out.few_bits(type)]
     for type in exporting.OFFERED:
-        if type in gguf_exporting.MEASURED:
+        if held_out.few_bits(type):
             with pytest.raises(LlmspecError, match=rf"(?s)what {type} costs cannot be measured: the.*--text FILE"):
                 export_gguf(own, tmp_path / type, type=type)
             found = export_gguf(own, tmp_path / type, type=type, text=text).file
@@ -38,12 +38,12 @@ def test_four_bits_are_not_written_unmeasured(tmp_path: Path) -> None:
         else:
             found = export_gguf(own, tmp_path / type, type=type).file
             assert found is not None and found.cost is None and found.unmeasured
-    assert min(TYPES[t].bits for t in {*exporting.OFFERED} - {*gguf_exporting.MEASURED}) >= 8
-    for there in gguf_exporting.MEASURED:
+    assert few == [type for type in exporting.OFFERED if "4" in type]
+    for there in few:
         path = tmp_path / there / f"small-{there}.gguf"
         again, lying = llmspec.open(path, quantize="f32"), GGUFFile(path)
         weights = lying.weights(lying.plan())[1]
-        for type in ("", *gguf_exporting.MEASURED):
+        for type in ("", *few):
             out = tmp_path / f"{there}-{type}"
             if type in ("", there):
                 assert export_gguf(again, out, weights=weights, type=type).file

@@ -13,8 +13,10 @@ from test_hf_folders import config, written
 import llmspec
 from llmspec.api_runs import exported
 from llmspec.core.problems import LlmspecError, RunError
+from llmspec.core.weight_types import TYPES
+from llmspec.exchange.held_out import few_bits
 from llmspec.exchange.importing import import_folder
-from llmspec.exchange.merging import merge
+from llmspec.exchange.merging import MERGED, merge
 from llmspec.formats.hf.family import families
 from llmspec.formats.peft import CONFIG, WEIGHTS, targets
 from llmspec.runs import tensors
@@ -78,6 +80,21 @@ def test_it_opens_as_the_run_does_and_merges(place: Path, tmp_path: Path) -> Non
     assert np.abs(own.logits(IDS) - again.logits(IDS)).max() <= 1e-5 * np.abs(bare).max()
     merge(place / "peft", tmp_path / "merged")
     assert np.abs(llmspec.open(tmp_path / "merged").logits(IDS) - own.logits(IDS)).max() <= 1e-4 * np.abs(bare).max()
+
+
+@pytest.mark.parametrize("type", MERGED)
+def test_four_bits_are_not_merged_unmeasured(place: Path, tmp_path: Path, type: str) -> None:
+    """A folder of PEFT has no validation text."""
+    out, text = tmp_path / "merged", tmp_path / "text.txt"
+    text.write_text("Some words that nobody has trained on. " * 40)
+    if few_bits(type) and any(TYPES[type].fits(t.shape) for t in llmspec.open(place / "peft").plan.model.tensors):
+        with pytest.raises(LlmspecError, match=rf"what {type} costs cannot be measured: the model has no run"):
+            merge(place / "peft", out, type)
+        assert not out.exists()
+    else:
+        assert merge(place / "peft", out, type).learned is None
+    found = merge(place / "peft", tmp_path / "by text", type, text=text)
+    assert found.learned is not None and found.learned.text == str(text) and found.learned.tokens > 100
 
 
 def test_target_modules_are_words_where_all_layers_of_them_are_adapted() -> None:

@@ -32,6 +32,12 @@ def merge(
     phase: Annotated[
         str | None, typer.Option(help="Use the adapter of this phase; by default the last one that has any.")
     ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=place, help="Measure on this text; by default on the run's validation text."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> Any:
     """Merge a run's adapter into the model that it was trained beside, once what is lost by that has been measured."""
@@ -43,7 +49,7 @@ def merge(
     if out is None:
         raise LlmspecError("nothing says where to write", "--out DIR names a new folder")
     with no_run(), waiting("merging", lines=True) as say:
-        found = merged(model_folder(run).path, out, type_, phase, lambda what, done, of: say(what))
+        found = merged(model_folder(run).path, out, type_, phase, text, lambda what, done, of: say(what))
     if json_:
         return found.model_dump(mode="json")
     show_merged(found)

@@ -16,7 +16,7 @@ from llmspec.exchange.card import gguf_card
 from llmspec.exchange.ending import Ending, ending
 from llmspec.exchange.exporting import Exported
 from llmspec.exchange.figures import FileFigures, OddRows
-from llmspec.exchange.held_out import Cost, HeldOut
+from llmspec.exchange.held_out import DEAR, Cost, HeldOut
 from llmspec.exchange.modelfile import modelfile
 from llmspec.exchange.read_back import EXACT, Answers, Compared, Questions, ReadBack, answers, ask, questions, told
 from llmspec.formats.gguf.exporting import Placed, check_type, placed, write_model
@@ -29,7 +29,6 @@ from llmspec.runs.files import new_folder, write_text
 
 DEAREST = {"f32": 1e-4, "f16": 0.005, "bf16": 0.01, "q8_0": 0.02}
 """Nats per token that a file of a type may cost, products with rounded activations counted in; DEAR of any other."""
-DEAR = 0.05
 ROUGHEST = {"f32": 0.0, "f16": 1e-3, "bf16": 5e-3, "q8_0": 0.02}
 """How far off a tensor's numbers may be (root mean square of the error, by that of the numbers); ROUGH of others."""
 ROUGH = 0.2
@@ -37,9 +36,6 @@ APART = {"f32": 1e-3, "f16": 0.01, "bf16": 0.03}
 """How far logits of llama.cpp may be from ours of the same file (root mean square, by their spread): it rounds what
 it multiplies such weights with, too. FAR for other types."""
 FAR = 0.15
-MEASURED = ("q4_0", "q4_k")
-"""Types of OFFERED that are not written unmeasured: what four bits cost, only text tells; the others' bounds hold for
-any model whose tensors come back as their types round."""
 Progress = Callable[[str, float, float], None]
 
 
@@ -114,9 +110,9 @@ def _measurable(
     progress: Progress,
 ) -> HeldOut | str:
     """The text that the cost is measured on, or why there is none. Raises LlmspecError where there is none, and numbers
-    would be rounded to a type of MEASURED."""
-    held = held_out.of_run(model, progress) if text is None else held_out.of_file(model, text)
-    if not isinstance(held, str) or type not in MEASURED:
+    would be rounded to a type of few bits."""
+    held = held_out.found(model, text, progress)
+    if not isinstance(held, str) or not held_out.few_bits(type):
         return held
     rounded = [
         name
@@ -125,13 +121,7 @@ def _measurable(
         if how.types[name] == type and any(getattr(weights[one], "type", "f32") != type for one, _ in group.ours)
     ]
     if rounded:
-        raise LlmspecError(
-            f"what {type} costs cannot be measured: {held}",
-            hint="--text FILE, a file of some thousand words like those that it is asked to write; or --type q8_0, "
-            "which needs none",
-            consequence=f"{len(rounded):,} tensors would be rounded to four bits, which costs some models far more "
-            f"than the {DEAR:g} nats per token that a file may cost, and nothing would say so",
-        )
+        raise held_out.refused(type, held, len(rounded))
     return held
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmspec.core.disk import read_bytes
 from llmspec.core.problems import DataError, LlmspecError
+from llmspec.core.weight_types import TYPES
 from llmspec.decoding.language_model import LanguageModel
 from llmspec.parts.base import Frozen
 
@@ -18,6 +19,11 @@ READ_ANEW = 50_000_000
 """Characters of a source that are tokenised, at most, where nobody has before."""
 LARGEST = 64 << 20
 """Bytes of a file of text, at most."""
+FEW_BITS = 8
+"""Types of fewer bits a number are not written unmeasured: what they cost, only text tells; the others' bounds hold
+for any model whose tensors come back as their types round."""
+DEAR = 0.05
+"""Nats per token that a file of few bits may cost."""
 Progress = Callable[[str, float, float], None]
 
 
@@ -49,6 +55,27 @@ class Cost(Frozen):
     def more(self) -> float:
         """Nats per token that the file costs."""
         return self.after - self.before
+
+
+def found(model: LanguageModel, text: Path | None, progress: Progress) -> HeldOut | str:
+    """The text of a file, or else the run's own; or why there is none, in words. Raises LlmspecError."""
+    return of_run(model, progress) if text is None else of_file(model, text)
+
+
+def few_bits(type: str) -> bool:
+    """Whether what a type costs has to be measured before it is written."""
+    return type in TYPES and TYPES[type].bits < FEW_BITS
+
+
+def refused(type: str, why: str, tensors: int) -> LlmspecError:
+    """What is raised where so many tensors would be rounded to few bits, and nothing can say what that costs."""
+    return LlmspecError(
+        f"what {type} costs cannot be measured: {why}",
+        hint="--text FILE, a file of some thousand words like those that it is asked to write; or --type q8_0, "
+        "which needs none",
+        consequence=f"{tensors:,} tensors would be rounded to four bits, which costs some models far more "
+        f"than the {DEAR:g} nats per token that a file may cost, and nothing would say so",
+    )
 
 
 def of_run(model: LanguageModel, progress: Progress) -> HeldOut | str:

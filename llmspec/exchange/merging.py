@@ -74,6 +74,7 @@ def merge(
     out: Path,
     type: str = FLOAT,
     phase: str | None = None,
+    text: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Merged:
     """Merges the adapter of a run, or of a saved model, into the model's weights, and writes a model without one.
@@ -84,10 +85,11 @@ def merge(
         type: of the merged matrices, one of MERGED; those whose rows are no whole blocks of it are float32. Others stay
             as they lie.
         phase: the phase whose adapter is meant; the last one if None.
+        text: a file on which the loss is measured; the run's validation text if None.
         progress: is told what is done.
 
     Raises LlmspecError for another type, where there is no adapter, where merged weights give other logits, and where
-    the type would lose most of what was learned: nothing is written then.
+    the type would lose most of what was learned, or has few bits and nothing can say so: nothing is written then.
     """
     folder = stored_model(path)
     written = folder.plan()
@@ -96,8 +98,7 @@ def merge(
     plan = written.of(name)
     check(path, plan.model, name, type)
     progress("merging", 0, 0)
-    model = without_adapter(plan.model)
-    made, odd = merged_weights(plan.model, weights, type)
+    model, made, odd = merged_weights(plan.model, weights, type)
     notices += [f"{odd} matrices are float32, since their rows are no whole blocks of {type}"] if odd else []
     uses: dict[str, Any] = {"chat": folder.chat(written, name), "pairs": folder.pairs(written, name)}
     uses |= {"taught": folder.taught(written, codec, name)}
@@ -107,20 +108,20 @@ def merge(
         return LanguageModel(at, codec, quantised(of, arrays, FLOAT)[0], name, chat=uses["chat"])
 
     bare = {t.name: weights[t.name] for t in model.tensors}
-    openers = (partial(opened, plan.model, weights), partial(opened, model, made), partial(opened, model, bare))
-    apart, changed, largest, learned = compared(openers, progress)
+    layers = sum(made[n] is not a for n, a in bare.items())
+    openers = [partial(opened, *one) for one in ((plan.model, weights), (model, made), (model, bare))]
+    apart, changed, largest, learned = compared(openers, partial(measured_on, type, layers - odd, text), progress)
     notices += judged(type, apart, largest, None if isinstance(learned, str) else learned)
     progress("writing", 0, 0)
     to_save, origin = published(written, name, model)
-    origin = origin or (folder.origin if isinstance(folder, PEFTFolder) else "")
-    saved = written.model_copy(update={"model": to_save})
-    about: dict[str, Any] = {"phase": name, **uses, "origin": origin, "attributions": folder.attributions(written)}
-    save_model(out, saved, codec.to_json(), made, **about)
+    uses |= {"phase": name, "attributions": folder.attributions(written)}
+    uses["origin"] = origin or (folder.origin if isinstance(folder, PEFTFolder) else "")
+    save_model(out, written.model_copy(update={"model": to_save}), codec.to_json(), made, **uses)
     return Merged(
         path=str(out),
         phase=name,
         type=type,
-        layers=sum(made[n] is not a for n, a in bare.items()),
+        layers=layers,
         logits=apart,
         changed=changed,
         learned=None if isinstance(learned, str) else learned,
@@ -141,8 +142,19 @@ def check(path: Path, model: ModelPlan, phase: str, type: str) -> None:
         )
 
 
+def measured_on(type: str, rounded: int, text: Path | None, model: LanguageModel, progress: Progress) -> HeldOut | str:
+    """The text that is measured on, or why there is none. Raises LlmspecError where there is none, and so many matrices
+    would be rounded to few bits."""
+    held = held_out.found(model, text, progress)
+    if isinstance(held, str) and rounded and held_out.few_bits(type):
+        raise held_out.refused(type, held, rounded)
+    return held
+
+
 def compared(
-    openers: Sequence[Callable[[], LanguageModel]], progress: Progress
+    openers: Sequence[Callable[[], LanguageModel]],
+    text: Callable[[LanguageModel, Progress], HeldOut | str],
+    progress: Progress,
 ) -> tuple[float, float, float, Learned | str]:
     """(largest difference of a logit that merging makes, and that the adapter makes; the largest logit; what was
     learned, or why that is not known) of model and adapter, merged weights and the model alone, opened in turn."""
@@ -150,7 +162,7 @@ def compared(
     found: list[tuple[float, Any]] = []
     for opener, what in zip(openers, ("model and adapter", "merged weights", "the model alone"), strict=True):
         model = opener()
-        held = held or held_out.of_run(model, progress)
+        held = held or text(model, progress)
         found.append(_measured(model, held, progress, what))
         del model
     (adapted, logits), (merged, after), (base, before) = found
@@ -161,11 +173,11 @@ def compared(
     return apart, changed, largest, learned
 
 
-def merged_weights(model: ModelPlan, weights: dict[str, Any], type: str) -> tuple[dict[str, Any], int]:
-    """(weights of the model without its adapter, how many of the merged ones do not fit the type)."""
-    adapter, made, odd = model.adapter, dict[str, Any](), 0
+def merged_weights(model: ModelPlan, weights: dict[str, Any], type: str) -> tuple[ModelPlan, dict[str, Any], int]:
+    """(the model without its adapter, its weights, how many of the merged ones do not fit the type)."""
+    adapter, made, odd, bare = model.adapter, dict[str, Any](), 0, without_adapter(model)
     assert adapter is not None
-    for name in (t.name for t in without_adapter(model).tensors):
+    for name in (t.name for t in bare.tensors):
         if not adapter.among(name, weights):
             made[name] = weights[name]
             continue
@@ -175,7 +187,7 @@ def merged_weights(model: ModelPlan, weights: dict[str, Any], type: str) -> tupl
         fits = type != FLOAT and TYPES[type].fits(whole.shape)
         odd += type != FLOAT and not fits
         made[name] = quantise(type, whole, name) if fits else whole
-    return made, odd
+    return bare, made, odd
 
 
 def published(plan: Plan, phase: str, model: ModelPlan) -> tuple[ModelPlan, str]:

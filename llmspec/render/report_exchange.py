@@ -77,7 +77,7 @@ def show_merged(found: Merged) -> None:
             soft_wrap=True,
         )
     else:
-        console.print(Text(f"  not measured on text: {found.unmeasured}"), soft_wrap=True)
+        console.print(Text(f"  not measured on text: {found.unmeasured} (--text FILE)"), soft_wrap=True)
     for notice in found.notices:
         console.print(Text(f"  {notice}"), soft_wrap=True)
     console.print(Text("done"))
