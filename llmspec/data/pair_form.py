@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from llmspec.parts.templates.base import ChatTemplate, Segment, Turn, encode
+from llmspec.parts.templates.go_text import literal
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.parts.tokenizers.special_tokens import ChatRole, SpecialTokens
 
@@ -54,9 +55,16 @@ class PairForm(ChatTemplate):
         )
 
     def go(self, specials: SpecialTokens) -> str:
+        """The last message alone here too: earlier ones would stand before it in a template with `.Prompt`."""
         before, after = self.around(specials)
         own = tuple(token for token in before if token != specials.bos)
-        return f"{self._spelled(specials, own)}{{{{ .Prompt }}}}{self._spelled(specials, after)}"
+        begin, behind, end = (literal(self._spelled(specials, t)) for t in (own, after, (specials.need("eos"),)))
+        return (
+            "{{ range $i, $m := .Messages }}{{ if eq (len (slice $.Messages $i)) 1 }}"
+            f'{{{{ if eq .Role "assistant" }}}}{{{{ .Content }}}}{end}'
+            f"{{{{ else }}}}{begin}{{{{ .Content }}}}{behind}{{{{ end }}}}"
+            "{{ end }}{{ end }}"
+        )
 
     def _spelled(self, specials: SpecialTokens, tokens: Sequence[int]) -> str:
         known = {token: spelling for spelling, token in specials.items()}

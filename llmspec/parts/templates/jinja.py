@@ -17,6 +17,7 @@ from llmspec.core import strict_json
 from llmspec.core.problems import DataError, Problem
 from llmspec.parts.base import Default
 from llmspec.parts.templates.base import ChatTemplate, Marker, Segment, Turn
+from llmspec.parts.templates.go_form import form_of
 from llmspec.parts.templates.sandbox import SOURCE, TemplateRefusal, compiled, rendered
 from llmspec.parts.tokenizers.base import Continuing, Following
 from llmspec.parts.tokenizers.foreign_files import located, read_text
@@ -115,6 +116,28 @@ class Jinja(ChatTemplate):
         # Other programs give no values of their own: those of `variables` go out with the template.
         given = "".join(f"{{% set {name} = {json.dumps(value)} %}}" for name, value in self.variables.items())
         return given + self.template
+
+    def go(self, specials: SpecialTokens) -> str:
+        if self.template is None:
+            return ""
+        from llmspec.parts.templates.jinja_words import writes_words
+
+        if not writes_words(self.template):
+            return ""
+        spelled = {token: spelling for spelling, token in specials.items()}
+        bos = spelled.get(specials.bos, "") if specials.bos is not None else ""
+
+        def around(roles: Sequence[ChatRole], asks: bool) -> list[str] | None:
+            try:
+                text, _ = self._rendered(specials, [Turn(role, ()) for role in roles], asks, stand_in=True)
+            except TemplateRefusal:
+                return None
+            first, *others = STAND_IN.split(text)
+            numbers = [int(number) for number in others[::2]]
+            return [first.removeprefix(bos), *others[1::2]] if numbers == [*range(len(roles))] else None
+
+        found = form_of(around)
+        return "" if found is None else found.go()
 
     # -- rendering ---------------------------------------------------------------------------------------------------
     def _rendered(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Literal
 
 from llmspec.parts.templates.base import ChatTemplate, Segment, Turn
+from llmspec.parts.templates.go_text import literal
 from llmspec.parts.tokenizers.special_tokens import ROLES, ChatRole, SpecialTokens
 
 
@@ -47,7 +48,7 @@ class RoleTokens(ChatTemplate):
     def go(self, specials: SpecialTokens) -> str:
         if any(specials.find(meaning) is None for meaning in self.needs):
             return ""
-        spelled = {i: text for text, i in specials.items()}
+        spelled = {i: literal(text) for text, i in specials.items()}
         end, own = spelled[specials.need("turn_end")], {role: spelled[specials.need(role)] for role in ROLES}
         turns = "".join(
             f'{{{{ {"if" if i == 0 else "else if"} eq .Role "{role}" }}}}{token}'
