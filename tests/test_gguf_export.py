@@ -9,6 +9,7 @@ from typing import Any
 
 import gguf
 import gguf_files
+import modelfiles
 import models
 import numpy as np
 import pytest
@@ -367,7 +368,7 @@ def test_a_run_is_measured_on_its_validation_text(tmp_path: Path, monkeypatch: p
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "tokens of the validation text of facts, docs" in said and said.endswith("done")
-    assert "rows of 16 are no whole blocks of q8_0" in said
+    assert "rows of 16 are no whole blocks of q8_0" in said and "Ollama" not in said
     assert 'TEMPLATE """{{ range .Messages }}' in (tmp_path / "out" / "Modelfile").read_text("utf-8")
 
 
@@ -378,7 +379,8 @@ def test_prompts_of_pairs_lie_in_the_file(tmp_path: Path, text: Path) -> None:
     paired.pairs = True
     found = export_gguf(paired, tmp_path / "out", text=text)
     assert found.compared[0].chat and "## How it is asked" in (tmp_path / "out" / "README.md").read_text("utf-8")
-    assert 'TEMPLATE """{{ .Prompt }}<|end|>"""' in (tmp_path / "out" / "Modelfile").read_text("utf-8")
+    template = modelfiles.read((tmp_path / "out" / "Modelfile").read_text("utf-8"))["template"]
+    assert modelfiles.rendered(template, [("user", "one"), ("assistant", "two"), ("user", "three")]) == "three<|end|>"
     again = llmspec.open(next((tmp_path / "out").glob("*.gguf")))
     asked = again.tokens([("user", "one"), ("assistant", "two"), ("user", "two pears?")])
     assert asked == paired.tokens("two pears?") and asked[0] == asked[-1] == own.codec.specials.eos

@@ -32,4 +32,4 @@ class FileFigures(Frozen):
     unmeasured: str
     """Why it was not, in words."""
     notices: tuple[str, ...]
-    """What the format cannot say of the tokenizer."""
+    """What the format cannot say of the tokenizer, and Ollama's Modelfile of how text is drawn."""

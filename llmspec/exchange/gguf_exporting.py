@@ -80,7 +80,8 @@ def export_gguf(
         licences = {about.license for about in model.attributions if about.license}
         license = licences.pop() if len(licences) == 1 else ""
         write_model(aside / name, proposal, plan, weights, words, how, license=license, progress=progress)
-        write_text(aside / "Modelfile", modelfile(name, plan, model.codec, model.chat, model.pairs))
+        ollama = modelfile(name, plan, model.codec, model.chat, model.pairs)
+        write_text(aside / "Modelfile", ollama.text)
         progress("reading it back", 0, 0)
         found, cost = _read_back(model, aside / name, proposal, weights, how, held)
         figures = FileFigures(
@@ -90,7 +91,7 @@ def export_gguf(
             rows=_rows(how),
             cost=cost,
             unmeasured=held if isinstance(held, str) else "",
-            notices=tuple(words.notices),
+            notices=(*words.notices, *ollama.notices),
         )
         architecture = proposal.table.model_type
         given = (plan, model.phase, architecture, model.attributions, figures, found.compared, model.pairs)

@@ -28,6 +28,8 @@ LOGITS = {"q4_0": "q6_k", "q4_k": "q6_k"}
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k": 14, "q5_k": 16}
 FILE_TYPES |= {"q6_k": 18, "bf16": 32}
 """`general.file_type` of files most of whose tensors are of a type."""
+LEAST, MOST, WHOLE = 1e-30, 3e38, (1 << 31) - 1
+"""Sizes that numbers other than 0 may have in float32 so that they do what they say, and the largest whole number."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,26 @@ def write_model(
 
 
 def _decoding(plan: Plan) -> dict[str, Value]:
-    """Settings that the run draws with, where the format has a place for them."""
-    found: dict[str, Value] = {}
-    for name, key in DECODING.items():
-        value = getattr(plan.decoding, key)
-        if value is not None:
-            found[SAMPLING + name] = int(value) if key == "top_k" else float(value)
+    """Settings that the run draws with, where the format has a place for them; those that are off too, since llama.cpp
+    takes 40 for a top_k that is not there."""
+    found: dict[str, Value] = {
+        SAMPLING + name: bounded(key, getattr(plan.decoding, key)) for name, key in DECODING.items()
+    }
+    if plan.decoding.filter("penalties").active():  # of the last 64 tokens, if nothing is said
+        found[SAMPLING + "penalty_last_n"] = plan.model.context
     return found
+
+
+def bounded(key: str, value: float | None) -> int | float:
+    """A setting of `decoding:` as llama.cpp computes with it, in float32 and int32: no number becomes infinite there,
+    or makes logits so. What is off is 0."""
+    if value is None:
+        return 0
+    if isinstance(value, int):
+        return min(value, WHOLE)
+    if not value or (key == "temperature" and value < LEAST):  # such a temperature is as good as 0 here
+        return 0.0
+    return min(max(abs(value), LEAST), MOST) * (1 if value > 0 else -1)
 
 
 def _tensors(proposal: Proposal, weights: Mapping[str, Any], placed: Placed) -> list[Tensor]:
