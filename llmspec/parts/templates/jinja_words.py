@@ -33,7 +33,8 @@ def writes_words(source: str) -> bool:
     calls = [call.node for call in tree.find_all(nodes.Call)]
     if not all(isinstance(node, nodes.Name) and node.name in CALLS for node in calls):
         return False
-    if any(node.attr in ("previtem", "nextitem") for node in tree.find_all(nodes.Getattr)):
+    keys = [node.attr for node in tree.find_all(nodes.Getattr)] + [each.value for each in tree.find_all(nodes.Const)]
+    if not {"previtem", "nextitem"}.isdisjoint(key for key in keys if isinstance(key, str)):  # of a loop: turns too
         return False
     holders = _holders(tree)
     return all(_kept(node, above) for node in tree.find_all(nodes.Name) if node.ctx == "load" and node.name in holders)
@@ -67,7 +68,7 @@ def _kept(node: nodes.Node, above: dict[nodes.Node, nodes.Node]) -> bool:
             if key == "content":
                 return _written(over, above)
             if isinstance(key, str):
-                return not hasattr(dict, key) and not hasattr(list, key)
+                return True
             node = over  # one of a list, or some
         elif isinstance(over, nodes.Filter):
             return over.name in ("length", "count")
