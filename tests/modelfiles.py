@@ -18,7 +18,7 @@ def commands(text: str) -> list[tuple[str, str]]:
     """(name, value) of every command. Raises ValueError where Ollama would refuse the file."""
     found, place = [], 0
     while place < len(text):
-        head = re.compile(r"[ \t\r\n]*(?:([A-Za-z]+)[ \t]|$)").match(text, place)
+        head = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*(?:([A-Za-z]+)[ \t]|$)").match(text, place)
         if head is None:
             raise ValueError(f"no command: {text[place : place + 20]!r}")
         if head[1] is None:
