@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tiny
 from families import Record, family_of, tell
 from networks import EPS, memory
 from published import ARCHITECTURES, CONTEXT, ROWS, SOURCE, STEPS, WITH_DATA, small
+from tinygrad.helpers import Context
 
 from llmspec import api
 from llmspec.backends.backend import backend
@@ -26,6 +28,14 @@ from llmspec.model.transformer import Transformer, block_context
 from llmspec.model.weights import draw
 from llmspec.spec import load_spec
 from llmspec.training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def _graphs_are_proved() -> Iterator[None]:
+    """By tinygrad, after every rewriting."""
+    with Context(SPEC=1):
+        yield
+
 
 PUBLISHED: dict[str, int] = {
     "bert-base": 110_106_428,

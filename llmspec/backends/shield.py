@@ -27,6 +27,9 @@ PLACES = ("CUDA_PATH", "LD_LIBRARY_PATH", "NVJITLINK_PATH", "NVRTC_PATH", "ROCM_
 READERS = ("tinygrad", "tinygrad.helpers")
 """The modules through which tinygrad reads the environment."""
 
+DEFAULTS = {"SPEC": "0"}
+"""Where llmspec's defaults are not tinygrad's. SPEC: whether it proves its own graphs anew as it rewrites them, a fifth
+of the time in which a step is captured; tests of every architecture do."""
 given: dict[str, str] = {}
 """What llmspec gives tinygrad to read."""
 early = False
@@ -48,7 +51,7 @@ class View:
         value = named().get(key, given.get(key))
         if value is None:
             value = self._behind(key)
-        return default if value is None else value
+        return DEFAULTS.get(key, default) if value is None else value
 
 
 def named() -> dict[str, str]:
