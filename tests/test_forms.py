@@ -181,7 +181,7 @@ def test_every_path_expands_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
             context = command.make_context(verb, [*needed, *(["r"] if parameter.name == "other" else []), *given])
             assert context.params[parameter.name] == Path("/home/somebody/x"), (verb, parameter.name)
             seen += 1
-    assert seen == 26
+    assert seen == 27
 
 
 def test_empty_paths_and_paths_with_a_nul_are_refused() -> None:
