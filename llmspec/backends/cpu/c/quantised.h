@@ -159,9 +159,10 @@ static inline Ints dot_unsigned(Ints sum, Bytes w, Ints a) { return sum + FOURS(
 static inline Ints dot_signed(Ints sum, Bytes w, Ints a) {
 #if defined(SIZES) // a size of 128 has no sign here
   return dot_unsigned(sum, SIZES(w), WITH_SIGNS(a, w));
-#endif
+#else
   Bytes negative = (Bytes)((Small)w < 0);
   return dot_unsigned(sum, (w ^ negative) - negative, (Ints)(((Bytes)a ^ negative) - negative));
+#endif
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
 enum { SIGNED_OFFSET = 0 };
