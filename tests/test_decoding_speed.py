@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,7 +116,8 @@ def test_the_share_is_that_of_the_measured_rate(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("kept")
 def test_a_rate_is_measured_and_the_highest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([0.02, 0.01, 0.04])
-    monkeypatch.setattr(machine, "product_seconds", lambda *_: next(seconds))
-    rates = [machine.memory_rate("CPU") for _ in range(3)]
-    assert machine.RATE.number(machine.machine_key("CPU")) == max(rates) == 4.0 * 4096 * 8192 / 0.01
+    times = iter([(0.03, 0.02, 0.04), (0.01, 0.02, 0.02), (0.04, 0.04, 0.05)])
+    monkeypatch.setattr(machine, "product_times", lambda *_, **__: next(times))
+    size = 4.0 * math.prod(machine.VECTOR)
+    assert [machine.memory_rate("CPU") for _ in range(3)] == [size / 0.03, size / 0.02, size / 0.04]  # the usual ones
+    assert machine.RATE.number(machine.machine_key("CPU")) == size / 0.01

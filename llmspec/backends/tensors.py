@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,28 @@ def refill(tensor: Tensor, array: Any) -> None:
     """Copies an array of its shape and type into a tensor that has memory of its own."""
     with owner.turn():
         private.copy_in(private.buffer_of(tensor), memoryview(np.ascontiguousarray(array).data).cast("B"))
+
+
+class Settled(dict[str, Tensor]):
+    """Tensors by name that are not exchanged for others, nor moved, as long as somebody calls steps with them: a step
+    that has looked at them once does not do so again. Their numbers may change."""
+
+
+class Slots:
+    """The changing inputs of a step, by name, as arrays to be written to: on a CPU the tensors' own memory."""
+
+    def __init__(self, more: Mapping[str, Tensor], **arrays: Any) -> None:
+        """`arrays` have the shapes; `more` tensors go with them."""
+        tensors = tensors_from_numpy(**arrays)
+        self._elsewhere = {n: t for n, t in tensors.items() if memory(t) is None}
+        self.arrays = {n: arrays[n] if n in self._elsewhere else memory(t) for n, t in tensors.items()}
+        self._tensors = Settled({**tensors, **more})
+
+    def tensors(self) -> Settled:
+        """The tensors, with what the arrays hold now."""
+        for name, tensor in self._elsewhere.items():
+            refill(tensor, self.arrays[name])
+        return self._tensors
 
 
 class StaticInputs:

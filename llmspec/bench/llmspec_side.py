@@ -22,7 +22,7 @@ def run(task: Task) -> Result:
     else:
         made = decoder(task)
         seconds, check = {"prefill": prefill, "decode": decode, "batch": batch_of_rows}[task.work](task, made)
-        read = made.read_bytes
+        read = token_bytes(task, made) if task.work == "decode" else 0
     # A captured step keeps its memory, so that what is allocated after it is the most that ever was.
     held = peak_bytes() if task.plan.device.startswith("CPU") else allocated()
     return Result(
@@ -44,10 +44,10 @@ def name(device: str) -> str:
 
 def realized(plan: Plan) -> dict[str, Any]:
     """The plan's weights at step 0, drawn one by one, so that no second copy of all of them is held."""
-    from llmspec.backends.tensors import tensors_from_numpy
+    from llmspec.backends.tensors import Settled, tensors_from_numpy
     from llmspec.model.weights import draw
 
-    return {t.name: tensors_from_numpy(w=draw(t, plan.seed))["w"] for t in plan.model.tensors}
+    return Settled({t.name: tensors_from_numpy(w=draw(t, plan.seed))["w"] for t in plan.model.tensors})
 
 
 class Training:
@@ -127,6 +127,12 @@ def decode(task: Task, made: Any, rows: int = 1) -> tuple[Numbers, Numbers]:
         return made.step(cache, [tokens[length] for tokens in prompts])
 
     return greedy(begin, lambda tokens: made.step(cache, tokens), decoded)
+
+
+def token_bytes(task: Task, made: Any) -> int:
+    """Bytes that a decoded token reads: of weights, and of the keys and values of the tokens before it, on average."""
+    length, decoded = tokens_of(task)
+    return int(made.read_bytes + made.row_bytes(length + 1 + decoded // 2))
 
 
 def batch_of_rows(task: Task, made: Any) -> tuple[Numbers, Numbers]:

@@ -76,7 +76,7 @@ class Result(Frozen):
     peak_bytes: int
     """The most memory that the process has held on a CPU, that its tensors have on a GPU."""
     read_bytes: int = 0
-    """Bytes of weights that a decoded token reads; 0 where that is not known."""
+    """Bytes of weights, keys and values that a decoded token reads; 0 where that is not known."""
     memory_rate: float = 0.0
     """Bytes of weights a second that a product reads, measured after decoding in the same process, since neighbours of
     a machine change it from minute to minute; 0 where it was not."""

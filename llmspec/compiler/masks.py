@@ -129,13 +129,14 @@ def decoding_ranges(model: ModelPlan, places: Sequence[int]) -> dict[str, Any]:
     """
     import numpy as np
 
-    place_B, found = np.asarray(places, np.int32), {}
-    for name, mask in masks_of(model).items():
-        found[RANGES + name] = range_B12 = np.zeros((len(place_B), 1, 2), np.int32)
-        range_B12[:, 0, 1] = place_B + 1
-        if mask.window is not None:
-            range_B12[:, 0, 0] = np.maximum(0, place_B - mask.window + 1)
-    return found
+    seen = {name: decoding_range(mask, places) for name, mask in masks_of(model).items()}
+    return {RANGES + name: np.stack(ends, axis=-1, dtype=np.int32)[:, None] for name, ends in seen.items()}
+
+
+def decoding_range(mask: Mask, places: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The first keys and the ends of one mask's ranges in `decoding_ranges`."""
+    ends = [place + 1 for place in places]
+    return [0 if mask.window is None else max(0, end - mask.window) for end in ends], ends
 
 
 def unsupervised_prefix(documents_BT: Any, weights_BT: Any) -> Any:

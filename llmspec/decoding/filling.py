@@ -15,7 +15,7 @@ from typing import Any
 from llmspec.backends import owner
 from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
-from llmspec.backends.tensors import tensors_from_numpy, to_numpy
+from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler.masks import range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError
@@ -181,7 +181,7 @@ class Filler:
         ranges = range_inputs(self._plan, False, rows, filled_B=[length])
         with owner.turn():
             inputs = {**tensors_from_numpy(tokens=ids, places=at, **ranges), **self._backend.inputs}
-            return np.array(to_numpy(self._graphs[rows, room](self._weights, self._tables, inputs))[0, :count])
+            return np.array(self._graphs[rows, room].array(self._weights, self._tables, inputs)[0, :count])
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
         ops, tensors = self._backend.ops(inputs), {**weights, **tables}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from llmspec.backends import guest, owner
 from llmspec.backends.backend import Graphs, backend
-from llmspec.backends.tensors import tensors_from_numpy, to_numpy
+from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler.linear_layers import readable
 from llmspec.compiler.masks import ENCODER, encoder_inputs, padding_inputs, range_inputs
 from llmspec.compiler.memory import device_memory
@@ -141,7 +141,7 @@ class LanguageModel(TextReaders):
         key = (rows, bucket, *(arrays[f"{ENCODER}tokens"].shape[1:] if model.encoder else ()))
         with owner.turn():
             inputs = {**tensors_from_numpy(**arrays), **self._backend.inputs}
-            return to_numpy(self._graphs[key](self._weights, self._tables, inputs))[:, :length]
+            return self._graphs[key].array(self._weights, self._tables, inputs)[:, :length]
 
     def _encoder_arrays(self, given: Any, rows: int, tokens: int) -> dict[str, Any]:
         """What the encoder reads, for `rows` rows whose decoder reads `tokens`; nothing without one."""

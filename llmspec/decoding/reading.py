@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from llmspec.backends import owner
 from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
-from llmspec.backends.tensors import tensors_from_numpy, to_numpy
+from llmspec.backends.tensors import tensors_from_numpy
 from llmspec.compiler.masks import padding_inputs, range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError
@@ -146,8 +146,8 @@ class Reader:
         ranges = {**ranges, **padding_inputs(self._plan, self._plan.decoder, filled, tokens), "filled": seen}
         with owner.turn():
             inputs = {**tensors_from_numpy(tokens=ids, **ranges), **self._backend.inputs}
-            out = self._graphs[count, tokens](self._weights, self._tables, inputs)
-            return np.array(to_numpy(out)[: len(rows)], np.float32)
+            out = self._graphs[count, tokens].array(self._weights, self._tables, inputs)
+            return np.array(out[: len(rows)], np.float32)
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Any:
         ops, context = self._backend.ops(inputs), block_context(inputs)

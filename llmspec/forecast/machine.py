@@ -5,26 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from statistics import median
 from typing import Any
 
 from llmspec.core.devices import cores
 from llmspec.forecast.measurements import Kept, machine_key
 from llmspec.forecast.microbench import graph_seconds
 from llmspec.forecast.report import Machine, Product
-from llmspec.forecast.timing import timed
+from llmspec.forecast.timing import Numbers, timed
 from llmspec.model.device import open_device
 
 SQUARES, LARGER = (512, 1024, 2048), (4096, 8192)
 """Sides of square products, and of those for a GPU beside them; the fastest product of all is the machine's peak."""
 SHAPES = ((768, 128, 512), (2048, 384, 1536), (512, 768, 3072), (8, 2048, 2048))
 """(rows, inner, columns) as models have them: feed-forward blocks small and large, and a few tokens at once."""
-VECTOR = (4096, 8192)
-"""Columns and rows of the matrix by which a vector is multiplied: 128 MiB, more than a cache holds."""
+VECTOR = (4096, 32768)
+"""Columns and rows of the matrix by which a vector is multiplied: 512 MiB. A cache of 32 MiB held so much of 128 MiB
+that one and the same memory gave 38 or 53 GB/s."""
 COPIED = 128 << 20
 """Bytes of the array that is copied."""
 EACH = 0.4
 """Seconds for each shape."""
-KEPT, RATE = Kept("peaks.json"), Kept("memory.json")
+KEPT, RATE = Kept("peaks.json"), Kept("memory_rate.json")
 
 
 def measure(device: str) -> Machine:
@@ -72,28 +74,34 @@ def peak_flops(device: str) -> float:
 
 
 def memory_rate(device: str) -> float:
-    """Bytes of weights a second that the product of one vector by a large matrix reads, measured for half a second,
-    and kept. Raises ToolchainError where a CPU has no compiler."""
+    """Bytes of weights a second that the product of one vector by a large matrix usually reads, measured for half a
+    second; the most that it ever read is kept. Raises ToolchainError where a CPU has no compiler."""
     open_device(device)
     inner, columns = VECTOR
-    rate = 4.0 * inner * columns / product_seconds(device, 1, inner, columns)
-    RATE.keep_highest(machine_key(device), rate)
-    return rate
+    times = product_times(device, 1, inner, columns, drawn=False)
+    RATE.keep_highest(machine_key(device), 4.0 * inner * columns / min(times))
+    return 4.0 * inner * columns / median(times)
 
 
 def product_seconds(device: str, rows: int, inner: int, columns: int, seconds: float = EACH) -> float:
     """The shortest time of (rows, inner) @ (columns, inner)ᵀ, in a graph of its own."""
+    return min(product_times(device, rows, inner, columns, seconds))
+
+
+def product_times(
+    device: str, rows: int, inner: int, columns: int, seconds: float = EACH, drawn: bool = True
+) -> Numbers:
+    """Seconds of each of such products: of normal numbers, or of zeros where they are not `drawn`, which takes longer
+    than many products."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    arrays = {
-        name: rng.standard_normal(shape, np.float32) for name, shape in (("a", (rows, inner)), ("b", (columns, inner)))
-    }
+    rng, shapes = np.random.default_rng(0), {"a": (rows, inner), "b": (columns, inner)}
+    arrays = {n: rng.standard_normal(s, np.float32) if drawn else np.zeros(s, np.float32) for n, s in shapes.items()}
 
     def multiply(ops: Any, t: dict[str, Any]) -> tuple[Any, ...]:
         return (ops.matmul(t["a"], t["b"], transpose_b=True),)
 
-    return min(graph_seconds(device, multiply, arrays, seconds))
+    return graph_seconds(device, multiply, arrays, seconds)
 
 
 def copy_seconds(device: str) -> float:

@@ -16,11 +16,20 @@ from tinygrad import Tensor
 from llmspec.backends import owner
 from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
-from llmspec.backends.tensors import StaticInputs, memory, tensors_from_numpy, to_numpy
+from llmspec.backends.tensors import Settled, Slots, StaticInputs, memory, tensors_from_numpy
 from llmspec.compiler import walk
 from llmspec.compiler.decoding_cost import read_shares
 from llmspec.compiler.kept import KEPT_BLOCK, kept_unfit
-from llmspec.compiler.masks import CROSS, cross_ranges, decoding_ranges, encoder_inputs, masks_of, range_inputs
+from llmspec.compiler.masks import (
+    CROSS,
+    RANGES,
+    cross_ranges,
+    decoding_range,
+    decoding_ranges,
+    encoder_inputs,
+    masks_of,
+    range_inputs,
+)
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import RunError
@@ -62,10 +71,11 @@ class Decoder:
         self._start = start
         self._plan, self._backend, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan, layouts), graph_key(plan, layouts)
-        self._tables = tensors_from_numpy(**self._model.tables())
+        self._tables = Settled(tensors_from_numpy(**self._model.tables()))
         self._anew = walk.follows_length(plan, plan.decoder)
         """Whether a text is read from its beginning, since what was made of its first tokens is another thing then."""
-        self._feed = StaticInputs()
+        self._feed, self._slots = StaticInputs(), dict[int, Slots]()
+        self._masks = {RANGES + name: mask for name, mask in masks_of(plan).items()}
         self._encodings = Graphs(lambda: backend.jit(self._encode_step, self._key))
         self._prefills = Graphs(lambda: backend.jit(self._prefill_step, self._key))
         self._extensions = Graphs(lambda: backend.jit(self._extend_step, self._key))
@@ -130,7 +140,7 @@ class Decoder:
         with owner.turn():
             shapes = self._shapes(rows, places, kind).items()
             arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes}
-            return KVCache(tensors_from_numpy(**arrays), rows, places, self._key, kind)
+            return KVCache(Settled(tensors_from_numpy(**arrays)), rows, places, self._key, kind)
 
     def grown(self, cache: KVCache, places: int) -> KVCache:
         """A cache of more places, whose rows have read the same; raises as `cache` does."""
@@ -272,33 +282,51 @@ class Decoder:
         """
         import numpy as np
 
-        ids = token_ids(tokens, self.vocab, self._own(cache).rows, axes=(1,))
-        on = np.ones(cache.rows, bool) if active is None else np.asarray(active, bool)
-        if len(ids) != cache.rows or on.shape != (cache.rows,):
+        # A model's weights have passed through the caches since the last step: a call here takes ten times as long
+        # as in a loop of its own.
+        ids = token_ids(tokens, self.vocab, self._own(cache).rows, axes=(1,)).tolist()
+        on = [True] * cache.rows if active is None else [bool(a) for a in active]
+        if not len(ids) == len(on) == cache.rows:
             raise ValueError(f"a step takes one token for each of {cache.rows} rows, not {len(ids)}")
-        lengths = cache.lengths
-        at = np.array(lengths, np.int32)
-        begun = np.array([len(s) if self.encoder_context else n for s, n in zip(cache.sources, lengths, strict=True)])
-        if not on.any() or (on & ((begun < 1) | (at >= cache.places))).any():
-            full = (on & (at >= cache.places)).any()
+        lengths, off = cache.lengths, [row for row, is_on in enumerate(on) if not is_on]
+        begun = [len(source) for source in cache.sources] if self.encoder_context else lengths
+        full = any(n >= cache.places and is_on for n, is_on in zip(lengths, on, strict=True))
+        if full or len(off) == len(on) or any(n < 1 and is_on for n, is_on in zip(begun, on, strict=True)):
             raise ValueError(f"the context of {cache.places} tokens is full" if full else "no prompt was read")
-        rows, ranges = np.arange(cache.rows, dtype=np.int32), decoding_ranges(self._plan, lengths)
-        if self.encoder_context:
-            ranges[CROSS] = cross_ranges(begun, 1)
-        for of_mask in ranges.values():
-            of_mask[~on] = 0
         with owner.turn():
-            inputs = self._feed(
-                tokens=np.where(on, ids, 0).reshape(-1, 1),
-                positions=np.minimum(at, cache.places - 1).reshape(-1, 1),
-                places=np.stack([rows, at, on.astype(np.int32)], axis=-1),
-                **ranges,
-            )
-            out = self._run(self._steps[cache.kind, cache.rows, cache.places], cache, inputs)
-        for row in np.flatnonzero(on).tolist():
-            cache.read[row].append(int(ids[row]))
-        out[~on] = np.nan
+            if (slots := self._slots.get(cache.rows)) is None:
+                slots = self._slots[cache.rows] = self._step_slots(cache.rows)
+            arrays = slots.arrays
+            arrays["tokens"][:, 0] = ids
+            arrays["positions"][:, 0] = [min(n, cache.places - 1) for n in lengths]
+            arrays["places"][:, 1], arrays["places"][:, 2] = lengths, on
+            for name, mask in self._masks.items():
+                arrays[name][:, 0, 0], arrays[name][:, 0, 1] = decoding_range(mask, lengths)
+            if self.encoder_context:
+                arrays[CROSS][:, 0, 1] = begun
+            if off:
+                for name in ("tokens", *self._masks, *([CROSS] if self.encoder_context else [])):
+                    arrays[name][off] = 0
+            graph = self._steps[cache.kind, cache.rows, cache.places]
+            out = graph.array(self._weights, self._tables, cache.tensors, slots.tensors())
+        for row, (token, is_on) in enumerate(zip(ids, on, strict=True)):
+            if is_on:
+                cache.read[row].append(token)
+        if off:
+            out[off] = np.nan
         return out
+
+    def _step_slots(self, rows: int) -> Slots:
+        """What a step of so many rows reads, and is written anew for each."""
+        import numpy as np
+
+        ranges = decoding_ranges(self._plan, [0] * rows)
+        if self.encoder_context:
+            ranges[CROSS] = cross_ranges([0] * rows, 1)
+        places = np.zeros((rows, 3), np.int32)
+        places[:, 0] = np.arange(rows)
+        tokens, positions = np.zeros((2, rows, 1), np.int32)
+        return Slots(self._backend.inputs, tokens=tokens, positions=positions, places=places, **ranges)
 
     def _own(self, cache: KVCache) -> KVCache:
         """Raises TypeError or ValueError for what is no cache of this model."""
@@ -309,8 +337,7 @@ class Decoder:
         return cache
 
     def _run(self, jit: Any, cache: KVCache, inputs: Tensors) -> Any:
-        out = jit(self._weights, self._tables, cache.tensors, {**inputs, **self._backend.inputs})
-        return to_numpy(out)  # a copy: the returned tensor is overwritten by the next call
+        return jit.array(self._weights, self._tables, cache.tensors, {**inputs, **self._backend.inputs})
 
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _encode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:

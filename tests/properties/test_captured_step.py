@@ -19,7 +19,8 @@ from llmspec.backends.backend import backend  # noqa: E402
 from llmspec.backends.cpu import native  # noqa: E402
 from llmspec.backends.cpu.captured_step import CapturedStep, Recorder  # noqa: E402
 from llmspec.backends.cpu.step_cache import TOGETHER, WHOLE  # noqa: E402
-from llmspec.backends.tensors import tensors_from_numpy  # noqa: E402
+from llmspec.backends.plain.backend import Backend  # noqa: E402
+from llmspec.backends.tensors import Settled, Slots, refill, tensors_from_numpy, to_numpy  # noqa: E402
 from llmspec.parts.ops import Update  # noqa: E402
 from llmspec.parts.updates import MuonStep  # noqa: E402
 
@@ -157,6 +158,46 @@ def test_other_weights_can_take_the_place_of_the_captured() -> None:
     jit(one, x)
     jit(two, x)
     assert two["w"].numpy()[0, 0] == 2.0 and one["w"].numpy()[0, 0] == 1.5
+
+
+def total(state: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
+    return (state["w"] + inputs["x"]).contiguous().realize()
+
+
+TOTAL = CapturedStep(total)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["settled", "plain"]), st.booleans()), min_size=1, max_size=8)
+)
+def test_what_is_settled_may_hold_other_numbers_and_give_way_to_others(calls: list[tuple[int, str, bool]]) -> None:
+    """Whatever stood there before, a step reads what it is given now."""
+    many = [tensors_from_numpy(w=np.full((2, 8), 10.0 * i, np.float32)) for i in range(4)]
+    held = {"settled": [Settled(one) for one in many], "plain": many}
+    slots, numbers = Slots({}, x=np.zeros((2, 8), np.float32)), [10.0 * i for i in range(4)]
+    for turn, (which, how, anew) in enumerate(calls):
+        if anew:
+            numbers[which] = 1000.0 + turn
+            refill(many[which]["w"], np.full((2, 8), numbers[which], np.float32))
+        slots.arrays["x"][:] = turn
+        found = TOTAL.array(held[how][which], slots.tensors())
+        assert (found == numbers[which] + turn).all()
+
+
+@pytest.mark.parametrize("low", [backend("CPU"), Backend("plain")], ids=["cpu", "plain"])
+def test_the_array_of_a_step_is_what_it_returns_and_its_callers_own(low: Backend) -> None:
+    jit, state = low.jit(total), tensors_from_numpy(w=np.ones((2, 8), np.float32))
+    kept = [jit.array(state, tensors_from_numpy(x=np.full((2, 8), i, np.float32))) for i in range(4)]
+    assert [float(a[1, 7]) for a in kept] == [1.0, 2.0, 3.0, 4.0]
+    assert (to_numpy(jit(state, tensors_from_numpy(x=np.full((2, 8), 9, np.float32)))) == 10).all()
+
+
+def test_an_array_of_other_numbers_is_refused() -> None:
+    jit = CapturedStep(lambda inputs: (inputs["x"] > 0).contiguous().realize())
+    x = tensors_from_numpy(x=np.ones((2, 8), np.float32))
+    jit(x)
+    with pytest.raises(TypeError, match="of the type bool, not float"):
+        jit.array(x)
 
 
 def test_a_call_with_other_tensors_is_refused() -> None:

@@ -13,6 +13,7 @@ from llmspec.backends.cpu.captured_step import CapturedStep
 from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.plain.ops import Ops
+from llmspec.backends.tensors import Settled
 from llmspec.parts.dropout import Dropout
 from llmspec.parts.ops import WeightLayout
 
@@ -23,7 +24,7 @@ class CPUBackend(Backend):
 
     def hold(
         self, arrays: Mapping[str, Any], readable: frozenset[str] = frozenset()
-    ) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
+    ) -> tuple[Settled, dict[str, WeightLayout]]:
         """As Backend.hold; what is readable stays quantised."""
         return quantised.hold(arrays, readable)
 

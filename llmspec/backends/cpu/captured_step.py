@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tinygrad import Device, Tensor, UOp
@@ -19,25 +20,26 @@ from llmspec.backends import owner
 from llmspec.backends import tinygrad_private as private
 from llmspec.backends.cpu import native, step_cache
 from llmspec.backends.cpu.step_cache import HEAD, TOGETHER, WHOLE, WORDS, NotReplayable, Program, Returned
+from llmspec.backends.tensors import Settled, to_numpy
 from llmspec.backends.tinygrad_private import CPUProgram, Ops, TinyELF, address_of
 
-ALIGNED = 64
+ALIGNED, WORD = 64, 4
 _NODE = operator.attrgetter("uop")
 
 
 def tensors_of(args: tuple[Any, ...]) -> list[Tensor]:
     """Tensors in the order in which TinyJit numbers its inputs: those of the containers, one after another."""
-    return unique(held(args))
+    return list({id(t): t for t in held(args)}.values())
 
 
-def held(args: tuple[Any, ...]) -> list[Tensor]:
+def held(args: Iterable[Any]) -> list[Tensor]:
     """The tensors of all containers, those that stand twice twice."""
     return [tensor for container in args if isinstance(container, dict) for tensor in container.values()]
 
 
-def unique(tensors: list[Tensor]) -> list[Tensor]:
-    """Each of them once, where it stands first."""
-    return list({id(t): t for t in tensors}.values())
+def same(some: list[Any], others: list[Any]) -> bool:
+    """Whether two lists hold the same objects."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def address(tensor: Tensor) -> int:
@@ -198,7 +200,7 @@ class LoadedStep:
             self._table[row, word] = bases[number] + offset
         places = np.array(program.given, np.int64).reshape(-1, 4)
         self._at = tuple(places[:, :2].T)
-        self._held, self._tensors = list[Tensor](), list[Tensor]()
+        self._settled, self._moving, self._nodes = list[Settled](), list[Tensor](), list[UOp]()
         self._placed: list[UOp | None] = [None] * program.inputs
         self._bases = np.zeros(program.inputs, np.uint64)
         self._sizes = [bytes_of(t) for t in tensors_of(args)]
@@ -208,33 +210,53 @@ class LoadedStep:
             for r in program.returned
         ]
         self._returned: Any = made[0] if program.single else tuple(made)
+        self._first = bases[(first := program.returned[0]).buffer] + first.offset - self._memory.ctypes.data
+        self._array: Any = None
+        self._replayed = ctypes.c_void_p(self._table.ctypes.data), ctypes.c_int64(len(self._table))
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """Runs every kernel on the inputs of this call. The returned tensors are overwritten by the next call."""
         # The same weights again, as a rule, which have pushed Python's objects out of the caches since the last step:
         # each of 300 that is looked at takes its time, and finding their buffers anew would be 4 ms.
-        given = held(args)
-        if len(given) != len(self._held) or not all(map(operator.is_, given, self._held)):
-            self._held, self._tensors = given, unique(given)
-        tensors = self._tensors
+        settled = [a for a in args if type(a) is Settled]
+        moving = held(a for a in args if type(a) is not Settled)
+        nodes = [*map(_NODE, moving)]
+        if not (same(settled, self._settled) and same(nodes, self._nodes) and same(moving, self._moving)):
+            self._place(tensors_of(args))
+            self._settled, self._moving, self._nodes = settled, moving, nodes
+        if self.program.variables:
+            bound = dict(a.unbind() for a in args if isinstance(a, UOp))
+            values = {variable.expr: value for variable, value in bound.items()}
+            for row, word, name in self.program.variables:
+                self._table[row, word] = values[name]
+        if native.library().replay(*self._replayed):
+            native.raise_error()
+        return self._returned
+
+    def _place(self, tensors: list[Tensor]) -> None:
+        """Writes into the table where these inputs lie."""
         if len(tensors) != self.program.inputs:
             raise ValueError(f"the step was captured with {self.program.inputs} tensors, not {len(tensors)}")
         nodes: list[UOp | None] = [*map(_NODE, tensors)]
-        if not all(map(operator.is_, nodes, self._placed)):
-            for i, (node, placed) in enumerate(zip(nodes, self._placed, strict=True)):
-                if node is not placed:
-                    if (size := bytes_of(tensors[i])) != self._sizes[i]:
-                        raise ValueError(f"tensor {i} of the step was captured with {self._sizes[i]} bytes, not {size}")
-                    self._bases[i] = address(tensors[i])
-            self._table[self._at] = self._bases[self._inputs] + self._offsets
-            self._placed = nodes
-        bound = dict(a.unbind() for a in args if isinstance(a, UOp))
-        values = {variable.expr: value for variable, value in bound.items()}
-        for row, word, name in self.program.variables:
-            self._table[row, word] = values[name]
-        if native.library().replay(self._table.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(self._table))):
-            native.raise_error()
-        return self._returned
+        for i, (node, placed) in enumerate(zip(nodes, self._placed, strict=True)):
+            if node is not placed:
+                if (size := bytes_of(tensors[i])) != self._sizes[i]:
+                    raise ValueError(f"tensor {i} of the step was captured with {self._sizes[i]} bytes, not {size}")
+                self._bases[i] = address(tensors[i])
+        self._table[self._at] = self._bases[self._inputs] + self._offsets
+        self._placed = nodes
+
+    def array(self) -> Any:
+        """A copy of the first tensor that the last call has returned, of float32: a numpy array."""
+        if self._array is None:
+            import numpy as np
+
+            first, start = self.program.returned[0], int(self._first)
+            if first.dtype != "float":
+                raise TypeError(f"the step returns numbers of the type {first.dtype}, not float")
+            bytes_of_it = self._memory[start : start + WORD * math.prod(first.shape)]
+            self._array = bytes_of_it.view(np.float32).reshape(first.shape)
+        return self._array.copy()
 
 
 class CapturedStep:
@@ -258,6 +280,12 @@ class CapturedStep:
         """One thread at a time; RunError where the step fails. What is returned is overwritten by the next call."""
         with owner.turn():
             return self._called(args)
+
+    def array(self, *args: Any) -> Any:
+        """The call of a step that returns one float32 tensor: its numbers as a numpy array of their own."""
+        with owner.turn():
+            replays, out = self.running, self._called(args)  # the first call, which captures, has memory of its own
+            return replays.array() if replays else to_numpy(out)
 
     def _called(self, args: tuple[Any, ...]) -> Any:
         if self.running is None and self._jit is None and self._replay and self._key:

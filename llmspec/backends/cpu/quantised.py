@@ -18,7 +18,7 @@ from tinygrad import Tensor, dtypes
 from llmspec.backends import tinygrad_private as private
 from llmspec.backends.cpu import halves, native
 from llmspec.backends.cpu.arena import Arena
-from llmspec.backends.tensors import refill
+from llmspec.backends.tensors import Settled, refill
 from llmspec.core.quantised import Quantised, as_float32
 from llmspec.core.weight_types import TYPES
 from llmspec.parts.ops import HALVES, Linear, WeightLayout
@@ -27,13 +27,13 @@ PACKED = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_
 """Types that quantised.h arranges without loss; matrices of HALVES stay as they are, those of others are float32."""
 
 
-def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
+def hold(arrays: Mapping[str, Any], readable: frozenset[str]) -> tuple[Settled, dict[str, WeightLayout]]:
     """Realized tensors of numpy arrays and `Quantised` by name, and the layouts of those that stay quantised: the ones
     that are `readable` by linear layers and look-ups alone, of a type in PACKED or HALVES. Others become float32.
 
     Raises RunError where weights lie in a file that was cut since it was opened.
     """
-    tensors, layouts = dict[str, Tensor](), dict[str, WeightLayout]()
+    tensors, layouts = Settled(), dict[str, WeightLayout]()
     kept = {n for n, a in arrays.items() if n in readable and isinstance(a, Quantised) and _stays(a)}
     arena = Arena([packed_bytes(a) if n in kept else 4 * a.size for n, a in arrays.items()])
     for name, array in arrays.items():

@@ -13,7 +13,7 @@ from llmspec.backends import owner
 from llmspec.backends import tinygrad_private as private
 from llmspec.backends.plain.mixed_precision import MixedPrecisionOps
 from llmspec.backends.plain.ops import Ops
-from llmspec.backends.tensors import tensors_from_numpy, to_numpy
+from llmspec.backends.tensors import Settled, tensors_from_numpy, to_numpy
 from llmspec.core.quantised import Quantised, as_float32
 from llmspec.parts.dropout import Dropout
 from llmspec.parts.ops import HALF, WeightLayout
@@ -37,6 +37,11 @@ class JitStep:
                 Device["CPU"].synchronize()
             return out
 
+    def array(self, *args: Any) -> Any:
+        """The call of a step that returns one float32 tensor: its numbers as a numpy array of their own."""
+        with owner.turn():
+            return to_numpy(self(*args))
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -54,7 +59,7 @@ class Backend:
 
     def hold(
         self, arrays: Mapping[str, Any], readable: frozenset[str] = frozenset()
-    ) -> tuple[dict[str, Tensor], dict[str, WeightLayout]]:
+    ) -> tuple[Settled, dict[str, WeightLayout]]:
         """Realized tensors of weights by name, numpy arrays or `Quantised`; and, by name, the layouts of those that
         stay quantised in memory. Here they become float32; where the backend `halves` them, float16, with HALF as
         the type of their layout, unless a number is too large for that, or is one of bf16 that would be rounded.
@@ -70,7 +75,7 @@ class Backend:
                 half = plain[name].astype(np.float16)
             if np.isfinite(half).all() and (array.type != "bf16" or bool((half == plain[name]).all())):
                 plain[name], layouts[name] = half, WeightLayout(HALF, *array.shape)
-        return tensors_from_numpy(**plain), layouts
+        return Settled(tensors_from_numpy(**plain)), layouts
 
     def numbers(self, weight: Tensor, layout: WeightLayout | None) -> Any:
         """A copy of a weight that `hold` made: a numpy array, float32."""

@@ -3,9 +3,10 @@
 
 #include <stdatomic.h>
 
-enum { PRODUCTS = 1024, AT_ONCE = 256, MOST_AHEAD = 384 << 10 };
+enum { PRODUCTS = 4096, PROBED = 16, AT_ONCE = 256, MOST_AHEAD = 32 << 20 };
 
-// By the address of a product's first weights: what was read after it. Products that share a slot forget each other.
+// By the address of a product's first weights: what was read after it. Of products whose PROBED slots are all taken one
+// is forgotten.
 typedef struct {
   const char *of;
   Weights next;
@@ -14,7 +15,15 @@ static Known known[PRODUCTS];
 static int last = -1;
 static const Weights *_Atomic ahead;
 
-static int slot_of(const char *at) { return (int)(((uintptr_t)at >> 6) * 0x9e3779b97f4a7c15ull >> 54); }
+// Where a product stands, or is to stand
+static int slot_of(const char *at) {
+  int first = (int)(((uintptr_t)at >> 6) * 0x9e3779b97f4a7c15ull >> 52);
+  for (int j = 0; j < PROBED; j++) {
+    const char *of = known[(first + j) % PRODUCTS].of;
+    if (!of || of == at) return (first + j) % PRODUCTS;
+  }
+  return first;
+}
 
 const Weights *product_begins(Weights now) {
   int slot = slot_of(now.at[0]);
@@ -56,22 +65,23 @@ const char *part_begins(const Weights *next, int thread) {
   return next ? at_byte(next, part_start(bytes_ahead(next), thread)) : 0;
 }
 
-// A thread's own part comes first, then what is left, since it helps the others; then what follows that product.
+// A thread's own part comes first, then what is left, since it helps the others; then what follows that product. Beyond
+// what a thread's own cache holds lines go on to the one that all share, so that memory rests neither while Python turns
+// logits into the next token.
 int fetch_ahead(Fetched *fetched, int thread) {
   const Weights *next = atomic_load_explicit(&ahead, memory_order_relaxed);
-  if (fetched->of != next) *fetched = (Fetched){next, 0};
-  int64_t done = fetched->done;
-  if (!next || done >= MOST_AHEAD) return 0;
-  int64_t bytes = bytes_ahead(next), own = part_start(bytes, thread);
-  fetched->done += AT_ONCE;
-  while (next && done >= bytes) {
-    done -= bytes;
-    const Known *after = &known[slot_of(next->at[0])];
-    next = after->of == next->at[0] && after->next.at[0] ? &after->next : 0;
-    if (next) bytes = bytes_ahead(next), own = part_start(bytes, thread);
+  if (fetched->of != next) *fetched = (Fetched){next, next, 0, 0, next ? bytes_ahead(next) : 0};
+  if (!fetched->at || fetched->sum >= MOST_AHEAD / thread_count()) return 0;
+  if (fetched->done >= fetched->bytes) {
+    const Known *after = &known[slot_of(fetched->at->at[0])];
+    const Weights *then = after->of == fetched->at->at[0] && after->next.at[0] ? &after->next : 0;
+    *fetched = (Fetched){next, then, 0, fetched->sum, then ? bytes_ahead(then) : 0};
+    if (fetched->bytes <= 0) return 0;
   }
-  if (!next) return 0;
-  const char *from = at_byte(next, (own + done) % bytes);
+  int64_t own = part_start(fetched->bytes, thread);
+  const char *from = at_byte(fetched->at, (own + fetched->done) % fetched->bytes);
   for (int64_t j = 0; j < AT_ONCE; j += 64) __builtin_prefetch(from + j, 0, 2);
+  fetched->done += AT_ONCE;
+  fetched->sum += AT_ONCE;
   return 1;
 }

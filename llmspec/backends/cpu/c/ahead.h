@@ -25,8 +25,8 @@ INTERNAL const char *part_begins(const Weights *next, int thread);
 
 // How far a thread has fetched what is ahead
 typedef struct {
-  const void *of;
-  int64_t done;
+  const Weights *of, *at; // the product that came next when it began; the one that it has got to
+  int64_t done, sum, bytes; // bytes of that one, and of all; how many that one reads
 } Fetched;
 
 // Fetches a little more of what is ahead into the caches of a thread that waits; whether there was any.

@@ -6,6 +6,7 @@
 // by the distance from the query's position to the key's, so that no matrix of it exists. A sink is one more score of each
 // query, with a value of zero. With dropout, out = Σ m·p·v over the keys, p the softmax's probabilities and m 0 or 1 / (1 -
 // share), by counted random bits that both passes make anew (see dropped.h).
+#include "ahead.h"
 #include "dropped.h"
 #include "gemm.h"
 #include "kept.h"
@@ -235,7 +236,7 @@ static void attention_decode(const void *job, int64_t i, int thread) {
   if (!row) return;
   if (p->kept_k.kind == KEPT_WHOLE)
     scores_of_keys(row, q, (const float *)p->kept_k.values + at, (const float *)p->kept_v.values + at, step, n, d,
-                   head % (p->heads / p->kv_heads) == 0);
+                   head % (p->heads / p->kv_heads) == 0 || i == range_start(p->batch * p->heads, thread));
   else
     for (int64_t j = 0; j < n; j++) row[j] = kept_dot(p->kept_k, at + j * step, q, d);
   float scale = p->scale;
@@ -254,6 +255,16 @@ static void attention_decode(const void *job, int64_t i, int thread) {
   for (int64_t j = 0; j < n; j++) kept_add(out, p->kept_v, at + j * step, row[j], d);
 }
 
+// One query a sequence, all heads. What a single one reads of a cache comes after the weights of its keys and values, token
+// by token, as a product's weights do.
+static void attention_of_one(const Attention *p) {
+  int64_t of_one = p->kept_k.kind == KEPT_WHOLE ? 4 : p->kept_k.kind == KEPT_HALF ? 2 : 1;
+  int64_t bytes = max64(0, p->ranges[1]) * p->kv_stride * of_one;
+  if (p->batch == 1 && !p->ranges[0])
+    product_begins((Weights){{p->kept_k.values, p->kept_v.values}, {bytes, bytes}});
+  parallel_for(attention_decode, p, p->batch * p->heads);
+}
+
 void attention(float *out, float *log_sums, const float *q, const float *k, const float *v, const int32_t *ranges,
                const float *bias, const float *near, const int32_t *places, const int32_t *key_places,
                const float *sinks, const int32_t *drop_key ATTENTION_NUMBERS(PARAMETER)) {
@@ -263,7 +274,7 @@ void attention(float *out, float *log_sums, const float *q, const float *k, cons
                    .kept_v = {v, 0, KEPT_WHOLE}, ATTENTION_NUMBERS(INITIALIZER)};
   if (!ranges_inside(&job)) return;
   if (queries == 1 && keys > 1 && !dropped) {
-    parallel_for(attention_decode, &job, batch * heads);
+    attention_of_one(&job);
     return;
   }
   // Divides the queries of a key head as far as four iterations a thread ask for; each packs keys and values anew.
@@ -279,7 +290,7 @@ void attention_kept(float *out, const float *q, const void *k, const void *v, co
   Attention job = {.out = out, .q = q, .kept_k = {k, k_scales, kind}, .kept_v = {v, v_scales, kind}, .ranges = ranges,
                    .bias = bias, .near = near, .places = places, .key_places = key_places, .sinks = sinks,
                    .drop_key = drop_key, ATTENTION_NUMBERS(INITIALIZER)};
-  if (ranges_inside(&job)) parallel_for(attention_decode, &job, batch * heads);
+  if (ranges_inside(&job)) attention_of_one(&job);
 }
 
 // For the n keys of a query: `weights` and `slopes` hold scale · q·k and grad_out·v, and receive the softmax and the

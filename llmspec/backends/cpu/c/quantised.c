@@ -135,7 +135,7 @@ static inline __attribute__((always_inline)) void tile(const Layer *p, int64_t g
     const uint8_t *at = lines, *record = x, *ahead = next;
     for (int64_t b = 0; b < blocks; b++, at += line_bytes(form), record += rows * RECORD, ahead += step) {
       if (next && !start)
-        for (int64_t j = 0; j < step; j += LINE) __builtin_prefetch(ahead + j, 0, 3);
+        for (int64_t j = 0; j < step; j += LINE) __builtin_prefetch(ahead + j, 0, 0);
 #pragma clang loop unroll(full)
       for (int part = start; part < start + beside; part++) {
         Bytes w[8];
