@@ -95,3 +95,22 @@ def test_what_is_not_finite_stays_so(wrong: float, rows: int) -> None:
     x[-1, 40] = wrong
     y = product(x, made.packed, 20, TYPES["q4_1"].number)
     assert np.isnan(y[-1]).all() and np.isfinite(y[:-1]).all()
+
+
+LINES = st.integers(9, 1000)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(LINES, min_size=1, max_size=6), st.integers(2, 100))
+def test_each_product_knows_what_is_read_after_it(layer: list[int], layers: int) -> None:
+    """However a model's matrices lie, and whatever was multiplied in this process before: q8_0's, and a model's layers
+    are as far from one another as its matrices say."""
+    library, number = native.library(), TYPES["q8_0"].number
+    library.follows.restype = ctypes.c_void_p
+    memory, x = np.zeros((sum(layer) * layers, 64), np.uint8), numbers(0, 1, 32)
+    ends = np.cumsum([0, *layer * layers])[:-1]
+    for _ in range(2):
+        for end in ends:
+            product(x, memory[end:], 16, number)
+    at = [memory[end:].ctypes.data for end in ends]
+    assert [library.follows(ctypes.c_void_p(one)) for one in at] == [*at[1:], at[0]]
