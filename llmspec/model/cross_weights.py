@@ -13,7 +13,7 @@ from tinygrad import Tensor
 from llmspec.backends import owner
 from llmspec.backends.plain.backend import Backend
 from llmspec.backends.plain.ops import Ops
-from llmspec.backends.tensors import tensors_from_numpy
+from llmspec.backends.tensors import tensors_from_numpy, to_numpy
 from llmspec.compiler.masks import CROSS, ENCODER, encoder_inputs, range_inputs
 from llmspec.compiler.plan import ModelPlan
 from llmspec.model.transformer import Transformer, block_context, graph_key
@@ -41,7 +41,7 @@ class CrossWeights:
         arrays |= encoder_inputs(plan, [len(source)], plan.encoder_context, plan.context)
         with owner.turn():
             inputs = {**tensors_from_numpy(**arrays), **self._backend.inputs}
-            found = self._graph.array(weights, self._tables, inputs)
+            found = to_numpy(self._graph(weights, self._tables, inputs))
         return found[: len(read), : len(source)].astype(np.float64)
 
     def _forward(self, weights: Any, tables: Any, inputs: Any) -> Tensor:

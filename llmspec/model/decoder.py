@@ -242,7 +242,7 @@ class Decoder:
             ranges = encoder_inputs(self._plan, places[:, 2], bucket, 1)
             with owner.turn():
                 graph = self._encodings[cache.kind, cache.rows, cache.places, count, bucket]
-                self._run(graph, cache, self._feed(encoder_tokens=tokens, places=places, **ranges))
+                self._run(graph, cache, self._fed(encoder_tokens=tokens, places=places, **ranges))
         for row, prompt in zip(to, ids, strict=True):
             cache.read[row], cache.sources[row] = [], prompt.tolist()
         chosen = set(to)
@@ -266,13 +266,13 @@ class Decoder:
             lengths = places[:, 2]
             prefix = np.arange(bucket) < lengths[:, None]  # the prompt is the prefix of a mask that has one
             ranges = range_inputs(self._plan, False, bucket, None, lengths, prefix)
-            return self._run(graph, cache, self._feed(**arrays, **ranges))[: len(ids)]
+            return self._run(graph, cache, self._fed(**arrays, **ranges))[: len(ids)]
         positions = np.minimum(places[:, 1:2] + np.arange(bucket, dtype=np.int32), cache.places - 1)
         ranges = {
             n: r.reshape(count, bucket, 2) for n, r in decoding_ranges(self._plan, positions.ravel().tolist()).items()
         }
         graph = self._extensions[cache.kind, cache.rows, cache.places, count, bucket]
-        return self._run(graph, cache, self._feed(**arrays, positions=positions, **ranges))[: len(ids)]
+        return self._run(graph, cache, self._fed(**arrays, positions=positions, **ranges))[: len(ids)]
 
     def step(self, cache: KVCache, tokens: Sequence[int], active: Sequence[bool] | None = None) -> Any:
         """Appends one token to each row that is `active` (all where left out): logits (R, V) float32 of the next.
@@ -294,8 +294,7 @@ class Decoder:
         if full or len(off) == len(on) or any(n < 1 and is_on for n, is_on in zip(begun, on, strict=True)):
             raise ValueError(f"the context of {cache.places} tokens is full" if full else "no prompt was read")
         with owner.turn():
-            if (slots := self._slots.get(cache.rows)) is None:
-                slots = self._slots[cache.rows] = self._step_slots(cache.rows)
+            slots = self._slots.get(cache.rows) or self._slots.setdefault(cache.rows, self._step_slots(cache.rows))
             arrays = slots.arrays
             arrays["tokens"][:, 0] = ids
             arrays["positions"][:, 0] = [min(n, cache.places - 1) for n in lengths]
@@ -307,8 +306,7 @@ class Decoder:
             if off:
                 for name in ("tokens", *self._masks, *([CROSS] if self.encoder_context else [])):
                     arrays[name][off] = 0
-            graph = self._steps[cache.kind, cache.rows, cache.places]
-            out = graph.array(self._weights, self._tables, cache.tensors, slots.tensors())
+            out = self._run(self._steps[cache.kind, cache.rows, cache.places], cache, slots.tensors())
         for row, (token, is_on) in enumerate(zip(ids, on, strict=True)):
             if is_on:
                 cache.read[row].append(token)
@@ -337,7 +335,11 @@ class Decoder:
         return cache
 
     def _run(self, jit: Any, cache: KVCache, inputs: Tensors) -> Any:
-        return jit.array(self._weights, self._tables, cache.tensors, {**inputs, **self._backend.inputs})
+        return jit.array(self._weights, self._tables, cache.tensors, inputs)
+
+    def _fed(self, **arrays: Any) -> Tensors:
+        """What a graph that reads prompts is given beside the weights and the cache."""
+        return {**self._feed(**arrays), **self._backend.inputs}
 
     # -- the graphs ----------------------------------------------------------------------------------------------
     def _encode_step(self, weights: Tensors, tables: Tensors, cache: Tensors, inputs: Tensors) -> Tensor:
