@@ -31,7 +31,7 @@ class DecodingSpeed(Frozen):
 
     @property
     def most(self) -> float | None:
-        """Tokens a second that the memory's rate allows; None where it is not known."""
+        """Tokens a second that the memory's rate allows, of weights that no cache keeps; None where it is not known."""
         return self.memory_rate / self.bytes if self.memory_rate and self.bytes else None
 
     @property
@@ -39,8 +39,8 @@ class DecodingSpeed(Frozen):
         """All of it in words."""
         read = f"a drawn token reads {size(self.bytes)} of weights"
         if self.most is None or self.memory_rate is None:
-            return f"{read}; --time says how fast at most"
-        bound = f"at the memory's {self.memory_rate / 1e9:.1f} GB/s that is at most {count(self.most)} tokens/s"
+            return f"{read}; --time says how fast"
+        bound = f"at the memory's {self.memory_rate / 1e9:.1f} GB/s that is {count(self.most)} tokens/s"
         share = self.share()
         drawn = f"; {count(self.measured)} were drawn, {share:.0%} of it" if self.measured and share else ""
         return f"{read}: {bound}{drawn}"
