@@ -120,7 +120,8 @@ static inline __attribute__((always_inline)) Floats block_added(Floats sum, cons
   return form.scales == SCALED ? sum : fused(other, spread_float(around.scaled_sum), sum);
 }
 
-// y of one group of outputs for the rows of a tile, while the memory from `next` on is prefetched, if there is any
+// y of one group of outputs for the rows of a tile, while the memory from `next` on is prefetched, if there is any: past the
+// larger caches, which have better use than for what is read once
 static inline __attribute__((always_inline)) void tile(const Layer *p, int64_t group, int64_t k, const uint8_t *x, float *y,
                                                        const int rows, const Form form, const uint8_t *next) {
 #pragma clang fp contract(off) reassociate(off)
