@@ -19,7 +19,7 @@ from llmspec.core.problems import RunError
 from llmspec.explain.curves import Curve, NamedCurve, Score, ValidationCurve, overfitting
 from llmspec.explain.report import Report
 from llmspec.explain.run import counts_of, explain_run
-from llmspec.parts.objectives import CrossEntropy
+from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.render.reports import show
 from llmspec.render.terminal import Screen
 from llmspec.runs.files import write_json, write_text

@@ -77,12 +77,13 @@ def private_memory(module: Any) -> None:
     allocator._alloc = alloc
 
 
-def private_pages(size: int) -> mmap.mmap:
-    """Memory of this process's own, in large pages where the system has them and they are asked for."""
+def private_pages(size: int, large: bool = True) -> mmap.mmap:
+    """Memory of this process's own, zeros; in large pages where the system has them and they are asked for, or else
+    in small ones, each of which is taken when it is first written to."""
     memory = mmap.mmap(-1, size, mmap.MAP_ANON | mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
     if size >= LARGE_PAGE:
         with contextlib.suppress(AttributeError, OSError):  # a Python or a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
+            memory.madvise(mmap.MADV_HUGEPAGE if large else mmap.MADV_NOHUGEPAGE)
     return memory
 
 

@@ -20,7 +20,9 @@ from llmspec.core.problems import Problem
 from llmspec.data.inputs import BatchInputs
 from llmspec.forecast.process_memory import peak_bytes
 from llmspec.forecast.timing import timed
-from llmspec.parts.objectives import CrossEntropy, MaskedLM, Objective
+from llmspec.parts.objectives import Objective
+from llmspec.parts.objectives.cross_entropy import CrossEntropy
+from llmspec.parts.objectives.masked_lm import MaskedLM
 
 DEVICES = {"CPU": "cpu", "CUDA": "cuda", "NV": "cuda", "METAL": "mps"}
 

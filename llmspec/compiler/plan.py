@@ -325,7 +325,7 @@ class Plan(Frozen):
     """Width of the search for the fastest form of each kernel; 0: none."""
     model: ModelPlan
     tokenizer: AnyTokenizer
-    chat_template: AnyTemplate = Field(default_factory=templates.TABLE["role_tokens"])
+    chat_template: AnyTemplate = Field(default_factory=templates.TABLE.default("role_tokens"))
     sources: tuple[SourcePlan, ...]
     phases: tuple[PhasePlan, ...]
     decoding: Decoding

@@ -48,6 +48,8 @@ _WRITE: dict[str, Callable[[Array], Array]] = {
 }
 _SCALES = {"q8_0": (0,), "q4_0": (0,), "q5_0": (0,), "q6_k": (208,)}
 """Bytes of a block at which its half-precision scales begin; of other types, 0 and 2."""
+_EXPONENTS = {"f16": 0x7C00, "bf16": 0x7F80}
+"""The bits of a number's exponent; blocks' scales are f16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +154,11 @@ class Quantised:
         """Whether every number is finite. Of blocks only the scales are looked at: nothing else can be infinite."""
         import numpy as np
 
-        kind, read, data = self.kind, _READ[self.type], self.whole()
-        for part in _rows_at_once(len(data), self.shape[-1]):
-            packed = np.ascontiguousarray(data[part]).reshape(-1, kind.bytes)
-            if not np.isfinite(_scales(packed, kind) if kind.quantised else read(packed)).all():
-                return False
-        return True
+        kind, data = self.kind, self.whole()
+        return all(
+            _finite(np.ascontiguousarray(data[part]).reshape(-1, kind.bytes), kind)
+            for part in _rows_at_once(len(data), self.shape[-1] // kind.block)
+        )
 
 
 def as_float32(array: Array | Quantised) -> Array:
@@ -202,17 +203,21 @@ def quantise(type: str, array: Array, name: str = "a tensor") -> Quantised:
             raise LlmspecError(f"{name} holds numbers that are not finite", "such a model gives no text")
         with np.errstate(invalid="ignore"):  # a scale that half precision cannot hold is refused below
             packed = _WRITE[type](x.reshape(-1, kind.block))
-        if not np.isfinite(_scales(packed, kind) if kind.quantised else _READ[type](packed)).all():
+        if not _finite(packed, kind):
             raise LlmspecError(f"{name} holds {abs(x).max():.3g}, which is too large for {type}", "bf16 or f32 hold it")
         data[part] = packed.reshape(len(x), -1)
     return Quantised(type, tuple(array.shape), data)
 
 
-def _scales(packed: Array, kind: WeightType) -> Array:
-    """The half-precision scales of blocks: (blocks, 1 or 2) float32."""
+def _finite(packed: Array, kind: WeightType) -> bool:
+    """Whether no number of blocks (blocks, bytes) is NaN or infinite: one whose exponent is all ones."""
     import numpy as np
 
-    return np.concatenate([blocks.scale(packed, at) for at in _SCALES.get(kind.name, (0, 2))], axis=1)
+    if kind.name not in _EXPONENTS and not kind.quantised:
+        return bool(np.isfinite(_READ[kind.name](packed)).all())
+    words, ones = packed.view("<u2"), np.uint16(_EXPONENTS.get(kind.name, _EXPONENTS["f16"]))
+    places = [at // 2 for at in _SCALES.get(kind.name, (0, 2))] if kind.quantised else [0]
+    return not any(((words[:, at] & ones) == ones).any() for at in places)
 
 
 def _rows_at_once(rows: int, length: int) -> Iterator[slice]:

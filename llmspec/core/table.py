@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, GetCoreSchemaHandler, SerializationInfo, ValidationInfo
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+P = TypeVar("P")
+
+
+class Table(MutableMapping[str, type[P]]):
+    """The kinds of a part by their names in YAML, each in the file of that name.
+
+    A file is read when its kind is first asked for: most specs name few of all kinds, and to make the classes of all
+    of them takes a third of a second. A part of somebody else is put in as a class.
+    """
+
+    def __init__(self, package: str, kinds: Mapping[str, str]) -> None:
+        """`kinds` are the names of classes by kind, in files of `package`."""
+        self._package, self._kinds = package, dict[str, str | type[P]](kinds)
+
+    def __getitem__(self, kind: str) -> type[P]:
+        found = self._kinds[kind]
+        if isinstance(found, str):
+            found = self._kinds[kind] = getattr(import_module(f"{self._package}.{kind}"), found)
+        return found
+
+    def __setitem__(self, kind: str, part: type[P]) -> None:
+        self._kinds[kind] = part
+
+    def __delitem__(self, kind: str) -> None:
+        del self._kinds[kind]
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._kinds
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def default(self, kind: str) -> Callable[[], P]:
+        """What makes a part of this kind with its own defaults, for a field that is left out."""
+        return lambda: self[kind]()
 
 
 @dataclass(frozen=True, eq=False)

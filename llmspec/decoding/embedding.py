@@ -14,7 +14,7 @@ from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import LlmspecError
 from llmspec.decoding.reading import Embedded, Progress, Reader
 from llmspec.model.steps import Tensors
-from llmspec.parts.heads import Embedding
+from llmspec.parts.heads.embedding import Embedding
 from llmspec.parts.ops import WeightLayout
 from llmspec.parts.tokenizers.base import Codec
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from llmspec.decoding import quantising
 from llmspec.decoding.answer import Event
 from llmspec.decoding.batch import ROWS
 from llmspec.decoding.generate import Generation, generate, generates, stream, whole_answers
-from llmspec.decoding.prompts import Prompt, prompt_tokens
+from llmspec.decoding.prompts import Prompt, prompt_tokens, turns_of
 from llmspec.decoding.readers import TextReaders
 from llmspec.decoding.spans import SpansFilled, has_spans, span_text, told
 from llmspec.formats.bases import whole_weights
@@ -37,7 +37,7 @@ from llmspec.model.transformer import Transformer, block_context, graph_key
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.model_folder import save_model
-from llmspec.runs.stored import taught_by
+from llmspec.runs.stored import StoredModel, taught_by
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.translate import Translator
 
@@ -325,21 +325,6 @@ class LanguageModel(TextReaders):
         return self.plan.seed if settings.seed is None else settings.seed
 
 
-def turns_of(prompt: Any) -> list[tuple[str, str]]:
-    """The turns of a dialogue: (role, text), or maps with `role` and `content`. Raises TypeError for what is none."""
-    turns = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, bytes | dict) else None
-    turns = turns and [
-        (t["role"], t["content"]) if isinstance(t, dict) and {*t} == {"role", "content"} else t for t in turns
-    ]
-    if turns is None or not all(
-        isinstance(t, tuple | list) and len(t) == 2 and all(isinstance(x, str) for x in t) for t in turns
-    ):
-        raise TypeError("a prompt is a text, or turns such as [('user', 'What is a comet?')]")
-    if not turns:
-        raise ValueError("a dialogue without turns is not a prompt")
-    return [(role, text) for role, text in turns]
-
-
 def open_model(
     path: Path | str, *, plain: bool = False, phase: str | None = None, quantize: str | None = None
 ) -> LanguageModel:
@@ -361,7 +346,14 @@ def open_model(
     if not isinstance(path, str | Path):
         raise TypeError(f"llmspec.open takes the path of a run or of a saved model, not {type(path).__name__}")
     quantising.check(quantize)
-    folder = stored_model(Path(path))
+    return opened_model(stored_model(Path(path)), plain, phase, quantize)
+
+
+def opened_model(
+    folder: StoredModel, plain: bool = False, phase: str | None = None, quantize: str | None = None
+) -> LanguageModel:
+    """The model of a folder that was found; as `open_model`."""
+    quantising.check(quantize)
     written = folder.plan()
     if why := too_large(written):
         raise RunError(f"{folder.path} cannot be opened here: {why}", hint="open it on a machine with more memory")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from llmspec.core.problems import LlmspecError, one_of
 from llmspec.parts.templates import ChatTemplate
@@ -13,6 +14,21 @@ from llmspec.parts.tokenizers.special_tokens import ROLES
 
 Prompt = str | Sequence[tuple[str, str]]
 """A text, or a dialogue's turns: (role, text)."""
+
+
+def turns_of(prompt: Any) -> list[tuple[str, str]]:
+    """The turns of a dialogue: (role, text), or maps with `role` and `content`. Raises TypeError for what is none."""
+    turns = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, bytes | dict) else None
+    turns = turns and [
+        (t["role"], t["content"]) if isinstance(t, dict) and {*t} == {"role", "content"} else t for t in turns
+    ]
+    if turns is None or not all(
+        isinstance(t, tuple | list) and len(t) == 2 and all(isinstance(x, str) for x in t) for t in turns
+    ):
+        raise TypeError("a prompt is a text, or turns such as [('user', 'What is a comet?')]")
+    if not turns:
+        raise ValueError("a dialogue without turns is not a prompt")
+    return [(role, text) for role, text in turns]
 
 
 def prompt_tokens(

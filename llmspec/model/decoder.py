@@ -124,8 +124,6 @@ class Decoder:
 
         Raises RunError where memory does not suffice, or heads are no whole blocks of q8_0.
         """
-        import numpy as np
-
         rows = whole("the number of rows", rows, 1)
         places = self.context if places is None else whole("the number of places", places, 1, self.context)
         if kind not in KINDS:
@@ -138,9 +136,7 @@ class Decoder:
                 f"the KV caches of {rows} rows take {size(needed)}, and this machine has {size(there)}"
             )
         with owner.turn():
-            shapes = self._shapes(rows, places, kind).items()
-            arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes}
-            return KVCache(Settled(tensors_from_numpy(**arrays)), rows, places, self._key, kind)
+            return KVCache(self._backend.zeros(self._shapes(rows, places, kind)), rows, places, self._key, kind)
 
     def grown(self, cache: KVCache, places: int) -> KVCache:
         """A cache of more places, whose rows have read the same; raises as `cache` does."""

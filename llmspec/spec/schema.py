@@ -125,13 +125,13 @@ class ModelSpec(Frozen):
     vocab: int | None = Field(None, gt=0, le=1 << 24)
     """Rows of the embedding; as many as the tokenizer has ids if omitted. What is more than these is never drawn: some
     models round the number up."""
-    embedding: AnyEmbedding = Field(default_factory=embeddings.TABLE["tokens"])
+    embedding: AnyEmbedding = Field(default_factory=embeddings.TABLE.default("tokens"))
     """What the first block reads."""
-    position: AnyPosition = Field(default_factory=positions.TABLE["rope"])
+    position: AnyPosition = Field(default_factory=positions.TABLE.default("rope"))
     """How the model knows where a token stands."""
-    attention: AnyAttention = Field(default_factory=attentions.TABLE["grouped_query"])
+    attention: AnyAttention = Field(default_factory=attentions.TABLE.default("grouped_query"))
     """How tokens look at each other."""
-    mask: AnyMask = Field(default_factory=masks.TABLE["causal"])
+    mask: AnyMask = Field(default_factory=masks.TABLE.default("causal"))
     """Which tokens a token may look at."""
     encoder: EncoderSpec | None = None
     """A second stack of blocks that reads a text of its own: the prompt goes to it, and the decoder answers. None if
@@ -139,9 +139,9 @@ class ModelSpec(Frozen):
     cross_attention: AnyAttention | None = None
     """How the decoder's tokens look at the encoder's states, in every block between attention and feed-forward layer;
     as `attention` if omitted, and only where there is an encoder."""
-    mlp: AnyMLP = Field(default_factory=mlps.TABLE["swiglu"])
+    mlp: AnyMLP = Field(default_factory=mlps.TABLE.default("swiglu"))
     """The feed-forward layer."""
-    norm: AnyNorm = Field(default_factory=norms.TABLE["rmsnorm"])
+    norm: AnyNorm = Field(default_factory=norms.TABLE.default("rmsnorm"))
     """Normalisation."""
     residual: Residual = "pre"
     """How attention and feed-forward layer join the residual stream: pre, x + f(norm(x)); post, norm(x + f(x)), as in
@@ -154,7 +154,7 @@ class ModelSpec(Frozen):
     """Names of `blocks`, from the first layer on, repeated as often as there are layers."""
     heads: dict[str, AnyHead] = Field(default_factory=lambda: {"lm": heads.TABLE["lm"]()}, min_length=1)
     """What the network ends in, by name: logits of the next token unless said otherwise."""
-    init: AnyInitializer = Field(default_factory=inits.TABLE["normal"])
+    init: AnyInitializer = Field(default_factory=inits.TABLE.default("normal"))
     """How weights start."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | Dropout = 0.0
     """Share of the embedding's and each branch's outputs dropped in training; or a share for each place, such as
@@ -190,9 +190,9 @@ class Spec(Frozen):
     """What one device may hold, such as `8 GiB`; if omitted, what this machine has, if it says so."""
     model: ModelSpec
     """Architecture."""
-    tokenizer: AnyTokenizer = Field(default_factory=tokenizers.TABLE["byte"])
+    tokenizer: AnyTokenizer = Field(default_factory=tokenizers.TABLE.default("byte"))
     """How text becomes numbers."""
-    chat_template: AnyTemplate = Field(default_factory=templates.TABLE["role_tokens"])
+    chat_template: AnyTemplate = Field(default_factory=templates.TABLE.default("role_tokens"))
     """How a dialogue becomes one sequence of tokens, in training and in prompts. It stands apart from the tokenizer,
     which is not retrained for another template."""
     templates: dict[str, dict[ChatRole, str]] = Field(default_factory=dict)

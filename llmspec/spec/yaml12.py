@@ -168,6 +168,8 @@ class Composer:
     anchors: dict[str, Node] = field(default_factory=dict)
     made: int = 0
     """Keys and values read so far."""
+    loader: Any = yaml.SafeLoader
+    """What makes events of text."""
 
     def compose(self, start: int, end: int) -> Node | None:
         """The document between two character indices, None where there is none.
@@ -178,7 +180,7 @@ class Composer:
         """
         self.offset = start
         found: Node | None = None
-        self.events = yaml.parse(self.text.text[start:end], Loader=yaml.SafeLoader)
+        self.events = yaml.parse(self.text.text[start:end], Loader=self.loader)
         documents = 0
         for event in self.events:
             if isinstance(event, ev.DocumentStartEvent):
@@ -290,7 +292,7 @@ class Composer:
         return None
 
     def scalar(self, event: Any, path: Path) -> Any:
-        if event.implicit[0] and event.style is None:
+        if event.implicit[0] and not event.style:  # libyaml says "" of what is not quoted
             return scalar(event.value)
         try:  # JSON spells characters beyond U+FFFF as two halves
             return event.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")

@@ -36,7 +36,7 @@ from llmspec.data.labels import LabelAsking, weights_by  # noqa: E402
 from llmspec.data.layout import blank  # noqa: E402
 from llmspec.data.tokens import TokenSet  # noqa: E402
 from llmspec.parts.heads.classes import Classes  # noqa: E402
-from llmspec.parts.objectives import Classification  # noqa: E402
+from llmspec.parts.objectives.classification import Classification  # noqa: E402
 from llmspec.parts.optimizers.sgd import SGD  # noqa: E402
 from llmspec.parts.phases.classify import Classify  # noqa: E402
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens  # noqa: E402

@@ -28,7 +28,7 @@ from llmspec.data.framed import FramedLayout  # noqa: E402
 from llmspec.data.inputs import BatchInputs  # noqa: E402
 from llmspec.data.layout import Batch, blank  # noqa: E402
 from llmspec.data.tokens import TokenSet  # noqa: E402
-from llmspec.parts.objectives import MaskedLM  # noqa: E402
+from llmspec.parts.objectives.masked_lm import MaskedLM  # noqa: E402
 from llmspec.parts.optimizers.sgd import SGD  # noqa: E402
 from llmspec.parts.phases.masked_lm import MaskedLM as MaskedPhase  # noqa: E402
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens  # noqa: E402

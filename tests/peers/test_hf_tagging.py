@@ -37,7 +37,7 @@ from llmspec.data.layout import blank  # noqa: E402
 from llmspec.data.tags import TagAsking, TagLayout  # noqa: E402
 from llmspec.data.tokens import TokenSet  # noqa: E402
 from llmspec.parts.heads.tokens import Tokens  # noqa: E402
-from llmspec.parts.objectives import Tagging  # noqa: E402
+from llmspec.parts.objectives.tagging import Tagging  # noqa: E402
 from llmspec.parts.optimizers.sgd import SGD  # noqa: E402
 from llmspec.parts.phases.tag import Tag  # noqa: E402
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens  # noqa: E402

@@ -26,7 +26,7 @@ from llmspec.data.inputs import BatchInputs  # noqa: E402
 from llmspec.data.layout import Batch, Pair, blank  # noqa: E402
 from llmspec.data.pairs import AnswerLayout  # noqa: E402
 from llmspec.data.tokens import TokenSet  # noqa: E402
-from llmspec.parts.objectives import CrossEntropy  # noqa: E402
+from llmspec.parts.objectives.cross_entropy import CrossEntropy  # noqa: E402
 from llmspec.parts.optimizers.sgd import SGD  # noqa: E402
 from llmspec.parts.phases.seq2seq import Seq2Seq  # noqa: E402
 from llmspec.parts.tokenizers.special_tokens import ROLES, SpecialTokens  # noqa: E402

@@ -29,8 +29,10 @@ from llmspec.data.layout import Batch  # noqa: E402
 from llmspec.data.rotated import texts_of  # noqa: E402
 from llmspec.model.device import open_device  # noqa: E402
 from llmspec.parts.base import Dims  # noqa: E402
-from llmspec.parts.objectives import DPO, KTO, ORPO  # noqa: E402
 from llmspec.parts.objectives.base import Outputs  # noqa: E402
+from llmspec.parts.objectives.dpo import DPO  # noqa: E402
+from llmspec.parts.objectives.kto import KTO  # noqa: E402
+from llmspec.parts.objectives.orpo import ORPO  # noqa: E402
 from llmspec.parts.ops import Linear  # noqa: E402
 from llmspec.training.tasks.kto import behind_others  # noqa: E402
 

@@ -21,8 +21,8 @@ from llmspec.backends.tensors import tensors_from_numpy, to_numpy  # noqa: E402
 from llmspec.data.layout import Labels, blank  # noqa: E402
 from llmspec.model.device import open_device  # noqa: E402
 from llmspec.parts.base import Dims  # noqa: E402
-from llmspec.parts.objectives import PreferenceRanking  # noqa: E402
 from llmspec.parts.objectives.base import Outputs  # noqa: E402
+from llmspec.parts.objectives.preference_ranking import PreferenceRanking  # noqa: E402
 from llmspec.parts.ops import Linear  # noqa: E402
 
 B, K, D, CONTEXT = 2, 4, 8, 64

@@ -21,10 +21,11 @@ from llmspec.data.documents import answers
 from llmspec.data.rotated import Text, packed, rotated, texts_of
 from llmspec.model.device import open_device
 from llmspec.parts.base import Dims
-from llmspec.parts.objectives import DPO, KTO, ORPO
 from llmspec.parts.objectives.answers import AnswerObjective
 from llmspec.parts.objectives.base import Outputs
-from llmspec.parts.objectives.orpo import log_rest
+from llmspec.parts.objectives.dpo import DPO
+from llmspec.parts.objectives.kto import KTO
+from llmspec.parts.objectives.orpo import ORPO, log_rest
 from llmspec.parts.ops import Linear
 
 D, V, K = 16, cases.VOCAB, 4

@@ -21,7 +21,7 @@ from llmspec.data.prepare import prepare
 from llmspec.data.stream import layout_of
 from llmspec.data.tokens import TokenSet
 from llmspec.decoding.filling import masked_text
-from llmspec.parts.objectives import MaskedLM
+from llmspec.parts.objectives.masked_lm import MaskedLM
 from llmspec.parts.phases.masked_lm import MaskedLM as Phase
 from llmspec.parts.tokenizers.byte import Byte
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens

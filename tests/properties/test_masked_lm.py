@@ -23,7 +23,7 @@ from llmspec.core.problems import SpecError
 from llmspec.data.hidden import mistake
 from llmspec.data.inputs import VALIDATION, BatchInputs
 from llmspec.data.layout import Batch, blank, random_bits
-from llmspec.parts.objectives import MaskedLM
+from llmspec.parts.objectives.masked_lm import MaskedLM
 from llmspec.parts.tokenizers.byte import Byte
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 from llmspec.parts.tokenizers.words import Vocabulary

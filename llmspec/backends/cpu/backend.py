@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tinygrad import Tensor
+from tinygrad import Tensor, dtypes
 
 from llmspec.backends.cpu import native, quantised
+from llmspec.backends.cpu.arena import Arena
 from llmspec.backends.cpu.captured_step import CapturedStep
 from llmspec.backends.cpu.ops import CPUOps
 from llmspec.backends.plain.backend import Backend
@@ -27,6 +29,12 @@ class CPUBackend(Backend):
     ) -> tuple[Settled, dict[str, WeightLayout]]:
         """As Backend.hold; what is readable stays quantised."""
         return quantised.hold(arrays, readable)
+
+    def zeros(self, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Settled:
+        """As Backend.zeros; what is not written takes no memory."""
+        types = {name: getattr(dtypes, dtype) for name, (_, dtype) in shapes.items()}
+        arena = Arena([math.prod(shape) * types[name].itemsize for name, (shape, _) in shapes.items()], zeros=True)
+        return Settled({name: arena.tensor(shape, types[name]) for name, (shape, _) in shapes.items()})
 
     def numbers(self, weight: Tensor, layout: WeightLayout | None) -> Any:
         """As Backend.numbers."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import re
@@ -28,6 +29,7 @@ if WIDE:
     SETS |= {"avx2": ("-march=haswell",), "sse": ("-march=nehalem",)}
 
 
+@functools.cache
 def source() -> str:
     """All C files as one translation unit, so that the compiler sees every function; its messages name the files."""
     seen: set[str] = set()

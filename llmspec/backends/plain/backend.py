@@ -77,6 +77,10 @@ class Backend:
                 plain[name], layouts[name] = half, WeightLayout(HALF, *array.shape)
         return Settled(tensors_from_numpy(**plain)), layouts
 
+    def zeros(self, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Settled:
+        """Realized tensors of zeros by name, of these shapes and numpy's types."""
+        return Settled(tensors_from_numpy(**{name: np.zeros(*wanted) for name, wanted in shapes.items()}))
+
     def numbers(self, weight: Tensor, layout: WeightLayout | None) -> Any:
         """A copy of a weight that `hold` made: a numpy array, float32."""
         array = to_numpy(weight)

@@ -1,8 +1,13 @@
 """What turns the inputs of a network into vectors."""
 
+from llmspec.core.table import Table
 from llmspec.parts.embeddings.base import Embedding, EmbeddingFunctions
-from llmspec.parts.embeddings.tokens import Tokens
 
-TABLE: dict[str, type[Embedding]] = {"tokens": Tokens}
+TABLE = Table[Embedding](
+    __name__,
+    {
+        "tokens": "Tokens",
+    },
+)
 
 __all__ = ["TABLE", "Embedding", "EmbeddingFunctions"]

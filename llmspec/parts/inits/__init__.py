@@ -1,9 +1,14 @@
 """How weights are drawn before step 0."""
 
+from llmspec.core.table import Table
 from llmspec.parts.inits.base import Initializer
-from llmspec.parts.inits.fan_in import FanIn
-from llmspec.parts.inits.normal import Normal
 
-TABLE: dict[str, type[Initializer]] = {"normal": Normal, "fan_in": FanIn}
+TABLE = Table[Initializer](
+    __name__,
+    {
+        "normal": "Normal",
+        "fan_in": "FanIn",
+    },
+)
 
 __all__ = ["TABLE", "Initializer"]

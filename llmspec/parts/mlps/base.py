@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -19,28 +18,6 @@ class FeedForward(ModelPart):
 
     routes: ClassVar[bool] = False
     """Whether a router chooses among layers, none of which routes again."""
-
-
-TABLE: dict[str, type[FeedForward]] = {}
-"""Every kind by its name in YAML; filled in by the package, here so that a layer of layers can read it."""
-
-
-class Experts(Mapping[str, "type[FeedForward]"]):
-    """The kinds of TABLE, as it is when it is read, that may be an expert."""
-
-    def __getitem__(self, kind: str) -> type[FeedForward]:
-        if TABLE[kind].routes:
-            raise KeyError(kind)
-        return TABLE[kind]
-
-    def __iter__(self) -> Iterator[str]:
-        return (kind for kind, part in TABLE.items() if not part.routes)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-EXPERTS = Experts()
 
 
 class MLP(FeedForward):

@@ -6,7 +6,7 @@ Shape letters: B batch, T tokens, N = B · T, E experts, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from pydantic import Field
 from llmspec.core.problems import Problem
 from llmspec.core.table import choice
 from llmspec.parts.base import Dims, ElementwiseOps, TensorSpec
-from llmspec.parts.mlps.base import EXPERTS, MLP, FeedForward
+from llmspec.parts.mlps import MLP, TABLE, FeedForward
 from llmspec.parts.mlps.swiglu import SwiGLU
 from llmspec.parts.ops import RoutingRule
 
@@ -27,6 +27,24 @@ CHOICE = ElementwiseOps(7, 0)
 """Operations for each score and each expert that a token takes: the search of the highest."""
 MOVED = ElementwiseOps(2, 3)
 """Operations for each number that goes to an expert or comes from it."""
+
+
+class Experts(Mapping[str, "type[FeedForward]"]):
+    """The kinds of TABLE, as it is when it is read, that may be an expert."""
+
+    def __getitem__(self, kind: str) -> type[FeedForward]:
+        if TABLE[kind].routes:
+            raise KeyError(kind)
+        return TABLE[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return (kind for kind, part in TABLE.items() if not part.routes)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+EXPERTS = Experts()
 
 
 class MixtureOfExperts(FeedForward):

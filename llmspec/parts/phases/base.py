@@ -153,7 +153,7 @@ class Phase(Part):
     """Small tensors beside the linear layers of the model that the phase starts from, which alone are trained and kept;
     null: the model itself is trained."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "cross_entropy")] = Field(
-        default_factory=lambda: objectives.CrossEntropy()
+        default_factory=objectives.TABLE.default("cross_entropy")
     )
     """What is minimised."""
     max_grad_norm: float | None = Field(1.0, gt=0)

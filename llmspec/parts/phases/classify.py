@@ -27,7 +27,7 @@ class Classify(LabelledPhase):
     """Whether a document has none, one or several of the labels, such as a list in its record, each of which is a yes
     or no of its own."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "classification")] = Field(
-        default_factory=lambda: objectives.Classification()
+        default_factory=objectives.TABLE.default("classification")
     )
     """What is minimised."""
 

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from llmspec.core.table import choice
 from llmspec.parts import objectives
-from llmspec.parts.heads import Embedding, Head
+from llmspec.parts.heads import Head
+from llmspec.parts.heads.embedding import Embedding
 from llmspec.parts.heads.pooling import Pooling
 from llmspec.parts.objectives.base import TOGETHER
 from llmspec.parts.phases.base import EMBEDDER
@@ -32,7 +33,7 @@ class Contrastive(DocumentPhase):
     """Texts that are shown with the nearest targets at each sample; if omitted, the first sources that are validated
     with, or else trained on."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "contrastive")] = Field(
-        default_factory=lambda: objectives.Contrastive()
+        default_factory=objectives.TABLE.default("contrastive")
     )
     """What is minimised."""
 

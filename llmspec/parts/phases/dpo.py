@@ -18,6 +18,6 @@ class DPO(AnswerPhase):
     kind: Literal["dpo"] = "dpo"
     preferences: ClassVar[bool] = True
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "dpo")] = Field(
-        default_factory=lambda: objectives.DPO()
+        default_factory=objectives.TABLE.default("dpo")
     )
     """What is minimised."""

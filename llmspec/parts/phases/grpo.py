@@ -25,7 +25,7 @@ class GRPO(RolloutPhase):
     mask_truncated_answers: bool = False
     """Whether answers that were cut count nothing in the loss (DAPO; Yu et al. 2025, section 3.4)."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "grpo")] = Field(
-        default_factory=lambda: objectives.GRPO()
+        default_factory=objectives.TABLE.default("grpo")
     )
     """What is minimised: which ratios are clipped, and what the loss is divided by."""
 

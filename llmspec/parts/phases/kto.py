@@ -20,7 +20,7 @@ class KTO(AnswerPhase):
     predicts: ClassVar[str] = JUDGED
     asks_again: ClassVar[int] = 1
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "kto")] = Field(
-        default_factory=lambda: objectives.KTO()
+        default_factory=objectives.TABLE.default("kto")
     )
     """What is minimised."""
 

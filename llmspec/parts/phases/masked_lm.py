@@ -22,7 +22,7 @@ class MaskedLM(PlainText):
     makes: ClassVar[str] = FILLER
     predicts: ClassVar[str] = MASKED
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "masked_lm")] = Field(
-        default_factory=lambda: objectives.MaskedLM()
+        default_factory=objectives.TABLE.default("masked_lm")
     )
     """What is minimised, and how places are chosen and hidden."""
     add_special_tokens: bool | None = None

@@ -18,6 +18,6 @@ class ORPO(AnswerPhase):
     kind: Literal["orpo"] = "orpo"
     preferences: ClassVar[bool] = True
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "orpo")] = Field(
-        default_factory=lambda: objectives.ORPO()
+        default_factory=objectives.TABLE.default("orpo")
     )
     """What is minimised."""

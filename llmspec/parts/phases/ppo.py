@@ -59,7 +59,7 @@ class PPO(RolloutPhase):
     whiten_rewards: bool = False
     """Whether rewards of tokens are divided by the standard deviation of those of the rollout."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "ppo")] = Field(
-        default_factory=lambda: objectives.PPO()
+        default_factory=objectives.TABLE.default("ppo")
     )
     """What is minimised: which ratios are clipped, the value function, a bonus for entropy."""
 

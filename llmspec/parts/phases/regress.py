@@ -32,7 +32,7 @@ class Regress(DocumentPhase):
     std: float | None = Field(None, gt=0, allow_inf_nan=False)
     """What the rest is divided by. Answers of the model are in the labels' own unit whatever it is."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "regression")] = Field(
-        default_factory=lambda: objectives.Regression()
+        default_factory=objectives.TABLE.default("regression")
     )
     """What is minimised."""
 

@@ -36,7 +36,7 @@ class Reward(Phase):
     prompts: tuple[str, ...] = ()
     """Not to be written: samples show held-out answers with their rewards."""
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "preference_ranking")] = Field(
-        default_factory=lambda: objectives.PreferenceRanking()
+        default_factory=objectives.TABLE.default("preference_ranking")
     )
     """What is minimised."""
 

@@ -26,7 +26,7 @@ class Tag(LabelledPhase):
     predicts: ClassVar[str] = TAGS
     reads: ClassVar[str] = "tags"
     objective: Annotated[objectives.Objective, choice(objectives.TABLE, "tagging")] = Field(
-        default_factory=lambda: objectives.Tagging()
+        default_factory=objectives.TABLE.default("tagging")
     )
     """What is minimised."""
 

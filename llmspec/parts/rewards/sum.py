@@ -10,10 +10,8 @@ from pydantic import Field
 from llmspec.core.problems import Path, Problem
 from llmspec.core.table import choice
 from llmspec.parts.others import StartModel
-from llmspec.parts.rewards.base import Answered, Open, Reward
-
-PARTS: dict[str, type[Reward]] = {}
-"""What can be added up: the table of the folder, which fills it."""
+from llmspec.parts.rewards import TABLE, Answered, Reward
+from llmspec.parts.rewards.base import Open
 
 
 class Total(Reward):
@@ -21,7 +19,7 @@ class Total(Reward):
 
     kind: Literal["sum"] = "sum"
     formula: ClassVar[str] = "Σ weight · reward"
-    of: dict[str, Annotated[Reward, choice(PARTS)]] = Field(min_length=1)
+    of: dict[str, Annotated[Reward, choice(TABLE)]] = Field(min_length=1)
     """What is added, each by a name for reports."""
 
     def added(self) -> Mapping[str, Reward]:

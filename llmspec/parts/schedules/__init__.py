@@ -1,11 +1,16 @@
 """Learning rates over the steps of a phase."""
 
+from llmspec.core.table import Table
 from llmspec.parts.schedules.base import Schedule
-from llmspec.parts.schedules.constant import Constant
-from llmspec.parts.schedules.cosine import Cosine
-from llmspec.parts.schedules.linear import Linear
-from llmspec.parts.schedules.wsd import WSD
 
-TABLE: dict[str, type[Schedule]] = {"constant": Constant, "linear": Linear, "cosine": Cosine, "wsd": WSD}
+TABLE = Table[Schedule](
+    __name__,
+    {
+        "constant": "Constant",
+        "linear": "Linear",
+        "cosine": "Cosine",
+        "wsd": "WSD",
+    },
+)
 
 __all__ = ["TABLE", "Schedule"]

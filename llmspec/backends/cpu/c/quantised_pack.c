@@ -75,19 +75,27 @@ static void take_apart_large(Apart *out, const uint8_t *in, int64_t type) {
     }
 }
 
+// Adds bits to four bytes that have none of them
+static inline void put_bits(uint8_t *at, uint32_t bits) {
+  uint32_t there;
+  memcpy(&there, at, 4);
+  there |= bits;
+  memcpy(at, &there, 4);
+}
+
 // Puts a row's block into its places among the lines of a group, which are 0, and its scales among the scales
 static void put_block(uint8_t *lines, uint8_t *scales, const Apart *apart, int64_t row, int64_t block, Form form, int64_t count) {
   for (int64_t b = 0; b < count; b++) {
     const uint8_t *numbers = apart->numbers + b * QUANT_BLOCK;
     uint8_t *to = lines + (block + b) * line_bytes(form) + 4 * row;
-    for (int j = 0; j < 8; j++)
-      for (int c = 0; c < 4; c++) {
-        int number = numbers[4 * j + c];
-        if (form.quants == SIGNED) to[j * LINE + c] = (uint8_t)number;
-        else to[j % 4 * LINE + c] |= (uint8_t)((number & 15) << j / 4 * 4);
-        if (form.quants == FIVES) to[4 * LINE + c] |= (uint8_t)(number >> 4 << j);
-        if (form.quants == SIXES) to[(4 + j / 4) * LINE + c] |= (uint8_t)(number >> 4 << j % 4 * 2);
-      }
+    for (int j = 0; j < 8; j++) {
+      uint32_t four; // numbers at once: what is shifted stays within its byte
+      memcpy(&four, numbers + 4 * j, 4);
+      if (form.quants == SIGNED) memcpy(to + j * LINE, &four, 4);
+      else put_bits(to + j % 4 * LINE, (four & 0x0f0f0f0fu) << j / 4 * 4);
+      if (form.quants == FIVES) put_bits(to + 4 * LINE, (four >> 4 & 0x01010101u) << j);
+      if (form.quants == SIXES) put_bits(to + (4 + j / 4) * LINE, (four >> 4 & 0x03030303u) << j % 4 * 2);
+    }
   }
   if (form.scales == SCALED) memcpy(scales + (block * GROUP + row) * 2, &apart->scale, 2);
   if (form.scales == WITH_MINIMUM) {
