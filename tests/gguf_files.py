@@ -143,7 +143,7 @@ def _tensor(writer: Any, name: str, found: Quantised) -> None:
     from gguf import GGMLQuantizationType
 
     number = GGMLQuantizationType(TYPES[found.type].ggml)
-    raw = np.ascontiguousarray(found.data).reshape(*found.shape[:-1], -1)
+    raw = np.ascontiguousarray(found.whole()).reshape(*found.shape[:-1], -1)
     if found.type == "f32":
         raw = raw.view(np.float32)
     writer.add_tensor(name, raw, raw_dtype=number)

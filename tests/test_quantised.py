@@ -231,6 +231,31 @@ def test_rows_are_exact(name: str, data: st.DataObject) -> None:
     assert whole.nbytes == whole.data.nbytes == kind.size(shape)
 
 
+@pytest.mark.parametrize("name", TYPES)
+@given(data=st.data())
+def test_rows_in_any_order_are_no_copies_until_they_are_read(name: str, data: st.DataObject) -> None:
+    """Row by row, whatever was taken of what: entries, stretches, other axes."""
+    kind, rng = TYPES[name], np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    whole = quantise(name, rng.standard_normal((4, 3, kind.block)).astype(np.float32))
+    taken, exact, start = whole, whole.dequantised(), whole.whole().copy()
+    for step in data.draw(st.lists(st.sampled_from(["order", "rows", "axes"]), min_size=1, max_size=6)):
+        if step == "order":
+            index = rng.integers(0, len(exact), data.draw(st.integers(1, 5)))
+            taken, exact = taken[index], exact[index]
+        if step == "rows":
+            a, b = sorted((data.draw(st.integers(0, len(exact))), data.draw(st.integers(0, len(exact)))))
+            taken, exact = taken.rows(a, max(b, a + (a == 0))), exact[a : max(b, a + (a == 0))]
+        if step == "axes":
+            shape = (exact.size // kind.block, kind.block) if exact.ndim == 3 else (len(exact), 1, kind.block)
+            taken, exact = taken.reshaped(*shape), exact.reshape(shape)
+        if not exact.size:
+            break
+        assert np.shares_memory(taken.data, whole.data)
+    assert np.array_equal(taken.dequantised(), exact) and taken.finite()
+    assert taken.shape == exact.shape and taken.whole().nbytes == taken.nbytes
+    assert np.array_equal(whole.whole(), start)
+
+
 def test_a_memory_map_is_read_where_it_lies(tmp_path: Any) -> None:
     whole = quantise("q4_k", np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32))
     (tmp_path / "weights").write_bytes(whole.data.tobytes())

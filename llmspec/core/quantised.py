@@ -55,7 +55,9 @@ _EXPONENTS = {"f16": 0x7C00, "bf16": 0x7F80}
 @dataclass(frozen=True, eq=False)
 class Quantised:
     """A tensor of `shape` in a type of `core.weight_types`. `data` holds its bytes, (rows, bytes a row) uint8: a row
-    is one run of the last axis, which is whole blocks. It may be a memory map, and nothing writes into it.
+    is one run of the last axis, which is whole blocks. It may be a memory map, and nothing writes into it. With an
+    `order` the tensor's rows are those of `data` at these places (rows,): they are brought together when they are read,
+    so that a model whose rows lie in another order than ours does not take twice its memory.
 
     Raises ValueError where type, shape and data do not belong together. Whatever reads its bytes raises RunError where
     the file that they lie in was cut since it was opened.
@@ -64,6 +66,7 @@ class Quantised:
     type: str
     shape: tuple[int, ...]
     data: Array
+    order: Array | None = None
 
     def __post_init__(self) -> None:
         kind = TYPES.get(self.type)
@@ -72,8 +75,9 @@ class Quantised:
         if not kind.fits(self.shape):
             raise ValueError(f"rows of shape {self.shape} are no whole blocks of {kind.block} as {self.type} has them")
         wanted = (prod(self.shape[:-1]), kind.row(self.shape[-1]))
-        if self.data.shape != wanted or self.data.dtype.name != "uint8":
-            raise ValueError(f"{self.type} of shape {self.shape} takes {wanted} bytes, not {self.data.shape}")
+        there = self.data.shape if self.order is None else (len(self.order), *self.data.shape[1:])
+        if there != wanted or self.data.dtype.name != "uint8":
+            raise ValueError(f"{self.type} of shape {self.shape} takes {wanted} bytes, not {there}")
 
     @property
     def kind(self) -> WeightType:
@@ -96,17 +100,17 @@ class Quantised:
         return self.kind.size(self.shape)
 
     def whole(self) -> Array:
-        """`data`, once it is known that the file in which it lies is still as long as it was: for whoever reads all of
-        it. Raises RunError."""
+        """The bytes (rows, bytes a row), once it is known that the file in which they lie is still as long as it was:
+        for whoever reads all of them. Raises RunError."""
         check_whole(self.data)
-        return self.data
+        return self.data if self.order is None else self.data[self.order]
 
     def dequantised(self) -> Array:
         """The numbers: float32 of `shape`, bit for bit those of ggml's reference. Raises RunError, as `whole` does."""
         import numpy as np
 
         data = self.whole()
-        out = np.empty((len(self.data), self.shape[-1]), np.float32)
+        out = np.empty((len(data), self.shape[-1]), np.float32)
         read, kind = _READ[self.type], self.kind
         for part in _rows_at_once(*out.shape):
             packed = np.ascontiguousarray(data[part])
@@ -125,9 +129,12 @@ class Quantised:
             raise ValueError("a quantised tensor of one axis has no rows")
         if not isinstance(index, slice) and not (isinstance(index, list | np.ndarray) and np.ndim(index) == 1):
             raise ValueError("rows are taken by a slice or by a list of their numbers")
-        data = self.data if isinstance(index, slice) else self.whole()  # which is copied here
-        taken = data.reshape(self.shape[0], -1)[index]
-        shape = (len(taken), *self.shape[1:])
+        places = np.arange(prod(self.shape[:-1])) if self.order is None else self.order
+        order = places.reshape(self.shape[0], -1)[index]
+        shape = (len(order), *self.shape[1:])
+        if not isinstance(index, slice) or self.order is not None:
+            return Quantised(self.type, shape, self.data, order.reshape(-1))
+        taken = self.data.reshape(self.shape[0], -1)[index]
         return Quantised(self.type, shape, taken.reshape(prod(shape[:-1]), self.data.shape[1]))
 
     def rows(self, start: int, stop: int) -> Quantised:
@@ -138,7 +145,7 @@ class Quantised:
         """The same bytes with other axes before the last one, which stays. Raises ValueError where that cannot be."""
         if not shape or shape[-1] != self.shape[-1]:
             raise ValueError(f"blocks lie along {self.shape[-1]} numbers, which {shape} tears apart")
-        return Quantised(self.type, shape, self.data)
+        return Quantised(self.type, shape, self.data, self.order)
 
     def let_go(self) -> None:
         """Lets go of the pages of a mapped file, which would count as this process's memory; they are read again where

@@ -17,6 +17,7 @@ from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import Plan
 from llmspec.compiler.sound import too_large
 from llmspec.core.devices import NOWHERE, automatic, kind_of
+from llmspec.core.heap import give_back
 from llmspec.core.problems import LlmspecError, Problem, RunError, SpecError, one_of
 from llmspec.core.quantised import Quantised
 from llmspec.core.units import size
@@ -360,6 +361,7 @@ def opened_model(
     codec = folder.tokenizer(written)
     of, weights, notices = whole_weights(folder, written, phase)
     weights, said = quantising.quantised(written.model, weights, quantize)
+    give_back()  # what reading took and freed, before the weights are held
     with owner.turn(), guest.visit():
         plan, elsewhere = here(written)
         model = LanguageModel(plan.of(of), codec, weights, of, plain, chat=folder.chat(written, of))

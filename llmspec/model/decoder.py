@@ -32,6 +32,7 @@ from llmspec.compiler.masks import (
 )
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
+from llmspec.core.heap import give_back
 from llmspec.core.problems import RunError
 from llmspec.core.units import size
 from llmspec.model import buckets
@@ -72,6 +73,7 @@ class Decoder:
         self._plan, self._backend, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan, layouts), graph_key(plan, layouts)
         self._tables = Settled(tensors_from_numpy(**self._model.tables()))
+        give_back()
         self._anew = walk.follows_length(plan, plan.decoder)
         """Whether a text is read from its beginning, since what was made of its first tokens is another thing then."""
         self._feed, self._slots = StaticInputs(), dict[int, Slots]()

@@ -41,7 +41,7 @@ def write(path: Path, arrays: Mapping[str, Any], about: Mapping[str, str] | None
     """
     import numpy as np
 
-    arrays = {name: a.data if isinstance(a, Quantised) else np.asarray(a, "<f4") for name, a in arrays.items()}
+    arrays = {name: a.whole() if isinstance(a, Quantised) else np.asarray(a, "<f4") for name, a in arrays.items()}
     # As the library orders them: by the width of their type, then by name.
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
