@@ -36,6 +36,8 @@ class Found(NamedTuple):
 
     text: str
     """tokenizer.json: the file as it is, or made of the others."""
+    sha256: str
+    """Of that text (hex)."""
     named: dict[str, tuple[str, str]]
     """Meaning of a special token -> (its spelling, the file that says so)."""
     ends: tuple[str, ...]
@@ -52,14 +54,16 @@ def read(path: Path, merges: Path | None = None, lowercase: bool | None = None, 
     if path.suffix == ".txt":
         case = config.get("do_lower_case", True) if lowercase is None else lowercase
         text, usual = _wordpiece(path, bool(case), config, added)
+        sha256 = hashed(text)
         named = {meaning: (spelling, path.name) for meaning, spelling in usual.items()} | named
     elif merges is not None:
         text = _byte_pairs(path, merges, added)
+        sha256 = hashed(text)
         if not beside and END in (known := _json(path)) and known[END] == max(known.values()):
             named = dict.fromkeys(("bos", "eos"), (END, path.name))
     else:
-        text = read_text(path)
-        if hashlib.sha256(text.encode()).hexdigest() != noted and not _is_tokenizer(text, path):
+        text, sha256 = _hashed_text(path)
+        if sha256 != noted and not _is_tokenizer(text, path):
             raise DataError(
                 Problem(
                     f"{path} is no tokenizer.json: it has no `model`",
@@ -69,13 +73,24 @@ def read(path: Path, merges: Path | None = None, lowercase: bool | None = None, 
             )
     named |= {k: v for k, v in _numbered(beside, text).items() if k not in named}
     end = named.get("eos", ("",))[0]
-    return Found(text, named, tuple(spelling for spelling in _ends(beside, text) if spelling != end))
+    return Found(text, sha256, named, tuple(spelling for spelling in _ends(beside, text) if spelling != end))
+
+
+def hashed(text: str) -> str:
+    """sha256 (hex) of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_text(path: Path) -> str:
     """A file's text, without newlines translated. Raises DataError."""
+    return _hashed_text(path)[0]
+
+
+def _hashed_text(path: Path) -> tuple[str, str]:
+    """(a file's text, its sha256 in hex). Raises DataError."""
     try:
-        return read_regular(path, LARGEST).decode("utf-8")
+        content = read_regular(path, LARGEST)
+        return content.decode("utf-8"), hashlib.sha256(content).hexdigest()
     except OSError as error:
         raise DataError(explained(error, path)) from None
     except UnicodeDecodeError as error:

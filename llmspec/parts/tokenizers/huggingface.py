@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -86,17 +85,16 @@ class HuggingFace(Tokenizer):
         named = {meaning: spelling for meaning, (spelling, _) in found.named.items()}
         named |= {meaning: own for meaning in NAMED if (own := getattr(self, meaning)) is not None}
         ends = found.ends if self.ends is None else self.ends
-        codec = self._codec(found.text, named, ends)
+        codec = self._codec(found.text, found.sha256, named, ends)
         known = codec.specials
         ids = {spelling: known[spelling] for spelling in (*named.values(), *ends) if spelling in known}
-        digest = hashed(found.text)
-        self._hold_against(codec, digest)
+        self._hold_against(codec, found.sha256)
         said = {meaning: where for meaning, (_, where) in found.named.items()}
         name = self.file.rpartition("/")[2]
         return {
             "vocab": Default(codec.vocab, f"counted in {name}"),
             **({"sentinels": Default(spans, f"counted in {name}")} if (spans := len(known.sentinels)) else {}),
-            "sha256": Default(digest, f"the bytes of {name}"),
+            "sha256": Default(found.sha256, f"the bytes of {name}"),
             **{m: Default(spelling, said.get(m, "")) for m, spelling in named.items() if spelling in ids},
             "ends": Default(tuple(end for end in ends if end in ids), "the list of eos_token_id"),
             "ids": Default(ids, f"looked up in {name}"),
@@ -114,12 +112,12 @@ class HuggingFace(Tokenizer):
         merges = None if self.merges is None else foreign_files.located(base, self.merges)
         return foreign_files.read(foreign_files.located(base, self.file), merges, self.lowercase, self.sha256)
 
-    def _codec(self, text: str, named: Mapping[str, str], ends: Sequence[str]) -> LibraryCodec:
+    def _codec(self, text: str, sha256: str, named: Mapping[str, str], ends: Sequence[str]) -> LibraryCodec:
         """Raises DataError where the library does not read the file, or it lacks a token that is named.
 
         The last one is kept: a model's tokenizer is made several times while it is opened, of megabytes.
         """
-        asked = (hashed(text), tuple(named.items()), tuple(ends))
+        asked = (sha256, tuple(named.items()), tuple(ends))
         if asked in _LAST:
             return _LAST[asked]
         try:
@@ -189,18 +187,19 @@ class HuggingFace(Tokenizer):
 
     def train(self, texts: Iterable[str], tell: Callable[[str], None] = lambda what: None) -> Codec:
         """The codec of the file as it stands. Raises DataError where it has changed since it was opened."""
-        codec = self._codec(self._read(self._base).text, self.named, self.ends or ())
-        self._hold_against(codec, hashed(codec.to_json()))
+        found = self._read(self._base)
+        codec = self._codec(found.text, found.sha256, self.named, self.ends or ())
+        self._hold_against(codec, found.sha256)
         return codec
 
     def load(self, text: str) -> Codec:
-        if hashed(text) != self.sha256:
+        if (sha256 := foreign_files.hashed(text)) != self.sha256:
             raise DataError(
                 f"this tokenizer.json is not the one that the spec's `{self.file}` is",
                 hint="put it back, or remove it, so that it is made again",
                 consequence="the model would read its ids as other text",
             )
-        codec = self._codec(text, self.named, self.ends or ())
+        codec = self._codec(text, sha256, self.named, self.ends or ())
         if codec.vocab != self.vocab or any(codec.specials.get(s) != i for s, i in (self.ids or {}).items()):
             raise DataError("this tokenizer.json does not have the ids that the plan notes", "open the plan's own file")
         return codec
@@ -215,8 +214,3 @@ class HuggingFace(Tokenizer):
 
     def codec_identity(self, codec: Codec) -> Any:
         return {"sha256": self.sha256, "named": self.named, "ends": self.ends, "markers": list(self.markers)}
-
-
-def hashed(text: str) -> str:
-    """sha256 (hex) of a text's UTF-8 bytes."""
-    return hashlib.sha256(text.encode()).hexdigest()
