@@ -42,24 +42,7 @@ LINES, FUNCTION_LINES = 400, 60
 HEAVY = {"tinygrad", "torch", "transformers"}
 TENSORS = "parts/ops.py"
 """The one file up to the compiler that names a tensor library, for the type checker alone."""
-KINDS = (
-    "positions",
-    "rope_scalings",
-    "attentions",
-    "norms",
-    "mlps",
-    "inits",
-    "templates",
-    "tokenizers",
-    "sources",
-    "objectives",
-    "optimizers",
-    "schedules",
-    "filters",
-    "phases",
-    "adapters",
-    "rewards",
-)
+KINDS = sorted(path.parent.name for path in (PACKAGE / "parts").glob("*/__init__.py"))
 
 
 def layer(package: str) -> int:
