@@ -58,7 +58,7 @@ def test_a_tokenizer_that_is_known_by_its_hash_is_not_gone_through_again(
 
 def test_tables_of_positions_are_held_once(tmp_path: Path) -> None:
     model = llmspec.open(gguf_files.small(tmp_path / "small.gguf", LLAMA))
-    assert all(model._tables[name] is table for name, table in model.decoder._tables.items())
+    assert all(model._tables[name] is table for name, table in model.decoder.positions.tensors.items())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is as tinygrad has it")

@@ -70,7 +70,7 @@ class LanguageModel(TextReaders):
             self._model = Transformer(plan.model, self._layouts)
             self._graphs = Graphs(lambda: self._backend.jit(self._forward, graph_key(plan.model, self._layouts)))
             self.decoder = Decoder(plan.model, self._backend, self._weights, start, self._layouts)
-            self._tables = self.decoder._tables  # constants of the positions: the same ones
+            self._tables = self.decoder.positions.tensors  # constants of the positions: the same ones
         self.types = {name: layout.type for name, layout in self._layouts.items()}
         """The types of weights that stay quantised in memory; others are float32."""
         super().__init__()
@@ -141,6 +141,7 @@ class LanguageModel(TextReaders):
         arrays |= self._encoder_arrays(encoder_tokens, rows, bucket)
         key = (rows, bucket, *(arrays[f"{ENCODER}tokens"].shape[1:] if model.encoder else ()))
         with owner.turn():
+            self.decoder.positions.reach(max(key[1:]))
             inputs = {**tensors_from_numpy(**arrays), **self._backend.inputs}
             return self._graphs[key].array(self._weights, self._tables, inputs)[:, :length]
 

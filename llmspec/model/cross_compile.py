@@ -204,7 +204,7 @@ def decoding(plan: Plan, recorder: Any) -> Iterator[tuple[str, Graph]]:
         """Keeps the steps' graphs, and gives logits that say nothing."""
 
         def _run(self, jit: Any, cache: KVCache, inputs: Any) -> Any:
-            made.append(jit(self._weights, self._tables, cache.tensors, inputs))
+            made.append(jit(self._weights, self.positions.tensors, cache.tensors, inputs))
             return np.zeros((cache.rows, self.vocab), np.float32)
 
     decoder = Graphs(plan.model, recorder, {t.name: Tensor.empty(*t.shape) for t in plan.model.tensors}, 0)

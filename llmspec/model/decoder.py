@@ -16,7 +16,7 @@ from tinygrad import Tensor
 from llmspec.backends import owner
 from llmspec.backends.backend import Graphs
 from llmspec.backends.plain.backend import Backend
-from llmspec.backends.tensors import Settled, Slots, StaticInputs, memory, tensors_from_numpy
+from llmspec.backends.tensors import Slots, StaticInputs, memory
 from llmspec.compiler import walk
 from llmspec.compiler.decoding_cost import read_shares
 from llmspec.compiler.kept import KEPT_BLOCK, kept_unfit
@@ -32,13 +32,13 @@ from llmspec.compiler.masks import (
 )
 from llmspec.compiler.memory import device_memory
 from llmspec.compiler.plan import ModelPlan
-from llmspec.core.heap import give_back
 from llmspec.core.problems import RunError
 from llmspec.core.units import size
 from llmspec.model import buckets
 from llmspec.model.ids import token_ids, whole
 from llmspec.model.kv_cache import CROSS as CROSSED
 from llmspec.model.kv_cache import KINDS, SCALES, KVCache
+from llmspec.model.position_tables import PositionTables
 from llmspec.model.steps import Tensors
 from llmspec.model.transformer import AttentionContext, Transformer, graph_key, ranges_in
 from llmspec.parts.ops import Kept, WeightLayout
@@ -72,8 +72,7 @@ class Decoder:
         self._start = start
         self._plan, self._backend, self._weights = plan, backend, weights
         self._model, self._key = Transformer(plan, layouts), graph_key(plan, layouts)
-        self._tables = Settled(tensors_from_numpy(**self._model.tables()))
-        give_back()
+        self.positions = PositionTables(self._model.positions, backend)
         self._anew = walk.follows_length(plan, plan.decoder)
         """Whether a text is read from its beginning, since what was made of its first tokens is another thing then."""
         self._feed, self._slots = StaticInputs(), dict[int, Slots]()
@@ -238,6 +237,7 @@ class Decoder:
                 tokens[i, : len(ids[prompt])] = ids[prompt]
                 places[i] = to[prompt], 0, len(ids[prompt])
             ranges = encoder_inputs(self._plan, places[:, 2], bucket, 1)
+            self.positions.reach(bucket)
             with owner.turn():
                 graph = self._encodings[cache.kind, cache.rows, cache.places, count, bucket]
                 self._run(graph, cache, self._fed(encoder_tokens=tokens, places=places, **ranges))
@@ -253,6 +253,7 @@ class Decoder:
 
         bucket, count = buckets.bucket(len(ids[0]) - starts[0], cache.places), buckets.together(len(ids))
         tokens, places = np.zeros((count, bucket), np.int32), np.zeros((count, 3), np.int32)
+        self.positions.reach(min(max(starts) + bucket, self.context))
         for i, (prompt, row, start) in enumerate(zip(ids, rows, starts, strict=True)):
             tokens[i, : len(prompt) - start] = prompt[start:]
             places[i] = row, start, len(prompt) - start
@@ -295,7 +296,8 @@ class Decoder:
             slots = self._slots.get(cache.rows) or self._slots.setdefault(cache.rows, self._step_slots(cache.rows))
             arrays = slots.arrays
             arrays["tokens"][:, 0] = ids
-            arrays["positions"][:, 0] = [min(n, cache.places - 1) for n in lengths]
+            arrays["positions"][:, 0] = positions = [min(n, cache.places - 1) for n in lengths]
+            self.positions.reach(max(positions) + 1)
             arrays["places"][:, 1], arrays["places"][:, 2] = lengths, on
             for name, mask in self._masks.items():
                 arrays[name][:, 0, 0], arrays[name][:, 0, 1] = decoding_range(mask, lengths)
@@ -333,7 +335,7 @@ class Decoder:
         return cache
 
     def _run(self, jit: Any, cache: KVCache, inputs: Tensors) -> Any:
-        return jit.array(self._weights, self._tables, cache.tensors, inputs)
+        return jit.array(self._weights, self.positions.tensors, cache.tensors, inputs)
 
     def _fed(self, **arrays: Any) -> Tensors:
         """What a graph that reads prompts is given beside the weights and the cache."""

@@ -206,8 +206,9 @@ class Transformer:
     ) -> None:
         """`frozen` names the weights that training leaves as they are; nobody else has to say so."""
         self.plan, self._layouts, self._frozen = plan, layouts, frozen
-        self._positions = {name: (part, dims) for name, (part, dims, _) in walk.positions(plan).items()}
-        hooks = {name: part.build(dims) for name, (part, dims) in self._positions.items()}
+        self.positions = {name: (part, dims) for name, (part, dims, _) in walk.positions(plan).items()}
+        """By full name, each with the dimensions of its stack."""
+        hooks = {name: part.build(dims) for name, (part, dims) in self.positions.items()}
         self._embedding = plan.embedding.build(plan.dims)
         self._stacks = [Stack(plan, stack, hooks) for stack in plan.stacks]
         self._heads: dict[str, HeadFunctions] = {name: head.build(plan.dims) for name, head in plan.heads.items()}
@@ -223,9 +224,7 @@ class Transformer:
 
     def tables(self) -> dict[str, Any]:
         """Constant float32 numpy arrays of the positions, by full name; inputs of every step, never trained."""
-        return {
-            f"{name}.{k}": v for name, (part, dims) in self._positions.items() for k, v in part.tables(dims).items()
-        }
+        return {f"{name}.{k}": v for name, (part, dims) in self.positions.items() for k, v in part.tables(dims).items()}
 
     def hidden(
         self,

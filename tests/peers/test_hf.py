@@ -60,6 +60,7 @@ def gradients(opened: Any, tokens: np.ndarray, up: np.ndarray, encoder: Any = No
         inputs = {**tensors_from_numpy(**arrays), **opened._backend.inputs}
         weights = {n: w.requires_grad_() if hasattr(w, "requires_grad_") else w for n, w in opened._weights.items()}
         ops = opened._backend.ops(inputs)
+        opened.decoder.positions.reach(tokens.shape[1])
         logits = opened._model.logits(ops, {**weights, **opened._tables}, inputs, block_context(inputs))
         found = (logits * inputs["up"]).sum().gradient(*weights.values())
         Tensor.realize(*found)

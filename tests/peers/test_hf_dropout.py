@@ -105,6 +105,7 @@ def ours(opened: Any, tokens: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, d
         made = tensors_from_numpy(tokens=tokens, up=up, key=KEY, **ranges)
         inputs, weights = {**made, **opened._backend.inputs}, opened._weights
         ops = opened._backend.ops(inputs, made["key"], model.drops)
+        opened.decoder.positions.reach(tokens.shape[1])
         logits = opened._model.logits(ops, {**weights, **opened._tables}, inputs, block_context(inputs))
         found = (logits * inputs["up"]).sum().gradient(*weights.values())
         Tensor.realize(logits, *found)

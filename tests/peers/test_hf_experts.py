@@ -76,6 +76,7 @@ def losses(opened: Any, tokens: np.ndarray, seen: np.ndarray) -> tuple[float, di
         weights = opened._weights
         inputs = {**tensors_from_numpy(tokens=tokens, **ranges, **padding), **opened._backend.inputs}
         ops = opened._backend.ops(inputs)
+        opened.decoder.positions.reach(tokens.shape[1])
         logits = opened._model.logits(ops, {**weights, **opened._tables}, inputs, block_context(inputs))
         each = -logits[:, :-1].log_softmax(-1).gather(-1, inputs["tokens"][:, 1:].unsqueeze(-1)).squeeze(-1)
         counts = tensors_from_numpy(counts=seen[:, 1:].astype(np.float32))["counts"]

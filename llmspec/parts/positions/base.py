@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor, WeightView
 
 
+STRETCH = 1024
+"""Positions whose rows of tables are made at once, from a multiple of it on: so a row's bits hang on nothing else."""
+
+
 class Hooks(NamedTuple):
     """What a position part does, each None where it does nothing. `p_BT` holds each token's position.
 
@@ -39,6 +43,11 @@ class Position(ModelPart):
 
     def tables(self, dims: Dims) -> dict[str, Any]:
         """Constant float32 arrays by name, never trained; `w[name]` in the hooks."""
+        return self.table_rows(dims, 0, dims.context)
+
+    def table_rows(self, dims: Dims, begin: int, end: int) -> dict[str, Any]:
+        """Rows begin … end - 1 of those arrays, where all have one for each position; `begin` is a multiple of STRETCH.
+        Nothing where it has other arrays, or none."""
         return {}
 
     def table_numbers(self, dims: Dims) -> int:

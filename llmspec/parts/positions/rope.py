@@ -11,14 +11,11 @@ from llmspec.core.problems import Problem
 from llmspec.core.table import choice
 from llmspec.parts import rope_scalings
 from llmspec.parts.base import Dims, ElementwiseOps
-from llmspec.parts.positions.base import Hooks, Position
+from llmspec.parts.positions.base import STRETCH, Hooks, Position
 from llmspec.parts.rope_scalings.base import plain_frequencies
 
 if TYPE_CHECKING:
     from llmspec.parts.ops import Operations, Tensor, WeightView
-
-ROWS = 1024
-"""Positions whose angles are computed at once."""
 
 
 class Rope(Position):
@@ -82,18 +79,25 @@ class Rope(Position):
         each length from the last one on that changes nothing (lengths, width)."""
         import numpy as np
 
-        if (shortest := self._growing(dims)) is not None:
-            lengths = range(shortest, dims.context + 1)
-            return {"frequencies": np.stack([self._frequencies(dims, n) for n in lengths]).astype(np.float32)}
+        if (shortest := self._growing(dims)) is None:
+            return super().tables(dims)
+        lengths = range(shortest, dims.context + 1)
+        return {"frequencies": np.stack([self._frequencies(dims, n) for n in lengths]).astype(np.float32)}
+
+    def table_rows(self, dims: Dims, begin: int, end: int) -> dict[str, Any]:
+        import numpy as np
+
+        if self._growing(dims) is not None:
+            return {}
         frequencies, factor = (
             self._frequencies(dims, 0)[None],
             1.0 if self.scaling is None else self.scaling.magnitude(),
         )
-        found = {name: np.empty((dims.context, frequencies.size), np.float32) for name in ("cos", "sin")}
-        for begin in range(0, dims.context, ROWS):  # float64 of all would be many times the tables
-            end = min(begin + ROWS, dims.context)
-            angle = np.arange(begin, end)[:, None] * frequencies
-            found["cos"][begin:end], found["sin"][begin:end] = factor * np.cos(angle), factor * np.sin(angle)
+        found = {name: np.empty((end - begin, frequencies.size), np.float32) for name in ("cos", "sin")}
+        for first in range(begin, end, STRETCH):  # float64 of all would be many times the tables
+            angle = np.arange(first, min(first + STRETCH, end))[:, None] * frequencies
+            rows = slice(first - begin, first - begin + len(angle))
+            found["cos"][rows], found["sin"][rows] = factor * np.cos(angle), factor * np.sin(angle)
         return found
 
     def elementwise(self, dims: Dims) -> ElementwiseOps:
