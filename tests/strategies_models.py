@@ -69,7 +69,7 @@ def models(draw: DrawFn) -> Data:
         "position": parts("position", skip=("theta", "fraction", "buckets", "max_distance")),
         "norm": parts("norm"),
         "init": parts("init"),
-        "heads": st.fixed_dictionaries({"lm": settings(heads.LM)}),
+        "heads": st.fixed_dictionaries({"lm": settings(heads.TABLE["lm"])}),
         "residual": st.sampled_from(list(FORMS)),
         "mask": st.fixed_dictionaries({}, optional={"window": st.integers(1, 20)}),
         "dropout": st.sampled_from([0.0, 0.25, {"attention": 0.25, "mlp": 0.5}, {"embedding": 0.1, "residual": 0.2}]),
