@@ -300,11 +300,9 @@ def explained_pair(
 def open_run(path: Path | None, phase: str | None = None, quantize: str | None = None) -> LanguageModel:
     """The model of a run, the newest where none is named; with the weights of a phase, the last where none is, and in
     memory in the type `quantize`, where one is named."""
-    folder = model_folder(path)
-    folder.open_ahead()
-    from llmspec.decoding.language_model import opened_model  # which imports tinygrad: that takes a while, too
+    from llmspec.decoding.language_model import open_model
 
-    return opened_model(folder, phase=phase, quantize=quantize)
+    return open_model(model_folder(path).path, phase=phase, quantize=quantize)
 
 
 def decoding_settings(model: LanguageModel, overrides: list[str] | None) -> Decoding:

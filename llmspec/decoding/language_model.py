@@ -38,7 +38,7 @@ from llmspec.model.transformer import Transformer, block_context, graph_key
 from llmspec.parts.sources.base import Attribution
 from llmspec.parts.tokenizers.base import Codec
 from llmspec.runs.model_folder import save_model
-from llmspec.runs.stored import StoredModel, taught_by
+from llmspec.runs.stored import taught_by
 from llmspec.spec.decoding import Decoding
 from llmspec.spec.translate import Translator
 
@@ -348,14 +348,7 @@ def open_model(
     if not isinstance(path, str | Path):
         raise TypeError(f"llmspec.open takes the path of a run or of a saved model, not {type(path).__name__}")
     quantising.check(quantize)
-    return opened_model(stored_model(Path(path)), plain, phase, quantize)
-
-
-def opened_model(
-    folder: StoredModel, plain: bool = False, phase: str | None = None, quantize: str | None = None
-) -> LanguageModel:
-    """The model of a folder that was found; as `open_model`."""
-    quantising.check(quantize)
+    folder = stored_model(Path(path))
     written = folder.plan()
     if why := too_large(written):
         raise RunError(f"{folder.path} cannot be opened here: {why}", hint="open it on a machine with more memory")

@@ -63,11 +63,6 @@ class StoredModel(ABC):
             )
         return plan
 
-    def open_ahead(self) -> None:
-        """Begins what needs no Python and takes a while, beside whatever is done before the plan is read. What fails is
-        tried again, and said, there. Here there is nothing of the kind."""
-        return None
-
     def tokenizer(self, plan: Plan) -> Any:
         """The codec. Raises RunError where tokenizer.json is not the one that was written here, and DataError where it
         is not the plan's."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from llmspec.compiler.plan import ModelPlan, Plan
-from llmspec.core.problems import LlmspecError, Problem, RunError
+from llmspec.core.problems import Problem, RunError
 from llmspec.formats.foreign import ForeignModel, named
 from llmspec.formats.gguf import rope, weights
 from llmspec.formats.gguf.files import SUFFIX, Files
@@ -105,10 +104,6 @@ class GGUFFile(ForeignModel):
 
     def base(self) -> Path:
         return self._tokenizer[0]
-
-    def open_ahead(self) -> None:
-        with contextlib.suppress(LlmspecError):
-            _ = self._tokenizer
 
     # -- tokenizer -----------------------------------------------------------------------------------------------------
     @cached_property

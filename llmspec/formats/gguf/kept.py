@@ -10,7 +10,6 @@ from llmspec.core.folders import cache_dir, private_folder, read_private, write_
 from llmspec.core.mapped import check_whole
 from llmspec.formats.gguf.reading import Header, WrongGGUF, damaged
 from llmspec.formats.gguf.tokenizers import FILE, Tokenizing, tokenizing
-from llmspec.parts.tokenizers import opening
 
 NOTES = "settings.json"
 MADE_BY = ("kept.py", "charsmap.py", "tokenizers.py", "tokens.py", "sentencepiece.py", "pretokenizers.yaml")
@@ -22,7 +21,11 @@ def kept(header: Header) -> tuple[Path, Tokenizing]:
 
     Raises RunError for a tokenizer that is not understood, and CacheError.
     """
-    folder = _folder(header)
+    check_whole(header.buffer)
+    hashed = hashlib.sha256(header.buffer[: header.end])
+    for name in MADE_BY:
+        hashed.update((Path(__file__).parent / name).read_bytes())
+    folder = private_folder(cache_dir() / "gguf" / hashed.hexdigest())
     found = _read(folder)
     if found is None:
         try:
@@ -38,21 +41,11 @@ def kept(header: Header) -> tuple[Path, Tokenizing]:
     return folder, found
 
 
-def _folder(header: Header) -> Path:
-    """Where the tokenizer of a file is kept."""
-    check_whole(header.buffer)
-    hashed = hashlib.sha256(header.buffer[: header.end])
-    for name in MADE_BY:
-        hashed.update((Path(__file__).parent / name).read_bytes())
-    return private_folder(cache_dir() / "gguf" / hashed.hexdigest())
-
-
 def _read(folder: Path) -> Tokenizing | None:
-    """What was kept there, which begins to be opened; None where that is nothing whole."""
+    """What was kept there; None where that is nothing whole."""
     try:
         text, notes = read_private(folder / FILE), json.loads(read_private(folder / NOTES))
         if hashlib.sha256(text).hexdigest() == notes["sha256"]:
-            opening.begin(text.decode())
             return Tokenizing("", notes["settings"], notes["begins"])
     except (OSError, ValueError, KeyError, TypeError):
         pass

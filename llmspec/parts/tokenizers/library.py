@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from llmspec.core.heap import give_back
 from llmspec.core.problems import DataError
 from llmspec.parts.tokenizers.base import Continuing, Following, decode_bytes, utf8
-from llmspec.parts.tokenizers.opening import of_the_library, opened
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
@@ -32,6 +31,29 @@ _TRIED = 200
 """Places at which a cut is tried, at most."""
 
 
+def opened(text: str) -> Any:
+    """The library's tokenizer of a tokenizer.json, which neither cuts nor fills texts. Raises ValueError."""
+    from tokenizers import Tokenizer
+
+    try:
+        found = Tokenizer.from_str(text)
+    except BaseException as error:
+        if isinstance(error, Exception) or _of_the_library(error):
+            raise ValueError(str(error)) from None
+        raise
+    give_back()  # the library frees twice as much as it keeps
+    found.no_truncation()
+    found.no_padding()
+    # Not part of tokenizer.json, so it is set whenever one is opened: text never becomes a special token.
+    found.encode_special_tokens = True
+    return found
+
+
+def _of_the_library(error: BaseException) -> bool:
+    """Whether the library itself fails: it raises bare Exceptions, and Rust's panics, which are no Exceptions."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
 def _damaged(why: object) -> DataError:
     return DataError(
         f"the tokenizer is damaged: the tokenizers library fails on it ({str(why)[:200]})",
@@ -46,7 +68,7 @@ def _asked(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return run(*args, **kwargs)
     except BaseException as error:
-        if of_the_library(error):
+        if _of_the_library(error):
             raise _damaged(error) from None
         raise
 
