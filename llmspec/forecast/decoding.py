@@ -16,7 +16,7 @@ from llmspec.parts.base import Frozen
 
 DRAWN = Kept("decoding.json")
 ENOUGH = 16
-"""Tokens after the first from which on their speed is kept."""
+"""Tokens of one text from which on their speed is kept."""
 
 
 class DecodingSpeed(Frozen):
@@ -67,7 +67,7 @@ def speed(model: ModelPlan, device: str, types: Mapping[str, str] = MappingProxy
 
 
 def remember_speed(model: ModelPlan, device: str, types: Mapping[str, str], tokens: int, seconds: float) -> None:
-    """Keeps how fast `tokens` after the first were drawn of one text, where they are ENOUGH and no faster are known."""
+    """Keeps how fast `tokens` were drawn of one text, where they are ENOUGH and no faster are known."""
     if tokens >= ENOUGH and seconds > 0:
         DRAWN.keep_highest(f"{machine_key(device)}/{_key(model, types)}", tokens / seconds)
 

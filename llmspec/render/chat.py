@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-from llmspec.core.units import duration
+from llmspec.render.pace import Pace
 from llmspec.render.samples import answer_data, credit, waited
 from llmspec.render.terminal import err, out
 
@@ -26,31 +25,24 @@ def greet(model: Any, talk: Any, typed: bool) -> None:
 
 def answer(talk: Any, question: str, stopped: Callable[[], bool]) -> None:
     """Streams the answer to a question, until its end or until it is `stopped`."""
-    began, tokens, reason, left_out = time.perf_counter(), 0, "", talk.left_out
-    first, said = began, len(talk.turns)
+    pace, reason, left_out, said = Pace(), "", talk.left_out, len(talk.turns)
     events = talk.ask(question, stopped)
     console = out()
     for event in waited(events, "reading what was said"):
-        if not tokens:
-            first = time.perf_counter()
+        if not pace.tokens:
             tell_left_out(talk, left_out)
-        tokens += 1
+        pace.token()
         console.write(event.text)
         reason = event.finish_reason or reason
         if stopped() and not reason:
             break
     events.close()
-    if not tokens:
+    if not pace.tokens:
         note(f"[stopped by Ctrl-C before the first token; context {talk.used:,} of {talk.context:,}]")
         tell_nothing(talk, said)
         return
     console.write("\n")
-    seconds = time.perf_counter() - first
-    speed = f"{(tokens - 1) / seconds:.0f} tokens/s, " if tokens > 1 and seconds > 0 else ""
-    note(
-        f"[{tokens} tokens, {speed}first after {duration(first - began)}, ended by {reason or 'Ctrl-C'}; "
-        f"context {talk.used:,} of {talk.context:,}]"
-    )
+    note(f"[{pace.told()}, ended by {reason or 'Ctrl-C'}; context {talk.used:,} of {talk.context:,}]")
     tell_nothing(talk, said)
 
 

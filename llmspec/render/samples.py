@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmspec.core.units import duration
+from llmspec.render.pace import Pace
 from llmspec.render.terminal import err, out
 from llmspec.render.waiting import waiting
 
@@ -58,19 +58,14 @@ def show(
     measured: Callable[[Any, int, float], str] = lambda model, tokens, seconds: "",
 ) -> None:
     """Streams one answer as it is drawn; several answers one after the other, each when it is whole. `measured` is told
-    of one answer the tokens after the first and the seconds that they took, and may say what that means."""
-    import time
-
-    console = out()
-    began, tokens = time.perf_counter(), 0
-    first = began
+    of one answer the tokens whose speed is known and the seconds that they took, and may say what that means."""
+    console, pace = out(), Pace(n)
     texts, ends = [""] * n, [""] * n
     events = waited(events)  # before the prompt is written: the line of what takes long would wipe it away
     if not chat and n == 1:
         console.write(prompt, "bold")
     for event in events:
-        first = time.perf_counter() if not tokens else first
-        tokens += 1
+        pace.token()
         texts[event.row] += event.text
         ends[event.row] = event.finish_reason or ends[event.row]
         if n == 1:
@@ -83,13 +78,10 @@ def show(
             if not chat:
                 console.write(prompt, "bold")
             console.write(text + "\n")
-    seconds = time.perf_counter() - first
-    speed = ""
-    if tokens > 1 and seconds > 0:
-        speed = f"{(tokens - 1) / seconds:.0f} tokens/s{measured(model, tokens - 1, seconds) if n == 1 else ''}, "
+    means = measured(model, *pace.counted) if n == 1 and pace.counted[0] else ""
     reasons = ", ".join(dict.fromkeys(ends))
     notes = err(style="dim", soft_wrap=True)
-    notes.print(f"[{tokens} tokens, {speed}first after {duration(first - began)}, ended by {reasons}]")
+    notes.print(f"[{pace.told(means)}, ended by {reasons}]")
     if line := credit(model):
         notes.print(line)
 
