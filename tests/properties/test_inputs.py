@@ -22,7 +22,7 @@ from llmspec.compiler.schedule import prompt_problems
 from llmspec.core.problems import RunError
 from llmspec.data.inputs import BatchInputs
 from llmspec.parts.base import InputSpec
-from llmspec.parts.masks import Bidirectional
+from llmspec.parts.masks.bidirectional import Bidirectional
 from llmspec.parts.objectives.cross_entropy import CrossEntropy
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 from llmspec.spec import load_spec
