@@ -81,7 +81,7 @@ def mapped(path: Path, planned: bool = False) -> GGUFFile:
 def rows(weights: dict[str, Any]) -> None:
     for array in weights.values():
         if isinstance(array, Quantised):
-            array[[0]]
+            array[[0]].whole()
         else:
             quantise("f16", array)
 
