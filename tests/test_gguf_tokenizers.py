@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,11 @@ import gguf_files
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from llmspec.formats.gguf.importing import GGUFFile
 from llmspec.formats.gguf.tables import tables
+from llmspec.formats.gguf.tokenizers import PLAIN_BPE, spelled
 from llmspec.parts.tokenizers.base import Codec
 
 LLAMA = tables()["llama"]
@@ -23,6 +26,7 @@ LETTERS = "abcd" + SPACE
 MERGED = {"ab": -1.0, "cd": -2.0, "aa": -3.0, f"{SPACE}a": -4.0, "abcd": -5.0, f"{SPACE}ab": -6.0, "aab": -7.0}
 START = ["<unk>", "<s>", "</s>", "[x]"]
 CODES = [f"<0x{i:02X}>" for i in range(256)]
+FRAME = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None}
 TEXTS = st.text("abcd éX\n", max_size=20)
 
 
@@ -153,3 +157,19 @@ def test_what_stands_around_a_text(
     codec = codec_of(tmp_path, {**made(), **changed})
     assert (codec.specials.before, codec.specials.after) == (before, after)
     assert (codec.specials.bos,) == (before or (None,))
+
+
+@given(
+    st.lists(st.text("ab #", min_size=1, max_size=5) | st.just("#version"), min_size=2, max_size=6, unique=True),
+    st.randoms(),
+)
+def test_merges_mean_the_same_in_either_spelling(parts: list[str], random: Any) -> None:
+    pairs = [list(pair) for pair in pairwise(parts)]
+    random.shuffle(pairs)
+    vocab = {piece: i for i, piece in enumerate(dict.fromkeys([*parts, *map("".join, pairs)]))}
+    opened = [
+        Tokenizer.from_str(json.dumps({**FRAME, "model": {**PLAIN_BPE, "vocab": vocab, "merges": merges}})).to_str()
+        for merges in (pairs, spelled(pairs))
+    ]
+    assert opened[0] == opened[1]
+    assert json.loads(opened[0])["model"]["merges"] == pairs
