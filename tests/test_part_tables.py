@@ -21,17 +21,9 @@ from llmspec.spec.recovery import parse
 
 FOLDERS = sorted(p.parent.name for p in (tiny.ROOT / "llmspec" / "parts").glob("*/__init__.py"))
 SHIPPED = sorted((tiny.ROOT / "llmspec").rglob("*.yaml"))
-ASKED = {
-    "objectives": {"cross_entropy", "distillation", "ppo"},
-    "phases": {"masked_lm", "span_corruption"},
-    "optimizers": {"adam", "adamw"},
-    "schedules": {"cosine"},
-    "heads": {"scalar"},
-    "mlps": {"gelu"},
-    "filters": {"penalties", "temperature", "top_k", "top_p", "min_p"},
-}
-"""Kinds that a spec need not name to have them read: the compiler's own questions, defaults of keys, and filters, whose
-keys stand side by side."""
+ASKED = {"filters": {"penalties", "temperature", "top_k", "top_p", "min_p"}, "mlps": {"gelu"}}
+"""Kinds that are read although a spec does not name them: filters, whose keys stand side by side, and GELU, whose forms
+a head may have."""
 READ = """
 import importlib, json, sys
 import llmspec

@@ -86,7 +86,7 @@ def test_another_key_or_flag_is_another_step(cache: tuple[Path, str], tmp_path: 
 def test_a_step_is_captured_anew_where_any_code_of_the_package_has_changed() -> None:
     from llmspec.backends.cpu.step_cache import sources
 
-    assert set(sources()) == set((tiny.ROOT / "llmspec").rglob("*.py"))
+    assert set(map(Path, sources())) == set((tiny.ROOT / "llmspec").rglob("*.py"))
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "unsealed", "open to all"])

@@ -9,15 +9,15 @@ from llmspec.compiler.cost import share_read
 from llmspec.compiler.dropped import undropped
 from llmspec.compiler.phase_model import trained, with_heads
 from llmspec.compiler.plan import ModelPlan, OtherPlan, PhasePlan
-from llmspec.parts.heads.scalar import Scalar
-from llmspec.parts.objectives.ppo import PPO
 from llmspec.parts.objectives.value_function import CRITIC
-from llmspec.parts.objectives.values import Values
 from llmspec.parts.phases import Phase
 
 
 def critic_phase(phase: Phase) -> Phase:
     """How a phase trains its critic: with its own batches, optimizer and schedule, all tensors alike."""
+    from llmspec.parts.objectives.ppo import PPO
+    from llmspec.parts.objectives.values import Values
+
     objective = phase.objective
     assert isinstance(objective, PPO), "it has values"
     value = objective.value
@@ -37,6 +37,8 @@ def critic_phase(phase: Phase) -> Phase:
 
 def critic_model(body: ModelPlan, phase: Phase) -> ModelPlan:
     """The body with a head for values alone: the one that it has, or a new one."""
+    from llmspec.parts.heads.scalar import Scalar
+
     head = phase.objective.head
     known = body.heads.get(head)
     kept = {head: known} if known is not None and known.kind == Scalar().kind else {}

@@ -8,7 +8,6 @@ from llmspec.compiler.plan import ModelPlan
 from llmspec.compiler.special_tokens import missing
 from llmspec.core.problems import Problem
 from llmspec.parts.phases import Phase
-from llmspec.parts.phases.masked_lm import MaskedLM
 from llmspec.parts.tokenizers import Tokenizer
 
 KEY = "add_special_tokens"
@@ -16,6 +15,8 @@ KEY = "add_special_tokens"
 
 def framing_problems(phase: Phase, model: ModelPlan, tokenizer: Tokenizer | None) -> Iterator[Problem]:
     """Tokens that are not there, rows that have no room between them, and rows that would be cut through them."""
+    from llmspec.parts.phases.masked_lm import MaskedLM
+
     if not isinstance(phase, MaskedLM) or tokenizer is None:
         return
     found = tokenizer.meanings()

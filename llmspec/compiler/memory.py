@@ -29,7 +29,6 @@ from llmspec.parts.objectives.value_function import CRITIC
 from llmspec.parts.others import StartModel
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import POLICY
-from llmspec.parts.phases.rollouts import RolloutPhase
 
 FLOAT = 4
 """Bytes of a number."""
@@ -132,12 +131,16 @@ def weight_bytes(model: ModelPlan, phase: Phase) -> int:
 
 def asked(phase: Phase) -> int:
     """Bytes of the weights of models that rewards ask and that are there already, as far as they were opened."""
+    from llmspec.parts.phases.rollouts import RolloutPhase
+
     starts = {start for _, start, _ in phase.judge.models()} if isinstance(phase, RolloutPhase) else set()
     return sum(start.bytes or 0 for start in starts)
 
 
 def drawn_rows(phase: Phase) -> int:
     """Texts that a phase draws side by side."""
+    from llmspec.parts.phases.rollouts import RolloutPhase
+
     return min(ROWS, max(phase.answers, phase.answered)) if isinstance(phase, RolloutPhase) else SAMPLED_ROWS
 
 

@@ -24,7 +24,6 @@ from llmspec.parts.phases import TABLE as PHASES
 from llmspec.parts.phases import Phase
 from llmspec.parts.phases.base import MODEL, REWARD_MODEL
 from llmspec.parts.phases.batches import SLACK
-from llmspec.parts.phases.rollouts import RolloutPhase
 from llmspec.parts.phases.turns import Turns
 from llmspec.parts.sources import Source
 from llmspec.spec.messages import shown
@@ -267,6 +266,8 @@ def answer_problems(phase: Phase, sources: Mapping[str, Source]) -> Iterator[Pro
 
 def room_problems(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
     """Drawn answers that fill the context, whatever they answer."""
+    from llmspec.parts.phases.rollouts import RolloutPhase
+
     if isinstance(phase, RolloutPhase) and phase.max_tokens >= model.context:
         yield Problem(
             f"answers of {phase.max_tokens:,} tokens leave no room for their prompts in a context of {model.context:,}",

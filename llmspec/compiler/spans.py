@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from llmspec.compiler.masks import masks_of
 from llmspec.compiler.plan import ModelPlan
 from llmspec.core.problems import Problem
 from llmspec.parts.phases import Phase
-from llmspec.parts.phases.span_corruption import SpanCorruption
 from llmspec.parts.tokenizers import Tokenizer
 from llmspec.parts.tokenizers.special_tokens import SENTINELS
+
+if TYPE_CHECKING:
+    from llmspec.parts.phases.span_corruption import SpanCorruption
 
 
 def wrong_network(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
     """A network of whose tokens none sees all of a text with gaps, or all see what is to be predicted."""
+    from llmspec.parts.phases.span_corruption import SpanCorruption
+
     masks = masks_of(model).values()
     if not isinstance(phase, SpanCorruption) or model.encoder is not None or all(mask.has_prefix for mask in masks):
         return
@@ -30,6 +35,8 @@ def wrong_network(phase: Phase, model: ModelPlan) -> Iterator[Problem]:
 
 def span_problems(phase: Phase, model: ModelPlan, tokenizer: Tokenizer | None) -> Iterator[Problem]:
     """Too few sentinels, and rows too short for any text."""
+    from llmspec.parts.phases.span_corruption import SpanCorruption
+
     if not isinstance(phase, SpanCorruption) or tokenizer is None:
         return
     if phase.document_mask:

@@ -73,10 +73,10 @@ def name(key: str, function: str, shapes: Any, order: Any) -> str:
 
 
 @functools.cache
-def _surroundings() -> list[Any]:
+def _surroundings() -> str:
     flags = {k: str(v.value) for k, v in sorted(tinygrad_private.settings().items())}
-    read = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sources()]
-    return [prepare().identity, early.source(), platform.python_version(), flags, shield.named(), read]
+    read = [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in sources()]
+    return digest([prepare().identity, early.source(), platform.python_version(), flags, shield.named(), read])
 
 
 def _foreign() -> list[str]:
@@ -89,10 +89,10 @@ def _foreign() -> list[str]:
     return sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file)
 
 
-def sources() -> list[Path]:
+def sources() -> list[str]:
     """Code that shapes a step: parts, plans and steps do as well as backends, so that every file of the package
     counts."""
-    return sorted(PACKAGE.rglob("*.py"))
+    return sorted(f"{folder}/{name}" for folder, _, names in os.walk(PACKAGE) for name in names if name.endswith(".py"))
 
 
 # -- entries -----------------------------------------------------------------------------------------------------------

@@ -18,13 +18,11 @@ from llmspec.parts.base import Part
 from llmspec.parts.heads import TABLE as HEADS
 from llmspec.parts.heads import Head
 from llmspec.parts.objectives.base import NEXT
-from llmspec.parts.optimizers.adamw import AdamW
 from llmspec.parts.others import Other, StartModel
 from llmspec.parts.phases.batches import Batches, warmup_problems
 from llmspec.parts.phases.course import LAST, EarlyStopping, Judged, Keep, OnSpike
 from llmspec.parts.phases.lengths import RowLengths
 from llmspec.parts.schedules.base import Span
-from llmspec.parts.schedules.cosine import Cosine
 from llmspec.parts.tokenizers.special_tokens import SpecialTokens
 
 POLICY, FILLER, MODEL = "policy", "filler", "model"
@@ -126,10 +124,12 @@ class Phase(Part):
     """Share of the phase over which a step grows from one pass to `gradient_accumulation_steps`, such as `10%`; the
     learning rate is as without it. 0% for whole batches from the first step on."""
     optimizer: Annotated[optimizers.Optimizer, choice(optimizers.TABLE, "adamw")] = Field(
-        default_factory=lambda: AdamW()
+        default_factory=optimizers.TABLE.default("adamw")
     )
     """How weights follow their gradients."""
-    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(default_factory=lambda: Cosine())
+    schedule: Annotated[schedules.Schedule, choice(schedules.TABLE, "cosine")] = Field(
+        default_factory=schedules.TABLE.default("cosine")
+    )
     """How the learning rate moves over the phase."""
     heads: dict[str, Annotated[Head, choice(HEADS, "lm")]] = Field(default_factory=dict)
     """Heads that this phase adds to the model it starts from, by name; their weights are drawn from the seed. The one
