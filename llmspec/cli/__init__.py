@@ -42,14 +42,14 @@ def answered(arguments: list[str]) -> int:
     from llmspec.render.terminal import lost, prepare_streams, settle
 
     closed = prepare_streams()
-    from llmspec.cli.app import app
+    from llmspec.cli.app import app_for
     from llmspec.cli.failures import STOPPED, Answer, Ended, explained, tell
     from llmspec.cli.verb import usage
 
     try:
         if "stdout" in closed:
             refuse_silence(arguments)
-        found = app(arguments, prog_name="llmspec", standalone_mode=False)
+        found = app_for(arguments)(arguments, prog_name="llmspec", standalone_mode=False)
         sys.stdout.flush()
         if found == STOPPED:  # typer's answer to Ctrl-C before a verb has begun
             raise KeyboardInterrupt

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo
 
 from llmspec.cli import bench, chat, check, embed, explain, export, gc, importing, merge, new, rank, run, sample, schema
 from llmspec.cli.failures import STATUSES
@@ -69,3 +71,19 @@ for verb, examples in (
     (gc.gc, gc.EXAMPLES),
 ):
     app.command(NAMES.get(verb.__name__), cls=Verb, epilog=examples)(verb)
+
+
+def app_for(arguments: list[str]) -> typer.Typer:
+    """The command line with the verb alone that `arguments` begin with, where they begin with one: typer looks at every
+    option of every verb otherwise."""
+    asked = [one for one in app.registered_commands if arguments and named(one) == arguments[0]]
+    if not asked:
+        return app
+    found = copy(app)
+    found.registered_commands = asked
+    return found
+
+
+def named(command: CommandInfo) -> str:
+    """What a verb is called on the command line."""
+    return command.name or (command.callback.__name__ if command.callback else "")
