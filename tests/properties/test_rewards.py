@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmspec.core.problems import LlmspecError, SpecError
@@ -158,10 +158,11 @@ def test_exact_matches() -> None:
 
 
 @given(texts, texts)
+@example("_", "")
 def test_similarity_is_one_for_the_same_words_and_grows_with_what_is_shared(a: str, b: str) -> None:
     for measure in ("chrf", "rouge_l"):
         same = score("similarity", a, record={"answer": a}, measure=measure)
-        words = any(c.isalnum() for c in a) if measure == "rouge_l" else bool(a.split())
+        words = any(c.isalnum() or c == "_" for c in a) if measure == "rouge_l" else bool(a.split())
         assert same == pytest.approx(float(words))
     if not difflib.SequenceMatcher(None, "".join(a.split()), "".join(b.split())).find_longest_match().size:
         assert score("similarity", a, record={"answer": b}) == 0
