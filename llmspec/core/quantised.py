@@ -129,13 +129,13 @@ class Quantised:
             raise ValueError("a quantised tensor of one axis has no rows")
         if not isinstance(index, slice) and not (isinstance(index, list | np.ndarray) and np.ndim(index) == 1):
             raise ValueError("rows are taken by a slice or by a list of their numbers")
+        if isinstance(index, slice) and self.order is None:
+            taken = self.data.reshape(self.shape[0], -1)[index]
+            shape = (len(taken), *self.shape[1:])
+            return Quantised(self.type, shape, taken.reshape(prod(shape[:-1]), self.data.shape[1]))
         places = np.arange(prod(self.shape[:-1])) if self.order is None else self.order
         order = places.reshape(self.shape[0], -1)[index]
-        shape = (len(order), *self.shape[1:])
-        if not isinstance(index, slice) or self.order is not None:
-            return Quantised(self.type, shape, self.data, order.reshape(-1))
-        taken = self.data.reshape(self.shape[0], -1)[index]
-        return Quantised(self.type, shape, taken.reshape(prod(shape[:-1]), self.data.shape[1]))
+        return Quantised(self.type, (len(order), *self.shape[1:]), self.data, order.reshape(-1))
 
     def rows(self, start: int, stop: int) -> Quantised:
         """Entries `start` to `stop` - 1 of the first axis; no bytes are copied."""

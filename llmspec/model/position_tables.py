@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from llmspec.backends import owner
 from llmspec.backends.plain.backend import Backend
-from llmspec.backends.tensors import Settled, memory, tensors_from_numpy
+from llmspec.backends.tensors import Settled, memory, refill, tensors_from_numpy
 from llmspec.parts.base import Dims
 from llmspec.parts.positions import Position
 from llmspec.parts.positions.base import STRETCH
@@ -33,10 +33,9 @@ class PositionTables:
                     whole |= {f"{name}.{key}": table for key, table in part.tables(dims).items()}
             self.tensors = Settled({**tensors_from_numpy(**whole), **backend.zeros(shapes)})
             if any(memory(self.tensors[name]) is None for name in shapes):  # another device's: all at once
-                made = {
-                    f"{n}.{k}": v for n, (part, dims, _) in self._rows.items() for k, v in part.tables(dims).items()
-                }
-                self.tensors.update(tensors_from_numpy(**made))
+                for part, dims, names in self._rows.values():
+                    for key, table in part.tables(dims).items():
+                        refill(self.tensors[names[key]], table)
                 self._rows.clear()
 
     def reach(self, count: int) -> None:

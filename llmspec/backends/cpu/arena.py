@@ -25,10 +25,9 @@ class Arena:
     """Memory for tensors of these sizes in bytes, taken one after another; it lives as long as one of them does."""
 
     def __init__(self, sizes: Sequence[int], zeros: bool = False) -> None:
-        """With `zeros` all of it is 0, and takes room only where it is written to."""
+        """With `zeros`, on Linux alone, all of it is 0, and takes room only where it is written to."""
         self.bytes = sum(map(_whole, sizes))
         self._memory: mmap.mmap | None = None
-        self._zeros = zeros
         # A large page is taken whole, so that few weights or small ones would take more than they need; and where the
         # system says nothing of large pages, tinygrad's own memory is as good.
         if sys.platform == "linux" and (zeros or (len(sizes) > 1 and self.bytes >= LEAST)):
@@ -40,13 +39,10 @@ class Arena:
             APART.add(self)
 
     def tensor(self, shape: tuple[int, ...], dtype: object) -> Tensor:
-        """The next tensor, realized, its numbers not yet written unless they are zeros."""
+        """The next tensor, realized, its numbers not yet written; zeros need an axis at least."""
         with owner.turn():
             if self._memory is None or 0 in shape or not shape:
-                made = Tensor.empty(*shape, dtype=dtype, device="CPU")  # type: ignore[arg-type]
-                if self._zeros and 0 not in shape:
-                    private.copy_in(private.buffer_of(made), memoryview(bytes(private.buffer_of(made).nbytes)))
-                return made
+                return Tensor.empty(*shape, dtype=dtype, device="CPU")  # type: ignore[arg-type]
             made = Tensor.from_blob(self._at, shape, dtype=dtype, device="CPU")
             buffer = private.buffer_of(made)
             self._at += _whole(buffer.nbytes)

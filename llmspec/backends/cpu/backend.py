@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,9 @@ class CPUBackend(Backend):
         return quantised.hold(arrays, readable)
 
     def zeros(self, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Settled:
-        """As Backend.zeros; what is not written takes no memory."""
+        """As Backend.zeros; on Linux, what is not written takes no memory."""
+        if sys.platform != "linux":
+            return super().zeros(shapes)
         types = {name: getattr(dtypes, dtype) for name, (_, dtype) in shapes.items()}
         arena = Arena([math.prod(shape) * types[name].itemsize for name, (shape, _) in shapes.items()], zeros=True)
         return Settled({name: arena.tensor(shape, types[name]) for name, (shape, _) in shapes.items()})

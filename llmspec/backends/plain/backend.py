@@ -78,7 +78,7 @@ class Backend:
         return Settled(tensors_from_numpy(**plain)), layouts
 
     def zeros(self, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Settled:
-        """Realized tensors of zeros by name, of these shapes and numpy's types."""
+        """Realized tensors of zeros by name, of these shapes, of at least one axis, and numpy's types."""
         return Settled(tensors_from_numpy(**{name: np.zeros(*wanted) for name, wanted in shapes.items()}))
 
     def numbers(self, weight: Tensor, layout: WeightLayout | None) -> Any:

@@ -153,7 +153,7 @@ def _in_type(group: Any, weights: Mapping[str, Any], number: int, type: str, nam
     """One of a group's tensors. What lies in the type already is taken as it is, bit for bit."""
     ours = [weights[one] for one, _ in group.ours]
     if len(ours) == len(group.theirs) == 1 and isinstance(ours[0], Quantised) and ours[0].type == type:
-        (kept,) = group.join(ours)
-        return Quantised(kept.type, kept.shape, kept.data, kept.order)
+        kept: Quantised = group.join(ours)[0]
+        return kept
     joined = group.join([as_float32(one) for one in ours])
     return quantise(type, joined[number], name)
